@@ -1,0 +1,42 @@
+"""Tests wait for facts, never for time."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_TICK_S = 0.01
+
+
+async def wait_until(predicate: Callable[[], T | Awaitable[T]], timeout: float = 10.0, *, what: str = "") -> T:
+    """Poll `predicate` (plain or async) until it returns something true, and return that.
+
+    Raises `TimeoutError` after `timeout` seconds, naming `what` (or the predicate) and the last value seen.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        found = predicate()
+        value = await found if inspect.isawaitable(found) else found
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise TimeoutError(_missed(predicate, value, timeout, what))
+        await asyncio.sleep(_TICK_S)
+
+
+def wait_until_sync(predicate: Callable[[], T], timeout: float = 10.0, *, what: str = "") -> T:
+    """`wait_until` for tests without an event loop."""
+    deadline = time.monotonic() + timeout
+    while not (value := predicate()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(_missed(predicate, value, timeout, what))
+        time.sleep(_TICK_S)
+    return value
+
+
+def _missed(predicate: object, value: object, timeout: float, what: str) -> str:
+    name = what or getattr(predicate, "__qualname__", repr(predicate))
+    return f"waited {timeout:g} s for: {name}; last seen: {value!r}"
