@@ -1,0 +1,171 @@
+"""Every error aiodurable raises by itself.
+
+A message says what was wanted, what was found and what to do; the values are attributes too. All of them pickle.
+A node's own exception is never wrapped: it reaches the caller as it was raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from aiodurable.model import LockHolder, ThreadStatus
+
+__all__ = [
+    "AiodurableError",
+    "CircuitOpenError",
+    "ClosedError",
+    "ConfigurationError",
+    "GraphNotRegisteredError",
+    "LeaseLostError",
+    "LockBusyError",
+    "LockCapacityError",
+    "LockError",
+    "LockTimeoutError",
+    "NotResumableError",
+    "PoolerNotSupportedError",
+    "PostgresUnavailableError",
+    "ResumeLimitError",
+    "SchemaMismatchError",
+    "ThreadInterruptedError",
+    "ThreadNotFoundError",
+    "WorkflowAlreadyRunningError",
+    "WorkflowExecutionError",
+]
+
+
+class AiodurableError(Exception):
+    """The root of all of them. `thread_id` is the thread it is about, or None."""
+
+    thread_id: str | None
+
+    def __init__(self, message: str, *, thread_id: str | None = None) -> None:
+        super().__init__(message)
+        self.thread_id = thread_id
+
+
+class ConfigurationError(AiodurableError, ValueError):
+    """What was configured or passed cannot work; nothing was done."""
+
+
+class ClosedError(AiodurableError):
+    """The object was used before it was opened or after it was closed: the caller's doing."""
+
+
+class SchemaMismatchError(AiodurableError):
+    """The database's tables are newer than this library, or missing and `setup` is switched off.
+
+    Attributes:
+        found: the version in the database, None where there is none.
+        wanted: the version this library works with.
+    """
+
+    def __init__(self, message: str, *, found: int | None = None, wanted: int | None = None) -> None:
+        super().__init__(message)
+        self.found = found
+        self.wanted = wanted
+
+
+class PostgresUnavailableError(AiodurableError):
+    """Postgres could not be reached or refused the connection: the world's doing. The driver's error is the cause."""
+
+
+class CircuitOpenError(AiodurableError):
+    """Postgres failed often enough that calls are refused at once for a while.
+
+    Attributes:
+        retry_after: seconds until the next try is let through.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class LockError(AiodurableError):
+    """A lease could not be had or kept."""
+
+
+class LockBusyError(LockError):
+    """Somebody else holds the lock.
+
+    Attributes:
+        holder: who holds it, None where that could not be told (it may be gone already).
+        since: when the holder took it, as far as Postgres knows.
+    """
+
+    def __init__(
+        self, message: str, *, thread_id: str | None = None, holder: LockHolder | None = None, since: datetime | None = None
+    ) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.holder = holder
+        self.since = since
+
+
+class WorkflowAlreadyRunningError(LockBusyError):
+    """Another run advances this thread at the moment; nothing was started."""
+
+
+class LockTimeoutError(LockError, TimeoutError):
+    """The lock did not become free within the time given. It is not held."""
+
+
+class LeaseLostError(LockError):
+    """The lease is gone: what ran under it was cancelled and can write no checkpoint any more."""
+
+
+class LockCapacityError(LockError):
+    """One more lock would bring the server's shared lock table near its end, which would be an outage for everybody."""
+
+
+class PoolerNotSupportedError(LockError, ConfigurationError):
+    """The connection cannot hold session locks: a pooler in transaction mode, a standby, or no exclusion at all."""
+
+
+class WorkflowExecutionError(AiodurableError):
+    """A workflow could not be started or resumed as asked."""
+
+
+class ThreadNotFoundError(WorkflowExecutionError, LookupError):
+    """No checkpoint and no run is known for this thread, and no input was given to start it."""
+
+
+class ThreadInterruptedError(WorkflowExecutionError):
+    """The thread waits for an answer: `run.resume(value)` gives it.
+
+    Attributes:
+        interrupts: the open questions, as LangGraph's `Interrupt` objects.
+    """
+
+    def __init__(self, message: str, *, thread_id: str | None = None, interrupts: Sequence[Any] = ()) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.interrupts = tuple(interrupts)
+
+
+class NotResumableError(WorkflowExecutionError):
+    """The thread is in a status from which it cannot go on in the way asked.
+
+    Attributes:
+        status: the status it is in.
+    """
+
+    def __init__(self, message: str, *, thread_id: str | None = None, status: ThreadStatus | None = None) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.status = status
+
+
+class ResumeLimitError(WorkflowExecutionError):
+    """The run was attempted as often as it may be.
+
+    Attributes:
+        attempts: how often it was attempted.
+    """
+
+    def __init__(self, message: str, *, thread_id: str | None = None, attempts: int = 0) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.attempts = attempts
+
+
+class GraphNotRegisteredError(WorkflowExecutionError, LookupError):
+    """No graph of that name was given to `Durable(graphs=…)`."""

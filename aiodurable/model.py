@@ -1,0 +1,154 @@
+"""The words of aiodurable as values: what a thread, a run and a lock holder look like from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["LockHolder", "RunRecord", "RunStatus", "ThreadStatus", "WorkflowCheckpoint"]
+
+
+class ThreadStatus(StrEnum):
+    """Where a thread stands. Told from LangGraph's tables, refined by the ledger and the live lock."""
+
+    NEW = "new"
+    """Nothing is known of it."""
+    RUNNING = "running"
+    """Somebody holds its lease now."""
+    CRASHED = "crashed"
+    """Work is left, nobody holds the lease and no error was recorded: its process is gone."""
+    FAILED = "failed"
+    """A node raised; a resumption tries that node again."""
+    INTERRUPTED = "interrupted"
+    """A node asked a question and waits for the answer."""
+    PAUSED = "paused"
+    """Stopped on purpose with work left: a static breakpoint, the recursion limit, a drain, a cancellation."""
+    COMPLETE = "complete"
+    """Nothing is left to do."""
+    QUEUED = "queued"
+    """Accepted, waiting for a worker."""
+    QUARANTINED = "quarantined"
+    """Failed too often to be tried again without a person."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a call without an answer from a person would go on with it."""
+        return self in (ThreadStatus.CRASHED, ThreadStatus.FAILED, ThreadStatus.PAUSED)
+
+
+class RunStatus(StrEnum):
+    """What the ledger says of one run. `running` with nobody holding the lease means crashed."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    PAUSED = "paused"
+    REJECTED = "rejected"
+    """The graph refused the input before its first checkpoint: nothing was accepted."""
+    SUPERSEDED = "superseded"
+    """Given up for a new start (`on_unfinished="restart"`)."""
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """Who holds a lock, as `pg_locks` and `pg_stat_activity` tell it.
+
+    Attributes:
+        key: the 64-bit advisory lock key.
+        pid: process id of the Postgres backend that holds it.
+        application: the holder's `application_name`; aiodurable's names its host and process.
+        client: the client's address, None for a unix socket.
+        since: when the holding connection was opened (Postgres does not record when a lock was taken).
+    """
+
+    key: int
+    pid: int
+    application: str
+    client: str | None
+    since: datetime | None
+
+    def __str__(self) -> str:
+        where = f" from {self.client}" if self.client else ""
+        return f"{self.application}{where} (backend {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowCheckpoint:
+    """The status of one thread.
+
+    Attributes:
+        thread_id: the thread.
+        status: where it stands.
+        checkpoint_id: its newest checkpoint, None before the first.
+        step: the superstep of that checkpoint (-1 is the input), None before the first.
+        pending: the nodes that would run next, sorted; empty where nothing is left or the tables cannot tell.
+        failed_node: the node that raised, where the tables can tell.
+        error: the text of its error, as LangGraph stored it; never the state.
+        interrupts: the open questions (LangGraph's `Interrupt` objects).
+        updated_at: when the newest checkpoint was written.
+        holder: who holds the lease, None where nobody does.
+        run_id: the run the ledger knows for it, None for a thread that only plain LangGraph has seen.
+        graph: the name of its graph, where known.
+        attempts: how often that run was tried.
+        reason: why it is paused or quarantined, where the ledger knows.
+    """
+
+    thread_id: str
+    status: ThreadStatus
+    checkpoint_id: str | None = None
+    step: int | None = None
+    pending: tuple[str, ...] = ()
+    failed_node: str | None = None
+    error: str | None = None
+    interrupts: tuple[Any, ...] = ()
+    updated_at: datetime | None = None
+    holder: LockHolder | None = None
+    run_id: str | None = None
+    graph: str | None = None
+    attempts: int = 0
+    reason: str | None = None
+
+    @property
+    def age(self) -> timedelta | None:
+        """How long ago the newest checkpoint was written, by this host's clock; None before the first."""
+        return None if self.updated_at is None else datetime.now(UTC) - self.updated_at
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One row of the ledger.
+
+    Attributes:
+        run_id: names the run; the same run_id never runs twice.
+        thread_id: the thread it advances.
+        graph: the name of its graph.
+        status: what the ledger says of it.
+        attempts: how often it was tried.
+        token: the fencing token of its last attempt.
+        worker: host and process of its last attempt.
+        created_at: when it was accepted.
+        started_at: when its last attempt began.
+        finished_at: when its last attempt ended, None while it runs.
+        error: `repr` of the exception that ended it, where one did.
+        reason: why it is paused, where it is.
+        checkpoint_id: the checkpoint at which it ended.
+    """
+
+    run_id: str
+    thread_id: str
+    graph: str | None
+    status: RunStatus
+    attempts: int
+    token: int | None
+    worker: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: str | None
+    reason: str | None
+    checkpoint_id: str | None
