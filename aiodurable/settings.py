@@ -1,0 +1,108 @@
+"""Settings with their units in their names. Values that break each other are refused together, at construction."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, get_type_hints
+
+from aiodurable.errors import ConfigurationError
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a `Durable` works. Every field can come from the environment as `AIODURABLE_<FIELD>` (`Settings.from_env`).
+
+    Attributes:
+        lock_dsn: a direct connection for the locks, where `dsn` goes through a transaction pooler; None: `dsn`.
+        namespace: locks of two namespaces never meet; at most 64 bytes.
+        setup: create or migrate the tables when a `Durable` opens; False: refuse a database that is not ready.
+        lock_sessions: dedicated connections on which all leases live.
+        writers: dedicated connections that commit checkpoints.
+        pool_min_size: connections the pool keeps open for reads and outcomes.
+        pool_max_size: connections the pool opens at most.
+        connect_timeout_s: seconds to reach Postgres before `PostgresUnavailableError`.
+        close_timeout_s: seconds that closing may take before connections are cut.
+        lease_ttl_s: seconds after which the server frees the locks of a session it has not heard from.
+        heartbeat_s: seconds between two signs of life of an idle lock session.
+        lease_margin_s: seconds before the server's deadline at which a holder stops trusting its lease.
+        recovery_grace_s: seconds a run may go on while its lost lock is taken again and its token compared; 0: strict.
+    """
+
+    lock_dsn: str | None = None
+    namespace: str = "aiodurable"
+    setup: bool = True
+    lock_sessions: int = 2
+    writers: int = 2
+    pool_min_size: int = 1
+    pool_max_size: int = 10
+    connect_timeout_s: float = 10.0
+    close_timeout_s: float = 5.0
+    lease_ttl_s: float = 20.0
+    heartbeat_s: float = 5.0
+    lease_margin_s: float = 4.0
+    recovery_grace_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        wrong = [*self._out_of_range(), *self._at_odds()]
+        if wrong:
+            raise ConfigurationError("settings cannot work: " + "; ".join(wrong))
+
+    def _out_of_range(self) -> list[str]:
+        wrong = [
+            f"{name} must be at least {least}, got {getattr(self, name)}"
+            for name, least in {"lock_sessions": 1, "writers": 1, "pool_min_size": 0, "pool_max_size": 1}.items()
+            if getattr(self, name) < least
+        ]
+        for field in dataclasses.fields(self):
+            if field.name.endswith("_s") and not getattr(self, field.name) >= 0:  # `not >=` also refuses nan
+                wrong.append(f"{field.name} must be seconds, 0 or more, got {getattr(self, field.name)}")
+        if not 0 < len(self.namespace.encode()) <= 64:
+            wrong.append(f"namespace must have 1 to 64 bytes, got {len(self.namespace.encode())}")
+        return wrong
+
+    def _at_odds(self) -> list[str]:
+        wrong: list[str] = []
+        if self.pool_max_size < self.pool_min_size:
+            wrong.append(f"pool_max_size ({self.pool_max_size}) must not be below pool_min_size ({self.pool_min_size})")
+        if self.lease_ttl_s <= self.lease_margin_s + 2 * self.heartbeat_s:
+            wrong.append(
+                f"lease_ttl_s ({self.lease_ttl_s}) must exceed lease_margin_s + 2 × heartbeat_s "
+                f"({self.lease_margin_s + 2 * self.heartbeat_s}): one late heartbeat would lose every lease"
+            )
+        return wrong
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Settings from `AIODURABLE_<FIELD>` variables; a field without one keeps its default.
+
+        Raises:
+            ConfigurationError: a value is of the wrong type or out of range; the message names the variable.
+        """
+        environ = os.environ if environ is None else environ
+        types = get_type_hints(cls)
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            name = f"AIODURABLE_{field.name.upper()}"
+            if (text := environ.get(name)) is not None:
+                found[field.name] = _parse(name, text, types[field.name])
+        return cls(**found)
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    if kind is bool:
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off"):
+            return False
+        raise ConfigurationError(f"{name} must be true or false, got {text!r}")
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise ConfigurationError(f"{name} must be a number, got {text!r}") from None
+    return text

@@ -1,0 +1,29 @@
+"""Work that must end although its caller is cancelled: releases, outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["to_the_end"]
+
+T = TypeVar("T")
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end in a task of its own; a cancellation that arrives meanwhile is raised afterwards.
+
+    `work` must be bounded in time by itself. Its own exception is raised unless a cancellation takes its place, of
+    which it is then the cause. anyio's shielded scopes are no help here: they do not hold off `Task.cancel()`.
+    """
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled from (None if task.cancelled() else task.exception())
+    return task.result()
