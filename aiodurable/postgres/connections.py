@@ -1,0 +1,189 @@
+"""Ways to Postgres: a psycopg pool for statements that may go through a pooler, single asyncpg connections for the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import psycopg
+from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from aiodurable.dsn import Dsn
+from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, PostgresUnavailableError
+
+__all__ = ["Database", "application_name", "connect_direct", "is_disconnect", "unavailable"]
+
+Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
+
+_DISCONNECTED = ("08", "57P")
+"""SQLSTATE classes that say the connection is gone or refused: connection exceptions; shutdown, crash, starting up."""
+
+
+def application_name(role: str) -> str:
+    """What `pg_stat_activity` shows of a connection: role, host and process, cut to Postgres's 63 bytes."""
+    tail = f":{os.getpid()}"
+    return f"aiodurable:{role}@{socket.gethostname()}".encode()[: 63 - len(tail)].decode(errors="ignore") + tail
+
+
+def is_disconnect(error: BaseException) -> bool:
+    """Whether a driver's error means that the server is not there, rather than that it refused a statement."""
+    state: str | None = getattr(error, "sqlstate", None)
+    if state is not None:
+        return state.startswith(_DISCONNECTED)
+    return isinstance(
+        error, psycopg.OperationalError | psycopg.InterfaceError | asyncpg.InterfaceError | OSError | TimeoutError
+    )
+
+
+def unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
+    """The error to raise, from a driver's own, when `dsn` could not be reached: what was wanted, found, and what to do."""
+    state: str | None = getattr(error, "sqlstate", None)
+    text = str(error)
+    if state in ("28P01", "28000") or "password" in text:
+        advice = "the server refused this user and password; check both, and pg_hba.conf"
+    elif state == "3D000" or ("database" in text and "does not exist" in text):
+        advice = "the server is there but has no such database; create it or name another"
+    elif state == "53300":
+        advice = "the server has no connection left; raise max_connections or open fewer"
+    elif isinstance(error, socket.gaierror) or "resolve" in text or "Name or service not known" in text:
+        advice = "the host name cannot be resolved; check its spelling"
+    elif isinstance(error, TimeoutError) or "timeout" in text:
+        advice = "no answer in time; check the host, the port and any firewall in between"
+    else:
+        advice = "is it running, and are host and port right?"
+    # The driver's text is the cause's, not ours to repeat: it may quote what it was given.
+    return PostgresUnavailableError(f"wanted a connection to {dsn.safe}, found {type(error).__name__}: {advice}")
+
+
+async def connect_direct(
+    dsn: Dsn, *, role: str, server_settings: Mapping[str, str] | None = None, timeout_s: float = 10.0
+) -> asyncpg.Connection:
+    """Open one asyncpg connection that belongs to the caller alone.
+
+    Never from `asyncpg.Pool`: it runs `pg_advisory_unlock_all()` when a connection is returned.
+
+    Args:
+        dsn: where to.
+        role: what `application_name` says it is for.
+        server_settings: parameters set at connection start.
+        timeout_s: seconds until it gives up.
+
+    Raises:
+        PostgresUnavailableError: it could not be reached or refused; the driver's error is the cause.
+    """
+    options = {**dsn.asyncpg, "timeout": timeout_s}
+    options["server_settings"] = {
+        **options.get("server_settings", {}),
+        "application_name": application_name(role),
+        **(server_settings or {}),
+    }
+    try:
+        return await asyncpg.connect(**options)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        raise unavailable(error, dsn) from error
+
+
+class Database:
+    """The psycopg pool of a process: what rooms that know no driver run their statements on.
+
+    Args:
+        dsn: where to.
+        min_size: connections kept open.
+        max_size: connections at most.
+        connect_timeout_s: seconds to wait for a connection, at open and at every statement.
+    """
+
+    def __init__(self, dsn: Dsn, *, min_size: int = 1, max_size: int = 10, connect_timeout_s: float = 10.0) -> None:
+        if not 0 <= min_size <= max_size or max_size < 1:
+            raise ConfigurationError(f"pool sizes must be 0 <= min_size <= max_size >= 1, got {min_size} and {max_size}")
+        self.dsn = dsn
+        self._timeout_s = connect_timeout_s
+        self._sizes = (min_size, max_size)
+        self._pool: Pool | None = None
+
+    @property
+    def pool(self) -> Pool:
+        """The pool itself, for LangGraph's saver. Raises `ClosedError` before `open` and after `aclose`."""
+        if self._pool is None or self._pool.closed:
+            raise ClosedError("the connection pool is not open: use it inside `async with`, or call open() first")
+        return self._pool
+
+    async def open(self) -> None:
+        """Reach Postgres once, so that a wrong DSN is told at the door, then let the pool fill in the background.
+
+        Raises:
+            PostgresUnavailableError: Postgres could not be reached or refused; the driver's error is the cause.
+        """
+        if self._pool is not None and not self._pool.closed:
+            return
+        options: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+        options["application_name"] = application_name("pool")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                probe = await AsyncConnection.connect(self.dsn.conninfo, **options)
+                await probe.close()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            raise unavailable(error, self.dsn) from error
+        pool = AsyncConnectionPool(
+            self.dsn.conninfo,
+            connection_class=AsyncConnection[DictRow],
+            kwargs=options,
+            min_size=self._sizes[0],
+            max_size=self._sizes[1],
+            timeout=self._timeout_s,
+            # Without it a backend that was killed while idle surfaces in the run that draws it.
+            check=AsyncConnectionPool.check_connection,
+            open=False,
+        )
+        await pool.open()
+        self._pool = pool
+
+    async def aclose(self, timeout_s: float = 5.0) -> None:
+        """Close the pool. Idempotent, also before `open`; bounded: connections still out after `timeout_s` are cut."""
+        if self._pool is not None:
+            await self._pool.close(timeout=timeout_s)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection[DictRow]]:
+        """One connection of the pool, given back afterwards. A failure to reach Postgres is `PostgresUnavailableError`."""
+        try:
+            async with self.pool.connection() as connection:
+                yield connection
+        except PoolClosed as error:
+            raise ClosedError("the connection pool was closed while it was needed") from error
+        except (PoolTimeout, psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if not isinstance(error, PoolTimeout) and not is_disconnect(error):
+                raise
+            raise unavailable(error, self.dsn) from error
+
+    async def fetch(self, query: str, *args: Any) -> list[dict[str, Any]]:
+        """Run one statement with `$1` parameters and return its rows."""
+        async with self.connection() as connection, AsyncRawCursor(connection, row_factory=dict_row) as cursor:
+            await cursor.execute(query.encode(), args)
+            return await cursor.fetchall()
+
+    async def fetch_one(self, query: str, *args: Any) -> dict[str, Any] | None:
+        """Run one statement with `$1` parameters and return its first row, if any."""
+        rows = await self.fetch(query, *args)
+        return rows[0] if rows else None
+
+    async def execute(self, query: str, *args: Any) -> int:
+        """Run one statement with `$1` parameters and return how many rows it changed."""
+        async with self.connection() as connection, AsyncRawCursor(connection) as cursor:
+            await cursor.execute(query.encode(), args)
+            return cursor.rowcount
+
+    async def fetch_in_turn(self, *statements: tuple[str, Sequence[Any]]) -> list[list[dict[str, Any]]]:
+        """Run several statements in one round trip and one transaction, each with a snapshot of its own (READ COMMITTED)."""
+        async with self.connection() as connection, connection.pipeline():
+            cursors = [AsyncRawCursor(connection, row_factory=dict_row) for _ in statements]
+            for cursor, (query, args) in zip(cursors, statements, strict=True):
+                await cursor.execute(query.encode(), args)
+            return [await cursor.fetchall() for cursor in cursors]

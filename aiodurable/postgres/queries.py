@@ -1,0 +1,21 @@
+"""SQL lives in `sql/*.sql`, in named blocks: `-- name: block`, a comment that names the index, the statement."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+
+__all__ = ["load"]
+
+_HEAD = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+
+
+@cache
+def load(room: str) -> Mapping[str, str]:
+    """The blocks of `sql/<room>.sql` by name. Parameters are Postgres's own, `$1`, `$2` …"""
+    text = files("aiodurable.postgres").joinpath("sql", f"{room}.sql").read_text("utf-8")
+    _, *parts = _HEAD.split(text)
+    return MappingProxyType(dict(zip(parts[::2], map(str.strip, parts[1::2]), strict=True)))

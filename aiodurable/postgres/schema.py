@@ -1,0 +1,188 @@
+"""LangGraph's tables and ours, made by whoever comes first. Any number of processes may start at once.
+
+LangGraph's own `setup()` is not safe concurrently, and a *blocking* advisory lock around it hangs: its `CREATE INDEX
+CONCURRENTLY` waits for the snapshot of the session that waits for the lock. So the lock is polled, never awaited in Postgres.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import psycopg
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row
+
+from aiodurable.dsn import Dsn
+from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
+from aiodurable.keys import lock_key
+from aiodurable.postgres.connections import application_name, is_disconnect, unavailable
+from aiodurable.postgres.queries import load
+
+__all__ = ["VERSION", "check", "migrate", "migrations"]
+
+_SQL = load("schema")
+_LOCK = lock_key("schema", "aiodurable.migrations")
+_LANGGRAPH = len(AsyncPostgresSaver.MIGRATIONS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step of our schema. A step with CONCURRENTLY is one statement and runs outside a transaction."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def transactional(self) -> bool:
+        return "CONCURRENTLY" not in self.sql
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """Our steps in order, from `migrations/NNNN_name.sql`."""
+    steps: list[Migration] = []
+    for file in files("aiodurable.postgres").joinpath("migrations").iterdir():
+        number, _, rest = file.name.partition("_")
+        if file.name.endswith(".sql"):
+            steps.append(Migration(int(number), rest.removesuffix(".sql"), file.read_text("utf-8")))
+    return tuple(sorted(steps, key=lambda step: step.version))
+
+
+VERSION: int = migrations()[-1].version
+"""The schema this library works with."""
+
+
+async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
+    """Bring the database up to this library's schema and return how many of our steps were applied (0: it was ready).
+
+    Args:
+        dsn: where to; the role must be allowed to create tables.
+        timeout_s: seconds to wait while somebody else migrates.
+
+    Raises:
+        SchemaMismatchError: the database is newer than this library; nothing was changed.
+        ConfigurationError: the role may not create what is missing.
+        PostgresUnavailableError: Postgres is away, or somebody else's migration took longer than `timeout_s`.
+    """
+    async with await _connect(dsn) as connection:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await _migrate(connection)
+        except TimeoutError as error:
+            raise PostgresUnavailableError(
+                f"wanted the schema of {dsn.safe} migrated within {timeout_s:g} s, found somebody else at it still: "
+                "look for a long transaction in pg_stat_activity, then try again"
+            ) from error
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise ConfigurationError(
+                f"the role of {dsn.safe} may not create aiodurable's tables ({error.diag.message_primary}): "
+                "run `aiodurable migrate` once with a role that may, and open with setup=False"
+            ) from error
+        except psycopg.OperationalError as error:
+            if not is_disconnect(error):
+                raise
+            raise unavailable(error, dsn) from error
+
+
+async def check(dsn: Dsn) -> None:
+    """Refuse a database that is not ready, without changing it.
+
+    Raises:
+        SchemaMismatchError: its tables are missing, older or newer.
+    """
+    async with await _connect(dsn) as connection:
+        ours, langgraph = await _versions(connection)
+    _refuse_newer(ours)
+    if ours != VERSION or langgraph < _LANGGRAPH:
+        raise SchemaMismatchError(
+            f"wanted schema {VERSION} in {dsn.safe}, found {ours or 'none'}: run `aiodurable migrate`, or open with setup=True",
+            found=ours or None,
+            wanted=VERSION,
+        )
+
+
+async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
+    try:
+        return await AsyncConnection.connect(
+            dsn.conninfo,
+            autocommit=True,
+            prepare_threshold=0,
+            row_factory=dict_row,
+            application_name=application_name("schema"),
+        )
+    except (psycopg.Error, OSError) as error:
+        raise unavailable(error, dsn) from error
+
+
+async def _versions(connection: AsyncConnection[DictRow]) -> tuple[int, int]:
+    """Our version (0: none) and LangGraph's (-1: none). Asked in two steps: a missing table cannot be named in a query."""
+    row = await (await connection.execute(_SQL["tables"].encode())).fetchone()
+    assert row is not None
+    ours = langgraph = None
+    if row["ours"]:
+        ours = await (await connection.execute(_SQL["version"].encode())).fetchone()
+    if row["langgraph"]:
+        langgraph = await (await connection.execute(_SQL["langgraph_version"].encode())).fetchone()
+    return (ours["version"] if ours else 0), (langgraph["version"] if langgraph else -1)
+
+
+def _refuse_newer(found: int) -> None:
+    if found > VERSION:
+        raise SchemaMismatchError(
+            f"wanted schema {VERSION}, found {found}: a newer aiodurable has migrated this database; upgrade this one",
+            found=found,
+            wanted=VERSION,
+        )
+
+
+async def _migrate(connection: AsyncConnection[DictRow]) -> int:
+    ours, langgraph = await _versions(connection)
+    _refuse_newer(ours)
+    if ours == VERSION and langgraph >= _LANGGRAPH:
+        return 0
+    while not (row := await (await connection.execute(_SQL["try_lock"].encode(), (_LOCK,))).fetchone()) or not row["got"]:
+        await asyncio.sleep(random.uniform(0.02, 0.1))
+    # Closing the connection lets the lock go, whatever happens from here on.
+    ours, langgraph = await _versions(connection)
+    _refuse_newer(ours)
+    if langgraph < _LANGGRAPH:
+        await _langgraph_setup(connection)
+    await connection.execute(_SQL["create_migrations"].encode())
+    pending = [step for step in migrations() if step.version > ours]
+    for step in pending:
+        await _drop_invalid_indexes(connection)
+        if step.transactional:
+            async with connection.transaction():
+                await _apply(connection, step)
+        else:
+            await _apply(connection, step)
+    return len(pending)
+
+
+async def _langgraph_setup(connection: AsyncConnection[DictRow]) -> None:
+    """LangGraph's own migrations. A plain app may run the same at this moment without our lock: try again then."""
+    for attempt in range(5):
+        await _drop_invalid_indexes(connection)
+        try:
+            return await AsyncPostgresSaver(connection).setup()
+        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateColumn):
+            if attempt == 4:
+                raise
+            await asyncio.sleep(random.uniform(0.05, 0.2))
+
+
+async def _drop_invalid_indexes(connection: AsyncConnection[DictRow]) -> None:
+    """A CREATE INDEX CONCURRENTLY that was killed leaves an invalid index, which IF NOT EXISTS then takes for the real one."""
+    for row in await (await connection.execute(_SQL["invalid_indexes"].encode())).fetchall():
+        await connection.execute(row["statement"].encode())
+
+
+async def _apply(connection: AsyncConnection[DictRow], step: Migration) -> None:
+    await connection.execute(step.sql.encode())
+    await connection.execute(_SQL["applied"].encode(), (step.version, step.name))

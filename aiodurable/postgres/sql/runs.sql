@@ -1,0 +1,52 @@
+-- name: get
+-- aiodurable_runs_pkey; "consumed" reads checkpoints_pkey from the run's base onwards.
+SELECT r.*, EXISTS (
+           SELECT 1 FROM checkpoints c
+           WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
+             AND c.metadata ->> 'aiodurable_run' = r.run_id) AS consumed
+FROM aiodurable_runs r
+WHERE r.run_id = $1
+
+-- name: newest
+-- aiodurable_runs_by_thread, its first row that counts; "consumed" as in get.
+SELECT r.*, EXISTS (
+           SELECT 1 FROM checkpoints c
+           WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
+             AND c.metadata ->> 'aiodurable_run' = r.run_id) AS consumed
+FROM aiodurable_runs r
+WHERE r.thread_id = $1 AND r.status NOT IN ('rejected', 'superseded')
+ORDER BY r.created_at DESC, r.run_id DESC
+LIMIT 1
+
+-- name: close
+-- aiodurable_runs_one_running. What an older token left running; a newer one's row is not ours to touch.
+UPDATE aiodurable_runs SET status = $3, finished_at = now()
+WHERE thread_id = $1 AND status = 'running' AND token < $2
+RETURNING run_id
+
+-- name: start
+-- aiodurable_runs_pkey. A rejected run_id may be tried again with another input.
+INSERT INTO aiodurable_runs AS r (run_id, thread_id, lock_key, graph, status, attempts, token, worker,
+                                  input_type, input, context_type, context, base_id, started_at)
+VALUES ($1, $2, $3, $4, 'running', 1, $5, $6, $7, $8, $9, $10, $11, now())
+ON CONFLICT (run_id) DO UPDATE
+SET status = 'running', attempts = r.attempts + 1, graph = excluded.graph, token = excluded.token, worker = excluded.worker,
+    input_type = excluded.input_type, input = excluded.input, context_type = excluded.context_type,
+    context = excluded.context, base_id = excluded.base_id, started_at = excluded.started_at,
+    finished_at = NULL, error = NULL, reason = NULL
+WHERE r.thread_id = excluded.thread_id AND r.status = 'rejected'
+RETURNING *
+
+-- name: retry
+-- aiodurable_runs_pkey. A lower token is a stale caller.
+UPDATE aiodurable_runs
+SET status = 'running', attempts = attempts + 1, token = $2, worker = $3, started_at = now(),
+    finished_at = NULL, error = NULL, reason = NULL, checkpoint_id = NULL
+WHERE run_id = $1 AND coalesce(token, 0) < $2
+RETURNING *
+
+-- name: finish
+-- aiodurable_runs_pkey.
+UPDATE aiodurable_runs
+SET status = $3, error = $4, reason = $5, checkpoint_id = $6, finished_at = now()
+WHERE run_id = $1 AND token = $2

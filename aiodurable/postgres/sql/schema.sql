@@ -1,0 +1,41 @@
+-- Blocks here run through psycopg's ordinary cursor, so their parameters are %s.
+
+-- name: tables
+-- Which version tables there are on the search path; catalog look-up by name.
+SELECT to_regclass('aiodurable_migrations') IS NOT NULL AS ours,
+       to_regclass('checkpoint_migrations') IS NOT NULL AS langgraph
+
+-- name: version
+-- aiodurable_migrations_pkey, backwards.
+SELECT version FROM aiodurable_migrations ORDER BY version DESC LIMIT 1
+
+-- name: langgraph_version
+-- checkpoint_migrations_pkey, backwards.
+SELECT v AS version FROM checkpoint_migrations ORDER BY v DESC LIMIT 1
+
+-- name: try_lock
+-- Never blocks; the session's end lets it go.
+SELECT pg_try_advisory_lock(%s) AS got
+
+-- name: create_migrations
+-- Idempotent under the lock.
+CREATE TABLE IF NOT EXISTS aiodurable_migrations (
+    version    integer PRIMARY KEY,
+    name       text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+
+-- name: applied
+-- A step that ran but was killed before this line runs again: every step is idempotent.
+INSERT INTO aiodurable_migrations (version, name) VALUES (%s, %s) ON CONFLICT DO NOTHING
+
+-- name: invalid_indexes
+-- Catalog look-up: invalid indexes of LangGraph's tables, those being built at this moment excepted.
+SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname) AS statement
+FROM pg_index i
+JOIN pg_class c ON c.oid = i.indexrelid
+JOIN pg_class t ON t.oid = i.indrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE NOT i.indisvalid
+  AND t.oid IN (to_regclass('checkpoints'), to_regclass('checkpoint_blobs'), to_regclass('checkpoint_writes'))
+  AND NOT EXISTS (SELECT 1 FROM pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid)
