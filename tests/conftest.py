@@ -1,0 +1,182 @@
+"""Real Postgres for every test that asks: a DSN from the environment, else Docker, else embedded.
+
+`AIODURABLE_TEST_DSN`   a superuser's DSN of a server to use
+`AIODURABLE_TEST_PG`    which Postgres otherwise: a major version (`15`, `18`) or, embedded, a folder of programs
+`AIODURABLE_TEST_DB`    `docker` or `embedded`: only that
+`AIODURABLE_UVLOOP=1`   run the tests on uvloop
+
+Each xdist worker has a server of its own (a shared one with `AIODURABLE_TEST_DSN`), each test a database of its own,
+cloned from a template that has the schema.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from aiodurable.dsn import parse_dsn
+
+SERVER_SETTINGS = {"max_connections": "300", "max_prepared_transactions": "0"}
+SHARED_MEMORY = Path("/dev/shm")
+IMAGE = "postgres"
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if sys.platform == "win32":
+        return {"selector": asyncio.SelectorEventLoop}  # psycopg refuses the proactor
+    if os.environ.get("AIODURABLE_UVLOOP") == "1":
+        import uvloop
+
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
+
+
+def pytest_report_header() -> str:
+    way = "DSN" if os.environ.get("AIODURABLE_TEST_DSN") else "Docker" if _docker_answers() else "embedded"
+    return f"test database: {way} (Postgres {os.environ.get('AIODURABLE_TEST_PG', 'newest')})"
+
+
+@dataclass
+class Server:
+    """A server for tests: `url` is a superuser's, `kind` says where it came from (`dsn`, `docker`, `embedded`)."""
+
+    url: str
+    kind: str
+    _names: Iterator[str] = field(default_factory=lambda: (f"t_{_worker()}_{n}" for n in itertools.count()))
+
+    def database(self, name: str) -> str:
+        """The DSN of one of its databases: a URI, which both drivers read."""
+        options = {**conninfo_to_dict(self.url), "dbname": name}
+        return "postgresql://?" + urlencode(options, quote_via=quote)
+
+    def execute(self, statement: sql.Composable) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(statement)
+
+    def create(self, template: str = "template0", *, name: str = "") -> str:
+        name = name or next(self._names)
+        # Copying files beats the log where nothing is synced; a fresh server's checkpoint costs nothing.
+        copy = sql.SQL(" STRATEGY file_copy" if self.kind == "embedded" else "")
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        self.execute(create + copy)
+        return name
+
+    def drop(self, name: str) -> None:
+        # FORCE: a connection that a test leaks is that test's failure, not the next one's.
+        self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The server of this test process; started when the first test needs it."""
+    with contextlib.ExitStack() as stack:
+        if dsn := os.environ.get("AIODURABLE_TEST_DSN"):
+            yield Server(parse_dsn(dsn).conninfo, "dsn")
+        elif _docker_answers():
+            yield Server(stack.enter_context(_container()), "docker")
+        else:
+            yield Server(stack.enter_context(_embedded()), "embedded")
+
+
+@pytest.fixture(scope="session")
+def template(server: Server) -> Iterator[str]:
+    """The name of a database with LangGraph's tables and ours, to be cloned."""
+    from aiodurable.postgres.schema import migrate
+
+    name = server.create(name=f"template_{_worker()}")
+    with ThreadPoolExecutor(1) as thread:  # a loop of its own: the tests' loops stay untouched
+        thread.submit(asyncio.run, migrate(parse_dsn(server.database(name)))).result()
+    yield name
+    server.drop(name)
+
+
+@pytest.fixture
+def dsn(server: Server, template: str) -> Iterator[str]:
+    """A fresh database with LangGraph's tables and ours."""
+    name = server.create(template)
+    yield server.database(name)
+    server.drop(name)
+
+
+@pytest.fixture
+def empty_dsn(server: Server) -> Iterator[str]:
+    """A fresh database without tables."""
+    name = server.create()
+    yield server.database(name)
+    server.drop(name)
+
+
+@pytest.fixture
+def admin(server: Server) -> Iterator[psycopg.Connection[Any]]:
+    """A superuser's connection beside the tested ones: to look at `pg_locks`, or to end their backends."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        yield connection
+
+
+def _worker() -> str:
+    return f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_{os.getpid()}"
+
+
+def _major() -> int | None:
+    wanted = os.environ.get("AIODURABLE_TEST_PG", "")
+    return int(wanted) if wanted.isdecimal() else None
+
+
+@contextlib.contextmanager
+def _embedded() -> Iterator[str]:
+    from aiodurable.embedded import EmbeddedPostgres, find_bindir
+
+    wanted = os.environ.get("AIODURABLE_TEST_PG", "")
+    bindir = Path(wanted) if "/" in wanted else find_bindir(_major())
+    roomy = SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)
+    roomy = roomy and shutil.disk_usage(SHARED_MEMORY).free >= 1 << 30
+    folder = SHARED_MEMORY if roomy else None
+    with EmbeddedPostgres(bindir=bindir, folder=folder, durable=False, settings=SERVER_SETTINGS) as url:
+        yield url
+
+
+def _docker_answers() -> bool:
+    choice = os.environ.get("AIODURABLE_TEST_DB")
+    if choice == "embedded":
+        return False
+    try:
+        import docker
+
+        client = docker.from_env(timeout=2)
+        try:
+            client.ping()
+        finally:
+            client.close()
+    except Exception:  # noqa: BLE001 - not installed, not running, not allowed: all mean that Docker does not answer
+        if choice == "docker":
+            raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _container() -> Iterator[str]:
+    # The reaper is one more container, which needs the engine's socket inside it; ours is stopped here.
+    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+    from testcontainers.community.postgres import PostgresContainer
+
+    settings = [word for name, value in SERVER_SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    container = PostgresContainer(f"{IMAGE}:{_major() or 18}", driver=None)
+    container.with_command(["postgres", "-c", "fsync=off", *settings])
+    with container:
+        yield container.get_connection_url()
