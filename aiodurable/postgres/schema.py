@@ -146,7 +146,9 @@ async def _migrate(connection: AsyncConnection[DictRow]) -> int:
     _refuse_newer(ours)
     if ours == VERSION and langgraph >= _LANGGRAPH:
         return 0
-    while not (row := await (await connection.execute(_SQL["try_lock"].encode(), (_LOCK,))).fetchone()) or not row["got"]:
+    while (
+        not (row := await (await connection.execute(_SQL["try_lock"].encode(), (_LOCK,))).fetchone()) or not row["got"]
+    ):
         await asyncio.sleep(random.uniform(0.02, 0.1))
     # Closing the connection lets the lock go, whatever happens from here on.
     ours, langgraph = await _versions(connection)
@@ -184,5 +186,5 @@ async def _drop_invalid_indexes(connection: AsyncConnection[DictRow]) -> None:
 
 
 async def _apply(connection: AsyncConnection[DictRow], step: Migration) -> None:
-    await connection.execute(step.sql.encode())
+    await connection.execute(step.sql.encode(), prepare=False)  # several statements: the simple protocol only
     await connection.execute(_SQL["applied"].encode(), (step.version, step.name))
