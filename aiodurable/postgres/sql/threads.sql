@@ -1,0 +1,200 @@
+-- name: classify
+-- A thread: one descent of checkpoints_pkey (its head), one or two of checkpoint_writes_pkey (the head's tasks), one of
+-- aiodurable_runs_by_thread (its newest run); checkpoint_blobs_pkey only for heads that update_state or a Send left.
+-- $1 thread ids, $2 their lock keys, $3 look beneath the lock, $4 statuses, $5 older than, $6 newer than, $7 graph (nulls: any).
+WITH held AS MATERIALIZED (
+    -- Session locks on one bigint: classid and objid are its halves, objsubid is 1. A waiter's shared flag has objsubid 2.
+    SELECT l.classid::bigint << 32 | l.objid::bigint AS key,
+           l.pid, s.application_name AS application, host(s.client_addr) AS client, s.backend_start AS since
+    FROM pg_locks l
+    LEFT JOIN pg_stat_activity s ON s.pid = l.pid
+    WHERE NOT $3::boolean AND l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+),
+heads AS (
+    SELECT a.thread_id, a.lock_key, h.checkpoint_id, h.checkpoint, h.metadata ->> 'aiodurable_run' AS stamp,
+           h.metadata ->> 'aiodurable_graph' AS graph, (h.metadata ->> 'step')::integer AS step,
+           (h.checkpoint ->> 'ts')::timestamptz AS written_at,
+           -- What the loop writes lists the channels the next step can read; update_state and forks leave null there.
+           jsonb_typeof(h.checkpoint -> 'updated_channels') IS NOT DISTINCT FROM 'array' AS by_loop
+    FROM unnest($1::text[], $2::bigint[]) AS a (thread_id, lock_key)
+    LEFT JOIN LATERAL (
+        SELECT c.checkpoint_id, c.checkpoint, c.metadata
+        FROM checkpoints c
+        WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ''
+        ORDER BY c.checkpoint_id DESC
+        LIMIT 1
+    ) h ON true
+),
+facts AS (
+    SELECT h.*, t.triggers, n.command, w.failed, w.waiting, w.error_path, w.error_type, w.error_blob,
+           w.done, w.begun, w.questions_type, w.questions,
+           r.run_id, r.status AS run_status, r.graph AS run_graph, r.attempts, r.error AS run_error, r.reason, r.touched_at,
+           r.fresh, r.about
+    FROM heads h
+    -- The channels that make the next step run.
+    LEFT JOIN LATERAL (
+        SELECT array_agg(q.channel ORDER BY q.channel) AS triggers
+        FROM (
+            SELECT u.channel
+            FROM jsonb_array_elements_text(CASE WHEN h.by_loop THEN h.checkpoint -> 'updated_channels' ELSE '[]' END)
+                 AS u (channel)
+            WHERE u.channel IN ('__start__', '__pregel_tasks') OR u.channel LIKE 'branch:to:%' OR u.channel LIKE 'join:%'
+            UNION ALL
+            SELECT v.channel
+            FROM jsonb_each_text(CASE WHEN h.by_loop THEN '{}' ELSE h.checkpoint -> 'channel_versions' END)
+                 AS v (channel, version)
+            LEFT JOIN LATERAL (
+                SELECT b.blob
+                FROM checkpoint_blobs b
+                WHERE b.thread_id = h.thread_id AND b.checkpoint_ns = '' AND b.channel = v.channel AND b.version = v.version
+            ) b ON true
+            WHERE CASE
+                -- A deferred node's value is msgpack [nil, false] until the rest of the graph has finished.
+                WHEN v.channel = '__start__' OR v.channel LIKE 'branch:to:%' THEN
+                    ((h.checkpoint -> 'channel_values') ? v.channel OR b.blob <> '\x92c0c2')
+                    AND v.version IS DISTINCT FROM
+                        h.checkpoint -> 'versions_seen' -> substr(v.channel, 11) ->> v.channel
+                -- msgpack []: no Sends.
+                WHEN v.channel = '__pregel_tasks' THEN b.blob <> '\x90'
+                -- join:a+b:c holds the set of those that arrived. Each name is sought as a msgpack string, header included.
+                WHEN v.channel LIKE 'join:%' THEN b.blob IS NOT NULL AND NOT EXISTS (
+                    SELECT 1
+                    FROM unnest(string_to_array(split_part(v.channel, ':', 2), '+')) AS s (name)
+                    CROSS JOIN LATERAL (SELECT convert_to(s.name, 'UTF8') AS utf8) e
+                    WHERE position(CASE WHEN octet_length(e.utf8) < 32
+                                        THEN set_byte('\x00', 0, 160 + octet_length(e.utf8))
+                                        ELSE set_byte('\xd900', 1, least(octet_length(e.utf8), 255)) END || e.utf8
+                                   IN b.blob) = 0)
+                ELSE false
+            END
+        ) q
+    ) t ON true
+    -- Writes of no task: the answer of a Command(resume=…), the target of a Command(goto=…).
+    LEFT JOIN LATERAL (
+        SELECT bool_or(w.channel IN ('__pregel_tasks', '__start__') OR w.channel LIKE 'branch:to:%') AS command,
+               max(w.type) FILTER (WHERE w.channel = '__resume__') AS answer_type,
+               (array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS answer
+        FROM checkpoint_writes w
+        WHERE w.thread_id = h.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = h.checkpoint_id
+          AND w.task_id = '00000000-0000-0000-0000-000000000000'
+    ) n ON true
+    -- The head's tasks, by what langgraph.pregel._task_status says of their writes.
+    LEFT JOIN LATERAL (
+        SELECT bool_or(s.failed) AS failed, bool_or(s.waiting) AS waiting,
+               array_agg(s.path) FILTER (WHERE s.finished AND NOT s.failed) AS done,
+               array_agg(s.path) FILTER (WHERE NOT s.finished OR s.failed) AS begun,
+               -- Ordered by path, pull comes before push: a task called in an @entrypoint fails with it and has no name here.
+               (array_agg(s.path ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_path,
+               (array_agg(s.error_type ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_type,
+               (array_agg(s.error ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_blob,
+               array_agg(s.question_type ORDER BY s.path) FILTER (WHERE s.waiting) AS questions_type,
+               array_agg(s.question ORDER BY s.path) FILTER (WHERE s.waiting) AS questions
+        FROM (
+            SELECT k.*,
+                   -- Cancelled siblings of a failure carry an error that is none; a handled one is its handler's matter.
+                   -- Output and error of one transaction: the router raised after the node (langgraph#8834). Output that
+                   -- came later is a retry that went well; the slot of the error is not cleared.
+                   k.error IS NOT NULL AND NOT k.handled
+                   AND position('CancelledError('::bytea IN substr(k.error, 1, 20)) = 0
+                   AND (NOT k.finished OR k.error_xid = ANY (k.output_xids)) AS failed,
+                   -- An answer that no task has taken yet was given to the open question. A task's list of answers ends
+                   -- with the one it took last; where that cannot be compared, the question counts as open.
+                   k.question IS NOT NULL AND NOT k.finished
+                   AND (n.answer IS NULL OR bool_or(k.answers IS NOT NULL AND NOT (
+                            k.answers_type = 'msgpack' AND n.answer_type = 'msgpack'
+                            AND substr(k.answers, greatest(octet_length(k.answers) - octet_length(n.answer), 0) + 1)
+                                <> n.answer)) OVER ()) AS waiting
+            FROM (
+                SELECT w.task_id, min(w.task_path) AS path,
+                       bool_or(o.output) AS finished,
+                       bool_or(w.channel = '__error_source_node__') AS handled,
+                       max(w.type) FILTER (WHERE w.channel = '__error__') AS error_type,
+                       (array_agg(w.blob) FILTER (WHERE w.channel = '__error__'))[1] AS error,
+                       max(w.xmin::text) FILTER (WHERE w.channel = '__error__') AS error_xid,
+                       array_agg(w.xmin::text) FILTER (WHERE o.output) AS output_xids,
+                       max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS question_type,
+                       (array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS question,
+                       max(w.type) FILTER (WHERE w.channel = '__resume__') AS answers_type,
+                       (array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS answers
+                FROM checkpoint_writes w
+                CROSS JOIN LATERAL (
+                    SELECT w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__') AS output
+                ) o
+                WHERE w.thread_id = h.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = h.checkpoint_id
+                  AND w.task_id <> '00000000-0000-0000-0000-000000000000'
+                GROUP BY w.task_id
+            ) k
+        ) s
+    ) w ON true
+    -- The newest run that was accepted. fresh: its input is not part of the thread yet. about: the head is where it stands.
+    LEFT JOIN LATERAL (
+        SELECT q.*, q.input_type IS NOT NULL AND NOT c.consumed AS fresh,
+               q.run_id = h.stamp OR (q.input_type IS NULL AND q.base_id = h.checkpoint_id) AS about
+        FROM (
+            SELECT r.run_id, r.status, r.graph, r.attempts, r.error, r.reason, r.input_type, r.base_id,
+                   coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at
+            FROM aiodurable_runs r
+            WHERE r.thread_id = h.thread_id AND r.status NOT IN ('rejected', 'superseded')
+            ORDER BY r.created_at DESC, r.run_id DESC
+            LIMIT 1
+        ) q
+        CROSS JOIN LATERAL (
+            SELECT coalesce(q.run_id = h.stamp, false) OR EXISTS (
+                SELECT 1
+                FROM checkpoints c
+                WHERE c.thread_id = h.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(q.base_id, '')
+                  AND c.metadata ->> 'aiodurable_run' = q.run_id) AS consumed
+        ) c
+    ) r ON true
+),
+verdicts AS (
+    SELECT f.*, l.pid, l.application, l.client, l.since,
+           CASE
+               WHEN l.pid IS NOT NULL THEN 'running'
+               WHEN f.run_status = 'queued' THEN 'queued'
+               WHEN f.fresh AND f.run_status = 'running' THEN 'crashed'
+               WHEN f.fresh AND f.run_status IN ('failed', 'paused', 'quarantined') THEN f.run_status
+               WHEN f.about AND f.run_status = 'quarantined' AND f.beneath NOT IN ('new', 'complete') THEN 'quarantined'
+               WHEN f.about AND f.run_status IN ('failed', 'paused') AND f.beneath = 'pending' THEN f.run_status
+               WHEN f.beneath = 'pending' THEN 'crashed'
+               ELSE f.beneath
+           END AS status
+    FROM (
+        SELECT x.*,
+               CASE WHEN x.checkpoint_id IS NULL THEN 'new'
+                    WHEN x.failed THEN 'failed'
+                    WHEN x.waiting THEN 'interrupted'
+                    WHEN x.triggers IS NOT NULL OR x.command THEN 'pending'
+                    ELSE 'complete' END AS beneath
+        FROM facts x
+    ) f
+    LEFT JOIN held l ON l.key = f.lock_key
+)
+SELECT v.thread_id, v.status, v.checkpoint_id, v.step, v.triggers, v.done, v.begun, v.error_path, v.error_type, v.error_blob,
+       v.questions_type, v.questions, coalesce(v.written_at, v.touched_at) AS updated_at,
+       v.lock_key, v.pid, v.application, v.client, v.since,
+       v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.reason,
+       s.type AS sends_type, s.blob AS sends
+FROM verdicts v
+LEFT JOIN checkpoint_blobs s
+       ON '__pregel_tasks' = ANY (v.triggers) AND s.thread_id = v.thread_id AND s.checkpoint_ns = ''
+      AND s.channel = '__pregel_tasks' AND s.version = v.checkpoint -> 'channel_versions' ->> '__pregel_tasks'
+WHERE ($4::text[] IS NULL OR v.status = ANY ($4))
+  AND ($5::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) <= $5)
+  AND ($6::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) >= $6)
+  AND ($7::text IS NULL OR coalesce(v.run_graph, v.graph) = $7)
+ORDER BY v.thread_id
+
+-- name: next_threads
+-- A loose index scan: for each of $2 threads after $1 one descent of checkpoints_pkey and one of aiodurable_runs_by_thread.
+WITH RECURSIVE t (thread_id, n) AS (
+    SELECT $1::text, 0
+    UNION ALL
+    SELECT least((SELECT c.thread_id FROM checkpoints c WHERE c.thread_id > t.thread_id ORDER BY c.thread_id LIMIT 1),
+                 (SELECT r.thread_id FROM aiodurable_runs r WHERE r.thread_id > t.thread_id ORDER BY r.thread_id LIMIT 1)),
+           t.n + 1
+    FROM t
+    WHERE t.thread_id IS NOT NULL AND t.n < $2::integer
+)
+SELECT t.thread_id FROM t WHERE t.n > 0 AND t.thread_id IS NOT NULL ORDER BY t.n

@@ -1,0 +1,100 @@
+"""`Threads`: the room's one door."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime, timedelta
+
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from aiodurable.keys import check_thread_id
+from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.connections import Database
+from aiodurable.postgres.queries import load
+from aiodurable.threads.search import Filter
+from aiodurable.threads.status import Classifier
+
+__all__ = ["Threads"]
+
+_SQL = load("threads")
+_PAGE = 500
+
+
+class Threads:
+    """The threads of a database, looked at from outside: any thread, also one that only plain LangGraph has seen.
+
+    Args:
+        database: where they are; opened and closed by the caller.
+        namespace: that of the locks.
+        serde: LangGraph's serializer of the saver that wrote them.
+    """
+
+    def __init__(self, database: Database, *, namespace: str, serde: SerializerProtocol) -> None:
+        self._database = database
+        self._classifier = Classifier(database, namespace=namespace, serde=serde)
+
+    async def status(self, thread_id: str, *, ignore_lock: bool = False) -> WorkflowCheckpoint:
+        """Where a thread stands, by the rules of `aiodurable.threads.status`. A thread nobody knows is `new`.
+
+        Args:
+            thread_id: the thread.
+            ignore_lock: the caller holds the lease itself and wants to know what lies beneath.
+
+        Raises:
+            ConfigurationError: a thread_id that cannot be stored.
+            PostgresUnavailableError: Postgres could not be reached.
+        """
+        (found,) = await self._classifier.classify([check_thread_id(thread_id)], ignore_lock=ignore_lock)
+        return found
+
+    def find(
+        self,
+        *,
+        status: ThreadStatus | str | Iterable[ThreadStatus | str] | None = None,
+        older_than: timedelta | datetime | None = None,
+        newer_than: timedelta | datetime | None = None,
+        graph: str | None = None,
+        error: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[WorkflowCheckpoint]:
+        """The threads that pass every filter, ordered by thread_id as the database sorts text.
+
+        Each page is read when it is needed: a thread that changes meanwhile is told as it is when its page is read.
+
+        Args:
+            status: one status or several; None: any.
+            older_than: an age, or a moment with a time zone: nothing was written since.
+            newer_than: an age, or a moment with a time zone: something was written since. Both look at the time of the
+                thread's newest checkpoint, by the clock of the host that wrote it; before the first one, at the time of
+                its run in the ledger.
+            graph: the name of its graph, where that is known.
+            error: a part of the text of its error.
+            limit: at most so many.
+
+        Raises:
+            ConfigurationError: an unknown status, a negative age, a datetime without a time zone, a limit below 1; at
+                once, not at the first step.
+            PostgresUnavailableError: Postgres could not be reached, at any step.
+        """
+        wanted = Filter.of(
+            status=status, older_than=older_than, newer_than=newer_than, graph=graph, error=error, limit=limit
+        )
+        return self._find(wanted)
+
+    async def _find(self, wanted: Filter) -> AsyncIterator[WorkflowCheckpoint]:
+        left, last = wanted.limit, ""
+        while page := await self._database.fetch(_SQL["next_threads"], last, _PAGE):
+            thread_ids = [row["thread_id"] for row in page]
+            for thread in await self._classifier.classify(
+                thread_ids,
+                statuses=wanted.statuses,
+                older_than=wanted.older_than,
+                newer_than=wanted.newer_than,
+                graph=wanted.graph,
+            ):
+                if not wanted.passes(thread):
+                    continue
+                yield thread
+                if left is not None and (left := left - 1) == 0:
+                    return
+            last = thread_ids[-1]

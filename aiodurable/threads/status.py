@@ -1,0 +1,162 @@
+"""Where a thread stands: LangGraph's tables first, then the ledger and the live lock where they know more.
+
+The rules, in order; `classify` in `postgres/sql/threads.sql` applies them, for one thread and for a page alike.
+
+1. Somebody holds the thread's lock (`pg_locks`, mode Exclusive, this database): **running**, with its holder. A caller
+   that holds the lock itself looks beneath it (`ignore_lock`).
+2. Otherwise the newest run that was accepted (rejected and superseded ones do not count) may know more:
+
+   - it is *queued*: **queued**;
+   - its input is *fresh*: stored, and no checkpoint carries its run_id. A run whose process is gone before its first
+     checkpoint is **crashed**, whatever lies beneath; *failed*, *paused* and *quarantined* stand as written;
+   - it is *about the head*: the head carries its run_id, or it took over a thread of plain LangGraph and has written no
+     checkpoint. Over an unfinished head *quarantined* stands; over a head with work left and no error or question in
+     the tables *paused* and *failed* stand, for LangGraph writes nothing at a static breakpoint, at the recursion limit
+     or when a drain or a lost connection ends a run.
+
+3. In all other cases the head decides, also when the ledger says complete: plain LangGraph may have gone on since.
+
+   - an error of a task that was not cancelled, not handled, and not outlived by a later success: **failed**;
+   - a question of a task that has not finished and was not answered: **interrupted**;
+   - a channel that makes the next step run, or a write of `Command(goto=…)`: work is left: **crashed**;
+   - a head with none of these: **complete**; no head: **new**.
+
+Which channels those are: langgraph 1.2, `pregel/_algo.py` (`apply_writes`, `prepare_next_tasks`); what a task's writes
+say of it: `pregel/_task_status.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from aiodurable.keys import lock_key
+from aiodurable.model import LockHolder, ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.connections import Database
+from aiodurable.postgres.queries import load
+
+__all__ = ["Classifier"]
+
+_SQL = load("threads")
+
+_PULL = re.compile(r"~__pregel_pull, (?P<node>.*?)(?:, node_error_handler, \d+)?")
+"""`task_path` of a node that a channel triggered, and of the error handler of one (langgraph's `task_path_str`)."""
+_SEND = re.compile(r"~__pregel_push, (?P<index>\d+), \d+(?:, node_error_handler, \d+)?")
+"""`task_path` of a node that a `Send` started: its place in `__pregel_tasks`."""
+
+
+class Classifier:
+    """Reads statuses. One statement for any number of threads.
+
+    Args:
+        database: where the threads are.
+        namespace: that of the locks.
+        serde: LangGraph's serializer of the saver; errors, questions and Sends are read with it.
+    """
+
+    def __init__(self, database: Database, *, namespace: str, serde: SerializerProtocol) -> None:
+        self._database = database
+        self._namespace = namespace
+        self._serde = serde
+
+    async def classify(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        ignore_lock: bool = False,
+        statuses: Iterable[ThreadStatus] | None = None,
+        older_than: datetime | None = None,
+        newer_than: datetime | None = None,
+        graph: str | None = None,
+    ) -> list[WorkflowCheckpoint]:
+        """The threads among `thread_ids` that pass the filters, in the database's order. A filter that is None passes all.
+
+        Threads nobody knows have the status `new`.
+        """
+        keys = [lock_key(thread_id, self._namespace) for thread_id in thread_ids]
+        wanted = None if statuses is None else [status.value for status in statuses]
+        rows = await self._database.fetch(
+            _SQL["classify"], list(thread_ids), keys, ignore_lock, wanted, older_than, newer_than, graph
+        )
+        return [self._checkpoint(row) for row in rows]
+
+    def _checkpoint(self, row: dict[str, Any]) -> WorkflowCheckpoint:
+        status = ThreadStatus(row["status"])
+        sends = self._sends(row)
+        failed_node = None if row["error_path"] is None else _node(row["error_path"], sends)
+        error = self._error(row)
+        from_ledger = status == row["run_status"]
+        return WorkflowCheckpoint(
+            thread_id=row["thread_id"],
+            status=status,
+            checkpoint_id=row["checkpoint_id"],
+            step=row["step"],
+            pending=tuple(sorted(_pending(row, sends))),
+            failed_node=failed_node,
+            error=row["run_error"] if error is None and from_ledger else error,
+            interrupts=tuple(self._interrupts(row)),
+            updated_at=row["updated_at"],
+            holder=_holder(row),
+            run_id=row["run_id"],
+            graph=row["graph"],
+            attempts=row["attempts"] or 0,
+            reason=row["reason"] if from_ledger else None,
+        )
+
+    def _error(self, row: dict[str, Any]) -> str | None:
+        """LangGraph stores an exception as the text of its `repr`."""
+        if row["error_blob"] is None:
+            return None
+        return str(self._serde.loads_typed((row["error_type"], row["error_blob"])))
+
+    def _interrupts(self, row: dict[str, Any]) -> Iterator[Any]:
+        for kind, blob in zip(row["questions_type"] or (), row["questions"] or (), strict=True):
+            asked = self._serde.loads_typed((kind, blob))
+            yield from asked if isinstance(asked, list | tuple) else (asked,)
+
+    def _sends(self, row: dict[str, Any]) -> list[str]:
+        """The nodes of the head's Sends, in their order."""
+        if row["sends"] is None:
+            return []
+        return [send.node for send in self._serde.loads_typed((row["sends_type"], row["sends"]))]
+
+
+def _holder(row: dict[str, Any]) -> LockHolder | None:
+    if row["pid"] is None:
+        return None
+    return LockHolder(
+        key=row["lock_key"],
+        pid=row["pid"],
+        application=row["application"] or "",
+        client=row["client"],
+        since=row["since"],
+    )
+
+
+def _pending(row: dict[str, Any], sends: list[str]) -> Iterator[str]:
+    """The nodes the head's channels start, without those that have finished already."""
+    done: set[str] = set(row["done"] or ())
+    for channel in row["triggers"] or ():
+        if channel == "__pregel_tasks":
+            finished = {int(found["index"]) for path in done if (found := _SEND.fullmatch(path))}
+            yield from (node for index, node in enumerate(sends) if index not in finished)
+            continue
+        node = channel.rpartition(":")[2]
+        if channel == "__start__":
+            # An @entrypoint listens to the same channel as a StateGraph's START; its name is in its writes, if it got so far.
+            begun = [found["node"] for path in row["begun"] or () if (found := _PULL.fullmatch(path))]
+            yield from begun or ([node] if not done else [])
+        elif f"~__pregel_pull, {node}" not in done:
+            yield node
+
+
+def _node(path: str, sends: list[str]) -> str | None:
+    if found := _PULL.fullmatch(path):
+        return found["node"]
+    if (found := _SEND.fullmatch(path)) and int(found["index"]) < len(sends):
+        return sends[int(found["index"])]
+    return None
