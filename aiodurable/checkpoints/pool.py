@@ -1,0 +1,214 @@
+"""What a process opens once to write checkpoints: a pool for reads, a few writers, and the one saver over both."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, Literal, Self
+
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from aiodurable.checkpoints import fences
+from aiodurable.checkpoints.saver import DurableSaver
+from aiodurable.checkpoints.writer import GroupWriter
+from aiodurable.dsn import parse_dsn
+from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
+from aiodurable.postgres import schema
+from aiodurable.postgres.connections import Database
+from aiodurable.settings import Settings
+
+__all__ = ["AsyncCheckpointerPool", "create_checkpointer"]
+
+_log = logging.getLogger(__name__)
+
+_SERIALISERS = 2
+"""Threads for large values. More would only wait for the interpreter's lock."""
+
+
+class AsyncCheckpointerPool:
+    """The connections and the saver of one event loop. Use it as `async with`, or `open` and `aclose` it.
+
+    Opening reaches Postgres but makes no tables: `setup` does.
+
+    Args:
+        dsn: where to; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
+        min_size: connections for reads kept open.
+        max_size: connections for reads at most.
+        writers: connections that commit checkpoints, each opened when it is first needed.
+        serde: how values are serialised; None: LangGraph's own way.
+        settings: for the time limits; None: from the environment.
+
+    Attributes:
+        database: the pool for reads, also for other statements.
+
+    Raises:
+        ConfigurationError: no DSN, one that cannot be read, or sizes that make no sense.
+    """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        min_size: int = 1,
+        max_size: int = 10,
+        writers: int = 2,
+        serde: SerializerProtocol | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        if writers < 1:
+            raise ConfigurationError(f"writers must be at least 1, got {writers}")
+        self._settings = settings or Settings.from_env()
+        self.database = Database(
+            parse_dsn(dsn), min_size=min_size, max_size=max_size, connect_timeout_s=self._settings.connect_timeout_s
+        )
+        self._writers = writers
+        self._serde = serde
+        self._fences = fences.Fences()
+        self._opening = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._writer: GroupWriter | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._saver: DurableSaver | None = None
+
+    @classmethod
+    async def get_or_create(cls, dsn: str | None = None, **options: Any) -> Self:
+        """The open pool of this DSN and event loop. The first call makes and opens it, with `options` as for the class.
+
+        Whoever closes it closes it for all of its users; the next call then makes a new one.
+
+        Raises:
+            PostgresUnavailableError: Postgres could not be reached or refused.
+        """
+        known = _pools.setdefault(asyncio.get_running_loop(), {})
+        identity = (cls, parse_dsn(dsn).identity)
+        pool = known.get(identity)
+        if pool is None or pool.closed:
+            pool = known[identity] = cls(dsn, **options)
+        await pool.open()
+        return pool
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Reach Postgres and start the writers. Idempotent.
+
+        Raises:
+            PostgresUnavailableError: Postgres could not be reached or refused.
+            ClosedError: it was open and has been closed, or belongs to another event loop.
+        """
+        async with self._opening:
+            if self._loop is not None:
+                self._of_this_loop()
+                return
+            await self.database.open()
+            self._loop = asyncio.get_running_loop()
+            self._writer = GroupWriter(
+                self.database.dsn, connections=self._writers, connect_timeout_s=self._settings.connect_timeout_s
+            )
+            self._writer.open()
+            self._threads = ThreadPoolExecutor(_SERIALISERS, thread_name_prefix="aiodurable serialise")
+            self._saver = DurableSaver(
+                self.database, self._writer, self._fences, threads=self._threads, serde=self._serde
+            )
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was open and is no more. For good."""
+        return self._loop is not None and self._saver is None
+
+    def _of_this_loop(self) -> None:
+        if self.closed:
+            raise ClosedError("this checkpointer pool was closed: make a new one")
+        if self._loop is not asyncio.get_running_loop():
+            raise ClosedError("this checkpointer pool belongs to another event loop: open one in each loop")
+
+    async def aclose(self) -> None:
+        """Commit what waits and close all connections, within the `close_timeout_s` of the settings. Idempotent."""
+        writer, self._writer = self._writer, None
+        threads, self._threads = self._threads, None
+        self._saver = None
+        try:
+            if writer is not None:
+                await writer.aclose(self._settings.close_timeout_s)
+        finally:
+            if threads is not None:
+                threads.shutdown(wait=False)
+            await self.database.aclose(self._settings.close_timeout_s)
+
+    async def setup(self) -> None:
+        """Make or migrate LangGraph's tables and ours; any number of processes may at once. Raises as `schema.migrate`."""
+        await schema.migrate(self.database.dsn)
+
+    def get_checkpointer(self) -> DurableSaver:
+        """The saver, always the same one. Raises `ClosedError` before `open` and after `aclose`."""
+        if self._saver is None:
+            raise ClosedError("the checkpointer pool is not open: use it inside `async with`, or call open() first")
+        return self._saver
+
+    async def bump(self, thread_id: str) -> int:
+        """Raise the fencing token of the thread, under its lock, and return it. See `fences.bump`."""
+        return await fences.bump(self.database, thread_id)
+
+    async def token(self, thread_id: str) -> int | None:
+        """The fencing token of the thread as it stands in the database; None: it was never leased."""
+        return await fences.read_token(self.database, thread_id)
+
+
+_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def create_checkpointer(
+    dsn: str | None = None,
+    *,
+    on_unavailable: Literal["raise", "memory"] = "raise",
+    settings: Settings | None = None,
+) -> AsyncGenerator[DurableSaver | InMemorySaver, None]:
+    """A checkpointer for the body, its tables made: configured by `dsn` or the environment.
+
+    Args:
+        dsn: where to; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
+        on_unavailable: "raise"; or "memory": where Postgres cannot be reached at this moment, go on with LangGraph's
+            `InMemorySaver`, which forgets everything when the process ends. Said loudly in the log.
+        settings: `setup=False` refuses a database that is not ready instead of migrating it; None: from the environment.
+
+    Raises:
+        PostgresUnavailableError: Postgres could not be reached, and "raise".
+        ConfigurationError: no DSN, or one that cannot be read. That is no outage: "memory" does not cover it.
+        SchemaMismatchError: the tables are newer than this library, or not ready with `setup=False`.
+    """
+    if on_unavailable not in ("raise", "memory"):
+        raise ConfigurationError(f'on_unavailable must be "raise" or "memory", got {on_unavailable!r}')
+    settings = settings or Settings.from_env()
+    pool = AsyncCheckpointerPool(
+        dsn,
+        min_size=settings.pool_min_size,
+        max_size=settings.pool_max_size,
+        writers=settings.writers,
+        settings=settings,
+    )
+    saver: DurableSaver | InMemorySaver
+    try:
+        await pool.open()
+        await (schema.migrate if settings.setup else schema.check)(pool.database.dsn)
+        saver = pool.get_checkpointer()
+    except BaseException as error:  # whatever it was, the connections go before it does
+        await pool.aclose()
+        if on_unavailable != "memory" or not isinstance(error, PostgresUnavailableError):
+            raise
+        _log.critical("NOT DURABLE: checkpoints are kept in memory and lost with this process, because: %s", error)
+        saver = InMemorySaver()
+    try:
+        yield saver
+    finally:
+        await pool.aclose()

@@ -1,0 +1,206 @@
+"""LangGraph's Postgres saver for all runs of a process at once: no lock around the pool, leased threads fenced."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    get_serializable_checkpoint_metadata,
+)
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME, _DeltaSnapshot  # pyright: ignore[reportPrivateUsage]
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow, dict_row
+
+from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences
+from aiodurable.checkpoints.rows import Rows, Write, dump_json
+from aiodurable.checkpoints.weight import is_heavy
+from aiodurable.checkpoints.writer import GroupWriter
+from aiodurable.errors import ConfigurationError, WorkflowExecutionError
+from aiodurable.postgres import schema
+from aiodurable.postgres.connections import Database
+
+__all__ = ["DurableSaver"]
+
+_ABOUT_THE_TASK = frozenset((ERROR, "__error_source_node__", INTERRUPT, RESUME))
+"""LangGraph's `CONTROL_WRITES`: what happened to a task, as opposed to what it produced."""
+
+
+class DurableSaver(AsyncPostgresSaver):
+    """A checkpointer any number of graphs and runs may share. Made by `AsyncCheckpointerPool.get_checkpointer`.
+
+    A thread that this process has leased is written through the group commit, under its fence; every other one exactly
+    as `AsyncPostgresSaver` does it. The rows are the same either way, and each can continue the other's threads.
+
+    On a leased thread two things differ from the stock saver. A failed task's partial output is not stored beside its
+    error: LangGraph would take the task for finished and skip the rest of it (langgraph#8834). And a checkpoint whose id
+    does not sort after its parent's is refused: LangGraph reads the highest id as the newest, so it would never be found.
+
+    Attributes:
+        fences: the fences held in this process.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        writer: GroupWriter,
+        fences: Fences,
+        *,
+        threads: Executor,
+        serde: SerializerProtocol | None = None,
+    ) -> None:
+        super().__init__(database.pool, serde=serde)
+        # All of these are shared, not copied, by the clones that `with_allowlist` makes with `copy.copy`.
+        self.fences = fences
+        self._database = database
+        self._writer = writer
+        self._threads = threads
+
+    async def setup(self) -> None:
+        """Make LangGraph's tables and ours; any number of processes may at once, unlike with the stock saver."""
+        await schema.migrate(self._database.dsn)
+
+    @asynccontextmanager
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow], None]:
+        """The one door of the stock saver's statements. Its lock is for a single connection; a pool needs none."""
+        async with self._database.connection() as connection:
+            if not pipeline:
+                async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                    yield cursor
+            elif self.supports_pipeline:
+                async with connection.pipeline(), connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                    yield cursor
+            else:
+                async with connection.transaction(), connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                    yield cursor
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint; returns after its commit.
+
+        Raises:
+            LeaseLostError: the thread is leased and its lease was lost; nothing was written.
+            ConfigurationError: a value cannot be stored; nothing was written.
+            WorkflowExecutionError: its id does not sort after its parent's; nothing was written.
+            PostgresUnavailableError: Postgres stayed away for longer than a restart takes.
+        """
+        fence = self._fence_of(config)
+        if fence is None:
+            return await super().aput(config, checkpoint, metadata, new_versions)
+        fence.check()
+        configurable = _configurable(config)
+        thread_id: str = configurable["thread_id"]
+        namespace: str = configurable["checkpoint_ns"]
+        parent_id: str | None = configurable.get("checkpoint_id")
+        if parent_id and checkpoint["id"] <= parent_id:
+            raise _out_of_order(thread_id, checkpoint["id"], parent_id)
+        # As the stock saver splits them: scalars stay in the checkpoint, all else goes to blobs, a delta channel's
+        # snapshot too, with a true in its place.
+        inline: dict[str, Any] = {}
+        values: dict[str, Any] = {}
+        for channel, value in checkpoint["channel_values"].items():
+            if isinstance(value, _DeltaSnapshot):
+                values[channel] = value
+                inline[channel] = True
+            elif value is None or isinstance(value, (str, int, float, bool)):
+                inline[channel] = value
+            else:
+                values[channel] = value
+        versions: ChannelVersions = {
+            channel: str(version) for channel, version in new_versions.items() if channel in values
+        }
+
+        def dump() -> Rows:
+            row = (
+                thread_id,
+                namespace,
+                checkpoint["id"],
+                parent_id,
+                dump_json({**checkpoint, "channel_values": inline}),
+                dump_json(get_serializable_checkpoint_metadata(config, metadata)),
+            )
+            return Rows(blobs=self._dump_blobs(thread_id, namespace, values, versions), checkpoint=row)
+
+        await self._commit(fence, dump, [*(values[channel] for channel in versions), inline])
+        return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Store what a task wrote; returns after its commit. Raises like `aput`."""
+        fence = self._fence_of(config)
+        if fence is None:
+            return await super().aput_writes(config, writes, task_id, task_path)
+        fence.check()
+        configurable = _configurable(config)
+        if any(channel == ERROR for channel, _ in writes):
+            writes = [write for write in writes if write[0] in _ABOUT_THE_TASK]
+        if not writes:
+            return None
+        thread_id: str = configurable["thread_id"]
+
+        def dump() -> Rows:
+            rows = self._dump_writes(
+                thread_id, configurable["checkpoint_ns"], configurable["checkpoint_id"], task_id, task_path, writes
+            )
+            return Rows(writes=rows, replace=all(channel in WRITES_IDX_MAP for channel, _ in writes))
+
+        return await self._commit(fence, dump, [value for _, value in writes])
+
+    def _fence_of(self, config: RunnableConfig) -> Fence | None:
+        configurable = _configurable(config)
+        thread_id = configurable["thread_id"]
+        carried: Fence | None = configurable.get(FENCE_KEY)
+        # A graph run inside a node on a thread of its own inherits the outer configurable, fence and all.
+        return carried if carried is not None and carried.thread_id == thread_id else self.fences.of(thread_id)
+
+    async def _commit(self, fence: Fence, dump: Callable[[], Rows], values: Sequence[Any]) -> None:
+        async with self._writer.backlog as backlog:
+            try:
+                if is_heavy(values):
+                    rows = await self.loop.run_in_executor(self._threads, dump)
+                else:
+                    rows = dump()
+            except Exception as error:  # serialisers raise what they like; ours is to say whose value it was
+                raise _unserialisable(fence.thread_id, error) from error
+            fence.check()
+            write = Write(fence, rows, self.loop.create_future(), time.monotonic() + self._writer.retry_for_s)
+            backlog.add(write)
+        await write.done
+
+
+def _configurable(config: RunnableConfig) -> dict[str, Any]:
+    return config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
+
+
+def _out_of_order(thread_id: str, checkpoint_id: str, parent_id: str) -> WorkflowExecutionError:
+    return WorkflowExecutionError(
+        f"wanted to store checkpoint {checkpoint_id} of thread {thread_id!r}, found that it does not sort after its parent "
+        f"{parent_id}, which a host with a clock ahead of this one's wrote: it would never be read as the newest. "
+        "Synchronise the clocks, then resume the thread; nothing was written",
+        thread_id=thread_id,
+    )
+
+
+def _unserialisable(thread_id: str, error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"the state of thread {thread_id!r} cannot be stored: {type(error).__name__} while serialising it; keep plain data, "
+        "dataclasses, pydantic models or messages in the state, or give the pool a serde that knows your types. "
+        "Nothing of this step was written; the thread's last checkpoint stands",
+        thread_id=thread_id,
+    )

@@ -1,0 +1,238 @@
+"""The group commit: whatever waits, of all threads, goes to Postgres as one statement, on a few connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import asyncpg
+
+from aiodurable.checkpoints.backlog import Backlog
+from aiodurable.checkpoints.rows import Write, arrays
+from aiodurable.dsn import Dsn
+from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, PostgresUnavailableError
+from aiodurable.postgres.connections import connect_direct, is_disconnect
+from aiodurable.postgres.queries import load
+
+__all__ = ["RETRY_FOR_S", "GroupWriter"]
+
+_log = logging.getLogger(__name__)
+_SQL = load("checkpoints")
+
+RETRY_FOR_S: Final = 30.0
+"""Long enough for a restart or failover of Postgres; a run whose lease is lost meanwhile is cancelled anyway."""
+
+_STATEMENT_S: Final = 20.0
+"""A batch that got no answer for so long will get none: the connection is dead, whatever TCP believes."""
+
+_BATCH_ROWS: Final = 4000
+_BATCH_BYTES: Final = 8 << 20
+
+_REST_S: Final = 0.02
+"""Pause before a write whose fence row somebody else has locked is tried again."""
+
+_TRANSIENT: Final = ("40", "53", "55P03", "57014", "25006")
+"""SQLSTATEs that pass: rolled back, out of a resource, lock not available, cancelled, read-only during a failover."""
+
+_UNSTORABLE: Final = ("22", "23", "54")
+"""SQLSTATE classes that blame a value: data exception, integrity, program limit."""
+
+
+class GroupWriter:
+    """Resolves each write of the backlog after its commit, or with the error that is its alone.
+
+    Args:
+        dsn: where to.
+        connections: how many batches may be under way at once.
+        connect_timeout_s: seconds to reach Postgres, at each try.
+        retry_for_s: seconds for which a write is tried again while Postgres is away.
+    """
+
+    def __init__(
+        self, dsn: Dsn, *, connections: int = 2, connect_timeout_s: float = 10.0, retry_for_s: float = RETRY_FOR_S
+    ) -> None:
+        self._dsn = dsn
+        self._connections = connections
+        self._connect_timeout_s = connect_timeout_s
+        self.retry_for_s = retry_for_s
+        self.backlog = Backlog(
+            batch_rows=_BATCH_ROWS, batch_bytes=_BATCH_BYTES, rows=4 * _BATCH_ROWS, bytes_=4 * _BATCH_BYTES
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def open(self) -> None:
+        """Start the writers. Each connects at its first batch."""
+        self._tasks = [
+            asyncio.create_task(self._serve(), name=f"aiodurable checkpoint writer {number}")
+            for number in range(self._connections)
+        ]
+
+    async def aclose(self, timeout_s: float = 5.0) -> None:
+        """Commit what waits, then stop. What is not through after `timeout_s` seconds fails with `ClosedError`. Idempotent."""
+        self.backlog.close()
+        tasks, self._tasks = self._tasks, []
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=timeout_s)
+        finally:
+            for task in tasks:
+                task.cancel()
+            for write in self.backlog.drain():
+                write.fail(_closed(write))
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        link = _Link(self._dsn, self._connect_timeout_s)
+        try:
+            while batch := await self.backlog.take():
+                locked: list[Write] = []
+                try:
+                    locked = await self._commit(link, batch)
+                except BaseException as error:  # whatever it is, nobody may be left waiting for ever
+                    if not isinstance(error, asyncio.CancelledError):
+                        _log.exception("a checkpoint writer failed")
+                    for write in batch:
+                        write.fail(_closed(write))
+                    if not isinstance(error, Exception):
+                        raise
+                finally:
+                    back = {id(write) for write in locked}
+                    self.backlog.settled([write for write in batch if id(write) not in back])
+                    if locked:
+                        self.backlog.put_back(locked, _REST_S)
+        finally:
+            link.drop()
+
+    async def _commit(self, link: _Link, batch: Sequence[Write]) -> list[Write]:
+        """Settle every write of the batch, except those returned: somebody has locked their fences for the moment."""
+        locked: dict[str, list[Write]] = {}
+        groups: deque[Sequence[Write]] = deque((batch,))
+        failures = 0
+        while groups:
+            group: list[Write] = []
+            for write in groups.popleft():
+                if write.fence.thread_id in locked:  # what came before it waits: so must it
+                    locked[write.fence.thread_id].append(write)
+                elif write.wanted():
+                    group.append(write)
+            if not group:
+                continue
+            try:
+                written = {row[0] for row in await link.fetch(_SQL["commit"], *arrays(group))}
+                left_out = [write for write in group if write.fence.thread_id not in written]
+                found = await self._tokens(link, left_out) if left_out else {}
+            except Exception as error:  # sorted out below: each of them ends a write, halves a group or is tried again
+                if isinstance(error, PostgresUnavailableError) or is_disconnect(error) or _passes(error):
+                    failures += 1
+                    _expire(group, error)
+                    groups.appendleft(group)
+                    await asyncio.sleep(min(1.0, 0.02 * 2**failures) * random.uniform(0.5, 1.0))
+                elif len(group) == 1:
+                    group[0].fail(_refused(group[0], error))
+                else:  # Postgres does not say whose value it was
+                    middle = len(group) // 2
+                    groups.extendleft((group[middle:], group[:middle]))
+                continue
+            failures = 0
+            for write in group:
+                if write.fence.thread_id in written:
+                    write.succeed()
+                elif (token := found.get(write.fence.thread_id, 0)) == write.fence.token:
+                    locked.setdefault(write.fence.thread_id, []).append(write)
+                else:
+                    write.fence.revoke()
+                    write.fail(write.fence.lost(token))
+        still = [write for writes in locked.values() for write in writes]
+        _expire(still, None)
+        return still
+
+    async def _tokens(self, link: _Link, left_out: Sequence[Write]) -> dict[str, int]:
+        rows = await link.fetch(_SQL["tokens"], list({write.fence.thread_id for write in left_out}))
+        return {row[0]: row[1] for row in rows}
+
+
+class _Link:
+    """One connection, replaced when it dies."""
+
+    def __init__(self, dsn: Dsn, connect_timeout_s: float) -> None:
+        self._dsn = dsn
+        self._connect_timeout_s = connect_timeout_s
+        self._connection: asyncpg.Connection | None = None
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """Run one statement. A connection error leaves nothing behind: the next call connects anew."""
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            connection = self._connection = await connect_direct(
+                self._dsn, role="writer", timeout_s=self._connect_timeout_s
+            )
+        # Not asyncpg's own timeout: it opens a second connection to cancel the statement, which hangs in a partition.
+        cut = asyncio.get_running_loop().call_later(_STATEMENT_S, connection.terminate)
+        try:
+            return await connection.fetch(query, *args)
+        except Exception as error:
+            if is_disconnect(error):
+                self.drop()
+            raise
+        finally:
+            cut.cancel()
+
+    def drop(self) -> None:
+        """Cut the connection, without a word to the server: it may not be listening."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+
+def _passes(error: Exception) -> bool:
+    return getattr(error, "sqlstate", None) is not None and str(error.sqlstate).startswith(_TRANSIENT)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _expire(group: Sequence[Write], error: Exception | None) -> None:
+    now = time.monotonic()
+    for write in group:
+        if now > write.deadline:
+            write.fail(_given_up(write, error))
+
+
+def _closed(write: Write) -> ClosedError:
+    return ClosedError(
+        f"the checkpointer pool was closed before a write of thread {write.fence.thread_id!r} was acknowledged: "
+        "keep it open for as long as graphs run",
+        thread_id=write.fence.thread_id,
+    )
+
+
+def _given_up(write: Write, error: Exception | None) -> AiodurableError:
+    found = "its fence locked by another transaction" if error is None else type(error).__name__
+    given_up = PostgresUnavailableError(
+        f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, found {found} until the time for retries was "
+        "over; it may or may not be there: the thread goes on from whatever its last checkpoint is",
+        thread_id=write.fence.thread_id,
+    )
+    given_up.__cause__ = error
+    return given_up
+
+
+def _refused(write: Write, error: Exception) -> AiodurableError:
+    """The driver's text is left out on purpose: it may quote the state."""
+    state = getattr(error, "sqlstate", None)
+    if state is not None and not state.startswith(_UNSTORABLE):
+        failed = AiodurableError(
+            f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, but Postgres refused the statement "
+            f"({type(error).__name__}, SQLSTATE {state}): check the schema and this role's rights; nothing was written",
+            thread_id=write.fence.thread_id,
+        )
+        failed.__cause__ = error
+        return failed
+    return ConfigurationError(
+        f"the state of thread {write.fence.thread_id!r} cannot be stored: Postgres refuses one of its values "
+        f"({type(error).__name__}{f', SQLSTATE {state}' if state else ''}; NUL characters, NaN and values near 1 GB are "
+        "common causes); nothing of this step was written",
+        thread_id=write.fence.thread_id,
+    )

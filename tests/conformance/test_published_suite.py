@@ -1,0 +1,43 @@
+"""LangGraph's own suite for checkpointers, on threads that nobody leased and on threads that this process leased."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.conformance import checkpointer_test, validate
+
+from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
+from aiodurable.checkpoints.fences import Fence
+
+
+class Leasing(DurableSaver):
+    """Leases every thread when it is first written, as a run would before it starts."""
+
+    pool: AsyncCheckpointerPool
+
+    async def aput(self, config: Any, *args: Any) -> Any:
+        thread_id = config["configurable"]["thread_id"]
+        if self.fences.of(thread_id) is None:
+            self.fences.hold(Fence(thread_id, await self.pool.bump(thread_id)))
+        return await super().aput(config, *args)
+
+
+def leasing(pool: AsyncCheckpointerPool) -> DurableSaver:
+    plain = pool.get_checkpointer()
+    saver = Leasing.__new__(Leasing)
+    saver.__dict__.update(plain.__dict__, pool=pool)
+    return saver
+
+
+@pytest.mark.parametrize("leased", [False, True], ids=["unleased", "leased"])
+async def test_the_saver_has_every_capability_of_the_published_suite(dsn: str, leased: bool) -> None:
+    @checkpointer_test(name="DurableSaver")
+    async def saver() -> AsyncGenerator[DurableSaver, None]:
+        async with AsyncCheckpointerPool(dsn) as pool:
+            yield leasing(pool) if leased else pool.get_checkpointer()
+
+    report = await validate(saver)
+
+    failures = {name: result.failures for name, result in report.results.items() if result.failures}
+    assert not failures
+    assert [name for name, result in report.results.items() if not result.passed] == []
