@@ -96,7 +96,12 @@ class LockBusyError(LockError):
     """
 
     def __init__(
-        self, message: str, *, thread_id: str | None = None, holder: LockHolder | None = None, since: datetime | None = None
+        self,
+        message: str,
+        *,
+        thread_id: str | None = None,
+        holder: LockHolder | None = None,
+        since: datetime | None = None,
     ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.holder = holder

@@ -1,4 +1,4 @@
-"""From a thread_id to the 64-bit key of its advisory lock. Computed here, never in Postgres, so that every host and version agrees."""
+"""From a thread_id to the 64-bit key of its advisory lock: computed here, so that every host and version agrees."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def check_thread_id(thread_id: str) -> str:
     try:
         size = len(thread_id.encode())
     except UnicodeEncodeError:
-        raise ConfigurationError("thread_id must be valid Unicode, found a lone surrogate: decode it properly") from None
+        raise ConfigurationError(
+            "thread_id must be valid Unicode, found a lone surrogate: decode it properly"
+        ) from None
     if size > MAX_THREAD_ID_BYTES:
         raise ConfigurationError(
             f"thread_id must have at most {MAX_THREAD_ID_BYTES} bytes in UTF-8, got {size}: use a digest of it instead"

@@ -58,9 +58,11 @@ class Settings:
             for name, least in {"lock_sessions": 1, "writers": 1, "pool_min_size": 0, "pool_max_size": 1}.items()
             if getattr(self, name) < least
         ]
-        for field in dataclasses.fields(self):
-            if field.name.endswith("_s") and not getattr(self, field.name) >= 0:  # `not >=` also refuses nan
-                wrong.append(f"{field.name} must be seconds, 0 or more, got {getattr(self, field.name)}")
+        wrong += [
+            f"{field.name} must be seconds, 0 or more, got {getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if field.name.endswith("_s") and not getattr(self, field.name) >= 0  # `not >=` also refuses nan
+        ]
         if not 0 < len(self.namespace.encode()) <= 64:
             wrong.append(f"namespace must have 1 to 64 bytes, got {len(self.namespace.encode())}")
         return wrong

@@ -102,7 +102,9 @@ class Database:
 
     def __init__(self, dsn: Dsn, *, min_size: int = 1, max_size: int = 10, connect_timeout_s: float = 10.0) -> None:
         if not 0 <= min_size <= max_size or max_size < 1:
-            raise ConfigurationError(f"pool sizes must be 0 <= min_size <= max_size >= 1, got {min_size} and {max_size}")
+            raise ConfigurationError(
+                f"pool sizes must be 0 <= min_size <= max_size >= 1, got {min_size} and {max_size}"
+            )
         self.dsn = dsn
         self._timeout_s = connect_timeout_s
         self._sizes = (min_size, max_size)

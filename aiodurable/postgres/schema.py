@@ -146,11 +146,7 @@ async def _migrate(connection: AsyncConnection[DictRow]) -> int:
     _refuse_newer(ours)
     if ours == VERSION and langgraph >= _LANGGRAPH:
         return 0
-    while (
-        not (row := await (await connection.execute(_SQL["try_lock"].encode(), (_LOCK,))).fetchone()) or not row["got"]
-    ):
-        await asyncio.sleep(random.uniform(0.02, 0.1))
-    # Closing the connection lets the lock go, whatever happens from here on.
+    await _lock(connection)
     ours, langgraph = await _versions(connection)
     _refuse_newer(ours)
     if langgraph < _LANGGRAPH:
@@ -167,12 +163,22 @@ async def _migrate(connection: AsyncConnection[DictRow]) -> int:
     return len(pending)
 
 
+async def _lock(connection: AsyncConnection[DictRow]) -> None:
+    """Take the migration lock; the connection's end lets it go, whatever happens."""
+    while True:
+        row = await (await connection.execute(_SQL["try_lock"].encode(), (_LOCK,))).fetchone()
+        if row is not None and row["got"]:
+            return
+        await asyncio.sleep(random.uniform(0.02, 0.1))
+
+
 async def _langgraph_setup(connection: AsyncConnection[DictRow]) -> None:
     """LangGraph's own migrations. A plain app may run the same at this moment without our lock: try again then."""
     for attempt in range(5):
         await _drop_invalid_indexes(connection)
         try:
-            return await AsyncPostgresSaver(connection).setup()
+            await AsyncPostgresSaver(connection).setup()
+            return
         except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateColumn):
             if attempt == 4:
                 raise

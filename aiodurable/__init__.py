@@ -1,0 +1,1 @@
+"""Durable LangGraph workflows on Postgres alone: not lost, not run twice."""

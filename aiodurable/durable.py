@@ -1,0 +1,360 @@
+"""`Durable`: opens the rooms, offers the verbs, and is the current one of its event loop while it is open."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+from langchain_core.runnables import RunnableConfig
+
+from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
+from aiodurable.dsn import parse_dsn
+from aiodurable.errors import ClosedError, ConfigurationError, GraphNotRegisteredError
+from aiodurable.events import Observer
+from aiodurable.keys import check_thread_id
+from aiodurable.locks import PostgresLockManager
+from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres import schema
+from aiodurable.runs.graphs import Graph, Graphs
+from aiodurable.runs.guard import ThreadLease
+from aiodurable.runs.hold import OnBusy, hold
+from aiodurable.runs.ledger import Ledger
+from aiodurable.runs.resume import not_found
+from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.run import DurableRun, run
+from aiodurable.settings import Settings
+from aiodurable.threads import Threads
+
+__all__ = [
+    "Durable",
+    "current",
+    "durable_run",
+    "find_failed_workflows",
+    "get_checkpoint_status",
+    "needs_resume",
+    "opened",
+    "resume_workflow",
+]
+
+_FAILED = (ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.QUARANTINED)
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Durable]] = WeakKeyDictionary()
+
+
+class Durable:
+    """Durable LangGraph runs on one Postgres: `async with Durable(dsn, graphs={…}) as durable`.
+
+    Args:
+        dsn: where Postgres is; None: `AIODURABLE_DSN`, `DATABASE_URL`, or libpq's `PG*` variables, in this order.
+        graphs: the graphs by the names under which runs are recorded: builders, compiled graphs or entrypoints.
+        settings: how to work; None: `Settings.from_env()`.
+        observers: called with every event; see `aiodurable.events`.
+
+    Opening makes or migrates the tables (unless `settings.setup` is False), opens the pools, and makes this the current
+    `Durable` of the event loop, which the free functions use. Closing takes at most `settings.close_timeout_s` seconds
+    for each room.
+
+    Raises (on opening):
+        ConfigurationError: no DSN, one that cannot be read, or a graph that cannot be run.
+        PostgresUnavailableError: Postgres is away or refuses.
+        SchemaMismatchError: the tables are newer than this library, or missing with `setup=False`.
+        PoolerNotSupportedError: the connection for the locks cannot hold them.
+    """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        graphs: Mapping[str, Graph] | None = None,
+        settings: Settings | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.settings = settings or Settings.from_env()
+        self.dsn = parse_dsn(dsn)
+        self._given = dict(graphs or {})
+        self._observers = tuple(observers)
+        self._stack: AsyncExitStack | None = None
+        self._rooms: Rooms | None = None
+        self._graphs: Graphs | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Open the rooms; see the class. Idempotent."""
+        if self._stack is not None:
+            return
+        settings = self.settings
+        await (schema.migrate if settings.setup else schema.check)(self.dsn)
+        async with AsyncExitStack() as stack:
+            checkpoints = await stack.enter_async_context(
+                AsyncCheckpointerPool(
+                    self.dsn.conninfo,
+                    min_size=settings.pool_min_size,
+                    max_size=settings.pool_max_size,
+                    writers=settings.writers,
+                    settings=settings,
+                )
+            )
+            locks = await stack.enter_async_context(
+                PostgresLockManager(
+                    settings.lock_dsn or self.dsn.conninfo,
+                    sessions=settings.lock_sessions,
+                    namespace=settings.namespace,
+                    settings=settings,
+                )
+            )
+            serde = checkpoints.get_checkpointer().serde
+            self._rooms = Rooms(
+                locks=locks,
+                checkpoints=checkpoints,
+                threads=Threads(checkpoints.database, namespace=settings.namespace, serde=serde),
+                ledger=Ledger(
+                    checkpoints.database,
+                    serde=serde,
+                    namespace=settings.namespace,
+                    worker=f"{socket.gethostname()}:{os.getpid()}",
+                ),
+                recovery_grace_s=settings.recovery_grace_s,
+                observers=self._observers,
+            )
+            self._graphs = Graphs(self._given, checkpoints.get_checkpointer())
+            opened_here = _open.setdefault(asyncio.get_running_loop(), [])
+            opened_here.append(self)
+            stack.callback(opened_here.remove, self)
+            self._stack = stack.pop_all()
+
+    async def aclose(self) -> None:
+        """Close the rooms. Idempotent; bounded in time. Leases that are still held are let go by closing."""
+        stack, self._stack = self._stack, None
+        self._rooms = self._graphs = None
+        if stack is not None:
+            await stack.aclose()
+
+    @property
+    def checkpointer(self) -> DurableSaver:
+        """The saver every graph of this `Durable` writes through; may be given to `StateGraph.compile`."""
+        return self._opened().checkpoints.get_checkpointer()
+
+    @property
+    def locks(self) -> PostgresLockManager:
+        """The lock manager, for locks of your own."""
+        return self._opened().locks
+
+    def _opened(self) -> Rooms:
+        if self._rooms is None:
+            raise ClosedError("this Durable is not open: use it inside `async with Durable(…) as durable`")
+        return self._rooms
+
+    def run(
+        self,
+        graph: Graph,
+        thread_id: str,
+        *,
+        run_id: str | None = None,
+        on_busy: OnBusy = "reject",
+        timeout: float | None = None,
+        config: RunnableConfig | None = None,
+        context: Any = None,
+    ) -> AbstractAsyncContextManager[DurableRun]:
+        """Hold a thread and run it: `async with durable.run("report", thread_id) as run: await run.ainvoke(…)`.
+
+        Args:
+            graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
+            thread_id: the thread, 1 to 512 bytes in UTF-8.
+            run_id: names what is to be done; the same run_id never runs twice: it resumes, or
+                returns the stored result.
+            on_busy: "reject": at once or `WorkflowAlreadyRunningError`; "wait": until the thread is free.
+            timeout: seconds to wait at most, with "wait"; None: as long as it takes.
+            config: a LangGraph config to run with (callbacks, tags, recursion_limit, configurable values of your own).
+            context: the graph's run context. It is stored with the run, so that a resumption elsewhere sees it.
+
+        Raises (on entering):
+            WorkflowAlreadyRunningError: another run advances the thread; says who and since when.
+            LockTimeoutError: the thread did not become free in time.
+            ConfigurationError, GraphNotRegisteredError: thread_id, graph or config cannot be used.
+            ClosedError: this `Durable` is not open.
+        Raises (out of the body):
+            LeaseLostError: the lease was lost; the body was cancelled.
+        """
+        rooms = self._opened()
+        assert self._graphs is not None
+        return run(
+            rooms,
+            self._graphs.bind(graph),
+            check_thread_id(thread_id),
+            run_id=run_id,
+            on_busy=on_busy,
+            timeout=timeout,
+            config=config,
+            context=context,
+        )
+
+    def hold(
+        self, thread_id: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
+    ) -> AbstractAsyncContextManager[ThreadLease]:
+        """Hold the lease of a thread without running it; no run of it can start meanwhile. Raises as `run` does."""
+        return hold(self._opened(), check_thread_id(thread_id), on_busy=on_busy, timeout=timeout)
+
+    async def resume_workflow(
+        self,
+        thread_id: str,
+        graph: Graph | None = None,
+        *,
+        on_busy: OnBusy = "reject",
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """Go on with an unfinished thread and return its result; of a complete one, return what is stored.
+
+        Args:
+            thread_id: the thread.
+            graph: its graph; None: the one the ledger knows it by, which must be registered here.
+            on_busy, timeout: as for `run`.
+            options: LangGraph's own for `ainvoke`.
+
+        Raises:
+            ThreadNotFoundError: nothing is known of the thread.
+            ThreadInterruptedError: it waits for an answer.
+            GraphNotRegisteredError: no graph was given and the ledger names none that is registered.
+            WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `run`.
+        """
+        if graph is None:
+            graph = await self._graph_of(thread_id)
+        async with self.run(graph, thread_id, on_busy=on_busy, timeout=timeout) as resumed:
+            return await resumed.ainvoke(**options)
+
+    async def _graph_of(self, thread_id: str) -> str:
+        status = await self.get_checkpoint_status(thread_id)
+        if status.status is ThreadStatus.NEW:
+            raise not_found(thread_id)
+        if status.graph is None:
+            raise GraphNotRegisteredError(
+                f"the graph of thread {thread_id!r} is not recorded (plain LangGraph wrote it): "
+                "pass it, resume_workflow(thread_id, graph)",
+                thread_id=thread_id,
+            )
+        return status.graph
+
+    async def get_checkpoint_status(self, thread_id: str) -> WorkflowCheckpoint:
+        """Where a thread stands, from the tables and the live lock; also of one that only plain LangGraph has seen."""
+        return await self._opened().threads.status(check_thread_id(thread_id))
+
+    async def needs_resume(self, thread_id: str) -> bool:
+        """Whether work is left that nobody is doing and that needs no answer: crashed, failed or paused."""
+        return (await self.get_checkpoint_status(thread_id)).status.unfinished
+
+    def find_failed_workflows(
+        self,
+        *,
+        older_than: timedelta | datetime | None = None,
+        newer_than: timedelta | datetime | None = None,
+        status: ThreadStatus | Iterable[ThreadStatus] = _FAILED,
+        graph: str | None = None,
+        error: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[WorkflowCheckpoint]:
+        """The threads that need a person or a resumption, by thread_id; also those without a ledger row.
+
+        Args:
+            older_than, newer_than: bounds on the newest checkpoint: a timedelta before now, or an aware datetime.
+            status: which; by default failed, crashed, interrupted and quarantined.
+            graph: only threads of this graph name.
+            error: only threads whose error text contains this.
+            limit: at most so many.
+
+        Raises:
+            ConfigurationError: a bound is naive or negative, or `limit` is below 1.
+        """
+        return self._opened().threads.find(
+            status=status, older_than=older_than, newer_than=newer_than, graph=graph, error=error, limit=limit
+        )
+
+
+def current() -> Durable | None:
+    """The `Durable` that was opened last in this event loop and is open still."""
+    durables = _open.get(asyncio.get_running_loop())
+    return durables[-1] if durables else None
+
+
+@asynccontextmanager
+async def opened(durable: Durable | None = None, dsn: str | None = None) -> AsyncIterator[Durable]:
+    """The given `Durable`, else one opened on `dsn` for the body, else the current one.
+
+    Raises:
+        ConfigurationError: there is none of the three.
+    """
+    if durable is not None:
+        yield durable
+    elif dsn is not None:
+        async with Durable(dsn) as own:
+            yield own
+    elif (found := current()) is not None:
+        yield found
+    else:
+        raise ConfigurationError(
+            "no Postgres to work on. There are three ways: open a Durable around this call (`async with Durable(dsn)`), "
+            "pass `durable=`, or pass `dsn=`"
+        )
+
+
+@asynccontextmanager
+async def durable_run(
+    thread_id: str, graph: Graph, *, durable: Durable | None = None, dsn: str | None = None, **options: Any
+) -> AsyncIterator[DurableRun]:
+    """`Durable.run` through the given, the current, or an own `Durable`.
+
+    Args:
+        thread_id: the thread.
+        graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
+        durable: which `Durable`; None: one on `dsn`, else the current one.
+        dsn: where Postgres is, to open a `Durable` for this run alone.
+        options: as for `Durable.run`.
+    """
+    async with opened(durable, dsn) as d, d.run(graph, thread_id, **options) as durable_run:
+        yield durable_run
+
+
+async def resume_workflow(
+    thread_id: str,
+    graph: Graph | None = None,
+    *,
+    durable: Durable | None = None,
+    dsn: str | None = None,
+    **options: Any,
+) -> Any:
+    """`Durable.resume_workflow` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        return await d.resume_workflow(thread_id, graph, **options)
+
+
+async def get_checkpoint_status(
+    thread_id: str, *, durable: Durable | None = None, dsn: str | None = None
+) -> WorkflowCheckpoint:
+    """`Durable.get_checkpoint_status` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        return await d.get_checkpoint_status(thread_id)
+
+
+async def needs_resume(thread_id: str, *, durable: Durable | None = None, dsn: str | None = None) -> bool:
+    """`Durable.needs_resume` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        return await d.needs_resume(thread_id)
+
+
+async def find_failed_workflows(
+    *, durable: Durable | None = None, dsn: str | None = None, **filters: Any
+) -> AsyncIterator[WorkflowCheckpoint]:
+    """`Durable.find_failed_workflows` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        async for found in d.find_failed_workflows(**filters):
+            yield found

@@ -1,0 +1,149 @@
+"""One try of a run: opened in the ledger before the graph starts, closed there with how it ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Self
+
+from langgraph.checkpoint.base.id import uuid6
+from langgraph.runtime import RunControl
+
+from aiodurable.errors import PostgresUnavailableError
+from aiodurable.events import RunFinished, RunStarted, emit
+from aiodurable.model import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.guard import ThreadLease
+from aiodurable.runs.resume import outcome_of
+from aiodurable.runs.rooms import Rooms
+
+__all__ = ["Attempt", "new_run_id"]
+
+_log = logging.getLogger(__name__)
+
+
+def new_run_id() -> str:
+    """A run_id that sorts by time."""
+    return str(uuid6())
+
+
+class Attempt:
+    """An open attempt.
+
+    Attributes:
+        run_id: the run.
+        resumed: whether it goes on with work left unfinished.
+        input: what the graph is called with: the run's input until a checkpoint has consumed it, then None.
+        context: the context the run was accepted with.
+        control: asks the graph to stop at its next superstep.
+    """
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        lease: ThreadLease,
+        record: RunRecord,
+        *,
+        base: WorkflowCheckpoint,
+        consumed: bool,
+        input: Any,
+        context: Any,
+    ) -> None:
+        self._rooms = rooms
+        self._lease = lease
+        self._record = record
+        self._base = base
+        self._consumed = consumed
+        self._began = time.monotonic()
+        self.run_id = record.run_id
+        self.resumed = consumed or record.attempts > 1
+        self.input = None if consumed else input
+        self.context = context
+        self.control = RunControl()
+        emit(
+            rooms.observers,
+            RunStarted(
+                record.thread_id,
+                run_id=record.run_id,
+                graph=record.graph,
+                attempt=record.attempts,
+                resumed=self.resumed,
+            ),
+        )
+
+    @classmethod
+    async def start(
+        cls,
+        rooms: Rooms,
+        lease: ThreadLease,
+        thread: WorkflowCheckpoint,
+        *,
+        graph: str,
+        run_id: str | None,
+        input: Any,
+        context: Any,
+        adopted: bool = False,
+    ) -> Self:
+        """A new run. `adopted`: of work that plain LangGraph left unfinished, so there is no input to consume."""
+        over = thread.status in (ThreadStatus.COMPLETE, ThreadStatus.NEW)
+        record = await rooms.ledger.start(
+            run_id or new_run_id(),
+            lease.thread_id,
+            graph=graph,
+            token=lease.token,
+            input=input,
+            context=context,
+            base_id=thread.checkpoint_id,
+            closing=RunStatus.COMPLETE if over else RunStatus.SUPERSEDED,
+        )
+        return cls(rooms, lease, record, base=thread, consumed=adopted, input=input, context=context)
+
+    @classmethod
+    async def resume(
+        cls, rooms: Rooms, lease: ThreadLease, thread: WorkflowCheckpoint, *, graph: str, context: Any
+    ) -> Self:
+        """One more try of the thread's newest run. Work that plain LangGraph left has none: it is adopted."""
+        newest = await rooms.ledger.newest(lease.thread_id)
+        if newest is None or newest.record.status is RunStatus.COMPLETE:
+            return await cls.start(
+                rooms, lease, thread, graph=graph, run_id=None, input=None, context=context, adopted=True
+            )
+        record = await rooms.ledger.retry(newest.record.run_id, token=lease.token)
+        return cls(
+            rooms, lease, record, base=thread, consumed=newest.consumed, input=newest.input, context=newest.context
+        )
+
+    async def close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
+        """Record how it ended; bounded in time, so that it can be shielded. None where that is not ours to tell."""
+        if self._lease.lost:
+            return None  # whoever has the lease now tells how the run ends
+        try:
+            thread = await self._rooms.threads.status(self._lease.thread_id, ignore_lock=True)
+            consumed = self._consumed or thread.checkpoint_id != self._base.checkpoint_id
+            if outcome := outcome_of(thread, error, consumed=consumed):
+                await self._rooms.ledger.finish(
+                    self.run_id,
+                    token=self._lease.token,
+                    status=outcome.status,
+                    error=None if error is None or outcome.status is RunStatus.COMPLETE else repr(error),
+                    reason=outcome.reason,
+                    checkpoint_id=thread.checkpoint_id,
+                )
+                self._announce(outcome.status, error)
+        except PostgresUnavailableError:
+            # The checkpoints are committed and tell the same; only the ledger's row stays open until somebody looks.
+            _log.warning("the outcome of run %s could not be recorded: Postgres is away", self.run_id)
+            return None
+        return thread
+
+    def _announce(self, status: RunStatus, error: BaseException | None) -> None:
+        emit(
+            self._rooms.observers,
+            RunFinished(
+                self._lease.thread_id,
+                run_id=self.run_id,
+                graph=self._record.graph,
+                status=status,
+                duration_s=time.monotonic() - self._began,
+                error=None if error is None else type(error).__name__,
+            ),
+        )

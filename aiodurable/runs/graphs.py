@@ -1,0 +1,111 @@
+"""What may be run, bound to the one saver that fences its writes: a name, a builder, a compiled graph, an `@entrypoint`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
+from langgraph.types import GraphOutput
+
+from aiodurable.errors import ConfigurationError, GraphNotRegisteredError
+
+__all__ = ["BoundGraph", "Graph", "Graphs", "stored_as_stream", "stored_as_version"]
+
+Graph = str | StateGraph[Any, Any, Any, Any] | Pregel[Any, Any, Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundGraph:
+    """A graph that saves through our saver, and the name the ledger knows it by."""
+
+    name: str
+    pregel: Pregel[Any, Any, Any, Any]
+
+    def output_of(self, values: Any) -> Any:
+        """What `ainvoke` returned when the state was `values`: the output channels alone."""
+        channels = self.pregel.output_channels
+        if isinstance(channels, str) or not isinstance(values, Mapping):
+            return values
+        return {name: values[name] for name in channels if name in values}
+
+
+class Graphs:
+    """The graphs a `Durable` was given, by name, and those it meets at a call.
+
+    Raises:
+        ConfigurationError: a registered graph cannot be run (see `bind`).
+    """
+
+    def __init__(self, registered: Mapping[str, Graph], saver: BaseCheckpointSaver[Any]) -> None:
+        self._saver = saver
+        self._attach = lru_cache(maxsize=128)(self._attach_once)
+        self._registered = {name: BoundGraph(name, self._attach(graph)) for name, graph in registered.items()}
+        self._names = {id(graph): name for name, graph in registered.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The registered names."""
+        return tuple(self._registered)
+
+    def bind(self, graph: Graph) -> BoundGraph:
+        """The graph, bound to the saver.
+
+        Raises:
+            GraphNotRegisteredError: a name that was not registered.
+            ConfigurationError: a graph without nodes, one compiled with `checkpointer=False`, or something else entirely.
+        """
+        if isinstance(graph, str):
+            try:
+                return self._registered[graph]
+            except KeyError:
+                known = ", ".join(sorted(self._registered)) or "none"
+                raise GraphNotRegisteredError(
+                    f"wanted graph {graph!r}, registered: {known}; give it with Durable(graphs={{{graph!r}: …}})"
+                ) from None
+        pregel = self._attach(graph)
+        return BoundGraph(self._names.get(id(graph)) or pregel.name, pregel)
+
+    def _attach_once(self, graph: Graph) -> Pregel[Any, Any, Any, Any]:
+        if isinstance(graph, StateGraph):
+            try:
+                return graph.compile(checkpointer=self._saver)
+            except ValueError as error:
+                raise ConfigurationError(f"the graph cannot be compiled: {error}") from error
+        if isinstance(graph, Pregel):
+            return self._with_saver(graph)
+        raise ConfigurationError(
+            f"wanted a registered name, a StateGraph, a compiled graph or an @entrypoint, got {type(graph).__name__}"
+        )
+
+    def _with_saver(self, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
+        if graph.checkpointer is self._saver:
+            return graph
+        if graph.checkpointer is False:
+            raise ConfigurationError(
+                f"graph {graph.name!r} was compiled with checkpointer=False: nothing of it could survive; compile it without"
+            )
+        if not graph.nodes:
+            raise ConfigurationError(f"graph {graph.name!r} has no nodes")
+        # Not Pregel.copy(): it calls the constructor, which loses what compile() set afterwards (output coercion, allowlist).
+        bound = copy.copy(graph)
+        bound.checkpointer = self._saver
+        return bound
+
+
+def stored_as_version(output: Any, version: str) -> Any:
+    """A stored result in the shape that LangGraph's `ainvoke(version=…)` gives."""
+    return GraphOutput(value=output) if version == "v2" else output
+
+
+def stored_as_stream(output: Any, mode: str | Sequence[str]) -> Iterator[Any]:
+    """A stored result as a stream: one chunk of "values", if that mode was asked for."""
+    if mode == "values":
+        yield output
+    elif "values" in mode and not isinstance(mode, str):
+        yield "values", output

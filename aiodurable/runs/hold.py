@@ -1,0 +1,80 @@
+"""Taking a thread's lease: the lock first, then a larger token, and nobody is left behind when either fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+from aiodurable.checkpoints.fences import Fence
+from aiodurable.errors import ConfigurationError, LockBusyError, WorkflowAlreadyRunningError
+from aiodurable.events import LeaseAcquired, LeaseReleased, emit
+from aiodurable.keys import check_thread_id
+from aiodurable.locks import Lease, cancel_on_lost
+from aiodurable.model import RunStatus
+from aiodurable.runs.guard import ThreadLease
+from aiodurable.runs.rooms import Rooms
+from aiodurable.shielding import to_the_end
+
+__all__ = ["OnBusy", "hold"]
+
+OnBusy = Literal["reject", "wait"]
+
+
+@asynccontextmanager
+async def hold(
+    rooms: Rooms, thread_id: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
+) -> AsyncIterator[ThreadLease]:
+    """Hold the lease of `thread_id` for the body; its loss cancels the body and surfaces as `LeaseLostError`.
+
+    Args:
+        rooms: where the lock is taken, the token raised, and who is told.
+        thread_id: the thread.
+        on_busy: "reject": at once or not at all; "wait": up to `timeout` seconds (None: as long as it takes).
+        timeout: seconds, only with "wait".
+
+    Raises:
+        WorkflowAlreadyRunningError: somebody else holds it ("reject").
+        LockTimeoutError: it did not become free in time ("wait").
+        ConfigurationError: `thread_id`, `on_busy` or `timeout` makes no sense.
+        PostgresUnavailableError: Postgres is away.
+    """
+    check_thread_id(thread_id)
+    if on_busy not in ("reject", "wait"):
+        raise ConfigurationError(f'on_busy must be "reject" or "wait", got {on_busy!r}')
+    if timeout is not None and not timeout >= 0:
+        raise ConfigurationError(f"timeout must be seconds, 0 or more, got {timeout}")
+    asked = time.monotonic()
+    lock = await _lock(rooms, thread_id, timeout=0 if on_busy == "reject" else timeout)
+    try:
+        fence = Fence(thread_id, await rooms.checkpoints.bump(thread_id))
+    except BaseException:  # whatever happened, also a cancellation: nobody else will let this lock go
+        await to_the_end(lock.release())
+        raise
+    lease = ThreadLease(rooms, lock, fence)
+    taken = time.monotonic()
+    try:
+        emit(rooms.observers, LeaseAcquired(thread_id, token=lease.token, waited_s=taken - asked))
+        async with cancel_on_lost(lease):
+            yield lease
+    finally:
+        await to_the_end(lease.release())
+        emit(rooms.observers, LeaseReleased(thread_id, token=lease.token, held_s=time.monotonic() - taken))
+
+
+async def _lock(rooms: Rooms, thread_id: str, *, timeout: float | None) -> Lease:
+    try:
+        return await rooms.locks.acquire(thread_id, timeout=timeout)
+    except LockBusyError as busy:
+        newest = await rooms.ledger.newest(thread_id)
+        running = newest is not None and newest.record.status is RunStatus.RUNNING
+        since = newest.record.started_at if newest is not None and running else busy.since
+        raise WorkflowAlreadyRunningError(
+            f"thread {thread_id!r} is being advanced by {busy.holder or 'somebody else'}"
+            f"{f' since {since:%Y-%m-%d %H:%M:%S %Z}' if since else ''}: "
+            'wait for it with on_busy="wait", or come back later',
+            thread_id=thread_id,
+            holder=busy.holder,
+            since=since,
+        ) from busy

@@ -1,0 +1,138 @@
+"""The ledger: one row a run in `aiodurable_runs`, written before its graph starts, closed when its attempt ends.
+
+Only the newest attempt writes: every change names the fencing token it was made under. That at most one run of a
+thread is `running` is a constraint of the table, not a habit of this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from aiodurable.errors import ConfigurationError
+from aiodurable.keys import lock_key
+from aiodurable.model import RunRecord, RunStatus
+from aiodurable.postgres.connections import Database
+from aiodurable.postgres.queries import load
+
+__all__ = ["Accepted", "Ledger"]
+
+_SQL = load("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A run as the ledger keeps it, with what is needed to go on with it.
+
+    Attributes:
+        record: the row.
+        input: the input it was accepted with; None for a thread that plain LangGraph began.
+        context: the context it was accepted with.
+        consumed: whether there is nothing to pass in: a checkpoint of this run exists, so that the input is part of the
+            thread, or it never had one.
+    """
+
+    record: RunRecord
+    input: Any
+    context: Any
+    consumed: bool
+
+
+class Ledger:
+    """The rows of one namespace.
+
+    Args:
+        database: where they are.
+        serde: the saver's serializer; inputs and contexts are stored as it writes them (encrypted, if it encrypts).
+        namespace: that of the locks; each row keeps its thread's lock key, so that SQL can join it with `pg_locks`.
+        worker: what the rows say of who ran an attempt.
+    """
+
+    def __init__(self, database: Database, *, serde: SerializerProtocol, namespace: str, worker: str) -> None:
+        self._database = database
+        self._serde = serde
+        self._namespace = namespace
+        self._worker = worker
+
+    async def get(self, run_id: str) -> Accepted | None:
+        """The run of that id."""
+        row = await self._database.fetch_one(_SQL["get"], run_id)
+        return None if row is None else self._accepted(row)
+
+    async def newest(self, thread_id: str) -> Accepted | None:
+        """The newest run of the thread that was accepted: rejected and superseded ones do not count."""
+        row = await self._database.fetch_one(_SQL["newest"], thread_id)
+        return None if row is None else self._accepted(row)
+
+    async def start(
+        self,
+        run_id: str,
+        thread_id: str,
+        *,
+        graph: str,
+        token: int,
+        input: Any,
+        context: Any,
+        base_id: str | None,
+        closing: RunStatus,
+    ) -> RunRecord:
+        """Write a new run, running. A run of the thread that its process left `running` is closed as `closing` first.
+
+        Raises:
+            ConfigurationError: input or context cannot be serialised; nothing was written.
+        """
+        stored = (*self._dump("input", input), *self._dump("context", context))
+        key = lock_key(thread_id, self._namespace)
+        _, rows = await self._database.fetch_in_turn(
+            (_SQL["close"], (thread_id, token, closing)),
+            (_SQL["start"], (run_id, thread_id, key, graph, token, self._worker, *stored, base_id)),
+        )
+        return _record(rows[0])
+
+    async def retry(self, run_id: str, *, token: int) -> RunRecord:
+        """Write that a known run is running again: one more attempt under a new token."""
+        row = await self._database.fetch_one(_SQL["retry"], run_id, token, self._worker)
+        assert row is not None, "the row was read under the same lease"
+        return _record(row)
+
+    async def finish(
+        self,
+        run_id: str,
+        *,
+        token: int,
+        status: RunStatus,
+        error: str | None,
+        reason: str | None,
+        checkpoint_id: str | None,
+    ) -> bool:
+        """Write how the attempt under `token` ended; False where a newer attempt owns the row: nothing was written then."""
+        return bool(await self._database.execute(_SQL["finish"], run_id, token, status, error, reason, checkpoint_id))
+
+    def _dump(self, what: str, value: Any) -> tuple[str | None, bytes | None]:
+        if value is None:
+            return None, None
+        try:
+            return self._serde.dumps_typed(value)
+        except Exception as error:  # whatever the serializer or the value's own hooks raise means the same
+            raise ConfigurationError(
+                f"the {what} cannot be stored, so another process could not go on with it: {type(error).__name__} while "
+                f"serialising {type(value).__name__}; pass plain data, dataclasses, pydantic models or messages"
+            ) from error
+
+    def _load(self, kind: str | None, blob: bytes | None) -> Any:
+        return None if kind is None or blob is None else self._serde.loads_typed((kind, blob))
+
+    def _accepted(self, row: dict[str, Any]) -> Accepted:
+        return Accepted(
+            _record(row),
+            input=self._load(row["input_type"], row["input"]),
+            context=self._load(row["context_type"], row["context"]),
+            consumed=row["consumed"] or row["input_type"] is None,
+        )
+
+
+def _record(row: dict[str, Any]) -> RunRecord:
+    values = {name: row[name] for name in RunRecord.__dataclass_fields__}
+    return RunRecord(**{**values, "status": RunStatus(row["status"])})

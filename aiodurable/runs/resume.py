@@ -1,0 +1,167 @@
+"""The decision: what a call does with a thread, from what the thread is and what the caller gave. Pure; no waiting here.
+
+| thread is | with input | without |
+|---|---|---|
+| new | start | `ThreadNotFoundError` |
+| complete | start (a new turn) | return what is stored |
+| crashed, failed, paused, queued | resume; the input is not consumed | resume |
+| interrupted | `ThreadInterruptedError` | `ThreadInterruptedError` |
+| quarantined | `ResumeLimitError` | `ResumeLimitError` |
+
+`on_unfinished="raise"` refuses instead of resuming, `"restart"` starts anew with the input and gives the old work up.
+An interrupted thread is never resumed without an answer: LangGraph can take the first answer for a second question
+(langgraph#8837).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Literal
+
+from langgraph.errors import GraphDrained, GraphRecursionError
+
+from aiodurable.errors import (
+    ConfigurationError,
+    NotResumableError,
+    PostgresUnavailableError,
+    ResumeLimitError,
+    ThreadInterruptedError,
+    ThreadNotFoundError,
+)
+from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
+
+__all__ = ["Action", "OnUnfinished", "Outcome", "decide", "may_answer", "not_found", "outcome_of"]
+
+OnUnfinished = Literal["resume", "raise", "restart"]
+
+
+class Action(Enum):
+    """What is to be done."""
+
+    START = auto()
+    RESUME = auto()
+    RETURN = auto()
+
+
+def decide(thread: WorkflowCheckpoint, *, given: bool, on_unfinished: OnUnfinished = "resume") -> Action:
+    """What a call does with `thread`, read under its lease; `given` says whether it brought an input.
+
+    Raises:
+        ThreadNotFoundError, ThreadInterruptedError, ResumeLimitError, NotResumableError: see the table above.
+        ConfigurationError: `on_unfinished` is none of the three words, or "restart" came without an input.
+    """
+    if on_unfinished not in ("resume", "raise", "restart"):
+        raise ConfigurationError(f'on_unfinished must be "resume", "raise" or "restart", got {on_unfinished!r}')
+    match thread.status:
+        case ThreadStatus.NEW:
+            if not given:
+                raise not_found(thread.thread_id)
+            return Action.START
+        case ThreadStatus.COMPLETE:
+            return Action.START if given else Action.RETURN
+        case ThreadStatus.INTERRUPTED:
+            raise interrupted(thread)
+        case _:
+            return _unfinished(thread, given=given, on_unfinished=on_unfinished)
+
+
+def _unfinished(thread: WorkflowCheckpoint, *, given: bool, on_unfinished: OnUnfinished) -> Action:
+    if on_unfinished == "restart":
+        if not given:
+            raise ConfigurationError('on_unfinished="restart" wants an input to start with, got none')
+        return Action.START
+    if thread.status is ThreadStatus.QUARANTINED:
+        raise ResumeLimitError(
+            f"thread {thread.thread_id!r} failed {thread.attempts} times and is set aside: mend the cause, then call with "
+            'on_unfinished="restart" and an input',
+            thread_id=thread.thread_id,
+            attempts=thread.attempts,
+        )
+    if on_unfinished == "raise":
+        raise NotResumableError(
+            f'thread {thread.thread_id!r} is {thread.status} with work left, and on_unfinished is "raise": '
+            'call with on_unfinished="resume" to go on with it or "restart" to give it up',
+            thread_id=thread.thread_id,
+            status=thread.status,
+        )
+    return Action.RESUME
+
+
+def may_answer(thread: WorkflowCheckpoint) -> None:
+    """Refuse an answer where nothing was asked: on an unknown thread LangGraph would run the whole graph on empty input.
+
+    Raises:
+        ThreadNotFoundError: nothing is known of the thread.
+        NotResumableError: it waits for no answer.
+    """
+    if thread.status is ThreadStatus.NEW:
+        raise not_found(thread.thread_id)
+    if thread.status is not ThreadStatus.INTERRUPTED:
+        raise NotResumableError(
+            f"wanted to answer thread {thread.thread_id!r}, but it is {thread.status} and asks nothing: call ainvoke() instead",
+            thread_id=thread.thread_id,
+            status=thread.status,
+        )
+
+
+def not_found(thread_id: str) -> ThreadNotFoundError:
+    """The error for a thread of which nothing is known."""
+    return ThreadNotFoundError(
+        f"nothing is known of thread {thread_id!r}, and no input was given to start it: check the id, or pass an input",
+        thread_id=thread_id,
+    )
+
+
+def interrupted(thread: WorkflowCheckpoint) -> ThreadInterruptedError:
+    """The error that carries the open questions of a thread."""
+    count = len(thread.interrupts)
+    return ThreadInterruptedError(
+        f"thread {thread.thread_id!r} waits for {count} answer{'' if count == 1 else 's'}: "
+        "read them from .interrupts and answer with run.resume(value)",
+        thread_id=thread.thread_id,
+        interrupts=thread.interrupts,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended, as the ledger will say it."""
+
+    status: RunStatus
+    reason: str | None = None
+
+
+def outcome_of(thread: WorkflowCheckpoint, error: BaseException | None, *, consumed: bool) -> Outcome | None:
+    """How an attempt ended, from the thread as the tables show it afterwards and the exception that came out.
+
+    The tables come first: an exception does not mean that the thread failed (a write that is reported late can follow a
+    complete run), and no exception does not mean that it completed. What persists nothing of its own (a static
+    breakpoint, the recursion limit, a drain, a cancellation) is told by the exception. None: unknown; the row stays
+    `running`, which without a lease reads as crashed.
+    """
+    match thread.status:
+        case ThreadStatus.COMPLETE if consumed:
+            return Outcome(RunStatus.COMPLETE)
+        case ThreadStatus.INTERRUPTED if consumed:
+            return Outcome(RunStatus.INTERRUPTED)
+        case ThreadStatus.FAILED if consumed:
+            return Outcome(RunStatus.FAILED)
+        case _:
+            pass
+    match error:
+        case None:
+            return Outcome(RunStatus.PAUSED, "breakpoint")
+        case GraphRecursionError():
+            return Outcome(RunStatus.PAUSED, "recursion limit")
+        case GraphDrained():
+            return Outcome(RunStatus.PAUSED, "drained")
+        case asyncio.CancelledError():
+            return Outcome(RunStatus.PAUSED, "cancelled")
+        case GeneratorExit():
+            return Outcome(RunStatus.PAUSED, "stream closed")
+        case PostgresUnavailableError():
+            return None
+        case _:
+            return Outcome(RunStatus.FAILED if consumed else RunStatus.REJECTED)

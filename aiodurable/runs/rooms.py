@@ -1,0 +1,31 @@
+"""What a run works with: the rooms below, opened by `Durable`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiodurable.checkpoints import AsyncCheckpointerPool
+from aiodurable.events import Observer
+from aiodurable.locks import PostgresLockManager
+from aiodurable.runs.ledger import Ledger
+from aiodurable.threads import Threads
+
+__all__ = ["Rooms"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Open rooms, and how runs use them.
+
+    Attributes:
+        recovery_grace_s: seconds in which a lost lock may be taken again before its lease counts as lost; 0: never.
+        observers: told of every event.
+    """
+
+    locks: PostgresLockManager
+    checkpoints: AsyncCheckpointerPool
+    threads: Threads
+    ledger: Ledger
+    recovery_grace_s: float
+    observers: Sequence[Observer]

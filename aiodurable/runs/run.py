@@ -1,0 +1,296 @@
+"""A durable run: take the lease, look at the thread, start or resume it, record how it ended, let go."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import Command, StateSnapshot
+
+from aiodurable.checkpoints.fences import FENCE_KEY
+from aiodurable.errors import ConfigurationError, NotResumableError, WorkflowExecutionError
+from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.attempt import Attempt, new_run_id
+from aiodurable.runs.graphs import BoundGraph, stored_as_stream, stored_as_version
+from aiodurable.runs.guard import ThreadLease
+from aiodurable.runs.hold import OnBusy, hold
+from aiodurable.runs.ledger import Accepted
+from aiodurable.runs.resume import Action, OnUnfinished, decide, may_answer
+from aiodurable.runs.rooms import Rooms
+from aiodurable.shielding import to_the_end
+
+__all__ = ["DurableRun", "run"]
+
+
+@asynccontextmanager
+async def run(
+    rooms: Rooms,
+    graph: BoundGraph,
+    thread_id: str,
+    *,
+    run_id: str | None = None,
+    on_busy: OnBusy = "reject",
+    timeout: float | None = None,
+    config: RunnableConfig | None = None,
+    context: Any = None,
+) -> AsyncIterator[DurableRun]:
+    """Hold the thread for the body, and give it a `DurableRun` to start or resume it with. See `Durable.run`."""
+    config = _without_coordinates(config or {}, thread_id)
+    async with hold(rooms, thread_id, on_busy=on_busy, timeout=timeout) as lease:
+        found = await rooms.threads.status(thread_id, ignore_lock=True)
+        durable_run = DurableRun(rooms, graph, lease, found, run_id=run_id, config=config, context=context)
+        try:
+            yield durable_run
+        finally:
+            await durable_run.settle()
+
+
+class DurableRun:
+    """A thread under its lease. Made by `async with durable.run(…)`; one call at a time.
+
+    Attributes:
+        thread_id: the thread.
+        run_id: the run that a call goes on with or starts; a new turn after a completed one has an id of its own.
+        status: the thread's status at entry.
+        checkpoint: the thread as it was found at entry, and after each call as that left it.
+        lease: what makes all this ours: `.token`, `.lost`, `.check()`, `await .wait_lost()`.
+        resumed: whether the last call went on with work that was left unfinished.
+    """
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        graph: BoundGraph,
+        lease: ThreadLease,
+        found: WorkflowCheckpoint,
+        *,
+        run_id: str | None,
+        config: RunnableConfig,
+        context: Any,
+    ) -> None:
+        self._rooms = rooms
+        self._graph = graph
+        self._asked_run_id = run_id
+        self._given_config = config
+        self._context = context
+        self._attempt: Attempt | None = None
+        self._starting = False
+        self.thread_id = lease.thread_id
+        self.lease = lease
+        self.checkpoint = found
+        self.status = found.status
+        self.resumed = False
+        left = None if found.status in (ThreadStatus.NEW, ThreadStatus.COMPLETE) else found.run_id
+        self.run_id: str = run_id or left or new_run_id()
+
+    @property
+    def config(self) -> RunnableConfig:
+        """The LangGraph config that addresses this thread under this lease, for calls on the graph itself."""
+        own = {
+            "thread_id": self.thread_id,
+            "aiodurable_run": self.run_id,
+            "aiodurable_graph": self._graph.name,
+            FENCE_KEY: self.lease.fence,
+        }
+        return {**self._given_config, "configurable": {**self._given_config.get("configurable", {}), **own}}
+
+    async def ainvoke(self, input: Any = None, *, on_unfinished: OnUnfinished = "resume", **options: Any) -> Any:
+        """Start the thread with `input`, or go on with what was left unfinished (then the input is not consumed).
+
+        Args:
+            input: as for the graph's own `ainvoke`; None only resumes, or returns what a complete thread has stored.
+                `Command(resume=…)` answers, as `resume` does.
+            on_unfinished: "resume"; "raise": `NotResumableError`; "restart": give the old work up and start anew.
+            options: LangGraph's own for `ainvoke`; `durability` is "sync" unless asked otherwise.
+
+        Returns:
+            What the graph's `ainvoke` returns.
+
+        Raises:
+            ThreadNotFoundError: nothing is known of the thread and there is no input.
+            ThreadInterruptedError: it waits for an answer; see `resume`.
+            NotResumableError, ResumeLimitError: see `on_unfinished`, and quarantine.
+            ConfigurationError: the input or context cannot be stored; nothing was written.
+            LeaseLostError: the lease was lost; whoever has it now goes on from the last checkpoint.
+            Exception: a node's own, as it was raised.
+        """
+        attempt = await self._begin(input, on_unfinished)
+        if attempt is None:
+            return stored_as_version(await self._stored(), options.get("version", "v1"))
+        async with self._closing(attempt):
+            return await self._graph.pregel.ainvoke(attempt.input, self.config, **self._options(attempt, options))
+
+    async def astream(
+        self, input: Any = None, *, on_unfinished: OnUnfinished = "resume", **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        """Like `ainvoke`, but yields what the graph's own `astream` yields; a stored result comes as one "values" chunk.
+
+        A stream that is left early leaves the thread paused. Close it (`contextlib.aclosing`) where you may leave it.
+        """
+        attempt = await self._begin(input, on_unfinished)
+        if attempt is None:
+            for chunk in stored_as_stream(await self._stored(), options.get("stream_mode") or "values"):
+                yield chunk
+            return
+        async with self._closing(attempt):
+            async for chunk in self._graph.pregel.astream(
+                attempt.input, self.config, **self._options(attempt, options)
+            ):
+                yield chunk
+
+    async def resume(self, value: Any, **options: Any) -> Any:
+        """Answer the open question of an interrupted thread and go on; a dict of interrupt ids answers several.
+
+        Args:
+            value: the answer, as for `Command(resume=value)`.
+            options: LangGraph's own for `ainvoke`.
+
+        Raises:
+            ThreadNotFoundError: nothing is known of the thread.
+            NotResumableError: it asks nothing.
+        """
+        return await self.ainvoke(Command(resume=value), **options)
+
+    async def aget_state(self, *, subgraphs: bool = False) -> StateSnapshot:
+        """The thread's state, as LangGraph reads it."""
+        return await self._graph.pregel.aget_state({"configurable": {"thread_id": self.thread_id}}, subgraphs=subgraphs)
+
+    async def aupdate_state(self, values: Any, as_node: str | None = None) -> RunnableConfig:
+        """Change the thread's state under the lease, as LangGraph's `aupdate_state` does."""
+        updated = await self._graph.pregel.aupdate_state(self.config, values, as_node)
+        self.checkpoint = await self._rooms.threads.status(self.thread_id, ignore_lock=True)
+        return updated
+
+    async def settle(self, error: BaseException | None = None) -> None:
+        """Record how an attempt that is still open ended; called after each call and when the body is left."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            self.checkpoint = await to_the_end(attempt.close(error)) or self.checkpoint
+
+    async def _begin(self, input: Any, on_unfinished: OnUnfinished) -> Attempt | None:
+        """Decide, and write the ledger. None: nothing is to be run, the stored result is the answer."""
+        if self._starting or self._attempt is not None:
+            raise WorkflowExecutionError(
+                f"thread {self.thread_id!r} is in the middle of another call of this run: await that one first",
+                thread_id=self.thread_id,
+            )
+        self._starting = True
+        try:
+            self.lease.check()
+            self._attempt = await self._open(input, on_unfinished)
+        finally:
+            self._starting = False
+        self.resumed = self._attempt is not None and self._attempt.resumed
+        if self._attempt is not None:
+            self.run_id = self._attempt.run_id
+        return self._attempt
+
+    async def _open(self, input: Any, on_unfinished: OnUnfinished) -> Attempt | None:
+        known = await self._known()
+        if known is not None and known.record.status is RunStatus.COMPLETE:
+            return None
+        answer = isinstance(input, Command) and cast("Command[Any]", input).resume is not None
+        if answer:
+            may_answer(self.checkpoint)
+            action = Action.RESUME
+        else:
+            action = decide(self.checkpoint, given=input is not None, on_unfinished=on_unfinished)
+        match action:
+            case Action.RETURN:
+                return None
+            case Action.START:
+                return await Attempt.start(
+                    self._rooms,
+                    self.lease,
+                    self.checkpoint,
+                    graph=self._graph.name,
+                    run_id=self._asked_run_id,
+                    input=input,
+                    context=self._context,
+                )
+            case Action.RESUME:
+                attempt = await Attempt.resume(
+                    self._rooms, self.lease, self.checkpoint, graph=self._graph.name, context=self._context
+                )
+                if answer:
+                    attempt.input = input
+                return attempt
+
+    async def _known(self) -> Accepted | None:
+        """The run the caller named, if the ledger has it: the same run_id never runs twice."""
+        if self._asked_run_id is None:
+            return None
+        known = await self._rooms.ledger.get(self._asked_run_id)
+        if known is None:
+            return None
+        if known.record.thread_id != self.thread_id:
+            raise ConfigurationError(
+                f"run_id {self._asked_run_id!r} is a run of thread {known.record.thread_id!r}, not of {self.thread_id!r}: "
+                "a run_id names one run of one thread",
+                thread_id=self.thread_id,
+            )
+        if known.record.status is RunStatus.SUPERSEDED:
+            raise NotResumableError(
+                f"run {self._asked_run_id!r} of thread {self.thread_id!r} was given up for a new start: use another run_id",
+                thread_id=self.thread_id,
+                status=self.status,
+            )
+        return known
+
+    def _options(self, attempt: Attempt, options: dict[str, Any]) -> dict[str, Any]:
+        context = self._context if self._context is not None else attempt.context
+        return {
+            "durability": "sync",
+            "control": attempt.control,
+            **({} if context is None else {"context": context}),
+            **options,
+        }
+
+    @asynccontextmanager
+    async def _closing(self, attempt: Attempt) -> AsyncIterator[None]:
+        unwatch = self.lease.on_lost(lambda: attempt.control.request_drain("lease lost"))
+        try:
+            yield
+        except BaseException as error:  # every way out is an outcome
+            await self.settle(error)
+            raise
+        else:
+            await self.settle()
+        finally:
+            unwatch()
+
+    async def _stored(self) -> Any:
+        """The result of the run the caller named, or of the complete thread: read, never run."""
+        known = await self._known()
+        checkpoint_id = known.record.checkpoint_id if known is not None else None
+        coordinates = {"thread_id": self.thread_id}
+        if checkpoint_id is not None and checkpoint_id != self.checkpoint.checkpoint_id:
+            coordinates["checkpoint_id"] = checkpoint_id
+        snapshot = await self._graph.pregel.aget_state({"configurable": coordinates})
+        if snapshot.created_at is None:
+            raise NotResumableError(
+                f"run {self.run_id!r} of thread {self.thread_id!r} is complete, but its checkpoint was pruned: "
+                "its result is not stored any more",
+                thread_id=self.thread_id,
+                status=self.status,
+            )
+        return self._graph.output_of(snapshot.values)
+
+
+def _without_coordinates(config: RunnableConfig, thread_id: str) -> RunnableConfig:
+    """A run addresses the thread's head; LangGraph would take other coordinates for time travel."""
+    configurable = config.get("configurable", {})
+    if configurable.get("thread_id", thread_id) != thread_id:
+        raise ConfigurationError(
+            f"config names thread {configurable['thread_id']!r}, the run is of thread {thread_id!r}: leave it out of config",
+            thread_id=thread_id,
+        )
+    for name in ("checkpoint_id", "checkpoint_ns"):
+        if configurable.get(name):
+            raise ConfigurationError(
+                f"config names a {name}: a durable run goes on from the thread's newest checkpoint; fork the thread instead",
+                thread_id=thread_id,
+            )
+    return config

@@ -1,0 +1,173 @@
+"""Other shapes of the same thing: an executor, a decorator, a mixin. Each holds the same lease as `Durable.run`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from langchain_core.runnables import RunnableConfig
+
+from aiodurable.durable import Durable, opened
+from aiodurable.errors import ConfigurationError
+from aiodurable.model import WorkflowCheckpoint
+from aiodurable.runs.graphs import Graph
+from aiodurable.runs.guard import ThreadLease
+from aiodurable.runs.hold import OnBusy
+from aiodurable.runs.resume import OnUnfinished
+from aiodurable.runs.run import DurableRun
+
+__all__ = ["LockableWorkflowMixin", "WorkflowExecutor", "with_workflow_lock"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class WorkflowExecutor:
+    """One graph and how to run it, for code that wants a call and not a context manager.
+
+    Args:
+        graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
+        durable: which `Durable`; None: one on `dsn` for each call, else the current one.
+        dsn: where Postgres is. Opening costs a connection set-up; give `durable` where calls are many.
+        on_busy: "reject" or "wait"; see `Durable.run`.
+        timeout: seconds to wait at most, with "wait".
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        durable: Durable | None = None,
+        dsn: str | None = None,
+        on_busy: OnBusy = "reject",
+        timeout: float | None = None,
+    ) -> None:
+        self._graph = graph
+        self._durable = durable
+        self._dsn = dsn
+        self._on_busy: OnBusy = on_busy
+        self._timeout = timeout
+
+    async def execute(
+        self,
+        thread_id: str,
+        input: Any = None,
+        *,
+        run_id: str | None = None,
+        config: RunnableConfig | None = None,
+        context: Any = None,
+        on_unfinished: OnUnfinished = "resume",
+        **options: Any,
+    ) -> Any:
+        """Start the thread with `input`, or go on with what was left of it; see `DurableRun.ainvoke` for the rest."""
+        async with self._run(thread_id, run_id=run_id, config=config, context=context) as run:
+            return await run.ainvoke(input, on_unfinished=on_unfinished, **options)
+
+    async def resume(self, thread_id: str, **options: Any) -> Any:
+        """Go on with an unfinished thread; of a complete one, return what is stored."""
+        return await self.execute(thread_id, **options)
+
+    async def answer(self, thread_id: str, value: Any, **options: Any) -> Any:
+        """Answer the open question of an interrupted thread and go on; see `DurableRun.resume`."""
+        async with self._run(thread_id) as run:
+            return await run.resume(value, **options)
+
+    async def status(self, thread_id: str) -> WorkflowCheckpoint:
+        """Where the thread stands; see `Durable.get_checkpoint_status`."""
+        async with opened(self._durable, self._dsn) as durable:
+            return await durable.get_checkpoint_status(thread_id)
+
+    @asynccontextmanager
+    async def _run(self, thread_id: str, **options: Any) -> AsyncIterator[DurableRun]:
+        async with (
+            opened(self._durable, self._dsn) as durable,
+            durable.run(self._graph, thread_id, on_busy=self._on_busy, timeout=self._timeout, **options) as run,
+        ):
+            yield run
+
+
+def with_workflow_lock(
+    argument: str = "thread_id",
+    *,
+    durable: Durable | None = None,
+    dsn: str | None = None,
+    on_busy: OnBusy = "reject",
+    timeout: float | None = None,
+) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
+    """Hold the thread's lease while an async function or method runs: `@with_workflow_lock("order_id")`.
+
+    Checkpoints that the function has the `Durable`'s saver write for the thread are fenced. The lease is not re-entrant:
+    a `durable_run` of the same thread inside is refused; use the function's own graph call instead.
+
+    Args:
+        argument: the parameter of the function that holds the thread_id.
+        durable, dsn: as for `durable_run`; None: the `Durable` that is current when the function is called.
+        on_busy, timeout: as for `Durable.run`.
+
+    Raises (at decoration):
+        ConfigurationError: the function is not async or has no such parameter.
+    """
+
+    def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        signature = inspect.signature(function)
+        name = getattr(function, "__qualname__", repr(function))
+        if not inspect.iscoroutinefunction(function):
+            raise ConfigurationError(
+                f"with_workflow_lock wants an async function, {name} is not one: write `async def`"
+            )
+        if argument not in signature.parameters:
+            raise ConfigurationError(
+                f"with_workflow_lock takes the thread_id from parameter {argument!r}, {name} has "
+                f"({', '.join(signature.parameters)}): name one of these"
+            )
+
+        @wraps(function)
+        async def locked(*args: P.args, **kwargs: P.kwargs) -> T:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            async with (
+                opened(durable, dsn) as d,
+                d.hold(bound.arguments[argument], on_busy=on_busy, timeout=timeout),
+            ):
+                return await function(*args, **kwargs)
+
+        return locked
+
+    return decorate
+
+
+class LockableWorkflowMixin:
+    """For classes that are a workflow: `thread_id` says which, `durable` where.
+
+    Attributes:
+        thread_id: the thread this object is about.
+        durable: which `Durable`; None: the current one.
+    """
+
+    thread_id: str
+    durable: Durable | None = None
+
+    @asynccontextmanager
+    async def workflow_lock(
+        self, *, on_busy: OnBusy = "reject", timeout: float | None = None
+    ) -> AsyncIterator[ThreadLease]:
+        """Hold the thread's lease for the body; raises as `Durable.hold`."""
+        async with (
+            opened(self.durable) as durable,
+            durable.hold(self.thread_id, on_busy=on_busy, timeout=timeout) as lease,
+        ):
+            yield lease
+
+    @asynccontextmanager
+    async def workflow_run(self, graph: Graph, **options: Any) -> AsyncIterator[DurableRun]:
+        """`Durable.run` of this object's thread."""
+        async with opened(self.durable) as durable, durable.run(graph, self.thread_id, **options) as run:
+            yield run
+
+    async def workflow_status(self) -> WorkflowCheckpoint:
+        """Where this object's thread stands."""
+        async with opened(self.durable) as durable:
+            return await durable.get_checkpoint_status(self.thread_id)

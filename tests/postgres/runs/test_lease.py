@@ -1,0 +1,201 @@
+"""One writer: a thread that is busy says by whom, and a run that lost its lease writes nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+
+from aiodurable.durable import Durable
+from aiodurable.errors import ConfigurationError, LeaseLostError, LockTimeoutError, WorkflowAlreadyRunningError
+from aiodurable.events import Event, LeaseLost
+from aiodurable.model import ThreadStatus
+from aiodurable.settings import Settings
+from ledger_rows import Ledger
+from waiting import wait_until
+from workflows import STEPS, four_nodes, noted
+
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+STRICT = Settings(recovery_grace_s=0)
+
+
+class Gate:
+    """Stops the run before one step until it is opened."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, step: str) -> None:
+        if step == self.at:
+            self.reached.set()
+            await self.open.wait()
+
+
+def config(log: Path) -> Any:
+    return {"configurable": {"log": str(log)}}
+
+
+async def end_lock_sessions(dsn: str) -> int:
+    """What an administrator, a failover or a proxy does."""
+    query = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:lock%'"
+    )
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        row = await (await connection.execute(f"{query} AND datname = current_database()".encode())).fetchone()
+        assert row is not None
+        return row[0]
+
+
+async def test_a_busy_thread_is_refused_with_its_holder_and_since_when(dsn: str, durable: Durable) -> None:
+    gate = Gate("sort")
+
+    async def body() -> None:
+        async with durable.run(four_nodes(gate), "t") as run:
+            await run.ainvoke(INPUT)
+
+    task = asyncio.create_task(body())
+    await gate.reached.wait()
+    async with Durable(dsn) as other:
+        with pytest.raises(WorkflowAlreadyRunningError) as refused:
+            async with other.run(four_nodes(), "t"):
+                pytest.fail("entered")
+        status = await other.get_checkpoint_status("t")
+    with pytest.raises(WorkflowAlreadyRunningError):
+        async with durable.run(four_nodes(), "t"):
+            pytest.fail("entered")
+    assert status.status is ThreadStatus.RUNNING
+    for holder in (refused.value.holder, status.holder):
+        assert holder is not None
+        assert "aiodurable:lock" in holder.application
+    assert refused.value.thread_id == "t"
+    assert refused.value.since is not None
+    assert "aiodurable:lock" in str(refused.value)
+    gate.open.set()
+    await task
+
+
+async def test_a_busy_thread_can_be_waited_for(durable: Durable, log: Path) -> None:
+    gate = Gate("sort")
+
+    async def body(words: list[str]) -> Any:
+        async with durable.run(four_nodes(gate), "t", on_busy="wait", config=config(log)) as run:
+            return await run.ainvoke({"words": words, "told": ""})
+
+    first = asyncio.create_task(body(["one"]))
+    await gate.reached.wait()
+    with pytest.raises(LockTimeoutError):
+        async with durable.run(four_nodes(), "t", on_busy="wait", timeout=0.05):
+            pytest.fail("entered")
+    second = asyncio.create_task(body(["two"]))
+    gate.open.set()
+    await asyncio.gather(first, second)
+    assert noted(log) == [*STEPS, *STEPS]
+
+
+@pytest.mark.parametrize("options", [{"on_busy": "later"}, {"on_busy": "wait", "timeout": -1}])
+async def test_a_wait_that_makes_no_sense_is_refused(durable: Durable, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        async with durable.run(four_nodes(), "t", **options):
+            pytest.fail("entered")
+
+
+async def test_every_lease_of_a_thread_has_a_larger_token(durable: Durable) -> None:
+    tokens: list[int] = []
+    for _ in range(5):
+        async with durable.hold("t") as lease:
+            tokens.append(lease.token)
+    assert tokens == sorted(set(tokens))
+
+
+async def test_without_grace_a_lost_lock_session_cancels_the_run_and_the_new_holders_state_stands(
+    dsn: str, ledger: Ledger, log: Path
+) -> None:
+    gate = Gate("weigh")
+    events: list[Event] = []
+    async with Durable(dsn, settings=STRICT, observers=[events.append]) as old, Durable(dsn, settings=STRICT) as new:
+
+        async def body() -> None:
+            async with old.run(four_nodes(gate), "t", config=config(log)) as run:
+                await run.ainvoke(INPUT)
+
+        task = asyncio.create_task(body())
+        await gate.reached.wait()
+        assert await end_lock_sessions(dsn) >= 2
+        with pytest.raises(LeaseLostError):
+            await task
+        assert any(isinstance(event, LeaseLost) for event in events)
+        async with new.run(four_nodes(), "t", on_busy="wait", timeout=10, config=config(log)) as run:
+            assert run.status is ThreadStatus.CRASHED
+            assert (await run.ainvoke())["words"] == list(STEPS)
+    [row] = await ledger.rows("t")
+    assert (row["status"], row["attempts"], row["token"]) == ("complete", 2, 2)
+
+
+async def test_a_stale_holder_that_swallows_its_cancellation_still_writes_nothing(dsn: str, ledger: Ledger) -> None:
+    """The cancellation is a courtesy; the fence is what holds."""
+    reached, taken = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(step: str) -> None:
+        if step == "weigh":
+            reached.set()
+            while not taken.is_set():
+                try:
+                    await taken.wait()
+                except asyncio.CancelledError:
+                    continue
+
+    async with Durable(dsn, settings=STRICT) as old, Durable(dsn, settings=STRICT) as new:
+
+        async def body() -> None:
+            async with old.run(four_nodes(stubborn), "t") as run:
+                await run.ainvoke(INPUT)
+
+        task = asyncio.create_task(body())
+        await reached.wait()
+        await end_lock_sessions(dsn)
+        async with new.run(four_nodes(), "t", on_busy="wait", timeout=10) as run:
+            result = await run.ainvoke({"words": ["never"], "told": ""})
+            before = await checkpoints(dsn)
+            taken.set()
+            with pytest.raises(LeaseLostError):
+                await task
+            assert await checkpoints(dsn) == before
+        assert result["words"] == list(STEPS)
+        state = await new.checkpointer.aget_tuple({"configurable": {"thread_id": "t"}})
+        assert state is not None
+        assert state.checkpoint["channel_values"]["words"] == list(STEPS)
+
+
+async def checkpoints(dsn: str) -> list[Any]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return [
+            await connection.fetch(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4, 5")
+            for table in ("checkpoints", "checkpoint_writes")
+        ]
+    finally:
+        await connection.close()
+
+
+async def test_with_grace_a_lost_lock_session_is_not_felt(dsn: str, ledger: Ledger, log: Path) -> None:
+    gate = Gate("weigh")
+    async with Durable(dsn, settings=Settings(recovery_grace_s=20)) as durable:
+
+        async def body() -> Any:
+            async with durable.run(four_nodes(gate), "t", config=config(log)) as run:
+                return await run.ainvoke(INPUT)
+
+        task = asyncio.create_task(body())
+        await gate.reached.wait()
+        await end_lock_sessions(dsn)
+        await wait_until(lambda: durable.locks.is_locked("t"), timeout=15)
+        gate.open.set()
+        assert (await task)["words"] == list(STEPS)
+    assert noted(log) == list(STEPS)
+    [row] = await ledger.rows("t")
+    assert (row["status"], row["attempts"]) == ("complete", 1)

@@ -1,0 +1,117 @@
+"""The schema is made once, whoever comes first, from wherever it was left."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from aiodurable.dsn import parse_dsn
+from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
+from aiodurable.postgres import schema
+
+MANY = """
+import asyncio, sys
+from aiodurable.dsn import parse_dsn
+from aiodurable.postgres.schema import migrate
+async def main():
+    await asyncio.gather(*(migrate(parse_dsn(sys.argv[1])) for _ in range(6)))
+asyncio.run(main())
+"""
+
+
+async def rows(dsn: str, query: str) -> list[dict[str, object]]:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
+        return await (await connection.execute(query.encode())).fetchall()
+
+
+async def run(dsn: str, query: str) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute(query.encode())
+
+
+async def start_six_processes(dsn: str) -> None:
+    children = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", MANY, dsn, stderr=asyncio.subprocess.PIPE)
+        for _ in range(6)
+    ]
+    for _, stderr in await asyncio.gather(*(child.communicate() for child in children)):
+        assert not stderr, stderr.decode()
+    assert [child.returncode for child in children] == [0] * 6
+
+
+async def assert_whole(dsn: str) -> None:
+    await schema.check(parse_dsn(dsn))
+    assert await rows(dsn, "SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid") == []
+    tables = {str(row["relname"]) for row in await rows(dsn, "SELECT relname FROM pg_class WHERE relkind = 'r'")}
+    assert {"checkpoints", "checkpoint_blobs", "checkpoint_writes", "aiodurable_runs", "aiodurable_fences"} <= tables
+
+
+async def test_36_callers_in_6_processes_make_one_schema_on_an_empty_database(empty_dsn: str) -> None:
+    await start_six_processes(empty_dsn)
+    await assert_whole(empty_dsn)
+
+
+async def test_36_callers_in_6_processes_finish_a_half_migrated_database(empty_dsn: str) -> None:
+    await schema.migrate(parse_dsn(empty_dsn))
+    await run(
+        empty_dsn,
+        "DROP TABLE aiodurable_runs; DELETE FROM aiodurable_migrations; "
+        "DROP INDEX checkpoint_writes_thread_id_idx; DELETE FROM checkpoint_migrations WHERE v > 5",
+    )
+    await start_six_processes(empty_dsn)
+    await assert_whole(empty_dsn)
+
+
+async def test_a_ready_database_is_left_alone(dsn: str) -> None:
+    assert await schema.migrate(parse_dsn(dsn)) == 0
+
+
+async def test_an_index_whose_building_was_killed_is_built_again(empty_dsn: str) -> None:
+    await schema.migrate(parse_dsn(empty_dsn))
+    await run(
+        empty_dsn, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'aiodurable_writes_attention'::regclass"
+    )
+    await run(empty_dsn, "DELETE FROM aiodurable_migrations WHERE version = 2")
+    await schema.migrate(parse_dsn(empty_dsn))
+    await assert_whole(empty_dsn)
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(dsn: str) -> None:
+    await run(dsn, "INSERT INTO aiodurable_migrations (version, name) VALUES (999, 'later')")
+    for call in (schema.migrate, schema.check):
+        with pytest.raises(SchemaMismatchError, match="999") as refused:
+            await call(parse_dsn(dsn))
+        assert (refused.value.found, refused.value.wanted) == (999, schema.VERSION)
+
+
+async def test_check_refuses_an_empty_database_without_changing_it(empty_dsn: str) -> None:
+    with pytest.raises(SchemaMismatchError, match="aiodurable migrate"):
+        await schema.check(parse_dsn(empty_dsn))
+    assert await rows(empty_dsn, "SELECT 1 FROM pg_class WHERE relname LIKE 'aiodurable%'") == []
+
+
+async def test_a_migration_that_somebody_else_holds_up_ends_in_time_and_blocks_nobody(empty_dsn: str) -> None:
+    async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as other:
+        await other.execute("SELECT pg_advisory_lock(%s)", (schema._LOCK,))
+        with pytest.raises(PostgresUnavailableError, match="within 0.3 s"):
+            await schema.migrate(parse_dsn(empty_dsn), timeout_s=0.3)
+
+
+async def test_a_role_that_may_not_create_is_told_what_to_do(empty_dsn: str) -> None:
+    await run(
+        empty_dsn,
+        "DO $$ BEGIN CREATE ROLE reader LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$; "
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+    )
+    with pytest.raises(ConfigurationError, match="aiodurable migrate"):
+        await schema.migrate(parse_dsn(psycopg.conninfo.make_conninfo(empty_dsn, user="reader")))
+
+
+def test_every_migration_is_numbered_once_and_without_gaps() -> None:
+    assert [step.version for step in schema.migrations()] == list(range(1, schema.VERSION + 1))
+    assert all(Path(step.name).name == step.name for step in schema.migrations())

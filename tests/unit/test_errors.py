@@ -1,0 +1,56 @@
+"""Errors travel: between processes with their values, and to people without secrets."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from datetime import UTC, datetime
+
+import pytest
+
+from aiodurable import errors
+from aiodurable.model import LockHolder, ThreadStatus
+
+HOLDER = LockHolder(key=7, pid=42, application="aiodurable:lock@host:1", client="10.0.0.1", since=datetime.now(UTC))
+EXAMPLES = [
+    errors.LockBusyError("busy", thread_id="t", holder=HOLDER, since=HOLDER.since),
+    errors.WorkflowAlreadyRunningError("busy", thread_id="t", holder=HOLDER, since=HOLDER.since),
+    errors.ThreadInterruptedError("asks", thread_id="t", interrupts=["why?"]),
+    errors.NotResumableError("no", thread_id="t", status=ThreadStatus.COMPLETE),
+    errors.ResumeLimitError("no", thread_id="t", attempts=5),
+    errors.SchemaMismatchError("newer", found=9, wanted=1),
+    errors.CircuitOpenError("open", retry_after=1.5),
+]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_a_pickled_error_keeps_its_message_and_its_values(error: errors.AiodurableError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert (str(copy), vars(copy)) == (str(error), vars(error))
+
+
+def test_every_error_has_one_root_and_pickles() -> None:
+    for name in errors.__all__:
+        error = getattr(errors, name)(
+            "said", **({} if name in {"SchemaMismatchError", "CircuitOpenError"} else {"thread_id": "t"})
+        )
+        assert isinstance(error, errors.AiodurableError)
+        assert str(pickle.loads(pickle.dumps(error))) == "said"
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (errors.ConfigurationError, ValueError),
+        (errors.LockTimeoutError, TimeoutError),
+        (errors.ThreadNotFoundError, LookupError),
+        (errors.GraphNotRegisteredError, LookupError),
+    ],
+)
+def test_errors_are_the_builtin_ones_people_catch(error: type[Exception], builtin: type[Exception]) -> None:
+    assert issubclass(error, builtin)
+
+
+def test_every_error_says_what_it_means() -> None:
+    assert all(inspect.getdoc(getattr(errors, name)) for name in errors.__all__)

@@ -1,0 +1,44 @@
+"""A thread_id has one lock key everywhere, and a bad one is refused at the door."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiodurable.errors import ConfigurationError
+from aiodurable.keys import MAX_THREAD_ID_BYTES, check_thread_id, lock_key
+
+
+def test_keys_never_change_between_versions() -> None:
+    # Hosts with different versions must exclude each other: these numbers are a promise.
+    assert lock_key("order-42", "aiodurable") == -5461702092769764302
+    assert lock_key("order-42", "other") == 3163685368337412886
+    assert lock_key("tiden-ü", "aiodurable") == -7456604862976627635
+
+
+@given(st.text(min_size=1), st.text(min_size=1, max_size=16))
+def test_keys_fit_a_signed_bigint(name: str, namespace: str) -> None:
+    assert -(2**63) <= lock_key(name, namespace) < 2**63
+
+
+@given(st.text(min_size=1, max_size=100).filter(lambda text: "\0" not in text))
+def test_a_thread_id_that_postgres_can_hold_passes(thread_id: str) -> None:
+    assert check_thread_id(thread_id) is thread_id
+
+
+@pytest.mark.parametrize(
+    ("thread_id", "found"),
+    [
+        ("", "empty"),
+        ("a\0b", "NUL"),
+        ("x" * 10_240, "10240"),
+        ("ü" * (MAX_THREAD_ID_BYTES // 2 + 1), str(MAX_THREAD_ID_BYTES + 2)),
+        ("\ud800", "surrogate"),
+        (42, "int"),
+        (None, "NoneType"),
+    ],
+)
+def test_a_thread_id_that_cannot_be_stored_is_refused_with_what_was_found(thread_id: object, found: str) -> None:
+    with pytest.raises(ConfigurationError, match=found):
+        check_thread_id(thread_id)  # type: ignore[arg-type]

@@ -1,0 +1,47 @@
+"""Settings carry their units, come from the environment, and are refused together when they cannot work."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from aiodurable.errors import ConfigurationError
+from aiodurable.settings import Settings
+
+
+def test_every_field_can_come_from_the_environment() -> None:
+    settings = Settings.from_env(
+        {
+            "AIODURABLE_LOCK_DSN": "postgresql://direct/db",
+            "AIODURABLE_SETUP": "no",
+            "AIODURABLE_POOL_MAX_SIZE": "20",
+            "AIODURABLE_RECOVERY_GRACE_S": "0.5",
+        }
+    )
+    assert settings == Settings(lock_dsn="postgresql://direct/db", setup=False, pool_max_size=20, recovery_grace_s=0.5)
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_env({}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("AIODURABLE_SETUP", "perhaps"), ("AIODURABLE_WRITERS", "two"), ("AIODURABLE_HEARTBEAT_S", "5s")],
+)
+def test_a_value_of_the_wrong_kind_names_its_variable(name: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}.*{text}"):
+        Settings.from_env({name: text})
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Settings(writers=0, pool_min_size=5, pool_max_size=2, heartbeat_s=-1, namespace="", lease_ttl_s=math.nan)
+    for name in ("writers", "pool_max_size", "heartbeat_s", "namespace", "lease_ttl_s"):
+        assert name in str(refused.value)
+
+
+def test_a_lease_that_one_late_heartbeat_would_lose_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="lease_ttl_s"):
+        Settings(lease_ttl_s=10, heartbeat_s=4, lease_margin_s=2)
