@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""Install into `.venv` what is needed, then do it. Needs Python 3.11 and uv, venv or pip: Debian's python3-pip is enough.
+
+    python3 dev.py demo [FILE_OR_FOLDER]   the demo
+    python3 dev.py test [PYTEST_ARGS]      the tests, on two or more processes unless -n says otherwise
+    python3 dev.py lint                    lint, format, types and import contracts: all of them, then the verdict
+    python3 dev.py package                 build the wheel and import it in an environment of its own
+    python3 dev.py run COMMAND…            anything else with everything installed, such as `run aiodurable --help`
+    python3 dev.py lowest [PYTEST_ARGS]    the tests with the oldest versions that the bounds admit (needs uv)
+    python3 dev.py lock                    write constraints.txt anew, with today's versions (needs uv)
+
+constraints.txt has the versions that were tested; without hashes, for pip refuses those beside an editable install.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+if sys.version_info < (3, 11):  # noqa: UP036 - who runs this has read no metadata yet
+    sys.exit(f"dev.py needs Python 3.11 or newer, found {sys.version.split()[0]}")
+
+HERE = Path(__file__).resolve().parent
+CONSTRAINTS = HERE / "constraints.txt"
+PYPROJECT = HERE / "pyproject.toml"
+
+
+def main(command: str = "", *arguments: str) -> int:
+    """Do `command`; the exit code is that of what it ran."""
+    commands = {
+        "demo": lambda: call(environment("demo"), "-m", "aiodurable", "demo", *arguments),
+        "test": lambda: call(environment("test"), "-m", "pytest", *in_parallel(arguments), *arguments),
+        "lint": lint,
+        "package": package,
+        "run": lambda: run(*arguments),
+        "lowest": lambda: lowest(*arguments),
+        "lock": lock,
+    }
+    if command not in commands:
+        print(__doc__)
+        return 0 if command in ("", "-h", "--help") else 2
+    try:
+        return commands[command]()
+    except subprocess.CalledProcessError as error:
+        print(f"dev.py: this failed: {' '.join(map(str, error.cmd))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def in_parallel(arguments: Iterable[str]) -> list[str]:
+    """Processes for pytest: one a core, at most four, for each has a Postgres of its own."""
+    if any(re.match(r"-n|--numprocesses|--pdb|-s$", argument) for argument in arguments):
+        return []
+    return ["-n", str(max(2, min(4, os.cpu_count() or 2))), "--dist", "worksteal"]
+
+
+def lint() -> int:
+    """Every check is run, so that one look shows all that is wrong."""
+    python = environment("test", "lint")
+    checks = {
+        "lint": ("ruff", "check", "."),
+        "format": ("ruff", "format", "--check", "."),
+        "types": ("basedpyright",),
+        "layers": ("lint-imports",),
+    }
+    failed = [name for name, check in checks.items() if call(tool(python, check[0]), *check[1:])]
+    print(f"failed: {', '.join(failed)}" if failed else "lint, format, types and layers: all good")
+    return 1 if failed else 0
+
+
+def package() -> int:
+    """The wheel, built from the tree and imported where nothing else is installed."""
+    python = environment("test", "lint")
+    with tempfile.TemporaryDirectory() as folder:
+        check_call(python, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, HERE)
+        (wheel,) = Path(folder).glob("*.whl")
+        clean = make_environment(Path(folder) / "venv")
+        install(clean, "-c", CONSTRAINTS, wheel)
+        check = "import aiodurable, pathlib; assert (pathlib.Path(aiodurable.__file__).parent / 'py.typed').exists()"
+        check_call(clean, "-I", "-W", "error", "-c", f"{check}; print(aiodurable.__file__)", cwd=folder)
+        print(f"{wheel.name} builds, installs and imports")
+    return 0
+
+
+def run(program: str, *arguments: str) -> int:
+    """A program of the environment."""
+    return call(tool(environment("test", "lint"), program), *arguments)
+
+
+def lowest(*arguments: str) -> int:
+    """The other end of the bounds, in an environment beside `.venv`."""
+    uv = require_uv()
+    python = make_environment(HERE / ".venv-lowest")
+    check_call(uv, "pip", "install", "-q", "--python", python, "--resolution", "lowest-direct", "-e", ".[test]")
+    return call(python, "-m", "pytest", *in_parallel(arguments), *arguments)
+
+
+def lock() -> int:
+    """Every version for every platform, and no word of where it came from."""
+    resolve = (require_uv(), "pip", "compile", "-q", "--universal", "--python-version", "3.11", "--upgrade")
+    plain = ("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links")
+    return call(*resolve, *plain, "--all-extras", PYPROJECT, "-o", CONSTRAINTS)
+
+
+def environment(*extras: str) -> Path:
+    """The Python of `.venv`, with the project and `extras` installed: anew when pyproject or constraints changed."""
+    folder = HERE / ".venv"
+    wanted = hashlib.sha256(PYPROJECT.read_bytes() + CONSTRAINTS.read_bytes() + sys.version.encode()).hexdigest()
+    stamps = [folder / f".installed-{extra}" for extra in extras]
+    if not all(stamp.exists() and stamp.read_text() == wanted for stamp in stamps):
+        print(f"dev.py: installing {', '.join(extras)} into {folder}", file=sys.stderr)
+        python = make_environment(folder)
+        install(python, "-c", CONSTRAINTS, "-e", f"{HERE}[{','.join(extras)}]")
+        for stamp in stamps:
+            stamp.write_text(wanted)
+    return interpreter(folder)
+
+
+def make_environment(folder: Path) -> Path:
+    """A virtual environment in `folder`, by whatever this machine has; one that is there is kept."""
+    if not interpreter(folder).exists():
+        if uv := shutil.which("uv"):
+            check_call(uv, "venv", "-q", "--python", sys.executable, folder)
+        elif subprocess.run([sys.executable, "-m", "venv", folder], capture_output=True, check=False).returncode:
+            # Debian without python3-venv: no ensurepip. The system's own pip can install into it.
+            shutil.rmtree(folder, ignore_errors=True)
+            check_call(sys.executable, "-m", "venv", "--without-pip", folder)
+    return interpreter(folder)
+
+
+def install(python: Path, *arguments: str | Path) -> None:
+    """`pip install` into the environment of `python`: by uv, by its own pip, or by ours."""
+    if uv := shutil.which("uv"):
+        return check_call(uv, "pip", "install", "-q", "--python", python, *arguments)
+    own = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+    pip = (python, "-m", "pip") if own else (sys.executable, "-m", "pip", "--python", python)
+    return check_call(*pip, "install", "-q", "--disable-pip-version-check", *arguments)
+
+
+def interpreter(folder: Path) -> Path:
+    """The Python of the environment in `folder`."""
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def tool(python: Path, name: str) -> Path:
+    """A program that was installed beside `python`."""
+    return python.with_name(f"{name}.exe" if os.name == "nt" else name)
+
+
+def require_uv() -> str:
+    """uv's path: only it can resolve for every platform and for the lowest versions."""
+    return shutil.which("uv") or sys.exit("dev.py: this needs uv, and it is not on the PATH: pip install uv")
+
+
+def call(*command: str | Path) -> int:
+    """Run it in the project's folder and return its exit code."""
+    sys.stdout.flush()
+    return subprocess.call([str(part) for part in command], cwd=HERE)
+
+
+def check_call(*command: str | Path, cwd: Path | str = HERE) -> None:
+    """Run it, and raise if it fails."""
+    sys.stdout.flush()
+    subprocess.run([str(part) for part in command], check=True, cwd=cwd)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
