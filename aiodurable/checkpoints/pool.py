@@ -118,7 +118,12 @@ class AsyncCheckpointerPool:
             self._writer.open()
             self._threads = ThreadPoolExecutor(_SERIALISERS, thread_name_prefix="aiodurable serialise")
             self._saver = DurableSaver(
-                self.database, self._writer, self._fences, threads=self._threads, serde=self._serde
+                self.database,
+                self._writer,
+                self._fences,
+                threads=self._threads,
+                namespace=self._settings.namespace,
+                serde=self._serde,
             )
 
     @property

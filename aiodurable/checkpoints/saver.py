@@ -16,7 +16,6 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     get_serializable_checkpoint_metadata,
 )
-from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME, _DeltaSnapshot  # pyright: ignore[reportPrivateUsage]
 from psycopg import AsyncCursor
@@ -24,6 +23,7 @@ from psycopg.rows import DictRow, dict_row
 
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences
 from aiodurable.checkpoints.rows import Rows, Write, dump_json
+from aiodurable.checkpoints.upkeep import Upkeep
 from aiodurable.checkpoints.weight import is_heavy
 from aiodurable.checkpoints.writer import GroupWriter
 from aiodurable.errors import ConfigurationError, WorkflowExecutionError
@@ -36,7 +36,7 @@ _ABOUT_THE_TASK = frozenset((ERROR, "__error_source_node__", INTERRUPT, RESUME))
 """LangGraph's `CONTROL_WRITES`: what happened to a task, as opposed to what it produced."""
 
 
-class DurableSaver(AsyncPostgresSaver):
+class DurableSaver(Upkeep):
     """A checkpointer any number of graphs and runs may share. Made by `AsyncCheckpointerPool.get_checkpointer`.
 
     A thread that this process has leased is written through the group commit, under its fence; every other one exactly
@@ -57,6 +57,7 @@ class DurableSaver(AsyncPostgresSaver):
         fences: Fences,
         *,
         threads: Executor,
+        namespace: str = "aiodurable",
         serde: SerializerProtocol | None = None,
     ) -> None:
         super().__init__(database.pool, serde=serde)
@@ -65,6 +66,7 @@ class DurableSaver(AsyncPostgresSaver):
         self._database = database
         self._writer = writer
         self._threads = threads
+        self._namespace = namespace
 
     async def setup(self) -> None:
         """Make LangGraph's tables and ours; any number of processes may at once, unlike with the stock saver."""

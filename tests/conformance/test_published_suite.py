@@ -15,11 +15,11 @@ class Leasing(DurableSaver):
 
     pool: AsyncCheckpointerPool
 
-    async def aput(self, config: Any, *args: Any) -> Any:
+    async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
         thread_id = config["configurable"]["thread_id"]
         if self.fences.of(thread_id) is None:
             self.fences.hold(Fence(thread_id, await self.pool.bump(thread_id)))
-        return await super().aput(config, *args)
+        return await super().aput(config, checkpoint, metadata, new_versions)
 
 
 def leasing(pool: AsyncCheckpointerPool) -> DurableSaver:

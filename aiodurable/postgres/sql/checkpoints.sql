@@ -59,3 +59,85 @@ INSERT INTO aiodurable_fences AS f (thread_id, token)
 SELECT thread_id, 1 FROM unnest($1::text[]) AS want (thread_id) ORDER BY thread_id
 ON CONFLICT (thread_id) DO UPDATE SET token = f.token + 1
 RETURNING thread_id, token
+
+-- name: hold_fences
+-- aiodurable_fences_pkey. Until the transaction ends no lease of these threads begins and none of their writes commits.
+SELECT thread_id, token FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]) ORDER BY thread_id FOR NO KEY UPDATE
+
+-- name: locked
+-- No table: pg_locks, a look into shared memory. Of these advisory lock keys, those that somebody holds.
+SELECT DISTINCT (l.classid::bigint << 32) | l.objid::bigint AS key
+FROM pg_locks l
+WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND ((l.classid::bigint << 32) | l.objid::bigint) = ANY ($1::bigint[])
+
+-- name: delete_threads
+-- The primary keys, by their first column.
+WITH c AS (DELETE FROM checkpoints WHERE thread_id = ANY ($1::text[])),
+     b AS (DELETE FROM checkpoint_blobs WHERE thread_id = ANY ($1::text[]))
+DELETE FROM checkpoint_writes WHERE thread_id = ANY ($1::text[])
+
+-- name: copy_thread
+-- The primary keys, by their first column. One snapshot: a thread that is being written is copied as of one commit.
+WITH b AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT $2, checkpoint_ns, channel, version, type, blob FROM checkpoint_blobs WHERE thread_id = $1
+), w AS (
+    INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT $2, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+    FROM checkpoint_writes WHERE thread_id = $1
+)
+INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
+SELECT $2, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+FROM checkpoints WHERE thread_id = $1
+
+-- name: occupied
+-- The primary keys, by their first column.
+SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)
+    OR EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread_id = $1)
+    OR EXISTS (SELECT 1 FROM checkpoint_blobs WHERE thread_id = $1) AS occupied
+
+-- name: threads_of_runs
+-- No index knows runs: a scan of checkpoints.
+SELECT DISTINCT thread_id FROM checkpoints
+WHERE metadata ->> 'run_id' = ANY ($1::text[]) OR metadata ->> 'aiodurable_run' = ANY ($1::text[])
+
+-- name: built_on_runs
+-- checkpoints_pkey, by its first column. Threads of these in which a checkpoint stays whose parent goes.
+SELECT DISTINCT stays.thread_id
+FROM checkpoints stays
+JOIN checkpoints goes
+  ON goes.thread_id = stays.thread_id AND goes.checkpoint_ns = stays.checkpoint_ns
+ AND goes.checkpoint_id = stays.parent_checkpoint_id
+WHERE stays.thread_id = ANY ($2::text[])
+  AND coalesce(goes.metadata ->> 'run_id' = ANY ($1::text[]) OR goes.metadata ->> 'aiodurable_run' = ANY ($1::text[]), false)
+  AND NOT coalesce(stays.metadata ->> 'run_id' = ANY ($1::text[]) OR stays.metadata ->> 'aiodurable_run' = ANY ($1::text[]), false)
+
+-- name: delete_runs
+-- checkpoints_pkey, by its first column. Writes and, in the next statement, blobs follow their checkpoints.
+WITH gone AS (
+    DELETE FROM checkpoints
+    WHERE thread_id = ANY ($2::text[])
+      AND (metadata ->> 'run_id' = ANY ($1::text[]) OR metadata ->> 'aiodurable_run' = ANY ($1::text[]))
+    RETURNING thread_id, checkpoint_ns, checkpoint_id
+)
+DELETE FROM checkpoint_writes w USING gone g
+WHERE w.thread_id = g.thread_id AND w.checkpoint_ns = g.checkpoint_ns AND w.checkpoint_id = g.checkpoint_id
+
+-- name: orphan_parents
+-- checkpoints_pkey. As LangGraph's own pruning leaves them: a parent that is gone is none.
+UPDATE checkpoints c SET parent_checkpoint_id = NULL
+WHERE c.thread_id = ANY ($1::text[]) AND c.parent_checkpoint_id IS NOT NULL
+  AND NOT EXISTS (
+      SELECT 1 FROM checkpoints p
+      WHERE p.thread_id = c.thread_id AND p.checkpoint_ns = c.checkpoint_ns AND p.checkpoint_id = c.parent_checkpoint_id)
+
+-- name: orphan_blobs
+-- checkpoints_pkey and checkpoint_blobs_pkey, by their first column.
+DELETE FROM checkpoint_blobs b
+WHERE b.thread_id = ANY ($1::text[])
+  AND (b.thread_id, b.checkpoint_ns, b.channel, b.version) NOT IN (
+      SELECT c.thread_id, c.checkpoint_ns, v.key, v.value
+      FROM checkpoints c CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') v
+      WHERE c.thread_id = ANY ($1::text[]) AND v.value IS NOT NULL)
