@@ -1,0 +1,184 @@
+"""From the text a user gave to options, and from those to a `Dsn`."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import quote
+
+from psycopg import Error, pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from aiodurable.dsn.files import known_options, service_options
+from aiodurable.dsn.for_asyncpg import asyncpg_options, is_dropped, refused, split
+from aiodurable.errors import ConfigurationError
+
+__all__ = ["Dsn", "parse_dsn"]
+
+_SCHEME = re.compile(r"postgres(?:ql)?(?:\+\w+)?://")
+_SECRET = {"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
+_COSMETIC = _SECRET | {"passfile", "application_name", "fallback_application_name", "connect_timeout", "service"}
+_ENOUGH = ("host", "hostaddr", "port", "dbname", "user", "service")
+
+
+@dataclass(frozen=True)
+class Dsn:
+    """Where Postgres is, for both drivers. Printing it shows no password.
+
+    Attributes:
+        conninfo: for psycopg, environment and service file already taken into account. It holds the password.
+        safe: user, host, port and database, for messages.
+        identity: equal for two DSNs that lead to the same server, database, user and session options.
+        dropped: libpq options that do not apply to asyncpg's connections.
+    """
+
+    conninfo: str = field(repr=False)
+    safe: str = field(compare=False)
+    identity: tuple[tuple[str, str], ...] = field(repr=False)
+    dropped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.safe
+
+    @property
+    def asyncpg(self) -> dict[str, Any]:
+        """Keyword arguments for `asyncpg.connect`: a new dictionary each time. It holds the password."""
+        return asyncpg_options({name: str(value) for name, value in conninfo_to_dict(self.conninfo).items()})
+
+
+def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Mapping[str, str] | None = None) -> Dsn:
+    """Read `dsn`, else `AIODURABLE_DSN`, else `DATABASE_URL`, else the `PG*` variables.
+
+    A URI (also SQLAlchemy's, `postgresql+psycopg://`) or `key=value`; what it leaves open comes from the service file
+    and the `PG*` variables, as in libpq. Options that cannot apply to asyncpg's connections give a `UserWarning`.
+
+    Args:
+        dsn: the argument the user gave, if any.
+        purpose: what it is for, in error messages.
+        environ: instead of the process's environment.
+
+    Raises:
+        ConfigurationError: nothing was given at all; it cannot be parsed; or it asks for a safety that asyncpg cannot
+            give. The message never quotes the DSN.
+    """
+    environ = os.environ if environ is None else environ
+    text, source = dsn, "the DSN"
+    for name in ("AIODURABLE_DSN", "DATABASE_URL"):
+        if not text:
+            text, source = environ.get(name), name
+    given = _parse(text.strip(), source) if text else {}
+    options = _complete(given, environ)
+    if not any(options.get(name) for name in _ENOUGH):
+        raise ConfigurationError(
+            f"wanted a DSN for {purpose}, found none: pass dsn='postgresql://user@host/database', or set AIODURABLE_DSN, "
+            "DATABASE_URL or libpq's PGHOST, PGDATABASE, PGUSER …"
+        )
+    options.setdefault("user", _os_user())
+    _check(options, source if text else "the PG* variables")
+    dropped = tuple(sorted(name for name, value in options.items() if is_dropped(name, value)))
+    if dropped:
+        warnings.warn(
+            f"{', '.join(dropped)} in {source}: asyncpg knows no such option, so it does not apply to the connections "
+            "for locks and checkpoint writes",
+            stacklevel=2,
+        )
+    return Dsn(
+        conninfo=make_conninfo("", **options),
+        safe=_safe(options),
+        identity=tuple(sorted((name, value) for name, value in options.items() if not _is_cosmetic(name))),
+        dropped=dropped,
+    )
+
+
+def _parse(text: str, source: str) -> dict[str, str]:
+    if scheme := _SCHEME.match(text):
+        text = "postgresql://" + text[scheme.end() :]
+        before_query = text.removeprefix("postgresql://").partition("?")[0]
+        authority, _, path = before_query.partition("/")
+        if authority.count("@") > 1 or "@" in path:
+            # Taken apart all the same, a piece of the password would be the host's or the database's name.
+            raise ConfigurationError(
+                f"{source} has an @ too many: write @ as %40, / as %2F, : as %3A, ? as %3F and # as %23 in user and "
+                "password"
+            )
+    elif "://" in text or "=" not in text:
+        raise ConfigurationError(
+            f"{source} must be postgresql://user:password@host:port/database or key=value pairs, found neither"
+        )
+    try:
+        return {name: str(value) for name, value in conninfo_to_dict(text).items() if value is not None}
+    except Error as error:
+        # Without its cause: libpq quotes what it could not read, and that may be the password.
+        raise ConfigurationError(f"{source} cannot be read: {_why(str(error))}") from None
+
+
+def _why(message: str) -> str:
+    if "percent" in message:
+        return "a % must be followed by two hexadecimal digits; write a plain % as %25"
+    if unknown := re.search(r'invalid (?:connection option|URI query parameter:?) "(\w+)"', message):
+        known = get_close_matches(unknown[1], known_options(), n=1)
+        return "it has an option that libpq does not know" + (f"; is {known[0]} meant?" if known else "")
+    if 'missing "="' in message or "unterminated quoted string" in message:
+        return "key=value pairs are parted by spaces; put a value with spaces or quotes in single quotes"
+    return re.sub(r'"[^"]*"', "…", message).strip()
+
+
+def _complete(given: dict[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """libpq's order: what was given, then the service file, then the environment."""
+    options = dict(given)
+    if service := given.get("service") or environ.get("PGSERVICE"):
+        options = service_options(service, environ) | options | {"service": service}
+    for option in pq.Conninfo.get_defaults():
+        name, variable = option.keyword.decode(), (option.envvar or b"").decode()
+        if variable and environ.get(variable):
+            options.setdefault(name, environ[variable])
+    return options
+
+
+def _os_user() -> str:
+    """The name libpq would take; asyncpg would take LOGNAME's."""
+    for option in pq.Conninfo.get_defaults():
+        if option.keyword == b"user" and option.val:
+            return option.val.decode()
+    return "postgres"
+
+
+def _check(options: dict[str, str], source: str) -> None:
+    if asked := refused(options):
+        raise ConfigurationError(
+            f"{source} asks for {asked}, which asyncpg cannot give to the connections for locks and checkpoint writes: "
+            "take it out, and use sslmode=verify-full with sslrootcert=system to be sure of the server"
+        )
+    for port in options.get("port", "").split(","):
+        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise ConfigurationError(
+                f"the port in {source} is no number from 1 to 65535; if the password holds : / ? # or @, write it "
+                "percent-encoded"
+            )
+    timeout = options.get("connect_timeout", "0")
+    if not re.fullmatch(r"-?\d+", timeout):
+        raise ConfigurationError(f"connect_timeout in {source} must be whole seconds")
+    hosts = max(split(options, "host"), split(options, "hostaddr"), key=len)
+    if len(split(options, "port")) not in (0, 1, len(hosts)):
+        raise ConfigurationError(f"{source} must have one port, or one for each of its {len(hosts)} hosts")
+    if options.get("sslrootcert") == "system" and options.setdefault("sslmode", "verify-full") != "verify-full":
+        raise ConfigurationError(f"sslrootcert=system in {source} needs sslmode=verify-full: anybody has a certificate")
+
+
+def _is_cosmetic(name: str) -> bool:
+    return name in _COSMETIC or name.startswith("keepalives") or name == "tcp_user_timeout"
+
+
+def _safe(options: Mapping[str, str]) -> str:
+    hosts = split(options, "host") or split(options, "hostaddr") or [""]
+    ports = (split(options, "port") or [""]) * len(hosts)
+    places = ",".join(
+        f"{quote(host, safe=':')}:{port}" if port else quote(host, safe=":")
+        for host, port in zip(hosts, ports, strict=False)
+    )
+    return f"postgresql://{quote(options['user'])}@{places}/{quote(options.get('dbname') or options['user'])}"
