@@ -15,7 +15,7 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +64,7 @@ class Server:
         options = {**conninfo_to_dict(self.url), "dbname": name}
         return "postgresql://?" + urlencode(options, quote_via=quote)
 
-    def execute(self, statement: sql.Composable) -> None:
+    def execute(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(statement)
 
@@ -138,7 +138,7 @@ def _major() -> int | None:
 
 
 @contextlib.contextmanager
-def _embedded() -> Iterator[str]:
+def _embedded() -> Generator[str, None, None]:
     from aiodurable.embedded import EmbeddedPostgres, find_bindir
 
     wanted = os.environ.get("AIODURABLE_TEST_PG", "")
@@ -162,7 +162,7 @@ def _docker_answers() -> bool:
             client.ping()
         finally:
             client.close()
-    except Exception:  # noqa: BLE001 - not installed, not running, not allowed: all mean that Docker does not answer
+    except Exception:  # not installed, not running, not allowed: all mean that Docker does not answer
         if choice == "docker":
             raise
         return False
@@ -170,7 +170,7 @@ def _docker_answers() -> bool:
 
 
 @contextlib.contextmanager
-def _container() -> Iterator[str]:
+def _container() -> Generator[str, None, None]:
     # The reaper is one more container, which needs the engine's socket inside it; ours is stopped here.
     os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
     from testcontainers.community.postgres import PostgresContainer

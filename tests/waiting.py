@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ async def wait_until(predicate: Callable[[], T | Awaitable[T]], timeout: float =
     deadline = time.monotonic() + timeout
     while True:
         found = predicate()
-        value = await found if inspect.isawaitable(found) else found
+        value = cast("T", await found if inspect.isawaitable(found) else found)
         if value:
             return value
         if time.monotonic() > deadline:

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 from aiodurable.embedded.folders import SOCKET_PATH_BYTES, require_reachable, server_options
@@ -64,7 +64,7 @@ def server_url(data: Path | str) -> str | None:
 
 
 @contextlib.contextmanager
-def _alone_in(data: Path) -> Iterator[None]:
+def _alone_in(data: Path) -> Generator[None, None, None]:
     """One starter at a time. The lock is on the folder itself: initdb wants it empty."""
     folder = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -114,7 +114,7 @@ class Programs:
         # A session of its own: Ctrl-C in the terminal must not stop Postgres before its owner. Plain subprocess, for
         # uvloop's rejects `user=`.
         with log.open("wb") as output:
-            return subprocess.Popen(
+            return subprocess.Popen[bytes](
                 command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, **self._as_user
             )
 

@@ -15,6 +15,8 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
+from psycopg import sql
+from psycopg.rows import dict_row
 
 from aiodurable.dsn import Dsn, parse_dsn
 from aiodurable.embedded import EmbeddedPostgres
@@ -53,8 +55,8 @@ def secured() -> Iterator[Secured]:
             settings |= certificate(folder)
         with EmbeddedPostgres(bindir=bindir, durable=False, settings=settings) as url:
             with psycopg.connect(url, autocommit=True) as connection:
-                create = psycopg.sql.SQL("CREATE ROLE visitor LOGIN PASSWORD {}")
-                connection.execute(create.format(psycopg.sql.Literal(PASSWORD)))
+                create = sql.SQL("CREATE ROLE visitor LOGIN PASSWORD {}")
+                connection.execute(create.format(sql.Literal(PASSWORD)))
                 connection.execute("CREATE DATABASE visited OWNER visitor")
             yield Secured(port, folder, tls=bindir is not None)
 
@@ -104,7 +106,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 async def both(dsn: Dsn) -> dict[str, Any]:
     """What the server says of a connection by either driver; they must agree."""
     async with await psycopg.AsyncConnection.connect(dsn.conninfo) as connection:
-        cursor = psycopg.AsyncCursor(connection, row_factory=psycopg.rows.dict_row)
+        cursor = psycopg.AsyncCursor(connection, row_factory=dict_row)
         one = await (await cursor.execute(ASK)).fetchone()
     connection = await asyncpg.connect(**dsn.asyncpg)
     try:
