@@ -1,0 +1,68 @@
+"""FastAPI: what aiodurable's errors mean over HTTP. Needs `aiodurable[fastapi]`; nothing else in aiodurable imports it.
+
+An app opens its `Durable` in its lifespan, which makes it the current one of all its requests: examples/fastapi_app.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, status
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import JSONResponse
+
+from aiodurable.errors import (
+    AiodurableError,
+    LeaseLostError,
+    LockTimeoutError,
+    NotResumableError,
+    PostgresUnavailableError,
+    ResumeLimitError,
+    ThreadInterruptedError,
+    ThreadNotFoundError,
+    WorkflowAlreadyRunningError,
+)
+
+__all__ = ["add_exception_handlers"]
+
+_CONFLICT = status.HTTP_409_CONFLICT
+_LATER = status.HTTP_503_SERVICE_UNAVAILABLE
+_ANSWERS: dict[type[AiodurableError], tuple[int, str]] = {
+    ThreadNotFoundError: (status.HTTP_404_NOT_FOUND, "nothing is known of this thread"),
+    WorkflowAlreadyRunningError: (_CONFLICT, "another run advances this thread at the moment"),
+    LockTimeoutError: (_CONFLICT, "another run advances this thread still"),
+    ThreadInterruptedError: (_CONFLICT, "this thread waits for an answer"),
+    NotResumableError: (_CONFLICT, "this thread cannot go on in the way asked"),
+    ResumeLimitError: (_CONFLICT, "this thread failed too often and is set aside"),
+    LeaseLostError: (_LATER, "another process took this thread over; it goes on from its last checkpoint"),
+    PostgresUnavailableError: (_LATER, "the database is away"),
+}
+"""The errors a caller can cause or wait out. All others are the server's own fault and stay a 500.
+
+Never the error's own text: it names hosts, processes and databases, which are no business of an HTTP client.
+"""
+
+
+def add_exception_handlers(app: FastAPI) -> None:
+    """Answer aiodurable's errors with JSON: `error` (the class), `thread_id`, `detail`.
+
+    404 for an unknown thread; 409 for one that is busy, or that waits for an answer (then with its open questions as
+    `interrupts`: `id` and `value`); 503 with `Retry-After: 1` where the same request may succeed in a moment.
+
+    Args:
+        app: whose handlers are added; handlers of your own for subclasses of these errors go first.
+    """
+    for kind, (code, detail) in _ANSWERS.items():
+        app.add_exception_handler(kind, _handler(code, detail))
+
+
+def _handler(code: int, detail: str) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    async def handle(_: Request, error: Exception) -> JSONResponse:
+        thread_id = error.thread_id if isinstance(error, AiodurableError) else None
+        content: dict[str, Any] = {"error": type(error).__name__, "thread_id": thread_id, "detail": detail}
+        if isinstance(error, ThreadInterruptedError):
+            content["interrupts"] = [{"id": asked.id, "value": asked.value} for asked in error.interrupts]
+        return JSONResponse(jsonable_encoder(content), code, headers={"Retry-After": "1"} if code == _LATER else None)
+
+    return handle

@@ -1,0 +1,75 @@
+"""A web service whose work survives it: kill it in the middle of a request, start it again, ask again.
+
+    python examples/fastapi_app.py [PORT]
+    curl -X POST localhost:8000/reports/monday -H 'content-type: application/json' -d '{"topic": "tides"}'
+    curl localhost:8000/reports/monday
+
+A second request for a report in the making gets 409, not a second run.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypedDict
+
+import uvicorn
+from database import database
+from fastapi import Body, FastAPI, Header
+from langgraph.graph import START, StateGraph
+
+from aiodurable import Durable, durable_run, get_checkpoint_status
+from aiodurable.fastapi import add_exception_handlers
+
+
+class Report(TypedDict):
+    topic: str
+    notes: list[str]
+    text: str
+
+
+async def research(state: Report) -> dict[str, Any]:
+    return {"notes": [f"{state['topic']}: note {number}" for number in range(1, 4)]}
+
+
+async def write(state: Report) -> dict[str, Any]:
+    await asyncio.sleep(1)  # a language model takes its time
+    return {"text": "\n".join(state["notes"])}
+
+
+report = StateGraph(Report).add_sequence([research, write]).add_edge(START, "research")
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+    # The Durable that is open in the event loop is the one that the functions below use.
+    async with database() as dsn, Durable(dsn, graphs={"report": report}):
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+add_exception_handlers(app)
+
+
+@app.post("/reports/{thread_id}")
+async def make(
+    thread_id: str,
+    topic: Annotated[str, Body(embed=True)],
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> dict[str, Any]:
+    """Make the report, or finish one that was left unfinished. The same Idempotency-Key never makes it twice."""
+    run_id = f"{thread_id}/{idempotency_key}" if idempotency_key else None
+    async with durable_run(thread_id, "report", run_id=run_id) as run:
+        result = await run.ainvoke({"topic": topic})
+        return {"text": result["text"], "resumed": run.resumed}
+
+
+@app.get("/reports/{thread_id}")
+async def status(thread_id: str) -> dict[str, Any]:
+    """Where the report stands."""
+    found = await get_checkpoint_status(thread_id)
+    return {"status": found.status, "pending": found.pending, "error": found.error}
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(sys.argv[1]) if len(sys.argv) > 1 else 8000)

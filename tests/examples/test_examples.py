@@ -1,0 +1,164 @@
+"""Every example runs as it stands and says what its reader is told it says."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from asyncio.subprocess import Process
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+from example_programs import EXAMPLES, Start, output, read_until
+from waiting import wait_until
+
+SAYS = {
+    "adopt_threads.py": ["failed at store: OSError('no space left on device')", "finished: /archive/letters"],
+    "charge_once.py": ["failed: the answer was lost", "2 requests, 1 charge\n"],
+    "functional_api.py": [
+        "status: failed",
+        "resumed: published 12",
+        "calls: {'Rome': 1, 'Oslo': 1, 'Lima': 1, 'publish': 2}",
+    ],
+    "human_in_the_loop.py": [
+        "asked: Pay 12 to the baker?",
+        "refused: thread 'payment-",
+        "answered: Pay 12 to the baker? -> paid",
+    ],
+    "other_entries.py": [
+        "executor: {'n': 2}",
+        "decorator: closing the books; a run was refused: WorkflowAlreadyRunningError",
+        "mixin: 42",
+        "status: complete",
+    ],
+}
+WITH_TESTS_OF_THEIR_OWN = {"fastapi_app.py", "worker.py"}
+
+
+def test_no_example_is_left_untested() -> None:
+    programs = {path.name for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text()}
+    assert programs == SAYS.keys() | WITH_TESTS_OF_THEIR_OWN
+
+
+def test_an_example_fits_on_a_page() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text().splitlines()) < 80, path.name
+
+
+@pytest.mark.parametrize("name", SAYS)
+async def test_an_example_says_what_it_should_on_a_postgres_of_its_own(name: str, start: Start) -> None:
+    printed = await output(await start(EXAMPLES / name))
+    for line in SAYS[name]:
+        assert line in printed
+
+
+@pytest.mark.parametrize("name", SAYS)
+async def test_an_example_says_the_same_twice_on_the_readers_database(name: str, start: Start, dsn: str) -> None:
+    for _ in range(2):
+        printed = await output(await start(EXAMPLES / name, dsn=dsn))
+        for line in SAYS[name]:
+            assert line in printed
+
+
+async def test_the_worker_finishes_what_failed_and_stops_when_told(start: Start, dsn: str) -> None:
+    worker = await start(EXAMPLES / "worker.py", dsn=dsn)
+    printed = await read_until(worker, "order-3: was failed")
+    for number in (1, 2, 3):
+        trouble = f"no mail for box B{number}: the mail server is down"
+        assert f"order-{number}: {trouble}" in printed
+        assert f"order-{number}: was failed (ConnectionError('{trouble}'))" in printed
+        assert f"now {{'number': {number}, 'box': 'B{number}', 'sent': True}}" in printed
+    worker.send_signal(signal.SIGTERM)
+    assert await output(worker) == ""
+
+
+class Service:
+    """The FastAPI example, served by uvicorn in a process that may be killed."""
+
+    def __init__(self, start: Start, dsn: str) -> None:
+        self._start = start
+        self._dsn = dsn
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port: int = free.getsockname()[1]
+        self.process: Process | None = None
+
+    async def up(self) -> None:
+        self.process = await self._start(EXAMPLES / "fastapi_app.py", str(self._port), dsn=self._dsn)
+        await read_until(self.process, "Uvicorn running")
+
+    async def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+
+    @asynccontextmanager
+    async def client(self) -> AsyncGenerator[httpx.AsyncClient, None]:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._port}", trust_env=False, timeout=30) as client:
+            yield client
+
+
+@pytest.fixture
+async def service(start: Start, dsn: str) -> Service:
+    service = Service(start, dsn)
+    await service.up()
+    return service
+
+
+async def status(client: httpx.AsyncClient, thread_id: str) -> str:
+    return (await client.get(f"/reports/{thread_id}")).json()["status"]
+
+
+def make(client: httpx.AsyncClient, topic: str = "tides", **headers: str) -> asyncio.Task[httpx.Response]:
+    return asyncio.create_task(client.post("/reports/monday", json={"topic": topic}, headers=headers))
+
+
+async def is_writing(client: httpx.AsyncClient, dsn: str) -> bool:
+    """Whether the first node's checkpoint is committed while the second node works."""
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        head = await saver.aget_tuple({"configurable": {"thread_id": "monday"}})
+    return head is not None and head.metadata.get("step") == 1 and await status(client, "monday") == "running"
+
+
+async def test_a_request_for_a_busy_thread_gets_409_and_no_second_run(service: Service, dsn: str) -> None:
+    async with service.client() as client:
+        first = make(client)
+        await wait_until(lambda: is_writing(client, dsn))
+        second = await make(client)
+        assert second.status_code == 409
+        assert second.json() == {
+            "error": "WorkflowAlreadyRunningError",
+            "thread_id": "monday",
+            "detail": "another run advances this thread at the moment",
+        }
+        assert (await first).json() == {"text": "tides: note 1\ntides: note 2\ntides: note 3", "resumed": False}
+        assert await status(client, "monday") == "complete"
+
+
+async def test_a_request_killed_in_the_middle_is_finished_by_the_next_server(service: Service, dsn: str) -> None:
+    async with service.client() as client:
+        first = make(client)
+        await wait_until(lambda: is_writing(client, dsn))
+        await service.kill()
+        with pytest.raises(httpx.TransportError):
+            await first
+        await service.up()
+        assert await status(client, "monday") == "crashed"
+        # Finished with the input it was accepted with, not with the new one.
+        assert (await make(client, "moons")).json() == {
+            "text": "tides: note 1\ntides: note 2\ntides: note 3",
+            "resumed": True,
+        }
+
+
+async def test_the_same_idempotency_key_makes_a_report_once(service: Service) -> None:
+    async with service.client() as client:
+        texts: list[Any] = []
+        for topic, key in [("tides", "a"), ("moons", "a"), ("moons", "b")]:
+            texts.append((await make(client, topic, **{"Idempotency-Key": key})).json()["text"][:5])
+        assert texts == ["tides", "tides", "moons"]
