@@ -45,6 +45,8 @@ _SQL = load("threads")
 
 _PULL = re.compile(r"~__pregel_pull, (?P<node>.*?)(?:, node_error_handler, \d+)?")
 """`task_path` of a node that a channel triggered, and of the error handler of one (langgraph's `task_path_str`)."""
+_CALL = re.compile(r"(?:~__pregel_push, )+~__pregel_pull, (?P<node>.*?)(?:, \d+, \d+)+")
+"""`task_path` of a `@task`, called in an `@entrypoint` or a node: of itself it has no name here."""
 _SEND = re.compile(r"~__pregel_push, (?P<index>\d+), \d+(?:, node_error_handler, \d+)?")
 """`task_path` of a node that a `Send` started: its place in `__pregel_tasks`."""
 
@@ -95,7 +97,7 @@ class Classifier:
             status=status,
             checkpoint_id=row["checkpoint_id"],
             step=row["step"],
-            pending=tuple(sorted(_pending(row, sends))),
+            pending=tuple(sorted((*_pending(row, sends), *self._commanded(row)))),
             failed_node=failed_node,
             error=row["run_error"] if error is None and from_ledger else error,
             interrupts=tuple(self._interrupts(row)),
@@ -124,6 +126,13 @@ class Classifier:
             return []
         return [send.node for send in self._serde.loads_typed((row["sends_type"], row["sends"]))]
 
+    def _commanded(self, row: dict[str, Any]) -> Iterator[str]:
+        """The nodes a `Command` from outside was written for."""
+        for channel in row["commanded"] or ():
+            yield channel.rpartition(":")[2]
+        for kind, blob in zip(row["commanded_sends_type"] or (), row["commanded_sends"] or (), strict=True):
+            yield self._serde.loads_typed((kind, blob)).node
+
 
 def _holder(row: dict[str, Any]) -> LockHolder | None:
     if row["pid"] is None:
@@ -147,10 +156,12 @@ def _pending(row: dict[str, Any], sends: list[str]) -> Iterator[str]:
             continue
         node = channel.rpartition(":")[2]
         if channel == "__start__":
-            # An @entrypoint listens to the same channel as a StateGraph's START; its name is in its writes, if it got so far.
-            begun = [found["node"] for path in row["begun"] or () if (found := _PULL.fullmatch(path))]
-            yield from begun or ([node] if not done else [])
-        elif f"~__pregel_pull, {node}" not in done:
+            # An @entrypoint listens to the same channel as a StateGraph's START: its writes, and its tasks', know its name.
+            paths = done.union(row["begun"] or ())
+            node = next(
+                (found["node"] for path in paths if (found := _PULL.fullmatch(path) or _CALL.fullmatch(path))), node
+            )
+        if f"~__pregel_pull, {node}" not in done:
             yield node
 
 

@@ -27,7 +27,7 @@ heads AS (
     ) h ON true
 ),
 facts AS (
-    SELECT h.*, t.triggers, n.command, w.failed, w.waiting, w.error_path, w.error_type, w.error_blob,
+    SELECT h.*, t.triggers, n.commanded, n.commanded_sends_type, n.commanded_sends, w.failed, w.waiting, w.error_path, w.error_type, w.error_blob,
            w.done, w.begun, w.questions_type, w.questions,
            r.run_id, r.status AS run_status, r.graph AS run_graph, r.attempts, r.error AS run_error, r.reason, r.touched_at,
            r.fresh, r.about
@@ -72,7 +72,9 @@ facts AS (
     ) t ON true
     -- Writes of no task: the answer of a Command(resume=…), the target of a Command(goto=…).
     LEFT JOIN LATERAL (
-        SELECT bool_or(w.channel IN ('__pregel_tasks', '__start__') OR w.channel LIKE 'branch:to:%') AS command,
+        SELECT array_agg(w.channel) FILTER (WHERE w.channel = '__start__' OR w.channel LIKE 'branch:to:%') AS commanded,
+               array_agg(w.type) FILTER (WHERE w.channel = '__pregel_tasks') AS commanded_sends_type,
+               array_agg(w.blob) FILTER (WHERE w.channel = '__pregel_tasks') AS commanded_sends,
                max(w.type) FILTER (WHERE w.channel = '__resume__') AS answer_type,
                (array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS answer
         FROM checkpoint_writes w
@@ -92,20 +94,24 @@ facts AS (
                array_agg(s.question ORDER BY s.path) FILTER (WHERE s.waiting) AS questions
         FROM (
             SELECT k.*,
-                   -- Cancelled siblings of a failure carry an error that is none; a handled one is its handler's matter.
-                   -- Output and error of one transaction: the router raised after the node (langgraph#8834). Output that
-                   -- came later is a retry that went well; the slot of the error is not cleared.
-                   k.error IS NOT NULL AND NOT k.handled
-                   AND position('CancelledError('::bytea IN substr(k.error, 1, 20)) = 0
-                   AND (NOT k.finished OR k.error_xid = ANY (k.output_xids)) AS failed,
                    -- An answer that no task has taken yet was given to the open question. A task's list of answers ends
                    -- with the one it took last; where that cannot be compared, the question counts as open.
-                   k.question IS NOT NULL AND NOT k.finished
+                   k.question IS NOT NULL AND NOT k.finished AND NOT k.failed
                    AND (n.answer IS NULL OR bool_or(k.answers IS NOT NULL AND NOT (
                             k.answers_type = 'msgpack' AND n.answer_type = 'msgpack'
                             AND substr(k.answers, greatest(octet_length(k.answers) - octet_length(n.answer), 0) + 1)
                                 <> n.answer)) OVER ()) AS waiting
             FROM (
+                SELECT g.*,
+                       -- Cancelled siblings of a failure carry an error that is none; a handled one is its handler's
+                       -- matter. The slot of an error is never cleared, but what one attempt wrote is one transaction:
+                       -- output beside the error, and its router raised (langgraph#8834); output from another, and a
+                       -- retry went well; a question without answers beside the error, and a retry came to ask.
+                       g.error IS NOT NULL AND NOT g.handled
+                       AND position('CancelledError('::bytea IN substr(g.error, 1, 20)) = 0
+                       AND (NOT g.finished OR g.error_xid = ANY (g.output_xids))
+                       AND (g.question IS NULL OR g.error_xid IS NOT DISTINCT FROM g.answers_xid) AS failed
+                FROM (
                 SELECT w.task_id, min(w.task_path) AS path,
                        bool_or(o.output) AS finished,
                        bool_or(w.channel = '__error_source_node__') AS handled,
@@ -116,7 +122,8 @@ facts AS (
                        max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS question_type,
                        (array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS question,
                        max(w.type) FILTER (WHERE w.channel = '__resume__') AS answers_type,
-                       (array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS answers
+                       (array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS answers,
+                       max(w.xmin::text) FILTER (WHERE w.channel = '__resume__') AS answers_xid
                 FROM checkpoint_writes w
                 CROSS JOIN LATERAL (
                     SELECT w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__') AS output
@@ -124,6 +131,7 @@ facts AS (
                 WHERE w.thread_id = h.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = h.checkpoint_id
                   AND w.task_id <> '00000000-0000-0000-0000-000000000000'
                 GROUP BY w.task_id
+                ) g
             ) k
         ) s
     ) w ON true
@@ -165,13 +173,14 @@ verdicts AS (
                CASE WHEN x.checkpoint_id IS NULL THEN 'new'
                     WHEN x.failed THEN 'failed'
                     WHEN x.waiting THEN 'interrupted'
-                    WHEN x.triggers IS NOT NULL OR x.command THEN 'pending'
+                    WHEN coalesce(x.triggers, x.commanded, x.commanded_sends_type) IS NOT NULL THEN 'pending'
                     ELSE 'complete' END AS beneath
         FROM facts x
     ) f
     LEFT JOIN held l ON l.key = f.lock_key
 )
-SELECT v.thread_id, v.status, v.checkpoint_id, v.step, v.triggers, v.done, v.begun, v.error_path, v.error_type, v.error_blob,
+SELECT v.thread_id, v.status, v.checkpoint_id, v.step,
+       v.triggers, v.commanded, v.commanded_sends_type, v.commanded_sends, v.done, v.begun, v.error_path, v.error_type, v.error_blob,
        v.questions_type, v.questions, coalesce(v.written_at, v.touched_at) AS updated_at,
        v.lock_key, v.pid, v.application, v.client, v.since,
        v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.reason,

@@ -1,0 +1,25 @@
+"""What tests of this room share: a `Threads` on the test's database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from aiodurable.dsn import parse_dsn
+from aiodurable.postgres.connections import Database
+from aiodurable.threads import Threads
+
+
+@pytest.fixture
+async def database(dsn: str) -> AsyncIterator[Database]:
+    database = Database(parse_dsn(dsn), max_size=2)
+    await database.open()
+    yield database
+    await database.aclose()
+
+
+@pytest.fixture
+def threads(database: Database) -> Threads:
+    return Threads(database, namespace="aiodurable", serde=JsonPlusSerializer())
