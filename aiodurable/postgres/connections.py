@@ -46,7 +46,7 @@ def unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
     """The error to raise, from a driver's own, when `dsn` could not be reached: what was wanted, found, and what to do."""
     state: str | None = getattr(error, "sqlstate", None)
     text = str(error)
-    if state in ("28P01", "28000") or "password" in text:
+    if state in ("28P01", "28000") or "password" in text or ("role" in text and "does not exist" in text):
         advice = "the server refused this user and password; check both, and pg_hba.conf"
     elif state == "3D000" or ("database" in text and "does not exist" in text):
         advice = "the server is there but has no such database; create it or name another"

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_rows import Ledger
-from workflows import noted
 
 from aiodurable.durable import Durable
 from aiodurable.model import ThreadStatus
+from ledger_rows import Ledger
+from workflows import noted
 
 PROGRAM = Path(__file__).with_name("workflow_process.py")
 

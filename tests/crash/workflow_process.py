@@ -15,10 +15,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from workflows import asking, fan_out, four_nodes, four_tasks, nested
-
 from aiodurable.checkpoints import DurableSaver
 from aiodurable.durable import Durable
+from workflows import asking, fan_out, four_nodes, four_tasks, nested
 
 SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     "linear": (four_nodes, {"words": ["once"], "told": ""}),

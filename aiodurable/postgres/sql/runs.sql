@@ -19,9 +19,10 @@ ORDER BY r.created_at DESC, r.run_id DESC
 LIMIT 1
 
 -- name: close
--- aiodurable_runs_one_running. What an older token left running; a newer one's row is not ours to touch.
-UPDATE aiodurable_runs SET status = $3, finished_at = now()
-WHERE thread_id = $1 AND status = 'running' AND token < $2
+-- aiodurable_runs_by_thread. What an older token left running is over; a new start also gives up what failed or waits.
+UPDATE aiodurable_runs SET status = $3, finished_at = coalesce(finished_at, now())
+WHERE thread_id = $1 AND coalesce(token, 0) < $2
+  AND (status = 'running' OR $3 = 'superseded' AND status IN ('failed', 'paused', 'interrupted', 'quarantined'))
 RETURNING run_id
 
 -- name: start
@@ -42,7 +43,7 @@ RETURNING *
 UPDATE aiodurable_runs
 SET status = 'running', attempts = attempts + 1, token = $2, worker = $3, started_at = now(),
     finished_at = NULL, error = NULL, reason = NULL, checkpoint_id = NULL
-WHERE run_id = $1 AND coalesce(token, 0) < $2
+WHERE run_id = $1 AND coalesce(token, 0) <= $2
 RETURNING *
 
 -- name: finish
