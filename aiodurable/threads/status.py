@@ -92,6 +92,8 @@ class Classifier:
         failed_node = None if row["error_path"] is None else _node(row["error_path"], sends)
         error = self._error(row)
         from_ledger = status == row["run_status"]
+        if error is None and from_ledger and status in (ThreadStatus.FAILED, ThreadStatus.QUARANTINED):
+            error = row["run_error"]
         return WorkflowCheckpoint(
             thread_id=row["thread_id"],
             status=status,
@@ -99,7 +101,7 @@ class Classifier:
             step=row["step"],
             pending=tuple(sorted((*_pending(row, sends), *self._commanded(row)))),
             failed_node=failed_node,
-            error=row["run_error"] if error is None and from_ledger else error,
+            error=error,
             interrupts=tuple(self._interrupts(row)),
             updated_at=row["updated_at"],
             holder=_holder(row),

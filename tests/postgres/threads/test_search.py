@@ -1,0 +1,134 @@
+"""Finding threads: every thread once, by page, by any filter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+from aiodurable.errors import ConfigurationError
+from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.connections import Database
+from aiodurable.threads import NEEDS_ATTENTION, Threads, reader
+from scenario_graphs import BREAKS
+from scenarios import Thread
+
+
+@pytest.fixture(autouse=True)
+def mended() -> Iterator[None]:
+    BREAKS.clear()
+    yield
+    BREAKS.clear()
+
+
+@pytest.fixture
+async def zoo(dsn: str, database: Database) -> None:
+    """Threads of every kind: with and without a ledger row, with and without a checkpoint."""
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        await Thread(dsn, saver, "complete", "linear").start()
+        await Thread(dsn, saver, "crashed", "linear").start(interrupt_before=["b"])
+        await Thread(dsn, saver, "asking", "ask").start()
+        stamped = Thread(dsn, saver, "failed", "linear")
+        stamped.config = {"configurable": {"thread_id": "failed", "aiodurable_graph": "linear"}}
+        BREAKS.add("b")
+        await stamped.start()
+    query = """
+        INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, input_type, input, error, created_at)
+        VALUES ($1, $1, 0, $2, $3, 'bytes', '', $4, now() - $5::interval)"""
+    await database.execute(query, "lost", "report", "running", None, timedelta(hours=2))
+    await database.execute(query, "waiting", "report", "queued", None, timedelta(hours=2))
+    await database.execute(query, "given up", "report", "quarantined", "OSError('disk')", timedelta(hours=2))
+
+
+async def found(threads: Threads, **filters: Any) -> set[str]:
+    return {thread.thread_id async for thread in threads.find(**filters)}
+
+
+EVERYTHING = {"complete", "crashed", "asking", "failed", "lost", "waiting", "given up"}
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 500])
+async def test_every_thread_is_found_once(
+    zoo: None, threads: Threads, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_PAGE", page)
+    everything = [thread async for thread in threads.find()]
+    assert sorted(thread.thread_id for thread in everything) == sorted(EVERYTHING)
+    assert everything == [await threads.status(thread.thread_id) for thread in everything]
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        ({"status": NEEDS_ATTENTION}, {"crashed", "asking", "failed", "lost", "given up"}),
+        ({"status": ThreadStatus.CRASHED}, {"crashed", "lost"}),
+        ({"status": "failed"}, {"failed"}),
+        ({"status": ["queued", ThreadStatus.COMPLETE]}, {"waiting", "complete"}),
+        ({"status": []}, set()),
+        ({"status": "new"}, set()),
+        ({"older_than": timedelta(hours=1)}, {"lost", "waiting", "given up"}),
+        ({"newer_than": timedelta(hours=1)}, {"complete", "crashed", "asking", "failed"}),
+        ({"older_than": timedelta(hours=3)}, set()),
+        ({"newer_than": timedelta(hours=3), "older_than": timedelta(hours=1)}, {"lost", "waiting", "given up"}),
+        ({"graph": "linear"}, {"failed"}),
+        ({"graph": "report"}, {"lost", "waiting", "given up"}),
+        ({"graph": "report", "status": "crashed"}, {"lost"}),
+        ({"error": "is broken"}, {"failed"}),
+        ({"error": "disk"}, {"given up"}),
+        ({"error": "%"}, set()),
+    ],
+    ids=str,
+)
+async def test_filters_pass_what_they_say(zoo: None, threads: Threads, filters: Any, names: set[str]) -> None:
+    assert await found(threads, **filters) == names
+
+
+@pytest.mark.parametrize("limit", [1, 2, 6, 7, 8])
+async def test_a_limit_bounds_what_is_found(
+    zoo: None, threads: Threads, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_PAGE", 2)
+    assert len([thread async for thread in threads.find(limit=limit)]) == min(limit, 7)
+    assert len([t async for t in threads.find(limit=limit, error="broken")]) == 1
+
+
+async def test_a_moment_and_an_age_mean_the_same(zoo: None, threads: Threads) -> None:
+    moment = datetime.now(UTC) - timedelta(hours=1)
+    assert await found(threads, older_than=moment) == await found(threads, older_than=timedelta(hours=1))
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"older_than": datetime(2026, 1, 1)},  # noqa: DTZ001 - that is what is refused
+        {"newer_than": datetime(2026, 1, 1)},  # noqa: DTZ001
+        {"older_than": timedelta(seconds=-1)},
+        {"newer_than": timedelta(seconds=-1)},
+        {"limit": 0},
+        {"limit": -1},
+        {"status": "lost"},
+        {"status": ["failed", "lost"]},
+    ],
+    ids=str,
+)
+async def test_a_filter_that_cannot_be_meant_is_refused_at_once(threads: Threads, filters: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        threads.find(**filters)
+
+
+async def test_no_connection_is_held_between_two_pages(zoo: None, threads: Threads, database: Database) -> None:
+    async for _ in threads.find():
+        stats = database.pool.get_stats()
+        assert stats["pool_size"] - stats["pool_available"] == 0
+
+
+async def test_threads_that_sort_strangely_are_found(dsn: str, threads: Threads) -> None:
+    names = ["a", "A", "b", " ", "~", "é", "e\u0301", "Z", "z", "線", "-1", "10", "9", "a b", "a-b", "ab", "\U0001f9f5"]
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        for name in names:
+            await Thread(dsn, saver, name, "silent").start(durability="exit")
+    listed: list[WorkflowCheckpoint] = [thread async for thread in threads.find()]
+    assert sorted(thread.thread_id for thread in listed) == sorted(names)
