@@ -51,6 +51,10 @@ class GroupWriter:
         connections: how many batches may be under way at once.
         connect_timeout_s: seconds to reach Postgres, at each try.
         retry_for_s: seconds for which a write is tried again while Postgres is away.
+
+    Attributes:
+        backlog: where writes are added.
+        failures: how often a batch was to be tried again, since the beginning.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class GroupWriter:
         self.backlog = Backlog(
             batch_rows=_BATCH_ROWS, batch_bytes=_BATCH_BYTES, rows=4 * _BATCH_ROWS, bytes_=4 * _BATCH_BYTES
         )
+        self.failures = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     def open(self) -> None:
@@ -129,6 +134,7 @@ class GroupWriter:
             except Exception as error:  # sorted out below: each of them ends a write, halves a group or is tried again
                 if isinstance(error, PostgresUnavailableError) or is_disconnect(error) or _passes(error):
                     failures += 1
+                    self.failures += 1
                     _expire(group, error)
                     groups.appendleft(group)
                     await asyncio.sleep(min(1.0, 0.02 * 2**failures) * random.uniform(0.5, 1.0))

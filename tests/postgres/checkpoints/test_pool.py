@@ -27,7 +27,7 @@ from waiting import wait_until
 NOWHERE = "postgresql://nobody:sesame@127.0.0.1:1/none"
 
 
-async def connections(db: asyncpg.Connection) -> int:
+async def connections(db: asyncpg.Connection) -> Any:
     return await db.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'aiodurable:%'"
     )

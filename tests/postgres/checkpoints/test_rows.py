@@ -34,13 +34,13 @@ class Recorder(InMemorySaver):
     def get_next_version(self, current: Any, channel: Any) -> Any:
         return AsyncPostgresSaver.get_next_version(self, current, channel)  # pyright: ignore[reportArgumentType]
 
-    async def aput(self, *args: Any) -> Any:
-        self.calls.append(("aput", (args[0], *copy.deepcopy(args[1:]))))
-        return await super().aput(*args)
+    async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
+        self.calls.append(("aput", (config, *copy.deepcopy((checkpoint, metadata, new_versions)))))
+        return await super().aput(config, checkpoint, metadata, new_versions)
 
-    async def aput_writes(self, *args: Any) -> None:
-        self.calls.append(("aput_writes", (args[0], *copy.deepcopy(args[1:]))))
-        await super().aput_writes(*args)
+    async def aput_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
+        self.calls.append(("aput_writes", (config, copy.deepcopy(writes), task_id, task_path)))
+        await super().aput_writes(config, writes, task_id, task_path)
 
 
 async def replay(calls: list[tuple[str, tuple[Any, ...]]], saver: AsyncPostgresSaver, thread_id: str) -> None:
