@@ -49,11 +49,15 @@ def stop_server(data: Path | str) -> bool:
         PostgresUnavailableError: it did not stop.
     """
     data = Path(data).absolute()
-    if not server_url(data):
+    found = read_pid_file(data)
+    if found is None or not found.answers():
         return False
     done = Programs(None, data).run("pg_ctl", "stop", "-D", data, "-m", "fast", "-w")
     if done.returncode and server_url(data):
         raise PostgresUnavailableError(f"Postgres did not stop in {data}:\n{done.stdout.strip()}")
+    if found.socket_folder != data:
+        with contextlib.suppress(OSError):  # somebody keeps a file of his own there
+            found.socket_folder.rmdir()
     return True
 
 
