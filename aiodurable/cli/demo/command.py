@@ -1,0 +1,59 @@
+"""`aiodurable demo [FILE_OR_FOLDER]`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from aiodurable.cli.database import dsn_option, is_configured
+from aiodurable.cli.exits import FailedCommand
+from aiodurable.errors import ConfigurationError
+
+__all__ = ["demo"]
+
+
+@click.command
+@click.argument("source", metavar="[FILE_OR_FOLDER]", required=False, type=click.Path(exists=True, path_type=Path))
+@dsn_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    default="aiodurable-demo.md",
+    show_default=True,
+    help="Where the report goes.",
+)
+def demo(source: Path | None, dsn: str | None, output: Path) -> None:
+    """Kill a workflow with SIGKILL in the middle and see another process finish it.
+
+    The workflow reads documents (a text, a folder of them; this project's own by default), analyses their sections in
+    parallel and writes a report in Markdown. Where no Postgres is configured, an embedded one is started for it.
+
+    Exits with 1 if a promise was not kept.
+    """
+    from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
+
+    from aiodurable.cli.demo import documents, facts  # noqa: PLC0415 - as above
+
+    output = output.absolute()
+    paths = [path for path in documents.find(source) if path != output]
+    sections = documents.read(paths)
+    if not sections:
+        raise ConfigurationError(f"wanted text to work on, found no word in {source or 'the documents'}")
+    if not output.parent.is_dir():
+        raise ConfigurationError(f"wanted a folder for the report, found none at {output.parent}")
+
+    from aiodurable.cli.demo import story  # noqa: PLC0415 - loads LangGraph: 0.8 s, and refuses Windows
+    from aiodurable.cli.demo.screen import Screen  # noqa: PLC0415 - loads rich
+
+    given = story.Play(dsn=dsn, embedded=not is_configured(dsn), paths=paths, sections=sections, output=output)
+    with Screen(Console(), len(sections)) as screen:
+        screen.note(f"{len(sections)} sections of {len(paths)} document{'' if len(paths) == 1 else 's'} to analyse")
+        found = asyncio.run(story.play(given, screen))
+    promises = facts.check(found)
+    screen.summary(found, promises)
+    click.echo(f"The report: {output}")
+    if broken := [promise.text for promise in promises if not promise.kept]:
+        raise FailedCommand(f"not kept: {'; '.join(broken)}")

@@ -1,0 +1,30 @@
+"""Ages on the command line: `90s`, `15m`, `2h`, `7d`."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import click
+
+__all__ = ["Duration"]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Duration(click.ParamType[timedelta]):
+    """A click type: a number and one of s, m, h, d."""
+
+    name = "age"
+
+    def convert(self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """The age as a timedelta; click's usage error (exit code 2) otherwise."""
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())
+        if not found:
+            self.fail(f"wanted an age such as 90s, 15m, 2h or 7d, got {value!r}", param, ctx)
+        try:
+            return timedelta(**{_UNITS[found[2]]: float(found[1])})
+        except OverflowError:
+            self.fail(f"{value!r} is longer than can be counted", param, ctx)

@@ -1,0 +1,53 @@
+"""Exit codes: what a script may rely on."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import click
+
+from aiodurable.errors import (
+    AiodurableError,
+    CircuitOpenError,
+    ConfigurationError,
+    PostgresUnavailableError,
+    SchemaMismatchError,
+    ThreadNotFoundError,
+    WorkflowAlreadyRunningError,
+)
+
+__all__ = ["Exit", "FailedCommand", "exit_of"]
+
+
+class Exit(IntEnum):
+    """How a command ended."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    ALREADY_RUNNING = 4
+    DATABASE = 5
+
+
+def exit_of(error: AiodurableError) -> Exit:
+    """The exit code for an error."""
+    match error:
+        case ThreadNotFoundError():
+            return Exit.NOT_FOUND
+        case WorkflowAlreadyRunningError():
+            return Exit.ALREADY_RUNNING
+        case PostgresUnavailableError() | SchemaMismatchError() | CircuitOpenError():
+            return Exit.DATABASE
+        case ConfigurationError():
+            return Exit.USAGE
+        case _:
+            return Exit.FAILED
+
+
+class FailedCommand(click.ClickException):
+    """A command that did not do what was asked; click prints the message and exits with the code."""
+
+    def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = int(code)

@@ -1,0 +1,101 @@
+"""`aiodurable list`: the threads that need a person or a resumption."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from aiodurable.cli.database import dsn_option, looking
+from aiodurable.cli.durations import Duration
+from aiodurable.cli.thread_json import thread_json
+from aiodurable.cli.wording import age, one_line
+from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+
+__all__ = ["list_threads"]
+
+_KNOWN = tuple(status for status in ThreadStatus if status is not ThreadStatus.NEW)
+
+
+@click.command("list")
+@dsn_option
+@click.option(
+    "-s",
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(_KNOWN),
+    help="Only these; may be given several times. Default: failed, crashed, interrupted, quarantined.",
+)
+@click.option("--all", "every", is_flag=True, help="Whatever their status.")
+@click.option("--graph", help="Only threads of this graph.")
+@click.option("--error", metavar="TEXT", help="Only threads whose error contains TEXT.")
+@click.option("--older-than", type=Duration(), metavar="AGE", help="Untouched for this long: 90s, 15m, 2h, 7d.")
+@click.option("--newer-than", type=Duration(), metavar="AGE", help="Touched since then.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_threads(
+    dsn: str | None,
+    statuses: tuple[ThreadStatus, ...],
+    every: bool,
+    graph: str | None,
+    error: str | None,
+    older_than: timedelta | None,
+    newer_than: timedelta | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List the threads that need a person or a resumption, by thread id."""
+    if every and statuses:
+        raise click.UsageError("--all and --status exclude each other")
+    wanted = _KNOWN if every else statuses
+    filters: dict[str, Any] = {"older_than": older_than, "newer_than": newer_than, "graph": graph, "error": error}
+    if wanted:
+        filters["status"] = wanted
+    found, more = asyncio.run(_find(dsn, filters, limit))
+    if as_json:
+        for thread in found:
+            click.echo(thread_json(thread))
+    elif found:
+        _show(found)
+    else:
+        click.echo("no such thread")
+    if more:
+        click.echo(f"these are the first {limit}: --limit shows more", err=True)
+
+
+async def _find(dsn: str | None, filters: dict[str, Any], limit: int) -> tuple[list[WorkflowCheckpoint], bool]:
+    """Up to `limit` threads, and whether there are more."""
+    async with looking(dsn) as durable:
+        found = [thread async for thread in durable.find_failed_workflows(**filters, limit=limit + 1)]
+    return found[:limit], len(found) > limit
+
+
+def _show(threads: list[WorkflowCheckpoint]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
+    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("thread", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    table.add_column("graph", overflow="fold")
+    table.add_column("age", no_wrap=True, justify="right")
+    table.add_column("what", overflow="ellipsis", no_wrap=True, ratio=1)
+    for thread in threads:
+        cells = (thread.thread_id, thread.status, thread.graph or "", age(thread.age), _what(thread))
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
+    Console().print(table)
+
+
+def _what(thread: WorkflowCheckpoint) -> str:
+    """The one thing to know of it."""
+    if thread.error:
+        return f"{thread.failed_node}: {thread.error}" if thread.failed_node else thread.error
+    if thread.interrupts:
+        return f"asks: {'; '.join(str(getattr(question, 'value', question)) for question in thread.interrupts)}"
+    if thread.holder:
+        return f"held by {thread.holder}"
+    return thread.reason or (f"next: {', '.join(thread.pending)}" if thread.pending else "")
