@@ -8,6 +8,7 @@ import weakref
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Literal, Self
 
 from langgraph.checkpoint.memory import InMemorySaver
@@ -20,6 +21,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres import schema
 from aiodurable.postgres.connections import Database
+from aiodurable.postgres.together import Together
 from aiodurable.settings import Settings
 
 __all__ = ["AsyncCheckpointerPool", "create_checkpointer"]
@@ -69,6 +71,7 @@ class AsyncCheckpointerPool:
         self._writers = writers
         self._serde = serde
         self._fences = fences.Fences()
+        self._bumps: Together[str, int] = Together(partial(fences.bump_free, self.database), name="aiodurable bumps")
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: GroupWriter | None = None
@@ -141,7 +144,10 @@ class AsyncCheckpointerPool:
         """Commit what waits and close all connections, within the `close_timeout_s` of the settings. Idempotent."""
         writer, self._writer = self._writer, None
         threads, self._threads = self._threads, None
-        self._saver = None
+        saver, self._saver = self._saver, None
+        await self._bumps.aclose()
+        if saver is not None:
+            await saver.latest.aclose()
         try:
             if writer is not None:
                 await writer.aclose(self._settings.close_timeout_s)
@@ -161,8 +167,12 @@ class AsyncCheckpointerPool:
         return self._saver
 
     async def bump(self, thread_id: str) -> int:
-        """Raise the fencing token of the thread, under its lock, and return it. See `fences.bump`."""
-        return await fences.bump(self.database, thread_id)
+        """Raise the fencing token of the thread, under its lock, and return it. See `fences.bump`.
+
+        What many runs ask at once goes as one statement.
+        """
+        token = await self._bumps(thread_id)
+        return await fences.bump(self.database, thread_id) if token is None else token
 
     async def token(self, thread_id: str) -> int | None:
         """The fencing token of the thread as it stands in the database; None: it was never leased."""

@@ -141,3 +141,34 @@ WHERE b.thread_id = ANY ($1::text[])
       SELECT c.thread_id, c.checkpoint_ns, v.key, v.value
       FROM checkpoints c CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') v
       WHERE c.thread_id = ANY ($1::text[]) AND v.value IS NOT NULL)
+
+-- name: bump_free
+-- aiodurable_fences_pkey. Rows that somebody has locked at this moment are left out rather than waited for.
+WITH free AS MATERIALIZED (
+    SELECT thread_id FROM aiodurable_fences
+    WHERE thread_id = ANY ($1::text[])
+    ORDER BY thread_id
+    FOR NO KEY UPDATE SKIP LOCKED
+), raised AS (
+    UPDATE aiodurable_fences f SET token = f.token + 1 FROM free WHERE f.thread_id = free.thread_id
+    RETURNING f.thread_id, f.token
+), made AS (
+    INSERT INTO aiodurable_fences (thread_id, token)
+    SELECT thread_id, 1 FROM unnest($1::text[]) AS want (thread_id)
+    WHERE NOT EXISTS (SELECT 1 FROM aiodurable_fences f WHERE f.thread_id = want.thread_id)
+    ORDER BY thread_id
+    ON CONFLICT (thread_id) DO NOTHING
+    RETURNING thread_id, token
+)
+SELECT thread_id, token FROM raised UNION ALL SELECT thread_id, token FROM made
+
+-- name: latest
+-- checkpoints_pkey backwards, once a thread. In the braces comes LangGraph's own query of a checkpoint with its blobs and writes.
+SELECT newest.*
+FROM unnest($1::text[], $2::text[]) AS want (thread_id, checkpoint_ns)
+CROSS JOIN LATERAL (
+    {select}
+    WHERE checkpoints.thread_id = want.thread_id AND checkpoints.checkpoint_ns = want.checkpoint_ns
+    ORDER BY checkpoint_id DESC
+    LIMIT 1
+) AS newest
