@@ -1,0 +1,119 @@
+"""Keeps one lock session open: connects, checks, serves, and after a loss begins again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+from aiodurable.dsn import Dsn
+from aiodurable.errors import AiodurableError
+from aiodurable.locks.session import LetGo, LockSession
+from aiodurable.locks.terms import Terms
+from aiodurable.locks.wire import Wire
+
+__all__ = ["Keeper"]
+
+_log = logging.getLogger(__name__)
+
+BACKOFF_S: Final = (0.05, 2.0)
+"""Seconds before the first and at most before any later try to connect again, halved at random."""
+
+
+class Keeper:
+    """One place among the manager's sessions.
+
+    Args:
+        dsn: where to, directly.
+        terms: of the leases.
+        let_go: what a lease calls when it is released.
+        heard: called with a key that was let go while somebody waits; None: this session does not listen.
+        up: called whenever a session is up.
+        connect_timeout_s: seconds to connect, at each try.
+        setup: make the token sequence where it is missing.
+    """
+
+    def __init__(
+        self,
+        dsn: Dsn,
+        terms: Terms,
+        let_go: LetGo,
+        *,
+        heard: Callable[[int], None] | None,
+        up: Callable[[], None],
+        connect_timeout_s: float,
+        setup: bool,
+    ) -> None:
+        self._dsn = dsn
+        self._terms = terms
+        self._let_go = let_go
+        self._heard = heard
+        self._up = up
+        self._connect_timeout_s = connect_timeout_s
+        self._setup = setup
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self.session: LockSession | None = None
+        self.reconnects = 0
+
+    async def open(self) -> None:
+        """Bring the first session up, or raise why it cannot be."""
+        self._closing = False
+        self.session = await self._connect()
+        self._task = asyncio.create_task(self._keep(self.session), name="aiodurable lock session")
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Let go of everything and end, within `timeout_s` seconds. Idempotent."""
+        self._closing = True
+        task, self._task = self._task, None
+        session, self.session = self.session, None
+        if session is None or session.over is not None:
+            if task is not None:  # between two sessions: nothing is held
+                task.cancel()
+                await asyncio.wait({task})
+            return
+        session.stop()
+        try:
+            if task is not None:
+                await asyncio.wait({task}, timeout=timeout_s)
+        finally:
+            # A statement that hangs is not cancelled: its connection is cut.
+            done = task is None or task.done()
+            session.lose("the lock manager was closed", cut=not done)
+        await session.wire.close(timeout_s)
+        if task is not None:
+            await asyncio.wait({task})
+
+    async def _connect(self) -> LockSession:
+        sent = time.monotonic()
+        wire = await Wire.open(self._dsn, self._terms, timeout_s=self._connect_timeout_s)
+        try:
+            await wire.prepare(make_sequence=self._setup)
+            if self._heard is not None:
+                await wire.listen(self._heard)
+        except BaseException:  # also when cancelled: the connection has no owner yet
+            wire.terminate()
+            raise
+        return LockSession(wire, self._terms, self._let_go, sent=sent)
+
+    async def _keep(self, session: LockSession) -> None:
+        while True:
+            self._up()
+            await session.serve()
+            if self._closing:
+                return
+            session = self.session = await self._connect_again()
+            self.reconnects += 1
+
+    async def _connect_again(self) -> LockSession:
+        wait, most = BACKOFF_S
+        while True:
+            try:
+                return await self._connect()
+            except AiodurableError as error:
+                _log.warning("a lock session could not be opened again, next try in %.2g s: %s", wait, error)
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+            wait = min(2 * wait, most)

@@ -1,0 +1,128 @@
+"""A lease: one lock, held on one session, until it is released or lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from aiodurable.errors import LeaseLostError
+from aiodurable.locks.wire import NOT_HELD
+
+__all__ = ["Holding", "Lease"]
+
+
+class Holding(Protocol):
+    """The session a lease lives on, as the lease sees it."""
+
+    trusted_until: float
+
+    def let_go(self, lease: Lease) -> asyncio.Future[int] | None:
+        """Give the lock back; the future resolves when the server has answered, None: there is nothing to wait for."""
+        ...
+
+
+class Lease:
+    """The right to a lock. It is HELD until it is RELEASED or LOST; neither ends.
+
+    Attributes:
+        name: what was locked.
+        key: its 64-bit advisory lock key.
+        token: larger than the token of every earlier lease of this name, from a sequence: give it to systems outside
+            Postgres, and have them refuse a smaller one than they have seen.
+    """
+
+    __slots__ = ("_callbacks", "_holding", "_lost", "_released", "key", "name", "taken", "token")
+
+    def __init__(self, name: str, key: int, token: int, holding: Holding) -> None:
+        self.name = name
+        self.key = key
+        self.token = token
+        self.taken = time.monotonic()
+        self._holding = holding
+        self._lost = False
+        self._released: asyncio.Future[int] | bool = False
+        self._callbacks: list[Callable[[], None]] | None = None
+
+    def __repr__(self) -> str:
+        state = "lost" if self.lost else "released" if self.released else "held"
+        return f"<Lease {self.name!r} token={self.token} {state}>"
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was lost while it was held. True from the moment at which the server might free the lock
+        (`Terms`), even if the event loop was blocked meanwhile and nobody has been told yet."""
+        return self._lost or (self._released is False and time.monotonic() >= self._holding.trusted_until)
+
+    @property
+    def released(self) -> bool:
+        """Whether it was let go."""
+        return self._released is not False
+
+    def check(self) -> None:
+        """Raise `LeaseLostError` if the lock is not held any more, whether lost or released."""
+        if self.lost:
+            raise LeaseLostError(
+                f"the lease of {self.name!r} (token {self.token}) is gone: somebody else may hold the lock now",
+                thread_id=self.name,
+            )
+        if self.released:
+            raise LeaseLostError(
+                f"the lease of {self.name!r} (token {self.token}) was released: take the lock again to go on",
+                thread_id=self.name,
+            )
+
+    def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have `callback` called once, by the event loop, soon after the lease is lost (also if it already is).
+
+        Returns what takes that back. A lease that was released is not lost any more: nothing is called.
+        """
+        if self._lost:
+            return asyncio.get_running_loop().call_soon(callback).cancel
+        if self._callbacks is None:
+            self._callbacks = []
+        callbacks = self._callbacks
+        callbacks.append(callback)
+        return lambda: callbacks.remove(callback) if callback in callbacks else None
+
+    async def wait_lost(self) -> None:
+        """Return when the lease is lost. Of a lease that is released instead, never: cancel this then."""
+        lost = asyncio.Event()
+        forget = self.on_lost(lost.set)
+        try:
+            await lost.wait()
+        finally:
+            forget()
+
+    async def release(self) -> None:
+        """Let go. Idempotent. Returns when the server has answered; a cancellation that comes meanwhile is raised then.
+
+        Without an answer it takes until the session is over, at most `lease_ttl_s` − `lease_margin_s`.
+        """
+        if self._released is False:
+            self._released = self._holding.let_go(self) or True
+        if self._released is True:
+            return
+        cancelled: asyncio.CancelledError | None = None
+        while not self._released.done():
+            try:
+                await asyncio.shield(self._released)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if self._released.result() == NOT_HELD:
+            self._lost = True  # whoever let it go believed to hold it until now
+        if cancelled is not None:
+            raise cancelled
+
+    def lose(self) -> None:
+        """The session says that the lock is gone. Callbacks run later, from the loop: what notices a loss has to notice
+        that of a thousand other leases too."""
+        if self._lost:
+            return
+        self._lost = True
+        if self._callbacks:
+            loop = asyncio.get_running_loop()
+            for callback in self._callbacks:
+                loop.call_soon(callback)
+            self._callbacks = None

@@ -1,0 +1,153 @@
+"""One dedicated connection as the locks see it: a handful of prepared statements, none of which ever blocks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import asyncpg
+
+from aiodurable.dsn import Dsn
+from aiodurable.errors import SchemaMismatchError
+from aiodurable.locks.terms import Terms
+from aiodurable.postgres.connections import connect_direct, unavailable
+from aiodurable.postgres.queries import load
+
+__all__ = ["FREED", "NOTIFIED", "NOT_HELD", "Answer", "Wire"]
+
+_SQL = load("locks")
+_CHANNEL: Final = "aiodurable_lock"
+
+NOT_HELD: Final = 0
+FREED: Final = 1
+NOTIFIED: Final = 2
+"""What became of a key that was to be unlocked; NOTIFIED: somebody waits for it and was told."""
+
+_HAS_IDLE_TIMEOUT: Final = 140000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a batch came to: of each release what became of it, of each try its token or None, and tokens asked for."""
+
+    pid: int
+    released: Sequence[int]
+    acquired: Sequence[int | None]
+    tokens: Sequence[int]
+
+
+class Wire:
+    """A connection that carries locks and nothing else. Made by `open`; whoever has it sees to it that one statement
+    runs at a time, and that none is ever cancelled (asyncpg would open a second connection to cancel it).
+
+    Attributes:
+        pid: the backend that answered when it was opened. Another one later means that the locks are elsewhere.
+        announced: the backend the server announced at connection start; not `pid` where a proxy stands in between.
+        version: `server_version_num`.
+        standby: whether the server is in recovery.
+    """
+
+    def __init__(self, connection: asyncpg.Connection, dsn: Dsn, *, pid: int, version: int, standby: bool) -> None:
+        self._connection = connection
+        self._dsn = dsn
+        self._statements: dict[str, Any] = {}
+        self.pid = pid
+        self.announced: int = connection.get_server_pid()
+        self.version = version
+        self.standby = standby
+
+    @classmethod
+    async def open(cls, dsn: Dsn, terms: Terms, *, timeout_s: float) -> Self:
+        """Connect and configure, but prepare nothing yet.
+
+        Raises:
+            PostgresUnavailableError: it could not be reached, refused, or failed at once.
+        """
+        connection = await connect_direct(dsn, role="lock", timeout_s=timeout_s)
+        silence, idle, interval = terms.ttl_s * 1000, terms.ttl_s / 2, terms.ttl_s / 6
+        settings = [str(max(1, round(setting))) for setting in (silence, idle, interval)]
+        try:
+            rows = await connection.fetch(_SQL["configure"], *settings, timeout=timeout_s)
+        except BaseException as error:  # also when cancelled: the connection has no owner yet
+            connection.terminate()
+            if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError):
+                raise unavailable(error, dsn) from error
+            raise
+        pid, version, standby = rows[0][:3]
+        return cls(connection, dsn, pid=pid, version=version, standby=standby)
+
+    @property
+    def enforced(self) -> bool:
+        """Whether the server itself ends a silent session; before Postgres 14 only its TCP keepalives do."""
+        return self.version >= _HAS_IDLE_TIMEOUT
+
+    async def prepare(self, *, make_sequence: bool) -> None:
+        """Make ready for batches.
+
+        Raises:
+            SchemaMismatchError: the sequence of the tokens is missing and `make_sequence` is off.
+            PostgresUnavailableError: the server failed or refused meanwhile.
+        """
+        try:
+            if not await self._connection.fetchval(_SQL["sequence"]):
+                if not make_sequence:
+                    raise SchemaMismatchError(
+                        "wanted the sequence aiodurable_lock_tokens, found none: run `aiodurable migrate`, or allow setup"
+                    )
+                with contextlib.suppress(asyncpg.UniqueViolationError):  # IF NOT EXISTS lets two at once try it
+                    await self._connection.execute(_SQL["make_sequence"])
+            for name in ("batch", "acquire", "release", "flags", "undo"):
+                self._statements[name] = await self._connection.prepare(_SQL[name])
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise unavailable(error, self._dsn) from error
+
+    async def listen(self, heard: Callable[[int], None]) -> None:
+        """Have `heard` called with the key whenever a lock that somebody waits for was let go."""
+
+        def told(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+            heard(int(str(payload)))
+
+        await self._connection.add_listener(_CHANNEL, told)
+
+    def on_end(self, ended: Callable[[], None]) -> None:
+        """Have `ended` called when the connection ends, whoever ends it."""
+
+        def told(_connection: object) -> None:
+            ended()
+
+        self._connection.add_termination_listener(told)
+
+    async def batch(self, releases: Sequence[int], acquires: Sequence[int], tokens: int) -> Answer:
+        """Unlock, then try, as one statement. A single key has a statement of its own, for the sake of its latency."""
+        if len(acquires) == 1 and not releases and not tokens:
+            pid, token = await self._statements["acquire"].fetchrow(acquires[0])
+            return Answer(pid, (), (token,), ())
+        if len(releases) == 1 and not acquires and not tokens:
+            pid, became = await self._statements["release"].fetchrow(releases[0])
+            return Answer(pid, (became,), (), ())
+        return Answer(*await self._statements["batch"].fetchrow(releases, acquires, tokens))
+
+    async def flags(self, down: Sequence[int], up: Sequence[int]) -> tuple[int, Sequence[bool]]:
+        """Take waiters' flags down and put others up; returns the backend and which of `up` are up."""
+        pid, are_up = await self._statements["flags"].fetchrow(down, up)
+        return pid, are_up
+
+    async def undo(self, keys: Sequence[int], flags: Sequence[int] = ()) -> None:
+        """Let go of whatever a failed statement may have taken."""
+        await self._statements["undo"].fetch(keys, flags)
+
+    async def close(self, timeout_s: float) -> None:
+        """Let everything go and close; cut off after `timeout_s` seconds."""
+        try:
+            await self._connection.execute(_SQL["release_all"], timeout=timeout_s)
+            await self._connection.close(timeout=timeout_s)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            pass  # the server lets go of a dead session's locks by itself
+        finally:
+            self.terminate()
+
+    def terminate(self) -> None:
+        """Cut the connection without a word; what waits for an answer is told."""
+        self._connection.terminate()

@@ -1,0 +1,95 @@
+-- name: configure
+-- No table. By set_config, not at connection start: a pooler in session mode refuses parameters it does not know. A
+-- parameter that this server does not know is left out. $1 milliseconds for which the server bears our silence,
+-- $2 and $3 seconds: its own TCP keepalives, a second line, and before Postgres 14 the only one.
+SELECT pg_catalog.pg_backend_pid(),
+       pg_catalog.current_setting('server_version_num')::integer,
+       pg_catalog.pg_is_in_recovery(),
+       pg_catalog.set_config(v.name, v.value, false)
+FROM (VALUES ('idle_session_timeout', $1::text),
+             ('tcp_keepalives_idle', $2::text),
+             ('tcp_keepalives_interval', $3::text),
+             ('tcp_keepalives_count', '3'),
+             ('statement_timeout', '0'),
+             ('transaction_timeout', '0'),
+             ('lock_timeout', '0'),
+             ('idle_in_transaction_session_timeout', '0'),
+             ('default_transaction_read_only', 'off'),
+             ('jit', 'off'),
+             ('plan_cache_mode', 'force_generic_plan')) AS v (name, value)
+JOIN pg_catalog.pg_settings s ON s.name = v.name
+
+-- name: batch
+-- No table but the token sequence. $1 keys to unlock, $2 keys to try, $3 how many tokens for keys that stay locked here.
+-- pg_try_advisory_lock stands in a select list over unnest and nowhere else: in WHERE the planner may call it more often
+-- than once a row, and the second count survives an unlock (good_job#1735). Function scans keep the order of the array.
+-- What is unlocked is unlocked first (the count is a one-time filter), so one batch can hand a key from lease to lease.
+-- Of each unlocked key: 0 it was not locked, 1 nobody waits, 2 somebody waits (its flag is taken) and was notified.
+WITH released AS MATERIALIZED (
+    SELECT u.key, pg_catalog.pg_advisory_unlock(u.key) AS was_held FROM unnest($1::bigint[]) AS u (key)
+)
+SELECT pg_catalog.pg_backend_pid(),
+       ARRAY(SELECT CASE WHEN NOT r.was_held THEN 0
+                         WHEN pg_catalog.pg_try_advisory_xact_lock((r.key >> 32)::integer, (r.key << 32 >> 32)::integer)
+                         THEN 1
+                         ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', r.key::text)) END
+             FROM released r),
+       ARRAY(SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(u.key) THEN nextval('aiodurable_lock_tokens') END
+             FROM unnest($2::bigint[]) AS u (key)
+             WHERE (SELECT count(*) FROM released) >= 0),
+       ARRAY(SELECT nextval('aiodurable_lock_tokens') FROM generate_series(1, $3::integer))
+
+-- name: acquire
+-- The batch of one key to try: no table but the token sequence, and a tenth of the batch's start-up cost.
+SELECT pg_catalog.pg_backend_pid(),
+       CASE WHEN pg_catalog.pg_try_advisory_lock($1::bigint) THEN nextval('aiodurable_lock_tokens') END
+
+-- name: release
+-- The batch of one key to unlock: no table.
+SELECT pg_catalog.pg_backend_pid(),
+       CASE WHEN NOT pg_catalog.pg_advisory_unlock($1::bigint) THEN 0
+            WHEN pg_catalog.pg_try_advisory_xact_lock(($1 >> 32)::integer, ($1 << 32 >> 32)::integer) THEN 1
+            ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', $1::text)) END
+
+-- name: flags
+-- No table. A waiter's flag is a shared lock on the same 64 bits in the space of two integers: it dies with the waiter.
+-- $1 flags to take down, $2 flags to put up; answers which went up (not while a releaser looks at that very flag).
+WITH down AS MATERIALIZED (
+    SELECT pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
+    FROM unnest($1::bigint[]) AS u (key)
+)
+SELECT pg_catalog.pg_backend_pid(),
+       ARRAY(SELECT pg_catalog.pg_try_advisory_lock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
+             FROM unnest($2::bigint[]) AS u (key)
+             WHERE (SELECT count(*) FROM down) >= 0)
+
+-- name: undo
+-- No table. After a statement failed: locks that it took before are still held (53200). $1 keys, $2 keys of flags.
+SELECT count(pg_catalog.pg_advisory_unlock(u.key)) FROM unnest($1::bigint[]) AS u (key)
+UNION ALL
+SELECT count(pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer))
+FROM unnest($2::bigint[]) AS u (key)
+
+-- name: release_all
+-- No table: everything this session holds, before it closes.
+SELECT pg_catalog.pg_advisory_unlock_all()
+
+-- name: sequence
+-- Catalogue only: whether the sequence of the tokens is there.
+SELECT pg_catalog.to_regclass('aiodurable_lock_tokens') IS NOT NULL
+
+-- name: make_sequence
+-- As the first migration makes it.
+CREATE SEQUENCE IF NOT EXISTS aiodurable_lock_tokens AS bigint
+
+-- name: holders
+-- pg_locks and pg_stat_activity, no table. Leases are exclusive session locks on one bigint (objsubid 1) whose holder says
+-- that it is ours, or any whose key is asked for. $1 keys, or null for all.
+SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.pid,
+       coalesce(a.application_name, '') AS application, pg_catalog.host(a.client_addr) AS client, a.backend_start AS since
+FROM pg_catalog.pg_locks l
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
+  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+  AND CASE WHEN $1::bigint[] IS NULL THEN a.application_name LIKE 'aiodurable:lock@%'
+           ELSE l.classid::bigint << 32 | l.objid::bigint = ANY ($1) END

@@ -1,0 +1,123 @@
+"""A lock that may be gone is gone: the holder hears of it, and stops before the server gives it away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from aiodurable.errors import LeaseLostError, PostgresUnavailableError
+from aiodurable.locks import Lease, PostgresLockManager, cancel_on_lost
+from aiodurable.locks.session import LockSession
+from server_locks import ServerLocks
+from waiting import wait_until
+
+
+def session_of(lease: Lease) -> LockSession:
+    assert isinstance(lease._holding, LockSession)
+    return lease._holding
+
+
+async def test_a_session_that_ends_cancels_the_body_and_surfaces(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
+    with pytest.raises(LeaseLostError):
+        async with locks.hold("a"):
+            assert server_locks.end_sessions() == 2
+            await asyncio.wait_for(asyncio.Event().wait(), 10)
+    async with locks.hold("a", timeout=10):  # another session takes its place
+        assert server_locks.leases() == 1
+
+
+async def test_without_cancel_on_lost_the_body_looks_for_itself(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
+    async with locks.hold("a", cancel_on_lost=False) as lease:
+        server_locks.end_sessions()
+        await asyncio.wait_for(lease.wait_lost(), 10)
+        assert lease.lost
+        with pytest.raises(LeaseLostError, match="somebody else may hold"):
+            lease.check()
+
+
+async def test_all_leases_of_a_session_are_lost_and_none_of_another(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
+    leases = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(50)))
+    keeper = locks._keepers[0]
+    assert keeper.session is not None
+    mine = set(keeper.session.held)
+    server_locks.end_session_of(keeper.session.wire.pid)
+    await wait_until(lambda: {lease.key for lease in leases if lease.lost} == mine)
+    assert 0 < len(mine) < 50
+    await asyncio.gather(*(lease.release() for lease in leases))
+    await wait_until(lambda: server_locks.sessions() == 2)
+    assert server_locks() == 0
+
+
+async def test_a_lost_name_is_not_taken_again_in_this_process_before_the_loser_has_left(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
+    order: list[str] = []
+    cleaned = asyncio.Event()
+
+    async def loser() -> None:
+        async with locks.hold("a"):
+            held.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await cleaned.wait()
+                order.append("loser out")
+
+    async def next_one() -> None:
+        async with locks.hold("a", timeout=None):
+            order.append("next in")
+
+    held = asyncio.Event()
+    first = asyncio.create_task(loser())
+    await held.wait()
+    second = asyncio.create_task(next_one())
+    server_locks.end_sessions()
+    await wait_until(lambda: server_locks.sessions() == 2 and first.cancelling())
+    cleaned.set()
+    with pytest.raises(LeaseLostError):
+        await first
+    await asyncio.wait_for(second, 10)
+    assert order == ["loser out", "next in"]
+
+
+async def test_an_unlock_that_finds_no_lock_ends_the_session(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
+    """Somebody let go of a lock behind our back: nothing that this session believes to hold can be trusted."""
+    others = [await locks.acquire(f"lock {n}") for n in range(8)]
+    lease = await locks.acquire("a")
+    session = session_of(lease)
+    await wait_until(lambda: session.idle)
+    await session.wire._connection.fetch("SELECT pg_advisory_unlock_all()")
+    with pytest.raises(LeaseLostError):
+        async with cancel_on_lost(lease):
+            await lease.release()
+    assert lease.lost
+    assert any(other.lost for other in others)
+    assert all(other.lost == (other._holding is session) for other in others)
+
+
+async def test_another_backend_that_answers_ends_the_session(locks: PostgresLockManager) -> None:
+    lease = await locks.acquire("a")
+    session_of(lease).wire.pid += 1
+    with pytest.raises(PostgresUnavailableError, match="in place of"):
+        while True:
+            await (await locks.acquire(f"lock {time.monotonic_ns()}")).release()
+    assert lease.lost
+
+
+async def test_a_heartbeat_keeps_an_idle_session(locks: PostgresLockManager, server_locks: ServerLocks) -> None:
+    lease = await locks.acquire("a")
+    began = time.monotonic()
+    await wait_until(lambda: time.monotonic() > began + 4)  # longer than the server bears silence: 3 s
+    assert not lease.lost
+    assert server_locks.leases() == 1
+    await lease.release()
