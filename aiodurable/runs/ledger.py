@@ -110,6 +110,10 @@ class Ledger:
         """Write how the attempt under `token` ended; False where a newer attempt owns the row: nothing was written then."""
         return bool(await self._database.execute(_SQL["finish"], run_id, token, status, error, reason, checkpoint_id))
 
+    async def heal(self, run_id: str, *, token: int, checkpoint_id: str | None) -> None:
+        """Write that a run is complete which the tables show complete, but whose process died before it could say so."""
+        await self._database.execute(_SQL["heal"], run_id, token, checkpoint_id)
+
     def _dump(self, what: str, value: Any) -> tuple[str | None, bytes | None]:
         if value is None:
             return None, None

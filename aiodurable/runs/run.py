@@ -189,7 +189,7 @@ class DurableRun:
 
     async def _open(self, input: Any, on_unfinished: OnUnfinished) -> Attempt | None:
         known = await self._known()
-        if known is not None and known.record.status is RunStatus.COMPLETE:
+        if known is not None and await self._is_over(known):
             return None
         answer = isinstance(input, Command) and cast("Command[Any]", input).resume is not None
         if answer:
@@ -238,6 +238,17 @@ class DurableRun:
                 status=self.status,
             )
         return known
+
+    async def _is_over(self, known: Accepted) -> bool:
+        """Whether the run is complete: as recorded, or by the tables, where its process died before it could record it."""
+        if known.record.status is RunStatus.COMPLETE:
+            return True
+        if self.checkpoint.status is not ThreadStatus.COMPLETE or self.checkpoint.run_id != known.record.run_id:
+            return False
+        await self._rooms.ledger.heal(
+            known.record.run_id, token=self.lease.token, checkpoint_id=self.checkpoint.checkpoint_id
+        )
+        return True
 
     def _options(self, attempt: Attempt, options: dict[str, Any]) -> dict[str, Any]:
         context = self._context if self._context is not None else attempt.context

@@ -1,6 +1,8 @@
-"""A real process that runs or resumes one thread, and may kill itself at the n-th checkpoint write.
+"""Real processes that run or resume a thread and may be killed at the n-th checkpoint write.
 
-python workflow_process.py DSN THREAD SHAPE LOG [before|after N]
+This program imports once and forks one process a job, before any event loop or thread exists in it: jobs come as JSON
+lines on stdin, `{"dsn", "thread", "shape", "log", "death": ["before" | "after", n] | null}`, and each is answered with
+one line on stdout, `{"code": exit code or -signal, "result": what the graph returned}`.
 """
 
 from __future__ import annotations
@@ -15,8 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from aiodurable.checkpoints import DurableSaver
-from aiodurable.durable import Durable
+from aiodurable import Durable, DurableSaver, ThreadStatus
 from workflows import asking, fan_out, four_nodes, four_tasks, nested
 
 SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -29,7 +30,7 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def die_at(when: str, nth: int) -> None:
-    """Kill this process with SIGKILL before or after its n-th write, counted from 1, is acknowledged."""
+    """Kill this process with SIGKILL before its n-th write is sent, or after it is acknowledged, counted from 1."""
     count = 0
 
     def counted(original: Any) -> Any:
@@ -50,18 +51,36 @@ def die_at(when: str, nth: int) -> None:
     DurableSaver.aput_writes = counted(DurableSaver.aput_writes)
 
 
-async def main(dsn: str, thread_id: str, shape: str, log: str, *death: str) -> None:
-    if death:
-        die_at(death[0], int(death[1]))
-    build, start = SHAPES[shape]
-    config: Any = {"configurable": {"log": log}}
-    async with Durable(dsn) as durable, durable.run(build(), thread_id, on_busy="wait", timeout=30, config=config) as run:
-        # Twice with the same arguments: the first process starts the thread, a second one resumes it.
-        result = await run.resume("upon") if run.status == "interrupted" else await run.ainvoke(start)
-        if "__interrupt__" in result:
-            result = await run.resume("upon")
-    print(json.dumps(result))
+async def work(job: dict[str, Any]) -> Any:
+    """Start or resume the thread, whichever it takes: a second process is given the very same arguments."""
+    build, start = SHAPES[job["shape"]]
+    config: Any = {"configurable": {"log": job["log"]}}
+    thread: str = job["thread"]
+    async with (
+        Durable(job["dsn"]) as durable,
+        durable.run(build(), thread, run_id=f"{thread}-run", on_busy="wait", timeout=30, config=config) as run,
+    ):
+        answer = run.status is ThreadStatus.INTERRUPTED
+        result = await run.resume("upon") if answer else await run.ainvoke(start)
+        return await run.resume("upon") if "__interrupt__" in result else result
+
+
+def main() -> None:
+    for line in sys.stdin:
+        job = json.loads(line)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            if job["death"]:
+                die_at(*job["death"])
+            os.write(writer, json.dumps(asyncio.run(work(job))).encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            result = pipe.read()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(json.dumps({"code": code, "result": json.loads(result) if result else None}), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    main()

@@ -51,3 +51,9 @@ RETURNING *
 UPDATE aiodurable_runs
 SET status = $3, error = $4, reason = $5, checkpoint_id = $6, finished_at = now()
 WHERE run_id = $1 AND token = $2
+
+-- name: heal
+-- aiodurable_runs_pkey.
+UPDATE aiodurable_runs
+SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = $3, finished_at = coalesce(finished_at, now())
+WHERE run_id = $1 AND coalesce(token, 0) <= $2
