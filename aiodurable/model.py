@@ -96,6 +96,7 @@ class WorkflowCheckpoint:
         graph: the name of its graph, where known.
         attempts: how often that run was tried.
         reason: why it is paused or quarantined, where the ledger knows.
+        doubt: why it may stand otherwise, where the tables cannot tell for sure; None where they can.
     """
 
     thread_id: str
@@ -112,6 +113,7 @@ class WorkflowCheckpoint:
     graph: str | None = None
     attempts: int = 0
     reason: str | None = None
+    doubt: str | None = None
 
     @property
     def age(self) -> timedelta | None:

@@ -10,14 +10,10 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from aiodurable.keys import check_thread_id
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
-from aiodurable.postgres.queries import load
-from aiodurable.threads.search import Filter
+from aiodurable.threads.search import Filter, Search
 from aiodurable.threads.status import Classifier
 
 __all__ = ["Threads"]
-
-_SQL = load("threads")
-_PAGE = 500
 
 
 class Threads:
@@ -30,8 +26,8 @@ class Threads:
     """
 
     def __init__(self, database: Database, *, namespace: str, serde: SerializerProtocol) -> None:
-        self._database = database
         self._classifier = Classifier(database, namespace=namespace, serde=serde)
+        self._search = Search(database, self._classifier, namespace=namespace)
 
     async def status(self, thread_id: str, *, ignore_lock: bool = False) -> WorkflowCheckpoint:
         """Where a thread stands, by the rules of `aiodurable.threads.status`. A thread nobody knows is `new`.
@@ -54,7 +50,10 @@ class Threads:
         older_than: timedelta | datetime | None = None,
         newer_than: timedelta | datetime | None = None,
         graph: str | None = None,
+        prefix: str | None = None,
         error: str | None = None,
+        holder: str | None = None,
+        after: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[WorkflowCheckpoint]:
         """The threads that pass every filter, ordered by thread_id as the database sorts text.
@@ -68,7 +67,11 @@ class Threads:
                 thread's newest checkpoint, by the clock of the host that wrote it; before the first one, at the time of
                 its run in the ledger.
             graph: the name of its graph, where that is known.
+            prefix: how its thread_id begins.
             error: a part of the text of its error.
+            holder: a part of its holder's `application_name`, which for aiodurable's names host and process; implies
+                that it is running.
+            after: only threads whose id comes after this one: the last of the page before.
             limit: at most so many.
 
         Raises:
@@ -76,25 +79,33 @@ class Threads:
                 once, not at the first step.
             PostgresUnavailableError: Postgres could not be reached, at any step.
         """
-        wanted = Filter.of(
-            status=status, older_than=older_than, newer_than=newer_than, graph=graph, error=error, limit=limit
+        return self._search.threads(
+            Filter.of(
+                status=status,
+                older_than=older_than,
+                newer_than=newer_than,
+                graph=graph,
+                prefix=prefix,
+                error=error,
+                holder=holder,
+                after=after,
+                limit=limit,
+            )
         )
-        return self._find(wanted)
 
-    async def _find(self, wanted: Filter) -> AsyncIterator[WorkflowCheckpoint]:
-        left, last = wanted.limit, ""
-        while page := await self._database.fetch(_SQL["next_threads"], last, _PAGE):
-            thread_ids = [row["thread_id"] for row in page]
-            for thread in await self._classifier.classify(
-                thread_ids,
-                statuses=wanted.statuses,
-                older_than=wanted.older_than,
-                newer_than=wanted.newer_than,
-                graph=wanted.graph,
-            ):
-                if not wanted.passes(thread):
-                    continue
-                yield thread
-                if left is not None and (left := left - 1) == 0:
-                    return
-            last = thread_ids[-1]
+    async def counts(
+        self,
+        *,
+        status: ThreadStatus | str | Iterable[ThreadStatus | str] | None = None,
+        prefix: str | None = None,
+    ) -> dict[ThreadStatus, int]:
+        """How many threads have each status, counted exactly: each is classified, some 25,000 a second.
+
+        Statuses that nothing has are left out. With `status` only those are counted, which is quick for all but
+        complete, crashed and running.
+
+        Raises:
+            ConfigurationError: an unknown status.
+            PostgresUnavailableError: Postgres could not be reached.
+        """
+        return await self._search.counts(Filter.of(status=status, prefix=prefix))

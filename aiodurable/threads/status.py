@@ -21,6 +21,10 @@ The rules, in order; `classify` in `postgres/sql/threads.sql` applies them, for 
    - a channel that makes the next step run, or a write of `Command(goto=…)`: work is left: **crashed**;
    - a head with none of these: **complete**; no head: **new**.
 
+What one attempt of a node wrote is one transaction, and transactions are ordered: `xmin` tells an error from the output
+or the question of a later attempt, and an answer that was taken from one that was not. A dump and restore makes them all
+one; then errors count as newest, and answers as taken: a person is asked once more, never answered for.
+
 Which channels those are: langgraph 1.2, `pregel/_algo.py` (`apply_writes`, `prepare_next_tasks`); what a task's writes
 say of it: `pregel/_task_status.py`.
 """
@@ -42,6 +46,7 @@ from aiodurable.postgres.queries import load
 __all__ = ["Classifier"]
 
 _SQL = load("threads")
+_COUNT = f"SELECT status, count(*) FROM ({_SQL['classify']}) t GROUP BY status"  # noqa: S608 - both halves are ours
 
 _PULL = re.compile(r"~__pregel_pull, (?P<node>.*?)(?:, node_error_handler, \d+)?")
 """`task_path` of a node that a channel triggered, and of the error handler of one (langgraph's `task_path_str`)."""
@@ -49,6 +54,12 @@ _CALL = re.compile(r"(?:~__pregel_push, )+~__pregel_pull, (?P<node>.*?)(?:, \d+,
 """`task_path` of a `@task`, called in an `@entrypoint` or a node: of itself it has no name here."""
 _SEND = re.compile(r"~__pregel_push, (?P<index>\d+), \d+(?:, node_error_handler, \d+)?")
 """`task_path` of a node that a `Send` started: its place in `__pregel_tasks`."""
+
+_DOUBTS = {
+    "old": "written by a LangGraph before 0.3: what follows a node is known to its graph alone",
+    "raw": "no StateGraph and no @entrypoint wrote it: which channels start a node is known to its graph alone",
+    "stopped": "plain LangGraph leaves the same behind at a static breakpoint, at the recursion limit and after a drain",
+}
 
 
 class Classifier:
@@ -86,6 +97,12 @@ class Classifier:
         )
         return [self._checkpoint(row) for row in rows]
 
+    async def count(self, thread_ids: Sequence[str]) -> dict[ThreadStatus, int]:
+        """How many of `thread_ids` have each status."""
+        keys = [lock_key(thread_id, self._namespace) for thread_id in thread_ids]
+        rows = await self._database.fetch(_COUNT, list(thread_ids), keys, False, None, None, None, None)
+        return {ThreadStatus(row["status"]): row["count"] for row in rows}
+
     def _checkpoint(self, row: dict[str, Any]) -> WorkflowCheckpoint:
         status = ThreadStatus(row["status"])
         sends = self._sends(row)
@@ -109,6 +126,7 @@ class Classifier:
             graph=row["graph"],
             attempts=row["attempts"] or 0,
             reason=row["reason"] if from_ledger else None,
+            doubt=_DOUBTS.get(row["doubt"]) if status in (ThreadStatus.CRASHED, ThreadStatus.COMPLETE) else None,
         )
 
     def _error(self, row: dict[str, Any]) -> str | None:
@@ -137,14 +155,16 @@ class Classifier:
 
 
 def _holder(row: dict[str, Any]) -> LockHolder | None:
-    if row["pid"] is None:
+    found = row["holder"]
+    if found is None:
         return None
+    since = found["since"]
     return LockHolder(
         key=row["lock_key"],
-        pid=row["pid"],
-        application=row["application"] or "",
-        client=row["client"],
-        since=row["since"],
+        pid=found["pid"],
+        application=found["application"] or "",
+        client=found["client"],
+        since=None if since is None else datetime.fromisoformat(since),
     )
 
 

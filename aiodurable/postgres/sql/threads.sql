@@ -3,23 +3,28 @@
 -- aiodurable_runs_by_thread (its newest run); checkpoint_blobs_pkey only for heads that update_state or a Send left.
 -- $1 thread ids, $2 their lock keys, $3 look beneath the lock, $4 statuses, $5 older than, $6 newer than, $7 graph (nulls: any).
 WITH held AS MATERIALIZED (
-    -- Session locks on one bigint: classid and objid are its halves, objsubid is 1. A waiter's shared flag has objsubid 2.
-    SELECT l.classid::bigint << 32 | l.objid::bigint AS key,
-           l.pid, s.application_name AS application, host(s.client_addr) AS client, s.backend_start AS since
+    -- Session locks on one bigint: classid and objid are its halves, objsubid is 1 (two integers, a waiter's flag, have 2).
+    -- A page looks them up in one jsonb by key, whatever number is held; one thread asks for its own.
+    SELECT jsonb_object_agg(k.key, jsonb_build_object('pid', l.pid, 'application', s.application_name,
+                                                      'client', host(s.client_addr), 'since', s.backend_start)) AS by_key
     FROM pg_locks l
+    CROSS JOIN LATERAL (SELECT l.classid::bigint << 32 | l.objid::bigint AS key) k
     LEFT JOIN pg_stat_activity s ON s.pid = l.pid
     WHERE NOT $3::boolean AND l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (cardinality($2::bigint[]) > 1 OR k.key = ($2::bigint[])[1])
 ),
 heads AS (
     SELECT a.thread_id, a.lock_key, h.checkpoint_id, h.checkpoint, h.metadata ->> 'aiodurable_run' AS stamp,
            h.metadata ->> 'aiodurable_graph' AS graph, (h.metadata ->> 'step')::integer AS step,
-           (h.checkpoint ->> 'ts')::timestamptz AS written_at,
+           (h.checkpoint ->> 'ts')::timestamptz AS written_at, (h.checkpoint ->> 'v')::integer AS format,
+           h.parent_checkpoint_id AS parent_id,
            -- What the loop writes lists the channels the next step can read; update_state and forks leave null there.
            jsonb_typeof(h.checkpoint -> 'updated_channels') IS NOT DISTINCT FROM 'array' AS by_loop
-    FROM unnest($1::text[], $2::bigint[]) AS a (thread_id, lock_key)
+    -- Behind a SELECT the planner sees no constant: the generic plan costs the same, is kept, and planning (5 ms) is saved.
+    FROM unnest((SELECT $1::text[]), (SELECT $2::bigint[])) AS a (thread_id, lock_key)
     LEFT JOIN LATERAL (
-        SELECT c.checkpoint_id, c.checkpoint, c.metadata
+        SELECT c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint, c.metadata
         FROM checkpoints c
         WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ''
         ORDER BY c.checkpoint_id DESC
@@ -45,9 +50,12 @@ facts AS (
             FROM jsonb_each_text(CASE WHEN h.by_loop THEN '{}' ELSE h.checkpoint -> 'channel_versions' END)
                  AS v (channel, version)
             LEFT JOIN LATERAL (
+                -- LIMIT keeps it a look-up by primary key; as a join it reads every blob the thread ever had.
                 SELECT b.blob
                 FROM checkpoint_blobs b
                 WHERE b.thread_id = h.thread_id AND b.checkpoint_ns = '' AND b.channel = v.channel AND b.version = v.version
+                  AND (v.channel IN ('__start__', '__pregel_tasks') OR v.channel LIKE 'branch:to:%' OR v.channel LIKE 'join:%')
+                LIMIT 1
             ) b ON true
             WHERE CASE
                 -- A deferred node's value is msgpack [nil, false] until the rest of the graph has finished.
@@ -68,6 +76,14 @@ facts AS (
                                    IN b.blob) = 0)
                 ELSE false
             END
+            UNION ALL
+            -- Before format 4 the Sends of a step stayed among the writes of the checkpoint before it.
+            SELECT '__pregel_tasks'
+            WHERE CASE WHEN h.format < 4 THEN EXISTS (
+                SELECT 1
+                FROM checkpoint_writes w
+                WHERE w.thread_id = h.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = h.parent_id
+                  AND w.channel = '__pregel_tasks') END
         ) q
     ) t ON true
     -- Writes of no task: the answer of a Command(resume=…), the target of a Command(goto=…).
@@ -75,8 +91,7 @@ facts AS (
         SELECT array_agg(w.channel) FILTER (WHERE w.channel = '__start__' OR w.channel LIKE 'branch:to:%') AS commanded,
                array_agg(w.type) FILTER (WHERE w.channel = '__pregel_tasks') AS commanded_sends_type,
                array_agg(w.blob) FILTER (WHERE w.channel = '__pregel_tasks') AS commanded_sends,
-               max(w.type) FILTER (WHERE w.channel = '__resume__') AS answer_type,
-               (array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS answer
+               min(age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS answer_age
         FROM checkpoint_writes w
         WHERE w.thread_id = h.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = h.checkpoint_id
           AND w.task_id = '00000000-0000-0000-0000-000000000000'
@@ -94,13 +109,9 @@ facts AS (
                array_agg(s.question ORDER BY s.path) FILTER (WHERE s.waiting) AS questions
         FROM (
             SELECT k.*,
-                   -- An answer that no task has taken yet was given to the open question. A task's list of answers ends
-                   -- with the one it took last; where that cannot be compared, the question counts as open.
+                   -- An answer younger than what any task has taken was given to the open question.
                    k.question IS NOT NULL AND NOT k.finished AND NOT k.failed
-                   AND (n.answer IS NULL OR bool_or(k.answers IS NOT NULL AND NOT (
-                            k.answers_type = 'msgpack' AND n.answer_type = 'msgpack'
-                            AND substr(k.answers, greatest(octet_length(k.answers) - octet_length(n.answer), 0) + 1)
-                                <> n.answer)) OVER ()) AS waiting
+                   AND NOT coalesce(n.answer_age < coalesce(min(k.answers_age) OVER (), 2147483647), false) AS waiting
             FROM (
                 SELECT g.*,
                        -- Cancelled siblings of a failure carry an error that is none; a handled one is its handler's
@@ -121,9 +132,8 @@ facts AS (
                        array_agg(w.xmin::text) FILTER (WHERE o.output) AS output_xids,
                        max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS question_type,
                        (array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS question,
-                       max(w.type) FILTER (WHERE w.channel = '__resume__') AS answers_type,
-                       (array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS answers,
-                       max(w.xmin::text) FILTER (WHERE w.channel = '__resume__') AS answers_xid
+                       max(w.xmin::text) FILTER (WHERE w.channel = '__resume__') AS answers_xid,
+                       min(age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS answers_age
                 FROM checkpoint_writes w
                 CROSS JOIN LATERAL (
                     SELECT w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__') AS output
@@ -148,18 +158,21 @@ facts AS (
             LIMIT 1
         ) q
         CROSS JOIN LATERAL (
-            SELECT coalesce(q.run_id = h.stamp, false) OR EXISTS (
-                SELECT 1
+            SELECT coalesce(q.run_id = h.stamp, false) OR coalesce((
+                -- A range of the primary key, told as one: with equalities the planner may read the whole thread by its id.
+                SELECT true
                 FROM checkpoints c
-                WHERE c.thread_id = h.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(q.base_id, '')
-                  AND c.metadata ->> 'aiodurable_run' = q.run_id) AS consumed
+                WHERE (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (h.thread_id, '', coalesce(q.base_id, ''))
+                  AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) <= (h.thread_id, '', h.checkpoint_id)
+                  AND c.metadata ->> 'aiodurable_run' = q.run_id
+                LIMIT 1), false) AS consumed
         ) c
     ) r ON true
 ),
 verdicts AS (
-    SELECT f.*, l.pid, l.application, l.client, l.since,
+    SELECT f.*,
            CASE
-               WHEN l.pid IS NOT NULL THEN 'running'
+               WHEN f.holder IS NOT NULL THEN 'running'
                WHEN f.run_status = 'queued' THEN 'queued'
                WHEN f.fresh AND f.run_status = 'running' THEN 'crashed'
                WHEN f.fresh AND f.run_status IN ('failed', 'paused', 'quarantined') THEN f.run_status
@@ -167,9 +180,19 @@ verdicts AS (
                WHEN f.about AND f.run_status IN ('failed', 'paused') AND f.beneath = 'pending' THEN f.run_status
                WHEN f.beneath = 'pending' THEN 'crashed'
                ELSE f.beneath
-           END AS status
+           END AS status,
+           CASE
+               WHEN f.holder IS NOT NULL OR f.fresh OR f.beneath NOT IN ('pending', 'complete') THEN NULL
+               WHEN f.format < 3 THEN 'old'
+               WHEN f.beneath = 'complete' AND NOT EXISTS (
+                   SELECT 1
+                   FROM jsonb_object_keys(f.checkpoint -> 'channel_versions') AS k (channel)
+                   WHERE k.channel = '__start__' OR k.channel LIKE 'branch:to:%') THEN 'raw'
+               WHEN f.beneath = 'pending' AND f.about IS NOT true AND coalesce(f.done, f.begun) IS NULL
+                   AND coalesce(f.commanded, f.commanded_sends_type) IS NULL THEN 'stopped'
+           END AS doubt
     FROM (
-        SELECT x.*,
+        SELECT x.*, (SELECT l.by_key -> x.lock_key::text FROM held l) AS holder,
                CASE WHEN x.checkpoint_id IS NULL THEN 'new'
                     WHEN x.failed THEN 'failed'
                     WHEN x.waiting THEN 'interrupted'
@@ -177,25 +200,28 @@ verdicts AS (
                     ELSE 'complete' END AS beneath
         FROM facts x
     ) f
-    LEFT JOIN held l ON l.key = f.lock_key
 )
 SELECT v.thread_id, v.status, v.checkpoint_id, v.step,
        v.triggers, v.commanded, v.commanded_sends_type, v.commanded_sends, v.done, v.begun, v.error_path, v.error_type, v.error_blob,
        v.questions_type, v.questions, coalesce(v.written_at, v.touched_at) AS updated_at,
-       v.lock_key, v.pid, v.application, v.client, v.since,
+       v.doubt, v.lock_key, v.holder,
        v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.reason,
        s.type AS sends_type, s.blob AS sends
 FROM verdicts v
-LEFT JOIN checkpoint_blobs s
-       ON '__pregel_tasks' = ANY (v.triggers) AND s.thread_id = v.thread_id AND s.checkpoint_ns = ''
-      AND s.channel = '__pregel_tasks' AND s.version = v.checkpoint -> 'channel_versions' ->> '__pregel_tasks'
+LEFT JOIN LATERAL (
+    SELECT b.type, b.blob
+    FROM checkpoint_blobs b
+    WHERE '__pregel_tasks' = ANY (v.triggers) AND b.thread_id = v.thread_id AND b.checkpoint_ns = ''
+      AND b.channel = '__pregel_tasks' AND b.version = v.checkpoint -> 'channel_versions' ->> '__pregel_tasks'
+    LIMIT 1
+) s ON true
 WHERE ($4::text[] IS NULL OR v.status = ANY ($4))
   AND ($5::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) <= $5)
   AND ($6::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) >= $6)
   AND ($7::text IS NULL OR coalesce(v.run_graph, v.graph) = $7)
 ORDER BY v.thread_id
 
--- name: next_threads
+-- name: threads_all
 -- A loose index scan: for each of $2 threads after $1 one descent of checkpoints_pkey and one of aiodurable_runs_by_thread.
 WITH RECURSIVE t (thread_id, n) AS (
     SELECT $1::text, 0
@@ -207,3 +233,46 @@ WITH RECURSIVE t (thread_id, n) AS (
     WHERE t.thread_id IS NOT NULL AND t.n < $2::integer
 )
 SELECT t.thread_id FROM t WHERE t.n > 0 AND t.thread_id IS NOT NULL ORDER BY t.n
+
+-- name: threads_noted
+-- The same over the partial indexes aiodurable_writes_attention and aiodurable_runs_open: an error, a question or an
+-- unfinished run was noted of these, at some time.
+WITH RECURSIVE t (thread_id, n) AS (
+    SELECT $1::text, 0
+    UNION ALL
+    SELECT least((SELECT w.thread_id
+                  FROM checkpoint_writes w
+                  WHERE w.thread_id > t.thread_id AND w.checkpoint_ns = '' AND w.channel IN ('__error__', '__interrupt__')
+                  ORDER BY w.thread_id
+                  LIMIT 1),
+                 (SELECT r.thread_id
+                  FROM aiodurable_runs r
+                  WHERE r.thread_id > t.thread_id AND r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
+                  ORDER BY r.thread_id
+                  LIMIT 1)),
+           t.n + 1
+    FROM t
+    WHERE t.thread_id IS NOT NULL AND t.n < $2::integer
+)
+SELECT t.thread_id FROM t WHERE t.n > 0 AND t.thread_id IS NOT NULL ORDER BY t.n
+
+-- name: threads_recent
+-- aiodurable_checkpoints_recent (BRIN: rows lie in the order of their time) from the id $3 onwards, and aiodurable_runs_open
+-- for runs without a checkpoint.
+SELECT u.thread_id
+FROM (SELECT c.thread_id
+      FROM checkpoints c
+      WHERE c.checkpoint_id >= $3::text AND c.checkpoint_ns = '' AND c.thread_id || '' > $1::text
+      UNION
+      SELECT r.thread_id
+      FROM aiodurable_runs r
+      WHERE r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined') AND r.thread_id > $1::text) u
+ORDER BY u.thread_id
+LIMIT $2::integer
+
+-- name: held_keys
+-- pg_locks, as in classify.
+SELECT l.classid::bigint << 32 | l.objid::bigint AS key
+FROM pg_locks l
+WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())

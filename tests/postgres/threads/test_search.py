@@ -6,15 +6,19 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from aiodurable.errors import ConfigurationError
+from aiodurable.keys import lock_key
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
-from aiodurable.threads import NEEDS_ATTENTION, Threads, reader
+from aiodurable.threads import NEEDS_ATTENTION, Threads, search
 from scenario_graphs import BREAKS
 from scenarios import Thread
+
+EVERYTHING = {"complete", "crashed", "asking", "failed", "lost", "waiting", "given up"}
 
 
 @pytest.fixture(autouse=True)
@@ -47,14 +51,11 @@ async def found(threads: Threads, **filters: Any) -> set[str]:
     return {thread.thread_id async for thread in threads.find(**filters)}
 
 
-EVERYTHING = {"complete", "crashed", "asking", "failed", "lost", "waiting", "given up"}
-
-
 @pytest.mark.parametrize("page", [1, 2, 3, 500])
 async def test_every_thread_is_found_once(
     zoo: None, threads: Threads, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "_PAGE", page)
+    monkeypatch.setattr(search, "_PAGES", (page, 2 * page))
     everything = [thread async for thread in threads.find()]
     assert sorted(thread.thread_id for thread in everything) == sorted(EVERYTHING)
     assert everything == [await threads.status(thread.thread_id) for thread in everything]
@@ -79,8 +80,18 @@ async def test_every_thread_is_found_once(
         ({"error": "is broken"}, {"failed"}),
         ({"error": "disk"}, {"given up"}),
         ({"error": "%"}, set()),
+        ({"prefix": "c"}, {"complete", "crashed"}),
+        ({"prefix": "c", "status": "crashed"}, {"crashed"}),
+        ({"prefix": "%"}, set()),
+        (
+            {"status": ["failed", "interrupted", "quarantined", "queued", "paused"]},
+            {"asking", "failed", "waiting", "given up"},
+        ),
+        ({"status": "running"}, set()),
+        ({"holder": "anybody"}, set()),
+        ({"newer_than": timedelta(minutes=5), "status": NEEDS_ATTENTION}, {"crashed", "asking", "failed"}),
+        ({"newer_than": timedelta(days=2)}, EVERYTHING),
     ],
-    ids=str,
 )
 async def test_filters_pass_what_they_say(zoo: None, threads: Threads, filters: Any, names: set[str]) -> None:
     assert await found(threads, **filters) == names
@@ -90,7 +101,7 @@ async def test_filters_pass_what_they_say(zoo: None, threads: Threads, filters: 
 async def test_a_limit_bounds_what_is_found(
     zoo: None, threads: Threads, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "_PAGE", 2)
+    monkeypatch.setattr(search, "_PAGES", (2, 2))
     assert len([thread async for thread in threads.find(limit=limit)]) == min(limit, 7)
     assert len([t async for t in threads.find(limit=limit, error="broken")]) == 1
 
@@ -132,3 +143,38 @@ async def test_threads_that_sort_strangely_are_found(dsn: str, threads: Threads)
             await Thread(dsn, saver, name, "silent").start(durability="exit")
     listed: list[WorkflowCheckpoint] = [thread async for thread in threads.find()]
     assert sorted(thread.thread_id for thread in listed) == sorted(names)
+
+
+async def test_running_threads_are_found_by_their_holder(zoo: None, dsn: str, threads: Threads) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, application_name="worker@host:7") as holder:
+        for name in ("complete", "lost", "no thread at all"):
+            await holder.execute("SELECT pg_advisory_lock(%s)", (lock_key(name, "aiodurable"),))
+        assert await found(threads, status="running") == {"complete", "lost"}
+        assert await found(threads, holder="host:7") == {"complete", "lost"}
+        assert await found(threads, holder="host:8") == set()
+        assert await found(threads, holder="host:7", status="failed") == set()
+        assert await found(threads, holder="host:7", newer_than=timedelta(hours=1)) == {"complete"}
+
+
+@pytest.mark.parametrize(
+    "filters", [{}, {"status": ["failed", "interrupted", "queued"]}, {"newer_than": timedelta(hours=3)}]
+)
+async def test_pages_taken_one_by_one_are_the_whole(zoo: None, threads: Threads, filters: Any) -> None:
+    whole = [thread.thread_id async for thread in threads.find(**filters)]
+    paged: list[str] = []
+    while page := [t.thread_id async for t in threads.find(**filters, after=paged[-1] if paged else None, limit=2)]:
+        paged += page
+    assert paged == whole
+
+
+async def test_counts_are_those_of_what_is_found(zoo: None, threads: Threads) -> None:
+    assert await threads.counts() == {
+        "complete": 1,
+        "crashed": 2,
+        "interrupted": 1,
+        "failed": 1,
+        "queued": 1,
+        "quarantined": 1,
+    }
+    assert await threads.counts(status=["failed", "queued"]) == {"failed": 1, "queued": 1}
+    assert await threads.counts(prefix="c") == {"complete": 1, "crashed": 1}
