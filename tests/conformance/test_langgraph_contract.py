@@ -1,0 +1,133 @@
+"""What the saver relies on that LangGraph does not promise. When one of these moves, its message says what to look at."""
+
+import inspect
+import re
+from importlib import import_module
+from typing import Any
+
+import asyncpg
+import pytest
+from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver, get_serializable_checkpoint_metadata
+from langgraph.checkpoint.postgres import base
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+
+from aiodurable.checkpoints import saver
+from aiodurable.checkpoints.fences import FENCE_KEY
+from aiodurable.dsn import parse_dsn
+from aiodurable.postgres.queries import load
+
+PARAMETERS = {
+    "_cursor": ["self", "pipeline"],
+    "_dump_blobs": ["self", "thread_id", "checkpoint_ns", "values", "versions"],
+    "_dump_writes": ["self", "thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "task_path", "writes"],
+    "_load_checkpoint_tuple": ["self", "value"],
+    "aput": ["self", "config", "checkpoint", "metadata", "new_versions"],
+    "aput_writes": ["self", "config", "writes", "task_id", "task_path"],
+    "aget_tuple": ["self", "config"],
+    "adelete_thread": ["self", "thread_id"],
+    "aprune": ["self", "thread_ids", "strategy"],
+}
+
+COLUMNS = {
+    "checkpoints": "thread_id checkpoint_ns checkpoint_id parent_checkpoint_id type checkpoint metadata",
+    "checkpoint_blobs": "thread_id checkpoint_ns channel version type blob",
+    "checkpoint_writes": "thread_id checkpoint_ns checkpoint_id task_id idx channel type blob task_path",
+}
+
+
+@pytest.mark.parametrize("method", PARAMETERS)
+def test_a_method_that_is_overridden_or_called_has_the_parameters_it_had(method: str) -> None:
+    found = getattr(AsyncPostgresSaver, method, None)
+    assert found is not None, f"AsyncPostgresSaver.{method} is gone: checkpoints/saver.py and upkeep.py build on it"
+    assert list(inspect.signature(found).parameters) == PARAMETERS[method], (
+        f"AsyncPostgresSaver.{method} takes other parameters: see whether DurableSaver still stands in for it"
+    )
+
+
+@pytest.mark.parametrize("table", COLUMNS)
+async def test_langgraphs_tables_have_the_columns_the_commit_fills(table: str, dsn: str) -> None:
+    connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+    found = await connection.fetch(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = $1 ORDER BY ordinal_position", table
+    )
+    await connection.close()
+    assert [row[0] for row in found] == COLUMNS[table].split(), (
+        f"{table} has changed: see `commit` in sql/checkpoints.sql"
+    )
+
+
+def words(statement: str) -> str:
+    """A statement without what a rewording may change: case, spaces, placeholders, the alias of the source."""
+    statement = re.sub(r"\bVALUES \([%s, ]+\)", "", statement)
+    return re.sub(r"\s+", " ", statement).strip(" ;").replace("EXCLUDED", "excluded").upper()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "UPSERT_CHECKPOINT_BLOBS_SQL",
+        "UPSERT_CHECKPOINTS_SQL",
+        "UPSERT_CHECKPOINT_WRITES_SQL",
+        "INSERT_CHECKPOINT_WRITES_SQL",
+    ],
+)
+def test_the_commit_resolves_conflicts_as_the_stock_statements_do(name: str) -> None:
+    stock = words(getattr(AsyncPostgresSaver, name))
+    insert, _, conflict = stock.partition("ON CONFLICT ")
+    ours = words(load("checkpoints")["commit"])
+    assert insert.strip() in ours, f"{name} fills other columns: see `commit` in sql/checkpoints.sql"
+    assert f"ON CONFLICT {conflict}" in ours, (
+        f"{name} resolves conflicts differently: see `commit` in sql/checkpoints.sql"
+    )
+
+
+def test_the_stock_query_of_a_checkpoint_can_be_given_a_where_clause() -> None:
+    text = words(AsyncPostgresSaver.SELECT_SQL)
+    assert text.startswith("SELECT"), "SELECT_SQL is no plain query any more: see `latest` in sql/checkpoints.sql"
+    assert text.endswith("FROM CHECKPOINTS"), (
+        "SELECT_SQL does not end in its table: see `latest` in sql/checkpoints.sql"
+    )
+
+
+def test_the_control_channels_are_those_that_a_failed_task_keeps() -> None:
+    constants = import_module("langgraph._internal._constants")
+    expected = {getattr(constants, name) for name in ("ERROR", "ERROR_SOURCE_NODE", "INTERRUPT", "RESUME")}
+    assert expected == saver._ABOUT_THE_TASK, (
+        "LangGraph names its control channels differently: see checkpoints/saver.py"
+    )
+    try:
+        control = import_module("langgraph.pregel._task_status").CONTROL_WRITES
+    except ModuleNotFoundError:  # older versions keep the same rule elsewhere
+        return
+    assert control == saver._ABOUT_THE_TASK, (
+        "LangGraph counts other channels as control writes: see checkpoints/saver.py"
+    )
+
+
+def test_control_writes_have_slots_of_their_own() -> None:
+    assert WRITES_IDX_MAP == {"__error__": -1, "__scheduled__": -2, "__interrupt__": -3, "__resume__": -4}
+
+
+def test_the_fence_in_the_config_stays_out_of_the_metadata_and_the_stamps_get_in() -> None:
+    configurable: Any = {"thread_id": "t", FENCE_KEY: object(), "aiodurable_run": "r"}
+    assert get_serializable_checkpoint_metadata({"configurable": configurable}, {}) == {"aiodurable_run": "r"}
+
+
+def test_a_delta_snapshot_is_a_value_of_its_own_kind() -> None:
+    assert _DeltaSnapshot([1]).value == [1]
+
+
+def test_clones_are_made_with_a_shallow_copy() -> None:
+    source = inspect.getsource(BaseCheckpointSaver.with_allowlist)
+    assert "copy.copy(self)" in source, "with_allowlist clones differently: do clones still share fences and writer?"
+
+
+def test_pruning_yields_its_statements_the_isolation_level_first() -> None:
+    statement, parameters, fetch = next(base._keep_latest("t"))
+    assert statement.startswith("SET TRANSACTION ISOLATION LEVEL"), (
+        "see Upkeep._keep_latest: it fences after that statement"
+    )
+    assert (tuple(parameters), fetch) == ((), False)
+    assert inspect.iscoroutinefunction(base._aexecute)
+    assert inspect.isgeneratorfunction(base._refuse_delta_threads)
