@@ -50,4 +50,4 @@ class FailedCommand(click.ClickException):
 
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
         super().__init__(message)
-        self.exit_code = int(code)
+        self.exit_code = int(code)  # pyright: ignore[reportAttributeAccessIssue]  # click reads it from the instance

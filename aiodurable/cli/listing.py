@@ -19,7 +19,7 @@ __all__ = ["list_threads"]
 _KNOWN = tuple(status for status in ThreadStatus if status is not ThreadStatus.NEW)
 
 
-@click.command("list")
+@click.command("list", short_help="List the threads that need attention.")
 @dsn_option
 @click.option(
     "-s",

@@ -11,7 +11,7 @@ from aiodurable.cli.database import dsn_option
 __all__ = ["migrate"]
 
 
-@click.command
+@click.command(short_help="Create or migrate the tables.")
 @dsn_option
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS"

@@ -29,7 +29,7 @@ _data_option = click.option(
 )
 
 
-@click.group
+@click.group(short_help="A Postgres server of your own.")
 def pg() -> None:
     """A Postgres server of your own, from a wheel or the system's programs."""
 

@@ -16,7 +16,7 @@ from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 __all__ = ["status"]
 
 
-@click.command
+@click.command(short_help="Show where a thread stands.")
 @click.argument("thread_id", metavar="THREAD")
 @dsn_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")

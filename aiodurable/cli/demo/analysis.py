@@ -18,7 +18,7 @@ __all__ = ["Comparison", "Finding", "Repetition", "analyse", "compare", "reading
 
 _SHINGLE = 8
 _ALIKE = 0.3
-_FENCED = re.compile(r"^\s{0,3}(```+|~~~+).*?(?:^\s{0,3}\1|\Z)", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^ {0,3}(```+|~~~+).*?(?:^ {0,3}\1|\Z)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[([^\]]*)\]\(\s*<?([^)\s>]+)[^)]*\)")
 _MARKUP = re.compile(r"`+[^`]*`+|<[^>]+>|\bhttps?://\S+|^\s*\|?[\s:|-]+\|?\s*$", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*_]*\s+|\n\s*\n|\n(?=\s*(?:[-*+|]|\d+\.)\s)")

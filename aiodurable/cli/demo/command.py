@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from aiodurable.cli.database import dsn_option, is_configured
+from aiodurable.cli.demo import documents
 from aiodurable.cli.exits import FailedCommand
 from aiodurable.errors import ConfigurationError
 
 __all__ = ["demo"]
 
 
-@click.command
+@click.command(short_help="Kill a workflow with SIGKILL; another process finishes it.")
 @click.argument("source", metavar="[FILE_OR_FOLDER]", required=False, type=click.Path(exists=True, path_type=Path))
 @dsn_option
 @click.option(
@@ -35,19 +36,11 @@ def demo(source: Path | None, dsn: str | None, output: Path) -> None:
     """
     from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
 
-    from aiodurable.cli.demo import documents, facts  # noqa: PLC0415 - as above
-
-    output = output.absolute()
-    paths = [path for path in documents.find(source) if path != output]
-    sections = documents.read(paths)
-    if not sections:
-        raise ConfigurationError(f"wanted text to work on, found no word in {source or 'the documents'}")
-    if not output.parent.is_dir():
-        raise ConfigurationError(f"wanted a folder for the report, found none at {output.parent}")
-
-    from aiodurable.cli.demo import story  # noqa: PLC0415 - loads LangGraph: 0.8 s, and refuses Windows
+    from aiodurable.cli.demo import facts, story  # noqa: PLC0415 - loads LangGraph: 0.8 s, and refuses Windows
     from aiodurable.cli.demo.screen import Screen  # noqa: PLC0415 - loads rich
 
+    output = output.resolve()
+    paths, sections = _documents(source, output)
     given = story.Play(dsn=dsn, embedded=not is_configured(dsn), paths=paths, sections=sections, output=output)
     with Screen(Console(), len(sections)) as screen:
         screen.note(f"{len(sections)} sections of {len(paths)} document{'' if len(paths) == 1 else 's'} to analyse")
@@ -57,3 +50,17 @@ def demo(source: Path | None, dsn: str | None, output: Path) -> None:
     click.echo(f"The report: {output}")
     if broken := [promise.text for promise in promises if not promise.kept]:
         raise FailedCommand(f"not kept: {'; '.join(broken)}")
+
+
+def _documents(source: Path | None, output: Path) -> tuple[list[Path], list[documents.Section]]:
+    """What to read, without the report of an earlier demo."""
+    try:
+        paths = [path for path in documents.find(source) if path != output]
+        sections = documents.read(paths)
+    except OSError as error:
+        raise FailedCommand(f"a document cannot be read: {error}") from error
+    if not sections:
+        raise ConfigurationError(f"wanted text to work on, found no word in {source or 'the documents'}")
+    if not output.parent.is_dir():
+        raise ConfigurationError(f"wanted a folder for the report, found none at {output.parent}")
+    return paths, sections

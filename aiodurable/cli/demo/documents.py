@@ -39,7 +39,7 @@ class Section(TypedDict):
 
 
 def find(given: Path | None) -> list[Path]:
-    """The documents of a file or a folder, in order of their names; of None: this project's own.
+    """The documents of a file or a folder, in order of their names; of None: this project's own. Of Python, docstrings.
 
     Those are its README, docs and CHANGELOG in a checkout, and the docstrings of the installed package elsewhere.
 
@@ -73,7 +73,12 @@ def _own() -> list[Path]:
 
 
 def read(paths: Sequence[str | Path]) -> list[Section]:
-    """The sections of all documents that have a word in them, `MAX_SECTIONS` at most."""
+    """The sections of all documents that have a word in them, `MAX_SECTIONS` at most.
+
+    Raises:
+        ConfigurationError: a Python file is none.
+        OSError: a document cannot be read.
+    """
     sections: list[Section] = []
     for path in map(Path, paths):
         text = path.read_text("utf-8", errors="replace").replace("\0", "")
@@ -116,7 +121,11 @@ def _heading(lines: Sequence[str], number: int) -> str | None:
 
 def _docstrings(path: Path, text: str) -> Iterator[tuple[str, str]]:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(ast.parse(text)):
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        raise ConfigurationError(f"wanted Python, for its docstrings, found in {path}: {error}") from error
+    for node in ast.walk(tree):
         if isinstance(node, documented) and (docstring := ast.get_docstring(node)):
             yield path.name if isinstance(node, ast.Module) else f"{path.stem}.{node.name}", docstring
 

@@ -94,46 +94,46 @@ def _promises(facts: Facts) -> Iterator[Promise]:
     total, held = len(facts.section_steps), len(facts.held)
     code = facts.exit_codes["first"]
     yield Promise(
-        "killed with SIGKILL in the middle",
+        "SIGKILL in the middle of the work",
         code == -signal.SIGKILL and held > 0 and "write" not in facts.began("first"),
-        f"exit code {code}, {held} of {total} sections in Postgres",
+        f"exit {code}, {held} of {total} sections done",
     )
     yield Promise(
-        "another process finished the thread",
+        "another process finishes",
         facts.exit_codes["second"] == 0 and facts.status == ThreadStatus.COMPLETE,
-        f"exit code {facts.exit_codes['second']}, thread {facts.status}",
+        f"exit {facts.exit_codes['second']}, thread {facts.status}",
     )
-    yield Promise("never two processes at once", *_one_at_a_time(facts))
+    yield Promise("never two at a time", *_one_at_a_time(facts))
     again = sorted(facts.finished_before & set(facts.ran_twice))
     yield Promise(
-        "nothing that was finished ran again",
+        "nothing finished runs again",
         not again,
-        f"{len(facts.finished_before)} finished, ran again: {', '.join(again) or 'none'}",
+        f"{len(facts.finished_before)} steps finished, again: {', '.join(again) or 'none'}",
     )
     kept = sum(pair in facts.results and pair[1] == facts.pids["first"] for pair in facts.held)
     yield Promise(
-        "the killed process's results were used",
+        "no result of the first is lost",
         kept == held,
-        f"{kept} of {held} are in the final state as it left them",
+        f"{kept} of its {held} are in the final state",
     )
     steps = [step for step, _ in facts.results]
     yield Promise(
-        "each section counts exactly once",
+        "each section counts once",
         sorted(steps) == sorted(facts.section_steps),
-        f"{len(steps)} results of {len(set(steps))} sections, of {total}",
+        f"{len(steps)} results for {len(set(steps))} of {total} sections",
     )
-    yield Promise("a third process was refused, and told who", *_refused(facts))
-    yield Promise("the ledger tells one run, two attempts", *_one_run(facts))
+    yield Promise("a third is refused, and told who", *_refused(facts))
+    yield Promise("one run in the ledger", *_one_run(facts))
     same = facts.report is not None and facts.report == facts.undisturbed
     found = "no report" if facts.report is None else "the same, byte for byte" if same else "another text"
-    yield Promise("the report is that of a calm run", same, found)
+    yield Promise("the report of an undisturbed run", same, found)
 
 
 def _one_at_a_time(facts: Facts) -> tuple[bool, str]:
     takeover = facts.takeover_ms
     if takeover is None:
         return False, "the second process began no step"
-    return takeover > 0, f"the second began {abs(takeover):.0f} ms {'after' if takeover > 0 else 'BEFORE'} the kill"
+    return takeover > 0, f"second began {abs(takeover):.0f} ms {'after' if takeover > 0 else 'BEFORE'} the kill"
 
 
 def _refused(facts: Facts) -> tuple[bool, str]:
@@ -144,7 +144,7 @@ def _refused(facts: Facts) -> tuple[bool, str]:
         return False, f"it began {', '.join(steps)}"
     holder, second = refusal.get("holder") or "nobody", facts.pids["second"]
     named = refusal.get("error") == "WorkflowAlreadyRunningError" and holder.rpartition(":")[2] == str(second)
-    return named, f"{refusal.get('error')}, held by {holder}"
+    return named, f"{refusal.get('error')}: {holder}"
 
 
 def _one_run(facts: Facts) -> tuple[bool, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -60,47 +61,59 @@ class Screen:
         self._bar.update(self._task, completed=count, total=total)
 
     def summary(self, facts: Facts, promises: Sequence[Promise]) -> None:
-        """Who ran what, and which promises were kept."""
+        """Who ran what, which promises were kept, and how long the thread had nobody."""
         self._console.print()
         self._console.print(_who_ran_what(facts))
-        self._console.print()
         self._console.print(_kept(promises))
         if facts.takeover_ms is not None:
-            self._console.print()
             self._console.print(Text(f"From kill -9 to resumption: {facts.takeover_ms:.0f} ms", style="bold"))
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
 def _who_ran_what(facts: Facts) -> Table:
-    table = Table(title="Who ran which step", title_justify="left", title_style="bold", pad_edge=False)
+    table = _table("Which process ran which step")
     table.add_column("step")
     for process in ("first", "second"):
-        table.add_column(f"{process}\n{facts.pids[process]}", justify="right", style=_COLOURS[process], no_wrap=True)
+        heading = f"{process}\n{facts.pids[process]}"
+        table.add_column(heading, justify="right", style=_COLOURS[process], no_wrap=True)
     table.add_column("run twice?")
-    sections = set(facts.section_steps)
-    others = [step for step in dict.fromkeys([*facts.began("first"), *facts.began("second")]) if step not in sections]
-    before, after = [s for s in others if s == "read"], [s for s in others if s != "read"]
-    finished = {step for step, _ in facts.held}
-    groups = [
-        *(({step}, step) for step in before),
-        (finished & sections, f"{len(finished)} finished sections"),
-        (sections - finished, f"{len(sections - finished)} other sections"),
-        *(({step}, step) for step in after),
-    ]
-    for steps, name in groups:
-        counts = [len(steps & set(facts.began(process))) for process in ("first", "second")]
-        again = len(steps & set(facts.ran_twice))
-        table.add_row(name, *(str(count or "") for count in counts), _again(again, bool(steps & facts.finished_before)))
+    began = {process: set(facts.began(process)) for process in ("first", "second")}
+    twice = set(facts.ran_twice)
+    for name, steps in _groups(facts):
+        counts = (str(len(steps & began[process]) or "") for process in ("first", "second"))
+        again = len(steps & twice)
+        if not again:
+            remark = Text("no")
+        elif steps & facts.finished_before:
+            remark = Text(f"{again} YES, though finished", style="bold red")
+        else:
+            remark = Text("yes: a node runs at least once")
+        table.add_row(name, *counts, remark)
     return table
 
 
-def _again(count: int, finished: bool) -> str:
-    if not count:
-        return "no"
-    return f"{count} BROKEN" if finished else f"{count}: in flight at the kill, so begun anew"
+def _groups(facts: Facts) -> Iterator[tuple[str, set[str]]]:
+    """The steps in the order in which they ran; sections in three kinds, by what the kill found of them."""
+    sections = set(facts.section_steps)
+    finished = facts.finished_before & sections
+    in_flight = (sections & set(facts.began("first"))) - finished
+    yield "read", {"read"}
+    for steps, what in (
+        (finished, "finished before the kill"),
+        (in_flight, "in flight at the kill"),
+        (sections - finished - in_flight, "not begun yet"),
+    ):
+        if steps:
+            yield f"{len(steps)} section{'' if len(steps) == 1 else 's'} {what}", steps
+    yield "compare", {"compare"}
+    yield "write", {"write"}
 
 
 def _kept(promises: Sequence[Promise]) -> Table:
-    table = Table(title="What was promised", title_justify="left", title_style="bold", pad_edge=False)
+    table = _table("What was promised")
     table.add_column("")
     table.add_column("promise")
     table.add_column("found", overflow="fold")

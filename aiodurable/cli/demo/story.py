@@ -60,6 +60,7 @@ async def play(given: Play, screen: Screen) -> Facts:
         ConfigurationError, PostgresUnavailableError: as `Durable` and `embedded_postgres` do.
     """
     thread_id = f"demo-{uuid4().hex[:8]}"
+    given.output.unlink(missing_ok=True)  # an earlier demo's report must not be taken for this one's
     async with AsyncExitStack() as stack:
         # They start before Postgres is there, for importing LangGraph takes them longer.
         workers = [
@@ -121,7 +122,7 @@ class _Story:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 killed_at, held = await self._begin_and_kill()
-                await self._go_on()
+                await self._go_on(killed_at)
                 return await self._gather(killed_at, held)
         except TimeoutError as error:
             raise DemoError(f"waited {_PATIENCE_S:.0f} s for {self._point}, and nothing more happened") from error
@@ -150,15 +151,15 @@ class _Story:
         held = await self._sections()
         screen.committed(len(held), self._total)
         screen.say(
-            "first", f"{len(held)} of {self._total} sections are in Postgres, more in flight: kill -9 {first.pid}"
+            "first", f"{len(held)} of {self._total} sections are in Postgres, others in flight: kill -9 {first.pid}"
         )
         return killed_at, held
 
-    async def _go_on(self) -> None:
+    async def _go_on(self, killed_at: float) -> None:
         second, third, screen = self._second, self._third, self._screen
         self._point = "the second process to take the thread over"
-        await second.hear("began")
-        screen.say("second", f"process {second.pid} goes on")
+        resumed = await second.hear("began")
+        screen.say("second", f"process {second.pid} goes on, {(resumed.at - killed_at) * 1000:.0f} ms after the kill")
         self._point = "the third process to be refused"
         await third.hear("ready")
         third.tell(1)

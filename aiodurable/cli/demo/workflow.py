@@ -36,7 +36,7 @@ class Analysed(analysis.Finding):
     process: int
 
 
-class State(TypedDict, total=False):
+class State(TypedDict):
     """`paths` and `output` are given; each step adds its own."""
 
     paths: list[str]
@@ -54,20 +54,20 @@ def section_step(index: int) -> str:
 def report_workflow(step: Step) -> StateGraph[State, Any, Any, Any]:
     """The graph, whose steps are done by `step`."""
 
-    async def read(state: State) -> State:
+    async def read(state: State) -> dict[str, Any]:
         return {"sections": await step("read", partial(documents.read, state["paths"]))}
 
     def each_section(state: State) -> list[Send]:
         return [Send("analyse", section) for section in state["sections"]]
 
-    async def analyse(section: documents.Section) -> State:
-        finding = await step(section_step(section["index"]), partial(analysis.analyse, section))
+    async def analyse(state: documents.Section) -> dict[str, Any]:
+        finding = await step(section_step(state["index"]), partial(analysis.analyse, state))
         return {"findings": [{**finding, "process": os.getpid()}]}
 
-    async def compare(state: State) -> State:
+    async def compare(state: State) -> dict[str, Any]:
         return {"comparison": await step("compare", partial(analysis.compare, state["findings"]))}
 
-    async def write(state: State) -> State:
+    async def write(state: State) -> dict[str, Any]:
         await step("write", partial(_write, state))
         return {}
 

@@ -1,0 +1,312 @@
+"""The command line: what is printed, and which exit code a script gets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+
+import aiodurable
+from aiodurable.cli.commands import cli
+from aiodurable.cli.durations import Duration
+from aiodurable.cli.exits import Exit, exit_of
+from aiodurable.cli.wording import age, one_line
+from aiodurable.durable import Durable
+from aiodurable.errors import (
+    AiodurableError,
+    CircuitOpenError,
+    ConfigurationError,
+    LeaseLostError,
+    PostgresUnavailableError,
+    SchemaMismatchError,
+    ThreadNotFoundError,
+    WorkflowAlreadyRunningError,
+)
+from workflows import asking, four_nodes
+
+PACKAGE = Path(aiodurable.__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def no_database_by_accident(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have a database configured: a command must find only what a test gives it."""
+    for name in list(os.environ):
+        if name.startswith(("PG", "AIODURABLE_")) or name == "DATABASE_URL":
+            monkeypatch.delenv(name)
+
+
+def aiodurable_(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+class Boom(Exception):
+    pass
+
+
+async def breaks_at_weigh(name: str) -> None:
+    if name == "weigh":
+        raise Boom("too heavy\x1b[31m for\nthe scale")
+
+
+def in_database(dsn: str, work: Callable[[Durable], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with Durable(dsn, graphs={"words": four_nodes(breaks_at_weigh), "asking": asking()}) as durable:
+            await work(durable)
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def threads(dsn: str) -> str:
+    """A database with a complete, a failed and an interrupted thread."""
+
+    async def make(durable: Durable) -> None:
+        async with durable.run(four_nodes(), "done") as run:
+            await run.ainvoke({"words": [], "told": ""})
+        async with durable.run("words", "broken") as run:
+            with pytest.raises(Boom):
+                await run.ainvoke({"words": [], "told": ""})
+        async with durable.run("asking", "waiting") as run:
+            await run.ainvoke({"words": [], "told": ""})
+
+    in_database(dsn, make)
+    return dsn
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    result = aiodurable_("--help")
+    assert result.exit_code == 0
+    for word in ("demo", "list", "migrate", "pg", "status", "4 already running"):
+        assert word in result.stdout
+
+
+def test_help_loads_neither_langgraph_nor_a_driver_nor_rich() -> None:
+    program = f"""
+import sys, types
+package = types.ModuleType("aiodurable")  # the package without its front door, which loads LangGraph
+package.__path__ = [{str(PACKAGE)!r}]
+sys.modules["aiodurable"] = package
+from aiodurable.cli.commands import cli
+cli(["--help"], standalone_mode=False)
+print("loaded:", sorted({{"asyncpg", "langchain_core", "langgraph", "psycopg", "rich"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_its_extra_the_command_says_what_to_install(missing: str) -> None:
+    program = f"""
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *args: None if name == {missing!r} else found(name, *args)
+import aiodurable.cli
+aiodurable.cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"aiodurable: the command needs {missing}: pip install 'aiodurable[cli]'\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (AiodurableError("x"), 1),
+        (LeaseLostError("x"), 1),
+        (ConfigurationError("x"), 2),
+        (ThreadNotFoundError("x"), 3),
+        (WorkflowAlreadyRunningError("x"), 4),
+        (PostgresUnavailableError("x"), 5),
+        (SchemaMismatchError("x"), 5),
+        (CircuitOpenError("x"), 5),
+    ],
+)
+def test_every_kind_of_error_has_its_exit_code(error: AiodurableError, code: int) -> None:
+    assert exit_of(error) == Exit(code)
+
+
+def test_migrate_makes_the_tables_once(empty_dsn: str) -> None:
+    first, again = (aiodurable_("migrate", "--dsn", empty_dsn) for _ in range(2))
+    assert first.exit_code == again.exit_code == 0
+    assert "steps applied" in first.stdout
+    assert "it was ready" in again.stdout
+    with psycopg.connect(empty_dsn) as connection:
+        assert connection.execute("SELECT count(*) FROM aiodurable_runs").fetchone() == (0,)
+
+
+def test_looking_changes_nothing_in_a_database_without_tables(empty_dsn: str) -> None:
+    for command in (("status", "any"), ("list",)):
+        result = aiodurable_(*command, "--dsn", empty_dsn)
+        assert result.exit_code == 5
+        assert "aiodurable migrate" in result.stderr
+    with psycopg.connect(empty_dsn) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("command", [("status", "any"), ("list",), ("migrate",)])
+def test_a_database_that_is_away_is_told_without_its_password(command: tuple[str, ...]) -> None:
+    result = aiodurable_(*command, "--dsn", "postgresql://somebody:hunter2@127.0.0.1:1/nowhere")
+    assert result.exit_code == 5
+    assert "127.0.0.1:1" in result.stderr
+    assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize("command", [("status", "any"), ("list",), ("migrate",)])
+def test_no_database_at_all_is_a_usage_error_that_tells_the_ways(command: tuple[str, ...]) -> None:
+    result = aiodurable_(*command)
+    assert result.exit_code == 2
+    assert "AIODURABLE_DSN" in result.stderr
+
+
+def test_status_of_an_unknown_thread_is_not_found(dsn: str) -> None:
+    result = aiodurable_("status", "nobody", "--dsn", dsn)
+    assert result.exit_code == 3
+    assert "nothing is known of thread 'nobody'" in result.stderr
+
+
+def test_status_tells_what_a_person_needs(threads: str) -> None:
+    result = aiodurable_("status", "broken", "--dsn", threads)
+    assert result.exit_code == 0, result.output
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.replace("failed in", "failed_in").splitlines())
+    assert lines["status"] == "failed"
+    assert lines["graph"] == "words"
+    assert lines["failed_in"] == "weigh"
+    assert "too heavy" in lines["error"]
+    assert "\x1b" not in result.stdout, "a terminal obeys escape sequences"
+    assert "attempt 1" in lines["run"]
+    assert "which word?" in aiodurable_("status", "waiting", "--dsn", threads).stdout
+
+
+def test_status_as_json_is_one_object(threads: str) -> None:
+    thread = json.loads(aiodurable_("status", "waiting", "--json", "--dsn", threads).stdout)
+    assert (thread["thread_id"], thread["status"], thread["attempts"]) == ("waiting", "interrupted", 1)
+    assert thread["interrupts"][0]["value"] == {"question": "which word?"}
+    assert thread["holder"] is None
+
+
+def test_status_finds_the_database_in_the_environment(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIODURABLE_DSN", threads)
+    assert aiodurable_("status", "done").exit_code == 0
+
+
+def test_list_shows_what_needs_attention(threads: str) -> None:
+    result = aiodurable_("list", "--dsn", threads)
+    assert result.exit_code == 0, result.output
+    heading, *rows = result.stdout.splitlines()
+    assert heading.split() == ["thread", "status", "graph", "age", "what"]
+    assert [row.split()[:2] for row in rows] == [["broken", "failed"], ["waiting", "interrupted"]]
+
+
+def listed(*arguments: str) -> list[str]:
+    result = aiodurable_("list", "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return [json.loads(line)["thread_id"] for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ((), ["broken", "waiting"]),
+        (("--all",), ["broken", "done", "waiting"]),
+        (("--status", "complete"), ["done"]),
+        (("-s", "failed", "-s", "complete"), ["broken", "done"]),
+        (("--graph", "asking"), ["waiting"]),
+        (("--error", "heavy"), ["broken"]),
+        (("--older-than", "1h"), []),
+        (("--newer-than", "1h"), ["broken", "waiting"]),
+    ],
+)
+def test_list_filters(threads: str, filters: tuple[str, ...], found: list[str]) -> None:
+    assert listed("--dsn", threads, *filters) == found
+
+
+def test_list_says_when_there_is_more(threads: str) -> None:
+    result = aiodurable_("list", "--dsn", threads, "--limit", "1")
+    assert "broken" in result.stdout
+    assert "waiting" not in result.stdout
+    assert "--limit" in result.stderr
+    assert "--limit" not in aiodurable_("list", "--dsn", threads, "--limit", "2").stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--status", "new"), ("--older-than", "yesterday"), ("--limit", "0"), ("--all", "--status", "failed")],
+)
+def test_list_refuses_what_makes_no_sense(arguments: tuple[str, ...]) -> None:
+    assert aiodurable_("list", *arguments).exit_code == 2
+
+
+def test_pg_starts_tells_its_url_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform == "win32":
+        pytest.skip("embedded Postgres is not for Windows")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o011)  # root's Postgres runs as somebody else, who must get there
+    monkeypatch.setenv("AIODURABLE_PG_DATA", str(tmp_path / "data"))
+    assert aiodurable_("pg", "url").exit_code == 3
+    started = aiodurable_("pg", "start")
+    try:
+        assert started.exit_code == 0, started.output
+        url = started.stdout.strip()
+        assert aiodurable_("pg", "url").stdout.strip() == url
+        assert aiodurable_("pg", "start").stdout.strip() == url, "one that runs is left alone"
+        with psycopg.connect(url) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        stopped = aiodurable_("pg", "stop")
+    assert stopped.exit_code == 0, stopped.output
+    assert aiodurable_("pg", "url").exit_code == 3
+    assert aiodurable_("pg", "stop").exit_code == 0, "what is stopped may be stopped again"
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("1.5m", timedelta(seconds=90)),
+        ("2h", timedelta(hours=2)),
+        ("7 d", timedelta(days=7)),
+    ],
+)
+def test_ages_are_read_with_their_unit(text: str, span: timedelta) -> None:
+    assert Duration().convert(text, None, None) == span
+
+
+@pytest.mark.parametrize(
+    ("span", "words"),
+    [
+        (None, ""),
+        (timedelta(seconds=-3), "0 s"),
+        (timedelta(seconds=119), "119 s"),
+        (timedelta(minutes=5, seconds=9), "5 min"),
+        (timedelta(hours=47), "47 h"),
+        (timedelta(days=41), "41 d"),
+    ],
+)
+def test_ages_are_told_in_their_largest_unit(span: timedelta | None, words: str) -> None:
+    assert age(span) == words
+
+
+def test_one_line_leaves_no_control_character() -> None:
+    assert one_line("a\x1b[31mb\r\nc\x07\u202ed ") == "a [31mb  c  d"
+
+
+def test_any_value_of_a_question_can_be_printed_as_json() -> None:
+    from langgraph.types import Interrupt
+
+    from aiodurable.cli.thread_json import thread_json
+    from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+
+    value: Any = object()
+    thread = WorkflowCheckpoint("t", ThreadStatus.INTERRUPTED, interrupts=(Interrupt(value=value, id="i"),))
+    assert json.loads(thread_json(thread))["interrupts"] == [{"id": "i", "value": repr(value)}]
