@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import psycopg
@@ -78,7 +78,7 @@ async def connect_direct(
     Raises:
         PostgresUnavailableError: it could not be reached or refused; the driver's error is the cause.
     """
-    options = {**dsn.asyncpg, "timeout": timeout_s}
+    options: dict[str, Any] = {**dsn.asyncpg, "timeout": timeout_s}
     options["server_settings"] = {
         **options.get("server_settings", {}),
         "application_name": application_name(role),
@@ -141,7 +141,7 @@ class Database:
             max_size=self._sizes[1],
             timeout=self._timeout_s,
             # Without it a backend that was killed while idle surfaces in the run that draws it.
-            check=AsyncConnectionPool.check_connection,
+            check=cast("Any", AsyncConnectionPool.check_connection),  # typed for tuple rows only
             open=False,
         )
         await pool.open()

@@ -139,4 +139,5 @@ class Ledger:
 
 def _record(row: dict[str, Any]) -> RunRecord:
     values = {name: row[name] for name in RunRecord.__dataclass_fields__}
-    return RunRecord(**{**values, "status": RunStatus(row["status"])})
+    values["status"] = RunStatus(row["status"])
+    return RunRecord(**values)

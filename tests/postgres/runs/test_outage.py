@@ -1,0 +1,128 @@
+"""A Postgres that goes away: briefly, and nothing is felt; for longer, and the run ends clearly and goes on later."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiodurable import Durable, LeaseLostError, PostgresUnavailableError, Settings, ThreadStatus
+from aiodurable.embedded import start_server, stop_server
+from waiting import wait_until
+from workflows import STEPS, four_nodes, noted
+
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+
+
+class Gate:
+    def __init__(self, at: str) -> None:
+        self.at = at
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, step: str) -> None:
+        if step == self.at:
+            self.reached.set()
+            await self.open.wait()
+
+
+class OwnServer:
+    """A Postgres of this test alone, that comes back under the same address."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    async def start(self) -> str:
+        return await asyncio.to_thread(start_server, self._data)
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(stop_server, self._data)
+
+
+@pytest.fixture
+async def own() -> AsyncIterator[OwnServer]:
+    folder = Path(tempfile.mkdtemp(prefix="aiodurable-outage-"))
+    folder.chmod(0o755)  # as root, Postgres runs as somebody else
+    server = OwnServer(folder / "data")
+    yield server
+    await server.stop()
+    shutil.rmtree(folder)
+
+
+def config(log: Path) -> Any:
+    return {"configurable": {"log": str(log)}}
+
+
+async def test_a_run_whose_postgres_goes_away_ends_clearly_and_goes_on_when_it_is_back(
+    own: OwnServer, tmp_path: Path
+) -> None:
+    log, gate, dsn = tmp_path / "log", Gate("weigh"), await own.start()
+    async with Durable(dsn, settings=Settings(recovery_grace_s=0.5, close_timeout_s=1)) as durable:
+
+        async def body() -> None:
+            async with durable.run(four_nodes(gate), "t", config=config(log)) as run:
+                await run.ainvoke(INPUT)
+
+        task = asyncio.create_task(body())
+        await gate.reached.wait()
+        await own.stop()
+        with pytest.raises(LeaseLostError):
+            await asyncio.wait_for(task, timeout=30)
+        with pytest.raises(PostgresUnavailableError):
+            async with Durable(dsn, settings=Settings(connect_timeout_s=2)):
+                pytest.fail("opened")
+    assert await own.start() == dsn
+    async with Durable(dsn) as durable:
+        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.CRASHED
+        async with durable.run(four_nodes(), "t", config=config(log)) as run:
+            assert (await run.ainvoke())["words"] == list(STEPS)
+    assert noted(log) == ["collect", "sort", "weigh", "weigh", "tell"]
+
+
+async def test_a_restart_of_postgres_is_not_felt_by_a_run(own: OwnServer, tmp_path: Path) -> None:
+    log, gate, dsn = tmp_path / "log", Gate("weigh"), await own.start()
+    async with Durable(dsn, settings=Settings(recovery_grace_s=60)) as durable:
+
+        async def body() -> Any:
+            async with durable.run(four_nodes(gate), "t", config=config(log)) as run:
+                return await run.ainvoke(INPUT), run.lease.token
+
+        task = asyncio.create_task(body())
+        await gate.reached.wait()
+        await own.stop()
+        await own.start()
+        gate.open.set()
+        result, token = await asyncio.wait_for(task, timeout=60)
+        assert (result["words"], token) == (list(STEPS), 1)
+        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+    assert noted(log) == list(STEPS)
+
+
+async def test_a_result_whose_recording_postgres_missed_is_still_returned_and_told_by_the_tables(
+    own: OwnServer, tmp_path: Path
+) -> None:
+    dsn = await own.start()
+    async with Durable(dsn, settings=Settings(recovery_grace_s=60, connect_timeout_s=2, close_timeout_s=1)) as durable:
+        async with durable.run(four_nodes(), "t") as run:
+            stream = run.astream(INPUT, stream_mode="values")
+            seen = [await anext(stream) for _ in range(5)]
+            assert seen[-1]["words"] == list(STEPS)
+            await wait_until(lambda: is_complete(durable))
+            await own.stop()
+            with contextlib.suppress(StopAsyncIteration):
+                await anext(stream)
+        await own.start()
+    async with Durable(dsn) as durable:
+        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+        async with durable.run(four_nodes(), "t", run_id=run.run_id) as again:
+            assert (await again.ainvoke(INPUT))["words"] == list(STEPS)
+
+
+async def is_complete(durable: Durable) -> bool:
+    state = await durable.checkpointer.aget_tuple({"configurable": {"thread_id": "t"}})
+    return state is not None and state.checkpoint["channel_values"].get("told") == " ".join(STEPS)
