@@ -41,7 +41,7 @@ async def the_old_app(dsn: str, thread_id: str) -> None:
         await saver.setup()
         graph = archive.compile(checkpointer=saver)
         try:
-            await graph.ainvoke({"name": "letters"}, {"configurable": {"thread_id": thread_id}})
+            await graph.ainvoke({"name": "letters", "size": 0, "place": ""}, {"configurable": {"thread_id": thread_id}})
         except OSError:
             print("the old app failed and was switched off")
 
