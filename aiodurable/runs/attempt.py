@@ -84,7 +84,7 @@ class Attempt:
         adopted: bool = False,
     ) -> Self:
         """A new run. `adopted`: of work that plain LangGraph left unfinished, so there is no input to consume."""
-        over = thread.status in (ThreadStatus.COMPLETE, ThreadStatus.NEW)
+        closing = {ThreadStatus.NEW: None, ThreadStatus.COMPLETE: RunStatus.COMPLETE}
         record = await rooms.ledger.start(
             run_id or new_run_id(),
             lease.thread_id,
@@ -93,7 +93,7 @@ class Attempt:
             input=input,
             context=context,
             base_id=thread.checkpoint_id,
-            closing=RunStatus.COMPLETE if over else RunStatus.SUPERSEDED,
+            closing=closing.get(thread.status, RunStatus.SUPERSEDED),
         )
         return cls(rooms, lease, record, base=thread, consumed=adopted, input=input, context=context)
 

@@ -6,6 +6,7 @@ thread is `running` is a constraint of the table, not a habit of this file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from aiodurable.keys import lock_key
 from aiodurable.model import RunRecord, RunStatus
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
+from aiodurable.postgres.together import Together
 
 __all__ = ["Accepted", "Ledger"]
 
@@ -55,6 +57,9 @@ class Ledger:
         self._serde = serde
         self._namespace = namespace
         self._worker = worker
+        # Many runs begin and end at once: in one statement each.
+        self._starts = Together(self._write_starts, name="aiodurable run starts")
+        self._ends = Together(self._write_ends, name="aiodurable run ends")
 
     async def get(self, run_id: str) -> Accepted | None:
         """The run of that id."""
@@ -76,20 +81,25 @@ class Ledger:
         input: Any,
         context: Any,
         base_id: str | None,
-        closing: RunStatus,
+        closing: RunStatus | None,
     ) -> RunRecord:
-        """Write a new run, running. A run of the thread that its process left `running` is closed as `closing` first.
+        """Write a new run, running. What earlier runs of the thread left open is closed as `closing` first, unless None.
 
         Raises:
-            ConfigurationError: input or context cannot be serialised; nothing was written.
+            ConfigurationError: input or context cannot be serialised, or the run_id is taken; nothing was written.
         """
         stored = (*self._dump("input", input), *self._dump("context", context))
         key = lock_key(thread_id, self._namespace)
-        _, rows = await self._database.fetch_in_turn(
-            (_SQL["close"], (thread_id, token, closing)),
-            (_SQL["start"], (run_id, thread_id, key, graph, token, self._worker, *stored, base_id)),
-        )
-        return _record(rows[0])
+        if closing is not None:
+            await self._database.execute(_SQL["close"], thread_id, token, closing)
+        row = await self._starts((run_id, thread_id, key, graph, token, self._worker, *stored, base_id))
+        if row is None:
+            raise ConfigurationError(
+                f"wanted a new run {run_id!r} of thread {thread_id!r}, found that another run has this id: "
+                "a run_id names one run of one thread",
+                thread_id=thread_id,
+            )
+        return _record(row)
 
     async def retry(self, run_id: str, *, token: int) -> RunRecord:
         """Write that a known run is running again: one more attempt under a new token."""
@@ -108,11 +118,21 @@ class Ledger:
         checkpoint_id: str | None,
     ) -> bool:
         """Write how the attempt under `token` ended; False where a newer attempt owns the row: nothing was written then."""
-        return bool(await self._database.execute(_SQL["finish"], run_id, token, status, error, reason, checkpoint_id))
+        return bool(await self._ends((run_id, token, status, error, reason, checkpoint_id)))
 
     async def heal(self, run_id: str, *, token: int, checkpoint_id: str | None) -> None:
         """Write that a run is complete which the tables show complete, but whose process died before it could say so."""
         await self._database.execute(_SQL["heal"], run_id, token, checkpoint_id)
+
+    async def _write_starts(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+        written = await self._database.fetch(_SQL["start"], *map(list, zip(*rows, strict=True)))
+        by_run = {row["run_id"]: row for row in written}
+        return {row: by_run[row[0]] for row in rows if row[0] in by_run}
+
+    async def _write_ends(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], bool]:
+        written = await self._database.fetch(_SQL["finish"], *map(list, zip(*rows, strict=True)))
+        ended = {(row["run_id"], row["token"]) for row in written}
+        return {row: row[:2] in ended for row in rows}
 
     def _dump(self, what: str, value: Any) -> tuple[str | None, bytes | None]:
         if value is None:

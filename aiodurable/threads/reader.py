@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.keys import check_thread_id
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
+from aiodurable.postgres.together import Together
 from aiodurable.threads.search import Filter, Search
 from aiodurable.threads.status import Classifier
 
@@ -27,6 +29,9 @@ class Threads:
 
     def __init__(self, database: Database, *, namespace: str, serde: SerializerProtocol) -> None:
         self._classifier = Classifier(database, namespace=namespace, serde=serde)
+        # Runs ask for their thread when they begin and when they end: many at once, so in one statement.
+        self._seen = Together(partial(self._classify, ignore_lock=False), name="aiodurable statuses")
+        self._beneath = Together(partial(self._classify, ignore_lock=True), name="aiodurable statuses beneath leases")
         self._search = Search(database, self._classifier, namespace=namespace)
 
     async def status(self, thread_id: str, *, ignore_lock: bool = False) -> WorkflowCheckpoint:
@@ -40,8 +45,13 @@ class Threads:
             ConfigurationError: a thread_id that cannot be stored.
             PostgresUnavailableError: Postgres could not be reached.
         """
-        (found,) = await self._classifier.classify([check_thread_id(thread_id)], ignore_lock=ignore_lock)
+        found = await (self._beneath if ignore_lock else self._seen)(check_thread_id(thread_id))
+        assert found is not None, "every thread has a status"
         return found
+
+    async def _classify(self, thread_ids: Sequence[str], *, ignore_lock: bool) -> dict[str, WorkflowCheckpoint]:
+        found = await self._classifier.classify(thread_ids, ignore_lock=ignore_lock)
+        return {checkpoint.thread_id: checkpoint for checkpoint in found}
 
     def find(
         self,

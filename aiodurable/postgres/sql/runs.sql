@@ -29,7 +29,11 @@ RETURNING run_id
 -- aiodurable_runs_pkey. A rejected run_id may be tried again with another input.
 INSERT INTO aiodurable_runs AS r (run_id, thread_id, lock_key, graph, status, attempts, token, worker,
                                   input_type, input, context_type, context, base_id, started_at)
-VALUES ($1, $2, $3, $4, 'running', 1, $5, $6, $7, $8, $9, $10, $11, now())
+SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker,
+       w.input_type, w.input, w.context_type, w.context, w.base_id, now()
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::text[],
+            $7::text[], $8::bytea[], $9::text[], $10::bytea[], $11::text[])
+     AS w (run_id, thread_id, lock_key, graph, token, worker, input_type, input, context_type, context, base_id)
 ON CONFLICT (run_id) DO UPDATE
 SET status = 'running', attempts = r.attempts + 1, graph = excluded.graph, token = excluded.token, worker = excluded.worker,
     input_type = excluded.input_type, input = excluded.input, context_type = excluded.context_type,
@@ -48,9 +52,12 @@ RETURNING *
 
 -- name: finish
 -- aiodurable_runs_pkey.
-UPDATE aiodurable_runs
-SET status = $3, error = $4, reason = $5, checkpoint_id = $6, finished_at = now()
-WHERE run_id = $1 AND token = $2
+UPDATE aiodurable_runs r
+SET status = w.status, error = w.error, reason = w.reason, checkpoint_id = w.checkpoint_id, finished_at = now()
+FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
+     AS w (run_id, token, status, error, reason, checkpoint_id)
+WHERE r.run_id = w.run_id AND r.token = w.token
+RETURNING r.run_id, r.token
 
 -- name: heal
 -- aiodurable_runs_pkey.
