@@ -11,9 +11,12 @@ from typing import Final
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError
+from aiodurable.locks.capacity import share
+from aiodurable.locks.selfcheck import check
 from aiodurable.locks.session import LetGo, LockSession
 from aiodurable.locks.terms import Terms
-from aiodurable.locks.wire import Wire
+from aiodurable.locks.wire import FAILURES, Wire
+from aiodurable.postgres.connections import unavailable
 
 __all__ = ["Keeper"]
 
@@ -34,6 +37,8 @@ class Keeper:
         up: called whenever a session is up.
         connect_timeout_s: seconds to connect, at each try.
         setup: make the token sequence where it is missing.
+        allow_proxy: accept a pooler that passes the probe.
+        probe: try once whether this server's locks exclude at all.
     """
 
     def __init__(
@@ -46,6 +51,8 @@ class Keeper:
         up: Callable[[], None],
         connect_timeout_s: float,
         setup: bool,
+        allow_proxy: bool,
+        probe: bool,
     ) -> None:
         self._dsn = dsn
         self._terms = terms
@@ -54,6 +61,8 @@ class Keeper:
         self._up = up
         self._connect_timeout_s = connect_timeout_s
         self._setup = setup
+        self._allow_proxy = allow_proxy
+        self._probe = probe
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self.session: LockSession | None = None
@@ -88,16 +97,27 @@ class Keeper:
             await asyncio.wait({task})
 
     async def _connect(self) -> LockSession:
-        sent = time.monotonic()
-        wire = await Wire.open(self._dsn, self._terms, timeout_s=self._connect_timeout_s)
+        wire = await Wire.open(self._dsn, timeout_s=self._connect_timeout_s)
         try:
-            await wire.prepare(make_sequence=self._setup)
+            await check(
+                wire,
+                self._dsn,
+                allow_proxy=self._allow_proxy,
+                probe=self._probe,
+                timeout_s=self._connect_timeout_s,
+            )
+            await wire.prepare(self._terms, make_sequence=self._setup)
             if self._heard is not None:
                 await wire.listen(self._heard)
-        except BaseException:  # also when cancelled: the connection has no owner yet
+            sent = time.monotonic()
+            _, _, slots, sessions = await wire.audit(0)
+        except BaseException as error:  # also when cancelled: the connection has no owner yet
             wire.terminate()
+            if isinstance(error, FAILURES):
+                raise unavailable(error, self._dsn) from error
             raise
-        return LockSession(wire, self._terms, self._let_go, sent=sent)
+        self._probe = False
+        return LockSession(wire, self._terms, self._let_go, sent=sent, share=share(slots, sessions))
 
     async def _keep(self, session: LockSession) -> None:
         while True:

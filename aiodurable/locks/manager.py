@@ -6,29 +6,24 @@ import asyncio
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, LockBusyError, LockTimeoutError, PostgresUnavailableError
 from aiodurable.events import LeaseAcquired, LeaseLost, LeaseReleased, Observer, emit
 from aiodurable.keys import check_thread_id, lock_key
+from aiodurable.locks.hold import Hold
 from aiodurable.locks.keeper import Keeper
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.looking import Looking
-from aiodurable.locks.scope import CancelOnLost
 from aiodurable.locks.session import LockSession
+from aiodurable.locks.taking import Taking
 from aiodurable.locks.terms import Terms
-from aiodurable.locks.turns import Turns
-from aiodurable.locks.waiting import Bell
-from aiodurable.locks.wire import NOTIFIED
 from aiodurable.model import LockHolder
 from aiodurable.settings import Settings
 from aiodurable.shielding import to_the_end
 
-__all__ = ["Hold", "PostgresLockManager"]
-
-YIELD_S: Final = 0.005
-"""Seconds for which this process leaves a key alone after it notified another one that waits for it."""
+__all__ = ["PostgresLockManager"]
 
 
 class PostgresLockManager:
@@ -43,6 +38,7 @@ class PostgresLockManager:
         settings: the times (`lease_ttl_s`, `heartbeat_s`, `lease_margin_s`, `connect_timeout_s`, `close_timeout_s`) and
             whether a missing token sequence is made (`setup`). `sessions` and `namespace` above win over its own.
         observers: told of every lease acquired, released and lost; the event's `thread_id` is the lock's name.
+        allow_proxy: accept a pooler in session mode, if a probe on every connection finds that locks exclude through it.
 
     Raises:
         ConfigurationError: an argument makes no sense.
@@ -56,6 +52,7 @@ class PostgresLockManager:
         namespace: str = "aiodurable",
         settings: Settings | None = None,
         observers: Sequence[Observer] = (),
+        allow_proxy: bool = False,
     ) -> None:
         if sessions < 1:
             raise ConfigurationError(f"sessions must be at least 1, got {sessions}")
@@ -65,23 +62,25 @@ class PostgresLockManager:
         self._dsn = parse_dsn(dsn)
         self._namespace = namespace
         self._observers = tuple(observers)
-        self._turns = Turns()
-        self._bell = Bell()
-        self._up = asyncio.Event()
-        self._open = False
+        self._taking = Taking(_closed)
         self._looking = Looking(self._dsn, timeout_s=self._settings.connect_timeout_s)
         self._keepers = [
             Keeper(
                 self._dsn,
                 Terms.of(self._settings),
                 self._let_go,
-                heard=self._bell.ring if place == 0 else None,  # one LISTEN a process: the tick covers its absence
-                up=self._session_up,
+                heard=self._taking.bell.ring
+                if place == 0
+                else None,  # one LISTEN a process: the tick covers its absence
+                up=self._taking.session_up,
                 connect_timeout_s=self._settings.connect_timeout_s,
                 setup=self._settings.setup,
+                allow_proxy=allow_proxy,
+                probe=place == 0,
             )
             for place in range(sessions)
         ]
+        self._taking.keepers = self._keepers
 
     # ---- opening and closing -----------------------------------------------------------------------------------------
 
@@ -92,7 +91,7 @@ class PostgresLockManager:
             PostgresUnavailableError: Postgres could not be reached or refused; the driver's error is the cause.
             PoolerNotSupportedError: the connection cannot hold session locks.
         """
-        if self._open:
+        if self._taking.is_open:
             return
         self._looking = Looking(self._dsn, timeout_s=self._settings.connect_timeout_s)
         try:
@@ -102,19 +101,19 @@ class PostgresLockManager:
         except BaseException:  # also when cancelled: what is open has no owner yet
             await to_the_end(self._close_all())
             raise
-        self._open = True
+        self._taking.is_open = True
+        for keeper in self._keepers:
+            if keeper.session is not None:
+                keeper.session.audit_soon()  # the first one was alone when it learned its share
 
     async def aclose(self) -> None:
         """Let go of every lease, lost to whoever still holds it, and disconnect.
 
         Idempotent, also before `open`; takes at most `close_timeout_s`. Whoever waits for a lock gets `ClosedError`.
         """
-        if not self._open:
+        if not self._taking.is_open:
             return
-        self._open = False
-        self._turns.fail(_closed)
-        self._bell.ring_all()
-        self._up.set()
+        self._taking.close()
         await to_the_end(self._close_all())
 
     async def _close_all(self) -> None:
@@ -150,11 +149,11 @@ class PostgresLockManager:
             PostgresUnavailableError: no lock session is up (timeout 0).
             ClosedError: the manager is not open.
         """
-        return Hold(self, name, timeout, cancel_on_lost=cancel_on_lost)
+        return Hold(self.acquire, name, timeout, cancel_on_lost=cancel_on_lost)
 
     async def try_acquire(self, name: str) -> Lease | None:
         """A lease if the lock is free, None if it is not. The caller releases it. Raises what `hold` raises."""
-        lease = await self._at_once(name)
+        lease = await self._taking.at_once(self._key(name), name)
         if lease is not None:
             self._tell_acquired(lease, 0.0)
         return lease
@@ -165,7 +164,7 @@ class PostgresLockManager:
             raise ConfigurationError(f"timeout must be seconds, 0 or more, or None, got {timeout}")
         asked = time.monotonic()
         if timeout == 0:
-            lease = await self._at_once(name)
+            lease = await self._taking.at_once(self._key(name), name)
             if lease is None:
                 raise await self._busy(name)
         else:
@@ -173,26 +172,11 @@ class PostgresLockManager:
         self._tell_acquired(lease, time.monotonic() - asked)
         return lease
 
-    async def _at_once(self, name: str) -> Lease | None:
-        key = self._key(name)
-        if not self._turns.take(key):
-            return None
-        lease = None
-        try:
-            session = self._session(key)
-            if session is None:
-                raise _unavailable(name)
-            lease = await self._try(session, key, name)
-        finally:
-            if lease is None:
-                self._turns.end(key)
-        return lease
-
     async def _in_time(self, name: str, timeout: float | None) -> Lease:
         key = self._key(name)
         try:
             async with asyncio.timeout(timeout):
-                return await self._in_turn(key, name)
+                return await self._taking.in_turn(key, name)
         except TimeoutError:
             raise LockTimeoutError(
                 f"wanted the lock {name!r} within {timeout:g} s, found it held all that time: "
@@ -200,92 +184,13 @@ class PostgresLockManager:
                 thread_id=name,
             ) from None
 
-    async def _in_turn(self, key: int, name: str) -> Lease:
-        if not self._turns.take(key):
-            session = await self._turns.wait(key)
-            if session is not None:
-                try:
-                    lease = await session.renew(key, name)
-                    assert lease is not None
-                    return lease
-                except PostgresUnavailableError:
-                    pass  # that session is over and its lock with it; it is still our turn
-                except BaseException:  # above all cancelled: the key is locked, and now nobody's
-                    self._put_back(session, key)
-                    raise
-        try:
-            return await self._wait(key, name)
-        except BaseException:  # also when cancelled: the turn is let go by whoever has it
-            self._turns.end(key)
-            raise
-
-    async def _wait(self, key: int, name: str) -> Lease:
-        """Ask until it is ours. Whoever comes here has the turn of the key, so it is the only one in this process."""
-        session = self._session(key)
-        if session is not None:
-            try:
-                if lease := await self._try(session, key, name):
-                    return lease
-            except PostgresUnavailableError:
-                pass
-        with self._bell.waiting(key) as wake:
-            try:
-                while True:
-                    while (session := self._session(key)) is None:
-                        self._up.clear()
-                        await self._up.wait()
-                        self._key(name)
-                    wake.clear()  # before the try: what is let go after it rings again
-                    session.flag(key, up=True)  # again on every session: it died with the last one
-                    try:
-                        if lease := await self._try(session, key, name):
-                            return lease
-                    except PostgresUnavailableError:
-                        continue
-                    await wake.wait()
-                    self._key(name)
-            finally:
-                if session is not None:
-                    session.flag(key, up=False)
-
-    async def _try(self, session: LockSession, key: int, name: str) -> Lease | None:
-        asked = session.acquire(key, name)
-        try:
-            return await asked
-        except asyncio.CancelledError:
-            if asked.done() and not asked.cancelled() and asked.exception() is None and asked.result() is not None:
-                session.release(key)  # granted in the very moment in which the caller was cancelled
-            raise
-
     def _let_go(self, session: LockSession, lease: Lease) -> asyncio.Future[int] | None:
         if self._observers:
             emit(
                 self._observers,
                 LeaseReleased(lease.name, token=lease.token, held_s=time.monotonic() - lease.taken),
             )
-        return self._put_back(session, lease.key)
-
-    def _put_back(self, session: LockSession, key: int) -> asyncio.Future[int] | None:
-        """The key goes to who waits in this process, or back to the server."""
-        if session.over is not None:
-            self._turns.end(key)
-            return None
-        if self._turns.hand_on(key, session):
-            return None
-        crowded = self._turns.crowded(key)
-        answer = session.release(key)
-        if crowded:
-            answer.add_done_callback(lambda told: self._pass_baton(key, told.result()))
-        else:
-            self._turns.end(key)
-        return answer
-
-    def _pass_baton(self, key: int, became: int) -> None:
-        """It went from task to task here for long enough: another process that waits has a moment to take it."""
-        if became == NOTIFIED:
-            asyncio.get_running_loop().call_later(YIELD_S, self._turns.end, key)
-        else:
-            self._turns.end(key)
+        return self._taking.put_back(session, lease.key)
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
@@ -310,21 +215,8 @@ class PostgresLockManager:
         return lock_key(check_thread_id(name), self._namespace)
 
     def _check_open(self) -> None:
-        if not self._open:
+        if not self._taking.is_open:
             raise _closed()
-
-    def _session(self, key: int) -> LockSession | None:
-        """The session for a key: always the same one while it is up, so that a release travels before the next try."""
-        places = len(self._keepers)
-        for place in range(places):
-            session = self._keepers[(key + place) % places].session
-            if session is not None and session.over is None:
-                return session
-        return None
-
-    def _session_up(self) -> None:
-        self._up.set()
-        self._bell.ring_all()
 
     async def _busy(self, name: str) -> LockBusyError:
         try:
@@ -345,48 +237,7 @@ class PostgresLockManager:
             lease.on_lost(lambda: emit(self._observers, LeaseLost(lease.name, token=lease.token)))
 
 
-class Hold:
-    """What `PostgresLockManager.hold` returns: entered once."""
-
-    def __init__(self, locks: PostgresLockManager, name: str, timeout: float | None, *, cancel_on_lost: bool) -> None:
-        self._locks = locks
-        self._name = name
-        self._timeout = timeout
-        self._cancel_on_lost = cancel_on_lost
-        self._lease: Lease | None = None
-        self._scope: CancelOnLost | None = None
-
-    async def __aenter__(self) -> Lease:
-        self._lease = await self._locks.acquire(self._name, timeout=self._timeout)
-        if self._cancel_on_lost:
-            try:
-                self._scope = await CancelOnLost(self._lease).__aenter__()
-            except BaseException:  # lost at once: the turn still has to be passed on
-                await self._lease.release()
-                raise
-        return self._lease
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._lease is not None
-        try:
-            if self._scope is not None:
-                await self._scope.__aexit__(kind, error, trace)
-        finally:
-            await self._lease.release()
-        if error is None and self._cancel_on_lost and self._lease.lost:
-            self._lease.check()
-
-
 def _closed() -> ClosedError:
     return ClosedError(
         "the lock manager is not open: use it inside `async with PostgresLockManager(…)`, or call open()"
-    )
-
-
-def _unavailable(name: str) -> PostgresUnavailableError:
-    return PostgresUnavailableError(
-        f"wanted the lock {name!r} at once, found no lock session up: Postgres is away, and is tried again all the time",
-        thread_id=name,
     )

@@ -10,12 +10,12 @@ from typing import Any, Final, Self
 import asyncpg
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import SchemaMismatchError
+from aiodurable.errors import PoolerNotSupportedError, SchemaMismatchError
 from aiodurable.locks.terms import Terms
 from aiodurable.postgres.connections import connect_direct, unavailable
 from aiodurable.postgres.queries import load
 
-__all__ = ["FREED", "NOTIFIED", "NOT_HELD", "Answer", "Wire"]
+__all__ = ["FAILURES", "FREED", "NOTIFIED", "NOT_HELD", "Answer", "Wire", "pooled"]
 
 _SQL = load("locks")
 _CHANNEL: Final = "aiodurable_lock"
@@ -26,6 +26,11 @@ NOTIFIED: Final = 2
 """What became of a key that was to be unlocked; NOTIFIED: somebody waits for it and was told."""
 
 _HAS_IDLE_TIMEOUT: Final = 140000
+_STATEMENT_ELSEWHERE: Final = ("26000", "42P05", "08P01")
+"""A statement just prepared is not there, or one not yet prepared is: two servers answered one connection."""
+
+FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+"""What asyncpg raises when a statement or its connection fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +64,23 @@ class Wire:
         self.standby = standby
 
     @classmethod
-    async def open(cls, dsn: Dsn, terms: Terms, *, timeout_s: float) -> Self:
-        """Connect and configure, but prepare nothing yet.
+    async def open(cls, dsn: Dsn, *, timeout_s: float) -> Self:
+        """Connect and look who answers; nothing is set yet.
 
         Raises:
             PostgresUnavailableError: it could not be reached, refused, or failed at once.
+            PoolerNotSupportedError: a pooler answered, and gave two statements to two servers.
         """
         connection = await connect_direct(dsn, role="lock", timeout_s=timeout_s)
-        silence, idle, interval = terms.ttl_s * 1000, terms.ttl_s / 2, terms.ttl_s / 6
-        settings = [str(max(1, round(setting))) for setting in (silence, idle, interval)]
         try:
-            rows = await connection.fetch(_SQL["configure"], *settings, timeout=timeout_s)
+            [(pid, version, standby)] = await connection.fetch(_SQL["look"], timeout=timeout_s)
         except BaseException as error:  # also when cancelled: the connection has no owner yet
             connection.terminate()
-            if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError):
+            if getattr(error, "sqlstate", None) in _STATEMENT_ELSEWHERE:
+                raise pooled(dsn) from error
+            if isinstance(error, FAILURES):
                 raise unavailable(error, dsn) from error
             raise
-        pid, version, standby = rows[0][:3]
         return cls(connection, dsn, pid=pid, version=version, standby=standby)
 
     @property
@@ -83,14 +88,17 @@ class Wire:
         """Whether the server itself ends a silent session; before Postgres 14 only its TCP keepalives do."""
         return self.version >= _HAS_IDLE_TIMEOUT
 
-    async def prepare(self, *, make_sequence: bool) -> None:
-        """Make ready for batches.
+    async def prepare(self, terms: Terms, *, make_sequence: bool) -> None:
+        """Configure the session and make it ready for batches.
 
         Raises:
             SchemaMismatchError: the sequence of the tokens is missing and `make_sequence` is off.
             PostgresUnavailableError: the server failed or refused meanwhile.
         """
+        silence, idle, interval = terms.ttl_s * 1000, terms.ttl_s / 2, terms.ttl_s / 6
+        settings = [str(max(1, round(setting))) for setting in (silence, idle, interval)]
         try:
+            await self._connection.fetch(_SQL["configure"], *settings)
             if not await self._connection.fetchval(_SQL["sequence"]):
                 if not make_sequence:
                     raise SchemaMismatchError(
@@ -98,9 +106,9 @@ class Wire:
                     )
                 with contextlib.suppress(asyncpg.UniqueViolationError):  # IF NOT EXISTS lets two at once try it
                     await self._connection.execute(_SQL["make_sequence"])
-            for name in ("batch", "acquire", "release", "flags", "undo"):
+            for name in ("batch", "acquire", "release", "flags", "undo", "audit"):
                 self._statements[name] = await self._connection.prepare(_SQL[name])
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except FAILURES as error:
             raise unavailable(error, self._dsn) from error
 
     async def listen(self, heard: Callable[[int], None]) -> None:
@@ -138,12 +146,37 @@ class Wire:
         """Let go of whatever a failed statement may have taken."""
         await self._statements["undo"].fetch(keys, flags)
 
+    async def audit(self, held: int) -> tuple[int, Sequence[int] | None, int, int]:
+        """The backend, the keys it holds if they are not `held` in number, the server's lock slots, the lock sessions
+        that share them."""
+        return tuple(await self._statements["audit"].fetchrow(held))  # pyright: ignore[reportReturnType]
+
+    async def try_hold(self, key: int) -> bool:
+        """Take one key, for the probe."""
+        return bool(await self._connection.fetchval(_SQL["probe"], key, True))
+
+    async def try_beside(self, key: int) -> bool:
+        """Whether a transaction on this connection can have `key`. The transaction stays open."""
+        await self._connection.execute("BEGIN")
+        return bool(await self._connection.fetchval(_SQL["probe"], key, False))
+
+    async def give_back(self, key: int) -> bool:
+        """Unlock the probe's key; whether it was held."""
+        return bool(await self._connection.fetchval(_SQL["unprobe"], key))
+
+    def fileno(self) -> int:
+        """The file descriptor of the connection's socket, -1 once it is closed."""
+        # asyncpg has no other way to its socket.
+        transport = self._connection._transport  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        socket = None if transport is None else transport.get_extra_info("socket")
+        return -1 if socket is None else socket.fileno()
+
     async def close(self, timeout_s: float) -> None:
         """Let everything go and close; cut off after `timeout_s` seconds."""
         try:
             await self._connection.execute(_SQL["release_all"], timeout=timeout_s)
             await self._connection.close(timeout=timeout_s)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        except FAILURES:
             pass  # the server lets go of a dead session's locks by itself
         finally:
             self.terminate()
@@ -151,3 +184,12 @@ class Wire:
     def terminate(self) -> None:
         """Cut the connection without a word; what waits for an answer is told."""
         self._connection.terminate()
+
+
+def pooled(dsn: Dsn) -> PoolerNotSupportedError:
+    """What to say of a pooler that moves statements between servers."""
+    return PoolerNotSupportedError(
+        f"wanted a connection to {dsn.safe} that holds session locks, found a pooler in transaction or statement mode: a "
+        "lock taken through it belongs to whoever gets that server connection next. Give the locks a direct connection "
+        "(lock_dsn, AIODURABLE_LOCK_DSN); everything else may go through the pooler"
+    )

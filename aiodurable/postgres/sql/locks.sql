@@ -1,11 +1,12 @@
+-- name: look
+-- No table. Who answers, before anything is set on a connection that may be somebody else's a moment later.
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num')::integer, pg_catalog.pg_is_in_recovery()
+
 -- name: configure
 -- No table. By set_config, not at connection start: a pooler in session mode refuses parameters it does not know. A
 -- parameter that this server does not know is left out. $1 milliseconds for which the server bears our silence,
 -- $2 and $3 seconds: its own TCP keepalives, a second line, and before Postgres 14 the only one.
-SELECT pg_catalog.pg_backend_pid(),
-       pg_catalog.current_setting('server_version_num')::integer,
-       pg_catalog.pg_is_in_recovery(),
-       pg_catalog.set_config(v.name, v.value, false)
+SELECT pg_catalog.set_config(v.name, v.value, false)
 FROM (VALUES ('idle_session_timeout', $1::text),
              ('tcp_keepalives_idle', $2::text),
              ('tcp_keepalives_interval', $3::text),
@@ -18,6 +19,15 @@ FROM (VALUES ('idle_session_timeout', $1::text),
              ('jit', 'off'),
              ('plan_cache_mode', 'force_generic_plan')) AS v (name, value)
 JOIN pg_catalog.pg_settings s ON s.name = v.name
+
+-- name: probe
+-- No table. $1 a key, $2 whether to hold it (true) or to try it, for the length of a transaction, beside its holder.
+SELECT CASE WHEN $2::boolean THEN pg_catalog.pg_try_advisory_lock($1::bigint)
+            ELSE pg_catalog.pg_try_advisory_xact_lock($1::bigint) END
+
+-- name: unprobe
+-- No table. $1 the key; true if it was held here.
+SELECT pg_catalog.pg_advisory_unlock($1::bigint)
 
 -- name: batch
 -- No table but the token sequence. $1 keys to unlock, $2 keys to try, $3 how many tokens for keys that stay locked here.
@@ -73,6 +83,21 @@ FROM unnest($2::bigint[]) AS u (key)
 -- name: release_all
 -- No table: everything this session holds, before it closes.
 SELECT pg_catalog.pg_advisory_unlock_all()
+
+-- name: audit
+-- pg_locks, the rows of this backend (the function has no index: it reads them all), and pg_stat_activity. $1 how many
+-- keys we believe to hold; the keys themselves are sent only if that is not so. Then the room for locks in the server,
+-- which is one for the whole cluster, and how many lock sessions share it.
+SELECT pg_catalog.pg_backend_pid(),
+       CASE WHEN mine.held <> $1::bigint THEN mine.keys END,
+       pg_catalog.current_setting('max_locks_per_transaction')::bigint
+           * (pg_catalog.current_setting('max_connections')::bigint
+              + pg_catalog.current_setting('max_prepared_transactions')::bigint),
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE 'aiodurable:lock@%')
+FROM (SELECT count(*) AS held, array_agg(l.classid::bigint << 32 | l.objid::bigint) AS keys
+      FROM pg_catalog.pg_locks l
+      WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 1
+        AND l.mode = 'ExclusiveLock' AND l.granted) AS mine
 
 -- name: sequence
 -- Catalogue only: whether the sequence of the tokens is there.

@@ -1,0 +1,89 @@
+"""What a session was asked for and has not answered: futures in the order in which they came."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiodurable.locks.lease import Lease
+from aiodurable.locks.wire import FREED, Answer
+
+__all__ = ["Asked", "Batch"]
+
+BATCH: Final = 2000
+"""Keys a statement carries at most: some 10 ms of work for the server, so that nobody waits long behind the others."""
+
+Tried = tuple[int, str, "asyncio.Future[Lease | None]"]
+Released = tuple[int, "asyncio.Future[int]"]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What travels as one statement. `renewals` are of keys that stay locked and only want a token."""
+
+    releases: list[Released] = field(default_factory=list[Released])
+    acquires: list[Tried] = field(default_factory=list[Tried])
+    renewals: list[Tried] = field(default_factory=list[Tried])
+
+    def __bool__(self) -> bool:
+        return bool(self.releases or self.acquires or self.renewals)
+
+    @property
+    def keys(self) -> tuple[list[int], list[int]]:
+        """Those to unlock and those to try."""
+        return [key for key, _ in self.releases], [key for key, _, _ in self.acquires]
+
+    def settle(self, answer: Answer, make: Callable[[int, str, int], Lease]) -> list[int]:
+        """Give everybody the answer. Returns keys that were granted to callers who had left: they must go back."""
+        for (_, future), became in zip(self.releases, answer.released, strict=True):
+            future.set_result(became)
+        for (key, name, future), token in zip(self.renewals, answer.tokens, strict=True):
+            if not future.done():
+                future.set_result(make(key, name, token))
+        unwanted: list[int] = []
+        for (key, name, future), token in zip(self.acquires, answer.acquired, strict=True):
+            if future.done():  # its caller was cancelled while the statement was under way
+                if token is not None:
+                    unwanted.append(key)
+            else:
+                future.set_result(None if token is None else make(key, name, token))
+        return unwanted
+
+    def fail(self, error: Callable[[], Exception]) -> None:
+        """Nothing was granted, and everything is, or will be, let go of."""
+        for _, released in self.releases:
+            if not released.done():
+                released.set_result(FREED)
+        for _, _, tried in (*self.acquires, *self.renewals):
+            if not tried.done():
+                tried.set_exception(error())
+
+
+class Asked(Batch):
+    """The queue, and the batch that is under way."""
+
+    __slots__ = ("under_way",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way = Batch()
+
+    def take(self) -> Batch:
+        """The next batch. A release never waits behind an acquire: as long as there are too many, nothing else goes."""
+        releases, self.releases = self.releases[:BATCH], self.releases[BATCH:]
+        acquires: list[Tried] = []
+        if not self.releases:
+            acquires, self.acquires = self.acquires[:BATCH], self.acquires[BATCH:]
+            acquires = [tried for tried in acquires if not tried[2].done()]
+        renewals, self.renewals = self.renewals[:BATCH], self.renewals[BATCH:]
+        self.under_way = Batch(releases, acquires, renewals)
+        return self.under_way
+
+    def fail_all(self, error: Callable[[], Exception]) -> None:
+        """The session is over."""
+        for batch in (self.under_way, self):
+            batch.fail(error)
+        self.releases, self.acquires, self.renewals = [], [], []
+        self.under_way = Batch()

@@ -1,0 +1,53 @@
+"""`async with locks.hold(…)`: a lease for the length of a body."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+from aiodurable.locks.lease import Lease
+from aiodurable.locks.scope import CancelOnLost
+
+__all__ = ["Hold"]
+
+
+class Acquire(Protocol):
+    """`PostgresLockManager.acquire`."""
+
+    async def __call__(self, name: str, *, timeout: float | None) -> Lease:
+        """A lease, in time."""
+        ...
+
+
+class Hold:
+    """What `PostgresLockManager.hold` returns: entered once."""
+
+    def __init__(self, acquire: Acquire, name: str, timeout: float | None, *, cancel_on_lost: bool) -> None:
+        self._acquire = acquire
+        self._name = name
+        self._timeout = timeout
+        self._cancel_on_lost = cancel_on_lost
+        self._lease: Lease | None = None
+        self._scope: CancelOnLost | None = None
+
+    async def __aenter__(self) -> Lease:
+        self._lease = await self._acquire(self._name, timeout=self._timeout)
+        if self._cancel_on_lost:
+            try:
+                self._scope = await CancelOnLost(self._lease).__aenter__()
+            except BaseException:  # lost at once: the turn still has to be passed on
+                await self._lease.release()
+                raise
+        return self._lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lease is not None
+        try:
+            if self._scope is not None:
+                await self._scope.__aexit__(kind, error, trace)
+        finally:
+            await self._lease.release()
+        if error is None and self._cancel_on_lost and self._lease.lost:
+            self._lease.check()

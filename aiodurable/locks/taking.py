@@ -1,0 +1,159 @@
+"""How a lease is taken and given back: first the turn in this process, then the server, then waiting for another process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from aiodurable.errors import ClosedError, PostgresUnavailableError
+from aiodurable.locks.keeper import Keeper
+from aiodurable.locks.lease import Lease
+from aiodurable.locks.session import LockSession
+from aiodurable.locks.turns import Turns
+from aiodurable.locks.waiting import Bell
+from aiodurable.locks.wire import NOTIFIED
+
+__all__ = ["Taking"]
+
+YIELD_S: Final = 0.005
+"""Seconds for which this process leaves a key alone after it notified another one that waits for it."""
+
+
+class Taking:
+    """Takes keys for the tasks of one process.
+
+    Args:
+        closed: makes the error for whoever waits when it is closed.
+    """
+
+    def __init__(self, closed: Callable[[], ClosedError]) -> None:
+        self.turns = Turns()
+        self.bell = Bell()
+        self.keepers: Sequence[Keeper] = ()
+        self.is_open = False
+        self._closed = closed
+        self._up = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a lock."""
+        return self.turns.waiting + len(self.bell)
+
+    def close(self) -> None:
+        """Whoever waits waits no longer."""
+        self.is_open = False
+        self.turns.fail(self._closed)
+        self.session_up()
+
+    def session_up(self) -> None:
+        """A session is up (or none will be): whoever waits for one, or for a key that died with the last, looks again."""
+        self._up.set()
+        self.bell.ring_all()
+
+    async def at_once(self, key: int, name: str) -> Lease | None:
+        """A lease if nobody has the key. Raises `PostgresUnavailableError` where no session is up."""
+        if not self.turns.take(key):
+            return None
+        lease = None
+        try:
+            session = self._session(key)
+            if session is None:
+                raise PostgresUnavailableError(
+                    f"wanted the lock {name!r} at once, found no lock session up: Postgres is away, and tried all the time",
+                    thread_id=name,
+                )
+            lease = await self._try(session, key, name)
+        finally:
+            if lease is None:
+                self.turns.end(key)
+        return lease
+
+    async def in_turn(self, key: int, name: str) -> Lease:
+        """A lease, however long it takes."""
+        if not self.turns.take(key):
+            session = await self.turns.wait(key)
+            if session is not None:
+                try:
+                    lease = await session.renew(key, name)
+                    assert lease is not None
+                    return lease
+                except PostgresUnavailableError:
+                    pass  # that session is over and its lock with it; it is still our turn
+                except BaseException:  # above all cancelled: the key is locked, and now nobody's
+                    self.put_back(session, key)
+                    raise
+        try:
+            return await self._wait(key, name)
+        except BaseException:  # also when cancelled: the turn is let go by whoever has it
+            self.turns.end(key)
+            raise
+
+    async def _wait(self, key: int, name: str) -> Lease:
+        """Ask until it is ours. Whoever comes here has the turn of the key, so it is the only one in this process."""
+        session = self._session(key)
+        if session is not None:
+            try:
+                if lease := await self._try(session, key, name):
+                    return lease
+            except PostgresUnavailableError:
+                pass
+        with self.bell.waiting(key) as wake:
+            try:
+                while True:
+                    while (session := self._session(key)) is None:
+                        self._up.clear()
+                        await self._up.wait()
+                    wake.clear()  # before the try: what is let go after it rings again
+                    session.flag(key, up=True)  # again on every session: it died with the last one
+                    try:
+                        if lease := await self._try(session, key, name):
+                            return lease
+                    except PostgresUnavailableError:
+                        continue
+                    await wake.wait()
+            finally:
+                if session is not None:
+                    session.flag(key, up=False)
+
+    async def _try(self, session: LockSession, key: int, name: str) -> Lease | None:
+        asked = session.acquire(key, name)
+        try:
+            return await asked
+        except asyncio.CancelledError:
+            if asked.done() and not asked.cancelled() and asked.exception() is None and asked.result() is not None:
+                session.release(key)  # granted in the very moment in which the caller was cancelled
+            raise
+
+    def put_back(self, session: LockSession, key: int) -> asyncio.Future[int] | None:
+        """The key goes to who waits in this process, or back to the server; then the future is the server's answer."""
+        if session.over is not None:
+            self.turns.end(key)
+            return None
+        if self.turns.hand_on(key, session):
+            return None
+        crowded = self.turns.crowded(key)
+        answer = session.release(key)
+        if crowded:
+            answer.add_done_callback(lambda told: self._pass_baton(key, told.result()))
+        else:
+            self.turns.end(key)
+        return answer
+
+    def _pass_baton(self, key: int, became: int) -> None:
+        """It went from task to task here for long enough: another process that waits has a moment to take it."""
+        if became == NOTIFIED:
+            asyncio.get_running_loop().call_later(YIELD_S, self.turns.end, key)
+        else:
+            self.turns.end(key)
+
+    def _session(self, key: int) -> LockSession | None:
+        """The session for a key: always the same one while it is up, so that a release travels before the next try."""
+        if not self.is_open:
+            raise self._closed()
+        places = len(self.keepers)
+        for place in range(places):
+            session = self.keepers[(key + place) % places].session
+            if session is not None and session.over is None:
+                return session
+        return None
