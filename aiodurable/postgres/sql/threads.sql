@@ -158,14 +158,12 @@ facts AS (
             LIMIT 1
         ) q
         CROSS JOIN LATERAL (
-            SELECT coalesce(q.run_id = h.stamp, false) OR coalesce((
-                -- A range of the primary key, told as one: with equalities the planner may read the whole thread by its id.
-                SELECT true
-                FROM checkpoints c
-                WHERE (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (h.thread_id, '', coalesce(q.base_id, ''))
-                  AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) <= (h.thread_id, '', h.checkpoint_id)
-                  AND c.metadata ->> 'aiodurable_run' = q.run_id
-                LIMIT 1), false) AS consumed
+            -- Read only where plain LangGraph has gone on after a run: either index will do.
+            SELECT coalesce(q.run_id = h.stamp, false) OR EXISTS (
+                SELECT 1
+                FROM checkpoints own
+                WHERE own.thread_id = h.thread_id AND own.checkpoint_ns = '' AND own.checkpoint_id > coalesce(q.base_id, '')
+                  AND own.metadata ->> 'aiodurable_run' = q.run_id) AS consumed
         ) c
     ) r ON true
 ),

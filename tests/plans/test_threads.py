@@ -1,0 +1,112 @@
+"""Each query about threads uses the index its comment names, whatever the planner thinks of small tables or huge ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from aiodurable.postgres.queries import load
+
+BLOCKS = load("threads")
+
+CROWD = """
+INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, checkpoint, metadata)
+SELECT 'thread-' || n, '', lpad(to_hex(n), 8, '0') || '-0000-6000-8000-00000000000' || k,
+       '{"v": 4, "ts": "2026-01-01T00:00:00Z", "channel_versions": {"__start__": "2"}, "updated_channels": []}', '{}'
+FROM generate_series(1, 3000) n, generate_series(0, 9) k;
+
+INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, blob)
+SELECT c.thread_id, '', c.checkpoint_id, 'task', i,
+       CASE WHEN i = 1 AND c.thread_id LIKE '%00' THEN '__error__' ELSE 'xs' END, 'msgpack', '\\xa161'
+FROM checkpoints c, generate_series(0, 1) i;
+
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT c.thread_id, '', 'xs', c.checkpoint_id, 'msgpack', '\\xa161' FROM checkpoints c;
+
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, status)
+SELECT 'run-' || n || '-' || k, 'thread-' || n, n, CASE WHEN n % 100 = 0 AND k = 1 THEN 'failed' ELSE 'complete' END
+FROM generate_series(1, 3000) n, generate_series(0, 1) k;
+"""
+
+CLASSIFY = "text[], bigint[], boolean, text[], timestamptz, timestamptz, text"
+ONE = "array['thread-7'], array[7], false, null, null, null, null"
+PAGE = f"array{[f'thread-{n}' for n in range(500)]}, array_fill(7, array[500]), false, null, null, null, null"
+
+
+@pytest.fixture
+def crowd(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(CROWD)
+        for table in ("checkpoints", "checkpoint_writes", "checkpoint_blobs", "aiodurable_runs"):
+            connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
+        yield connection
+
+
+def plan(connection: psycopg.Connection[Any], block: str, types: str, values: str, mode: str) -> list[dict[str, Any]]:
+    """The nodes of the plan that a prepared statement gets. It is run: a WorkTable Scan shows its subplans only then."""
+    connection.execute("SELECT set_config('plan_cache_mode', %s, false)", (mode,))
+    connection.execute(f"PREPARE it ({types}) AS {BLOCKS[block]}".encode())
+    row = connection.execute(f"EXPLAIN (ANALYZE, FORMAT json) EXECUTE it ({values})".encode()).fetchone()
+    assert row is not None
+    return list(nodes(row[0][0]["Plan"]))
+
+
+def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from nodes(child)
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize(
+    ("block", "types", "values", "indexes"),
+    [
+        *(
+            (
+                "classify",
+                CLASSIFY,
+                values,
+                {"checkpoints_pkey", "checkpoint_writes_pkey", "checkpoint_blobs_pkey", "aiodurable_runs_by_thread"},
+            )
+            for values in (ONE, PAGE)
+        ),
+        ("threads_all", "text, integer", "'', 100", {"checkpoints_pkey", "aiodurable_runs_by_thread"}),
+        ("threads_noted", "text, integer", "'', 100", {"aiodurable_writes_attention", "aiodurable_runs_open"}),
+    ],
+    ids=["classify one", "classify a page", "all", "noted"],
+)
+def test_a_query_uses_the_index_its_comment_names(
+    crowd: psycopg.Connection[Any], block: str, types: str, values: str, indexes: set[str], mode: str
+) -> None:
+    found = plan(crowd, block, types, values, mode)
+    scanned = {node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"}
+    assert scanned <= {"pg_database", "pg_authid"}
+    ours = [node for node in found if "Index Name" in node and node.get("Alias") != "own"]
+    used = {node["Index Name"] for node in ours if not node["Index Name"].startswith("pg_")}
+    # LangGraph's own index on thread_id alone is as good for the next thread, and for nothing else.
+    alike = {"checkpoints_thread_id_idx": "checkpoints_pkey"} if block == "threads_all" else {}
+    assert {alike.get(name, name) for name in used} == indexes
+
+
+def test_what_is_recent_is_found_by_block_ranges(crowd: psycopg.Connection[Any]) -> None:
+    found = plan(crowd, "threads_recent", "text, integer, text", "'', 100, '00000bb0'", "force_custom_plan")
+    used = {node["Index Name"] for node in found if "Index Name" in node}
+    assert "aiodurable_checkpoints_recent" in used
+    assert "checkpoints_pkey" not in used
+
+
+@pytest.mark.parametrize("block", ["threads_all", "threads_noted"])
+def test_a_later_page_costs_what_the_first_does(crowd: psycopg.Connection[Any], block: str) -> None:
+    def buffers(after: str) -> int:
+        query = BLOCKS[block].replace("$1", f"'{after}'").replace("$2", "10")
+        row = crowd.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {query}".encode()).fetchone()
+        assert row is not None
+        return row[0][0]["Plan"]["Shared Hit Blocks"] + row[0][0]["Plan"]["Shared Read Blocks"]
+
+    first, later = buffers(""), buffers("thread-2")
+    assert later <= first * 1.5
+    assert first < 200
