@@ -12,12 +12,25 @@ has left goes back.
 - A session is trusted until a moment that lies before the server can possibly have freed its locks (`terms.py`). No answer
   until then, a connection that ends, another backend that answers, a lock that is not there when it is unlocked: the
   session is over, and all its leases with it. Unknown means lost.
+- Before a session is used it is checked that its locks exclude (`selfcheck.py`); while it is used, what it believes to hold
+  is compared with `pg_locks` (its audit), and how much it may hold is bounded (`capacity.py`).
 - A session that is over never comes back; another takes its place (`keeper.py`). A lost lease stays lost.
 """
 
+from aiodurable.locks.health import LocksHealth, SessionHealth
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.manager import PostgresLockManager
 from aiodurable.locks.retry import create_lock_manager_with_retry
 from aiodurable.locks.scope import CancelOnLost, cancel_on_lost
+from aiodurable.locks.signals import close_on_signals
 
-__all__ = ["CancelOnLost", "Lease", "PostgresLockManager", "cancel_on_lost", "create_lock_manager_with_retry"]
+__all__ = [
+    "CancelOnLost",
+    "Lease",
+    "LocksHealth",
+    "PostgresLockManager",
+    "SessionHealth",
+    "cancel_on_lost",
+    "close_on_signals",
+    "create_lock_manager_with_retry",
+]

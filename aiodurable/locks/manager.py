@@ -12,6 +12,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, LockBusyError, LockTimeoutError, PostgresUnavailableError
 from aiodurable.events import LeaseAcquired, LeaseLost, LeaseReleased, Observer, emit
 from aiodurable.keys import check_thread_id, lock_key
+from aiodurable.locks.health import LocksHealth, health
 from aiodurable.locks.hold import Hold
 from aiodurable.locks.keeper import Keeper
 from aiodurable.locks.lease import Lease
@@ -207,6 +208,10 @@ class PostgresLockManager:
         """Everybody who holds a lease in this database, of whatever namespace. Raises as `holder_of`."""
         self._check_open()
         return await self._looking.holders()
+
+    def health(self) -> LocksHealth:
+        """How the sessions are, what is held and who waits, as this process knows it. Also before `open` and after `aclose`."""
+        return health(self._keepers, self._taking.waiting)
 
     # ---- small parts -------------------------------------------------------------------------------------------------
 

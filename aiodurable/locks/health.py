@@ -1,0 +1,85 @@
+"""How the lock sessions are: what is up, and how late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiodurable.locks.keeper import Keeper
+
+__all__ = ["LocksHealth", "SessionHealth", "health"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionHealth:
+    """One lock session.
+
+    Attributes:
+        up: whether it can be asked.
+        pid: its backend, None before it was first up.
+        held: leases on it.
+        answered_s: seconds since its last answer, None while it is not up.
+        trusted_s: seconds for which its leases are still trusted without another answer; 0 while it is not up.
+        enforced: whether the server itself ends it when it falls silent (Postgres 14 and later).
+        share: how many locks it may hold.
+        used: how many slots of the server's lock table it takes.
+        reconnects: how often it was replaced.
+        over: why the last one ended, while none is up.
+    """
+
+    up: bool
+    pid: int | None
+    held: int
+    answered_s: float | None
+    trusted_s: float
+    enforced: bool
+    share: int
+    used: int
+    reconnects: int
+    over: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LocksHealth:
+    """The lock manager.
+
+    Attributes:
+        healthy: whether every session is up.
+        held: leases held by this process.
+        waiting: tasks of this process that wait for a lock.
+        sessions: each lock session.
+    """
+
+    healthy: bool
+    held: int
+    waiting: int
+    sessions: tuple[SessionHealth, ...]
+
+
+def health(keepers: Sequence[Keeper], waiting: int) -> LocksHealth:
+    """As of now, without asking the server."""
+    sessions = tuple(map(_session, keepers))
+    held = sum(session.held for session in sessions)
+    return LocksHealth(all(session.up for session in sessions), held, waiting, sessions)
+
+
+def _session(keeper: Keeper) -> SessionHealth:
+    session = keeper.session
+    if session is None or session.over is not None:
+        over = "not open" if session is None else session.over
+        pid = None if session is None else session.wire.pid
+        return SessionHealth(False, pid, 0, None, 0.0, False, 0, 0, keeper.reconnects, over)
+    now = time.monotonic()
+    return SessionHealth(
+        up=True,
+        pid=session.wire.pid,
+        held=len(session.held),
+        answered_s=now - session.answered,
+        trusted_s=max(0.0, session.trusted_until - now),
+        enforced=session.wire.enforced,
+        share=session.share,
+        used=session.load,
+        reconnects=keeper.reconnects,
+        over=None,
+    )

@@ -1,0 +1,66 @@
+"""A real PgBouncer in front of the test server, where the program is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from psycopg.conninfo import conninfo_to_dict
+
+from waiting import wait_until_sync
+
+PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def pgbouncer(dsn: str, folder: Path, mode: Literal["session", "transaction"]) -> Iterator[str]:
+    """The DSN of `dsn`'s database through a PgBouncer in `mode`."""
+    assert PROGRAM is not None
+    parts = conninfo_to_dict(dsn)
+    port = free_port()
+    server = {key: parts[key] for key in ("host", "port", "dbname", "user", "password") if parts.get(key)}
+    folder.mkdir(mode=0o755, exist_ok=True)
+    config = folder / "pgbouncer.ini"
+    config.write_text(
+        f"[databases]\n* = {' '.join(f'{key}={value}' for key, value in server.items())}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\nunix_socket_dir =\n"
+        f"pool_mode = {mode}\nmax_client_conn = 200\ndefault_pool_size = 20\n"
+        "ignore_startup_parameters = extra_float_digits\n"
+    )
+    user = None
+    if os.getuid() == 0:  # it refuses to run as root; a unix socket may be open to its owner alone
+        host = Path(str(parts.get("host", "")))
+        user = host.stat().st_uid if host.is_absolute() and host.stat().st_uid else pwd.getpwnam("nobody").pw_uid
+        for path in (folder, config):
+            os.chown(path, user, -1)
+    process = subprocess.Popen(
+        [PROGRAM, "-q", str(config)],
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / "log").open("w"),
+        user=user,
+    )
+    try:
+        wait_until_sync(lambda: process.poll() is not None or _answers(port), what="pgbouncer to listen")
+        assert process.poll() is None, (folder / "log").read_text()
+        yield f"postgresql://{parts['user']}@127.0.0.1:{port}/{parts['dbname']}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
