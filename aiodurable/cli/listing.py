@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import textwrap
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,8 @@ from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 
 __all__ = ["list_threads"]
 
-_KNOWN = tuple(status for status in ThreadStatus if status is not ThreadStatus.NEW)
+_KNOWN = tuple(status.value for status in ThreadStatus if status is not ThreadStatus.NEW)
+_WHAT_LENGTH = 160
 
 
 @click.command("list", short_help="List the threads that need attention.")
@@ -38,7 +40,7 @@ _KNOWN = tuple(status for status in ThreadStatus if status is not ThreadStatus.N
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_threads(
     dsn: str | None,
-    statuses: tuple[ThreadStatus, ...],
+    statuses: tuple[str, ...],
     every: bool,
     graph: str | None,
     error: str | None,
@@ -83,9 +85,10 @@ def _show(threads: list[WorkflowCheckpoint]) -> None:
     table.add_column("status", no_wrap=True)
     table.add_column("graph", overflow="fold")
     table.add_column("age", no_wrap=True, justify="right")
-    table.add_column("what", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("what", overflow="fold")
     for thread in threads:
-        cells = (thread.thread_id, thread.status, thread.graph or "", age(thread.age), _what(thread))
+        what = textwrap.shorten(one_line(_what(thread)), _WHAT_LENGTH, placeholder=" …")
+        cells = (thread.thread_id, thread.status, thread.graph or "", age(thread.age), what)
         table.add_row(*(Text(one_line(cell)) for cell in cells))
     Console().print(table)
 
