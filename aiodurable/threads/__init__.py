@@ -1,10 +1,13 @@
 """Threads: what can be told of them from the tables, without their graph.
 
 `status` says where one thread stands and holds the rules by which it is told. `search` goes through all of them, a page
-at a time. Nothing here takes a lease or writes to a thread that somebody works on.
+at a time. `history` tells what one went through. `retention` removes what is no longer needed. `reader` is the door.
+
+Nothing here takes a lease, or writes to a thread that somebody works on.
 """
 
+from aiodurable.threads.history import ThreadStep
 from aiodurable.threads.reader import Threads
 from aiodurable.threads.search import NEEDS_ATTENTION
 
-__all__ = ["NEEDS_ATTENTION", "Threads"]
+__all__ = ["NEEDS_ATTENTION", "ThreadStep", "Threads"]

@@ -8,10 +8,12 @@ from functools import partial
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from aiodurable.errors import ConfigurationError
 from aiodurable.keys import check_thread_id
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.together import Together
+from aiodurable.threads.history import History, ThreadStep
 from aiodurable.threads.search import Filter, Search
 from aiodurable.threads.status import Classifier
 
@@ -33,6 +35,7 @@ class Threads:
         self._seen = Together(partial(self._classify, ignore_lock=False), name="aiodurable statuses")
         self._beneath = Together(partial(self._classify, ignore_lock=True), name="aiodurable statuses beneath leases")
         self._search = Search(database, self._classifier, namespace=namespace)
+        self._history = History(database, serde=serde)
 
     async def status(self, thread_id: str, *, ignore_lock: bool = False) -> WorkflowCheckpoint:
         """Where a thread stands, by the rules of `aiodurable.threads.status`. A thread nobody knows is `new`.
@@ -119,3 +122,21 @@ class Threads:
             PostgresUnavailableError: Postgres could not be reached.
         """
         return await self._search.counts(Filter.of(status=status, prefix=prefix))
+
+    def history(
+        self, thread_id: str, *, before: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[ThreadStep]:
+        """The steps of a thread, newest first; none for a thread nobody knows. Steps of subgraphs are not told.
+
+        Args:
+            thread_id: the thread.
+            before: a checkpoint id: only steps older than that.
+            limit: at most so many.
+
+        Raises:
+            ConfigurationError: a thread_id that cannot be stored, or a limit below 1; at once, not at the first step.
+            PostgresUnavailableError: Postgres could not be reached, at any step.
+        """
+        if limit is not None and limit < 1:
+            raise ConfigurationError(f"limit must be 1 or more, got {limit}: leave it out for all steps")
+        return self._history.steps(check_thread_id(thread_id), before=before, limit=limit)

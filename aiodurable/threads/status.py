@@ -31,7 +31,6 @@ say of it: `pregel/_task_status.py`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -42,18 +41,12 @@ from aiodurable.keys import lock_key
 from aiodurable.model import LockHolder, ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
+from aiodurable.threads.paths import caller_of, node_of, pull_path, send_index, sent_nodes
 
 __all__ = ["Classifier"]
 
 _SQL = load("threads")
 _COUNT = f"SELECT status, count(*) FROM ({_SQL['classify']}) t GROUP BY status"  # noqa: S608 - both halves are ours
-
-_PULL = re.compile(r"~__pregel_pull, (?P<node>.*?)(?:, node_error_handler, \d+)?")
-"""`task_path` of a node that a channel triggered, and of the error handler of one (langgraph's `task_path_str`)."""
-_CALL = re.compile(r"(?:~__pregel_push, )+~__pregel_pull, (?P<node>.*?)(?:, \d+, \d+)+")
-"""`task_path` of a `@task`, called in an `@entrypoint` or a node: of itself it has no name here."""
-_SEND = re.compile(r"~__pregel_push, (?P<index>\d+), \d+(?:, node_error_handler, \d+)?")
-"""`task_path` of a node that a `Send` started: its place in `__pregel_tasks`."""
 
 _DOUBTS = {
     "old": "written by a LangGraph before 0.3: what follows a node is known to its graph alone",
@@ -105,8 +98,8 @@ class Classifier:
 
     def _checkpoint(self, row: dict[str, Any]) -> WorkflowCheckpoint:
         status = ThreadStatus(row["status"])
-        sends = self._sends(row)
-        failed_node = None if row["error_path"] is None else _node(row["error_path"], sends)
+        sends = sent_nodes(self._serde, row["sends_type"], row["sends"])
+        failed_node = None if row["error_path"] is None else node_of(row["error_path"], sends)
         error = self._error(row)
         from_ledger = status == row["run_status"]
         if error is None and from_ledger and status in (ThreadStatus.FAILED, ThreadStatus.QUARANTINED):
@@ -140,12 +133,6 @@ class Classifier:
             asked = self._serde.loads_typed((kind, blob))
             yield from asked if isinstance(asked, list | tuple) else (asked,)
 
-    def _sends(self, row: dict[str, Any]) -> list[str]:
-        """The nodes of the head's Sends, in their order."""
-        if row["sends"] is None:
-            return []
-        return [send.node for send in self._serde.loads_typed((row["sends_type"], row["sends"]))]
-
     def _commanded(self, row: dict[str, Any]) -> Iterator[str]:
         """The nodes a `Command` from outside was written for."""
         for channel in row["commanded"] or ():
@@ -173,23 +160,13 @@ def _pending(row: dict[str, Any], sends: list[str]) -> Iterator[str]:
     done: set[str] = set(row["done"] or ())
     for channel in row["triggers"] or ():
         if channel == "__pregel_tasks":
-            finished = {int(found["index"]) for path in done if (found := _SEND.fullmatch(path))}
+            finished = {send_index(path) for path in done}
             yield from (node for index, node in enumerate(sends) if index not in finished)
             continue
         node = channel.rpartition(":")[2]
         if channel == "__start__":
             # An @entrypoint listens to the same channel as a StateGraph's START: its writes, and its tasks', know its name.
             paths = done.union(row["begun"] or ())
-            node = next(
-                (found["node"] for path in paths if (found := _PULL.fullmatch(path) or _CALL.fullmatch(path))), node
-            )
-        if f"~__pregel_pull, {node}" not in done:
+            node = next(filter(None, map(caller_of, paths)), node)
+        if pull_path(node) not in done:
             yield node
-
-
-def _node(path: str, sends: list[str]) -> str | None:
-    if found := _PULL.fullmatch(path):
-        return found["node"]
-    if (found := _SEND.fullmatch(path)) and int(found["index"]) < len(sends):
-        return sends[int(found["index"])]
-    return None

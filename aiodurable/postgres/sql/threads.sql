@@ -274,3 +274,43 @@ SELECT l.classid::bigint << 32 | l.objid::bigint AS key
 FROM pg_locks l
 WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+
+-- name: history
+-- checkpoints_pkey backwards from $2, $3 rows; for each its parent by checkpoints_pkey, the parent's tasks by
+-- checkpoint_writes_pkey, its Sends by checkpoint_blobs_pkey, the run by aiodurable_runs_pkey.
+SELECT c.checkpoint_id, c.parent_checkpoint_id AS parent_id, (c.metadata ->> 'step')::integer AS step,
+       c.metadata ->> 'source' AS source, (c.checkpoint ->> 'ts')::timestamptz AS written_at, p.began_at,
+       c.metadata ->> 'aiodurable_run' AS run_id, c.metadata ->> 'aiodurable_graph' AS graph, r.worker,
+       w.paths, s.type AS sends_type, s.blob AS sends
+FROM (
+    SELECT k.thread_id, k.checkpoint_id, k.parent_checkpoint_id, k.checkpoint, k.metadata
+    FROM checkpoints k
+    WHERE k.thread_id = $1 AND k.checkpoint_ns = '' AND k.checkpoint_id < coalesce($2::text, 'g')
+    ORDER BY k.checkpoint_id DESC
+    LIMIT $3::integer
+) c
+LEFT JOIN LATERAL (
+    SELECT (k.checkpoint ->> 'ts')::timestamptz AS began_at, k.checkpoint -> 'channel_versions' ->> '__pregel_tasks' AS sends
+    FROM checkpoints k
+    WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = '' AND k.checkpoint_id = c.parent_checkpoint_id
+    LIMIT 1
+) p ON true
+LEFT JOIN LATERAL (
+    SELECT array_agg(t.path) AS paths
+    FROM (
+        SELECT min(k.task_path) AS path
+        FROM checkpoint_writes k
+        WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = '' AND k.checkpoint_id = c.parent_checkpoint_id
+          AND k.task_id <> '00000000-0000-0000-0000-000000000000'
+        GROUP BY k.task_id
+        HAVING bool_or(k.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__'))
+    ) t
+) w ON true
+LEFT JOIN LATERAL (
+    SELECT k.type, k.blob
+    FROM checkpoint_blobs k
+    WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = '' AND k.channel = '__pregel_tasks' AND k.version = p.sends
+    LIMIT 1
+) s ON true
+LEFT JOIN aiodurable_runs r ON r.run_id = c.metadata ->> 'aiodurable_run'
+ORDER BY c.checkpoint_id DESC

@@ -1,0 +1,92 @@
+"""What a thread went through: its checkpoints, newest first, each with the nodes that led to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from aiodurable.postgres.connections import Database
+from aiodurable.postgres.queries import load
+from aiodurable.threads.paths import node_of, sent_nodes
+
+__all__ = ["History", "ThreadStep"]
+
+_SQL = load("threads")
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStep:
+    """One checkpoint of a thread and how it came about.
+
+    Attributes:
+        checkpoint_id: the checkpoint.
+        parent_id: the one it came from; None for a first, and where the one before was pruned.
+        step: the superstep, -1 for an input.
+        source: what made it: `input`, `loop`, `update` or `fork`.
+        nodes: the nodes whose output led to it, sorted; a node once for each Send. A `@task` has no name in the tables
+            and is left out.
+        written_at: when it was written, by the writer's clock.
+        duration: time since its parent was written: the work of its nodes, and whatever the thread waited for between.
+        run_id: the run that wrote it, None where plain LangGraph did.
+        graph: the name of its graph, where known.
+        worker: host and process that ran the last attempt of that run, where the ledger still knows the run.
+    """
+
+    checkpoint_id: str
+    parent_id: str | None
+    step: int | None
+    source: str | None
+    nodes: tuple[str, ...]
+    written_at: datetime | None
+    duration: timedelta | None
+    run_id: str | None
+    graph: str | None
+    worker: str | None
+
+
+class History:
+    """Reads what threads went through.
+
+    Args:
+        database: where the threads are.
+        serde: LangGraph's serializer of the saver; the targets of Sends are read with it.
+    """
+
+    def __init__(self, database: Database, *, serde: SerializerProtocol) -> None:
+        self._database = database
+        self._serde = serde
+
+    async def steps(self, thread_id: str, *, before: str | None, limit: int | None) -> AsyncIterator[ThreadStep]:
+        """The steps of a thread, newest first, from the one before checkpoint `before` on, at most `limit`."""
+        left = limit
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(left, _PAGE)
+            rows = await self._database.fetch(_SQL["history"], thread_id, before, size)
+            for row in rows:
+                yield self._step(row)
+            if len(rows) < size:
+                return
+            before = rows[-1]["checkpoint_id"]
+            left = None if left is None else left - size
+
+    def _step(self, row: dict[str, Any]) -> ThreadStep:
+        sends = sent_nodes(self._serde, row["sends_type"], row["sends"])
+        nodes = (node_of(path, sends) for path in row["paths"] or ())
+        written_at, began_at = row["written_at"], row["began_at"]
+        return ThreadStep(
+            checkpoint_id=row["checkpoint_id"],
+            parent_id=row["parent_id"],
+            step=row["step"],
+            source=row["source"],
+            nodes=tuple(sorted(node for node in nodes if node is not None)),
+            written_at=written_at,
+            duration=None if written_at is None or began_at is None else written_at - began_at,
+            run_id=row["run_id"],
+            graph=row["graph"],
+            worker=row["worker"],
+        )
