@@ -5,84 +5,78 @@ async with Durable("postgresql://…", graphs={"report": builder}) as durable:
         result = await run.ainvoke({"topic": "tides"})
 """
 
-from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver, create_checkpointer
-from aiodurable.durable import (
-    Durable,
-    durable_run,
-    find_failed_workflows,
-    get_checkpoint_status,
-    needs_resume,
-    resume_workflow,
-)
-from aiodurable.errors import (
-    AiodurableError,
-    CircuitOpenError,
-    ClosedError,
-    ConfigurationError,
-    GraphNotRegisteredError,
-    LeaseLostError,
-    LockBusyError,
-    LockCapacityError,
-    LockError,
-    LockTimeoutError,
-    NotResumableError,
-    PoolerNotSupportedError,
-    PostgresUnavailableError,
-    ResumeLimitError,
-    SchemaMismatchError,
-    ThreadInterruptedError,
-    ThreadNotFoundError,
-    WorkflowAlreadyRunningError,
-    WorkflowExecutionError,
-)
-from aiodurable.idempotency import idempotency_key
-from aiodurable.locks import Lease, PostgresLockManager, create_lock_manager_with_retry
-from aiodurable.model import LockHolder, RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
-from aiodurable.runs.run import DurableRun
-from aiodurable.settings import Settings
-from aiodurable.workflow import LockableWorkflowMixin, WorkflowExecutor, with_workflow_lock
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "AiodurableError",
-    "AsyncCheckpointerPool",
-    "CircuitOpenError",
-    "ClosedError",
-    "ConfigurationError",
-    "Durable",
-    "DurableRun",
-    "DurableSaver",
-    "GraphNotRegisteredError",
-    "Lease",
-    "LeaseLostError",
-    "LockBusyError",
-    "LockCapacityError",
-    "LockError",
-    "LockHolder",
-    "LockTimeoutError",
-    "LockableWorkflowMixin",
-    "NotResumableError",
-    "PoolerNotSupportedError",
-    "PostgresLockManager",
-    "PostgresUnavailableError",
-    "ResumeLimitError",
-    "RunRecord",
-    "RunStatus",
-    "SchemaMismatchError",
-    "Settings",
-    "ThreadInterruptedError",
-    "ThreadNotFoundError",
-    "ThreadStatus",
-    "WorkflowAlreadyRunningError",
-    "WorkflowCheckpoint",
-    "WorkflowExecutionError",
-    "WorkflowExecutor",
-    "create_checkpointer",
-    "create_lock_manager_with_retry",
-    "durable_run",
-    "find_failed_workflows",
-    "get_checkpoint_status",
-    "idempotency_key",
-    "needs_resume",
-    "resume_workflow",
-    "with_workflow_lock",
-]
+# A name's room is entered when the name is first used (PEP 562): `import aiodurable` alone costs next to nothing, and
+# LangGraph with two drivers well over a second. Type checkers read the same names in __init__.pyi.
+_ROOMS = {
+    "checkpoints": (
+        "AsyncCheckpointerPool",
+        "DurableSaver",
+        "create_checkpointer",
+    ),
+    "durable": (
+        "Durable",
+        "durable_run",
+        "find_failed_workflows",
+        "get_checkpoint_status",
+        "needs_resume",
+        "resume_workflow",
+    ),
+    "errors": (
+        "AiodurableError",
+        "CircuitOpenError",
+        "ClosedError",
+        "ConfigurationError",
+        "GraphNotRegisteredError",
+        "LeaseLostError",
+        "LockBusyError",
+        "LockCapacityError",
+        "LockError",
+        "LockTimeoutError",
+        "NotResumableError",
+        "PoolerNotSupportedError",
+        "PostgresUnavailableError",
+        "ResumeLimitError",
+        "SchemaMismatchError",
+        "ThreadInterruptedError",
+        "ThreadNotFoundError",
+        "WorkflowAlreadyRunningError",
+        "WorkflowExecutionError",
+    ),
+    "idempotency": ("idempotency_key",),
+    "locks": (
+        "Lease",
+        "PostgresLockManager",
+        "create_lock_manager_with_retry",
+    ),
+    "model": (
+        "LockHolder",
+        "RunRecord",
+        "RunStatus",
+        "ThreadStatus",
+        "WorkflowCheckpoint",
+    ),
+    "runs.run": ("DurableRun",),
+    "settings": ("Settings",),
+    "workflow": (
+        "LockableWorkflowMixin",
+        "WorkflowExecutor",
+        "with_workflow_lock",
+    ),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = list(_HOME)  # derived, so that it cannot disagree
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *globals()]

@@ -1,0 +1,171 @@
+from aiodurable.checkpoints import (
+    AsyncCheckpointerPool as AsyncCheckpointerPool,
+)
+from aiodurable.checkpoints import (
+    DurableSaver as DurableSaver,
+)
+from aiodurable.checkpoints import (
+    create_checkpointer as create_checkpointer,
+)
+from aiodurable.durable import (
+    Durable as Durable,
+)
+from aiodurable.durable import (
+    durable_run as durable_run,
+)
+from aiodurable.durable import (
+    find_failed_workflows as find_failed_workflows,
+)
+from aiodurable.durable import (
+    get_checkpoint_status as get_checkpoint_status,
+)
+from aiodurable.durable import (
+    needs_resume as needs_resume,
+)
+from aiodurable.durable import (
+    resume_workflow as resume_workflow,
+)
+from aiodurable.errors import (
+    AiodurableError as AiodurableError,
+)
+from aiodurable.errors import (
+    CircuitOpenError as CircuitOpenError,
+)
+from aiodurable.errors import (
+    ClosedError as ClosedError,
+)
+from aiodurable.errors import (
+    ConfigurationError as ConfigurationError,
+)
+from aiodurable.errors import (
+    GraphNotRegisteredError as GraphNotRegisteredError,
+)
+from aiodurable.errors import (
+    LeaseLostError as LeaseLostError,
+)
+from aiodurable.errors import (
+    LockBusyError as LockBusyError,
+)
+from aiodurable.errors import (
+    LockCapacityError as LockCapacityError,
+)
+from aiodurable.errors import (
+    LockError as LockError,
+)
+from aiodurable.errors import (
+    LockTimeoutError as LockTimeoutError,
+)
+from aiodurable.errors import (
+    NotResumableError as NotResumableError,
+)
+from aiodurable.errors import (
+    PoolerNotSupportedError as PoolerNotSupportedError,
+)
+from aiodurable.errors import (
+    PostgresUnavailableError as PostgresUnavailableError,
+)
+from aiodurable.errors import (
+    ResumeLimitError as ResumeLimitError,
+)
+from aiodurable.errors import (
+    SchemaMismatchError as SchemaMismatchError,
+)
+from aiodurable.errors import (
+    ThreadInterruptedError as ThreadInterruptedError,
+)
+from aiodurable.errors import (
+    ThreadNotFoundError as ThreadNotFoundError,
+)
+from aiodurable.errors import (
+    WorkflowAlreadyRunningError as WorkflowAlreadyRunningError,
+)
+from aiodurable.errors import (
+    WorkflowExecutionError as WorkflowExecutionError,
+)
+from aiodurable.idempotency import (
+    idempotency_key as idempotency_key,
+)
+from aiodurable.locks import (
+    Lease as Lease,
+)
+from aiodurable.locks import (
+    PostgresLockManager as PostgresLockManager,
+)
+from aiodurable.locks import (
+    create_lock_manager_with_retry as create_lock_manager_with_retry,
+)
+from aiodurable.model import (
+    LockHolder as LockHolder,
+)
+from aiodurable.model import (
+    RunRecord as RunRecord,
+)
+from aiodurable.model import (
+    RunStatus as RunStatus,
+)
+from aiodurable.model import (
+    ThreadStatus as ThreadStatus,
+)
+from aiodurable.model import (
+    WorkflowCheckpoint as WorkflowCheckpoint,
+)
+from aiodurable.runs.run import (
+    DurableRun as DurableRun,
+)
+from aiodurable.settings import (
+    Settings as Settings,
+)
+from aiodurable.workflow import (
+    LockableWorkflowMixin as LockableWorkflowMixin,
+)
+from aiodurable.workflow import (
+    WorkflowExecutor as WorkflowExecutor,
+)
+from aiodurable.workflow import (
+    with_workflow_lock as with_workflow_lock,
+)
+
+__all__ = [
+    "AiodurableError",
+    "AsyncCheckpointerPool",
+    "CircuitOpenError",
+    "ClosedError",
+    "ConfigurationError",
+    "Durable",
+    "DurableRun",
+    "DurableSaver",
+    "GraphNotRegisteredError",
+    "Lease",
+    "LeaseLostError",
+    "LockBusyError",
+    "LockCapacityError",
+    "LockError",
+    "LockHolder",
+    "LockTimeoutError",
+    "LockableWorkflowMixin",
+    "NotResumableError",
+    "PoolerNotSupportedError",
+    "PostgresLockManager",
+    "PostgresUnavailableError",
+    "ResumeLimitError",
+    "RunRecord",
+    "RunStatus",
+    "SchemaMismatchError",
+    "Settings",
+    "ThreadInterruptedError",
+    "ThreadNotFoundError",
+    "ThreadStatus",
+    "WorkflowAlreadyRunningError",
+    "WorkflowCheckpoint",
+    "WorkflowExecutionError",
+    "WorkflowExecutor",
+    "create_checkpointer",
+    "create_lock_manager_with_retry",
+    "durable_run",
+    "find_failed_workflows",
+    "get_checkpoint_status",
+    "idempotency_key",
+    "needs_resume",
+    "resume_workflow",
+    "with_workflow_lock",
+]
