@@ -30,8 +30,20 @@ def is_heavy(values: Iterable[Any]) -> bool:
 
 
 def _weigh(value: Any, depth: int) -> int:
-    if value is None or isinstance(value, int | float):
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return len(value)
+    if kind is int or value is None or kind is float or kind is bool:
         return 8
+    if kind is list or kind is tuple:
+        return _sample(value, len(value), depth)
+    if kind is dict:
+        return _sample(value.values(), len(value), depth)
+    return _weigh_other(value, depth)
+
+
+def _weigh_other(value: Any, depth: int) -> int:
+    """What is neither plain data nor of its exact type: looked at the slow way."""
     if isinstance(value, str | bytes | bytearray | memoryview):
         return len(value)
     if isinstance(value, Mapping):

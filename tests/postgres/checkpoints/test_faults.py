@@ -147,19 +147,23 @@ async def test_a_deadlock_with_a_stranger_is_tried_again(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
     """A plain writer of the same rows, in the other order; it waits longer, so the batch is the victim."""
-    await leased(lease, "a", "b")
-    made, versions = checkpoint(value=[1])
-    insert = "INSERT INTO checkpoints (thread_id, checkpoint_id, checkpoint) VALUES ($1, $2, '{}')"
+    await leased(lease, "t")
+    made, _ = checkpoint()
+    insert = (
+        "INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, type, blob)"
+        " VALUES ('t', $1, 'task', $2, 'theirs', 'null', '')"
+    )
     stranger = db.transaction()
     await stranger.start()
     await db.execute("SET LOCAL deadlock_timeout = '60s'")
-    await db.execute(insert, "b", made["id"])
-    both = asyncio.gather(*(saver.aput(config(thread), made, {}, versions) for thread in ("a", "b")))  # pyright: ignore[reportArgumentType]
-    await wait_until(lambda: len(saver._writer.backlog._under_way) == 2)
-    await db.execute(insert, "a", made["id"])
+    await db.execute(insert, made["id"], 1)
+    write = asyncio.create_task(saver.aput_writes(config("t", made["id"]), [("a", 0), ("b", 1)], "task"))
+    await wait_until(lambda: writers_waiting(db))
+    await db.execute(insert, made["id"], 0)
     await stranger.commit()
-    await both
-    assert await db.fetchval("SELECT count(*) FROM checkpoints WHERE checkpoint <> '{}'") == 2
+    await write
+    assert saver._writer.failures == 1
+    assert len((await rows(db, "t"))["checkpoint_writes"]) == 2
 
 
 async def test_a_caller_cancelled_while_its_write_waits_takes_it_back(
