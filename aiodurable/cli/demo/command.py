@@ -43,7 +43,7 @@ def demo(source: Path | None, dsn: str | None, output: Path) -> None:
     paths, sections = _documents(source, output)
     given = story.Play(dsn=dsn, embedded=not is_configured(dsn), paths=paths, sections=sections, output=output)
     with Screen(Console(), len(sections)) as screen:
-        screen.note(f"{len(sections)} sections of {len(paths)} document{'' if len(paths) == 1 else 's'} to analyse")
+        screen.note(_task(sections))
         found = asyncio.run(story.play(given, screen))
     promises = facts.check(found)
     screen.summary(found, promises)
@@ -64,3 +64,9 @@ def _documents(source: Path | None, output: Path) -> tuple[list[Path], list[docu
     if not output.parent.is_dir():
         raise ConfigurationError(f"wanted a folder for the report, found none at {output.parent}")
     return paths, sections
+
+
+def _task(sections: list[documents.Section]) -> str:
+    count = len({section["document"] for section in sections})
+    most = f"; no more than {documents.MAX_SECTIONS} are read" if len(sections) == documents.MAX_SECTIONS else ""
+    return f"{len(sections)} sections of {count} document{'' if count == 1 else 's'} to analyse{most}"

@@ -13,7 +13,7 @@ from aiodurable.errors import ConfigurationError
 __all__ = ["MAX_SECTIONS", "Section", "find", "read"]
 
 MAX_SECTIONS = 400
-"""So many sections at most go into one report; what was left out is said."""
+"""So many sections at most go into one report, which says so."""
 
 _SUFFIXES = {".md", ".markdown", ".rst", ".txt"}
 _WORDS_PER_SECTION = 600
@@ -41,7 +41,7 @@ class Section(TypedDict):
 def find(given: Path | None) -> list[Path]:
     """The documents of a file or a folder, in order of their names; of None: this project's own. Of Python, docstrings.
 
-    Those are its README, docs and CHANGELOG in a checkout, and the docstrings of the installed package elsewhere.
+    Those are its README, docs and CHANGELOG in a checkout, and the docstrings of its front rooms where it is installed.
 
     Raises:
         ConfigurationError: the folder holds no documents, or the file is not text.
@@ -69,7 +69,7 @@ def _own() -> list[Path]:
     root = package.parent
     if (root / "pyproject.toml").is_file() and (root / "README.md").is_file():
         return [root / "README.md", *sorted((root / "docs").rglob("*.md")), root / "CHANGELOG.md"]
-    return sorted(package.rglob("*.py"))
+    return [*sorted(package.glob("*.py")), *sorted(package.glob("*/__init__.py"))]
 
 
 def read(paths: Sequence[str | Path]) -> list[Section]:

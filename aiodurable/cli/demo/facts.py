@@ -114,7 +114,7 @@ def _promises(facts: Facts) -> Iterator[Promise]:
     yield Promise(
         "no result of the first is lost",
         kept == held,
-        f"{kept} of its {held} are in the final state",
+        f"{kept} of its {held} are in the result",
     )
     steps = [step for step, _ in facts.results]
     yield Promise(

@@ -46,7 +46,7 @@ def _documents(findings: Sequence[Finding], comparison: Comparison, names: dict[
         f"prose: {_minutes(words)} to read at {_WORDS_PER_MINUTE} words a minute."
     )
     if len(findings) == MAX_SECTIONS:
-        yield f"Only the first {MAX_SECTIONS} sections were read."
+        yield f"No more than {MAX_SECTIONS} sections are read: there may be others."
     yield ""
     yield "Ease is Flesch's: 60 is plain English, 30 is hard. It is an estimate, and means little for other languages."
     yield ""

@@ -75,7 +75,7 @@ def _table(title: str) -> Table:
 
 def _who_ran_what(facts: Facts) -> Table:
     table = _table("Which process ran which step")
-    table.add_column("step")
+    table.add_column("step, as the kill found it")
     for process in ("first", "second"):
         heading = f"{process}\n{facts.pids[process]}"
         table.add_column(heading, justify="right", style=_COLOURS[process], no_wrap=True)
@@ -90,7 +90,7 @@ def _who_ran_what(facts: Facts) -> Table:
         elif steps & facts.finished_before:
             remark = Text(f"{again} YES, though finished", style="bold red")
         else:
-            remark = Text("yes: a node runs at least once")
+            remark = Text("yes: nodes run at least once")
         table.add_row(name, *counts, remark)
     return table
 
@@ -102,12 +102,12 @@ def _groups(facts: Facts) -> Iterator[tuple[str, set[str]]]:
     in_flight = (sections & set(facts.began("first"))) - finished
     yield "read", {"read"}
     for steps, what in (
-        (finished, "finished before the kill"),
-        (in_flight, "in flight at the kill"),
-        (sections - finished - in_flight, "not begun yet"),
+        (finished, "finished"),
+        (in_flight, "in flight"),
+        (sections - finished - in_flight, "not begun"),
     ):
         if steps:
-            yield f"{len(steps)} section{'' if len(steps) == 1 else 's'} {what}", steps
+            yield f"{len(steps)} section{'' if len(steps) == 1 else 's'}, {what}", steps
     yield "compare", {"compare"}
     yield "write", {"write"}
 
