@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
 from langgraph.channels import EphemeralValue, LastValue
+from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
@@ -398,6 +399,20 @@ def tasks_remembering(saver: Saver) -> Any:
         return entrypoint.final(value="told", save=(previous or 0) + 1)
 
     return story
+
+
+class Delta(TypedDict):
+    xs: Annotated[list[str], DeltaChannel(lambda old, new: [*old, *(x for some in new for x in some)])]
+
+
+@graph
+def delta() -> Any:
+    builder = StateGraph(Delta)
+    builder.add_node("a", ok("a"))
+    builder.add_node("b", ok("b"))
+    builder.add_edge(START, "a")
+    builder.add_edge("a", "b")
+    return builder
 
 
 @functional

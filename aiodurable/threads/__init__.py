@@ -8,6 +8,7 @@ Nothing here takes a lease, or writes to a thread that somebody works on.
 
 from aiodurable.threads.history import ThreadStep
 from aiodurable.threads.reader import Threads
+from aiodurable.threads.retention import Pruned
 from aiodurable.threads.search import NEEDS_ATTENTION
 
-__all__ = ["NEEDS_ATTENTION", "ThreadStep", "Threads"]
+__all__ = ["NEEDS_ATTENTION", "Pruned", "ThreadStep", "Threads"]

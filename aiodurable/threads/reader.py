@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -14,6 +14,7 @@ from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.together import Together
 from aiodurable.threads.history import History, ThreadStep
+from aiodurable.threads.retention import Keep, Pruned, Retention
 from aiodurable.threads.search import Filter, Search
 from aiodurable.threads.status import Classifier
 
@@ -35,6 +36,7 @@ class Threads:
         self._seen = Together(partial(self._classify, ignore_lock=False), name="aiodurable statuses")
         self._beneath = Together(partial(self._classify, ignore_lock=True), name="aiodurable statuses beneath leases")
         self._search = Search(database, self._classifier, namespace=namespace)
+        self._retention = Retention(database, self._search, self._classifier)
         self._history = History(database, serde=serde)
 
     async def status(self, thread_id: str, *, ignore_lock: bool = False) -> WorkflowCheckpoint:
@@ -140,3 +142,45 @@ class Threads:
         if limit is not None and limit < 1:
             raise ConfigurationError(f"limit must be 1 or more, got {limit}: leave it out for all steps")
         return self._history.steps(check_thread_id(thread_id), before=before, limit=limit)
+
+    async def prune(
+        self,
+        *,
+        keep: Keep = "latest",
+        older_than: timedelta | datetime,
+        statuses: Iterable[ThreadStatus | str] = (ThreadStatus.COMPLETE,),
+        graph: str | None = None,
+        batch: int = 100,
+        share: float = 0.5,
+        dry_run: bool = False,
+        progress: Callable[[Pruned], None] | None = None,
+    ) -> Pruned:
+        """Remove old checkpoints; a thread that is leased or goes on meanwhile is left alone.
+
+        Args:
+            keep: "latest" keeps what is needed to go on with a thread and drops its past; "nothing" drops the thread and
+                its runs. Its fencing token stays: a stale writer must not meet the same number again.
+            older_than: an age, or a moment with a time zone: only threads to which nothing was written since. Leave
+                room for apps of plain LangGraph, which take no lease.
+            statuses: only threads of these. Failed, interrupted and other threads that wait for somebody go only when
+                named here; running and queued ones never.
+            graph: only threads of this graph.
+            batch: threads removed in one transaction.
+            share: of the time, how much is spent working; the rest is left to live traffic.
+            dry_run: tell what would be removed, remove nothing.
+            progress: called after each batch with what was removed so far.
+
+        Raises:
+            ConfigurationError: an argument that cannot be meant; nothing was removed.
+            PostgresUnavailableError: Postgres could not be reached; earlier batches stay removed.
+        """
+        return await self._retention.prune(
+            keep=keep,
+            older_than=older_than,
+            statuses=statuses,
+            graph=graph,
+            batch=batch,
+            share=share,
+            dry_run=dry_run,
+            progress=progress,
+        )

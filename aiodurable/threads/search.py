@@ -136,7 +136,7 @@ class Search:
     async def threads(self, wanted: Filter) -> AsyncIterator[WorkflowCheckpoint]:
         """The threads that pass, in the database's order of their ids."""
         left = wanted.limit
-        async for thread_ids in self._candidates(wanted):
+        async for thread_ids in self.candidates(wanted):
             for thread in await self._classifier.classify(
                 thread_ids,
                 statuses=wanted.statuses,
@@ -153,13 +153,13 @@ class Search:
     async def counts(self, wanted: Filter) -> dict[ThreadStatus, int]:
         """How many threads there are of each status."""
         found: dict[ThreadStatus, int] = {}
-        async for thread_ids in self._candidates(wanted):
+        async for thread_ids in self.candidates(wanted):
             for status, count in (await self._classifier.count(thread_ids)).items():
                 if status in wanted.statuses:
                     found[status] = found.get(status, 0) + count
         return found
 
-    async def _candidates(self, wanted: Filter) -> AsyncIterator[list[str]]:
+    async def candidates(self, wanted: Filter) -> AsyncIterator[list[str]]:
         """Pages of threads among which are all that can pass."""
         if not wanted.statuses:
             return

@@ -650,6 +650,23 @@ async def killed_before_the_tools_of_an_agent(t: Thread) -> None:
     await t.killed(ASK_AGENT, 4, after=True)
 
 
+@scenario("delta", "complete")
+async def delta_channel_ran(t: Thread) -> None:
+    await t.start()
+    await t.run(START_AGAIN)
+
+
+@scenario("delta", "failed", "b", failed_node="b")
+async def node_of_a_delta_channel_failed(t: Thread) -> None:
+    BREAKS.add("b")
+    await t.start()
+
+
+@scenario("delta", "crashed", "b")
+async def killed_with_a_delta_channel(t: Thread) -> None:
+    await t.killed({"xs": []}, 4, after=True)
+
+
 # --- what the tables cannot tell --------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,147 @@
+"""Removing what is no longer needed, in bounded batches that give way to live traffic.
+
+A thread is looked at, then removed from under the lock of its fence row, and only if its token and its head are still the
+same: no lease was taken of it in between, so what a durable run does meanwhile is never touched. Plain LangGraph takes no
+lock; `older_than` is what keeps the two apart.
+
+Stopping it at any moment is safe: each batch is one transaction, and the next call begins with what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from aiodurable.errors import ConfigurationError
+from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.connections import Database
+from aiodurable.postgres.queries import load
+from aiodurable.threads.search import Filter, Search
+from aiodurable.threads.status import Classifier
+
+__all__ = ["Keep", "Pruned", "Retention"]
+
+_SQL = load("retention")
+_NEVER = frozenset({ThreadStatus.NEW, ThreadStatus.RUNNING, ThreadStatus.QUEUED})
+
+Keep = Literal["latest", "nothing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was removed, or would be.
+
+    Attributes:
+        looked_at: threads looked at.
+        threads: threads of which something was removed.
+        rows: rows of LangGraph's three tables.
+        bytes: what those rows' values took, compressed as they were; the space is free for new rows after a vacuum.
+        busy: threads left alone because they were in use at that moment, or had gone on.
+        refused: threads whose newest checkpoint cannot stand alone: a DeltaChannel, or a format before LangGraph 0.5.
+    """
+
+    looked_at: int = 0
+    threads: int = 0
+    rows: int = 0
+    bytes: int = 0
+    busy: int = 0
+    refused: tuple[str, ...] = ()
+
+    def __add__(self, other: Pruned) -> Pruned:
+        return Pruned(*(getattr(self, name) + getattr(other, name) for name in Pruned.__dataclass_fields__))
+
+
+class Retention:
+    """Prunes the threads of a database.
+
+    Args:
+        database: where they are.
+        search: goes through them.
+        classifier: tells their statuses.
+    """
+
+    def __init__(self, database: Database, search: Search, classifier: Classifier) -> None:
+        self._database = database
+        self._search = search
+        self._classifier = classifier
+
+    async def prune(
+        self,
+        *,
+        keep: Keep,
+        older_than: timedelta | datetime,
+        statuses: Iterable[ThreadStatus | str],
+        graph: str | None,
+        batch: int,
+        share: float,
+        dry_run: bool,
+        progress: Callable[[Pruned], None] | None,
+    ) -> Pruned:
+        """See `Threads.prune`."""
+        wanted = _checked(keep, older_than, statuses, graph, batch, share)
+        total = Pruned()
+        async for thread_ids in self._search.candidates(wanted):
+            # The tokens first: a lease taken after this line shows in its token, whatever the status said.
+            tokens = {r["thread_id"]: r["token"] for r in await self._database.fetch(_SQL["tokens"], thread_ids)}
+            found = await self._classifier.classify(
+                thread_ids, statuses=wanted.statuses, older_than=wanted.older_than, graph=wanted.graph
+            )
+            total += Pruned(looked_at=len(thread_ids))
+            for start in range(0, len(found), batch):
+                some = found[start : start + batch]
+                began = time.monotonic()
+                total += await self._prune(some, tokens, keep_nothing=keep == "nothing", dry_run=dry_run)
+                if progress is not None:
+                    progress(total)
+                await asyncio.sleep((time.monotonic() - began) * (1 - share) / share)
+        return total
+
+    async def _prune(
+        self,
+        found: Sequence[WorkflowCheckpoint],
+        tokens: dict[str, int],
+        *,
+        keep_nothing: bool,
+        dry_run: bool,
+    ) -> Pruned:
+        heads = {thread.thread_id: thread.checkpoint_id for thread in found}
+        ids = list(heads)
+        seen = [tokens.get(thread_id) for thread_id in ids]
+        _, (row,), _ = await self._database.fetch_in_turn(
+            (_SQL["claim"], (ids, seen)),
+            (_SQL["prune"], (ids, seen, list(heads.values()), keep_nothing, dry_run)),
+            (_SQL["release"], (ids,)),
+        )
+        return Pruned(
+            threads=row["threads"],
+            rows=row["rows"],
+            bytes=row["bytes"],
+            busy=row["busy"],
+            refused=tuple(row["refused"]),
+        )
+
+
+def _checked(
+    keep: Keep,
+    older_than: timedelta | datetime,
+    statuses: Iterable[ThreadStatus | str],
+    graph: str | None,
+    batch: int,
+    share: float,
+) -> Filter:
+    if keep not in ("latest", "nothing"):
+        raise ConfigurationError(f'keep must be "latest" or "nothing", got {keep!r}')
+    if not 1 <= batch <= 10_000:
+        raise ConfigurationError(f"batch must be 1 to 10000 threads, got {batch}")
+    if not 0 < share <= 1:
+        raise ConfigurationError(f"share must be above 0 and at most 1, got {share}: 0.5 works half of the time")
+    wanted = Filter.of(status=statuses, older_than=older_than, graph=graph)
+    if never := wanted.statuses & _NEVER:
+        raise ConfigurationError(
+            f"threads that are {', '.join(sorted(never))} cannot be pruned: they are about to write"
+        )
+    return wanted

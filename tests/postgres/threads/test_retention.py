@@ -1,0 +1,262 @@
+"""Pruning removes the past of finished threads, and nothing that anybody still needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.types import Command
+from psycopg import sql
+
+from aiodurable.errors import ConfigurationError
+from aiodurable.keys import lock_key
+from aiodurable.postgres.connections import Database
+from aiodurable.threads import Pruned, Threads
+from scenario_graphs import BREAKS
+from scenarios import Thread
+from waiting import wait_until
+
+NOW = timedelta(0)
+TABLES = ("checkpoints", "checkpoint_writes", "checkpoint_blobs")
+
+
+@pytest.fixture(autouse=True)
+def mended() -> Iterator[None]:
+    BREAKS.clear()
+    yield
+    BREAKS.clear()
+
+
+@pytest.fixture
+async def saver(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        yield saver
+
+
+async def rows(dsn: str) -> dict[str, dict[str, int]]:
+    """Rows per thread and table."""
+    found: dict[str, dict[str, int]] = {}
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        for table in TABLES:
+            query = sql.SQL("SELECT thread_id, count(*) FROM {} GROUP BY 1").format(sql.Identifier(table))
+            for thread_id, count in await (await connection.execute(query)).fetchall():
+                found.setdefault(thread_id, {})[table] = count
+    return found
+
+
+GRAPHS = ["linear", "fan_out", "sends", "subgraph", "subgraph_with_memory", "tasks_remembering", "deferred", "agent"]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+async def test_a_pruned_thread_goes_on_as_if_nothing_had_happened(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, graph: str
+) -> None:
+    given: Any = {"messages": [("user", "look")]} if graph == "agent" else {"xs": ["x"]}
+    pruned, untouched = Thread(dsn, saver, "pruned", graph), Thread(dsn, saver, "untouched", graph)
+    for thread in (pruned, untouched):
+        await thread.run(given)
+    before = await pruned.state()
+    told = await threads.prune(older_than=NOW, graph=None)
+    assert told.threads == 2
+    after = await pruned.state()
+    assert (after.values, after.next, after.config) == (before.values, before.next, before.config)
+    assert after.parent_config is None
+    assert (await threads.status("pruned")).status == "complete"
+    again = Thread(dsn, saver, "again", graph)
+    await again.run(given)
+    if graph != "agent":
+        assert await pruned.run(given) == await again.run(given)
+
+
+async def test_only_the_newest_checkpoint_is_left(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+    thread = Thread(dsn, saver, "thread", "subgraph")
+    await thread.start()
+    all_rows = await rows(dsn)
+    told = await threads.prune(older_than=NOW)
+    left = await rows(dsn)
+    assert left["thread"]["checkpoints"] == 1
+    assert "checkpoint_writes" not in left["thread"]
+    assert told.rows == sum(all_rows["thread"].values()) - sum(left["thread"].values())
+    assert told.bytes > 0
+    assert (await threads.prune(older_than=NOW)).rows == 0
+
+
+@pytest.mark.parametrize("graph", ["linear", "subgraph_with_memory", "sends"])
+async def test_it_leaves_what_langgraphs_own_prune_leaves(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, graph: str
+) -> None:
+    for name in ("ours", "theirs"):
+        await Thread(dsn, saver, name, graph).start()
+        await Thread(dsn, saver, name, graph).start()
+    await saver.aprune(["theirs"], strategy="keep_latest")
+    theirs = (await rows(dsn))["theirs"]
+    await threads.prune(older_than=NOW, batch=1)
+    assert (await rows(dsn))["ours"] == theirs
+
+
+async def test_nothing_means_nothing(dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database) -> None:
+    await Thread(dsn, saver, "plain", "subgraph").start()
+    await Thread(dsn, saver, "leased", "linear").start()
+    await database.execute("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('leased', 7)")
+    insert = "INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, status) VALUES ('one', 'leased', 0, 'complete')"
+    await database.execute(insert)
+    told = await threads.prune(keep="nothing", older_than=NOW)
+    assert (told.threads, await rows(dsn)) == (2, {})
+    assert [thread async for thread in threads.find()] == []
+    # The token stays, so that a stale writer never meets its number again; the plain thread leaves nothing behind.
+    assert await database.fetch("SELECT * FROM aiodurable_fences") == [{"thread_id": "leased", "token": 7}]
+
+
+async def test_a_dry_run_tells_the_same_and_removes_nothing(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
+    for name in "abc":
+        await Thread(dsn, saver, name, "linear").start()
+    for keep in ("latest", "nothing"):
+        before = await rows(dsn)
+        told = await threads.prune(keep=keep, older_than=NOW, dry_run=True)
+        assert (await rows(dsn), told.threads) == (before, 3)
+        assert await threads.prune(keep=keep, older_than=NOW) == told
+
+
+async def test_threads_that_need_somebody_stay_unless_named(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
+    await Thread(dsn, saver, "asks", "ask").start()
+    await Thread(dsn, saver, "crashed", "linear").start(interrupt_before=["b"])
+    BREAKS.add("b")
+    await Thread(dsn, saver, "failed", "linear").start()
+    BREAKS.clear()
+    before = await rows(dsn)
+    assert (await threads.prune(older_than=NOW)).rows == 0
+    assert await rows(dsn) == before
+    told = await threads.prune(older_than=NOW, statuses=["interrupted", "failed"])
+    assert told.threads == 2
+    assert [(await threads.status(name)).status for name in ("asks", "crashed", "failed")] == [
+        "interrupted",
+        "crashed",
+        "failed",
+    ]
+    await Thread(dsn, saver, "asks", "ask").run(Command(resume="yes"))
+    await Thread(dsn, saver, "failed", "linear").run()
+    assert [(await threads.status(name)).status for name in ("asks", "failed")] == ["complete", "complete"]
+
+
+async def test_an_interrupted_subgraph_keeps_its_call(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+    thread = Thread(dsn, saver, "thread", "subgraph_asking")
+    await thread.start()
+    await threads.prune(older_than=NOW, statuses=["interrupted"])
+    assert (await thread.answer("yes"))["xs"] == ["a", "a", "i", "yes", "z"]
+
+
+async def test_age_and_graph_choose(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+    await Thread(dsn, saver, "thread", "linear").start()
+    assert (await threads.prune(older_than=timedelta(hours=1))).threads == 0
+    assert (await threads.prune(older_than=datetime(2020, 1, 1, tzinfo=UTC))).threads == 0
+    assert (await threads.prune(older_than=NOW, graph="another")).threads == 0
+    assert (await threads.prune(older_than=NOW)).threads == 1
+
+
+async def test_a_leased_thread_is_left_alone(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+    await Thread(dsn, saver, "thread", "linear").start()
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as holder:
+        await holder.execute("SELECT pg_advisory_lock(%s)", (lock_key("thread", "aiodurable"),))
+        assert (await threads.prune(keep="nothing", older_than=NOW)).rows == 0
+
+
+async def test_a_thread_whose_fence_somebody_holds_is_left_alone(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database
+) -> None:
+    await Thread(dsn, saver, "thread", "linear").start()
+    await database.execute("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('thread', 3)")
+    async with await psycopg.AsyncConnection.connect(dsn) as writer:
+        await writer.execute("SELECT FROM aiodurable_fences WHERE thread_id = 'thread' FOR SHARE")
+        told = await threads.prune(keep="nothing", older_than=NOW)
+        assert (told.rows, told.busy) == (0, 1)
+
+
+async def test_a_lease_taken_after_the_look_keeps_the_thread(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("known", "unknown"):
+        await Thread(dsn, saver, name, "linear").start()
+    await database.execute("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('known', 3)")
+    classify = threads._classifier.classify  # pyright: ignore[reportPrivateUsage]
+
+    async def look_then_lease(*args: Any, **kwargs: Any) -> Any:
+        found = await classify(*args, **kwargs)
+        bump = """INSERT INTO aiodurable_fences AS f (thread_id, token) VALUES ('known', 1), ('unknown', 1)
+                  ON CONFLICT (thread_id) DO UPDATE SET token = f.token + 1"""
+        await database.execute(bump)
+        return found
+
+    monkeypatch.setattr(threads._classifier, "classify", look_then_lease)  # pyright: ignore[reportPrivateUsage]
+    told = await threads.prune(keep="nothing", older_than=NOW)
+    assert (told.rows, told.busy) == (0, 2)
+
+
+async def test_a_thread_that_went_on_after_the_look_is_kept(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = Thread(dsn, saver, "thread", "linear")
+    await thread.start()
+    classify = threads._classifier.classify  # pyright: ignore[reportPrivateUsage]
+
+    async def look_then_go_on(*args: Any, **kwargs: Any) -> Any:
+        found = await classify(*args, **kwargs)
+        await thread.run({"xs": ["again"]})
+        return found
+
+    monkeypatch.setattr(threads._classifier, "classify", look_then_go_on)  # pyright: ignore[reportPrivateUsage]
+    told = await threads.prune(keep="nothing", older_than=NOW)
+    assert (told.rows, told.busy) == (0, 1)
+    assert (await thread.state()).values["xs"] == ["a", "b", "again", "a", "b"]
+
+
+async def test_a_thread_with_a_delta_channel_is_refused_by_name(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
+    await Thread(dsn, saver, "delta", "delta").start()
+    await Thread(dsn, saver, "linear", "linear").start()
+    told = await threads.prune(older_than=NOW)
+    assert (told.threads, told.refused) == (1, ("delta",))
+    assert (await threads.prune(keep="nothing", older_than=NOW)).threads == 2
+
+
+async def test_a_killed_prune_goes_on_where_it_was(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+    for n in range(6):
+        await Thread(dsn, saver, f"thread {n}", "linear").start()
+    seen: list[Pruned] = []
+    task = asyncio.create_task(threads.prune(keep="nothing", older_than=NOW, batch=2, share=0.01, progress=seen.append))
+    await wait_until(lambda: seen, what="the first batch")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert 0 < seen[-1].threads < 6
+    rest = await threads.prune(keep="nothing", older_than=NOW)
+    assert rest.threads == 6 - seen[-1].threads
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keep": "some"},
+        {"older_than": timedelta(days=-1)},
+        {"older_than": datetime(2026, 1, 1)},  # noqa: DTZ001 - that is what is refused
+        {"statuses": ["running"]},
+        {"statuses": ["complete", "queued"]},
+        {"statuses": ["lost"]},
+        {"batch": 0},
+        {"share": 0},
+        {"share": 1.5},
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_meant_is_refused(threads: Threads, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        await threads.prune(**{"older_than": NOW, **wrong})
