@@ -4,6 +4,8 @@ At the brim new connections, writes, schema changes and NOTIFY fail too, with 53
 most half of the table's nominal size, `max_locks_per_transaction × (max_connections + max_prepared_transactions)` (Postgres
 itself adds some slack to that), and all lock sessions of the cluster, of whatever database, share this half equally.
 
+Waiters' flags are locks too. They come on top, a quarter of the share at most; who gets none is woken by the tick alone.
+
 A session learns its share when it connects and every half minute or so. A newcomer lowers the shares of those before it,
 but takes nothing from them: what they hold beyond it goes down as they release. However many come, the sum stays below
 twice the half, so even then the table is not full.
@@ -11,9 +13,14 @@ twice the half, so even then the table is not full.
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiodurable.errors import LockCapacityError
 
-__all__ = ["beyond", "full", "share"]
+__all__ = ["FLAGS_OF_SHARE", "beyond", "full", "share"]
+
+FLAGS_OF_SHARE: Final = 4
+"""Flags take at most one of so many parts of a session's share, beside its locks."""
 
 _ADVICE = "hold fewer locks at a time, or raise max_locks_per_transaction and restart Postgres"
 

@@ -17,7 +17,7 @@ import asyncpg
 
 from aiodurable.errors import PostgresUnavailableError
 from aiodurable.locks.asked import BATCH, Asked, Tried
-from aiodurable.locks.capacity import beyond, full, share
+from aiodurable.locks.capacity import FLAGS_OF_SHARE, beyond, full, share
 from aiodurable.locks.flags import Flags
 from aiodurable.locks.forks import keep_from_children
 from aiodurable.locks.lease import Lease
@@ -73,7 +73,7 @@ class LockSession:
 
     def acquire(self, key: int, name: str) -> asyncio.Future[Lease | None]:
         """Try a key. The future gives a lease, or None: somebody else holds it. A grant nobody waits for is let go."""
-        if self.load >= self.share:
+        if self._locks >= self.share:
             return self._ask([], key, name, beyond(self.share))
         return self._ask(self._asked.acquires, key, name)
 
@@ -94,7 +94,7 @@ class LockSession:
 
     def flag(self, key: int, *, up: bool) -> None:
         """Say that somebody here waits for `key`, or waits no longer. Goes out before the tries of the same turn."""
-        if not up or self.load < self.share:
+        if not up or len(self.flags.up) < self.share // FLAGS_OF_SHARE:
             self.flags.want(key, up=up)
         if not up:
             self._work.set()
@@ -106,12 +106,16 @@ class LockSession:
     @property
     def load(self) -> int:
         """Slots of the server's lock table that this session takes or is about to take."""
-        return len(self.held) + len(self._asked.acquires) + len(self._asked.under_way.acquires) + len(self.flags.up)
+        return self._locks + len(self.flags.up)
+
+    @property
+    def _locks(self) -> int:
+        return len(self.held) + len(self._asked.acquires) + len(self._asked.under_way.acquires)
 
     @property
     def idle(self) -> bool:
         """Whether everything that was asked has been answered."""
-        return not (self._sending or self._asked or self.flags.due)
+        return not (self._sending or self._asked or self.flags.due or self._audit_due)
 
     def _ask(
         self, queue: list[Tried], key: int, name: str, error: Exception | None = None
@@ -143,7 +147,7 @@ class LockSession:
                     await self._send_flags()
                 await self._send_batch()
                 self._sending = False
-                if not self.idle:
+                if self._asked or self.flags.due:
                     self._work.set()
         except BaseException as error:  # whatever it is: nobody may trust this session any longer, or wait for it
             self.lose(type(error).__name__)

@@ -1,0 +1,131 @@
+"""The holder stops before the server lets go: whatever the network does, and in whichever direction."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from aiodurable.errors import LeaseLostError
+from aiodurable.locks import PostgresLockManager
+from aiodurable.settings import Settings
+from cuttable import cuttable
+from server_locks import ServerLocks
+from waiting import wait_until
+
+SILENT = Settings(lease_ttl_s=2.5, heartbeat_s=0.5, lease_margin_s=1, connect_timeout_s=5, close_timeout_s=1)
+
+
+@pytest.mark.parametrize("directions", [(), ("to_server",), ("to_client",)], ids=["both", "to server", "to client"])
+async def test_in_a_partition_the_holder_stops_before_anybody_else_can_have_the_lock(
+    dsn: str, server_locks: ServerLocks, directions: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with cuttable(dsn) as network, PostgresLockManager(dsn, settings=SILENT) as other:
+        async with PostgresLockManager(network.dsn, sessions=1, settings=SILENT) as locks:
+            held, stopped_at = asyncio.Event(), 0.0
+
+            async def body() -> None:
+                nonlocal stopped_at
+                async with locks.hold("a"):
+                    held.set()
+                    try:
+                        await asyncio.Event().wait()
+                    finally:
+                        stopped_at = time.monotonic()
+
+            holding = asyncio.create_task(body())
+            await held.wait()
+            network.cut(*directions)
+            cut = time.monotonic()
+            waiting = asyncio.create_task(other.acquire("a", timeout=None))
+            with pytest.raises(LeaseLostError):
+                await holding
+            stopped = stopped_at - cut
+            lease = await asyncio.wait_for(waiting, 10)
+            freed = time.monotonic() - cut
+            await lease.release()
+            network.mend()
+            async with locks.hold("a", timeout=10):
+                assert server_locks.leases() == 1
+    with capsys.disabled():
+        print(f"\n  partition {directions or 'both ways'}: holder stopped after {stopped:.2f} s, freed {freed:.2f} s")
+    assert stopped < freed
+    assert stopped <= SILENT.lease_ttl_s - SILENT.lease_margin_s + 0.5
+
+
+async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str) -> None:
+    async with cuttable(dsn) as network:
+        async with PostgresLockManager(network.dsn, sessions=1, settings=SILENT) as locks:
+            lease = await locks.acquire("a")
+            network.cut()
+            asked = asyncio.create_task(locks.acquire("b", timeout=0))  # goes out at once, and is never answered
+            began = time.monotonic()
+            await asyncio.wait_for(lease.wait_lost(), 10)
+            assert time.monotonic() - began < SILENT.lease_ttl_s - SILENT.lease_margin_s + 0.5
+            with pytest.raises(Exception, match="over"):
+                await asked
+            network.mend()
+
+
+async def test_closing_in_a_partition_is_bounded(dsn: str) -> None:
+    async with cuttable(dsn) as network:
+        locks = PostgresLockManager(network.dsn, settings=SILENT)
+        await locks.open()
+        await locks.acquire("a")
+        network.cut()
+        began = time.monotonic()
+        await locks.aclose()
+        assert time.monotonic() - began < SILENT.close_timeout_s + 1
+
+
+async def test_a_blocked_event_loop_finds_its_lease_lost_when_it_comes_back(
+    dsn: str, server_locks: ServerLocks
+) -> None:
+    async with PostgresLockManager(dsn, sessions=1, settings=SILENT) as locks:
+        lease = await locks.acquire("a")
+        began = time.monotonic()
+        while not lease.lost:  # a body that computes and never awaits
+            assert time.monotonic() - began < 10
+        assert time.monotonic() - began <= SILENT.lease_ttl_s - SILENT.lease_margin_s + 0.1
+        with pytest.raises(LeaseLostError):
+            lease.check()
+        for _ in range(50):  # and it stays lost, although the server would still answer
+            await asyncio.sleep(0)
+            assert lease.lost
+        await lease.wait_lost()
+        await lease.release()
+        async with locks.hold("a", timeout=10) as again:
+            assert again.token > lease.token
+
+
+async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(
+    dsn: str, server_locks: ServerLocks, admin: object
+) -> None:
+    locks = PostgresLockManager(dsn, sessions=1, settings=SILENT)
+    await locks.open()
+    lease = await locks.acquire("a")
+    session = locks._keepers[0].session
+    assert session is not None
+    session._timers["beat"].cancel()  # it falls silent, and the event loop runs on
+    last = session.answered
+    lost = asyncio.create_task(lease.wait_lost())
+    await lost
+    stopped = time.monotonic() - last
+    # The lost session is cut by us; without that the server's own timeout ends it, which other tests see.
+    assert SILENT.lease_ttl_s - SILENT.lease_margin_s - 0.5 <= stopped <= SILENT.lease_ttl_s
+    await locks.aclose()
+
+
+async def test_the_server_itself_ends_a_session_that_fell_silent(dsn: str, server_locks: ServerLocks) -> None:
+    async with PostgresLockManager(dsn, sessions=1, settings=SILENT) as locks:
+        await locks.acquire("a")
+        session = locks._keepers[0].session
+        assert session is not None
+        for timer in session._timers.values():
+            timer.cancel()  # neither heartbeat nor deadline
+        sent = session._sent
+        await wait_until(lambda: session.over is not None)
+        assert time.monotonic() - sent >= SILENT.lease_ttl_s
+        assert session.over is not None
+        assert session.wire.enforced

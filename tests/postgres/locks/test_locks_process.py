@@ -1,0 +1,161 @@
+"""Processes: killed, stopped, forked, asked to end. Each fault with the times that were measured."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from aiodurable.locks import PostgresLockManager
+from aiodurable.settings import Settings
+from server_locks import ServerLocks
+from waiting import wait_until
+
+HOLDER = Path(__file__).with_name("holder.py")
+SHORT = Settings(lease_ttl_s=2.5, heartbeat_s=0.5, lease_margin_s=1, close_timeout_s=2)
+
+
+@asynccontextmanager
+async def holder(dsn: str, *how: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that holds the lock "a", and says so."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(HOLDER), dsn, *how, stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    )
+    try:
+        assert await said(process) == "held"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def said(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    return (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
+
+
+async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    times: list[float] = []
+    async with PostgresLockManager(dsn, settings=SHORT) as locks:
+        for _ in range(3):
+            async with holder(dsn) as process:
+                waiting = asyncio.create_task(locks.acquire("a", timeout=None))
+                await wait_until(lambda: locks.health().waiting == 1)
+                process.kill()
+                killed = time.monotonic()
+                lease = await asyncio.wait_for(waiting, 10)
+                times.append(time.monotonic() - killed)
+                await lease.release()
+    with capsys.disabled():
+        print(f"\n  kill -9: taken over after {', '.join(f'{1000 * each:.0f} ms' for each in times)}")
+    assert max(times) < SHORT.lease_ttl_s
+
+
+async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(
+    dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with PostgresLockManager(dsn, settings=SHORT) as locks, holder(dsn) as process:
+        process.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        lease = await locks.acquire("a", timeout=20)
+        taken = time.monotonic() - stopped
+        assert taken >= SHORT.lease_ttl_s - SHORT.heartbeat_s - 0.2
+        process.send_signal(signal.SIGCONT)
+        went_on = time.monotonic()
+        assert await said(process) == "lost"
+        knew = time.monotonic() - went_on
+        lease.check()
+        await lease.release()
+    with capsys.disabled():
+        print(f"\n  SIGSTOP: server freed after {taken:.2f} s; holder knew {1000 * knew:.0f} ms after SIGCONT")
+
+
+async def test_an_ended_backend_is_known_to_its_holder(
+    dsn: str, server_locks: ServerLocks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    freed: list[float] = []
+    knew: list[float] = []
+    async with PostgresLockManager(dsn, settings=SHORT) as locks, PostgresLockManager(dsn, settings=SHORT) as other:
+        for _ in range(5):
+            await wait_until(lambda: locks.health().healthy)
+            lease = await locks.acquire("a")
+            waiting = asyncio.create_task(other.acquire("a", timeout=None))
+            await wait_until(lambda: other.health().waiting == 1)
+            holding = await locks.holder_of("a")
+            assert holding is not None
+            told_at: list[float] = []
+            lease.on_lost(lambda told_at=told_at: told_at.append(time.monotonic()))
+            ended = time.monotonic()
+            server_locks.end_session_of(holding.pid)
+            taken = await asyncio.wait_for(waiting, 10)
+            freed.append(time.monotonic() - ended)
+            await asyncio.wait_for(lease.wait_lost(), 10)
+            knew.append(told_at[0] - ended)
+            await lease.release()
+            await taken.release()
+    with capsys.disabled():
+        told = ", ".join(f"{1000 * each:.0f}" for each in knew), ", ".join(f"{1000 * each:.0f}" for each in freed)
+        print(f"\n  pg_terminate_backend: holder knew after {told[0]} ms; taken over after {told[1]} ms")
+    assert len(knew) == 5
+
+
+async def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(dsn: str) -> None:
+    async with PostgresLockManager(dsn, settings=Settings()) as locks, holder(dsn, "fork") as process:
+        child = int(await said(process))
+        try:
+            process.kill()
+            await process.wait()
+            os.kill(child, 0)  # it lives on
+            lease = await locks.acquire("a", timeout=5)  # far less than the server would wait for silence to end
+            await lease.release()
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+async def test_a_forked_child_knows_that_it_holds_nothing(dsn: str) -> None:
+    async with PostgresLockManager(dsn, settings=Settings()) as locks, locks.hold("a") as lease:
+        read, write = os.pipe()
+        if (child := os.fork()) == 0:
+            os.write(write, b"lost" if lease.lost and locks.health().held == 0 else b"held")
+            os._exit(0)
+        assert os.read(read, 10) == b"lost"
+        await wait_until(lambda: os.waitpid(child, os.WNOHANG)[0] == child)
+        os.close(read)
+        os.close(write)
+        assert not lease.lost
+        async with locks.hold("b"):  # the parent's own socket is untouched
+            pass
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+async def test_a_process_asked_to_end_lets_go_and_ends_by_the_signal(
+    dsn: str, which: signal.Signals, server_locks: ServerLocks
+) -> None:
+    async with holder(dsn, "signals") as process:
+        assert server_locks() == 1
+        began = time.monotonic()
+        process.send_signal(which)
+        assert await said(process) == "lost"
+        code = await asyncio.wait_for(process.wait(), 10)
+        assert time.monotonic() - began < SHORT.close_timeout_s + 2
+        assert code == -which
+        assert server_locks() == 0
+
+
+@pytest.mark.parametrize("how", ["leave", "exit"])
+async def test_a_process_that_forgets_to_close_ends_without_hanging(
+    dsn: str, how: str, server_locks: ServerLocks
+) -> None:
+    async with holder(dsn, how) as process:
+        code = await asyncio.wait_for(process.wait(), 15)
+        assert code == (0 if how == "leave" else 3)
+        await wait_until(lambda: server_locks() == 0)
