@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -44,7 +45,7 @@ async def run(
         try:
             yield durable_run
         finally:
-            await durable_run.settle()
+            await durable_run.settle(GeneratorExit())  # a stream that the body left open
 
 
 class DurableRun:
@@ -176,21 +177,26 @@ class DurableRun:
                 f"thread {self.thread_id!r} is in the middle of another call of this run: await that one first",
                 thread_id=self.thread_id,
             )
+        self.lease.check()
         self._starting = True
         try:
-            self.lease.check()
-            self._attempt = await self._open(input, on_unfinished)
+            # To the end: a row that is written although its caller was cancelled must be closed again.
+            await to_the_end(self._open(input, on_unfinished))
+        except asyncio.CancelledError as error:
+            await self.settle(error)
+            raise
         finally:
             self._starting = False
-        self.resumed = self._attempt is not None and self._attempt.resumed
-        if self._attempt is not None:
-            self.run_id = self._attempt.run_id
-        return self._attempt
+        attempt = self._attempt
+        self.resumed = attempt is not None and attempt.resumed
+        if attempt is not None:
+            self.run_id = attempt.run_id
+        return attempt
 
-    async def _open(self, input: Any, on_unfinished: OnUnfinished) -> Attempt | None:
+    async def _open(self, input: Any, on_unfinished: OnUnfinished) -> None:
         known = await self._known()
         if known is not None and await self._is_over(known):
-            return None
+            return
         answer = isinstance(input, Command) and cast("Command[Any]", input).resume is not None
         if answer:
             may_answer(self.checkpoint)
@@ -199,9 +205,9 @@ class DurableRun:
             action = decide(self.checkpoint, given=input is not None, on_unfinished=on_unfinished)
         match action:
             case Action.RETURN:
-                return None
+                return
             case Action.START:
-                return await Attempt.start(
+                self._attempt = await Attempt.start(
                     self._rooms,
                     self.lease,
                     self.checkpoint,
@@ -211,12 +217,11 @@ class DurableRun:
                     context=self._context,
                 )
             case Action.RESUME:
-                attempt = await Attempt.resume(
+                self._attempt = await Attempt.resume(
                     self._rooms, self.lease, self.checkpoint, graph=self._graph.name, context=self._context
                 )
                 if answer:
-                    attempt.input = input
-                return attempt
+                    self._attempt.input = input
 
     async def _known(self) -> Accepted | None:
         """The run the caller named, if the ledger has it: the same run_id never runs twice."""

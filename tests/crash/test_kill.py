@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import json
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from aiodurable import Durable, ThreadStatus
 from ledger_rows import Ledger
+from processes import Processes, started
 from waiting import wait_until
 from workflows import noted
-
-PROGRAM = Path(__file__).with_name("workflow_process.py")
-
-
-class Processes:
-    """Starts one real process a job."""
-
-    def __init__(self, parent: asyncio.subprocess.Process) -> None:
-        self._parent = parent
-
-    async def run(self, dsn: str, thread: str, shape: str, log: Path, death: tuple[str, int] | None = None) -> Any:
-        job = {"dsn": dsn, "thread": thread, "shape": shape, "log": str(log), "death": death}
-        assert self._parent.stdin is not None
-        assert self._parent.stdout is not None
-        self._parent.stdin.write(json.dumps(job).encode() + b"\n")
-        done = json.loads(await self._parent.stdout.readline())
-        return done["code"], done["result"]
 
 
 @pytest.fixture
 async def processes() -> AsyncIterator[Processes]:
-    pipe = asyncio.subprocess.PIPE
-    parent = await asyncio.create_subprocess_exec(sys.executable, str(PROGRAM), stdin=pipe, stdout=pipe)
-    yield Processes(parent)
-    assert parent.stdin is not None
-    parent.stdin.close()
-    await parent.wait()
+    async with started() as parent:
+        yield parent
 
 
 async def is_free(durable: Durable, thread: str) -> bool:

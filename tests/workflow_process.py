@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from aiodurable import Durable, DurableSaver, ThreadStatus
 from workflows import asking, fan_out, four_nodes, four_tasks, nested

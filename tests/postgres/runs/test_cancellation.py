@@ -1,0 +1,63 @@
+"""A run that is cancelled at any moment, entering, running or leaving, leaves no lock, no open row and no lie."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import psycopg
+
+from aiodurable import Durable, ThreadStatus
+from ledger_rows import Ledger
+from waiting import wait_until
+from workflows import STEPS, four_nodes
+
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+
+
+async def locks_held(dsn: str) -> int:
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database "
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        row = await (await connection.execute(f"{query} WHERE datname = current_database())".encode())).fetchone()
+        assert row is not None
+        return row[0]
+
+
+async def test_a_cancellation_at_any_turn_of_the_loop_leaves_nothing_behind(dsn: str, ledger: Ledger) -> None:
+    builder = four_nodes()
+    async with Durable(dsn, graphs={"four": builder}) as durable:
+
+        async def body(thread_id: str) -> None:
+            async with durable.run("four", thread_id) as run:
+                await run.ainvoke(INPUT)
+
+        before = await locks_held(dsn)
+        cut = 0
+        for turns in range(0, 240, 4):
+            thread_id = f"t{turns}"
+            task = asyncio.create_task(body(thread_id))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task})
+            cut += task.cancelled()
+            # A lock that was granted to a caller who had left goes back with the next statement of its session.
+            await wait_until(lambda thread_id=thread_id: is_free(durable, thread_id), what=f"after {turns} turns")
+            status = await durable.get_checkpoint_status(thread_id)
+            assert status.status in (ThreadStatus.NEW, ThreadStatus.PAUSED, ThreadStatus.COMPLETE), (
+                f"after {turns} turns"
+            )
+            assert "running" not in await ledger.statuses(thread_id), f"after {turns} turns"
+            if status.status is not ThreadStatus.COMPLETE:
+                async with durable.run("four", thread_id) as run:
+                    assert (await run.ainvoke(INPUT))["words"] == list(STEPS), f"after {turns} turns"
+        assert cut > 20
+        await wait_until(lambda: nothing_more(dsn, before))
+
+
+async def is_free(durable: Durable, thread_id: str) -> bool:
+    return (await durable.get_checkpoint_status(thread_id)).holder is None
+
+
+async def nothing_more(dsn: str, before: int) -> bool:
+    return await locks_held(dsn) == before
