@@ -119,7 +119,7 @@ async def test_history_forks_and_updates_read_the_same_whoever_wrote(
         assert [row async for row in saver.alist(config("t"), limit=2)] == [
             row async for row in stock.alist(config("t"), limit=2)
         ]
-    forked = await builder.compile(saver).aupdate_state(ours[-1].config, {"total": 40})
+    forked = await builder.compile(saver).aupdate_state(ours[-1].config, {"total": 40}, as_node="first")
     assert (await builder.compile(saver).aget_state(forked)).values["total"] == 40
 
 
