@@ -3,8 +3,8 @@
 The workflow is a real one (`workflow`): it reads documents (`documents`), analyses their sections in parallel and
 compares them (`analysis`), and writes a Markdown report (`report`).
 
-Three processes run it (`worker`). Each says what it begins, ends and is refused (`log`), and begins no step before it is
-told to, so that what happens does not hang on luck or on the speed of a machine. `story` starts, tells and kills them,
-and gathers `facts`, from what Postgres holds and what the processes said; the promises are checked against those alone,
-and `screen` shows both.
+Two processes run it (`worker`, each with its `job`). Each says what it begins and ends (`log`), and begins no step before
+it is told to, so that what happens does not hang on luck or on the speed of a machine. `story` starts, tells and kills
+them, asks for the thread itself as a third, and gathers `facts`, from what Postgres holds and what the processes said;
+the promises are checked against those alone, and `screen` shows both.
 """

@@ -18,7 +18,7 @@ class Facts:
 
     Attributes:
         pids: the process id of the first, second and third process.
-        exit_codes: how they ended.
+        exit_codes: how the first and the second ended.
         logs: what they said.
         section_steps: the names of the steps that analyse a section, in order.
         held: the section steps whose results Postgres held when the first process was dead, with the process that
@@ -140,8 +140,8 @@ def _refused(facts: Facts) -> tuple[bool, str]:
     refusal = next((entry.details for entry in facts.logs["third"] if entry.what == "refused"), None)
     if refusal is None:
         return False, "it was not refused"
-    if steps := facts.began("third"):
-        return False, f"it began {', '.join(steps)}"
+    if len(facts.logs["third"]) > 1:
+        return False, "it was refused, and had the thread all the same"
     holder, second = refusal.get("holder") or "nobody", facts.pids["second"]
     named = refusal.get("error") == "WorkflowAlreadyRunningError" and holder.rpartition(":")[2] == str(second)
     return named, f"{refusal.get('error')}: {holder}"

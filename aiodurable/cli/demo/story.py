@@ -7,24 +7,28 @@ its next steps are surely in flight when it is killed; the second may begin the 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from aiodurable.cli.demo import analysis, documents, report
 from aiodurable.cli.demo.facts import Facts
+from aiodurable.cli.demo.job import Job, section_step
 from aiodurable.cli.demo.log import Entry
 from aiodurable.cli.demo.process import DemoError, WorkerProcess
 from aiodurable.cli.demo.screen import Screen
-from aiodurable.cli.demo.worker import Job
-from aiodurable.cli.demo.workflow import section_step
-from aiodurable.durable import Durable
 from aiodurable.embedded import embedded_postgres
+from aiodurable.errors import WorkflowAlreadyRunningError
 from aiodurable.settings import Settings
+
+if TYPE_CHECKING:
+    from aiodurable.durable import Durable
 
 __all__ = ["Play", "play"]
 
@@ -62,32 +66,42 @@ async def play(given: Play, screen: Screen) -> Facts:
     thread_id = f"demo-{uuid4().hex[:8]}"
     given.output.unlink(missing_ok=True)  # an earlier demo's report must not be taken for this one's
     async with AsyncExitStack() as stack:
-        # They start before Postgres is there, for importing LangGraph takes them longer.
-        workers = [
-            await stack.enter_async_context(WorkerProcess.running(name, screen.heard))
-            for name in ("first", "second", "third")
+        # They start first, for importing LangGraph takes longer than anything else here.
+        first, second = [
+            await stack.enter_async_context(WorkerProcess.running(name, screen.heard)) for name in ("first", "second")
         ]
         durable = await stack.enter_async_context(_postgres(given, screen))
-        for worker in workers:
-            worker.tell(_job(given, durable, thread_id, on_busy="wait" if worker.name == "second" else "reject"))
-        return await _Story(given, screen, durable, thread_id, *workers).played()
+        first.tell(_job(given, durable, thread_id, on_busy="reject"))
+        second.tell(_job(given, durable, thread_id, on_busy="wait"))
+        return await _Story(given, screen, durable, thread_id, first, second).played()
 
 
 @asynccontextmanager
 async def _postgres(given: Play, screen: Screen) -> AsyncIterator[Durable]:
     settings = replace(Settings.from_env(), lock_sessions=1, writers=1, pool_max_size=2)
     async with AsyncExitStack() as stack:
-        dsn, began = given.dsn, monotonic()
+        importing = asyncio.to_thread(import_module, "aiodurable.durable")
         if given.embedded:
-            dsn = await stack.enter_async_context(embedded_postgres())
-            screen.note(f"Postgres: embedded, started in {monotonic() - began:.1f} s; it stops with the demo")
+            dsn, _ = await asyncio.gather(stack.enter_async_context(_embedded(screen)), importing)
+        else:
+            dsn, _ = given.dsn, await importing
+        from aiodurable.durable import Durable  # noqa: PLC0415 - imported above, while Postgres started
+
         durable = await stack.enter_async_context(Durable(dsn, settings=settings))
         if not given.embedded:
             screen.note(f"Postgres: {durable.dsn.safe}")
         yield durable
 
 
-def _job(given: Play, durable: Durable, thread_id: str, *, on_busy: Any) -> Job:
+@asynccontextmanager
+async def _embedded(screen: Screen) -> AsyncIterator[str]:
+    began = monotonic()
+    async with embedded_postgres() as dsn:
+        screen.note(f"Postgres: embedded, started in {monotonic() - began:.1f} s; it stops with the demo")
+        yield dsn
+
+
+def _job(given: Play, durable: Durable, thread_id: str, *, on_busy: Literal["reject", "wait"]) -> Job:
     return Job(
         dsn=durable.dsn.conninfo,
         thread_id=thread_id,
@@ -108,13 +122,13 @@ class _Story:
         thread_id: str,
         first: WorkerProcess,
         second: WorkerProcess,
-        third: WorkerProcess,
     ) -> None:
         self._given = given
         self._screen = screen
         self._durable = durable
         self._thread_id = thread_id
-        self._first, self._second, self._third = first, second, third
+        self._first, self._second = first, second
+        self._third: list[Entry] = []
         self._total = len(given.sections)
         self._point = "the first process"
 
@@ -156,21 +170,27 @@ class _Story:
         return killed_at, held
 
     async def _go_on(self, killed_at: float) -> None:
-        second, third, screen = self._second, self._third, self._screen
+        second, screen = self._second, self._screen
         self._point = "the second process to take the thread over"
         resumed = await second.hear("began")
         screen.say("second", f"process {second.pid} goes on, {(resumed.at - killed_at) * 1000:.0f} ms after the kill")
         self._point = "the third process to be refused"
-        await third.hear("ready")
-        third.tell(1)
-        await third.ended()
-        for refused in third.said("refused"):
-            screen.say("third", f"process {third.pid} asks for the thread too: {refused.details['error']}")
-            screen.say("third", f"it is told: held by {refused.details['holder']}")
+        await self._try_too()
         self._point = "the second process to finish"
         second.tell(self._total + 4)
         await second.ended()
         screen.say("second", f"process {second.pid} is done")
+
+    async def _try_too(self) -> None:
+        """The third process, which asks for the thread while the second has it, is this one."""
+        try:
+            async with self._durable.hold(self._thread_id):
+                self._third.append(Entry("started"))
+        except WorkflowAlreadyRunningError as refused:
+            error, holder = type(refused).__name__, refused.holder.application if refused.holder else None
+            self._third.append(Entry("refused", details={"error": error, "holder": holder}))
+            self._screen.say("third", f"process {os.getpid()} (this one) asks too: {error}")
+            self._screen.say("third", f"it is told: held by {holder}")
 
     async def _sections(self) -> list[tuple[str, int]]:
         """The section steps whose results Postgres holds, with the process that made each; read with LangGraph's saver."""
@@ -184,14 +204,14 @@ class _Story:
         return [(section_step(finding["index"]), finding["process"]) for finding in stored]
 
     async def _gather(self, killed_at: float, held: list[tuple[str, int]]) -> Facts:
-        workers = (self._first, self._second, self._third)
+        workers = (self._first, self._second)
         thread = await self._durable.get_checkpoint_status(self._thread_id)
         output = self._given.output
         findings = await asyncio.to_thread(lambda: [analysis.analyse(section) for section in self._given.sections])
         return Facts(
-            pids={worker.name: worker.pid for worker in workers},
+            pids={worker.name: worker.pid for worker in workers} | {"third": os.getpid()},
             exit_codes={worker.name: await worker.ended() for worker in workers},
-            logs={worker.name: tuple(worker.log) for worker in workers},
+            logs={worker.name: tuple(worker.log) for worker in workers} | {"third": tuple(self._third)},
             section_steps=[section_step(section["index"]) for section in self._given.sections],
             held=held,
             results=await self._sections(),

@@ -12,39 +12,17 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
+from aiodurable.cli.demo.job import Job
 from aiodurable.cli.demo.log import Entry
 from aiodurable.cli.demo.workflow import NAME, report_workflow
 from aiodurable.durable import Durable
-from aiodurable.errors import WorkflowAlreadyRunningError
 from aiodurable.events import Event, RunFinished, RunStarted
-from aiodurable.runs.hold import OnBusy
 
-__all__ = ["Job"]
+__all__: list[str] = []
 
 T = TypeVar("T")
-
-
-class Job(TypedDict):
-    """What a process is to do.
-
-    Attributes:
-        dsn: where Postgres is. It travels through a pipe: arguments and environment are easier to look at.
-        thread_id: the thread to run.
-        on_busy: what to do where somebody else has it.
-        timeout_s: seconds to wait for it, with "wait".
-        at_once: how many steps it does at a time.
-        paths, output: the workflow's input.
-    """
-
-    dsn: str
-    thread_id: str
-    on_busy: OnBusy
-    timeout_s: float
-    at_once: int
-    paths: list[str]
-    output: str
 
 
 def _say(entry: Entry) -> None:
@@ -100,12 +78,8 @@ async def _run(job: Job, leave: _Leave) -> None:
         _say(Entry("ready"))
         await leave.taken()
         _say(Entry("waiting"))
-        try:
-            async with durable.run(NAME, job["thread_id"], on_busy=job["on_busy"], timeout=job["timeout_s"]) as run:
-                await run.ainvoke({"paths": job["paths"], "output": job["output"]})
-        except WorkflowAlreadyRunningError as refused:
-            holder = refused.holder.application if refused.holder else None
-            _say(Entry("refused", details={"error": type(refused).__name__, "holder": holder}))
+        async with durable.run(NAME, job["thread_id"], on_busy=job["on_busy"], timeout=job["timeout_s"]) as run:
+            await run.ainvoke({"paths": job["paths"], "output": job["output"]})
 
 
 async def _main() -> int:

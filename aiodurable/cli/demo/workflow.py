@@ -13,8 +13,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from aiodurable.cli.demo import analysis, documents, report
+from aiodurable.cli.demo.job import section_step
 
-__all__ = ["NAME", "State", "Step", "report_workflow", "section_step"]
+__all__ = ["NAME", "State", "Step", "report_workflow"]
 
 NAME = "report"
 """The graph's name."""
@@ -44,11 +45,6 @@ class State(TypedDict):
     sections: list[documents.Section]
     findings: Annotated[list[Analysed], operator.add]
     comparison: analysis.Comparison
-
-
-def section_step(index: int) -> str:
-    """The name of the step that analyses one section."""
-    return f"section {index + 1}"
 
 
 def report_workflow(step: Step) -> StateGraph[State, Any, Any, Any]:
