@@ -52,6 +52,7 @@ _ROOMS = {
         "create_lock_manager_with_retry",
     ),
     "model": (
+        "UNFINISHED",
         "LockHolder",
         "RunRecord",
         "RunStatus",

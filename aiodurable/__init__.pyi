@@ -95,6 +95,9 @@ from aiodurable.locks import (
     create_lock_manager_with_retry as create_lock_manager_with_retry,
 )
 from aiodurable.model import (
+    UNFINISHED as UNFINISHED,
+)
+from aiodurable.model import (
     LockHolder as LockHolder,
 )
 from aiodurable.model import (
@@ -126,6 +129,7 @@ from aiodurable.workflow import (
 )
 
 __all__ = [
+    "UNFINISHED",
     "AiodurableError",
     "AsyncCheckpointerPool",
     "CircuitOpenError",

@@ -188,6 +188,7 @@ class Durable:
         """
         rooms = self._opened()
         assert self._graphs is not None
+        _refuse_swapped(graph, thread_id, self._graphs.names)
         return run(
             rooms,
             self._graphs.bind(graph),
@@ -239,7 +240,7 @@ class Durable:
             raise not_found(thread_id)
         if status.graph is None:
             raise GraphNotRegisteredError(
-                f"the graph of thread {thread_id!r} is not recorded (plain LangGraph wrote it): "
+                f"the graph of thread {thread_id!r} is not recorded (it has no name, or plain LangGraph wrote the thread): "
                 "pass it, resume_workflow(thread_id, graph)",
                 thread_id=thread_id,
             )
@@ -277,6 +278,15 @@ class Durable:
         """
         return self._opened().threads.find(
             status=status, older_than=older_than, newer_than=newer_than, graph=graph, error=error, limit=limit
+        )
+
+
+def _refuse_swapped(graph: object, thread_id: object, names: Sequence[str]) -> None:
+    """`Durable.run` takes the graph first, `durable_run` the thread: say so, rather than that a graph is no thread_id."""
+    if isinstance(graph, str) and graph not in names and (not isinstance(thread_id, str) or thread_id in names):
+        raise ConfigurationError(
+            f"{graph!r} was given as the graph and {thread_id!r} as the thread_id, which looks swapped: "
+            "durable.run(graph, thread_id), but durable_run(thread_id, graph)"
         )
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["LockHolder", "RunRecord", "RunStatus", "ThreadStatus", "WorkflowCheckpoint"]
+__all__ = ["UNFINISHED", "LockHolder", "RunRecord", "RunStatus", "ThreadStatus", "WorkflowCheckpoint"]
 
 
 class ThreadStatus(StrEnum):
@@ -35,7 +35,11 @@ class ThreadStatus(StrEnum):
     @property
     def unfinished(self) -> bool:
         """Whether a call without an answer from a person would go on with it."""
-        return self in (ThreadStatus.CRASHED, ThreadStatus.FAILED, ThreadStatus.PAUSED)
+        return self in UNFINISHED
+
+
+UNFINISHED = (ThreadStatus.CRASHED, ThreadStatus.FAILED, ThreadStatus.PAUSED)
+"""The statuses of threads that a call without an answer would go on with."""
 
 
 class RunStatus(StrEnum):

@@ -111,6 +111,9 @@ def with_workflow_lock(
         ConfigurationError: the function is not async or has no such parameter.
     """
 
+    if callable(argument):
+        raise ConfigurationError("with_workflow_lock takes arguments: write @with_workflow_lock(), with parentheses")
+
     def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         signature = inspect.signature(function)
         name = getattr(function, "__qualname__", repr(function))

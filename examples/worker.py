@@ -14,9 +14,8 @@ from typing import TypedDict
 from database import database
 from langgraph.graph import START, StateGraph
 
-from aiodurable import Durable, ThreadStatus, WorkflowAlreadyRunningError, find_failed_workflows, resume_workflow
+from aiodurable import UNFINISHED, Durable, WorkflowAlreadyRunningError, find_failed_workflows, resume_workflow
 
-UNFINISHED = (ThreadStatus.CRASHED, ThreadStatus.FAILED, ThreadStatus.PAUSED)  # not those that wait for a person
 MOST_ATTEMPTS = 5
 troubles = {"mail server down"}
 

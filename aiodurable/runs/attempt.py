@@ -77,7 +77,7 @@ class Attempt:
         lease: ThreadLease,
         thread: WorkflowCheckpoint,
         *,
-        graph: str,
+        graph: str | None,
         run_id: str | None,
         input: Any,
         context: Any,
@@ -99,7 +99,7 @@ class Attempt:
 
     @classmethod
     async def resume(
-        cls, rooms: Rooms, lease: ThreadLease, thread: WorkflowCheckpoint, *, graph: str, context: Any
+        cls, rooms: Rooms, lease: ThreadLease, thread: WorkflowCheckpoint, *, graph: str | None, context: Any
     ) -> Self:
         """One more try of the thread's newest run. Work that plain LangGraph left has none: it is adopted."""
         newest = await rooms.ledger.newest(lease.thread_id)

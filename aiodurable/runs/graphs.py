@@ -19,12 +19,15 @@ __all__ = ["BoundGraph", "Graph", "Graphs", "stored_as_stream", "stored_as_versi
 
 Graph = str | StateGraph[Any, Any, Any, Any] | Pregel[Any, Any, Any, Any]
 
+_UNNAMED = "LangGraph"
+"""What `StateGraph.compile` calls every graph that is given no name."""
+
 
 @dataclass(frozen=True, slots=True)
 class BoundGraph:
-    """A graph that saves through our saver, and the name the ledger knows it by."""
+    """A graph that saves through our saver, and the name the ledger knows it by; None: nobody gave it one."""
 
-    name: str
+    name: str | None
     pregel: Pregel[Any, Any, Any, Any]
 
     def output_of(self, values: Any) -> Any:
@@ -69,7 +72,8 @@ class Graphs:
                     f"wanted graph {graph!r}, registered: {known}; give it with Durable(graphs={{{graph!r}: …}})"
                 ) from None
         pregel = self._attach(graph)
-        return BoundGraph(self._names.get(id(graph)) or pregel.name, pregel)
+        own_name = None if pregel.name == _UNNAMED else pregel.name
+        return BoundGraph(self._names.get(id(graph), own_name), pregel)
 
     def _attach_once(self, graph: Graph) -> Pregel[Any, Any, Any, Any]:
         if isinstance(graph, StateGraph):

@@ -76,7 +76,7 @@ class Ledger:
         run_id: str,
         thread_id: str,
         *,
-        graph: str,
+        graph: str | None,
         token: int,
         input: Any,
         context: Any,

@@ -212,6 +212,8 @@ async def test_without_a_durable_the_error_names_the_three_ways() -> None:
 
 
 def test_the_decorator_refuses_what_it_cannot_lock() -> None:
+    with pytest.raises(ConfigurationError, match="parentheses"):
+        with_workflow_lock(plainly)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="async def"):
         with_workflow_lock()(lambda thread_id: thread_id)
     with pytest.raises(ConfigurationError, match=r"'thread_id'.*order"):
@@ -227,3 +229,19 @@ async def test_the_newest_durable_of_the_loop_is_the_current_one(dsn: str, durab
     async with Durable(dsn) as inner:
         assert current() is inner
     assert current() is durable
+
+
+async def test_swapped_arguments_are_told_as_such(durable: Durable) -> None:
+    with pytest.raises(ConfigurationError, match="swapped"):
+        async with durable.run("t", four_nodes()):  # type: ignore[arg-type]
+            pytest.fail("entered")
+    with pytest.raises(ConfigurationError, match="swapped"):
+        async with durable_run(four_nodes(), "t"):  # type: ignore[arg-type]
+            pytest.fail("entered")
+
+
+async def test_a_graph_that_nobody_named_is_recorded_without_a_name(durable: Durable) -> None:
+    await by_run(durable, four_nodes(), "t")
+    await by_run(durable, four_nodes().compile(name="story"), "u")
+    assert (await durable.get_checkpoint_status("t")).graph is None
+    assert (await durable.get_checkpoint_status("u")).graph == "story"
