@@ -183,14 +183,9 @@ def _source(wanted: Filter) -> tuple[str, ...]:
     """The block of candidates, and its bound."""
     if wanted.statuses <= _NOTED:
         return ("threads_noted",)
-    newer_than = wanted.newer_than
-    if newer_than is not None and ThreadStatus.RUNNING not in wanted.statuses and _recent(newer_than):
-        return ("threads_recent", _first_id(newer_than - _CLOCKS))
+    if wanted.newer_than is not None and wanted.newer_than > datetime.now(UTC) - _RECENT:
+        return ("threads_recent", _first_id(wanted.newer_than - _CLOCKS))
     return ("threads_all",)
-
-
-def _recent(moment: datetime) -> bool:
-    return moment > datetime.now(UTC) - _RECENT
 
 
 def _first_id(moment: datetime) -> str:
