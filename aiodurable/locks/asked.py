@@ -10,13 +10,27 @@ from typing import Final
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.wire import FREED, Answer
 
-__all__ = ["Asked", "Batch"]
+__all__ = ["BATCH", "Asked", "Batch", "Release", "Tried"]
 
 BATCH: Final = 2000
 """Keys a statement carries at most: some 10 ms of work for the server, so that nobody waits long behind the others."""
 
+
+class Release(asyncio.Future[int]):
+    """What became of a key that was to be unlocked. A release is carried out whoever asked: it cannot be cancelled.
+
+    So whoever awaits it and is cancelled meanwhile gets its `CancelledError` when the server has answered, for that is
+    what a task does when the future it waits for refuses. `asyncio.shield` would end the wait at once, and costs twice as
+    much as the rest of a release.
+    """
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002  # asyncio passes it by name
+        """Refused."""
+        return False
+
+
 Tried = tuple[int, str, "asyncio.Future[Lease | None]"]
-Released = tuple[int, "asyncio.Future[int]"]
+Released = tuple[int, Release]
 
 
 @dataclass(slots=True)

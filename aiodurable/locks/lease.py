@@ -19,7 +19,8 @@ class Holding(Protocol):
     trusted_until: float
 
     def let_go(self, lease: Lease) -> asyncio.Future[int] | None:
-        """Give the lock back; the future resolves when the server has answered, None: there is nothing to wait for."""
+        """Give the lock back. The future resolves when the server has answered, and cannot be cancelled; None: there is
+        nothing to wait for."""
         ...
 
 
@@ -104,16 +105,8 @@ class Lease:
             self._released = self._holding.let_go(self) or True
         if self._released is True:
             return
-        cancelled: asyncio.CancelledError | None = None
-        while not self._released.done():
-            try:
-                await asyncio.shield(self._released)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if self._released.result() == NOT_HELD:
+        if await self._released == NOT_HELD:
             self._lost = True  # whoever let it go believed to hold it until now
-        if cancelled is not None:
-            raise cancelled
 
     def lose(self) -> None:
         """The session says that the lock is gone. Callbacks run later, from the loop: what notices a loss has to notice

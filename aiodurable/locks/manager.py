@@ -12,6 +12,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, LockBusyError, LockTimeoutError, PostgresUnavailableError
 from aiodurable.events import LeaseAcquired, LeaseLost, LeaseReleased, Observer, emit
 from aiodurable.keys import check_thread_id, lock_key
+from aiodurable.locks.asked import Release
 from aiodurable.locks.health import LocksHealth, health
 from aiodurable.locks.hold import Hold
 from aiodurable.locks.keeper import Keeper
@@ -185,7 +186,7 @@ class PostgresLockManager:
                 thread_id=name,
             ) from None
 
-    def _let_go(self, session: LockSession, lease: Lease) -> asyncio.Future[int] | None:
+    def _let_go(self, session: LockSession, lease: Lease) -> Release | None:
         if self._observers:
             emit(
                 self._observers,

@@ -16,7 +16,7 @@ from typing import Final
 import asyncpg
 
 from aiodurable.errors import PostgresUnavailableError
-from aiodurable.locks.asked import BATCH, Asked, Tried
+from aiodurable.locks.asked import BATCH, Asked, Release, Tried
 from aiodurable.locks.capacity import FLAGS_OF_SHARE, beyond, full, share
 from aiodurable.locks.flags import Flags
 from aiodurable.locks.forks import keep_from_children
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 AUDIT_S: Final = 30.0
 """Seconds between two looks at `pg_locks`, halved at random: it is read whole, some milliseconds per 10,000 locks."""
 
-LetGo = Callable[["LockSession", Lease], "asyncio.Future[int] | None"]
+LetGo = Callable[["LockSession", Lease], Release | None]
 
 
 class LockSession:
@@ -81,9 +81,9 @@ class LockSession:
         """A new lease, with a new token, of a key that is locked here and that the last lease has let go of."""
         return self._ask(self._asked.renewals, key, name)
 
-    def release(self, key: int) -> asyncio.Future[int]:
+    def release(self, key: int) -> Release:
         """Unlock a key. The future says what became of it (`wire`), and `FREED` if the session ends meanwhile."""
-        future: asyncio.Future[int] = self._loop.create_future()
+        future = Release(loop=self._loop)
         self.held.pop(key, None)
         if self.over is not None:
             future.set_result(FREED)
@@ -99,7 +99,7 @@ class LockSession:
         if not up:
             self._work.set()
 
-    def let_go(self, lease: Lease) -> asyncio.Future[int] | None:
+    def let_go(self, lease: Lease) -> Release | None:
         """Of a lease that its holder lets go of: whoever waits for it in this process comes next."""
         return self._let_go(self, lease)
 

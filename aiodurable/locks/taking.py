@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from aiodurable.errors import ClosedError, PostgresUnavailableError
+from aiodurable.locks.asked import Release
 from aiodurable.locks.keeper import Keeper
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.session import LockSession
@@ -125,7 +126,7 @@ class Taking:
                 session.release(key)  # granted in the very moment in which the caller was cancelled
             raise
 
-    def put_back(self, session: LockSession, key: int) -> asyncio.Future[int] | None:
+    def put_back(self, session: LockSession, key: int) -> Release | None:
         """The key goes to who waits in this process, or back to the server; then the future is the server's answer."""
         if session.over is not None:
             self.turns.end(key)

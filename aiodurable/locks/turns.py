@@ -54,14 +54,15 @@ class Turns:
             return await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                del queue.waiting[turn]
+                queue.waiting.pop(turn, None)  # gone already if its turn came just after it was cancelled
             elif turn.exception() is None:  # it became our turn in the very moment we were cancelled
                 self._pass(key, turn.result())
             raise
 
     def crowded(self, key: int) -> bool:
         """Whether somebody in this process waits for the turn of a key that is taken."""
-        return any(not turn.done() for turn in self._queues[key].waiting)
+        waiting = self._queues[key].waiting
+        return bool(waiting) and any(not turn.done() for turn in waiting)
 
     def hand_on(self, key: int, session: LockSession) -> bool:
         """Give the turn, and the key as it is locked on `session`, to who has waited longest.

@@ -1,0 +1,41 @@
+"""Mutual exclusion across processes, seen by a witness outside Postgres, while tasks are cancelled at random."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server_locks import ServerLocks
+from waiting import wait_until
+
+CONTENDER = Path(__file__).with_name("contender.py")
+TASKS = os.environ.get("AIODURABLE_TEST_CONTENDERS", "40")
+SECONDS = os.environ.get("AIODURABLE_TEST_CONTEND_S", "4")
+
+
+async def test_three_processes_never_hold_one_lock_at_once_and_leak_none(
+    dsn: str, tmp_path: Path, server_locks: ServerLocks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, str(CONTENDER), dsn, str(tmp_path), TASKS, SECONDS, str(seed), stdout=subprocess.PIPE
+        )
+        for seed in range(3)
+    ]
+    outputs = [await process.communicate() for process in processes]
+    counted = [json.loads(output) for output, _ in outputs]
+    with capsys.disabled():
+        print("\n  " + "\n  ".join(map(str, counted)))
+    for each in counted:
+        assert each["overlaps"] == 0
+        assert each["regressions"] == 0
+        assert each["lost"] == 0
+        assert each["held"] > 0
+        assert each["cancelled"] > 0
+    await wait_until(lambda: server_locks() == 0)
