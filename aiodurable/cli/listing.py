@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import textwrap
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +17,7 @@ from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 __all__ = ["list_threads"]
 
 _KNOWN = tuple(status.value for status in ThreadStatus if status is not ThreadStatus.NEW)
-_WHAT_LENGTH = 160
+_WHAT_LENGTH = 24
 
 
 @click.command("list", short_help="List the threads that need attention.")
@@ -80,17 +79,23 @@ def _show(threads: list[WorkflowCheckpoint]) -> None:
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
+    console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
+    rows = [
+        (one_line(thread.thread_id), thread.status, one_line(thread.graph or ""), age(thread.age)) for thread in threads
+    ]
+    taken = sum(max(map(len, column)) + 2 for column in zip(("thread", "status", "graph", "age"), *rows, strict=True))
+    # What is left of the line, so that each thread has one; very long ids are folded, for they are there to be copied.
+    room = max(_WHAT_LENGTH, console.width - taken)
     table.add_column("thread", overflow="fold")
     table.add_column("status", no_wrap=True)
     table.add_column("graph", overflow="fold")
     table.add_column("age", no_wrap=True, justify="right")
     table.add_column("what", overflow="fold")
-    for thread in threads:
-        what = textwrap.shorten(one_line(_what(thread)), _WHAT_LENGTH, placeholder=" …")
-        cells = (thread.thread_id, thread.status, thread.graph or "", age(thread.age), what)
-        table.add_row(*(Text(one_line(cell)) for cell in cells))
-    Console().print(table)
+    for thread, row in zip(threads, rows, strict=True):
+        what = one_line(_what(thread))
+        table.add_row(*map(Text, (*row, what if len(what) <= room else f"{what[: room - 1]}…")))
+    console.print(table)
 
 
 def _what(thread: WorkflowCheckpoint) -> str:
