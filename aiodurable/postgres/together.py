@@ -31,6 +31,7 @@ class Together(Generic[K, V]):
         self._limit = limit
         self._name = name
         self._waiting: deque[tuple[K, asyncio.Future[V | None]]] = deque()
+        self._asked: Mapping[K, asyncio.Future[V | None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -44,25 +45,29 @@ class Together(Generic[K, V]):
             self._task = asyncio.create_task(self._serve(), name=self._name)
         return await answer
 
-    async def aclose(self) -> None:
-        """Answer nothing more. Idempotent; what waits fails with `ClosedError`."""
+    async def aclose(self, timeout_s: float = 1.0) -> None:
+        """Answer nothing more. Idempotent; what waits fails with `ClosedError`, at the latest after `timeout_s` seconds."""
         self._closed = True
         task = self._task
         if task is not None:
             task.cancel()
-            await asyncio.wait({task})
+            await asyncio.wait({task}, timeout=timeout_s)
+            self._give_up()
+
+    def _give_up(self) -> None:
+        for answer in (*self._asked.values(), *(waiting[1] for waiting in self._waiting)):
+            if not answer.done():
+                answer.set_exception(ClosedError("the connection was closed before the answer came"))
+        self._waiting.clear()
 
     async def _serve(self) -> None:
-        batch: dict[K, asyncio.Future[V | None]] = {}
         try:
             while batch := self._take():
+                self._asked = batch
                 await self._answer(batch)
         finally:
             self._task = None
-            for answer in (*batch.values(), *(waiting[1] for waiting in self._waiting)):
-                if not answer.done():
-                    answer.set_exception(ClosedError("the connection was closed before the answer came"))
-            self._waiting.clear()
+            self._give_up()
 
     def _take(self) -> dict[K, asyncio.Future[V | None]]:
         batch: dict[K, asyncio.Future[V | None]] = {}
