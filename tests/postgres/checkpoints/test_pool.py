@@ -82,10 +82,13 @@ async def test_closing_is_bounded_while_postgres_keeps_a_write_waiting(dsn: str,
             return bool(await db.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
 
         await wait_until(waiting)
+        behind = asyncio.create_task(pool.get_checkpointer().aput_writes(config("t", made["id"]), [("a", 1)], "task"))
+        await wait_until(lambda: bool(pool.get_checkpointer()._writer.backlog._waiting))
         began = time.monotonic()
     assert time.monotonic() - began < 3
-    with pytest.raises(ClosedError):
-        await stuck
+    for write in (stuck, behind):
+        with pytest.raises(ClosedError):
+            await asyncio.wait_for(write, 5)
     await lock.rollback()
 
 
