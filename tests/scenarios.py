@@ -126,15 +126,15 @@ class Thread:
 class Truth:
     """How a thread stands, said by hand.
 
-    `stock` is what `aget_state` makes one believe, where that is something else. `blind` is what the tables alone must
-    make of it where they cannot know the truth.
+    `stock` is what `aget_state` makes one believe where that is something else, by version. `blind` is what the tables
+    alone must make of it where they cannot know the truth.
     """
 
     status: str
     pending: Sequence[str] = ()
     failed_node: str | None = None
     questions: Sequence[Any] = ()
-    stock: str | None = None
+    stock: str | tuple[str, ...] | None = None
     blind: str | None = None
 
 

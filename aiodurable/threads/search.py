@@ -179,10 +179,11 @@ class Search:
         return [thread_id for thread_id in thread_ids if lock_key(thread_id, self._namespace) in held]
 
 
-def _source(wanted: Filter) -> tuple[str, ...]:
+def _source(wanted: Filter) -> tuple[str, *tuple[str | list[str], ...]]:
     """The block of candidates, and its bound."""
     if wanted.statuses <= _NOTED:
-        return ("threads_noted",)
+        noted = {ThreadStatus.FAILED: "__error__", ThreadStatus.INTERRUPTED: "__interrupt__"}
+        return ("threads_noted", [channel for status, channel in noted.items() if status in wanted.statuses])
     if wanted.newer_than is not None and wanted.newer_than > datetime.now(UTC) - _RECENT:
         return ("threads_recent", _first_id(wanted.newer_than - _CLOCKS))
     return ("threads_all",)

@@ -75,7 +75,12 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
             for values in (ONE, PAGE)
         ),
         ("threads_all", "text, integer", "'', 100", {"checkpoints_pkey", "aiodurable_runs_by_thread"}),
-        ("threads_noted", "text, integer", "'', 100", {"aiodurable_writes_attention", "aiodurable_runs_open"}),
+        (
+            "threads_noted",
+            "text, integer, text[]",
+            "'', 100, '{__error__}'",
+            {"aiodurable_writes_attention", "aiodurable_runs_open"},
+        ),
     ],
     ids=["classify one", "classify a page", "all", "noted"],
 )
@@ -102,7 +107,7 @@ def test_what_is_recent_is_found_by_block_ranges(crowd: psycopg.Connection[Any])
 @pytest.mark.parametrize("block", ["threads_all", "threads_noted"])
 def test_a_later_page_costs_what_the_first_does(crowd: psycopg.Connection[Any], block: str) -> None:
     def buffers(after: str) -> int:
-        query = BLOCKS[block].replace("$1", f"'{after}'").replace("$2", "10")
+        query = BLOCKS[block].replace("$1", f"'{after}'").replace("$2", "10").replace("$3", "'{__error__}'")
         row = crowd.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {query}".encode()).fetchone()
         assert row is not None
         return row[0][0]["Plan"]["Shared Hit Blocks"] + row[0][0]["Plan"]["Shared Read Blocks"]

@@ -54,15 +54,17 @@ facts AS (
                 SELECT b.blob
                 FROM checkpoint_blobs b
                 WHERE b.thread_id = h.thread_id AND b.checkpoint_ns = '' AND b.channel = v.channel AND b.version = v.version
-                  AND (v.channel IN ('__start__', '__pregel_tasks') OR v.channel LIKE 'branch:to:%' OR v.channel LIKE 'join:%')
+                  AND (v.channel IN ('__start__', '__pregel_tasks')
+                       OR v.channel LIKE 'branch:%' OR v.channel LIKE 'start:%' OR v.channel LIKE 'join:%')
                 LIMIT 1
             ) b ON true
             WHERE CASE
-                -- A deferred node's value is msgpack [nil, false] until the rest of the graph has finished.
-                WHEN v.channel = '__start__' OR v.channel LIKE 'branch:to:%' THEN
+                -- A deferred node's value is msgpack [nil, false] until the rest of the graph has finished. Before format 3
+                -- the names were start:node and branch:source:condition:node.
+                WHEN v.channel = '__start__' OR v.channel LIKE 'branch:%' OR v.channel LIKE 'start:%' THEN
                     ((h.checkpoint -> 'channel_values') ? v.channel OR b.blob <> '\x92c0c2')
                     AND v.version IS DISTINCT FROM
-                        h.checkpoint -> 'versions_seen' -> substr(v.channel, 11) ->> v.channel
+                        h.checkpoint -> 'versions_seen' -> substring(v.channel FROM '[^:]*$') ->> v.channel
                 -- msgpack []: no Sends.
                 WHEN v.channel = '__pregel_tasks' THEN b.blob <> '\x90'
                 -- join:a+b:c holds the set of those that arrived. Each name is sought as a msgpack string, header included.
@@ -234,13 +236,14 @@ SELECT t.thread_id FROM t WHERE t.n > 0 AND t.thread_id IS NOT NULL ORDER BY t.n
 
 -- name: threads_noted
 -- The same over the partial indexes aiodurable_writes_attention and aiodurable_runs_open: an error, a question or an
--- unfinished run was noted of these, at some time.
+-- unfinished run was noted of these, at some time. $3: which of the two channels.
 WITH RECURSIVE t (thread_id, n) AS (
     SELECT $1::text, 0
     UNION ALL
     SELECT least((SELECT w.thread_id
                   FROM checkpoint_writes w
                   WHERE w.thread_id > t.thread_id AND w.checkpoint_ns = '' AND w.channel IN ('__error__', '__interrupt__')
+                    AND w.channel = ANY ($3::text[])
                   ORDER BY w.thread_id
                   LIMIT 1),
                  (SELECT r.thread_id

@@ -513,7 +513,7 @@ async def killed_before_the_answer_was_written(t: Thread) -> None:
     await t.killed(Command(resume="yes"), 0)
 
 
-@scenario("ask", "crashed", stock="complete")
+@scenario("ask", "crashed", stock=("complete", "interrupted"))
 async def killed_when_the_answered_node_had_written(t: Thread) -> None:
     await t.start()
     await t.killed(Command(resume="yes"), 1, after=True)
@@ -820,7 +820,8 @@ async def test_a_thread_is_told_as_it_is(case: Scenario, dsn: str, stock: AsyncP
     assert (told.error is None) == (told.status != "failed")
     assert case.truth.blind is None or told.doubt is not None
     assert [i.value for i in told.interrupts] == list(case.truth.questions)
-    assert stock_status(await thread.state()) == (case.truth.stock or case.truth.status)
+    stock_says = case.truth.stock or case.truth.status
+    assert stock_status(await thread.state()) in ((stock_says,) if isinstance(stock_says, str) else stock_says)
     found = [found async for found in threads.find()]
     assert found == ([] if told.status == "new" else [told])
 
