@@ -33,7 +33,7 @@ PYPROJECT = HERE / "pyproject.toml"
 def main(command: str = "", *arguments: str) -> int:
     """Do `command`; the exit code is that of what it ran."""
     commands = {
-        "demo": lambda: call(environment("demo"), "-m", "aiodurable", "demo", *arguments),
+        "demo": lambda: call(environment("demo"), "-m", "aiodurable", "demo", *arguments, cwd=Path.cwd()),
         "test": lambda: call(environment("test"), "-m", "pytest", *in_parallel(arguments), *arguments),
         "lint": lint,
         "package": package,
@@ -158,10 +158,10 @@ def require_uv() -> str:
     return shutil.which("uv") or sys.exit("dev.py: this needs uv, and it is not on the PATH: pip install uv")
 
 
-def call(*command: str | Path) -> int:
-    """Run it in the project's folder and return its exit code."""
+def call(*command: str | Path, cwd: Path = HERE) -> int:
+    """Run it, in the project's folder unless told otherwise, and return its exit code."""
     sys.stdout.flush()
-    return subprocess.call([str(part) for part in command], cwd=HERE)
+    return subprocess.call([str(part) for part in command], cwd=cwd)
 
 
 def check_call(*command: str | Path, cwd: Path | str = HERE) -> None:
