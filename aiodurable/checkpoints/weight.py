@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Any, Final
 
-__all__ = ["is_heavy"]
+__all__ = ["HEAVY_BYTES", "is_heavy"]
 
 HEAVY_BYTES: Final = 64 << 10
 """About where msgpack takes longer than handing the work to a thread and back does (0.1 ms)."""

@@ -115,7 +115,7 @@ async def test_no_lease_begins_while_a_thread_is_being_deleted(
     bump = asyncio.create_task(pool.bump("t"))
 
     async def in_line() -> bool:
-        return not bump.done() and await db.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") > 1
+        return not bump.done() and await db.fetchval("SELECT count(*) > 1 FROM pg_locks WHERE NOT granted") is True
 
     await wait_until(in_line)
     await holding.rollback()
