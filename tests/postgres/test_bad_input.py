@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 from langgraph.graph import StateGraph
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from aiodurable.durable import Durable, find_failed_workflows, get_checkpoint_status, needs_resume, resume_workflow
@@ -138,9 +139,11 @@ def changed(dsn: str, **options: str) -> str:
     ids=["database", "host name", "port", "user"],
 )
 async def test_a_wrong_address_says_what_is_wrong_and_never_the_password(
-    dsn: str, options: dict[str, str], said: str
+    dsn: str, admin: psycopg.Connection[Any], options: dict[str, str], said: str
 ) -> None:
-    wrong = changed(dsn, password=SECRET, **options)
+    admin.execute("DO $$ BEGIN CREATE ROLE knower LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    admin.execute(sql.SQL("ALTER ROLE knower PASSWORD {}").format(SECRET))  # a server may check passwords first
+    wrong = changed(dsn, **{"user": "knower", "password": SECRET, **options})
     with pytest.raises(PostgresUnavailableError, match=said) as refused:
         async with Durable(wrong, settings=Settings(connect_timeout_s=5)):
             pytest.fail("opened")

@@ -76,7 +76,7 @@ async def test_an_index_whose_building_was_killed_is_built_again(empty_dsn: str)
     await run(
         empty_dsn, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'aiodurable_writes_attention'::regclass"
     )
-    await run(empty_dsn, "DELETE FROM aiodurable_migrations WHERE version = 2")
+    await run(empty_dsn, "DELETE FROM aiodurable_migrations WHERE version >= 2")
     await schema.migrate(parse_dsn(empty_dsn))
     await assert_whole(empty_dsn)
 
@@ -105,11 +105,11 @@ async def test_a_migration_that_somebody_else_holds_up_ends_in_time_and_blocks_n
 async def test_a_role_that_may_not_create_is_told_what_to_do(empty_dsn: str) -> None:
     await run(
         empty_dsn,
-        "DO $$ BEGIN CREATE ROLE reader LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$; "
+        "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'reader'; EXCEPTION WHEN duplicate_object THEN NULL; END $$; "
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     )
     with pytest.raises(ConfigurationError, match="aiodurable migrate"):
-        await schema.migrate(parse_dsn(psycopg.conninfo.make_conninfo(empty_dsn, user="reader")))
+        await schema.migrate(parse_dsn(psycopg.conninfo.make_conninfo(empty_dsn, user="reader", password="reader")))
 
 
 def test_every_migration_is_numbered_once_and_without_gaps() -> None:
