@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 PACKAGES = ("langgraph", "langgraph-checkpoint-postgres", "psycopg", "asyncpg")
@@ -13,8 +14,10 @@ PACKAGES = ("langgraph", "langgraph-checkpoint-postgres", "psycopg", "asyncpg")
 def describe(server_version: str) -> dict[str, Any]:
     """Processor, memory, versions."""
     cpu = "unknown"
-    with open("/proc/cpuinfo", encoding="utf-8") as info:
-        cpu = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), cpu)
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text("utf-8").splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),

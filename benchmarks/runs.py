@@ -18,8 +18,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+import asyncpg
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import END, START, StateGraph
@@ -34,11 +35,16 @@ Run = Callable[[str], Awaitable[Any]]
 BASE = "stock saver"
 
 
-def four_nodes() -> StateGraph[Any, Any, Any, Any]:
-    builder = StateGraph(dict)
+class State(TypedDict):
+    text: str
+    count: int
 
-    async def node(state: dict[str, Any]) -> dict[str, Any]:
-        return {"text": "a few words of state", "count": state.get("count", 0) + 1}
+
+def four_nodes() -> StateGraph[Any, Any, Any, Any]:
+    builder = StateGraph(State)
+
+    async def node(state: State) -> dict[str, Any]:
+        return {"text": "a few words of state", "count": state["count"] + 1}
 
     names = ["a", "b", "c", "d"]
     for name in names:
@@ -154,14 +160,14 @@ async def main() -> None:
     async with AsyncExitStack() as stack:
         dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(embedded_postgres())
         figures = await compete(dsn, rounds=options.rounds, runs=options.runs, concurrencies=options.concurrency)
-        async with Durable(dsn) as durable, durable.checkpointer._cursor() as cursor:
-            await cursor.execute("SHOW server_version")
-            row = await cursor.fetchone()
+        connection = await asyncpg.connect(dsn)
+        server = await connection.fetchval("SHOW server_version")
+        await connection.close()
     print(table(figures))
     if options.json:
         report = {
             "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": describe(row["server_version"] if row else "unknown"),
+            "machine": describe(server),
             "rounds": options.rounds,
             "runs": options.runs,
             "figures": figures,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow, dict_row
 
 
 class Ledger:
@@ -16,7 +16,7 @@ class Ledger:
 
     async def rows(self, thread_id: str) -> list[dict[str, Any]]:
         query = "SELECT * FROM aiodurable_runs WHERE thread_id = %s ORDER BY created_at, run_id"
-        async with await psycopg.AsyncConnection.connect(self._dsn, row_factory=dict_row) as connection:
+        async with await psycopg.AsyncConnection[DictRow].connect(self._dsn, row_factory=dict_row) as connection:
             return await (await connection.execute(query, (thread_id,))).fetchall()
 
     async def statuses(self, thread_id: str) -> list[str]:

@@ -109,7 +109,7 @@ async def check(dsn: Dsn) -> None:
 
 async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
     try:
-        return await AsyncConnection.connect(
+        return await AsyncConnection[DictRow].connect(
             dsn.conninfo,
             autocommit=True,
             prepare_threshold=0,

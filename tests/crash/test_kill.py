@@ -36,6 +36,7 @@ async def test_a_kill_between_any_two_writes_changes_nothing(
 ) -> None:
     code, undisturbed = await processes.run(dsn, "undisturbed", shape, tmp_path / "undisturbed")
     assert code == 0
+    nth, result = 0, None
     async with Durable(dsn) as durable:
         for nth in itertools.count(1):
             thread, log = f"killed-{nth}", tmp_path / f"{nth}"

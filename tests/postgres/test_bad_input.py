@@ -185,7 +185,7 @@ async def test_a_thread_of_plain_langgraph_wants_its_graph(dsn: str) -> None:
 
 @pytest.mark.parametrize(
     "filters",
-    [{"limit": 0}, {"older_than": timedelta(-1)}, {"newer_than": datetime(2026, 1, 1)}, {"status": "lost"}],
+    [{"limit": 0}, {"older_than": timedelta(-1)}, {"newer_than": datetime(2026, 1, 1)}, {"status": "lost"}],  # noqa: DTZ001
     ids=lambda filters: next(iter(filters)),
 )
 async def test_a_filter_that_makes_no_sense_is_refused(dsn: str, filters: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import DictRow, dict_row
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
@@ -25,7 +26,7 @@ asyncio.run(main())
 
 
 async def rows(dsn: str, query: str) -> list[dict[str, object]]:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
+    async with await psycopg.AsyncConnection[DictRow].connect(dsn, autocommit=True, row_factory=dict_row) as connection:
         return await (await connection.execute(query.encode())).fetchall()
 
 
@@ -109,7 +110,7 @@ async def test_a_role_that_may_not_create_is_told_what_to_do(empty_dsn: str) -> 
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     )
     with pytest.raises(ConfigurationError, match="aiodurable migrate"):
-        await schema.migrate(parse_dsn(psycopg.conninfo.make_conninfo(empty_dsn, user="reader", password="reader")))
+        await schema.migrate(parse_dsn(make_conninfo(empty_dsn, user="reader", password="reader")))
 
 
 def test_every_migration_is_numbered_once_and_without_gaps() -> None:

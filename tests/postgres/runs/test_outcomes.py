@@ -293,7 +293,7 @@ async def test_the_context_comes_back_when_a_run_goes_on(durable: Durable) -> No
 
     from langgraph.runtime import Runtime
 
-    node.__annotations__["runtime"] = Runtime[dict]
+    node.__annotations__["runtime"] = Runtime
     builder.add_node("node", node)
     builder.add_edge(START, "node")
     async with durable.run(builder, "t", context={"tenant": "blue"}) as run:
