@@ -69,7 +69,8 @@ _ROOMS = {
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = list(_HOME)  # derived, so that it cannot disagree
+# Derived, so that the two cannot disagree.
+__all__ = list(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
