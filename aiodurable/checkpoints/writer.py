@@ -177,6 +177,10 @@ class _Link:
             connection = self._connection = await connect_direct(
                 self._dsn, role="writer", timeout_s=self._connect_timeout_s
             )
+            await self._run(connection, _SQL["plan_once"], connection.get_server_pid())
+        return await self._run(connection, query, *args)
+
+    async def _run(self, connection: asyncpg.Connection, query: str, *args: Any) -> list[asyncpg.Record]:
         # Not asyncpg's own timeout: it opens a second connection to cancel the statement, which hangs in a partition.
         cut = asyncio.get_running_loop().call_later(_STATEMENT_S, connection.terminate)
         try:
