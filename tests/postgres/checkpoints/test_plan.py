@@ -25,7 +25,8 @@ async def test_the_commit_is_planned_once_for_all_batches(dsn: str) -> None:
     for number in range(10):
         assert [row[0] for row in await link.fetch(load("checkpoints")["commit"], *batch(number))] == ["t"]
     [plans] = await link.fetch(
-        "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%SKIP LOCKED%' AND statement NOT LIKE '%generic%'"
+        "SELECT generic_plans, custom_plans FROM pg_prepared_statements"
+        " WHERE statement LIKE '%SKIP LOCKED%' AND statement NOT LIKE '%generic%'"
     )
     assert tuple(plans) == (10, 0)
     link.drop()
