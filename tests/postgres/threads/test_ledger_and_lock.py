@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.types import Command
+from psycopg import sql
 
 from aiodurable.errors import ConfigurationError
 from aiodurable.keys import lock_key
@@ -262,8 +263,11 @@ async def test_whoever_holds_the_lock_is_named(dsn: str, threads: Threads, name:
     await wait_until(freed, what="the lock of a closed connection is gone")
 
 
+@pytest.mark.parametrize(
+    "flag", [sql.SQL("pg_advisory_lock_shared"), sql.SQL("pg_advisory_lock")], ids=["shared", "own"]
+)
 async def test_a_waiters_flag_and_a_lock_of_another_database_hold_nothing(
-    dsn: str, server: Any, threads: Threads
+    dsn: str, server: Any, threads: Threads, flag: sql.SQL
 ) -> None:
     key = lock_key(NAME, "aiodurable")
     halves = (key >> 32, (key & 0xFFFFFFFF) - (1 << 32 if key & 0x80000000 else 0))
@@ -271,7 +275,7 @@ async def test_a_waiters_flag_and_a_lock_of_another_database_hold_nothing(
         await psycopg.AsyncConnection.connect(dsn, autocommit=True) as waiter,
         await psycopg.AsyncConnection.connect(server.url, autocommit=True) as stranger,
     ):
-        await waiter.execute("SELECT pg_advisory_lock_shared(%s::int, %s::int)", halves)
+        await waiter.execute(sql.SQL("SELECT {}(%s::int, %s::int)").format(flag), halves)
         await stranger.execute("SELECT pg_advisory_lock(%s)", (key,))
         assert (await threads.status(NAME)).status == ThreadStatus.NEW
 
