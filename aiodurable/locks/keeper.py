@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Final
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import AiodurableError
 from aiodurable.locks.capacity import share
 from aiodurable.locks.selfcheck import check
 from aiodurable.locks.session import LetGo, LockSession
@@ -122,7 +121,10 @@ class Keeper:
     async def _keep(self, session: LockSession) -> None:
         while True:
             self._up()
-            await session.serve()
+            try:
+                await session.serve()
+            except Exception:  # whatever a session died of, another takes its place
+                _log.exception("a lock session failed in a way nobody foresaw: please report this")
             if self._closing:
                 return
             session = self.session = await self._connect_again()
@@ -133,7 +135,7 @@ class Keeper:
         while True:
             try:
                 return await self._connect()
-            except AiodurableError as error:
+            except Exception as error:  # whatever it was, the next try may do better, and there is nobody else to try
                 _log.warning("a lock session could not be opened again, next try in %.2g s: %s", wait, error)
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, most)

@@ -29,8 +29,9 @@ _HAS_IDLE_TIMEOUT: Final = 140000
 _STATEMENT_ELSEWHERE: Final = ("26000", "42P05", "08P01")
 """A statement just prepared is not there, or one not yet prepared is: two servers answered one connection."""
 
-FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-"""What asyncpg raises when a statement or its connection fails."""
+FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""What asyncpg raises when a statement or its connection fails; internal: a backend that was ended while it was idle has
+said so, and the connection is not closed yet."""
 
 
 @dataclass(frozen=True, slots=True)
