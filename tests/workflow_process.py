@@ -8,6 +8,7 @@ one line on stdout, `{"code": exit code or -signal, "result": what the graph ret
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ def die_at(when: str, nth: int) -> None:
     count = 0
 
     def counted(original: Any) -> Any:
+        @functools.wraps(original)  # LangGraph looks at the signature before it passes task_path
         async def write(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
             count += 1
