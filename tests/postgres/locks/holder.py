@@ -23,21 +23,21 @@ async def main(dsn: str, how: str) -> None:
     locks = PostgresLockManager(dsn, settings=settings)
     await locks.open()
     lease = await locks.acquire("a")
-    say("held")
-    if how == "fork":
-        child = os.fork()
-        if child == 0:
-            os.closerange(0, 3)  # whoever started us waits for these to close
-            signal.pause()
-            os._exit(0)
-        say(child)
-    if how == "leave":
-        return
-    if how == "exit":
-        sys.exit(3)
     async with contextlib.AsyncExitStack() as stack:
-        if how == "signals":
+        if how == "signals":  # before it is said: the signal comes at once
             await stack.enter_async_context(close_on_signals(locks))
+        say("held")
+        if how == "fork":
+            child = os.fork()
+            if child == 0:
+                os.closerange(0, 3)  # whoever started us waits for these to close
+                signal.pause()
+                os._exit(0)
+            say(child)
+        if how == "leave":
+            return
+        if how == "exit":
+            sys.exit(3)
         await lease.wait_lost()
         say("lost")
         await asyncio.Event().wait()
