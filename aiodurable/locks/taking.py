@@ -99,6 +99,7 @@ class Taking:
                     return lease
             except PostgresUnavailableError:
                 pass
+        flagged: LockSession | None = None
         with self.bell.waiting(key) as wake:
             try:
                 while True:
@@ -106,7 +107,10 @@ class Taking:
                         self._up.clear()
                         await self._up.wait()
                     wake.clear()  # before the try: what is let go after it rings again
-                    session.flag(key, up=True)  # again on every session: it died with the last one
+                    if flagged is not None and flagged is not session:
+                        flagged.flag(key, up=False)
+                    flagged = session
+                    session.flag(key, up=True)  # at every try: it may have found no room, and dies with its session
                     try:
                         if lease := await self._try(session, key, name):
                             return lease
@@ -114,8 +118,8 @@ class Taking:
                         continue
                     await wake.wait()
             finally:
-                if session is not None:
-                    session.flag(key, up=False)
+                if flagged is not None:
+                    flagged.flag(key, up=False)
 
     async def _try(self, session: LockSession, key: int, name: str) -> Lease | None:
         asked = session.acquire(key, name)

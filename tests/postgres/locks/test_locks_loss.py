@@ -114,6 +114,19 @@ async def test_another_backend_that_answers_ends_the_session(locks: PostgresLock
     assert lease.lost
 
 
+async def test_an_answer_that_comes_after_the_deadline_is_no_good_news(locks: PostgresLockManager) -> None:
+    """Somebody may have seen the lease as lost meanwhile: it must not be whole again."""
+    lease = await locks.acquire("a")
+    session = session_of(lease)
+    await wait_until(lambda: session.idle)
+    session._timers["watch"].cancel()
+    session.trusted_until = time.monotonic()
+    assert lease.lost
+    session.audit_soon()
+    await wait_until(lambda: session.over is not None)
+    assert lease.lost
+
+
 async def test_a_heartbeat_keeps_an_idle_session(locks: PostgresLockManager, server_locks: ServerLocks) -> None:
     lease = await locks.acquire("a")
     began = time.monotonic()

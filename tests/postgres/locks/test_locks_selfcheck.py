@@ -13,6 +13,7 @@ from typing import Literal
 import asyncpg
 import pytest
 
+from aiodurable.embedded import start_server, stop_server
 from aiodurable.errors import ConfigurationError, LockError, PoolerNotSupportedError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks import wire as wires
@@ -68,13 +69,24 @@ async def test_a_pooler_in_session_mode_is_taken_only_when_allowed_and_holds(ses
         await (await waiting).release()
 
 
-async def test_a_standby_is_refused(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = wires._SQL["look"]
-    look = real.replace("pg_catalog.pg_is_in_recovery()", "true")
-    assert look != real
-    monkeypatch.setattr(wires, "_SQL", {**wires._SQL, "look": look})
+@pytest.fixture
+def standby() -> Iterator[str]:
+    """A server in recovery: what a failover or a wrong host name may leave a connection with."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # as root, Postgres runs as somebody else
+        data = Path(folder) / "data"
+        start_server(data)
+        stop_server(data)
+        (data / "standby.signal").touch()
+        url = start_server(data)
+        yield url
+        stop_server(data)
+
+
+async def test_a_standby_is_refused(standby: str) -> None:
+    """It grants advisory locks of its own, which exclude nobody on the primary."""
     with pytest.raises(PoolerNotSupportedError, match="standby"):
-        await PostgresLockManager(dsn).open()
+        await PostgresLockManager(standby).open()
 
 
 async def test_an_engine_whose_locks_exclude_nobody_is_refused(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

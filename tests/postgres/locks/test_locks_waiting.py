@@ -7,8 +7,10 @@ import asyncio
 import asyncpg
 import pytest
 
-from aiodurable.locks import PostgresLockManager
+from aiodurable.locks import Lease, PostgresLockManager
 from aiodurable.locks.flags import Flags
+from aiodurable.locks.session import LockSession
+from aiodurable.locks.taking import Taking
 from aiodurable.locks.turns import HANDOFFS
 from server_locks import ServerLocks
 from waiting import wait_until
@@ -68,6 +70,69 @@ async def test_a_free_lock_is_told_between_the_refusal_and_the_wait_as_well(
     assert turns == 300
 
 
+@pytest.mark.usefixtures("no_tick")
+async def test_a_bell_that_rings_as_the_refusal_arrives_is_not_missed(
+    locks: PostgresLockManager, other: PostgresLockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await locks.acquire("a")
+    really_try = Taking._try
+    refusals = 0
+
+    async def let_go_meanwhile(self: Taking, session: LockSession, key: int, name: str) -> Lease | None:
+        nonlocal refusals
+        found = await really_try(self, session, key, name)
+        if found is None:
+            refusals += 1
+            if refusals == 2:  # the first is before anybody could be told
+                await lease.release()
+                self.bell.ring(key)
+        return found
+
+    monkeypatch.setattr(Taking, "_try", let_go_meanwhile)
+    await (await asyncio.wait_for(other.acquire("a", timeout=None), 10)).release()
+    assert refusals == 2
+
+
+@pytest.mark.usefixtures("no_tick")
+async def test_who_was_refused_sleeps_until_there_is_news(
+    locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await locks.acquire("a")
+    tries = 0
+    really_try = Taking._try
+
+    async def counted(self: Taking, session: LockSession, key: int, name: str) -> Lease | None:
+        nonlocal tries
+        tries += 1
+        return await really_try(self, session, key, name)
+
+    monkeypatch.setattr(Taking, "_try", counted)
+    waiting = asyncio.create_task(other.acquire("a", timeout=None))
+    await wait_until(lambda: server_locks.flags() == 1)
+    for _ in range(20):  # other business of the same sessions is no news
+        async with other.hold("b"):
+            pass
+    await lease.release()
+    await (await asyncio.wait_for(waiting, 10)).release()
+    assert tries - 20 <= 5
+
+
+async def test_two_names_that_share_a_key_wait_for_each_other(
+    locks: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres would say yes to the second: a session may have the same lock twice."""
+    monkeypatch.setattr("aiodurable.locks.manager.lock_key", lambda name, namespace: 42)
+    async with locks.hold("one"):
+        assert await locks.try_acquire("two") is None
+        waiting = asyncio.create_task(locks.acquire("three", timeout=None))
+        await wait_until(lambda: locks.health().waiting == 1)
+        assert server_locks() == 1
+    lease = await waiting
+    assert lease.name == "three"
+    await lease.release()
+    assert server_locks() == 0
+
+
 async def test_a_process_with_many_waiters_does_not_starve_another(
     locks: PostgresLockManager, other: PostgresLockManager
 ) -> None:
@@ -100,6 +165,32 @@ async def test_after_a_lost_session_flags_and_the_ear_are_there_again(
         server_locks.end_session_of(session.wire.pid)
     await wait_until(lambda: all(session is not None and session.over for session in sessions))
     await wait_until(lambda: server_locks.flags() == 1 and other.health().healthy)
+    await lease.release()
+    await (await asyncio.wait_for(waiting, 10)).release()
+    await wait_until(lambda: server_locks() == 0)
+
+
+async def test_a_waiter_that_moves_to_another_session_takes_its_flag_along(
+    locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await locks.acquire("a")
+    keeper = other._keepers[lease.key % 2]
+    reconnect = asyncio.Event()
+    really_connect = keeper._connect
+
+    async def connect_later() -> LockSession:
+        await reconnect.wait()
+        return await really_connect()
+
+    monkeypatch.setattr(keeper, "_connect", connect_later)
+    assert keeper.session is not None
+    server_locks.end_session_of(keeper.session.wire.pid)
+    await wait_until(lambda: not other.health().healthy)
+    waiting = asyncio.create_task(other.acquire("a", timeout=None))
+    await wait_until(lambda: server_locks.flags() == 1)
+    reconnect.set()
+    await wait_until(lambda: keeper.session is not None and lease.key in keeper.session.flags.up)
+    await wait_until(lambda: server_locks.flags() == 1)
     await lease.release()
     await (await asyncio.wait_for(waiting, 10)).release()
     await wait_until(lambda: server_locks() == 0)
