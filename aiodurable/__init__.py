@@ -16,8 +16,8 @@ _ROOMS = {
         "DurableSaver",
         "create_checkpointer",
     ),
-    "durable": (
-        "Durable",
+    "durable": ("Durable",),
+    "functions": (
         "durable_run",
         "find_failed_workflows",
         "get_checkpoint_status",

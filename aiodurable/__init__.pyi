@@ -10,21 +10,6 @@ from aiodurable.checkpoints import (
 from aiodurable.durable import (
     Durable as Durable,
 )
-from aiodurable.durable import (
-    durable_run as durable_run,
-)
-from aiodurable.durable import (
-    find_failed_workflows as find_failed_workflows,
-)
-from aiodurable.durable import (
-    get_checkpoint_status as get_checkpoint_status,
-)
-from aiodurable.durable import (
-    needs_resume as needs_resume,
-)
-from aiodurable.durable import (
-    resume_workflow as resume_workflow,
-)
 from aiodurable.errors import (
     AiodurableError as AiodurableError,
 )
@@ -81,6 +66,21 @@ from aiodurable.errors import (
 )
 from aiodurable.errors import (
     WorkflowExecutionError as WorkflowExecutionError,
+)
+from aiodurable.functions import (
+    durable_run as durable_run,
+)
+from aiodurable.functions import (
+    find_failed_workflows as find_failed_workflows,
+)
+from aiodurable.functions import (
+    get_checkpoint_status as get_checkpoint_status,
+)
+from aiodurable.functions import (
+    needs_resume as needs_resume,
+)
+from aiodurable.functions import (
+    resume_workflow as resume_workflow,
 )
 from aiodurable.idempotency import (
     idempotency_key as idempotency_key,

@@ -34,12 +34,7 @@ from aiodurable.threads import Threads
 __all__ = [
     "Durable",
     "current",
-    "durable_run",
-    "find_failed_workflows",
-    "get_checkpoint_status",
-    "needs_resume",
     "opened",
-    "resume_workflow",
 ]
 
 _FAILED = (ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.QUARANTINED)
@@ -315,56 +310,3 @@ async def opened(durable: Durable | None = None, dsn: str | None = None) -> Asyn
             "no Postgres to work on. There are three ways: open a Durable around this call (`async with Durable(dsn)`), "
             "pass `durable=`, or pass `dsn=`"
         )
-
-
-@asynccontextmanager
-async def durable_run(
-    thread_id: str, graph: Graph, *, durable: Durable | None = None, dsn: str | None = None, **options: Any
-) -> AsyncIterator[DurableRun]:
-    """`Durable.run` through the given, the current, or an own `Durable`.
-
-    Args:
-        thread_id: the thread.
-        graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
-        durable: which `Durable`; None: one on `dsn`, else the current one.
-        dsn: where Postgres is, to open a `Durable` for this run alone.
-        options: as for `Durable.run`.
-    """
-    async with opened(durable, dsn) as d, d.run(graph, thread_id, **options) as durable_run:
-        yield durable_run
-
-
-async def resume_workflow(
-    thread_id: str,
-    graph: Graph | None = None,
-    *,
-    durable: Durable | None = None,
-    dsn: str | None = None,
-    **options: Any,
-) -> Any:
-    """`Durable.resume_workflow` through the given, the current, or an own `Durable`."""
-    async with opened(durable, dsn) as d:
-        return await d.resume_workflow(thread_id, graph, **options)
-
-
-async def get_checkpoint_status(
-    thread_id: str, *, durable: Durable | None = None, dsn: str | None = None
-) -> WorkflowCheckpoint:
-    """`Durable.get_checkpoint_status` through the given, the current, or an own `Durable`."""
-    async with opened(durable, dsn) as d:
-        return await d.get_checkpoint_status(thread_id)
-
-
-async def needs_resume(thread_id: str, *, durable: Durable | None = None, dsn: str | None = None) -> bool:
-    """`Durable.needs_resume` through the given, the current, or an own `Durable`."""
-    async with opened(durable, dsn) as d:
-        return await d.needs_resume(thread_id)
-
-
-async def find_failed_workflows(
-    *, durable: Durable | None = None, dsn: str | None = None, **filters: Any
-) -> AsyncIterator[WorkflowCheckpoint]:
-    """`Durable.find_failed_workflows` through the given, the current, or an own `Durable`."""
-    async with opened(durable, dsn) as d:
-        async for found in d.find_failed_workflows(**filters):
-            yield found

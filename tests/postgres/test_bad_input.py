@@ -11,7 +11,7 @@ from langgraph.graph import StateGraph
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from aiodurable.durable import Durable, find_failed_workflows, get_checkpoint_status, needs_resume, resume_workflow
+from aiodurable import Durable, find_failed_workflows, get_checkpoint_status, needs_resume, resume_workflow
 from aiodurable.errors import (
     ClosedError,
     ConfigurationError,

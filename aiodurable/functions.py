@@ -1,0 +1,67 @@
+"""The verbs of `Durable` as functions: through the one given, one opened on `dsn` for the call, or the current one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiodurable.durable import Durable, opened
+from aiodurable.model import WorkflowCheckpoint
+from aiodurable.runs.graphs import Graph
+from aiodurable.runs.run import DurableRun
+
+__all__ = ["durable_run", "find_failed_workflows", "get_checkpoint_status", "needs_resume", "resume_workflow"]
+
+
+@asynccontextmanager
+async def durable_run(
+    thread_id: str, graph: Graph, *, durable: Durable | None = None, dsn: str | None = None, **options: Any
+) -> AsyncIterator[DurableRun]:
+    """`Durable.run` through the given, the current, or an own `Durable`.
+
+    Args:
+        thread_id: the thread.
+        graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
+        durable: which `Durable`; None: one on `dsn`, else the current one.
+        dsn: where Postgres is, to open a `Durable` for this run alone.
+        options: as for `Durable.run`.
+    """
+    async with opened(durable, dsn) as d, d.run(graph, thread_id, **options) as durable_run:
+        yield durable_run
+
+
+async def resume_workflow(
+    thread_id: str,
+    graph: Graph | None = None,
+    *,
+    durable: Durable | None = None,
+    dsn: str | None = None,
+    **options: Any,
+) -> Any:
+    """`Durable.resume_workflow` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        return await d.resume_workflow(thread_id, graph, **options)
+
+
+async def get_checkpoint_status(
+    thread_id: str, *, durable: Durable | None = None, dsn: str | None = None
+) -> WorkflowCheckpoint:
+    """`Durable.get_checkpoint_status` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        return await d.get_checkpoint_status(thread_id)
+
+
+async def needs_resume(thread_id: str, *, durable: Durable | None = None, dsn: str | None = None) -> bool:
+    """`Durable.needs_resume` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        return await d.needs_resume(thread_id)
+
+
+async def find_failed_workflows(
+    *, durable: Durable | None = None, dsn: str | None = None, **filters: Any
+) -> AsyncIterator[WorkflowCheckpoint]:
+    """`Durable.find_failed_workflows` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        async for found in d.find_failed_workflows(**filters):
+            yield found
