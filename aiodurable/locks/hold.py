@@ -22,6 +22,8 @@ class Acquire(Protocol):
 class Hold:
     """What `PostgresLockManager.hold` returns: entered once."""
 
+    __slots__ = ("_acquire", "_cancel_on_lost", "_lease", "_name", "_scope", "_timeout")
+
     def __init__(self, acquire: Acquire, name: str, timeout: float | None, *, cancel_on_lost: bool) -> None:
         self._acquire = acquire
         self._name = name
@@ -34,7 +36,9 @@ class Hold:
         self._lease = await self._acquire(self._name, timeout=self._timeout)
         if self._cancel_on_lost:
             try:
-                self._scope = await CancelOnLost(self._lease).__aenter__()
+                scope = CancelOnLost(self._lease)
+                scope.enter()
+                self._scope = scope
             except BaseException:  # lost at once: the turn still has to be passed on
                 await self._lease.release()
                 raise
@@ -46,7 +50,7 @@ class Hold:
         assert self._lease is not None
         try:
             if self._scope is not None:
-                await self._scope.__aexit__(kind, error, trace)
+                self._scope.leave(error)
         finally:
             await self._lease.release()
         if error is None and self._cancel_on_lost and self._lease.lost:

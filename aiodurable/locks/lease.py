@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from aiodurable.errors import LeaseLostError
@@ -83,9 +84,8 @@ class Lease:
             return asyncio.get_running_loop().call_soon(callback).cancel
         if self._callbacks is None:
             self._callbacks = []
-        callbacks = self._callbacks
-        callbacks.append(callback)
-        return lambda: callbacks.remove(callback) if callback in callbacks else None
+        self._callbacks.append(callback)
+        return partial(_forget, self._callbacks, callback)
 
     async def wait_lost(self) -> None:
         """Return when the lease is lost. Of a lease that is released instead, never: cancel this then."""
@@ -119,3 +119,8 @@ class Lease:
             for callback in self._callbacks:
                 loop.call_soon(callback)
             self._callbacks = None
+
+
+def _forget(callbacks: list[Callable[[], None]], callback: Callable[[], None]) -> None:
+    if callback in callbacks:
+        callbacks.remove(callback)

@@ -52,6 +52,8 @@ class CancelOnLost:
         LeaseLostError: as above, and at entry if the lease is already lost.
     """
 
+    __slots__ = ("_cancelling", "_fired", "_forget", "_lease", "_task")
+
     def __init__(self, lease: Losable) -> None:
         self._lease = lease
         self._task: asyncio.Task[Any] | None = None
@@ -60,6 +62,16 @@ class CancelOnLost:
         self._forget: Callable[[], Any] | None = None
 
     async def __aenter__(self) -> Self:
+        self.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave(error)
+
+    def enter(self) -> None:
+        """What entering does; it awaits nothing."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a lease is held by a task: enter it inside one")
@@ -68,11 +80,9 @@ class CancelOnLost:
         self._task = task
         self._cancelling = task.cancelling()
         self._forget = self._lease.on_lost(self._lost)
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def leave(self, error: BaseException | None) -> None:
+        """What leaving with `error` does; it awaits nothing."""
         assert self._task is not None
         assert self._forget is not None
         self._forget()
