@@ -21,14 +21,14 @@ FROM generate_series(1, 3000) n, generate_series(0, 9) k;
 
 INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, blob)
 SELECT c.thread_id, '', c.checkpoint_id, 'task', i,
-       CASE WHEN i = 1 AND c.thread_id LIKE '%00' THEN '__error__' ELSE 'xs' END, 'msgpack', '\\xa161'
+       CASE WHEN i = 1 AND c.thread_id LIKE '%0' THEN '__error__' ELSE 'xs' END, 'msgpack', '\\xa161'
 FROM checkpoints c, generate_series(0, 1) i;
 
 INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
 SELECT c.thread_id, '', 'xs', c.checkpoint_id, 'msgpack', '\\xa161' FROM checkpoints c;
 
 INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, status)
-SELECT 'run-' || n || '-' || k, 'thread-' || n, n, CASE WHEN n % 100 = 0 AND k = 1 THEN 'failed' ELSE 'complete' END
+SELECT 'run-' || n || '-' || k, 'thread-' || n, n, CASE WHEN n % 10 = 0 AND k = 1 THEN 'failed' ELSE 'complete' END
 FROM generate_series(1, 3000) n, generate_series(0, 1) k;
 """
 
