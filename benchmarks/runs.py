@@ -158,7 +158,7 @@ async def main() -> None:
     parser.add_argument("--json", type=Path, help="save the figures and the machine's description here")
     options = parser.parse_args()
     async with AsyncExitStack() as stack:
-        dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(embedded_postgres())
+        dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(embedded_postgres(durable=True))
         figures = await compete(dsn, rounds=options.rounds, runs=options.runs, concurrencies=options.concurrency)
         connection = await asyncpg.connect(dsn)
         server = await connection.fetchval("SHOW server_version")
