@@ -106,6 +106,7 @@ class Durable:
                     sessions=settings.lock_sessions,
                     namespace=settings.namespace,
                     settings=settings,
+                    allow_proxy=settings.lock_allow_proxy,
                 )
             )
             serde = checkpoints.get_checkpointer().serde
@@ -183,7 +184,7 @@ class Durable:
         """
         rooms = self._opened()
         assert self._graphs is not None
-        _refuse_swapped(graph, thread_id, self._graphs.names)
+        self._graphs.refuse_swapped(graph, thread_id)
         return run(
             rooms,
             self._graphs.bind(graph),
@@ -256,7 +257,10 @@ class Durable:
         newer_than: timedelta | datetime | None = None,
         status: ThreadStatus | Iterable[ThreadStatus] = _FAILED,
         graph: str | None = None,
+        prefix: str | None = None,
         error: str | None = None,
+        holder: str | None = None,
+        after: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[WorkflowCheckpoint]:
         """The threads that need a person or a resumption, by thread_id; also those without a ledger row.
@@ -265,23 +269,25 @@ class Durable:
             older_than, newer_than: bounds on the newest checkpoint: a timedelta before now, or an aware datetime.
             status: which; by default failed, crashed, interrupted and quarantined.
             graph: only threads of this graph name.
+            prefix: only threads whose id begins so.
             error: only threads whose error text contains this.
+            holder: only threads whose holder's `application_name` contains this; implies that they are running.
+            after: only threads whose id sorts after this one: the last of the page before.
             limit: at most so many.
 
         Raises:
             ConfigurationError: a bound is naive or negative, or `limit` is below 1.
         """
         return self._opened().threads.find(
-            status=status, older_than=older_than, newer_than=newer_than, graph=graph, error=error, limit=limit
-        )
-
-
-def _refuse_swapped(graph: object, thread_id: object, names: Sequence[str]) -> None:
-    """`Durable.run` takes the graph first, `durable_run` the thread: say so, rather than that a graph is no thread_id."""
-    if isinstance(graph, str) and graph not in names and (not isinstance(thread_id, str) or thread_id in names):
-        raise ConfigurationError(
-            f"{graph!r} was given as the graph and {thread_id!r} as the thread_id, which looks swapped: "
-            "durable.run(graph, thread_id), but durable_run(thread_id, graph)"
+            status=status,
+            older_than=older_than,
+            newer_than=newer_than,
+            graph=graph,
+            prefix=prefix,
+            error=error,
+            holder=holder,
+            after=after,
+            limit=limit,
         )
 
 

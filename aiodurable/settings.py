@@ -21,6 +21,7 @@ class Settings:
         lock_dsn: a direct connection for the locks, where `dsn` goes through a transaction pooler; None: `dsn`.
         namespace: locks of two namespaces never meet; at most 64 bytes.
         setup: create or migrate the tables when a `Durable` opens; False: refuse a database that is not ready.
+        lock_allow_proxy: let the locks go through a pooler in session mode, if a probe finds that they exclude there.
         lock_sessions: dedicated connections on which all leases live.
         writers: dedicated connections that commit checkpoints.
         pool_min_size: connections the pool keeps open for reads and outcomes.
@@ -36,6 +37,7 @@ class Settings:
     lock_dsn: str | None = None
     namespace: str = "aiodurable"
     setup: bool = True
+    lock_allow_proxy: bool = False
     lock_sessions: int = 2
     writers: int = 2
     pool_min_size: int = 1

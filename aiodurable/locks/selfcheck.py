@@ -39,7 +39,7 @@ async def check(wire: Wire, dsn: Dsn, *, allow_proxy: bool, probe: bool, timeout
         raise PoolerNotSupportedError(
             f"wanted a direct connection to {dsn.safe}, found a pooler or proxy (it announced backend {wire.announced}, "
             f"{wire.pid} answered): give the locks a direct connection (lock_dsn, AIODURABLE_LOCK_DSN), or pass "
-            "allow_proxy=True if the pooler is in session mode"
+            "allow_proxy=True (AIODURABLE_LOCK_ALLOW_PROXY) if the pooler is in session mode"
         )
     if proxied or probe:
         async with asyncio.timeout(timeout_s):
