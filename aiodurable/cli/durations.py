@@ -12,7 +12,7 @@ __all__ = ["Duration"]
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-class Duration(click.ParamType[timedelta]):
+class Duration(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic only in newer clicks
     """A click type: a number and one of s, m, h, d."""
 
     name = "age"
