@@ -46,6 +46,7 @@ async def test_a_cancellation_at_any_turn_of_the_loop_leaves_nothing_behind(dsn:
             status = await wait_until(
                 lambda thread_id=thread_id: settled(durable, thread_id), what=f"after {turns} turns"
             )
+            assert status is not None
             assert "running" not in await ledger.statuses(thread_id), f"after {turns} turns"
             if status.status is not ThreadStatus.COMPLETE:
                 async with durable.run("four", thread_id, on_busy="wait", timeout=10) as run:
