@@ -17,7 +17,6 @@ from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, GraphNotRegisteredError
 from aiodurable.events import Observer
-from aiodurable.keys import check_thread_id
 from aiodurable.locks import PostgresLockManager
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres import schema
@@ -29,7 +28,7 @@ from aiodurable.runs.resume import not_found
 from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run import DurableRun, run
 from aiodurable.settings import Settings
-from aiodurable.threads import Threads
+from aiodurable.threads import NEEDS_ATTENTION, Threads
 
 __all__ = [
     "Durable",
@@ -37,7 +36,6 @@ __all__ = [
     "opened",
 ]
 
-_FAILED = (ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.QUARANTINED)
 _open: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Durable]] = WeakKeyDictionary()
 
 
@@ -188,7 +186,7 @@ class Durable:
         return run(
             rooms,
             self._graphs.bind(graph),
-            check_thread_id(thread_id),
+            thread_id,
             run_id=run_id,
             on_busy=on_busy,
             timeout=timeout,
@@ -200,7 +198,7 @@ class Durable:
         self, thread_id: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
     ) -> AbstractAsyncContextManager[ThreadLease]:
         """Hold the lease of a thread without running it; no run of it can start meanwhile. Raises as `run` does."""
-        return hold(self._opened(), check_thread_id(thread_id), on_busy=on_busy, timeout=timeout)
+        return hold(self._opened(), thread_id, on_busy=on_busy, timeout=timeout)
 
     async def resume_workflow(
         self,
@@ -244,7 +242,7 @@ class Durable:
 
     async def get_checkpoint_status(self, thread_id: str) -> WorkflowCheckpoint:
         """Where a thread stands, from the tables and the live lock; also of one that only plain LangGraph has seen."""
-        return await self._opened().threads.status(check_thread_id(thread_id))
+        return await self._opened().threads.status(thread_id)
 
     async def needs_resume(self, thread_id: str) -> bool:
         """Whether work is left that nobody is doing and that needs no answer: crashed, failed or paused."""
@@ -255,7 +253,7 @@ class Durable:
         *,
         older_than: timedelta | datetime | None = None,
         newer_than: timedelta | datetime | None = None,
-        status: ThreadStatus | Iterable[ThreadStatus] = _FAILED,
+        status: ThreadStatus | Iterable[ThreadStatus] = NEEDS_ATTENTION,
         graph: str | None = None,
         prefix: str | None = None,
         error: str | None = None,

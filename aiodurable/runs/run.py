@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -46,6 +47,13 @@ async def run(
             yield durable_run
         finally:
             await durable_run.settle(GeneratorExit())  # a stream that the body left open
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Nothing is to be run: the result is read from this checkpoint; None: from the thread's newest."""
+
+    checkpoint_id: str | None
 
 
 class DurableRun:
@@ -118,8 +126,8 @@ class DurableRun:
             Exception: a node's own, as it was raised.
         """
         attempt = await self._begin(input, on_unfinished)
-        if attempt is None:
-            return stored_as_version(await self._stored(), options.get("version", "v1"))
+        if isinstance(attempt, _Stored):
+            return stored_as_version(await self._read(attempt), options.get("version", "v1"))
         async with self._closing(attempt):
             return await self._graph.pregel.ainvoke(attempt.input, self.config, **self._options(attempt, options))
 
@@ -131,8 +139,8 @@ class DurableRun:
         A stream that is left early leaves the thread paused. Close it (`contextlib.aclosing`) where you may leave it.
         """
         attempt = await self._begin(input, on_unfinished)
-        if attempt is None:
-            for chunk in stored_as_stream(await self._stored(), options.get("stream_mode") or "values"):
+        if isinstance(attempt, _Stored):
+            for chunk in stored_as_stream(await self._read(attempt), options.get("stream_mode") or "values"):
                 yield chunk
             return
         async with self._closing(attempt):
@@ -170,8 +178,8 @@ class DurableRun:
         if attempt is not None:
             self.checkpoint = await to_the_end(attempt.close(error)) or self.checkpoint
 
-    async def _begin(self, input: Any, on_unfinished: OnUnfinished) -> Attempt | None:
-        """Decide, and write the ledger. None: nothing is to be run, the stored result is the answer."""
+    async def _begin(self, input: Any, on_unfinished: OnUnfinished) -> Attempt | _Stored:
+        """Decide, and write the ledger."""
         if self._starting or self._attempt is not None:
             raise WorkflowExecutionError(
                 f"thread {self.thread_id!r} is in the middle of another call of this run: await that one first",
@@ -181,22 +189,22 @@ class DurableRun:
         self._starting = True
         try:
             # To the end: a row that is written although its caller was cancelled must be closed again.
-            await to_the_end(self._open(input, on_unfinished))
+            begun = await to_the_end(self._open(input, on_unfinished))
         except asyncio.CancelledError as error:
             await self.settle(error)
             raise
         finally:
             self._starting = False
-        attempt = self._attempt
-        self.resumed = attempt is not None and attempt.resumed
-        if attempt is not None:
-            self.run_id = attempt.run_id
-        return attempt
+        self.resumed = isinstance(begun, Attempt) and begun.resumed
+        if isinstance(begun, Attempt):
+            self.run_id = begun.run_id
+        return begun
 
-    async def _open(self, input: Any, on_unfinished: OnUnfinished) -> None:
+    async def _open(self, input: Any, on_unfinished: OnUnfinished) -> Attempt | _Stored:
         known = await self._known()
+        stored = _Stored(None if known is None else known.record.checkpoint_id)
         if known is not None and await self._is_over(known):
-            return
+            return stored
         answer = isinstance(input, Command) and cast("Command[Any]", input).resume is not None
         if answer:
             may_answer(self.checkpoint)
@@ -205,7 +213,7 @@ class DurableRun:
             action = decide(self.checkpoint, given=input is not None, on_unfinished=on_unfinished)
         match action:
             case Action.RETURN:
-                return
+                return stored
             case Action.START:
                 self._attempt = await Attempt.start(
                     self._rooms,
@@ -222,6 +230,7 @@ class DurableRun:
                 )
                 if answer:
                     self._attempt.input = input
+        return self._attempt
 
     async def _known(self) -> Accepted | None:
         """The run the caller named, if the ledger has it: the same run_id never runs twice."""
@@ -277,13 +286,10 @@ class DurableRun:
         finally:
             unwatch()
 
-    async def _stored(self) -> Any:
-        """The result of the run the caller named, or of the complete thread: read, never run."""
-        known = await self._known()
-        checkpoint_id = known.record.checkpoint_id if known is not None else None
+    async def _read(self, stored: _Stored) -> Any:
         coordinates = {"thread_id": self.thread_id}
-        if checkpoint_id is not None and checkpoint_id != self.checkpoint.checkpoint_id:
-            coordinates["checkpoint_id"] = checkpoint_id
+        if stored.checkpoint_id is not None and stored.checkpoint_id != self.checkpoint.checkpoint_id:
+            coordinates["checkpoint_id"] = stored.checkpoint_id
         snapshot = await self._graph.pregel.aget_state({"configurable": coordinates})
         if snapshot.created_at is None:
             raise NotResumableError(

@@ -23,9 +23,7 @@ from aiodurable.threads.status import Classifier
 
 __all__ = ["NEEDS_ATTENTION", "Filter", "Search"]
 
-NEEDS_ATTENTION = frozenset(
-    {ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.QUARANTINED}
-)
+NEEDS_ATTENTION = (ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.QUARANTINED)
 """The threads that need a person or a resumption."""
 
 _NOTED = frozenset(
