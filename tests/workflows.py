@@ -5,6 +5,7 @@ Every node appends its name to the file in `config["configurable"]["log"]`, one 
 
 from __future__ import annotations
 
+import asyncio
 import operator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -15,6 +16,19 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send, interrupt
 
 STEPS = ("collect", "sort", "weigh", "tell")
+
+
+class Gate:
+    """Stops the run before one step until it is opened."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, step: str) -> None:
+        if step == self.at:
+            self.reached.set()
+            await self.open.wait()
 
 
 class Story(TypedDict):

@@ -17,23 +17,10 @@ from aiodurable.model import ThreadStatus
 from aiodurable.settings import Settings
 from ledger_rows import Ledger
 from waiting import wait_until
-from workflows import STEPS, four_nodes, noted
+from workflows import STEPS, Gate, four_nodes, noted
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
 STRICT = Settings(recovery_grace_s=0)
-
-
-class Gate:
-    """Stops the run before one step until it is opened."""
-
-    def __init__(self, at: str) -> None:
-        self.at = at
-        self.reached, self.open = asyncio.Event(), asyncio.Event()
-
-    async def __call__(self, step: str) -> None:
-        if step == self.at:
-            self.reached.set()
-            await self.open.wait()
 
 
 def config(log: Path) -> Any:

@@ -15,20 +15,9 @@ import pytest
 from aiodurable import Durable, LeaseLostError, PostgresUnavailableError, Settings, ThreadStatus
 from aiodurable.embedded import start_server, stop_server
 from waiting import wait_until
-from workflows import STEPS, four_nodes, noted
+from workflows import STEPS, Gate, four_nodes, noted
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
-
-
-class Gate:
-    def __init__(self, at: str) -> None:
-        self.at = at
-        self.reached, self.open = asyncio.Event(), asyncio.Event()
-
-    async def __call__(self, step: str) -> None:
-        if step == self.at:
-            self.reached.set()
-            await self.open.wait()
 
 
 class OwnServer:

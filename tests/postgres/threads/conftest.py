@@ -1,15 +1,30 @@
-"""What tests of this room share: a `Threads` on the test's database."""
+"""What tests of this room share: a `Threads` and a stock saver on the test's database, and graphs that are whole."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.connections import Database
 from aiodurable.threads import Threads
+from scenario_graphs import BREAKS
+
+
+@pytest.fixture(autouse=True)
+def mended() -> Iterator[None]:
+    BREAKS.clear()
+    yield
+    BREAKS.clear()
+
+
+@pytest.fixture
+async def saver(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        yield saver
 
 
 @pytest.fixture

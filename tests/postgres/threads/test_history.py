@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
 
 import pytest
@@ -13,19 +12,6 @@ from aiodurable.postgres.connections import Database
 from aiodurable.threads import Threads, ThreadStep, history
 from scenario_graphs import BREAKS
 from scenarios import Thread, checkpoint_id
-
-
-@pytest.fixture(autouse=True)
-def mended() -> Iterator[None]:
-    BREAKS.clear()
-    yield
-    BREAKS.clear()
-
-
-@pytest.fixture
-async def saver(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
-    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
-        yield saver
 
 
 async def told(threads: Threads, **kwargs: object) -> list[ThreadStep]:

@@ -5,7 +5,6 @@ The ledger's rows are written by hand here: whatever wrote them, a status must f
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -24,19 +23,6 @@ from scenarios import Thread
 from waiting import wait_until
 
 NAME = "thread"
-
-
-@pytest.fixture(autouse=True)
-def mended() -> Any:
-    BREAKS.clear()
-    yield
-    BREAKS.clear()
-
-
-@pytest.fixture
-async def saver(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
-    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
-        yield saver
 
 
 class World:

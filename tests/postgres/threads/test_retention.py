@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,19 +22,6 @@ from waiting import wait_until
 
 NOW = timedelta(0)
 TABLES = ("checkpoints", "checkpoint_writes", "checkpoint_blobs")
-
-
-@pytest.fixture(autouse=True)
-def mended() -> Iterator[None]:
-    BREAKS.clear()
-    yield
-    BREAKS.clear()
-
-
-@pytest.fixture
-async def saver(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
-    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
-        yield saver
 
 
 async def rows(dsn: str) -> dict[str, dict[str, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,13 +19,6 @@ from scenarios import Thread
 from waiting import wait_until
 
 EVERYTHING = {"complete", "crashed", "asking", "failed", "lost", "waiting", "given up"}
-
-
-@pytest.fixture(autouse=True)
-def mended() -> Iterator[None]:
-    BREAKS.clear()
-    yield
-    BREAKS.clear()
 
 
 @pytest.fixture
