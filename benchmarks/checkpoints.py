@@ -15,7 +15,7 @@ import os
 import statistics
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +32,9 @@ from psycopg_pool import AsyncConnectionPool
 from aiodurable import Durable
 from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import embedded_postgres
-from benchmarks.machine import describe
-from benchmarks.wire import delayed
+
+from .machine import describe
+from .wire import delayed
 
 Run = Callable[[str], Awaitable[Any]]
 BASE = "stock saver, sync"
@@ -256,8 +257,10 @@ def chart(rows: list[dict[str, Any]]) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n' + "\n".join(parts) + "\n</svg>\n"
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+async def run_all(argv: Sequence[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        "aiodurable bench checkpoints", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count; one more warms up")
     parser.add_argument("--runs", type=int, default=200, help="runs of each contender a round")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 50, 500])
@@ -266,7 +269,7 @@ async def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
     parser.add_argument("--json", type=Path, help="save the figures and the machine's description here")
     parser.add_argument("--svg", type=Path, help="save a chart here")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     rows: list[dict[str, Any]] = []
     async with AsyncExitStack() as stack:
         dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(embedded_postgres(durable=True))
@@ -292,5 +295,9 @@ async def main() -> None:
         options.svg.write_text(chart(rows))
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    asyncio.run(run_all(argv))
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

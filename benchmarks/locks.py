@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,8 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import embedded_postgres, find_bindir
 from aiodurable.keys import lock_key
 from aiodurable.locks import PostgresLockManager
-from benchmarks.machine import describe
+
+from .machine import describe
 
 Pair = Callable[[str], Awaitable[Any]]
 OURS = "aiodurable, 2 sessions"
@@ -197,13 +198,15 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     return {"at": datetime.now(UTC).isoformat(), "machine": describe(version), "rows": rows, "missing": missing}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "aiodurable bench locks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 1000])
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     result = asyncio.run(run(options))
     for row in result["rows"]:
         figures = "  ".join(f"{key} {value:10.1f}" for key, value in row.items() if isinstance(value, float))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("langgraph", "langgraph-checkpoint-postgres", "psycopg", "asyncpg")
 
 
-def describe(server_version: str) -> dict[str, Any]:
-    """Processor, memory, versions."""
+def describe(server_version: str, packages: Iterable[str] = ()) -> dict[str, Any]:
+    """Processor, memory, versions; also those of `packages`, None where one is not installed."""
     cpu = "unknown"
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -24,6 +25,20 @@ def describe(server_version: str) -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "postgres": server_version,
-        **{name: version(name) for name in PACKAGES},
+        "postgres": server_version.partition(" ")[0],
+        **{name: _version(name) for name in (*PACKAGES, *packages)},
     }
+
+
+def in_words(machine: dict[str, Any], *packages: str) -> str:
+    """A line for a chart: `2 cores, 23 GiB, Python 3.11.7, Postgres 18.4, langgraph 1.2.22`."""
+    named = [f"{name} {machine[name]}" for name in packages if machine.get(name)]
+    host = f"{machine['cores']} cores, {machine['memory_gib']} GiB"
+    return ", ".join([host, f"Python {machine['python']}", f"Postgres {machine['postgres']}", *named])
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -17,7 +17,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -32,7 +32,8 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.postgres import schema
 from aiodurable.postgres.connections import Database
 from aiodurable.threads import NEEDS_ATTENTION, Threads
-from benchmarks.crowd import make
+
+from .crowd import make
 
 Measure = dict[str, float]
 
@@ -121,12 +122,14 @@ def table(figures: dict[int, Measure]) -> str:
     )
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+async def run(argv: Sequence[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        "aiodurable bench status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dsn", default=None, help="a server where databases may be created")
     parser.add_argument("--threads", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--json", action="store_true", help="print figures and machine as JSON")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     dsn = parse_dsn(given.dsn).conninfo
     figures: dict[int, Measure] = {}
     for count in given.threads:
@@ -139,5 +142,9 @@ async def main() -> None:
         print(table(figures))
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    asyncio.run(run(argv))
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -65,7 +65,7 @@ async def delayed(dsn: str, delay_ms: float) -> AsyncGenerator[str, None]:
     target = parse_dsn(dsn).asyncpg
     host, port = (value[0] if isinstance(value, list) else value for value in (target["host"], target["port"]))
     pipe = asyncio.subprocess.PIPE
-    command = [sys.executable, "-m", "benchmarks.wire", str(host), str(port), str(delay_ms)]
+    command = [sys.executable, "-m", __name__, str(host), str(port), str(delay_ms)]
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     try:
         assert process.stdout is not None

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from aiodurable.cli.bench import bench
 from aiodurable.cli.demo.command import demo
 from aiodurable.cli.exits import FailedCommand, exit_of
 from aiodurable.cli.listing import list_threads
@@ -39,5 +40,5 @@ def cli() -> None:
     """
 
 
-for _command in (demo, list_threads, migrate, pg, status):
+for _command in (bench, demo, list_threads, migrate, pg, status):
     cli.add_command(_command)

@@ -1,0 +1,63 @@
+"""Figures for a person, as a table, and for a program, as JSON with the machine they were measured on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .chart import short
+
+Row = Mapping[str, Any]
+
+
+def parser(description: str | None, name: str) -> argparse.ArgumentParser:
+    """With the options that every benchmark has: `--json FILE`, `--svg FILE`, `--quick`."""
+    made = argparse.ArgumentParser(
+        f"aiodurable bench {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--quick", action="store_true", help="about a minute: fewer rounds of less; not to be quoted")
+    made.add_argument("--json", type=Path, metavar="FILE", help="save the figures and the machine's description here")
+    made.add_argument("--svg", type=Path, metavar="FILE", help="save a chart here")
+    return made
+
+
+def save(path: Path, machine: Mapping[str, Any], rows: Sequence[Row], **more: Any) -> None:
+    """Write `rows` with what they were measured on; figures with four digits that matter."""
+    report = {
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine,
+        **more,
+        "figures": [{name: _rounded(value) for name, value in row.items()} for row in rows],
+    }
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def _rounded(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def table(rows: Sequence[Row], heads: Mapping[str, str]) -> str:
+    """Markdown that reads well in a terminal too. `heads`: the columns wanted and what they are called."""
+    lines = [list(heads.values()), *([_cell(row.get(name)) for name in heads] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numeric = [isinstance(rows[0].get(name), int | float) for name in heads]
+
+    def line(cells: Sequence[str]) -> str:
+        placed = (cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(cells, widths, numeric, strict=True))
+        return f"| {' | '.join(placed)} |"
+
+    rule = [("-" * (w - 1) + ":") if n else "-" * w for w, n in zip(widths, numeric, strict=True)]
+    return "\n".join([line(lines[0]), f"| {' | '.join(rule)} |", *map(line, lines[1:])])
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    return short(value) if isinstance(value, float) else str(value)
