@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from langchain_core.runnables import RunnableConfig
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
-from aiodurable.dsn import parse_dsn
+from aiodurable.dsn import direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, GraphNotRegisteredError
 from aiodurable.events import Observer
 from aiodurable.locks import PostgresLockManager
@@ -87,7 +87,8 @@ class Durable:
         if self._stack is not None:
             return
         settings = self.settings
-        await (schema.migrate if settings.setup else schema.check)(self.dsn)
+        direct = direct_dsn(self.dsn, settings.lock_dsn)
+        await (schema.migrate if settings.setup else schema.check)(direct)
         async with AsyncExitStack() as stack:
             checkpoints = await stack.enter_async_context(
                 AsyncCheckpointerPool(
@@ -100,7 +101,7 @@ class Durable:
             )
             locks = await stack.enter_async_context(
                 PostgresLockManager(
-                    settings.lock_dsn or self.dsn.conninfo,
+                    direct.conninfo,
                     sessions=settings.lock_sessions,
                     namespace=settings.namespace,
                     settings=settings,

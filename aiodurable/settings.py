@@ -18,7 +18,8 @@ class Settings:
     """How a `Durable` works. Every field can come from the environment as `AIODURABLE_<FIELD>` (`Settings.from_env`).
 
     Attributes:
-        lock_dsn: a direct connection for the locks, where `dsn` goes through a transaction pooler; None: `dsn`.
+        lock_dsn: where `dsn` goes through a transaction pooler, the direct way, for what needs a session of its own: locks,
+            checkpoint writers, migration; None: `dsn`.
         namespace: locks of two namespaces never meet; at most 64 bytes.
         setup: create or migrate the tables when a `Durable` opens; False: refuse a database that is not ready.
         lock_allow_proxy: let the locks go through a pooler in session mode, if a probe finds that they exclude there.

@@ -17,7 +17,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from aiodurable.checkpoints import fences
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.checkpoints.writer import GroupWriter
-from aiodurable.dsn import parse_dsn
+from aiodurable.dsn import direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres import schema
 from aiodurable.postgres.connections import Database
@@ -43,7 +43,8 @@ class AsyncCheckpointerPool:
         max_size: connections for reads at most.
         writers: connections that commit checkpoints, each opened when it is first needed.
         serde: how values are serialised; None: LangGraph's own way.
-        settings: for the time limits; None: from the environment.
+        settings: for the time limits, and `lock_dsn`, the writers' way where `dsn` goes through a pooler; None: from the
+            environment.
 
     Attributes:
         database: the pool for reads, also for other statements.
@@ -68,6 +69,7 @@ class AsyncCheckpointerPool:
         self.database = Database(
             parse_dsn(dsn), min_size=min_size, max_size=max_size, connect_timeout_s=self._settings.connect_timeout_s
         )
+        self._direct = direct_dsn(self.database.dsn, self._settings.lock_dsn)
         self._writers = writers
         self._serde = serde
         self._fences = fences.Fences()
@@ -116,7 +118,7 @@ class AsyncCheckpointerPool:
             await self.database.open()
             self._loop = asyncio.get_running_loop()
             self._writer = GroupWriter(
-                self.database.dsn, connections=self._writers, connect_timeout_s=self._settings.connect_timeout_s
+                self._direct, connections=self._writers, connect_timeout_s=self._settings.connect_timeout_s
             )
             self._writer.open()
             self._threads = ThreadPoolExecutor(_SERIALISERS, thread_name_prefix="aiodurable serialise")
@@ -158,7 +160,7 @@ class AsyncCheckpointerPool:
 
     async def setup(self) -> None:
         """Make or migrate LangGraph's tables and ours; any number of processes may at once. Raises as `schema.migrate`."""
-        await schema.migrate(self.database.dsn)
+        await schema.migrate(self._direct)
 
     def get_checkpointer(self) -> DurableSaver:
         """The saver, always the same one. Raises `ClosedError` before `open` and after `aclose`."""
@@ -215,7 +217,7 @@ async def create_checkpointer(
     saver: DurableSaver | InMemorySaver
     try:
         await pool.open()
-        await (schema.migrate if settings.setup else schema.check)(pool.database.dsn)
+        await (pool.setup() if settings.setup else schema.check(pool.database.dsn))
         saver = pool.get_checkpointer()
     except BaseException as error:  # whatever it was, the connections go before it does
         await pool.aclose()

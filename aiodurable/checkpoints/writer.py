@@ -7,8 +7,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
@@ -20,6 +20,8 @@ from aiodurable.postgres.connections import connect_direct, is_disconnect
 from aiodurable.postgres.queries import load
 
 __all__ = ["RETRY_FOR_S", "GroupWriter"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _SQL = load("checkpoints")
@@ -169,6 +171,7 @@ class _Link:
         self._dsn = dsn
         self._connect_timeout_s = connect_timeout_s
         self._connection: asyncpg.Connection | None = None
+        self._proxied = False
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Run one statement. A connection error leaves nothing behind: the next call connects anew."""
@@ -177,14 +180,23 @@ class _Link:
             connection = self._connection = await connect_direct(
                 self._dsn, role="writer", timeout_s=self._connect_timeout_s
             )
-            await self._run(connection, _SQL["plan_once"], connection.get_server_pid())
-        return await self._run(connection, query, *args)
+            plan_once = _SQL["plan_once"].replace("$1", str(connection.get_server_pid()))
+            self._proxied = await self._run(connection, connection.execute(plan_once)) == "SELECT 0"
+        ask = self._in_one_place(connection, query, args) if self._proxied else connection.fetch(query, *args)
+        return await self._run(connection, ask)
 
-    async def _run(self, connection: asyncpg.Connection, query: str, *args: Any) -> list[asyncpg.Record]:
+    @staticmethod
+    async def _in_one_place(connection: asyncpg.Connection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
+        """A pooler may give the parsing to one server connection and the execution to another: a transaction stays on one."""
+        async with connection.transaction():
+            statement = await connection.prepare(query, name="")  # a name may be taken by somebody else's statement
+            return await statement.fetch(*args)
+
+    async def _run(self, connection: asyncpg.Connection, answer: Awaitable[T]) -> T:
         # Not asyncpg's own timeout: it opens a second connection to cancel the statement, which hangs in a partition.
         cut = asyncio.get_running_loop().call_later(_STATEMENT_S, connection.terminate)
         try:
-            return await connection.fetch(query, *args)
+            return await answer
         except Exception as error:
             if is_disconnect(error):
                 self.drop()

@@ -8,6 +8,6 @@ that is left out with a warning, or one that promises safety asyncpg cannot give
 
 from __future__ import annotations
 
-from aiodurable.dsn.parsing import Dsn, parse_dsn
+from aiodurable.dsn.parsing import Dsn, direct_dsn, parse_dsn
 
-__all__ = ["Dsn", "parse_dsn"]
+__all__ = ["Dsn", "direct_dsn", "parse_dsn"]

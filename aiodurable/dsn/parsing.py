@@ -18,7 +18,7 @@ from aiodurable.dsn.files import known_options, service_options
 from aiodurable.dsn.for_asyncpg import asyncpg_options, is_dropped, refused, split
 from aiodurable.errors import ConfigurationError
 
-__all__ = ["Dsn", "parse_dsn"]
+__all__ = ["Dsn", "direct_dsn", "parse_dsn"]
 
 _SCHEME = re.compile(r"postgres(?:ql)?(?:\+\w+)?://")
 _SECRET = {"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
@@ -93,6 +93,11 @@ def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Map
         identity=tuple(sorted((name, value) for name, value in options.items() if not _is_cosmetic(name))),
         dropped=dropped,
     )
+
+
+def direct_dsn(dsn: Dsn, lock_dsn: str | None) -> Dsn:
+    """The way of what needs a session of its own: `lock_dsn` where the settings name one, else `dsn` itself."""
+    return parse_dsn(lock_dsn, purpose="the locks") if lock_dsn else dsn
 
 
 def _parse(text: str, source: str) -> dict[str, str]:

@@ -50,6 +50,10 @@ def unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
         advice = "the server refused this user and password; check both, and pg_hba.conf"
     elif state == "3D000" or ("database" in text and "does not exist" in text):
         advice = "the server is there but has no such database; create it or name another"
+    elif "unsupported startup parameter" in text:
+        advice = (
+            "a pooler refuses an option of this DSN; take it out, or name it in PgBouncer's ignore_startup_parameters"
+        )
     elif state == "53300":
         advice = "the server has no connection left; raise max_connections or open fewer"
     elif isinstance(error, socket.gaierror) or "resolve" in text or "Name or service not known" in text:
@@ -90,6 +94,16 @@ async def connect_direct(
         raise unavailable(error, dsn) from error
 
 
+async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -> None:
+    """Use prepared statements, unless a pooler stands in between: the next statement may reach another server connection.
+
+    A pooler shows by announcing another backend than the one that answers (PgBouncer makes process ids up).
+    """
+    row = await (await connection.execute("SELECT pg_backend_pid() AS pid")).fetchone()
+    assert row is not None
+    connection.prepare_threshold = 0 if row["pid"] == connection.info.backend_pid else None
+
+
 class Database:
     """The psycopg pool of a process: what rooms that know no driver run their statements on.
 
@@ -125,7 +139,7 @@ class Database:
         """
         if self._pool is not None and not self._pool.closed:
             return
-        options: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+        options: dict[str, Any] = {"autocommit": True, "prepare_threshold": None, "row_factory": dict_row}
         options["application_name"] = application_name("pool")
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -140,6 +154,7 @@ class Database:
             min_size=self._sizes[0],
             max_size=self._sizes[1],
             timeout=self._timeout_s,
+            configure=_prepare_where_statements_stay,
             # Without it a backend that was killed while idle surfaces in the run that draws it.
             check=cast("Any", AsyncConnectionPool.check_connection),  # typed for tuple rows only
             open=False,

@@ -2,19 +2,23 @@
 
 LangGraph's own `setup()` is not safe concurrently, and a *blocking* advisory lock around it hangs: its `CREATE INDEX
 CONCURRENTLY` waits for the snapshot of the session that waits for the lock. So the lock is polled, never awaited in Postgres.
+It is a transaction's, on a connection beside the one that migrates: a pooler in transaction mode may give every statement
+another server connection, but leaves a transaction on one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 import psycopg
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from psycopg import AsyncConnection
+from psycopg import AsyncClientCursor, AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
 from aiodurable.dsn import Dsn
@@ -73,7 +77,7 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
     async with await _connect(dsn) as connection:
         try:
             async with asyncio.timeout(timeout_s):
-                return await _migrate(connection)
+                return await _migrate(connection, dsn)
         except TimeoutError as error:
             raise PostgresUnavailableError(
                 f"wanted the schema of {dsn.safe} migrated within {timeout_s:g} s, found somebody else at it still: "
@@ -112,7 +116,7 @@ async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
         return await AsyncConnection[DictRow].connect(
             dsn.conninfo,
             autocommit=True,
-            prepare_threshold=0,
+            prepare_threshold=None,  # a pooler may lead each statement to another server connection
             row_factory=dict_row,
             application_name=application_name("schema"),
         )
@@ -141,35 +145,43 @@ def _refuse_newer(found: int) -> None:
         )
 
 
-async def _migrate(connection: AsyncConnection[DictRow]) -> int:
+async def _migrate(connection: AsyncConnection[DictRow], dsn: Dsn) -> int:
     ours, langgraph = await _versions(connection)
     _refuse_newer(ours)
     if ours == VERSION and langgraph >= _LANGGRAPH:
         return 0
-    await _lock(connection)
-    ours, langgraph = await _versions(connection)
-    _refuse_newer(ours)
-    if langgraph < _LANGGRAPH:
-        await _langgraph_setup(connection)
-    await connection.execute(_SQL["create_migrations"].encode())
-    pending = [step for step in migrations() if step.version > ours]
-    for step in pending:
-        await _drop_invalid_indexes(connection)
-        if step.transactional:
-            async with connection.transaction():
+    async with _locked(dsn):
+        ours, langgraph = await _versions(connection)
+        _refuse_newer(ours)
+        if langgraph < _LANGGRAPH:
+            await _langgraph_setup(connection)
+        await connection.execute(_SQL["create_migrations"].encode())
+        pending = [step for step in migrations() if step.version > ours]
+        for step in pending:
+            await _drop_invalid_indexes(connection)
+            if step.transactional:
+                async with connection.transaction():
+                    await _apply(connection, step)
+            else:
                 await _apply(connection, step)
-        else:
-            await _apply(connection, step)
-    return len(pending)
+        return len(pending)
 
 
-async def _lock(connection: AsyncConnection[DictRow]) -> None:
-    """Take the migration lock; the connection's end lets it go, whatever happens."""
-    while True:
-        row = await (await connection.execute(_SQL["try_lock"].encode(), (_LOCK,))).fetchone()
-        if row is not None and row["got"]:
-            return
-        await asyncio.sleep(random.uniform(0.02, 0.1))
+@asynccontextmanager
+async def _locked(dsn: Dsn) -> AsyncGenerator[None]:
+    """Hold the migration lock for the body; the connection's end lets it go, whatever happens."""
+    async with await _connect(dsn) as connection:
+        # The transaction must keep no snapshot, or CREATE INDEX CONCURRENTLY waits for it. In REPEATABLE READ it would, and
+        # so would the portal that the extended protocol leaves open; a client cursor speaks the simple one.
+        await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+        cursor = AsyncClientCursor(connection, row_factory=dict_row)
+        while True:
+            async with connection.transaction():
+                row = await (await cursor.execute(_SQL["try_lock"].encode(), (_LOCK,))).fetchone()
+                if row is not None and row["got"]:
+                    yield
+                    return
+            await asyncio.sleep(random.uniform(0.02, 0.1))
 
 
 async def _langgraph_setup(connection: AsyncConnection[DictRow]) -> None:

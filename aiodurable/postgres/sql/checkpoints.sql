@@ -175,6 +175,7 @@ CROSS JOIN LATERAL (
 
 -- name: plan_once
 -- No table. The commit's plan never depends on its arrays, yet Postgres would plan it anew each time: a third of its cost.
--- Not through a proxy ($1 is what the driver was told at connection): there the session is somebody else's in a moment.
+-- Not through a proxy ($1 is the backend that was announced at connection): there the session is somebody else's in a
+-- moment. A row tells that it was done. $1 is written in: the simple protocol has no parameters, and needs no statement.
 SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false)
 WHERE pg_backend_pid() = $1

@@ -14,8 +14,8 @@ SELECT version FROM aiodurable_migrations ORDER BY version DESC LIMIT 1
 SELECT v AS version FROM checkpoint_migrations ORDER BY v DESC LIMIT 1
 
 -- name: try_lock
--- Never blocks; the session's end lets it go.
-SELECT pg_try_advisory_lock(%s) AS got
+-- Never blocks; the transaction's end lets it go, and it may sit idle for as long as building an index takes.
+SELECT pg_try_advisory_xact_lock(%s) AS got, set_config('idle_in_transaction_session_timeout', '0', true)
 
 -- name: create_migrations
 -- Idempotent under the lock.

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import asyncpg
 import pytest
@@ -17,29 +14,19 @@ from aiodurable.embedded import start_server, stop_server
 from aiodurable.errors import ConfigurationError, LockError, PoolerNotSupportedError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks import wire as wires
-from pgbouncer import PROGRAM, pgbouncer
-
-
-def through(mode: Literal["session", "transaction"], dsn: str) -> Iterator[str]:
-    if PROGRAM is None:
-        if os.environ.get("CI"):
-            pytest.fail("PgBouncer is not installed: these promises go untested")
-        warnings.warn("PgBouncer is not installed: that a pooler is refused goes untested here", stacklevel=2)
-        pytest.skip("NO PGBOUNCER ON THIS MACHINE: apt-get install pgbouncer")
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        with pgbouncer(dsn, Path(folder) / mode, mode) as url:
-            yield url
+from pgbouncer import through
 
 
 @pytest.fixture
 def transaction_pooler(dsn: str) -> Iterator[str]:
-    yield from through("transaction", dsn)
+    with through("transaction", dsn) as url:
+        yield url
 
 
 @pytest.fixture
 def session_pooler(dsn: str) -> Iterator[str]:
-    yield from through("session", dsn)
+    with through("session", dsn) as url:
+        yield url
 
 
 @pytest.mark.parametrize("allow_proxy", [False, True])
