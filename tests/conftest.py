@@ -27,6 +27,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+import timetable
 from aiodurable.dsn import parse_dsn
 
 SERVER_SETTINGS = {"max_connections": "300", "max_prepared_transactions": "0"}
@@ -49,6 +50,10 @@ def pytest_asyncio_loop_factories(
 def pytest_report_header() -> str:
     way = "DSN" if os.environ.get("AIODURABLE_TEST_DSN") else "Docker" if _docker_answers() else "embedded"
     return f"test database: {way} (Postgres {os.environ.get('AIODURABLE_TEST_PG', 'newest')})"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    timetable.printed(terminalreporter)
 
 
 @dataclass

@@ -18,8 +18,8 @@ from aiodurable.checkpoints.fences import Fence
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import AiodurableError, ConfigurationError, LeaseLostError, PostgresUnavailableError
 from checkpoint_rows import checkpoint, config, rows
+from proxy import Proxy, proxy
 from waiting import wait_until
-from wire import Wire
 
 
 async def put(saver: DurableSaver, thread_id: str, value: Any = (1,)) -> str:
@@ -127,11 +127,11 @@ async def test_a_connection_killed_in_mid_batch_loses_nothing(
 
 async def test_a_commit_whose_answer_never_came_is_sent_again_and_stands_once(dsn: str, db: asyncpg.Connection) -> None:
     """The wire is cut after the server has committed and before the writer hears of it."""
-    async with Wire(dsn) as wire, AsyncCheckpointerPool(wire.dsn, writers=1) as pool:
+    async with proxy(dsn) as wire, AsyncCheckpointerPool(wire.dsn, writers=1) as pool:
         saver = pool.get_checkpointer()
         saver.fences.hold(Fence("t", await pool.bump("t")))
         first = await put(saver, "t")
-        wire.deaf = True
+        wire.cut("to_client")
         second = asyncio.create_task(put(saver, "t"))
 
         async def committed() -> bool:
@@ -139,7 +139,8 @@ async def test_a_commit_whose_answer_never_came_is_sent_again_and_stands_once(ds
 
         await wait_until(committed)
         assert not second.done()
-        wire.cut()
+        wire.end()
+        wire.mend()
         both = sorted([first, await second])
         assert sorted(await heads(db, "t")) == both
 
@@ -198,13 +199,13 @@ async def test_a_caller_cancelled_in_mid_batch_leaves_its_neighbours_alone(
 
 
 @pytest.fixture
-async def wire(dsn: str) -> AsyncIterator[Wire]:
-    async with Wire(dsn) as wire:
+async def wire(dsn: str) -> AsyncIterator[Proxy]:
+    async with proxy(dsn) as wire:
         yield wire
 
 
 @pytest.fixture
-async def remote(wire: Wire) -> AsyncIterator[AsyncCheckpointerPool]:
+async def remote(wire: Proxy) -> AsyncIterator[AsyncCheckpointerPool]:
     """A pool that reaches Postgres through the wire."""
     async with AsyncCheckpointerPool(wire.dsn) as pool:
         yield pool
@@ -217,7 +218,7 @@ async def hold(pool: AsyncCheckpointerPool, thread_id: str) -> Fence:
 
 
 async def test_writes_of_an_outage_are_committed_when_postgres_is_back(
-    wire: Wire, remote: AsyncCheckpointerPool, db: asyncpg.Connection
+    wire: Proxy, remote: AsyncCheckpointerPool, db: asyncpg.Connection
 ) -> None:
     saver = remote.get_checkpointer()
     threads = [f"t{n}" for n in range(20)]
@@ -234,7 +235,7 @@ async def test_writes_of_an_outage_are_committed_when_postgres_is_back(
 
 
 async def test_an_outage_longer_than_the_patience_ends_as_unavailable(
-    wire: Wire, remote: AsyncCheckpointerPool, db: asyncpg.Connection
+    wire: Proxy, remote: AsyncCheckpointerPool, db: asyncpg.Connection
 ) -> None:
     saver = remote.get_checkpointer()
     await hold(remote, "t")
@@ -249,7 +250,7 @@ async def test_an_outage_longer_than_the_patience_ends_as_unavailable(
 
 
 async def test_a_lease_given_up_during_an_outage_ends_its_write_at_once(
-    wire: Wire, remote: AsyncCheckpointerPool
+    wire: Proxy, remote: AsyncCheckpointerPool
 ) -> None:
     saver = remote.get_checkpointer()
     fence = await hold(remote, "t")

@@ -10,7 +10,7 @@ import pytest
 from aiodurable.errors import LeaseLostError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.settings import Settings
-from cuttable import cuttable
+from proxy import proxy
 from server_locks import ServerLocks
 from waiting import wait_until
 
@@ -21,7 +21,7 @@ SILENT = Settings(lease_ttl_s=2.5, heartbeat_s=0.5, lease_margin_s=1, connect_ti
 async def test_in_a_partition_the_holder_stops_before_anybody_else_can_have_the_lock(
     dsn: str, server_locks: ServerLocks, directions: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with cuttable(dsn) as network, PostgresLockManager(dsn, settings=SILENT) as other:
+    async with proxy(dsn) as network, PostgresLockManager(dsn, settings=SILENT) as other:
         async with PostgresLockManager(network.dsn, sessions=1, settings=SILENT) as locks:
             held, stopped_at = asyncio.Event(), 0.0
 
@@ -55,7 +55,7 @@ async def test_in_a_partition_the_holder_stops_before_anybody_else_can_have_the_
 
 
 async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str) -> None:
-    async with cuttable(dsn) as network:
+    async with proxy(dsn) as network:
         async with PostgresLockManager(network.dsn, sessions=1, settings=SILENT) as locks:
             lease = await locks.acquire("a")
             network.cut()
@@ -69,7 +69,7 @@ async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str) ->
 
 
 async def test_closing_in_a_partition_is_bounded(dsn: str) -> None:
-    async with cuttable(dsn) as network:
+    async with proxy(dsn) as network:
         locks = PostgresLockManager(network.dsn, settings=SILENT)
         await locks.open()
         await locks.acquire("a")

@@ -17,6 +17,7 @@ import pytest
 from aiodurable.locks import PostgresLockManager
 from aiodurable.settings import Settings
 from server_locks import ServerLocks
+from timetable import Timetable
 from waiting import wait_until
 
 HOLDER = Path(__file__).with_name("holder.py")
@@ -43,8 +44,7 @@ async def said(process: asyncio.subprocess.Process) -> str:
     return (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
 
 
-async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
-    times: list[float] = []
+async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable: Timetable) -> None:
     async with PostgresLockManager(dsn, settings=SHORT) as locks:
         for _ in range(3):
             async with holder(dsn) as process:
@@ -53,16 +53,13 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, capsys: py
                 process.kill()
                 killed = time.monotonic()
                 lease = await asyncio.wait_for(waiting, 10)
-                times.append(time.monotonic() - killed)
+                taken = time.monotonic() - killed
+                timetable.trial(taken_over=taken)
+                assert taken < SHORT.lease_ttl_s
                 await lease.release()
-    with capsys.disabled():
-        print(f"\n  kill -9: taken over after {', '.join(f'{1000 * each:.0f} ms' for each in times)}")
-    assert max(times) < SHORT.lease_ttl_s
 
 
-async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(
-    dsn: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(dsn: str, timetable: Timetable) -> None:
     async with PostgresLockManager(dsn, settings=SHORT) as locks, holder(dsn) as process:
         process.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
@@ -75,15 +72,12 @@ async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(
         knew = time.monotonic() - went_on
         lease.check()
         await lease.release()
-    with capsys.disabled():
-        print(f"\n  SIGSTOP: server freed after {taken:.2f} s; holder knew {1000 * knew:.0f} ms after SIGCONT")
+    timetable.trial(taken_over_after_SIGSTOP=taken, holder_knew_after_SIGCONT=knew)
 
 
 async def test_an_ended_backend_is_known_to_its_holder(
-    dsn: str, server_locks: ServerLocks, capsys: pytest.CaptureFixture[str]
+    dsn: str, server_locks: ServerLocks, timetable: Timetable
 ) -> None:
-    freed: list[float] = []
-    knew: list[float] = []
     async with PostgresLockManager(dsn, settings=SHORT) as locks, PostgresLockManager(dsn, settings=SHORT) as other:
         for _ in range(5):
             await wait_until(lambda: locks.health().healthy)
@@ -97,15 +91,11 @@ async def test_an_ended_backend_is_known_to_its_holder(
             ended = time.monotonic()
             server_locks.end_session_of(holding.pid)
             taken = await asyncio.wait_for(waiting, 10)
-            freed.append(time.monotonic() - ended)
+            freed = time.monotonic() - ended
             await asyncio.wait_for(lease.wait_lost(), 10)
-            knew.append(told_at[0] - ended)
+            timetable.trial(taken_over=freed, holder_knew=told_at[0] - ended)
             await lease.release()
             await taken.release()
-    with capsys.disabled():
-        told = ", ".join(f"{1000 * each:.0f}" for each in knew), ", ".join(f"{1000 * each:.0f}" for each in freed)
-        print(f"\n  pg_terminate_backend: holder knew after {told[0]} ms; taken over after {told[1]} ms")
-    assert len(knew) == 5
 
 
 async def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(dsn: str) -> None:

@@ -4,43 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-import tempfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aiodurable import Durable, LeaseLostError, PostgresUnavailableError, Settings, ThreadStatus
-from aiodurable.embedded import start_server, stop_server
+from own_server import OwnServer
 from waiting import wait_until
 from workflows import STEPS, Gate, four_nodes, noted
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
-
-
-class OwnServer:
-    """A Postgres of this test alone, that comes back under the same address."""
-
-    def __init__(self, data: Path) -> None:
-        self._data = data
-
-    async def start(self) -> str:
-        return await asyncio.to_thread(start_server, self._data)
-
-    async def stop(self) -> None:
-        await asyncio.to_thread(stop_server, self._data)
-
-
-@pytest.fixture
-async def own() -> AsyncIterator[OwnServer]:
-    folder = Path(tempfile.mkdtemp(prefix="aiodurable-outage-"))
-    folder.chmod(0o755)  # as root, Postgres runs as somebody else
-    server = OwnServer(folder / "data")
-    yield server
-    await server.stop()
-    shutil.rmtree(folder)
 
 
 def config(log: Path) -> Any:
@@ -83,8 +57,7 @@ async def test_a_restart_of_postgres_is_not_felt_by_a_run(own: OwnServer, tmp_pa
 
         task = asyncio.create_task(body())
         await gate.reached.wait()
-        await own.stop()
-        await own.start()
+        await own.restart()
         gate.open.set()
         result, token = await asyncio.wait_for(task, timeout=60)
         assert (result["words"], token) == (list(STEPS), 1)

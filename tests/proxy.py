@@ -1,0 +1,96 @@
+"""A TCP proxy before Postgres, whose wires can be cut: silently in each direction, or so that both ends hear of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+from urllib.parse import quote, urlencode
+
+from psycopg.conninfo import conninfo_to_dict
+
+Direction = Literal["to_server", "to_client"]
+
+
+class Proxy:
+    """Passes bytes to the server of `target` and back; its own address is `dsn`."""
+
+    def __init__(self, target: str) -> None:
+        self.dsn = ""
+        self._target = conninfo_to_dict(target)
+        self._passes: dict[Direction, asyncio.Event] = {"to_server": asyncio.Event(), "to_client": asyncio.Event()}
+        self._refusing = False
+        self._writers: list[asyncio.StreamWriter] = []
+        self._pumps: set[asyncio.Task[None]] = set()
+        self.mend()
+
+    def cut(self, *directions: Direction) -> None:
+        """From now on bytes vanish that way (both ways unless told otherwise), and nobody is told."""
+        for direction in directions or self._passes:
+            self._passes[direction].clear()
+
+    def mend(self) -> None:
+        """What vanished arrives, as TCP would send it again."""
+        for passes in self._passes.values():
+            passes.set()
+
+    def end(self) -> None:
+        """Every connection ends; what was under way is lost."""
+        for pump in self._pumps:
+            pump.cancel()
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    def down(self) -> None:
+        """Every connection ends, and new ones end at once, until `up`."""
+        self._refusing = True
+        self.end()
+
+    def up(self) -> None:
+        self._refusing = False
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            writer.transport.abort()
+            return
+        host, port = str(self._target["host"]), str(self._target["port"])
+        if host.startswith("/"):
+            there, back = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        else:
+            there, back = await asyncio.open_connection(host, int(port))
+        self._writers += [writer, back]
+        for source, sink, direction in ((reader, back, "to_server"), (there, writer, "to_client")):
+            pump = asyncio.create_task(self._pump(source, sink, self._passes[direction]))
+            self._pumps.add(pump)
+            pump.add_done_callback(self._pumps.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, passes: asyncio.Event) -> None:
+        try:
+            while data := await source.read(65536):
+                await passes.wait()
+                sink.write(data)
+                await sink.drain()
+            await passes.wait()  # a closed connection is news, too
+        except OSError:
+            pass
+        finally:
+            sink.close()
+
+
+@asynccontextmanager
+async def proxy(dsn: str) -> AsyncIterator[Proxy]:
+    """A proxy to the server of `dsn`, for the body."""
+    opened = Proxy(dsn)
+    listener = await asyncio.start_server(opened._serve, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    login = {key: value for key, value in opened._target.items() if key in ("user", "password", "dbname")}
+    opened.dsn = "postgresql://?" + urlencode({**login, "host": "127.0.0.1", "port": port}, quote_via=quote)
+    try:
+        yield opened
+    finally:
+        listener.close()
+        pumps = list(opened._pumps)
+        opened.down()
+        await asyncio.gather(*pumps, return_exceptions=True)
