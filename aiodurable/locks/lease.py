@@ -108,6 +108,10 @@ class Lease:
         if await self._released == NOT_HELD:
             self._lost = True  # whoever let it go believed to hold it until now
 
+    def give_turn(self) -> None:
+        """Another lease of the same key has its turn in this process now: letting this one go does nothing any more."""
+        self._released = True
+
     def lose(self) -> None:
         """The session says that the lock is gone. Callbacks run later, from the loop: what notices a loss has to notice
         that of a thousand other leases too."""

@@ -174,6 +174,28 @@ class PostgresLockManager:
         self._tell_acquired(lease, time.monotonic() - asked)
         return lease
 
+    async def take_again(self, lost: Lease) -> Lease | None:
+        """The lock of a lost lease once more, as a new lease; None: another process has it by now.
+
+        Until the lost lease is let go of, whoever waits for the lock in this process goes on waiting. After a success the
+        new lease takes its place there, and the old one need not be let go of. That nobody had the lock in between is not
+        said: a token has to tell.
+
+        Raises:
+            PostgresUnavailableError: no lock session is up yet.
+            LockCapacityError: the server's lock table would be overrun.
+            ClosedError: the manager is not open.
+            ConfigurationError: the lease is not lost, or was let go of.
+        """
+        self._check_open()
+        if lost.released or not lost.lost:
+            raise ConfigurationError(f"only a lock that was lost and not let go of can be taken again, got {lost!r}")
+        asked = time.monotonic()
+        lease = await self._taking.again(lost)
+        if lease is not None:
+            self._tell_acquired(lease, time.monotonic() - asked)
+        return lease
+
     async def _in_time(self, name: str, timeout: float | None) -> Lease:
         key = self._key(name)
         try:

@@ -60,14 +60,25 @@ class Taking:
         try:
             session = self._session(key)
             if session is None:
-                raise PostgresUnavailableError(
-                    f"wanted the lock {name!r} at once, found no lock session up: Postgres is away, and tried all the time",
-                    thread_id=name,
-                )
+                raise _none_up(name)
             lease = await self._try(session, key, name)
         finally:
             if lease is None:
                 self.turns.end(key)
+        return lease
+
+    async def again(self, lost: Lease) -> Lease | None:
+        """The key of a lease that was lost and not let go of. None: another process has it; the turn stays with `lost`.
+
+        A lost lease keeps the turn of its key until it is let go of, so nobody in this process can come before.
+        """
+        await lost.wait_lost()  # a passed deadline alone does not yet mean that the session is over, and its lock gone
+        session = self._session(lost.key)
+        if session is None:
+            raise _none_up(lost.name)
+        lease = await self._try(session, lost.key, lost.name)
+        if lease is not None:
+            lost.give_turn()
         return lease
 
     async def in_turn(self, key: int, name: str) -> Lease:
@@ -162,3 +173,10 @@ class Taking:
             if session is not None and session.over is None:
                 return session
         return None
+
+
+def _none_up(name: str) -> PostgresUnavailableError:
+    return PostgresUnavailableError(
+        f"wanted the lock {name!r} at once, found no lock session up: Postgres is away, and tried all the time",
+        thread_id=name,
+    )

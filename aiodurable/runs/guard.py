@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable
 
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.errors import LeaseLostError, LockBusyError, PostgresUnavailableError
+from aiodurable.errors import LeaseLostError, LockCapacityError, PostgresUnavailableError
 from aiodurable.events import LeaseLost, emit
 from aiodurable.locks import Lease
 from aiodurable.runs.rooms import Rooms
@@ -36,7 +36,7 @@ class ThreadLease:
         self.thread_id = fence.thread_id
         self.fence = fence
         self._rooms = rooms
-        self._lock: Lease | None = lock
+        self._lock = lock
         self._lost = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
         self._recovery: asyncio.Task[None] | None = None
@@ -88,9 +88,7 @@ class ThreadLease:
             await asyncio.wait({self._recovery})
         self.fence.revoke()
         self._fences.drop(self.fence)
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            await lock.release()
+        await self._lock.release()
 
     def _lock_lost(self) -> None:
         if self._rooms.recovery_grace_s <= 0:
@@ -111,24 +109,22 @@ class ThreadLease:
             self._lose()
 
     async def _take_again(self) -> bool:
-        """Take the lock again and compare the token. True: nobody held the lease in between."""
+        """Take the lock again and compare the token. True: nobody held the lease in between.
+
+        The lost lock is let go of only where the lease is: until then whoever waits for the thread in this process waits.
+        """
         while True:
-            lock, self._lock = self._lock, None
-            if lock is not None:
-                await lock.release()
             try:
-                try:
-                    self._lock = again = await self._rooms.locks.acquire(self.thread_id, timeout=0)
+                if self._lock.lost and (again := await self._rooms.locks.take_again(self._lock)):
+                    self._lock = again
                     self._unwatch = again.on_lost(self._lock_lost)
-                except LockBusyError:
-                    again = None
                 if await self._rooms.checkpoints.token(self.thread_id) != self.token:
                     return False
-                if again is not None and not again.lost:
+                if not self._lock.lost:
                     return True
-            except (PostgresUnavailableError, LeaseLostError):
+            except (PostgresUnavailableError, LockCapacityError):
                 pass
-            # The server may hold our dead session's lock a moment longer, or be starting: both end by themselves.
+            # The server may hold our dead session's lock a moment longer, be starting, or be short of room for the moment.
             await asyncio.sleep(random.uniform(0.02, 0.1))
 
     def _lose(self) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from aiodurable.errors import LeaseLostError, PostgresUnavailableError
+from aiodurable.errors import ConfigurationError, LeaseLostError, PostgresUnavailableError
 from aiodurable.locks import Lease, PostgresLockManager, cancel_on_lost
 from aiodurable.locks.session import LockSession
 from server_locks import ServerLocks
@@ -86,6 +86,83 @@ async def test_a_lost_name_is_not_taken_again_in_this_process_before_the_loser_h
         await first
     await asyncio.wait_for(second, 10)
     assert order == ["loser out", "next in"]
+
+
+async def lost(locks: PostgresLockManager, server_locks: ServerLocks, name: str = "a") -> Lease:
+    """A lease whose session was ended, while others are up again."""
+    lease = await locks.acquire(name)
+    server_locks.end_sessions()
+    await asyncio.wait_for(lease.wait_lost(), 10)
+    await wait_until(lambda: locks.health().healthy)
+    return lease
+
+
+async def test_a_lost_lock_is_taken_again_before_anybody_who_waits_in_this_process(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
+    lease = await locks.acquire("a")
+    waiting = asyncio.create_task(locks.acquire("a", timeout=None))
+    await wait_until(lambda: locks.health().waiting == 1)
+    server_locks.end_sessions()
+    await asyncio.wait_for(lease.wait_lost(), 10)
+    await wait_until(lambda: locks.health().healthy)
+    assert await locks.try_acquire("a") is None
+    again = await locks.take_again(lease)
+    assert again is not None
+    assert again.token > lease.token
+    await lease.release()  # nothing: its turn is the new lease's
+    assert await locks.try_acquire("a") is None
+    assert not waiting.done()
+    assert server_locks.leases() == 1
+    await again.release()
+    await (await asyncio.wait_for(waiting, 10)).release()
+    assert server_locks() == 0
+
+
+async def test_a_lost_lock_that_another_process_took_is_not_had_again_and_its_turn_stays(
+    locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks
+) -> None:
+    lease = await lost(locks, server_locks)
+    taken = await other.acquire("a", timeout=10)
+    waiting = asyncio.create_task(locks.acquire("a", timeout=None))
+    assert await locks.take_again(lease) is None
+    await taken.release()
+    assert not waiting.done()
+    await lease.release()
+    await (await asyncio.wait_for(waiting, 10)).release()
+    await wait_until(lambda: server_locks() == 0)
+
+
+async def test_taking_a_lost_lock_again_can_be_cancelled_at_any_moment(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
+    for steps in range(25):
+        lease = await locks.acquire("a", timeout=10)
+        session_of(lease).lose("the test says so")
+        await wait_until(lambda: locks.health().healthy)
+        taking = asyncio.create_task(locks.take_again(lease))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if not taking.cancel():
+            lease = taking.result() or lease
+        await asyncio.gather(taking, return_exceptions=True)
+        await lease.release()
+        async with asyncio.timeout(10), locks.hold("a", timeout=10):
+            pass
+        await wait_until(lambda: server_locks() == 0)
+
+
+async def test_only_a_lost_lock_can_be_taken_again(locks: PostgresLockManager, server_locks: ServerLocks) -> None:
+    lease = await locks.acquire("a")
+    with pytest.raises(ConfigurationError, match="held"):
+        await locks.take_again(lease)
+    await lease.release()
+    with pytest.raises(ConfigurationError, match="released"):
+        await locks.take_again(lease)
+    gone = await lost(locks, server_locks, "b")
+    await gone.release()
+    with pytest.raises(ConfigurationError):
+        await locks.take_again(gone)
 
 
 async def test_an_unlock_that_finds_no_lock_ends_the_session(

@@ -186,3 +186,27 @@ async def test_with_grace_a_lost_lock_session_is_not_felt(dsn: str, ledger: Ledg
     assert noted(log) == list(STEPS)
     [row] = await ledger.rows("t")
     assert (row["status"], row["attempts"]) == ("complete", 1)
+
+
+async def test_a_lost_lock_session_is_not_felt_although_others_wait_for_the_thread_in_this_process(
+    dsn: str, ledger: Ledger, log: Path
+) -> None:
+    gate = Gate("weigh")
+    async with Durable(dsn, settings=Settings(recovery_grace_s=20)) as durable:
+
+        async def body(word: str) -> Any:
+            async with durable.run(four_nodes(gate), "t", on_busy="wait", timeout=60, config=config(log)) as run:
+                return await run.ainvoke({"words": [word], "told": ""})
+
+        first = asyncio.create_task(body("one"))
+        await gate.reached.wait()
+        waiting = [asyncio.create_task(body(word)) for word in ("two", "three")]
+        await wait_until(lambda: durable.locks.health().waiting == 2)
+        for _ in range(3):
+            await end_lock_sessions(dsn)
+            await wait_until(lambda: durable.locks.is_locked("t"), timeout=15)
+        gate.open.set()
+        assert (await first)["words"] == ["one", *STEPS]
+        await asyncio.gather(*waiting)
+    assert noted(log) == [*STEPS, *STEPS, *STEPS]
+    assert [(row["status"], row["attempts"]) for row in await ledger.rows("t")] == [("complete", 1)] * 3
