@@ -1,12 +1,15 @@
-"""What the rooms' tests share beyond a database: a server of their own, and a place for the times of a fault."""
+"""What the rooms' tests share beyond a database: the server's view of their locks, a server of their own, a place for times."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
+import psycopg
 import pytest
 
 from own_server import OwnServer, own_server
+from server_locks import ServerLocks
 from timetable import PROPERTY, Timetable
 
 
@@ -15,6 +18,12 @@ async def own() -> AsyncIterator[OwnServer]:
     """A Postgres of this test alone; not started yet."""
     async with own_server() as server:
         yield server
+
+
+@pytest.fixture
+def server_locks(dsn: str, admin: psycopg.Connection[Any]) -> ServerLocks:
+    """The server's own view of the advisory locks in the test's database."""
+    return ServerLocks(dsn, admin)
 
 
 @pytest.fixture

@@ -1,16 +1,13 @@
-"""An open lock manager on a fresh database, a second one that stands for another process, and the server's own view."""
+"""An open lock manager on a fresh database, and a second one that stands for another process."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
-import psycopg
 import pytest
 
 from aiodurable.locks import PostgresLockManager
 from aiodurable.settings import Settings
-from server_locks import ServerLocks
 
 QUICK = Settings(lease_ttl_s=3, heartbeat_s=0.5, lease_margin_s=1, connect_timeout_s=5, close_timeout_s=2)
 
@@ -31,8 +28,3 @@ async def other(dsn: str, settings: Settings) -> AsyncIterator[PostgresLockManag
     """As good as another process: nothing is shared but the server."""
     async with PostgresLockManager(dsn, settings=settings) as opened:
         yield opened
-
-
-@pytest.fixture
-def server_locks(dsn: str, admin: psycopg.Connection[Any]) -> ServerLocks:
-    return ServerLocks(dsn, admin)
