@@ -20,9 +20,13 @@ _ROOMS = {
     "functions": (
         "durable_run",
         "find_failed_workflows",
+        "find_workflows",
         "get_checkpoint_status",
+        "history",
         "needs_resume",
+        "prune",
         "resume_workflow",
+        "retry",
     ),
     "errors": (
         "AiodurableError",
@@ -61,6 +65,10 @@ _ROOMS = {
     ),
     "runs.run": ("DurableRun",),
     "settings": ("Settings",),
+    "threads": (
+        "Pruned",
+        "ThreadStep",
+    ),
     "workflow": (
         "LockableWorkflowMixin",
         "WorkflowExecutor",

@@ -74,13 +74,25 @@ from aiodurable.functions import (
     find_failed_workflows as find_failed_workflows,
 )
 from aiodurable.functions import (
+    find_workflows as find_workflows,
+)
+from aiodurable.functions import (
     get_checkpoint_status as get_checkpoint_status,
+)
+from aiodurable.functions import (
+    history as history,
 )
 from aiodurable.functions import (
     needs_resume as needs_resume,
 )
 from aiodurable.functions import (
+    prune as prune,
+)
+from aiodurable.functions import (
     resume_workflow as resume_workflow,
+)
+from aiodurable.functions import (
+    retry as retry,
 )
 from aiodurable.idempotency import (
     idempotency_key as idempotency_key,
@@ -118,6 +130,12 @@ from aiodurable.runs.run import (
 from aiodurable.settings import (
     Settings as Settings,
 )
+from aiodurable.threads import (
+    Pruned as Pruned,
+)
+from aiodurable.threads import (
+    ThreadStep as ThreadStep,
+)
 from aiodurable.workflow import (
     LockableWorkflowMixin as LockableWorkflowMixin,
 )
@@ -151,6 +169,7 @@ __all__ = [
     "PoolerNotSupportedError",
     "PostgresLockManager",
     "PostgresUnavailableError",
+    "Pruned",
     "ResumeLimitError",
     "RunRecord",
     "RunStatus",
@@ -159,6 +178,7 @@ __all__ = [
     "ThreadInterruptedError",
     "ThreadNotFoundError",
     "ThreadStatus",
+    "ThreadStep",
     "WorkflowAlreadyRunningError",
     "WorkflowCheckpoint",
     "WorkflowExecutionError",
@@ -167,9 +187,13 @@ __all__ = [
     "create_lock_manager_with_retry",
     "durable_run",
     "find_failed_workflows",
+    "find_workflows",
     "get_checkpoint_status",
+    "history",
     "idempotency_key",
     "needs_resume",
+    "prune",
     "resume_workflow",
+    "retry",
     "with_workflow_lock",
 ]

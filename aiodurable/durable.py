@@ -1,13 +1,12 @@
-"""`Durable`: opens the rooms, offers the verbs, and is the current one of its event loop while it is open."""
+"""`Durable`: opens the rooms, runs threads, and is the current one of its event loop while it is open."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -15,20 +14,19 @@ from langchain_core.runnables import RunnableConfig
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.dsn import direct_dsn, parse_dsn
-from aiodurable.errors import ClosedError, ConfigurationError, GraphNotRegisteredError
+from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.events import Observer
 from aiodurable.locks import PostgresLockManager
-from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres import schema
-from aiodurable.runs.graphs import Graph, Graphs
+from aiodurable.runs.graphs import BoundGraph, Graph, Graphs
 from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.ledger import Ledger
-from aiodurable.runs.resume import not_found
 from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run import DurableRun, run
 from aiodurable.settings import Settings
-from aiodurable.threads import NEEDS_ATTENTION, Threads
+from aiodurable.threads import Threads
+from aiodurable.verbs import Verbs
 
 __all__ = [
     "Durable",
@@ -39,7 +37,7 @@ __all__ = [
 _open: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Durable]] = WeakKeyDictionary()
 
 
-class Durable:
+class Durable(Verbs):
     """Durable LangGraph runs on one Postgres: `async with Durable(dsn, graphs={…}) as durable`.
 
     Args:
@@ -150,6 +148,11 @@ class Durable:
             raise ClosedError("this Durable is not open: use it inside `async with Durable(…) as durable`")
         return self._rooms
 
+    def _bound(self, graph: Graph) -> BoundGraph:
+        self._opened()
+        assert self._graphs is not None
+        return self._graphs.bind(graph)
+
     def run(
         self,
         graph: Graph,
@@ -200,94 +203,6 @@ class Durable:
     ) -> AbstractAsyncContextManager[ThreadLease]:
         """Hold the lease of a thread without running it; no run of it can start meanwhile. Raises as `run` does."""
         return hold(self._opened(), thread_id, on_busy=on_busy, timeout=timeout)
-
-    async def resume_workflow(
-        self,
-        thread_id: str,
-        graph: Graph | None = None,
-        *,
-        on_busy: OnBusy = "reject",
-        timeout: float | None = None,
-        **options: Any,
-    ) -> Any:
-        """Go on with an unfinished thread and return its result; of a complete one, return what is stored.
-
-        Args:
-            thread_id: the thread.
-            graph: its graph; None: the one the ledger knows it by, which must be registered here.
-            on_busy, timeout: as for `run`.
-            options: LangGraph's own for `ainvoke`.
-
-        Raises:
-            ThreadNotFoundError: nothing is known of the thread.
-            ThreadInterruptedError: it waits for an answer.
-            GraphNotRegisteredError: no graph was given and the ledger names none that is registered.
-            WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `run`.
-        """
-        if graph is None:
-            graph = await self._graph_of(thread_id)
-        async with self.run(graph, thread_id, on_busy=on_busy, timeout=timeout) as resumed:
-            return await resumed.ainvoke(**options)
-
-    async def _graph_of(self, thread_id: str) -> str:
-        status = await self.get_checkpoint_status(thread_id)
-        if status.status is ThreadStatus.NEW:
-            raise not_found(thread_id)
-        if status.graph is None:
-            raise GraphNotRegisteredError(
-                f"the graph of thread {thread_id!r} is not recorded (it has no name, or plain LangGraph wrote the thread): "
-                "pass it, resume_workflow(thread_id, graph)",
-                thread_id=thread_id,
-            )
-        return status.graph
-
-    async def get_checkpoint_status(self, thread_id: str) -> WorkflowCheckpoint:
-        """Where a thread stands, from the tables and the live lock; also of one that only plain LangGraph has seen."""
-        return await self._opened().threads.status(thread_id)
-
-    async def needs_resume(self, thread_id: str) -> bool:
-        """Whether work is left that nobody is doing and that needs no answer: crashed, failed or paused."""
-        return (await self.get_checkpoint_status(thread_id)).status.unfinished
-
-    def find_failed_workflows(
-        self,
-        *,
-        older_than: timedelta | datetime | None = None,
-        newer_than: timedelta | datetime | None = None,
-        status: ThreadStatus | Iterable[ThreadStatus] = NEEDS_ATTENTION,
-        graph: str | None = None,
-        prefix: str | None = None,
-        error: str | None = None,
-        holder: str | None = None,
-        after: str | None = None,
-        limit: int | None = None,
-    ) -> AsyncIterator[WorkflowCheckpoint]:
-        """The threads that need a person or a resumption, by thread_id; also those without a ledger row.
-
-        Args:
-            older_than, newer_than: bounds on the newest checkpoint: a timedelta before now, or an aware datetime.
-            status: which; by default failed, crashed, interrupted and quarantined.
-            graph: only threads of this graph name.
-            prefix: only threads whose id begins so.
-            error: only threads whose error text contains this.
-            holder: only threads whose holder's `application_name` contains this; implies that they are running.
-            after: only threads whose id sorts after this one: the last of the page before.
-            limit: at most so many.
-
-        Raises:
-            ConfigurationError: a bound is naive or negative, or `limit` is below 1.
-        """
-        return self._opened().threads.find(
-            status=status,
-            older_than=older_than,
-            newer_than=newer_than,
-            graph=graph,
-            prefix=prefix,
-            error=error,
-            holder=holder,
-            after=after,
-            limit=limit,
-        )
 
 
 def current() -> Durable | None:

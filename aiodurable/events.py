@@ -19,6 +19,7 @@ __all__ = [
     "Observer",
     "RunFinished",
     "RunStarted",
+    "ThreadHealed",
     "emit",
 ]
 
@@ -53,6 +54,13 @@ class LeaseLost(Event):
     """A thread's lease was lost while it was needed."""
 
     token: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadHealed(Event):
+    """Nodes whose failure LangGraph would have taken for success (langgraph#8834) run again; a subgraph's as `inner/node`."""
+
+    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

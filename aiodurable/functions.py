@@ -10,8 +10,19 @@ from aiodurable.durable import Durable, opened
 from aiodurable.model import WorkflowCheckpoint
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.run import DurableRun
+from aiodurable.threads import Pruned, ThreadStep
 
-__all__ = ["durable_run", "find_failed_workflows", "get_checkpoint_status", "needs_resume", "resume_workflow"]
+__all__ = [
+    "durable_run",
+    "find_failed_workflows",
+    "find_workflows",
+    "get_checkpoint_status",
+    "history",
+    "needs_resume",
+    "prune",
+    "resume_workflow",
+    "retry",
+]
 
 
 @asynccontextmanager
@@ -44,6 +55,19 @@ async def resume_workflow(
         return await d.resume_workflow(thread_id, graph, **options)
 
 
+async def retry(
+    thread_id: str,
+    graph: Graph | None = None,
+    *,
+    durable: Durable | None = None,
+    dsn: str | None = None,
+    **options: Any,
+) -> Any:
+    """`Durable.retry` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        return await d.retry(thread_id, graph, **options)
+
+
 async def get_checkpoint_status(
     thread_id: str, *, durable: Durable | None = None, dsn: str | None = None
 ) -> WorkflowCheckpoint:
@@ -58,6 +82,15 @@ async def needs_resume(thread_id: str, *, durable: Durable | None = None, dsn: s
         return await d.needs_resume(thread_id)
 
 
+async def find_workflows(
+    *, durable: Durable | None = None, dsn: str | None = None, **filters: Any
+) -> AsyncIterator[WorkflowCheckpoint]:
+    """`Durable.find_workflows` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        async for found in d.find_workflows(**filters):
+            yield found
+
+
 async def find_failed_workflows(
     *, durable: Durable | None = None, dsn: str | None = None, **filters: Any
 ) -> AsyncIterator[WorkflowCheckpoint]:
@@ -65,3 +98,18 @@ async def find_failed_workflows(
     async with opened(durable, dsn) as d:
         async for found in d.find_failed_workflows(**filters):
             yield found
+
+
+async def history(
+    thread_id: str, *, durable: Durable | None = None, dsn: str | None = None, **options: Any
+) -> AsyncIterator[ThreadStep]:
+    """`Durable.history` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        async for step in d.history(thread_id, **options):
+            yield step
+
+
+async def prune(*, durable: Durable | None = None, dsn: str | None = None, **options: Any) -> Pruned:
+    """`Durable.prune` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        return await d.prune(**options)

@@ -8,7 +8,8 @@
 | interrupted | `ThreadInterruptedError` | `ThreadInterruptedError` |
 | quarantined | `ResumeLimitError` | `ResumeLimitError` |
 
-`on_unfinished="raise"` refuses instead of resuming, `"restart"` starts anew with the input and gives the old work up.
+`on_unfinished="raise"` refuses instead of resuming, `"restart"` starts anew with the input and gives the old work up,
+`"retry"` resumes a quarantined thread too.
 An interrupted thread is never resumed without an answer: LangGraph can take the first answer for a second question
 (langgraph#8837).
 """
@@ -32,9 +33,9 @@ from aiodurable.errors import (
 )
 from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
 
-__all__ = ["Action", "OnUnfinished", "Outcome", "decide", "may_answer", "not_found", "outcome_of"]
+__all__ = ["Action", "OnUnfinished", "Outcome", "decide", "may_answer", "may_retry", "not_found", "outcome_of"]
 
-OnUnfinished = Literal["resume", "raise", "restart"]
+OnUnfinished = Literal["resume", "raise", "restart", "retry"]
 
 
 class Action(Enum):
@@ -50,10 +51,12 @@ def decide(thread: WorkflowCheckpoint, *, given: bool, on_unfinished: OnUnfinish
 
     Raises:
         ThreadNotFoundError, ThreadInterruptedError, ResumeLimitError, NotResumableError: see the table above.
-        ConfigurationError: `on_unfinished` is none of the three words, or "restart" came without an input.
+        ConfigurationError: `on_unfinished` is none of the four words, or "restart" came without an input.
     """
-    if on_unfinished not in ("resume", "raise", "restart"):
-        raise ConfigurationError(f'on_unfinished must be "resume", "raise" or "restart", got {on_unfinished!r}')
+    if on_unfinished not in ("resume", "raise", "restart", "retry"):
+        raise ConfigurationError(
+            f'on_unfinished must be "resume", "raise", "restart" or "retry", got {on_unfinished!r}'
+        )
     match thread.status:
         case ThreadStatus.NEW:
             if not given:
@@ -72,10 +75,10 @@ def _unfinished(thread: WorkflowCheckpoint, *, given: bool, on_unfinished: OnUnf
         if not given:
             raise ConfigurationError('on_unfinished="restart" wants an input to start with, got none')
         return Action.START
-    if thread.status is ThreadStatus.QUARANTINED:
+    if thread.status is ThreadStatus.QUARANTINED and on_unfinished != "retry":
         raise ResumeLimitError(
-            f"thread {thread.thread_id!r} failed {thread.attempts} times and is set aside: mend the cause, then call with "
-            'on_unfinished="restart" and an input',
+            f"thread {thread.thread_id!r} failed {thread.attempts} times and is set aside: mend the cause, then "
+            'retry(thread_id), or call with on_unfinished="restart" and an input',
             thread_id=thread.thread_id,
             attempts=thread.attempts,
         )
@@ -101,6 +104,21 @@ def may_answer(thread: WorkflowCheckpoint) -> None:
     if thread.status is not ThreadStatus.INTERRUPTED:
         raise NotResumableError(
             f"wanted to answer thread {thread.thread_id!r}, but it is {thread.status} and asks nothing: call ainvoke() instead",
+            thread_id=thread.thread_id,
+            status=thread.status,
+        )
+
+
+def may_retry(thread: WorkflowCheckpoint) -> None:
+    """Refuse to try again what has nothing left to do.
+
+    Raises:
+        NotResumableError: it is complete.
+    """
+    if thread.status is ThreadStatus.COMPLETE:
+        raise NotResumableError(
+            f"wanted to retry thread {thread.thread_id!r}, found it complete: nothing of it is left to do; "
+            "fork(thread_id, before=…) runs a step of it again on a new thread",
             thread_id=thread.thread_id,
             status=thread.status,
         )

@@ -17,6 +17,7 @@ from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.attempt import Attempt, new_run_id
 from aiodurable.runs.graphs import BoundGraph, stored_as_stream, stored_as_version
 from aiodurable.runs.guard import ThreadLease
+from aiodurable.runs.healing import heal_thread
 from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.ledger import Accepted
 from aiodurable.runs.resume import Action, OnUnfinished, decide, may_answer
@@ -225,6 +226,8 @@ class DurableRun:
                     context=self._context,
                 )
             case Action.RESUME:
+                if not answer:
+                    await heal_thread(self._rooms, self.lease)
                 self._attempt = await Attempt.resume(
                     self._rooms, self.lease, self.checkpoint, graph=self._graph.name, context=self._context
                 )

@@ -1,4 +1,5 @@
-"""What the rooms' tests share beyond a database: the server's view of their locks, a server of their own, a place for times."""
+"""What the rooms' tests share beyond a database: the server's view of their locks, whole graphs,
+a server of their own, a place for times."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 
 from own_server import OwnServer, own_server
+from scenario_graphs import BREAKS
 from server_locks import ServerLocks
 from timetable import PROPERTY, Timetable
 
@@ -32,3 +34,11 @@ def timetable(request: pytest.FixtureRequest, record_property: Callable[[str, ob
     table = Timetable(request.node.name.removeprefix("test_").replace("_", " "))
     yield table
     record_property(PROPERTY, str(table))
+
+
+@pytest.fixture(autouse=True)
+def mended() -> Iterator[None]:
+    """No node of a scenario is broken at the start of a test."""
+    BREAKS.clear()
+    yield
+    BREAKS.clear()

@@ -179,3 +179,39 @@ CROSS JOIN LATERAL (
 -- moment. A row tells that it was done. $1 is written in: the simple protocol has no parameters, and needs no statement.
 SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false)
 WHERE pg_backend_pid() = $1
+
+-- name: heal
+-- aiodurable_fences_pkey; checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it;
+-- checkpoint_writes_pkey for their tasks. $1 the thread, $2 its token.
+WITH fence AS MATERIALIZED (
+    SELECT thread_id, token FROM aiodurable_fences WHERE thread_id = $1 FOR SHARE
+), head AS MATERIALIZED (
+    SELECT checkpoint_id FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1
+), places AS MATERIALIZED (
+    SELECT '' AS checkpoint_ns, checkpoint_id FROM head
+    UNION ALL
+    (SELECT DISTINCT ON (c.checkpoint_ns) c.checkpoint_ns, c.checkpoint_id
+     FROM checkpoints c
+     WHERE c.thread_id = $1 AND c.checkpoint_ns > '' AND c.metadata -> 'parents' ->> '' = (SELECT checkpoint_id FROM head)
+     ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
+), poisoned AS MATERIALIZED (
+    -- Output and error of one transaction: of one attempt. An error that a handler takes over is the handler's matter.
+    SELECT w.checkpoint_ns, w.checkpoint_id, w.task_id, min(w.task_path) AS path
+    FROM places p
+    JOIN checkpoint_writes w
+      ON w.thread_id = $1 AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
+    WHERE w.task_id <> '00000000-0000-0000-0000-000000000000'
+    GROUP BY w.checkpoint_ns, w.checkpoint_id, w.task_id
+    HAVING NOT bool_or(w.channel = '__error_source_node__')
+       AND max(w.xmin::text) FILTER (WHERE w.channel = '__error__') = ANY (array_agg(w.xmin::text) FILTER (
+               WHERE w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__')))
+), healed AS (
+    DELETE FROM checkpoint_writes w
+    USING poisoned p, fence f
+    WHERE f.token = $2 AND w.thread_id = $1 AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
+      AND w.task_id = p.task_id AND w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__')
+)
+SELECT (SELECT token FROM fence) AS token,
+       coalesce(array_agg(p.checkpoint_ns ORDER BY p.checkpoint_ns, p.path), '{}') AS namespaces,
+       coalesce(array_agg(p.path ORDER BY p.checkpoint_ns, p.path), '{}') AS paths
+FROM poisoned p

@@ -1,8 +1,8 @@
-"""What tests of this room share: a `Threads` and a stock saver on the test's database, and graphs that are whole."""
+"""What tests of this room share: a `Threads` and a stock saver, on the test's database."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
@@ -11,14 +11,6 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.connections import Database
 from aiodurable.threads import Threads
-from scenario_graphs import BREAKS
-
-
-@pytest.fixture(autouse=True)
-def mended() -> Iterator[None]:
-    BREAKS.clear()
-    yield
-    BREAKS.clear()
 
 
 @pytest.fixture

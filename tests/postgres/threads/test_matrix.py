@@ -7,7 +7,7 @@ part of the table.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
@@ -796,11 +796,8 @@ async def deferred_was_made_by_update(t: Thread) -> None:
 
 
 @pytest.fixture(autouse=True)
-def mended() -> Iterator[None]:
+def not_started() -> None:
     scenario_graphs.STARTED = asyncio.Event()
-    BREAKS.clear()
-    yield
-    BREAKS.clear()
 
 
 @pytest.fixture

@@ -1,0 +1,49 @@
+"""Undoing what makes LangGraph take a failed task for a finished one.
+
+A router (a conditional edge) that raises leaves its node's output stored beside the error. LangGraph then reads the task
+as finished, and a resumption skips the node, its router and all that would have followed (langgraph#8834). `DurableSaver`
+does not store such output; threads that plain LangGraph wrote have it. Without it the node runs again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiodurable.checkpoints.fences import Fence
+from aiodurable.postgres.connections import Database
+from aiodurable.postgres.queries import load
+
+__all__ = ["Healed", "heal"]
+
+_SQL = load("checkpoints")
+
+
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """A task whose output was removed.
+
+    Attributes:
+        namespace: the checkpoint_ns of its graph, empty for the root.
+        path: the task's path, as LangGraph wrote it.
+    """
+
+    namespace: str
+    path: str
+
+
+async def heal(database: Database, fence: Fence) -> list[Healed]:
+    """Remove the output of the tasks of a thread's newest step that failed, in subgraphs too.
+
+    Only what one attempt wrote in one transaction is removed: output that a later attempt wrote stays.
+
+    Raises:
+        LeaseLostError: the fence is no longer the thread's; nothing was removed.
+        PostgresUnavailableError: Postgres is away.
+    """
+    fence.check()
+    row = await database.fetch_one(_SQL["heal"], fence.thread_id, fence.token)
+    assert row is not None, "an aggregate has a row"
+    if row["token"] != fence.token:
+        fence.revoke()
+        raise fence.lost(row["token"] or 0)
+    return [Healed(*task) for task in zip(row["namespaces"], row["paths"], strict=True)]

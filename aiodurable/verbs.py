@@ -1,0 +1,216 @@
+"""What a `Durable` offers on threads it does not hold: look at them, go on with them, remove what is old."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any, TypedDict, Unpack
+
+from aiodurable.errors import GraphNotRegisteredError
+from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.graphs import BoundGraph, Graph
+from aiodurable.runs.hold import OnBusy
+from aiodurable.runs.resume import may_retry, not_found
+from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.run import run
+from aiodurable.threads import NEEDS_ATTENTION, Pruned, ThreadStep
+from aiodurable.threads.retention import Keep
+
+__all__ = ["Filters", "Verbs"]
+
+
+class Filters(TypedDict, total=False):
+    """What a search may ask for; what is left out passes all.
+
+    Attributes:
+        older_than, newer_than: bounds on the newest checkpoint: a timedelta before now, or an aware datetime.
+        graph: only threads of this graph name.
+        prefix: only threads whose id begins so.
+        error: only threads whose error text contains this.
+        holder: only threads whose holder's `application_name` contains this; implies that they are running.
+        after: only threads whose id sorts after this one: the last of the page before.
+        limit: at most so many.
+    """
+
+    older_than: timedelta | datetime | None
+    newer_than: timedelta | datetime | None
+    graph: str | None
+    prefix: str | None
+    error: str | None
+    holder: str | None
+    after: str | None
+    limit: int | None
+
+
+class Verbs(ABC):
+    """The verbs of `Durable` that name a thread, or go through all of them."""
+
+    @abstractmethod
+    def _opened(self) -> Rooms:
+        """The rooms. Raises `ClosedError` where they are not open."""
+
+    @abstractmethod
+    def _bound(self, graph: Graph) -> BoundGraph:
+        """The graph, bound to the saver; raises as `Graphs.bind` does."""
+
+    async def get_checkpoint_status(self, thread_id: str) -> WorkflowCheckpoint:
+        """Where a thread stands, from the tables and the live lock; also of one that only plain LangGraph has seen."""
+        return await self._opened().threads.status(thread_id)
+
+    async def needs_resume(self, thread_id: str) -> bool:
+        """Whether work is left that nobody is doing and that needs no answer: crashed, failed or paused."""
+        return (await self.get_checkpoint_status(thread_id)).status.unfinished
+
+    def find_workflows(
+        self, *, status: ThreadStatus | str | Iterable[ThreadStatus | str] | None = None, **filters: Unpack[Filters]
+    ) -> AsyncIterator[WorkflowCheckpoint]:
+        """The threads that pass every filter, by thread_id; also those without a ledger row.
+
+        Args:
+            status: one status or several; None: any.
+            filters: see `Filters`.
+
+        Raises:
+            ConfigurationError: an unknown status, a bound that is naive or negative, or a `limit` below 1.
+        """
+        return self._opened().threads.find(status=status, **filters)
+
+    def find_failed_workflows(
+        self,
+        *,
+        status: ThreadStatus | str | Iterable[ThreadStatus | str] = NEEDS_ATTENTION,
+        **filters: Unpack[Filters],
+    ) -> AsyncIterator[WorkflowCheckpoint]:
+        """The threads that need a person or a resumption: `find_workflows` of failed, crashed, interrupted, quarantined."""
+        return self.find_workflows(status=status, **filters)
+
+    def history(
+        self, thread_id: str, *, before: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[ThreadStep]:
+        """The steps of a thread, newest first: which nodes, when, how long, and who ran them.
+
+        Args:
+            thread_id: the thread; one nobody knows has none.
+            before: a checkpoint id: only steps older than that.
+            limit: at most so many.
+
+        Raises:
+            ConfigurationError: a thread_id that cannot be stored, or a limit below 1.
+        """
+        return self._opened().threads.history(thread_id, before=before, limit=limit)
+
+    async def resume_workflow(
+        self,
+        thread_id: str,
+        graph: Graph | None = None,
+        *,
+        on_busy: OnBusy = "reject",
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """Go on with an unfinished thread and return its result; of a complete one, return what is stored.
+
+        Args:
+            thread_id: the thread.
+            graph: its graph; None: the one the ledger knows it by, which must be registered here.
+            on_busy, timeout: as for `run`.
+            options: LangGraph's own for `ainvoke`.
+
+        Raises:
+            ThreadNotFoundError: nothing is known of the thread.
+            ThreadInterruptedError: it waits for an answer.
+            ResumeLimitError: it is quarantined; see `retry`.
+            GraphNotRegisteredError: no graph was given and the ledger names none that is registered.
+            WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `run`.
+        """
+        bound = await self._graph_of(thread_id, graph, verb="resume_workflow")
+        async with run(self._opened(), bound, thread_id, on_busy=on_busy, timeout=timeout) as resumed:
+            return await resumed.ainvoke(**options)
+
+    async def retry(
+        self,
+        thread_id: str,
+        graph: Graph | None = None,
+        *,
+        on_busy: OnBusy = "reject",
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """Try a thread again from where it stopped, also a quarantined one, and return its result.
+
+        The node that failed runs again; those that finished beside it do not. It is one more attempt of the same run.
+        Unlike `resume_workflow` it refuses a complete thread: there is nothing to try again.
+
+        Args:
+            thread_id: the thread.
+            graph: its graph; None: the one the ledger knows it by, which must be registered here.
+            on_busy, timeout: as for `run`.
+            options: LangGraph's own for `ainvoke`.
+
+        Raises:
+            ThreadNotFoundError: nothing is known of the thread.
+            ThreadInterruptedError: it waits for an answer.
+            NotResumableError: it is complete.
+            GraphNotRegisteredError: no graph was given and the ledger names none that is registered.
+            WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `run`.
+            Exception: a node's own, if it fails again.
+        """
+        bound = await self._graph_of(thread_id, graph, verb="retry")
+        async with run(self._opened(), bound, thread_id, on_busy=on_busy, timeout=timeout) as retried:
+            may_retry(retried.checkpoint)
+            return await retried.ainvoke(on_unfinished="retry", **options)
+
+    async def prune(
+        self,
+        *,
+        keep: Keep = "latest",
+        older_than: timedelta | datetime,
+        statuses: Iterable[ThreadStatus | str] = (ThreadStatus.COMPLETE,),
+        graph: str | None = None,
+        batch: int = 100,
+        share: float = 0.5,
+        dry_run: bool = False,
+        progress: Callable[[Pruned], None] | None = None,
+    ) -> Pruned:
+        """Remove old checkpoints in small batches; a thread that is leased or goes on meanwhile is left alone.
+
+        Args:
+            keep: "latest" keeps what is needed to go on with a thread and drops its past; "nothing" drops the thread and
+                its runs.
+            older_than: an age, or a moment with a time zone: only threads to which nothing was written since.
+            statuses: only threads of these; running and queued ones never.
+            graph: only threads of this graph.
+            batch: threads removed in one transaction.
+            share: of the time, how much is spent working; the rest is left to live traffic.
+            dry_run: tell what would be removed, remove nothing.
+            progress: called after each batch with what was removed so far.
+
+        Raises:
+            ConfigurationError: an argument that cannot be meant; nothing was removed.
+            PostgresUnavailableError: Postgres could not be reached; earlier batches stay removed.
+        """
+        return await self._opened().threads.prune(
+            keep=keep,
+            older_than=older_than,
+            statuses=statuses,
+            graph=graph,
+            batch=batch,
+            share=share,
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    async def _graph_of(self, thread_id: str, given: Graph | None, *, verb: str) -> BoundGraph:
+        if given is not None:
+            return self._bound(given)
+        status = await self.get_checkpoint_status(thread_id)
+        if status.status is ThreadStatus.NEW:
+            raise not_found(thread_id)
+        if status.graph is None:
+            raise GraphNotRegisteredError(
+                f"the graph of thread {thread_id!r} is not recorded (it has no name, or plain LangGraph wrote the thread): "
+                f"pass it, {verb}(thread_id, graph)",
+                thread_id=thread_id,
+            )
+        return self._bound(status.graph)
