@@ -128,7 +128,7 @@ def literal(value: Any) -> str:
         case str():
             return json.dumps(value)
         case tuple():
-            return f"({', '.join(map(literal, value))})"
+            return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
         case _:
             return repr(value)
 
