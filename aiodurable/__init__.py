@@ -67,6 +67,9 @@ _ROOMS = {
     "settings": ("Settings",),
     "threads": (
         "Pruned",
+        "ThreadCounts",
+        "ThreadFilters",
+        "ThreadPage",
         "ThreadStep",
     ),
     "workflow": (

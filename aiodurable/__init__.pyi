@@ -134,6 +134,15 @@ from aiodurable.threads import (
     Pruned as Pruned,
 )
 from aiodurable.threads import (
+    ThreadCounts as ThreadCounts,
+)
+from aiodurable.threads import (
+    ThreadFilters as ThreadFilters,
+)
+from aiodurable.threads import (
+    ThreadPage as ThreadPage,
+)
+from aiodurable.threads import (
     ThreadStep as ThreadStep,
 )
 from aiodurable.workflow import (
@@ -175,8 +184,11 @@ __all__ = [
     "RunStatus",
     "SchemaMismatchError",
     "Settings",
+    "ThreadCounts",
+    "ThreadFilters",
     "ThreadInterruptedError",
     "ThreadNotFoundError",
+    "ThreadPage",
     "ThreadStatus",
     "ThreadStep",
     "WorkflowAlreadyRunningError",

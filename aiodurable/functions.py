@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Unpack
 
 from aiodurable.durable import Durable, opened
 from aiodurable.model import WorkflowCheckpoint
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.run import DurableRun
-from aiodurable.threads import Pruned, ThreadStep
+from aiodurable.threads import Pruned, ThreadFilters, ThreadStep
 
 __all__ = [
     "durable_run",
@@ -83,20 +83,30 @@ async def needs_resume(thread_id: str, *, durable: Durable | None = None, dsn: s
 
 
 async def find_workflows(
-    *, durable: Durable | None = None, dsn: str | None = None, **filters: Any
+    *,
+    durable: Durable | None = None,
+    dsn: str | None = None,
+    after: str | None = None,
+    limit: int | None = None,
+    **filters: Unpack[ThreadFilters],
 ) -> AsyncIterator[WorkflowCheckpoint]:
     """`Durable.find_workflows` through the given, the current, or an own `Durable`."""
     async with opened(durable, dsn) as d:
-        async for found in d.find_workflows(**filters):
+        async for found in d.find_workflows(after=after, limit=limit, **filters):
             yield found
 
 
 async def find_failed_workflows(
-    *, durable: Durable | None = None, dsn: str | None = None, **filters: Any
+    *,
+    durable: Durable | None = None,
+    dsn: str | None = None,
+    after: str | None = None,
+    limit: int | None = None,
+    **filters: Unpack[ThreadFilters],
 ) -> AsyncIterator[WorkflowCheckpoint]:
     """`Durable.find_failed_workflows` through the given, the current, or an own `Durable`."""
     async with opened(durable, dsn) as d:
-        async for found in d.find_failed_workflows(**filters):
+        async for found in d.find_failed_workflows(after=after, limit=limit, **filters):
             yield found
 
 

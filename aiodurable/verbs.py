@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from aiodurable.errors import GraphNotRegisteredError
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
@@ -14,33 +14,10 @@ from aiodurable.runs.hold import OnBusy
 from aiodurable.runs.resume import may_retry, not_found
 from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run import run
-from aiodurable.threads import NEEDS_ATTENTION, Pruned, ThreadStep
+from aiodurable.threads import NEEDS_ATTENTION, Pruned, ThreadCounts, ThreadFilters, ThreadPage, ThreadStep
 from aiodurable.threads.retention import Keep
 
-__all__ = ["Filters", "Verbs"]
-
-
-class Filters(TypedDict, total=False):
-    """What a search may ask for; what is left out passes all.
-
-    Attributes:
-        older_than, newer_than: bounds on the newest checkpoint: a timedelta before now, or an aware datetime.
-        graph: only threads of this graph name.
-        prefix: only threads whose id begins so.
-        error: only threads whose error text contains this.
-        holder: only threads whose holder's `application_name` contains this; implies that they are running.
-        after: only threads whose id sorts after this one: the last of the page before.
-        limit: at most so many.
-    """
-
-    older_than: timedelta | datetime | None
-    newer_than: timedelta | datetime | None
-    graph: str | None
-    prefix: str | None
-    error: str | None
-    holder: str | None
-    after: str | None
-    limit: int | None
+__all__ = ["Verbs"]
 
 
 class Verbs(ABC):
@@ -63,27 +40,65 @@ class Verbs(ABC):
         return (await self.get_checkpoint_status(thread_id)).status.unfinished
 
     def find_workflows(
-        self, *, status: ThreadStatus | str | Iterable[ThreadStatus | str] | None = None, **filters: Unpack[Filters]
+        self, *, after: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
     ) -> AsyncIterator[WorkflowCheckpoint]:
-        """The threads that pass every filter, by thread_id; also those without a ledger row.
+        """The threads that pass every filter, by thread_id; also those that only plain LangGraph has seen.
 
         Args:
-            status: one status or several; None: any.
-            filters: see `Filters`.
+            after: only threads whose id sorts after this one.
+            limit: at most so many.
+            filters: see `ThreadFilters`: status, older_than, newer_than, graph, prefix, error, holder, orphaned.
 
         Raises:
-            ConfigurationError: an unknown status, a bound that is naive or negative, or a `limit` below 1.
+            ConfigurationError: a filter that cannot be meant, or a limit below 1; at once, not at the first step.
         """
-        return self._opened().threads.find(status=status, **filters)
+        return self._opened().threads.find(after=after, limit=limit, **filters)
 
     def find_failed_workflows(
+        self, *, after: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
+    ) -> AsyncIterator[WorkflowCheckpoint]:
+        """`find_workflows` with another default: the threads that need a person or a resumption.
+
+        These are failed, crashed, interrupted and quarantined. Where `status` leaves crashed ones out, they are found by
+        an index, however many threads there are; so are `orphaned` ones, crashed runs of ours.
+        """
+        filters.setdefault("status", NEEDS_ATTENTION)
+        return self.find_workflows(after=after, limit=limit, **filters)
+
+    async def page(
         self,
         *,
-        status: ThreadStatus | str | Iterable[ThreadStatus | str] = NEEDS_ATTENTION,
-        **filters: Unpack[Filters],
-    ) -> AsyncIterator[WorkflowCheckpoint]:
-        """The threads that need a person or a resumption: `find_workflows` of failed, crashed, interrupted, quarantined."""
-        return self.find_workflows(status=status, **filters)
+        after: str | None = None,
+        limit: int = 100,
+        look_at: int = 10_000,
+        **filters: Unpack[ThreadFilters],
+    ) -> ThreadPage:
+        """One page of `find_workflows`, in a bounded time: `threads, after = await durable.page(status="failed")`.
+
+        Args:
+            after: what the page before gave; None: the first page.
+            limit: threads on the page, at most.
+            look_at: threads to look at, at most, rounded up to a step of up to 1000. A page that reached it may be short
+                or empty without being the last: the last one's `after` is None.
+            filters: see `ThreadFilters`. Let all pages have the same; for ages that means moments.
+
+        Raises:
+            ConfigurationError: a filter that cannot be meant, or a number below 1.
+        """
+        return await self._opened().threads.page(after=after, limit=limit, look_at=look_at, **filters)
+
+    async def counts(self, *, exact: bool = True, **filters: Unpack[ThreadFilters]) -> ThreadCounts:
+        """How many threads have each status.
+
+        Args:
+            exact: True counts every thread that passes, some 25,000 a second where an index does not help. False takes a
+                bounded time: complete and crashed threads of a large database are estimated, and the result says so.
+            filters: see `ThreadFilters`; an estimate takes only `status`.
+
+        Raises:
+            ConfigurationError: a filter that cannot be meant.
+        """
+        return await self._opened().threads.counts(exact=exact, **filters)
 
     def history(
         self, thread_id: str, *, before: str | None = None, limit: int | None = None

@@ -1,14 +1,25 @@
 """Threads: what can be told of them from the tables, without their graph.
 
-`status` says where one thread stands and holds the rules by which it is told. `search` goes through all of them, a page
-at a time. `history` tells what one went through. `retention` removes what is no longer needed. `reader` is the door.
+`status` says where one thread stands and holds the rules by which it is told. `search` goes through all of them, a step
+at a time; `filters` says for which. `counting` tells how many there are. `history` tells what one went through.
+`retention` removes what is no longer needed. `reader` is the door.
 
 Nothing here takes a lease, or writes to a thread that somebody works on.
 """
 
+from aiodurable.threads.counting import ThreadCounts
+from aiodurable.threads.filters import NEEDS_ATTENTION, ThreadFilters
 from aiodurable.threads.history import ThreadStep
 from aiodurable.threads.reader import Threads
 from aiodurable.threads.retention import Pruned
-from aiodurable.threads.search import NEEDS_ATTENTION
+from aiodurable.threads.search import ThreadPage
 
-__all__ = ["NEEDS_ATTENTION", "Pruned", "ThreadStep", "Threads"]
+__all__ = [
+    "NEEDS_ATTENTION",
+    "Pruned",
+    "ThreadCounts",
+    "ThreadFilters",
+    "ThreadPage",
+    "ThreadStep",
+    "Threads",
+]

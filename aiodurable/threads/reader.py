@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from typing import Unpack
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
@@ -13,9 +13,11 @@ from aiodurable.keys import check_thread_id
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.together import Together
+from aiodurable.threads.counting import Counting, ThreadCounts
+from aiodurable.threads.filters import Age, Filter, Statuses, ThreadFilters, check_positive
 from aiodurable.threads.history import History, ThreadStep
 from aiodurable.threads.retention import Keep, Pruned, Retention
-from aiodurable.threads.search import Filter, Search
+from aiodurable.threads.search import Search, ThreadPage
 from aiodurable.threads.status import Classifier
 
 __all__ = ["Threads"]
@@ -36,6 +38,7 @@ class Threads:
         self._seen = Together(partial(self._classify, ignore_lock=False), name="aiodurable statuses")
         self._beneath = Together(partial(self._classify, ignore_lock=True), name="aiodurable statuses beneath leases")
         self._search = Search(database, self._classifier, namespace=namespace)
+        self._counting = Counting(database, self._search, self._classifier)
         self._retention = Retention(database, self._search, self._classifier)
         self._history = History(database, serde=serde)
 
@@ -59,71 +62,71 @@ class Threads:
         return {checkpoint.thread_id: checkpoint for checkpoint in found}
 
     def find(
-        self,
-        *,
-        status: ThreadStatus | str | Iterable[ThreadStatus | str] | None = None,
-        older_than: timedelta | datetime | None = None,
-        newer_than: timedelta | datetime | None = None,
-        graph: str | None = None,
-        prefix: str | None = None,
-        error: str | None = None,
-        holder: str | None = None,
-        after: str | None = None,
-        limit: int | None = None,
+        self, *, after: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
     ) -> AsyncIterator[WorkflowCheckpoint]:
         """The threads that pass every filter, ordered by thread_id as the database sorts text.
 
-        Each page is read when it is needed: a thread that changes meanwhile is told as it is when its page is read.
+        Each step is read when it is needed: a thread that changes meanwhile is told as it is when its step is read.
+        Crashed, complete and (where locks are held of which the ledger knows no run) running threads are sought among
+        all threads, some 25,000 a second.
 
         Args:
-            status: one status or several; None: any.
-            older_than: an age, or a moment with a time zone: nothing was written since.
-            newer_than: an age, or a moment with a time zone: something was written since. Both look at the time of the
-                thread's newest checkpoint, by the clock of the host that wrote it; before the first one, at the time of
-                its run in the ledger.
-            graph: the name of its graph, where that is known.
-            prefix: how its thread_id begins.
-            error: a part of the text of its error.
-            holder: a part of its holder's `application_name`, which for aiodurable's names host and process; implies
-                that it is running.
-            after: only threads whose id comes after this one: the last of the page before.
+            after: only threads whose id comes after this one.
             limit: at most so many.
+            filters: see `ThreadFilters`.
 
         Raises:
-            ConfigurationError: an unknown status, a negative age, a datetime without a time zone, a limit below 1; at
-                once, not at the first step.
+            ConfigurationError: a filter that cannot be meant, or a limit below 1; at once, not at the first step.
             PostgresUnavailableError: Postgres could not be reached, at any step.
         """
-        return self._search.threads(
-            Filter.of(
-                status=status,
-                older_than=older_than,
-                newer_than=newer_than,
-                graph=graph,
-                prefix=prefix,
-                error=error,
-                holder=holder,
-                after=after,
-                limit=limit,
-            )
-        )
+        check_positive(limit=limit)
+        return self._search.threads(Filter.of(**filters), after=after, limit=limit)
 
-    async def counts(
+    async def page(
         self,
         *,
-        status: ThreadStatus | str | Iterable[ThreadStatus | str] | None = None,
-        prefix: str | None = None,
-    ) -> dict[ThreadStatus, int]:
-        """How many threads have each status, counted exactly: each is classified, some 25,000 a second.
+        after: str | None = None,
+        limit: int = 100,
+        look_at: int = 10_000,
+        **filters: Unpack[ThreadFilters],
+    ) -> ThreadPage:
+        """One page of what `find` finds, in a bounded time: `threads, after = await threads.page(status="failed")`.
 
-        Statuses that nothing has are left out. With `status` only those are counted, which is quick for all but
-        complete, crashed and running.
+        Args:
+            after: what the page before gave; None: the first page.
+            limit: threads on the page, at most.
+            look_at: threads to look at, at most, rounded up to a step of up to 1000. A page that reached it may be short
+                or empty without being the last: the last one's `after` is None.
+            filters: see `ThreadFilters`. Let all pages have the same; for ages that means moments.
 
         Raises:
-            ConfigurationError: an unknown status.
+            ConfigurationError: a filter that cannot be meant, or a number below 1.
             PostgresUnavailableError: Postgres could not be reached.
         """
-        return await self._search.counts(Filter.of(status=status, prefix=prefix))
+        check_positive(limit=limit, look_at=look_at)
+        return await self._search.page(Filter.of(**filters), after=after, limit=limit, look_at=look_at)
+
+    async def counts(self, *, exact: bool = True, **filters: Unpack[ThreadFilters]) -> ThreadCounts:
+        """How many threads have each status.
+
+        Args:
+            exact: True counts every thread that passes, as `find` finds them. False takes a bounded time, about a second
+                for a million threads: complete and crashed threads of a large database are estimated from a sample, and
+                what is rare is counted; the result says which.
+            filters: see `ThreadFilters`; an estimate takes only `status`.
+
+        Raises:
+            ConfigurationError: a filter that cannot be meant.
+            PostgresUnavailableError: Postgres could not be reached.
+        """
+        wanted = Filter.of(**filters)
+        if exact:
+            return await self._counting.count(wanted)
+        if more := [name for name, value in filters.items() if name != "status" and value not in (None, False)]:
+            raise ConfigurationError(
+                f"an estimate takes no {', '.join(more)}: count exactly, or filter by status alone"
+            )
+        return await self._counting.estimate(wanted)
 
     def history(
         self, thread_id: str, *, before: str | None = None, limit: int | None = None
@@ -139,16 +142,15 @@ class Threads:
             ConfigurationError: a thread_id that cannot be stored, or a limit below 1; at once, not at the first step.
             PostgresUnavailableError: Postgres could not be reached, at any step.
         """
-        if limit is not None and limit < 1:
-            raise ConfigurationError(f"limit must be 1 or more, got {limit}: leave it out for all steps")
+        check_positive(limit=limit)
         return self._history.steps(check_thread_id(thread_id), before=before, limit=limit)
 
     async def prune(
         self,
         *,
         keep: Keep = "latest",
-        older_than: timedelta | datetime,
-        statuses: Iterable[ThreadStatus | str] = (ThreadStatus.COMPLETE,),
+        older_than: Age,
+        statuses: Statuses = (ThreadStatus.COMPLETE,),
         graph: str | None = None,
         batch: int = 100,
         share: float = 0.5,

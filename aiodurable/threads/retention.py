@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Literal
 
 from aiodurable.errors import ConfigurationError
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
-from aiodurable.threads.search import Filter, Search
+from aiodurable.threads.filters import Age, Filter, Statuses
+from aiodurable.threads.search import Search
 from aiodurable.threads.status import Classifier
 
 __all__ = ["Keep", "Pruned", "Retention"]
@@ -73,8 +73,8 @@ class Retention:
         self,
         *,
         keep: Keep,
-        older_than: timedelta | datetime,
-        statuses: Iterable[ThreadStatus | str],
+        older_than: Age,
+        statuses: Statuses,
         graph: str | None,
         batch: int,
         share: float,
@@ -84,13 +84,12 @@ class Retention:
         """See `Threads.prune`."""
         wanted = _checked(keep, older_than, statuses, graph, batch, share)
         total = Pruned()
-        async for thread_ids in self._search.candidates(wanted):
+        async for step in self._search.steps(wanted):
+            thread_ids = step.thread_ids
             # The tokens first: a lease taken after this line shows in its token, whatever the status said.
             tokens = {r["thread_id"]: r["token"] for r in await self._database.fetch(_SQL["tokens"], thread_ids)}
-            found = await self._classifier.classify(
-                thread_ids, statuses=wanted.statuses, older_than=wanted.older_than, graph=wanted.graph
-            )
-            total += Pruned(looked_at=len(thread_ids))
+            found = await self._classifier.classify(thread_ids, wanted)
+            total += Pruned(looked_at=step.looked_at)
             for start in range(0, len(found), batch):
                 some = found[start : start + batch]
                 began = time.monotonic()
@@ -127,8 +126,8 @@ class Retention:
 
 def _checked(
     keep: Keep,
-    older_than: timedelta | datetime,
-    statuses: Iterable[ThreadStatus | str],
+    older_than: Age,
+    statuses: Statuses,
     graph: str | None,
     batch: int,
     share: float,

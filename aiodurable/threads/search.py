@@ -1,120 +1,76 @@
-"""Going through threads, a page at a time: keyset-paged by thread_id, nothing is held between two pages.
+"""Going through threads, a step at a time: keyset-paged by thread_id, nothing is held between two steps.
 
-A page takes two steps: candidates from the narrowest index that misses none, then their statuses, told anew for each page.
+A step looks at the next threads of the narrowest index that misses none, then tells the statuses of those that may fit.
 
-- Errors, questions and unfinished runs have partial indexes; a search for such statuses alone looks nowhere else.
+- Errors, questions and runs that are not over have partial indexes: a search for such statuses alone looks nowhere else.
+- Running and orphaned threads stand in the ledger as running. Who holds a lease without that is found among all threads.
 - Checkpoint ids tell their time; a search for what was written within a day begins at the first id of that time.
-- Crashed and complete threads look like any other until their head is read: all threads are gone through.
+- Crashed and complete threads of plain LangGraph look like any other until their head is read: all are gone through.
+
+So an iterator may go far between two threads that it yields. A page does not: it looks at so many threads and no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from typing import Any, NamedTuple
 
-from aiodurable.errors import ConfigurationError
 from aiodurable.keys import lock_key
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
+from aiodurable.threads.filters import Filter
 from aiodurable.threads.status import Classifier
 
-__all__ = ["NEEDS_ATTENTION", "Filter", "Search"]
+__all__ = ["Search", "Step", "ThreadPage", "first_id"]
 
-NEEDS_ATTENTION = (ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.QUARANTINED)
-"""The threads that need a person or a resumption."""
-
-_NOTED = frozenset(
-    {
-        ThreadStatus.FAILED,
-        ThreadStatus.INTERRUPTED,
-        ThreadStatus.QUARANTINED,
-        ThreadStatus.PAUSED,
-        ThreadStatus.QUEUED,
-    }
+_CHANNELS = {ThreadStatus.FAILED: "__error__", ThreadStatus.INTERRUPTED: "__interrupt__"}
+_IN_LEDGER = frozenset(
+    {ThreadStatus.FAILED, ThreadStatus.PAUSED, ThreadStatus.QUEUED, ThreadStatus.QUARANTINED},
 )
-"""Statuses that only a thread with an error, a question or an unfinished run can have."""
-
+"""Statuses that a thread has because its newest run has the same."""
+_NOTED = _IN_LEDGER | _CHANNELS.keys()
 _RUNNING = frozenset({ThreadStatus.RUNNING})
 _SQL = load("threads")
-_PAGES = (100, 1000)
-"""Threads looked at for the first page, and at most for a later one; each page is twice the one before."""
+_STEPS = (100, 1000)
+"""Threads looked at in the first step, and at most in a later one; each is twice the one before."""
 _RECENT = timedelta(days=1)
+_RECENT_AT_ONCE = 20_000
+"""Recent threads are sorted anew for each fetch: fewer fetches, of more steps each."""
 _CLOCKS = timedelta(minutes=1)
 """How far a checkpoint's id and its `ts` may lie apart; both come from the writer's clock, one after the other."""
 _GREGORIAN = datetime(1582, 10, 15, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """What a search is for; None passes all.
+class ThreadPage(NamedTuple):
+    """One page of a search.
 
     Attributes:
-        statuses: any of these; all but `new` unless asked.
-        older_than: written at this moment or before.
-        newer_than: written at this moment or after.
-        graph: the name of its graph.
-        prefix: how its thread_id begins.
-        error: a part of the text of its error.
-        holder: a part of what its holder's `application_name` says.
-        after: its thread_id comes after this one, as the database sorts text.
-        limit: at most so many.
+        threads: those found, by thread_id. Fewer than asked for, or none, where few of the threads looked at passed.
+        after: the `after` of the next page; None: there is none.
     """
 
-    statuses: frozenset[ThreadStatus]
-    older_than: datetime | None
-    newer_than: datetime | None
-    graph: str | None
-    prefix: str | None
-    error: str | None
-    holder: str | None
+    threads: list[WorkflowCheckpoint]
     after: str | None
-    limit: int | None
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        status: ThreadStatus | str | Iterable[ThreadStatus | str] | None = None,
-        older_than: timedelta | datetime | None = None,
-        newer_than: timedelta | datetime | None = None,
-        graph: str | None = None,
-        prefix: str | None = None,
-        error: str | None = None,
-        holder: str | None = None,
-        after: str | None = None,
-        limit: int | None = None,
-    ) -> Self:
-        """Check what a caller asked for. Ages become moments once, here, so that all pages mean the same.
 
-        Raises:
-            ConfigurationError: an unknown status, a negative age, a datetime without a time zone, a limit below 1.
-        """
-        if limit is not None and limit < 1:
-            raise ConfigurationError(f"limit must be 1 or more, got {limit}: leave it out for all threads")
-        return cls(
-            statuses=_statuses(status) & _RUNNING if holder is not None else _statuses(status),
-            older_than=_moment("older_than", older_than),
-            newer_than=_moment("newer_than", newer_than),
-            graph=graph,
-            prefix=prefix,
-            error=error,
-            holder=holder,
-            after=after,
-            limit=limit,
-        )
+class Step(NamedTuple):
+    """Threads that may pass a filter, out of `looked_at` that were gone over, the last of which is `last`."""
 
-    def admits(self, thread_id: str) -> bool:
-        """What can be told from the name alone."""
-        return self.prefix is None or thread_id.startswith(self.prefix)
+    thread_ids: list[str]
+    looked_at: int
+    last: str
 
-    def passes(self, thread: WorkflowCheckpoint) -> bool:
-        """What SQL does not check: an error's text may be stored encrypted."""
-        if self.error is not None and self.error not in (thread.error or ""):
-            return False
-        return self.holder is None or (thread.holder is not None and self.holder in thread.holder.application)
+
+class _Source(NamedTuple):
+    """Where the threads come from: a block of SQL, its bounds, and how many it gives at once (None: a step's worth)."""
+
+    block: str
+    bounds: tuple[Any, ...] = ()
+    at_once: int | None = None
+    held: bool | None = None
+    """Only threads whose lock is held, or only others."""
 
 
 class Search:
@@ -130,83 +86,99 @@ class Search:
         self._database = database
         self._classifier = classifier
         self._namespace = namespace
+        self._bytewise: bool | None = None
 
-    async def threads(self, wanted: Filter) -> AsyncIterator[WorkflowCheckpoint]:
+    async def threads(
+        self, wanted: Filter, *, after: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[WorkflowCheckpoint]:
         """The threads that pass, in the database's order of their ids."""
-        left = wanted.limit
-        async for thread_ids in self.candidates(wanted):
-            for thread in await self._classifier.classify(
-                thread_ids,
-                statuses=wanted.statuses,
-                older_than=wanted.older_than,
-                newer_than=wanted.newer_than,
-                graph=wanted.graph,
-            ):
-                if not wanted.passes(thread):
-                    continue
+        left = limit
+        async for step in self.steps(wanted, after=after):
+            for thread in await self._classifier.classify(step.thread_ids, wanted):
                 yield thread
                 if left is not None and (left := left - 1) == 0:
                     return
 
-    async def counts(self, wanted: Filter) -> dict[ThreadStatus, int]:
-        """How many threads there are of each status."""
-        found: dict[ThreadStatus, int] = {}
-        async for thread_ids in self.candidates(wanted):
-            for status, count in (await self._classifier.count(thread_ids)).items():
-                if status in wanted.statuses:
-                    found[status] = found.get(status, 0) + count
-        return found
+    async def page(self, wanted: Filter, *, after: str | None, limit: int, look_at: int) -> ThreadPage:
+        """The next `limit` threads that pass, or fewer where `look_at` threads were looked at without finding so many."""
+        found: list[WorkflowCheckpoint] = []
+        looked_at = 0
+        async for step in self.steps(wanted, after=after):
+            found += await self._classifier.classify(step.thread_ids, wanted)
+            if len(found) > limit:
+                return ThreadPage(found[:limit], found[limit - 1].thread_id)
+            looked_at += step.looked_at
+            if len(found) == limit or looked_at >= look_at:
+                return ThreadPage(found, step.last)
+        return ThreadPage(found, None)
 
-    async def candidates(self, wanted: Filter) -> AsyncIterator[list[str]]:
-        """Pages of threads among which are all that can pass."""
-        if not wanted.statuses:
-            return
-        block, *bound = _source(wanted)
-        last, size = wanted.after or "", _PAGES[0]
-        while rows := await self._database.fetch(_SQL[block], last, size, *bound):
-            last = rows[-1]["thread_id"]
-            thread_ids = [row["thread_id"] for row in rows if wanted.admits(row["thread_id"])]
-            if wanted.statuses == _RUNNING:
-                thread_ids = await self._held(thread_ids)
-            if thread_ids:
-                yield thread_ids
-            size = min(size * 2, _PAGES[1])
+    async def steps(self, wanted: Filter, *, after: str | None = None) -> AsyncIterator[Step]:
+        """All that can pass, step by step."""
+        if wanted.statuses:
+            async for step in self._steps(await self._source(wanted), after or "", wanted.prefix or ""):
+                yield step
 
-    async def _held(self, thread_ids: list[str]) -> list[str]:
-        held = {row["key"] for row in await self._database.fetch(_SQL["held_keys"])}
-        return [thread_id for thread_id in thread_ids if lock_key(thread_id, self._namespace) in held]
+    def noted(self) -> AsyncIterator[Step]:
+        """All that stand in an index for what is rare: whatever their status, no other thread is failed, interrupted,
+        paused, queued, quarantined, or running for the ledger."""
+        return self._steps(_Source("threads_noted", (list(_CHANNELS.values()), [*_IN_LEDGER, ThreadStatus.RUNNING])))
+
+    async def _steps(self, source: _Source, last: str = "", prefix: str = "") -> AsyncIterator[Step]:
+        size = _STEPS[0]
+        contiguous = bool(prefix) and await self._sorts_bytewise()
+        if contiguous and last < prefix:
+            last = prefix
+            yield Step([prefix], 1, prefix)
+        while rows := await self._database.fetch(_SQL[source.block], last, source.at_once or size, *source.bounds):
+            for start in range(0, len(rows), size):
+                some = rows[start : start + size]
+                last = some[-1]["thread_id"]
+                fitting = [row["thread_id"] for row in some if row["fits"] and row["thread_id"].startswith(prefix)]
+                if source.held is not None:
+                    held = await self._held()
+                    fitting = [thread_id for thread_id in fitting if (self._key(thread_id) in held) is source.held]
+                yield Step(fitting, len(some), last)
+                if contiguous and not last.startswith(prefix):
+                    return
+            size = min(size * 2, _STEPS[1])
+
+    async def _source(self, wanted: Filter) -> _Source:
+        """The narrowest that misses none."""
+        if wanted.orphaned:
+            return _Source("threads_noted", ([], ["running"]), held=False)
+        if wanted.statuses == _RUNNING:
+            in_ledger = await self.all_held_are_in_the_ledger()
+            return (
+                _Source("threads_noted", ([], ["running"]), held=True)
+                if in_ledger
+                else _Source("threads_all", held=True)
+            )
+        if wanted.statuses <= _NOTED:
+            channels = [channel for status, channel in _CHANNELS.items() if status in wanted.statuses]
+            return _Source("threads_noted", (channels, sorted(wanted.statuses & _IN_LEDGER)))
+        if wanted.newer_than is not None and wanted.newer_than > datetime.now(UTC) - _RECENT:
+            first = first_id(wanted.newer_than - _CLOCKS)
+            return _Source("threads_recent", (first, wanted.newer_than), _RECENT_AT_ONCE)
+        return _Source("threads_all")
+
+    async def all_held_are_in_the_ledger(self) -> bool:
+        """Whether each lock that is held now is that of a run: there are locks of other kinds, and runs that just begin."""
+        return not await self._database.fetch(_SQL["held_keys_of_no_run"])
+
+    async def _held(self) -> set[int]:
+        return {row["key"] for row in await self._database.fetch(_SQL["held_keys"])}
+
+    def _key(self, thread_id: str) -> int:
+        return lock_key(thread_id, self._namespace)
+
+    async def _sorts_bytewise(self) -> bool:
+        if self._bytewise is None:
+            (row,) = await self._database.fetch(_SQL["bytewise"])
+            self._bytewise = bool(row["bytewise"])
+        return self._bytewise
 
 
-def _source(wanted: Filter) -> tuple[str, *tuple[str | list[str], ...]]:
-    """The block of candidates, and its bound."""
-    if wanted.statuses <= _NOTED:
-        noted = {ThreadStatus.FAILED: "__error__", ThreadStatus.INTERRUPTED: "__interrupt__"}
-        return ("threads_noted", [channel for status, channel in noted.items() if status in wanted.statuses])
-    if wanted.newer_than is not None and wanted.newer_than > datetime.now(UTC) - _RECENT:
-        return ("threads_recent", _first_id(wanted.newer_than - _CLOCKS))
-    return ("threads_all",)
-
-
-def _first_id(moment: datetime) -> str:
+def first_id(moment: datetime) -> str:
     """The beginning of every UUIDv6 made at this moment: 60 bits of tenths of microseconds (RFC 9562, section 5.6)."""
     digits = f"{(moment - _GREGORIAN) // timedelta(microseconds=1) * 10:015x}"
     return f"{digits[:8]}-{digits[8:12]}-6{digits[12:]}"
-
-
-def _statuses(status: ThreadStatus | str | Iterable[ThreadStatus | str] | None) -> frozenset[ThreadStatus]:
-    if status is None:
-        return frozenset(ThreadStatus) - {ThreadStatus.NEW}
-    try:
-        return frozenset(map(ThreadStatus, [status] if isinstance(status, str) else status))
-    except ValueError as error:
-        raise ConfigurationError(f"{error}: choose from {', '.join(ThreadStatus)}") from None
-
-
-def _moment(name: str, value: timedelta | datetime | None) -> datetime | None:
-    if isinstance(value, timedelta):
-        if value < timedelta():
-            raise ConfigurationError(f"{name} must not be a negative age, got {value}")
-        return datetime.now(UTC) - value
-    if isinstance(value, datetime) and value.utcoffset() is None:
-        raise ConfigurationError(f"{name} must have a time zone, got {value.isoformat()}: try datetime.now(UTC)")
-    return value

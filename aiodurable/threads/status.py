@@ -31,16 +31,18 @@ say of it: `pregel/_task_status.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.keys import lock_key
-from aiodurable.model import LockHolder, ThreadStatus, WorkflowCheckpoint
+from aiodurable.model import LockHolder, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
+from aiodurable.threads.filters import Filter
 from aiodurable.threads.paths import caller_of, node_of, pull_path, send_index, sent_nodes
 
 __all__ = ["Classifier"]
@@ -70,31 +72,34 @@ class Classifier:
         self._serde = serde
 
     async def classify(
-        self,
-        thread_ids: Sequence[str],
-        *,
-        ignore_lock: bool = False,
-        statuses: Iterable[ThreadStatus] | None = None,
-        older_than: datetime | None = None,
-        newer_than: datetime | None = None,
-        graph: str | None = None,
+        self, thread_ids: Sequence[str], wanted: Filter | None = None, *, ignore_lock: bool = False
     ) -> list[WorkflowCheckpoint]:
-        """The threads among `thread_ids` that pass the filters, in the database's order. A filter that is None passes all.
+        """The threads among `thread_ids` that pass, in the database's order; without a filter all of them.
 
         Threads nobody knows have the status `new`.
         """
-        keys = [lock_key(thread_id, self._namespace) for thread_id in thread_ids]
-        wanted = None if statuses is None else [status.value for status in statuses]
-        rows = await self._database.fetch(
-            _SQL["classify"], list(thread_ids), keys, ignore_lock, wanted, older_than, newer_than, graph
-        )
-        return [self._checkpoint(row) for row in rows]
+        if not thread_ids:
+            return []
+        rows = await self._database.fetch(_SQL["classify"], *self._asked(thread_ids, wanted, ignore_lock=ignore_lock))
+        found = map(self._checkpoint, rows)
+        return list(found) if wanted is None else [thread for thread in found if wanted.passes(thread)]
 
-    async def count(self, thread_ids: Sequence[str]) -> dict[ThreadStatus, int]:
-        """How many of `thread_ids` have each status."""
+    async def count(self, thread_ids: Sequence[str], wanted: Filter) -> Counter[ThreadStatus]:
+        """How many of `thread_ids` pass, by status."""
+        if not wanted.in_sql:
+            return Counter(thread.status for thread in await self.classify(thread_ids, wanted))
+        rows = await self._database.fetch(_COUNT, *self._asked(thread_ids, wanted)) if thread_ids else []
+        return Counter({ThreadStatus(row["status"]): row["count"] for row in rows})
+
+    def _asked(self, thread_ids: Sequence[str], wanted: Filter | None, *, ignore_lock: bool = False) -> tuple[Any, ...]:
+        """The parameters of `classify`."""
         keys = [lock_key(thread_id, self._namespace) for thread_id in thread_ids]
-        rows = await self._database.fetch(_COUNT, list(thread_ids), keys, False, None, None, None, None)
-        return {ThreadStatus(row["status"]): row["count"] for row in rows}
+        asked = (list(thread_ids), keys, ignore_lock)
+        if wanted is None:
+            return *asked, None, None, None, None, None
+        run_status = RunStatus.RUNNING.value if wanted.orphaned else None
+        statuses = [status.value for status in wanted.statuses]
+        return *asked, statuses, wanted.older_than, wanted.newer_than, wanted.graph, run_status
 
     def _checkpoint(self, row: dict[str, Any]) -> WorkflowCheckpoint:
         status = ThreadStatus(row["status"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import psycopg
@@ -32,9 +33,9 @@ SELECT 'run-' || n || '-' || k, 'thread-' || n, n, CASE WHEN n % 10 = 0 AND k = 
 FROM generate_series(1, 3000) n, generate_series(0, 1) k;
 """
 
-CLASSIFY = "text[], bigint[], boolean, text[], timestamptz, timestamptz, text"
-ONE = "array['thread-7'], array[7], false, null, null, null, null"
-PAGE = f"array{[f'thread-{n}' for n in range(500)]}, array_fill(7, array[500]), false, null, null, null, null"
+CLASSIFY = "text[], bigint[], boolean, text[], timestamptz, timestamptz, text, text"
+ONE = "array['thread-7'], array[7], false, null, null, null, null, null"
+PAGE = f"array{[f'thread-{n}' for n in range(500)]}, array_fill(7, array[500]), false, null, null, null, null, null"
 
 
 @pytest.fixture
@@ -74,15 +75,16 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
             )
             for values in (ONE, PAGE)
         ),
+        ("sample", "real", "10", {"checkpoints_pkey"}),
         ("threads_all", "text, integer", "'', 100", {"checkpoints_pkey", "aiodurable_runs_by_thread"}),
         (
             "threads_noted",
-            "text, integer, text[]",
-            "'', 100, '{__error__}'",
-            {"aiodurable_writes_attention", "aiodurable_runs_open"},
+            "text, integer, text[], text[]",
+            "'', 100, '{__error__}', '{failed}'",
+            {"aiodurable_writes_noted", "aiodurable_runs_noted", "checkpoints_pkey"},
         ),
     ],
-    ids=["classify one", "classify a page", "all", "noted"],
+    ids=["classify one", "classify a page", "sample", "all", "noted"],
 )
 def test_a_query_uses_the_index_its_comment_names(
     crowd: psycopg.Connection[Any], block: str, types: str, values: str, indexes: set[str], mode: str
@@ -98,7 +100,13 @@ def test_a_query_uses_the_index_its_comment_names(
 
 
 def test_what_is_recent_is_found_by_block_ranges(crowd: psycopg.Connection[Any]) -> None:
-    found = plan(crowd, "threads_recent", "text, integer, text", "'', 100, '00000bb0'", "force_custom_plan")
+    found = plan(
+        crowd,
+        "threads_recent",
+        "text, integer, text, timestamptz",
+        "'', 100, '00000bb0', '2026-01-01'",
+        "force_custom_plan",
+    )
     used = {node["Index Name"] for node in found if "Index Name" in node}
     assert "aiodurable_checkpoints_recent" in used
     assert "checkpoints_pkey" not in used
@@ -107,7 +115,8 @@ def test_what_is_recent_is_found_by_block_ranges(crowd: psycopg.Connection[Any])
 @pytest.mark.parametrize("block", ["threads_all", "threads_noted"])
 def test_a_later_page_costs_what_the_first_does(crowd: psycopg.Connection[Any], block: str) -> None:
     def buffers(after: str) -> int:
-        query = BLOCKS[block].replace("$1", f"'{after}'").replace("$2", "10").replace("$3", "'{__error__}'")
+        values = {"$1": f"'{after}'", "$2": "10", "$3": "'{__error__}'", "$4": "'{failed}'"}
+        query = reduce(lambda text, name: text.replace(name, values[name]), values, BLOCKS[block])
         row = crowd.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {query}".encode()).fetchone()
         assert row is not None
         return row[0][0]["Plan"]["Shared Hit Blocks"] + row[0][0]["Plan"]["Shared Read Blocks"]

@@ -72,11 +72,10 @@ async def test_a_ready_database_is_left_alone(dsn: str) -> None:
     assert await schema.migrate(parse_dsn(dsn)) == 0
 
 
-async def test_an_index_whose_building_was_killed_is_built_again(empty_dsn: str) -> None:
+@pytest.mark.parametrize("index", ["aiodurable_writes_noted", "aiodurable_runs_noted"])
+async def test_an_index_whose_building_was_killed_is_built_again(empty_dsn: str, index: str) -> None:
     await schema.migrate(parse_dsn(empty_dsn))
-    await run(
-        empty_dsn, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'aiodurable_writes_attention'::regclass"
-    )
+    await run(empty_dsn, f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass")
     await run(empty_dsn, "DELETE FROM aiodurable_migrations WHERE version >= 2")
     await schema.migrate(parse_dsn(empty_dsn))
     await assert_whole(empty_dsn)

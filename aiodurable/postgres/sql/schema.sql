@@ -30,12 +30,13 @@ CREATE TABLE IF NOT EXISTS aiodurable_migrations (
 INSERT INTO aiodurable_migrations (version, name) VALUES (%s, %s) ON CONFLICT DO NOTHING
 
 -- name: invalid_indexes
--- Catalog look-up: invalid indexes of LangGraph's tables, those being built at this moment excepted.
+-- Catalog look-up: invalid indexes of LangGraph's tables and of the ledger, those being built at this moment excepted.
 SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname) AS statement
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_class t ON t.oid = i.indrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE NOT i.indisvalid
-  AND t.oid IN (to_regclass('checkpoints'), to_regclass('checkpoint_blobs'), to_regclass('checkpoint_writes'))
+  AND t.oid IN (to_regclass('checkpoints'), to_regclass('checkpoint_blobs'), to_regclass('checkpoint_writes'),
+                to_regclass('aiodurable_runs'))
   AND NOT EXISTS (SELECT 1 FROM pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid)

@@ -1,7 +1,8 @@
 -- name: classify
 -- A thread: one descent of checkpoints_pkey (its head), one or two of checkpoint_writes_pkey (the head's tasks), one of
 -- aiodurable_runs_by_thread (its newest run); checkpoint_blobs_pkey only for heads that update_state or a Send left.
--- $1 thread ids, $2 their lock keys, $3 look beneath the lock, $4 statuses, $5 older than, $6 newer than, $7 graph (nulls: any).
+-- $1 thread ids, $2 their lock keys, $3 look beneath the lock, $4 statuses, $5 older than, $6 newer than, $7 graph, $8 what the
+-- ledger says of the newest run (nulls: any).
 WITH held AS MATERIALIZED (
     -- Session locks on one bigint: classid and objid are its halves, objsubid is 1 (two integers, a waiter's flag, have 2).
     -- A page looks them up in one jsonb by key, whatever number is held; one thread asks for its own.
@@ -219,6 +220,7 @@ WHERE ($4::text[] IS NULL OR v.status = ANY ($4))
   AND ($5::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) <= $5)
   AND ($6::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) >= $6)
   AND ($7::text IS NULL OR coalesce(v.run_graph, v.graph) = $7)
+  AND ($8::text IS NULL OR v.run_status = $8)
 ORDER BY v.thread_id
 
 -- name: threads_all
@@ -232,44 +234,93 @@ WITH RECURSIVE t (thread_id, n) AS (
     FROM t
     WHERE t.thread_id IS NOT NULL AND t.n < $2::integer
 )
-SELECT t.thread_id FROM t WHERE t.n > 0 AND t.thread_id IS NOT NULL ORDER BY t.n
+SELECT t.thread_id, true AS fits FROM t WHERE t.n > 0 AND t.thread_id IS NOT NULL ORDER BY t.n
 
 -- name: threads_noted
--- The same over the partial indexes aiodurable_writes_attention and aiodurable_runs_open: an error, a question or an
--- unfinished run was noted of these, at some time. $3: which of the two channels.
+-- The same over the partial indexes aiodurable_writes_noted and aiodurable_runs_noted: an error or a question (channels $3)
+-- was noted of these at some time, or a run that is not over (statuses $4) stands in the ledger. Of an error or a question
+-- it fits only if it is at the head: checkpoints_pkey, then aiodurable_writes_noted again.
 WITH RECURSIVE t (thread_id, n) AS (
     SELECT $1::text, 0
     UNION ALL
-    SELECT least((SELECT w.thread_id
-                  FROM checkpoint_writes w
-                  WHERE w.thread_id > t.thread_id AND w.checkpoint_ns = '' AND w.channel IN ('__error__', '__interrupt__')
-                    AND w.channel = ANY ($3::text[])
-                  ORDER BY w.thread_id
-                  LIMIT 1),
-                 (SELECT r.thread_id
-                  FROM aiodurable_runs r
-                  WHERE r.thread_id > t.thread_id AND r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
-                  ORDER BY r.thread_id
-                  LIMIT 1)),
+    SELECT (SELECT min(x.thread_id)
+            FROM (SELECT (SELECT w.thread_id
+                          FROM checkpoint_writes w
+                          WHERE w.channel = k.channel AND w.thread_id > t.thread_id
+                            AND w.checkpoint_ns = '' AND w.channel IN ('__error__', '__interrupt__')
+                          ORDER BY w.thread_id
+                          LIMIT 1) AS thread_id
+                  FROM unnest($3::text[]) AS k (channel)
+                  UNION ALL
+                  SELECT (SELECT r.thread_id
+                          FROM aiodurable_runs r
+                          WHERE r.status = k.status AND r.thread_id > t.thread_id
+                            AND r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
+                          ORDER BY r.thread_id
+                          LIMIT 1)
+                  FROM unnest($4::text[]) AS k (status)) x),
            t.n + 1
     FROM t
     WHERE t.thread_id IS NOT NULL AND t.n < $2::integer
 )
-SELECT t.thread_id FROM t WHERE t.n > 0 AND t.thread_id IS NOT NULL ORDER BY t.n
+SELECT t.thread_id,
+       EXISTS (SELECT 1
+               FROM checkpoint_writes w
+               WHERE w.channel = ANY ($3::text[]) AND w.thread_id = t.thread_id AND w.checkpoint_id = h.checkpoint_id
+                 AND w.checkpoint_ns = '' AND w.channel IN ('__error__', '__interrupt__'))
+       OR EXISTS (SELECT 1
+                  FROM aiodurable_runs r
+                  WHERE r.status = ANY ($4::text[]) AND r.thread_id = t.thread_id
+                    AND r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')) AS fits
+FROM t
+LEFT JOIN LATERAL (
+    SELECT c.checkpoint_id
+    FROM checkpoints c
+    WHERE c.thread_id = t.thread_id AND c.checkpoint_ns = ''
+    ORDER BY c.checkpoint_id DESC
+    LIMIT 1
+) h ON true
+WHERE t.n > 0 AND t.thread_id IS NOT NULL
+ORDER BY t.n
 
 -- name: threads_recent
--- aiodurable_checkpoints_recent (BRIN: rows lie in the order of their time) from the id $3 onwards, and aiodurable_runs_open
--- for runs without a checkpoint.
-SELECT u.thread_id
+-- aiodurable_checkpoints_recent (BRIN: rows lie in the order of their time) from the id $3 onwards, and aiodurable_runs_noted
+-- for runs without a checkpoint, touched at $4 or after.
+SELECT u.thread_id, true AS fits
 FROM (SELECT c.thread_id
       FROM checkpoints c
       WHERE c.checkpoint_id >= $3::text AND c.checkpoint_ns = '' AND c.thread_id || '' > $1::text
       UNION
       SELECT r.thread_id
       FROM aiodurable_runs r
-      WHERE r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined') AND r.thread_id > $1::text) u
+      WHERE r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined') AND r.thread_id > $1::text
+        AND coalesce(r.finished_at, r.started_at, r.created_at) >= $4::timestamptz) u
 ORDER BY u.thread_id
 LIMIT $2::integer
+
+-- name: bytewise
+-- Catalog look-up: whether text sorts by code point here, so that ids with one beginning lie side by side.
+SELECT CASE coalesce(to_jsonb(d) ->> 'datlocprovider', 'c')
+           WHEN 'b' THEN true WHEN 'c' THEN d.datcollate IN ('C', 'POSIX') ELSE false END AS bytewise
+FROM pg_database d
+WHERE d.datname = current_database()
+
+-- name: pages
+-- The file's length, not the planner's statistics.
+SELECT pg_relation_size('checkpoints') / current_setting('block_size')::integer AS pages
+
+-- name: sample
+-- The threads whose heads lie on $1 percent of the pages of checkpoints; each head by one descent of checkpoints_pkey.
+SELECT c.thread_id
+FROM checkpoints c TABLESAMPLE SYSTEM ($1::real)
+CROSS JOIN LATERAL (
+    SELECT k.checkpoint_id
+    FROM checkpoints k
+    WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = ''
+    ORDER BY k.checkpoint_id DESC
+    LIMIT 1
+) h
+WHERE c.checkpoint_ns = '' AND c.checkpoint_id = h.checkpoint_id
 
 -- name: held_keys
 -- pg_locks, as in classify.
@@ -277,6 +328,30 @@ SELECT l.classid::bigint << 32 | l.objid::bigint AS key
 FROM pg_locks l
 WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+
+-- name: held_keys_of_no_run
+-- pg_locks, as in classify; aiodurable_runs_noted.
+SELECT l.classid::bigint << 32 | l.objid::bigint AS key
+FROM pg_locks l
+WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+EXCEPT
+SELECT r.lock_key
+FROM aiodurable_runs r
+WHERE r.status = 'running'
+LIMIT 1
+
+-- name: live_runs
+-- aiodurable_runs_noted; pg_locks, as in classify.
+SELECT count(*) FILTER (WHERE r.status = 'queued') AS queued, count(l.key) AS running
+FROM aiodurable_runs r
+LEFT JOIN (
+    SELECT l.classid::bigint << 32 | l.objid::bigint AS key
+    FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+) l ON r.status = 'running' AND l.key = r.lock_key
+WHERE r.status IN ('queued', 'running')
 
 -- name: history
 -- checkpoints_pkey backwards from $2, $3 rows; for each its parent by checkpoints_pkey, the parent's tasks by

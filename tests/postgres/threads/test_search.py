@@ -8,12 +8,14 @@ from typing import Any
 import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.types import Command
 
 from aiodurable.errors import ConfigurationError
 from aiodurable.keys import lock_key
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
-from aiodurable.threads import NEEDS_ATTENTION, Threads, search
+from aiodurable.threads import NEEDS_ATTENTION, ThreadFilters, Threads, counting, search
+from aiodurable.threads.filters import Filter
 from scenario_graphs import BREAKS
 from scenarios import Thread
 from waiting import wait_until
@@ -48,7 +50,7 @@ async def found(threads: Threads, **filters: Any) -> set[str]:
 async def test_every_thread_is_found_once(
     zoo: None, threads: Threads, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "_PAGES", (page, 2 * page))
+    monkeypatch.setattr(search, "_STEPS", (page, 2 * page))
     everything = [thread async for thread in threads.find()]
     assert sorted(thread.thread_id for thread in everything) == sorted(EVERYTHING)
     assert everything == [await threads.status(thread.thread_id) for thread in everything]
@@ -94,7 +96,7 @@ async def test_filters_pass_what_they_say(zoo: None, threads: Threads, filters: 
 async def test_a_limit_bounds_what_is_found(
     zoo: None, threads: Threads, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "_PAGES", (2, 2))
+    monkeypatch.setattr(search, "_STEPS", (2, 2))
     assert len([thread async for thread in threads.find(limit=limit)]) == min(limit, 7)
     assert len([t async for t in threads.find(limit=limit, error="broken")]) == 1
 
@@ -163,14 +165,107 @@ async def test_pages_taken_one_by_one_are_the_whole(zoo: None, threads: Threads,
     assert paged == whole
 
 
+@pytest.mark.parametrize("limit", [1, 2, 100])
+@pytest.mark.parametrize(
+    "filters", [{}, {"status": "failed"}, {"status": NEEDS_ATTENTION}, {"newer_than": timedelta(hours=3)}]
+)
+async def test_one_page_after_the_other_is_the_whole(
+    zoo: None, threads: Threads, filters: ThreadFilters, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_STEPS", (2, 2))
+    found, after = await threads.page(**filters, limit=limit)
+    while after is not None:
+        page, after = await threads.page(**filters, after=after, limit=limit)
+        assert len(page) <= limit
+        found += page
+    assert found == [thread async for thread in threads.find(**filters)]
+
+
+async def test_a_page_looks_at_so_many_threads_and_no_more(
+    zoo: None, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_STEPS", (2, 2))
+    pages: list[list[str]] = []
+    after: str | None = None
+    while True:
+        page, after = await threads.page(status="crashed", look_at=2, after=after)
+        pages.append([thread.thread_id for thread in page])
+        if after is None:
+            break
+    assert len(pages) > len(EVERYTHING) // 2
+    assert [name for page in pages for name in page] == sorted(["crashed", "lost"])
+
+
+async def test_orphans_are_runs_whose_holder_is_gone(zoo: None, dsn: str, threads: Threads, database: Database) -> None:
+    query = """INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, base_id)
+               SELECT 'of ' || $1, $1, $2, 'report', 'running', max(checkpoint_id) FROM checkpoints WHERE thread_id = $1"""
+    for name in ("failed", "held"):
+        await database.execute(query, name, lock_key(name, "aiodurable"))
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as holder:
+        await holder.execute("SELECT pg_advisory_lock(%s)", (lock_key("held", "aiodurable"),))
+        assert await found(threads, orphaned=True) == {"lost", "failed"}
+        assert await found(threads, orphaned=True, status="crashed") == {"lost"}
+        assert await found(threads, orphaned=True, older_than=timedelta(hours=1)) == {"lost"}
+        assert await found(threads, orphaned=True, status="running") == set()
+        assert await found(threads, status="running") == {"held"}
+        assert (await threads.counts(orphaned=True)).by_status == {"crashed": 1, "failed": 1}
+
+
+async def test_a_prefix_is_looked_up_where_text_sorts_bytewise(
+    zoo: None, dsn: str, threads: Threads, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def names(prefix: str, **bounds: Any) -> list[str]:
+        return [thread.thread_id async for thread in threads.find(prefix=prefix, **bounds)]
+
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        for name in ("c", "ca", "d"):
+            await Thread(dsn, saver, name, "silent").start(durability="exit")
+    monkeypatch.setattr(search, "_STEPS", (1, 1))
+    assert await names("c") == ["c", "ca", "complete", "crashed"]
+    assert await names("c", after="ca") == ["complete", "crashed"]
+    assert await names("c", after="d") == []
+    assert await names("co", after="c") == ["complete"]
+    assert await names("crashed and more") == []
+    looked_at = [step.last async for step in threads._search.steps(Filter.of(prefix="co"))]
+    (row,) = await database.fetch("SELECT 'B' < 'a' AS bytewise")
+    everything = [thread.thread_id async for thread in threads.find()]
+    assert looked_at == (["co", "complete", "crashed"] if row["bytewise"] else everything)
+
+
 async def test_counts_are_those_of_what_is_found(zoo: None, threads: Threads) -> None:
-    assert await threads.counts() == {
-        "complete": 1,
-        "crashed": 2,
-        "interrupted": 1,
-        "failed": 1,
-        "queued": 1,
-        "quarantined": 1,
-    }
-    assert await threads.counts(status=["failed", "queued"]) == {"failed": 1, "queued": 1}
-    assert await threads.counts(prefix="c") == {"complete": 1, "crashed": 1}
+    everything = {"complete": 1, "crashed": 2, "interrupted": 1, "failed": 1, "queued": 1, "quarantined": 1}
+    counts = await threads.counts()
+    assert (counts.by_status, counts.exact, counts.total) == (everything, True, 7)
+    assert (await threads.counts(status=["failed", "queued"])).by_status == {"failed": 1, "queued": 1}
+    assert (await threads.counts(prefix="c")).by_status == {"complete": 1, "crashed": 1}
+    assert (await threads.counts(graph="linear")).by_status == {"failed": 1}
+    assert (await threads.counts(error="broken")).by_status == {"failed": 1}
+    assert await threads.counts(exact=False) == counts  # a small table is counted, whatever was asked for
+
+
+async def test_an_estimate_counts_what_is_rare_and_says_what_it_estimated(
+    zoo: None, dsn: str, threads: Threads, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole table as the sample: then an estimate must be the count."""
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        await Thread(dsn, saver, "answered", "ask").start()
+        await Thread(dsn, saver, "answered", "ask").run(Command(resume="yes"))
+    everything = await threads.counts()
+    (table,) = await database.fetch("SELECT pg_relation_size('checkpoints') / 8192 AS pages")
+    monkeypatch.setattr(counting, "_PAGES", table["pages"] - 0.001)
+    estimate = await threads.counts(exact=False)
+    assert (estimate.by_status, estimate.exact) == (everything.by_status, False)
+    assert estimate.estimated == {"complete", "crashed"}
+    assert (await threads.counts(exact=False, status=["failed", "queued"])).exact
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as holder:
+        await holder.execute("SELECT pg_advisory_lock(%s)", (lock_key("a lock of another kind", "aiodurable"),))
+        assert (await threads.counts(exact=False)).estimated == {"complete", "crashed", "running"}
+    monkeypatch.setattr(counting, "_RARE", 0)
+    estimate = await threads.counts(exact=False)
+    assert {**estimate.by_status, "crashed": 2, "quarantined": 1} == everything.by_status  # these two have no head
+    assert "failed" in estimate.estimated
+
+
+async def test_an_estimate_refuses_what_it_cannot_filter_by(threads: Threads) -> None:
+    with pytest.raises(ConfigurationError, match="prefix, orphaned"):
+        await threads.counts(exact=False, prefix="a", orphaned=True, graph=None)

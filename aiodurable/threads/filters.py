@@ -1,0 +1,121 @@
+"""What narrows a search. Spelled out once: `ThreadFilters` is what callers write, `Filter` what was understood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self, TypedDict, Unpack
+
+from aiodurable.errors import ConfigurationError
+from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+
+__all__ = ["NEEDS_ATTENTION", "Age", "Filter", "Statuses", "ThreadFilters", "check_positive"]
+
+NEEDS_ATTENTION = (ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.QUARANTINED)
+"""The threads that need a person or a resumption."""
+
+Age = timedelta | datetime
+"""How long ago, or a moment with a time zone."""
+Statuses = ThreadStatus | str | Iterable[ThreadStatus | str]
+"""One status or several."""
+
+
+class ThreadFilters(TypedDict, total=False):
+    """The filters of a search; a thread must pass all that are given, and None passes every thread.
+
+    What cannot be meant is a `ConfigurationError`: an unknown status, a negative age, a datetime without a time zone.
+    """
+
+    status: Statuses | None
+    """One status or several."""
+    older_than: Age | None
+    """An age, or a moment with a time zone: nothing was written since. Ages are those of the newest checkpoint, by the
+    clock of the host that wrote it; before the first one, of the run in the ledger."""
+    newer_than: Age | None
+    """An age, or a moment with a time zone: something was written since."""
+    graph: str | None
+    """The name of its graph, where that is known."""
+    prefix: str | None
+    """How its thread_id begins."""
+    error: str | None
+    """A part of the text of its error."""
+    holder: str | None
+    """A part of its holder's `application_name`, which for aiodurable's names host and process: it is running."""
+    orphaned: bool
+    """Only threads with a run whose holder is gone: the ledger says running, and nobody holds the lease. They are found
+    by a small index, however many threads there are; threads that only plain LangGraph has seen are not among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a search is for; None passes all.
+
+    Attributes:
+        statuses: any of these.
+        older_than: written at this moment or before.
+        newer_than: written at this moment or after.
+        graph, prefix, error, holder, orphaned: as in `ThreadFilters`.
+    """
+
+    statuses: frozenset[ThreadStatus]
+    older_than: datetime | None = None
+    newer_than: datetime | None = None
+    graph: str | None = None
+    prefix: str | None = None
+    error: str | None = None
+    holder: str | None = None
+    orphaned: bool = False
+
+    @classmethod
+    def of(cls, **asked: Unpack[ThreadFilters]) -> Self:
+        """Check what a caller asked for. Ages become moments once, here, so that all pages mean the same.
+
+        Raises:
+            ConfigurationError: an unknown status, a negative age, a datetime without a time zone.
+        """
+        statuses = _statuses(asked.get("status"))
+        if asked.get("holder") is not None:
+            statuses &= {ThreadStatus.RUNNING}
+        if asked.get("orphaned"):
+            statuses -= {ThreadStatus.RUNNING}
+        rest: dict[str, Any] = {name: value for name, value in asked.items() if name != "status"}
+        rest |= {name: _moment(name, rest.get(name)) for name in ("older_than", "newer_than")}
+        return cls(statuses, **rest)  # a misspelt filter is a TypeError here
+
+    @property
+    def in_sql(self) -> bool:
+        """Whether Postgres can check all of it: an error's text may be stored encrypted, and a holder is told, not sought."""
+        return self.error is None and self.holder is None
+
+    def passes(self, thread: WorkflowCheckpoint) -> bool:
+        """What Postgres did not check."""
+        if self.error is not None and self.error not in (thread.error or ""):
+            return False
+        return self.holder is None or (thread.holder is not None and self.holder in thread.holder.application)
+
+
+def check_positive(**numbers: int | None) -> None:
+    """Refuse a number below 1. Raises `ConfigurationError`."""
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ConfigurationError(f"{name} must be 1 or more, got {number}")
+
+
+def _statuses(status: Statuses | None) -> frozenset[ThreadStatus]:
+    """Those that a thread which is found can have: nothing is known of new ones."""
+    try:
+        wanted = ThreadStatus if status is None else [status] if isinstance(status, str) else status
+        return frozenset(map(ThreadStatus, wanted)) - {ThreadStatus.NEW}
+    except ValueError as error:
+        raise ConfigurationError(f"{error}: choose from {', '.join(ThreadStatus)}") from None
+
+
+def _moment(name: str, value: Age | None) -> datetime | None:
+    if isinstance(value, timedelta):
+        if value < timedelta():
+            raise ConfigurationError(f"{name} must not be a negative age, got {value}")
+        return datetime.now(UTC) - value
+    if isinstance(value, datetime) and value.utcoffset() is None:
+        raise ConfigurationError(f"{name} must have a time zone, got {value.isoformat()}: try datetime.now(UTC)")
+    return value
