@@ -239,7 +239,7 @@ SELECT t.thread_id, true AS fits FROM t WHERE t.n > 0 AND t.thread_id IS NOT NUL
 -- name: threads_noted
 -- The same over the partial indexes aiodurable_writes_noted and aiodurable_runs_noted: an error or a question (channels $3)
 -- was noted of these at some time, or a run that is not over (statuses $4) stands in the ledger. Of an error or a question
--- it fits only if it is at the head: checkpoints_pkey, then aiodurable_writes_noted again.
+-- it fits only if it is at the head: checkpoints_pkey, then either index of either table.
 WITH RECURSIVE t (thread_id, n) AS (
     SELECT $1::text, 0
     UNION ALL
@@ -265,13 +265,13 @@ WITH RECURSIVE t (thread_id, n) AS (
 )
 SELECT t.thread_id,
        EXISTS (SELECT 1
-               FROM checkpoint_writes w
-               WHERE w.channel = ANY ($3::text[]) AND w.thread_id = t.thread_id AND w.checkpoint_id = h.checkpoint_id
-                 AND w.checkpoint_ns = '' AND w.channel IN ('__error__', '__interrupt__'))
+               FROM checkpoint_writes own
+               WHERE own.channel = ANY ($3::text[]) AND own.thread_id = t.thread_id AND own.checkpoint_ns = ''
+                 AND own.checkpoint_id = h.checkpoint_id AND own.channel IN ('__error__', '__interrupt__'))
        OR EXISTS (SELECT 1
-                  FROM aiodurable_runs r
-                  WHERE r.status = ANY ($4::text[]) AND r.thread_id = t.thread_id
-                    AND r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')) AS fits
+                  FROM aiodurable_runs own
+                  WHERE own.status = ANY ($4::text[]) AND own.thread_id = t.thread_id
+                    AND own.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')) AS fits
 FROM t
 LEFT JOIN LATERAL (
     SELECT c.checkpoint_id
