@@ -239,24 +239,25 @@ SELECT t.thread_id, true AS fits FROM t WHERE t.n > 0 AND t.thread_id IS NOT NUL
 -- name: threads_noted
 -- The same over the partial indexes aiodurable_writes_noted and aiodurable_runs_noted: an error or a question (channels $3)
 -- was noted of these at some time, or a run that is not over (statuses $4) stands in the ledger. Of an error or a question
--- it fits only if it is at the head: checkpoints_pkey, then either index of either table.
+-- it fits only if it is at the head: checkpoints_pkey, then either index of either table. Ordered by both columns, no other
+-- index will do: by thread_id alone the planner may walk through all threads to the next one that was noted.
 WITH RECURSIVE t (thread_id, n) AS (
     SELECT $1::text, 0
     UNION ALL
     SELECT (SELECT min(x.thread_id)
-            FROM (SELECT (SELECT w.thread_id
+            FROM (SELECT (SELECT CASE WHEN w.channel = k.channel THEN w.thread_id END
                           FROM checkpoint_writes w
-                          WHERE w.channel = k.channel AND w.thread_id > t.thread_id
+                          WHERE (w.channel, w.thread_id) > (k.channel, t.thread_id)
                             AND w.checkpoint_ns = '' AND w.channel IN ('__error__', '__interrupt__')
-                          ORDER BY w.thread_id
+                          ORDER BY w.channel, w.thread_id
                           LIMIT 1) AS thread_id
                   FROM unnest($3::text[]) AS k (channel)
                   UNION ALL
-                  SELECT (SELECT r.thread_id
+                  SELECT (SELECT CASE WHEN r.status = k.status THEN r.thread_id END
                           FROM aiodurable_runs r
-                          WHERE r.status = k.status AND r.thread_id > t.thread_id
+                          WHERE (r.status, r.thread_id) > (k.status, t.thread_id)
                             AND r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
-                          ORDER BY r.thread_id
+                          ORDER BY r.status, r.thread_id
                           LIMIT 1)
                   FROM unnest($4::text[]) AS k (status)) x),
            t.n + 1
