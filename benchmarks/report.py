@@ -31,16 +31,27 @@ def save(path: Path, machine: Mapping[str, Any], rows: Sequence[Row], **more: An
     report = {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine,
-        **more,
-        "figures": [{name: _rounded(value) for name, value in row.items()} for row in rows],
+        **{name: _rounded(value) for name, value in more.items()},
+        "figures": _rounded(list(rows)),
     }
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
+def load(path: Path, name: str = "figures") -> list[dict[str, Any]]:
+    """What `save` wrote there under `name`; nothing where there is no such file."""
+    return json.loads(path.read_text("utf-8")).get(name, []) if path.exists() else []
+
+
 def _rounded(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+    match value:
+        case float():
+            return float(f"{value:.4g}") if math.isfinite(value) else None
+        case Mapping():
+            return {name: _rounded(inner) for name, inner in value.items()}
+        case list():
+            return [_rounded(inner) for inner in value]
+        case _:
+            return value
 
 
 def table(rows: Sequence[Row], heads: Mapping[str, str]) -> str:

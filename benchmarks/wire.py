@@ -6,54 +6,112 @@ python -m benchmarks.wire SOCKET_OR_HOST PORT DELAY_MS: prints the port it liste
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
+import statistics
 import sys
-from collections.abc import AsyncGenerator
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+import asyncpg
 
 from aiodurable.dsn import parse_dsn
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
-    """Every piece arrives `delay_s` after it was sent; pieces follow each other as they came."""
-    loop = asyncio.get_running_loop()
-    pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+class DelayLine:
+    """Sockets in pairs: what one receives, the other sends `delay_s` seconds later.
 
-    async def receive() -> None:
-        data = b"-"
-        while data:
-            data = await reader.read(1 << 16)
-            pieces.put_nowait((loop.time() + delay_s, data))
+    One delay for all, so one queue in order of time serves them all. Bare sockets, because an event loop's own work is
+    a tenth of a millisecond a piece; and select(2), which waits in microseconds where poll and epoll_wait round up to
+    whole milliseconds.
+    """
 
-    receiving = asyncio.create_task(receive())
-    try:
+    def __init__(self, listener: socket.socket, upstream: Callable[[], socket.socket], delay_s: float) -> None:
+        self._listener, self._upstream, self._delay_s = listener, upstream, delay_s
+        self._peer: dict[socket.socket, socket.socket] = {}
+        self._reading: set[socket.socket] = set()
+        self._travelling: deque[tuple[float, socket.socket, bytes]] = deque()
+        self._arrived: dict[socket.socket, bytes] = {}
+        """What a socket could not take at once."""
+
+    def forward_until_readable(self, end: TextIO) -> None:
+        """Blocks. Pieces are kept without bound: what travels is what was sent within the delay."""
         while True:
-            at, data = await pieces.get()
-            if (wait := at - loop.time()) > 0:
-                await asyncio.sleep(wait)
-            if not data:
-                return
-            writer.write(data)
-            await writer.drain()
-    finally:
-        receiving.cancel()
-        writer.close()
+            wait = max(0.0, self._travelling[0][0] - time.monotonic()) if self._travelling else None
+            readable: list[Any]
+            readable, writable, _ = select.select([self._listener, end, *self._reading], list(self._arrived), [], wait)
+            now = time.monotonic()
+            for ready in readable:
+                if ready is end:
+                    return
+                self._accept() if ready is self._listener else self._receive(ready, now)
+            for ready in writable:
+                self._send(ready, b"")
+            while self._travelling and self._travelling[0][0] <= now:
+                _, target, piece = self._travelling.popleft()
+                if target in self._peer:
+                    self._send(target, piece) if piece else self._close(target)
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        try:
+            server = self._upstream()
+        except OSError:  # the client sees a closed connection, as it would without the wire
+            client.close()
+            return
+        for one, other in ((client, server), (server, client)):
+            one.setblocking(False)
+            if one.family != socket.AF_UNIX:
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._peer[one] = other
+            self._reading.add(one)
+
+    def _receive(self, source: socket.socket, now: float) -> None:
+        try:
+            piece = source.recv(1 << 20)
+        except OSError:
+            piece = b""
+        self._travelling.append((now + self._delay_s, self._peer[source], piece))
+        if not piece:
+            self._reading.discard(source)
+
+    def _send(self, target: socket.socket, piece: bytes) -> None:
+        waiting = self._arrived.pop(target, b"") + piece
+        try:
+            sent = target.send(waiting)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return
+        if sent < len(waiting):
+            self._arrived[target] = waiting[sent:]
+
+    def _close(self, target: socket.socket) -> None:
+        for one in (target, self._peer[target]):
+            del self._peer[one]
+            self._reading.discard(one)
+            self._arrived.pop(one, None)
+            one.close()
 
 
-async def main(host: str, port: str, delay_ms: str) -> None:
-    delay_s = float(delay_ms) / 1000 / 2  # there and back
+def main(host: str, port: str, delay_ms: str) -> None:
+    with suppress(OSError):  # Linux rounds a wait up by 50 µs unless told otherwise: proc_pid_timerslack_ns(5)
+        Path("/proc/self/timerslack_ns").write_text("1")
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if host.startswith("/"):
-            up_reader, up_writer = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
-        else:
-            up_reader, up_writer = await asyncio.open_connection(host, int(port))
-        with suppress(ConnectionError, asyncio.CancelledError):  # either side went away, or the measurement is over
-            await asyncio.gather(_pump(reader, up_writer, delay_s), _pump(up_reader, writer, delay_s))
+    def upstream() -> socket.socket:
+        if not host.startswith("/"):
+            return socket.create_connection((host, int(port)))
+        reached = socket.socket(socket.AF_UNIX)
+        reached.connect(f"{host}/.s.PGSQL.{port}")
+        return reached
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    server.close()
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        print(listener.getsockname()[1], flush=True)
+        DelayLine(listener, upstream, float(delay_ms) / 1000 / 2).forward_until_readable(sys.stdin)
 
 
 @asynccontextmanager
@@ -79,5 +137,19 @@ async def delayed(dsn: str, delay_ms: float) -> AsyncGenerator[str, None]:
         await process.wait()
 
 
+async def round_trip_ms(dsn: str, times: int = 200) -> float:
+    """The median of the smallest question there is."""
+    connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+    try:
+        took: list[float] = []
+        for _ in range(times):
+            began = time.perf_counter()
+            await connection.fetchval("SELECT 1")
+            took.append(time.perf_counter() - began)
+        return 1000 * statistics.median(took)
+    finally:
+        await connection.close()
+
+
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    main(*sys.argv[1:])
