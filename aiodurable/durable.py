@@ -107,12 +107,16 @@ class Durable(Verbs):
                 )
             )
             serde = checkpoints.get_checkpointer().serde
+            database, links = checkpoints.database, checkpoints.links
+            threads = Threads(database, namespace=settings.namespace, serde=serde, links=links)
             self._rooms = Rooms(
                 locks=locks,
                 checkpoints=checkpoints,
-                threads=Threads(checkpoints.database, namespace=settings.namespace, serde=serde),
+                threads=threads,
                 ledger=Ledger(
-                    checkpoints.database,
+                    database,
+                    links,
+                    threads.classifier,
                     serde=serde,
                     namespace=settings.namespace,
                     worker=f"{socket.gethostname()}:{os.getpid()}",

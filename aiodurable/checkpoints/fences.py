@@ -10,10 +10,12 @@ import random
 import time
 from collections.abc import Sequence
 
+from asyncpg import DeadlockDetectedError, LockNotAvailableError
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from aiodurable.errors import LeaseLostError, LockTimeoutError
 from aiodurable.postgres.connections import Database
+from aiodurable.postgres.links import Links
 from aiodurable.postgres.queries import load
 
 __all__ = ["FENCE_KEY", "Fence", "Fences", "bump", "bump_free", "read_token"]
@@ -31,14 +33,17 @@ class Fence:
         thread_id: the thread.
         token: what its row in `aiodurable_fences` held when the lease was taken.
         revoked: this process has given the right up; nothing more is sent under it.
+        blank: the thread was seen to have no checkpoint a moment ago: the first read of its newest one need not ask. Over
+            with that read, or with the first write.
     """
 
-    __slots__ = ("revoked", "thread_id", "token")
+    __slots__ = ("blank", "revoked", "thread_id", "token")
 
     def __init__(self, thread_id: str, token: int) -> None:
         self.thread_id = thread_id
         self.token = token
         self.revoked = False
+        self.blank = False
 
     def __repr__(self) -> str:
         return f"Fence({self.thread_id!r}, {self.token}{', revoked' if self.revoked else ''})"
@@ -114,17 +119,16 @@ async def bump(database: Database, thread_id: str, *, timeout_s: float = 30.0) -
         await asyncio.sleep(random.uniform(0.01, 0.05))
 
 
-async def bump_free(database: Database, thread_ids: Sequence[str]) -> dict[str, int]:
+async def bump_free(links: Links, thread_ids: Sequence[str]) -> dict[str, int]:
     """Raise the tokens of those threads whose fences nobody has locked at this moment, in one statement.
 
     Args:
-        database: where the fences are.
+        links: to where the fences are. A statement that is run twice raises a token twice, which does no harm.
         thread_ids: the threads, each once.
     """
-    patience, bump_free = (_SQL["patience"], ()), (_SQL["bump_free"], (list(thread_ids),))
     try:
-        _, rows = await database.fetch_in_turn(patience, bump_free)
-    except (LockNotAvailable, DeadlockDetected):  # somebody is making the same fence and does not commit
+        rows = await links.fetch(_SQL["bump_free"], list(thread_ids))
+    except (LockNotAvailableError, DeadlockDetectedError):  # somebody is making the same fence and does not commit
         return {}
     return {row["thread_id"]: row["token"] for row in rows}
 

@@ -21,6 +21,7 @@ from aiodurable.dsn import direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres import schema
 from aiodurable.postgres.connections import Database
+from aiodurable.postgres.links import Links
 from aiodurable.postgres.together import Together
 from aiodurable.settings import Settings
 
@@ -30,6 +31,10 @@ _log = logging.getLogger(__name__)
 
 _SERIALISERS = 2
 """Threads for large values. More would only wait for the interpreter's lock."""
+
+
+_LINKS = 2
+"""Connections for what runs ask when they begin and end. While one waits for a commit the other is there."""
 
 
 class AsyncCheckpointerPool:
@@ -48,6 +53,7 @@ class AsyncCheckpointerPool:
 
     Attributes:
         database: the pool for reads, also for other statements.
+        links: for the statements that every run needs.
 
     Raises:
         ConfigurationError: no DSN, one that cannot be read, or sizes that make no sense.
@@ -73,7 +79,8 @@ class AsyncCheckpointerPool:
         self._writers = writers
         self._serde = serde
         self._fences = fences.Fences()
-        self._bumps: Together[str, int] = Together(partial(fences.bump_free, self.database), name="aiodurable bumps")
+        self.links = Links(self._direct, role="runs", size=_LINKS, timeout_s=self._settings.connect_timeout_s)
+        self._bumps: Together[str, int] = Together(partial(fences.bump_free, self.links), name="aiodurable bumps")
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: GroupWriter | None = None
@@ -156,6 +163,7 @@ class AsyncCheckpointerPool:
         finally:
             if threads is not None:
                 threads.shutdown(wait=False)
+            self.links.close()
             await self.database.aclose(self._settings.close_timeout_s)
 
     async def setup(self) -> None:

@@ -99,7 +99,12 @@ class DurableSaver(Upkeep):
         if get_checkpoint_id(config):
             return await super().aget_tuple(config)
         configurable = _configurable(config)
-        row = await self.latest((configurable["thread_id"], configurable.get("checkpoint_ns", "")))
+        thread_id, namespace = configurable["thread_id"], configurable.get("checkpoint_ns", "")
+        carried: Fence | None = configurable.get(FENCE_KEY)
+        if carried is not None and carried.blank and carried.thread_id == thread_id and not namespace:
+            carried.blank = False
+            return None
+        row = await self.latest((thread_id, namespace))
         if row is None:
             return None
         if row["checkpoint"]["v"] < 4 and row["parent_checkpoint_id"]:  # pending sends of an old format
@@ -224,6 +229,7 @@ class DurableSaver(Upkeep):
         return carried if carried is not None and carried.thread_id == thread_id else self.fences.of(thread_id)
 
     async def _commit(self, fence: Fence, dump: Callable[[], Rows], values: Sequence[Any]) -> None:
+        fence.blank = False
         async with self._writer.backlog as backlog:
             try:
                 if is_heavy(values):

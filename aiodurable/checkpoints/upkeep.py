@@ -168,6 +168,7 @@ class Upkeep(AsyncPostgresSaver):
                 strangers[lock_key(thread_id, self._namespace)] = thread_id
                 continue
             fence.check()
+            fence.blank = False
             if tokens.get(thread_id, 0) != fence.token:
                 fence.revoke()
                 raise fence.lost(tokens.get(thread_id, 0))

@@ -7,30 +7,24 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Sequence
-from typing import Any, Final, TypeVar
-
-import asyncpg
+from collections.abc import Sequence
+from typing import Final
 
 from aiodurable.checkpoints.backlog import Backlog
 from aiodurable.checkpoints.rows import Write, arrays
 from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, PostgresUnavailableError
-from aiodurable.postgres.connections import connect_direct, is_disconnect
+from aiodurable.postgres.connections import is_disconnect
+from aiodurable.postgres.links import Link
 from aiodurable.postgres.queries import load
 
 __all__ = ["RETRY_FOR_S", "GroupWriter"]
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _SQL = load("checkpoints")
 
 RETRY_FOR_S: Final = 30.0
 """Long enough for a restart or failover of Postgres; a run whose lease is lost meanwhile is cancelled anyway."""
-
-_STATEMENT_S: Final = 20.0
-"""A batch that got no answer for so long will get none: the connection is dead, whatever TCP believes."""
 
 _BATCH_ROWS: Final = 4000
 _BATCH_BYTES: Final = 8 << 20
@@ -94,7 +88,7 @@ class GroupWriter:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self) -> None:
-        link = _Link(self._dsn, self._connect_timeout_s)
+        link = Link(self._dsn, role="writer", connect_timeout_s=self._connect_timeout_s)
         try:
             while batch := await self.backlog.take():
                 locked: list[Write] = []
@@ -115,7 +109,7 @@ class GroupWriter:
         finally:
             link.drop()
 
-    async def _commit(self, link: _Link, batch: Sequence[Write]) -> list[Write]:
+    async def _commit(self, link: Link, batch: Sequence[Write]) -> list[Write]:
         """Settle every write of the batch, except those returned: somebody has locked their fences for the moment."""
         locked: dict[str, list[Write]] = {}
         groups: deque[Sequence[Write]] = deque((batch,))
@@ -159,56 +153,9 @@ class GroupWriter:
         _expire(still, None)
         return still
 
-    async def _tokens(self, link: _Link, left_out: Sequence[Write]) -> dict[str, int]:
+    async def _tokens(self, link: Link, left_out: Sequence[Write]) -> dict[str, int]:
         rows = await link.fetch(_SQL["tokens"], list({write.fence.thread_id for write in left_out}))
         return {row[0]: row[1] for row in rows}
-
-
-class _Link:
-    """One connection, replaced when it dies."""
-
-    def __init__(self, dsn: Dsn, connect_timeout_s: float) -> None:
-        self._dsn = dsn
-        self._connect_timeout_s = connect_timeout_s
-        self._connection: asyncpg.Connection | None = None
-        self._proxied = False
-
-    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
-        """Run one statement. A connection error leaves nothing behind: the next call connects anew."""
-        connection = self._connection
-        if connection is None or connection.is_closed():
-            connection = self._connection = await connect_direct(
-                self._dsn, role="writer", timeout_s=self._connect_timeout_s
-            )
-            plan_once = _SQL["plan_once"].replace("$1", str(connection.get_server_pid()))
-            self._proxied = await self._run(connection, connection.execute(plan_once)) == "SELECT 0"
-        ask = self._in_one_place(connection, query, args) if self._proxied else connection.fetch(query, *args)
-        return await self._run(connection, ask)
-
-    @staticmethod
-    async def _in_one_place(connection: asyncpg.Connection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
-        """A pooler may give the parsing to one server connection and the execution to another: a transaction stays on one."""
-        async with connection.transaction():
-            statement = await connection.prepare(query, name="")  # a name may be taken by somebody else's statement
-            return await statement.fetch(*args)
-
-    async def _run(self, connection: asyncpg.Connection, answer: Awaitable[T]) -> T:
-        # Not asyncpg's own timeout: it opens a second connection to cancel the statement, which hangs in a partition.
-        cut = asyncio.get_running_loop().call_later(_STATEMENT_S, connection.terminate)
-        try:
-            return await answer
-        except Exception as error:
-            if is_disconnect(error):
-                self.drop()
-            raise
-        finally:
-            cut.cancel()
-
-    def drop(self) -> None:
-        """Cut the connection, without a word to the server: it may not be listening."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
 
 
 def _passes(error: Exception) -> bool:

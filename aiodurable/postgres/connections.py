@@ -83,6 +83,7 @@ async def connect_direct(
         PostgresUnavailableError: it could not be reached or refused; the driver's error is the cause.
     """
     options: dict[str, Any] = {**dsn.asyncpg, "timeout": timeout_s}
+    options["max_cacheable_statement_size"] = 0  # any: above 15 kB it would be parsed and planned each time
     options["server_settings"] = {
         **options.get("server_settings", {}),
         "application_name": application_name(role),

@@ -85,7 +85,7 @@ class Attempt:
     ) -> Self:
         """A new run. `adopted`: of work that plain LangGraph left unfinished, so there is no input to consume."""
         closing = {ThreadStatus.NEW: None, ThreadStatus.COMPLETE: RunStatus.COMPLETE}
-        record = await rooms.ledger.start(
+        record, lease.fence.blank = await rooms.ledger.start(
             run_id or new_run_id(),
             lease.thread_id,
             graph=graph,
@@ -117,9 +117,17 @@ class Attempt:
         if self._lease.lost:
             return None  # whoever has the lease now tells how the run ends
         try:
-            thread = await self._rooms.threads.status(self._lease.thread_id, ignore_lock=True)
-            consumed = self._consumed or thread.checkpoint_id != self._base.checkpoint_id
-            if outcome := outcome_of(thread, error, consumed=consumed):
+            base_id = self._base.checkpoint_id
+            thread, ended = await self._rooms.ledger.end(
+                self.run_id,
+                self._lease.thread_id,
+                token=self._lease.token,
+                base_id=None if self._consumed else base_id,
+            )
+            consumed = self._consumed or thread.checkpoint_id != base_id
+            if ended:
+                self._announce(RunStatus.COMPLETE, error)
+            elif outcome := outcome_of(thread, error, consumed=consumed):
                 await self._rooms.ledger.finish(
                     self.run_id,
                     token=self._lease.token,

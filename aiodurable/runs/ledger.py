@@ -6,7 +6,7 @@ thread is `running` is a constraint of the table, not a habit of this file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,20 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.errors import ConfigurationError
 from aiodurable.keys import lock_key
-from aiodurable.model import RunRecord, RunStatus
+from aiodurable.model import RunRecord, RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
+from aiodurable.postgres.links import Links
 from aiodurable.postgres.queries import load
 from aiodurable.postgres.together import Together
+from aiodurable.threads.status import CLASSIFY, Classifier
 
 __all__ = ["Accepted", "Ledger"]
 
 _SQL = load("runs")
+_END = _SQL["end"].replace("{classify}", CLASSIFY)
+
+_End = tuple[str, str, int, str | None]
+"""thread_id, run_id, token, base_id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +53,33 @@ class Ledger:
 
     Args:
         database: where they are.
+        links: to the same place, for what every run writes.
+        classifier: tells where a thread stands when its run ends.
         serde: the saver's serializer; inputs and contexts are stored as it writes them (encrypted, if it encrypts).
         namespace: that of the locks; each row keeps its thread's lock key, so that SQL can join it with `pg_locks`.
         worker: what the rows say of who ran an attempt.
     """
 
-    def __init__(self, database: Database, *, serde: SerializerProtocol, namespace: str, worker: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        links: Links,
+        classifier: Classifier,
+        *,
+        serde: SerializerProtocol,
+        namespace: str,
+        worker: str,
+    ) -> None:
         self._database = database
+        self._links = links
+        self._classifier = classifier
         self._serde = serde
         self._namespace = namespace
         self._worker = worker
         # Many runs begin and end at once: in one statement each.
         self._starts = Together(self._write_starts, name="aiodurable run starts")
-        self._ends = Together(self._write_ends, name="aiodurable run ends")
+        self._ends = Together(self._look_and_end, name="aiodurable run ends")
+        self._finishes = Together(self._write_finishes, name="aiodurable run outcomes")
 
     async def get(self, run_id: str) -> Accepted | None:
         """The run of that id."""
@@ -82,30 +102,46 @@ class Ledger:
         context: Any,
         base_id: str | None,
         closing: RunStatus | None,
-    ) -> RunRecord:
+    ) -> tuple[RunRecord, bool]:
         """Write a new run, running. What earlier runs of the thread left open is closed as `closing` first, unless None.
+
+        Returns:
+            The row, and whether the thread has no checkpoint yet.
 
         Raises:
             ConfigurationError: input or context cannot be serialised, or the run_id is taken; nothing was written.
         """
         stored = (*self._dump("input", input), *self._dump("context", context))
         key = lock_key(thread_id, self._namespace)
-        if closing is not None:
-            await self._database.execute(_SQL["close"], thread_id, token, closing)
-        row = await self._starts((run_id, thread_id, key, graph, token, self._worker, *stored, base_id))
+        row = await self._starts((run_id, thread_id, key, graph, token, self._worker, *stored, base_id, closing))
         if row is None:
             raise ConfigurationError(
                 f"wanted a new run {run_id!r} of thread {thread_id!r}, found that another run has this id: "
                 "a run_id names one run of one thread",
                 thread_id=thread_id,
             )
-        return _record(row)
+        return _record(row), row["blank"]
 
     async def retry(self, run_id: str, *, token: int) -> RunRecord:
         """Write that a known run is running again: one more attempt under a new token."""
         row = await self._database.fetch_one(_SQL["retry"], run_id, token, self._worker)
         assert row is not None, "the row was read under the same lease"
         return _record(row)
+
+    async def end(
+        self, run_id: str, thread_id: str, *, token: int, base_id: str | None
+    ) -> tuple[WorkflowCheckpoint, bool]:
+        """Where the thread stands beneath its lease; complete, and the attempt under `token` is written as complete.
+
+        Args:
+            base_id: a head at which the thread is not complete by this run's doing; None: any head will do.
+
+        Returns:
+            The thread, and whether the attempt's end was written. It is not on disk yet: the tables tell the same.
+        """
+        ended = await self._ends((thread_id, run_id, token, base_id))
+        assert ended is not None, "every thread has a status"
+        return ended
 
     async def finish(
         self,
@@ -118,19 +154,26 @@ class Ledger:
         checkpoint_id: str | None,
     ) -> bool:
         """Write how the attempt under `token` ended; False where a newer attempt owns the row: nothing was written then."""
-        return bool(await self._ends((run_id, token, status, error, reason, checkpoint_id)))
+        return bool(await self._finishes((run_id, token, status, error, reason, checkpoint_id)))
 
     async def heal(self, run_id: str, *, token: int, checkpoint_id: str | None) -> None:
         """Write that a run is complete which the tables show complete, but whose process died before it could say so."""
         await self._database.execute(_SQL["heal"], run_id, token, checkpoint_id)
 
-    async def _write_starts(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-        written = await self._database.fetch(_SQL["start"], *map(list, zip(*rows, strict=True)))
+    async def _write_starts(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+        written = await self._links.fetch(_SQL["start"], *map(list, zip(*rows, strict=True)))
         by_run = {row["run_id"]: row for row in written}
         return {row: by_run[row[0]] for row in rows if row[0] in by_run}
 
-    async def _write_ends(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], bool]:
-        written = await self._database.fetch(_SQL["finish"], *map(list, zip(*rows, strict=True)))
+    async def _look_and_end(self, ends: Sequence[_End]) -> dict[_End, tuple[WorkflowCheckpoint, bool]]:
+        thread_ids, *rest = map(list, zip(*ends, strict=True))
+        rows = await self._links.fetch(_END, *self._classifier.beneath(thread_ids), *rest)
+        threads = {row["thread_id"]: self._classifier.told(row) for row in rows}
+        ended = {row["ended"] for row in rows}
+        return {end: (threads[end[0]], end[1] in ended) for end in ends}
+
+    async def _write_finishes(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], bool]:
+        written = await self._links.fetch(_SQL["finish"], *map(list, zip(*rows, strict=True)))
         ended = {(row["run_id"], row["token"]) for row in written}
         return {row: row[:2] in ended for row in rows}
 
@@ -157,7 +200,7 @@ class Ledger:
         )
 
 
-def _record(row: dict[str, Any]) -> RunRecord:
+def _record(row: Mapping[str, Any]) -> RunRecord:
     values = {name: row[name] for name in RunRecord.__dataclass_fields__}
     values["status"] = RunStatus(row["status"])
     return RunRecord(**values)

@@ -12,13 +12,14 @@ from aiodurable.errors import ConfigurationError
 from aiodurable.keys import check_thread_id
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
+from aiodurable.postgres.links import Links
 from aiodurable.postgres.together import Together
 from aiodurable.threads.counting import Counting, ThreadCounts
 from aiodurable.threads.filters import Age, Filter, Statuses, ThreadFilters, check_positive
 from aiodurable.threads.history import History, ThreadStep
 from aiodurable.threads.retention import Keep, Pruned, Retention
 from aiodurable.threads.search import Search, ThreadPage
-from aiodurable.threads.status import Classifier
+from aiodurable.threads.status import CLASSIFY, Classifier
 
 __all__ = ["Threads"]
 
@@ -28,18 +29,22 @@ class Threads:
 
     Args:
         database: where they are; opened and closed by the caller.
+        links: to the same place, for what every run asks under its lease; None: `database` will do.
         namespace: that of the locks.
         serde: LangGraph's serializer of the saver that wrote them.
     """
 
-    def __init__(self, database: Database, *, namespace: str, serde: SerializerProtocol) -> None:
-        self._classifier = Classifier(database, namespace=namespace, serde=serde)
+    def __init__(
+        self, database: Database, *, namespace: str, serde: SerializerProtocol, links: Links | None = None
+    ) -> None:
+        self._links = links
+        self.classifier = Classifier(database, namespace=namespace, serde=serde)
         # Runs ask for their thread when they begin and when they end: many at once, so in one statement.
         self._seen = Together(partial(self._classify, ignore_lock=False), name="aiodurable statuses")
         self._beneath = Together(partial(self._classify, ignore_lock=True), name="aiodurable statuses beneath leases")
-        self._search = Search(database, self._classifier, namespace=namespace)
-        self._counting = Counting(database, self._search, self._classifier)
-        self._retention = Retention(database, self._search, self._classifier)
+        self._search = Search(database, self.classifier, namespace=namespace)
+        self._counting = Counting(database, self._search, self.classifier)
+        self._retention = Retention(database, self._search, self.classifier)
         self._history = History(database, serde=serde)
 
     async def status(self, thread_id: str, *, ignore_lock: bool = False) -> WorkflowCheckpoint:
@@ -58,7 +63,10 @@ class Threads:
         return found
 
     async def _classify(self, thread_ids: Sequence[str], *, ignore_lock: bool) -> dict[str, WorkflowCheckpoint]:
-        found = await self._classifier.classify(thread_ids, ignore_lock=ignore_lock)
+        if ignore_lock and self._links is not None:
+            rows = await self._links.fetch(CLASSIFY, *self.classifier.beneath(thread_ids))
+            return {row["thread_id"]: self.classifier.told(row) for row in rows}
+        found = await self.classifier.classify(thread_ids, ignore_lock=ignore_lock)
         return {checkpoint.thread_id: checkpoint for checkpoint in found}
 
     def find(

@@ -32,7 +32,7 @@ say of it: `pregel/_task_status.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -45,10 +45,12 @@ from aiodurable.postgres.queries import load
 from aiodurable.threads.filters import Filter
 from aiodurable.threads.paths import caller_of, node_of, pull_path, send_index, sent_nodes
 
-__all__ = ["Classifier"]
+__all__ = ["CLASSIFY", "Classifier"]
 
-_SQL = load("threads")
-_COUNT = f"SELECT status, count(*) FROM ({_SQL['classify']}) t GROUP BY status"  # noqa: S608 - both halves are ours
+CLASSIFY = load("threads")["classify"]
+"""The statement; `Classifier.beneath` has arguments for it, `Classifier.told` reads its rows."""
+
+_COUNT = f"SELECT status, count(*) FROM ({CLASSIFY}) t GROUP BY status"  # noqa: S608 - both halves are ours
 
 _DOUBTS = {
     "old": "written by a LangGraph before 0.3: what follows a node is known to its graph alone",
@@ -80,9 +82,13 @@ class Classifier:
         """
         if not thread_ids:
             return []
-        rows = await self._database.fetch(_SQL["classify"], *self._asked(thread_ids, wanted, ignore_lock=ignore_lock))
-        found = map(self._checkpoint, rows)
+        rows = await self._database.fetch(CLASSIFY, *self._asked(thread_ids, wanted, ignore_lock=ignore_lock))
+        found = map(self.told, rows)
         return list(found) if wanted is None else [thread for thread in found if wanted.passes(thread)]
+
+    def beneath(self, thread_ids: Sequence[str]) -> tuple[Any, ...]:
+        """The parameters of `CLASSIFY` that tell all of these threads, looking beneath their locks."""
+        return self._asked(thread_ids, None, ignore_lock=True)
 
     async def count(self, thread_ids: Sequence[str], wanted: Filter) -> Counter[ThreadStatus]:
         """How many of `thread_ids` pass, by status."""
@@ -101,7 +107,8 @@ class Classifier:
         statuses = [status.value for status in wanted.statuses]
         return *asked, statuses, wanted.older_than, wanted.newer_than, wanted.graph, run_status
 
-    def _checkpoint(self, row: dict[str, Any]) -> WorkflowCheckpoint:
+    def told(self, row: Mapping[str, Any]) -> WorkflowCheckpoint:
+        """What a row of `CLASSIFY` says."""
         status = ThreadStatus(row["status"])
         sends = sent_nodes(self._serde, row["sends_type"], row["sends"])
         failed_node = None if row["error_path"] is None else node_of(row["error_path"], sends)
@@ -127,18 +134,18 @@ class Classifier:
             doubt=_DOUBTS.get(row["doubt"]) if status in (ThreadStatus.CRASHED, ThreadStatus.COMPLETE) else None,
         )
 
-    def _error(self, row: dict[str, Any]) -> str | None:
+    def _error(self, row: Mapping[str, Any]) -> str | None:
         """LangGraph stores an exception as the text of its `repr`."""
         if row["error_blob"] is None:
             return None
         return str(self._serde.loads_typed((row["error_type"], row["error_blob"])))
 
-    def _interrupts(self, row: dict[str, Any]) -> Iterator[Any]:
+    def _interrupts(self, row: Mapping[str, Any]) -> Iterator[Any]:
         for kind, blob in zip(row["questions_type"] or (), row["questions"] or (), strict=True):
             asked = self._serde.loads_typed((kind, blob))
             yield from asked if isinstance(asked, list | tuple) else (asked,)
 
-    def _commanded(self, row: dict[str, Any]) -> Iterator[str]:
+    def _commanded(self, row: Mapping[str, Any]) -> Iterator[str]:
         """The nodes a `Command` from outside was written for."""
         for channel in row["commanded"] or ():
             yield channel.rpartition(":")[2]
@@ -146,7 +153,7 @@ class Classifier:
             yield self._serde.loads_typed((kind, blob)).node
 
 
-def _holder(row: dict[str, Any]) -> LockHolder | None:
+def _holder(row: Mapping[str, Any]) -> LockHolder | None:
     found = row["holder"]
     if found is None:
         return None
@@ -160,7 +167,7 @@ def _holder(row: dict[str, Any]) -> LockHolder | None:
     )
 
 
-def _pending(row: dict[str, Any], sends: list[str]) -> Iterator[str]:
+def _pending(row: Mapping[str, Any], sends: list[str]) -> Iterator[str]:
     """The nodes the head's channels start, without those that have finished already."""
     done: set[str] = set(row["done"] or ())
     for channel in row["triggers"] or ():

@@ -143,7 +143,8 @@ WHERE b.thread_id = ANY ($1::text[])
       WHERE c.thread_id = ANY ($1::text[]) AND v.value IS NOT NULL)
 
 -- name: bump_free
--- aiodurable_fences_pkey. Rows that somebody has locked at this moment are left out rather than waited for.
+-- aiodurable_fences_pkey. Rows that somebody has locked at this moment are left out rather than waited for; only where two
+-- make the same row at once the second has to wait, with patience.
 WITH free AS MATERIALIZED (
     SELECT thread_id FROM aiodurable_fences
     WHERE thread_id = ANY ($1::text[])
@@ -155,7 +156,8 @@ WITH free AS MATERIALIZED (
 ), made AS (
     INSERT INTO aiodurable_fences (thread_id, token)
     SELECT thread_id, 1 FROM unnest($1::text[]) AS want (thread_id)
-    WHERE NOT EXISTS (SELECT 1 FROM aiodurable_fences f WHERE f.thread_id = want.thread_id)
+    WHERE (SELECT set_config('lock_timeout', '1s', true)) IS NOT NULL
+      AND NOT EXISTS (SELECT 1 FROM aiodurable_fences f WHERE f.thread_id = want.thread_id)
     ORDER BY thread_id
     ON CONFLICT (thread_id) DO NOTHING
     RETURNING thread_id, token
@@ -172,13 +174,6 @@ CROSS JOIN LATERAL (
     ORDER BY checkpoint_id DESC
     LIMIT 1
 ) AS newest
-
--- name: plan_once
--- No table. The commit's plan never depends on its arrays, yet Postgres would plan it anew each time: a third of its cost.
--- Not through a proxy ($1 is the backend that was announced at connection): there the session is somebody else's in a
--- moment. A row tells that it was done. $1 is written in: the simple protocol has no parameters, and needs no statement.
-SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false)
-WHERE pg_backend_pid() = $1
 
 -- name: heal
 -- aiodurable_fences_pkey; checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it;

@@ -18,15 +18,19 @@ WHERE r.thread_id = $1 AND r.status NOT IN ('rejected', 'superseded')
 ORDER BY r.created_at DESC, r.run_id DESC
 LIMIT 1
 
--- name: close
--- aiodurable_runs_by_thread. What an older token left running is over; a new start also gives up what failed or waits.
-UPDATE aiodurable_runs SET status = $3, finished_at = coalesce(finished_at, now())
-WHERE thread_id = $1 AND coalesce(token, 0) < $2
-  AND (status = 'running' OR $3 = 'superseded' AND status IN ('failed', 'paused', 'interrupted', 'quarantined'))
-RETURNING run_id
-
 -- name: start
--- aiodurable_runs_pkey. A rejected run_id may be tried again with another input.
+-- aiodurable_runs_by_thread for what is closed first, aiodurable_runs_pkey for the new rows. What an older token left running
+-- is over; a new start also gives up what failed or waits. A rejected run_id may be tried again with another input. A row
+-- with this very token is ours: the answer to the statement was lost, and it is run again. checkpoints_pkey tells whether
+-- LangGraph has anything to read.
+WITH closed AS (
+    UPDATE aiodurable_runs r
+    SET status = w.closing, finished_at = coalesce(r.finished_at, now())
+    FROM unnest($1::text[], $2::text[], $5::bigint[], $12::text[]) AS w (run_id, thread_id, token, closing)
+    WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id AND coalesce(r.token, 0) < w.token
+      AND (r.status = 'running' OR w.closing = 'superseded' AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
+    RETURNING r.run_id
+)
 INSERT INTO aiodurable_runs AS r (run_id, thread_id, lock_key, graph, status, attempts, token, worker,
                                   input_type, input, context_type, context, base_id, started_at)
 SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker,
@@ -34,13 +38,17 @@ SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.work
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::text[],
             $7::text[], $8::bytea[], $9::text[], $10::bytea[], $11::text[])
      AS w (run_id, thread_id, lock_key, graph, token, worker, input_type, input, context_type, context, base_id)
+WHERE (SELECT count(*) FROM closed) >= 0  -- first those: only one run of a thread may be running
 ON CONFLICT (run_id) DO UPDATE
-SET status = 'running', attempts = r.attempts + 1, graph = excluded.graph, token = excluded.token, worker = excluded.worker,
+SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer, graph = excluded.graph,
+    token = excluded.token, worker = excluded.worker,
     input_type = excluded.input_type, input = excluded.input, context_type = excluded.context_type,
     context = excluded.context, base_id = excluded.base_id, started_at = excluded.started_at,
     finished_at = NULL, error = NULL, reason = NULL
-WHERE r.thread_id = excluded.thread_id AND r.status = 'rejected'
-RETURNING *
+WHERE r.thread_id = excluded.thread_id AND (r.status = 'rejected' OR r.token = excluded.token)
+RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at, started_at, finished_at, error, reason,
+          checkpoint_id,
+          NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '') AS blank
 
 -- name: retry
 -- aiodurable_runs_pkey. A lower token is a stale caller.
@@ -58,6 +66,24 @@ FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::te
      AS w (run_id, token, status, error, reason, checkpoint_id)
 WHERE r.run_id = w.run_id AND r.token = w.token
 RETURNING r.run_id, r.token
+
+-- name: end
+-- In the braces comes classify: where each thread stands beneath its lock. A run that it shows complete is closed at once
+-- (aiodurable_runs_pkey), without waiting for the disk: the checkpoints that make it complete are there, and a row that is
+-- lost in a crash of the server is read as complete all the same. $9 run ids, $10 tokens, $11 what the head must not be.
+WITH seen AS MATERIALIZED (
+{classify}
+), ended AS (
+    UPDATE aiodurable_runs r
+    SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = s.checkpoint_id, finished_at = now()
+    FROM unnest($1::text[], $9::text[], $10::bigint[], $11::text[]) AS e (thread_id, run_id, token, base_id)
+    JOIN seen s ON s.thread_id = e.thread_id
+    WHERE r.run_id = e.run_id AND r.token = e.token
+      AND s.status = 'complete' AND s.checkpoint_id IS DISTINCT FROM e.base_id
+      AND set_config('synchronous_commit', 'off', true) IS NOT NULL
+    RETURNING r.thread_id, r.run_id
+)
+SELECT s.*, d.run_id AS ended FROM seen s LEFT JOIN ended d ON d.thread_id = s.thread_id
 
 -- name: heal
 -- aiodurable_runs_pkey.

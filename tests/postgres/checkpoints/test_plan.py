@@ -5,8 +5,8 @@ from typing import Any
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.rows import Rows, Write, arrays
-from aiodurable.checkpoints.writer import _Link
 from aiodurable.dsn import parse_dsn
+from aiodurable.postgres.links import Link
 from aiodurable.postgres.queries import load
 
 
@@ -20,7 +20,7 @@ def batch(number: int) -> list[Any]:
 
 
 async def test_the_commit_is_planned_once_for_all_batches(dsn: str) -> None:
-    link = _Link(parse_dsn(dsn), 10.0)
+    link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
     await link.fetch("INSERT INTO aiodurable_fences VALUES ('t', 1)")
     for number in range(10):
         assert [row[0] for row in await link.fetch(load("checkpoints")["commit"], *batch(number))] == ["t"]
@@ -33,7 +33,7 @@ async def test_the_commit_is_planned_once_for_all_batches(dsn: str) -> None:
 
 
 async def test_the_commit_looks_a_fence_up_by_its_key_also_in_an_empty_table(dsn: str) -> None:
-    link = _Link(parse_dsn(dsn), 10.0)
+    link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
     query = load("checkpoints")["commit"]
     types = ["text[]", "bigint[]", *["text[]"] * 5, "bytea[]", *["text[]"] * 4, "jsonb[]", "jsonb[]"]
     types += [*["text[]"] * 5, "int[]", "text[]", "text[]", "bytea[]"] * 2

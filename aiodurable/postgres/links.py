@@ -1,0 +1,148 @@
+"""Dedicated asyncpg connections for the statements that every run needs: no pool, no check before each statement.
+
+psycopg's pool asks each connection whether it still lives before it hands it out: one more round trip. A link is replaced
+when a statement finds it dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Final, TypeVar, cast
+
+import asyncpg
+
+from aiodurable.dsn import Dsn
+from aiodurable.errors import ClosedError, PostgresUnavailableError
+from aiodurable.postgres.connections import connect_direct, is_disconnect, unavailable
+from aiodurable.postgres.queries import load
+
+__all__ = ["Link", "Links"]
+
+T = TypeVar("T")
+
+_SQL = load("links")
+
+_STATEMENT_S: Final = 20.0
+"""A statement that got no answer for so long will get none: the connection is dead, whatever TCP believes."""
+
+
+class Link:
+    """One connection, opened at its first statement and replaced when it dies. One statement at a time.
+
+    Args:
+        dsn: where to.
+        role: what `application_name` says it is for.
+        connect_timeout_s: seconds to reach Postgres, at each try.
+    """
+
+    def __init__(self, dsn: Dsn, *, role: str, connect_timeout_s: float) -> None:
+        self._dsn = dsn
+        self._role = role
+        self._connect_timeout_s = connect_timeout_s
+        self._connection: asyncpg.Connection | None = None
+        self._proxied = False
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """Run one statement. A connection error leaves nothing behind: the next call connects anew."""
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            connection = self._connection = await connect_direct(
+                self._dsn, role=self._role, timeout_s=self._connect_timeout_s
+            )
+            plan_once = _SQL["plan_once"].replace("$1", str(connection.get_server_pid()))
+            self._proxied = await self._run(connection, connection.execute(plan_once)) == "SELECT 0"
+        ask = self._in_one_place(connection, query, args) if self._proxied else connection.fetch(query, *args)
+        return await self._run(connection, ask)
+
+    @staticmethod
+    async def _in_one_place(connection: asyncpg.Connection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
+        """A pooler may give the parsing to one server connection and the execution to another: a transaction stays on one."""
+        async with connection.transaction():
+            statement = await connection.prepare(query, name="")  # a name may be taken by somebody else's statement
+            return await statement.fetch(*args)
+
+    async def _run(self, connection: asyncpg.Connection, answer: Awaitable[T]) -> T:
+        # Not asyncpg's own timeout: it opens a second connection to cancel the statement, which hangs in a partition.
+        cut = asyncio.get_running_loop().call_later(_STATEMENT_S, connection.terminate)
+        try:
+            return await answer
+        except Exception as error:
+            if is_disconnect(error):
+                self.drop()
+            raise
+        finally:
+            cut.cancel()
+
+    def drop(self) -> None:
+        """Cut the connection, without a word to the server: it may not be listening."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+
+class Links:
+    """A few links that share what is asked of them: for statements that do no harm when they are run twice.
+
+    Args:
+        dsn: where to.
+        role: what `application_name` says they are for.
+        size: links at most; each connects when it is first needed.
+        timeout_s: seconds for which a statement is tried again while Postgres is away.
+
+    Attributes:
+        asked: how many statements were asked for, since the beginning.
+    """
+
+    def __init__(self, dsn: Dsn, *, role: str, size: int, timeout_s: float) -> None:
+        self.asked = 0
+        self._dsn = dsn
+        self._timeout_s = timeout_s
+        self._links = [Link(dsn, role=role, connect_timeout_s=timeout_s) for _ in range(size)]
+        self._idle = list(reversed(self._links))
+        self._free = asyncio.Semaphore(size)
+        self._closed = False
+
+    async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]:
+        """Run one statement with `$1` parameters and return its rows; and again where its connection was found dead.
+
+        Raises:
+            PostgresUnavailableError: Postgres stayed away; the statement may have been run.
+            ClosedError: the links were closed.
+        """
+        self.asked += 1
+        async with self._free:
+            link = self._idle.pop()
+            try:
+                return cast("list[Mapping[str, Any]]", await self._fetch(link, query, args))  # by name, a Record is one
+            except asyncio.CancelledError:
+                link.drop()  # its statement may be under way: nobody will read the answer
+                raise
+            finally:
+                self._idle.append(link)
+
+    async def _fetch(self, link: Link, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
+        deadline = time.monotonic() + self._timeout_s
+        pause_s = 0.0  # most often the connection has died while it was idle, and Postgres is there
+        while True:
+            if self._closed:
+                raise ClosedError("the connection was closed: keep it open for as long as graphs run")
+            try:
+                return await link.fetch(query, *args)
+            except Exception as error:
+                if not isinstance(error, PostgresUnavailableError) and not is_disconnect(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise (
+                        error if isinstance(error, PostgresUnavailableError) else unavailable(error, self._dsn)
+                    ) from error
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(0.5, max(0.02, 2 * pause_s))
+
+    def close(self) -> None:
+        """Cut all connections; a statement that is under way fails with `ClosedError`. Idempotent."""
+        self._closed = True
+        for link in self._links:
+            link.drop()
