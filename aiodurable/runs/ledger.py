@@ -21,10 +21,11 @@ from aiodurable.postgres.queries import load
 from aiodurable.postgres.together import Together
 from aiodurable.threads.status import CLASSIFY, Classifier
 
-__all__ = ["Accepted", "Ledger"]
+__all__ = ["END", "Accepted", "Ledger"]
 
 _SQL = load("runs")
-_END = _SQL["end"].replace("{classify}", CLASSIFY)
+END = _SQL["end"].replace("{classify}", CLASSIFY)
+"""Where threads stand beneath their leases, and runs closed that the tables show complete."""
 
 _End = tuple[str, str, int, str | None]
 """thread_id, run_id, token, base_id."""
@@ -167,7 +168,7 @@ class Ledger:
 
     async def _look_and_end(self, ends: Sequence[_End]) -> dict[_End, tuple[WorkflowCheckpoint, bool]]:
         thread_ids, *rest = map(list, zip(*ends, strict=True))
-        rows = await self._links.fetch(_END, *self._classifier.beneath(thread_ids), *rest)
+        rows = await self._links.fetch(END, *self._classifier.beneath(thread_ids), *rest)
         threads = {row["thread_id"]: self._classifier.told(row) for row in rows}
         ended = {row["ended"] for row in rows}
         return {end: (threads[end[0]], end[1] in ended) for end in ends}

@@ -1,0 +1,127 @@
+"""The statements of a run: how few they are, that they see what they must, and that a connection may die between any two."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+from aiodurable.dsn import parse_dsn
+from aiodurable.durable import Durable
+from aiodurable.events import Event, LeaseAcquired, RunStarted
+from aiodurable.model import RunStatus, ThreadStatus
+from aiodurable.postgres.links import Link
+from aiodurable.postgres.queries import load
+from aiodurable.runs.ledger import END
+from ledger_rows import Ledger
+from waiting import wait_until
+from workflows import STEPS, four_nodes
+
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:runs@%'"
+
+
+async def test_a_new_run_asks_four_times_beside_its_checkpoints_and_leaves_the_pool_alone(durable: Durable) -> None:
+    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    links, pool = rooms.checkpoints.links, rooms.checkpoints.database.pool
+    before, asked = pool.get_stats().get("requests_num", 0), links.asked
+    async with durable.run(four_nodes(), "t") as run:
+        await run.ainvoke(INPUT)
+    assert links.asked - asked == 4  # the token, the status, the new row, how it ended
+    assert pool.get_stats().get("requests_num", 0) == before
+
+
+async def test_a_run_goes_on_from_what_plain_langgraph_wrote_after_the_lease_was_taken(
+    dsn: str, durable: Durable
+) -> None:
+    async with durable.run(four_nodes(), "t") as run:
+        assert run.status is ThreadStatus.NEW
+        async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
+            await four_nodes().compile(stock).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
+        assert (await run.ainvoke(INPUT))["words"] == [*STEPS, *STEPS]
+
+
+async def test_only_the_first_read_of_a_new_thread_is_answered_without_asking(durable: Durable) -> None:
+    async with durable.run(four_nodes(), "t") as run:
+        await run.ainvoke(INPUT)
+        assert (await run.ainvoke(INPUT))["words"] == [*STEPS, *STEPS]
+        assert (await run.aget_state()).values["words"] == [*STEPS, *STEPS]
+
+
+@pytest.mark.parametrize("after", [LeaseAcquired, RunStarted])
+async def test_a_connection_that_dies_between_two_statements_is_not_felt(
+    dsn: str, ledger: Ledger, after: type[Event]
+) -> None:
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        if isinstance(event, after):
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                killed.append(len(connection.execute(KILL).fetchall()))
+
+    async with Durable(dsn, observers=[kill]) as durable:
+        for turn in (1, 2):
+            async with durable.run(four_nodes(), "t") as run:
+                assert (await run.ainvoke(INPUT))["words"] == [*STEPS] * turn
+    assert all(killed)
+    assert await ledger.statuses("t") == ["complete", "complete"]
+
+
+async def test_a_run_sees_the_write_that_raising_its_token_waited_for(dsn: str, durable: Durable) -> None:
+    async with durable.run(four_nodes(), "t") as run:
+        await run.ainvoke(INPUT)
+    late = "f" + str(run.checkpoint.checkpoint_id)[1:]
+
+    async def enter() -> str | None:
+        async with durable.run(four_nodes(), "t") as run:
+            return run.checkpoint.checkpoint_id
+
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%aiodurable_fences%'"
+    )
+    writer, watcher = [await asyncpg.connect(**parse_dsn(dsn).asyncpg) for _ in range(2)]
+    async with writer.transaction():
+        await writer.execute("SELECT token FROM aiodurable_fences WHERE thread_id = 't' FOR SHARE")
+        entering = asyncio.create_task(enter())
+        await wait_until(lambda: watcher.fetchval(waiting))
+        await writer.execute(
+            "INSERT INTO checkpoints SELECT thread_id, checkpoint_ns, $1, checkpoint_id, type, checkpoint, metadata"
+            " FROM checkpoints WHERE thread_id = 't' ORDER BY checkpoint_id DESC LIMIT 1",
+            late,
+        )
+    assert await entering == late
+    await asyncio.gather(writer.close(), watcher.close())
+
+
+async def test_a_start_that_is_sent_again_because_its_answer_was_lost_is_one_attempt(
+    durable: Durable, ledger: Ledger
+) -> None:
+    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    async with durable.hold("t") as lease:
+        start: dict[str, Any] = {"graph": "g", "token": lease.token, "input": INPUT, "context": None, "base_id": None}
+        first, blank = await rooms.ledger.start("r", "t", closing=None, **start)
+        again, still_blank = await rooms.ledger.start("r", "t", closing=RunStatus.SUPERSEDED, **start)
+    assert (first.attempts, again.attempts, blank, still_blank) == (1, 1, True, True)
+    assert [(row["run_id"], row["status"], row["attempts"]) for row in await ledger.rows("t")] == [("r", "running", 1)]
+
+
+async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_disk(dsn: str, durable: Durable) -> None:
+    async with durable.run(four_nodes(), "t") as run:
+        await run.ainvoke(INPUT)
+    beneath = durable._opened().threads.classifier.beneath(["t"])  # pyright: ignore[reportPrivateUsage]
+    mine = [run.run_id], [run.lease.token]
+    for statement, arguments, waits in [
+        (END, (*beneath, *mine, [None]), "off"),
+        (load("runs")["finish"], (*mine, ["paused"], [None], ["drained"], [None]), "on"),
+    ]:
+        link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
+        await link.fetch("SET synchronous_commit = on")
+        await link.fetch("BEGIN")
+        assert len(await link.fetch(statement, *arguments)) == 1
+        [setting] = await link.fetch("SHOW synchronous_commit")
+        link.drop()
+        assert setting[0] == waits
