@@ -25,7 +25,7 @@ class Settings:
         lock_allow_proxy: let the locks go through a pooler in session mode, if a probe finds that they exclude there.
         lock_sessions: dedicated connections on which all leases live.
         writers: dedicated connections that commit checkpoints.
-        pool_min_size: connections the pool keeps open for reads and outcomes.
+        pool_min_size: connections the pool keeps open for reads.
         pool_max_size: connections the pool opens at most.
         connect_timeout_s: seconds to reach Postgres before `PostgresUnavailableError`.
         close_timeout_s: seconds that closing may take before connections are cut.
