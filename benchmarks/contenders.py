@@ -119,11 +119,11 @@ async def dbos(dsn: str, state_kb: int) -> AsyncIterator[Run]:
     url = _for_sqlalchemy(dsn)
     await asyncio.to_thread(DBOS, config={"name": "bench", "system_database_url": url, "log_level": "ERROR"})
 
-    @DBOS.step()
+    @DBOS.step()  # pyright: ignore[reportUntypedFunctionDecorator]
     async def step(state: State) -> State:
         return {"text": text, "count": state.get("count", 0) + 1}
 
-    @DBOS.workflow()
+    @DBOS.workflow()  # pyright: ignore[reportUntypedFunctionDecorator]
     async def workflow(state: State) -> State:
         for _ in NODES:
             state = await step(state)
