@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -24,6 +26,12 @@ Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
 _DISCONNECTED = ("08", "57P")
 """SQLSTATE classes that say the connection is gone or refused: connection exceptions; shutdown, crash, starting up."""
+
+_RETRY_S = (0.1, 0.3)
+"""Seconds between two tries of the pool to reach a Postgres that is away."""
+
+_RETRY_FOR_S = 60.0
+"""And for how long; then the pool's own, growing pauses come in between. A restart or a failover is over by then."""
 
 
 def application_name(role: str) -> str:
@@ -105,6 +113,28 @@ async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -
     connection.prepare_threshold = 0 if row["pid"] == connection.info.backend_pid else None
 
 
+def _patient(given_up: Callable[[], bool]) -> type[AsyncConnection[DictRow]]:
+    """A connection for psycopg's pool that tries until Postgres is back, for a while or until it is given up.
+
+    Left alone the pool doubles its pause from try to try: it would be back as long after Postgres as that was away, and
+    the grace in which a run takes its lock again would be over.
+    """
+
+    class Patient(AsyncConnection[DictRow]):
+        @classmethod
+        async def connect(cls, conninfo: str = "", **options: Any) -> Any:
+            until = time.monotonic() + _RETRY_FOR_S
+            while True:
+                try:
+                    return await super().connect(conninfo, **options)
+                except psycopg.OperationalError:
+                    if given_up() or time.monotonic() > until:
+                        raise
+                await asyncio.sleep(random.uniform(*_RETRY_S))
+
+    return Patient
+
+
 class Database:
     """The psycopg pool of a process: what rooms that know no driver run their statements on.
 
@@ -124,6 +154,7 @@ class Database:
         self._timeout_s = connect_timeout_s
         self._sizes = (min_size, max_size)
         self._pool: Pool | None = None
+        self._closing = False
 
     @property
     def pool(self) -> Pool:
@@ -140,6 +171,7 @@ class Database:
         """
         if self._pool is not None and not self._pool.closed:
             return
+        self._closing = False
         options: dict[str, Any] = {"autocommit": True, "prepare_threshold": None, "row_factory": dict_row}
         options["application_name"] = application_name("pool")
         try:
@@ -150,7 +182,7 @@ class Database:
             raise unavailable(error, self.dsn) from error
         pool = AsyncConnectionPool(
             self.dsn.conninfo,
-            connection_class=AsyncConnection[DictRow],
+            connection_class=_patient(lambda: self._closing),
             kwargs=options,
             min_size=self._sizes[0],
             max_size=self._sizes[1],
@@ -165,6 +197,7 @@ class Database:
 
     async def aclose(self, timeout_s: float = 5.0) -> None:
         """Close the pool. Idempotent, also before `open`; bounded: connections still out after `timeout_s` are cut."""
+        self._closing = True
         if self._pool is not None:
             await self._pool.close(timeout=timeout_s)
 

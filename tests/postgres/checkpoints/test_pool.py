@@ -22,6 +22,7 @@ from aiodurable.errors import (
 )
 from aiodurable.settings import Settings
 from checkpoint_rows import checkpoint, config, linear, rows
+from proxy import proxy
 from waiting import wait_until
 
 NOWHERE = "postgresql://nobody:sesame@127.0.0.1:1/none"
@@ -46,6 +47,32 @@ async def test_closing_leaves_no_connection_and_may_be_repeated(dsn: str, db: as
         await pool.open()
     async with AsyncCheckpointerPool(dsn) as second:
         assert await second.bump("t") == 1
+
+
+async def test_reads_go_on_as_soon_as_postgres_is_back_however_long_it_was_away(dsn: str) -> None:
+    """psycopg's pool left alone would next try as much later again: at 1, 3, 7 s."""
+    async with proxy(dsn) as wire, AsyncCheckpointerPool(wire.dsn) as pool:
+        assert await pool.bump("t") == 1
+        wire.down()
+        reads = [asyncio.create_task(pool.token("t")) for _ in range(20)]
+        away = time.monotonic()
+        await wait_until(lambda: time.monotonic() > away + 3.3)
+        wire.up()
+        back = time.monotonic()
+        await asyncio.wait(reads)
+        assert await pool.token("t") == 1
+        assert time.monotonic() - back < 2
+
+
+async def test_closing_while_postgres_is_away_is_quick(dsn: str) -> None:
+    async with proxy(dsn) as wire, AsyncCheckpointerPool(wire.dsn, settings=Settings(close_timeout_s=30)) as pool:
+        wire.down()
+        read = asyncio.create_task(pool.token("t"))
+        await wait_until(lambda: pool.database.pool.get_stats().get("connections_num", 0) > 1)
+        began = time.monotonic()
+        await pool.aclose()
+        assert time.monotonic() - began < 10
+        await asyncio.gather(read, return_exceptions=True)
 
 
 async def test_after_closing_no_backend_is_left(dsn: str, db: asyncpg.Connection) -> None:
