@@ -12,10 +12,18 @@ from aiodurable.errors import ConfigurationError
 
 __all__ = ["Settings"]
 
+_LONGEST_S = 2_147_483
+"""Postgres counts `idle_session_timeout` in milliseconds, in 31 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a `Durable` works. Every field can come from the environment as `AIODURABLE_<FIELD>` (`Settings.from_env`).
+
+    A lease is trusted until `lease_ttl_s` − `lease_margin_s` after the last answered sign of life was sent, and the server
+    frees it `lease_ttl_s` after it heard that. So `lease_ttl_s` must exceed `lease_margin_s` + 2 × `heartbeat_s` (one
+    heartbeat may come a whole interval late), and all three must be more than 0: without a margin the holder would stop in
+    the very moment in which somebody else begins. `aiodurable.locks.terms` has the arithmetic.
 
     Attributes:
         lock_dsn: where `dsn` goes through a transaction pooler, the direct way, for what needs a session of its own: locks,
@@ -65,6 +73,11 @@ class Settings:
             f"{field.name} must be seconds, 0 or more, got {getattr(self, field.name)}"
             for field in dataclasses.fields(self)
             if field.name.endswith("_s") and not getattr(self, field.name) >= 0  # `not >=` also refuses nan
+        ]
+        wrong += [
+            f"{name} must be more than 0 and at most {_LONGEST_S:,} seconds, got {getattr(self, name)}"
+            for name in ("lease_ttl_s", "heartbeat_s", "lease_margin_s")
+            if getattr(self, name) == 0 or getattr(self, name) > _LONGEST_S
         ]
         if not 0 < len(self.namespace.encode()) <= 64:
             wrong.append(f"namespace must have 1 to 64 bytes, got {len(self.namespace.encode())}")

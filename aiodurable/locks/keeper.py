@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 BACKOFF_S: Final = (0.05, 2.0)
 """Seconds before the first and at most before any later try to connect again, halved at random."""
 
+_PARTING_S: Final = 0.1
+"""Seconds in which a session whose connection was cut ends by itself."""
+
 
 class Keeper:
     """One place among the manager's sessions.
@@ -79,8 +82,11 @@ class Keeper:
         task, self._task = self._task, None
         session, self.session = self.session, None
         if session is None or session.over is not None:
-            if task is not None:  # between two sessions: nothing is held
-                task.cancel()
+            if session is not None:
+                session.wire.terminate()  # past its deadline it may hang in a statement, and none is ever cancelled
+            if task is not None:  # nothing is held
+                await asyncio.wait({task}, timeout=_PARTING_S)
+                task.cancel()  # while it connects again
                 await asyncio.wait({task})
             return
         session.stop()

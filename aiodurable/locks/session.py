@@ -232,7 +232,7 @@ class LockSession:
         if pid != self.wire.pid:
             self.lose(f"backend {pid} answered in place of {self.wire.pid}: a pooler or proxy moved the connection")
         elif now >= self.trusted_until:  # somebody may have seen `lost` already: it does not become false again
-            self.lose(f"an answer came {now - self._sent:.1f} s after the last statement that had one was sent")
+            self._too_late(f"an answer came {now - self._sent:.1f} s after the last statement that had one was sent")
         else:
             self._sent = sent
             self.answered = now
@@ -253,7 +253,7 @@ class LockSession:
         """Give up at the deadline, also while a statement hangs."""
         left = self.trusted_until - time.monotonic()
         if left <= 0:
-            self.lose(f"no answer for {time.monotonic() - self._sent:.1f} s")
+            self._too_late(f"no answer for {time.monotonic() - self._sent:.1f} s")
         else:
             self._timers["watch"] = self._loop.call_later(left, self._watch)
 
@@ -291,6 +291,12 @@ class LockSession:
         if cut:
             self.wire.terminate()
         _log.log(logging.WARNING if lost else logging.INFO, "lock session over, %d leases lost: %s", len(lost), why)
+
+    def _too_late(self, why: str) -> None:
+        """The deadline has passed. What the server still has of ours it keeps for the margin, for that is what stopping
+        may take; only then is the connection cut, which may reach the server although its answers do not reach us."""
+        self.lose(why, cut=False)
+        self._loop.call_later(self._terms.margin_s, self.wire.terminate)
 
     def _failed(self, error: BaseException) -> None:
         # Also a statement that merely failed: what it took before it failed is unknown, and unknown means lost.

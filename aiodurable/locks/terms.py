@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -26,6 +27,13 @@ class Terms:
     for what stopping takes, and for two clocks that run at different speeds: clocks are never compared, only durations,
     and 4 s in 20 s forgives a fifth.
 
+    A session that is past its deadline is cut only after the margin: where our words reach the server and its answers do
+    not reach us, cutting at once would free the locks while their holders are still being told.
+
+    The server's TCP keepalives are a second line, and before Postgres 14 the only one. They too are set to give up after
+    `ttl_s` and no earlier, for they count from the last packet, and whoever gave up earlier would free locks that are
+    still trusted. They see a lost network or host, never a stopped process: its kernel answers for it.
+
     An idle session sends a heartbeat `heartbeat_s` after its last statement. `Settings` demands
     ttl > margin + 2 × heartbeat: one heartbeat may come a whole interval late before the holder gives up.
 
@@ -43,6 +51,11 @@ class Terms:
     def of(cls, settings: Settings) -> Self:
         """Those of `settings`, which has already refused values that break each other."""
         return cls(settings.lease_ttl_s, settings.heartbeat_s, settings.lease_margin_s)
+
+    @property
+    def server_settings(self) -> tuple[str, str, str]:
+        """What the server is told: milliseconds of silence, seconds until its first keepalive and between two (of three)."""
+        return f"{math.ceil(self.ttl_s * 1000)}", f"{math.ceil(self.ttl_s / 2)}", f"{math.ceil(self.ttl_s / 6)}"
 
     def trusted_until(self, sent: float) -> float:
         """Until when (`time.monotonic`) a session may be trusted of which a statement, sent at `sent`, was answered."""

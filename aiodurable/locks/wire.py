@@ -96,10 +96,8 @@ class Wire:
             SchemaMismatchError: the sequence of the tokens is missing and `make_sequence` is off.
             PostgresUnavailableError: the server failed or refused meanwhile.
         """
-        silence, idle, interval = terms.ttl_s * 1000, terms.ttl_s / 2, terms.ttl_s / 6
-        settings = [str(max(1, round(setting))) for setting in (silence, idle, interval)]
         try:
-            await self._connection.fetch(_SQL["configure"], *settings)
+            await self._connection.fetch(_SQL["configure"], *terms.server_settings)
             if not await self._connection.fetchval(_SQL["sequence"]):
                 if not make_sequence:
                     raise SchemaMismatchError(

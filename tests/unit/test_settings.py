@@ -7,6 +7,7 @@ import math
 import pytest
 
 from aiodurable.errors import ConfigurationError
+from aiodurable.locks.terms import Terms
 from aiodurable.settings import Settings
 
 
@@ -45,3 +46,31 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
 def test_a_lease_that_one_late_heartbeat_would_lose_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="lease_ttl_s"):
         Settings(lease_ttl_s=10, heartbeat_s=4, lease_margin_s=2)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"lease_ttl_s": 12, "heartbeat_s": 4, "lease_margin_s": 4},  # exactly at the edge
+        {"lease_ttl_s": 10, "heartbeat_s": 0.0, "lease_margin_s": 4},
+        {"lease_ttl_s": 10, "heartbeat_s": 2, "lease_margin_s": 0},
+        {"lease_ttl_s": math.inf},
+        {"lease_ttl_s": 3_000_000},
+        {"heartbeat_s": math.nan},
+        {"lease_margin_s": -1},
+    ],
+    ids=str,
+)
+def test_times_of_a_lease_that_break_each_other_are_refused(times: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError):
+        Settings(**times)
+
+
+@pytest.mark.parametrize("ttl", [0.5, 2.5, 8.9, 20, 60, 61.3])
+def test_a_holder_stops_before_any_of_the_servers_clocks_frees_its_lease(ttl: float) -> None:
+    """Its timeout for idle sessions, in milliseconds, and its keepalives, in whole seconds: neither is rounded down."""
+    terms = Terms.of(Settings(lease_ttl_s=ttl, heartbeat_s=ttl / 10, lease_margin_s=0.01))
+    silence_ms, idle, interval = map(int, terms.server_settings)
+    trusted = terms.trusted_until(sent=0)
+    assert trusted < silence_ms / 1000
+    assert trusted < idle + 3 * interval

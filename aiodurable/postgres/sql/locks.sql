@@ -4,13 +4,15 @@ SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_n
 
 -- name: configure
 -- No table. By set_config, not at connection start: a pooler in session mode refuses parameters it does not know. A
--- parameter that this server does not know is left out. $1 milliseconds for which the server bears our silence,
--- $2 and $3 seconds: its own TCP keepalives, a second line, and before Postgres 14 the only one.
+-- parameter that this server does not know is left out. $1 milliseconds for which the server bears our silence, also
+-- while an answer of its own is under way; $2 and $3 seconds: its TCP keepalives, a second line, and before Postgres 14
+-- the only one.
 SELECT pg_catalog.set_config(v.name, v.value, false)
 FROM (VALUES ('idle_session_timeout', $1::text),
              ('tcp_keepalives_idle', $2::text),
              ('tcp_keepalives_interval', $3::text),
              ('tcp_keepalives_count', '3'),
+             ('tcp_user_timeout', $1::text),
              ('statement_timeout', '0'),
              ('transaction_timeout', '0'),
              ('lock_timeout', '0'),
