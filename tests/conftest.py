@@ -52,6 +52,16 @@ def pytest_report_header() -> str:
     return f"test database: {way} (Postgres {os.environ.get('AIODURABLE_TEST_PG', 'newest')})"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="search for races for minutes where CI does for seconds")
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether there is time."""
+    return bool(request.config.getoption("--long"))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     timetable.printed(terminalreporter)
 

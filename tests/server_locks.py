@@ -34,6 +34,15 @@ class ServerLocks:
             "WHERE l.locktype = 'advisory' AND d.datname = %s AND l.objsubid = 1 AND l.mode = 'ExclusiveLock'"
         )
 
+    def keys(self) -> set[tuple[int, int]]:
+        """Exclusive session locks: backend and key."""
+        rows = self._admin.execute(
+            "SELECT l.pid, l.classid::bigint << 32 | l.objid::bigint FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+            "WHERE l.locktype = 'advisory' AND d.datname = %s AND l.objsubid = 1 AND l.mode = 'ExclusiveLock'",
+            (self._database,),
+        )
+        return {(pid, key) for pid, key in rows}
+
     def flags(self) -> int:
         """Waiters' flags alone."""
         return self() - self.leases()
