@@ -79,3 +79,15 @@ def fan_out(width: int = 3) -> StateGraph:
     builder.add_edge("work", "join")
     builder.add_edge("join", END)
     return builder
+
+
+async def written(dsn: str) -> list[Any]:
+    """Every checkpoint and write of a database, as it stands."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return [
+            await connection.fetch(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4, 5")
+            for table in ("checkpoints", "checkpoint_writes")
+        ]
+    finally:
+        await connection.close()

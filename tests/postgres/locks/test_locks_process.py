@@ -5,43 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from aiodurable.locks import PostgresLockManager
 from aiodurable.settings import Settings
+from lock_holder import SHORT, holder, said
+from proxy import proxy
 from server_locks import ServerLocks
 from timetable import Timetable
 from waiting import wait_until
-
-HOLDER = Path(__file__).with_name("holder.py")
-SHORT = Settings(lease_ttl_s=2.5, heartbeat_s=0.5, lease_margin_s=1, close_timeout_s=2)
-
-
-@asynccontextmanager
-async def holder(dsn: str, *how: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process that holds the lock "a", and says so."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(HOLDER), dsn, *how, stdout=subprocess.PIPE, stdin=subprocess.PIPE
-    )
-    try:
-        assert await said(process) == "held"
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def said(process: asyncio.subprocess.Process) -> str:
-    assert process.stdout is not None
-    return (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
 
 
 async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable: Timetable) -> None:
@@ -134,18 +109,55 @@ async def test_a_process_asked_to_end_lets_go_and_ends_by_the_signal(
         assert server_locks() == 1
         began = time.monotonic()
         process.send_signal(which)
-        assert await said(process) == "lost"
+        assert {await said(process), await said(process)} == {"lost", "closed"}
         code = await asyncio.wait_for(process.wait(), 10)
         assert time.monotonic() - began < SHORT.close_timeout_s + 2
         assert code == -which
         assert server_locks() == 0
 
 
+def catches(process: asyncio.subprocess.Process, which: signal.Signals) -> bool:
+    """Whether the process has a handler for it, as the kernel sees it."""
+    [line] = [
+        line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if line.startswith("SigCgt")
+    ]
+    return bool(int(line.split()[1], 16) >> (which - 1) & 1)
+
+
+async def test_a_process_asked_to_end_in_a_partition_ends_in_bounded_time(dsn: str, timetable: Timetable) -> None:
+    async with proxy(dsn) as network, holder(network.dsn, "signals") as process:
+        network.cut()
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code = await asyncio.wait_for(process.wait(), 15)
+        timetable.trial(ended=time.monotonic() - began)
+        assert code == -signal.SIGTERM
+        assert time.monotonic() - began < SHORT.close_timeout_s + 2
+
+
+async def test_a_second_signal_ends_a_process_that_is_still_closing(dsn: str) -> None:
+    async with proxy(dsn) as network, holder(network.dsn, "signals") as process:
+        network.cut()  # closing takes its time
+        assert catches(process, signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        await wait_until(lambda: not catches(process, signal.SIGTERM))
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert b"closed" not in await asyncio.wait_for(process.stdout.read(), 15)
+        assert await process.wait() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("network_is", ["whole", "cut"])
 @pytest.mark.parametrize("how", ["leave", "exit"])
 async def test_a_process_that_forgets_to_close_ends_without_hanging(
-    dsn: str, how: str, server_locks: ServerLocks
+    dsn: str, how: str, network_is: str, server_locks: ServerLocks
 ) -> None:
-    async with holder(dsn, how) as process:
+    async with proxy(dsn) as network, holder(network.dsn, how) as process:
+        if network_is == "cut":
+            network.cut()
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
         code = await asyncio.wait_for(process.wait(), 15)
         assert code == (0 if how == "leave" else 3)
+        network.mend()
         await wait_until(lambda: server_locks() == 0)

@@ -122,6 +122,7 @@ async def test_a_restart_of_postgres_cancels_no_run_of_a_crowd(
         await asyncio.gather(*waiting)
     assert crowd.overlaps == 0
     assert await recorded(dsn) == [("complete", 1, RUNS + 20)]
+    assert await steps_written_twice(dsn) == 0
 
 
 async def test_killed_lock_backends_cancel_no_run_of_a_crowd(

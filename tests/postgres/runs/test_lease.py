@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import psycopg
 import pytest
 
@@ -15,6 +14,7 @@ from aiodurable.errors import ConfigurationError, LeaseLostError, LockTimeoutErr
 from aiodurable.events import Event, LeaseLost
 from aiodurable.model import ThreadStatus
 from aiodurable.settings import Settings
+from checkpoint_rows import written
 from ledger_rows import Ledger
 from waiting import wait_until
 from workflows import STEPS, Gate, four_nodes, noted
@@ -147,26 +147,15 @@ async def test_a_stale_holder_that_swallows_its_cancellation_still_writes_nothin
         await end_lock_sessions(dsn)
         async with new.run(four_nodes(), "t", on_busy="wait", timeout=10) as run:
             result = await run.ainvoke({"words": ["never"], "told": ""})
-            before = await checkpoints(dsn)
+            before = await written(dsn)
             taken.set()
             with pytest.raises(LeaseLostError):
                 await task
-            assert await checkpoints(dsn) == before
+            assert await written(dsn) == before
         assert result["words"] == list(STEPS)
         state = await new.checkpointer.aget_tuple({"configurable": {"thread_id": "t"}})
         assert state is not None
         assert state.checkpoint["channel_values"]["words"] == list(STEPS)
-
-
-async def checkpoints(dsn: str) -> list[Any]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        return [
-            await connection.fetch(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4, 5")
-            for table in ("checkpoints", "checkpoint_writes")
-        ]
-    finally:
-        await connection.close()
 
 
 async def test_with_grace_a_lost_lock_session_is_not_felt(dsn: str, ledger: Ledger, log: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from own_server import OwnServer
 from waiting import wait_until
 from workflows import STEPS, Gate, four_nodes, noted
 
+LEAVING = Path(__file__).parents[2] / "leaving_process.py"
 INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
@@ -88,3 +91,17 @@ async def test_a_result_whose_recording_postgres_missed_is_still_returned_and_to
 async def is_complete(durable: Durable) -> bool:
     state = await durable.checkpointer.aget_tuple({"configurable": {"thread_id": "t"}})
     return state is not None and state.checkpoint["channel_values"].get("told") == " ".join(STEPS)
+
+
+@pytest.mark.parametrize(("how", "code"), [("return", 0), ("exit", 3), ("raise", 1)])
+async def test_a_process_that_leaves_in_the_middle_of_a_run_ends_at_once_and_the_run_goes_on_elsewhere(
+    dsn: str, how: str, code: int
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(LEAVING), dsn, how, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert (output, process.returncode) == (b"reached\n", code)
+    async with Durable(dsn) as durable, durable.run(four_nodes(), "t", on_busy="wait", timeout=10) as run:
+        assert run.status.unfinished
+        assert (await run.ainvoke())["words"] == list(STEPS)
