@@ -9,8 +9,10 @@ import click
 
 from aiodurable.cli.bench import bench
 from aiodurable.cli.demo.command import demo
+from aiodurable.cli.doctor.command import doctor
 from aiodurable.cli.exits import FailedCommand, exit_of
 from aiodurable.cli.listing import list_threads
+from aiodurable.cli.locks import locks
 from aiodurable.cli.migrate import migrate
 from aiodurable.cli.pg import pg
 from aiodurable.cli.status import status
@@ -40,5 +42,5 @@ def cli() -> None:
     """
 
 
-for _command in (bench, demo, list_threads, migrate, pg, status):
+for _command in (bench, demo, doctor, list_threads, locks, migrate, pg, status):
     cli.add_command(_command)

@@ -46,9 +46,14 @@ class Dsn:
         return self.safe
 
     @property
+    def psycopg(self) -> dict[str, str]:
+        """libpq's options by name. They hold the password."""
+        return {name: str(value) for name, value in conninfo_to_dict(self.conninfo).items()}
+
+    @property
     def asyncpg(self) -> dict[str, Any]:
         """Keyword arguments for `asyncpg.connect`: a new dictionary each time. It holds the password."""
-        return asyncpg_options({name: str(value) for name, value in conninfo_to_dict(self.conninfo).items()})
+        return asyncpg_options(self.psycopg)
 
 
 def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Mapping[str, str] | None = None) -> Dsn:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import asyncpg
 import pytest
 
-from aiodurable.embedded import start_server, stop_server
 from aiodurable.errors import ConfigurationError, LockError, PoolerNotSupportedError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks import wire as wires
 from pgbouncer import through
+from standby import standby_server
 
 
 @pytest.fixture
@@ -56,23 +54,9 @@ async def test_a_pooler_in_session_mode_is_taken_only_when_allowed_and_holds(ses
         await (await waiting).release()
 
 
-@pytest.fixture
-def standby() -> Iterator[str]:
-    """A server in recovery: what a failover or a wrong host name may leave a connection with."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # as root, Postgres runs as somebody else
-        data = Path(folder) / "data"
-        start_server(data)
-        stop_server(data)
-        (data / "standby.signal").touch()
-        url = start_server(data)
-        yield url
-        stop_server(data)
-
-
-async def test_a_standby_is_refused(standby: str) -> None:
+async def test_a_standby_is_refused() -> None:
     """It grants advisory locks of its own, which exclude nobody on the primary."""
-    with pytest.raises(PoolerNotSupportedError, match="standby"):
+    with standby_server() as standby, pytest.raises(PoolerNotSupportedError, match="standby"):
         await PostgresLockManager(standby).open()
 
 

@@ -1,0 +1,72 @@
+"""`aiodurable doctor`: how the examination looks in a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import textwrap
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from aiodurable.cli.database import dsn_option
+from aiodurable.cli.exits import Exit
+from aiodurable.cli.wording import one_line
+
+if TYPE_CHECKING:
+    from aiodurable.cli.doctor.finding import Finding
+
+__all__ = ["doctor"]
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+_INDENT = " " * 21
+_MOST_COLUMNS = 100
+
+
+@click.command(short_help="Check whether this host can work on that Postgres.")
+@dsn_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_context
+def doctor(ctx: click.Context, dsn: str | None, as_json: bool) -> None:
+    """Check whether this host can work on that Postgres, and say what to change.
+
+    Looks at the configuration, the ways to Postgres, locks, settings, capacity, clocks, tables and rights; changes
+    nothing. Shows no password. The exit code is 1 if something fails, 0 otherwise, also with warnings.
+    """
+    findings = asyncio.run(_examine(dsn, as_json))
+    failed = sum(finding.grade == "fail" for finding in findings)
+    warned = sum(finding.grade == "warn" for finding in findings)
+    if not as_json:
+        click.echo(f"\n{len(findings)} checks: {failed} failed, {warned} to look at")
+    if failed:
+        ctx.exit(Exit.FAILED)
+
+
+async def _examine(dsn: str | None, as_json: bool) -> list[Finding]:
+    from aiodurable.cli.doctor.examination import examine  # noqa: PLC0415 - loads both drivers and LangGraph's saver
+
+    findings: list[Finding] = []
+    async for finding in examine(dsn):
+        click.echo(json.dumps(asdict(finding)) if as_json else _lines(finding))
+        findings.append(finding)
+    return findings
+
+
+def _lines(finding: Finding) -> str:
+    width = min(shutil.get_terminal_size().columns, _MOST_COLUMNS)
+    head = click.style(f"{finding.grade:<5}", fg=_COLOURS[finding.grade], bold=finding.grade == "fail")
+    text = textwrap.fill(
+        one_line(finding.found), width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
+    )
+    lines = f"{head} {finding.check:<14} {text.strip()}"
+    if finding.advice:
+        lines += "\n" + textwrap.fill(
+            one_line(finding.advice),
+            width,
+            initial_indent=f"{_INDENT}→ ",
+            subsequent_indent=f"{_INDENT}  ",
+            break_on_hyphens=False,
+        )
+    return lines

@@ -1,0 +1,87 @@
+"""What was configured, before anybody is asked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+
+from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
+from aiodurable.dsn import Dsn, direct_dsn, parse_dsn
+from aiodurable.errors import ConfigurationError
+from aiodurable.settings import Settings
+
+__all__ = ["arithmetic", "read_dsn", "read_settings", "spelled"]
+
+_SHOWN = ("host", "hostaddr", "port", "dbname", "database", "user", "sslmode", "target_session_attrs", "timeout")
+"""Options whose values may be printed. Of others the name is, for a password may hide in any of them."""
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> tuple[Settings, Finding]:
+    """The settings of the environment; the defaults where those cannot work."""
+    try:
+        settings = Settings.from_env(environ)
+    except ConfigurationError as error:
+        return Settings(), fail("settings", str(error))
+    return settings, arithmetic(settings)
+
+
+def arithmetic(settings: Settings) -> Finding:
+    """What the times add up to."""
+    stops = settings.lease_ttl_s - settings.lease_margin_s
+    found = (
+        f"heard from every {settings.heartbeat_s:g} s; a holder stops after {stops:g} s of silence, the server frees its "
+        f"locks after {settings.lease_ttl_s:g} s; a lost lock may be taken again for {settings.recovery_grace_s:g} s"
+    )
+    if settings.heartbeat_s < 0.5:
+        return warn("settings", found, "heartbeat_s under half a second is paid by every idle lock session: raise it")
+    if settings.recovery_grace_s > stops:
+        return warn(
+            "settings",
+            found,
+            f"recovery_grace_s beyond {stops:g} s lets runs go on long after others may have had their threads: lower it",
+        )
+    return ok("settings", found)
+
+
+def read_dsn(dsn: str | None, settings: Settings) -> tuple[Dsn | None, Dsn | None, list[Finding]]:
+    """The pool's way, the direct way, and what is to be said of both."""
+    findings: list[Finding] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is dropped is a finding
+        try:
+            pool = parse_dsn(dsn)
+        except ConfigurationError as error:
+            return None, None, [fail("dsn", str(error))]
+        findings.extend(_described("dsn", pool))
+        try:
+            direct = direct_dsn(pool, settings.lock_dsn)
+        except ConfigurationError as error:
+            return pool, None, [*findings, fail("lock_dsn", str(error))]
+    if direct is not pool:
+        findings.extend(_described("lock_dsn", direct))
+    return pool, direct, findings
+
+
+def _described(name: str, dsn: Dsn) -> Iterator[Finding]:
+    asyncpg = dict(dsn.asyncpg)
+    asyncpg.pop("dsn", None)  # carries the options of TLS; libpq's spelling below shows them
+    found = f"{dsn.safe}; psycopg: {spelled(dsn.psycopg)}; asyncpg: {spelled(asyncpg)}"
+    if dsn.dropped:
+        yield warn(
+            name,
+            f"{found}; without {', '.join(dsn.dropped)}",
+            "asyncpg knows no such option: the connections for locks and checkpoints go without; take it out if that is right",
+        )
+    else:
+        yield ok(name, found)
+
+
+def spelled(options: Mapping[str, object]) -> str:
+    """Options as `name=value`, without any value that might be a secret."""
+    words = [
+        f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in options.items()
+        if name in _SHOWN
+    ]
+    words += [f"{name}=…" for name in options if name not in _SHOWN]
+    return " ".join(words)

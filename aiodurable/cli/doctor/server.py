@@ -1,0 +1,243 @@
+"""What the server says of itself: each check looks at the same facts, asked for once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
+from aiodurable.locks.capacity import share
+from aiodurable.postgres.connections import Database
+from aiodurable.postgres.queries import load
+from aiodurable.settings import Settings
+
+__all__ = ["CHECKS", "Facts", "clock", "facts_of"]
+
+_SQL = load("doctor")
+_SKEW_S = 2.0
+
+_TOO_SHORT_S = {
+    "statement_timeout": 10,
+    "lock_timeout": 2,
+    "transaction_timeout": 30,
+    "idle_in_transaction_session_timeout": 10,
+    "idle_session_timeout": 60,
+}
+"""Seconds below which a time limit of the role or the server cuts work that is in order. Lock sessions set their own."""
+
+_NAMES = (
+    *_TOO_SHORT_S,
+    "default_transaction_isolation",
+    "fsync",
+    "full_page_writes",
+    "max_connections",
+    "max_locks_per_transaction",
+    "max_prepared_transactions",
+    "reserved_connections",
+    "server_encoding",
+    "superuser_reserved_connections",
+    "synchronous_commit",
+    "tcp_keepalives_idle",
+    "transaction_read_only",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One look at the server, as this role and database see it.
+
+    Attributes:
+        settings: by name, times in milliseconds or seconds as `pg_settings` has them; one the server does not know is left out.
+        version, version_num: of the server.
+        standby: whether it is in recovery.
+        over_tcp: whether it was reached over TCP.
+        backends: how many connections it has.
+        role_limit, database_limit: connections allowed to this role and database, -1 for no limit.
+        locks: slots of its lock table in use.
+        sessions: aiodurable's lock sessions on it, of all processes and this one.
+    """
+
+    settings: Mapping[str, str]
+    version: str
+    version_num: int
+    standby: bool
+    over_tcp: bool
+    backends: int
+    role_limit: int
+    database_limit: int
+    locks: int
+    sessions: int
+
+    def number(self, name: str) -> int:
+        """A setting as a number; 0 where the server does not know it."""
+        return int(self.settings.get(name, "0"))
+
+
+async def facts_of(database: Database) -> Facts:
+    """Ask for all of it."""
+    settings = await database.fetch(_SQL["settings"], list(_NAMES))
+    [facts] = await database.fetch(_SQL["facts"])
+    return Facts(settings={row["name"]: row["setting"] for row in settings}, **facts)
+
+
+def version(facts: Facts, _: Settings) -> Finding:
+    """Postgres 14 brought `idle_session_timeout`."""
+    if facts.version_num < 140000:
+        return warn(
+            "version", f"Postgres {facts.version}", "upgrade to 14 or newer: older ones are untested and weaker"
+        )
+    return ok("version", f"Postgres {facts.version}")
+
+
+def primary(facts: Facts, _: Settings) -> Finding:
+    """A standby takes no write, and its advisory locks exclude nobody on the primary."""
+    if facts.standby:
+        return fail(
+            "primary", "this is a standby", "name the primary, or add target_session_attrs=read-write to the DSN"
+        )
+    if facts.settings["transaction_read_only"] == "on":
+        return fail(
+            "primary",
+            "this role or database is read-only here (default_transaction_read_only)",
+            "use a role that may write, or ALTER ROLE … SET default_transaction_read_only = off",
+        )
+    return ok("primary", "it takes writes")
+
+
+def encoding(facts: Facts, _: Settings) -> Finding:
+    """Thread ids and states are Unicode."""
+    found = facts.settings["server_encoding"]
+    if found != "UTF8":
+        return fail("encoding", f"the database is in {found}", "create it with ENCODING 'UTF8': states are Unicode")
+    return ok("encoding", found)
+
+
+def isolation(facts: Facts, _: Settings) -> Finding:
+    """Several statements of one round trip rely on a snapshot each."""
+    found = facts.settings["default_transaction_isolation"]
+    if found != "read committed":
+        return warn(
+            "isolation",
+            f"default_transaction_isolation is {found}",
+            "ALTER ROLE … SET default_transaction_isolation = 'read committed': statements may be refused for want of order",
+        )
+    return ok("isolation", found)
+
+
+def durability(facts: Facts, _: Settings) -> Finding:
+    """What is acknowledged should survive a crash of the server's machine."""
+    off = [name for name in ("fsync", "full_page_writes", "synchronous_commit") if facts.settings[name] == "off"]
+    if off:
+        return warn(
+            "durability",
+            f"{', '.join(off)} off",
+            "a crash of the server's machine may lose checkpoints that were acknowledged; switch it on, unless for tests",
+        )
+    return ok("durability", f"fsync on, synchronous_commit {facts.settings['synchronous_commit']}")
+
+
+def timeouts(facts: Facts, _: Settings) -> Finding:
+    """Time limits of this role or the server that would cut work which is in order."""
+    short = [
+        f"{name} = {facts.number(name) / 1000:g} s"
+        for name, least in _TOO_SHORT_S.items()
+        if 0 < facts.number(name) < least * 1000
+    ]
+    if short:
+        bounds = ", ".join(f"{name} {least} s" for name, least in _TOO_SHORT_S.items() if any(name in s for s in short))
+        return warn(
+            "timeouts", ", ".join(short), f"give this role at least {bounds}, with ALTER ROLE … SET; or 0: none"
+        )
+    return ok("timeouts", "no time limit of this role cuts work short")
+
+
+def connections(facts: Facts, settings: Settings) -> Finding:
+    """Whether there is room for one more process as it is configured."""
+    wanted = settings.lock_sessions + settings.writers + settings.pool_max_size + 1
+    reserved = facts.number("superuser_reserved_connections") + facts.number("reserved_connections")
+    most = facts.number("max_connections")
+    free = max(0, most - reserved - facts.backends)
+    found = f"{facts.backends} of {most} in use, a process takes up to {wanted}"
+    limits = [limit for limit in (facts.role_limit, facts.database_limit) if limit >= 0]
+    if limits and min(limits) < wanted:
+        return warn(
+            "connections",
+            f"{found}, but this role or database is allowed {min(limits)}",
+            "lower pool_max_size (AIODURABLE_POOL_MAX_SIZE), or raise CONNECTION LIMIT of the role or database",
+        )
+    if free < wanted:
+        return warn(
+            "connections",
+            f"{found}, {free} free",
+            "lower pool_max_size (AIODURABLE_POOL_MAX_SIZE), put a pooler before dsn, or raise max_connections",
+        )
+    return ok("connections", found)
+
+
+def lock_table(facts: Facts, _: Settings) -> Finding:
+    """The server's lock table is one for all databases, and full it is everybody's outage."""
+    slots = facts.number("max_locks_per_transaction") * (
+        facts.number("max_connections") + facts.number("max_prepared_transactions")
+    )
+    found = (
+        f"{facts.locks} of {slots} slots in use; aiodurable takes up to {slots // 2}, of which one more lock session would "
+        f"have {share(slots, facts.sessions)}"
+    )
+    advice = "raise max_locks_per_transaction and restart Postgres, or hold fewer locks at a time"
+    if facts.locks >= slots * 9 // 10:
+        return fail("lock table", found, f"nearly full, which is an outage for everybody: {advice}")
+    if facts.locks >= slots // 2:
+        return warn("lock table", found, advice)
+    return ok("lock table", found)
+
+
+def keepalives(facts: Facts, _: Settings) -> Finding:
+    """How long a client that vanished from the network may keep row locks on a connection of the pool."""
+    idle, limit = facts.number("tcp_keepalives_idle"), facts.number("idle_in_transaction_session_timeout")
+    if not facts.over_tcp:
+        return ok("keepalives", "not needed on a unix socket")
+    if idle > 900 and not limit:
+        return warn(
+            "keepalives",
+            f"tcp_keepalives_idle is {idle} s: a host that vanishes in a transaction keeps its row locks that long",
+            "set tcp_keepalives_idle = 60 on the server, or idle_in_transaction_session_timeout for this role (1min, say)",
+        )
+    return ok("keepalives", f"tcp_keepalives_idle {idle} s; lock sessions set their own")
+
+
+CHECKS: tuple[Callable[[Facts, Settings], Finding], ...] = (
+    version,
+    primary,
+    encoding,
+    isolation,
+    durability,
+    timeouts,
+    connections,
+    lock_table,
+    keepalives,
+)
+"""In the order in which they are told."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def clock(database: Database, now: Callable[[], datetime] = _now) -> Finding:
+    """How far this host's clock is from the server's. Leases do not care, checkpoint ids and ages do."""
+    await database.fetch(_SQL["now"])  # so that connecting is not part of what is measured
+    began, before = time.monotonic(), now()
+    [row] = await database.fetch(_SQL["now"])
+    took = time.monotonic() - began
+    ahead = (before - row["now"]).total_seconds() + took / 2
+    found = f"this host is {abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} the server, ± {took / 2:.3f} s"
+    if abs(ahead) - took / 2 > _SKEW_S:
+        return warn(
+            "clock",
+            found,
+            "synchronise the clocks (NTP): ages are wrong, and a thread that moves to a slower clock is refused until it "
+            "has caught up",
+        )
+    return ok("clock", found)

@@ -1,0 +1,68 @@
+"""Who holds which lock, and who waits for it: from `pg_locks`, with the ledger's word for what is locked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from aiodurable.model import LockHolder
+from aiodurable.postgres.connections import Database
+from aiodurable.postgres.queries import load
+
+__all__ = ["HeldLock", "held_locks", "process_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLock:
+    """One lock that somebody holds or waits for.
+
+    Attributes:
+        key: the advisory lock's 64 bits.
+        thread_id: the thread that a run advances under it; None for a lock of an app's own, or between runs.
+        graph: the name of that run's graph.
+        run_since: when that run's attempt began.
+        holder: who holds it; None: it was let go a moment ago, and those who wait will see.
+        waiting: the processes of which somebody waits, one a lock session.
+    """
+
+    key: int
+    thread_id: str | None
+    graph: str | None
+    run_since: datetime | None
+    holder: LockHolder | None
+    waiting: tuple[LockHolder, ...]
+
+
+async def held_locks(database: Database, keys: Sequence[int] | None = None) -> list[HeldLock]:
+    """The leases of this database, or those of `keys`, sorted by thread and key."""
+    sql = load("looking")
+    rows = await database.fetch(sql["leases"], None if keys is None else list(keys))
+    found: dict[int, dict[bool, list[LockHolder]]] = {}
+    for row in rows:
+        sides = found.setdefault(row["key"], {True: [], False: []})
+        sides[row.pop("waits")].append(LockHolder(**row))
+    threads: dict[int, dict[str, Any]] = {}
+    if found and (await database.fetch(sql["ledger"]))[0]["here"]:
+        threads = {row["key"]: row for row in await database.fetch(sql["threads"], list(found))}
+    nothing = {"thread_id": None, "graph": None, "started_at": None}
+    locks = [
+        HeldLock(
+            key,
+            thread_id=threads.get(key, nothing)["thread_id"],
+            graph=threads.get(key, nothing)["graph"],
+            run_since=threads.get(key, nothing)["started_at"],
+            holder=next(iter(sides[False]), None),
+            waiting=tuple(sides[True]),
+        )
+        for key, sides in found.items()
+    ]
+    return sorted(locks, key=lambda lock: (lock.thread_id is None, lock.thread_id or "", lock.key))
+
+
+def process_of(holder: LockHolder) -> str:
+    """`host:pid` of the process behind a lock session, where its `application_name` says so; else that name."""
+    ours = re.fullmatch(r"aiodurable:\w+@(.+:\d+)", holder.application)
+    return ours[1] if ours else holder.application or f"backend {holder.pid}"

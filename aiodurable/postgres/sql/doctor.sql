@@ -1,0 +1,48 @@
+-- name: backend
+-- No table. Who answers: another backend than was announced means that something stands in between.
+SELECT pg_catalog.pg_backend_pid() AS pid
+
+-- name: fall_silent
+-- No table. $1 milliseconds, written in: the simple protocol has no parameters.
+SET idle_session_timeout = $1
+
+-- name: sees
+-- pg_locks. $1 the key of a lock that another connection holds.
+SELECT EXISTS (
+    SELECT 1 FROM pg_catalog.pg_locks l
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.classid::bigint << 32 | l.objid::bigint = $1::bigint
+      AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+) AS sees
+
+-- name: now
+-- No table. The server's clock.
+SELECT pg_catalog.clock_timestamp() AS now
+
+-- name: settings
+-- pg_settings, by name. $1 the names; numbers are in the unit beside them.
+SELECT name, setting, unit FROM pg_catalog.pg_settings WHERE name = ANY ($1::text[])
+
+-- name: facts
+-- pg_locks, pg_stat_database, pg_stat_activity and catalogues; -1 where no limit is set on the role or the database.
+SELECT pg_catalog.current_setting('server_version') AS version,
+       pg_catalog.current_setting('server_version_num')::integer AS version_num,
+       pg_catalog.pg_is_in_recovery() AS standby,
+       pg_catalog.inet_client_addr() IS NOT NULL AS over_tcp,
+       (SELECT sum(numbackends) FROM pg_catalog.pg_stat_database)::integer AS backends,
+       (SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = current_user) AS role_limit,
+       (SELECT datconnlimit FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) AS database_limit,
+       (SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT fastpath)::integer AS locks,
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name LIKE 'aiodurable:lock@%')::integer AS sessions
+
+-- name: rights
+-- Catalogues. Privileges that are wanted and missing on what is there: $1 relations, $2 the privilege on each.
+SELECT want.relation, want.privilege
+FROM unnest($1::text[], $2::text[]) AS want (relation, privilege)
+WHERE CASE WHEN pg_catalog.to_regclass(want.relation) IS NULL THEN false
+           WHEN want.privilege = 'USAGE' THEN NOT pg_catalog.has_sequence_privilege(want.relation, 'USAGE')
+           ELSE NOT pg_catalog.has_table_privilege(want.relation, want.privilege) END
+
+-- name: may_create
+-- No table. Where tables would be made (null: the search path names no schema there is), and whether this role may.
+SELECT pg_catalog.current_schema() AS schema,
+       pg_catalog.has_schema_privilege(pg_catalog.current_schema(), 'CREATE') AS may

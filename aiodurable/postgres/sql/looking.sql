@@ -1,0 +1,24 @@
+-- name: leases
+-- pg_locks and pg_stat_activity, no table. Exclusive session locks on one bigint (objsubid 1) are leases; shared ones on two
+-- integers (objsubid 2), the same 64 bits, are the flags of processes that wait. Only those of sessions that say they are
+-- ours, or, where $1 names keys, these keys whoever holds them.
+SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.objsubid = 2 AS waits, l.pid,
+       coalesce(a.application_name, '') AS application, pg_catalog.host(a.client_addr) AS client, a.backend_start AS since
+FROM pg_catalog.pg_locks l
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted
+  AND (l.objsubid = 1 AND l.mode = 'ExclusiveLock' OR l.objsubid = 2 AND l.mode = 'ShareLock')
+  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+  AND CASE WHEN $1::bigint[] IS NULL THEN a.application_name LIKE 'aiodurable:lock@%'
+           ELSE l.classid::bigint << 32 | l.objid::bigint = ANY ($1) END
+ORDER BY key, waits, l.pid
+
+-- name: ledger
+-- Catalogue only: whether there is a ledger to ask.
+SELECT pg_catalog.to_regclass('aiodurable_runs') IS NOT NULL AS here
+
+-- name: threads
+-- aiodurable_runs_one_running: as many rows as runs are running. $1 the keys of leases.
+SELECT lock_key AS key, thread_id, graph, started_at
+FROM aiodurable_runs
+WHERE status = 'running' AND lock_key = ANY ($1::bigint[])
