@@ -63,6 +63,7 @@ _ROOMS = {
         "ThreadStatus",
         "WorkflowCheckpoint",
     ),
+    "runs.health": ("Health",),
     "runs.run": ("DurableRun",),
     "settings": ("Settings",),
     "threads": (

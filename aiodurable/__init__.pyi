@@ -124,6 +124,9 @@ from aiodurable.model import (
 from aiodurable.model import (
     WorkflowCheckpoint as WorkflowCheckpoint,
 )
+from aiodurable.runs.health import (
+    Health as Health,
+)
 from aiodurable.runs.run import (
     DurableRun as DurableRun,
 )

@@ -18,8 +18,10 @@ from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.events import Observer
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres import schema
+from aiodurable.postgres.starting import until_ready
 from aiodurable.runs.graphs import BoundGraph, Graph, Graphs
 from aiodurable.runs.guard import ThreadLease
+from aiodurable.runs.health import Health, health
 from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.ledger import Ledger
 from aiodurable.runs.rooms import Rooms
@@ -52,7 +54,7 @@ class Durable(Verbs):
 
     Raises (on opening):
         ConfigurationError: no DSN, one that cannot be read, or a graph that cannot be run.
-        PostgresUnavailableError: Postgres is away or refuses.
+        PostgresUnavailableError: Postgres is away or refuses; with `settings.start_timeout_s`, all that time.
         SchemaMismatchError: the tables are newer than this library, or missing with `setup=False`.
         PoolerNotSupportedError: the connection for the locks cannot hold them.
     """
@@ -84,6 +86,12 @@ class Durable(Verbs):
         """Open the rooms; see the class. Idempotent."""
         if self._stack is not None:
             return
+        if self.settings.start_timeout_s:
+            await until_ready(self._open_rooms, wanted="a Durable", timeout_s=self.settings.start_timeout_s)
+        else:
+            await self._open_rooms()
+
+    async def _open_rooms(self) -> None:
         settings = self.settings
         direct = direct_dsn(self.dsn, settings.lock_dsn)
         await (schema.migrate if settings.setup else schema.check)(direct)
@@ -146,6 +154,10 @@ class Durable(Verbs):
     def locks(self) -> PostgresLockManager:
         """The lock manager, for locks of your own."""
         return self._opened().locks
+
+    def health(self) -> Health:
+        """How this `Durable` is, as the process knows it: at once, without asking Postgres. Raises `ClosedError`."""
+        return health(self._opened())
 
     def _opened(self) -> Rooms:
         if self._rooms is None:

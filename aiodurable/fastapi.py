@@ -5,6 +5,7 @@ An app opens its `Durable` in its lifespan, which makes it the current one of al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastapi.responses import JSONResponse
 
 from aiodurable.errors import (
     AiodurableError,
+    CircuitOpenError,
     LeaseLostError,
     LockTimeoutError,
     NotResumableError,
@@ -37,6 +39,7 @@ _ANSWERS: dict[type[AiodurableError], tuple[int, str]] = {
     ResumeLimitError: (_CONFLICT, "this thread failed too often and is set aside"),
     LeaseLostError: (_LATER, "another process took this thread over; it goes on from its last checkpoint"),
     PostgresUnavailableError: (_LATER, "the database is away"),
+    CircuitOpenError: (_LATER, "the database has been away for a while"),
 }
 """The errors a caller can cause or wait out. All others are the server's own fault and stay a 500.
 
@@ -48,7 +51,8 @@ def add_exception_handlers(app: FastAPI) -> None:
     """Answer aiodurable's errors with JSON: `error` (the class), `thread_id`, `detail`.
 
     404 for an unknown thread; 409 for one that is busy, or that waits for an answer (then with its open questions as
-    `interrupts`: `id` and `value`); 503 with `Retry-After: 1` where the same request may succeed in a moment.
+    `interrupts`: `id` and `value`); 503 with `Retry-After` (1 second, or what the error says) where the same request may
+    succeed in a moment.
 
     Args:
         app: whose handlers are added; handlers of your own for subclasses of these errors go first.
@@ -63,6 +67,8 @@ def _handler(code: int, detail: str) -> Callable[[Request, Exception], Awaitable
         content: dict[str, Any] = {"error": type(error).__name__, "thread_id": thread_id, "detail": detail}
         if isinstance(error, ThreadInterruptedError):
             content["interrupts"] = [{"id": asked.id, "value": asked.value} for asked in error.interrupts]
-        return JSONResponse(jsonable_encoder(content), code, headers={"Retry-After": "1"} if code == _LATER else None)
+        after = math.ceil(error.retry_after) if isinstance(error, CircuitOpenError) else 0
+        headers = {"Retry-After": str(max(1, after))} if code == _LATER else None
+        return JSONResponse(jsonable_encoder(content), code, headers=headers)
 
     return handle

@@ -41,6 +41,10 @@ class Settings:
         heartbeat_s: seconds between two signs of life of an idle lock session.
         lease_margin_s: seconds before the server's deadline at which a holder stops trusting its lease.
         recovery_grace_s: seconds a run may go on while its lost lock is taken again and its token compared; 0: strict.
+        start_timeout_s: seconds for which opening a `Durable` is tried again while Postgres is not ready; 0: tried once.
+        circuit_after_s: seconds for which every statement must have failed before further ones are refused at once with
+            `CircuitOpenError`; longer than a restart or failover takes. 0: each waits for its own `connect_timeout_s`.
+        circuit_pause_s: seconds between two tries whether Postgres is back, at most, once statements are refused.
     """
 
     lock_dsn: str | None = None
@@ -57,6 +61,9 @@ class Settings:
     heartbeat_s: float = 5.0
     lease_margin_s: float = 4.0
     recovery_grace_s: float = 10.0
+    start_timeout_s: float = 0.0
+    circuit_after_s: float = 15.0
+    circuit_pause_s: float = 5.0
 
     def __post_init__(self) -> None:
         wrong = [*self._out_of_range(), *self._at_odds()]
@@ -92,6 +99,8 @@ class Settings:
                 f"lease_ttl_s ({self.lease_ttl_s}) must exceed lease_margin_s + 2 × heartbeat_s "
                 f"({self.lease_margin_s + 2 * self.heartbeat_s}): one late heartbeat would lose every lease"
             )
+        if self.circuit_pause_s == 0:
+            wrong.append("circuit_pause_s must be above 0; to refuse nothing, set circuit_after_s to 0")
         return wrong
 
     @classmethod

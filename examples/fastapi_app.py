@@ -3,6 +3,7 @@
     python examples/fastapi_app.py [PORT]
     curl -X POST localhost:8000/reports/monday -H 'content-type: application/json' -d '{"topic": "tides"}'
     curl localhost:8000/reports/monday
+    curl localhost:8000/health
 
 A second request for a report in the making gets 409, not a second run.
 """
@@ -11,11 +12,12 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Annotated, Any, TypedDict
 
 import uvicorn
 from database import database
-from fastapi import Body, FastAPI, Header
+from fastapi import Body, FastAPI, Header, Response
 from langgraph.graph import START, StateGraph
 
 from aiodurable import Durable, durable_run, get_checkpoint_status
@@ -41,9 +43,9 @@ report = StateGraph(Report).add_sequence([research, write]).add_edge(START, "res
 
 
 @asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     # The Durable that is open in the event loop is the one that the functions below use.
-    async with database() as dsn, Durable(dsn, graphs={"report": report}):
+    async with database() as dsn, Durable(dsn, graphs={"report": report}) as app.state.durable:
         yield
 
 
@@ -69,6 +71,14 @@ async def status(thread_id: str) -> dict[str, Any]:
     """Where the report stands."""
     found = await get_checkpoint_status(thread_id)
     return {"status": found.status, "pending": found.pending, "error": found.error}
+
+
+@app.get("/health")
+async def health(response: Response) -> dict[str, Any]:
+    """Whether new work will do, for a load balancer: 503 while it will not."""
+    found = app.state.durable.health()
+    response.status_code = 200 if found.healthy else 503
+    return asdict(found)
 
 
 if __name__ == "__main__":

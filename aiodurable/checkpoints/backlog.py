@@ -76,6 +76,11 @@ class Backlog:
         if self._closed:
             raise ClosedError("the checkpointer pool is closed: keep it open for as long as graphs run")
 
+    @property
+    def waiting(self) -> int:
+        """Writes accepted and in no batch yet."""
+        return sum(map(len, self._waiting.values()))
+
     def add(self, write: Write) -> None:
         """Have the write committed. Raises `ClosedError` after `close`."""
         self._refuse_closed()

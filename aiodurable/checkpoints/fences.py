@@ -134,6 +134,6 @@ async def bump_free(links: Links, thread_ids: Sequence[str]) -> dict[str, int]:
 
 
 async def read_token(database: Database, thread_id: str) -> int | None:
-    """The thread's token as it stands; None: it was never leased."""
-    row = await database.fetch_one(_SQL["token"], thread_id)
+    """The thread's token as it stands; None: it was never leased. Asked also while the circuit is open: leases hang on it."""
+    row = await database.fetch_one(_SQL["token"], thread_id, urgent=True)
     return None if row is None else row["token"]

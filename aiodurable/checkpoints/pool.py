@@ -15,11 +15,13 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints import fences
+from aiodurable.checkpoints.health import CheckpointsHealth
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.checkpoints.writer import GroupWriter
 from aiodurable.dsn import direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres import schema
+from aiodurable.postgres.breaker import CircuitBreaker
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.links import Links
 from aiodurable.postgres.together import Together
@@ -73,7 +75,11 @@ class AsyncCheckpointerPool:
             raise ConfigurationError(f"writers must be at least 1, got {writers}")
         self._settings = settings or Settings.from_env()
         self.database = Database(
-            parse_dsn(dsn), min_size=min_size, max_size=max_size, connect_timeout_s=self._settings.connect_timeout_s
+            parse_dsn(dsn),
+            min_size=min_size,
+            max_size=max_size,
+            connect_timeout_s=self._settings.connect_timeout_s,
+            breaker=_breaker(self._settings),
         )
         self._direct = direct_dsn(self.database.dsn, self._settings.lock_dsn)
         self._writers = writers
@@ -170,6 +176,21 @@ class AsyncCheckpointerPool:
         """Make or migrate LangGraph's tables and ours; any number of processes may at once. Raises as `schema.migrate`."""
         await schema.migrate(self._direct)
 
+    def health(self) -> CheckpointsHealth:
+        """How the connections are, as this process knows it. Also before `open` and after `aclose`."""
+        breaker, stats = self.database.breaker, self.database.stats()
+        circuit = None if breaker is None else breaker.state
+        return CheckpointsHealth(
+            healthy=self._saver is not None and circuit != "open",
+            circuit=circuit,
+            retry_after_s=0.0 if breaker is None else breaker.retry_after,
+            connections=stats.get("pool_size", 0),
+            idle=stats.get("pool_available", 0),
+            waiting=stats.get("requests_waiting", 0),
+            writes=0 if self._writer is None else self._writer.backlog.waiting,
+            retries=0 if self._writer is None else self._writer.failures,
+        )
+
     def get_checkpointer(self) -> DurableSaver:
         """The saver, always the same one. Raises `ClosedError` before `open` and after `aclose`."""
         if self._saver is None:
@@ -187,6 +208,13 @@ class AsyncCheckpointerPool:
     async def token(self, thread_id: str) -> int | None:
         """The fencing token of the thread as it stands in the database; None: it was never leased."""
         return await fences.read_token(self.database, thread_id)
+
+
+def _breaker(settings: Settings) -> CircuitBreaker | None:
+    if settings.circuit_after_s == 0:
+        return None
+    pause = settings.circuit_pause_s
+    return CircuitBreaker(after_s=settings.circuit_after_s, pause_s=min(1.0, pause), max_pause_s=pause)
 
 
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = weakref.WeakKeyDictionary()

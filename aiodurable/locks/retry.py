@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
-import stamina
-
-from aiodurable.errors import PostgresUnavailableError
 from aiodurable.events import Observer
 from aiodurable.locks.manager import PostgresLockManager
+from aiodurable.postgres.starting import until_ready
 from aiodurable.settings import Settings
 
 __all__ = ["create_lock_manager_with_retry"]
-
-
-def _may_pass(error: Exception) -> bool:
-    """A wrong password or database does not get better by waiting; everything else of a start may."""
-    state: str = getattr(error.__cause__, "sqlstate", None) or ""
-    return isinstance(error, PostgresUnavailableError) and not state.startswith(("28", "3D"))
 
 
 async def create_lock_manager_with_retry(
@@ -40,16 +31,5 @@ async def create_lock_manager_with_retry(
         PoolerNotSupportedError: the connection cannot hold session locks.
     """
     locks = PostgresLockManager(dsn, sessions=sessions, namespace=namespace, settings=settings, observers=observers)
-    try:
-        async with asyncio.timeout(timeout):
-            async for attempt in stamina.retry_context(
-                on=_may_pass, attempts=None, timeout=None, wait_initial=0.1, wait_max=2.0, wait_jitter=0.5
-            ):
-                with attempt:
-                    await locks.open()
-    except TimeoutError as error:
-        raise PostgresUnavailableError(
-            f"wanted a lock manager within {timeout:g} s, found Postgres not ready all that time: "
-            "is it running, and are host and port right?"
-        ) from error
+    await until_ready(locks.open, wanted="a lock manager", timeout_s=timeout)
     return locks

@@ -1,8 +1,11 @@
 """A circuit breaker: when Postgres keeps failing, calls fail at once for a while instead of each waiting for its own timeout.
 
-Closed it counts failures in a row; at the threshold it opens. Once the pause is over one call, the probe, is let through:
-its success closes the circuit, its failure opens it again for twice as long. There is no await between looking at the state
-and changing it, so within one event loop it needs no lock.
+Closed it counts failures in a row; when there are enough of them, over long enough a time, it opens. Once the pause is over
+one call, the probe, is let through: its success closes the circuit, its failure opens it again for twice as long. There is
+no await between looking at the state and changing it, so within one event loop it needs no lock.
+
+The time matters more than the count: a restart of Postgres fails whatever is under way in one moment, and is over in a few
+seconds, for which whoever comes next had better wait.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from typing import Literal
 
 from aiodurable.errors import CircuitOpenError, ConfigurationError, PostgresUnavailableError
 
-__all__ = ["CircuitBreaker"]
+__all__ = ["CircuitBreaker", "State"]
+
+State = Literal["closed", "open", "half-open"]
 
 
 class CircuitBreaker:
@@ -26,7 +31,9 @@ class CircuitBreaker:
     about Postgres, so a probe that ends so leaves the next call to probe.
 
     Args:
-        threshold: failures in a row that open the circuit.
+        threshold: failures in a row that open the circuit, if they also last.
+        after_s: seconds from the first to the last of them, at least. A row ends when nothing failed for longer than that
+            (and longer than a second).
         pause_s: seconds it stays open the first time; each failed probe doubles them, less up to half at random.
         max_pause_s: seconds it stays open at most.
         on: the errors that count.
@@ -40,30 +47,34 @@ class CircuitBreaker:
         self,
         *,
         threshold: int = 5,
+        after_s: float = 0.0,
         pause_s: float = 1.0,
         max_pause_s: float = 60.0,
         on: tuple[type[Exception], ...] = (PostgresUnavailableError, OSError),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if threshold < 1 or not 0 < pause_s <= max_pause_s:
+        if threshold < 1 or not after_s >= 0 or not 0 < pause_s <= max_pause_s:
             raise ConfigurationError(
-                "a circuit breaker wants threshold >= 1 and 0 < pause_s <= max_pause_s, "
-                f"got {threshold}, {pause_s} and {max_pause_s}"
+                "a circuit breaker wants threshold >= 1, after_s >= 0 and 0 < pause_s <= max_pause_s, "
+                f"got {threshold}, {after_s}, {pause_s} and {max_pause_s}"
             )
         self._threshold = threshold
+        self._after_s = after_s
         self._pause_s = pause_s
         self._max_pause_s = max_pause_s
         self._on = on
         self._clock = clock
         self._failures = 0
-        self._opened = 0
+        self._first = 0.0
+        self._last = 0.0
+        self._opened = 0  # times in a row; 0: closed
         self._until = 0.0
         self._probe: _Call | None = None
 
     @property
-    def state(self) -> Literal["closed", "open", "half-open"]:
+    def state(self) -> State:
         """`half-open`: the pause is over, and the next call, or one under way, is the probe."""
-        if self._failures < self._threshold:
+        if not self._opened:
             return "closed"
         return "open" if self._probe is None and self._clock() < self._until else "half-open"
 
@@ -72,17 +83,21 @@ class CircuitBreaker:
         """Seconds until a call is let through; 0 where one would be now, and while the probe is under way."""
         return max(0.0, self._until - self._clock()) if self.state == "open" else 0.0
 
-    def call(self) -> AbstractAsyncContextManager[None]:
-        """Guards one call. Raises `CircuitOpenError` at entry while the circuit is open, or its probe is under way."""
-        return _Call(self)
+    def call(self, *, urgent: bool = False) -> AbstractAsyncContextManager[None]:
+        """Guards one call. Raises `CircuitOpenError` at entry while the circuit is open, or its probe is under way.
+
+        Args:
+            urgent: never refuse it. It is no probe, but its success closes the circuit.
+        """
+        return _Call(self, urgent=urgent)
 
     def enter(self, call: _Call) -> None:
         """Let a call through or refuse it."""
-        if self.state == "closed":
+        if self.state == "closed" or call.urgent:
             return
         if self.state == "open" or self._probe is not None:
             raise CircuitOpenError(
-                f"wanted Postgres, found that it failed {self._failures} times in a row: not asked again for "
+                f"wanted Postgres, found that it has failed for {self._clock() - self._first:.0f} s: not asked again for "
                 f"{self.retry_after:.1f} s, try then",
                 retry_after=self.retry_after,
             )
@@ -93,14 +108,23 @@ class CircuitBreaker:
         was_probe = self._probe is call
         if was_probe:
             self._probe = None
-        if not was_probe and self.state != "closed":
+        if not was_probe and not call.urgent and self.state != "closed":
             return  # a straggler from before says nothing about now
         if error is None:
             self._failures = self._opened = 0
         elif isinstance(error, self._on):
-            self._failures += 1
-            if self._failures >= self._threshold:
+            self._failed()
+            if call.urgent and self.state != "closed":
+                return  # it is open already, and this was no probe
+            if was_probe or (self._failures >= self._threshold and self._last - self._first >= self._after_s):
                 self._open()
+
+    def _failed(self) -> None:
+        now = self._clock()
+        if not self._failures or now - self._last > max(1.0, self._after_s):
+            self._failures, self._first = 0, now
+        self._failures += 1
+        self._last = now
 
     def _open(self) -> None:
         pause = min(self._max_pause_s, self._pause_s * 2**self._opened)
@@ -109,8 +133,9 @@ class CircuitBreaker:
 
 
 class _Call(AbstractAsyncContextManager[None]):
-    def __init__(self, breaker: CircuitBreaker) -> None:
+    def __init__(self, breaker: CircuitBreaker, *, urgent: bool) -> None:
         self._breaker = breaker
+        self.urgent = urgent
 
     async def __aenter__(self) -> None:
         self._breaker.enter(self)

@@ -8,7 +8,7 @@ import random
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, cast
 
 import asyncpg
@@ -19,6 +19,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, PostgresUnavailableError
+from aiodurable.postgres.breaker import CircuitBreaker
 
 __all__ = ["Database", "application_name", "connect_direct", "is_disconnect", "unavailable"]
 
@@ -143,14 +144,24 @@ class Database:
         min_size: connections kept open.
         max_size: connections at most.
         connect_timeout_s: seconds to wait for a connection, at open and at every statement.
+        breaker: refuses statements at once while Postgres keeps failing; None: each waits for its own timeout.
     """
 
-    def __init__(self, dsn: Dsn, *, min_size: int = 1, max_size: int = 10, connect_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        dsn: Dsn,
+        *,
+        min_size: int = 1,
+        max_size: int = 10,
+        connect_timeout_s: float = 10.0,
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
         if not 0 <= min_size <= max_size or max_size < 1:
             raise ConfigurationError(
                 f"pool sizes must be 0 <= min_size <= max_size >= 1, got {min_size} and {max_size}"
             )
         self.dsn = dsn
+        self.breaker = breaker
         self._timeout_s = connect_timeout_s
         self._sizes = (min_size, max_size)
         self._pool: Pool | None = None
@@ -201,28 +212,44 @@ class Database:
         if self._pool is not None:
             await self._pool.close(timeout=timeout_s)
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection[DictRow]]:
-        """One connection of the pool, given back afterwards. A failure to reach Postgres is `PostgresUnavailableError`."""
-        try:
-            async with self.pool.connection() as connection:
-                yield connection
-        except PoolClosed as error:
-            raise ClosedError("the connection pool was closed while it was needed") from error
-        except (PoolTimeout, psycopg.OperationalError, psycopg.InterfaceError) as error:
-            if not isinstance(error, PoolTimeout) and not is_disconnect(error):
-                raise
-            raise unavailable(error, self.dsn) from error
+    def stats(self) -> Mapping[str, int]:
+        """psycopg_pool's own figures (`pool_size`, `pool_available`, `requests_waiting` …); none while it is not open."""
+        return {} if self._pool is None or self._pool.closed else self._pool.get_stats()
 
-    async def fetch(self, query: str, *args: Any) -> list[dict[str, Any]]:
-        """Run one statement with `$1` parameters and return its rows."""
-        async with self.connection() as connection, AsyncRawCursor(connection, row_factory=dict_row) as cursor:
+    @asynccontextmanager
+    async def connection(self, *, urgent: bool = False) -> AsyncIterator[AsyncConnection[DictRow]]:
+        """One connection of the pool, given back afterwards.
+
+        Args:
+            urgent: for what must be tried also while the circuit is open, above all recovery.
+
+        Raises:
+            PostgresUnavailableError: Postgres could not be reached, or went away meanwhile.
+            CircuitOpenError: it has failed for so long that it is not even asked.
+        """
+        async with nullcontext() if self.breaker is None else self.breaker.call(urgent=urgent):
+            try:
+                async with self.pool.connection() as connection:
+                    yield connection
+            except PoolClosed as error:
+                raise ClosedError("the connection pool was closed while it was needed") from error
+            except (PoolTimeout, psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if not isinstance(error, PoolTimeout) and not is_disconnect(error):
+                    raise
+                raise unavailable(error, self.dsn) from error
+
+    async def fetch(self, query: str, *args: Any, urgent: bool = False) -> list[dict[str, Any]]:
+        """Run one statement with `$1` parameters and return its rows. `urgent`: as for `connection`."""
+        async with (
+            self.connection(urgent=urgent) as connection,
+            AsyncRawCursor(connection, row_factory=dict_row) as cursor,
+        ):
             await cursor.execute(query.encode(), args)
             return await cursor.fetchall()
 
-    async def fetch_one(self, query: str, *args: Any) -> dict[str, Any] | None:
-        """Run one statement with `$1` parameters and return its first row, if any."""
-        rows = await self.fetch(query, *args)
+    async def fetch_one(self, query: str, *args: Any, urgent: bool = False) -> dict[str, Any] | None:
+        """Run one statement with `$1` parameters and return its first row, if any. `urgent`: as for `connection`."""
+        rows = await self.fetch(query, *args, urgent=urgent)
         return rows[0] if rows else None
 
     async def execute(self, query: str, *args: Any) -> int:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from aiodurable.errors import ClosedError, PostgresUnavailableError
+from aiodurable.errors import CircuitOpenError, ClosedError, PostgresUnavailableError
 
 __all__ = ["Together"]
 
@@ -85,7 +85,7 @@ class Together(Generic[K, V]):
         try:
             answers = await self._ask(tuple(batch))
         except Exception as error:  # it is somebody's answer; whose, is found out below
-            if len(batch) == 1 or isinstance(error, PostgresUnavailableError | ClosedError):
+            if len(batch) == 1 or isinstance(error, PostgresUnavailableError | CircuitOpenError | ClosedError):
                 for answer in batch.values():
                     if not answer.done():
                         answer.set_exception(error)

@@ -9,7 +9,7 @@ from typing import Any, Self
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.runtime import RunControl
 
-from aiodurable.errors import ClosedError, PostgresUnavailableError
+from aiodurable.errors import CircuitOpenError, ClosedError, PostgresUnavailableError
 from aiodurable.events import RunFinished, RunStarted, emit
 from aiodurable.model import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.guard import ThreadLease
@@ -137,7 +137,7 @@ class Attempt:
                     checkpoint_id=thread.checkpoint_id,
                 )
                 self._announce(outcome.status, error)
-        except (PostgresUnavailableError, ClosedError):
+        except (PostgresUnavailableError, CircuitOpenError, ClosedError):
             # The checkpoints are committed and tell the same; only the ledger's row stays open until somebody looks.
             _log.warning(
                 "the outcome of run %s could not be recorded: Postgres is away or this Durable closed", self.run_id

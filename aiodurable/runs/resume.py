@@ -24,6 +24,7 @@ from typing import Literal
 from langgraph.errors import GraphDrained, GraphRecursionError
 
 from aiodurable.errors import (
+    CircuitOpenError,
     ConfigurationError,
     NotResumableError,
     PostgresUnavailableError,
@@ -179,7 +180,7 @@ def outcome_of(thread: WorkflowCheckpoint, error: BaseException | None, *, consu
             return Outcome(RunStatus.PAUSED, "cancelled")
         case GeneratorExit():
             return Outcome(RunStatus.PAUSED, "stream closed")
-        case PostgresUnavailableError():
+        case PostgresUnavailableError() | CircuitOpenError():
             return None
         case _:
             return Outcome(RunStatus.FAILED if consumed else RunStatus.REJECTED)

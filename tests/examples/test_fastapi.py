@@ -9,6 +9,7 @@ from langgraph.types import Interrupt
 
 from aiodurable.errors import (
     AiodurableError,
+    CircuitOpenError,
     LeaseLostError,
     LockTimeoutError,
     NotResumableError,
@@ -54,6 +55,12 @@ async def test_an_error_is_answered_with_its_code_and_without_its_text(
     assert (response.json()["error"], response.json()["thread_id"]) == (type(error).__name__, "t")
     assert "internal" not in response.text
     assert "4711" not in response.text
+
+
+async def test_a_database_that_stays_away_is_answered_with_when_to_come_back() -> None:
+    response = await answer_to(CircuitOpenError(SECRET, retry_after=3.2))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "4")
+    assert "internal" not in response.text
 
 
 async def test_a_thread_that_waits_for_an_answer_shows_its_questions() -> None:

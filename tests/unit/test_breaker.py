@@ -118,7 +118,42 @@ async def test_a_straggler_from_before_neither_closes_nor_prolongs(breaker: Circ
     assert breaker.state == "half-open"
 
 
-@pytest.mark.parametrize("options", [{"threshold": 0}, {"pause_s": 0}, {"pause_s": 2, "max_pause_s": 1}])
+async def test_a_burst_of_failures_opens_nothing_before_they_have_lasted(clock: Clock) -> None:
+    breaker = CircuitBreaker(threshold=3, after_s=15, clock=clock)
+    for _ in range(100):
+        await fails(breaker)
+    assert breaker.state == "closed", "a restart fails whatever is under way in one moment"
+    clock.now += 10
+    await fails(breaker)
+    assert breaker.state == "closed"
+    clock.now += 5
+    await fails(breaker)
+    assert breaker.state == "open"
+
+
+async def test_failures_far_apart_are_no_row(clock: Clock) -> None:
+    breaker = CircuitBreaker(threshold=3, after_s=15, clock=clock)
+    for _ in range(10):
+        await fails(breaker)
+        clock.now += 16
+    assert breaker.state == "closed"
+
+
+async def test_an_urgent_call_goes_through_and_only_its_success_counts(breaker: CircuitBreaker, clock: Clock) -> None:
+    await opened(breaker)
+    after = breaker.retry_after
+    with pytest.raises(OSError, match="away"):
+        async with breaker.call(urgent=True):
+            raise OSError("away")
+    assert (breaker.state, breaker.retry_after) == ("open", after)
+    async with breaker.call(urgent=True):
+        assert breaker.state == "open"
+    assert breaker.state == "closed"
+
+
+@pytest.mark.parametrize(
+    "options", [{"threshold": 0}, {"after_s": -1}, {"pause_s": 0}, {"pause_s": 2, "max_pause_s": 1}]
+)
 def test_a_breaker_that_cannot_work_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
         CircuitBreaker(**options)  # pyright: ignore[reportArgumentType]

@@ -95,7 +95,11 @@ async def silence(direct: Dsn, wire: Wire, settings: Settings) -> Finding:
     connection = await connect_direct(direct, role="doctor", timeout_s=settings.connect_timeout_s)
     try:
         ended = asyncio.Event()
-        connection.add_termination_listener(lambda _: ended.set())
+
+        def told(_: object) -> None:
+            ended.set()
+
+        connection.add_termination_listener(told)
         await connection.execute(_SQL["fall_silent"].replace("$1", str(round(_SILENCE_S * 1000))))
         began = time.monotonic()
         async with asyncio.timeout(_PATIENCE_S):

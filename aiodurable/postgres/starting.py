@@ -1,0 +1,49 @@
+"""Starting before Postgres is ready."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import stamina
+
+from aiodurable.errors import PostgresUnavailableError
+
+__all__ = ["until_ready"]
+
+
+def _may_pass(error: Exception) -> bool:
+    """A wrong password or database does not get better by waiting; everything else of a start may."""
+    state: str = getattr(error.__cause__, "sqlstate", None) or ""
+    return isinstance(error, PostgresUnavailableError) and not state.startswith(("28", "3D"))
+
+
+async def until_ready(start: Callable[[], Awaitable[None]], *, wanted: str, timeout_s: float) -> None:
+    """Call `start` again while Postgres is not ready. Waits between two tries grow from 0.1 s to 2 s, with jitter.
+
+    Args:
+        start: leaves nothing behind when it fails.
+        wanted: what is to be started, for the message.
+        timeout_s: seconds for all of it; a try under way then is cancelled.
+
+    Raises:
+        PostgresUnavailableError: Postgres was not ready in time, or refuses the user, the password or the database.
+    """
+    last: list[Exception] = []
+
+    def may_pass(error: Exception) -> bool:
+        last[:] = [error]
+        return _may_pass(error)
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for attempt in stamina.retry_context(
+                on=may_pass, attempts=None, timeout=None, wait_initial=0.1, wait_max=2.0, wait_jitter=0.5
+            ):
+                with attempt:
+                    await start()
+    except TimeoutError as error:
+        raise PostgresUnavailableError(
+            f"wanted {wanted} within {timeout_s:g} s, found Postgres not ready all that time: "
+            "is it running, and are host and port right?"
+        ) from (last[0] if last else error)

@@ -1,0 +1,148 @@
+"""A Postgres that stays away: calls fail at once instead of each after its own timeout, and recovery is never held up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from aiodurable import CircuitOpenError, Durable, PostgresUnavailableError, Settings, ThreadStatus
+from own_server import OwnServer, own_server
+from waiting import wait_until
+from workflows import Gate, four_nodes
+
+START: dict[str, Any] = {"words": [], "told": ""}
+CONNECT_S = 0.5
+QUICK = Settings(connect_timeout_s=CONNECT_S, circuit_after_s=1.0, circuit_pause_s=30.0, recovery_grace_s=30.0)
+
+
+@pytest.fixture
+async def own() -> AsyncIterator[OwnServer]:
+    async with own_server() as server:
+        yield server
+
+
+async def refused(durable: Durable) -> CircuitOpenError | None:
+    try:
+        await durable.get_checkpoint_status("t")
+    except CircuitOpenError as error:
+        return error
+    except PostgresUnavailableError:
+        pass
+    return None
+
+
+async def test_calls_fail_at_once_while_postgres_stays_away_and_work_when_it_is_back(own: OwnServer) -> None:
+    async with Durable(await own.start(), settings=QUICK) as durable:
+        assert durable.health().healthy
+        await own.stop()
+        error = await wait_until(lambda: refused(durable), 30)
+        assert 0 < error.retry_after <= 30
+        health = durable.health()
+        assert (health.healthy, health.checkpoints.circuit) == (False, "open")
+        began = time.monotonic()
+        answers = await asyncio.gather(
+            *(durable.get_checkpoint_status(f"t{n}") for n in range(50)), return_exceptions=True
+        )
+        kinds = Counter(type(answer).__name__ for answer in answers)
+        assert kinds["CircuitOpenError"] >= 49, kinds  # one may be the probe
+        if kinds["CircuitOpenError"] == 50:
+            assert time.monotonic() - began < CONNECT_S
+        await own.start()
+
+        async def works() -> bool:
+            try:
+                return (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
+            except (CircuitOpenError, PostgresUnavailableError):
+                return False
+
+        await wait_until(works, 60)
+        await wait_until(lambda: durable.health().healthy, 30)
+        assert durable.health().checkpoints.circuit == "closed"
+        assert "postgres" not in str(asdict(durable.health())["checkpoints"]), "nothing of where it leads"
+
+
+async def test_a_short_restart_refuses_nobody(own: OwnServer) -> None:
+    """The default settings, and more callers than a threshold alone would bear."""
+    async with Durable(await own.start()) as durable:
+        going, seen = True, Counter[str]()
+
+        async def asks() -> None:
+            while going:
+                try:
+                    await durable.get_checkpoint_status("t")
+                    seen["answered"] += 1
+                except (CircuitOpenError, PostgresUnavailableError) as error:
+                    seen[type(error).__name__] += 1
+
+        askers = [asyncio.create_task(asks()) for _ in range(50)]
+        await wait_until(lambda: seen["answered"] > 100)
+        await own.restart("immediate")
+        answered = seen["answered"]
+        await wait_until(lambda: seen["answered"] > answered + 100, 30)
+        going = False
+        await asyncio.gather(*askers)
+        assert seen["CircuitOpenError"] == 0, seen
+
+
+async def test_a_run_takes_its_lost_lock_again_through_an_open_circuit_and_closes_it(own: OwnServer) -> None:
+    gate = Gate("weigh")
+    async with Durable(await own.start(), settings=QUICK) as durable:
+
+        async def body() -> str:
+            async with durable.run(four_nodes(gate), "t") as run:
+                return str((await run.ainvoke(START))["told"])
+
+        running = asyncio.create_task(body())
+        await gate.reached.wait()
+        await own.stop()
+
+        async def refused_for_long() -> bool:
+            error = await refused(durable)
+            return error is not None and error.retry_after > 3
+
+        await wait_until(refused_for_long, 30)
+        await own.start()
+        reopened = time.monotonic()
+        await wait_until(lambda: durable.health().checkpoints.circuit == "closed", 30)
+        gate.open.set()
+        assert await running == "collect sort weigh tell"
+        print(f"the circuit closed {time.monotonic() - reopened:.1f} s after the restart, without a probe")
+
+
+async def test_circuit_after_0_refuses_nobody(own: OwnServer) -> None:
+    settings = Settings(connect_timeout_s=0.1, circuit_after_s=0)
+    async with Durable(await own.start(), settings=settings) as durable:
+        await own.stop()
+        for _ in range(20):
+            with pytest.raises(PostgresUnavailableError):
+                await durable.get_checkpoint_status("t")
+        assert durable.health().checkpoints.circuit is None
+
+
+async def test_a_durable_may_be_opened_before_its_postgres_is_there(own: OwnServer) -> None:
+    dsn = await own.start()
+    await own.stop()
+    with pytest.raises(PostgresUnavailableError, match=r"within 0\.5 s"):
+        await Durable(dsn, settings=Settings(start_timeout_s=0.5)).open()
+    durable = Durable(dsn, settings=Settings(start_timeout_s=60))
+    opening = asyncio.create_task(durable.open())
+    await asyncio.wait({opening}, timeout=0.3)
+    assert not opening.done()
+    assert await own.start() == dsn
+    await opening
+    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
+    await durable.aclose()
+
+
+async def test_a_refused_database_is_not_waited_for(dsn: str) -> None:
+    nowhere = make_conninfo(dsn, dbname="nowhere")
+    async with asyncio.timeout(10):
+        with pytest.raises(PostgresUnavailableError, match="no such database"):
+            await Durable(nowhere, settings=Settings(start_timeout_s=60)).open()
