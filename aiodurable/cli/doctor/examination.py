@@ -63,7 +63,11 @@ async def _server(database: Database, other: Wire | None, settings: Settings) ->
         yield _unexpected("server", error)
         return
     for check in server.CHECKS:
-        yield check(facts, settings)
+        try:
+            finding = check(facts, settings)
+        except Exception as error:  # as above
+            finding = _unexpected(check.__name__.replace("_", " "), error)
+        yield finding
     yield await _bounded("clock", server.clock(database))
     if other is not None:
         yield await _bounded("same database", ways.same_database(database, other))

@@ -79,7 +79,13 @@ async def facts_of(database: Database) -> Facts:
     """Ask for all of it."""
     settings = await database.fetch(_SQL["settings"], list(_NAMES))
     [facts] = await database.fetch(_SQL["facts"])
-    return Facts(settings={row["name"]: row["setting"] for row in settings}, **facts)
+    facts["version"] = _text(facts["version"])
+    return Facts(settings={_text(row["name"]): _text(row["setting"]) for row in settings}, **facts)
+
+
+def _text(value: str | bytes) -> str:
+    """In a database of SQL_ASCII psycopg does not know what text is, and gives bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def version(facts: Facts, _: Settings) -> Finding:
