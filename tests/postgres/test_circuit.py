@@ -43,6 +43,7 @@ async def test_calls_fail_at_once_while_postgres_stays_away_and_work_when_it_is_
         assert durable.health().healthy
         await own.stop()
         error = await wait_until(lambda: refused(durable), 30)
+        assert error is not None
         assert 0 < error.retry_after <= 30
         health = durable.health()
         assert (health.healthy, health.checkpoints.circuit) == (False, "open")
