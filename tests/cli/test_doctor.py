@@ -129,6 +129,11 @@ async def test_an_option_that_asyncpg_goes_without(dsn: str) -> None:
     assert "keepalives_idle" in found.found
 
 
+async def test_a_certificate_that_is_not_there(dsn: str) -> None:
+    found = await examined(make_conninfo(dsn, sslmode="verify-full", sslrootcert="system", sslcert="/no/such.crt"))
+    assert found["dsn"].grade == found["asyncpg"].grade == "fail"
+
+
 async def test_a_direct_dsn_that_cannot_be_read(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIODURABLE_LOCK_DSN", "nonsense")
     assert (await examined(dsn))["lock_dsn"].grade == "fail"

@@ -63,7 +63,11 @@ def read_dsn(dsn: str | None, settings: Settings) -> tuple[Dsn | None, Dsn | Non
 
 
 def _described(name: str, dsn: Dsn) -> Iterator[Finding]:
-    asyncpg = dict(dsn.asyncpg)
+    try:
+        asyncpg = dsn.asyncpg
+    except (OSError, ValueError) as error:  # a certificate that is not there, or is none
+        yield fail(name, f"{dsn.safe}: {type(error).__name__} while its files for TLS were read", "check their paths")
+        return
     asyncpg.pop("dsn", None)  # carries the options of TLS; libpq's spelling below shows them
     found = f"{dsn.safe}; psycopg: {spelled(dsn.psycopg)}; asyncpg: {spelled(asyncpg)}"
     if dsn.dropped:

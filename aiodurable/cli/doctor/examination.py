@@ -32,7 +32,10 @@ async def examine(dsn: str | None) -> AsyncIterator[Finding]:
     try:
         yield (by_psycopg := await _bounded("psycopg", ways.by_psycopg(database)))
         reached = by_psycopg.grade is Grade.OK
-        wire, finding = await ways.by_asyncpg(direct, settings.connect_timeout_s)
+        try:
+            wire, finding = await ways.by_asyncpg(direct, settings.connect_timeout_s)
+        except Exception as error:  # whatever it was, it is a finding
+            finding = _unexpected("asyncpg", error)
         yield finding
         if wire is not None:
             async for finding in _direct_way(wire, direct, settings):
