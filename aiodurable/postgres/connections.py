@@ -21,7 +21,7 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres.breaker import CircuitBreaker
 
-__all__ = ["Database", "application_name", "connect_direct", "is_disconnect", "unavailable"]
+__all__ = ["Database", "application_name", "connect_direct", "is_disconnect", "is_refusal", "unavailable"]
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
@@ -51,14 +51,25 @@ def is_disconnect(error: BaseException) -> bool:
     )
 
 
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether the server is there but refuses this user, password or database: no waiting helps."""
+    text = str(error)  # psycopg gives no SQLSTATE for what fails before there is a connection
+    return (
+        getattr(error, "sqlstate", None) in ("28P01", "28000", "3D000")
+        or "password" in text
+        or ("does not exist" in text and ("role" in text or "database" in text))
+    )
+
+
 def unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
     """The error to raise, from a driver's own, when `dsn` could not be reached: what was wanted, found, and what to do."""
     state: str | None = getattr(error, "sqlstate", None)
     text = str(error)
-    if state in ("28P01", "28000") or "password" in text or ("role" in text and "does not exist" in text):
-        advice = "the server refused this user and password; check both, and pg_hba.conf"
-    elif state == "3D000" or ("database" in text and "does not exist" in text):
-        advice = "the server is there but has no such database; create it or name another"
+    if is_refusal(error):
+        if state == "3D000" or ("database" in text and "role" not in text):
+            advice = "the server is there but has no such database; create it or name another"
+        else:
+            advice = "the server refused this user and password; check both, and pg_hba.conf"
     elif "unsupported startup parameter" in text:
         advice = (
             "a pooler refuses an option of this DSN; take it out, or name it in PgBouncer's ignore_startup_parameters"

@@ -8,14 +8,13 @@ from collections.abc import Awaitable, Callable
 import stamina
 
 from aiodurable.errors import PostgresUnavailableError
+from aiodurable.postgres.connections import is_refusal
 
 __all__ = ["until_ready"]
 
 
 def _may_pass(error: Exception) -> bool:
-    """A wrong password or database does not get better by waiting; everything else of a start may."""
-    state: str = getattr(error.__cause__, "sqlstate", None) or ""
-    return isinstance(error, PostgresUnavailableError) and not state.startswith(("28", "3D"))
+    return isinstance(error, PostgresUnavailableError) and not is_refusal(error.__cause__)
 
 
 async def until_ready(start: Callable[[], Awaitable[None]], *, wanted: str, timeout_s: float) -> None:
