@@ -57,7 +57,7 @@ def is_refusal(error: BaseException | None) -> bool:
     return (
         getattr(error, "sqlstate", None) in ("28P01", "28000", "3D000")
         or "password" in text
-        or ("does not exist" in text and ("role" in text or "database" in text))
+        or ("does not exist" in text and ('role "' in text or 'database "' in text))
     )
 
 
@@ -66,7 +66,7 @@ def unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
     state: str | None = getattr(error, "sqlstate", None)
     text = str(error)
     if is_refusal(error):
-        if state == "3D000" or ("database" in text and "role" not in text):
+        if state == "3D000" or 'database "' in text:
             advice = "the server is there but has no such database; create it or name another"
         else:
             advice = "the server refused this user and password; check both, and pg_hba.conf"
