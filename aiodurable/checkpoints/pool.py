@@ -27,7 +27,7 @@ from aiodurable.postgres.links import Links
 from aiodurable.postgres.together import Together
 from aiodurable.settings import Settings
 
-__all__ = ["AsyncCheckpointerPool", "create_checkpointer"]
+__all__ = ["LINKS", "AsyncCheckpointerPool", "create_checkpointer"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _SERIALISERS = 2
 """Threads for large values. More would only wait for the interpreter's lock."""
 
 
-_LINKS = 2
+LINKS = 2
 """Connections for what runs ask when they begin and end. While one waits for a commit the other is there."""
 
 
@@ -85,7 +85,7 @@ class AsyncCheckpointerPool:
         self._writers = writers
         self._serde = serde
         self._fences = fences.Fences()
-        self.links = Links(self._direct, role="runs", size=_LINKS, timeout_s=self._settings.connect_timeout_s)
+        self.links = Links(self._direct, role="runs", size=LINKS, timeout_s=self._settings.connect_timeout_s)
         self._bumps: Together[str, int] = Together(partial(fences.bump_free, self.links), name="aiodurable bumps")
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from aiodurable.checkpoints.pool import LINKS
 from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
 from aiodurable.locks.capacity import share
 from aiodurable.postgres.connections import Database
@@ -161,7 +162,8 @@ def timeouts(facts: Facts, _: Settings) -> Finding:
 
 def connections(facts: Facts, settings: Settings) -> Finding:
     """Whether there is room for one more process as it is configured."""
-    wanted = settings.lock_sessions + settings.writers + settings.pool_max_size + 1
+    looking = 1
+    wanted = settings.lock_sessions + looking + settings.writers + LINKS + settings.pool_max_size
     reserved = facts.number("superuser_reserved_connections") + facts.number("reserved_connections")
     most = facts.number("max_connections")
     free = max(0, most - reserved - facts.backends)
