@@ -19,9 +19,18 @@ class Processes:
     def __init__(self, parent: asyncio.subprocess.Process) -> None:
         self._parent = parent
 
-    async def run(self, dsn: str, thread: str, shape: str, log: Path, death: tuple[str, int] | None = None) -> Any:
+    async def run(
+        self,
+        dsn: str,
+        thread: str,
+        shape: str,
+        log: Path,
+        death: tuple[str, int] | None = None,
+        *,
+        kills: str = "writes",
+    ) -> Any:
         """The exit code (or minus the signal that ended it), and what the graph returned."""
-        job = {"dsn": dsn, "thread": thread, "shape": shape, "log": str(log), "death": death}
+        job = {"dsn": dsn, "thread": thread, "shape": shape, "log": str(log), "death": death, "kills": kills}
         assert self._parent.stdin is not None
         assert self._parent.stdout is not None
         self._parent.stdin.write(json.dumps(job).encode() + b"\n")

@@ -1,8 +1,11 @@
-"""Real processes that run or resume a thread and may be killed at the n-th checkpoint write.
+"""Real processes that run or resume a thread and may be killed at the n-th statement.
 
 This program imports once and forks one process a job, before any event loop or thread exists in it: jobs come as JSON
-lines on stdin, `{"dsn", "thread", "shape", "log", "death": ["before" | "after", n] | null}`, and each is answered with
-one line on stdout, `{"code": exit code or -signal, "result": what the graph returned}`.
+lines on stdin, `{"dsn", "thread", "shape", "log", "death": ["before" | "after", n] | null, "kills": "writes" | "all"}`,
+and each is answered with one line on stdout, `{"code": exit code or -signal, "result": what the graph returned}`.
+
+Beside the log, in which nodes note themselves, lie `LOG.statement`, the statements that count (of a process that is to
+be killed: its last one alone), and `LOG.acknowledged`, the checkpoints and writes that the saver has acknowledged.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import asyncio
 import functools
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -18,39 +22,81 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import asyncpg
+import psycopg
+from asyncpg.prepared_stmt import PreparedStatement
+
 from aiodurable import Durable, DurableSaver, ThreadStatus
-from workflows import asking, fan_out, four_nodes, four_tasks, nested
+from workflows import asking, fan_out, four_nodes, four_tasks, nested, note, side_by_side
 
 SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     "linear": (four_nodes, {"words": ["once"], "told": ""}),
     "functional": (four_tasks, {"words": ["once"], "told": ""}),
     "subgraph": (nested, {"words": ["once"], "told": ""}),
-    "fan-out": (fan_out, {"parts": [], "total": 0}),
+    "fan-out": (side_by_side, {"words": ["once"], "told": ""}),
+    "send": (fan_out, {"parts": [], "total": 0}),
     "interrupt": (asking, {"words": ["once"], "told": ""}),
 }
 
 
-def die_at(when: str, nth: int) -> None:
-    """Kill this process with SIGKILL before its n-th write is sent, or after it is acknowledged, counted from 1."""
-    count = 0
+WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 
-    def counted(original: Any) -> Any:
+
+class Witness:
+    """Sees every statement of this process at the drivers' doors, and kills it with SIGKILL at the n-th, from 1.
+
+    The statements that count are those that write, or with `kills="all"` those that read and lock as well. Before it is
+    sent, or after it is answered: what Postgres has answered is committed. The statement is noted before the end comes.
+    """
+
+    def __init__(self, log: Path, when: str = "", nth: int = 0, *, kills: str = "writes") -> None:
+        self._log, self._when, self._nth, self._kills = log, when, nth, kills
+        self._count = 0
+
+    def watch(self) -> None:
+        for kind in (asyncpg.Connection, PreparedStatement):
+            for method in ("execute", "fetch", "fetchrow", "fetchval"):
+                if hasattr(kind, method):
+                    setattr(kind, method, self._seen(getattr(kind, method)))
+        psycopg.AsyncCursor.execute = self._seen(psycopg.AsyncCursor.execute)
+        DurableSaver.aput = self._acknowledged(DurableSaver.aput)
+        DurableSaver.aput_writes = self._acknowledged(DurableSaver.aput_writes)
+
+    def _seen(self, original: Any) -> Any:
+        async def statement(driver: Any, *args: Any, **kwargs: Any) -> Any:
+            text = driver.get_query() if isinstance(driver, PreparedStatement) else args[0]
+            text = text.decode() if isinstance(text, bytes) else str(text)
+            counts = self._kills == "all" or WRITES.search(text)
+            self._count += bool(counts)
+            mine = self._count if counts else 0
+            self._end(text, mine, "before")
+            result = await original(driver, *args, **kwargs)
+            self._end(text, mine, "after")
+            return result
+
+        return statement
+
+    def _end(self, text: str, mine: int, when: str) -> None:
+        if mine and not self._when:
+            self._note("statement", text)
+        if mine and (mine, when) == (self._nth, self._when):
+            self._note("statement", text)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _acknowledged(self, original: Any) -> Any:
         @functools.wraps(original)  # LangGraph looks at the signature before it passes task_path
-        async def write(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            mine = count
-            if when == "before" and mine == nth:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = await original(*args, **kwargs)
-            if when == "after" and mine == nth:
-                os.kill(os.getpid(), signal.SIGKILL)
+        async def write(saver: Any, config: Any, *args: Any, **kwargs: Any) -> Any:
+            result = await original(saver, config, *args, **kwargs)
+            place = (result or config)["configurable"]
+            self._note(
+                "acknowledged", [place["checkpoint_ns"], place["checkpoint_id"], *([args[1]] if not result else [])]
+            )
             return result
 
         return write
 
-    DurableSaver.aput = counted(DurableSaver.aput)
-    DurableSaver.aput_writes = counted(DurableSaver.aput_writes)
+    def _note(self, what: str, value: Any) -> None:
+        note({"configurable": {"log": f"{self._log}.{what}"}}, json.dumps(value))
 
 
 async def work(job: dict[str, Any]) -> Any:
@@ -73,8 +119,7 @@ def main() -> None:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            if job["death"]:
-                die_at(*job["death"])
+            Witness(Path(job["log"]), *(job["death"] or ()), kills=job["kills"]).watch()
             os.write(writer, json.dumps(asyncio.run(work(job))).encode())
             os._exit(0)
         os.close(writer)

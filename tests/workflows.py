@@ -145,6 +145,26 @@ def fan_out(width: int = 3, inner: Any = None) -> StateGraph[Any, Any, Any, Any]
     return builder
 
 
+def side_by_side() -> StateGraph[Any, Any, Any, Any]:
+    """open → left and right in one step → close, which waits for both."""
+    builder = StateGraph(Story)
+
+    def node(name: str) -> Any:
+        async def step(state: Story, config: RunnableConfig) -> dict[str, Any]:
+            note(config, name)
+            return {"told": " ".join(state["words"])} if name == "close" else {"words": [name]}
+
+        return step
+
+    for name in ("open", "left", "right", "close"):
+        builder.add_node(name, node(name))
+    builder.add_edge(START, "open")
+    for name in ("left", "right"):
+        builder.add_edge("open", name)
+    builder.add_edge(["left", "right"], "close")
+    return builder.add_edge("close", END)
+
+
 def nested(before_step: Any = None) -> StateGraph[Any, Any, Any, Any]:
     """open → inner (a subgraph of four nodes) → close."""
     builder = StateGraph(Story)
