@@ -11,6 +11,7 @@ from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.dsn import direct_dsn, parse_dsn
@@ -47,6 +48,8 @@ class Durable(Verbs):
         graphs: the graphs by the names under which runs are recorded: builders, compiled graphs or entrypoints.
         settings: how to work; None: `Settings.from_env()`.
         observers: called with every event; see `aiodurable.events`.
+        serde: how states and the inputs in the ledger are serialised, such as LangGraph's `EncryptedSerializer`; None:
+            as its stock savers do it.
 
     Opening makes or migrates the tables (unless `settings.setup` is False), opens the pools, and makes this the current
     `Durable` of the event loop, which the free functions use. Closing takes at most `settings.close_timeout_s` seconds
@@ -66,11 +69,13 @@ class Durable(Verbs):
         graphs: Mapping[str, Graph] | None = None,
         settings: Settings | None = None,
         observers: Sequence[Observer] = (),
+        serde: SerializerProtocol | None = None,
     ) -> None:
         self.settings = settings or Settings.from_env()
         self.dsn = parse_dsn(dsn)
         self._given = dict(graphs or {})
         self._observers = tuple(observers)
+        self._serde = serde
         self._stack: AsyncExitStack | None = None
         self._rooms: Rooms | None = None
         self._graphs: Graphs | None = None
@@ -102,6 +107,7 @@ class Durable(Verbs):
                     min_size=settings.pool_min_size,
                     max_size=settings.pool_max_size,
                     writers=settings.writers,
+                    serde=self._serde,
                     settings=settings,
                 )
             )
