@@ -1,5 +1,6 @@
 """What the saver relies on that LangGraph does not promise. When one of these moves, its message says what to look at."""
 
+import copy
 import inspect
 import re
 from importlib import import_module
@@ -8,20 +9,25 @@ from typing import Any
 import asyncpg
 import pytest
 from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver, get_serializable_checkpoint_metadata
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.postgres import base
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.graph import START, StateGraph
 
 from aiodurable.checkpoints import saver
 from aiodurable.checkpoints.fences import FENCE_KEY
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.queries import load
+from aiodurable.threads import paths
 
 PARAMETERS = {
     "_cursor": ["self", "pipeline"],
     "_dump_blobs": ["self", "thread_id", "checkpoint_ns", "values", "versions"],
     "_dump_writes": ["self", "thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "task_path", "writes"],
+    "_load_blobs": ["self", "blob_values"],
     "_load_checkpoint_tuple": ["self", "value"],
+    "_load_writes": ["self", "writes"],
     "aput": ["self", "config", "checkpoint", "metadata", "new_versions"],
     "aput_writes": ["self", "config", "writes", "task_id", "task_path"],
     "aget_tuple": ["self", "config"],
@@ -42,6 +48,20 @@ def test_a_method_that_is_overridden_or_called_has_the_parameters_it_had(method:
     assert found is not None, f"AsyncPostgresSaver.{method} is gone: checkpoints/saver.py and upkeep.py build on it"
     assert list(inspect.signature(found).parameters) == PARAMETERS[method], (
         f"AsyncPostgresSaver.{method} takes other parameters: see whether DurableSaver still stands in for it"
+    )
+
+
+@pytest.mark.parametrize("attribute", ["loop", "supports_pipeline"])
+def test_the_stock_saver_sets_what_ours_reads(attribute: str) -> None:
+    assert f"self.{attribute} = " in inspect.getsource(AsyncPostgresSaver.__init__), (
+        f"AsyncPostgresSaver sets no {attribute} any more: see checkpoints/saver.py and upkeep.py"
+    )
+
+
+def test_the_tables_versions_are_counted_by_the_stock_savers_migrations() -> None:
+    assert isinstance(AsyncPostgresSaver.MIGRATIONS, list), "MIGRATIONS is no list any more: see postgres/schema.py"
+    assert "v" in AsyncPostgresSaver.MIGRATIONS[0], (
+        "the versions lie elsewhere: see `langgraph_version` in sql/schema.sql"
     )
 
 
@@ -121,6 +141,26 @@ def test_a_delta_snapshot_is_a_value_of_its_own_kind() -> None:
 def test_clones_are_made_with_a_shallow_copy() -> None:
     source = inspect.getsource(BaseCheckpointSaver.with_allowlist)
     assert "copy.copy(self)" in source, "with_allowlist clones differently: do clones still share fences and writer?"
+
+
+def test_a_tasks_path_is_written_as_the_status_reads_it() -> None:
+    written = import_module("langgraph.pregel._algo").task_path_str
+    advice = "task paths are written differently: see threads/paths.py"
+    assert written(("__pregel_pull", "node")) == paths.pull_path("node"), advice
+    assert paths.node_of(written(("__pregel_pull", "node")), []) == "node", advice
+    assert paths.node_of(written(("__pregel_push", 1, 0)), ["first", "second"]) == "second", advice
+    call = written(("__pregel_push", ("__pregel_pull", "node"), 0, 1))
+    assert (paths.node_of(call, []), paths.caller_of(call)) == (None, "node"), advice
+
+
+def test_a_graph_takes_its_saver_from_an_attribute_when_it_runs() -> None:
+    saver_, other = InMemorySaver(), InMemorySaver()
+    graph = StateGraph(dict).add_node("n", lambda state: state).add_edge(START, "n").compile(checkpointer=other)
+    bound = copy.copy(graph)
+    bound.checkpointer = saver_
+    bound.invoke({"x": 1}, {"configurable": {"thread_id": "t"}})
+    assert saver_.storage, "a copied graph writes to another saver than its attribute names: see runs/graphs.py"
+    assert not other.storage
 
 
 def test_pruning_yields_its_statements_the_isolation_level_first() -> None:
