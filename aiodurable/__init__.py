@@ -21,6 +21,7 @@ _ROOMS = {
         "durable_run",
         "find_failed_workflows",
         "find_workflows",
+        "fork",
         "get_checkpoint_status",
         "history",
         "needs_resume",
@@ -30,6 +31,7 @@ _ROOMS = {
     ),
     "errors": (
         "AiodurableError",
+        "CheckpointNotFoundError",
         "CircuitOpenError",
         "ClosedError",
         "ConfigurationError",

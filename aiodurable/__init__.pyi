@@ -14,6 +14,9 @@ from aiodurable.errors import (
     AiodurableError as AiodurableError,
 )
 from aiodurable.errors import (
+    CheckpointNotFoundError as CheckpointNotFoundError,
+)
+from aiodurable.errors import (
     CircuitOpenError as CircuitOpenError,
 )
 from aiodurable.errors import (
@@ -75,6 +78,9 @@ from aiodurable.functions import (
 )
 from aiodurable.functions import (
     find_workflows as find_workflows,
+)
+from aiodurable.functions import (
+    fork as fork,
 )
 from aiodurable.functions import (
     get_checkpoint_status as get_checkpoint_status,
@@ -162,6 +168,7 @@ __all__ = [
     "UNFINISHED",
     "AiodurableError",
     "AsyncCheckpointerPool",
+    "CheckpointNotFoundError",
     "CircuitOpenError",
     "ClosedError",
     "ConfigurationError",
@@ -203,6 +210,7 @@ __all__ = [
     "durable_run",
     "find_failed_workflows",
     "find_workflows",
+    "fork",
     "get_checkpoint_status",
     "history",
     "idempotency_key",

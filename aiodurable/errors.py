@@ -14,6 +14,7 @@ from aiodurable.model import LockHolder, ThreadStatus
 
 __all__ = [
     "AiodurableError",
+    "CheckpointNotFoundError",
     "CircuitOpenError",
     "ClosedError",
     "ConfigurationError",
@@ -134,6 +135,18 @@ class WorkflowExecutionError(AiodurableError):
 
 class ThreadNotFoundError(WorkflowExecutionError, LookupError):
     """No checkpoint and no run is known for this thread, and no input was given to start it."""
+
+
+class CheckpointNotFoundError(WorkflowExecutionError, LookupError):
+    """The thread is known, but not the checkpoint of it that was asked for.
+
+    Attributes:
+        checkpoint_id: its id, where it was asked for by that.
+    """
+
+    def __init__(self, message: str, *, thread_id: str | None = None, checkpoint_id: str | None = None) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.checkpoint_id = checkpoint_id
 
 
 class ThreadInterruptedError(WorkflowExecutionError):

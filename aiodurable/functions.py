@@ -16,6 +16,7 @@ __all__ = [
     "durable_run",
     "find_failed_workflows",
     "find_workflows",
+    "fork",
     "get_checkpoint_status",
     "history",
     "needs_resume",
@@ -66,6 +67,19 @@ async def retry(
     """`Durable.retry` through the given, the current, or an own `Durable`."""
     async with opened(durable, dsn) as d:
         return await d.retry(thread_id, graph, **options)
+
+
+async def fork(
+    thread_id: str,
+    new_thread_id: str | None = None,
+    *,
+    durable: Durable | None = None,
+    dsn: str | None = None,
+    **options: Any,
+) -> WorkflowCheckpoint:
+    """`Durable.fork` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        return await d.fork(thread_id, new_thread_id, **options)
 
 
 async def get_checkpoint_status(

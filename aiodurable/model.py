@@ -91,7 +91,8 @@ class WorkflowCheckpoint:
         checkpoint_id: its newest checkpoint, None before the first.
         step: the superstep of that checkpoint (-1 is the input), None before the first.
         pending: the nodes that would run next, sorted; empty where nothing is left or the tables cannot tell.
-        failed_node: the node that raised, where the tables can tell.
+        failed_node: the node of the root graph that raised, or whose subgraph did, where the tables can tell.
+        failed_path: that node, and after it those of its subgraphs down to the one that raised.
         error: the text of its error, as LangGraph stored it; never the state.
         interrupts: the open questions (LangGraph's `Interrupt` objects).
         updated_at: when the newest checkpoint was written.
@@ -109,6 +110,7 @@ class WorkflowCheckpoint:
     step: int | None = None
     pending: tuple[str, ...] = ()
     failed_node: str | None = None
+    failed_path: tuple[str, ...] = ()
     error: str | None = None
     interrupts: tuple[Any, ...] = ()
     updated_at: datetime | None = None

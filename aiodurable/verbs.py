@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 from aiodurable.errors import GraphNotRegisteredError
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.fork import Change, Point, fork
 from aiodurable.runs.graphs import BoundGraph, Graph
 from aiodurable.runs.hold import OnBusy
 from aiodurable.runs.resume import may_retry, not_found
@@ -176,6 +177,55 @@ class Verbs(ABC):
             may_retry(retried.checkpoint)
             return await retried.ainvoke(on_unfinished="retry", **options)
 
+    async def fork(
+        self,
+        thread_id: str,
+        new_thread_id: str | None = None,
+        *,
+        checkpoint_id: str | None = None,
+        before: str | None = None,
+        from_step: int | None = None,
+        values: Any = None,
+        as_node: str | None = None,
+        graph: Graph | None = None,
+    ) -> WorkflowCheckpoint:
+        """Make a new thread from a checkpoint of this one, which is read and stays as it is, also while it runs.
+
+        At the thread's newest checkpoint, and with no place given, the new thread stands as this one does: what finished
+        beside a failed node has finished, an open question is open. At an earlier one, and with `before`, the step after
+        it runs anew. Where work is left, the new thread is `paused` until somebody runs it.
+
+        Args:
+            thread_id: the thread to fork.
+            new_thread_id: the new thread, of which nothing may be known; None: a UUID.
+            checkpoint_id: begin at this checkpoint; `history` tells which there are.
+            before: begin before the newest step in which this node of the root graph ran, or is to run.
+            from_step: begin at the newest checkpoint of this superstep.
+            values: begin with these values changed, as LangGraph's `aupdate_state` changes them.
+            as_node: the node that the values come from; None: the one that ran last before.
+            graph: its graph; needed for `values` alone, and only where the ledger names none that is registered.
+
+        Returns:
+            How the new thread stands; its `thread_id` names it.
+
+        Raises:
+            ThreadNotFoundError: nothing is known of the thread.
+            CheckpointNotFoundError: it has no such checkpoint, or none any more.
+            WorkflowExecutionError: the new thread exists already.
+            WorkflowAlreadyRunningError: somebody holds the lease of the new thread.
+            GraphNotRegisteredError: there are values, no graph was given, and the ledger names none that is registered.
+            ConfigurationError: more than one place, or a thread_id that cannot be stored.
+            langgraph.errors.InvalidUpdateError: LangGraph refuses the values; the new thread does not exist then.
+        """
+        rooms = self._opened()
+        point = Point(checkpoint_id, before, from_step)
+        bound, change = None if graph is None else self._bound(graph), None
+        if values is not None or as_node is not None:
+            bound = bound or await self._graph_of(thread_id, None, verb="fork")
+            change = Change(bound, values, as_node)
+        name = None if bound is None else bound.name
+        return await fork(rooms, thread_id, new_thread_id, point, graph=name, change=change)
+
     async def prune(
         self,
         *,
@@ -225,7 +275,7 @@ class Verbs(ABC):
         if status.graph is None:
             raise GraphNotRegisteredError(
                 f"the graph of thread {thread_id!r} is not recorded (it has no name, or plain LangGraph wrote the thread): "
-                f"pass it, {verb}(thread_id, graph)",
+                f"pass it, {verb}(thread_id, graph=…)",
                 thread_id=thread_id,
             )
         return self._bound(status.graph)

@@ -101,9 +101,9 @@ class Thread:
         await asyncio.to_thread(process.join)
         assert process.exitcode == (0 if fine else -signal.SIGKILL), "the run ended before that write"
 
-    async def cancelled(self, given: Any, started: asyncio.Event) -> None:
+    async def cancelled(self, given: Any, started: asyncio.Event, *, durability: Any = "sync") -> None:
         """Cancel the run when one of its nodes says that it has started."""
-        task = asyncio.create_task(self.graph.ainvoke(given, self.config, durability="sync"))
+        task = asyncio.create_task(self.graph.ainvoke(given, self.config, durability=durability))
         await started.wait()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

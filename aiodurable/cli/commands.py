@@ -11,10 +11,14 @@ from aiodurable.cli.bench import bench
 from aiodurable.cli.demo.command import demo
 from aiodurable.cli.doctor.command import doctor
 from aiodurable.cli.exits import FailedCommand, exit_of
+from aiodurable.cli.fork import fork
 from aiodurable.cli.listing import list_threads
 from aiodurable.cli.locks import locks
 from aiodurable.cli.migrate import migrate
 from aiodurable.cli.pg import pg
+from aiodurable.cli.prune import prune
+from aiodurable.cli.retry import retry
+from aiodurable.cli.show import show
 from aiodurable.cli.status import status
 from aiodurable.errors import AiodurableError
 
@@ -42,5 +46,5 @@ def cli() -> None:
     """
 
 
-for _command in (bench, demo, doctor, list_threads, locks, migrate, pg, status):
+for _command in (bench, demo, doctor, fork, list_threads, locks, migrate, pg, prune, retry, show, status):
     cli.add_command(_command)

@@ -15,7 +15,7 @@ from aiodurable.settings import Settings
 if TYPE_CHECKING:
     from aiodurable.durable import Durable
 
-__all__ = ["dsn_option", "is_configured", "looking"]
+__all__ = ["dsn_option", "few_connections", "is_configured", "looking"]
 
 _VARIABLES = (
     "AIODURABLE_DSN",
@@ -38,6 +38,11 @@ def is_configured(dsn: str | None) -> bool:
     return bool(dsn) or any(os.environ.get(name) for name in _VARIABLES)
 
 
+def few_connections() -> Settings:
+    """Those of the environment, with as few connections as can be, and the tables left as they are."""
+    return replace(Settings.from_env(), setup=False, lock_sessions=1, writers=1, pool_min_size=0, pool_max_size=2)
+
+
 @asynccontextmanager
 async def looking(dsn: str | None) -> AsyncIterator[Durable]:
     """A `Durable` for commands that only look: as few connections as can be, and the tables are left as they are.
@@ -48,6 +53,5 @@ async def looking(dsn: str | None) -> AsyncIterator[Durable]:
     """
     from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph: 0.8 s that --help need not take
 
-    settings = replace(Settings.from_env(), setup=False, lock_sessions=1, writers=1, pool_min_size=0, pool_max_size=2)
-    async with Durable(dsn, settings=settings) as durable:
+    async with Durable(dsn, settings=few_connections()) as durable:
         yield durable

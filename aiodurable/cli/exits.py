@@ -8,6 +8,7 @@ import click
 
 from aiodurable.errors import (
     AiodurableError,
+    CheckpointNotFoundError,
     CircuitOpenError,
     ConfigurationError,
     PostgresUnavailableError,
@@ -33,7 +34,7 @@ class Exit(IntEnum):
 def exit_of(error: AiodurableError) -> Exit:
     """The exit code for an error."""
     match error:
-        case ThreadNotFoundError():
+        case ThreadNotFoundError() | CheckpointNotFoundError():
             return Exit.NOT_FOUND
         case WorkflowAlreadyRunningError():
             return Exit.ALREADY_RUNNING

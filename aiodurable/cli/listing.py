@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from datetime import timedelta
 from typing import Any
 
@@ -33,8 +34,13 @@ _WHAT_LENGTH = 24
 @click.option("--all", "every", is_flag=True, help="Whatever their status.")
 @click.option("--graph", help="Only threads of this graph.")
 @click.option("--error", metavar="TEXT", help="Only threads whose error contains TEXT.")
+@click.option("--prefix", metavar="TEXT", help="Only threads whose id begins with TEXT.")
+@click.option(
+    "--holder", metavar="TEXT", help="Only threads held by TEXT: a part of host and process. Implies running."
+)
 @click.option("--older-than", type=Duration(), metavar="AGE", help="Untouched for this long: 90s, 15m, 2h, 7d.")
 @click.option("--newer-than", type=Duration(), metavar="AGE", help="Touched since then.")
+@click.option("--after", metavar="THREAD", help="Only threads after this one: the last of the page before.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_threads(
@@ -43,18 +49,23 @@ def list_threads(
     every: bool,
     graph: str | None,
     error: str | None,
+    prefix: str | None,
+    holder: str | None,
     older_than: timedelta | None,
     newer_than: timedelta | None,
+    after: str | None,
     limit: int,
     as_json: bool,
 ) -> None:
     """List the threads that need a person or a resumption, by thread id."""
     if every and statuses:
         raise click.UsageError("--all and --status exclude each other")
-    wanted = _KNOWN if every else statuses
     filters: dict[str, Any] = {"older_than": older_than, "newer_than": newer_than, "graph": graph, "error": error}
-    if wanted:
-        filters["status"] = wanted
+    filters |= {"prefix": prefix, "holder": holder, "after": after}
+    if every or holder is not None:
+        filters["status"] = None
+    elif statuses:
+        filters["status"] = statuses
     found, more = asyncio.run(_find(dsn, filters, limit))
     if as_json:
         for thread in found:
@@ -64,7 +75,7 @@ def list_threads(
     else:
         click.echo("no such thread")
     if more:
-        click.echo(f"these are the first {limit}: --limit shows more", err=True)
+        click.echo(f"these are the first {limit}; the next: --after {shlex.quote(found[-1].thread_id)}", err=True)
 
 
 async def _find(dsn: str | None, filters: dict[str, Any], limit: int) -> tuple[list[WorkflowCheckpoint], bool]:
@@ -101,7 +112,7 @@ def _show(threads: list[WorkflowCheckpoint]) -> None:
 def _what(thread: WorkflowCheckpoint) -> str:
     """The one thing to know of it."""
     if thread.error:
-        return f"{thread.failed_node}: {thread.error}" if thread.failed_node else thread.error
+        return f"{' > '.join(thread.failed_path)}: {thread.error}" if thread.failed_path else thread.error
     if thread.interrupts:
         return f"asks: {'; '.join(str(getattr(question, 'value', question)) for question in thread.interrupts)}"
     if thread.holder:

@@ -1,9 +1,11 @@
-"""`aiodurable status THREAD`: where one thread stands."""
+"""`aiodurable status [THREAD]`: where one thread stands, or how many stand where."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,21 +15,42 @@ from aiodurable.cli.thread_json import thread_json
 from aiodurable.cli.wording import age, one_line
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 
-__all__ = ["status"]
+if TYPE_CHECKING:
+    from aiodurable.threads import ThreadCounts
+
+__all__ = ["known", "status", "tell"]
 
 
-@click.command(short_help="Show where a thread stands.")
-@click.argument("thread_id", metavar="THREAD")
+@click.command(short_help="Show where a thread stands, or how many stand where.")
+@click.argument("thread_id", metavar="[THREAD]", required=False)
+@click.option("--exact", is_flag=True, help="Without THREAD: count all threads, however long it takes.")
 @dsn_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def status(thread_id: str, dsn: str | None, as_json: bool) -> None:
-    """Show where THREAD stands: from the tables and the live lock, without its graph.
+def status(thread_id: str | None, exact: bool, dsn: str | None, as_json: bool) -> None:
+    """Show where THREAD stands: from the tables and the live lock, without its graph. Without THREAD: how many stand where.
 
-    The exit code tells whether it was found (0 or 3), not how it does: read that from the status.
+    The exit code tells whether it was found (0 or 3), not how it does: read that from the status. Of a large database
+    complete and crashed threads are estimated; it says so, and --exact counts them.
     """
-    thread = asyncio.run(_look(thread_id, dsn))
+    if thread_id is None:
+        _tell_counts(asyncio.run(_count(dsn, exact)), as_json=as_json)
+    elif exact:
+        raise click.UsageError("--exact is for counts: leave THREAD out")
+    else:
+        tell(asyncio.run(_look(thread_id, dsn)), as_json=as_json)
+
+
+def known(thread: WorkflowCheckpoint) -> WorkflowCheckpoint:
+    """The thread, if anything is known of it; else the command ends with exit code 3."""
     if thread.status is ThreadStatus.NEW:
-        raise FailedCommand(f"nothing is known of thread {thread_id!r}: check the id and the DSN", Exit.NOT_FOUND)
+        raise FailedCommand(
+            f"nothing is known of thread {thread.thread_id!r}: check the id and the DSN", Exit.NOT_FOUND
+        )
+    return thread
+
+
+def tell(thread: WorkflowCheckpoint, *, as_json: bool) -> None:
+    """Print where a thread stands: a line a fact, or one JSON object."""
     if as_json:
         click.echo(thread_json(thread))
         return
@@ -37,12 +60,31 @@ def status(thread_id: str, dsn: str | None, as_json: bool) -> None:
 
 async def _look(thread_id: str, dsn: str | None) -> WorkflowCheckpoint:
     async with looking(dsn) as durable:
-        return await durable.get_checkpoint_status(thread_id)
+        return known(await durable.get_checkpoint_status(thread_id))
+
+
+async def _count(dsn: str | None, exact: bool) -> ThreadCounts:
+    async with looking(dsn) as durable:
+        return await durable.counts(exact=exact)
+
+
+def _tell_counts(counts: ThreadCounts, *, as_json: bool) -> None:
+    if as_json:
+        fields = {"by_status": counts.by_status, "total": counts.total, "estimated": sorted(counts.estimated)}
+        click.echo(json.dumps({**fields, "exact": counts.exact}))
+        return
+    rows = [(s.value, s in counts.estimated, counts.by_status[s]) for s in ThreadStatus if counts.by_status.get(s)]
+    for name, estimated, count in (*rows, ("all", not counts.exact, counts.total)):
+        number = f"{'~' if estimated else ''}{count:,}"
+        click.echo(f"{name:<12} {number:>12}")
+    click.echo("~: estimated from a sample; --exact counts" if not counts.exact else "counted exactly", err=True)
 
 
 def _described(thread: WorkflowCheckpoint) -> Iterator[tuple[str, str]]:
     yield "thread", thread.thread_id
     yield "status", f"{thread.status}{f' ({thread.reason})' if thread.reason else ''}"
+    if thread.doubt:
+        yield "in doubt", thread.doubt
     if thread.graph:
         yield "graph", thread.graph
     if thread.step is not None:
@@ -50,7 +92,7 @@ def _described(thread: WorkflowCheckpoint) -> Iterator[tuple[str, str]]:
     if thread.pending:
         yield "next", ", ".join(thread.pending)
     if thread.failed_node:
-        yield "failed in", thread.failed_node
+        yield "failed in", " > ".join(thread.failed_path or (thread.failed_node,))
     if thread.error:
         yield "error", thread.error
     for question in thread.interrupts:
@@ -60,4 +102,4 @@ def _described(thread: WorkflowCheckpoint) -> Iterator[tuple[str, str]]:
     if thread.holder:
         yield "held by", str(thread.holder)
     if thread.run_id:
-        yield "run", f"{thread.run_id}, attempt {thread.attempts}"
+        yield "run", f"{thread.run_id}, {thread.attempts} attempt{'' if thread.attempts == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""A thread's status as JSON: the same keys in `status --json` and `list --json`."""
+"""A thread's status as JSON: the same keys wherever a command tells of a thread."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from typing import Any
 
 from aiodurable.model import WorkflowCheckpoint
 
-__all__ = ["thread_json"]
+__all__ = ["thread_fields", "thread_json"]
 
 
 def thread_json(thread: WorkflowCheckpoint) -> str:
-    """One object on one line. Times are ISO 8601; the questions' values as JSON where they can be, else as `repr`."""
+    """One object on one line; the questions' values as JSON where they can be, else as `repr`."""
+    return json.dumps(thread_fields(thread), default=repr)
+
+
+def thread_fields(thread: WorkflowCheckpoint) -> dict[str, Any]:
+    """The fields by name. Times are ISO 8601, spans are seconds."""
     holder = thread.holder
-    fields: dict[str, Any] = {
+    return {
         "thread_id": thread.thread_id,
         "status": thread.status,
         "graph": thread.graph,
@@ -21,12 +26,14 @@ def thread_json(thread: WorkflowCheckpoint) -> str:
         "step": thread.step,
         "pending": thread.pending,
         "failed_node": thread.failed_node,
+        "failed_path": thread.failed_path,
         "error": thread.error,
         "interrupts": [
             {"id": getattr(question, "id", None), "value": getattr(question, "value", question)}
             for question in thread.interrupts
         ],
         "updated_at": thread.updated_at and thread.updated_at.isoformat(),
+        "age_s": thread.age and round(thread.age.total_seconds(), 3),
         "holder": holder
         and {
             "application": holder.application,
@@ -37,5 +44,5 @@ def thread_json(thread: WorkflowCheckpoint) -> str:
         "run_id": thread.run_id,
         "attempts": thread.attempts,
         "reason": thread.reason,
+        "doubt": thread.doubt,
     }
-    return json.dumps(fields, default=repr)

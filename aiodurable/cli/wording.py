@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-__all__ = ["age", "one_line"]
+__all__ = ["age", "one_line", "size", "took"]
 
 
 def one_line(text: str) -> str:
@@ -23,3 +23,21 @@ def age(span: timedelta | None) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length} {unit}"
     return f"{seconds} s"
+
+
+def took(span: timedelta | None) -> str:
+    """How long something took: `0.012 s`, `3.4 s`, and from two minutes on as `age` says it."""
+    if span is None:
+        return ""
+    seconds = max(0.0, span.total_seconds())
+    return age(span) if seconds >= 120 else f"{seconds:.3f} s" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def size(count: int) -> str:
+    """Bytes in the largest decimal unit: `512 B`, `3.4 MB`."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"

@@ -30,6 +30,10 @@ class BoundGraph:
     name: str | None
     pregel: Pregel[Any, Any, Any, Any]
 
+    def saving_to(self, saver: BaseCheckpointSaver[Any]) -> Pregel[Any, Any, Any, Any]:
+        """The graph with another saver."""
+        return _with_saver(self.pregel, saver)
+
     def output_of(self, values: Any) -> Any:
         """What `ainvoke` returned when the state was `values`: the output channels alone."""
         channels = self.pregel.output_channels
@@ -94,12 +98,12 @@ class Graphs:
             except ValueError as error:
                 raise ConfigurationError(f"the graph cannot be compiled: {error}") from error
         if isinstance(graph, Pregel):
-            return self._with_saver(graph)
+            return self._fit(graph)
         raise ConfigurationError(
             f"wanted a registered name, a StateGraph, a compiled graph or an @entrypoint, got {type(graph).__name__}"
         )
 
-    def _with_saver(self, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
+    def _fit(self, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
         if graph.checkpointer is self._saver:
             return graph
         if graph.checkpointer is False:
@@ -108,10 +112,14 @@ class Graphs:
             )
         if not graph.nodes:
             raise ConfigurationError(f"graph {graph.name!r} has no nodes")
-        # Not Pregel.copy(): it calls the constructor, which loses what compile() set afterwards (output coercion, allowlist).
-        bound = copy.copy(graph)
-        bound.checkpointer = self._saver
-        return bound
+        return _with_saver(graph, self._saver)
+
+
+def _with_saver(graph: Pregel[Any, Any, Any, Any], saver: BaseCheckpointSaver[Any]) -> Pregel[Any, Any, Any, Any]:
+    # Not Pregel.copy(): it calls the constructor, which loses what compile() set afterwards (output coercion, allowlist).
+    bound = copy.copy(graph)
+    bound.checkpointer = saver
+    return bound
 
 
 def stored_as_version(output: Any, version: str) -> Any:

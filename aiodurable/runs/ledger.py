@@ -6,7 +6,7 @@ thread is `running` is a constraint of the table, not a habit of this file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +143,30 @@ class Ledger:
         ended = await self._ends((thread_id, run_id, token, base_id))
         assert ended is not None, "every thread has a status"
         return ended
+
+    async def forked(
+        self,
+        fetch_one: Callable[..., Awaitable[Any]],
+        run_id: str,
+        thread_id: str,
+        *,
+        graph: str | None,
+        token: int,
+        base_id: str,
+        source: str,
+        checkpoint_id: str,
+    ) -> None:
+        """Write the run of a thread that begins as a copy of another's checkpoint: paused, with nothing to pass in.
+
+        Its graph, unless given, and its context are those of the run that wrote the checkpoint.
+
+        Args:
+            fetch_one: runs a statement in the transaction in which the copy is made.
+        """
+        reason = f"forked from thread {source!r} at checkpoint {checkpoint_id}"
+        key = lock_key(thread_id, self._namespace)
+        origin = (source, checkpoint_id)
+        await fetch_one(_SQL["fork"], run_id, thread_id, key, graph, token, self._worker, base_id, reason, *origin)
 
     async def finish(
         self,

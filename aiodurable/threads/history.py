@@ -11,7 +11,8 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
-from aiodurable.threads.paths import node_of, sent_nodes
+from aiodurable.threads.paths import node_of
+from aiodurable.threads.reading import Reading
 
 __all__ = ["History", "ThreadStep"]
 
@@ -74,8 +75,17 @@ class History:
             before = rows[-1]["checkpoint_id"]
             left = None if left is None else left - size
 
+    async def begun(self, thread_id: str, checkpoint_id: str) -> frozenset[str]:
+        """The nodes that wrote something in the step after a checkpoint, finished or not."""
+        row = await self._database.fetch_one(_SQL["begun"], thread_id, checkpoint_id)
+        if row is None:
+            return frozenset()
+        sends = Reading(self._serde).sends(row["sends_type"], row["sends"])
+        nodes = (node_of(path, sends) for path in row["paths"] or ())
+        return frozenset(node for node in nodes if node is not None)
+
     def _step(self, row: dict[str, Any]) -> ThreadStep:
-        sends = sent_nodes(self._serde, row["sends_type"], row["sends"])
+        sends = Reading(self._serde).sends(row["sends_type"], row["sends"])
         nodes = (node_of(path, sends) for path in row["paths"] or ())
         written_at, began_at = row["written_at"], row["began_at"]
         return ThreadStep(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-from langgraph.checkpoint.serde.base import SerializerProtocol
-
-__all__ = ["caller_of", "node_of", "pull_path", "send_index", "sent_nodes"]
+__all__ = ["caller_of", "node_of", "pull_path", "send_index"]
 
 _PULL = re.compile(r"~__pregel_pull, (?P<node>.*?)(?:, node_error_handler, \d+)?")
 """A node that a channel triggered, or the error handler of one."""
@@ -39,10 +37,3 @@ def send_index(path: str) -> int | None:
 def pull_path(node: str) -> str:
     """The path of a node that a channel triggers."""
     return f"~__pregel_pull, {node}"
-
-
-def sent_nodes(serde: SerializerProtocol, kind: str | None, blob: bytes | None) -> list[str]:
-    """The nodes of a step's Sends in their order, from the stored `__pregel_tasks`."""
-    if kind is None or blob is None:
-        return []
-    return [send.node for send in serde.loads_typed((kind, blob))]

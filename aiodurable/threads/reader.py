@@ -153,6 +153,14 @@ class Threads:
         check_positive(limit=limit)
         return self._history.steps(check_thread_id(thread_id), before=before, limit=limit)
 
+    async def begun(self, thread_id: str, checkpoint_id: str) -> frozenset[str]:
+        """The nodes that wrote something in the step after a checkpoint, finished or not.
+
+        Raises:
+            PostgresUnavailableError: Postgres could not be reached.
+        """
+        return await self._history.begun(thread_id, checkpoint_id)
+
     async def prune(
         self,
         *,

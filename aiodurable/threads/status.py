@@ -42,8 +42,10 @@ from aiodurable.keys import lock_key
 from aiodurable.model import LockHolder, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
+from aiodurable.threads.failures import Failures
 from aiodurable.threads.filters import Filter
-from aiodurable.threads.paths import caller_of, node_of, pull_path, send_index, sent_nodes
+from aiodurable.threads.paths import caller_of, node_of, pull_path, send_index
+from aiodurable.threads.reading import Reading
 
 __all__ = ["CLASSIFY", "Classifier"]
 
@@ -55,7 +57,10 @@ _COUNT = f"SELECT status, count(*) FROM ({CLASSIFY}) t GROUP BY status"  # noqa:
 _DOUBTS = {
     "old": "written by a LangGraph before 0.3: what follows a node is known to its graph alone",
     "raw": "no StateGraph and no @entrypoint wrote it: which channels start a node is known to its graph alone",
-    "stopped": "plain LangGraph leaves the same behind at a static breakpoint, at the recursion limit and after a drain",
+    "stopped": "plain LangGraph leaves the same behind at a static breakpoint, at the recursion limit and after a drain; "
+    "and it takes no lease, so that it may be at work",
+    "unleased": "plain LangGraph takes no lease: its process may be at work",
+    "cancelled": "the error is stored encrypted, and may be that of a cancellation",
 }
 
 
@@ -72,6 +77,7 @@ class Classifier:
         self._database = database
         self._namespace = namespace
         self._serde = serde
+        self._failures = Failures(database, serde=serde)
 
     async def classify(
         self, thread_ids: Sequence[str], wanted: Filter | None = None, *, ignore_lock: bool = False
@@ -83,8 +89,9 @@ class Classifier:
         if not thread_ids:
             return []
         rows = await self._database.fetch(CLASSIFY, *self._asked(thread_ids, wanted, ignore_lock=ignore_lock))
-        found = map(self.told, rows)
-        return list(found) if wanted is None else [thread for thread in found if wanted.passes(thread)]
+        paths = await self._failures.paths(rows)
+        found = (self.told(row, paths.get(row["thread_id"], ())) for row in rows)
+        return [thread for thread in found if wanted is None or wanted.passes(thread)]
 
     def beneath(self, thread_ids: Sequence[str]) -> tuple[Any, ...]:
         """The parameters of `CLASSIFY` that tell all of these threads, looking beneath their locks."""
@@ -107,50 +114,65 @@ class Classifier:
         statuses = [status.value for status in wanted.statuses]
         return *asked, statuses, wanted.older_than, wanted.newer_than, wanted.graph, run_status
 
-    def told(self, row: Mapping[str, Any]) -> WorkflowCheckpoint:
-        """What a row of `CLASSIFY` says."""
+    def told(self, row: Mapping[str, Any], failed_path: tuple[str, ...] = ()) -> WorkflowCheckpoint:
+        """What a row of `CLASSIFY` says, and `Failures` of it."""
+        reading = Reading(self._serde)
         status = ThreadStatus(row["status"])
-        sends = sent_nodes(self._serde, row["sends_type"], row["sends"])
-        failed_node = None if row["error_path"] is None else node_of(row["error_path"], sends)
-        error = self._error(row)
+        sends = reading.sends(row["sends_type"], row["sends"])
+        error = None if row["error_blob"] is None else str(reading.load(row["error_type"], row["error_blob"]))
         from_ledger = status == row["run_status"]
         if error is None and from_ledger and status in (ThreadStatus.FAILED, ThreadStatus.QUARANTINED):
             error = row["run_error"]
+        pending = tuple(sorted((*_pending(row, sends), *_commanded(row, reading))))
+        interrupts = tuple(_interrupts(row, reading))
         return WorkflowCheckpoint(
             thread_id=row["thread_id"],
             status=status,
             checkpoint_id=row["checkpoint_id"],
             step=row["step"],
-            pending=tuple(sorted((*_pending(row, sends), *self._commanded(row)))),
-            failed_node=failed_node,
+            pending=pending,
+            failed_node=None if row["error_path"] is None else node_of(row["error_path"], sends),
+            failed_path=failed_path,
             error=error,
-            interrupts=tuple(self._interrupts(row)),
+            interrupts=interrupts,
             updated_at=row["updated_at"],
             holder=_holder(row),
             run_id=row["run_id"],
             graph=row["graph"],
             attempts=row["attempts"] or 0,
             reason=row["reason"] if from_ledger else None,
-            doubt=_DOUBTS.get(row["doubt"]) if status in (ThreadStatus.CRASHED, ThreadStatus.COMPLETE) else None,
+            doubt=_doubt(row, status, error, reading.unreadable),
         )
 
-    def _error(self, row: Mapping[str, Any]) -> str | None:
-        """LangGraph stores an exception as the text of its `repr`."""
-        if row["error_blob"] is None:
-            return None
-        return str(self._serde.loads_typed((row["error_type"], row["error_blob"])))
 
-    def _interrupts(self, row: Mapping[str, Any]) -> Iterator[Any]:
-        for kind, blob in zip(row["questions_type"] or (), row["questions"] or (), strict=True):
-            asked = self._serde.loads_typed((kind, blob))
-            yield from asked if isinstance(asked, list | tuple) else (asked,)
+def _doubt(row: Mapping[str, Any], status: ThreadStatus, error: str | None, unreadable: set[str]) -> str | None:
+    doubts = list[str]()
+    if row["doubt"] is not None and status in (ThreadStatus.CRASHED, ThreadStatus.COMPLETE):
+        doubts.append(_DOUBTS[row["doubt"]])
+    # The statement leaves cancellations out where it can read what they are.
+    if status is ThreadStatus.FAILED and error is not None and error.startswith("CancelledError("):
+        doubts.append(_DOUBTS["cancelled"])
+    if unreadable:
+        doubts.append(
+            f"what is stored as {', '.join(sorted(unreadable))} cannot be read with the serializer of this process"
+        )
+    return "; ".join(doubts) or None
 
-    def _commanded(self, row: Mapping[str, Any]) -> Iterator[str]:
-        """The nodes a `Command` from outside was written for."""
-        for channel in row["commanded"] or ():
-            yield channel.rpartition(":")[2]
-        for kind, blob in zip(row["commanded_sends_type"] or (), row["commanded_sends"] or (), strict=True):
-            yield self._serde.loads_typed((kind, blob)).node
+
+def _interrupts(row: Mapping[str, Any], reading: Reading) -> Iterator[Any]:
+    for kind, blob in zip(row["questions_type"] or (), row["questions"] or (), strict=True):
+        asked = reading.load(kind, blob)
+        yield from asked if isinstance(asked, list | tuple) else (asked,)
+
+
+def _commanded(row: Mapping[str, Any], reading: Reading) -> Iterator[str]:
+    """The nodes a `Command` from outside was written for."""
+    for channel in row["commanded"] or ():
+        yield channel.rpartition(":")[2]
+    for kind, blob in zip(row["commanded_sends_type"] or (), row["commanded_sends"] or (), strict=True):
+        send = reading.load(kind, blob)
+        if not isinstance(send, str):
+            yield send.node
 
 
 def _holder(row: Mapping[str, Any]) -> LockHolder | None:

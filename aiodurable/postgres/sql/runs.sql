@@ -90,3 +90,14 @@ SELECT s.*, d.run_id AS ended FROM seen s LEFT JOIN ended d ON d.thread_id = s.t
 UPDATE aiodurable_runs
 SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = $3, finished_at = coalesce(finished_at, now())
 WHERE run_id = $1 AND coalesce(token, 0) <= $2
+
+-- name: fork
+-- checkpoints_pkey for the checkpoint $10 of the source $9, aiodurable_runs_pkey for the run that wrote it.
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, attempts, token, worker, base_id, reason,
+                             context_type, context, finished_at)
+SELECT $1, $2, $3::bigint, coalesce($4::text, r.graph, c.metadata ->> 'aiodurable_graph'), 'paused', 0, $5::bigint, $6, $7, $8,
+       r.context_type, r.context, now()
+FROM checkpoints c
+LEFT JOIN aiodurable_runs r ON r.run_id = c.metadata ->> 'aiodurable_run'
+WHERE c.thread_id = $9 AND c.checkpoint_ns = '' AND c.checkpoint_id = $10
+RETURNING run_id

@@ -33,7 +33,7 @@ heads AS (
     ) h ON true
 ),
 facts AS (
-    SELECT h.*, t.triggers, n.commanded, n.commanded_sends_type, n.commanded_sends, w.failed, w.waiting, w.error_path, w.error_type, w.error_blob,
+    SELECT h.*, t.triggers, n.commanded, n.commanded_sends_type, n.commanded_sends, w.failed, w.waiting, w.error_task, w.error_path, w.error_type, w.error_blob,
            w.done, w.begun, w.questions_type, w.questions,
            r.run_id, r.status AS run_status, r.graph AS run_graph, r.attempts, r.error AS run_error, r.reason, r.touched_at,
            r.fresh, r.about
@@ -106,6 +106,7 @@ facts AS (
                array_agg(s.path) FILTER (WHERE NOT s.finished OR s.failed) AS begun,
                -- Ordered by path, pull comes before push: a task called in an @entrypoint fails with it and has no name here.
                (array_agg(s.path ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_path,
+               (array_agg(s.task_id ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_task,
                (array_agg(s.error_type ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_type,
                (array_agg(s.error ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_blob,
                array_agg(s.question_type ORDER BY s.path) FILTER (WHERE s.waiting) AS questions_type,
@@ -191,6 +192,7 @@ verdicts AS (
                    WHERE k.channel = '__start__' OR k.channel LIKE 'branch:to:%') THEN 'raw'
                WHEN f.beneath = 'pending' AND f.about IS NOT true AND coalesce(f.done, f.begun) IS NULL
                    AND coalesce(f.commanded, f.commanded_sends_type) IS NULL THEN 'stopped'
+               WHEN f.beneath = 'pending' AND f.about IS NOT true THEN 'unleased'
            END AS doubt
     FROM (
         SELECT x.*, (SELECT l.by_key -> x.lock_key::text FROM held l) AS holder,
@@ -203,7 +205,7 @@ verdicts AS (
     ) f
 )
 SELECT v.thread_id, v.status, v.checkpoint_id, v.step,
-       v.triggers, v.commanded, v.commanded_sends_type, v.commanded_sends, v.done, v.begun, v.error_path, v.error_type, v.error_blob,
+       v.triggers, v.commanded, v.commanded_sends_type, v.commanded_sends, v.done, v.begun, v.error_task, v.error_path, v.error_type, v.error_blob,
        v.questions_type, v.questions, coalesce(v.written_at, v.touched_at) AS updated_at,
        v.doubt, v.lock_key, v.holder,
        v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.reason,
@@ -393,3 +395,53 @@ LEFT JOIN LATERAL (
 ) s ON true
 LEFT JOIN aiodurable_runs r ON r.run_id = c.metadata ->> 'aiodurable_run'
 ORDER BY c.checkpoint_id DESC
+
+-- name: begun
+-- checkpoint_writes_pkey for the tasks that wrote after the checkpoint $2, checkpoints_pkey and checkpoint_blobs_pkey for
+-- the Sends that started some of them.
+SELECT w.paths, b.type AS sends_type, b.blob AS sends
+FROM checkpoints c
+CROSS JOIN LATERAL (
+    SELECT array_agg(DISTINCT k.task_path) AS paths
+    FROM checkpoint_writes k
+    WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = '' AND k.checkpoint_id = c.checkpoint_id
+) w
+LEFT JOIN checkpoint_blobs b
+  ON b.thread_id = c.thread_id AND b.checkpoint_ns = '' AND b.channel = '__pregel_tasks'
+ AND b.version = c.checkpoint -> 'channel_versions' ->> '__pregel_tasks'
+WHERE c.thread_id = $1 AND c.checkpoint_ns = '' AND c.checkpoint_id = $2
+
+-- name: failed_inside
+-- One level of subgraphs: of each thread $1 the one that the failed task called, whose namespace is $2, or $3 where it has a
+-- memory; $4 is the thread's head. checkpoints_pkey twice, then checkpoint_writes_pkey for its tasks.
+SELECT a.thread_id, h.checkpoint_ns, t.task_id, t.path, b.type AS sends_type, b.blob AS sends
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS a (thread_id, called, remembering, head_id)
+CROSS JOIN LATERAL (
+    SELECT c.checkpoint_ns, c.checkpoint_id, c.checkpoint -> 'channel_versions' ->> '__pregel_tasks' AS sends
+    FROM checkpoints c
+    WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ANY (ARRAY[a.called, a.remembering])
+      AND c.metadata -> 'parents' ->> '' = a.head_id
+    ORDER BY c.checkpoint_id DESC
+    LIMIT 1
+) h
+CROSS JOIN LATERAL (
+    -- As in classify: not cancelled, not handled, not outlived.
+    SELECT w.task_id, min(w.task_path) AS path
+    FROM checkpoint_writes w
+    WHERE w.thread_id = a.thread_id AND w.checkpoint_ns = h.checkpoint_ns AND w.checkpoint_id = h.checkpoint_id
+      AND w.task_id <> '00000000-0000-0000-0000-000000000000'
+    GROUP BY w.task_id
+    HAVING bool_or(w.channel = '__error__' AND position('CancelledError('::bytea IN substr(w.blob, 1, 20)) = 0)
+       AND NOT bool_or(w.channel = '__error_source_node__')
+       AND coalesce(max(w.xmin::text) FILTER (WHERE w.channel = '__error__') = ANY (array_agg(w.xmin::text) FILTER (
+               WHERE w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__'))), true)
+    ORDER BY path
+    LIMIT 1
+) t
+LEFT JOIN LATERAL (
+    SELECT k.type, k.blob
+    FROM checkpoint_blobs k
+    WHERE k.thread_id = a.thread_id AND k.checkpoint_ns = h.checkpoint_ns AND k.channel = '__pregel_tasks'
+      AND k.version = h.sends
+    LIMIT 1
+) b ON true

@@ -11,10 +11,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.runtime import RunControl
 from langgraph.types import Command, Send
 
 import scenario_graphs
 from aiodurable.threads import Threads
+from each_write import EACH_WRITE
+from matrix_page import PAGE, page
 from scenario_graphs import BREAKS
 from scenarios import SCENARIOS, Scenario, Thread, checkpoint_id, scenario, stock_status
 
@@ -183,6 +186,28 @@ async def node_failed_and_its_policy_retried(t: Thread) -> None:
 @scenario("linear_slow", "crashed", "b")
 async def cancelled_in_a_node(t: Thread) -> None:
     await t.cancelled({"xs": []}, scenario_graphs.STARTED)
+
+
+@scenario("linear_slow", "crashed", "b")
+async def cancelled_in_a_node_async(t: Thread) -> None:
+    await t.cancelled({"xs": []}, scenario_graphs.STARTED, durability="async")
+
+
+@scenario("linear_slow", "crashed", "b")
+async def cancelled_in_a_node_on_exit(t: Thread) -> None:
+    await t.cancelled({"xs": []}, scenario_graphs.STARTED, durability="exit")
+
+
+@scenario("linear", "paused", "__start__", stock="crashed", blind="crashed")
+async def drained(t: Thread) -> None:
+    control = RunControl()
+    control.request_drain("shutdown")
+    await t.start(control=control)
+
+
+@scenario("linear", "paused", "a", stock="crashed", blind="crashed")
+async def breakpoint_before_every_node(t: Thread) -> None:
+    await t.start(interrupt_before="*")
 
 
 @scenario("linear", "paused", "b", stock="crashed", blind="crashed")
@@ -495,6 +520,17 @@ async def node_asks_on_exit(t: Thread) -> None:
     await t.start(durability="exit")
 
 
+@scenario("ask", "interrupted", "ask", questions=["q?"])
+async def node_asks_async(t: Thread) -> None:
+    await t.start(durability="async")
+
+
+@scenario("ask", "interrupted", "ask", questions=["q?"])
+async def node_asks_in_a_fork(t: Thread) -> None:
+    await t.start()
+    await t.run(config=(await t.state()).config)
+
+
 @scenario("ask", "complete")
 async def node_was_answered(t: Thread) -> None:
     await t.start()
@@ -650,6 +686,11 @@ async def killed_before_the_tools_of_an_agent(t: Thread) -> None:
     await t.killed(ASK_AGENT, 4, after=True)
 
 
+@scenario("agent", "paused", "tools", stock="crashed", blind="crashed")
+async def breakpoint_before_the_tools_of_an_agent(t: Thread) -> None:
+    await t.run(ASK_AGENT, interrupt_before=["tools"])
+
+
 @scenario("delta", "complete")
 async def delta_channel_ran(t: Thread) -> None:
     await t.start()
@@ -792,6 +833,9 @@ async def deferred_was_made_by_update(t: Thread) -> None:
     await t.update({"xs": ["u"]}, as_node="a")
 
 
+SCENARIOS.extend(EACH_WRITE)
+
+
 # --- the test ---------------------------------------------------------------------------------------------------------
 
 
@@ -821,6 +865,10 @@ async def test_a_thread_is_told_as_it_is(case: Scenario, dsn: str, stock: AsyncP
     assert stock_status(await thread.state()) in ((stock_says,) if isinstance(stock_says, str) else stock_says)
     found = [found async for found in threads.find()]
     assert found == ([] if told.status == "new" else [told])
+
+
+def test_the_page_tells_this_matrix() -> None:
+    assert PAGE.read_text() == page(), "write it anew: python3 dev.py run python tests/matrix_page.py"
 
 
 def test_the_matrix_is_complete() -> None:

@@ -1,0 +1,145 @@
+"""`aiodurable prune`: removes old checkpoints, in batches that give way to live traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aiodurable.cli.database import dsn_option, looking
+from aiodurable.cli.durations import Duration
+from aiodurable.cli.wording import one_line, size
+from aiodurable.model import ThreadStatus
+
+if TYPE_CHECKING:
+    from aiodurable.durable import Durable
+    from aiodurable.threads import Pruned
+
+__all__ = ["prune"]
+
+_PRUNABLE = tuple(s.value for s in ThreadStatus if s.value not in ("new", "running", "queued"))
+_LOOKS_LIKE_ANY = frozenset({"complete", "crashed"})
+"""Statuses for which all threads are gone through."""
+_LINE_S = 5.0
+_NAMED = 5
+
+
+@click.command(short_help="Remove old checkpoints.")
+@click.option("--older-than", type=Duration(), metavar="AGE", required=True, help="Untouched for this long: 12h, 30d.")
+@click.option(
+    "--keep",
+    type=click.Choice(["latest", "nothing"]),
+    default="latest",
+    show_default=True,
+    help="latest: what is needed to go on with a thread, without its past. nothing: neither the thread nor its runs.",
+)
+@click.option(
+    "-s",
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(_PRUNABLE),
+    default=("complete",),
+    show_default=True,
+    help="Threads of these; may be given several times.",
+)
+@click.option("--graph", metavar="NAME", help="Only threads of this graph.")
+@click.option("--batch", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Threads a transaction.")
+@click.option("--dry-run", is_flag=True, help="Tell what would go, remove nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@dsn_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def prune(
+    older_than: timedelta,
+    keep: str,
+    statuses: tuple[str, ...],
+    graph: str | None,
+    batch: int,
+    dry_run: bool,
+    yes: bool,
+    dsn: str | None,
+    as_json: bool,
+) -> None:
+    """Remove old checkpoints. Threads that are leased, or go on meanwhile, are left alone.
+
+    Stopping it at any moment is safe, and the next one begins with what is left.
+    """
+    if not dry_run and not yes:
+        _ask(keep, statuses, older_than, graph)
+    options: dict[str, Any] = {"older_than": older_than, "keep": keep, "statuses": statuses, "graph": graph}
+    pruned = asyncio.run(_prune(dsn, {**options, "batch": batch, "dry_run": dry_run}))
+    if as_json:
+        click.echo(json.dumps({"dry_run": dry_run, **asdict(pruned)}))
+        return
+    click.echo(f"{'would prune' if dry_run else 'pruned'} {_words(pruned)}")
+    if pruned.busy:
+        click.echo(f"{pruned.busy:,} left alone: they were in use, or had gone on")
+    if pruned.refused:
+        named = ", ".join(map(one_line, pruned.refused[:_NAMED])) + (", …" if len(pruned.refused) > _NAMED else "")
+        click.echo(f"{len(pruned.refused):,} left alone, for they need their past (DeltaChannel, old format): {named}")
+
+
+def _ask(keep: str, statuses: tuple[str, ...], older_than: timedelta, graph: str | None) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("nobody is there to ask: --yes prunes, --dry-run only tells what would go")
+    what = "all but the latest checkpoint" if keep == "latest" else "everything"
+    of = f" of graph {graph}" if graph else ""
+    click.confirm(
+        f"Remove {what} of {' and '.join(statuses)} threads{of} untouched for {older_than}?", abort=True, err=True
+    )
+
+
+async def _prune(dsn: str | None, options: dict[str, Any]) -> Pruned:
+    async with looking(dsn) as durable:
+        if not sys.stderr.isatty():
+            return await durable.prune(**options, progress=_lines())
+        with _bar(await _to_look_at(durable, options["statuses"])) as progress:
+            return await durable.prune(**options, progress=progress)
+
+
+async def _to_look_at(durable: Durable, statuses: tuple[str, ...]) -> int | None:
+    """About how many threads will be gone through; None: not known beforehand."""
+    return (await durable.counts(exact=False)).total if _LOOKS_LIKE_ANY & set(statuses) else None
+
+
+def _lines() -> Callable[[Pruned], None]:
+    """A line now and then, for a log."""
+    said = time.monotonic()
+
+    def progress(pruned: Pruned) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _LINE_S:
+            said = time.monotonic()
+            click.echo(f"looked at {pruned.looked_at:,} threads; so far {_words(pruned)}", err=True)
+
+    return progress
+
+
+@contextmanager
+def _bar(total: int | None) -> Iterator[Callable[[Pruned], None]]:
+    """A bar at the terminal."""
+    from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - as above
+
+    with Progress(
+        BarColumn(bar_width=20), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True)
+    ) as bar:
+        task = bar.add_task("looking", total=total)
+
+        def progress(pruned: Pruned) -> None:
+            bar.update(task, completed=pruned.looked_at, description=_words(pruned))
+
+        yield progress
+        bar.update(task, total=1, completed=1)
+
+
+def _words(pruned: Pruned) -> str:
+    return f"{pruned.threads:,} threads, {pruned.rows:,} rows, {size(pruned.bytes)}"

@@ -1,0 +1,50 @@
+"""`aiodurable retry THREAD`: a failed or quarantined thread goes on from where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from aiodurable.cli.app import app_option, graph_option, load_app
+from aiodurable.cli.database import dsn_option
+from aiodurable.cli.exits import FailedCommand
+from aiodurable.cli.status import tell
+from aiodurable.cli.wording import one_line
+from aiodurable.errors import AiodurableError
+from aiodurable.model import WorkflowCheckpoint
+
+__all__ = ["retry"]
+
+
+@click.command(short_help="Run a failed or quarantined thread on.")
+@click.argument("thread_id", metavar="THREAD")
+@app_option(required=True)
+@graph_option
+@dsn_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: how the thread stands afterwards.")
+def retry(thread_id: str, app: str, graph: str | None, dsn: str | None, as_json: bool) -> None:
+    """Run THREAD on, here and now, from where it stopped; also a quarantined one.
+
+    The node that failed runs again, what finished does not. Its result is not shown: `show --values` does that. Exit code
+    1: it failed again. A complete thread and one that waits for an answer are refused.
+    """
+    thread, error = asyncio.run(_retry(thread_id, app, graph, dsn))
+    tell(thread, as_json=as_json)
+    if error is not None:
+        raise FailedCommand(f"it failed again: {type(error).__name__}: {one_line(str(error))}")
+
+
+async def _retry(
+    thread_id: str, app: str, graph: str | None, dsn: str | None
+) -> tuple[WorkflowCheckpoint, Exception | None]:
+    found = await load_app(app)
+    async with found.opened(dsn) as durable:
+        failure = None
+        try:
+            await durable.retry(thread_id, await found.graph_for(durable, thread_id, graph))
+        except (AiodurableError, click.ClickException):
+            raise
+        except Exception as error:  # a node's own
+            failure = error
+        return await durable.get_checkpoint_status(thread_id), failure

@@ -1,0 +1,110 @@
+"""`aiodurable show THREAD`: where a thread stands and what it went through."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aiodurable.cli.database import dsn_option, looking
+from aiodurable.cli.status import known, tell
+from aiodurable.cli.thread_json import thread_fields
+from aiodurable.cli.wording import one_line, took
+from aiodurable.model import WorkflowCheckpoint
+
+if TYPE_CHECKING:
+    from aiodurable.durable import Durable
+    from aiodurable.threads import ThreadStep
+
+__all__ = ["show"]
+
+_INTERNAL = ("branch:", "join:", "start:", "__")
+
+
+@click.command(short_help="Show where a thread stands and what it went through.")
+@click.argument("thread_id", metavar="THREAD")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many steps.")
+@click.option("--values", "with_values", is_flag=True, help="Print the state, too: it may hold secrets.")
+@dsn_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show(thread_id: str, limit: int, with_values: bool, dsn: str | None, as_json: bool) -> None:
+    """Show where THREAD stands, and its steps, newest first: which nodes, when, how long, and who ran them.
+
+    How long counts from the checkpoint before, waiting included.
+    """
+    thread, steps, values = asyncio.run(_look(thread_id, limit, with_values, dsn))
+    if as_json:
+        fields = {"thread": thread_fields(thread), "steps": [_fields(step) for step in steps]}
+        click.echo(json.dumps(fields | ({"values": values} if with_values else {}), default=repr))
+        return
+    tell(thread, as_json=False)
+    if steps:
+        click.echo()
+        _table(steps)
+        if len(steps) == limit:
+            click.echo(f"these are the newest {limit}: --limit shows more", err=True)
+    if with_values:
+        click.echo()
+        click.echo(json.dumps(values, default=repr, indent=2, ensure_ascii=True))
+
+
+async def _look(
+    thread_id: str, limit: int, with_values: bool, dsn: str | None
+) -> tuple[WorkflowCheckpoint, list[ThreadStep], dict[str, Any]]:
+    async with looking(dsn) as durable:
+        thread = known(await durable.get_checkpoint_status(thread_id))
+        steps = [step async for step in durable.history(thread_id, limit=limit)]
+        return thread, steps, await _values(durable, thread_id) if with_values else {}
+
+
+async def _values(durable: Durable, thread_id: str) -> dict[str, Any]:
+    """The channels of the newest checkpoint, without LangGraph's own."""
+    found = await durable.checkpointer.aget_tuple({"configurable": {"thread_id": thread_id}})
+    if found is None:
+        return {}
+    stored = found.checkpoint["channel_values"]
+    missing = sorted(name for name in found.checkpoint["channel_versions"] if _is_users(name) and name not in stored)
+    if missing:
+        click.echo(f"without {', '.join(missing)}: empty, or told by its graph alone", err=True)
+    return {name: value for name, value in stored.items() if _is_users(name) or name == "__end__"}
+
+
+def _is_users(channel: str) -> bool:
+    return not channel.startswith(_INTERNAL)
+
+
+def _fields(step: ThreadStep) -> dict[str, Any]:
+    return {
+        "checkpoint_id": step.checkpoint_id,
+        "parent_id": step.parent_id,
+        "step": step.step,
+        "source": step.source,
+        "nodes": step.nodes,
+        "written_at": step.written_at and step.written_at.isoformat(),
+        "duration_s": step.duration and step.duration.total_seconds(),
+        "run_id": step.run_id,
+        "graph": step.graph,
+        "worker": step.worker,
+    }
+
+
+def _table(steps: list[ThreadStep]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
+    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("nodes", overflow="fold")
+    table.add_column("written (UTC)", no_wrap=True)
+    table.add_column("took", no_wrap=True, justify="right")
+    table.add_column("by", overflow="fold")
+    for step in steps:
+        # START and the input are LangGraph's own steps; an update and a fork are somebody's.
+        nodes = ", ".join(step.nodes) or f"({step.source})"
+        when = f"{step.written_at:%Y-%m-%d %H:%M:%S}" if step.written_at else ""
+        number = "" if step.step is None else str(step.step)
+        table.add_row(*map(Text, (number, one_line(nodes), when, took(step.duration), one_line(step.worker or ""))))
+    Console().print(table)

@@ -1,0 +1,87 @@
+-- name: unborn
+-- aiodurable_fences_pkey, and the primary keys of LangGraph's tables by their first column. No lease of the thread begins
+-- until the transaction ends.
+SELECT f.token, EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)
+                OR EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread_id = $1)
+                OR EXISTS (SELECT 1 FROM checkpoint_blobs WHERE thread_id = $1) AS occupied
+FROM aiodurable_fences f
+WHERE f.thread_id = $1
+FOR SHARE OF f
+
+-- name: copy_checkpoint
+-- The primary keys of LangGraph's tables; of the root's checkpoints only those that are copied are read.
+-- $1 the source, $2 the new thread, $3 a root checkpoint, $4 go on in the middle of the step after it.
+WITH RECURSIVE origin AS MATERIALIZED (
+    SELECT checkpoint_id FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = '' AND checkpoint_id = $3
+), inner_one AS MATERIALIZED (
+    SELECT c.checkpoint_ns, c.checkpoint_id, c.metadata -> 'parents' ->> '' AS root
+    FROM checkpoints c
+    WHERE c.thread_id = $1 AND c.checkpoint_ns > ''
+), place AS MATERIALIZED (
+    SELECT '' AS checkpoint_ns, checkpoint_id FROM origin
+    UNION
+    -- A subgraph's call has its task's id in its namespace, after a colon; without one it has a memory, which was this.
+    (SELECT DISTINCT ON (i.checkpoint_ns) i.checkpoint_ns, i.checkpoint_id
+     FROM inner_one i
+     JOIN origin o ON i.checkpoint_id < o.checkpoint_id
+     WHERE i.checkpoint_ns NOT LIKE '%:%'
+     ORDER BY i.checkpoint_ns, i.checkpoint_id DESC)
+    UNION
+    -- The subgraphs that the step after it is in.
+    SELECT i.checkpoint_ns, i.checkpoint_id FROM inner_one i JOIN origin o ON i.root = o.checkpoint_id WHERE $4::boolean
+), chain AS (
+    SELECT c.checkpoint_ns, c.checkpoint_id, c.parent_checkpoint_id
+    FROM place p
+    JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = p.checkpoint_ns AND c.checkpoint_id = p.checkpoint_id
+    UNION
+    -- As in prune: these cannot stand alone.
+    SELECT c.checkpoint_ns, c.checkpoint_id, c.parent_checkpoint_id
+    FROM chain k
+    JOIN checkpoints c
+      ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.parent_checkpoint_id
+    WHERE EXISTS (SELECT 1
+                  FROM checkpoints d
+                  WHERE d.thread_id = $1
+                    AND (d.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}'
+                         OR (d.checkpoint ->> 'v')::integer < 4))
+), value AS MATERIALIZED (
+    SELECT DISTINCT c.checkpoint_ns, v.channel, v.version
+    FROM chain k
+    JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
+    CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') AS v (channel, version)
+), blob AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT $2, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
+    FROM value v
+    JOIN checkpoint_blobs b
+      ON b.thread_id = $1 AND b.checkpoint_ns = v.checkpoint_ns AND b.channel = v.channel AND b.version = v.version
+), write AS (
+    -- What tasks wrote after a checkpoint belongs to the step after it.
+    INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT $2, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.idx, w.channel, w.type, w.blob
+    FROM chain k
+    JOIN checkpoint_writes w
+      ON w.thread_id = $1 AND w.checkpoint_ns = k.checkpoint_ns AND w.checkpoint_id = k.checkpoint_id
+    WHERE ($4::boolean OR NOT EXISTS (SELECT 1
+                                      FROM place p
+                                      WHERE p.checkpoint_ns = k.checkpoint_ns AND p.checkpoint_id = k.checkpoint_id))
+      -- An error that a later attempt outlived is told by its transaction (see classify), and all of these become one.
+      AND NOT (w.channel = '__error__' AND EXISTS (
+          SELECT 1
+          FROM checkpoint_writes n
+          WHERE n.thread_id = $1 AND n.checkpoint_ns = w.checkpoint_ns AND n.checkpoint_id = w.checkpoint_id
+            AND n.task_id = w.task_id AND n.xmin <> w.xmin
+            AND n.channel NOT IN ('__error__', '__error_source_node__', '__resume__')))
+), checkpoint AS (
+    -- A run_id names one run of one thread: the copy is not its work.
+    INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
+    SELECT $2, c.checkpoint_ns, c.checkpoint_id,
+           (SELECT p.checkpoint_id
+            FROM chain p
+            WHERE p.checkpoint_ns = c.checkpoint_ns AND p.checkpoint_id = c.parent_checkpoint_id),
+           c.type, c.checkpoint, c.metadata - 'aiodurable_run' || jsonb_build_object('aiodurable_fork_of', $1::text)
+    FROM chain k
+    JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
+    RETURNING checkpoint_id
+)
+SELECT count(*) AS copied FROM checkpoint

@@ -1,0 +1,162 @@
+"""A new thread from a checkpoint of another one. The source is read, never changed, and no lease of it is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from langgraph.checkpoint.base.id import uuid6
+
+from aiodurable.checkpoints.copying import birth
+from aiodurable.errors import CheckpointNotFoundError, ConfigurationError, WorkflowExecutionError
+from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.attempt import new_run_id
+from aiodurable.runs.graphs import BoundGraph
+from aiodurable.runs.guard import ThreadLease
+from aiodurable.runs.hold import hold
+from aiodurable.runs.resume import not_found
+from aiodurable.runs.rooms import Rooms
+
+__all__ = ["Change", "Point", "fork"]
+
+_ENDED = {
+    ThreadStatus.COMPLETE: RunStatus.COMPLETE,
+    ThreadStatus.FAILED: RunStatus.FAILED,
+    ThreadStatus.INTERRUPTED: RunStatus.INTERRUPTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where a fork begins; with none of them, at the thread's newest checkpoint.
+
+    Attributes:
+        checkpoint_id: at this checkpoint.
+        before: at the newest checkpoint after which this node ran, or is to run.
+        from_step: at the newest checkpoint of this superstep.
+    """
+
+    checkpoint_id: str | None = None
+    before: str | None = None
+    from_step: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("checkpoint_id", "before", "from_step") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigurationError(
+                f"a fork begins at one place, got {' and '.join(given)}: give one of them, or none"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a fork begins with instead, as for LangGraph's `aupdate_state`."""
+
+    graph: BoundGraph
+    values: Any
+    as_node: str | None
+
+
+async def fork(
+    rooms: Rooms, source: str, new_thread_id: str | None, point: Point, *, graph: str | None, change: Change | None
+) -> WorkflowCheckpoint:
+    """Make the new thread, under a lease of its own, and tell how it stands. See `Durable.fork`."""
+    checkpoint_id, in_the_step = await _find(rooms, source, point)
+    async with hold(rooms, new_thread_id or str(uuid6())) as lease:
+        thread = await rooms.threads.status(lease.thread_id, ignore_lock=True)
+        if thread.status is not ThreadStatus.NEW:
+            raise WorkflowExecutionError(
+                f"wanted a new thread {lease.thread_id!r}, found it {thread.status}: choose another name",
+                thread_id=lease.thread_id,
+            )
+        run_id = new_run_id()
+        saver = rooms.checkpoints.get_checkpointer()
+        async with birth(rooms.checkpoints.database, lease.fence, serde=saver.serde) as born:
+            await born.copy(source, checkpoint_id, in_the_step=in_the_step)
+            head = checkpoint_id
+            if change is not None:
+                place = {"thread_id": lease.thread_id, "aiodurable_run": run_id, "aiodurable_graph": change.graph.name}
+                updated = await change.graph.saving_to(born.saver).aupdate_state(
+                    {"configurable": place}, change.values, change.as_node
+                )
+                head = updated["configurable"]["checkpoint_id"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+            await rooms.ledger.forked(
+                born.fetch_one,
+                run_id,
+                lease.thread_id,
+                graph=graph,
+                token=lease.token,
+                base_id=head,
+                source=source,
+                checkpoint_id=checkpoint_id,
+            )
+        return await _told(rooms, lease, run_id)
+
+
+async def _told(rooms: Rooms, lease: ThreadLease, run_id: str) -> WorkflowCheckpoint:
+    """How the new thread stands. Its run was born paused, which is so where work is left."""
+    thread = await rooms.threads.status(lease.thread_id, ignore_lock=True)
+    if ended := _ENDED.get(thread.status):
+        await rooms.ledger.finish(
+            run_id,
+            token=lease.token,
+            status=ended,
+            error=thread.error,
+            reason=None,
+            checkpoint_id=thread.checkpoint_id,
+        )
+    return thread
+
+
+async def _find(rooms: Rooms, source: str, point: Point) -> tuple[str, bool]:
+    """The checkpoint, and whether the fork goes on in the middle of the step after it."""
+    thread = await rooms.threads.status(source, ignore_lock=True)
+    if thread.status is ThreadStatus.NEW:
+        raise not_found(source)
+    newest = thread.checkpoint_id
+    if point.before is not None:
+        return await _before(rooms, thread, point.before), False
+    if point.from_step is not None:
+        found = await _of_step(rooms, source, point.from_step)
+    elif (found := point.checkpoint_id or newest) is None:
+        raise CheckpointNotFoundError(
+            f"wanted to fork thread {source!r}, found that its run has written no checkpoint yet: start a new thread "
+            "with the same input",
+            thread_id=source,
+        )
+    return found, found == newest
+
+
+async def _before(rooms: Rooms, thread: WorkflowCheckpoint, node: str) -> str:
+    if thread.checkpoint_id is not None and (
+        node in thread.pending or node in await rooms.threads.begun(thread.thread_id, thread.checkpoint_id)
+    ):
+        return thread.checkpoint_id
+    seen = set(thread.pending)
+    async for step in rooms.threads.history(thread.thread_id):
+        if node in step.nodes and step.parent_id is not None:
+            return step.parent_id
+        if node in step.nodes:
+            raise CheckpointNotFoundError(
+                f"wanted the checkpoint of thread {thread.thread_id!r} before node {node!r}, found it pruned: "
+                "fork from a later one",
+                thread_id=thread.thread_id,
+            )
+        seen.update(step.nodes)
+    raise CheckpointNotFoundError(
+        f"wanted a step of thread {thread.thread_id!r} in which node {node!r} ran or is to run, found only "
+        f"{', '.join(sorted(seen)) or 'none'}; of a node in a subgraph, name the node that holds the subgraph",
+        thread_id=thread.thread_id,
+    )
+
+
+async def _of_step(rooms: Rooms, thread_id: str, number: int) -> str:
+    newest = oldest = None
+    async for step in rooms.threads.history(thread_id):
+        if step.step == number:
+            return step.checkpoint_id
+        newest, oldest = step.step if newest is None else newest, step.step
+    raise CheckpointNotFoundError(
+        f"wanted superstep {number} of thread {thread_id!r}, found checkpoints of {oldest} to {newest}",
+        thread_id=thread_id,
+    )

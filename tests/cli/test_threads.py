@@ -1,0 +1,262 @@
+"""The commands on threads: status, show, retry, fork, prune; what they print, and which exit code a script gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+
+from aiodurable.cli.commands import cli
+from aiodurable.keys import lock_key
+
+APP = """
+import operator, os
+from typing import Annotated, Any, TypedDict
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+from aiodurable import Durable
+
+class State(TypedDict, total=False):
+    xs: Annotated[list[str], operator.add]
+    secret: str
+
+def node(name):
+    async def run(state):
+        if os.environ.get("BREAK") == name:
+            raise ConnectionError(f"{name} has no route")
+        return {"xs": [name]}
+    return run
+
+async def ask(state):
+    return {"xs": [str(interrupt("sure?"))]}
+
+def chain(**nodes):
+    builder = StateGraph(State)
+    for name, run in nodes.items():
+        builder.add_node(name, run)
+    for one, other in zip([START, *nodes], nodes):
+        builder.add_edge(one, other)
+    return builder
+
+order = chain(check=node("check"), pay=chain(reserve=node("reserve"), charge=node("charge")).compile(), ship=node("ship"))
+asking = chain(check=node("check"), ask=ask)
+graphs = {"order": order, "asking": asking}
+def made(): return graphs
+async def made_slowly(): return graphs
+def broken(): raise RuntimeError("no such region")
+def own(): return Durable(os.environ["THE_APPS_OWN"], graphs=graphs)
+number = 7
+"""
+FILL = """
+import asyncio, os
+from shop_for_tests import graphs, order
+from aiodurable import Durable
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+async def run(durable, graph, thread_id, **options):
+    try:
+        async with durable.run(graph, thread_id) as run:
+            await run.ainvoke({"xs": [], "secret": "hunter2"}, **options)
+    except ConnectionError:
+        pass
+
+async def main(dsn):
+    async with Durable(dsn, graphs=graphs) as durable:
+        await run(durable, "order", "done")
+        await run(durable, "asking", "asks")
+        os.environ["BREAK"] = "charge"
+        await run(durable, "order", "broken")
+        os.environ["BREAK"] = ""
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        await order.compile(checkpointer=saver).ainvoke(
+            {"xs": []}, {"configurable": {"thread_id": "plain"}}, interrupt_before=["pay"])
+
+asyncio.run(main(os.environ["FILL"]))
+"""
+
+
+@pytest.fixture
+def shop(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An application in the current folder, and a database with a complete, a failed, an interrupted and a plain thread."""
+    (tmp_path / "shop_for_tests.py").write_text(APP)
+    monkeypatch.chdir(tmp_path)
+    environment = {"FILL": dsn, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", FILL], env={**os.environ, **environment}, check=True)
+    monkeypatch.setenv("AIODURABLE_DSN", dsn)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("BREAK", raising=False)
+    path = list(sys.path)
+    yield dsn
+    sys.path[:] = path
+    sys.modules.pop("shop_for_tests", None)
+
+
+def run(*arguments: str, **options: Any) -> Result:
+    return CliRunner().invoke(cli, arguments, **options)
+
+
+def printed(*arguments: str) -> Any:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+APP_OPTION = ("--app", "shop_for_tests:graphs")
+
+
+def test_status_without_a_thread_counts_them(shop: str) -> None:
+    result = run("status")
+    assert result.exit_code == 0, result.output
+    lines = dict(line.split() for line in result.stdout.splitlines())
+    assert lines == {"crashed": "1", "failed": "1", "interrupted": "1", "complete": "1", "all": "4"}
+    assert "counted exactly" in result.stderr
+    counts = printed("status", "--exact")
+    assert counts["by_status"] == {"complete": 1, "crashed": 1, "failed": 1, "interrupted": 1}
+    assert (counts["total"], counts["exact"], counts["estimated"]) == (4, True, [])
+    assert run("status", "done", "--exact").exit_code == 2
+
+
+def test_status_follows_a_failure_into_its_subgraph_and_says_its_doubts(shop: str) -> None:
+    assert "failed in  pay > charge" in run("status", "broken").stdout
+    assert printed("status", "broken")["failed_path"] == ["pay", "charge"]
+    assert "no lease" in printed("status", "plain")["doubt"]
+    assert "in doubt   plain LangGraph" in run("status", "plain").stdout
+
+
+def test_show_tells_the_steps_and_no_values_unless_asked(shop: str) -> None:
+    result = run("show", "done")
+    assert result.exit_code == 0, result.output
+    assert [line.split()[:2] for line in result.stdout.splitlines()[-5:]] == [
+        ["3", "ship"],
+        ["2", "pay"],
+        ["1", "check"],
+        ["0", "__start__"],
+        ["-1", "(input)"],
+    ]
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "hunter2" not in result.output
+    assert "hunter2" in run("show", "done", "--values").stdout
+    assert run("show", "nobody").exit_code == 3
+    shown = printed("show", "done", "--limit", "2")
+    assert [step["nodes"] for step in shown["steps"]] == [["ship"], ["pay"]]
+    assert shown["steps"][0]["duration_s"] > 0
+    assert "values" not in shown
+    assert printed("show", "done", "--values")["values"]["secret"] == "hunter2"
+
+
+@pytest.mark.parametrize("app", ["graphs", "made", "made_slowly"])
+def test_retry_runs_a_failed_thread_on(shop: str, app: str) -> None:
+    thread = printed("retry", "broken", "--app", f"shop_for_tests:{app}")
+    assert (thread["status"], thread["attempts"]) == ("complete", 2)
+
+
+def test_retry_of_what_fails_again_says_so(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BREAK", "charge")
+    result = run("retry", "broken", *APP_OPTION)
+    assert result.exit_code == 1
+    assert "it failed again: ConnectionError: charge has no route" in result.stderr
+    assert "2 attempts" in result.stdout
+
+
+def test_retry_takes_the_applications_own_durable(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_APPS_OWN", shop)
+    monkeypatch.setenv("AIODURABLE_APP", "shop_for_tests:own")
+    assert run("retry", "broken", "--dsn", shop).exit_code == 2
+    assert printed("retry", "broken")["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("nobody", *APP_OPTION), 3, "nobody"),
+        (("done", *APP_OPTION), 1, "complete"),
+        (("asks", *APP_OPTION), 1, "waits for 1 answer"),
+        (("plain", *APP_OPTION), 2, "--graph (one of asking, order)"),
+        (("broken",), 2, "--app"),
+        (("broken", "--app", "shop_for_tests"), 2, "MODULE:ATTRIBUTE"),
+        (("broken", "--app", "not_there_at_all:graphs"), 2, "not_there_at_all"),
+        (("broken", "--app", "shop_for_tests:nothing"), 2, "does not have"),
+        (("broken", "--app", "shop_for_tests:number"), 2, "is int"),
+        (("broken", "--app", "shop_for_tests:broken"), 1, "no such region"),
+    ],
+)
+def test_retry_refuses_with_the_right_code(shop: str, arguments: tuple[str, ...], code: int, says: str) -> None:
+    result = run("retry", *arguments)
+    assert (result.exit_code, says in result.stderr) == (code, True), result.output
+
+
+def test_retry_takes_a_graph_by_name_or_alone_where_the_ledger_knows_none(shop: str) -> None:
+    assert printed("fork", "plain", "plain-2")["graph"] is None
+    assert printed("retry", "plain", *APP_OPTION, "--graph", "order")["status"] == "complete"
+    assert printed("retry", "plain-2", "--app", "shop_for_tests:order")["status"] == "complete"
+
+
+def test_a_thread_that_is_held_is_already_running(shop: str) -> None:
+    with psycopg.connect(shop, autocommit=True) as holder:
+        holder.execute("SELECT pg_advisory_lock(%s)", [lock_key("broken", "aiodurable")])
+        assert run("retry", "broken", *APP_OPTION).exit_code == 4
+
+
+def test_fork_makes_a_paused_thread_that_retry_runs(shop: str) -> None:
+    thread = printed("fork", "done", "copy", "--before", "ship")
+    assert (thread["thread_id"], thread["status"], thread["pending"]) == ("copy", "paused", ["ship"])
+    assert "forked from thread 'done'" in thread["reason"]
+    assert printed("retry", "copy", *APP_OPTION)["status"] == "complete"
+    changed = printed("fork", "done", "--before", "ship", "--values", '{"secret": "swordfish"}', *APP_OPTION)
+    assert printed("show", changed["thread_id"], "--values")["values"]["secret"] == "swordfish"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("nobody",), 3),
+        (("done", "x", "--before", "nowhere"), 3),
+        (("done", "x", "--step", "99"), 3),
+        (("done", "x", "--checkpoint", "1ef"), 3),
+        (("done", "asks"), 1),
+        (("done", "x", "--step", "1", "--before", "pay"), 2),
+        (("done", "x", "--values", "{}"), 2),
+        (("done", "x", "--values", "{", *APP_OPTION), 2),
+        (("done", "x", "--as-node", "nowhere", *APP_OPTION), 1),
+    ],
+)
+def test_fork_refuses_with_the_right_code(shop: str, arguments: tuple[str, ...], code: int) -> None:
+    result = run("fork", *arguments)
+    assert result.exit_code == code, result.output
+    assert run("status", "x").exit_code == 3, "nothing was made"
+
+
+def test_prune_wants_an_age_and_a_yes(shop: str) -> None:
+    assert run("prune", "--yes").exit_code == 2
+    refused = run("prune", "--older-than", "0s")
+    assert refused.exit_code == 2
+    assert "--yes" in refused.stderr
+    assert len(printed("show", "done")["steps"]) == 5
+
+
+def test_prune_tells_what_it_removed(shop: str) -> None:
+    would = printed("prune", "--older-than", "0s", "--dry-run")
+    assert (would["threads"], would["dry_run"]) == (1, True)
+    assert printed("prune", "--older-than", "0s", "--yes") == {**would, "dry_run": False}
+    assert len(printed("show", "done")["steps"]) == 1
+    assert run("prune", "--older-than", "30d", "-y").stdout == "pruned 0 threads, 0 rows, 0 B\n"
+    gone = printed("prune", "--older-than", "0s", "-y", "--keep", "nothing", "-s", "failed", "-s", "complete")
+    assert gone["threads"] == 2
+    assert run("status", "broken").exit_code == 3
+
+
+def test_list_goes_on_after_a_page(shop: str) -> None:
+    first = run("list", "--all", "--limit", "2")
+    assert "--after broken" in first.stderr
+    second = run("list", "--all", "--after", "broken", "--json")
+    assert [json.loads(line)["thread_id"] for line in second.stdout.splitlines()] == ["done", "plain"]
+    assert run("list", "--all", "--prefix", "pl").stdout.splitlines()[1].startswith("plain")
+    assert run("list", "--holder", "nobody").stdout == "no such thread\n"
