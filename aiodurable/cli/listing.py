@@ -38,6 +38,7 @@ _WHAT_LENGTH = 24
 @click.option(
     "--holder", metavar="TEXT", help="Only threads held by TEXT: a part of host and process. Implies running."
 )
+@click.option("--orphaned", is_flag=True, help="Only runs of ours whose process is gone; quick in any database.")
 @click.option("--older-than", type=Duration(), metavar="AGE", help="Untouched for this long: 90s, 15m, 2h, 7d.")
 @click.option("--newer-than", type=Duration(), metavar="AGE", help="Touched since then.")
 @click.option("--after", metavar="THREAD", help="Only threads after this one: the last of the page before.")
@@ -51,6 +52,7 @@ def list_threads(
     error: str | None,
     prefix: str | None,
     holder: str | None,
+    orphaned: bool,
     older_than: timedelta | None,
     newer_than: timedelta | None,
     after: str | None,
@@ -61,7 +63,7 @@ def list_threads(
     if every and statuses:
         raise click.UsageError("--all and --status exclude each other")
     filters: dict[str, Any] = {"older_than": older_than, "newer_than": newer_than, "graph": graph, "error": error}
-    filters |= {"prefix": prefix, "holder": holder, "after": after}
+    filters |= {"prefix": prefix, "holder": holder, "orphaned": orphaned, "after": after}
     if every or holder is not None:
         filters["status"] = None
     elif statuses:

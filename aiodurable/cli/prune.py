@@ -16,7 +16,7 @@ import click
 
 from aiodurable.cli.database import dsn_option, looking
 from aiodurable.cli.durations import Duration
-from aiodurable.cli.wording import one_line, size
+from aiodurable.cli.wording import age, one_line, size
 from aiodurable.model import ThreadStatus
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _ask(keep: str, statuses: tuple[str, ...], older_than: timedelta, graph: str
     what = "all but the latest checkpoint" if keep == "latest" else "everything"
     of = f" of graph {graph}" if graph else ""
     click.confirm(
-        f"Remove {what} of {' and '.join(statuses)} threads{of} untouched for {older_than}?", abort=True, err=True
+        f"Remove {what} of {' and '.join(statuses)} threads{of} untouched for {age(older_than)}?", abort=True, err=True
     )
 
 

@@ -18,7 +18,13 @@ from example_programs import EXAMPLES, Start, output, read_until
 from waiting import wait_until
 
 SAYS = {
-    "adopt_threads.py": ["failed at store: OSError('no space left on device')", "finished: /archive/letters"],
+    "adopt_threads.py": [
+        "threads: 1 complete, 2 failed\n",
+        "failed at store: OSError('no space left on device')",
+        "finished: /archive/letters",
+        "threads: 3 complete\n",
+        "pruning would free ",
+    ],
     "charge_once.py": ["failed: the answer was lost", "2 requests, 1 charge\n"],
     "functional_api.py": [
         "status: failed",
