@@ -83,13 +83,25 @@ asyncio.run(main(os.environ["FILL"]))
 """
 
 
+@pytest.fixture(scope="session")
+def filled(server: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a database with a complete, a failed, an interrupted and a plain thread, to be cloned."""
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "shop_for_tests.py").write_text(APP)
+    name = server.create(template)
+    environment = {**os.environ, "FILL": server.database(name), "PYTHONPATH": str(folder)}
+    subprocess.run([sys.executable, "-c", FILL], env=environment, check=True)
+    yield name
+    server.drop(name)
+
+
 @pytest.fixture
-def shop(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An application in the current folder, and a database with a complete, a failed, an interrupted and a plain thread."""
+def shop(server: Any, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An application in the current folder, and a database of its threads."""
     (tmp_path / "shop_for_tests.py").write_text(APP)
     monkeypatch.chdir(tmp_path)
-    environment = {"FILL": dsn, "PYTHONPATH": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", FILL], env={**os.environ, **environment}, check=True)
+    name = server.create(filled)
+    dsn = server.database(name)
     monkeypatch.setenv("AIODURABLE_DSN", dsn)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("BREAK", raising=False)
@@ -97,6 +109,7 @@ def shop(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield dsn
     sys.path[:] = path
     sys.modules.pop("shop_for_tests", None)
+    server.drop(name)
 
 
 def run(*arguments: str, **options: Any) -> Result:

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from aiodurable.postgres.queries import load
 
-BLOCKS = load("threads")
+BLOCKS = {**load("threads"), **load("copying"), "heal": load("checkpoints")["heal"]}
 
 CROWD = """
 INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, checkpoint, metadata)
@@ -36,6 +36,10 @@ FROM generate_series(1, 3000) n, generate_series(0, 1) k;
 CLASSIFY = "text[], bigint[], boolean, text[], timestamptz, timestamptz, text, text"
 ONE = "array['thread-7'], array[7], false, null, null, null, null, null"
 PAGE = f"array{[f'thread-{n}' for n in range(500)]}, array_fill(7, array[500]), false, null, null, null, null, null"
+
+LANGGRAPHS = {"checkpoints_pkey", "checkpoint_writes_pkey", "checkpoint_blobs_pkey"}
+INSIDE = "array['thread-7'], array['a:1'], array['a'], array['00000007-0000-6000-8000-000000000009']"
+COPY = "'thread-7', 'copy', '00000007-0000-6000-8000-000000000003', true"
 
 
 @pytest.fixture
@@ -83,8 +87,23 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "'', 100, '{__error__}', '{failed}'",
             {"aiodurable_writes_noted", "aiodurable_runs_noted", "checkpoints_pkey"},
         ),
+        ("failed_inside", "text[], text[], text[], text[]", INSIDE, LANGGRAPHS),
+        ("begun", "text, text", "'thread-7', '00000007-0000-6000-8000-000000000003'", LANGGRAPHS),
+        (
+            "history",
+            "text, text, integer",
+            "'thread-7', null, 20",
+            LANGGRAPHS | {"aiodurable_runs_pkey"},
+        ),
+        (
+            "heal",
+            "text, bigint",
+            "'thread-7', 1",
+            {"checkpoints_pkey", "checkpoint_writes_pkey", "aiodurable_fences_pkey"},
+        ),
+        ("copy_checkpoint", "text, text, text, boolean", COPY, LANGGRAPHS),
     ],
-    ids=["classify one", "classify a page", "sample", "all", "noted"],
+    ids=["classify one", "classify a page", "sample", "all", "noted", "inside", "begun", "history", "heal", "copy"],
 )
 def test_a_query_uses_the_index_its_comment_names(
     crowd: psycopg.Connection[Any], block: str, types: str, values: str, indexes: set[str], mode: str
@@ -94,8 +113,14 @@ def test_a_query_uses_the_index_its_comment_names(
     assert scanned <= {"pg_database", "pg_authid"}
     ours = [node for node in found if "Index Name" in node and node.get("Alias") != "own"]
     used = {node["Index Name"] for node in ours if not node["Index Name"].startswith("pg_")}
-    # LangGraph's own index on thread_id alone is as good for the next thread, and for nothing else.
-    alike = {"checkpoints_thread_id_idx": "checkpoints_pkey"} if block == "threads_all" else {}
+    # LangGraph's own index on thread_id alone is as good for the next thread,
+    # as is that of few checkpoints of one thread.
+    either = block in ("threads_all", "history", "heal", "copy_checkpoint")
+    alike = {
+        f"{table}_thread_id_idx": f"{table}_pkey"
+        for table in ("checkpoints", "checkpoint_writes", "checkpoint_blobs")
+        if either
+    }
     assert {alike.get(name, name) for name in used} == indexes
 
 

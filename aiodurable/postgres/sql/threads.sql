@@ -416,11 +416,12 @@ WHERE c.thread_id = $1 AND c.checkpoint_ns = '' AND c.checkpoint_id = $2
 -- memory; $4 is the thread's head. checkpoints_pkey twice, then checkpoint_writes_pkey for its tasks.
 SELECT a.thread_id, h.checkpoint_ns, t.task_id, t.path, b.type AS sends_type, b.blob AS sends
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS a (thread_id, called, remembering, head_id)
+CROSS JOIN LATERAL unnest(ARRAY[a.called, a.remembering]) AS n (checkpoint_ns)
 CROSS JOIN LATERAL (
-    SELECT c.checkpoint_ns, c.checkpoint_id, c.checkpoint -> 'channel_versions' ->> '__pregel_tasks' AS sends
+    SELECT c.checkpoint_ns, c.checkpoint_id, c.checkpoint -> 'channel_versions' ->> '__pregel_tasks' AS sends,
+           c.metadata -> 'parents' ->> '' AS root
     FROM checkpoints c
-    WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ANY (ARRAY[a.called, a.remembering])
-      AND c.metadata -> 'parents' ->> '' = a.head_id
+    WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = n.checkpoint_ns
     ORDER BY c.checkpoint_id DESC
     LIMIT 1
 ) h
@@ -445,3 +446,4 @@ LEFT JOIN LATERAL (
       AND k.version = h.sends
     LIMIT 1
 ) b ON true
+WHERE h.root = a.head_id
