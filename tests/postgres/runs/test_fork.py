@@ -188,7 +188,7 @@ async def test_a_fork_remembers_what_its_subgraphs_remembered_then(durable: Dura
 
 
 @pytest.mark.parametrize(
-    "point", [{}, {"before": "b"}, {"before": "a"}, {"from_step": 1}, {"before": "b", "values": {"xs": ["u"]}}]
+    "point", [{}, {"before": "b"}, {"before": "a"}, {"from_step": 4}, {"before": "b", "values": {"xs": ["u"]}}]
 )
 async def test_a_thread_whose_state_hangs_on_its_history_takes_it_along(
     durable: Durable, point: dict[str, Any]
