@@ -176,6 +176,7 @@ __all__ = [
     "DurableRun",
     "DurableSaver",
     "GraphNotRegisteredError",
+    "Health",
     "Lease",
     "LeaseLostError",
     "LockBusyError",
