@@ -33,15 +33,17 @@ class Fence:
         thread_id: the thread.
         token: what its row in `aiodurable_fences` held when the lease was taken.
         revoked: this process has given the right up; nothing more is sent under it.
+        first: nothing was known of the thread when the token was raised: no lease, no checkpoint, no run.
         blank: the thread was seen to have no checkpoint a moment ago: the first read of its newest one need not ask. Over
             with that read, or with the first write.
     """
 
-    __slots__ = ("blank", "revoked", "thread_id", "token")
+    __slots__ = ("blank", "first", "revoked", "thread_id", "token")
 
-    def __init__(self, thread_id: str, token: int) -> None:
+    def __init__(self, thread_id: str, token: int, *, first: bool = False) -> None:
         self.thread_id = thread_id
         self.token = token
+        self.first = first
         self.revoked = False
         self.blank = False
 
@@ -119,18 +121,21 @@ async def bump(database: Database, thread_id: str, *, timeout_s: float = 30.0) -
         await asyncio.sleep(random.uniform(0.01, 0.05))
 
 
-async def bump_free(links: Links, thread_ids: Sequence[str]) -> dict[str, int]:
+async def bump_free(links: Links, thread_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
     """Raise the tokens of those threads whose fences nobody has locked at this moment, in one statement.
 
     Args:
         links: to where the fences are. A statement that is run twice raises a token twice, which does no harm.
         thread_ids: the threads, each once.
+
+    Returns:
+        The tokens, and whether nothing was known of the thread; see `Fence.first`.
     """
     try:
         rows = await links.fetch(_SQL["bump_free"], list(thread_ids))
     except (LockNotAvailableError, DeadlockDetectedError):  # somebody is making the same fence and does not commit
         return {}
-    return {row["thread_id"]: row["token"] for row in rows}
+    return {row["thread_id"]: (row["token"], row["first"]) for row in rows}
 
 
 async def read_token(database: Database, thread_id: str) -> int | None:

@@ -86,7 +86,7 @@ class AsyncCheckpointerPool:
         self._serde = serde
         self._fences = fences.Fences()
         self.links = Links(self._direct, role="runs", size=LINKS, timeout_s=self._settings.connect_timeout_s)
-        self._bumps: Together[str, int] = Together(partial(fences.bump_free, self.links), name="aiodurable bumps")
+        self._bumps = Together(partial(fences.bump_free, self.links), name="aiodurable bumps")
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: GroupWriter | None = None
@@ -202,8 +202,15 @@ class AsyncCheckpointerPool:
 
         What many runs ask at once goes as one statement.
         """
-        token = await self._bumps(thread_id)
-        return await fences.bump(self.database, thread_id) if token is None else token
+        return (await self.new_fence(thread_id)).token
+
+    async def new_fence(self, thread_id: str) -> fences.Fence:
+        """`bump`, as the fence that writes under the new token show."""
+        raised = await self._bumps(thread_id)
+        if raised is None:
+            return fences.Fence(thread_id, await fences.bump(self.database, thread_id))
+        token, first = raised
+        return fences.Fence(thread_id, token, first=first)
 
     async def token(self, thread_id: str) -> int | None:
         """The fencing token of the thread as it stands in the database; None: it was never leased."""

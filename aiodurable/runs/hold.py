@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
-from aiodurable.checkpoints.fences import Fence
 from aiodurable.errors import ConfigurationError, LockBusyError, WorkflowAlreadyRunningError
 from aiodurable.events import LeaseAcquired, LeaseReleased, emit
 from aiodurable.keys import check_thread_id
@@ -48,7 +47,7 @@ async def hold(
     asked = time.monotonic()
     lock = await _lock(rooms, thread_id, timeout=0 if on_busy == "reject" else timeout)
     try:
-        fence = Fence(thread_id, await rooms.checkpoints.bump(thread_id))
+        fence = await rooms.checkpoints.new_fence(thread_id)
     except BaseException:  # whatever happened, also a cancellation: nobody else will let this lock go
         await to_the_end(lock.release())
         raise

@@ -42,12 +42,19 @@ async def run(
     """Hold the thread for the body, and give it a `DurableRun` to start or resume it with. See `Durable.run`."""
     config = _without_coordinates(config or {}, thread_id)
     async with hold(rooms, thread_id, on_busy=on_busy, timeout=timeout) as lease:
-        found = await rooms.threads.status(thread_id, ignore_lock=True)
+        found = await _look(rooms, lease)
         durable_run = DurableRun(rooms, graph, lease, found, run_id=run_id, config=config, context=context)
         try:
             yield durable_run
         finally:
             await durable_run.settle(GeneratorExit())  # a stream that the body left open
+
+
+async def _look(rooms: Rooms, lease: ThreadLease) -> WorkflowCheckpoint:
+    """Where the thread stands beneath our lease. Of a new one the raising of its token has told."""
+    if lease.fence.first:
+        return WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
+    return await rooms.threads.status(lease.thread_id, ignore_lock=True)
 
 
 @dataclass(frozen=True, slots=True)

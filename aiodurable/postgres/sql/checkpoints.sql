@@ -144,7 +144,9 @@ WHERE b.thread_id = ANY ($1::text[])
 
 -- name: bump_free
 -- aiodurable_fences_pkey. Rows that somebody has locked at this moment are left out rather than waited for; only where two
--- make the same row at once the second has to wait, with patience.
+-- make the same row at once the second has to wait, with patience. Of a row that is made here there was no lease before, so
+-- no write can be in flight that this snapshot misses: what it does not see is not there (checkpoints_pkey,
+-- aiodurable_runs_by_thread).
 WITH free AS MATERIALIZED (
     SELECT thread_id FROM aiodurable_fences
     WHERE thread_id = ANY ($1::text[])
@@ -162,7 +164,12 @@ WITH free AS MATERIALIZED (
     ON CONFLICT (thread_id) DO NOTHING
     RETURNING thread_id, token
 )
-SELECT thread_id, token FROM raised UNION ALL SELECT thread_id, token FROM made
+SELECT thread_id, token, false AS first FROM raised
+UNION ALL
+SELECT m.thread_id, m.token,
+       NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.thread_id = m.thread_id AND c.checkpoint_ns = '')
+       AND NOT EXISTS (SELECT 1 FROM aiodurable_runs r WHERE r.thread_id = m.thread_id)
+FROM made m
 
 -- name: latest
 -- checkpoints_pkey backwards, once a thread. In the braces comes LangGraph's own query of a checkpoint with its blobs and writes.

@@ -25,13 +25,13 @@ INPUT: dict[str, Any] = {"words": [], "told": ""}
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:runs@%'"
 
 
-async def test_a_new_run_asks_four_times_beside_its_checkpoints_and_leaves_the_pool_alone(durable: Durable) -> None:
+async def test_a_new_run_asks_three_times_beside_its_checkpoints_and_leaves_the_pool_alone(durable: Durable) -> None:
     rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
     links, pool = rooms.checkpoints.links, rooms.checkpoints.database.pool
     before, asked = pool.get_stats().get("requests_num", 0), links.asked
     async with durable.run(four_nodes(), "t") as run:
         await run.ainvoke(INPUT)
-    assert links.asked - asked == 4  # the token, the status, the new row, how it ended
+    assert links.asked - asked == 3  # the token, the new row, how it ended
     assert pool.get_stats().get("requests_num", 0) == before
 
 
@@ -43,6 +43,27 @@ async def test_a_run_goes_on_from_what_plain_langgraph_wrote_after_the_lease_was
         async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
             await four_nodes().compile(stock).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
         assert (await run.ainvoke(INPUT))["words"] == [*STEPS, *STEPS]
+
+
+@pytest.mark.parametrize("known", ["a checkpoint", "a run", "a lease"])
+async def test_a_thread_of_which_anything_is_known_is_looked_at(dsn: str, durable: Durable, known: str) -> None:
+    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    wanted = ThreadStatus.NEW
+    if known == "a checkpoint":
+        async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
+            await four_nodes().compile(stock).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
+        wanted = ThreadStatus.COMPLETE
+    elif known == "a run":
+        accepted: dict[str, Any] = {"graph": "g", "input": INPUT, "context": None, "base_id": None}
+        await rooms.ledger.start("r", "t", token=0, closing=None, **accepted)
+        wanted = ThreadStatus.CRASHED
+    else:
+        async with durable.hold("t"):
+            pass
+    async with durable.hold("t") as lease:
+        assert not lease.fence.first
+    async with durable.run(four_nodes(), "t") as run:
+        assert run.status is wanted
 
 
 async def test_only_the_first_read_of_a_new_thread_is_answered_without_asking(durable: Durable) -> None:
