@@ -35,6 +35,17 @@ _RETRY_FOR_S = 60.0
 """And for how long; then the pool's own, growing pauses come in between. A restart or a failover is over by then."""
 
 
+_BROKEN = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a statement between the server's farewell and the end of the connection
+    OSError,
+    TimeoutError,
+)
+"""What the drivers raise, without a SQLSTATE, when a connection cannot be used any more."""
+
+
 def application_name(role: str) -> str:
     """What `pg_stat_activity` shows of a connection: role, host and process, cut to Postgres's 63 bytes."""
     tail = f":{os.getpid()}"
@@ -46,9 +57,7 @@ def is_disconnect(error: BaseException) -> bool:
     state: str | None = getattr(error, "sqlstate", None)
     if state is not None:
         return state.startswith(_DISCONNECTED)
-    return isinstance(
-        error, psycopg.OperationalError | psycopg.InterfaceError | asyncpg.InterfaceError | OSError | TimeoutError
-    )
+    return isinstance(error, _BROKEN)
 
 
 def is_refusal(error: BaseException | None) -> bool:
