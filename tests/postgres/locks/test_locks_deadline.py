@@ -30,6 +30,8 @@ async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str) ->
             with pytest.raises(Exception, match="over"):
                 await asked
             network.mend()
+            async with locks.hold("a", timeout=10) as again:  # another session takes its place
+                assert again.token > lease.token
 
 
 async def test_closing_in_a_partition_is_bounded(dsn: str) -> None:

@@ -113,6 +113,27 @@ class Locks(RuleBasedStateMachine):
 
         self.do(work())
 
+    @rule(who=st.integers(0, 1))
+    def let_many_go_while_many_others_are_tried(self, who: int) -> None:
+        async def many(names: list[str]) -> list[asyncio.Task[Lease | None]]:
+            tasks = [asyncio.create_task(self.managers[who].try_acquire(name)) for name in names]
+            await asyncio.sleep(0)
+            return tasks
+
+        async def leases(tasks: list[asyncio.Task[Lease | None]]) -> list[Lease]:
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            return [result for result in results if isinstance(result, Lease)]  # or its session was lost
+
+        async def work() -> None:
+            first = await leases(await many([f"first {number}" for number in range(10)]))
+            releasing = [asyncio.create_task(lease.release()) for lease in first]
+            trying = await many([f"second {number}" for number in range(10)])
+            await asyncio.gather(*releasing)
+            for lease in await leases(trying):
+                await lease.release()
+
+        self.do(work())
+
     @rule(pick=st.integers(0, 99))
     def take_a_lost_one_again(self, pick: int) -> None:
         lost = [lease for lease in self.held if lease.lost]
