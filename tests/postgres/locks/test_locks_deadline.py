@@ -34,6 +34,23 @@ async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str) ->
                 assert again.token > lease.token
 
 
+async def test_where_only_the_answers_are_lost_the_server_keeps_the_lock_for_the_margin(
+    dsn: str, server_locks: ServerLocks, timetable: Timetable
+) -> None:
+    """Our end of the connection would reach the server: cutting at once would free the lock while its holder stops."""
+    async with proxy(dsn) as network, PostgresLockManager(network.dsn, sessions=1, settings=SILENT) as locks:
+        lease = await locks.acquire("a")
+        network.cut("to_client")
+        cut = time.monotonic()
+        await asyncio.wait_for(lease.wait_lost(), 10)
+        lost = time.monotonic()
+        await wait_until(lambda: server_locks.leases() == 0)
+        freed = time.monotonic()
+        timetable.trial(lost=lost - cut, server_let_go=freed - cut)
+        network.mend()
+        assert freed - lost >= 0.9 * SILENT.lease_margin_s
+
+
 async def test_closing_in_a_partition_is_bounded(dsn: str) -> None:
     async with proxy(dsn) as network:
         locks = PostgresLockManager(network.dsn, settings=SILENT)

@@ -16,7 +16,6 @@ from server_locks import ServerLocks
 from timetable import Timetable
 from waiting import wait_until
 
-TRIALS = 2
 TRUSTED_S = SHORT.lease_ttl_s - SHORT.lease_margin_s
 
 
@@ -30,12 +29,12 @@ async def partition(own: OwnServer) -> AsyncIterator[Partition]:
     "directions", [(), ("to_server",), ("to_client",)], ids=["both ways", "to server", "to client"]
 )
 async def test_in_a_partition_the_holder_stops_before_the_server_lets_go(
-    partition: Partition, directions: tuple[Direction, ...], timetable: Timetable
+    partition: Partition, directions: tuple[Direction, ...], timetable: Timetable, long: bool
 ) -> None:
     timetable.title += f" ({partition.how})"
     with psycopg.connect(partition.near, autocommit=True) as admin:
         server_locks = ServerLocks(partition.near, admin)
-        for _ in range(TRIALS):
+        for _ in range(20 if long else 1):
             async with holder(partition.far, "scope", command=partition.command) as process:
                 assert server_locks.leases() == 1
                 partition.network.cut(*directions)

@@ -166,18 +166,20 @@ async def test_of_freed_locks_exactly_those_that_another_process_grabbed_end_the
         tasks = crowd.start()
         await wait_until(lambda: crowd.reached == RUNS, 60)
         wanted = THREADS[::10]
-        grabber = await asyncio.create_subprocess_exec(
-            sys.executable, str(GRABBER), dsn, *wanted, stdout=subprocess.PIPE
-        )
-        assert grabber.stdout is not None
-        assert await grabber.stdout.readline() == b"waiting\n"
-        began = time.monotonic()
-        assert end_sessions_of(server_locks, durable) == 2
-        finished, _ = await asyncio.wait_for(grabber.communicate(), 60)
-        timetable.trial(grabbed_and_finished=time.monotonic() - began)
-        await wait_until(lambda: durable.locks.health().held >= RUNS - len(lost) and len(lost) == len(wanted), 60)
-        crowd.early.set()
-        crowd.late.set()
+        try:
+            grabber = await asyncio.create_subprocess_exec(
+                sys.executable, str(GRABBER), dsn, *wanted, stdout=subprocess.PIPE
+            )
+            assert grabber.stdout is not None
+            assert await grabber.stdout.readline() == b"waiting\n"
+            began = time.monotonic()
+            assert end_sessions_of(server_locks, durable) == 2
+            finished, _ = await asyncio.wait_for(grabber.communicate(), 60)
+            timetable.trial(grabbed_and_finished=time.monotonic() - began)
+            await wait_until(lambda: durable.locks.health().held >= RUNS - len(lost) and len(lost) == len(wanted), 30)
+        finally:
+            crowd.early.set()  # nothing else ends runs that swallow their cancellation
+            crowd.late.set()
         results = dict(zip(tasks, await asyncio.gather(*tasks.values(), return_exceptions=True), strict=True))
     grabbed = json.loads(finished)
     cancelled = [thread for thread, result in results.items() if isinstance(result, LeaseLostError)]
