@@ -30,6 +30,7 @@ async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str) ->
             with pytest.raises(Exception, match="over"):
                 await asked
             network.mend()
+            await lease.release()
             async with locks.hold("a", timeout=10) as again:  # another session takes its place
                 assert again.token > lease.token
 
