@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -27,14 +28,13 @@ from .chart import Bar, Group, bar_chart
 from .contenders import BASE, CONTENDERS, OURS, missing
 from .machine import describe, in_words
 from .meter import ServerCpu
-from .report import load, parser, save, table
-from .rounds import in_turns, medians, ratio
+from .report import Row, load, parser, save, table
+from .rounds import Figures, in_turns, medians, ratio
 from .runs import measure
 from .targets import judge
 from .wire import delayed, round_trip_ms
 
 PEERS = ("dbos", "absurd-sdk", "uvloop")
-PLACE = ("delay_ms", "state_kb", "concurrency", "contender")
 RUNS: Mapping[int, int] = {1: 10, 50: 50}
 """Of each contender in a round; else as many as are at once."""
 SPEED_HEADS = {
@@ -61,9 +61,8 @@ COST_HEADS = {
 
 async def compete(
     dsn: str, server: ServerCpu, place: dict[str, Any], options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """One row a contender and concurrency."""
-    rows: list[dict[str, Any]] = []
+) -> AsyncGenerator[list[dict[str, Any]], None]:
+    """For each concurrency, one row a contender."""
     async with AsyncExitStack() as stack:
         runs = {
             name: await stack.enter_async_context(CONTENDERS[name](dsn, place["state_kb"]))
@@ -75,16 +74,39 @@ async def compete(
             many = concurrency > 100  # takes minutes, and warms up by itself
             rounds = max(1, options.rounds // 3) if many else options.rounds
             seen = await in_turns(turns, rounds, warm_up=0 if many else 1)
-            base = seen.get(BASE)
-            for name, figures in seen.items():
-                ratios = (
-                    {"ratio": ratio(figures, base, "runs_per_s"), "cpu_ratio": ratio(figures, base, "client_cpu_ms")}
-                    if base
-                    else {}
-                )
-                here = {**place, "concurrency": concurrency, "contender": name, "rounds": rounds}
-                rows.append({**here, **medians(figures), **ratios})
-    return rows
+            here = {**place, "concurrency": concurrency, "rounds": rounds}
+            yield [{**here, "contender": name, **_middle(figures, seen.get(BASE))} for name, figures in seen.items()]
+
+
+def _middle(figures: Sequence[Figures], base: Sequence[Figures] | None) -> dict[str, float]:
+    if not base:
+        return medians(figures)
+    ratios = {"ratio": ratio(figures, base, "runs_per_s"), "cpu_ratio": ratio(figures, base, "client_cpu_ms")}
+    return {**medians(figures), **ratios}
+
+
+class Results:
+    """What has been measured so far; saved after each part, for the whole takes minutes."""
+
+    def __init__(self, machine: dict[str, Any], absent: dict[str, str], options: argparse.Namespace) -> None:
+        self._machine, self._absent, self._options = machine, absent, options
+        kept: Path | None = options.json if options.keep else None
+        self._speeds = load(kept) if kept else []
+        self._costs = load(kept, "costs") if kept else []
+
+    def add(self, speeds: Sequence[Row] = (), costs: Sequence[Row] = ()) -> None:
+        print(table(speeds, SPEED_HEADS) if speeds else table(costs, COST_HEADS), end="\n\n", flush=True)
+        self._speeds = _in_order(self._speeds, speeds, ("delay_ms", "state_kb", "concurrency", "contender"))
+        self._costs = _in_order(self._costs, costs, ("state_kb", "contender"))
+        if path := self._options.json:
+            parts = {"costs": self._costs, "targets": judge(self._speeds), "not_measured": self._absent}
+            save(path, self._machine, self._speeds, **parts)
+
+    def finish(self) -> None:
+        if targets := judge(self._speeds):
+            print(table(targets, {name: name for name in targets[0]}))
+        if self._options.svg:
+            self._options.svg.write_text(chart(self._speeds, self._machine), "utf-8")
 
 
 async def run(options: argparse.Namespace) -> None:
@@ -92,14 +114,13 @@ async def run(options: argparse.Namespace) -> None:
     options.contenders = [name for name in options.contenders if name not in absent]
     for name, modules in absent.items():
         print(f"not measured: {name}, for {modules} is not installed: pip install 'aiodurable[bench]'")
-    speeds: list[dict[str, Any]] = []
-    costs: list[dict[str, Any]] = []
     async with AsyncExitStack() as stack:
         dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(embedded_postgres(durable=True))
         async with Durable(dsn):
             pass  # makes the tables
         admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
         stack.push_async_callback(admin.close)
+        results = Results(describe(await admin.fetchval("SHOW server_version"), PEERS), absent, options)
         server = await ServerCpu.of(admin)
         direct_ms = await round_trip_ms(dsn)
         for delay_ms in options.delay_ms:
@@ -107,34 +128,23 @@ async def run(options: argparse.Namespace) -> None:
                 added = await round_trip_ms(reached) - direct_ms if delay_ms else 0.0
                 for state_kb in options.state_kb:
                     place = {"delay_ms": delay_ms, "measured_delay_ms": added, "state_kb": state_kb}
-                    speeds += await compete(reached, server, place, options)
+                    async for rows in compete(reached, server, place, options):
+                        results.add(rows)
         for state_kb in options.state_kb if options.costs else ():
             for name in options.contenders:
                 found = await cost(name, dsn, admin, state_kb, 100)
-                costs.append({"state_kb": state_kb, "contender": name, **found})
-        machine = describe(await admin.fetchval("SHOW server_version"), PEERS)
-    print(table(speeds, SPEED_HEADS))
-    if costs:
-        print(f"\n{table(costs, COST_HEADS)}")
-    if options.json:
-        if options.keep:
-            speeds = _with_kept(speeds, load(options.json, "figures"), PLACE)
-            costs = _with_kept(costs, load(options.json, "costs"), ("state_kb", "contender"))
-        save(options.json, machine, speeds, costs=costs, targets=judge(speeds), not_measured=absent)
-    if targets := judge(speeds):
-        print(f"\n{table(targets, {name: name for name in targets[0]})}")
-    if options.svg:
-        options.svg.write_text(chart(speeds, machine), "utf-8")
+                results.add(costs=[{"state_kb": state_kb, "contender": name, **found}])
+        results.finish()
 
 
-def _with_kept(new: list[dict[str, Any]], old: list[dict[str, Any]], key: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The new rows, and the old ones of other places, in order of place."""
-    rows = {tuple(row[name] for name in key): row for row in [*old, *new]}
+def _in_order(old: Sequence[Row], new: Sequence[Row], key: tuple[str, ...]) -> list[Row]:
+    """All rows, the new ones in the place of old ones, contenders in their order."""
+    rows = {tuple(row[name] for name in key): row for row in (*old, *new)}
     order = {name: number for number, name in enumerate(CONTENDERS)}
     return [row for _, row in sorted(rows.items(), key=lambda item: (*item[0][:-1], order[str(item[0][-1])]))]
 
 
-def chart(rows: Sequence[dict[str, Any]], machine: dict[str, Any]) -> str:
+def chart(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     """Runs per second: what was measured of 50 at once, and one at a time, by delay and state."""
     groups: list[Group] = []
     places = list(dict.fromkeys((row["concurrency"], row["delay_ms"], row["state_kb"]) for row in rows))

@@ -58,7 +58,7 @@ def table(rows: Sequence[Row], heads: Mapping[str, str]) -> str:
     """Markdown that reads well in a terminal too. `heads`: the columns wanted and what they are called."""
     lines = [list(heads.values()), *([_cell(row.get(name)) for name in heads] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    numeric = [isinstance(rows[0].get(name), int | float) for name in heads]
+    numeric = [type(rows[0].get(name)) in (int, float) for name in heads]
 
     def line(cells: Sequence[str]) -> str:
         placed = (cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(cells, widths, numeric, strict=True))
@@ -71,4 +71,6 @@ def table(rows: Sequence[Row], heads: Mapping[str, str]) -> str:
 def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return short(value) if isinstance(value, float) else str(value)
