@@ -162,6 +162,14 @@ async def test_a_request_killed_in_the_middle_is_finished_by_the_next_server(ser
         }
 
 
+async def test_the_service_tells_a_load_balancer_how_it_is(service: Service) -> None:
+    async with service.client() as client:
+        response = await client.get("/health")
+        assert response.status_code == 200
+        health = response.json()
+        assert (health["healthy"], health["locks"]["held"], health["checkpoints"]["circuit"]) == (True, 0, "closed")
+
+
 async def test_the_same_idempotency_key_makes_a_report_once(service: Service) -> None:
     async with service.client() as client:
         texts: list[Any] = []
