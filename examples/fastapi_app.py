@@ -1,11 +1,9 @@
-"""A web service whose work survives it: kill it in the middle of a request, start it again, ask again.
+"""A web service whose work survives it: kill it in the middle of a request, start it again, ask again. A second request for
+a report in the making gets 409, not a second run.
 
     python examples/fastapi_app.py [PORT]
     curl -X POST localhost:8000/reports/monday -H 'content-type: application/json' -d '{"topic": "tides"}'
     curl localhost:8000/reports/monday
-    curl localhost:8000/health
-
-A second request for a report in the making gets 409, not a second run.
 """
 
 import asyncio
@@ -17,7 +15,8 @@ from typing import Annotated, Any, TypedDict
 
 import uvicorn
 from database import database
-from fastapi import Body, FastAPI, Header, Response
+from fastapi import Body, FastAPI, Header
+from fastapi.responses import JSONResponse
 from langgraph.graph import START, StateGraph
 
 from aiodurable import Durable, durable_run, get_checkpoint_status
@@ -49,21 +48,18 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         yield
 
 
+Topic = Annotated[str, Body(embed=True)]
+Key = Annotated[str | None, Header()]
 app = FastAPI(lifespan=lifespan)
 add_exception_handlers(app)
 
 
 @app.post("/reports/{thread_id}")
-async def make(
-    thread_id: str,
-    topic: Annotated[str, Body(embed=True)],
-    idempotency_key: Annotated[str | None, Header()] = None,
-) -> dict[str, Any]:
+async def make(thread_id: str, topic: Topic, idempotency_key: Key = None) -> dict[str, Any]:
     """Make the report, or finish one that was left unfinished. The same Idempotency-Key never makes it twice."""
     run_id = f"{thread_id}/{idempotency_key}" if idempotency_key else None
     async with durable_run(thread_id, "report", run_id=run_id) as run:
-        result = await run.ainvoke({"topic": topic})
-        return {"text": result["text"], "resumed": run.resumed}
+        return {"text": (await run.ainvoke({"topic": topic}))["text"], "resumed": run.resumed}
 
 
 @app.get("/reports/{thread_id}")
@@ -74,11 +70,10 @@ async def status(thread_id: str) -> dict[str, Any]:
 
 
 @app.get("/health")
-async def health(response: Response) -> dict[str, Any]:
+async def health() -> JSONResponse:
     """Whether new work will do, for a load balancer: 503 while it will not."""
     found = app.state.durable.health()
-    response.status_code = 200 if found.healthy else 503
-    return asdict(found)
+    return JSONResponse(asdict(found), 200 if found.healthy else 503)
 
 
 if __name__ == "__main__":

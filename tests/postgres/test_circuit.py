@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from aiodurable import CircuitOpenError, Durable, PostgresUnavailableError, Settings, ThreadStatus
+from aiodurable import (
+    AsyncCheckpointerPool,
+    CircuitOpenError,
+    Durable,
+    PostgresUnavailableError,
+    Settings,
+    ThreadStatus,
+)
 from own_server import OwnServer, own_server
 from waiting import wait_until
 from workflows import Gate, four_nodes
@@ -70,27 +77,21 @@ async def test_calls_fail_at_once_while_postgres_stays_away_and_work_when_it_is_
 
 
 async def test_a_short_restart_refuses_nobody(own: OwnServer) -> None:
-    """The default settings, and more callers than a threshold alone would bear."""
-    async with Durable(await own.start()) as durable:
-        going, seen = True, Counter[str]()
+    """The default settings, and more failures in one moment than a threshold alone would bear."""
+    async with AsyncCheckpointerPool(await own.start(), max_size=11) as pool:
+        under_way = [asyncio.create_task(pool.database.fetch("SELECT pg_sleep(60)")) for _ in range(10)]
 
-        async def asks() -> None:
-            while going:
-                try:
-                    # Not the status of one thread: many of those are one statement.
-                    assert [thread async for thread in durable.find_workflows()] == []
-                    seen["answered"] += 1
-                except (CircuitOpenError, PostgresUnavailableError) as error:
-                    seen[type(error).__name__] += 1
+        async def all_asleep() -> bool:
+            query = (
+                "SELECT count(*) AS n FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+            )
+            return (await pool.database.fetch(query))[0]["n"] == 10
 
-        askers = [asyncio.create_task(asks()) for _ in range(50)]
-        await wait_until(lambda: seen["answered"] > 100)
+        await wait_until(all_asleep)
         await own.restart("immediate")
-        answered = seen["answered"]
-        await wait_until(lambda: seen["answered"] > answered + 100, 30)
-        going = False
-        await asyncio.gather(*askers)
-        assert seen["CircuitOpenError"] == 0, seen
+        failed = await asyncio.gather(*under_way, return_exceptions=True)
+        assert Counter(type(error).__name__ for error in failed) == {"PostgresUnavailableError": 10}
+        assert await pool.database.fetch("SELECT 1 AS one") == [{"one": 1}]
 
 
 async def test_a_run_takes_its_lost_lock_again_through_an_open_circuit_and_closes_it(own: OwnServer) -> None:
