@@ -71,8 +71,7 @@ async def status(thread_id: str) -> dict[str, Any]:
 
 @app.get("/health")
 async def health() -> JSONResponse:
-    """Whether new work will do, for a load balancer: 503 while it will not."""
-    found = app.state.durable.health()
+    found = app.state.durable.health()  # 503 tells a load balancer that new work will not do at the moment
     return JSONResponse(asdict(found), 200 if found.healthy else 503)
 
 

@@ -91,6 +91,7 @@ async def test_a_short_restart_refuses_nobody(own: OwnServer) -> None:
         await own.restart("immediate")
         failed = await asyncio.gather(*under_way, return_exceptions=True)
         assert Counter(type(error).__name__ for error in failed) == {"PostgresUnavailableError": 10}
+        assert pool.health().circuit == "closed"
         assert await pool.database.fetch("SELECT 1 AS one") == [{"one": 1}]
 
 
