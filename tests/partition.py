@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -86,12 +87,14 @@ def namespace() -> Iterator[Namespace | None]:
     """None where this machine or user does not permit it."""
     made = Namespace()
     try:
-        try:
-            made.make()
-        except (OSError, subprocess.CalledProcessError):
-            yield None
-        else:
-            yield made
+        made.make()
+    except (OSError, subprocess.CalledProcessError):
+        with contextlib.suppress(FileNotFoundError):  # there is no `ip`
+            made.remove()
+        yield None
+        return
+    try:
+        yield made
     finally:
         made.remove()
 
