@@ -34,14 +34,19 @@ TARGETS = (
 )
 
 
+RATIOS = {"runs_per_s": "ratio", "client_cpu_ms": "cpu_ratio"}
+"""Where a row has the median of its rounds' ratios to the stock saver."""
+
+
 def judge(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each target that was measured. The ratio is that of the medians where the rounds are not at hand."""
+    """A row for each target that was measured: against the stock saver by the ratios of the rounds, else by the medians."""
     found: list[dict[str, Any]] = []
     for target in TARGETS:
         place = (target.concurrency, target.delay_ms, 0)
         ours, other = (_find(rows, name, place) for name in (OURS, target.other))
         if ours and other:
-            times = ours[target.figure] / other[target.figure]
+            by_rounds = ours.get(RATIOS[target.figure]) if target.other == BASE else None
+            times = by_rounds or ours[target.figure] / other[target.figure]
             found.append(
                 {
                     "against": target.other,
