@@ -116,6 +116,7 @@ class Durable(Verbs):
                     direct.conninfo,
                     sessions=settings.lock_sessions,
                     namespace=settings.namespace,
+                    mode=settings.lock_mode,
                     settings=settings,
                     allow_proxy=settings.lock_allow_proxy,
                 )

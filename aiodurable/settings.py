@@ -6,11 +6,14 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, get_type_hints
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 from aiodurable.errors import ConfigurationError
 
-__all__ = ["Settings"]
+__all__ = ["LockMode", "Settings"]
+
+LockMode = Literal["advisory", "rows"]
+"""What a lease is in Postgres: an advisory lock, or a row of `aiodurable_locks`."""
 
 _LONGEST_S = 2_147_483
 """Postgres counts `idle_session_timeout` in milliseconds, in 31 bits."""
@@ -31,6 +34,8 @@ class Settings:
         namespace: locks of two namespaces never meet; at most 64 bytes.
         setup: create or migrate the tables when a `Durable` opens; False: refuse a database that is not ready.
         lock_allow_proxy: let the locks go through a pooler in session mode, if a probe finds that they exclude there.
+        lock_mode: `advisory`, or `rows` for more leases than the server's lock table has room for. The same in all
+            processes that share a namespace in one database.
         lock_sessions: dedicated connections on which all leases live.
         writers: dedicated connections that commit checkpoints.
         pool_min_size: connections the pool keeps open for reads.
@@ -51,6 +56,7 @@ class Settings:
     namespace: str = "aiodurable"
     setup: bool = True
     lock_allow_proxy: bool = False
+    lock_mode: LockMode = "advisory"
     lock_sessions: int = 2
     writers: int = 2
     pool_min_size: int = 1
@@ -86,6 +92,8 @@ class Settings:
             for name in ("lease_ttl_s", "heartbeat_s", "lease_margin_s")
             if getattr(self, name) == 0 or getattr(self, name) > _LONGEST_S
         ]
+        if self.lock_mode not in get_args(LockMode):
+            wrong.append(f"lock_mode must be one of {', '.join(get_args(LockMode))}, got {self.lock_mode!r}")
         if not 0 < len(self.namespace.encode()) <= 64:
             wrong.append(f"namespace must have 1 to 64 bytes, got {len(self.namespace.encode())}")
         return wrong

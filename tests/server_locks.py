@@ -1,4 +1,4 @@
-"""What the server says about the advisory locks of one database."""
+"""What the server says about the leases and the waiters' flags of one database."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+LEASES = """
+SELECT l.pid, CASE l.objsubid WHEN 1 THEN l.number ELSE r.key END
+FROM (SELECT *, classid::bigint << 32 | objid::bigint AS number FROM pg_locks) l
+LEFT JOIN aiodurable_locks r ON l.objsubid = 2 AND r.owner = l.number
+WHERE l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND (l.objsubid = 1 OR r.key IS NOT NULL)
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
 
 class ServerLocks:
-    """Counts, by `pg_locks`; and ends the sessions behind them."""
+    """Counts, by `pg_locks` and the rows of living owners; and ends the sessions behind them."""
 
     def __init__(self, dsn: str, admin: psycopg.Connection[Any]) -> None:
+        self._dsn = dsn
+        self._here: psycopg.Connection[Any] | None = None
         self._admin = admin
         self._database = str(conninfo_to_dict(dsn)["dbname"])
 
@@ -21,31 +31,28 @@ class ServerLocks:
         return row[0]
 
     def __call__(self) -> int:
-        """Advisory locks of every kind, waiters' flags included."""
-        return self._one(
-            "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
-            "WHERE l.locktype = 'advisory' AND d.datname = %s"
-        )
+        """Leases of either mode and waiters' flags. Neither a session's declaration of its mode nor what it lives by."""
+        return self.leases() + self.flags()
 
     def leases(self) -> int:
-        """Exclusive session locks alone."""
-        return self._one(
-            "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
-            "WHERE l.locktype = 'advisory' AND d.datname = %s AND l.objsubid = 1 AND l.mode = 'ExclusiveLock'"
-        )
+        """Exclusive session locks, and rows whose owner lives."""
+        return len(self._leases())
 
     def keys(self) -> set[tuple[int, int]]:
-        """Exclusive session locks: backend and key."""
-        rows = self._admin.execute(
-            "SELECT l.pid, l.classid::bigint << 32 | l.objid::bigint FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
-            "WHERE l.locktype = 'advisory' AND d.datname = %s AND l.objsubid = 1 AND l.mode = 'ExclusiveLock'",
-            (self._database,),
-        )
-        return {(pid, key) for pid, key in rows}
+        """The same: backend and key."""
+        return set(self._leases())
+
+    def _leases(self) -> list[tuple[int, int]]:
+        if self._here is None:
+            self._here = psycopg.connect(self._dsn, autocommit=True)  # a table is seen from its own database only
+        return self._here.execute(LEASES).fetchall()
 
     def flags(self) -> int:
         """Waiters' flags alone."""
-        return self() - self.leases()
+        return self._one(
+            "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+            "WHERE l.locktype = 'advisory' AND d.datname = %s AND l.objsubid = 2 AND l.mode = 'ShareLock'"
+        )
 
     def sessions(self) -> int:
         """Lock sessions that are connected."""
@@ -64,3 +71,7 @@ class ServerLocks:
         row = self._admin.execute("SELECT pg_terminate_backend(%s)", (pid,)).fetchone()
         assert row is not None
         return row[0]
+
+    def close(self) -> None:
+        if self._here is not None:
+            self._here.close()

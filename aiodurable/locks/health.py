@@ -22,7 +22,7 @@ class SessionHealth:
         answered_s: seconds since its last answer, None while it is not up.
         trusted_s: seconds for which its leases are still trusted without another answer; 0 while it is not up.
         enforced: whether the server itself ends it when it falls silent (Postgres 14 and later).
-        share: how many locks it may hold.
+        share: how many slots of the server's lock table it may take; leases that are rows take none.
         used: how many slots of the server's lock table it takes.
         reconnects: how often it was replaced.
         over: why the last one ended, while none is up.

@@ -11,11 +11,13 @@ from typing import Final
 
 from aiodurable.dsn import Dsn
 from aiodurable.locks.capacity import share
+from aiodurable.locks.modes import WIRES, declare
 from aiodurable.locks.selfcheck import check
 from aiodurable.locks.session import LetGo, LockSession
 from aiodurable.locks.terms import Terms
-from aiodurable.locks.wire import FAILURES, Wire
+from aiodurable.locks.wire import FAILURES
 from aiodurable.postgres.connections import unavailable
+from aiodurable.settings import LockMode
 
 __all__ = ["Keeper"]
 
@@ -38,9 +40,11 @@ class Keeper:
         heard: called with a key that was let go while somebody waits; None: this session does not listen.
         up: called whenever a session is up.
         connect_timeout_s: seconds to connect, at each try.
-        setup: make the token sequence where it is missing.
+        setup: make the token sequence and the table where they are missing.
         allow_proxy: accept a pooler that passes the probe.
         probe: try once whether this server's locks exclude at all.
+        mode: what a lease is in Postgres.
+        namespace: in which everybody uses that mode.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class Keeper:
         setup: bool,
         allow_proxy: bool,
         probe: bool,
+        mode: LockMode,
+        namespace: str,
     ) -> None:
         self._dsn = dsn
         self._terms = terms
@@ -65,6 +71,8 @@ class Keeper:
         self._setup = setup
         self._allow_proxy = allow_proxy
         self._probe = probe
+        self._wire = WIRES[mode]
+        self._namespace = namespace
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self.session: LockSession | None = None
@@ -102,7 +110,7 @@ class Keeper:
             await asyncio.wait({task})
 
     async def _connect(self) -> LockSession:
-        wire = await Wire.open(self._dsn, timeout_s=self._connect_timeout_s)
+        wire = await self._wire.open(self._dsn, timeout_s=self._connect_timeout_s)
         try:
             await check(
                 wire,
@@ -111,7 +119,8 @@ class Keeper:
                 probe=self._probe,
                 timeout_s=self._connect_timeout_s,
             )
-            await wire.prepare(self._terms, make_sequence=self._setup)
+            await wire.prepare(self._terms, setup=self._setup)
+            await declare(wire, self._namespace)
             if self._heard is not None:
                 await wire.listen(self._heard)
             sent = time.monotonic()

@@ -18,11 +18,12 @@ from aiodurable.locks.hold import Hold
 from aiodurable.locks.keeper import Keeper
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.looking import Looking
+from aiodurable.locks.modes import WIRES
 from aiodurable.locks.session import LockSession
 from aiodurable.locks.taking import Taking
 from aiodurable.locks.terms import Terms
 from aiodurable.model import LockHolder
-from aiodurable.settings import Settings
+from aiodurable.settings import LockMode, Settings
 from aiodurable.shielding import to_the_end
 
 __all__ = ["PostgresLockManager"]
@@ -37,8 +38,10 @@ class PostgresLockManager:
         dsn: a direct connection to the primary (not through a pooler in transaction mode); None: from the environment.
         sessions: dedicated connections on which all leases live.
         namespace: locks of two namespaces never meet; at most 64 bytes.
+        mode: `advisory`, or `rows` for more leases than the server's lock table has room for; the same for everybody who
+            uses the namespace in this database.
         settings: the times (`lease_ttl_s`, `heartbeat_s`, `lease_margin_s`, `connect_timeout_s`, `close_timeout_s`) and
-            whether a missing token sequence is made (`setup`). `sessions` and `namespace` above win over its own.
+            whether a missing sequence or table is made (`setup`). `sessions`, `namespace` and `mode` above win over its own.
         observers: told of every lease acquired, released and lost; the event's `thread_id` is the lock's name.
         allow_proxy: accept a pooler in session mode, if a probe on every connection finds that locks exclude through it.
 
@@ -52,6 +55,7 @@ class PostgresLockManager:
         *,
         sessions: int = 2,
         namespace: str = "aiodurable",
+        mode: LockMode = "advisory",
         settings: Settings | None = None,
         observers: Sequence[Observer] = (),
         allow_proxy: bool = False,
@@ -60,6 +64,8 @@ class PostgresLockManager:
             raise ConfigurationError(f"sessions must be at least 1, got {sessions}")
         if not 0 < len(namespace.encode()) <= 64:
             raise ConfigurationError(f"namespace must have 1 to 64 bytes, got {len(namespace.encode())}")
+        if mode not in WIRES:
+            raise ConfigurationError(f"mode must be one of {', '.join(WIRES)}, got {mode!r}")
         self._settings = settings or Settings()
         self._dsn = parse_dsn(dsn)
         self._namespace = namespace
@@ -79,6 +85,8 @@ class PostgresLockManager:
                 setup=self._settings.setup,
                 allow_proxy=allow_proxy,
                 probe=place == 0,
+                mode=mode,
+                namespace=namespace,
             )
             for place in range(sessions)
         ]
@@ -219,7 +227,7 @@ class PostgresLockManager:
     # ---- looking -----------------------------------------------------------------------------------------------------
 
     async def is_locked(self, name: str) -> bool:
-        """Whether anybody holds the lock, this process included. Reads `pg_locks`, never tries the lock."""
+        """Whether anybody holds the lock, this process included. Reads what the server has, never tries the lock."""
         return await self.holder_of(name) is not None
 
     async def holder_of(self, name: str) -> LockHolder | None:

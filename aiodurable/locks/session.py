@@ -110,6 +110,8 @@ class LockSession:
 
     @property
     def _locks(self) -> int:
+        if not self.wire.leases_take_slots:
+            return 0
         return len(self.held) + len(self._asked.acquires) + len(self._asked.under_way.acquires)
 
     @property

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import asyncpg
 
@@ -13,7 +13,8 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import PoolerNotSupportedError, SchemaMismatchError
 from aiodurable.locks.terms import Terms
 from aiodurable.postgres.connections import connect_direct, unavailable
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.queries import load, migration
+from aiodurable.settings import LockMode
 
 __all__ = ["FAILURES", "FREED", "NOTIFIED", "NOT_HELD", "Answer", "Wire", "pooled"]
 
@@ -28,6 +29,9 @@ NOTIFIED: Final = 2
 _HAS_IDLE_TIMEOUT: Final = 140000
 _STATEMENT_ELSEWHERE: Final = ("26000", "42P05", "08P01")
 """A statement just prepared is not there, or one not yet prepared is: two servers answered one connection."""
+
+_MADE_MEANWHILE: Final = (asyncpg.UniqueViolationError, asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError)
+"""What IF NOT EXISTS says to one of two who make the same at once."""
 
 FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """What asyncpg raises when a statement or its connection fails; internal: a backend that was ended while it was idle has
@@ -48,12 +52,22 @@ class Wire:
     """A connection that carries locks and nothing else. Made by `open`; whoever has it sees to it that one statement
     runs at a time, and that none is ever cancelled (asyncpg would open a second connection to cancel it).
 
+    On this one a lease is an advisory lock (`RowWire` has another way).
+
     Attributes:
+        mode: which of the two ways.
+        leases_take_slots: whether each lease takes a slot of the server's lock table.
         pid: the backend that answered when it was opened. Another one later means that the locks are elsewhere.
         announced: the backend the server announced at connection start; not `pid` where a proxy stands in between.
         version: `server_version_num`.
         standby: whether the server is in recovery.
     """
+
+    mode: ClassVar[LockMode] = "advisory"
+    leases_take_slots: ClassVar[bool] = True
+    statements: ClassVar[Mapping[str, str]] = {
+        name: _SQL[name] for name in ("batch", "acquire", "release", "flags", "undo", "audit")
+    }
 
     def __init__(self, connection: asyncpg.Connection, dsn: Dsn, *, pid: int, version: int, standby: bool) -> None:
         self._connection = connection
@@ -89,26 +103,38 @@ class Wire:
         """Whether the server itself ends a silent session; before Postgres 14 only its TCP keepalives do."""
         return self.version >= _HAS_IDLE_TIMEOUT
 
-    async def prepare(self, terms: Terms, *, make_sequence: bool) -> None:
+    async def prepare(self, terms: Terms, *, setup: bool) -> None:
         """Configure the session and make it ready for batches.
 
         Raises:
-            SchemaMismatchError: the sequence of the tokens is missing and `make_sequence` is off.
+            SchemaMismatchError: the sequence of the tokens or the table is missing and `setup` is off.
             PostgresUnavailableError: the server failed or refused meanwhile.
         """
         try:
             await self._connection.fetch(_SQL["configure"], *terms.server_settings)
-            if not await self._connection.fetchval(_SQL["sequence"]):
-                if not make_sequence:
+            if not await self._connection.fetchval(_SQL["schema"]):
+                if not setup:
                     raise SchemaMismatchError(
-                        "wanted the sequence aiodurable_lock_tokens, found none: run `aiodurable migrate`, or allow setup"
+                        "wanted the sequence aiodurable_lock_tokens and the table aiodurable_locks, found not both: "
+                        "run `aiodurable migrate`, or allow setup"
                     )
-                with contextlib.suppress(asyncpg.UniqueViolationError):  # IF NOT EXISTS lets two at once try it
-                    await self._connection.execute(_SQL["make_sequence"])
-            for name in ("batch", "acquire", "release", "flags", "undo", "audit"):
-                self._statements[name] = await self._connection.prepare(_SQL[name])
+                with contextlib.suppress(*_MADE_MEANWHILE):
+                    await self._connection.execute(f"{_SQL['make_sequence']};\n{migration('0009_lock_rows')}")
+            await self._come_alive()
+            for name, statement in self.statements.items():
+                self._statements[name] = await self._connection.prepare(statement)
         except FAILURES as error:
             raise unavailable(error, self._dsn) from error
+
+    async def _come_alive(self) -> None:
+        """What the mode needs besides, before its statements are prepared."""
+
+    async def declare(self, mine: int, theirs: int) -> bool:
+        """Say, until the session ends, that this mode is in use here; whether the other one is."""
+        await self._connection.fetch(
+            _SQL["declare"], mine
+        )  # told before asked: of two at once neither overlooks the other
+        return bool(await self._connection.fetchval(_SQL["declared"], theirs))
 
     async def listen(self, heard: Callable[[int], None]) -> None:
         """Have `heard` called with the key whenever a lock that somebody waits for was let go."""

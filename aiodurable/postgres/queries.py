@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
-__all__ = ["load"]
+__all__ = ["load", "migration"]
 
 _HEAD = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
@@ -19,3 +19,8 @@ def load(room: str) -> Mapping[str, str]:
     text = files("aiodurable.postgres").joinpath("sql", f"{room}.sql").read_text("utf-8")
     _, *parts = _HEAD.split(text)
     return MappingProxyType(dict(zip(parts[::2], map(str.strip, parts[1::2]), strict=True)))
+
+
+def migration(name: str) -> str:
+    """The text of `migrations/<name>.sql`."""
+    return files("aiodurable.postgres").joinpath("migrations", f"{name}.sql").read_text("utf-8")

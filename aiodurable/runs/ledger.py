@@ -57,7 +57,7 @@ class Ledger:
         links: to the same place, for what every run writes.
         classifier: tells where a thread stands when its run ends.
         serde: the saver's serializer; inputs and contexts are stored as it writes them (encrypted, if it encrypts).
-        namespace: that of the locks; each row keeps its thread's lock key, so that SQL can join it with `pg_locks`.
+        namespace: that of the locks; each row keeps its thread's lock key, so that SQL can join it with `aiodurable_leases`.
         worker: what the rows say of who ran an attempt.
     """
 

@@ -2,8 +2,8 @@
 
 The rules, in order; `classify` in `postgres/sql/threads.sql` applies them, for one thread and for a page alike.
 
-1. Somebody holds the thread's lock (`pg_locks`, mode Exclusive, this database): **running**, with its holder. A caller
-   that holds the lock itself looks beneath it (`ignore_lock`).
+1. Somebody holds the thread's lock (`pg_locks`, mode Exclusive, this database; or a row of an owner found
+   there): **running**, with its holder. A caller that holds the lock itself looks beneath it (`ignore_lock`).
 2. Otherwise the newest run that was accepted (rejected and superseded ones do not count) may know more:
 
    - it is *queued*: **queued**;

@@ -31,6 +31,8 @@ SELECT c.thread_id, '', 'xs', c.checkpoint_id, 'msgpack', '\\xa161' FROM checkpo
 INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, status)
 SELECT 'run-' || n || '-' || k, 'thread-' || n, n, CASE WHEN n % 10 = 0 AND k = 1 THEN 'failed' ELSE 'complete' END
 FROM generate_series(1, 3000) n, generate_series(0, 1) k;
+
+INSERT INTO aiodurable_locks (key, owner) SELECT n, n % 4 FROM generate_series(1, 3000) n;
 """
 
 CLASSIFY = "text[], bigint[], boolean, text[], timestamptz, timestamptz, text, text"
@@ -46,7 +48,7 @@ COPY = "'thread-7', 'copy', '00000007-0000-6000-8000-000000000003', true"
 def crowd(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(CROWD)
-        for table in ("checkpoints", "checkpoint_writes", "checkpoint_blobs", "aiodurable_runs"):
+        for table in ("checkpoints", "checkpoint_writes", "checkpoint_blobs", "aiodurable_runs", "aiodurable_locks"):
             connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
         yield connection
 
@@ -75,7 +77,13 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "classify",
                 CLASSIFY,
                 values,
-                {"checkpoints_pkey", "checkpoint_writes_pkey", "checkpoint_blobs_pkey", "aiodurable_runs_by_thread"},
+                {
+                    "checkpoints_pkey",
+                    "checkpoint_writes_pkey",
+                    "checkpoint_blobs_pkey",
+                    "aiodurable_runs_by_thread",
+                    "aiodurable_locks_pkey",
+                },
             )
             for values in (ONE, PAGE)
         ),

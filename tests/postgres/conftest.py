@@ -3,6 +3,7 @@ a server of their own, a place for times."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -23,9 +24,10 @@ async def own() -> AsyncIterator[OwnServer]:
 
 
 @pytest.fixture
-def server_locks(dsn: str, admin: psycopg.Connection[Any]) -> ServerLocks:
-    """The server's own view of the advisory locks in the test's database."""
-    return ServerLocks(dsn, admin)
+def server_locks(dsn: str, admin: psycopg.Connection[Any]) -> Iterator[ServerLocks]:
+    """The server's own view of the leases in the test's database."""
+    with contextlib.closing(ServerLocks(dsn, admin)) as locks:
+        yield locks
 
 
 @pytest.fixture

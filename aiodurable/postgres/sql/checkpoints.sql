@@ -65,12 +65,19 @@ RETURNING thread_id, token
 SELECT thread_id, token FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]) ORDER BY thread_id FOR NO KEY UPDATE
 
 -- name: locked
--- No table: pg_locks, a look into shared memory. Of these advisory lock keys, those that somebody holds.
-SELECT DISTINCT (l.classid::bigint << 32) | l.objid::bigint AS key
+-- pg_locks, a look into shared memory, and aiodurable_locks_pkey. Of these keys, those that somebody has locked, or of which
+-- he has a row while he holds the lock of its owner.
+SELECT (l.classid::bigint << 32) | l.objid::bigint AS key
 FROM pg_locks l
 WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND ((l.classid::bigint << 32) | l.objid::bigint) = ANY ($1::bigint[])
+UNION
+SELECT r.key
+FROM aiodurable_locks r
+JOIN pg_locks l ON (l.classid::bigint << 32) | l.objid::bigint = r.owner
+WHERE r.key = ANY ($1::bigint[]) AND l.locktype = 'advisory' AND l.objsubid = 2 AND l.mode = 'ExclusiveLock' AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 
 -- name: delete_threads
 -- The primary keys, by their first column.

@@ -101,22 +101,45 @@ FROM (SELECT count(*) AS held, array_agg(l.classid::bigint << 32 | l.objid::bigi
       WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 1
         AND l.mode = 'ExclusiveLock' AND l.granted) AS mine
 
--- name: sequence
--- Catalogue only: whether the sequence of the tokens is there.
-SELECT pg_catalog.to_regclass('aiodurable_lock_tokens') IS NOT NULL
+-- name: declare
+-- No table. A shared lock on one bigint: no lease is, and none of its kind is ever refused. $1 the number of our mode.
+SELECT pg_catalog.pg_try_advisory_lock_shared($1::bigint)
+
+-- name: declared
+-- pg_locks. $1 the number of the other mode: whether a session of this database has declared it.
+SELECT EXISTS (SELECT 1
+               FROM pg_catalog.pg_locks l
+               WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ShareLock'
+                 AND l.classid::bigint << 32 | l.objid::bigint = $1::bigint
+                 AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))
+
+-- name: schema
+-- Catalogue only: whether the sequence of the tokens and the table of the other mode are there (to look at its leases).
+SELECT pg_catalog.to_regclass('aiodurable_lock_tokens') IS NOT NULL AND pg_catalog.to_regclass('aiodurable_locks') IS NOT NULL
 
 -- name: make_sequence
 -- As the first migration makes it.
 CREATE SEQUENCE IF NOT EXISTS aiodurable_lock_tokens AS bigint
 
 -- name: holders
--- pg_locks and pg_stat_activity, no table. Leases are exclusive session locks on one bigint (objsubid 1) whose holder says
--- that it is ours, or any whose key is asked for. $1 keys, or null for all.
-SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.pid,
-       coalesce(a.application_name, '') AS application, pg_catalog.host(a.client_addr) AS client, a.backend_start AS since
-FROM pg_catalog.pg_locks l
-LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
-  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
-  AND CASE WHEN $1::bigint[] IS NULL THEN a.application_name LIKE 'aiodurable:lock@%'
-           ELSE l.classid::bigint << 32 | l.objid::bigint = ANY ($1) END
+-- pg_locks, pg_stat_activity and aiodurable_locks (by its key where keys are given). Leases are exclusive session locks on
+-- one bigint (objsubid 1) whose holder says that it is ours, or any whose key is asked for; and rows whose owner holds the
+-- exclusive lock of that number (objsubid 2). $1 keys, or null for all.
+SELECT k.key, k.pid, coalesce(a.application_name, '') AS application, pg_catalog.host(a.client_addr) AS client,
+       coalesce(k.since, a.backend_start) AS since
+FROM (
+    SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.pid, NULL::timestamptz AS since
+    FROM pg_catalog.pg_locks l
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
+      AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+    UNION ALL
+    SELECT r.key, l.pid, r.since
+    FROM (SELECT o.key, o.owner, o.since FROM aiodurable_locks o WHERE o.key = ANY ($1::bigint[])
+          UNION ALL
+          SELECT o.key, o.owner, o.since FROM aiodurable_locks o WHERE $1::bigint[] IS NULL) r
+    JOIN pg_catalog.pg_locks l ON l.classid::bigint << 32 | l.objid::bigint = r.owner
+    WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.mode = 'ExclusiveLock' AND l.granted
+      AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+) k
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = k.pid
+WHERE CASE WHEN $1::bigint[] IS NULL THEN a.application_name LIKE 'aiodurable:lock@%' ELSE k.key = ANY ($1) END

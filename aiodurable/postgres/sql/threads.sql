@@ -6,14 +6,27 @@
 WITH held AS MATERIALIZED (
     -- Session locks on one bigint: classid and objid are its halves, objsubid is 1 (two integers, a waiter's flag, have 2).
     -- A page looks them up in one jsonb by key, whatever number is held; one thread asks for its own.
-    SELECT jsonb_object_agg(k.key, jsonb_build_object('pid', l.pid, 'application', s.application_name,
-                                                      'client', host(s.client_addr), 'since', s.backend_start)) AS by_key
-    FROM pg_locks l
-    CROSS JOIN LATERAL (SELECT l.classid::bigint << 32 | l.objid::bigint AS key) k
-    LEFT JOIN pg_stat_activity s ON s.pid = l.pid
-    WHERE NOT $3::boolean AND l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (cardinality($2::bigint[]) > 1 OR k.key = ($2::bigint[])[1])
+    SELECT jsonb_object_agg(k.key, jsonb_build_object('pid', k.pid, 'application', s.application_name,
+                                                      'client', host(s.client_addr),
+                                                      'since', coalesce(k.since, s.backend_start))) AS by_key
+    FROM (
+        SELECT k.key, l.pid, NULL::timestamptz AS since
+        FROM pg_locks l
+        CROSS JOIN LATERAL (SELECT l.classid::bigint << 32 | l.objid::bigint AS key) k
+        WHERE NOT $3::boolean AND l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND (cardinality($2::bigint[]) > 1 OR k.key = ($2::bigint[])[1])
+        UNION ALL
+        -- By aiodurable_locks_pkey, rows whose owner holds the lock of that number on two integers. The first condition is
+        -- asked once: where leases are no rows, pg_locks is not read again.
+        SELECT r.key, l.pid, r.since
+        FROM aiodurable_locks r
+        JOIN pg_locks l ON l.classid::bigint << 32 | l.objid::bigint = r.owner
+        WHERE EXISTS (SELECT 1 FROM aiodurable_locks e WHERE e.key = ANY ($2::bigint[])) AND r.key = ANY ($2::bigint[])
+          AND NOT $3::boolean AND l.locktype = 'advisory' AND l.objsubid = 2 AND l.mode = 'ExclusiveLock' AND l.granted
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    ) k
+    LEFT JOIN pg_stat_activity s ON s.pid = k.pid
 ),
 heads AS (
     SELECT a.thread_id, a.lock_key, h.checkpoint_id, h.checkpoint, h.metadata ->> 'aiodurable_run' AS stamp,
@@ -326,18 +339,13 @@ CROSS JOIN LATERAL (
 WHERE c.checkpoint_ns = '' AND c.checkpoint_id = h.checkpoint_id
 
 -- name: held_keys
--- pg_locks, as in classify.
-SELECT l.classid::bigint << 32 | l.objid::bigint AS key
-FROM pg_locks l
-WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+-- The view aiodurable_leases: pg_locks and aiodurable_locks, both whole.
+SELECT key FROM aiodurable_leases
 
 -- name: held_keys_of_no_run
--- pg_locks, as in classify; aiodurable_runs_noted.
-SELECT l.classid::bigint << 32 | l.objid::bigint AS key
-FROM pg_locks l
-WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+-- aiodurable_leases, as above; aiodurable_runs_noted.
+SELECT l.key
+FROM aiodurable_leases l
 EXCEPT
 SELECT r.lock_key
 FROM aiodurable_runs r
@@ -345,15 +353,10 @@ WHERE r.status = 'running'
 LIMIT 1
 
 -- name: live_runs
--- aiodurable_runs_noted; pg_locks, as in classify.
+-- aiodurable_runs_noted; aiodurable_leases, as above.
 SELECT count(*) FILTER (WHERE r.status = 'queued') AS queued, count(l.key) AS running
 FROM aiodurable_runs r
-LEFT JOIN (
-    SELECT l.classid::bigint << 32 | l.objid::bigint AS key
-    FROM pg_locks l
-    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-) l ON r.status = 'running' AND l.key = r.lock_key
+LEFT JOIN aiodurable_leases l ON r.status = 'running' AND l.key = r.lock_key
 WHERE r.status IN ('queued', 'running')
 
 -- name: history

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import get_args
 
 import pytest
 
 from aiodurable.locks import PostgresLockManager
-from aiodurable.settings import Settings
+from aiodurable.settings import LockMode, Settings
 
 QUICK = Settings(lease_ttl_s=3, heartbeat_s=0.5, lease_margin_s=1, connect_timeout_s=5, close_timeout_s=2)
 
@@ -17,14 +18,21 @@ def settings() -> Settings:
     return QUICK
 
 
+@pytest.fixture(params=get_args(LockMode))
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LockMode:
+    """Whoever asks for it, or for an open manager, makes its promise in both lock modes; also processes that it starts."""
+    monkeypatch.setenv("AIODURABLE_LOCK_MODE", request.param)
+    return request.param
+
+
 @pytest.fixture
-async def locks(dsn: str, settings: Settings) -> AsyncIterator[PostgresLockManager]:
-    async with PostgresLockManager(dsn, settings=settings) as opened:
+async def locks(dsn: str, settings: Settings, mode: LockMode) -> AsyncIterator[PostgresLockManager]:
+    async with PostgresLockManager(dsn, mode=mode, settings=settings) as opened:
         yield opened
 
 
 @pytest.fixture
-async def other(dsn: str, settings: Settings) -> AsyncIterator[PostgresLockManager]:
+async def other(dsn: str, settings: Settings, mode: LockMode) -> AsyncIterator[PostgresLockManager]:
     """As good as another process: nothing is shared but the server."""
-    async with PostgresLockManager(dsn, settings=settings) as opened:
+    async with PostgresLockManager(dsn, mode=mode, settings=settings) as opened:
         yield opened

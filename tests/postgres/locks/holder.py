@@ -47,7 +47,7 @@ class Saying:
 
 async def main(dsn: str, how: str) -> None:
     settings = Settings() if how == "fork" else SHORT
-    locks = PostgresLockManager(dsn, settings=settings)
+    locks = PostgresLockManager(dsn, mode=Settings.from_env().lock_mode, settings=settings)
     await locks.open()
     if how == "scope":
         await in_a_scope(locks)

@@ -18,7 +18,7 @@ from aiodurable.errors import (
 )
 from aiodurable.events import Event, LeaseAcquired, LeaseLost, LeaseReleased
 from aiodurable.locks import Lease, PostgresLockManager, create_lock_manager_with_retry
-from aiodurable.settings import Settings
+from aiodurable.settings import LockMode, Settings
 from server_locks import ServerLocks
 from waiting import wait_until
 
@@ -53,8 +53,8 @@ async def test_a_lock_is_free_as_soon_as_its_body_ends(locks: PostgresLockManage
     assert server_locks() == 0
 
 
-async def test_thousands_of_leases_live_on_two_connections(dsn: str, server_locks: ServerLocks) -> None:
-    async with PostgresLockManager(dsn, settings=Settings()) as locks:
+async def test_thousands_of_leases_live_on_two_connections(dsn: str, server_locks: ServerLocks, mode: LockMode) -> None:
+    async with PostgresLockManager(dsn, mode=mode, settings=Settings()) as locks:
         leases = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(2000)))
         assert len({lease.token for lease in leases}) == 2000
         assert server_locks.leases() == 2000
@@ -138,8 +138,8 @@ async def test_without_a_notification_the_tick_finds_a_free_lock(
 
 
 @pytest.mark.parametrize("namespaces", [("one", "two")])
-async def test_namespaces_do_not_meet(dsn: str, namespaces: tuple[str, str]) -> None:
-    one, two = (PostgresLockManager(dsn, sessions=1, namespace=namespace) for namespace in namespaces)
+async def test_namespaces_do_not_meet(dsn: str, namespaces: tuple[str, str], mode: LockMode) -> None:
+    one, two = (PostgresLockManager(dsn, mode=mode, sessions=1, namespace=namespace) for namespace in namespaces)
     async with one, two, one.hold("a"), two.hold("a"):
         assert len(await one.holders()) == 2
 
@@ -156,8 +156,10 @@ def test_a_manager_that_cannot_work_is_refused(options: dict[str, object]) -> No
         PostgresLockManager("postgresql://localhost/x", **options)  # pyright: ignore[reportArgumentType]
 
 
-async def test_a_closed_manager_says_so_and_its_leases_are_lost(dsn: str, server_locks: ServerLocks) -> None:
-    locks = PostgresLockManager(dsn)
+async def test_a_closed_manager_says_so_and_its_leases_are_lost(
+    dsn: str, server_locks: ServerLocks, mode: LockMode
+) -> None:
+    locks = PostgresLockManager(dsn, mode=mode)
     await locks.aclose()
     with pytest.raises(ClosedError):
         await locks.try_acquire("a")
@@ -180,17 +182,17 @@ async def test_a_closed_manager_says_so_and_its_leases_are_lost(dsn: str, server
         assert server_locks() == 1
 
 
-async def test_a_database_without_our_tables_gets_the_token_sequence(empty_dsn: str) -> None:
-    managers = [PostgresLockManager(empty_dsn, sessions=1) for _ in range(8)]
+async def test_a_database_without_our_tables_gets_the_token_sequence(empty_dsn: str, mode: LockMode) -> None:
+    managers = [PostgresLockManager(empty_dsn, mode=mode, sessions=1) for _ in range(8)]
     await asyncio.gather(*(locks.open() for locks in managers))
     async with managers[0].hold("a") as lease:
         assert lease.token >= 1
     await asyncio.gather(*(locks.aclose() for locks in managers))
 
 
-async def test_without_setup_a_missing_token_sequence_is_told(empty_dsn: str) -> None:
+async def test_without_setup_a_missing_token_sequence_is_told(empty_dsn: str, mode: LockMode) -> None:
     with pytest.raises(SchemaMismatchError, match="aiodurable_lock_tokens"):
-        await PostgresLockManager(empty_dsn, settings=Settings(setup=False)).open()
+        await PostgresLockManager(empty_dsn, mode=mode, settings=Settings(setup=False)).open()
 
 
 async def test_a_lease_ends_once(locks: PostgresLockManager) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.session import LockSession
+from aiodurable.settings import LockMode
 from server_locks import ServerLocks
+from tampering import slip_in, take_away
 from waiting import wait_until
 
 
@@ -20,8 +22,8 @@ def session_of(locks: PostgresLockManager) -> LockSession:
 
 
 @pytest.fixture
-async def locks(dsn: str, settings: object) -> object:
-    async with PostgresLockManager(dsn, sessions=1) as opened:
+async def locks(dsn: str, settings: object, mode: LockMode) -> object:
+    async with PostgresLockManager(dsn, mode=mode, sessions=1) as opened:
         yield opened
 
 
@@ -29,7 +31,7 @@ async def test_a_lock_that_the_server_does_not_have_is_noticed(locks: PostgresLo
     lease, neighbour = await locks.acquire("a"), await locks.acquire("b")
     session = session_of(locks)
     await wait_until(lambda: session.idle)
-    await session.wire._connection.fetch("SELECT pg_advisory_unlock($1)", lease.key)
+    await take_away(session, lease.key)
     session.audit_soon()
     await asyncio.wait_for(lease.wait_lost(), 5)
     assert neighbour.lost
@@ -43,7 +45,7 @@ async def test_a_lock_that_nobody_here_holds_is_let_go(
     lease = await locks.acquire("a")
     session = session_of(locks)
     await wait_until(lambda: session.idle)
-    await session.wire._connection.fetch("SELECT pg_advisory_lock(42)")
+    await slip_in(session, 42)
     assert server_locks() == 2
     with caplog.at_level(logging.ERROR):
         session.audit_soon()
@@ -73,6 +75,7 @@ async def test_an_audit_under_traffic_finds_nothing_to_say(locks: PostgresLockMa
     assert session.over is None
 
 
+@pytest.mark.parametrize("mode", ["advisory"])
 async def test_a_second_unlock_finds_nothing(locks: PostgresLockManager) -> None:
     """A planner that called pg_try_advisory_lock twice a row would leave a second count that pg_locks does not show."""
     leases = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(500)))

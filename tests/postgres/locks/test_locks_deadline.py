@@ -9,7 +9,7 @@ import pytest
 
 from aiodurable.errors import LeaseLostError
 from aiodurable.locks import PostgresLockManager
-from aiodurable.settings import Settings
+from aiodurable.settings import LockMode, Settings
 from proxy import proxy
 from server_locks import ServerLocks
 from timetable import Timetable
@@ -104,8 +104,10 @@ async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(
     await locks.aclose()
 
 
-async def test_the_server_itself_ends_a_session_that_fell_silent(dsn: str, server_locks: ServerLocks) -> None:
-    async with PostgresLockManager(dsn, sessions=1, settings=SILENT) as locks:
+async def test_the_server_itself_ends_a_session_that_fell_silent(
+    dsn: str, server_locks: ServerLocks, mode: LockMode
+) -> None:
+    async with PostgresLockManager(dsn, mode=mode, sessions=1, settings=SILENT) as locks:
         await locks.acquire("a")
         session = locks._keepers[0].session
         assert session is not None

@@ -11,6 +11,7 @@ from aiodurable.errors import ConfigurationError, LeaseLostError, PostgresUnavai
 from aiodurable.locks import Lease, PostgresLockManager, cancel_on_lost
 from aiodurable.locks.session import LockSession
 from server_locks import ServerLocks
+from tampering import take_away
 from waiting import wait_until
 
 
@@ -173,7 +174,7 @@ async def test_an_unlock_that_finds_no_lock_ends_the_session(
     lease = await locks.acquire("a")
     session = session_of(lease)
     await wait_until(lambda: session.idle)
-    await session.wire._connection.fetch("SELECT pg_advisory_unlock_all()")
+    await take_away(session, *session.held)
     with pytest.raises(LeaseLostError):
         async with cancel_on_lost(lease):
             await lease.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import psycopg
@@ -25,8 +26,10 @@ async def test_in_a_partition_the_holder_stops_before_the_server_lets_go(
 ) -> None:
     async with partitioned(own) as partition:
         timetable.title += f" ({partition.how})"
-        with psycopg.connect(partition.near, autocommit=True) as admin:
-            server_locks = ServerLocks(partition.near, admin)
+        with (
+            psycopg.connect(partition.near, autocommit=True) as admin,
+            contextlib.closing(ServerLocks(partition.near, admin)) as server_locks,
+        ):
             for cut, directions in WAYS.items():
                 for _ in range(20 if long else 1):
                     times = await one_trial(partition, server_locks, directions)

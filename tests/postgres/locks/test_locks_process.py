@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aiodurable.locks import PostgresLockManager
-from aiodurable.settings import Settings
+from aiodurable.settings import LockMode, Settings
 from lock_holder import SHORT, holder, said
 from proxy import proxy
 from server_locks import ServerLocks
@@ -19,8 +19,8 @@ from timetable import Timetable
 from waiting import wait_until
 
 
-async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable: Timetable) -> None:
-    async with PostgresLockManager(dsn, settings=SHORT) as locks:
+async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable: Timetable, mode: LockMode) -> None:
+    async with PostgresLockManager(dsn, mode=mode, settings=SHORT) as locks:
         for _ in range(3):
             async with holder(dsn) as process:
                 waiting = asyncio.create_task(locks.acquire("a", timeout=None))
@@ -51,9 +51,12 @@ async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(dsn: s
 
 
 async def test_an_ended_backend_is_known_to_its_holder(
-    dsn: str, server_locks: ServerLocks, timetable: Timetable
+    dsn: str, server_locks: ServerLocks, timetable: Timetable, mode: LockMode
 ) -> None:
-    async with PostgresLockManager(dsn, settings=SHORT) as locks, PostgresLockManager(dsn, settings=SHORT) as other:
+    async with (
+        PostgresLockManager(dsn, mode=mode, settings=SHORT) as locks,
+        PostgresLockManager(dsn, mode=mode, settings=SHORT) as other,
+    ):
         for _ in range(5):
             await wait_until(lambda: locks.health().healthy)
             lease = await locks.acquire("a")
@@ -73,8 +76,8 @@ async def test_an_ended_backend_is_known_to_its_holder(
             await taken.release()
 
 
-async def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(dsn: str) -> None:
-    async with PostgresLockManager(dsn, settings=Settings()) as locks, holder(dsn, "fork") as process:
+async def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(dsn: str, mode: LockMode) -> None:
+    async with PostgresLockManager(dsn, mode=mode, settings=Settings()) as locks, holder(dsn, "fork") as process:
         child = int(await said(process))
         try:
             process.kill()

@@ -1,0 +1,53 @@
+"""A lease that is a row is found by its key, also by a statement that was planned while the table was empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from aiodurable.postgres.queries import load
+
+KEYS = f"array{list(range(1, 501))}"
+STATEMENTS = {
+    "acquire": (load("rows")["acquire"], "bigint, bigint[], integer", f"7, {KEYS}, 0"),
+    "release": (load("rows")["release"], "bigint, bigint[]", f"7, {KEYS}"),
+    "undo": (load("rows")["undo"], "bigint, bigint[]", f"7, {KEYS}"),
+    "holders": (load("locks")["holders"], "bigint[]", KEYS),
+    "locked": (load("checkpoints")["locked"], "bigint[]", KEYS),
+}
+
+
+@pytest.fixture
+def planned(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """As a lock session: plans are made once, here of an empty table, which then fills."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+        connection.execute(load("rows")["configure"].encode())
+        connection.execute(f"SELECT {load('rows')['live'].rpartition('SELECT ')[2].replace('$1', '7')}".encode())
+        for name, (statement, types, values) in STATEMENTS.items():
+            connection.execute(f"PREPARE {name} ({types}) AS {statement}".encode())
+            connection.execute(f"EXPLAIN EXECUTE {name} ({values})".encode())
+        connection.execute("INSERT INTO aiodurable_locks (key, owner) SELECT n, 7 FROM generate_series(1, 20000) n")
+        yield connection
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_row_is_reached_by_its_key_alone(planned: psycopg.Connection[Any], name: str) -> None:
+    row = planned.execute(f"EXPLAIN (ANALYZE, FORMAT json) EXECUTE {name} ({STATEMENTS[name][2]})".encode()).fetchone()
+    assert row is not None
+    found = [node for node in nodes(row[0][0]["Plan"]) if node["Actual Loops"]]
+    assert not [node for node in found if node["Node Type"] == "Seq Scan" and node["Relation Name"] != "pg_database"]
+    scans = [node for node in found if node.get("Index Name") == "aiodurable_locks_pkey"]
+    assert scans
+    for node in scans:
+        assert "key" in node["Index Cond"]
+        assert node["Actual Rows"] * node["Actual Loops"] <= 500
+
+
+def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from nodes(child)
