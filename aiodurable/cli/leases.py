@@ -1,4 +1,4 @@
-"""Who holds which lock, and who waits for it: from `pg_locks`, with the ledger's word for what is locked."""
+"""Who holds which lock, and who waits for it: from what the server has, with the ledger's word for what is locked."""
 
 from __future__ import annotations
 
@@ -39,13 +39,17 @@ class HeldLock:
 async def held_locks(database: Database, keys: Sequence[int] | None = None) -> list[HeldLock]:
     """The leases of this database, or those of `keys`, sorted by thread and key."""
     sql = load("looking")
-    rows = await database.fetch(sql["leases"], None if keys is None else list(keys))
+    wanted = None if keys is None else list(keys)
+    rows = await database.fetch(sql["leases"], wanted)
+    [tables] = await database.fetch(sql["tables"])
+    if tables["rows"]:
+        rows += await database.fetch(sql["rows"], wanted)
     found: dict[int, dict[bool, list[LockHolder]]] = {}
     for row in rows:
         sides = found.setdefault(row["key"], {True: [], False: []})
         sides[row.pop("waits")].append(LockHolder(**row))
     threads: dict[int, dict[str, Any]] = {}
-    if found and (await database.fetch(sql["ledger"]))[0]["here"]:
+    if found and tables["ledger"]:
         threads = {row["key"]: row for row in await database.fetch(sql["threads"], list(found))}
     nothing = {"thread_id": None, "graph": None, "started_at": None}
     locks = [

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import socket
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner, Result
@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from aiodurable import Durable, PostgresLockManager
 from aiodurable.cli.commands import cli
 from aiodurable.keys import lock_key
+from aiodurable.settings import LockMode, Settings
 from waiting import wait_until
 from workflows import Gate, four_nodes
 
@@ -30,9 +31,13 @@ async def held(dsn: str, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (await locks(dsn, "--json", *arguments)).output.splitlines()]
 
 
-async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str) -> None:
-    gate = Gate("weigh")
-    async with Durable(dsn, graphs={"words": four_nodes(gate)}) as durable, PostgresLockManager(dsn) as other:
+@pytest.mark.parametrize("mode", get_args(LockMode))
+async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str, mode: LockMode) -> None:
+    gate, settings = Gate("weigh"), Settings(lock_mode=mode)
+    async with (
+        Durable(dsn, graphs={"words": four_nodes(gate)}, settings=settings) as durable,
+        PostgresLockManager(dsn, mode=mode) as other,
+    ):
 
         async def one() -> None:
             async with durable.run("words", "t\x1b[31m") as run:
@@ -63,8 +68,9 @@ async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str) -> Non
         await (await waiting).release()
 
 
-async def test_a_lock_of_an_apps_own_is_told_by_its_key_or_by_the_name_asked_for(dsn: str) -> None:
-    async with PostgresLockManager(dsn, namespace="mine") as manager, manager.hold("nightly"):
+@pytest.mark.parametrize("mode", get_args(LockMode))
+async def test_a_lock_of_an_apps_own_is_told_by_its_key_or_by_the_name_asked_for(dsn: str, mode: LockMode) -> None:
+    async with PostgresLockManager(dsn, namespace="mine", mode=mode) as manager, manager.hold("nightly"):
         [lock] = await held(dsn)
         assert (lock["thread_id"], lock["key"]) == (None, lock_key("nightly", "mine"))
         [lock] = await held(dsn, "nightly", "--namespace", "mine")

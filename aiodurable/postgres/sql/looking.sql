@@ -13,9 +13,22 @@ WHERE l.locktype = 'advisory' AND l.granted
            ELSE l.classid::bigint << 32 | l.objid::bigint = ANY ($1) END
 ORDER BY key, waits, l.pid
 
--- name: ledger
--- Catalogue only: whether there is a ledger to ask.
-SELECT pg_catalog.to_regclass('aiodurable_runs') IS NOT NULL AS here
+-- name: rows
+-- aiodurable_locks (by its key where $1 names keys), pg_locks and pg_stat_activity. Leases that are rows: whose owner holds
+-- the exclusive lock of that number on two integers.
+SELECT r.key, false AS waits, l.pid, coalesce(a.application_name, '') AS application,
+       pg_catalog.host(a.client_addr) AS client, r.since
+FROM aiodurable_locks r
+JOIN pg_catalog.pg_locks l ON l.classid::bigint << 32 | l.objid::bigint = r.owner
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE ($1::bigint[] IS NULL OR r.key = ANY ($1))
+  AND l.locktype = 'advisory' AND l.objsubid = 2 AND l.mode = 'ExclusiveLock' AND l.granted
+  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+
+-- name: tables
+-- Catalogue only: whether there is a ledger to ask, and a table of leases.
+SELECT pg_catalog.to_regclass('aiodurable_runs') IS NOT NULL AS ledger,
+       pg_catalog.to_regclass('aiodurable_locks') IS NOT NULL AS rows
 
 -- name: threads
 -- aiodurable_runs_one_running: as many rows as runs are running. $1 the keys of leases.

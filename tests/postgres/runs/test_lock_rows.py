@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 from pathlib import Path
 
@@ -44,24 +45,32 @@ async def test_a_thread_is_running_while_a_row_says_so(dsn: str, server_locks: S
         assert (await other.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
 
 
-async def test_a_killed_run_is_crashed_at_once_and_resumed_by_another_process(
+async def test_a_killed_run_is_free_at_once_and_resumed_by_another_process(
     dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Killed after one of its writes, those of its lease among them."""
     monkeypatch.setenv("AIODURABLE_LOCK_MODE", "rows")
+    left: set[ThreadStatus] = set()
     async with started() as processes, Durable(dsn) as durable:
-        code, _ = await processes.run(dsn, "t", "linear", tmp_path / "log", ("after", 4))
-        assert code == -signal.SIGKILL
-
-        async def crashed() -> bool:
-            return (await durable.get_checkpoint_status("t")).status is ThreadStatus.CRASHED
-
-        await wait_until(crashed)
-        code, result = await processes.run(dsn, "t", "linear", tmp_path / "log")
+        code, undisturbed = await processes.run(dsn, "undisturbed", "linear", tmp_path / "undisturbed")
         assert code == 0
-        assert result is not None
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
-        [row] = await Ledger(dsn).rows("t")
-        assert (row["status"], row["attempts"]) == ("complete", 2)
+        for nth in itertools.count(2, 3):
+            thread, log = f"killed-{nth}", tmp_path / f"{nth}"
+
+            async def stopped(thread: str = thread) -> bool:
+                return (await durable.get_checkpoint_status(thread)).status is not ThreadStatus.RUNNING
+
+            code, _ = await processes.run(dsn, thread, "linear", log, ("after", nth))
+            if code == 0:
+                break  # it has fewer writes than that
+            assert code == -signal.SIGKILL
+            await wait_until(stopped)
+            left.add((await durable.get_checkpoint_status(thread)).status)
+            assert await processes.run(dsn, thread, "linear", log) == (0, undisturbed)
+            assert (await durable.get_checkpoint_status(thread)).status is ThreadStatus.COMPLETE
+            [row] = await Ledger(dsn).rows(thread)
+            assert row["status"] == "complete"
+    assert ThreadStatus.CRASHED in left
 
 
 async def test_a_run_goes_on_over_a_killed_lock_session(dsn: str, server_locks: ServerLocks) -> None:
