@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,15 +14,15 @@ from aiodurable.locks.wire import FREED, Answer
 __all__ = ["BATCH", "Asked", "Batch", "Release", "Tried"]
 
 BATCH: Final = 2000
-"""Keys a statement carries at most: some 10 ms of work for the server, so that nobody waits long behind the others."""
+"""Keys a statement unlocks, and tries, at most: some 10 ms of work for the server, so that nobody waits long for others."""
 
 
-class Release(asyncio.Future[int]):
-    """What became of a key that was to be unlocked. A release is carried out whoever asked: it cannot be cancelled.
+class Release(asyncio.Future[Mapping[int, int]]):
+    """What became of keys that a statement unlocks: `NOT_HELD` or `NOTIFIED`; those that were merely `FREED` are left out.
 
-    So whoever awaits it and is cancelled meanwhile gets its `CancelledError` when the server has answered, for that is
-    what a task does when the future it waits for refuses. `asyncio.shield` would end the wait at once, and costs twice as
-    much as the rest of a release.
+    All releases of a batch share it. They are carried out whoever asked, so it cannot be cancelled: whoever awaits it and is
+    cancelled meanwhile gets its `CancelledError` when the server has answered, for that is what a task does when the future
+    it waits for refuses. `asyncio.shield` would end the wait at once, and costs twice as much as the rest of a release.
     """
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002  # asyncio passes it by name
@@ -30,29 +31,24 @@ class Release(asyncio.Future[int]):
 
 
 Tried = tuple[int, str, "asyncio.Future[Lease | None]"]
-Released = tuple[int, Release]
 
 
 @dataclass(slots=True)
 class Batch:
-    """What travels as one statement. `renewals` are of keys that stay locked and only want a token."""
+    """What travels as one statement: keys to unlock, keys to try, and keys that stay locked and only want a token."""
 
-    releases: list[Released] = field(default_factory=list[Released])
+    releases: list[int] = field(default_factory=list[int])
     acquires: list[Tried] = field(default_factory=list[Tried])
     renewals: list[Tried] = field(default_factory=list[Tried])
+    released: Release = field(default_factory=Release)
 
     def __bool__(self) -> bool:
         return bool(self.releases or self.acquires or self.renewals)
 
-    @property
-    def keys(self) -> tuple[list[int], list[int]]:
-        """Those to unlock and those to try."""
-        return [key for key, _ in self.releases], [key for key, _, _ in self.acquires]
-
     def settle(self, answer: Answer, make: Callable[[int, str, int], Lease]) -> list[int]:
         """Give everybody the answer. Returns keys that were granted to callers who had left: they must go back."""
-        for (_, future), became in zip(self.releases, answer.released, strict=True):
-            future.set_result(became)
+        became = zip(self.releases, answer.released, strict=True)
+        self.released.set_result({key: what for key, what in became if what != FREED})
         for (key, name, future), token in zip(self.renewals, answer.tokens, strict=True):
             if not future.done():
                 future.set_result(make(key, name, token))
@@ -67,9 +63,8 @@ class Batch:
 
     def fail(self, error: Callable[[], Exception]) -> None:
         """Nothing was granted, and everything is, or will be, let go of."""
-        for _, released in self.releases:
-            if not released.done():
-                released.set_result(FREED)
+        if not self.released.done():
+            self.released.set_result({})
         for _, _, tried in (*self.acquires, *self.renewals):
             if not tried.done():
                 tried.set_exception(error())
@@ -78,26 +73,48 @@ class Batch:
 class Asked(Batch):
     """The queue, and the batch that is under way."""
 
-    __slots__ = ("under_way",)
+    __slots__ = ("_full", "under_way")
 
     def __init__(self) -> None:
         super().__init__()
         self.under_way = Batch()
+        self._full: deque[Batch] = deque()  # of releases alone
 
-    def take(self) -> Batch:
-        """The next batch. A release never waits behind an acquire: as long as there are too many, nothing else goes."""
-        releases, self.releases = self.releases[:BATCH], self.releases[BATCH:]
-        acquires: list[Tried] = []
-        if not self.releases:
-            acquires, self.acquires = self.acquires[:BATCH], self.acquires[BATCH:]
-            acquires = [tried for tried in acquires if not tried[2].done()]
+    def __bool__(self) -> bool:
+        return bool(self._full) or super().__bool__()
+
+    @property
+    def to_unlock(self) -> set[int]:
+        """All keys that are to be unlocked and have not been sent."""
+        return {key for batch in (*self._full, self) for key in batch.releases}
+
+    def release(self, key: int) -> Release:
+        """Have a key unlocked."""
+        if len(self.releases) >= BATCH:
+            self._full.append(Batch(self.releases, released=self.released))
+            self.releases, self.released = [], Release()
+        self.releases.append(key)
+        return self.released
+
+    def take(self, room: int, refuse: Callable[[], Exception]) -> Batch:
+        """The next batch. A release never waits behind an acquire: as long as there are too many, nothing else goes. Tries
+        that go beyond `room` are refused."""
+        if self._full:
+            self.under_way = self._full.popleft()
+            return self.under_way
+        tries, self.acquires = self.acquires[:BATCH], self.acquires[BATCH:]
+        tries = [tried for tried in tries if not tried[2].done()]
+        for _, _, beyond in tries[room:]:
+            beyond.set_exception(refuse())
         renewals, self.renewals = self.renewals[:BATCH], self.renewals[BATCH:]
-        self.under_way = Batch(releases, acquires, renewals)
+        self.under_way = Batch(self.releases, tries[:room], renewals, self.released)
+        self.releases, self.released = [], Release()
         return self.under_way
 
     def fail_all(self, error: Callable[[], Exception]) -> None:
         """The session is over."""
-        for batch in (self.under_way, self):
+        for batch in (self.under_way, *self._full, self):
             batch.fail(error)
+        self._full.clear()
         self.releases, self.acquires, self.renewals = [], [], []
         self.under_way = Batch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Protocol
 
@@ -22,10 +23,19 @@ class Acquire(Protocol):
 class Hold:
     """What `PostgresLockManager.hold` returns: entered once."""
 
-    __slots__ = ("_acquire", "_cancel_on_lost", "_lease", "_name", "_scope", "_timeout")
+    __slots__ = ("_acquire", "_cancel_on_lost", "_lease", "_loop", "_name", "_scope", "_timeout")
 
-    def __init__(self, acquire: Acquire, name: str, timeout: float | None, *, cancel_on_lost: bool) -> None:
+    def __init__(
+        self,
+        acquire: Acquire,
+        name: str,
+        timeout: float | None,
+        loop: asyncio.AbstractEventLoop | None,
+        *,
+        cancel_on_lost: bool,
+    ) -> None:
         self._acquire = acquire
+        self._loop = loop
         self._name = name
         self._timeout = timeout
         self._cancel_on_lost = cancel_on_lost
@@ -37,7 +47,7 @@ class Hold:
         if self._cancel_on_lost:
             try:
                 scope = CancelOnLost(self._lease)
-                scope.enter()
+                scope.enter(self._loop)
                 self._scope = scope
             except BaseException:  # lost at once: the turn still has to be passed on
                 await self._lease.release()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -19,7 +19,7 @@ class Holding(Protocol):
 
     trusted_until: float
 
-    def let_go(self, lease: Lease) -> asyncio.Future[int] | None:
+    def let_go(self, lease: Lease, /) -> asyncio.Future[Mapping[int, int]] | None:
         """Give the lock back. The future resolves when the server has answered, and cannot be cancelled; None: there is
         nothing to wait for."""
         ...
@@ -44,7 +44,7 @@ class Lease:
         self.taken = time.monotonic()
         self._holding = holding
         self._lost = False
-        self._released: asyncio.Future[int] | bool = False
+        self._released: asyncio.Future[Mapping[int, int]] | bool = False
         self._callbacks: list[Callable[[], None]] | None = None
 
     def __repr__(self) -> str:
@@ -102,10 +102,11 @@ class Lease:
         Without an answer it takes until the session is over, at most `lease_ttl_s` − `lease_margin_s`.
         """
         if self._released is False:
+            self._callbacks = None
             self._released = self._holding.let_go(self) or True
         if self._released is True:
             return
-        if await self._released == NOT_HELD:
+        if (await self._released).get(self.key) == NOT_HELD:
             self._lost = True  # whoever let it go believed to hold it until now
 
     def give_turn(self) -> None:

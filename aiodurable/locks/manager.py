@@ -76,7 +76,7 @@ class PostgresLockManager:
             Keeper(
                 self._dsn,
                 Terms.of(self._settings),
-                self._let_go,
+                self._tell_and_let_go if observers else self._taking.let_go,
                 heard=self._taking.bell.ring
                 if place == 0
                 else None,  # one LISTEN a process: the tick covers its absence
@@ -112,6 +112,7 @@ class PostgresLockManager:
             await to_the_end(self._close_all())
             raise
         self._taking.is_open = True
+        self._taking.loop = asyncio.get_running_loop()
         for keeper in self._keepers:
             if keeper.session is not None:
                 keeper.session.audit_soon()  # the first one was alone when it learned its share
@@ -159,7 +160,7 @@ class PostgresLockManager:
             PostgresUnavailableError: no lock session is up (timeout 0).
             ClosedError: the manager is not open.
         """
-        return Hold(self.acquire, name, timeout, cancel_on_lost=cancel_on_lost)
+        return Hold(self.acquire, name, timeout, self._taking.loop, cancel_on_lost=cancel_on_lost)
 
     async def try_acquire(self, name: str) -> Lease | None:
         """A lease if the lock is free, None if it is not. The caller releases it. Raises what `hold` raises."""
@@ -179,7 +180,8 @@ class PostgresLockManager:
                 raise await self._busy(name)
         else:
             lease = await self._in_time(name, timeout)
-        self._tell_acquired(lease, time.monotonic() - asked)
+        if self._observers:
+            self._tell_acquired(lease, time.monotonic() - asked)
         return lease
 
     async def take_again(self, lost: Lease) -> Lease | None:
@@ -205,6 +207,7 @@ class PostgresLockManager:
         return lease
 
     async def _in_time(self, name: str, timeout: float | None) -> Lease:
+        self._check_open()
         key = self._key(name)
         try:
             async with asyncio.timeout(timeout):
@@ -216,13 +219,10 @@ class PostgresLockManager:
                 thread_id=name,
             ) from None
 
-    def _let_go(self, session: LockSession, lease: Lease) -> Release | None:
-        if self._observers:
-            emit(
-                self._observers,
-                LeaseReleased(lease.name, token=lease.token, held_s=time.monotonic() - lease.taken),
-            )
-        return self._taking.put_back(session, lease.key)
+    def _tell_and_let_go(self, session: LockSession, lease: Lease) -> Release | None:
+        released = LeaseReleased(lease.name, token=lease.token, held_s=time.monotonic() - lease.taken)
+        emit(self._observers, released)
+        return self._taking.let_go(session, lease)
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
@@ -232,6 +232,7 @@ class PostgresLockManager:
 
     async def holder_of(self, name: str) -> LockHolder | None:
         """Who holds the lock, this process included; None: nobody. Raises `PostgresUnavailableError`, `ClosedError`."""
+        self._check_open()
         holders = await self._looking.holders(self._key(name))
         return holders[0] if holders else None
 
@@ -247,7 +248,6 @@ class PostgresLockManager:
     # ---- small parts -------------------------------------------------------------------------------------------------
 
     def _key(self, name: str) -> int:
-        self._check_open()
         return lock_key(check_thread_id(name), self._namespace)
 
     def _check_open(self) -> None:

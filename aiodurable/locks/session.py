@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -22,7 +23,7 @@ from aiodurable.locks.flags import Flags
 from aiodurable.locks.forks import keep_from_children
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.terms import Terms
-from aiodurable.locks.wire import FAILURES, FREED, NOT_HELD, Wire
+from aiodurable.locks.wire import FAILURES, NOT_HELD, Wire
 
 __all__ = ["LetGo", "LockSession"]
 
@@ -44,6 +45,7 @@ class LockSession:
         answered: `time.monotonic` of the last answer.
         flags: what this session's waiters have said to the server.
         share: slots of the server's lock table that this session may take.
+        let_go: what a lease calls that its holder lets go of: whoever waits for it in this process comes next.
         over: why it ended, None while it is up.
     """
 
@@ -56,7 +58,7 @@ class LockSession:
         self.share = share
         self.over: str | None = None
         self._terms = terms
-        self._let_go = let_go
+        self.let_go: Callable[[Lease], Release | None] = partial(let_go, self)
         self._sent = sent
         self._asked = Asked()
         self._work = asyncio.Event()
@@ -73,24 +75,19 @@ class LockSession:
 
     def acquire(self, key: int, name: str) -> asyncio.Future[Lease | None]:
         """Try a key. The future gives a lease, or None: somebody else holds it. A grant nobody waits for is let go."""
-        if self._locks >= self.share:
-            return self._ask([], key, name, beyond(self.share))
-        return self._ask(self._asked.acquires, key, name)
+        return self._ask(key, name, self._asked.acquires)
 
     def renew(self, key: int, name: str) -> asyncio.Future[Lease | None]:
         """A new lease, with a new token, of a key that is locked here and that the last lease has let go of."""
-        return self._ask(self._asked.renewals, key, name)
+        return self._ask(key, name, self._asked.renewals)
 
     def release(self, key: int) -> Release:
-        """Unlock a key. The future says what became of it (`wire`), and `FREED` if the session ends meanwhile."""
-        future = Release(loop=self._loop)
+        """Unlock a key. The future says what became of it; it is freed if the session is over, or ends meanwhile."""
         self.held.pop(key, None)
         if self.over is not None:
-            future.set_result(FREED)
-        else:
-            self._asked.releases.append((key, future))
-            self._work.set()
-        return future
+            return self._asked.released  # settled when the session ended
+        self._work.set()
+        return self._asked.release(key)
 
     def flag(self, key: int, *, up: bool) -> None:
         """Say that somebody here waits for `key`, or waits no longer. Goes out before the tries of the same turn."""
@@ -99,37 +96,25 @@ class LockSession:
         if not up:
             self._work.set()
 
-    def let_go(self, lease: Lease) -> Release | None:
-        """Of a lease that its holder lets go of: whoever waits for it in this process comes next."""
-        return self._let_go(self, lease)
-
     @property
     def load(self) -> int:
         """Slots of the server's lock table that this session takes or is about to take."""
-        return self._locks + len(self.flags.up)
-
-    @property
-    def _locks(self) -> int:
-        if not self.wire.leases_take_slots:
-            return 0
-        return len(self.held) + len(self._asked.acquires) + len(self._asked.under_way.acquires)
+        asked = self._asked
+        leases = len(self.held) + len(asked.acquires) + len(asked.under_way.acquires)
+        return (leases if self.wire.leases_take_slots else 0) + len(self.flags.up)
 
     @property
     def idle(self) -> bool:
         """Whether everything that was asked has been answered."""
         return not (self._sending or self._asked or self.flags.due or self._audit_due)
 
-    def _ask(
-        self, queue: list[Tried], key: int, name: str, error: Exception | None = None
-    ) -> asyncio.Future[Lease | None]:
-        future: asyncio.Future[Lease | None] = self._loop.create_future()
-        if self.over is not None:
-            future.set_exception(self._gone())
-        elif error is not None:
-            future.set_exception(error)
-        else:
+    def _ask(self, key: int, name: str, queue: list[Tried]) -> asyncio.Future[Lease | None]:
+        future: asyncio.Future[Lease | None] = asyncio.Future(loop=self._loop)
+        if self.over is None:
             queue.append((key, name, future))
             self._work.set()
+        else:
+            future.set_exception(self._gone())
         return future
 
     # ---- the one task that sends -------------------------------------------------------------------------------------
@@ -158,10 +143,11 @@ class LockSession:
     async def _send_batch(self) -> None:
         if self.over is not None:
             return
-        batch = self._asked.take()
+        room = max(0, self.share - len(self.held)) if self.wire.leases_take_slots else BATCH
+        batch = self._asked.take(room, lambda: beyond(self.share))
         if not batch and time.monotonic() < self._sent + self._terms.heartbeat_s:
             return
-        releases, acquires = batch.keys
+        releases, acquires = batch.releases, [key for key, _, _ in batch.acquires]
         sent = time.monotonic()
         try:
             answer = await self.wire.batch(releases, acquires, len(batch.renewals))
@@ -199,7 +185,7 @@ class LockSession:
         """Compare what we believe to hold with `pg_locks`, while nothing is under way; and learn our share anew."""
         self._audit_due = False
         self._audit_later()
-        believed = self.held.keys() | {key for key, _ in self._asked.releases}
+        believed = self.held.keys() | self._asked.to_unlock
         sent = time.monotonic()
         try:
             pid, keys, slots, sessions = await self.wire.audit(len(believed))

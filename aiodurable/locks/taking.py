@@ -33,6 +33,7 @@ class Taking:
         self.bell = Bell()
         self.keepers: Sequence[Keeper] = ()
         self.is_open = False
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._closed = closed
         self._up = asyncio.Event()
 
@@ -54,17 +55,20 @@ class Taking:
 
     async def at_once(self, key: int, name: str) -> Lease | None:
         """A lease if nobody has the key. Raises `PostgresUnavailableError` where no session is up."""
+        session = self._session(key)
+        if session is None:
+            raise _none_up(name)
         if not self.turns.take(key):
             return None
-        lease = None
+        asked = session.acquire(key, name)
         try:
-            session = self._session(key)
-            if session is None:
-                raise _none_up(name)
-            lease = await self._try(session, key, name)
-        finally:
-            if lease is None:
-                self.turns.end(key)
+            lease = await asked
+        except BaseException:
+            _withdraw(session, key, asked)
+            self.turns.end(key)
+            raise
+        if lease is None:
+            self.turns.end(key)
         return lease
 
     async def again(self, lost: Lease) -> Lease | None:
@@ -137,9 +141,14 @@ class Taking:
         try:
             return await asked
         except asyncio.CancelledError:
-            if asked.done() and not asked.cancelled() and asked.exception() is None and asked.result() is not None:
-                session.release(key)  # granted in the very moment in which the caller was cancelled
+            _withdraw(session, key, asked)
             raise
+
+    def let_go(self, session: LockSession, lease: Lease) -> Release | None:
+        """The holder of a lease lets it go."""
+        if session.over is None and self.turns.end_alone(lease.key):  # nobody waits for it here: the usual case
+            return session.release(lease.key)
+        return self.put_back(session, lease.key)
 
     def put_back(self, session: LockSession, key: int) -> Release | None:
         """The key goes to who waits in this process, or back to the server; then the future is the server's answer."""
@@ -151,12 +160,12 @@ class Taking:
         crowded = self.turns.crowded(key)
         answer = session.release(key)
         if crowded:
-            answer.add_done_callback(lambda told: self._pass_baton(key, told.result()))
+            answer.add_done_callback(lambda told: self._pass_baton(key, told.result().get(key)))
         else:
             self.turns.end(key)
         return answer
 
-    def _pass_baton(self, key: int, became: int) -> None:
+    def _pass_baton(self, key: int, became: int | None) -> None:
         """It went from task to task here for long enough: another process that waits has a moment to take it."""
         if became == NOTIFIED:
             asyncio.get_running_loop().call_later(YIELD_S, self.turns.end, key)
@@ -173,6 +182,12 @@ class Taking:
             if session is not None and session.over is None:
                 return session
         return None
+
+
+def _withdraw(session: LockSession, key: int, asked: asyncio.Future[Lease | None]) -> None:
+    """The caller was cancelled. If that was in the very moment in which the key was granted, it goes back."""
+    if asked.done() and not asked.cancelled() and asked.exception() is None and asked.result() is not None:
+        session.release(key)
 
 
 def _none_up(name: str) -> PostgresUnavailableError:

@@ -24,7 +24,10 @@ def small() -> Iterator[str]:
 
 
 async def locked(connection: asyncpg.Connection) -> int:
-    return int(str(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")))
+    query = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"  # not a declared mode
+    )
+    return int(str(await connection.fetchval(query)))
 
 
 async def held_at_most(locks: PostgresLockManager) -> int:

@@ -243,6 +243,8 @@ class Locks(RuleBasedStateMachine):
         async def work() -> None:
             locks = self.managers[who]
             sessions = [session for keeper in locks._keepers if (session := keeper.session) is not None]
+            while not all(session.idle or session.over for session in sessions):  # noqa: ASYNC110
+                await asyncio.sleep(0)  # an audit under way would learn the true share again before the try is sent
             shares = [session.share for session in sessions]
             up = len(sessions) == 2 and all(session.over is None for session in sessions)
             for session in sessions:
