@@ -88,7 +88,7 @@ SELECT o.thread_id AS old, t.thread_id, o.checkpoint_id AS old_id, t.at, t.mark,
        pg_temp.uuid6(t.at + o.k * interval '10 ms', o.k::int) AS checkpoint_id,
        CASE WHEN o.k > 1 THEN pg_temp.uuid6(t.at + (o.k - 1) * interval '10 ms', o.k::int - 1) END AS parent_id
 FROM (SELECT thread_id, checkpoint_id, row_number() OVER (PARTITION BY thread_id ORDER BY checkpoint_id) AS k
-      FROM checkpoints WHERE thread_id LIKE 'template-%%') o
+      FROM template_checkpoints) o
 JOIN (SELECT md5(n::text) AS thread_id, now() - (1 - n::numeric / %(total)s) * interval '30 days' AS at,
              'template-' || coalesce(%(rest)s::jsonb ->> (n %% 100)::text, 'complete') AS template,
              CASE WHEN n / 100 %% 2 = 0 THEN jsonb_build_object('aiodurable_run', 'run-' || n, 'aiodurable_graph', 'crowd')
@@ -100,15 +100,15 @@ COPIES = (
     """INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
     SELECT i.thread_id, '', i.checkpoint_id, i.parent_id, c.type,
            c.checkpoint || jsonb_build_object('id', i.checkpoint_id, 'ts', i.at), c.metadata || i.mark
-    FROM ids i JOIN checkpoints c ON c.thread_id = i.old AND c.checkpoint_id = i.old_id AND c.checkpoint_ns = ''
+    FROM ids i JOIN template_checkpoints c ON c.thread_id = i.old AND c.checkpoint_id = i.old_id AND c.checkpoint_ns = ''
     ORDER BY i.at, i.checkpoint_id""",
     """INSERT INTO checkpoint_writes
     SELECT i.thread_id, '', i.checkpoint_id, w.task_id, w.idx, w.channel, w.type, w.blob, w.task_path
-    FROM ids i JOIN checkpoint_writes w ON w.thread_id = i.old AND w.checkpoint_id = i.old_id AND w.checkpoint_ns = ''
+    FROM ids i JOIN template_checkpoint_writes w ON w.thread_id = i.old AND w.checkpoint_id = i.old_id AND w.checkpoint_ns = ''
     ORDER BY i.at, i.checkpoint_id""",
     """INSERT INTO checkpoint_blobs
     SELECT i.thread_id, '', b.channel, b.version, b.type, b.blob
-    FROM (SELECT DISTINCT thread_id, old, at FROM ids) i JOIN checkpoint_blobs b ON b.thread_id = i.old
+    FROM (SELECT DISTINCT thread_id, old, at FROM ids) i JOIN template_checkpoint_blobs b ON b.thread_id = i.old
     ORDER BY i.at""",
 )
 INDEXES = """
@@ -130,13 +130,15 @@ async def make(dsn: str, threads: int, *, batch: int = 10_000) -> float:
         await _templates(saver)
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         await connection.execute("SET maintenance_work_mem = '1GB'")
+        await connection.execute("SET work_mem = '256MB'")
         await connection.execute("SET synchronous_commit = off")
         await connection.execute(UUID6.encode())
+        for table in TABLES:
+            await connection.execute(f"CREATE TEMP TABLE template_{table} AS SELECT * FROM {table}".encode())
+            await connection.execute(f"TRUNCATE {table}".encode())
         async with _without_indexes(connection):
             for first in range(0, threads, batch):
                 await _multiply(connection, first, min(first + batch, threads) - 1, threads)
-            for table in TABLES:
-                await connection.execute(f"DELETE FROM {table} WHERE thread_id LIKE 'template-%'".encode())
         for table in TABLES:
             await connection.execute(f"VACUUM ANALYZE {table}".encode())
         began = time.perf_counter()

@@ -4,7 +4,7 @@ A thread is looked at, then removed from under the lock of its fence row, and on
 same: no lease was taken of it in between, so what a durable run does meanwhile is never touched. Plain LangGraph takes no
 lock; `older_than` is what keeps the two apart.
 
-Stopping it at any moment is safe: each batch is one transaction, and the next call begins with what is left.
+Stopping it at any moment is safe: each batch is one transaction, and the next call passes over what is done.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aiodurable.errors import ConfigurationError
-from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.model import ThreadStatus
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
 from aiodurable.threads.filters import Age, Filter, Statuses
-from aiodurable.threads.search import Search
+from aiodurable.threads.search import CLOCKS, Search, first_id
 from aiodurable.threads.status import Classifier
 
 __all__ = ["Keep", "Pruned", "Retention"]
 
 _SQL = load("retention")
-_NEVER = frozenset({ThreadStatus.NEW, ThreadStatus.RUNNING, ThreadStatus.QUEUED})
+_NEVER = frozenset({ThreadStatus.RUNNING, ThreadStatus.QUEUED})
 
 Keep = Literal["latest", "nothing"]
 
@@ -83,36 +83,39 @@ class Retention:
     ) -> Pruned:
         """See `Threads.prune`."""
         wanted = _checked(keep, older_than, statuses, graph, batch, share)
+        assert wanted.older_than is not None, "it is given"
+        bounds = (first_id(wanted.older_than + CLOCKS), keep == "nothing")
         total = Pruned()
-        async for step in self._search.steps(wanted):
-            thread_ids = step.thread_ids
-            # The tokens first: a lease taken after this line shows in its token, whatever the status said.
-            tokens = {r["thread_id"]: r["token"] for r in await self._database.fetch(_SQL["tokens"], thread_ids)}
-            found = await self._classifier.classify(thread_ids, wanted)
+        async for step in self._search.steps(wanted, size=batch):
+            began = time.monotonic()
+            some = await self._database.fetch(_SQL["with_a_past"], step.thread_ids, *bounds)
+            found = await self._look([row["thread_id"] for row in some], wanted)
             total += Pruned(looked_at=step.looked_at)
-            for start in range(0, len(found), batch):
-                some = found[start : start + batch]
-                began = time.monotonic()
-                total += await self._prune(some, tokens, keep_nothing=keep == "nothing", dry_run=dry_run)
-                if progress is not None:
-                    progress(total)
-                await asyncio.sleep((time.monotonic() - began) * (1 - share) / share)
+            if found:
+                total += await self._prune(found, keep_nothing=keep == "nothing", dry_run=dry_run)
+            if progress is not None:
+                progress(total)
+            await asyncio.sleep((time.monotonic() - began) * (1 - share) / share)
         return total
 
+    async def _look(self, thread_ids: Sequence[str], wanted: Filter) -> list[tuple[str, int | None, str]]:
+        """Of those that may go: thread, token and head."""
+        if not thread_ids:
+            return []
+        # The tokens first: a lease taken after that shows in its token, whatever the status said.
+        tokens, heads = await self._database.fetch_in_turn(
+            (_SQL["tokens"], (thread_ids,)), self._classifier.heads(thread_ids, wanted)
+        )
+        known = {row["thread_id"]: row["token"] for row in tokens}
+        return [(row["thread_id"], known.get(row["thread_id"]), row["checkpoint_id"]) for row in heads]
+
     async def _prune(
-        self,
-        found: Sequence[WorkflowCheckpoint],
-        tokens: dict[str, int],
-        *,
-        keep_nothing: bool,
-        dry_run: bool,
+        self, found: Sequence[tuple[str, int | None, str]], *, keep_nothing: bool, dry_run: bool
     ) -> Pruned:
-        heads = {thread.thread_id: thread.checkpoint_id for thread in found}
-        ids = list(heads)
-        seen = [tokens.get(thread_id) for thread_id in ids]
+        ids, seen, heads = map(list, zip(*found, strict=True))
         _, (row,), _ = await self._database.fetch_in_turn(
             (_SQL["claim"], (ids, seen)),
-            (_SQL["prune"], (ids, seen, list(heads.values()), keep_nothing, dry_run)),
+            (_SQL["prune"], (ids, seen, heads, keep_nothing, dry_run)),
             (_SQL["release"], (ids,)),
         )
         return Pruned(

@@ -23,7 +23,7 @@ from aiodurable.postgres.queries import load
 from aiodurable.threads.filters import Filter
 from aiodurable.threads.status import Classifier
 
-__all__ = ["Search", "Step", "ThreadPage", "first_id"]
+__all__ = ["CLOCKS", "Search", "Step", "ThreadPage", "first_id"]
 
 _CHANNELS = {ThreadStatus.FAILED: "__error__", ThreadStatus.INTERRUPTED: "__interrupt__"}
 _IN_LEDGER = frozenset(
@@ -38,7 +38,7 @@ _STEPS = (100, 1000)
 _RECENT = timedelta(days=1)
 _RECENT_AT_ONCE = 20_000
 """Recent threads are sorted anew for each fetch: fewer fetches, of more steps each."""
-_CLOCKS = timedelta(minutes=1)
+CLOCKS = timedelta(minutes=1)
 """How far a checkpoint's id and its `ts` may lie apart; both come from the writer's clock, one after the other."""
 _GREGORIAN = datetime(1582, 10, 15, tzinfo=UTC)
 
@@ -112,10 +112,11 @@ class Search:
                 return ThreadPage(found, step.last)
         return ThreadPage(found, None)
 
-    async def steps(self, wanted: Filter, *, after: str | None = None) -> AsyncIterator[Step]:
-        """All that can pass, step by step."""
+    async def steps(self, wanted: Filter, *, after: str | None = None, size: int | None = None) -> AsyncIterator[Step]:
+        """All that can pass, step by step; `size`: threads looked at in each."""
         if wanted.statuses:
-            async for step in self._steps(await self._source(wanted), after or "", wanted.prefix or ""):
+            sizes = _STEPS if size is None else (size, size)
+            async for step in self._steps(await self._source(wanted), after or "", wanted.prefix or "", sizes):
                 yield step
 
     def noted(self) -> AsyncIterator[Step]:
@@ -123,8 +124,10 @@ class Search:
         paused, queued, quarantined, or running for the ledger."""
         return self._steps(_Source("threads_noted", (list(_CHANNELS.values()), [*_IN_LEDGER, ThreadStatus.RUNNING])))
 
-    async def _steps(self, source: _Source, last: str = "", prefix: str = "") -> AsyncIterator[Step]:
-        size = _STEPS[0]
+    async def _steps(
+        self, source: _Source, last: str = "", prefix: str = "", sizes: tuple[int, int] | None = None
+    ) -> AsyncIterator[Step]:
+        size, most = sizes or _STEPS
         contiguous = bool(prefix) and await self._sorts_bytewise()
         if contiguous and last < prefix:
             last = prefix
@@ -140,7 +143,7 @@ class Search:
                 yield Step(fitting, len(some), last)
                 if contiguous and not last.startswith(prefix):
                     return
-            size = min(size * 2, _STEPS[1])
+            size = min(size * 2, most)
 
     async def _source(self, wanted: Filter) -> _Source:
         """The narrowest that misses none."""
@@ -157,7 +160,7 @@ class Search:
             channels = [channel for status, channel in _CHANNELS.items() if status in wanted.statuses]
             return _Source("threads_noted", (channels, sorted(wanted.statuses & _IN_LEDGER)))
         if wanted.newer_than is not None and wanted.newer_than > datetime.now(UTC) - _RECENT:
-            first = first_id(wanted.newer_than - _CLOCKS)
+            first = first_id(wanted.newer_than - CLOCKS)
             return _Source("threads_recent", (first, wanted.newer_than), _RECENT_AT_ONCE)
         return _Source("threads_all")
 

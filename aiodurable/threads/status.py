@@ -52,6 +52,7 @@ __all__ = ["CLASSIFY", "Classifier"]
 CLASSIFY = load("threads")["classify"]
 """The statement; `Classifier.beneath` has arguments for it, `Classifier.told` reads its rows."""
 
+_HEADS = f"SELECT thread_id, checkpoint_id FROM ({CLASSIFY}) t"  # noqa: S608 - both halves are ours
 _COUNT = f"SELECT status, count(*) FROM ({CLASSIFY}) t GROUP BY status"  # noqa: S608 - both halves are ours
 
 _DOUBTS = {
@@ -103,6 +104,10 @@ class Classifier:
             return Counter(thread.status for thread in await self.classify(thread_ids, wanted))
         rows = await self._database.fetch(_COUNT, *self._asked(thread_ids, wanted)) if thread_ids else []
         return Counter({ThreadStatus(row["status"]): row["count"] for row in rows})
+
+    def heads(self, thread_ids: Sequence[str], wanted: Filter) -> tuple[str, tuple[Any, ...]]:
+        """A statement, and its parameters, for the newest checkpoints of those that pass as far as Postgres can tell."""
+        return _HEADS, self._asked(thread_ids, wanted)
 
     def _asked(self, thread_ids: Sequence[str], wanted: Filter | None, *, ignore_lock: bool = False) -> tuple[Any, ...]:
         """The parameters of `classify`."""

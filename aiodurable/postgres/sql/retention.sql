@@ -1,3 +1,22 @@
+-- name: with_a_past
+-- checkpoints_pkey, three descents a thread. Of the threads $1 those whose head is older than the id $2 and, unless $3 (keep
+-- nothing), not their only checkpoint: what was pruned before is passed over without being read.
+SELECT a.thread_id
+FROM unnest((SELECT $1::text[])) AS a (thread_id)
+CROSS JOIN LATERAL (
+    SELECT c.checkpoint_id
+    FROM checkpoints c
+    WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ''
+    ORDER BY c.checkpoint_id DESC
+    LIMIT 1
+) h
+WHERE h.checkpoint_id < $2::text
+  AND ($3::boolean
+       OR EXISTS (SELECT 1
+                  FROM checkpoints c
+                  WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id < h.checkpoint_id)
+       OR EXISTS (SELECT 1 FROM checkpoints c WHERE c.thread_id = a.thread_id AND c.checkpoint_ns > ''))
+
 -- name: tokens
 -- aiodurable_fences_pkey.
 SELECT thread_id, token FROM aiodurable_fences WHERE thread_id = ANY ($1::text[])
@@ -13,8 +32,9 @@ ON CONFLICT DO NOTHING
 RETURNING thread_id
 
 -- name: prune
--- All by thread_id: aiodurable_fences_pkey, checkpoints_pkey, checkpoint_writes_thread_id_idx, checkpoint_blobs_thread_id_idx,
--- aiodurable_runs_by_thread.
+-- All by thread_id: aiodurable_fences_pkey, either index of checkpoints, of checkpoint_writes and of checkpoint_blobs, and
+-- aiodurable_runs_by_thread; then the rows themselves by ctid. One row a thread from step to step, never a join of two sets
+-- of rows: that is planned from guesses about rows per thread, and can go quadratic.
 -- $1 thread ids, $2 their tokens when they were looked at, $3 their heads, $4 keep nothing, $5 only tell what would go.
 WITH claimed AS MATERIALIZED (
     -- Under this lock no lease begins and no fenced write commits. The same token: none began since the thread was looked
@@ -26,102 +46,92 @@ WITH claimed AS MATERIALIZED (
     ORDER BY f.thread_id
     FOR UPDATE OF f SKIP LOCKED
 ),
-heads AS MATERIALIZED (
-    SELECT c.thread_id, c.head_id, h.checkpoint_ns, h.checkpoint_id, h.versions, h.format, h.root
+present AS MATERIALIZED (
+    SELECT c.thread_id, c.head_id, k.*
     FROM claimed c
     CROSS JOIN LATERAL (
-        SELECT DISTINCT ON (k.checkpoint_ns) k.checkpoint_ns, k.checkpoint_id, k.checkpoint -> 'channel_versions' AS versions,
-               (k.checkpoint ->> 'v')::integer AS format, k.metadata -> 'parents' ->> '' AS root
+        SELECT array_agg(k.ctid) AS tids, array_agg(k.checkpoint_ns) AS namespaces, array_agg(k.checkpoint_id) AS ids,
+               array_agg(pg_column_size(k.checkpoint) + pg_column_size(k.metadata)) AS sizes,
+               bool_or(k.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}') AS delta
         FROM checkpoints k
         WHERE k.thread_id = c.thread_id
-        ORDER BY k.checkpoint_ns DESC, k.checkpoint_id DESC
-    ) h
+    ) k
 ),
 judged AS MATERIALIZED (
     -- What keep="latest" cannot keep: a DeltaChannel needs the writes of older checkpoints, a format before 4 the Sends of
-    -- the one before. langgraph-checkpoint-postgres refuses the same.
-    SELECT c.thread_id, c.head_id,
-           NOT $4::boolean AND (
-               EXISTS (SELECT 1 FROM heads h WHERE h.thread_id = c.thread_id AND h.format < 4)
-               OR EXISTS (SELECT 1
-                          FROM checkpoints k
-                          WHERE k.thread_id = c.thread_id
-                            AND k.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}')) AS refused
-    FROM claimed c
+    -- the one before. langgraph-checkpoint-postgres refuses the same. Kept is the newest checkpoint of the thread, and of
+    -- each subgraph with a memory of its own. A subgraph's call has its task's id in its namespace, after a colon, and goes
+    -- with the checkpoint it was called from.
+    SELECT p.*, h.kept, h.kept_tids, NOT $4::boolean AND coalesce(p.delta OR h.old, false) AS refused
+    FROM present p
+    CROSS JOIN LATERAL (
+        SELECT bool_or(n.checkpoint_ns = '' AND n.checkpoint_id = p.head_id) AS here, bool_or(k.format < 4) AS old,
+               jsonb_object_agg(n.checkpoint_ns, jsonb_build_object('id', n.checkpoint_id, 'versions', k.versions))
+                   FILTER (WHERE k.kept) AS kept,
+               array_agg(n.tid) FILTER (WHERE k.kept) AS kept_tids
+        FROM (SELECT DISTINCT ON (r.checkpoint_ns) r.checkpoint_ns, r.checkpoint_id, r.tid
+              FROM unnest(p.namespaces, p.ids, p.tids) AS r (checkpoint_ns, checkpoint_id, tid)
+              ORDER BY r.checkpoint_ns, r.checkpoint_id DESC) n
+        CROSS JOIN LATERAL (
+            SELECT c.checkpoint -> 'channel_versions' AS versions, (c.checkpoint ->> 'v')::integer AS format,
+                   NOT $4::boolean AND (n.checkpoint_ns NOT LIKE '%:%'
+                                        OR c.metadata -> 'parents' ->> '' IS NOT DISTINCT FROM p.head_id) AS kept
+            FROM checkpoints c
+            WHERE c.ctid = n.tid
+        ) k
+    ) h
     -- Plain LangGraph takes no lock: it may have gone on.
-    WHERE EXISTS (SELECT 1
-                  FROM heads h
-                  WHERE h.thread_id = c.thread_id AND h.checkpoint_ns = '' AND h.checkpoint_id = c.head_id)
+    WHERE h.here
 ),
-chosen AS MATERIALIZED (
-    SELECT thread_id, head_id FROM judged WHERE NOT refused
-),
-kept AS MATERIALIZED (
-    -- The newest checkpoint of the thread, and of each subgraph with a memory of its own. A subgraph's call has its task's
-    -- id in its namespace, after a colon, and goes with the checkpoint it was called from.
-    SELECT h.thread_id, h.checkpoint_ns, h.checkpoint_id, h.versions
-    FROM heads h
-    JOIN chosen c ON c.thread_id = h.thread_id
-    WHERE NOT $4::boolean AND (h.checkpoint_ns NOT LIKE '%:%' OR h.root = h.head_id)
-),
-checkpoint AS MATERIALIZED (
-    SELECT c.ctid, c.thread_id, pg_column_size(c.checkpoint) + pg_column_size(c.metadata) AS size
-    FROM chosen t
-    JOIN checkpoints c ON c.thread_id = t.thread_id
-    WHERE NOT EXISTS (SELECT 1
-                      FROM kept k
-                      WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = c.checkpoint_ns
-                        AND k.checkpoint_id = c.checkpoint_id)
-),
-write AS MATERIALIZED (
-    SELECT w.ctid, w.thread_id, pg_column_size(w.blob) AS size
-    FROM chosen t
-    JOIN checkpoint_writes w ON w.thread_id = t.thread_id
-    -- A write can commit before its checkpoint: what is newer than the head belongs to a step that is under way.
-    WHERE ($4::boolean OR w.checkpoint_id < t.head_id)
-      AND NOT EXISTS (SELECT 1
-                      FROM kept k
-                      WHERE k.thread_id = w.thread_id AND k.checkpoint_ns = w.checkpoint_ns
-                        AND k.checkpoint_id = w.checkpoint_id)
-),
-blob AS MATERIALIZED (
-    SELECT b.ctid, b.thread_id, coalesce(pg_column_size(b.blob), 0) AS size
-    FROM chosen t
-    JOIN checkpoint_blobs b ON b.thread_id = t.thread_id
-    WHERE NOT EXISTS (SELECT 1
-                      FROM kept k
-                      WHERE k.thread_id = b.thread_id AND k.checkpoint_ns = b.checkpoint_ns
-                        AND k.versions ->> b.channel = b.version)
+gone AS MATERIALIZED (
+    SELECT t.thread_id, t.kept_tids, c.tids AS checkpoint_tids, w.tids AS write_tids, b.tids AS blob_tids,
+           coalesce(cardinality(c.tids), 0) + coalesce(cardinality(w.tids), 0) + coalesce(cardinality(b.tids), 0) AS rows,
+           coalesce(c.bytes, 0) + coalesce(w.bytes, 0) + coalesce(b.bytes, 0) AS bytes
+    FROM judged t
+    CROSS JOIN LATERAL (
+        SELECT array_agg(r.tid) AS tids, sum(r.size) AS bytes
+        FROM unnest(t.tids, t.namespaces, t.ids, t.sizes) AS r (tid, checkpoint_ns, checkpoint_id, size)
+        WHERE t.kept -> r.checkpoint_ns ->> 'id' IS DISTINCT FROM r.checkpoint_id
+    ) c
+    CROSS JOIN LATERAL (
+        -- A write can commit before its checkpoint: what is newer than the head belongs to a step that is under way.
+        SELECT array_agg(w.ctid) AS tids, sum(pg_column_size(w.blob)) AS bytes
+        FROM checkpoint_writes w
+        WHERE w.thread_id = t.thread_id AND ($4::boolean OR w.checkpoint_id < t.head_id)
+          AND t.kept -> w.checkpoint_ns ->> 'id' IS DISTINCT FROM w.checkpoint_id
+    ) w
+    CROSS JOIN LATERAL (
+        SELECT array_agg(b.ctid) AS tids, sum(coalesce(pg_column_size(b.blob), 0)) AS bytes
+        FROM checkpoint_blobs b
+        WHERE b.thread_id = t.thread_id AND t.kept -> b.checkpoint_ns -> 'versions' ->> b.channel IS DISTINCT FROM b.version
+    ) b
+    WHERE NOT t.refused
 ),
 no_checkpoint AS (
-    DELETE FROM checkpoints c USING checkpoint d WHERE NOT $5::boolean AND c.ctid = d.ctid
+    DELETE FROM checkpoints
+    WHERE ctid = ANY (ARRAY (SELECT unnest(g.checkpoint_tids) FROM gone g WHERE NOT $5::boolean))
 ),
 no_write AS (
-    DELETE FROM checkpoint_writes w USING write d WHERE NOT $5::boolean AND w.ctid = d.ctid
+    DELETE FROM checkpoint_writes
+    WHERE ctid = ANY (ARRAY (SELECT unnest(g.write_tids) FROM gone g WHERE NOT $5::boolean))
 ),
 no_blob AS (
-    DELETE FROM checkpoint_blobs b USING blob d WHERE NOT $5::boolean AND b.ctid = d.ctid
+    DELETE FROM checkpoint_blobs
+    WHERE ctid = ANY (ARRAY (SELECT unnest(g.blob_tids) FROM gone g WHERE NOT $5::boolean))
 ),
 no_run AS (
-    DELETE FROM aiodurable_runs r USING chosen t
-    WHERE NOT $5::boolean AND $4::boolean AND r.thread_id = t.thread_id
+    DELETE FROM aiodurable_runs r USING gone g
+    WHERE NOT $5::boolean AND $4::boolean AND r.thread_id = g.thread_id
 ),
 no_parent AS (
-    UPDATE checkpoints c
+    UPDATE checkpoints
     SET parent_checkpoint_id = NULL
-    FROM kept k
-    WHERE NOT $5::boolean AND c.thread_id = k.thread_id AND c.checkpoint_ns = k.checkpoint_ns
-      AND c.checkpoint_id = k.checkpoint_id AND c.parent_checkpoint_id IS NOT NULL
-),
-gone AS (
-    SELECT thread_id, size FROM checkpoint
-    UNION ALL
-    SELECT thread_id, size FROM write
-    UNION ALL
-    SELECT thread_id, size FROM blob
+    WHERE ctid = ANY (ARRAY (SELECT unnest(g.kept_tids) FROM gone g WHERE NOT $5::boolean))
+      AND parent_checkpoint_id IS NOT NULL
 )
-SELECT count(DISTINCT g.thread_id) AS threads, count(*) AS rows, coalesce(sum(g.size), 0)::bigint AS bytes,
-       coalesce((SELECT array_agg(thread_id ORDER BY thread_id) FROM judged WHERE refused), '{}') AS refused,
+SELECT count(*) FILTER (WHERE g.rows > 0) AS threads, coalesce(sum(g.rows), 0)::bigint AS rows,
+       coalesce(sum(g.bytes), 0)::bigint AS bytes,
+       coalesce((SELECT array_agg(t.thread_id ORDER BY t.thread_id) FROM judged t WHERE t.refused), '{}') AS refused,
        cardinality($1::text[]) - (SELECT count(*) FROM judged) AS busy
 FROM gone g
 

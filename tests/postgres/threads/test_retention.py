@@ -172,16 +172,16 @@ async def test_a_lease_taken_after_the_look_keeps_the_thread(
     for name in ("known", "unknown"):
         await Thread(dsn, saver, name, "linear").start()
     await database.execute("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('known', 3)")
-    classify = threads.classifier.classify
+    look = threads._retention._look
 
     async def look_then_lease(*args: Any, **kwargs: Any) -> Any:
-        found = await classify(*args, **kwargs)
+        found = await look(*args, **kwargs)
         bump = """INSERT INTO aiodurable_fences AS f (thread_id, token) VALUES ('known', 1), ('unknown', 1)
                   ON CONFLICT (thread_id) DO UPDATE SET token = f.token + 1"""
         await database.execute(bump)
         return found
 
-    monkeypatch.setattr(threads.classifier, "classify", look_then_lease)
+    monkeypatch.setattr(threads._retention, "_look", look_then_lease)
     told = await threads.prune(keep="nothing", older_than=NOW)
     assert (told.rows, told.busy) == (0, 2)
 
@@ -191,14 +191,14 @@ async def test_a_thread_that_went_on_after_the_look_is_kept(
 ) -> None:
     thread = Thread(dsn, saver, "thread", "linear")
     await thread.start()
-    classify = threads.classifier.classify
+    look = threads._retention._look
 
     async def look_then_go_on(*args: Any, **kwargs: Any) -> Any:
-        found = await classify(*args, **kwargs)
+        found = await look(*args, **kwargs)
         await thread.run({"xs": ["again"]})
         return found
 
-    monkeypatch.setattr(threads.classifier, "classify", look_then_go_on)
+    monkeypatch.setattr(threads._retention, "_look", look_then_go_on)
     told = await threads.prune(keep="nothing", older_than=NOW)
     assert (told.rows, told.busy) == (0, 1)
     assert (await thread.state()).values["xs"] == ["a", "b", "again", "a", "b"]
