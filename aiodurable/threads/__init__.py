@@ -11,11 +11,13 @@ from aiodurable.threads.counting import ThreadCounts
 from aiodurable.threads.filters import NEEDS_ATTENTION, ThreadFilters
 from aiodurable.threads.history import ThreadStep
 from aiodurable.threads.reader import Threads
-from aiodurable.threads.retention import Pruned
-from aiodurable.threads.search import ThreadPage
+from aiodurable.threads.retention import Pruned, PruneOptions
+from aiodurable.threads.search import PRUNING, ThreadPage
 
 __all__ = [
     "NEEDS_ATTENTION",
+    "PRUNING",
+    "PruneOptions",
     "Pruned",
     "ThreadCounts",
     "ThreadFilters",

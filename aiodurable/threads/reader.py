@@ -17,7 +17,7 @@ from aiodurable.postgres.together import Together
 from aiodurable.threads.counting import Counting, ThreadCounts
 from aiodurable.threads.filters import Age, Filter, Statuses, ThreadFilters, check_positive
 from aiodurable.threads.history import History, ThreadStep
-from aiodurable.threads.retention import Keep, Pruned, Retention
+from aiodurable.threads.retention import BATCH, SHARE, Keep, Pruned, Retention
 from aiodurable.threads.search import Search, ThreadPage
 from aiodurable.threads.status import CLASSIFY, Classifier
 
@@ -168,8 +168,8 @@ class Threads:
         older_than: Age,
         statuses: Statuses = (ThreadStatus.COMPLETE,),
         graph: str | None = None,
-        batch: int = 100,
-        share: float = 0.5,
+        batch: int = BATCH,
+        share: float = SHARE,
         dry_run: bool = False,
         progress: Callable[[Pruned], None] | None = None,
     ) -> Pruned:
@@ -183,7 +183,7 @@ class Threads:
             statuses: only threads of these. Failed, interrupted and other threads that wait for somebody go only when
                 named here; running and queued ones never.
             graph: only threads of this graph.
-            batch: threads removed in one transaction.
+            batch: threads removed in one transaction, at most: fewer where their removal took over half a second.
             share: of the time, how much is spent working; the rest is left to live traffic.
             dry_run: tell what would be removed, remove nothing.
             progress: called after each batch with what was removed so far.

@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Required, TypedDict
 
 from aiodurable.errors import ConfigurationError
 from aiodurable.model import ThreadStatus
@@ -23,12 +23,31 @@ from aiodurable.threads.filters import Age, Filter, Statuses
 from aiodurable.threads.search import CLOCKS, Search, first_id
 from aiodurable.threads.status import Classifier
 
-__all__ = ["Keep", "Pruned", "Retention"]
+__all__ = ["BATCH", "SHARE", "Keep", "PruneOptions", "Pruned", "Retention", "checked"]
 
 _SQL = load("retention")
 _NEVER = frozenset({ThreadStatus.RUNNING, ThreadStatus.QUEUED})
 
+_LONG_S = 0.5
+"""A transaction that took longer has the next one remove half as many threads."""
+
+BATCH = 100
+SHARE = 0.5
+
 Keep = Literal["latest", "nothing"]
+
+
+class PruneOptions(TypedDict, total=False):
+    """What `prune` may be told; see there."""
+
+    keep: Keep
+    older_than: Required[Age]
+    statuses: Statuses
+    graph: str | None
+    batch: int
+    share: float
+    dry_run: bool
+    progress: Callable[[Pruned], None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +101,24 @@ class Retention:
         progress: Callable[[Pruned], None] | None,
     ) -> Pruned:
         """See `Threads.prune`."""
-        wanted = _checked(keep, older_than, statuses, graph, batch, share)
+        wanted = checked(keep=keep, older_than=older_than, statuses=statuses, graph=graph, batch=batch, share=share)
         assert wanted.older_than is not None, "it is given"
         bounds = (first_id(wanted.older_than + CLOCKS), keep == "nothing")
         total = Pruned()
+        size = batch
         async for step in self._search.steps(wanted, size=batch):
             began = time.monotonic()
             some = await self._database.fetch(_SQL["with_a_past"], step.thread_ids, *bounds)
             found = await self._look([row["thread_id"] for row in some], wanted)
             total += Pruned(looked_at=step.looked_at)
-            if found:
-                total += await self._prune(found, keep_nothing=keep == "nothing", dry_run=dry_run)
+            while found:
+                some, found = found[:size], found[size:]
+                total += await self._prune(some, keep_nothing=bounds[1], dry_run=dry_run)
+                took = time.monotonic() - began
+                # Threads differ in length by orders of magnitude: what a transaction takes is bounded by its time.
+                size = max(1, size // 2) if took > _LONG_S else min(batch, size * 2)
+                await asyncio.sleep(took * (1 - share) / share)
+                began = time.monotonic()
             if progress is not None:
                 progress(total)
             await asyncio.sleep((time.monotonic() - began) * (1 - share) / share)
@@ -127,14 +153,17 @@ class Retention:
         )
 
 
-def _checked(
-    keep: Keep,
+def checked(
+    *,
+    keep: Keep = "latest",
     older_than: Age,
-    statuses: Statuses,
-    graph: str | None,
-    batch: int,
-    share: float,
+    statuses: Statuses = (ThreadStatus.COMPLETE,),
+    graph: str | None = None,
+    batch: int = BATCH,
+    share: float = SHARE,
+    **_: Any,
 ) -> Filter:
+    """What to look for. Raises `ConfigurationError` where the options of `prune` cannot be meant."""
     if keep not in ("latest", "nothing"):
         raise ConfigurationError(f'keep must be "latest" or "nothing", got {keep!r}')
     if not 1 <= batch <= 10_000:

@@ -23,7 +23,7 @@ from aiodurable.postgres.queries import load
 from aiodurable.threads.filters import Filter
 from aiodurable.threads.status import Classifier
 
-__all__ = ["CLOCKS", "Search", "Step", "ThreadPage", "first_id"]
+__all__ = ["CLOCKS", "PRUNING", "Search", "Step", "ThreadPage", "first_id"]
 
 _CHANNELS = {ThreadStatus.FAILED: "__error__", ThreadStatus.INTERRUPTED: "__interrupt__"}
 _IN_LEDGER = frozenset(
@@ -40,6 +40,8 @@ _RECENT_AT_ONCE = 20_000
 """Recent threads are sorted anew for each fetch: fewer fetches, of more steps each."""
 CLOCKS = timedelta(minutes=1)
 """How far a checkpoint's id and its `ts` may lie apart; both come from the writer's clock, one after the other."""
+PRUNING = "aiodurable: pruning"
+"""The name of the lock that one of those who prune holds; no thread's."""
 _GREGORIAN = datetime(1582, 10, 15, tzinfo=UTC)
 
 
@@ -166,7 +168,8 @@ class Search:
 
     async def all_held_are_in_the_ledger(self) -> bool:
         """Whether each lock that is held now is that of a run: there are locks of other kinds, and runs that just begin."""
-        return not await self._database.fetch(_SQL["held_keys_of_no_run"])
+        others = {row["key"] for row in await self._database.fetch(_SQL["held_keys_of_no_run"])}
+        return others <= {self._key(PRUNING)}
 
     async def _held(self) -> set[int]:
         return {row["key"] for row in await self._database.fetch(_SQL["held_keys"])}

@@ -350,7 +350,7 @@ EXCEPT
 SELECT r.lock_key
 FROM aiodurable_runs r
 WHERE r.status = 'running'
-LIMIT 1
+LIMIT 2
 
 -- name: live_runs
 -- aiodurable_runs_noted; aiodurable_leases, as above.
