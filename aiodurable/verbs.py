@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Unpack
+from typing import Any, NoReturn, Unpack
 
-from aiodurable.errors import GraphNotRegisteredError
+from aiodurable.errors import ConfigurationError, GraphNotRegisteredError, LockError, PostgresUnavailableError
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.fork import Change, Point, fork
 from aiodurable.runs.graphs import BoundGraph, Graph
@@ -15,10 +18,21 @@ from aiodurable.runs.hold import OnBusy
 from aiodurable.runs.resume import may_retry, not_found
 from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run import run
-from aiodurable.threads import NEEDS_ATTENTION, Pruned, ThreadCounts, ThreadFilters, ThreadPage, ThreadStep
-from aiodurable.threads.retention import Keep
+from aiodurable.threads import (
+    NEEDS_ATTENTION,
+    PRUNING,
+    Pruned,
+    PruneOptions,
+    ThreadCounts,
+    ThreadFilters,
+    ThreadPage,
+    ThreadStep,
+)
+from aiodurable.threads.retention import BATCH, SHARE, Keep, checked
 
 __all__ = ["Verbs"]
+
+_log = logging.getLogger(__name__)
 
 
 class Verbs(ABC):
@@ -233,8 +247,8 @@ class Verbs(ABC):
         older_than: timedelta | datetime,
         statuses: Iterable[ThreadStatus | str] = (ThreadStatus.COMPLETE,),
         graph: str | None = None,
-        batch: int = 100,
-        share: float = 0.5,
+        batch: int = BATCH,
+        share: float = SHARE,
         dry_run: bool = False,
         progress: Callable[[Pruned], None] | None = None,
     ) -> Pruned:
@@ -265,6 +279,33 @@ class Verbs(ABC):
             dry_run=dry_run,
             progress=progress,
         )
+
+    async def prune_every(self, interval: timedelta, **options: Unpack[PruneOptions]) -> NoReturn:
+        """Prune now, and again every `interval`, until cancelled. Any number of processes may: one prunes, the others stand by.
+
+        The one that prunes holds a lock for as long as it lives; when it dies or loses Postgres another one takes over.
+        What goes wrong with Postgres is logged, and tried again. Each round is logged with what it removed.
+
+        Args:
+            interval: from the end of one round to the beginning of the next, give or take a tenth.
+            options: those of `prune`. An age in `older_than` is measured anew each round.
+
+        Raises:
+            ConfigurationError: options that cannot be meant; at once.
+            ClosedError: this `Durable` was closed meanwhile.
+        """
+        if interval <= timedelta():
+            raise ConfigurationError(f"interval must be above 0, got {interval}: a day is usual")
+        checked(**options)
+        while True:
+            try:
+                async with self._opened().locks.hold(PRUNING, timeout=None):
+                    while True:
+                        _log.info("pruned: %s", await self.prune(**options))
+                        await asyncio.sleep(interval.total_seconds() * random.uniform(0.9, 1.1))
+            except (PostgresUnavailableError, LockError) as error:
+                _log.warning("pruning was interrupted, and is tried again: %s", error)
+                await asyncio.sleep(min(interval.total_seconds(), 60) * random.uniform(0.5, 1))
 
     async def _graph_of(self, thread_id: str, given: Graph | None, *, verb: str) -> BoundGraph:
         if given is not None:

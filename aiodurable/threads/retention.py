@@ -108,19 +108,21 @@ class Retention:
         size = batch
         async for step in self._search.steps(wanted, size=batch):
             began = time.monotonic()
-            some = await self._database.fetch(_SQL["with_a_past"], step.thread_ids, *bounds)
-            found = await self._look([row["thread_id"] for row in some], wanted)
+            old = await self._database.fetch(_SQL["with_a_past"], step.thread_ids, *bounds)
+            found = await self._look([row["thread_id"] for row in old], wanted)
             total += Pruned(looked_at=step.looked_at)
+            if progress is not None and not found:
+                progress(total)
             while found:
                 some, found = found[:size], found[size:]
                 total += await self._prune(some, keep_nothing=bounds[1], dry_run=dry_run)
+                if progress is not None:
+                    progress(total)
                 took = time.monotonic() - began
                 # Threads differ in length by orders of magnitude: what a transaction takes is bounded by its time.
                 size = max(1, size // 2) if took > _LONG_S else min(batch, size * 2)
                 await asyncio.sleep(took * (1 - share) / share)
                 began = time.monotonic()
-            if progress is not None:
-                progress(total)
             await asyncio.sleep((time.monotonic() - began) * (1 - share) / share)
         return total
 
