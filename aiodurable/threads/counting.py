@@ -25,7 +25,7 @@ __all__ = ["Counting", "ThreadCounts"]
 _SQL = load("threads")
 _PAGES = 2_000
 """Pages in the sample; a table of no more is counted."""
-_RARE = 25_000
+_RARE = 5_000
 """Threads that are counted at most although an estimate was asked for."""
 _UNNOTED = frozenset({ThreadStatus.COMPLETE, ThreadStatus.CRASHED})
 _LIVE = frozenset({ThreadStatus.QUEUED, ThreadStatus.RUNNING})

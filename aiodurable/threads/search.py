@@ -134,7 +134,7 @@ class Search:
         if contiguous and last < prefix:
             last = prefix
             yield Step([prefix], 1, prefix)
-        while rows := await self._database.fetch(_SQL[source.block], last, source.at_once or size, *source.bounds):
+        while rows := await self._fetch(source, last, source.at_once or size):
             for start in range(0, len(rows), size):
                 some = rows[start : start + size]
                 last = some[-1]["thread_id"]
@@ -146,6 +146,11 @@ class Search:
                 if contiguous and not last.startswith(prefix):
                     return
             size = min(size * 2, most)
+
+    async def _fetch(self, source: _Source, last: str, size: int) -> list[dict[str, Any]]:
+        query = (_SQL[source.block], (last, size, *source.bounds))
+        _, rows = await self._database.fetch_in_turn((_SQL["without_seqscan"], ()), query)
+        return rows
 
     async def _source(self, wanted: Filter) -> _Source:
         """The narrowest that misses none."""

@@ -132,17 +132,21 @@ def test_a_query_uses_the_index_its_comment_names(
     assert {alike.get(name, name) for name in used} == indexes
 
 
-def test_what_is_recent_is_found_by_block_ranges(crowd: psycopg.Connection[Any]) -> None:
-    found = plan(
-        crowd,
-        "threads_recent",
-        "text, integer, text, timestamptz",
-        "'', 100, '00000bb0', '2026-01-01'",
-        "force_custom_plan",
-    )
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("analyzed", [True, False])
+def test_what_is_recent_is_found_by_block_ranges(crowd: psycopg.Connection[Any], mode: str, analyzed: bool) -> None:
+    """Also right after a bulk load, and by a plan that does not know the bounds."""
+    if not analyzed:
+        crowd.execute(
+            "DELETE FROM pg_statistic WHERE starelid IN ('checkpoints'::regclass, 'aiodurable_runs'::regclass)"
+        )
+    with crowd.transaction():
+        crowd.execute(BLOCKS["without_seqscan"].encode())
+        types, values = "text, integer, text, timestamptz", "'', 100, '00000bb0', '2026-01-01'"
+        found = plan(crowd, "threads_recent", types, values, mode)
     used = {node["Index Name"] for node in found if "Index Name" in node}
-    assert "aiodurable_checkpoints_recent" in used
-    assert "checkpoints_pkey" not in used
+    assert used == {"aiodurable_checkpoints_recent", "aiodurable_runs_touched"}
+    assert not any(node["Node Type"] == "Seq Scan" for node in found)
 
 
 @pytest.mark.parametrize("block", ["threads_all", "threads_noted"])

@@ -280,14 +280,17 @@ WITH RECURSIVE t (thread_id, n) AS (
     WHERE t.thread_id IS NOT NULL AND t.n < $2::integer
 )
 SELECT t.thread_id,
-       EXISTS (SELECT 1
-               FROM checkpoint_writes own
-               WHERE own.channel = ANY ($3::text[]) AND own.thread_id = t.thread_id AND own.checkpoint_ns = ''
-                 AND own.checkpoint_id = h.checkpoint_id AND own.channel IN ('__error__', '__interrupt__'))
-       OR EXISTS (SELECT 1
-                  FROM aiodurable_runs own
-                  WHERE own.status = ANY ($4::text[]) AND own.thread_id = t.thread_id
-                    AND own.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')) AS fits
+       -- LIMIT keeps each a look-up; as EXISTS they may be answered by reading all that was ever noted.
+       (SELECT true
+        FROM checkpoint_writes own
+        WHERE own.channel = ANY ($3::text[]) AND own.thread_id = t.thread_id AND own.checkpoint_ns = ''
+          AND own.checkpoint_id = h.checkpoint_id AND own.channel IN ('__error__', '__interrupt__')
+        LIMIT 1) IS NOT NULL
+       OR (SELECT true
+           FROM aiodurable_runs own
+           WHERE own.status = ANY ($4::text[]) AND own.thread_id = t.thread_id
+             AND own.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
+           LIMIT 1) IS NOT NULL AS fits
 FROM t
 LEFT JOIN LATERAL (
     SELECT c.checkpoint_id
@@ -300,19 +303,31 @@ WHERE t.n > 0 AND t.thread_id IS NOT NULL
 ORDER BY t.n
 
 -- name: threads_recent
--- aiodurable_checkpoints_recent (BRIN: rows lie in the order of their time) from the id $3 onwards, and aiodurable_runs_noted
--- for runs without a checkpoint, touched at $4 or after.
+-- aiodurable_checkpoints_recent (BRIN: rows lie in the order of their time) from the id $3 onwards, and aiodurable_runs_touched
+-- for runs without a checkpoint, from $4 onwards. A plan that knows neither the bounds nor what lies in the table guesses a
+-- third of all rows. The ctid, which is in no index, keeps it from reading all of checkpoints_pkey then, and without_seqscan,
+-- run before it in the same transaction, from reading all of checkpoints.
+WITH recent AS MATERIALIZED (
+    SELECT c.thread_id
+    FROM checkpoints c
+    WHERE c.checkpoint_id >= $3::text AND c.checkpoint_ns = '' AND c.thread_id || '' > $1::text
+    GROUP BY c.thread_id
+    HAVING min(c.ctid) IS NOT NULL
+)
 SELECT u.thread_id, true AS fits
 FROM (SELECT c.thread_id
-      FROM checkpoints c
-      WHERE c.checkpoint_id >= $3::text AND c.checkpoint_ns = '' AND c.thread_id || '' > $1::text
+      FROM recent c
       UNION
       SELECT r.thread_id
       FROM aiodurable_runs r
-      WHERE r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined') AND r.thread_id > $1::text
+      WHERE r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined') AND r.thread_id || '' > $1::text
         AND coalesce(r.finished_at, r.started_at, r.created_at) >= $4::timestamptz) u
 ORDER BY u.thread_id
 LIMIT $2::integer
+
+-- name: without_seqscan
+-- Until the end of the transaction.
+SELECT set_config('enable_seqscan', 'off', true)
 
 -- name: bytewise
 -- Catalog look-up: whether text sorts by code point here, so that ids with one beginning lie side by side.
