@@ -63,6 +63,9 @@ def plan(connection: psycopg.Connection[Any], block: str, types: str, values: st
 
 
 def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What has the alias `own` is a thread's own few rows: any index on it will do."""
+    if node.get("Alias") == "own":
+        return
     yield node
     for child in node.get("Plans", ()):
         yield from nodes(child)
@@ -119,7 +122,7 @@ def test_a_query_uses_the_index_its_comment_names(
     found = plan(crowd, block, types, values, mode)
     scanned = {node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"}
     assert scanned <= {"pg_database", "pg_authid"}
-    ours = [node for node in found if "Index Name" in node and node.get("Alias") != "own"]
+    ours = [node for node in found if "Index Name" in node]
     used = {node["Index Name"] for node in ours if not node["Index Name"].startswith("pg_")}
     # LangGraph's own index on thread_id alone is as good for the next thread,
     # as is that of few checkpoints of one thread.
