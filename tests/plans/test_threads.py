@@ -63,8 +63,8 @@ def plan(connection: psycopg.Connection[Any], block: str, types: str, values: st
 
 
 def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What has the alias `own` is a thread's own few rows: any index on it will do."""
-    if node.get("Alias") == "own":
+    """What has the alias `own` (the second one is shown as `own_1`) is a thread's own few rows: any index on it will do."""
+    if node.get("Alias", "").startswith("own"):
         return
     yield node
     for child in node.get("Plans", ()):
