@@ -1,220 +1,137 @@
-"""What a lock costs: python -m benchmarks.locks [--rounds N] [--seconds S] [--tasks …] [--json FILE]
+"""What a lock costs: pairs of lock and unlock against its peers, ten thousand leases, handoff between processes, idleness.
 
-A pair is one lock and its unlock, of a name nobody else wants. The contenders take turns, round by round, on the same
-server, so that a ratio holds although the machine's speed drifts. Redis takes part where `redis` is installed and
-`redis-server` is on the path, pgbench where it lies beside the server's programs; who is missing is named.
+A pair is one lock and its unlock, of a name nobody else wants. The contenders take turns, round by round, so that a ratio,
+the median of the ratios of each round, holds although the machine's speed drifts. Postgres is an embedded one that syncs
+each commit; Redis, which keeps nothing, stands on a unix socket, too. CPU is that of whole processes on both sides,
+pgbench's included. psycopg2 and pgbench take at most 10 threads or clients whatever the number of tasks.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
-import shutil
-import statistics
-import subprocess
-import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import asyncpg
-from psycopg_pool import AsyncConnectionPool
 
 from aiodurable.dsn import parse_dsn
-from aiodurable.embedded import embedded_postgres, find_bindir
-from aiodurable.keys import lock_key
-from aiodurable.locks import PostgresLockManager
+from aiodurable.embedded import embedded_postgres
 
-from .machine import describe
+from . import leases
+from .chart import Bar, Group, bar_chart
+from .lock_targets import Measured, judge
+from .lockers import CONTENDERS, ONE_ASYNCPG, OURS, OURS_UVLOOP, REDIS, ROW_TABLE, Place, missing, redis_server
+from .machine import describe, in_words
+from .meter import ServerCpu
+from .report import Row, parser, save, table
+from .rounds import Figures, in_turns, medians, ratio
 
-Pair = Callable[[str], Awaitable[Any]]
-OURS = "aiodurable, 2 sessions"
-POOL = 10
 SERVER = {"max_connections": "100", "max_locks_per_transaction": "512"}
+HEADS = {
+    "tasks": "tasks",
+    "contender": "contender",
+    "pairs_s": "pairs/s",
+    "ratio": "ours ×",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "client_us": "client CPU µs",
+    "server_us": "server CPU µs",
+    "server_ratio": "ours, server CPU ×",
+}
 
 
-async def ours(dsn: str, stack: AsyncExitStack) -> Pair:
-    locks = await stack.enter_async_context(PostgresLockManager(dsn))
-
-    async def pair(name: str) -> None:
-        async with locks.hold(name):
-            pass
-
-    return pair
-
-
-async def asyncpg_pool(dsn: str, stack: AsyncExitStack) -> Pair:
-    pool = await stack.enter_async_context(
-        asyncpg.create_pool(**parse_dsn(dsn).asyncpg, min_size=POOL, max_size=POOL, reset=no_reset)
-    )
-
-    async def pair(name: str) -> None:
-        key = lock_key(name, "bench")
-        async with pool.acquire() as connection:
-            await connection.fetchval("SELECT pg_try_advisory_lock($1)", key)
-            await connection.fetchval("SELECT pg_advisory_unlock($1)", key)
-
-    return pair
+async def compete(place: Place, contenders: Sequence[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each number of tasks and contender."""
+    rows: list[dict[str, Any]] = []
+    for tasks in options.tasks:
+        here = [name for name in contenders if tasks == 1 or name != ONE_ASYNCPG]  # which is one task's
+        turns = {name: partial(_apart, name, place, tasks) for name in here}
+        seen = await in_turns(turns, options.rounds, warm_up=0)  # each warms up by itself
+        rows += [{"tasks": tasks, "contender": name, **_middle(seen, name)} for name in here]
+    return rows
 
 
-async def no_reset(_connection: object) -> None:
-    """Spares it a round trip: asyncpg's own would release every lock."""
+async def _apart(name: str, place: Place, tasks: int) -> Figures:
+    """In a thread of its own, where it starts the event loop, or the program, that it wants."""
+    return await asyncio.to_thread(CONTENDERS[name], place, tasks)
 
 
-async def psycopg_pool(dsn: str, stack: AsyncExitStack) -> Pair:
-    pool = AsyncConnectionPool(
-        parse_dsn(dsn).conninfo,
-        min_size=POOL,
-        max_size=POOL,
-        open=False,
-        timeout=600,
-        kwargs={"autocommit": True, "prepare_threshold": 0},
-    )
-    await stack.enter_async_context(pool)
-
-    async def pair(name: str) -> None:
-        key = lock_key(name, "bench")
-        async with pool.connection() as connection:
-            await connection.execute("SELECT pg_try_advisory_lock(%s)", (key,))
-            await connection.execute("SELECT pg_advisory_unlock(%s)", (key,))
-
-    return pair
+def _middle(seen: dict[str, list[Figures]], name: str) -> dict[str, float]:
+    compared = {"ratio": "pairs_s", "server_ratio": "server_us", "p50_ratio": "p50_ms"}
+    return {**medians(seen[name]), **{key: ratio(seen[OURS], seen[name], figure) for key, figure in compared.items()}}
 
 
-@contextlib.asynccontextmanager
-async def redis_server() -> AsyncIterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/redis.sock"
-        process = await asyncio.create_subprocess_exec(
-            "redis-server",
-            "--port",
-            "0",
-            "--unixsocket",
-            path,
-            "--save",
-            "",
-            "--dir",
-            folder,
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            while not Path(path).exists():  # noqa: ASYNC110, ASYNC240
-                await asyncio.sleep(0.01)
-            yield path
-        finally:
-            process.terminate()
-            await process.wait()
+async def beyond(dsn: str, admin: asyncpg.Connection, idle_s: float) -> dict[str, Any]:
+    """What pairs do not show; told as soon as it is known."""
 
+    async def told(name: str, part: Any) -> dict[str, Any]:
+        found = await part
+        print(f"{name}: {', '.join(f'{key} {value:.4g}' for key, value in found.items())}", flush=True)
+        return found
 
-async def redis_lock(dsn: str, stack: AsyncExitStack) -> Pair:
-    import redis.asyncio as redis  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-
-    del dsn  # it has a server of its own
-    client: Any = redis.Redis(unix_socket_path=await stack.enter_async_context(redis_server()))
-    stack.push_async_callback(client.aclose)
-
-    async def pair(name: str) -> None:
-        async with client.lock(name, timeout=20):
-            pass
-
-    return pair
-
-
-def pgbench(dsn: str, seconds: float) -> float | None:
-    """Pairs a second of ten clients with prepared statements; None where there is no pgbench."""
-    program = shutil.which("pgbench", path=str(find_bindir())) or shutil.which("pgbench")
-    if program is None:
-        return None
-    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write(
-            "\\set k random(1, 1000000000)\nSELECT pg_try_advisory_lock(:k);\nSELECT pg_advisory_unlock(:k);\n"
-        )
-        script.flush()
-        command = [program, "-n", "-M", "prepared", "-c", "10", "-T", str(max(1, round(seconds))), "-f", script.name]
-        done = subprocess.run([*command, parse_dsn(dsn).conninfo], capture_output=True, text=True, check=True)
-    return next(float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("tps"))
-
-
-async def measure(pair: Pair, tasks: int, seconds: float) -> dict[str, float]:
-    """Pairs a second, latency in milliseconds, and this process's CPU in microseconds a pair."""
-    took: list[float] = []
-    until = time.perf_counter() + seconds
-
-    async def work(number: int) -> None:
-        while (began := time.perf_counter()) < until:
-            await pair(f"lock {number}")
-            took.append(time.perf_counter() - began)
-
-    began, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*map(work, range(tasks)))
-    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-    took.sort()
     return {
-        "pairs_s": len(took) / wall,
-        "p50_ms": 1000 * took[len(took) // 2],
-        "p99_ms": 1000 * took[len(took) * 99 // 100],
-        "client_us": 1e6 * cpu / len(took),
+        "many": await told("many leases", leases.many(dsn, admin)),
+        "handoff": await told("handoff", leases.handoff(dsn)),
+        "kill": await told("kill -9", leases.kill(dsn)),
+        "idle": await told("idle leases", leases.idle(dsn, admin, idle_s)),
     }
 
 
-async def run(options: argparse.Namespace) -> dict[str, Any]:
-    contenders: dict[str, Callable[[str, AsyncExitStack], Awaitable[Pair]]] = {
-        OURS: ours,
-        f"asyncpg, pool of {POOL}": asyncpg_pool,
-        f"psycopg, pool of {POOL}": psycopg_pool,
-    }
-    with contextlib.suppress(ImportError):
-        import redis  # noqa: F401, PLC0415  # pyright: ignore[reportMissingImports, reportUnusedImport]
+async def run(options: argparse.Namespace) -> None:
+    absent = {name: lacks for name in CONTENDERS if (lacks := missing(name))}
+    for name, lacks in absent.items():
+        print(f"not measured: {name}, for {lacks} is not installed (packages: pip install 'aiodurable[bench]')")
+    with ExitStack() as stack:
+        socket, redis = (None, ServerCpu(None)) if REDIS in absent else stack.enter_context(redis_server())
+        async with embedded_postgres(durable=True, settings=SERVER) as dsn:
+            admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+            await admin.execute(ROW_TABLE)
+            machine = describe(await admin.fetchval("SHOW server_version"), ("uvloop", "redis", "psycopg2-binary"))
+            place = Place(dsn, await ServerCpu.of(admin), socket, redis, options.seconds)
+            rows = await compete(place, [name for name in CONTENDERS if name not in absent], options)
+            print(table(rows, HEADS), end="\n\n", flush=True)
+            more = await beyond(dsn, admin, options.idle)
+            await admin.close()
+    targets = judge(Measured(rows, more))
+    print("", table(targets, {name: name for name in targets[0]}), sep="\n")
+    if options.json:
+        how = {"rounds": options.rounds, "seconds": options.seconds}
+        save(options.json, machine, rows, **how, **more, targets=targets, not_measured=absent)
+    if options.svg:
+        options.svg.write_text(chart(rows, machine), "utf-8")
 
-        if shutil.which("redis-server"):
-            contenders["redis-py Lock"] = redis_lock
-    found: dict[tuple[str, int], list[dict[str, float]]] = {}
-    async with embedded_postgres(durable=False, settings=SERVER) as dsn:
-        for _ in range(options.rounds):
-            for tasks in options.tasks:
-                for name, open_one in contenders.items():
-                    async with AsyncExitStack() as stack:
-                        pair = await open_one(dsn, stack)
-                        found.setdefault((name, tasks), []).append(await measure(pair, tasks, options.seconds))
-            if (tps := await asyncio.to_thread(pgbench, dsn, options.seconds)) is not None:
-                found.setdefault(("pgbench, 10 clients", 10), []).append({"pairs_s": tps})
-        connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
-        version = str(await connection.fetchval("SHOW server_version"))
-        await connection.close()
-    rows = [
-        {
-            "contender": name,
-            "tasks": tasks,
-            **{key: statistics.median(each[key] for each in rounds) for key in rounds[0]},
-        }
-        for (name, tasks), rounds in found.items()
-    ]
-    missing = [name for name in ("redis-py Lock", "pgbench, 10 clients") if not any(name == key for key, _ in found)]
-    return {"at": datetime.now(UTC).isoformat(), "machine": describe(version), "rows": rows, "missing": missing}
+
+def chart(rows: Sequence[Row], machine: dict[str, Any]) -> str:
+    groups: list[Group] = []
+    for tasks in sorted({row["tasks"] for row in rows}, reverse=True):
+        bars = [
+            Bar(
+                row["contender"],
+                row["pairs_s"],
+                "" if row["contender"] == OURS else f"{1 / row['ratio']:.2f}×",
+                row["contender"] in (OURS, OURS_UVLOOP),
+            )
+            for row in sorted(rows, key=lambda row: -row["pairs_s"])
+            if row["tasks"] == tasks
+        ]
+        groups.append(Group(f"{tasks:,} tasks" if tasks > 1 else "one task", bars))
+    says = "Lock and unlock of a free name. × = times aiodurable on asyncio, median of the rounds' ratios."
+    return bar_chart("Locks taken and given back, per second", [says, in_words(machine, "asyncpg", "redis")], groups)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        "aiodurable bench locks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--tasks", type=int, nargs="+", default=[1, 1000])
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
-    result = asyncio.run(run(options))
-    for row in result["rows"]:
-        figures = "  ".join(f"{key} {value:10.1f}" for key, value in row.items() if isinstance(value, float))
-        print(f"{row['contender']:24} {row['tasks']:5} tasks  {figures}")
-    for name in result["missing"]:
-        print(f"not measured: {name} is not installed here")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    options = parser(__doc__, "locks")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--seconds", type=float, default=3.0, help="of each contender in a round")
+    options.add_argument("--tasks", type=int, nargs="+", default=[1, 1000])
+    options.add_argument("--idle", type=float, default=20.0, help="seconds for which idle leases are watched")
+    given = options.parse_args(argv)
+    if given.quick:
+        given.rounds, given.seconds, given.idle = 1, 1.0, 5.0
+    asyncio.run(run(given))
 
 
 if __name__ == "__main__":
