@@ -1,56 +1,80 @@
 """What statuses, searches and pruning cost, and how the cost grows with the number of threads.
 
-    python -m benchmarks.status --dsn postgresql://… --threads 10000 100000
+    aiodurable bench status --threads 10000 100000 1000000
 
-Makes a database of its own for each number of threads and drops it again. Times in milliseconds: the median of several
-calls through the pool, round trip included.
+Makes a database for each number of threads, of ten checkpoints each, and drops it again; `--keep` leaves it on the server,
+where the next call finds it (a million take half an hour to make, and 25 GB). The server is an embedded one, or
+AIODURABLE_DSN. Times are medians in milliseconds through the pool, round trip included. Pruning runs beside live runs, in
+turns with LangGraph's own `aprune`, thread by thread, and with live runs alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
-import json
 import os
-import platform
 import random
 import statistics
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from aiodurable import Durable
 from aiodurable.dsn import parse_dsn
+from aiodurable.embedded import embedded_postgres
 from aiodurable.postgres import schema
-from aiodurable.postgres.connections import Database
-from aiodurable.threads import NEEDS_ATTENTION, Threads
+from aiodurable.threads import NEEDS_ATTENTION
 
-from .crowd import make
+from .chart import Bar, Group, bar_chart
+from .crowd import ends, graph, make, template, thread_name
+from .machine import describe, in_words
+from .report import parser, save, table
+from .rounds import Figures, in_turns, medians, ratio
 
-Measure = dict[str, float]
+Row = dict[str, Any]
+
+LIVE = 10
+"""Runs at once beside which is pruned."""
+
+MS = {
+    "one": "one thread",
+    "failed": "first 100 failed",
+    "failed_deep": "100 failed, page 1000",
+    "any_deep": "100 of any status, anywhere",
+    "attention": "100 that need somebody",
+    "orphans": "100 orphaned runs",
+    "hour": "100 heads of the last hour",
+    "estimate": "counts, estimated",
+    "counts": "counts, exact",
+}
+TARGETS = {"one": 1.0, "failed": 30.0, "hour": 50.0}
+"""Milliseconds at a million threads."""
 
 
 @asynccontextmanager
-async def crowd(dsn: str, threads: int) -> AsyncIterator[str]:
-    """A database of its own with so many threads."""
-    name = f"aiodurable_bench_{os.getpid()}_{threads}"
+async def crowd(dsn: str, threads: int, *, keep: bool) -> AsyncIterator[str]:
+    """A database with so many threads."""
+    name = f"crowd_{threads}"
+    own = make_conninfo(dsn, dbname=name)
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
-        await admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        try:
-            own = make_conninfo(dsn, dbname=name)
-            await schema.migrate(parse_dsn(own))
+        there = await (await admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))).fetchone()
+        if there is None:
+            await admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
             await make(own, threads)
+        await schema.migrate(parse_dsn(own), timeout_s=3600)
+        try:
             yield own
         finally:
-            await admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            if not keep:
+                await admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 async def median(call: Callable[[], Awaitable[Any]], times: int) -> float:
@@ -64,86 +88,202 @@ async def median(call: Callable[[], Awaitable[Any]], times: int) -> float:
     return statistics.median(taken)
 
 
-async def measure(dsn: str, count: int) -> Measure:
-    database = Database(parse_dsn(dsn))
-    await database.open()
-    threads = Threads(database, namespace="aiodurable", serde=JsonPlusSerializer())
+async def newest(dsn: str, count: int) -> datetime:
+    """When the newest thread of a crowd was written: a kept crowd grows older."""
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        found = await connection.execute(
+            "SELECT max(checkpoint ->> 'ts') FROM checkpoints WHERE thread_id = %s", (thread_name(count - 1),)
+        )
+        row = await found.fetchone()
+        assert row is not None
+        return datetime.fromisoformat(row[0])
+
+
+async def ask(dsn: str, count: int) -> Row:
+    """Milliseconds of each question."""
     dice = random.Random(7)
+    hour = await newest(dsn, count) - timedelta(hours=1)
+    async with Durable(dsn) as durable:
+        before_page_1000 = None
+        seen = 0
+        async for thread in durable.find_workflows(status="failed", limit=99_900):
+            before_page_1000, seen = (
+                (thread.thread_id, seen + 1) if seen < count // 100 - 100 else (before_page_1000, seen)
+            )
 
-    async def page(**filters: Any) -> int:
-        return len([thread async for thread in threads.find(**filters, limit=100)])
+        async def one() -> None:
+            await durable.get_checkpoint_status(thread_name(dice.randrange(count)))
 
-    def deep() -> str:
-        return f"thread-{dice.randrange(count - count // 10):08d}"
+        def page(**filters: Any) -> Callable[[], Awaitable[Any]]:
+            return lambda: durable.page(**filters)
 
-    try:
-        found: Measure = {
-            "one thread": await median(lambda: threads.status(f"thread-{dice.randrange(count):08d}"), 200),
-            "first 100": await median(page, 20),
-            "any later 100": await median(lambda: page(after=deep()), 20),
-            "first 100 failed": await median(lambda: page(status="failed"), 20),
-            "any later 100 failed": await median(lambda: page(status="failed", after=deep()), 20),
-            "first 100 that need somebody": await median(lambda: page(status=NEEDS_ATTENTION), 5),
-            "first 100 of the last hour": await median(lambda: page(newer_than=timedelta(hours=1)), 10),
-            "count failed": await median(lambda: threads.counts(status="failed"), 3),
+        began = time.perf_counter()
+        await durable.counts()
+        counted_ms = (time.perf_counter() - began) * 1000
+        return {
+            "threads": count,
+            "one": await median(one, 200),
+            "failed": await median(page(status="failed"), 30),
+            "failed_deep": await median(page(status="failed", after=before_page_1000), 30),
+            "any_deep": await median(lambda: durable.page(after=f"{dice.randrange(240):02x}"), 30),
+            "attention": await median(page(status=NEEDS_ATTENTION), 10),
+            "orphans": await median(page(orphaned=True), 10),
+            "hour": await median(page(newer_than=hour), 20),
+            "estimate": await median(lambda: durable.counts(exact=False), 3),
+            "counts": counted_ms,
         }
-        began = time.perf_counter()
-        await threads.counts()
-        found["count all"] = (time.perf_counter() - began) * 1000
-        found.update(await prune(dsn, threads, count))
-        return found
-    finally:
-        await database.aclose()
 
 
-async def prune(dsn: str, threads: Threads, count: int) -> Measure:
-    """Threads a second, ours and LangGraph's own one by one, each on its own part of the crowd."""
-    some = [f"thread-{n:08d}" for n in range(count) if n % 100 not in (7, 33, 50, 90)][-200:]
-    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
-        began = time.perf_counter()
-        for thread_id in some:
-            await saver.aprune([thread_id], strategy="keep_latest")
-        stock = len(some) / (time.perf_counter() - began)
+async def prune(dsn: str, count: int, *, rounds: int, seconds: float) -> Row:
+    """Threads a second and what live runs feel: beside our pruning, beside LangGraph's, beside none."""
+    old = [thread_name(number) for number in range(count // 2, count) if template(number) == "complete"]
+    random.Random(7).shuffle(old)  # the younger half, which ours leaves alone: each has threads of its own
+    async with AsyncExitStack() as stack:
+        durable = await stack.enter_async_context(Durable(dsn, graphs={"crowd": graph(ends)}))
+        stock = await stack.enter_async_context(AsyncPostgresSaver.from_conn_string(dsn))
+
+        async def ours() -> float:
+            seen: list[int] = [0]
+            pruning = durable.prune(older_than=timedelta(days=15), progress=lambda told: seen.append(told.threads))
+            began = time.perf_counter()
+            try:
+                async with asyncio.timeout(seconds):
+                    await pruning
+            except TimeoutError:
+                pass
+            return seen[-1] / (time.perf_counter() - began)
+
+        async def one_by_one() -> float:
+            began, done = time.perf_counter(), 0
+            while time.perf_counter() < began + seconds:
+                await stock.aprune([old.pop()], strategy="keep_latest")
+                done += 1
+            return done / (time.perf_counter() - began)
+
+        async def nothing() -> float:
+            await asyncio.sleep(seconds)
+            return 0.0
+
+        def beside(work: Callable[[], Awaitable[float]]) -> Callable[[], Awaitable[Figures]]:
+            async def measured() -> Figures:
+                task = asyncio.ensure_future(work())
+                latencies = await live(durable, task)
+                return {"threads_per_s": await task, **latencies}
+
+            return measured
+
+        found = await in_turns(
+            {"alone": beside(nothing), "ours": beside(ours), "stock": beside(one_by_one)}, rounds, warm_up=1
+        )
+    row: Row = {f"{name}_{key}": value for name, figures in found.items() for key, value in medians(figures).items()}
+    row["prune_times_stock"] = ratio(found["ours"], found["stock"], "threads_per_s")
+    row["p99_grows"] = ratio(found["ours"], found["alone"], "p99_ms")
+    return row
+
+
+async def live(durable: Durable, until: asyncio.Future[Any]) -> Figures:
+    """Durable runs of new threads, some at once, until `until` is done: how long they took."""
+    took: list[float] = []
+
+    async def caller() -> None:
+        while not until.done():
+            began = time.perf_counter()
+            async with durable.run("crowd", f"live-{uuid.uuid4()}") as run:
+                await run.ainvoke({"xs": []})
+            took.append((time.perf_counter() - began) * 1000)
+
     began = time.perf_counter()
-    seen: list[int] = []
-    await threads.prune(older_than=timedelta(days=15), share=1, progress=lambda told: seen.append(told.threads))
-    ours = seen[-1] / (time.perf_counter() - began)
-    return {"prune, threads/s": ours, "stock aprune, threads/s": stock, "prune, times stock": ours / stock}
+    await asyncio.gather(*(caller() for _ in range(LIVE)))
+    took.sort()
+    return {
+        "runs_per_s": len(took) / (time.perf_counter() - began),
+        "p50_ms": took[len(took) // 2],
+        "p99_ms": took[len(took) * 99 // 100],
+    }
 
 
-def table(figures: dict[int, Measure]) -> str:
-    names = list(next(iter(figures.values())))
-    lines = [["", *(f"{count:,} threads" for count in figures)]]
-    lines += [[name, *(f"{figures[count][name]:,.1f}" for count in figures)] for name in names]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    ruled = itertools.chain(lines[:1], [["-" * width for width in widths]], lines[1:])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in ruled
+def judge(rows: Sequence[Row]) -> list[Row]:
+    """What was aimed at, for the largest crowd."""
+    row = rows[-1]
+    found: list[Row] = [
+        {"what": MS[name], "wanted": f"≤ {limit:g} ms", "measured": f"{row[name]:.2g} ms", "met": row[name] <= limit}
+        for name, limit in TARGETS.items()
+    ]
+    deep = row["failed_deep"] / row["failed"]
+    found.append(
+        {"what": "page 1000 of failed", "wanted": "≤ first page", "measured": f"{deep:.2f}×", "met": deep <= 1.1}
     )
+    if "prune_times_stock" in row:
+        times, grows = row["prune_times_stock"], row["p99_grows"]
+        found += [
+            {"what": "prune, threads/s", "wanted": "≥ 5× stock", "measured": f"{times:.1f}×", "met": times >= 5},
+            {"what": "p99 of live runs", "wanted": "< 1.25×", "measured": f"{grows:.2f}×", "met": grows < 1.25},
+        ]
+    return [{"threads": row["threads"], **each} for each in found]
 
 
-async def run(argv: Sequence[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        "aiodurable bench status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dsn", default=None, help="a server where databases may be created")
-    parser.add_argument("--threads", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--json", action="store_true", help="print figures and machine as JSON")
-    given = parser.parse_args(argv)
-    dsn = parse_dsn(given.dsn).conninfo
-    figures: dict[int, Measure] = {}
-    for count in given.threads:
-        async with crowd(dsn, count) as own:
-            figures[count] = await measure(own, count)
+def chart(rows: Sequence[Row], machine: dict[str, Any]) -> str:
+    """How each question grows; and pruning in the largest crowd."""
+    groups = [
+        Group(f"{MS[name]}, ms", [Bar(f"{row['threads']:,} threads", row[name], ours=True) for row in rows])
+        for name in ("one", "failed", "failed_deep", "hour", "orphans", "estimate")
+    ]
+    if "prune_times_stock" in (row := rows[-1]):
+        groups += [
+            Group(
+                f"pruned, threads/s beside live runs, {row['threads']:,}",
+                [
+                    Bar("aiodurable", row["ours_threads_per_s"], f"{row['prune_times_stock']:.1f}×", ours=True),
+                    Bar("stock aprune", row["stock_threads_per_s"], "1×"),
+                ],
+            ),
+            Group(
+                f"p99 of {LIVE} live runs meanwhile, ms",
+                [
+                    Bar("nobody prunes", row["alone_p99_ms"]),
+                    Bar("aiodurable prunes", row["ours_p99_ms"], ours=True),
+                    Bar("stock aprune", row["stock_p99_ms"]),
+                ],
+            ),
+        ]
+    return bar_chart("Statuses, searches and pruning", [in_words(machine, "langgraph")], groups, columns=2)
+
+
+async def run(given: argparse.Namespace) -> None:
+    counts = [1000] if given.quick else given.threads
+    rows: list[Row] = []
+    async with AsyncExitStack() as stack:
+        dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(embedded_postgres(durable=True))
+        dsn = parse_dsn(dsn).conninfo
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            machine = describe(connection.info.parameter_status("server_version") or "")
+        for count in counts:
+            async with crowd(dsn, count, keep=given.keep) as own:
+                row = await ask(own, count)
+                row.update(await prune(own, count, rounds=given.rounds, seconds=2 if given.quick else given.seconds))
+            rows.append(row)
+            print(
+                table(
+                    [{"question, ms": MS[name], **{str(r["threads"]): r[name] for r in rows}} for name in MS],
+                    {"question, ms": "milliseconds"} | {str(r["threads"]): f"{r['threads']:,} threads" for r in rows},
+                )
+            )
+    print()
+    print(table(judge(rows), {"what": "aimed at", "wanted": "wanted", "measured": "measured", "met": "met"}))
     if given.json:
-        machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "python": platform.python_version()}
-        print(json.dumps({"machine": machine, "figures": figures}, indent=2))
-    else:
-        print(table(figures))
+        save(given.json, machine, rows, targets=judge(rows))
+    if given.svg:
+        given.svg.write_text(chart(rows, machine), "utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    asyncio.run(run(argv))
+    """Measure, and print tables."""
+    options = parser(__doc__, "status")
+    options.add_argument("--threads", type=int, nargs="+", default=[10_000, 100_000])
+    options.add_argument("--keep", action="store_true", help="leave the databases on the server")
+    options.add_argument("--rounds", type=int, default=3, help="of pruning beside live runs")
+    options.add_argument("--seconds", type=float, default=8.0, help="of each of its turns")
+    asyncio.run(run(options.parse_args(argv)))
 
 
 if __name__ == "__main__":
