@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,13 @@ def pytest_asyncio_loop_factories(
 def pytest_report_header() -> str:
     way = "DSN" if os.environ.get("AIODURABLE_TEST_DSN") else "Docker" if _docker_answers() else "embedded"
     return f"test database: {way} (Postgres {os.environ.get('AIODURABLE_TEST_PG', 'newest')})"
+
+
+def pytest_configure() -> None:
+    """A shell lets what it runs in the background ignore these, and so would every process that a test starts and ends."""
+    for which in (signal.SIGINT, getattr(signal, "SIGQUIT", signal.SIGINT)):
+        if signal.getsignal(which) is signal.SIG_IGN:
+            signal.signal(which, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
