@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import statistics
@@ -31,7 +32,7 @@ from aiodurable import Durable
 from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import embedded_postgres
 from aiodurable.postgres import schema
-from aiodurable.threads import NEEDS_ATTENTION
+from aiodurable.threads import NEEDS_ATTENTION, Pruned
 
 from .chart import Bar, Group, bar_chart
 from .crowd import ends, graph, make, template, thread_name
@@ -140,15 +141,20 @@ async def prune(dsn: str, count: int, *, rounds: int, seconds: float) -> Row:
         stock = await stack.enter_async_context(AsyncPostgresSaver.from_conn_string(dsn))
 
         async def ours() -> float:
-            seen: list[int] = [0]
-            pruning = durable.prune(older_than=timedelta(days=15), progress=lambda told: seen.append(told.threads))
-            began = time.perf_counter()
-            try:
+            """From the first thread that is pruned on: in a kept crowd it first passes over what was pruned before."""
+            seen: list[tuple[float, int]] = []
+
+            def told(pruned: Pruned) -> None:
+                if pruned.threads:
+                    seen.append((time.perf_counter(), pruned.threads))
+
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await pruning
-            except TimeoutError:
-                pass
-            return seen[-1] / (time.perf_counter() - began)
+                    await durable.prune(older_than=timedelta(days=15), progress=told)
+            if len(seen) < 2:
+                return float("nan")  # nothing is left to prune
+            (began, first), (ended, last) = seen[0], seen[-1]
+            return (last - first) / (ended - began)
 
         async def one_by_one() -> float:
             began, done = time.perf_counter(), 0
@@ -172,10 +178,20 @@ async def prune(dsn: str, count: int, *, rounds: int, seconds: float) -> Row:
         found = await in_turns(
             {"alone": beside(nothing), "ours": beside(ours), "stock": beside(one_by_one)}, rounds, warm_up=1
         )
+    await _forget_live(dsn)
     row: Row = {f"{name}_{key}": value for name, figures in found.items() for key, value in medians(figures).items()}
     row["prune_times_stock"] = ratio(found["ours"], found["stock"], "threads_per_s")
     row["p99_grows"] = ratio(found["ours"], found["alone"], "p99_ms")
     return row
+
+
+async def _forget_live(dsn: str) -> None:
+    """A kept crowd is to be the same the next time, but for what was pruned."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        for name in ("checkpoints", "checkpoint_writes", "checkpoint_blobs", "aiodurable_runs", "aiodurable_fences"):
+            which = sql.Identifier(name)
+            await connection.execute(sql.SQL("DELETE FROM {} WHERE thread_id >= 'live-'").format(which))
+            await connection.execute(sql.SQL("VACUUM {}").format(which))
 
 
 async def live(durable: Durable, until: asyncio.Future[Any]) -> Figures:
