@@ -63,7 +63,7 @@ class Taking:
         asked = session.acquire(key, name)
         try:
             lease = await asked
-        except BaseException:
+        except BaseException:  # also when cancelled: a grant that comes yet goes back, and the turn is the next one's
             _withdraw(session, key, asked)
             self.turns.end(key)
             raise
