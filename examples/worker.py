@@ -1,8 +1,9 @@
-"""A worker that finishes what others left unfinished, until it is told to stop (Ctrl-C or SIGTERM).
+"""A worker that finishes what others left unfinished and removes what is old, until it is told to stop (Ctrl-C or SIGTERM).
 
     python examples/worker.py
 
-Any number of workers may do this on one database: a thread that one of them holds is refused to the others.
+Any number of workers may do this on one database: a thread that one of them holds is refused to the others, and one of
+them prunes while the others stand by.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from langgraph.graph import START, StateGraph
 from aiodurable import UNFINISHED, Durable, WorkflowAlreadyRunningError, find_failed_workflows, resume_workflow
 
 MOST_ATTEMPTS = 5
+KEPT = timedelta(days=30)
 troubles = {"mail server down"}
 
 
@@ -68,7 +70,10 @@ async def main() -> None:
             except ConnectionError as error:
                 print(f"order-{number}: {error}", flush=True)
         troubles.clear()
-        await work(stop)
+        async with asyncio.TaskGroup() as tasks:
+            pruning = tasks.create_task(durable.prune_every(timedelta(hours=6), older_than=KEPT))
+            await work(stop)
+            pruning.cancel()
 
 
 if __name__ == "__main__":

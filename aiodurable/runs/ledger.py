@@ -193,7 +193,7 @@ class Ledger:
     async def _look_and_end(self, ends: Sequence[_End]) -> dict[_End, tuple[WorkflowCheckpoint, bool]]:
         thread_ids, *rest = map(list, zip(*ends, strict=True))
         rows = await self._links.fetch(END, *self._classifier.beneath(thread_ids), *rest)
-        threads = {row["thread_id"]: self._classifier.told(row) for row in rows}
+        threads = await self._classifier.told(rows)
         ended = {row["ended"] for row in rows}
         return {end: (threads[end[0]], end[1] in ended) for end in ends}
 

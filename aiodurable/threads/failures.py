@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Failures:
         self._database = database
         self._serde = serde
 
-    async def paths(self, rows: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+    async def paths(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
         """The path of each thread that failed, by thread_id. Where two tasks of a step failed, it is the first one's.
 
         Args:
@@ -82,5 +82,5 @@ class Failures:
             for row in rows
         ]
 
-    def _node(self, row: dict[str, Any], path: str) -> str | None:
+    def _node(self, row: Mapping[str, Any], path: str) -> str | None:
         return node_of(path, Reading(self._serde).sends(row["sends_type"], row["sends"]))

@@ -64,8 +64,7 @@ class Threads:
 
     async def _classify(self, thread_ids: Sequence[str], *, ignore_lock: bool) -> dict[str, WorkflowCheckpoint]:
         if ignore_lock and self._links is not None:
-            rows = await self._links.fetch(CLASSIFY, *self.classifier.beneath(thread_ids))
-            return {row["thread_id"]: self.classifier.told(row) for row in rows}
+            return await self.classifier.told(await self._links.fetch(CLASSIFY, *self.classifier.beneath(thread_ids)))
         found = await self.classifier.classify(thread_ids, ignore_lock=ignore_lock)
         return {checkpoint.thread_id: checkpoint for checkpoint in found}
 

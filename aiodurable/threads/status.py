@@ -90,9 +90,8 @@ class Classifier:
         if not thread_ids:
             return []
         rows = await self._database.fetch(CLASSIFY, *self._asked(thread_ids, wanted, ignore_lock=ignore_lock))
-        paths = await self._failures.paths(rows)
-        found = (self.told(row, paths.get(row["thread_id"], ())) for row in rows)
-        return [thread for thread in found if wanted is None or wanted.passes(thread)]
+        found = await self.told(rows)
+        return [thread for thread in found.values() if wanted is None or wanted.passes(thread)]
 
     def beneath(self, thread_ids: Sequence[str]) -> tuple[Any, ...]:
         """The parameters of `CLASSIFY` that tell all of these threads, looking beneath their locks."""
@@ -119,8 +118,12 @@ class Classifier:
         statuses = [status.value for status in wanted.statuses]
         return *asked, statuses, wanted.older_than, wanted.newer_than, wanted.graph, run_status
 
-    def told(self, row: Mapping[str, Any], failed_path: tuple[str, ...] = ()) -> WorkflowCheckpoint:
-        """What a row of `CLASSIFY` says, and `Failures` of it."""
+    async def told(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, WorkflowCheckpoint]:
+        """What rows of `CLASSIFY` say, by thread_id in their order; of failed threads one more statement a level says where."""
+        paths = await self._failures.paths(rows)
+        return {row["thread_id"]: self._told(row, paths.get(row["thread_id"], ())) for row in rows}
+
+    def _told(self, row: Mapping[str, Any], failed_path: tuple[str, ...]) -> WorkflowCheckpoint:
         reading = Reading(self._serde)
         status = ThreadStatus(row["status"])
         sends = reading.sends(row["sends_type"], row["sends"])

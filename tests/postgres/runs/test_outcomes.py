@@ -69,6 +69,20 @@ async def test_a_cancelled_run_is_paused_free_and_goes_on_later(durable: Durable
     assert noted(log) == ["collect", "sort", "weigh", "weigh", "tell"]
 
 
+async def test_a_failed_call_leaves_the_path_of_the_failure(durable: Durable) -> None:
+    async def breaks(state: Story) -> Story:
+        raise ValueError("broken")
+
+    inner = StateGraph(Story).add_node("part", breaks).add_edge(START, "part").compile()
+    graph = StateGraph(Story).add_node("whole", inner).add_edge(START, "whole")
+    async with durable.run(graph, "t") as run:
+        with pytest.raises(ValueError, match="broken"):
+            await run.ainvoke(INPUT)
+        assert run.checkpoint.failed_path == ("whole", "part")
+    async with durable.run(graph, "t") as run:
+        assert run.checkpoint.failed_path == ("whole", "part")
+
+
 async def test_an_outer_timeout_surfaces_as_timeout(durable: Durable, ledger: Ledger, log: Path) -> None:
     gate = Gate("sort")
     with pytest.raises(TimeoutError):
