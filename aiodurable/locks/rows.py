@@ -36,6 +36,8 @@ FLAG_WAITS_S: Final = (0.0, 0.0, 0.001, 0.002, 0.004, 0.008, 0.016)
 releaser looks, so the try that follows succeeds; a row is free only when his statement ends. Without a flag by then, its
 waiter is woken by the tick."""
 
+_DEAD: Final = "the lock that says that this session's rows are leases is gone"
+
 
 class RowWire(Wire):
     """A connection whose leases are rows.
@@ -47,7 +49,7 @@ class RowWire(Wire):
     mode: ClassVar[LockMode] = "rows"
     leases_take_slots: ClassVar[bool] = False
     statements: ClassVar[Mapping[str, str]] = {
-        **{name: _SQL[name] for name in ("acquire", "release", "undo", "audit")},
+        **{name: _SQL[name] for name in ("acquire", "acquire_one", "release", "release_one", "undo", "audit")},
         **{name: Wire.statements[name] for name in ("flags",)},
     }
 
@@ -61,15 +63,26 @@ class RowWire(Wire):
         await self._connection.fetch(_SQL["live"], self.owner)
 
     async def batch(self, releases: Sequence[int], acquires: Sequence[int], tokens: int) -> Answer:
-        """Let go, then try: a statement for each, in as many parts as the lock table bears gates for."""
+        """Let go, then try: a statement for each, in as many parts as the lock table bears gates for. A single key has a
+        statement of its own, for the sake of its latency. Each proves that our own lock is held, a heartbeat too.
+
+        Raises:
+            asyncpg.InterfaceError: it is gone: these rows are leases no longer.
+        """
+        if len(acquires) == 1 and not releases and not tokens:
+            return await self._try_one(acquires[0])
+        if len(releases) == 1 and not acquires and not tokens:
+            answer = await self._release_one(releases[0])
+            if answer is not None:
+                return answer
         became: dict[int, int] = {}
         left = list(releases)
         self._unsettled = set(releases)
         while left:
             # Each takes a gate and a flag. A gate is closed for the length of somebody's statement, then it is our turn.
             part = max(1, self._most // 2)
-            pid, closed, gone, told = await self._statements["release"].fetchrow(self.owner, left[:part])
-            if pid != self.pid:
+            pid, lives, closed, gone, told = await self._statements["release"].fetchrow(self.owner, left[:part])
+            if self._moved(pid, lives):
                 return Answer(pid, (), (), ())
             became.update(zip(gone or (), told or (), strict=True))
             left = [*closed, *left[part:]]
@@ -78,10 +91,10 @@ class RowWire(Wire):
         spare: Sequence[int] = ()
         # With nothing to do at all it is a heartbeat, which has to reach the server.
         for at in range(0, len(acquires) or bool(tokens or not releases), self._most):
-            pid, keys, theirs, new = await self._statements["acquire"].fetchrow(
+            pid, lives, keys, theirs, new = await self._statements["acquire"].fetchrow(
                 self.owner, acquires[at : at + self._most], 0 if at else tokens
             )
-            if pid != self.pid:
+            if self._moved(pid, lives):
                 return Answer(pid, (), (), ())
             taken.update(zip(keys or (), theirs or (), strict=True))
             self._unsettled.update(keys or ())
@@ -89,6 +102,25 @@ class RowWire(Wire):
         return Answer(
             self.pid, [became.get(key, NOT_HELD) for key in releases], [taken.get(key) for key in acquires], spare
         )
+
+    async def _try_one(self, key: int) -> Answer:
+        self._unsettled = frozenset()
+        pid, lives, token = await self._statements["acquire_one"].fetchrow(self.owner, key)
+        return Answer(pid, (), (), ()) if self._moved(pid, lives) else Answer(pid, (), (token,), ())
+
+    async def _release_one(self, key: int) -> Answer | None:
+        """None: its gate is closed."""
+        self._unsettled = {key}
+        pid, lives, passed, became = await self._statements["release_one"].fetchrow(self.owner, key)
+        if self._moved(pid, lives):
+            return Answer(pid, (), (), ())
+        return Answer(pid, (NOT_HELD if became is None else became,), (), ()) if passed else None
+
+    def _moved(self, pid: int, lives: bool) -> bool:
+        """Whether another backend answered, which holds nothing of ours."""
+        if pid == self.pid and not lives:
+            raise asyncpg.InterfaceError(_DEAD)
+        return pid != self.pid
 
     async def flags(self, down: Sequence[int], up: Sequence[int]) -> tuple[int, Sequence[bool]]:
         """As with advisory locks, but a flag that a releaser looks at is raised again when he has looked."""
@@ -123,7 +155,6 @@ class RowWire(Wire):
             asyncpg.InterfaceError: our own lock is gone: these rows are leases no longer.
         """
         pid, keys, slots, sessions, lives = await self._statements["audit"].fetchrow(self.owner, held, SWEPT)
-        if pid == self.pid and not lives:
-            raise asyncpg.InterfaceError("the lock that says that this session's rows are leases is gone")
+        self._moved(pid, lives)
         self._most = share(slots, sessions)
         return pid, keys, slots, sessions

@@ -1,15 +1,16 @@
 """What the rooms' tests share beyond a database: the server's view of their locks, whole graphs,
-a server of their own, a place for times."""
+a server of their own, a place for times, the two lock modes."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import psycopg
 import pytest
 
+from aiodurable.settings import LockMode
 from own_server import OwnServer, own_server
 from scenario_graphs import BREAKS
 from server_locks import ServerLocks
@@ -36,6 +37,13 @@ def timetable(request: pytest.FixtureRequest, record_property: Callable[[str, ob
     table = Timetable(request.node.name.removeprefix("test_").replace("_", " "))
     yield table
     record_property(PROPERTY, str(table))
+
+
+@pytest.fixture(params=get_args(LockMode))
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LockMode:
+    """Whoever asks for it, or for an open manager, makes its promise in both lock modes; also processes that it starts."""
+    monkeypatch.setenv("AIODURABLE_LOCK_MODE", request.param)
+    return request.param
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,18 @@ SELECT pg_catalog.set_config('enable_seqscan', 'off', false),
        pg_catalog.set_config('default_transaction_isolation', 'read committed', false)
 
 -- name: live
--- No table. From here to the session's end its rows are leases. $1 its number, never used before.
-SELECT pg_catalog.pg_try_advisory_lock(($1::bigint >> 32)::integer, ($1 << 32 >> 32)::integer)
+-- No table. From here to the session's end its rows are leases. $1 its number, never used before. Held twice: statements
+-- give one back and take it again, which proves the other and touches nothing but the backend's own memory. Whatever else
+-- can end a session's locks (DISCARD ALL, pg_advisory_unlock_all) ends both.
+SELECT pg_catalog.pg_try_advisory_lock(($1::bigint >> 32)::integer, ($1 << 32 >> 32)::integer),
+       pg_catalog.pg_try_advisory_lock(($1 >> 32)::integer, ($1 << 32 >> 32)::integer)
 
 -- name: acquire
 -- aiodurable_locks_pkey, and the token sequence. $1 owner, $2 keys, each once, $3 how many tokens for keys that stay locked.
 -- A key can be had whose row is not there, or whose owner's lock is free. Probes and gates stand in a select list over a
 -- materialised CTE and nowhere else (see locks.sql). What we see may be out of date: a row that came meanwhile, or changed
--- its owner, is left alone. Answers with the keys that are ours and their tokens.
+-- its owner, is left alone. Answers whether our own lock is
+-- held, and with the keys that are ours and their tokens.
 WITH seen AS MATERIALIZED (
     SELECT u.key, r.owner
     FROM unnest($2::bigint[]) AS u (key)
@@ -39,14 +43,17 @@ taken AS (
     WHERE (r.key, r.owner) IN (SELECT o.key, o.owner FROM open o)
     RETURNING key
 )
-SELECT pg_catalog.pg_backend_pid(), array_agg(t.key), array_agg(t.token),
+SELECT pg_catalog.pg_backend_pid(),
+       CASE WHEN pg_catalog.pg_advisory_unlock(($1 >> 32)::integer, ($1 << 32 >> 32)::integer)
+            THEN pg_catalog.pg_try_advisory_lock(($1 >> 32)::integer, ($1 << 32 >> 32)::integer) ELSE false END,
+       array_agg(t.key), array_agg(t.token),
        ARRAY(SELECT nextval('aiodurable_lock_tokens') FROM generate_series(1, $3::integer))
 FROM (SELECT key, nextval('aiodurable_lock_tokens') AS token FROM taken) t
 
 -- name: release
--- aiodurable_locks_pkey. $1 owner, $2 keys. Answers with the keys whose gate somebody else had (try again), the keys that
--- are free now, and of each of these what became of it: 1 nobody waits, 2 somebody waits and was notified. A key that is
--- in neither was not ours.
+-- aiodurable_locks_pkey. $1 owner, $2 keys. Answers whether our own lock is held, with the keys whose gate somebody else
+-- had (try again), the keys that are free now, and of each of these what became of it: 1 nobody waits, 2 somebody waits
+-- and was notified. A key that is in neither was not ours.
 WITH open AS MATERIALIZED (
     SELECT u.key, pg_catalog.pg_try_advisory_xact_lock(((u.key # 7019263971491471714) >> 32)::integer,
                                                        ((u.key # 7019263971491471714) << 32 >> 32)::integer) AS passed
@@ -57,12 +64,59 @@ gone AS (
     WHERE r.key = ANY (ARRAY(SELECT o.key FROM open o WHERE o.passed)) AND r.owner = $1::bigint
     RETURNING r.key
 )
-SELECT pg_catalog.pg_backend_pid(), ARRAY(SELECT o.key FROM open o WHERE NOT o.passed),
+SELECT pg_catalog.pg_backend_pid(),
+       CASE WHEN pg_catalog.pg_advisory_unlock(($1 >> 32)::integer, ($1 << 32 >> 32)::integer)
+            THEN pg_catalog.pg_try_advisory_lock(($1 >> 32)::integer, ($1 << 32 >> 32)::integer) ELSE false END,
+       ARRAY(SELECT o.key FROM open o WHERE NOT o.passed),
        array_agg(t.key), array_agg(t.became)
 FROM (SELECT g.key,
              CASE WHEN pg_catalog.pg_try_advisory_xact_lock((g.key >> 32)::integer, (g.key << 32 >> 32)::integer) THEN 1
                   ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', g.key::text)) END AS became
       FROM gone g) t
+
+-- name: acquire_one
+-- The same for one key, at half the start-up cost: aiodurable_locks_pkey and the token sequence. $1 owner, $2 key.
+WITH open AS MATERIALIZED (
+    SELECT s.owner,
+           CASE WHEN CASE WHEN s.owner IS NULL THEN true
+                          ELSE pg_catalog.pg_try_advisory_xact_lock_shared((s.owner >> 32)::integer,
+                                                                           (s.owner << 32 >> 32)::integer) END
+                THEN pg_catalog.pg_try_advisory_xact_lock((($2::bigint # 7019263971491471714) >> 32)::integer,
+                                                          (($2 # 7019263971491471714) << 32 >> 32)::integer)
+                ELSE false END AS passed
+    FROM (SELECT (SELECT k.owner FROM aiodurable_locks k WHERE k.key = $2) AS owner OFFSET 0) s
+),
+taken AS (
+    INSERT INTO aiodurable_locks AS r (key, owner)
+    SELECT $2, $1::bigint FROM open o WHERE o.passed
+    ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, since = excluded.since
+    WHERE r.owner = (SELECT o.owner FROM open o)
+    RETURNING true
+)
+SELECT pg_catalog.pg_backend_pid(),
+       CASE WHEN pg_catalog.pg_advisory_unlock(($1 >> 32)::integer, ($1 << 32 >> 32)::integer)
+            THEN pg_catalog.pg_try_advisory_lock(($1 >> 32)::integer, ($1 << 32 >> 32)::integer) ELSE false END,
+       (SELECT nextval('aiodurable_lock_tokens') FROM taken)
+
+-- name: release_one
+-- The same for one key: aiodurable_locks_pkey. $1 owner, $2 key. Answers whether our own lock is held, whether the gate
+-- was open, and what became of the key; null: it was not ours.
+WITH open AS MATERIALIZED (
+    SELECT pg_catalog.pg_try_advisory_xact_lock((($2::bigint # 7019263971491471714) >> 32)::integer,
+                                                (($2 # 7019263971491471714) << 32 >> 32)::integer) AS passed
+),
+gone AS (
+    DELETE FROM aiodurable_locks r
+    WHERE r.key = $2 AND r.owner = $1::bigint AND (SELECT o.passed FROM open o)
+    RETURNING r.key
+)
+SELECT pg_catalog.pg_backend_pid(),
+       CASE WHEN pg_catalog.pg_advisory_unlock(($1 >> 32)::integer, ($1 << 32 >> 32)::integer)
+            THEN pg_catalog.pg_try_advisory_lock(($1 >> 32)::integer, ($1 << 32 >> 32)::integer) ELSE false END,
+       (SELECT o.passed FROM open o),
+       (SELECT CASE WHEN pg_catalog.pg_try_advisory_xact_lock((g.key >> 32)::integer, (g.key << 32 >> 32)::integer) THEN 1
+                    ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', g.key::text)) END
+        FROM gone g)
 
 -- name: undo
 -- aiodurable_locks_pkey. Of a batch of which one statement found no room for a gate (53200). Without gates, for there may

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import get_args
 
 import pytest
 
@@ -16,13 +15,6 @@ QUICK = Settings(lease_ttl_s=3, heartbeat_s=0.5, lease_margin_s=1, connect_timeo
 @pytest.fixture
 def settings() -> Settings:
     return QUICK
-
-
-@pytest.fixture(params=get_args(LockMode))
-def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LockMode:
-    """Whoever asks for it, or for an open manager, makes its promise in both lock modes; also processes that it starts."""
-    monkeypatch.setenv("AIODURABLE_LOCK_MODE", request.param)
-    return request.param
 
 
 @pytest.fixture

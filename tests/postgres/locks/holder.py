@@ -47,7 +47,8 @@ class Saying:
 
 async def main(dsn: str, how: str) -> None:
     settings = Settings() if how == "fork" else SHORT
-    locks = PostgresLockManager(dsn, mode=Settings.from_env().lock_mode, settings=settings)
+    chosen = Settings.from_env()
+    locks = PostgresLockManager(dsn, mode=chosen.lock_mode, settings=settings, allow_proxy=chosen.lock_allow_proxy)
     await locks.open()
     if how == "scope":
         await in_a_scope(locks)

@@ -210,9 +210,11 @@ async def test_a_lease_ends_once(locks: PostgresLockManager) -> None:
         lease.check()
 
 
-async def test_observers_hear_of_every_lease(dsn: str, settings: Settings, server_locks: ServerLocks) -> None:
+async def test_observers_hear_of_every_lease(
+    dsn: str, settings: Settings, server_locks: ServerLocks, mode: LockMode
+) -> None:
     heard: list[Event] = []
-    async with PostgresLockManager(dsn, settings=settings, observers=[heard.append]) as locks:
+    async with PostgresLockManager(dsn, mode=mode, settings=settings, observers=[heard.append]) as locks:
         async with locks.hold("a"):
             pass
         lease = await locks.acquire("b")

@@ -8,6 +8,7 @@ import time
 import psycopg
 import pytest
 
+from aiodurable.settings import LockMode
 from lock_holder import SHORT, holder, said
 from own_server import OwnServer
 from partition import Partition, partitioned
@@ -22,7 +23,7 @@ WAYS: dict[str, tuple[Direction, ...]] = {"both ways": (), "to server": ("to_ser
 
 @pytest.mark.timeout(600)
 async def test_in_a_partition_the_holder_stops_before_the_server_lets_go(
-    own: OwnServer, timetable: Timetable, long: bool
+    own: OwnServer, timetable: Timetable, long: bool, mode: LockMode
 ) -> None:
     async with partitioned(own) as partition:
         timetable.title += f" ({partition.how})"

@@ -34,8 +34,10 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable:
                 await lease.release()
 
 
-async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(dsn: str, timetable: Timetable) -> None:
-    async with PostgresLockManager(dsn, settings=SHORT) as locks, holder(dsn) as process:
+async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(
+    dsn: str, timetable: Timetable, mode: LockMode
+) -> None:
+    async with PostgresLockManager(dsn, mode=mode, settings=SHORT) as locks, holder(dsn) as process:
         process.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
         lease = await locks.acquire("a", timeout=20)
@@ -89,8 +91,8 @@ async def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(dsn: s
             os.kill(child, signal.SIGKILL)
 
 
-async def test_a_forked_child_knows_that_it_holds_nothing(dsn: str) -> None:
-    async with PostgresLockManager(dsn, settings=Settings()) as locks, locks.hold("a") as lease:
+async def test_a_forked_child_knows_that_it_holds_nothing(dsn: str, mode: LockMode) -> None:
+    async with PostgresLockManager(dsn, mode=mode, settings=Settings()) as locks, locks.hold("a") as lease:
         read, write = os.pipe()
         if (child := os.fork()) == 0:
             os.write(write, b"lost" if lease.lost and locks.health().held == 0 else b"held")
@@ -106,7 +108,7 @@ async def test_a_forked_child_knows_that_it_holds_nothing(dsn: str) -> None:
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 async def test_a_process_asked_to_end_lets_go_and_ends_by_the_signal(
-    dsn: str, which: signal.Signals, server_locks: ServerLocks
+    dsn: str, which: signal.Signals, server_locks: ServerLocks, mode: LockMode
 ) -> None:
     async with holder(dsn, "signals") as process:
         assert server_locks() == 1
@@ -127,7 +129,9 @@ def catches(process: asyncio.subprocess.Process, which: signal.Signals) -> bool:
     return bool(int(line.split()[1], 16) >> (which - 1) & 1)
 
 
-async def test_a_process_asked_to_end_in_a_partition_ends_in_bounded_time(dsn: str, timetable: Timetable) -> None:
+async def test_a_process_asked_to_end_in_a_partition_ends_in_bounded_time(
+    dsn: str, timetable: Timetable, mode: LockMode
+) -> None:
     async with proxy(dsn) as network, holder(network.dsn, "signals") as process:
         network.cut()
         began = time.monotonic()
@@ -138,7 +142,7 @@ async def test_a_process_asked_to_end_in_a_partition_ends_in_bounded_time(dsn: s
         assert time.monotonic() - began < SHORT.close_timeout_s + 2
 
 
-async def test_a_second_signal_ends_a_process_that_is_still_closing(dsn: str) -> None:
+async def test_a_second_signal_ends_a_process_that_is_still_closing(dsn: str, mode: LockMode) -> None:
     async with proxy(dsn) as network, holder(network.dsn, "signals") as process:
         network.cut()  # closing takes its time
         assert catches(process, signal.SIGTERM)
@@ -153,7 +157,7 @@ async def test_a_second_signal_ends_a_process_that_is_still_closing(dsn: str) ->
 @pytest.mark.parametrize("network_is", ["whole", "cut"])
 @pytest.mark.parametrize("how", ["leave", "exit"])
 async def test_a_process_that_forgets_to_close_ends_without_hanging(
-    dsn: str, how: str, network_is: str, server_locks: ServerLocks
+    dsn: str, how: str, network_is: str, server_locks: ServerLocks, mode: LockMode
 ) -> None:
     async with proxy(dsn) as network, holder(network.dsn, how) as process:
         if network_is == "cut":

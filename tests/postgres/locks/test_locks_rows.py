@@ -129,16 +129,47 @@ async def test_a_whole_batch_is_taken_over_from_an_owner_who_is_gone(
     await asyncio.gather(*(lease.release() for lease in (*old, *new)))
 
 
-async def test_a_session_without_the_lock_it_lives_by_is_over(locks: PostgresLockManager) -> None:
-    lease = await locks.acquire("a")
+@pytest.mark.parametrize("told_by", ["heartbeat", "try", "release", "batch", "audit"])
+async def test_a_session_without_the_lock_it_lives_by_is_over_at_its_next_statement(
+    locks: PostgresLockManager, other: PostgresLockManager, told_by: str
+) -> None:
+    lease, neighbours = await locks.acquire("a"), await asyncio.gather(*(locks.acquire(f"b {n}") for n in range(9)))
     session = lease._holding
     assert isinstance(session, LockSession)
     await wait_until(lambda: session.idle)
-    await session.wire._connection.fetch("SELECT pg_advisory_unlock_all()")
-    session.audit_soon()
-    await asyncio.wait_for(lease.wait_lost(), 10)
+    await session.wire._connection.fetch("SELECT pg_advisory_unlock_all()")  # as a pooler's DISCARD ALL does
+    taken = await other.try_acquire("a")  # the server frees such rows at once
+    if told_by == "try":
+        session.acquire(1, "another")
+    elif told_by == "release":
+        session.release(lease.key)
+    elif told_by == "batch":
+        for neighbour in neighbours:
+            session.release(neighbour.key)
+    elif told_by == "audit":
+        session.audit_soon()
+    await asyncio.wait_for(
+        lease.wait_lost() if told_by != "release" else wait_until(lambda: session.over is not None), 5
+    )
     assert session.over is not None
     assert "leases is gone" in session.over
+    assert taken is not None
+    assert not taken.lost
+
+
+async def test_a_session_holds_the_lock_it_lives_by_twice_after_whatever_it_did(locks: PostgresLockManager) -> None:
+    """Each statement gives one of them back and takes it again: with one alone, the lock would be free in between."""
+    await locks.try_acquire("a")
+    await asyncio.gather(
+        *(lease.release() for lease in await asyncio.gather(*(locks.acquire(f"b {n}") for n in range(9))))
+    )
+    session = session_of(locks)
+    session.audit_soon()
+    await wait_until(lambda: session.idle)
+    assert isinstance(session.wire, RowWire)
+    unlock = "SELECT pg_advisory_unlock(($1::bigint >> 32)::int, ($1 << 32 >> 32)::int)"
+    given_back = [await session.wire._connection.fetchval(unlock, session.wire.owner) for _ in range(3)]
+    assert given_back == [True, True, False]
 
 
 async def test_rows_of_owners_who_are_gone_are_taken_away(

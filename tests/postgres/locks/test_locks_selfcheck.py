@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import asyncpg
@@ -11,8 +12,13 @@ import pytest
 from aiodurable.errors import ConfigurationError, LockError, PoolerNotSupportedError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks import wire as wires
+from aiodurable.settings import LockMode
+from lock_holder import SHORT, holder
 from pgbouncer import through
+from server_locks import ServerLocks
 from standby import standby_server
+from timetable import Timetable
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -29,9 +35,9 @@ def session_pooler(dsn: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("allow_proxy", [False, True])
 async def test_a_pooler_in_transaction_mode_is_refused_also_when_a_proxy_is_allowed(
-    transaction_pooler: str, allow_proxy: bool
+    transaction_pooler: str, allow_proxy: bool, mode: LockMode
 ) -> None:
-    locks = PostgresLockManager(transaction_pooler, allow_proxy=allow_proxy)
+    locks = PostgresLockManager(transaction_pooler, mode=mode, allow_proxy=allow_proxy)
     with pytest.raises(PoolerNotSupportedError, match="lock_dsn") as refused:
         await locks.open()
     assert isinstance(refused.value, LockError)
@@ -44,26 +50,80 @@ async def test_a_pooler_in_transaction_mode_is_refused_also_when_a_proxy_is_allo
         await connection.close()
 
 
-async def test_a_pooler_in_session_mode_is_taken_only_when_allowed_and_holds(session_pooler: str, dsn: str) -> None:
+async def test_a_pooler_in_session_mode_is_taken_only_when_allowed_and_holds(
+    session_pooler: str, dsn: str, mode: LockMode
+) -> None:
     with pytest.raises(PoolerNotSupportedError, match="allow_proxy"):
-        await PostgresLockManager(session_pooler).open()
-    async with PostgresLockManager(session_pooler, allow_proxy=True) as proxied, PostgresLockManager(dsn) as direct:
+        await PostgresLockManager(session_pooler, mode=mode).open()
+    async with (
+        PostgresLockManager(session_pooler, mode=mode, allow_proxy=True) as proxied,
+        PostgresLockManager(dsn, mode=mode) as direct,
+    ):
         async with proxied.hold("a"):
             assert await direct.try_acquire("a") is None
         waiting = asyncio.create_task(proxied.acquire("b", timeout=None))
         await (await waiting).release()
 
 
-async def test_a_standby_is_refused() -> None:
+async def test_through_a_pooler_in_session_mode_a_lease_outlives_idleness_and_others_who_leave(
+    session_pooler: str, dsn: str, server_locks: ServerLocks, mode: LockMode
+) -> None:
+    """Who leaves has his server connection swept by DISCARD ALL: that must never be ours."""
+    async with (
+        PostgresLockManager(session_pooler, mode=mode, settings=SHORT, allow_proxy=True) as proxied,
+        PostgresLockManager(dsn, mode=mode) as direct,
+    ):
+        lease = await proxied.acquire("a")
+        idle_until = asyncio.get_running_loop().time() + 1.2 * SHORT.lease_ttl_s
+        while asyncio.get_running_loop().time() < idle_until:  # heartbeats alone keep it
+            guest = await asyncpg.connect(session_pooler)
+            await guest.fetchval("SELECT pg_advisory_lock(1)")
+            await guest.close()
+            assert await direct.try_acquire("a") is None
+        assert not lease.lost
+        assert proxied.health().sessions[0].enforced
+        await lease.release()
+        assert server_locks.leases() == 0
+
+
+async def test_through_a_pooler_in_session_mode_a_killed_holder_frees_its_lock(
+    session_pooler: str, dsn: str, mode: LockMode, monkeypatch: pytest.MonkeyPatch, timetable: Timetable
+) -> None:
+    monkeypatch.setenv("AIODURABLE_LOCK_ALLOW_PROXY", "1")
+    async with PostgresLockManager(dsn, mode=mode, settings=SHORT) as direct, holder(session_pooler) as process:
+        waiting = asyncio.create_task(direct.acquire("a", timeout=None))
+        await wait_until(lambda: direct.health().waiting == 1)
+        process.kill()
+        killed = time.monotonic()
+        lease = await asyncio.wait_for(waiting, SHORT.lease_ttl_s + 10)
+        timetable.trial(taken_over=time.monotonic() - killed)
+        await lease.release()
+
+
+async def test_a_pooler_that_is_restarted_loses_the_leases_that_went_through_it(dsn: str, mode: LockMode) -> None:
+    async with PostgresLockManager(dsn, mode=mode) as direct:
+        with through("session", dsn) as url:
+            locks = PostgresLockManager(url, mode=mode, settings=SHORT, allow_proxy=True)
+            await locks.open()
+            lease = await locks.acquire("a")
+        await asyncio.wait_for(lease.wait_lost(), SHORT.lease_ttl_s)
+        await locks.aclose()
+        async with direct.hold("a", timeout=SHORT.lease_ttl_s + 10):
+            pass
+
+
+async def test_a_standby_is_refused(mode: LockMode) -> None:
     """It grants advisory locks of its own, which exclude nobody on the primary."""
     with standby_server() as standby, pytest.raises(PoolerNotSupportedError, match="standby"):
-        await PostgresLockManager(standby).open()
+        await PostgresLockManager(standby, mode=mode).open()
 
 
-async def test_an_engine_whose_locks_exclude_nobody_is_refused(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_whose_locks_exclude_nobody_is_refused(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, mode: LockMode
+) -> None:
     real = wires._SQL["probe"]
     probe = real.replace("pg_catalog.pg_try_advisory_xact_lock($1::bigint)", "$1::bigint IS NOT NULL")
     assert probe != real
     monkeypatch.setattr(wires, "_SQL", {**wires._SQL, "probe": probe})
     with pytest.raises(PoolerNotSupportedError, match="exclude nobody"):
-        await PostgresLockManager(dsn).open()
+        await PostgresLockManager(dsn, mode=mode).open()
