@@ -99,7 +99,7 @@ class Durable(Verbs):
     async def _open_rooms(self) -> None:
         settings = self.settings
         direct = direct_dsn(self.dsn, settings.lock_dsn)
-        await (schema.migrate if settings.setup else schema.check)(direct)
+        await (schema.migrate if settings.setup and settings.lock_sessions else schema.check)(direct)
         async with AsyncExitStack() as stack:
             checkpoints = await stack.enter_async_context(
                 AsyncCheckpointerPool(

@@ -36,7 +36,8 @@ class Settings:
         lock_allow_proxy: let the locks go through a pooler in session mode, if a probe finds that they exclude there.
         lock_mode: `advisory`, or `rows` for more leases than the server's lock table has room for. The same in all
             processes that share a namespace in one database.
-        lock_sessions: dedicated connections on which all leases live.
+        lock_sessions: dedicated connections on which all leases live; 0: none. Such a `Durable` only looks, makes no tables,
+            and may look at a standby.
         writers: dedicated connections that commit checkpoints.
         pool_min_size: connections the pool keeps open for reads.
         pool_max_size: connections the pool opens at most.
@@ -79,7 +80,7 @@ class Settings:
     def _out_of_range(self) -> list[str]:
         wrong = [
             f"{name} must be at least {least}, got {getattr(self, name)}"
-            for name, least in {"lock_sessions": 1, "writers": 1, "pool_min_size": 0, "pool_max_size": 1}.items()
+            for name, least in {"lock_sessions": 0, "writers": 1, "pool_min_size": 0, "pool_max_size": 1}.items()
             if getattr(self, name) < least
         ]
         wrong += [

@@ -1,23 +1,50 @@
-"""A real server in recovery: what a failover or a wrong host name may leave a connection with."""
+"""A real server in recovery: what a failover or a wrong host name may leave a connection with, or where reports are read."""
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
+
 from aiodurable.embedded import start_server, stop_server
+
+DEADLINE_S = 30.0
 
 
 @contextlib.contextmanager
 def standby_server() -> Iterator[str]:
     """The DSN of one, for the body."""
-    with tempfile.TemporaryDirectory() as folder:
+    with primary_and_standby() as (_, standby):
+        yield standby
+
+
+@contextlib.contextmanager
+def primary_and_standby() -> Iterator[tuple[str, str]]:
+    """The DSNs of a server and of one that follows it."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         Path(folder).chmod(0o755)  # as root, Postgres runs as somebody else
-        data = Path(folder) / "data"
-        start_server(data)
-        stop_server(data)
-        (data / "standby.signal").touch()
-        yield start_server(data)
-        stop_server(data)
+        first, second = Path(folder) / "first", Path(folder) / "second"
+        start_server(first)
+        stop_server(first)
+        subprocess.run(["cp", "-a", first, second], check=True)  # with its owner
+        (second / "standby.signal").touch()
+        primary = start_server(first)
+        stack.callback(stop_server, first)
+        yield primary, start_server(second, settings={"primary_conninfo": f"host={first} port=5432 user=postgres"})
+        stop_server(second)
+
+
+def caught_up(primary: str, standby: str) -> None:
+    """Return when the standby shows what the primary has committed by now."""
+    with psycopg.connect(primary, autocommit=True) as ahead, psycopg.connect(standby, autocommit=True) as behind:
+        row = ahead.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        assert row is not None
+        until = time.monotonic() + DEADLINE_S
+        while behind.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", row).fetchone() != (True,):
+            assert time.monotonic() < until, "the standby does not follow"
+            time.sleep(0.01)

@@ -15,7 +15,7 @@ from aiodurable.settings import Settings
 if TYPE_CHECKING:
     from aiodurable.durable import Durable
 
-__all__ = ["dsn_option", "few_connections", "is_configured", "looking"]
+__all__ = ["changing", "dsn_option", "few_connections", "is_configured", "looking"]
 
 _VARIABLES = (
     "AIODURABLE_DSN",
@@ -45,13 +45,22 @@ def few_connections() -> Settings:
 
 @asynccontextmanager
 async def looking(dsn: str | None) -> AsyncIterator[Durable]:
-    """A `Durable` for commands that only look: as few connections as can be, and the tables are left as they are.
+    """A `Durable` for commands that only look, also at a standby: as few connections as can be, none of them for locks.
 
     Raises:
         SchemaMismatchError: the tables are missing, older or newer.
         ConfigurationError, PostgresUnavailableError: as `Durable` does.
     """
     from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph: 0.8 s that --help need not take
+
+    async with Durable(dsn, settings=replace(few_connections(), lock_sessions=0)) as durable:
+        yield durable
+
+
+@asynccontextmanager
+async def changing(dsn: str | None) -> AsyncIterator[Durable]:
+    """A `Durable` for commands that take leases: otherwise as `looking`. Raises also what opening lock sessions does."""
+    from aiodurable.durable import Durable  # noqa: PLC0415 - as above
 
     async with Durable(dsn, settings=few_connections()) as durable:
         yield durable

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from aiodurable.errors import PoolerNotSupportedError
 from aiodurable.model import LockHolder
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
@@ -37,11 +38,20 @@ class HeldLock:
 
 
 async def held_locks(database: Database, keys: Sequence[int] | None = None) -> list[HeldLock]:
-    """The leases of this database, or those of `keys`, sorted by thread and key."""
+    """The leases of this database, or those of `keys`, sorted by thread and key.
+
+    Raises:
+        PoolerNotSupportedError: the server is a standby.
+    """
     sql = load("looking")
     wanted = None if keys is None else list(keys)
-    rows = await database.fetch(sql["leases"], wanted)
     [tables] = await database.fetch(sql["tables"])
+    if tables["standby"]:
+        raise PoolerNotSupportedError(
+            f"wanted to know who holds locks at {database.dsn.safe}, found a standby, which knows nothing of the primary's "
+            "locks: name the primary, or add target_session_attrs=read-write"
+        )
+    rows = await database.fetch(sql["leases"], wanted)
     if tables["rows"]:
         rows += await database.fetch(sql["rows"], wanted)
     found: dict[int, dict[bool, list[LockHolder]]] = {}

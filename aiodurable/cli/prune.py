@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aiodurable.cli.database import dsn_option, looking
+from aiodurable.cli.database import changing, dsn_option
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.wording import age, one_line, size
 from aiodurable.model import ThreadStatus
@@ -98,7 +98,7 @@ def _ask(keep: str, statuses: tuple[str, ...], older_than: timedelta, graph: str
 
 
 async def _prune(dsn: str | None, options: dict[str, Any]) -> Pruned:
-    async with looking(dsn) as durable:
+    async with changing(dsn) as durable:
         if not sys.stderr.isatty():
             return await durable.prune(**options, progress=_lines())
         with _bar(await _to_look_at(durable, options["statuses"])) as progress:

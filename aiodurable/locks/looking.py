@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import ClosedError, PostgresUnavailableError
+from aiodurable.errors import ClosedError, PoolerNotSupportedError, PostgresUnavailableError
 from aiodurable.model import LockHolder
 from aiodurable.postgres.connections import connect_direct, unavailable
 from aiodurable.postgres.queries import load
@@ -44,6 +44,7 @@ class Looking:
 
         Raises:
             PostgresUnavailableError: Postgres could not be asked.
+            PoolerNotSupportedError: it is a standby, which knows nothing of the primary's locks.
         """
         if self._closed:
             raise ClosedError("the lock manager is closed: open it before you look")
@@ -58,6 +59,12 @@ class Looking:
         try:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await connect_direct(self._dsn, role="look", timeout_s=self._timeout_s)
+                [(_, _, standby)] = await self._connection.fetch(_SQL["look"], timeout=self._timeout_s)
+                if standby:
+                    raise PoolerNotSupportedError(
+                        f"wanted to know who holds locks at {self._dsn.safe}, found a standby, which knows nothing of the "
+                        "primary's locks: ask the primary"
+                    )
             async with asyncio.timeout(self._timeout_s):
                 return await self._connection.fetch(query, *args)
         except BaseException as error:  # also when cancelled: a connection in an unknown state is of no use
@@ -86,7 +93,7 @@ class Looking:
                     rows = await self.fetch(_SQL["holders"], keys)
                     if keys is None and (some := [key for key, _ in asked if key is not None]):
                         rows += await self.fetch(_SQL["holders"], some)
-                except PostgresUnavailableError as error:
+                except (PostgresUnavailableError, PoolerNotSupportedError) as error:
                     self._fail(asked, error)
                     continue
                 found = list(dict.fromkeys(LockHolder(*row) for row in rows))

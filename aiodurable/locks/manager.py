@@ -36,7 +36,7 @@ class PostgresLockManager:
 
     Args:
         dsn: a direct connection to the primary (not through a pooler in transaction mode); None: from the environment.
-        sessions: dedicated connections on which all leases live.
+        sessions: dedicated connections on which all leases live; 0: none, to look at what others hold.
         namespace: locks of two namespaces never meet; at most 64 bytes.
         mode: `advisory`, or `rows` for more leases than the server's lock table has room for; the same for everybody who
             uses the namespace in this database.
@@ -60,8 +60,8 @@ class PostgresLockManager:
         observers: Sequence[Observer] = (),
         allow_proxy: bool = False,
     ) -> None:
-        if sessions < 1:
-            raise ConfigurationError(f"sessions must be at least 1, got {sessions}")
+        if sessions < 0:
+            raise ConfigurationError(f"sessions must be 0 or more, got {sessions}")
         if not 0 < len(namespace.encode()) <= 64:
             raise ConfigurationError(f"namespace must have 1 to 64 bytes, got {len(namespace.encode())}")
         if mode not in WIRES:
@@ -106,7 +106,8 @@ class PostgresLockManager:
         self._looking = Looking(self._dsn, timeout_s=self._settings.connect_timeout_s)
         try:
             # The first alone: it tells what is wrong, and makes what is missing.
-            await self._keepers[0].open()
+            for keeper in self._keepers[:1]:
+                await keeper.open()
             await asyncio.gather(*(keeper.open() for keeper in self._keepers[1:]))
         except BaseException:  # also when cancelled: what is open has no owner yet
             await to_the_end(self._close_all())

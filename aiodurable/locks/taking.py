@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from aiodurable.errors import ClosedError, PostgresUnavailableError
+from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.locks.asked import Release
 from aiodurable.locks.keeper import Keeper
 from aiodurable.locks.lease import Lease
@@ -181,6 +181,11 @@ class Taking:
             session = self.keepers[(key + place) % places].session
             if session is not None and session.over is None:
                 return session
+        if not places:
+            raise ConfigurationError(
+                "wanted a lease, found no lock sessions (lock_sessions=0, AIODURABLE_LOCK_SESSIONS): such a one only "
+                "looks. Open one with at least 1, on the primary"
+            )
         return None
 
 

@@ -30,8 +30,14 @@ _HAS_IDLE_TIMEOUT: Final = 140000
 _STATEMENT_ELSEWHERE: Final = ("26000", "42P05", "08P01")
 """A statement just prepared is not there, or one not yet prepared is: two servers answered one connection."""
 
-_MADE_MEANWHILE: Final = (asyncpg.UniqueViolationError, asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError)
-"""What IF NOT EXISTS says to one of two who make the same at once."""
+_MADE_MEANWHILE: Final = (
+    asyncpg.UniqueViolationError,
+    asyncpg.DuplicateTableError,
+    asyncpg.DuplicateObjectError,
+    asyncpg.InternalServerError,
+)
+"""What IF NOT EXISTS and OR REPLACE (XX000, tuple concurrently updated) say to one of two who make the same at once: the other
+has committed it. Were it anything else, the statements that are prepared next would fail."""
 
 FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """What asyncpg raises when a statement or its connection fails; internal: a backend that was ended while it was idle has
@@ -119,7 +125,8 @@ class Wire:
                         "run `aiodurable migrate`, or allow setup"
                     )
                 with contextlib.suppress(*_MADE_MEANWHILE):
-                    await self._connection.execute(f"{_SQL['make_sequence']};\n{migration('0009_lock_rows')}")
+                    made = (_SQL["make_sequence"], migration("0009_lock_rows"), migration("0012_lock_rows_read"))
+                    await self._connection.execute(";\n".join(made))
             await self._come_alive()
             for name, statement in self.statements.items():
                 self._statements[name] = await self._connection.prepare(statement)

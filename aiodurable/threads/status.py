@@ -4,6 +4,7 @@ The rules, in order; `classify` in `postgres/sql/threads.sql` applies them, for 
 
 1. Somebody holds the thread's lock (`pg_locks`, mode Exclusive, this database; or a row of an owner found
    there): **running**, with its holder. A caller that holds the lock itself looks beneath it (`ignore_lock`).
+   On a standby no lock of the primary can be seen, and `doubt` says so.
 2. Otherwise the newest run that was accepted (rejected and superseded ones do not count) may know more:
 
    - it is *queued*: **queued**;
@@ -61,6 +62,7 @@ _DOUBTS = {
     "stopped": "plain LangGraph leaves the same behind at a static breakpoint, at the recursion limit and after a drain; "
     "and it takes no lease, so that it may be at work",
     "unleased": "plain LangGraph takes no lease: its process may be at work",
+    "standby": "a standby does not see who holds a lock on the primary: its run may be at work",
     "cancelled": "the error is stored encrypted, and may be that of a cancellation",
 }
 
@@ -157,6 +159,9 @@ def _doubt(row: Mapping[str, Any], status: ThreadStatus, error: str | None, unre
     doubts = list[str]()
     if row["doubt"] is not None and status in (ThreadStatus.CRASHED, ThreadStatus.COMPLETE):
         doubts.append(_DOUBTS[row["doubt"]])
+    # Beneath a lock that was not seen. A run that is at work stands as running in the ledger; plain LangGraph's does nowhere.
+    if row["standby"] and (status is ThreadStatus.CRASHED or row["run_status"] == RunStatus.RUNNING.value):
+        doubts.append(_DOUBTS["standby"])
     # The statement leaves cancellations out where it can read what they are.
     if status is ThreadStatus.FAILED and error is not None and error.startswith("CancelledError("):
         doubts.append(_DOUBTS["cancelled"])

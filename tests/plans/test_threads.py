@@ -85,7 +85,6 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
                     "checkpoint_writes_pkey",
                     "checkpoint_blobs_pkey",
                     "aiodurable_runs_by_thread",
-                    "aiodurable_locks_pkey",
                 },
             )
             for values in (ONE, PAGE)

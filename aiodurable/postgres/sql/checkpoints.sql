@@ -73,11 +73,7 @@ WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND ((l.classid::bigint << 32) | l.objid::bigint) = ANY ($1::bigint[])
 UNION
-SELECT r.key
-FROM aiodurable_locks r
-JOIN pg_locks l ON (l.classid::bigint << 32) | l.objid::bigint = r.owner
-WHERE r.key = ANY ($1::bigint[]) AND l.locktype = 'advisory' AND l.objsubid = 2 AND l.mode = 'ExclusiveLock' AND l.granted
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+SELECT r.key FROM aiodurable_lock_rows($1::bigint[]) r
 
 -- name: delete_threads
 -- The primary keys, by their first column.

@@ -114,8 +114,9 @@ SELECT EXISTS (SELECT 1
                  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))
 
 -- name: schema
--- Catalogue only: whether the sequence of the tokens and the table of the other mode are there (to look at its leases).
+-- Catalogue only: whether the sequence of the tokens, and the other mode's table and function (to look at its leases), are there.
 SELECT pg_catalog.to_regclass('aiodurable_lock_tokens') IS NOT NULL AND pg_catalog.to_regclass('aiodurable_locks') IS NOT NULL
+   AND pg_catalog.to_regprocedure('aiodurable_lock_rows(bigint[])') IS NOT NULL
 
 -- name: make_sequence
 -- As the first migration makes it.
@@ -123,8 +124,8 @@ CREATE SEQUENCE IF NOT EXISTS aiodurable_lock_tokens AS bigint
 
 -- name: holders
 -- pg_locks, pg_stat_activity and aiodurable_locks (by its key where keys are given). Leases are exclusive session locks on
--- one bigint (objsubid 1) whose holder says that it is ours, or any whose key is asked for; and rows whose owner holds the
--- exclusive lock of that number (objsubid 2). $1 keys, or null for all.
+-- one bigint (objsubid 1) whose holder says that it is ours, or any whose key is asked for; and rows. $1 keys, or null for
+-- all.
 SELECT k.key, k.pid, coalesce(a.application_name, '') AS application, pg_catalog.host(a.client_addr) AS client,
        coalesce(k.since, a.backend_start) AS since
 FROM (
@@ -133,13 +134,7 @@ FROM (
     WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
     UNION ALL
-    SELECT r.key, l.pid, r.since
-    FROM (SELECT o.key, o.owner, o.since FROM aiodurable_locks o WHERE o.key = ANY ($1::bigint[])
-          UNION ALL
-          SELECT o.key, o.owner, o.since FROM aiodurable_locks o WHERE $1::bigint[] IS NULL) r
-    JOIN pg_catalog.pg_locks l ON l.classid::bigint << 32 | l.objid::bigint = r.owner
-    WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.mode = 'ExclusiveLock' AND l.granted
-      AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+    SELECT r.key, r.pid, r.since FROM aiodurable_lock_rows($1::bigint[]) r
 ) k
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = k.pid
 WHERE CASE WHEN $1::bigint[] IS NULL THEN a.application_name LIKE 'aiodurable:lock@%' ELSE k.key = ANY ($1) END

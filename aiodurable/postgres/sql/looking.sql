@@ -14,21 +14,17 @@ WHERE l.locktype = 'advisory' AND l.granted
 ORDER BY key, waits, l.pid
 
 -- name: rows
--- aiodurable_locks (by its key where $1 names keys), pg_locks and pg_stat_activity. Leases that are rows: whose owner holds
--- the exclusive lock of that number on two integers.
-SELECT r.key, false AS waits, l.pid, coalesce(a.application_name, '') AS application,
+-- aiodurable_locks (by its key where $1 names keys), pg_locks and pg_stat_activity. Leases that are rows.
+SELECT r.key, false AS waits, r.pid, coalesce(a.application_name, '') AS application,
        pg_catalog.host(a.client_addr) AS client, r.since
-FROM aiodurable_locks r
-JOIN pg_catalog.pg_locks l ON l.classid::bigint << 32 | l.objid::bigint = r.owner
-LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-WHERE ($1::bigint[] IS NULL OR r.key = ANY ($1))
-  AND l.locktype = 'advisory' AND l.objsubid = 2 AND l.mode = 'ExclusiveLock' AND l.granted
-  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+FROM aiodurable_lock_rows($1::bigint[]) r
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = r.pid
 
 -- name: tables
--- Catalogue only: whether there is a ledger to ask, and a table of leases.
+-- Catalogue only: whether there is a ledger to ask, and a table of leases; and whether the server knows of leases at all.
 SELECT pg_catalog.to_regclass('aiodurable_runs') IS NOT NULL AS ledger,
-       pg_catalog.to_regclass('aiodurable_locks') IS NOT NULL AS rows
+       pg_catalog.to_regprocedure('aiodurable_lock_rows(bigint[])') IS NOT NULL AS rows,
+       pg_catalog.pg_is_in_recovery() AS standby
 
 -- name: threads
 -- aiodurable_runs_one_running: as many rows as runs are running. $1 the keys of leases.

@@ -17,14 +17,8 @@ WITH held AS MATERIALIZED (
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND (cardinality($2::bigint[]) > 1 OR k.key = ($2::bigint[])[1])
         UNION ALL
-        -- By aiodurable_locks_pkey, rows whose owner holds the lock of that number on two integers. The first condition is
-        -- asked once: where leases are no rows, pg_locks is not read again.
-        SELECT r.key, l.pid, r.since
-        FROM aiodurable_locks r
-        JOIN pg_locks l ON l.classid::bigint << 32 | l.objid::bigint = r.owner
-        WHERE EXISTS (SELECT 1 FROM aiodurable_locks e WHERE e.key = ANY ($2::bigint[])) AND r.key = ANY ($2::bigint[])
-          AND NOT $3::boolean AND l.locktype = 'advisory' AND l.objsubid = 2 AND l.mode = 'ExclusiveLock' AND l.granted
-          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        -- By aiodurable_locks_pkey; on a standby none.
+        SELECT r.key, r.pid, r.since FROM aiodurable_lock_rows($2::bigint[]) r WHERE NOT $3::boolean
     ) k
     LEFT JOIN pg_stat_activity s ON s.pid = k.pid
 ),
@@ -222,7 +216,7 @@ SELECT v.thread_id, v.status, v.checkpoint_id, v.step,
        v.questions_type, v.questions, coalesce(v.written_at, v.touched_at) AS updated_at,
        v.doubt, v.lock_key, v.holder,
        v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.reason,
-       s.type AS sends_type, s.blob AS sends
+       s.type AS sends_type, s.blob AS sends, pg_is_in_recovery() AS standby
 FROM verdicts v
 LEFT JOIN LATERAL (
     SELECT b.type, b.blob
@@ -354,7 +348,7 @@ CROSS JOIN LATERAL (
 WHERE c.checkpoint_ns = '' AND c.checkpoint_id = h.checkpoint_id
 
 -- name: held_keys
--- The view aiodurable_leases: pg_locks and aiodurable_locks, both whole.
+-- The view aiodurable_leases: pg_locks and aiodurable_locks, both whole; on a standby none of the primary's.
 SELECT key FROM aiodurable_leases
 
 -- name: held_keys_of_no_run

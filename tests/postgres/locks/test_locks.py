@@ -150,7 +150,7 @@ async def test_a_name_that_cannot_be_a_thread_id_is_refused(locks: PostgresLockM
         await locks.try_acquire(name)
 
 
-@pytest.mark.parametrize("options", [{"sessions": 0}, {"namespace": ""}, {"namespace": "x" * 65}])
+@pytest.mark.parametrize("options", [{"sessions": -1}, {"namespace": ""}, {"namespace": "x" * 65}])
 def test_a_manager_that_cannot_work_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):
         PostgresLockManager("postgresql://localhost/x", **options)  # pyright: ignore[reportArgumentType]
