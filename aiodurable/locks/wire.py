@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
 import asyncpg
 
@@ -44,8 +43,7 @@ FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Intern
 said so, and the connection is not closed yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a batch came to: of each release what became of it, of each try its token or None, and tokens asked for."""
 
     pid: int
@@ -167,7 +165,8 @@ class Wire:
         if len(releases) == 1 and not acquires and not tokens:
             pid, became = await self._statements["release"].fetchrow(releases[0])
             return Answer(pid, (became,), (), ())
-        return Answer(*await self._statements["batch"].fetchrow(releases, acquires, tokens))
+        pid, became, locked, token = await self._statements["batch"].fetchrow(releases, acquires, tokens > 0)
+        return Answer(pid, became, [token if mine else None for mine in locked], [token] * tokens)
 
     async def flags(self, down: Sequence[int], up: Sequence[int]) -> tuple[int, Sequence[bool]]:
         """Take waiters' flags down and put others up; returns the backend and which of `up` are up."""

@@ -32,24 +32,27 @@ SELECT CASE WHEN $2::boolean THEN pg_catalog.pg_try_advisory_lock($1::bigint)
 SELECT pg_catalog.pg_advisory_unlock($1::bigint)
 
 -- name: batch
--- No table but the token sequence. $1 keys to unlock, $2 keys to try, $3 how many tokens for keys that stay locked here.
+-- No table but the token sequence. $1 keys to unlock, $2 keys to try, $3 whether a key that stays locked here wants a token.
 -- pg_try_advisory_lock stands in a select list over unnest and nowhere else: in WHERE the planner may call it more often
 -- than once a row, and the second count survives an unlock (good_job#1735). Function scans keep the order of the array.
--- What is unlocked is unlocked first (the count is a one-time filter), so one batch can hand a key from lease to lease.
+-- What is unlocked is unlocked first (a one-time filter asks for it), so one batch can hand a key from lease to lease.
 -- Of each unlocked key: 0 it was not locked, 1 nobody waits, 2 somebody waits (its flag is taken) and was notified.
+-- One token serves all: drawn when the last key is locked, it is larger than what any of them had before.
 WITH released AS MATERIALIZED (
-    SELECT u.key, pg_catalog.pg_advisory_unlock(u.key) AS was_held FROM unnest($1::bigint[]) AS u (key)
+    SELECT ARRAY(SELECT CASE WHEN NOT pg_catalog.pg_advisory_unlock(u.key) THEN 0
+                             WHEN pg_catalog.pg_try_advisory_xact_lock((u.key >> 32)::integer,
+                                                                       (u.key << 32 >> 32)::integer) THEN 1
+                             ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', u.key::text)) END
+                 FROM unnest($1::bigint[]) AS u (key)) AS became
+),
+tried AS MATERIALIZED (
+    SELECT ARRAY(SELECT pg_catalog.pg_try_advisory_lock(u.key)
+                 FROM unnest($2::bigint[]) AS u (key)
+                 WHERE (SELECT r.became FROM released r) IS NOT NULL) AS locked
 )
-SELECT pg_catalog.pg_backend_pid(),
-       ARRAY(SELECT CASE WHEN NOT r.was_held THEN 0
-                         WHEN pg_catalog.pg_try_advisory_xact_lock((r.key >> 32)::integer, (r.key << 32 >> 32)::integer)
-                         THEN 1
-                         ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', r.key::text)) END
-             FROM released r),
-       ARRAY(SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(u.key) THEN nextval('aiodurable_lock_tokens') END
-             FROM unnest($2::bigint[]) AS u (key)
-             WHERE (SELECT count(*) FROM released) >= 0),
-       ARRAY(SELECT nextval('aiodurable_lock_tokens') FROM generate_series(1, $3::integer))
+SELECT pg_catalog.pg_backend_pid(), r.became, t.locked,
+       CASE WHEN $3::boolean OR true = ANY (t.locked) THEN nextval('aiodurable_lock_tokens') END
+FROM released r, tried t
 
 -- name: acquire
 -- The batch of one key to try: no table but the token sequence, and a tenth of the batch's start-up cost.

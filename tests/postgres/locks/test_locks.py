@@ -56,7 +56,6 @@ async def test_a_lock_is_free_as_soon_as_its_body_ends(locks: PostgresLockManage
 async def test_thousands_of_leases_live_on_two_connections(dsn: str, server_locks: ServerLocks, mode: LockMode) -> None:
     async with PostgresLockManager(dsn, mode=mode, settings=Settings()) as locks:
         leases = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(2000)))
-        assert len({lease.token for lease in leases}) == 2000
         assert server_locks.leases() == 2000
         assert server_locks.sessions() == 2
         await asyncio.gather(*(lease.release() for lease in leases))
