@@ -77,11 +77,16 @@ class Asked(Batch):
 
     def __init__(self) -> None:
         super().__init__()
-        self.under_way = Batch()
+        self.under_way: Batch | None = None
         self._full: deque[Batch] = deque()  # of releases alone
 
     def __bool__(self) -> bool:
         return bool(self._full) or super().__bool__()
+
+    @property
+    def trying(self) -> int:
+        """How many tries have no answer yet."""
+        return len(self.acquires) + (len(self.under_way.acquires) if self.under_way is not None else 0)
 
     @property
     def to_unlock(self) -> set[int]:
@@ -114,7 +119,8 @@ class Asked(Batch):
     def fail_all(self, error: Callable[[], Exception]) -> None:
         """The session is over."""
         for batch in (self.under_way, *self._full, self):
-            batch.fail(error)
+            if batch is not None:
+                batch.fail(error)
         self._full.clear()
         self.releases, self.acquires, self.renewals = [], [], []
-        self.under_way = Batch()
+        self.under_way = None

@@ -7,61 +7,60 @@ from types import TracebackType
 from typing import Protocol
 
 from aiodurable.locks.lease import Lease
-from aiodurable.locks.scope import CancelOnLost
+from aiodurable.locks.scope import Scope
 
 __all__ = ["Hold"]
 
 
-class Acquire(Protocol):
-    """`PostgresLockManager.acquire`."""
+class Locks(Protocol):
+    """`PostgresLockManager`."""
 
-    async def __call__(self, name: str, *, timeout: float | None) -> Lease:
+    async def acquire(self, name: str, *, timeout: float | None) -> Lease:
         """A lease, in time."""
         ...
 
 
-class Hold:
+class Hold(Scope):
     """What `PostgresLockManager.hold` returns: entered once."""
 
-    __slots__ = ("_acquire", "_cancel_on_lost", "_lease", "_loop", "_name", "_scope", "_timeout")
+    __slots__ = ("_cancel_on_lost", "_held", "_locks", "_loop", "_name", "_timeout")
+
+    _held: Lease
 
     def __init__(
         self,
-        acquire: Acquire,
+        locks: Locks,
         name: str,
         timeout: float | None,
         loop: asyncio.AbstractEventLoop | None,
         *,
         cancel_on_lost: bool,
     ) -> None:
-        self._acquire = acquire
+        self._locks = locks
         self._loop = loop
         self._name = name
         self._timeout = timeout
         self._cancel_on_lost = cancel_on_lost
-        self._lease: Lease | None = None
-        self._scope: CancelOnLost | None = None
 
     async def __aenter__(self) -> Lease:
-        self._lease = await self._acquire(self._name, timeout=self._timeout)
+        lease = self._held = await self._locks.acquire(self._name, timeout=self._timeout)
         if self._cancel_on_lost:
             try:
-                scope = CancelOnLost(self._lease)
-                scope.enter(self._loop)
-                self._scope = scope
+                self.enter(lease, self._loop)
             except BaseException:  # lost at once: the turn still has to be passed on
-                await self._lease.release()
+                await lease.release()
                 raise
-        return self._lease
+            lease.scope = self  # until it is released
+        return lease
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._lease is not None
+        lease = self._held
         try:
-            if self._scope is not None:
-                self._scope.leave(error)
+            if self._cancel_on_lost:
+                self.leave(error)
         finally:
-            await self._lease.release()
-        if error is None and self._cancel_on_lost and self._lease.lost:
-            self._lease.check()
+            await lease.release()
+        if error is None and self._cancel_on_lost and lease.lost:
+            lease.check()

@@ -25,6 +25,14 @@ class Holding(Protocol):
         ...
 
 
+class Cancellable(Protocol):
+    """A body that a lease is held for, as the lease sees it (`scope.py`)."""
+
+    def cancel(self) -> None:
+        """Cancel it."""
+        ...
+
+
 class Lease:
     """The right to a lock. It is HELD until it is RELEASED or LOST; neither ends.
 
@@ -32,10 +40,12 @@ class Lease:
         name: what was locked.
         key: its 64-bit advisory lock key.
         token: larger than the token of every earlier lease of this name, from a sequence: give it to systems outside
-            Postgres, and have them refuse a smaller one than they have seen.
+            Postgres, and have them refuse a smaller one than they have seen. Names taken in one moment may share one.
+        taken: `time.monotonic` when it was taken.
+        scope: what is cancelled first when it is lost, None: nothing. One of them needs no list.
     """
 
-    __slots__ = ("_callbacks", "_holding", "_lost", "_released", "key", "name", "taken", "token")
+    __slots__ = ("_callbacks", "_holding", "_lost", "_released", "key", "name", "scope", "taken", "token")
 
     def __init__(self, name: str, key: int, token: int, holding: Holding) -> None:
         self.name = name
@@ -45,6 +55,7 @@ class Lease:
         self._holding = holding
         self._lost = False
         self._released: asyncio.Future[Mapping[int, int]] | bool = False
+        self.scope: Cancellable | None = None
         self._callbacks: list[Callable[[], None]] | None = None
 
     def __repr__(self) -> str:
@@ -102,7 +113,7 @@ class Lease:
         Without an answer it takes until the session is over, at most `lease_ttl_s` − `lease_margin_s`.
         """
         if self._released is False:
-            self._callbacks = None
+            self.scope = self._callbacks = None  # whose cycles would be left to the garbage collector
             self._released = self._holding.let_go(self) or True
         if self._released is True:
             return
@@ -119,11 +130,13 @@ class Lease:
         if self._lost:
             return
         self._lost = True
-        if self._callbacks:
+        callbacks = [self.scope.cancel] if self.scope is not None else []
+        callbacks += self._callbacks or ()
+        self.scope = self._callbacks = None
+        if callbacks:
             loop = asyncio.get_running_loop()
-            for callback in self._callbacks:
+            for callback in callbacks:
                 loop.call_soon(callback)
-            self._callbacks = None
 
 
 def _forget(callbacks: list[Callable[[], None]], callback: Callable[[], None]) -> None:

@@ -161,7 +161,7 @@ class PostgresLockManager:
             PostgresUnavailableError: no lock session is up (timeout 0).
             ClosedError: the manager is not open.
         """
-        return Hold(self.acquire, name, timeout, self._taking.loop, cancel_on_lost=cancel_on_lost)
+        return Hold(self, name, timeout, self._taking.loop, cancel_on_lost=cancel_on_lost)
 
     async def try_acquire(self, name: str) -> Lease | None:
         """A lease if the lock is free, None if it is not. The caller releases it. Raises what `hold` raises."""

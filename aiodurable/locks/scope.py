@@ -39,6 +39,53 @@ class Losable(Protocol):
         ...
 
 
+class Scope:
+    """What `CancelOnLost` does at its two ends, and `PostgresLockManager.hold` too, which does more there."""
+
+    __slots__ = ("_cancelling", "_fired", "_lease", "_task")
+
+    _lease: Losable
+    _task: asyncio.Task[Any] | None
+    _cancelling: int
+    _fired: bool
+
+    def enter(self, lease: Losable, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Begin; who calls this has `cancel` called when the lease is lost. Before Python 3.12 a loop that is known spares a
+        system call."""
+        task = asyncio.current_task(loop)
+        if task is None:
+            raise RuntimeError("a lease is held by a task: enter it inside one")
+        if lease.lost:
+            raise _lost(lease)
+        self._lease = lease
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._fired = False
+
+    def leave(self, error: BaseException | None) -> None:
+        """End, with what the body raised. From now on `cancel` does nothing."""
+        lease, task = self._lease, self._task
+        assert task is not None
+        self._task = None
+        if self._fired:
+            ours_alone = task.uncancel() <= self._cancelling
+            if error is None or (isinstance(error, asyncio.CancelledError) and ours_alone):
+                raise _lost(lease) from error
+        elif error is None and lease.lost:
+            raise _lost(lease)
+
+    def cancel(self) -> None:
+        """The lease is lost."""
+        if self._task is None:
+            return
+        if self._task is asyncio.current_task():
+            # A task that cancels itself hears of it only at its next await, which may lie behind the boundary.
+            asyncio.get_running_loop().call_soon(self.cancel)
+            return
+        self._fired = True
+        self._task.cancel(f"the lease of {self._lease.name!r} was lost")
+
+
 class CancelOnLost:
     """`async with CancelOnLost(lease):` cancels the task inside when the lease is lost.
 
@@ -52,65 +99,30 @@ class CancelOnLost:
         LeaseLostError: as above, and at entry if the lease is already lost.
     """
 
-    __slots__ = ("_cancelling", "_fired", "_forget", "_lease", "_task")
+    __slots__ = ("_forget", "_lease", "_scope")
 
     def __init__(self, lease: Losable) -> None:
         self._lease = lease
-        self._task: asyncio.Task[Any] | None = None
-        self._cancelling = 0
-        self._fired = False
-        self._forget: Callable[[], Any] | None = None
+        self._scope = Scope()
 
     async def __aenter__(self) -> Self:
-        self.enter()
+        self._scope.enter(self._lease)
+        self._forget = self._lease.on_lost(self._scope.cancel)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave(error)
-
-    def enter(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """What entering does; it awaits nothing. Before Python 3.12 a loop that is known spares a system call."""
-        task = asyncio.current_task(loop)
-        if task is None:
-            raise RuntimeError("a lease is held by a task: enter it inside one")
-        if self._lease.lost:
-            raise self._error()
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._forget = self._lease.on_lost(self._lost)
-
-    def leave(self, error: BaseException | None) -> None:
-        """What leaving with `error` does; it awaits nothing."""
-        assert self._task is not None
-        assert self._forget is not None
         self._forget()
-        self._forget = None  # the lease knows us no longer, nor we the lease: no cycle is left to the garbage collector
-        task, self._task = self._task, None
-        if self._fired:
-            ours_alone = task.uncancel() <= self._cancelling
-            if error is None or (isinstance(error, asyncio.CancelledError) and ours_alone):
-                raise self._error() from error
-        elif error is None and self._lease.lost:
-            raise self._error()
+        self._scope.leave(error)
 
-    def _lost(self) -> None:
-        if self._task is None:
-            return
-        if self._task is asyncio.current_task():
-            # A task that cancels itself hears of it only at its next await, which may lie behind the boundary.
-            asyncio.get_running_loop().call_soon(self._lost)
-            return
-        self._fired = True
-        self._task.cancel(f"the lease of {self._lease.name!r} was lost")
 
-    def _error(self) -> LeaseLostError:
-        return LeaseLostError(
-            f"the lease of {self._lease.name!r} (token {self._lease.token}) was lost while it was needed: what ran under it "
-            "was stopped, and somebody else may hold the lock now; look at what is there before you go on",
-            thread_id=self._lease.name,
-        )
+def _lost(lease: Losable) -> LeaseLostError:
+    return LeaseLostError(
+        f"the lease of {lease.name!r} (token {lease.token}) was lost while it was needed: what ran under it was stopped, and "
+        "somebody else may hold the lock now; look at what is there before you go on",
+        thread_id=lease.name,
+    )
 
 
 cancel_on_lost = CancelOnLost

@@ -99,8 +99,7 @@ class LockSession:
     @property
     def load(self) -> int:
         """Slots of the server's lock table that this session takes or is about to take."""
-        asked = self._asked
-        leases = len(self.held) + len(asked.acquires) + len(asked.under_way.acquires)
+        leases = len(self.held) + self._asked.trying
         return (leases if self.wire.leases_take_slots else 0) + len(self.flags.up)
 
     @property
@@ -163,7 +162,7 @@ class LockSession:
                     self.release(key)
                 if NOT_HELD in answer.released:
                     self.lose("a lock was not there any more when it was to be unlocked")
-        self._asked.under_way = type(batch)()
+        self._asked.under_way = None
 
     async def _send_flags(self) -> None:
         down, up = self.flags.take(BATCH)

@@ -176,17 +176,17 @@ class Taking:
         """The session for a key: always the same one while it is up, so that a release travels before the next try."""
         if not self.is_open:
             raise self._closed()
-        places = len(self.keepers)
-        for place in range(places):
-            session = self.keepers[(key + place) % places].session
-            if session is not None and session.over is None:
-                return session
-        if not places:
+        if not self.keepers:
             raise ConfigurationError(
                 "wanted a lease, found no lock sessions (lock_sessions=0, AIODURABLE_LOCK_SESSIONS): such a one only "
                 "looks. Open one with at least 1, on the primary"
             )
-        return None
+        place = key % len(self.keepers)
+        session = self.keepers[place].session
+        if session is not None and session.over is None:
+            return session
+        others = (keeper.session for keeper in (*self.keepers[place + 1 :], *self.keepers[:place]))
+        return next((other for other in others if other is not None and other.over is None), None)
 
 
 def _withdraw(session: LockSession, key: int, asked: asyncio.Future[Lease | None]) -> None:
