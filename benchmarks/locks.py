@@ -21,9 +21,10 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import embedded_postgres
 
 from . import leases
+from .ceiling import LAYERS
 from .chart import Bar, Group, bar_chart
 from .lock_targets import Measured, judge
-from .lockers import CONTENDERS, ONE_ASYNCPG, OURS, OURS_UVLOOP, REDIS, ROW_TABLE, Place, missing, redis_server
+from .lockers import CONTENDERS, ONE_ASYNCPG, OURS, OURS_UVLOOP, REDIS, ROW_TABLE, Measure, Place, missing, redis_server
 from .machine import describe, in_words
 from .meter import ServerCpu
 from .report import Row, parser, save, table
@@ -48,15 +49,28 @@ async def compete(place: Place, contenders: Sequence[str], options: argparse.Nam
     rows: list[dict[str, Any]] = []
     for tasks in options.tasks:
         here = [name for name in contenders if tasks == 1 or name != ONE_ASYNCPG]  # which is one task's
-        turns = {name: partial(_apart, name, place, tasks) for name in here}
+        turns = {name: partial(_apart, CONTENDERS[name], place, tasks) for name in here}
         seen = await in_turns(turns, options.rounds, warm_up=0)  # each warms up by itself
         rows += [{"tasks": tasks, "contender": name, **_middle(seen, name)} for name in here]
     return rows
 
 
-async def _apart(name: str, place: Place, tasks: int) -> Figures:
+async def ceiling(options: argparse.Namespace) -> None:
+    """A row for each layer of `ceiling.py`, at the largest number of tasks."""
+    tasks = max(options.tasks)
+    async with embedded_postgres(durable=True, settings=SERVER) as dsn:
+        admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+        place = Place(dsn, await ServerCpu.of(admin), None, ServerCpu(None), options.seconds)
+        await admin.close()
+        turns = {name: partial(_apart, layer, place, tasks) for name, layer in LAYERS.items()}
+        seen = await in_turns(turns, options.rounds, warm_up=0)
+    rows = [{"tasks": tasks, "contender": name, **medians(figures)} for name, figures in seen.items()]
+    print(table(rows, {name: head for name, head in HEADS.items() if "ratio" not in name}))
+
+
+async def _apart(measure: Measure, place: Place, tasks: int) -> Figures:
     """In a thread of its own, where it starts the event loop, or the program, that it wants."""
-    return await asyncio.to_thread(CONTENDERS[name], place, tasks)
+    return await asyncio.to_thread(measure, place, tasks)
 
 
 def _middle(seen: dict[str, list[Figures]], name: str) -> dict[str, float]:
@@ -128,10 +142,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--seconds", type=float, default=3.0, help="of each contender in a round")
     options.add_argument("--tasks", type=int, nargs="+", default=[1, 1000])
     options.add_argument("--idle", type=float, default=20.0, help="seconds for which idle leases are watched")
+    options.add_argument("--ceiling", action="store_true", help="only what a pair passes on its way, layer by layer")
     given = options.parse_args(argv)
     if given.quick:
         given.rounds, given.seconds, given.idle = 1, 1.0, 5.0
-    asyncio.run(run(given))
+    asyncio.run(ceiling(given) if given.ceiling else run(given))
 
 
 if __name__ == "__main__":
