@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 __all__ = ["to_the_end"]
@@ -17,13 +18,22 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     `work` must be bounded in time by itself. Its own exception is raised unless a cancellation takes its place, of
     which it is then the cause. anyio's shielded scopes are no help here: they do not hold off `Task.cancel()`.
     """
-    task = asyncio.create_task(work)
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
+        ended: asyncio.Future[None] = loop.create_future()
+        task.add_done_callback(partial(_tell, ended))
         try:
-            await asyncio.wait({task})
+            await ended  # what asyncio.wait does, for two thirds of its price
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
         raise cancelled from (None if task.cancelled() else task.exception())
     return task.result()
+
+
+def _tell(ended: asyncio.Future[None], task: asyncio.Task[Any]) -> None:
+    del task
+    if not ended.done():
+        ended.set_result(None)

@@ -3,7 +3,7 @@
 All runs of a process share a state's text, so what grows is what this library keeps of it: serialised values that are not
 committed yet. They are bounded in bytes, however many runs there are; without the bound, all at once would hold a
 gigabyte. What LangGraph itself keeps for a run in flight, tens of kilobytes, is measured first, by as many runs that
-carry a word instead.
+carry a word instead. Leases are rows, for the server's lock table has no room for so many.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import asyncpg
 from langgraph.graph import START, StateGraph
 
-from aiodurable import Durable
+from aiodurable import Durable, Settings
 from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import embedded_postgres
 
@@ -48,7 +48,7 @@ async def one(dsn: str, state_kb: int, runs: int, at_once: int) -> dict[str, Any
         return {"text": text, "count": state.get("count", 0) + 1}
 
     graph = StateGraph(State).add_node("node", node).add_edge(START, "node")
-    async with Durable(dsn, graphs={"one": graph}) as durable:
+    async with Durable(dsn, graphs={"one": graph}, settings=Settings(lock_mode="rows")) as durable:
 
         async def run(thread_id: str) -> Any:
             async with durable.run("one", thread_id) as opened:

@@ -9,6 +9,8 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 from asyncpg import DeadlockDetectedError, LockNotAvailableError
 from psycopg.errors import DeadlockDetected, LockNotAvailable
@@ -18,12 +20,20 @@ from aiodurable.postgres.connections import Database
 from aiodurable.postgres.links import Links
 from aiodurable.postgres.queries import load
 
-__all__ = ["FENCE_KEY", "Fence", "Fences", "bump", "bump_free", "read_token"]
+__all__ = ["FENCE_KEY", "Fence", "Fences", "Finished", "bump", "bump_free", "read_token"]
 
 FENCE_KEY = "__aiodurable_fence"
 """Where a run puts its `Fence` in `config["configurable"]`. LangGraph keeps keys with two underscores out of metadata."""
 
 _SQL = load("checkpoints")
+
+
+class Finished(NamedTuple):
+    """A checkpoint of the root graph after which nothing is left to do, as its own row says it."""
+
+    checkpoint_id: str
+    step: int
+    written_at: datetime
 
 
 class Fence:
@@ -36,9 +46,10 @@ class Fence:
         first: nothing was known of the thread when the token was raised: no lease, no checkpoint, no run.
         blank: the thread was seen to have no checkpoint a moment ago: the first read of its newest one need not ask. Over
             with that read, or with the first write.
+        finished: the newest checkpoint of the root graph that was written under it, if nothing is left to do after it.
     """
 
-    __slots__ = ("blank", "first", "revoked", "thread_id", "token")
+    __slots__ = ("blank", "finished", "first", "revoked", "thread_id", "token")
 
     def __init__(self, thread_id: str, token: int, *, first: bool = False) -> None:
         self.thread_id = thread_id
@@ -46,6 +57,7 @@ class Fence:
         self.first = first
         self.revoked = False
         self.blank = False
+        self.finished: Finished | None = None
 
     def __repr__(self) -> str:
         return f"Fence({self.thread_id!r}, {self.token}{', revoked' if self.revoked else ''})"

@@ -6,14 +6,21 @@ import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Final
 
 import orjson
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.errors import AiodurableError
+from aiodurable.postgres.queries import load
 
-__all__ = ["BlobRow", "CheckpointRow", "Rows", "Write", "WriteRow", "arrays", "dump_json"]
+__all__ = ["COMMIT", "COMMIT_REPLACING", "BlobRow", "CheckpointRow", "Rows", "Write", "WriteRow", "commit", "dump_json"]
+
+_SQL = load("checkpoints")
+COMMIT = _SQL["commit"].replace("{replaced}", "")
+"""What nearly every batch takes: nothing of it replaces a task's writes."""
+COMMIT_REPLACING = _SQL["commit"].replace("{replaced}", _SQL["commit_replaced"])
 
 BlobRow = tuple[str, str, str, str, str, bytes | None]
 """thread_id, checkpoint_ns, channel, version, type, blob."""
@@ -98,21 +105,30 @@ class Write:
             self.done.set_exception(error)
 
 
-def dump_json(document: Any) -> str:
+def dump_json(document: Any, *, floats: Iterable[Any] | None = None) -> str:
     """The document as the stock saver would send it: what jsonb makes of both is the same.
 
     orjson is several times faster, but writes NaN as null where Postgres would refuse it, and knows no large integers or
-    keys that are not strings. So whatever has a null in it, or is refused, goes through `json`.
+    keys that are not strings. So whatever may have a NaN in it, or is refused, goes through `json`.
+
+    Args:
+        floats: all values of the document among which there may be a NaN; None: it may be anywhere.
     """
     try:
         text = orjson.dumps(document, option=_STRICT)
     except TypeError:
         return json.dumps(document)
-    return json.dumps(document) if b"null" in text else text.decode()
+    if b"null" in text and (floats is None or not all(map(_is_finite, floats))):
+        return json.dumps(document)
+    return text.decode()
 
 
-def arrays(batch: Iterable[Write]) -> list[Sequence[Any]]:
-    """The parameters of the statement `commit`, in its order. The writes of one thread must come in their own order."""
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or isfinite(value)
+
+
+def commit(batch: Iterable[Write]) -> tuple[str, list[Sequence[Any]]]:
+    """The statement that stores the batch, and its parameters. The writes of one thread must come in their own order."""
     tokens: dict[str, int] = {}
     blobs: dict[tuple[str, str, str, str], BlobRow] = {}
     checkpoints: dict[tuple[str, str, str], CheckpointRow] = {}
@@ -136,14 +152,16 @@ def arrays(batch: Iterable[Write]) -> list[Sequence[Any]]:
             elif earlier is None:
                 kept[key] = row
     ordered = sorted(tokens)
-    return [
+    parameters = [
         ordered,
         [tokens[thread_id] for thread_id in ordered],
         *_columns(blobs.values(), 6),
         *_columns(checkpoints.values(), 6),
         *_columns(kept.values(), 9),
-        *_columns(replaced.values(), 9),
     ]
+    if not replaced:
+        return COMMIT, parameters
+    return COMMIT_REPLACING, [*parameters, *_columns(replaced.values(), 9)]
 
 
 def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:

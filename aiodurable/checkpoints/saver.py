@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -23,7 +24,7 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME, _DeltaSna
 from psycopg import AsyncCursor, AsyncRawCursor
 from psycopg.rows import DictRow, dict_row
 
-from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences
+from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences, Finished
 from aiodurable.checkpoints.rows import Rows, Write, dump_json
 from aiodurable.checkpoints.upkeep import Upkeep
 from aiodurable.checkpoints.weight import HEAVY_BYTES, is_heavy
@@ -37,6 +38,10 @@ from aiodurable.postgres.together import Together
 __all__ = ["DurableSaver"]
 
 _LATEST = load("checkpoints")["latest"].replace("{select}", Upkeep.SELECT_SQL).encode()
+
+_OF_A_STATE_GRAPH = ("__start__", "branch:to:")
+_STARTS_A_NODE = (*_OF_A_STATE_GRAPH, "join:", "__pregel_tasks")
+"""Channels that make the next step run, by what their names begin with."""
 
 _ABOUT_THE_TASK = frozenset((ERROR, "__error_source_node__", INTERRUPT, RESUME))
 """LangGraph's `CONTROL_WRITES`: what happened to a task, as opposed to what it produced."""
@@ -190,12 +195,14 @@ class DurableSaver(Upkeep):
                 namespace,
                 checkpoint["id"],
                 parent_id,
-                dump_json({**checkpoint, "channel_values": inline}),
+                dump_json({**checkpoint, "channel_values": inline}, floats=inline.values()),
                 dump_json(get_serializable_checkpoint_metadata(config, metadata)),
             )
             return Rows(blobs=self._dump_blobs(thread_id, namespace, values, versions), checkpoint=row)
 
         await self._commit(fence, dump, [*(values[channel] for channel in versions), inline])
+        if not namespace:
+            fence.finished = _finished(checkpoint, metadata)
         return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
@@ -246,6 +253,16 @@ class DurableSaver(Upkeep):
 
 def _configurable(config: RunnableConfig) -> dict[str, Any]:
     return config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
+
+
+def _finished(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> Finished | None:
+    """The checkpoint, if `classify` in sql/threads.sql calls its thread complete beyond doubt while it is the head and bare."""
+    updated = checkpoint.get("updated_channels")
+    if updated is None or any(channel.startswith(_STARTS_A_NODE) for channel in updated):
+        return None
+    if not any(channel.startswith(_OF_A_STATE_GRAPH) for channel in checkpoint["channel_versions"]):
+        return None
+    return Finished(checkpoint["id"], metadata.get("step", 0), datetime.fromisoformat(checkpoint["ts"]))
 
 
 def _out_of_order(thread_id: str, checkpoint_id: str, parent_id: str) -> WorkflowExecutionError:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from aiodurable.checkpoints.backlog import Backlog
-from aiodurable.checkpoints.rows import Write, arrays
+from aiodurable.checkpoints.rows import Write, commit
 from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres.connections import is_disconnect
@@ -124,7 +124,8 @@ class GroupWriter:
             if not group:
                 continue
             try:
-                written = {row[0] for row in await link.fetch(_SQL["commit"], *arrays(group))}
+                statement, parameters = commit(group)
+                written = {row[0] for row in await link.fetch(statement, *parameters)}
                 left_out = [write for write in group if write.fence.thread_id not in written]
                 found = await self._tokens(link, left_out) if left_out else {}
             except Exception as error:  # sorted out below: each of them ends a write, halves a group or is tried again

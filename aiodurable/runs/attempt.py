@@ -9,6 +9,7 @@ from typing import Any, Self
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.runtime import RunControl
 
+from aiodurable.checkpoints.fences import Finished
 from aiodurable.errors import CircuitOpenError, ClosedError, PostgresUnavailableError
 from aiodurable.events import RunFinished, RunStarted, emit
 from aiodurable.model import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
@@ -59,6 +60,7 @@ class Attempt:
         self.input = None if consumed else input
         self.context = context
         self.control = RunControl()
+        lease.fence.finished = None  # from here on it is this attempt's doing
         emit(
             rooms.observers,
             RunStarted(
@@ -117,6 +119,9 @@ class Attempt:
         if self._lease.lost:
             return None  # whoever has the lease now tells how the run ends
         try:
+            finished = self._lease.fence.finished
+            if error is None and finished is not None and (thread := await self._complete(finished)):
+                return thread
             base_id = self._base.checkpoint_id
             thread, ended = await self._rooms.ledger.end(
                 self.run_id,
@@ -144,6 +149,23 @@ class Attempt:
             )
             return None
         return thread
+
+    async def _complete(self, finished: Finished) -> WorkflowCheckpoint | None:
+        """Close it at the checkpoint that this attempt itself wrote as the last; None where Postgres shows more than that."""
+        run_id, thread_id, token = self.run_id, self._lease.thread_id, self._lease.token
+        if not await self._rooms.ledger.complete(run_id, thread_id, token=token, checkpoint_id=finished.checkpoint_id):
+            return None
+        self._announce(RunStatus.COMPLETE, None)
+        return WorkflowCheckpoint(
+            thread_id,
+            ThreadStatus.COMPLETE,
+            finished.checkpoint_id,
+            finished.step,
+            updated_at=finished.written_at,
+            run_id=run_id,
+            graph=self._record.graph,
+            attempts=self._record.attempts,
+        )
 
     def _announce(self, status: RunStatus, error: BaseException | None) -> None:
         emit(

@@ -79,6 +79,7 @@ class Ledger:
         self._worker = worker
         # Many runs begin and end at once: in one statement each.
         self._starts = Together(self._write_starts, name="aiodurable run starts")
+        self._completions = Together(self._write_completions, name="aiodurable run completions")
         self._ends = Together(self._look_and_end, name="aiodurable run ends")
         self._finishes = Together(self._write_finishes, name="aiodurable run outcomes")
 
@@ -128,6 +129,17 @@ class Ledger:
         row = await self._database.fetch_one(_SQL["retry"], run_id, token, self._worker)
         assert row is not None, "the row was read under the same lease"
         return _record(row)
+
+    async def complete(self, run_id: str, thread_id: str, *, token: int, checkpoint_id: str) -> bool:
+        """Write the attempt under `token` as complete, if its thread stands at this checkpoint, on which nothing hangs.
+
+        Args:
+            checkpoint_id: a checkpoint that the attempt itself wrote, with nothing left to do after it.
+
+        Returns:
+            False: `end` can tell. True: it is written, and not on disk yet; the tables tell the same.
+        """
+        return bool(await self._completions((run_id, token, thread_id, checkpoint_id)))
 
     async def end(
         self, run_id: str, thread_id: str, *, token: int, base_id: str | None
@@ -197,8 +209,14 @@ class Ledger:
         ended = {row["ended"] for row in rows}
         return {end: (threads[end[0]], end[1] in ended) for end in ends}
 
+    async def _write_completions(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], bool]:
+        return await self._write_ends("complete", rows)
+
     async def _write_finishes(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], bool]:
-        written = await self._links.fetch(_SQL["finish"], *map(list, zip(*rows, strict=True)))
+        return await self._write_ends("finish", rows)
+
+    async def _write_ends(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], bool]:
+        written = await self._links.fetch(_SQL[statement], *map(list, zip(*rows, strict=True)))
         ended = {(row["run_id"], row["token"]) for row in written}
         return {row: row[:2] in ended for row in rows}
 

@@ -100,7 +100,8 @@ class DurableRun:
         self.status = found.status
         self.resumed = False
         left = None if found.status in (ThreadStatus.NEW, ThreadStatus.COMPLETE) else found.run_id
-        self.run_id: str = run_id or left or new_run_id()
+        self._fresh_id: str | None = new_run_id()
+        self.run_id: str = run_id or left or self._fresh_id
 
     @property
     def config(self) -> RunnableConfig:
@@ -228,7 +229,7 @@ class DurableRun:
                     self.lease,
                     self.checkpoint,
                     graph=self._graph.name,
-                    run_id=self._asked_run_id,
+                    run_id=self._asked_run_id or self._next_id(),
                     input=input,
                     context=self._context,
                 )
@@ -241,6 +242,11 @@ class DurableRun:
                 if answer:
                     self._attempt.input = input
         return self._attempt
+
+    def _next_id(self) -> str:
+        """For a run that is started: the id that was told at entry, and another one each time after that."""
+        fresh, self._fresh_id = self._fresh_id, None
+        return fresh or new_run_id()
 
     async def _known(self) -> Accepted | None:
         """The run the caller named, if the ledger has it: the same run_id never runs twice."""

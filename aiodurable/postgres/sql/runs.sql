@@ -67,6 +67,26 @@ FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::te
 WHERE r.run_id = w.run_id AND r.token = w.token
 RETURNING r.run_id, r.token
 
+-- name: complete
+-- aiodurable_runs_pkey; checkpoints_pkey backwards and checkpoint_writes_pkey, once a thread. $4 is a checkpoint that says itself
+-- that nothing is left to do: if it is the head and no task wrote on, the thread is complete. Not waiting for the disk, as in end.
+UPDATE aiodurable_runs r
+SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = e.checkpoint_id, finished_at = now()
+FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) AS e (run_id, token, thread_id, checkpoint_id)
+WHERE r.run_id = e.run_id AND r.token = e.token
+  AND e.checkpoint_id = (
+      SELECT c.checkpoint_id
+      FROM checkpoints c
+      WHERE c.thread_id = e.thread_id AND c.checkpoint_ns = ''
+      ORDER BY c.checkpoint_id DESC
+      LIMIT 1)
+  AND NOT EXISTS (
+      SELECT 1
+      FROM checkpoint_writes w
+      WHERE w.thread_id = e.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = e.checkpoint_id)
+  AND set_config('synchronous_commit', 'off', true) IS NOT NULL
+RETURNING r.run_id, r.token
+
 -- name: end
 -- In the braces comes classify: where each thread stands beneath its lock. A run that it shows complete is closed at once
 -- (aiodurable_runs_pkey), without waiting for the disk: the checkpoints that make it complete are there, and a row that is

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import asyncpg
 import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.graph.state import CompiledStateGraph
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
@@ -18,6 +20,7 @@ from aiodurable.postgres.links import Link
 from aiodurable.postgres.queries import load
 from aiodurable.runs.ledger import END
 from ledger_rows import Ledger
+from scenario_graphs import GRAPHS
 from waiting import wait_until
 from workflows import STEPS, four_nodes
 
@@ -136,6 +139,7 @@ async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_di
     beneath = durable._opened().threads.classifier.beneath(["t"])  # pyright: ignore[reportPrivateUsage]
     mine = [run.run_id], [run.lease.token]
     for statement, arguments, waits in [
+        (load("runs")["complete"], (*mine, ["t"], [run.checkpoint.checkpoint_id]), "off"),
         (END, (*beneath, *mine, [None]), "off"),
         (load("runs")["finish"], (*mine, ["paused"], [None], ["drained"], [None]), "on"),
     ]:
@@ -146,3 +150,49 @@ async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_di
         [setting] = await link.fetch("SHOW synchronous_commit")
         link.drop()
         assert setting[0] == waits
+
+
+STOPS = re.compile("slow|^ask|_asks?$|asking|raises|raw_pregel")
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@pytest.mark.parametrize("name", [name for name in GRAPHS if not STOPS.search(name)])
+async def test_a_run_that_completes_says_what_the_tables_say_and_asks_once(
+    durable: Durable, name: str, durability: Any
+) -> None:
+    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    graph = GRAPHS[name](rooms.checkpoints.get_checkpointer())
+    asked = rooms.checkpoints.links.asked
+    async with durable.run(graph, "t") as run:
+        await run.ainvoke({"xs": []} if isinstance(graph, CompiledStateGraph) else "once", durability=durability)
+        assert rooms.checkpoints.links.asked - asked == 3  # the token, the new row, how it ended
+        assert run.checkpoint.status is ThreadStatus.COMPLETE
+        assert run.checkpoint == await rooms.threads.status("t", ignore_lock=True)
+
+
+ONE_MORE_HEAD = """
+    INSERT INTO checkpoints SELECT thread_id, checkpoint_ns, 'f', checkpoint_id, type, checkpoint, metadata
+    FROM checkpoints WHERE thread_id = 't' ORDER BY checkpoint_id DESC LIMIT 1
+"""
+A_WRITE_AT_THE_HEAD = """
+    INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, blob)
+    SELECT thread_id, max(checkpoint_id), 'task', 0, '__error__', '' FROM checkpoints WHERE thread_id = 't' GROUP BY 1
+"""
+A_NEWER_ATTEMPT = "UPDATE aiodurable_runs SET token = token + 1"
+
+
+@pytest.mark.parametrize("change", [None, ONE_MORE_HEAD, A_WRITE_AT_THE_HEAD, A_NEWER_ATTEMPT])
+async def test_a_run_is_complete_only_where_nothing_came_after_its_last_checkpoint(
+    dsn: str, durable: Durable, ledger: Ledger, change: str | None
+) -> None:
+    async with durable.run(four_nodes(), "t") as run:
+        await run.ainvoke(INPUT)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("UPDATE aiodurable_runs SET status = 'running'")
+            if change is not None:
+                connection.execute(change.encode())
+        closed = await durable._opened().ledger.complete(  # pyright: ignore[reportPrivateUsage]
+            run.run_id, "t", token=run.lease.token, checkpoint_id=str(run.checkpoint.checkpoint_id)
+        )
+    assert closed is (change is None)
+    assert await ledger.statuses("t") == ["complete" if closed else "running"]
