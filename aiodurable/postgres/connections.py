@@ -116,12 +116,25 @@ async def connect_direct(
     options["server_settings"] = {
         **options.get("server_settings", {}),
         "application_name": application_name(role),
+        "standard_conforming_strings": "on",
         **(server_settings or {}),
     }
     try:
         return await asyncpg.connect(**options)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
         raise unavailable(error, dsn) from error
+
+
+_EXPECTED = {"DateStyle": "ISO", "standard_conforming_strings": "on"}
+"""What psycopg needs to read times, and our statements to mean what they say. PgBouncer hands both on, in any mode."""
+
+
+async def _configure(connection: AsyncConnection[DictRow]) -> None:
+    """For the pool's new connections."""
+    for name, wanted in _EXPECTED.items():
+        if not (connection.info.parameter_status(name) or wanted).startswith(wanted):
+            await connection.execute(f"SET {name} TO {wanted}".encode())
+    await _prepare_where_statements_stay(connection)
 
 
 async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -> None:
@@ -218,7 +231,7 @@ class Database:
             min_size=self._sizes[0],
             max_size=self._sizes[1],
             timeout=self._timeout_s,
-            configure=_prepare_where_statements_stay,
+            configure=_configure,
             # Without it a backend that was killed while idle surfaces in the run that draws it.
             check=cast("Any", AsyncConnectionPool.check_connection),  # typed for tuple rows only
             open=False,
