@@ -4,6 +4,7 @@
     python3 dev.py demo [FILE_OR_FOLDER]   the demo
     python3 dev.py bench NAME [ARGS]       a benchmark: checkpoints, locks, memory or status
     python3 dev.py test [PYTEST_ARGS]      the tests, on two or more processes unless -n says otherwise
+    python3 dev.py test --postgres BINDIR [PYTEST_ARGS]   the same on the Postgres whose programs are there
     python3 dev.py lint                    lint, format, types and import contracts: all of them, then the verdict
     python3 dev.py package                 build the wheel and import it in an environment of its own
     python3 dev.py run COMMAND…            anything else with everything installed, such as `run aiodurable --help`
@@ -36,7 +37,7 @@ def main(command: str = "", *arguments: str) -> int:
     commands = {
         "demo": lambda: call(environment("demo"), "-m", "aiodurable", "demo", *arguments, cwd=Path.cwd()),
         "bench": lambda: call(environment("bench"), "-m", "aiodurable", "bench", *arguments, cwd=Path.cwd()),
-        "test": lambda: call(environment("test"), "-m", "pytest", *in_parallel(arguments), *arguments),
+        "test": lambda: test(*arguments),
         "lint": lint,
         "package": package,
         "run": lambda: run(*arguments),
@@ -53,6 +54,20 @@ def main(command: str = "", *arguments: str) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def test(*arguments: str) -> int:
+    """The tests, those of `pytest.ini_options`; `--postgres` is ours, and comes first."""
+    if arguments[:1] == ("--postgres",):
+        if len(arguments) < 2 or not (bindir := Path(arguments[1]).resolve()).joinpath("initdb").exists():
+            sys.exit("dev.py: --postgres wants the folder that has initdb and postgres")
+        os.environ |= {
+            "AIODURABLE_TEST_DB": "embedded",
+            "AIODURABLE_TEST_PG": str(bindir),
+            "AIODURABLE_PG_BINDIR": str(bindir),
+        }
+        arguments = arguments[2:]
+    return call(environment("test"), "-m", "pytest", *in_parallel(arguments), *arguments)
 
 
 def in_parallel(arguments: Iterable[str]) -> list[str]:

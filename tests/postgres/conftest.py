@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from aiodurable.settings import LockMode
+from conftest import Server
 from own_server import OwnServer, own_server
 from scenario_graphs import BREAKS
 from server_locks import ServerLocks
@@ -44,6 +45,15 @@ def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Loc
     """Whoever asks for it, or for an open manager, makes its promise in both lock modes; also processes that it starts."""
     monkeypatch.setenv("AIODURABLE_LOCK_MODE", request.param)
     return request.param
+
+
+@pytest.fixture
+def enforced(server: Server) -> None:
+    """Only where the server ends silent sessions: what is weaker elsewhere, docs/explanation/how-a-run-survives.md says."""
+    if server.version < 140000:
+        pytest.skip(
+            "before Postgres 14 a stopped process keeps its locks while its host lives: no idle_session_timeout"
+        )
 
 
 @pytest.fixture(autouse=True)

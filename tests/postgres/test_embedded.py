@@ -215,6 +215,7 @@ def test_programs_named_by_the_environment_are_taken_or_refused(
         find_bindir()
 
 
-def test_a_version_that_is_not_there_is_an_error_that_says_how_to_get_one() -> None:
+def test_a_version_that_is_not_there_is_an_error_that_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIODURABLE_PG_BINDIR", raising=False)
     with pytest.raises(ConfigurationError, match=r"aiodurable\[embedded\]"):
         find_bindir(7)

