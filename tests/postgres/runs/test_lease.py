@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,29 @@ from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, LeaseLostError, LockTimeoutError, WorkflowAlreadyRunningError
 from aiodurable.events import Event, LeaseLost
 from aiodurable.model import ThreadStatus
-from aiodurable.settings import Settings
+from aiodurable.settings import LockMode, Settings
 from checkpoint_rows import written
 from ledger_rows import Ledger
 from waiting import wait_until
 from workflows import STEPS, Gate, four_nodes, noted
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
-STRICT = Settings(recovery_grace_s=0)
+
+
+@pytest.fixture
+async def durable(dsn: str, mode: LockMode) -> AsyncIterator[Durable]:
+    async with Durable(dsn, settings=Settings(lock_mode=mode)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def strict(mode: LockMode) -> Settings:
+    return Settings(recovery_grace_s=0, lock_mode=mode)
+
+
+@pytest.fixture
+def patient(mode: LockMode) -> Settings:
+    return Settings(recovery_grace_s=20, lock_mode=mode)
 
 
 def config(log: Path) -> Any:
@@ -100,11 +116,11 @@ async def test_every_lease_of_a_thread_has_a_larger_token(durable: Durable) -> N
 
 
 async def test_without_grace_a_lost_lock_session_cancels_the_run_and_the_new_holders_state_stands(
-    dsn: str, ledger: Ledger, log: Path
+    dsn: str, ledger: Ledger, log: Path, strict: Settings
 ) -> None:
     gate = Gate("weigh")
     events: list[Event] = []
-    async with Durable(dsn, settings=STRICT, observers=[events.append]) as old, Durable(dsn, settings=STRICT) as new:
+    async with Durable(dsn, settings=strict, observers=[events.append]) as old, Durable(dsn, settings=strict) as new:
 
         async def body() -> None:
             async with old.run(four_nodes(gate), "t", config=config(log)) as run:
@@ -123,7 +139,9 @@ async def test_without_grace_a_lost_lock_session_cancels_the_run_and_the_new_hol
     assert (row["status"], row["attempts"], row["token"]) == ("complete", 2, 2)
 
 
-async def test_a_stale_holder_that_swallows_its_cancellation_still_writes_nothing(dsn: str, ledger: Ledger) -> None:
+async def test_a_stale_holder_that_swallows_its_cancellation_still_writes_nothing(
+    dsn: str, ledger: Ledger, strict: Settings
+) -> None:
     """The cancellation is a courtesy; the fence is what holds."""
     reached, taken = asyncio.Event(), asyncio.Event()
 
@@ -136,7 +154,7 @@ async def test_a_stale_holder_that_swallows_its_cancellation_still_writes_nothin
                 except asyncio.CancelledError:
                     continue
 
-    async with Durable(dsn, settings=STRICT) as old, Durable(dsn, settings=STRICT) as new:
+    async with Durable(dsn, settings=strict) as old, Durable(dsn, settings=strict) as new:
 
         async def body() -> None:
             async with old.run(four_nodes(stubborn), "t") as run:
@@ -158,9 +176,11 @@ async def test_a_stale_holder_that_swallows_its_cancellation_still_writes_nothin
         assert state.checkpoint["channel_values"]["words"] == list(STEPS)
 
 
-async def test_with_grace_a_lost_lock_session_is_not_felt(dsn: str, ledger: Ledger, log: Path) -> None:
+async def test_with_grace_a_lost_lock_session_is_not_felt(
+    dsn: str, ledger: Ledger, log: Path, patient: Settings
+) -> None:
     gate = Gate("weigh")
-    async with Durable(dsn, settings=Settings(recovery_grace_s=20)) as durable:
+    async with Durable(dsn, settings=patient) as durable:
 
         async def body() -> Any:
             async with durable.run(four_nodes(gate), "t", config=config(log)) as run:
@@ -178,10 +198,10 @@ async def test_with_grace_a_lost_lock_session_is_not_felt(dsn: str, ledger: Ledg
 
 
 async def test_a_lost_lock_session_is_not_felt_although_others_wait_for_the_thread_in_this_process(
-    dsn: str, ledger: Ledger, log: Path
+    dsn: str, ledger: Ledger, log: Path, patient: Settings
 ) -> None:
     gate = Gate("weigh")
-    async with Durable(dsn, settings=Settings(recovery_grace_s=20)) as durable:
+    async with Durable(dsn, settings=patient) as durable:
 
         async def body(word: str) -> Any:
             async with durable.run(four_nodes(gate), "t", on_busy="wait", timeout=60, config=config(log)) as run:
