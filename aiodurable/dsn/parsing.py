@@ -92,6 +92,8 @@ def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Map
             "for locks and checkpoint writes",
             stacklevel=2,
         )
+    # asyncpg speaks nothing else; where the database's own were taken, psycopg would give bytes for the text of SQL_ASCII.
+    options["client_encoding"] = "utf8"
     return Dsn(
         conninfo=make_conninfo("", **options),
         safe=_safe(options),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 import asyncpg
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import PoolerNotSupportedError, SchemaMismatchError
+from aiodurable.errors import ConfigurationError, PoolerNotSupportedError, SchemaMismatchError
 from aiodurable.locks.terms import Terms
 from aiodurable.postgres.connections import connect_direct, unavailable
 from aiodurable.postgres.queries import load, migration
@@ -112,6 +112,7 @@ class Wire:
 
         Raises:
             SchemaMismatchError: the sequence of the tokens or the table is missing and `setup` is off.
+            ConfigurationError: the role lacks a right that leases need.
             PostgresUnavailableError: the server failed or refused meanwhile.
         """
         try:
@@ -125,6 +126,11 @@ class Wire:
                 with contextlib.suppress(*_MADE_MEANWHILE):
                     made = (_SQL["make_sequence"], migration("0009_lock_rows"), migration("0012_lock_rows_read"))
                     await self._connection.execute(";\n".join(made))
+            # Else every session would die of its first lease, and whoever waits for one would wait for ever.
+            if lacking := await self._connection.fetch(_SQL["rights"], self.mode == "rows"):
+                raise ConfigurationError(
+                    f"the role of {self._dsn.safe} lacks {', '.join(row[0] for row in lacking)}, which leases need: grant it"
+                )
             await self._come_alive()
             for name, statement in self.statements.items():
                 self._statements[name] = await self._connection.prepare(statement)

@@ -21,7 +21,15 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres.breaker import CircuitBreaker
 
-__all__ = ["Database", "application_name", "connect_direct", "is_disconnect", "is_refusal", "unavailable"]
+__all__ = [
+    "Database",
+    "application_name",
+    "connect_direct",
+    "is_disconnect",
+    "is_refusal",
+    "not_allowed",
+    "unavailable",
+]
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
@@ -70,8 +78,34 @@ def is_refusal(error: BaseException | None) -> bool:
     )
 
 
+def not_allowed(error: BaseException, dsn: Dsn) -> AiodurableError | None:
+    """The error to raise where the server is there and this role may not do what was asked, or nobody may; None: not that.
+
+    Either driver's text names what it is about (a table, a kind of statement), never a value.
+    """
+    match getattr(error, "sqlstate", None):
+        case "42501":
+            return ConfigurationError(
+                f"the role of {dsn.safe} lacks a right ({_first_line(error)}): grant it; `aiodurable doctor` tells all "
+                "that are missing"
+            )
+        case "25006":
+            return PostgresUnavailableError(
+                f"wanted to write to {dsn.safe}, found it read-only ({_first_line(error)}): is it a standby, or "
+                "default_transaction_read_only set for this role or database?"
+            )
+        case _:
+            return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
 def unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
     """The error to raise, from a driver's own, when `dsn` could not be reached: what was wanted, found, and what to do."""
+    if (refused := not_allowed(error, dsn)) is not None:
+        return refused
     state: str | None = getattr(error, "sqlstate", None)
     text = str(error)
     if is_refusal(error):
@@ -259,7 +293,17 @@ class Database:
         Raises:
             PostgresUnavailableError: Postgres could not be reached, or went away meanwhile.
             CircuitOpenError: it has failed for so long that it is not even asked.
+            ConfigurationError: the role lacks a right.
         """
+        try:
+            async with self._connection(urgent=urgent) as connection:
+                yield connection
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction) as error:
+            # Outside of the breaker: reads may do well meanwhile.
+            raise not_allowed(error, self.dsn) or error from error
+
+    @asynccontextmanager
+    async def _connection(self, *, urgent: bool) -> AsyncIterator[AsyncConnection[DictRow]]:
         async with nullcontext() if self.breaker is None else self.breaker.call(urgent=urgent):
             try:
                 async with self.pool.connection() as connection:

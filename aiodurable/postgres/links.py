@@ -16,7 +16,7 @@ import asyncpg
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, PostgresUnavailableError
-from aiodurable.postgres.connections import connect_direct, is_disconnect, unavailable
+from aiodurable.postgres.connections import connect_direct, is_disconnect, not_allowed, unavailable
 from aiodurable.postgres.queries import load
 
 __all__ = ["Link", "Links"]
@@ -133,6 +133,8 @@ class Links:
                 return await link.fetch(query, *args)
             except Exception as error:
                 if not isinstance(error, PostgresUnavailableError) and not is_disconnect(error):
+                    if (refused := not_allowed(error, self._dsn)) is not None:
+                        raise refused from error
                     raise
                 if time.monotonic() > deadline:
                     raise (

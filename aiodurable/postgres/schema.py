@@ -88,6 +88,8 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
                 f"the role of {dsn.safe} may not create aiodurable's tables ({error.diag.message_primary}): "
                 "run `aiodurable migrate` once with a role that may, and open with setup=False"
             ) from error
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise unavailable(error, dsn) from error
         except psycopg.OperationalError as error:
             if not is_disconnect(error):
                 raise
@@ -99,9 +101,13 @@ async def check(dsn: Dsn) -> None:
 
     Raises:
         SchemaMismatchError: its tables are missing, older or newer.
+        ConfigurationError: the role may not look.
     """
     async with await _connect(dsn) as connection:
-        ours, langgraph = await _versions(connection)
+        try:
+            ours, langgraph = await _versions(connection)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise unavailable(error, dsn) from error
     _refuse_newer(ours)
     if ours != VERSION or langgraph < _LANGGRAPH:
         raise SchemaMismatchError(

@@ -8,8 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
-from aiodurable import Durable
+from aiodurable import ConfigurationError, Durable, PostgresUnavailableError, Settings
+from aiodurable.dsn import parse_dsn
+from aiodurable.postgres import schema
+from conftest import Server
 from workflows import four_nodes
 
 START: dict[str, Any] = {"words": [], "told": ""}
@@ -49,3 +53,72 @@ async def test_a_run_its_status_its_history_and_pruning_are_the_same(empty_dsn: 
         assert before < written[-1] < written[0]
         assert (await durable.prune(older_than=timedelta())).threads == 1
         assert await durable.get_checkpoint_status("t") == told
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_of_another_encoding_carries_runs_too(
+    server: Server, admin: psycopg.Connection[Any], encoding: str
+) -> None:
+    name = f"encoding_{encoding.lower()}"
+    admin.execute(
+        sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'").format(
+            sql.Identifier(name), sql.Literal(encoding)
+        )
+    )
+    try:
+        async with Durable(server.database(name)) as durable:
+            async with durable.run(four_nodes(), "mär") as run:
+                await run.ainvoke(START)
+            assert (await durable.get_checkpoint_status("mär")).status == "complete"
+            assert [thread.thread_id async for thread in durable.find_workflows()] == ["mär"]
+    finally:
+        server.drop(name)
+
+
+async def test_a_read_only_database_is_told_as_such(empty_dsn: str) -> None:
+    await _set_read_only(empty_dsn, True)
+    with pytest.raises(PostgresUnavailableError, match="read-only"):
+        await Durable(empty_dsn).open()
+    await _set_read_only(empty_dsn, False)
+    await schema.migrate(parse_dsn(empty_dsn))
+    await _set_read_only(empty_dsn, True)
+    async with Durable(empty_dsn) as durable:
+        with pytest.raises(PostgresUnavailableError, match="default_transaction_read_only"):
+            async with durable.run(four_nodes(), "t"):
+                pass
+        assert (await durable.get_checkpoint_status("t")).status == "new"
+
+
+@pytest.mark.parametrize(
+    ("granted", "lacking"),
+    [
+        (b"SELECT 1", "aiodurable_migrations"),
+        (
+            b"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lowly",
+            "USAGE on aiodurable_lock_tokens",
+        ),
+    ],
+    ids=["tables", "sequence"],
+)
+async def test_a_role_without_rights_is_told_which_it_lacks(
+    server: Server, admin: psycopg.Connection[Any], dsn: str, granted: bytes, lacking: str
+) -> None:
+    admin.execute(b"CREATE ROLE lowly LOGIN PASSWORD 'lowly'")
+    try:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as owner:
+            await owner.execute(granted)
+            with pytest.raises(ConfigurationError, match=lacking):
+                await Durable(make_conninfo(dsn, user="lowly", password="lowly"), settings=Settings(setup=False)).open()
+            await owner.execute(b"DROP OWNED BY lowly")
+    finally:
+        admin.execute(b"DROP ROLE lowly")
+
+
+async def _set_read_only(dsn: str, on: bool) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute(b"SET default_transaction_read_only TO off")
+        await connection.execute(
+            sql.SQL("ALTER DATABASE {} SET default_transaction_read_only TO {}").format(
+                sql.Identifier(connection.info.dbname), sql.Literal("on" if on else "off")
+            )
+        )

@@ -121,6 +121,15 @@ SELECT EXISTS (SELECT 1
 SELECT pg_catalog.to_regclass('aiodurable_lock_tokens') IS NOT NULL AND pg_catalog.to_regclass('aiodurable_locks') IS NOT NULL
    AND pg_catalog.to_regprocedure('aiodurable_lock_rows(bigint[])') IS NOT NULL
 
+-- name: rights
+-- Catalogue only. What this role lacks of what a lease takes. $1 whether leases are rows.
+SELECT w.privilege || ' on ' || w.relation
+FROM (VALUES ('USAGE', 'aiodurable_lock_tokens', false), ('SELECT', 'aiodurable_locks', true), ('INSERT', 'aiodurable_locks', true),
+             ('UPDATE', 'aiodurable_locks', true), ('DELETE', 'aiodurable_locks', true)) AS w (privilege, relation, for_rows)
+WHERE (NOT w.for_rows OR $1::boolean)
+  AND NOT CASE WHEN w.privilege = 'USAGE' THEN pg_catalog.has_sequence_privilege(w.relation, 'USAGE, UPDATE')
+               ELSE pg_catalog.has_table_privilege(w.relation, w.privilege) END
+
 -- name: make_sequence
 -- As the first migration makes it.
 CREATE SEQUENCE IF NOT EXISTS aiodurable_lock_tokens AS bigint

@@ -96,7 +96,7 @@ facts AS (
                   AND w.channel = '__pregel_tasks') END
         ) q
     ) t ON true
-    -- Writes of no task: the answer of a Command(resume=…), the target of a Command(goto=…).
+    -- Writes of no task: the answer of a Command(resume=...), the target of a Command(goto=...).
     LEFT JOIN LATERAL (
         SELECT array_agg(w.channel) FILTER (WHERE w.channel = '__start__' OR w.channel LIKE 'branch:to:%') AS commanded,
                array_agg(w.type) FILTER (WHERE w.channel = '__pregel_tasks') AS commanded_sends_type,
