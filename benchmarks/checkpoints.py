@@ -28,7 +28,8 @@ from .chart import Bar, Group, bar_chart
 from .contenders import BASE, CONTENDERS, OURS, missing
 from .machine import describe, in_words
 from .meter import ServerCpu
-from .report import Row, load, parser, save, table
+from .profile import CPU_HEADS, TIMELINE_HEADS, profile
+from .report import Row, load, parser, refuse_others, save, table
 from .rounds import Figures, in_turns, medians, ratio
 from .runs import measure
 from .targets import judge
@@ -91,6 +92,8 @@ class Results:
     def __init__(self, machine: dict[str, Any], absent: dict[str, str], options: argparse.Namespace) -> None:
         self._machine, self._absent, self._options = machine, absent, options
         kept: Path | None = options.json if options.keep else None
+        if kept:
+            refuse_others(kept, machine)
         self._speeds = load(kept) if kept else []
         self._costs = load(kept, "costs") if kept else []
 
@@ -120,6 +123,10 @@ async def run(options: argparse.Namespace) -> None:
             pass  # makes the tables
         admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
         stack.push_async_callback(admin.close)
+        if options.profile:
+            timeline, cpu = await profile(dsn)
+            print(table(timeline, TIMELINE_HEADS), table(cpu, CPU_HEADS), sep="\n\n")
+            return
         results = Results(describe(await admin.fetchval("SHOW server_version"), PEERS), absent, options)
         server = await ServerCpu.of(admin)
         direct_ms = await round_trip_ms(dsn)
@@ -179,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--delay-ms", type=float, nargs="+", default=[0, 2], help="added to each round trip")
     options.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     options.add_argument("--no-costs", dest="costs", action="store_false", help="skip memory, commits and WAL")
+    options.add_argument("--profile", action="store_true", help="instead: where a run's time goes, and its CPU")
     options.add_argument("--keep", action="store_true", help="leave in the JSON what this run does not measure")
     given = options.parse_args(argv)
     if given.quick:

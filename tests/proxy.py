@@ -14,10 +14,11 @@ Direction = Literal["to_server", "to_client"]
 
 
 class Proxy:
-    """Passes bytes to the server of `target` and back; its own address is `dsn`."""
+    """Passes bytes to the server of `target` and back; its own address is `dsn`. `sent` counts those to the server."""
 
     def __init__(self, target: str) -> None:
         self.dsn = ""
+        self.sent = 0
         self._target = conninfo_to_dict(target)
         self._passes: dict[Direction, asyncio.Event] = {"to_server": asyncio.Event(), "to_client": asyncio.Event()}
         self._refusing = False
@@ -72,6 +73,8 @@ class Proxy:
                 await passes.wait()
                 sink.write(data)
                 await sink.drain()
+                if passes is self._passes["to_server"]:
+                    self.sent += len(data)
             await passes.wait()  # a closed connection is news, too
         except OSError:
             pass

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar, cast
 
 import asyncpg
@@ -44,6 +45,7 @@ class Link:
         self._connect_timeout_s = connect_timeout_s
         self._connection: asyncpg.Connection | None = None
         self._proxied = False
+        self._left: int | None = None  # the backend of the last connection that was cut: it may have work to do yet
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Run one statement. A connection error leaves nothing behind: the next call connects anew."""
@@ -52,6 +54,10 @@ class Link:
             connection = self._connection = await connect_direct(
                 self._dsn, role=self._role, timeout_s=self._connect_timeout_s
             )
+            if self._left is not None:
+                with suppress(asyncpg.InsufficientPrivilegeError):  # a host may take it from everybody
+                    await self._run(connection, connection.execute(_SQL["end_left"].replace("$1", str(self._left))))
+                self._left = None
             plan_once = _SQL["plan_once"].replace("$1", str(connection.get_server_pid()))
             self._proxied = await self._run(connection, connection.execute(plan_once)) == "SELECT 0"
         ask = self._in_one_place(connection, query, args) if self._proxied else connection.fetch(query, *args)
@@ -77,9 +83,10 @@ class Link:
             cut.cancel()
 
     def drop(self) -> None:
-        """Cut the connection, without a word to the server: it may not be listening."""
+        """Cut the connection, without a word to the server: it may not be listening. The next one ends its backend."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._left = connection.get_server_pid()
             connection.terminate()
 
 

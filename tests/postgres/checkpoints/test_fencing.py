@@ -1,6 +1,8 @@
 """A thread's writes need its newest token; whoever lost it changes nothing."""
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import asyncpg
@@ -12,6 +14,7 @@ from aiodurable.checkpoints.fences import FENCE_KEY, Fence
 from aiodurable.errors import LeaseLostError, WorkflowAlreadyRunningError, WorkflowExecutionError
 from aiodurable.keys import lock_key
 from checkpoint_rows import State, checkpoint, config, linear, rows, step
+from proxy import proxy
 from waiting import wait_until
 
 
@@ -122,6 +125,31 @@ async def test_tokens_grow_by_one_whoever_bumps_at_once(pool: AsyncCheckpointerP
     assert sorted(tokens) == list(range(1, 31))
     assert await pool.token("t") == 30
     assert await pool.token("never leased") is None
+
+
+async def test_a_token_whose_raising_was_sent_twice_is_not_raised_again_behind_its_lease(
+    dsn: str, db: asyncpg.Connection
+) -> None:
+    """The first backend gets its statement and is too late to read it: the connection is cut, and another one asks again."""
+    runs = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:runs%' AND datname = current_database()"
+    async with proxy(dsn) as wire, AsyncCheckpointerPool(wire.dsn) as pool:
+        assert await pool.bump("t") == 1
+        late = await db.fetchval(runs)
+        os.kill(late, signal.SIGSTOP)
+        try:
+            before = wire.sent
+            raising = asyncio.create_task(pool.bump("t"))
+            await wait_until(lambda: wire.sent > before)
+            wire.end()
+            token = await raising
+        finally:
+            os.kill(late, signal.SIGCONT)
+        await wait_until(lambda: gone(db, late))
+        assert await pool.token("t") == token
+
+
+async def gone(db: asyncpg.Connection, pid: int) -> bool:
+    return not await db.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid)
 
 
 async def test_a_checkpoint_that_would_sort_before_its_parent_is_refused_on_a_leased_thread(
