@@ -44,7 +44,7 @@ def load(path: Path, name: str = "figures") -> list[dict[str, Any]]:
 
 def refuse_others(path: Path, machine: Mapping[str, Any]) -> None:
     """End the program where the figures in the file were measured on anything else than `machine`: they cannot be compared."""
-    there: dict[str, Any] = dict(load(path, "machine"))
+    there = json.loads(path.read_text("utf-8"))["machine"] if path.exists() else {}
     others = sorted(name for name in {*there, *machine} if there.get(name) != machine.get(name))
     if there and others:
         found = ", ".join(f"{name} {there.get(name)} there and {machine.get(name)} here" for name in others)
