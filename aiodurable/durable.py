@@ -77,6 +77,7 @@ class Durable(Verbs):
         self._observers = tuple(observers)
         self._serde = serde
         self._stack: AsyncExitStack | None = None
+        self._opening = asyncio.Lock()
         self._rooms: Rooms | None = None
         self._graphs: Graphs | None = None
 
@@ -89,12 +90,13 @@ class Durable(Verbs):
 
     async def open(self) -> None:
         """Open the rooms; see the class. Idempotent."""
-        if self._stack is not None:
-            return
-        if self.settings.start_timeout_s:
-            await until_ready(self._open_rooms, wanted="a Durable", timeout_s=self.settings.start_timeout_s)
-        else:
-            await self._open_rooms()
+        async with self._opening:  # of two at once the second would leave the first one's rooms open for ever
+            if self._stack is not None:
+                return
+            if self.settings.start_timeout_s:
+                await until_ready(self._open_rooms, wanted="a Durable", timeout_s=self.settings.start_timeout_s)
+            else:
+                await self._open_rooms()
 
     async def _open_rooms(self) -> None:
         settings = self.settings
