@@ -2,8 +2,7 @@
 
     python examples/worker.py
 
-Any number of workers may do this on one database: a thread that one of them holds is refused to the others, and one of
-them prunes while the others stand by.
+Any number of workers may do this on one database: what one of them holds is refused to the others, and one prunes.
 """
 
 import asyncio

@@ -91,6 +91,7 @@ class PostgresLockManager:
             for place in range(sessions)
         ]
         self._taking.keepers = self._keepers
+        self._opening = asyncio.Lock()
 
     # ---- opening and closing -----------------------------------------------------------------------------------------
 
@@ -101,8 +102,11 @@ class PostgresLockManager:
             PostgresUnavailableError: Postgres could not be reached or refused; the driver's error is the cause.
             PoolerNotSupportedError: the connection cannot hold session locks.
         """
-        if self._taking.is_open:
-            return
+        async with self._opening:  # of two at once the second would leave the first one's sessions open for ever
+            if not self._taking.is_open:
+                await self._open()
+
+    async def _open(self) -> None:
         self._looking = Looking(self._dsn, timeout_s=self._settings.connect_timeout_s)
         try:
             # The first alone: it tells what is wrong, and makes what is missing.

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable
 
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.errors import LeaseLostError, LockCapacityError, PostgresUnavailableError
+from aiodurable.errors import ClosedError, LeaseLostError, LockCapacityError, PostgresUnavailableError
 from aiodurable.events import LeaseLost, emit
 from aiodurable.locks import Lease
 from aiodurable.runs.rooms import Rooms
@@ -100,7 +100,7 @@ class ThreadLease:
         try:
             async with asyncio.timeout(self._rooms.recovery_grace_s):
                 same = await self._take_again()
-        except TimeoutError:
+        except (TimeoutError, ClosedError):  # whoever closes under a run takes its lease
             same = False
         except Exception:  # unknown means lost, whatever made it unknown
             _log.exception("could not tell whether the lease of a thread is still ours: it counts as lost")

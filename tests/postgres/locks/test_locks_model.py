@@ -74,7 +74,7 @@ class Locks(RuleBasedStateMachine):
         self.held: list[Lease] = []
         self.manager_of: dict[Lease, PostgresLockManager] = {}
         self.tokens: dict[str, int] = {}
-        self.given: set[int] = set()
+        self.given: set[tuple[str, int]] = set()
         self.do(self._open())
 
     def do(self, work: Any) -> Any:
@@ -342,9 +342,9 @@ class Locks(RuleBasedStateMachine):
         # A waiter may have been given it long ago, and lost it, before anybody looked: it was older than what came since.
         last = self.tokens.get(lease.name, 0)
         assert lease.token > last or lease.lost  # invariant 10
-        assert lease.token not in self.given
+        assert (lease.name, lease.token) not in self.given
         self.tokens[lease.name] = max(last, lease.token)
-        self.given.add(lease.token)
+        self.given.add((lease.name, lease.token))
         self.held.append(lease)
 
     def _collect(self) -> None:
