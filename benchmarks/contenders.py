@@ -144,7 +144,10 @@ async def dbos(dsn: str, state_kb: int) -> AsyncIterator[Run]:
 
 @asynccontextmanager
 async def absurd(dsn: str, state_kb: int) -> AsyncIterator[Run]:
-    """A task of four steps. Each of ten clients spawns a task and then works one off, so that nobody waits for a poll."""
+    """A task of four steps. Each of ten clients spawns a task and then works one off, so that nobody waits for a poll.
+
+    A claim passes over rows that another one has locked, so it may come back with nothing: then it is made again.
+    """
     from absurd_sdk import AsyncAbsurd  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
     from absurdctl import BUNDLED_SCHEMA_SQL  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
@@ -167,6 +170,15 @@ async def absurd(dsn: str, state_kb: int) -> AsyncIterator[Run]:
         return state
 
     clients: asyncio.Queue[Any] = asyncio.Queue()
+
+    @asynccontextmanager
+    async def lent() -> AsyncIterator[Any]:
+        client = await clients.get()
+        try:
+            yield client
+        finally:
+            clients.put_nowait(client)
+
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(CONNECTIONS):
             client = AsyncAbsurd(conninfo, queue_name="bench")
@@ -177,15 +189,14 @@ async def absurd(dsn: str, state_kb: int) -> AsyncIterator[Run]:
 
         async def run(thread_id: str) -> Any:
             done = finished[thread_id] = asyncio.get_running_loop().create_future()
-            client = await clients.get()
-            try:
+            async with lent() as client:
                 await client.spawn("four", {"thread_id": thread_id, "count": 0})
                 await client.work_batch()
-            finally:
-                clients.put_nowait(client)
-            result = await done
+            while not (await asyncio.wait({done}, timeout=0.02))[0]:
+                async with lent() as client:
+                    await client.work_batch()
             del finished[thread_id]
-            return result
+            return done.result()
 
         yield run
 
