@@ -49,7 +49,8 @@ PAGE_1000 = 99_900
 """So many come before the thousandth page of a hundred."""
 
 MS = {
-    "one": "one thread",
+    "one": "one thread, for the first time",
+    "one_again": "one thread, again",
     "failed": "first 100 failed",
     "failed_deep": "100 failed, the last page",
     "complete": "first 100 complete",
@@ -61,7 +62,7 @@ MS = {
     "estimate": "counts, estimated",
     "counts": "counts, exact",
 }
-TARGETS = {"one": 1.0, "failed": 30.0, "hour": 50.0}
+TARGETS = {"one": 1.0, "one_again": 1.0, "failed": 30.0, "hour": 50.0}
 """Milliseconds at a million threads."""
 
 
@@ -116,8 +117,11 @@ async def ask(dsn: str, count: int, *, exactly: bool) -> Row:
             found = [thread.thread_id async for thread in durable.find_workflows(status=status, limit=PAGE_1000 + 100)]
             return found[-101] if len(found) > 100 else None
 
-        async def one() -> None:
-            await durable.get_checkpoint_status(thread_name(dice.randrange(count)))
+        some = [thread_name(dice.randrange(count)) for _ in range(206)]
+
+        def each_of_some() -> Callable[[], Awaitable[Any]]:
+            left = iter(some)
+            return lambda: durable.get_checkpoint_status(next(left))
 
         def page(**filters: Any) -> Callable[[], Awaitable[Any]]:
             return lambda: durable.page(**filters)
@@ -129,7 +133,8 @@ async def ask(dsn: str, count: int, *, exactly: bool) -> Row:
             counted_ms = (time.perf_counter() - began) * 1000
         return {
             "threads": count,
-            "one": await median(one, 200),
+            "one": await median(each_of_some(), 200),
+            "one_again": await median(each_of_some(), 200),
             "failed": await median(page(status="failed"), 30),
             "failed_deep": await median(page(status="failed", after=await deep("failed")), 30),
             "complete": await median(page(status="complete"), 30),
@@ -251,7 +256,17 @@ def chart(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     """How each question grows; and pruning in the largest crowd."""
     groups = [
         Group(f"{MS[name]}, ms", [Bar(f"{row['threads']:,} threads", row[name], ours=True) for row in rows])
-        for name in ("one", "failed", "failed_deep", "complete", "complete_deep", "hour", "orphans", "estimate")
+        for name in (
+            "one",
+            "one_again",
+            "failed",
+            "failed_deep",
+            "complete",
+            "complete_deep",
+            "hour",
+            "orphans",
+            "estimate",
+        )
     ]
     if "prune_times_stock" in (row := rows[-1]):
         groups += [

@@ -28,8 +28,15 @@ __all__ = ["BATCH", "SHARE", "Keep", "PruneOptions", "Pruned", "Retention", "che
 _SQL = load("retention")
 _NEVER = frozenset({ThreadStatus.RUNNING, ThreadStatus.QUEUED})
 
-_LONG_S = 0.5
-"""A transaction that took longer has the next one remove half as many threads."""
+_LONG_S = 0.03
+"""A transaction that took longer has the next one remove half as many threads. A live commit waits until all that was logged
+before it is on disk, and the first change of a page after a checkpoint logs the whole page: a big one stops everybody."""
+
+_FIRST = 10
+"""Threads of the first transaction."""
+
+_STEP = 1000
+"""Threads passed over at once in search of those with a past."""
 
 BATCH = 100
 SHARE = 0.5
@@ -105,31 +112,34 @@ class Retention:
         assert wanted.older_than is not None, "it is given"
         bounds = (first_id(wanted.older_than + CLOCKS), keep == "nothing")
         total = Pruned()
-        size = batch
-        async for step in self._search.steps(wanted, size=batch):
+        size = min(batch, _FIRST)
+        async for step in self._search.steps(wanted, size=_STEP):
             began = time.monotonic()
-            old = await self._database.fetch(_SQL["with_a_past"], step.thread_ids, *bounds)
-            found = await self._look([row["thread_id"] for row in old], wanted)
+            old = [
+                row["thread_id"] for row in await self._database.fetch(_SQL["with_a_past"], step.thread_ids, *bounds)
+            ]
             total += Pruned(looked_at=step.looked_at)
-            if progress is not None and not found:
+            if progress is not None and not old:
                 progress(total)
-            while found:
-                some, found = found[:size], found[size:]
-                total += await self._prune(some, keep_nothing=bounds[1], dry_run=dry_run)
+            await _rest(began, share)
+            while old:
+                began = time.monotonic()
+                some, old = old[:size], old[size:]
+                if found := await self._look(some, wanted):
+                    total += await self._prune(found, keep_nothing=bounds[1], dry_run=dry_run)
                 if progress is not None:
                     progress(total)
                 took = time.monotonic() - began
                 # Threads differ in length by orders of magnitude: what a transaction takes is bounded by its time.
-                size = max(1, size // 2) if took > _LONG_S else min(batch, size * 2)
-                await asyncio.sleep(took * (1 - share) / share)
-                began = time.monotonic()
-            await asyncio.sleep((time.monotonic() - began) * (1 - share) / share)
+                if took > _LONG_S:
+                    size = max(1, size // 2)
+                elif took < _LONG_S / 2:
+                    size = min(batch, size * 2)
+                await _rest(began, share)
         return total
 
     async def _look(self, thread_ids: Sequence[str], wanted: Filter) -> list[tuple[str, int | None, str]]:
         """Of those that may go: thread, token and head."""
-        if not thread_ids:
-            return []
         # The tokens first: a lease taken after that shows in its token, whatever the status said.
         tokens, heads = await self._database.fetch_in_turn(
             (_SQL["tokens"], (thread_ids,)), self._classifier.heads(thread_ids, wanted)
@@ -153,6 +163,11 @@ class Retention:
             busy=row["busy"],
             refused=tuple(row["refused"]),
         )
+
+
+async def _rest(began: float, share: float) -> None:
+    """Leave the rest of the time since then to live traffic."""
+    await asyncio.sleep((time.monotonic() - began) * (1 - share) / share)
 
 
 def checked(
