@@ -94,4 +94,5 @@ async def test_a_kill_at_any_commit_changes_nothing(
             ran = Counter(noted(log)) - Counter(noted(tmp_path / "undisturbed"))
             assert all(times == 1 for times in ran.values()), f"killed {when} statement {nth}: {ran} again"
     assert result == undisturbed
-    assert killed_at >= expected
+    if KILLS == "writes":  # which statements else there are depends on the moment: alone or in a batch, a filling pool
+        assert killed_at >= expected
