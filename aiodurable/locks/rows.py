@@ -36,8 +36,6 @@ FLAG_WAITS_S: Final = (0.0, 0.0, 0.001, 0.002, 0.004, 0.008, 0.016)
 releaser looks, so the try that follows succeeds; a row is free only when his statement ends. Without a flag by then, its
 waiter is woken by the tick."""
 
-_DEAD: Final = "the lock that says that this session's rows are leases is gone"
-
 
 class RowWire(Wire):
     """A connection whose leases are rows.
@@ -119,7 +117,7 @@ class RowWire(Wire):
     def _moved(self, pid: int, lives: bool) -> bool:
         """Whether another backend answered, which holds nothing of ours."""
         if pid == self.pid and not lives:
-            raise asyncpg.InterfaceError(_DEAD)
+            raise asyncpg.InterfaceError("the lock that says that this session's rows are leases is gone")
         return pid != self.pid
 
     async def flags(self, down: Sequence[int], up: Sequence[int]) -> tuple[int, Sequence[bool]]:
