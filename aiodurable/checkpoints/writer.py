@@ -202,7 +202,7 @@ def _refused(write: Write, error: Exception) -> AiodurableError:
         return failed
     return ConfigurationError(
         f"the state of thread {write.fence.thread_id!r} cannot be stored: Postgres refuses one of its values "
-        f"({type(error).__name__}{f', SQLSTATE {state}' if state else ''}; NUL characters, NaN and values near 1 GB are "
-        "common causes); nothing of this step was written",
+        f"({type(error).__name__}{f', SQLSTATE {state}' if state else ''}; NUL characters, characters that a database not in "
+        "UTF8 lacks, NaN and values near 1 GB are common causes); nothing of this step was written",
         thread_id=write.fence.thread_id,
     )

@@ -70,7 +70,7 @@ class PostgresLockManager:
         self._dsn = parse_dsn(dsn)
         self._namespace = namespace
         self._observers = tuple(observers)
-        self._taking = Taking(_closed)
+        self._taking = Taking(self._closed)
         self._looking = Looking(self._dsn, timeout_s=self._settings.connect_timeout_s)
         self._keepers = [
             Keeper(
@@ -101,10 +101,13 @@ class PostgresLockManager:
         Raises:
             PostgresUnavailableError: Postgres could not be reached or refused; the driver's error is the cause.
             PoolerNotSupportedError: the connection cannot hold session locks.
+            ClosedError: it is open in another event loop.
         """
         async with self._opening:  # of two at once the second would leave the first one's sessions open for ever
-            if not self._taking.is_open:
+            if self._taking.loop is None:
                 await self._open()
+            else:
+                self._check_open()
 
     async def _open(self) -> None:
         self._looking = Looking(self._dsn, timeout_s=self._settings.connect_timeout_s)
@@ -116,7 +119,6 @@ class PostgresLockManager:
         except BaseException:  # also when cancelled: what is open has no owner yet
             await to_the_end(self._close_all())
             raise
-        self._taking.is_open = True
         self._taking.loop = asyncio.get_running_loop()
         for keeper in self._keepers:
             if keeper.session is not None:
@@ -126,9 +128,14 @@ class PostgresLockManager:
         """Let go of every lease, lost to whoever still holds it, and disconnect.
 
         Idempotent, also before `open`; takes at most `close_timeout_s`. Whoever waits for a lock gets `ClosedError`.
+
+        Raises:
+            ClosedError: it is open in another event loop, and that one is not closed.
         """
-        if not self._taking.is_open:
+        if self._taking.loop is None:
             return
+        if not self._taking.loop.is_closed():
+            self._check_open()
         self._taking.close()
         await to_the_end(self._close_all())
 
@@ -163,7 +170,7 @@ class PostgresLockManager:
             LeaseLostError: the lease was lost before the body ended.
             LockCapacityError: the server's lock table would be overrun.
             PostgresUnavailableError: no lock session is up (timeout 0).
-            ClosedError: the manager is not open.
+            ClosedError: the manager is not open in this event loop.
         """
         return Hold(self, name, timeout, self._taking.loop, cancel_on_lost=cancel_on_lost)
 
@@ -199,7 +206,7 @@ class PostgresLockManager:
         Raises:
             PostgresUnavailableError: no lock session is up yet.
             LockCapacityError: the server's lock table would be overrun.
-            ClosedError: the manager is not open.
+            ClosedError: the manager is not open in this event loop.
             ConfigurationError: the lease is not lost, or was let go of.
         """
         self._check_open()
@@ -218,10 +225,11 @@ class PostgresLockManager:
             async with asyncio.timeout(timeout):
                 return await self._taking.in_turn(key, name)
         except TimeoutError:
+            found = "it held: wait longer, or see locks.holders() for who has it"
+            if not any(session.up for session in self.health().sessions):
+                found = "no lock session up: Postgres is away, and tried all the time"
             raise LockTimeoutError(
-                f"wanted the lock {name!r} within {timeout:g} s, found it held all that time: "
-                "wait longer, or see locks.holders() for who has it",
-                thread_id=name,
+                f"wanted the lock {name!r} within {timeout:g} s, found {found}", thread_id=name
             ) from None
 
     def _tell_and_let_go(self, session: LockSession, lease: Lease) -> Release | None:
@@ -256,8 +264,17 @@ class PostgresLockManager:
         return lock_key(check_thread_id(name), self._namespace)
 
     def _check_open(self) -> None:
-        if not self._taking.is_open:
-            raise _closed()
+        if self._taking.loop is not asyncio.get_running_loop():
+            raise self._closed()
+
+    def _closed(self) -> ClosedError:
+        if self._taking.loop is not None:
+            return ClosedError(
+                "this lock manager was opened in another event loop, where its connections live: open one in each loop"
+            )
+        return ClosedError(
+            "the lock manager is not open: use it inside `async with PostgresLockManager(…)`, or call open()"
+        )
 
     async def _busy(self, name: str) -> LockBusyError:
         try:
@@ -276,9 +293,3 @@ class PostgresLockManager:
         if self._observers:
             emit(self._observers, LeaseAcquired(lease.name, token=lease.token, waited_s=waited_s))
             lease.on_lost(lambda: emit(self._observers, LeaseLost(lease.name, token=lease.token)))
-
-
-def _closed() -> ClosedError:
-    return ClosedError(
-        "the lock manager is not open: use it inside `async with PostgresLockManager(…)`, or call open()"
-    )

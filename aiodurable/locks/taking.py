@@ -25,15 +25,14 @@ class Taking:
     """Takes keys for the tasks of one process.
 
     Args:
-        closed: makes the error for whoever waits when it is closed.
+        closed: makes the error for whoever waits when it is closed, or asks where it is not open.
     """
 
     def __init__(self, closed: Callable[[], ClosedError]) -> None:
         self.turns = Turns()
         self.bell = Bell()
         self.keepers: Sequence[Keeper] = ()
-        self.is_open = False
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None  # in which it is open
         self._closed = closed
         self._up = asyncio.Event()
 
@@ -44,7 +43,7 @@ class Taking:
 
     def close(self) -> None:
         """Whoever waits waits no longer."""
-        self.is_open = False
+        self.loop = None
         self.turns.fail(self._closed)
         self.session_up()
 
@@ -174,7 +173,7 @@ class Taking:
 
     def _session(self, key: int) -> LockSession | None:
         """The session for a key: always the same one while it is up, so that a release travels before the next try."""
-        if not self.is_open:
+        if self.loop is not asyncio.get_running_loop():
             raise self._closed()
         if not self.keepers:
             raise ConfigurationError(

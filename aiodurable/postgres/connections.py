@@ -79,7 +79,8 @@ def is_refusal(error: BaseException | None) -> bool:
 
 
 def not_allowed(error: BaseException, dsn: Dsn) -> AiodurableError | None:
-    """The error to raise where the server is there and this role may not do what was asked, or nobody may; None: not that.
+    """The error to raise where the server is there and what was asked is not for this role, or not for this database; None:
+    not that.
 
     Either driver's text names what it is about (a table, a kind of statement), never a value.
     """
@@ -93,6 +94,11 @@ def not_allowed(error: BaseException, dsn: Dsn) -> AiodurableError | None:
             return PostgresUnavailableError(
                 f"wanted to write to {dsn.safe}, found it read-only ({_first_line(error)}): is it a standby, or "
                 "default_transaction_read_only set for this role or database?"
+            )
+        case "22P05":  # the driver's text has the character
+            return ConfigurationError(
+                f"a text has a character that the encoding of {dsn.safe} lacks (it is not UTF8; `aiodurable doctor` names "
+                "it): use a thread_id and values that it has, or a database created with ENCODING 'UTF8'"
             )
         case _:
             return None
@@ -293,12 +299,16 @@ class Database:
         Raises:
             PostgresUnavailableError: Postgres could not be reached, or went away meanwhile.
             CircuitOpenError: it has failed for so long that it is not even asked.
-            ConfigurationError: the role lacks a right.
+            ConfigurationError: the role lacks a right, or the database a character.
         """
         try:
             async with self._connection(urgent=urgent) as connection:
                 yield connection
-        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction) as error:
+        except (
+            psycopg.errors.InsufficientPrivilege,
+            psycopg.errors.ReadOnlySqlTransaction,
+            psycopg.errors.UntranslatableCharacter,
+        ) as error:
             # Outside of the breaker: reads may do well meanwhile.
             raise not_allowed(error, self.dsn) or error from error
 

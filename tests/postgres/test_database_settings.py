@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from aiodurable import ConfigurationError, Durable, PostgresUnavailableError, Settings
+from aiodurable import ConfigurationError, Durable, PostgresUnavailableError, Settings, WorkflowCheckpoint
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres import schema
 from conftest import Server
@@ -71,8 +72,32 @@ async def test_a_database_of_another_encoding_carries_runs_too(
                 await run.ainvoke(START)
             assert (await durable.get_checkpoint_status("mär")).status == "complete"
             assert [thread.thread_id async for thread in durable.find_workflows()] == ["mär"]
+            if encoding == "LATIN1":
+                await _a_character_that_it_lacks_is_told(durable)
     finally:
         server.drop(name)
+
+
+async def _a_character_that_it_lacks_is_told(durable: Durable) -> None:
+    async def enter() -> None:
+        async with durable.run(four_nodes(), "\u4e2d"):
+            pytest.fail("entered")
+
+    async def look_back() -> None:
+        async for _ in durable.history("\u4e2d"):
+            pytest.fail("found")
+
+    # Also while others ask for what there is.
+    asked = [enter(), durable.get_checkpoint_status("\u4e2d"), durable.needs_resume("\u4e2d"), look_back()]
+    status, *refused = await asyncio.gather(durable.get_checkpoint_status("mär"), *asked, return_exceptions=True)
+    assert isinstance(status, WorkflowCheckpoint)
+    for error in refused:
+        assert isinstance(error, ConfigurationError)
+        assert "UTF8" in str(error)
+        assert "\u4e2d" not in str(error)
+    async with durable.run(four_nodes(), "t") as run:
+        with pytest.raises(ConfigurationError, match="a database not in UTF8"):
+            await run.ainvoke({"words": [], "told": "\u4e2d"})
 
 
 async def test_a_read_only_database_is_told_as_such(empty_dsn: str) -> None:

@@ -181,6 +181,38 @@ async def test_a_closed_manager_says_so_and_its_leases_are_lost(
         assert server_locks() == 1
 
 
+@pytest.mark.parametrize("first", ["runs on", "is over"])
+async def test_a_manager_of_another_event_loop_says_so_and_takes_nothing(
+    dsn: str, mode: LockMode, settings: Settings, first: str
+) -> None:
+    locks = PostgresLockManager(dsn, mode=mode, settings=settings)
+
+    async def refused() -> None:
+        for ask in (
+            lambda: locks.try_acquire("a"),
+            lambda: locks.acquire("a", timeout=5),
+            lambda: locks.is_locked("a"),
+            locks.open,
+        ):
+            with pytest.raises(ClosedError, match="another event loop"):
+                await ask()
+
+    if first == "runs on":
+        async with locks:
+            await asyncio.to_thread(asyncio.run, refused())
+            assert (locks.health().held, locks.health().waiting) == (0, 0)
+            with pytest.raises(ClosedError, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, locks.aclose())
+            async with locks.hold("a"):
+                pass
+    else:
+        await asyncio.to_thread(asyncio.run, locks.open())
+        await refused()
+        await locks.aclose()
+        async with locks, locks.hold("a"):
+            pass
+
+
 async def test_a_database_without_our_tables_gets_the_token_sequence(empty_dsn: str, mode: LockMode) -> None:
     managers = [PostgresLockManager(empty_dsn, mode=mode, sessions=1) for _ in range(8)]
     await asyncio.gather(*(locks.open() for locks in managers))
