@@ -1,4 +1,4 @@
-"""A real PgBouncer in front of the test server, where the program is installed."""
+"""A real PgBouncer in front of the test server: the program that `AIODURABLE_TEST_PGBOUNCER` names, else an installed one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 from waiting import wait_until_sync
 
-PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+PROGRAM = (
+    os.environ.get("AIODURABLE_TEST_PGBOUNCER")
+    or shutil.which("pgbouncer")
+    or shutil.which("pgbouncer", path="/usr/sbin")
+)
 
 
 def free_port() -> int:
