@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Final
 
 from aiodurable.errors import ConfigurationError
 
-__all__ = ["MAX_THREAD_ID_BYTES", "check_thread_id", "lock_key"]
+__all__ = ["MAX_THREAD_ID_BYTES", "MIGRATION_KEY", "check_thread_id", "lock_key"]
 
 MAX_THREAD_ID_BYTES = 512
 """A thread_id is part of three primary keys; Postgres refuses index rows over 2704 bytes, and only when they are written."""
@@ -48,3 +49,7 @@ def lock_key(name: str, namespace: str) -> int:
     """
     digest = blake2b(name.encode(), digest_size=8, key=namespace.encode()).digest()
     return int.from_bytes(digest, "big", signed=True)
+
+
+MIGRATION_KEY: Final = lock_key("schema", "aiodurable.migrations")
+"""Of the advisory lock under which tables are made, one process at a time."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
 import asyncpg
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import ConfigurationError, PoolerNotSupportedError, SchemaMismatchError
+from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
+from aiodurable.locks.making import make_missing
 from aiodurable.locks.terms import Terms
 from aiodurable.postgres.connections import connect_direct, unavailable
-from aiodurable.postgres.queries import load, migration
+from aiodurable.postgres.queries import load
 from aiodurable.settings import LockMode
 
 __all__ = ["FAILURES", "FREED", "NOTIFIED", "NOT_HELD", "Answer", "Wire", "pooled"]
@@ -28,15 +28,6 @@ NOTIFIED: Final = 2
 _HAS_IDLE_TIMEOUT: Final = 140000
 _STATEMENT_ELSEWHERE: Final = ("26000", "42P05", "08P01")
 """A statement just prepared is not there, or one not yet prepared is: two servers answered one connection."""
-
-_MADE_MEANWHILE: Final = (
-    asyncpg.UniqueViolationError,
-    asyncpg.DuplicateTableError,
-    asyncpg.DuplicateObjectError,
-    asyncpg.InternalServerError,
-)
-"""What IF NOT EXISTS and OR REPLACE (XX000, tuple concurrently updated) say to one of two who make the same at once: the other
-has committed it. Were it anything else, the statements that are prepared next would fail."""
 
 FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """What asyncpg raises when a statement or its connection fails; internal: a backend that was ended while it was idle has
@@ -117,15 +108,7 @@ class Wire:
         """
         try:
             await self._connection.fetch(_SQL["configure"], *terms.server_settings)
-            if not await self._connection.fetchval(_SQL["schema"]):
-                if not setup:
-                    raise SchemaMismatchError(
-                        "wanted the sequence aiodurable_lock_tokens and the table aiodurable_locks, found not both: "
-                        "run `aiodurable migrate`, or allow setup"
-                    )
-                with contextlib.suppress(*_MADE_MEANWHILE):
-                    made = (_SQL["make_sequence"], migration("0009_lock_rows"), migration("0012_lock_rows_read"))
-                    await self._connection.execute(";\n".join(made))
+            await make_missing(self._connection, self._dsn, setup=setup)
             # Else every session would die of its first lease, and whoever waits for one would wait for ever.
             if lacking := await self._connection.fetch(_SQL["rights"], self.mode == "rows"):
                 raise ConfigurationError(

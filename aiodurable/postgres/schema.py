@@ -23,14 +23,13 @@ from psycopg.rows import DictRow, dict_row
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
-from aiodurable.keys import lock_key
+from aiodurable.keys import MIGRATION_KEY
 from aiodurable.postgres.connections import application_name, is_disconnect, unavailable
 from aiodurable.postgres.queries import load
 
 __all__ = ["VERSION", "check", "migrate", "migrations"]
 
 _SQL = load("schema")
-_LOCK = lock_key("schema", "aiodurable.migrations")
 _LANGGRAPH = len(AsyncPostgresSaver.MIGRATIONS) - 1
 
 
@@ -183,7 +182,7 @@ async def _locked(dsn: Dsn) -> AsyncGenerator[None]:
         cursor = AsyncClientCursor(connection, row_factory=dict_row)
         while True:
             async with connection.transaction():
-                row = await (await cursor.execute(_SQL["try_lock"].encode(), (_LOCK,))).fetchone()
+                row = await (await cursor.execute(_SQL["try_lock"].encode(), (MIGRATION_KEY,))).fetchone()
                 if row is not None and row["got"]:
                     yield
                     return

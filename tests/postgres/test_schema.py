@@ -13,6 +13,7 @@ from psycopg.rows import DictRow, dict_row
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
+from aiodurable.keys import MIGRATION_KEY
 from aiodurable.postgres import schema
 
 MANY = """
@@ -97,7 +98,7 @@ async def test_check_refuses_an_empty_database_without_changing_it(empty_dsn: st
 
 async def test_a_migration_that_somebody_else_holds_up_ends_in_time_and_blocks_nobody(empty_dsn: str) -> None:
     async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as other:
-        await other.execute("SELECT pg_advisory_lock(%s)", (schema._LOCK,))
+        await other.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_KEY,))
         with pytest.raises(PostgresUnavailableError, match="within 0.3 s"):
             await schema.migrate(parse_dsn(empty_dsn), timeout_s=0.3)
 

@@ -130,6 +130,10 @@ WHERE (NOT w.for_rows OR $1::boolean)
   AND NOT CASE WHEN w.privilege = 'USAGE' THEN pg_catalog.has_sequence_privilege(w.relation, 'USAGE, UPDATE')
                ELSE pg_catalog.has_table_privilege(w.relation, w.privilege) END
 
+-- name: try_making
+-- The migrations' lock, for a transaction. $1 its key.
+SELECT pg_catalog.pg_try_advisory_xact_lock($1)
+
 -- name: make_sequence
 -- As the first migration makes it.
 CREATE SEQUENCE IF NOT EXISTS aiodurable_lock_tokens AS bigint

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 
+import psycopg
 import pytest
+from psycopg.rows import DictRow, dict_row
 
+from aiodurable.dsn import parse_dsn
 from aiodurable.errors import (
     ClosedError,
     ConfigurationError,
@@ -17,7 +20,9 @@ from aiodurable.errors import (
     SchemaMismatchError,
 )
 from aiodurable.events import Event, LeaseAcquired, LeaseLost, LeaseReleased
+from aiodurable.keys import MIGRATION_KEY
 from aiodurable.locks import Lease, PostgresLockManager, create_lock_manager_with_retry
+from aiodurable.postgres import schema
 from aiodurable.settings import LockMode, Settings
 from server_locks import ServerLocks
 from waiting import wait_until
@@ -218,6 +223,37 @@ async def test_a_database_without_our_tables_gets_the_token_sequence(empty_dsn: 
     await asyncio.gather(*(locks.open() for locks in managers))
     async with managers[0].hold("a") as lease:
         assert lease.token >= 1
+    await asyncio.gather(*(locks.aclose() for locks in managers))
+
+
+async def test_while_somebody_migrates_a_manager_makes_nothing_and_takes_what_is_made(
+    empty_dsn: str, mode: LockMode
+) -> None:
+    """Two that make the same at once: one of them fails, whatever IF NOT EXISTS and OR REPLACE promise."""
+    async with await psycopg.AsyncConnection[DictRow].connect(
+        empty_dsn, autocommit=True, row_factory=dict_row
+    ) as somebody:
+        await somebody.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_KEY,))
+        managers = [PostgresLockManager(empty_dsn, mode=mode, sessions=1) for _ in range(3)]
+        opening = [asyncio.create_task(locks.open()) for locks in managers]
+
+        async def tried() -> bool:
+            cursor = await somebody.execute(
+                "SELECT count(DISTINCT pid) AS n, to_regclass('aiodurable_locks') AS made FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name LIKE 'aiodurable:lock@%' "
+                "AND (query = 'COMMIT;' OR query LIKE '%pg_try_advisory_xact_lock%')"
+            )
+            row = await cursor.fetchone()
+            assert row is not None
+            assert row["made"] is None
+            return row["n"] == 3
+
+        await wait_until(tried)
+        await somebody.execute("SELECT pg_advisory_unlock_all()")
+    await asyncio.gather(*opening)
+    assert await schema.migrate(parse_dsn(empty_dsn)) == schema.VERSION
+    async with managers[0].hold("a"):
+        pass
     await asyncio.gather(*(locks.aclose() for locks in managers))
 
 
