@@ -20,14 +20,11 @@ from aiodurable.cli.wording import age, one_line, size
 from aiodurable.model import ThreadStatus
 
 if TYPE_CHECKING:
-    from aiodurable.durable import Durable
     from aiodurable.threads import Pruned
 
 __all__ = ["prune"]
 
 _PRUNABLE = tuple(s.value for s in ThreadStatus if s.value not in ("new", "running", "queued"))
-_LOOKS_LIKE_ANY = frozenset({"complete", "crashed"})
-"""Statuses for which all threads are gone through."""
 _LINE_S = 5.0
 _NAMED = 5
 
@@ -101,13 +98,8 @@ async def _prune(dsn: str | None, options: dict[str, Any]) -> Pruned:
     async with changing(dsn) as durable:
         if not sys.stderr.isatty():
             return await durable.prune(**options, progress=_lines())
-        with _bar(await _to_look_at(durable, options["statuses"])) as progress:
+        with _bar() as progress:
             return await durable.prune(**options, progress=progress)
-
-
-async def _to_look_at(durable: Durable, statuses: tuple[str, ...]) -> int | None:
-    """About how many threads will be gone through; None: not known beforehand."""
-    return (await durable.counts(exact=False)).total if _LOOKS_LIKE_ANY & set(statuses) else None
 
 
 def _lines() -> Callable[[Pruned], None]:
@@ -124,7 +116,7 @@ def _lines() -> Callable[[Pruned], None]:
 
 
 @contextmanager
-def _bar(total: int | None) -> Iterator[Callable[[Pruned], None]]:
+def _bar() -> Iterator[Callable[[Pruned], None]]:
     """A bar at the terminal."""
     from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - as above
@@ -132,10 +124,11 @@ def _bar(total: int | None) -> Iterator[Callable[[Pruned], None]]:
     with Progress(
         BarColumn(bar_width=20), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True)
     ) as bar:
-        task = bar.add_task("looking", total=total)
+        task = bar.add_task("looking", total=None)
 
         def progress(pruned: Pruned) -> None:
-            bar.update(task, completed=pruned.looked_at, description=_words(pruned))
+            known = 1 if pruned.part else None
+            bar.update(task, total=known, completed=pruned.part, description=_words(pruned))
 
         yield progress
         bar.update(task, total=1, completed=1)

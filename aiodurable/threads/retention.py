@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Literal, NamedTuple, Required, TypedDict
 
 from aiodurable.errors import ConfigurationError
 from aiodurable.model import ThreadStatus
@@ -35,8 +35,11 @@ before it is on disk, and the first change of a page after a checkpoint logs the
 _FIRST = 10
 """Threads of the first transaction."""
 
+_PAGES = 512
+"""Pages of checkpoints gone through at once: 4 MB."""
+
 _STEP = 1000
-"""Threads passed over at once in search of those with a past."""
+"""Threads gone through at once, where they are sought by their ids."""
 
 BATCH = 100
 SHARE = 0.5
@@ -62,12 +65,13 @@ class Pruned:
     """What was removed, or would be.
 
     Attributes:
-        looked_at: threads looked at.
+        looked_at: threads looked at; one whose rows lie far apart once for each place.
         threads: threads of which something was removed.
         rows: rows of LangGraph's three tables.
         bytes: what those rows' values took, compressed as they were; the space is free for new rows after a vacuum.
         busy: threads left alone because they were in use at that moment, or had gone on.
         refused: threads whose newest checkpoint cannot stand alone: a DeltaChannel, or a format before LangGraph 0.5.
+        part: how much of the database was gone through, 0 to 1; 0 while that is not known.
     """
 
     looked_at: int = 0
@@ -76,9 +80,30 @@ class Pruned:
     bytes: int = 0
     busy: int = 0
     refused: tuple[str, ...] = ()
+    part: float = 0.0
 
     def __add__(self, other: Pruned) -> Pruned:
-        return Pruned(*(getattr(self, name) + getattr(other, name) for name in Pruned.__dataclass_fields__))
+        *added, _ = Pruned.__dataclass_fields__
+        return Pruned(*(getattr(self, name) + getattr(other, name) for name in added), part=max(self.part, other.part))
+
+
+class _Found(NamedTuple):
+    """A thread that may go, with its token (None: no lease was ever taken) and its head when it was looked at."""
+
+    thread_id: str
+    token: int | None
+    head_id: str
+
+
+class _Kept(NamedTuple):
+    """Checkpoints whose parents were removed."""
+
+    thread_ids: Sequence[str]
+    namespaces: Sequence[str]
+    checkpoint_ids: Sequence[str]
+
+
+_NONE_KEPT = _Kept([], [], [])
 
 
 class Retention:
@@ -113,12 +138,10 @@ class Retention:
         bounds = (first_id(wanted.older_than + CLOCKS), keep == "nothing")
         total = Pruned()
         size = min(batch, _FIRST)
-        async for step in self._search.steps(wanted, size=_STEP):
-            began = time.monotonic()
-            old = [
-                row["thread_id"] for row in await self._database.fetch(_SQL["with_a_past"], step.thread_ids, *bounds)
-            ]
-            total += Pruned(looked_at=step.looked_at)
+        kept = _NONE_KEPT
+        began = time.monotonic()
+        async for old, gone_through in self._old(wanted, *bounds):
+            total += gone_through
             if progress is not None and not old:
                 progress(total)
             await _rest(began, share)
@@ -126,7 +149,8 @@ class Retention:
                 began = time.monotonic()
                 some, old = old[:size], old[size:]
                 if found := await self._look(some, wanted):
-                    total += await self._prune(found, keep_nothing=bounds[1], dry_run=dry_run)
+                    pruned, kept = await self._prune(found, kept, keep_nothing=bounds[1], dry_run=dry_run)
+                    total += pruned
                 if progress is not None:
                     progress(total)
                 took = time.monotonic() - began
@@ -136,33 +160,59 @@ class Retention:
                 elif took < _LONG_S / 2:
                     size = min(batch, size * 2)
                 await _rest(began, share)
+            began = time.monotonic()
+        await self._database.fetch(_SQL["unlink"], *kept)
         return total
 
-    async def _look(self, thread_ids: Sequence[str], wanted: Filter) -> list[tuple[str, int | None, str]]:
-        """Of those that may go: thread, token and head."""
+    async def _old(self, wanted: Filter, before: str, everything: bool) -> AsyncIterator[tuple[list[str], Pruned]]:
+        """Threads that have something to prune if their statuses are those wanted, step by step."""
+        async for thread_ids, gone_through in self._go_through(wanted, before, everything):
+            rows = await self._database.fetch(_SQL["with_a_past"], thread_ids, before, everything)
+            yield [row["thread_id"] for row in rows], gone_through
+
+    async def _go_through(
+        self, wanted: Filter, before: str, everything: bool
+    ) -> AsyncIterator[tuple[list[str], Pruned]]:
+        """What was written together lies together: in the order of the rows on disk a page is read, logged and written once
+        for all that goes of it. In the order of their ids each thread has pages of its own."""
+        (row,) = await self._database.fetch(_SQL["pages"])
+        if row["pages"] is None or self._search.is_narrow(wanted):
+            async for step in self._search.steps(wanted, size=_STEP):
+                yield step.thread_ids, Pruned(looked_at=step.looked_at)
+            return
+        for first in range(0, row["pages"], _PAGES):
+            rows = await self._database.fetch(_SQL["lying"], first, first + _PAGES, before, everything)
+            part = min((first + _PAGES) / row["pages"], 1.0)
+            yield [row["thread_id"] for row in rows], Pruned(looked_at=len(rows), part=part)
+
+    async def _look(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:
+        """Those that may go."""
         # The tokens first: a lease taken after that shows in its token, whatever the status said.
         tokens, heads = await self._database.fetch_in_turn(
             (_SQL["tokens"], (thread_ids,)), self._classifier.heads(thread_ids, wanted)
         )
         known = {row["thread_id"]: row["token"] for row in tokens}
-        return [(row["thread_id"], known.get(row["thread_id"]), row["checkpoint_id"]) for row in heads]
+        return [_Found(row["thread_id"], known.get(row["thread_id"]), row["checkpoint_id"]) for row in heads]
 
     async def _prune(
-        self, found: Sequence[tuple[str, int | None, str]], *, keep_nothing: bool, dry_run: bool
-    ) -> Pruned:
+        self, found: Sequence[_Found], kept: _Kept, *, keep_nothing: bool, dry_run: bool
+    ) -> tuple[Pruned, _Kept]:
+        """Remove what may go of those found, and unlink what the transaction before has kept."""
         ids, seen, heads = map(list, zip(*found, strict=True))
-        _, (row,), _ = await self._database.fetch_in_turn(
+        _, (row,), *_ = await self._database.fetch_in_turn(
             (_SQL["claim"], (ids, seen)),
             (_SQL["prune"], (ids, seen, heads, keep_nothing, dry_run)),
             (_SQL["release"], (ids,)),
+            (_SQL["unlink"], kept),
         )
-        return Pruned(
+        pruned = Pruned(
             threads=row["threads"],
             rows=row["rows"],
             bytes=row["bytes"],
             busy=row["busy"],
             refused=tuple(row["refused"]),
         )
+        return pruned, _Kept(row["kept_threads"], row["kept_namespaces"], row["kept_ids"])
 
 
 async def _rest(began: float, share: float) -> None:

@@ -152,6 +152,11 @@ class Search:
         _, rows = await self._database.fetch_in_turn((_SQL["without_seqscan"], ()), query)
         return rows
 
+    @staticmethod
+    def is_narrow(wanted: Filter) -> bool:
+        """Whether an index for what is rare knows all of them."""
+        return wanted.statuses <= _NOTED
+
     async def _source(self, wanted: Filter) -> _Source:
         """The narrowest that misses none."""
         if wanted.orphaned:
@@ -163,7 +168,7 @@ class Search:
                 if in_ledger
                 else _Source("threads_all", held=True)
             )
-        if wanted.statuses <= _NOTED:
+        if self.is_narrow(wanted):
             channels = [channel for status, channel in _CHANNELS.items() if status in wanted.statuses]
             return _Source("threads_noted", (channels, sorted(wanted.statuses & _IN_LEDGER)))
         if wanted.newer_than is not None and wanted.newer_than > datetime.now(UTC) - _RECENT:

@@ -1,10 +1,27 @@
+-- name: pages
+-- The file's length, not the planner's statistics. NULL where a page cannot be found by its number: before Postgres 14.
+SELECT CASE WHEN current_setting('server_version_num')::integer >= 140000
+            THEN pg_relation_size('checkpoints') / current_setting('block_size')::integer END AS pages
+
+-- name: lying
+-- TID range scan of checkpoints. Threads with a checkpoint older than the id $3 on the pages from $1 to before $2, in the order
+-- they lie there. Unless $4 (keep nothing) only those of which a page shows that they have a past: what was pruned before
+-- has one checkpoint, without a parent, and is passed over at a glance.
+SELECT c.thread_id
+FROM checkpoints c
+WHERE c.ctid >= format('(%s,0)', $1::bigint)::tid AND c.ctid < format('(%s,0)', $2::bigint)::tid
+  AND c.checkpoint_id < $3::text
+GROUP BY c.thread_id
+HAVING $4::boolean OR count(*) > 1 OR bool_or(c.parent_checkpoint_id IS NOT NULL)
+ORDER BY min(c.ctid)
+
 -- name: with_a_past
 -- checkpoints_pkey, three descents a thread. Of the threads $1 those whose head is older than the id $2 and, unless $3 (keep
 -- nothing), not their only checkpoint: what was pruned before is passed over without being read.
 SELECT a.thread_id
 FROM unnest((SELECT $1::text[])) AS a (thread_id)
 CROSS JOIN LATERAL (
-    SELECT c.checkpoint_id
+    SELECT c.checkpoint_id, c.parent_checkpoint_id
     FROM checkpoints c
     WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ''
     ORDER BY c.checkpoint_id DESC
@@ -12,6 +29,7 @@ CROSS JOIN LATERAL (
 ) h
 WHERE h.checkpoint_id < $2::text
   AND ($3::boolean
+       OR h.parent_checkpoint_id IS NOT NULL
        OR EXISTS (SELECT 1
                   FROM checkpoints c
                   WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id < h.checkpoint_id)
@@ -62,13 +80,12 @@ judged AS MATERIALIZED (
     -- the one before. langgraph-checkpoint-postgres refuses the same. Kept is the newest checkpoint of the thread, and of
     -- each subgraph with a memory of its own. A subgraph's call has its task's id in its namespace, after a colon, and goes
     -- with the checkpoint it was called from.
-    SELECT p.*, h.kept, h.kept_tids, NOT $4::boolean AND coalesce(p.delta OR h.old, false) AS refused
+    SELECT p.*, h.kept, NOT $4::boolean AND coalesce(p.delta OR h.old, false) AS refused
     FROM present p
     CROSS JOIN LATERAL (
         SELECT bool_or(n.checkpoint_ns = '' AND n.checkpoint_id = p.head_id) AS here, bool_or(k.format < 4) AS old,
                jsonb_object_agg(n.checkpoint_ns, jsonb_build_object('id', n.checkpoint_id, 'versions', k.versions))
-                   FILTER (WHERE k.kept) AS kept,
-               array_agg(n.tid) FILTER (WHERE k.kept) AS kept_tids
+                   FILTER (WHERE k.kept) AS kept
         FROM (SELECT DISTINCT ON (r.checkpoint_ns) r.checkpoint_ns, r.checkpoint_id, r.tid
               FROM unnest(p.namespaces, p.ids, p.tids) AS r (checkpoint_ns, checkpoint_id, tid)
               ORDER BY r.checkpoint_ns, r.checkpoint_id DESC) n
@@ -84,7 +101,7 @@ judged AS MATERIALIZED (
     WHERE h.here
 ),
 gone AS MATERIALIZED (
-    SELECT t.thread_id, t.kept_tids, c.tids AS checkpoint_tids, w.tids AS write_tids, b.tids AS blob_tids,
+    SELECT t.thread_id, c.tids AS checkpoint_tids, w.tids AS write_tids, b.tids AS blob_tids,
            coalesce(cardinality(c.tids), 0) + coalesce(cardinality(w.tids), 0) + coalesce(cardinality(b.tids), 0) AS rows,
            coalesce(c.bytes, 0) + coalesce(w.bytes, 0) + coalesce(b.bytes, 0) AS bytes
     FROM judged t
@@ -123,19 +140,41 @@ no_run AS (
     DELETE FROM aiodurable_runs r USING gone g
     WHERE NOT $5::boolean AND $4::boolean AND r.thread_id = g.thread_id
 ),
-no_parent AS (
-    UPDATE checkpoints
-    SET parent_checkpoint_id = NULL
-    WHERE ctid = ANY (ARRAY (SELECT unnest(g.kept_tids) FROM gone g WHERE NOT $5::boolean))
-      AND parent_checkpoint_id IS NOT NULL
+kept AS MATERIALIZED (
+    SELECT t.thread_id, k.key AS checkpoint_ns, k.value ->> 'id' AS checkpoint_id
+    FROM judged t
+    CROSS JOIN LATERAL jsonb_each(t.kept) k
+    WHERE NOT $5::boolean AND NOT t.refused
 )
 SELECT count(*) FILTER (WHERE g.rows > 0) AS threads, coalesce(sum(g.rows), 0)::bigint AS rows,
        coalesce(sum(g.bytes), 0)::bigint AS bytes,
        coalesce((SELECT array_agg(t.thread_id ORDER BY t.thread_id) FROM judged t WHERE t.refused), '{}') AS refused,
-       cardinality($1::text[]) - (SELECT count(*) FROM judged) AS busy
+       cardinality($1::text[]) - (SELECT count(*) FROM judged) AS busy,
+       coalesce((SELECT array_agg(k.thread_id) FROM kept k), '{}') AS kept_threads,
+       coalesce((SELECT array_agg(k.checkpoint_ns) FROM kept k), '{}') AS kept_namespaces,
+       coalesce((SELECT array_agg(k.checkpoint_id) FROM kept k), '{}') AS kept_ids
 FROM gone g
 
 -- name: release
 -- aiodurable_fences_pkey. Rows that claim made; a token above 0 was a lease's, and must never be given out again.
 DELETE FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]) AND token = 0
+RETURNING thread_id
+
+-- name: unlink
+-- checkpoints_pkey. The kept checkpoints $3 of the threads $1, namespaces $2, have no parent any more. Not in the transaction
+-- that removed the parents: once that has committed, a row's new version finds the room of a removed one on its own page, and
+-- no index has to be told of it. A row that somebody else writes is left for the next time.
+UPDATE checkpoints
+SET parent_checkpoint_id = NULL
+WHERE ctid = ANY (ARRAY (
+    SELECT c.ctid
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS k (thread_id, checkpoint_ns, checkpoint_id)
+    CROSS JOIN LATERAL (
+        SELECT c.ctid
+        FROM checkpoints c
+        WHERE c.thread_id = k.thread_id AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
+          AND c.parent_checkpoint_id IS NOT NULL
+        FOR UPDATE SKIP LOCKED
+    ) c
+))
 RETURNING thread_id

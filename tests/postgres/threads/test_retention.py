@@ -228,6 +228,50 @@ async def test_a_killed_prune_goes_on_where_it_was(dsn: str, saver: AsyncPostgre
     assert rest.threads == 6 - seen[-1].threads
 
 
+async def test_what_a_killed_prune_left_half_done_the_next_one_finishes(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
+    """The past goes first, the link to it in the next transaction."""
+    thread = Thread(dsn, saver, "thread", "subgraph_with_memory")
+    await thread.start()
+    await thread.start()
+
+    def die(_: Pruned) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await threads.prune(older_than=NOW, progress=die)
+    half = await thread.state()
+    assert half.parent_config is not None, "or there is no half to finish"
+    assert (await threads.status("thread")).status == "complete"
+    told = await threads.prune(older_than=NOW)
+    assert (told.threads, told.rows) == (0, 0)
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        parents = await connection.execute("SELECT parent_checkpoint_id FROM checkpoints")
+        assert {parent for (parent,) in await parents.fetchall()} == {None}
+
+
+async def test_threads_go_in_the_order_of_their_rows_not_of_their_ids(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = ["d", "b", "c", "a"]
+    for name in written:
+        await Thread(dsn, saver, name, "linear").start()
+    look, seen = threads._retention._look, list[str]()
+
+    async def note(thread_ids: Any, wanted: Any) -> Any:
+        seen.extend(thread_ids)
+        return await look(thread_ids, wanted)
+
+    monkeypatch.setattr(threads._retention, "_look", note)
+    told = await threads.prune(older_than=NOW, batch=1)
+    assert (told.threads, told.part) == (4, 1.0)
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        (version,) = await (await connection.execute("SHOW server_version_num")).fetchone() or ("",)
+    # Before Postgres 14 a page cannot be found by its number.
+    assert seen == (written if int(version) >= 140000 else sorted(written))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
