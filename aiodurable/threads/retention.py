@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Required, TypedDict
 
@@ -106,6 +106,43 @@ class _Kept(NamedTuple):
 _NONE_KEPT = _Kept([], [], [])
 
 
+class _Pace:
+    """How many threads a transaction removes, and how long live traffic is left alone after it.
+
+    Args:
+        batch: threads, at most.
+        share: of the time, how much is spent working.
+    """
+
+    def __init__(self, batch: int, share: float) -> None:
+        self._batch = batch
+        self._share = share
+        self._size = min(batch, _FIRST)
+        self._began = time.monotonic()
+
+    def pieces(self, thread_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Of the size that is right when each is asked for."""
+        start = 0
+        while start < len(thread_ids):
+            some = thread_ids[start : start + self._size]
+            start += len(some)
+            yield some
+
+    def adapt(self) -> None:
+        """Threads differ in length by orders of magnitude: what a transaction takes is bounded by its time."""
+        took = time.monotonic() - self._began
+        if took > _LONG_S:
+            self._size = max(1, self._size // 2)
+        elif took < _LONG_S / 2:
+            self._size = min(self._batch, self._size * 2)
+
+    async def rest(self) -> None:
+        """Leave the rest of the time since the last one to live traffic."""
+        took = time.monotonic() - self._began
+        await asyncio.sleep(took * (1 - self._share) / self._share)
+        self._began = time.monotonic()
+
+
 class Retention:
     """Prunes the threads of a database.
 
@@ -137,30 +174,21 @@ class Retention:
         assert wanted.older_than is not None, "it is given"
         bounds = (first_id(wanted.older_than + CLOCKS), keep == "nothing")
         total = Pruned()
-        size = min(batch, _FIRST)
         kept = _NONE_KEPT
-        began = time.monotonic()
+        pace = _Pace(batch, share)
         async for old, gone_through in self._old(wanted, *bounds):
             total += gone_through
             if progress is not None and not old:
                 progress(total)
-            await _rest(began, share)
-            while old:
-                began = time.monotonic()
-                some, old = old[:size], old[size:]
+            await pace.rest()
+            for some in pace.pieces(old):
                 if found := await self._look(some, wanted):
                     pruned, kept = await self._prune(found, kept, keep_nothing=bounds[1], dry_run=dry_run)
                     total += pruned
                 if progress is not None:
                     progress(total)
-                took = time.monotonic() - began
-                # Threads differ in length by orders of magnitude: what a transaction takes is bounded by its time.
-                if took > _LONG_S:
-                    size = max(1, size // 2)
-                elif took < _LONG_S / 2:
-                    size = min(batch, size * 2)
-                await _rest(began, share)
-            began = time.monotonic()
+                pace.adapt()
+                await pace.rest()
         await self._database.fetch(_SQL["unlink"], *kept)
         return total
 
@@ -213,11 +241,6 @@ class Retention:
             refused=tuple(row["refused"]),
         )
         return pruned, _Kept(row["kept_threads"], row["kept_namespaces"], row["kept_ids"])
-
-
-async def _rest(began: float, share: float) -> None:
-    """Leave the rest of the time since then to live traffic."""
-    await asyncio.sleep((time.monotonic() - began) * (1 - share) / share)
 
 
 def checked(
