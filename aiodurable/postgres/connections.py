@@ -20,6 +20,8 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres.breaker import CircuitBreaker
+from aiodurable.postgres.plans import Plans
+from aiodurable.postgres.queries import load
 
 __all__ = [
     "Database",
@@ -165,6 +167,7 @@ async def connect_direct(
         raise unavailable(error, dsn) from error
 
 
+_BY_INDEX = load("links")["by_index"]
 _EXPECTED = {"DateStyle": "ISO", "standard_conforming_strings": "on"}
 """What psycopg needs to read times, and our statements to mean what they say. PgBouncer hands both on, in any mode."""
 
@@ -178,13 +181,25 @@ async def _configure(connection: AsyncConnection[DictRow]) -> None:
 
 
 async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -> None:
-    """Use prepared statements, unless a pooler stands in between: the next statement may reach another server connection.
+    """Prepare statements and plan them for look-ups, unless a pooler stands in between: there each may reach another backend.
 
     A pooler shows by announcing another backend than the one that answers (PgBouncer makes process ids up).
     """
-    row = await (await connection.execute("SELECT pg_backend_pid() AS pid")).fetchone()
-    assert row is not None
-    connection.prepare_threshold = 0 if row["pid"] == connection.info.backend_pid else None
+    stays = await connection.execute(_BY_INDEX.replace("$1", str(connection.info.backend_pid)).encode())
+    connection.prepare_threshold = 0 if stays.rowcount else None
+
+
+class _PoolConnection(AsyncConnection[DictRow]):
+    """A connection of the pool, which has plans."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._plans = Plans()
+
+    async def check(self) -> None:
+        """Find out whether it still lives, before it is handed out: a backend may have been killed while idle."""
+        stale = self.prepare_threshold is not None and self._plans.stale()
+        await self.execute(Plans.FORGET.encode() if stale else b"")
 
 
 def _patient(given_up: Callable[[], bool]) -> type[AsyncConnection[DictRow]]:
@@ -194,7 +209,7 @@ def _patient(given_up: Callable[[], bool]) -> type[AsyncConnection[DictRow]]:
     the grace in which a run takes its lock again would be over.
     """
 
-    class Patient(AsyncConnection[DictRow]):
+    class Patient(_PoolConnection):
         @classmethod
         async def connect(cls, conninfo: str = "", **options: Any) -> Any:
             until = time.monotonic() + _RETRY_FOR_S
@@ -272,8 +287,7 @@ class Database:
             max_size=self._sizes[1],
             timeout=self._timeout_s,
             configure=_configure,
-            # Without it a backend that was killed while idle surfaces in the run that draws it.
-            check=cast("Any", AsyncConnectionPool.check_connection),  # typed for tuple rows only
+            check=cast("Any", _PoolConnection.check),  # of our connections, which the pool's type does not know
             open=False,
         )
         await pool.open()

@@ -18,6 +18,7 @@ import asyncpg
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, PostgresUnavailableError
 from aiodurable.postgres.connections import connect_direct, is_disconnect, not_allowed, unavailable
+from aiodurable.postgres.plans import Plans
 from aiodurable.postgres.queries import load
 
 __all__ = ["Link", "Links"]
@@ -45,6 +46,7 @@ class Link:
         self._connect_timeout_s = connect_timeout_s
         self._connection: asyncpg.Connection | None = None
         self._proxied = False
+        self._plans = Plans()
         self._left: int | None = None  # the backend of the last connection that was cut: it may have work to do yet
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
@@ -60,6 +62,9 @@ class Link:
                 self._left = None
             plan_once = _SQL["plan_once"].replace("$1", str(connection.get_server_pid()))
             self._proxied = await self._run(connection, connection.execute(plan_once)) == "SELECT 0"
+            self._plans = Plans()
+        elif not self._proxied and self._plans.stale():
+            await self._run(connection, connection.execute(Plans.FORGET))
         ask = self._in_one_place(connection, query, args) if self._proxied else connection.fetch(query, *args)
         return await self._run(connection, ask)
 

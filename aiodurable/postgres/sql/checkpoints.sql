@@ -108,39 +108,44 @@ SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)
     OR EXISTS (SELECT 1 FROM checkpoint_blobs WHERE thread_id = $1) AS occupied
 
 -- name: threads_of_runs
--- No index knows runs: a scan of checkpoints.
-SELECT DISTINCT thread_id FROM checkpoints
+-- No index knows runs: a scan of checkpoints; of `|| ''` none knows the order, or one may be walked through instead.
+SELECT DISTINCT thread_id || '' AS thread_id FROM checkpoints
 WHERE metadata ->> 'run_id' = ANY ($1::text[]) OR metadata ->> 'aiodurable_run' = ANY ($1::text[])
 
 -- name: built_on_runs
--- checkpoints_pkey, by its first column. Threads of these in which a checkpoint stays whose parent goes.
+-- checkpoints_pkey, by its first column, and once for each parent. Threads of these in which a checkpoint stays whose parent
+-- goes.
 SELECT DISTINCT stays.thread_id
 FROM checkpoints stays
-JOIN checkpoints goes
-  ON goes.thread_id = stays.thread_id AND goes.checkpoint_ns = stays.checkpoint_ns
- AND goes.checkpoint_id = stays.parent_checkpoint_id
 WHERE stays.thread_id = ANY ($2::text[])
-  AND coalesce(goes.metadata ->> 'run_id' = ANY ($1::text[]) OR goes.metadata ->> 'aiodurable_run' = ANY ($1::text[]), false)
   AND NOT coalesce(stays.metadata ->> 'run_id' = ANY ($1::text[]) OR stays.metadata ->> 'aiodurable_run' = ANY ($1::text[]), false)
+  AND (SELECT goes.metadata ->> 'run_id' = ANY ($1::text[]) OR goes.metadata ->> 'aiodurable_run' = ANY ($1::text[])
+       FROM checkpoints goes
+       WHERE goes.thread_id = stays.thread_id AND goes.checkpoint_ns = stays.checkpoint_ns
+         AND goes.checkpoint_id = stays.parent_checkpoint_id
+       LIMIT 1)
 
 -- name: delete_runs
--- checkpoints_pkey, by its first column. Writes and, in the next statement, blobs follow their checkpoints.
+-- checkpoints_pkey and checkpoint_writes_pkey, by their first column. Writes and, in a later statement, blobs follow their
+-- checkpoints. IS TRUE keeps IN from becoming a join, which may compare each with each.
 WITH gone AS (
     DELETE FROM checkpoints
     WHERE thread_id = ANY ($2::text[])
       AND (metadata ->> 'run_id' = ANY ($1::text[]) OR metadata ->> 'aiodurable_run' = ANY ($1::text[]))
     RETURNING thread_id, checkpoint_ns, checkpoint_id
 )
-DELETE FROM checkpoint_writes w USING gone g
-WHERE w.thread_id = g.thread_id AND w.checkpoint_ns = g.checkpoint_ns AND w.checkpoint_id = g.checkpoint_id
+DELETE FROM checkpoint_writes w
+WHERE w.thread_id = ANY ($2::text[])
+  AND ((w.thread_id, w.checkpoint_ns, w.checkpoint_id) IN (SELECT g.thread_id, g.checkpoint_ns, g.checkpoint_id FROM gone g)) IS TRUE
 
 -- name: orphan_parents
 -- checkpoints_pkey. As LangGraph's own pruning leaves them: a parent that is gone is none.
 UPDATE checkpoints c SET parent_checkpoint_id = NULL
 WHERE c.thread_id = ANY ($1::text[]) AND c.parent_checkpoint_id IS NOT NULL
-  AND NOT EXISTS (
-      SELECT 1 FROM checkpoints p
-      WHERE p.thread_id = c.thread_id AND p.checkpoint_ns = c.checkpoint_ns AND p.checkpoint_id = c.parent_checkpoint_id)
+  AND (SELECT true
+       FROM checkpoints p
+       WHERE p.thread_id = c.thread_id AND p.checkpoint_ns = c.checkpoint_ns AND p.checkpoint_id = c.parent_checkpoint_id
+       LIMIT 1) IS NULL
 
 -- name: orphan_blobs
 -- checkpoints_pkey and checkpoint_blobs_pkey, by their first column.
@@ -181,7 +186,8 @@ SELECT m.thread_id, m.token,
 FROM made m
 
 -- name: latest
--- checkpoints_pkey backwards, once a thread. In the braces comes LangGraph's own query of a checkpoint with its blobs and writes.
+-- checkpoints_pkey backwards, once a thread. In the braces comes LangGraph's own query of a checkpoint with its blobs and
+-- writes, by checkpoint_blobs_pkey and checkpoint_writes_pkey.
 SELECT newest.*
 FROM unnest($1::text[], $2::text[]) AS want (thread_id, checkpoint_ns)
 CROSS JOIN LATERAL (

@@ -7,6 +7,16 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('e
        set_config('jit', 'off', false)
 WHERE pg_backend_pid() = $1
 
+-- name: plan_anew
+-- No table. See postgres/plans.py.
+DISCARD PLANS
+
+-- name: by_index
+-- No table. For the pool. What its statements read they look up, which a planner does not know of tables that were never
+-- analysed or grew since. $1 as in plan_once.
+SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)
+WHERE pg_backend_pid() = $1
+
 -- name: end_left
 -- No table. A backend whose connection was cut may read the statement only now, after it was sent again here: a token that is
 -- raised behind the back of its lease makes the lease's own writes stale. So it is ended first. A pid may be another's by now;

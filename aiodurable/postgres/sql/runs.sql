@@ -1,18 +1,25 @@
 -- name: get
--- aiodurable_runs_pkey; "consumed" reads checkpoints_pkey from the run's base onwards.
-SELECT r.*, EXISTS (
-           SELECT 1 FROM checkpoints c
+-- aiodurable_runs_pkey; "consumed" reads checkpoints_pkey from the run's base onwards: in its order, or the planner may take
+-- what is small, the index of block ranges.
+SELECT r.*, (
+           SELECT true
+           FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
-             AND c.metadata ->> 'aiodurable_run' = r.run_id) AS consumed
+             AND c.metadata ->> 'aiodurable_run' = r.run_id
+           ORDER BY c.checkpoint_id
+           LIMIT 1) IS NOT NULL AS consumed
 FROM aiodurable_runs r
 WHERE r.run_id = $1
 
 -- name: newest
--- aiodurable_runs_by_thread, its first row that counts; "consumed" as in get.
-SELECT r.*, EXISTS (
-           SELECT 1 FROM checkpoints c
+-- aiodurable_runs_by_thread, its first row that counts; "consumed" by checkpoints_pkey, as in get.
+SELECT r.*, (
+           SELECT true
+           FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
-             AND c.metadata ->> 'aiodurable_run' = r.run_id) AS consumed
+             AND c.metadata ->> 'aiodurable_run' = r.run_id
+           ORDER BY c.checkpoint_id
+           LIMIT 1) IS NOT NULL AS consumed
 FROM aiodurable_runs r
 WHERE r.thread_id = $1 AND r.status NOT IN ('rejected', 'superseded')
 ORDER BY r.created_at DESC, r.run_id DESC
@@ -22,7 +29,7 @@ LIMIT 1
 -- aiodurable_runs_by_thread for what is closed first, aiodurable_runs_pkey for the new rows. What an older token left running
 -- is over; a new start also gives up what failed or waits. A rejected run_id may be tried again with another input. A row
 -- with this very token is ours: the answer to the statement was lost, and it is run again. checkpoints_pkey tells whether
--- LangGraph has anything to read.
+-- LangGraph has anything to read: with LIMIT it is a look-up; as EXISTS it may be answered by hashing all checkpoints there are.
 WITH closed AS (
     UPDATE aiodurable_runs r
     SET status = w.closing, finished_at = coalesce(r.finished_at, now())
@@ -48,7 +55,10 @@ SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer
 WHERE r.thread_id = excluded.thread_id AND (r.status = 'rejected' OR r.token = excluded.token)
 RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at, started_at, finished_at, error, reason,
           checkpoint_id,
-          NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '') AS blank
+          (SELECT true
+           FROM checkpoints c
+           WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
+           LIMIT 1) IS NULL AS blank
 
 -- name: retry
 -- aiodurable_runs_pkey. A lower token is a stale caller.
@@ -118,6 +128,11 @@ INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, attempt
 SELECT $1, $2, $3::bigint, coalesce($4::text, r.graph, c.metadata ->> 'aiodurable_graph'), 'paused', 0, $5::bigint, $6, $7, $8,
        r.context_type, r.context, now()
 FROM checkpoints c
-LEFT JOIN aiodurable_runs r ON r.run_id = c.metadata ->> 'aiodurable_run'
+LEFT JOIN LATERAL (
+    SELECT k.graph, k.context_type, k.context
+    FROM aiodurable_runs k
+    WHERE k.run_id = c.metadata ->> 'aiodurable_run'
+    LIMIT 1
+) r ON true
 WHERE c.thread_id = $9 AND c.checkpoint_ns = '' AND c.checkpoint_id = $10
 RETURNING run_id

@@ -169,12 +169,14 @@ facts AS (
             LIMIT 1
         ) q
         CROSS JOIN LATERAL (
-            -- Read only where plain LangGraph has gone on after a run: either index will do.
-            SELECT coalesce(q.run_id = h.stamp, false) OR EXISTS (
-                SELECT 1
+            -- Read only where plain LangGraph has gone on after a run. In the order of its key, as in get of runs.sql.
+            SELECT coalesce(q.run_id = h.stamp, false) OR (
+                SELECT true
                 FROM checkpoints own
                 WHERE own.thread_id = h.thread_id AND own.checkpoint_ns = '' AND own.checkpoint_id > coalesce(q.base_id, '')
-                  AND own.metadata ->> 'aiodurable_run' = q.run_id) AS consumed
+                  AND own.metadata ->> 'aiodurable_run' = q.run_id
+                ORDER BY own.checkpoint_id
+                LIMIT 1) IS NOT NULL AS consumed
         ) c
     ) r ON true
 ),
@@ -352,7 +354,7 @@ WHERE c.checkpoint_ns = '' AND c.checkpoint_id = h.checkpoint_id
 SELECT key FROM aiodurable_leases
 
 -- name: held_keys_of_no_run
--- aiodurable_leases, as above; aiodurable_runs_noted.
+-- aiodurable_leases, as above; aiodurable_runs_one_running or aiodurable_runs_noted.
 SELECT l.key
 FROM aiodurable_leases l
 EXCEPT
@@ -405,7 +407,12 @@ LEFT JOIN LATERAL (
     WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = '' AND k.channel = '__pregel_tasks' AND k.version = p.sends
     LIMIT 1
 ) s ON true
-LEFT JOIN aiodurable_runs r ON r.run_id = c.metadata ->> 'aiodurable_run'
+LEFT JOIN LATERAL (
+    SELECT k.worker
+    FROM aiodurable_runs k
+    WHERE k.run_id = c.metadata ->> 'aiodurable_run'
+    LIMIT 1
+) r ON true
 ORDER BY c.checkpoint_id DESC
 
 -- name: begun
@@ -425,7 +432,8 @@ WHERE c.thread_id = $1 AND c.checkpoint_ns = '' AND c.checkpoint_id = $2
 
 -- name: failed_inside
 -- One level of subgraphs: of each thread $1 the one that the failed task called, whose namespace is $2, or $3 where it has a
--- memory; $4 is the thread's head. checkpoints_pkey twice, then checkpoint_writes_pkey for its tasks.
+-- memory; $4 is the thread's head. checkpoints_pkey twice, then checkpoint_writes_pkey for its tasks and checkpoint_blobs_pkey
+-- for its Sends.
 SELECT a.thread_id, h.checkpoint_ns, t.task_id, t.path, b.type AS sends_type, b.blob AS sends
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS a (thread_id, called, remembering, head_id)
 CROSS JOIN LATERAL unnest(ARRAY[a.called, a.remembering]) AS n (checkpoint_ns)

@@ -1,0 +1,183 @@
+"""Every statement about threads, runs and checkpoints, with arguments that fit the crowd below and what it has to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from langgraph.checkpoint.postgres.base import BasePostgresSaver
+
+from aiodurable.postgres.queries import load
+
+TABLES = (
+    "checkpoints",
+    "checkpoint_writes",
+    "checkpoint_blobs",
+    "aiodurable_runs",
+    "aiodurable_fences",
+    "aiodurable_locks",
+)
+
+CROWD = """
+INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+SELECT 'thread-' || n, '', id || k, CASE WHEN k > 0 THEN id || k - 1 END,
+       jsonb_build_object('v', 4, 'ts', '2026-01-01T00:00:00Z', 'updated_channels', '[]'::jsonb,
+                          'channel_versions', jsonb_build_object('xs', id || k)),
+       jsonb_build_object('step', k, 'aiodurable_run', 'run-' || n || '-' || n %% 2)
+FROM generate_series(%(first)s::int, %(last)s::int) n,
+     LATERAL (SELECT lpad(to_hex(n), 8, '0') || '-0000-6000-8000-00000000000' AS id) i, generate_series(0, 9) k;
+
+INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, blob)
+SELECT c.thread_id, '', c.checkpoint_id, 'task', i,
+       CASE WHEN i = 1 AND c.thread_id LIKE '%%0' THEN '__error__' ELSE 'xs' END, 'msgpack', '\\xa161'
+FROM checkpoints c, generate_series(0, 1) i
+ON CONFLICT DO NOTHING;
+
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT c.thread_id, '', 'xs', c.checkpoint_id, 'msgpack', '\\xa161' FROM checkpoints c
+ON CONFLICT DO NOTHING;
+
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, token, status)
+SELECT 'run-' || n || '-' || k, 'thread-' || n, n, 1, CASE WHEN n %% 10 = 0 AND k = 1 THEN 'failed' ELSE 'complete' END
+FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 1) k;
+
+INSERT INTO aiodurable_fences (thread_id, token) SELECT 'thread-' || n, 1 FROM generate_series(%(first)s::int, %(last)s::int) n;
+
+INSERT INTO aiodurable_locks (key, owner) SELECT n, n %% 4 FROM generate_series(%(first)s::int, %(last)s::int) n;
+"""
+"""Threads of ten checkpoints and two runs, one in ten failed. Of every second one a run of no checkpoint is the newest."""
+
+On = Literal["pool", "link", "search"]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A block of SQL, and arguments for it.
+
+    Attributes:
+        name: of the block, and for how many threads.
+        block: with its comment, as it stands in its file.
+        sql: as it is run.
+        values: the arguments.
+        rows: of tables and of what is built of them, that it cannot do without.
+        on: which connections run it.
+        scans: it says itself that it reads all checkpoints.
+    """
+
+    name: str
+    block: str
+    values: Sequence[Any]
+    rows: int
+    on: On = "pool"
+    scans: bool = False
+
+    @property
+    def sql(self) -> str:
+        sql = self.block.replace("{classify}", load("threads")["classify"])
+        sql = sql.replace("{replaced}", load("checkpoints")["commit_replaced"])
+        return sql.replace("{select}", BasePostgresSaver.SELECT_SQL)
+
+    @property
+    def comment(self) -> str:
+        """What the block says of itself, and what the blocks say that are part of it."""
+        words = "\n".join(line for line in self.sql.splitlines() if line.startswith("--"))
+        return words.replace("primary keys", " ".join(f"{table}_pkey" for table in TABLES[:3]))
+
+
+def _ids(count: int) -> list[str]:
+    return [f"thread-{n}" for n in range(1, count + 1)]
+
+
+def _heads(count: int, last: str = "9") -> list[str]:
+    return [f"{n:08x}-0000-6000-8000-00000000000{last}" for n in range(1, count + 1)]
+
+
+def _runs(count: int) -> list[str]:
+    return [f"run-{n}-1" for n in range(1, count + 1)]
+
+
+def _asked(count: int) -> tuple[Any, ...]:
+    return _ids(count), list(range(1, count + 1)), False, None, None, None, None, None
+
+
+def _started(count: int) -> tuple[Any, ...]:
+    def each(value: Any) -> list[Any]:
+        return [value] * count
+
+    new = [f"new-{n}" for n in range(count)]
+    stored = each(None), each(None), each(None), each(None)
+    keys = list(range(1, count + 1))
+    return new, _ids(count), keys, each("graph"), each(9), each("host:1"), *stored, each(None), each("superseded")
+
+
+def _committed(count: int) -> tuple[Any, ...]:
+    def each(value: Any) -> list[Any]:
+        return [value] * count
+
+    def write(task: str, channel: str) -> tuple[Any, ...]:
+        value = each(channel), each("msgpack"), each(b"\xa1a")
+        return _ids(count), each(""), _heads(count), each(task), each("~p"), each(0), *value
+
+    blobs = _ids(count), each(""), each("xs"), _heads(count, "a"), each("msgpack"), each(b"\xa1a")
+    heads = _ids(count), each(""), _heads(count, "a"), _heads(count), each("{}"), each("{}")
+    return _ids(count), each(1), *blobs, *heads, *write("other", "xs"), *write("task", "__error__")
+
+
+def _all() -> list[Statement]:
+    threads, checkpoints, runs, copying = map(load, ("threads", "checkpoints", "runs", "copying"))
+    one, head = "thread-7", _heads(7)[-1]
+    found = [
+        Statement("held_keys", threads["held_keys"], (), 3000),
+        Statement("held_keys_of_no_run", threads["held_keys_of_no_run"], (), 3000),
+        Statement("live_runs", threads["live_runs"], (), 300),
+        Statement("history", threads["history"], (one, None, 10), 60),
+        Statement("begun", threads["begun"], (one, head), 5),
+        Statement("sample", threads["sample"], (5,), 60_000),
+        Statement("threads_all", threads["threads_all"], ("", 100), 200, "search"),
+        Statement("threads_noted", threads["threads_noted"], ("", 100, ["__error__"], ["failed"]), 1500, "search"),
+        Statement("unborn", copying["unborn"], (one,), 4),
+        Statement("copy_checkpoint", copying["copy_checkpoint"], (one, "copy", head, True), 100),
+        Statement("get", runs["get"], ("run-7-0",), 12),
+        Statement("newest", runs["newest"], (one,), 5),
+        Statement("retry", runs["retry"], ("run-7-1", 2, "host:1"), 1),
+        Statement("heal a run", runs["heal"], ("run-7-1", 2, None), 1),
+        Statement("fork", runs["fork"], ("new", "t", 1, None, 1, "host:1", head, "reason", one, head), 2),
+        Statement("token", checkpoints["token"], (one,), 1),
+        Statement("bump", checkpoints["bump"], ([one],), 1),
+        Statement("copy_thread", checkpoints["copy_thread"], (one, "copy"), 40),
+        Statement("occupied", checkpoints["occupied"], ("nobody",), 0),
+        Statement("heal", checkpoints["heal"], (one, 1), 60),
+        Statement("threads_of_runs", checkpoints["threads_of_runs"], (["run-7-1"],), 30_000, scans=True),
+    ]
+    for n in (1, 100):
+        ids, bare = _ids(n), [""] * n
+        tasks, heads = ["a:1"] * n, _heads(n)
+        fresh = [f"fresh-{k}" for k in range(n)]
+        found += [
+            Statement(f"classify {n}", threads["classify"], _asked(n), 16 * n),
+            Statement(f"classify {n} of a run", threads["classify"], _asked(n), 16 * n, "link"),
+            Statement(f"failed_inside {n}", threads["failed_inside"], (ids, tasks, ["a"] * n, heads), 3 * n),
+            Statement(f"start {n}", runs["start"], _started(n), 6 * n, "link"),
+            # A hundred runs end at once at most, and are compared with each other.
+            Statement(f"end {n}", runs["end"], (*_asked(n), _runs(n), [1] * n, [None] * n), 18 * n + 2 * n * n, "link"),
+            Statement(f"complete {n}", runs["complete"], (_runs(n), [1] * n, ids, heads), 8 * n, "link"),
+            Statement(
+                f"finish {n}", runs["finish"], (_runs(n), [1] * n, ["failed"] * n, *[[None] * n] * 3), 2 * n, "link"
+            ),
+            Statement(f"commit {n}", checkpoints["commit"], _committed(n), 8 * n, "link"),
+            Statement(f"bump_free {n}", checkpoints["bump_free"], (ids + fresh,), 8 * n, "link"),
+            Statement(f"tokens {n}", checkpoints["tokens"], (ids,), n, "link"),
+            Statement(f"hold_fences {n}", checkpoints["hold_fences"], (ids,), n),
+            Statement(f"locked {n}", checkpoints["locked"], (list(range(1, n + 1)),), 2 * n),
+            Statement(f"latest {n}", checkpoints["latest"], (ids, bare), 20 * n),
+            Statement(f"delete_threads {n}", checkpoints["delete_threads"], (ids,), 50 * n),
+            Statement(f"built_on_runs {n}", checkpoints["built_on_runs"], (_runs(n), ids), 20 * n),
+            Statement(f"delete_runs {n}", checkpoints["delete_runs"], (_runs(n), ids), 40 * n),
+            Statement(f"orphan_parents {n}", checkpoints["orphan_parents"], (ids,), 20 * n),
+            Statement(f"orphan_blobs {n}", checkpoints["orphan_blobs"], (ids,), 30 * n),
+        ]
+    return found
+
+
+STATEMENTS = {statement.name: statement for statement in _all()}
