@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +36,8 @@ Mode = Literal["session", "transaction"]
 
 
 @contextlib.contextmanager
-def through(mode: Mode, dsn: str, *, server_connections: int = 20) -> Iterator[str]:
-    """The DSN of `dsn`'s database through a PgBouncer in `mode`; skips, and says so, where there is none."""
+def through(mode: Mode, dsn: str, *, server_connections: int = 20, **settings: str) -> Iterator[str]:
+    """The DSN of `dsn`'s database through a PgBouncer in `mode` with such settings; skips, and says so, where there is none."""
     if PROGRAM is None:
         if os.environ.get("CI"):
             pytest.fail("PgBouncer is not installed: these promises go untested")
@@ -45,12 +45,13 @@ def through(mode: Mode, dsn: str, *, server_connections: int = 20) -> Iterator[s
         pytest.skip("NO PGBOUNCER ON THIS MACHINE: apt-get install pgbouncer")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        with _pgbouncer(PROGRAM, dsn, Path(folder) / mode, mode, server_connections) as url:
+        settings = {"pool_mode": mode, "default_pool_size": str(server_connections), **settings}
+        with _pgbouncer(PROGRAM, dsn, Path(folder) / mode, settings) as url:
             yield url
 
 
 @contextlib.contextmanager
-def _pgbouncer(program: str, dsn: str, folder: Path, mode: Mode, server_connections: int) -> Iterator[str]:
+def _pgbouncer(program: str, dsn: str, folder: Path, settings: Mapping[str, str]) -> Iterator[str]:
     parts = conninfo_to_dict(dsn)
     port = free_port()
     server = {key: parts[key] for key in ("host", "port", "dbname", "user", "password") if parts.get(key)}
@@ -59,8 +60,8 @@ def _pgbouncer(program: str, dsn: str, folder: Path, mode: Mode, server_connecti
     config.write_text(
         f"[databases]\n* = {' '.join(f'{key}={value}' for key, value in server.items())}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\nunix_socket_dir =\n"
-        f"pool_mode = {mode}\nmax_client_conn = 200\ndefault_pool_size = {server_connections}\n"
-        "ignore_startup_parameters = extra_float_digits\n"
+        "max_client_conn = 200\nignore_startup_parameters = extra_float_digits\n"
+        + "".join(f"{name} = {value}\n" for name, value in settings.items())
     )
     user = None
     if os.getuid() == 0:  # it refuses to run as root; a unix socket may be open to its owner alone

@@ -107,6 +107,10 @@ class Wire:
             PostgresUnavailableError: the server failed or refused meanwhile.
         """
         try:
+            if (
+                self.announced != self.pid
+            ):  # a pooler that resets nothing leaves the locks of whoever had this server connection
+                await self._connection.execute(_SQL["release_all"])
             await self._connection.fetch(_SQL["configure"], *terms.server_settings)
             await make_missing(self._connection, self._dsn, setup=setup)
             # Else every session would die of its first lease, and whoever waits for one would wait for ever.

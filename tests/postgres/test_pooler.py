@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import signal
 from collections.abc import Iterator
 from datetime import timedelta
@@ -132,6 +133,18 @@ async def test_the_tables_are_made_through_it(empty_dsn: str) -> None:
         await schema.check(pooled)
     async with AsyncCheckpointerPool(empty_dsn) as direct:
         assert await direct.database.fetch("SELECT FROM pg_locks WHERE locktype = 'advisory'") == []
+
+
+async def test_where_a_pooler_cuts_idle_clients_the_next_statement_connects_again(dsn: str) -> None:
+    with through("transaction", dsn, client_idle_timeout="1") as url:
+        database = Database(parse_dsn(url), max_size=1)
+        await database.open()
+        async with database.connection() as connection:
+            wire = connection.fileno()
+        await wait_until(lambda: select.select([wire], [], [], 0)[0], what="the farewell of the pooler")
+        assert await database.fetch("SELECT 1 AS one") == [{"one": 1}]
+        assert database.stats()["connections_lost"] == 1
+        await database.aclose()
 
 
 async def test_checkpoints_alone_need_no_direct_connection(pooler: str) -> None:
