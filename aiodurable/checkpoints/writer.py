@@ -179,7 +179,13 @@ def _closed(write: Write) -> ClosedError:
 
 
 def _given_up(write: Write, error: Exception | None) -> AiodurableError:
-    found = "its fence locked by another transaction" if error is None else type(error).__name__
+    match error:
+        case None:
+            found = "its fence locked by another transaction"
+        case PostgresUnavailableError():
+            found = f"Postgres away ({error})"
+        case _:  # the driver's text may quote the state
+            found = type(error).__name__
     given_up = PostgresUnavailableError(
         f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, found {found} until the time for retries was "
         "over; it may or may not be there: the thread goes on from whatever its last checkpoint is",

@@ -125,8 +125,8 @@ def unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
         advice = (
             "a pooler refuses an option of this DSN; take it out, or name it in PgBouncer's ignore_startup_parameters"
         )
-    elif state == "53300":
-        advice = "the server has no connection left; raise max_connections or open fewer"
+    elif state == "53300" or "too many c" in text or "connection slots" in text:  # psycopg gives no SQLSTATE here
+        advice = "no connection is left; open fewer, or raise max_connections or the CONNECTION LIMIT of this role or database"
     elif isinstance(error, socket.gaierror) or "resolve" in text or "Name or service not known" in text:
         advice = "the host name cannot be resolved; check its spelling"
     elif isinstance(error, TimeoutError) or "timeout" in text:
@@ -202,11 +202,14 @@ class _PoolConnection(AsyncConnection[DictRow]):
         await self.execute(Plans.FORGET.encode() if stale else b"")
 
 
-def _patient(given_up: Callable[[], bool]) -> type[AsyncConnection[DictRow]]:
+def _patient(
+    given_up: Callable[[], bool], tried: Callable[[psycopg.Error | None], None]
+) -> type[AsyncConnection[DictRow]]:
     """A connection for psycopg's pool that tries until Postgres is back, for a while or until it is given up.
 
     Left alone the pool doubles its pause from try to try: it would be back as long after Postgres as that was away, and
-    the grace in which a run takes its lock again would be over.
+    the grace in which a run takes its lock again would be over. `tried` is told what became of each try: the pool says only
+    that it took too long.
     """
 
     class Patient(_PoolConnection):
@@ -215,10 +218,14 @@ def _patient(given_up: Callable[[], bool]) -> type[AsyncConnection[DictRow]]:
             until = time.monotonic() + _RETRY_FOR_S
             while True:
                 try:
-                    return await super().connect(conninfo, **options)
-                except psycopg.OperationalError:
+                    connection = await super().connect(conninfo, **options)
+                except psycopg.OperationalError as error:
+                    tried(error)
                     if given_up() or time.monotonic() > until:
                         raise
+                else:
+                    tried(None)
+                    return connection
                 await asyncio.sleep(random.uniform(*_RETRY_S))
 
     return Patient
@@ -254,6 +261,10 @@ class Database:
         self._sizes = (min_size, max_size)
         self._pool: Pool | None = None
         self._closing = False
+        self._away: psycopg.Error | None = None
+
+    def _tried(self, error: psycopg.Error | None) -> None:
+        self._away = error
 
     @property
     def pool(self) -> Pool:
@@ -281,7 +292,7 @@ class Database:
             raise unavailable(error, self.dsn) from error
         pool = AsyncConnectionPool(
             self.dsn.conninfo,
-            connection_class=_patient(lambda: self._closing),
+            connection_class=_patient(lambda: self._closing, self._tried),
             kwargs=options,
             min_size=self._sizes[0],
             max_size=self._sizes[1],
@@ -337,7 +348,8 @@ class Database:
             except (PoolTimeout, psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if not isinstance(error, PoolTimeout) and not is_disconnect(error):
                     raise
-                raise unavailable(error, self.dsn) from error
+                why = (self._away or error) if isinstance(error, PoolTimeout) else error
+                raise unavailable(why, self.dsn) from why
 
     async def fetch(self, query: str, *args: Any, urgent: bool = False) -> list[dict[str, Any]]:
         """Run one statement with `$1` parameters and return its rows. `urgent`: as for `connection`."""

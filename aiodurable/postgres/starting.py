@@ -42,7 +42,8 @@ async def until_ready(start: Callable[[], Awaitable[None]], *, wanted: str, time
                 with attempt:
                     await start()
     except TimeoutError as error:
+        # Ours, it repeats nothing that a driver was given.
+        why = f"at last this: {last[0]}" if last else "is it running, and are host and port right?"
         raise PostgresUnavailableError(
-            f"wanted {wanted} within {timeout_s:g} s, found Postgres not ready all that time: "
-            "is it running, and are host and port right?"
+            f"wanted {wanted} within {timeout_s:g} s, found Postgres not ready all that time: {why}"
         ) from (last[0] if last else error)

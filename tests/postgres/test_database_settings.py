@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,7 +14,10 @@ from psycopg.conninfo import make_conninfo
 
 from aiodurable import ConfigurationError, Durable, PostgresUnavailableError, Settings, WorkflowCheckpoint
 from aiodurable.dsn import parse_dsn
+from aiodurable.locks import create_lock_manager_with_retry
 from aiodurable.postgres import schema
+from aiodurable.postgres.connections import Database
+from aiodurable.postgres.links import Links
 from conftest import Server
 from workflows import four_nodes
 
@@ -137,6 +141,28 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
             await owner.execute(b"DROP OWNED BY lowly")
     finally:
         admin.execute(b"DROP ROLE lowly")
+
+
+async def test_a_role_that_has_no_connection_left_is_told_so(admin: psycopg.Connection[Any], dsn: str) -> None:
+    admin.execute(b"CREATE ROLE few LOGIN PASSWORD 'few'")
+    few = make_conninfo(dsn, user="few", password="few")
+    database = Database(parse_dsn(few), min_size=0, max_size=1, connect_timeout_s=0.5)
+    links = Links(parse_dsn(few), role="test", size=1, timeout_s=0.5)
+    try:
+        await database.open()
+        admin.execute(b"ALTER ROLE few CONNECTION LIMIT 0")
+        for ask in (
+            Durable(few).open,
+            partial(database.fetch, "SELECT 1"),
+            partial(links.fetch, "SELECT 1"),
+            partial(create_lock_manager_with_retry, few, timeout=0.5),
+        ):
+            with pytest.raises(PostgresUnavailableError, match="CONNECTION LIMIT"):
+                await ask()
+    finally:
+        await database.aclose()
+        links.close()
+        admin.execute(b"DROP ROLE few")
 
 
 async def _set_read_only(dsn: str, on: bool) -> None:
