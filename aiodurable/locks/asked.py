@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.wire import FREED, Answer
@@ -23,11 +24,43 @@ class Release(asyncio.Future[Mapping[int, int]]):
     All releases of a batch share it. They are carried out whoever asked, so it cannot be cancelled: whoever awaits it and is
     cancelled meanwhile gets its `CancelledError` when the server has answered, for that is what a task does when the future
     it waits for refuses. `asyncio.shield` would end the wait at once, and costs twice as much as the rest of a release.
+
+    Whoever waits is woken in one callback of the loop, one after the other: a callback each costs asyncio's loop twice as
+    much as waking a task does.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: deque[tuple[Callable[[Self], object], Context]] = deque()
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002  # asyncio passes it by name
         """Refused."""
         return False
+
+    def add_done_callback(self, fn: Callable[[Self], object], /, *, context: Context | None = None) -> None:
+        """As of any future."""
+        if self.done():
+            super().add_done_callback(fn, context=context)
+        else:
+            self._waiting.append((fn, context or copy_context()))
+
+    def set_result(self, result: Mapping[int, int], /) -> None:
+        """As of any future."""
+        super().set_result(result)
+        self._wake_soon()
+
+    def _wake_soon(self) -> None:
+        if self._waiting:
+            self.get_loop().call_soon(self._wake)
+
+    def _wake(self) -> None:
+        waiting = self._waiting
+        try:
+            while waiting:
+                fn, context = waiting.popleft()
+                context.run(fn, self)
+        finally:  # an interrupt that one of them raises is not the others'
+            self._wake_soon()
 
 
 Tried = tuple[int, str, "asyncio.Future[Lease | None]"]
