@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import Final, Self
+from itertools import compress
+from typing import Final, Protocol, Self
 
-from aiodurable.locks.lease import Lease
+from aiodurable.locks.lease import Holding, Lease
 from aiodurable.locks.wire import FREED, Answer
 
-__all__ = ["BATCH", "Asked", "Batch", "Release", "Tried"]
+__all__ = ["BATCH", "Asked", "Batch", "Release"]
 
 BATCH: Final = 2000
 """Keys a statement unlocks, and tries, at most: some 10 ms of work for the server, so that nobody waits long for others."""
+
+
+class Grants(Holding, Protocol):
+    """The session that was asked.
+
+    Attributes:
+        held: its leases by key.
+        answered: `time.monotonic` of its last answer.
+    """
+
+    held: dict[int, Lease]
+    answered: float
 
 
 class Release(asyncio.Future[Mapping[int, int]]):
@@ -63,7 +76,63 @@ class Release(asyncio.Future[Mapping[int, int]]):
             self._wake_soon()
 
 
-Tried = tuple[int, str, "asyncio.Future[Lease | None]"]
+class Tries:
+    """Keys that are wanted, in the order in which they were asked for, and who waits for them. Three lists, not a tuple each,
+    which would be one more object for the garbage collector to go through while a task waits."""
+
+    __slots__ = ("callers", "keys", "names")
+
+    def __init__(
+        self,
+        keys: Sequence[int] = (),
+        names: Sequence[str] = (),
+        callers: Sequence[asyncio.Future[Lease | None]] = (),
+    ) -> None:
+        self.keys, self.names, self.callers = list(keys), list(names), list(callers)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def add(self, key: int, name: str, caller: asyncio.Future[Lease | None]) -> None:
+        """One more."""
+        self.keys.append(key)
+        self.names.append(name)
+        self.callers.append(caller)
+
+    def split(self, at: int) -> tuple[Tries, Tries]:
+        """The first ones, and the rest."""
+        return (
+            Tries(self.keys[:at], self.names[:at], self.callers[:at]),
+            Tries(self.keys[at:], self.names[at:], self.callers[at:]),
+        )
+
+    def still_wanted(self) -> Tries:
+        """Those whose callers have not left."""
+        wanted = [not caller.done() for caller in self.callers]
+        if all(wanted):
+            return self
+        return Tries(*(list(compress(each, wanted)) for each in (self.keys, self.names, self.callers)))
+
+    def settle(self, tokens: Iterable[int | None], session: Grants) -> list[int]:
+        """Give each caller its lease, or None where there is no token. Returns the keys that were granted to callers who had
+        left."""
+        held, taken, unwanted = session.held, session.answered, list[int]()
+        for key, name, caller, token in zip(self.keys, self.names, self.callers, tokens, strict=True):
+            if caller.done():  # cancelled while the statement was under way
+                if token is not None:
+                    unwanted.append(key)
+            elif token is None:
+                caller.set_result(None)
+            else:
+                lease = held[key] = Lease(name, key, token, session, taken)
+                caller.set_result(lease)
+        return unwanted
+
+    def fail(self, error: Callable[[], Exception]) -> None:
+        """None of them was granted."""
+        for caller in self.callers:
+            if not caller.done():
+                caller.set_exception(error())
 
 
 @dataclass(slots=True)
@@ -71,36 +140,26 @@ class Batch:
     """What travels as one statement: keys to unlock, keys to try, and keys that stay locked and only want a token."""
 
     releases: list[int] = field(default_factory=list[int])
-    acquires: list[Tried] = field(default_factory=list[Tried])
-    renewals: list[Tried] = field(default_factory=list[Tried])
+    acquires: Tries = field(default_factory=Tries)
+    renewals: Tries = field(default_factory=Tries)
     released: Release = field(default_factory=Release)
 
     def __bool__(self) -> bool:
         return bool(self.releases or self.acquires or self.renewals)
 
-    def settle(self, answer: Answer, make: Callable[[int, str, int], Lease]) -> list[int]:
+    def settle(self, answer: Answer, session: Grants) -> list[int]:
         """Give everybody the answer. Returns keys that were granted to callers who had left: they must go back."""
         became = zip(self.releases, answer.released, strict=True)
         self.released.set_result({key: what for key, what in became if what != FREED})
-        for (key, name, future), token in zip(self.renewals, answer.tokens, strict=True):
-            if not future.done():
-                future.set_result(make(key, name, token))
-        unwanted: list[int] = []
-        for (key, name, future), token in zip(self.acquires, answer.acquired, strict=True):
-            if future.done():  # its caller was cancelled while the statement was under way
-                if token is not None:
-                    unwanted.append(key)
-            else:
-                future.set_result(None if token is None else make(key, name, token))
-        return unwanted
+        self.renewals.settle(answer.tokens, session)  # whoever has left puts it back
+        return self.acquires.settle(answer.acquired, session)
 
     def fail(self, error: Callable[[], Exception]) -> None:
         """Nothing was granted, and everything is, or will be, let go of."""
         if not self.released.done():
             self.released.set_result({})
-        for _, _, tried in (*self.acquires, *self.renewals):
-            if not tried.done():
-                tried.set_exception(error())
+        self.acquires.fail(error)
+        self.renewals.fail(error)
 
 
 class Asked(Batch):
@@ -140,12 +199,13 @@ class Asked(Batch):
         if self._full:
             self.under_way = self._full.popleft()
             return self.under_way
-        tries, self.acquires = self.acquires[:BATCH], self.acquires[BATCH:]
-        tries = [tried for tried in tries if not tried[2].done()]
-        for _, _, beyond in tries[room:]:
-            beyond.set_exception(refuse())
-        renewals, self.renewals = self.renewals[:BATCH], self.renewals[BATCH:]
-        self.under_way = Batch(self.releases, tries[:room], renewals, self.released)
+        acquires, self.acquires = self.acquires.split(BATCH)
+        acquires = acquires.still_wanted()
+        if len(acquires) > room:
+            acquires, beyond = acquires.split(room)
+            beyond.fail(refuse)
+        renewals, self.renewals = self.renewals.split(BATCH)
+        self.under_way = Batch(self.releases, acquires, renewals, self.released)
         self.releases, self.released = [], Release()
         return self.under_way
 
@@ -155,5 +215,5 @@ class Asked(Batch):
             if batch is not None:
                 batch.fail(error)
         self._full.clear()
-        self.releases, self.acquires, self.renewals = [], [], []
+        self.releases, self.acquires, self.renewals = [], Tries(), Tries()
         self.under_way = None

@@ -47,11 +47,11 @@ class Lease:
 
     __slots__ = ("_callbacks", "_holding", "_lost", "_released", "key", "name", "scope", "taken", "token")
 
-    def __init__(self, name: str, key: int, token: int, holding: Holding) -> None:
+    def __init__(self, name: str, key: int, token: int, holding: Holding, taken: float) -> None:
         self.name = name
         self.key = key
         self.token = token
-        self.taken = time.monotonic()
+        self.taken = taken
         self._holding = holding
         self._lost = False
         self._released: asyncio.Future[Mapping[int, int]] | bool = False

@@ -17,7 +17,7 @@ from typing import Final
 import asyncpg
 
 from aiodurable.errors import PostgresUnavailableError
-from aiodurable.locks.asked import BATCH, Asked, Release, Tried
+from aiodurable.locks.asked import BATCH, Asked, Release, Tries
 from aiodurable.locks.capacity import FLAGS_OF_SHARE, beyond, full, share
 from aiodurable.locks.flags import Flags
 from aiodurable.locks.forks import keep_from_children
@@ -75,11 +75,11 @@ class LockSession:
 
     def acquire(self, key: int, name: str) -> asyncio.Future[Lease | None]:
         """Try a key. The future gives a lease, or None: somebody else holds it. A grant nobody waits for is let go."""
-        return self._ask(key, name, self._asked.acquires)
+        return self._ask(self._asked.acquires, key, name)
 
     def renew(self, key: int, name: str) -> asyncio.Future[Lease | None]:
         """A new lease, with a new token, of a key that is locked here and that the last lease has let go of."""
-        return self._ask(key, name, self._asked.renewals)
+        return self._ask(self._asked.renewals, key, name)
 
     def release(self, key: int) -> Release:
         """Unlock a key. The future says what became of it; it is freed if the session is over, or ends meanwhile."""
@@ -107,14 +107,14 @@ class LockSession:
         """Whether everything that was asked has been answered."""
         return not (self._sending or self._asked or self.flags.due or self._audit_due)
 
-    def _ask(self, key: int, name: str, queue: list[Tried]) -> asyncio.Future[Lease | None]:
-        future: asyncio.Future[Lease | None] = asyncio.Future(loop=self._loop)
+    def _ask(self, queue: Tries, key: int, name: str) -> asyncio.Future[Lease | None]:
+        caller: asyncio.Future[Lease | None] = asyncio.Future(loop=self._loop)
         if self.over is None:
-            queue.append((key, name, future))
+            queue.add(key, name, caller)
             self._work.set()
         else:
-            future.set_exception(self._gone())
-        return future
+            caller.set_exception(self._gone())
+        return caller
 
     # ---- the one task that sends -------------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class LockSession:
         batch = self._asked.take(room, lambda: beyond(self.share))
         if not batch and time.monotonic() < self._sent + self._terms.heartbeat_s:
             return
-        releases, acquires = batch.releases, [key for key, _, _ in batch.acquires]
+        releases, acquires = batch.releases, batch.acquires.keys
         sent = time.monotonic()
         try:
             answer = await self.wire.batch(releases, acquires, len(batch.renewals))
@@ -158,7 +158,7 @@ class LockSession:
             self._failed(error)
         else:
             if self.over is None and self._heard(answer.pid, sent):
-                for key in batch.settle(answer, self._lease):
+                for key in batch.settle(answer, self):
                     self.release(key)
                 if NOT_HELD in answer.released:
                     self.lose("a lock was not there any more when it was to be unlocked")
@@ -208,10 +208,6 @@ class LockSession:
             await self.wire.undo(keys, flags)
         except FAILURES as error:
             self._failed(error)
-
-    def _lease(self, key: int, name: str, token: int) -> Lease:
-        lease = self.held[key] = Lease(name, key, token, self)
-        return lease
 
     def _heard(self, pid: int, sent: float) -> bool:
         """Note an answer. False: it came from elsewhere, or too late, and the session is over."""

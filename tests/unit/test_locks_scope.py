@@ -29,7 +29,7 @@ def session() -> Session:
 
 @pytest.fixture
 def lease(session: Session) -> Lease:
-    return Lease("a", 1, 7, session)
+    return Lease("a", 1, 7, session, time.monotonic())
 
 
 async def for_ever() -> None:
