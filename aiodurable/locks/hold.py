@@ -2,65 +2,104 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol
 
+from aiodurable.errors import LockBusyError
+from aiodurable.events import Observer
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.scope import Scope
+from aiodurable.locks.taking import Taking
 
 __all__ = ["Hold"]
 
 
 class Locks(Protocol):
-    """`PostgresLockManager`."""
+    """`PostgresLockManager`.
+
+    Attributes:
+        observers: told of leases by `acquire`.
+    """
+
+    observers: Sequence[Observer]
 
     async def acquire(self, name: str, *, timeout: float | None) -> Lease:
         """A lease, in time."""
         ...
 
+    async def busy(self, name: str) -> LockBusyError:
+        """The error for whoever wanted at once what somebody has."""
+        ...
+
 
 class Hold(Scope):
-    """What `PostgresLockManager.hold` returns: entered once."""
+    """What `PostgresLockManager.hold` returns: entered once.
 
-    __slots__ = ("_cancel_on_lost", "_held", "_locks", "_loop", "_name", "_timeout")
+    Each of its ends is one coroutine that waits once, and calls what does not wait: to be one of several, one within the
+    other, costs a waiting task a tenth of the whole pair.
 
-    _held: Lease
+    Args:
+        locks: where the lease comes from.
+        taking: where it is asked for if there is nothing to do but to ask.
+        key: of the name.
+    """
+
+    __slots__ = ("_cancel_on_lost", "_key", "_locks", "_name", "_taking", "_timeout")
+
+    _lease: Lease
 
     def __init__(
         self,
         locks: Locks,
+        taking: Taking,
+        key: int,
         name: str,
         timeout: float | None,
-        loop: asyncio.AbstractEventLoop | None,
-        *,
         cancel_on_lost: bool,
     ) -> None:
         self._locks = locks
-        self._loop = loop
+        self._taking = taking
+        self._key = key
         self._name = name
         self._timeout = timeout
         self._cancel_on_lost = cancel_on_lost
 
     async def __aenter__(self) -> Lease:
-        lease = self._held = await self._locks.acquire(self._name, timeout=self._timeout)
+        taking, key = self._taking, self._key
+        at_once = self._timeout == 0 and not self._locks.observers
+        asked = taking.ask(key, self._name) if at_once else None
+        if asked is None:
+            lease = await self._locks.acquire(self._name, timeout=self._timeout)
+        else:
+            try:
+                lease = await asked
+            except BaseException:
+                taking.withdraw(key, asked)
+                raise
+            if lease is None:
+                taking.turns.end(key)
+                raise await self._locks.busy(self._name)
         if self._cancel_on_lost:
             try:
-                self.enter(lease, self._loop)
+                self.enter(lease, taking.loop)
             except BaseException:  # lost at once: the turn still has to be passed on
                 await lease.release()
                 raise
             lease.scope = self  # until it is released
+        else:
+            self._lease = lease
         return lease
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease = self._held
+        lease = self._lease
         try:
             if self._cancel_on_lost:
                 self.leave(error)
         finally:
-            await lease.release()
+            if (answer := lease.let_go()) is not None:
+                lease.let_gone(await answer)
         if error is None and self._cancel_on_lost and lease.lost:
             lease.check()

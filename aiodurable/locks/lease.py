@@ -24,6 +24,10 @@ class Holding(Protocol):
         nothing to wait for."""
         ...
 
+    def release(self, key: int, /) -> object:
+        """Unlock a key that nobody has."""
+        ...
+
 
 class Cancellable(Protocol):
     """A body that a lease is held for, as the lease sees it (`scope.py`)."""
@@ -112,13 +116,25 @@ class Lease:
 
         Without an answer it takes until the session is over, at most `lease_ttl_s` − `lease_margin_s`.
         """
+        if (answer := self.let_go()) is not None:
+            self.let_gone(await answer)
+
+    def let_go(self) -> asyncio.Future[Mapping[int, int]] | None:
+        """Begin to release it, without waiting: what `release` waits for, None: for nothing. `let_gone` ends it."""
         if self._released is False:
             self.scope = self._callbacks = None  # whose cycles would be left to the garbage collector
             self._released = self._holding.let_go(self) or True
-        if self._released is True:
-            return
-        if (await self._released).get(self.key) == NOT_HELD:
+        return None if self._released is True else self._released
+
+    def let_gone(self, became: Mapping[int, int]) -> None:
+        """What became of it on the server."""
+        if became.get(self.key) == NOT_HELD:
             self._lost = True  # whoever let it go believed to hold it until now
+
+    def give_back(self) -> None:
+        """It was granted to somebody who had left."""
+        self._released = True
+        self._holding.release(self.key)
 
     def give_turn(self) -> None:
         """Another lease of the same key has its turn in this process now: letting this one go does nothing any more."""

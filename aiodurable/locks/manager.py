@@ -69,7 +69,7 @@ class PostgresLockManager:
         self._settings = settings or Settings()
         self._dsn = parse_dsn(dsn)
         self._namespace = namespace
-        self._observers = tuple(observers)
+        self.observers = tuple(observers)
         self._taking = Taking(self._closed)
         self._looking = Looking(self._dsn, timeout_s=self._settings.connect_timeout_s)
         self._keepers = [
@@ -172,7 +172,7 @@ class PostgresLockManager:
             PostgresUnavailableError: no lock session is up (timeout 0).
             ClosedError: the manager is not open in this event loop.
         """
-        return Hold(self, name, timeout, self._taking.loop, cancel_on_lost=cancel_on_lost)
+        return Hold(self, self._taking, self._key(name), name, timeout, cancel_on_lost)
 
     async def try_acquire(self, name: str) -> Lease | None:
         """A lease if the lock is free, None if it is not. The caller releases it. Raises what `hold` raises."""
@@ -189,10 +189,10 @@ class PostgresLockManager:
         if timeout == 0:
             lease = await self._taking.at_once(self._key(name), name)
             if lease is None:
-                raise await self._busy(name)
+                raise await self.busy(name)
         else:
             lease = await self._in_time(name, timeout)
-        if self._observers:
+        if self.observers:
             self._tell_acquired(lease, time.monotonic() - asked)
         return lease
 
@@ -234,7 +234,7 @@ class PostgresLockManager:
 
     def _tell_and_let_go(self, session: LockSession, lease: Lease) -> Release | None:
         released = LeaseReleased(lease.name, token=lease.token, held_s=time.monotonic() - lease.taken)
-        emit(self._observers, released)
+        emit(self.observers, released)
         return self._taking.let_go(session, lease)
 
     # ---- looking -----------------------------------------------------------------------------------------------------
@@ -276,7 +276,8 @@ class PostgresLockManager:
             "the lock manager is not open: use it inside `async with PostgresLockManager(…)`, or call open()"
         )
 
-    async def _busy(self, name: str) -> LockBusyError:
+    async def busy(self, name: str) -> LockBusyError:
+        """The error for whoever wanted at once what somebody has. Raises as `holder_of`."""
         try:
             holder = await self.holder_of(name)
         except PostgresUnavailableError:
@@ -290,6 +291,6 @@ class PostgresLockManager:
         )
 
     def _tell_acquired(self, lease: Lease, waited_s: float) -> None:
-        if self._observers:
-            emit(self._observers, LeaseAcquired(lease.name, token=lease.token, waited_s=waited_s))
-            lease.on_lost(lambda: emit(self._observers, LeaseLost(lease.name, token=lease.token)))
+        if self.observers:
+            emit(self.observers, LeaseAcquired(lease.name, token=lease.token, waited_s=waited_s))
+            lease.on_lost(lambda: emit(self.observers, LeaseLost(lease.name, token=lease.token)))

@@ -54,21 +54,29 @@ class Taking:
 
     async def at_once(self, key: int, name: str) -> Lease | None:
         """A lease if nobody has the key. Raises `PostgresUnavailableError` where no session is up."""
-        session = self._session(key)
-        if session is None:
-            raise _none_up(name)
-        if not self.turns.take(key):
+        if (asked := self.ask(key, name)) is None:
             return None
-        asked = session.acquire(key, name)
         try:
             lease = await asked
-        except BaseException:  # also when cancelled: a grant that comes yet goes back, and the turn is the next one's
-            _withdraw(session, key, asked)
-            self.turns.end(key)
+        except BaseException:
+            self.withdraw(key, asked)
             raise
         if lease is None:
             self.turns.end(key)
         return lease
+
+    def ask(self, key: int, name: str) -> asyncio.Future[Lease | None] | None:
+        """Try a key now. None: somebody in this process has its turn. Whoever gets the future has the turn as long as it is
+        not refused, and calls `withdraw` when its wait ends otherwise. Raises as `at_once`."""
+        session = self._session(key)
+        if session is None:
+            raise _none_up(name)
+        return session.acquire(key, name) if self.turns.take(key) else None
+
+    def withdraw(self, key: int, asked: asyncio.Future[Lease | None]) -> None:
+        """Whoever asked wants it no longer, or was told of a failure: a grant goes back, and the turn is the next one's."""
+        _withdraw(key, asked)
+        self.turns.end(key)
 
     async def again(self, lost: Lease) -> Lease | None:
         """The key of a lease that was lost and not let go of. None: another process has it; the turn stays with `lost`.
@@ -140,7 +148,7 @@ class Taking:
         try:
             return await asked
         except asyncio.CancelledError:
-            _withdraw(session, key, asked)
+            _withdraw(key, asked)
             raise
 
     def let_go(self, session: LockSession, lease: Lease) -> Release | None:
@@ -188,10 +196,10 @@ class Taking:
         return next((other for other in others if other is not None and other.over is None), None)
 
 
-def _withdraw(session: LockSession, key: int, asked: asyncio.Future[Lease | None]) -> None:
+def _withdraw(key: int, asked: asyncio.Future[Lease | None]) -> None:
     """The caller was cancelled. If that was in the very moment in which the key was granted, it goes back."""
-    if asked.done() and not asked.cancelled() and asked.exception() is None and asked.result() is not None:
-        session.release(key)
+    if asked.done() and not asked.cancelled() and asked.exception() is None and (lease := asked.result()) is not None:
+        lease.give_back()
 
 
 def _none_up(name: str) -> PostgresUnavailableError:

@@ -29,7 +29,7 @@ def session() -> Session:
 
 @pytest.fixture
 def lease(session: Session) -> Lease:
-    return Lease("a", 1, 7, session, time.monotonic())
+    return Lease("a", 1, 7, session, 0.0)
 
 
 async def for_ever() -> None:
@@ -89,7 +89,7 @@ async def test_the_bodys_own_error_stays_itself(lease: Lease) -> None:
                 raise ZeroDivisionError from None
     assert cancelling() == 0
     with pytest.raises(ZeroDivisionError):
-        async with cancel_on_lost(Lease("b", 2, 1, Session())) as _:
+        async with cancel_on_lost(Lease("b", 2, 1, Session(), 0.0)) as _:
             raise ZeroDivisionError
 
 
@@ -178,7 +178,7 @@ async def test_around_a_task_group_its_tasks_end_and_the_loss_surfaces_bare(leas
 
 
 async def test_two_leases_lost_at_once_surface_once(lease: Lease, session: Session) -> None:
-    outer = Lease("outer", 2, 1, session)
+    outer = Lease("outer", 2, 1, session, 0.0)
     loop = asyncio.get_running_loop()
     loop.call_soon(outer.lose)
     loop.call_soon(lease.lose)
@@ -222,7 +222,7 @@ async def test_a_loss_called_from_the_body_itself_does_not_reach_behind_the_boun
             for callback in self.callbacks:
                 callback()
 
-    eager = Eager("a", 1, 1, Session())
+    eager = Eager("a", 1, 1, Session(), 0.0)
     with pytest.raises(LeaseLostError):
         async with cancel_on_lost(eager):
             eager.lose()
