@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from itertools import compress
@@ -84,9 +84,9 @@ class Tries:
 
     def __init__(
         self,
-        keys: Sequence[int] = (),
-        names: Sequence[str] = (),
-        callers: Sequence[asyncio.Future[Lease | None]] = (),
+        keys: Iterable[int] = (),
+        names: Iterable[str] = (),
+        callers: Iterable[asyncio.Future[Lease | None]] = (),
     ) -> None:
         self.keys, self.names, self.callers = list(keys), list(names), list(callers)
 
@@ -111,7 +111,7 @@ class Tries:
         wanted = [not caller.done() for caller in self.callers]
         if all(wanted):
             return self
-        return Tries(*(list(compress(each, wanted)) for each in (self.keys, self.names, self.callers)))
+        return Tries(compress(self.keys, wanted), compress(self.names, wanted), compress(self.callers, wanted))
 
     def settle(self, tokens: Iterable[int | None], session: Grants) -> list[int]:
         """Give each caller its lease, or None where there is no token. Returns the keys that were granted to callers who had

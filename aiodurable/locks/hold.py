@@ -16,13 +16,12 @@ __all__ = ["Hold"]
 
 
 class Locks(Protocol):
-    """`PostgresLockManager`.
+    """`PostgresLockManager`."""
 
-    Attributes:
-        observers: told of leases by `acquire`.
-    """
-
-    observers: Sequence[Observer]
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """Whom `acquire` tells of a lease."""
+        ...
 
     async def acquire(self, name: str, *, timeout: float | None) -> Lease:
         """A lease, in time."""
@@ -45,9 +44,9 @@ class Hold(Scope):
         key: of the name.
     """
 
-    __slots__ = ("_cancel_on_lost", "_key", "_locks", "_name", "_taking", "_timeout")
+    __slots__ = ("_cancel_on_lost", "_held", "_key", "_locks", "_name", "_taking", "_timeout")
 
-    _lease: Lease
+    _held: Lease
 
     def __init__(
         self,
@@ -80,6 +79,7 @@ class Hold(Scope):
             if lease is None:
                 taking.turns.end(key)
                 raise await self._locks.busy(self._name)
+        self._held = lease
         if self._cancel_on_lost:
             try:
                 self.enter(lease, taking.loop)
@@ -87,14 +87,12 @@ class Hold(Scope):
                 await lease.release()
                 raise
             lease.scope = self  # until it is released
-        else:
-            self._lease = lease
         return lease
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease = self._lease
+        lease = self._held
         try:
             if self._cancel_on_lost:
                 self.leave(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -261,7 +262,10 @@ class PostgresLockManager:
     # ---- small parts -------------------------------------------------------------------------------------------------
 
     def _key(self, name: str) -> int:
-        return lock_key(check_thread_id(name), self._namespace)
+        try:
+            return _key_of(name, self._namespace)
+        except TypeError:  # what cannot be hashed is no string
+            raise ConfigurationError(f"a lock's name must be a str, got {type(name).__name__}") from None
 
     def _check_open(self) -> None:
         if self._taking.loop is not asyncio.get_running_loop():
@@ -294,3 +298,9 @@ class PostgresLockManager:
         if self.observers:
             emit(self.observers, LeaseAcquired(lease.name, token=lease.token, waited_s=waited_s))
             lease.on_lost(lambda: emit(self.observers, LeaseLost(lease.name, token=lease.token)))
+
+
+@lru_cache(maxsize=4096)
+def _key_of(name: str, namespace: str) -> int:
+    """A name that was found good is not looked at again: the look costs twice as much as the key."""
+    return lock_key(check_thread_id(name), namespace)

@@ -75,7 +75,7 @@ class Taking:
 
     def withdraw(self, key: int, asked: asyncio.Future[Lease | None]) -> None:
         """Whoever asked wants it no longer, or was told of a failure: a grant goes back, and the turn is the next one's."""
-        _withdraw(key, asked)
+        _withdraw(asked)
         self.turns.end(key)
 
     async def again(self, lost: Lease) -> Lease | None:
@@ -148,7 +148,7 @@ class Taking:
         try:
             return await asked
         except asyncio.CancelledError:
-            _withdraw(key, asked)
+            _withdraw(asked)
             raise
 
     def let_go(self, session: LockSession, lease: Lease) -> Release | None:
@@ -196,7 +196,7 @@ class Taking:
         return next((other for other in others if other is not None and other.over is None), None)
 
 
-def _withdraw(key: int, asked: asyncio.Future[Lease | None]) -> None:
+def _withdraw(asked: asyncio.Future[Lease | None]) -> None:
     """The caller was cancelled. If that was in the very moment in which the key was granted, it goes back."""
     if asked.done() and not asked.cancelled() and asked.exception() is None and (lease := asked.result()) is not None:
         lease.give_back()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -148,10 +149,14 @@ async def test_namespaces_do_not_meet(dsn: str, namespaces: tuple[str, str], mod
         assert len(await one.holders()) == 2
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "x" * 513, "\ud800"])
-async def test_a_name_that_cannot_be_a_thread_id_is_refused(locks: PostgresLockManager, name: str) -> None:
-    with pytest.raises(ConfigurationError):
-        await locks.try_acquire(name)
+@pytest.mark.parametrize("name", ["", "a\0b", "x" * 513, "\ud800", 7, ["a"]])
+async def test_a_name_that_cannot_be_a_thread_id_is_refused(locks: PostgresLockManager, name: Any) -> None:
+    for _ in range(2):
+        with pytest.raises(ConfigurationError):
+            await locks.try_acquire(name)
+        with pytest.raises(ConfigurationError):
+            async with locks.hold(name):
+                pytest.fail("entered")
 
 
 @pytest.mark.parametrize("options", [{"sessions": -1}, {"namespace": ""}, {"namespace": "x" * 65}])
