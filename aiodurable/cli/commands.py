@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +14,7 @@ import click
 from aiodurable.cli.bench import bench
 from aiodurable.cli.demo.command import demo
 from aiodurable.cli.doctor.command import doctor
-from aiodurable.cli.exits import FailedCommand, exit_of
+from aiodurable.cli.exits import Exit, FailedCommand, exit_of
 from aiodurable.cli.fork import fork
 from aiodurable.cli.listing import list_threads
 from aiodurable.cli.locks import locks
@@ -26,11 +30,28 @@ __all__ = ["cli"]
 
 
 class _Commands(click.Group):
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _until_the_reader_leaves():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _until_the_reader_leaves():
+                return super().invoke(ctx)
         except AiodurableError as error:  # its text says what was wanted, found and to do: no traceback adds to it
             raise FailedCommand(str(error), exit_of(error)) from error
+
+
+@contextmanager
+def _until_the_reader_leaves() -> Generator[None]:
+    """End as SIGPIPE would; click and rich would end with 1, which says that the command failed."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit) as error:
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):  # rich's
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered yet is flushed at exit
+        raise click.exceptions.Exit(Exit.PIPE) from error
 
 
 @click.group(

@@ -29,6 +29,8 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     ALREADY_RUNNING = 4
     DATABASE = 5
+    PIPE = 141
+    """Whoever read the output has left: what a shell tells of a program that SIGPIPE has ended."""
 
 
 def exit_of(error: AiodurableError) -> Exit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -178,6 +179,35 @@ def test_a_database_that_is_away_is_told_without_its_password(command: tuple[str
     assert result.exit_code == 5
     assert "127.0.0.1:1" in result.stderr
     assert "hunter2" not in result.output
+
+
+def test_with_json_an_error_is_text_on_stderr_and_stdout_stays_empty(dsn: str) -> None:
+    for arguments, code in (
+        (("list", "--json", "--dsn", "postgresql://127.0.0.1:1/nowhere"), Exit.DATABASE),
+        (("status", "nobody", "--json", "--dsn", dsn), Exit.NOT_FOUND),
+        (("list", "--json", "--status", "nonsense", "--dsn", dsn), Exit.USAGE),
+    ):
+        result = aiodurable_(*arguments)
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert "Error: " in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGPIPE")
+@pytest.mark.parametrize("command", [("list", "--all", "--json"), ("list", "--all"), ("doctor", "--json"), ("--help",)])
+def test_who_leaves_before_the_end_of_the_output_hears_of_no_error(threads: str, command: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "aiodurable", *command],
+            env={**os.environ, "AIODURABLE_DSN": threads},
+            stdout=write,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 @pytest.mark.parametrize("command", [("status", "any"), ("list",), ("migrate",)])
