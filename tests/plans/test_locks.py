@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from aiodurable.postgres.queries import load
+from explained import nodes
 
 KEYS = f"array{list(range(1, 501))}"
 STATEMENTS = {
@@ -63,9 +64,3 @@ def test_those_of_some_keys_are_read_by_their_keys(dsn: str) -> None:
     assert after is not None
     assert after[0] == before[0]
     assert after[1] > before[1]
-
-
-def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield node
-    for child in node.get("Plans", ()):
-        yield from nodes(child)

@@ -15,6 +15,7 @@ from psycopg import ClientCursor, sql
 
 from aiodurable.postgres.queries import load
 from conftest import Server
+from explained import nodes, rows
 from statements import CROWD, STATEMENTS, TABLES, Statement
 
 KNOWN = {
@@ -108,7 +109,7 @@ def test_a_statement_reads_what_it_must(sessions: dict[str, Session], known: str
         plan = sessions[statement.on].plan(statement, mode, run=True)
         scanned = {node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"} & set(TABLES)
         assert scanned == ({"checkpoints"} if statement.scans else set())
-        assert sum(map(rows, nodes(plan))) <= statement.rows * 2 + 20
+        assert rows(plan) <= statement.rows * 2 + 20
         assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] <= statement.rows * 8 + 50
         if known == "all":  # who knows less may take another index, if it reads no more
             assert indexes(plan) <= set(re.findall(r"\w+", statement.comment))
@@ -118,18 +119,6 @@ def test_no_statement_is_left_out() -> None:
     told = {statement.block for statement in STATEMENTS.values()}
     rest = {name for room in ROOMS for name, block in load(room).items() if block not in told}
     assert rest == READ_NO_TABLE | TESTED_ELSEWHERE | PART_OF_ANOTHER
-
-
-def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield node
-    for child in node.get("Plans", ()):
-        yield from nodes(child)
-
-
-def rows(node: dict[str, Any]) -> float:
-    """Rows that were looked at, and pairs of rows that were compared."""
-    read = node["Actual Rows"] if node["Node Type"].endswith("Scan") else 0
-    return node["Actual Loops"] * (read + sum(node[key] for key in node if key.startswith("Rows Removed by")))
 
 
 def indexes(node: dict[str, Any]) -> set[str]:

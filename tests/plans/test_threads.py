@@ -11,6 +11,7 @@ import pytest
 from psycopg import ClientCursor
 
 from aiodurable.postgres.queries import load
+from explained import nodes
 from statements import CROWD, TABLES
 
 BLOCKS = load("threads")
@@ -23,12 +24,6 @@ def crowd(dsn: str) -> Iterator[psycopg.Connection[Any]]:
         for table in TABLES:
             connection.execute(f"VACUUM ANALYZE {table}".encode())
         yield connection
-
-
-def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield node
-    for child in node.get("Plans", ()):
-        yield from nodes(child)
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])

@@ -213,15 +213,18 @@ WITH fence AS MATERIALIZED (
      ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
 ), poisoned AS MATERIALIZED (
     -- Output and error of one transaction: of one attempt. An error that a handler takes over is the handler's matter.
-    SELECT w.checkpoint_ns, w.checkpoint_id, w.task_id, min(w.task_path) AS path
+    SELECT p.checkpoint_ns, p.checkpoint_id, t.task_id, t.path
     FROM places p
-    JOIN checkpoint_writes w
-      ON w.thread_id = $1 AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
-    WHERE w.task_id <> '00000000-0000-0000-0000-000000000000'
-    GROUP BY w.checkpoint_ns, w.checkpoint_id, w.task_id
-    HAVING NOT bool_or(w.channel = '__error_source_node__')
-       AND max(w.xmin::text) FILTER (WHERE w.channel = '__error__') = ANY (array_agg(w.xmin::text) FILTER (
-               WHERE w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__')))
+    CROSS JOIN LATERAL (
+        SELECT w.task_id, min(w.task_path) AS path
+        FROM checkpoint_writes w
+        WHERE w.thread_id = $1 AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
+          AND w.task_id <> '00000000-0000-0000-0000-000000000000'
+        GROUP BY w.task_id
+        HAVING NOT bool_or(w.channel = '__error_source_node__')
+           AND max(w.xmin::text) FILTER (WHERE w.channel = '__error__') = ANY (array_agg(w.xmin::text) FILTER (
+                   WHERE w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__')))
+    ) t
 ), healed AS (
     DELETE FROM checkpoint_writes w
     USING poisoned p, fence f

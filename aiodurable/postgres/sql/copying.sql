@@ -76,9 +76,9 @@ WITH RECURSIVE origin AS MATERIALIZED (
     -- A run_id names one run of one thread: the copy is not its work.
     INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
     SELECT $2, c.checkpoint_ns, c.checkpoint_id,
-           (SELECT p.checkpoint_id
-            FROM chain p
-            WHERE p.checkpoint_ns = c.checkpoint_ns AND p.checkpoint_id = c.parent_checkpoint_id),
+           -- Hashed: a step can have called a thousand subgraphs.
+           CASE WHEN (c.checkpoint_ns, c.parent_checkpoint_id) IN (SELECT p.checkpoint_ns, p.checkpoint_id FROM chain p)
+                THEN c.parent_checkpoint_id END,
            c.type, c.checkpoint, c.metadata - 'aiodurable_run' || jsonb_build_object('aiodurable_fork_of', $1::text)
     FROM chain k
     JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
