@@ -31,8 +31,9 @@ class ServerLocks:
         return row[0]
 
     def __call__(self) -> int:
-        """Leases of either mode and waiters' flags. Neither a session's declaration of its mode nor what it lives by."""
-        return self.leases() + self.flags()
+        """Leases of either mode, waiters' flags and their sign. Neither a session's declaration of its mode nor what it lives
+        by."""
+        return self.leases() + self.flags() + self.signs()
 
     def leases(self) -> int:
         """Exclusive session locks, and rows whose owner lives."""
@@ -49,9 +50,16 @@ class ServerLocks:
 
     def flags(self) -> int:
         """Waiters' flags alone."""
+        return self._shared_on_two_integers() - self.signs()
+
+    def signs(self) -> int:
+        """Sessions with flags, each of which holds the sign that there are any."""
+        return self._shared_on_two_integers("AND l.classid = 1634299748 AND l.objid = 2002872692")
+
+    def _shared_on_two_integers(self, which: str = "") -> int:
         return self._one(
             "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
-            "WHERE l.locktype = 'advisory' AND d.datname = %s AND l.objsubid = 2 AND l.mode = 'ShareLock'"
+            f"WHERE l.locktype = 'advisory' AND d.datname = %s AND l.objsubid = 2 AND l.mode = 'ShareLock' {which}"
         )
 
     def sessions(self) -> int:

@@ -31,11 +31,6 @@ SWEPT: Final = 500
 BRIM_S: Final = 0.05
 """Seconds between two tries to let go while the server's lock table is full; the session's deadline ends them."""
 
-FLAG_WAITS_S: Final = (0.0, 0.0, 0.001, 0.002, 0.004, 0.008, 0.016)
-"""Seconds between the tries to raise a flag at which a releaser looks in that moment. An advisory lock is free when its
-releaser looks, so the try that follows succeeds; a row is free only when his statement ends. Without a flag by then, its
-waiter is woken by the tick."""
-
 
 class RowWire(Wire):
     """A connection whose leases are rows.
@@ -46,6 +41,8 @@ class RowWire(Wire):
 
     mode: ClassVar[LockMode] = "rows"
     leases_take_slots: ClassVar[bool] = False
+    # A row is free only when the statement of the releaser who looked at its flag has ended.
+    flag_waits_s: ClassVar[Sequence[float]] = (0.0, 0.0, 0.001, 0.002, 0.004, 0.008, 0.016)
     statements: ClassVar[Mapping[str, str]] = {
         **{name: _SQL[name] for name in ("acquire", "acquire_one", "release", "release_one", "undo", "audit")},
         **{name: Wire.statements[name] for name in ("flags",)},
@@ -119,19 +116,6 @@ class RowWire(Wire):
         if pid == self.pid and not lives:
             raise asyncpg.InterfaceError("the lock that says that this session's rows are leases is gone")
         return pid != self.pid
-
-    async def flags(self, down: Sequence[int], up: Sequence[int]) -> tuple[int, Sequence[bool]]:
-        """As with advisory locks, but a flag that a releaser looks at is raised again when he has looked."""
-        pid, are_up = await super().flags(down, up)
-        raised = dict(zip(up, are_up, strict=True))
-        for wait in FLAG_WAITS_S:
-            missing = [key for key, is_up in raised.items() if not is_up]
-            if not missing or pid != self.pid:
-                break
-            await asyncio.sleep(wait)
-            pid, are_up = await super().flags((), missing)
-            raised.update(zip(missing, are_up, strict=True))
-        return pid, list(raised.values())
 
     async def undo(self, keys: Sequence[int], flags: Sequence[int] = ()) -> None:
         """Let go of what the statements of a batch took before one of them failed, which itself did nothing, and of what they

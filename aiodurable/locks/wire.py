@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
@@ -52,6 +53,8 @@ class Wire:
     Attributes:
         mode: which of the two ways.
         leases_take_slots: whether each lease takes a slot of the server's lock table.
+        flag_waits_s: seconds between the tries to raise a flag; without it by then, its waiter is woken by the tick. Once
+            more is enough: whoever looks at the sign has done so in microseconds, at a flag when its key is free.
         pid: the backend that answered when it was opened. Another one later means that the locks are elsewhere.
         announced: the backend the server announced at connection start; not `pid` where a proxy stands in between.
         version: `server_version_num`.
@@ -60,6 +63,7 @@ class Wire:
 
     mode: ClassVar[LockMode] = "advisory"
     leases_take_slots: ClassVar[bool] = True
+    flag_waits_s: ClassVar[Sequence[float]] = (0.0,)
     statements: ClassVar[Mapping[str, str]] = {
         name: _SQL[name] for name in ("batch", "acquire", "release", "flags", "undo", "audit")
     }
@@ -162,9 +166,18 @@ class Wire:
         return Answer(pid, became, [token if mine else None for mine in locked], [token] * tokens)
 
     async def flags(self, down: Sequence[int], up: Sequence[int]) -> tuple[int, Sequence[bool]]:
-        """Take waiters' flags down and put others up; returns the backend and which of `up` are up."""
+        """Take waiters' flags down and put others up; returns the backend and which of `up` are up. One at which a releaser
+        looks in that moment is raised again when he has looked."""
         pid, are_up = await self._statements["flags"].fetchrow(down, up)
-        return pid, are_up
+        raised = dict(zip(up, are_up, strict=True))
+        for wait in self.flag_waits_s:
+            missing = [key for key, is_up in raised.items() if not is_up]
+            if not missing or pid != self.pid:
+                break
+            await asyncio.sleep(wait)
+            pid, are_up = await self._statements["flags"].fetchrow((), missing)
+            raised.update(zip(missing, are_up, strict=True))
+        return pid, list(raised.values())
 
     async def undo(self, keys: Sequence[int], flags: Sequence[int] = ()) -> None:
         """Let go of whatever a failed statement may have taken."""

@@ -36,14 +36,28 @@ SELECT pg_catalog.pg_advisory_unlock($1::bigint)
 -- pg_try_advisory_lock stands in a select list over unnest and nowhere else: in WHERE the planner may call it more often
 -- than once a row, and the second count survives an unlock (good_job#1735). Function scans keep the order of the array.
 -- What is unlocked is unlocked first (a one-time filter asks for it), so one batch can hand a key from lease to lease.
--- Of each unlocked key: 0 it was not locked, 1 nobody waits, 2 somebody waits (its flag is taken) and was notified.
+-- Of each unlocked key: 0 it was not locked, 1 nobody waits, 2 somebody waits (its flag is taken) and was notified. Flags are
+-- looked for one by one only while the sign is up (see flags), looked for once, when all keys are unlocked: who waits put it
+-- up before it was refused. Our own does not count: we do not wait for what we hold.
 -- One token serves all: drawn when the last key is locked, it is larger than what any of them had before.
-WITH released AS MATERIALIZED (
-    SELECT ARRAY(SELECT CASE WHEN NOT pg_catalog.pg_advisory_unlock(u.key) THEN 0
-                             WHEN pg_catalog.pg_try_advisory_xact_lock((u.key >> 32)::integer,
-                                                                       (u.key << 32 >> 32)::integer) THEN 1
-                             ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', u.key::text)) END
-                 FROM unnest($1::bigint[]) AS u (key)) AS became
+WITH unlocked AS MATERIALIZED (
+    SELECT ARRAY(SELECT pg_catalog.pg_advisory_unlock(u.key)::integer FROM unnest($1::bigint[]) AS u (key)) AS became
+),
+quiet AS MATERIALIZED (
+    SELECT CASE WHEN pg_catalog.cardinality(u.became) = 0 THEN true
+                WHEN pg_catalog.pg_try_advisory_lock(1634299748, 2002872692)
+                THEN pg_catalog.pg_advisory_unlock(1634299748, 2002872692)
+                ELSE false END AS so
+    FROM unlocked u
+),
+released AS MATERIALIZED (
+    SELECT CASE WHEN q.so THEN u.became
+                ELSE ARRAY(SELECT CASE WHEN k.became = 0 THEN 0
+                                       WHEN pg_catalog.pg_try_advisory_xact_lock((k.key >> 32)::integer,
+                                                                                 (k.key << 32 >> 32)::integer) THEN 1
+                                       ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', k.key::text)) END
+                           FROM unnest($1::bigint[], u.became) AS k (key, became)) END AS became
+    FROM unlocked u, quiet q
 ),
 tried AS MATERIALIZED (
     SELECT ARRAY(SELECT pg_catalog.pg_try_advisory_lock(u.key)
@@ -67,14 +81,20 @@ SELECT pg_catalog.pg_backend_pid(),
             ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', $1::text)) END
 
 -- name: flags
--- No table. A waiter's flag is a shared lock on the same 64 bits in the space of two integers: it dies with the waiter.
--- $1 flags to take down, $2 flags to put up; answers which went up (not while a releaser looks at that very flag).
+-- No table. A waiter's flag is a shared lock on the same 64 bits in the space of two integers: it dies with the waiter. With
+-- each goes a hold of the sign, one such lock for all of them (the letters aiod, wait), which says that there are any.
+-- $1 flags to take down, $2 flags to put up; answers which went up (not while a releaser looks at that very flag, or sign).
+-- The sign comes last: once it is held it needs no more room, so undo finds it held as often as flags are.
 WITH down AS MATERIALIZED (
-    SELECT pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
+    SELECT CASE WHEN pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
+                THEN pg_catalog.pg_advisory_unlock_shared(1634299748, 2002872692) END
     FROM unnest($1::bigint[]) AS u (key)
 )
 SELECT pg_catalog.pg_backend_pid(),
-       ARRAY(SELECT pg_catalog.pg_try_advisory_lock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
+       ARRAY(SELECT CASE WHEN NOT pg_catalog.pg_try_advisory_lock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
+                         THEN false
+                         WHEN pg_catalog.pg_try_advisory_lock_shared(1634299748, 2002872692) THEN true
+                         ELSE NOT pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer) END
              FROM unnest($2::bigint[]) AS u (key)
              WHERE (SELECT count(*) FROM down) >= 0)
 
@@ -82,7 +102,8 @@ SELECT pg_catalog.pg_backend_pid(),
 -- No table. After a statement failed: locks that it took before are still held (53200). $1 keys, $2 keys of flags.
 SELECT count(pg_catalog.pg_advisory_unlock(u.key)) FROM unnest($1::bigint[]) AS u (key)
 UNION ALL
-SELECT count(pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer))
+SELECT count(CASE WHEN pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
+                  THEN pg_catalog.pg_advisory_unlock_shared(1634299748, 2002872692) END)
 FROM unnest($2::bigint[]) AS u (key)
 
 -- name: release_all

@@ -1,13 +1,14 @@
 -- name: leases
 -- pg_locks and pg_stat_activity, no table. Exclusive session locks on one bigint (objsubid 1) are leases; shared ones on two
--- integers (objsubid 2), the same 64 bits, are the flags of processes that wait. Only those of sessions that say they are
--- ours, or, where $1 names keys, these keys whoever holds them.
+-- integers (objsubid 2), the same 64 bits, are the flags of processes that wait, and the sign that there are any (aiod, wait).
+-- Only those of sessions that say they are ours, or, where $1 names keys, these keys whoever holds them.
 SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.objsubid = 2 AS waits, l.pid,
        coalesce(a.application_name, '') AS application, pg_catalog.host(a.client_addr) AS client, a.backend_start AS since
 FROM pg_catalog.pg_locks l
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted
-  AND (l.objsubid = 1 AND l.mode = 'ExclusiveLock' OR l.objsubid = 2 AND l.mode = 'ShareLock')
+  AND (l.objsubid = 1 AND l.mode = 'ExclusiveLock'
+       OR l.objsubid = 2 AND l.mode = 'ShareLock' AND (l.classid, l.objid) <> (1634299748, 2002872692))
   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
   AND CASE WHEN $1::bigint[] IS NULL THEN a.application_name LIKE 'aiodurable:lock@%'
            ELSE l.classid::bigint << 32 | l.objid::bigint = ANY ($1) END

@@ -71,6 +71,19 @@ async def test_a_free_lock_is_told_between_the_refusal_and_the_wait_as_well(
 
 
 @pytest.mark.usefixtures("no_tick")
+async def test_of_many_locks_let_go_at_once_the_one_that_is_waited_for_is_told(
+    locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks
+) -> None:
+    leases = [await locks.acquire(f"lock {number}") for number in range(50)]
+    waiting = [asyncio.create_task(other.acquire(f"lock {number}", timeout=None)) for number in (7, 49)]
+    await wait_until(lambda: server_locks.flags() == 2)
+    await asyncio.gather(*(lease.release() for lease in leases))
+    for task in waiting:
+        await (await asyncio.wait_for(task, 10)).release()
+    await wait_until(lambda: server_locks() == 0)
+
+
+@pytest.mark.usefixtures("no_tick")
 async def test_a_bell_that_rings_as_the_refusal_arrives_is_not_missed(
     locks: PostgresLockManager, other: PostgresLockManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
