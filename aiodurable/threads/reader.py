@@ -182,7 +182,8 @@ class Threads:
             statuses: only threads of these. Failed, interrupted and other threads that wait for somebody go only when
                 named here; running and queued ones never.
             graph: only threads of this graph.
-            batch: threads removed in one transaction, at most: fewer where their removal takes longer than 30 ms.
+            batch: threads removed in one transaction, at most: fewer where they take longer than 30 ms, or
+                hold more than 256 kB.
             share: of the time, how much is spent working; the rest is left to live traffic.
             dry_run: tell what would be removed, remove nothing.
             progress: called after each batch with what was removed so far.

@@ -29,8 +29,9 @@ _SQL = load("retention")
 _NEVER = frozenset({ThreadStatus.RUNNING, ThreadStatus.QUEUED})
 
 _LONG_S = 0.03
-"""A transaction that took longer has the next one remove half as many threads. A live commit waits until all that was logged
-before it is on disk, and the first change of a page after a checkpoint logs the whole page: a big one stops everybody."""
+_MUCH = 256 * 1024
+"""A transaction that took longer, or removed more bytes, has the next one remove half as many threads. A live commit waits
+until all that was logged before it is on disk, and the first change of a page after a checkpoint logs the whole page."""
 
 _FIRST = 10
 """Threads of the first transaction."""
@@ -128,12 +129,12 @@ class _Pace:
             start += len(some)
             yield some
 
-    def adapt(self) -> None:
-        """Threads differ in length by orders of magnitude: what a transaction takes is bounded by its time."""
-        took = time.monotonic() - self._began
-        if took > _LONG_S:
+    def adapt(self, removed: int) -> None:
+        """To a transaction of so many bytes. Threads differ in length by orders of magnitude."""
+        much = max((time.monotonic() - self._began) / _LONG_S, removed / _MUCH)
+        if much > 1:
             self._size = max(1, self._size // 2)
-        elif took < _LONG_S / 2:
+        elif much < 1 / 2:
             self._size = min(self._batch, self._size * 2)
 
     async def rest(self) -> None:
@@ -182,12 +183,13 @@ class Retention:
                 progress(total)
             await pace.rest()
             for some in pace.pieces(old):
+                pruned = Pruned()
                 if found := await self._look(some, wanted):
                     pruned, kept = await self._prune(found, kept, keep_nothing=bounds[1], dry_run=dry_run)
-                    total += pruned
+                total += pruned
                 if progress is not None:
                     progress(total)
-                pace.adapt()
+                pace.adapt(pruned.bytes)
                 await pace.rest()
         await self._database.fetch(_SQL["unlink"], *kept)
         return total
@@ -216,8 +218,10 @@ class Retention:
     async def _look(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:
         """Those that may go."""
         # The tokens first: a lease taken after that shows in its token, whatever the status said.
-        tokens, heads = await self._database.fetch_in_turn(
-            (_SQL["tokens"], (thread_ids,)), self._classifier.heads(thread_ids, wanted)
+        _, tokens, heads = await self._database.fetch_in_turn(
+            (_SQL["unhurried"], ()),
+            (_SQL["tokens"], (thread_ids,)),
+            self._classifier.heads(thread_ids, wanted),
         )
         known = {row["thread_id"]: row["token"] for row in tokens}
         return [_Found(row["thread_id"], known.get(row["thread_id"]), row["checkpoint_id"]) for row in heads]
@@ -227,7 +231,8 @@ class Retention:
     ) -> tuple[Pruned, _Kept]:
         """Remove what may go of those found, and unlink what the transaction before has kept."""
         ids, seen, heads = map(list, zip(*found, strict=True))
-        _, (row,), *_ = await self._database.fetch_in_turn(
+        _, _, (row,), *_ = await self._database.fetch_in_turn(
+            (_SQL["unhurried"], ()),
             (_SQL["claim"], (ids, seen)),
             (_SQL["prune"], (ids, seen, heads, keep_nothing, dry_run)),
             (_SQL["release"], (ids,)),

@@ -39,6 +39,11 @@ WHERE h.checkpoint_id < $2::text
 -- aiodurable_fences_pkey.
 SELECT thread_id, token FROM aiodurable_fences WHERE thread_id = ANY ($1::text[])
 
+-- name: unhurried
+-- Until the end of the transaction: its commit waits for no disk, what a crash undoes of it the next prune does again; and
+-- the plans are made once, they take longer to make than a few threads take.
+SELECT set_config('synchronous_commit', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)
+
 -- name: claim
 -- aiodurable_fences_pkey. A thread that no lease was ever taken of gets a row to lock, for this transaction.
 INSERT INTO aiodurable_fences (thread_id, token)
