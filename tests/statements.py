@@ -126,6 +126,7 @@ def _committed(count: int) -> tuple[Any, ...]:
 
 def _all() -> list[Statement]:
     threads, checkpoints, runs, copying = map(load, ("threads", "checkpoints", "runs", "copying"))
+    retention = load("retention")
     one, head = "thread-7", _heads(7)[-1]
     found = [
         Statement("held_keys", threads["held_keys"], (), 3000),
@@ -148,6 +149,7 @@ def _all() -> list[Statement]:
         Statement("copy_thread", checkpoints["copy_thread"], (one, "copy"), 40),
         Statement("occupied", checkpoints["occupied"], ("nobody",), 0),
         Statement("heal", checkpoints["heal"], (one, 1), 60),
+        Statement("lying", retention["lying"], (0, 8, head, False), 500),
         Statement("threads_of_runs", checkpoints["threads_of_runs"], (["run-7-1"],), 30_000, scans=True),
     ]
     for n in (1, 100):
@@ -174,6 +176,13 @@ def _all() -> list[Statement]:
             Statement(f"delete_threads {n}", checkpoints["delete_threads"], (ids,), 50 * n),
             Statement(f"built_on_runs {n}", checkpoints["built_on_runs"], (_runs(n), ids), 20 * n),
             Statement(f"delete_runs {n}", checkpoints["delete_runs"], (_runs(n), ids), 40 * n),
+            Statement(f"with_a_past {n}", retention["with_a_past"], (ids, head, False), 4 * n),
+            Statement(f"tokens {n} to prune", retention["tokens"], (ids,), n),
+            Statement(f"claim {n}", retention["claim"], (fresh, [None] * n), n),
+            Statement(f"prune {n}", retention["prune"], (ids, [1] * n, heads, False, False), 80 * n),
+            Statement(f"prune {n} whole", retention["prune"], (ids, [1] * n, heads, True, False), 90 * n),
+            Statement(f"release {n}", retention["release"], (ids,), n),
+            Statement(f"unlink {n}", retention["unlink"], (ids, bare, heads), 3 * n),
             Statement(f"orphan_parents {n}", checkpoints["orphan_parents"], (ids,), 20 * n),
             Statement(f"orphan_blobs {n}", checkpoints["orphan_blobs"], (ids,), 30 * n),
         ]

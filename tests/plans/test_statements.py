@@ -25,8 +25,18 @@ KNOWN = {
     "one thread": "they were when there was one thread",
     "no table": "none ever was, and plans were made while there was nothing in them, and are kept",
 }
-ROOMS = ("threads", "runs", "checkpoints", "copying", "links")
-READ_NO_TABLE = {"without_seqscan", "bytewise", "pages", "plan_once", "plan_anew", "by_index", "end_left", "patience"}
+ROOMS = ("threads", "runs", "checkpoints", "copying", "links", "retention")
+READ_NO_TABLE = {
+    "without_seqscan",
+    "bytewise",
+    "pages",
+    "plan_once",
+    "plan_anew",
+    "by_index",
+    "end_left",
+    "patience",
+    "unhurried",
+}
 TESTED_ELSEWHERE = {"threads_recent"}
 PART_OF_ANOTHER = {"commit_replaced"}
 SESSIONS = {"pool": ("links", "by_index"), "search": ("threads", "without_seqscan"), "link": ("links", "plan_once")}
