@@ -197,8 +197,13 @@ async def test_a_manager_of_another_event_loop_says_so_and_takes_nothing(
 ) -> None:
     locks = PostgresLockManager(dsn, mode=mode, settings=settings)
 
+    async def hold() -> None:
+        async with locks.hold("a"):
+            pytest.fail("entered")
+
     async def refused() -> None:
         for ask in (
+            hold,
             lambda: locks.try_acquire("a"),
             lambda: locks.acquire("a", timeout=5),
             lambda: locks.is_locked("a"),

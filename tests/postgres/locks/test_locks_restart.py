@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from aiodurable.errors import LockTimeoutError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.settings import LockMode, Settings
 from own_server import How, OwnServer
@@ -31,6 +32,8 @@ async def test_after_a_restart_every_lease_is_lost_and_every_waiter_served(
         await asyncio.wait_for(asyncio.gather(*(lease.wait_lost() for lease in leases)), 10)
         knew = time.monotonic() - began
         await stopping
+        with pytest.raises(LockTimeoutError, match="Postgres is away"):
+            await locks.acquire("another", timeout=0.05)
         assert await own.start() == dsn
         up = time.monotonic() - began
         taken = await asyncio.wait_for(asyncio.gather(*waiting), 30)
