@@ -3,7 +3,7 @@
 `AIODURABLE_TEST_DSN`   a superuser's DSN of a server to use
 `AIODURABLE_TEST_PG`    which Postgres otherwise: a major version (`15`, `18`) or, embedded, a folder of programs
 `AIODURABLE_TEST_DB`    `docker` or `embedded`: only that
-`AIODURABLE_UVLOOP=1`   run the tests on uvloop
+`AIODURABLE_UVLOOP=1`   run the tests, and the processes that they start, on uvloop
 
 Each xdist worker has a server of its own (a shared one with `AIODURABLE_TEST_DSN`), each test a database of its own,
 cloned from a template that has the schema.
@@ -15,7 +15,6 @@ import itertools
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+import loops
 import timetable
 from aiodurable.dsn import parse_dsn
 
@@ -40,18 +40,12 @@ IMAGE = "postgres"
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    if sys.platform == "win32":
-        return {"selector": asyncio.SelectorEventLoop}  # psycopg refuses the proactor
-    if os.environ.get("AIODURABLE_UVLOOP") == "1":
-        import uvloop
-
-        return {"uvloop": uvloop.new_event_loop}
-    return {"asyncio": asyncio.new_event_loop}
+    return {loops.KIND: loops.new_event_loop}
 
 
 def pytest_report_header() -> str:
     way = "DSN" if os.environ.get("AIODURABLE_TEST_DSN") else "Docker" if _docker_answers() else "embedded"
-    return f"test database: {way} (Postgres {os.environ.get('AIODURABLE_TEST_PG', 'newest')})"
+    return f"test database: {way} (Postgres {os.environ.get('AIODURABLE_TEST_PG', 'newest')}); event loop: {loops.KIND}"
 
 
 def pytest_configure() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import loops
 from aiodurable import Durable
 from waiting import wait_until
 from workflows import four_nodes
@@ -31,4 +32,4 @@ async def main(dsn: str, *threads: str) -> None:
         print(json.dumps({thread: await task for thread, task in tasks.items()}), flush=True)
 
 
-asyncio.run(main(*sys.argv[1:]))
+loops.run(main(*sys.argv[1:]))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import loops
 from aiodurable import Durable, LeaseLostError, Settings
 from lock_holder import SHORT
 from workflows import four_nodes
@@ -39,4 +40,4 @@ async def main(dsn: str, go: str, how: str) -> None:
             print("complete", flush=True)
 
 
-asyncio.run(main(*sys.argv[1:]))
+loops.run(main(*sys.argv[1:]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import loops
 from aiodurable import Durable
 from workflows import Gate, four_nodes
 
@@ -30,4 +31,4 @@ async def main(dsn: str, how: str) -> None:
     assert not running.done()
 
 
-asyncio.run(main(*sys.argv[1:]))
+loops.run(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A real process that holds the lock "a": see `postgres/locks/holder.py`."""
+"""A real process that holds the lock "a": see `holder_process.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aiodurable.settings import Settings
 
-PROGRAM = Path(__file__).parent / "postgres" / "locks" / "holder.py"
+PROGRAM = Path(__file__).with_name("holder_process.py")
 SHORT = Settings(lease_ttl_s=2.5, heartbeat_s=0.5, lease_margin_s=1, close_timeout_s=2)
 """What it works with."""
 

@@ -3,7 +3,6 @@
 Prints, for a builder, a compiled graph and a functional workflow, the type that was read back on resumption.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import sys
@@ -12,6 +11,7 @@ from typing import Any, TypedDict
 from langgraph.func import entrypoint
 from langgraph.graph import START, StateGraph
 
+import loops
 from aiodurable import Durable
 
 
@@ -59,4 +59,4 @@ async def main(dsn: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    loops.run(main(sys.argv[1]))

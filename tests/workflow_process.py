@@ -10,7 +10,6 @@ be killed: its last one alone), and `LOG.acknowledged`, the checkpoints and writ
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import os
@@ -26,6 +25,7 @@ import asyncpg
 import psycopg
 from asyncpg.prepared_stmt import PreparedStatement
 
+import loops
 from aiodurable import Durable, DurableSaver, ThreadStatus
 from workflows import asking, fan_out, four_nodes, four_tasks, nested, note, side_by_side
 
@@ -120,7 +120,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             Witness(Path(job["log"]), *(job["death"] or ()), kills=job["kills"]).watch()
-            os.write(writer, json.dumps(asyncio.run(work(job))).encode())
+            os.write(writer, json.dumps(loops.run(work(job))).encode())
             os._exit(0)
         os.close(writer)
         with os.fdopen(reader) as pipe:

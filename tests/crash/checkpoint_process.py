@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import loops
 from aiodurable.checkpoints import AsyncCheckpointerPool
 from aiodurable.checkpoints.fences import Fence
 from checkpoint_rows import checkpoint, config
@@ -34,4 +35,4 @@ async def main(dsn: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    loops.run(main(sys.argv[1]))

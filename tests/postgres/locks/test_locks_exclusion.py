@@ -15,7 +15,7 @@ from server_locks import ServerLocks
 from timetable import Timetable
 from waiting import wait_until
 
-CONTENDER = Path(__file__).with_name("contender.py")
+CONTENDER = Path(__file__).parents[2] / "contender_process.py"
 TASKS = 300
 
 

@@ -39,6 +39,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+import loops
 from aiodurable.embedded import EmbeddedPostgres
 from aiodurable.errors import LockCapacityError, PostgresUnavailableError
 from aiodurable.locks import Lease, PostgresLockManager
@@ -68,7 +69,7 @@ class Locks(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.books.wrong.clear()
-        self.runner = asyncio.Runner()
+        self.runner = asyncio.Runner(loop_factory=loops.new_event_loop)
         self.server = ServerLocks(self.dsn, self.admin)
         self.managers: list[PostgresLockManager] = []
         self.waiting: list[tuple[str, PostgresLockManager, asyncio.Task[Lease]]] = []
@@ -387,13 +388,16 @@ class Locks(RuleBasedStateMachine):
                 self._collect()
             await self._rest()
 
+        async def close() -> None:
+            await asyncio.gather(*(locks.aclose() for locks in self.managers))
+
         try:
             self.do(let_everything_go())
             self.do(asyncio.sleep(0))
             assert self.server() == 0  # invariant 6, waiters' flags included
             assert all(not locks._taking.turns._queues for locks in self.managers)
         finally:
-            self.do(asyncio.gather(*(locks.aclose() for locks in self.managers)))
+            self.do(close())
             self.runner.close()
         assert self.server() == 0
         self.server.close()

@@ -1,7 +1,7 @@
 """A process of many tasks that fight for few locks and are cancelled at random.
 
-`contender.py DSN FOLDER TASKS SECONDS SEED`. Whoever holds a lock creates a file exclusively and removes it: two holders at
-once cannot both, whatever Postgres says. Prints what it counted as JSON.
+`contender_process.py DSN FOLDER TASKS SECONDS SEED`. Whoever holds a lock creates a file exclusively and removes it: two
+holders at once cannot both, whatever Postgres says. Prints what it counted as JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import loops
 from aiodurable.errors import LockBusyError, LockTimeoutError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.settings import Settings
@@ -79,4 +80,4 @@ async def main(dsn: str, folder: str, tasks: str, seconds: str, seed: str) -> No
     print(json.dumps({**counted, "lost": lost}))
 
 
-asyncio.run(main(*sys.argv[1:]))
+loops.run(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A process that holds the lock "a": `holder.py DSN [fork|signals|leave|exit|scope]`. Says "held", and later "lost".
+"""A process that holds the lock "a": `holder_process.py DSN [fork|signals|leave|exit|scope]`. Says "held", and later "lost".
 
 In a scope it says when its body was stopped, in seconds of the monotonic clock, which all processes of a host share. With
 signals it says "closed" when one has closed the locks. It leaves, or exits, when it reads a line.
@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 
+import loops
 from aiodurable.errors import LeaseLostError
 from aiodurable.locks import PostgresLockManager, close_on_signals
 from aiodurable.settings import Settings
@@ -75,4 +76,4 @@ async def main(dsn: str, how: str) -> None:
         await asyncio.Event().wait()
 
 
-asyncio.run(main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""))
+loops.run(main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""))
