@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Unpack
 
-from aiodurable.errors import ConfigurationError, GraphNotRegisteredError, LockError, PostgresUnavailableError
+from aiodurable.errors import GraphNotRegisteredError
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.fork import Change, Point, fork
 from aiodurable.runs.graphs import BoundGraph, Graph
 from aiodurable.runs.hold import OnBusy
+from aiodurable.runs.pruning import prune_every
 from aiodurable.runs.resume import may_retry, not_found
 from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run import run
 from aiodurable.threads import (
     NEEDS_ATTENTION,
-    PRUNING,
     Pruned,
     PruneOptions,
     ThreadCounts,
@@ -28,15 +25,16 @@ from aiodurable.threads import (
     ThreadPage,
     ThreadStep,
 )
-from aiodurable.threads.retention import BATCH, SHARE, Keep, checked
+from aiodurable.threads.retention import BATCH, SHARE, Keep
 
 __all__ = ["Verbs"]
 
-_log = logging.getLogger(__name__)
-
 
 class Verbs(ABC):
-    """The verbs of `Durable` that name a thread, or go through all of them."""
+    """The verbs of `Durable` that name a thread, or go through all of them.
+
+    Each raises `PostgresUnavailableError` where Postgres could not be reached, an iterator at any step.
+    """
 
     @abstractmethod
     def _opened(self) -> Rooms:
@@ -47,7 +45,13 @@ class Verbs(ABC):
         """The graph, bound to the saver; raises as `Graphs.bind` does."""
 
     async def get_checkpoint_status(self, thread_id: str) -> WorkflowCheckpoint:
-        """Where a thread stands, from the tables and the live lock; also of one that only plain LangGraph has seen."""
+        """Where a thread stands, from the tables and the live lock; also of one that only plain LangGraph has seen.
+
+        By the rules of `aiodurable.threads.status`. A thread nobody knows is `new`.
+
+        Raises:
+            ConfigurationError: a thread_id that cannot be stored.
+        """
         return await self._opened().threads.status(thread_id)
 
     async def needs_resume(self, thread_id: str) -> bool:
@@ -59,8 +63,12 @@ class Verbs(ABC):
     ) -> AsyncIterator[WorkflowCheckpoint]:
         """The threads that pass every filter, by thread_id; also those that only plain LangGraph has seen.
 
+        Each step is read when it is needed: a thread that changes meanwhile is told as it is when its step is read.
+        Crashed, complete and (where locks are held of which the ledger knows no run) running threads are sought among
+        all threads, some 25,000 a second.
+
         Args:
-            after: only threads whose id sorts after this one.
+            after: only threads whose id comes after this one, as the database sorts text.
             limit: at most so many.
             filters: see `ThreadFilters`: status, older_than, newer_than, graph, prefix, error, holder, orphaned.
 
@@ -106,8 +114,9 @@ class Verbs(ABC):
         """How many threads have each status.
 
         Args:
-            exact: True counts every thread that passes, some 25,000 a second where an index does not help. False takes a
-                bounded time: complete and crashed threads of a large database are estimated, and the result says so.
+            exact: True counts every thread that passes, as `find_workflows` finds them. False takes a bounded time, about
+                a second for a million threads: complete and crashed threads of a large database are estimated from a
+                sample, and what is rare is counted; the result says which.
             filters: see `ThreadFilters`; an estimate takes only `status`.
 
         Raises:
@@ -118,7 +127,7 @@ class Verbs(ABC):
     def history(
         self, thread_id: str, *, before: str | None = None, limit: int | None = None
     ) -> AsyncIterator[ThreadStep]:
-        """The steps of a thread, newest first: which nodes, when, how long, and who ran them.
+        """The steps of a thread, newest first: which nodes, when, how long, and who ran them. Not those of subgraphs.
 
         Args:
             thread_id: the thread; one nobody knows has none.
@@ -126,7 +135,7 @@ class Verbs(ABC):
             limit: at most so many.
 
         Raises:
-            ConfigurationError: a thread_id that cannot be stored, or a limit below 1.
+            ConfigurationError: a thread_id that cannot be stored, or a limit below 1; at once, not at the first step.
         """
         return self._opened().threads.history(thread_id, before=before, limit=limit)
 
@@ -173,10 +182,7 @@ class Verbs(ABC):
         Unlike `resume_workflow` it refuses a complete thread: there is nothing to try again.
 
         Args:
-            thread_id: the thread.
-            graph: its graph; None: the one the ledger knows it by, which must be registered here.
-            on_busy, timeout: as for `run`.
-            options: LangGraph's own for `ainvoke`.
+            thread_id, graph, on_busy, timeout, options: as for `resume_workflow`.
 
         Raises:
             ThreadNotFoundError: nothing is known of the thread.
@@ -256,18 +262,21 @@ class Verbs(ABC):
 
         Args:
             keep: "latest" keeps what is needed to go on with a thread and drops its past; "nothing" drops the thread and
-                its runs.
-            older_than: an age, or a moment with a time zone: only threads to which nothing was written since.
-            statuses: only threads of these; running and queued ones never.
+                its runs. Its fencing token stays: a stale writer must not meet the same number again.
+            older_than: an age, or a moment with a time zone: only threads to which nothing was written since. Leave
+                room for apps of plain LangGraph, which take no lease.
+            statuses: only threads of these. Failed, interrupted and other threads that wait for somebody go only when
+                named here; running and queued ones never.
             graph: only threads of this graph.
-            batch: threads removed in one transaction.
+            batch: threads removed in one transaction, at most: fewer where they take longer than 30 ms, or hold more than
+                256 kB.
             share: of the time, how much is spent working; the rest is left to live traffic.
             dry_run: tell what would be removed, remove nothing.
             progress: called after each batch with what was removed so far.
 
         Raises:
             ConfigurationError: an argument that cannot be meant; nothing was removed.
-            PostgresUnavailableError: Postgres could not be reached; earlier batches stay removed.
+            PostgresUnavailableError: earlier batches stay removed.
         """
         return await self._opened().threads.prune(
             keep=keep,
@@ -294,18 +303,7 @@ class Verbs(ABC):
             ConfigurationError: options that cannot be meant; at once.
             ClosedError: this `Durable` was closed meanwhile.
         """
-        if interval <= timedelta():
-            raise ConfigurationError(f"interval must be above 0, got {interval}: a day is usual")
-        checked(**options)
-        while True:
-            try:
-                async with self._opened().locks.hold(PRUNING, timeout=None):
-                    while True:
-                        _log.info("pruned: %s", await self.prune(**options))
-                        await asyncio.sleep(interval.total_seconds() * random.uniform(0.9, 1.1))
-            except (PostgresUnavailableError, LockError) as error:
-                _log.warning("pruning was interrupted, and is tried again: %s", error)
-                await asyncio.sleep(min(interval.total_seconds(), 60) * random.uniform(0.5, 1))
+        await prune_every(self._opened, interval, **options)
 
     async def _graph_of(self, thread_id: str, given: Graph | None, *, verb: str) -> BoundGraph:
         if given is not None:

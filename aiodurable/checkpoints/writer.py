@@ -14,7 +14,7 @@ from aiodurable.checkpoints.backlog import Backlog
 from aiodurable.checkpoints.rows import Write, commit
 from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, PostgresUnavailableError
-from aiodurable.postgres.connections import is_disconnect
+from aiodurable.postgres.driver_errors import is_disconnect
 from aiodurable.postgres.links import Link
 from aiodurable.postgres.queries import load
 

@@ -16,7 +16,7 @@ from aiodurable.locks.selfcheck import check
 from aiodurable.locks.session import LetGo, LockSession
 from aiodurable.locks.terms import Terms
 from aiodurable.locks.wire import FAILURES
-from aiodurable.postgres.connections import unavailable
+from aiodurable.postgres.driver_errors import unavailable
 from aiodurable.settings import LockMode
 
 __all__ = ["Keeper"]

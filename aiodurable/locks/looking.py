@@ -15,7 +15,8 @@ import asyncpg
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, PoolerNotSupportedError, PostgresUnavailableError
 from aiodurable.model import LockHolder
-from aiodurable.postgres.connections import connect_direct, unavailable
+from aiodurable.postgres.connections import connect_direct
+from aiodurable.postgres.driver_errors import unavailable
 from aiodurable.postgres.queries import load
 
 __all__ = ["Looking"]

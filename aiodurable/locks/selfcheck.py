@@ -9,7 +9,7 @@ from typing import Final
 from aiodurable.dsn import Dsn
 from aiodurable.errors import PoolerNotSupportedError
 from aiodurable.locks.wire import FAILURES, Wire, pooled
-from aiodurable.postgres.connections import unavailable
+from aiodurable.postgres.driver_errors import unavailable
 
 __all__ = ["check"]
 

@@ -12,7 +12,8 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
 from aiodurable.locks.making import make_missing
 from aiodurable.locks.terms import Terms
-from aiodurable.postgres.connections import connect_direct, unavailable
+from aiodurable.postgres.connections import connect_direct
+from aiodurable.postgres.driver_errors import unavailable
 from aiodurable.postgres.queries import load
 from aiodurable.settings import LockMode
 

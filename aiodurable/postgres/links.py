@@ -17,7 +17,8 @@ import asyncpg
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, PostgresUnavailableError
-from aiodurable.postgres.connections import connect_direct, is_disconnect, not_allowed, unavailable
+from aiodurable.postgres.connections import connect_direct
+from aiodurable.postgres.driver_errors import is_disconnect, not_allowed, unavailable
 from aiodurable.postgres.plans import Plans
 from aiodurable.postgres.queries import load
 

@@ -24,7 +24,8 @@ from psycopg.rows import DictRow, dict_row
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
 from aiodurable.keys import MIGRATION_KEY
-from aiodurable.postgres.connections import application_name, is_disconnect, unavailable
+from aiodurable.postgres.connections import application_name
+from aiodurable.postgres.driver_errors import is_disconnect, unavailable
 from aiodurable.postgres.queries import load
 
 __all__ = ["VERSION", "check", "migrate", "migrations"]

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import stamina
 
 from aiodurable.errors import PostgresUnavailableError
-from aiodurable.postgres.connections import is_refusal
+from aiodurable.postgres.driver_errors import is_refusal
 
 __all__ = ["until_ready"]
 

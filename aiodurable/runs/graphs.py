@@ -1,4 +1,7 @@
-"""What may be run, bound to the one saver that fences its writes: a name, a builder, a compiled graph, an `@entrypoint`."""
+"""What may be run, bound to the one saver that fences its writes: a name, a builder, a compiled graph, an `@entrypoint`.
+
+And what differs between LangGraph's ways to call it and ours: no coordinates in its config, results that are stored.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
@@ -15,7 +19,7 @@ from langgraph.types import GraphOutput
 
 from aiodurable.errors import ConfigurationError, GraphNotRegisteredError
 
-__all__ = ["BoundGraph", "Graph", "Graphs", "stored_as_stream", "stored_as_version"]
+__all__ = ["BoundGraph", "Graph", "Graphs", "stored_as_stream", "stored_as_version", "without_coordinates"]
 
 Graph = str | StateGraph[Any, Any, Any, Any] | Pregel[Any, Any, Any, Any]
 
@@ -120,6 +124,27 @@ def _with_saver(graph: Pregel[Any, Any, Any, Any], saver: BaseCheckpointSaver[An
     bound = copy.copy(graph)
     bound.checkpointer = saver
     return bound
+
+
+def without_coordinates(config: RunnableConfig, thread_id: str) -> RunnableConfig:
+    """The config of a run, which addresses the thread's head; LangGraph would take other coordinates for time travel.
+
+    Raises:
+        ConfigurationError: it has some.
+    """
+    configurable = config.get("configurable", {})
+    if configurable.get("thread_id", thread_id) != thread_id:
+        raise ConfigurationError(
+            f"config names thread {configurable['thread_id']!r}, the run is of thread {thread_id!r}: leave it out of config",
+            thread_id=thread_id,
+        )
+    for name in ("checkpoint_id", "checkpoint_ns"):
+        if configurable.get(name):
+            raise ConfigurationError(
+                f"config names a {name}: a durable run goes on from the thread's newest checkpoint; fork the thread instead",
+                thread_id=thread_id,
+            )
+    return config
 
 
 def stored_as_version(output: Any, version: str) -> Any:

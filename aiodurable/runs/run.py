@@ -15,7 +15,7 @@ from aiodurable.checkpoints.fences import FENCE_KEY
 from aiodurable.errors import ConfigurationError, NotResumableError, WorkflowExecutionError
 from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.attempt import Attempt, new_run_id
-from aiodurable.runs.graphs import BoundGraph, stored_as_stream, stored_as_version
+from aiodurable.runs.graphs import BoundGraph, stored_as_stream, stored_as_version, without_coordinates
 from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.healing import heal_thread
 from aiodurable.runs.hold import OnBusy, hold
@@ -40,7 +40,7 @@ async def run(
     context: Any = None,
 ) -> AsyncIterator[DurableRun]:
     """Hold the thread for the body, and give it a `DurableRun` to start or resume it with. See `Durable.run`."""
-    config = _without_coordinates(config or {}, thread_id)
+    config = without_coordinates(config or {}, thread_id)
     async with hold(rooms, thread_id, on_busy=on_busy, timeout=timeout) as lease:
         found = await _look(rooms, lease)
         durable_run = DurableRun(rooms, graph, lease, found, run_id=run_id, config=config, context=context)
@@ -315,20 +315,3 @@ class DurableRun:
                 status=self.status,
             )
         return self._graph.output_of(snapshot.values)
-
-
-def _without_coordinates(config: RunnableConfig, thread_id: str) -> RunnableConfig:
-    """A run addresses the thread's head; LangGraph would take other coordinates for time travel."""
-    configurable = config.get("configurable", {})
-    if configurable.get("thread_id", thread_id) != thread_id:
-        raise ConfigurationError(
-            f"config names thread {configurable['thread_id']!r}, the run is of thread {thread_id!r}: leave it out of config",
-            thread_id=thread_id,
-        )
-    for name in ("checkpoint_id", "checkpoint_ns"):
-        if configurable.get(name):
-            raise ConfigurationError(
-                f"config names a {name}: a durable run goes on from the thread's newest checkpoint; fork the thread instead",
-                thread_id=thread_id,
-            )
-    return config
