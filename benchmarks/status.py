@@ -3,10 +3,10 @@
     aiodurable bench status --threads 10000 100000 1000000
 
 Makes a database for each number of threads, of ten checkpoints each, and drops it again; `--keep` leaves it on the server,
-where the next call finds it (a million take ten minutes to make, and 25 GB). The server is an embedded one, or
-AIODURABLE_DSN. Times are medians in milliseconds through the pool, round trip included. Pruning runs beside live runs, in
-turns with LangGraph's own `aprune`, thread by thread, and with live runs alone. Live runs come at a steady pace, whether or
-not earlier ones are done, and a run's time counts from when it was due.
+where the next call finds it (a million take ten minutes to make, and 25 GB). The server is an embedded one with the memory
+that Postgres's manual advises, or AIODURABLE_DSN. Times are medians in milliseconds through the pool, round trip included.
+Pruning runs beside live runs, in turns with LangGraph's own `aprune`, thread by thread, and with live runs alone. Live runs
+come at a steady pace, whether or not earlier ones are done, and a run's time counts from when it was due.
 """
 
 from __future__ import annotations
@@ -43,6 +43,15 @@ from .rounds import Figures, in_turns, medians, ratio
 
 Row = dict[str, Any]
 
+SERVER = (
+    "shared_buffers",
+    "max_wal_size",
+    "checkpoint_timeout",
+    "autovacuum",
+    "synchronous_commit",
+    "full_page_writes",
+)
+"""Settings that the figures depend on."""
 LIVE_PER_S = 40
 """Runs a second beside which is pruned; as much as one process does easily."""
 PAGE_1000 = 99_900
@@ -64,6 +73,12 @@ MS = {
 }
 TARGETS = {"one": 1.0, "one_again": 1.0, "failed": 30.0, "hour": 50.0}
 """Milliseconds at a million threads."""
+
+
+def settings() -> dict[str, str]:
+    """Of the embedded server: a quarter of the memory, and a checkpoint now and then instead of every gigabyte."""
+    quarter = describe("")["memory_gib"] * 1024 // 4
+    return {"shared_buffers": f"{quarter}MB", "max_wal_size": "16GB", "checkpoint_timeout": "30min"}
 
 
 @asynccontextmanager
@@ -293,10 +308,16 @@ async def run(given: argparse.Namespace) -> None:
     counts = [1000] if given.quick else given.threads
     rows: list[Row] = []
     async with AsyncExitStack() as stack:
-        dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(embedded_postgres(durable=True))
+        dsn = os.environ.get("AIODURABLE_DSN")
+        if dsn is None:
+            dsn = await stack.enter_async_context(embedded_postgres(durable=True, settings=settings()))
         dsn = parse_dsn(dsn).conninfo
         async with await psycopg.AsyncConnection.connect(dsn) as connection:
             machine = describe(connection.info.parameter_status("server_version") or "")
+            shown = await connection.execute(
+                "SELECT name, current_setting(name) FROM unnest(%s::text[]) AS s (name)", (list(SERVER),)
+            )
+            server = dict(await shown.fetchall())
         for count in counts:
             async with crowd(dsn, count, keep=given.keep) as own:
                 row = await ask(own, count, exactly=given.count_all or count <= 100_000)
@@ -311,7 +332,7 @@ async def run(given: argparse.Namespace) -> None:
     print()
     print(table(judge(rows), {"what": "aimed at", "wanted": "wanted", "measured": "measured", "met": "met"}))
     if given.json:
-        save(given.json, machine, rows, targets=judge(rows))
+        save(given.json, machine, rows, server=server, targets=judge(rows))
     if given.svg:
         given.svg.write_text(chart(rows, machine), "utf-8")
 
