@@ -105,9 +105,21 @@ class _PoolConnection(AsyncConnection[DictRow]):
         self._plans = Plans()
 
     async def check(self) -> None:
-        """Find out whether it still lives, before it is handed out: a backend may have been killed while idle."""
-        stale = self.prepare_threshold is not None and self._plans.stale()
-        await self.execute(Plans.FORGET.encode() if stale else b"")
+        """Find out whether it still lives, before it is handed out: a backend may have been killed while idle.
+
+        Whoever ends a connection says so, and libpq sees it without asking: first what was said, then the end. A pooler is
+        asked, for it may have lost the server and kept us.
+
+        Raises:
+            psycopg.OperationalError: it is dead.
+        """
+        if self.prepare_threshold is None:
+            await self.execute(b"")
+        elif self._plans.stale():
+            await self.execute(Plans.FORGET.encode())
+        else:
+            self.pgconn.consume_input()
+            self.pgconn.consume_input()
 
 
 def _patient(
