@@ -1,29 +1,33 @@
 """How fast a lock can be from Python at all: what a pair passes on its way, layer by layer, each with all those before it.
 
 Every layer is reached by the same thousand tasks, over two connections, in the batches that form by themselves. The first
-does nothing but wait twice, for a future that somebody else sets; the last is `locks.hold`. So the difference of two lines
-is what one part costs: asyncio, asyncpg and the statement, ours. The last line leaves the garbage collector out, which
-a process may do for itself, a library not.
+does nothing but wait twice, for a future that somebody else sets, of which a batch shares the second, as releases do; the
+last is `locks.hold`. So the difference of two lines is what one part costs: asyncio, asyncpg and the statement, ours. The last
+line leaves the garbage collector out, which a process may do for itself, a library not.
+
+A target of so many times a peer's pairs a second is so much time a pair; beside the peers of the same run it shows what that
+leaves for ours.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.keys import lock_key
 from aiodurable.locks import PostgresLockManager
+from aiodurable.locks.asked import Release
 from aiodurable.locks.terms import Terms
 from aiodurable.locks.wire import Wire
 
+from .lock_targets import TIMES
 from .lockers import Measure, Pair, Place, in_tasks, ours
 
 SESSIONS = 2
-Ask = tuple[int, bool, "asyncio.Future[None]"]
 Answer = Callable[[Sequence[int], Sequence[int]], Awaitable[object]]
 """Keys to unlock, and keys to lock."""
 
@@ -33,23 +37,35 @@ class Pump:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self._asked: list[Ask] = []
+        self._acquires: list[int] = []
+        self._callers: list[asyncio.Future[None]] = []
+        self._releases: list[int] = []
+        self._released = Release()
         self._work = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
-    def ask(self, key: int, *, lock: bool) -> asyncio.Future[None]:
-        future = asyncio.get_running_loop().create_future()
-        self._asked.append((key, lock, future))
+    def lock(self, key: int) -> asyncio.Future[None]:
+        caller: asyncio.Future[None] = asyncio.Future(loop=self._loop)
+        self._acquires.append(key)
+        self._callers.append(caller)
         self._work.set()
-        return future
+        return caller
+
+    def unlock(self, key: int) -> Release:
+        self._releases.append(key)
+        self._work.set()
+        return self._released
 
     async def serve(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
-            asked, self._asked = self._asked, []
-            await self._answer([key for key, lock, _ in asked if not lock], [key for key, lock, _ in asked if lock])
-            for _, _, future in asked:
-                future.set_result(None)
+            acquires, callers, self._acquires, self._callers = self._acquires, self._callers, [], []
+            releases, released, self._releases, self._released = self._releases, self._released, [], Release()
+            await self._answer(releases, acquires)
+            released.set_result({})
+            for caller in callers:
+                caller.set_result(None)
 
 
 @asynccontextmanager
@@ -60,8 +76,8 @@ async def pumped(answers: Sequence[Answer]) -> AsyncIterator[Pair]:
     async def pair(name: str) -> None:
         key = lock_key(name, "bench")
         pump = pumps[key % len(pumps)]
-        await pump.ask(key, lock=True)
-        await pump.ask(key, lock=False)
+        await pump.lock(key)
+        await pump.unlock(key)
 
     try:
         yield pair
@@ -115,16 +131,37 @@ async def without_collector(place: Place) -> AsyncIterator[Pair]:
 
 
 Opened = Callable[[Place], AbstractAsyncContextManager[Pair]]
-ROOF = "locks.hold"
+STATEMENT = "+ asyncpg, the statement"
+ROOF = "+ its scope: locks.hold"
 _LAYERS: dict[str, Opened] = {
     "two awaits": two_awaits,
-    "+ asyncpg, the statement": with_statements,
+    STATEMENT: with_statements,
     "+ ours: acquire, release": leases,
-    f"+ its scope: {ROOF}": ours,
-    f"{ROOF}, no collector": without_collector,
+    ROOF: ours,
+    "locks.hold, no collector": without_collector,
 }
+UVLOOP = " (uvloop)"
 LAYERS: dict[str, Measure] = {
-    f"{name}{' (uvloop)' if uvloop else ''}": in_tasks(opened, uvloop=uvloop)
+    f"{name}{UVLOOP if uvloop else ''}": in_tasks(opened, uvloop=uvloop)
     for uvloop in (False, True)
     for name, opened in _LAYERS.items()
 }
+
+
+def room(figures: Mapping[str, Mapping[str, float]]) -> list[dict[str, str | float]]:
+    """What each target leaves for ours, and what ours takes: µs of CPU a pair, beyond the awaits and the statement, by figures
+    of one run. The client has one core, so a target of so many pairs a second is so much CPU a pair."""
+
+    def taken(layer: str) -> float:
+        return figures[layer]["client_us"]
+
+    rows: list[dict[str, str | float]] = []
+    for peer, times in TIMES.items():
+        if peer in figures:
+            aim = times * figures[peer]["pairs_s"]
+            row: dict[str, str | float] = {"target": f"{times:g}× {peer}", "pairs_s": aim, "us": 1e6 / aim}
+            for loop, name in (("", "asyncio"), (UVLOOP, "uvloop")):
+                row[f"left_{name}"] = 1e6 / aim - taken(STATEMENT + loop)
+                row[f"ours_{name}"] = taken(ROOF + loop) - taken(STATEMENT + loop)
+            rows.append(row)
+    return rows

@@ -8,6 +8,9 @@ from typing import Any
 
 from .lockers import ASYNCPG, ASYNCPG_NO_RESET, ONE_ASYNCPG, PGBENCH, PSYCOPG, REDIS
 
+TIMES: Mapping[str, float] = {ASYNCPG: 16, ASYNCPG_NO_RESET: 16, PSYCOPG: 16, REDIS: 18, PGBENCH: 2.5}
+"""How many times a peer's pairs a second are aimed at, with 1000 tasks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -25,11 +28,10 @@ def judge(measured: Measured) -> list[dict[str, Any]]:
     """A row for each target; one whose peer was not measured says so."""
     ratio, more = measured.ratio, measured.more
     return [
-        _at_least(f"pairs/s of {ASYNCPG}, 1000 tasks", 16, ratio(ASYNCPG, "ratio", 1000)),
-        _at_least(f"pairs/s of {ASYNCPG_NO_RESET}, 1000 tasks", 16, ratio(ASYNCPG_NO_RESET, "ratio", 1000)),
-        _at_least(f"pairs/s of {PSYCOPG}, 1000 tasks", 16, ratio(PSYCOPG, "ratio", 1000)),
-        _at_least(f"pairs/s of {REDIS}, 1000 tasks", 18, ratio(REDIS, "ratio", 1000)),
-        _at_least(f"pairs/s of {PGBENCH}, 1000 tasks", 2.5, ratio(PGBENCH, "ratio", 1000)),
+        *(
+            _at_least(f"pairs/s of {peer}, 1000 tasks", times, ratio(peer, "ratio", 1000))
+            for peer, times in TIMES.items()
+        ),
         _at_most(f"server CPU of {ASYNCPG}, 1000 tasks", 1 / 30, ratio(ASYNCPG, "server_ratio", 1000), "×"),
         _at_most(
             f"server CPU of {ASYNCPG_NO_RESET}, 1000 tasks",

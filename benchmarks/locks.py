@@ -21,9 +21,9 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import embedded_postgres
 
 from . import leases
-from .ceiling import LAYERS
+from .ceiling import LAYERS, room
 from .chart import Bar, Group, bar_chart
-from .lock_targets import Measured, judge
+from .lock_targets import TIMES, Measured, judge
 from .lockers import CONTENDERS, ONE_ASYNCPG, OURS, OURS_UVLOOP, REDIS, ROW_TABLE, Measure, Place, missing, redis_server
 from .machine import describe, in_words
 from .meter import ServerCpu
@@ -43,6 +43,16 @@ HEADS = {
     "server_ratio": "ours, server CPU ×",
 }
 
+ROOM = {
+    "target": "pairs/s aimed at",
+    "pairs_s": "that is",
+    "us": "µs a pair",
+    "left_asyncio": "left for ours",
+    "ours_asyncio": "ours takes",
+    "left_uvloop": "uvloop: left",
+    "ours_uvloop": "ours takes",
+}
+
 
 async def compete(place: Place, contenders: Sequence[str], options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each number of tasks and contender."""
@@ -56,16 +66,22 @@ async def compete(place: Place, contenders: Sequence[str], options: argparse.Nam
 
 
 async def ceiling(options: argparse.Namespace) -> None:
-    """A row for each layer of `ceiling.py`, at the largest number of tasks."""
+    """A row for each layer of `ceiling.py` and for each peer with a target, at the largest number of tasks; and what the
+    targets leave."""
     tasks = max(options.tasks)
-    async with embedded_postgres(durable=True, settings=SERVER) as dsn:
-        admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
-        place = Place(dsn, await ServerCpu.of(admin), None, ServerCpu(None), options.seconds)
-        await admin.close()
-        turns = {name: partial(_apart, layer, place, tasks) for name, layer in LAYERS.items()}
-        seen = await in_turns(turns, options.rounds, warm_up=0)
-    rows = [{"tasks": tasks, "contender": name, **medians(figures)} for name, figures in seen.items()]
-    print(table(rows, {name: head for name, head in HEADS.items() if "ratio" not in name}))
+    peers = {name: CONTENDERS[name] for name in TIMES if not missing(name)}
+    with ExitStack() as stack:
+        socket, redis = stack.enter_context(redis_server()) if REDIS in peers else (None, ServerCpu(None))
+        async with embedded_postgres(durable=True, settings=SERVER) as dsn:
+            admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+            place = Place(dsn, await ServerCpu.of(admin), socket, redis, options.seconds)
+            await admin.close()
+            turns = {name: partial(_apart, measure, place, tasks) for name, measure in {**LAYERS, **peers}.items()}
+            seen = await in_turns(turns, options.rounds, warm_up=0)
+    middle = {name: medians(figures) for name, figures in seen.items()}
+    rows = [{"tasks": tasks, "contender": name, **figures} for name, figures in middle.items()]
+    print(table(rows, {name: head for name, head in HEADS.items() if "ratio" not in name}), end="\n\n")
+    print(table(room(middle), ROOM))
 
 
 async def _apart(measure: Measure, place: Place, tasks: int) -> Figures:
