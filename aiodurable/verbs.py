@@ -270,7 +270,7 @@ class Verbs(ABC):
             graph: only threads of this graph.
             batch: threads removed in one transaction, at most: fewer where they take longer than 30 ms, or hold more than
                 256 kB.
-            share: of the time, how much is spent working; the rest is left to live traffic.
+            share: of the time, how much is spent removing; the rest is left to live traffic.
             dry_run: tell what would be removed, remove nothing.
             progress: called after each batch with what was removed so far.
 

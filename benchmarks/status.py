@@ -5,15 +5,15 @@
 Makes a database for each number of threads, of ten checkpoints each, and drops it again; `--keep` leaves it on the server,
 where the next call finds it (a million take ten minutes to make, and 25 GB). The server is an embedded one with the memory
 that Postgres's manual advises, or AIODURABLE_DSN. Times are medians in milliseconds through the pool, round trip included.
-Pruning runs beside live runs, in turns with LangGraph's own `aprune`, thread by thread, and with live runs alone. Live runs
-come at a steady pace, whether or not earlier ones are done, and a run's time counts from when it was due.
+Pruning runs in a process of its own beside live runs, in turns with LangGraph's own `aprune`, thread by thread, and with live
+runs alone. Live runs come at a steady pace, whether or not earlier ones are done, and a run's time counts from when it was
+due.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import random
 import statistics
@@ -22,10 +22,10 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
-from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -33,11 +33,12 @@ from aiodurable import Durable
 from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import embedded_postgres
 from aiodurable.postgres import schema
-from aiodurable.threads import NEEDS_ATTENTION, Pruned
+from aiodurable.threads import NEEDS_ATTENTION
 
 from .chart import Bar, Group, bar_chart
-from .crowd import ends, graph, make, template, thread_name
+from .crowd import ends, graph, make, thread_name
 from .machine import describe, in_words
+from .pruner import pruner
 from .report import parser, save, table
 from .rounds import Figures, in_turns, medians, ratio
 
@@ -54,6 +55,10 @@ SERVER = (
 """Settings that the figures depend on."""
 LIVE_PER_S = 40
 """Runs a second beside which is pruned; as much as one process does easily."""
+PRUNED_PER_S = 2500
+"""More than go in a second: half of a crowd is to last for all turns."""
+SHORTEST_S = 2.0
+"""A turn of pruning; a crowd that would be gone sooner is not pruned."""
 PAGE_1000 = 99_900
 """So many come before the thousandth page of a hundred."""
 
@@ -165,38 +170,7 @@ async def ask(dsn: str, count: int, *, exactly: bool) -> Row:
 
 async def prune(dsn: str, count: int, *, rounds: int, seconds: float) -> Row:
     """Threads a second and what live runs feel: beside our pruning, beside LangGraph's, beside none."""
-    old = [thread_name(number) for number in range(count // 2, count) if template(number) == "complete"]
-    random.Random(7).shuffle(old)  # the younger half, which ours leaves alone: each has threads of its own
-    async with AsyncExitStack() as stack:
-        durable = await stack.enter_async_context(Durable(dsn, graphs={"crowd": graph(ends)}))
-        stock = await stack.enter_async_context(AsyncPostgresSaver.from_conn_string(dsn))
-
-        async def ours() -> float:
-            """From the first thread that is pruned on: in a kept crowd it first passes over what was pruned before."""
-            seen: list[tuple[float, int]] = []
-
-            def told(pruned: Pruned) -> None:
-                if pruned.threads:
-                    seen.append((time.perf_counter(), pruned.threads))
-
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await durable.prune(older_than=timedelta(days=15), progress=told)
-            if len(seen) < 2:
-                return float("nan")  # nothing is left to prune
-            (began, first), (ended, last) = seen[0], seen[-1]
-            return (last - first) / (ended - began)
-
-        async def one_by_one() -> float:
-            began, done = time.perf_counter(), 0
-            while time.perf_counter() < began + seconds:
-                await stock.aprune([old.pop()], strategy="keep_latest")
-                done += 1
-            return done / (time.perf_counter() - began)
-
-        async def nothing() -> float:
-            await asyncio.sleep(seconds)
-            return 0.0
+    async with Durable(dsn, graphs={"crowd": graph(ends)}) as durable, pruner(dsn, count) as prune_for:
 
         def beside(work: Callable[[], Awaitable[float]]) -> Callable[[], Awaitable[Figures]]:
             async def measured() -> Figures:
@@ -207,12 +181,19 @@ async def prune(dsn: str, count: int, *, rounds: int, seconds: float) -> Row:
             return measured
 
         found = await in_turns(
-            {"alone": beside(nothing), "ours": beside(ours), "stock": beside(one_by_one)}, rounds, warm_up=1
+            {
+                "alone": beside(partial(asyncio.sleep, seconds, 0.0)),
+                "ours": beside(partial(prune_for, "ours", seconds)),
+                "stock": beside(partial(prune_for, "stock", seconds)),
+            },
+            rounds,
+            warm_up=1,
         )
     await _forget_live(dsn)
     row: Row = {f"{name}_{key}": value for name, figures in found.items() for key, value in medians(figures).items()}
     row["prune_times_stock"] = ratio(found["ours"], found["stock"], "threads_per_s")
-    row["p99_grows"] = ratio(found["ours"], found["alone"], "p99_ms")
+    for who in ("ours", "stock"):
+        row[f"{who}_p99_grows"] = ratio(found[who], found["alone"], "p99_ms")
     return row
 
 
@@ -259,7 +240,7 @@ def judge(rows: Sequence[Row]) -> list[Row]:
         deep = row[f"{status}_deep"] / row[status]
         found.append({"what": which, "wanted": "≤ first page", "measured": f"{deep:.2f}×", "met": deep <= 1.1})
     if "prune_times_stock" in row:
-        times, grows = row["prune_times_stock"], row["p99_grows"]
+        times, grows = row["prune_times_stock"], row["ours_p99_grows"]
         found += [
             {"what": "prune, threads/s", "wanted": "≥ 5× stock", "measured": f"{times:.1f}×", "met": times >= 5},
             {"what": "p99 of live runs", "wanted": "< 1.25×", "measured": f"{grows:.2f}×", "met": grows < 1.25},
@@ -321,7 +302,9 @@ async def run(given: argparse.Namespace) -> None:
         for count in counts:
             async with crowd(dsn, count, keep=given.keep) as own:
                 row = await ask(own, count, exactly=given.count_all or count <= 100_000)
-                row.update(await prune(own, count, rounds=given.rounds, seconds=2 if given.quick else given.seconds))
+                seconds = 2.0 if given.quick else min(given.seconds, count / PRUNED_PER_S / 2 / (given.rounds + 1))
+                if seconds >= SHORTEST_S:
+                    row.update(await prune(own, count, rounds=given.rounds, seconds=seconds))
             rows.append(row)
             print(
                 table(
@@ -344,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--keep", action="store_true", help="leave the databases on the server")
     options.add_argument("--count-all", action="store_true", help="count exactly also where it takes minutes")
     options.add_argument("--rounds", type=int, default=3, help="of pruning beside live runs")
-    options.add_argument("--seconds", type=float, default=15.0, help="of each of its turns")
+    options.add_argument("--seconds", type=float, default=15.0, help="of each of its turns, at most")
     asyncio.run(run(options.parse_args(argv)))
 
 

@@ -137,11 +137,14 @@ class _Pace:
         elif much < 1 / 2:
             self._size = min(self._batch, self._size * 2)
 
+    def begin(self) -> None:
+        """From now on time counts as work."""
+        self._began = time.monotonic()
+
     async def rest(self) -> None:
-        """Leave the rest of the time since the last one to live traffic."""
+        """Leave as much time to live traffic as the work since `begin` owes it."""
         took = time.monotonic() - self._began
         await asyncio.sleep(took * (1 - self._share) / self._share)
-        self._began = time.monotonic()
 
 
 class Retention:
@@ -183,14 +186,16 @@ class Retention:
                 progress(total)
             await pace.rest()
             for some in pace.pieces(old):
-                pruned = Pruned()
+                pace.begin()
                 if found := await self._look(some, wanted):
+                    pace.begin()  # what the look took is what any status takes, and owes no rest
                     pruned, kept = await self._prune(found, kept, keep_nothing=bounds[1], dry_run=dry_run)
-                total += pruned
+                    total += pruned
+                    pace.adapt(pruned.bytes)
                 if progress is not None:
                     progress(total)
-                pace.adapt(pruned.bytes)
                 await pace.rest()
+            pace.begin()
         await self._database.fetch(_SQL["unlink"], *kept)
         return total
 

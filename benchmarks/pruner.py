@@ -1,0 +1,96 @@
+"""A process that prunes a crowd when it is told to: as a cron job or a worker does, not in the process of live runs.
+
+    python -m benchmarks.pruner < lines
+
+The first line names the crowd, as JSON; each further one who prunes and for how many seconds. To each the answer is a line:
+threads a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+from aiodurable import Durable
+from aiodurable.threads import Pruned
+
+from .crowd import template, thread_name
+
+__all__ = ["pruner"]
+
+
+@asynccontextmanager
+async def pruner(dsn: str, count: int) -> AsyncIterator[Callable[[str, float], Awaitable[float]]]:
+    """Such a process, ready: what is yielded has "ours" or "stock" prune for so many seconds, and tells threads a second."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", __spec__.name, stdin=pipe, stdout=pipe)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    into, out = process.stdin, process.stdout
+
+    async def told(line: str) -> str:
+        into.write(f"{line}\n".encode())
+        return (await out.readline()).decode()
+
+    async def prune(who: str, seconds: float) -> float:
+        return float(await told(f"{who} {seconds}"))
+
+    try:
+        await told(json.dumps({"dsn": dsn, "count": count}))
+        yield prune
+    finally:
+        into.close()
+        await process.wait()
+
+
+async def ours(durable: Durable, seconds: float) -> float:
+    """From the first thread that is pruned on: in a kept crowd it first passes over what was pruned before."""
+    seen: list[tuple[float, int]] = []
+
+    def told(pruned: Pruned) -> None:
+        if pruned.threads:
+            seen.append((time.perf_counter(), pruned.threads))
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await durable.prune(older_than=timedelta(days=15), progress=told)
+    if len(seen) < 2:
+        return float("nan")  # nothing is left to prune
+    (began, first), (ended, last) = seen[0], seen[-1]
+    return (last - first) / (ended - began)
+
+
+async def one_by_one(saver: AsyncPostgresSaver, old: list[str], seconds: float) -> float:
+    """LangGraph's own, thread by thread."""
+    began, done = time.perf_counter(), 0
+    while old and time.perf_counter() < began + seconds:
+        await saver.aprune([old.pop()], strategy="keep_latest")
+        done += 1
+    return done / (time.perf_counter() - began) if done else float("nan")
+
+
+async def serve(dsn: str, count: int) -> None:
+    """Answer line by line."""
+    old = [thread_name(number) for number in range(count // 2, count) if template(number) == "complete"]
+    random.Random(time.time_ns()).shuffle(old)  # the younger half, which ours leaves alone: each has threads of its own
+    async with AsyncExitStack() as stack:
+        durable = await stack.enter_async_context(Durable(dsn))
+        saver = await stack.enter_async_context(AsyncPostgresSaver.from_conn_string(dsn))
+        print(flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            who, seconds = line.split()
+            work = ours(durable, float(seconds)) if who == "ours" else one_by_one(saver, old, float(seconds))
+            print(await work, flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(**json.loads(sys.stdin.readline())))
