@@ -73,7 +73,7 @@ class Hold(Scope):
         else:
             try:
                 lease = await asked
-            except BaseException:
+            except BaseException:  # also when cancelled
                 taking.withdraw(key, asked)
                 raise
             if lease is None:

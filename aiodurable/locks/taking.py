@@ -58,7 +58,7 @@ class Taking:
             return None
         try:
             lease = await asked
-        except BaseException:
+        except BaseException:  # also when cancelled
             self.withdraw(key, asked)
             raise
         if lease is None:

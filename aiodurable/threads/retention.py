@@ -119,7 +119,7 @@ class _Pace:
         self._batch = batch
         self._share = share
         self._size = min(batch, _FIRST)
-        self._began = time.monotonic()
+        self.begin()
 
     def pieces(self, thread_ids: Sequence[str]) -> Iterator[Sequence[str]]:
         """Of the size that is right when each is asked for."""
@@ -142,9 +142,10 @@ class _Pace:
         self._began = time.monotonic()
 
     async def rest(self) -> None:
-        """Leave as much time to live traffic as the work since `begin` owes it."""
+        """Leave as much time to live traffic as the work owes it, and begin anew."""
         took = time.monotonic() - self._began
         await asyncio.sleep(took * (1 - self._share) / self._share)
+        self.begin()
 
 
 class Retention:
@@ -186,7 +187,6 @@ class Retention:
                 progress(total)
             await pace.rest()
             for some in pace.pieces(old):
-                pace.begin()
                 if found := await self._look(some, wanted):
                     pace.begin()  # what the look took is what any status takes, and owes no rest
                     pruned, kept = await self._prune(found, kept, keep_nothing=bounds[1], dry_run=dry_run)
@@ -195,7 +195,6 @@ class Retention:
                 if progress is not None:
                     progress(total)
                 await pace.rest()
-            pace.begin()
         await self._database.fetch(_SQL["unlink"], *kept)
         return total
 

@@ -17,7 +17,7 @@ ORDER BY min(c.ctid)
 
 -- name: with_a_past
 -- checkpoints_pkey, three descents a thread. Of the threads $1 those whose head is older than the id $2 and, unless $3 (keep
--- nothing), not their only checkpoint: what was pruned before is passed over without being read.
+-- nothing), not their only checkpoint, or naming a parent yet, which a prune that died has not unlinked.
 SELECT a.thread_id
 FROM unnest((SELECT $1::text[])) AS a (thread_id)
 CROSS JOIN LATERAL (
@@ -56,8 +56,8 @@ RETURNING thread_id
 
 -- name: prune
 -- All by thread_id: aiodurable_fences_pkey, checkpoints_pkey, checkpoint_writes_pkey and checkpoint_blobs_pkey (or LangGraph's
--- own on thread_id alone), aiodurable_runs_by_thread; then the rows themselves by ctid. One row a thread from step to step, never a join of two sets
--- of rows: that is planned from guesses about rows per thread, and can go quadratic.
+-- own on thread_id alone), aiodurable_runs_by_thread; then the rows themselves by ctid. One row a thread from step to step,
+-- never a join of two sets of rows: that is planned from guesses about rows per thread, and can go quadratic.
 -- $1 thread ids, $2 their tokens when they were looked at, $3 their heads, $4 keep nothing, $5 only tell what would go.
 WITH claimed AS MATERIALIZED (
     -- Under this lock no lease begins and no fenced write commits. The same token: none began since the thread was looked
