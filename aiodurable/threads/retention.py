@@ -26,6 +26,7 @@ from aiodurable.threads.status import Classifier
 __all__ = ["BATCH", "SHARE", "Keep", "PruneOptions", "Pruned", "Retention", "checked"]
 
 _SQL = load("retention")
+_TABLE = load("threads")["pages"]
 _NEVER = frozenset({ThreadStatus.RUNNING, ThreadStatus.QUEUED})
 
 _LONG_S = 0.03
@@ -209,14 +210,14 @@ class Retention:
     ) -> AsyncIterator[tuple[list[str], Pruned]]:
         """What was written together lies together: in the order of the rows on disk a page is read, logged and written once
         for all that goes of it. In the order of their ids each thread has pages of its own."""
-        (row,) = await self._database.fetch(_SQL["pages"])
-        if row["pages"] is None or self._search.is_narrow(wanted):
+        (table,) = await self._database.fetch(_TABLE)
+        if not table["by_number"] or self._search.is_narrow(wanted):
             async for step in self._search.steps(wanted, size=_STEP):
                 yield step.thread_ids, Pruned(looked_at=step.looked_at)
             return
-        for first in range(0, row["pages"], _PAGES):
+        for first in range(0, table["pages"], _PAGES):
             rows = await self._database.fetch(_SQL["lying"], first, first + _PAGES, before, everything)
-            part = min((first + _PAGES) / row["pages"], 1.0)
+            part = min((first + _PAGES) / table["pages"], 1.0)
             yield [row["thread_id"] for row in rows], Pruned(looked_at=len(rows), part=part)
 
     async def _look(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:

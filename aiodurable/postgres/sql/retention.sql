@@ -1,8 +1,3 @@
--- name: pages
--- The file's length, not the planner's statistics. NULL where a page cannot be found by its number: before Postgres 14.
-SELECT CASE WHEN current_setting('server_version_num')::integer >= 140000
-            THEN pg_relation_size('checkpoints') / current_setting('block_size')::integer END AS pages
-
 -- name: lying
 -- TID range scan of checkpoints. Threads with a checkpoint older than the id $3 on the pages from $1 to before $2, in the order
 -- they lie there. Unless $4 (keep nothing) only those of which a page shows that they have a past: what was pruned before
