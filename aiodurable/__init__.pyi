@@ -14,6 +14,9 @@ from aiodurable.errors import (
     AiodurableError as AiodurableError,
 )
 from aiodurable.errors import (
+    AlreadyAnsweredError as AlreadyAnsweredError,
+)
+from aiodurable.errors import (
     CheckpointNotFoundError as CheckpointNotFoundError,
 )
 from aiodurable.errors import (
@@ -26,7 +29,16 @@ from aiodurable.errors import (
     ConfigurationError as ConfigurationError,
 )
 from aiodurable.errors import (
+    GraphChangedError as GraphChangedError,
+)
+from aiodurable.errors import (
     GraphNotRegisteredError as GraphNotRegisteredError,
+)
+from aiodurable.errors import (
+    HistoryLostError as HistoryLostError,
+)
+from aiodurable.errors import (
+    InvalidArgumentError as InvalidArgumentError,
 )
 from aiodurable.errors import (
     LeaseLostError as LeaseLostError,
@@ -44,6 +56,9 @@ from aiodurable.errors import (
     LockTimeoutError as LockTimeoutError,
 )
 from aiodurable.errors import (
+    NothingToAnswerError as NothingToAnswerError,
+)
+from aiodurable.errors import (
     NotResumableError as NotResumableError,
 )
 from aiodurable.errors import (
@@ -53,7 +68,13 @@ from aiodurable.errors import (
     PostgresUnavailableError as PostgresUnavailableError,
 )
 from aiodurable.errors import (
+    ResultPrunedError as ResultPrunedError,
+)
+from aiodurable.errors import (
     ResumeLimitError as ResumeLimitError,
+)
+from aiodurable.errors import (
+    RunCancelledError as RunCancelledError,
 )
 from aiodurable.errors import (
     SchemaMismatchError as SchemaMismatchError,
@@ -63,6 +84,9 @@ from aiodurable.errors import (
 )
 from aiodurable.errors import (
     ThreadNotFoundError as ThreadNotFoundError,
+)
+from aiodurable.errors import (
+    ThreadPausedError as ThreadPausedError,
 )
 from aiodurable.errors import (
     WorkflowAlreadyRunningError as WorkflowAlreadyRunningError,
@@ -167,6 +191,7 @@ from aiodurable.workflow import (
 __all__ = [
     "UNFINISHED",
     "AiodurableError",
+    "AlreadyAnsweredError",
     "AsyncCheckpointerPool",
     "CheckpointNotFoundError",
     "CircuitOpenError",
@@ -175,8 +200,11 @@ __all__ = [
     "Durable",
     "DurableRun",
     "DurableSaver",
+    "GraphChangedError",
     "GraphNotRegisteredError",
     "Health",
+    "HistoryLostError",
+    "InvalidArgumentError",
     "Lease",
     "LeaseLostError",
     "LockBusyError",
@@ -186,11 +214,14 @@ __all__ = [
     "LockTimeoutError",
     "LockableWorkflowMixin",
     "NotResumableError",
+    "NothingToAnswerError",
     "PoolerNotSupportedError",
     "PostgresLockManager",
     "PostgresUnavailableError",
     "Pruned",
+    "ResultPrunedError",
     "ResumeLimitError",
+    "RunCancelledError",
     "RunRecord",
     "RunStatus",
     "SchemaMismatchError",
@@ -200,6 +231,7 @@ __all__ = [
     "ThreadInterruptedError",
     "ThreadNotFoundError",
     "ThreadPage",
+    "ThreadPausedError",
     "ThreadStatus",
     "ThreadStep",
     "WorkflowAlreadyRunningError",

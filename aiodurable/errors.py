@@ -14,23 +14,31 @@ from aiodurable.model import LockHolder, ThreadStatus
 
 __all__ = [
     "AiodurableError",
+    "AlreadyAnsweredError",
     "CheckpointNotFoundError",
     "CircuitOpenError",
     "ClosedError",
     "ConfigurationError",
+    "GraphChangedError",
     "GraphNotRegisteredError",
+    "HistoryLostError",
+    "InvalidArgumentError",
     "LeaseLostError",
     "LockBusyError",
     "LockCapacityError",
     "LockError",
     "LockTimeoutError",
     "NotResumableError",
+    "NothingToAnswerError",
     "PoolerNotSupportedError",
     "PostgresUnavailableError",
+    "ResultPrunedError",
     "ResumeLimitError",
+    "RunCancelledError",
     "SchemaMismatchError",
     "ThreadInterruptedError",
     "ThreadNotFoundError",
+    "ThreadPausedError",
     "WorkflowAlreadyRunningError",
     "WorkflowExecutionError",
 ]
@@ -47,7 +55,19 @@ class AiodurableError(Exception):
 
 
 class ConfigurationError(AiodurableError, ValueError):
-    """What was configured or passed cannot work; nothing was done."""
+    """What the operator set cannot work: a DSN, a setting, a graph, a right; nothing was done."""
+
+
+class InvalidArgumentError(AiodurableError, ValueError):
+    """What the caller passed cannot be used: a thread_id, a filter, an option of a call; nothing was done.
+
+    Attributes:
+        argument: the name of the argument that is wrong, where it is one.
+    """
+
+    def __init__(self, message: str, *, thread_id: str | None = None, argument: str | None = None) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.argument = argument
 
 
 class ClosedError(AiodurableError):
@@ -118,7 +138,36 @@ class LockTimeoutError(LockError, TimeoutError):
 
 
 class LeaseLostError(LockError):
-    """The lease is gone: what ran under it was cancelled and can write no checkpoint any more."""
+    """The lease is gone: what ran under it was cancelled and can write no checkpoint any more.
+
+    Attributes:
+        taken_over: whether somebody else has had the lease since; None where that is not known.
+    """
+
+    def __init__(self, message: str, *, thread_id: str | None = None, taken_over: bool | None = None) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.taken_over = taken_over
+
+
+class HistoryLostError(LeaseLostError):
+    """The database no longer has the last checkpoint it acknowledged: a failover lost commits.
+
+    The run was ended, because going on would build on history that is not there; a resumption begins at what there is.
+
+    Attributes:
+        checkpoint_id: the checkpoint that was acknowledged and is missing.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        thread_id: str | None = None,
+        taken_over: bool | None = None,
+        checkpoint_id: str | None = None,
+    ) -> None:
+        super().__init__(message, thread_id=thread_id, taken_over=taken_over)
+        self.checkpoint_id = checkpoint_id
 
 
 class LockCapacityError(LockError):
@@ -161,6 +210,60 @@ class ThreadInterruptedError(WorkflowExecutionError):
         self.interrupts = tuple(interrupts)
 
 
+class ThreadPausedError(WorkflowExecutionError):
+    """The thread stopped on purpose, at a gate or because a person cancelled it: only `run.ainvoke()` goes on.
+
+    Attributes:
+        reason: why it is paused, as the ledger says.
+        pending: the nodes that would run next, where the tables tell.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        thread_id: str | None = None,
+        reason: str | None = None,
+        pending: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.reason = reason
+        self.pending = tuple(pending)
+
+
+class NothingToAnswerError(WorkflowExecutionError):
+    """An answer came for a thread that has no open question.
+
+    Attributes:
+        status: the status it is in.
+    """
+
+    def __init__(self, message: str, *, thread_id: str | None = None, status: ThreadStatus | None = None) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.status = status
+
+
+class AlreadyAnsweredError(WorkflowExecutionError):
+    """The question was answered before; this answer was not delivered to any question.
+
+    Attributes:
+        interrupt_ids: the questions that this answer named, or was meant for.
+        answered_at: when they were answered, where that is recorded.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        thread_id: str | None = None,
+        interrupt_ids: Sequence[str] = (),
+        answered_at: datetime | None = None,
+    ) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.interrupt_ids = tuple(interrupt_ids)
+        self.answered_at = answered_at
+
+
 class NotResumableError(WorkflowExecutionError):
     """The thread is in a status from which it cannot go on in the way asked.
 
@@ -183,6 +286,63 @@ class ResumeLimitError(WorkflowExecutionError):
     def __init__(self, message: str, *, thread_id: str | None = None, attempts: int = 0) -> None:
         super().__init__(message, thread_id=thread_id)
         self.attempts = attempts
+
+
+class ResultPrunedError(WorkflowExecutionError, LookupError):
+    """The run is complete, but the checkpoint that held its result was pruned.
+
+    Attributes:
+        run_id: the run.
+    """
+
+    def __init__(self, message: str, *, thread_id: str | None = None, run_id: str | None = None) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.run_id = run_id
+
+
+class RunCancelledError(WorkflowExecutionError):
+    """Somebody cancelled the run (`durable.cancel`); its thread is paused.
+
+    Attributes:
+        run_id: the run.
+        requested_at: when the cancellation was requested.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        thread_id: str | None = None,
+        run_id: str | None = None,
+        requested_at: datetime | None = None,
+    ) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.run_id = run_id
+        self.requested_at = requested_at
+
+
+class GraphChangedError(WorkflowExecutionError):
+    """The graph given has not what the unfinished thread needs next; nothing ran, and nothing was dropped.
+
+    Attributes:
+        graph: the name of the graph that was given.
+        recorded: the name of the graph that the run was accepted with.
+        missing: the nodes and channels that the thread needs and the graph lacks.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        thread_id: str | None = None,
+        graph: str | None = None,
+        recorded: str | None = None,
+        missing: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.graph = graph
+        self.recorded = recorded
+        self.missing = tuple(missing)
 
 
 class GraphNotRegisteredError(WorkflowExecutionError, LookupError):

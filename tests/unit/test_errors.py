@@ -20,6 +20,15 @@ EXAMPLES = [
     errors.ResumeLimitError("no", thread_id="t", attempts=5),
     errors.SchemaMismatchError("newer", found=9, wanted=1),
     errors.CircuitOpenError("open", retry_after=1.5),
+    errors.InvalidArgumentError("no", thread_id="t", argument="limit"),
+    errors.LeaseLostError("gone", thread_id="t", taken_over=True),
+    errors.HistoryLostError("gone", thread_id="t", taken_over=False, checkpoint_id="1ef"),
+    errors.ThreadPausedError("gate", thread_id="t", reason="breakpoint", pending=["pay"]),
+    errors.NothingToAnswerError("no", thread_id="t", status=ThreadStatus.COMPLETE),
+    errors.AlreadyAnsweredError("no", thread_id="t", interrupt_ids=["a"], answered_at=HOLDER.since),
+    errors.ResultPrunedError("no", thread_id="t", run_id="r"),
+    errors.RunCancelledError("no", thread_id="t", run_id="r", requested_at=HOLDER.since),
+    errors.GraphChangedError("no", thread_id="t", graph="new", recorded="old", missing=["pay"]),
 ]
 
 
@@ -43,6 +52,7 @@ def test_every_error_has_one_root_and_pickles() -> None:
     ("error", "builtin"),
     [
         (errors.ConfigurationError, ValueError),
+        (errors.InvalidArgumentError, ValueError),
         (errors.LockTimeoutError, TimeoutError),
         (errors.ThreadNotFoundError, LookupError),
         (errors.GraphNotRegisteredError, LookupError),
@@ -50,6 +60,11 @@ def test_every_error_has_one_root_and_pickles() -> None:
 )
 def test_errors_are_the_builtin_ones_people_catch(error: type[Exception], builtin: type[Exception]) -> None:
     assert issubclass(error, builtin)
+
+
+def test_what_the_caller_passed_and_what_the_operator_set_are_told_apart() -> None:
+    assert not issubclass(errors.InvalidArgumentError, errors.ConfigurationError)
+    assert not issubclass(errors.ConfigurationError, errors.InvalidArgumentError)
 
 
 def test_every_error_says_what_it_means() -> None:
