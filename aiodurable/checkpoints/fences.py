@@ -22,8 +22,12 @@ from aiodurable.postgres.queries import load
 
 __all__ = ["FENCE_KEY", "Fence", "Fences", "Finished", "bump", "bump_free", "read_token"]
 
-FENCE_KEY = "__aiodurable_fence"
-"""Where a run puts its `Fence` in `config["configurable"]`. LangGraph keeps keys with two underscores out of metadata."""
+FENCE_KEY = "__pregel_aiodurable_fence"
+"""Where a run puts its `Fence` in `config["configurable"]`.
+
+LangGraph keeps keys that begin with two underscores out of the metadata, and those that begin with
+`__pregel_` out of the configs that it streams.
+"""
 
 _SQL = load("checkpoints")
 

@@ -134,6 +134,14 @@ def test_the_fence_in_the_config_stays_out_of_the_metadata_and_the_stamps_get_in
     assert get_serializable_checkpoint_metadata({"configurable": configurable}, {}) == {"aiodurable_run": "r"}
 
 
+def test_the_fence_in_the_config_stays_out_of_the_configs_of_streams() -> None:
+    stripped = import_module("langgraph.pregel.debug").rm_pregel_keys
+    configurable: Any = {"thread_id": "t", FENCE_KEY: object()}
+    assert stripped({"configurable": configurable}) == {"configurable": {"thread_id": "t"}}, (
+        "LangGraph strips other keys from what it streams: see FENCE_KEY in checkpoints/fences.py"
+    )
+
+
 def test_a_delta_snapshot_is_a_value_of_its_own_kind() -> None:
     assert _DeltaSnapshot([1]).value == [1]
 

@@ -1,0 +1,80 @@
+"""What a stream hands out: nothing of ours, and of a stored result the shape that a live one has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START, StateGraph
+
+from aiodurable.durable import Durable
+from aiodurable.errors import LeaseLostError
+from workflows import four_nodes, nested
+
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+
+
+def configs(chunk: Any) -> Iterator[dict[str, Any]]:
+    """The configurable part of every config in a chunk, however deep."""
+    if isinstance(chunk, Mapping):
+        if isinstance(found := chunk.get("configurable"), dict):
+            yield found
+        for value in chunk.values():
+            yield from configs(value)
+    elif isinstance(chunk, (list, tuple)):
+        for value in chunk:
+            yield from configs(value)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("mode", ["checkpoints", "debug", "tasks"])
+async def test_no_config_of_a_stream_carries_the_lease(durable: Durable, mode: str, version: str) -> None:
+    async with durable.run(nested(), "t") as run:
+        chunks = [chunk async for chunk in run.astream(INPUT, stream_mode=[mode], subgraphs=True, version=version)]
+    found = [each for chunk in chunks for each in configs(chunk)]
+    assert bool(found) is (mode != "tasks")
+    json.dumps(found)
+    for each in found:
+        assert not [key for key in each if key.startswith("__")]
+
+
+async def test_a_streams_config_used_after_the_run_is_a_plain_one(durable: Durable) -> None:
+    """Under a new lease it writes as that lease; under none, as plain LangGraph does."""
+    graph = four_nodes().compile(checkpointer=durable.checkpointer)
+    chunks: list[Any] = []
+    async with durable.run(graph, "t") as run:
+        async for chunk in run.astream(INPUT, stream_mode="checkpoints"):
+            chunks.append(chunk)
+    async with durable.run(graph, "t"):
+        await graph.aupdate_state(chunks[-1]["config"], {"told": "under a lease"})
+    assert (await graph.aget_state({"configurable": {"thread_id": "t"}})).values["told"] == "under a lease"
+    await graph.aupdate_state(chunks[-1]["config"], {"told": "under none"})
+    assert (await graph.aget_state({"configurable": {"thread_id": "t"}})).values["told"] == "under none"
+
+
+async def test_what_a_node_is_given_of_ours_has_a_name_that_langgraph_strips(durable: Durable) -> None:
+    seen: list[RunnableConfig] = []
+
+    async def look(state: Any, config: RunnableConfig) -> Any:
+        seen.append(config)
+        return {}
+
+    builder = StateGraph(dict).add_node("look", look).add_edge(START, "look").add_edge("look", END)
+    async with durable.run(builder, "t") as run:
+        await run.ainvoke({})
+    configurable = seen[0]["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    rest = {key: value for key, value in configurable.items() if not key.startswith("__pregel_")}
+    assert json.loads(json.dumps(rest))["thread_id"] == "t"
+
+
+async def test_a_runs_own_config_is_refused_after_the_run(durable: Durable) -> None:
+    """`run.config` means this lease: a task that outlives the body must not write without one."""
+    graph = four_nodes().compile(checkpointer=durable.checkpointer)
+    async with durable.run(graph, "t") as run:
+        await run.ainvoke(INPUT)
+        kept = run.config
+    with pytest.raises(LeaseLostError):
+        await graph.aupdate_state(kept, {"told": "too late"})
