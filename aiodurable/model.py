@@ -143,6 +143,7 @@ class RunRecord:
         created_at: when it was accepted.
         started_at: when its last attempt began.
         finished_at: when its last attempt ended, None while it runs.
+        failed_at: when it failed last, None where it did not.
         error: `repr` of the exception that ended it, where one did.
         reason: why it is paused, where it is.
         checkpoint_id: the checkpoint at which it ended.
@@ -158,6 +159,7 @@ class RunRecord:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    failed_at: datetime | None
     error: str | None
     reason: str | None
     checkpoint_id: str | None

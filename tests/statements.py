@@ -38,8 +38,8 @@ INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, 
 SELECT c.thread_id, '', 'xs', c.checkpoint_id, 'msgpack', '\\xa161' FROM checkpoints c
 ON CONFLICT DO NOTHING;
 
-INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, token, status)
-SELECT 'run-' || n || '-' || k, 'thread-' || n, n, 1, CASE WHEN n %% 10 = 0 AND k = 1 THEN 'failed' ELSE 'complete' END
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, token, seq, status)
+SELECT 'run-' || n || '-' || k, 'thread-' || n, n, 1, k, CASE WHEN n %% 10 = 0 AND k = 1 THEN 'failed' ELSE 'complete' END
 FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 1) k;
 
 INSERT INTO aiodurable_fences (thread_id, token) SELECT 'thread-' || n, 1 FROM generate_series(%(first)s::int, %(last)s::int) n;
@@ -108,7 +108,18 @@ def _started(count: int) -> tuple[Any, ...]:
     new = [f"new-{n}" for n in range(count)]
     stored = each(None), each(None), each(None), each(None)
     keys = list(range(1, count + 1))
-    return new, _ids(count), keys, each("graph"), each(9), each("host:1"), *stored, each(None), each("superseded")
+    return (
+        new,
+        _ids(count),
+        keys,
+        each("graph"),
+        each(9),
+        each("host:1"),
+        each(1),
+        *stored,
+        each(None),
+        each("superseded"),
+    )
 
 
 def _committed(count: int) -> tuple[Any, ...]:
@@ -141,7 +152,7 @@ def _all() -> list[Statement]:
         Statement("copy_checkpoint", copying["copy_checkpoint"], (one, "copy", head, True), 100),
         Statement("get", runs["get"], ("run-7-0",), 12),
         Statement("newest", runs["newest"], (one,), 5),
-        Statement("retry", runs["retry"], ("run-7-1", 2, "host:1"), 1),
+        Statement("retry", runs["retry"], ("run-7-1", 2, "host:1", 1), 1),
         Statement("heal a run", runs["heal"], ("run-7-1", 2, None), 1),
         Statement("fork", runs["fork"], ("new", "t", 1, None, 1, "host:1", head, "reason", one, head), 2),
         Statement("token", checkpoints["token"], (one,), 1),

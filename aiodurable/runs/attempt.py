@@ -83,15 +83,17 @@ class Attempt:
         run_id: str | None,
         input: Any,
         context: Any,
+        seq: int,
         adopted: bool = False,
     ) -> Self:
-        """A new run. `adopted`: of work that plain LangGraph left unfinished, so there is no input to consume."""
+        """A new run, the `seq`-th attempt under its lease. `adopted`: of work that plain LangGraph left: it has no input."""
         closing = {ThreadStatus.NEW: None, ThreadStatus.COMPLETE: RunStatus.COMPLETE}
         record, lease.fence.blank = await rooms.ledger.start(
             run_id or new_run_id(),
             lease.thread_id,
             graph=graph,
             token=lease.token,
+            seq=seq,
             input=input,
             context=context,
             base_id=thread.checkpoint_id,
@@ -101,15 +103,15 @@ class Attempt:
 
     @classmethod
     async def resume(
-        cls, rooms: Rooms, lease: ThreadLease, thread: WorkflowCheckpoint, *, graph: str | None, context: Any
+        cls, rooms: Rooms, lease: ThreadLease, thread: WorkflowCheckpoint, *, graph: str | None, context: Any, seq: int
     ) -> Self:
         """One more try of the thread's newest run. Work that plain LangGraph left has none: it is adopted."""
         newest = await rooms.ledger.newest(lease.thread_id)
         if newest is None or newest.record.status is RunStatus.COMPLETE:
             return await cls.start(
-                rooms, lease, thread, graph=graph, run_id=None, input=None, context=context, adopted=True
+                rooms, lease, thread, graph=graph, run_id=None, input=None, context=context, seq=seq, adopted=True
             )
-        record = await rooms.ledger.retry(newest.record.run_id, token=lease.token)
+        record = await rooms.ledger.retry(newest.record.run_id, token=lease.token, seq=seq)
         return cls(
             rooms, lease, record, base=thread, consumed=newest.consumed, input=newest.input, context=newest.context
         )

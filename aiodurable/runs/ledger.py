@@ -100,12 +100,16 @@ class Ledger:
         *,
         graph: str | None,
         token: int,
+        seq: int = 1,
         input: Any,
         context: Any,
         base_id: str | None,
         closing: RunStatus | None,
     ) -> tuple[RunRecord, bool]:
         """Write a new run, running. What earlier runs of the thread left open is closed as `closing` first, unless None.
+
+        Args:
+            seq: the number of this attempt among those under `token`, from 1.
 
         Returns:
             The row, and whether the thread has no checkpoint yet.
@@ -115,7 +119,7 @@ class Ledger:
         """
         stored = (*self._dump("input", input), *self._dump("context", context))
         key = lock_key(thread_id, self._namespace)
-        row = await self._starts((run_id, thread_id, key, graph, token, self._worker, *stored, base_id, closing))
+        row = await self._starts((run_id, thread_id, key, graph, token, self._worker, seq, *stored, base_id, closing))
         if row is None:
             raise ConfigurationError(
                 f"wanted a new run {run_id!r} of thread {thread_id!r}, found that another run has this id: "
@@ -124,9 +128,9 @@ class Ledger:
             )
         return _record(row), row["blank"]
 
-    async def retry(self, run_id: str, *, token: int) -> RunRecord:
+    async def retry(self, run_id: str, *, token: int, seq: int = 1) -> RunRecord:
         """Write that a known run is running again: one more attempt under a new token."""
-        row = await self._database.fetch_one(_SQL["retry"], run_id, token, self._worker)
+        row = await self._database.fetch_one(_SQL["retry"], run_id, token, self._worker, seq)
         assert row is not None, "the row was read under the same lease"
         return _record(row)
 

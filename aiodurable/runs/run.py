@@ -94,6 +94,7 @@ class DurableRun:
         self._context = context
         self._attempt: Attempt | None = None
         self._starting = False
+        self._attempts = 0
         self.thread_id = lease.thread_id
         self.lease = lease
         self.checkpoint = found
@@ -220,6 +221,7 @@ class DurableRun:
             action = Action.RESUME
         else:
             action = decide(self.checkpoint, given=input is not None, on_unfinished=on_unfinished)
+        self._attempts += 1
         match action:
             case Action.RETURN:
                 return stored
@@ -232,12 +234,18 @@ class DurableRun:
                     run_id=self._asked_run_id or self._next_id(),
                     input=input,
                     context=self._context,
+                    seq=self._attempts,
                 )
             case Action.RESUME:
                 if not answer:
                     await heal_thread(self._rooms, self.lease)
                 self._attempt = await Attempt.resume(
-                    self._rooms, self.lease, self.checkpoint, graph=self._graph.name, context=self._context
+                    self._rooms,
+                    self.lease,
+                    self.checkpoint,
+                    graph=self._graph.name,
+                    context=self._context,
+                    seq=self._attempts,
                 )
                 if answer:
                     self._attempt.input = input

@@ -113,6 +113,7 @@ async def test_a_role_that_may_not_create_is_told_what_to_do(empty_dsn: str) -> 
         await schema.migrate(parse_dsn(make_conninfo(empty_dsn, user="reader", password="reader")))
 
 
-def test_every_migration_is_numbered_once_and_without_gaps() -> None:
-    assert [step.version for step in schema.migrations()] == list(range(1, schema.VERSION + 1))
+def test_every_migration_is_numbered_once() -> None:
+    versions = [step.version for step in schema.migrations()]
+    assert versions == sorted(set(versions))
     assert all(Path(step.name).name == step.name for step in schema.migrations())

@@ -160,7 +160,7 @@ WHERE b.thread_id = ANY ($1::text[])
 -- aiodurable_fences_pkey. Rows that somebody has locked at this moment are left out rather than waited for; only where two
 -- make the same row at once the second has to wait, with patience. Of a row that is made here there was no lease before, so
 -- no write can be in flight that this snapshot misses: what it does not see is not there (checkpoints_pkey,
--- aiodurable_runs_by_thread).
+-- aiodurable_runs_in_order).
 WITH free AS MATERIALIZED (
     SELECT thread_id FROM aiodurable_fences
     WHERE thread_id = ANY ($1::text[])

@@ -51,7 +51,7 @@ RETURNING thread_id
 
 -- name: prune
 -- All by thread_id: aiodurable_fences_pkey, checkpoints_pkey, checkpoint_writes_pkey and checkpoint_blobs_pkey (or LangGraph's
--- own on thread_id alone), aiodurable_runs_by_thread; then the rows themselves by ctid. One row a thread from step to step,
+-- own on thread_id alone), aiodurable_runs_in_order; then the rows themselves by ctid. One row a thread from step to step,
 -- never a join of two sets of rows: that is planned from guesses about rows per thread, and can go quadratic.
 -- $1 thread ids, $2 their tokens when they were looked at, $3 their heads, $4 keep nothing, $5 only tell what would go.
 WITH claimed AS MATERIALIZED (

@@ -1,7 +1,9 @@
 -- name: get
 -- aiodurable_runs_pkey; "consumed" reads checkpoints_pkey from the run's base onwards: in its order, or the planner may take
 -- what is small, the index of block ranges.
-SELECT r.*, (
+SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
+       r.failed_at, r.error, r.reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
+       r.consumed OR (
            SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
@@ -12,8 +14,10 @@ FROM aiodurable_runs r
 WHERE r.run_id = $1
 
 -- name: newest
--- aiodurable_runs_by_thread, its first row that counts; "consumed" by checkpoints_pkey, as in get.
-SELECT r.*, (
+-- aiodurable_runs_in_order, its first row that counts; "consumed" by checkpoints_pkey, as in get.
+SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
+       r.failed_at, r.error, r.reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
+       r.consumed OR (
            SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
@@ -22,39 +26,39 @@ SELECT r.*, (
            LIMIT 1) IS NOT NULL AS consumed
 FROM aiodurable_runs r
 WHERE r.thread_id = $1 AND r.status NOT IN ('rejected', 'superseded')
-ORDER BY r.created_at DESC, r.run_id DESC
+ORDER BY r.token DESC, r.seq DESC, r.created_at DESC
 LIMIT 1
 
 -- name: start
--- aiodurable_runs_by_thread for what is closed first, aiodurable_runs_pkey for the new rows. What an older token left running
--- is over; a new start also gives up what failed or waits. A rejected run_id may be tried again with another input. A row
+-- aiodurable_runs_in_order for what is closed first, aiodurable_runs_pkey for the new rows. What an earlier attempt left
+-- running is over; a new start also gives up what failed or waits. A rejected run_id may be tried again with another input. A row
 -- with this very token is ours: the answer to the statement was lost, and it is run again. checkpoints_pkey tells whether
 -- LangGraph has anything to read: with LIMIT it is a look-up; as EXISTS it may be answered by hashing all checkpoints there are.
 WITH closed AS (
     UPDATE aiodurable_runs r
     SET status = w.closing, finished_at = coalesce(r.finished_at, now())
-    FROM unnest($1::text[], $2::text[], $5::bigint[], $12::text[]) AS w (run_id, thread_id, token, closing)
-    WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id AND coalesce(r.token, 0) < w.token
+    FROM unnest($1::text[], $2::text[], $5::bigint[], $13::text[]) AS w (run_id, thread_id, token, closing)
+    WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id AND coalesce(r.token, 0) <= w.token
       AND (r.status = 'running' OR w.closing = 'superseded' AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
     RETURNING r.run_id
 )
 INSERT INTO aiodurable_runs AS r (run_id, thread_id, lock_key, graph, status, attempts, token, worker,
-                                  input_type, input, context_type, context, base_id, started_at)
+                                  seq, input_type, input, context_type, context, base_id, started_at)
 SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker,
-       w.input_type, w.input, w.context_type, w.context, w.base_id, now()
+       w.seq, w.input_type, w.input, w.context_type, w.context, w.base_id, now()
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::text[],
-            $7::text[], $8::bytea[], $9::text[], $10::bytea[], $11::text[])
-     AS w (run_id, thread_id, lock_key, graph, token, worker, input_type, input, context_type, context, base_id)
+            $7::integer[], $8::text[], $9::bytea[], $10::text[], $11::bytea[], $12::text[])
+     AS w (run_id, thread_id, lock_key, graph, token, worker, seq, input_type, input, context_type, context, base_id)
 WHERE (SELECT count(*) FROM closed) >= 0  -- first those: only one run of a thread may be running
 ON CONFLICT (run_id) DO UPDATE
 SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer, graph = excluded.graph,
-    token = excluded.token, worker = excluded.worker,
+    token = excluded.token, worker = excluded.worker, seq = excluded.seq,
     input_type = excluded.input_type, input = excluded.input, context_type = excluded.context_type,
     context = excluded.context, base_id = excluded.base_id, started_at = excluded.started_at,
     finished_at = NULL, error = NULL, reason = NULL
 WHERE r.thread_id = excluded.thread_id AND (r.status = 'rejected' OR r.token = excluded.token)
-RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at, started_at, finished_at, error, reason,
-          checkpoint_id,
+RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at, started_at, finished_at, failed_at,
+          error, reason, checkpoint_id,
           (SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
@@ -63,10 +67,11 @@ RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at,
 -- name: retry
 -- aiodurable_runs_pkey. A lower token is a stale caller.
 UPDATE aiodurable_runs
-SET status = 'running', attempts = attempts + 1, token = $2, worker = $3, started_at = now(),
+SET status = 'running', attempts = attempts + 1, token = $2, worker = $3, seq = $4, started_at = now(),
     finished_at = NULL, error = NULL, reason = NULL, checkpoint_id = NULL
 WHERE run_id = $1 AND coalesce(token, 0) <= $2
-RETURNING *
+RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at, started_at, finished_at, failed_at, error,
+          reason, checkpoint_id
 
 -- name: finish
 -- aiodurable_runs_pkey.

@@ -1,6 +1,6 @@
 -- name: classify
 -- A thread: one descent of checkpoints_pkey (its head), one or two of checkpoint_writes_pkey (the head's tasks), one of
--- aiodurable_runs_by_thread (its newest run); checkpoint_blobs_pkey only for heads that update_state or a Send left.
+-- aiodurable_runs_in_order (its newest run); checkpoint_blobs_pkey only for heads that update_state or a Send left.
 -- $1 thread ids, $2 their lock keys, $3 look beneath the lock, $4 statuses, $5 older than, $6 newer than, $7 graph, $8 what the
 -- ledger says of the newest run (nulls: any).
 WITH held AS MATERIALIZED (
@@ -165,7 +165,7 @@ facts AS (
                    coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at
             FROM aiodurable_runs r
             WHERE r.thread_id = h.thread_id AND r.status NOT IN ('rejected', 'superseded')
-            ORDER BY r.created_at DESC, r.run_id DESC
+            ORDER BY r.token DESC, r.seq DESC, r.created_at DESC
             LIMIT 1
         ) q
         CROSS JOIN LATERAL (
@@ -235,7 +235,7 @@ WHERE ($4::text[] IS NULL OR v.status = ANY ($4))
 ORDER BY v.thread_id
 
 -- name: threads_all
--- A loose index scan: for each of $2 threads after $1 one descent of checkpoints_pkey and one of aiodurable_runs_by_thread.
+-- A loose index scan: for each of $2 threads after $1 one descent of checkpoints_pkey and one of aiodurable_runs_in_order.
 WITH RECURSIVE t (thread_id, n) AS (
     SELECT $1::text, 0
     UNION ALL
