@@ -293,14 +293,15 @@ class Verbs(ABC):
         """Prune now, and again every `interval`, until cancelled. Any number of processes may: one prunes, the others stand by.
 
         The one that prunes holds a lock for as long as it lives; when it dies or loses Postgres another one takes over.
-        What goes wrong with Postgres is logged, and tried again. Each round is logged with what it removed.
+        What goes wrong with Postgres (an outage, a deadlock, a full disk) is logged, and tried again. Each round is
+        logged with what it removed.
 
         Args:
             interval: from the end of one round to the beginning of the next, give or take a tenth.
             options: those of `prune`. An age in `older_than` is measured anew each round.
 
         Raises:
-            ConfigurationError: options that cannot be meant; at once.
+            ConfigurationError: options that cannot be meant, at once; later, a right that the role lacks.
             ClosedError: this `Durable` was closed meanwhile.
         """
         await prune_every(self._opened, interval, **options)

@@ -10,7 +10,10 @@ import psycopg
 from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError, ConfigurationError, PostgresUnavailableError
 
-__all__ = ["is_disconnect", "is_refusal", "not_allowed", "unavailable"]
+__all__ = ["DRIVER_ERRORS", "is_disconnect", "is_refusal", "not_allowed", "unavailable"]
+
+DRIVER_ERRORS = (psycopg.Error, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What either driver raises by itself. Their texts may quote what is stored: log the type, not the text."""
 
 _DISCONNECTED = ("08", "57P")
 """SQLSTATE classes that say the connection is gone or refused: connection exceptions; shutdown, crash, starting up."""

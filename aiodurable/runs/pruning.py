@@ -9,7 +9,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import NoReturn, Unpack
 
-from aiodurable.errors import ConfigurationError, LockError, PostgresUnavailableError
+from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError
+from aiodurable.postgres.driver_errors import DRIVER_ERRORS
 from aiodurable.runs.rooms import Rooms
 from aiodurable.threads import PRUNING, PruneOptions
 from aiodurable.threads.retention import checked
@@ -30,6 +31,9 @@ async def prune_every(opened: Callable[[], Rooms], interval: timedelta, **option
                 while True:
                     _log.info("pruned: %s", await opened().threads.prune(**options))
                     await asyncio.sleep(interval.total_seconds() * random.uniform(0.9, 1.1))
-        except (PostgresUnavailableError, LockError) as error:
-            _log.warning("pruning was interrupted, and is tried again: %s", error)
+        except (ConfigurationError, ClosedError):  # no waiting helps
+            raise
+        except (AiodurableError, *DRIVER_ERRORS) as error:  # a deadlock, a full disk, an open circuit: it passes
+            why = error if isinstance(error, AiodurableError) else type(error).__name__
+            _log.warning("pruning was interrupted, and is tried again: %s", why)
             await asyncio.sleep(min(interval.total_seconds(), 60) * random.uniform(0.5, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
-from aiodurable import ConfigurationError, Durable, Pruned
+from aiodurable import ClosedError, ConfigurationError, Durable, PostgresUnavailableError, Pruned, Settings
 from aiodurable.threads import PRUNING
 from scenarios import Thread
 from waiting import wait_until
@@ -87,6 +88,83 @@ async def test_it_goes_on_when_its_connections_were_killed(
         await Thread(dsn, saver, "second", "linear").start()
         await wait_until(lambda: len(rounds) > seen + 1, what="another round")
     assert await checkpoints(dsn) == 2
+
+
+TROUBLE = """
+CREATE TABLE trouble (code text);
+CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE found text := (SELECT code FROM trouble);
+BEGIN
+    IF found IS NOT NULL THEN
+        RAISE EXCEPTION 'the secret of the row' USING ERRCODE = found;
+    END IF;
+    RETURN OLD;
+END $$;
+CREATE TRIGGER fail BEFORE DELETE ON checkpoints FOR EACH ROW EXECUTE FUNCTION fail();
+"""
+"""While a code stands in the table `trouble`, no checkpoint can be deleted: Postgres raises that SQLSTATE."""
+
+
+@pytest.mark.parametrize("code", ["40P01", "40001", "57014", "53100", "53200", "55P03", "58030"])
+async def test_an_error_of_postgres_that_passes_ends_no_task_group(
+    dsn: str, saver: AsyncPostgresSaver, caplog: pytest.LogCaptureFixture, code: str
+) -> None:
+    """Deadlock, serialisation failure, cancelled statement, disk full, out of memory, lock timeout, I/O error."""
+    await Thread(dsn, saver, "thread", "linear").start()
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute(TROUBLE.encode())
+        await connection.execute("INSERT INTO trouble VALUES (%s)", (code,))
+        async with Durable(dsn) as durable, asyncio.TaskGroup() as tasks:
+            pruner = tasks.create_task(durable.prune_every(SOON, older_than=NOW))
+            await wait_until(lambda: caplog.text.count("tried again") > 1, what="two failed rounds in the log")
+            await connection.execute("DELETE FROM trouble")
+
+            async def pruned() -> bool:
+                return await checkpoints(dsn) == 1
+
+            await wait_until(pruned, what="a round that succeeds")
+            pruner.cancel()
+    assert "secret" not in caplog.text
+
+
+async def test_a_circuit_that_is_open_ends_no_task_group(
+    dsn: str, saver: AsyncPostgresSaver, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(circuit_after_s=0.01, circuit_pause_s=0.5)
+    async with Durable(dsn, settings=settings) as durable, asyncio.TaskGroup() as tasks:
+        breaker = durable._opened().checkpoints.database.breaker
+        assert breaker is not None
+        while breaker.state == "closed":
+            with contextlib.suppress(PostgresUnavailableError):
+                async with breaker.call():
+                    await asyncio.sleep(0.005)
+                    raise PostgresUnavailableError("away")
+        await Thread(dsn, saver, "thread", "linear").start()
+        pruner = tasks.create_task(durable.prune_every(SOON, older_than=NOW))
+        await wait_until(lambda: "tried again" in caplog.text, what="the open circuit in the log")
+
+        async def pruned() -> bool:
+            return await checkpoints(dsn) == 1
+
+        await wait_until(pruned, what="a round after the circuit has closed")
+        pruner.cancel()
+
+
+async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
+    dsn: str, saver: AsyncPostgresSaver
+) -> None:
+    async with Durable(dsn) as durable:
+        closed = asyncio.create_task(durable.prune_every(SOON, older_than=NOW))
+        await wait_until(lambda: durable.locks.is_locked(PRUNING), what="the first round")
+    with pytest.raises(ClosedError):
+        await asyncio.wait_for(closed, 10)
+    await Thread(dsn, saver, "thread", "linear").start()
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute(TROUBLE.encode())
+        await connection.execute("INSERT INTO trouble VALUES ('42501')")
+    async with Durable(dsn) as durable:
+        with pytest.raises(ConfigurationError, match="right"):
+            await asyncio.wait_for(durable.prune_every(SOON, older_than=NOW), 10)
 
 
 async def test_its_lock_is_not_taken_for_a_thread_that_runs(dsn: str, saver: AsyncPostgresSaver) -> None:
