@@ -1,4 +1,5 @@
-"""A TCP proxy before Postgres, whose wires can be cut: silently in each direction, or so that both ends hear of it."""
+"""A TCP proxy before Postgres, whose wires can be cut: silently in each direction, or so that both
+ends hear of it; or whose connections are forgotten, as a NAT or a load balancer forgets them."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ class Proxy:
         self._refusing = False
         self._writers: list[asyncio.StreamWriter] = []
         self._pumps: set[asyncio.Task[None]] = set()
+        self._forgotten = self._opened = 0
         self.mend()
 
     def cut(self, *directions: Direction) -> None:
@@ -35,6 +37,10 @@ class Proxy:
         """What vanished arrives, as TCP would send it again."""
         for passes in self._passes.values():
             passes.set()
+
+    def forget(self) -> None:
+        """Lose whatever is sent on the connections that are open now; neither end hears of it, new ones work."""
+        self._forgotten = self._opened
 
     def end(self) -> None:
         """Every connection ends; what was under way is lost."""
@@ -62,20 +68,27 @@ class Proxy:
         else:
             there, back = await asyncio.open_connection(host, int(port))
         self._writers += [writer, back]
+        self._opened += 1
         for source, sink, direction in ((reader, back, "to_server"), (there, writer, "to_client")):
-            pump = asyncio.create_task(self._pump(source, sink, self._passes[direction]))
+            pump = asyncio.create_task(self._pump(source, sink, self._passes[direction], self._opened))
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, passes: asyncio.Event) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, passes: asyncio.Event, number: int
+    ) -> None:
         try:
             while data := await source.read(65536):
                 await passes.wait()
+                if number <= self._forgotten:
+                    continue
                 sink.write(data)
                 await sink.drain()
                 if passes is self._passes["to_server"]:
                     self.sent += len(data)
             await passes.wait()  # a closed connection is news, too
+            if number <= self._forgotten:
+                await asyncio.Event().wait()  # until the proxy ends
         except OSError:
             pass
         finally:

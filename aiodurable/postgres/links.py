@@ -46,28 +46,38 @@ class Link:
         self._role = role
         self._connect_timeout_s = connect_timeout_s
         self._connection: asyncpg.Connection | None = None
+        self._pid = 0  # its backend, as announced: a connection that is closed cannot say it any more
         self._proxied = False
         self._plans = Plans()
-        self._left: int | None = None  # the backend of the last connection that was cut: it may have work to do yet
+        self._left: set[int] = set()  # backends of connections that were cut: they may have work to do yet
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Run one statement. A connection error leaves nothing behind: the next call connects anew."""
         connection = self._connection
         if connection is None or connection.is_closed():
-            connection = self._connection = await connect_direct(
-                self._dsn, role=self._role, timeout_s=self._connect_timeout_s
-            )
-            if self._left is not None:
-                with suppress(asyncpg.InsufficientPrivilegeError):  # a host may take it from everybody
-                    await self._run(connection, connection.execute(_SQL["end_left"].replace("$1", str(self._left))))
-                self._left = None
-            plan_once = _SQL["plan_once"].replace("$1", str(connection.get_server_pid()))
-            self._proxied = await self._run(connection, connection.execute(plan_once)) == "SELECT 0"
-            self._plans = Plans()
+            connection = await self._connect()
         elif not self._proxied and self._plans.stale():
-            await self._run(connection, connection.execute(Plans.FORGET))
+            await self._run(connection.execute(Plans.FORGET))
         ask = self._in_one_place(connection, query, args) if self._proxied else connection.fetch(query, *args)
-        return await self._run(connection, ask)
+        return await self._run(ask)
+
+    async def _connect(self) -> asyncpg.Connection:
+        connection = await connect_direct(self._dsn, role=self._role, timeout_s=self._connect_timeout_s)
+        self.drop()  # one that closed by itself may have left its backend behind as well
+        self._connection, self._pid = connection, connection.get_server_pid()
+        try:
+            if left := list(self._left):
+                end_left = _SQL["end_left"].replace("$1", ", ".join(map(str, left)))
+                with suppress(asyncpg.InsufficientPrivilegeError):  # a host may take it from everybody
+                    await self._run(connection.execute(end_left))
+                self._left.difference_update(left)
+            plan_once = _SQL["plan_once"].replace("$1", str(self._pid))
+            self._proxied = await self._run(connection.execute(plan_once)) == "SELECT 0"
+        except BaseException:  # half set up, it must not serve the next statement
+            self.drop()
+            raise
+        self._plans = Plans()
+        return connection
 
     @staticmethod
     async def _in_one_place(connection: asyncpg.Connection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
@@ -76,23 +86,36 @@ class Link:
             statement = await connection.prepare(query, name="")  # a name may be taken by somebody else's statement
             return await statement.fetch(*args)
 
-    async def _run(self, connection: asyncpg.Connection, answer: Awaitable[T]) -> T:
-        # Not asyncpg's own timeout: it opens a second connection to cancel the statement, which hangs in a partition.
-        cut = asyncio.get_running_loop().call_later(_STATEMENT_S, connection.terminate)
+    async def _run(self, answer: Awaitable[T]) -> T:
+        silent = False
+
+        def cut() -> None:
+            nonlocal silent
+            silent = True
+            self.drop()
+
+        # Not asyncpg's own timeout: it opens a second connection to cancel the statement, which
+        # hangs in a partition.
+        timer = asyncio.get_running_loop().call_later(_STATEMENT_S, cut)
         try:
             return await answer
         except Exception as error:
+            if silent:
+                raise TimeoutError(f"no answer within {_STATEMENT_S:g} s") from error
             if is_disconnect(error):
                 self.drop()
             raise
         finally:
-            cut.cancel()
+            timer.cancel()
 
     def drop(self) -> None:
-        """Cut the connection, without a word to the server: it may not be listening. The next one ends its backend."""
+        """Cut the connection without telling the server, which may not hear it. Never raises.
+
+        The next connection ends the backend that this leaves behind.
+        """
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._left = connection.get_server_pid()
+            self._left.add(self._pid)
             connection.terminate()
 
 
@@ -103,7 +126,7 @@ class Links:
         dsn: where to.
         role: what `application_name` says they are for.
         size: links at most; each connects when it is first needed.
-        timeout_s: seconds for which a statement is tried again while Postgres is away.
+        timeout_s: seconds to reach Postgres, and for which a statement that failed with its connection is sent again.
 
     Attributes:
         asked: how many statements were asked for, since the beginning.
@@ -138,6 +161,7 @@ class Links:
 
     async def _fetch(self, link: Link, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
         deadline = time.monotonic() + self._timeout_s
+        sent = False
         pause_s = 0.0  # most often the connection has died while it was idle, and Postgres is there
         while True:
             if self._closed:
@@ -149,6 +173,9 @@ class Links:
                     if (refused := not_allowed(error, self._dsn)) is not None:
                         raise refused from error
                     raise
+                if not (sent or isinstance(error, PostgresUnavailableError)):
+                    sent = True  # how long it waited for an answer does not count
+                    deadline = time.monotonic() + self._timeout_s
                 if time.monotonic() > deadline:
                     raise (
                         error if isinstance(error, PostgresUnavailableError) else unavailable(error, self._dsn)

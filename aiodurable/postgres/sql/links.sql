@@ -20,8 +20,8 @@ WHERE pg_backend_pid() = $1
 -- name: end_left
 -- No table. A backend whose connection was cut may read the statement only now, after it was sent again here: a token that is
 -- raised behind the back of its lease makes the lease's own writes stale. So it is ended first. A pid may be another's by now;
--- an application_name with our host and process in it is not. $1 is written in, as in plan_once; behind a pooler, which makes
--- pids up, there is none. A second is for a backend that can still hear.
+-- an application_name with our host and process in it is not. $1, one pid or several, is written in, as in plan_once; behind
+-- a pooler, which makes pids up, there is none. A second is for a backend that can still hear.
 SELECT pg_terminate_backend(pid, 1000)
 FROM pg_stat_activity
-WHERE pid = $1 AND pid <> pg_backend_pid() AND application_name = current_setting('application_name')
+WHERE pid IN ($1) AND pid <> pg_backend_pid() AND application_name = current_setting('application_name')
