@@ -204,7 +204,8 @@ class Durable(Verbs):
         Raises (on entering):
             WorkflowAlreadyRunningError: another run advances the thread; says who and since when.
             LockTimeoutError: the thread did not become free in time.
-            ConfigurationError, GraphNotRegisteredError: thread_id, graph or config cannot be used.
+            InvalidArgumentError: thread_id, run_id, config or an option cannot be used.
+            ConfigurationError, GraphNotRegisteredError: the graph cannot be used.
             ClosedError: this `Durable` is not open.
         Raises (out of the body):
             LeaseLostError: the lease was lost; the body was cancelled.

@@ -50,7 +50,7 @@ class Verbs(ABC):
         By the rules of `aiodurable.threads.status`. A thread nobody knows is `new`.
 
         Raises:
-            ConfigurationError: a thread_id that cannot be stored.
+            InvalidArgumentError: a thread_id that cannot be stored.
         """
         return await self._opened().threads.status(thread_id)
 
@@ -73,7 +73,7 @@ class Verbs(ABC):
             filters: see `ThreadFilters`: status, older_than, newer_than, graph, prefix, error, holder, orphaned.
 
         Raises:
-            ConfigurationError: a filter that cannot be meant, or a limit below 1; at once, not at the first step.
+            InvalidArgumentError: a filter that cannot be meant, or a limit below 1; at once, not at the first step.
         """
         return self._opened().threads.find(after=after, limit=limit, **filters)
 
@@ -106,7 +106,7 @@ class Verbs(ABC):
             filters: see `ThreadFilters`. Let all pages have the same; for ages that means moments.
 
         Raises:
-            ConfigurationError: a filter that cannot be meant, or a number below 1.
+            InvalidArgumentError: a filter that cannot be meant, or a number below 1.
         """
         return await self._opened().threads.page(after=after, limit=limit, look_at=look_at, **filters)
 
@@ -120,7 +120,7 @@ class Verbs(ABC):
             filters: see `ThreadFilters`; an estimate takes only `status`.
 
         Raises:
-            ConfigurationError: a filter that cannot be meant.
+            InvalidArgumentError: a filter that cannot be meant.
         """
         return await self._opened().threads.counts(exact=exact, **filters)
 
@@ -135,7 +135,7 @@ class Verbs(ABC):
             limit: at most so many.
 
         Raises:
-            ConfigurationError: a thread_id that cannot be stored, or a limit below 1; at once, not at the first step.
+            InvalidArgumentError: a thread_id that cannot be stored, or a limit below 1; at once, not at the first step.
         """
         return self._opened().threads.history(thread_id, before=before, limit=limit)
 
@@ -234,7 +234,7 @@ class Verbs(ABC):
             WorkflowExecutionError: the new thread exists already.
             WorkflowAlreadyRunningError: somebody holds the lease of the new thread.
             GraphNotRegisteredError: there are values, no graph was given, and the ledger names none that is registered.
-            ConfigurationError: more than one place, or a thread_id that cannot be stored.
+            InvalidArgumentError: more than one place, or a thread_id that cannot be stored.
             langgraph.errors.InvalidUpdateError: LangGraph refuses the values; the new thread does not exist then.
         """
         rooms = self._opened()
@@ -275,7 +275,7 @@ class Verbs(ABC):
             progress: called after each batch with what was removed so far.
 
         Raises:
-            ConfigurationError: an argument that cannot be meant; nothing was removed.
+            InvalidArgumentError: an argument that cannot be meant; nothing was removed.
             PostgresUnavailableError: earlier batches stay removed.
         """
         return await self._opened().threads.prune(
@@ -301,7 +301,8 @@ class Verbs(ABC):
             options: those of `prune`. An age in `older_than` is measured anew each round.
 
         Raises:
-            ConfigurationError: options that cannot be meant, at once; later, a right that the role lacks.
+            InvalidArgumentError: options that cannot be meant; at once.
+            ConfigurationError: later, a right that the role lacks.
             ClosedError: this `Durable` was closed meanwhile.
         """
         await prune_every(self._opened, interval, **options)

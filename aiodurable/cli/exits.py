@@ -11,6 +11,7 @@ from aiodurable.errors import (
     CheckpointNotFoundError,
     CircuitOpenError,
     ConfigurationError,
+    InvalidArgumentError,
     PostgresUnavailableError,
     SchemaMismatchError,
     ThreadNotFoundError,
@@ -42,7 +43,7 @@ def exit_of(error: AiodurableError) -> Exit:
             return Exit.ALREADY_RUNNING
         case PostgresUnavailableError() | SchemaMismatchError() | CircuitOpenError():
             return Exit.DATABASE
-        case ConfigurationError():
+        case ConfigurationError() | InvalidArgumentError():
             return Exit.USAGE
         case _:
             return Exit.FAILED

@@ -10,7 +10,14 @@ from types import TracebackType
 from typing import Self
 
 from aiodurable.dsn import parse_dsn
-from aiodurable.errors import ClosedError, ConfigurationError, LockBusyError, LockTimeoutError, PostgresUnavailableError
+from aiodurable.errors import (
+    ClosedError,
+    ConfigurationError,
+    InvalidArgumentError,
+    LockBusyError,
+    LockTimeoutError,
+    PostgresUnavailableError,
+)
 from aiodurable.events import LeaseAcquired, LeaseLost, LeaseReleased, Observer, emit
 from aiodurable.keys import check_thread_id, lock_key
 from aiodurable.locks.asked import Release
@@ -185,7 +192,9 @@ class PostgresLockManager:
     async def acquire(self, name: str, *, timeout: float | None = 0) -> Lease:
         """A lease, without a scope that releases it or is cancelled by its loss. Raises what `hold` raises."""
         if timeout is not None and not timeout >= 0:
-            raise ConfigurationError(f"timeout must be seconds, 0 or more, or None, got {timeout}")
+            raise InvalidArgumentError(
+                f"timeout must be seconds, 0 or more, or None, got {timeout}", argument="timeout"
+            )
         asked = time.monotonic()
         if timeout == 0:
             lease = await self._taking.at_once(self._key(name), name)
@@ -208,11 +217,11 @@ class PostgresLockManager:
             PostgresUnavailableError: no lock session is up yet.
             LockCapacityError: the server's lock table would be overrun.
             ClosedError: the manager is not open in this event loop.
-            ConfigurationError: the lease is not lost, or was let go of.
+            InvalidArgumentError: the lease is not lost, or was let go of.
         """
         self._check_open()
         if lost.released or not lost.lost:
-            raise ConfigurationError(f"only a lock that was lost and not let go of can be taken again, got {lost!r}")
+            raise InvalidArgumentError(f"only a lock that was lost and not let go of can be taken again, got {lost!r}")
         asked = time.monotonic()
         lease = await self._taking.again(lost)
         if lease is not None:
@@ -265,7 +274,7 @@ class PostgresLockManager:
         try:
             return _key_of(name, self._namespace)
         except TypeError:  # what cannot be hashed is no string
-            raise ConfigurationError(f"a lock's name must be a str, got {type(name).__name__}") from None
+            raise InvalidArgumentError(f"a lock's name must be a str, got {type(name).__name__}") from None
 
     def _check_open(self) -> None:
         if self._taking.loop is not asyncio.get_running_loop():

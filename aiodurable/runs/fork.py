@@ -8,7 +8,7 @@ from typing import Any
 from langgraph.checkpoint.base.id import uuid6
 
 from aiodurable.checkpoints.copying import birth
-from aiodurable.errors import CheckpointNotFoundError, ConfigurationError, WorkflowExecutionError
+from aiodurable.errors import CheckpointNotFoundError, InvalidArgumentError, WorkflowExecutionError
 from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.attempt import new_run_id
 from aiodurable.runs.graphs import BoundGraph
@@ -43,7 +43,7 @@ class Point:
     def __post_init__(self) -> None:
         given = [name for name in ("checkpoint_id", "before", "from_step") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ConfigurationError(
+            raise InvalidArgumentError(
                 f"a fork begins at one place, got {' and '.join(given)}: give one of them, or none"
             )
 

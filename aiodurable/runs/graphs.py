@@ -17,7 +17,7 @@ from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.types import GraphOutput
 
-from aiodurable.errors import ConfigurationError, GraphNotRegisteredError
+from aiodurable.errors import ConfigurationError, GraphNotRegisteredError, InvalidArgumentError
 
 __all__ = ["BoundGraph", "Graph", "Graphs", "stored_as_stream", "stored_as_version", "without_coordinates"]
 
@@ -71,7 +71,7 @@ class Graphs:
             and graph not in self.names
             and (not isinstance(thread_id, str) or thread_id in self.names)
         ):
-            raise ConfigurationError(
+            raise InvalidArgumentError(
                 f"{graph!r} was given as the graph and {thread_id!r} as the thread_id, which looks swapped: "
                 "durable.run(graph, thread_id), but durable_run(thread_id, graph)"
             )
@@ -130,17 +130,17 @@ def without_coordinates(config: RunnableConfig, thread_id: str) -> RunnableConfi
     """The config of a run, which addresses the thread's head; LangGraph would take other coordinates for time travel.
 
     Raises:
-        ConfigurationError: it has some.
+        InvalidArgumentError: it has some.
     """
     configurable = config.get("configurable", {})
     if configurable.get("thread_id", thread_id) != thread_id:
-        raise ConfigurationError(
+        raise InvalidArgumentError(
             f"config names thread {configurable['thread_id']!r}, the run is of thread {thread_id!r}: leave it out of config",
             thread_id=thread_id,
         )
     for name in ("checkpoint_id", "checkpoint_ns"):
         if configurable.get(name):
-            raise ConfigurationError(
+            raise InvalidArgumentError(
                 f"config names a {name}: a durable run goes on from the thread's newest checkpoint; fork the thread instead",
                 thread_id=thread_id,
             )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
-from aiodurable.errors import ConfigurationError, LockBusyError, WorkflowAlreadyRunningError
+from aiodurable.errors import InvalidArgumentError, LockBusyError, WorkflowAlreadyRunningError
 from aiodurable.events import LeaseAcquired, LeaseReleased, emit
 from aiodurable.keys import check_thread_id
 from aiodurable.locks import Lease, cancel_on_lost
@@ -36,14 +36,19 @@ async def hold(
     Raises:
         WorkflowAlreadyRunningError: somebody else holds it ("reject").
         LockTimeoutError: it did not become free in time ("wait").
-        ConfigurationError: `thread_id`, `on_busy` or `timeout` makes no sense.
+        InvalidArgumentError: `thread_id`, `on_busy` or `timeout` makes no sense.
         PostgresUnavailableError: Postgres is away.
     """
     check_thread_id(thread_id)
     if on_busy not in ("reject", "wait"):
-        raise ConfigurationError(f'on_busy must be "reject" or "wait", got {on_busy!r}')
+        raise InvalidArgumentError(f'on_busy must be "reject" or "wait", got {on_busy!r}', argument="on_busy")
     if timeout is not None and not timeout >= 0:
-        raise ConfigurationError(f"timeout must be seconds, 0 or more, got {timeout}")
+        raise InvalidArgumentError(f"timeout must be seconds, 0 or more, got {timeout}", argument="timeout")
+    if timeout is not None and on_busy != "wait":
+        raise InvalidArgumentError(
+            f'timeout={timeout} has no meaning with on_busy="reject", which does not wait: pass on_busy="wait" too',
+            argument="timeout",
+        )
     asked = time.monotonic()
     lock = await _lock(rooms, thread_id, timeout=0 if on_busy == "reject" else timeout)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from aiodurable.errors import ConfigurationError
+from aiodurable.errors import InvalidArgumentError
 from aiodurable.keys import lock_key
 from aiodurable.model import RunRecord, RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
@@ -115,13 +115,13 @@ class Ledger:
             The row, and whether the thread has no checkpoint yet.
 
         Raises:
-            ConfigurationError: input or context cannot be serialised, or the run_id is taken; nothing was written.
+            InvalidArgumentError: input or context cannot be serialised, or the run_id is taken; nothing was written.
         """
         stored = (*self._dump("input", input), *self._dump("context", context))
         key = lock_key(thread_id, self._namespace)
         row = await self._starts((run_id, thread_id, key, graph, token, self._worker, seq, *stored, base_id, closing))
         if row is None:
-            raise ConfigurationError(
+            raise InvalidArgumentError(
                 f"wanted a new run {run_id!r} of thread {thread_id!r}, found that another run has this id: "
                 "a run_id names one run of one thread",
                 thread_id=thread_id,
@@ -230,7 +230,7 @@ class Ledger:
         try:
             return self._serde.dumps_typed(value)
         except Exception as error:  # whatever the serializer or the value's own hooks raise means the same
-            raise ConfigurationError(
+            raise InvalidArgumentError(
                 f"the {what} cannot be stored, so another process could not go on with it: {type(error).__name__} while "
                 f"serialising {type(value).__name__}; pass plain data, dataclasses, pydantic models or messages"
             ) from error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import NoReturn, Unpack
 
-from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError
+from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, InvalidArgumentError
 from aiodurable.postgres.driver_errors import DRIVER_ERRORS
 from aiodurable.runs.rooms import Rooms
 from aiodurable.threads import PRUNING, PruneOptions
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 async def prune_every(opened: Callable[[], Rooms], interval: timedelta, **options: Unpack[PruneOptions]) -> NoReturn:
     """See `Durable.prune_every`. `opened` gives the rooms, and raises `ClosedError` where they are closed."""
     if interval <= timedelta():
-        raise ConfigurationError(f"interval must be above 0, got {interval}: a day is usual")
+        raise InvalidArgumentError(f"interval must be above 0, got {interval}: a day is usual")
     checked(**options)
     while True:
         try:
@@ -31,7 +31,7 @@ async def prune_every(opened: Callable[[], Rooms], interval: timedelta, **option
                 while True:
                     _log.info("pruned: %s", await opened().threads.prune(**options))
                     await asyncio.sleep(interval.total_seconds() * random.uniform(0.9, 1.1))
-        except (ConfigurationError, ClosedError):  # no waiting helps
+        except (ConfigurationError, InvalidArgumentError, ClosedError):  # no waiting helps
             raise
         except (AiodurableError, *DRIVER_ERRORS) as error:  # a deadlock, a full disk, an open circuit: it passes
             why = error if isinstance(error, AiodurableError) else type(error).__name__

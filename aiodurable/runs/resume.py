@@ -25,7 +25,7 @@ from langgraph.errors import GraphDrained, GraphRecursionError
 
 from aiodurable.errors import (
     CircuitOpenError,
-    ConfigurationError,
+    InvalidArgumentError,
     NotResumableError,
     PostgresUnavailableError,
     ResumeLimitError,
@@ -52,10 +52,10 @@ def decide(thread: WorkflowCheckpoint, *, given: bool, on_unfinished: OnUnfinish
 
     Raises:
         ThreadNotFoundError, ThreadInterruptedError, ResumeLimitError, NotResumableError: see the table above.
-        ConfigurationError: `on_unfinished` is none of the four words, or "restart" came without an input.
+        InvalidArgumentError: `on_unfinished` is none of the four words, or "restart" came without an input.
     """
     if on_unfinished not in ("resume", "raise", "restart", "retry"):
-        raise ConfigurationError(
+        raise InvalidArgumentError(
             f'on_unfinished must be "resume", "raise", "restart" or "retry", got {on_unfinished!r}'
         )
     match thread.status:
@@ -74,7 +74,7 @@ def decide(thread: WorkflowCheckpoint, *, given: bool, on_unfinished: OnUnfinish
 def _unfinished(thread: WorkflowCheckpoint, *, given: bool, on_unfinished: OnUnfinished) -> Action:
     if on_unfinished == "restart":
         if not given:
-            raise ConfigurationError('on_unfinished="restart" wants an input to start with, got none')
+            raise InvalidArgumentError('on_unfinished="restart" wants an input to start with, got none')
         return Action.START
     if thread.status is ThreadStatus.QUARANTINED and on_unfinished != "retry":
         raise ResumeLimitError(

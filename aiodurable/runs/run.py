@@ -12,7 +12,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command, StateSnapshot
 
 from aiodurable.checkpoints.fences import FENCE_KEY
-from aiodurable.errors import ConfigurationError, NotResumableError, WorkflowExecutionError
+from aiodurable.errors import InvalidArgumentError, NotResumableError, WorkflowExecutionError
+from aiodurable.keys import check_run_id
 from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.attempt import Attempt, new_run_id
 from aiodurable.runs.graphs import BoundGraph, stored_as_stream, stored_as_version, without_coordinates
@@ -40,6 +41,8 @@ async def run(
     context: Any = None,
 ) -> AsyncIterator[DurableRun]:
     """Hold the thread for the body, and give it a `DurableRun` to start or resume it with. See `Durable.run`."""
+    if run_id is not None:
+        check_run_id(run_id)
     config = without_coordinates(config or {}, thread_id)
     async with hold(rooms, thread_id, on_busy=on_busy, timeout=timeout) as lease:
         found = await _look(rooms, lease)
@@ -131,7 +134,7 @@ class DurableRun:
             ThreadNotFoundError: nothing is known of the thread and there is no input.
             ThreadInterruptedError: it waits for an answer; see `resume`.
             NotResumableError, ResumeLimitError: see `on_unfinished`, and quarantine.
-            ConfigurationError: the input or context cannot be stored; nothing was written.
+            InvalidArgumentError: the input or context cannot be stored; nothing was written.
             LeaseLostError: the lease was lost; whoever has it now goes on from the last checkpoint.
             Exception: a node's own, as it was raised.
         """
@@ -264,7 +267,7 @@ class DurableRun:
         if known is None:
             return None
         if known.record.thread_id != self.thread_id:
-            raise ConfigurationError(
+            raise InvalidArgumentError(
                 f"run_id {self._asked_run_id!r} is a run of thread {known.record.thread_id!r}, not of {self.thread_id!r}: "
                 "a run_id names one run of one thread",
                 thread_id=self.thread_id,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypedDict, Unpack
 
-from aiodurable.errors import ConfigurationError
+from aiodurable.errors import InvalidArgumentError
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 
 __all__ = ["NEEDS_ATTENTION", "Age", "Filter", "Statuses", "ThreadFilters", "check_positive"]
@@ -24,7 +24,7 @@ Statuses = ThreadStatus | str | Iterable[ThreadStatus | str]
 class ThreadFilters(TypedDict, total=False):
     """The filters of a search; a thread must pass all that are given, and None passes every thread.
 
-    What cannot be meant is a `ConfigurationError`: an unknown status, a negative age, a datetime without a time zone.
+    What cannot be meant is a `InvalidArgumentError`: an unknown status, a negative age, a datetime without a time zone.
     """
 
     status: Statuses | None
@@ -72,7 +72,7 @@ class Filter:
         """Check what a caller asked for. Ages become moments once, here, so that all pages mean the same.
 
         Raises:
-            ConfigurationError: an unknown status, a negative age, a datetime without a time zone.
+            InvalidArgumentError: an unknown status, a negative age, a datetime without a time zone.
         """
         statuses = _statuses(asked.get("status"))
         if asked.get("holder") is not None:
@@ -81,6 +81,9 @@ class Filter:
             statuses -= {ThreadStatus.RUNNING}
         rest: dict[str, Any] = {name: value for name, value in asked.items() if name != "status"}
         rest |= {name: _moment(name, rest.get(name)) for name in ("older_than", "newer_than")}
+        for name in ("graph", "prefix", "error", "holder"):
+            _check_type(name, rest.get(name), str)
+        _check_type("orphaned", rest.get("orphaned"), bool)
         return cls(statuses, **rest)  # a misspelt filter is a TypeError here
 
     @property
@@ -96,10 +99,16 @@ class Filter:
 
 
 def check_positive(**numbers: int | None) -> None:
-    """Refuse a number below 1. Raises `ConfigurationError`."""
+    """Refuse what is no whole number, or below 1. Raises `InvalidArgumentError`."""
     for name, number in numbers.items():
+        _check_type(name, number, int)
         if number is not None and number < 1:
-            raise ConfigurationError(f"{name} must be 1 or more, got {number}")
+            raise InvalidArgumentError(f"{name} must be 1 or more, got {number}", argument=name)
+
+
+def _check_type(name: str, value: object, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise InvalidArgumentError(f"{name} must be {kind.__name__} or None, got {type(value).__name__}", argument=name)
 
 
 def _statuses(status: Statuses | None) -> frozenset[ThreadStatus]:
@@ -107,15 +116,28 @@ def _statuses(status: Statuses | None) -> frozenset[ThreadStatus]:
     try:
         wanted = ThreadStatus if status is None else [status] if isinstance(status, str) else status
         return frozenset(map(ThreadStatus, wanted)) - {ThreadStatus.NEW}
-    except ValueError as error:
-        raise ConfigurationError(f"{error}: choose from {', '.join(ThreadStatus)}") from None
+    except (TypeError, ValueError) as error:  # not iterable, or of something else
+        raise InvalidArgumentError(
+            f"status cannot be {status!r} ({error}): choose from {', '.join(ThreadStatus)}", argument="status"
+        ) from None
 
 
 def _moment(name: str, value: Age | None) -> datetime | None:
+    if value is None:
+        return None
     if isinstance(value, timedelta):
         if value < timedelta():
-            raise ConfigurationError(f"{name} must not be a negative age, got {value}")
-        return datetime.now(UTC) - value
-    if isinstance(value, datetime) and value.utcoffset() is None:
-        raise ConfigurationError(f"{name} must have a time zone, got {value.isoformat()}: try datetime.now(UTC)")
+            raise InvalidArgumentError(f"{name} must not be a negative age, got {value}", argument=name)
+        try:
+            return datetime.now(UTC) - value
+        except OverflowError:
+            return datetime.min.replace(tzinfo=UTC)
+    if not isinstance(value, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all type-checked
+        raise InvalidArgumentError(
+            f"{name} must be a timedelta or a datetime with a time zone, got {type(value).__name__}", argument=name
+        )
+    if value.utcoffset() is None:
+        raise InvalidArgumentError(
+            f"{name} must have a time zone, got {value.isoformat()}: try datetime.now(UTC)", argument=name
+        )
     return value

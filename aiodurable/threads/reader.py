@@ -8,7 +8,7 @@ from typing import Unpack
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from aiodurable.errors import ConfigurationError
+from aiodurable.errors import InvalidArgumentError
 from aiodurable.keys import check_thread_id
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
@@ -91,7 +91,7 @@ class Threads:
         if exact:
             return await self._counting.count(wanted)
         if more := [name for name, value in filters.items() if name != "status" and value not in (None, False)]:
-            raise ConfigurationError(
+            raise InvalidArgumentError(
                 f"an estimate takes no {', '.join(more)}: count exactly, or filter by status alone"
             )
         return await self._counting.estimate(wanted)

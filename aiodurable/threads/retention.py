@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Required, TypedDict
 
-from aiodurable.errors import ConfigurationError
+from aiodurable.errors import InvalidArgumentError
 from aiodurable.model import ThreadStatus
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
@@ -263,16 +263,16 @@ def checked(
     share: float = SHARE,
     **_: Any,
 ) -> Filter:
-    """What to look for. Raises `ConfigurationError` where the options of `prune` cannot be meant."""
+    """What to look for. Raises `InvalidArgumentError` where the options of `prune` cannot be meant."""
     if keep not in ("latest", "nothing"):
-        raise ConfigurationError(f'keep must be "latest" or "nothing", got {keep!r}')
+        raise InvalidArgumentError(f'keep must be "latest" or "nothing", got {keep!r}')
     if not 1 <= batch <= 10_000:
-        raise ConfigurationError(f"batch must be 1 to 10000 threads, got {batch}")
+        raise InvalidArgumentError(f"batch must be 1 to 10000 threads, got {batch}")
     if not 0 < share <= 1:
-        raise ConfigurationError(f"share must be above 0 and at most 1, got {share}: 0.5 works half of the time")
+        raise InvalidArgumentError(f"share must be above 0 and at most 1, got {share}: 0.5 works half of the time")
     wanted = Filter.of(status=statuses, older_than=older_than, graph=graph)
     if never := wanted.statuses & _NEVER:
-        raise ConfigurationError(
+        raise InvalidArgumentError(
             f"threads that are {', '.join(sorted(never))} cannot be pruned: they are about to write"
         )
     return wanted

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiodurable.durable import Durable
-from aiodurable.errors import ConfigurationError, WorkflowAlreadyRunningError
+from aiodurable.errors import ConfigurationError, InvalidArgumentError, WorkflowAlreadyRunningError
 from aiodurable.functions import durable_run
 from aiodurable.model import ThreadStatus
 from aiodurable.workflow import LockableWorkflowMixin, WorkflowExecutor, with_workflow_lock
@@ -200,7 +200,7 @@ async def _connect(durable: Durable) -> Any:
 
 @pytest.mark.parametrize("thread_id", ["", "x" * 10_240, "a\0b", 7])
 async def test_a_bad_thread_id_is_refused_at_the_door(durable: Durable, entry: Entry, thread_id: Any) -> None:
-    with pytest.raises(ConfigurationError, match="thread_id"):
+    with pytest.raises(InvalidArgumentError, match="thread_id"):
         await entry(durable, four_nodes(), thread_id)
 
 
@@ -233,10 +233,10 @@ async def test_the_newest_durable_of_the_loop_is_the_current_one(dsn: str, durab
 
 
 async def test_swapped_arguments_are_told_as_such(durable: Durable) -> None:
-    with pytest.raises(ConfigurationError, match="swapped"):
+    with pytest.raises(InvalidArgumentError, match="swapped"):
         async with durable.run("t", four_nodes()):  # type: ignore[arg-type]
             pytest.fail("entered")
-    with pytest.raises(ConfigurationError, match="swapped"):
+    with pytest.raises(InvalidArgumentError, match="swapped"):
         async with durable_run(four_nodes(), "t"):  # type: ignore[arg-type]
             pytest.fail("entered")
 

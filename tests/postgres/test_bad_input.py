@@ -16,6 +16,7 @@ from aiodurable.errors import (
     ClosedError,
     ConfigurationError,
     GraphNotRegisteredError,
+    InvalidArgumentError,
     PostgresUnavailableError,
     ThreadNotFoundError,
 )
@@ -89,8 +90,18 @@ async def test_a_state_that_cannot_be_stored_fails_clearly_and_the_thread_goes_o
 async def test_a_context_that_cannot_be_stored_is_refused(dsn: str) -> None:
     async with Durable(dsn) as durable:
         async with durable.run(four_nodes(), "t", context={"client": lambda: None}) as run:
-            with pytest.raises(ConfigurationError, match="context cannot be stored"):
+            with pytest.raises(InvalidArgumentError, match="context cannot be stored"):
                 await run.ainvoke(INPUT)
+
+
+@pytest.mark.parametrize("run_id", ["", "a\0b", "x" * 513, "\ud800", 7, ["a"]])
+async def test_a_run_id_that_cannot_be_stored_is_refused_before_a_lease_is_taken(dsn: str, run_id: Any) -> None:
+    async with Durable(dsn) as durable:
+        with pytest.raises(InvalidArgumentError, match="run_id") as refused:
+            async with durable.run(four_nodes(), "t", run_id=run_id):
+                pytest.fail("entered")
+        assert refused.value.argument == "run_id"
+        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
 
 
 @pytest.mark.parametrize(
@@ -100,7 +111,7 @@ async def test_a_context_that_cannot_be_stored_is_refused(dsn: str) -> None:
 )
 async def test_a_config_that_addresses_something_else_is_refused(dsn: str, configurable: dict[str, str]) -> None:
     async with Durable(dsn) as durable:
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(InvalidArgumentError):
             async with durable.run(four_nodes(), "t", config={"configurable": configurable}):
                 pytest.fail("entered")
 
@@ -189,6 +200,6 @@ async def test_a_thread_of_plain_langgraph_wants_its_graph(dsn: str) -> None:
     ids=lambda filters: next(iter(filters)),
 )
 async def test_a_filter_that_makes_no_sense_is_refused(dsn: str, filters: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidArgumentError):
         async for _ in find_failed_workflows(dsn=dsn, **filters):
             pytest.fail("found something")

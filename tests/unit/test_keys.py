@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiodurable.errors import ConfigurationError
+from aiodurable.errors import InvalidArgumentError
 from aiodurable.keys import MAX_THREAD_ID_BYTES, check_thread_id, lock_key
 
 
@@ -40,5 +40,5 @@ def test_a_thread_id_that_postgres_can_hold_passes(thread_id: str) -> None:
     ],
 )
 def test_a_thread_id_that_cannot_be_stored_is_refused_with_what_was_found(thread_id: object, found: str) -> None:
-    with pytest.raises(ConfigurationError, match=found):
+    with pytest.raises(InvalidArgumentError, match=found):
         check_thread_id(thread_id)  # type: ignore[arg-type]

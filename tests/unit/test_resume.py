@@ -9,7 +9,7 @@ from langgraph.errors import GraphDrained, GraphRecursionError
 
 from aiodurable.errors import (
     AiodurableError,
-    ConfigurationError,
+    InvalidArgumentError,
     NotResumableError,
     PostgresUnavailableError,
     ResumeLimitError,
@@ -73,9 +73,9 @@ def test_finished_and_new_threads_do_not_care_about_unfinished_work(on_unfinishe
 
 
 def test_a_restart_without_an_input_and_an_unknown_word_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="input"):
+    with pytest.raises(InvalidArgumentError, match="input"):
         decide(thread(S.FAILED), given=False, on_unfinished="restart")
-    with pytest.raises(ConfigurationError, match="'later'"):
+    with pytest.raises(InvalidArgumentError, match="'later'"):
         decide(thread(S.FAILED), given=False, on_unfinished="later")  # type: ignore[arg-type]
 
 

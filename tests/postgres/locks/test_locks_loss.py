@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from aiodurable.errors import ConfigurationError, LeaseLostError, PostgresUnavailableError
+from aiodurable.errors import InvalidArgumentError, LeaseLostError, PostgresUnavailableError
 from aiodurable.locks import Lease, PostgresLockManager, cancel_on_lost
 from aiodurable.locks.session import LockSession
 from server_locks import ServerLocks
@@ -155,14 +155,14 @@ async def test_taking_a_lost_lock_again_can_be_cancelled_at_any_moment(
 
 async def test_only_a_lost_lock_can_be_taken_again(locks: PostgresLockManager, server_locks: ServerLocks) -> None:
     lease = await locks.acquire("a")
-    with pytest.raises(ConfigurationError, match="held"):
+    with pytest.raises(InvalidArgumentError, match="held"):
         await locks.take_again(lease)
     await lease.release()
-    with pytest.raises(ConfigurationError, match="released"):
+    with pytest.raises(InvalidArgumentError, match="released"):
         await locks.take_again(lease)
     gone = await lost(locks, server_locks, "b")
     await gone.release()
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidArgumentError):
         await locks.take_again(gone)
 
 

@@ -15,8 +15,8 @@ from langgraph.types import interrupt
 from aiodurable.durable import Durable
 from aiodurable.errors import (
     CheckpointNotFoundError,
-    ConfigurationError,
     GraphNotRegisteredError,
+    InvalidArgumentError,
     ThreadNotFoundError,
     WorkflowAlreadyRunningError,
     WorkflowExecutionError,
@@ -243,7 +243,7 @@ async def test_what_cannot_be_forked_is_refused_and_leaves_nothing(durable: Dura
     for point in ({"checkpoint_id": "1ef"}, {"before": "nowhere"}, {"from_step": 99}):
         with pytest.raises(CheckpointNotFoundError):
             await durable.fork("t", "copy", **point)
-    with pytest.raises(ConfigurationError, match="one place"):
+    with pytest.raises(InvalidArgumentError, match="one place"):
         await durable.fork("t", "copy", before="b", from_step=1)
     for name in ("taken", "t"):
         with pytest.raises(WorkflowExecutionError, match="another name"):

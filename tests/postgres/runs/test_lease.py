@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from aiodurable.durable import Durable
-from aiodurable.errors import ConfigurationError, LeaseLostError, LockTimeoutError, WorkflowAlreadyRunningError
+from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutError, WorkflowAlreadyRunningError
 from aiodurable.events import Event, LeaseLost
 from aiodurable.model import ThreadStatus
 from aiodurable.settings import LockMode, Settings
@@ -100,9 +100,9 @@ async def test_a_busy_thread_can_be_waited_for(durable: Durable, log: Path) -> N
     assert noted(log) == [*STEPS, *STEPS]
 
 
-@pytest.mark.parametrize("options", [{"on_busy": "later"}, {"on_busy": "wait", "timeout": -1}])
+@pytest.mark.parametrize("options", [{"on_busy": "later"}, {"on_busy": "wait", "timeout": -1}, {"timeout": 5}])
 async def test_a_wait_that_makes_no_sense_is_refused(durable: Durable, options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidArgumentError):
         async with durable.run(four_nodes(), "t", **options):
             pytest.fail("entered")
 

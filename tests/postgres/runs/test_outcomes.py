@@ -13,7 +13,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import RunControl
 
 from aiodurable.durable import Durable
-from aiodurable.errors import ConfigurationError, NotResumableError, WorkflowExecutionError
+from aiodurable.errors import InvalidArgumentError, NotResumableError, WorkflowExecutionError
 from aiodurable.events import Event, LeaseReleased, RunFinished, RunStarted
 from aiodurable.model import RunStatus, ThreadStatus
 from ledger_rows import Ledger
@@ -167,7 +167,7 @@ async def test_an_input_that_cannot_be_stored_is_refused_and_nothing_runs(
     durable: Durable, ledger: Ledger, log: Path
 ) -> None:
     async with durable.run(four_nodes(), "t", config=config(log)) as run:
-        with pytest.raises(ConfigurationError, match="input cannot be stored"):
+        with pytest.raises(InvalidArgumentError, match="input cannot be stored"):
             await run.ainvoke({"words": [lambda: None], "told": ""})
     assert await ledger.rows("t") == []
     assert noted(log) == []
@@ -285,7 +285,7 @@ async def test_a_run_id_of_another_thread_or_one_given_up_is_refused(durable: Du
         with pytest.raises(ValueError, match="collect"):
             await run.ainvoke(INPUT)
     async with durable.run(graph, "u", run_id="order-1") as run:
-        with pytest.raises(ConfigurationError, match="'t'"):
+        with pytest.raises(InvalidArgumentError, match="'t'"):
             await run.ainvoke(INPUT)
     async with durable.run(graph, "t", run_id="order-2") as run:
         with pytest.raises(ValueError, match="collect"):

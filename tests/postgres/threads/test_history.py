@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
-from aiodurable.errors import ConfigurationError
+from aiodurable.errors import InvalidArgumentError
 from aiodurable.postgres.connections import Database
 from aiodurable.threads import Threads, ThreadStep, history
 from scenario_graphs import BREAKS
@@ -86,7 +86,7 @@ async def test_pages_make_the_whole(
 
 async def test_a_thread_nobody_knows_has_none(threads: Threads) -> None:
     assert await told(threads) == []
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidArgumentError):
         threads.history("thread", limit=0)
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidArgumentError):
         threads.history("")

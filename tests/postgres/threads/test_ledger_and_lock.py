@@ -13,7 +13,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.types import Command
 from psycopg import sql
 
-from aiodurable.errors import ConfigurationError
+from aiodurable.errors import InvalidArgumentError
 from aiodurable.keys import lock_key
 from aiodurable.model import ThreadStatus
 from aiodurable.postgres.connections import Database
@@ -278,7 +278,7 @@ async def test_a_locked_thread_is_running_and_tells_what_lies_beneath(world: Wor
 
 @pytest.mark.parametrize("thread_id", ["", "a\0b", "x" * 10_000, "\ud800"])
 async def test_a_thread_id_that_cannot_be_is_refused(threads: Threads, thread_id: str) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidArgumentError):
         await threads.status(thread_id)
 
 

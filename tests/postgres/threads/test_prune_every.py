@@ -14,7 +14,15 @@ import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
-from aiodurable import ClosedError, ConfigurationError, Durable, PostgresUnavailableError, Pruned, Settings
+from aiodurable import (
+    ClosedError,
+    ConfigurationError,
+    Durable,
+    InvalidArgumentError,
+    PostgresUnavailableError,
+    Pruned,
+    Settings,
+)
 from aiodurable.threads import PRUNING
 from scenarios import Thread
 from waiting import wait_until
@@ -181,5 +189,5 @@ async def test_its_lock_is_not_taken_for_a_thread_that_runs(dsn: str, saver: Asy
 )
 async def test_what_cannot_be_meant_is_refused_at_once(dsn: str, wrong: dict[str, Any]) -> None:
     async with Durable(dsn) as durable:
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(InvalidArgumentError):
             await durable.prune_every(**{"older_than": NOW, **wrong})

@@ -12,7 +12,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.types import Command
 from psycopg import sql
 
-from aiodurable.errors import ConfigurationError
+from aiodurable.errors import InvalidArgumentError
 from aiodurable.keys import lock_key
 from aiodurable.postgres.connections import Database
 from aiodurable.threads import Pruned, Threads
@@ -287,5 +287,5 @@ async def test_threads_go_in_the_order_of_their_rows_not_of_their_ids(
     ids=str,
 )
 async def test_what_cannot_be_meant_is_refused(threads: Threads, wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidArgumentError):
         await threads.prune(**{"older_than": NOW, **wrong})

@@ -10,7 +10,7 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.types import Command
 
-from aiodurable.errors import ConfigurationError
+from aiodurable.errors import InvalidArgumentError
 from aiodurable.keys import lock_key
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
@@ -117,11 +117,21 @@ async def test_a_moment_and_an_age_mean_the_same(zoo: None, threads: Threads) ->
         {"limit": -1},
         {"status": "lost"},
         {"status": ["failed", "lost"]},
+        {"status": 5},
+        {"status": [["failed"]]},
+        {"older_than": 5},
+        {"newer_than": "1h"},
+        {"graph": 5},
+        {"prefix": b"t"},
+        {"error": ValueError},
+        {"holder": 1},
+        {"orphaned": "yes"},
+        {"limit": "10"},
     ],
     ids=str,
 )
 async def test_a_filter_that_cannot_be_meant_is_refused_at_once(threads: Threads, filters: Any) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidArgumentError):
         threads.find(**filters)
 
 
@@ -267,5 +277,5 @@ async def test_an_estimate_counts_what_is_rare_and_says_what_it_estimated(
 
 
 async def test_an_estimate_refuses_what_it_cannot_filter_by(threads: Threads) -> None:
-    with pytest.raises(ConfigurationError, match="prefix, orphaned"):
+    with pytest.raises(InvalidArgumentError, match="prefix, orphaned"):
         await threads.counts(exact=False, prefix="a", orphaned=True, graph=None)
