@@ -132,7 +132,7 @@ def _committed(count: int) -> tuple[Any, ...]:
 
     blobs = _ids(count), each(""), each("xs"), _heads(count, "a"), each("msgpack"), each(b"\xa1a")
     heads = _ids(count), each(""), _heads(count, "a"), _heads(count), each("{}"), each("{}")
-    return _ids(count), each(1), *blobs, *heads, *write("other", "xs"), *write("task", "__error__")
+    return _ids(count), each(1), each(0), *blobs, *heads, *write("other", "xs"), *write("task", "__error__")
 
 
 def _all() -> list[Statement]:
@@ -156,10 +156,10 @@ def _all() -> list[Statement]:
         Statement("heal a run", runs["heal"], ("run-7-1", 2, None), 1),
         Statement("fork", runs["fork"], ("new", "t", 1, None, 1, "host:1", head, "reason", one, head), 2),
         Statement("token", checkpoints["token"], (one,), 1),
-        Statement("bump", checkpoints["bump"], ([one],), 1),
+        Statement("bump", checkpoints["bump"], ([one], [7]), 1),
         Statement("copy_thread", checkpoints["copy_thread"], (one, "copy"), 40),
         Statement("occupied", checkpoints["occupied"], ("nobody",), 0),
-        Statement("heal", checkpoints["heal"], (one, 1), 60),
+        Statement("heal", checkpoints["heal"], (one, 1, 0), 60),
         Statement("lying", retention["lying"], (0, 8, head, False), 500),
         Statement("threads_of_runs", checkpoints["threads_of_runs"], (["run-7-1"],), 30_000, scans=True),
     ]
@@ -179,7 +179,7 @@ def _all() -> list[Statement]:
                 f"finish {n}", runs["finish"], (_runs(n), [1] * n, ["failed"] * n, *[[None] * n] * 3), 2 * n, "link"
             ),
             Statement(f"commit {n}", checkpoints["commit"], _committed(n), 8 * n, "link"),
-            Statement(f"bump_free {n}", checkpoints["bump_free"], (ids + fresh,), 8 * n, "link"),
+            Statement(f"bump_free {n}", checkpoints["bump_free"], (ids + fresh, [7] * 2 * n), 8 * n, "link"),
             Statement(f"tokens {n}", checkpoints["tokens"], (ids,), n, "link"),
             Statement(f"hold_fences {n}", checkpoints["hold_fences"], (ids,), n),
             Statement(f"locked {n}", checkpoints["locked"], (list(range(1, n + 1)),), 2 * n),

@@ -109,8 +109,8 @@ class Backlog:
         for _ in range(len(self._ready)):
             thread_id = self._ready[0]
             waiting = self._waiting[thread_id]
-            token = waiting[0].fence.token
-            while waiting and waiting[0].fence.token == token:
+            standing = waiting[0].fence.standing
+            while waiting and waiting[0].fence.standing == standing:
                 write = waiting[0]
                 if batch and (rows + write.count > self._batch_rows or size + write.size > self._batch_bytes):
                     break

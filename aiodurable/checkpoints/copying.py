@@ -16,7 +16,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import DictRow, dict_row
 
-from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.fences import Fence, Standing
 from aiodurable.errors import CheckpointNotFoundError, WorkflowExecutionError
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
@@ -80,9 +80,9 @@ async def birth(database: Database, fence: Fence, *, serde: SerializerProtocol) 
     async with database.connection() as connection, connection.transaction():
         born = Birth(connection, fence.thread_id, serde)
         found = await born.fetch_one(_SQL["unborn"], fence.thread_id)
-        if found is None or found["token"] != fence.token:
-            fence.revoke()
-            raise fence.lost(0 if found is None else found["token"])
+        standing = None if found is None else Standing(found["token"], found["lease_id"])
+        if found is None or standing != fence.standing:
+            raise fence.overtaken(standing)
         if found["occupied"]:
             raise WorkflowExecutionError(
                 f"wanted a new thread {fence.thread_id!r}, found that it has checkpoints already: choose another name",

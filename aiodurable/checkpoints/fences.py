@@ -1,12 +1,16 @@
-"""The fence of a thread: a token in `aiodurable_fences` that grows with every lease, and that every write must show.
+"""The fence of a thread: its row in `aiodurable_fences`, which every write must match.
 
-The rows are never deleted: a token that started again at 1 would let an old zombie's write pass.
+The row holds a token, which grows with every lease, and the id of the newest lease, a random number
+drawn for it. A token that a crash or a failover undoes and gives out again, or that starts again
+after its row was removed, lets no earlier holder in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
+import secrets
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,12 +19,12 @@ from typing import NamedTuple
 from asyncpg import DeadlockDetectedError, LockNotAvailableError
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
-from aiodurable.errors import LeaseLostError, LockTimeoutError
+from aiodurable.errors import HistoryLostError, LeaseLostError, LockTimeoutError
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.links import Links
 from aiodurable.postgres.queries import load
 
-__all__ = ["FENCE_KEY", "Fence", "Fences", "Finished", "bump", "bump_free", "read_token"]
+__all__ = ["FENCE_KEY", "Fence", "Fences", "Finished", "Standing", "bump", "bump_free", "new_lease_id", "read_standing"]
 
 FENCE_KEY = "__pregel_aiodurable_fence"
 """Where a run puts its `Fence` in `config["configurable"]`.
@@ -40,12 +44,20 @@ class Finished(NamedTuple):
     written_at: datetime
 
 
+class Standing(NamedTuple):
+    """What the row of a thread's fence holds: the token and the id of its newest lease, or of its removal."""
+
+    token: int
+    lease_id: int
+
+
 class Fence:
     """The right to write one thread, as this process believes it. Postgres has the last word.
 
     Attributes:
         thread_id: the thread.
         token: what its row in `aiodurable_fences` held when the lease was taken.
+        lease_id: the random number drawn for this lease, which that row holds too.
         revoked: this process has given the right up; nothing more is sent under it.
         first: nothing was known of the thread when the token was raised: no lease, no checkpoint, no run.
         blank: the thread was seen to have no checkpoint a moment ago: the first read of its newest one need not ask. Over
@@ -53,36 +65,75 @@ class Fence:
         finished: the newest checkpoint of the root graph that was written under it, if nothing is left to do after it.
     """
 
-    __slots__ = ("blank", "finished", "first", "revoked", "thread_id", "token")
+    __slots__ = ("_why", "blank", "finished", "first", "lease_id", "revoked", "thread_id", "token")
 
-    def __init__(self, thread_id: str, token: int, *, first: bool = False) -> None:
+    def __init__(self, thread_id: str, token: int, lease_id: int = 0, *, first: bool = False) -> None:
         self.thread_id = thread_id
         self.token = token
+        self.lease_id = lease_id
         self.first = first
         self.revoked = False
         self.blank = False
         self.finished: Finished | None = None
+        self._why: LeaseLostError | None = None
 
     def __repr__(self) -> str:
         return f"Fence({self.thread_id!r}, {self.token}{', revoked' if self.revoked else ''})"
 
-    def revoke(self) -> None:
-        """Give the right up in this process. For good: a new lease has a new fence."""
+    @property
+    def standing(self) -> Standing:
+        """What the thread's row must hold for a write to be accepted."""
+        return Standing(self.token, self.lease_id)
+
+    def revoke(self, why: LeaseLostError | None = None) -> None:
+        """Give the right up in this process. For good: a new lease has a new fence. The first reason stands."""
         self.revoked = True
+        self._why = self._why or why
 
     def check(self) -> None:
         """Raise `LeaseLostError` if the right was given up."""
         if self.revoked:
             raise self.lost()
 
-    def lost(self, found: int | None = None) -> LeaseLostError:
-        """The error of a write that came too late. `found`: the token in the database, where it was looked at."""
-        instead = "found it given up in this process" if found is None else f"found {found}"
+    def lost(self) -> LeaseLostError:
+        """The error of whatever comes after the right was given up: why it was."""
+        if self._why is not None:
+            return copy.copy(self._why)  # several callers raise it, each with a traceback of its own
         return LeaseLostError(
-            f"wanted to write thread {self.thread_id!r} under fencing token {self.token}, {instead}: nothing was written; "
-            "whoever holds the lease now goes on from the last checkpoint",
+            f"could not write thread {self.thread_id!r} under fencing token {self.token}: this process has given the lease "
+            "up. Nothing was written; the thread goes on from its last checkpoint with the next call",
             thread_id=self.thread_id,
         )
+
+    def overtaken(self, found: Standing | None) -> LeaseLostError:
+        """Revoke it, for its thread's row holds something else (None: there is no such row), and return the error."""
+        could_not = f"could not write thread {self.thread_id!r} under fencing token {self.token}: "
+        if found is None:
+            error = LeaseLostError(
+                f"{could_not}its fence is gone, because the thread was removed or the server lost what it had committed. "
+                "Nothing was written; run the thread again",
+                thread_id=self.thread_id,
+            )
+        elif found.token < self.token:  # tokens only grow
+            error = HistoryLostError(
+                f"{could_not}the database is back at token {found.token}, so it has lost commits (a failover or a restored "
+                "backup). Nothing was written; run the thread again, it goes on from the checkpoint that is there",
+                thread_id=self.thread_id,
+            )
+        else:
+            error = LeaseLostError(
+                f"{could_not}its fence is at token {found.token} now, raised by another lease of the thread or by its "
+                "removal. Nothing was written; get_checkpoint_status(thread_id) says where the thread stands",
+                thread_id=self.thread_id,
+                taken_over=True,
+            )
+        self.revoke(error)
+        return self.lost()
+
+
+def new_lease_id() -> int:
+    """A number for one lease. From the system's randomness: a seeded generator would give two processes the same."""
+    return secrets.randbits(62) + 1  # a row that no lease of this kind has raised holds 0
 
 
 class Fences:
@@ -94,7 +145,7 @@ class Fences:
     def hold(self, fence: Fence) -> None:
         """Have writes of the fence's thread checked against it from now on. A newer fence takes an older one's place."""
         held = self._held.get(fence.thread_id)
-        if held is None or held.token <= fence.token:
+        if held is None or held.revoked or held.token <= fence.token:
             self._held[fence.thread_id] = fence
 
     def drop(self, fence: Fence) -> None:
@@ -107,8 +158,8 @@ class Fences:
         return self._held.get(thread_id)
 
 
-async def bump(database: Database, thread_id: str, *, timeout_s: float = 30.0) -> int:
-    """Raise the thread's token, under its lock, and return it. From then on every older token writes nothing.
+async def bump(database: Database, thread_id: str, *, timeout_s: float = 30.0) -> Standing:
+    """Raise the thread's token, under its lock. From then on no older lease writes anything.
 
     It waits for writes in flight. A client that died between taking a fence and its commit leaves a backend that keeps
     the row and that no timeout of Postgres ends; only keepalives do. So the wait is cut every second and tried again.
@@ -125,8 +176,9 @@ async def bump(database: Database, thread_id: str, *, timeout_s: float = 30.0) -
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            _, rows = await database.fetch_in_turn((_SQL["patience"], ()), (_SQL["bump"], ([thread_id],)))
-            return rows[0]["token"]
+            raising = (_SQL["bump"], ([thread_id], [new_lease_id()]))
+            _, rows = await database.fetch_in_turn((_SQL["patience"], ()), raising)
+            return Standing(rows[0]["token"], rows[0]["lease_id"])
         except (LockNotAvailable, DeadlockDetected) as error:
             if time.monotonic() > deadline:
                 raise LockTimeoutError(
@@ -137,24 +189,24 @@ async def bump(database: Database, thread_id: str, *, timeout_s: float = 30.0) -
         await asyncio.sleep(random.uniform(0.01, 0.05))
 
 
-async def bump_free(links: Links, thread_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
+async def bump_free(links: Links, thread_ids: Sequence[str]) -> dict[str, tuple[Standing, bool]]:
     """Raise the tokens of those threads whose fences nobody has locked at this moment, in one statement.
 
     Args:
-        links: to where the fences are. A statement that is run twice raises a token twice, which does no harm.
+        links: to where the fences are. A statement that is run twice changes nothing the second time.
         thread_ids: the threads, each once.
 
     Returns:
-        The tokens, and whether nothing was known of the thread; see `Fence.first`.
+        What the fences hold now, and whether nothing was known of the thread; see `Fence.first`.
     """
     try:
-        rows = await links.fetch(_SQL["bump_free"], list(thread_ids))
+        rows = await links.fetch(_SQL["bump_free"], list(thread_ids), [new_lease_id() for _ in thread_ids])
     except (LockNotAvailableError, DeadlockDetectedError):  # somebody is making the same fence and does not commit
         return {}
-    return {row["thread_id"]: (row["token"], row["first"]) for row in rows}
+    return {row["thread_id"]: (Standing(row["token"], row["lease_id"]), row["first"]) for row in rows}
 
 
-async def read_token(database: Database, thread_id: str) -> int | None:
-    """The thread's token as it stands; None: it was never leased. Asked also while the circuit is open: leases hang on it."""
+async def read_standing(database: Database, thread_id: str) -> Standing | None:
+    """What the thread's fence holds; None: it was never leased. Asked also while the circuit is open: leases hang on it."""
     row = await database.fetch_one(_SQL["token"], thread_id, urgent=True)
-    return None if row is None else row["token"]
+    return None if row is None else Standing(row["token"], row["lease_id"])

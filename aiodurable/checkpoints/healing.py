@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.fences import Fence, Standing
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
 
@@ -41,9 +41,9 @@ async def heal(database: Database, fence: Fence) -> list[Healed]:
         PostgresUnavailableError: Postgres is away.
     """
     fence.check()
-    row = await database.fetch_one(_SQL["heal"], fence.thread_id, fence.token)
+    row = await database.fetch_one(_SQL["heal"], fence.thread_id, *fence.standing)
     assert row is not None, "an aggregate has a row"
-    if row["token"] != fence.token:
-        fence.revoke()
-        raise fence.lost(row["token"] or 0)
+    standing = None if row["token"] is None else Standing(row["token"], row["lease_id"])
+    if standing != fence.standing:
+        raise fence.overtaken(standing)
     return [Healed(*task) for task in zip(row["namespaces"], row["paths"], strict=True)]

@@ -208,13 +208,18 @@ class AsyncCheckpointerPool:
         """`bump`, as the fence that writes under the new token show."""
         raised = await self._bumps(thread_id)
         if raised is None:
-            return fences.Fence(thread_id, await fences.bump(self.database, thread_id))
-        token, first = raised
-        return fences.Fence(thread_id, token, first=first)
+            return fences.Fence(thread_id, *await fences.bump(self.database, thread_id))
+        standing, first = raised
+        return fences.Fence(thread_id, *standing, first=first)
 
     async def token(self, thread_id: str) -> int | None:
         """The fencing token of the thread as it stands in the database; None: it was never leased."""
-        return await fences.read_token(self.database, thread_id)
+        standing = await self.standing(thread_id)
+        return None if standing is None else standing.token
+
+    async def standing(self, thread_id: str) -> fences.Standing | None:
+        """What the fence of the thread holds in the database; None: it was never leased."""
+        return await fences.read_standing(self.database, thread_id)
 
 
 def _breaker(settings: Settings) -> CircuitBreaker | None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.fences import Fence, Standing
 from aiodurable.errors import AiodurableError
 from aiodurable.postgres.queries import load
 
@@ -129,13 +129,13 @@ def _is_finite(value: Any) -> bool:
 
 def commit(batch: Iterable[Write]) -> tuple[str, list[Sequence[Any]]]:
     """The statement that stores the batch, and its parameters. The writes of one thread must come in their own order."""
-    tokens: dict[str, int] = {}
+    standings: dict[str, Standing] = {}
     blobs: dict[tuple[str, str, str, str], BlobRow] = {}
     checkpoints: dict[tuple[str, str, str], CheckpointRow] = {}
     kept: dict[_WriteKey, WriteRow] = {}
     replaced: dict[_WriteKey, WriteRow] = {}
     for write in batch:
-        tokens[write.fence.thread_id] = write.fence.token
+        standings[write.fence.thread_id] = write.fence.standing
         for row in write.rows.blobs:
             blobs.setdefault(row[:4], row)
         if (row := write.rows.checkpoint) is not None:
@@ -151,10 +151,11 @@ def commit(batch: Iterable[Write]) -> tuple[str, list[Sequence[Any]]]:
                 kept.pop(key, None)
             elif earlier is None:
                 kept[key] = row
-    ordered = sorted(tokens)
+    ordered = sorted(standings)
     parameters = [
         ordered,
-        [tokens[thread_id] for thread_id in ordered],
+        [standings[thread_id].token for thread_id in ordered],
+        [standings[thread_id].lease_id for thread_id in ordered],
         *_columns(blobs.values(), 6),
         *_columns(checkpoints.values(), 6),
         *_columns(kept.values(), 9),

@@ -19,7 +19,7 @@ from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.errors import DeadlockDetected, SerializationFailure
 from psycopg.rows import DictRow, dict_row
 
-from aiodurable.checkpoints.fences import Fences
+from aiodurable.checkpoints.fences import Fences, Standing
 from aiodurable.errors import ThreadNotFoundError, WorkflowAlreadyRunningError, WorkflowExecutionError
 from aiodurable.keys import lock_key
 from aiodurable.postgres.connections import Database
@@ -160,7 +160,8 @@ class Upkeep(AsyncPostgresSaver):
             yield connection
 
     async def _hold(self, connection: AsyncConnection[DictRow], thread_ids: Sequence[str]) -> None:
-        tokens = {row["thread_id"]: row["token"] for row in await _run(connection, "hold_fences", list(thread_ids))}
+        held = await _run(connection, "hold_fences", list(thread_ids))
+        standings = {row["thread_id"]: Standing(row["token"], row["lease_id"]) for row in held}
         strangers: dict[int, str] = {}
         for thread_id in thread_ids:
             fence = self.fences.of(thread_id)
@@ -169,9 +170,8 @@ class Upkeep(AsyncPostgresSaver):
                 continue
             fence.check()
             fence.blank = False
-            if tokens.get(thread_id, 0) != fence.token:
-                fence.revoke()
-                raise fence.lost(tokens.get(thread_id, 0))
+            if (standing := standings.get(thread_id)) != fence.standing:
+                raise fence.overtaken(standing)
         for row in await _run(connection, "locked", list(strangers)):
             thread_id = strangers[row["key"]]
             raise WorkflowAlreadyRunningError(

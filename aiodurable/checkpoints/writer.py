@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from aiodurable.checkpoints.backlog import Backlog
+from aiodurable.checkpoints.fences import Standing
 from aiodurable.checkpoints.rows import Write, commit
 from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, PostgresUnavailableError
@@ -127,7 +128,7 @@ class GroupWriter:
                 statement, parameters = commit(group)
                 written = {row[0] for row in await link.fetch(statement, *parameters)}
                 left_out = [write for write in group if write.fence.thread_id not in written]
-                found = await self._tokens(link, left_out) if left_out else {}
+                found = await self._standings(link, left_out) if left_out else {}
             except Exception as error:  # sorted out below: each of them ends a write, halves a group or is tried again
                 if isinstance(error, PostgresUnavailableError) or is_disconnect(error) or _passes(error):
                     failures += 1
@@ -145,18 +146,17 @@ class GroupWriter:
             for write in group:
                 if write.fence.thread_id in written:
                     write.succeed()
-                elif (token := found.get(write.fence.thread_id, 0)) == write.fence.token:
+                elif (standing := found.get(write.fence.thread_id)) == write.fence.standing:
                     locked.setdefault(write.fence.thread_id, []).append(write)
                 else:
-                    write.fence.revoke()
-                    write.fail(write.fence.lost(token))
+                    write.fail(write.fence.overtaken(standing))
         still = [write for writes in locked.values() for write in writes]
         _expire(still, None)
         return still
 
-    async def _tokens(self, link: Link, left_out: Sequence[Write]) -> dict[str, int]:
+    async def _standings(self, link: Link, left_out: Sequence[Write]) -> dict[str, Standing]:
         rows = await link.fetch(_SQL["tokens"], list({write.fence.thread_id for write in left_out}))
-        return {row[0]: row[1] for row in rows}
+        return {row["thread_id"]: Standing(row["token"], row["lease_id"]) for row in rows}
 
 
 def _passes(error: Exception) -> bool:

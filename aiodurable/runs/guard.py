@@ -118,7 +118,7 @@ class ThreadLease:
                 if self._lock.lost and (again := await self._rooms.locks.take_again(self._lock)):
                     self._lock = again
                     self._unwatch = again.on_lost(self._lock_lost)
-                if await self._rooms.checkpoints.token(self.thread_id) != self.token:
+                if await self._rooms.checkpoints.standing(self.thread_id) != self.fence.standing:
                     return False
                 if not self._lock.lost:
                     return True

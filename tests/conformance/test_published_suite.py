@@ -8,7 +8,6 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.capabilities import Capability
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
-from aiodurable.checkpoints.fences import Fence
 
 LEAST = {
     "put": 17,
@@ -31,7 +30,7 @@ class Leasing(DurableSaver):
     async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
         thread_id = config["configurable"]["thread_id"]
         if self.fences.of(thread_id) is None:
-            self.fences.hold(Fence(thread_id, await self.pool.bump(thread_id)))
+            self.fences.hold(await self.pool.new_fence(thread_id))
         return await super().aput(config, checkpoint, metadata, new_versions)
 
 

@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import loops
 from aiodurable.checkpoints import AsyncCheckpointerPool
-from aiodurable.checkpoints.fences import Fence
 from checkpoint_rows import checkpoint, config
 
 
@@ -21,7 +20,7 @@ async def main(dsn: str) -> None:
         saver = pool.get_checkpointer()
 
         async def write(thread: str) -> None:
-            saver.fences.hold(Fence(thread, await pool.bump(thread)))
+            saver.fences.hold(await pool.new_fence(thread))
             parent = None
             for turn in count():
                 made, versions = checkpoint(value=[thread] * 50)

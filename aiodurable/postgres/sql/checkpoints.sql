@@ -5,20 +5,21 @@
 WITH fence AS MATERIALIZED (
     SELECT f.thread_id
     FROM aiodurable_fences f
-    JOIN unnest($1::text[], $2::bigint[]) AS want (thread_id, token) ON f.thread_id = want.thread_id AND f.token = want.token
+    JOIN unnest($1::text[], $2::bigint[], $3::bigint[]) AS want (thread_id, token, lease_id)
+      ON f.thread_id = want.thread_id AND f.token = want.token AND f.lease_id = want.lease_id
     ORDER BY f.thread_id
     FOR SHARE OF f SKIP LOCKED
 ), blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     SELECT r.*
-    FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[])
+    FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[])
         AS r (thread_id, checkpoint_ns, channel, version, type, blob)
     WHERE r.thread_id IN (SELECT thread_id FROM fence)
     ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
 ), heads AS (
     INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     SELECT r.*
-    FROM unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::jsonb[], $14::jsonb[])
+    FROM unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::jsonb[], $15::jsonb[])
         AS r (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     WHERE r.thread_id IN (SELECT thread_id FROM fence)
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
@@ -26,7 +27,7 @@ WITH fence AS MATERIALIZED (
 ), kept AS (
     INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT r.*
-    FROM unnest($15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::int[], $21::text[], $22::text[], $23::bytea[])
+    FROM unnest($16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::int[], $22::text[], $23::text[], $24::bytea[])
         AS r (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     WHERE r.thread_id IN (SELECT thread_id FROM fence)
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
@@ -40,7 +41,7 @@ SELECT thread_id FROM fence
 , replaced AS (
     INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT r.*
-    FROM unnest($24::text[], $25::text[], $26::text[], $27::text[], $28::text[], $29::int[], $30::text[], $31::text[], $32::bytea[])
+    FROM unnest($25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::int[], $31::text[], $32::text[], $33::bytea[])
         AS r (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     WHERE r.thread_id IN (SELECT thread_id FROM fence)
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
@@ -49,26 +50,28 @@ SELECT thread_id FROM fence
 
 -- name: tokens
 -- aiodurable_fences_pkey. What stands where a batch found no row to lock.
-SELECT thread_id, token FROM aiodurable_fences WHERE thread_id = ANY ($1::text[])
+SELECT thread_id, token, lease_id FROM aiodurable_fences WHERE thread_id = ANY ($1::text[])
 
 -- name: token
 -- aiodurable_fences_pkey.
-SELECT token FROM aiodurable_fences WHERE thread_id = $1
+SELECT token, lease_id FROM aiodurable_fences WHERE thread_id = $1
 
 -- name: patience
 -- No table. For the transaction it is part of.
 SELECT set_config('lock_timeout', '1s', true)
 
 -- name: bump
--- aiodurable_fences_pkey; sorted like every other statement that locks these rows.
-INSERT INTO aiodurable_fences AS f (thread_id, token)
-SELECT thread_id, 1 FROM unnest($1::text[]) AS want (thread_id) ORDER BY thread_id
-ON CONFLICT (thread_id) DO UPDATE SET token = f.token + 1
-RETURNING thread_id, token
+-- aiodurable_fences_pkey; sorted like every other statement that locks these rows. $2 the ids of the new leases.
+INSERT INTO aiodurable_fences AS f (thread_id, token, lease_id)
+SELECT want.thread_id, 1, want.lease_id
+FROM unnest($1::text[], $2::bigint[]) AS want (thread_id, lease_id)
+ORDER BY want.thread_id
+ON CONFLICT (thread_id) DO UPDATE SET token = f.token + 1, lease_id = excluded.lease_id
+RETURNING thread_id, token, lease_id
 
 -- name: hold_fences
 -- aiodurable_fences_pkey. Until the transaction ends no lease of these threads begins and none of their writes commits.
-SELECT thread_id, token FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]) ORDER BY thread_id FOR NO KEY UPDATE
+SELECT thread_id, token, lease_id FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]) ORDER BY thread_id FOR NO KEY UPDATE
 
 -- name: locked
 -- pg_locks, a look into shared memory, and aiodurable_locks_pkey. Of these keys, those that somebody has locked, or of which
@@ -160,27 +163,34 @@ WHERE b.thread_id = ANY ($1::text[])
 -- aiodurable_fences_pkey. Rows that somebody has locked at this moment are left out rather than waited for; only where two
 -- make the same row at once the second has to wait, with patience. Of a row that is made here there was no lease before, so
 -- no write can be in flight that this snapshot misses: what it does not see is not there (checkpoints_pkey,
--- aiodurable_runs_in_order).
+-- aiodurable_runs_in_order). $2 the ids of the new leases. A row that has its id already is left as it is: the answer to
+-- the statement was lost, and it runs again.
 WITH free AS MATERIALIZED (
-    SELECT thread_id FROM aiodurable_fences
-    WHERE thread_id = ANY ($1::text[])
-    ORDER BY thread_id
-    FOR NO KEY UPDATE SKIP LOCKED
+    SELECT f.thread_id, f.token, f.lease_id = want.lease_id AS raised, want.lease_id
+    FROM aiodurable_fences f
+    JOIN unnest($1::text[], $2::bigint[]) AS want (thread_id, lease_id) ON f.thread_id = want.thread_id
+    ORDER BY f.thread_id
+    FOR NO KEY UPDATE OF f SKIP LOCKED
 ), raised AS (
-    UPDATE aiodurable_fences f SET token = f.token + 1 FROM free WHERE f.thread_id = free.thread_id
-    RETURNING f.thread_id, f.token
+    UPDATE aiodurable_fences f SET token = f.token + 1, lease_id = free.lease_id
+    FROM free
+    WHERE f.thread_id = free.thread_id AND NOT free.raised
+    RETURNING f.thread_id, f.token, f.lease_id
 ), made AS (
-    INSERT INTO aiodurable_fences (thread_id, token)
-    SELECT thread_id, 1 FROM unnest($1::text[]) AS want (thread_id)
+    INSERT INTO aiodurable_fences (thread_id, token, lease_id)
+    SELECT want.thread_id, 1, want.lease_id
+    FROM unnest($1::text[], $2::bigint[]) AS want (thread_id, lease_id)
     WHERE (SELECT set_config('lock_timeout', '1s', true)) IS NOT NULL
       AND NOT EXISTS (SELECT 1 FROM aiodurable_fences f WHERE f.thread_id = want.thread_id)
-    ORDER BY thread_id
+    ORDER BY want.thread_id
     ON CONFLICT (thread_id) DO NOTHING
-    RETURNING thread_id, token
+    RETURNING thread_id, token, lease_id
 )
-SELECT thread_id, token, false AS first FROM raised
+SELECT thread_id, token, lease_id, false AS first FROM raised
 UNION ALL
-SELECT m.thread_id, m.token,
+SELECT thread_id, token, lease_id, false FROM free WHERE raised
+UNION ALL
+SELECT m.thread_id, m.token, m.lease_id,
        NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.thread_id = m.thread_id AND c.checkpoint_ns = '')
        AND NOT EXISTS (SELECT 1 FROM aiodurable_runs r WHERE r.thread_id = m.thread_id)
 FROM made m
@@ -199,9 +209,9 @@ CROSS JOIN LATERAL (
 
 -- name: heal
 -- aiodurable_fences_pkey; checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it;
--- checkpoint_writes_pkey for their tasks. $1 the thread, $2 its token.
+-- checkpoint_writes_pkey for their tasks. $1 the thread, $2 its token, $3 its lease id.
 WITH fence AS MATERIALIZED (
-    SELECT thread_id, token FROM aiodurable_fences WHERE thread_id = $1 FOR SHARE
+    SELECT thread_id, token, lease_id FROM aiodurable_fences WHERE thread_id = $1 FOR SHARE
 ), head AS MATERIALIZED (
     SELECT checkpoint_id FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1
 ), places AS MATERIALIZED (
@@ -228,10 +238,10 @@ WITH fence AS MATERIALIZED (
 ), healed AS (
     DELETE FROM checkpoint_writes w
     USING poisoned p, fence f
-    WHERE f.token = $2 AND w.thread_id = $1 AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
+    WHERE f.token = $2 AND f.lease_id = $3 AND w.thread_id = $1 AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
       AND w.task_id = p.task_id AND w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__')
 )
-SELECT (SELECT token FROM fence) AS token,
+SELECT (SELECT token FROM fence) AS token, (SELECT lease_id FROM fence) AS lease_id,
        coalesce(array_agg(p.checkpoint_ns ORDER BY p.checkpoint_ns, p.path), '{}') AS namespaces,
        coalesce(array_agg(p.path ORDER BY p.checkpoint_ns, p.path), '{}') AS paths
 FROM poisoned p

@@ -1,9 +1,10 @@
 -- name: unborn
 -- aiodurable_fences_pkey, and the primary keys of LangGraph's tables by their first column. No lease of the thread begins
 -- until the transaction ends.
-SELECT f.token, EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)
-                OR EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread_id = $1)
-                OR EXISTS (SELECT 1 FROM checkpoint_blobs WHERE thread_id = $1) AS occupied
+SELECT f.token, f.lease_id,
+       EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)
+           OR EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread_id = $1)
+           OR EXISTS (SELECT 1 FROM checkpoint_blobs WHERE thread_id = $1) AS occupied
 FROM aiodurable_fences f
 WHERE f.thread_id = $1
 FOR SHARE OF f

@@ -35,7 +35,7 @@ def lease(pool: AsyncCheckpointerPool) -> Any:
     """Lease a thread as a run does, without the lock."""
 
     async def lease(thread_id: str) -> Fence:
-        fence = Fence(thread_id, await pool.bump(thread_id))
+        fence = await pool.new_fence(thread_id)
         pool.get_checkpointer().fences.hold(fence)
         return fence
 

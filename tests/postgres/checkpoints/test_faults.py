@@ -129,7 +129,7 @@ async def test_a_commit_whose_answer_never_came_is_sent_again_and_stands_once(ds
     """The wire is cut after the server has committed and before the writer hears of it."""
     async with proxy(dsn) as wire, AsyncCheckpointerPool(wire.dsn, writers=1) as pool:
         saver = pool.get_checkpointer()
-        saver.fences.hold(Fence("t", await pool.bump("t")))
+        saver.fences.hold(await pool.new_fence("t"))
         first = await put(saver, "t")
         wire.cut("to_client")
         second = asyncio.create_task(put(saver, "t"))
@@ -212,7 +212,7 @@ async def remote(wire: Proxy) -> AsyncIterator[AsyncCheckpointerPool]:
 
 
 async def hold(pool: AsyncCheckpointerPool, thread_id: str) -> Fence:
-    fence = Fence(thread_id, await pool.bump(thread_id))
+    fence = await pool.new_fence(thread_id)
     pool.get_checkpointer().fences.hold(fence)
     return fence
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -10,9 +11,12 @@ import pytest
 from langgraph.graph import START, StateGraph
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
+from aiodurable.checkpoints.copying import birth
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence
-from aiodurable.errors import LeaseLostError, WorkflowAlreadyRunningError, WorkflowExecutionError
+from aiodurable.checkpoints.healing import heal
+from aiodurable.errors import HistoryLostError, LeaseLostError, WorkflowAlreadyRunningError, WorkflowExecutionError
 from aiodurable.keys import lock_key
+from aiodurable.postgres.queries import load
 from checkpoint_rows import State, checkpoint, config, linear, rows, step
 from proxy import proxy
 from waiting import wait_until
@@ -35,7 +39,7 @@ async def test_a_stale_writer_changes_nothing_and_learns_that_its_lease_is_lost(
     before = await rows(db, "t")
     await pool.bump("t")
 
-    with pytest.raises(LeaseLostError, match="found 2"):
+    with pytest.raises(LeaseLostError, match="at token 2 now"):
         await put(saver, "t", value=[2])
     assert old.revoked
     with pytest.raises(LeaseLostError):
@@ -48,7 +52,7 @@ async def test_a_revoked_fence_sends_nothing_although_its_token_still_stands(
 ) -> None:
     fence = await lease("t")
     fence.revoke()
-    with pytest.raises(LeaseLostError, match="given up"):
+    with pytest.raises(LeaseLostError, match="given the lease up"):
         await put(saver, "t", value=[1])
     assert not (await rows(db, "t"))["checkpoints"]
 
@@ -56,7 +60,7 @@ async def test_a_revoked_fence_sends_nothing_although_its_token_still_stands(
 async def test_the_fence_in_the_config_counts_before_the_one_this_process_holds(
     pool: AsyncCheckpointerPool, saver: DurableSaver, lease: Any
 ) -> None:
-    zombie = Fence("t", await pool.bump("t"))
+    zombie = await pool.new_fence("t")
     await lease("t")
     await put(saver, "t", value=[1])
     with pytest.raises(LeaseLostError):
@@ -68,8 +72,8 @@ async def test_the_fence_in_the_config_counts_before_the_one_this_process_holds(
 async def test_two_leases_of_one_thread_in_one_batch_are_told_apart(
     pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection
 ) -> None:
-    old = Fence("t", await pool.bump("t"))
-    new = Fence("t", await pool.bump("t"))
+    old = await pool.new_fence("t")
+    new = await pool.new_fence("t")
     done = await asyncio.gather(
         *(put(saver, "t", fence, value=[n]) for n in range(10) for fence in (old, new)), return_exceptions=True
     )
@@ -77,11 +81,72 @@ async def test_two_leases_of_one_thread_in_one_batch_are_told_apart(
     assert sorted(done[1::2]) == [row[2] for row in (await rows(db, "t"))["checkpoints"]]  # pyright: ignore[reportArgumentType]
 
 
+UNDONE = {
+    "by a crash": "UPDATE aiodurable_fences SET token = token - 1, lease_id = 0",
+    "with its row": "DELETE FROM aiodurable_fences",
+}
+
+
+@pytest.mark.parametrize("undone", UNDONE)
+async def test_a_token_that_is_given_out_twice_lets_only_its_newest_lease_in(
+    pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection, undone: str
+) -> None:
+    old = await pool.new_fence("t")
+    await put(saver, "t", old, value=[1])
+    await db.execute(UNDONE[undone])
+    new = await pool.new_fence("t")
+    assert new.token == old.token
+    before = await rows(db, "t")
+    with pytest.raises(LeaseLostError) as lost:
+        await put(saver, "t", old, value=[2])
+    assert (lost.value.taken_over, old.revoked) == (True, True)
+    assert await rows(db, "t") == before
+    await put(saver, "t", new, value=[3])
+
+
+async def test_neither_healing_nor_a_fork_nor_a_removal_goes_by_the_token_alone(
+    pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection
+) -> None:
+    async def fork(fence: Fence) -> None:
+        async with birth(pool.database, fence, serde=saver.serde):
+            pytest.fail("entered")
+
+    async def remove(fence: Fence) -> None:
+        saver.fences.hold(fence)
+        await saver.aprune(["t"], strategy="delete")
+
+    for act in (partial(heal, pool.database), fork, remove):
+        old = await pool.new_fence("t")
+        await db.execute("UPDATE aiodurable_fences SET lease_id = lease_id + 1")
+        with pytest.raises(LeaseLostError, match=f"at token {old.token} now"):
+            await act(old)
+
+
+async def test_a_token_lower_than_ours_says_that_the_database_has_lost_commits(
+    pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection
+) -> None:
+    await pool.new_fence("t")
+    fence = await pool.new_fence("t")
+    await db.execute(UNDONE["by a crash"])
+    with pytest.raises(HistoryLostError, match="back at token 1"):
+        await put(saver, "t", fence, value=[1])
+
+
+async def test_a_raise_that_a_late_backend_repeats_changes_nothing(
+    pool: AsyncCheckpointerPool, db: asyncpg.Connection
+) -> None:
+    """The statement of a bump, as it was sent, once more behind its lease."""
+    fence = await pool.new_fence("t")
+    again = await db.fetch(load("checkpoints")["bump_free"], ["t"], [fence.lease_id])
+    assert [tuple(row) for row in again] == [("t", fence.token, fence.lease_id, False)]
+    assert await pool.standing("t") == fence.standing
+
+
 async def test_a_fence_of_another_thread_in_the_config_is_not_applied(
     pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection
 ) -> None:
     """A graph run inside a node on a thread of its own inherits the outer configurable."""
-    outer = Fence("outer", await pool.bump("outer"))
+    outer = await pool.new_fence("outer")
     await pool.bump("outer")
     await put(saver, "inner", outer, value=[1])
     assert (await rows(db, "inner"))["checkpoints"]

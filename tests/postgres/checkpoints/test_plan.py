@@ -27,7 +27,7 @@ async def test_the_commit_is_planned_once_for_all_batches(dsn: str, replace: boo
     if server.version < 140000:
         pytest.skip("before Postgres 14 the server does not count plans")
     link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
-    await link.fetch("INSERT INTO aiodurable_fences VALUES ('t', 1)")
+    await link.fetch("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('t', 1)")
     for number in range(10):
         statement, parameters = batch(number, replace=replace)
         assert statement == (COMMIT_REPLACING if replace else COMMIT)
@@ -43,7 +43,7 @@ async def test_the_commit_is_planned_once_for_all_batches(dsn: str, replace: boo
 @pytest.mark.parametrize("query", [COMMIT, COMMIT_REPLACING])
 async def test_the_commit_looks_a_fence_up_by_its_key_also_in_an_empty_table(dsn: str, query: str) -> None:
     link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
-    types = ["text[]", "bigint[]", *["text[]"] * 5, "bytea[]", *["text[]"] * 4, "jsonb[]", "jsonb[]"]
+    types = ["text[]", "bigint[]", "bigint[]", *["text[]"] * 5, "bytea[]", *["text[]"] * 4, "jsonb[]", "jsonb[]"]
     types += [*["text[]"] * 5, "int[]", "text[]", "text[]", "bytea[]"] * (2 if query == COMMIT_REPLACING else 1)
     await link.fetch(f"PREPARE c ({', '.join(types)}) AS {query}")
     plan = "\n".join(row[0] for row in await link.fetch(f"EXPLAIN EXECUTE c ({', '.join(['NULL'] * len(types))})"))

@@ -87,10 +87,9 @@ async def test_after_closing_no_backend_is_left(dsn: str, db: asyncpg.Connection
 
 
 async def leased_put(pool: AsyncCheckpointerPool, thread_id: str) -> None:
-    from aiodurable.checkpoints.fences import Fence
 
     saver = pool.get_checkpointer()
-    saver.fences.hold(Fence(thread_id, await pool.bump(thread_id)))
+    saver.fences.hold(await pool.new_fence(thread_id))
     made, versions = checkpoint(value=[1])
     await saver.aput(config(thread_id), made, {}, versions)  # pyright: ignore[reportArgumentType]
 

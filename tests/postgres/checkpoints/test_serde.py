@@ -17,7 +17,6 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from aiodurable import Durable
 from aiodurable.checkpoints import AsyncCheckpointerPool
-from aiodurable.checkpoints.fences import Fence
 from checkpoint_rows import checkpoint, config
 from workflows import four_nodes
 
@@ -44,7 +43,7 @@ async def test_an_allowlist_lets_the_same_types_through_as_in_the_stock_saver(
         AsyncPostgresSaver.from_conn_string(dsn, serde=strict) as plain,
     ):
         ours, stock = (saver.with_allowlist(allowed) for saver in (pool.get_checkpointer(), plain))
-        pool.get_checkpointer().fences.hold(Fence("ours", await pool.bump("ours")))
+        pool.get_checkpointer().fences.hold(await pool.new_fence("ours"))
         read: list[Any] = []
         for saver, thread in ((ours, "ours"), (stock, "theirs")):
             await saver.aput(config(thread), made, {}, versions)  # pyright: ignore[reportArgumentType]

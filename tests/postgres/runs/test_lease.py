@@ -219,3 +219,22 @@ async def test_a_lost_lock_session_is_not_felt_although_others_wait_for_the_thre
         await asyncio.gather(*waiting)
     assert noted(log) == [*STEPS, *STEPS, *STEPS]
     assert [(row["status"], row["attempts"]) for row in await ledger.rows("t")] == [("complete", 1)] * 3
+
+
+async def test_a_lock_that_is_had_again_is_worth_nothing_where_another_lease_had_our_token(
+    dsn: str, patient: Settings
+) -> None:
+    gate = Gate("weigh")
+    async with Durable(dsn, settings=patient) as durable:
+
+        async def body() -> Any:
+            async with durable.run(four_nodes(gate), "t") as run:
+                return await run.ainvoke(INPUT)
+
+        task = asyncio.create_task(body())
+        await gate.reached.wait()
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            await connection.execute("UPDATE aiodurable_fences SET lease_id = lease_id + 1")
+        await end_lock_sessions(dsn)
+        with pytest.raises(LeaseLostError):
+            await asyncio.wait_for(task, 15)
