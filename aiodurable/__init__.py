@@ -68,6 +68,7 @@ _ROOMS = {
     "model": (
         "UNFINISHED",
         "LockHolder",
+        "PauseReason",
         "RunRecord",
         "RunStatus",
         "ThreadStatus",

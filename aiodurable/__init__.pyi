@@ -143,6 +143,9 @@ from aiodurable.model import (
     LockHolder as LockHolder,
 )
 from aiodurable.model import (
+    PauseReason as PauseReason,
+)
+from aiodurable.model import (
     RunRecord as RunRecord,
 )
 from aiodurable.model import (
@@ -215,6 +218,7 @@ __all__ = [
     "LockableWorkflowMixin",
     "NotResumableError",
     "NothingToAnswerError",
+    "PauseReason",
     "PoolerNotSupportedError",
     "PostgresLockManager",
     "PostgresUnavailableError",

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["UNFINISHED", "LockHolder", "RunRecord", "RunStatus", "ThreadStatus", "WorkflowCheckpoint"]
+__all__ = ["UNFINISHED", "LockHolder", "PauseReason", "RunRecord", "RunStatus", "ThreadStatus", "WorkflowCheckpoint"]
 
 
 class ThreadStatus(StrEnum):
@@ -40,6 +40,21 @@ class ThreadStatus(StrEnum):
 
 UNFINISHED = (ThreadStatus.CRASHED, ThreadStatus.FAILED, ThreadStatus.PAUSED)
 """The statuses of threads that a call without an answer would go on with."""
+
+
+class PauseReason(StrEnum):
+    """Why a run was paused. A `reason` may also be another text: that of a fork names its source."""
+
+    BREAKPOINT = "breakpoint"
+    """At a gate: `interrupt_before` or `interrupt_after`."""
+    RECURSION_LIMIT = "recursion limit"
+    """LangGraph's `recursion_limit` was reached."""
+    DRAINED = "drained"
+    """Its process asked for a stop at the next superstep, as at a shutdown; anybody may go on with it."""
+    CANCELLED = "cancelled"
+    """The call was cancelled."""
+    STREAM_CLOSED = "stream closed"
+    """The caller left the stream early."""
 
 
 class RunStatus(StrEnum):
@@ -101,8 +116,12 @@ class WorkflowCheckpoint:
         run_id: the run the ledger knows for it, None for a thread that only plain LangGraph has seen.
         graph: the name of its graph, where known.
         attempts: how often that run was tried.
-        reason: why it is paused or quarantined, where the ledger knows.
+        started_at: when its last attempt began.
+        finished_at: when its last attempt ended; None while it runs, and where its process died.
+        failed_at: when it failed last; with `attempts`, what a backoff is computed from.
+        reason: why it is paused or quarantined, where the ledger knows; see `PauseReason`.
         doubt: why it may stand otherwise, where the tables cannot tell for sure; None where they can.
+        maybe_at_gate: whether plain LangGraph may have stopped it on purpose, of which it writes nothing.
     """
 
     thread_id: str
@@ -119,8 +138,29 @@ class WorkflowCheckpoint:
     run_id: str | None = None
     graph: str | None = None
     attempts: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    failed_at: datetime | None = None
     reason: str | None = None
     doubt: str | None = None
+    maybe_at_gate: bool = False
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it may go on without a person: crashed, failed or drained.
+
+        Not at a gate, nor where plain LangGraph may have stopped at one; not interrupted, cancelled, quarantined or at
+        its recursion limit.
+        """
+        match self.status:
+            case ThreadStatus.CRASHED:
+                return not self.maybe_at_gate
+            case ThreadStatus.FAILED:
+                return True
+            case ThreadStatus.PAUSED:
+                return self.reason == PauseReason.DRAINED
+            case _:
+                return False
 
     @property
     def age(self) -> timedelta | None:

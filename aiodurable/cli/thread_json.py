@@ -43,6 +43,10 @@ def thread_fields(thread: WorkflowCheckpoint) -> dict[str, Any]:
         },
         "run_id": thread.run_id,
         "attempts": thread.attempts,
+        "started_at": thread.started_at and thread.started_at.isoformat(),
+        "finished_at": thread.finished_at and thread.finished_at.isoformat(),
+        "failed_at": thread.failed_at and thread.failed_at.isoformat(),
         "reason": thread.reason,
         "doubt": thread.doubt,
+        "resumable": thread.resumable,
     }

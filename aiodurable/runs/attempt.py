@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, Self
 
 from langgraph.checkpoint.base.id import uuid6
@@ -14,7 +16,7 @@ from aiodurable.errors import CircuitOpenError, ClosedError, PostgresUnavailable
 from aiodurable.events import RunFinished, RunStarted, emit
 from aiodurable.model import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.guard import ThreadLease
-from aiodurable.runs.resume import outcome_of
+from aiodurable.runs.resume import Outcome, outcome_of
 from aiodurable.runs.rooms import Rooms
 
 __all__ = ["Attempt", "new_run_id"]
@@ -135,7 +137,7 @@ class Attempt:
             if ended:
                 self._announce(RunStatus.COMPLETE, error)
             elif outcome := outcome_of(thread, error, consumed=consumed):
-                await self._rooms.ledger.finish(
+                finished_at = await self._rooms.ledger.finish(
                     self.run_id,
                     token=self._lease.token,
                     status=outcome.status,
@@ -144,6 +146,9 @@ class Attempt:
                     checkpoint_id=thread.checkpoint_id,
                 )
                 self._announce(outcome.status, error)
+                if outcome.status is RunStatus.REJECTED:  # as if it had never been
+                    return await self._rooms.threads.status(self._lease.thread_id, ignore_lock=True)
+                thread = _closed(thread, outcome, finished_at)
         except (PostgresUnavailableError, CircuitOpenError, ClosedError):
             # The checkpoints are committed and tell the same; only the ledger's row stays open until somebody looks.
             _log.warning(
@@ -155,7 +160,10 @@ class Attempt:
     async def _complete(self, finished: Finished) -> WorkflowCheckpoint | None:
         """Close it at the checkpoint that this attempt itself wrote as the last; None where Postgres shows more than that."""
         run_id, thread_id, token = self.run_id, self._lease.thread_id, self._lease.token
-        if not await self._rooms.ledger.complete(run_id, thread_id, token=token, checkpoint_id=finished.checkpoint_id):
+        finished_at = await self._rooms.ledger.complete(
+            run_id, thread_id, token=token, checkpoint_id=finished.checkpoint_id
+        )
+        if finished_at is None:
             return None
         self._announce(RunStatus.COMPLETE, None)
         return WorkflowCheckpoint(
@@ -167,6 +175,9 @@ class Attempt:
             run_id=run_id,
             graph=self._record.graph,
             attempts=self._record.attempts,
+            started_at=self._record.started_at,
+            finished_at=finished_at,
+            failed_at=self._record.failed_at,
         )
 
     def _announce(self, status: RunStatus, error: BaseException | None) -> None:
@@ -181,3 +192,20 @@ class Attempt:
                 error=None if error is None else type(error).__name__,
             ),
         )
+
+
+def _closed(thread: WorkflowCheckpoint, outcome: Outcome, finished_at: datetime | None) -> WorkflowCheckpoint:
+    """The thread as it stands once its run is closed: it was read while that was running."""
+    if finished_at is None:
+        return thread
+    match outcome.status:
+        case RunStatus.PAUSED:
+            return replace(
+                thread, status=ThreadStatus.PAUSED, reason=outcome.reason, finished_at=finished_at, doubt=None
+            )
+        case RunStatus.FAILED:
+            return replace(
+                thread, status=ThreadStatus.FAILED, finished_at=finished_at, failed_at=finished_at, doubt=None
+            )
+        case _:
+            return replace(thread, finished_at=finished_at)

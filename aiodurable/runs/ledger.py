@@ -7,7 +7,8 @@ thread is `running` is a constraint of the table, not a habit of this file.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -134,16 +135,16 @@ class Ledger:
         assert row is not None, "the row was read under the same lease"
         return _record(row)
 
-    async def complete(self, run_id: str, thread_id: str, *, token: int, checkpoint_id: str) -> bool:
+    async def complete(self, run_id: str, thread_id: str, *, token: int, checkpoint_id: str) -> datetime | None:
         """Write the attempt under `token` as complete, if its thread stands at this checkpoint, on which nothing hangs.
 
         Args:
             checkpoint_id: a checkpoint that the attempt itself wrote, with nothing left to do after it.
 
         Returns:
-            False: `end` can tell. True: it is written, and not on disk yet; the tables tell the same.
+            When it ended; that is written, and not on disk yet: the tables tell the same. None: `end` can tell.
         """
-        return bool(await self._completions((run_id, token, thread_id, checkpoint_id)))
+        return await self._completions((run_id, token, thread_id, checkpoint_id))
 
     async def end(
         self, run_id: str, thread_id: str, *, token: int, base_id: str | None
@@ -193,9 +194,13 @@ class Ledger:
         error: str | None,
         reason: str | None,
         checkpoint_id: str | None,
-    ) -> bool:
-        """Write how the attempt under `token` ended; False where a newer attempt owns the row: nothing was written then."""
-        return bool(await self._finishes((run_id, token, status, error, reason, checkpoint_id)))
+    ) -> datetime | None:
+        """Write how the attempt under `token` ended.
+
+        Returns:
+            When; None where a newer attempt owns the row: nothing was written then.
+        """
+        return await self._finishes((run_id, token, status, error, reason, checkpoint_id))
 
     async def heal(self, run_id: str, *, token: int, checkpoint_id: str | None) -> None:
         """Write that a run is complete which the tables show complete, but whose process died before it could say so."""
@@ -210,19 +215,24 @@ class Ledger:
         thread_ids, *rest = map(list, zip(*ends, strict=True))
         rows = await self._links.fetch(END, *self._classifier.beneath(thread_ids), *rest)
         threads = await self._classifier.told(rows)
-        ended = {row["ended"] for row in rows}
-        return {end: (threads[end[0]], end[1] in ended) for end in ends}
+        ended = {row["ended"]: row["ended_at"] for row in rows}
+        return {
+            end: (replace(threads[end[0]], finished_at=ended[end[1]]), True)
+            if end[1] in ended
+            else (threads[end[0]], False)
+            for end in ends
+        }
 
-    async def _write_completions(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], bool]:
+    async def _write_completions(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], datetime]:
         return await self._write_ends("complete", rows)
 
-    async def _write_finishes(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], bool]:
+    async def _write_finishes(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], datetime]:
         return await self._write_ends("finish", rows)
 
-    async def _write_ends(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], bool]:
+    async def _write_ends(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], datetime]:
         written = await self._links.fetch(_SQL[statement], *map(list, zip(*rows, strict=True)))
-        ended = {(row["run_id"], row["token"]) for row in written}
-        return {row: row[:2] in ended for row in rows}
+        ended = {(row["run_id"], row["token"]): row["finished_at"] for row in written}
+        return {row: ended[row[:2]] for row in rows if row[:2] in ended}
 
     def _dump(self, what: str, value: Any) -> tuple[str | None, bytes | None]:
         if value is None:

@@ -32,7 +32,7 @@ from aiodurable.errors import (
     ThreadInterruptedError,
     ThreadNotFoundError,
 )
-from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.model import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
 
 __all__ = ["Action", "OnUnfinished", "Outcome", "decide", "may_answer", "may_retry", "not_found", "outcome_of"]
 
@@ -171,15 +171,15 @@ def outcome_of(thread: WorkflowCheckpoint, error: BaseException | None, *, consu
             pass
     match error:
         case None:
-            return Outcome(RunStatus.PAUSED, "breakpoint")
+            return Outcome(RunStatus.PAUSED, PauseReason.BREAKPOINT)
         case GraphRecursionError():
-            return Outcome(RunStatus.PAUSED, "recursion limit")
+            return Outcome(RunStatus.PAUSED, PauseReason.RECURSION_LIMIT)
         case GraphDrained():
-            return Outcome(RunStatus.PAUSED, "drained")
+            return Outcome(RunStatus.PAUSED, PauseReason.DRAINED)
         case asyncio.CancelledError():
-            return Outcome(RunStatus.PAUSED, "cancelled")
+            return Outcome(RunStatus.PAUSED, PauseReason.CANCELLED)
         case GeneratorExit():
-            return Outcome(RunStatus.PAUSED, "stream closed")
+            return Outcome(RunStatus.PAUSED, PauseReason.STREAM_CLOSED)
         case PostgresUnavailableError() | CircuitOpenError():
             return None
         case _:

@@ -66,6 +66,9 @@ _DOUBTS = {
     "cancelled": "the error is stored encrypted, and may be that of a cancellation",
 }
 
+_MAYBE_AT_GATE = ("old", "stopped")
+"""Of those, the ones that say of unfinished work: plain LangGraph may have stopped on purpose."""
+
 
 class Classifier:
     """Reads statuses. One statement for any number of threads.
@@ -150,8 +153,12 @@ class Classifier:
             run_id=row["run_id"],
             graph=row["graph"],
             attempts=row["attempts"] or 0,
+            started_at=row["started_at"],
+            finished_at=row["finished_at"],
+            failed_at=row["failed_at"],
             reason=row["reason"] if from_ledger else None,
             doubt=_doubt(row, status, error, reading.unreadable),
+            maybe_at_gate=status is ThreadStatus.CRASHED and row["doubt"] in _MAYBE_AT_GATE,
         )
 
 

@@ -178,7 +178,7 @@ def test_the_reference_names_what_exists_and_all_of_it() -> None:
 def test_the_reference_tells_every_attribute_of_a_status_and_every_event() -> None:
     told = {name for cell in first_cells(API, under="WorkflowCheckpoint") for name in cell}
     fields = {field.name for field in dataclasses.fields(aiodurable.WorkflowCheckpoint)}
-    assert told == fields | {"age"}
+    assert told == fields | {"age", "resumable"}
     told_events = {cell[0] for cell in first_cells(API, under="Events: `aiodurable.events`")}
     assert told_events == {kind.__name__ for kind in events.Event.__subclasses__()}
 

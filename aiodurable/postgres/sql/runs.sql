@@ -76,11 +76,12 @@ RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at,
 -- name: finish
 -- aiodurable_runs_pkey.
 UPDATE aiodurable_runs r
-SET status = w.status, error = w.error, reason = w.reason, checkpoint_id = w.checkpoint_id, finished_at = now()
+SET status = w.status, error = w.error, reason = w.reason, checkpoint_id = w.checkpoint_id, finished_at = now(),
+    failed_at = CASE WHEN w.status = 'failed' THEN now() ELSE r.failed_at END
 FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
      AS w (run_id, token, status, error, reason, checkpoint_id)
 WHERE r.run_id = w.run_id AND r.token = w.token
-RETURNING r.run_id, r.token
+RETURNING r.run_id, r.token, r.finished_at
 
 -- name: complete
 -- aiodurable_runs_pkey; checkpoints_pkey backwards and checkpoint_writes_pkey, once a thread. $4 is a checkpoint that says itself
@@ -100,7 +101,7 @@ WHERE r.run_id = e.run_id AND r.token = e.token
       FROM checkpoint_writes w
       WHERE w.thread_id = e.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = e.checkpoint_id)
   AND set_config('synchronous_commit', 'off', true) IS NOT NULL
-RETURNING r.run_id, r.token
+RETURNING r.run_id, r.token, r.finished_at
 
 -- name: end
 -- In the braces comes classify: where each thread stands beneath its lock. A run that it shows complete is closed at once
@@ -116,9 +117,9 @@ WITH seen AS MATERIALIZED (
     WHERE r.run_id = e.run_id AND r.token = e.token
       AND s.status = 'complete' AND s.checkpoint_id IS DISTINCT FROM e.base_id
       AND set_config('synchronous_commit', 'off', true) IS NOT NULL
-    RETURNING r.thread_id, r.run_id
+    RETURNING r.thread_id, r.run_id, r.finished_at
 )
-SELECT s.*, d.run_id AS ended FROM seen s LEFT JOIN ended d ON d.thread_id = s.thread_id
+SELECT s.*, d.run_id AS ended, d.finished_at AS ended_at FROM seen s LEFT JOIN ended d ON d.thread_id = s.thread_id
 
 -- name: heal
 -- aiodurable_runs_pkey.

@@ -43,7 +43,7 @@ facts AS (
     SELECT h.*, t.triggers, n.commanded, n.commanded_sends_type, n.commanded_sends, w.failed, w.waiting, w.error_task, w.error_path, w.error_type, w.error_blob,
            w.done, w.begun, w.questions_type, w.questions,
            r.run_id, r.status AS run_status, r.graph AS run_graph, r.attempts, r.error AS run_error, r.reason, r.touched_at,
-           r.fresh, r.about
+           r.started_at, r.finished_at, r.failed_at, r.fresh, r.about
     FROM heads h
     -- The channels that make the next step run.
     LEFT JOIN LATERAL (
@@ -162,6 +162,7 @@ facts AS (
                q.run_id = h.stamp OR (q.input_type IS NULL AND q.base_id = h.checkpoint_id) AS about
         FROM (
             SELECT r.run_id, r.status, r.graph, r.attempts, r.error, r.reason, r.input_type, r.base_id,
+                   r.started_at, r.finished_at, r.failed_at,
                    coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at
             FROM aiodurable_runs r
             WHERE r.thread_id = h.thread_id AND r.status NOT IN ('rejected', 'superseded')
@@ -218,6 +219,7 @@ SELECT v.thread_id, v.status, v.checkpoint_id, v.step,
        v.questions_type, v.questions, coalesce(v.written_at, v.touched_at) AS updated_at,
        v.doubt, v.lock_key, v.holder,
        v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.reason,
+       v.started_at, v.finished_at, v.failed_at,
        s.type AS sends_type, s.blob AS sends, pg_is_in_recovery() AS standby
 FROM verdicts v
 LEFT JOIN LATERAL (

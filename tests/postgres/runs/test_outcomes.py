@@ -17,7 +17,7 @@ from aiodurable.errors import InvalidArgumentError, NotResumableError, WorkflowE
 from aiodurable.events import Event, LeaseReleased, RunFinished, RunStarted
 from aiodurable.model import RunStatus, ThreadStatus
 from ledger_rows import Ledger
-from workflows import STEPS, Story, fan_out, four_nodes, noted
+from workflows import STEPS, Story, asking, fan_out, four_nodes, noted
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
 
@@ -157,6 +157,7 @@ async def test_a_call_that_langgraph_refuses_at_once_is_rejected_and_the_thread_
     async with durable.run(graph, "t", config=config(log)) as run:
         with pytest.raises(ValueError, match="unknown"):
             await run.ainvoke(INPUT, output_keys=["unknown"])
+        assert run.checkpoint.status is ThreadStatus.NEW
     assert await ledger.statuses("t") == ["rejected"]
     assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
     async with durable.run(graph, "t", config=config(log)) as run:
@@ -354,3 +355,24 @@ async def test_observers_are_told_and_a_failing_one_is_not_felt(dsn: str, caplog
     assert (started.attempt, started.resumed, finished.status, finished.error) == (1, False, RunStatus.COMPLETE, None)
     assert released.token == 1
     assert "observer" in caplog.text
+
+
+@pytest.mark.parametrize("ends", ["complete", "paused", "failed", "interrupted"])
+async def test_a_call_leaves_the_checkpoint_that_anybody_reads_afterwards(
+    durable: Durable, log: Path, ends: str
+) -> None:
+    async def before(step: str) -> None:
+        if step == "sort" and ends == "failed":
+            raise ValueError(step)
+
+    graph = asking() if ends == "interrupted" else four_nodes(before)
+    stop: Any = {"interrupt_before": ["sort"]} if ends == "paused" else {}
+    async with durable.run(graph, "t", config=config(log)) as run:
+        with contextlib.suppress(ValueError):
+            await run.ainvoke(INPUT, **stop)
+    assert run.checkpoint == await durable.get_checkpoint_status("t")
+    assert run.checkpoint.status == ends
+    assert run.checkpoint.started_at is not None
+    assert run.checkpoint.finished_at is not None
+    assert run.checkpoint.started_at <= run.checkpoint.finished_at
+    assert run.checkpoint.failed_at == (run.checkpoint.finished_at if ends == "failed" else None)

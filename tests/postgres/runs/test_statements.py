@@ -194,5 +194,5 @@ async def test_a_run_is_complete_only_where_nothing_came_after_its_last_checkpoi
         closed = await durable._opened().ledger.complete(  # pyright: ignore[reportPrivateUsage]
             run.run_id, "t", token=run.lease.token, checkpoint_id=str(run.checkpoint.checkpoint_id)
         )
-    assert closed is (change is None)
+    assert (closed is not None) is (change is None)
     assert await ledger.statuses("t") == ["complete" if closed else "running"]
