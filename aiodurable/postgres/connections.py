@@ -122,6 +122,20 @@ class _PoolConnection(AsyncConnection[DictRow]):
             self.pgconn.consume_input()
 
 
+async def _deliver(task: asyncio.Task[Any] | None, before: int) -> None:
+    """Raise the cancellation of `task` that was asked for since `cancelling()` was `before`, if it was lost.
+
+    `asyncio.wait_for` of Python 3.11, with which psycopg's pool waits for a connection, drops one that comes in the moment
+    in which the wait ends (CPython gh-86296).
+    """
+    if task is None or task.cancelling() <= before:
+        return
+    for _ in range(2):  # a cancel scope of anyio delivers its own again, and must find it to be its own
+        await asyncio.sleep(0)
+    if task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
 def _patient(
     given_up: Callable[[], bool], tried: Callable[[psycopg.Error | None], None]
 ) -> type[AsyncConnection[DictRow]]:
@@ -260,9 +274,13 @@ class Database:
     @asynccontextmanager
     async def _connection(self, *, urgent: bool) -> AsyncIterator[AsyncConnection[DictRow]]:
         async with nullcontext() if self.breaker is None else self.breaker.call(urgent=urgent):
+            task = asyncio.current_task()
+            cancelled = 0 if task is None else task.cancelling()
             try:
                 async with self.pool.connection() as connection:
+                    await _deliver(task, cancelled)
                     yield connection
+                await _deliver(task, cancelled)
             except PoolClosed as error:
                 raise ClosedError("the connection pool was closed while it was needed") from error
             except (PoolTimeout, psycopg.OperationalError, psycopg.InterfaceError) as error:
