@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
 from langgraph.channels import EphemeralValue, LastValue
@@ -24,9 +25,15 @@ BREAKS: set[str] = set()
 STARTED = asyncio.Event()
 
 
+def greater(one: int, other: int) -> int:
+    """`max` has no signature that LangGraph could read."""
+    return max(one, other)
+
+
 class State(TypedDict, total=False):
     xs: Annotated[list[str], operator.add]
     go: Any
+    n: Annotated[int, greater]
 
 
 def graph(build: Callable[[], StateGraph[Any, Any, Any, Any]]) -> None:
@@ -54,6 +61,15 @@ async def slow(state: Any) -> Any:
 def asks(*questions: str) -> Any:
     async def node(state: Any) -> dict[str, Any]:
         return {"xs": [str(interrupt(question)) for question in questions]}
+
+    return node
+
+
+def asks_of_one(*questions: str) -> Any:
+    """Of three that are sent, the second asks."""
+
+    async def node(state: Any) -> dict[str, Any]:
+        return {"xs": [str(interrupt(question)) for question in questions] if state["n"] == 1 else [str(state["n"])]}
 
     return node
 
@@ -293,6 +309,63 @@ def subgraph_asking() -> Any:
 
 
 @graph
+def subgraph_asking_in_two_nodes() -> Any:
+    return chain(a=ok("a"), inner=chain(i=asks("q1?"), j=asks("q2?")).compile(), z=ok("z"))
+
+
+@graph
+def subgraph_asking_twice() -> Any:
+    return chain(a=ok("a"), inner=chain(j=asks("q1?", "q2?")).compile(), z=ok("z"))
+
+
+@graph
+def called_subgraph_asking_twice() -> Any:
+    called = chain(j=asks("q1?", "q2?")).compile()
+
+    async def inner(state: Any) -> Any:
+        return {"xs": (await called.ainvoke({"xs": []}))["xs"]}
+
+    return chain(a=ok("a"), inner=inner, z=ok("z"))
+
+
+@graph
+def subgraph_called_twice_asking() -> Any:
+    called = chain(j=asks("q?")).compile()
+
+    async def inner(state: Any) -> Any:
+        first = await called.ainvoke({"xs": []})
+        return {"xs": [*first["xs"], str(interrupt("between?"))]}
+
+    return chain(inner=inner, z=ok("z"))
+
+
+@graph
+def sent_subgraph_asking_twice() -> Any:
+    return sending(chain(j=asks_of_one("q1?", "q2?")).compile())
+
+
+@graph
+def deep_subgraph_asking_twice() -> Any:
+    deep = chain(j=asks("q1?", "q2?")).compile()
+    return chain(a=ok("a"), inner=chain(deep=deep).compile(), z=ok("z"))
+
+
+@graph
+def subgraph_with_memory_asking_twice() -> Any:
+    return chain(a=ok("a"), inner=chain(j=asks("q1?", "q2?")).compile(checkpointer=True), z=ok("z"))
+
+
+@graph
+def subgraph_asking_side_by_side() -> Any:
+    inner = StateGraph(State)
+    inner.add_node("i", asks("i1?", "i2?"))
+    inner.add_node("j", asks("j?"))
+    inner.add_edge(START, "i")
+    inner.add_edge(START, "j")
+    return chain(inner=inner.compile(), z=ok("z"))
+
+
+@graph
 def subgraph_with_memory() -> Any:
     return chain(a=ok("a"), inner=chain(i=ok("i"), j=ok("j")).compile(checkpointer=True), z=ok("z"))
 
@@ -334,6 +407,19 @@ def ask_when_mended() -> Any:
         if "ask" in BREAKS:
             raise ValueError("broken")
         return {"xs": [str(interrupt("q?"))]}
+
+    return chain(ask=node)
+
+
+@dataclass
+class Answer:
+    yes: bool
+
+
+@graph
+def ask_for_a_form() -> Any:
+    async def node(state: Any) -> Any:
+        return {"xs": [str(interrupt("q?", response_schema=Answer).yes)]}
 
     return chain(ask=node)
 
@@ -388,6 +474,19 @@ def tasks_asking(saver: Saver) -> Any:
     @entrypoint(checkpointer=saver)
     async def story(given: Any) -> list[str]:
         return [await step("one"), str(interrupt("q?"))]
+
+    return story
+
+
+@functional
+def tasks_that_ask(saver: Saver) -> Any:
+    @task
+    async def step(name: str) -> list[str]:
+        return [name, str(interrupt("q1?")), str(interrupt("q2?"))]
+
+    @entrypoint(checkpointer=saver)
+    async def story(given: Any) -> list[str]:
+        return await step("one")
 
     return story
 

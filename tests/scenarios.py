@@ -91,6 +91,10 @@ class Thread:
     async def answer(self, value: Any) -> Any:
         return await self.run(Command(resume=value))
 
+    async def answer_by_id(self, value: Any) -> Any:
+        """Give one answer to every open question, each by its id."""
+        return await self.run(Command(resume={i.id: value for i in (await self.state()).interrupts}))
+
     async def killed(
         self, given: Any, at: int, *, after: bool = False, durability: str = "sync", fine: bool = False
     ) -> None:

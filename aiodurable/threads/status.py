@@ -23,8 +23,9 @@ The rules, in order; `classify` in `postgres/sql/threads.sql` applies them, for 
    - a head with none of these: **complete**; no head: **new**.
 
 What one attempt of a node wrote is one transaction, and transactions are ordered: `xmin` tells an error from the output
-or the question of a later attempt, and an answer that was taken from one that was not. A dump and restore makes them all
-one; then errors count as newest, and answers as taken: a person is asked once more, never answered for.
+or the question of a later attempt, and an answer that was given to a question from one that an earlier question took: the
+question is written each time it is asked. A dump and restore makes them all one; then errors count as newest, and answers
+as taken: a person is asked once more, never answered for.
 
 Which channels those are: langgraph 1.2, `pregel/_algo.py` (`apply_writes`, `prepare_next_tasks`); what a task's writes
 say of it: `pregel/_task_status.py`.
@@ -38,6 +39,7 @@ from datetime import datetime
 from typing import Any
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.types import Interrupt
 
 from aiodurable.keys import lock_key
 from aiodurable.model import LockHolder, RunStatus, ThreadStatus, WorkflowCheckpoint
@@ -180,9 +182,16 @@ def _doubt(row: Mapping[str, Any], status: ThreadStatus, error: str | None, unre
 
 
 def _interrupts(row: Mapping[str, Any], reading: Reading) -> Iterator[Any]:
+    """Each question once: that of a `@task` is stored beside the function that called it too."""
+    seen = set[str]()
     for kind, blob in zip(row["questions_type"] or (), row["questions"] or (), strict=True):
         asked = reading.load(kind, blob)
-        yield from asked if isinstance(asked, list | tuple) else (asked,)
+        for question in asked if isinstance(asked, list | tuple) else (asked,):
+            if isinstance(question, Interrupt):
+                if question.id in seen:
+                    continue
+                seen.add(question.id)
+            yield question
 
 
 def _commanded(row: Mapping[str, Any], reading: Reading) -> Iterator[str]:

@@ -120,19 +120,22 @@ facts AS (
                array_agg(s.question ORDER BY s.path) FILTER (WHERE s.waiting) AS questions
         FROM (
             SELECT k.*,
-                   -- An answer younger than what any task has taken was given to the open question.
+                   -- LangGraph writes the question anew each time it is asked, in subgraphs too: an answer younger
+                   -- than that row, of no task or taken by this one, was given to it.
                    k.question IS NOT NULL AND NOT k.finished AND NOT k.failed
-                   AND NOT coalesce(n.answer_age < coalesce(min(k.answers_age) OVER (), 2147483647), false) AS waiting
+                   AND NOT coalesce(least(n.answer_age, k.answers_age) < k.question_age, false) AS waiting
             FROM (
                 SELECT g.*,
                        -- Cancelled siblings of a failure carry an error that is none; a handled one is its handler's
                        -- matter. The slot of an error is never cleared, but what one attempt wrote is one transaction:
                        -- output beside the error, and its router raised (langgraph#8834); output from another, and a
-                       -- retry went well; a question without answers beside the error, and a retry came to ask.
+                       -- retry went well; a question without answers beside the error, and a retry came to ask, unless
+                       -- the answer to it came between the two.
                        g.error IS NOT NULL AND NOT g.handled
                        AND position('CancelledError('::bytea IN substr(g.error, 1, 20)) = 0
                        AND (NOT g.finished OR g.error_xid = ANY (g.output_xids))
-                       AND (g.question IS NULL OR g.error_xid IS NOT DISTINCT FROM g.answers_xid) AS failed
+                       AND (g.question IS NULL OR g.error_xid IS NOT DISTINCT FROM g.answers_xid
+                            OR coalesce(g.error_age < n.answer_age AND n.answer_age < g.question_age, false)) AS failed
                 FROM (
                 SELECT w.task_id, min(w.task_path) AS path,
                        bool_or(o.output) AS finished,
@@ -144,6 +147,8 @@ facts AS (
                        max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS question_type,
                        (array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS question,
                        max(w.xmin::text) FILTER (WHERE w.channel = '__resume__') AS answers_xid,
+                       min(age(w.xmin)) FILTER (WHERE w.channel = '__error__') AS error_age,
+                       min(age(w.xmin)) FILTER (WHERE w.channel = '__interrupt__') AS question_age,
                        min(age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS answers_age
                 FROM checkpoint_writes w
                 CROSS JOIN LATERAL (

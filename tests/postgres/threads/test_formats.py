@@ -10,8 +10,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from aiodurable.threads import Threads
+from task_statuses import assert_agrees, read
 
 FORMATS = Path(__file__).parent / "formats"
 THREADS = {
@@ -65,7 +67,7 @@ OF_THE_OLDEST: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("version", ["2", "3"])
 async def test_a_thread_of_an_older_format_is_told_as_it_is_or_doubted(
-    dsn: str, threads: Threads, version: str
+    dsn: str, threads: Threads, saver: AsyncPostgresSaver, version: str
 ) -> None:
     with psycopg.connect(dsn) as connection:
         connection.execute((FORMATS / f"{version}.sql").read_bytes())
@@ -80,12 +82,18 @@ async def test_a_thread_of_an_older_format_is_told_as_it_is_or_doubted(
     assert [asked.value for asked in told["interrupted"].interrupts] == ["q?"]
     assert told["failed"].error == "ValueError('broken')"
     assert told["cond-crashed"].pending == ("b",)
+    for name, thread in told.items():
+        assert_agrees(thread, await read(saver, name))
 
 
-async def test_a_thread_of_the_oldest_langgraph_is_told_as_it_is(dsn: str, threads: Threads) -> None:
+async def test_a_thread_of_the_oldest_langgraph_is_told_as_it_is(
+    dsn: str, threads: Threads, saver: AsyncPostgresSaver
+) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:  # the file has transactions of its own
         connection.execute((FORMATS / "4.sql").read_bytes())
     told = {thread.thread_id: thread async for thread in threads.find()}
     assert {name: (thread.status.value, thread.pending) for name, thread in told.items()} == OF_THE_OLDEST
     assert told["node_of_a_subgraph_failed"].failed_path == ("inner", "j")
     assert [asked.value for asked in told["both_branches_ask"].interrupts] == ["b?", "c?"]
+    for name, thread in told.items():
+        assert_agrees(thread, await read(saver, name))
