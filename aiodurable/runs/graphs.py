@@ -18,6 +18,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import GraphOutput
 
 from aiodurable.errors import ConfigurationError, GraphNotRegisteredError, InvalidArgumentError
+from aiodurable.runs.unsaved import let_unsaved_graphs_run
 
 __all__ = ["BoundGraph", "Graph", "Graphs", "stored_as_stream", "stored_as_version", "without_coordinates"]
 
@@ -54,6 +55,7 @@ class Graphs:
     """
 
     def __init__(self, registered: Mapping[str, Graph], saver: BaseCheckpointSaver[Any]) -> None:
+        let_unsaved_graphs_run()
         self._saver = saver
         self._attach = lru_cache(maxsize=128)(self._attach_once)
         self._registered = {name: BoundGraph(name, self._attach(graph)) for name, graph in registered.items()}

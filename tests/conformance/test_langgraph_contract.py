@@ -14,6 +14,7 @@ from langgraph.checkpoint.postgres import base
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.graph import START, StateGraph
+from langgraph.pregel import Pregel
 
 from aiodurable.checkpoints import saver
 from aiodurable.checkpoints.fences import FENCE_KEY
@@ -169,6 +170,13 @@ def test_a_graph_takes_its_saver_from_an_attribute_when_it_runs() -> None:
     bound.invoke({"x": 1}, {"configurable": {"thread_id": "t"}})
     assert saver_.storage, "a copied graph writes to another saver than its attribute names: see runs/graphs.py"
     assert not other.storage
+
+
+@pytest.mark.parametrize("stream", [Pregel.astream, Pregel.stream])
+def test_a_step_waits_for_its_save_by_the_name_that_graphs_without_one_are_given(stream: Any) -> None:
+    assert "loop._put_checkpoint_fut" in inspect.getsource(stream), (
+        "LangGraph waits for a step's save differently: see whether runs/unsaved.py is still needed"
+    )
 
 
 def test_pruning_yields_its_statements_the_isolation_level_first() -> None:
