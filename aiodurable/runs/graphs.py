@@ -6,7 +6,7 @@ And what differs between LangGraph's ways to call it and ours: no coordinates in
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,12 +15,13 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
+from langgraph.pregel._validate import validate_keys
 from langgraph.types import GraphOutput
 
 from aiodurable.errors import ConfigurationError, GraphNotRegisteredError, InvalidArgumentError
 from aiodurable.runs.unsaved import let_unsaved_graphs_run
 
-__all__ = ["BoundGraph", "Graph", "Graphs", "stored_as_stream", "stored_as_version", "without_coordinates"]
+__all__ = ["BoundGraph", "Graph", "Graphs", "stored_chunks", "stored_result", "without_coordinates"]
 
 Graph = str | StateGraph[Any, Any, Any, Any] | Pregel[Any, Any, Any, Any]
 
@@ -38,13 +39,6 @@ class BoundGraph:
     def saving_to(self, saver: BaseCheckpointSaver[Any]) -> Pregel[Any, Any, Any, Any]:
         """The graph with another saver."""
         return _with_saver(self.pregel, saver)
-
-    def output_of(self, values: Any) -> Any:
-        """What `ainvoke` returned when the state was `values`: the output channels alone."""
-        channels = self.pregel.output_channels
-        if isinstance(channels, str) or not isinstance(values, Mapping):
-            return values
-        return {name: values[name] for name in channels if name in values}
 
 
 class Graphs:
@@ -149,14 +143,48 @@ def without_coordinates(config: RunnableConfig, thread_id: str) -> RunnableConfi
     return config
 
 
-def stored_as_version(output: Any, version: str) -> Any:
-    """A stored result in the shape that LangGraph's `ainvoke(version=…)` gives."""
-    return GraphOutput(value=output) if version == "v2" else output
+def stored_result(graph: BoundGraph, values: Any, options: Mapping[str, Any]) -> Any:
+    """What `ainvoke(**options)` returned when the stored state was `values`.
+
+    Raises:
+        ValueError: `output_keys` names no channel of the graph, as from LangGraph.
+    """
+    keys = options.get("output_keys")
+    options = {**options, "output_keys": graph.pregel.output_channels if keys is None else keys}
+    if options.get("stream_mode", "values") != "values":
+        return list(stored_chunks(graph, values, options))
+    output = _output(graph, values, options)
+    return GraphOutput(value=output) if options.get("version") == "v2" else output
 
 
-def stored_as_stream(output: Any, mode: str | Sequence[str]) -> Iterator[Any]:
-    """A stored result as a stream: one chunk of "values", if that mode was asked for."""
-    if mode == "values":
-        yield output
-    elif "values" in mode and not isinstance(mode, str):
-        yield "values", output
+def stored_chunks(graph: BoundGraph, values: Any, options: Mapping[str, Any]) -> Iterator[Any]:
+    """What `astream(**options)` yielded last: the chunk of "values", if that mode was asked for.
+
+    Raises:
+        ValueError: as `stored_result`.
+    """
+    modes = options.get("stream_mode") or "values"
+    output = _output(graph, values, options)
+    if "values" not in ([modes] if isinstance(modes, str) else modes):
+        return
+    if options.get("version") == "v2":
+        yield {"type": "values", "ns": (), "data": output, "interrupts": ()}
+    elif options.get("subgraphs"):
+        yield ((), "values", output) if isinstance(modes, list) else ((), output)
+    else:
+        yield ("values", output) if isinstance(modes, list) else output
+
+
+def _output(graph: BoundGraph, values: Any, options: Mapping[str, Any]) -> Any:
+    pregel = graph.pregel
+    keys = options.get("output_keys")
+    validate_keys(keys, pregel.channels)
+    if not isinstance(values, Mapping) or isinstance(pregel.stream_channels_asis, str):
+        return values  # a graph of one channel, such as an entrypoint
+    if isinstance(keys, str):
+        return values.get(keys)
+    names = pregel.stream_channels_asis if keys is None else keys
+    output = {name: values[name] for name in names if name in values}
+    # LangGraph's own, to the model or dataclass of the output; it has no other way to it.
+    coerce = pregel._output_mapper if options.get("version") == "v2" else None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return coerce(output) if coerce else output

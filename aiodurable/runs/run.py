@@ -16,7 +16,7 @@ from aiodurable.errors import InvalidArgumentError, NotResumableError, WorkflowE
 from aiodurable.keys import check_run_id
 from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.attempt import Attempt, new_run_id
-from aiodurable.runs.graphs import BoundGraph, stored_as_stream, stored_as_version, without_coordinates
+from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result, without_coordinates
 from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.healing import heal_thread
 from aiodurable.runs.hold import OnBusy, hold
@@ -140,20 +140,21 @@ class DurableRun:
         """
         attempt = await self._begin(input, on_unfinished)
         if isinstance(attempt, _Stored):
-            return stored_as_version(await self._read(attempt), options.get("version", "v1"))
+            return stored_result(self._graph, await self._read(attempt), options)
         async with self._closing(attempt):
             return await self._graph.pregel.ainvoke(attempt.input, self.config, **self._options(attempt, options))
 
     async def astream(
         self, input: Any = None, *, on_unfinished: OnUnfinished = "resume", **options: Any
     ) -> AsyncGenerator[Any, None]:
-        """Like `ainvoke`, but yields what the graph's own `astream` yields; a stored result comes as one "values" chunk.
+        """Like `ainvoke`, but yields what the graph's own `astream` yields; a stored result comes as one "values" chunk,
+        in the shape that the options give a live one.
 
         A stream that is left early leaves the thread paused. Close it (`contextlib.aclosing`) where you may leave it.
         """
         attempt = await self._begin(input, on_unfinished)
         if isinstance(attempt, _Stored):
-            for chunk in stored_as_stream(await self._read(attempt), options.get("stream_mode") or "values"):
+            for chunk in stored_chunks(self._graph, await self._read(attempt), options):
                 yield chunk
             return
         async with self._closing(attempt):
@@ -325,4 +326,4 @@ class DurableRun:
                 thread_id=self.thread_id,
                 status=self.status,
             )
-        return self._graph.output_of(snapshot.values)
+        return snapshot.values

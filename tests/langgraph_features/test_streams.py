@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
+from pydantic import BaseModel
 
 from aiodurable.durable import Durable
 from aiodurable.errors import LeaseLostError
-from workflows import four_nodes, nested
+from workflows import four_nodes, four_tasks, nested
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
 
@@ -78,3 +80,82 @@ async def test_a_runs_own_config_is_refused_after_the_run(durable: Durable) -> N
         kept = run.config
     with pytest.raises(LeaseLostError):
         await graph.aupdate_state(kept, {"told": "too late"})
+
+
+class Report(BaseModel):
+    words: list[str] = []
+    told: str = ""
+
+
+def typed() -> StateGraph[Any, Any, Any, Any]:
+    """Its output is a model: "v2" gives that, "v1" a dict."""
+    builder = StateGraph(Report, output_schema=Report)
+
+    async def tell(state: Report) -> dict[str, Any]:
+        return {"told": " ".join([*state.words, "told"])}
+
+    builder.add_node("tell", tell)
+    return builder.add_edge(START, "tell").add_edge("tell", END)
+
+
+MODES: list[Any] = ["values", ["values"], ["updates", "values"], "updates"]
+SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "nodes": (four_nodes, INPUT),
+    "tasks": (four_tasks, INPUT),
+    "typed": (typed, {"words": ["once"], "told": ""}),
+}
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"subgraphs": True},
+    {"version": "v2"},
+    {"version": "v2", "subgraphs": True},
+    {"output_keys": "told"},
+    {"output_keys": ["told"]},
+    {"output_keys": ["told"], "version": "v2"},
+]
+
+
+async def both(durable: Durable, shape: str, call: Any) -> AsyncIterator[tuple[dict[str, Any], Any, Any]]:
+    """`call(run, input, options)` when it ran, and of what was stored then, with every combination of options."""
+    build, start = SHAPES[shape]
+    for options, modes in itertools.product(OPTIONS, MODES):
+        if shape == "tasks" and "output_keys" in options:
+            continue  # an entrypoint has one output
+        given = {**options, "stream_mode": modes}
+        results: list[Any] = []
+        for _ in range(2):
+            async with durable.run(build(), str(given), run_id=str(given)) as run:
+                results.append(await call(run, start, given))
+        yield given, *results
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_stored_result_is_streamed_as_the_last_values_were(durable: Durable, shape: str) -> None:
+    async def streamed(run: Any, start: Any, options: dict[str, Any]) -> list[Any]:
+        return [chunk async for chunk in run.astream(start, **options)]
+
+    async for options, live, stored in both(durable, shape, streamed):
+        # "updates" says which node gave what, which a result does not tell
+        assert stored == ([] if options["stream_mode"] == "updates" else live[-1:]), options
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_stored_result_is_returned_as_it_was(durable: Durable, shape: str) -> None:
+    async def returned(run: Any, start: Any, options: dict[str, Any]) -> Any:
+        options.pop("subgraphs", None)
+        return await run.ainvoke(start, **options)
+
+    async for options, live, stored in both(durable, shape, returned):
+        if options["stream_mode"] == "values":
+            assert (type(stored), stored) == (type(live), live), options
+        else:
+            assert stored == ([] if options["stream_mode"] == "updates" else live[-1:]), options
+
+
+async def test_a_stored_result_has_no_output_of_an_unknown_name(durable: Durable) -> None:
+    async with durable.run(four_nodes(), "t", run_id="r") as run:
+        await run.ainvoke(INPUT)
+    async with durable.run(four_nodes(), "t", run_id="r") as run:
+        with pytest.raises(ValueError, match="nothing_of_that_name"):
+            await run.ainvoke(INPUT, output_keys="nothing_of_that_name")
