@@ -1,4 +1,4 @@
-"""`Durable`: opens the rooms, runs threads, and is the current one of its event loop while it is open."""
+"""`Durable`: opens the rooms and runs threads; and which `Durable` is the current one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -37,7 +38,10 @@ __all__ = [
     "opened",
 ]
 
-_open: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Durable]] = WeakKeyDictionary()
+_entered: ContextVar[tuple[Durable, ...]] = ContextVar("aiodurable entered", default=())
+"""Those that this task, or the one that started it, is inside of (`async with`); the innermost last."""
+_installed: WeakKeyDictionary[asyncio.AbstractEventLoop, Durable] = WeakKeyDictionary()
+"""The default of each event loop."""
 
 
 class Durable(Verbs):
@@ -51,9 +55,10 @@ class Durable(Verbs):
         serde: how states and the inputs in the ledger are serialised, such as LangGraph's `EncryptedSerializer`; None:
             as its stock savers do it.
 
-    Opening makes or migrates the tables (unless `settings.setup` is False), opens the pools, and makes this the current
-    `Durable` of the event loop, which the free functions use. Closing takes at most `settings.close_timeout_s` seconds
-    for each room.
+    Opening makes or migrates the tables (unless `settings.setup` is False) and opens the pools. Inside its `async with`
+    it is the current one, which the free functions use: for that task, and the tasks started there. For all others of the
+    event loop, such as the requests of a web server, `install` it. Closing takes at most `settings.close_timeout_s`
+    seconds for each room.
 
     Raises (on opening):
         ConfigurationError: no DSN, one that cannot be read, or a graph that cannot be run.
@@ -76,6 +81,7 @@ class Durable(Verbs):
         self._given = dict(graphs or {})
         self._observers = tuple(observers)
         self._serde = serde
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._stack: AsyncExitStack | None = None
         self._opening = asyncio.Lock()
         self._rooms: Rooms | None = None
@@ -83,13 +89,16 @@ class Durable(Verbs):
 
     async def __aenter__(self) -> Self:
         await self.open()
+        _entered.set((*_entered.get(), self))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        # Not ContextVar.reset(): the exit may come in another context than the entry, and not in reverse order.
+        _entered.set(tuple(durable for durable in _entered.get() if durable is not self))
         await self.aclose()
 
     async def open(self) -> None:
-        """Open the rooms; see the class. Idempotent."""
+        """Open the rooms; see the class. Idempotent. Makes this nobody's current one: see `install`."""
         async with self._opening:  # of two at once the second would leave the first one's rooms open for ever
             if self._stack is not None:
                 return
@@ -142,17 +151,42 @@ class Durable(Verbs):
                 observers=self._observers,
             )
             self._graphs = Graphs(self._given, checkpoints.get_checkpointer())
-            opened_here = _open.setdefault(asyncio.get_running_loop(), [])
-            opened_here.append(self)
-            stack.callback(opened_here.remove, self)
+            self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
 
     async def aclose(self) -> None:
         """Close the rooms. Idempotent; bounded in time. Leases that are still held are let go by closing."""
         stack, self._stack = self._stack, None
         self._rooms = self._graphs = None
+        if self.loop is not None and _installed.get(self.loop) is self:
+            del _installed[self.loop]
         if stack is not None:
             await stack.aclose()
+
+    def install(self) -> Self:
+        """Make this the default of the event loop, for every task that is in no `async with Durable(…)`, until it closes.
+
+        For web servers and test fixtures: their requests and tests are not tasks of the one that opens the `Durable`.
+
+        Raises:
+            ClosedError: this `Durable` is not open.
+            ConfigurationError: another one is the default of this event loop.
+        """
+        self._opened()
+        loop = asyncio.get_running_loop()
+        if self.loop is not loop:
+            raise ClosedError("this Durable is open in another event loop: open one in each loop, and install it there")
+        if _installed.setdefault(loop, self) is not self:
+            raise ConfigurationError(
+                f"the Durable of {_installed[loop].dsn.safe} is installed in this event loop already: close it first, or pass "
+                "durable= where you mean this one"
+            )
+        return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open in the running event loop."""
+        return self._rooms is not None and self.loop is asyncio.get_running_loop()
 
     @property
     def checkpointer(self) -> DurableSaver:
@@ -232,27 +266,48 @@ class Durable(Verbs):
 
 
 def current() -> Durable | None:
-    """The `Durable` that was opened last in this event loop and is open still."""
-    durables = _open.get(asyncio.get_running_loop())
-    return durables[-1] if durables else None
+    """The `Durable` whose `async with` this task was started in, the innermost; else the one installed in the event loop.
+
+    Raises:
+        ClosedError: that one is closed, or open in another event loop; another database must not take its place.
+    """
+    loop = asyncio.get_running_loop()
+    entered = _entered.get()
+    here = [durable for durable in entered if durable.loop is loop]
+    found = here[-1] if here else _installed.get(loop)
+    if found is None and entered:
+        raise ClosedError(
+            "the Durable around this call is open in another event loop: open one in each loop, or pass `durable=` or `dsn=`"
+        )
+    if found is not None and not found.is_open:
+        raise ClosedError(
+            "the Durable around this call is closed: end the tasks that use it before its `async with` ends, or pass "
+            "`durable=` or `dsn=`"
+        )
+    return found
 
 
 @asynccontextmanager
 async def opened(durable: Durable | None = None, dsn: str | None = None) -> AsyncIterator[Durable]:
-    """The given `Durable`, else one opened on `dsn` for the body, else the current one.
+    """The given `Durable`, else one opened on `dsn` for the body and current for nobody, else the current one.
 
     Raises:
         ConfigurationError: there is none of the three.
+        ClosedError: see `current`.
     """
     if durable is not None:
         yield durable
     elif dsn is not None:
-        async with Durable(dsn) as own:
+        own = Durable(dsn)
+        try:
+            await own.open()
             yield own
+        finally:
+            await own.aclose()
     elif (found := current()) is not None:
         yield found
     else:
         raise ConfigurationError(
-            "no Postgres to work on. There are three ways: open a Durable around this call (`async with Durable(dsn)`), "
-            "pass `durable=`, or pass `dsn=`"
+            "no Postgres to work on. There are four ways: open a Durable around this call (`async with Durable(dsn)`), "
+            "install one (`durable.install()`), pass `durable=`, or pass `dsn=`"
         )
