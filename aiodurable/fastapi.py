@@ -1,28 +1,44 @@
 """FastAPI: what aiodurable's errors mean over HTTP. Needs `aiodurable[fastapi]`; nothing else in aiodurable imports it.
 
-An app opens its `Durable` in its lifespan, which makes it the current one of all its requests: examples/fastapi_app.py.
+An app opens its `Durable` in its lifespan and installs it, which makes it the current one of all requests:
+examples/fastapi_app.py.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import FastAPI, Request, status
-from fastapi.encoders import jsonable_encoder
-from fastapi.responses import JSONResponse
+try:
+    from fastapi import FastAPI, Request, status
+    from fastapi.encoders import jsonable_encoder
+    from fastapi.responses import JSONResponse
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"aiodurable.fastapi needs FastAPI ({error}): pip install 'aiodurable[fastapi]'", name=error.name
+    ) from error
 
 from aiodurable.errors import (
     AiodurableError,
+    AlreadyAnsweredError,
+    CheckpointNotFoundError,
     CircuitOpenError,
+    GraphChangedError,
+    InvalidArgumentError,
     LeaseLostError,
+    LockCapacityError,
     LockTimeoutError,
+    NothingToAnswerError,
     NotResumableError,
     PostgresUnavailableError,
+    ResultPrunedError,
     ResumeLimitError,
+    RunCancelledError,
     ThreadInterruptedError,
     ThreadNotFoundError,
+    ThreadPausedError,
     WorkflowAlreadyRunningError,
 )
 
@@ -31,13 +47,22 @@ __all__ = ["add_exception_handlers"]
 _CONFLICT = status.HTTP_409_CONFLICT
 _LATER = status.HTTP_503_SERVICE_UNAVAILABLE
 _ANSWERS: dict[type[AiodurableError], tuple[int, str]] = {
+    InvalidArgumentError: (422, "an argument cannot be used"),
     ThreadNotFoundError: (status.HTTP_404_NOT_FOUND, "nothing is known of this thread"),
+    CheckpointNotFoundError: (status.HTTP_404_NOT_FOUND, "this thread has no such checkpoint"),
+    ResultPrunedError: (status.HTTP_410_GONE, "the result of this run is not stored any more"),
     WorkflowAlreadyRunningError: (_CONFLICT, "another run advances this thread at the moment"),
     LockTimeoutError: (_CONFLICT, "another run advances this thread still"),
     ThreadInterruptedError: (_CONFLICT, "this thread waits for an answer"),
+    ThreadPausedError: (_CONFLICT, "this thread was stopped on purpose and goes on only when a person says so"),
+    NothingToAnswerError: (_CONFLICT, "this thread asks nothing"),
+    AlreadyAnsweredError: (_CONFLICT, "this question was answered before"),
     NotResumableError: (_CONFLICT, "this thread cannot go on in the way asked"),
     ResumeLimitError: (_CONFLICT, "this thread failed too often and is set aside"),
-    LeaseLostError: (_LATER, "another process took this thread over; it goes on from its last checkpoint"),
+    RunCancelledError: (_CONFLICT, "this run was cancelled"),
+    GraphChangedError: (_CONFLICT, "the graph of this thread has changed since it began"),
+    LeaseLostError: (_LATER, "the run was stopped because its lease was lost; its last checkpoint is kept"),
+    LockCapacityError: (_LATER, "the database has no room for one more lease at the moment"),
     PostgresUnavailableError: (_LATER, "the database is away"),
     CircuitOpenError: (_LATER, "the database has been away for a while"),
 }
@@ -50,9 +75,9 @@ Never the error's own text: it names hosts, processes and databases, which are n
 def add_exception_handlers(app: FastAPI) -> None:
     """Answer aiodurable's errors with JSON: `error` (the class), `thread_id`, `detail`.
 
-    404 for an unknown thread; 409 for one that is busy, or that waits for an answer (then with its open questions as
-    `interrupts`: `id` and `value`); 503 with `Retry-After` (1 second, or what the error says) where the same request may
-    succeed in a moment.
+    422 for a bad argument (named by `argument`); 404 for an unknown thread; 409 for one that is busy, or that waits for an
+    answer (then with its open questions as `interrupts`: `id` and `value`; a value that JSON cannot carry comes as its
+    `repr`); 503 with `Retry-After` (1 second, or what the error says) where the same request may succeed in a moment.
 
     Args:
         app: whose handlers are added; handlers of your own for subclasses of these errors go first.
@@ -65,10 +90,36 @@ def _handler(code: int, detail: str) -> Callable[[Request, Exception], Awaitable
     async def handle(_: Request, error: Exception) -> JSONResponse:
         thread_id = error.thread_id if isinstance(error, AiodurableError) else None
         content: dict[str, Any] = {"error": type(error).__name__, "thread_id": thread_id, "detail": detail}
-        if isinstance(error, ThreadInterruptedError):
-            content["interrupts"] = [{"id": asked.id, "value": asked.value} for asked in error.interrupts]
+        match error:
+            case ThreadInterruptedError():
+                content["interrupts"] = [
+                    {"id": asked.id, "value": _jsonable(asked.value)} for asked in error.interrupts
+                ]
+            case ThreadPausedError():
+                content |= {"reason": error.reason, "pending": list(error.pending)}
+            case InvalidArgumentError():
+                content["argument"] = error.argument
+            case _:
+                pass
         after = math.ceil(error.retry_after) if isinstance(error, CircuitOpenError) else 0
         headers = {"Retry-After": str(max(1, after))} if code == _LATER else None
-        return JSONResponse(jsonable_encoder(content), code, headers=headers)
+        return JSONResponse(content, code, headers=headers)
 
     return handle
+
+
+def _jsonable(value: Any) -> Any:
+    """The value as JSON has it, else its `repr`: a question that JSON cannot carry must not hide that one is open."""
+    try:
+        encoded = jsonable_encoder(value)
+        json.dumps(encoded, allow_nan=False, ensure_ascii=False).encode()
+    except Exception:  # whatever a value of the graph's own raises
+        return _shown(value)
+    return encoded
+
+
+def _shown(value: Any) -> str:
+    try:
+        return ascii(value)
+    except Exception:  # such as an int of more digits than Python shows
+        return f"<{type(value).__name__}>"

@@ -43,8 +43,8 @@ report = StateGraph(Report).add_sequence([research, write]).add_edge(START, "res
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-    # The Durable that is open in the event loop is the one that the functions below use.
-    async with database() as dsn, Durable(dsn, graphs={"report": report}) as app.state.durable:
+    async with database() as dsn, Durable(dsn, graphs={"report": report}) as durable:
+        app.state.durable = durable.install()  # what the functions below use: requests are tasks of their own
         yield
 
 
@@ -64,9 +64,9 @@ async def make(thread_id: str, topic: Topic, idempotency_key: Key = None) -> dic
 
 @app.get("/reports/{thread_id}")
 async def status(thread_id: str) -> dict[str, Any]:
-    """Where the report stands."""
+    """Where the report stands. Not the text of its error: that is for the log, not for a client."""
     found = await get_checkpoint_status(thread_id)
-    return {"status": found.status, "pending": found.pending, "error": found.error}
+    return {"status": found.status, "pending": found.pending, "failed_node": found.failed_node}
 
 
 @app.get("/health")

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.graph import START, StateGraph
 
 from example_programs import EXAMPLES, Start, output, read_until
 from waiting import wait_until
@@ -168,6 +169,20 @@ async def test_the_service_tells_a_load_balancer_how_it_is(service: Service) -> 
         assert response.status_code == 200
         health = response.json()
         assert (health["healthy"], health["locks"]["held"], health["checkpoints"]["circuit"]) == (True, 0, "closed")
+
+
+async def test_the_service_tells_no_client_the_text_of_a_nodes_error(service: Service, dsn: str) -> None:
+    async def fail(state: dict[str, Any]) -> None:
+        raise ConnectionError("no route to db.internal")
+
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        graph = StateGraph(dict).add_node("fail", fail).add_edge(START, "fail").compile(checkpointer=saver)
+        with pytest.raises(ConnectionError):
+            await graph.ainvoke({}, {"configurable": {"thread_id": "monday"}})
+    async with service.client() as client:
+        answer = await client.get("/reports/monday")
+        assert answer.json()["status"] == "failed"
+        assert "internal" not in answer.text
 
 
 async def test_the_same_idempotency_key_makes_a_report_once(service: Service) -> None:

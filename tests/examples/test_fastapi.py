@@ -1,24 +1,45 @@
-"""What aiodurable's errors mean over HTTP."""
+"""What aiodurable's errors mean over HTTP, and the how-to's app as a server and a client see it."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypedDict
+
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
-from langgraph.types import Interrupt
+from langgraph.graph import START, StateGraph
+from langgraph.types import Interrupt, interrupt
 
+from aiodurable.durable import Durable, current
 from aiodurable.errors import (
     AiodurableError,
+    AlreadyAnsweredError,
     CircuitOpenError,
+    GraphChangedError,
+    InvalidArgumentError,
     LeaseLostError,
     LockTimeoutError,
     NotResumableError,
     PostgresUnavailableError,
     ThreadInterruptedError,
     ThreadNotFoundError,
+    ThreadPausedError,
     WorkflowAlreadyRunningError,
 )
 from aiodurable.fastapi import add_exception_handlers
+from aiodurable.functions import get_checkpoint_status
+from aiodurable.model import ThreadStatus
+from example_programs import REPOSITORY
+from waiting import wait_until
 
 SECRET = "postgresql://db.internal, backend 4711"
 
@@ -42,6 +63,8 @@ async def answer_to(error: Exception) -> httpx.Response:
         (WorkflowAlreadyRunningError(SECRET, thread_id="t"), 409, None),
         (LockTimeoutError(SECRET, thread_id="t"), 409, None),
         (NotResumableError(SECRET, thread_id="t"), 409, None),
+        (AlreadyAnsweredError(SECRET, thread_id="t"), 409, None),
+        (GraphChangedError(SECRET, thread_id="t"), 409, None),
         (LeaseLostError(SECRET, thread_id="t"), 503, "1"),
         (PostgresUnavailableError(SECRET, thread_id="t"), 503, "1"),
     ],
@@ -72,3 +95,144 @@ async def test_a_thread_that_waits_for_an_answer_shows_its_questions() -> None:
 async def test_the_servers_own_faults_are_not_blamed_on_the_caller() -> None:
     with pytest.raises(AiodurableError, match="mine"):
         await answer_to(AiodurableError("mine"))
+
+
+async def test_a_bad_argument_is_the_callers_fault_and_named() -> None:
+    response = await answer_to(InvalidArgumentError(SECRET, argument="thread_id"))
+    assert (response.status_code, response.json()["argument"]) == (422, "thread_id")
+    assert "internal" not in response.text
+
+
+async def test_a_thread_that_was_stopped_on_purpose_says_where() -> None:
+    response = await answer_to(ThreadPausedError(SECRET, thread_id="t", reason="breakpoint", pending=["pay"]))
+    assert response.status_code == 409
+    assert (response.json()["reason"], response.json()["pending"]) == ("breakpoint", ["pay"])
+
+
+@pytest.mark.parametrize("taken_over", [None, True, False])
+async def test_a_lost_lease_is_not_said_to_be_anothers(taken_over: bool | None) -> None:
+    response = await answer_to(LeaseLostError(SECRET, thread_id="t", taken_over=taken_over))
+    assert response.status_code == 503
+    assert "another process" not in response.text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, [math.inf], b"\xff", {("a", "b"): 1}, "\ud800", 10**5000, object()],
+    ids=["nan", "inf", "bytes", "tuple keys", "lone surrogate", "huge", "object"],
+)
+async def test_a_question_that_json_cannot_carry_is_shown_as_text(value: Any) -> None:
+    questions = (Interrupt(value, id="i1"), Interrupt("sure?", id="i2"))
+    response = await answer_to(ThreadInterruptedError("", thread_id="t", interrupts=questions))
+    assert response.status_code == 409
+    first, second = response.json()["interrupts"]
+    assert first["id"] == "i1"
+    assert first["value"]
+    assert second == {"id": "i2", "value": "sure?"}
+
+
+def test_without_fastapi_the_import_says_what_to_install() -> None:
+    program = "import sys; sys.modules['fastapi'] = None; import aiodurable.fastapi"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "pip install 'aiodurable[fastapi]'" in result.stderr.splitlines()[-1]
+
+
+# --- the how-to's app, served by uvicorn -----------------------------------------------------------------------------
+
+
+class Report(TypedDict):
+    topic: str
+    text: str
+
+
+writing: dict[str, asyncio.Event] = {}
+
+
+async def outline(state: Report) -> dict[str, Any]:
+    return {}
+
+
+async def write(state: Report) -> dict[str, Any]:
+    if state["topic"] == "ask":
+        interrupt(math.nan)
+    if state["topic"] == "slow":
+        writing["monday"].set()
+        await asyncio.sleep(600)
+    return {"text": f"all about {state['topic']}"}
+
+
+report = StateGraph(Report).add_sequence([outline, write]).add_edge(START, "outline")
+
+
+@pytest.fixture
+async def client(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app that the how-to's blocks make when they are typed one after the other."""
+    monkeypatch.setenv("AIODURABLE_DSN", dsn)
+    page = (REPOSITORY / "docs" / "howto" / "fastapi.md").read_text()
+    typed: dict[str, Any] = {"report": report}
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        if not block.startswith("async with"):
+            exec(block, typed)
+    writing["monday"] = asyncio.Event()
+    async with served(typed["app"]) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        yield client
+
+
+@asynccontextmanager
+async def served(app: FastAPI) -> AsyncGenerator[int, None]:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5))
+    serving = asyncio.create_task(server.serve())
+    try:
+        await wait_until(lambda: server.started or serving.done())
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def test_a_request_finds_the_durable_that_the_lifespan_installed(client: httpx.AsyncClient) -> None:
+    response = await client.post("/reports/monday", params={"topic": "tides"})
+    assert (response.status_code, response.json()) == (200, "all about tides")
+    assert isinstance(current(), Durable)
+    assert (await client.get("/health")).json()["healthy"]
+
+
+@pytest.mark.parametrize("thread_id", ["x" * 600, "%00", "%ED%A0%80" * 200])
+async def test_a_thread_id_that_cannot_be_stored_is_422(client: httpx.AsyncClient, thread_id: str) -> None:
+    for path in (f"/reports/{thread_id}", f"/reports/{thread_id}/stream"):
+        assert (await client.post(path, params={"topic": "tides"})).status_code == 422
+
+
+async def test_a_stream_is_server_sent_events(client: httpx.AsyncClient) -> None:
+    response = await client.post("/reports/monday/stream", params={"topic": "tides"})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    events = [dict(line.split(": ", 1) for line in event.splitlines()) for event in response.text.strip().split("\n\n")]
+    assert [event["event"] for event in events] == ["update", "update", "end"]
+    assert json.loads(events[1]["data"]) == {"write": {"text": "all about tides"}}
+    assert json.loads(events[2]["data"]) == {"status": "complete"}
+
+
+async def test_a_stream_of_a_busy_thread_is_409_before_its_first_byte(client: httpx.AsyncClient) -> None:
+    first = asyncio.create_task(client.post("/reports/monday", params={"topic": "slow"}))
+    await asyncio.wait_for(writing["monday"].wait(), 60)
+    response = await client.post("/reports/monday/stream", params={"topic": "tides"})
+    assert (response.status_code, response.json()["error"]) == (409, "WorkflowAlreadyRunningError")
+    first.cancel()
+
+
+async def test_a_stream_of_a_thread_that_asks_is_409_with_the_question(client: httpx.AsyncClient) -> None:
+    await client.post("/reports/monday/stream", params={"topic": "ask"})
+    response = await client.post("/reports/monday/stream", params={"topic": "tides"})
+    assert response.status_code == 409
+    assert [question["value"] for question in response.json()["interrupts"]] == ["nan"]
+
+
+async def test_a_client_that_leaves_a_stream_cancels_the_run_and_frees_the_thread(client: httpx.AsyncClient) -> None:
+    async with client.stream("POST", "/reports/monday/stream", params={"topic": "slow"}) as response:
+        assert response.status_code == 200
+        await asyncio.wait_for(writing["monday"].wait(), 60)
+
+    async def paused() -> bool:
+        return (await get_checkpoint_status("monday")).status is ThreadStatus.PAUSED
+
+    await wait_until(paused)
