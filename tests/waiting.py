@@ -27,6 +27,18 @@ async def wait_until(predicate: Callable[[], T | Awaitable[T]], timeout: float =
         await asyncio.sleep(_TICK_S)
 
 
+async def within(timeout: float, awaitable: Awaitable[T], *, what: str) -> T:
+    """The result of `awaitable`. Raises `TimeoutError` after `timeout` seconds, naming `what`."""
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            return await awaitable
+    except TimeoutError:
+        if limit.expired():
+            raise TimeoutError(f"waited {timeout:g} s for: {what}") from None
+        raise
+
+
 def wait_until_sync(predicate: Callable[[], T], timeout: float = 10.0, *, what: str = "") -> T:
     """`wait_until` for tests without an event loop."""
     deadline = time.monotonic() + timeout

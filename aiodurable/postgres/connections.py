@@ -7,8 +7,9 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, cast
 
 import asyncpg
@@ -20,7 +21,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.postgres.breaker import CircuitBreaker
-from aiodurable.postgres.driver_errors import is_disconnect, not_allowed, unavailable
+from aiodurable.postgres.driver_errors import is_disconnect, is_out_of_connections, not_allowed, unavailable
 from aiodurable.postgres.plans import Plans
 from aiodurable.postgres.queries import load
 
@@ -31,6 +32,18 @@ __all__ = [
 ]
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
+
+_SILENCE_S = 20.0
+"""After so long without an answer another connection is asked whether the statement is still being worked on."""
+
+_KEEPALIVES = {
+    "keepalives_idle": "20",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",  # milliseconds
+}
+"""libpq's own, unless the DSN says otherwise: Linux would take 2 hours to notice that an idle
+connection is dead, and 15 minutes for one that a statement was sent on."""
 
 _RETRY_S = (0.1, 0.3)
 """Seconds between two tries of the pool to reach a Postgres that is away."""
@@ -76,6 +89,7 @@ async def connect_direct(
 
 
 _BY_INDEX = load("links")["by_index"]
+_AT_WORK = load("links")["at_work"].replace("$1", "%s").encode()
 _EXPECTED = {"DateStyle": "ISO", "standard_conforming_strings": "on"}
 """What psycopg needs to read times, and our statements to mean what they say. PgBouncer hands both on, in any mode."""
 
@@ -98,11 +112,63 @@ async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -
 
 
 class _PoolConnection(AsyncConnection[DictRow]):
-    """A connection of the pool, which has plans."""
+    """A connection of the pool, which has plans, and does not wait for ever for an answer."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._plans = Plans()
+        self.beside: Callable[..., Awaitable[AsyncConnection[Any]]] = AsyncConnection.connect
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **options: Any) -> Any:
+        connection = await super().connect(conninfo, **options)
+        connection.beside = partial(AsyncConnection.connect, conninfo, **options)
+        return connection
+
+    async def wait(self, *args: Any, **options: Any) -> Any:
+        """As psycopg's; every statement waits here for its answer."""
+        watching: asyncio.Task[None] | None = None
+
+        def watch() -> None:
+            nonlocal watching
+            watching = asyncio.create_task(self._cut_if_dead(), name="aiodurable pool watch")
+
+        timer = asyncio.get_running_loop().call_later(_SILENCE_S, watch)
+        try:
+            return await super().wait(*args, **options)
+        finally:
+            timer.cancel()
+            if watching is not None:
+                watching.cancel()
+
+    async def _cut_if_dead(self) -> None:
+        """Cut the connection unless its backend works on a statement, for as long as we wait for one.
+
+        A statement may take minutes; but one that never reached the server, or whose answer was
+        lost, will not be answered. Behind a pooler, which makes pids up, only TCP can tell.
+        """
+        if self.prepare_threshold is None:
+            return
+        while await self._is_at_work():  # noqa: ASYNC110 - nothing here would set an event
+            await asyncio.sleep(_SILENCE_S)
+        if self.pgconn.socket >= 0:
+            with socket.socket(fileno=os.dup(self.pgconn.socket)) as wire, suppress(OSError):
+                wire.shutdown(socket.SHUT_RDWR)  # libpq finds it closed, and whoever waits gets its error
+
+    async def _is_at_work(self) -> bool:
+        info = self.info  # of several hosts the one that this connection leads to
+        here = {"host": info.host, "hostaddr": info.hostaddr, "port": info.port}
+        try:
+            async with asyncio.timeout(_SILENCE_S / 2), await self.beside(**here) as beside:
+                for pause_s in (_SILENCE_S / 20, 0):  # its last answer may be under way
+                    if await (await beside.execute(_AT_WORK, (info.backend_pid,))).fetchone() is not None:
+                        return True
+                    await asyncio.sleep(pause_s)
+        except psycopg.OperationalError as error:
+            return is_out_of_connections(error)  # then the server is there
+        except TimeoutError:
+            pass
+        return False
 
     async def check(self) -> None:
         """Find out whether it still lives, before it is handed out: a backend may have been killed while idle.
@@ -218,6 +284,7 @@ class Database:
         self._closing = False
         options: dict[str, Any] = {"autocommit": True, "prepare_threshold": None, "row_factory": dict_row}
         options["application_name"] = application_name("pool")
+        options |= {name: value for name, value in _KEEPALIVES.items() if name not in self.dsn.psycopg}
         try:
             async with asyncio.timeout(self._timeout_s):
                 probe = await AsyncConnection.connect(self.dsn.conninfo, **options)

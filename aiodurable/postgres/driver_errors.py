@@ -47,6 +47,12 @@ def is_refusal(error: BaseException | None) -> bool:
     )
 
 
+def is_out_of_connections(error: BaseException) -> bool:
+    """Whether the server is there but has no connection left."""
+    text = str(error)  # psycopg gives no SQLSTATE for what fails before there is a connection
+    return getattr(error, "sqlstate", None) == "53300" or "too many c" in text or "connection slots" in text
+
+
 def not_allowed(error: BaseException, dsn: Dsn) -> AiodurableError | None:
     """The error to raise where the server is there and what was asked is not for this role, or not for this database; None:
     not that.
@@ -92,7 +98,7 @@ def unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
         advice = (
             "a pooler refuses an option of this DSN; take it out, or name it in PgBouncer's ignore_startup_parameters"
         )
-    elif state == "53300" or "too many c" in text or "connection slots" in text:  # psycopg gives no SQLSTATE here
+    elif is_out_of_connections(error):
         advice = "no connection is left; open fewer, or raise max_connections or the CONNECTION LIMIT of this role or database"
     elif isinstance(error, socket.gaierror) or "resolve" in text or "Name or service not known" in text:
         advice = "the host name cannot be resolved; check its spelling"

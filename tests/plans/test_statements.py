@@ -34,6 +34,7 @@ READ_NO_TABLE = {
     "plan_anew",
     "by_index",
     "end_left",
+    "at_work",
     "patience",
     "unhurried",
 }

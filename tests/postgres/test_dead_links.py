@@ -9,13 +9,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from aiodurable import Durable, RunStatus, Settings
+from aiodurable import AiodurableError, Durable, PostgresUnavailableError, RunStatus, Settings
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres import links
+from aiodurable.postgres import connections, links
+from aiodurable.postgres.connections import Database
 from aiodurable.postgres.links import Link, Links
 from ledger_rows import Ledger
 from proxy import Proxy, proxy
-from waiting import wait_until
+from waiting import wait_until, within
 from workflows import STEPS, Gate, four_nodes
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -30,6 +31,7 @@ async def wire(dsn: str) -> AsyncIterator[Proxy]:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "_STATEMENT_S", 1.0)
+    monkeypatch.setattr(connections, "_SILENCE_S", 1.0)
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ async def test_a_checkpoint_whose_connection_died_silently_is_written_on_a_new_o
     await gate.reached.wait()
     wire.forget()
     gate.open.set()
-    assert (await asyncio.wait_for(running, 60))["words"] == list(STEPS)
+    assert (await within(60, running, what="the run to end"))["words"] == list(STEPS)
 
 
 async def test_a_complete_run_whose_end_met_a_dead_connection_returns_its_result_and_is_recorded(
@@ -109,7 +111,7 @@ async def test_a_complete_run_whose_end_met_a_dead_connection_returns_its_result
     await gate.reached.wait()
     wire.forget()
     gate.open.set()
-    assert (await asyncio.wait_for(running, 60))["words"] == list(STEPS)
+    assert (await within(60, running, what="the run to end"))["words"] == list(STEPS)
     assert [row["status"] for row in await Ledger(dsn).rows("t")] == [RunStatus.COMPLETE]
 
 
@@ -119,7 +121,7 @@ async def test_a_token_that_was_asked_for_on_a_dead_connection_is_raised_once_mo
     pool = durable._opened().checkpoints
     first = await pool.new_fence("t")
     wire.forget()
-    second = await asyncio.wait_for(pool.new_fence("t"), 30)
+    second = await within(30, pool.new_fence("t"), what="a token")
     assert second.token > first.token
 
 
@@ -137,5 +139,58 @@ async def test_a_run_that_is_cancelled_while_its_end_is_recorded_on_a_dead_conne
     wire.forget()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(running, 60)
+        await within(60, running, what="the run to end")
     assert running.cancelled()
+
+
+@pytest.fixture
+async def database(wire: Proxy) -> AsyncIterator[Database]:
+    database = Database(parse_dsn(wire.dsn), max_size=1)
+    await database.open()
+    yield database
+    await database.aclose()
+
+
+async def test_a_statement_of_the_pool_does_not_wait_for_an_answer_that_is_lost(
+    database: Database, wire: Proxy
+) -> None:
+    await database.fetch("SELECT 1")
+    wire.forget()
+    with pytest.raises(PostgresUnavailableError):
+        await within(30, database.fetch("SELECT 1"), what="its error")
+    assert await database.fetch("SELECT 1 AS n") == [{"n": 1}]
+
+
+async def test_a_statement_of_the_pool_that_takes_long_is_left_alone(database: Database) -> None:
+    assert await database.fetch("SELECT 1 AS n FROM pg_sleep(4)") == [{"n": 1}]
+
+
+@pytest.mark.parametrize("where", ["collect", "weigh", "tell"])
+async def test_twenty_runs_whose_connections_all_die_silently_end_right(
+    durable: Durable, wire: Proxy, dsn: str, where: str
+) -> None:
+    """Every caller gets its result or an error of ours, and every thread ends complete."""
+    gates = {f"t{number}": Gate(where) for number in range(20)}
+
+    async def body(thread_id: str) -> Any:
+        async with durable.run(four_nodes(gates[thread_id]), thread_id) as run:
+            return await run.ainvoke(INPUT)
+
+    running = [asyncio.create_task(body(thread_id)) for thread_id in gates]
+    await asyncio.gather(*(gate.reached.wait() for gate in gates.values()))
+    wire.forget()
+    for gate in gates.values():
+        gate.open.set()
+    done, pending = await asyncio.wait(running, timeout=60)
+    assert not pending, f"{len(pending)} callers got nothing"
+    failed = [task.exception() for task in done if task.exception() is not None]
+    assert all(isinstance(error, AiodurableError) for error in failed), failed
+    for task in done:
+        if task.exception() is None:
+            assert task.result()["words"] == list(STEPS)
+    async with Durable(dsn) as another:
+        for thread_id in gates:
+            async with another.run(four_nodes(), thread_id, on_busy="wait", timeout=10) as run:
+                assert (await run.ainvoke())["words"] == list(STEPS)
+    ends = [row["status"] for thread_id in gates for row in await Ledger(dsn).rows(thread_id)]
+    assert set(ends) == {RunStatus.COMPLETE}

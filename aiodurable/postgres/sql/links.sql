@@ -25,3 +25,7 @@ WHERE pg_backend_pid() = $1
 SELECT pg_terminate_backend(pid, 1000)
 FROM pg_stat_activity
 WHERE pid IN ($1) AND pid <> pg_backend_pid() AND application_name = current_setting('application_name')
+
+-- name: at_work
+-- No table. Whether the backend of a connection that fell silent works on a statement.
+SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND state = 'active'
