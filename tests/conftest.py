@@ -4,6 +4,7 @@
 `AIODURABLE_TEST_PG`    which Postgres otherwise: a major version (`15`, `18`) or, embedded, a folder of programs
 `AIODURABLE_TEST_DB`    `docker` or `embedded`: only that
 `AIODURABLE_UVLOOP=1`   run the tests, and the processes that they start, on uvloop
+`AIODURABLE_EAGER=1`    with `asyncio.eager_task_factory` (Python 3.12 and newer)
 
 Each xdist worker has a server of its own (a shared one with `AIODURABLE_TEST_DSN`), each test a database of its own,
 cloned from a template that has the schema.
@@ -45,7 +46,9 @@ def pytest_asyncio_loop_factories(
 
 def pytest_report_header() -> str:
     way = "DSN" if os.environ.get("AIODURABLE_TEST_DSN") else "Docker" if _docker_answers() else "embedded"
-    return f"test database: {way} (Postgres {os.environ.get('AIODURABLE_TEST_PG', 'newest')}); event loop: {loops.KIND}"
+    version = os.environ.get("AIODURABLE_TEST_PG", "newest")
+    loop = f"{loops.KIND}{', eager' if loops.EAGER else ''}"
+    return f"test database: {way} (Postgres {version}); event loop: {loop}"
 
 
 def pytest_configure() -> None:

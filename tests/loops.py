@@ -1,4 +1,5 @@
-"""The event loop of the tests, and of the processes that they start: asyncio's, or uvloop with `AIODURABLE_UVLOOP=1`."""
+"""The event loop of the tests, and of the processes that they start: asyncio's, or uvloop with `AIODURABLE_UVLOOP=1`;
+with `AIODURABLE_EAGER=1` its tasks begin as they are made (`asyncio.eager_task_factory`, Python 3.12 and newer)."""
 
 from __future__ import annotations
 
@@ -19,8 +20,18 @@ KIND: Final = (
 )
 
 
+EAGER: Final = os.environ.get("AIODURABLE_EAGER") == "1"
+
+
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """One of that kind."""
+    loop = _new_event_loop()
+    if EAGER:
+        loop.set_task_factory(asyncio.eager_task_factory)  # pyright: ignore[reportAttributeAccessIssue]
+    return loop
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
     match KIND:
         case "selector":
             return asyncio.SelectorEventLoop()

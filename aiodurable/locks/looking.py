@@ -51,7 +51,7 @@ class Looking:
             raise ClosedError("the lock manager is closed: open it before you look")
         answer: asyncio.Future[list[LockHolder]] = asyncio.get_running_loop().create_future()
         self._asked.append((key, answer))
-        if self._task is None:
+        if self._task is None or self._task.done():  # an eager task may be done before it is stored
             self._task = asyncio.create_task(self._look(), name="aiodurable locks looking")
         return await answer
 

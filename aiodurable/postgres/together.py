@@ -41,7 +41,7 @@ class Together(Generic[K, V]):
             raise ClosedError("the connection was closed: keep it open for as long as graphs run")
         answer: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((key, answer))
-        if self._task is None:
+        if self._task is None or self._task.done():  # an eager task may be done before it is stored
             self._task = asyncio.create_task(self._serve(), name=self._name)
         return await answer
 

@@ -1,0 +1,35 @@
+"""Questions that travel together: each gets its answer, whatever kind of task asks them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from aiodurable import CircuitOpenError
+from aiodurable.postgres.together import Together
+
+eager = pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has eager tasks since Python 3.12")
+
+
+@eager
+async def test_a_question_that_failed_at_once_does_not_keep_the_next_one_waiting() -> None:
+    """What an eager task does without waiting is done before the task is there to be remembered."""
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # pyright: ignore[reportAttributeAccessIssue]
+    refused = True
+
+    async def ask(keys: Sequence[str]) -> Mapping[str, str]:
+        if refused:
+            raise CircuitOpenError("open", retry_after=1.0)
+        return {key: key.upper() for key in keys}
+
+    together = Together(ask, name="test")
+    with pytest.raises(CircuitOpenError):
+        await together("a")
+    refused = False
+    async with asyncio.timeout(5):
+        assert await together("a") == "A"
+        assert await asyncio.gather(*map(together, "abc")) == ["A", "B", "C"]
+    await together.aclose()
