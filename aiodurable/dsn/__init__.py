@@ -8,6 +8,7 @@ that is left out with a warning, or one that promises safety asyncpg cannot give
 
 from __future__ import annotations
 
+from aiodurable.dsn.for_asyncpg import split
 from aiodurable.dsn.parsing import Dsn, direct_dsn, parse_dsn
 
-__all__ = ["Dsn", "direct_dsn", "parse_dsn"]
+__all__ = ["Dsn", "direct_dsn", "parse_dsn", "split"]

@@ -15,6 +15,7 @@ from typing import Any, cast
 import asyncpg
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
@@ -24,6 +25,7 @@ from aiodurable.postgres.breaker import CircuitBreaker
 from aiodurable.postgres.driver_errors import is_disconnect, is_out_of_connections, not_allowed, unavailable
 from aiodurable.postgres.plans import Plans
 from aiodurable.postgres.queries import load
+from aiodurable.postgres.resolving import ResolvingLoop, with_addresses
 
 __all__ = [
     "Database",
@@ -74,7 +76,8 @@ async def connect_direct(
     Raises:
         PostgresUnavailableError: it could not be reached or refused; the driver's error is the cause.
     """
-    options: dict[str, Any] = {**dsn.asyncpg, "timeout": timeout_s}
+    loop = asyncio.get_running_loop()
+    options: dict[str, Any] = {**dsn.asyncpg, "timeout": timeout_s, "loop": ResolvingLoop(loop)}
     options["max_cacheable_statement_size"] = 0  # any: above 15 kB it would be parsed and planned each time
     options["server_settings"] = {
         **options.get("server_settings", {}),
@@ -83,9 +86,11 @@ async def connect_direct(
         **(server_settings or {}),
     }
     try:
-        return await asyncpg.connect(**options)
+        connection: asyncpg.Connection = await asyncpg.connect(**options)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
         raise unavailable(error, dsn) from error
+    connection._loop = loop  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it looks for its own tasks there
+    return connection
 
 
 _BY_INDEX = load("links")["by_index"]
@@ -121,7 +126,8 @@ class _PoolConnection(AsyncConnection[DictRow]):
 
     @classmethod
     async def connect(cls, conninfo: str = "", **options: Any) -> Any:
-        connection = await super().connect(conninfo, **options)
+        ways = await with_addresses({**conninfo_to_dict(conninfo), **options})
+        connection = await super().connect("", **ways)
         connection.beside = partial(AsyncConnection.connect, conninfo, **options)
         return connection
 
@@ -287,7 +293,7 @@ class Database:
         options |= {name: value for name, value in _KEEPALIVES.items() if name not in self.dsn.psycopg}
         try:
             async with asyncio.timeout(self._timeout_s):
-                probe = await AsyncConnection.connect(self.dsn.conninfo, **options)
+                probe = await _PoolConnection.connect(self.dsn.conninfo, **options)
                 await probe.close()
         except (psycopg.Error, OSError, TimeoutError) as error:
             raise unavailable(error, self.dsn) from error

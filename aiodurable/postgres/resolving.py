@@ -1,0 +1,115 @@
+"""Host names are resolved in threads of their own.
+
+asyncio resolves them in the loop's default executor, where the nodes of a graph that are plain
+functions run, too. Some that take long fill it, and no connection could be opened any more: lock
+sessions that ended meanwhile would not come back in time, and every lease be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+
+from aiodurable.dsn import split
+
+__all__ = ["ResolvingLoop", "with_addresses"]
+
+
+async def _addresses(host: str, port: int | str) -> list[str]:
+    """The addresses of `host`. Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[str]] = loop.create_future()
+
+    def settle(addresses: list[str], error: OSError | None) -> None:
+        if found.done():  # who asked was cancelled
+            return
+        if error is None:
+            found.set_result(addresses)
+        else:
+            found.set_exception(error)
+
+    def resolve() -> None:
+        addresses, failed = list[str](), None
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+            addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
+        except UnicodeError as error:
+            failed = socket.gaierror(socket.EAI_NONAME, f"no host name: {error}")
+        except OSError as error:
+            failed = error
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, addresses, failed)
+
+    # Of its own, and a daemon: no pool that could be full, or broken in a forked child, and a name
+    # server that does not answer does not keep the process from ending.
+    threading.Thread(target=resolve, name=f"aiodurable resolve {host}", daemon=True).start()
+    return await found
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+class ResolvingLoop:
+    """A running event loop, as asyncpg uses it, that resolves names here. TLS is still checked by name."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._loop, name)
+        setattr(self, name, value)  # from now on it costs no more than the loop's own
+        return value
+
+    async def create_connection(
+        self, factory: Callable[[], Any], host: str, port: int, *, ssl: Any = None, **options: Any
+    ) -> Any:
+        """As the loop's, to the first address of `host` that answers."""
+        if ssl is not None:
+            options |= {"ssl": ssl, "server_hostname": options.get("server_hostname") or host}
+        if _is_address(host):
+            return await self._loop.create_connection(factory, host, port, **options)
+        failed: OSError = socket.gaierror(socket.EAI_NONAME, "no address found")
+        for address in await _addresses(host, port):
+            try:
+                return await self._loop.create_connection(factory, address, port, **options)
+            except OSError as error:
+                failed = error
+        raise failed
+
+
+async def with_addresses(options: Mapping[str, Any]) -> dict[str, Any]:
+    """libpq's options, with the addresses of the hosts that are named: what psycopg would look up itself.
+
+    Raises:
+        psycopg.OperationalError: no host could be resolved.
+    """
+    hosts, numbers, ports = (split(options, name) for name in ("host", "hostaddr", "port"))
+    if not hosts or numbers:
+        return dict(options)
+    ports = ports * len(hosts) if len(ports) == 1 else ports or [""] * len(hosts)
+    found: list[tuple[str, str, str]] = []
+    failed: OSError | None = None
+    for host, port in zip(hosts, ports, strict=True):
+        if host.startswith("/") or _is_address(host):  # a socket has no address
+            found.append((host, "" if host.startswith("/") else host, port))
+            continue
+        try:
+            found += [(host, address, port) for address in await _addresses(host, port or 5432)]
+        except OSError as error:
+            failed = error
+    if not found:
+        raise psycopg.OperationalError(f"failed to resolve host {','.join(hosts)!r}: {failed}") from failed
+    names, addresses, ports = (",".join(column) for column in zip(*found, strict=True))
+    return {**options, "host": names, "hostaddr": addresses, "port": ports}
