@@ -26,6 +26,7 @@ from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.health import Health, health
 from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.ledger import Ledger
+from aiodurable.runs.renamed import Renamed
 from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run import DurableRun, run
 from aiodurable.settings import Settings
@@ -54,6 +55,8 @@ class Durable(Verbs):
         observers: called with every event; see `aiodurable.events`.
         serde: how states and the inputs in the ledger are serialised, such as LangGraph's `EncryptedSerializer`; None:
             as its stock savers do it.
+        renamed: nodes that have another name now, old names to new ones, or by graph: `{"report": {"pay": "charge"}}`.
+            Threads that stand before the old name go on with the new node; see docs/howto/deploys.md.
 
     Opening makes or migrates the tables (unless `settings.setup` is False) and opens the pools. Inside its `async with`
     it is the current one, which the free functions use: for that task, and the tasks started there. For all others of the
@@ -75,12 +78,14 @@ class Durable(Verbs):
         settings: Settings | None = None,
         observers: Sequence[Observer] = (),
         serde: SerializerProtocol | None = None,
+        renamed: Renamed | None = None,
     ) -> None:
         self.settings = settings or Settings.from_env()
         self.dsn = parse_dsn(dsn)
         self._given = dict(graphs or {})
         self._observers = tuple(observers)
         self._serde = serde
+        self._renamed = dict(renamed or {})
         self.loop: asyncio.AbstractEventLoop | None = None
         self._stack: AsyncExitStack | None = None
         self._opening = asyncio.Lock()
@@ -150,7 +155,7 @@ class Durable(Verbs):
                 recovery_grace_s=settings.recovery_grace_s,
                 observers=self._observers,
             )
-            self._graphs = Graphs(self._given, checkpoints.get_checkpointer())
+            self._graphs = Graphs(self._given, checkpoints.get_checkpointer(), renamed=self._renamed)
             self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
 

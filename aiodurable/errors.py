@@ -322,12 +322,14 @@ class RunCancelledError(WorkflowExecutionError):
 
 
 class GraphChangedError(WorkflowExecutionError):
-    """The graph given has not what the unfinished thread needs next; nothing ran, and nothing was dropped.
+    """The graph given does not fit what is stored of the unfinished thread; nothing ran, and nothing was dropped.
 
     Attributes:
         graph: the name of the graph that was given.
         recorded: the name of the graph that the run was accepted with.
-        missing: the nodes and channels that the thread needs and the graph lacks.
+        missing_nodes: nodes that the thread needs and that the graph lacks, or that would not know what they asked.
+        missing_channels: channels that start a node of the thread's step, and that nothing in the graph writes.
+        undecodable: classes of stored values that this process cannot rebuild.
     """
 
     def __init__(
@@ -337,12 +339,16 @@ class GraphChangedError(WorkflowExecutionError):
         thread_id: str | None = None,
         graph: str | None = None,
         recorded: str | None = None,
-        missing: Sequence[str] = (),
+        missing_nodes: Sequence[str] = (),
+        missing_channels: Sequence[str] = (),
+        undecodable: Sequence[str] = (),
     ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.graph = graph
         self.recorded = recorded
-        self.missing = tuple(missing)
+        self.missing_nodes = tuple(missing_nodes)
+        self.missing_channels = tuple(missing_channels)
+        self.undecodable = tuple(undecodable)
 
 
 class GraphNotRegisteredError(WorkflowExecutionError, LookupError):

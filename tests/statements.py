@@ -184,6 +184,7 @@ def _all() -> list[Statement]:
             Statement(f"hold_fences {n}", checkpoints["hold_fences"], (ids,), n),
             Statement(f"locked {n}", checkpoints["locked"], (list(range(1, n + 1)),), 2 * n),
             Statement(f"latest {n}", checkpoints["latest"], (ids, bare), 20 * n),
+            Statement(f"inner {n}", checkpoints["inner"], (ids,), 20 * n),
             Statement(f"delete_threads {n}", checkpoints["delete_threads"], (ids,), 50 * n),
             Statement(f"built_on_runs {n}", checkpoints["built_on_runs"], (_runs(n), ids), 20 * n),
             Statement(f"delete_runs {n}", checkpoints["delete_runs"], (_runs(n), ids), 40 * n),

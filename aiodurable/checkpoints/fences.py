@@ -12,9 +12,9 @@ import copy
 import random
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from asyncpg import DeadlockDetectedError, LockNotAvailableError
 from psycopg.errors import DeadlockDetected, LockNotAvailable
@@ -62,10 +62,12 @@ class Fence:
         first: nothing was known of the thread when the token was raised: no lease, no checkpoint, no run.
         blank: the thread was seen to have no checkpoint a moment ago: the first read of its newest one need not ask. Over
             with that read, or with the first write.
+        head: the row of the thread's newest checkpoint, where it was read a moment ago: its next read need not ask. Over
+            like `blank`.
         finished: the newest checkpoint of the root graph that was written under it, if nothing is left to do after it.
     """
 
-    __slots__ = ("_why", "blank", "finished", "first", "lease_id", "revoked", "thread_id", "token")
+    __slots__ = ("_why", "blank", "finished", "first", "head", "lease_id", "revoked", "thread_id", "token")
 
     def __init__(self, thread_id: str, token: int, lease_id: int = 0, *, first: bool = False) -> None:
         self.thread_id = thread_id
@@ -74,6 +76,7 @@ class Fence:
         self.first = first
         self.revoked = False
         self.blank = False
+        self.head: Mapping[str, Any] | None = None
         self.finished: Finished | None = None
         self._why: LeaseLostError | None = None
 

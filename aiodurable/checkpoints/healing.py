@@ -46,4 +46,6 @@ async def heal(database: Database, fence: Fence) -> list[Healed]:
     standing = None if row["token"] is None else Standing(row["token"], row["lease_id"])
     if standing != fence.standing:
         raise fence.overtaken(standing)
+    if row["namespaces"]:
+        fence.head = None
     return [Healed(*task) for task in zip(row["namespaces"], row["paths"], strict=True)]

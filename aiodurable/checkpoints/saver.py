@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -38,6 +39,8 @@ from aiodurable.postgres.together import Together
 __all__ = ["DurableSaver"]
 
 _LATEST = load("checkpoints")["latest"].replace("{select}", Upkeep.SELECT_SQL).encode()
+_T = TypeVar("_T")
+_INNER = load("checkpoints")["inner"].replace("{select}", Upkeep.SELECT_SQL)
 
 _OF_A_STATE_GRAPH = ("__start__", "branch:to:")
 _STARTS_A_NODE = (*_OF_A_STATE_GRAPH, "join:", "__pregel_tasks")
@@ -109,12 +112,41 @@ class DurableSaver(Upkeep):
         if carried is not None and carried.blank and carried.thread_id == thread_id and not namespace:
             carried.blank = False
             return None
-        row = await self.latest((thread_id, namespace))
+        row: DictRow | None = None
+        if carried is not None and carried.head is not None and carried.thread_id == thread_id and not namespace:
+            row, carried.head = dict(carried.head), None
+        row = row or await self.latest((thread_id, namespace))
         if row is None:
             return None
         if row["checkpoint"]["v"] < 4 and row["parent_checkpoint_id"]:  # pending sends of an old format
             return await super().aget_tuple(config)
         return await self._load_checkpoint_tuple(row)
+
+    async def steps(self, fence: Fence, *, inner: bool) -> list[DictRow]:
+        """The newest row of a thread, and with `inner` those of the subgraphs that are under way in its step.
+
+        The next `aget_tuple` under the fence takes the first of them instead of asking once more.
+        """
+        latest = self.latest((fence.thread_id, ""))
+        if inner:
+            head, others = await asyncio.gather(latest, self._fetch_inner([fence.thread_id]))
+        else:
+            head, others = await latest, dict[str, list[DictRow]]()
+        if head is None:
+            return []
+        fence.head = head
+        return [head, *others.get(fence.thread_id, ())]
+
+    async def in_a_thread(self, call: Callable[..., _T], *args: Any) -> _T:
+        """Run what is heavy in the saver's own threads: sync nodes can hold all of the loop's."""
+        return await self.loop.run_in_executor(self._threads, call, *args)
+
+    async def _fetch_inner(self, thread_ids: Sequence[str]) -> dict[str, list[DictRow]]:
+        rows = await self._database.fetch(_INNER, list(thread_ids))
+        found: dict[str, list[DictRow]] = {}
+        for row in rows:
+            found.setdefault(row["thread_id"], []).append(row)
+        return found
 
     async def _fetch_latest(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], DictRow]:
         async with self._database.connection() as connection:
@@ -236,7 +268,7 @@ class DurableSaver(Upkeep):
         return carried if carried is not None and carried.thread_id == thread_id else self.fences.of(thread_id)
 
     async def _commit(self, fence: Fence, dump: Callable[[], Rows], values: Sequence[Any]) -> None:
-        fence.blank = False
+        fence.blank, fence.head = False, None
         async with self._writer.backlog as backlog:
             try:
                 if is_heavy(values):

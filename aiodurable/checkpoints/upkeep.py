@@ -169,7 +169,7 @@ class Upkeep(AsyncPostgresSaver):
                 strangers[lock_key(thread_id, self._namespace)] = thread_id
                 continue
             fence.check()
-            fence.blank = False
+            fence.blank, fence.head = False, None
             if (standing := standings.get(thread_id)) != fence.standing:
                 raise fence.overtaken(standing)
         for row in await _run(connection, "locked", list(strangers)):

@@ -15,7 +15,10 @@ from aiodurable.checkpoints.fences import Finished
 from aiodurable.errors import CircuitOpenError, ClosedError, PostgresUnavailableError
 from aiodurable.events import RunFinished, RunStarted, emit
 from aiodurable.model import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.fitting import fitted
+from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.guard import ThreadLease
+from aiodurable.runs.healing import heal_thread
 from aiodurable.runs.resume import Outcome, outcome_of
 from aiodurable.runs.rooms import Rooms
 
@@ -37,6 +40,8 @@ class Attempt:
         resumed: whether it goes on with work left unfinished.
         input: what the graph is called with: the run's input until a checkpoint has consumed it, then None.
         context: the context the run was accepted with.
+        graph: what runs it.
+        lacking: nodes that were to run when it ended, and that the graph lacks.
         control: asks the graph to stop at its next superstep.
     """
 
@@ -46,6 +51,7 @@ class Attempt:
         lease: ThreadLease,
         record: RunRecord,
         *,
+        graph: BoundGraph,
         base: WorkflowCheckpoint,
         consumed: bool,
         input: Any,
@@ -61,6 +67,8 @@ class Attempt:
         self.resumed = consumed or record.attempts > 1
         self.input = None if consumed else input
         self.context = context
+        self.graph = graph
+        self.lacking: tuple[str, ...] = ()
         self.control = RunControl()
         lease.fence.finished = None  # from here on it is this attempt's doing
         emit(
@@ -81,7 +89,7 @@ class Attempt:
         lease: ThreadLease,
         thread: WorkflowCheckpoint,
         *,
-        graph: str | None,
+        graph: BoundGraph,
         run_id: str | None,
         input: Any,
         context: Any,
@@ -93,7 +101,7 @@ class Attempt:
         record, lease.fence.blank = await rooms.ledger.start(
             run_id or new_run_id(),
             lease.thread_id,
-            graph=graph,
+            graph=graph.name,
             token=lease.token,
             seq=seq,
             input=input,
@@ -101,21 +109,54 @@ class Attempt:
             base_id=thread.checkpoint_id,
             closing=closing.get(thread.status, RunStatus.SUPERSEDED),
         )
-        return cls(rooms, lease, record, base=thread, consumed=adopted, input=input, context=context)
+        return cls(rooms, lease, record, graph=graph, base=thread, consumed=adopted, input=input, context=context)
 
     @classmethod
     async def resume(
-        cls, rooms: Rooms, lease: ThreadLease, thread: WorkflowCheckpoint, *, graph: str | None, context: Any, seq: int
+        cls,
+        rooms: Rooms,
+        lease: ThreadLease,
+        thread: WorkflowCheckpoint,
+        *,
+        graph: BoundGraph,
+        context: Any,
+        seq: int,
+        heal: bool = True,
     ) -> Self:
-        """One more try of the thread's newest run. Work that plain LangGraph left has none: it is adopted."""
+        """One more try of the thread's newest run. Work that plain LangGraph left has none: it is adopted.
+
+        Args:
+            rooms: what it works with.
+            lease: of the thread.
+            thread: how it stands.
+            graph: the graph to go on with.
+            context: what it is adopted with.
+            seq: its number among the attempts under the lease.
+            heal: see `heal_thread`; not before an answer.
+
+        Raises:
+            GraphChangedError: the graph does not fit what is stored; no attempt was opened.
+        """
         newest = await rooms.ledger.newest(lease.thread_id)
-        if newest is None or newest.record.status is RunStatus.COMPLETE:
+        adopted = newest is None or newest.record.status is RunStatus.COMPLETE
+        fresh = None if newest is None or adopted or newest.consumed else newest.input
+        graph = await fitted(rooms, lease, graph, thread, fresh=fresh)
+        if heal:
+            await heal_thread(rooms, lease)
+        if newest is None or adopted:
             return await cls.start(
                 rooms, lease, thread, graph=graph, run_id=None, input=None, context=context, seq=seq, adopted=True
             )
         record = await rooms.ledger.retry(newest.record.run_id, token=lease.token, seq=seq)
         return cls(
-            rooms, lease, record, base=thread, consumed=newest.consumed, input=newest.input, context=newest.context
+            rooms,
+            lease,
+            record,
+            graph=graph,
+            base=thread,
+            consumed=newest.consumed,
+            input=newest.input,
+            context=newest.context,
         )
 
     async def close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
@@ -136,7 +177,7 @@ class Attempt:
             consumed = self._consumed or thread.checkpoint_id != base_id
             if ended:
                 self._announce(RunStatus.COMPLETE, error)
-            elif outcome := outcome_of(thread, error, consumed=consumed):
+            elif outcome := outcome_of(thread, error, consumed=consumed, lacking=self._lacking(thread, error)):
                 finished_at = await self._rooms.ledger.finish(
                     self.run_id,
                     token=self._lease.token,
@@ -179,6 +220,12 @@ class Attempt:
             finished_at=finished_at,
             failed_at=self._record.failed_at,
         )
+
+    def _lacking(self, thread: WorkflowCheckpoint, error: BaseException | None) -> tuple[str, ...]:
+        """The nodes that are to run next and that the graph lacks, where the graph ended without an exception."""
+        if error is None and thread.status not in (ThreadStatus.COMPLETE, ThreadStatus.INTERRUPTED):
+            self.lacking = tuple(node for node in thread.pending if node not in self.graph.pregel.nodes)
+        return self.lacking
 
     def _announce(self, status: RunStatus, error: BaseException | None) -> None:
         emit(

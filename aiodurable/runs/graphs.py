@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel._validate import validate_keys
 from langgraph.types import GraphOutput
 
+from aiodurable.checkpoints.stored_values import serde_for
 from aiodurable.errors import ConfigurationError, GraphNotRegisteredError, InvalidArgumentError
+from aiodurable.runs.renamed import Renamed, renamed_in
 from aiodurable.runs.unsaved import let_unsaved_graphs_run
 
 __all__ = ["BoundGraph", "Graph", "Graphs", "stored_chunks", "stored_result", "without_coordinates"]
@@ -31,10 +34,25 @@ _UNNAMED = "LangGraph"
 
 @dataclass(frozen=True, slots=True)
 class BoundGraph:
-    """A graph that saves through our saver, and the name the ledger knows it by; None: nobody gave it one."""
+    """A graph that saves through our saver, and the name the ledger knows it by; None: nobody gave it one.
+
+    Attributes:
+        renamed: old names of its nodes to new ones.
+    """
 
     name: str | None
     pregel: Pregel[Any, Any, Any, Any]
+    saver: BaseCheckpointSaver[Any]
+    renamed: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def serde(self) -> SerializerProtocol:
+        """The serializer that knows the graph's types too."""
+        return serde_for(self.pregel, self.saver)
+
+    def replaced_by(self, pregel: Pregel[Any, Any, Any, Any]) -> BoundGraph:
+        """The same graph, run by `pregel`."""
+        return replace(self, pregel=pregel)
 
     def saving_to(self, saver: BaseCheckpointSaver[Any]) -> Pregel[Any, Any, Any, Any]:
         """The graph with another saver."""
@@ -48,11 +66,14 @@ class Graphs:
         ConfigurationError: a registered graph cannot be run (see `bind`).
     """
 
-    def __init__(self, registered: Mapping[str, Graph], saver: BaseCheckpointSaver[Any]) -> None:
+    def __init__(
+        self, registered: Mapping[str, Graph], saver: BaseCheckpointSaver[Any], *, renamed: Renamed | None = None
+    ) -> None:
         let_unsaved_graphs_run()
         self._saver = saver
+        self._renamed = dict(renamed or {})
         self._attach = lru_cache(maxsize=128)(self._attach_once)
-        self._registered = {name: BoundGraph(name, self._attach(graph)) for name, graph in registered.items()}
+        self._registered = {name: self._bound(name, self._attach(graph)) for name, graph in registered.items()}
         self._names = {id(graph): name for name, graph in registered.items()}
 
     @property
@@ -89,7 +110,10 @@ class Graphs:
                 ) from None
         pregel = self._attach(graph)
         own_name = None if pregel.name == _UNNAMED else pregel.name
-        return BoundGraph(self._names.get(id(graph), own_name), pregel)
+        return self._bound(self._names.get(id(graph), own_name), pregel)
+
+    def _bound(self, name: str | None, pregel: Pregel[Any, Any, Any, Any]) -> BoundGraph:
+        return BoundGraph(name, pregel, self._saver, renamed_in(self._renamed, name))
 
     def _attach_once(self, graph: Graph) -> Pregel[Any, Any, Any, Any]:
         if isinstance(graph, StateGraph):

@@ -17,6 +17,7 @@ An interrupted thread is never resumed without an answer: LangGraph can take the
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
@@ -152,13 +153,21 @@ class Outcome:
     reason: str | None = None
 
 
-def outcome_of(thread: WorkflowCheckpoint, error: BaseException | None, *, consumed: bool) -> Outcome | None:
+def outcome_of(
+    thread: WorkflowCheckpoint, error: BaseException | None, *, consumed: bool, lacking: Sequence[str] = ()
+) -> Outcome | None:
     """How an attempt ended, from the thread as the tables show it afterwards and the exception that came out.
 
     The tables come first: an exception does not mean that the thread failed (a write that is reported late can follow a
     complete run), and no exception does not mean that it completed. What persists nothing of its own (a static
     breakpoint, the recursion limit, a drain, a cancellation) is told by the exception. None: unknown; the row stays
     `running`, which without a lease reads as crashed.
+
+    Args:
+        thread: how it stands.
+        error: what came out.
+        consumed: whether its input is part of the thread.
+        lacking: nodes that are to run next and that the graph lacks: LangGraph ends there without a word.
     """
     match thread.status:
         case ThreadStatus.COMPLETE if consumed:
@@ -170,6 +179,8 @@ def outcome_of(thread: WorkflowCheckpoint, error: BaseException | None, *, consu
         case _:
             pass
     match error:
+        case None if lacking:
+            return Outcome(RunStatus.FAILED, f"the graph lacks {', '.join(lacking)}")
         case None:
             return Outcome(RunStatus.PAUSED, PauseReason.BREAKPOINT)
         case GraphRecursionError():

@@ -16,9 +16,9 @@ from aiodurable.errors import InvalidArgumentError, NotResumableError, WorkflowE
 from aiodurable.keys import check_run_id
 from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.attempt import Attempt, new_run_id
+from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result, without_coordinates
 from aiodurable.runs.guard import ThreadLease
-from aiodurable.runs.healing import heal_thread
 from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.ledger import Accepted
 from aiodurable.runs.resume import Action, OnUnfinished, decide, may_answer
@@ -142,7 +142,7 @@ class DurableRun:
         if isinstance(attempt, _Stored):
             return stored_result(self._graph, await self._read(attempt), options)
         async with self._closing(attempt):
-            return await self._graph.pregel.ainvoke(attempt.input, self.config, **self._options(attempt, options))
+            return await attempt.graph.pregel.ainvoke(attempt.input, self.config, **self._options(attempt, options))
 
     async def astream(
         self, input: Any = None, *, on_unfinished: OnUnfinished = "resume", **options: Any
@@ -158,7 +158,7 @@ class DurableRun:
                 yield chunk
             return
         async with self._closing(attempt):
-            async for chunk in self._graph.pregel.astream(
+            async for chunk in attempt.graph.pregel.astream(
                 attempt.input, self.config, **self._options(attempt, options)
             ):
                 yield chunk
@@ -234,22 +234,21 @@ class DurableRun:
                     self._rooms,
                     self.lease,
                     self.checkpoint,
-                    graph=self._graph.name,
+                    graph=self._graph,
                     run_id=self._asked_run_id or self._next_id(),
                     input=input,
                     context=self._context,
                     seq=self._attempts,
                 )
             case Action.RESUME:
-                if not answer:
-                    await heal_thread(self._rooms, self.lease)
                 self._attempt = await Attempt.resume(
                     self._rooms,
                     self.lease,
                     self.checkpoint,
-                    graph=self._graph.name,
+                    graph=self._graph,
                     context=self._context,
                     seq=self._attempts,
+                    heal=not answer,
                 )
                 if answer:
                     self._attempt.input = input
@@ -311,6 +310,8 @@ class DurableRun:
             raise
         else:
             await self.settle()
+            if attempt.lacking:
+                raise ended_early(self.thread_id, attempt.graph.name, attempt.lacking)
         finally:
             unwatch()
 

@@ -28,7 +28,7 @@ EXAMPLES = [
     errors.AlreadyAnsweredError("no", thread_id="t", interrupt_ids=["a"], answered_at=HOLDER.since),
     errors.ResultPrunedError("no", thread_id="t", run_id="r"),
     errors.RunCancelledError("no", thread_id="t", run_id="r", requested_at=HOLDER.since),
-    errors.GraphChangedError("no", thread_id="t", graph="new", recorded="old", missing=["pay"]),
+    errors.GraphChangedError("no", thread_id="t", graph="new", recorded="old", missing_nodes=["pay"]),
 ]
 
 

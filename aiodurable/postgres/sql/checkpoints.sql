@@ -207,6 +207,48 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) AS newest
 
+-- name: inner
+-- The newest checkpoints of the subgraphs that are under way in the newest step of threads $1. checkpoints_pkey: the head,
+-- then a descent for each namespace there is, whatever the collation. In the braces, as in latest, LangGraph's own query of
+-- a checkpoint, by checkpoint_blobs_pkey and checkpoint_writes_pkey.
+WITH RECURSIVE heads AS MATERIALIZED (
+    SELECT a.thread_id, (
+               SELECT c.checkpoint_id
+               FROM checkpoints c
+               WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ''
+               ORDER BY c.checkpoint_id DESC
+               LIMIT 1) AS checkpoint_id
+    FROM unnest($1::text[]) AS a (thread_id)
+), places AS (
+    SELECT h.thread_id, ''::text AS checkpoint_ns FROM heads h
+    UNION ALL
+    SELECT p.thread_id, (
+               SELECT c.checkpoint_ns
+               FROM checkpoints c
+               WHERE c.thread_id = p.thread_id AND c.checkpoint_ns > p.checkpoint_ns
+               ORDER BY c.checkpoint_ns
+               LIMIT 1)
+    FROM places p
+    WHERE p.checkpoint_ns IS NOT NULL
+)
+SELECT newest.thread_id, newest.checkpoint, newest.checkpoint_ns, newest.checkpoint_id, newest.metadata,
+       newest.channel_values, newest.pending_writes
+FROM places p
+JOIN heads h ON h.thread_id = p.thread_id
+CROSS JOIN LATERAL (
+    SELECT k.checkpoint_id, k.metadata -> 'parents' ->> '' AS root
+    FROM checkpoints k
+    WHERE k.thread_id = p.thread_id AND k.checkpoint_ns = p.checkpoint_ns
+    ORDER BY k.checkpoint_id DESC
+    LIMIT 1
+) n
+CROSS JOIN LATERAL (
+    {select}
+    WHERE checkpoints.thread_id = p.thread_id AND checkpoints.checkpoint_ns = p.checkpoint_ns
+      AND checkpoints.checkpoint_id = n.checkpoint_id
+) AS newest
+WHERE p.checkpoint_ns > '' AND n.root = h.checkpoint_id
+
 -- name: heal
 -- aiodurable_fences_pkey; checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it;
 -- checkpoint_writes_pkey for their tasks. $1 the thread, $2 its token, $3 its lease id.

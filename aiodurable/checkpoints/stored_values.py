@@ -1,0 +1,256 @@
+"""Stored values, read without building anything: which classes they hold, and whether this process can rebuild those.
+
+LangGraph's serializer never raises for a class that was moved, deleted, changed or is not allowed: it returns what the
+object was made of, a dict as a rule, or None. Whoever is about to go on with a thread asks here first.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from functools import lru_cache
+from importlib import import_module
+from importlib.machinery import PathFinder
+from typing import Any, NamedTuple, cast
+
+import ormsgpack
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.serde import _msgpack  # pyright: ignore[reportPrivateUsage]
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import (
+    EXT_CONSTRUCTOR_KW_ARGS,
+    EXT_CONSTRUCTOR_POS_ARGS,
+    EXT_CONSTRUCTOR_SINGLE_ARG,
+    EXT_DELTA_SNAPSHOT,
+    EXT_METHOD_SINGLE_ARG,
+    EXT_NUMPY_ARRAY,
+    EXT_PYDANTIC_V1,
+    EXT_PYDANTIC_V2,
+    JsonPlusSerializer,
+)
+
+__all__ = ["Built", "Undecodable", "ValueReader", "serde_for"]
+
+_SAFE: frozenset[tuple[str, ...]] = getattr(_msgpack, "SAFE_MSGPACK_TYPES", frozenset())
+"""What LangGraph rebuilds whatever is allowed."""
+_CONSTRUCTORS = frozenset(
+    (
+        EXT_CONSTRUCTOR_SINGLE_ARG,
+        EXT_CONSTRUCTOR_POS_ARGS,
+        EXT_CONSTRUCTOR_KW_ARGS,
+        EXT_METHOD_SINGLE_ARG,
+        EXT_PYDANTIC_V1,
+        EXT_PYDANTIC_V2,
+    )
+)
+_JSON_CONSTRUCTOR = 2
+"""The version of the envelope in which LangGraph stored objects before it used msgpack."""
+
+
+class Undecodable(NamedTuple):
+    """A class of which a stored value is, and that this process cannot rebuild.
+
+    Attributes:
+        name: module and class.
+        why: what is wrong, and what helps.
+    """
+
+    name: str
+    why: str
+
+
+class Built:
+    """What a stored object is made of; nothing of it was called.
+
+    Attributes:
+        module, name: its class.
+        code: how LangGraph's serializer would build it.
+        made_of: the arguments.
+    """
+
+    __slots__ = ("code", "made_of", "module", "name")
+
+    def __init__(self, module: str, name: str, code: int, made_of: Any) -> None:
+        self.module = module
+        self.name = name
+        self.code = code
+        self.made_of = made_of
+
+
+class ValueReader:
+    """Reads what one serializer wrote.
+
+    Args:
+        serde: the serializer. Of one that is neither LangGraph's nor its encrypting one nothing can be told.
+        load_modules: whether a module that is not imported yet may be imported, as LangGraph does when it loads a value.
+            Otherwise it is only looked for: what is in it is not known then.
+    """
+
+    def __init__(self, serde: SerializerProtocol, *, load_modules: bool) -> None:
+        self._cipher = None
+        if isinstance(serde, EncryptedSerializer):
+            self._cipher, serde = serde.cipher, serde.serde
+        self._readable = isinstance(serde, JsonPlusSerializer)
+        self._allowed: Any = getattr(serde, "_allowed_msgpack_modules", True)
+        self._allowed_json: Any = getattr(serde, "_allowed_json_modules", None)
+        self._load_modules = load_modules
+
+    def undecodable(self, values: Iterable[tuple[str, bytes | None]]) -> list[Undecodable]:
+        """The classes in these values, given as kind and bytes, that cannot be rebuilt here; each once."""
+        found: dict[str, Undecodable] = {}
+        for kind, blob in values:
+            built: list[Built] = []
+            try:
+                self._read(kind, blob, built)
+            except Exception as error:  # a wrong key, torn bytes, a kind that nobody here knows
+                problem = Undecodable(f"(stored as {kind})", f"cannot be read: {type(error).__name__}")
+                found[problem.name] = problem
+            for one in built:
+                if why := self._why_not(one):
+                    name = f"{one.module}.{one.name}"
+                    found[name] = Undecodable(name, why)
+        return list(found.values())
+
+    def inert(self, kind: str, blob: bytes | None) -> Any:
+        """The value with a `Built` in the place of each object; None where it cannot be read."""
+        try:
+            return self._read(kind, blob, [])
+        except Exception:  # as in undecodable, which tells of it
+            return None
+
+    def _read(self, kind: str, blob: bytes | None, built: list[Built]) -> Any:
+        if not self._readable:
+            return None
+        data = blob or b""
+        if "+" in kind:
+            kind, cipher = kind.split("+", 1)
+            if self._cipher is None:
+                raise ValueError("encrypted, and this serializer has no key")
+            data = self._cipher.decrypt(cipher, data)
+        if kind == "msgpack":
+            return ormsgpack.unpackb(data, ext_hook=_hook(built), option=ormsgpack.OPT_NON_STR_KEYS)
+        if kind == "json":
+            return json.loads(data, object_hook=lambda value: self._json_object(value, built))
+        return None  # null, bytes, and pickles, whose reading raises by itself where a class is gone
+
+    def _json_object(self, value: dict[str, Any], built: list[Built]) -> Any:
+        if value.get("lc") != _JSON_CONSTRUCTOR or value.get("type") != "constructor" or not value.get("id"):
+            return value
+        *module, name = value["id"]
+        built.append(Built(".".join(module), name, -1, None))
+        return built[-1]
+
+    def _why_not(self, one: Built) -> str | None:
+        """Why the object would not come back as one, or None."""
+        key = (one.module, one.name)
+        if key in _SAFE:
+            return None
+        if one.code == -1:
+            allowed = self._allowed_json is True or (
+                bool(self._allowed_json) and (*one.module.split("."), one.name) in self._allowed_json
+            )
+            setting = f"allowed_json_modules=[{(*one.module.split('.'), one.name)!r}]"
+        else:
+            allowed = self._allowed is True or (bool(self._allowed) and key in self._allowed)
+            setting = f"allowed_msgpack_modules=[{key!r}]"
+        if not allowed:
+            return (
+                "the serializer does not allow this class: name it in the graph's state, input or context schema, or "
+                f"give Durable(serde=JsonPlusSerializer({setting}))"
+            )
+        found, why = _resolve(one.module, one.name, self._load_modules)
+        return why or (None if found is None else _misfit(found, one))
+
+
+def serde_for(graph: Any, saver: BaseCheckpointSaver[Any]) -> SerializerProtocol:
+    """The serializer with which a graph reads what `saver` stored: the saver's, and with strict msgpack the graph's types.
+
+    LangGraph derives those from the schemas when it compiles a graph, and gives them to the saver at each call.
+    """
+    allowing = getattr(graph, "_apply_checkpointer_allowlist", None)
+    return (saver if allowing is None else allowing(saver)).serde
+
+
+def _hook(built: list[Built]) -> Callable[[int, bytes], Any]:
+    def hook(code: int, data: bytes) -> Any:
+        if code == EXT_NUMPY_ARRAY:
+            return None
+        inside = ormsgpack.unpackb(data, ext_hook=hook, option=ormsgpack.OPT_NON_STR_KEYS)
+        if code == EXT_DELTA_SNAPSHOT or code not in _CONSTRUCTORS:
+            return inside
+        built.append(Built(inside[0], inside[1], code, inside[2]))
+        return built[-1]
+
+    return hook
+
+
+@lru_cache(maxsize=4096)
+def _resolve(module: str, name: str, load: bool) -> tuple[Any, str | None]:
+    """What the class is now, and why it is none. Neither: its module is there, but not imported."""
+    found = sys.modules.get(module)
+    if found is None and not load:
+        return None, None if _is_there(module) else f"there is no module {module!r} here"
+    if found is None:
+        try:
+            found = import_module(module)
+        except Exception as error:  # whatever the module raises when it is imported
+            return None, f"module {module!r} cannot be imported: {type(error).__name__}"
+    cls = getattr(found, name, None)
+    if cls is None:
+        return None, f"module {module!r} has no {name!r} any more: keep that name where it was, for example as an alias"
+    return cls, None
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module can be found; unlike `importlib.util.find_spec` this imports no package around it."""
+    path: Any = None
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        name = ".".join(parts[:depth])
+        if (known := sys.modules.get(name)) is not None:
+            path = getattr(known, "__path__", None)
+            continue
+        if (spec := PathFinder.find_spec(name, path)) is None:
+            return False
+        path = spec.submodule_search_locations
+    return True
+
+
+def _misfit(cls: Any, one: Built) -> str | None:
+    """Why the class does not take what the object was made of, as far as can be told without calling it."""
+    if one.code == EXT_PYDANTIC_V2:
+        return None if hasattr(cls, "model_construct") else "it was a pydantic model, and is none any more"
+    if one.code == EXT_PYDANTIC_V1:
+        return None if hasattr(cls, "construct") else "it was a pydantic model, and is none any more"
+    if isinstance(cls, type) and issubclass(cls, Enum):
+        if one.code != EXT_CONSTRUCTOR_SINGLE_ARG or isinstance(one.made_of, (Built, list, dict)):
+            return None
+        members: Mapping[Any, Any] = cls._value2member_map_
+        return None if one.made_of in members else f"it has no member with the value {one.made_of!r} any more"
+    args: Iterator[Any] | None = None
+    if one.code == EXT_CONSTRUCTOR_POS_ARGS and isinstance(one.made_of, (list, tuple)):
+        args = iter(cast("list[Any]", one.made_of))
+    if args is None and (one.code != EXT_CONSTRUCTOR_KW_ARGS or not isinstance(one.made_of, dict)):
+        return None
+    if (signature := _signature(cls)) is None:
+        return None
+    try:
+        if args is not None:
+            signature.bind(*args)
+        else:
+            signature.bind(**cast("dict[str, Any]", one.made_of))
+    except TypeError as error:
+        return f"it does not take what was stored: {error}"
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _signature(cls: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(cls)
+    except (TypeError, ValueError):  # a class written in C
+        return None
