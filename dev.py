@@ -5,6 +5,7 @@
     python3 dev.py bench NAME [ARGS]       a benchmark: checkpoints, locks, memory or status
     python3 dev.py test [PYTEST_ARGS]      the tests, on two or more processes unless -n says otherwise
     python3 dev.py test --postgres BINDIR [PYTEST_ARGS]   the same on the Postgres whose programs are there
+    python3 dev.py langgraph-suite [PYTEST_ARGS]   LangGraph's own async tests through our saver
     python3 dev.py lint                    lint, format, types and import contracts: all of them, then the verdict
     python3 dev.py package                 build the wheel and import it in an environment of its own
     python3 dev.py run COMMAND…            anything else with everything installed, such as `run aiodurable --help`
@@ -38,6 +39,7 @@ def main(command: str = "", *arguments: str) -> int:
         "demo": lambda: call(environment("demo"), "-m", "aiodurable", "demo", *arguments, cwd=Path.cwd()),
         "bench": lambda: call(environment("bench"), "-m", "aiodurable", "bench", *arguments, cwd=Path.cwd()),
         "test": lambda: test(*arguments),
+        "langgraph-suite": lambda: langgraph_suite(*arguments),
         "lint": lint,
         "package": package,
         "run": lambda: run(*arguments),
@@ -75,6 +77,15 @@ def in_parallel(arguments: Iterable[str]) -> list[str]:
     if any(re.match(r"-n|--numprocesses|--pdb|-s$", argument) for argument in arguments):
         return []
     return ["-n", str(max(2, min(4, os.cpu_count() or 2))), "--dist", "worksteal"]
+
+
+def langgraph_suite(*arguments: str) -> int:
+    """Their tests, which only the source distribution has, beside what they need and ours does not."""
+    python = make_environment(HERE / ".venv-langgraph")
+    theirs = ("langgraph-checkpoint-sqlite", "pycryptodome", "pytest-mock", "redis", "syrupy", "pip")
+    install(python, "-c", CONSTRAINTS, "-e", f"{HERE}[test]", *theirs)
+    cache = HERE / ".venv-langgraph" / "suite"
+    return call(python, HERE / "tests" / "langgraph_suite", "--cache", cache, *arguments)
 
 
 def lint() -> int:

@@ -1,13 +1,13 @@
 """LangGraph's own suite for checkpointers, on threads that nobody leased and on threads that this process leased."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import pytest
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.capabilities import Capability
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
+from leasing import leasing
 
 LEAST = {
     "put": 17,
@@ -20,25 +20,6 @@ LEAST = {
     "prune": 8,
 }
 """Tests of each capability in the suite's version 0.0.2; a later one may have more."""
-
-
-class Leasing(DurableSaver):
-    """Leases every thread when it is first written, as a run would before it starts."""
-
-    pool: AsyncCheckpointerPool
-
-    async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
-        thread_id = config["configurable"]["thread_id"]
-        if self.fences.of(thread_id) is None:
-            self.fences.hold(await self.pool.new_fence(thread_id))
-        return await super().aput(config, checkpoint, metadata, new_versions)
-
-
-def leasing(pool: AsyncCheckpointerPool) -> DurableSaver:
-    plain = pool.get_checkpointer()
-    saver = Leasing.__new__(Leasing)
-    saver.__dict__.update(plain.__dict__, pool=pool)
-    return saver
 
 
 @pytest.mark.parametrize("leased", [False, True], ids=["unleased", "leased"])
