@@ -24,9 +24,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import asyncpg
 import psycopg
 from asyncpg.prepared_stmt import PreparedStatement
+from langgraph.types import Command
 
 import loops
-from aiodurable import Durable, DurableSaver, ThreadStatus
+from aiodurable import Durable, DurableRun, DurableSaver, ThreadStatus
+from features import FEATURES, answer_to
 from workflows import asking, fan_out, four_nodes, four_tasks, nested, note, side_by_side
 
 SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -36,6 +38,7 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     "fan-out": (side_by_side, {"words": ["once"], "told": ""}),
     "send": (fan_out, {"parts": [], "total": 0}),
     "interrupt": (asking, {"words": ["once"], "told": ""}),
+    **{name: (build, start) for name, (build, start, _) in FEATURES.items()},
 }
 
 
@@ -100,17 +103,28 @@ class Witness:
 
 
 async def work(job: dict[str, Any]) -> Any:
-    """Start or resume the thread, whichever it takes: a second process is given the very same arguments."""
+    """Start or resume the thread, whichever it takes, and answer each question: a second process is given the same."""
     build, start = SHAPES[job["shape"]]
     config: Any = {"configurable": {"log": job["log"]}}
     thread: str = job["thread"]
+    graph = build(Path(f"{job['log']}.cache")) if job["shape"] == "cached" else build()
     async with (
         Durable(job["dsn"]) as durable,
-        durable.run(build(), thread, run_id=f"{thread}-run", on_busy="wait", timeout=30, config=config) as run,
+        durable.run(graph, thread, run_id=f"{thread}-run", on_busy="wait", timeout=30, config=config) as run,
     ):
-        answer = run.status is ThreadStatus.INTERRUPTED
-        result = await run.resume("upon") if answer else await run.ainvoke(start)
-        return await run.resume("upon") if "__interrupt__" in result else result
+        if run.status is ThreadStatus.INTERRUPTED:
+            result = await answered(run, job, run.checkpoint.interrupts)
+        else:
+            result = await run.ainvoke(start)
+        while questions := result.get("__interrupt__"):
+            result = await answered(run, job, questions)
+        return result
+
+
+async def answered(run: DurableRun, job: dict[str, Any], questions: Any) -> Any:
+    answers = {question.id: answer_to(question.value) for question in questions}
+    goto = "beside" if job["shape"] == "goto-with-the-answer" else ()
+    return await run.ainvoke(Command(resume=answers, goto=goto))
 
 
 def main() -> None:

@@ -1,0 +1,27 @@
+"""kill -9 after every write of graphs that use what LangGraph offers: each ends as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from features import FEATURES
+from kills import killed_everywhere
+from processes import Processes, started
+
+
+@pytest.fixture
+async def processes() -> AsyncIterator[Processes]:
+    async with started() as parent:
+        yield parent
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("shape", FEATURES)
+async def test_a_kill_after_any_write_changes_nothing(
+    dsn: str, processes: Processes, shape: str, tmp_path: Path
+) -> None:
+    result = await killed_everywhere(dsn, processes, shape, "after", tmp_path)
+    assert result["words"] == FEATURES[shape][2]
