@@ -13,11 +13,10 @@ from aiodurable.runs.fork import Change, Point, fork
 from aiodurable.runs.graphs import BoundGraph, Graph
 from aiodurable.runs.hold import OnBusy
 from aiodurable.runs.pruning import prune_every
-from aiodurable.runs.resume import may_retry, not_found
+from aiodurable.runs.resume import may_go_on, may_retry, not_found
 from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run import run
 from aiodurable.threads import (
-    NEEDS_ATTENTION,
     Pruned,
     PruneOptions,
     ThreadCounts,
@@ -55,8 +54,8 @@ class Verbs(ABC):
         return await self._opened().threads.status(thread_id)
 
     async def needs_resume(self, thread_id: str) -> bool:
-        """Whether work is left that nobody is doing and that needs no answer: crashed, failed or paused."""
-        return (await self.get_checkpoint_status(thread_id)).status.unfinished
+        """Whether work is left that may go on without a person; see `WorkflowCheckpoint.resumable`."""
+        return (await self.get_checkpoint_status(thread_id)).resumable
 
     def find_workflows(
         self, *, after: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
@@ -70,7 +69,8 @@ class Verbs(ABC):
         Args:
             after: only threads whose id comes after this one, as the database sorts text.
             limit: at most so many.
-            filters: see `ThreadFilters`: status, older_than, newer_than, graph, prefix, error, holder, orphaned.
+            filters: see `ThreadFilters`: status, older_than, newer_than, graph, prefix, error, holder, orphaned, resumable,
+                reason, doubtful.
 
         Raises:
             InvalidArgumentError: a filter that cannot be meant, or a limit below 1; at once, not at the first step.
@@ -80,12 +80,14 @@ class Verbs(ABC):
     def find_failed_workflows(
         self, *, after: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
     ) -> AsyncIterator[WorkflowCheckpoint]:
-        """`find_workflows` with another default: the threads that need a person or a resumption.
+        """`find_workflows` with another default: without `status`, the threads that may go on without a person.
 
-        These are failed, crashed, interrupted and quarantined. Where `status` leaves crashed ones out, they are found by
-        an index, however many threads there are; so are `orphaned` ones, crashed runs of ours.
+        These are failed, crashed and drained: not those at a gate, nor where plain LangGraph may have stopped at one, not
+        cancelled ones, and not those that wait for an answer (`resumable=True` in `ThreadFilters`). They are found by small
+        indexes, however many threads there are.
         """
-        filters.setdefault("status", NEEDS_ATTENTION)
+        if filters.get("status") is None:
+            filters.setdefault("resumable", True)
         return self.find_workflows(after=after, limit=limit, **filters)
 
     async def page(
@@ -146,25 +148,33 @@ class Verbs(ABC):
         *,
         on_busy: OnBusy = "reject",
         timeout: float | None = None,
+        past_gate: bool = False,
         **options: Any,
     ) -> Any:
         """Go on with an unfinished thread and return its result; of a complete one, return what is stored.
+
+        A thread that was stopped on purpose is left alone, so that a loop over threads passes no gate: one at a gate
+        (`interrupt_before`, `interrupt_after`), one where plain LangGraph may have stopped at one, and one that was cancelled.
 
         Args:
             thread_id: the thread.
             graph: its graph; None: the one the ledger knows it by, which must be registered here.
             on_busy, timeout: as for `run`.
+            past_gate: a person has decided: go on also with a thread that was stopped on purpose.
             options: LangGraph's own for `ainvoke`.
 
         Raises:
             ThreadNotFoundError: nothing is known of the thread.
             ThreadInterruptedError: it waits for an answer.
+            ThreadPausedError: it was stopped on purpose; see `past_gate`.
             ResumeLimitError: it is quarantined; see `retry`.
             GraphNotRegisteredError: no graph was given and the ledger names none that is registered.
             WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `run`.
         """
         bound = await self._graph_of(thread_id, graph, verb="resume_workflow")
         async with run(self._opened(), bound, thread_id, on_busy=on_busy, timeout=timeout) as resumed:
+            if not past_gate:
+                may_go_on(resumed.checkpoint)
             return await resumed.ainvoke(**options)
 
     async def retry(

@@ -1,60 +1,66 @@
 """A worker that finishes what others left unfinished and removes what is old, until it is told to stop (Ctrl-C or SIGTERM).
 
-    python examples/worker.py
-
 Any number of workers may do this on one database: what one of them holds is refused to the others, and one prunes.
 """
 
 import asyncio
 import contextlib
+import random
 import signal
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypedDict
 
 from database import database
 from langgraph.graph import START, StateGraph
 
-from aiodurable import UNFINISHED, Durable, WorkflowAlreadyRunningError, find_failed_workflows, resume_workflow
+from aiodurable import AiodurableError, Durable, WorkflowCheckpoint, WorkflowExecutor
 
-MOST_ATTEMPTS = 5
-KEPT = timedelta(days=30)
+MOST_ATTEMPTS, FIRST_WAIT, AT_ONCE = 5, timedelta(seconds=1), asyncio.Semaphore(10)
 troubles = {"mail server down"}
 
 
 class Order(TypedDict):
     number: int
-    box: str
     sent: bool
-
-
-async def pack(state: Order) -> dict[str, str]:
-    return {"box": f"B{state['number']}"}
 
 
 async def send_mail(state: Order) -> dict[str, bool]:
     if "mail server down" in troubles:
-        raise ConnectionError(f"no mail for box {state['box']}: the mail server is down")
+        raise ConnectionError(f"no mail for order {state['number']}: the mail server is down")
     return {"sent": True}
 
 
-order = StateGraph(Order).add_sequence([pack, send_mail]).add_edge(START, "pack")
+order = StateGraph(Order).add_node(send_mail).add_edge(START, "send_mail")
 
 
-async def work(stop: asyncio.Event, *, pause: timedelta = timedelta(seconds=1)) -> None:
-    """Resume what nobody has touched for `pause`; look again every `pause`."""
+def is_due(thread: WorkflowCheckpoint) -> bool:
+    """Whether it may be tried now: 1, 2, 4… seconds after it failed, and not for ever."""
+    waited = datetime.now(UTC) - (thread.failed_at or datetime.min.replace(tzinfo=UTC))
+    return thread.attempts < MOST_ATTEMPTS and waited >= FIRST_WAIT * 2 ** (thread.attempts - 1)
+
+
+async def resume(durable: Durable, thread_id: str) -> None:
+    async with AT_ONCE:
+        try:
+            if await durable.needs_resume(thread_id):  # else another worker was faster
+                print(f"{thread_id}: now {await durable.resume_workflow(thread_id)}", flush=True)
+        except (
+            Exception
+        ) as error:  # held by another one; or a node's own: it is recorded, and tried again when it is due
+            print(f"{thread_id}: not now: {error!r}", flush=True)
+
+
+async def work(durable: Durable, stop: asyncio.Event) -> None:
+    """Resume what may go on without a person. A look costs a few pages of an index where there is nothing to do."""
     while not stop.is_set():
-        async for thread in find_failed_workflows(status=UNFINISHED, older_than=pause):
-            if stop.is_set() or thread.attempts >= MOST_ATTEMPTS:
-                continue
-            try:
-                result = await resume_workflow(thread.thread_id)
-                print(f"{thread.thread_id}: was {thread.status} ({thread.error}), now {result}", flush=True)
-            except WorkflowAlreadyRunningError as busy:
-                print(f"{thread.thread_id}: {busy.holder} is at it", flush=True)
-            except Exception as error:  # a node's own: it is recorded, and tried again at the next look
-                print(f"{thread.thread_id}: failed again: {error!r}", flush=True)
+        try:
+            found = [thread.thread_id async for thread in durable.find_failed_workflows() if is_due(thread)]
+            random.shuffle(found)  # so that many workers do not try the same ones in the same order
+            await asyncio.gather(*(resume(durable, thread_id) for thread_id in found))
+        except AiodurableError as error:  # Postgres is away
+            print(f"looking again: {error}", flush=True)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), pause.total_seconds())
+            await asyncio.wait_for(stop.wait(), FIRST_WAIT.total_seconds())
 
 
 async def main() -> None:
@@ -62,17 +68,15 @@ async def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with database() as dsn, Durable(dsn, graphs={"order": order}) as durable:
-        for number in range(1, 4):  # a bad day: three orders are accepted and fail
-            try:
-                async with durable.run("order", f"order-{number}") as run:
-                    await run.ainvoke({"number": number})
-            except ConnectionError as error:
-                print(f"order-{number}: {error}", flush=True)
+        make = WorkflowExecutor("order", durable=durable).execute
+        orders = [make(f"order-{number}", {"number": number}) for number in range(1, 4)]
+        print(
+            *await asyncio.gather(*orders, return_exceptions=True), sep="\n", flush=True
+        )  # a bad day: all of them fail
         troubles.clear()
-        async with asyncio.TaskGroup() as tasks:
-            pruning = tasks.create_task(durable.prune_every(timedelta(hours=6), older_than=KEPT))
-            await work(stop)
-            pruning.cancel()
+        pruning = asyncio.create_task(durable.prune_every(timedelta(hours=6), older_than=timedelta(days=30)))
+        await work(durable, stop)
+        pruning.cancel()
 
 
 if __name__ == "__main__":

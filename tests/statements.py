@@ -148,6 +148,7 @@ def _all() -> list[Statement]:
         Statement("sample", threads["sample"], (5,), 60_000),
         Statement("threads_all", threads["threads_all"], ("", 100), 200, "search"),
         Statement("threads_noted", threads["threads_noted"], ("", 100, ["__error__"], ["failed"]), 1500, "search"),
+        Statement("threads_resumable", threads["threads_resumable"], ("", 100), 1500, "search"),
         Statement("unborn", copying["unborn"], (one,), 4),
         Statement("copy_checkpoint", copying["copy_checkpoint"], (one, "copy", head, True), 100),
         Statement("get", runs["get"], ("run-7-0",), 12),

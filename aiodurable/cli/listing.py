@@ -17,6 +17,12 @@ from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 
 __all__ = ["list_threads"]
 
+_NEEDS_ATTENTION = (
+    ThreadStatus.FAILED,
+    ThreadStatus.CRASHED,
+    ThreadStatus.INTERRUPTED,
+    ThreadStatus.QUARANTINED,
+)
 _KNOWN = tuple(status.value for status in ThreadStatus if status is not ThreadStatus.NEW)
 _WHAT_LENGTH = 24
 
@@ -39,6 +45,9 @@ _WHAT_LENGTH = 24
     "--holder", metavar="TEXT", help="Only threads held by TEXT: a part of host and process. Implies running."
 )
 @click.option("--orphaned", is_flag=True, help="Only runs of ours whose process is gone; quick in any database.")
+@click.option("--resumable", is_flag=True, help="Only threads that may go on without a person; quick in any database.")
+@click.option("--reason", metavar="TEXT", help="Only threads paused for this reason: breakpoint, cancelled, drained…")
+@click.option("--doubtful/--certain", default=None, help="Only threads whose status is in doubt, or only the others.")
 @click.option("--older-than", type=Duration(), metavar="AGE", help="Untouched for this long: 90s, 15m, 2h, 7d.")
 @click.option("--newer-than", type=Duration(), metavar="AGE", help="Touched since then.")
 @click.option("--after", metavar="THREAD", help="Only threads after this one: the last of the page before.")
@@ -53,6 +62,9 @@ def list_threads(
     prefix: str | None,
     holder: str | None,
     orphaned: bool,
+    resumable: bool,
+    reason: str | None,
+    doubtful: bool | None,
     older_than: timedelta | None,
     newer_than: timedelta | None,
     after: str | None,
@@ -64,10 +76,11 @@ def list_threads(
         raise click.UsageError("--all and --status exclude each other")
     filters: dict[str, Any] = {"older_than": older_than, "newer_than": newer_than, "graph": graph, "error": error}
     filters |= {"prefix": prefix, "holder": holder, "orphaned": orphaned, "after": after}
-    if every or holder is not None:
+    filters |= {"resumable": resumable, "reason": reason, "doubtful": doubtful}
+    if every or resumable or reason is not None or holder is not None:
         filters["status"] = None
-    elif statuses:
-        filters["status"] = statuses
+    else:
+        filters["status"] = statuses or _NEEDS_ATTENTION
     found, more = asyncio.run(_find(dsn, filters, limit))
     if as_json:
         for thread in found:
@@ -83,7 +96,7 @@ def list_threads(
 async def _find(dsn: str | None, filters: dict[str, Any], limit: int) -> tuple[list[WorkflowCheckpoint], bool]:
     """Up to `limit` threads, and whether there are more."""
     async with looking(dsn) as durable:
-        found = [thread async for thread in durable.find_failed_workflows(**filters, limit=limit + 1)]
+        found = [thread async for thread in durable.find_workflows(**filters, limit=limit + 1)]
     return found[:limit], len(found) > limit
 
 

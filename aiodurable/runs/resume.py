@@ -32,12 +32,26 @@ from aiodurable.errors import (
     ResumeLimitError,
     ThreadInterruptedError,
     ThreadNotFoundError,
+    ThreadPausedError,
 )
 from aiodurable.model import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
 
-__all__ = ["Action", "OnUnfinished", "Outcome", "decide", "may_answer", "may_retry", "not_found", "outcome_of"]
+__all__ = [
+    "Action",
+    "OnUnfinished",
+    "Outcome",
+    "decide",
+    "may_answer",
+    "may_go_on",
+    "may_retry",
+    "not_found",
+    "outcome_of",
+]
 
 OnUnfinished = Literal["resume", "raise", "restart", "retry"]
+
+_ON_PURPOSE = (PauseReason.BREAKPOINT, PauseReason.CANCELLED, PauseReason.STREAM_CLOSED)
+"""Reasons of a pause that somebody wanted."""
 
 
 class Action(Enum):
@@ -124,6 +138,28 @@ def may_retry(thread: WorkflowCheckpoint) -> None:
             thread_id=thread.thread_id,
             status=thread.status,
         )
+
+
+def may_go_on(thread: WorkflowCheckpoint) -> None:
+    """Refuse what stopped on purpose, where no person has said to go on.
+
+    Raises:
+        ThreadPausedError: it is at a gate, or plain LangGraph may have stopped it at one, or it was cancelled.
+    """
+    if thread.status is ThreadStatus.PAUSED and thread.reason in _ON_PURPOSE:
+        why = f"it is paused ({thread.reason})"
+    elif thread.maybe_at_gate:
+        why = "plain LangGraph may have stopped it on purpose"
+    else:
+        return
+    pending = f" before {', '.join(thread.pending)}" if thread.pending else ""
+    raise ThreadPausedError(
+        f"thread {thread.thread_id!r} goes on only when a person says so: {why}{pending}; then call run.ainvoke(), or "
+        "resume_workflow(thread_id, past_gate=True)",
+        thread_id=thread.thread_id,
+        reason=thread.reason,
+        pending=thread.pending,
+    )
 
 
 def not_found(thread_id: str) -> ThreadNotFoundError:

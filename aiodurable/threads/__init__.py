@@ -8,14 +8,13 @@ Nothing here takes a lease, or writes to a thread that somebody works on.
 """
 
 from aiodurable.threads.counting import ThreadCounts
-from aiodurable.threads.filters import NEEDS_ATTENTION, ThreadFilters
+from aiodurable.threads.filters import ThreadFilters
 from aiodurable.threads.history import ThreadStep
 from aiodurable.threads.reader import Threads
 from aiodurable.threads.retention import Pruned, PruneOptions
 from aiodurable.threads.search import PRUNING, ThreadPage
 
 __all__ = [
-    "NEEDS_ATTENTION",
     "PRUNING",
     "PruneOptions",
     "Pruned",

@@ -10,10 +10,10 @@ from typing import Any, Self, TypedDict, Unpack
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 
-__all__ = ["NEEDS_ATTENTION", "Age", "Filter", "Statuses", "ThreadFilters", "check_positive"]
+__all__ = ["Age", "Filter", "Statuses", "ThreadFilters", "check_positive"]
 
-NEEDS_ATTENTION = (ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.QUARANTINED)
-"""The threads that need a person or a resumption."""
+_RESUMABLE = frozenset({ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.PAUSED})
+_WITH_REASON = frozenset({ThreadStatus.PAUSED, ThreadStatus.QUARANTINED})
 
 Age = timedelta | datetime
 """How long ago, or a moment with a time zone."""
@@ -45,6 +45,13 @@ class ThreadFilters(TypedDict, total=False):
     orphaned: bool
     """Only threads with a run whose holder is gone: the ledger says running, and nobody holds the lease. They are found
     by a small index, however many threads there are; threads that only plain LangGraph has seen are not among them."""
+    resumable: bool
+    """Only threads that may go on without a person (`WorkflowCheckpoint.resumable`), found by small indexes. Of those that
+    only plain LangGraph has seen, the failed ones: a crash leaves nothing there that an index could know."""
+    reason: str | None
+    """Why it is paused or quarantined, such as a `PauseReason`."""
+    doubtful: bool | None
+    """True: only threads with a `doubt`; False: only those without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class Filter:
         statuses: any of these.
         older_than: written at this moment or before.
         newer_than: written at this moment or after.
-        graph, prefix, error, holder, orphaned: as in `ThreadFilters`.
+        graph, prefix, error, holder, orphaned, resumable, reason, doubtful: as in `ThreadFilters`.
     """
 
     statuses: frozenset[ThreadStatus]
@@ -66,6 +73,9 @@ class Filter:
     error: str | None = None
     holder: str | None = None
     orphaned: bool = False
+    resumable: bool = False
+    reason: str | None = None
+    doubtful: bool | None = None
 
     @classmethod
     def of(cls, **asked: Unpack[ThreadFilters]) -> Self:
@@ -79,21 +89,32 @@ class Filter:
             statuses &= {ThreadStatus.RUNNING}
         if asked.get("orphaned"):
             statuses -= {ThreadStatus.RUNNING}
+        if asked.get("resumable"):
+            statuses &= _RESUMABLE
+        if asked.get("reason") is not None:
+            statuses &= _WITH_REASON
         rest: dict[str, Any] = {name: value for name, value in asked.items() if name != "status"}
         rest |= {name: _moment(name, rest.get(name)) for name in ("older_than", "newer_than")}
-        for name in ("graph", "prefix", "error", "holder"):
+        for name in ("graph", "prefix", "error", "holder", "reason"):
             _check_type(name, rest.get(name), str)
-        _check_type("orphaned", rest.get("orphaned"), bool)
+        for name in ("orphaned", "resumable", "doubtful"):
+            _check_type(name, rest.get(name), bool)
         return cls(statuses, **rest)  # a misspelt filter is a TypeError here
 
     @property
     def in_sql(self) -> bool:
-        """Whether Postgres can check all of it: an error's text may be stored encrypted, and a holder is told, not sought."""
-        return self.error is None and self.holder is None
+        """Whether Postgres can check all of it: an error's text may be stored encrypted, and what is told is not sought."""
+        return not self.resumable and (self.error, self.holder, self.reason, self.doubtful) == (None,) * 4
 
     def passes(self, thread: WorkflowCheckpoint) -> bool:
         """What Postgres did not check."""
         if self.error is not None and self.error not in (thread.error or ""):
+            return False
+        if self.resumable and not thread.resumable:
+            return False
+        if self.reason is not None and self.reason != thread.reason:
+            return False
+        if self.doubtful is not None and self.doubtful is (thread.doubt is None):
             return False
         return self.holder is None or (thread.holder is not None and self.holder in thread.holder.application)
 

@@ -3,6 +3,7 @@
 A step looks at the next threads of the narrowest index that misses none, then tells the statuses of those that may fit.
 
 - Errors, questions and runs that are not over have partial indexes: a search for such statuses alone looks nowhere else.
+- What may go on without a person has an index of its own for each kind, so that a worker with nothing to do reads little.
 - Running and orphaned threads stand in the ledger as running. Who holds a lease without that is found among all threads.
 - Checkpoint ids tell their time; a search for what was written within a day begins at the first id of that time.
 - Crashed and complete threads of plain LangGraph look like any other until their head is read: all are gone through.
@@ -159,6 +160,8 @@ class Search:
 
     async def _source(self, wanted: Filter) -> _Source:
         """The narrowest that misses none."""
+        if wanted.resumable:
+            return _Source("threads_resumable", held=False)
         if wanted.orphaned:
             return _Source("threads_noted", ([], ["running"]), held=False)
         if wanted.statuses == _RUNNING:

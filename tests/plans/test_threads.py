@@ -58,3 +58,33 @@ def test_a_later_page_costs_what_the_first_does(crowd: psycopg.Connection[Any], 
     first, later = buffers(""), buffers("thread-2")
     assert later <= first * 1.5
     assert first < 200
+
+
+def buffers(connection: psycopg.Connection[Any], query: str) -> int:
+    row = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {query}".encode()).fetchone()
+    assert row is not None
+    return row[0][0]["Plan"]["Shared Hit Blocks"] + row[0][0]["Plan"]["Shared Read Blocks"]
+
+
+@pytest.mark.parametrize("analyzed", [True, False])
+def test_looking_for_work_where_there_is_none_reads_a_few_pages(dsn: str, analyzed: bool) -> None:
+    """Among thousands of complete threads, and as many that wait at a gate."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        ClientCursor(connection).execute(CROWD.encode(), {"first": 1, "last": 3000})
+        connection.execute("UPDATE checkpoint_writes SET channel = 'xs' WHERE channel = '__error__'")
+        connection.execute("UPDATE aiodurable_runs SET status = 'complete'")
+        connection.execute(
+            "UPDATE aiodurable_runs SET status = 'paused', reason = 'breakpoint' WHERE seq = 1 AND lock_key % 2 = 0"
+        )
+        for table in TABLES:
+            connection.execute(f"VACUUM ANALYZE {table}".encode())
+        if not analyzed:
+            connection.execute("DELETE FROM pg_statistic WHERE starelid = 'aiodurable_runs'::regclass")
+        connection.execute(BLOCKS["without_seqscan"].replace("true)", "false)").encode())
+        query = BLOCKS["threads_resumable"].replace("$1", "''").replace("$2", "100")
+        buffers(connection, query)  # the catalogue's pages
+        assert buffers(connection, query) <= 20
+        connection.execute("UPDATE aiodurable_runs SET reason = 'drained' WHERE run_id = 'run-8-1'")
+        connection.execute("UPDATE aiodurable_runs SET status = 'failed' WHERE run_id = 'run-9-1'")
+        found = connection.execute(query.encode()).fetchall()
+        assert [thread_id for thread_id, fits in found if fits] == ["thread-8", "thread-9"]

@@ -184,10 +184,10 @@ async def test_a_thread_of_plain_langgraph_wants_its_graph(dsn: str) -> None:
     async with Durable(dsn) as durable:
         graph = four_nodes().compile(checkpointer=durable.checkpointer)
         await graph.ainvoke(INPUT, {"configurable": {"thread_id": "t"}}, interrupt_before=["tell"])
-        assert await durable.needs_resume("t")
+        assert not await durable.needs_resume("t")  # a person has to say so: it may have stopped on purpose
         with pytest.raises(GraphNotRegisteredError, match="resume_workflow"):
             await durable.resume_workflow("t")
-        assert (await durable.resume_workflow("t", four_nodes()))["words"] == list(STEPS)
+        assert (await durable.resume_workflow("t", four_nodes(), past_gate=True))["words"] == list(STEPS)
         assert (
             await durable.resume_workflow("t", four_nodes())
             == (await graph.aget_state({"configurable": {"thread_id": "t"}})).values

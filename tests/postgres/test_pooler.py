@@ -58,7 +58,7 @@ async def test_what_is_locked_directly_is_seen_through_the_pooler(pooler: str, s
         async with durable.run("asking", "t") as run:
             assert "__interrupt__" in await run.ainvoke(START)
             assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.RUNNING
-        [found] = [thread async for thread in durable.find_failed_workflows(graph="asking")]
+        [found] = [thread async for thread in durable.find_workflows(graph="asking")]
         assert (found.thread_id, found.status) == ("t", ThreadStatus.INTERRUPTED)
         async with durable.run("asking", "t") as run:
             assert (await run.resume("upon"))["told"] == "collect upon"

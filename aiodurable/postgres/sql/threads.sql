@@ -305,6 +305,61 @@ LEFT JOIN LATERAL (
 WHERE t.n > 0 AND t.thread_id IS NOT NULL
 ORDER BY t.n
 
+-- name: threads_resumable
+-- As threads_noted, but only what may go on without a person: an error was noted (aiodurable_writes_noted), or a run stands
+-- as running or failed (aiodurable_runs_noted) or is drained (aiodurable_runs_drained), not a gate or a question. Heads by
+-- checkpoints_pkey.
+WITH RECURSIVE t (thread_id, n) AS (
+    SELECT $1::text, 0
+    UNION ALL
+    SELECT (SELECT min(x.thread_id)
+            FROM (SELECT (SELECT CASE WHEN w.channel = '__error__' THEN w.thread_id END
+                          FROM checkpoint_writes w
+                          WHERE (w.channel, w.thread_id) > ('__error__', t.thread_id)
+                            AND w.checkpoint_ns = '' AND w.channel IN ('__error__', '__interrupt__')
+                          ORDER BY w.channel, w.thread_id
+                          LIMIT 1) AS thread_id
+                  UNION ALL
+                  SELECT (SELECT CASE WHEN r.status = k.status THEN r.thread_id END
+                          FROM aiodurable_runs r
+                          WHERE (r.status, r.thread_id) > (k.status, t.thread_id)
+                            AND r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
+                          ORDER BY r.status, r.thread_id
+                          LIMIT 1)
+                  FROM (VALUES ('running'), ('failed')) AS k (status)
+                  UNION ALL
+                  SELECT (SELECT r.thread_id
+                          FROM aiodurable_runs r
+                          WHERE r.status = 'paused' AND r.reason = 'drained' AND r.thread_id > t.thread_id
+                          ORDER BY r.thread_id
+                          LIMIT 1)) x),
+           t.n + 1
+    FROM t
+    WHERE t.thread_id IS NOT NULL AND t.n < $2::integer
+)
+SELECT t.thread_id,
+       (SELECT true
+        FROM checkpoint_writes own
+        WHERE own.channel = '__error__' AND own.thread_id = t.thread_id AND own.checkpoint_ns = ''
+          AND own.checkpoint_id = h.checkpoint_id AND own.channel IN ('__error__', '__interrupt__')
+        LIMIT 1) IS NOT NULL
+       OR (SELECT true
+           FROM aiodurable_runs own
+           WHERE own.status = ANY ('{running,failed,paused}') AND own.thread_id = t.thread_id
+             AND own.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
+             AND (own.status <> 'paused' OR own.reason = 'drained')
+           LIMIT 1) IS NOT NULL AS fits
+FROM t
+LEFT JOIN LATERAL (
+    SELECT c.checkpoint_id
+    FROM checkpoints c
+    WHERE c.thread_id = t.thread_id AND c.checkpoint_ns = ''
+    ORDER BY c.checkpoint_id DESC
+    LIMIT 1
+) h ON true
+WHERE t.n > 0 AND t.thread_id IS NOT NULL
+ORDER BY t.n
+
 -- name: threads_recent
 -- aiodurable_checkpoints_recent (BRIN: rows lie in the order of their time) from the id $3 onwards, and aiodurable_runs_touched
 -- for runs without a checkpoint, from $4 onwards. A plan that knows neither the bounds nor what lies in the table guesses a
