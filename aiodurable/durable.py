@@ -20,6 +20,7 @@ from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.events import Observer
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres import schema
+from aiodurable.postgres.namespace import agree_on_namespace
 from aiodurable.postgres.starting import until_ready
 from aiodurable.runs.graphs import BoundGraph, Graph, Graphs
 from aiodurable.runs.guard import ThreadLease
@@ -64,7 +65,8 @@ class Durable(Verbs):
     seconds for each room.
 
     Raises (on opening):
-        ConfigurationError: no DSN, one that cannot be read, or a graph that cannot be run.
+        ConfigurationError: no DSN, one that cannot be read, a graph that cannot be run, or another namespace than that of
+            these tables.
         PostgresUnavailableError: Postgres is away or refuses; with `settings.start_timeout_s`, all that time.
         SchemaMismatchError: the tables are newer than this library, or missing with `setup=False`.
         PoolerNotSupportedError: the connection for the locks cannot hold them.
@@ -127,6 +129,7 @@ class Durable(Verbs):
                     settings=settings,
                 )
             )
+            await agree_on_namespace(checkpoints.database, settings.namespace, declare=bool(settings.lock_sessions))
             locks = await stack.enter_async_context(
                 PostgresLockManager(
                     direct.conninfo,

@@ -31,7 +31,8 @@ class Settings:
     Attributes:
         lock_dsn: where `dsn` goes through a transaction pooler, the direct way, for what needs a session of its own: locks,
             checkpoint writers, migration; None: `dsn`.
-        namespace: locks of two namespaces never meet; at most 64 bytes.
+        namespace: locks of two namespaces never meet; at most 64 bytes. The same for everybody who uses the same tables; one
+            of its own for each schema, where a database has several with aiodurable's tables.
         setup: create or migrate the tables when a `Durable` opens; False: refuse a database that is not ready.
         lock_allow_proxy: let the locks go through a pooler in session mode, if a probe finds that they exclude there.
         lock_mode: `advisory`, or `rows` for more leases than the server's lock table has room for. The same in all

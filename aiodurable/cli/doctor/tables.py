@@ -13,7 +13,14 @@ from aiodurable.settings import Settings
 __all__ = ["rights", "tables"]
 
 _SQL = load("doctor")
-_WRITTEN = ("checkpoints", "checkpoint_blobs", "checkpoint_writes", "aiodurable_fences", "aiodurable_runs")
+_WRITTEN = (
+    "checkpoints",
+    "checkpoint_blobs",
+    "checkpoint_writes",
+    "aiodurable_fences",
+    "aiodurable_runs",
+    "aiodurable_locks",
+)
 _READ = ("checkpoint_migrations", "aiodurable_migrations")
 
 
@@ -36,6 +43,7 @@ async def rights(database: Database, settings: Settings, *, ready: bool) -> Find
     """What this role may not do and must. `ready`: no table is left to be made."""
     wanted = [(table, right) for table in _WRITTEN for right in ("SELECT", "INSERT", "UPDATE", "DELETE")]
     wanted += [(table, "SELECT") for table in _READ]
+    wanted += [("aiodurable_namespace", right) for right in ("SELECT", "INSERT")]
     wanted.append(("aiodurable_lock_tokens", "USAGE"))
     relations, privileges = map(list, zip(*wanted, strict=True))
     missing = await database.fetch(_SQL["rights"], relations, privileges)
