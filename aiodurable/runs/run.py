@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -50,7 +50,7 @@ async def run(
         try:
             yield durable_run
         finally:
-            await durable_run.settle(GeneratorExit())  # a stream that the body left open
+            await durable_run.leave()
 
 
 async def _look(rooms: Rooms, lease: ThreadLease) -> WorkflowCheckpoint:
@@ -96,6 +96,7 @@ class DurableRun:
         self._given_config = config
         self._context = context
         self._attempt: Attempt | None = None
+        self._stream: AsyncGenerator[Any, None] | None = None
         self._starting = False
         self._attempts = 0
         self.thread_id = lease.thread_id
@@ -157,10 +158,10 @@ class DurableRun:
             for chunk in stored_chunks(self._graph, await self._read(attempt), options):
                 yield chunk
             return
-        async with self._closing(attempt):
-            async for chunk in attempt.graph.pregel.astream(
-                attempt.input, self.config, **self._options(attempt, options)
-            ):
+        stream = attempt.graph.pregel.astream(attempt.input, self.config, **self._options(attempt, options))
+        # Closed before the outcome is recorded: by then nothing of the run works any more.
+        async with self._closing(attempt), aclosing(cast("AsyncGenerator[Any, None]", stream)) as self._stream:
+            async for chunk in self._stream:
                 yield chunk
 
     async def resume(self, value: Any, **options: Any) -> Any:
@@ -185,6 +186,15 @@ class DurableRun:
         updated = await self._graph.pregel.aupdate_state(self.config, values, as_node)
         self.checkpoint = await self._rooms.threads.status(self.thread_id, ignore_lock=True)
         return updated
+
+    async def leave(self) -> None:
+        """End a stream that the body left open, while the lease still holds, and record it as closed."""
+        try:
+            if self._stream is not None:
+                with suppress(RuntimeError):  # another task waits for its next chunk, and is refused from now on
+                    await self._stream.aclose()
+        finally:
+            await self.settle(GeneratorExit())
 
     async def settle(self, error: BaseException | None = None) -> None:
         """Record how an attempt that is still open ended; called after each call and when the body is left."""

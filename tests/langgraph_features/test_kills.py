@@ -23,5 +23,5 @@ async def processes() -> AsyncIterator[Processes]:
 async def test_a_kill_after_any_write_changes_nothing(
     dsn: str, processes: Processes, shape: str, tmp_path: Path
 ) -> None:
-    result = await killed_everywhere(dsn, processes, shape, "after", tmp_path)
-    assert result["words"] == FEATURES[shape][2]
+    killed = await killed_everywhere(dsn, processes, shape, "after", tmp_path)
+    assert killed.result["words"] == FEATURES[shape][2]
