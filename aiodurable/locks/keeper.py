@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 BACKOFF_S: Final = (0.05, 2.0)
 """Seconds before the first and at most before any later try to connect again, halved at random."""
 
+_WARN_EVERY_S: Final = 30.0
+"""Seconds between two warnings that Postgres is away; each try in between is logged at level DEBUG."""
+
 _PARTING_S: Final = 0.1
 """Seconds in which a session whose connection was cut ends by itself."""
 
@@ -147,10 +150,14 @@ class Keeper:
 
     async def _connect_again(self) -> LockSession:
         wait, most = BACKOFF_S
+        warned = float("-inf")
         while True:
             try:
                 return await self._connect()
             except Exception as error:  # whatever it was, the next try may do better, and there is nobody else to try
-                _log.warning("a lock session could not be opened again, next try in %.2g s: %s", wait, error)
+                quiet = time.monotonic() < warned + _WARN_EVERY_S
+                warned = warned if quiet else time.monotonic()
+                level = logging.DEBUG if quiet else logging.WARNING
+                _log.log(level, "a lock session could not be opened again; it is tried until it can: %s", error)
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, most)

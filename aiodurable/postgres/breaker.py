@@ -65,6 +65,7 @@ class CircuitBreaker:
         self._on = on
         self._clock = clock
         self._failures = 0
+        self._away_since: float | None = None  # the first failure after the last success
         self._first = 0.0
         self._last = 0.0
         self._opened = 0  # times in a row; 0: closed
@@ -83,6 +84,16 @@ class CircuitBreaker:
         """Seconds until a call is let through; 0 where one would be now, and while the probe is under way."""
         return max(0.0, self._until - self._clock()) if self.state == "open" else 0.0
 
+    @property
+    def away_s(self) -> float:
+        """Seconds since the first failure after which nothing succeeded; 0 where the last call did."""
+        return 0.0 if self._away_since is None else self._clock() - self._away_since
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds for which a call that finds nothing had better wait: the rest of `after_s`, and a second at least."""
+        return max(1.0, self._after_s - self.away_s)
+
     def call(self, *, urgent: bool = False) -> AbstractAsyncContextManager[None]:
         """Guards one call. Raises `CircuitOpenError` at entry while the circuit is open, or its probe is under way.
 
@@ -97,7 +108,7 @@ class CircuitBreaker:
             return
         if self.state == "open" or self._probe is not None:
             raise CircuitOpenError(
-                f"wanted Postgres, found that it has failed for {self._clock() - self._first:.0f} s: not asked again for "
+                f"wanted Postgres, found that it has failed for {self.away_s:.0f} s: not asked again for "
                 f"{self.retry_after:.1f} s, try then",
                 retry_after=self.retry_after,
             )
@@ -112,6 +123,7 @@ class CircuitBreaker:
             return  # a straggler from before says nothing about now
         if error is None:
             self._failures = self._opened = 0
+            self._away_since = None
         elif isinstance(error, self._on):
             self._failed()
             if call.urgent and self.state != "closed":
@@ -121,6 +133,8 @@ class CircuitBreaker:
 
     def _failed(self) -> None:
         now = self._clock()
+        if self._away_since is None:
+            self._away_since = now
         if not self._failures or now - self._last > max(1.0, self._after_s):
             self._failures, self._first = 0, now
         self._failures += 1

@@ -350,7 +350,7 @@ class Database:
             task = asyncio.current_task()
             cancelled = 0 if task is None else task.cancelling()
             try:
-                async with self.pool.connection() as connection:
+                async with self.pool.connection(timeout=self._wait_s()) as connection:
                     await _deliver(task, cancelled)
                     yield connection
                 await _deliver(task, cancelled)
@@ -361,6 +361,10 @@ class Database:
                     raise
                 why = (self._away or error) if isinstance(error, PoolTimeout) else error
                 raise unavailable(why, self.dsn) from why
+
+    def _wait_s(self) -> float:
+        """While Postgres is known to be away each call waits a little, not all of its time after the one before it."""
+        return self._timeout_s if self.breaker is None else min(self._timeout_s, self.breaker.patience_s)
 
     async def fetch(self, query: str, *args: Any, urgent: bool = False) -> list[dict[str, Any]]:
         """Run one statement with `$1` parameters and return its rows. `urgent`: as for `connection`."""

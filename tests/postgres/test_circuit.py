@@ -150,3 +150,18 @@ async def test_a_refused_database_is_not_waited_for(dsn: str) -> None:
     async with asyncio.timeout(10):
         with pytest.raises(PostgresUnavailableError, match="no such database"):
             await Durable(nowhere, settings=Settings(start_timeout_s=60)).open()
+
+
+async def test_calls_one_after_the_other_fail_soon_and_little_is_logged_while_postgres_is_known_to_be_away(
+    own: OwnServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first one waits for as long as a restart takes; the next ones need not wait as long again."""
+    settings = Settings(connect_timeout_s=10.0, circuit_after_s=2.0, circuit_pause_s=30.0)
+    async with Durable(await own.start(), settings=settings) as durable:
+        await own.stop()
+        began, calls = time.monotonic(), 0
+        while await refused(durable) is None:
+            calls += 1
+        assert time.monotonic() - began < 2.5 * settings.connect_timeout_s, f"{calls} calls"
+        warnings = [record for record in caplog.records if record.name.startswith("aiodurable.locks.keeper")]
+        assert len(warnings) <= 2, "one for each lock session"

@@ -157,3 +157,33 @@ async def test_an_urgent_call_goes_through_and_only_its_success_counts(breaker: 
 def test_a_breaker_that_cannot_work_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
         CircuitBreaker(**options)  # pyright: ignore[reportArgumentType]
+
+
+async def test_the_message_says_for_how_long_nothing_has_succeeded(clock: Clock) -> None:
+    """Also where the failures lie further apart than a row of them may."""
+    breaker = CircuitBreaker(threshold=1, after_s=5, pause_s=10, clock=clock)
+    await fails(breaker)
+    for _ in range(3):
+        clock.now += 8
+        await fails(breaker)
+    clock.now += 4
+    await fails(breaker)
+    clock.now += 1
+    await fails(breaker)
+    with pytest.raises(CircuitOpenError, match="for 29 s"):
+        async with breaker.call():
+            pytest.fail("called")
+
+
+async def test_a_call_that_finds_nothing_waits_less_the_longer_the_outage_lasts(clock: Clock) -> None:
+    breaker = CircuitBreaker(threshold=5, after_s=15, clock=clock)
+    assert breaker.patience_s == 15
+    await fails(breaker)
+    clock.now += 10
+    assert breaker.patience_s == 5
+    await fails(breaker)
+    clock.now += 10
+    assert breaker.patience_s == 1
+    async with breaker.call():
+        pass
+    assert breaker.patience_s == 15
