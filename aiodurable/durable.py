@@ -91,6 +91,7 @@ class Durable(Verbs):
         self.loop: asyncio.AbstractEventLoop | None = None
         self._stack: AsyncExitStack | None = None
         self._opening = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._rooms: Rooms | None = None
         self._graphs: Graphs | None = None
 
@@ -161,9 +162,17 @@ class Durable(Verbs):
             self._graphs = Graphs(self._given, checkpoints.get_checkpointer(), renamed=self._renamed)
             self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
+            self._loop = asyncio.get_running_loop()
 
     async def aclose(self) -> None:
-        """Close the rooms. Idempotent; bounded in time. Leases that are still held are let go by closing."""
+        """Close the rooms. Idempotent; bounded in time. Leases that are still held are let go by closing.
+
+        Raises:
+            ClosedError: it is open in another event loop, and that one is not closed; it stays open there.
+        """
+        if self._loop is not None and self._loop is not asyncio.get_running_loop() and not self._loop.is_closed():
+            raise ClosedError("this Durable was opened in another event loop: close it there")
+        self._loop = None
         stack, self._stack = self._stack, None
         self._rooms = self._graphs = None
         if self.loop is not None and _installed.get(self.loop) is self:

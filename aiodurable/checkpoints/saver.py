@@ -30,7 +30,7 @@ from aiodurable.checkpoints.rows import Rows, Write, dump_json
 from aiodurable.checkpoints.upkeep import Upkeep
 from aiodurable.checkpoints.weight import HEAVY_BYTES, is_heavy
 from aiodurable.checkpoints.writer import GroupWriter
-from aiodurable.errors import ConfigurationError, WorkflowExecutionError
+from aiodurable.errors import ClosedError, ConfigurationError, WorkflowExecutionError
 from aiodurable.postgres import schema
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
@@ -268,6 +268,11 @@ class DurableSaver(Upkeep):
         return carried if carried is not None and carried.thread_id == thread_id else self.fences.of(thread_id)
 
     async def _commit(self, fence: Fence, dump: Callable[[], Rows], values: Sequence[Any]) -> None:
+        if self.loop is not asyncio.get_running_loop():
+            raise ClosedError(
+                "this checkpointer belongs to another event loop: open a Durable in each loop",
+                thread_id=fence.thread_id,
+            )
         fence.blank, fence.head = False, None
         async with self._writer.backlog as backlog:
             try:

@@ -266,6 +266,7 @@ class Database:
         self._timeout_s = connect_timeout_s
         self._sizes = (min_size, max_size)
         self._pool: Pool | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
         self._away: psycopg.Error | None = None
 
@@ -274,9 +275,11 @@ class Database:
 
     @property
     def pool(self) -> Pool:
-        """The pool itself, for LangGraph's saver. Raises `ClosedError` before `open` and after `aclose`."""
+        """The pool itself, for LangGraph's saver. Raises `ClosedError` before `open`, after `aclose` and in another loop."""
         if self._pool is None or self._pool.closed:
             raise ClosedError("the connection pool is not open: use it inside `async with`, or call open() first")
+        if self._loop is not asyncio.get_running_loop():
+            raise ClosedError("this connection pool belongs to another event loop: open one in each loop")
         return self._pool
 
     async def open(self) -> None:
@@ -309,7 +312,7 @@ class Database:
             open=False,
         )
         await pool.open()
-        self._pool = pool
+        self._pool, self._loop = pool, asyncio.get_running_loop()
 
     async def aclose(self, timeout_s: float = 5.0) -> None:
         """Close the pool. Idempotent, also before `open`; bounded: connections still out after `timeout_s` are cut."""

@@ -140,14 +140,20 @@ class Links:
         self._idle = list(reversed(self._links))
         self._free = asyncio.Semaphore(size)
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]:
         """Run one statement with `$1` parameters and return its rows; and again where its connection was found dead.
 
         Raises:
             PostgresUnavailableError: Postgres stayed away; the statement may have been run.
-            ClosedError: the links were closed.
+            ClosedError: the links were closed, or were first used in another event loop.
         """
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        if self._loop is not loop:
+            raise ClosedError("these connections belong to another event loop: open a Durable in each loop")
         self.asked += 1
         async with self._free:
             link = self._idle.pop()

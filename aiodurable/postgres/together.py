@@ -39,7 +39,10 @@ class Together(Generic[K, V]):
         """The answer for one key. Raises what `ask` raises for it alone, and `ClosedError` after `aclose`."""
         if self._closed:
             raise ClosedError("the connection was closed: keep it open for as long as graphs run")
-        answer: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if self._task is not None and self._task.get_loop() is not loop:  # it could not answer a future of ours
+            raise ClosedError("this Durable belongs to another event loop: open one in each loop")
+        answer: asyncio.Future[V | None] = loop.create_future()
         self._waiting.append((key, answer))
         if self._task is None or self._task.done():  # an eager task may be done before it is stored
             self._task = asyncio.create_task(self._serve(), name=self._name)
