@@ -94,6 +94,7 @@ async def connect_direct(
 
 
 _BY_INDEX = load("links")["by_index"]
+_ISOLATION = load("links")["isolation"]
 _AT_WORK = load("links")["at_work"].replace("$1", "%s").encode()
 _EXPECTED = {"DateStyle": "ISO", "standard_conforming_strings": "on"}
 """What psycopg needs to read times, and our statements to mean what they say. PgBouncer hands both on, in any mode."""
@@ -114,6 +115,17 @@ async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -
     """
     stays = await connection.execute(_BY_INDEX.replace("$1", str(connection.info.backend_pid)).encode())
     connection.prepare_threshold = 0 if stays.rowcount else None
+
+
+async def _refuse_other_isolation(connection: AsyncConnection[DictRow], dsn: Dsn) -> None:
+    """A pooler's sessions are not ours to set (`by_index`), and our statements need a snapshot for each of them."""
+    found = await (await connection.execute(_ISOLATION.encode())).fetchone()
+    assert found is not None
+    if found["pid"] != connection.info.backend_pid and found["isolation"] != "read committed":
+        raise ConfigurationError(
+            f"default_transaction_isolation is {found['isolation']} at {dsn.safe}, and its sessions are a pooler's, so that "
+            "it cannot be set for them: ALTER ROLE … SET default_transaction_isolation = 'read committed'"
+        )
 
 
 class _PoolConnection(AsyncConnection[DictRow]):
@@ -297,6 +309,7 @@ class Database:
         try:
             async with asyncio.timeout(self._timeout_s):
                 probe = await _PoolConnection.connect(self.dsn.conninfo, **options)
+                await _refuse_other_isolation(probe, self.dsn)
                 await probe.close()
         except (psycopg.Error, OSError, TimeoutError) as error:
             raise unavailable(error, self.dsn) from error

@@ -35,6 +35,9 @@ READ_NO_TABLE = {
     "by_index",
     "end_left",
     "at_work",
+    "isolation",
+    "mark",
+    "marked",
     "patience",
     "unhurried",
 }

@@ -19,6 +19,7 @@ from aiodurable.postgres import schema
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.links import Links
 from conftest import Server
+from waiting import wait_until
 from workflows import four_nodes
 
 START: dict[str, Any] = {"words": [], "told": ""}
@@ -173,3 +174,39 @@ async def _set_read_only(dsn: str, on: bool) -> None:
                 sql.Identifier(connection.info.dbname), sql.Literal("on" if on else "off")
             )
         )
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+async def test_each_statement_has_a_snapshot_of_its_own_whatever_the_default_isolation_is(
+    dsn: str, isolation: str
+) -> None:
+    """Of statements that travel together the second sees what was committed while the first one waited."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
+        name = sql.Identifier(admin.info.dbname)
+        await admin.execute(
+            sql.SQL("ALTER DATABASE {} SET default_transaction_isolation TO {}").format(name, sql.Literal(isolation))
+        )
+        database = Database(parse_dsn(dsn))
+        await database.open()
+        await admin.execute("SELECT pg_advisory_lock(7)")
+        waiting = asyncio.create_task(
+            database.fetch_in_turn(
+                ("SELECT count(*) AS n FROM aiodurable_fences", ()),
+                ("SELECT pg_advisory_xact_lock(7)", ()),
+                ("SELECT count(*) AS n FROM aiodurable_fences", ()),
+            )
+        )
+        query = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+
+        async def waits() -> bool:
+            return await (await admin.execute(query)).fetchone() is not None
+
+        await wait_until(waits, what="the second statement to wait")
+        await admin.execute("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('t', 1)")
+        await admin.execute("SELECT pg_advisory_unlock(7)")
+        [[before], _, [after]] = await waiting
+        assert (before["n"], after["n"]) == (0, 1)
+        await database.aclose()
+        links = Links(parse_dsn(dsn), role="test", size=1, timeout_s=10)
+        assert (await links.fetch("SHOW transaction_isolation"))[0][0] == "read committed"
+        links.close()

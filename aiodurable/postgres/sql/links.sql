@@ -1,10 +1,12 @@
 -- name: plan_once
 -- No table. The plan of a statement over arrays never depends on them, yet Postgres would plan it anew each time: a third of
 -- the cost of a commit. Not through a proxy ($1 is the backend that was announced at connection): there the session is
--- somebody else's in a moment. A row tells that it was done. $1 is written in: the simple protocol has no parameters, and
+-- somebody else's in a moment. A row tells that it was done. What is read and written here counts on a snapshot for each
+-- statement, whatever the database's or the role's default is. $1 is written in: the simple protocol has no parameters, and
 -- needs no statement.
 SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false),
-       set_config('jit', 'off', false)
+       set_config('jit', 'off', false),
+       set_config('default_transaction_isolation', 'read committed', false)
 WHERE pg_backend_pid() = $1
 
 -- name: plan_anew
@@ -14,7 +16,8 @@ DISCARD PLANS
 -- name: by_index
 -- No table. For the pool. What its statements read they look up, which a planner does not know of tables that were never
 -- analysed or grew since. $1 as in plan_once.
-SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)
+SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false),
+       set_config('default_transaction_isolation', 'read committed', false)
 WHERE pg_backend_pid() = $1
 
 -- name: end_left
@@ -29,3 +32,18 @@ WHERE pid IN ($1) AND pid <> pg_backend_pid() AND application_name = current_set
 -- name: at_work
 -- No table. Whether the backend of a connection that fell silent works on a statement.
 SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND state = 'active'
+
+-- name: mark
+-- No table. A transaction's lock on two random numbers, shared like a waiter's flag: no lease ever looks like it.
+SELECT pg_try_advisory_xact_lock_shared($1::integer, $2::integer)
+
+-- name: marked
+-- No table. Whether that lock is in this database.
+SELECT 1 FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 2 AND mode = 'ShareLock' AND granted
+  AND classid = $1::bigint::oid AND objid = $2::bigint::oid
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+
+-- name: isolation
+-- No table. Who answers, and how its transactions see others.
+SELECT pg_backend_pid() AS pid, current_setting('default_transaction_isolation') AS isolation

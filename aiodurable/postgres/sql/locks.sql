@@ -18,6 +18,7 @@ FROM (VALUES ('idle_session_timeout', $1::text),
              ('lock_timeout', '0'),
              ('idle_in_transaction_session_timeout', '0'),
              ('default_transaction_read_only', 'off'),
+             ('default_transaction_isolation', 'read committed'),
              ('jit', 'off'),
              ('plan_cache_mode', 'force_generic_plan')) AS v (name, value)
 JOIN pg_catalog.pg_settings s ON s.name = v.name
