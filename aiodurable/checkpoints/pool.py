@@ -24,8 +24,10 @@ from aiodurable.postgres import schema
 from aiodurable.postgres.breaker import CircuitBreaker
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.links import Links
+from aiodurable.postgres.same_database import prove_same_database
 from aiodurable.postgres.together import Together
 from aiodurable.settings import Settings
+from aiodurable.shielding import to_the_end
 
 __all__ = ["LINKS", "AsyncCheckpointerPool", "create_checkpointer"]
 
@@ -122,6 +124,7 @@ class AsyncCheckpointerPool:
 
         Raises:
             PostgresUnavailableError: Postgres could not be reached or refused.
+            ConfigurationError: `lock_dsn` leads to another database.
             ClosedError: it was open and has been closed, or belongs to another event loop.
         """
         async with self._opening:
@@ -129,6 +132,11 @@ class AsyncCheckpointerPool:
                 self._of_this_loop()
                 return
             await self.database.open()
+            try:
+                await prove_same_database(self.database, self._direct, timeout_s=self._settings.connect_timeout_s)
+            except BaseException:  # also when cancelled: the pool has no owner yet
+                await to_the_end(self.database.aclose(self._settings.close_timeout_s))
+                raise
             self._loop = asyncio.get_running_loop()
             self._writer = GroupWriter(
                 self._direct, connections=self._writers, connect_timeout_s=self._settings.connect_timeout_s

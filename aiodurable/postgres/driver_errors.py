@@ -29,6 +29,10 @@ _BROKEN = (
 """What the drivers raise, without a SQLSTATE, when a connection cannot be used any more."""
 
 
+driver_errors = (psycopg.Error, asyncpg.PostgresError, *_BROKEN)
+"""All that either driver raises by itself."""
+
+
 def is_disconnect(error: BaseException) -> bool:
     """Whether a driver's error means that the server is not there, rather than that it refused a statement."""
     state: str | None = getattr(error, "sqlstate", None)

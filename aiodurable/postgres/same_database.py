@@ -1,0 +1,44 @@
+"""Whether two ways lead to the same database."""
+
+from __future__ import annotations
+
+import secrets
+
+from aiodurable.dsn import Dsn
+from aiodurable.errors import ConfigurationError
+from aiodurable.postgres.connections import Database, connect_direct
+from aiodurable.postgres.driver_errors import driver_errors, unavailable
+from aiodurable.postgres.queries import load
+
+__all__ = ["prove_same_database"]
+
+_SQL = load("links")
+
+
+async def prove_same_database(database: Database, direct: Dsn, *, timeout_s: float) -> None:
+    """Take a random advisory lock by way of `direct`, and look for it by way of `database`.
+
+    Names and ports prove nothing: a pooler, a tunnel or a service has others. Only a transaction's
+    lock is taken, so that both ways may go through a pooler in transaction mode.
+
+    Raises:
+        ConfigurationError: the lock is not seen there.
+        PostgresUnavailableError: one of them could not be reached or refused.
+    """
+    if direct.identity == database.dsn.identity:
+        return
+    keys = [secrets.randbits(31), secrets.randbits(31)]
+    connection = await connect_direct(direct, role="check", timeout_s=timeout_s)
+    try:
+        async with connection.transaction():
+            await connection.fetch(_SQL["mark"], *keys, timeout=timeout_s)
+            seen = await database.fetch(_SQL["marked"], *keys)
+    except driver_errors as error:
+        raise unavailable(error, direct) from error
+    finally:
+        connection.terminate()
+    if not seen:
+        raise ConfigurationError(
+            f"lock_dsn leads to {direct.safe}, another database than {database.dsn.safe}: checkpoints would be written "
+            "to the one and read from the other. Both must lead to the same database of the same server"
+        )
