@@ -8,7 +8,6 @@ import os
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,14 +15,21 @@ from aiodurable.embedded.pidfile import read_pid_file
 from aiodurable.embedded.programs import Programs
 from aiodurable.errors import ConfigurationError
 
-__all__ = ["SOCKET_PATH_BYTES", "claim", "new_folder", "require_reachable", "server_options", "sweep"]
+__all__ = [
+    "SOCKET_PATH_BYTES",
+    "claim",
+    "new_folder",
+    "require_kept",
+    "require_reachable",
+    "server_options",
+    "sweep",
+]
 
 SOCKET_PATH_BYTES = 103
 """`sun_path` holds 104 bytes on macOS and 108 on Linux, the closing NUL included."""
 
 _PREFIX = "aiodurable-pg-"
 _CLAIM = "owner.lock"
-_UNCLAIMED_S = 3600.0
 
 
 def new_folder(parent: Path | None) -> Path:
@@ -63,29 +69,44 @@ def claim(folder: Path) -> int:
 
 
 def sweep(parent: Path | None, programs: Programs) -> None:
-    """Remove the folders of owners that are gone. Only our user's folders are looked into: /tmp belongs to all."""
+    """Remove the folders of owners that are gone.
+
+    Only what bears our mark: a folder of our user's, or of Postgres's, with a claim that nobody
+    holds. Its name alone says nothing, and a folder without a claim is somebody's.
+    """
     for folder in parent_folder(parent).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):  # another sweeper is at it, or its owner removes it right now
             found = folder.lstat()
             if stat.S_ISDIR(found.st_mode) and found.st_uid in (programs.uid, os.geteuid()):
-                _sweep_one(folder, found.st_mtime, programs)
+                _sweep_one(folder, programs)
 
 
-def _sweep_one(folder: Path, changed_s: float, programs: Programs) -> None:
-    try:
-        owner = os.open(folder / _CLAIM, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        if time.time() - changed_s > _UNCLAIMED_S:  # younger: its owner may be about to claim it
-            shutil.rmtree(folder, ignore_errors=True)
-        return
+def _sweep_one(folder: Path, programs: Programs) -> None:
+    owner = os.open(folder / _CLAIM, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if (server := read_pid_file(folder / "data")) and server.answers():
+        if (server := read_pid_file(folder / "data", programs.uid)) and server.answers():
             # Its watchdog was killed too, or is stopping it at this moment.
             programs.run("pg_ctl", "stop", "-D", folder / "data", "-m", "immediate", "-w", "-t", "10")
+            if server.answers():
+                return
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(owner)
+
+
+def require_kept(data: Path) -> None:
+    """Refuse to keep data where only temporary servers live.
+
+    Raises:
+        ConfigurationError: a folder of its path has the name of one that a sweep looks into.
+    """
+    for folder in (data, *data.parents):
+        if folder.name.startswith(_PREFIX):
+            raise ConfigurationError(
+                f"could not keep data in {data}: folders named {_PREFIX}… are those of temporary servers, "
+                "which are removed when their owner is gone; choose another name"
+            )
 
 
 def require_reachable(data: Path, programs: Programs) -> None:
@@ -106,7 +127,10 @@ def require_reachable(data: Path, programs: Programs) -> None:
 
 
 def server_options(socket_folder: Path, *, durable: bool, settings: Mapping[str, str]) -> list[str]:
-    """The server's command line: no TCP unless `settings` say so, one socket, fsync off where nothing must survive."""
+    """The server's command line: no TCP unless `settings` say so, one socket, fsync off where nothing must survive.
+
+    Over TCP the server asks for a password (`Programs.initdb`), which the superuser has to set first.
+    """
     options = {"listen_addresses": "", "unix_socket_directories": str(socket_folder), "log_min_messages": "warning"}
     if not durable:
         options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

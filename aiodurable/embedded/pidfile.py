@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
+
+from aiodurable.embedded.private import read_tail
 
 __all__ = ["PidFile", "log_tail", "read_pid_file"]
 
@@ -16,11 +19,13 @@ class PidFile:
     """postmaster.pid: one fact a line, in the order of Postgres's `src/include/utils/pidfile.h`.
 
     Attributes:
+        pid: of the postmaster.
         port: in the socket's name and, where it listens on TCP, there.
         socket_folder: the first of its unix socket folders.
         ready: it accepts connections.
     """
 
+    pid: int
     port: int
     socket_folder: Path
     ready: bool
@@ -37,18 +42,28 @@ class PidFile:
             return True
         return False
 
+    def lives(self) -> bool:
+        """Whether a process has this pid: the postmaster, unless it died and the number was reused."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
 
-def read_pid_file(data: Path) -> PidFile | None:
-    """The pid file in `data`; None if there is none, or if it is only half written."""
+
+def read_pid_file(data: Path, uid: int) -> PidFile | None:
+    """The pid file in `data`; None if there is none, it is half written, or it is not that of `uid`'s server."""
     with contextlib.suppress(OSError, IndexError, ValueError):
-        lines = [line.strip() for line in (data / "postmaster.pid").read_text().splitlines()]
-        return PidFile(int(lines[3]), Path(lines[4]), ready=lines[7:8] == ["ready"])
+        lines = [line.strip() for line in read_tail(data / "postmaster.pid", uid).splitlines()]
+        return PidFile(int(lines[0]), int(lines[3]), Path(lines[4]), ready=lines[7:8] == ["ready"])
     return None
 
 
-def log_tail(log: Path, lines: int = 20) -> str:
-    """The last lines of a server's log, for an error message."""
+def log_tail(log: int | Path, uid: int, lines: int = 20) -> str:
+    """The last lines of a server's log, for an error message; see `read_tail`."""
     try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(read_tail(log, uid).splitlines()[-lines:])
     except OSError as error:
         return f"(its log cannot be read: {error.strerror})"

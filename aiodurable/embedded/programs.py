@@ -12,10 +12,11 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from aiodurable.embedded.private import alone_in, give
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError
 
 __all__ = ["Programs", "find_bindir"]
@@ -81,7 +82,7 @@ class Programs:
 
     def __init__(self, bindir: Path | None, owner_of: Path | None = None) -> None:
         self.user = _service_user(owner_of)
-        self._as_user: dict[str, Any] = {"cwd": "/", "env": _environment()}
+        self._as_user: dict[str, Any] = {"cwd": "/", "env": _environment(self.user)}
         if self.user is not None:
             self._as_user |= {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
         bindir = bindir or find_bindir()
@@ -92,64 +93,106 @@ class Programs:
         """Of the user that Postgres runs as."""
         return self.user.pw_uid if self.user else os.geteuid()
 
-    def own(self, *folders: Path) -> None:
-        """Give `folders` to that user."""
-        for folder in folders:
-            if self.user is not None:
-                os.chown(folder, self.user.pw_uid, self.user.pw_gid)
+    def own(self, folder: Path) -> None:
+        """Give `folder` to that user. Raises `ConfigurationError` where it is a third one's."""
+        if self.user is not None:
+            give(folder, self.user.pw_uid, self.user.pw_gid)
 
-    def run(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end; what it says on either stream is in `stdout`."""
+    def run(
+        self, program: str, *arguments: str | Path, pass_fds: Sequence[int] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end; what it says on either stream is in `stdout`.
+
+        Raises:
+            ConfigurationError: it cannot be run.
+        """
         command = [self.bindir / program, *arguments]
         # A file, not a pipe: pg_ctl leaves a server behind that would hold a pipe open for ever.
         with tempfile.TemporaryFile("w+") as output:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, **self._as_user
-            )
+            try:
+                done = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    check=False,
+                    pass_fds=pass_fds,
+                    **self._as_user,
+                )
+            except OSError as error:
+                raise ConfigurationError(
+                    f"could not run {command[0]}: {error.strerror}; if its file system is mounted noexec, set TMPDIR to a "
+                    "folder elsewhere, or AIODURABLE_PG_BINDIR to programs that may be run"
+                ) from error
             output.seek(0)
             return subprocess.CompletedProcess(command, done.returncode, output.read())
 
-    def popen(self, *command: str, log: Path) -> subprocess.Popen[bytes]:
-        """Start a command that stays, with a pipe to its standard input."""
+    def popen(self, *command: str, log: int) -> subprocess.Popen[bytes]:
+        """Start a command that stays, with a pipe to its standard input; what it says goes to the descriptor `log`."""
         # A session of its own: Ctrl-C in the terminal must not stop Postgres before its owner. Plain subprocess, for
         # uvloop's rejects `user=`.
-        with log.open("wb") as output:
-            return subprocess.Popen[bytes](
-                command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, **self._as_user
-            )
+        return subprocess.Popen[bytes](
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, **self._as_user
+        )
 
-    def initdb(self, data: Path, *, durable: bool) -> None:
+    def initdb(self, data: Path, lock: int, *, durable: bool) -> None:
         """Make a cluster in `data` unless there is one.
 
+        Over its socket the server trusts whoever can reach it: the socket's folder is private. Over
+        TCP, which is off unless asked for, it wants a password.
+
+        Args:
+            data: a folder that Postgres's user owns.
+            lock: the descriptor of `alone_in(data)`; initdb holds it until it ends, so that one whose
+                starter was killed is waited for.
+            durable: the cluster is kept: it is made beside `data` and takes its place when it is
+                whole, so that a kill on the way leaves nothing half made.
+
         Raises:
-            ConfigurationError: other files are there.
+            ConfigurationError: other files are there, or initdb cannot be run.
             PostgresUnavailableError: initdb failed; the message has what it said.
         """
         if (data / "PG_VERSION").exists():
             return
         if any(data.iterdir()):
             raise ConfigurationError(f"wanted an empty folder or a Postgres cluster, found other files in {data}")
-        self.own(data)
+        beside = durable and os.access(data.parent, os.W_OK) and not data.is_mount()
+        made = data.with_name(f".{data.name}.new") if beside else data
+        if beside:
+            if os.path.lexists(made):  # of a start that was killed
+                shutil.rmtree(made)
+            made.mkdir(mode=0o700)
+            self.own(made)
         sync = () if durable else ("--no-sync",)
-        done = self.run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", *sync)
+        auth = ("--auth-local=trust", "--auth-host=scram-sha-256")
+        done = self.run(
+            "initdb", "-D", made, "-U", "postgres", *auth, "-E", "UTF8", "--locale=C", *sync, pass_fds=[lock]
+        )
         if done.returncode:
             raise PostgresUnavailableError(f"initdb could not make {data}:\n{done.stdout.strip()}")
+        if beside:
+            made.rename(data)
 
 
 def _service_user(owner_of: Path | None) -> pwd.struct_passwd | None:
     if os.geteuid() != 0:
         return None
     if owner_of is not None and owner_of.exists() and (uid := owner_of.stat().st_uid) != 0:
-        return pwd.getpwuid(uid)
+        with contextlib.suppress(KeyError):
+            return pwd.getpwuid(uid)
+        raise ConfigurationError(
+            f"could not run Postgres as the owner of {owner_of}: user {uid} has no name; give it one"
+        )
     for name in ("postgres", "nobody"):  # never useradd: these exist in any container, and no trace is left
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     raise ConfigurationError("Postgres does not run as root, and there is no user 'postgres' or 'nobody' to run it as")
 
 
-def _environment() -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return ours | {"LC_ALL": "C", "TZ": "UTC"}
+def _environment(user: pwd.struct_passwd | None) -> dict[str, str]:
+    """Nothing of ours: whoever may run SQL functions can read the server's environment, secrets and all."""
+    home = user.pw_dir if user is not None else os.environ.get("HOME", "/")
+    return {"PATH": os.environ.get("PATH", os.defpath), "HOME": home, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _anybody_can_enter(folder: Path) -> bool:
@@ -158,27 +201,54 @@ def _anybody_can_enter(folder: Path) -> bool:
 
 
 def _copy_for_all(bindir: Path) -> Path:
-    """Programs under a 0700 folder (a virtual environment in /root), once copied to where `nobody` can run them."""
+    """A copy, where `nobody` can run them, of programs under a 0700 folder (a virtual environment in /root).
+
+    Every start compares the copy with its source, file by file, and completes it: after a start that was
+    killed while it copied, and after a cleaner of the temporary folder.
+
+    Raises:
+        ConfigurationError: the copy's place is somebody else's, or has no room.
+    """
     bindir = bindir.resolve()
     install = bindir.parent
     package = install.parent
     stamp = f"{install}:{(bindir / 'postgres').stat().st_mtime_ns}"
     copy = Path(tempfile.gettempdir()) / f"aiodurable-bin-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
-    if not copy.exists():
-        draft = Path(tempfile.mkdtemp(prefix="aiodurable-bin-", dir=copy.parent))
-        # auditwheel's run path is $ORIGIN/../../../<package>.libs: the layout must stay.
-        for source in (install, package.with_name(f"{package.name}.libs")):
-            if source.is_dir():
-                unused = shutil.ignore_patterns("include", "pgxs", "*.a")
-                shutil.copytree(source, draft / source.relative_to(package.parent), symlinks=True, ignore=unused)
-        for path in (draft, *draft.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
-        try:
-            draft.rename(copy)
-        except OSError:  # another process was first; its copy is the same
-            shutil.rmtree(draft, ignore_errors=True)
+    with contextlib.suppress(FileExistsError):
+        copy.mkdir(mode=0o755)
     found = copy.lstat()
-    if found.st_uid != 0 or not stat.S_ISDIR(found.st_mode):
-        raise ConfigurationError(f"{copy} should be root's folder and is somebody else's: remove it")
+    if found.st_uid != 0 or not stat.S_ISDIR(found.st_mode) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigurationError(f"could not use {copy}: it should be root's folder and is somebody else's; remove it")
+    copy.chmod(0o755)  # whatever the umask
+    try:
+        with alone_in(copy):
+            # auditwheel's run path is $ORIGIN/../../../<package>.libs: the layout must stay.
+            for source in (install, package.with_name(f"{package.name}.libs")):
+                if source.is_dir():
+                    _mirror(source, copy / source.relative_to(package.parent))
+    except OSError as error:
+        raise ConfigurationError(
+            f"could not copy Postgres's programs to {copy}, where the user that runs them can read them: "
+            f"{error.strerror}; make room there, or set TMPDIR to another folder"
+        ) from error
     return copy / bindir.relative_to(package.parent)
+
+
+def _mirror(source: Path, target: Path) -> None:
+    """Make `target` what `source` is, but for what only building needs. A file appears whole or not at all."""
+    target.mkdir(mode=0o755, parents=True, exist_ok=True)
+    target.chmod(0o755)
+    for entry in os.scandir(source):
+        place = target / entry.name
+        if entry.name in ("include", "pgxs") or entry.name.endswith(".a"):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            _mirror(Path(entry.path), place)
+        elif entry.is_symlink():
+            if not os.path.lexists(place):
+                place.symlink_to(Path(entry.path).readlink())
+        elif not (place.is_file() and place.stat().st_size == entry.stat().st_size):
+            part = place.with_name(f"{place.name}.part")
+            shutil.copyfile(entry.path, part)
+            part.chmod(0o755 if target.name == "bin" else 0o644)
+            part.replace(place)
