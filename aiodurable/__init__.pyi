@@ -95,6 +95,9 @@ from aiodurable.errors import (
     WorkflowExecutionError as WorkflowExecutionError,
 )
 from aiodurable.functions import (
+    delete as delete,
+)
+from aiodurable.functions import (
     durable_run as durable_run,
 )
 from aiodurable.functions import (
@@ -244,6 +247,7 @@ __all__ = [
     "WorkflowExecutor",
     "create_checkpointer",
     "create_lock_manager_with_retry",
+    "delete",
     "durable_run",
     "find_failed_workflows",
     "find_workflows",

@@ -13,6 +13,7 @@ from aiodurable.runs.run import DurableRun
 from aiodurable.threads import Pruned, ThreadFilters, ThreadStep
 
 __all__ = [
+    "delete",
     "durable_run",
     "find_failed_workflows",
     "find_workflows",
@@ -24,6 +25,12 @@ __all__ = [
     "resume_workflow",
     "retry",
 ]
+
+
+async def delete(thread_id: str, *, durable: Durable | None = None, dsn: str | None = None, **options: Any) -> bool:
+    """`Durable.delete` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        return await d.delete(thread_id, **options)
 
 
 @asynccontextmanager

@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Unpack
 
+from langchain_core.runnables import RunnableConfig
+
 from aiodurable.errors import GraphNotRegisteredError
+from aiodurable.keys import check_thread_id
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.fork import Change, Point, fork
 from aiodurable.runs.graphs import BoundGraph, Graph
@@ -255,6 +258,30 @@ class Verbs(ABC):
             change = Change(bound, values, as_node)
         name = None if bound is None else bound.name
         return await fork(rooms, thread_id, new_thread_id, point, graph=name, change=change)
+
+    async def delete(self, thread_id: str, *, config: RunnableConfig | None = None) -> bool:
+        """Delete all that is stored of a thread: checkpoints, writes, and its runs with their
+        inputs, contexts and errors.
+
+        In one transaction, which has committed when it returns. What is gone from the tables stays
+        for a time in the server's log and in backups: see docs/howto/retention.md.
+
+        Args:
+            thread_id: the thread.
+            config: inside of a run of the thread, that run's (`run.config`): the thread is deleted
+                under its lease, which ends with it. None: nobody may hold the thread's lease, in
+                this process or another.
+
+        Returns:
+            Whether anything was known of it.
+
+        Raises:
+            WorkflowAlreadyRunningError: somebody runs or holds it; nothing was deleted.
+            LeaseLostError: the lease of `config` was lost; nothing was deleted.
+            ConfigurationError: a thread_id that cannot be stored.
+        """
+        saver = self._opened().checkpoints.get_checkpointer()
+        return bool(await saver.remove([check_thread_id(thread_id)], config=config))
 
     async def prune(
         self,

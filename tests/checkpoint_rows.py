@@ -10,6 +10,8 @@ from langgraph.checkpoint.base.id import uuid6
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
+from aiodurable.checkpoints.fences import FENCE_KEY, Fence
+
 TABLES = {
     "checkpoints": "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint::text, metadata::text",
     "checkpoint_blobs": "thread_id, checkpoint_ns, channel, version, type, blob",
@@ -22,6 +24,11 @@ def config(thread_id: str, checkpoint_id: str | None = None, ns: str = "") -> Ru
     if checkpoint_id:
         configurable["checkpoint_id"] = checkpoint_id
     return {"configurable": configurable}
+
+
+def under(fence: Fence) -> RunnableConfig:
+    """The config of whoever holds this fence."""
+    return {"configurable": {FENCE_KEY: fence}}
 
 
 def checkpoint(**values: Any) -> tuple[Checkpoint, dict[str, str]]:

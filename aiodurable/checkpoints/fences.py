@@ -59,6 +59,7 @@ class Fence:
         token: what its row in `aiodurable_fences` held when the lease was taken.
         lease_id: the random number drawn for this lease, which that row holds too.
         revoked: this process has given the right up; nothing more is sent under it.
+        deleted: it has, because the thread was deleted under this very lease.
         first: nothing was known of the thread when the token was raised: no lease, no checkpoint, no run.
         blank: the thread was seen to have no checkpoint a moment ago: the first read of its newest one need not ask. Over
             with that read, or with the first write.
@@ -67,7 +68,7 @@ class Fence:
         finished: the newest checkpoint of the root graph that was written under it, if nothing is left to do after it.
     """
 
-    __slots__ = ("_why", "blank", "finished", "first", "head", "lease_id", "revoked", "thread_id", "token")
+    __slots__ = ("_why", "blank", "deleted", "finished", "first", "head", "lease_id", "revoked", "thread_id", "token")
 
     def __init__(self, thread_id: str, token: int, lease_id: int = 0, *, first: bool = False) -> None:
         self.thread_id = thread_id
@@ -75,6 +76,7 @@ class Fence:
         self.lease_id = lease_id
         self.first = first
         self.revoked = False
+        self.deleted = False
         self.blank = False
         self.head: Mapping[str, Any] | None = None
         self.finished: Finished | None = None
@@ -106,6 +108,17 @@ class Fence:
             f"could not write thread {self.thread_id!r} under fencing token {self.token}: this process has given the lease "
             "up. Nothing was written; the thread goes on from its last checkpoint with the next call",
             thread_id=self.thread_id,
+        )
+
+    def delete(self) -> None:
+        """Revoke it: the thread was deleted under it, and what is written from now on would be no whole thread."""
+        self.deleted = True
+        self.revoke(
+            LeaseLostError(
+                f"could not write thread {self.thread_id!r}: it was deleted under this lease, which ended with it. "
+                "Nothing was written; to begin the thread again, run it again",
+                thread_id=self.thread_id,
+            )
         )
 
     def overtaken(self, found: Standing | None) -> LeaseLostError:

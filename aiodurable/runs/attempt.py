@@ -161,7 +161,7 @@ class Attempt:
 
     async def close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
         """Record how it ended; bounded in time, so that it can be shielded. None where that is not ours to tell."""
-        if self._lease.lost:
+        if self._lease.over:
             return None  # whoever has the lease now tells how the run ends
         try:
             finished = self._lease.fence.finished

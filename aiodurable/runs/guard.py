@@ -57,10 +57,17 @@ class ThreadLease:
     @property
     def lost(self) -> bool:
         """Whether the lease is gone for good. A lock that is being taken again within the grace does not count yet."""
-        return self._lost.is_set() or self.fence.revoked
+        return self._lost.is_set() or (self.fence.revoked and not self.fence.deleted)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can be written under it any more: it is lost, or its thread was deleted under it."""
+        return self.lost or self.fence.deleted
 
     def check(self) -> None:
-        """Raise `LeaseLostError` if the lease is gone."""
+        """Raise `LeaseLostError` if the lease is over."""
+        if self.fence.deleted:
+            self.fence.check()
         if self.lost:
             raise LeaseLostError(
                 f"the lease of thread {self.thread_id!r} (token {self.token}) is gone: another process may advance it now",

@@ -84,11 +84,65 @@ WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
 UNION
 SELECT r.key FROM aiodurable_lock_rows($1::bigint[]) r
 
+-- name: on_disk
+-- No table. The commit of this transaction waits for the disk, whatever the database's default is.
+SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'
+
+-- name: claim_fences
+-- aiodurable_fences_pkey; sorted. A thread that no lease was ever taken of gets a row to lock, of
+-- token 0. Whoever takes its first lease meanwhile waits for it.
+INSERT INTO aiodurable_fences (thread_id, token)
+SELECT want.thread_id, 0 FROM unnest($1::text[]) AS want (thread_id) ORDER BY want.thread_id
+ON CONFLICT (thread_id) DO NOTHING
+
+-- name: release_fences
+-- aiodurable_fences_pkey. Rows that claim_fences made.
+DELETE FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]) AND token = 0
+
+-- name: raise_fences
+-- aiodurable_fences_pkey. No lease's: 0 is nobody's id.
+UPDATE aiodurable_fences SET token = token + 1, lease_id = 0 WHERE thread_id = ANY ($1::text[])
+
+-- name: raise_removed
+-- aiodurable_fences_pkey. Threads of which something was removed: no holder of before is let in
+-- again. In place of a lease's id, which is never negative, stands when that was, in milliseconds.
+-- A row that claim_fences made has kept nobody out.
+WITH unused AS (
+    DELETE FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]) AND token = 0
+)
+UPDATE aiodurable_fences
+SET token = token + 1, lease_id = -(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+WHERE thread_id = ANY ($1::text[]) AND token > 0
+
 -- name: delete_threads
--- The primary keys, by their first column.
-WITH c AS (DELETE FROM checkpoints WHERE thread_id = ANY ($1::text[])),
-     b AS (DELETE FROM checkpoint_blobs WHERE thread_id = ANY ($1::text[]))
-DELETE FROM checkpoint_writes WHERE thread_id = ANY ($1::text[])
+-- The primary keys, by their first column, and aiodurable_runs_in_order. Returns the threads of
+-- which there was anything.
+WITH c AS (DELETE FROM checkpoints WHERE thread_id = ANY ($1::text[]) RETURNING thread_id),
+     b AS (DELETE FROM checkpoint_blobs WHERE thread_id = ANY ($1::text[]) RETURNING thread_id),
+     w AS (DELETE FROM checkpoint_writes WHERE thread_id = ANY ($1::text[]) RETURNING thread_id),
+     r AS (DELETE FROM aiodurable_runs WHERE thread_id = ANY ($1::text[]) RETURNING thread_id)
+SELECT thread_id FROM c UNION SELECT thread_id FROM b UNION SELECT thread_id FROM w UNION SELECT thread_id FROM r
+
+-- name: consumption_kept
+-- checkpoints_pkey, by its first column; aiodurable_runs_pkey. What the checkpoints of these
+-- threads tell of their runs' inputs is written into the ledger, before any of them are removed: an
+-- input that is part of its thread is never passed in again. An edit of the state has the stamp of
+-- a run and has consumed nothing.
+WITH found AS MATERIALIZED (
+    SELECT r.run_id
+    FROM (SELECT c.thread_id, c.metadata ->> 'aiodurable_run' AS run_id, max(c.checkpoint_id) AS last_id
+          FROM checkpoints c
+          WHERE c.thread_id = ANY ($1::text[]) AND c.checkpoint_ns = '' AND c.metadata ->> 'source' IS DISTINCT FROM 'update'
+          GROUP BY 1, 2) s
+    CROSS JOIN LATERAL (
+        SELECT own.run_id
+        FROM aiodurable_runs own
+        WHERE own.run_id = s.run_id AND own.thread_id = s.thread_id AND NOT own.consumed
+          AND s.last_id > coalesce(own.base_id, '')
+        LIMIT 1
+    ) r
+)
+UPDATE aiodurable_runs SET consumed = true WHERE run_id = ANY (ARRAY (SELECT f.run_id FROM found f))
 
 -- name: copy_thread
 -- The primary keys, by their first column. One snapshot: a thread that is being written is copied as of one commit.
@@ -111,9 +165,12 @@ SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)
     OR EXISTS (SELECT 1 FROM checkpoint_blobs WHERE thread_id = $1) AS occupied
 
 -- name: threads_of_runs
--- No index knows runs: a scan of checkpoints; of `|| ''` none knows the order, or one may be walked through instead.
+-- No index knows runs: a scan of checkpoints; of `|| ''` none knows the order, or one may be walked
+-- through instead. Of the ledger's, aiodurable_runs_pkey does.
 SELECT DISTINCT thread_id || '' AS thread_id FROM checkpoints
 WHERE metadata ->> 'run_id' = ANY ($1::text[]) OR metadata ->> 'aiodurable_run' = ANY ($1::text[])
+UNION
+SELECT thread_id FROM aiodurable_runs WHERE run_id = ANY ($1::text[])
 
 -- name: built_on_runs
 -- checkpoints_pkey, by its first column, and once for each parent. Threads of these in which a checkpoint stays whose parent
@@ -127,6 +184,29 @@ WHERE stays.thread_id = ANY ($2::text[])
        WHERE goes.thread_id = stays.thread_id AND goes.checkpoint_ns = stays.checkpoint_ns
          AND goes.checkpoint_id = stays.parent_checkpoint_id
        LIMIT 1)
+
+-- name: delete_ledger_of_runs
+-- checkpoints_pkey, by its first column; aiodurable_runs_pkey or aiodurable_runs_in_order. The rows
+-- of these runs, and of durable runs of which no checkpoint stays. Of those that keep some, the
+-- input was consumed.
+WITH stamped AS MATERIALIZED (
+    SELECT s.run_id, bool_and(s.goes) AS whole
+    FROM (SELECT c.metadata ->> 'aiodurable_run' AS run_id,
+                 coalesce(c.metadata ->> 'run_id' = ANY ($1::text[]), false) AS goes
+          FROM checkpoints c
+          WHERE c.thread_id = ANY ($2::text[]) AND c.checkpoint_ns = ''
+            AND c.metadata ->> 'source' IS DISTINCT FROM 'update') s
+    WHERE s.run_id IS NOT NULL
+    GROUP BY s.run_id
+    HAVING bool_or(s.goes)
+), marked AS (
+    UPDATE aiodurable_runs
+    SET consumed = true
+    WHERE run_id = ANY (ARRAY (SELECT s.run_id FROM stamped s WHERE NOT s.whole)) AND thread_id = ANY ($2::text[])
+      AND run_id <> ALL ($1::text[])
+)
+DELETE FROM aiodurable_runs
+WHERE run_id = ANY ($1::text[] || ARRAY (SELECT s.run_id FROM stamped s WHERE s.whole)) AND thread_id = ANY ($2::text[])
 
 -- name: delete_runs
 -- checkpoints_pkey and checkpoint_writes_pkey, by their first column. Writes and, in a later statement, blobs follow their

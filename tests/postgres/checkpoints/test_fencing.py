@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from aiodurable.checkpoints.healing import heal
 from aiodurable.errors import HistoryLostError, LeaseLostError, WorkflowAlreadyRunningError, WorkflowExecutionError
 from aiodurable.keys import lock_key
 from aiodurable.postgres.queries import load
-from checkpoint_rows import State, checkpoint, config, linear, rows, step
+from checkpoint_rows import State, checkpoint, config, linear, rows, step, under
 from proxy import proxy
 from waiting import wait_until
 
@@ -112,8 +113,7 @@ async def test_neither_healing_nor_a_fork_nor_a_removal_goes_by_the_token_alone(
             pytest.fail("entered")
 
     async def remove(fence: Fence) -> None:
-        saver.fences.hold(fence)
-        await saver.aprune(["t"], strategy="delete")
+        await saver.aprune(["t"], strategy="delete", config=under(fence))
 
     for act in (partial(heal, pool.database), fork, remove):
         old = await pool.new_fence("t")
@@ -297,13 +297,19 @@ async def test_deleting_and_pruning_a_thread_leased_by_somebody_else_is_refused(
 async def test_deleting_and_pruning_under_a_stale_fence_is_refused(
     pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    for remove in (saver.adelete_thread("t"), saver.aprune(["t"])):
-        await lease("t")
+    def delete(fence: Fence) -> Awaitable[None]:
+        return saver.adelete_thread("t", config=under(fence))
+
+    def prune(_: Fence) -> Awaitable[None]:
+        return saver.aprune(["t"])
+
+    for remove in (delete, prune):
+        fence = await lease("t")
         await put(saver, "t", value=[1])
         before = await rows(db, "t")
         await pool.bump("t")
         with pytest.raises(LeaseLostError):
-            await remove
+            await remove(fence)
         assert await rows(db, "t") == before
 
 

@@ -10,8 +10,13 @@ from langgraph.channels import DeltaChannel
 from langgraph.graph import START, StateGraph
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
-from aiodurable.errors import LeaseLostError, ThreadNotFoundError, WorkflowExecutionError
-from checkpoint_rows import config, linear, rows
+from aiodurable.errors import (
+    LeaseLostError,
+    ThreadNotFoundError,
+    WorkflowAlreadyRunningError,
+    WorkflowExecutionError,
+)
+from checkpoint_rows import config, linear, rows, under
 from waiting import wait_until
 
 
@@ -52,8 +57,7 @@ async def test_a_delta_channel_is_rebuilt_from_a_leased_threads_history(saver: D
 async def test_pruning_keeps_the_newest_state_and_refuses_what_hangs_on_its_history(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    await lease("plain")
-    await lease("delta")
+    fences = [await lease("plain"), await lease("delta")]
     plain, delta = linear(3).compile(saver), deltas().compile(saver)
     await plain.ainvoke({"topic": "tides"}, config("plain"))
     await delta.ainvoke({"lines": ["start"]}, config("delta"))
@@ -63,7 +67,10 @@ async def test_pruning_keeps_the_newest_state_and_refuses_what_hangs_on_its_hist
     await saver.aprune(["plain"])
     assert len((await rows(db, "plain"))["checkpoints"]) == 1
     assert (await plain.aget_state(config("plain"))).values == state
-    await saver.aprune(["plain", "delta"], strategy="delete")
+    with pytest.raises(WorkflowAlreadyRunningError, match="plain"):
+        await saver.aprune(["plain", "delta"], strategy="delete")
+    for fence in fences:
+        await saver.aprune([fence.thread_id], strategy="delete", config=under(fence))
     assert not any((*(await rows(db, "plain")).values(), *(await rows(db, "delta")).values()))
     with pytest.raises(TypeError):
         await saver.aprune("plain")
@@ -90,7 +97,7 @@ async def test_a_deleted_thread_keeps_its_fence_so_that_a_zombie_stays_out(
     saver.fences.drop(zombie)
     await pool.bump("t")
     await saver.adelete_thread("t")
-    assert await pool.token("t") == 2
+    assert await pool.token("t") == 3
     saver.fences.hold(zombie)
     with pytest.raises(LeaseLostError):
         await graph.ainvoke({"topic": "tides"}, config("t"))
@@ -120,12 +127,11 @@ async def test_no_lease_begins_while_a_thread_is_being_deleted(
     await wait_until(in_line)
     await holding.rollback()
     await deletion
-    assert await bump == 2
+    assert await bump == 3
     assert await saver.aget_tuple(config("t")) is None
 
 
-async def test_a_copy_is_a_thread_of_its_own(saver: DurableSaver, db: asyncpg.Connection, lease: Any) -> None:
-    await lease("t")
+async def test_a_copy_is_a_thread_of_its_own(saver: DurableSaver, db: asyncpg.Connection) -> None:
     for graph, start in (
         (linear(2).compile(saver), {"topic": "tides"}),
         (deltas().compile(saver), {"lines": ["start"]}),
@@ -146,12 +152,12 @@ async def test_a_copy_is_a_thread_of_its_own(saver: DurableSaver, db: asyncpg.Co
 async def test_deleting_the_newest_run_rolls_the_thread_back(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    await lease("t")
+    fence = await lease("t")
     graph = deltas().compile(saver)
     await graph.ainvoke({"lines": ["start"]}, run_config("t", "run1"))
     before = await rows(db, "t")
     await graph.ainvoke({"lines": ["again"]}, run_config("t", "run2"))
-    await saver.adelete_for_runs(["run2"])
+    await saver.adelete_for_runs(["run2"], config=under(fence))
     after = await rows(db, "t")
     assert after["checkpoints"] == before["checkpoints"]
     assert after["checkpoint_blobs"] == before["checkpoint_blobs"]
@@ -161,28 +167,28 @@ async def test_deleting_the_newest_run_rolls_the_thread_back(
 async def test_a_run_that_a_later_delta_hangs_on_is_not_deleted(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    await lease("t")
+    fence = await lease("t")
     graph = deltas().compile(saver)
     await graph.ainvoke({"lines": ["start"]}, run_config("t", "run1"))
     await graph.ainvoke({"lines": ["again"]}, run_config("t", "run2"))
     before = await rows(db, "t")
     with pytest.raises(NotImplementedError):
-        await saver.adelete_for_runs(["run1"])
+        await saver.adelete_for_runs(["run1"], config=under(fence))
     assert await rows(db, "t") == before
-    await saver.adelete_for_runs(["run1", "run2"])
+    await saver.adelete_for_runs(["run1", "run2"], config=under(fence))
     assert not (await rows(db, "t"))["checkpoints"]
 
 
 async def test_an_earlier_run_of_a_plain_thread_goes_and_the_state_stays(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    await lease("t")
+    fence = await lease("t")
     graph = linear(2).compile(saver)
     await graph.ainvoke({"topic": "one"}, run_config("t", "run1"))
     await graph.ainvoke({"topic": "two"}, run_config("t", "run2"))
     await graph.ainvoke({"topic": "other"}, config("u"))
     state, other = await graph.aget_state(config("t")), await rows(db, "u")
-    await saver.adelete_for_runs(["run1"])
+    await saver.adelete_for_runs(["run1"], config=under(fence))
     assert (await graph.aget_state(config("t"))).values == state.values
     assert await rows(db, "u") == other
     known = {row[2] for row in (await rows(db, "t"))["checkpoints"]}
