@@ -46,7 +46,7 @@ class Threads:
         self._beneath = Together(partial(self._classify, ignore_lock=True), name="aiodurable statuses beneath leases")
         self._search = Search(database, self.classifier, namespace=namespace)
         self._counting = Counting(database, self._search, self.classifier)
-        self._retention = Retention(database, self._search, self.classifier)
+        self._retention = Retention(database, self._search, self.classifier, namespace=namespace)
         self._history = History(database, serde=serde)
 
     async def status(self, thread_id: str, *, ignore_lock: bool = False) -> WorkflowCheckpoint:

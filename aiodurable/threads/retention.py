@@ -4,6 +4,15 @@ A thread is looked at, then removed from under the lock of its fence row, and on
 same: no lease was taken of it in between, so what a durable run does meanwhile is never touched. Plain LangGraph takes no
 lock; `older_than` is what keeps the two apart.
 
+The ledger is bounded by age: runs that are over go once they are old, all but the newest of a
+thread, of which only what it was accepted with goes. A run's input that a removed checkpoint had
+consumed counts as consumed ever after.
+
+A fence outlives its thread. Removing a thread raises its token, so that no holder of before is let
+in; the row itself goes `FENCE_KEPT` later, when nothing that was sent under the token can still be
+under way, if nobody holds the thread's lock. A lease of it after that starts again at token 1, with
+another lease id.
+
 Stopping it at any moment is safe: each batch is one transaction, and the next call passes over what is done.
 """
 
@@ -13,9 +22,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal, NamedTuple, Required, TypedDict
 
 from aiodurable.errors import InvalidArgumentError
+from aiodurable.keys import lock_key
 from aiodurable.model import ThreadStatus
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
@@ -23,7 +34,7 @@ from aiodurable.threads.filters import Age, Filter, Statuses
 from aiodurable.threads.search import CLOCKS, Search, first_id
 from aiodurable.threads.status import Classifier
 
-__all__ = ["BATCH", "SHARE", "Keep", "PruneOptions", "Pruned", "Retention", "checked"]
+__all__ = ["BATCH", "FENCE_KEPT", "SHARE", "Keep", "PruneOptions", "Pruned", "Retention", "checked"]
 
 _SQL = load("retention")
 _TABLE = load("threads")["pages"]
@@ -42,6 +53,9 @@ _PAGES = 512
 
 _STEP = 1000
 """Threads gone through at once, where they are sought by their ids."""
+
+FENCE_KEPT = timedelta(hours=1)
+"""How long the fence of a removed thread stays."""
 
 BATCH = 100
 SHARE = 0.5
@@ -70,7 +84,10 @@ class Pruned:
         looked_at: threads looked at; one whose rows lie far apart once for each place.
         threads: threads of which something was removed.
         rows: rows of LangGraph's three tables.
-        bytes: what those rows' values took, compressed as they were; the space is free for new rows after a vacuum.
+        runs: rows of the ledger that went by their age, being over; those that went later with
+            their thread do not count.
+        bytes: what the values took, compressed as they were; the space is free for new rows after a
+            vacuum.
         busy: threads left alone because they were in use at that moment, or had gone on.
         refused: threads whose newest checkpoint cannot stand alone: a DeltaChannel, or a format before LangGraph 0.5.
         part: how much of the database was gone through, 0 to 1; 0 while that is not known.
@@ -79,6 +96,7 @@ class Pruned:
     looked_at: int = 0
     threads: int = 0
     rows: int = 0
+    runs: int = 0
     bytes: int = 0
     busy: int = 0
     refused: tuple[str, ...] = ()
@@ -90,11 +108,12 @@ class Pruned:
 
 
 class _Found(NamedTuple):
-    """A thread that may go, with its token (None: no lease was ever taken) and its head when it was looked at."""
+    """A thread that may go, with its token (None: no lease was ever taken) and its head (None: it
+    has no checkpoint) when it was looked at."""
 
     thread_id: str
     token: int | None
-    head_id: str
+    head_id: str | None
 
 
 class _Kept(NamedTuple):
@@ -156,12 +175,14 @@ class Retention:
         database: where they are.
         search: goes through them.
         classifier: tells their statuses.
+        namespace: that of the locks.
     """
 
-    def __init__(self, database: Database, search: Search, classifier: Classifier) -> None:
+    def __init__(self, database: Database, search: Search, classifier: Classifier, *, namespace: str) -> None:
         self._database = database
         self._search = search
         self._classifier = classifier
+        self._namespace = namespace
 
     async def prune(
         self,
@@ -182,6 +203,10 @@ class Retention:
         total = Pruned()
         kept = _NONE_KEPT
         pace = _Pace(batch, share)
+        async for forgotten in self._forget(wanted, pace, dry_run=dry_run):
+            total += forgotten
+            if progress is not None:
+                progress(total)
         async for old, gone_through in self._old(wanted, *bounds):
             total += gone_through
             if progress is not None and not old:
@@ -197,13 +222,51 @@ class Retention:
                     progress(total)
                 await pace.rest()
         await self._database.fetch(_SQL["unlink"], *kept)
+        if not dry_run:
+            await self._sweep(pace, everything=bounds[1])
         return total
+
+    async def _forget(self, wanted: Filter, pace: _Pace, *, dry_run: bool) -> AsyncIterator[Pruned]:
+        """Bound the ledger: runs that are over and old."""
+        async for run_ids in self._pages("runs", "over", wanted.older_than, wanted.graph):
+            await pace.rest()
+            for some in pace.pieces(run_ids):
+                _, (row,) = await self._database.fetch_in_turn(
+                    (_SQL["unhurried"], ()), (_SQL["forget"], (some, wanted.older_than, dry_run))
+                )
+                pace.adapt(row["bytes"])
+                yield Pruned(runs=row["runs"], bytes=row["bytes"])
+                await pace.rest()
+
+    async def _sweep(self, pace: _Pace, *, everything: bool) -> None:
+        """Remove the fences of threads of which nothing else is left."""
+        kept_ms = round(FENCE_KEPT.total_seconds() * 1000)
+        async for thread_ids in self._pages("fences", "idle_fences", kept_ms, everything):
+            await pace.rest()
+            for some in pace.pieces(thread_ids):
+                keys = [lock_key(thread_id, self._namespace) for thread_id in some]
+                await self._database.fetch_in_turn(
+                    (_SQL["unhurried"], ()), (_SQL["hold_idle"], (some,)), (_SQL["sweep"], (some, keys, kept_ms))
+                )
+                pace.adapt(0)
+                await pace.rest()
+
+    async def _pages(self, table: str, block: str, *args: Any) -> AsyncIterator[list[str]]:
+        """What a statement finds on the pages of a table, some of them after the other."""
+        (sizes,) = await self._database.fetch(_SQL["sizes"])
+        pages = _PAGES if sizes["by_number"] else max(1, sizes[table])
+        for first in range(0, sizes[table], pages):
+            rows = await self._database.fetch(_SQL[block], first, first + pages, *args)
+            yield [value for row in rows for value in row.values()]
 
     async def _old(self, wanted: Filter, before: str, everything: bool) -> AsyncIterator[tuple[list[str], Pruned]]:
         """Threads that have something to prune if their statuses are those wanted, step by step."""
         async for thread_ids, gone_through in self._go_through(wanted, before, everything):
             rows = await self._database.fetch(_SQL["with_a_past"], thread_ids, before, everything)
             yield [row["thread_id"] for row in rows], gone_through
+        if everything:
+            async for thread_ids in self._pages("runs", "only_in_the_ledger"):
+                yield thread_ids, Pruned(looked_at=len(thread_ids))
 
     async def _go_through(
         self, wanted: Filter, before: str, everything: bool

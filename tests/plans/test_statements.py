@@ -38,6 +38,7 @@ READ_NO_TABLE = {
     "isolation",
     "mark",
     "marked",
+    "on_disk",
     "patience",
     "unhurried",
 }

@@ -50,10 +50,12 @@ ON CONFLICT DO NOTHING
 RETURNING thread_id
 
 -- name: prune
--- All by thread_id: aiodurable_fences_pkey, checkpoints_pkey, checkpoint_writes_pkey and checkpoint_blobs_pkey (or LangGraph's
+-- All by thread_id (runs that were consumed by aiodurable_runs_pkey): aiodurable_fences_pkey,
+-- checkpoints_pkey, checkpoint_writes_pkey and checkpoint_blobs_pkey (or LangGraph's
 -- own on thread_id alone), aiodurable_runs_in_order; then the rows themselves by ctid. One row a thread from step to step,
 -- never a join of two sets of rows: that is planned from guesses about rows per thread, and can go quadratic.
--- $1 thread ids, $2 their tokens when they were looked at, $3 their heads, $4 keep nothing, $5 only tell what would go.
+-- $1 thread ids, $2 their tokens when they were looked at, $3 their heads (null: no checkpoint), $4
+-- keep nothing, $5 only tell what would go.
 WITH claimed AS MATERIALIZED (
     -- Under this lock no lease begins and no fenced write commits. The same token: none began since the thread was looked
     -- at. Whoever writes at this moment is left alone.
@@ -70,6 +72,8 @@ present AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT array_agg(k.ctid) AS tids, array_agg(k.checkpoint_ns) AS namespaces, array_agg(k.checkpoint_id) AS ids,
                array_agg(pg_column_size(k.checkpoint) + pg_column_size(k.metadata)) AS sizes,
+               array_agg(CASE WHEN k.checkpoint_ns = '' AND k.metadata ->> 'source' IS DISTINCT FROM 'update'
+                              THEN k.metadata ->> 'aiodurable_run' END) AS runs,
                bool_or(k.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}') AS delta
         FROM checkpoints k
         WHERE k.thread_id = c.thread_id
@@ -98,7 +102,7 @@ judged AS MATERIALIZED (
         ) k
     ) h
     -- Plain LangGraph takes no lock: it may have gone on.
-    WHERE h.here
+    WHERE CASE WHEN p.head_id IS NULL THEN p.tids IS NULL ELSE h.here END
 ),
 gone AS MATERIALIZED (
     SELECT t.thread_id, c.tids AS checkpoint_tids, w.tids AS write_tids, b.tids AS blob_tids,
@@ -140,13 +144,42 @@ no_run AS (
     DELETE FROM aiodurable_runs r USING gone g
     WHERE NOT $5::boolean AND $4::boolean AND r.thread_id = g.thread_id
 ),
+no_holder AS (
+    -- Whoever takes a lost lock again, or wakes up from having been frozen, holds none at this
+    -- moment: its token changes. As raise_removed of checkpoints.sql.
+    UPDATE aiodurable_fences f
+    SET token = f.token + 1, lease_id = -(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+    WHERE f.thread_id = ANY (ARRAY (SELECT g.thread_id FROM gone g WHERE $4::boolean AND NOT $5::boolean)) AND f.token > 0
+),
+consumed AS MATERIALIZED (
+    -- What goes says of some runs that their inputs are part of the thread: from now on the ledger
+    -- says so.
+    SELECT r.run_id
+    FROM (SELECT t.thread_id, u.run_id, max(u.checkpoint_id) AS last_id
+          FROM judged t
+          CROSS JOIN LATERAL unnest(t.runs, t.ids) AS u (run_id, checkpoint_id)
+          WHERE NOT $4::boolean AND NOT t.refused AND u.run_id IS NOT NULL
+          GROUP BY t.thread_id, u.run_id) u
+    CROSS JOIN LATERAL (
+        SELECT own.run_id
+        FROM aiodurable_runs own
+        WHERE own.run_id = u.run_id AND own.thread_id = u.thread_id AND NOT own.consumed
+          AND u.last_id > coalesce(own.base_id, '')
+        LIMIT 1
+    ) r
+),
+marked AS (
+    UPDATE aiodurable_runs
+    SET consumed = true
+    WHERE run_id = ANY (ARRAY (SELECT c.run_id FROM consumed c WHERE NOT $5::boolean))
+),
 kept AS MATERIALIZED (
     SELECT t.thread_id, k.key AS checkpoint_ns, k.value ->> 'id' AS checkpoint_id
     FROM judged t
     CROSS JOIN LATERAL jsonb_each(t.kept) k
     WHERE NOT $5::boolean AND NOT t.refused
 )
-SELECT count(*) FILTER (WHERE g.rows > 0) AS threads, coalesce(sum(g.rows), 0)::bigint AS rows,
+SELECT count(*) FILTER (WHERE $4::boolean OR g.rows > 0) AS threads, coalesce(sum(g.rows), 0)::bigint AS rows,
        coalesce(sum(g.bytes), 0)::bigint AS bytes,
        coalesce((SELECT array_agg(t.thread_id ORDER BY t.thread_id) FROM judged t WHERE t.refused), '{}') AS refused,
        cardinality($1::text[]) - (SELECT count(*) FROM judged) AS busy,
@@ -178,3 +211,131 @@ WHERE ctid = ANY (ARRAY (
     ) c
 ))
 RETURNING thread_id
+
+-- name: sizes
+-- Files' lengths, as in pages of threads.sql.
+SELECT pg_relation_size('aiodurable_runs') / current_setting('block_size')::integer AS runs,
+       pg_relation_size('aiodurable_fences') / current_setting('block_size')::integer AS fences,
+       current_setting('server_version_num')::integer >= 140000 AS by_number
+
+-- name: over
+-- TID range scan of aiodurable_runs; once a row aiodurable_runs_in_order and checkpoints_pkey. Runs
+-- on the pages from $1 to before $2 that are over, were touched last before $3, are of graph $4
+-- (null: any), and of which something can go; see forget.
+SELECT r.run_id
+FROM aiodurable_runs r
+WHERE r.ctid >= format('(%s,0)', $1::bigint)::tid AND r.ctid < format('(%s,0)', $2::bigint)::tid
+  AND r.status IN ('complete', 'rejected', 'superseded')
+  AND coalesce(r.finished_at, r.started_at, r.created_at) < $3::timestamptz
+  AND ($4::text IS NULL OR r.graph = $4)
+  AND (coalesce(r.input_type, r.context_type, r.config_type) IS NOT NULL
+       OR r.status <> 'complete'
+       OR r.run_id IS DISTINCT FROM (
+           SELECT own.run_id
+           FROM aiodurable_runs own
+           WHERE own.thread_id = r.thread_id AND own.status NOT IN ('rejected', 'superseded')
+           ORDER BY own.token DESC, own.seq DESC, own.created_at DESC
+           LIMIT 1)
+       OR (SELECT true FROM checkpoints own WHERE own.thread_id = r.thread_id LIMIT 1) IS NULL)
+
+-- name: forget
+-- aiodurable_runs_pkey; then as in over. Of the runs $1 that are over and were touched last before
+-- $2: the rows of those that are not the newest of their thread that counts, or whose thread has no
+-- checkpoint; of the others what they were accepted with. Only one that is newest is ever read to
+-- go on with, and none that is complete. A row that somebody writes is left. $3 only tell what
+-- would go.
+WITH old AS MATERIALIZED (
+    SELECT r.run_id,
+           r.status <> 'complete'
+           OR r.run_id IS DISTINCT FROM (
+               SELECT own.run_id
+               FROM aiodurable_runs own
+               WHERE own.thread_id = r.thread_id AND own.status NOT IN ('rejected', 'superseded')
+               ORDER BY own.token DESC, own.seq DESC, own.created_at DESC
+               LIMIT 1)
+           OR (SELECT true FROM checkpoints own WHERE own.thread_id = r.thread_id LIMIT 1) IS NULL AS goes,
+           coalesce(pg_column_size(r.input), 0) + coalesce(pg_column_size(r.context), 0)
+           + coalesce(pg_column_size(r.config), 0) AS bytes
+    FROM aiodurable_runs r
+    WHERE r.run_id = ANY ($1::text[]) AND r.status IN ('complete', 'rejected', 'superseded')
+      AND coalesce(r.finished_at, r.started_at, r.created_at) < $2::timestamptz
+    ORDER BY r.run_id
+    FOR UPDATE OF r SKIP LOCKED
+),
+gone AS (
+    DELETE FROM aiodurable_runs WHERE run_id = ANY (ARRAY (SELECT o.run_id FROM old o WHERE o.goes AND NOT $3::boolean))
+),
+emptied AS (
+    UPDATE aiodurable_runs
+    SET consumed = true, input_type = NULL, input = NULL, context_type = NULL, context = NULL, config_type = NULL, config = NULL
+    WHERE run_id = ANY (ARRAY (SELECT o.run_id FROM old o WHERE NOT o.goes AND NOT $3::boolean))
+)
+SELECT count(*) FILTER (WHERE o.goes) AS runs, coalesce(sum(o.bytes), 0)::bigint AS bytes FROM old o
+
+-- name: only_in_the_ledger
+-- TID range scan of aiodurable_runs; checkpoints_pkey once a row. Threads of runs on the pages from
+-- $1 to before $2 that have no checkpoint, and wait for somebody.
+SELECT DISTINCT r.thread_id
+FROM aiodurable_runs r
+WHERE r.ctid >= format('(%s,0)', $1::bigint)::tid AND r.ctid < format('(%s,0)', $2::bigint)::tid
+  AND r.status NOT IN ('complete', 'rejected', 'superseded')
+  AND (SELECT true FROM checkpoints own WHERE own.thread_id = r.thread_id LIMIT 1) IS NULL
+
+-- name: idle_fences
+-- TID range scan of aiodurable_fences; once a row the primary keys by their first column, and
+-- aiodurable_runs_in_order. Threads with a fence on the pages from $1 to before $2 and nothing
+-- else: those removed at least $3 milliseconds ago, and, if $4, those of which it is not known that
+-- they ever had anything.
+SELECT f.thread_id
+FROM aiodurable_fences f
+WHERE f.ctid >= format('(%s,0)', $1::bigint)::tid AND f.ctid < format('(%s,0)', $2::bigint)::tid
+  AND (f.lease_id < 0 AND f.lease_id > $3::bigint - (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+       OR f.lease_id >= 0 AND $4::boolean)
+  AND (SELECT true FROM checkpoints own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
+  AND (SELECT true FROM checkpoint_writes own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
+  AND (SELECT true FROM aiodurable_runs own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
+
+-- name: hold_idle
+-- aiodurable_fences_pkey. Until the transaction ends no lease of these threads begins.
+SELECT thread_id FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]) ORDER BY thread_id FOR UPDATE SKIP LOCKED
+
+-- name: sweep
+-- aiodurable_fences_pkey, and as in idle_fences; pg_locks and aiodurable_locks_pkey. In the
+-- transaction of hold_idle, after it: a lease that began before then shows in its lock by now. Of
+-- the threads $1, whose lock keys are $2: the rows of those removed at least $3 milliseconds ago
+-- go. A row that says nothing of a removal says so from now on, and goes later: by then nothing
+-- that was sent under its token can arrive any more.
+WITH idle AS MATERIALIZED (
+    SELECT f.thread_id, f.lease_id
+    FROM aiodurable_fences f
+    WHERE f.thread_id = ANY ($1::text[])
+      AND f.thread_id <> ALL (ARRAY (
+          SELECT want.thread_id
+          FROM unnest($1::text[], $2::bigint[]) AS want (thread_id, key)
+          WHERE want.key = ANY (ARRAY (
+              SELECT l.classid::bigint << 32 | l.objid::bigint
+              FROM pg_locks l
+              WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+                AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+              UNION ALL
+              SELECT r.key FROM aiodurable_lock_rows($2::bigint[]) r))))
+      AND (SELECT true FROM checkpoints own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
+      AND (SELECT true FROM checkpoint_writes own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
+      AND (SELECT true FROM aiodurable_runs own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
+    ORDER BY f.thread_id
+    FOR UPDATE OF f SKIP LOCKED
+),
+gone AS (
+    DELETE FROM aiodurable_fences
+    WHERE thread_id = ANY (ARRAY (
+        SELECT i.thread_id
+        FROM idle i
+        WHERE i.lease_id < 0 AND i.lease_id > $3::bigint - (extract(epoch FROM clock_timestamp()) * 1000)::bigint))
+    RETURNING thread_id
+),
+noted AS (
+    UPDATE aiodurable_fences
+    SET token = token + 1, lease_id = -(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+    WHERE thread_id = ANY (ARRAY (SELECT i.thread_id FROM idle i WHERE i.lease_id >= 0))
+)
+SELECT count(*) AS removed FROM gone
