@@ -65,7 +65,8 @@ def prune(
     dsn: str | None,
     as_json: bool,
 ) -> None:
-    """Remove old checkpoints. Threads that are leased, or go on meanwhile, are left alone.
+    """Remove old checkpoints, and old runs from the ledger. Threads that are leased, or go on
+    meanwhile, are left alone.
 
     Stopping it at any moment is safe, and the next one begins with what is left.
     """
@@ -135,4 +136,5 @@ def _bar() -> Iterator[Callable[[Pruned], None]]:
 
 
 def _words(pruned: Pruned) -> str:
-    return f"{pruned.threads:,} threads, {pruned.rows:,} rows, {size(pruned.bytes)}"
+    runs = f", {pruned.runs:,} runs of the ledger" if pruned.runs else ""
+    return f"{pruned.threads:,} threads, {pruned.rows:,} rows{runs}, {size(pruned.bytes)}"

@@ -266,6 +266,41 @@ def test_prune_tells_what_it_removed(shop: str) -> None:
     assert run("status", "broken").exit_code == 3
 
 
+def test_delete_wants_a_yes_and_a_thread_that_can_be(shop: str) -> None:
+    assert run("delete").exit_code == 2
+    assert run("delete", "--yes", "done", "").exit_code == 2
+    refused = run("delete", "done")
+    assert refused.exit_code == 2
+    assert "--yes" in refused.stderr
+    assert run("status", "done").exit_code == 0
+
+
+def test_delete_asks_at_a_terminal(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    kept = run("delete", "done", input="n\n")
+    assert "Delete thread done for good?" in kept.stderr
+    assert (kept.exit_code, run("status", "done").exit_code) == (1, 0)
+    assert run("delete", "done", input="y\n").exit_code == 0
+    assert run("status", "done").exit_code == 3
+
+
+def test_delete_removes_all_of_each_thread_and_says_what_it_left(shop: str) -> None:
+    assert run("delete", "-y", "broken").stdout == "deleted broken\n"
+    assert run("retry", "broken", *APP_OPTION).exit_code == 3
+    with psycopg.connect(shop, autocommit=True) as connection:
+        runs = "SELECT count(*) FROM aiodurable_runs WHERE thread_id = 'broken'"
+        assert connection.execute(runs).fetchone() == (0,)
+        unknown = run("delete", "-y", "broken", "plain", "plain")
+        assert (unknown.exit_code, unknown.stdout) == (3, "deleted plain\n")
+        assert "nothing is known of broken" in unknown.stderr
+        connection.execute("SELECT pg_advisory_lock(%s)", (lock_key("done", "aiodurable"),))
+        result = run("delete", "-y", "--json", "done", "asks", "broken")
+        assert result.exit_code == 4
+        done = {"deleted": ["asks"], "unknown": ["broken"], "running": ["done"]}
+        assert json.loads(result.stdout) == done
+    assert run("status", "done").exit_code == 0
+
+
 def test_list_goes_on_after_a_page(shop: str) -> None:
     first = run("list", "--all", "--limit", "2")
     assert "--after broken" in first.stderr

@@ -1,0 +1,79 @@
+"""`aiodurable delete THREAD…`: threads and all that is stored of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import click
+
+from aiodurable.cli.database import changing, dsn_option
+from aiodurable.cli.exits import Exit
+from aiodurable.cli.wording import one_line
+from aiodurable.errors import WorkflowAlreadyRunningError
+from aiodurable.keys import check_thread_id
+
+__all__ = ["delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What became of each thread."""
+
+    deleted: list[str] = field(default_factory=list[str])
+    unknown: list[str] = field(default_factory=list[str])
+    running: list[str] = field(default_factory=list[str])
+
+    @property
+    def code(self) -> Exit:
+        return Exit.ALREADY_RUNNING if self.running else Exit.NOT_FOUND if self.unknown else Exit.OK
+
+
+@click.command(short_help="Delete threads and their runs.")
+@click.argument("thread_ids", metavar="THREAD...", nargs=-1, required=True)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@dsn_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def delete(thread_ids: tuple[str, ...], yes: bool, dsn: str | None, as_json: bool) -> None:
+    """Delete all that is stored of each THREAD: checkpoints, runs, inputs, contexts and errors.
+
+    Each is one transaction. A thread that somebody runs is left, and the others are deleted all the
+    same: the exit code is 4 then, and 3 where nothing was known of one.
+    """
+    threads = list(dict.fromkeys(map(check_thread_id, thread_ids)))
+    if not yes:
+        _ask(threads)
+    done = asyncio.run(_delete(dsn, threads))
+    if as_json:
+        click.echo(json.dumps(asdict(done)))
+    else:
+        for thread_id in done.deleted:
+            click.echo(f"deleted {one_line(thread_id)}")
+        for thread_id in done.unknown:
+            click.echo(f"nothing is known of {one_line(thread_id)}", err=True)
+        for thread_id in done.running:
+            click.echo(f"left {one_line(thread_id)}, which somebody runs", err=True)
+    if done.code:
+        raise click.exceptions.Exit(done.code)
+
+
+def _ask(threads: Sequence[str]) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("nobody is there to ask: --yes deletes")
+    what = f"thread {one_line(threads[0])}" if len(threads) == 1 else f"{len(threads):,} threads"
+    click.confirm(f"Delete {what} for good?", abort=True, err=True)
+
+
+async def _delete(dsn: str | None, threads: Sequence[str]) -> _Done:
+    done = _Done()
+    async with changing(dsn) as durable:
+        for thread_id in threads:
+            try:
+                into = done.deleted if await durable.delete(thread_id) else done.unknown
+            except WorkflowAlreadyRunningError:
+                into = done.running
+            into.append(thread_id)
+    return done
