@@ -117,6 +117,11 @@ async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -
     connection.prepare_threshold = 0 if stays.rowcount else None
 
 
+def _note_farewell(farewells: list[str], notice: psycopg.errors.Diagnostic) -> None:
+    if notice.severity_nonlocalized == "FATAL":
+        farewells.append(notice.sqlstate or "")
+
+
 async def _refuse_other_isolation(connection: AsyncConnection[DictRow], dsn: Dsn) -> None:
     """A pooler's sessions are not ours to set (`by_index`), and our statements need a snapshot for each of them."""
     found = await (await connection.execute(_ISOLATION.encode())).fetchone()
@@ -134,6 +139,8 @@ class _PoolConnection(AsyncConnection[DictRow]):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._plans = Plans()
+        self._farewells: list[str] = []
+        self.add_notice_handler(partial(_note_farewell, self._farewells))
         self.beside: Callable[..., Awaitable[AsyncConnection[Any]]] = AsyncConnection.connect
 
     @classmethod
@@ -191,8 +198,8 @@ class _PoolConnection(AsyncConnection[DictRow]):
     async def check(self) -> None:
         """Find out whether it still lives, before it is handed out: a backend may have been killed while idle.
 
-        Whoever ends a connection says so, and libpq sees it without asking: first what was said, then the end. A pooler is
-        asked, for it may have lost the server and kept us.
+        A backend that is ended says so, and libpq reads it without asking; that its connection ends comes later, when
+        the process is gone. A pooler is asked, for it may have lost the server and kept us.
 
         Raises:
             psycopg.OperationalError: it is dead.
@@ -203,7 +210,10 @@ class _PoolConnection(AsyncConnection[DictRow]):
             await self.execute(Plans.FORGET.encode())
         else:
             self.pgconn.consume_input()
-            self.pgconn.consume_input()
+            self.pgconn.is_busy()  # reads what has come in: a notice calls its handler
+            if self._farewells:
+                await self.close()  # else the pool would hand it out again
+                raise psycopg.OperationalError("the server has ended this connection")
 
 
 async def _deliver(task: asyncio.Task[Any] | None, before: int) -> None:
