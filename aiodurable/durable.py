@@ -130,7 +130,6 @@ class Durable(Verbs):
                     settings=settings,
                 )
             )
-            await agree_on_namespace(checkpoints.database, settings.namespace, declare=bool(settings.lock_sessions))
             locks = await stack.enter_async_context(
                 PostgresLockManager(
                     direct.conninfo,
@@ -141,6 +140,8 @@ class Durable(Verbs):
                     allow_proxy=settings.lock_allow_proxy,
                 )
             )
+            # After the locks, which refuse a standby for what it is: this one writes.
+            await agree_on_namespace(checkpoints.database, settings.namespace, declare=bool(settings.lock_sessions))
             serde = checkpoints.get_checkpointer().serde
             database, links = checkpoints.database, checkpoints.links
             threads = Threads(database, namespace=settings.namespace, serde=serde, links=links)

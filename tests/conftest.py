@@ -30,6 +30,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 import loops
+import order
 import timetable
 from aiodurable.dsn import parse_dsn
 
@@ -44,11 +45,19 @@ def pytest_asyncio_loop_factories(
     return {loops.KIND: loops.new_event_loop}
 
 
-def pytest_report_header() -> str:
+def pytest_report_header(config: pytest.Config) -> str:
     way = "DSN" if os.environ.get("AIODURABLE_TEST_DSN") else "Docker" if _docker_answers() else "embedded"
     version = os.environ.get("AIODURABLE_TEST_PG", "newest")
     loop = f"{loops.KIND}{', eager' if loops.EAGER else ''}"
-    return f"test database: {way} (Postgres {version}); event loop: {loop}"
+    by = order.seed(config)
+    again = "files" if by is None else f"random, again with --order {by}"
+    return f"test database: {way} (Postgres {version}); event loop: {loop}; order: {again}"
+
+
+@pytest.hookimpl(tryfirst=True)  # then pytest puts together what shares an expensive fixture
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (by := order.seed(config)) is not None:
+        order.shuffle(items, by)
 
 
 def pytest_configure() -> None:
@@ -59,6 +68,7 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--order", default="files", help="`random`, or the seed of a random order; else that of the files")
     parser.addoption("--long", action="store_true", help="search for races for minutes where CI does for seconds")
 
 

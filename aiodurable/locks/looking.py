@@ -22,6 +22,7 @@ from aiodurable.postgres.queries import load
 __all__ = ["Looking"]
 
 _SQL = load("locks")
+_BY_INDEX = load("links")["by_index"]
 
 
 class Looking:
@@ -60,12 +61,13 @@ class Looking:
         try:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await connect_direct(self._dsn, role="look", timeout_s=self._timeout_s)
-                [(_, _, standby)] = await self._connection.fetch(_SQL["look"], timeout=self._timeout_s)
+                [(pid, _, standby)] = await self._connection.fetch(_SQL["look"], timeout=self._timeout_s)
                 if standby:
                     raise PoolerNotSupportedError(
                         f"wanted to know who holds locks at {self._dsn.safe}, found a standby, which knows nothing of the "
                         "primary's locks: ask the primary"
                     )
+                await self._connection.execute(_BY_INDEX.replace("$1", str(pid)), timeout=self._timeout_s)
             async with asyncio.timeout(self._timeout_s):
                 return await self._connection.fetch(query, *args)
         except BaseException as error:  # also when cancelled: a connection in an unknown state is of no use

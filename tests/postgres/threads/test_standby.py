@@ -10,7 +10,9 @@ from click.testing import CliRunner
 
 from aiodurable import Durable, Settings, ThreadStatus
 from aiodurable.cli.commands import cli
+from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ConfigurationError, PoolerNotSupportedError, SchemaMismatchError
+from aiodurable.postgres.schema import migrate
 from aiodurable.settings import LockMode
 from standby import caught_up, primary_and_standby
 from workflows import STEPS, Gate, four_nodes
@@ -21,6 +23,8 @@ START = {"words": [], "told": ""}
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[str, str]]:
     with primary_and_standby() as both:
+        asyncio.run(migrate(parse_dsn(both[0])))  # whichever test is the first
+        caught_up(*both)
         yield both
 
 
