@@ -232,15 +232,24 @@ class ThreadPausedError(WorkflowExecutionError):
 
 
 class NothingToAnswerError(WorkflowExecutionError):
-    """An answer came for a thread that has no open question.
+    """An answer came for a question that the thread does not ask; it was not delivered to any other.
 
     Attributes:
-        status: the status it is in.
+        status: the status the thread is in.
+        interrupt_ids: the questions that this answer named.
     """
 
-    def __init__(self, message: str, *, thread_id: str | None = None, status: ThreadStatus | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        thread_id: str | None = None,
+        status: ThreadStatus | None = None,
+        interrupt_ids: Sequence[str] = (),
+    ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.status = status
+        self.interrupt_ids = tuple(interrupt_ids)
 
 
 class AlreadyAnsweredError(WorkflowExecutionError):

@@ -105,6 +105,13 @@ class Thread:
         await asyncio.to_thread(process.join)
         assert process.exitcode == (0 if fine else -signal.SIGKILL), "the run ended before that write"
 
+    async def killed_or_done(self, given: Any, at: int) -> bool:
+        """Kill it after its `at`-th write; False: it has no such write, and ran to its end."""
+        process = FORK.Process(target=die, args=(self._dsn, self.name, self.config, given, "sync", at, True))
+        process.start()
+        await asyncio.to_thread(process.join)
+        return process.exitcode == -signal.SIGKILL
+
     async def cancelled(self, given: Any, started: asyncio.Event, *, durability: Any = "sync") -> None:
         """Cancel the run when one of its nodes says that it has started."""
         task = asyncio.create_task(self.graph.ainvoke(given, self.config, durability=durability))

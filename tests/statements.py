@@ -137,6 +137,7 @@ def _committed(count: int) -> tuple[Any, ...]:
 
 def _all() -> list[Statement]:
     threads, checkpoints, runs, copying = map(load, ("threads", "checkpoints", "runs", "copying"))
+    answers = load("answers")
     retention = load("retention")
     one, head = "thread-7", _heads(7)[-1]
     found = [
@@ -155,7 +156,12 @@ def _all() -> list[Statement]:
         Statement("newest", runs["newest"], (one,), 5),
         Statement("retry", runs["retry"], ("run-7-1", 2, "host:1", 1), 1),
         Statement("heal a run", runs["heal"], ("run-7-1", 2, None), 1),
-        Statement("fork", runs["fork"], ("new", "t", 1, None, 1, "host:1", head, "reason", one, head), 2),
+        Statement("fork", runs["fork"], ("new", "t", 1, None, 1, "host:1", head, "reason", one, head, True), 2),
+        Statement("answered", answers["answered"], (one,), 5),
+        Statement("answer", answers["answer"], ("run-7-1", 1, ["id"], ["digest"], None, None, []), 1),
+        Statement("answers_over", answers["answers_over"], ("run-7-1", 1, []), 1),
+        Statement("questions", answers["questions"], (one,), 60),
+        Statement("drop_loose", answers["drop_loose"], (one, 1, 0), 40),
         Statement("token", checkpoints["token"], (one,), 1),
         Statement("bump", checkpoints["bump"], ([one], [7]), 1),
         Statement("copy_thread", checkpoints["copy_thread"], (one, "copy"), 40),

@@ -7,15 +7,18 @@ does not store such output; threads that plain LangGraph wrote have it. Without 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aiodurable.checkpoints.fences import Fence, Standing
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
 
-__all__ = ["Healed", "heal"]
+__all__ = ["Healed", "drop_loose_answer", "heal"]
 
 _SQL = load("checkpoints")
+_ANSWERS = load("answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,13 @@ class Healed:
     path: str
 
 
-async def heal(database: Database, fence: Fence) -> list[Healed]:
+async def heal(database: Database, fence: Fence) -> tuple[list[Healed], bool]:
     """Remove the output of the tasks of a thread's newest step that failed, in subgraphs too.
 
     Only what one attempt wrote in one transaction is removed: output that a later attempt wrote stays.
+
+    Returns:
+        The tasks, and whether an answer of no task is stored; see `drop_loose_answer`.
 
     Raises:
         LeaseLostError: the fence is no longer the thread's; nothing was removed.
@@ -43,9 +49,25 @@ async def heal(database: Database, fence: Fence) -> list[Healed]:
     fence.check()
     row = await database.fetch_one(_SQL["heal"], fence.thread_id, *fence.standing)
     assert row is not None, "an aggregate has a row"
-    standing = None if row["token"] is None else Standing(row["token"], row["lease_id"])
-    if standing != fence.standing:
-        raise fence.overtaken(standing)
+    _check(fence, row)
     if row["namespaces"]:
         fence.head = None
-    return [Healed(*task) for task in zip(row["namespaces"], row["paths"], strict=True)]
+    return [Healed(*task) for task in zip(row["namespaces"], row["paths"], strict=True)], row["loose"]
+
+
+async def drop_loose_answer(database: Database, fence: Fence) -> None:
+    """Remove the answer that plain LangGraph keeps for whichever question of the newest step comes next.
+
+    Raises:
+        LeaseLostError: the fence is no longer the thread's; nothing was removed.
+        PostgresUnavailableError: Postgres is away.
+    """
+    fence.check()
+    _check(fence, await database.fetch_one(_ANSWERS["drop_loose"], fence.thread_id, *fence.standing))
+    fence.head = None
+
+
+def _check(fence: Fence, row: Mapping[str, Any] | None) -> None:
+    standing = None if row is None or row["token"] is None else Standing(row["token"], row["lease_id"])
+    if standing != fence.standing:
+        raise fence.overtaken(standing)

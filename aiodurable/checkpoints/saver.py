@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME, _DeltaSnapshot  # pyright: ignore[reportPrivateUsage]
+from langgraph.errors import is_invalid_resume
 from psycopg import AsyncCursor, AsyncRawCursor
 from psycopg.rows import DictRow, dict_row
 
@@ -246,7 +247,9 @@ class DurableSaver(Upkeep):
             return await super().aput_writes(config, writes, task_id, task_path)
         fence.check()
         configurable = _configurable(config)
-        if any(channel == ERROR for channel, _ in writes):
+        if errors := [value for channel, value in writes if channel == ERROR]:
+            if any(map(is_invalid_resume, errors)):
+                return None  # the answer was refused by its schema: the question is open as before
             writes = [write for write in writes if write[0] in _ABOUT_THE_TASK]
         if not writes:
             return None

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Self
 
 from langgraph.checkpoint.base.id import uuid6
+from langgraph.errors import UnknownInterruptError, is_invalid_resume
 from langgraph.runtime import RunControl
+from langgraph.types import Command
 
 from aiodurable.checkpoints.fences import Finished
+from aiodurable.checkpoints.healing import drop_loose_answer
 from aiodurable.errors import CircuitOpenError, ClosedError, PostgresUnavailableError
 from aiodurable.events import RunFinished, RunStarted, emit
 from aiodurable.model import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
@@ -25,6 +29,9 @@ from aiodurable.runs.rooms import Rooms
 __all__ = ["Attempt", "new_run_id"]
 
 _log = logging.getLogger(__name__)
+
+_NO_ERROR = (RunStatus.COMPLETE, RunStatus.INTERRUPTED)
+"""Where an exception is none of the run's: of an interrupted one, that an answer was refused."""
 
 
 def new_run_id() -> str:
@@ -56,12 +63,16 @@ class Attempt:
         consumed: bool,
         input: Any,
         context: Any,
+        answers: Mapping[str, Any] | None = None,
+        loose: bool = False,
     ) -> None:
         self._rooms = rooms
         self._lease = lease
         self._record = record
         self._base = base
         self._consumed = consumed
+        self._answers = answers or {}
+        self.loose = loose
         self._began = time.monotonic()
         self.run_id = record.run_id
         self.resumed = consumed or record.attempts > 1
@@ -121,7 +132,6 @@ class Attempt:
         graph: BoundGraph,
         context: Any,
         seq: int,
-        heal: bool = True,
     ) -> Self:
         """One more try of the thread's newest run. Work that plain LangGraph left has none: it is adopted.
 
@@ -132,7 +142,6 @@ class Attempt:
             graph: the graph to go on with.
             context: what it is adopted with.
             seq: its number among the attempts under the lease.
-            heal: see `heal_thread`; not before an answer.
 
         Raises:
             GraphChangedError: the graph does not fit what is stored; no attempt was opened.
@@ -141,12 +150,13 @@ class Attempt:
         adopted = newest is None or newest.record.status is RunStatus.COMPLETE
         fresh = None if newest is None or adopted or newest.consumed else newest.input
         graph = await fitted(rooms, lease, graph, thread, fresh=fresh)
-        if heal:
-            await heal_thread(rooms, lease)
+        loose = await heal_thread(rooms, lease)
         if newest is None or adopted:
-            return await cls.start(
+            new = await cls.start(
                 rooms, lease, thread, graph=graph, run_id=None, input=None, context=context, seq=seq, adopted=True
             )
+            new.loose = loose
+            return new
         record = await rooms.ledger.retry(newest.record.run_id, token=lease.token, seq=seq)
         return cls(
             rooms,
@@ -157,7 +167,39 @@ class Attempt:
             consumed=newest.consumed,
             input=newest.input,
             context=newest.context,
+            answers=newest.answers,
+            loose=loose,
         )
+
+    async def deliver(self, command: Command[Any] | None, answers: Mapping[str, Any]) -> None:
+        """Give the graph these answers, and those that an earlier attempt could not deliver; write them down first.
+
+        Args:
+            command: what the answers came in; its update and goto are given to the graph too.
+            answers: by interrupt id; open questions all of them.
+
+        Raises:
+            LeaseLostError: the lease is gone; nothing was delivered.
+            InvalidArgumentError: an answer cannot be stored; nothing was written.
+        """
+        if not (answers or self._answers or self.loose):
+            return
+        thread_id = self._lease.thread_id
+        asked = await self._rooms.threads.questions(thread_id)
+        kept = dict(zip(asked.reached, asked.loose, strict=True)) if len(asked.reached) == len(asked.loose) else {}
+        new = {**({} if asked.spent else kept), **answers}
+        given = {**self._answers, **new}
+        self._answers = {key: answer for key, answer in given.items() if key in asked.reached}
+        await self._rooms.ledger.answer(
+            self.run_id, token=self._lease.token, new=new, all=self._answers, closed=asked.closed_by(given)
+        )
+        if asked.loose and (asked.spent or asked.reached):
+            await drop_loose_answer(self._rooms.checkpoints.database, self._lease.fence)
+        if self._answers:
+            rest: Command[Any] = Command() if command is None or asked.commanded else command
+            self.input = replace(rest, resume=self._answers)
+        elif command is not None and not asked.commanded and (command.update is not None or command.goto):
+            self.input = replace(command, resume=None)
 
     async def close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
         """Record how it ended; bounded in time, so that it can be shielded. None where that is not ours to tell."""
@@ -165,8 +207,12 @@ class Attempt:
             return None  # whoever has the lease now tells how the run ends
         try:
             finished = self._lease.fence.finished
+            taken = error is None or is_invalid_resume(error) or isinstance(error, UnknownInterruptError)
+            delivered, self._answers = (self._answers, {}) if taken else ({}, self._answers)
             if error is None and finished is not None and (thread := await self._complete(finished)):
                 return thread
+            if delivered:
+                await self._rooms.ledger.answers_over(self.run_id, token=self._lease.token)
             base_id = self._base.checkpoint_id
             thread, ended = await self._rooms.ledger.end(
                 self.run_id,
@@ -174,6 +220,8 @@ class Attempt:
                 token=self._lease.token,
                 base_id=None if self._consumed else base_id,
             )
+            if again := [asked.id for asked in thread.interrupts if asked.id in delivered]:
+                await self._rooms.ledger.answers_over(self.run_id, token=self._lease.token, withdrawn=again)
             consumed = self._consumed or thread.checkpoint_id != base_id
             if ended:
                 self._announce(RunStatus.COMPLETE, error)
@@ -182,7 +230,7 @@ class Attempt:
                     self.run_id,
                     token=self._lease.token,
                     status=outcome.status,
-                    error=None if error is None or outcome.status is RunStatus.COMPLETE else repr(error),
+                    error=None if error is None or outcome.status in _NO_ERROR else repr(error),
                     reason=outcome.reason,
                     checkpoint_id=thread.checkpoint_id,
                 )

@@ -89,6 +89,7 @@ async def fork(
                 base_id=head,
                 source=source,
                 checkpoint_id=checkpoint_id,
+                in_the_step=in_the_step,
             )
         return await _told(rooms, lease, run_id)
 

@@ -6,7 +6,7 @@ And what differs between LangGraph's ways to call it and ours: no coordinates in
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel._validate import validate_keys
@@ -167,8 +168,8 @@ def without_coordinates(config: RunnableConfig, thread_id: str) -> RunnableConfi
     return config
 
 
-def stored_result(graph: BoundGraph, values: Any, options: Mapping[str, Any]) -> Any:
-    """What `ainvoke(**options)` returned when the stored state was `values`.
+def stored_result(graph: BoundGraph, values: Any, options: Mapping[str, Any], *, interrupts: Sequence[Any] = ()) -> Any:
+    """What `ainvoke(**options)` returned when the stored state was `values` and these questions were asked.
 
     Raises:
         ValueError: `output_keys` names no channel of the graph, as from LangGraph.
@@ -178,7 +179,9 @@ def stored_result(graph: BoundGraph, values: Any, options: Mapping[str, Any]) ->
     if options.get("stream_mode", "values") != "values":
         return list(stored_chunks(graph, values, options))
     output = _output(graph, values, options)
-    return GraphOutput(value=output) if options.get("version") == "v2" else output
+    if options.get("version") == "v2":
+        return GraphOutput(value=output, interrupts=tuple(interrupts))
+    return {**output, INTERRUPT: list(interrupts)} if interrupts and isinstance(output, dict) else output
 
 
 def stored_chunks(graph: BoundGraph, values: Any, options: Mapping[str, Any]) -> Iterator[Any]:

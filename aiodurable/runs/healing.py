@@ -17,14 +17,18 @@ _log = logging.getLogger(__name__)
 _TASK_ID = re.compile(r":[^|]*")
 
 
-async def heal_thread(rooms: Rooms, lease: ThreadLease) -> None:
+async def heal_thread(rooms: Rooms, lease: ThreadLease) -> bool:
     """Heal the thread's newest step; see `aiodurable.checkpoints.healing`.
+
+    Returns:
+        Whether plain LangGraph keeps an answer for whichever question of this step comes next.
 
     Raises:
         LeaseLostError: the lease is gone; nothing was changed.
     """
-    if not (healed := await heal(rooms.checkpoints.database, lease.fence)):
-        return
+    healed, loose = await heal(rooms.checkpoints.database, lease.fence)
+    if not healed:
+        return loose
     nodes = tuple(map(_name, healed))
     _log.warning(
         "thread %r: LangGraph had stored output of %s beside the error, and would have skipped the rest "
@@ -33,6 +37,7 @@ async def heal_thread(rooms: Rooms, lease: ThreadLease) -> None:
         ", ".join(nodes),
     )
     emit(rooms.observers, ThreadHealed(lease.thread_id, nodes=nodes))
+    return loose
 
 
 def _name(task: Healed) -> str:

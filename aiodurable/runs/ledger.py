@@ -20,11 +20,13 @@ from aiodurable.postgres.connections import Database
 from aiodurable.postgres.links import Links
 from aiodurable.postgres.queries import load
 from aiodurable.postgres.together import Together
+from aiodurable.runs.answers import Answered, digest_of
 from aiodurable.threads.status import CLASSIFY, Classifier
 
 __all__ = ["END", "Accepted", "Ledger"]
 
 _SQL = load("runs")
+_ANSWERS = load("answers")
 END = _SQL["end"].replace("{classify}", CLASSIFY)
 """Where threads stand beneath their leases, and runs closed that the tables show complete."""
 
@@ -40,6 +42,7 @@ class Accepted:
         record: the row.
         input: the input it was accepted with; None for a thread that plain LangGraph began.
         context: the context it was accepted with.
+        answers: those that LangGraph may not have stored yet, by interrupt id.
         consumed: whether there is nothing to pass in: a checkpoint of this run exists, so that the input is part of the
             thread, or it never had one.
     """
@@ -47,6 +50,7 @@ class Accepted:
     record: RunRecord
     input: Any
     context: Any
+    answers: Mapping[str, Any]
     consumed: bool
 
 
@@ -161,6 +165,43 @@ class Ledger:
         assert ended is not None, "every thread has a status"
         return ended
 
+    async def answered(self, thread_id: str) -> list[Answered]:
+        """What was answered on the thread, oldest first."""
+        rows = await self._database.fetch(_ANSWERS["answered"], thread_id)
+        return [
+            Answered(
+                row["interrupt_id"],
+                row["answered_at"],
+                row["digest"],
+                row["token"],
+                row["run_id"],
+                RunStatus(row["status"]),
+                row["checkpoint_id"],
+            )
+            for row in rows
+        ]
+
+    async def answer(
+        self, run_id: str, *, token: int, new: Mapping[str, Any], all: Mapping[str, Any], closed: Sequence[str]
+    ) -> None:
+        """Write the answers that the attempt under `token` delivers, before it does.
+
+        Args:
+            new: those that were given just now, by interrupt id.
+            all: those, and any that an earlier attempt could not deliver.
+            closed: see `Questions.closed_by`.
+
+        Raises:
+            InvalidArgumentError: an answer cannot be serialised; nothing was written.
+        """
+        digests = [digest_of(interrupt_id, value) for interrupt_id, value in new.items()]
+        stored = self._dump("answer", dict(all))
+        await self._database.fetch(_ANSWERS["answer"], run_id, token, list(new), digests, *stored, list(closed))
+
+    async def answers_over(self, run_id: str, *, token: int, withdrawn: Sequence[str] = ()) -> None:
+        """Write that no answer is left to deliver, and that those to `withdrawn` were not taken."""
+        await self._database.fetch(_ANSWERS["answers_over"], run_id, token, list(withdrawn))
+
     async def forked(
         self,
         fetch_one: Callable[..., Awaitable[Any]],
@@ -172,6 +213,7 @@ class Ledger:
         base_id: str,
         source: str,
         checkpoint_id: str,
+        in_the_step: bool,
     ) -> None:
         """Write the run of a thread that begins as a copy of another's checkpoint: paused, with nothing to pass in.
 
@@ -179,10 +221,11 @@ class Ledger:
 
         Args:
             fetch_one: runs a statement in the transaction in which the copy is made.
+            in_the_step: see `Birth.copy`; then answers that the step has not taken yet go along.
         """
         reason = f"forked from thread {source!r} at checkpoint {checkpoint_id}"
         key = lock_key(thread_id, self._namespace)
-        origin = (source, checkpoint_id)
+        origin = (source, checkpoint_id, in_the_step)
         await fetch_one(_SQL["fork"], run_id, thread_id, key, graph, token, self._worker, base_id, reason, *origin)
 
     async def finish(
@@ -253,6 +296,7 @@ class Ledger:
             _record(row),
             input=self._load(row["input_type"], row["input"]),
             context=self._load(row["context_type"], row["context"]),
+            answers=self._load(row["answers_type"], row["answers"]) or {},
             consumed=row["consumed"] or row["input_type"] is None,
         )
 

@@ -41,7 +41,6 @@ __all__ = [
     "OnUnfinished",
     "Outcome",
     "decide",
-    "may_answer",
     "may_go_on",
     "may_retry",
     "not_found",
@@ -106,23 +105,6 @@ def _unfinished(thread: WorkflowCheckpoint, *, given: bool, on_unfinished: OnUnf
             status=thread.status,
         )
     return Action.RESUME
-
-
-def may_answer(thread: WorkflowCheckpoint) -> None:
-    """Refuse an answer where nothing was asked: on an unknown thread LangGraph would run the whole graph on empty input.
-
-    Raises:
-        ThreadNotFoundError: nothing is known of the thread.
-        NotResumableError: it waits for no answer.
-    """
-    if thread.status is ThreadStatus.NEW:
-        raise not_found(thread.thread_id)
-    if thread.status is not ThreadStatus.INTERRUPTED:
-        raise NotResumableError(
-            f"wanted to answer thread {thread.thread_id!r}, but it is {thread.status} and asks nothing: call ainvoke() instead",
-            thread_id=thread.thread_id,
-            status=thread.status,
-        )
 
 
 def may_retry(thread: WorkflowCheckpoint) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,13 +15,14 @@ from aiodurable.checkpoints.fences import FENCE_KEY
 from aiodurable.errors import InvalidArgumentError, NotResumableError, WorkflowExecutionError
 from aiodurable.keys import check_run_id
 from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.answers import STRICT_RESUME, Answered, addressed, already_left, given_before
 from aiodurable.runs.attempt import Attempt, new_run_id
 from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result, without_coordinates
 from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.ledger import Accepted
-from aiodurable.runs.resume import Action, OnUnfinished, decide, may_answer
+from aiodurable.runs.resume import Action, OnUnfinished, decide
 from aiodurable.runs.rooms import Rooms
 from aiodurable.shielding import to_the_end
 
@@ -60,11 +61,21 @@ async def _look(rooms: Rooms, lease: ThreadLease) -> WorkflowCheckpoint:
     return await rooms.threads.status(lease.thread_id, ignore_lock=True)
 
 
+_NONE: Any = object()
+"""The answer None, which `Command(resume=None)` cannot carry."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """Nothing is to be run: the result is read from this checkpoint; None: from the thread's newest."""
+    """Nothing is to be run: the result is read from this checkpoint; None: from the thread's newest.
+
+    Attributes:
+        checkpoint_id: the checkpoint.
+        interrupts: the questions that the call asked whose result this is.
+    """
 
     checkpoint_id: str | None
+    interrupts: Sequence[Any] = ()
 
 
 class DurableRun:
@@ -99,6 +110,7 @@ class DurableRun:
         self._stream: AsyncGenerator[Any, None] | None = None
         self._starting = False
         self._attempts = 0
+        self._answered: Sequence[Answered] = ()
         self.thread_id = lease.thread_id
         self.lease = lease
         self.checkpoint = found
@@ -116,6 +128,7 @@ class DurableRun:
             "aiodurable_run": self.run_id,
             "aiodurable_graph": self._graph.name,
             FENCE_KEY: self.lease.fence,
+            STRICT_RESUME: True,
         }
         return {**self._given_config, "configurable": {**self._given_config.get("configurable", {}), **own}}
 
@@ -141,7 +154,7 @@ class DurableRun:
         """
         attempt = await self._begin(input, on_unfinished)
         if isinstance(attempt, _Stored):
-            return stored_result(self._graph, await self._read(attempt), options)
+            return stored_result(self._graph, await self._read(attempt), options, interrupts=attempt.interrupts)
         async with self._closing(attempt):
             return await attempt.graph.pregel.ainvoke(attempt.input, self.config, **self._options(attempt, options))
 
@@ -165,17 +178,25 @@ class DurableRun:
                 yield chunk
 
     async def resume(self, value: Any, **options: Any) -> Any:
-        """Answer the open question of an interrupted thread and go on; a dict of interrupt ids answers several.
+        """Answer the open question of an interrupted thread and go on.
+
+        An answer that was given before is not given again: the call returns what came of it, or goes on with its run.
 
         Args:
-            value: the answer, as for `Command(resume=value)`.
+            value: the answer to the one open question; or a dict of interrupt ids, which answers one or several, and
+                reaches no other question however often it is delivered.
             options: LangGraph's own for `ainvoke`.
 
         Raises:
             ThreadNotFoundError: nothing is known of the thread.
-            NotResumableError: it asks nothing.
+            NothingToAnswerError: the thread asks nothing, or not what a dict of ids names.
+            AlreadyAnsweredError: the question was answered otherwise; or the same bare answer was given to an earlier
+                question under another lease, and may have been delivered twice.
+            ThreadInterruptedError: several questions are open, and no dict of ids came.
+            ValidationError: pydantic's, where the question's `response_schema` refuses the answer; it is still open.
         """
-        return await self.ainvoke(Command(resume=value), **options)
+        # None is an answer too, and LangGraph takes Command(resume=None) for none.
+        return await self.ainvoke(Command(resume=_NONE if value is None else value), **options)
 
     async def aget_state(self, *, subgraphs: bool = False) -> StateSnapshot:
         """The thread's state, as LangGraph reads it."""
@@ -227,12 +248,16 @@ class DurableRun:
     async def _open(self, input: Any, on_unfinished: OnUnfinished) -> Attempt | _Stored:
         known = await self._known()
         stored = _Stored(None if known is None else known.record.checkpoint_id)
-        if known is not None and await self._is_over(known):
-            return stored
-        answer = isinstance(input, Command) and cast("Command[Any]", input).resume is not None
-        if answer:
-            may_answer(self.checkpoint)
+        command = cast("Command[Any]", input) if isinstance(input, Command) else None
+        answers: Mapping[str, Any] = {}
+        if command is not None and command.resume is not None:
+            value = None if command.resume is _NONE else command.resume
+            answers = await self._addressed(value)
+            if not answers and (past := self._given_before(value)) is not None:
+                return past
             action = Action.RESUME
+        elif known is not None and await self._is_over(known):
+            return stored
         else:
             action = decide(self.checkpoint, given=input is not None, on_unfinished=on_unfinished)
         self._attempts += 1
@@ -258,11 +283,30 @@ class DurableRun:
                     graph=self._graph,
                     context=self._context,
                     seq=self._attempts,
-                    heal=not answer,
                 )
-                if answer:
-                    self._attempt.input = input
+                await self._attempt.deliver(command, answers)
         return self._attempt
+
+    async def _addressed(self, value: Any) -> Mapping[str, Any]:
+        """The answers in `value` that are new, by interrupt id; see `addressed`."""
+        self._answered = await self._rooms.ledger.answered(self.thread_id)
+        return addressed(self.checkpoint, value, self._answered, token=self.lease.token)
+
+    def _given_before(self, value: Any) -> _Stored | None:
+        """What came of an answer that was given before; None: its run is to be gone on with.
+
+        Raises:
+            AlreadyAnsweredError: that run has stopped since.
+        """
+        given = given_before(value, self._answered)
+        if given.run_status is RunStatus.COMPLETE:
+            return _Stored(given.checkpoint_id)
+        thread = self.checkpoint
+        if given.run_id == thread.run_id and thread.status in (ThreadStatus.COMPLETE, ThreadStatus.INTERRUPTED):
+            return _Stored(None, thread.interrupts)
+        if given.run_id == thread.run_id and thread.status in (ThreadStatus.CRASHED, ThreadStatus.FAILED):
+            return None
+        raise already_left(thread, given)
 
     def _next_id(self) -> str:
         """For a run that is started: the id that was told at entry, and another one each time after that."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["caller_of", "node_of", "pull_path", "send_index"]
+__all__ = ["called_by", "caller_of", "node_of", "pull_path", "send_index"]
 
 _PULL = re.compile(r"~__pregel_pull, (?P<node>.*?)(?:, node_error_handler, \d+)?")
 """A node that a channel triggered, or the error handler of one."""
@@ -32,6 +32,11 @@ def send_index(path: str) -> int | None:
     """The place of a Send among those of its step; None for any other task."""
     found = _SEND.fullmatch(path)
     return int(found["index"]) if found else None
+
+
+def called_by(path: str, caller: str) -> bool:
+    """Whether this is the path of a `@task` that the task of the other path called."""
+    return path.startswith(f"~__pregel_push, {caller}, ")
 
 
 def pull_path(node: str) -> str:

@@ -13,15 +13,19 @@ from aiodurable.keys import check_thread_id
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.links import Links
+from aiodurable.postgres.queries import load
 from aiodurable.postgres.together import Together
 from aiodurable.threads.counting import Counting, ThreadCounts
 from aiodurable.threads.filters import Age, Filter, Statuses, ThreadFilters, check_positive
 from aiodurable.threads.history import History, ThreadStep
+from aiodurable.threads.questions import Questions
 from aiodurable.threads.retention import BATCH, SHARE, Keep, Pruned, Retention
 from aiodurable.threads.search import Search, ThreadPage
 from aiodurable.threads.status import CLASSIFY, Classifier
 
 __all__ = ["Threads"]
+
+_QUESTIONS = load("answers")["questions"]
 
 
 class Threads:
@@ -39,6 +43,8 @@ class Threads:
     def __init__(
         self, database: Database, *, namespace: str, serde: SerializerProtocol, links: Links | None = None
     ) -> None:
+        self._database = database
+        self._serde = serde
         self._links = links
         self.classifier = Classifier(database, namespace=namespace, serde=serde)
         # Runs ask for their thread when they begin and when they end: many at once, so in one statement.
@@ -102,6 +108,12 @@ class Threads:
         """See `Durable.history`."""
         check_positive(limit=limit)
         return self._history.steps(check_thread_id(thread_id), before=before, limit=limit)
+
+    async def questions(self, thread_id: str) -> Questions:
+        """What the thread's newest step asks; to be called under its lease."""
+        row = await self._database.fetch_one(_QUESTIONS, thread_id)
+        assert row is not None, "an aggregate has a row"
+        return Questions.of(row, self._serde)
 
     async def begun(self, thread_id: str, checkpoint_id: str) -> frozenset[str]:
         """The nodes that wrote something in the step after a checkpoint, finished or not."""

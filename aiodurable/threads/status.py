@@ -47,7 +47,7 @@ from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
 from aiodurable.threads.failures import Failures
 from aiodurable.threads.filters import Filter
-from aiodurable.threads.paths import caller_of, node_of, pull_path, send_index
+from aiodurable.threads.paths import called_by, caller_of, node_of, pull_path, send_index
 from aiodurable.threads.reading import Reading
 
 __all__ = ["CLASSIFY", "Classifier"]
@@ -182,9 +182,12 @@ def _doubt(row: Mapping[str, Any], status: ThreadStatus, error: str | None, unre
 
 
 def _interrupts(row: Mapping[str, Any], reading: Reading) -> Iterator[Any]:
-    """Each question once: that of a `@task` is stored beside the function that called it too."""
-    seen = set[str]()
-    for kind, blob in zip(row["questions_type"] or (), row["questions"] or (), strict=True):
+    """The open questions, each once: that of a `@task` is stored with the task, and then with the function that called it."""
+    seen = set[str](row["answering"] or ())
+    paths: Sequence[str] = row["questions_path"] or ()
+    for path, kind, blob in zip(paths, row["questions_type"] or (), row["questions"] or (), strict=True):
+        if any(called_by(other, path) for other in paths):
+            continue
         asked = reading.load(kind, blob)
         for question in asked if isinstance(asked, list | tuple) else (asked,):
             if isinstance(question, Interrupt):

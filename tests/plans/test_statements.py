@@ -25,7 +25,7 @@ KNOWN = {
     "one thread": "they were when there was one thread",
     "no table": "none ever was, and plans were made while there was nothing in them, and are kept",
 }
-ROOMS = ("threads", "runs", "checkpoints", "copying", "links", "retention")
+ROOMS = ("threads", "runs", "checkpoints", "copying", "links", "retention", "answers")
 READ_NO_TABLE = {
     "without_seqscan",
     "bytewise",

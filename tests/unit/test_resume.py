@@ -17,7 +17,7 @@ from aiodurable.errors import (
     ThreadNotFoundError,
 )
 from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
-from aiodurable.runs.resume import Action, OnUnfinished, Outcome, decide, may_answer, outcome_of
+from aiodurable.runs.resume import Action, OnUnfinished, Outcome, decide, outcome_of
 
 S = ThreadStatus
 
@@ -77,15 +77,6 @@ def test_a_restart_without_an_input_and_an_unknown_word_are_refused() -> None:
         decide(thread(S.FAILED), given=False, on_unfinished="restart")
     with pytest.raises(InvalidArgumentError, match="'later'"):
         decide(thread(S.FAILED), given=False, on_unfinished="later")  # type: ignore[arg-type]
-
-
-def test_an_answer_wants_a_question() -> None:
-    may_answer(thread(S.INTERRUPTED))
-    with pytest.raises(ThreadNotFoundError):
-        may_answer(thread(S.NEW))
-    for status in (S.COMPLETE, S.CRASHED, S.FAILED, S.PAUSED):
-        with pytest.raises(NotResumableError):
-            may_answer(thread(status))
 
 
 @pytest.mark.parametrize(

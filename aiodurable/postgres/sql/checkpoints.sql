@@ -365,5 +365,10 @@ WITH fence AS MATERIALIZED (
 )
 SELECT (SELECT token FROM fence) AS token, (SELECT lease_id FROM fence) AS lease_id,
        coalesce(array_agg(p.checkpoint_ns ORDER BY p.checkpoint_ns, p.path), '{}') AS namespaces,
-       coalesce(array_agg(p.path ORDER BY p.checkpoint_ns, p.path), '{}') AS paths
+       coalesce(array_agg(p.path ORDER BY p.checkpoint_ns, p.path), '{}') AS paths,
+       (SELECT true
+        FROM checkpoint_writes w
+        WHERE w.thread_id = $1 AND w.checkpoint_ns = '' AND w.checkpoint_id = (SELECT checkpoint_id FROM head)
+          AND w.task_id = '00000000-0000-0000-0000-000000000000' AND w.channel = '__resume__'
+        LIMIT 1) IS NOT NULL AS loose
 FROM poisoned p

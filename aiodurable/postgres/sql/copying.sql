@@ -73,6 +73,26 @@ WITH RECURSIVE origin AS MATERIALIZED (
           WHERE n.thread_id = $1 AND n.checkpoint_ns = w.checkpoint_ns AND n.checkpoint_id = w.checkpoint_id
             AND n.task_id = w.task_id AND n.xmin <> w.xmin
             AND n.channel NOT IN ('__error__', '__error_source_node__', '__resume__')))
+      -- So is an answer: a question that was answered since it was asked stays behind, and so does an answer of no task
+      -- that a task took, or that is older than a question: the copy would take the one for open, the other for unused.
+      AND NOT (w.channel = '__interrupt__' AND EXISTS (
+          SELECT 1
+          FROM checkpoint_writes n
+          WHERE n.thread_id = $1 AND n.checkpoint_ns = w.checkpoint_ns AND n.checkpoint_id = w.checkpoint_id
+            AND n.task_id = w.task_id AND n.channel = '__resume__' AND age(n.xmin) < age(w.xmin)))
+      AND NOT (w.channel = '__interrupt__' AND EXISTS (
+          SELECT 1
+          FROM checkpoint_writes n
+          WHERE n.thread_id = $1 AND n.checkpoint_ns = '' AND n.checkpoint_id = $3
+            AND n.task_id = '00000000-0000-0000-0000-000000000000' AND n.channel = '__resume__'
+            AND age(n.xmin) < age(w.xmin)))
+      AND NOT (w.channel = '__resume__' AND w.task_id = '00000000-0000-0000-0000-000000000000' AND EXISTS (
+          SELECT 1
+          FROM place p
+          JOIN checkpoint_writes n
+            ON n.thread_id = $1 AND n.checkpoint_ns = p.checkpoint_ns AND n.checkpoint_id = p.checkpoint_id
+          WHERE n.task_id <> '00000000-0000-0000-0000-000000000000' AND n.channel IN ('__interrupt__', '__resume__')
+            AND age(n.xmin) <= age(w.xmin)))
 ), checkpoint AS (
     -- A run_id names one run of one thread: the copy is not its work.
     INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)

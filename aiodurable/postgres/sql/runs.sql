@@ -3,6 +3,7 @@
 -- what is small, the index of block ranges.
 SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
        r.failed_at, r.error, r.reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
+       r.answers_type, r.answers,
        r.consumed OR (
            SELECT true
            FROM checkpoints c
@@ -17,6 +18,7 @@ WHERE r.run_id = $1
 -- aiodurable_runs_in_order, its first row that counts; "consumed" by checkpoints_pkey, as in get.
 SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
        r.failed_at, r.error, r.reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
+       r.answers_type, r.answers,
        r.consumed OR (
            SELECT true
            FROM checkpoints c
@@ -87,7 +89,8 @@ RETURNING r.run_id, r.token, r.finished_at
 -- aiodurable_runs_pkey; checkpoints_pkey backwards and checkpoint_writes_pkey, once a thread. $4 is a checkpoint that says itself
 -- that nothing is left to do: if it is the head and no task wrote on, the thread is complete. Not waiting for the disk, as in end.
 UPDATE aiodurable_runs r
-SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = e.checkpoint_id, finished_at = now()
+SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = e.checkpoint_id, finished_at = now(),
+    answers_type = NULL, answers = NULL, questions_closed = NULL
 FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) AS e (run_id, token, thread_id, checkpoint_id)
 WHERE r.run_id = e.run_id AND r.token = e.token
   AND e.checkpoint_id = (
@@ -111,7 +114,8 @@ WITH seen AS MATERIALIZED (
 {classify}
 ), ended AS (
     UPDATE aiodurable_runs r
-    SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = s.checkpoint_id, finished_at = now()
+    SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = s.checkpoint_id, finished_at = now(),
+        answers_type = NULL, answers = NULL, questions_closed = NULL
     FROM unnest($1::text[], $9::text[], $10::bigint[], $11::text[]) AS e (thread_id, run_id, token, base_id)
     JOIN seen s ON s.thread_id = e.thread_id
     WHERE r.run_id = e.run_id AND r.token = e.token
@@ -124,21 +128,25 @@ SELECT s.*, d.run_id AS ended, d.finished_at AS ended_at FROM seen s LEFT JOIN e
 -- name: heal
 -- aiodurable_runs_pkey.
 UPDATE aiodurable_runs
-SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = $3, finished_at = coalesce(finished_at, now())
+SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = $3, finished_at = coalesce(finished_at, now()),
+    answers_type = NULL, answers = NULL, questions_closed = NULL
 WHERE run_id = $1 AND coalesce(token, 0) <= $2
 
 -- name: fork
--- checkpoints_pkey for the checkpoint $10 of the source $9, aiodurable_runs_pkey for the run that wrote it.
+-- checkpoints_pkey for the checkpoint $10 of the source $9, aiodurable_runs_pkey for the run that wrote it. $11: it goes on in
+-- the middle of the step after it, so that answers that step has not taken yet go along.
 INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, attempts, token, worker, base_id, reason,
-                             context_type, context, finished_at)
+                             context_type, context, answered, answers_type, answers, questions_closed, finished_at)
 SELECT $1, $2, $3::bigint, coalesce($4::text, r.graph, c.metadata ->> 'aiodurable_graph'), 'paused', 0, $5::bigint, $6, $7, $8,
-       r.context_type, r.context, now()
+       r.context_type, r.context, CASE WHEN a.here THEN r.answered ELSE '{}' END, CASE WHEN a.here THEN r.answers_type END,
+       CASE WHEN a.here THEN r.answers END, CASE WHEN a.here THEN r.questions_closed END, now()
 FROM checkpoints c
 LEFT JOIN LATERAL (
-    SELECT k.graph, k.context_type, k.context
+    SELECT k.graph, k.context_type, k.context, k.answered, k.answers_type, k.answers, k.questions_closed
     FROM aiodurable_runs k
     WHERE k.run_id = c.metadata ->> 'aiodurable_run'
     LIMIT 1
 ) r ON true
+CROSS JOIN LATERAL (SELECT $11::boolean AND r.answers_type IS NOT NULL AS here) a
 WHERE c.thread_id = $9 AND c.checkpoint_ns = '' AND c.checkpoint_id = $10
 RETURNING run_id

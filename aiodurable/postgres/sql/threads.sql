@@ -41,9 +41,9 @@ heads AS (
 ),
 facts AS (
     SELECT h.*, t.triggers, n.commanded, n.commanded_sends_type, n.commanded_sends, w.failed, w.waiting, w.error_task, w.error_path, w.error_type, w.error_blob,
-           w.done, w.begun, w.questions_type, w.questions,
+           w.done, w.begun, w.questions_path, w.questions_type, w.questions,
            r.run_id, r.status AS run_status, r.graph AS run_graph, r.attempts, r.error AS run_error, r.reason, r.touched_at,
-           r.started_at, r.finished_at, r.failed_at, r.fresh, r.about
+           r.started_at, r.finished_at, r.failed_at, r.fresh, r.about, r.questions_closed, r.answering
     FROM heads h
     -- The channels that make the next step run.
     LEFT JOIN LATERAL (
@@ -116,6 +116,7 @@ facts AS (
                (array_agg(s.task_id ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_task,
                (array_agg(s.error_type ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_type,
                (array_agg(s.error ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_blob,
+               array_agg(s.path ORDER BY s.path) FILTER (WHERE s.waiting) AS questions_path,
                array_agg(s.question_type ORDER BY s.path) FILTER (WHERE s.waiting) AS questions_type,
                array_agg(s.question ORDER BY s.path) FILTER (WHERE s.waiting) AS questions
         FROM (
@@ -168,7 +169,10 @@ facts AS (
         FROM (
             SELECT r.run_id, r.status, r.graph, r.attempts, r.error, r.reason, r.input_type, r.base_id,
                    r.started_at, r.finished_at, r.failed_at,
-                   coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at
+                   coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at,
+                   r.questions_closed,
+                   CASE WHEN r.answers_type IS NOT NULL
+                        THEN ARRAY(SELECT k.id FROM jsonb_object_keys(r.answered) AS k (id)) END AS answering
             FROM aiodurable_runs r
             WHERE r.thread_id = h.thread_id AND r.status NOT IN ('rejected', 'superseded')
             ORDER BY r.token DESC, r.seq DESC, r.created_at DESC
@@ -213,6 +217,10 @@ verdicts AS (
         SELECT x.*, (SELECT l.by_key -> x.lock_key::text FROM held l) AS holder,
                CASE WHEN x.checkpoint_id IS NULL THEN 'new'
                     WHEN x.failed THEN 'failed'
+                    -- Answered in the ledger, and LangGraph has not stored the answers yet.
+                    WHEN x.waiting AND x.questions_closed IS NOT NULL AND NOT EXISTS (
+                        SELECT 1 FROM unnest(x.questions) AS q (blob) WHERE md5(q.blob) <> ALL (x.questions_closed))
+                    THEN 'pending'
                     WHEN x.waiting THEN 'interrupted'
                     WHEN coalesce(x.triggers, x.commanded, x.commanded_sends_type) IS NOT NULL THEN 'pending'
                     ELSE 'complete' END AS beneath
@@ -221,7 +229,7 @@ verdicts AS (
 )
 SELECT v.thread_id, v.status, v.checkpoint_id, v.step,
        v.triggers, v.commanded, v.commanded_sends_type, v.commanded_sends, v.done, v.begun, v.error_task, v.error_path, v.error_type, v.error_blob,
-       v.questions_type, v.questions, coalesce(v.written_at, v.touched_at) AS updated_at,
+       v.questions_path, v.questions_type, v.questions, v.answering, coalesce(v.written_at, v.touched_at) AS updated_at,
        v.doubt, v.lock_key, v.holder,
        v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.reason,
        v.started_at, v.finished_at, v.failed_at,

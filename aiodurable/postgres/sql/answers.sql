@@ -1,0 +1,96 @@
+-- name: answered
+-- aiodurable_runs_in_order. What was answered on a thread, oldest first.
+SELECT r.run_id, r.status, r.checkpoint_id, a.key AS interrupt_id, (a.value ->> 'at')::timestamptz AS answered_at,
+       a.value ->> 'digest' AS digest, (a.value ->> 'token')::bigint AS token
+FROM aiodurable_runs r
+CROSS JOIN LATERAL jsonb_each(r.answered) AS a (key, value)
+WHERE r.thread_id = $1 AND r.answered <> '{}'
+ORDER BY r.token, r.seq, (a.value ->> 'at')::timestamptz
+
+-- name: answer
+-- aiodurable_runs_pkey. Only the attempt under this token.
+UPDATE aiodurable_runs r
+SET answered = r.answered || (
+        SELECT coalesce(jsonb_object_agg(a.id, jsonb_build_object('at', now(), 'digest', a.digest, 'token', r.token)), '{}')
+        FROM unnest($3::text[], $4::text[]) AS a (id, digest)),
+    answers_type = $5, answers = $6, questions_closed = $7
+WHERE r.run_id = $1 AND r.token = $2::bigint
+RETURNING r.run_id
+
+-- name: answers_over
+-- aiodurable_runs_pkey. Nothing is left to deliver; what LangGraph did not take after all ($3) was not answered.
+UPDATE aiodurable_runs r
+SET answers_type = NULL, answers = NULL, questions_closed = NULL, answered = r.answered - $3::text[]
+WHERE r.run_id = $1 AND r.token = $2::bigint
+RETURNING r.run_id
+
+-- name: questions
+-- checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it; checkpoint_writes_pkey for their
+-- tasks. Every question of a task that has not finished, in the root graph and in subgraphs; and the answer of no task, which
+-- plain LangGraph keeps for whichever question comes next. An answer is spent if a task took one after it, or asked after it.
+WITH head AS MATERIALIZED (
+    SELECT checkpoint_id FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1
+), places AS MATERIALIZED (
+    SELECT '' AS checkpoint_ns, checkpoint_id FROM head
+    UNION ALL
+    (SELECT DISTINCT ON (c.checkpoint_ns) c.checkpoint_ns, c.checkpoint_id
+     FROM checkpoints c
+     WHERE c.thread_id = $1 AND c.checkpoint_ns > '' AND c.metadata -> 'parents' ->> '' = (SELECT checkpoint_id FROM head)
+     ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
+), tasks AS MATERIALIZED (
+    SELECT p.checkpoint_ns, t.task_id, t.path, t.finished, t.type, t.blob, t.asked_age, t.took_age
+    FROM places p
+    CROSS JOIN LATERAL (
+        SELECT w.task_id, min(w.task_path) AS path,
+               bool_or(w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__')) AS finished,
+               max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS type,
+               (array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS blob,
+               min(age(w.xmin)) FILTER (WHERE w.channel = '__interrupt__') AS asked_age,
+               min(age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS took_age
+        FROM checkpoint_writes w
+        WHERE w.thread_id = $1 AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
+          AND w.task_id <> '00000000-0000-0000-0000-000000000000'
+        GROUP BY w.task_id
+    ) t
+), loose AS MATERIALIZED (
+    SELECT max(w.type) FILTER (WHERE w.channel = '__resume__') AS type,
+           (array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS blob,
+           min(age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS age,
+           coalesce(bool_or(w.channel <> '__resume__'), false) AS commanded
+    FROM checkpoint_writes w
+    WHERE w.thread_id = $1 AND w.checkpoint_ns = '' AND w.checkpoint_id = (SELECT checkpoint_id FROM head)
+      AND w.task_id = '00000000-0000-0000-0000-000000000000'
+)
+SELECT l.type AS loose_type, l.blob AS loose, l.commanded,
+       EXISTS (SELECT 1
+               FROM tasks t
+               WHERE t.took_age <= l.age OR NOT t.finished AND t.asked_age <= l.age) AS spent,
+       q.namespaces, q.task_ids, q.paths, q.types, q.blobs
+FROM loose l
+CROSS JOIN (
+    SELECT array_agg(t.checkpoint_ns ORDER BY t.checkpoint_ns, t.path) AS namespaces,
+           array_agg(t.task_id ORDER BY t.checkpoint_ns, t.path) AS task_ids,
+           array_agg(t.path ORDER BY t.checkpoint_ns, t.path) AS paths,
+           array_agg(t.type ORDER BY t.checkpoint_ns, t.path) AS types,
+           array_agg(t.blob ORDER BY t.checkpoint_ns, t.path) AS blobs
+    FROM tasks t
+    WHERE t.blob IS NOT NULL AND NOT t.finished
+) q
+
+-- name: drop_loose
+-- aiodurable_fences_pkey; checkpoints_pkey for the thread's head and checkpoint_writes_pkey for the answer of no task.
+WITH fence AS MATERIALIZED (
+    SELECT token, lease_id FROM aiodurable_fences WHERE thread_id = $1 FOR SHARE
+), dropped AS (
+    DELETE FROM checkpoint_writes w
+    USING fence f
+    WHERE f.token = $2::bigint AND f.lease_id = $3::bigint AND w.thread_id = $1 AND w.checkpoint_ns = ''
+      AND w.checkpoint_id = (
+          SELECT c.checkpoint_id
+          FROM checkpoints c
+          WHERE c.thread_id = $1 AND c.checkpoint_ns = ''
+          ORDER BY c.checkpoint_id DESC
+          LIMIT 1)
+      AND w.task_id = '00000000-0000-0000-0000-000000000000' AND w.channel = '__resume__'
+)
+SELECT f.token, f.lease_id FROM fence f
