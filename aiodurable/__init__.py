@@ -75,6 +75,11 @@ _ROOMS = {
         "ThreadStatus",
         "WorkflowCheckpoint",
     ),
+    "runs.check": ("ThreadCheck",),
+    "runs.graph_check": (
+        "Problem",
+        "ProblemKind",
+    ),
     "runs.health": ("Health",),
     "runs.run": ("DurableRun",),
     "settings": ("Settings",),

@@ -160,6 +160,15 @@ from aiodurable.model import (
 from aiodurable.model import (
     WorkflowCheckpoint as WorkflowCheckpoint,
 )
+from aiodurable.runs.check import (
+    ThreadCheck as ThreadCheck,
+)
+from aiodurable.runs.graph_check import (
+    Problem as Problem,
+)
+from aiodurable.runs.graph_check import (
+    ProblemKind as ProblemKind,
+)
 from aiodurable.runs.health import (
     Health as Health,
 )
@@ -225,6 +234,8 @@ __all__ = [
     "PoolerNotSupportedError",
     "PostgresLockManager",
     "PostgresUnavailableError",
+    "Problem",
+    "ProblemKind",
     "Pruned",
     "ResultPrunedError",
     "ResumeLimitError",
@@ -233,6 +244,7 @@ __all__ = [
     "RunStatus",
     "SchemaMismatchError",
     "Settings",
+    "ThreadCheck",
     "ThreadCounts",
     "ThreadFilters",
     "ThreadInterruptedError",

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -87,13 +88,24 @@ class Durable(Verbs):
         self._given = dict(graphs or {})
         self._observers = tuple(observers)
         self._serde = serde
-        self._renamed = dict(renamed or {})
+        self._renamed: dict[str, Any] = dict(renamed or {})
         self.loop: asyncio.AbstractEventLoop | None = None
         self._stack: AsyncExitStack | None = None
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rooms: Rooms | None = None
         self._graphs: Graphs | None = None
+
+    def looking_only(self, settings: Settings, renamed: Renamed) -> Durable:
+        """One of the same database, graphs and serializer, with other settings and more renamed nodes, not open yet."""
+        namespace = replace(settings, namespace=self.settings.namespace)
+        return Durable(
+            self.dsn.conninfo,
+            graphs=self._given,
+            settings=namespace,
+            serde=self._serde,
+            renamed={**self._renamed, **renamed},
+        )
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -224,6 +236,11 @@ class Durable(Verbs):
         if self._rooms is None:
             raise ClosedError("this Durable is not open: use it inside `async with Durable(…) as durable`")
         return self._rooms
+
+    def _known_graphs(self) -> Graphs:
+        self._opened()
+        assert self._graphs is not None
+        return self._graphs
 
     def _bound(self, graph: Graph) -> BoundGraph:
         self._opened()

@@ -12,8 +12,9 @@ from langchain_core.runnables import RunnableConfig
 from aiodurable.errors import GraphNotRegisteredError
 from aiodurable.keys import check_thread_id
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.check import ThreadCheck, check
 from aiodurable.runs.fork import Change, Point, fork
-from aiodurable.runs.graphs import BoundGraph, Graph
+from aiodurable.runs.graphs import BoundGraph, Graph, Graphs
 from aiodurable.runs.hold import OnBusy
 from aiodurable.runs.pruning import prune_every
 from aiodurable.runs.resume import may_go_on, may_retry, not_found
@@ -41,6 +42,10 @@ class Verbs(ABC):
     @abstractmethod
     def _opened(self) -> Rooms:
         """The rooms. Raises `ClosedError` where they are not open."""
+
+    @abstractmethod
+    def _known_graphs(self) -> Graphs:
+        """The graphs it was given."""
 
     @abstractmethod
     def _bound(self, graph: Graph) -> BoundGraph:
@@ -128,6 +133,35 @@ class Verbs(ABC):
             InvalidArgumentError: a filter that cannot be meant.
         """
         return await self._opened().threads.counts(exact=exact, **filters)
+
+    def check(
+        self,
+        *,
+        default_graph: Graph | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        **filters: Unpack[ThreadFilters],
+    ) -> AsyncIterator[ThreadCheck]:
+        """What the graphs of this `Durable` would do with the unfinished threads there are, by thread_id; for a deploy.
+
+        Each is read as a call would read it before going on: nodes, channels, questions, values, and the name of its graph.
+        Nothing is run, no stored object is built, no lease is taken, nothing is written.
+
+        Args:
+            default_graph: the graph of threads for which none is recorded; None: those are a problem.
+            after: only threads whose id comes after this one.
+            limit: at most so many.
+            filters: see `ThreadFilters`. Without `status` all that are not complete.
+
+        Returns:
+            A `ThreadCheck` each, also of threads without a problem.
+
+        Raises:
+            InvalidArgumentError: a filter that cannot be meant, or a limit below 1.
+            ConfigurationError: the graph cannot be run.
+        """
+        default = None if default_graph is None else self._bound(default_graph)
+        return check(self._opened(), self._known_graphs(), default=default, after=after, limit=limit, filters=filters)
 
     def history(
         self, thread_id: str, *, before: str | None = None, limit: int | None = None

@@ -195,6 +195,8 @@ def _all() -> list[Statement]:
             Statement(f"hold_fences {n}", checkpoints["hold_fences"], (ids,), n),
             Statement(f"locked {n}", checkpoints["locked"], (list(range(1, n + 1)),), 2 * n),
             Statement(f"latest {n}", checkpoints["latest"], (ids, bare), 20 * n),
+            Statement(f"sizes {n}", checkpoints["sizes"], (ids,), 20 * n),
+            Statement(f"newest_of {n}", runs["newest_of"], (ids,), 20 * n),
             Statement(f"inner {n}", checkpoints["inner"], (ids,), 20 * n),
             Statement(f"claim_fences {n}", checkpoints["claim_fences"], (ids + fresh,), 4 * n),
             Statement(f"release_fences {n}", checkpoints["release_fences"], (ids,), n),

@@ -41,6 +41,7 @@ __all__ = ["DurableSaver"]
 
 _LATEST = load("checkpoints")["latest"].replace("{select}", Upkeep.SELECT_SQL).encode()
 _T = TypeVar("_T")
+_SIZES = load("checkpoints")["sizes"]
 _INNER = load("checkpoints")["inner"].replace("{select}", Upkeep.SELECT_SQL)
 
 _OF_A_STATE_GRAPH = ("__start__", "branch:to:")
@@ -137,6 +138,26 @@ class DurableSaver(Upkeep):
             return []
         fence.head = head
         return [head, *others.get(fence.thread_id, ())]
+
+    async def steps_of(
+        self, thread_ids: Sequence[str], *, inner: bool, most: int
+    ) -> AsyncGenerator[dict[str, list[DictRow]], None]:
+        """What `steps` gives, for many threads, some at a time: no more than `most` bytes of values, or one thread."""
+        sizes = await self._database.fetch(_SIZES, list(thread_ids))
+        size = {row["thread_id"]: int(row["bytes"] or 0) for row in sizes}
+        left = list(thread_ids)
+        while left:
+            some = [left.pop(0)]
+            held = size.get(some[0], 0)
+            while left and held + size.get(left[0], 0) <= most:
+                held += size.get(left[0], 0)
+                some.append(left.pop(0))
+            heads = await self._fetch_latest([(thread_id, "") for thread_id in some])
+            others = await self._fetch_inner(some) if inner else {}
+            yield {
+                thread_id: [head, *others.get(thread_id, ())] if (head := heads.get((thread_id, ""))) else []
+                for thread_id in some
+            }
 
     async def in_a_thread(self, call: Callable[..., _T], *args: Any) -> _T:
         """Run what is heavy in the saver's own threads: sync nodes can hold all of the loop's."""

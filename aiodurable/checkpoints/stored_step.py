@@ -126,8 +126,8 @@ def _starting(
 
 def _sent(sends: Any) -> Iterator[str]:
     for send in sends if isinstance(sends, list) else [sends]:
-        if isinstance(send, Built) and send.name == "Send" and isinstance(send.made_of, list | tuple):
-            yield str(send.made_of[0])
+        if isinstance(send, Built) and send.node is not None:
+            yield send.node
 
 
 def _tasks(writes: Sequence[Any]) -> Iterator[StoredTask]:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,22 @@ class App:
         if self.durable is not None and dsn is not None:
             raise click.UsageError("--app names a Durable, which knows its database: leave --dsn out")
         async with self.durable or Durable(dsn, graphs=self.graphs, settings=few_connections()) as durable:
+            yield durable
+
+    @asynccontextmanager
+    async def looking(self, dsn: str | None, renamed: Mapping[str, Any]) -> AsyncIterator[Durable]:
+        """A `Durable` that knows the graphs and takes no lease, also at a standby. Raises as `opened` does."""
+        from aiodurable.durable import Durable  # noqa: PLC0415 - as above
+
+        if self.durable is not None and dsn is not None:
+            raise click.UsageError("--app names a Durable, which knows its database: leave --dsn out")
+        settings = replace(few_connections(), lock_sessions=0)
+        looking = (
+            Durable(dsn, graphs=self.graphs, settings=settings, renamed=renamed)
+            if self.durable is None
+            else self.durable.looking_only(settings, renamed)
+        )
+        async with looking as durable:
             yield durable
 
     async def graph_for(self, durable: Durable, thread_id: str, name: str | None) -> Graph | None:

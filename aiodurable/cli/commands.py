@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from aiodurable.cli.bench import bench
+from aiodurable.cli.check import check
 from aiodurable.cli.delete import delete
 from aiodurable.cli.demo.command import demo
 from aiodurable.cli.doctor.command import doctor
@@ -68,5 +69,20 @@ def cli() -> None:
     """
 
 
-for _command in (bench, delete, demo, doctor, fork, list_threads, locks, migrate, pg, prune, retry, show, status):
+for _command in (
+    bench,
+    check,
+    delete,
+    demo,
+    doctor,
+    fork,
+    list_threads,
+    locks,
+    migrate,
+    pg,
+    prune,
+    retry,
+    show,
+    status,
+):
     cli.add_command(_command)

@@ -148,8 +148,7 @@ class Attempt:
         """
         newest = await rooms.ledger.newest(lease.thread_id)
         adopted = newest is None or newest.record.status is RunStatus.COMPLETE
-        fresh = None if newest is None or adopted or newest.consumed else newest.input
-        graph = await fitted(rooms, lease, graph, thread, fresh=fresh)
+        graph = await fitted(rooms, lease, graph, thread, None if adopted else newest)
         loose = await heal_thread(rooms, lease)
         if newest is None or adopted:
             new = await cls.start(
@@ -157,6 +156,7 @@ class Attempt:
             )
             new.loose = loose
             return new
+        given, given_context = newest.load(graph.serde)
         record = await rooms.ledger.retry(newest.record.run_id, token=lease.token, seq=seq)
         return cls(
             rooms,
@@ -165,8 +165,8 @@ class Attempt:
             graph=graph,
             base=thread,
             consumed=newest.consumed,
-            input=newest.input,
-            context=newest.context,
+            input=given,
+            context=given_context,
             answers=newest.answers,
             loose=loose,
         )

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from langgraph.types import Command
-
 from aiodurable.checkpoints.stored_step import StoredStep
 from aiodurable.checkpoints.stored_values import ValueReader
 from aiodurable.checkpoints.weight import HEAVY_BYTES
@@ -18,13 +16,14 @@ from aiodurable.model import WorkflowCheckpoint
 from aiodurable.runs.graph_check import Problem, ProblemKind, fit, other_graph, refuse, undecodable
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.guard import ThreadLease
+from aiodurable.runs.ledger import Accepted, Needed
 from aiodurable.runs.rooms import Rooms
 
-__all__ = ["fitted", "needs_of_input"]
+__all__ = ["accepted_problems", "fitted"]
 
 
 async def fitted(
-    rooms: Rooms, lease: ThreadLease, graph: BoundGraph, thread: WorkflowCheckpoint, *, fresh: Any
+    rooms: Rooms, lease: ThreadLease, graph: BoundGraph, thread: WorkflowCheckpoint, accepted: Accepted | None
 ) -> BoundGraph:
     """The graph to go on with: the one given, or one that knows renamed nodes by their old names too.
 
@@ -33,18 +32,18 @@ async def fitted(
         lease: of the thread.
         graph: the graph that was given.
         thread: how the thread stands.
-        fresh: the input that its run begins with, whatever lies before; None: it goes on from a checkpoint.
+        accepted: its run. One of which no checkpoint exists begins with its input, whatever lies before.
 
     Raises:
         GraphChangedError: the graph does not fit; nothing was changed.
     """
     problems = other_graph(graph.name, thread.graph)
+    if accepted is not None:
+        problems += accepted_problems(graph, accepted.needed)
     fitting = graph
-    if not problems and fresh is not None:
-        problems = needs_of_input(graph, fresh)
-    elif not problems:
+    if not problems and (accepted is None or accepted.consumed):
         saver = rooms.checkpoints.get_checkpointer()
-        rows = await saver.steps(lease.fence, inner=any(node.subgraphs for node in graph.pregel.nodes.values()))
+        rows = await saver.steps(lease.fence, inner=graph.has_subgraphs)
         size = sum(len(value[2] or b"") for row in rows for value in row["channel_values"] or ())
         if size > HEAVY_BYTES:
             fitting, problems = await saver.in_a_thread(_of_rows, graph, rows)
@@ -56,14 +55,13 @@ async def fitted(
     return fitting
 
 
-def needs_of_input(graph: BoundGraph, input: Any) -> list[Problem]:
-    """The nodes that a stored `Command(goto=…)` goes to and that the graph lacks."""
-    if not isinstance(input, Command):
+def accepted_problems(graph: BoundGraph, run: Needed, *, load_modules: bool = True) -> list[Problem]:
+    """What keeps a graph from reading the input and the context that a run was accepted with."""
+    values = [(kind, blob) for kind, blob in run.values if kind is not None]
+    if not values:
         return []
-    goto = input.goto if isinstance(input.goto, Sequence) and not isinstance(input.goto, str) else [input.goto]
-    nodes = {str(getattr(target, "node", target)) for target in goto if target}
-    known = {*graph.pregel.nodes, "__end__", *graph.renamed}
-    return [Problem(ProblemKind.MISSING_NODE, node) for node in sorted(nodes - known)]
+    found = ValueReader(graph.serde, load_modules=load_modules).undecodable(values)
+    return [Problem(ProblemKind.UNDECODABLE, value.name, value.why) for value in found]
 
 
 def _of_rows(graph: BoundGraph, rows: Sequence[Any]) -> tuple[BoundGraph, list[Problem]]:

@@ -51,6 +51,11 @@ class BoundGraph:
         """The serializer that knows the graph's types too."""
         return serde_for(self.pregel, self.saver)
 
+    @property
+    def has_subgraphs(self) -> bool:
+        """Whether a node of it declares one."""
+        return any(node.subgraphs for node in self.pregel.nodes.values())
+
     def replaced_by(self, pregel: Pregel[Any, Any, Any, Any]) -> BoundGraph:
         """The same graph, run by `pregel`."""
         return replace(self, pregel=pregel)
@@ -81,6 +86,11 @@ class Graphs:
     def names(self) -> tuple[str, ...]:
         """The registered names."""
         return tuple(self._registered)
+
+    @property
+    def registered(self) -> tuple[BoundGraph, ...]:
+        """The registered graphs."""
+        return tuple(self._registered.values())
 
     def refuse_swapped(self, graph: object, thread_id: object) -> None:
         """`Durable.run` takes the graph first, `durable_run` the thread: say so, rather than that a graph is no thread_id."""
@@ -137,7 +147,18 @@ class Graphs:
             )
         if not graph.nodes:
             raise ConfigurationError(f"graph {graph.name!r} has no nodes")
+        if isinstance(graph.checkpointer, BaseCheckpointSaver):
+            self._refuse_other_serializer(graph.name, graph.checkpointer.serde)
         return _with_saver(graph, self._saver)
+
+    def _refuse_other_serializer(self, name: str, theirs: SerializerProtocol) -> None:
+        ours = self._saver.serde
+        if type(theirs) is not type(ours):
+            raise ConfigurationError(
+                f"cannot run graph {name!r}: it was compiled with a checkpointer that stores values with "
+                f"{type(theirs).__name__}, and this Durable would store them with {type(ours).__name__}; give "
+                "Durable(serde=…) that serializer, or compile the graph without a checkpointer"
+            )
 
 
 def _with_saver(graph: Pregel[Any, Any, Any, Any], saver: BaseCheckpointSaver[Any]) -> Pregel[Any, Any, Any, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
@@ -23,13 +23,15 @@ from aiodurable.postgres.together import Together
 from aiodurable.runs.answers import Answered, digest_of
 from aiodurable.threads.status import CLASSIFY, Classifier
 
-__all__ = ["END", "Accepted", "Ledger"]
+__all__ = ["END", "Accepted", "Ledger", "Needed", "Stored"]
 
 _SQL = load("runs")
 _ANSWERS = load("answers")
 END = _SQL["end"].replace("{classify}", CLASSIFY)
 """Where threads stand beneath their leases, and runs closed that the tables show complete."""
 
+Stored = tuple[str | None, bytes | None]
+"""Kind and bytes of a value, as a serializer gives them; or nothing."""
 _End = tuple[str, str, int, str | None]
 """thread_id, run_id, token, base_id."""
 
@@ -40,18 +42,42 @@ class Accepted:
 
     Attributes:
         record: the row.
-        input: the input it was accepted with; None for a thread that plain LangGraph began.
-        context: the context it was accepted with.
+        stored_input: the input it was accepted with, as it is stored; nothing for a thread that plain LangGraph began.
+        stored_context: the context it was accepted with, likewise.
         answers: those that LangGraph may not have stored yet, by interrupt id.
         consumed: whether there is nothing to pass in: a checkpoint of this run exists, so that the input is part of the
             thread, or it never had one.
     """
 
     record: RunRecord
-    input: Any
-    context: Any
+    stored_input: Stored
+    stored_context: Stored
     answers: Mapping[str, Any]
     consumed: bool
+
+    @property
+    def needed(self) -> Needed:
+        """What a resumption reads of it."""
+        fresh = () if self.consumed else (self.stored_input,)
+        return Needed(self.record.status is RunStatus.COMPLETE, self.consumed, (self.stored_context, *fresh))
+
+    def load(self, serde: SerializerProtocol) -> tuple[Any, Any]:
+        """Input and context, read with the serializer of the graph that goes on: with strict msgpack it knows its types."""
+        return _load(serde, self.stored_input), _load(serde, self.stored_context)
+
+
+class Needed(NamedTuple):
+    """What a resumption reads of a run.
+
+    Attributes:
+        complete: whether it is complete, so that nothing of it is read.
+        consumed: whether its input is part of the thread.
+        values: its context, and its input where that is not consumed.
+    """
+
+    complete: bool
+    consumed: bool
+    values: tuple[Stored, ...]
 
 
 class Ledger:
@@ -97,6 +123,18 @@ class Ledger:
         """The newest run of the thread that was accepted: rejected and superseded ones do not count."""
         row = await self._database.fetch_one(_SQL["newest"], thread_id)
         return None if row is None else self._accepted(row)
+
+    async def newest_of(self, thread_ids: Sequence[str]) -> dict[str, Needed]:
+        """What is read of the newest run of each of many threads before it is gone on with."""
+        rows = await self._database.fetch(_SQL["newest_of"], list(thread_ids))
+        return {
+            row["thread_id"]: Needed(
+                complete=row["status"] == RunStatus.COMPLETE,
+                consumed=row["consumed"],
+                values=((row["context_type"], row["context"]), (row["input_type"], row["input"])),
+            )
+            for row in rows
+        }
 
     async def start(
         self,
@@ -288,17 +326,19 @@ class Ledger:
                 f"serialising {type(value).__name__}; pass plain data, dataclasses, pydantic models or messages"
             ) from error
 
-    def _load(self, kind: str | None, blob: bytes | None) -> Any:
-        return None if kind is None or blob is None else self._serde.loads_typed((kind, blob))
-
     def _accepted(self, row: dict[str, Any]) -> Accepted:
         return Accepted(
             _record(row),
-            input=self._load(row["input_type"], row["input"]),
-            context=self._load(row["context_type"], row["context"]),
-            answers=self._load(row["answers_type"], row["answers"]) or {},
+            stored_input=(row["input_type"], row["input"]),
+            stored_context=(row["context_type"], row["context"]),
+            answers=_load(self._serde, (row["answers_type"], row["answers"])) or {},
             consumed=row["consumed"] or row["input_type"] is None,
         )
+
+
+def _load(serde: SerializerProtocol, stored: Stored) -> Any:
+    kind, blob = stored
+    return None if kind is None or blob is None else serde.loads_typed((kind, blob))
 
 
 def _record(row: Mapping[str, Any]) -> RunRecord:

@@ -45,6 +45,7 @@ class Threads:
     ) -> None:
         self._database = database
         self._serde = serde
+        self._namespace = namespace
         self._links = links
         self.classifier = Classifier(database, namespace=namespace, serde=serde)
         # Runs ask for their thread when they begin and when they end: many at once, so in one statement.
@@ -54,6 +55,10 @@ class Threads:
         self._counting = Counting(database, self._search, self.classifier)
         self._retention = Retention(database, self._search, self.classifier, namespace=namespace)
         self._history = History(database, serde=serde)
+
+    def reading_with(self, serde: SerializerProtocol) -> Threads:
+        """The same threads, read with another serializer."""
+        return Threads(self._database, namespace=self._namespace, serde=serde)
 
     async def status(self, thread_id: str, *, ignore_lock: bool = False) -> WorkflowCheckpoint:
         """See `Durable.get_checkpoint_status`.

@@ -287,6 +287,27 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) AS newest
 
+-- name: sizes
+-- How many bytes the values hold that the newest checkpoints of threads $1 refer to. checkpoints_pkey backwards, once a
+-- thread; checkpoint_blobs_pkey, and of a large value only its length.
+SELECT h.thread_id, sum(octet_length(b.blob)) AS bytes
+FROM unnest($1::text[]) AS a (thread_id)
+CROSS JOIN LATERAL (
+    SELECT c.thread_id, c.checkpoint -> 'channel_versions' AS versions
+    FROM checkpoints c
+    WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ''
+    ORDER BY c.checkpoint_id DESC
+    LIMIT 1
+) h
+CROSS JOIN LATERAL jsonb_each_text(h.versions) AS v (channel, version)
+CROSS JOIN LATERAL (
+    SELECT k.blob
+    FROM checkpoint_blobs k
+    WHERE k.thread_id = h.thread_id AND k.checkpoint_ns = '' AND k.channel = v.channel AND k.version = v.version
+    LIMIT 1
+) b
+GROUP BY h.thread_id
+
 -- name: inner
 -- The newest checkpoints of the subgraphs that are under way in the newest step of threads $1. checkpoints_pkey: the head,
 -- then a descent for each namespace there is, whatever the collation. In the braces, as in latest, LangGraph's own query of

@@ -31,6 +31,27 @@ WHERE r.thread_id = $1 AND r.status NOT IN ('rejected', 'superseded')
 ORDER BY r.token DESC, r.seq DESC, r.created_at DESC
 LIMIT 1
 
+-- name: newest_of
+-- Of the newest runs of many threads $1 what a resumption reads: aiodurable_runs_in_order, and checkpoints_pkey for
+-- "consumed", as in newest. An input that was consumed is not read any more.
+SELECT q.thread_id, q.status, q.context_type, q.context, q.consumed,
+       CASE WHEN NOT q.consumed THEN q.input_type END AS input_type, CASE WHEN NOT q.consumed THEN q.input END AS input
+FROM unnest($1::text[]) AS a (thread_id)
+CROSS JOIN LATERAL (
+    SELECT r.thread_id, r.status, r.input_type, r.input, r.context_type, r.context,
+           r.input_type IS NULL OR r.consumed OR (
+               SELECT true
+               FROM checkpoints c
+               WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
+                 AND c.metadata ->> 'aiodurable_run' = r.run_id
+               ORDER BY c.checkpoint_id
+               LIMIT 1) IS NOT NULL AS consumed
+    FROM aiodurable_runs r
+    WHERE r.thread_id = a.thread_id AND r.status NOT IN ('rejected', 'superseded')
+    ORDER BY r.token DESC, r.seq DESC, r.created_at DESC
+    LIMIT 1
+) q
+
 -- name: start
 -- aiodurable_runs_in_order for what is closed first, aiodurable_runs_pkey for the new rows. What an earlier attempt left
 -- running is over; a new start also gives up what failed or waits. A rejected run_id may be tried again with another input. A row

@@ -1,0 +1,125 @@
+"""`aiodurable check`: what new code would do with the unfinished threads there are, before it is deployed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aiodurable.cli.app import app_option, load_app
+from aiodurable.cli.database import dsn_option
+from aiodurable.cli.durations import Duration
+from aiodurable.cli.exits import Exit
+from aiodurable.cli.wording import one_line
+from aiodurable.model import ThreadStatus
+
+if TYPE_CHECKING:
+    from aiodurable.runs.check import ThreadCheck
+
+__all__ = ["check"]
+
+_UNFINISHED = tuple(status.value for status in ThreadStatus if status not in (ThreadStatus.NEW, ThreadStatus.COMPLETE))
+
+
+@click.command(short_help="Tell which unfinished threads new code cannot go on with.")
+@app_option(required=True)
+@click.option(
+    "--rename",
+    "renames",
+    metavar="OLD=NEW",
+    multiple=True,
+    help="A node that has another name now, as Durable(renamed=…) has it; of one graph: GRAPH:OLD=NEW.",
+)
+@dsn_option
+@click.option(
+    "-s",
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(_UNFINISHED),
+    help="Only these; may be given several times. Default: all that are not complete.",
+)
+@click.option("--graph", help="Only threads of this graph.")
+@click.option("--prefix", metavar="TEXT", help="Only threads whose id begins with TEXT.")
+@click.option("--newer-than", type=Duration(), metavar="AGE", help="Touched since then: 90s, 15m, 2h, 7d.")
+@click.option("--limit", type=click.IntRange(min=1), help="Check at most so many. Default: all.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object a line: each thread with a problem, then the sums."
+)
+def check(
+    app: str,
+    renames: tuple[str, ...],
+    dsn: str | None,
+    statuses: tuple[str, ...],
+    graph: str | None,
+    prefix: str | None,
+    newer_than: timedelta | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Tell which unfinished threads the graphs of --app could not go on with, and why. For a pipeline, before a deploy.
+
+    Exit code 0: all would go on; 1: some would not. Nothing of the threads is run, and no stored object is built.
+    """
+    filters: dict[str, Any] = {"status": statuses or None, "graph": graph, "prefix": prefix, "newer_than": newer_than}
+    ok = asyncio.run(_check(app, _renamed(renames), dsn, filters, limit, as_json=as_json))
+    if not ok:
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _renamed(renames: tuple[str, ...]) -> dict[str, Any]:
+    """What `Durable(renamed=…)` takes."""
+    found: dict[str, Any] = {}
+    for rename in renames:
+        old, equals, new = rename.partition("=")
+        if not old or not equals or not new:
+            raise click.UsageError(f"--rename wants OLD=NEW or GRAPH:OLD=NEW, got {rename!r}")
+        of_graph, colon, node = old.partition(":")
+        if colon:
+            found.setdefault(of_graph, {})[node] = new
+        else:
+            found[old] = new
+    return found
+
+
+async def _check(
+    app: str, renamed: dict[str, Any], dsn: str | None, filters: dict[str, Any], limit: int | None, *, as_json: bool
+) -> bool:
+    found = await load_app(app)
+    checked, kinds, bad = 0, Counter[str](), 0
+    async with found.looking(dsn, renamed) as durable:
+        async for thread in durable.check(default_graph=found.graph, limit=limit, **filters):
+            checked += 1
+            bad += bool(thread.problems)
+            kinds.update(problem.kind.value for problem in thread.problems)
+            if thread.problems:
+                click.echo(_json(thread) if as_json else _line(thread))
+    if as_json:
+        click.echo(json.dumps({"checked": checked, "with_problems": bad, "problems": dict(sorted(kinds.items()))}))
+    else:
+        click.echo(_sums(checked, bad, kinds))
+    return not bad
+
+
+def _json(thread: ThreadCheck) -> str:
+    problems = [{"kind": p.kind.value, "name": p.name, "detail": p.detail} for p in thread.problems]
+    return json.dumps(
+        {"thread_id": thread.thread_id, "status": thread.status, "graph": thread.graph, "problems": problems}
+    )
+
+
+def _line(thread: ThreadCheck) -> str:
+    whats = "; ".join(map(str, thread.problems))
+    return one_line(f"{thread.thread_id}  {thread.status}  {thread.graph or '-'}  {whats}")
+
+
+def _sums(checked: int, bad: int, kinds: Counter[str]) -> str:
+    threads = "1 unfinished thread" if checked == 1 else f"{checked} unfinished threads"
+    if not bad:
+        return f"{threads}: all would go on"
+    whats = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"{threads}: {bad} would not go on ({whats})"
