@@ -75,7 +75,9 @@ class Statement:
     @property
     def sql(self) -> str:
         sql = self.block.replace("{classify}", load("threads")["classify"])
-        sql = sql.replace("{replaced}", load("checkpoints")["commit_replaced"])
+        parts = load("checkpoints")
+        for place in ("lost", "unless_lost", "replaced", "and_lost"):
+            sql = sql.replace(f"{{{place}}}", parts[f"commit_{place}"])
         return sql.replace("{select}", BasePostgresSaver.SELECT_SQL)
 
     @property
@@ -132,7 +134,8 @@ def _committed(count: int) -> tuple[Any, ...]:
 
     blobs = _ids(count), each(""), each("xs"), _heads(count, "a"), each("msgpack"), each(b"\xa1a")
     heads = _ids(count), each(""), _heads(count, "a"), _heads(count), each("{}"), each("{}")
-    return _ids(count), each(1), each(0), *blobs, *heads, *write("other", "xs"), *write("task", "__error__")
+    proved = _ids(count), each(""), _heads(count), each("task"), each(0), each(None), each(1)
+    return _ids(count), each(1), each(0), *blobs, *heads, *write("other", "xs"), *write("task", "__error__"), *proved
 
 
 def _all() -> list[Statement]:
@@ -189,7 +192,7 @@ def _all() -> list[Statement]:
             Statement(
                 f"finish {n}", runs["finish"], (_runs(n), [1] * n, ["failed"] * n, *[[None] * n] * 3), 2 * n, "link"
             ),
-            Statement(f"commit {n}", checkpoints["commit"], _committed(n), 8 * n, "link"),
+            Statement(f"commit {n}", checkpoints["commit"], _committed(n), 10 * n, "link"),
             Statement(f"bump_free {n}", checkpoints["bump_free"], (ids + fresh, [7] * 2 * n), 8 * n, "link"),
             Statement(f"tokens {n}", checkpoints["tokens"], (ids,), n, "link"),
             Statement(f"hold_fences {n}", checkpoints["hold_fences"], (ids,), n),

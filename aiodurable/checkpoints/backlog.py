@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
 from aiodurable.checkpoints.rows import Write
@@ -126,22 +126,30 @@ class Backlog:
                 break  # full, or a second fence of the thread, which takes its own turn
         return batch
 
-    def settled(self, batch: Sequence[Write]) -> None:
-        """These writes are through, well or not: there is room, and their threads may be in a batch again."""
+    def settled(self, batch: Sequence[Write], *, back: Sequence[Write] = (), rest_s: float = 0.0) -> None:
+        """A batch that was taken is through.
+
+        Args:
+            batch: all of it. What was settled, well or not, makes room, and its threads may be in a
+                batch again.
+            back: writes of it that could not go now. They come first again after their threads have
+                rested for `rest_s` seconds; until then no later write of those threads goes.
+        """
+        resting = {write.fence.thread_id for write in back}
+        again = {id(write) for write in back}
         for write in batch:
-            self._rows -= write.count
-            self._bytes -= write.size
-        self._release(batch)
+            if id(write) not in again:
+                self._rows -= write.count
+                self._bytes -= write.size
+        for write in reversed(back):
+            self._waiting.setdefault(write.fence.thread_id, deque()).appendleft(write)
+        self._release({write.fence.thread_id for write in batch} - resting)
+        if resting:
+            asyncio.get_running_loop().call_later(rest_s, self._release, resting)
         self._let_in()
 
-    def put_back(self, batch: Sequence[Write], rest_s: float) -> None:
-        """These writes could not go now: their threads rest for a moment, then they come first again."""
-        for write in reversed(batch):
-            self._waiting.setdefault(write.fence.thread_id, deque()).appendleft(write)
-        asyncio.get_running_loop().call_later(rest_s, self._release, batch)
-
-    def _release(self, batch: Sequence[Write]) -> None:
-        for thread_id in {write.fence.thread_id for write in batch}:
+    def _release(self, thread_ids: Iterable[str]) -> None:
+        for thread_id in thread_ids:
             self._under_way.discard(thread_id)
             if thread_id in self._waiting:
                 self._ready.append(thread_id)

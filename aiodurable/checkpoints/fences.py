@@ -12,13 +12,14 @@ import copy
 import random
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from asyncpg import DeadlockDetectedError, LockNotAvailableError
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
+from aiodurable.checkpoints.history import History
 from aiodurable.errors import HistoryLostError, LeaseLostError, LockTimeoutError
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.links import Links
@@ -66,9 +67,24 @@ class Fence:
         head: the row of the thread's newest checkpoint, where it was read a moment ago: its next read need not ask. Over
             like `blank`.
         finished: the newest checkpoint of the root graph that was written under it, if nothing is left to do after it.
+        history: what was acknowledged under it.
+        on_revoked: called once when it is revoked, None: nothing is.
     """
 
-    __slots__ = ("_why", "blank", "deleted", "finished", "first", "head", "lease_id", "revoked", "thread_id", "token")
+    __slots__ = (
+        "_why",
+        "blank",
+        "deleted",
+        "finished",
+        "first",
+        "head",
+        "history",
+        "lease_id",
+        "on_revoked",
+        "revoked",
+        "thread_id",
+        "token",
+    )
 
     def __init__(self, thread_id: str, token: int, lease_id: int = 0, *, first: bool = False) -> None:
         self.thread_id = thread_id
@@ -80,6 +96,8 @@ class Fence:
         self.blank = False
         self.head: Mapping[str, Any] | None = None
         self.finished: Finished | None = None
+        self.history = History()
+        self.on_revoked: Callable[[], None] | None = None
         self._why: LeaseLostError | None = None
 
     def __repr__(self) -> str:
@@ -92,8 +110,12 @@ class Fence:
 
     def revoke(self, why: LeaseLostError | None = None) -> None:
         """Give the right up in this process. For good: a new lease has a new fence. The first reason stands."""
+        if self.revoked:
+            return
         self.revoked = True
-        self._why = self._why or why
+        self._why = why
+        if self.on_revoked is not None:
+            self.on_revoked()
 
     def check(self) -> None:
         """Raise `LeaseLostError` if the right was given up."""
@@ -144,6 +166,28 @@ class Fence:
                 taken_over=True,
             )
         self.revoke(error)
+        return self.lost()
+
+    def forgotten(self) -> LeaseLostError:
+        """Revoke it, for the newest commit acknowledged under it is gone, and return the error."""
+        mark = self.history.mark
+        missing = (
+            "the run in its ledger"
+            if mark is None or mark.checkpoint_id is None
+            else f"checkpoint {mark.checkpoint_id}"
+            if mark.task_id is None
+            else f"what a task wrote after checkpoint {mark.checkpoint_id}"
+        )
+        self.revoke(
+            HistoryLostError(
+                f"could not go on with thread {self.thread_id!r}: the database has acknowledged {missing} and no longer "
+                "has it, so it has lost commits (a failover to a standby that lagged behind, or a crash without "
+                "synchronous_commit). Run the thread again: it goes on from the checkpoint that is there",
+                thread_id=self.thread_id,
+                taken_over=False,
+                checkpoint_id=None if mark is None else mark.checkpoint_id,
+            )
+        )
         return self.lost()
 
 

@@ -8,14 +8,15 @@ import weakref
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Literal, Self
 
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints import fences
+from aiodurable.checkpoints.bumps import Bumps
 from aiodurable.checkpoints.health import CheckpointsHealth
+from aiodurable.checkpoints.rows import lost_history
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.checkpoints.writer import GroupWriter
 from aiodurable.dsn import direct_dsn, parse_dsn
@@ -25,7 +26,6 @@ from aiodurable.postgres.breaker import CircuitBreaker
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.links import Links
 from aiodurable.postgres.same_database import prove_same_database
-from aiodurable.postgres.together import Together
 from aiodurable.settings import Settings
 from aiodurable.shielding import to_the_end
 
@@ -58,6 +58,7 @@ class AsyncCheckpointerPool:
     Attributes:
         database: the pool for reads, also for other statements.
         links: for the statements that every run needs.
+        bumps: raises the tokens of threads.
 
     Raises:
         ConfigurationError: no DSN, one that cannot be read, or sizes that make no sense.
@@ -88,7 +89,7 @@ class AsyncCheckpointerPool:
         self._serde = serde
         self._fences = fences.Fences()
         self.links = Links(self._direct, role="runs", size=LINKS, timeout_s=self._settings.connect_timeout_s)
-        self._bumps = Together(partial(fences.bump_free, self.links), name="aiodurable bumps")
+        self.bumps = Bumps(self.database, self.links)
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: GroupWriter | None = None
@@ -168,7 +169,7 @@ class AsyncCheckpointerPool:
         writer, self._writer = self._writer, None
         threads, self._threads = self._threads, None
         saver, self._saver = self._saver, None
-        await self._bumps.aclose()
+        await self.bumps.aclose()
         if saver is not None:
             await saver.latest.aclose()
         try:
@@ -214,11 +215,19 @@ class AsyncCheckpointerPool:
 
     async def new_fence(self, thread_id: str) -> fences.Fence:
         """`bump`, as the fence that writes under the new token show."""
-        raised = await self._bumps(thread_id)
-        if raised is None:
-            return fences.Fence(thread_id, *await fences.bump(self.database, thread_id))
-        standing, first = raised
-        return fences.Fence(thread_id, *standing, first=first)
+        return await self.bumps(thread_id)
+
+    async def check_history(self, fence: fences.Fence) -> None:
+        """Revoke the fence where the newest commit acknowledged under it is gone.
+
+        Asks only where `links` may lead to another server than that commit.
+        """
+        origins = self.links.origins
+        if fence.history.mark is None or (origins and not any(map(fence.history.unproven, origins))):
+            return
+        statement, parameters = lost_history([fence])
+        if await self.links.fetch(statement, *parameters):
+            fence.forgotten()
 
     async def token(self, thread_id: str) -> int | None:
         """The fencing token of the thread as it stands in the database; None: it was never leased."""

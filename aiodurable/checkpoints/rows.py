@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -12,15 +13,50 @@ from typing import Any, Final
 import orjson
 
 from aiodurable.checkpoints.fences import Fence, Standing
+from aiodurable.checkpoints.history import Mark
 from aiodurable.errors import AiodurableError
+from aiodurable.postgres.links import Origin
 from aiodurable.postgres.queries import load
 
-__all__ = ["COMMIT", "COMMIT_REPLACING", "BlobRow", "CheckpointRow", "Rows", "Write", "WriteRow", "commit", "dump_json"]
+__all__ = [
+    "COMMIT",
+    "COMMIT_PROVING",
+    "COMMIT_REPLACING",
+    "LOST",
+    "BlobRow",
+    "CheckpointRow",
+    "Rows",
+    "Write",
+    "WriteRow",
+    "commit",
+    "dump_json",
+    "lost_history",
+]
 
 _SQL = load("checkpoints")
-COMMIT = _SQL["commit"].replace("{replaced}", "")
+
+
+def _variant(**parts: str) -> str:
+    sql = _SQL["commit"]
+    for place in ("lost", "unless_lost", "replaced", "and_lost"):
+        sql = sql.replace(f"{{{place}}}", parts.get(place, ""))
+    return sql
+
+
+COMMIT = _variant()
 """What nearly every batch takes: nothing of it replaces a task's writes."""
-COMMIT_REPLACING = _SQL["commit"].replace("{replaced}", _SQL["commit_replaced"])
+COMMIT_REPLACING = _variant(replaced=_SQL["commit_replaced"])
+COMMIT_PROVING = _variant(
+    replaced=_SQL["commit_replaced"],
+    lost=_SQL["commit_lost"],
+    unless_lost=_SQL["commit_unless_lost"],
+    and_lost=_SQL["commit_and_lost"],
+)
+"""For a connection that is newer than what was acknowledged: it tells of which threads that is gone, and writes those not."""
+
+_lost = re.sub(r"\$(\d+)", lambda number: f"${int(number[1]) - 33}", _SQL["commit_lost"])
+LOST = f"WITH {_lost.rstrip().removesuffix(',')}\nSELECT thread_id FROM lost"
+"""Of which threads what was acknowledged is gone, and nothing else."""
 
 BlobRow = tuple[str, str, str, str, str, bytes | None]
 """thread_id, checkpoint_ns, channel, version, type, blob."""
@@ -55,6 +91,14 @@ class Rows:
     def count(self) -> int:
         """How many rows."""
         return len(self.blobs) + len(self.writes) + (self.checkpoint is not None)
+
+    def mark(self) -> Mark:
+        """The row that shows later that all of them were committed."""
+        if self.writes:
+            _, namespace, checkpoint_id, task_id, _, idx, *_ = self.writes[-1]
+            return Mark(namespace, checkpoint_id, task_id, idx)
+        assert self.checkpoint is not None, "a call of the saver stores one or the other"
+        return Mark(self.checkpoint[1], self.checkpoint[2])
 
     def size(self) -> int:
         """Bytes, roughly."""
@@ -123,19 +167,37 @@ def dump_json(document: Any, *, floats: Iterable[Any] | None = None) -> str:
     return text.decode()
 
 
+def lost_history(fences: Iterable[Fence]) -> tuple[str, list[Sequence[Any]]]:
+    """The statement that tells which of these threads lack what was acknowledged, and its parameters."""
+    return LOST, _columns([_proof(fence) for fence in fences if fence.history.mark is not None], 7)
+
+
+def _proof(fence: Fence) -> tuple[Any, ...]:
+    assert fence.history.mark is not None
+    return fence.thread_id, *fence.history.mark, fence.token
+
+
 def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or isfinite(value)
 
 
-def commit(batch: Iterable[Write]) -> tuple[str, list[Sequence[Any]]]:
-    """The statement that stores the batch, and its parameters. The writes of one thread must come in their own order."""
+def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, list[Sequence[Any]]]:
+    """The statement that stores the batch, and its parameters. The writes of one thread must come in their own order.
+
+    Args:
+        origin: the connection it will go through, for which some threads may have to prove their history.
+    """
+    proofs: dict[str, tuple[Any, ...]] = {}
     standings: dict[str, Standing] = {}
     blobs: dict[tuple[str, str, str, str], BlobRow] = {}
     checkpoints: dict[tuple[str, str, str], CheckpointRow] = {}
     kept: dict[_WriteKey, WriteRow] = {}
     replaced: dict[_WriteKey, WriteRow] = {}
     for write in batch:
-        standings[write.fence.thread_id] = write.fence.standing
+        fence = write.fence
+        standings[fence.thread_id] = fence.standing
+        if origin is not None and fence.history.unproven(origin):
+            proofs[fence.thread_id] = _proof(fence)
         for row in write.rows.blobs:
             blobs.setdefault(row[:4], row)
         if (row := write.rows.checkpoint) is not None:
@@ -160,9 +222,12 @@ def commit(batch: Iterable[Write]) -> tuple[str, list[Sequence[Any]]]:
         *_columns(checkpoints.values(), 6),
         *_columns(kept.values(), 9),
     ]
-    if not replaced:
+    if not replaced and not proofs:
         return COMMIT, parameters
-    return COMMIT_REPLACING, [*parameters, *_columns(replaced.values(), 9)]
+    parameters += _columns(replaced.values(), 9)
+    if not proofs:
+        return COMMIT_REPLACING, parameters
+    return COMMIT_PROVING, [*parameters, *_columns(proofs.values(), 7)]
 
 
 def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:

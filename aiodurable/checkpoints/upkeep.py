@@ -250,6 +250,7 @@ class Upkeep(AsyncPostgresSaver):
                 continue
             own.check()
             own.blank, own.head = False, None
+            own.history.forget()  # what shows it may be removed
             if (standing := standings.get(thread_id)) != own.standing:
                 raise own.overtaken(standing)
         for row in await _run(connection, "locked", list(strangers)):

@@ -91,24 +91,30 @@ class GroupWriter:
     async def _serve(self) -> None:
         link = Link(self._dsn, role="writer", connect_timeout_s=self._connect_timeout_s)
         try:
-            while batch := await self.backlog.take():
-                locked: list[Write] = []
+            while True:
                 try:
-                    locked = await self._commit(link, batch)
-                except BaseException as error:  # whatever it is, nobody may be left waiting for ever
-                    if not isinstance(error, asyncio.CancelledError):
-                        _log.exception("a checkpoint writer failed")
-                    for write in batch:
-                        write.fail(_closed(write))
-                    if not isinstance(error, Exception):
-                        raise
-                finally:
-                    back = {id(write) for write in locked}
-                    self.backlog.settled([write for write in batch if id(write) not in back])
-                    if locked:
-                        self.backlog.put_back(locked, _REST_S)
+                    await self._serve_batches(link)
+                    return
+                except Exception:  # a writer that ends would leave whoever writes waiting for ever
+                    _log.exception("a checkpoint writer failed and begins again: please report this")
+                await asyncio.sleep(1.0)
         finally:
             link.drop()
+
+    async def _serve_batches(self, link: Link) -> None:
+        while batch := await self.backlog.take():
+            locked: list[Write] = []
+            try:
+                locked = await self._commit(link, batch)
+            except BaseException as error:  # whatever it is, nobody may be left waiting for ever
+                if not isinstance(error, asyncio.CancelledError):
+                    _log.exception("a checkpoint writer failed")
+                for write in batch:
+                    write.fail(_closed(write))
+                if not isinstance(error, Exception):
+                    raise
+            finally:
+                self.backlog.settled(batch, back=locked, rest_s=_REST_S)
 
     async def _commit(self, link: Link, batch: Sequence[Write]) -> list[Write]:
         """Settle every write of the batch, except those returned: somebody has locked their fences for the moment."""
@@ -125,9 +131,12 @@ class GroupWriter:
             if not group:
                 continue
             try:
-                statement, parameters = commit(group)
-                written = {row[0] for row in await link.fetch(statement, *parameters)}
-                left_out = [write for write in group if write.fence.thread_id not in written]
+                origin = await link.ready()
+                sent = time.monotonic()
+                statement, parameters = commit(group, origin)
+                rows = await link.fetch(statement, *parameters)
+                written: dict[str, bool] = {row[0]: row[1] for row in rows}  # false: its history is gone
+                left_out = [write for write in group if not written.get(write.fence.thread_id)]
                 found = await self._standings(link, left_out) if left_out else {}
             except Exception as error:  # sorted out below: each of them ends a write, halves a group or is tried again
                 if isinstance(error, PostgresUnavailableError) or is_disconnect(error) or _passes(error):
@@ -144,12 +153,16 @@ class GroupWriter:
                 continue
             failures = 0
             for write in group:
-                if write.fence.thread_id in written:
+                thread_id, fence = write.fence.thread_id, write.fence
+                if written.get(thread_id):
+                    fence.history.acknowledge(write.rows.mark(), origin, sent)
                     write.succeed()
-                elif (standing := found.get(write.fence.thread_id)) == write.fence.standing:
-                    locked.setdefault(write.fence.thread_id, []).append(write)
+                elif (standing := found.get(thread_id)) != fence.standing:
+                    write.fail(fence.overtaken(standing))
+                elif thread_id in written:
+                    write.fail(fence.forgotten())
                 else:
-                    write.fail(write.fence.overtaken(standing))
+                    locked.setdefault(thread_id, []).append(write)
         still = [write for writes in locked.values() for write in writes]
         _expire(still, None)
         return still

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 import asyncpg
@@ -22,7 +23,7 @@ from aiodurable.postgres.driver_errors import is_disconnect, not_allowed, unavai
 from aiodurable.postgres.plans import Plans
 from aiodurable.postgres.queries import load
 
-__all__ = ["Link", "Links"]
+__all__ = ["Link", "Links", "Origin"]
 
 T = TypeVar("T")
 
@@ -30,6 +31,20 @@ _SQL = load("links")
 
 _STATEMENT_S: Final = 20.0
 """A statement that got no answer for so long will get none: the connection is dead, whatever TCP believes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """Where the statements of one connection come from.
+
+    Attributes:
+        server: when the server began; of two servers, a primary and its promoted standby above all,
+            it differs. None: unknown, for a pooler stands between.
+        since: `time.monotonic` from which on the server knew the connection.
+    """
+
+    server: str | None
+    since: float
 
 
 class Link:
@@ -46,10 +61,26 @@ class Link:
         self._role = role
         self._connect_timeout_s = connect_timeout_s
         self._connection: asyncpg.Connection | None = None
+        self._origin: Origin | None = None
         self._pid = 0  # its backend, as announced: a connection that is closed cannot say it any more
         self._proxied = False
         self._plans = Plans()
         self._left: set[int] = set()  # backends of connections that were cut: they may have work to do yet
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where the current connection leads; None while there is none."""
+        return self._origin
+
+    async def ready(self) -> Origin:
+        """Connect unless that is done, and say where the next statement will run.
+
+        Call `fetch` without an `await` in between: then it runs there, or fails.
+        """
+        if self._connection is None or self._connection.is_closed() or self._origin is None:
+            await self._connect()
+        assert self._origin is not None
+        return self._origin
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Run one statement. A connection error leaves nothing behind: the next call connects anew."""
@@ -73,6 +104,8 @@ class Link:
                 self._left.difference_update(left)
             plan_once = _SQL["plan_once"].replace("$1", str(self._pid))
             self._proxied = await self._run(connection.execute(plan_once)) == "SELECT 0"
+            server = None if self._proxied else await self._run(connection.fetchval(_SQL["server"]))
+            self._origin = Origin(server, time.monotonic())
         except BaseException:  # half set up, it must not serve the next statement
             self.drop()
             raise
@@ -114,6 +147,7 @@ class Link:
         The next connection ends the backend that this leaves behind.
         """
         connection, self._connection = self._connection, None
+        self._origin = None
         if connection is not None:
             self._left.add(self._pid)
             connection.terminate()
@@ -188,6 +222,17 @@ class Links:
                     ) from error
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(0.5, max(0.02, 2 * pause_s))
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where all of the connections that are open now lead; None: unknown, or to several servers."""
+        origins = self.origins
+        return origins[0] if len({origin.server for origin in origins}) == 1 else None
+
+    @property
+    def origins(self) -> list[Origin]:
+        """Where the connections lead that are open now."""
+        return [link.origin for link in self._links if link.origin is not None]
 
     def close(self) -> None:
         """Cut all connections; a statement that is under way fails with `ClosedError`. Idempotent."""

@@ -16,6 +16,7 @@ from langgraph.types import Command
 
 from aiodurable.checkpoints.fences import Finished
 from aiodurable.checkpoints.healing import drop_loose_answer
+from aiodurable.checkpoints.history import Mark
 from aiodurable.errors import CircuitOpenError, ClosedError, PostgresUnavailableError
 from aiodurable.events import RunFinished, RunStarted, emit
 from aiodurable.model import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
@@ -108,6 +109,7 @@ class Attempt:
         adopted: bool = False,
     ) -> Self:
         """A new run, the `seq`-th attempt under its lease. `adopted`: of work that plain LangGraph left: it has no input."""
+        sent = time.monotonic()
         closing = {ThreadStatus.NEW: None, ThreadStatus.COMPLETE: RunStatus.COMPLETE}
         record, lease.fence.blank = await rooms.ledger.start(
             run_id or new_run_id(),
@@ -120,6 +122,7 @@ class Attempt:
             base_id=thread.checkpoint_id,
             closing=closing.get(thread.status, RunStatus.SUPERSEDED),
         )
+        lease.fence.history.acknowledge(Mark(run_id=record.run_id), rooms.checkpoints.links.origin, sent)
         return cls(rooms, lease, record, graph=graph, base=thread, consumed=adopted, input=input, context=context)
 
     @classmethod
@@ -158,6 +161,7 @@ class Attempt:
             return new
         given, given_context = newest.load(graph.serde)
         record = await rooms.ledger.retry(newest.record.run_id, token=lease.token, seq=seq)
+        lease.fence.history.acknowledge(Mark(run_id=record.run_id), None, time.monotonic())
         return cls(
             rooms,
             lease,
@@ -220,6 +224,9 @@ class Attempt:
                 token=self._lease.token,
                 base_id=None if self._consumed else base_id,
             )
+            await self._rooms.checkpoints.check_history(self._lease.fence)
+            if self._lease.lost:
+                return None  # what the tables show now is not what this attempt did
             if again := [asked.id for asked in thread.interrupts if asked.id in delivered]:
                 await self._rooms.ledger.answers_over(self.run_id, token=self._lease.token, withdrawn=again)
             consumed = self._consumed or thread.checkpoint_id != base_id

@@ -39,11 +39,12 @@ READ_NO_TABLE = {
     "mark",
     "marked",
     "on_disk",
+    "server",
     "patience",
     "unhurried",
 }
 TESTED_ELSEWHERE = {"threads_recent"}
-PART_OF_ANOTHER = {"commit_replaced"}
+PART_OF_ANOTHER = {"commit_lost", "commit_unless_lost", "commit_replaced", "commit_and_lost"}
 SESSIONS = {"pool": ("links", "by_index"), "search": ("threads", "without_seqscan"), "link": ("links", "plan_once")}
 
 

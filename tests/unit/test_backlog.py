@@ -87,7 +87,7 @@ async def test_what_is_put_back_comes_before_what_came_later() -> None:
         queue.add(item)
     batch = await queue.take()
     queue.add(items[2])
-    queue.put_back(batch, 0.0)
+    queue.settled(batch, back=batch)
     queue.add(items[3])
     assert await queue.take() == items
 

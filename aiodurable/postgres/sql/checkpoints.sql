@@ -2,11 +2,13 @@
 -- aiodurable_fences_pkey for the fence; the primary keys of LangGraph's tables for the conflicts. Both sides sorted: no deadlocks.
 -- SKIP LOCKED: a fence that is being raised, or that a dead client's backend still holds, never holds the others up.
 -- Of several rows with one key the caller sends one: a key may appear once in one ON CONFLICT DO UPDATE.
-WITH fence AS MATERIALIZED (
+WITH {lost}
+fence AS MATERIALIZED (
     SELECT f.thread_id
     FROM aiodurable_fences f
     JOIN unnest($1::text[], $2::bigint[], $3::bigint[]) AS want (thread_id, token, lease_id)
       ON f.thread_id = want.thread_id AND f.token = want.token AND f.lease_id = want.lease_id
+    {unless_lost}
     ORDER BY f.thread_id
     FOR SHARE OF f SKIP LOCKED
 ), blobs AS (
@@ -33,7 +35,45 @@ WITH fence AS MATERIALIZED (
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
 )
 {replaced}
-SELECT thread_id FROM fence
+SELECT thread_id, true AS written FROM fence
+{and_lost}
+
+-- name: commit_lost
+-- For the braces of `commit`, where a connection is newer than what was acknowledged: the primary keys of LangGraph's tables and
+-- aiodurable_runs_pkey. Threads whose newest acknowledged row is gone. $34 threads; of a checkpoint $35 and $36, of what a task
+-- wrote $37 and $38 too; of a run $39 and its token $40.
+lost AS MATERIALIZED (
+    SELECT p.thread_id
+    FROM unnest($34::text[], $35::text[], $36::text[], $37::text[], $38::int[], $39::text[], $40::bigint[])
+        AS p (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, run_id, token)
+    WHERE CASE
+        WHEN p.run_id IS NOT NULL THEN
+            (SELECT true
+             FROM aiodurable_runs r
+             WHERE r.run_id = p.run_id AND r.token = p.token
+             LIMIT 1)
+        WHEN p.task_id IS NOT NULL THEN
+            (SELECT true
+             FROM checkpoint_writes w
+             WHERE w.thread_id = p.thread_id AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
+               AND w.task_id = p.task_id AND w.idx = p.idx
+             LIMIT 1)
+        ELSE
+            (SELECT true
+             FROM checkpoints c
+             WHERE c.thread_id = p.thread_id AND c.checkpoint_ns = p.checkpoint_ns AND c.checkpoint_id = p.checkpoint_id
+             LIMIT 1)
+        END IS NULL
+),
+
+-- name: commit_unless_lost
+-- No table. For the braces of `commit`, with commit_lost.
+WHERE f.thread_id <> ALL (ARRAY (SELECT l.thread_id FROM lost l))
+
+-- name: commit_and_lost
+-- No table. For the braces of `commit`, with commit_lost.
+UNION ALL
+SELECT thread_id, false FROM lost
 
 -- name: commit_replaced
 -- What comes in the braces of `commit`, where a batch has errors, questions or answers: checkpoint_writes_pkey. Without them a
@@ -58,7 +98,10 @@ SELECT token, lease_id FROM aiodurable_fences WHERE thread_id = $1
 
 -- name: patience
 -- No table. For the transaction it is part of.
-SELECT set_config('lock_timeout', '1s', true)
+SELECT set_config('lock_timeout', '1s', true),
+       set_config('synchronous_commit',
+                  CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+                                                             ELSE current_setting('synchronous_commit') END, true)
 
 -- name: bump
 -- aiodurable_fences_pkey; sorted like every other statement that locks these rows. $2 the ids of the new leases.
@@ -244,11 +287,16 @@ WHERE b.thread_id = ANY ($1::text[])
 -- make the same row at once the second has to wait, with patience. Of a row that is made here there was no lease before, so
 -- no write can be in flight that this snapshot misses: what it does not see is not there (checkpoints_pkey,
 -- aiodurable_runs_in_order). $2 the ids of the new leases. A row that has its id already is left as it is: the answer to
--- the statement was lost, and it runs again.
+-- the statement was lost, and it runs again. It waits for the disk whatever the database's default is: a token that a crash
+-- undoes is given out twice.
 WITH free AS MATERIALIZED (
     SELECT f.thread_id, f.token, f.lease_id = want.lease_id AS raised, want.lease_id
     FROM aiodurable_fences f
     JOIN unnest($1::text[], $2::bigint[]) AS want (thread_id, lease_id) ON f.thread_id = want.thread_id
+    WHERE (SELECT set_config('synchronous_commit',
+                             CASE current_setting('synchronous_commit')
+                                 WHEN 'off' THEN 'on'
+                                 ELSE current_setting('synchronous_commit') END, true)) IS NOT NULL
     ORDER BY f.thread_id
     FOR NO KEY UPDATE OF f SKIP LOCKED
 ), raised AS (

@@ -9,6 +9,10 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('e
        set_config('default_transaction_isolation', 'read committed', false)
 WHERE pg_backend_pid() = $1
 
+-- name: server
+-- No table. Which server this is: a standby that was promoted began at another moment.
+SELECT pg_postmaster_start_time()::text
+
 -- name: plan_anew
 -- No table. See postgres/plans.py.
 DISCARD PLANS

@@ -19,6 +19,9 @@ FROM (VALUES ('idle_session_timeout', $1::text),
              ('idle_in_transaction_session_timeout', '0'),
              ('default_transaction_read_only', 'off'),
              ('default_transaction_isolation', 'read committed'),
+             ('synchronous_commit', CASE pg_catalog.current_setting('synchronous_commit')
+                                        WHEN 'off' THEN 'on'  -- a lock token that a crash undoes is given out twice
+                                        ELSE pg_catalog.current_setting('synchronous_commit') END),
              ('jit', 'off'),
              ('plan_cache_mode', 'force_generic_plan')) AS v (name, value)
 JOIN pg_catalog.pg_settings s ON s.name = v.name

@@ -11,10 +11,11 @@ import asyncpg
 import pytest
 from langgraph.graph import START, StateGraph
 
-from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
+from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver, fences
 from aiodurable.checkpoints.copying import birth
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence
 from aiodurable.checkpoints.healing import heal
+from aiodurable.checkpoints.rows import Rows, Write, commit
 from aiodurable.errors import HistoryLostError, LeaseLostError, WorkflowAlreadyRunningError, WorkflowExecutionError
 from aiodurable.keys import lock_key
 from aiodurable.postgres.queries import load
@@ -30,6 +31,13 @@ async def put(saver: DurableSaver, thread_id: str, fence: Fence | None = None, *
         cfg["configurable"][FENCE_KEY] = fence  # pyright: ignore[reportTypedDictNotRequiredAccess]
     await saver.aput(cfg, made, {}, versions)  # pyright: ignore[reportArgumentType]
     return made["id"]
+
+
+async def write_in_flight(db: asyncpg.Connection, fence: Fence) -> list[str]:
+    """Of which threads the fence was found."""
+    write = Write(fence, Rows(), asyncio.get_running_loop().create_future(), 0.0)
+    statement, parameters = commit([write])
+    return [row[0] for row in await db.fetch(statement, *parameters)]
 
 
 async def test_a_stale_writer_changes_nothing_and_learns_that_its_lease_is_lost(
@@ -80,6 +88,32 @@ async def test_two_leases_of_one_thread_in_one_batch_are_told_apart(
     )
     assert all(isinstance(result, LeaseLostError) for result in done[::2])
     assert sorted(done[1::2]) == [row[2] for row in (await rows(db, "t"))["checkpoints"]]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["alone", "with others"])
+async def test_every_bump_waits_for_the_disk_although_the_database_does_not(
+    dsn: str, db: asyncpg.Connection, first: bool
+) -> None:
+    """A token that a crash undoes would be given out twice."""
+    name = await db.fetchval("SELECT current_database()")
+    await db.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    await db.execute("CREATE TABLE seen (synchronous_commit text)")
+    await db.execute(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$"
+    )
+    await db.execute(
+        "CREATE TRIGGER note AFTER INSERT OR UPDATE ON aiodurable_fences FOR EACH ROW EXECUTE FUNCTION note()"
+    )
+    async with AsyncCheckpointerPool(dsn) as pool:
+        if first:
+            await asyncio.gather(*(pool.bump(f"t{n}") for n in range(3)))
+            await pool.bump("t1")
+        else:
+            await fences.bump(pool.database, "t")
+            await fences.bump(pool.database, "t")
+        assert await pool.links.fetch("SELECT 1 WHERE current_setting('synchronous_commit') = 'off'")
+    assert [row[0] for row in await db.fetch("SELECT * FROM seen")] == ["on"] * (4 if first else 2)
 
 
 UNDONE = {
@@ -172,10 +206,11 @@ async def test_dropping_an_old_fence_keeps_the_newer_one(saver: DurableSaver, le
 async def test_a_bump_waits_for_writes_in_flight_and_later_ones_are_refused(
     pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    await lease("t")
+    """In flight: the product's own statement, and no commit yet."""
+    fence = await lease("t")
     in_flight = db.transaction()
     await in_flight.start()
-    await db.execute("SELECT token FROM aiodurable_fences WHERE thread_id = 't' FOR SHARE")
+    assert await write_in_flight(db, fence) == ["t"]
     bump = asyncio.create_task(pool.bump("t"))
     await put(saver, "t", value=[1])
     assert not bump.done()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.rows import COMMIT, COMMIT_REPLACING, Rows, Write, commit
+from aiodurable.checkpoints.rows import COMMIT, COMMIT_PROVING, COMMIT_REPLACING, Rows, Write, commit
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.links import Link
 from conftest import Server
@@ -40,11 +40,12 @@ async def test_the_commit_is_planned_once_for_all_batches(dsn: str, replace: boo
     link.drop()
 
 
-@pytest.mark.parametrize("query", [COMMIT, COMMIT_REPLACING])
+@pytest.mark.parametrize("query", [COMMIT, COMMIT_REPLACING, COMMIT_PROVING])
 async def test_the_commit_looks_a_fence_up_by_its_key_also_in_an_empty_table(dsn: str, query: str) -> None:
     link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
     types = ["text[]", "bigint[]", "bigint[]", *["text[]"] * 5, "bytea[]", *["text[]"] * 4, "jsonb[]", "jsonb[]"]
-    types += [*["text[]"] * 5, "int[]", "text[]", "text[]", "bytea[]"] * (2 if query == COMMIT_REPLACING else 1)
+    types += [*["text[]"] * 5, "int[]", "text[]", "text[]", "bytea[]"] * (1 if query == COMMIT else 2)
+    types += [*["text[]"] * 4, "int[]", "text[]", "bigint[]"] * (query == COMMIT_PROVING)
     await link.fetch(f"PREPARE c ({', '.join(types)}) AS {query}")
     plan = "\n".join(row[0] for row in await link.fetch(f"EXPLAIN EXECUTE c ({', '.join(['NULL'] * len(types))})"))
     link.drop()

@@ -10,6 +10,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.errors import ClosedError, PostgresUnavailableError
+from aiodurable.postgres.queries import load
 from aiodurable.postgres.together import Together
 from checkpoint_rows import checkpoint, config, linear
 
@@ -32,7 +33,7 @@ async def test_a_bump_that_must_wait_does_not_hold_up_the_others(
     await pool.bump("stuck")
     holding = db.transaction()
     await holding.start()
-    await db.execute("SELECT token FROM aiodurable_fences WHERE thread_id = 'stuck' FOR SHARE")
+    await db.fetch(load("checkpoints")["hold_fences"], ["stuck"])
     stuck = asyncio.create_task(pool.bump("stuck"))
     assert await asyncio.gather(*(pool.bump(f"t{n}") for n in range(20))) == [1] * 20
     assert not stuck.done()

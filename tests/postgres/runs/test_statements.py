@@ -12,6 +12,8 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph.state import CompiledStateGraph
 
+from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.rows import Rows, Write, commit
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
 from aiodurable.events import Event, LeaseAcquired, RunStarted
@@ -109,7 +111,9 @@ async def test_a_run_sees_the_write_that_raising_its_token_waited_for(dsn: str, 
     )
     writer, watcher = [await asyncpg.connect(**parse_dsn(dsn).asyncpg) for _ in range(2)]
     async with writer.transaction():
-        await writer.execute("SELECT token FROM aiodurable_fences WHERE thread_id = 't' FOR SHARE")
+        fence = Fence("t", *await writer.fetchrow("SELECT token, lease_id FROM aiodurable_fences"))
+        in_flight, parameters = commit([Write(fence, Rows(), asyncio.get_running_loop().create_future(), 0.0)])
+        assert await writer.fetch(in_flight, *parameters)
         entering = asyncio.create_task(enter())
         await wait_until(lambda: watcher.fetchval(waiting))
         await writer.execute(
