@@ -80,15 +80,20 @@ class Lease:
     def check(self) -> None:
         """Raise `LeaseLostError` if the lock is not held any more, whether lost or released."""
         if self.lost:
-            raise LeaseLostError(
-                f"the lease of {self.name!r} (token {self.token}) is gone: somebody else may hold the lock now",
-                thread_id=self.name,
-            )
+            raise self.loss()
         if self.released:
             raise LeaseLostError(
                 f"the lease of {self.name!r} (token {self.token}) was released: take the lock again to go on",
                 thread_id=self.name,
             )
+
+    def loss(self) -> LeaseLostError:
+        """The error of a lease that was lost. Who has the lock now is not known to it."""
+        return LeaseLostError(
+            f"could not keep the lease of {self.name!r} (token {self.token}): its lock session ended. What ran under it was "
+            "stopped; somebody else may hold the lock now, so take it again before you go on",
+            thread_id=self.name,
+        )
 
     def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have `callback` called once, by the event loop, soon after the lease is lost (also if it already is).

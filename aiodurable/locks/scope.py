@@ -38,6 +38,10 @@ class Losable(Protocol):
         """Have `callback` called once when it is lost; returns what takes that back."""
         ...
 
+    def loss(self) -> LeaseLostError:
+        """The error that says why it is gone."""
+        ...
+
 
 class Scope:
     """What `CancelOnLost` does at its two ends, and `PostgresLockManager.hold` too, which does more there."""
@@ -56,7 +60,7 @@ class Scope:
         if task is None:
             raise RuntimeError("a lease is held by a task: enter it inside one")
         if lease.lost:
-            raise _lost(lease)
+            raise lease.loss()
         self._lease = lease
         self._task = task
         self._cancelling = task.cancelling()
@@ -70,9 +74,9 @@ class Scope:
         if self._fired:
             ours_alone = task.uncancel() <= self._cancelling
             if error is None or (isinstance(error, asyncio.CancelledError) and ours_alone):
-                raise _lost(lease) from error
+                raise lease.loss() from error
         elif error is None and lease.lost:
-            raise _lost(lease)
+            raise lease.loss()
 
     def cancel(self) -> None:
         """The lease is lost."""
@@ -115,14 +119,6 @@ class CancelOnLost:
     ) -> None:
         self._forget()
         self._scope.leave(error)
-
-
-def _lost(lease: Losable) -> LeaseLostError:
-    return LeaseLostError(
-        f"the lease of {lease.name!r} (token {lease.token}) was lost while it was needed: what ran under it was stopped, and "
-        "somebody else may hold the lock now; look at what is there before you go on",
-        thread_id=lease.name,
-    )
 
 
 cancel_on_lost = CancelOnLost

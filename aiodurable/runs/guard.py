@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.errors import ClosedError, LeaseLostError, LockCapacityError, PostgresUnavailableError
@@ -20,6 +21,8 @@ from aiodurable.locks import Lease
 from aiodurable.runs.rooms import Rooms
 
 __all__ = ["ThreadLease"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +43,10 @@ class ThreadLease:
         self._lost = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
         self._recovery: asyncio.Task[None] | None = None
+        self._releasing = False
         self._fences = rooms.checkpoints.get_checkpointer().fences
         self._fences.hold(fence)
+        fence.on_revoked = self._lose
         self._unwatch = lock.on_lost(self._lock_lost)
 
     @property
@@ -69,10 +74,11 @@ class ThreadLease:
         if self.fence.deleted:
             self.fence.check()
         if self.lost:
-            raise LeaseLostError(
-                f"the lease of thread {self.thread_id!r} (token {self.token}) is gone: another process may advance it now",
-                thread_id=self.thread_id,
-            )
+            raise self.loss()
+
+    def loss(self) -> LeaseLostError:
+        """The error that says why the lease was lost, and whether somebody has had it since."""
+        return self.fence.lost()
 
     async def wait_lost(self) -> None:
         """Return when the lease is lost."""
@@ -86,10 +92,35 @@ class ThreadLease:
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback) if callback in self._callbacks else None
 
+    async def while_locked(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Run `work`, but no longer than the lock is held; None where it was cut then."""
+        loop = asyncio.get_running_loop()
+        held = True
+        bound = asyncio.timeout(None)
+
+        def cut() -> None:
+            if held:
+                bound.reschedule(loop.time())
+
+        try:
+            async with bound:
+                forget = self._lock.on_lost(cut)
+                try:
+                    return await work
+                finally:
+                    held = False
+                    forget()
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            return None
+
     async def release(self) -> None:
         """Let go. Idempotent. The fence is revoked first: what still runs of the body can write nothing more."""
+        self._releasing = True
         self._callbacks.clear()
         self._unwatch()
+        self.fence.on_revoked = None
         if self._recovery is not None:
             self._recovery.cancel()
             await asyncio.wait({self._recovery})
@@ -98,46 +129,58 @@ class ThreadLease:
         await self._lock.release()
 
     def _lock_lost(self) -> None:
+        if self._releasing:
+            return  # the callback was due already when the lease was released
         if self._rooms.recovery_grace_s <= 0:
-            self._lose()
+            self.fence.revoke(self._unknown("its lock was lost, and recovery_grace_s is 0"))
         elif self._recovery is None or self._recovery.done():
             self._recovery = asyncio.create_task(self._recover(), name=f"aiodurable recover {self.thread_id}")
 
     async def _recover(self) -> None:
+        grace_s = self._rooms.recovery_grace_s
         try:
-            async with asyncio.timeout(self._rooms.recovery_grace_s):
-                same = await self._take_again()
-        except (TimeoutError, ClosedError):  # whoever closes under a run takes its lease
-            same = False
-        except Exception:  # unknown means lost, whatever made it unknown
+            async with asyncio.timeout(grace_s):
+                await self._take_again()
+        except TimeoutError:
+            self.fence.revoke(self._unknown(f"its lock was lost and could not be had again within {grace_s:g} s"))
+        except ClosedError:  # whoever closes under a run takes its lease
+            self.fence.revoke(self._unknown("this process closed its connections while the run was at work"))
+        except Exception as error:  # unknown means lost, whatever made it unknown
             _log.exception("could not tell whether the lease of a thread is still ours: it counts as lost")
-            same = False
-        if not same:
-            self._lose()
+            self.fence.revoke(self._unknown(f"its lock was lost, and taking it again failed ({type(error).__name__})"))
 
-    async def _take_again(self) -> bool:
-        """Take the lock again and compare the token. True: nobody held the lease in between.
+    def _unknown(self, why: str) -> LeaseLostError:
+        return LeaseLostError(
+            f"could not keep the lease of thread {self.thread_id!r} (token {self.token}): {why}. Whether another process "
+            "has the thread now is not known; run it again, it goes on from its last checkpoint",
+            thread_id=self.thread_id,
+        )
 
-        The lost lock is let go of only where the lease is: until then whoever waits for the thread in this process waits.
+    async def _take_again(self) -> None:
+        """Take the lock again, then compare token and lease id: unchanged, nobody held the lease in between.
+
+        Returns when the lease is ours again, or its fence was revoked because it is another's. The
+        lost lock is let go of only where the lease is: until then others in this process wait.
         """
         while True:
             try:
                 if self._lock.lost and (again := await self._rooms.locks.take_again(self._lock)):
                     self._lock = again
                     self._unwatch = again.on_lost(self._lock_lost)
-                if await self._rooms.checkpoints.standing(self.thread_id) != self.fence.standing:
-                    return False
+                standing = await self._rooms.checkpoints.standing(self.thread_id)
+                if standing != self.fence.standing:
+                    self.fence.overtaken(standing)
+                    return
                 if not self._lock.lost:
-                    return True
+                    self.fence.history.doubt()  # it may have been a failover
+                    return
             except (PostgresUnavailableError, LockCapacityError):
                 pass
             # The server may hold our dead session's lock a moment longer, be starting, or be short of room for the moment.
             await asyncio.sleep(random.uniform(0.02, 0.1))
 
     def _lose(self) -> None:
-        if self._lost.is_set():
-            return
-        self.fence.revoke()
+        """The fence was revoked, and not because the lease is released."""
         self._lost.set()
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:

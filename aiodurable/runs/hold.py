@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,11 +53,10 @@ async def hold(
     asked = time.monotonic()
     lock = await _lock(rooms, thread_id, timeout=0 if on_busy == "reject" else timeout)
     try:
-        fence = await rooms.checkpoints.new_fence(thread_id)
+        lease = ThreadLease(rooms, lock, await rooms.checkpoints.new_fence(thread_id))
     except BaseException:  # whatever happened, also a cancellation: nobody else will let this lock go
-        await to_the_end(lock.release())
+        await to_the_end(_let_go(rooms, lock))
         raise
-    lease = ThreadLease(rooms, lock, fence)
     taken = time.monotonic()
     try:
         emit(rooms.observers, LeaseAcquired(thread_id, token=lease.token, waited_s=taken - asked))
@@ -65,6 +65,21 @@ async def hold(
     finally:
         await to_the_end(lease.release())
         emit(rooms.observers, LeaseReleased(thread_id, token=lease.token, held_s=time.monotonic() - taken))
+
+
+async def _let_go(rooms: Rooms, lock: Lease) -> None:
+    """Release the lock of a lease that did not come to be, once no raising of its token is under way.
+
+    That one would make the writes of whoever has the lock next stale. Bounded by the lock itself.
+    """
+    raised = asyncio.create_task(rooms.checkpoints.bumps.ended(lock.name))
+    lost = asyncio.create_task(lock.wait_lost())
+    try:
+        await asyncio.wait({raised, lost}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        raised.cancel()
+        lost.cancel()
+        await lock.release()
 
 
 async def _lock(rooms: Rooms, thread_id: str, *, timeout: float | None) -> Lease:

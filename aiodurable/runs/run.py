@@ -221,7 +221,10 @@ class DurableRun:
         """Record how an attempt that is still open ended; called after each call and when the body is left."""
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
-            self.checkpoint = await to_the_end(attempt.close(error)) or self.checkpoint
+            closing = attempt.close(error)
+            if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+                closing = self.lease.while_locked(closing)  # who leaves does not wait for a dead link
+            self.checkpoint = await to_the_end(closing) or self.checkpoint
 
     async def _begin(self, input: Any, on_unfinished: OnUnfinished) -> Attempt | _Stored:
         """Decide, and write the ledger."""
