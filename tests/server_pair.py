@@ -1,0 +1,151 @@
+"""A primary and a standby that streams from it, of which the first dies and the second takes over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlencode
+
+import psycopg
+
+from aiodurable.embedded import find_bindir
+from aiodurable.embedded.programs import Programs
+
+DEADLINE_S = 60.0
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "fsync": "off",  # servers die here, the host does not
+    "wal_level": "replica",
+    "max_wal_senders": "4",
+    "hot_standby": "on",
+    "max_connections": "60",
+}
+
+
+def missing() -> str:
+    """Why there can be no pair here; empty: there can."""
+    bindir = find_bindir()
+    return "" if (bindir / "pg_basebackup").exists() else f"there is no pg_basebackup in {bindir}"
+
+
+@dataclass
+class Server:
+    """One of the two, on a TCP port of its own."""
+
+    programs: Programs
+    data: Path
+    port: int
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def dsn(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        settings = {**SETTINGS, **self.settings, "port": str(self.port), "unix_socket_directories": str(self.data)}
+        options = shlex.join(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
+        done = self.programs.run(
+            "pg_ctl", "start", "-D", self.data, "-l", self.data / "server.log", "-w", "-o", options
+        )
+        assert done.returncode == 0, (done.stdout, (self.data / "server.log").read_text())
+
+    def stop(self) -> None:
+        self.programs.run("pg_ctl", "stop", "-D", self.data, "-m", "immediate", "-w")
+
+    def die(self) -> None:
+        """As if its host had failed: no session is told, nothing is written any more."""
+        pid = int((self.data / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, signal.SIGQUIT)
+
+    def ask(self, query: str) -> tuple[object, ...] | None:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            cursor = connection.execute(query.encode())
+            return cursor.fetchone() if cursor.description else None
+
+    def wait_for(self, query: str) -> None:
+        """Return when the query finds a row."""
+        until = time.monotonic() + DEADLINE_S
+        while self.ask(query) is None:
+            assert time.monotonic() < until, f"waited {DEADLINE_S:g} s for: {query}"
+            time.sleep(0.02)
+
+
+@dataclass
+class Pair:
+    """Both, and a DSN that leads to whichever may be written to."""
+
+    primary: Server
+    standby: Server
+
+    @property
+    def dsn(self) -> str:
+        ports = f"{self.primary.port},{self.standby.port}"
+        where = {"host": "127.0.0.1,127.0.0.1", "port": ports, "user": "postgres", "dbname": "postgres"}
+        return "postgresql://?" + urlencode({**where, "target_session_attrs": "read-write"})
+
+    def cut(self) -> None:
+        """The standby receives nothing more. With synchronous replication nothing commits any more."""
+        self.standby.ask("ALTER SYSTEM SET primary_conninfo = ''")
+        self.standby.ask("SELECT pg_reload_conf()")
+        self.standby.wait_for("SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pg_stat_wal_receiver)")
+
+    def promote(self) -> None:
+        self.standby.ask("SELECT pg_promote(true, 60)")
+        self.standby.wait_for("SELECT 1 WHERE NOT pg_is_in_recovery()")
+
+
+@contextlib.contextmanager
+def seed() -> Iterator[Path]:
+    """A folder for pairs, with a cluster in `seed` that they are copied from; not running."""
+    folder = Path(tempfile.mkdtemp(prefix="aiodurable-pair-"))
+    folder.chmod(0o755)  # as root, Postgres runs as somebody else
+    programs = Programs(None)
+    try:
+        data = folder / "seed"
+        data.mkdir(mode=0o700)
+        programs.own(data)
+        programs.initdb(data, durable=False)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def pair(folder: Path, *, synchronous: bool) -> Iterator[Pair]:
+    """Both servers, the standby streaming."""
+    programs = Programs(None)
+    place = Path(tempfile.mkdtemp(dir=folder))
+    programs.own(place)
+    settings = {"synchronous_standby_names": "*"} if synchronous else {}
+    primary = Server(programs, place / "primary", _free_port(), settings)
+    standby = Server(programs, place / "standby", _free_port())
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, place, ignore_errors=True)
+        shutil.copytree(folder / "seed", primary.data)
+        programs.own(primary.data, *primary.data.rglob("*"))
+        primary.data.chmod(0o700)
+        stack.callback(primary.stop)
+        primary.start()
+        where = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres")
+        done = programs.run("pg_basebackup", *where, "-D", standby.data, "-R", "-X", "stream", "-c", "fast")
+        assert done.returncode == 0, done.stdout
+        stack.callback(standby.stop)
+        standby.start()
+        state = "sync" if synchronous else "async"
+        primary.wait_for(f"SELECT 1 FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = '{state}'")
+        yield Pair(primary, standby)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
