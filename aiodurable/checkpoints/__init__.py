@@ -1,6 +1,7 @@
 """Checkpoints: LangGraph's rows, byte for byte, written by many runs at once and by nobody who lost the right to.
 
-A thread that is leased has a fence: a row with a token that every lease raises. A write of such a thread queues up in
+A thread that is leased has a fence: a row with a token that every lease raises, and the lease's id.
+A write of such a thread queues up in
 this process; a few writer connections flush whatever waits, of all threads, as one statement (`writer.py`). That
 statement first locks the fence rows of the tokens it carries, FOR SHARE and in thread_id order, then writes only rows
 of threads whose token it found. So:
@@ -11,7 +12,9 @@ of threads whose token it found. So:
 - a caller hears of success only after the commit, and one thread's writes keep their order: a thread is in one batch
   at a time;
 - a connection that dies in mid-batch is replaced and the same rows are sent again: they are idempotent, and the fence
-  is checked anew.
+  is checked anew;
+- the first write of a run through a new connection proves that the newest row acknowledged to the run is still there
+  (`history.py`): a failover that lost commits ends the run.
 
 A thread that nobody leased through this process goes through LangGraph's own statements, exactly as with the stock saver.
 """

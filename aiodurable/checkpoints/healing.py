@@ -65,6 +65,7 @@ async def drop_loose_answer(database: Database, fence: Fence) -> None:
     fence.check()
     _check(fence, await database.fetch_one(_ANSWERS["drop_loose"], fence.thread_id, *fence.standing))
     fence.head = None
+    fence.history.forget()  # it may be what shows the newest commit
 
 
 def _check(fence: Fence, row: Mapping[str, Any] | None) -> None:

@@ -29,7 +29,14 @@ LAG_S = 0.5
 ONCE = [f"only_{number}" for number in range(STEPS)]
 """Channels that one step writes and no later one: where that step is lost, they are empty."""
 
-State = TypedDict("State", {"xs": Annotated[list[int], operator.add], **dict.fromkeys(ONCE, list[int])})
+
+class State(TypedDict):
+    """A list that every step adds to, and for each step one that no later step writes."""
+
+    xs: Annotated[list[int], operator.add]
+
+
+State.__annotations__ |= dict.fromkeys(ONCE, list[int])
 RIGHT: dict[str, Any] = {"xs": [-1, *range(STEPS)], **{name: [number] for number, name in enumerate(ONCE)}}
 INPUT = {"xs": [-1]}
 
@@ -57,6 +64,7 @@ def folder() -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("synchronous", [True, False], ids=["synchronous", "asynchronous"])
 async def test_no_failover_leaves_holes_and_every_caller_hears_of_what_was_lost(
     folder: Path, synchronous: bool, long: bool
