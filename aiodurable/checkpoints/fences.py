@@ -158,10 +158,15 @@ class Fence:
                 "backup). Nothing was written; run the thread again, it goes on from the checkpoint that is there",
                 thread_id=self.thread_id,
             )
+        elif found.lease_id < 0:
+            error = LeaseLostError(
+                f"{could_not}the thread was removed, or a part of it. Nothing was written; run it again to begin it again",
+                thread_id=self.thread_id,
+            )
         else:
             error = LeaseLostError(
-                f"{could_not}its fence is at token {found.token} now, raised by another lease of the thread or by its "
-                "removal. Nothing was written; get_checkpoint_status(thread_id) says where the thread stands",
+                f"{could_not}its fence is at token {found.token} now, raised by another lease of the thread. "
+                "Nothing was written; get_checkpoint_status(thread_id) says where the thread stands",
                 thread_id=self.thread_id,
                 taken_over=True,
             )

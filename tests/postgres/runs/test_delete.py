@@ -10,6 +10,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from psycopg.conninfo import conninfo_to_dict
 
 import aiodurable
 from aiodurable import (
@@ -20,6 +22,7 @@ from aiodurable import (
     ThreadStatus,
     WorkflowAlreadyRunningError,
 )
+from aiodurable.checkpoints.fences import Fence
 from proxy import proxy
 from waiting import wait_until
 from workflows import STEPS, Gate, four_nodes, noted
@@ -221,3 +224,73 @@ async def test_a_holder_that_takes_its_lost_lock_again_is_refused_once_its_threa
 
 async def _is(durable: Durable, status: ThreadStatus) -> bool:
     return (await durable.get_checkpoint_status("t")).status is status
+
+
+def waiting(admin: psycopg.Connection[Any], dsn: str) -> int:
+    """Backends of the database that wait for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+    row = admin.execute(query, (conninfo_to_dict(dsn)["dbname"],)).fetchone()
+    assert row is not None
+    return row[0]
+
+
+@pytest.mark.parametrize("how", ["delete", "aprune", "acopy_thread"])
+async def test_the_first_lease_of_a_thread_does_not_begin_in_the_middle_of_its_removal_or_making(
+    dsn: str, durable: Durable, admin: psycopg.Connection[Any], how: str
+) -> None:
+    """Plain LangGraph wrote it: there is no fence yet that could be locked."""
+    async with AsyncPostgresSaver.from_conn_string(dsn) as plain:
+        graph, config = four_nodes().compile(plain), {"configurable": {"thread_id": "plain"}}
+        await graph.ainvoke(INPUT, config)  # pyright: ignore[reportArgumentType]
+    saver, thread_id = durable.checkpointer, "copy" if how == "acopy_thread" else "plain"
+    work: dict[str, Callable[[], Awaitable[Any]]] = {
+        "delete": lambda: durable.delete("plain"),
+        "aprune": lambda: saver.aprune(["plain"]),
+        "acopy_thread": lambda: saver.acopy_thread("plain", "copy"),
+    }
+    async with await psycopg.AsyncConnection.connect(dsn) as blocking, Durable(dsn) as other:
+        await blocking.execute("LOCK TABLE checkpoints IN SHARE MODE")
+        working = asyncio.ensure_future(work[how]())
+        await wait_until(lambda: waiting(admin, dsn) >= 1, what="the work to be held up")
+
+        async def body() -> tuple[ThreadStatus, Any]:
+            async with other.run(four_nodes(), thread_id) as run:
+                return run.status, await run.ainvoke(INPUT)
+
+        running = asyncio.create_task(body())
+        await wait_until(lambda: waiting(admin, dsn) >= 2, what="the lease to wait for it")
+        await blocking.rollback()
+        await working
+        status, result = await asyncio.wait_for(running, 60)
+    before = [] if how == "delete" else ["secret", *STEPS]
+    assert status is (ThreadStatus.NEW if how == "delete" else ThreadStatus.COMPLETE)
+    assert result["words"] == [*before, "secret", *STEPS]
+    async with durable.run(four_nodes(), thread_id) as run:
+        assert (await run.aget_state()).values["words"] == result["words"]
+
+
+@pytest.mark.parametrize(("which", "left"), [("the newest", 1), ("all", 0)])
+async def test_a_durable_run_of_which_checkpoints_stay_keeps_its_row_and_never_starts_over(
+    dsn: str, durable: Durable, log: Path, which: str, left: int
+) -> None:
+    """Its checkpoints are deleted by the run_id that LangGraph gave one of its calls."""
+    await failed(durable, log)
+    only = "AND checkpoint_id = (SELECT max(checkpoint_id) FROM checkpoints)" if left else ""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        stamp = f"""UPDATE checkpoints SET metadata = metadata || '{{"run_id": "call"}}' WHERE true {only}"""
+        await connection.execute(stamp.encode())
+        await durable.checkpointer.adelete_for_runs(["call"])
+        found = await connection.execute("SELECT run_id, consumed FROM aiodurable_runs")
+        assert await found.fetchall() == [("r", True)] * left
+    assert bool(await stored(dsn)) is bool(left), which
+
+
+async def test_a_lease_that_ended_by_a_removal_says_so(durable: Durable) -> None:
+    async with durable.hold("t") as lease:
+        fence = Fence("t", lease.token, lease.fence.lease_id)
+    async with durable.run(four_nodes(), "t") as run:
+        await run.ainvoke(INPUT)
+    await durable.delete("t")
+    removed = fence.overtaken(await durable._opened().checkpoints.standing("t"))
+    assert "removed" in str(removed)
+    assert not removed.taken_over, "nobody has it"

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.types import Command
 from psycopg import sql
@@ -270,6 +271,40 @@ async def test_threads_go_in_the_order_of_their_rows_not_of_their_ids(
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         by_page = connection.info.server_version >= 140000  # before that a page cannot be found by its number
     assert (seen, told.part) == ((written, 1.0) if by_page else (sorted(written), 0.0))
+
+
+async def test_what_a_step_under_way_has_written_stays(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database
+) -> None:
+    """Plain LangGraph may store what a task wrote before the checkpoint that the task goes on from."""
+    thread = Thread(dsn, saver, "thread", "linear")
+    await thread.start()
+    await thread.start()
+    config: Any = {"configurable": {"thread_id": "thread", "checkpoint_ns": "", "checkpoint_id": str(uuid6())}}
+    await saver.aput_writes(config, [("xs", ["under way"])], "a task")
+    told = await threads.prune(older_than=NOW)
+    assert told.threads == 1
+    kept = await database.fetch("SELECT task_id FROM checkpoint_writes")
+    assert [row["task_id"] for row in kept] == ["a task"]
+
+
+@pytest.mark.parametrize("sooner_s", [30, -30])
+async def test_ages_go_by_the_time_in_the_checkpoint_though_its_id_is_of_another_second(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database, sooner_s: int
+) -> None:
+    """The host's clock was set between the two. Ids only tell where to look."""
+    await Thread(dsn, saver, "thread", "linear").start()
+    (head,) = await database.fetch("SELECT max(checkpoint ->> 'ts') AS ts FROM checkpoints")
+    written = datetime.fromisoformat(head["ts"]) - timedelta(seconds=sooner_s)
+    await database.execute(
+        "UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{ts}', to_jsonb($1::text))", written.isoformat()
+    )
+    found = threads.find(status="complete", newer_than=written - timedelta(seconds=1))
+    assert [thread.thread_id async for thread in found] == ["thread"]
+    found = threads.find(status="complete", newer_than=written + timedelta(seconds=1))
+    assert [thread.thread_id async for thread in found] == []
+    assert (await threads.prune(older_than=written - timedelta(seconds=1))).threads == 0
+    assert (await threads.prune(older_than=written + timedelta(seconds=1))).threads == 1
 
 
 @pytest.mark.parametrize(
