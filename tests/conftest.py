@@ -60,8 +60,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         order.shuffle(items, by)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A shell lets what it runs in the background ignore these, and so would every process that a test starts and ends."""
+    order.seed(config)  # before xdist's processes are started
     for which in (signal.SIGINT, getattr(signal, "SIGQUIT", signal.SIGINT)):
         if signal.getsignal(which) is signal.SIG_IGN:
             signal.signal(which, signal.SIG_DFL)
