@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiodurable.settings import Settings
+from waiting import within
 
 PROGRAM = Path(__file__).with_name("holder_process.py")
 SHORT = Settings(lease_ttl_s=2.5, heartbeat_s=0.5, lease_margin_s=1, close_timeout_s=2)
@@ -33,4 +34,4 @@ async def holder(dsn: str, *how: str, command: Sequence[str] = ()) -> AsyncItera
 
 async def said(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
-    return (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
+    return (await within(30, process.stdout.readline())).decode().strip()

@@ -27,16 +27,21 @@ async def wait_until(predicate: Callable[[], T | Awaitable[T]], timeout: float =
         await asyncio.sleep(_TICK_S)
 
 
-async def within(timeout: float, awaitable: Awaitable[T], *, what: str) -> T:
-    """The result of `awaitable`. Raises `TimeoutError` after `timeout` seconds, naming `what`."""
+async def within(timeout: float, awaitable: Awaitable[T], *, what: str = "") -> T:
+    """The result of `awaitable`. Raises `TimeoutError` after `timeout` seconds, naming `what`, or what it is."""
     limit = asyncio.timeout(timeout)
     try:
         async with limit:
             return await awaitable
     except TimeoutError:
         if limit.expired():
-            raise TimeoutError(f"waited {timeout:g} s for: {what}") from None
+            raise TimeoutError(f"waited {timeout:g} s for: {what or _named(awaitable)}") from None
         raise
+
+
+def _named(awaitable: object) -> str:
+    of_a_task = awaitable.get_coro() if isinstance(awaitable, asyncio.Task) else awaitable
+    return getattr(of_a_task, "__qualname__", repr(awaitable))
 
 
 def wait_until_sync(predicate: Callable[[], T], timeout: float = 10.0, *, what: str = "") -> T:

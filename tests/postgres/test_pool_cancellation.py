@@ -14,7 +14,7 @@ import pytest
 from aiodurable import Durable, Settings
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.connections import Database
-from waiting import wait_until
+from waiting import wait_until, within
 from workflows import four_nodes
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -106,7 +106,7 @@ async def test_an_anyio_scope_that_is_cancelled_as_the_pool_serves_it_ends_as_it
     await wait_until(lambda: database.stats()["requests_waiting"], what="the call to wait for the pool")
     await held.__aexit__(None, None, None)
     scope.cancel()
-    await asyncio.wait_for(task, 5)
+    await within(5, task)
     assert ended.is_set()
     assert scope.cancelled_caught
     assert not task.cancelling()

@@ -9,6 +9,7 @@ from aiodurable.checkpoints.backlog import Backlog
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.rows import Rows, Write
 from aiodurable.errors import ClosedError
+from waiting import within
 
 
 def write(thread: str, token: int = 1, size: int = 100) -> Write:
@@ -33,7 +34,7 @@ async def settle(turns: int = 5) -> None:
 async def test_a_newcomer_cancelled_as_its_door_opens_hands_its_place_on() -> None:
     queue = backlog(rows=1)
     for _ in range(20):  # more often than may enter at once
-        await asyncio.wait_for(enter(queue, write("first")), 5)
+        await within(5, enter(queue, write("first")))
         second = asyncio.create_task(enter(queue, write("second")))
         await settle()
         [first] = await queue.take()
@@ -49,7 +50,7 @@ async def test_a_failing_newcomer_hands_its_place_on() -> None:
         with pytest.raises(ValueError, match="cannot"):
             async with queue:
                 raise ValueError("cannot be serialised")
-    await asyncio.wait_for(enter(queue, write("t")), 5)
+    await within(5, enter(queue, write("t")))
 
 
 async def test_newcomers_enter_in_the_order_they_came() -> None:
@@ -59,7 +60,7 @@ async def test_newcomers_enter_in_the_order_they_came() -> None:
     await settle()
     seen: list[str] = []
     while len(seen) < 6:
-        batch = await asyncio.wait_for(queue.take(), 5)
+        batch = await within(5, queue.take())
         seen += [item.fence.thread_id for item in batch]
         queue.settled(batch)
         await settle()
@@ -119,7 +120,7 @@ async def test_a_batch_is_bounded_and_a_huge_write_goes_alone(
         queue.add(write(f"t{number}", size=size))
     seen: list[int] = []
     while len(seen) < len(batches):
-        batch = await asyncio.wait_for(queue.take(), 5)
+        batch = await within(5, queue.take())
         queue.settled(batch)
         seen.append(len(batch))
     assert seen == batches

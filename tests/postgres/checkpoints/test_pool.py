@@ -23,7 +23,7 @@ from aiodurable.errors import (
 from aiodurable.settings import Settings
 from checkpoint_rows import checkpoint, config, linear, rows
 from proxy import proxy
-from waiting import wait_until
+from waiting import wait_until, within
 
 NOWHERE = "postgresql://nobody:sesame@127.0.0.1:1/none"
 
@@ -114,7 +114,7 @@ async def test_closing_is_bounded_while_postgres_keeps_a_write_waiting(dsn: str,
     assert time.monotonic() - began < 3
     for write in (stuck, behind):
         with pytest.raises(ClosedError):
-            await asyncio.wait_for(write, 5)
+            await within(5, write)
     await lock.rollback()
 
 

@@ -27,7 +27,7 @@ from aiodurable.locks import Lease, PostgresLockManager, create_lock_manager_wit
 from aiodurable.postgres import schema
 from aiodurable.settings import LockMode, Settings
 from server_locks import ServerLocks
-from waiting import wait_until
+from waiting import wait_until, within
 
 
 async def test_a_lock_that_is_held_is_refused_at_once_with_its_holder(
@@ -181,7 +181,7 @@ async def test_a_closed_manager_says_so_and_its_leases_are_lost(
     await locks.aclose()
     await locks.aclose()
     assert lease.lost
-    await asyncio.wait_for(lease.wait_lost(), 5)
+    await within(5, lease.wait_lost())
     await lease.release()
     assert {type(error) for error in await asyncio.gather(*waiters, return_exceptions=True)} == {ClosedError}
     assert server_locks() == 0
@@ -297,7 +297,7 @@ async def test_observers_hear_of_every_lease(
             pass
         lease = await locks.acquire("b")
         server_locks.end_sessions()
-        await asyncio.wait_for(lease.wait_lost(), 5)
+        await within(5, lease.wait_lost())
         await wait_until(lambda: len(heard) == 4)
         await lease.release()
     assert [type(event) for event in heard] == [LeaseAcquired, LeaseReleased, LeaseAcquired, LeaseLost, LeaseReleased]

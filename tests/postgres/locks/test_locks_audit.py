@@ -12,7 +12,7 @@ from aiodurable.locks.session import LockSession
 from aiodurable.settings import LockMode
 from server_locks import ServerLocks
 from tampering import slip_in, take_away
-from waiting import wait_until
+from waiting import wait_until, within
 
 
 def session_of(locks: PostgresLockManager) -> LockSession:
@@ -33,7 +33,7 @@ async def test_a_lock_that_the_server_does_not_have_is_noticed(locks: PostgresLo
     await wait_until(lambda: session.idle)
     await take_away(session, lease.key)
     session.audit_soon()
-    await asyncio.wait_for(lease.wait_lost(), 5)
+    await within(5, lease.wait_lost())
     assert neighbour.lost
     assert session.over is not None
     assert "1 of the 2 locks" in session.over

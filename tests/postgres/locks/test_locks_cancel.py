@@ -10,7 +10,7 @@ import pytest
 
 from aiodurable.locks import PostgresLockManager
 from server_locks import ServerLocks
-from waiting import wait_until
+from waiting import wait_until, within
 
 Body = Callable[[PostgresLockManager], Coroutine[Any, Any, None]]
 
@@ -137,7 +137,7 @@ async def test_a_lock_granted_as_its_caller_is_cancelled_goes_to_the_next_in_lin
             await asyncio.sleep(0)
         if not first.cancel():
             await first.result().release()
-        await (await asyncio.wait_for(second, 5)).release()
+        await (await within(5, second)).release()
         await asyncio.gather(first, letting_go, return_exceptions=True)
         await settled(locks)
         assert server_locks() == 0

@@ -12,7 +12,7 @@ from aiodurable.embedded import EmbeddedPostgres
 from aiodurable.errors import LockCapacityError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.capacity import share
-from waiting import wait_until
+from waiting import wait_until, within
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ async def test_without_room_for_flags_the_tick_wakes(small: str) -> None:
         await wait_until(lambda: session.idle)
         assert not session.flags.up
         await lease.release()
-        await (await asyncio.wait_for(waiting, 10)).release()
+        await (await within(10, waiting)).release()
 
 
 @pytest.mark.parametrize(("slots", "sessions", "each"), [(6400, 2, 1600), (6400, 0, 3200), (10, 100, 1)])

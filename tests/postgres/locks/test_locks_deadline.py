@@ -13,7 +13,7 @@ from aiodurable.settings import LockMode, Settings
 from proxy import proxy
 from server_locks import ServerLocks
 from timetable import Timetable
-from waiting import wait_until
+from waiting import wait_until, within
 
 SILENT = Settings(lease_ttl_s=2.5, heartbeat_s=0.5, lease_margin_s=1, connect_timeout_s=5, close_timeout_s=1)
 
@@ -25,7 +25,7 @@ async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str, mo
             network.cut()
             asked = asyncio.create_task(locks.acquire("b", timeout=0))  # goes out at once, and is never answered
             began = time.monotonic()
-            await asyncio.wait_for(lease.wait_lost(), 10)
+            await within(10, lease.wait_lost())
             assert time.monotonic() - began < SILENT.lease_ttl_s - SILENT.lease_margin_s + 0.5
             with pytest.raises(Exception, match="over"):
                 await asked
@@ -43,7 +43,7 @@ async def test_where_only_the_answers_are_lost_the_server_keeps_the_lock_for_the
         lease = await locks.acquire("a")
         network.cut("to_client")
         cut = time.monotonic()
-        await asyncio.wait_for(lease.wait_lost(), 10)
+        await within(10, lease.wait_lost())
         lost = time.monotonic()
         await wait_until(lambda: server_locks.leases() == 0)
         freed = time.monotonic()

@@ -18,7 +18,7 @@ from lock_holder import SHORT, holder
 from pgbouncer import through
 from server_locks import ServerLocks
 from timetable import Timetable
-from waiting import wait_until
+from waiting import wait_until, within
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_through_a_pooler_in_session_mode_a_killed_holder_frees_its_lock(
         await wait_until(lambda: direct.health().waiting == 1)
         process.kill()
         killed = time.monotonic()
-        lease = await asyncio.wait_for(waiting, SHORT.lease_ttl_s + 10)
+        lease = await within(SHORT.lease_ttl_s + 10, waiting)
         timetable.trial(taken_over=time.monotonic() - killed)
         await lease.release()
 
@@ -105,7 +105,7 @@ async def test_a_pooler_that_is_restarted_loses_the_leases_that_went_through_it(
             locks = PostgresLockManager(url, mode=mode, settings=SHORT, allow_proxy=True)
             await locks.open()
             lease = await locks.acquire("a")
-        await asyncio.wait_for(lease.wait_lost(), SHORT.lease_ttl_s)
+        await within(SHORT.lease_ttl_s, lease.wait_lost())
         await locks.aclose()
         async with direct.hold("a", timeout=SHORT.lease_ttl_s + 10):
             pass

@@ -16,7 +16,7 @@ from lock_holder import SHORT, holder, said
 from proxy import proxy
 from server_locks import ServerLocks
 from timetable import Timetable
-from waiting import wait_until
+from waiting import wait_until, within
 
 
 async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable: Timetable, mode: LockMode) -> None:
@@ -27,7 +27,7 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable:
                 await wait_until(lambda: locks.health().waiting == 1)
                 process.kill()
                 killed = time.monotonic()
-                lease = await asyncio.wait_for(waiting, 10)
+                lease = await within(10, waiting)
                 taken = time.monotonic() - killed
                 timetable.trial(taken_over=taken)
                 assert taken < SHORT.lease_ttl_s
@@ -71,9 +71,9 @@ async def test_an_ended_backend_is_known_to_its_holder(
             lease.on_lost(lambda told_at=told_at: told_at.append(time.monotonic()))
             ended = time.monotonic()
             server_locks.end_session_of(holding.pid)
-            taken = await asyncio.wait_for(waiting, 10)
+            taken = await within(10, waiting)
             freed = time.monotonic() - ended
-            await asyncio.wait_for(lease.wait_lost(), 10)
+            await within(10, lease.wait_lost())
             timetable.trial(taken_over=freed, holder_knew=told_at[0] - ended)
             await lease.release()
             await taken.release()
@@ -116,7 +116,7 @@ async def test_a_process_asked_to_end_lets_go_and_ends_by_the_signal(
         began = time.monotonic()
         process.send_signal(which)
         assert {await said(process), await said(process)} == {"lost", "closed"}
-        code = await asyncio.wait_for(process.wait(), 10)
+        code = await within(10, process.wait())
         assert time.monotonic() - began < SHORT.close_timeout_s + 2
         assert code == -which
         assert server_locks() == 0
@@ -137,7 +137,7 @@ async def test_a_process_asked_to_end_in_a_partition_ends_in_bounded_time(
         network.cut()
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        code = await asyncio.wait_for(process.wait(), 15)
+        code = await within(15, process.wait())
         timetable.trial(ended=time.monotonic() - began)
         assert code == -signal.SIGTERM
         assert time.monotonic() - began < SHORT.close_timeout_s + 2
@@ -151,7 +151,7 @@ async def test_a_second_signal_ends_a_process_that_is_still_closing(dsn: str, mo
         await wait_until(lambda: not catches(process, signal.SIGTERM))
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
-        assert b"closed" not in await asyncio.wait_for(process.stdout.read(), 15)
+        assert b"closed" not in await within(15, process.stdout.read())
         assert await process.wait() == -signal.SIGTERM
 
 
@@ -165,7 +165,7 @@ async def test_a_process_that_forgets_to_close_ends_without_hanging(
             network.cut()
         assert process.stdin is not None
         process.stdin.write(b"\n")
-        code = await asyncio.wait_for(process.wait(), 15)
+        code = await within(15, process.wait())
         assert code == (0 if how == "leave" else 3)
         network.mend()
         await wait_until(lambda: server_locks() == 0)

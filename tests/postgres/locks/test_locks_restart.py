@@ -12,7 +12,7 @@ from aiodurable.locks import PostgresLockManager
 from aiodurable.settings import LockMode, Settings
 from own_server import How, OwnServer
 from timetable import Timetable
-from waiting import wait_until
+from waiting import wait_until, within
 
 
 @pytest.mark.parametrize("how", ["fast", "immediate"])
@@ -29,14 +29,14 @@ async def test_after_a_restart_every_lease_is_lost_and_every_waiter_served(
         await wait_until(lambda: other.health().waiting == 50)
         began = time.monotonic()
         stopping = asyncio.create_task(own.stop(how))
-        await asyncio.wait_for(asyncio.gather(*(lease.wait_lost() for lease in leases)), 10)
+        await within(10, asyncio.gather(*(lease.wait_lost() for lease in leases)))
         knew = time.monotonic() - began
         await stopping
         with pytest.raises(LockTimeoutError, match="Postgres is away"):
             await locks.acquire("another", timeout=0.05)
         assert await own.start() == dsn
         up = time.monotonic() - began
-        taken = await asyncio.wait_for(asyncio.gather(*waiting), 30)
+        taken = await within(30, asyncio.gather(*waiting))
         served = time.monotonic() - began
         tokens = {lease.name: lease.token for lease in leases}
         assert all(lease.token > tokens[lease.name] for lease in taken)

@@ -19,7 +19,7 @@ from aiodurable.locks.rows import RowWire
 from aiodurable.locks.session import LockSession
 from aiodurable.settings import LockMode, Settings
 from server_locks import ServerLocks
-from waiting import wait_until
+from waiting import wait_until, within
 
 LEASES = int(os.environ.get("AIODURABLE_TEST_LEASES", "5000"))
 GATE = "((($1::bigint # 7019263971491471714) >> 32)::int, (($1 # 7019263971491471714) << 32 >> 32)::int)"
@@ -88,7 +88,7 @@ async def test_where_others_fill_the_lock_table_an_acquire_fails_and_a_release_w
         await greedy.execute("SELECT pg_advisory_unlock_all()")
         with pytest.raises(LockCapacityError):
             await asking
-        await asyncio.wait_for(letting_go, 10)
+        await within(10, letting_go)
         assert not kept.lost
         assert not going.lost
         assert await greedy.fetchval("SELECT count(*) FROM aiodurable_locks") == 1
@@ -210,7 +210,7 @@ async def test_a_key_whose_gate_is_closed_is_refused_at_once_and_let_go_of_when_
     await transaction.start()
     for name in ("a", "b"):
         assert await beside.fetchval(f"SELECT pg_try_advisory_xact_lock{GATE}", lock_key(name, "aiodurable"))
-    assert await asyncio.wait_for(locks.try_acquire("b"), 10) is None
+    assert await within(10, locks.try_acquire("b")) is None
     releasing = asyncio.create_task(lease.release())
     session = lease._holding
     assert isinstance(session, LockSession)
@@ -218,7 +218,7 @@ async def test_a_key_whose_gate_is_closed_is_refused_at_once_and_let_go_of_when_
     assert server_locks.leases() == 1
     assert not releasing.done()
     await transaction.rollback()
-    await asyncio.wait_for(releasing, 10)
+    await within(10, releasing)
     assert not lease.lost
     assert server_locks.leases() == 0
 

@@ -13,7 +13,7 @@ from aiodurable.locks.session import LockSession
 from aiodurable.locks.taking import Taking
 from aiodurable.locks.turns import HANDOFFS
 from server_locks import ServerLocks
-from waiting import wait_until
+from waiting import wait_until, within
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ async def test_of_many_locks_let_go_at_once_the_one_that_is_waited_for_is_told(
     await wait_until(lambda: server_locks.flags() == 2)
     await asyncio.gather(*(lease.release() for lease in leases))
     for task in waiting:
-        await (await asyncio.wait_for(task, 10)).release()
+        await (await within(10, task)).release()
     await wait_until(lambda: server_locks() == 0)
 
 
@@ -102,7 +102,7 @@ async def test_a_bell_that_rings_as_the_refusal_arrives_is_not_missed(
         return found
 
     monkeypatch.setattr(Taking, "_try", let_go_meanwhile)
-    await (await asyncio.wait_for(other.acquire("a", timeout=None), 10)).release()
+    await (await within(10, other.acquire("a", timeout=None))).release()
     assert refusals == 2
 
 
@@ -127,7 +127,7 @@ async def test_who_was_refused_sleeps_until_there_is_news(
         async with other.hold("b"):
             pass
     await lease.release()
-    await (await asyncio.wait_for(waiting, 10)).release()
+    await (await within(10, waiting)).release()
     assert tries - 20 <= 5
 
 
@@ -162,7 +162,7 @@ async def test_a_process_with_many_waiters_does_not_starve_another(
 
     tasks = [asyncio.create_task(take(locks, "locks")) for _ in range(50)]
     tasks.append(asyncio.create_task(take(other, "other")))
-    await asyncio.wait_for(enough.wait(), 60)
+    await within(60, enough.wait())
     await asyncio.gather(*tasks)
     assert served["locks"] < served["other"] * HANDOFFS * 10
 
@@ -180,7 +180,7 @@ async def test_after_a_lost_session_flags_and_the_ear_are_there_again(
     await wait_until(lambda: all(session is not None and session.over for session in sessions))
     await wait_until(lambda: server_locks.flags() == 1 and other.health().healthy)
     await lease.release()
-    await (await asyncio.wait_for(waiting, 10)).release()
+    await (await within(10, waiting)).release()
     await wait_until(lambda: server_locks() == 0)
 
 
@@ -206,7 +206,7 @@ async def test_a_waiter_that_moves_to_another_session_takes_its_flag_along(
     await wait_until(lambda: keeper.session is not None and lease.key in keeper.session.flags.up)
     await wait_until(lambda: server_locks.flags() == 1)
     await lease.release()
-    await (await asyncio.wait_for(waiting, 10)).release()
+    await (await within(10, waiting)).release()
     await wait_until(lambda: server_locks() == 0)
 
 

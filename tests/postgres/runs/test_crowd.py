@@ -22,7 +22,7 @@ from aiodurable.settings import LockMode
 from own_server import How, OwnServer
 from server_locks import ServerLocks
 from timetable import Timetable
-from waiting import wait_until
+from waiting import wait_until, within
 from workflows import STEPS, four_nodes
 
 RUNS = 200
@@ -175,7 +175,7 @@ async def test_of_freed_locks_exactly_those_that_another_process_grabbed_end_the
             assert await grabber.stdout.readline() == b"waiting\n"
             began = time.monotonic()
             assert end_sessions_of(server_locks, durable) == 2
-            finished, _ = await asyncio.wait_for(grabber.communicate(), 60)
+            finished, _ = await within(60, grabber.communicate())
             timetable.trial(grabbed_and_finished=time.monotonic() - began)
             await wait_until(lambda: durable.locks.health().held >= RUNS - len(lost) and len(lost) == len(wanted), 30)
         finally:

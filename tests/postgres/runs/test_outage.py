@@ -14,7 +14,7 @@ import pytest
 from aiodurable import Durable, LeaseLostError, PostgresUnavailableError, Settings, ThreadStatus
 from aiodurable.settings import LockMode
 from own_server import OwnServer
-from waiting import wait_until
+from waiting import wait_until, within
 from workflows import STEPS, Gate, four_nodes, noted
 
 LEAVING = Path(__file__).parents[2] / "leaving_process.py"
@@ -39,7 +39,7 @@ async def test_a_run_whose_postgres_goes_away_ends_clearly_and_goes_on_when_it_i
         await gate.reached.wait()
         await own.stop()
         with pytest.raises(LeaseLostError):
-            await asyncio.wait_for(task, timeout=30)
+            await within(30, task)
         with pytest.raises(PostgresUnavailableError):
             async with Durable(dsn, settings=Settings(connect_timeout_s=2)):
                 pytest.fail("opened")
@@ -63,7 +63,7 @@ async def test_a_restart_of_postgres_is_not_felt_by_a_run(own: OwnServer, tmp_pa
         await gate.reached.wait()
         await own.restart()
         gate.open.set()
-        result, token = await asyncio.wait_for(task, timeout=60)
+        result, token = await within(60, task)
         assert (result["words"], token) == (list(STEPS), 1)
         assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
     assert noted(log) == list(STEPS)
@@ -103,7 +103,7 @@ async def test_a_process_that_leaves_in_the_middle_of_a_run_ends_at_once_and_the
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(LEAVING), dsn, how, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    output, _ = await within(30, process.communicate())
     assert (output, process.returncode) == (b"reached\n", code)
     async with Durable(dsn) as durable, durable.run(four_nodes(), "t", on_busy="wait", timeout=10) as run:
         assert run.status.unfinished
