@@ -18,7 +18,7 @@ async def processes() -> AsyncIterator[Processes]:
         yield parent
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("shape", FEATURES)
 async def test_a_kill_after_any_write_changes_nothing(
     dsn: str, processes: Processes, shape: str, tmp_path: Path

@@ -72,6 +72,16 @@ async def test_what_a_node_is_given_of_ours_has_a_name_that_langgraph_strips(dur
     assert json.loads(json.dumps(rest))["thread_id"] == "t"
 
 
+async def test_the_config_of_an_update_carries_nothing_of_ours_either(durable: Durable) -> None:
+    async with durable.run(four_nodes(), "t") as run:
+        await run.ainvoke(INPUT)
+        updated = await run.aupdate_state({"told": "changed"})
+        state = await run.aget_state()
+    for config in (updated, state.config, state.parent_config):
+        assert not [key for each in configs(config) for key in each if key.startswith("__")]
+    json.dumps([updated, state.config, state.parent_config])
+
+
 async def test_a_runs_own_config_is_refused_after_the_run(durable: Durable) -> None:
     """`run.config` means this lease: a task that outlives the body must not write without one."""
     graph = four_nodes().compile(checkpointer=durable.checkpointer)
