@@ -93,6 +93,21 @@ async def test_what_is_put_back_comes_before_what_came_later() -> None:
     assert await queue.take() == items
 
 
+async def test_a_thread_of_which_some_writes_rest_is_ready_only_once_they_have_rested() -> None:
+    queue = backlog(rows=100)
+    items = [write("t", size=n) for n in range(4)]
+    for item in items[:2]:
+        queue.add(item)
+    batch = await queue.take()
+    queue.add(items[2])
+    queue.settled(batch, back=batch[1:], rest_s=0.0)  # the rest ends in a later turn of the loop
+    queue.add(items[3])
+    assert not queue._ready, "a write may go before an older one of its thread"
+    assert await queue.take() == items[1:]
+    await settle()
+    assert not queue._ready, "the thread is ready while it is in a batch"
+
+
 async def test_two_leases_of_a_thread_never_share_a_batch() -> None:
     queue = backlog(rows=100)
     old, new = write("t", 1), write("t", 2)
