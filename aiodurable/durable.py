@@ -168,6 +168,7 @@ class Durable(Verbs):
                     serde=serde,
                     namespace=settings.namespace,
                     worker=f"{socket.gethostname()}:{os.getpid()}",
+                    threads=checkpoints.serialisers,
                 ),
                 recovery_grace_s=settings.recovery_grace_s,
                 observers=self._observers,

@@ -7,7 +7,16 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["UNFINISHED", "LockHolder", "PauseReason", "RunRecord", "RunStatus", "ThreadStatus", "WorkflowCheckpoint"]
+__all__ = [
+    "UNFINISHED",
+    "EarlierAttempt",
+    "LockHolder",
+    "PauseReason",
+    "RunRecord",
+    "RunStatus",
+    "ThreadStatus",
+    "WorkflowCheckpoint",
+]
 
 
 class ThreadStatus(StrEnum):
@@ -169,6 +178,27 @@ class WorkflowCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierAttempt:
+    """An attempt of a run that was tried again.
+
+    Attributes:
+        worker: host and process.
+        started: when it began, or went on last.
+        ended: when it ended; None where its process died.
+        outcome: `failed`, `crashed` or `quarantined`.
+        error: `repr` of the exception that ended it.
+        traceback: that exception's.
+    """
+
+    worker: str | None
+    started: datetime | None
+    ended: datetime | None
+    outcome: str
+    error: str | None
+    traceback: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """One row of the ledger.
 
@@ -177,16 +207,18 @@ class RunRecord:
         thread_id: the thread it advances.
         graph: the name of its graph.
         status: what the ledger says of it.
-        attempts: how often it was tried.
+        attempts: how often it was tried: once, and again after each crash or failure. Answers, pauses and drains are none.
         token: the fencing token of its last attempt.
         worker: host and process of its last attempt.
         created_at: when it was accepted.
-        started_at: when its last attempt began.
+        started_at: when its last attempt began, or went on last.
         finished_at: when its last attempt ended, None while it runs.
         failed_at: when it failed last, None where it did not.
         error: `repr` of the exception that ended it, where one did.
         reason: why it is paused, where it is.
         checkpoint_id: the checkpoint at which it ended.
+        traceback: of that exception.
+        earlier_attempts: the attempts before the last one, of many the newest 20.
     """
 
     run_id: str
@@ -203,3 +235,5 @@ class RunRecord:
     error: str | None
     reason: str | None
     checkpoint_id: str | None
+    traceback: str | None = None
+    earlier_attempts: tuple[EarlierAttempt, ...] = ()

@@ -186,6 +186,8 @@ class Verbs(ABC):
         on_busy: OnBusy = "reject",
         timeout: float | None = None,
         past_gate: bool = False,
+        config: RunnableConfig | None = None,
+        context: Any = None,
         **options: Any,
     ) -> Any:
         """Go on with an unfinished thread and return its result; of a complete one, return what is stored.
@@ -198,6 +200,7 @@ class Verbs(ABC):
             graph: its graph; None: the one the ledger knows it by, which must be registered here.
             on_busy, timeout: as for `run`.
             past_gate: a person has decided: go on also with a thread that was stopped on purpose.
+            config, context: over what the run was accepted with, which is there again.
             options: LangGraph's own for `ainvoke`.
 
         Raises:
@@ -212,7 +215,7 @@ class Verbs(ABC):
         async with run(self._opened(), bound, thread_id, on_busy=on_busy, timeout=timeout) as resumed:
             if not past_gate:
                 may_go_on(resumed.checkpoint)
-            return await resumed.ainvoke(**options)
+            return await resumed.ainvoke(config=config, context=context, **options)
 
     async def retry(
         self,
@@ -221,6 +224,8 @@ class Verbs(ABC):
         *,
         on_busy: OnBusy = "reject",
         timeout: float | None = None,
+        config: RunnableConfig | None = None,
+        context: Any = None,
         **options: Any,
     ) -> Any:
         """Try a thread again from where it stopped, also a quarantined one, and return its result.
@@ -229,7 +234,7 @@ class Verbs(ABC):
         Unlike `resume_workflow` it refuses a complete thread: there is nothing to try again.
 
         Args:
-            thread_id, graph, on_busy, timeout, options: as for `resume_workflow`.
+            thread_id, graph, on_busy, timeout, config, context, options: as for `resume_workflow`.
 
         Raises:
             ThreadNotFoundError: nothing is known of the thread.
@@ -242,7 +247,7 @@ class Verbs(ABC):
         bound = await self._graph_of(thread_id, graph, verb="retry")
         async with run(self._opened(), bound, thread_id, on_busy=on_busy, timeout=timeout) as retried:
             may_retry(retried.checkpoint)
-            return await retried.ainvoke(on_unfinished="retry", **options)
+            return await retried.ainvoke(config=config, context=context, on_unfinished="retry", **options)
 
     async def fork(
         self,

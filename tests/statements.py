@@ -76,7 +76,7 @@ class Statement:
     def sql(self) -> str:
         sql = self.block.replace("{classify}", load("threads")["classify"])
         parts = load("checkpoints")
-        for place in ("lost", "unless_lost", "replaced", "and_lost"):
+        for place in ("lost", "unless_lost", "replaced", "taken", "and_lost"):
             sql = sql.replace(f"{{{place}}}", parts[f"commit_{place}"])
         return sql.replace("{select}", BasePostgresSaver.SELECT_SQL)
 
@@ -108,7 +108,7 @@ def _started(count: int) -> tuple[Any, ...]:
         return [value] * count
 
     new = [f"new-{n}" for n in range(count)]
-    stored = each(None), each(None), each(None), each(None)
+    stored = each(None), each(None), each(None), each(None), each(None), each(None)
     keys = list(range(1, count + 1))
     return (
         new,
@@ -135,7 +135,18 @@ def _committed(count: int) -> tuple[Any, ...]:
     blobs = _ids(count), each(""), each("xs"), _heads(count, "a"), each("msgpack"), each(b"\xa1a")
     heads = _ids(count), each(""), _heads(count, "a"), _heads(count), each("{}"), each("{}")
     proved = _ids(count), each(""), _heads(count), each("task"), each(0), each(None), each(1)
-    return _ids(count), each(1), each(0), *blobs, *heads, *write("other", "xs"), *write("task", "__error__"), *proved
+    return (
+        _ids(count),
+        each(1),
+        each(0),
+        *blobs,
+        *heads,
+        *write("other", "xs"),
+        *write("task", "__error__"),
+        *proved,
+        _runs(count),
+        _ids(count),
+    )
 
 
 def _all() -> list[Statement]:
@@ -157,7 +168,7 @@ def _all() -> list[Statement]:
         Statement("copy_checkpoint", copying["copy_checkpoint"], (one, "copy", head, True), 100),
         Statement("get", runs["get"], ("run-7-0",), 12),
         Statement("newest", runs["newest"], (one,), 5),
-        Statement("retry", runs["retry"], ("run-7-1", 2, "host:1", 1), 1),
+        Statement("retry", runs["retry"], ("run-7-1", 2, "host:1", 1, 20), 2),
         Statement("heal a run", runs["heal"], ("run-7-1", 2, None), 1),
         Statement("fork", runs["fork"], ("new", "t", 1, None, 1, "host:1", head, "reason", one, head, True), 2),
         Statement("answered", answers["answered"], (one,), 5),
@@ -187,10 +198,14 @@ def _all() -> list[Statement]:
             Statement(f"failed_inside {n}", threads["failed_inside"], (ids, tasks, ["a"] * n, heads), 3 * n),
             Statement(f"start {n}", runs["start"], _started(n), 6 * n, "link"),
             # A hundred runs end at once at most, and are compared with each other.
-            Statement(f"end {n}", runs["end"], (*_asked(n), _runs(n), [1] * n, [None] * n), 18 * n + 2 * n * n, "link"),
+            Statement(f"end {n}", runs["end"], (*_asked(n), _runs(n), [1] * n, [True] * n), 18 * n + 2 * n * n, "link"),
             Statement(f"complete {n}", runs["complete"], (_runs(n), [1] * n, ids, heads), 8 * n, "link"),
             Statement(
-                f"finish {n}", runs["finish"], (_runs(n), [1] * n, ["failed"] * n, *[[None] * n] * 3), 2 * n, "link"
+                f"finish {n}",
+                runs["finish"],
+                (_runs(n), [1] * n, ["failed"] * n, *[[None] * n] * 4, [True] * n),
+                2 * n,
+                "link",
             ),
             Statement(f"commit {n}", checkpoints["commit"], _committed(n), 10 * n, "link"),
             Statement(f"bump_free {n}", checkpoints["bump_free"], (ids + fresh, [7] * 2 * n), 8 * n, "link"),

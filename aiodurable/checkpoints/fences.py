@@ -69,6 +69,7 @@ class Fence:
         finished: the newest checkpoint of the root graph that was written under it, if nothing is left to do after it.
         history: what was acknowledged under it.
         on_revoked: called once when it is revoked, None: nothing is.
+        untaken: the run whose input no checkpoint has taken yet; its first one says so in the ledger, in the same commit.
     """
 
     __slots__ = (
@@ -84,6 +85,7 @@ class Fence:
         "revoked",
         "thread_id",
         "token",
+        "untaken",
     )
 
     def __init__(self, thread_id: str, token: int, lease_id: int = 0, *, first: bool = False) -> None:
@@ -98,6 +100,7 @@ class Fence:
         self.finished: Finished | None = None
         self.history = History()
         self.on_revoked: Callable[[], None] | None = None
+        self.untaken: str | None = None
         self._why: LeaseLostError | None = None
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Self
 
@@ -152,6 +152,11 @@ class AsyncCheckpointerPool:
                 namespace=self._settings.namespace,
                 serde=self._serde,
             )
+
+    @property
+    def serialisers(self) -> Executor | None:
+        """The threads in which large values are serialised; None where it is not open."""
+        return self._threads
 
     @property
     def closed(self) -> bool:

@@ -38,21 +38,32 @@ _SQL = load("checkpoints")
 
 def _variant(**parts: str) -> str:
     sql = _SQL["commit"]
-    for place in ("lost", "unless_lost", "replaced", "and_lost"):
+    for place in ("lost", "unless_lost", "replaced", "taken", "and_lost"):
         sql = sql.replace(f"{{{place}}}", parts.get(place, ""))
     return sql
 
 
+def _taken(first: int) -> str:
+    """The part that records consumption, where its parameters are from number `first` on."""
+    return _SQL["commit_taken"].replace("$41", f"${first}").replace("$42", f"${first + 1}")
+
+
+_PROVING = {
+    "replaced": _SQL["commit_replaced"],
+    "lost": _SQL["commit_lost"],
+    "unless_lost": _SQL["commit_unless_lost"],
+    "and_lost": _SQL["commit_and_lost"],
+}
+
 COMMIT = _variant()
-"""What nearly every batch takes: nothing of it replaces a task's writes."""
+"""What nearly every batch takes: nothing of it replaces a task's writes, or is the first checkpoint of a run."""
+COMMIT_TAKING = _variant(taken=_taken(25))
+"""For a batch with the first checkpoint of a run, which has taken its input."""
 COMMIT_REPLACING = _variant(replaced=_SQL["commit_replaced"])
-COMMIT_PROVING = _variant(
-    replaced=_SQL["commit_replaced"],
-    lost=_SQL["commit_lost"],
-    unless_lost=_SQL["commit_unless_lost"],
-    and_lost=_SQL["commit_and_lost"],
-)
+COMMIT_REPLACING_TAKING = _variant(replaced=_SQL["commit_replaced"], taken=_taken(34))
+COMMIT_PROVING = _variant(**_PROVING)
 """For a connection that is newer than what was acknowledged: it tells of which threads that is gone, and writes those not."""
+COMMIT_PROVING_TAKING = _variant(**_PROVING, taken=_taken(41))
 
 _lost = re.sub(r"\$(\d+)", lambda number: f"${int(number[1]) - 33}", _SQL["commit_lost"])
 LOST = f"WITH {_lost.rstrip().removesuffix(',')}\nSELECT thread_id FROM lost"
@@ -81,12 +92,14 @@ class Rows:
 
     Attributes:
         replace: whether rows of `writes` that exist are replaced rather than left alone.
+        takes: the run whose input the checkpoint takes, if it is the first one of that run.
     """
 
     blobs: Sequence[BlobRow] = ()
     checkpoint: CheckpointRow | None = None
     writes: Sequence[WriteRow] = ()
     replace: bool = False
+    takes: str | None = None
 
     def count(self) -> int:
         """How many rows."""
@@ -140,6 +153,8 @@ class Write:
 
     def succeed(self) -> None:
         """It is committed."""
+        if self.rows.takes is not None and self.rows.takes == self.fence.untaken:
+            self.fence.untaken = None
         if not self.done.done():
             self.done.set_result(None)
 
@@ -193,11 +208,14 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
     checkpoints: dict[tuple[str, str, str], CheckpointRow] = {}
     kept: dict[_WriteKey, WriteRow] = {}
     replaced: dict[_WriteKey, WriteRow] = {}
+    taken: dict[str, str] = {}
     for write in batch:
         fence = write.fence
         standings[fence.thread_id] = fence.standing
         if origin is not None and fence.history.unproven(origin):
             proofs[fence.thread_id] = _proof(fence)
+        if write.rows.takes is not None:
+            taken[write.rows.takes] = fence.thread_id
         for row in write.rows.blobs:
             blobs.setdefault(row[:4], row)
         if (row := write.rows.checkpoint) is not None:
@@ -214,7 +232,7 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
             elif earlier is None:
                 kept[key] = row
     ordered = sorted(standings)
-    parameters = [
+    parameters: list[Sequence[Any]] = [
         ordered,
         [standings[thread_id].token for thread_id in ordered],
         [standings[thread_id].lease_id for thread_id in ordered],
@@ -222,12 +240,20 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
         *_columns(checkpoints.values(), 6),
         *_columns(kept.values(), 9),
     ]
-    if not replaced and not proofs:
-        return COMMIT, parameters
-    parameters += _columns(replaced.values(), 9)
-    if not proofs:
-        return COMMIT_REPLACING, parameters
-    return COMMIT_PROVING, [*parameters, *_columns(proofs.values(), 7)]
+    if replaced or proofs:
+        parameters += _columns(replaced.values(), 9)
+    if proofs:
+        parameters += _columns(proofs.values(), 7)
+    if taken:
+        parameters += [list(taken), list(taken.values())]
+    plain, taking = (
+        (COMMIT_PROVING, COMMIT_PROVING_TAKING)
+        if proofs
+        else (COMMIT_REPLACING, COMMIT_REPLACING_TAKING)
+        if replaced
+        else (COMMIT, COMMIT_TAKING)
+    )
+    return (taking if taken else plain), parameters
 
 
 def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:

@@ -243,6 +243,9 @@ class DurableSaver(Upkeep):
             channel: str(version) for channel, version in new_versions.items() if channel in values
         }
 
+        # A change from outside (`update_state`) is no step of the run.
+        advances = not namespace and metadata.get("source") in ("input", "loop")
+
         def dump() -> Rows:
             row = (
                 thread_id,
@@ -252,7 +255,8 @@ class DurableSaver(Upkeep):
                 dump_json({**checkpoint, "channel_values": inline}, floats=inline.values()),
                 dump_json(get_serializable_checkpoint_metadata(config, metadata)),
             )
-            return Rows(blobs=self._dump_blobs(thread_id, namespace, values, versions), checkpoint=row)
+            blobs = self._dump_blobs(thread_id, namespace, values, versions)
+            return Rows(blobs=blobs, checkpoint=row, takes=fence.untaken if advances else None)
 
         await self._commit(fence, dump, [*(values[channel] for channel in versions), inline])
         if not namespace:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Self
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.errors import UnknownInterruptError, is_invalid_resume
 from langgraph.runtime import RunControl
@@ -17,22 +18,24 @@ from langgraph.types import Command
 from aiodurable.checkpoints.fences import Finished
 from aiodurable.checkpoints.healing import drop_loose_answer
 from aiodurable.checkpoints.history import Mark
-from aiodurable.errors import CircuitOpenError, ClosedError, PostgresUnavailableError
+from aiodurable.errors import CircuitOpenError, ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import RunFinished, RunStarted, emit
 from aiodurable.model import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.fitting import fitted
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.healing import heal_thread
+from aiodurable.runs.ledger import Accepted
 from aiodurable.runs.resume import Outcome, outcome_of
 from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.run_config import what_goes_along
 
 __all__ = ["Attempt", "new_run_id"]
 
 _log = logging.getLogger(__name__)
 
-_NO_ERROR = (RunStatus.COMPLETE, RunStatus.INTERRUPTED)
-"""Where an exception is none of the run's: of an interrupted one, that an answer was refused."""
+_FAILED = (RunStatus.FAILED, RunStatus.REJECTED)
 
 
 def new_run_id() -> str:
@@ -48,6 +51,7 @@ class Attempt:
         resumed: whether it goes on with work left unfinished.
         input: what the graph is called with: the run's input until a checkpoint has consumed it, then None.
         context: the context the run was accepted with.
+        config: what of the caller's config it was accepted with.
         graph: what runs it.
         lacking: nodes that were to run when it ended, and that the graph lacks.
         control: asks the graph to stop at its next superstep.
@@ -60,29 +64,31 @@ class Attempt:
         record: RunRecord,
         *,
         graph: BoundGraph,
-        base: WorkflowCheckpoint,
         consumed: bool,
+        resumed: bool,
         input: Any,
         context: Any,
+        config: RunnableConfig,
         answers: Mapping[str, Any] | None = None,
         loose: bool = False,
     ) -> None:
         self._rooms = rooms
         self._lease = lease
         self._record = record
-        self._base = base
-        self._consumed = consumed
         self._answers = answers or {}
         self.loose = loose
         self._began = time.monotonic()
+        self._accepting = not resumed
         self.run_id = record.run_id
-        self.resumed = consumed or record.attempts > 1
+        self.resumed = resumed
         self.input = None if consumed else input
         self.context = context
+        self.config = config
         self.graph = graph
         self.lacking: tuple[str, ...] = ()
         self.control = RunControl()
         lease.fence.finished = None  # from here on it is this attempt's doing
+        lease.fence.untaken = None if consumed else record.run_id
         emit(
             rooms.observers,
             RunStarted(
@@ -105,10 +111,24 @@ class Attempt:
         run_id: str | None,
         input: Any,
         context: Any,
+        config: RunnableConfig,
         seq: int,
         adopted: bool = False,
     ) -> Self:
-        """A new run, the `seq`-th attempt under its lease. `adopted`: of work that plain LangGraph left: it has no input."""
+        """A new run.
+
+        Args:
+            rooms: what it works with.
+            lease: of the thread.
+            thread: how it stands; work that is left in it is given up.
+            graph: what runs it.
+            run_id: its name; None: a new one.
+            input: what it is accepted with.
+            context: and with which context.
+            config: and with which config, of which what another process needs is stored.
+            seq: the number of this attempt among those under the lease.
+            adopted: it goes on with work that plain LangGraph left, so there is no input.
+        """
         sent = time.monotonic()
         closing = {ThreadStatus.NEW: None, ThreadStatus.COMPLETE: RunStatus.COMPLETE}
         record, lease.fence.blank = await rooms.ledger.start(
@@ -119,11 +139,22 @@ class Attempt:
             seq=seq,
             input=input,
             context=context,
+            config=what_goes_along(config),
             base_id=thread.checkpoint_id,
             closing=closing.get(thread.status, RunStatus.SUPERSEDED),
         )
         lease.fence.history.acknowledge(Mark(run_id=record.run_id), rooms.checkpoints.links.origin, sent)
-        return cls(rooms, lease, record, graph=graph, base=thread, consumed=adopted, input=input, context=context)
+        return cls(
+            rooms,
+            lease,
+            record,
+            graph=graph,
+            consumed=adopted,
+            resumed=adopted,
+            input=input,
+            context=context,
+            config=config,
+        )
 
     @classmethod
     async def resume(
@@ -131,47 +162,59 @@ class Attempt:
         rooms: Rooms,
         lease: ThreadLease,
         thread: WorkflowCheckpoint,
+        left: Accepted | None,
         *,
         graph: BoundGraph,
         context: Any,
+        config: RunnableConfig,
         seq: int,
     ) -> Self:
-        """One more try of the thread's newest run. Work that plain LangGraph left has none: it is adopted.
+        """Go on with the run that was left.
 
         Args:
             rooms: what it works with.
             lease: of the thread.
             thread: how it stands.
+            left: the run; None: plain LangGraph left the work, or a change of the state, and a new run adopts it.
             graph: the graph to go on with.
             context: what it is adopted with.
-            seq: its number among the attempts under the lease.
+            config: what it is adopted with.
+            seq: the number of this attempt among those under the lease.
 
         Raises:
             GraphChangedError: the graph does not fit what is stored; no attempt was opened.
         """
-        newest = await rooms.ledger.newest(lease.thread_id)
-        adopted = newest is None or newest.record.status is RunStatus.COMPLETE
-        graph = await fitted(rooms, lease, graph, thread, None if adopted else newest)
+        graph = await fitted(rooms, lease, graph, thread, left)
         loose = await heal_thread(rooms, lease)
-        if newest is None or adopted:
+        if left is None:
             new = await cls.start(
-                rooms, lease, thread, graph=graph, run_id=None, input=None, context=context, seq=seq, adopted=True
+                rooms,
+                lease,
+                thread,
+                graph=graph,
+                run_id=None,
+                input=None,
+                context=context,
+                config=config,
+                seq=seq,
+                adopted=True,
             )
             new.loose = loose
             return new
-        given, given_context = newest.load(graph.serde)
-        record = await rooms.ledger.retry(newest.record.run_id, token=lease.token, seq=seq)
+        given, given_context = left.load(graph.serde)
+        record = await rooms.ledger.retry(left.record.run_id, token=lease.token, seq=seq)
         lease.fence.history.acknowledge(Mark(run_id=record.run_id), None, time.monotonic())
         return cls(
             rooms,
             lease,
             record,
             graph=graph,
-            base=thread,
-            consumed=newest.consumed,
+            consumed=left.consumed,
+            resumed=True,
             input=given,
             context=given_context,
-            answers=newest.answers,
+            config=left.config,
+            answers=left.answers,
             loose=loose,
         )
 
@@ -210,48 +253,58 @@ class Attempt:
         if self._lease.over:
             return None  # whoever has the lease now tells how the run ends
         try:
-            finished = self._lease.fence.finished
-            taken = error is None or is_invalid_resume(error) or isinstance(error, UnknownInterruptError)
-            delivered, self._answers = (self._answers, {}) if taken else ({}, self._answers)
-            if error is None and finished is not None and (thread := await self._complete(finished)):
-                return thread
-            if delivered:
-                await self._rooms.ledger.answers_over(self.run_id, token=self._lease.token)
-            base_id = self._base.checkpoint_id
-            thread, ended = await self._rooms.ledger.end(
-                self.run_id,
-                self._lease.thread_id,
-                token=self._lease.token,
-                base_id=None if self._consumed else base_id,
-            )
-            await self._rooms.checkpoints.check_history(self._lease.fence)
-            if self._lease.lost:
-                return None  # what the tables show now is not what this attempt did
-            if again := [asked.id for asked in thread.interrupts if asked.id in delivered]:
-                await self._rooms.ledger.answers_over(self.run_id, token=self._lease.token, withdrawn=again)
-            consumed = self._consumed or thread.checkpoint_id != base_id
-            if ended:
-                self._announce(RunStatus.COMPLETE, error)
-            elif outcome := outcome_of(thread, error, consumed=consumed, lacking=self._lacking(thread, error)):
-                finished_at = await self._rooms.ledger.finish(
-                    self.run_id,
-                    token=self._lease.token,
-                    status=outcome.status,
-                    error=None if error is None or outcome.status in _NO_ERROR else repr(error),
-                    reason=outcome.reason,
-                    checkpoint_id=thread.checkpoint_id,
-                )
-                self._announce(outcome.status, error)
-                if outcome.status is RunStatus.REJECTED:  # as if it had never been
-                    return await self._rooms.threads.status(self._lease.thread_id, ignore_lock=True)
-                thread = _closed(thread, outcome, finished_at)
+            return await self._close(error)
         except (PostgresUnavailableError, CircuitOpenError, ClosedError):
             # The checkpoints are committed and tell the same; only the ledger's row stays open until somebody looks.
             _log.warning(
                 "the outcome of run %s could not be recorded: Postgres is away or this Durable closed", self.run_id
             )
-            return None
-        return thread
+        except LeaseLostError:
+            if error is None:
+                raise
+        except Exception:  # whatever it is, it must not take the place of what the run itself ended with
+            _log.exception("the outcome of run %s could not be recorded", self.run_id)
+        return None
+
+    async def _close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
+        finished = self._lease.fence.finished
+        refused = error is not None and (is_invalid_resume(error) or isinstance(error, UnknownInterruptError))
+        delivered, self._answers = (self._answers, {}) if error is None or refused else ({}, self._answers)
+        if error is None and finished is not None and (thread := await self._complete(finished)):
+            return thread
+        if delivered:
+            await self._rooms.ledger.answers_over(self.run_id, token=self._lease.token)
+        consumed = self._lease.fence.untaken is None
+        thread, ended = await self._rooms.ledger.end(
+            self.run_id, self._lease.thread_id, token=self._lease.token, consumed=consumed
+        )
+        await self._rooms.checkpoints.check_history(self._lease.fence)
+        if self._lease.lost:
+            return None  # what the tables show now is not what this attempt did
+        if ended:
+            self._announce(RunStatus.COMPLETE, error)
+            return thread
+        if again := [asked.id for asked in thread.interrupts if asked.id in delivered]:
+            await self._rooms.ledger.answers_over(self.run_id, token=self._lease.token, withdrawn=again)
+        lacking = self._lacking(thread, error)
+        outcome = outcome_of(thread, error, consumed=consumed, accepting=self._accepting, lacking=lacking)
+        if outcome is None:
+            return thread
+        raised = None if refused or outcome.status is RunStatus.COMPLETE else error
+        finished_at = await self._rooms.ledger.finish(
+            self.run_id,
+            token=self._lease.token,
+            status=outcome.status,
+            error=None if raised is None else error_text(raised),
+            traceback=traceback_text(raised) if raised is not None and outcome.status in _FAILED else None,
+            reason=outcome.reason,
+            checkpoint_id=thread.checkpoint_id,
+            consumed=consumed,
+        )
+        self._announce(outcome.status, error)
+        if outcome.status is RunStatus.REJECTED:  # as if it had never been
+            return await self._rooms.threads.status(self._lease.thread_id, ignore_lock=True)
+        return _closed(thread, outcome, finished_at)
 
     async def _complete(self, finished: Finished) -> WorkflowCheckpoint | None:
         """Close it at the checkpoint that this attempt itself wrote as the last; None where Postgres shows more than that."""

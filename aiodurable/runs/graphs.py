@@ -189,8 +189,8 @@ def without_coordinates(config: RunnableConfig, thread_id: str) -> RunnableConfi
     return config
 
 
-def stored_result(graph: BoundGraph, values: Any, options: Mapping[str, Any], *, interrupts: Sequence[Any] = ()) -> Any:
-    """What `ainvoke(**options)` returned when the stored state was `values` and these questions were asked.
+def stored_result(graph: BoundGraph, values: Any, options: Mapping[str, Any], interrupts: Sequence[Any] = ()) -> Any:
+    """What `ainvoke(**options)` returned when the stored state was `values`, and these questions were asked.
 
     Raises:
         ValueError: `output_keys` names no channel of the graph, as from LangGraph.
@@ -198,29 +198,40 @@ def stored_result(graph: BoundGraph, values: Any, options: Mapping[str, Any], *,
     keys = options.get("output_keys")
     options = {**options, "output_keys": graph.pregel.output_channels if keys is None else keys}
     if options.get("stream_mode", "values") != "values":
-        return list(stored_chunks(graph, values, options))
+        return list(stored_chunks(graph, values, options, interrupts))
     output = _output(graph, values, options)
     if options.get("version") == "v2":
         return GraphOutput(value=output, interrupts=tuple(interrupts))
-    return {**output, INTERRUPT: list(interrupts)} if interrupts and isinstance(output, dict) else output
+    if not interrupts:
+        return output
+    return {**(output if isinstance(output, dict) else {}), INTERRUPT: list(interrupts)}
 
 
-def stored_chunks(graph: BoundGraph, values: Any, options: Mapping[str, Any]) -> Iterator[Any]:
-    """What `astream(**options)` yielded last: the chunk of "values", if that mode was asked for.
+def stored_chunks(
+    graph: BoundGraph, values: Any, options: Mapping[str, Any], interrupts: Sequence[Any] = ()
+) -> Iterator[Any]:
+    """What `astream(**options)` yielded last: the chunk of "values", and of "updates" that with the questions.
+
+    Each if that mode was asked for.
 
     Raises:
         ValueError: as `stored_result`.
     """
     modes = options.get("stream_mode") or "values"
     output = _output(graph, values, options)
-    if "values" not in ([modes] if isinstance(modes, str) else modes):
-        return
+    wanted = [modes] if isinstance(modes, str) else modes
+    if "values" in wanted:
+        yield _chunk("values", output, modes, options, interrupts=tuple(interrupts))
+    if "updates" in wanted and interrupts:
+        yield _chunk("updates", {INTERRUPT: tuple(interrupts)}, modes, options)
+
+
+def _chunk(mode: str, data: Any, modes: Any, options: Mapping[str, Any], **more: Any) -> Any:
     if options.get("version") == "v2":
-        yield {"type": "values", "ns": (), "data": output, "interrupts": ()}
-    elif options.get("subgraphs"):
-        yield ((), "values", output) if isinstance(modes, list) else ((), output)
-    else:
-        yield ("values", output) if isinstance(modes, list) else output
+        return {"type": mode, "ns": (), "data": data, **more}
+    if options.get("subgraphs"):
+        return ((), mode, data) if isinstance(modes, list) else ((), data)
+    return (mode, data) if isinstance(modes, list) else data
 
 
 def _output(graph: BoundGraph, values: Any, options: Mapping[str, Any]) -> Any:

@@ -6,24 +6,32 @@ thread is `running` is a constraint of the table, not a habit of this file.
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from aiodurable.checkpoints.weight import is_heavy
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.keys import lock_key
-from aiodurable.model import RunRecord, RunStatus, WorkflowCheckpoint
+from aiodurable.model import EarlierAttempt, RunRecord, RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.links import Links
 from aiodurable.postgres.queries import load
 from aiodurable.postgres.together import Together
 from aiodurable.runs.answers import Answered, digest_of
+from aiodurable.runs.same_input import same_input
 from aiodurable.threads.status import CLASSIFY, Classifier
 
 __all__ = ["END", "Accepted", "Ledger", "Needed", "Stored"]
+
+T = TypeVar("T")
 
 _SQL = load("runs")
 _ANSWERS = load("answers")
@@ -32,8 +40,11 @@ END = _SQL["end"].replace("{classify}", CLASSIFY)
 
 Stored = tuple[str | None, bytes | None]
 """Kind and bytes of a value, as a serializer gives them; or nothing."""
-_End = tuple[str, str, int, str | None]
-"""thread_id, run_id, token, base_id."""
+_End = tuple[str, str, int, bool]
+"""thread_id, run_id, token, consumed."""
+
+_KEPT_ATTEMPTS = 20
+"""How many earlier attempts a row remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +55,7 @@ class Accepted:
         record: the row.
         stored_input: the input it was accepted with, as it is stored; nothing for a thread that plain LangGraph began.
         stored_context: the context it was accepted with, likewise.
+        config: what of the caller's config it was accepted with.
         answers: those that LangGraph may not have stored yet, by interrupt id.
         consumed: whether there is nothing to pass in: a checkpoint of this run exists, so that the input is part of the
             thread, or it never had one.
@@ -52,6 +64,7 @@ class Accepted:
     record: RunRecord
     stored_input: Stored
     stored_context: Stored
+    config: RunnableConfig
     answers: Mapping[str, Any]
     consumed: bool
 
@@ -90,6 +103,7 @@ class Ledger:
         serde: the saver's serializer; inputs and contexts are stored as it writes them (encrypted, if it encrypts).
         namespace: that of the locks; each row keeps its thread's lock key, so that SQL can join it with `aiodurable_leases`.
         worker: what the rows say of who ran an attempt.
+        threads: where large values are serialised; None: the event loop's own.
     """
 
     def __init__(
@@ -101,13 +115,15 @@ class Ledger:
         serde: SerializerProtocol,
         namespace: str,
         worker: str,
+        threads: Executor | None = None,
     ) -> None:
         self._database = database
         self._links = links
         self._classifier = classifier
         self._serde = serde
         self._namespace = namespace
-        self._worker = worker
+        self.worker = worker
+        self._threads = threads
         # Many runs begin and end at once: in one statement each.
         self._starts = Together(self._write_starts, name="aiodurable run starts")
         self._completions = Together(self._write_completions, name="aiodurable run completions")
@@ -117,12 +133,24 @@ class Ledger:
     async def get(self, run_id: str) -> Accepted | None:
         """The run of that id."""
         row = await self._database.fetch_one(_SQL["get"], run_id)
-        return None if row is None else self._accepted(row)
+        return None if row is None else await self._accepted(row)
 
     async def newest(self, thread_id: str) -> Accepted | None:
         """The newest run of the thread that was accepted: rejected and superseded ones do not count."""
         row = await self._database.fetch_one(_SQL["newest"], thread_id)
-        return None if row is None else self._accepted(row)
+        return None if row is None else await self._accepted(row)
+
+    async def same_input(self, accepted: Accepted, given: Any) -> bool:
+        """Whether `given` is what the run was accepted with. Unknown, where that is not stored any more: then it is not."""
+        stored = accepted.stored_input
+        if stored[0] is None:
+            return False
+
+        def compare() -> bool:
+            dumped = self._dump("input", given)
+            return dumped == stored or same_input(_load(self._serde, stored), _load(self._serde, dumped))
+
+        return await self._off_the_loop(compare, heavy=is_heavy((given,)))
 
     async def newest_of(self, thread_ids: Sequence[str]) -> dict[str, Needed]:
         """What is read of the newest run of each of many threads before it is gone on with."""
@@ -146,6 +174,7 @@ class Ledger:
         seq: int = 1,
         input: Any,
         context: Any,
+        config: Mapping[str, Any] | None = None,
         base_id: str | None,
         closing: RunStatus | None,
     ) -> tuple[RunRecord, bool]:
@@ -158,11 +187,15 @@ class Ledger:
             The row, and whether the thread has no checkpoint yet.
 
         Raises:
-            InvalidArgumentError: input or context cannot be serialised, or the run_id is taken; nothing was written.
+            InvalidArgumentError: input, context or config cannot be serialised, or the run_id is taken; nothing was
+                written.
         """
-        stored = (*self._dump("input", input), *self._dump("context", context))
+        stored = await self._off_the_loop(
+            lambda: (*self._dump("input", input), *self._dump("context", context), *self._dump("config", config)),
+            heavy=is_heavy((input, context, config)),
+        )
         key = lock_key(thread_id, self._namespace)
-        row = await self._starts((run_id, thread_id, key, graph, token, self._worker, seq, *stored, base_id, closing))
+        row = await self._starts((run_id, thread_id, key, graph, token, self.worker, seq, *stored, base_id, closing))
         if row is None:
             raise InvalidArgumentError(
                 f"wanted a new run {run_id!r} of thread {thread_id!r}, found that another run has this id: "
@@ -172,8 +205,8 @@ class Ledger:
         return _record(row), row["blank"]
 
     async def retry(self, run_id: str, *, token: int, seq: int = 1) -> RunRecord:
-        """Write that a known run is running again: one more attempt under a new token."""
-        row = await self._database.fetch_one(_SQL["retry"], run_id, token, self._worker, seq)
+        """Write that a known run is running again; one more attempt, if it had crashed or failed."""
+        row = await self._database.fetch_one(_SQL["retry"], run_id, token, self.worker, seq, _KEPT_ATTEMPTS)
         assert row is not None, "the row was read under the same lease"
         return _record(row)
 
@@ -188,18 +221,16 @@ class Ledger:
         """
         return await self._completions((run_id, token, thread_id, checkpoint_id))
 
-    async def end(
-        self, run_id: str, thread_id: str, *, token: int, base_id: str | None
-    ) -> tuple[WorkflowCheckpoint, bool]:
+    async def end(self, run_id: str, thread_id: str, *, token: int, consumed: bool) -> tuple[WorkflowCheckpoint, bool]:
         """Where the thread stands beneath its lease; complete, and the attempt under `token` is written as complete.
 
         Args:
-            base_id: a head at which the thread is not complete by this run's doing; None: any head will do.
+            consumed: whether a checkpoint has taken the run's input; else it is not complete, whatever the thread is.
 
         Returns:
             The thread, and whether the attempt's end was written. It is not on disk yet: the tables tell the same.
         """
-        ended = await self._ends((thread_id, run_id, token, base_id))
+        ended = await self._ends((thread_id, run_id, token, consumed))
         assert ended is not None, "every thread has a status"
         return ended
 
@@ -264,7 +295,7 @@ class Ledger:
         reason = f"forked from thread {source!r} at checkpoint {checkpoint_id}"
         key = lock_key(thread_id, self._namespace)
         origin = (source, checkpoint_id, in_the_step)
-        await fetch_one(_SQL["fork"], run_id, thread_id, key, graph, token, self._worker, base_id, reason, *origin)
+        await fetch_one(_SQL["fork"], run_id, thread_id, key, graph, token, self.worker, base_id, reason, *origin)
 
     async def finish(
         self,
@@ -273,15 +304,17 @@ class Ledger:
         token: int,
         status: RunStatus,
         error: str | None,
+        traceback: str | None = None,
         reason: str | None,
         checkpoint_id: str | None,
+        consumed: bool = False,
     ) -> datetime | None:
-        """Write how the attempt under `token` ended.
+        """Write how the attempt under `token` ended, and that its input is `consumed`, if it is.
 
         Returns:
             When; None where a newer attempt owns the row: nothing was written then.
         """
-        return await self._finishes((run_id, token, status, error, reason, checkpoint_id))
+        return await self._finishes((run_id, token, status, error, traceback, reason, checkpoint_id, consumed))
 
     async def heal(self, run_id: str, *, token: int, checkpoint_id: str | None) -> None:
         """Write that a run is complete which the tables show complete, but whose process died before it could say so."""
@@ -326,14 +359,21 @@ class Ledger:
                 f"serialising {type(value).__name__}; pass plain data, dataclasses, pydantic models or messages"
             ) from error
 
-    def _accepted(self, row: dict[str, Any]) -> Accepted:
-        return Accepted(
-            _record(row),
-            stored_input=(row["input_type"], row["input"]),
-            stored_context=(row["context_type"], row["context"]),
-            answers=_load(self._serde, (row["answers_type"], row["answers"])) or {},
-            consumed=row["consumed"] or row["input_type"] is None,
-        )
+    async def _accepted(self, row: dict[str, Any]) -> Accepted:
+        def load() -> Accepted:
+            return Accepted(
+                _record(row),
+                stored_input=(row["input_type"], row["input"]),
+                stored_context=(row["context_type"], row["context"]),
+                config=_load(self._serde, (row["config_type"], row["config"])) or {},
+                answers=_load(self._serde, (row["answers_type"], row["answers"])) or {},
+                consumed=row["consumed"] or row["input_type"] is None,
+            )
+
+        return await self._off_the_loop(load, heavy=is_heavy((row["config"], row["answers"])))
+
+    async def _off_the_loop(self, work: Callable[[], T], *, heavy: bool) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work) if heavy else work()
 
 
 def _load(serde: SerializerProtocol, stored: Stored) -> Any:
@@ -344,4 +384,20 @@ def _load(serde: SerializerProtocol, stored: Stored) -> Any:
 def _record(row: Mapping[str, Any]) -> RunRecord:
     values = {name: row[name] for name in RunRecord.__dataclass_fields__}
     values["status"] = RunStatus(row["status"])
+    values["earlier_attempts"] = tuple(map(_earlier, row["earlier_attempts"]))
     return RunRecord(**values)
+
+
+def _earlier(stored: Any) -> EarlierAttempt:
+    """One of asyncpg is text, one of psycopg an object already."""
+    attempt: dict[str, Any] = json.loads(stored) if isinstance(stored, str) else stored
+    times = {
+        name: None if (at := attempt.get(name)) is None else datetime.fromisoformat(at) for name in ("started", "ended")
+    }
+    return EarlierAttempt(
+        worker=attempt.get("worker"),
+        outcome=attempt["outcome"],
+        error=attempt.get("error"),
+        traceback=attempt.get("traceback"),
+        **times,
+    )

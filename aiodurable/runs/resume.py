@@ -4,12 +4,13 @@
 |---|---|---|
 | new | start | `ThreadNotFoundError` |
 | complete | start (a new turn) | return what is stored |
-| crashed, failed, paused, queued | resume; the input is not consumed | resume |
-| interrupted | `ThreadInterruptedError` | `ThreadInterruptedError` |
+| crashed, failed, drained | the input it was accepted with: resume; another: finish that run, then start this one | resume |
+| paused otherwise | `ThreadPausedError` | resume |
+| interrupted | what the first call of that run_id returned, else `ThreadInterruptedError` | the same |
 | quarantined | `ResumeLimitError` | `ResumeLimitError` |
 
-`on_unfinished="raise"` refuses instead of resuming, `"restart"` starts anew with the input and gives the old work up,
-`"retry"` resumes a quarantined thread too.
+`on_unfinished="raise"` refuses instead of resuming, `"restart"` starts anew with the input and gives the old work up, an
+open question too, `"retry"` resumes a quarantined thread.
 An interrupted thread is never resumed without an answer: LangGraph can take the first answer for a second question
 (langgraph#8837).
 """
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
 
-from langgraph.errors import GraphDrained, GraphRecursionError
+from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError, InvalidUpdateError
 
 from aiodurable.errors import (
     CircuitOpenError,
@@ -41,10 +42,12 @@ __all__ = [
     "OnUnfinished",
     "Outcome",
     "decide",
+    "interrupted",
     "may_go_on",
     "may_retry",
     "not_found",
     "outcome_of",
+    "paused",
 ]
 
 OnUnfinished = Literal["resume", "raise", "restart", "retry"]
@@ -52,44 +55,64 @@ OnUnfinished = Literal["resume", "raise", "restart", "retry"]
 _ON_PURPOSE = (PauseReason.BREAKPOINT, PauseReason.CANCELLED, PauseReason.STREAM_CLOSED)
 """Reasons of a pause that somebody wanted."""
 
+_OF_THE_INPUT = (ValueError, TypeError, LookupError, EmptyInputError, InvalidUpdateError)
+"""What LangGraph, or the schema of a graph's state, raises for an input or an option before the first checkpoint."""
+
 
 class Action(Enum):
     """What is to be done."""
 
     START = auto()
     RESUME = auto()
+    FINISH_FIRST = auto()
+    """Resume the run that was left, to its end; then decide anew."""
     RETURN = auto()
 
 
-def decide(thread: WorkflowCheckpoint, *, given: bool, on_unfinished: OnUnfinished = "resume") -> Action:
-    """What a call does with `thread`, read under its lease; `given` says whether it brought an input.
+def decide(
+    thread: WorkflowCheckpoint,
+    *,
+    given: bool,
+    same: bool = False,
+    named: bool = False,
+    on_unfinished: OnUnfinished = "resume",
+) -> Action:
+    """What a call does with `thread`, read under its lease.
+
+    Args:
+        thread: how it stands.
+        given: whether the call brought an input.
+        same: whether that input belongs to the unfinished run: a retry.
+        named: whether the call names the unfinished run.
+        on_unfinished: see the table above.
 
     Raises:
-        ThreadNotFoundError, ThreadInterruptedError, ResumeLimitError, NotResumableError: see the table above.
+        ThreadNotFoundError, ThreadInterruptedError, ThreadPausedError, ResumeLimitError, NotResumableError: see the
+            table above.
         InvalidArgumentError: `on_unfinished` is none of the four words, or "restart" came without an input.
     """
     if on_unfinished not in ("resume", "raise", "restart", "retry"):
         raise InvalidArgumentError(
             f'on_unfinished must be "resume", "raise", "restart" or "retry", got {on_unfinished!r}'
         )
-    match thread.status:
-        case ThreadStatus.NEW:
-            if not given:
-                raise not_found(thread.thread_id)
-            return Action.START
-        case ThreadStatus.COMPLETE:
-            return Action.START if given else Action.RETURN
-        case ThreadStatus.INTERRUPTED:
-            raise interrupted(thread)
-        case _:
-            return _unfinished(thread, given=given, on_unfinished=on_unfinished)
-
-
-def _unfinished(thread: WorkflowCheckpoint, *, given: bool, on_unfinished: OnUnfinished) -> Action:
+    if thread.status is ThreadStatus.NEW:
+        if not given:
+            raise not_found(thread.thread_id)
+        return Action.START
+    if thread.status is ThreadStatus.COMPLETE:
+        return Action.START if given else Action.RETURN
     if on_unfinished == "restart":
         if not given:
             raise InvalidArgumentError('on_unfinished="restart" wants an input to start with, got none')
         return Action.START
+    if thread.status is ThreadStatus.INTERRUPTED:
+        if named and on_unfinished != "raise":
+            return Action.RETURN
+        raise interrupted(thread)
+    return _unfinished(thread, given=given, same=same, on_unfinished=on_unfinished)
+
+
+def _unfinished(thread: WorkflowCheckpoint, *, given: bool, same: bool, on_unfinished: OnUnfinished) -> Action:
     if thread.status is ThreadStatus.QUARANTINED and on_unfinished != "retry":
         raise ResumeLimitError(
             f"thread {thread.thread_id!r} failed {thread.attempts} times and is set aside: mend the cause, then "
@@ -104,7 +127,24 @@ def _unfinished(thread: WorkflowCheckpoint, *, given: bool, on_unfinished: OnUnf
             thread_id=thread.thread_id,
             status=thread.status,
         )
-    return Action.RESUME
+    if not given:
+        return Action.RESUME
+    if (thread.status is ThreadStatus.PAUSED and not thread.resumable) or thread.maybe_at_gate:
+        raise paused(thread)
+    return Action.RESUME if same else Action.FINISH_FIRST
+
+
+def paused(thread: WorkflowCheckpoint) -> ThreadPausedError:
+    """The error for a thread that goes on only when a person says so."""
+    at = f" before {', '.join(thread.pending)}" if thread.pending else ""
+    why = "plain LangGraph may have stopped it on purpose" if thread.maybe_at_gate else thread.reason or "paused"
+    return ThreadPausedError(
+        f"thread {thread.thread_id!r} is stopped{at} ({why}), so the input was not taken: run.ainvoke() without input "
+        'goes on, on_unfinished="restart" gives the work up',
+        thread_id=thread.thread_id,
+        reason=thread.reason,
+        pending=thread.pending,
+    )
 
 
 def may_retry(thread: WorkflowCheckpoint) -> None:
@@ -172,7 +212,12 @@ class Outcome:
 
 
 def outcome_of(
-    thread: WorkflowCheckpoint, error: BaseException | None, *, consumed: bool, lacking: Sequence[str] = ()
+    thread: WorkflowCheckpoint,
+    error: BaseException | None,
+    *,
+    consumed: bool,
+    accepting: bool = True,
+    lacking: Sequence[str] = (),
 ) -> Outcome | None:
     """How an attempt ended, from the thread as the tables show it afterwards and the exception that came out.
 
@@ -184,7 +229,9 @@ def outcome_of(
     Args:
         thread: how it stands.
         error: what came out.
-        consumed: whether its input is part of the thread.
+        consumed: whether a checkpoint has taken the run's input.
+        accepting: whether this attempt accepted the run. Only that one may reject it, for what is wrong with the input:
+            afterwards nobody has the input but the ledger, and what passes must not cost it.
         lacking: nodes that are to run next and that the graph lacks: LangGraph ends there without a word.
     """
     match thread.status:
@@ -212,4 +259,5 @@ def outcome_of(
         case PostgresUnavailableError() | CircuitOpenError():
             return None
         case _:
-            return Outcome(RunStatus.FAILED if consumed else RunStatus.REJECTED)
+            rejects = accepting and not consumed and isinstance(error, _OF_THE_INPUT)
+            return Outcome(RunStatus.REJECTED if rejects else RunStatus.FAILED)

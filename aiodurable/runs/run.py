@@ -12,18 +12,18 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command, StateSnapshot
 
 from aiodurable.checkpoints.fences import FENCE_KEY
-from aiodurable.errors import InvalidArgumentError, NotResumableError, WorkflowExecutionError
-from aiodurable.keys import check_run_id
+from aiodurable.errors import InvalidArgumentError, NotResumableError, ResultPrunedError, WorkflowExecutionError
 from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.answers import STRICT_RESUME, Answered, addressed, already_left, given_before
 from aiodurable.runs.attempt import Attempt, new_run_id
 from aiodurable.runs.graph_check import ended_early
-from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result, without_coordinates
+from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result
 from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.ledger import Accepted
-from aiodurable.runs.resume import Action, OnUnfinished, decide
+from aiodurable.runs.resume import Action, OnUnfinished, decide, interrupted, paused
 from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.run_config import check_call, merged, named_run, usable
 from aiodurable.shielding import to_the_end
 
 __all__ = ["DurableRun", "run"]
@@ -42,9 +42,9 @@ async def run(
     context: Any = None,
 ) -> AsyncIterator[DurableRun]:
     """Hold the thread for the body, and give it a `DurableRun` to start or resume it with. See `Durable.run`."""
-    if run_id is not None:
-        check_run_id(run_id)
-    config = without_coordinates(config or {}, thread_id)
+    run_id = named_run(run_id, config, thread_id)
+    config = usable(config, thread_id)
+    check_call(graph.pregel, (), context, thread_id)
     async with hold(rooms, thread_id, on_busy=on_busy, timeout=timeout) as lease:
         found = await _look(rooms, lease)
         durable_run = DurableRun(rooms, graph, lease, found, run_id=run_id, config=config, context=context)
@@ -70,12 +70,40 @@ class _Stored:
     """Nothing is to be run: the result is read from this checkpoint; None: from the thread's newest.
 
     Attributes:
-        checkpoint_id: the checkpoint.
-        interrupts: the questions that the call asked whose result this is.
+        interrupts: the questions that belong to the result.
     """
 
     checkpoint_id: str | None
-    interrupts: Sequence[Any] = ()
+    interrupts: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What one call asks for.
+
+    Attributes:
+        input: its input; None: it brings none.
+        on_unfinished: what to do with work that was left.
+        run_id: the run it names, if it names one.
+        config: what it runs with; a resumption adds what the run was accepted with.
+        context: its context.
+        options: LangGraph's own.
+    """
+
+    input: Any
+    on_unfinished: OnUnfinished
+    run_id: str | None
+    config: RunnableConfig
+    context: Any
+    options: dict[str, Any]
+
+    @property
+    def given(self) -> bool:
+        return self.input is not None
+
+    @property
+    def command(self) -> Command[Any] | None:
+        return cast("Command[Any]", self.input) if isinstance(self.input, Command) else None
 
 
 class DurableRun:
@@ -110,6 +138,7 @@ class DurableRun:
         self._stream: AsyncGenerator[Any, None] | None = None
         self._starting = False
         self._attempts = 0
+        self._stale = False
         self._answered: Sequence[Answered] = ()
         self.thread_id = lease.thread_id
         self.lease = lease
@@ -123,22 +152,41 @@ class DurableRun:
     @property
     def config(self) -> RunnableConfig:
         """The LangGraph config that addresses this thread under this lease, for calls on the graph itself."""
+        return self._addressed(self._given_config, self.run_id)
+
+    def _addressed(self, config: RunnableConfig, run_id: str | None) -> RunnableConfig:
+        """The config with the coordinates, the fence, and what every checkpoint is to say of its run."""
         own = {
             "thread_id": self.thread_id,
-            "aiodurable_run": self.run_id,
             "aiodurable_graph": self._graph.name,
+            "aiodurable_worker": self._rooms.ledger.worker,
             FENCE_KEY: self.lease.fence,
+            **({} if run_id is None else {"aiodurable_run": run_id}),
             STRICT_RESUME: True,
         }
-        return {**self._given_config, "configurable": {**self._given_config.get("configurable", {}), **own}}
+        return {**config, "configurable": {**config.get("configurable", {}), **own}}
 
-    async def ainvoke(self, input: Any = None, *, on_unfinished: OnUnfinished = "resume", **options: Any) -> Any:
-        """Start the thread with `input`, or go on with what was left unfinished (then the input is not consumed).
+    async def ainvoke(
+        self,
+        input: Any = None,
+        config: RunnableConfig | None = None,
+        *,
+        context: Any = None,
+        on_unfinished: OnUnfinished = "resume",
+        **options: Any,
+    ) -> Any:
+        """Start the thread with `input`, or go on with what was left unfinished.
+
+        The input of the unfinished run again is its retry. Another one waits until that run has finished: this call
+        finishes it first, and returns the result of its own input.
 
         Args:
             input: as for the graph's own `ainvoke`; None only resumes, or returns what a complete thread has stored.
                 `Command(resume=…)` answers, as `resume` does.
-            on_unfinished: "resume"; "raise": `NotResumableError`; "restart": give the old work up and start anew.
+            config: a LangGraph config for this call, over that of `Durable.run`.
+            context: the graph's run context, instead of that of `Durable.run`.
+            on_unfinished: "resume"; "raise": `NotResumableError`; "restart": give the old work up, an open question too,
+                and start anew.
             options: LangGraph's own for `ainvoke`; `durability` is "sync" unless asked otherwise.
 
         Returns:
@@ -147,31 +195,44 @@ class DurableRun:
         Raises:
             ThreadNotFoundError: nothing is known of the thread and there is no input.
             ThreadInterruptedError: it waits for an answer; see `resume`.
+            ThreadPausedError: it is at a gate, or somebody cancelled it, and this call has an input: without one it goes on.
             NotResumableError, ResumeLimitError: see `on_unfinished`, and quarantine.
-            InvalidArgumentError: the input or context cannot be stored; nothing was written.
+            InvalidArgumentError: input, config, context or an option cannot be used, or the run that is named was
+                accepted with another input; nothing was written.
+            ResultPrunedError: the run is complete, but its result is not stored any more.
             LeaseLostError: the lease was lost; whoever has it now goes on from the last checkpoint.
-            Exception: a node's own, as it was raised.
+            Exception: a node's own, as it was raised; also one of the unfinished run, and the input was not taken then.
         """
-        attempt = await self._begin(input, on_unfinished)
+        call = self._call(input, config, context, on_unfinished, options)
+        attempt = await self._begin(call)
         if isinstance(attempt, _Stored):
-            return stored_result(self._graph, await self._read(attempt), options, interrupts=attempt.interrupts)
+            return stored_result(self._graph, await self._read(attempt), options, attempt.interrupts)
         async with self._closing(attempt):
-            return await attempt.graph.pregel.ainvoke(attempt.input, self.config, **self._options(attempt, options))
+            return await self._invoke(attempt, call)
 
     async def astream(
-        self, input: Any = None, *, on_unfinished: OnUnfinished = "resume", **options: Any
+        self,
+        input: Any = None,
+        config: RunnableConfig | None = None,
+        *,
+        context: Any = None,
+        on_unfinished: OnUnfinished = "resume",
+        **options: Any,
     ) -> AsyncGenerator[Any, None]:
         """Like `ainvoke`, but yields what the graph's own `astream` yields; a stored result comes as one "values" chunk,
         in the shape that the options give a live one.
 
         A stream that is left early leaves the thread paused. Close it (`contextlib.aclosing`) where you may leave it.
         """
-        attempt = await self._begin(input, on_unfinished)
+        call = self._call(input, config, context, on_unfinished, options)
+        attempt = await self._begin(call)
         if isinstance(attempt, _Stored):
-            for chunk in stored_chunks(self._graph, await self._read(attempt), options):
+            for chunk in stored_chunks(self._graph, await self._read(attempt), options, attempt.interrupts):
                 yield chunk
             return
-        stream = attempt.graph.pregel.astream(attempt.input, self.config, **self._options(attempt, options))
+        stream = attempt.graph.pregel.astream(
+            attempt.input, self._config_for(attempt, call), **self._options(attempt, call)
+        )
         # Closed before the outcome is recorded: by then nothing of the run works any more.
         async with self._closing(attempt), aclosing(cast("AsyncGenerator[Any, None]", stream)) as self._stream:
             async for chunk in self._stream:
@@ -204,7 +265,9 @@ class DurableRun:
 
     async def aupdate_state(self, values: Any, as_node: str | None = None) -> RunnableConfig:
         """Change the thread's state under the lease, as LangGraph's `aupdate_state` does."""
-        updated = await self._graph.pregel.aupdate_state(self.config, values, as_node)
+        left = None if self.checkpoint.status is ThreadStatus.COMPLETE else self.checkpoint.run_id
+        config = self._addressed(self._given_config, left)  # it is no step of a run that is yet to come
+        updated = await self._graph.pregel.aupdate_state(config, values, as_node)
         self.checkpoint = await self._rooms.threads.status(self.thread_id, ignore_lock=True)
         return updated
 
@@ -224,10 +287,43 @@ class DurableRun:
             closing = attempt.close(error)
             if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
                 closing = self.lease.while_locked(closing)  # who leaves does not wait for a dead link
-            self.checkpoint = await to_the_end(closing) or self.checkpoint
+            thread = await to_the_end(closing)
+            self.checkpoint, self._stale = thread or self.checkpoint, thread is None
 
-    async def _begin(self, input: Any, on_unfinished: OnUnfinished) -> Attempt | _Stored:
-        """Decide, and write the ledger."""
+    def _call(
+        self,
+        input: Any,
+        config: RunnableConfig | None,
+        context: Any,
+        on_unfinished: OnUnfinished,
+        options: dict[str, Any],
+    ) -> _Call:
+        """The call, checked before anything is written."""
+        context = self._context if context is None else context
+        check_call(self._graph.pregel, options, context, self.thread_id)
+        return _Call(
+            input,
+            on_unfinished,
+            named_run(self._asked_run_id, config, self.thread_id),
+            merged(self._given_config, usable(config, self.thread_id)),
+            context,
+            options,
+        )
+
+    async def _begin(self, call: _Call) -> Attempt | _Stored:
+        """Decide, and write the ledger; another run that was left unfinished comes first."""
+        while True:
+            action, begun = await self._step(call)
+            if action is not Action.FINISH_FIRST:
+                break
+            assert isinstance(begun, Attempt)
+            await self._finish(begun)
+        self.resumed = isinstance(begun, Attempt) and begun.resumed
+        if isinstance(begun, Attempt):
+            self.run_id = begun.run_id
+        return begun
+
+    async def _step(self, call: _Call) -> tuple[Action, Attempt | _Stored]:
         if self._starting or self._attempt is not None:
             raise WorkflowExecutionError(
                 f"thread {self.thread_id!r} is in the middle of another call of this run: await that one first",
@@ -237,60 +333,102 @@ class DurableRun:
         self._starting = True
         try:
             # To the end: a row that is written although its caller was cancelled must be closed again.
-            begun = await to_the_end(self._open(input, on_unfinished))
+            return await to_the_end(self._open(call))
         except asyncio.CancelledError as error:
             await self.settle(error)
             raise
         finally:
             self._starting = False
-        self.resumed = isinstance(begun, Attempt) and begun.resumed
-        if isinstance(begun, Attempt):
-            self.run_id = begun.run_id
-        return begun
 
-    async def _open(self, input: Any, on_unfinished: OnUnfinished) -> Attempt | _Stored:
-        known = await self._known()
-        stored = _Stored(None if known is None else known.record.checkpoint_id)
-        command = cast("Command[Any]", input) if isinstance(input, Command) else None
-        answers: Mapping[str, Any] = {}
-        if command is not None and command.resume is not None:
+    async def _finish(self, attempt: Attempt) -> None:
+        """Run the unfinished run to its end, with what it was accepted with and nothing of this call.
+
+        Raises:
+            ThreadInterruptedError, ThreadPausedError: it asks, or has come to a gate.
+            Exception: what it raises.
+        """
+        own = _Call(None, "resume", attempt.run_id, {}, None, {})
+        async with self._closing(attempt):
+            await self._invoke(attempt, own)
+        match self.checkpoint.status:
+            case ThreadStatus.COMPLETE:
+                return
+            case ThreadStatus.INTERRUPTED:
+                raise interrupted(self.checkpoint)
+            case ThreadStatus.PAUSED:
+                raise paused(self.checkpoint)
+            case status:
+                raise NotResumableError(
+                    f"could not take the input of thread {self.thread_id!r}: the run that was left is {status} still. "
+                    "Resume it by itself",
+                    thread_id=self.thread_id,
+                    status=status,
+                )
+
+    async def _open(self, call: _Call) -> tuple[Action, Attempt | _Stored]:
+        if self._stale:
+            self.checkpoint, self._stale = await self._rooms.threads.status(self.thread_id, ignore_lock=True), False
+        known = await self._known(call.run_id)
+        left = await self._left(known)
+        if (command := call.command) is not None and command.resume is not None:
             value = None if command.resume is _NONE else command.resume
-            answers = await self._addressed(value)
+            answers = await self._by_id(value)
             if not answers and (past := self._given_before(value)) is not None:
-                return past
-            action = Action.RESUME
-        elif known is not None and await self._is_over(known):
-            return stored
-        else:
-            action = decide(self.checkpoint, given=input is not None, on_unfinished=on_unfinished)
-        self._attempts += 1
+                return Action.RETURN, past
+            return Action.RESUME, await self._resume(left, call, answers)
+        if known is not None and await self._is_over(known):
+            await self._refuse_another_input(known, call)
+            if call.given or self.checkpoint.status is ThreadStatus.COMPLETE or left is not None:
+                return Action.RETURN, _Stored(known.record.checkpoint_id)
+            known = None  # a change of the state has given the thread work to do, which no run has begun
+        named = known is not None and left is not None and known.record.run_id == left.record.run_id
+        same = False
+        if call.given and left is not None and call.on_unfinished != "restart" and (named or call.run_id is None):
+            same = await self._rooms.ledger.same_input(left, call.input)
+            if named and not same:
+                await self._refuse_another_input(left, call)
+                same = True  # what it was accepted with is not stored any more
+        action = decide(self.checkpoint, given=call.given, same=same, named=named, on_unfinished=call.on_unfinished)
         match action:
             case Action.RETURN:
-                return stored
+                return action, _Stored(None, self.checkpoint.interrupts)
             case Action.START:
-                self._attempt = await Attempt.start(
-                    self._rooms,
-                    self.lease,
-                    self.checkpoint,
-                    graph=self._graph,
-                    run_id=self._asked_run_id or self._next_id(),
-                    input=input,
-                    context=self._context,
-                    seq=self._attempts,
-                )
-            case Action.RESUME:
-                self._attempt = await Attempt.resume(
-                    self._rooms,
-                    self.lease,
-                    self.checkpoint,
-                    graph=self._graph,
-                    context=self._context,
-                    seq=self._attempts,
-                )
-                await self._attempt.deliver(command, answers)
+                return action, await self._start(call)
+            case Action.RESUME | Action.FINISH_FIRST:
+                return action, await self._resume(left, call)
+
+    async def _start(self, call: _Call) -> Attempt:
+        self._attempts += 1
+        self._attempt = await Attempt.start(
+            self._rooms,
+            self.lease,
+            self.checkpoint,
+            graph=self._graph,
+            run_id=call.run_id or self._next_id(),
+            input=call.input,
+            context=call.context,
+            config=call.config,
+            seq=self._attempts,
+        )
         return self._attempt
 
-    async def _addressed(self, value: Any) -> Mapping[str, Any]:
+    async def _resume(self, left: Accepted | None, call: _Call, answers: Mapping[str, Any] | None = None) -> Attempt:
+        """Go on with the run that was left; of work that plain LangGraph left, or a change of the state, with a new one."""
+        self._attempts += 1
+        self._attempt = await Attempt.resume(
+            self._rooms,
+            self.lease,
+            self.checkpoint,
+            left,
+            graph=self._graph,
+            context=call.context,
+            config=call.config,
+            seq=self._attempts,
+        )
+        await self._attempt.deliver(call.command if answers else None, answers or {})
+        return self._attempt
+
+    async def _by_id(self, value: Any) -> Mapping[str, Any]:
         """The answers in `value` that are new, by interrupt id; see `addressed`."""
         self._answered = await self._rooms.ledger.answered(self.thread_id)
         return addressed(self.checkpoint, value, self._answered, token=self.lease.token)
@@ -316,26 +454,45 @@ class DurableRun:
         fresh, self._fresh_id = self._fresh_id, None
         return fresh or new_run_id()
 
-    async def _known(self) -> Accepted | None:
-        """The run the caller named, if the ledger has it: the same run_id never runs twice."""
-        if self._asked_run_id is None:
+    async def _left(self, known: Accepted | None) -> Accepted | None:
+        """The run that was left unfinished, if the thread is; None: what is left belongs to no run."""
+        if self.checkpoint.status in (ThreadStatus.NEW, ThreadStatus.COMPLETE):
             return None
-        known = await self._rooms.ledger.get(self._asked_run_id)
+        if known is not None and known.record.run_id == self.checkpoint.run_id:
+            newest: Accepted | None = known
+        else:
+            newest = await self._rooms.ledger.newest(self.thread_id)
+        return None if newest is None or newest.record.status is RunStatus.COMPLETE else newest
+
+    async def _known(self, run_id: str | None) -> Accepted | None:
+        """The run that the call names, if the ledger has it: the same run_id never runs twice."""
+        if run_id is None:
+            return None
+        known = await self._rooms.ledger.get(run_id)
         if known is None:
             return None
         if known.record.thread_id != self.thread_id:
             raise InvalidArgumentError(
-                f"run_id {self._asked_run_id!r} is a run of thread {known.record.thread_id!r}, not of {self.thread_id!r}: "
+                f"run_id {run_id!r} is a run of thread {known.record.thread_id!r}, not of {self.thread_id!r}: "
                 "a run_id names one run of one thread",
                 thread_id=self.thread_id,
             )
         if known.record.status is RunStatus.SUPERSEDED:
             raise NotResumableError(
-                f"run {self._asked_run_id!r} of thread {self.thread_id!r} was given up for a new start: use another run_id",
+                f"run {run_id!r} of thread {self.thread_id!r} was given up for a new start: use another run_id",
                 thread_id=self.thread_id,
                 status=self.status,
             )
         return known
+
+    async def _refuse_another_input(self, run: Accepted, call: _Call) -> None:
+        if call.given and run.stored_input[0] is not None and not await self._rooms.ledger.same_input(run, call.input):
+            raise InvalidArgumentError(
+                f"run {run.record.run_id!r} of thread {self.thread_id!r} was accepted with another input: a run_id names "
+                "one input, so use another one for this",
+                thread_id=self.thread_id,
+                argument="input",
+            )
 
     async def _is_over(self, known: Accepted) -> bool:
         """Whether the run is complete: as recorded, or by the tables, where its process died before it could record it."""
@@ -348,13 +505,21 @@ class DurableRun:
         )
         return True
 
-    def _options(self, attempt: Attempt, options: dict[str, Any]) -> dict[str, Any]:
-        context = self._context if self._context is not None else attempt.context
+    async def _invoke(self, attempt: Attempt, call: _Call) -> Any:
+        return await attempt.graph.pregel.ainvoke(
+            attempt.input, self._config_for(attempt, call), **self._options(attempt, call)
+        )
+
+    def _config_for(self, attempt: Attempt, call: _Call) -> RunnableConfig:
+        return self._addressed(merged(attempt.config, call.config), attempt.run_id)
+
+    def _options(self, attempt: Attempt, call: _Call) -> dict[str, Any]:
+        context = call.context if call.context is not None else attempt.context
         return {
             "durability": "sync",
             "control": attempt.control,
             **({} if context is None else {"context": context}),
-            **options,
+            **call.options,
         }
 
     @asynccontextmanager
@@ -378,10 +543,10 @@ class DurableRun:
             coordinates["checkpoint_id"] = stored.checkpoint_id
         snapshot = await self._graph.pregel.aget_state({"configurable": coordinates})
         if snapshot.created_at is None:
-            raise NotResumableError(
+            raise ResultPrunedError(
                 f"run {self.run_id!r} of thread {self.thread_id!r} is complete, but its checkpoint was pruned: "
                 "its result is not stored any more",
                 thread_id=self.thread_id,
-                status=self.status,
+                run_id=self.run_id,
             )
         return snapshot.values

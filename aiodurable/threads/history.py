@@ -35,7 +35,7 @@ class ThreadStep:
         duration: time since its parent was written: the work of its nodes, and whatever the thread waited for between.
         run_id: the run that wrote it, None where plain LangGraph did.
         graph: the name of its graph, where known.
-        worker: host and process that ran the last attempt of that run, where the ledger still knows the run.
+        worker: host and process that wrote it, None where plain LangGraph did.
     """
 
     checkpoint_id: str

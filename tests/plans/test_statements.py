@@ -44,7 +44,7 @@ READ_NO_TABLE = {
     "unhurried",
 }
 TESTED_ELSEWHERE = {"threads_recent"}
-PART_OF_ANOTHER = {"commit_lost", "commit_unless_lost", "commit_replaced", "commit_and_lost"}
+PART_OF_ANOTHER = {"commit_lost", "commit_unless_lost", "commit_replaced", "commit_taken", "commit_and_lost"}
 SESSIONS = {"pool": ("links", "by_index"), "search": ("threads", "without_seqscan"), "link": ("links", "plan_once")}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from langgraph.errors import GraphDrained, GraphRecursionError
@@ -15,47 +16,68 @@ from aiodurable.errors import (
     ResumeLimitError,
     ThreadInterruptedError,
     ThreadNotFoundError,
+    ThreadPausedError,
 )
-from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.model import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.resume import Action, OnUnfinished, Outcome, decide, outcome_of
 
 S = ThreadStatus
 
 
-def thread(status: ThreadStatus) -> WorkflowCheckpoint:
-    return WorkflowCheckpoint("t", status, interrupts=("sure?",) if status is S.INTERRUPTED else (), attempts=3)
+Decided = Action | type[AiodurableError]
+
+
+def thread(status: ThreadStatus, reason: str | None = None) -> WorkflowCheckpoint:
+    asked = ("sure?",) if status is S.INTERRUPTED else ()
+    return WorkflowCheckpoint("t", status, interrupts=asked, attempts=3, reason=reason)
 
 
 @pytest.mark.parametrize(
-    ("status", "given", "expected"),
+    ("status", "reason", "bare", "retried", "another"),
     [
-        (S.NEW, True, Action.START),
-        (S.NEW, False, ThreadNotFoundError),
-        (S.COMPLETE, True, Action.START),
-        (S.COMPLETE, False, Action.RETURN),
-        (S.CRASHED, True, Action.RESUME),
-        (S.CRASHED, False, Action.RESUME),
-        (S.FAILED, True, Action.RESUME),
-        (S.FAILED, False, Action.RESUME),
-        (S.PAUSED, True, Action.RESUME),
-        (S.PAUSED, False, Action.RESUME),
-        (S.QUEUED, True, Action.RESUME),
-        (S.QUEUED, False, Action.RESUME),
-        (S.INTERRUPTED, True, ThreadInterruptedError),
-        (S.INTERRUPTED, False, ThreadInterruptedError),
-        (S.QUARANTINED, True, ResumeLimitError),
-        (S.QUARANTINED, False, ResumeLimitError),
+        (S.NEW, None, ThreadNotFoundError, Action.START, Action.START),
+        (S.COMPLETE, None, Action.RETURN, Action.START, Action.START),
+        (S.CRASHED, None, Action.RESUME, Action.RESUME, Action.FINISH_FIRST),
+        (S.FAILED, None, Action.RESUME, Action.RESUME, Action.FINISH_FIRST),
+        (S.QUEUED, None, Action.RESUME, Action.RESUME, Action.FINISH_FIRST),
+        (S.PAUSED, PauseReason.DRAINED, Action.RESUME, Action.RESUME, Action.FINISH_FIRST),
+        (S.PAUSED, PauseReason.BREAKPOINT, Action.RESUME, ThreadPausedError, ThreadPausedError),
+        (S.PAUSED, PauseReason.CANCELLED, Action.RESUME, ThreadPausedError, ThreadPausedError),
+        (S.PAUSED, PauseReason.STREAM_CLOSED, Action.RESUME, ThreadPausedError, ThreadPausedError),
+        (S.PAUSED, PauseReason.RECURSION_LIMIT, Action.RESUME, ThreadPausedError, ThreadPausedError),
+        (S.INTERRUPTED, None, ThreadInterruptedError, ThreadInterruptedError, ThreadInterruptedError),
+        (S.QUARANTINED, None, ResumeLimitError, ResumeLimitError, ResumeLimitError),
     ],
 )
 def test_a_call_does_what_the_table_says(
-    status: ThreadStatus, given: bool, expected: Action | type[AiodurableError]
+    status: ThreadStatus, reason: str | None, bare: Decided, retried: Decided, another: Decided
 ) -> None:
-    if isinstance(expected, Action):
-        assert decide(thread(status), given=given) is expected
-    else:
-        with pytest.raises(expected) as refused:
-            decide(thread(status), given=given)
-        assert refused.value.thread_id == "t"
+    calls: list[tuple[dict[str, bool], Decided]] = [
+        ({"given": False}, bare),
+        ({"given": True, "same": True}, retried),
+        ({"given": True}, another),
+    ]
+    for call, expected in calls:
+        if isinstance(expected, Action):
+            assert decide(thread(status, reason), **call) is expected
+        else:
+            with pytest.raises(expected) as refused:
+                decide(thread(status, reason), **call)
+            assert refused.value.thread_id == "t"
+
+
+def test_whoever_names_the_run_that_asks_is_given_its_questions_again() -> None:
+    assert decide(thread(S.INTERRUPTED), given=True, same=True, named=True) is Action.RETURN
+    assert decide(thread(S.INTERRUPTED), given=False, named=True) is Action.RETURN
+    assert decide(thread(S.INTERRUPTED), given=True, on_unfinished="restart") is Action.START
+
+
+def test_an_input_does_not_pass_where_plain_langgraph_may_have_stopped_at_a_gate() -> None:
+    found = replace(thread(S.CRASHED), maybe_at_gate=True, pending=("pay",))
+    with pytest.raises(ThreadPausedError, match="before pay") as refused:
+        decide(found, given=True)
+    assert refused.value.pending == ("pay",)
+    assert decide(found, given=False) is Action.RESUME
 
 
 @pytest.mark.parametrize("status", [S.CRASHED, S.FAILED, S.PAUSED, S.QUEUED])
@@ -102,3 +124,13 @@ def test_the_outcome_is_what_the_tables_show_and_else_what_the_exception_says(
     status: ThreadStatus, error: BaseException | None, consumed: bool, expected: Outcome | None
 ) -> None:
     assert outcome_of(thread(status), error, consumed=consumed) == expected
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), MemoryError(), RuntimeError("a statement was cancelled")])
+def test_what_passes_never_rejects_an_input(error: BaseException) -> None:
+    assert outcome_of(thread(S.CRASHED), error, consumed=False) == Outcome(RunStatus.FAILED)
+
+
+def test_a_later_attempt_never_rejects_what_an_earlier_one_accepted() -> None:
+    error = ValueError("bad input")
+    assert outcome_of(thread(S.CRASHED), error, consumed=False, accepting=False) == Outcome(RunStatus.FAILED)

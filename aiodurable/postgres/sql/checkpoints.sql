@@ -35,6 +35,7 @@ fence AS MATERIALIZED (
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
 )
 {replaced}
+{taken}
 SELECT thread_id, true AS written FROM fence
 {and_lost}
 
@@ -86,6 +87,16 @@ SELECT thread_id, false FROM lost
     WHERE r.thread_id IN (SELECT thread_id FROM fence)
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
     DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
+)
+
+-- name: commit_taken
+-- What comes in the braces of `commit`, where a batch has the first checkpoint of a run: aiodurable_runs_pkey. It has taken the
+-- run's input, which must never be passed in again. $41 the runs, $42 their threads.
+, taken AS (
+    UPDATE aiodurable_runs r
+    SET consumed = true
+    FROM unnest($41::text[], $42::text[]) AS w (run_id, thread_id)
+    WHERE r.run_id = w.run_id AND w.thread_id IN (SELECT thread_id FROM fence)
 )
 
 -- name: tokens

@@ -1,14 +1,16 @@
 -- name: get
--- aiodurable_runs_pkey; "consumed" reads checkpoints_pkey from the run's base onwards: in its order, or the planner may take
--- what is small, the index of block ranges.
+-- aiodurable_runs_pkey. "consumed": as recorded; of a run whose process died before it recorded that, a checkpoint of its own
+-- after its base tells (what update_state wrote under its id is none). That reads checkpoints_pkey from the base onwards: in
+-- its order, or the planner may take what is small, the index of block ranges.
 SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
        r.failed_at, r.error, r.reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
+       r.config_type, r.config, r.traceback, r.earlier_attempts,
        r.answers_type, r.answers,
        r.consumed OR (
            SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
-             AND c.metadata ->> 'aiodurable_run' = r.run_id
+             AND c.metadata ->> 'aiodurable_run' = r.run_id AND c.metadata ->> 'source' IN ('input', 'loop')
            ORDER BY c.checkpoint_id
            LIMIT 1) IS NOT NULL AS consumed
 FROM aiodurable_runs r
@@ -18,12 +20,13 @@ WHERE r.run_id = $1
 -- aiodurable_runs_in_order, its first row that counts; "consumed" by checkpoints_pkey, as in get.
 SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
        r.failed_at, r.error, r.reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
+       r.config_type, r.config, r.traceback, r.earlier_attempts,
        r.answers_type, r.answers,
        r.consumed OR (
            SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
-             AND c.metadata ->> 'aiodurable_run' = r.run_id
+             AND c.metadata ->> 'aiodurable_run' = r.run_id AND c.metadata ->> 'source' IN ('input', 'loop')
            ORDER BY c.checkpoint_id
            LIMIT 1) IS NOT NULL AS consumed
 FROM aiodurable_runs r
@@ -60,49 +63,68 @@ CROSS JOIN LATERAL (
 WITH closed AS (
     UPDATE aiodurable_runs r
     SET status = w.closing, finished_at = coalesce(r.finished_at, now())
-    FROM unnest($1::text[], $2::text[], $5::bigint[], $13::text[]) AS w (run_id, thread_id, token, closing)
+    FROM unnest($1::text[], $2::text[], $5::bigint[], $15::text[]) AS w (run_id, thread_id, token, closing)
     WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id AND coalesce(r.token, 0) <= w.token
       AND (r.status = 'running' OR w.closing = 'superseded' AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
     RETURNING r.run_id
 )
 INSERT INTO aiodurable_runs AS r (run_id, thread_id, lock_key, graph, status, attempts, token, worker,
-                                  seq, input_type, input, context_type, context, base_id, started_at)
+                                  seq, input_type, input, context_type, context, config_type, config, base_id, started_at)
 SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker,
-       w.seq, w.input_type, w.input, w.context_type, w.context, w.base_id, now()
+       w.seq, w.input_type, w.input, w.context_type, w.context, w.config_type, w.config, w.base_id, now()
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::text[],
-            $7::integer[], $8::text[], $9::bytea[], $10::text[], $11::bytea[], $12::text[])
-     AS w (run_id, thread_id, lock_key, graph, token, worker, seq, input_type, input, context_type, context, base_id)
+            $7::integer[], $8::text[], $9::bytea[], $10::text[], $11::bytea[], $12::text[], $13::bytea[], $14::text[])
+     AS w (run_id, thread_id, lock_key, graph, token, worker, seq, input_type, input, context_type, context,
+           config_type, config, base_id)
 WHERE (SELECT count(*) FROM closed) >= 0  -- first those: only one run of a thread may be running
 ON CONFLICT (run_id) DO UPDATE
 SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer, graph = excluded.graph,
     token = excluded.token, worker = excluded.worker, seq = excluded.seq,
     input_type = excluded.input_type, input = excluded.input, context_type = excluded.context_type,
-    context = excluded.context, base_id = excluded.base_id, started_at = excluded.started_at,
-    finished_at = NULL, error = NULL, reason = NULL
+    context = excluded.context, config_type = excluded.config_type, config = excluded.config,
+    base_id = excluded.base_id, started_at = excluded.started_at, consumed = false,
+    finished_at = NULL, error = NULL, traceback = NULL, reason = NULL
 WHERE r.thread_id = excluded.thread_id AND (r.status = 'rejected' OR r.token = excluded.token)
 RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at, started_at, finished_at, failed_at,
-          error, reason, checkpoint_id,
+          error, reason, checkpoint_id, traceback, earlier_attempts,
           (SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
            LIMIT 1) IS NULL AS blank
 
 -- name: retry
--- aiodurable_runs_pkey. A lower token is a stale caller.
-UPDATE aiodurable_runs
-SET status = 'running', attempts = attempts + 1, token = $2, worker = $3, seq = $4, started_at = now(),
-    finished_at = NULL, error = NULL, reason = NULL, checkpoint_id = NULL
-WHERE run_id = $1 AND coalesce(token, 0) <= $2
-RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at, started_at, finished_at, failed_at, error,
-          reason, checkpoint_id
+-- aiodurable_runs_pkey. A lower token is a stale caller. Only what crashed or failed is tried again, and keeps how it ended; a
+-- run that waited goes on with the attempt it had. $5 attempts are remembered, the newest ones. A row with this very token and
+-- number is ours: the answer to the statement was lost, and it is run again.
+UPDATE aiodurable_runs r
+SET status = 'running', token = $2, worker = $3, seq = $4, started_at = now(),
+    attempts = r.attempts + (r.attempts = 0 OR t.again)::integer,
+    earlier_attempts = CASE WHEN t.again THEN t.earlier[greatest(1, cardinality(t.earlier) - $5 + 1):]
+                            ELSE r.earlier_attempts END,
+    finished_at = NULL, error = NULL, traceback = NULL, reason = NULL, checkpoint_id = NULL
+FROM (
+    SELECT k.run_id,
+           k.status IN ('running', 'failed', 'quarantined') AND k.attempts > 0
+           AND (k.token, k.seq) IS DISTINCT FROM ($2::bigint, $4::integer) AS again,
+           k.earlier_attempts || jsonb_build_object(
+               'worker', k.worker, 'started', k.started_at, 'ended', k.finished_at,
+               'outcome', CASE k.status WHEN 'running' THEN 'crashed' ELSE k.status END,
+               'error', k.error, 'traceback', k.traceback) AS earlier
+    FROM aiodurable_runs k
+    WHERE k.run_id = $1
+) t
+WHERE r.run_id = t.run_id AND coalesce(r.token, 0) <= $2
+RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
+          r.failed_at, r.error, r.reason, r.checkpoint_id, r.traceback, r.earlier_attempts
 
 -- name: finish
 -- aiodurable_runs_pkey.
 UPDATE aiodurable_runs r
-SET status = w.status, error = w.error, reason = w.reason, checkpoint_id = w.checkpoint_id, finished_at = now(),
+SET status = w.status, error = w.error, traceback = w.traceback, reason = w.reason, checkpoint_id = w.checkpoint_id,
+    consumed = r.consumed OR w.consumed, finished_at = now(),
     failed_at = CASE WHEN w.status = 'failed' THEN now() ELSE r.failed_at END
-FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
-     AS w (run_id, token, status, error, reason, checkpoint_id)
+FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[])
+     AS w (run_id, token, status, error, traceback, reason, checkpoint_id, consumed)
 WHERE r.run_id = w.run_id AND r.token = w.token
 RETURNING r.run_id, r.token, r.finished_at
 
@@ -110,7 +132,8 @@ RETURNING r.run_id, r.token, r.finished_at
 -- aiodurable_runs_pkey; checkpoints_pkey backwards and checkpoint_writes_pkey, once a thread. $4 is a checkpoint that says itself
 -- that nothing is left to do: if it is the head and no task wrote on, the thread is complete. Not waiting for the disk, as in end.
 UPDATE aiodurable_runs r
-SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = e.checkpoint_id, finished_at = now(),
+SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
+    checkpoint_id = e.checkpoint_id, finished_at = now(),
     answers_type = NULL, answers = NULL, questions_closed = NULL
 FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) AS e (run_id, token, thread_id, checkpoint_id)
 WHERE r.run_id = e.run_id AND r.token = e.token
@@ -130,17 +153,19 @@ RETURNING r.run_id, r.token, r.finished_at
 -- name: end
 -- In the braces comes classify: where each thread stands beneath its lock. A run that it shows complete is closed at once
 -- (aiodurable_runs_pkey), without waiting for the disk: the checkpoints that make it complete are there, and a row that is
--- lost in a crash of the server is read as complete all the same. $9 run ids, $10 tokens, $11 what the head must not be.
+-- lost in a crash of the server is read as complete all the same. $9 run ids, $10 tokens, $11 whether a checkpoint has
+-- taken the run's input.
 WITH seen AS MATERIALIZED (
 {classify}
 ), ended AS (
     UPDATE aiodurable_runs r
-    SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = s.checkpoint_id, finished_at = now(),
+    SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
+        checkpoint_id = s.checkpoint_id, finished_at = now(),
         answers_type = NULL, answers = NULL, questions_closed = NULL
-    FROM unnest($1::text[], $9::text[], $10::bigint[], $11::text[]) AS e (thread_id, run_id, token, base_id)
+    FROM unnest($1::text[], $9::text[], $10::bigint[], $11::boolean[]) AS e (thread_id, run_id, token, consumed)
     JOIN seen s ON s.thread_id = e.thread_id
     WHERE r.run_id = e.run_id AND r.token = e.token
-      AND s.status = 'complete' AND s.checkpoint_id IS DISTINCT FROM e.base_id
+      AND s.status = 'complete' AND e.consumed
       AND set_config('synchronous_commit', 'off', true) IS NOT NULL
     RETURNING r.thread_id, r.run_id, r.finished_at
 )
@@ -149,7 +174,8 @@ SELECT s.*, d.run_id AS ended, d.finished_at AS ended_at FROM seen s LEFT JOIN e
 -- name: heal
 -- aiodurable_runs_pkey.
 UPDATE aiodurable_runs
-SET status = 'complete', error = NULL, reason = NULL, checkpoint_id = $3, finished_at = coalesce(finished_at, now()),
+SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
+    checkpoint_id = $3, finished_at = coalesce(finished_at, now()),
     answers_type = NULL, answers = NULL, questions_closed = NULL
 WHERE run_id = $1 AND coalesce(token, 0) <= $2
 
@@ -157,13 +183,15 @@ WHERE run_id = $1 AND coalesce(token, 0) <= $2
 -- checkpoints_pkey for the checkpoint $10 of the source $9, aiodurable_runs_pkey for the run that wrote it. $11: it goes on in
 -- the middle of the step after it, so that answers that step has not taken yet go along.
 INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, attempts, token, worker, base_id, reason,
-                             context_type, context, answered, answers_type, answers, questions_closed, finished_at)
+                             context_type, context, config_type, config, answered,
+                             answers_type, answers, questions_closed, finished_at)
 SELECT $1, $2, $3::bigint, coalesce($4::text, r.graph, c.metadata ->> 'aiodurable_graph'), 'paused', 0, $5::bigint, $6, $7, $8,
-       r.context_type, r.context, CASE WHEN a.here THEN r.answered ELSE '{}' END, CASE WHEN a.here THEN r.answers_type END,
+       r.context_type, r.context, r.config_type, r.config,
+       CASE WHEN a.here THEN r.answered ELSE '{}' END, CASE WHEN a.here THEN r.answers_type END,
        CASE WHEN a.here THEN r.answers END, CASE WHEN a.here THEN r.questions_closed END, now()
 FROM checkpoints c
 LEFT JOIN LATERAL (
-    SELECT k.graph, k.context_type, k.context, k.answered, k.answers_type, k.answers, k.questions_closed
+    SELECT k.graph, k.context_type, k.context, k.config_type, k.config, k.answered, k.answers_type, k.answers, k.questions_closed
     FROM aiodurable_runs k
     WHERE k.run_id = c.metadata ->> 'aiodurable_run'
     LIMIT 1

@@ -24,6 +24,7 @@ WITH held AS MATERIALIZED (
 ),
 heads AS (
     SELECT a.thread_id, a.lock_key, h.checkpoint_id, h.checkpoint, h.metadata ->> 'aiodurable_run' AS stamp,
+           h.metadata ->> 'source' IN ('input', 'loop') AS ran,
            h.metadata ->> 'aiodurable_graph' AS graph, (h.metadata ->> 'step')::integer AS step,
            (h.checkpoint ->> 'ts')::timestamptz AS written_at, (h.checkpoint ->> 'v')::integer AS format,
            h.parent_checkpoint_id AS parent_id,
@@ -168,7 +169,7 @@ facts AS (
                q.run_id = h.stamp OR (q.input_type IS NULL AND q.base_id = h.checkpoint_id) AS about
         FROM (
             SELECT r.run_id, r.status, r.graph, r.attempts, r.error, r.reason, r.input_type, r.base_id,
-                   r.started_at, r.finished_at, r.failed_at,
+                   r.consumed, r.started_at, r.finished_at, r.failed_at,
                    coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at,
                    r.questions_closed,
                    CASE WHEN r.answers_type IS NOT NULL
@@ -179,12 +180,13 @@ facts AS (
             LIMIT 1
         ) q
         CROSS JOIN LATERAL (
-            -- Read only where plain LangGraph has gone on after a run. In the order of its key, as in get of runs.sql.
-            SELECT coalesce(q.run_id = h.stamp, false) OR (
+            -- Recorded, or told by the run's own checkpoints, as in get of runs.sql; they are read only of runs whose
+            -- process died, and where plain LangGraph has gone on after one.
+            SELECT q.consumed OR coalesce(q.run_id = h.stamp AND h.ran AND h.checkpoint_id > coalesce(q.base_id, ''), false) OR (
                 SELECT true
                 FROM checkpoints own
                 WHERE own.thread_id = h.thread_id AND own.checkpoint_ns = '' AND own.checkpoint_id > coalesce(q.base_id, '')
-                  AND own.metadata ->> 'aiodurable_run' = q.run_id
+                  AND own.metadata ->> 'aiodurable_run' = q.run_id AND own.metadata ->> 'source' IN ('input', 'loop')
                 ORDER BY own.checkpoint_id
                 LIMIT 1) IS NOT NULL AS consumed
         ) c
@@ -443,10 +445,11 @@ WHERE r.status IN ('queued', 'running')
 
 -- name: history
 -- checkpoints_pkey backwards from $2, $3 rows; for each its parent by checkpoints_pkey, the parent's tasks by
--- checkpoint_writes_pkey, its Sends by checkpoint_blobs_pkey, the run by aiodurable_runs_pkey.
+-- checkpoint_writes_pkey, its Sends by checkpoint_blobs_pkey.
 SELECT c.checkpoint_id, c.parent_checkpoint_id AS parent_id, (c.metadata ->> 'step')::integer AS step,
        c.metadata ->> 'source' AS source, (c.checkpoint ->> 'ts')::timestamptz AS written_at, p.began_at,
-       c.metadata ->> 'aiodurable_run' AS run_id, c.metadata ->> 'aiodurable_graph' AS graph, r.worker,
+       c.metadata ->> 'aiodurable_run' AS run_id, c.metadata ->> 'aiodurable_graph' AS graph,
+       c.metadata ->> 'aiodurable_worker' AS worker,
        w.paths, s.type AS sends_type, s.blob AS sends
 FROM (
     SELECT k.thread_id, k.checkpoint_id, k.parent_checkpoint_id, k.checkpoint, k.metadata
@@ -478,12 +481,6 @@ LEFT JOIN LATERAL (
     WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = '' AND k.channel = '__pregel_tasks' AND k.version = p.sends
     LIMIT 1
 ) s ON true
-LEFT JOIN LATERAL (
-    SELECT k.worker
-    FROM aiodurable_runs k
-    WHERE k.run_id = c.metadata ->> 'aiodurable_run'
-    LIMIT 1
-) r ON true
 ORDER BY c.checkpoint_id DESC
 
 -- name: begun

@@ -6,31 +6,52 @@ from typing import Any
 import pytest
 
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.rows import COMMIT, COMMIT_PROVING, COMMIT_REPLACING, Rows, Write, commit
+from aiodurable.checkpoints.rows import (
+    COMMIT,
+    COMMIT_PROVING,
+    COMMIT_PROVING_TAKING,
+    COMMIT_REPLACING,
+    COMMIT_REPLACING_TAKING,
+    COMMIT_TAKING,
+    Rows,
+    Write,
+    commit,
+)
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.links import Link
 from conftest import Server
 
 
-def batch(number: int, *, replace: bool = False) -> tuple[str, list[Any]]:
+def batch(number: int, *, replace: bool = False, takes: str | None = None) -> tuple[str, list[Any]]:
     rows = Rows(
         blobs=[("t", "", "a", str(number), "msgpack", b"x")],
         checkpoint=("t", "", str(number), None, "{}", "{}"),
         writes=[("t", "", str(number), "task", "", 0, "a", "msgpack", b"x")],
         replace=replace,
+        takes=takes,
     )
     return commit([Write(Fence("t", 1), rows, asyncio.get_running_loop().create_future(), 0.0)])
 
 
-@pytest.mark.parametrize("replace", [False, True])
-async def test_the_commit_is_planned_once_for_all_batches(dsn: str, replace: bool, server: Server) -> None:
+@pytest.mark.parametrize(
+    ("replace", "takes", "expected"),
+    [
+        (False, None, COMMIT),
+        (True, None, COMMIT_REPLACING),
+        (False, "run", COMMIT_TAKING),
+        (True, "run", COMMIT_REPLACING_TAKING),
+    ],
+)
+async def test_the_commit_is_planned_once_for_all_batches(
+    dsn: str, replace: bool, takes: str | None, expected: str, server: Server
+) -> None:
     if server.version < 140000:
         pytest.skip("before Postgres 14 the server does not count plans")
     link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
     await link.fetch("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('t', 1)")
     for number in range(10):
-        statement, parameters = batch(number, replace=replace)
-        assert statement == (COMMIT_REPLACING if replace else COMMIT)
+        statement, parameters = batch(number, replace=replace, takes=takes)
+        assert statement == expected
         assert [row[0] for row in await link.fetch(statement, *parameters)] == ["t"]
     [plans] = await link.fetch(
         "SELECT generic_plans, custom_plans FROM pg_prepared_statements"
@@ -40,12 +61,23 @@ async def test_the_commit_is_planned_once_for_all_batches(dsn: str, replace: boo
     link.drop()
 
 
-@pytest.mark.parametrize("query", [COMMIT, COMMIT_REPLACING, COMMIT_PROVING])
+@pytest.mark.parametrize(
+    "query",
+    [
+        COMMIT,
+        COMMIT_TAKING,
+        COMMIT_REPLACING,
+        COMMIT_REPLACING_TAKING,
+        COMMIT_PROVING,
+        COMMIT_PROVING_TAKING,
+    ],
+)
 async def test_the_commit_looks_a_fence_up_by_its_key_also_in_an_empty_table(dsn: str, query: str) -> None:
     link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
     types = ["text[]", "bigint[]", "bigint[]", *["text[]"] * 5, "bytea[]", *["text[]"] * 4, "jsonb[]", "jsonb[]"]
-    types += [*["text[]"] * 5, "int[]", "text[]", "text[]", "bytea[]"] * (1 if query == COMMIT else 2)
-    types += [*["text[]"] * 4, "int[]", "text[]", "bigint[]"] * (query == COMMIT_PROVING)
+    types += [*["text[]"] * 5, "int[]", "text[]", "text[]", "bytea[]"] * (2 if "replaced AS" in query else 1)
+    types += [*["text[]"] * 4, "int[]", "text[]", "bigint[]"] * ("lost AS" in query)
+    types += ["text[]"] * (2 if "taken AS" in query else 0)
     await link.fetch(f"PREPARE c ({', '.join(types)}) AS {query}")
     plan = "\n".join(row[0] for row in await link.fetch(f"EXPLAIN EXECUTE c ({', '.join(['NULL'] * len(types))})"))
     link.drop()

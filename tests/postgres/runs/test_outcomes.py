@@ -246,16 +246,18 @@ async def test_one_call_at_a_time(durable: Durable) -> None:
 async def test_the_same_run_id_never_runs_twice(durable: Durable, ledger: Ledger, log: Path) -> None:
     graph = four_nodes()
     results: list[Any] = []
-    for words in (["first"], ["second"]):
+    for _ in range(2):
         async with durable.run(graph, "t", run_id="order-1", config=config(log)) as run:
-            results.append(await run.ainvoke({"words": words, "told": ""}))
+            results.append(await run.ainvoke({"words": ["first"], "told": ""}))
     assert results[0] == results[1]
     assert noted(log) == list(STEPS)
     # Also after the thread has moved on, the result is the run's own.
     async with durable.run(graph, "t", run_id="order-2", config=config(log)) as run:
         later = await run.ainvoke({"words": ["third"], "told": ""})
     async with durable.run(graph, "t", run_id="order-1", config=config(log)) as run:
-        assert await run.ainvoke(INPUT) == results[0] != later
+        assert await run.ainvoke({"words": ["first"], "told": ""}) == results[0] != later
+        with pytest.raises(InvalidArgumentError, match="another input"):
+            await run.ainvoke({"words": ["second"], "told": ""})
     assert await ledger.statuses("t") == ["complete", "complete"]
 
 

@@ -155,7 +155,7 @@ async def test_a_retry_is_one_more_attempt_of_the_same_run_and_repeats_the_faile
     with pytest.raises(ValueError, match="b is broken"):
         await durable.retry("t", graph)
     BREAKS.clear()
-    assert await durable.retry("t", graph) == {"xs": ["a", "b"]}
+    assert (await durable.retry("t", graph))["xs"] == ["a", "b"]
     [row] = await ledger.rows("t")
     assert (row["run_id"], row["attempts"], row["status"]) == (run.run_id, 3, "complete")
 
@@ -171,7 +171,7 @@ async def test_retry_clears_a_quarantine_that_resume_refuses(durable: Durable, d
     BREAKS.clear()
     with pytest.raises(ResumeLimitError, match="retry"):
         await durable.resume_workflow("t", graph)
-    assert await durable.retry("t", graph) == {"xs": ["a"]}
+    assert (await durable.retry("t", graph))["xs"] == ["a"]
     [row] = await ledger.rows("t")
     assert (row["status"], row["attempts"], row["reason"]) == ("complete", 6, None)
 
@@ -180,7 +180,7 @@ async def test_a_paused_thread_goes_on_when_retried(durable: Durable) -> None:
     graph = chain(a=ok("a"), b=ok("b"))
     async with durable.run(graph, "t") as run:
         await run.ainvoke(INPUT, interrupt_before=["b"])
-    assert await durable.retry("t", graph) == {"xs": ["a", "b"]}
+    assert (await durable.retry("t", graph))["xs"] == ["a", "b"]
 
 
 async def test_what_cannot_be_retried_is_refused_and_stays_as_it_was(durable: Durable, ledger: Ledger) -> None:

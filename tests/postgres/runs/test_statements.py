@@ -144,8 +144,8 @@ async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_di
     mine = [run.run_id], [run.lease.token]
     for statement, arguments, waits in [
         (load("runs")["complete"], (*mine, ["t"], [run.checkpoint.checkpoint_id]), "off"),
-        (END, (*beneath, *mine, [None]), "off"),
-        (load("runs")["finish"], (*mine, ["paused"], [None], ["drained"], [None]), "on"),
+        (END, (*beneath, *mine, [True]), "off"),
+        (load("runs")["finish"], (*mine, ["paused"], [None], [None], ["drained"], [None], [True]), "on"),
     ]:
         link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
         await link.fetch("SET synchronous_commit = on")

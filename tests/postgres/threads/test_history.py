@@ -8,7 +8,6 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.postgres.connections import Database
 from aiodurable.threads import Threads, ThreadStep, history
 from scenario_graphs import BREAKS
 from scenarios import Thread, checkpoint_id
@@ -55,14 +54,11 @@ async def test_it_is_langgraphs_own_history_with_times(dsn: str, saver: AsyncPos
     assert steps[-1].duration is None
 
 
-async def test_the_run_names_who_ran_it(
-    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database
-) -> None:
+async def test_each_checkpoint_names_who_wrote_it(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
     thread = Thread(dsn, saver, "thread", "linear")
-    thread.config = {"configurable": {"thread_id": "thread", "aiodurable_run": "one", "aiodurable_graph": "report"}}
+    own = {"aiodurable_run": "one", "aiodurable_graph": "report", "aiodurable_worker": "host:1"}
+    thread.config = {"configurable": {"thread_id": "thread", **own}}
     await thread.start()
-    columns = "run_id, thread_id, lock_key, status, worker"
-    await database.execute(f"INSERT INTO aiodurable_runs ({columns}) VALUES ('one', 'thread', 0, 'complete', 'host:1')")
     steps = await told(threads)
     assert {(step.run_id, step.graph, step.worker) for step in steps} == {("one", "report", "host:1")}
 

@@ -1,0 +1,120 @@
+"""The LangGraph config and context of a call: checked before anything is written, and what of it goes with the run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.pregel import Pregel
+
+from aiodurable.errors import InvalidArgumentError
+from aiodurable.keys import check_run_id
+from aiodurable.runs.graphs import without_coordinates
+
+__all__ = ["check_call", "merged", "named_run", "usable", "what_goes_along"]
+
+_STORED = ("tags", "metadata", "recursion_limit", "max_concurrency")
+_OURS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
+
+
+def usable(config: RunnableConfig | None, thread_id: str) -> RunnableConfig:
+    """The config, without a `run_id` in its metadata: LangGraph would take a second call with it for a resumption.
+
+    Raises:
+        InvalidArgumentError: it is no mapping, has parts of a wrong type, or addresses something else.
+    """
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all type-checked
+        raise InvalidArgumentError(f"config must be a mapping, got {type(config).__name__}", argument="config")
+    for part in ("configurable", "metadata"):
+        if not isinstance(config.get(part) or {}, Mapping):
+            raise InvalidArgumentError(f"config[{part!r}] must be a mapping", thread_id=thread_id, argument="config")
+    limit = config.get("recursion_limit")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidArgumentError(
+            f"recursion_limit must be a number from 1, got {limit!r}", thread_id=thread_id, argument="config"
+        )
+    metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != "run_id"}
+    cleaned = cast("RunnableConfig", {key: value for key, value in config.items() if value is not None})
+    if "metadata" in cleaned:
+        cleaned["metadata"] = metadata
+    return without_coordinates(cleaned, thread_id)
+
+
+def named_run(run_id: str | None, config: RunnableConfig | None, thread_id: str) -> str | None:
+    """The run that a call names: by `run_id`, or by the `run_id` in its config's metadata, as LangGraph has it.
+
+    Raises:
+        InvalidArgumentError: a run_id that cannot name a run, or two different ones.
+    """
+    metadata = config.get("metadata") if isinstance(config, Mapping) else None
+    inside: Any = metadata.get("run_id") if isinstance(metadata, Mapping) else None
+    if inside is not None and run_id is not None and str(inside) != run_id:
+        raise InvalidArgumentError(
+            f"run_id is {run_id!r}, but config['metadata']['run_id'] is {str(inside)!r}: give one of them",
+            thread_id=thread_id,
+            argument="run_id",
+        )
+    named = run_id if run_id is not None else None if inside is None else str(inside)
+    return None if named is None else check_run_id(named)
+
+
+def merged(*configs: RunnableConfig) -> RunnableConfig:
+    """One config of several: the later ones win, key by key also in `configurable` and `metadata`."""
+    result: dict[str, Any] = {}
+    for config in configs:
+        for key, value in config.items():
+            if key in ("configurable", "metadata"):
+                result[key] = {**result.get(key, {}), **cast("Mapping[str, Any]", value)}
+            else:
+                result[key] = value
+    return cast("RunnableConfig", result)
+
+
+def what_goes_along(config: RunnableConfig) -> dict[str, Any] | None:
+    """What a process that resumes the run needs of it: all but what lives in this process alone, such as callbacks."""
+    kept: dict[str, Any] = {key: value for key, value in config.items() if key in _STORED and value}
+    own = {
+        key: value
+        for key, value in config.get("configurable", {}).items()
+        if key not in _OURS and not key.startswith(("__", "aiodurable_"))
+    }
+    if own:
+        kept["configurable"] = own
+    return kept or None
+
+
+def check_call(graph: Pregel[Any, Any, Any, Any], options: Iterable[str], context: Any, thread_id: str) -> None:
+    """Refuse what LangGraph would refuse once the run is accepted.
+
+    Raises:
+        InvalidArgumentError: an option that its `ainvoke` and `astream` do not have, or a context that the graph's
+            context_schema does not take.
+    """
+    unknown = [name for name in options if name not in _options(type(graph))]
+    if unknown:
+        raise InvalidArgumentError(
+            f"LangGraph's ainvoke and astream have no option {', '.join(map(repr, unknown))}",
+            thread_id=thread_id,
+            argument=unknown[0],
+        )
+    schema: Any = graph.context_schema
+    built = hasattr(schema, "__dataclass_fields__") or hasattr(schema, "model_validate")  # other schemas take any dict
+    if isinstance(context, dict) and built:
+        try:
+            schema(**context)
+        except Exception as error:  # whatever the schema's own hooks raise
+            raise InvalidArgumentError(
+                f"the context does not fit {schema.__name__}, the graph's context_schema: {type(error).__name__}",
+                thread_id=thread_id,
+                argument="context",
+            ) from error
+
+
+@lru_cache(maxsize=32)
+def _options(kind: type[Pregel[Any, Any, Any, Any]]) -> frozenset[str]:
+    return frozenset((*inspect.signature(kind.ainvoke).parameters, *inspect.signature(kind.astream).parameters))

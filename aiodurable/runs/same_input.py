@@ -1,0 +1,30 @@
+"""Whether two inputs are one: a retry brings the input that is stored, another one is another run's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from langchain_core.messages import BaseMessage
+
+__all__ = ["same_input"]
+
+
+def same_input(stored: Any, given: Any) -> bool:
+    """Whether they are equal. A message that was stored without an id equals one with: LangGraph writes it into the object."""
+    if isinstance(stored, BaseMessage) and isinstance(given, BaseMessage) and stored.id is None:
+        return _equal(stored, given.model_copy(update={"id": None}))
+    if isinstance(stored, Mapping) and isinstance(given, Mapping):
+        one, other = cast("Mapping[Any, Any]", stored), cast("Mapping[Any, Any]", given)
+        return one.keys() == other.keys() and all(same_input(value, other[key]) for key, value in one.items())
+    if isinstance(stored, list | tuple) and isinstance(given, list | tuple):
+        first, second = cast("list[Any]", stored), cast("list[Any]", given)
+        return len(first) == len(second) and all(map(same_input, first, second))
+    return _equal(stored, given)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # arrays, and a user's own __eq__: the caller compares the stored bytes as well
+        return False
