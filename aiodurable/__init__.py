@@ -18,6 +18,7 @@ _ROOMS = {
     ),
     "durable": ("Durable",),
     "functions": (
+        "cancel",
         "delete",
         "durable_run",
         "find_failed_workflows",

@@ -95,6 +95,9 @@ from aiodurable.errors import (
     WorkflowExecutionError as WorkflowExecutionError,
 )
 from aiodurable.functions import (
+    cancel as cancel,
+)
+from aiodurable.functions import (
     delete as delete,
 )
 from aiodurable.functions import (
@@ -257,6 +260,7 @@ __all__ = [
     "WorkflowCheckpoint",
     "WorkflowExecutionError",
     "WorkflowExecutor",
+    "cancel",
     "create_checkpointer",
     "create_lock_manager_with_retry",
     "delete",

@@ -23,6 +23,7 @@ from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres import schema
 from aiodurable.postgres.namespace import agree_on_namespace
 from aiodurable.postgres.starting import until_ready
+from aiodurable.runs.cancelling import CHANNEL, Cancellations
 from aiodurable.runs.graphs import BoundGraph, Graph, Graphs
 from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.health import Health, health
@@ -142,6 +143,8 @@ class Durable(Verbs):
                     settings=settings,
                 )
             )
+            cancellations = Cancellations(checkpoints.database, every_s=settings.heartbeat_s)
+            stack.push_async_callback(cancellations.aclose)
             locks = await stack.enter_async_context(
                 PostgresLockManager(
                     direct.conninfo,
@@ -149,7 +152,9 @@ class Durable(Verbs):
                     namespace=settings.namespace,
                     mode=settings.lock_mode,
                     settings=settings,
+                    observers=self._observers,
                     allow_proxy=settings.lock_allow_proxy,
+                    channels={CHANNEL: cancellations.hurry},
                 )
             )
             # After the locks, which refuse a standby for what it is: this one writes.
@@ -170,6 +175,7 @@ class Durable(Verbs):
                     worker=f"{socket.gethostname()}:{os.getpid()}",
                     threads=checkpoints.serialisers,
                 ),
+                cancellations=cancellations,
                 recovery_grace_s=settings.recovery_grace_s,
                 observers=self._observers,
             )

@@ -13,6 +13,7 @@ from aiodurable.runs.run import DurableRun
 from aiodurable.threads import Pruned, ThreadFilters, ThreadStep
 
 __all__ = [
+    "cancel",
     "delete",
     "durable_run",
     "find_failed_workflows",
@@ -74,6 +75,12 @@ async def retry(
     """`Durable.retry` through the given, the current, or an own `Durable`."""
     async with opened(durable, dsn) as d:
         return await d.retry(thread_id, graph, **options)
+
+
+async def cancel(thread_id: str, *, durable: Durable | None = None, dsn: str | None = None, **options: Any) -> bool:
+    """`Durable.cancel` through the given, the current, or an own `Durable`."""
+    async with opened(durable, dsn) as d:
+        return await d.cancel(thread_id, **options)
 
 
 async def fork(

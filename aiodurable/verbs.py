@@ -12,6 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from aiodurable.errors import GraphNotRegisteredError
 from aiodurable.keys import check_thread_id
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.cancel import cancel
 from aiodurable.runs.check import ThreadCheck, check
 from aiodurable.runs.fork import Change, Point, fork
 from aiodurable.runs.graphs import BoundGraph, Graph, Graphs
@@ -248,6 +249,28 @@ class Verbs(ABC):
         async with run(self._opened(), bound, thread_id, on_busy=on_busy, timeout=timeout) as retried:
             may_retry(retried.checkpoint)
             return await retried.ainvoke(config=config, context=context, on_unfinished="retry", **options)
+
+    async def cancel(self, thread_id: str, *, wait: bool = False, timeout: float | None = None) -> bool:
+        """End the run that is at work on a thread, in whichever process; the thread is then paused ("cancelled").
+
+        Its node is cancelled, and its caller gets `RunCancelledError`. A node that swallows the cancellation is cancelled
+        again each heartbeat, and its run ends at the next superstep. Where the process is gone, the run is closed here. Only
+        a person goes on with it afterwards: `run.ainvoke()`, `retry`.
+
+        Args:
+            thread_id: the thread.
+            wait: return only when the run has ended and that is recorded.
+            timeout: seconds to wait at most, with `wait`; None: as long as it takes.
+
+        Returns:
+            Whether there was a run at work.
+
+        Raises:
+            ThreadNotFoundError: nothing is known of the thread.
+            LockTimeoutError: the run did not end in time; the request stays.
+            InvalidArgumentError: a thread_id that cannot be stored, or a timeout without `wait`.
+        """
+        return await cancel(self._opened(), thread_id, wait=wait, timeout=timeout)
 
     async def fork(
         self,

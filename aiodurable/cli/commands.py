@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from aiodurable.cli.bench import bench
+from aiodurable.cli.cancel import cancel
 from aiodurable.cli.check import check
 from aiodurable.cli.delete import delete
 from aiodurable.cli.demo.command import demo
@@ -71,6 +72,7 @@ def cli() -> None:
 
 for _command in (
     bench,
+    cancel,
     check,
     delete,
     demo,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from aiodurable.dsn import Dsn
@@ -41,6 +41,7 @@ class Keeper:
         terms: of the leases.
         let_go: what a lease calls when it is released.
         heard: called with a key that was let go while somebody waits; None: this session does not listen.
+        channels: others to listen on, and what is called with the payload.
         up: called whenever a session is up.
         connect_timeout_s: seconds to connect, at each try.
         setup: make the token sequence and the table where they are missing.
@@ -57,6 +58,7 @@ class Keeper:
         let_go: LetGo,
         *,
         heard: Callable[[int], None] | None,
+        channels: Mapping[str, Callable[[str], None]],
         up: Callable[[], None],
         connect_timeout_s: float,
         setup: bool,
@@ -69,6 +71,7 @@ class Keeper:
         self._terms = terms
         self._let_go = let_go
         self._heard = heard
+        self._channels = channels
         self._up = up
         self._connect_timeout_s = connect_timeout_s
         self._setup = setup
@@ -125,7 +128,7 @@ class Keeper:
             await wire.prepare(self._terms, setup=self._setup)
             await declare(wire, self._namespace)
             if self._heard is not None:
-                await wire.listen(self._heard)
+                await wire.listen(self._heard, self._channels)
             sent = time.monotonic()
             _, _, slots, sessions = await wire.audit(0)
         except BaseException as error:  # also when cancelled: the connection has no owner yet

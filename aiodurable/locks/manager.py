@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import Self
@@ -52,6 +52,7 @@ class PostgresLockManager:
             whether a missing sequence or table is made (`setup`). `sessions`, `namespace` and `mode` above win over its own.
         observers: told of every lease acquired, released and lost; the event's `thread_id` is the lock's name.
         allow_proxy: accept a pooler in session mode, if a probe on every connection finds that locks exclude through it.
+        channels: further channels to listen on, and what is called with the payload; best effort, as NOTIFY is.
 
     Raises:
         ConfigurationError: an argument makes no sense.
@@ -67,6 +68,7 @@ class PostgresLockManager:
         settings: Settings | None = None,
         observers: Sequence[Observer] = (),
         allow_proxy: bool = False,
+        channels: Mapping[str, Callable[[str], None]] | None = None,
     ) -> None:
         if sessions < 0:
             raise ConfigurationError(f"sessions must be 0 or more, got {sessions}")
@@ -88,6 +90,7 @@ class PostgresLockManager:
                 heard=self._taking.bell.ring
                 if place == 0
                 else None,  # one LISTEN a process: the tick covers its absence
+                channels=channels if channels and place == 0 else {},
                 up=self._taking.session_up,
                 connect_timeout_s=self._settings.connect_timeout_s,
                 setup=self._settings.setup,

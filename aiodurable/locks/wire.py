@@ -139,13 +139,18 @@ class Wire:
         )  # told before asked: of two at once neither overlooks the other
         return bool(await self._connection.fetchval(_SQL["declared"], theirs))
 
-    async def listen(self, heard: Callable[[int], None]) -> None:
-        """Have `heard` called with the key whenever a lock that somebody waits for was let go."""
+    async def listen(self, heard: Callable[[int], None], channels: Mapping[str, Callable[[str], None]]) -> None:
+        """Have `heard` called with the key whenever a lock that somebody waits for was let go; and listen on `channels`."""
 
         def told(_connection: object, _pid: int, _channel: str, payload: object) -> None:
             heard(int(str(payload)))
 
+        def passed_on(_connection: object, _pid: int, channel: str, payload: object) -> None:
+            channels[channel](str(payload))
+
         await self._connection.add_listener(_CHANNEL, told)
+        for channel in channels:
+            await self._connection.add_listener(channel, passed_on)
 
     def on_end(self, ended: Callable[[], None]) -> None:
         """Have `ended` called when the connection ends, whoever ends it."""

@@ -320,6 +320,20 @@ class Ledger:
         """Write that a run is complete which the tables show complete, but whose process died before it could say so."""
         await self._database.execute(_SQL["heal"], run_id, token, checkpoint_id)
 
+    async def request_cancel(self, thread_id: str, *, channel: str) -> str | None:
+        """Write that the run at work on the thread is to end, and say so on `channel`; its run_id, None: there is none."""
+        row = await self._database.fetch_one(_SQL["request_cancel"], thread_id, channel)
+        return None if row is None else row["run_id"]
+
+    async def is_at_work(self, run_id: str) -> tuple[bool, bool]:
+        """Whether the run stands as running, and whether anybody holds its thread's lease."""
+        row = await self._database.fetch_one(_SQL["at_work"], run_id)
+        return (False, False) if row is None else (row["at_work"], row["held"])
+
+    async def settle_cancelled(self, run_id: str, *, token: int, checkpoint_id: str | None) -> None:
+        """Write that a run was cancelled whose process died before it could say so."""
+        await self._database.execute(_SQL["settle_cancelled"], run_id, token, checkpoint_id)
+
     async def _write_starts(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Mapping[str, Any]]:
         written = await self._links.fetch(_SQL["start"], *map(list, zip(*rows, strict=True)))
         by_run = {row["run_id"]: row for row in written}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from aiodurable.checkpoints import AsyncCheckpointerPool
 from aiodurable.events import Observer
 from aiodurable.locks import PostgresLockManager
+from aiodurable.runs.cancelling import Cancellations
 from aiodurable.runs.ledger import Ledger
 from aiodurable.threads import Threads
 
@@ -27,5 +28,6 @@ class Rooms:
     checkpoints: AsyncCheckpointerPool
     threads: Threads
     ledger: Ledger
+    cancellations: Cancellations
     recovery_grace_s: float
     observers: Sequence[Observer]

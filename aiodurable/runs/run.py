@@ -16,6 +16,7 @@ from aiodurable.errors import InvalidArgumentError, NotResumableError, ResultPru
 from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.answers import STRICT_RESUME, Answered, addressed, already_left, given_before
 from aiodurable.runs.attempt import Attempt, new_run_id
+from aiodurable.runs.cancelling import Cancelling
 from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result
 from aiodurable.runs.guard import ThreadLease
@@ -201,6 +202,7 @@ class DurableRun:
                 accepted with another input; nothing was written.
             ResultPrunedError: the run is complete, but its result is not stored any more.
             LeaseLostError: the lease was lost; whoever has it now goes on from the last checkpoint.
+            RunCancelledError: somebody cancelled the run; see `Durable.cancel`.
             Exception: a node's own, as it was raised; also one of the unfinished run, and the input was not taken then.
         """
         call = self._call(input, config, context, on_unfinished, options)
@@ -523,14 +525,22 @@ class DurableRun:
         }
 
     @asynccontextmanager
-    async def _closing(self, attempt: Attempt) -> AsyncIterator[None]:
+    async def _closing(self, attempt: Attempt) -> AsyncIterator[Cancelling]:
         unwatch = self.lease.on_lost(lambda: attempt.control.request_drain("lease lost"))
+        cancelling = Cancelling(attempt.control, run_id=attempt.run_id, thread_id=self.thread_id)
+        self._rooms.cancellations.add(attempt.run_id, cancelling.request)
         try:
-            yield
+            yield cancelling
         except BaseException as error:  # every way out is an outcome
+            self._rooms.cancellations.remove(attempt.run_id)
+            if cancelling.leave(error):
+                await self.settle(asyncio.CancelledError())
+                raise cancelling.error from error
             await self.settle(error)
             raise
         else:
+            self._rooms.cancellations.remove(attempt.run_id)
+            cancelling.leave(None)
             await self.settle()
             if attempt.lacking:
                 raise ended_early(self.thread_id, attempt.graph.name, attempt.lacking)

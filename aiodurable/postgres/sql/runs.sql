@@ -83,7 +83,7 @@ SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer
     input_type = excluded.input_type, input = excluded.input, context_type = excluded.context_type,
     context = excluded.context, config_type = excluded.config_type, config = excluded.config,
     base_id = excluded.base_id, started_at = excluded.started_at, consumed = false,
-    finished_at = NULL, error = NULL, traceback = NULL, reason = NULL
+    finished_at = NULL, error = NULL, traceback = NULL, reason = NULL, cancel_requested_at = NULL
 WHERE r.thread_id = excluded.thread_id AND (r.status = 'rejected' OR r.token = excluded.token)
 RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at, started_at, finished_at, failed_at,
           error, reason, checkpoint_id, traceback, earlier_attempts,
@@ -101,7 +101,8 @@ SET status = 'running', token = $2, worker = $3, seq = $4, started_at = now(),
     attempts = r.attempts + (r.attempts = 0 OR t.again)::integer,
     earlier_attempts = CASE WHEN t.again THEN t.earlier[greatest(1, cardinality(t.earlier) - $5 + 1):]
                             ELSE r.earlier_attempts END,
-    finished_at = NULL, error = NULL, traceback = NULL, reason = NULL, checkpoint_id = NULL
+    finished_at = NULL, error = NULL, traceback = NULL, reason = NULL, checkpoint_id = NULL,
+    cancel_requested_at = NULL
 FROM (
     SELECT k.run_id,
            k.status IN ('running', 'failed', 'quarantined') AND k.attempts > 0
@@ -199,3 +200,32 @@ LEFT JOIN LATERAL (
 CROSS JOIN LATERAL (SELECT $11::boolean AND r.answers_type IS NOT NULL AS here) a
 WHERE c.thread_id = $9 AND c.checkpoint_ns = '' AND c.checkpoint_id = $10
 RETURNING run_id
+
+-- name: request_cancel
+-- aiodurable_runs_one_running, by the thread $1; whoever runs it hears of it on channel $2.
+WITH requested AS (
+    UPDATE aiodurable_runs r
+    SET cancel_requested_at = coalesce(r.cancel_requested_at, now())
+    WHERE r.thread_id = $1 AND r.status = 'running'
+    RETURNING r.run_id
+)
+SELECT q.run_id, pg_notify($2::text, q.run_id) FROM requested q
+
+-- name: cancelling
+-- aiodurable_runs_cancelling, whole: those whose end was requested and has not come.
+SELECT r.run_id, r.cancel_requested_at
+FROM aiodurable_runs r
+WHERE r.status = 'running' AND r.cancel_requested_at IS NOT NULL
+
+-- name: at_work
+-- aiodurable_runs_pkey; the view aiodurable_leases.
+SELECT r.status = 'running' AS at_work,
+       EXISTS (SELECT FROM aiodurable_leases l WHERE l.key = r.lock_key) AS held
+FROM aiodurable_runs r
+WHERE r.run_id = $1
+
+-- name: settle_cancelled
+-- aiodurable_runs_pkey or aiodurable_runs_one_running.
+UPDATE aiodurable_runs
+SET status = 'paused', reason = 'cancelled', token = $2::bigint, checkpoint_id = $3::text, finished_at = now()
+WHERE run_id = $1 AND status = 'running' AND coalesce(token, 0) <= $2::bigint

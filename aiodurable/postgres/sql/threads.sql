@@ -168,7 +168,12 @@ facts AS (
         SELECT q.*, q.input_type IS NOT NULL AND NOT c.consumed AS fresh,
                q.run_id = h.stamp OR (q.input_type IS NULL AND q.base_id = h.checkpoint_id) AS about
         FROM (
-            SELECT r.run_id, r.status, r.graph, r.attempts, r.error, r.reason, r.input_type, r.base_id,
+            SELECT r.run_id, r.graph, r.attempts, r.error, r.input_type, r.base_id,
+                   -- Of a run that was to be cancelled and whose process died, nobody but a person goes on.
+                   CASE WHEN r.status = 'running' AND r.cancel_requested_at IS NOT NULL THEN 'paused'
+                        ELSE r.status END AS status,
+                   CASE WHEN r.status = 'running' AND r.cancel_requested_at IS NOT NULL THEN 'cancelled'
+                        ELSE r.reason END AS reason,
                    r.consumed, r.started_at, r.finished_at, r.failed_at,
                    coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at,
                    r.questions_closed,

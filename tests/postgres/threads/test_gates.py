@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import importlib
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -201,8 +202,7 @@ async def test_the_loop_of_the_how_to_passes_no_gate_and_survives_a_thread_that_
 def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.delitem(sys.modules, "worker", raising=False)
-    import worker
-
+    worker = importlib.import_module("worker")
     monkeypatch.setattr(worker, "FIRST_WAIT", timedelta(milliseconds=50))
     monkeypatch.setattr(worker, "AT_ONCE", asyncio.Semaphore(10))
     return worker

@@ -1,0 +1,71 @@
+"""`Durable.cancel`: ask for the end of a run, wherever it is at work, and settle one whose process is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from aiodurable.errors import InvalidArgumentError, LockTimeoutError, WorkflowAlreadyRunningError
+from aiodurable.keys import check_thread_id
+from aiodurable.model import ThreadStatus
+from aiodurable.runs.cancelling import CHANNEL
+from aiodurable.runs.hold import hold
+from aiodurable.runs.resume import not_found
+from aiodurable.runs.rooms import Rooms
+
+__all__ = ["cancel"]
+
+_POLL_S = (0.02, 0.5)
+"""Seconds between two looks whether the run is settled, at first and at most."""
+
+
+async def cancel(rooms: Rooms, thread_id: str, *, wait: bool = False, timeout: float | None = None) -> bool:
+    """See `Durable.cancel`."""
+    check_thread_id(thread_id)
+    if timeout is not None and not (wait and timeout >= 0):
+        raise InvalidArgumentError(
+            f"timeout must be seconds, 0 or more, and needs wait=True, got {timeout} with wait={wait}",
+            thread_id=thread_id,
+            argument="timeout",
+        )
+    run_id = await rooms.ledger.request_cancel(thread_id, channel=CHANNEL)
+    if run_id is None:
+        if (await rooms.threads.status(thread_id)).status is ThreadStatus.NEW:
+            raise not_found(thread_id)
+        return False
+    try:
+        async with asyncio.timeout(timeout):
+            await _until_settled(rooms, thread_id, run_id, wait=wait)
+    except TimeoutError:
+        raise LockTimeoutError(
+            f"wanted run {run_id!r} of thread {thread_id!r} settled within {timeout:g} s, found it at work still: a node "
+            "swallows the cancellation, or its process is frozen; the request stays, and ends it at the next superstep",
+            thread_id=thread_id,
+        ) from None
+    return True
+
+
+async def _until_settled(rooms: Rooms, thread_id: str, run_id: str, *, wait: bool) -> None:
+    pause, most = _POLL_S
+    while True:
+        at_work, held = await rooms.ledger.is_at_work(run_id)
+        if not at_work or (held and not wait):
+            return
+        if not held and await _settle(rooms, thread_id, run_id):
+            return
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 1.5, most)
+
+
+async def _settle(rooms: Rooms, thread_id: str, run_id: str) -> bool:
+    """Close the run of a process that is gone, under a lease of our own. False: somebody else has it."""
+    try:
+        async with hold(rooms, thread_id) as lease:
+            thread = await rooms.threads.status(thread_id, ignore_lock=True)
+            if thread.status is ThreadStatus.COMPLETE:
+                await rooms.ledger.heal(run_id, token=lease.token, checkpoint_id=thread.checkpoint_id)
+            else:
+                await rooms.ledger.settle_cancelled(run_id, token=lease.token, checkpoint_id=thread.checkpoint_id)
+    except WorkflowAlreadyRunningError:
+        return False
+    return True
