@@ -8,7 +8,7 @@ from typing import Final
 
 from aiodurable.errors import InvalidArgumentError
 
-__all__ = ["MAX_THREAD_ID_BYTES", "MIGRATION_KEY", "check_run_id", "check_thread_id", "lock_key"]
+__all__ = ["MAX_THREAD_ID_BYTES", "MIGRATION_KEY", "check_run_id", "check_thread_id", "lock_key", "own_lock_key"]
 
 MAX_THREAD_ID_BYTES = 512
 """A thread_id is part of three primary keys; Postgres refuses index rows over 2704 bytes, and only when they are written."""
@@ -54,12 +54,21 @@ def _check(name: str, text: str, where_empty: str) -> str:
 
 @lru_cache(maxsize=4096)
 def lock_key(name: str, namespace: str) -> int:
-    """The signed 64-bit advisory lock key of `name` in `namespace`: BLAKE2b of the name, keyed by the namespace.
+    """The signed 64-bit advisory lock key of the thread `name` in `namespace`: BLAKE2b of the name, keyed by the namespace.
 
     Stable across hosts, processes and versions; two names share a key with a chance of 2**-64 and then only wait for
     each other. `namespace` has at most 64 bytes (BLAKE2b's key size).
     """
-    digest = blake2b(name.encode(), digest_size=8, key=namespace.encode()).digest()
+    return _key(name, namespace, b"")
+
+
+def own_lock_key(name: str, namespace: str) -> int:
+    """The key of a lock of the caller's own: in another space than that of threads, so that no name of it is a thread's."""
+    return _key(name, namespace, b"own")
+
+
+def _key(name: str, namespace: str, person: bytes) -> int:
+    digest = blake2b(name.encode(), digest_size=8, key=namespace.encode(), person=person).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 

@@ -100,7 +100,9 @@ def with_workflow_lock(
     """Hold the thread's lease while an async function or method runs: `@with_workflow_lock("order_id")`.
 
     Checkpoints that the function has the `Durable`'s saver write for the thread are fenced. The lease is not re-entrant:
-    a `durable_run` of the same thread inside is refused; use the function's own graph call instead.
+    a `durable_run` of the same thread inside is refused; use the function's own graph call instead. A graph call in a task
+    that the function leaves behind is a stranger's once the function has returned: await such tasks, or run graphs through
+    `durable_run`, whose writes carry their fence.
 
     Args:
         argument: the parameter of the function that holds the thread_id.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from aiodurable.errors import PoolerNotSupportedError
+from aiodurable.errors import ConfigurationError
 from aiodurable.model import LockHolder
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
@@ -41,13 +41,13 @@ async def held_locks(database: Database, keys: Sequence[int] | None = None) -> l
     """The leases of this database, or those of `keys`, sorted by thread and key.
 
     Raises:
-        PoolerNotSupportedError: the server is a standby.
+        ConfigurationError: the server is a standby.
     """
     sql = load("looking")
     wanted = None if keys is None else list(keys)
     [tables] = await database.fetch(sql["tables"])
     if tables["standby"]:
-        raise PoolerNotSupportedError(
+        raise ConfigurationError(
             f"wanted to know who holds locks at {database.dsn.safe}, found a standby, which knows nothing of the primary's "
             "locks: name the primary, or add target_session_attrs=read-write"
         )

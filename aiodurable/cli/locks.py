@@ -12,7 +12,7 @@ import click
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.exits import Exit
 from aiodurable.cli.wording import age, one_line
-from aiodurable.keys import check_thread_id, lock_key
+from aiodurable.keys import check_thread_id, lock_key, own_lock_key
 from aiodurable.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def locks(ctx: click.Context, names: tuple[str, ...], dsn: str | None, namespace
     connection it is on, at most.
     """
     namespace = Settings.from_env().namespace if namespace is None else namespace
-    keys = {lock_key(check_thread_id(name), namespace): name for name in names}
+    keys = {key_of(check_thread_id(name), namespace): name for name in names for key_of in (lock_key, own_lock_key)}
     found = asyncio.run(_look(dsn, list(keys) if names else None))
     if as_json:
         for lock in found:

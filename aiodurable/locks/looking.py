@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import ClosedError, PoolerNotSupportedError, PostgresUnavailableError
+from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.model import LockHolder
 from aiodurable.postgres.connections import connect_direct
 from aiodurable.postgres.driver_errors import unavailable
@@ -46,7 +46,7 @@ class Looking:
 
         Raises:
             PostgresUnavailableError: Postgres could not be asked.
-            PoolerNotSupportedError: it is a standby, which knows nothing of the primary's locks.
+            ConfigurationError: it is a standby, which knows nothing of the primary's locks.
         """
         if self._closed:
             raise ClosedError("the lock manager is closed: open it before you look")
@@ -63,7 +63,7 @@ class Looking:
                 self._connection = await connect_direct(self._dsn, role="look", timeout_s=self._timeout_s)
                 [(pid, _, standby)] = await self._connection.fetch(_SQL["look"], timeout=self._timeout_s)
                 if standby:
-                    raise PoolerNotSupportedError(
+                    raise ConfigurationError(
                         f"wanted to know who holds locks at {self._dsn.safe}, found a standby, which knows nothing of the "
                         "primary's locks: ask the primary"
                     )
@@ -96,7 +96,7 @@ class Looking:
                     rows = await self.fetch(_SQL["holders"], keys)
                     if keys is None and (some := [key for key, _ in asked if key is not None]):
                         rows += await self.fetch(_SQL["holders"], some)
-                except (PostgresUnavailableError, PoolerNotSupportedError) as error:
+                except (PostgresUnavailableError, ConfigurationError) as error:
                     self._fail(asked, error)
                     continue
                 found = list(dict.fromkeys(LockHolder(*row) for row in rows))

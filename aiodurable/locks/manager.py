@@ -19,7 +19,7 @@ from aiodurable.errors import (
     PostgresUnavailableError,
 )
 from aiodurable.events import LeaseAcquired, LeaseLost, LeaseReleased, Observer, emit
-from aiodurable.keys import check_thread_id, lock_key
+from aiodurable.keys import check_thread_id, lock_key, own_lock_key
 from aiodurable.locks.asked import Release
 from aiodurable.locks.health import LocksHealth, health
 from aiodurable.locks.hold import Hold
@@ -40,18 +40,22 @@ __all__ = ["PostgresLockManager"]
 class PostgresLockManager:
     """Named locks on Postgres, each held by one task of one process anywhere.
 
+    No name of a lock is a thread's: to keep runs of a thread out, hold its lease (`Durable.hold`).
+
     Open it with `async with`, or with `open` and `aclose`; it belongs to the event loop in which it was opened.
 
     Args:
         dsn: a direct connection to the primary (not through a pooler in transaction mode); None: from the environment.
-        sessions: dedicated connections on which all leases live; 0: none, to look at what others hold.
-        namespace: locks of two namespaces never meet; at most 64 bytes.
+        sessions: dedicated connections on which all leases live; 0: none, to look at what others hold; None: as `settings`
+            says (`lock_sessions`).
+        namespace: locks of two namespaces never meet; at most 64 bytes; None: as `settings` says.
         mode: `advisory`, or `rows` for more leases than the server's lock table has room for; the same for everybody who
-            uses the namespace in this database.
-        settings: the times (`lease_ttl_s`, `heartbeat_s`, `lease_margin_s`, `connect_timeout_s`, `close_timeout_s`) and
-            whether a missing sequence or table is made (`setup`). `sessions`, `namespace` and `mode` above win over its own.
+            uses the namespace in this database; None: as `settings` says (`lock_mode`).
+        settings: None: `Settings.from_env()`. Beside the above, the times (`lease_ttl_s`, `heartbeat_s`, `lease_margin_s`,
+            `connect_timeout_s`, `close_timeout_s`) and whether a missing sequence or table is made (`setup`).
         observers: told of every lease acquired, released and lost; the event's `thread_id` is the lock's name.
-        allow_proxy: accept a pooler in session mode, if a probe on every connection finds that locks exclude through it.
+        allow_proxy: accept a pooler in session mode, if a probe on every connection finds that locks exclude through it;
+            None: as `settings` says (`lock_allow_proxy`).
         channels: further channels to listen on, and what is called with the payload; best effort, as NOTIFY is.
 
     Raises:
@@ -62,22 +66,28 @@ class PostgresLockManager:
         self,
         dsn: str | None = None,
         *,
-        sessions: int = 2,
-        namespace: str = "aiodurable",
-        mode: LockMode = "advisory",
+        sessions: int | None = None,
+        namespace: str | None = None,
+        mode: LockMode | None = None,
         settings: Settings | None = None,
         observers: Sequence[Observer] = (),
-        allow_proxy: bool = False,
+        allow_proxy: bool | None = None,
         channels: Mapping[str, Callable[[str], None]] | None = None,
     ) -> None:
+        settings = settings or Settings.from_env()
+        sessions = settings.lock_sessions if sessions is None else sessions
+        namespace = settings.namespace if namespace is None else namespace
+        mode = settings.lock_mode if mode is None else mode
+        allow_proxy = settings.lock_allow_proxy if allow_proxy is None else allow_proxy
         if sessions < 0:
             raise ConfigurationError(f"sessions must be 0 or more, got {sessions}")
         if not 0 < len(namespace.encode()) <= 64:
             raise ConfigurationError(f"namespace must have 1 to 64 bytes, got {len(namespace.encode())}")
         if mode not in WIRES:
             raise ConfigurationError(f"mode must be one of {', '.join(WIRES)}, got {mode!r}")
-        self._settings = settings or Settings()
-        self._dsn = parse_dsn(dsn)
+        self._settings = settings
+        self._dsn = parse_dsn(settings.lock_dsn if dsn is None else dsn)
+        self._mode = mode
         self._namespace = namespace
         self.observers = tuple(observers)
         self._taking = Taking(self._closed)
@@ -194,19 +204,26 @@ class PostgresLockManager:
 
     async def acquire(self, name: str, *, timeout: float | None = 0) -> Lease:
         """A lease, without a scope that releases it or is cancelled by its loss. Raises what `hold` raises."""
+        asked = time.monotonic()
+        lease = await self._acquire(self._key(name), name, timeout)
+        if self.observers:
+            self._tell_acquired(lease, time.monotonic() - asked)
+        return lease
+
+    async def acquire_thread(self, thread_id: str, *, timeout: float | None = 0) -> Lease:
+        """The lock of a thread, which no name of `acquire` is: for `Durable.hold`, which tells the observers itself."""
+        return await self._acquire(_thread_key_of(thread_id, self._namespace), thread_id, timeout)
+
+    async def _acquire(self, key: int, name: str, timeout: float | None) -> Lease:
         if timeout is not None and not timeout >= 0:
             raise InvalidArgumentError(
                 f"timeout must be seconds, 0 or more, or None, got {timeout}", argument="timeout"
             )
-        asked = time.monotonic()
-        if timeout == 0:
-            lease = await self._taking.at_once(self._key(name), name)
-            if lease is None:
-                raise await self.busy(name)
-        else:
-            lease = await self._in_time(name, timeout)
-        if self.observers:
-            self._tell_acquired(lease, time.monotonic() - asked)
+        if timeout != 0:
+            return await self._in_time(key, name, timeout)
+        lease = await self._taking.at_once(key, name)
+        if lease is None:
+            raise await self._busy(key, name)
         return lease
 
     async def take_again(self, lost: Lease) -> Lease | None:
@@ -231,9 +248,8 @@ class PostgresLockManager:
             self._tell_acquired(lease, time.monotonic() - asked)
         return lease
 
-    async def _in_time(self, name: str, timeout: float | None) -> Lease:
+    async def _in_time(self, key: int, name: str, timeout: float | None) -> Lease:
         self._check_open()
-        key = self._key(name)
         try:
             async with asyncio.timeout(timeout):
                 return await self._taking.in_turn(key, name)
@@ -246,6 +262,8 @@ class PostgresLockManager:
             ) from None
 
     def _tell_and_let_go(self, session: LockSession, lease: Lease) -> Release | None:
+        if self._is_a_threads(lease):
+            return self._taking.let_go(session, lease)
         released = LeaseReleased(lease.name, token=lease.token, held_s=time.monotonic() - lease.taken)
         emit(self.observers, released)
         return self._taking.let_go(session, lease)
@@ -294,8 +312,12 @@ class PostgresLockManager:
 
     async def busy(self, name: str) -> LockBusyError:
         """The error for whoever wanted at once what somebody has. Raises as `holder_of`."""
+        return await self._busy(self._key(name), name)
+
+    async def _busy(self, key: int, name: str) -> LockBusyError:
         try:
-            holder = await self.holder_of(name)
+            self._check_open()
+            holder = next(iter(await self._looking.holders(key)), None)
         except PostgresUnavailableError:
             holder = None
         who = holder or "somebody who has let go by now"
@@ -303,11 +325,15 @@ class PostgresLockManager:
             f"wanted the lock {name!r} at once, found it held by {who}: pass timeout= to wait for it, or come back later",
             thread_id=name,
             holder=holder,
-            since=holder.since if holder else None,
+            # Of an advisory lock Postgres records no time: only when the holder's connection was opened.
+            since=holder.since if holder and self._mode == "rows" else None,
         )
 
+    def _is_a_threads(self, lease: Lease) -> bool:
+        return lease.key == _thread_key_of(lease.name, self._namespace)
+
     def _tell_acquired(self, lease: Lease, waited_s: float) -> None:
-        if self.observers:
+        if self.observers and not self._is_a_threads(lease):
             emit(self.observers, LeaseAcquired(lease.name, token=lease.token, waited_s=waited_s))
             lease.on_lost(lambda: emit(self.observers, LeaseLost(lease.name, token=lease.token)))
 
@@ -315,4 +341,9 @@ class PostgresLockManager:
 @lru_cache(maxsize=4096)
 def _key_of(name: str, namespace: str) -> int:
     """A name that was found good is not looked at again: the look costs twice as much as the key."""
-    return lock_key(check_thread_id(name), namespace)
+    return own_lock_key(check_thread_id(name), namespace)
+
+
+@lru_cache(maxsize=4096)
+def _thread_key_of(thread_id: str, namespace: str) -> int:
+    return lock_key(check_thread_id(thread_id), namespace)

@@ -16,9 +16,9 @@ async def create_lock_manager_with_retry(
     dsn: str | None = None,
     *,
     timeout: float = 30.0,
-    sessions: int = 2,
-    namespace: str = "aiodurable",
-    mode: LockMode = "advisory",
+    sessions: int | None = None,
+    namespace: str | None = None,
+    mode: LockMode | None = None,
     settings: Settings | None = None,
     observers: Sequence[Observer] = (),
 ) -> PostgresLockManager:

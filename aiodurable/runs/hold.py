@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 from aiodurable.errors import InvalidArgumentError, LockBusyError, WorkflowAlreadyRunningError
@@ -20,6 +21,9 @@ from aiodurable.shielding import to_the_end
 __all__ = ["OnBusy", "hold"]
 
 OnBusy = Literal["reject", "wait"]
+
+_held: ContextVar[tuple[tuple[Rooms, ThreadLease], ...]] = ContextVar("aiodurable held", default=())
+"""The leases of the blocks around this call, also of a node's."""
 
 
 @asynccontextmanager
@@ -50,6 +54,13 @@ async def hold(
             f'timeout={timeout} has no meaning with on_busy="reject", which does not wait: pass on_busy="wait" too',
             argument="timeout",
         )
+    held = _held.get()
+    if on_busy == "wait" and any(at is rooms and lease.thread_id == thread_id and not lease.lost for at, lease in held):
+        raise WorkflowAlreadyRunningError(
+            f"thread {thread_id!r} is held by the block around this call, which would wait for itself: use the run of that "
+            "block, or another thread",
+            thread_id=thread_id,
+        )
     asked = time.monotonic()
     lock = await _lock(rooms, thread_id, timeout=0 if on_busy == "reject" else timeout)
     try:
@@ -58,11 +69,14 @@ async def hold(
         await to_the_end(_let_go(rooms, lock))
         raise
     taken = time.monotonic()
+    _held.set((*held, (rooms, lease)))
     try:
         emit(rooms.observers, LeaseAcquired(thread_id, token=lease.token, waited_s=taken - asked))
         async with cancel_on_lost(lease):
             yield lease
     finally:
+        # Not ContextVar.reset(): a generator may be closed in another context than the one it was begun in.
+        _held.set(tuple(other for other in _held.get() if other[1] is not lease))
         await to_the_end(lease.release())
         emit(rooms.observers, LeaseReleased(thread_id, token=lease.token, held_s=time.monotonic() - taken))
 
@@ -84,7 +98,7 @@ async def _let_go(rooms: Rooms, lock: Lease) -> None:
 
 async def _lock(rooms: Rooms, thread_id: str, *, timeout: float | None) -> Lease:
     try:
-        return await rooms.locks.acquire(thread_id, timeout=timeout)
+        return await rooms.locks.acquire_thread(thread_id, timeout=timeout)
     except LockBusyError as busy:
         newest = await rooms.ledger.newest(thread_id)
         running = newest is not None and newest.record.status is RunStatus.RUNNING

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from aiodurable.keys import lock_key
+from aiodurable.keys import lock_key, own_lock_key
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
@@ -182,7 +182,7 @@ class Search:
     async def all_held_are_in_the_ledger(self) -> bool:
         """Whether each lock that is held now is that of a run: there are locks of other kinds, and runs that just begin."""
         others = {row["key"] for row in await self._database.fetch(_SQL["held_keys_of_no_run"])}
-        return others <= {self._key(PRUNING)}
+        return others <= {own_lock_key(PRUNING, self._namespace)}
 
     async def _held(self) -> set[int]:
         return {row["key"] for row in await self._database.fetch(_SQL["held_keys"])}

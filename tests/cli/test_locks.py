@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from aiodurable import Durable, PostgresLockManager
 from aiodurable.cli.commands import cli
-from aiodurable.keys import lock_key
+from aiodurable.keys import lock_key, own_lock_key
 from aiodurable.settings import LockMode, Settings
 from waiting import wait_until
 from workflows import Gate, four_nodes
@@ -45,7 +45,7 @@ async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str, mode: 
 
         running = asyncio.create_task(one())
         await gate.reached.wait()
-        waiting = asyncio.create_task(other.acquire("t\x1b[31m", timeout=None))
+        waiting = asyncio.create_task(other.acquire_thread("t\x1b[31m", timeout=None))
 
         async def waits() -> list[Any]:
             return [lock for lock in await held(dsn) if lock["waiting"]]
@@ -72,7 +72,7 @@ async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str, mode: 
 async def test_a_lock_of_an_apps_own_is_told_by_its_key_or_by_the_name_asked_for(dsn: str, mode: LockMode) -> None:
     async with PostgresLockManager(dsn, namespace="mine", mode=mode) as manager, manager.hold("nightly"):
         [lock] = await held(dsn)
-        assert (lock["thread_id"], lock["key"]) == (None, lock_key("nightly", "mine"))
+        assert (lock["thread_id"], lock["key"]) == (None, own_lock_key("nightly", "mine"))
         [lock] = await held(dsn, "nightly", "--namespace", "mine")
         assert lock["name"] == "nightly"
         assert "≤" in (await locks(dsn)).output

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from aiodurable.errors import ConfigurationError, LockError, PoolerNotSupportedError
-from aiodurable.keys import lock_key
+from aiodurable.keys import own_lock_key
 from aiodurable.locks import PostgresLockManager
 from aiodurable.settings import LockMode
 from lock_holder import SHORT, holder
@@ -114,7 +114,7 @@ async def test_a_pooler_that_is_restarted_loses_the_leases_that_went_through_it(
 async def test_what_a_pooler_that_resets_nothing_left_on_a_connection_is_let_go(
     dsn: str, mode: LockMode, server_locks: ServerLocks
 ) -> None:
-    key = lock_key("a", "aiodurable")
+    key = own_lock_key("a", "aiodurable")
     with through("session", dsn, server_reset_query="") as url:
         guest = await asyncpg.connect(url)
         pid = await guest.fetchval("SELECT pg_backend_pid() FROM pg_advisory_lock($1)", key)

@@ -13,7 +13,7 @@ import pytest
 from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import EmbeddedPostgres
 from aiodurable.errors import ConfigurationError, LockCapacityError
-from aiodurable.keys import lock_key
+from aiodurable.keys import own_lock_key
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.rows import RowWire
 from aiodurable.locks.session import LockSession
@@ -209,7 +209,7 @@ async def test_a_key_whose_gate_is_closed_is_refused_at_once_and_let_go_of_when_
     transaction = beside.transaction()
     await transaction.start()
     for name in ("a", "b"):
-        assert await beside.fetchval(f"SELECT pg_try_advisory_xact_lock{GATE}", lock_key(name, "aiodurable"))
+        assert await beside.fetchval(f"SELECT pg_try_advisory_xact_lock{GATE}", own_lock_key(name, "aiodurable"))
     assert await within(10, locks.try_acquire("b")) is None
     releasing = asyncio.create_task(lease.release())
     session = lease._holding

@@ -42,7 +42,7 @@ def config(log: Path) -> Any:
 async def assert_free(durable: Durable, thread_id: str = "t") -> None:
     async with durable.hold(thread_id):
         pass
-    assert not await durable.locks.is_locked(thread_id)
+    assert (await durable.get_checkpoint_status(thread_id)).holder is None
 
 
 async def test_a_cancelled_run_is_paused_free_and_goes_on_later(durable: Durable, ledger: Ledger, log: Path) -> None:

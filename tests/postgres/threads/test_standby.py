@@ -65,7 +65,7 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(
             stored = await looker.checkpointer.aget_tuple({"configurable": {"thread_id": done}})
             assert stored is not None
             assert stored.checkpoint["channel_values"]["words"] == list(STEPS)
-            with pytest.raises(PoolerNotSupportedError, match="ask the primary"):
+            with pytest.raises(ConfigurationError, match="ask the primary"):
                 await looker.locks.holders()
         async with Durable(primary, settings=only_look) as looker:
             assert (await looker.get_checkpoint_status(busy)).status is ThreadStatus.RUNNING
