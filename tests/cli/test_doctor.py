@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import psycopg
@@ -21,7 +22,7 @@ from aiodurable.cli.commands import cli
 from aiodurable.cli.doctor import server as server_checks
 from aiodurable.cli.doctor import ways
 from aiodurable.cli.doctor.examination import examine
-from aiodurable.cli.doctor.finding import Finding
+from aiodurable.cli.doctor.finding import Finding, Grade
 from aiodurable.dsn import parse_dsn
 from aiodurable.locks.wire import Wire
 from aiodurable.postgres.connections import Database
@@ -332,3 +333,26 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
         del os.environ["AIODURABLE_CONNECT_TIMEOUT_S"]
         silent.close()
     assert found["psycopg"].grade == found["asyncpg"].grade == "fail"
+
+
+@pytest.mark.parametrize("table", ["aiodurable_locks", "aiodurable_namespace", "aiodurable_runs"])
+async def test_a_right_on_any_of_our_tables_that_is_missing(
+    dsn: str, admin: psycopg.Connection[Any], table: str
+) -> None:
+    role = f"limited_{uuid4().hex[:12]}"
+    admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'limited'".encode())
+    try:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            for statement in (
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}",
+                "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {}",
+            ):
+                connection.execute(statement.format(role).encode())
+            assert (await examined(make_conninfo(dsn, user=role, password="limited")))["rights"].grade is Grade.OK
+            connection.execute(f"REVOKE SELECT ON {table} FROM {role}".encode())
+            found = (await examined(make_conninfo(dsn, user=role, password="limited")))["rights"]
+            connection.execute(f"DROP OWNED BY {role}".encode())
+        assert found.grade is Grade.FAIL
+        assert f"SELECT on {table}" in found.found
+    finally:
+        admin.execute(f"DROP ROLE {role}".encode())

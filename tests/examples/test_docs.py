@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 import aiodurable
 from aiodurable import errors, events
@@ -237,3 +238,17 @@ def test_every_command_is_told() -> None:
 
     told = {cell[0].split()[1] for cell in first_cells(DOCS / "reference" / "cli.md")}
     assert told == set(cli.commands)
+
+
+async def test_what_is_told_to_remove_us_removes_all_and_leaves_langgraph_at_work(dsn: str) -> None:
+    [statements] = [block for block in blocks(DOCS / "reference" / "schema.md", "sql") if "DROP" in block]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in statements.split(";\n"):
+            connection.execute(statement.encode())
+        left = connection.execute(
+            "SELECT relname FROM pg_class WHERE relname LIKE 'aiodurable%'"
+            " UNION ALL SELECT proname FROM pg_proc WHERE proname LIKE 'aiodurable%'"
+        ).fetchall()
+    assert left == []
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        assert await saver.aget_tuple({"configurable": {"thread_id": "t"}}) is None
