@@ -135,7 +135,7 @@ async def test_two_names_that_share_a_key_wait_for_each_other(
     locks: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Postgres would say yes to the second: a session may have the same lock twice."""
-    monkeypatch.setattr("aiodurable.locks.manager.lock_key", lambda name, namespace: 42)
+    monkeypatch.setattr("aiodurable.locks.manager.own_lock_key", lambda name, namespace: 42)
     async with locks.hold("one"):
         assert await locks.try_acquire("two") is None
         waiting = asyncio.create_task(locks.acquire("three", timeout=None))
