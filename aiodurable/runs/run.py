@@ -236,9 +236,13 @@ class DurableRun:
             attempt.input, self._config_for(attempt, call), **self._options(attempt, call)
         )
         # Closed before the outcome is recorded: by then nothing of the run works any more.
-        async with self._closing(attempt), aclosing(cast("AsyncGenerator[Any, None]", stream)) as self._stream:
+        async with (
+            self._closing(attempt) as cancelling,
+            aclosing(cast("AsyncGenerator[Any, None]", stream)) as self._stream,
+        ):
             async for chunk in self._stream:
-                yield chunk
+                with cancelling.outside():
+                    yield chunk
 
     async def resume(self, value: Any, **options: Any) -> Any:
         """Answer the open question of an interrupted thread and go on.
