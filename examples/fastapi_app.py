@@ -56,7 +56,7 @@ add_exception_handlers(app)
 
 @app.post("/reports/{thread_id}")
 async def make(thread_id: str, topic: Topic, idempotency_key: Key = None) -> dict[str, Any]:
-    """Make the report, or finish one that was left unfinished. The same Idempotency-Key never makes it twice."""
+    """Make the report; one that was left unfinished is finished first. The same Idempotency-Key never makes it twice."""
     run_id = f"{thread_id}/{idempotency_key}" if idempotency_key else None
     async with durable_run(thread_id, "report", run_id=run_id) as run:
         return {"text": (await run.ainvoke({"topic": topic}))["text"], "resumed": run.resumed}

@@ -147,6 +147,9 @@ async def test_a_request_for_a_busy_thread_gets_409_and_no_second_run(service: S
         assert await status(client, "monday") == "complete"
 
 
+NOTES = "tides: note 1\ntides: note 2\ntides: note 3"
+
+
 async def test_a_request_killed_in_the_middle_is_finished_by_the_next_server(service: Service, dsn: str) -> None:
     async with service.client() as client:
         first = make(client)
@@ -156,11 +159,23 @@ async def test_a_request_killed_in_the_middle_is_finished_by_the_next_server(ser
             await first
         await service.up()
         assert await status(client, "monday") == "crashed"
-        # Finished with the input it was accepted with, not with the new one.
-        assert (await make(client, "moons")).json() == {
-            "text": "tides: note 1\ntides: note 2\ntides: note 3",
-            "resumed": True,
-        }
+        assert (await make(client)).json() == {"text": NOTES, "resumed": True}
+
+
+async def test_another_idempotency_key_never_gets_the_report_of_the_one_that_was_killed(
+    service: Service, dsn: str
+) -> None:
+    async with service.client() as client:
+        first = make(client, **{"idempotency-key": "k1"})
+        await wait_until(lambda: is_writing(client, dsn))
+        await service.kill()
+        with pytest.raises(httpx.TransportError):
+            await first
+        await service.up()
+        second = await make(client, "moons", **{"idempotency-key": "k2"})
+        assert second.json() == {"text": NOTES.replace("tides", "moons"), "resumed": False}
+        assert (await make(client, **{"idempotency-key": "k1"})).json()["text"] == NOTES
+        assert (await make(client, "stars", **{"idempotency-key": "k1"})).status_code == 422
 
 
 async def test_the_service_tells_a_load_balancer_how_it_is(service: Service) -> None:
