@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 __all__ = [
+    "NEEDS_ATTENTION",
     "UNFINISHED",
     "EarlierAttempt",
     "LockHolder",
@@ -49,6 +50,9 @@ class ThreadStatus(StrEnum):
 
 UNFINISHED = (ThreadStatus.CRASHED, ThreadStatus.FAILED, ThreadStatus.PAUSED)
 """The statuses of threads that a call without an answer would go on with."""
+
+NEEDS_ATTENTION = (ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.QUARANTINED)
+"""The statuses of threads that need a person or a resumption."""
 
 
 class PauseReason(StrEnum):

@@ -13,16 +13,10 @@ from aiodurable.cli.database import dsn_option, looking
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.thread_json import thread_json
 from aiodurable.cli.wording import age, one_line
-from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.model import NEEDS_ATTENTION, ThreadStatus, WorkflowCheckpoint
 
 __all__ = ["list_threads"]
 
-_NEEDS_ATTENTION = (
-    ThreadStatus.FAILED,
-    ThreadStatus.CRASHED,
-    ThreadStatus.INTERRUPTED,
-    ThreadStatus.QUARANTINED,
-)
 _KNOWN = tuple(status.value for status in ThreadStatus if status is not ThreadStatus.NEW)
 _WHAT_LENGTH = 24
 
@@ -80,7 +74,7 @@ def list_threads(
     if every or resumable or reason is not None or holder is not None:
         filters["status"] = None
     else:
-        filters["status"] = statuses or _NEEDS_ATTENTION
+        filters["status"] = statuses or NEEDS_ATTENTION
     found, more = asyncio.run(_find(dsn, filters, limit))
     if as_json:
         for thread in found:

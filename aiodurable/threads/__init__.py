@@ -7,6 +7,7 @@ at a time; `filters` says for which. `counting` tells how many there are. `histo
 Nothing here takes a lease, or writes to a thread that somebody works on.
 """
 
+from aiodurable.model import NEEDS_ATTENTION
 from aiodurable.threads.counting import ThreadCounts
 from aiodurable.threads.filters import ThreadFilters
 from aiodurable.threads.history import ThreadStep
@@ -15,6 +16,7 @@ from aiodurable.threads.retention import Pruned, PruneOptions
 from aiodurable.threads.search import PRUNING, ThreadPage
 
 __all__ = [
+    "NEEDS_ATTENTION",
     "PRUNING",
     "PruneOptions",
     "Pruned",
