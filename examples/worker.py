@@ -1,10 +1,8 @@
 """A worker that finishes what others left unfinished and removes what is old, until it is told to stop (Ctrl-C or SIGTERM).
 
-Any number of workers may do this on one database: what one of them holds is refused to the others, and one prunes.
-"""
+Any number of workers may do this on one database: what one of them holds is refused to the others, and one prunes."""
 
 import asyncio
-import contextlib
 import random
 import signal
 from datetime import UTC, datetime, timedelta
@@ -52,6 +50,7 @@ async def resume(durable: Durable, thread_id: str) -> None:
 
 async def work(durable: Durable, stop: asyncio.Event) -> None:
     """Resume what may go on without a person. A look costs a few pages of an index where there is nothing to do."""
+    stopping = asyncio.create_task(stop.wait())
     while not stop.is_set():
         try:
             found = [thread.thread_id async for thread in durable.find_failed_workflows() if is_due(thread)]
@@ -59,8 +58,7 @@ async def work(durable: Durable, stop: asyncio.Event) -> None:
             await asyncio.gather(*(resume(durable, thread_id) for thread_id in found))
         except AiodurableError as error:  # Postgres is away
             print(f"looking again: {error}", flush=True)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), FIRST_WAIT.total_seconds())
+        await asyncio.wait([stopping], timeout=FIRST_WAIT.total_seconds())
 
 
 async def main() -> None:
@@ -70,9 +68,7 @@ async def main() -> None:
     async with database() as dsn, Durable(dsn, graphs={"order": order}) as durable:
         make = WorkflowExecutor("order", durable=durable).execute
         orders = [make(f"order-{number}", {"number": number}) for number in range(1, 4)]
-        print(
-            *await asyncio.gather(*orders, return_exceptions=True), sep="\n", flush=True
-        )  # a bad day: all of them fail
+        print(await asyncio.gather(*orders, return_exceptions=True), flush=True)  # a bad day: all of them fail
         troubles.clear()
         pruning = asyncio.create_task(durable.prune_every(timedelta(hours=6), older_than=timedelta(days=30)))
         await work(durable, stop)
