@@ -37,6 +37,9 @@ _log = logging.getLogger(__name__)
 
 _FAILED = (RunStatus.FAILED, RunStatus.REJECTED)
 
+_BESIDE = "beside"
+"""What came with the answers, stored among them: no interrupt id reads so."""
+
 
 def new_run_id() -> str:
     """A run_id that sorts by time."""
@@ -75,7 +78,8 @@ class Attempt:
         self._rooms = rooms
         self._lease = lease
         self._record = record
-        self._answers = answers or {}
+        self._answers: Mapping[str, Any] = {key: value for key, value in (answers or {}).items() if key != _BESIDE}
+        self._beside: Mapping[str, Any] | None = (answers or {}).get(_BESIDE)
         self.loose = loose
         self._began = time.monotonic()
         self._accepting = not resumed
@@ -218,18 +222,19 @@ class Attempt:
             loose=loose,
         )
 
-    async def deliver(self, command: Command[Any] | None, answers: Mapping[str, Any]) -> None:
+    async def deliver(self, command: Command[Any] | None, answers: Mapping[str, Any], *, head: str | None) -> None:
         """Give the graph these answers, and those that an earlier attempt could not deliver; write them down first.
 
         Args:
             command: what the answers came in; its update and goto are given to the graph too.
             answers: by interrupt id; open questions all of them.
+            head: the thread's newest checkpoint.
 
         Raises:
             LeaseLostError: the lease is gone; nothing was delivered.
             InvalidArgumentError: an answer cannot be stored; nothing was written.
         """
-        if not (answers or self._answers or self.loose):
+        if not (answers or self._answers or self._beside or self.loose):
             return
         thread_id = self._lease.thread_id
         asked = await self._rooms.threads.questions(thread_id)
@@ -237,16 +242,19 @@ class Attempt:
         new = {**({} if asked.spent else kept), **answers}
         given = {**self._answers, **new}
         self._answers = {key: answer for key, answer in given.items() if key in asked.reached}
+        self._beside = None if asked.commanded else _what_comes_with(command, self._beside, head)
         await self._rooms.ledger.answer(
-            self.run_id, token=self._lease.token, new=new, all=self._answers, closed=asked.closed_by(given)
+            self.run_id,
+            token=self._lease.token,
+            new=new,
+            all={**self._answers, **({_BESIDE: self._beside} if self._beside else {})},
+            closed=asked.closed_by(given),
         )
         if asked.loose and (asked.spent or asked.reached):
             await drop_loose_answer(self._rooms.checkpoints.database, self._lease.fence)
-        if self._answers:
-            rest: Command[Any] = Command() if command is None or asked.commanded else command
-            self.input = replace(rest, resume=self._answers)
-        elif command is not None and not asked.commanded and (command.update is not None or command.goto):
-            self.input = replace(command, resume=None)
+        if self._answers or self._beside:
+            beside = self._beside or {"update": None, "goto": ()}
+            self.input = Command(update=beside["update"], goto=beside["goto"], resume=self._answers or None)
 
     async def close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
         """Record how it ended; bounded in time, so that it can be shielded. None where that is not ours to tell."""
@@ -269,10 +277,12 @@ class Attempt:
     async def _close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
         finished = self._lease.fence.finished
         refused = error is not None and (is_invalid_resume(error) or isinstance(error, UnknownInterruptError))
-        delivered, self._answers = (self._answers, {}) if error is None or refused else ({}, self._answers)
+        over = error is None or refused
+        written = over and bool(self._answers or self._beside)
+        delivered, self._answers = (self._answers, {}) if over else ({}, self._answers)
         if error is None and finished is not None and (thread := await self._complete(finished)):
             return thread
-        if delivered:
+        if written:
             await self._rooms.ledger.answers_over(self.run_id, token=self._lease.token)
         consumed = self._lease.fence.untaken is None
         thread, ended = await self._rooms.ledger.end(
@@ -364,3 +374,15 @@ def _closed(thread: WorkflowCheckpoint, outcome: Outcome, finished_at: datetime 
             )
         case _:
             return replace(thread, finished_at=finished_at)
+
+
+def _what_comes_with(
+    command: Command[Any] | None, stored: Mapping[str, Any] | None, head: str | None
+) -> Mapping[str, Any] | None:
+    """The update and goto of a command, or those that an earlier attempt wrote down at this very checkpoint.
+
+    LangGraph stores them beside the checkpoint before it runs anything; at a later one they have taken effect.
+    """
+    if command is not None and (command.update is not None or command.goto):
+        return {"update": command.update, "goto": command.goto, "at": head}
+    return stored if stored is not None and stored["at"] == head else None

@@ -431,7 +431,9 @@ class DurableRun:
             config=call.config,
             seq=self._attempts,
         )
-        await self._attempt.deliver(call.command if answers else None, answers or {})
+        await self._attempt.deliver(
+            call.command if answers else None, answers or {}, head=self.checkpoint.checkpoint_id
+        )
         return self._attempt
 
     async def _by_id(self, value: Any) -> Mapping[str, Any]:
