@@ -517,6 +517,16 @@ def delta() -> Any:
     return builder
 
 
+@graph
+def delta_asking() -> Any:
+    builder = StateGraph(Delta)
+    builder.add_node("a", ok("a"))
+    builder.add_node("ask", asks("q1?", "q2?"))
+    builder.add_edge(START, "a")
+    builder.add_edge("a", "ask")
+    return builder
+
+
 @functional
 def agent(saver: Saver) -> Any:
     from langchain_core.language_models.fake_chat_models import GenericFakeChatModel

@@ -431,10 +431,13 @@ class DurableRun:
             config=call.config,
             seq=self._attempts,
         )
-        await self._attempt.deliver(
-            call.command if answers else None, answers or {}, head=self.checkpoint.checkpoint_id
-        )
-        return self._attempt
+        attempt, command = self._attempt, call.command if answers else None
+        try:
+            await attempt.deliver(command, answers or {}, head=self.checkpoint.checkpoint_id)
+        except Exception as error:  # nothing was delivered: the attempt is over before its graph began
+            await self.settle(error)
+            raise
+        return attempt
 
     async def _by_id(self, value: Any) -> Mapping[str, Any]:
         """The answers in `value` that are new, by interrupt id; see `addressed`."""

@@ -15,6 +15,7 @@ from langgraph.types import Command, interrupt
 from aiodurable.durable import Durable
 from aiodurable.errors import (
     AlreadyAnsweredError,
+    InvalidArgumentError,
     NothingToAnswerError,
     ThreadInterruptedError,
     ThreadNotFoundError,
@@ -137,6 +138,19 @@ async def test_an_answer_that_names_no_interrupts_stays_as_it_is(durable: Durabl
     assert (await answers(durable, graph, answer))["xs"] == [repr(answer)]
 
 
+async def test_an_answer_that_cannot_be_stored_leaves_the_question_open(durable: Durable, ledger: Ledger) -> None:
+    graph = answering("root")
+    await starts(durable, graph)
+    async with durable.run(graph, "t") as run:
+        for bad in (object(), 2**70, {"deep": lambda: None}):
+            with pytest.raises(InvalidArgumentError):
+                await run.resume(bad)
+            assert run.checkpoint.status == "interrupted"
+        await run.resume("yes")
+    assert await asked(durable) == ["Delete the account?"]
+    assert await ledger.statuses("t") == ["interrupted"]
+
+
 async def killed_while_answering(dsn: str, shape: str, value: Any) -> None:
     process = FORK.Process(target=answer_and_die, args=(dsn, shape, value))
     process.start()
@@ -231,7 +245,7 @@ async def test_an_answer_that_its_schema_refuses_changes_nothing(durable: Durabl
                 await answers(durable, graph, refused, thread_id)
             told = await durable.get_checkpoint_status(thread_id)
             assert (told.status, told.interrupts) == ("interrupted", before.interrupts)
-            assert told.error is None
+            assert (told.attempts, told.error) == (before.attempts, None)
             assert await ledger.statuses(thread_id) == ["interrupted"]
         assert (await answers(durable, graph, {"yes": True}, thread_id))["xs"] == ["True"]
 
@@ -404,6 +418,34 @@ async def test_an_interrupted_thread_goes_on_by_an_answer_alone(durable: Durable
         await durable.resume_workflow("t", graph)
     after = await durable.get_checkpoint_status("t")
     assert (after.interrupts, after.checkpoint_id) == (before.interrupts, before.checkpoint_id)
+
+
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [(Command(goto="c"), ["a", "b", "c", "c"]), (Command(update={"xs": ["u"]}, goto="c"), ["a", "b", "c", "u", "c"])],
+    ids=["goto", "update"],
+)
+async def test_a_command_on_unfinished_work_waits_for_it_and_is_not_dropped(
+    durable: Durable, command: Any, result: list[str]
+) -> None:
+    graph = chain(a=ok("a"), b=ok("b"), c=ok("c"))
+    BREAKS.add("b")
+    async with durable.run(graph, "t") as run:
+        with pytest.raises(ValueError, match="broken"):
+            await run.ainvoke(INPUT)
+        BREAKS.clear()
+        assert (await run.ainvoke(command))["xs"] == result
+
+
+async def test_a_run_that_stopped_before_a_join_is_not_complete(durable: Durable) -> None:
+    """Its last checkpoint starts nothing but the join, and no task has written on it."""
+    graph = fan(ok("b"), ok("c"))
+    async with durable.run(graph, "t") as run:
+        await run.ainvoke(INPUT, interrupt_before=["d"])
+        assert run.checkpoint.status == "paused"
+    assert (await durable.get_checkpoint_status("t")).status == "paused"
+    async with durable.run(graph, "t") as run:
+        assert sorted((await run.ainvoke())["xs"]) == ["a", "b", "c", "d"]
 
 
 @Shape

@@ -202,6 +202,40 @@ async def test_a_thread_whose_state_hangs_on_its_history_takes_it_along(
     assert (await ran(durable, graph, "copy", {"xs": ["three"]}))["xs"] == [*expected, "three", "a", "b"]
 
 
+async def test_a_fork_has_nothing_of_a_branch_that_was_left(durable: Durable) -> None:
+    """langgraph#8443: the writes of both branches lie beside the checkpoint at which they part."""
+    graph = GRAPHS["delta"](durable.checkpointer)
+    await ran(durable, graph, given={"xs": ["one"]})
+    config: Any = {"configurable": {"thread_id": "t"}}
+    (before_b,) = [state.config async for state in graph.aget_state_history(config) if state.next == ("b",)]
+    async with durable.hold("t"):
+        await graph.aupdate_state(before_b, {"xs": ["u"]})
+    assert await goes_on(durable, graph, "t") == ["one", "a", "u", "b"]
+    await durable.fork("t", "copy")
+    for thread_id in ("t", "copy"):
+        state = await graph.aget_state({"configurable": {"thread_id": thread_id}})
+        assert state.values["xs"] == ["one", "a", "u", "b"]
+        after = await ran(durable, graph, thread_id, {"xs": ["two"]})
+        assert after["xs"] == ["one", "a", "u", "b", "two", "a", "b"]
+
+
+async def test_a_fork_of_a_thread_that_hangs_on_its_history_is_answered_apart(durable: Durable) -> None:
+    graph = GRAPHS["delta_asking"](durable.checkpointer)
+    await ran(durable, graph, given={"xs": ["one"]})
+    await durable.fork("t", "copy")
+    for thread_id, answer in (("copy", "no"), ("t", "yes")):
+        async with durable.run(graph, thread_id) as run:
+            await run.resume(answer)
+            assert [question.value for question in run.checkpoint.interrupts] == ["q2?"]
+        await durable.fork(thread_id, f"{thread_id} again")
+        for again in (thread_id, f"{thread_id} again"):
+            async with durable.run(graph, again) as run:
+                (question,) = run.checkpoint.interrupts
+                assert (await run.resume({question.id: "end"}))["xs"] == ["one", "a", answer, "end"]
+            state = await graph.aget_state({"configurable": {"thread_id": again}})
+            assert state.values["xs"] == ["one", "a", answer, "end"]
+
+
 async def test_a_fork_of_what_plain_langgraph_wrote(durable: Durable, dsn: str) -> None:
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         await abc().compile(checkpointer=saver).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
