@@ -57,6 +57,8 @@ class Killed(NamedTuple):
 
 async def killed_everywhere(dsn: str, processes: Processes, shape: str, when: str, folder: Path) -> Killed:
     """Of each node at most one call is repeated."""
+    async with Durable(dsn):
+        pass  # the first that opens declares the namespace, and none after it
     code, undisturbed = await processes.run(dsn, "undisturbed", shape, folder / "undisturbed", kills=KILLS)
     assert code == 0
     expected = statements(folder / "undisturbed")

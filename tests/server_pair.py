@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import psycopg
 
 from aiodurable.embedded import find_bindir
+from aiodurable.embedded.private import alone_in
 from aiodurable.embedded.programs import Programs
 
 DEADLINE_S = 60.0
@@ -113,7 +114,8 @@ def seed() -> Iterator[Path]:
         data = folder / "seed"
         data.mkdir(mode=0o700)
         programs.own(data)
-        programs.initdb(data, durable=False)
+        with alone_in(data) as lock:
+            programs.initdb(data, lock, durable=False)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -131,7 +133,9 @@ def pair(folder: Path, *, synchronous: bool) -> Iterator[Pair]:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, place, ignore_errors=True)
         shutil.copytree(folder / "seed", primary.data)
-        programs.own(primary.data, *primary.data.rglob("*"))
+        if programs.user is not None:
+            for path in (primary.data, *primary.data.rglob("*")):
+                os.chown(path, programs.user.pw_uid, programs.user.pw_gid)
         primary.data.chmod(0o700)
         stack.callback(primary.stop)
         primary.start()

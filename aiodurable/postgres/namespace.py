@@ -17,16 +17,18 @@ async def agree_on_namespace(database: Database, namespace: str, *, declare: boo
     Args:
         database: where the tables are.
         namespace: that of the caller's locks.
-        declare: write it where none is written yet.
+        declare: write it where none is written yet, unless nothing can be written there at all.
 
     Raises:
         ConfigurationError: another one is written.
     """
     found = await database.fetch_one(_SQL["namespace"])
-    if found is None and declare:
+    assert found is not None, "a row without tables"
+    if found["namespace"] is None and declare and not found["read_only"]:
         await database.execute(_SQL["declare"], namespace)
         found = await database.fetch_one(_SQL["namespace"])
-    if found is not None and found["namespace"] != namespace:
+        assert found is not None, "as above"
+    if found["namespace"] not in (None, namespace):
         raise ConfigurationError(
             f"the threads in {database.dsn.safe} are locked in namespace {found['namespace']!r}, wanted {namespace!r}: their "
             "locks would not meet, so that one process took what another runs. Use one namespace (AIODURABLE_NAMESPACE) for "

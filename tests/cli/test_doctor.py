@@ -211,7 +211,6 @@ async def test_a_server_too_old_to_end_silent_sessions(dsn: str) -> None:
     ("check", "setting", "value", "grade"),
     [
         ("primary", "default_transaction_read_only", "on", "fail"),
-        ("isolation", "default_transaction_isolation", "repeatable read", "warn"),
         ("durability", "synchronous_commit", "off", "warn"),
         ("timeouts", "statement_timeout", "5s", "warn"),
         ("timeouts", "lock_timeout", "1s", "warn"),

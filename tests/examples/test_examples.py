@@ -203,6 +203,7 @@ async def test_the_service_tells_no_client_the_text_of_a_nodes_error(service: Se
 async def test_the_same_idempotency_key_makes_a_report_once(service: Service) -> None:
     async with service.client() as client:
         texts: list[Any] = []
-        for topic, key in [("tides", "a"), ("moons", "a"), ("moons", "b")]:
+        for topic, key in [("tides", "a"), ("tides", "a"), ("moons", "b")]:
             texts.append((await make(client, topic, **{"Idempotency-Key": key})).json()["text"][:5])
         assert texts == ["tides", "tides", "moons"]
+        assert (await make(client, "moons", **{"Idempotency-Key": "a"})).status_code == 422

@@ -78,7 +78,8 @@ async def _run(job: Job, leave: _Leave) -> None:
         _say(Entry("ready"))
         await leave.taken()
         _say(Entry("waiting"))
-        async with durable.run(NAME, job["thread_id"], on_busy=job["on_busy"], timeout=job["timeout_s"]) as run:
+        timeout_s = job["timeout_s"] if job["on_busy"] == "wait" else None
+        async with durable.run(NAME, job["thread_id"], on_busy=job["on_busy"], timeout=timeout_s) as run:
             await run.ainvoke({"paths": job["paths"], "output": job["output"]})
 
 

@@ -30,7 +30,6 @@ _TOO_SHORT_S = {
 
 _NAMES = (
     *_TOO_SHORT_S,
-    "default_transaction_isolation",
     "fsync",
     "full_page_writes",
     "max_connections",
@@ -121,18 +120,6 @@ def encoding(facts: Facts, _: Settings) -> Finding:
     return ok("encoding", found)
 
 
-def isolation(facts: Facts, _: Settings) -> Finding:
-    """Several statements of one round trip rely on a snapshot each."""
-    found = facts.settings["default_transaction_isolation"]
-    if found != "read committed":
-        return warn(
-            "isolation",
-            f"default_transaction_isolation is {found}",
-            "ALTER ROLE … SET default_transaction_isolation = 'read committed': statements may be refused for want of order",
-        )
-    return ok("isolation", found)
-
-
 def durability(facts: Facts, _: Settings) -> Finding:
     """What is acknowledged should survive a crash of the server's machine."""
     off = [name for name in ("fsync", "full_page_writes", "synchronous_commit") if facts.settings[name] == "off"]
@@ -219,7 +206,6 @@ CHECKS: tuple[Callable[[Facts, Settings], Finding], ...] = (
     version,
     primary,
     encoding,
-    isolation,
     durability,
     timeouts,
     connections,

@@ -1,6 +1,7 @@
 -- name: namespace
 -- aiodurable_namespace: one row.
-SELECT n.namespace FROM aiodurable_namespace n
+SELECT (SELECT n.namespace FROM aiodurable_namespace n) AS namespace,
+       pg_catalog.current_setting('transaction_read_only')::boolean AS read_only
 
 -- name: declare
 -- aiodurable_namespace_pkey.

@@ -34,8 +34,8 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(
     primary, standby = servers
     done, busy = f"done {mode}", f"busy {mode}"
     gate = Gate("weigh")
-    only_look = Settings(lock_sessions=0, namespace=mode)
-    async with Durable(primary, settings=Settings(lock_mode=mode, namespace=mode)) as durable:
+    only_look = Settings(lock_sessions=0)
+    async with Durable(primary, settings=Settings(lock_mode=mode)) as durable:
         async with durable.run(four_nodes(), done) as run:
             await run.ainvoke(START)
 
