@@ -42,7 +42,8 @@ SELECT thread_id, true AS written FROM fence
 -- name: commit_lost
 -- For the braces of `commit`, where a connection is newer than what was acknowledged: the primary keys of LangGraph's tables and
 -- aiodurable_runs_pkey. Threads whose newest acknowledged row is gone. $34 threads; of a checkpoint $35 and $36, of what a task
--- wrote $37 and $38 too; of a run $39 and its token $40.
+-- wrote $37 and $38 too; of a run $39 and its token $40. What a task wrote is the first row that is not before it, or is gone: by
+-- its thread_id alone LangGraph's other index finds it too, and reads all that the thread ever wrote.
 lost AS MATERIALIZED (
     SELECT p.thread_id
     FROM unnest($34::text[], $35::text[], $36::text[], $37::text[], $38::int[], $39::text[], $40::bigint[])
@@ -54,10 +55,12 @@ lost AS MATERIALIZED (
              WHERE r.run_id = p.run_id AND r.token = p.token
              LIMIT 1)
         WHEN p.task_id IS NOT NULL THEN
-            (SELECT true
+            (SELECT nullif((w.thread_id, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.idx)
+                           = (p.thread_id, p.checkpoint_ns, p.checkpoint_id, p.task_id, p.idx), false)
              FROM checkpoint_writes w
-             WHERE w.thread_id = p.thread_id AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
-               AND w.task_id = p.task_id AND w.idx = p.idx
+             WHERE (w.thread_id, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.idx)
+                   >= (p.thread_id, p.checkpoint_ns, p.checkpoint_id, p.task_id, p.idx)
+             ORDER BY w.thread_id, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.idx
              LIMIT 1)
         ELSE
             (SELECT true

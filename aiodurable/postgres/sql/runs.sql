@@ -1,7 +1,7 @@
 -- name: get
 -- aiodurable_runs_pkey. "consumed": as recorded; of a run whose process died before it recorded that, a checkpoint of its own
--- after its base tells (what update_state wrote under its id is none). That reads checkpoints_pkey from the base onwards: in
--- its order, or the planner may take what is small, the index of block ranges.
+-- after its base tells (what update_state wrote under its id is none). That reads checkpoints_pkey from the base onwards, which
+-- is compared as a row: by its checkpoint_id alone the index of block ranges finds it too, and reads the whole table.
 SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
        r.failed_at, r.error, r.reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
        r.config_type, r.config, r.traceback, r.earlier_attempts,
@@ -9,7 +9,8 @@ SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, 
        r.consumed OR (
            SELECT true
            FROM checkpoints c
-           WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
+           WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
+             AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_id, ''))
              AND c.metadata ->> 'aiodurable_run' = r.run_id AND c.metadata ->> 'source' IN ('input', 'loop')
            ORDER BY c.checkpoint_id
            LIMIT 1) IS NOT NULL AS consumed
@@ -25,7 +26,8 @@ SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, 
        r.consumed OR (
            SELECT true
            FROM checkpoints c
-           WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
+           WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
+             AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_id, ''))
              AND c.metadata ->> 'aiodurable_run' = r.run_id AND c.metadata ->> 'source' IN ('input', 'loop')
            ORDER BY c.checkpoint_id
            LIMIT 1) IS NOT NULL AS consumed
@@ -45,7 +47,8 @@ CROSS JOIN LATERAL (
            r.input_type IS NULL OR r.consumed OR (
                SELECT true
                FROM checkpoints c
-               WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id > coalesce(r.base_id, '')
+               WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
+                 AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_id, ''))
                  AND c.metadata ->> 'aiodurable_run' = r.run_id
                ORDER BY c.checkpoint_id
                LIMIT 1) IS NOT NULL AS consumed
