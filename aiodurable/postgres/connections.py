@@ -118,8 +118,9 @@ async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -
 
 
 def _note_farewell(farewells: list[str], notice: psycopg.errors.Diagnostic) -> None:
-    if notice.severity_nonlocalized == "FATAL":
-        farewells.append(notice.sqlstate or "")
+    state = notice.sqlstate or ""
+    if notice.severity_nonlocalized == "FATAL" or state.startswith("57P"):  # an immediate shutdown only warns
+        farewells.append(state)
 
 
 async def _refuse_other_isolation(connection: AsyncConnection[DictRow], dsn: Dsn) -> None:
@@ -211,6 +212,7 @@ class _PoolConnection(AsyncConnection[DictRow]):
         else:
             self.pgconn.consume_input()
             self.pgconn.is_busy()  # reads what has come in: a notice calls its handler
+            self.pgconn.consume_input()  # raises where nothing comes after it
             if self._farewells:
                 await self.close()  # else the pool would hand it out again
                 raise psycopg.OperationalError("the server has ended this connection")
