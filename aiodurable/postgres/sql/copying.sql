@@ -60,9 +60,14 @@ WITH RECURSIVE origin AS MATERIALIZED (
     -- What tasks wrote after a checkpoint belongs to the step after it.
     INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT $2, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.idx, w.channel, w.type, w.blob
+    -- OFFSET keeps LATERAL from becoming a join, which compares each with each where few rows are expected.
     FROM chain k
-    JOIN checkpoint_writes w
-      ON w.thread_id = $1 AND w.checkpoint_ns = k.checkpoint_ns AND w.checkpoint_id = k.checkpoint_id
+    CROSS JOIN LATERAL (
+        SELECT c.checkpoint_ns, c.checkpoint_id, c.task_id, c.task_path, c.idx, c.channel, c.type, c.blob, c.xmin AS xid
+        FROM checkpoint_writes c
+        WHERE c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
+        OFFSET 0
+    ) w
     WHERE ($4::boolean OR NOT EXISTS (SELECT 1
                                       FROM place p
                                       WHERE p.checkpoint_ns = k.checkpoint_ns AND p.checkpoint_id = k.checkpoint_id))
@@ -71,7 +76,7 @@ WITH RECURSIVE origin AS MATERIALIZED (
           SELECT 1
           FROM checkpoint_writes n
           WHERE n.thread_id = $1 AND n.checkpoint_ns = w.checkpoint_ns AND n.checkpoint_id = w.checkpoint_id
-            AND n.task_id = w.task_id AND n.xmin <> w.xmin
+            AND n.task_id = w.task_id AND n.xmin <> w.xid
             AND n.channel NOT IN ('__error__', '__error_source_node__', '__resume__')))
       -- So is an answer: a question that was answered since it was asked stays behind, and so does an answer of no task
       -- that a task took, or that is older than a question: the copy would take the one for open, the other for unused.
@@ -79,20 +84,20 @@ WITH RECURSIVE origin AS MATERIALIZED (
           SELECT 1
           FROM checkpoint_writes n
           WHERE n.thread_id = $1 AND n.checkpoint_ns = w.checkpoint_ns AND n.checkpoint_id = w.checkpoint_id
-            AND n.task_id = w.task_id AND n.channel = '__resume__' AND age(n.xmin) < age(w.xmin)))
+            AND n.task_id = w.task_id AND n.channel = '__resume__' AND age(n.xmin) < age(w.xid)))
       AND NOT (w.channel = '__interrupt__' AND EXISTS (
           SELECT 1
           FROM checkpoint_writes n
           WHERE n.thread_id = $1 AND n.checkpoint_ns = '' AND n.checkpoint_id = $3
             AND n.task_id = '00000000-0000-0000-0000-000000000000' AND n.channel = '__resume__'
-            AND age(n.xmin) < age(w.xmin)))
+            AND age(n.xmin) < age(w.xid)))
       AND NOT (w.channel = '__resume__' AND w.task_id = '00000000-0000-0000-0000-000000000000' AND EXISTS (
           SELECT 1
           FROM place p
           JOIN checkpoint_writes n
             ON n.thread_id = $1 AND n.checkpoint_ns = p.checkpoint_ns AND n.checkpoint_id = p.checkpoint_id
           WHERE n.task_id <> '00000000-0000-0000-0000-000000000000' AND n.channel IN ('__interrupt__', '__resume__')
-            AND age(n.xmin) <= age(w.xmin)))
+            AND age(n.xmin) <= age(w.xid)))
 ), checkpoint AS (
     -- A run_id names one run of one thread: the copy is not its work.
     INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)

@@ -108,7 +108,7 @@ async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(wir
                 (f"calls-{calls}",),
             ).fetchone()
             assert head is not None
-            arguments = f"'calls-{calls}', 1" if block == "heal" else f"'calls-{calls}', 'copy', '{head[0]}', true"
+            arguments = f"'calls-{calls}', 1, 1" if block == "heal" else f"'calls-{calls}', 'copy', '{head[0]}', true"
             with connection.transaction(force_rollback=True):
                 plan = connection.execute(
                     f"EXPLAIN (ANALYZE, FORMAT json) EXECUTE it ({arguments})".encode()
