@@ -181,6 +181,8 @@ class ThreadLease:
 
     def _lose(self) -> None:
         """The fence was revoked, and not because the lease is released."""
+        if self.fence.deleted:
+            return  # by whoever runs under it: there is nobody to stop
         self._lost.set()
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
