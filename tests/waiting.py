@@ -6,6 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
+from aiodurable import Durable
+
 T = TypeVar("T")
 
 _TICK_S = 0.01
@@ -25,6 +27,11 @@ async def wait_until(predicate: Callable[[], T | Awaitable[T]], timeout: float =
         if time.monotonic() > deadline:
             raise TimeoutError(_missed(predicate, value, timeout, what))
         await asyncio.sleep(_TICK_S)
+
+
+async def is_held(durable: Durable, thread_id: str) -> bool:
+    """Whether anybody has the lock of a thread."""
+    return (await durable.get_checkpoint_status(thread_id)).holder is not None
 
 
 async def within(timeout: float, awaitable: Awaitable[T], *, what: str = "") -> T:

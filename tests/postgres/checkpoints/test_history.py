@@ -18,7 +18,7 @@ from aiodurable.checkpoints.rows import COMMIT_PROVING
 from aiodurable.errors import HistoryLostError
 from aiodurable.runs.ledger import Ledger
 from checkpoint_rows import checkpoint, config, rows
-from waiting import wait_until
+from waiting import is_held, wait_until
 from workflows import STEPS, Gate, four_nodes, noted
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -177,7 +177,7 @@ async def test_a_run_that_lost_its_newest_step_is_ended_and_resumed_from_what_th
     lost = await lose_newest_step(db)
     await end_connections(db, ended)
     if ended == "lock":
-        await wait_until(lambda: durable.locks.is_locked("t"))
+        await wait_until(lambda: is_held(durable, "t"))
         lease = durable._opened().checkpoints.get_checkpointer().fences.of("t")  # pyright: ignore[reportPrivateUsage]
         assert lease is not None
         await wait_until(lambda: lease.history._origin is None, what="doubt about the history")

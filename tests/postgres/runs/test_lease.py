@@ -17,7 +17,7 @@ from aiodurable.model import ThreadStatus
 from aiodurable.settings import LockMode, Settings
 from checkpoint_rows import written
 from ledger_rows import Ledger
-from waiting import wait_until
+from waiting import is_held, wait_until
 from workflows import STEPS, Gate, four_nodes, noted
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -164,7 +164,7 @@ async def test_a_stale_holder_that_swallows_its_cancellation_still_writes_nothin
         await reached.wait()
         await end_lock_sessions(dsn)
         async with new.run(four_nodes(), "t", on_busy="wait", timeout=10) as run:
-            result = await run.ainvoke({"words": ["never"], "told": ""})
+            result = await run.ainvoke()
             before = await written(dsn)
             taken.set()
             with pytest.raises(LeaseLostError):
@@ -189,7 +189,7 @@ async def test_with_grace_a_lost_lock_session_is_not_felt(
         task = asyncio.create_task(body())
         await gate.reached.wait()
         await end_lock_sessions(dsn)
-        await wait_until(lambda: is_held(durable), timeout=15)
+        await wait_until(lambda: is_held(durable, "t"), timeout=15)
         gate.open.set()
         assert (await task)["words"] == list(STEPS)
     assert noted(log) == list(STEPS)
@@ -213,7 +213,7 @@ async def test_a_lost_lock_session_is_not_felt_although_others_wait_for_the_thre
         await wait_until(lambda: durable.locks.health().waiting == 2)
         for _ in range(3):
             await end_lock_sessions(dsn)
-            await wait_until(lambda: is_held(durable), timeout=15)
+            await wait_until(lambda: is_held(durable, "t"), timeout=15)
         gate.open.set()
         assert (await first)["words"] == ["one", *STEPS]
         await asyncio.gather(*waiting)
@@ -238,7 +238,3 @@ async def test_a_lock_that_is_had_again_is_worth_nothing_where_another_lease_had
         await end_lock_sessions(dsn)
         with pytest.raises(LeaseLostError):
             await asyncio.wait_for(task, 15)
-
-
-async def is_held(durable: Durable) -> bool:
-    return (await durable.get_checkpoint_status("t")).holder is not None

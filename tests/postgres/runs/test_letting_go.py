@@ -20,7 +20,7 @@ from aiodurable.locks.lease import Lease
 from aiodurable.runs.guard import ThreadLease
 from aiodurable.settings import Settings
 from proxy import proxy
-from waiting import wait_until
+from waiting import is_held, wait_until
 from workflows import Gate, four_nodes
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -67,7 +67,7 @@ async def test_the_lock_outlives_a_raising_of_the_token_that_is_under_way(
         await wait_until(lambda: watcher.fetchval(BUMP_WAITS))
         entering.cancel()
         for _ in range(20):
-            if not await durable.locks.is_locked("t"):
+            if not await is_held(durable, "t"):
                 assert not await watcher.fetchval(BUMP_WAITS), "the token may be raised, and the lock is free"
     with pytest.raises(asyncio.CancelledError):
         await entering
@@ -85,7 +85,7 @@ async def test_a_lock_is_let_go_where_the_process_closes_before_the_lease_is_had
         patched.setattr(AsyncCheckpointerPool, "get_checkpointer", closed)
         with pytest.raises(ClosedError):
             await hold(durable)
-    assert not await durable.locks.is_locked("t")
+    assert not await is_held(durable, "t")
     await hold(durable)
 
 

@@ -138,10 +138,12 @@ async def test_a_stale_fence_heals_nothing(durable: Durable, dsn: str) -> None:
     BREAKS.add("router")
     await left_by_langgraph(dsn, routed())
     async with durable.hold("t") as lease:
-        stale = Fence("t", lease.token - 1)
-        with pytest.raises(LeaseLostError):
-            await heal(durable._opened().checkpoints.database, stale)
-        assert len(await heal(durable._opened().checkpoints.database, lease.fence)) == 1, "it is still there to heal"
+        database, (token, lease_id) = durable._opened().checkpoints.database, lease.fence.standing
+        for stale in (Fence("t", token - 1, lease_id), Fence("t", token, lease_id - 1)):
+            with pytest.raises(LeaseLostError):
+                await heal(database, stale)
+        tasks, _ = await heal(database, lease.fence)
+        assert len(tasks) == 1, "it is still there to heal"
 
 
 async def test_a_retry_is_one_more_attempt_of_the_same_run_and_repeats_the_failed_node_alone(

@@ -211,7 +211,7 @@ async def test_the_fence_of_a_thread_that_somebody_holds_stays(
     await durable.delete("t")
     await aged(db)
     async with Durable(dsn) as other:
-        lock = await other.locks.acquire("t")  # as a run does before it raises the token
+        lock = await other.locks.acquire_thread("t")  # as a run does before it raises the token
         await durable.prune(keep="nothing", older_than=timedelta(hours=1))
         assert await fences(db) == {"t": 2}
         await lock.release()
