@@ -37,6 +37,7 @@ from aiodurable.dsn import parse_dsn
 SERVER_SETTINGS = {"max_connections": "300", "max_prepared_transactions": "0"}
 SHARED_MEMORY = Path("/dev/shm")
 IMAGE = "postgres"
+SHORT_FORM_S = 300
 
 
 def pytest_asyncio_loop_factories(
@@ -58,6 +59,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if (by := order.seed(config)) is not None:
         order.shuffle(items, by)
+    if not config.getoption("--long"):
+        _bound(items)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,6 +74,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--order", default="files", help="`random`, or the seed of a random order; else that of the files")
     parser.addoption("--long", action="store_true", help="search for races for minutes where CI does for seconds")
+
+
+def _bound(items: list[pytest.Item]) -> None:
+    """A test's own limit of more than five minutes is that of its long form."""
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        if limit is not None and limit.args[0] > SHORT_FORM_S:
+            item.add_marker(pytest.mark.timeout(SHORT_FORM_S), append=False)
 
 
 @pytest.fixture

@@ -30,6 +30,12 @@ SETTINGS = {
     "hot_standby": "on",
     "max_connections": "60",
 }
+ACCESS = """
+local all all trust
+host all postgres 127.0.0.1/32 trust
+host replication postgres 127.0.0.1/32 trust
+"""
+"""Over TCP, as servers on two hosts are reached. A cluster of ours would want a password there."""
 
 
 def missing() -> str:
@@ -116,6 +122,7 @@ def seed() -> Iterator[Path]:
         programs.own(data)
         with alone_in(data) as lock:
             programs.initdb(data, lock, durable=False)
+        (data / "pg_hba.conf").write_text(ACCESS)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -139,7 +146,7 @@ def pair(folder: Path, *, synchronous: bool) -> Iterator[Pair]:
         primary.data.chmod(0o700)
         stack.callback(primary.stop)
         primary.start()
-        where = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres")
+        where = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres", "--no-password")
         done = programs.run("pg_basebackup", *where, "-D", standby.data, "-R", "-X", "stream", "-c", "fast")
         assert done.returncode == 0, done.stdout
         stack.callback(standby.stop)

@@ -39,7 +39,8 @@ async def starts(durable: Durable, graph: Any, thread_id: str = "t") -> str:
 
 
 async def answers(durable: Durable, graph: Any, value: Any, thread_id: str = "t") -> Any:
-    async with durable.run(graph, thread_id) as run:
+    """Wait for the thread: who had it may just have been killed, and its session not be over yet."""
+    async with durable.run(graph, thread_id, on_busy="wait", timeout=30.0) as run:
         return await run.resume(value)
 
 
