@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
+import orjson
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
@@ -25,6 +27,7 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME, _DeltaSna
 from langgraph.errors import is_invalid_resume
 from psycopg import AsyncCursor, AsyncRawCursor
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
 
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences, Finished
 from aiodurable.checkpoints.rows import Rows, Write, dump_json
@@ -139,25 +142,19 @@ class DurableSaver(Upkeep):
         fence.head = head
         return [head, *others.get(fence.thread_id, ())]
 
-    async def steps_of(
-        self, thread_ids: Sequence[str], *, inner: bool, most: int
-    ) -> AsyncGenerator[dict[str, list[DictRow]], None]:
-        """What `steps` gives, for many threads, some at a time: no more than `most` bytes of values, or one thread."""
-        sizes = await self._database.fetch(_SIZES, list(thread_ids))
-        size = {row["thread_id"]: int(row["bytes"] or 0) for row in sizes}
-        left = list(thread_ids)
-        while left:
-            some = [left.pop(0)]
-            held = size.get(some[0], 0)
-            while left and held + size.get(left[0], 0) <= most:
-                held += size.get(left[0], 0)
-                some.append(left.pop(0))
-            heads = await self._fetch_latest([(thread_id, "") for thread_id in some])
-            others = await self._fetch_inner(some) if inner else {}
-            yield {
-                thread_id: [head, *others.get(thread_id, ())] if (head := heads.get((thread_id, ""))) else []
-                for thread_id in some
-            }
+    async def sizes(self, thread_ids: Sequence[str]) -> dict[str, int]:
+        """Bytes of the values that the newest checkpoints of threads refer to; threads without any are left out."""
+        rows = await self._database.fetch(_SIZES, list(thread_ids))
+        return {row["thread_id"]: int(row["bytes"] or 0) for row in rows}
+
+    async def steps_of(self, thread_ids: Sequence[str], *, inner: bool) -> dict[str, list[DictRow]]:
+        """What `steps` gives, for many threads at once. Integers of more than 64 bits in their metadata are rounded."""
+        heads = await self._fetch_latest([(thread_id, "") for thread_id in thread_ids], loads=orjson.loads)
+        others = await self._fetch_inner(thread_ids) if inner else {}
+        return {
+            thread_id: [head, *others.get(thread_id, ())] if (head := heads.get((thread_id, ""))) else []
+            for thread_id in thread_ids
+        }
 
     async def in_a_thread(self, call: Callable[..., _T], *args: Any) -> _T:
         """Run what is heavy in the saver's own threads: sync nodes can hold all of the loop's."""
@@ -170,9 +167,13 @@ class DurableSaver(Upkeep):
             found.setdefault(row["thread_id"], []).append(row)
         return found
 
-    async def _fetch_latest(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], DictRow]:
+    async def _fetch_latest(
+        self, keys: Sequence[tuple[str, str]], *, loads: Callable[[str | bytes], Any] = json.loads
+    ) -> dict[tuple[str, str], DictRow]:
         async with self._database.connection() as connection:
             cursor = AsyncRawCursor(connection, row_factory=dict_row)
+            if loads is not json.loads:
+                set_json_loads(loads, cursor)
             await cursor.execute(_LATEST, ([key[0] for key in keys], [key[1] for key in keys]), binary=True)
             rows = await cursor.fetchall()
         return {(row["thread_id"], row["checkpoint_ns"]): row for row in rows}

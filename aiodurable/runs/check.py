@@ -9,24 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.checkpoints.stored_step import StoredStep
 from aiodurable.checkpoints.stored_values import Inert, ValueReader
 from aiodurable.errors import GraphNotRegisteredError
-from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.model import ThreadStatus
 from aiodurable.runs.fitting import accepted_problems
 from aiodurable.runs.graph_check import Problem, ProblemKind, fit, undecodable
 from aiodurable.runs.graphs import BoundGraph, Graphs
 from aiodurable.runs.ledger import Needed
 from aiodurable.runs.rooms import Rooms
-from aiodurable.threads import ThreadFilters
+from aiodurable.threads import Standing, ThreadFilters
 
 __all__ = ["ThreadCheck", "check"]
 
 _UNFINISHED = tuple(status for status in ThreadStatus if status not in (ThreadStatus.NEW, ThreadStatus.COMPLETE))
-_AT_ONCE = 1000
-_BYTES_AT_ONCE = 16 << 20
+_AT_ONCE = 500
+_BYTES_AT_ONCE = 8 << 20
+"""Of values; twice as many are held, for the next are read while some are checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,68 +59,78 @@ async def check(
 ) -> AsyncIterator[ThreadCheck]:
     """See `Durable.check`."""
     saver = rooms.checkpoints.get_checkpointer()
+    inner = any(graph.has_subgraphs for graph in (*graphs.registered, *([] if default is None else [default])))
     wanted: ThreadFilters = {**filters, "status": filters.get("status") or _UNFINISHED}
     threads = rooms.threads.reading_with(Inert(saver.serde))
-    batches = _batches(threads.find(after=after, limit=limit, **wanted))
+    batches = _batches(saver, threads.standing(after=after, limit=limit, **wanted))
     batch = await _next(batches)
-    while batch:
-        # Postgres looks for the next threads while these are read.
-        checked, batch = await asyncio.gather(_checked(rooms, graphs, default, batch), _next(batches))
-        for thread in checked:
+    stored = _Stored([], {}, {})
+    while batch or stored.threads:
+        try:
+            async with asyncio.TaskGroup() as group:
+                checking = group.create_task(saver.in_a_thread(_checked, graphs, default, stored))
+                reading = group.create_task(_read(rooms, batch, inner=inner))
+                searching = group.create_task(_next(batches))
+        except ExceptionGroup as errors:
+            first = errors.exceptions[0]
+            raise first from first.__cause__
+        stored, batch = reading.result(), searching.result()
+        for thread in checking.result():
             yield thread
 
 
-async def _batches(threads: AsyncIterator[WorkflowCheckpoint]) -> AsyncIterator[list[WorkflowCheckpoint]]:
-    batch: list[WorkflowCheckpoint] = []
-    async for thread in threads:
-        batch.append(thread)
-        if len(batch) == _AT_ONCE:
-            yield batch
-            batch = []
+class _Stored(NamedTuple):
+    """Some threads, the newest runs of them, and the rows of the steps they stand in."""
+
+    threads: Sequence[Standing]
+    runs: Mapping[str, Needed]
+    rows: Mapping[str, Sequence[Any]]
+
+
+async def _batches(saver: DurableSaver, threads: AsyncIterator[list[Standing]]) -> AsyncIterator[list[Standing]]:
+    """As many at once as are worth a statement, and no more than memory is given for; or one."""
+    batch: list[Standing] = []
+    held = 0
+    async for some in threads:
+        sizes = await saver.sizes([thread.thread_id for thread in some])
+        for thread in some:
+            size = sizes.get(thread.thread_id, 0)
+            if batch and (len(batch) == _AT_ONCE or held + size > _BYTES_AT_ONCE):
+                yield batch
+                batch, held = [], 0
+            batch.append(thread)
+            held += size
     yield batch
 
 
-async def _next(batches: AsyncIterator[list[WorkflowCheckpoint]]) -> list[WorkflowCheckpoint]:
+async def _next(batches: AsyncIterator[list[Standing]]) -> list[Standing]:
     return await anext(batches, [])
 
 
-async def _checked(
-    rooms: Rooms, graphs: Graphs, default: BoundGraph | None, threads: Sequence[WorkflowCheckpoint]
-) -> list[ThreadCheck]:
-    saver = rooms.checkpoints.get_checkpointer()
+async def _read(rooms: Rooms, threads: Sequence[Standing], *, inner: bool) -> _Stored:
     ids = [thread.thread_id for thread in threads]
+    if not ids:
+        return _Stored([], {}, {})
     runs = await rooms.ledger.newest_of(ids)
-    inner = any(graph.has_subgraphs for graph in (*graphs.registered, *([] if default is None else [default])))
-    found: dict[str, list[Problem]] = {}
-    async for rows in saver.steps_of(ids, inner=inner, most=_BYTES_AT_ONCE):
-        found |= await saver.in_a_thread(_problems_of_all, graphs, default, threads, runs, rows)
-    return [
-        ThreadCheck(thread.thread_id, thread.status, thread.graph, tuple(found[thread.thread_id])) for thread in threads
-    ]
+    return _Stored(threads, runs, await rooms.checkpoints.get_checkpointer().steps_of(ids, inner=inner))
 
 
-def _problems_of_all(
-    graphs: Graphs,
-    default: BoundGraph | None,
-    threads: Sequence[WorkflowCheckpoint],
-    runs: Mapping[str, Needed],
-    rows: Mapping[str, Sequence[Any]],
-) -> dict[str, list[Problem]]:
-    found: dict[str, list[Problem]] = {}
-    for thread in threads:
-        if thread.thread_id in rows:
-            try:
-                of_thread = _problems(graphs, default, thread, runs.get(thread.thread_id), rows[thread.thread_id])
-            except Exception as error:  # rows that no LangGraph wrote: one thread must not hide the others
-                of_thread = [Problem(ProblemKind.UNREADABLE, thread.thread_id, type(error).__name__)]
-            found[thread.thread_id] = of_thread
+def _checked(graphs: Graphs, default: BoundGraph | None, stored: _Stored) -> list[ThreadCheck]:
+    found: list[ThreadCheck] = []
+    for thread in stored.threads:
+        run, rows = stored.runs.get(thread.thread_id), stored.rows[thread.thread_id]
+        try:
+            problems = _problems(graphs, default, thread, run, rows)
+        except Exception as error:  # rows that no LangGraph wrote: one thread must not hide the others
+            problems = [Problem(ProblemKind.UNREADABLE, thread.thread_id, type(error).__name__)]
+        found.append(ThreadCheck(thread.thread_id, thread.status, thread.graph, tuple(problems)))
     return found
 
 
 def _problems(
     graphs: Graphs,
     default: BoundGraph | None,
-    thread: WorkflowCheckpoint,
+    thread: Standing,
     run: Needed | None,
     rows: Sequence[Any],
 ) -> list[Problem]:

@@ -14,12 +14,14 @@ from aiodurable.threads.history import ThreadStep
 from aiodurable.threads.reader import Threads
 from aiodurable.threads.retention import Pruned, PruneOptions
 from aiodurable.threads.search import PRUNING, ThreadPage
+from aiodurable.threads.status import Standing
 
 __all__ = [
     "NEEDS_ATTENTION",
     "PRUNING",
     "PruneOptions",
     "Pruned",
+    "Standing",
     "ThreadCounts",
     "ThreadFilters",
     "ThreadPage",

@@ -21,7 +21,7 @@ from aiodurable.threads.history import History, ThreadStep
 from aiodurable.threads.questions import Questions
 from aiodurable.threads.retention import BATCH, SHARE, Keep, Pruned, Retention
 from aiodurable.threads.search import Search, ThreadPage
-from aiodurable.threads.status import CLASSIFY, Classifier
+from aiodurable.threads.status import CLASSIFY, Classifier, Standing
 
 __all__ = ["Threads"]
 
@@ -83,6 +83,13 @@ class Threads:
         """See `Durable.find_workflows`."""
         check_positive(limit=limit)
         return self._search.threads(Filter.of(**filters), after=after, limit=limit)
+
+    def standing(
+        self, *, after: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
+    ) -> AsyncIterator[list[Standing]]:
+        """What `find` gives, some at a time and without their details."""
+        check_positive(limit=limit)
+        return self._search.standing(Filter.of(**filters), after=after, limit=limit)
 
     async def page(
         self,

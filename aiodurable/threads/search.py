@@ -22,7 +22,7 @@ from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
 from aiodurable.threads.filters import Filter
-from aiodurable.threads.status import Classifier
+from aiodurable.threads.status import Classifier, Standing
 
 __all__ = ["CLOCKS", "PRUNING", "Search", "Step", "ThreadPage", "first_id"]
 
@@ -101,6 +101,18 @@ class Search:
                 yield thread
                 if left is not None and (left := left - 1) == 0:
                     return
+
+    async def standing(
+        self, wanted: Filter, *, after: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[list[Standing]]:
+        """What `threads` gives, some at a time and without their details."""
+        left = limit
+        async for step in self.steps(wanted, after=after):
+            found = (await self._classifier.standing(step.thread_ids, wanted))[:left]
+            if found:
+                yield found
+            if left is not None and (left := left - len(found)) == 0:
+                return
 
     async def page(self, wanted: Filter, *, after: str | None, limit: int, look_at: int) -> ThreadPage:
         """The next `limit` threads that pass, or fewer where `look_at` threads were looked at without finding so many."""

@@ -36,7 +36,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.types import Interrupt
@@ -50,13 +50,14 @@ from aiodurable.threads.filters import Filter
 from aiodurable.threads.paths import called_by, caller_of, node_of, pull_path, send_index
 from aiodurable.threads.reading import Reading
 
-__all__ = ["CLASSIFY", "Classifier"]
+__all__ = ["CLASSIFY", "Classifier", "Standing"]
 
 CLASSIFY = load("threads")["classify"]
 """The statement; `Classifier.beneath` has arguments for it, `Classifier.told` reads its rows."""
 
 _HEADS = f"SELECT thread_id, checkpoint_id FROM ({CLASSIFY}) t"  # noqa: S608 - both halves are ours
 _COUNT = f"SELECT status, count(*) FROM ({CLASSIFY}) t GROUP BY status"  # noqa: S608 - both halves are ours
+_STANDING = f"SELECT thread_id, status, graph FROM ({CLASSIFY}) t"  # noqa: S608 - both halves are ours
 
 _DOUBTS = {
     "old": "written by a LangGraph before 0.3: what follows a node is known to its graph alone",
@@ -70,6 +71,14 @@ _DOUBTS = {
 
 _MAYBE_AT_GATE = ("old", "stopped")
 """Of those, the ones that say of unfinished work: plain LangGraph may have stopped on purpose."""
+
+
+class Standing(NamedTuple):
+    """A thread's status and no more: no error is read for it, no question, and no subgraph that failed."""
+
+    thread_id: str
+    status: ThreadStatus
+    graph: str | None
 
 
 class Classifier:
@@ -110,6 +119,13 @@ class Classifier:
             return Counter(thread.status for thread in await self.classify(thread_ids, wanted))
         rows = await self._database.fetch(_COUNT, *self._asked(thread_ids, wanted)) if thread_ids else []
         return Counter({ThreadStatus(row["status"]): row["count"] for row in rows})
+
+    async def standing(self, thread_ids: Sequence[str], wanted: Filter) -> list[Standing]:
+        """What `classify` finds, for a fraction of the work; as long as Postgres can tell what passes."""
+        if not wanted.in_sql:
+            return [Standing(t.thread_id, t.status, t.graph) for t in await self.classify(thread_ids, wanted)]
+        rows = await self._database.fetch(_STANDING, *self._asked(thread_ids, wanted)) if thread_ids else []
+        return [Standing(row["thread_id"], ThreadStatus(row["status"]), row["graph"]) for row in rows]
 
     def heads(self, thread_ids: Sequence[str], wanted: Filter) -> tuple[str, tuple[Any, ...]]:
         """A statement, and its parameters, for the newest checkpoints of those that pass as far as Postgres can tell."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from aiodurable import Durable, ProblemKind
+from aiodurable import Durable, PostgresUnavailableError, ProblemKind
 from aiodurable.checkpoints import stored_values
+from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.cli.commands import cli
+from aiodurable.model import ThreadStatus
+from aiodurable.runs import check
 from aiodurable.settings import Settings
+from aiodurable.threads import search
+
+UNFINISHED = [status for status in ThreadStatus if status not in (ThreadStatus.NEW, ThreadStatus.COMPLETE)]
 
 APP = """
 import operator
@@ -131,8 +138,6 @@ PROBLEMS = {
 
 @pytest.mark.usefixtures("shop", "unchanged")
 async def test_a_pipeline_is_told_of_each_thread_that_would_not_go_on() -> None:
-    import asyncio
-
     found = await asyncio.to_thread(run, "--app", "shop_new:graphs", "--json")
     *lines, sums = [json.loads(line) for line in found.stdout.splitlines()]
     told = {
@@ -184,3 +189,82 @@ async def test_the_verb_gives_every_unfinished_thread_and_imports_nothing_for_th
         "t-value": [ProblemKind.UNDECODABLE],
     }
     assert "models_that_move" not in sys.modules
+
+
+@pytest.mark.usefixtures("shop")
+async def test_no_more_values_are_read_at_once_than_memory_is_given_for(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shop_new  # pyright: ignore[reportMissingImports]
+
+    read: list[list[str]] = []
+    steps_of = DurableSaver.steps_of
+
+    async def noting(saver: DurableSaver, thread_ids: Sequence[str], **options: Any) -> Any:
+        read.append(list(thread_ids))
+        return await steps_of(saver, thread_ids, **options)
+
+    monkeypatch.setattr(DurableSaver, "steps_of", noting)
+    async with Durable(dsn, graphs=shop_new.graphs) as durable:
+        checkpointer = durable.checkpointer
+        threads = [thread.thread_id async for thread in durable.check()]
+        assert read == [threads]
+        (largest, *_) = sorted((await checkpointer.sizes(threads)).values(), reverse=True)
+        for most, together in ((largest, 1), (2 * largest, 2), (1, 1)):
+            read.clear()
+            monkeypatch.setattr(check, "_BYTES_AT_ONCE", most)
+            assert [thread.thread_id async for thread in durable.check()] == threads
+            assert [thread for some in read for thread in some] == threads
+            assert max(map(len, read)) >= together
+            sizes = await checkpointer.sizes(threads)
+            assert all(len(some) == 1 or sum(sizes[one] for one in some) <= most for some in read)
+
+
+@pytest.mark.usefixtures("shop")
+async def test_a_check_finds_the_threads_that_a_search_finds(dsn: str) -> None:
+    import shop_new  # pyright: ignore[reportMissingImports]
+
+    async with Durable(dsn, graphs=shop_new.graphs) as durable:
+        for filters in (
+            {"status": "failed"},
+            {"status": "failed", "error": "no route"},
+            {"resumable": True},
+            {"graph": "ask"},
+            {"prefix": "t-k"},
+            {"status": "failed", "doubtful": True},
+        ):
+            searched = [
+                (t.thread_id, t.status, t.graph)
+                async for t in durable.find_workflows(**{"status": UNFINISHED, **filters})
+            ]
+            checked = [(t.thread_id, t.status, t.graph) async for t in durable.check(**filters)]
+            assert checked == searched, filters
+            if searched:
+                assert [t.thread_id async for t in durable.check(limit=1, **filters)] == [searched[0][0]]
+
+
+@pytest.mark.usefixtures("shop")
+async def test_a_check_that_fails_leaves_nothing_at_work(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shop_new  # pyright: ignore[reportMissingImports]
+
+    at_work = asyncio.Event()
+
+    async def fails(saver: DurableSaver, *_: Any, **options: Any) -> Any:
+        await at_work.wait()
+        raise PostgresUnavailableError("no route")
+
+    async def goes_on(saver: DurableSaver, thread_ids: Sequence[str]) -> dict[str, int]:
+        if "t-kept" in thread_ids:
+            at_work.set()
+            await asyncio.Event().wait()
+        return {}
+
+    monkeypatch.setattr(DurableSaver, "steps_of", fails)
+    monkeypatch.setattr(DurableSaver, "sizes", goes_on)
+    monkeypatch.setattr(search, "_STEPS", (1, 1))
+    monkeypatch.setattr(check, "_AT_ONCE", 1)
+    async with Durable(dsn, graphs=shop_new.graphs) as durable:
+        before = asyncio.all_tasks()
+        with pytest.raises(PostgresUnavailableError, match="no route"):
+            _ = [thread async for thread in durable.check()]
+        assert asyncio.all_tasks() <= before
