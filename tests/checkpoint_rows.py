@@ -1,5 +1,6 @@
 """Checkpoints, graphs and rows for the tests of the saver."""
 
+import asyncio
 import operator
 from typing import Annotated, Any, TypedDict
 
@@ -11,6 +12,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence
+from aiodurable.checkpoints.rows import Rows, Write, commit
 
 TABLES = {
     "checkpoints": "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint::text, metadata::text",
@@ -39,6 +41,13 @@ def checkpoint(**values: Any) -> tuple[Checkpoint, dict[str, str]]:
     made["channel_values"] = values
     made["channel_versions"] = versions
     return made, versions
+
+
+async def write_in_flight(db: asyncpg.Connection, fence: Fence) -> list[str]:
+    """Send what a writer sends: until the transaction of `db` ends, its lock is on the fence. Returns the threads found."""
+    write = Write(fence, Rows(), asyncio.get_running_loop().create_future(), 0.0)
+    statement, parameters = commit([write])
+    return [row[0] for row in await db.fetch(statement, *parameters)]
 
 
 async def rows(

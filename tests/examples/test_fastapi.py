@@ -39,7 +39,7 @@ from aiodurable.fastapi import add_exception_handlers
 from aiodurable.functions import get_checkpoint_status
 from aiodurable.model import ThreadStatus
 from example_programs import REPOSITORY
-from waiting import wait_until
+from waiting import wait_until, within
 
 SECRET = "postgresql://db.internal, backend 4711"
 
@@ -214,7 +214,7 @@ async def test_a_stream_is_server_sent_events(client: httpx.AsyncClient) -> None
 
 async def test_a_stream_of_a_busy_thread_is_409_before_its_first_byte(client: httpx.AsyncClient) -> None:
     first = asyncio.create_task(client.post("/reports/monday", params={"topic": "slow"}))
-    await asyncio.wait_for(writing["monday"].wait(), 60)
+    await within(60, writing["monday"].wait(), what="the report to be in writing")
     response = await client.post("/reports/monday/stream", params={"topic": "tides"})
     assert (response.status_code, response.json()["error"]) == (409, "WorkflowAlreadyRunningError")
     first.cancel()
@@ -230,7 +230,7 @@ async def test_a_stream_of_a_thread_that_asks_is_409_with_the_question(client: h
 async def test_a_client_that_leaves_a_stream_cancels_the_run_and_frees_the_thread(client: httpx.AsyncClient) -> None:
     async with client.stream("POST", "/reports/monday/stream", params={"topic": "slow"}) as response:
         assert response.status_code == 200
-        await asyncio.wait_for(writing["monday"].wait(), 60)
+        await within(60, writing["monday"].wait(), what="the report to be in writing")
 
     async def paused() -> bool:
         return (await get_checkpoint_status("monday")).status is ThreadStatus.PAUSED

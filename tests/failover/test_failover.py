@@ -22,6 +22,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.errors import AiodurableError, HistoryLostError
 from aiodurable.postgres.schema import migrate
 from server_pair import Pair, missing, pair, seed
+from waiting import within
 
 STEPS = 10
 RUNS = 20
@@ -92,7 +93,9 @@ async def one_failover(servers: Pair) -> Counter[str]:
         before = {number for number, caller in enumerate(callers) if caller.done()}
         servers.primary.die()
         await asyncio.to_thread(servers.promote)
-        results = await asyncio.wait_for(asyncio.gather(*callers, return_exceptions=True), 120)
+        results = await within(
+            120, asyncio.gather(*callers, return_exceptions=True), what="every caller to hear how its run ended"
+        )
         await check(servers.standby.dsn, complete=False)
         for number, result in enumerate(results):
             assert isinstance(result, AiodurableError) or result == RIGHT, (number, repr(result))

@@ -21,7 +21,7 @@ from aiodurable import (
     ThreadStatus,
 )
 from own_server import OwnServer, own_server
-from waiting import wait_until
+from waiting import wait_until, within
 from workflows import Gate, four_nodes
 
 START: dict[str, Any] = {"words": [], "told": ""}
@@ -147,9 +147,9 @@ async def test_a_durable_may_be_opened_before_its_postgres_is_there(own: OwnServ
 
 async def test_a_refused_database_is_not_waited_for(dsn: str) -> None:
     nowhere = make_conninfo(dsn, dbname="nowhere")
-    async with asyncio.timeout(10):
-        with pytest.raises(PostgresUnavailableError, match="no such database"):
-            await Durable(nowhere, settings=Settings(start_timeout_s=60)).open()
+    opening = Durable(nowhere, settings=Settings(start_timeout_s=60)).open()
+    with pytest.raises(PostgresUnavailableError, match="no such database"):
+        await within(10, opening, what="the refusal")
 
 
 async def test_calls_one_after_the_other_fail_soon_and_little_is_logged_while_postgres_is_known_to_be_away(

@@ -15,6 +15,7 @@ from aiodurable.functions import durable_run, get_checkpoint_status, needs_resum
 from aiodurable.model import ThreadStatus
 from aiodurable.settings import Settings
 from aiodurable.workflow import WorkflowExecutor, with_workflow_lock
+from waiting import within
 from workflows import Gate, four_nodes
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -55,7 +56,7 @@ async def test_one_opened_for_a_single_call_becomes_nobody_elses(dsn: str, other
     gate = Gate("sort")
     async with Durable(dsn):
         elsewhere = asyncio.create_task(entry(other_dsn, four_nodes(gate)))
-        await asyncio.wait_for(gate.reached.wait(), 60)
+        await within(60, gate.reached.wait(), what="the call at the other database to be at work")
         async with durable_run("ours", four_nodes()) as run:
             await run.ainvoke(INPUT)
         gate.open.set()

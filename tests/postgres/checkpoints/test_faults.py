@@ -19,7 +19,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.errors import AiodurableError, ConfigurationError, LeaseLostError, PostgresUnavailableError
 from checkpoint_rows import checkpoint, config, rows
 from proxy import Proxy, proxy
-from waiting import wait_until
+from waiting import wait_until, within
 
 
 async def put(saver: DurableSaver, thread_id: str, value: Any = (1,)) -> str:
@@ -259,7 +259,7 @@ async def test_a_lease_given_up_during_an_outage_ends_its_write_at_once(
     await wait_until(lambda: saver._writer.failures >= 1)
     fence.revoke()
     with pytest.raises(LeaseLostError):
-        await asyncio.wait_for(write, 5)
+        await within(5, write, what="the write of a revoked fence to be refused")
 
 
 async def test_missing_rights_are_told_as_what_they_are(

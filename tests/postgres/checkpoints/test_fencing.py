@@ -15,11 +15,10 @@ from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver, fences
 from aiodurable.checkpoints.copying import birth
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence
 from aiodurable.checkpoints.healing import heal
-from aiodurable.checkpoints.rows import Rows, Write, commit
 from aiodurable.errors import HistoryLostError, LeaseLostError, WorkflowAlreadyRunningError, WorkflowExecutionError
 from aiodurable.keys import lock_key
 from aiodurable.postgres.queries import load
-from checkpoint_rows import State, checkpoint, config, linear, rows, step, under
+from checkpoint_rows import State, checkpoint, config, linear, rows, step, under, write_in_flight
 from proxy import proxy
 from waiting import wait_until
 
@@ -31,13 +30,6 @@ async def put(saver: DurableSaver, thread_id: str, fence: Fence | None = None, *
         cfg["configurable"][FENCE_KEY] = fence  # pyright: ignore[reportTypedDictNotRequiredAccess]
     await saver.aput(cfg, made, {}, versions)  # pyright: ignore[reportArgumentType]
     return made["id"]
-
-
-async def write_in_flight(db: asyncpg.Connection, fence: Fence) -> list[str]:
-    """Of which threads the fence was found."""
-    write = Write(fence, Rows(), asyncio.get_running_loop().create_future(), 0.0)
-    statement, parameters = commit([write])
-    return [row[0] for row in await db.fetch(statement, *parameters)]
 
 
 async def test_a_stale_writer_changes_nothing_and_learns_that_its_lease_is_lost(

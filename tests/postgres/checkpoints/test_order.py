@@ -17,6 +17,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ConfigurationError
 from aiodurable.postgres.links import Link
 from aiodurable.postgres.queries import load
+from waiting import within
 
 TOKENS = load("checkpoints")["tokens"]
 
@@ -40,7 +41,11 @@ async def written_together(dsn: str, writes: Sequence[Write]) -> None:
         writer.backlog.add(write)
     writer.open()
     try:
-        await asyncio.wait_for(asyncio.gather(*(write.done for write in writes), return_exceptions=True), 30)
+        await within(
+            30,
+            asyncio.gather(*(write.done for write in writes), return_exceptions=True),
+            what="all writes to be settled",
+        )
     finally:
         await writer.aclose()
 
@@ -108,9 +113,9 @@ async def test_a_thread_of_which_some_writes_wait_is_in_no_second_batch(
         writer.backlog.add(write)
     writer.open()
     try:
-        await asyncio.wait_for(asyncio.gather(*(write.done for write in writes[:3])), 10)
+        await within(10, asyncio.gather(*(write.done for write in writes[:3])), what="the first three writes")
         writer.backlog.add(writes[3])
-        await asyncio.wait_for(writes[3].done, 10)
+        await within(10, writes[3].done, what="the write that came last")
         assert order == writes
         assert all(not task.done() for task in writer._tasks)
     finally:
@@ -133,7 +138,7 @@ async def test_a_writer_that_fails_begins_again(
     writer.backlog.add(write)
     writer.open()
     try:
-        await asyncio.wait_for(write.done, 20)
+        await within(20, write.done, what="the write, once the writer has begun again")
     finally:
         await writer.aclose()
     assert "begins again" in caplog.text

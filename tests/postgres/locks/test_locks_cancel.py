@@ -153,6 +153,8 @@ async def settled(*managers: PostgresLockManager) -> None:
             for locks in managers
         )
 
-    async with asyncio.timeout(10):
+    async def settling() -> None:
         while not quiet():  # noqa: ASYNC110  # turn by turn: a poll by the clock would take most of the test's time
             await asyncio.sleep(0)
+
+    await within(10, settling(), what="nobody to have a turn, and all to be sent")

@@ -12,7 +12,7 @@ from aiodurable.locks import Lease, PostgresLockManager, cancel_on_lost
 from aiodurable.locks.session import LockSession
 from server_locks import ServerLocks
 from tampering import take_away
-from waiting import wait_until
+from waiting import wait_until, within
 
 
 def session_of(lease: Lease) -> LockSession:
@@ -26,7 +26,7 @@ async def test_a_session_that_ends_cancels_the_body_and_surfaces(
     with pytest.raises(LeaseLostError):
         async with locks.hold("a"):
             assert server_locks.end_sessions() == 2
-            await asyncio.wait_for(asyncio.Event().wait(), 10)
+            await within(10, asyncio.Event().wait(), what="the body to be cancelled")
     async with locks.hold("a", timeout=10):  # another session takes its place
         assert server_locks.leases() == 1
 
@@ -36,7 +36,7 @@ async def test_without_cancel_on_lost_the_body_looks_for_itself(
 ) -> None:
     async with locks.hold("a", cancel_on_lost=False) as lease:
         server_locks.end_sessions()
-        await asyncio.wait_for(lease.wait_lost(), 10)
+        await within(10, lease.wait_lost(), what="the holder to hear of it")
         assert lease.lost
         with pytest.raises(LeaseLostError, match="somebody else may hold"):
             lease.check()
@@ -85,7 +85,7 @@ async def test_a_lost_name_is_not_taken_again_in_this_process_before_the_loser_h
     cleaned.set()
     with pytest.raises(LeaseLostError):
         await first
-    await asyncio.wait_for(second, 10)
+    await within(10, second, what="the next one to have the lock")
     assert order == ["loser out", "next in"]
 
 
@@ -93,7 +93,7 @@ async def lost(locks: PostgresLockManager, server_locks: ServerLocks, name: str 
     """A lease whose session was ended, while others are up again."""
     lease = await locks.acquire(name)
     server_locks.end_sessions()
-    await asyncio.wait_for(lease.wait_lost(), 10)
+    await within(10, lease.wait_lost(), what="the holder to hear of it")
     await wait_until(lambda: locks.health().healthy)
     return lease
 
@@ -105,7 +105,7 @@ async def test_a_lost_lock_is_taken_again_before_anybody_who_waits_in_this_proce
     waiting = asyncio.create_task(locks.acquire("a", timeout=None))
     await wait_until(lambda: locks.health().waiting == 1)
     server_locks.end_sessions()
-    await asyncio.wait_for(lease.wait_lost(), 10)
+    await within(10, lease.wait_lost(), what="the holder to hear of it")
     await wait_until(lambda: locks.health().healthy)
     assert await locks.try_acquire("a") is None
     again = await locks.take_again(lease)
@@ -116,7 +116,7 @@ async def test_a_lost_lock_is_taken_again_before_anybody_who_waits_in_this_proce
     assert not waiting.done()
     assert server_locks.leases() == 1
     await again.release()
-    await (await asyncio.wait_for(waiting, 10)).release()
+    await (await within(10, waiting, what="the one who waits to have the lock")).release()
     assert server_locks() == 0
 
 
@@ -130,7 +130,7 @@ async def test_a_lost_lock_that_another_process_took_is_not_had_again_and_its_tu
     await taken.release()
     assert not waiting.done()
     await lease.release()
-    await (await asyncio.wait_for(waiting, 10)).release()
+    await (await within(10, waiting, what="the one who waits to have the lock")).release()
     await wait_until(lambda: server_locks() == 0)
 
 
@@ -148,7 +148,7 @@ async def test_taking_a_lost_lock_again_can_be_cancelled_at_any_moment(
             lease = taking.result() or lease
         await asyncio.gather(taking, return_exceptions=True)
         await lease.release()
-        async with asyncio.timeout(10), locks.hold("a", timeout=10):
+        async with locks.hold("a", timeout=10):
             pass
         await wait_until(lambda: server_locks() == 0)
 

@@ -50,6 +50,7 @@ from aiodurable.postgres import queries
 from aiodurable.settings import LockMode, Settings
 from lock_books import Books
 from server_locks import ServerLocks
+from waiting import within
 
 NAMES = ["a", "b", "c", "d", "e", "f"]
 TOO_LONG_S = 20.0
@@ -82,7 +83,7 @@ class Locks(RuleBasedStateMachine):
 
     def do(self, work: Any) -> Any:
         try:
-            return self.runner.run(asyncio.wait_for(work, TOO_LONG_S))
+            return self.runner.run(within(TOO_LONG_S, work))
         except Exception as error:
             self.failures.append(error)
             raise

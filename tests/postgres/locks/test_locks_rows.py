@@ -149,8 +149,10 @@ async def test_a_session_without_the_lock_it_lives_by_is_over_at_its_next_statem
             session.release(neighbour.key)
     elif told_by == "audit":
         session.audit_soon()
-    await asyncio.wait_for(
-        lease.wait_lost() if told_by != "release" else wait_until(lambda: session.over is not None), 5
+    await within(
+        5,
+        lease.wait_lost() if told_by != "release" else wait_until(lambda: session.over is not None),
+        what="the session to hear that its lock is another's",
     )
     assert session.over is not None
     assert "leases is gone" in session.over

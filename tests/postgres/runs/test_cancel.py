@@ -27,7 +27,7 @@ from aiodurable.errors import (
 )
 from aiodurable.model import PauseReason, ThreadStatus
 from aiodurable.settings import Settings
-from waiting import wait_until
+from waiting import wait_until, within
 from workflows import STEPS, Gate, four_nodes
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -40,7 +40,7 @@ async def hung(dsn: str) -> AsyncIterator[Process]:
     """A process whose run of thread "t" hangs in its third node."""
     process = await asyncio.create_subprocess_exec(sys.executable, str(PROGRAM), dsn, "t", stdout=PIPE)
     assert process.stdout is not None
-    assert await asyncio.wait_for(process.stdout.readline(), 120) == b"hung\n"
+    assert await within(120, process.stdout.readline(), what="the other process to hang in its node") == b"hung\n"
     yield process
     if process.returncode is None:
         process.kill()
@@ -48,8 +48,7 @@ async def hung(dsn: str) -> AsyncIterator[Process]:
 
 
 async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(hung: Process, durable: Durable) -> None:
-    async with asyncio.timeout(4):  # less than a heartbeat: the NOTIFY hurried it
-        assert await durable.cancel("t", wait=True)
+    assert await within(4, durable.cancel("t", wait=True), what="the end, before a heartbeat: by NOTIFY")
     thread = await durable.get_checkpoint_status("t")
     assert (thread.status, thread.reason, thread.pending) == (ThreadStatus.PAUSED, PauseReason.CANCELLED, ("weigh",))
     output, _ = await hung.communicate()
@@ -99,11 +98,11 @@ async def test_a_request_that_nobody_was_notified_of_is_seen_at_the_next_heartbe
     gate = Gate("weigh")
     async with Durable(dsn, settings=OFTEN) as durable:
         call = asyncio.create_task(run_through(durable, gate))
-        await asyncio.wait_for(gate.reached.wait(), 60)
+        await within(60, gate.reached.wait(), what="the run to be in the node")
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
             await connection.execute("UPDATE aiodurable_runs SET cancel_requested_at = now()")
         with pytest.raises(RunCancelledError) as cancelled:
-            await asyncio.wait_for(call, 30)
+            await within(30, call, what="the cancelled run to end")
     assert cancelled.value.thread_id == "t"
     assert cancelled.value.requested_at is not None
 
@@ -129,13 +128,13 @@ async def test_a_node_that_swallows_its_cancellation_stops_at_the_next_superstep
     begun = asyncio.Event()
     async with Durable(dsn, settings=OFTEN) as durable:
         call = asyncio.create_task(run_through(durable, stubborn))
-        await asyncio.wait_for(begun.wait(), 60)
+        await within(60, begun.wait(), what="the run to be in the node")
         with pytest.raises(LockTimeoutError, match="swallows"):
             await durable.cancel("t", wait=True, timeout=0.3)
-        await asyncio.wait_for(swallowed.wait(), 30)
+        await within(30, swallowed.wait(), what="the node to be cancelled")
         done.set()
         with pytest.raises(RunCancelledError):
-            await asyncio.wait_for(call, 30)
+            await within(30, call, what="the cancelled run to end")
         assert call.cancelling() == 0
         thread = await durable.get_checkpoint_status("t")
     assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
@@ -144,7 +143,7 @@ async def test_a_node_that_swallows_its_cancellation_stops_at_the_next_superstep
 async def test_somebody_elses_cancellation_stays_theirs(durable: Durable) -> None:
     gate = Gate("weigh")
     call = asyncio.create_task(run_through(durable, gate))
-    await asyncio.wait_for(gate.reached.wait(), 60)
+    await within(60, gate.reached.wait(), what="the run to be in the node")
     await durable.cancel("t")
     call.cancel()
     with pytest.raises((asyncio.CancelledError, RunCancelledError)):
@@ -163,7 +162,7 @@ async def test_the_body_goes_on_after_its_run_was_cancelled(durable: Durable) ->
             return run.checkpoint.status
 
     calling = asyncio.create_task(call())
-    await asyncio.wait_for(gate.reached.wait(), 60)
+    await within(60, gate.reached.wait(), what="the run to be in the node")
     assert await durable.cancel("t", wait=True, timeout=30)
     assert await calling is ThreadStatus.PAUSED
 
@@ -197,7 +196,7 @@ async def test_a_run_that_completes_meanwhile_is_complete(durable: Durable) -> N
             await gate(step)
 
     call = asyncio.create_task(run_through(durable, last))
-    await asyncio.wait_for(gate.reached.wait(), 60)
+    await within(60, gate.reached.wait(), what="the run to be in the node")
     assert await durable.cancel("t", wait=True, timeout=30)
     assert (await call)["words"] == list(STEPS)
     assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE

@@ -24,7 +24,7 @@ from aiodurable import (
 )
 from aiodurable.checkpoints.fences import Fence
 from proxy import proxy
-from waiting import wait_until
+from waiting import wait_until, within
 from workflows import STEPS, Gate, four_nodes, noted
 
 INPUT: dict[str, Any] = {"words": ["secret"], "told": ""}
@@ -217,7 +217,7 @@ async def test_a_holder_that_takes_its_lost_lock_again_is_refused_once_its_threa
             gate.open.set()
             way.up()
             with pytest.raises(LeaseLostError):
-                await asyncio.wait_for(running, 60)
+                await within(60, running, what="the run to end")
             assert await stored(dsn) == {}
             assert (await remover.get_checkpoint_status("t")).status is ThreadStatus.NEW
 
@@ -261,7 +261,7 @@ async def test_the_first_lease_of_a_thread_does_not_begin_in_the_middle_of_its_r
         await wait_until(lambda: waiting(admin, dsn) >= 2, what="the lease to wait for it")
         await blocking.rollback()
         await working
-        status, result = await asyncio.wait_for(running, 60)
+        status, result = await within(60, running, what="the run to end")
     before = [] if how == "delete" else ["secret", *STEPS]
     assert status is (ThreadStatus.NEW if how == "delete" else ThreadStatus.COMPLETE)
     assert result["words"] == [*before, "secret", *STEPS]

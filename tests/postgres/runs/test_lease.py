@@ -17,7 +17,7 @@ from aiodurable.model import ThreadStatus
 from aiodurable.settings import LockMode, Settings
 from checkpoint_rows import written
 from ledger_rows import Ledger
-from waiting import is_held, wait_until
+from waiting import is_held, wait_until, within
 from workflows import STEPS, Gate, four_nodes, noted
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -237,4 +237,4 @@ async def test_a_lock_that_is_had_again_is_worth_nothing_where_another_lease_had
             await connection.execute("UPDATE aiodurable_fences SET lease_id = lease_id + 1")
         await end_lock_sessions(dsn)
         with pytest.raises(LeaseLostError):
-            await asyncio.wait_for(task, 15)
+            await within(15, task, what="the run to hear that its lease is lost")

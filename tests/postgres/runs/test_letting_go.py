@@ -20,7 +20,7 @@ from aiodurable.locks.lease import Lease
 from aiodurable.runs.guard import ThreadLease
 from aiodurable.settings import Settings
 from proxy import proxy
-from waiting import is_held, wait_until
+from waiting import is_held, wait_until, within
 from workflows import Gate, four_nodes
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -152,7 +152,7 @@ async def test_a_recovery_compares_the_fence_only_when_it_has_the_lock_again(
     monkeypatch.setattr(PostgresLockManager, "take_again", after_another_lease)
     await _end_lock_sessions(dsn)
     with pytest.raises(LeaseLostError, match="at token 2 now") as lost:
-        await asyncio.wait_for(task, 20)
+        await within(20, task, what="the run to hear that its lease is lost")
     assert lost.value.taken_over
 
 
@@ -177,7 +177,7 @@ async def test_an_error_does_not_claim_that_somebody_took_the_thread_where_nobod
         await gate.reached.wait()
         wire.down()
         with pytest.raises(LeaseLostError, match="is not known") as lost:
-            await asyncio.wait_for(task, 20)
+            await within(20, task, what="the run to hear that its lease is lost")
         assert lost.value.taken_over is None
         assert "took" not in str(lost.value)
         wire.up()

@@ -14,6 +14,7 @@ from aiodurable.locks import PostgresLockManager
 from aiodurable.model import ThreadStatus
 from aiodurable.settings import Settings
 from aiodurable.workflow import with_workflow_lock
+from waiting import within
 from workflows import STEPS, Gate, four_nodes
 
 INPUT = {"words": [], "told": ""}
@@ -86,7 +87,7 @@ async def test_since_when_is_said_only_where_it_is_known(durable: Durable) -> No
             await run.ainvoke(INPUT)
 
     calling = asyncio.create_task(call())
-    await asyncio.wait_for(gate.reached.wait(), 60)
+    await within(60, gate.reached.wait(), what="the run to be in its second node")
     with pytest.raises(WorkflowAlreadyRunningError, match="since") as busy:
         async with durable.hold("t"):
             pytest.fail("held twice")
@@ -102,9 +103,9 @@ async def test_whoever_waits_for_the_thread_around_him_is_refused_and_does_not_w
             async with durable.hold("t", on_busy="wait"):
                 pytest.fail("held twice")
 
-    async with asyncio.timeout(60), durable.run(four_nodes(nested), "t") as run:
+    async with durable.run(four_nodes(nested), "t") as run:
         with pytest.raises(WorkflowAlreadyRunningError, match="around this call"):
-            await run.ainvoke(INPUT)
+            await within(60, run.ainvoke(INPUT), what="the nested call to be refused")
     async with durable.hold("t", on_busy="wait"), durable.hold("another", on_busy="wait"):
         pass
 

@@ -13,7 +13,6 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph.state import CompiledStateGraph
 
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.rows import Rows, Write, commit
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
 from aiodurable.events import Event, LeaseAcquired, RunStarted
@@ -21,6 +20,7 @@ from aiodurable.model import RunStatus, ThreadStatus
 from aiodurable.postgres.links import Link
 from aiodurable.postgres.queries import load
 from aiodurable.runs.ledger import END
+from checkpoint_rows import write_in_flight
 from ledger_rows import Ledger
 from scenario_graphs import GRAPHS
 from waiting import wait_until
@@ -112,8 +112,7 @@ async def test_a_run_sees_the_write_that_raising_its_token_waited_for(dsn: str, 
     writer, watcher = [await asyncpg.connect(**parse_dsn(dsn).asyncpg) for _ in range(2)]
     async with writer.transaction():
         fence = Fence("t", *await writer.fetchrow("SELECT token, lease_id FROM aiodurable_fences"))
-        in_flight, parameters = commit([Write(fence, Rows(), asyncio.get_running_loop().create_future(), 0.0)])
-        assert await writer.fetch(in_flight, *parameters)
+        assert await write_in_flight(writer, fence) == ["t"]
         entering = asyncio.create_task(enter())
         await wait_until(lambda: watcher.fetchval(waiting))
         await writer.execute(

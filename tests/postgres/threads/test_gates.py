@@ -23,7 +23,7 @@ from aiodurable.errors import ThreadInterruptedError, ThreadPausedError, Workflo
 from aiodurable.events import RunStarted
 from aiodurable.model import PauseReason, ThreadStatus
 from example_programs import EXAMPLES, REPOSITORY
-from waiting import wait_until
+from waiting import wait_until, within
 from workflows import STEPS, Gate, asking, four_nodes
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -55,7 +55,7 @@ async def cancelled(durable: Durable, thread_id: str) -> None:
             await run.ainvoke(INPUT)
 
     calling = asyncio.create_task(call())
-    await asyncio.wait_for(gate.reached.wait(), 60)
+    await within(60, gate.reached.wait(), what="the run to be in its third node")
     calling.cancel()
     await asyncio.wait([calling])
 

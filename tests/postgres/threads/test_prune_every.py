@@ -25,7 +25,7 @@ from aiodurable import (
 )
 from aiodurable.threads import PRUNING
 from scenarios import Thread
-from waiting import wait_until
+from waiting import wait_until, within
 
 NOW = timedelta(0)
 SOON = timedelta(milliseconds=20)
@@ -165,14 +165,14 @@ async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
         closed = asyncio.create_task(durable.prune_every(SOON, older_than=NOW))
         await wait_until(lambda: durable.locks.is_locked(PRUNING), what="the first round")
     with pytest.raises(ClosedError):
-        await asyncio.wait_for(closed, 10)
+        await within(10, closed, what="the pruner to end with its Durable")
     await Thread(dsn, saver, "thread", "linear").start()
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         await connection.execute(TROUBLE.encode())
         await connection.execute("INSERT INTO trouble VALUES ('42501')")
     async with Durable(dsn) as durable:
         with pytest.raises(ConfigurationError, match="right"):
-            await asyncio.wait_for(durable.prune_every(SOON, older_than=NOW), 10)
+            await within(10, durable.prune_every(SOON, older_than=NOW), what="the pruner to end for want of a right")
 
 
 async def test_its_lock_is_not_taken_for_a_thread_that_runs(dsn: str, saver: AsyncPostgresSaver) -> None:

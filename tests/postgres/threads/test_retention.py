@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
 from langgraph.checkpoint.base.id import uuid6
@@ -13,13 +14,16 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.types import Command
 from psycopg import sql
 
+from aiodurable.checkpoints.fences import Fence, bump
+from aiodurable.dsn import parse_dsn
+from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.keys import lock_key
 from aiodurable.postgres.connections import Database
 from aiodurable.threads import Pruned, Threads
+from checkpoint_rows import write_in_flight
 from scenario_graphs import BREAKS
 from scenarios import Thread
-from waiting import wait_until
+from waiting import wait_until, within
 
 NOW = timedelta(0)
 TABLES = ("checkpoints", "checkpoint_writes", "checkpoint_blobs")
@@ -152,20 +156,22 @@ async def test_age_and_graph_choose(dsn: str, saver: AsyncPostgresSaver, threads
 
 async def test_a_leased_thread_is_left_alone(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
     await Thread(dsn, saver, "thread", "linear").start()
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as holder:
-        await holder.execute("SELECT pg_advisory_lock(%s)", (lock_key("thread", "aiodurable"),))
+    async with Durable(dsn) as durable, durable.hold("thread"):
         assert (await threads.prune(keep="nothing", older_than=NOW)).rows == 0
 
 
-async def test_a_thread_whose_fence_somebody_holds_is_left_alone(
+async def test_a_thread_that_a_write_in_flight_belongs_to_is_left_alone(
     dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database
 ) -> None:
     await Thread(dsn, saver, "thread", "linear").start()
-    await database.execute("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('thread', 3)")
-    async with await psycopg.AsyncConnection.connect(dsn) as writer:
-        await writer.execute("SELECT FROM aiodurable_fences WHERE thread_id = 'thread' FOR SHARE")
-        told = await threads.prune(keep="nothing", older_than=NOW)
+    fence = Fence("thread", *await bump(database, "thread"))
+    writer = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+    async with writer.transaction():
+        assert await write_in_flight(writer, fence) == ["thread"]
+        pruning = threads.prune(keep="nothing", older_than=NOW)
+        told = await within(30, pruning, what="the prune, which does not wait for a writer")
         assert (told.rows, told.busy) == (0, 1)
+    await writer.close()
 
 
 async def test_a_lease_taken_after_the_look_keeps_the_thread(
@@ -173,14 +179,13 @@ async def test_a_lease_taken_after_the_look_keeps_the_thread(
 ) -> None:
     for name in ("known", "unknown"):
         await Thread(dsn, saver, name, "linear").start()
-    await database.execute("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('known', 3)")
+    await bump(database, "known")
     look = threads._retention._look
 
     async def look_then_lease(*args: Any, **kwargs: Any) -> Any:
         found = await look(*args, **kwargs)
-        bump = """INSERT INTO aiodurable_fences AS f (thread_id, token) VALUES ('known', 1), ('unknown', 1)
-                  ON CONFLICT (thread_id) DO UPDATE SET token = f.token + 1"""
-        await database.execute(bump)
+        for name in ("known", "unknown"):
+            await bump(database, name)
         return found
 
     monkeypatch.setattr(threads._retention, "_look", look_then_lease)
