@@ -143,6 +143,45 @@ async def test_a_run_that_is_cancelled_while_its_end_is_recorded_on_a_dead_conne
     assert running.cancelled()
 
 
+async def test_a_cancelled_run_waits_for_a_dead_connection_no_longer_than_for_its_lease(
+    durable: Durable, wire: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "_STATEMENT_S", 60.0)
+    running = await cancelled_behind_a_dead_wire(durable, wire)
+    await within(10, asyncio.wait({running}), what="the run to leave with its lease, of which 2 s were left")
+    assert running.cancelled()
+
+
+async def test_closing_ends_the_waiting_of_a_cancelled_run_although_its_lease_lasts(
+    wire: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a process that is given less time than a lease has."""
+    monkeypatch.setattr(links, "_STATEMENT_S", 60.0)
+    lasting = Settings(lease_ttl_s=120, heartbeat_s=30, lease_margin_s=30, close_timeout_s=2)
+    durable = Durable(wire.dsn, settings=lasting)
+    await durable.open()
+    running = await cancelled_behind_a_dead_wire(durable, wire)
+    await asyncio.wait({running}, timeout=0.5)
+    assert not running.done(), "it waits for the answer"
+    await within(20, durable.aclose(), what="the Durable to close")
+    await within(1, asyncio.wait({running}), what="the run to leave")
+    assert running.cancelled()
+
+
+async def cancelled_behind_a_dead_wire(durable: Durable, wire: Proxy) -> asyncio.Task[None]:
+    gate = Gate("weigh")
+
+    async def body() -> None:
+        async with durable.run(four_nodes(gate), "t") as run:
+            await run.ainvoke(INPUT)
+
+    running = asyncio.create_task(body())
+    await gate.reached.wait()
+    wire.cut()
+    running.cancel()
+    return running
+
+
 @pytest.fixture
 async def database(wire: Proxy) -> AsyncIterator[Database]:
     database = Database(parse_dsn(wire.dsn), max_size=1)
