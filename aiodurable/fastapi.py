@@ -6,14 +6,12 @@ examples/fastapi_app.py.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 try:
     from fastapi import FastAPI, Request, status
-    from fastapi.encoders import jsonable_encoder
     from fastapi.responses import JSONResponse
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -41,6 +39,7 @@ from aiodurable.errors import (
     ThreadPausedError,
     WorkflowAlreadyRunningError,
 )
+from aiodurable.jsonable import jsonable
 
 __all__ = ["add_exception_handlers"]
 
@@ -75,9 +74,10 @@ Never the error's own text: it names hosts, processes and databases, which are n
 def add_exception_handlers(app: FastAPI) -> None:
     """Answer aiodurable's errors with JSON: `error` (the class), `thread_id`, `detail`.
 
-    422 for a bad argument (named by `argument`); 404 for an unknown thread; 409 for one that is busy, or that waits for an
-    answer (then with its open questions as `interrupts`: `id` and `value`; a value that JSON cannot carry comes as its
-    `repr`); 503 with `Retry-After` (1 second, or what the error says) where the same request may succeed in a moment.
+    422 for a bad argument (named by `argument`); 404 for an unknown thread; 409 for one that is
+    busy, or that waits for an answer (then with its open questions as `interrupts`: `id` and
+    `value`; what JSON does not have is shown in words); 503 with `Retry-After` (1 second, or what
+    the error says) where the same request may succeed in a moment.
 
     Args:
         app: whose handlers are added; handlers of your own for subclasses of these errors go first.
@@ -92,9 +92,7 @@ def _handler(code: int, detail: str) -> Callable[[Request, Exception], Awaitable
         content: dict[str, Any] = {"error": type(error).__name__, "thread_id": thread_id, "detail": detail}
         match error:
             case ThreadInterruptedError():
-                content["interrupts"] = [
-                    {"id": asked.id, "value": _jsonable(asked.value)} for asked in error.interrupts
-                ]
+                content["interrupts"] = [{"id": asked.id, "value": asked.value} for asked in error.interrupts]
             case ThreadPausedError():
                 content |= {"reason": error.reason, "pending": list(error.pending)}
             case InvalidArgumentError():
@@ -103,23 +101,6 @@ def _handler(code: int, detail: str) -> Callable[[Request, Exception], Awaitable
                 pass
         after = math.ceil(error.retry_after) if isinstance(error, CircuitOpenError) else 0
         headers = {"Retry-After": str(max(1, after))} if code == _LATER else None
-        return JSONResponse(content, code, headers=headers)
+        return JSONResponse(jsonable(content), code, headers=headers)
 
     return handle
-
-
-def _jsonable(value: Any) -> Any:
-    """The value as JSON has it, else its `repr`: a question that JSON cannot carry must not hide that one is open."""
-    try:
-        encoded = jsonable_encoder(value)
-        json.dumps(encoded, allow_nan=False, ensure_ascii=False).encode()
-    except Exception:  # whatever a value of the graph's own raises
-        return _shown(value)
-    return encoded
-
-
-def _shown(value: Any) -> str:
-    try:
-        return ascii(value)
-    except Exception:  # such as an int of more digits than Python shows
-        return f"<{type(value).__name__}>"

@@ -10,6 +10,7 @@ import click
 from aiodurable.cli.database import changing, dsn_option
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.exits import Exit
+from aiodurable.cli.wording import quoted
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -30,9 +31,9 @@ def cancel(ctx: click.Context, thread_id: str, dsn: str | None, wait: bool, time
     if timeout is not None and not wait:
         raise click.UsageError("--timeout needs --wait")
     if asyncio.run(_cancel(thread_id, dsn, wait, None if timeout is None else timeout.total_seconds())):
-        click.echo(f"{'cancelled' if wait else 'to be cancelled'}: {thread_id!r}")
+        click.echo(f"{'cancelled' if wait else 'to be cancelled'}: {quoted(thread_id)}")
     else:
-        click.echo(f"no run is at work on {thread_id!r}", err=True)
+        click.echo(f"no run is at work on {quoted(thread_id)}", err=True)
         ctx.exit(Exit.FAILED)
 
 

@@ -15,7 +15,8 @@ from aiodurable.cli.app import app_option, load_app
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.exits import Exit
-from aiodurable.cli.wording import one_line
+from aiodurable.cli.wording import one_line, quoted
+from aiodurable.jsonable import json_text
 from aiodurable.model import ThreadStatus
 
 if TYPE_CHECKING:
@@ -109,14 +110,14 @@ async def _check(
 
 def _json(thread: ThreadCheck) -> str:
     problems = [{"kind": p.kind.value, "name": p.name, "detail": p.detail} for p in thread.problems]
-    return json.dumps(
+    return json_text(
         {"thread_id": thread.thread_id, "status": thread.status, "graph": thread.graph, "problems": problems}
     )
 
 
 def _line(thread: ThreadCheck) -> str:
     whats = "; ".join(map(str, thread.problems))
-    return one_line(f"{thread.thread_id}  {thread.status}  {thread.graph or '-'}  {whats}")
+    return f"{quoted(thread.thread_id)}  {thread.status}  {quoted(thread.graph or '-')}  {one_line(whats)}"
 
 
 def _sums(checked: int, bad: int, kinds: Counter[str]) -> str:

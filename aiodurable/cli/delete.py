@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,8 +11,9 @@ import click
 
 from aiodurable.cli.database import changing, dsn_option
 from aiodurable.cli.exits import Exit
-from aiodurable.cli.wording import one_line
+from aiodurable.cli.wording import quoted
 from aiodurable.errors import WorkflowAlreadyRunningError
+from aiodurable.jsonable import json_text
 from aiodurable.keys import check_thread_id
 
 __all__ = ["delete"]
@@ -48,14 +48,14 @@ def delete(thread_ids: tuple[str, ...], yes: bool, dsn: str | None, as_json: boo
         _ask(threads)
     done = asyncio.run(_delete(dsn, threads))
     if as_json:
-        click.echo(json.dumps(asdict(done)))
+        click.echo(json_text(asdict(done)))
     else:
         for thread_id in done.deleted:
-            click.echo(f"deleted {one_line(thread_id)}")
+            click.echo(f"deleted {quoted(thread_id)}")
         for thread_id in done.unknown:
-            click.echo(f"nothing is known of {one_line(thread_id)}", err=True)
+            click.echo(f"nothing is known of {quoted(thread_id)}", err=True)
         for thread_id in done.running:
-            click.echo(f"left {one_line(thread_id)}, which somebody runs", err=True)
+            click.echo(f"left {quoted(thread_id)}, which somebody runs", err=True)
     if done.code:
         raise click.exceptions.Exit(done.code)
 
@@ -63,7 +63,7 @@ def delete(thread_ids: tuple[str, ...], yes: bool, dsn: str | None, as_json: boo
 def _ask(threads: Sequence[str]) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("nobody is there to ask: --yes deletes")
-    what = f"thread {one_line(threads[0])}" if len(threads) == 1 else f"{len(threads):,} threads"
+    what = f"thread {quoted(threads[0])}" if len(threads) == 1 else f"{len(threads):,} threads"
     click.confirm(f"Delete {what} for good?", abort=True, err=True)
 
 

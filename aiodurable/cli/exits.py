@@ -6,6 +6,7 @@ from enum import IntEnum
 
 import click
 
+from aiodurable.cli.wording import lines
 from aiodurable.errors import (
     AiodurableError,
     CheckpointNotFoundError,
@@ -53,5 +54,5 @@ class FailedCommand(click.ClickException):
     """A command that did not do what was asked; click prints the message and exits with the code."""
 
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
-        super().__init__(message)
+        super().__init__(lines(message))
         self.exit_code = int(code)  # pyright: ignore[reportAttributeAccessIssue]  # click reads it from the instance

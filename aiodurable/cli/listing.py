@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +11,8 @@ import click
 from aiodurable.cli.database import dsn_option, looking
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.thread_json import thread_json
-from aiodurable.cli.wording import age, one_line
+from aiodurable.cli.wording import age, one_line, quoted, shell_word
+from aiodurable.jsonable import shown
 from aiodurable.model import NEEDS_ATTENTION, ThreadStatus, WorkflowCheckpoint
 
 __all__ = ["list_threads"]
@@ -84,7 +84,7 @@ def list_threads(
     else:
         click.echo("no such thread")
     if more:
-        click.echo(f"these are the first {limit}; the next: --after {shlex.quote(found[-1].thread_id)}", err=True)
+        click.echo(f"these are the first {limit}; the next: --after {shell_word(found[-1].thread_id)}", err=True)
 
 
 async def _find(dsn: str | None, filters: dict[str, Any], limit: int) -> tuple[list[WorkflowCheckpoint], bool]:
@@ -102,7 +102,7 @@ def _show(threads: list[WorkflowCheckpoint]) -> None:
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     rows = [
-        (one_line(thread.thread_id), thread.status, one_line(thread.graph or ""), age(thread.age)) for thread in threads
+        (quoted(thread.thread_id), thread.status, quoted(thread.graph or ""), age(thread.age)) for thread in threads
     ]
     taken = sum(max(map(len, column)) + 2 for column in zip(("thread", "status", "graph", "age"), *rows, strict=True))
     # What is left of the line, so that each thread has one; very long ids are folded, for they are there to be copied.
@@ -121,9 +121,9 @@ def _show(threads: list[WorkflowCheckpoint]) -> None:
 def _what(thread: WorkflowCheckpoint) -> str:
     """The one thing to know of it."""
     if thread.error:
-        return f"{' > '.join(thread.failed_path)}: {thread.error}" if thread.failed_path else thread.error
+        return f"{' > '.join(map(quoted, thread.failed_path))}: {thread.error}" if thread.failed_path else thread.error
     if thread.interrupts:
-        return f"asks: {'; '.join(str(getattr(question, 'value', question)) for question in thread.interrupts)}"
+        return f"asks: {'; '.join(shown(getattr(question, 'value', question)) for question in thread.interrupts)}"
     if thread.holder:
         return f"held by {thread.holder}"
-    return thread.reason or (f"next: {', '.join(thread.pending)}" if thread.pending else "")
+    return thread.reason or (f"next: {', '.join(map(quoted, thread.pending))}" if thread.pending else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,8 @@ import click
 
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.exits import Exit
-from aiodurable.cli.wording import age, one_line
+from aiodurable.cli.wording import age, one_line, quoted
+from aiodurable.jsonable import json_text
 from aiodurable.keys import check_thread_id, lock_key, own_lock_key
 from aiodurable.settings import Settings
 
@@ -74,7 +74,7 @@ def _json(lock: HeldLock, name: str | None) -> str:
         "holder": lock.holder and _who(lock.holder),
         "waiting": [_who(waiter) for waiter in lock.waiting],
     }
-    return json.dumps(fields)
+    return json_text(fields)
 
 
 def _who(holder: LockHolder) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _show(found: list[HeldLock], names: dict[int, str]) -> None:
         if lock.holder is not None and lock.holder.client:
             held_by += f" ({lock.holder.client})"
         cells = (
-            one_line(names.get(lock.key) or lock.thread_id or str(lock.key)),
+            quoted(names.get(lock.key) or lock.thread_id or str(lock.key)),
             one_line(held_by),
             "" if lock.holder is None else str(lock.holder.pid),
             _held_for(lock),

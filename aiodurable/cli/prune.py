@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,8 @@ import click
 
 from aiodurable.cli.database import changing, dsn_option
 from aiodurable.cli.durations import Duration
-from aiodurable.cli.wording import age, one_line, size
+from aiodurable.cli.wording import age, quoted, size
+from aiodurable.jsonable import json_text
 from aiodurable.model import ThreadStatus
 
 if TYPE_CHECKING:
@@ -75,13 +75,13 @@ def prune(
     options: dict[str, Any] = {"older_than": older_than, "keep": keep, "statuses": statuses, "graph": graph}
     pruned = asyncio.run(_prune(dsn, {**options, "batch": batch, "dry_run": dry_run}))
     if as_json:
-        click.echo(json.dumps({"dry_run": dry_run, **asdict(pruned)}))
+        click.echo(json_text({"dry_run": dry_run, **asdict(pruned)}))
         return
     click.echo(f"{'would prune' if dry_run else 'pruned'} {_words(pruned)}")
     if pruned.busy:
         click.echo(f"{pruned.busy:,} left alone: they were in use, or had gone on")
     if pruned.refused:
-        named = ", ".join(map(one_line, pruned.refused[:_NAMED])) + (", …" if len(pruned.refused) > _NAMED else "")
+        named = ", ".join(map(quoted, pruned.refused[:_NAMED])) + (", …" if len(pruned.refused) > _NAMED else "")
         click.echo(f"{len(pruned.refused):,} left alone, for they need their past (DeltaChannel, old format): {named}")
 
 
@@ -89,7 +89,7 @@ def _ask(keep: str, statuses: tuple[str, ...], older_than: timedelta, graph: str
     if not sys.stdin.isatty():
         raise click.UsageError("nobody is there to ask: --yes prunes, --dry-run only tells what would go")
     what = "all but the latest checkpoint" if keep == "latest" else "everything"
-    of = f" of graph {graph}" if graph else ""
+    of = f" of graph {quoted(graph)}" if graph else ""
     click.confirm(
         f"Remove {what} of {' and '.join(statuses)} threads{of} untouched for {age(older_than)}?", abort=True, err=True
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +10,8 @@ import click
 from aiodurable.cli.database import dsn_option, looking
 from aiodurable.cli.status import known, tell
 from aiodurable.cli.thread_json import thread_fields
-from aiodurable.cli.wording import one_line, took
+from aiodurable.cli.wording import one_line, quoted, took
+from aiodurable.jsonable import json_text
 from aiodurable.model import WorkflowCheckpoint
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def show(thread_id: str, limit: int, with_values: bool, dsn: str | None, as_json
     thread, steps, values = asyncio.run(_look(thread_id, limit, with_values, dsn))
     if as_json:
         fields = {"thread": thread_fields(thread), "steps": [_fields(step) for step in steps]}
-        click.echo(json.dumps(fields | ({"values": values} if with_values else {}), default=repr))
+        click.echo(json_text(fields | ({"values": values} if with_values else {})))
         return
     tell(thread, as_json=False)
     if steps:
@@ -47,7 +47,7 @@ def show(thread_id: str, limit: int, with_values: bool, dsn: str | None, as_json
             click.echo(f"these are the newest {limit}: --limit shows more", err=True)
     if with_values:
         click.echo()
-        click.echo(json.dumps(values, default=repr, indent=2, ensure_ascii=True))
+        click.echo(json_text(values, indent=2))
 
 
 async def _look(
@@ -67,7 +67,7 @@ async def _values(durable: Durable, thread_id: str) -> dict[str, Any]:
     stored = found.checkpoint["channel_values"]
     missing = sorted(name for name in found.checkpoint["channel_versions"] if _is_users(name) and name not in stored)
     if missing:
-        click.echo(f"without {', '.join(missing)}: empty, or told by its graph alone", err=True)
+        click.echo(f"without {', '.join(map(quoted, missing))}: empty, or told by its graph alone", err=True)
     return {name: value for name, value in stored.items() if _is_users(name) or name == "__end__"}
 
 
@@ -103,8 +103,8 @@ def _table(steps: list[ThreadStep]) -> None:
     table.add_column("by", overflow="fold")
     for step in steps:
         # START and the input are LangGraph's own steps; an update and a fork are somebody's.
-        nodes = ", ".join(step.nodes) or f"({step.source})"
+        nodes = ", ".join(map(quoted, step.nodes)) or f"({step.source})"
         when = f"{step.written_at:%Y-%m-%d %H:%M:%S}" if step.written_at else ""
         number = "" if step.step is None else str(step.step)
-        table.add_row(*map(Text, (number, one_line(nodes), when, took(step.duration), one_line(step.worker or ""))))
+        table.add_row(*map(Text, (number, nodes, when, took(step.duration), one_line(step.worker or ""))))
     Console().print(table)

@@ -12,7 +12,8 @@ import click
 from aiodurable.cli.database import dsn_option, looking
 from aiodurable.cli.exits import Exit, FailedCommand
 from aiodurable.cli.thread_json import thread_json
-from aiodurable.cli.wording import age, one_line
+from aiodurable.cli.wording import age, one_line, quoted
+from aiodurable.jsonable import shown
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def known(thread: WorkflowCheckpoint) -> WorkflowCheckpoint:
     """The thread, if anything is known of it; else the command ends with exit code 3."""
     if thread.status is ThreadStatus.NEW:
         raise FailedCommand(
-            f"nothing is known of thread {thread.thread_id!r}: check the id and the DSN", Exit.NOT_FOUND
+            f"nothing is known of thread {quoted(thread.thread_id)}: check the id and the DSN", Exit.NOT_FOUND
         )
     return thread
 
@@ -81,25 +82,25 @@ def _tell_counts(counts: ThreadCounts, *, as_json: bool) -> None:
 
 
 def _described(thread: WorkflowCheckpoint) -> Iterator[tuple[str, str]]:
-    yield "thread", thread.thread_id
+    yield "thread", quoted(thread.thread_id)
     yield "status", f"{thread.status}{f' ({thread.reason})' if thread.reason else ''}"
     if thread.doubt:
         yield "in doubt", thread.doubt
     if thread.graph:
-        yield "graph", thread.graph
+        yield "graph", quoted(thread.graph)
     if thread.step is not None:
         yield "step", str(thread.step)
     if thread.pending:
-        yield "next", ", ".join(thread.pending)
+        yield "next", ", ".join(map(quoted, thread.pending))
     if thread.failed_node:
-        yield "failed in", " > ".join(thread.failed_path or (thread.failed_node,))
+        yield "failed in", " > ".join(map(quoted, thread.failed_path or (thread.failed_node,)))
     if thread.error:
         yield "error", thread.error
     for question in thread.interrupts:
-        yield "asks", str(getattr(question, "value", question))
+        yield "asks", shown(getattr(question, "value", question))
     if thread.updated_at:
         yield "updated", f"{thread.updated_at:%Y-%m-%d %H:%M:%S %Z} ({age(thread.age)} ago)"
     if thread.holder:
         yield "held by", str(thread.holder)
     if thread.run_id:
-        yield "run", f"{thread.run_id}, {thread.attempts} attempt{'' if thread.attempts == 1 else 's'}"
+        yield "run", f"{quoted(thread.run_id)}, {thread.attempts} attempt{'' if thread.attempts == 1 else 's'}"

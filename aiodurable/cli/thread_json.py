@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from aiodurable.jsonable import json_text
 from aiodurable.model import WorkflowCheckpoint
 
 __all__ = ["thread_fields", "thread_json"]
 
 
 def thread_json(thread: WorkflowCheckpoint) -> str:
-    """One object on one line; the questions' values as JSON where they can be, else as `repr`."""
-    return json.dumps(thread_fields(thread), default=repr)
+    """One object on one line; never raises, whatever the thread asks."""
+    return json_text(thread_fields(thread))
 
 
 def thread_fields(thread: WorkflowCheckpoint) -> dict[str, Any]:

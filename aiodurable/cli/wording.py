@@ -1,10 +1,11 @@
-"""Values as words for a terminal."""
+"""Values as words for a terminal, which obeys escape sequences whoever wrote them."""
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 
-__all__ = ["age", "one_line", "size", "took"]
+__all__ = ["age", "lines", "one_line", "quoted", "shell_word", "size", "took"]
 
 
 def one_line(text: str) -> str:
@@ -12,6 +13,32 @@ def one_line(text: str) -> str:
     obeys escape sequences.
     """
     return "".join(character if character.isprintable() else " " for character in text).strip()
+
+
+def lines(text: str) -> str:
+    """`text` with its line breaks, and without other control characters."""
+    return "\n".join(map(one_line, text.split("\n")))
+
+
+def quoted(name: str) -> str:
+    """An id or a name to show: as it is where all of it can be seen, else as bash quotes it: `$'a\\x1b[2J'`."""
+    return name if name.isprintable() and name == name.strip() else _ansi_c(name)
+
+
+def shell_word(name: str) -> str:
+    """`name` as one argument on a command line, to be copied from a terminal."""
+    return shlex.quote(name) if name.isprintable() else _ansi_c(name)
+
+
+def _ansi_c(name: str) -> str:
+    escapes = {"\n": r"\n", "\t": r"\t", "\\": r"\\", "'": r"\'"}
+    return f"$'{''.join(escapes.get(c) or (c if c.isprintable() else _bytes(c)) for c in name)}'"
+
+
+def _bytes(character: str) -> str:
+    """Bytes, for they mean the same in every locale; an argument that is no UTF-8 has them as lone surrogates."""
+    errors = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", errors))
 
 
 def age(span: timedelta | None) -> str:

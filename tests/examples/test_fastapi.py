@@ -224,7 +224,7 @@ async def test_a_stream_of_a_thread_that_asks_is_409_with_the_question(client: h
     await client.post("/reports/monday/stream", params={"topic": "ask"})
     response = await client.post("/reports/monday/stream", params={"topic": "tides"})
     assert response.status_code == 409
-    assert [question["value"] for question in response.json()["interrupts"]] == ["nan"]
+    assert [question["value"] for question in response.json()["interrupts"]] == ["NaN"]
 
 
 async def test_a_client_that_leaves_a_stream_cancels_the_run_and_frees_the_thread(client: httpx.AsyncClient) -> None:

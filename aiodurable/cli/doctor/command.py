@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import textwrap
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import click
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.exits import Exit
 from aiodurable.cli.wording import one_line
+from aiodurable.jsonable import json_text
 
 if TYPE_CHECKING:
     from aiodurable.cli.doctor.finding import Finding
@@ -49,7 +49,7 @@ async def _examine(dsn: str | None, as_json: bool) -> list[Finding]:
 
     findings: list[Finding] = []
     async for finding in examine(dsn):
-        click.echo(json.dumps(asdict(finding)) if as_json else _lines(finding))
+        click.echo(json_text(asdict(finding)) if as_json else _lines(finding))
         findings.append(finding)
     return findings
 
