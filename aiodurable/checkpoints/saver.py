@@ -32,7 +32,7 @@ from psycopg.types.json import set_json_loads
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences, Finished
 from aiodurable.checkpoints.rows import Rows, Write, dump_json
 from aiodurable.checkpoints.upkeep import Upkeep
-from aiodurable.checkpoints.weight import HEAVY_BYTES, is_heavy
+from aiodurable.checkpoints.weight import HEAVY_BYTES, MOST_BYTES, is_heavy
 from aiodurable.checkpoints.writer import GroupWriter
 from aiodurable.errors import ClosedError, ConfigurationError, WorkflowExecutionError
 from aiodurable.postgres import schema
@@ -313,6 +313,8 @@ class DurableSaver(Upkeep):
                 raise _unserialisable(fence.thread_id, error) from error
             fence.check()
             write = Write(fence, rows, self.loop.create_future(), time.monotonic() + self._writer.retry_for_s)
+            if write.size > MOST_BYTES:
+                raise _too_large(fence.thread_id, write.size)
             backlog.add(write)
         await write.done
 
@@ -336,6 +338,15 @@ def _out_of_order(thread_id: str, checkpoint_id: str, parent_id: str) -> Workflo
         f"wanted to store checkpoint {checkpoint_id} of thread {thread_id!r}, found that it does not sort after its parent "
         f"{parent_id}, which a host with a clock ahead of this one's wrote: it would never be read as the newest. "
         "Synchronise the clocks, then resume the thread; nothing was written",
+        thread_id=thread_id,
+    )
+
+
+def _too_large(thread_id: str, size: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"the state of thread {thread_id!r} cannot be stored: one step of it has {size / 1e9:.2f} GB, and Postgres takes no "
+        f"statement of more than {MOST_BYTES / 1e9:.2f}; keep large values elsewhere, and where they are in the state. "
+        "Nothing of this step was written; the thread's last checkpoint stands",
         thread_id=thread_id,
     )
 

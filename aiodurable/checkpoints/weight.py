@@ -7,10 +7,16 @@ from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Any, Final
 
-__all__ = ["HEAVY_BYTES", "is_heavy"]
+__all__ = ["HEAVY_BYTES", "MOST_BYTES", "is_heavy"]
 
 HEAVY_BYTES: Final = 64 << 10
 """About where msgpack takes longer than handing the work to a thread and back does (0.1 ms)."""
+
+MOST_BYTES: Final = (1 << 30) - (1 << 20)
+"""Of one statement: the server ends a connection whose message has 1 GiB (`PQ_LARGE_MESSAGE_LIMIT`), and does not say why.
+
+The statement itself and the keys of its rows fit into the rest.
+"""
 
 _SAMPLE: Final = 8
 _DEPTH: Final = 4

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from aiodurable.checkpoints.weight import is_heavy
+from aiodurable.checkpoints.weight import MOST_BYTES, is_heavy
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.keys import lock_key
 from aiodurable.model import EarlierAttempt, RunRecord, RunStatus, WorkflowCheckpoint
@@ -366,12 +366,19 @@ class Ledger:
         if value is None:
             return None, None
         try:
-            return self._serde.dumps_typed(value)
+            stored = self._serde.dumps_typed(value)
         except Exception as error:  # whatever the serializer or the value's own hooks raise means the same
             raise InvalidArgumentError(
                 f"the {what} cannot be stored, so another process could not go on with it: {type(error).__name__} while "
                 f"serialising {type(value).__name__}; pass plain data, dataclasses, pydantic models or messages"
             ) from error
+        if len(stored[1]) > MOST_BYTES:
+            raise InvalidArgumentError(
+                f"the {what} cannot be stored, so another process could not go on with it: it has "
+                f"{len(stored[1]) / 1e9:.2f} GB, and Postgres takes no statement of more than {MOST_BYTES / 1e9:.2f}; keep "
+                "large values elsewhere, and pass where they are"
+            )
+        return stored
 
     async def _accepted(self, row: dict[str, Any]) -> Accepted:
         def load() -> Accepted:

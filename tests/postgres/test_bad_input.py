@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from aiodurable import Durable, find_failed_workflows, get_checkpoint_status, needs_resume, resume_workflow
+from aiodurable.checkpoints import saver
 from aiodurable.errors import (
     ClosedError,
     ConfigurationError,
@@ -21,6 +22,7 @@ from aiodurable.errors import (
     ThreadNotFoundError,
 )
 from aiodurable.model import ThreadStatus
+from aiodurable.runs import ledger
 from aiodurable.settings import Settings
 from workflows import STEPS, Story, four_nodes
 
@@ -85,6 +87,50 @@ async def test_a_state_that_cannot_be_stored_fails_clearly_and_the_thread_goes_o
         bad = False
         async with durable.run(builder, "t") as run:
             assert (await run.ainvoke())["words"] == ["fine", "mended"]
+
+
+@pytest.fixture
+def small_statements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if Postgres took no more than 100 kB, for a real gigabyte takes minutes."""
+    for module in (saver, ledger):
+        monkeypatch.setattr(module, "MOST_BYTES", 100_000)
+
+
+@pytest.mark.usefixtures("small_statements")
+async def test_a_step_too_large_for_a_statement_is_refused_before_it_is_sent_and_costs_no_lease(dsn: str) -> None:
+    builder = StateGraph(Story)
+    large = True
+
+    async def fine(state: Story) -> dict[str, Any]:
+        return {"words": ["x" * 90_000]}
+
+    async def large_step(state: Story) -> dict[str, Any]:
+        return {"words": ["x" * 110_000 if large else "small"]}
+
+    builder.add_node("fine", fine)
+    builder.add_node("large", large_step)
+    builder.set_entry_point("fine")
+    builder.add_edge("fine", "large")
+    async with Durable(dsn) as durable:
+        async with durable.run(builder, "t") as run:
+            with pytest.raises(
+                ConfigurationError, match=r"0\.00 GB, and Postgres takes no statement of more than 0\.00"
+            ):
+                await run.ainvoke(INPUT)
+            assert not run.lease.lost
+        assert (await durable.get_checkpoint_status("t")).pending == ("large",)
+        large = False
+        async with durable.run(builder, "t") as run:
+            assert (await run.ainvoke())["words"][1:] == ["small"]
+
+
+@pytest.mark.usefixtures("small_statements")
+async def test_an_input_too_large_for_a_statement_is_refused_and_nothing_is_accepted(dsn: str) -> None:
+    async with Durable(dsn) as durable:
+        async with durable.run(four_nodes(), "t") as run:
+            with pytest.raises(InvalidArgumentError, match="the input cannot be stored"):
+                await run.ainvoke({"words": [], "told": "x" * 110_000})
+        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
 
 
 async def test_a_context_that_cannot_be_stored_is_refused(dsn: str) -> None:
