@@ -124,7 +124,7 @@ aiodurable.cli.main()
     assert done.stderr == f"aiodurable: the command needs {missing}: pip install 'aiodurable[cli]'\n"
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "locks", "memory", "status"])
+@pytest.mark.parametrize("name", ["checkpoints", "locks", "memory", "soak", "status"])
 def test_a_benchmark_gets_every_argument_that_follows_its_name(name: str) -> None:
     result = aiodurable_("bench", name, "--help")
     assert result.exit_code == 0

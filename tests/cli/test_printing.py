@@ -107,10 +107,10 @@ def at_a_terminal(dsn: str, commands: Iterable[Sequence[str]]) -> list[str]:
     return written.decode().split("=" * 20)[:-1]
 
 
-def in_a_pipe(dsn: str, *arguments: str) -> str:
+def in_a_pipe(dsn: str, *arguments: str, stderr: int = subprocess.STDOUT) -> str:
     environment = {**os.environ, "AIODURABLE_DSN": dsn}
     return subprocess.run(
-        [sys.executable, "-m", "aiodurable", *arguments], stdout=-1, stderr=-2, env=environment, check=False
+        [sys.executable, "-m", "aiodurable", *arguments], stdout=-1, stderr=stderr, env=environment, check=False
     ).stdout.decode()
 
 
@@ -167,7 +167,10 @@ def refuse(constant: str) -> Any:
 
 
 def lines_of(dsn: str, *arguments: str) -> list[Any]:
-    return [json.loads(line, parse_constant=refuse) for line in in_a_pipe(dsn, *arguments).splitlines()]
+    return [
+        json.loads(line, parse_constant=refuse)
+        for line in in_a_pipe(dsn, *arguments, stderr=subprocess.DEVNULL).splitlines()
+    ]
 
 
 def test_a_question_that_json_cannot_carry_hides_no_other_thread(hostile: str) -> None:
