@@ -2,7 +2,7 @@
 """Install into `.venv` what is needed, then do it. Needs Python 3.11 and uv, venv or pip: Debian's python3-pip is enough.
 
     python3 dev.py demo [FILE_OR_FOLDER]   the demo
-    python3 dev.py bench NAME [ARGS]       a benchmark: checkpoints, locks, memory or status
+    python3 dev.py bench NAME [ARGS]       a benchmark: checkpoints, locks, memory, soak or status
     python3 dev.py test [PYTEST_ARGS]      the tests, on two or more processes unless -n says otherwise
     python3 dev.py test --postgres BINDIR [PYTEST_ARGS]   the same on the Postgres whose programs are there
     python3 dev.py langgraph-suite [PYTEST_ARGS]   LangGraph's own async tests through our saver
@@ -111,7 +111,7 @@ def package() -> int:
         clean = make_environment(Path(folder) / "venv")
         install(clean, "-c", CONSTRAINTS, wheel)
         check = "import aiodurable, pathlib; assert (pathlib.Path(aiodurable.__file__).parent / 'py.typed').exists()"
-        check += "; from aiodurable.benchmarks import checkpoints, locks, memory, status"
+        check += "; from aiodurable.benchmarks import checkpoints, locks, memory, soak, status"
         check_call(clean, "-I", "-W", "error", "-c", f"{check}; print(aiodurable.__file__)", cwd=folder)
         print(f"{wheel.name} builds, installs and imports")
     return 0

@@ -99,6 +99,11 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def resident_memory() -> int:
+    """Bytes that this process holds now; where the system does not tell (not Linux), its peak."""
+    return _status("VmRSS") if sys.platform == "linux" else peak_memory()
+
+
 def _forget_peak() -> int:
     """The peak starts anew at what is held now, where the system can (Linux); returns what it starts from."""
     if sys.platform == "linux":

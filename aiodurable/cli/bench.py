@@ -1,4 +1,4 @@
-"""`aiodurable bench checkpoints|locks|memory|status`: the benchmarks, which are programs beside the library.
+"""`aiodurable bench checkpoints|locks|memory|soak|status`: the benchmarks, which are programs beside the library.
 
 A wheel carries them as `aiodurable.benchmarks`; in a checkout they are `benchmarks`, next to `aiodurable`.
 """
@@ -16,9 +16,9 @@ from aiodurable.cli.exits import FailedCommand
 __all__ = ["bench"]
 
 
-@click.group(short_help="Measure checkpoints, locks, memory and statuses on this machine.")
+@click.group(short_help="Measure checkpoints, locks, memory and statuses on this machine, or soak it.")
 def bench() -> None:
-    """Measure checkpoints, locks, memory and statuses on this machine.
+    """Measure checkpoints, locks, memory and statuses on this machine, or soak it.
 
     Needs the extra `bench`. `aiodurable bench NAME --help` lists what each can be told.
     """
@@ -49,6 +49,7 @@ for _name, _what in {
     "checkpoints": "Whole durable runs against LangGraph alone, DBOS and Absurd.",
     "locks": "A lock and its unlock, against one connection per lock, pgbench and Redis.",
     "memory": "Ten thousand runs with large states at once: whether memory stays flat.",
+    "soak": "Runs for minutes, some cancelled, some cut off: whether anything grows or is left.",
     "status": "Statuses, searches and pruning, and how they grow with the number of threads.",
 }.items():
     bench.add_command(_benchmark(_name, _what))
