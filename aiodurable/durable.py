@@ -150,7 +150,6 @@ class Durable(Verbs):
                     direct.conninfo,
                     sessions=settings.lock_sessions,
                     namespace=settings.namespace,
-                    mode=settings.lock_mode,
                     settings=settings,
                     observers=self._observers,
                     allow_proxy=settings.lock_allow_proxy,

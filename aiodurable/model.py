@@ -88,15 +88,14 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """Who holds a lock, as `pg_locks`, `aiodurable_locks` and `pg_stat_activity` tell it.
+    """Who holds a lock, as `pg_locks` and `pg_stat_activity` tell it.
 
     Attributes:
         key: the 64-bit lock key.
         pid: process id of the Postgres backend that holds it.
         application: the holder's `application_name`; aiodurable's names its host and process.
         client: the client's address, None for a unix socket.
-        since: when a row was taken; of an advisory lock, when the holding connection was opened (more Postgres does not
-            record).
+        since: when the holding connection was opened; Postgres does not record when it took the lock.
     """
 
     key: int

@@ -6,14 +6,11 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args, get_type_hints
+from typing import Any, Self, get_type_hints
 
 from aiodurable.errors import ConfigurationError
 
-__all__ = ["LockMode", "Settings"]
-
-LockMode = Literal["advisory", "rows"]
-"""What a lease is in Postgres: an advisory lock, or a row of `aiodurable_locks`."""
+__all__ = ["Settings"]
 
 _LONGEST_S = 2_147_483
 """Postgres counts `idle_session_timeout` in milliseconds, in 31 bits."""
@@ -35,8 +32,6 @@ class Settings:
             of its own for each schema, where a database has several with aiodurable's tables.
         setup: create or migrate the tables when a `Durable` opens; False: refuse a database that is not ready.
         lock_allow_proxy: let the locks go through a pooler in session mode, if a probe finds that they exclude there.
-        lock_mode: `advisory`, or `rows` for more leases than the server's lock table has room for. The same in all
-            processes that share a namespace in one database.
         lock_sessions: dedicated connections on which all leases live; 0: none. Such a `Durable` only looks, makes no tables,
             and may look at a standby.
         writers: dedicated connections that commit checkpoints.
@@ -58,7 +53,6 @@ class Settings:
     namespace: str = "aiodurable"
     setup: bool = True
     lock_allow_proxy: bool = False
-    lock_mode: LockMode = "advisory"
     lock_sessions: int = 2
     writers: int = 2
     pool_min_size: int = 1
@@ -94,8 +88,6 @@ class Settings:
             for name in ("lease_ttl_s", "heartbeat_s", "lease_margin_s")
             if getattr(self, name) == 0 or getattr(self, name) > _LONGEST_S
         ]
-        if self.lock_mode not in get_args(LockMode):
-            wrong.append(f"lock_mode must be one of {', '.join(get_args(LockMode))}, got {self.lock_mode!r}")
         if not 0 < len(self.namespace.encode()) <= 64:
             wrong.append(f"namespace must have 1 to 64 bytes, got {len(self.namespace.encode())}")
         return wrong

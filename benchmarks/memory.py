@@ -3,8 +3,7 @@
 All runs of a process share a state's text, so what grows is what this library keeps of it: serialised values that are not
 committed yet. They are bounded in bytes, however many runs there are; without the bound, all at once would hold a
 gigabyte. What LangGraph itself keeps for a run in flight, tens of kilobytes, is measured first, by as many runs without
-durability that all wait in their node: for those that are ahead of their checkpoints wait, too. Leases are rows, for the
-server's lock table has no room for so many.
+durability that all wait in their node: for those that are ahead of their checkpoints wait, too.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import asyncpg
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 
-from aiodurable import Durable, Settings
+from aiodurable import Durable
 from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import embedded_postgres
 
@@ -30,6 +29,8 @@ from .machine import describe
 from .meter import peak_memory
 from .report import parser, save, table
 from .runs import crowd
+
+ROOM = {"max_locks_per_transaction": "512"}  # for as many leases
 
 HEADS = {
     "what": "what",
@@ -74,7 +75,7 @@ async def one(dsn: str, state_kb: int, runs: int, at_once: int) -> dict[str, Any
         return {"text": text, "count": state.get("count", 0) + 1}
 
     graph = StateGraph(State).add_node("node", node).add_edge(START, "node")
-    async with Durable(dsn, graphs={"one": graph}, settings=Settings(lock_mode="rows")) as durable:
+    async with Durable(dsn, graphs={"one": graph}) as durable:
 
         async def run(thread_id: str) -> Any:
             async with durable.run("one", thread_id) as opened:
@@ -90,7 +91,9 @@ async def one(dsn: str, state_kb: int, runs: int, at_once: int) -> dict[str, Any
 
 async def run(options: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
-        dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(embedded_postgres(durable=False))
+        dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(
+            embedded_postgres(durable=False, settings=ROOM)
+        )
         # LangGraph alone comes first: what durable runs reach beyond its peak is their share.
         rows = [await in_flight(options.at_once), await one(dsn, options.state_kb, options.runs, options.at_once)]
         admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)

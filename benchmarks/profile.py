@@ -29,7 +29,7 @@ from .report import Row
 from .runs import crowd
 
 RUNS = 200
-ROOMS = ("checkpoints", "runs", "threads", "locks", "rows")
+ROOMS = ("checkpoints", "runs", "threads", "locks")
 NAMES: Mapping[str, str] = {
     **{text: f"{room}: {name}" for room in ROOMS for name, text in load(room).items()},
     COMMIT: "checkpoints: commit",

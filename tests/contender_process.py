@@ -71,7 +71,7 @@ class Contender:
 
 async def main(dsn: str, folder: str, tasks: str, seconds: str, seed: str) -> None:
     random.seed(seed)
-    async with PostgresLockManager(dsn, mode=Settings.from_env().lock_mode, settings=Settings()) as locks:
+    async with PostgresLockManager(dsn, settings=Settings()) as locks:
         contender = Contender(locks, Path(folder))
         until = time.monotonic() + float(seconds)
         await asyncio.gather(*(contender.fight(until) for _ in range(int(tasks))))

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import loops
-from aiodurable import Durable, LeaseLostError, Settings
+from aiodurable import Durable, LeaseLostError
 from lock_holder import SHORT
 from workflows import four_nodes
 
@@ -30,7 +29,7 @@ async def main(dsn: str, go: str, how: str) -> None:
                 else:
                     await asyncio.sleep(0.01)
 
-    async with Durable(dsn, settings=replace(SHORT, lock_mode=Settings.from_env().lock_mode)) as durable:
+    async with Durable(dsn, settings=SHORT) as durable:
         try:
             async with durable.run(four_nodes(before_step), "t") as run:
                 await run.ainvoke({"words": [], "told": ""})

@@ -48,8 +48,7 @@ class Saying:
 
 async def main(dsn: str, how: str) -> None:
     settings = Settings() if how == "fork" else SHORT
-    chosen = Settings.from_env()
-    locks = PostgresLockManager(dsn, mode=chosen.lock_mode, settings=settings, allow_proxy=chosen.lock_allow_proxy)
+    locks = PostgresLockManager(dsn, settings=settings, allow_proxy=Settings.from_env().lock_allow_proxy)
     await locks.open()
     if how == "scope":
         await in_a_scope(locks)

@@ -26,9 +26,9 @@ class Books:
         self._under_way: set[int] = set()
         self._wires: list[Wire] = []  # kept, so that no two ever share an id
 
-    def keep(self, patch: pytest.MonkeyPatch, kind: type[Wire]) -> None:
-        """From now on, of every session of this process whose wire is of that kind."""
-        batch, flags, undo, audit = kind.batch, kind.flags, kind.undo, kind.audit
+    def keep(self, patch: pytest.MonkeyPatch) -> None:
+        """From now on, of every session of this process."""
+        batch, flags, undo, audit = Wire.batch, Wire.flags, Wire.undo, Wire.audit
         init, cancel = LockSession.__init__, "asyncpg.connection.Connection._cancel_current_command"
         sessions: dict[int, LockSession] = {}
 
@@ -68,7 +68,7 @@ class Books:
             ("undo", watched_undo),
             ("audit", watched_audit),
         ):
-            patch.setattr(kind, name, watched)
+            patch.setattr(Wire, name, watched)
         patch.setattr(cancel, lambda *_: self._rule(False, "no statement is cancelled"))
 
     def trusted_too_long(self, session: LockSession) -> bool:

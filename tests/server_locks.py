@@ -8,20 +8,17 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 LEASES = """
-SELECT l.pid, CASE l.objsubid WHEN 1 THEN l.number ELSE r.key END
-FROM (SELECT *, classid::bigint << 32 | objid::bigint AS number FROM pg_locks) l
-LEFT JOIN aiodurable_locks r ON l.objsubid = 2 AND r.owner = l.number
-WHERE l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND (l.objsubid = 1 OR r.key IS NOT NULL)
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+SELECT l.pid, l.classid::bigint << 32 | l.objid::bigint
+FROM pg_locks l
+JOIN pg_database d ON d.oid = l.database
+WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND d.datname = %s
 """
 
 
 class ServerLocks:
-    """Counts, by `pg_locks` and the rows of living owners; and ends the sessions behind them."""
+    """Counts, by `pg_locks`, and ends the sessions behind them."""
 
     def __init__(self, dsn: str, admin: psycopg.Connection[Any]) -> None:
-        self._dsn = dsn
-        self._here: psycopg.Connection[Any] | None = None
         self._admin = admin
         self._database = str(conninfo_to_dict(dsn)["dbname"])
 
@@ -31,12 +28,11 @@ class ServerLocks:
         return row[0]
 
     def __call__(self) -> int:
-        """Leases of either mode, waiters' flags and their sign. Neither a session's declaration of its mode nor what it lives
-        by."""
+        """Leases, waiters' flags and their sign."""
         return self.leases() + self.flags() + self.signs()
 
     def leases(self) -> int:
-        """Exclusive session locks, and rows whose owner lives."""
+        """Exclusive session locks."""
         return len(self._leases())
 
     def keys(self) -> set[tuple[int, int]]:
@@ -44,9 +40,7 @@ class ServerLocks:
         return set(self._leases())
 
     def _leases(self) -> list[tuple[int, int]]:
-        if self._here is None:
-            self._here = psycopg.connect(self._dsn, autocommit=True)  # a table is seen from its own database only
-        return self._here.execute(LEASES).fetchall()
+        return self._admin.execute(LEASES.encode(), (self._database,)).fetchall()
 
     def flags(self) -> int:
         """Waiters' flags alone."""
@@ -79,7 +73,3 @@ class ServerLocks:
         row = self._admin.execute("SELECT pg_terminate_backend(%s)", (pid,)).fetchone()
         assert row is not None
         return row[0]
-
-    def close(self) -> None:
-        if self._here is not None:
-            self._here.close()

@@ -16,7 +16,6 @@ TABLES = (
     "checkpoint_blobs",
     "aiodurable_runs",
     "aiodurable_fences",
-    "aiodurable_locks",
 )
 
 CROWD = """
@@ -44,7 +43,6 @@ FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 1) k;
 
 INSERT INTO aiodurable_fences (thread_id, token) SELECT 'thread-' || n, 1 FROM generate_series(%(first)s::int, %(last)s::int) n;
 
-INSERT INTO aiodurable_locks (key, owner) SELECT n, n %% 4 FROM generate_series(%(first)s::int, %(last)s::int) n;
 """
 """Threads of ten checkpoints and two runs, one in ten failed. Of every second one a run of no checkpoint is the newest."""
 

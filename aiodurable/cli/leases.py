@@ -51,11 +51,8 @@ async def held_locks(database: Database, keys: Sequence[int] | None = None) -> l
             f"wanted to know who holds locks at {database.dsn.safe}, found a standby, which knows nothing of the primary's "
             "locks: name the primary, or add target_session_attrs=read-write"
         )
-    rows = await database.fetch(sql["leases"], wanted)
-    if tables["rows"]:
-        rows += await database.fetch(sql["rows"], wanted)
     found: dict[int, dict[bool, list[LockHolder]]] = {}
-    for row in rows:
+    for row in await database.fetch(sql["leases"], wanted):
         sides = found.setdefault(row["key"], {True: [], False: []})
         sides[row.pop("waits")].append(LockHolder(**row))
     threads: dict[int, dict[str, Any]] = {}

@@ -14,8 +14,6 @@ has left goes back.
   session is over, and all its leases with it. Unknown means lost.
 - Before a session is used it is checked that its locks exclude (`selfcheck.py`); while it is used, what it believes to hold
   is compared with `pg_locks` (its audit), and how much it may hold is bounded (`capacity.py`).
-- Beyond the size of the server's lock table a lease can be a row (`rows.py`), of which nothing else here knows. One mode is
-  used in a namespace (`modes.py`).
 - A session that is over never comes back; another takes its place (`keeper.py`). A lost lease stays lost.
 """
 

@@ -11,13 +11,11 @@ from typing import Final
 
 from aiodurable.dsn import Dsn
 from aiodurable.locks.capacity import share
-from aiodurable.locks.modes import WIRES, declare
 from aiodurable.locks.selfcheck import check
 from aiodurable.locks.session import LetGo, LockSession
 from aiodurable.locks.terms import Terms
-from aiodurable.locks.wire import FAILURES
+from aiodurable.locks.wire import FAILURES, Wire
 from aiodurable.postgres.driver_errors import unavailable
-from aiodurable.settings import LockMode
 
 __all__ = ["Keeper"]
 
@@ -44,11 +42,9 @@ class Keeper:
         channels: others to listen on, and what is called with the payload.
         up: called whenever a session is up.
         connect_timeout_s: seconds to connect, at each try.
-        setup: make the token sequence and the table where they are missing.
+        setup: make the token sequence where it is missing.
         allow_proxy: accept a pooler that passes the probe.
         probe: try once whether this server's locks exclude at all.
-        mode: what a lease is in Postgres.
-        namespace: in which everybody uses that mode.
     """
 
     def __init__(
@@ -64,8 +60,6 @@ class Keeper:
         setup: bool,
         allow_proxy: bool,
         probe: bool,
-        mode: LockMode,
-        namespace: str,
     ) -> None:
         self._dsn = dsn
         self._terms = terms
@@ -77,8 +71,6 @@ class Keeper:
         self._setup = setup
         self._allow_proxy = allow_proxy
         self._probe = probe
-        self._wire = WIRES[mode]
-        self._namespace = namespace
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self.session: LockSession | None = None
@@ -116,7 +108,7 @@ class Keeper:
             await asyncio.wait({task})
 
     async def _connect(self) -> LockSession:
-        wire = await self._wire.open(self._dsn, timeout_s=self._connect_timeout_s)
+        wire = await Wire.open(self._dsn, timeout_s=self._connect_timeout_s)
         try:
             await check(
                 wire,
@@ -126,7 +118,6 @@ class Keeper:
                 timeout_s=self._connect_timeout_s,
             )
             await wire.prepare(self._terms, setup=self._setup)
-            await declare(wire, self._namespace)
             if self._heard is not None:
                 await wire.listen(self._heard, self._channels)
             sent = time.monotonic()

@@ -1,4 +1,4 @@
-"""Looking at locks, from `pg_locks`, `aiodurable_locks` and `pg_stat_activity`: never by trying one.
+"""Looking at locks, from `pg_locks` and `pg_stat_activity`: never by trying one.
 
 On a connection of its own, opened when somebody first looks: a lock session does nothing but locks, and reading `pg_locks`
 takes as long as the server's lock table is large. Questions of one moment share one statement.

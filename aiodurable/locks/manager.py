@@ -26,12 +26,11 @@ from aiodurable.locks.hold import Hold
 from aiodurable.locks.keeper import Keeper
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.looking import Looking
-from aiodurable.locks.modes import WIRES
 from aiodurable.locks.session import LockSession
 from aiodurable.locks.taking import Taking
 from aiodurable.locks.terms import Terms
 from aiodurable.model import LockHolder
-from aiodurable.settings import LockMode, Settings
+from aiodurable.settings import Settings
 from aiodurable.shielding import to_the_end
 
 __all__ = ["PostgresLockManager"]
@@ -49,10 +48,8 @@ class PostgresLockManager:
         sessions: dedicated connections on which all leases live; 0: none, to look at what others hold; None: as `settings`
             says (`lock_sessions`).
         namespace: locks of two namespaces never meet; at most 64 bytes; None: as `settings` says.
-        mode: `advisory`, or `rows` for more leases than the server's lock table has room for; the same for everybody who
-            uses the namespace in this database; None: as `settings` says (`lock_mode`).
         settings: None: `Settings.from_env()`. Beside the above, the times (`lease_ttl_s`, `heartbeat_s`, `lease_margin_s`,
-            `connect_timeout_s`, `close_timeout_s`) and whether a missing sequence or table is made (`setup`).
+            `connect_timeout_s`, `close_timeout_s`) and whether a missing sequence is made (`setup`).
         observers: told of every lease acquired, released and lost; the event's `thread_id` is the lock's name.
         allow_proxy: accept a pooler in session mode, if a probe on every connection finds that locks exclude through it;
             None: as `settings` says (`lock_allow_proxy`).
@@ -68,7 +65,6 @@ class PostgresLockManager:
         *,
         sessions: int | None = None,
         namespace: str | None = None,
-        mode: LockMode | None = None,
         settings: Settings | None = None,
         observers: Sequence[Observer] = (),
         allow_proxy: bool | None = None,
@@ -77,17 +73,13 @@ class PostgresLockManager:
         settings = settings or Settings.from_env()
         sessions = settings.lock_sessions if sessions is None else sessions
         namespace = settings.namespace if namespace is None else namespace
-        mode = settings.lock_mode if mode is None else mode
         allow_proxy = settings.lock_allow_proxy if allow_proxy is None else allow_proxy
         if sessions < 0:
             raise ConfigurationError(f"sessions must be 0 or more, got {sessions}")
         if not 0 < len(namespace.encode()) <= 64:
             raise ConfigurationError(f"namespace must have 1 to 64 bytes, got {len(namespace.encode())}")
-        if mode not in WIRES:
-            raise ConfigurationError(f"mode must be one of {', '.join(WIRES)}, got {mode!r}")
         self._settings = settings
         self._dsn = parse_dsn(settings.lock_dsn if dsn is None else dsn)
-        self._mode = mode
         self._namespace = namespace
         self.observers = tuple(observers)
         self._taking = Taking(self._closed)
@@ -106,8 +98,6 @@ class PostgresLockManager:
                 setup=self._settings.setup,
                 allow_proxy=allow_proxy,
                 probe=place == 0,
-                mode=mode,
-                namespace=namespace,
             )
             for place in range(sessions)
         ]
@@ -325,8 +315,6 @@ class PostgresLockManager:
             f"wanted the lock {name!r} at once, found it held by {who}: pass timeout= to wait for it, or come back later",
             thread_id=name,
             holder=holder,
-            # Of an advisory lock Postgres records no time: only when the holder's connection was opened.
-            since=holder.since if holder and self._mode == "rows" else None,
         )
 
     def _is_a_threads(self, lease: Lease) -> bool:

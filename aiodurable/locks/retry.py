@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aiodurable.events import Observer
 from aiodurable.locks.manager import PostgresLockManager
 from aiodurable.postgres.starting import until_ready
-from aiodurable.settings import LockMode, Settings
+from aiodurable.settings import Settings
 
 __all__ = ["create_lock_manager_with_retry"]
 
@@ -18,7 +18,6 @@ async def create_lock_manager_with_retry(
     timeout: float = 30.0,
     sessions: int | None = None,
     namespace: str | None = None,
-    mode: LockMode | None = None,
     settings: Settings | None = None,
     observers: Sequence[Observer] = (),
 ) -> PostgresLockManager:
@@ -31,8 +30,6 @@ async def create_lock_manager_with_retry(
         PostgresUnavailableError: Postgres was not ready in time.
         PoolerNotSupportedError: the connection cannot hold session locks.
     """
-    locks = PostgresLockManager(
-        dsn, sessions=sessions, namespace=namespace, mode=mode, settings=settings, observers=observers
-    )
+    locks = PostgresLockManager(dsn, sessions=sessions, namespace=namespace, settings=settings, observers=observers)
     await until_ready(locks.open, wanted="a lock manager", timeout_s=timeout)
     return locks

@@ -99,8 +99,7 @@ class LockSession:
     @property
     def load(self) -> int:
         """Slots of the server's lock table that this session takes or is about to take."""
-        leases = len(self.held) + self._asked.trying
-        return (leases if self.wire.leases_take_slots else 0) + len(self.flags.up)
+        return len(self.held) + self._asked.trying + len(self.flags.up)
 
     @property
     def idle(self) -> bool:
@@ -142,7 +141,7 @@ class LockSession:
     async def _send_batch(self) -> None:
         if self.over is not None:
             return
-        room = max(0, self.share - len(self.held)) if self.wire.leases_take_slots else BATCH
+        room = max(0, self.share - len(self.held))
         batch = self._asked.take(room, lambda: beyond(self.share))
         if not batch and time.monotonic() < self._sent + self._terms.heartbeat_s:
             return

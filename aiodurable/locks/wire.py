@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import asyncpg
 
@@ -15,11 +15,11 @@ from aiodurable.locks.terms import Terms
 from aiodurable.postgres.connections import connect_direct
 from aiodurable.postgres.driver_errors import unavailable
 from aiodurable.postgres.queries import load
-from aiodurable.settings import LockMode
 
 __all__ = ["FAILURES", "FREED", "NOTIFIED", "NOT_HELD", "Answer", "Wire", "pooled"]
 
 _SQL = load("locks")
+_PREPARED: Final = ("batch", "acquire", "release", "flags", "undo", "audit")
 _CHANNEL: Final = "aiodurable_lock"
 
 NOT_HELD: Final = 0
@@ -49,25 +49,12 @@ class Wire:
     """A connection that carries locks and nothing else. Made by `open`; whoever has it sees to it that one statement
     runs at a time, and that none is ever cancelled (asyncpg would open a second connection to cancel it).
 
-    On this one a lease is an advisory lock (`RowWire` has another way).
-
     Attributes:
-        mode: which of the two ways.
-        leases_take_slots: whether each lease takes a slot of the server's lock table.
-        flag_waits_s: seconds between the tries to raise a flag; without it by then, its waiter is woken by the tick. Once
-            more is enough: whoever looks at the sign has done so in microseconds, at a flag when its key is free.
         pid: the backend that answered when it was opened. Another one later means that the locks are elsewhere.
         announced: the backend the server announced at connection start; not `pid` where a proxy stands in between.
         version: `server_version_num`.
         standby: whether the server is in recovery.
     """
-
-    mode: ClassVar[LockMode] = "advisory"
-    leases_take_slots: ClassVar[bool] = True
-    flag_waits_s: ClassVar[Sequence[float]] = (0.0,)
-    statements: ClassVar[Mapping[str, str]] = {
-        name: _SQL[name] for name in ("batch", "acquire", "release", "flags", "undo", "audit")
-    }
 
     def __init__(self, connection: asyncpg.Connection, dsn: Dsn, *, pid: int, version: int, standby: bool) -> None:
         self._connection = connection
@@ -107,7 +94,7 @@ class Wire:
         """Configure the session and make it ready for batches.
 
         Raises:
-            SchemaMismatchError: the sequence of the tokens or the table is missing and `setup` is off.
+            SchemaMismatchError: the sequence of the tokens is missing and `setup` is off.
             ConfigurationError: the role lacks a right that leases need.
             PostgresUnavailableError: the server failed or refused meanwhile.
         """
@@ -119,25 +106,14 @@ class Wire:
             await self._connection.fetch(_SQL["configure"], *terms.server_settings)
             await make_missing(self._connection, self._dsn, setup=setup)
             # Else every session would die of its first lease, and whoever waits for one would wait for ever.
-            if lacking := await self._connection.fetch(_SQL["rights"], self.mode == "rows"):
+            if not await self._connection.fetchval(_SQL["rights"]):
                 raise ConfigurationError(
-                    f"the role of {self._dsn.safe} lacks {', '.join(row[0] for row in lacking)}, which leases need: grant it"
+                    f"the role of {self._dsn.safe} lacks USAGE on aiodurable_lock_tokens, which leases need: grant it"
                 )
-            await self._come_alive()
-            for name, statement in self.statements.items():
-                self._statements[name] = await self._connection.prepare(statement)
+            for name in _PREPARED:
+                self._statements[name] = await self._connection.prepare(_SQL[name])
         except FAILURES as error:
             raise unavailable(error, self._dsn) from error
-
-    async def _come_alive(self) -> None:
-        """What the mode needs besides, before its statements are prepared."""
-
-    async def declare(self, mine: int, theirs: int) -> bool:
-        """Say, until the session ends, that this mode is in use here; whether the other one is."""
-        await self._connection.fetch(
-            _SQL["declare"], mine
-        )  # told before asked: of two at once neither overlooks the other
-        return bool(await self._connection.fetchval(_SQL["declared"], theirs))
 
     async def listen(self, heard: Callable[[int], None], channels: Mapping[str, Callable[[str], None]]) -> None:
         """Have `heard` called with the key whenever a lock that somebody waits for was let go; and listen on `channels`."""
@@ -173,14 +149,12 @@ class Wire:
 
     async def flags(self, down: Sequence[int], up: Sequence[int]) -> tuple[int, Sequence[bool]]:
         """Take waiters' flags down and put others up; returns the backend and which of `up` are up. One at which a releaser
-        looks in that moment is raised again when he has looked."""
+        looks in that moment is tried once more, when he has looked; where that fails too the tick wakes its waiter."""
         pid, are_up = await self._statements["flags"].fetchrow(down, up)
         raised = dict(zip(up, are_up, strict=True))
-        for wait in self.flag_waits_s:
-            missing = [key for key, is_up in raised.items() if not is_up]
-            if not missing or pid != self.pid:
-                break
-            await asyncio.sleep(wait)
+        missing = [key for key, is_up in raised.items() if not is_up]
+        if missing and pid == self.pid:
+            await asyncio.sleep(0)
             pid, are_up = await self._statements["flags"].fetchrow((), missing)
             raised.update(zip(missing, are_up, strict=True))
         return pid, list(raised.values())

@@ -102,7 +102,7 @@ async def _lock(rooms: Rooms, thread_id: str, *, timeout: float | None) -> Lease
     except LockBusyError as busy:
         newest = await rooms.ledger.newest(thread_id)
         running = newest is not None and newest.record.status is RunStatus.RUNNING
-        since = newest.record.started_at if newest is not None and running else busy.since
+        since = newest.record.started_at if newest is not None and running else None
         raise WorkflowAlreadyRunningError(
             f"thread {thread_id!r} is being advanced by {busy.holder or 'somebody else'}"
             f"{f' since {since:%Y-%m-%d %H:%M:%S %Z}' if since else ''}: "

@@ -334,7 +334,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
     assert found["psycopg"].grade == found["asyncpg"].grade == "fail"
 
 
-@pytest.mark.parametrize("table", ["aiodurable_locks", "aiodurable_namespace", "aiodurable_runs"])
+@pytest.mark.parametrize("table", ["aiodurable_namespace", "aiodurable_runs"])
 async def test_a_right_on_any_of_our_tables_that_is_missing(
     dsn: str, admin: psycopg.Connection[Any], table: str
 ) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import socket
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from aiodurable import Durable, PostgresLockManager
 from aiodurable.cli.commands import cli
 from aiodurable.keys import lock_key, own_lock_key
-from aiodurable.settings import LockMode, Settings
+from aiodurable.settings import Settings
 from waiting import wait_until
 from workflows import Gate, four_nodes
 
@@ -31,12 +31,11 @@ async def held(dsn: str, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (await locks(dsn, "--json", *arguments)).output.splitlines()]
 
 
-@pytest.mark.parametrize("mode", get_args(LockMode))
-async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str, mode: LockMode) -> None:
-    gate, settings = Gate("weigh"), Settings(lock_mode=mode)
+async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str) -> None:
+    gate, settings = Gate("weigh"), Settings()
     async with (
         Durable(dsn, graphs={"words": four_nodes(gate)}, settings=settings) as durable,
-        PostgresLockManager(dsn, mode=mode) as other,
+        PostgresLockManager(dsn) as other,
     ):
 
         async def one() -> None:
@@ -68,9 +67,8 @@ async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str, mode: 
         await (await waiting).release()
 
 
-@pytest.mark.parametrize("mode", get_args(LockMode))
-async def test_a_lock_of_an_apps_own_is_told_by_its_key_or_by_the_name_asked_for(dsn: str, mode: LockMode) -> None:
-    async with PostgresLockManager(dsn, namespace="mine", mode=mode) as manager, manager.hold("nightly"):
+async def test_a_lock_of_an_apps_own_is_told_by_its_key_or_by_the_name_asked_for(dsn: str) -> None:
+    async with PostgresLockManager(dsn, namespace="mine") as manager, manager.hold("nightly"):
         [lock] = await held(dsn)
         assert (lock["thread_id"], lock["key"]) == (None, own_lock_key("nightly", "mine"))
         [lock] = await held(dsn, "nightly", "--namespace", "mine")

@@ -1,16 +1,14 @@
 """What the rooms' tests share beyond a database: the server's view of their locks, whole graphs,
-a server of their own, a place for times, the two lock modes."""
+a server of their own, a place for times."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, get_args
+from typing import Any
 
 import psycopg
 import pytest
 
-from aiodurable.settings import LockMode
 from conftest import Server
 from own_server import OwnServer, own_server
 from scenario_graphs import BREAKS
@@ -26,10 +24,9 @@ async def own() -> AsyncIterator[OwnServer]:
 
 
 @pytest.fixture
-def server_locks(dsn: str, admin: psycopg.Connection[Any]) -> Iterator[ServerLocks]:
+def server_locks(dsn: str, admin: psycopg.Connection[Any]) -> ServerLocks:
     """The server's own view of the leases in the test's database."""
-    with contextlib.closing(ServerLocks(dsn, admin)) as locks:
-        yield locks
+    return ServerLocks(dsn, admin)
 
 
 @pytest.fixture
@@ -38,13 +35,6 @@ def timetable(request: pytest.FixtureRequest, record_property: Callable[[str, ob
     table = Timetable(request.node.name.removeprefix("test_").replace("_", " "))
     yield table
     record_property(PROPERTY, str(table))
-
-
-@pytest.fixture(params=get_args(LockMode))
-def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LockMode:
-    """Whoever asks for it, or for an open manager, makes its promise in both lock modes; also processes that it starts."""
-    monkeypatch.setenv("AIODURABLE_LOCK_MODE", request.param)
-    return request.param
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ _WRITTEN = (
     "checkpoint_writes",
     "aiodurable_fences",
     "aiodurable_runs",
-    "aiodurable_locks",
 )
 _READ = ("checkpoint_migrations", "aiodurable_migrations")
 

@@ -131,15 +131,12 @@ RETURNING thread_id, token, lease_id
 SELECT thread_id, token, lease_id FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]) ORDER BY thread_id FOR NO KEY UPDATE
 
 -- name: locked
--- pg_locks, a look into shared memory, and aiodurable_locks_pkey. Of these keys, those that somebody has locked, or of which
--- he has a row while he holds the lock of its owner.
+-- pg_locks, a look into shared memory. Of these keys, those that somebody has locked.
 SELECT (l.classid::bigint << 32) | l.objid::bigint AS key
 FROM pg_locks l
 WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND ((l.classid::bigint << 32) | l.objid::bigint) = ANY ($1::bigint[])
-UNION
-SELECT r.key FROM aiodurable_lock_rows($1::bigint[]) r
 
 -- name: on_disk
 -- No table. The commit of this transaction waits for the disk, whatever the database's default is.

@@ -129,31 +129,13 @@ FROM (SELECT count(*) AS held, array_agg(l.classid::bigint << 32 | l.objid::bigi
       WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 1
         AND l.mode = 'ExclusiveLock' AND l.granted) AS mine
 
--- name: declare
--- No table. A shared lock on one bigint: no lease is, and none of its kind is ever refused. $1 the number of our mode.
-SELECT pg_catalog.pg_try_advisory_lock_shared($1::bigint)
-
--- name: declared
--- pg_locks. $1 the number of the other mode: whether a session of this database has declared it.
-SELECT EXISTS (SELECT 1
-               FROM pg_catalog.pg_locks l
-               WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ShareLock'
-                 AND l.classid::bigint << 32 | l.objid::bigint = $1::bigint
-                 AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))
-
 -- name: schema
--- Catalogue only: whether the sequence of the tokens, and the other mode's table and function (to look at its leases), are there.
-SELECT pg_catalog.to_regclass('aiodurable_lock_tokens') IS NOT NULL AND pg_catalog.to_regclass('aiodurable_locks') IS NOT NULL
-   AND pg_catalog.to_regprocedure('aiodurable_lock_rows(bigint[])') IS NOT NULL
+-- Catalogue only: whether the sequence of the tokens is there.
+SELECT pg_catalog.to_regclass('aiodurable_lock_tokens') IS NOT NULL
 
 -- name: rights
--- Catalogue only. What this role lacks of what a lease takes. $1 whether leases are rows.
-SELECT w.privilege || ' on ' || w.relation
-FROM (VALUES ('USAGE', 'aiodurable_lock_tokens', false), ('SELECT', 'aiodurable_locks', true), ('INSERT', 'aiodurable_locks', true),
-             ('UPDATE', 'aiodurable_locks', true), ('DELETE', 'aiodurable_locks', true)) AS w (privilege, relation, for_rows)
-WHERE (NOT w.for_rows OR $1::boolean)
-  AND NOT CASE WHEN w.privilege = 'USAGE' THEN pg_catalog.has_sequence_privilege(w.relation, 'USAGE, UPDATE')
-               ELSE pg_catalog.has_table_privilege(w.relation, w.privilege) END
+-- Catalogue only. Whether this role may draw a token.
+SELECT pg_catalog.has_sequence_privilege('aiodurable_lock_tokens', 'USAGE, UPDATE')
 
 -- name: try_making
 -- The migrations' lock, for a transaction. $1 its key.
@@ -164,18 +146,15 @@ SELECT pg_catalog.pg_try_advisory_xact_lock($1)
 CREATE SEQUENCE IF NOT EXISTS aiodurable_lock_tokens AS bigint
 
 -- name: holders
--- pg_locks, pg_stat_activity and aiodurable_locks (by its key where keys are given). Leases are exclusive session locks on
--- one bigint (objsubid 1) whose holder says that it is ours, or any whose key is asked for; and rows. $1 keys, or null for
--- all.
+-- pg_locks and pg_stat_activity. Leases are exclusive session locks on one bigint (objsubid 1) whose holder says that it is
+-- ours, or any whose key is asked for. $1 keys, or null for all.
 SELECT k.key, k.pid, coalesce(a.application_name, '') AS application, pg_catalog.host(a.client_addr) AS client,
-       coalesce(k.since, a.backend_start) AS since
+       a.backend_start AS since
 FROM (
-    SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.pid, NULL::timestamptz AS since
+    SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.pid
     FROM pg_catalog.pg_locks l
     WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
-    UNION ALL
-    SELECT r.key, r.pid, r.since FROM aiodurable_lock_rows($1::bigint[]) r
 ) k
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = k.pid
 WHERE CASE WHEN $1::bigint[] IS NULL THEN a.application_name LIKE 'aiodurable:lock@%' ELSE k.key = ANY ($1) END

@@ -14,17 +14,9 @@ WHERE l.locktype = 'advisory' AND l.granted
            ELSE l.classid::bigint << 32 | l.objid::bigint = ANY ($1) END
 ORDER BY key, waits, l.pid
 
--- name: rows
--- aiodurable_locks (by its key where $1 names keys), pg_locks and pg_stat_activity. Leases that are rows.
-SELECT r.key, false AS waits, r.pid, coalesce(a.application_name, '') AS application,
-       pg_catalog.host(a.client_addr) AS client, r.since
-FROM aiodurable_lock_rows($1::bigint[]) r
-LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = r.pid
-
 -- name: tables
--- Catalogue only: whether there is a ledger to ask, and a table of leases; and whether the server knows of leases at all.
+-- Catalogue only: whether there is a ledger to ask; and whether the server knows of leases at all.
 SELECT pg_catalog.to_regclass('aiodurable_runs') IS NOT NULL AS ledger,
-       pg_catalog.to_regprocedure('aiodurable_lock_rows(bigint[])') IS NOT NULL AS rows,
        pg_catalog.pg_is_in_recovery() AS standby
 
 -- name: threads

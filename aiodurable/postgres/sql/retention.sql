@@ -300,9 +300,8 @@ WHERE f.ctid >= format('(%s,0)', $1::bigint)::tid AND f.ctid < format('(%s,0)', 
 SELECT thread_id FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]) ORDER BY thread_id FOR UPDATE SKIP LOCKED
 
 -- name: sweep
--- aiodurable_fences_pkey, and as in idle_fences; pg_locks and aiodurable_locks_pkey. In the
--- transaction of hold_idle, after it: a lease that began before then shows in its lock by now. Of
--- the threads $1, whose lock keys are $2: the rows of those removed at least $3 milliseconds ago
+-- aiodurable_fences_pkey, and as in idle_fences; pg_locks. In the transaction of hold_idle, after
+-- it: a lease that began before then shows in its lock by now. Of the threads $1, whose lock keys are $2: the rows of those removed at least $3 milliseconds ago
 -- go. A row that says nothing of a removal says so from now on, and goes later: by then nothing
 -- that was sent under its token can arrive any more.
 WITH idle AS MATERIALIZED (
@@ -316,9 +315,7 @@ WITH idle AS MATERIALIZED (
               SELECT l.classid::bigint << 32 | l.objid::bigint
               FROM pg_locks l
               WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
-                AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-              UNION ALL
-              SELECT r.key FROM aiodurable_lock_rows($2::bigint[]) r))))
+                AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())))))
       AND (SELECT true FROM checkpoints own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
       AND (SELECT true FROM checkpoint_writes own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
       AND (SELECT true FROM aiodurable_runs own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL

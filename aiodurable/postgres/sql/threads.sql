@@ -6,21 +6,15 @@
 WITH held AS MATERIALIZED (
     -- Session locks on one bigint: classid and objid are its halves, objsubid is 1 (two integers, a waiter's flag, have 2).
     -- A page looks them up in one jsonb by key, whatever number is held; one thread asks for its own.
-    SELECT jsonb_object_agg(k.key, jsonb_build_object('pid', k.pid, 'application', s.application_name,
+    SELECT jsonb_object_agg(k.key, jsonb_build_object('pid', l.pid, 'application', s.application_name,
                                                       'client', host(s.client_addr),
-                                                      'since', coalesce(k.since, s.backend_start))) AS by_key
-    FROM (
-        SELECT k.key, l.pid, NULL::timestamptz AS since
-        FROM pg_locks l
-        CROSS JOIN LATERAL (SELECT l.classid::bigint << 32 | l.objid::bigint AS key) k
-        WHERE NOT $3::boolean AND l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
-          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND (cardinality($2::bigint[]) > 1 OR k.key = ($2::bigint[])[1])
-        UNION ALL
-        -- By aiodurable_locks_pkey; on a standby none.
-        SELECT r.key, r.pid, r.since FROM aiodurable_lock_rows($2::bigint[]) r WHERE NOT $3::boolean
-    ) k
-    LEFT JOIN pg_stat_activity s ON s.pid = k.pid
+                                                      'since', s.backend_start)) AS by_key
+    FROM pg_locks l
+    CROSS JOIN LATERAL (SELECT l.classid::bigint << 32 | l.objid::bigint AS key) k
+    LEFT JOIN pg_stat_activity s ON s.pid = l.pid
+    WHERE NOT $3::boolean AND l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (cardinality($2::bigint[]) > 1 OR k.key = ($2::bigint[])[1])
 ),
 heads AS (
     SELECT a.thread_id, a.lock_key, h.checkpoint_id, h.checkpoint, h.metadata ->> 'aiodurable_run' AS stamp,
@@ -428,7 +422,7 @@ CROSS JOIN LATERAL (
 WHERE c.checkpoint_ns = '' AND c.checkpoint_id = h.checkpoint_id
 
 -- name: held_keys
--- The view aiodurable_leases: pg_locks and aiodurable_locks, both whole; on a standby none of the primary's.
+-- The view aiodurable_leases: pg_locks, whole; on a standby none of the primary's.
 SELECT key FROM aiodurable_leases
 
 -- name: held_keys_of_no_run

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aiodurable.locks import PostgresLockManager
-from aiodurable.settings import LockMode, Settings
+from aiodurable.settings import Settings
 
 QUICK = Settings(lease_ttl_s=3, heartbeat_s=0.5, lease_margin_s=1, connect_timeout_s=5, close_timeout_s=2)
 
@@ -18,13 +18,13 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-async def locks(dsn: str, settings: Settings, mode: LockMode) -> AsyncIterator[PostgresLockManager]:
-    async with PostgresLockManager(dsn, mode=mode, settings=settings) as opened:
+async def locks(dsn: str, settings: Settings) -> AsyncIterator[PostgresLockManager]:
+    async with PostgresLockManager(dsn, settings=settings) as opened:
         yield opened
 
 
 @pytest.fixture
-async def other(dsn: str, settings: Settings, mode: LockMode) -> AsyncIterator[PostgresLockManager]:
+async def other(dsn: str, settings: Settings) -> AsyncIterator[PostgresLockManager]:
     """As good as another process: nothing is shared but the server."""
-    async with PostgresLockManager(dsn, mode=mode, settings=settings) as opened:
+    async with PostgresLockManager(dsn, settings=settings) as opened:
         yield opened

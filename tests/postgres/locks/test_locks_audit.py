@@ -9,7 +9,6 @@ import pytest
 
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.session import LockSession
-from aiodurable.settings import LockMode
 from server_locks import ServerLocks
 from tampering import slip_in, take_away
 from waiting import wait_until, within
@@ -22,8 +21,8 @@ def session_of(locks: PostgresLockManager) -> LockSession:
 
 
 @pytest.fixture
-async def locks(dsn: str, settings: object, mode: LockMode) -> object:
-    async with PostgresLockManager(dsn, mode=mode, sessions=1) as opened:
+async def locks(dsn: str, settings: object) -> object:
+    async with PostgresLockManager(dsn, sessions=1) as opened:
         yield opened
 
 
@@ -75,7 +74,6 @@ async def test_an_audit_under_traffic_finds_nothing_to_say(locks: PostgresLockMa
     assert session.over is None
 
 
-@pytest.mark.parametrize("mode", ["advisory"])
 async def test_a_second_unlock_finds_nothing(locks: PostgresLockManager) -> None:
     """A planner that called pg_try_advisory_lock twice a row would leave a second count that pg_locks does not show."""
     leases = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(500)))

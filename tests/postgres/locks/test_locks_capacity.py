@@ -24,9 +24,7 @@ def small() -> Iterator[str]:
 
 
 async def locked(connection: asyncpg.Connection) -> int:
-    query = (
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"  # not a declared mode
-    )
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
     return int(str(await connection.fetchval(query)))
 
 

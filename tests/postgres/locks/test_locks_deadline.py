@@ -9,7 +9,7 @@ import pytest
 
 from aiodurable.errors import LeaseLostError
 from aiodurable.locks import PostgresLockManager
-from aiodurable.settings import LockMode, Settings
+from aiodurable.settings import Settings
 from proxy import proxy
 from server_locks import ServerLocks
 from timetable import Timetable
@@ -18,9 +18,9 @@ from waiting import wait_until, within
 SILENT = Settings(lease_ttl_s=2.5, heartbeat_s=0.5, lease_margin_s=1, connect_timeout_s=5, close_timeout_s=1)
 
 
-async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str, mode: LockMode) -> None:
+async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str) -> None:
     async with proxy(dsn) as network:
-        async with PostgresLockManager(network.dsn, mode=mode, sessions=1, settings=SILENT) as locks:
+        async with PostgresLockManager(network.dsn, sessions=1, settings=SILENT) as locks:
             lease = await locks.acquire("a")
             network.cut()
             asked = asyncio.create_task(locks.acquire("b", timeout=0))  # goes out at once, and is never answered
@@ -36,10 +36,10 @@ async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str, mo
 
 
 async def test_where_only_the_answers_are_lost_the_server_keeps_the_lock_for_the_margin(
-    dsn: str, server_locks: ServerLocks, timetable: Timetable, mode: LockMode
+    dsn: str, server_locks: ServerLocks, timetable: Timetable
 ) -> None:
     """Our end of the connection would reach the server: cutting at once would free the lock while its holder stops."""
-    async with proxy(dsn) as network, PostgresLockManager(network.dsn, mode=mode, sessions=1, settings=SILENT) as locks:
+    async with proxy(dsn) as network, PostgresLockManager(network.dsn, sessions=1, settings=SILENT) as locks:
         lease = await locks.acquire("a")
         network.cut("to_client")
         cut = time.monotonic()
@@ -52,9 +52,9 @@ async def test_where_only_the_answers_are_lost_the_server_keeps_the_lock_for_the
         assert freed - lost >= 0.9 * SILENT.lease_margin_s
 
 
-async def test_closing_in_a_partition_is_bounded(dsn: str, mode: LockMode) -> None:
+async def test_closing_in_a_partition_is_bounded(dsn: str) -> None:
     async with proxy(dsn) as network:
-        locks = PostgresLockManager(network.dsn, mode=mode, settings=SILENT)
+        locks = PostgresLockManager(network.dsn, settings=SILENT)
         await locks.open()
         await locks.acquire("a")
         network.cut()
@@ -64,9 +64,9 @@ async def test_closing_in_a_partition_is_bounded(dsn: str, mode: LockMode) -> No
 
 
 async def test_a_blocked_event_loop_finds_its_lease_lost_when_it_comes_back(
-    dsn: str, server_locks: ServerLocks, timetable: Timetable, mode: LockMode
+    dsn: str, server_locks: ServerLocks, timetable: Timetable
 ) -> None:
-    async with PostgresLockManager(dsn, mode=mode, sessions=1, settings=SILENT) as locks:
+    async with PostgresLockManager(dsn, sessions=1, settings=SILENT) as locks:
         lease = await locks.acquire("a")
         began = time.monotonic()
         while not lease.lost:  # a body that computes and never awaits
@@ -86,10 +86,8 @@ async def test_a_blocked_event_loop_finds_its_lease_lost_when_it_comes_back(
             assert again.token > lease.token
 
 
-async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(
-    dsn: str, server_locks: ServerLocks, mode: LockMode
-) -> None:
-    locks = PostgresLockManager(dsn, mode=mode, sessions=1, settings=SILENT)
+async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(dsn: str, server_locks: ServerLocks) -> None:
+    locks = PostgresLockManager(dsn, sessions=1, settings=SILENT)
     await locks.open()
     lease = await locks.acquire("a")
     session = locks._keepers[0].session
@@ -104,10 +102,8 @@ async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(
     await locks.aclose()
 
 
-async def test_the_server_itself_ends_a_session_that_fell_silent(
-    dsn: str, server_locks: ServerLocks, mode: LockMode
-) -> None:
-    async with PostgresLockManager(dsn, mode=mode, sessions=1, settings=SILENT) as locks:
+async def test_the_server_itself_ends_a_session_that_fell_silent(dsn: str, server_locks: ServerLocks) -> None:
+    async with PostgresLockManager(dsn, sessions=1, settings=SILENT) as locks:
         await locks.acquire("a")
         session = locks._keepers[0].session
         assert session is not None

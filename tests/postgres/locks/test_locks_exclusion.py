@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from aiodurable.settings import LockMode
 from server_locks import ServerLocks
 from timetable import Timetable
 from waiting import wait_until
@@ -21,7 +20,7 @@ TASKS = 300
 
 @pytest.mark.timeout(600)
 async def test_three_processes_never_hold_one_lock_at_once_and_leak_none(
-    dsn: str, mode: LockMode, tmp_path: Path, server_locks: ServerLocks, timetable: Timetable, long: bool
+    dsn: str, tmp_path: Path, server_locks: ServerLocks, timetable: Timetable, long: bool
 ) -> None:
     seconds = 180 if long else 4
     processes = [
@@ -39,7 +38,7 @@ async def test_three_processes_never_hold_one_lock_at_once_and_leak_none(
     ]
     outputs = [await process.communicate() for process in processes]
     counted = [json.loads(output) for output, _ in outputs]
-    timetable.title += f" ({mode}): {json.dumps(counted)}"
+    timetable.title += f": {json.dumps(counted)}"
     timetable.trial(contended=seconds)
     for each in counted:
         assert each["overlaps"] == 0

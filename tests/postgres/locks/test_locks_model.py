@@ -43,11 +43,10 @@ import loops
 from aiodurable.embedded import EmbeddedPostgres
 from aiodurable.errors import LockCapacityError, PostgresUnavailableError
 from aiodurable.locks import Lease, PostgresLockManager
-from aiodurable.locks.modes import WIRES
 from aiodurable.locks.session import LockSession
 from aiodurable.locks.terms import Terms
 from aiodurable.postgres import queries
-from aiodurable.settings import LockMode, Settings
+from aiodurable.settings import Settings
 from lock_books import Books
 from server_locks import ServerLocks
 from waiting import within
@@ -62,7 +61,6 @@ class Locks(RuleBasedStateMachine):
     """Rules act; after each of them, and once all is quiet, the invariants hold."""
 
     dsn = ""
-    mode: LockMode = "advisory"
     admin: psycopg.Connection[Any]
     books: Books
     failures: list[Exception]
@@ -89,7 +87,7 @@ class Locks(RuleBasedStateMachine):
             raise
 
     async def _open(self) -> None:
-        self.managers = [PostgresLockManager(self.dsn, mode=self.mode, settings=TIMES) for _ in range(2)]
+        self.managers = [PostgresLockManager(self.dsn, settings=TIMES) for _ in range(2)]
         for locks in self.managers:
             await locks.open()
 
@@ -261,7 +259,7 @@ class Locks(RuleBasedStateMachine):
                 pass
             else:
                 assert lease is not None
-                assert not up or self.mode == "rows"  # invariant 13
+                assert not up  # invariant 13
                 await lease.release()
             finally:
                 for session, share in shares.items():
@@ -401,7 +399,6 @@ class Locks(RuleBasedStateMachine):
             self.do(close())
             self.runner.close()
         assert self.server() == 0
-        self.server.close()
 
 
 def _held(session: LockSession | None) -> list[int]:
@@ -416,13 +413,13 @@ def small() -> Iterator[str]:
 
 
 @pytest.fixture
-def model(small: str, mode: LockMode, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Locks]]:
+def model(small: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Locks]]:
     books = Books(Terms.of(TIMES))
-    books.keep(monkeypatch, WIRES[mode])
+    books.keep(monkeypatch)
     monkeypatch.setattr("aiodurable.locks.asked.BATCH", 3)  # so that what is asked in one turn takes several
     logging.getLogger("aiodurable.locks").setLevel(logging.CRITICAL)
     with psycopg.connect(small, autocommit=True) as admin:
-        yield type("Locks", (Locks,), {"dsn": small, "mode": mode, "admin": admin, "books": books, "failures": []})
+        yield type("Locks", (Locks,), {"dsn": small, "admin": admin, "books": books, "failures": []})
     logging.getLogger("aiodurable.locks").setLevel(logging.NOTSET)
 
 
@@ -475,5 +472,5 @@ def test_whatever_happens_in_whatever_order_the_invariants_hold(model: type[Lock
 
 def test_no_statement_could_block_on_a_lock() -> None:
     """Invariant 4: the server has blocking twins of the functions that are used."""
-    for name, statement in (*queries.load("locks").items(), *queries.load("rows").items()):
+    for name, statement in queries.load("locks").items():
         assert not re.search(r"pg_advisory(_xact)?_lock", statement), name

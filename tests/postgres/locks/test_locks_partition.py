@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 
 import psycopg
 import pytest
 
-from aiodurable.settings import LockMode
 from lock_holder import SHORT, holder, said
 from own_server import OwnServer
 from partition import Partition, partitioned
@@ -23,14 +21,12 @@ WAYS: dict[str, tuple[Direction, ...]] = {"both ways": (), "to server": ("to_ser
 
 @pytest.mark.timeout(600)
 async def test_in_a_partition_the_holder_stops_before_the_server_lets_go(
-    own: OwnServer, timetable: Timetable, long: bool, mode: LockMode
+    own: OwnServer, timetable: Timetable, long: bool
 ) -> None:
     async with partitioned(own) as partition:
         timetable.title += f" ({partition.how})"
-        with (
-            psycopg.connect(partition.near, autocommit=True) as admin,
-            contextlib.closing(ServerLocks(partition.near, admin)) as server_locks,
-        ):
+        with psycopg.connect(partition.near, autocommit=True) as admin:
+            server_locks = ServerLocks(partition.near, admin)
             for cut, directions in WAYS.items():
                 for _ in range(20 if long else 1):
                     times = await one_trial(partition, server_locks, directions)

@@ -13,7 +13,6 @@ import pytest
 from aiodurable.errors import ConfigurationError, LockError, PoolerNotSupportedError
 from aiodurable.keys import own_lock_key
 from aiodurable.locks import PostgresLockManager
-from aiodurable.settings import LockMode
 from lock_holder import SHORT, holder
 from pgbouncer import through
 from server_locks import ServerLocks
@@ -35,9 +34,9 @@ def session_pooler(dsn: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("allow_proxy", [False, True])
 async def test_a_pooler_in_transaction_mode_is_refused_also_when_a_proxy_is_allowed(
-    transaction_pooler: str, allow_proxy: bool, mode: LockMode
+    transaction_pooler: str, allow_proxy: bool
 ) -> None:
-    locks = PostgresLockManager(transaction_pooler, mode=mode, allow_proxy=allow_proxy)
+    locks = PostgresLockManager(transaction_pooler, allow_proxy=allow_proxy)
     with pytest.raises(PoolerNotSupportedError, match="lock_dsn") as refused:
         await locks.open()
     assert isinstance(refused.value, LockError)
@@ -50,14 +49,12 @@ async def test_a_pooler_in_transaction_mode_is_refused_also_when_a_proxy_is_allo
         await connection.close()
 
 
-async def test_a_pooler_in_session_mode_is_taken_only_when_allowed_and_holds(
-    session_pooler: str, dsn: str, mode: LockMode
-) -> None:
+async def test_a_pooler_in_session_mode_is_taken_only_when_allowed_and_holds(session_pooler: str, dsn: str) -> None:
     with pytest.raises(PoolerNotSupportedError, match="allow_proxy"):
-        await PostgresLockManager(session_pooler, mode=mode).open()
+        await PostgresLockManager(session_pooler).open()
     async with (
-        PostgresLockManager(session_pooler, mode=mode, allow_proxy=True) as proxied,
-        PostgresLockManager(dsn, mode=mode) as direct,
+        PostgresLockManager(session_pooler, allow_proxy=True) as proxied,
+        PostgresLockManager(dsn) as direct,
     ):
         async with proxied.hold("a"):
             assert await direct.try_acquire("a") is None
@@ -66,12 +63,12 @@ async def test_a_pooler_in_session_mode_is_taken_only_when_allowed_and_holds(
 
 
 async def test_through_a_pooler_in_session_mode_a_lease_outlives_idleness_and_others_who_leave(
-    session_pooler: str, dsn: str, server_locks: ServerLocks, mode: LockMode
+    session_pooler: str, dsn: str, server_locks: ServerLocks
 ) -> None:
     """Who leaves has his server connection swept by DISCARD ALL: that must never be ours."""
     async with (
-        PostgresLockManager(session_pooler, mode=mode, settings=SHORT, allow_proxy=True) as proxied,
-        PostgresLockManager(dsn, mode=mode) as direct,
+        PostgresLockManager(session_pooler, settings=SHORT, allow_proxy=True) as proxied,
+        PostgresLockManager(dsn) as direct,
     ):
         lease = await proxied.acquire("a")
         idle_until = asyncio.get_running_loop().time() + 1.2 * SHORT.lease_ttl_s
@@ -86,10 +83,10 @@ async def test_through_a_pooler_in_session_mode_a_lease_outlives_idleness_and_ot
 
 
 async def test_through_a_pooler_in_session_mode_a_killed_holder_frees_its_lock(
-    session_pooler: str, dsn: str, mode: LockMode, monkeypatch: pytest.MonkeyPatch, timetable: Timetable
+    session_pooler: str, dsn: str, monkeypatch: pytest.MonkeyPatch, timetable: Timetable
 ) -> None:
     monkeypatch.setenv("AIODURABLE_LOCK_ALLOW_PROXY", "1")
-    async with PostgresLockManager(dsn, mode=mode, settings=SHORT) as direct, holder(session_pooler) as process:
+    async with PostgresLockManager(dsn, settings=SHORT) as direct, holder(session_pooler) as process:
         waiting = asyncio.create_task(direct.acquire("a", timeout=None))
         await wait_until(lambda: direct.health().waiting == 1)
         process.kill()
@@ -99,10 +96,10 @@ async def test_through_a_pooler_in_session_mode_a_killed_holder_frees_its_lock(
         await lease.release()
 
 
-async def test_a_pooler_that_is_restarted_loses_the_leases_that_went_through_it(dsn: str, mode: LockMode) -> None:
-    async with PostgresLockManager(dsn, mode=mode) as direct:
+async def test_a_pooler_that_is_restarted_loses_the_leases_that_went_through_it(dsn: str) -> None:
+    async with PostgresLockManager(dsn) as direct:
         with through("session", dsn) as url:
-            locks = PostgresLockManager(url, mode=mode, settings=SHORT, allow_proxy=True)
+            locks = PostgresLockManager(url, settings=SHORT, allow_proxy=True)
             await locks.open()
             lease = await locks.acquire("a")
         await within(SHORT.lease_ttl_s, lease.wait_lost())
@@ -112,7 +109,7 @@ async def test_a_pooler_that_is_restarted_loses_the_leases_that_went_through_it(
 
 
 async def test_what_a_pooler_that_resets_nothing_left_on_a_connection_is_let_go(
-    dsn: str, mode: LockMode, server_locks: ServerLocks
+    dsn: str, server_locks: ServerLocks
 ) -> None:
     key = own_lock_key("a", "aiodurable")
     with through("session", dsn, server_reset_query="") as url:
@@ -121,8 +118,8 @@ async def test_what_a_pooler_that_resets_nothing_left_on_a_connection_is_let_go(
         await guest.close()
         assert server_locks.keys() == {(pid, key)}
         async with (
-            PostgresLockManager(url, mode=mode, sessions=1, allow_proxy=True) as locks,
-            PostgresLockManager(dsn, mode=mode) as direct,
+            PostgresLockManager(url, sessions=1, allow_proxy=True) as locks,
+            PostgresLockManager(dsn) as direct,
         ):
             assert [session.pid for session in locks.health().sessions] == [pid]
             assert server_locks.keys() == set()
@@ -130,12 +127,12 @@ async def test_what_a_pooler_that_resets_nothing_left_on_a_connection_is_let_go(
                 pass
 
 
-async def test_a_pooler_that_cuts_idle_clients_leaves_lock_sessions_alone(dsn: str, mode: LockMode) -> None:
+async def test_a_pooler_that_cuts_idle_clients_leaves_lock_sessions_alone(dsn: str) -> None:
     """It does so to clients without a server connection, and in session mode a lock session has one for ever."""
     calm = replace(SHORT, lease_ttl_s=8, heartbeat_s=3)
     with through("session", dsn, client_idle_timeout="1") as url:
         async with (
-            PostgresLockManager(url, mode=mode, settings=calm, allow_proxy=True) as locks,
+            PostgresLockManager(url, settings=calm, allow_proxy=True) as locks,
             locks.hold("a") as lease,
         ):
 

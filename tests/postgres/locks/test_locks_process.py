@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aiodurable.locks import PostgresLockManager
-from aiodurable.settings import LockMode, Settings
+from aiodurable.settings import Settings
 from lock_holder import SHORT, holder, said
 from proxy import proxy
 from server_locks import ServerLocks
@@ -19,8 +19,8 @@ from timetable import Timetable
 from waiting import wait_until, within
 
 
-async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable: Timetable, mode: LockMode) -> None:
-    async with PostgresLockManager(dsn, mode=mode, settings=SHORT) as locks:
+async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable: Timetable) -> None:
+    async with PostgresLockManager(dsn, settings=SHORT) as locks:
         for _ in range(3):
             async with holder(dsn) as process:
                 waiting = asyncio.create_task(locks.acquire("a", timeout=None))
@@ -35,10 +35,8 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable:
 
 
 @pytest.mark.usefixtures("enforced")
-async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(
-    dsn: str, timetable: Timetable, mode: LockMode
-) -> None:
-    async with PostgresLockManager(dsn, mode=mode, settings=SHORT) as locks, holder(dsn) as process:
+async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(dsn: str, timetable: Timetable) -> None:
+    async with PostgresLockManager(dsn, settings=SHORT) as locks, holder(dsn) as process:
         process.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
         lease = await locks.acquire("a", timeout=20)
@@ -54,11 +52,11 @@ async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(
 
 
 async def test_an_ended_backend_is_known_to_its_holder(
-    dsn: str, server_locks: ServerLocks, timetable: Timetable, mode: LockMode
+    dsn: str, server_locks: ServerLocks, timetable: Timetable
 ) -> None:
     async with (
-        PostgresLockManager(dsn, mode=mode, settings=SHORT) as locks,
-        PostgresLockManager(dsn, mode=mode, settings=SHORT) as other,
+        PostgresLockManager(dsn, settings=SHORT) as locks,
+        PostgresLockManager(dsn, settings=SHORT) as other,
     ):
         for _ in range(5):
             await wait_until(lambda: locks.health().healthy)
@@ -79,8 +77,8 @@ async def test_an_ended_backend_is_known_to_its_holder(
             await taken.release()
 
 
-async def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(dsn: str, mode: LockMode) -> None:
-    async with PostgresLockManager(dsn, mode=mode, settings=Settings()) as locks, holder(dsn, "fork") as process:
+async def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(dsn: str) -> None:
+    async with PostgresLockManager(dsn, settings=Settings()) as locks, holder(dsn, "fork") as process:
         child = int(await said(process))
         try:
             process.kill()
@@ -92,8 +90,8 @@ async def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(dsn: s
             os.kill(child, signal.SIGKILL)
 
 
-async def test_a_forked_child_knows_that_it_holds_nothing(dsn: str, mode: LockMode) -> None:
-    async with PostgresLockManager(dsn, mode=mode, settings=Settings()) as locks, locks.hold("a") as lease:
+async def test_a_forked_child_knows_that_it_holds_nothing(dsn: str) -> None:
+    async with PostgresLockManager(dsn, settings=Settings()) as locks, locks.hold("a") as lease:
         read, write = os.pipe()
         if (child := os.fork()) == 0:
             os.write(write, b"lost" if lease.lost and locks.health().held == 0 else b"held")
@@ -109,7 +107,7 @@ async def test_a_forked_child_knows_that_it_holds_nothing(dsn: str, mode: LockMo
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 async def test_a_process_asked_to_end_lets_go_and_ends_by_the_signal(
-    dsn: str, which: signal.Signals, server_locks: ServerLocks, mode: LockMode
+    dsn: str, which: signal.Signals, server_locks: ServerLocks
 ) -> None:
     async with holder(dsn, "signals") as process:
         assert server_locks() == 1
@@ -130,9 +128,7 @@ def catches(process: asyncio.subprocess.Process, which: signal.Signals) -> bool:
     return bool(int(line.split()[1], 16) >> (which - 1) & 1)
 
 
-async def test_a_process_asked_to_end_in_a_partition_ends_in_bounded_time(
-    dsn: str, timetable: Timetable, mode: LockMode
-) -> None:
+async def test_a_process_asked_to_end_in_a_partition_ends_in_bounded_time(dsn: str, timetable: Timetable) -> None:
     async with proxy(dsn) as network, holder(network.dsn, "signals") as process:
         network.cut()
         began = time.monotonic()
@@ -143,7 +139,7 @@ async def test_a_process_asked_to_end_in_a_partition_ends_in_bounded_time(
         assert time.monotonic() - began < SHORT.close_timeout_s + 2
 
 
-async def test_a_second_signal_ends_a_process_that_is_still_closing(dsn: str, mode: LockMode) -> None:
+async def test_a_second_signal_ends_a_process_that_is_still_closing(dsn: str) -> None:
     async with proxy(dsn) as network, holder(network.dsn, "signals") as process:
         network.cut()  # closing takes its time
         assert catches(process, signal.SIGTERM)
@@ -158,7 +154,7 @@ async def test_a_second_signal_ends_a_process_that_is_still_closing(dsn: str, mo
 @pytest.mark.parametrize("network_is", ["whole", "cut"])
 @pytest.mark.parametrize("how", ["leave", "exit"])
 async def test_a_process_that_forgets_to_close_ends_without_hanging(
-    dsn: str, how: str, network_is: str, server_locks: ServerLocks, mode: LockMode
+    dsn: str, how: str, network_is: str, server_locks: ServerLocks
 ) -> None:
     async with proxy(dsn) as network, holder(network.dsn, how) as process:
         if network_is == "cut":

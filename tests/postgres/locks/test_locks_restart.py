@@ -9,7 +9,7 @@ import pytest
 
 from aiodurable.errors import LockTimeoutError
 from aiodurable.locks import PostgresLockManager
-from aiodurable.settings import LockMode, Settings
+from aiodurable.settings import Settings
 from own_server import How, OwnServer
 from timetable import Timetable
 from waiting import wait_until, within
@@ -17,12 +17,12 @@ from waiting import wait_until, within
 
 @pytest.mark.parametrize("how", ["fast", "immediate"])
 async def test_after_a_restart_every_lease_is_lost_and_every_waiter_served(
-    own: OwnServer, how: How, timetable: Timetable, mode: LockMode
+    own: OwnServer, how: How, timetable: Timetable
 ) -> None:
     dsn = await own.start()
     async with (
-        PostgresLockManager(dsn, mode=mode, settings=Settings(close_timeout_s=2)) as locks,
-        PostgresLockManager(dsn, mode=mode) as other,
+        PostgresLockManager(dsn, settings=Settings(close_timeout_s=2)) as locks,
+        PostgresLockManager(dsn) as other,
     ):
         leases = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(50)))
         waiting = [asyncio.create_task(other.acquire(f"lock {n}", timeout=None)) for n in range(50)]

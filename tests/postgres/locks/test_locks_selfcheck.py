@@ -7,22 +7,19 @@ import pytest
 from aiodurable.errors import PoolerNotSupportedError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks import wire as wires
-from aiodurable.settings import LockMode
 from standby import standby_server
 
 
-async def test_a_standby_is_refused(mode: LockMode) -> None:
+async def test_a_standby_is_refused() -> None:
     """It grants advisory locks of its own, which exclude nobody on the primary."""
     with standby_server() as standby, pytest.raises(PoolerNotSupportedError, match="standby"):
-        await PostgresLockManager(standby, mode=mode).open()
+        await PostgresLockManager(standby).open()
 
 
-async def test_an_engine_whose_locks_exclude_nobody_is_refused(
-    dsn: str, monkeypatch: pytest.MonkeyPatch, mode: LockMode
-) -> None:
+async def test_an_engine_whose_locks_exclude_nobody_is_refused(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = wires._SQL["probe"]
     probe = real.replace("pg_catalog.pg_try_advisory_xact_lock($1::bigint)", "$1::bigint IS NOT NULL")
     assert probe != real
     monkeypatch.setattr(wires, "_SQL", {**wires._SQL, "probe": probe})
     with pytest.raises(PoolerNotSupportedError, match="exclude nobody"):
-        await PostgresLockManager(dsn, mode=mode).open()
+        await PostgresLockManager(dsn).open()

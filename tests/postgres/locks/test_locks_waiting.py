@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -136,13 +137,14 @@ async def test_two_names_that_share_a_key_wait_for_each_other(
 ) -> None:
     """Postgres would say yes to the second: a session may have the same lock twice."""
     monkeypatch.setattr("aiodurable.locks.manager.own_lock_key", lambda name, namespace: 42)
-    async with locks.hold("one"):
-        assert await locks.try_acquire("two") is None
-        waiting = asyncio.create_task(locks.acquire("three", timeout=None))
+    one, two, three = (f"{number} {uuid4()}" for number in ("one", "two", "three"))  # keys of known names are kept
+    async with locks.hold(one):
+        assert await locks.try_acquire(two) is None
+        waiting = asyncio.create_task(locks.acquire(three, timeout=None))
         await wait_until(lambda: locks.health().waiting == 1)
         assert server_locks() == 1
     lease = await waiting
-    assert lease.name == "three"
+    assert lease.name == three
     await lease.release()
     assert server_locks() == 0
 

@@ -18,7 +18,6 @@ import pytest
 
 from aiodurable import Durable, LeaseLostError, Settings
 from aiodurable.events import Event, LeaseLost
-from aiodurable.settings import LockMode
 from own_server import How, OwnServer
 from server_locks import ServerLocks
 from timetable import Timetable
@@ -99,10 +98,10 @@ async def recorded(dsn: str) -> list[Any]:
 
 @pytest.mark.parametrize("how", ["fast", "immediate"])
 async def test_a_restart_of_postgres_cancels_no_run_of_a_crowd(
-    own: OwnServer, how: How, tmp_path: Path, timetable: Timetable, mode: LockMode
+    own: OwnServer, how: How, tmp_path: Path, timetable: Timetable
 ) -> None:
     dsn = await own.start()
-    async with Durable(dsn, settings=Settings(recovery_grace_s=60, lock_mode=mode)) as durable:
+    async with Durable(dsn, settings=Settings(recovery_grace_s=60)) as durable:
         crowd = Crowd(durable, tmp_path)
         tasks = crowd.start()
         await wait_until(lambda: crowd.reached == RUNS, 60)
@@ -127,9 +126,9 @@ async def test_a_restart_of_postgres_cancels_no_run_of_a_crowd(
 
 
 async def test_killed_lock_backends_cancel_no_run_of_a_crowd(
-    dsn: str, server_locks: ServerLocks, tmp_path: Path, timetable: Timetable, mode: LockMode
+    dsn: str, server_locks: ServerLocks, tmp_path: Path, timetable: Timetable
 ) -> None:
-    async with Durable(dsn, settings=Settings(recovery_grace_s=60, lock_mode=mode)) as durable:
+    async with Durable(dsn, settings=Settings(recovery_grace_s=60)) as durable:
         crowd = Crowd(durable, tmp_path)
         tasks = crowd.start()
         await wait_until(lambda: crowd.reached == RUNS, 60)
@@ -153,7 +152,7 @@ async def test_killed_lock_backends_cancel_no_run_of_a_crowd(
 
 
 async def test_of_freed_locks_exactly_those_that_another_process_grabbed_end_their_runs(
-    dsn: str, server_locks: ServerLocks, tmp_path: Path, timetable: Timetable, mode: LockMode
+    dsn: str, server_locks: ServerLocks, tmp_path: Path, timetable: Timetable
 ) -> None:
     """Also where a run swallows its cancellation and goes on to write: the fence refuses it."""
     lost: list[str | None] = []
@@ -162,7 +161,7 @@ async def test_of_freed_locks_exactly_those_that_another_process_grabbed_end_the
         if isinstance(event, LeaseLost):
             lost.append(event.thread_id)
 
-    async with Durable(dsn, settings=Settings(recovery_grace_s=60, lock_mode=mode), observers=[note_lost]) as durable:
+    async with Durable(dsn, settings=Settings(recovery_grace_s=60), observers=[note_lost]) as durable:
         crowd = Crowd(durable, tmp_path, stubborn=True)
         tasks = crowd.start()
         await wait_until(lambda: crowd.reached == RUNS, 60)

@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aiodurable import Durable, ThreadStatus
-from aiodurable.settings import LockMode
 from checkpoint_rows import written
 from ledger_rows import Ledger
 from lock_holder import SHORT, said
@@ -26,7 +24,7 @@ FROZEN = Path(__file__).parents[2] / "frozen_process.py"
 @pytest.mark.usefixtures("enforced")
 @pytest.mark.parametrize("how", ["blocked", "stopped"])
 async def test_a_holder_that_wakes_up_after_another_took_over_writes_nothing(
-    dsn: str, ledger: Ledger, how: str, tmp_path: Path, timetable: Timetable, mode: LockMode
+    dsn: str, ledger: Ledger, how: str, tmp_path: Path, timetable: Timetable
 ) -> None:
     go = tmp_path / "go"
     process = await asyncio.create_subprocess_exec(
@@ -37,7 +35,7 @@ async def test_a_holder_that_wakes_up_after_another_took_over_writes_nothing(
         frozen = time.monotonic()
         if how == "stopped":
             process.send_signal(signal.SIGSTOP)
-        async with Durable(dsn, settings=replace(SHORT, lock_mode=mode)) as durable:
+        async with Durable(dsn, settings=SHORT) as durable:
             async with durable.run(four_nodes(), "t", on_busy="wait", timeout=30) as run:
                 taken = time.monotonic() - frozen
                 assert run.status is ThreadStatus.CRASHED

@@ -14,7 +14,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutError, WorkflowAlreadyRunningError
 from aiodurable.events import Event, LeaseLost
 from aiodurable.model import ThreadStatus
-from aiodurable.settings import LockMode, Settings
+from aiodurable.settings import Settings
 from checkpoint_rows import written
 from ledger_rows import Ledger
 from waiting import is_held, wait_until, within
@@ -24,19 +24,19 @@ INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 @pytest.fixture
-async def durable(dsn: str, mode: LockMode) -> AsyncIterator[Durable]:
-    async with Durable(dsn, settings=Settings(lock_mode=mode)) as opened:
+async def durable(dsn: str) -> AsyncIterator[Durable]:
+    async with Durable(dsn, settings=Settings()) as opened:
         yield opened
 
 
 @pytest.fixture
-def strict(mode: LockMode) -> Settings:
-    return Settings(recovery_grace_s=0, lock_mode=mode)
+def strict() -> Settings:
+    return Settings(recovery_grace_s=0)
 
 
 @pytest.fixture
-def patient(mode: LockMode) -> Settings:
-    return Settings(recovery_grace_s=20, lock_mode=mode)
+def patient() -> Settings:
+    return Settings(recovery_grace_s=20)
 
 
 def config(log: Path) -> Any:

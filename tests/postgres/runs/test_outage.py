@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from aiodurable import Durable, LeaseLostError, PostgresUnavailableError, Settings, ThreadStatus
-from aiodurable.settings import LockMode
 from own_server import OwnServer
 from waiting import wait_until, within
 from workflows import STEPS, Gate, four_nodes, noted
@@ -26,10 +25,10 @@ def config(log: Path) -> Any:
 
 
 async def test_a_run_whose_postgres_goes_away_ends_clearly_and_goes_on_when_it_is_back(
-    own: OwnServer, tmp_path: Path, mode: LockMode
+    own: OwnServer, tmp_path: Path
 ) -> None:
     log, gate, dsn = tmp_path / "log", Gate("weigh"), await own.start()
-    async with Durable(dsn, settings=Settings(recovery_grace_s=0.5, close_timeout_s=1, lock_mode=mode)) as durable:
+    async with Durable(dsn, settings=Settings(recovery_grace_s=0.5, close_timeout_s=1)) as durable:
 
         async def body() -> None:
             async with durable.run(four_nodes(gate), "t", config=config(log)) as run:
@@ -51,9 +50,9 @@ async def test_a_run_whose_postgres_goes_away_ends_clearly_and_goes_on_when_it_i
     assert noted(log) == ["collect", "sort", "weigh", "weigh", "tell"]
 
 
-async def test_a_restart_of_postgres_is_not_felt_by_a_run(own: OwnServer, tmp_path: Path, mode: LockMode) -> None:
+async def test_a_restart_of_postgres_is_not_felt_by_a_run(own: OwnServer, tmp_path: Path) -> None:
     log, gate, dsn = tmp_path / "log", Gate("weigh"), await own.start()
-    async with Durable(dsn, settings=Settings(recovery_grace_s=60, lock_mode=mode)) as durable:
+    async with Durable(dsn, settings=Settings(recovery_grace_s=60)) as durable:
 
         async def body() -> Any:
             async with durable.run(four_nodes(gate), "t", config=config(log)) as run:
@@ -70,12 +69,10 @@ async def test_a_restart_of_postgres_is_not_felt_by_a_run(own: OwnServer, tmp_pa
 
 
 async def test_a_result_whose_recording_postgres_missed_is_still_returned_and_told_by_the_tables(
-    own: OwnServer, tmp_path: Path, mode: LockMode
+    own: OwnServer, tmp_path: Path
 ) -> None:
     dsn = await own.start()
-    async with Durable(
-        dsn, settings=Settings(recovery_grace_s=60, connect_timeout_s=2, close_timeout_s=1, lock_mode=mode)
-    ) as durable:
+    async with Durable(dsn, settings=Settings(recovery_grace_s=60, connect_timeout_s=2, close_timeout_s=1)) as durable:
         async with durable.run(four_nodes(), "t") as run:
             stream = run.astream(INPUT, stream_mode="values")
             seen = [await anext(stream) for _ in range(5)]
