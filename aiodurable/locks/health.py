@@ -21,8 +21,7 @@ class SessionHealth:
         held: leases on it.
         answered_s: seconds since its last answer, None while it is not up.
         trusted_s: seconds for which its leases are still trusted without another answer; 0 while it is not up.
-        enforced: whether the server itself ends it when it falls silent (Postgres 14 and later).
-        share: how many slots of the server's lock table it may take; leases that are rows take none.
+        share: how many slots of the server's lock table it may take.
         used: how many slots of the server's lock table it takes.
         reconnects: how often it was replaced.
         over: why the last one ended, while none is up.
@@ -33,7 +32,6 @@ class SessionHealth:
     held: int
     answered_s: float | None
     trusted_s: float
-    enforced: bool
     share: int
     used: int
     reconnects: int
@@ -69,7 +67,7 @@ def _session(keeper: Keeper) -> SessionHealth:
     if session is None or session.over is not None:
         over = "not open" if session is None else session.over
         pid = None if session is None else session.wire.pid
-        return SessionHealth(False, pid, 0, None, 0.0, False, 0, 0, keeper.reconnects, over)
+        return SessionHealth(False, pid, 0, None, 0.0, 0, 0, keeper.reconnects, over)
     now = time.monotonic()
     return SessionHealth(
         up=True,
@@ -77,7 +75,6 @@ def _session(keeper: Keeper) -> SessionHealth:
         held=len(session.held),
         answered_s=now - session.answered,
         trusted_s=max(0.0, session.trusted_until - now),
-        enforced=session.wire.enforced,
         share=session.share,
         used=session.load,
         reconnects=keeper.reconnects,

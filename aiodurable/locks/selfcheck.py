@@ -7,11 +7,14 @@ import random
 from typing import Final
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import PoolerNotSupportedError
+from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
 from aiodurable.locks.wire import FAILURES, Wire, pooled
 from aiodurable.postgres.driver_errors import unavailable
 
 __all__ = ["check"]
+
+FLOOR: Final = 14
+"""The oldest major version of Postgres: it brought `idle_session_timeout`, by which a silent session's locks end."""
 
 PEERS: Final = 3
 """Transactions opened beside the holder: a pooler that has one idle server connection gives it to the first of them."""
@@ -26,9 +29,15 @@ async def check(wire: Wire, dsn: Dsn, *, allow_proxy: bool, probe: bool, timeout
     whose advisory locks exclude nobody.
 
     Raises:
+        ConfigurationError: Postgres is older than `FLOOR`.
         PoolerNotSupportedError: a standby, a proxy that is not allowed, or no exclusion.
         PostgresUnavailableError: the server failed meanwhile.
     """
+    if wire.version < FLOOR * 10_000:
+        raise ConfigurationError(
+            f"could not use Postgres {wire.version // 10_000} at {dsn.safe} for locks: it never ends a session that falls "
+            f"silent. Upgrade to {FLOOR} or newer"
+        )
     if wire.standby:
         raise PoolerNotSupportedError(
             f"wanted the primary at {dsn.safe}, found a standby: it grants locks of its own that exclude nobody on the "

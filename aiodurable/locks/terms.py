@@ -15,7 +15,7 @@ __all__ = ["Terms"]
 class Terms:
     """The three times of a lease, in seconds.
 
-    The server ends a session that has been silent for `ttl_s` (`idle_session_timeout`, Postgres 14 and later), and its
+    The server ends a session that has been silent for `ttl_s` (`idle_session_timeout`), and its
     locks with it. It counts from the moment it went idle, which is after it had read our last statement, which is after
     we sent that:
 
@@ -30,9 +30,9 @@ class Terms:
     A session that is past its deadline is cut only after the margin: where our words reach the server and its answers do
     not reach us, cutting at once would free the locks while their holders are still being told.
 
-    The server's TCP keepalives are a second line, and before Postgres 14 the only one. They too are set to give up after
-    `ttl_s` and no earlier, for they count from the last packet, and whoever gave up earlier would free locks that are
-    still trusted. They see a lost network or host, never a stopped process: its kernel answers for it.
+    The server's TCP keepalives are a second line. They too are set to give up after `ttl_s` and no
+    earlier, for they count from the last packet, and whoever gave up earlier would free locks that
+    are still trusted. They see a lost network or host, never a stopped process: its kernel answers for it.
 
     An idle session sends a heartbeat `heartbeat_s` after its last statement. `Settings` demands
     ttl > margin + 2 × heartbeat: one heartbeat may come a whole interval late before the holder gives up.

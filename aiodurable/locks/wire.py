@@ -27,7 +27,6 @@ FREED: Final = 1
 NOTIFIED: Final = 2
 """What became of a key that was to be unlocked; NOTIFIED: somebody waits for it and was told."""
 
-_HAS_IDLE_TIMEOUT: Final = 140000
 _STATEMENT_ELSEWHERE: Final = ("26000", "42P05", "08P01")
 """A statement just prepared is not there, or one not yet prepared is: two servers answered one connection."""
 
@@ -84,11 +83,6 @@ class Wire:
                 raise unavailable(error, dsn) from error
             raise
         return cls(connection, dsn, pid=pid, version=version, standby=standby)
-
-    @property
-    def enforced(self) -> bool:
-        """Whether the server itself ends a silent session; before Postgres 14 only its TCP keepalives do."""
-        return self.version >= _HAS_IDLE_TIMEOUT
 
     async def prepare(self, terms: Terms, *, setup: bool) -> None:
         """Configure the session and make it ready for batches.

@@ -254,9 +254,8 @@ class Retention:
     async def _pages(self, table: str, block: str, *args: Any) -> AsyncIterator[list[str]]:
         """What a statement finds on the pages of a table, some of them after the other."""
         (sizes,) = await self._database.fetch(_SQL["sizes"])
-        pages = _PAGES if sizes["by_number"] else max(1, sizes[table])
-        for first in range(0, sizes[table], pages):
-            rows = await self._database.fetch(_SQL[block], first, first + pages, *args)
+        for first in range(0, sizes[table], _PAGES):
+            rows = await self._database.fetch(_SQL[block], first, first + _PAGES, *args)
             yield [value for row in rows for value in row.values()]
 
     async def _old(self, wanted: Filter, before: str, everything: bool) -> AsyncIterator[tuple[list[str], Pruned]]:
@@ -273,11 +272,11 @@ class Retention:
     ) -> AsyncIterator[tuple[list[str], Pruned]]:
         """What was written together lies together: in the order of the rows on disk a page is read, logged and written once
         for all that goes of it. In the order of their ids each thread has pages of its own."""
-        (table,) = await self._database.fetch(_TABLE)
-        if not table["by_number"] or self._search.is_narrow(wanted):
+        if self._search.is_narrow(wanted):
             async for step in self._search.steps(wanted, size=_STEP):
                 yield step.thread_ids, Pruned(looked_at=step.looked_at)
             return
+        (table,) = await self._database.fetch(_TABLE)
         for first in range(0, table["pages"], _PAGES):
             rows = await self._database.fetch(_SQL["lying"], first, first + _PAGES, before, everything)
             part = min((first + _PAGES) / table["pages"], 1.0)

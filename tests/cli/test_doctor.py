@@ -24,7 +24,6 @@ from aiodurable.cli.doctor import ways
 from aiodurable.cli.doctor.examination import examine
 from aiodurable.cli.doctor.finding import Finding, Grade
 from aiodurable.dsn import parse_dsn
-from aiodurable.locks.wire import Wire
 from aiodurable.postgres.connections import Database
 from aiodurable.settings import Settings
 from conftest import Server
@@ -197,13 +196,6 @@ async def test_a_server_that_bears_silence(dsn: str, monkeypatch: pytest.MonkeyP
     assert found.grade == "fail"
 
 
-async def test_a_server_too_old_to_end_silent_sessions(dsn: str) -> None:
-    wire = await Wire.open(parse_dsn(dsn), timeout_s=10)
-    wire.version = 130000
-    assert (await ways.silence(parse_dsn(dsn), wire, Settings())).grade == "warn"
-    wire.terminate()
-
-
 # ---- the server -----------------------------------------------------------------------------------------------------
 
 
@@ -262,7 +254,7 @@ async def test_a_lock_table_that_fills_up(dsn: str, database: Database) -> None:
 async def test_facts_that_this_server_cannot_have(database: Database) -> None:
     """An old server, and one reached over a network where dead peers are not noticed."""
     facts = await server_checks.facts_of(database)
-    assert server_checks.version(replace(facts, version_num=130000), Settings()).grade == "warn"
+    assert server_checks.version(replace(facts, version_num=130000), Settings()).grade == "fail"
     over_tcp = replace(facts, over_tcp=True, settings={**facts.settings, "tcp_keepalives_idle": "7200"})
     assert server_checks.keepalives(over_tcp, Settings()).grade == "warn"
     bounded = replace(over_tcp, settings={**over_tcp.settings, "idle_in_transaction_session_timeout": "60000"})

@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from conftest import Server
 from own_server import OwnServer, own_server
 from scenario_graphs import BREAKS
 from server_locks import ServerLocks
@@ -35,15 +34,6 @@ def timetable(request: pytest.FixtureRequest, record_property: Callable[[str, ob
     table = Timetable(request.node.name.removeprefix("test_").replace("_", " "))
     yield table
     record_property(PROPERTY, str(table))
-
-
-@pytest.fixture
-def enforced(server: Server) -> None:
-    """Only where the server ends silent sessions: what is weaker elsewhere, docs/explanation/how-a-run-survives.md says."""
-    if server.version < 140000:
-        pytest.skip(
-            "before Postgres 14 a stopped process keeps its locks while its host lives: no idle_session_timeout"
-        )
 
 
 @pytest.fixture(autouse=True)

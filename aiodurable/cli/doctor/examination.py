@@ -54,7 +54,7 @@ async def examine(dsn: str | None) -> AsyncIterator[Finding]:
 async def _direct_way(wire: Wire, direct: Dsn, settings: Settings) -> AsyncIterator[Finding]:
     yield (exclusion := await _bounded("locks", ways.exclusion(wire, direct, settings)))
     if exclusion.grade is Grade.OK:
-        yield await _bounded("silence", ways.silence(direct, wire, settings))
+        yield await _bounded("silence", ways.silence(direct, settings))
 
 
 async def _server(database: Database, other: Wire | None, settings: Settings) -> AsyncIterator[Finding]:

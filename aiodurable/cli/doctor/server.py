@@ -91,9 +91,7 @@ def _text(value: str | bytes) -> str:
 def version(facts: Facts, _: Settings) -> Finding:
     """Postgres 14 brought `idle_session_timeout`."""
     if facts.version_num < 140000:
-        return warn(
-            "version", f"Postgres {facts.version}", "upgrade to 14 or newer: older ones are untested and weaker"
-        )
+        return fail("version", f"Postgres {facts.version}", "upgrade to 14 or newer: locks are refused on older ones")
     return ok("version", f"Postgres {facts.version}")
 
 

@@ -80,18 +80,12 @@ async def pooling(database: Database, settings: Settings) -> Finding:
     return ok("pooling", f"a pooler in {mode} mode: used without prepared statements; the locks go the direct way")
 
 
-async def silence(direct: Dsn, wire: Wire, settings: Settings) -> Finding:
+async def silence(direct: Dsn, settings: Settings) -> Finding:
     """Whether the server ends a session that falls silent, tried out: that makes a lock a lease.
 
     Only for a way that is direct, or a pooler's in session mode: in transaction mode the setting would be somebody else's.
     """
     name = "silence"
-    if not wire.enforced:
-        return warn(
-            name,
-            "Postgres before 14 ends no silent session: only TCP keepalives free the locks of a host that vanished",
-            "upgrade to Postgres 14 or newer",
-        )
     connection = await connect_direct(direct, role="doctor", timeout_s=settings.connect_timeout_s)
     try:
         ended = asyncio.Event()

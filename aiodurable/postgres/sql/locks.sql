@@ -5,8 +5,7 @@ SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_n
 -- name: configure
 -- No table. By set_config, not at connection start: a pooler in session mode refuses parameters it does not know. A
 -- parameter that this server does not know is left out. $1 milliseconds for which the server bears our silence, also
--- while an answer of its own is under way; $2 and $3 seconds: its TCP keepalives, a second line, and before Postgres 14
--- the only one.
+-- while an answer of its own is under way; $2 and $3 seconds: its TCP keepalives, a second line.
 SELECT pg_catalog.set_config(v.name, v.value, false)
 FROM (VALUES ('idle_session_timeout', $1::text),
              ('tcp_keepalives_idle', $2::text),

@@ -215,8 +215,7 @@ RETURNING thread_id
 -- name: sizes
 -- Files' lengths, as in pages of threads.sql.
 SELECT pg_relation_size('aiodurable_runs') / current_setting('block_size')::integer AS runs,
-       pg_relation_size('aiodurable_fences') / current_setting('block_size')::integer AS fences,
-       current_setting('server_version_num')::integer >= 140000 AS by_number
+       pg_relation_size('aiodurable_fences') / current_setting('block_size')::integer AS fences
 
 -- name: over
 -- TID range scan of aiodurable_runs; once a row aiodurable_runs_in_order and checkpoints_pkey. Runs

@@ -404,9 +404,8 @@ FROM pg_database d
 WHERE d.datname = current_database()
 
 -- name: pages
--- The file's length, not the planner's statistics; and whether a page can be found by its number (since Postgres 14).
-SELECT pg_relation_size('checkpoints') / current_setting('block_size')::integer AS pages,
-       current_setting('server_version_num')::integer >= 140000 AS by_number
+-- The file's length, not the planner's statistics.
+SELECT pg_relation_size('checkpoints') / current_setting('block_size')::integer AS pages
 
 -- name: sample
 -- The threads whose heads lie on $1 percent of the pages of checkpoints; each head by one descent of checkpoints_pkey.

@@ -19,7 +19,6 @@ from aiodurable.checkpoints.rows import (
 )
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.links import Link
-from conftest import Server
 
 
 def batch(number: int, *, replace: bool = False, takes: str | None = None) -> tuple[str, list[Any]]:
@@ -43,10 +42,8 @@ def batch(number: int, *, replace: bool = False, takes: str | None = None) -> tu
     ],
 )
 async def test_the_commit_is_planned_once_for_all_batches(
-    dsn: str, replace: bool, takes: str | None, expected: str, server: Server
+    dsn: str, replace: bool, takes: str | None, expected: str
 ) -> None:
-    if server.version < 140000:
-        pytest.skip("before Postgres 14 the server does not count plans")
     link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
     await link.fetch("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('t', 1)")
     for number in range(10):

@@ -34,7 +34,6 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable:
                 await lease.release()
 
 
-@pytest.mark.usefixtures("enforced")
 async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(dsn: str, timetable: Timetable) -> None:
     async with PostgresLockManager(dsn, settings=SHORT) as locks, holder(dsn) as process:
         process.send_signal(signal.SIGSTOP)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from aiodurable.errors import PoolerNotSupportedError
-from aiodurable.locks import PostgresLockManager
+from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
+from aiodurable.locks import PostgresLockManager, selfcheck
 from aiodurable.locks import wire as wires
+from conftest import Server
 from standby import standby_server
 
 
@@ -23,3 +24,15 @@ async def test_an_engine_whose_locks_exclude_nobody_is_refused(dsn: str, monkeyp
     monkeypatch.setattr(wires, "_SQL", {**wires._SQL, "probe": probe})
     with pytest.raises(PoolerNotSupportedError, match="exclude nobody"):
         await PostgresLockManager(dsn).open()
+
+
+async def test_a_postgres_that_ends_no_silent_session_is_refused(
+    dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    major = server.version // 10_000
+    monkeypatch.setattr(selfcheck, "FLOOR", major + 1)
+    with pytest.raises(ConfigurationError, match=rf"Postgres {major} .* Upgrade to {major + 1} or newer"):
+        await PostgresLockManager(dsn).open()
+    monkeypatch.setattr(selfcheck, "FLOOR", major)
+    async with PostgresLockManager(dsn) as locks, locks.hold("a"):
+        pass

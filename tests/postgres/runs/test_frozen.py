@@ -21,7 +21,6 @@ from workflows import STEPS, four_nodes
 FROZEN = Path(__file__).parents[2] / "frozen_process.py"
 
 
-@pytest.mark.usefixtures("enforced")
 @pytest.mark.parametrize("how", ["blocked", "stopped"])
 async def test_a_holder_that_wakes_up_after_another_took_over_writes_nothing(
     dsn: str, ledger: Ledger, how: str, tmp_path: Path, timetable: Timetable
