@@ -152,8 +152,9 @@ def environment(*extras: str) -> Path:
 
 
 def make_environment(folder: Path) -> Path:
-    """A virtual environment in `folder`, by whatever this machine has; one that is there is kept."""
-    if not interpreter(folder).exists():
+    """A virtual environment in `folder`, by whatever this machine has; one of this Python that is there is kept."""
+    if not interpreter(folder).exists() or not of_this_python(folder):
+        shutil.rmtree(folder, ignore_errors=True)
         if uv := shutil.which("uv"):
             check_call(uv, "venv", "-q", "--python", sys.executable, folder)
         elif subprocess.run([sys.executable, "-m", "venv", folder], capture_output=True, check=False).returncode:
@@ -161,6 +162,12 @@ def make_environment(folder: Path) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             check_call(sys.executable, "-m", "venv", "--without-pip", folder)
     return interpreter(folder)
+
+
+def of_this_python(folder: Path) -> bool:
+    """Whether `python3.13 dev.py test` would run the tests on Python 3.13 there."""
+    found = re.search(r"^version(?:_info)? *= *(\d+\.\d+)", (folder / "pyvenv.cfg").read_text(), re.MULTILINE)
+    return found is not None and found[1] == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def install(python: Path, *arguments: str | Path) -> None:
