@@ -169,6 +169,29 @@ async def test_a_process_with_many_waiters_does_not_starve_another(
     assert served["locks"] < served["other"] * HANDOFFS * 10
 
 
+async def test_a_key_that_went_round_in_one_process_goes_to_another_that_waits_before_it_comes_back(
+    locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own are nearer to it: they hold back. Here for longer than the other needs at its slowest."""
+    monkeypatch.setattr("aiodurable.locks.taking.YIELD_S", 60.0)
+    holders: list[str] = []
+
+    async def take(who: PostgresLockManager, name: str) -> None:
+        async with who.hold("a", timeout=None):
+            holders.append(name)
+
+    first = await locks.acquire("a")
+    here = [asyncio.create_task(take(locks, "here")) for _ in range(2 * HANDOFFS)]
+    there = asyncio.create_task(take(other, "there"))
+    await wait_until(lambda: server_locks.flags() == 1)
+    await first.release()
+    await within(30, there)
+    assert holders == [*["here"] * HANDOFFS, "there"]
+    for task in here:
+        task.cancel()
+    await asyncio.gather(*here, return_exceptions=True)
+
+
 async def test_after_a_lost_session_flags_and_the_ear_are_there_again(
     locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, no_tick: None
 ) -> None:

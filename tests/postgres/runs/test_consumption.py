@@ -8,8 +8,10 @@ import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
+from aiodurable.checkpoints import AsyncCheckpointerPool
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.durable import Durable
+from aiodurable.errors import LeaseLostError
 from aiodurable.model import RunStatus, ThreadStatus
 from ledger_rows import Ledger
 from workflows import STEPS, four_nodes
@@ -94,6 +96,27 @@ async def test_the_first_checkpoint_records_in_its_own_commit_that_it_took_the_i
     async with durable.run(four_nodes(look), "t") as run:
         await run.ainvoke(FIRST)
     assert seen[0] == [("running", True)]
+
+
+async def test_a_first_checkpoint_that_is_refused_takes_no_input(
+    durable: Durable, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another lease begins after the run was accepted: nothing of its input is part of the thread."""
+    put = DurableSaver.aput
+
+    async def after_another_lease(saver: DurableSaver, *args: Any) -> Any:
+        async with AsyncCheckpointerPool(dsn) as other:
+            await other.bump("t")
+        return await put(saver, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DurableSaver, "aput", after_another_lease)
+        with pytest.raises(LeaseLostError, match="at token 2 now"):
+            async with durable.run(four_nodes(), "t") as run:
+                await run.ainvoke(FIRST)
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT consumed FROM aiodurable_runs").fetchall() == [(False,)]
+    assert (await durable.resume_workflow("t", four_nodes()))["words"] == ["first", *STEPS]
 
 
 async def test_what_was_recorded_stands_whatever_becomes_of_the_checkpoints(durable: Durable, dsn: str) -> None:

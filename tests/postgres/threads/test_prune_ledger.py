@@ -60,16 +60,22 @@ async def turn(durable: Durable, thread_id: str, run_id: str, before_step: Any =
         return await run.ainvoke(INPUT, **options)
 
 
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "by an earlier version"])
 @pytest.mark.parametrize("how", ["prune", "aprune"])
 async def test_a_run_never_starts_over_because_its_checkpoints_were_pruned(
-    durable: Durable, log: Path, how: str
+    durable: Durable, log: Path, db: psycopg.AsyncConnection[Any], how: str, recorded: bool
 ) -> None:
-    """It stopped at a gate, a person edited its state with plain LangGraph, and the edit alone is left of the thread."""
+    """It stopped at a gate, a person edited its state with plain LangGraph, and the edit alone is left of the thread.
+
+    Earlier versions did not record with a run's first checkpoint that its input was consumed.
+    """
     config: Any = {"configurable": {"log": str(log)}}
     async with durable.run(four_nodes(), "t", config=config) as run:
         await run.ainvoke(INPUT, interrupt_before=["weigh"])
     graph = four_nodes().compile(durable.checkpointer)
     await graph.aupdate_state({"configurable": {"thread_id": "t"}}, {"words": ["edited"]})
+    if not recorded:
+        await db.execute("UPDATE aiodurable_runs SET consumed = false")
     if how == "prune":
         assert (await durable.prune(older_than=NOW, statuses=["paused", "crashed"])).threads == 1
     else:
@@ -140,7 +146,9 @@ async def test_runs_of_threads_without_a_checkpoint_have_an_age_as_well(
 async def test_an_age_and_a_graph_choose_among_runs(durable: Durable, db: psycopg.AsyncConnection[Any]) -> None:
     for n in range(2):
         await turn(durable, "t", f"r{n}")
-    await db.execute("UPDATE aiodurable_runs SET graph = 'mine'")
+    await db.execute("UPDATE aiodurable_runs SET graph = 'mine', created_at = created_at - interval '1 hour'")
+    young = await durable.prune(older_than=timedelta(minutes=30), graph="mine")
+    assert young.runs == 0, "the age of a run counts from its end"
     await db.execute(AGE.encode())
     assert (await durable.prune(older_than=timedelta(hours=2))).runs == 0
     assert (await durable.prune(older_than=timedelta(minutes=30), graph="another")).runs == 0
