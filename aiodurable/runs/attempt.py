@@ -137,9 +137,8 @@ class Attempt:
         closing = {ThreadStatus.NEW: None, ThreadStatus.COMPLETE: RunStatus.COMPLETE}
         record, lease.fence.blank = await rooms.ledger.start(
             run_id or new_run_id(),
-            lease.thread_id,
+            fence=lease.fence,
             graph=graph.name,
-            token=lease.token,
             seq=seq,
             input=input,
             context=context,
@@ -206,7 +205,7 @@ class Attempt:
             new.loose = loose
             return new
         given, given_context = left.load(graph.serde)
-        record = await rooms.ledger.retry(left.record.run_id, token=lease.token, seq=seq)
+        record = await rooms.ledger.retry(left.record.run_id, fence=lease.fence, seq=seq)
         lease.fence.history.acknowledge(Mark(run_id=record.run_id), None, time.monotonic())
         return cls(
             rooms,
@@ -245,7 +244,7 @@ class Attempt:
         self._beside = None if asked.commanded else _what_comes_with(command, self._beside, head)
         await self._rooms.ledger.answer(
             self.run_id,
-            token=self._lease.token,
+            fence=self._lease.fence,
             new=new,
             all={**self._answers, **({_BESIDE: self._beside} if self._beside else {})},
             closed=asked.closed_by(given),
@@ -283,11 +282,9 @@ class Attempt:
         if error is None and finished is not None and (thread := await self._complete(finished)):
             return thread
         if written:
-            await self._rooms.ledger.answers_over(self.run_id, token=self._lease.token)
+            await self._rooms.ledger.answers_over(self.run_id, fence=self._lease.fence)
         consumed = self._lease.fence.untaken is None
-        thread, ended = await self._rooms.ledger.end(
-            self.run_id, self._lease.thread_id, token=self._lease.token, consumed=consumed
-        )
+        thread, ended = await self._rooms.ledger.end(self.run_id, fence=self._lease.fence, consumed=consumed)
         await self._rooms.checkpoints.check_history(self._lease.fence)
         if self._lease.lost:
             return None  # what the tables show now is not what this attempt did
@@ -295,7 +292,7 @@ class Attempt:
             self._announce(RunStatus.COMPLETE, error)
             return thread
         if again := [asked.id for asked in thread.interrupts if asked.id in delivered]:
-            await self._rooms.ledger.answers_over(self.run_id, token=self._lease.token, withdrawn=again)
+            await self._rooms.ledger.answers_over(self.run_id, fence=self._lease.fence, withdrawn=again)
         lacking = self._lacking(thread, error)
         outcome = outcome_of(thread, error, consumed=consumed, accepting=self._accepting, lacking=lacking)
         if outcome is None:
@@ -303,7 +300,7 @@ class Attempt:
         raised = None if refused or outcome.status is RunStatus.COMPLETE else error
         finished_at = await self._rooms.ledger.finish(
             self.run_id,
-            token=self._lease.token,
+            fence=self._lease.fence,
             status=outcome.status,
             error=None if raised is None else error_text(raised),
             traceback=traceback_text(raised) if raised is not None and outcome.status in _FAILED else None,
@@ -318,20 +315,18 @@ class Attempt:
 
     async def _complete(self, finished: Finished) -> WorkflowCheckpoint | None:
         """Close it at the checkpoint that this attempt itself wrote as the last; None where Postgres shows more than that."""
-        run_id, thread_id, token = self.run_id, self._lease.thread_id, self._lease.token
-        finished_at = await self._rooms.ledger.complete(
-            run_id, thread_id, token=token, checkpoint_id=finished.checkpoint_id
-        )
+        fence = self._lease.fence
+        finished_at = await self._rooms.ledger.complete(self.run_id, fence=fence, checkpoint_id=finished.checkpoint_id)
         if finished_at is None:
             return None
         self._announce(RunStatus.COMPLETE, None)
         return WorkflowCheckpoint(
-            thread_id,
+            fence.thread_id,
             ThreadStatus.COMPLETE,
             finished.checkpoint_id,
             finished.step,
             updated_at=finished.written_at,
-            run_id=run_id,
+            run_id=self.run_id,
             graph=self._record.graph,
             attempts=self._record.attempts,
             started_at=self._record.started_at,

@@ -58,14 +58,12 @@ async def _until_settled(rooms: Rooms, thread_id: str, run_id: str, *, wait: boo
 
 
 async def _settle(rooms: Rooms, thread_id: str, run_id: str) -> bool:
-    """Close the run of a process that is gone, under a lease of our own. False: somebody else has it."""
+    """Close the run of a process that is gone, under a lease of our own. False: somebody else has it, or had it."""
     try:
         async with hold(rooms, thread_id) as lease:
             thread = await rooms.threads.status(thread_id, ignore_lock=True)
             if thread.status is ThreadStatus.COMPLETE:
-                await rooms.ledger.heal(run_id, token=lease.token, checkpoint_id=thread.checkpoint_id)
-            else:
-                await rooms.ledger.settle_cancelled(run_id, token=lease.token, checkpoint_id=thread.checkpoint_id)
+                return await rooms.ledger.heal(run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id)
+            return await rooms.ledger.settle_cancelled(run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id)
     except WorkflowAlreadyRunningError:
         return False
-    return True

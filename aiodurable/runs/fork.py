@@ -83,9 +83,8 @@ async def fork(
             await rooms.ledger.forked(
                 born.fetch_one,
                 run_id,
-                lease.thread_id,
+                fence=lease.fence,
                 graph=graph,
-                token=lease.token,
                 base_id=head,
                 source=source,
                 checkpoint_id=checkpoint_id,
@@ -100,7 +99,7 @@ async def _told(rooms: Rooms, lease: ThreadLease, run_id: str) -> WorkflowCheckp
     if ended := _ENDED.get(thread.status):
         await rooms.ledger.finish(
             run_id,
-            token=lease.token,
+            fence=lease.fence,
             status=ended,
             error=thread.error,
             reason=None,

@@ -1,13 +1,16 @@
 """The ledger: one row a run in `aiodurable_runs`, written before its graph starts, closed when its attempt ends.
 
-Only the newest attempt writes: every change names the fencing token it was made under. That at most one run of a
-thread is `running` is a constraint of the table, not a habit of this file.
+Only the newest attempt writes: every change shows the fencing token and the lease id it is made under,
+which the thread's fence must hold in that very statement. That at most one run of a thread is `running`
+is a constraint of the table, not a habit of this file.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -17,8 +20,9 @@ from typing import Any, NamedTuple, TypeVar
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from aiodurable.checkpoints.fences import Fence, Standing, read_standing
 from aiodurable.checkpoints.weight import MOST_BYTES, is_heavy
-from aiodurable.errors import InvalidArgumentError
+from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutError, WorkflowExecutionError
 from aiodurable.keys import lock_key
 from aiodurable.model import EarlierAttempt, RunRecord, RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
@@ -40,11 +44,17 @@ END = _SQL["end"].replace("{classify}", CLASSIFY)
 
 Stored = tuple[str | None, bytes | None]
 """Kind and bytes of a value, as a serializer gives them; or nothing."""
-_End = tuple[str, str, int, bool]
-"""thread_id, run_id, token, consumed."""
+_End = tuple[str, str, int, int, bool]
+"""thread_id, run_id, token, lease id, consumed."""
 
 _KEPT_ATTEMPTS = 20
 """How many earlier attempts a row remembers."""
+
+_PATIENCE_S = 10.0
+"""Seconds for which a start is tried while another transaction keeps the thread's fence."""
+
+_REST_S = 0.02
+"""Seconds between two such tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +177,9 @@ class Ledger:
     async def start(
         self,
         run_id: str,
-        thread_id: str,
         *,
+        fence: Fence,
         graph: str | None,
-        token: int,
         seq: int = 1,
         input: Any,
         context: Any,
@@ -181,7 +190,12 @@ class Ledger:
         """Write a new run, running. What earlier runs of the thread left open is closed as `closing` first, unless None.
 
         Args:
-            seq: the number of this attempt among those under `token`, from 1.
+            run_id: its name.
+            fence: of the thread.
+            graph, input, context, config: what it is accepted with.
+            seq: the number of this attempt among those under the fence, from 1.
+            base_id: the thread's newest checkpoint.
+            closing: see above.
 
         Returns:
             The row, and whether the thread has no checkpoint yet.
@@ -189,29 +203,70 @@ class Ledger:
         Raises:
             InvalidArgumentError: input, context or config cannot be serialised, or the run_id is taken; nothing was
                 written.
+            LeaseLostError: the fence is no longer the thread's; nothing was written.
+            LockTimeoutError: another transaction kept the fence; nothing was written.
         """
         stored = await self._off_the_loop(
             lambda: (*self._dump("input", input), *self._dump("context", context), *self._dump("config", config)),
             heavy=is_heavy((input, context, config)),
         )
-        key = lock_key(thread_id, self._namespace)
-        row = await self._starts((run_id, thread_id, key, graph, token, self.worker, seq, *stored, base_id, closing))
-        if row is None:
-            raise InvalidArgumentError(
-                f"wanted a new run {run_id!r} of thread {thread_id!r}, found that another run has this id: "
-                "a run_id names one run of one thread",
-                thread_id=thread_id,
-            )
-        return _record(row), row["blank"]
+        key = lock_key(fence.thread_id, self._namespace)
+        attempt = (fence.token, fence.lease_id, self.worker, seq)
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            row = await self._starts((run_id, fence.thread_id, key, graph, *attempt, *stored, base_id, closing))
+            if row is not None:
+                return _record(row), row["blank"]
+            await self._check_start(run_id, fence, deadline)
+            await asyncio.sleep(_REST_S * random.uniform(0.5, 1.0))
 
-    async def retry(self, run_id: str, *, token: int, seq: int = 1) -> RunRecord:
-        """Write that a known run is running again; one more attempt, if it had crashed or failed."""
-        row = await self._database.fetch_one(_SQL["retry"], run_id, token, self.worker, seq, _KEPT_ATTEMPTS)
-        assert row is not None, "the row was read under the same lease"
+    async def _check_start(self, run_id: str, fence: Fence, deadline: float) -> None:
+        """Raise what kept a run from being started; return where that passes."""
+        row = await self._database.fetch_one(_SQL["not_started"], fence.thread_id, run_id, fence.token)
+        assert row is not None, "it has no table that could lack it"
+        standing = None if row["token"] is None else Standing(row["token"], row["lease_id"])
+        if standing != fence.standing:
+            raise fence.overtaken(standing)
+        if row["taken"]:
+            raise InvalidArgumentError(
+                f"wanted a new run {run_id!r} of thread {fence.thread_id!r}, found that another run has this id: "
+                "a run_id names one run of one thread",
+                thread_id=fence.thread_id,
+            )
+        fence.check()
+        if time.monotonic() > deadline:
+            raise LockTimeoutError(
+                f"could not start run {run_id!r} of thread {fence.thread_id!r} within {_PATIENCE_S:g} s: another transaction "
+                "has locked the thread's fence, as a prune does for a moment. Nothing was written; look in "
+                "pg_stat_activity for a backend that is idle in a transaction, and end it",
+                thread_id=fence.thread_id,
+            )
+
+    async def retry(self, run_id: str, *, fence: Fence, seq: int = 1) -> RunRecord:
+        """Write that a known run is running again; one more attempt, if it had crashed or failed.
+
+        Raises:
+            LeaseLostError: the fence is no longer the thread's; nothing was written.
+        """
+        attempt = (*fence.standing, self.worker, seq)
+        row = await self._database.fetch_one(_SQL["retry"], run_id, *attempt, _KEPT_ATTEMPTS)
+        if row is None:
+            raise await self._refusal(fence, f"go on with run {run_id!r}")
         return _record(row)
 
-    async def complete(self, run_id: str, thread_id: str, *, token: int, checkpoint_id: str) -> datetime | None:
-        """Write the attempt under `token` as complete, if its thread stands at this checkpoint, on which nothing hangs.
+    async def _refusal(self, fence: Fence, what: str) -> WorkflowExecutionError | LeaseLostError:
+        """Why a statement under the fence found no row to change."""
+        standing = await read_standing(self._database, fence.thread_id)
+        if standing != fence.standing:
+            return fence.overtaken(standing)
+        return WorkflowExecutionError(
+            f"could not {what} of thread {fence.thread_id!r}: its row in aiodurable_runs was removed or changed by something "
+            "else than a run. Nothing was written; get_checkpoint_status(thread_id) says where the thread stands",
+            thread_id=fence.thread_id,
+        )
+
+    async def complete(self, run_id: str, *, fence: Fence, checkpoint_id: str) -> datetime | None:
+        """Write the attempt under `fence` as complete, if its thread stands at this checkpoint, on which nothing hangs.
 
         Args:
             checkpoint_id: a checkpoint that the attempt itself wrote, with nothing left to do after it.
@@ -219,10 +274,10 @@ class Ledger:
         Returns:
             When it ended; that is written, and not on disk yet: the tables tell the same. None: `end` can tell.
         """
-        return await self._completions((run_id, token, thread_id, checkpoint_id))
+        return await self._completions((run_id, *fence.standing, fence.thread_id, checkpoint_id))
 
-    async def end(self, run_id: str, thread_id: str, *, token: int, consumed: bool) -> tuple[WorkflowCheckpoint, bool]:
-        """Where the thread stands beneath its lease; complete, and the attempt under `token` is written as complete.
+    async def end(self, run_id: str, *, fence: Fence, consumed: bool) -> tuple[WorkflowCheckpoint, bool]:
+        """Where the thread stands under its lease; complete, and the attempt under `fence` is written as complete.
 
         Args:
             consumed: whether a checkpoint has taken the run's input; else it is not complete, whatever the thread is.
@@ -230,7 +285,7 @@ class Ledger:
         Returns:
             The thread, and whether the attempt's end was written. It is not on disk yet: the tables tell the same.
         """
-        ended = await self._ends((thread_id, run_id, token, consumed))
+        ended = await self._ends((fence.thread_id, run_id, fence.token, fence.lease_id, consumed))
         assert ended is not None, "every thread has a status"
         return ended
 
@@ -251,34 +306,38 @@ class Ledger:
         ]
 
     async def answer(
-        self, run_id: str, *, token: int, new: Mapping[str, Any], all: Mapping[str, Any], closed: Sequence[str]
+        self, run_id: str, *, fence: Fence, new: Mapping[str, Any], all: Mapping[str, Any], closed: Sequence[str]
     ) -> None:
-        """Write the answers that the attempt under `token` delivers, before it does.
+        """Write the answers that the attempt under `fence` delivers, before it does.
 
         Args:
+            run_id: the run.
+            fence: of its thread.
             new: those that were given just now, by interrupt id.
             all: those, and any that an earlier attempt could not deliver.
             closed: see `Questions.closed_by`.
 
         Raises:
             InvalidArgumentError: an answer cannot be serialised; nothing was written.
+            LeaseLostError: the fence is no longer the thread's; nothing was written.
         """
         digests = [digest_of(interrupt_id, value) for interrupt_id, value in new.items()]
         stored = self._dump("answer", dict(all))
-        await self._database.fetch(_ANSWERS["answer"], run_id, token, list(new), digests, *stored, list(closed))
+        given = (list(new), digests, *stored, list(closed))
+        if await self._database.fetch_one(_ANSWERS["answer"], run_id, *fence.standing, *given) is None:
+            raise await self._refusal(fence, f"store an answer to run {run_id!r}")
 
-    async def answers_over(self, run_id: str, *, token: int, withdrawn: Sequence[str] = ()) -> None:
+    async def answers_over(self, run_id: str, *, fence: Fence, withdrawn: Sequence[str] = ()) -> None:
         """Write that no answer is left to deliver, and that those to `withdrawn` were not taken."""
-        await self._database.fetch(_ANSWERS["answers_over"], run_id, token, list(withdrawn))
+        await self._database.execute(_ANSWERS["answers_over"], run_id, *fence.standing, list(withdrawn))
 
     async def forked(
         self,
         fetch_one: Callable[..., Awaitable[Any]],
         run_id: str,
-        thread_id: str,
         *,
+        fence: Fence,
         graph: str | None,
-        token: int,
         base_id: str,
         source: str,
         checkpoint_id: str,
@@ -289,19 +348,24 @@ class Ledger:
         Its graph, unless given, and its context are those of the run that wrote the checkpoint.
 
         Args:
-            fetch_one: runs a statement in the transaction in which the copy is made.
+            fetch_one: runs a statement in the transaction in which the copy is made, and which keeps the fence as it is.
+            run_id: its name.
+            fence: of the new thread.
+            graph: see above.
+            base_id: the new thread's newest checkpoint.
+            source, checkpoint_id: what was copied.
             in_the_step: see `Birth.copy`; then answers that the step has not taken yet go along.
         """
         reason = f"forked from thread {source!r} at checkpoint {checkpoint_id}"
-        key = lock_key(thread_id, self._namespace)
-        origin = (source, checkpoint_id, in_the_step)
-        await fetch_one(_SQL["fork"], run_id, thread_id, key, graph, token, self.worker, base_id, reason, *origin)
+        key = lock_key(fence.thread_id, self._namespace)
+        new = (run_id, fence.thread_id, key, graph, fence.token, self.worker, base_id, reason)
+        await fetch_one(_SQL["fork"], *new, source, checkpoint_id, in_the_step)
 
     async def finish(
         self,
         run_id: str,
         *,
-        token: int,
+        fence: Fence,
         status: RunStatus,
         error: str | None,
         traceback: str | None = None,
@@ -309,16 +373,21 @@ class Ledger:
         checkpoint_id: str | None,
         consumed: bool = False,
     ) -> datetime | None:
-        """Write how the attempt under `token` ended, and that its input is `consumed`, if it is.
+        """Write how the attempt under `fence` ended, and that its input is `consumed`, if it is.
 
         Returns:
-            When; None where a newer attempt owns the row: nothing was written then.
+            When; None where a newer attempt owns the row, or a newer lease the thread: nothing was written then.
         """
-        return await self._finishes((run_id, token, status, error, traceback, reason, checkpoint_id, consumed))
+        outcome = (status, error, traceback, reason, checkpoint_id, consumed)
+        return await self._finishes((run_id, *fence.standing, fence.thread_id, *outcome))
 
-    async def heal(self, run_id: str, *, token: int, checkpoint_id: str | None) -> None:
-        """Write that a run is complete which the tables show complete, but whose process died before it could say so."""
-        await self._database.execute(_SQL["heal"], run_id, token, checkpoint_id)
+    async def heal(self, run_id: str, *, fence: Fence, checkpoint_id: str | None) -> bool:
+        """Write that a run is complete which the tables show complete, but whose process died before it could say so.
+
+        Returns:
+            Whether it is written; not where a newer lease owns the thread.
+        """
+        return await self._database.execute(_SQL["heal"], run_id, *fence.standing, checkpoint_id) > 0
 
     async def request_cancel(self, thread_id: str, *, channel: str) -> str | None:
         """Write that the run at work on the thread is to end, and say so on `channel`; its run_id, None: there is none."""
@@ -330,9 +399,13 @@ class Ledger:
         row = await self._database.fetch_one(_SQL["at_work"], run_id)
         return (False, False) if row is None else (row["at_work"], row["held"])
 
-    async def settle_cancelled(self, run_id: str, *, token: int, checkpoint_id: str | None) -> None:
-        """Write that a run was cancelled whose process died before it could say so."""
-        await self._database.execute(_SQL["settle_cancelled"], run_id, token, checkpoint_id)
+    async def settle_cancelled(self, run_id: str, *, fence: Fence, checkpoint_id: str | None) -> bool:
+        """Write that a run was cancelled whose process died before it could say so.
+
+        Returns:
+            Whether it is written; not where the run has ended otherwise, or a newer lease owns the thread.
+        """
+        return await self._database.execute(_SQL["settle_cancelled"], run_id, *fence.standing, checkpoint_id) > 0
 
     async def _write_starts(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Mapping[str, Any]]:
         written = await self._links.fetch(_SQL["start"], *map(list, zip(*rows, strict=True)))
@@ -343,10 +416,10 @@ class Ledger:
         thread_ids, *rest = map(list, zip(*ends, strict=True))
         rows = await self._links.fetch(END, *self._classifier.beneath(thread_ids), *rest)
         threads = await self._classifier.told(rows)
-        ended = {row["ended"]: row["ended_at"] for row in rows}
+        ended = {(row["ended"], row["ended_under"]): row["ended_at"] for row in rows}
         return {
-            end: (replace(threads[end[0]], finished_at=ended[end[1]]), True)
-            if end[1] in ended
+            end: (replace(threads[end[0]], finished_at=ended[end[1], end[3]]), True)
+            if (end[1], end[3]) in ended
             else (threads[end[0]], False)
             for end in ends
         }
@@ -359,8 +432,8 @@ class Ledger:
 
     async def _write_ends(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], datetime]:
         written = await self._links.fetch(_SQL[statement], *map(list, zip(*rows, strict=True)))
-        ended = {(row["run_id"], row["token"]): row["finished_at"] for row in written}
-        return {row: ended[row[:2]] for row in rows if row[:2] in ended}
+        ended = {(row["run_id"], row["token"], row["lease_id"]): row["finished_at"] for row in written}
+        return {row: ended[row[:3]] for row in rows if row[:3] in ended}
 
     def _dump(self, what: str, value: Any) -> tuple[str | None, bytes | None]:
         if value is None:

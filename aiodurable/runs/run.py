@@ -512,7 +512,7 @@ class DurableRun:
         if self.checkpoint.status is not ThreadStatus.COMPLETE or self.checkpoint.run_id != known.record.run_id:
             return False
         await self._rooms.ledger.heal(
-            known.record.run_id, token=self.lease.token, checkpoint_id=self.checkpoint.checkpoint_id
+            known.record.run_id, fence=self.lease.fence, checkpoint_id=self.checkpoint.checkpoint_id
         )
         return True
 

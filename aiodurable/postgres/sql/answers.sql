@@ -8,21 +8,30 @@ WHERE r.thread_id = $1 AND r.answered <> '{}'
 ORDER BY r.token, r.seq, (a.value ->> 'at')::timestamptz
 
 -- name: answer
--- aiodurable_runs_pkey. Only the attempt under this token.
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under token $2, while the fence is
+-- that of lease id $3.
 UPDATE aiodurable_runs r
 SET answered = r.answered || (
         SELECT coalesce(jsonb_object_agg(a.id, jsonb_build_object('at', now(), 'digest', a.digest, 'token', r.token)), '{}')
-        FROM unnest($3::text[], $4::text[]) AS a (id, digest)),
-    answers_type = $5, answers = $6, questions_closed = $7
+        FROM unnest($4::text[], $5::text[]) AS a (id, digest)),
+    answers_type = $6, answers = $7, questions_closed = $8
 WHERE r.run_id = $1 AND r.token = $2::bigint
+  AND (SELECT true
+       FROM aiodurable_fences f
+       WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint
+       LIMIT 1)
 RETURNING r.run_id
 
 -- name: answers_over
--- aiodurable_runs_pkey. Nothing is left to deliver; what LangGraph did not take after all ($3) was not answered.
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. Under the fence, as answer. Nothing is left to deliver;
+-- what LangGraph did not take after all ($4) was not answered.
 UPDATE aiodurable_runs r
-SET answers_type = NULL, answers = NULL, questions_closed = NULL, answered = r.answered - $3::text[]
+SET answers_type = NULL, answers = NULL, questions_closed = NULL, answered = r.answered - $4::text[]
 WHERE r.run_id = $1 AND r.token = $2::bigint
-RETURNING r.run_id
+  AND (SELECT true
+       FROM aiodurable_fences f
+       WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint
+       LIMIT 1)
 
 -- name: questions
 -- checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it; checkpoint_writes_pkey for their

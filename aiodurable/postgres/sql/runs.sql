@@ -59,14 +59,36 @@ CROSS JOIN LATERAL (
 ) q
 
 -- name: start
--- aiodurable_runs_in_order for what is closed first, aiodurable_runs_pkey for the new rows. What an earlier attempt left
--- running is over; a new start also gives up what failed or waits. A rejected run_id may be tried again with another input. A row
--- with this very token is ours: the answer to the statement was lost, and it is run again. checkpoints_pkey tells whether
--- LangGraph has anything to read: with LIMIT it is a look-up; as EXISTS it may be answered by hashing all checkpoints there are.
-WITH closed AS (
+-- aiodurable_fences_pkey for the fences; aiodurable_runs_in_order for what is closed first,
+-- aiodurable_runs_pkey for the new rows. The fences are locked, sorted: a row that is inserted behind
+-- a removal under way would stay, and be resumed. SKIP LOCKED as in commit; see not_started.
+-- What an earlier attempt left running is over; a new start also gives up what failed or waits. A
+-- rejected run_id may be tried again with another input. A row with this very token is ours: the
+-- answer to the statement was lost, and it is run again. checkpoints_pkey tells whether LangGraph has
+-- anything to read: with LIMIT it is a look-up; as EXISTS it may be answered by hashing all
+-- checkpoints there are.
+WITH want AS MATERIALIZED (
+    SELECT w.*
+    FROM (
+        SELECT u.*
+        FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
+                    $7::text[], $8::integer[], $9::text[], $10::bytea[], $11::text[], $12::bytea[],
+                    $13::text[], $14::bytea[], $15::text[], $16::text[])
+             AS u (run_id, thread_id, lock_key, graph, token, lease_id, worker, seq, input_type, input,
+                   context_type, context, config_type, config, base_id, closing)
+        ORDER BY u.thread_id
+    ) w
+    CROSS JOIN LATERAL (
+        SELECT f.thread_id
+        FROM aiodurable_fences f
+        WHERE f.thread_id = w.thread_id AND f.token = w.token AND f.lease_id = w.lease_id
+        LIMIT 1
+        FOR SHARE OF f SKIP LOCKED
+    ) fence
+), closed AS (
     UPDATE aiodurable_runs r
     SET status = w.closing, finished_at = coalesce(r.finished_at, now())
-    FROM unnest($1::text[], $2::text[], $5::bigint[], $15::text[]) AS w (run_id, thread_id, token, closing)
+    FROM want w
     WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id AND coalesce(r.token, 0) <= w.token
       AND (r.status = 'running' OR w.closing = 'superseded' AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
     RETURNING r.run_id
@@ -75,10 +97,7 @@ INSERT INTO aiodurable_runs AS r (run_id, thread_id, lock_key, graph, status, at
                                   seq, input_type, input, context_type, context, config_type, config, base_id, started_at)
 SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker,
        w.seq, w.input_type, w.input, w.context_type, w.context, w.config_type, w.config, w.base_id, now()
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::text[],
-            $7::integer[], $8::text[], $9::bytea[], $10::text[], $11::bytea[], $12::text[], $13::bytea[], $14::text[])
-     AS w (run_id, thread_id, lock_key, graph, token, worker, seq, input_type, input, context_type, context,
-           config_type, config, base_id)
+FROM want w
 WHERE (SELECT count(*) FROM closed) >= 0  -- first those: only one run of a thread may be running
 ON CONFLICT (run_id) DO UPDATE
 SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer, graph = excluded.graph,
@@ -95,21 +114,36 @@ RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at,
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
            LIMIT 1) IS NULL AS blank
 
+-- name: not_started
+-- aiodurable_fences_pkey, aiodurable_runs_pkey. Why start left out run $2 of thread $1 under token $3:
+-- what the fence holds, if anything, and whether another run has that id. Where it is neither,
+-- somebody had locked the fence for the moment.
+SELECT f.token, f.lease_id,
+       (SELECT true
+        FROM aiodurable_runs r
+        WHERE r.run_id = $2
+          AND NOT (r.thread_id = $1
+                   AND (r.status = 'rejected' OR r.token IS NOT DISTINCT FROM $3::bigint))
+        LIMIT 1) IS NOT NULL AS taken
+FROM (SELECT $1::text AS thread_id) w
+LEFT JOIN aiodurable_fences f ON f.thread_id = w.thread_id
+
 -- name: retry
--- aiodurable_runs_pkey. A lower token is a stale caller. Only what crashed or failed is tried again, and keeps how it ended; a
--- run that waited goes on with the attempt it had. $5 attempts are remembered, the newest ones. A row with this very token and
--- number is ours: the answer to the statement was lost, and it is run again.
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. Only under the fence of token $2 and lease id $3. Only
+-- what crashed or failed is tried again, and keeps how it ended; a run that waited goes on with the
+-- attempt it had. $6 attempts are remembered, the newest ones. A row with this very token and number
+-- is ours: the answer to the statement was lost, and it is run again.
 UPDATE aiodurable_runs r
-SET status = 'running', token = $2, worker = $3, seq = $4, started_at = now(),
+SET status = 'running', token = $2, worker = $4, seq = $5, started_at = now(),
     attempts = r.attempts + (r.attempts = 0 OR t.again)::integer,
-    earlier_attempts = CASE WHEN t.again THEN t.earlier[greatest(1, cardinality(t.earlier) - $5 + 1):]
+    earlier_attempts = CASE WHEN t.again THEN t.earlier[greatest(1, cardinality(t.earlier) - $6 + 1):]
                             ELSE r.earlier_attempts END,
     finished_at = NULL, error = NULL, traceback = NULL, reason = NULL, checkpoint_id = NULL,
     cancel_requested_at = NULL
 FROM (
     SELECT k.run_id,
            k.status IN ('running', 'failed', 'quarantined') AND k.attempts > 0
-           AND (k.token, k.seq) IS DISTINCT FROM ($2::bigint, $4::integer) AS again,
+           AND (k.token, k.seq) IS DISTINCT FROM ($2::bigint, $5::integer) AS again,
            k.earlier_attempts || jsonb_build_object(
                'worker', k.worker, 'started', k.started_at, 'ended', k.finished_at,
                'outcome', CASE k.status WHEN 'running' THEN 'crashed' ELSE k.status END,
@@ -118,29 +152,47 @@ FROM (
     WHERE k.run_id = $1
 ) t
 WHERE r.run_id = t.run_id AND coalesce(r.token, 0) <= $2
+  AND (SELECT true
+       FROM aiodurable_fences f
+       WHERE f.thread_id = r.thread_id AND f.token = $2 AND f.lease_id = $3::bigint
+       LIMIT 1)
 RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
           r.failed_at, r.error, r.reason, r.checkpoint_id, r.traceback, r.earlier_attempts
 
 -- name: finish
--- aiodurable_runs_pkey.
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, and only while the
+-- fence is that of its lease. No lock on the fence: an update that a newer lease has overtaken, or a
+-- removal, finds a larger token in the row, or no row.
 UPDATE aiodurable_runs r
 SET status = w.status, error = w.error, traceback = w.traceback, reason = w.reason, checkpoint_id = w.checkpoint_id,
     consumed = r.consumed OR w.consumed, finished_at = now(),
     failed_at = CASE WHEN w.status = 'failed' THEN now() ELSE r.failed_at END
-FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[])
-     AS w (run_id, token, status, error, traceback, reason, checkpoint_id, consumed)
-WHERE r.run_id = w.run_id AND r.token = w.token
-RETURNING r.run_id, r.token, r.finished_at
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[],
+            $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::boolean[])
+     AS w (run_id, token, lease_id, thread_id, status, error, traceback, reason, checkpoint_id, consumed)
+WHERE r.run_id = w.run_id AND r.thread_id = w.thread_id AND r.token = w.token
+  AND (SELECT true
+       FROM aiodurable_fences f
+       WHERE f.thread_id = w.thread_id AND f.token = w.token AND f.lease_id = w.lease_id
+       LIMIT 1)
+RETURNING r.run_id, r.token, w.lease_id, r.finished_at
 
 -- name: complete
--- aiodurable_runs_pkey; checkpoints_pkey backwards and checkpoint_writes_pkey, once a thread. $4 is a checkpoint that says itself
--- that nothing is left to do: if it is the head and no task wrote on, the thread is complete. Not waiting for the disk, as in end.
+-- aiodurable_runs_pkey, aiodurable_fences_pkey; checkpoints_pkey backwards and checkpoint_writes_pkey,
+-- once a thread. Under the fence, as finish. $5 is a checkpoint that says itself that nothing is left
+-- to do: if it is the head and no task wrote on, the thread is complete. Not waiting for the disk, as
+-- in end.
 UPDATE aiodurable_runs r
 SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
     checkpoint_id = e.checkpoint_id, finished_at = now(),
     answers_type = NULL, answers = NULL, questions_closed = NULL
-FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) AS e (run_id, token, thread_id, checkpoint_id)
-WHERE r.run_id = e.run_id AND r.token = e.token
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[])
+     AS e (run_id, token, lease_id, thread_id, checkpoint_id)
+WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.token = e.token
+  AND (SELECT true
+       FROM aiodurable_fences f
+       WHERE f.thread_id = e.thread_id AND f.token = e.token AND f.lease_id = e.lease_id
+       LIMIT 1)
   AND e.checkpoint_id = (
       SELECT c.checkpoint_id
       FROM checkpoints c
@@ -152,13 +204,16 @@ WHERE r.run_id = e.run_id AND r.token = e.token
       FROM checkpoint_writes w
       WHERE w.thread_id = e.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = e.checkpoint_id)
   AND set_config('synchronous_commit', 'off', true) IS NOT NULL
-RETURNING r.run_id, r.token, r.finished_at
+RETURNING r.run_id, r.token, e.lease_id, r.finished_at
 
 -- name: end
--- In the braces comes classify: where each thread stands beneath its lock. A run that it shows complete is closed at once
--- (aiodurable_runs_pkey), without waiting for the disk: the checkpoints that make it complete are there, and a row that is
--- lost in a crash of the server is read as complete all the same. $9 run ids, $10 tokens, $11 whether a checkpoint has
--- taken the run's input.
+-- In the braces comes classify: where each thread stands beneath its lock. A run that it shows
+-- complete is closed at once (aiodurable_runs_pkey, aiodurable_fences_pkey), without waiting for the
+-- disk: the checkpoints that make it complete are there, and a row that is lost in a crash of the
+-- server is read as complete all the same.
+-- The fence is that of the run's row, which is found once; by the arguments it would be looked up for each
+-- of them with each thread. $9 run ids, $10 tokens, $11 lease ids, $12 whether a checkpoint has taken the
+-- run's input.
 WITH seen AS MATERIALIZED (
 {classify}
 ), ended AS (
@@ -166,26 +221,38 @@ WITH seen AS MATERIALIZED (
     SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
         checkpoint_id = s.checkpoint_id, finished_at = now(),
         answers_type = NULL, answers = NULL, questions_closed = NULL
-    FROM unnest($1::text[], $9::text[], $10::bigint[], $11::boolean[]) AS e (thread_id, run_id, token, consumed)
+    FROM unnest($1::text[], $9::text[], $10::bigint[], $11::bigint[], $12::boolean[])
+         AS e (thread_id, run_id, token, lease_id, consumed)
     JOIN seen s ON s.thread_id = e.thread_id
     WHERE r.run_id = e.run_id AND r.token = e.token
       AND s.status = 'complete' AND e.consumed
+      AND (SELECT true
+           FROM aiodurable_fences f
+           WHERE f.thread_id = r.thread_id AND f.token = e.token AND f.lease_id = e.lease_id
+           LIMIT 1)
       AND set_config('synchronous_commit', 'off', true) IS NOT NULL
-    RETURNING r.thread_id, r.run_id, r.finished_at
+    RETURNING r.thread_id, r.run_id, e.lease_id, r.finished_at
 )
-SELECT s.*, d.run_id AS ended, d.finished_at AS ended_at FROM seen s LEFT JOIN ended d ON d.thread_id = s.thread_id
+SELECT s.*, d.run_id AS ended, d.lease_id AS ended_under, d.finished_at AS ended_at
+FROM seen s
+LEFT JOIN ended d ON d.thread_id = s.thread_id
 
 -- name: heal
--- aiodurable_runs_pkey.
-UPDATE aiodurable_runs
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. Only under the fence of token $2 and lease id $3.
+UPDATE aiodurable_runs r
 SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
-    checkpoint_id = $3, finished_at = coalesce(finished_at, now()),
+    checkpoint_id = $4::text, finished_at = coalesce(r.finished_at, now()),
     answers_type = NULL, answers = NULL, questions_closed = NULL
-WHERE run_id = $1 AND coalesce(token, 0) <= $2
+WHERE r.run_id = $1 AND coalesce(r.token, 0) <= $2::bigint
+  AND (SELECT true
+       FROM aiodurable_fences f
+       WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint
+       LIMIT 1)
 
 -- name: fork
 -- checkpoints_pkey for the checkpoint $10 of the source $9, aiodurable_runs_pkey for the run that wrote it. $11: it goes on in
--- the middle of the step after it, so that answers that step has not taken yet go along.
+-- the middle of the step after it, so that answers that step has not taken yet go along. Its
+-- transaction began with unborn, which keeps the fence that it compared.
 INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, attempts, token, worker, base_id, reason,
                              context_type, context, config_type, config, answered,
                              answers_type, answers, questions_closed, finished_at)
@@ -228,7 +295,13 @@ FROM aiodurable_runs r
 WHERE r.run_id = $1
 
 -- name: settle_cancelled
--- aiodurable_runs_pkey or aiodurable_runs_one_running.
-UPDATE aiodurable_runs
-SET status = 'paused', reason = 'cancelled', token = $2::bigint, checkpoint_id = $3::text, finished_at = now()
-WHERE run_id = $1 AND status = 'running' AND coalesce(token, 0) <= $2::bigint
+-- aiodurable_runs_pkey or aiodurable_runs_one_running; aiodurable_fences_pkey. Only under the fence of
+-- token $2 and lease id $3.
+UPDATE aiodurable_runs r
+SET status = 'paused', reason = 'cancelled', token = $2::bigint, checkpoint_id = $4::text,
+    finished_at = now()
+WHERE r.run_id = $1 AND r.status = 'running' AND coalesce(r.token, 0) <= $2::bigint
+  AND (SELECT true
+       FROM aiodurable_fences f
+       WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint
+       LIMIT 1)

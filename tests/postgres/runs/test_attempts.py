@@ -68,14 +68,16 @@ async def test_answers_gates_and_drains_are_no_attempts(durable: Durable, ledger
 
 async def test_a_crash_is_an_attempt_and_only_the_newest_ones_are_kept(durable: Durable, dsn: str) -> None:
     rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
-    await rooms.ledger.start("R", "t", graph=None, token=1, input=INPUT, context=None, base_id=None, closing=None)
-    for token in range(2, 29):
-        await rooms.ledger.retry("R", token=token)
-    record = await rooms.ledger.retry("R", token=29)
+    fence = await rooms.checkpoints.new_fence("t")
+    await rooms.ledger.start("R", fence=fence, graph=None, input=INPUT, context=None, base_id=None, closing=None)
+    for _ in range(27):
+        await rooms.ledger.retry("R", fence=await rooms.checkpoints.new_fence("t"))
+    fence = await rooms.checkpoints.new_fence("t")
+    record = await rooms.ledger.retry("R", fence=fence)
     assert record.attempts == 29
     assert len(record.earlier_attempts) == 20
     assert {attempt.outcome for attempt in record.earlier_attempts} == {"crashed"}
-    again = await rooms.ledger.retry("R", token=29)
+    again = await rooms.ledger.retry("R", fence=fence)
     assert again.attempts == 29, "the answer to the statement was lost, and it ran again"
 
 
@@ -168,7 +170,7 @@ async def test_a_run_that_was_accepted_never_becomes_rejected(
     rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
     async with durable.hold("t") as lease:
         start: dict[str, Any] = {"graph": None, "context": None, "base_id": None, "closing": None}
-        await rooms.ledger.start("R", "t", token=lease.token, input=INPUT, **start)
+        await rooms.ledger.start("R", fence=lease.fence, input=INPUT, **start)
     async with durable.run(four_nodes(), "t") as run:
         with pytest.raises(ValueError, match="unknown"):
             await run.ainvoke(output_keys=["unknown"])
@@ -181,12 +183,14 @@ async def test_an_outcome_under_a_token_that_a_newer_attempt_has_raised_is_not_w
     durable: Durable, ledger: Ledger
 ) -> None:
     rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
-    await rooms.ledger.start("R", "t", graph=None, token=1, input=INPUT, context=None, base_id=None, closing=None)
-    await rooms.ledger.retry("R", token=2)
-    stale: dict[str, Any] = {"error": "late", "reason": None, "checkpoint_id": None}
-    assert await rooms.ledger.finish("R", token=1, status=RunStatus.FAILED, **stale) is None
+    stale = await rooms.checkpoints.new_fence("t")
+    await rooms.ledger.start("R", fence=stale, graph=None, input=INPUT, context=None, base_id=None, closing=None)
+    newer = await rooms.checkpoints.new_fence("t")
+    await rooms.ledger.retry("R", fence=newer)
+    late: dict[str, Any] = {"error": "late", "reason": None, "checkpoint_id": None}
+    assert await rooms.ledger.finish("R", fence=stale, status=RunStatus.FAILED, **late) is None
     assert await ledger.statuses("t") == ["running"]
-    assert await rooms.ledger.finish("R", token=2, status=RunStatus.FAILED, **stale) is not None
+    assert await rooms.ledger.finish("R", fence=newer, status=RunStatus.FAILED, **late) is not None
     assert await ledger.statuses("t") == ["failed"]
 
 

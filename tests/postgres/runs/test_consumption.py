@@ -28,7 +28,7 @@ async def accepted(durable: Durable, run_id: str, given: Any) -> None:
         found = await rooms.threads.status("t", ignore_lock=True)
         base, closing = found.checkpoint_id, None if found.status is ThreadStatus.NEW else RunStatus.COMPLETE
         await rooms.ledger.start(
-            run_id, "t", graph=None, token=lease.token, input=given, context=None, base_id=base, closing=closing
+            run_id, fence=lease.fence, graph=None, input=given, context=None, base_id=base, closing=closing
         )
 
 

@@ -22,9 +22,8 @@ async def accepted(durable: Durable, run_id: str, words: list[str]) -> None:
         found = await rooms.threads.status("t", ignore_lock=True)
         await rooms.ledger.start(
             run_id,
-            "t",
+            fence=lease.fence,
             graph=None,
-            token=lease.token,
             seq=1,
             input={"words": words, "told": ""},
             context=None,

@@ -60,7 +60,9 @@ async def test_a_thread_of_which_anything_is_known_is_looked_at(dsn: str, durabl
         wanted = ThreadStatus.COMPLETE
     elif known == "a run":
         accepted: dict[str, Any] = {"graph": "g", "input": INPUT, "context": None, "base_id": None}
-        await rooms.ledger.start("r", "t", token=0, closing=None, **accepted)
+        await rooms.ledger.start("r", fence=await rooms.checkpoints.new_fence("t"), closing=None, **accepted)
+        with psycopg.connect(dsn) as connection:
+            connection.execute("DELETE FROM aiodurable_fences")
         wanted = ThreadStatus.CRASHED
     else:
         async with durable.hold("t"):
@@ -129,9 +131,9 @@ async def test_a_start_that_is_sent_again_because_its_answer_was_lost_is_one_att
 ) -> None:
     rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
     async with durable.hold("t") as lease:
-        start: dict[str, Any] = {"graph": "g", "token": lease.token, "input": INPUT, "context": None, "base_id": None}
-        first, blank = await rooms.ledger.start("r", "t", closing=None, **start)
-        again, still_blank = await rooms.ledger.start("r", "t", closing=RunStatus.SUPERSEDED, **start)
+        start: dict[str, Any] = {"graph": "g", "fence": lease.fence, "input": INPUT, "context": None, "base_id": None}
+        first, blank = await rooms.ledger.start("r", closing=None, **start)
+        again, still_blank = await rooms.ledger.start("r", closing=RunStatus.SUPERSEDED, **start)
     assert (first.attempts, again.attempts, blank, still_blank) == (1, 1, True, True)
     assert [(row["run_id"], row["status"], row["attempts"]) for row in await ledger.rows("t")] == [("r", "running", 1)]
 
@@ -140,11 +142,11 @@ async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_di
     async with durable.run(four_nodes(), "t") as run:
         await run.ainvoke(INPUT)
     beneath = durable._opened().threads.classifier.beneath(["t"])  # pyright: ignore[reportPrivateUsage]
-    mine = [run.run_id], [run.lease.token]
+    mine = [run.run_id], [run.lease.token], [run.lease.fence.lease_id]
     for statement, arguments, waits in [
         (load("runs")["complete"], (*mine, ["t"], [run.checkpoint.checkpoint_id]), "off"),
         (END, (*beneath, *mine, [True]), "off"),
-        (load("runs")["finish"], (*mine, ["paused"], [None], [None], ["drained"], [None], [True]), "on"),
+        (load("runs")["finish"], (*mine, ["t"], ["paused"], [None], [None], ["drained"], [None], [True]), "on"),
     ]:
         link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
         await link.fetch("SET synchronous_commit = on")
@@ -195,7 +197,7 @@ async def test_a_run_is_complete_only_where_nothing_came_after_its_last_checkpoi
             if change is not None:
                 connection.execute(change.encode())
         closed = await durable._opened().ledger.complete(  # pyright: ignore[reportPrivateUsage]
-            run.run_id, "t", token=run.lease.token, checkpoint_id=str(run.checkpoint.checkpoint_id)
+            run.run_id, fence=run.lease.fence, checkpoint_id=str(run.checkpoint.checkpoint_id)
         )
     assert (closed is not None) is (change is None)
     assert await ledger.statuses("t") == ["complete" if closed else "running"]
