@@ -15,6 +15,7 @@ from aiodurable.errors import (
     ConfigurationError,
     InvalidArgumentError,
     LockBusyError,
+    LockCapacityError,
     LockTimeoutError,
     PostgresUnavailableError,
 )
@@ -179,7 +180,7 @@ class PostgresLockManager:
             LockBusyError: somebody else holds it (timeout 0).
             LockTimeoutError: it did not become free in time.
             LeaseLostError: the lease was lost before the body ended.
-            LockCapacityError: the server's lock table would be overrun.
+            LockCapacityError: the server's lock table would be overrun (timeout 0).
             PostgresUnavailableError: no lock session is up (timeout 0).
             ClosedError: the manager is not open in this event loop.
         """
@@ -243,8 +244,14 @@ class PostgresLockManager:
         try:
             async with asyncio.timeout(timeout):
                 return await self._taking.in_turn(key, name)
-        except TimeoutError:
+        except TimeoutError as error:
             found = "it held: wait longer, or see locks.holders() for who has it"
+            full = error.__cause__ and error.__cause__.__cause__
+            if isinstance(full, LockCapacityError):
+                raise LockTimeoutError(
+                    f"wanted the lock {name!r} within {timeout:g} s, found no room for it all that time: {full}",
+                    thread_id=name,
+                ) from full
             if not any(session.up for session in self.health().sessions):
                 found = "no lock session up: Postgres is away, and tried all the time"
             raise LockTimeoutError(

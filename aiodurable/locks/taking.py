@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
+from aiodurable.errors import ClosedError, ConfigurationError, LockCapacityError, PostgresUnavailableError
 from aiodurable.locks.asked import Release
 from aiodurable.locks.keeper import Keeper
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.session import LockSession
 from aiodurable.locks.turns import Turns
-from aiodurable.locks.waiting import Bell
+from aiodurable.locks.waiting import Bell, Room
 from aiodurable.locks.wire import NOTIFIED
 
 __all__ = ["Taking"]
@@ -31,6 +31,7 @@ class Taking:
     def __init__(self, closed: Callable[[], ClosedError]) -> None:
         self.turns = Turns()
         self.bell = Bell()
+        self.room = Room()
         self.keepers: Sequence[Keeper] = ()
         self.loop: asyncio.AbstractEventLoop | None = None  # in which it is open
         self._closed = closed
@@ -39,7 +40,7 @@ class Taking:
     @property
     def waiting(self) -> int:
         """How many tasks wait for a lock."""
-        return self.turns.waiting + len(self.bell)
+        return self.turns.waiting + len(self.bell) + len(self.room)
 
     def close(self) -> None:
         """Whoever waits waits no longer."""
@@ -114,13 +115,21 @@ class Taking:
 
     async def _wait(self, key: int, name: str) -> Lease:
         """Ask until it is ours. Whoever comes here has the turn of the key, so it is the only one in this process."""
-        session = self._session(key)
-        if session is not None:
+        while True:
+            session = self._session(key)
+            if session is not None:
+                try:
+                    if lease := await self._try_in_room(session, key, name):
+                        return lease
+                except PostgresUnavailableError:
+                    pass
             try:
-                if lease := await self._try(session, key, name):
-                    return lease
-            except PostgresUnavailableError:
-                pass
+                return await self._wait_for_others(key, name)
+            except LockCapacityError:  # there was room, and another key has taken it: in order again
+                continue
+
+    async def _wait_for_others(self, key: int, name: str) -> Lease:
+        """Ask whenever somebody lets go of it, and now and then."""
         flagged: LockSession | None = None
         with self.bell.waiting(key) as wake:
             try:
@@ -143,6 +152,24 @@ class Taking:
                 if flagged is not None:
                     flagged.flag(key, up=False)
 
+    async def _try_in_room(self, session: LockSession, key: int, name: str) -> Lease | None:
+        """Try, and where the lock table has no room for it wait for that."""
+        try:
+            return await self._try(session, key, name)
+        except LockCapacityError as error:
+            refused = error
+        with self.room.waiting() as wake:
+            while True:
+                try:
+                    await wake.wait()
+                except asyncio.CancelledError as cancelled:
+                    raise cancelled from refused  # what a timeout tells
+                wake.clear()
+                try:
+                    return await self._try(session, key, name)
+                except LockCapacityError as error:
+                    refused = error
+
     async def _try(self, session: LockSession, key: int, name: str) -> Lease | None:
         asked = session.acquire(key, name)
         try:
@@ -154,6 +181,7 @@ class Taking:
     def let_go(self, session: LockSession, lease: Lease) -> Release | None:
         """The holder of a lease lets it go."""
         if session.over is None and self.turns.end_alone(lease.key):  # nobody waits for it here: the usual case
+            self._make_room()
             return session.release(lease.key)
         return self.put_back(session, lease.key)
 
@@ -165,12 +193,17 @@ class Taking:
         if self.turns.hand_on(key, session):
             return None
         crowded = self.turns.crowded(key)
+        self._make_room()
         answer = session.release(key)
         if crowded:
             answer.add_done_callback(lambda told: self._pass_baton(key, told.result().get(key)))
         else:
             self.turns.end(key)
         return answer
+
+    def _make_room(self) -> None:
+        if self.room:
+            asyncio.get_running_loop().call_soon(self.room.ring)  # when the release has been asked for
 
     def _pass_baton(self, key: int, became: int | None) -> None:
         """It went from task to task here for long enough: another process that waits has a moment to take it."""

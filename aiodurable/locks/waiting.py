@@ -3,6 +3,9 @@
 A waiter wakes for one of two reasons: the holder let go and, seeing its flag, notified it; or a tick, for a holder that was
 killed sends nothing. There is one tick for all waiting keys of the process, their tries travel in one batch, and where
 nobody waits there is none.
+
+Who finds no room in the server's lock table waits for that first, in order: a lock that this process lets go of makes room
+for one, and a tick sees to what others let go of.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["Bell"]
+__all__ = ["Bell", "Room"]
 
 TICK_S: Final = (0.1, 0.15)
 """Seconds between two tries of a waiting key, jittered, so that processes do not try in step."""
@@ -58,4 +61,44 @@ class Bell:
         self._tick = None
         if self._wakes:
             self.ring_all()
+            self._arm()
+
+
+class Room:
+    """Wakes who waits for room in the server's lock table: one at a time, the first first."""
+
+    def __init__(self) -> None:
+        self._wakes: dict[asyncio.Event, None] = {}  # in order
+        self._tick: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._wakes)
+
+    @contextmanager
+    def waiting(self) -> Iterator[asyncio.Event]:
+        """An event that is set whenever it is worth a try. Who leaves, with a lock or without, wakes the next one."""
+        wake = asyncio.Event()
+        self._wakes[wake] = None
+        if self._tick is None:
+            self._arm()
+        try:
+            yield wake
+        finally:
+            del self._wakes[wake]
+            self.ring()
+
+    def ring(self) -> None:
+        """There may be room for one more."""
+        for wake in self._wakes:
+            if not wake.is_set():
+                wake.set()
+                return
+
+    def _arm(self) -> None:
+        self._tick = asyncio.get_running_loop().call_later(random.uniform(*TICK_S), self._ticked)
+
+    def _ticked(self) -> None:
+        self._tick = None
+        if self._wakes:
+            self.ring()
             self._arm()

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from aiodurable.embedded import EmbeddedPostgres
-from aiodurable.errors import LockCapacityError
+from aiodurable.errors import LockCapacityError, LockTimeoutError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.capacity import share
 from waiting import wait_until, within
@@ -53,7 +53,7 @@ async def test_a_refusal_leaves_the_lock_free_and_the_manager_working(small: str
     async with PostgresLockManager(small, sessions=1) as locks:
         leases = [await locks.acquire(f"lock {n}") for n in range(100)]
         with pytest.raises(LockCapacityError):
-            await locks.acquire("one more", timeout=5)
+            await locks.acquire("one more")
         await leases.pop().release()
         async with locks.hold("one more"):
             pass
@@ -120,3 +120,40 @@ async def test_without_room_for_flags_the_tick_wakes(small: str) -> None:
 @pytest.mark.parametrize(("slots", "sessions", "each"), [(6400, 2, 1600), (6400, 0, 3200), (10, 100, 1)])
 def test_shares(slots: int, sessions: int, each: int) -> None:
     assert share(slots, sessions) == each
+
+
+async def test_who_waits_waits_for_room_too(small: str) -> None:
+    async with PostgresLockManager(small, sessions=1) as locks:
+        leases = [await locks.acquire(f"lock {n}") for n in range(100)]
+        waiting = [asyncio.create_task(locks.acquire(f"one more {n}", timeout=30)) for n in range(3)]
+        await wait_until(lambda: locks.health().waiting == 3)
+        with pytest.raises(LockCapacityError):
+            await locks.acquire("at once")
+        for _ in range(3):
+            await leases.pop().release()
+        for lease in await within(10, asyncio.gather(*waiting)):
+            await lease.release()
+        for lease in leases:
+            await lease.release()
+
+
+async def test_who_waits_for_room_in_vain_is_told_what_there_was_none_of(small: str) -> None:
+    async with PostgresLockManager(small, sessions=1) as locks:
+        leases = [await locks.acquire(f"lock {n}") for n in range(100)]
+        with pytest.raises(LockTimeoutError, match="max_locks_per_transaction") as raised:
+            await locks.acquire("one more", timeout=0.3)
+        assert isinstance(raised.value.__cause__, LockCapacityError)
+        assert locks.health().waiting == 0
+        await leases.pop().release()
+        async with locks.hold("one more"):
+            pass
+
+
+async def test_many_times_as_many_waiters_as_there_is_room_all_get_their_lease(small: str) -> None:
+    async with PostgresLockManager(small, sessions=2) as locks:
+
+        async def one(number: int) -> None:
+            async with locks.hold(f"lock {number}", timeout=60):
+                await asyncio.sleep(0.01)
+
+        await within(60, asyncio.gather(*(one(number) for number in range(1000))))
