@@ -49,6 +49,7 @@ _ROOMS = {
         "LockTimeoutError",
         "NotResumableError",
         "NothingToAnswerError",
+        "OutOfResourcesError",
         "PoolerNotSupportedError",
         "PostgresUnavailableError",
         "ResultPrunedError",

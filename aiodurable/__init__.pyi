@@ -62,6 +62,9 @@ from aiodurable.errors import (
     NotResumableError as NotResumableError,
 )
 from aiodurable.errors import (
+    OutOfResourcesError as OutOfResourcesError,
+)
+from aiodurable.errors import (
     PoolerNotSupportedError as PoolerNotSupportedError,
 )
 from aiodurable.errors import (
@@ -233,6 +236,7 @@ __all__ = [
     "LockableWorkflowMixin",
     "NotResumableError",
     "NothingToAnswerError",
+    "OutOfResourcesError",
     "PauseReason",
     "PoolerNotSupportedError",
     "PostgresLockManager",

@@ -30,6 +30,7 @@ __all__ = [
     "LockTimeoutError",
     "NotResumableError",
     "NothingToAnswerError",
+    "OutOfResourcesError",
     "PoolerNotSupportedError",
     "PostgresUnavailableError",
     "ResultPrunedError",
@@ -90,6 +91,18 @@ class SchemaMismatchError(AiodurableError):
 
 class PostgresUnavailableError(AiodurableError):
     """Postgres could not be reached or refused the connection: the world's doing. The driver's error is the cause."""
+
+
+class OutOfResourcesError(PostgresUnavailableError):
+    """Postgres, or this process, has run out of what the call needs. The driver's error is the cause.
+
+    Attributes:
+        resource: `disk`, `memory`, `locks` (the server's lock table), `connections`, or `descriptors` (this process's).
+    """
+
+    def __init__(self, message: str, *, thread_id: str | None = None, resource: str = "memory") -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.resource = resource
 
 
 class CircuitOpenError(AiodurableError):

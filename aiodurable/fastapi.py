@@ -30,6 +30,7 @@ from aiodurable.errors import (
     LockTimeoutError,
     NothingToAnswerError,
     NotResumableError,
+    OutOfResourcesError,
     PostgresUnavailableError,
     ResultPrunedError,
     ResumeLimitError,
@@ -62,6 +63,7 @@ _ANSWERS: dict[type[AiodurableError], tuple[int, str]] = {
     GraphChangedError: (_CONFLICT, "the graph of this thread has changed since it began"),
     LeaseLostError: (_LATER, "the run was stopped because its lease was lost; its last checkpoint is kept"),
     LockCapacityError: (_LATER, "the database has no room for one more lease at the moment"),
+    OutOfResourcesError: (_LATER, "the database, or this server, has run out of something it needs"),
     PostgresUnavailableError: (_LATER, "the database is away"),
     CircuitOpenError: (_LATER, "the database has been away for a while"),
 }
@@ -100,7 +102,8 @@ def _handler(code: int, detail: str) -> Callable[[Request, Exception], Awaitable
             case _:
                 pass
         after = math.ceil(error.retry_after) if isinstance(error, CircuitOpenError) else 0
-        headers = {"Retry-After": str(max(1, after))} if code == _LATER else None
+        by_itself = not isinstance(error, OutOfResourcesError) or error.resource != "disk"
+        headers = {"Retry-After": str(max(1, after))} if code == _LATER and by_itself else None
         return JSONResponse(jsonable(content), code, headers=headers)
 
     return handle

@@ -14,8 +14,14 @@ from aiodurable.checkpoints.backlog import Backlog
 from aiodurable.checkpoints.fences import Standing
 from aiodurable.checkpoints.rows import Write, commit
 from aiodurable.dsn import Dsn
-from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, PostgresUnavailableError
-from aiodurable.postgres.driver_errors import is_disconnect
+from aiodurable.errors import (
+    AiodurableError,
+    ClosedError,
+    ConfigurationError,
+    OutOfResourcesError,
+    PostgresUnavailableError,
+)
+from aiodurable.postgres.driver_errors import is_disconnect, out_of_resources
 from aiodurable.postgres.links import Link
 from aiodurable.postgres.queries import load
 
@@ -138,11 +144,12 @@ class GroupWriter:
                 written: dict[str, bool] = {row[0]: row[1] for row in rows}  # false: its history is gone
                 left_out = [write for write in group if not written.get(write.fence.thread_id)]
                 found = await self._standings(link, left_out) if left_out else {}
-            except Exception as error:  # sorted out below: each of them ends a write, halves a group or is tried again
+            except Exception as failed:  # sorted out below: each of them ends a write, halves a group or is tried again
+                error = out_of_resources(failed, self._dsn) or failed
                 if isinstance(error, PostgresUnavailableError) or is_disconnect(error) or _passes(error):
                     failures += 1
                     self.failures += 1
-                    _expire(group, error)
+                    _expire(group, error, failed)
                     groups.appendleft(group)
                     await asyncio.sleep(min(1.0, 0.02 * 2**failures) * random.uniform(0.5, 1.0))
                 elif len(group) == 1:
@@ -176,11 +183,11 @@ def _passes(error: Exception) -> bool:
     return getattr(error, "sqlstate", None) is not None and str(error.sqlstate).startswith(_TRANSIENT)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _expire(group: Sequence[Write], error: Exception | None) -> None:
+def _expire(group: Sequence[Write], error: Exception | None, cause: Exception | None = None) -> None:
     now = time.monotonic()
     for write in group:
         if now > write.deadline:
-            write.fail(_given_up(write, error))
+            write.fail(_given_up(write, error, cause))
 
 
 def _closed(write: Write) -> ClosedError:
@@ -191,20 +198,27 @@ def _closed(write: Write) -> ClosedError:
     )
 
 
-def _given_up(write: Write, error: Exception | None) -> AiodurableError:
+def _given_up(write: Write, error: Exception | None, cause: Exception | None) -> AiodurableError:
     match error:
         case None:
             found = "its fence locked by another transaction"
+        case OutOfResourcesError():
+            found = str(error)
         case PostgresUnavailableError():
             found = f"Postgres away ({error})"
         case _:  # the driver's text may quote the state
             found = type(error).__name__
-    given_up = PostgresUnavailableError(
+    message = (
         f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, found {found} until the time for retries was "
-        "over; it may or may not be there: the thread goes on from whatever its last checkpoint is",
-        thread_id=write.fence.thread_id,
+        "over; it may or may not be there: the thread goes on from whatever its last checkpoint is"
     )
-    given_up.__cause__ = error
+    thread_id = write.fence.thread_id
+    given_up = (
+        OutOfResourcesError(message, thread_id=thread_id, resource=error.resource)
+        if isinstance(error, OutOfResourcesError)
+        else PostgresUnavailableError(message, thread_id=thread_id)
+    )
+    given_up.__cause__ = cause
     return given_up
 
 

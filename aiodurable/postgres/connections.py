@@ -359,18 +359,17 @@ class Database:
         Raises:
             PostgresUnavailableError: Postgres could not be reached, or went away meanwhile.
             CircuitOpenError: it has failed for so long that it is not even asked.
+            OutOfResourcesError: a disk, the lock table or the like is full.
             ConfigurationError: the role lacks a right, or the database a character.
         """
         try:
             async with self._connection(urgent=urgent) as connection:
                 yield connection
-        except (
-            psycopg.errors.InsufficientPrivilege,
-            psycopg.errors.ReadOnlySqlTransaction,
-            psycopg.errors.UntranslatableCharacter,
-        ) as error:
+        except psycopg.Error as error:
             # Outside of the breaker: reads may do well meanwhile.
-            raise not_allowed(error, self.dsn) or error from error
+            if (refused := not_allowed(error, self.dsn)) is None:
+                raise
+            raise refused from error
 
     @asynccontextmanager
     async def _connection(self, *, urgent: bool) -> AsyncIterator[AsyncConnection[DictRow]]:

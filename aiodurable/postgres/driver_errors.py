@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 
 import asyncpg
 import psycopg
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import AiodurableError, ConfigurationError, PostgresUnavailableError
+from aiodurable.errors import AiodurableError, ConfigurationError, OutOfResourcesError, PostgresUnavailableError
 
-__all__ = ["DRIVER_ERRORS", "is_disconnect", "is_refusal", "not_allowed", "unavailable"]
+__all__ = ["DRIVER_ERRORS", "is_disconnect", "is_refusal", "not_allowed", "out_of_resources", "unavailable"]
 
 DRIVER_ERRORS = (psycopg.Error, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """What either driver raises by itself. Their texts may quote what is stored: log the type, not the text."""
@@ -80,7 +82,53 @@ def not_allowed(error: BaseException, dsn: Dsn) -> AiodurableError | None:
                 "it): use a thread_id and values that it has, or a database created with ENCODING 'UTF8'"
             )
         case _:
-            return None
+            return out_of_resources(error, dsn)
+
+
+_ADVICE = {
+    "disk": "the server's disk is full; make room there",
+    "memory": "the server is out of memory; try again, or give it more",
+    "locks": "the server's lock table is full; hold fewer locks at a time, or raise max_locks_per_transaction and restart "
+    "Postgres",
+    "connections": "no connection is left; open fewer, or raise max_connections or the CONNECTION LIMIT of this role or "
+    "database",
+    "descriptors": "this process has no file descriptor left; close some, or raise its limit (ulimit -n)",
+}
+
+
+def out_of_resources(error: BaseException, dsn: Dsn) -> OutOfResourcesError | None:
+    """The error to raise where something has run out, at the server or here; None: not that."""
+    resource = _run_out(error)
+    if resource is None:
+        return None
+    return OutOfResourcesError(
+        f"{dsn.safe} could not do what it was asked ({type(error).__name__}): {_ADVICE[resource]}", resource=resource
+    )
+
+
+def _run_out(error: BaseException) -> str | None:
+    state = getattr(error, "sqlstate", None)
+    if state == "53100":
+        return "disk"
+    if state == "53200":
+        hint = f"{getattr(error, 'hint', '')} {error}"  # asyncpg has it apart; a setting's name is in no language
+        return "locks" if "max_locks_per_transaction" in hint else "memory"
+    if is_out_of_connections(error):
+        return "connections"
+    # psycopg says of it no more than that no connection was had, and a resolver that the name is unknown.
+    return (
+        "descriptors"
+        if state is None and isinstance(error, OSError | psycopg.OperationalError) and _none_left()
+        else None
+    )
+
+
+def _none_left() -> bool:
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def _first_line(error: BaseException) -> str:
@@ -102,8 +150,6 @@ def unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
         advice = (
             "a pooler refuses an option of this DSN; take it out, or name it in PgBouncer's ignore_startup_parameters"
         )
-    elif is_out_of_connections(error):
-        advice = "no connection is left; open fewer, or raise max_connections or the CONNECTION LIMIT of this role or database"
     elif isinstance(error, socket.gaierror) or "resolve" in text or "Name or service not known" in text:
         advice = "the host name cannot be resolved; check its spelling"
     elif isinstance(error, TimeoutError) or "timeout" in text:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, cast
 import asyncpg
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import ClosedError, PostgresUnavailableError
+from aiodurable.errors import ClosedError, OutOfResourcesError, PostgresUnavailableError
 from aiodurable.postgres.connections import connect_direct
 from aiodurable.postgres.driver_errors import is_disconnect, not_allowed, unavailable
 from aiodurable.postgres.plans import Plans
@@ -181,6 +181,7 @@ class Links:
 
         Raises:
             PostgresUnavailableError: Postgres stayed away; the statement may have been run.
+            OutOfResourcesError: a disk, the lock table or the like is full.
             ClosedError: the links were closed, or were first used in another event loop.
         """
         loop = asyncio.get_running_loop()
@@ -210,9 +211,12 @@ class Links:
                 return await link.fetch(query, *args)
             except Exception as error:
                 if not isinstance(error, PostgresUnavailableError) and not is_disconnect(error):
-                    if (refused := not_allowed(error, self._dsn)) is not None:
+                    refused = not_allowed(error, self._dsn)
+                    if refused is None:
+                        raise
+                    # A disk is emptied by a person; room for a lock comes by itself.
+                    if not isinstance(refused, OutOfResourcesError) or refused.resource == "disk":
                         raise refused from error
-                    raise
                 if not (sent or isinstance(error, PostgresUnavailableError)):
                     sent = True  # how long it waited for an answer does not count
                     deadline = time.monotonic() + self._timeout_s

@@ -25,7 +25,7 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
 from aiodurable.keys import MIGRATION_KEY
 from aiodurable.postgres.connections import application_name
-from aiodurable.postgres.driver_errors import is_disconnect, unavailable
+from aiodurable.postgres.driver_errors import is_disconnect, not_allowed, unavailable
 from aiodurable.postgres.queries import load
 
 __all__ = ["VERSION", "check", "migrate", "migrations"]
@@ -91,7 +91,7 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
         except psycopg.errors.ReadOnlySqlTransaction as error:
             raise unavailable(error, dsn) from error
         except psycopg.OperationalError as error:
-            if not is_disconnect(error):
+            if not is_disconnect(error) and not_allowed(error, dsn) is None:
                 raise
             raise unavailable(error, dsn) from error
 

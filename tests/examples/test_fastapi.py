@@ -27,8 +27,10 @@ from aiodurable.errors import (
     GraphChangedError,
     InvalidArgumentError,
     LeaseLostError,
+    LockCapacityError,
     LockTimeoutError,
     NotResumableError,
+    OutOfResourcesError,
     PostgresUnavailableError,
     ThreadInterruptedError,
     ThreadNotFoundError,
@@ -67,6 +69,10 @@ async def answer_to(error: Exception) -> httpx.Response:
         (GraphChangedError(SECRET, thread_id="t"), 409, None),
         (LeaseLostError(SECRET, thread_id="t"), 503, "1"),
         (PostgresUnavailableError(SECRET, thread_id="t"), 503, "1"),
+        (OutOfResourcesError(SECRET, thread_id="t", resource="connections"), 503, "1"),
+        (OutOfResourcesError(SECRET, thread_id="t", resource="locks"), 503, "1"),
+        (OutOfResourcesError(SECRET, thread_id="t", resource="disk"), 503, None),
+        (LockCapacityError(SECRET, thread_id="t"), 503, "1"),
     ],
 )
 async def test_an_error_is_answered_with_its_code_and_without_its_text(
