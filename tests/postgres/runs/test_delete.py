@@ -17,6 +17,7 @@ import aiodurable
 from aiodurable import (
     Durable,
     LeaseLostError,
+    Pruned,
     Settings,
     ThreadNotFoundError,
     ThreadStatus,
@@ -220,6 +221,34 @@ async def test_a_holder_that_takes_its_lost_lock_again_is_refused_once_its_threa
                 await within(60, running, what="the run to end")
             assert await stored(dsn) == {}
             assert (await remover.get_checkpoint_status("t")).status is ThreadStatus.NEW
+
+
+async def prune_and_be_killed(durable: Durable) -> None:
+    """Before it comes to the fences of threads of which nothing is left."""
+
+    def killed(pruned: Pruned) -> None:
+        if pruned.threads:
+            raise Broken
+
+    with pytest.raises(Broken):
+        await durable.prune(keep="nothing", older_than=NOW, statuses=["complete"], progress=killed)
+
+
+@pytest.mark.parametrize("how", ["delete", "prune", "prune and be killed"])
+async def test_a_holder_that_has_not_heard_of_the_removal_of_its_thread_writes_nothing(
+    dsn: str, durable: Durable, how: str
+) -> None:
+    """It was frozen: its lock is lost, and its connections are up."""
+    async with durable.run(four_nodes(), "t", run_id="r") as run:
+        await run.ainvoke(INPUT)
+        frozen = Fence("t", run.lease.token, run.lease.fence.lease_id)
+    await REMOVALS.get(how, prune_and_be_killed)(durable)
+    saver = durable.checkpointer
+    saver.fences.hold(frozen)
+    with pytest.raises(LeaseLostError):
+        await four_nodes().compile(saver).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
+    saver.fences.drop(frozen)
+    assert await stored(dsn) == {}
 
 
 async def _is(durable: Durable, status: ThreadStatus) -> bool:
