@@ -69,6 +69,7 @@ async def test_the_lock_outlives_a_raising_of_the_token_that_is_under_way(
         for _ in range(20):
             if not await is_held(durable, "t"):
                 assert not await watcher.fetchval(BUMP_WAITS), "the token may be raised, and the lock is free"
+            entering.cancel()  # who is impatient waits for it too
     with pytest.raises(asyncio.CancelledError):
         await entering
     await hold(durable)
