@@ -34,7 +34,7 @@ from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences, Standing
 from aiodurable.errors import ThreadNotFoundError, WorkflowAlreadyRunningError, WorkflowExecutionError
 from aiodurable.keys import lock_key
 from aiodurable.postgres.connections import Database
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.queries import load, qualified
 
 __all__ = ["Upkeep"]
 
@@ -52,6 +52,7 @@ class Upkeep(AsyncPostgresSaver):
     which carries its fence.
     """
 
+    SELECT_SQL = qualified(AsyncPostgresSaver.SELECT_SQL)
     fences: Fences
     _database: Database
     _namespace: str

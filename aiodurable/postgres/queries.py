@@ -8,9 +8,11 @@ from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
-__all__ = ["load", "migration"]
+__all__ = ["load", "migration", "qualified"]
 
 _HEAD = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_CALL = re.compile(r"(?<![\w.])(array_agg|convert_to|jsonb_each_text)\(")
+_KEY = re.compile(r"(->>? '\w+')(?!::)")
 
 
 @cache
@@ -24,3 +26,8 @@ def load(room: str) -> Mapping[str, str]:
 def migration(name: str) -> str:
     """The text of `migrations/<name>.sql`."""
     return files("aiodurable.postgres").joinpath("migrations", f"{name}.sql").read_text("utf-8")
+
+
+def qualified(sql: str) -> str:
+    """LangGraph's statement, so that it calls nothing but what is in pg_catalog."""
+    return _KEY.sub(r"\1::text", _CALL.sub(r"pg_catalog.\1(", sql))

@@ -56,7 +56,7 @@ CLASSIFY = load("threads")["classify"]
 """The statement; `Classifier.beneath` has arguments for it, `Classifier.told` reads its rows."""
 
 _HEADS = f"SELECT thread_id, checkpoint_id FROM ({CLASSIFY}) t"  # noqa: S608 - both halves are ours
-_COUNT = f"SELECT status, count(*) FROM ({CLASSIFY}) t GROUP BY status"  # noqa: S608 - both halves are ours
+_COUNT = f"SELECT status, pg_catalog.count(*) FROM ({CLASSIFY}) t GROUP BY status"  # noqa: S608 - both halves are ours
 _STANDING = f"SELECT thread_id, status, graph FROM ({CLASSIFY}) t"  # noqa: S608 - both halves are ours
 
 _DOUBTS = {

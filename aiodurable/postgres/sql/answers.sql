@@ -1,18 +1,18 @@
 -- name: answered
 -- aiodurable_runs_in_order. What was answered on a thread, oldest first.
-SELECT r.run_id, r.status, r.checkpoint_id, a.key AS interrupt_id, (a.value ->> 'at')::timestamptz AS answered_at,
-       a.value ->> 'digest' AS digest, (a.value ->> 'token')::bigint AS token
+SELECT r.run_id, r.status, r.checkpoint_id, a.key AS interrupt_id, (a.value ->> 'at'::text)::timestamptz AS answered_at,
+       a.value ->> 'digest'::text AS digest, (a.value ->> 'token'::text)::bigint AS token
 FROM aiodurable_runs r
-CROSS JOIN LATERAL jsonb_each(r.answered) AS a (key, value)
+CROSS JOIN LATERAL pg_catalog.jsonb_each(r.answered) AS a (key, value)
 WHERE r.thread_id = $1 AND r.answered <> '{}'
-ORDER BY r.token, r.seq, (a.value ->> 'at')::timestamptz
+ORDER BY r.token, r.seq, (a.value ->> 'at'::text)::timestamptz
 
 -- name: answer
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under token $2, while the fence is
 -- that of lease id $3.
 UPDATE aiodurable_runs r
 SET answered = r.answered || (
-        SELECT coalesce(jsonb_object_agg(a.id, jsonb_build_object('at', now(), 'digest', a.digest, 'token', r.token)), '{}')
+        SELECT coalesce(pg_catalog.jsonb_object_agg(a.id, pg_catalog.jsonb_build_object('at', pg_catalog.now(), 'digest', a.digest, 'token', r.token)), '{}')
         FROM unnest($4::text[], $5::text[]) AS a (id, digest)),
     answers_type = $6, answers = $7, questions_closed = $8
 WHERE r.run_id = $1 AND r.token = $2::bigint
@@ -44,28 +44,30 @@ WITH head AS MATERIALIZED (
     UNION ALL
     (SELECT DISTINCT ON (c.checkpoint_ns) c.checkpoint_ns, c.checkpoint_id
      FROM checkpoints c
-     WHERE c.thread_id = $1 AND c.checkpoint_ns > '' AND c.metadata -> 'parents' ->> '' = (SELECT checkpoint_id FROM head)
+     WHERE c.thread_id = $1 AND c.checkpoint_ns > ''
+       AND c.metadata -> 'parents'::text ->> ''::text = (SELECT checkpoint_id FROM head)
      ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
 ), tasks AS MATERIALIZED (
     SELECT p.checkpoint_ns, t.task_id, t.path, t.finished, t.type, t.blob, t.asked_age, t.took_age
     FROM places p
     CROSS JOIN LATERAL (
-        SELECT w.task_id, min(w.task_path) AS path,
-               bool_or(w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__')) AS finished,
-               max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS type,
-               (array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS blob,
-               min(age(w.xmin)) FILTER (WHERE w.channel = '__interrupt__') AS asked_age,
-               min(age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS took_age
+        SELECT w.task_id, pg_catalog.min(w.task_path) AS path,
+               pg_catalog.bool_or(
+                   w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__')) AS finished,
+               pg_catalog.max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS type,
+               (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS blob,
+               pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__interrupt__') AS asked_age,
+               pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS took_age
         FROM checkpoint_writes w
         WHERE w.thread_id = $1 AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
           AND w.task_id <> '00000000-0000-0000-0000-000000000000'
         GROUP BY w.task_id
     ) t
 ), loose AS MATERIALIZED (
-    SELECT max(w.type) FILTER (WHERE w.channel = '__resume__') AS type,
-           (array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS blob,
-           min(age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS age,
-           coalesce(bool_or(w.channel <> '__resume__'), false) AS commanded
+    SELECT pg_catalog.max(w.type) FILTER (WHERE w.channel = '__resume__') AS type,
+           (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS blob,
+           pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS age,
+           coalesce(pg_catalog.bool_or(w.channel <> '__resume__'), false) AS commanded
     FROM checkpoint_writes w
     WHERE w.thread_id = $1 AND w.checkpoint_ns = '' AND w.checkpoint_id = (SELECT checkpoint_id FROM head)
       AND w.task_id = '00000000-0000-0000-0000-000000000000'
@@ -77,11 +79,11 @@ SELECT l.type AS loose_type, l.blob AS loose, l.commanded,
        q.namespaces, q.task_ids, q.paths, q.types, q.blobs
 FROM loose l
 CROSS JOIN (
-    SELECT array_agg(t.checkpoint_ns ORDER BY t.checkpoint_ns, t.path) AS namespaces,
-           array_agg(t.task_id ORDER BY t.checkpoint_ns, t.path) AS task_ids,
-           array_agg(t.path ORDER BY t.checkpoint_ns, t.path) AS paths,
-           array_agg(t.type ORDER BY t.checkpoint_ns, t.path) AS types,
-           array_agg(t.blob ORDER BY t.checkpoint_ns, t.path) AS blobs
+    SELECT pg_catalog.array_agg(t.checkpoint_ns ORDER BY t.checkpoint_ns, t.path) AS namespaces,
+           pg_catalog.array_agg(t.task_id ORDER BY t.checkpoint_ns, t.path) AS task_ids,
+           pg_catalog.array_agg(t.path ORDER BY t.checkpoint_ns, t.path) AS paths,
+           pg_catalog.array_agg(t.type ORDER BY t.checkpoint_ns, t.path) AS types,
+           pg_catalog.array_agg(t.blob ORDER BY t.checkpoint_ns, t.path) AS blobs
     FROM tasks t
     WHERE t.blob IS NOT NULL AND NOT t.finished
 ) q

@@ -112,10 +112,10 @@ SELECT token, lease_id FROM aiodurable_fences WHERE thread_id = $1
 
 -- name: patience
 -- No table. For the transaction it is part of.
-SELECT set_config('lock_timeout', '1s', true),
-       set_config('synchronous_commit',
-                  CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
-                                                             ELSE current_setting('synchronous_commit') END, true)
+SELECT pg_catalog.set_config('lock_timeout', '1s', true),
+       pg_catalog.set_config('synchronous_commit',
+                  CASE pg_catalog.current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+                                                             ELSE pg_catalog.current_setting('synchronous_commit') END, true)
 
 -- name: bump
 -- aiodurable_fences_pkey; sorted like every other statement that locks these rows. $2 the ids of the new leases.
@@ -133,20 +133,20 @@ SELECT thread_id, token, lease_id FROM aiodurable_fences WHERE thread_id = ANY (
 -- name: locked
 -- pg_locks, a look into shared memory. Of these keys, those that somebody has locked.
 SELECT (l.classid::bigint << 32) | l.objid::bigint AS key
-FROM pg_locks l
+FROM pg_catalog.pg_locks l
 WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
   AND ((l.classid::bigint << 32) | l.objid::bigint) = ANY ($1::bigint[])
 
 -- name: on_disk
 -- No table. The commit of this transaction waits for the disk, whatever the database's default is.
-SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'
+SELECT pg_catalog.set_config('synchronous_commit', 'on', true) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'
 
 -- name: claim_fences
 -- aiodurable_fences_pkey; sorted. A thread that no lease was ever taken of gets a row to lock, of
 -- token 0. Whoever takes its first lease meanwhile waits for it.
 INSERT INTO aiodurable_fences (thread_id, token)
-SELECT want.thread_id, 0 FROM unnest($1::text[]) AS want (thread_id) ORDER BY want.thread_id
+SELECT want.thread_id, 0 FROM pg_catalog.unnest($1::text[]) AS want (thread_id) ORDER BY want.thread_id
 ON CONFLICT (thread_id) DO NOTHING
 
 -- name: release_fences
@@ -165,7 +165,7 @@ WITH unused AS (
     DELETE FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]) AND token = 0
 )
 UPDATE aiodurable_fences
-SET token = token + 1, lease_id = -(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+SET token = token + 1, lease_id = -(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000::numeric)::bigint
 WHERE thread_id = ANY ($1::text[]) AND token > 0
 
 -- name: delete_threads
@@ -184,9 +184,9 @@ SELECT thread_id FROM c UNION SELECT thread_id FROM b UNION SELECT thread_id FRO
 -- a run and has consumed nothing.
 WITH found AS MATERIALIZED (
     SELECT r.run_id
-    FROM (SELECT c.thread_id, c.metadata ->> 'aiodurable_run' AS run_id, max(c.checkpoint_id) AS last_id
+    FROM (SELECT c.thread_id, c.metadata ->> 'aiodurable_run'::text AS run_id, pg_catalog.max(c.checkpoint_id) AS last_id
           FROM checkpoints c
-          WHERE c.thread_id = ANY ($1::text[]) AND c.checkpoint_ns = '' AND c.metadata ->> 'source' IS DISTINCT FROM 'update'
+          WHERE c.thread_id = ANY ($1::text[]) AND c.checkpoint_ns = '' AND c.metadata ->> 'source'::text IS DISTINCT FROM 'update'
           GROUP BY 1, 2) s
     CROSS JOIN LATERAL (
         SELECT own.run_id
@@ -222,7 +222,7 @@ SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)
 -- No index knows runs: a scan of checkpoints; of `|| ''` none knows the order, or one may be walked
 -- through instead. Of the ledger's, aiodurable_runs_pkey does.
 SELECT DISTINCT thread_id || '' AS thread_id FROM checkpoints
-WHERE metadata ->> 'run_id' = ANY ($1::text[]) OR metadata ->> 'aiodurable_run' = ANY ($1::text[])
+WHERE metadata ->> 'run_id'::text = ANY ($1::text[]) OR metadata ->> 'aiodurable_run'::text = ANY ($1::text[])
 UNION
 SELECT thread_id FROM aiodurable_runs WHERE run_id = ANY ($1::text[])
 
@@ -232,8 +232,9 @@ SELECT thread_id FROM aiodurable_runs WHERE run_id = ANY ($1::text[])
 SELECT DISTINCT stays.thread_id
 FROM checkpoints stays
 WHERE stays.thread_id = ANY ($2::text[])
-  AND NOT coalesce(stays.metadata ->> 'run_id' = ANY ($1::text[]) OR stays.metadata ->> 'aiodurable_run' = ANY ($1::text[]), false)
-  AND (SELECT goes.metadata ->> 'run_id' = ANY ($1::text[]) OR goes.metadata ->> 'aiodurable_run' = ANY ($1::text[])
+  AND NOT coalesce(stays.metadata ->> 'run_id'::text = ANY ($1::text[])
+                    OR stays.metadata ->> 'aiodurable_run'::text = ANY ($1::text[]), false)
+  AND (SELECT goes.metadata ->> 'run_id'::text = ANY ($1::text[]) OR goes.metadata ->> 'aiodurable_run'::text = ANY ($1::text[])
        FROM checkpoints goes
        WHERE goes.thread_id = stays.thread_id AND goes.checkpoint_ns = stays.checkpoint_ns
          AND goes.checkpoint_id = stays.parent_checkpoint_id
@@ -244,15 +245,15 @@ WHERE stays.thread_id = ANY ($2::text[])
 -- of these runs, and of durable runs of which no checkpoint stays. Of those that keep some, the
 -- input was consumed.
 WITH stamped AS MATERIALIZED (
-    SELECT s.run_id, bool_and(s.goes) AS whole
-    FROM (SELECT c.metadata ->> 'aiodurable_run' AS run_id,
-                 coalesce(c.metadata ->> 'run_id' = ANY ($1::text[]), false) AS goes
+    SELECT s.run_id, pg_catalog.bool_and(s.goes) AS whole
+    FROM (SELECT c.metadata ->> 'aiodurable_run'::text AS run_id,
+                 coalesce(c.metadata ->> 'run_id'::text = ANY ($1::text[]), false) AS goes
           FROM checkpoints c
           WHERE c.thread_id = ANY ($2::text[]) AND c.checkpoint_ns = ''
-            AND c.metadata ->> 'source' IS DISTINCT FROM 'update') s
+            AND c.metadata ->> 'source'::text IS DISTINCT FROM 'update') s
     WHERE s.run_id IS NOT NULL
     GROUP BY s.run_id
-    HAVING bool_or(s.goes)
+    HAVING pg_catalog.bool_or(s.goes)
 ), marked AS (
     UPDATE aiodurable_runs
     SET consumed = true
@@ -260,7 +261,8 @@ WITH stamped AS MATERIALIZED (
       AND run_id <> ALL ($1::text[])
 )
 DELETE FROM aiodurable_runs
-WHERE run_id = ANY ($1::text[] || ARRAY (SELECT s.run_id FROM stamped s WHERE s.whole)) AND thread_id = ANY ($2::text[])
+WHERE run_id = ANY (pg_catalog.array_cat($1::text[], ARRAY (SELECT s.run_id FROM stamped s WHERE s.whole)))
+  AND thread_id = ANY ($2::text[])
 
 -- name: delete_runs
 -- checkpoints_pkey and checkpoint_writes_pkey, by their first column. Writes and, in a later statement, blobs follow their
@@ -268,7 +270,7 @@ WHERE run_id = ANY ($1::text[] || ARRAY (SELECT s.run_id FROM stamped s WHERE s.
 WITH gone AS (
     DELETE FROM checkpoints
     WHERE thread_id = ANY ($2::text[])
-      AND (metadata ->> 'run_id' = ANY ($1::text[]) OR metadata ->> 'aiodurable_run' = ANY ($1::text[]))
+      AND (metadata ->> 'run_id'::text = ANY ($1::text[]) OR metadata ->> 'aiodurable_run'::text = ANY ($1::text[]))
     RETURNING thread_id, checkpoint_ns, checkpoint_id
 )
 DELETE FROM checkpoint_writes w
@@ -290,7 +292,7 @@ DELETE FROM checkpoint_blobs b
 WHERE b.thread_id = ANY ($1::text[])
   AND (b.thread_id, b.checkpoint_ns, b.channel, b.version) NOT IN (
       SELECT c.thread_id, c.checkpoint_ns, v.key, v.value
-      FROM checkpoints c CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') v
+      FROM checkpoints c CROSS JOIN LATERAL pg_catalog.jsonb_each_text(c.checkpoint -> 'channel_versions'::text) v
       WHERE c.thread_id = ANY ($1::text[]) AND v.value IS NOT NULL)
 
 -- name: bump_free
@@ -304,10 +306,10 @@ WITH free AS MATERIALIZED (
     SELECT f.thread_id, f.token, f.lease_id = want.lease_id AS raised, want.lease_id
     FROM aiodurable_fences f
     JOIN unnest($1::text[], $2::bigint[]) AS want (thread_id, lease_id) ON f.thread_id = want.thread_id
-    WHERE (SELECT set_config('synchronous_commit',
-                             CASE current_setting('synchronous_commit')
+    WHERE (SELECT pg_catalog.set_config('synchronous_commit',
+                             CASE pg_catalog.current_setting('synchronous_commit')
                                  WHEN 'off' THEN 'on'
-                                 ELSE current_setting('synchronous_commit') END, true)) IS NOT NULL
+                                 ELSE pg_catalog.current_setting('synchronous_commit') END, true)) IS NOT NULL
     ORDER BY f.thread_id
     FOR NO KEY UPDATE OF f SKIP LOCKED
 ), raised AS (
@@ -319,7 +321,7 @@ WITH free AS MATERIALIZED (
     INSERT INTO aiodurable_fences (thread_id, token, lease_id)
     SELECT want.thread_id, 1, want.lease_id
     FROM unnest($1::text[], $2::bigint[]) AS want (thread_id, lease_id)
-    WHERE (SELECT set_config('lock_timeout', '1s', true)) IS NOT NULL
+    WHERE (SELECT pg_catalog.set_config('lock_timeout', '1s', true)) IS NOT NULL
       AND NOT EXISTS (SELECT 1 FROM aiodurable_fences f WHERE f.thread_id = want.thread_id)
     ORDER BY want.thread_id
     ON CONFLICT (thread_id) DO NOTHING
@@ -349,16 +351,16 @@ CROSS JOIN LATERAL (
 -- name: sizes
 -- How many bytes the values hold that the newest checkpoints of threads $1 refer to. checkpoints_pkey backwards, once a
 -- thread; checkpoint_blobs_pkey, and of a large value only its length.
-SELECT h.thread_id, sum(octet_length(b.blob)) AS bytes
-FROM unnest($1::text[]) AS a (thread_id)
+SELECT h.thread_id, pg_catalog.sum(pg_catalog.octet_length(b.blob)) AS bytes
+FROM pg_catalog.unnest($1::text[]) AS a (thread_id)
 CROSS JOIN LATERAL (
-    SELECT c.thread_id, c.checkpoint -> 'channel_versions' AS versions
+    SELECT c.thread_id, c.checkpoint -> 'channel_versions'::text AS versions
     FROM checkpoints c
     WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ''
     ORDER BY c.checkpoint_id DESC
     LIMIT 1
 ) h
-CROSS JOIN LATERAL jsonb_each_text(h.versions) AS v (channel, version)
+CROSS JOIN LATERAL pg_catalog.jsonb_each_text(h.versions) AS v (channel, version)
 CROSS JOIN LATERAL (
     SELECT k.blob
     FROM checkpoint_blobs k
@@ -378,7 +380,7 @@ WITH RECURSIVE heads AS MATERIALIZED (
                WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ''
                ORDER BY c.checkpoint_id DESC
                LIMIT 1) AS checkpoint_id
-    FROM unnest($1::text[]) AS a (thread_id)
+    FROM pg_catalog.unnest($1::text[]) AS a (thread_id)
 ), places AS (
     SELECT h.thread_id, ''::text AS checkpoint_ns FROM heads h
     UNION ALL
@@ -396,7 +398,7 @@ SELECT newest.thread_id, newest.checkpoint, newest.checkpoint_ns, newest.checkpo
 FROM places p
 JOIN heads h ON h.thread_id = p.thread_id
 CROSS JOIN LATERAL (
-    SELECT k.checkpoint_id, k.metadata -> 'parents' ->> '' AS root
+    SELECT k.checkpoint_id, k.metadata -> 'parents'::text ->> ''::text AS root
     FROM checkpoints k
     WHERE k.thread_id = p.thread_id AND k.checkpoint_ns = p.checkpoint_ns
     ORDER BY k.checkpoint_id DESC
@@ -421,20 +423,21 @@ WITH fence AS MATERIALIZED (
     UNION ALL
     (SELECT DISTINCT ON (c.checkpoint_ns) c.checkpoint_ns, c.checkpoint_id
      FROM checkpoints c
-     WHERE c.thread_id = $1 AND c.checkpoint_ns > '' AND c.metadata -> 'parents' ->> '' = (SELECT checkpoint_id FROM head)
+     WHERE c.thread_id = $1 AND c.checkpoint_ns > ''
+       AND c.metadata -> 'parents'::text ->> ''::text = (SELECT checkpoint_id FROM head)
      ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
 ), poisoned AS MATERIALIZED (
     -- Output and error of one transaction: of one attempt. An error that a handler takes over is the handler's matter.
     SELECT p.checkpoint_ns, p.checkpoint_id, t.task_id, t.path
     FROM places p
     CROSS JOIN LATERAL (
-        SELECT w.task_id, min(w.task_path) AS path
+        SELECT w.task_id, pg_catalog.min(w.task_path) AS path
         FROM checkpoint_writes w
         WHERE w.thread_id = $1 AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
           AND w.task_id <> '00000000-0000-0000-0000-000000000000'
         GROUP BY w.task_id
-        HAVING NOT bool_or(w.channel = '__error_source_node__')
-           AND max(w.xmin::text) FILTER (WHERE w.channel = '__error__') = ANY (array_agg(w.xmin::text) FILTER (
+        HAVING NOT pg_catalog.bool_or(w.channel = '__error_source_node__')
+           AND pg_catalog.max(w.xmin::text) FILTER (WHERE w.channel = '__error__') = ANY (pg_catalog.array_agg(w.xmin::text) FILTER (
                    WHERE w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__')))
     ) t
 ), healed AS (
@@ -444,8 +447,8 @@ WITH fence AS MATERIALIZED (
       AND w.task_id = p.task_id AND w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__')
 )
 SELECT (SELECT token FROM fence) AS token, (SELECT lease_id FROM fence) AS lease_id,
-       coalesce(array_agg(p.checkpoint_ns ORDER BY p.checkpoint_ns, p.path), '{}') AS namespaces,
-       coalesce(array_agg(p.path ORDER BY p.checkpoint_ns, p.path), '{}') AS paths,
+       coalesce(pg_catalog.array_agg(p.checkpoint_ns ORDER BY p.checkpoint_ns, p.path), '{}') AS namespaces,
+       coalesce(pg_catalog.array_agg(p.path ORDER BY p.checkpoint_ns, p.path), '{}') AS paths,
        (SELECT true
         FROM checkpoint_writes w
         WHERE w.thread_id = $1 AND w.checkpoint_ns = '' AND w.checkpoint_id = (SELECT checkpoint_id FROM head)

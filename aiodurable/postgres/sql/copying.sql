@@ -15,7 +15,7 @@ FOR SHARE OF f
 WITH RECURSIVE origin AS MATERIALIZED (
     SELECT checkpoint_id FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = '' AND checkpoint_id = $3
 ), inner_one AS MATERIALIZED (
-    SELECT c.checkpoint_ns, c.checkpoint_id, c.metadata -> 'parents' ->> '' AS root
+    SELECT c.checkpoint_ns, c.checkpoint_id, c.metadata -> 'parents'::text ->> ''::text AS root
     FROM checkpoints c
     WHERE c.thread_id = $1 AND c.checkpoint_ns > ''
 ), place AS MATERIALIZED (
@@ -43,13 +43,13 @@ WITH RECURSIVE origin AS MATERIALIZED (
     WHERE EXISTS (SELECT 1
                   FROM checkpoints d
                   WHERE d.thread_id = $1
-                    AND (d.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}'
-                         OR (d.checkpoint ->> 'v')::integer < 4))
+                    AND (d.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}'::text[]
+                         OR (d.checkpoint ->> 'v'::text)::integer < 4))
 ), value AS MATERIALIZED (
     SELECT DISTINCT c.checkpoint_ns, v.channel, v.version
     FROM chain k
     JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
-    CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') AS v (channel, version)
+    CROSS JOIN LATERAL pg_catalog.jsonb_each_text(c.checkpoint -> 'channel_versions'::text) AS v (channel, version)
 ), blob AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     SELECT $2, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
@@ -84,20 +84,20 @@ WITH RECURSIVE origin AS MATERIALIZED (
           SELECT 1
           FROM checkpoint_writes n
           WHERE n.thread_id = $1 AND n.checkpoint_ns = w.checkpoint_ns AND n.checkpoint_id = w.checkpoint_id
-            AND n.task_id = w.task_id AND n.channel = '__resume__' AND age(n.xmin) < age(w.xid)))
+            AND n.task_id = w.task_id AND n.channel = '__resume__' AND pg_catalog.age(n.xmin) < pg_catalog.age(w.xid)))
       AND NOT (w.channel = '__interrupt__' AND EXISTS (
           SELECT 1
           FROM checkpoint_writes n
           WHERE n.thread_id = $1 AND n.checkpoint_ns = '' AND n.checkpoint_id = $3
             AND n.task_id = '00000000-0000-0000-0000-000000000000' AND n.channel = '__resume__'
-            AND age(n.xmin) < age(w.xid)))
+            AND pg_catalog.age(n.xmin) < pg_catalog.age(w.xid)))
       AND NOT (w.channel = '__resume__' AND w.task_id = '00000000-0000-0000-0000-000000000000' AND EXISTS (
           SELECT 1
           FROM place p
           JOIN checkpoint_writes n
             ON n.thread_id = $1 AND n.checkpoint_ns = p.checkpoint_ns AND n.checkpoint_id = p.checkpoint_id
           WHERE n.task_id <> '00000000-0000-0000-0000-000000000000' AND n.channel IN ('__interrupt__', '__resume__')
-            AND age(n.xmin) <= age(w.xid)))
+            AND pg_catalog.age(n.xmin) <= pg_catalog.age(w.xid)))
 ), checkpoint AS (
     -- A run_id names one run of one thread: the copy is not its work.
     INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
@@ -105,9 +105,9 @@ WITH RECURSIVE origin AS MATERIALIZED (
            -- Hashed: a step can have called a thousand subgraphs.
            CASE WHEN (c.checkpoint_ns, c.parent_checkpoint_id) IN (SELECT p.checkpoint_ns, p.checkpoint_id FROM chain p)
                 THEN c.parent_checkpoint_id END,
-           c.type, c.checkpoint, c.metadata - 'aiodurable_run' || jsonb_build_object('aiodurable_fork_of', $1::text)
+           c.type, c.checkpoint, c.metadata - 'aiodurable_run'::text || pg_catalog.jsonb_build_object('aiodurable_fork_of', $1::text)
     FROM chain k
     JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
     RETURNING checkpoint_id
 )
-SELECT count(*) AS copied FROM checkpoint
+SELECT pg_catalog.count(*) AS copied FROM checkpoint

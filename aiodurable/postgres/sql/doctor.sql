@@ -28,11 +28,11 @@ SELECT pg_catalog.current_setting('server_version') AS version,
        pg_catalog.current_setting('server_version_num')::integer AS version_num,
        pg_catalog.pg_is_in_recovery() AS standby,
        pg_catalog.inet_client_addr() IS NOT NULL AS over_tcp,
-       (SELECT sum(numbackends) FROM pg_catalog.pg_stat_database)::integer AS backends,
+       (SELECT pg_catalog.sum(numbackends) FROM pg_catalog.pg_stat_database)::integer AS backends,
        (SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = current_user) AS role_limit,
        (SELECT datconnlimit FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) AS database_limit,
-       (SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT fastpath)::integer AS locks,
-       (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name LIKE 'aiodurable:lock@%')::integer AS sessions
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks WHERE NOT fastpath)::integer AS locks,
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE application_name LIKE 'aiodurable:lock@%')::integer AS sessions
 
 -- name: rights
 -- Catalogues. Privileges that are wanted and missing on what is there: $1 relations, $2 the privilege on each.

@@ -44,7 +44,7 @@ SELECT pg_catalog.pg_advisory_unlock($1::bigint)
 -- up before it was refused. Our own does not count: we do not wait for what we hold.
 -- One token serves all: drawn when the last key is locked, it is larger than what any of them had before.
 WITH unlocked AS MATERIALIZED (
-    SELECT ARRAY(SELECT pg_catalog.pg_advisory_unlock(u.key)::integer FROM unnest($1::bigint[]) AS u (key)) AS became
+    SELECT ARRAY(SELECT pg_catalog.pg_advisory_unlock(u.key)::integer FROM pg_catalog.unnest($1::bigint[]) AS u (key)) AS became
 ),
 quiet AS MATERIALIZED (
     SELECT CASE WHEN pg_catalog.cardinality(u.became) = 0 THEN true
@@ -64,17 +64,18 @@ released AS MATERIALIZED (
 ),
 tried AS MATERIALIZED (
     SELECT ARRAY(SELECT pg_catalog.pg_try_advisory_lock(u.key)
-                 FROM unnest($2::bigint[]) AS u (key)
+                 FROM pg_catalog.unnest($2::bigint[]) AS u (key)
                  WHERE (SELECT r.became FROM released r) IS NOT NULL) AS locked
 )
 SELECT pg_catalog.pg_backend_pid(), r.became, t.locked,
-       CASE WHEN $3::boolean OR true = ANY (t.locked) THEN nextval('aiodurable_lock_tokens') END
+       CASE WHEN $3::boolean OR true = ANY (t.locked) THEN pg_catalog.nextval('aiodurable_lock_tokens'::pg_catalog.regclass) END
 FROM released r, tried t
 
 -- name: acquire
 -- The batch of one key to try: no table but the token sequence, and a tenth of the batch's start-up cost.
 SELECT pg_catalog.pg_backend_pid(),
-       CASE WHEN pg_catalog.pg_try_advisory_lock($1::bigint) THEN nextval('aiodurable_lock_tokens') END
+       CASE WHEN pg_catalog.pg_try_advisory_lock($1::bigint)
+            THEN pg_catalog.nextval('aiodurable_lock_tokens'::pg_catalog.regclass) END
 
 -- name: release
 -- The batch of one key to unlock: no table.
@@ -91,23 +92,23 @@ SELECT pg_catalog.pg_backend_pid(),
 WITH down AS MATERIALIZED (
     SELECT CASE WHEN pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
                 THEN pg_catalog.pg_advisory_unlock_shared(1634299748, 2002872692) END
-    FROM unnest($1::bigint[]) AS u (key)
+    FROM pg_catalog.unnest($1::bigint[]) AS u (key)
 )
 SELECT pg_catalog.pg_backend_pid(),
        ARRAY(SELECT CASE WHEN NOT pg_catalog.pg_try_advisory_lock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
                          THEN false
                          WHEN pg_catalog.pg_try_advisory_lock_shared(1634299748, 2002872692) THEN true
                          ELSE NOT pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer) END
-             FROM unnest($2::bigint[]) AS u (key)
-             WHERE (SELECT count(*) FROM down) >= 0)
+             FROM pg_catalog.unnest($2::bigint[]) AS u (key)
+             WHERE (SELECT pg_catalog.count(*) FROM down) >= 0)
 
 -- name: undo
 -- No table. After a statement failed: locks that it took before are still held (53200). $1 keys, $2 keys of flags.
-SELECT count(pg_catalog.pg_advisory_unlock(u.key)) FROM unnest($1::bigint[]) AS u (key)
+SELECT pg_catalog.count(pg_catalog.pg_advisory_unlock(u.key)) FROM pg_catalog.unnest($1::bigint[]) AS u (key)
 UNION ALL
-SELECT count(CASE WHEN pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
+SELECT pg_catalog.count(CASE WHEN pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
                   THEN pg_catalog.pg_advisory_unlock_shared(1634299748, 2002872692) END)
-FROM unnest($2::bigint[]) AS u (key)
+FROM pg_catalog.unnest($2::bigint[]) AS u (key)
 
 -- name: release_all
 -- No table: everything this session holds, before it closes.
@@ -122,8 +123,8 @@ SELECT pg_catalog.pg_backend_pid(),
        pg_catalog.current_setting('max_locks_per_transaction')::bigint
            * (pg_catalog.current_setting('max_connections')::bigint
               + pg_catalog.current_setting('max_prepared_transactions')::bigint),
-       (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE 'aiodurable:lock@%')
-FROM (SELECT count(*) AS held, array_agg(l.classid::bigint << 32 | l.objid::bigint) AS keys
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE 'aiodurable:lock@%')
+FROM (SELECT pg_catalog.count(*) AS held, pg_catalog.array_agg(l.classid::bigint << 32 | l.objid::bigint) AS keys
       FROM pg_catalog.pg_locks l
       WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 1
         AND l.mode = 'ExclusiveLock' AND l.granted) AS mine

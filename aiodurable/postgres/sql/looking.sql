@@ -8,7 +8,7 @@ FROM pg_catalog.pg_locks l
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted
   AND (l.objsubid = 1 AND l.mode = 'ExclusiveLock'
-       OR l.objsubid = 2 AND l.mode = 'ShareLock' AND (l.classid, l.objid) <> (1634299748, 2002872692))
+       OR l.objsubid = 2 AND l.mode = 'ShareLock' AND (l.classid, l.objid) <> (1634299748::oid, 2002872692::oid))
   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
   AND CASE WHEN $1::bigint[] IS NULL THEN a.application_name LIKE 'aiodurable:lock@%'
            ELSE l.classid::bigint << 32 | l.objid::bigint = ANY ($1) END

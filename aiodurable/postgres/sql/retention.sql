@@ -4,17 +4,17 @@
 -- has one checkpoint, without a parent, and is passed over at a glance.
 SELECT c.thread_id
 FROM checkpoints c
-WHERE c.ctid >= format('(%s,0)', $1::bigint)::tid AND c.ctid < format('(%s,0)', $2::bigint)::tid
+WHERE c.ctid >= pg_catalog.format('(%s,0)', $1::bigint)::tid AND c.ctid < pg_catalog.format('(%s,0)', $2::bigint)::tid
   AND c.checkpoint_id < $3::text
 GROUP BY c.thread_id
-HAVING $4::boolean OR count(*) > 1 OR bool_or(c.parent_checkpoint_id IS NOT NULL)
-ORDER BY min(c.ctid)
+HAVING $4::boolean OR pg_catalog.count(*) > 1 OR pg_catalog.bool_or(c.parent_checkpoint_id IS NOT NULL)
+ORDER BY pg_catalog.min(c.ctid)
 
 -- name: with_a_past
 -- checkpoints_pkey, three descents a thread. Of the threads $1 those whose head is older than the id $2 and, unless $3 (keep
 -- nothing), not their only checkpoint, or naming a parent yet, which a prune that died has not unlinked.
 SELECT a.thread_id
-FROM unnest((SELECT $1::text[])) AS a (thread_id)
+FROM pg_catalog.unnest((SELECT $1::text[])) AS a (thread_id)
 CROSS JOIN LATERAL (
     SELECT c.checkpoint_id, c.parent_checkpoint_id
     FROM checkpoints c
@@ -37,7 +37,8 @@ SELECT thread_id, token FROM aiodurable_fences WHERE thread_id = ANY ($1::text[]
 -- name: unhurried
 -- Until the end of the transaction: its commit waits for no disk, what a crash undoes of it the next prune does again; and
 -- the plans are made once, they take longer to make than a few threads take.
-SELECT set_config('synchronous_commit', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)
+SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
+       pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true)
 
 -- name: claim
 -- aiodurable_fences_pkey. A thread that no lease was ever taken of gets a row to lock, for this transaction.
@@ -70,11 +71,12 @@ present AS MATERIALIZED (
     SELECT c.thread_id, c.head_id, k.*
     FROM claimed c
     CROSS JOIN LATERAL (
-        SELECT array_agg(k.ctid) AS tids, array_agg(k.checkpoint_ns) AS namespaces, array_agg(k.checkpoint_id) AS ids,
-               array_agg(pg_column_size(k.checkpoint) + pg_column_size(k.metadata)) AS sizes,
-               array_agg(CASE WHEN k.checkpoint_ns = '' AND k.metadata ->> 'source' IS DISTINCT FROM 'update'
-                              THEN k.metadata ->> 'aiodurable_run' END) AS runs,
-               bool_or(k.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}') AS delta
+        SELECT pg_catalog.array_agg(k.ctid) AS tids, pg_catalog.array_agg(k.checkpoint_ns) AS namespaces,
+               pg_catalog.array_agg(k.checkpoint_id) AS ids,
+               pg_catalog.array_agg(pg_catalog.pg_column_size(k.checkpoint) + pg_catalog.pg_column_size(k.metadata)) AS sizes,
+               pg_catalog.array_agg(CASE WHEN k.checkpoint_ns = '' AND k.metadata ->> 'source'::text IS DISTINCT FROM 'update'
+                              THEN k.metadata ->> 'aiodurable_run'::text END) AS runs,
+               pg_catalog.bool_or(k.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}'::text[]) AS delta
         FROM checkpoints k
         WHERE k.thread_id = c.thread_id
     ) k
@@ -87,16 +89,18 @@ judged AS MATERIALIZED (
     SELECT p.*, h.kept, NOT $4::boolean AND coalesce(p.delta OR h.old, false) AS refused
     FROM present p
     CROSS JOIN LATERAL (
-        SELECT bool_or(n.checkpoint_ns = '' AND n.checkpoint_id = p.head_id) AS here, bool_or(k.format < 4) AS old,
-               jsonb_object_agg(n.checkpoint_ns, jsonb_build_object('id', n.checkpoint_id, 'versions', k.versions))
+        SELECT pg_catalog.bool_or(n.checkpoint_ns = '' AND n.checkpoint_id = p.head_id) AS here,
+               pg_catalog.bool_or(k.format < 4) AS old,
+               pg_catalog.jsonb_object_agg(n.checkpoint_ns,
+                                           pg_catalog.jsonb_build_object('id', n.checkpoint_id, 'versions', k.versions))
                    FILTER (WHERE k.kept) AS kept
         FROM (SELECT DISTINCT ON (r.checkpoint_ns) r.checkpoint_ns, r.checkpoint_id, r.tid
               FROM unnest(p.namespaces, p.ids, p.tids) AS r (checkpoint_ns, checkpoint_id, tid)
               ORDER BY r.checkpoint_ns, r.checkpoint_id DESC) n
         CROSS JOIN LATERAL (
-            SELECT c.checkpoint -> 'channel_versions' AS versions, (c.checkpoint ->> 'v')::integer AS format,
+            SELECT c.checkpoint -> 'channel_versions'::text AS versions, (c.checkpoint ->> 'v'::text)::integer AS format,
                    NOT $4::boolean AND (n.checkpoint_ns NOT LIKE '%:%'
-                                        OR c.metadata -> 'parents' ->> '' IS NOT DISTINCT FROM p.head_id) AS kept
+                                        OR c.metadata -> 'parents'::text ->> ''::text IS NOT DISTINCT FROM p.head_id) AS kept
             FROM checkpoints c
             WHERE c.ctid = n.tid
         ) k
@@ -106,39 +110,40 @@ judged AS MATERIALIZED (
 ),
 gone AS MATERIALIZED (
     SELECT t.thread_id, c.tids AS checkpoint_tids, w.tids AS write_tids, b.tids AS blob_tids,
-           coalesce(cardinality(c.tids), 0) + coalesce(cardinality(w.tids), 0) + coalesce(cardinality(b.tids), 0) AS rows,
+           coalesce(pg_catalog.cardinality(c.tids), 0) + coalesce(pg_catalog.cardinality(w.tids), 0)
+           + coalesce(pg_catalog.cardinality(b.tids), 0) AS rows,
            coalesce(c.bytes, 0) + coalesce(w.bytes, 0) + coalesce(b.bytes, 0) AS bytes
     FROM judged t
     CROSS JOIN LATERAL (
-        SELECT array_agg(r.tid) AS tids, sum(r.size) AS bytes
+        SELECT pg_catalog.array_agg(r.tid) AS tids, pg_catalog.sum(r.size) AS bytes
         FROM unnest(t.tids, t.namespaces, t.ids, t.sizes) AS r (tid, checkpoint_ns, checkpoint_id, size)
-        WHERE t.kept -> r.checkpoint_ns ->> 'id' IS DISTINCT FROM r.checkpoint_id
+        WHERE t.kept -> r.checkpoint_ns ->> 'id'::text IS DISTINCT FROM r.checkpoint_id
     ) c
     CROSS JOIN LATERAL (
         -- A write can commit before its checkpoint: what is newer than the head belongs to a step that is under way.
-        SELECT array_agg(w.ctid) AS tids, sum(pg_column_size(w.blob)) AS bytes
+        SELECT pg_catalog.array_agg(w.ctid) AS tids, pg_catalog.sum(pg_catalog.pg_column_size(w.blob)) AS bytes
         FROM checkpoint_writes w
         WHERE w.thread_id = t.thread_id AND ($4::boolean OR w.checkpoint_id < t.head_id)
-          AND t.kept -> w.checkpoint_ns ->> 'id' IS DISTINCT FROM w.checkpoint_id
+          AND t.kept -> w.checkpoint_ns ->> 'id'::text IS DISTINCT FROM w.checkpoint_id
     ) w
     CROSS JOIN LATERAL (
-        SELECT array_agg(b.ctid) AS tids, sum(coalesce(pg_column_size(b.blob), 0)) AS bytes
+        SELECT pg_catalog.array_agg(b.ctid) AS tids, pg_catalog.sum(coalesce(pg_catalog.pg_column_size(b.blob), 0)) AS bytes
         FROM checkpoint_blobs b
-        WHERE b.thread_id = t.thread_id AND t.kept -> b.checkpoint_ns -> 'versions' ->> b.channel IS DISTINCT FROM b.version
+        WHERE b.thread_id = t.thread_id AND t.kept -> b.checkpoint_ns -> 'versions'::text ->> b.channel IS DISTINCT FROM b.version
     ) b
     WHERE NOT t.refused
 ),
 no_checkpoint AS (
     DELETE FROM checkpoints
-    WHERE ctid = ANY (ARRAY (SELECT unnest(g.checkpoint_tids) FROM gone g WHERE NOT $5::boolean))
+    WHERE ctid = ANY (ARRAY (SELECT pg_catalog.unnest(g.checkpoint_tids) FROM gone g WHERE NOT $5::boolean))
 ),
 no_write AS (
     DELETE FROM checkpoint_writes
-    WHERE ctid = ANY (ARRAY (SELECT unnest(g.write_tids) FROM gone g WHERE NOT $5::boolean))
+    WHERE ctid = ANY (ARRAY (SELECT pg_catalog.unnest(g.write_tids) FROM gone g WHERE NOT $5::boolean))
 ),
 no_blob AS (
     DELETE FROM checkpoint_blobs
-    WHERE ctid = ANY (ARRAY (SELECT unnest(g.blob_tids) FROM gone g WHERE NOT $5::boolean))
+    WHERE ctid = ANY (ARRAY (SELECT pg_catalog.unnest(g.blob_tids) FROM gone g WHERE NOT $5::boolean))
 ),
 no_run AS (
     DELETE FROM aiodurable_runs r USING gone g
@@ -148,14 +153,14 @@ no_holder AS (
     -- Whoever takes a lost lock again, or wakes up from having been frozen, holds none at this
     -- moment: its token changes. As raise_removed of checkpoints.sql.
     UPDATE aiodurable_fences f
-    SET token = f.token + 1, lease_id = -(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+    SET token = f.token + 1, lease_id = -(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000::numeric)::bigint
     WHERE f.thread_id = ANY (ARRAY (SELECT g.thread_id FROM gone g WHERE $4::boolean AND NOT $5::boolean)) AND f.token > 0
 ),
 consumed AS MATERIALIZED (
     -- What goes says of some runs that their inputs are part of the thread: from now on the ledger
     -- says so.
     SELECT r.run_id
-    FROM (SELECT t.thread_id, u.run_id, max(u.checkpoint_id) AS last_id
+    FROM (SELECT t.thread_id, u.run_id, pg_catalog.max(u.checkpoint_id) AS last_id
           FROM judged t
           CROSS JOIN LATERAL unnest(t.runs, t.ids) AS u (run_id, checkpoint_id)
           WHERE NOT $4::boolean AND NOT t.refused AND u.run_id IS NOT NULL
@@ -174,18 +179,18 @@ marked AS (
     WHERE run_id = ANY (ARRAY (SELECT c.run_id FROM consumed c WHERE NOT $5::boolean))
 ),
 kept AS MATERIALIZED (
-    SELECT t.thread_id, k.key AS checkpoint_ns, k.value ->> 'id' AS checkpoint_id
+    SELECT t.thread_id, k.key AS checkpoint_ns, k.value ->> 'id'::text AS checkpoint_id
     FROM judged t
-    CROSS JOIN LATERAL jsonb_each(t.kept) k
+    CROSS JOIN LATERAL pg_catalog.jsonb_each(t.kept) k
     WHERE NOT $5::boolean AND NOT t.refused
 )
-SELECT count(*) FILTER (WHERE $4::boolean OR g.rows > 0) AS threads, coalesce(sum(g.rows), 0)::bigint AS rows,
-       coalesce(sum(g.bytes), 0)::bigint AS bytes,
-       coalesce((SELECT array_agg(t.thread_id ORDER BY t.thread_id) FROM judged t WHERE t.refused), '{}') AS refused,
-       cardinality($1::text[]) - (SELECT count(*) FROM judged) AS busy,
-       coalesce((SELECT array_agg(k.thread_id) FROM kept k), '{}') AS kept_threads,
-       coalesce((SELECT array_agg(k.checkpoint_ns) FROM kept k), '{}') AS kept_namespaces,
-       coalesce((SELECT array_agg(k.checkpoint_id) FROM kept k), '{}') AS kept_ids
+SELECT pg_catalog.count(*) FILTER (WHERE $4::boolean OR g.rows > 0) AS threads, coalesce(pg_catalog.sum(g.rows), 0)::bigint AS rows,
+       coalesce(pg_catalog.sum(g.bytes), 0)::bigint AS bytes,
+       coalesce((SELECT pg_catalog.array_agg(t.thread_id ORDER BY t.thread_id) FROM judged t WHERE t.refused), '{}') AS refused,
+       pg_catalog.cardinality($1::text[]) - (SELECT pg_catalog.count(*) FROM judged) AS busy,
+       coalesce((SELECT pg_catalog.array_agg(k.thread_id) FROM kept k), '{}') AS kept_threads,
+       coalesce((SELECT pg_catalog.array_agg(k.checkpoint_ns) FROM kept k), '{}') AS kept_namespaces,
+       coalesce((SELECT pg_catalog.array_agg(k.checkpoint_id) FROM kept k), '{}') AS kept_ids
 FROM gone g
 
 -- name: release
@@ -214,8 +219,10 @@ RETURNING thread_id
 
 -- name: sizes
 -- Files' lengths, as in pages of threads.sql.
-SELECT pg_relation_size('aiodurable_runs') / current_setting('block_size')::integer AS runs,
-       pg_relation_size('aiodurable_fences') / current_setting('block_size')::integer AS fences
+SELECT pg_catalog.pg_relation_size('aiodurable_runs'::pg_catalog.regclass)
+           / pg_catalog.current_setting('block_size')::integer AS runs,
+       pg_catalog.pg_relation_size('aiodurable_fences'::pg_catalog.regclass)
+           / pg_catalog.current_setting('block_size')::integer AS fences
 
 -- name: over
 -- TID range scan of aiodurable_runs; once a row aiodurable_runs_in_order and checkpoints_pkey. Runs
@@ -223,7 +230,7 @@ SELECT pg_relation_size('aiodurable_runs') / current_setting('block_size')::inte
 -- (null: any), and of which something can go; see forget.
 SELECT r.run_id
 FROM aiodurable_runs r
-WHERE r.ctid >= format('(%s,0)', $1::bigint)::tid AND r.ctid < format('(%s,0)', $2::bigint)::tid
+WHERE r.ctid >= pg_catalog.format('(%s,0)', $1::bigint)::tid AND r.ctid < pg_catalog.format('(%s,0)', $2::bigint)::tid
   AND r.status IN ('complete', 'rejected', 'superseded')
   AND coalesce(r.finished_at, r.started_at, r.created_at) < $3::timestamptz
   AND ($4::text IS NULL OR r.graph = $4)
@@ -253,8 +260,8 @@ WITH old AS MATERIALIZED (
                ORDER BY own.token DESC, own.seq DESC, own.created_at DESC
                LIMIT 1)
            OR (SELECT true FROM checkpoints own WHERE own.thread_id = r.thread_id LIMIT 1) IS NULL AS goes,
-           coalesce(pg_column_size(r.input), 0) + coalesce(pg_column_size(r.context), 0)
-           + coalesce(pg_column_size(r.config), 0) AS bytes
+           coalesce(pg_catalog.pg_column_size(r.input), 0) + coalesce(pg_catalog.pg_column_size(r.context), 0)
+           + coalesce(pg_catalog.pg_column_size(r.config), 0) AS bytes
     FROM aiodurable_runs r
     WHERE r.run_id = ANY ($1::text[]) AND r.status IN ('complete', 'rejected', 'superseded')
       AND coalesce(r.finished_at, r.started_at, r.created_at) < $2::timestamptz
@@ -269,14 +276,14 @@ emptied AS (
     SET consumed = true, input_type = NULL, input = NULL, context_type = NULL, context = NULL, config_type = NULL, config = NULL
     WHERE run_id = ANY (ARRAY (SELECT o.run_id FROM old o WHERE NOT o.goes AND NOT $3::boolean))
 )
-SELECT count(*) FILTER (WHERE o.goes) AS runs, coalesce(sum(o.bytes), 0)::bigint AS bytes FROM old o
+SELECT pg_catalog.count(*) FILTER (WHERE o.goes) AS runs, coalesce(pg_catalog.sum(o.bytes), 0)::bigint AS bytes FROM old o
 
 -- name: only_in_the_ledger
 -- TID range scan of aiodurable_runs; checkpoints_pkey once a row. Threads of runs on the pages from
 -- $1 to before $2 that have no checkpoint, and wait for somebody.
 SELECT DISTINCT r.thread_id
 FROM aiodurable_runs r
-WHERE r.ctid >= format('(%s,0)', $1::bigint)::tid AND r.ctid < format('(%s,0)', $2::bigint)::tid
+WHERE r.ctid >= pg_catalog.format('(%s,0)', $1::bigint)::tid AND r.ctid < pg_catalog.format('(%s,0)', $2::bigint)::tid
   AND r.status NOT IN ('complete', 'rejected', 'superseded')
   AND (SELECT true FROM checkpoints own WHERE own.thread_id = r.thread_id LIMIT 1) IS NULL
 
@@ -287,8 +294,8 @@ WHERE r.ctid >= format('(%s,0)', $1::bigint)::tid AND r.ctid < format('(%s,0)', 
 -- they ever had anything.
 SELECT f.thread_id
 FROM aiodurable_fences f
-WHERE f.ctid >= format('(%s,0)', $1::bigint)::tid AND f.ctid < format('(%s,0)', $2::bigint)::tid
-  AND (f.lease_id < 0 AND f.lease_id > $3::bigint - (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+WHERE f.ctid >= pg_catalog.format('(%s,0)', $1::bigint)::tid AND f.ctid < pg_catalog.format('(%s,0)', $2::bigint)::tid
+  AND (f.lease_id < 0 AND f.lease_id > $3::bigint - (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000::numeric)::bigint
        OR f.lease_id >= 0 AND $4::boolean)
   AND (SELECT true FROM checkpoints own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
   AND (SELECT true FROM checkpoint_writes own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
@@ -312,9 +319,9 @@ WITH idle AS MATERIALIZED (
           FROM unnest($1::text[], $2::bigint[]) AS want (thread_id, key)
           WHERE want.key = ANY (ARRAY (
               SELECT l.classid::bigint << 32 | l.objid::bigint
-              FROM pg_locks l
+              FROM pg_catalog.pg_locks l
               WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
-                AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())))))
+                AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())))))
       AND (SELECT true FROM checkpoints own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
       AND (SELECT true FROM checkpoint_writes own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
       AND (SELECT true FROM aiodurable_runs own WHERE own.thread_id = f.thread_id LIMIT 1) IS NULL
@@ -326,12 +333,13 @@ gone AS (
     WHERE thread_id = ANY (ARRAY (
         SELECT i.thread_id
         FROM idle i
-        WHERE i.lease_id < 0 AND i.lease_id > $3::bigint - (extract(epoch FROM clock_timestamp()) * 1000)::bigint))
+        WHERE i.lease_id < 0
+          AND i.lease_id > $3::bigint - (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000::numeric)::bigint))
     RETURNING thread_id
 ),
 noted AS (
     UPDATE aiodurable_fences
-    SET token = token + 1, lease_id = -(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+    SET token = token + 1, lease_id = -(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000::numeric)::bigint
     WHERE thread_id = ANY (ARRAY (SELECT i.thread_id FROM idle i WHERE i.lease_id >= 0))
 )
-SELECT count(*) AS removed FROM gone
+SELECT pg_catalog.count(*) AS removed FROM gone

@@ -11,7 +11,7 @@ SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, 
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
              AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_id, ''))
-             AND c.metadata ->> 'aiodurable_run' = r.run_id AND c.metadata ->> 'source' IN ('input', 'loop')
+             AND c.metadata ->> 'aiodurable_run'::text = r.run_id AND c.metadata ->> 'source'::text IN ('input', 'loop')
            ORDER BY c.checkpoint_id
            LIMIT 1) IS NOT NULL AS consumed
 FROM aiodurable_runs r
@@ -28,7 +28,7 @@ SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, 
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
              AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_id, ''))
-             AND c.metadata ->> 'aiodurable_run' = r.run_id AND c.metadata ->> 'source' IN ('input', 'loop')
+             AND c.metadata ->> 'aiodurable_run'::text = r.run_id AND c.metadata ->> 'source'::text IN ('input', 'loop')
            ORDER BY c.checkpoint_id
            LIMIT 1) IS NOT NULL AS consumed
 FROM aiodurable_runs r
@@ -41,7 +41,7 @@ LIMIT 1
 -- "consumed", as in newest. An input that was consumed is not read any more.
 SELECT q.thread_id, q.status, q.context_type, q.context, q.consumed,
        CASE WHEN NOT q.consumed THEN q.input_type END AS input_type, CASE WHEN NOT q.consumed THEN q.input END AS input
-FROM unnest($1::text[]) AS a (thread_id)
+FROM pg_catalog.unnest($1::text[]) AS a (thread_id)
 CROSS JOIN LATERAL (
     SELECT r.thread_id, r.status, r.input_type, r.input, r.context_type, r.context,
            r.input_type IS NULL OR r.consumed OR (
@@ -49,7 +49,7 @@ CROSS JOIN LATERAL (
                FROM checkpoints c
                WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
                  AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_id, ''))
-                 AND c.metadata ->> 'aiodurable_run' = r.run_id
+                 AND c.metadata ->> 'aiodurable_run'::text = r.run_id
                ORDER BY c.checkpoint_id
                LIMIT 1) IS NOT NULL AS consumed
     FROM aiodurable_runs r
@@ -87,7 +87,7 @@ WITH want AS MATERIALIZED (
     ) fence
 ), closed AS (
     UPDATE aiodurable_runs r
-    SET status = w.closing, finished_at = coalesce(r.finished_at, now())
+    SET status = w.closing, finished_at = coalesce(r.finished_at, pg_catalog.now())
     FROM want w
     WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id AND coalesce(r.token, 0) <= w.token
       AND (r.status = 'running' OR w.closing = 'superseded' AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
@@ -96,9 +96,9 @@ WITH want AS MATERIALIZED (
 INSERT INTO aiodurable_runs AS r (run_id, thread_id, lock_key, graph, status, attempts, token, worker,
                                   seq, input_type, input, context_type, context, config_type, config, base_id, started_at)
 SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker,
-       w.seq, w.input_type, w.input, w.context_type, w.context, w.config_type, w.config, w.base_id, now()
+       w.seq, w.input_type, w.input, w.context_type, w.context, w.config_type, w.config, w.base_id, pg_catalog.now()
 FROM want w
-WHERE (SELECT count(*) FROM closed) >= 0  -- first those: only one run of a thread may be running
+WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0  -- first those: only one run of a thread may be running
 ON CONFLICT (run_id) DO UPDATE
 SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer, graph = excluded.graph,
     token = excluded.token, worker = excluded.worker, seq = excluded.seq,
@@ -134,9 +134,9 @@ LEFT JOIN aiodurable_fences f ON f.thread_id = w.thread_id
 -- attempt it had. $6 attempts are remembered, the newest ones. A row with this very token and number
 -- is ours: the answer to the statement was lost, and it is run again.
 UPDATE aiodurable_runs r
-SET status = 'running', token = $2, worker = $4, seq = $5, started_at = now(),
+SET status = 'running', token = $2, worker = $4, seq = $5, started_at = pg_catalog.now(),
     attempts = r.attempts + (r.attempts = 0 OR t.again)::integer,
-    earlier_attempts = CASE WHEN t.again THEN t.earlier[greatest(1, cardinality(t.earlier) - $6 + 1):]
+    earlier_attempts = CASE WHEN t.again THEN t.earlier[greatest(1, pg_catalog.cardinality(t.earlier) - $6 + 1):]
                             ELSE r.earlier_attempts END,
     finished_at = NULL, error = NULL, traceback = NULL, reason = NULL, checkpoint_id = NULL,
     cancel_requested_at = NULL
@@ -144,10 +144,10 @@ FROM (
     SELECT k.run_id,
            k.status IN ('running', 'failed', 'quarantined') AND k.attempts > 0
            AND (k.token, k.seq) IS DISTINCT FROM ($2::bigint, $5::integer) AS again,
-           k.earlier_attempts || jsonb_build_object(
+           pg_catalog.array_append(k.earlier_attempts, pg_catalog.jsonb_build_object(
                'worker', k.worker, 'started', k.started_at, 'ended', k.finished_at,
                'outcome', CASE k.status WHEN 'running' THEN 'crashed' ELSE k.status END,
-               'error', k.error, 'traceback', k.traceback) AS earlier
+               'error', k.error, 'traceback', k.traceback)) AS earlier
     FROM aiodurable_runs k
     WHERE k.run_id = $1
 ) t
@@ -165,8 +165,8 @@ RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worke
 -- removal, finds a larger token in the row, or no row.
 UPDATE aiodurable_runs r
 SET status = w.status, error = w.error, traceback = w.traceback, reason = w.reason, checkpoint_id = w.checkpoint_id,
-    consumed = r.consumed OR w.consumed, finished_at = now(),
-    failed_at = CASE WHEN w.status = 'failed' THEN now() ELSE r.failed_at END
+    consumed = r.consumed OR w.consumed, finished_at = pg_catalog.now(),
+    failed_at = CASE WHEN w.status = 'failed' THEN pg_catalog.now() ELSE r.failed_at END
 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[],
             $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::boolean[])
      AS w (run_id, token, lease_id, thread_id, status, error, traceback, reason, checkpoint_id, consumed)
@@ -184,7 +184,7 @@ RETURNING r.run_id, r.token, w.lease_id, r.finished_at
 -- in end.
 UPDATE aiodurable_runs r
 SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
-    checkpoint_id = e.checkpoint_id, finished_at = now(),
+    checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
     answers_type = NULL, answers = NULL, questions_closed = NULL
 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[])
      AS e (run_id, token, lease_id, thread_id, checkpoint_id)
@@ -203,7 +203,7 @@ WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.token = e.token
       SELECT 1
       FROM checkpoint_writes w
       WHERE w.thread_id = e.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = e.checkpoint_id)
-  AND set_config('synchronous_commit', 'off', true) IS NOT NULL
+  AND pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL
 RETURNING r.run_id, r.token, e.lease_id, r.finished_at
 
 -- name: end
@@ -219,7 +219,7 @@ WITH seen AS MATERIALIZED (
 ), ended AS (
     UPDATE aiodurable_runs r
     SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
-        checkpoint_id = s.checkpoint_id, finished_at = now(),
+        checkpoint_id = s.checkpoint_id, finished_at = pg_catalog.now(),
         answers_type = NULL, answers = NULL, questions_closed = NULL
     FROM unnest($1::text[], $9::text[], $10::bigint[], $11::bigint[], $12::boolean[])
          AS e (thread_id, run_id, token, lease_id, consumed)
@@ -230,7 +230,7 @@ WITH seen AS MATERIALIZED (
            FROM aiodurable_fences f
            WHERE f.thread_id = r.thread_id AND f.token = e.token AND f.lease_id = e.lease_id
            LIMIT 1)
-      AND set_config('synchronous_commit', 'off', true) IS NOT NULL
+      AND pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL
     RETURNING r.thread_id, r.run_id, e.lease_id, r.finished_at
 )
 SELECT s.*, d.run_id AS ended, d.lease_id AS ended_under, d.finished_at AS ended_at
@@ -241,7 +241,7 @@ LEFT JOIN ended d ON d.thread_id = s.thread_id
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only under the fence of token $2 and lease id $3.
 UPDATE aiodurable_runs r
 SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
-    checkpoint_id = $4::text, finished_at = coalesce(r.finished_at, now()),
+    checkpoint_id = $4::text, finished_at = coalesce(r.finished_at, pg_catalog.now()),
     answers_type = NULL, answers = NULL, questions_closed = NULL
 WHERE r.run_id = $1 AND coalesce(r.token, 0) <= $2::bigint
   AND (SELECT true
@@ -256,15 +256,15 @@ WHERE r.run_id = $1 AND coalesce(r.token, 0) <= $2::bigint
 INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, attempts, token, worker, base_id, reason,
                              context_type, context, config_type, config, answered,
                              answers_type, answers, questions_closed, finished_at)
-SELECT $1, $2, $3::bigint, coalesce($4::text, r.graph, c.metadata ->> 'aiodurable_graph'), 'paused', 0, $5::bigint, $6, $7, $8,
+SELECT $1, $2, $3::bigint, coalesce($4::text, r.graph, c.metadata ->> 'aiodurable_graph'::text), 'paused', 0, $5::bigint, $6, $7, $8,
        r.context_type, r.context, r.config_type, r.config,
        CASE WHEN a.here THEN r.answered ELSE '{}' END, CASE WHEN a.here THEN r.answers_type END,
-       CASE WHEN a.here THEN r.answers END, CASE WHEN a.here THEN r.questions_closed END, now()
+       CASE WHEN a.here THEN r.answers END, CASE WHEN a.here THEN r.questions_closed END, pg_catalog.now()
 FROM checkpoints c
 LEFT JOIN LATERAL (
     SELECT k.graph, k.context_type, k.context, k.config_type, k.config, k.answered, k.answers_type, k.answers, k.questions_closed
     FROM aiodurable_runs k
-    WHERE k.run_id = c.metadata ->> 'aiodurable_run'
+    WHERE k.run_id = c.metadata ->> 'aiodurable_run'::text
     LIMIT 1
 ) r ON true
 CROSS JOIN LATERAL (SELECT $11::boolean AND r.answers_type IS NOT NULL AS here) a
@@ -275,11 +275,11 @@ RETURNING run_id
 -- aiodurable_runs_one_running, by the thread $1; whoever runs it hears of it on channel $2.
 WITH requested AS (
     UPDATE aiodurable_runs r
-    SET cancel_requested_at = coalesce(r.cancel_requested_at, now())
+    SET cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now())
     WHERE r.thread_id = $1 AND r.status = 'running'
     RETURNING r.run_id
 )
-SELECT q.run_id, pg_notify($2::text, q.run_id) FROM requested q
+SELECT q.run_id, pg_catalog.pg_notify($2::text, q.run_id) FROM requested q
 
 -- name: cancelling
 -- aiodurable_runs_cancelling, whole: those whose end was requested and has not come.
@@ -299,7 +299,7 @@ WHERE r.run_id = $1
 -- token $2 and lease id $3.
 UPDATE aiodurable_runs r
 SET status = 'paused', reason = 'cancelled', token = $2::bigint, checkpoint_id = $4::text,
-    finished_at = now()
+    finished_at = pg_catalog.now()
 WHERE r.run_id = $1 AND r.status = 'running' AND coalesce(r.token, 0) <= $2::bigint
   AND (SELECT true
        FROM aiodurable_fences f

@@ -2,8 +2,8 @@
 
 -- name: tables
 -- Which version tables there are on the search path; catalog look-up by name.
-SELECT to_regclass('aiodurable_migrations') IS NOT NULL AS ours,
-       to_regclass('checkpoint_migrations') IS NOT NULL AS langgraph
+SELECT pg_catalog.to_regclass('aiodurable_migrations') IS NOT NULL AS ours,
+       pg_catalog.to_regclass('checkpoint_migrations') IS NOT NULL AS langgraph
 
 -- name: version
 -- aiodurable_migrations_pkey, backwards.
@@ -15,14 +15,14 @@ SELECT v AS version FROM checkpoint_migrations ORDER BY v DESC LIMIT 1
 
 -- name: try_lock
 -- Never blocks; the transaction's end lets it go, and it may sit idle for as long as building an index takes.
-SELECT pg_try_advisory_xact_lock(%s) AS got, set_config('idle_in_transaction_session_timeout', '0', true)
+SELECT pg_catalog.pg_try_advisory_xact_lock(%s) AS got, pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)
 
 -- name: create_migrations
 -- Idempotent under the lock.
 CREATE TABLE IF NOT EXISTS aiodurable_migrations (
     version    integer PRIMARY KEY,
     name       text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
+    applied_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 )
 
 -- name: applied
@@ -31,12 +31,12 @@ INSERT INTO aiodurable_migrations (version, name) VALUES (%s, %s) ON CONFLICT DO
 
 -- name: invalid_indexes
 -- Catalog look-up: invalid indexes of LangGraph's tables and of the ledger, those being built at this moment excepted.
-SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname) AS statement
-FROM pg_index i
-JOIN pg_class c ON c.oid = i.indexrelid
-JOIN pg_class t ON t.oid = i.indrelid
-JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT pg_catalog.format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname) AS statement
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE NOT i.indisvalid
-  AND t.oid IN (to_regclass('checkpoints'), to_regclass('checkpoint_blobs'), to_regclass('checkpoint_writes'),
-                to_regclass('aiodurable_runs'))
-  AND NOT EXISTS (SELECT 1 FROM pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid)
+  AND t.oid IN (pg_catalog.to_regclass('checkpoints'), pg_catalog.to_regclass('checkpoint_blobs'),
+                pg_catalog.to_regclass('checkpoint_writes'), pg_catalog.to_regclass('aiodurable_runs'))
+  AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid)

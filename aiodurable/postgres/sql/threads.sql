@@ -6,24 +6,24 @@
 WITH held AS MATERIALIZED (
     -- Session locks on one bigint: classid and objid are its halves, objsubid is 1 (two integers, a waiter's flag, have 2).
     -- A page looks them up in one jsonb by key, whatever number is held; one thread asks for its own.
-    SELECT jsonb_object_agg(k.key, jsonb_build_object('pid', l.pid, 'application', s.application_name,
-                                                      'client', host(s.client_addr),
+    SELECT pg_catalog.jsonb_object_agg(k.key, pg_catalog.jsonb_build_object('pid', l.pid, 'application', s.application_name,
+                                                      'client', pg_catalog.host(s.client_addr),
                                                       'since', s.backend_start)) AS by_key
-    FROM pg_locks l
+    FROM pg_catalog.pg_locks l
     CROSS JOIN LATERAL (SELECT l.classid::bigint << 32 | l.objid::bigint AS key) k
-    LEFT JOIN pg_stat_activity s ON s.pid = l.pid
+    LEFT JOIN pg_catalog.pg_stat_activity s ON s.pid = l.pid
     WHERE NOT $3::boolean AND l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (cardinality($2::bigint[]) > 1 OR k.key = ($2::bigint[])[1])
+      AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+      AND (pg_catalog.cardinality($2::bigint[]) > 1 OR k.key = ($2::bigint[])[1])
 ),
 heads AS (
-    SELECT a.thread_id, a.lock_key, h.checkpoint_id, h.checkpoint, h.metadata ->> 'aiodurable_run' AS stamp,
-           h.metadata ->> 'source' IN ('input', 'loop') AS ran,
-           h.metadata ->> 'aiodurable_graph' AS graph, (h.metadata ->> 'step')::integer AS step,
-           (h.checkpoint ->> 'ts')::timestamptz AS written_at, (h.checkpoint ->> 'v')::integer AS format,
+    SELECT a.thread_id, a.lock_key, h.checkpoint_id, h.checkpoint, h.metadata ->> 'aiodurable_run'::text AS stamp,
+           h.metadata ->> 'source'::text IN ('input', 'loop') AS ran,
+           h.metadata ->> 'aiodurable_graph'::text AS graph, (h.metadata ->> 'step'::text)::integer AS step,
+           (h.checkpoint ->> 'ts'::text)::timestamptz AS written_at, (h.checkpoint ->> 'v'::text)::integer AS format,
            h.parent_checkpoint_id AS parent_id,
            -- What the loop writes lists the channels the next step can read; update_state and forks leave null there.
-           jsonb_typeof(h.checkpoint -> 'updated_channels') IS NOT DISTINCT FROM 'array' AS by_loop
+           pg_catalog.jsonb_typeof(h.checkpoint -> 'updated_channels'::text) IS NOT DISTINCT FROM 'array' AS by_loop
     -- Behind a SELECT the planner sees no constant: the generic plan costs the same, is kept, and planning (5 ms) is saved.
     FROM unnest((SELECT $1::text[]), (SELECT $2::bigint[])) AS a (thread_id, lock_key)
     LEFT JOIN LATERAL (
@@ -42,15 +42,15 @@ facts AS (
     FROM heads h
     -- The channels that make the next step run.
     LEFT JOIN LATERAL (
-        SELECT array_agg(q.channel ORDER BY q.channel) AS triggers
+        SELECT pg_catalog.array_agg(q.channel ORDER BY q.channel) AS triggers
         FROM (
             SELECT u.channel
-            FROM jsonb_array_elements_text(CASE WHEN h.by_loop THEN h.checkpoint -> 'updated_channels' ELSE '[]' END)
+            FROM pg_catalog.jsonb_array_elements_text(CASE WHEN h.by_loop THEN h.checkpoint -> 'updated_channels'::text ELSE '[]' END)
                  AS u (channel)
             WHERE u.channel IN ('__start__', '__pregel_tasks') OR u.channel LIKE 'branch:to:%' OR u.channel LIKE 'join:%'
             UNION ALL
             SELECT v.channel
-            FROM jsonb_each_text(CASE WHEN h.by_loop THEN '{}' ELSE h.checkpoint -> 'channel_versions' END)
+            FROM pg_catalog.jsonb_each_text(CASE WHEN h.by_loop THEN '{}' ELSE h.checkpoint -> 'channel_versions'::text END)
                  AS v (channel, version)
             LEFT JOIN LATERAL (
                 -- LIMIT keeps it a look-up by primary key; as a join it reads every blob the thread ever had.
@@ -65,19 +65,19 @@ facts AS (
                 -- A deferred node's value is msgpack [nil, false] until the rest of the graph has finished. Before format 3
                 -- the names were start:node and branch:source:condition:node.
                 WHEN v.channel = '__start__' OR v.channel LIKE 'branch:%' OR v.channel LIKE 'start:%' THEN
-                    ((h.checkpoint -> 'channel_values') ? v.channel OR b.blob <> '\x92c0c2')
+                    ((h.checkpoint -> 'channel_values'::text) ? v.channel OR b.blob <> '\x92c0c2')
                     AND v.version IS DISTINCT FROM
-                        h.checkpoint -> 'versions_seen' -> substring(v.channel FROM '[^:]*$') ->> v.channel
+                        h.checkpoint -> 'versions_seen'::text -> substring(v.channel FROM '[^:]*$') ->> v.channel
                 -- msgpack []: no Sends.
                 WHEN v.channel = '__pregel_tasks' THEN b.blob <> '\x90'
                 -- join:a+b:c holds the set of those that arrived. Each name is sought as a msgpack string, header included.
                 WHEN v.channel LIKE 'join:%' THEN b.blob IS NOT NULL AND NOT EXISTS (
                     SELECT 1
-                    FROM unnest(string_to_array(split_part(v.channel, ':', 2), '+')) AS s (name)
-                    CROSS JOIN LATERAL (SELECT convert_to(s.name, 'UTF8') AS utf8) e
-                    WHERE position(CASE WHEN octet_length(e.utf8) < 32
-                                        THEN set_byte('\x00', 0, 160 + octet_length(e.utf8))
-                                        ELSE set_byte('\xd900', 1, least(octet_length(e.utf8), 255)) END || e.utf8
+                    FROM pg_catalog.unnest(pg_catalog.string_to_array(pg_catalog.split_part(v.channel, ':', 2), '+')) AS s (name)
+                    CROSS JOIN LATERAL (SELECT pg_catalog.convert_to(s.name, 'UTF8') AS utf8) e
+                    WHERE position(CASE WHEN pg_catalog.octet_length(e.utf8) < 32
+                                        THEN pg_catalog.set_byte('\x00', 0, 160 + pg_catalog.octet_length(e.utf8))
+                                        ELSE pg_catalog.set_byte('\xd900', 1, least(pg_catalog.octet_length(e.utf8), 255)) END || e.utf8
                                    IN b.blob) = 0)
                 ELSE false
             END
@@ -93,27 +93,27 @@ facts AS (
     ) t ON true
     -- Writes of no task: the answer of a Command(resume=...), the target of a Command(goto=...).
     LEFT JOIN LATERAL (
-        SELECT array_agg(w.channel) FILTER (WHERE w.channel = '__start__' OR w.channel LIKE 'branch:to:%') AS commanded,
-               array_agg(w.type) FILTER (WHERE w.channel = '__pregel_tasks') AS commanded_sends_type,
-               array_agg(w.blob) FILTER (WHERE w.channel = '__pregel_tasks') AS commanded_sends,
-               min(age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS answer_age
+        SELECT pg_catalog.array_agg(w.channel) FILTER (WHERE w.channel = '__start__' OR w.channel LIKE 'branch:to:%') AS commanded,
+               pg_catalog.array_agg(w.type) FILTER (WHERE w.channel = '__pregel_tasks') AS commanded_sends_type,
+               pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__pregel_tasks') AS commanded_sends,
+               pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS answer_age
         FROM checkpoint_writes w
         WHERE w.thread_id = h.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = h.checkpoint_id
           AND w.task_id = '00000000-0000-0000-0000-000000000000'
     ) n ON true
     -- The head's tasks, by what langgraph.pregel._task_status says of their writes.
     LEFT JOIN LATERAL (
-        SELECT bool_or(s.failed) AS failed, bool_or(s.waiting) AS waiting,
-               array_agg(s.path) FILTER (WHERE s.finished AND NOT s.failed) AS done,
-               array_agg(s.path) FILTER (WHERE NOT s.finished OR s.failed) AS begun,
+        SELECT pg_catalog.bool_or(s.failed) AS failed, pg_catalog.bool_or(s.waiting) AS waiting,
+               pg_catalog.array_agg(s.path) FILTER (WHERE s.finished AND NOT s.failed) AS done,
+               pg_catalog.array_agg(s.path) FILTER (WHERE NOT s.finished OR s.failed) AS begun,
                -- Ordered by path, pull comes before push: a task called in an @entrypoint fails with it and has no name here.
-               (array_agg(s.path ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_path,
-               (array_agg(s.task_id ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_task,
-               (array_agg(s.error_type ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_type,
-               (array_agg(s.error ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_blob,
-               array_agg(s.path ORDER BY s.path) FILTER (WHERE s.waiting) AS questions_path,
-               array_agg(s.question_type ORDER BY s.path) FILTER (WHERE s.waiting) AS questions_type,
-               array_agg(s.question ORDER BY s.path) FILTER (WHERE s.waiting) AS questions
+               (pg_catalog.array_agg(s.path ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_path,
+               (pg_catalog.array_agg(s.task_id ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_task,
+               (pg_catalog.array_agg(s.error_type ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_type,
+               (pg_catalog.array_agg(s.error ORDER BY s.path) FILTER (WHERE s.failed))[1] AS error_blob,
+               pg_catalog.array_agg(s.path ORDER BY s.path) FILTER (WHERE s.waiting) AS questions_path,
+               pg_catalog.array_agg(s.question_type ORDER BY s.path) FILTER (WHERE s.waiting) AS questions_type,
+               pg_catalog.array_agg(s.question ORDER BY s.path) FILTER (WHERE s.waiting) AS questions
         FROM (
             SELECT k.*,
                    -- LangGraph writes the question anew each time it is asked, in subgraphs too: an answer younger
@@ -128,24 +128,24 @@ facts AS (
                        -- retry went well; a question without answers beside the error, and a retry came to ask, unless
                        -- the answer to it came between the two.
                        g.error IS NOT NULL AND NOT g.handled
-                       AND position('CancelledError('::bytea IN substr(g.error, 1, 20)) = 0
+                       AND position('CancelledError('::bytea IN pg_catalog.substr(g.error, 1, 20)) = 0
                        AND (NOT g.finished OR g.error_xid = ANY (g.output_xids))
                        AND (g.question IS NULL OR g.error_xid IS NOT DISTINCT FROM g.answers_xid
                             OR coalesce(g.error_age < n.answer_age AND n.answer_age < g.question_age, false)) AS failed
                 FROM (
-                SELECT w.task_id, min(w.task_path) AS path,
-                       bool_or(o.output) AS finished,
-                       bool_or(w.channel = '__error_source_node__') AS handled,
-                       max(w.type) FILTER (WHERE w.channel = '__error__') AS error_type,
-                       (array_agg(w.blob) FILTER (WHERE w.channel = '__error__'))[1] AS error,
-                       max(w.xmin::text) FILTER (WHERE w.channel = '__error__') AS error_xid,
-                       array_agg(w.xmin::text) FILTER (WHERE o.output) AS output_xids,
-                       max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS question_type,
-                       (array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS question,
-                       max(w.xmin::text) FILTER (WHERE w.channel = '__resume__') AS answers_xid,
-                       min(age(w.xmin)) FILTER (WHERE w.channel = '__error__') AS error_age,
-                       min(age(w.xmin)) FILTER (WHERE w.channel = '__interrupt__') AS question_age,
-                       min(age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS answers_age
+                SELECT w.task_id, pg_catalog.min(w.task_path) AS path,
+                       pg_catalog.bool_or(o.output) AS finished,
+                       pg_catalog.bool_or(w.channel = '__error_source_node__') AS handled,
+                       pg_catalog.max(w.type) FILTER (WHERE w.channel = '__error__') AS error_type,
+                       (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__error__'))[1] AS error,
+                       pg_catalog.max(w.xmin::text) FILTER (WHERE w.channel = '__error__') AS error_xid,
+                       pg_catalog.array_agg(w.xmin::text) FILTER (WHERE o.output) AS output_xids,
+                       pg_catalog.max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS question_type,
+                       (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS question,
+                       pg_catalog.max(w.xmin::text) FILTER (WHERE w.channel = '__resume__') AS answers_xid,
+                       pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__error__') AS error_age,
+                       pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__interrupt__') AS question_age,
+                       pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS answers_age
                 FROM checkpoint_writes w
                 CROSS JOIN LATERAL (
                     SELECT w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__') AS output
@@ -172,7 +172,7 @@ facts AS (
                    coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at,
                    r.questions_closed,
                    CASE WHEN r.answers_type IS NOT NULL
-                        THEN ARRAY(SELECT k.id FROM jsonb_object_keys(r.answered) AS k (id)) END AS answering
+                        THEN ARRAY(SELECT k.id FROM pg_catalog.jsonb_object_keys(r.answered) AS k (id)) END AS answering
             FROM aiodurable_runs r
             WHERE r.thread_id = h.thread_id AND r.status NOT IN ('rejected', 'superseded')
             ORDER BY r.token DESC, r.seq DESC, r.created_at DESC
@@ -185,7 +185,7 @@ facts AS (
                 SELECT true
                 FROM checkpoints own
                 WHERE own.thread_id = h.thread_id AND own.checkpoint_ns = '' AND own.checkpoint_id > coalesce(q.base_id, '')
-                  AND own.metadata ->> 'aiodurable_run' = q.run_id AND own.metadata ->> 'source' IN ('input', 'loop')
+                  AND own.metadata ->> 'aiodurable_run'::text = q.run_id AND own.metadata ->> 'source'::text IN ('input', 'loop')
                 ORDER BY own.checkpoint_id
                 LIMIT 1) IS NOT NULL AS consumed
         ) c
@@ -208,7 +208,7 @@ verdicts AS (
                WHEN f.format < 3 THEN 'old'
                WHEN f.beneath = 'complete' AND NOT EXISTS (
                    SELECT 1
-                   FROM jsonb_object_keys(f.checkpoint -> 'channel_versions') AS k (channel)
+                   FROM pg_catalog.jsonb_object_keys(f.checkpoint -> 'channel_versions'::text) AS k (channel)
                    WHERE k.channel = '__start__' OR k.channel LIKE 'branch:to:%') THEN 'raw'
                WHEN f.beneath = 'pending' AND f.about IS NOT true AND coalesce(f.done, f.begun) IS NULL
                    AND coalesce(f.commanded, f.commanded_sends_type) IS NULL THEN 'stopped'
@@ -220,7 +220,7 @@ verdicts AS (
                     WHEN x.failed THEN 'failed'
                     -- Answered in the ledger, and LangGraph has not stored the answers yet.
                     WHEN x.waiting AND x.questions_closed IS NOT NULL AND NOT EXISTS (
-                        SELECT 1 FROM unnest(x.questions) AS q (blob) WHERE md5(q.blob) <> ALL (x.questions_closed))
+                        SELECT 1 FROM pg_catalog.unnest(x.questions) AS q (blob) WHERE pg_catalog.md5(q.blob) <> ALL (x.questions_closed))
                     THEN 'pending'
                     WHEN x.waiting THEN 'interrupted'
                     WHEN coalesce(x.triggers, x.commanded, x.commanded_sends_type) IS NOT NULL THEN 'pending'
@@ -234,13 +234,13 @@ SELECT v.thread_id, v.status, v.checkpoint_id, v.step,
        v.doubt, v.lock_key, v.holder,
        v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.reason,
        v.started_at, v.finished_at, v.failed_at,
-       s.type AS sends_type, s.blob AS sends, pg_is_in_recovery() AS standby
+       s.type AS sends_type, s.blob AS sends, pg_catalog.pg_is_in_recovery() AS standby
 FROM verdicts v
 LEFT JOIN LATERAL (
     SELECT b.type, b.blob
     FROM checkpoint_blobs b
     WHERE '__pregel_tasks' = ANY (v.triggers) AND b.thread_id = v.thread_id AND b.checkpoint_ns = ''
-      AND b.channel = '__pregel_tasks' AND b.version = v.checkpoint -> 'channel_versions' ->> '__pregel_tasks'
+      AND b.channel = '__pregel_tasks' AND b.version = v.checkpoint -> 'channel_versions'::text ->> '__pregel_tasks'::text
     LIMIT 1
 ) s ON true
 WHERE ($4::text[] IS NULL OR v.status = ANY ($4))
@@ -271,14 +271,14 @@ SELECT t.thread_id, true AS fits FROM t WHERE t.n > 0 AND t.thread_id IS NOT NUL
 WITH RECURSIVE t (thread_id, n) AS (
     SELECT $1::text, 0
     UNION ALL
-    SELECT (SELECT min(x.thread_id)
+    SELECT (SELECT pg_catalog.min(x.thread_id)
             FROM (SELECT (SELECT CASE WHEN w.channel = k.channel THEN w.thread_id END
                           FROM checkpoint_writes w
                           WHERE (w.channel, w.thread_id) > (k.channel, t.thread_id)
                             AND w.checkpoint_ns = '' AND w.channel IN ('__error__', '__interrupt__')
                           ORDER BY w.channel, w.thread_id
                           LIMIT 1) AS thread_id
-                  FROM unnest($3::text[]) AS k (channel)
+                  FROM pg_catalog.unnest($3::text[]) AS k (channel)
                   UNION ALL
                   SELECT (SELECT CASE WHEN r.status = k.status THEN r.thread_id END
                           FROM aiodurable_runs r
@@ -286,7 +286,7 @@ WITH RECURSIVE t (thread_id, n) AS (
                             AND r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
                           ORDER BY r.status, r.thread_id
                           LIMIT 1)
-                  FROM unnest($4::text[]) AS k (status)) x),
+                  FROM pg_catalog.unnest($4::text[]) AS k (status)) x),
            t.n + 1
     FROM t
     WHERE t.thread_id IS NOT NULL AND t.n < $2::integer
@@ -321,7 +321,7 @@ ORDER BY t.n
 WITH RECURSIVE t (thread_id, n) AS (
     SELECT $1::text, 0
     UNION ALL
-    SELECT (SELECT min(x.thread_id)
+    SELECT (SELECT pg_catalog.min(x.thread_id)
             FROM (SELECT (SELECT CASE WHEN w.channel = '__error__' THEN w.thread_id END
                           FROM checkpoint_writes w
                           WHERE (w.channel, w.thread_id) > ('__error__', t.thread_id)
@@ -379,7 +379,7 @@ WITH recent AS MATERIALIZED (
     FROM checkpoints c
     WHERE c.checkpoint_id >= $3::text AND c.checkpoint_ns = '' AND c.thread_id || '' > $1::text
     GROUP BY c.thread_id
-    HAVING min(c.ctid) IS NOT NULL
+    HAVING pg_catalog.min(c.ctid) IS NOT NULL
 )
 SELECT u.thread_id, true AS fits
 FROM (SELECT c.thread_id
@@ -394,18 +394,18 @@ LIMIT $2::integer
 
 -- name: without_seqscan
 -- Until the end of the transaction.
-SELECT set_config('enable_seqscan', 'off', true)
+SELECT pg_catalog.set_config('enable_seqscan', 'off', true)
 
 -- name: bytewise
 -- Catalog look-up: whether text sorts by code point here, so that ids with one beginning lie side by side.
-SELECT CASE coalesce(to_jsonb(d) ->> 'datlocprovider', 'c')
+SELECT CASE coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider'::text, 'c')
            WHEN 'b' THEN true WHEN 'c' THEN d.datcollate IN ('C', 'POSIX') ELSE false END AS bytewise
-FROM pg_database d
-WHERE d.datname = current_database()
+FROM pg_catalog.pg_database d
+WHERE d.datname = pg_catalog.current_database()
 
 -- name: pages
 -- The file's length, not the planner's statistics.
-SELECT pg_relation_size('checkpoints') / current_setting('block_size')::integer AS pages
+SELECT pg_catalog.pg_relation_size('checkpoints'::pg_catalog.regclass) / pg_catalog.current_setting('block_size')::integer AS pages
 
 -- name: sample
 -- The threads whose heads lie on $1 percent of the pages of checkpoints; each head by one descent of checkpoints_pkey.
@@ -436,7 +436,7 @@ LIMIT 2
 
 -- name: live_runs
 -- aiodurable_runs_noted; aiodurable_leases, as above.
-SELECT count(*) FILTER (WHERE r.status = 'queued') AS queued, count(l.key) AS running
+SELECT pg_catalog.count(*) FILTER (WHERE r.status = 'queued') AS queued, pg_catalog.count(l.key) AS running
 FROM aiodurable_runs r
 LEFT JOIN aiodurable_leases l ON r.status = 'running' AND l.key = r.lock_key
 WHERE r.status IN ('queued', 'running')
@@ -444,10 +444,10 @@ WHERE r.status IN ('queued', 'running')
 -- name: history
 -- checkpoints_pkey backwards from $2, $3 rows; for each its parent by checkpoints_pkey, the parent's tasks by
 -- checkpoint_writes_pkey, its Sends by checkpoint_blobs_pkey.
-SELECT c.checkpoint_id, c.parent_checkpoint_id AS parent_id, (c.metadata ->> 'step')::integer AS step,
-       c.metadata ->> 'source' AS source, (c.checkpoint ->> 'ts')::timestamptz AS written_at, p.began_at,
-       c.metadata ->> 'aiodurable_run' AS run_id, c.metadata ->> 'aiodurable_graph' AS graph,
-       c.metadata ->> 'aiodurable_worker' AS worker,
+SELECT c.checkpoint_id, c.parent_checkpoint_id AS parent_id, (c.metadata ->> 'step'::text)::integer AS step,
+       c.metadata ->> 'source'::text AS source, (c.checkpoint ->> 'ts'::text)::timestamptz AS written_at, p.began_at,
+       c.metadata ->> 'aiodurable_run'::text AS run_id, c.metadata ->> 'aiodurable_graph'::text AS graph,
+       c.metadata ->> 'aiodurable_worker'::text AS worker,
        w.paths, s.type AS sends_type, s.blob AS sends
 FROM (
     SELECT k.thread_id, k.checkpoint_id, k.parent_checkpoint_id, k.checkpoint, k.metadata
@@ -457,20 +457,20 @@ FROM (
     LIMIT $3::integer
 ) c
 LEFT JOIN LATERAL (
-    SELECT (k.checkpoint ->> 'ts')::timestamptz AS began_at, k.checkpoint -> 'channel_versions' ->> '__pregel_tasks' AS sends
+    SELECT (k.checkpoint ->> 'ts'::text)::timestamptz AS began_at, k.checkpoint -> 'channel_versions'::text ->> '__pregel_tasks'::text AS sends
     FROM checkpoints k
     WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = '' AND k.checkpoint_id = c.parent_checkpoint_id
     LIMIT 1
 ) p ON true
 LEFT JOIN LATERAL (
-    SELECT array_agg(t.path) AS paths
+    SELECT pg_catalog.array_agg(t.path) AS paths
     FROM (
-        SELECT min(k.task_path) AS path
+        SELECT pg_catalog.min(k.task_path) AS path
         FROM checkpoint_writes k
         WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = '' AND k.checkpoint_id = c.parent_checkpoint_id
           AND k.task_id <> '00000000-0000-0000-0000-000000000000'
         GROUP BY k.task_id
-        HAVING bool_or(k.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__'))
+        HAVING pg_catalog.bool_or(k.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__'))
     ) t
 ) w ON true
 LEFT JOIN LATERAL (
@@ -487,13 +487,13 @@ ORDER BY c.checkpoint_id DESC
 SELECT w.paths, b.type AS sends_type, b.blob AS sends
 FROM checkpoints c
 CROSS JOIN LATERAL (
-    SELECT array_agg(DISTINCT k.task_path) AS paths
+    SELECT pg_catalog.array_agg(DISTINCT k.task_path) AS paths
     FROM checkpoint_writes k
     WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = '' AND k.checkpoint_id = c.checkpoint_id
 ) w
 LEFT JOIN checkpoint_blobs b
   ON b.thread_id = c.thread_id AND b.checkpoint_ns = '' AND b.channel = '__pregel_tasks'
- AND b.version = c.checkpoint -> 'channel_versions' ->> '__pregel_tasks'
+ AND b.version = c.checkpoint -> 'channel_versions'::text ->> '__pregel_tasks'::text
 WHERE c.thread_id = $1 AND c.checkpoint_ns = '' AND c.checkpoint_id = $2
 
 -- name: failed_inside
@@ -502,10 +502,10 @@ WHERE c.thread_id = $1 AND c.checkpoint_ns = '' AND c.checkpoint_id = $2
 -- for its Sends.
 SELECT a.thread_id, h.checkpoint_ns, t.task_id, t.path, b.type AS sends_type, b.blob AS sends
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS a (thread_id, called, remembering, head_id)
-CROSS JOIN LATERAL unnest(ARRAY[a.called, a.remembering]) AS n (checkpoint_ns)
+CROSS JOIN LATERAL pg_catalog.unnest(ARRAY[a.called, a.remembering]) AS n (checkpoint_ns)
 CROSS JOIN LATERAL (
-    SELECT c.checkpoint_ns, c.checkpoint_id, c.checkpoint -> 'channel_versions' ->> '__pregel_tasks' AS sends,
-           c.metadata -> 'parents' ->> '' AS root
+    SELECT c.checkpoint_ns, c.checkpoint_id, c.checkpoint -> 'channel_versions'::text ->> '__pregel_tasks'::text AS sends,
+           c.metadata -> 'parents'::text ->> ''::text AS root
     FROM checkpoints c
     WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = n.checkpoint_ns
     ORDER BY c.checkpoint_id DESC
@@ -513,14 +513,14 @@ CROSS JOIN LATERAL (
 ) h
 CROSS JOIN LATERAL (
     -- As in classify: not cancelled, not handled, not outlived.
-    SELECT w.task_id, min(w.task_path) AS path
+    SELECT w.task_id, pg_catalog.min(w.task_path) AS path
     FROM checkpoint_writes w
     WHERE w.thread_id = a.thread_id AND w.checkpoint_ns = h.checkpoint_ns AND w.checkpoint_id = h.checkpoint_id
       AND w.task_id <> '00000000-0000-0000-0000-000000000000'
     GROUP BY w.task_id
-    HAVING bool_or(w.channel = '__error__' AND position('CancelledError('::bytea IN substr(w.blob, 1, 20)) = 0)
-       AND NOT bool_or(w.channel = '__error_source_node__')
-       AND coalesce(max(w.xmin::text) FILTER (WHERE w.channel = '__error__') = ANY (array_agg(w.xmin::text) FILTER (
+    HAVING pg_catalog.bool_or(w.channel = '__error__' AND position('CancelledError('::bytea IN pg_catalog.substr(w.blob, 1, 20)) = 0)
+       AND NOT pg_catalog.bool_or(w.channel = '__error_source_node__')
+       AND coalesce(pg_catalog.max(w.xmin::text) FILTER (WHERE w.channel = '__error__') = ANY (pg_catalog.array_agg(w.xmin::text) FILTER (
                WHERE w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__'))), true)
     ORDER BY path
     LIMIT 1
