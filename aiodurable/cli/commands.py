@@ -66,7 +66,7 @@ def _until_the_reader_leaves() -> Generator[None]:
 def cli() -> None:
     """Durable LangGraph workflows on Postgres.
 
-    Postgres is found through --dsn, AIODURABLE_DSN, DATABASE_URL or libpq's PG* variables, in this order.
+    Postgres is found through --dsn or --dsn-file, AIODURABLE_DSN, DATABASE_URL or libpq's PG* variables, in this order.
     """
 
 

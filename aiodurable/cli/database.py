@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,9 +30,50 @@ _VARIABLES = (
     "PGSERVICE",
 )
 
-dsn_option = click.option(
-    "--dsn", metavar="DSN", help="Where Postgres is. Default: AIODURABLE_DSN, DATABASE_URL or PG* variables."
-)
+_FILE = "aiodurable.dsn_file"
+_PASSWORD = re.compile(r"://[^/?#@]*:[^/?#]*@|\bpassword\s*=", re.IGNORECASE)
+
+
+def _from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        text = path.read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise click.UsageError(
+            f"--dsn-file {path} cannot be read ({type(error).__name__}): check its name and rights"
+        ) from error
+    if not text:
+        raise click.UsageError(f"--dsn-file {path} is empty: write a DSN into it")
+    ctx.meta[_FILE] = text
+
+
+def _given(ctx: click.Context, _: click.Parameter, dsn: str | None) -> str | None:
+    if (in_file := ctx.meta.get(_FILE)) is not None:
+        if dsn is not None:
+            raise click.UsageError("--dsn and --dsn-file exclude each other")
+        return in_file
+    if dsn is not None and _PASSWORD.search(dsn):
+        click.echo("ps shows the password in --dsn to every user here: use --dsn-file, or AIODURABLE_DSN", err=True)
+    return dsn
+
+
+def dsn_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `--dsn` and `--dsn-file`; the command gets either as `dsn`."""
+    command = click.option(
+        "--dsn-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_from_file,
+        help="A file that holds the DSN.",
+    )(command)
+    return click.option(
+        "--dsn",
+        metavar="DSN",
+        callback=_given,
+        help="Where Postgres is. Default: AIODURABLE_DSN, DATABASE_URL or PG* variables. With a password, better in a file.",
+    )(command)
 
 
 def is_configured(dsn: str | None) -> bool:

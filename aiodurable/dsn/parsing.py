@@ -26,6 +26,15 @@ _COSMETIC = _SECRET | {"passfile", "application_name", "fallback_application_nam
 _ENOUGH = ("host", "hostaddr", "port", "dbname", "user", "service")
 
 
+class _Hidden(str):
+    """Text that a crash reporter, which shows the `repr` of variables, does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<conninfo>"
+
+
 @dataclass(frozen=True)
 class Dsn:
     """Where Postgres is, for both drivers. Printing it shows no password.
@@ -95,7 +104,7 @@ def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Map
     # asyncpg speaks nothing else; where the database's own were taken, psycopg would give bytes for the text of SQL_ASCII.
     options["client_encoding"] = "utf8"
     return Dsn(
-        conninfo=make_conninfo("", **options),
+        conninfo=_Hidden(make_conninfo("", **options)),
         safe=_safe(options),
         identity=tuple(sorted((name, value) for name, value in options.items() if not _is_cosmetic(name))),
         dropped=dropped,

@@ -76,21 +76,24 @@ async def connect_direct(
     Raises:
         PostgresUnavailableError: it could not be reached or refused; the driver's error is the cause.
     """
-    loop = asyncio.get_running_loop()
-    options: dict[str, Any] = {**dsn.asyncpg, "timeout": timeout_s, "loop": ResolvingLoop(loop)}
-    options["max_cacheable_statement_size"] = 0  # any: above 15 kB it would be parsed and planned each time
-    options["server_settings"] = {
-        **options.get("server_settings", {}),
+    settings = {
         "application_name": application_name(role),
         "standard_conforming_strings": "on",
         **(server_settings or {}),
     }
-    try:
-        connection: asyncpg.Connection = await asyncpg.connect(**options)
+    try:  # no variable has the password: a crash reporter would show it
+        connection: asyncpg.Connection = await asyncpg.connect(**_for_asyncpg(dsn, settings, timeout_s))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
         raise unavailable(error, dsn) from error
-    connection._loop = loop  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it looks for its own tasks there
+    connection._loop = asyncio.get_running_loop()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it looks for its own tasks there
     return connection
+
+
+def _for_asyncpg(dsn: Dsn, settings: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
+    options = dsn.asyncpg
+    options["server_settings"] = {**options.get("server_settings", {}), **settings}
+    options["max_cacheable_statement_size"] = 0  # any: above 15 kB it would be parsed and planned each time
+    return {**options, "timeout": timeout_s, "loop": ResolvingLoop(asyncio.get_running_loop())}
 
 
 _BY_INDEX = load("links")["by_index"]
@@ -134,6 +137,10 @@ async def _refuse_other_isolation(connection: AsyncConnection[DictRow], dsn: Dsn
         )
 
 
+def _where(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("host", "hostaddr", "port") if name in options}
+
+
 class _PoolConnection(AsyncConnection[DictRow]):
     """A connection of the pool, which has plans, and does not wait for ever for an answer."""
 
@@ -146,8 +153,8 @@ class _PoolConnection(AsyncConnection[DictRow]):
 
     @classmethod
     async def connect(cls, conninfo: str = "", **options: Any) -> Any:
-        ways = await with_addresses({**conninfo_to_dict(conninfo), **options})
-        connection = await super().connect("", **ways)
+        addresses = await with_addresses(_where({**conninfo_to_dict(conninfo), **options}))
+        connection = await super().connect(conninfo, **{**options, **addresses})
         connection.beside = partial(AsyncConnection.connect, conninfo, **options)
         return connection
 
