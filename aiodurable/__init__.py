@@ -74,6 +74,7 @@ _ROOMS = {
         "PauseReason",
         "RunRecord",
         "RunStatus",
+        "StoredObject",
         "ThreadStatus",
         "WorkflowCheckpoint",
     ),

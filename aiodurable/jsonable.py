@@ -18,6 +18,8 @@ from pathlib import PurePath
 from typing import Any, cast
 from uuid import UUID
 
+from aiodurable.model import StoredObject
+
 __all__ = ["json_text", "jsonable", "shown"]
 
 _DEEPEST = 100  # json itself ends at Python's recursion limit, and readers at limits of their own
@@ -48,6 +50,9 @@ def shown(value: Any) -> str:
 
 def _converted(value: Any, around: frozenset[int]) -> Any:
     try:
+        if isinstance(value, StoredObject):
+            fields_of_it = isinstance(value.made_of, dict)
+            return _converted(value.made_of, around) if fields_of_it else repr(value)
         return _scalar(value) if not _holds_others(value) else _container(value, around)
     except Exception:  # whatever the methods of a value raise
         return f"<{type(value).__name__}>"

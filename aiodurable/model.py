@@ -15,6 +15,7 @@ __all__ = [
     "PauseReason",
     "RunRecord",
     "RunStatus",
+    "StoredObject",
     "ThreadStatus",
     "WorkflowCheckpoint",
 ]
@@ -240,3 +241,23 @@ class RunRecord:
     checkpoint_id: str | None
     traceback: str | None = None
     earlier_attempts: tuple[EarlierAttempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class StoredObject:
+    """An object in a question or in a state, seen from outside: what is stored of it, not built.
+
+    Whoever only looks at a thread imports and calls nothing that its rows name. A run that goes on
+    reads objects as such.
+
+    Attributes:
+        name: module and class.
+        made_of: its fields or arguments, as far as they are stored.
+    """
+
+    name: str
+    made_of: Any
+
+    def __repr__(self) -> str:
+        shown = "".join(character if character.isprintable() else "?" for character in self.name[:200])
+        return f"<{shown}>"

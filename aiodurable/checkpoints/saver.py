@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -35,6 +36,7 @@ from aiodurable.checkpoints.upkeep import Upkeep
 from aiodurable.checkpoints.weight import HEAVY_BYTES, MOST_BYTES, is_heavy
 from aiodurable.checkpoints.writer import GroupWriter
 from aiodurable.errors import ClosedError, ConfigurationError, WorkflowExecutionError
+from aiodurable.inert import Shown
 from aiodurable.postgres import schema
 from aiodurable.postgres.connections import Database
 from aiodurable.postgres.queries import load
@@ -106,6 +108,12 @@ class DurableSaver(Upkeep):
             else:
                 async with connection.transaction(), connection.cursor(binary=True, row_factory=dict_row) as cursor:
                     yield cursor
+
+    def looking(self) -> DurableSaver:
+        """This saver for somebody who only looks: it builds none of the objects that are stored."""
+        clone = copy.copy(self)
+        clone.serde = Shown(self.serde)
+        return clone
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint the config names, or the thread's newest. The newest ones that many ask for at once come together."""

@@ -33,7 +33,7 @@ from langgraph.checkpoint.serde.jsonplus import (
     JsonPlusSerializer,
 )
 
-__all__ = ["Built", "Inert", "Undecodable", "ValueReader", "serde_for"]
+__all__ = ["Built", "Undecodable", "ValueReader", "serde_for"]
 
 _SAFE: frozenset[tuple[str, ...]] = getattr(_msgpack, "SAFE_MSGPACK_TYPES", frozenset())
 """What LangGraph rebuilds whatever is allowed."""
@@ -170,23 +170,6 @@ class ValueReader:
             )
         found, why = _resolve(one.module, one.name, self._load_modules)
         return why or (None if found is None else _misfit(found, one))
-
-
-class Inert(SerializerProtocol):
-    """A serializer that only reads, and builds nothing: for looking at threads whose values are nobody's business."""
-
-    def __init__(self, serde: SerializerProtocol) -> None:
-        self._reader = ValueReader(serde, load_modules=False)
-
-    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """Refused."""
-        raise NotImplementedError("it only reads")
-
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """The value, with a `Built` in the place of each object."""
-        if (value := self._reader.inert(*data)) is None and data[0] != "null":
-            raise ValueError("not readable without building it")
-        return value
 
 
 def serde_for(graph: Any, saver: BaseCheckpointSaver[Any]) -> SerializerProtocol:

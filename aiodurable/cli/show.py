@@ -61,7 +61,7 @@ async def _look(
 
 async def _values(durable: Durable, thread_id: str) -> dict[str, Any]:
     """The channels of the newest checkpoint, without LangGraph's own."""
-    found = await durable.checkpointer.aget_tuple({"configurable": {"thread_id": thread_id}})
+    found = await durable.checkpointer.looking().aget_tuple({"configurable": {"thread_id": thread_id}})
     if found is None:
         return {}
     stored = found.checkpoint["channel_values"]

@@ -204,7 +204,7 @@ class Attempt:
             )
             new.loose = loose
             return new
-        given, given_context = left.load(graph.serde)
+        loaded = await rooms.ledger.loaded(left, graph.serde)
         record = await rooms.ledger.retry(left.record.run_id, fence=lease.fence, seq=seq)
         lease.fence.history.acknowledge(Mark(run_id=record.run_id), None, time.monotonic())
         return cls(
@@ -214,10 +214,10 @@ class Attempt:
             graph=graph,
             consumed=left.consumed,
             resumed=True,
-            input=given,
-            context=given_context,
-            config=left.config,
-            answers=left.answers,
+            input=loaded.input,
+            context=loaded.context,
+            config=loaded.config,
+            answers=loaded.answers,
             loose=loose,
         )
 
@@ -236,7 +236,7 @@ class Attempt:
         if not (answers or self._answers or self._beside or self.loose):
             return
         thread_id = self._lease.thread_id
-        asked = await self._rooms.threads.questions(thread_id)
+        asked = await self._rooms.threads.questions(thread_id, serde=self.graph.serde)
         kept = dict(zip(asked.reached, asked.loose, strict=True)) if len(asked.reached) == len(asked.loose) else {}
         new = {**({} if asked.spent else kept), **answers}
         given = {**self._answers, **new}

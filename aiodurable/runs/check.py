@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.checkpoints.stored_step import StoredStep
-from aiodurable.checkpoints.stored_values import Inert, ValueReader
+from aiodurable.checkpoints.stored_values import ValueReader
 from aiodurable.errors import GraphNotRegisteredError
 from aiodurable.model import ThreadStatus
 from aiodurable.runs.fitting import accepted_problems
@@ -61,8 +61,7 @@ async def check(
     saver = rooms.checkpoints.get_checkpointer()
     inner = any(graph.has_subgraphs for graph in (*graphs.registered, *([] if default is None else [default])))
     wanted: ThreadFilters = {**filters, "status": filters.get("status") or _UNFINISHED}
-    threads = rooms.threads.reading_with(Inert(saver.serde))
-    batches = _batches(saver, threads.standing(after=after, limit=limit, **wanted))
+    batches = _batches(saver, rooms.threads.standing(after=after, limit=limit, **wanted))
     batch = await _next(batches)
     stored = _Stored([], {}, {})
     while batch or stored.threads:

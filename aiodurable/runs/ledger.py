@@ -23,6 +23,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from aiodurable.checkpoints.fences import Fence, Standing, read_standing
 from aiodurable.checkpoints.weight import MOST_BYTES, is_heavy
 from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutError, WorkflowExecutionError
+from aiodurable.inert import Inert
 from aiodurable.keys import lock_key
 from aiodurable.model import EarlierAttempt, RunRecord, RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
@@ -65,8 +66,8 @@ class Accepted:
         record: the row.
         stored_input: the input it was accepted with, as it is stored; nothing for a thread that plain LangGraph began.
         stored_context: the context it was accepted with, likewise.
-        config: what of the caller's config it was accepted with.
-        answers: those that LangGraph may not have stored yet, by interrupt id.
+        stored_config: what of the caller's config it was accepted with, likewise.
+        stored_answers: those that LangGraph may not have stored yet, by interrupt id, likewise.
         consumed: whether there is nothing to pass in: a checkpoint of this run exists, so that the input is part of the
             thread, or it never had one.
     """
@@ -74,19 +75,38 @@ class Accepted:
     record: RunRecord
     stored_input: Stored
     stored_context: Stored
-    config: RunnableConfig
-    answers: Mapping[str, Any]
+    stored_config: Stored
+    stored_answers: Stored
     consumed: bool
 
     @property
     def needed(self) -> Needed:
         """What a resumption reads of it."""
         fresh = () if self.consumed else (self.stored_input,)
-        return Needed(self.record.status is RunStatus.COMPLETE, self.consumed, (self.stored_context, *fresh))
+        always = (self.stored_context, self.stored_config, self.stored_answers)
+        return Needed(self.record.status is RunStatus.COMPLETE, self.consumed, (*always, *fresh))
 
-    def load(self, serde: SerializerProtocol) -> tuple[Any, Any]:
-        """Input and context, read with the serializer of the graph that goes on: with strict msgpack it knows its types."""
-        return _load(serde, self.stored_input), _load(serde, self.stored_context)
+    def load(self, serde: SerializerProtocol) -> Loaded:
+        """What a run that goes on needs; nobody else reads it: reading builds what the row names.
+
+        Args:
+            serde: that of the graph that goes on: with strict msgpack it knows the graph's types.
+        """
+        return Loaded(
+            _load(serde, self.stored_input),
+            _load(serde, self.stored_context),
+            _load(serde, self.stored_config) or {},
+            _load(serde, self.stored_answers) or {},
+        )
+
+
+class Loaded(NamedTuple):
+    """The values that a run was accepted with, and the answers it has still to deliver."""
+
+    input: Any
+    context: Any
+    config: RunnableConfig
+    answers: Mapping[str, Any]
 
 
 class Needed(NamedTuple):
@@ -95,7 +115,7 @@ class Needed(NamedTuple):
     Attributes:
         complete: whether it is complete, so that nothing of it is read.
         consumed: whether its input is part of the thread.
-        values: its context, and its input where that is not consumed.
+        values: its context, config and undelivered answers, and its input where that is not consumed.
     """
 
     complete: bool
@@ -131,6 +151,7 @@ class Ledger:
         self._links = links
         self._classifier = classifier
         self._serde = serde
+        self._looking = Inert(serde)
         self._namespace = namespace
         self.worker = worker
         self._threads = threads
@@ -143,12 +164,17 @@ class Ledger:
     async def get(self, run_id: str) -> Accepted | None:
         """The run of that id."""
         row = await self._database.fetch_one(_SQL["get"], run_id)
-        return None if row is None else await self._accepted(row)
+        return None if row is None else _accepted(row)
 
     async def newest(self, thread_id: str) -> Accepted | None:
         """The newest run of the thread that was accepted: rejected and superseded ones do not count."""
         row = await self._database.fetch_one(_SQL["newest"], thread_id)
-        return None if row is None else await self._accepted(row)
+        return None if row is None else _accepted(row)
+
+    async def loaded(self, accepted: Accepted, serde: SerializerProtocol) -> Loaded:
+        """What `accepted` needs to go on, read with `serde`; large values off the event loop."""
+        blobs = tuple(blob for _, blob in (*accepted.needed.values, accepted.stored_input))
+        return await self._off_the_loop(lambda: accepted.load(serde), heavy=is_heavy(blobs))
 
     async def same_input(self, accepted: Accepted, given: Any) -> bool:
         """Whether `given` is what the run was accepted with. Unknown, where that is not stored any more: then it is not."""
@@ -158,7 +184,7 @@ class Ledger:
 
         def compare() -> bool:
             dumped = self._dump("input", given)
-            return dumped == stored or same_input(_load(self._serde, stored), _load(self._serde, dumped))
+            return dumped == stored or same_input(_load(self._looking, stored), _load(self._looking, dumped))
 
         return await self._off_the_loop(compare, heavy=is_heavy((given,)))
 
@@ -169,7 +195,12 @@ class Ledger:
             row["thread_id"]: Needed(
                 complete=row["status"] == RunStatus.COMPLETE,
                 consumed=row["consumed"],
-                values=((row["context_type"], row["context"]), (row["input_type"], row["input"])),
+                values=(
+                    (row["context_type"], row["context"]),
+                    (row["config_type"], row["config"]),
+                    (row["answers_type"], row["answers"]),
+                    (row["input_type"], row["input"]),
+                ),
             )
             for row in rows
         }
@@ -453,21 +484,19 @@ class Ledger:
             )
         return stored
 
-    async def _accepted(self, row: dict[str, Any]) -> Accepted:
-        def load() -> Accepted:
-            return Accepted(
-                _record(row),
-                stored_input=(row["input_type"], row["input"]),
-                stored_context=(row["context_type"], row["context"]),
-                config=_load(self._serde, (row["config_type"], row["config"])) or {},
-                answers=_load(self._serde, (row["answers_type"], row["answers"])) or {},
-                consumed=row["consumed"] or row["input_type"] is None,
-            )
-
-        return await self._off_the_loop(load, heavy=is_heavy((row["config"], row["answers"])))
-
     async def _off_the_loop(self, work: Callable[[], T], *, heavy: bool) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work) if heavy else work()
+
+
+def _accepted(row: Mapping[str, Any]) -> Accepted:
+    return Accepted(
+        _record(row),
+        stored_input=(row["input_type"], row["input"]),
+        stored_context=(row["context_type"], row["context"]),
+        stored_config=(row["config_type"], row["config"]),
+        stored_answers=(row["answers_type"], row["answers"]),
+        consumed=row["consumed"] or row["input_type"] is None,
+    )
 
 
 def _load(serde: SerializerProtocol, stored: Stored) -> Any:

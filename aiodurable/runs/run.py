@@ -208,7 +208,8 @@ class DurableRun:
         call = self._call(input, config, context, on_unfinished, options)
         attempt = await self._begin(call)
         if isinstance(attempt, _Stored):
-            return stored_result(self._graph, await self._read(attempt), options, attempt.interrupts)
+            values, asked = await self._read(attempt)
+            return stored_result(self._graph, values, options, asked)
         async with self._closing(attempt):
             return await self._invoke(attempt, call)
 
@@ -229,7 +230,8 @@ class DurableRun:
         call = self._call(input, config, context, on_unfinished, options)
         attempt = await self._begin(call)
         if isinstance(attempt, _Stored):
-            for chunk in stored_chunks(self._graph, await self._read(attempt), options, attempt.interrupts):
+            values, asked = await self._read(attempt)
+            for chunk in stored_chunks(self._graph, values, options, asked):
                 yield chunk
             return
         stream = attempt.graph.pregel.astream(
@@ -556,7 +558,8 @@ class DurableRun:
         finally:
             unwatch()
 
-    async def _read(self, stored: _Stored) -> Any:
+    async def _read(self, stored: _Stored) -> tuple[Any, tuple[Any, ...]]:
+        """The state and the questions of a result, with their types: a look at the thread builds none."""
         coordinates = {"thread_id": self.thread_id}
         if stored.checkpoint_id is not None and stored.checkpoint_id != self.checkpoint.checkpoint_id:
             coordinates["checkpoint_id"] = stored.checkpoint_id
@@ -568,4 +571,6 @@ class DurableRun:
                 thread_id=self.thread_id,
                 run_id=self.run_id,
             )
-        return snapshot.values
+        built: dict[Any, Any] = {asked.id: asked for asked in snapshot.interrupts}
+        asked = tuple(built.get(getattr(one, "id", None), one) for one in stored.interrupts)
+        return snapshot.values, asked

@@ -1,19 +1,22 @@
-"""Whether two inputs are one: a retry brings the input that is stored, another one is another run's."""
+"""Whether two inputs are one: a retry brings the input that is stored, another one is another run's.
+
+Both are given as `Inert` reads them: to compare them, nothing of them is built.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, cast
 
-from langchain_core.messages import BaseMessage
+from aiodurable.model import StoredObject
 
 __all__ = ["same_input"]
 
 
 def same_input(stored: Any, given: Any) -> bool:
     """Whether they are equal. A message that was stored without an id equals one with: LangGraph writes it into the object."""
-    if isinstance(stored, BaseMessage) and isinstance(given, BaseMessage) and stored.id is None:
-        return _equal(stored, given.model_copy(update={"id": None}))
+    if isinstance(stored, StoredObject) and isinstance(given, StoredObject):
+        return stored.name == given.name and same_input(stored.made_of, _without_new_id(stored, given.made_of))
     if isinstance(stored, Mapping) and isinstance(given, Mapping):
         one, other = cast("Mapping[Any, Any]", stored), cast("Mapping[Any, Any]", given)
         return one.keys() == other.keys() and all(same_input(value, other[key]) for key, value in one.items())
@@ -21,6 +24,14 @@ def same_input(stored: Any, given: Any) -> bool:
         first, second = cast("list[Any]", stored), cast("list[Any]", given)
         return len(first) == len(second) and all(map(same_input, first, second))
     return _equal(stored, given)
+
+
+def _without_new_id(stored: StoredObject, given: Any) -> Any:
+    made_of = stored.made_of
+    if not stored.name.startswith("langchain_core.messages.") or not isinstance(made_of, dict):
+        return given
+    is_new = cast("dict[str, Any]", made_of).get("id", "") is None and isinstance(given, dict)
+    return {**given, "id": None} if is_new else given
 
 
 def _equal(one: Any, other: Any) -> bool:

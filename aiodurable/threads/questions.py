@@ -74,15 +74,15 @@ class Questions:
     _roots: tuple[_Row, ...]
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], serde: SerializerProtocol) -> Questions:
-        """From the row of the statement `questions`."""
-        reading = Reading(serde)
+    def of(cls, row: Mapping[str, Any], *, looking: SerializerProtocol, going_on: SerializerProtocol) -> Questions:
+        """From the row of the statement `questions`: the questions are looked at, an answer goes on."""
+        reading = Reading(looking)
         rows = list(_rows(row, reading))
         innermost = [one for one in rows if not any(one.holds(other) for other in rows)]
         roots = tuple(one for one in rows if not one.around)
         return cls(
             reached=_ids(roots) & _ids(innermost),
-            loose=() if row["loose_type"] is None else (serde.loads_typed((row["loose_type"], row["loose"])),),
+            loose=() if row["loose_type"] is None else (going_on.loads_typed((row["loose_type"], row["loose"])),),
             spent=row["spent"],
             commanded=row["commanded"],
             _roots=roots,

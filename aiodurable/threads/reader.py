@@ -9,6 +9,7 @@ from typing import Unpack
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.errors import InvalidArgumentError
+from aiodurable.inert import Inert
 from aiodurable.keys import check_thread_id
 from aiodurable.model import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
@@ -37,15 +38,14 @@ class Threads:
         database: where they are; opened and closed by the caller.
         links: to the same place, for what every run asks under its lease; None: `database` will do.
         namespace: that of the locks.
-        serde: LangGraph's serializer of the saver that wrote them.
+        serde: the serializer of the saver that wrote them; values are read without building them.
     """
 
     def __init__(
         self, database: Database, *, namespace: str, serde: SerializerProtocol, links: Links | None = None
     ) -> None:
         self._database = database
-        self._serde = serde
-        self._namespace = namespace
+        self._serde = serde = Inert(serde)
         self._links = links
         self.classifier = Classifier(database, namespace=namespace, serde=serde)
         # Runs ask for their thread when they begin and when they end: many at once, so in one statement.
@@ -55,10 +55,6 @@ class Threads:
         self._counting = Counting(database, self._search, self.classifier)
         self._retention = Retention(database, self._search, self.classifier, namespace=namespace)
         self._history = History(database, serde=serde)
-
-    def reading_with(self, serde: SerializerProtocol) -> Threads:
-        """The same threads, read with another serializer."""
-        return Threads(self._database, namespace=self._namespace, serde=serde)
 
     async def status(self, thread_id: str, *, ignore_lock: bool = False) -> WorkflowCheckpoint:
         """See `Durable.get_checkpoint_status`.
@@ -121,11 +117,16 @@ class Threads:
         check_positive(limit=limit)
         return self._history.steps(check_thread_id(thread_id), before=before, limit=limit)
 
-    async def questions(self, thread_id: str) -> Questions:
-        """What the thread's newest step asks; to be called under its lease."""
+    async def questions(self, thread_id: str, *, serde: SerializerProtocol) -> Questions:
+        """What the thread's newest step asks; to be called under its lease.
+
+        Args:
+            thread_id: the thread.
+            serde: how the run that goes on reads an answer that plain LangGraph left.
+        """
         row = await self._database.fetch_one(_QUESTIONS, thread_id)
         assert row is not None, "an aggregate has a row"
-        return Questions.of(row, self._serde)
+        return Questions.of(row, looking=self._serde, going_on=serde)
 
     async def begun(self, thread_id: str, checkpoint_id: str) -> frozenset[str]:
         """The nodes that wrote something in the step after a checkpoint, finished or not."""

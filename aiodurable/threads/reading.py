@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.types import Send
 
 __all__ = ["Reading"]
 
@@ -32,4 +33,7 @@ class Reading:
     def sends(self, kind: str | None, blob: bytes | None) -> list[str]:
         """The nodes of a step's Sends in their order, from the stored `__pregel_tasks`; none where it cannot be read."""
         stored = self.load(kind, blob) if kind is not None and blob is not None else ()
-        return [] if isinstance(stored, str) else [send.node for send in stored]
+        if not isinstance(stored, list | tuple):
+            return []
+        # What is no Send keeps its place: those after it are counted.
+        return [send.node if isinstance(send, Send) else "(unreadable)" for send in cast("list[Any]", stored)]

@@ -39,7 +39,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.types import Interrupt
+from langgraph.types import Interrupt, Send
 
 from aiodurable.keys import lock_key
 from aiodurable.model import LockHolder, RunStatus, ThreadStatus, WorkflowCheckpoint
@@ -219,7 +219,7 @@ def _commanded(row: Mapping[str, Any], reading: Reading) -> Iterator[str]:
         yield channel.rpartition(":")[2]
     for kind, blob in zip(row["commanded_sends_type"] or (), row["commanded_sends"] or (), strict=True):
         send = reading.load(kind, blob)
-        if not isinstance(send, str):
+        if isinstance(send, Send):
             yield send.node
 
 

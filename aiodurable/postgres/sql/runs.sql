@@ -39,11 +39,12 @@ LIMIT 1
 -- name: newest_of
 -- Of the newest runs of many threads $1 what a resumption reads: aiodurable_runs_in_order, and checkpoints_pkey for
 -- "consumed", as in newest. An input that was consumed is not read any more.
-SELECT q.thread_id, q.status, q.context_type, q.context, q.consumed,
+SELECT q.thread_id, q.status, q.context_type, q.context, q.config_type, q.config, q.answers_type, q.answers, q.consumed,
        CASE WHEN NOT q.consumed THEN q.input_type END AS input_type, CASE WHEN NOT q.consumed THEN q.input END AS input
 FROM pg_catalog.unnest($1::text[]) AS a (thread_id)
 CROSS JOIN LATERAL (
     SELECT r.thread_id, r.status, r.input_type, r.input, r.context_type, r.context,
+           r.config_type, r.config, r.answers_type, r.answers,
            r.input_type IS NULL OR r.consumed OR (
                SELECT true
                FROM checkpoints c

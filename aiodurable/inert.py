@@ -1,0 +1,193 @@
+"""Stored values, read for somebody who only looks: no class that a row names is imported or called.
+
+LangGraph's serializer builds what a row asks for: any callable of any module, unless it is strict.
+Whoever writes into the tables would have his code run by each process that lists threads. Here plain
+data comes back as data, LangGraph's `Interrupt` and `Send` as such, and every other object as a
+`StoredObject`, which names its class and holds what it was made of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any, cast
+from uuid import UUID
+
+import ormsgpack
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import (
+    EXT_CONSTRUCTOR_KW_ARGS,
+    EXT_CONSTRUCTOR_POS_ARGS,
+    EXT_CONSTRUCTOR_SINGLE_ARG,
+    EXT_DELTA_SNAPSHOT,
+    EXT_METHOD_SINGLE_ARG,
+    EXT_NUMPY_ARRAY,
+    EXT_PYDANTIC_V1,
+    EXT_PYDANTIC_V2,
+    JsonPlusSerializer,
+)
+from langgraph.types import Interrupt, Send
+
+from aiodurable.model import StoredObject
+
+__all__ = ["Inert", "Shown"]
+
+_DEEPEST = 50
+"""How many objects may be inside each other: each is a call of the decoder within a call of it."""
+
+_OBJECTS = frozenset(
+    (
+        EXT_CONSTRUCTOR_SINGLE_ARG,
+        EXT_CONSTRUCTOR_POS_ARGS,
+        EXT_CONSTRUCTOR_KW_ARGS,
+        EXT_METHOD_SINGLE_ARG,
+        EXT_PYDANTIC_V1,
+        EXT_PYDANTIC_V2,
+    )
+)
+_JSON_VERSIONS = (1, 2)
+"""Of the envelopes in which LangChain and older LangGraphs put objects into JSON."""
+
+
+class Inert(SerializerProtocol):
+    """Reads what LangGraph's serializer wrote, encrypted or not, and calls nothing that a row names.
+
+    Args:
+        serde: the serializer that wrote the values. One that is not LangGraph's own is used as it
+            is: how it reads is its author's choice.
+    """
+
+    def __init__(self, serde: SerializerProtocol) -> None:
+        self._written_by = serde
+        self._cipher = None
+        inner = serde
+        if type(serde).loads_typed is EncryptedSerializer.loads_typed:
+            encrypting = cast("EncryptedSerializer", serde)
+            self._cipher, inner = encrypting.cipher, encrypting.serde
+        self._known = type(inner).loads_typed is JsonPlusSerializer.loads_typed
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """As the serializer does that wrote the values."""
+        return self._written_by.dumps_typed(obj)
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """The value.
+
+        Raises:
+            Exception: it cannot be read: another key, torn bytes, a pickle.
+        """
+        if not self._known:
+            return self._written_by.loads_typed(data)
+        kind, blob = data
+        if "+" in kind and self._cipher is not None:
+            kind, cipher = kind.split("+", 1)
+            blob = self._cipher.decrypt(cipher, blob)
+        match kind:
+            case "null":
+                return None
+            case "bytes" | "bytearray":
+                return bytes(blob)
+            case "msgpack":
+                return _unpacked(blob, _Objects())
+            case "json":
+                return json.loads(blob, object_hook=_of_json)
+            case _:
+                raise ValueError(f"stored as {kind!r}: not readable without building it")
+
+
+class Shown(Inert):
+    """The same, with something to show in the place of what cannot be read."""
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """The value, or what stands for it."""
+        try:
+            return super().loads_typed(data)
+        except Exception:  # serializers raise what they like
+            return StoredObject(f"stored as {data[0]}, which cannot be read here", None)
+
+
+class _Objects:
+    """The decoder's hook for what is no plain data; one for each value."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    def __call__(self, code: int, data: bytes) -> Any:
+        if self._depth == _DEEPEST:
+            return StoredObject("(nested too deep)", data)
+        self._depth += 1
+        try:
+            return self._object(code, data)
+        except Exception:  # torn, or no object of LangGraph's; what is around it can still be shown
+            return StoredObject("(unreadable)", data)
+        finally:
+            self._depth -= 1
+
+    def _object(self, code: int, data: bytes) -> Any:
+        if code == EXT_NUMPY_ARRAY:
+            return StoredObject("numpy.ndarray", data)
+        if code == EXT_DELTA_SNAPSHOT:
+            return _unpacked(data, self)
+        if code not in _OBJECTS:
+            return StoredObject(f"(msgpack extension {code})", data)
+        module, name, made_of = _unpacked(data, self)[:3]
+        return _object_of(module, name, made_of)
+
+
+def _unpacked(data: bytes, hook: Callable[[int, bytes], Any]) -> Any:
+    return ormsgpack.unpackb(data, ext_hook=hook, option=ormsgpack.OPT_NON_STR_KEYS)
+
+
+def _of_json(value: dict[str, Any]) -> Any:
+    if value.get("lc") not in _JSON_VERSIONS or "type" not in value or not isinstance(value.get("id"), list):
+        return value
+    *module, name = map(str, value["id"])
+    made_of = value.get("kwargs") or value.get("args")
+    return (
+        _object_of(".".join(module), name, made_of)
+        if value["type"] == "constructor"
+        else StoredObject("(unreadable)", value)
+    )
+
+
+def _object_of(module: Any, name: Any, made_of: Any) -> Any:
+    """The object itself where it is harmless data, else what stands for it."""
+    try:
+        if (make := _DATA.get((module, name))) is not None:
+            return make(made_of)
+    except Exception:  # not what that class is made of
+        return StoredObject(f"{module}.{name}", made_of)
+    return StoredObject(f"{module}.{name}", made_of)
+
+
+def _interrupt(made_of: Mapping[str, Any]) -> Interrupt:
+    known = {key: made_of[key] for key in ("id", "ns") if made_of.get(key) is not None}
+    if not isinstance(known.get("id", ""), str):
+        raise TypeError("an id is text")
+    return Interrupt(made_of["value"], **known)
+
+
+def _send(made_of: Sequence[Any]) -> Send:
+    node, arg = made_of[:2]
+    if not isinstance(node, str):
+        raise TypeError("a node's name is text")
+    return Send(node, arg)
+
+
+_DATA: dict[tuple[str, str], Callable[[Any], Any]] = {
+    ("langgraph.types", "Interrupt"): _interrupt,
+    ("langgraph.types", "Send"): _send,
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("datetime", "datetime"): datetime.fromisoformat,
+    ("datetime", "date"): lambda made_of: date(*made_of),
+    ("datetime", "time"): lambda made_of: time(**made_of),
+    ("datetime", "timedelta"): lambda made_of: timedelta(*made_of),
+    ("datetime", "timezone"): lambda made_of: timezone(*made_of),
+    ("decimal", "Decimal"): Decimal,
+    ("uuid", "UUID"): UUID,
+}
+"""What is built: a question's date is to stay one. These hold data, and do nothing when made."""
