@@ -120,7 +120,7 @@ async def test_a_dsn_that_cannot_be_read() -> None:
     found = await examined("postgresql://app:se%cret@host/app")
     assert found["dsn"].grade == "fail"
     assert "cret" not in str(found["dsn"])
-    assert set(found) == {"settings", "dsn"}
+    assert set(found) == {"settings", "types", "dsn"}
 
 
 async def test_an_option_that_asyncpg_goes_without(dsn: str) -> None:

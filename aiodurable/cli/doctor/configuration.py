@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 
+from langgraph.checkpoint.serde._msgpack import STRICT_MSGPACK_ENABLED  # pyright: ignore[reportPrivateUsage]
+
 from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
 from aiodurable.dsn import Dsn, direct_dsn, parse_dsn
 from aiodurable.errors import ConfigurationError
 from aiodurable.settings import Settings
 
-__all__ = ["arithmetic", "read_dsn", "read_settings", "spelled"]
+__all__ = ["arithmetic", "read_dsn", "read_settings", "spelled", "types"]
 
 _SHOWN = ("host", "hostaddr", "port", "dbname", "database", "user", "sslmode", "target_session_attrs", "timeout")
 """Options whose values may be printed. Of others the name is, for a password may hide in any of them."""
@@ -23,6 +25,17 @@ def read_settings(environ: Mapping[str, str] | None = None) -> tuple[Settings, F
     except ConfigurationError as error:
         return Settings(), fail("settings", str(error))
     return settings, arithmetic(settings)
+
+
+def types() -> Finding:
+    """What a run may build of what is stored."""
+    if STRICT_MSGPACK_ENABLED:
+        return ok("types", "LANGGRAPH_STRICT_MSGPACK: runs build safe types, and those of their graph's schemas")
+    return warn(
+        "types",
+        "runs build any class that a row names: whoever writes into the tables can run code in them",
+        "set LANGGRAPH_STRICT_MSGPACK=true for each process, after `aiodurable check` with it",
+    )
 
 
 def arithmetic(settings: Settings) -> Finding:

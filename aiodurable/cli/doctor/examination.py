@@ -22,6 +22,7 @@ async def examine(dsn: str | None) -> AsyncIterator[Finding]:
     """One finding after the other, each as soon as it is known. Changes nothing, and ends in bounded time."""
     settings, finding = configuration.read_settings()
     yield finding
+    yield configuration.types()
     pool_way, direct, findings = configuration.read_dsn(dsn, settings)
     for finding in findings:
         yield finding
