@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Self
@@ -241,7 +241,7 @@ class Attempt:
         new = {**({} if asked.spent else kept), **answers}
         given = {**self._answers, **new}
         self._answers = {key: answer for key, answer in given.items() if key in asked.reached}
-        self._beside = None if asked.commanded else _what_comes_with(command, self._beside, head)
+        self._beside = _what_comes_with(command, self._beside, head, asked.commanded)
         await self._rooms.ledger.answer(
             self.run_id,
             fence=self._lease.fence,
@@ -372,12 +372,28 @@ def _closed(thread: WorkflowCheckpoint, outcome: Outcome, finished_at: datetime 
 
 
 def _what_comes_with(
-    command: Command[Any] | None, stored: Mapping[str, Any] | None, head: str | None
+    command: Command[Any] | None, stored: Mapping[str, Any] | None, head: str | None, commanded: int
 ) -> Mapping[str, Any] | None:
-    """The update and goto of a command, or those that an earlier attempt wrote down at this very checkpoint.
+    """The update and goto of a command, after those that an earlier attempt wrote down and did not deliver.
 
-    LangGraph stores them beside the checkpoint before it runs anything; at a later one they have taken effect.
+    LangGraph stores them beside the checkpoint before it runs anything, all in one: they were delivered
+    if there are more such writes than before, or another checkpoint.
     """
-    if command is not None and (command.update is not None or command.goto):
-        return {"update": command.update, "goto": command.goto, "at": head}
-    return stored if stored is not None and stored["at"] == head else None
+    if stored is not None and (stored["at"] != head or stored.get("after", 0) < commanded):
+        stored = None
+    if command is None or not (command.update is not None or command.goto):
+        return stored
+    update, goto = command.update, command.goto
+    if stored is not None:
+        update = [*_channels(stored["update"]), *_channels(update)]
+        goto = [*_targets(stored["goto"]), *_targets(goto)]
+    return {"update": update, "goto": goto, "at": head, "after": commanded}
+
+
+def _channels(update: Any) -> Sequence[tuple[str, Any]]:
+    """What an update of a command writes to which channel, as LangGraph reads it."""
+    return Command(update=update)._update_as_tuples()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def _targets(goto: Any) -> Sequence[Any]:
+    return goto if isinstance(goto, list | tuple) else (goto,)

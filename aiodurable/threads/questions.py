@@ -64,13 +64,13 @@ class Questions:
         reached: the interrupt ids that an answer would reach.
         loose: the answer that plain LangGraph keeps for whichever question comes next, if there is one.
         spent: whether that answer was taken already, or is older than a question that is open.
-        commanded: whether an update or a goto of a `Command` is stored that no step has taken.
+        commanded: how many writes of a `Command` (its update, its goto) are stored that no step has taken.
     """
 
     reached: frozenset[str]
     loose: tuple[Any, ...]
     spent: bool
-    commanded: bool
+    commanded: int
     _roots: tuple[_Row, ...]
 
     @classmethod

@@ -67,7 +67,7 @@ WITH head AS MATERIALIZED (
     SELECT pg_catalog.max(w.type) FILTER (WHERE w.channel = '__resume__') AS type,
            (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS blob,
            pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS age,
-           coalesce(pg_catalog.bool_or(w.channel <> '__resume__'), false) AS commanded
+           pg_catalog.count(*) FILTER (WHERE w.channel <> '__resume__') AS commanded
     FROM checkpoint_writes w
     WHERE w.thread_id = $1 AND w.checkpoint_ns = '' AND w.checkpoint_id = (SELECT checkpoint_id FROM head)
       AND w.task_id = '00000000-0000-0000-0000-000000000000'
