@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypedDict
 
 import psycopg
 import pytest
+from langgraph.errors import GraphRecursionError
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import RunControl
 from langgraph.types import interrupt
@@ -25,6 +26,7 @@ from aiodurable.errors import (
 )
 from aiodurable.runs.attempt import Attempt
 from ledger_rows import Ledger
+from scenario_graphs import chain, ok
 
 
 class Order(TypedDict):
@@ -284,6 +286,23 @@ async def test_an_unfinished_run_that_comes_to_a_gate_takes_no_other_input(
             await run.ainvoke(B)
     assert refused.value.pending == ("second",)
     assert [row["run_id"] for row in await ledger.rows("t")] == ["A of t"]
+
+
+@pytest.mark.parametrize("paused", ["recursion limit", "fork"])
+async def test_what_no_person_stopped_takes_no_input_and_goes_on_when_it_is_resumed(
+    durable: Durable, paused: str
+) -> None:
+    graph, thread_id = chain(a=ok("a"), b=ok("b"), c=ok("c")), "t"
+    async with durable.run(graph, "t", config={"recursion_limit": 2}) as run:
+        with pytest.raises(GraphRecursionError):
+            await run.ainvoke({"xs": []})
+    if paused == "fork":
+        thread_id = (await durable.fork("t", "f")).thread_id
+    assert not (await durable.get_checkpoint_status(thread_id)).resumable
+    with pytest.raises(ThreadPausedError):
+        async with durable.run(graph, thread_id) as run:
+            await run.ainvoke({"xs": ["other"]})
+    assert (await durable.resume_workflow(thread_id, graph, config={"recursion_limit": 9}))["xs"] == ["a", "b", "c"]
 
 
 async def test_the_questions_come_in_the_shape_that_is_asked_for(durable: Durable, dsn: str, work: Work) -> None:
