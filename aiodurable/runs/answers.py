@@ -84,14 +84,22 @@ def digest_of(interrupt_id: str, value: Any) -> str:
     return hashlib.blake2b(stored, key=interrupt_id.encode()[:64], digest_size=16).hexdigest()
 
 
-def addressed(thread: WorkflowCheckpoint, value: Any, answered: Sequence[Answered], *, token: int) -> Mapping[str, Any]:
+def addressed(
+    thread: WorkflowCheckpoint,
+    value: Any,
+    answered: Sequence[Answered],
+    *,
+    token: int,
+    over: str | None = None,
+) -> Mapping[str, Any]:
     """The answers by interrupt id that are new; empty: all of them were given before, exactly so.
 
     Args:
         thread: as it stands under the lease.
         value: an answer to the one open question, or a dict of interrupt ids.
-        answered: what was answered on this thread, oldest first.
+        answered: what was answered on this thread, or by the run that is `over`, oldest first.
         token: of the lease. A caller that has seen the question under its own lease may give an answer twice.
+        over: a run that the caller names and that asks no more: what the thread asks is not for it.
 
     Raises:
         ThreadNotFoundError: nothing is known of the thread.
@@ -101,11 +109,11 @@ def addressed(thread: WorkflowCheckpoint, value: Any, answered: Sequence[Answere
     """
     if thread.status is ThreadStatus.NEW:
         raise not_found(thread.thread_id)
-    opened = (
-        {question.id for question in thread.interrupts} if thread.status is ThreadStatus.INTERRUPTED else set[str]()
-    )
+    asks = thread.status is ThreadStatus.INTERRUPTED and over is None
+    opened = {question.id for question in thread.interrupts} if asks else set[str]()
+    of_it = "" if over is None else f" of run {over!r}"
     if not _names_interrupts(value):
-        return _bare(thread, value, answered, opened, token=token)
+        return _bare(thread, value, answered, opened, token=token, over=over)
     known = {given.interrupt_id: given for given in answered}
     new: dict[str, Any] = {}
     for interrupt_id, answer in cast("dict[str, Any]", value).items():
@@ -113,7 +121,7 @@ def addressed(thread: WorkflowCheckpoint, value: Any, answered: Sequence[Answere
             digest_of(interrupt_id, answer)
             new[interrupt_id] = answer
         elif (given := known.get(interrupt_id)) is None:
-            raise _nothing(thread, f"no question {interrupt_id} is open", (interrupt_id,))
+            raise _nothing(thread, f"no question {interrupt_id}{of_it} is open", (interrupt_id,))
         elif not given.was(answer):
             raise _already(thread, given, "it was answered otherwise")
     return new
@@ -126,7 +134,13 @@ def given_before(value: Any, answered: Sequence[Answered]) -> Answered:
 
 
 def _bare(
-    thread: WorkflowCheckpoint, value: Any, answered: Sequence[Answered], opened: set[str], *, token: int
+    thread: WorkflowCheckpoint,
+    value: Any,
+    answered: Sequence[Answered],
+    opened: set[str],
+    *,
+    token: int,
+    over: str | None,
 ) -> Mapping[str, Any]:
     same = next((given for given in reversed(answered) if given.was(value)), None)
     if len(opened) > 1:
@@ -149,9 +163,10 @@ def _bare(
         return {interrupt_id: value}
     if same is not None:
         return {}
-    if answered and answered[-1].run_id == thread.run_id:
+    of_it = "" if over is None else f" of run {over!r}"
+    if answered and answered[-1].run_id == (over or thread.run_id):
         raise _already(thread, answered[-1], "it was answered otherwise")
-    raise _nothing(thread, "no question is open", ())
+    raise _nothing(thread, f"no question{of_it} is open", ())
 
 
 def _names_interrupts(value: Any) -> bool:

@@ -258,7 +258,8 @@ class DurableRun:
 
         Raises:
             ThreadNotFoundError: nothing is known of the thread.
-            NothingToAnswerError: the thread asks nothing, or not what a dict of ids names.
+            NothingToAnswerError: the thread asks nothing, or not what a dict of ids names; or this run was named and is
+                over, and another one asks.
             AlreadyAnsweredError: the question was answered otherwise; or the same bare answer was given to an earlier
                 question under another lease, and may have been delivered twice.
             ThreadInterruptedError: several questions are open, and no dict of ids came.
@@ -380,7 +381,7 @@ class DurableRun:
         left = await self._left(known)
         if (command := call.command) is not None and command.resume is not None:
             value = None if command.resume is _NONE else command.resume
-            answers = await self._by_id(value)
+            answers = await self._by_id(value, known, left)
             if not answers and (past := self._given_before(value)) is not None:
                 return Action.RETURN, past
             return Action.RESUME, await self._resume(left, call, answers)
@@ -441,10 +442,13 @@ class DurableRun:
             raise
         return attempt
 
-    async def _by_id(self, value: Any) -> Mapping[str, Any]:
+    async def _by_id(self, value: Any, known: Accepted | None, left: Accepted | None) -> Mapping[str, Any]:
         """The answers in `value` that are new, by interrupt id; see `addressed`."""
-        self._answered = await self._rooms.ledger.answered(self.thread_id)
-        return addressed(self.checkpoint, value, self._answered, token=self.lease.token)
+        self._answered, over = await self._rooms.ledger.answered(self.thread_id), None
+        if known is not None and (left is None or left.record.run_id != known.record.run_id):
+            over = known.record.run_id  # its caller's answer is for no question of another run
+            self._answered = [given for given in self._answered if given.run_id == over]
+        return addressed(self.checkpoint, value, self._answered, token=self.lease.token, over=over)
 
     def _given_before(self, value: Any) -> _Stored | None:
         """What came of an answer that was given before; None: its run is to be gone on with.
