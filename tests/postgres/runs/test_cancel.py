@@ -27,6 +27,7 @@ from aiodurable.errors import (
 )
 from aiodurable.model import PauseReason, ThreadStatus
 from aiodurable.settings import Settings
+from ledger_rows import Ledger
 from waiting import wait_until, within
 from workflows import STEPS, Gate, four_nodes
 
@@ -165,6 +166,28 @@ async def test_the_body_goes_on_after_its_run_was_cancelled(durable: Durable) ->
     await within(60, gate.reached.wait(), what="the run to be in the node")
     assert await durable.cancel("t", wait=True, timeout=30)
     assert await calling is ThreadStatus.PAUSED
+
+
+async def test_a_cancelled_run_that_a_person_lets_go_on_is_not_cancelled_again(
+    durable: Durable, ledger: Ledger
+) -> None:
+    """Whoever looks for what was requested while it is at work finds nothing."""
+
+    async def call(before_step: Gate, given: Any) -> Any:
+        async with durable.run(four_nodes(before_step), "t") as run:
+            return await run.ainvoke(given)
+
+    for step, given in (("weigh", INPUT), ("tell", None)):
+        gate = Gate(step)
+        calling = asyncio.create_task(call(gate, given))
+        await within(60, gate.reached.wait(), what=f"the run to be in {step}")
+        assert [row["cancel_requested_at"] for row in await ledger.rows("t")] == [None]
+        if step == "weigh":
+            assert await durable.cancel("t", wait=True, timeout=30)
+            with pytest.raises(RunCancelledError):
+                await calling
+    gate.open.set()
+    assert (await calling)["words"] == list(STEPS)
 
 
 async def test_a_stream_that_its_consumer_holds_back_is_cancelled_too(durable: Durable) -> None:
