@@ -33,9 +33,9 @@ from langgraph.types import Interrupt, Send
 
 from aiodurable.model import StoredObject
 
-__all__ = ["Inert", "Shown"]
+__all__ = ["DEEPEST", "Inert", "Shown"]
 
-_DEEPEST = 50
+DEEPEST = 50
 """How many objects may be inside each other: each is a call of the decoder within a call of it."""
 
 _OBJECTS = frozenset(
@@ -116,7 +116,7 @@ class _Objects:
         self._depth = 0
 
     def __call__(self, code: int, data: bytes) -> Any:
-        if self._depth == _DEEPEST:
+        if self._depth == DEEPEST:
             return StoredObject("(nested too deep)", data)
         self._depth += 1
         try:

@@ -75,11 +75,11 @@ class State(TypedDict):
     value: Any
 
 
-async def begin(state: State) -> State:
+async def begin(state: State) -> dict[str, Any]:
     return {"value": "begun"}
 
 
-async def ask(state: State) -> State:
+async def ask(state: State) -> dict[str, Any]:
     if state["kind"] == "fails":
         raise RuntimeError(state["value"])
     if state["kind"] in TEXTS or state["kind"] in VALUES:
@@ -88,7 +88,7 @@ async def ask(state: State) -> State:
     return {}
 
 
-async def fail(state: State) -> State:
+async def fail(state: State) -> dict[str, Any]:
     raise RuntimeError(TEXTS.get(state["kind"], "no"))
 
 

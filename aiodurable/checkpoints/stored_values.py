@@ -33,6 +33,8 @@ from langgraph.checkpoint.serde.jsonplus import (
     JsonPlusSerializer,
 )
 
+from aiodurable.inert import DEEPEST
+
 __all__ = ["Built", "Undecodable", "ValueReader", "serde_for"]
 
 _SAFE: frozenset[tuple[str, ...]] = getattr(_msgpack, "SAFE_MSGPACK_TYPES", frozenset())
@@ -116,7 +118,11 @@ class ValueReader:
                 problem = Undecodable(f"(stored as {kind})", f"cannot be read: {type(error).__name__}")
                 found[problem.name] = problem
             for one in built:
-                if why := self._why_not(one):
+                try:
+                    why = self._why_not(one)
+                except Exception as error:  # a row can name what no class is called
+                    why = f"cannot be told: {type(error).__name__}"
+                if why:
                     name = f"{one.module}.{one.name}"
                     found[name] = Undecodable(name, why)
         return list(found.values())
@@ -182,12 +188,21 @@ def serde_for(graph: Any, saver: BaseCheckpointSaver[Any]) -> SerializerProtocol
 
 
 def _hook(built: list[Built]) -> Callable[[int, bytes], Any]:
+    depth = 0
+
     def hook(code: int, data: bytes) -> Any:
+        nonlocal depth
         if code == EXT_NUMPY_ARRAY:
             return None
+        if depth == DEEPEST:  # each is a call of the decoder inside a call of it
+            raise ValueError("nested too deep")
+        depth += 1
         inside = ormsgpack.unpackb(data, ext_hook=hook, option=ormsgpack.OPT_NON_STR_KEYS)
+        depth -= 1
         if code == EXT_DELTA_SNAPSHOT or code not in _CONSTRUCTORS:
             return inside
+        if not isinstance(inside[0], str) or not isinstance(inside[1], str):
+            raise TypeError("no object of LangGraph's")
         built.append(Built(inside[0], inside[1], code, inside[2]))
         return built[-1]
 

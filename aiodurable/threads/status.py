@@ -41,6 +41,7 @@ from typing import Any, NamedTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.types import Interrupt, Send
 
+from aiodurable.jsonable import shown
 from aiodurable.keys import lock_key
 from aiodurable.model import LockHolder, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.connections import Database
@@ -150,7 +151,7 @@ class Classifier:
         reading = Reading(self._serde)
         status = ThreadStatus(row["status"])
         sends = reading.sends(row["sends_type"], row["sends"])
-        error = None if row["error_blob"] is None else str(reading.load(row["error_type"], row["error_blob"]))
+        error = None if row["error_blob"] is None else shown(reading.load(row["error_type"], row["error_blob"]))
         from_ledger = status == row["run_status"]
         if error is None and from_ledger and status in (ThreadStatus.FAILED, ThreadStatus.QUARANTINED):
             error = row["run_error"]
