@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
@@ -20,7 +22,9 @@ __all__ = ["FAILURES", "FREED", "NOTIFIED", "NOT_HELD", "Answer", "Wire", "poole
 
 _SQL = load("locks")
 _PREPARED: Final = ("batch", "acquire", "release", "flags", "undo", "audit")
+_log = logging.getLogger(__name__)
 _CHANNEL: Final = "aiodurable_lock"
+_KEY: Final = re.compile("-?[0-9]{1,19}")
 
 NOT_HELD: Final = 0
 FREED: Final = 1
@@ -113,7 +117,10 @@ class Wire:
         """Have `heard` called with the key whenever a lock that somebody waits for was let go; and listen on `channels`."""
 
         def told(_connection: object, _pid: int, _channel: str, payload: object) -> None:
-            heard(int(str(payload)))
+            if _KEY.fullmatch(key := str(payload)):
+                heard(int(key))
+            else:
+                _log.debug("dropped a notification of %d characters that is no key: anybody may send one", len(key))
 
         def passed_on(_connection: object, _pid: int, channel: str, payload: object) -> None:
             channels[channel](str(payload))
