@@ -14,6 +14,7 @@ import click
 from aiodurable.cli.bench import bench
 from aiodurable.cli.cancel import cancel
 from aiodurable.cli.check import check
+from aiodurable.cli.db import db
 from aiodurable.cli.delete import delete
 from aiodurable.cli.demo.command import demo
 from aiodurable.cli.doctor.command import doctor
@@ -74,6 +75,7 @@ for _command in (
     bench,
     cancel,
     check,
+    db,
     delete,
     demo,
     doctor,

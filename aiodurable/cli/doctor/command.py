@@ -27,15 +27,23 @@ _MOST_COLUMNS = 100
 
 @click.command(short_help="Check whether this host can work on that Postgres.")
 @dsn_option
+@click.option(
+    "--for",
+    "kind",
+    type=click.Choice(("run", "look", "prune", "migrate")),
+    default="run",
+    show_default=True,
+    help="What this role is to do.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
-def doctor(ctx: click.Context, dsn: str | None, as_json: bool) -> None:
+def doctor(ctx: click.Context, dsn: str | None, kind: str, as_json: bool) -> None:
     """Check whether this host can work on that Postgres, and say what to change.
 
     Looks at the configuration, the ways to Postgres, locks, settings, capacity, clocks, tables and rights; changes
     nothing. Shows no password. The exit code is 1 if something fails, 0 otherwise, also with warnings.
     """
-    findings = asyncio.run(_examine(dsn, as_json))
+    findings = asyncio.run(_examine(dsn, kind, as_json))
     failed = sum(finding.grade == "fail" for finding in findings)
     warned = sum(finding.grade == "warn" for finding in findings)
     if not as_json:
@@ -44,11 +52,12 @@ def doctor(ctx: click.Context, dsn: str | None, as_json: bool) -> None:
         ctx.exit(Exit.FAILED)
 
 
-async def _examine(dsn: str | None, as_json: bool) -> list[Finding]:
+async def _examine(dsn: str | None, kind: str, as_json: bool) -> list[Finding]:
     from aiodurable.cli.doctor.examination import examine  # noqa: PLC0415 - loads both drivers and LangGraph's saver
+    from aiodurable.postgres.grants import Kind  # noqa: PLC0415 - as above
 
     findings: list[Finding] = []
-    async for finding in examine(dsn):
+    async for finding in examine(dsn, Kind(kind)):
         click.echo(json_text(asdict(finding)) if as_json else _lines(finding))
         findings.append(finding)
     return findings

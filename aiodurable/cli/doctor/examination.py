@@ -11,6 +11,7 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError
 from aiodurable.locks.wire import Wire
 from aiodurable.postgres.connections import Database
+from aiodurable.postgres.grants import Kind
 from aiodurable.settings import Settings
 
 __all__ = ["examine"]
@@ -18,7 +19,7 @@ __all__ = ["examine"]
 _BOUND_S = 30.0
 
 
-async def examine(dsn: str | None) -> AsyncIterator[Finding]:
+async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Finding]:
     """One finding after the other, each as soon as it is known. Changes nothing, and ends in bounded time."""
     settings, finding = configuration.read_settings()
     yield finding
@@ -42,7 +43,7 @@ async def examine(dsn: str | None) -> AsyncIterator[Finding]:
             async for finding in _direct_way(wire, direct, settings):
                 yield finding
         if reached:
-            async for finding in _server(database, wire if direct is not pool_way else None, settings):
+            async for finding in _server(database, wire if direct is not pool_way else None, settings, kind):
                 yield finding
             if direct is not pool_way:
                 yield await _bounded("pooling", ways.pooling(database, settings))
@@ -58,7 +59,7 @@ async def _direct_way(wire: Wire, direct: Dsn, settings: Settings) -> AsyncItera
         yield await _bounded("silence", ways.silence(direct, settings))
 
 
-async def _server(database: Database, other: Wire | None, settings: Settings) -> AsyncIterator[Finding]:
+async def _server(database: Database, other: Wire | None, settings: Settings, kind: Kind) -> AsyncIterator[Finding]:
     """`other`: the direct way, where it is not the pool's."""
     try:
         async with asyncio.timeout(_BOUND_S):
@@ -67,6 +68,8 @@ async def _server(database: Database, other: Wire | None, settings: Settings) ->
         yield _unexpected("server", error)
         return
     for check in server.CHECKS:
+        if kind is Kind.LOOK and check is server.primary:
+            continue  # who looks may do so at a standby, and read-only
         try:
             finding = check(facts, settings)
         except Exception as error:  # as above
@@ -76,7 +79,8 @@ async def _server(database: Database, other: Wire | None, settings: Settings) ->
     if other is not None:
         yield await _bounded("same database", ways.same_database(database, other))
     yield (schema := await _bounded("schema", tables.tables(database.dsn, settings)))
-    yield await _bounded("rights", tables.rights(database, settings, ready=schema.grade is Grade.OK))
+    yield await _bounded("rights", tables.rights(database, settings, ready=schema.grade is Grade.OK, kind=kind))
+    yield await _bounded("everybody", tables.everybody(database))
 
 
 async def _bounded(name: str, check: Awaitable[Finding]) -> Finding:

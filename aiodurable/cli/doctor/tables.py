@@ -7,20 +7,13 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import SchemaMismatchError
 from aiodurable.postgres import schema
 from aiodurable.postgres.connections import Database
+from aiodurable.postgres.grants import Kind, Right, needed
 from aiodurable.postgres.queries import load
 from aiodurable.settings import Settings
 
-__all__ = ["rights", "tables"]
+__all__ = ["everybody", "rights", "tables"]
 
 _SQL = load("doctor")
-_WRITTEN = (
-    "checkpoints",
-    "checkpoint_blobs",
-    "checkpoint_writes",
-    "aiodurable_fences",
-    "aiodurable_runs",
-)
-_READ = ("checkpoint_migrations", "aiodurable_migrations")
 
 
 async def tables(dsn: Dsn, settings: Settings) -> Finding:
@@ -38,18 +31,14 @@ async def tables(dsn: Dsn, settings: Settings) -> Finding:
     return ok("schema", f"version {schema.VERSION}")
 
 
-async def rights(database: Database, settings: Settings, *, ready: bool) -> Finding:
-    """What this role may not do and must. `ready`: no table is left to be made."""
-    wanted = [(table, right) for table in _WRITTEN for right in ("SELECT", "INSERT", "UPDATE", "DELETE")]
-    wanted += [(table, "SELECT") for table in _READ]
-    wanted += [("aiodurable_namespace", right) for right in ("SELECT", "INSERT")]
-    wanted.append(("aiodurable_lock_tokens", "USAGE"))
-    relations, privileges = map(list, zip(*wanted, strict=True))
-    missing = await database.fetch(_SQL["rights"], relations, privileges)
-    if missing:
-        names = ", ".join(f"{row['privilege']} on {row['relation']}" for row in missing)
-        return fail("rights", f"this role lacks {names}", "GRANT them to it")
-    if not ready:
+async def rights(database: Database, settings: Settings, *, ready: bool, kind: Kind = Kind.RUN) -> Finding:
+    """What this role may not do and must. `ready`: no table is left to be made. `kind`: what it is for."""
+    if missing := await _missing(database, kind):
+        names = ", ".join(f"{right} on {relation}" for relation, right in missing)
+        if kind is not Kind.LOOK and not await _missing(database, Kind.LOOK):
+            return fail("rights", f"this role may look, not {kind}: it lacks {names}", _advice(kind))
+        return fail("rights", f"this role lacks {names}", _advice(kind))
+    if kind is Kind.MIGRATE or (not ready and kind is not Kind.LOOK):
         [row] = await database.fetch(_SQL["may_create"])
         if row["schema"] is None:
             return fail("rights", "the search path names no schema that exists", "ALTER ROLE … SET search_path")
@@ -60,4 +49,35 @@ async def rights(database: Database, settings: Settings, *, ready: bool) -> Find
                 "run `aiodurable migrate` as a role that may, and give this one rights on the tables"
                 + (" (and AIODURABLE_SETUP=false)" if settings.setup else ""),
             )
-    return ok("rights", "this role may do all that is needed")
+    return ok("rights", f"this role may do all that is needed to {kind}")
+
+
+async def _missing(database: Database, kind: Kind) -> list[Right]:
+    wanted = needed(kind)
+    relations, privileges = [relation for relation, _ in wanted], [privilege for _, privilege in wanted]
+    rows = await database.fetch(_SQL["rights"], relations, privileges)
+    return [(row["relation"], row["privilege"]) for row in rows]
+
+
+def _advice(kind: Kind) -> str:
+    return f"GRANT them: `aiodurable db grants --role ROLE --for {kind}` prints how; --for says what a role is for"
+
+
+async def everybody(database: Database) -> Finding:
+    """What roles that have nothing to do with this may."""
+    name = "everybody"
+    [row] = await database.fetch(_SQL["public"])
+    if row["creates"]:
+        schemas = ", ".join(row["creates"])
+        return warn(
+            name,
+            f"every role may create in schema {schemas}, which is in the search path",
+            f"REVOKE CREATE ON SCHEMA {schemas} FROM PUBLIC: what is made there may be taken for what is meant",
+        )
+    if row["connects"]:
+        return warn(
+            name,
+            "every role of the server may connect to this database, and so take locks that runs need",
+            "REVOKE CONNECT ON DATABASE … FROM PUBLIC, and grant it to those who work with it",
+        )
+    return ok(name, "only roles that were granted it connect, and create in the search path")

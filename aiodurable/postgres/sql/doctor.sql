@@ -46,3 +46,38 @@ WHERE CASE WHEN pg_catalog.to_regclass(want.relation) IS NULL THEN false
 -- No table. Where tables would be made (null: the search path names no schema there is), and whether this role may.
 SELECT pg_catalog.current_schema() AS schema,
        pg_catalog.has_schema_privilege(pg_catalog.current_schema(), 'CREATE') AS may
+
+-- name: grants
+-- Catalogues. $1 the role, $2 what it may do in the schema of the tables, $3 tables and sequences, $4 what with each. Where the
+-- tables are, or would be made; no row: nowhere.
+WITH place AS MATERIALIZED (
+    SELECT coalesce((SELECT n.nspname
+                     FROM pg_catalog.pg_class c
+                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                     WHERE c.oid = pg_catalog.to_regclass('aiodurable_runs')), pg_catalog.current_schema()) AS name
+)
+SELECT pg_catalog.format('GRANT CONNECT ON DATABASE %I TO %I', pg_catalog.current_database(), $1::text) AS statement
+FROM place
+WHERE name IS NOT NULL
+UNION ALL
+SELECT pg_catalog.format('GRANT %s ON SCHEMA %I TO %I', $2::text, name, $1) FROM place WHERE name IS NOT NULL
+UNION ALL
+SELECT pg_catalog.format('GRANT %s ON %s %I.%I TO %I', w.rights,
+                         CASE w.rights WHEN 'USAGE' THEN 'SEQUENCE' ELSE 'TABLE' END, p.name, w.relation, $1)
+FROM place p
+CROSS JOIN unnest($3::text[], $4::text[]) AS w (relation, rights)
+WHERE p.name IS NOT NULL
+
+-- name: public
+-- Catalogues. What everybody may: create in these schemas of the search path, connect to this database. 0 is PUBLIC.
+SELECT ARRAY(SELECT n.nspname::text
+             FROM pg_catalog.pg_namespace n
+             CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) AS a
+             WHERE n.nspname = ANY (pg_catalog.current_schemas(false)) AND a.grantee = 0::oid
+               AND a.privilege_type = 'CREATE') AS creates,
+       EXISTS (SELECT 1
+               FROM pg_catalog.pg_database d
+               CROSS JOIN LATERAL pg_catalog.aclexplode(
+                   coalesce(d.datacl, pg_catalog.acldefault('d'::"char", d.datdba))) AS a
+               WHERE d.datname = pg_catalog.current_database() AND a.grantee = 0::oid
+                 AND a.privilege_type = 'CONNECT') AS connects

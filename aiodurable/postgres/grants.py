@@ -1,0 +1,85 @@
+"""What each kind of role must be granted: printed by `aiodurable db grants`, looked for by `aiodurable doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from aiodurable.errors import ConfigurationError
+from aiodurable.postgres.connections import Database
+from aiodurable.postgres.queries import load
+
+__all__ = ["Kind", "Right", "needed", "statements"]
+
+_SQL = load("doctor")
+
+
+class Kind(StrEnum):
+    """What a role is for."""
+
+    RUN = "run"
+    LOOK = "look"
+    PRUNE = "prune"
+    MIGRATE = "migrate"
+
+
+Right = tuple[str, str]
+"""A table or sequence, and a privilege on it."""
+
+_LOOK: Final[Mapping[str, str]] = {
+    "checkpoints": "SELECT",
+    "checkpoint_blobs": "SELECT",
+    "checkpoint_writes": "SELECT",
+    "checkpoint_migrations": "SELECT",
+    "aiodurable_migrations": "SELECT",
+    "aiodurable_namespace": "SELECT",
+    "aiodurable_runs": "SELECT",
+}
+_RUN: Final[Mapping[str, str]] = {
+    **_LOOK,
+    "checkpoints": "SELECT, INSERT, UPDATE",
+    "checkpoint_blobs": "SELECT, INSERT",
+    "checkpoint_writes": "SELECT, INSERT, UPDATE, DELETE",
+    "aiodurable_namespace": "SELECT, INSERT",
+    "aiodurable_runs": "SELECT, INSERT, UPDATE",
+    "aiodurable_fences": "SELECT, INSERT, UPDATE",
+    "aiodurable_lock_tokens": "USAGE",
+}
+_PRUNE: Final[Mapping[str, str]] = {
+    **_RUN,
+    "checkpoints": "SELECT, INSERT, UPDATE, DELETE",
+    "checkpoint_blobs": "SELECT, INSERT, DELETE",
+    "aiodurable_runs": "SELECT, INSERT, UPDATE, DELETE",
+    "aiodurable_fences": "SELECT, INSERT, UPDATE, DELETE",
+}
+"""What removes threads is a process that runs them: it needs what that needs, and DELETE."""
+
+_TABLES: Final[Mapping[Kind, Mapping[str, str]]] = {
+    Kind.LOOK: _LOOK,
+    Kind.RUN: _RUN,
+    Kind.PRUNE: _PRUNE,
+    Kind.MIGRATE: {},
+}
+
+
+def needed(kind: Kind) -> list[Right]:
+    """Privileges on tables and sequences; who migrates owns them, and is granted CREATE on their schema alone."""
+    return [(table, right) for table, rights in _TABLES[kind].items() for right in rights.split(", ")]
+
+
+async def statements(database: Database, role: str, kind: Kind) -> list[str]:
+    """The GRANTs, without semicolons, names quoted by the server.
+
+    Raises:
+        ConfigurationError: the search path names no schema that exists.
+    """
+    tables = _TABLES[kind]
+    on_schema = "USAGE, CREATE" if kind is Kind.MIGRATE else "USAGE"
+    rows = await database.fetch(_SQL["grants"], role, on_schema, list(tables), list(tables.values()))
+    if not rows:
+        raise ConfigurationError(
+            f"could not tell what to grant at {database.dsn.safe}: the search path names no schema that exists; "
+            "create one, or ALTER ROLE … SET search_path"
+        )
+    return [row["statement"] for row in rows]

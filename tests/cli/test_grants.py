@@ -1,0 +1,197 @@
+"""What `aiodurable db grants` prints is what each kind of role needs, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypedDict
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command, interrupt
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from aiodurable import Durable
+from aiodurable.cli.commands import cli
+from aiodurable.dsn import parse_dsn
+from aiodurable.errors import AiodurableError
+from aiodurable.postgres import schema
+from aiodurable.settings import Settings
+
+ROLE = 'the "app"'
+SCHEMA = 'Our "tables"'
+PATH = "-c search_path=" + re.sub(r"([\\ ])", r"\\\1", '"Our ""tables"""')
+
+
+class State(TypedDict, total=False):
+    n: int
+
+
+def ask(state: State) -> State:
+    return {"n": interrupt("how many?")}
+
+
+GRAPHS: dict[str, Any] = {"ask": StateGraph(State).add_node("ask", ask).add_edge(START, "ask").add_edge("ask", END)}
+
+
+@pytest.fixture
+async def owner(empty_dsn: str) -> AsyncIterator[str]:
+    """The DSN of whoever owns the tables, which have a schema of their own, in a database that is not everybody's."""
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        name = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
+        connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'app'").format(sql.Identifier(ROLE)))
+    yield make_conninfo(empty_dsn, options=PATH)
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(ROLE)))
+        connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(ROLE)))
+
+
+def grants(dsn: str, kind: str, role: str = ROLE) -> list[str]:
+    result = CliRunner().invoke(cli, ["db", "grants", "--dsn", dsn, "--role", role, "--for", kind])
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
+def each_privilege(statements: list[str]) -> Iterator[tuple[str, str]]:
+    """GRANT and REVOKE of one privilege."""
+    for statement in statements:
+        found = re.fullmatch(r"GRANT (.+?) ON (.+) TO (.+);", statement)
+        assert found, statement
+        for privilege in found[1].split(", "):
+            yield f"GRANT {privilege} ON {found[2]} TO {found[3]}", f"REVOKE {privilege} ON {found[2]} FROM {found[3]}"
+
+
+async def looks(dsn: str) -> None:
+    async with Durable(dsn, settings=Settings(setup=False, lock_sessions=0, connect_timeout_s=5)) as durable:
+        assert [found.thread_id async for found in durable.find_workflows()] == ["before"]
+        await durable.get_checkpoint_status("before")
+        await durable.counts()
+        await durable.counts(exact=False)
+        assert [step async for step in durable.history("before")]
+
+
+async def runs(dsn: str) -> None:
+    async with Durable(dsn, graphs=GRAPHS, settings=Settings(setup=False, connect_timeout_s=5)) as durable:
+        async with durable.run("ask", "thread") as run:
+            await run.ainvoke({})
+        async with durable.run("ask", "thread") as run:
+            assert (await run.ainvoke(Command(resume=3)))["n"] == 3
+        await durable.fork("thread", "fork")
+        await durable.get_checkpoint_status("thread")
+        [found async for found in durable.find_workflows()]
+
+
+async def prunes(dsn: str) -> None:
+    async with Durable(dsn, settings=Settings(setup=False, connect_timeout_s=5)) as durable:
+        await durable.prune(older_than=timedelta(0), keep="nothing")
+        await durable.delete("thread")
+        await durable.delete("fork")
+
+
+async def runs_and_prunes(dsn: str) -> None:
+    await runs(dsn)
+    await prunes(dsn)
+
+
+async def migrates(dsn: str) -> None:
+    await schema.migrate(parse_dsn(dsn))
+
+
+DOES: dict[str, Callable[[str], Awaitable[None]]] = {
+    "look": looks,
+    "run": runs,
+    "prune": runs_and_prunes,
+    "migrate": migrates,
+}
+
+
+@pytest.mark.parametrize("kind", DOES)
+async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_them_not(owner: str, kind: str) -> None:
+    app = make_conninfo(owner, user=ROLE, password="app")
+    if kind != "migrate":
+        await schema.migrate(parse_dsn(owner))
+    with psycopg.connect(owner, autocommit=True) as connection:
+        statements = await asyncio.to_thread(grants, owner, kind)
+        for statement in statements:
+            connection.execute(statement.encode())
+
+        async def tried(revoked: str) -> None:
+            if kind == "migrate":
+                connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(ROLE)))
+                for statement in statements:
+                    connection.execute(statement.encode())
+            else:
+                connection.execute(
+                    "TRUNCATE checkpoints, checkpoint_blobs, checkpoint_writes, aiodurable_runs, aiodurable_fences, "
+                    "aiodurable_namespace"
+                )
+            if kind == "look":
+                await runs_once(owner)
+            if revoked:
+                connection.execute(revoked.encode())
+            await DOES[kind](app)
+
+        await tried("")
+        spared: list[str] = []
+        for granted, revoked in each_privilege(statements):
+            try:
+                await tried(revoked)
+            except (AiodurableError, psycopg.Error):
+                pass
+            else:
+                spared.append(granted)
+            connection.execute(granted.encode())
+        assert spared == []
+        await tried("")
+
+
+def test_doctor_knows_what_a_role_is_for(dsn: str, admin: psycopg.Connection[Any]) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE ROLE looker LOGIN PASSWORD 'looker'")
+        try:
+            looker = make_conninfo(dsn, user="looker", password="looker")
+            assert "this role lacks SELECT on checkpoints" in examined(looker, "look", 1)["rights"]
+            for statement in (
+                CliRunner()
+                .invoke(cli, ["db", "grants", "--dsn", dsn, "--role", "looker", "--for", "look"])
+                .output.splitlines()
+            ):
+                connection.execute(statement.encode())
+            assert examined(looker, "look", 0)["rights"] == "this role may do all that is needed to look"
+            found = examined(looker, "run", 1)["rights"]
+            assert found.startswith("this role may look, not run: it lacks INSERT on checkpoints")
+        finally:
+            connection.execute("DROP OWNED BY looker CASCADE; DROP ROLE looker")
+
+
+def test_doctor_warns_of_what_everybody_may(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        name = sql.Identifier(connection.info.dbname)
+        connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+        assert "may create in schema public" in examined(dsn, "run", 0)["everybody"]
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        assert "may connect" in examined(dsn, "run", 0)["everybody"]
+        connection.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
+        assert examined(dsn, "run", 0)["everybody"].startswith("only roles that were granted it")
+
+
+def examined(dsn: str, kind: str, exit_code: int) -> dict[str, str]:
+    result = CliRunner().invoke(cli, ["doctor", "--dsn", dsn, "--for", kind, "--json"])
+    assert result.exit_code == exit_code, result.output
+    return {found["check"]: found["found"] for found in map(json.loads, result.output.splitlines())}
+
+
+async def runs_once(dsn: str) -> None:
+    async with (
+        Durable(dsn, graphs=GRAPHS, settings=Settings(setup=False)) as durable,
+        durable.run("ask", "before") as run,
+    ):
+        await run.ainvoke({})
