@@ -57,7 +57,7 @@ async def owner(empty_dsn: str) -> AsyncIterator[str]:
 def grants(dsn: str, kind: str, role: str = ROLE) -> list[str]:
     result = CliRunner().invoke(cli, ["db", "grants", "--dsn", dsn, "--role", role, "--for", kind])
     assert result.exit_code == 0, result.output
-    return result.output.splitlines()
+    return result.stdout.splitlines()
 
 
 def each_privilege(statements: list[str]) -> Iterator[tuple[str, str]]:
@@ -186,7 +186,7 @@ def test_doctor_warns_of_what_everybody_may(dsn: str) -> None:
 def examined(dsn: str, kind: str, exit_code: int) -> dict[str, str]:
     result = CliRunner().invoke(cli, ["doctor", "--dsn", dsn, "--for", kind, "--json"])
     assert result.exit_code == exit_code, result.output
-    return {found["check"]: found["found"] for found in map(json.loads, result.output.splitlines())}
+    return {found["check"]: found["found"] for found in map(json.loads, result.stdout.splitlines())}
 
 
 async def runs_once(dsn: str) -> None:

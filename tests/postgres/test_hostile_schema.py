@@ -126,7 +126,7 @@ END $do$
 """
 
 USED = """
-SELECT DISTINCT p.proname || ' uses ' || pg_describe_object(d.refclassid, d.refobjid, 0)
+SELECT DISTINCT format('%s uses %s', p.proname, pg_describe_object(d.refclassid, d.refobjid, 0))
 FROM pg_depend d
 JOIN pg_proc p ON p.oid = d.objid AND p.pronamespace = 'probe'::regnamespace
 LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid

@@ -54,7 +54,7 @@ WITH place AS MATERIALIZED (
     SELECT coalesce((SELECT n.nspname
                      FROM pg_catalog.pg_class c
                      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                     WHERE c.oid = pg_catalog.to_regclass('aiodurable_runs')), pg_catalog.current_schema()) AS name
+                     WHERE c.oid = pg_catalog.to_regclass('aiodurable_runs')::oid), pg_catalog.current_schema()) AS name
 )
 SELECT pg_catalog.format('GRANT CONNECT ON DATABASE %I TO %I', pg_catalog.current_database(), $1::text) AS statement
 FROM place
