@@ -36,7 +36,8 @@ WHERE r.run_id = $1 AND r.token = $2::bigint
 -- name: questions
 -- checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it; checkpoint_writes_pkey for their
 -- tasks. Every question of a task that has not finished, in the root graph and in subgraphs; and the answer of no task, which
--- plain LangGraph keeps for whichever question comes next. An answer is spent if a task took one after it, or asked after it.
+-- plain LangGraph keeps for whichever question comes next. An answer is spent if a task took one after it, or asked after it,
+-- or took this very one last: the stock saver may commit it after what the task did with it.
 WITH head AS MATERIALIZED (
     SELECT checkpoint_id FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1
 ), places AS MATERIALIZED (
@@ -48,7 +49,7 @@ WITH head AS MATERIALIZED (
        AND c.metadata -> 'parents'::text ->> ''::text = (SELECT checkpoint_id FROM head)
      ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
 ), tasks AS MATERIALIZED (
-    SELECT p.checkpoint_ns, t.task_id, t.path, t.finished, t.type, t.blob, t.asked_age, t.took_age
+    SELECT p.checkpoint_ns, t.task_id, t.path, t.finished, t.type, t.blob, t.asked_age, t.took_age, t.took
     FROM places p
     CROSS JOIN LATERAL (
         SELECT w.task_id, pg_catalog.min(w.task_path) AS path,
@@ -57,7 +58,8 @@ WITH head AS MATERIALIZED (
                pg_catalog.max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS type,
                (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS blob,
                pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__interrupt__') AS asked_age,
-               pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS took_age
+               pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS took_age,
+               (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS took
         FROM checkpoint_writes w
         WHERE w.thread_id = $1 AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
           AND w.task_id <> '00000000-0000-0000-0000-000000000000'
@@ -75,7 +77,9 @@ WITH head AS MATERIALIZED (
 SELECT l.type AS loose_type, l.blob AS loose, l.commanded,
        EXISTS (SELECT 1
                FROM tasks t
-               WHERE t.took_age <= l.age OR NOT t.finished AND t.asked_age <= l.age) AS spent,
+               WHERE t.took_age <= l.age OR NOT t.finished AND t.asked_age <= l.age
+                  OR pg_catalog.substr(t.took, pg_catalog.octet_length(t.took)
+                                               - pg_catalog.octet_length(l.blob) + 1) = l.blob) AS spent,
        q.namespaces, q.task_ids, q.paths, q.types, q.blobs
 FROM loose l
 CROSS JOIN (

@@ -96,7 +96,8 @@ facts AS (
         SELECT pg_catalog.array_agg(w.channel) FILTER (WHERE w.channel = '__start__' OR w.channel LIKE 'branch:to:%') AS commanded,
                pg_catalog.array_agg(w.type) FILTER (WHERE w.channel = '__pregel_tasks') AS commanded_sends_type,
                pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__pregel_tasks') AS commanded_sends,
-               pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS answer_age
+               pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS answer_age,
+               (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS answer
         FROM checkpoint_writes w
         WHERE w.thread_id = h.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = h.checkpoint_id
           AND w.task_id = '00000000-0000-0000-0000-000000000000'
@@ -117,9 +118,13 @@ facts AS (
         FROM (
             SELECT k.*,
                    -- LangGraph writes the question anew each time it is asked, in subgraphs too: an answer younger
-                   -- than that row, of no task or taken by this one, was given to it.
+                   -- than that row, of no task or taken by this one, was given to it. The stock saver may commit the
+                   -- answer of no task after what the task did with it: one that this task took last is spent.
                    k.question IS NOT NULL AND NOT k.finished AND NOT k.failed
-                   AND NOT coalesce(least(n.answer_age, k.answers_age) < k.question_age, false) AS waiting
+                   AND NOT coalesce(least(
+                       CASE WHEN pg_catalog.substr(k.answers, pg_catalog.octet_length(k.answers)
+                                                              - pg_catalog.octet_length(n.answer) + 1) = n.answer
+                            THEN NULL ELSE n.answer_age END, k.answers_age) < k.question_age, false) AS waiting
             FROM (
                 SELECT g.*,
                        -- Cancelled siblings of a failure carry an error that is none; a handled one is its handler's
@@ -143,6 +148,7 @@ facts AS (
                        pg_catalog.max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS question_type,
                        (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS question,
                        pg_catalog.max(w.xmin::text) FILTER (WHERE w.channel = '__resume__') AS answers_xid,
+                       (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS answers,
                        pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__error__') AS error_age,
                        pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__interrupt__') AS question_age,
                        pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS answers_age

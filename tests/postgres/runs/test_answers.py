@@ -319,6 +319,38 @@ async def test_an_answer_of_plain_langgraph_is_never_given_to_a_third_question(d
     assert await asked(durable) == ["q3?"]
 
 
+OF_NO_TASK = "00000000-0000-0000-0000-000000000000"
+
+
+class LateSaver(AsyncPostgresSaver):
+    """Commits the answer of no task after what a task did with it, as the stock saver may: it serialises in threads."""
+
+    written = asyncio.Event()
+
+    async def aput_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
+        if task_id == OF_NO_TASK:
+            await self.written.wait()
+        await super().aput_writes(config, writes, task_id, task_path)
+        self.written.set()
+
+
+async def test_an_answer_of_plain_langgraph_that_is_stored_late_is_given_to_no_other_question(
+    durable: Durable, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = chain(ask=asks("q1?", "q2?", "q3?"))
+    async with LateSaver.from_conn_string(dsn) as saver:
+        plain, config = graph.compile(checkpointer=saver), {"configurable": {"thread_id": "t"}}
+        await plain.ainvoke(INPUT, config)  # pyright: ignore[reportArgumentType]
+        monkeypatch.setattr(LateSaver, "written", asyncio.Event())
+        await plain.ainvoke(Command(resume="one"), config)  # pyright: ignore[reportArgumentType]
+    assert await asked(durable) == ["q2?"]
+    async with durable.run(graph, "t") as run:
+        with pytest.raises(ThreadInterruptedError):
+            await run.ainvoke()
+    await answers(durable, graph, "two")
+    assert await asked(durable) == ["q3?"]
+
+
 async def test_an_answer_of_plain_langgraph_that_one_node_took_is_not_given_to_another(
     durable: Durable, dsn: str
 ) -> None:
