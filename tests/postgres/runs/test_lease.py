@@ -107,6 +107,19 @@ async def test_a_wait_that_makes_no_sense_is_refused(durable: Durable, options: 
             pytest.fail("entered")
 
 
+async def test_without_a_grace_the_fence_is_revoked_in_the_very_moment_the_lock_is_lost(
+    dsn: str, strict: Settings
+) -> None:
+    revoked: list[bool] = []
+    async with Durable(dsn, settings=strict) as durable:
+        with pytest.raises(LeaseLostError):
+            async with durable.hold("t") as lease:
+                lease._lock.on_lost(lambda: revoked.append(lease.fence.revoked))
+                await end_lock_sessions(dsn)
+                await within(30, lease.wait_lost(), what="the loss of the lease")
+    assert revoked == [True]
+
+
 async def test_every_lease_of_a_thread_has_a_larger_token(durable: Durable) -> None:
     tokens: list[int] = []
     for _ in range(5):
