@@ -161,6 +161,9 @@ from aiodurable.model import (
     RunStatus as RunStatus,
 )
 from aiodurable.model import (
+    StoredObject as StoredObject,
+)
+from aiodurable.model import (
     ThreadStatus as ThreadStatus,
 )
 from aiodurable.model import (

@@ -167,7 +167,8 @@ def _interrupt(made_of: Mapping[str, Any]) -> Interrupt:
     known = {key: made_of[key] for key in ("id", "ns") if made_of.get(key) is not None}
     if not isinstance(known.get("id", ""), str):
         raise TypeError("an id is text")
-    return Interrupt(made_of["value"], **known)
+    schema = made_of.get("response_schema")
+    return Interrupt(made_of["value"], response_schema=schema if isinstance(schema, dict) else None, **known)
 
 
 def _send(made_of: Sequence[Any]) -> Send:

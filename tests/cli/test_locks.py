@@ -53,7 +53,7 @@ async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str) -> Non
         assert (lock["thread_id"], lock["graph"], lock["key"]) == (
             "t\x1b[31m",
             "words",
-            lock_key("t\x1b[31m", "aiodurable"),
+            str(lock_key("t\x1b[31m", "aiodurable")),
         )
         assert lock["run_since"] is not None
         assert lock["holder"]["process"] == HERE
@@ -70,7 +70,7 @@ async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str) -> Non
 async def test_a_lock_of_an_apps_own_is_told_by_its_key_or_by_the_name_asked_for(dsn: str) -> None:
     async with PostgresLockManager(dsn, namespace="mine") as manager, manager.hold("nightly"):
         [lock] = await held(dsn)
-        assert (lock["thread_id"], lock["key"]) == (None, own_lock_key("nightly", "mine"))
+        assert (lock["thread_id"], lock["key"]) == (None, str(own_lock_key("nightly", "mine")))
         [lock] = await held(dsn, "nightly", "--namespace", "mine")
         assert lock["name"] == "nightly"
         assert "≤" in (await locks(dsn)).output
