@@ -32,6 +32,7 @@ class Taking:
         self.turns = Turns()
         self.bell = Bell()
         self.room = Room()
+        self._crowd = self.room.wakes  # looked at with each release: a call there costs a percent of a pair
         self.keepers: Sequence[Keeper] = ()
         self.loop: asyncio.AbstractEventLoop | None = None  # in which it is open
         self._closed = closed
@@ -40,7 +41,7 @@ class Taking:
     @property
     def waiting(self) -> int:
         """How many tasks wait for a lock."""
-        return self.turns.waiting + len(self.bell) + len(self.room)
+        return self.turns.waiting + len(self.bell) + len(self._crowd)
 
     def close(self) -> None:
         """Whoever waits waits no longer."""
@@ -181,7 +182,8 @@ class Taking:
     def let_go(self, session: LockSession, lease: Lease) -> Release | None:
         """The holder of a lease lets it go."""
         if session.over is None and self.turns.end_alone(lease.key):  # nobody waits for it here: the usual case
-            self._make_room()
+            if self._crowd:
+                self._make_room()
             return session.release(lease.key)
         return self.put_back(session, lease.key)
 
@@ -193,7 +195,8 @@ class Taking:
         if self.turns.hand_on(key, session):
             return None
         crowded = self.turns.crowded(key)
-        self._make_room()
+        if self._crowd:
+            self._make_room()
         answer = session.release(key)
         if crowded:
             answer.add_done_callback(lambda told: self._pass_baton(key, told.result().get(key)))
@@ -202,8 +205,7 @@ class Taking:
         return answer
 
     def _make_room(self) -> None:
-        if self.room:
-            asyncio.get_running_loop().call_soon(self.room.ring)  # when the release has been asked for
+        asyncio.get_running_loop().call_soon(self.room.ring)  # when the release has been asked for
 
     def _pass_baton(self, key: int, became: int | None) -> None:
         """It went from task to task here for long enough: another process that waits has a moment to take it."""

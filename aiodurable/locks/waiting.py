@@ -65,31 +65,32 @@ class Bell:
 
 
 class Room:
-    """Wakes who waits for room in the server's lock table: one at a time, the first first."""
+    """Wakes who waits for room in the server's lock table: one at a time, the first first.
+
+    Attributes:
+        wakes: an event for each who waits, in order.
+    """
 
     def __init__(self) -> None:
-        self._wakes: dict[asyncio.Event, None] = {}  # in order
+        self.wakes: dict[asyncio.Event, None] = {}
         self._tick: asyncio.TimerHandle | None = None
-
-    def __len__(self) -> int:
-        return len(self._wakes)
 
     @contextmanager
     def waiting(self) -> Iterator[asyncio.Event]:
         """An event that is set whenever it is worth a try. Who leaves, with a lock or without, wakes the next one."""
         wake = asyncio.Event()
-        self._wakes[wake] = None
+        self.wakes[wake] = None
         if self._tick is None:
             self._arm()
         try:
             yield wake
         finally:
-            del self._wakes[wake]
+            del self.wakes[wake]
             self.ring()
 
     def ring(self) -> None:
         """There may be room for one more."""
-        for wake in self._wakes:
+        for wake in self.wakes:
             if not wake.is_set():
                 wake.set()
                 return
@@ -99,6 +100,6 @@ class Room:
 
     def _ticked(self) -> None:
         self._tick = None
-        if self._wakes:
+        if self.wakes:
             self.ring()
             self._arm()
