@@ -33,12 +33,12 @@ from langgraph.types import Interrupt, Send
 
 from aiodurable.model import StoredObject
 
-__all__ = ["DEEPEST", "Inert", "Shown"]
+__all__ = ["CONSTRUCTORS", "DEEPEST", "Inert", "Shown"]
 
 DEEPEST = 50
 """How many objects may be inside each other: each is a call of the decoder within a call of it."""
 
-_OBJECTS = frozenset(
+CONSTRUCTORS = frozenset(
     (
         EXT_CONSTRUCTOR_SINGLE_ARG,
         EXT_CONSTRUCTOR_POS_ARGS,
@@ -48,6 +48,7 @@ _OBJECTS = frozenset(
         EXT_PYDANTIC_V2,
     )
 )
+"""The msgpack extensions in which LangGraph's serializer stores objects: a class, and what it is made of."""
 _JSON_VERSIONS = (1, 2)
 """Of the envelopes in which LangChain and older LangGraphs put objects into JSON."""
 
@@ -131,7 +132,7 @@ class _Objects:
             return StoredObject("numpy.ndarray", data)
         if code == EXT_DELTA_SNAPSHOT:
             return _unpacked(data, self)
-        if code not in _OBJECTS:
+        if code not in CONSTRUCTORS:
             return StoredObject(f"(msgpack extension {code})", data)
         module, name, made_of = _unpacked(data, self)[:3]
         return _object_of(module, name, made_of)

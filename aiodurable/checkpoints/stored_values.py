@@ -26,29 +26,18 @@ from langgraph.checkpoint.serde.jsonplus import (
     EXT_CONSTRUCTOR_POS_ARGS,
     EXT_CONSTRUCTOR_SINGLE_ARG,
     EXT_DELTA_SNAPSHOT,
-    EXT_METHOD_SINGLE_ARG,
     EXT_NUMPY_ARRAY,
     EXT_PYDANTIC_V1,
     EXT_PYDANTIC_V2,
     JsonPlusSerializer,
 )
 
-from aiodurable.inert import DEEPEST
+from aiodurable.inert import CONSTRUCTORS, DEEPEST
 
 __all__ = ["Built", "Undecodable", "ValueReader", "serde_for"]
 
 _SAFE: frozenset[tuple[str, ...]] = getattr(_msgpack, "SAFE_MSGPACK_TYPES", frozenset())
 """What LangGraph rebuilds whatever is allowed."""
-_CONSTRUCTORS = frozenset(
-    (
-        EXT_CONSTRUCTOR_SINGLE_ARG,
-        EXT_CONSTRUCTOR_POS_ARGS,
-        EXT_CONSTRUCTOR_KW_ARGS,
-        EXT_METHOD_SINGLE_ARG,
-        EXT_PYDANTIC_V1,
-        EXT_PYDANTIC_V2,
-    )
-)
 _JSON_CONSTRUCTOR = 2
 """The version of the envelope in which LangGraph stored objects before it used msgpack."""
 
@@ -199,7 +188,7 @@ def _hook(built: list[Built]) -> Callable[[int, bytes], Any]:
         depth += 1
         inside = ormsgpack.unpackb(data, ext_hook=hook, option=ormsgpack.OPT_NON_STR_KEYS)
         depth -= 1
-        if code == EXT_DELTA_SNAPSHOT or code not in _CONSTRUCTORS:
+        if code == EXT_DELTA_SNAPSHOT or code not in CONSTRUCTORS:
             return inside
         if not isinstance(inside[0], str) or not isinstance(inside[1], str):
             raise TypeError("no object of LangGraph's")
