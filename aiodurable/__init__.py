@@ -68,7 +68,7 @@ _ROOMS = {
         "PostgresLockManager",
         "create_lock_manager_with_retry",
     ),
-    "model": (
+    "models": (
         "UNFINISHED",
         "LockHolder",
         "PauseReason",

@@ -145,28 +145,28 @@ from aiodurable.locks import (
 from aiodurable.locks import (
     create_lock_manager_with_retry as create_lock_manager_with_retry,
 )
-from aiodurable.model import (
+from aiodurable.models import (
     UNFINISHED as UNFINISHED,
 )
-from aiodurable.model import (
+from aiodurable.models import (
     LockHolder as LockHolder,
 )
-from aiodurable.model import (
+from aiodurable.models import (
     PauseReason as PauseReason,
 )
-from aiodurable.model import (
+from aiodurable.models import (
     RunRecord as RunRecord,
 )
-from aiodurable.model import (
+from aiodurable.models import (
     RunStatus as RunStatus,
 )
-from aiodurable.model import (
+from aiodurable.models import (
     StoredObject as StoredObject,
 )
-from aiodurable.model import (
+from aiodurable.models import (
     ThreadStatus as ThreadStatus,
 )
-from aiodurable.model import (
+from aiodurable.models import (
     WorkflowCheckpoint as WorkflowCheckpoint,
 )
 from aiodurable.runs.check import (

@@ -22,14 +22,14 @@ from aiodurable.events import Observer
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres import schema
 from aiodurable.postgres.namespace import agree_on_namespace
-from aiodurable.postgres.starting import until_ready
-from aiodurable.runs.cancelling import CHANNEL, Cancellations
+from aiodurable.postgres.startup import wait_until_ready
+from aiodurable.runs.cancellation import CHANNEL, Cancellations
 from aiodurable.runs.graphs import BoundGraph, Graph, Graphs
-from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.health import Health, health
 from aiodurable.runs.hold import OnBusy, hold
+from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Ledger
-from aiodurable.runs.renamed import Renamed
+from aiodurable.runs.renamed_nodes import Renamed
 from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run import DurableRun, run
 from aiodurable.settings import Settings
@@ -124,7 +124,7 @@ class Durable(Verbs):
             if self._stack is not None:
                 return
             if self.settings.start_timeout_s:
-                await until_ready(self._open_rooms, wanted="a Durable", timeout_s=self.settings.start_timeout_s)
+                await wait_until_ready(self._open_rooms, wanted="a Durable", timeout_s=self.settings.start_timeout_s)
             else:
                 await self._open_rooms()
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from aiodurable.model import LockHolder, ThreadStatus
+from aiodurable.models import LockHolder, ThreadStatus
 
 __all__ = [
     "AiodurableError",

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from aiodurable.model import RunStatus
+from aiodurable.models import RunStatus
 
 __all__ = [
     "Event",

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Unpack
 
 from aiodurable.durable import Durable, opened
-from aiodurable.model import WorkflowCheckpoint
+from aiodurable.models import WorkflowCheckpoint
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.run import DurableRun
 from aiodurable.threads import Pruned, ThreadFilters, ThreadStep

@@ -31,7 +31,7 @@ from langgraph.checkpoint.serde.jsonplus import (
 )
 from langgraph.types import Interrupt, Send
 
-from aiodurable.model import StoredObject
+from aiodurable.models import StoredObject
 
 __all__ = ["CONSTRUCTORS", "DEEPEST", "Inert", "Shown"]
 

@@ -18,7 +18,7 @@ from pathlib import PurePath
 from typing import Any, cast
 from uuid import UUID
 
-from aiodurable.model import StoredObject
+from aiodurable.models import StoredObject
 
 __all__ = ["json_text", "jsonable", "shown"]
 

@@ -23,7 +23,7 @@ class Settings:
     A lease is trusted until `lease_ttl_s` − `lease_margin_s` after the last answered sign of life was sent, and the server
     frees it `lease_ttl_s` after it heard that. So `lease_ttl_s` must exceed `lease_margin_s` + 2 × `heartbeat_s` (one
     heartbeat may come a whole interval late), and all three must be more than 0: without a margin the holder would stop in
-    the very moment in which somebody else begins. `aiodurable.locks.terms` has the arithmetic.
+    the very moment in which somebody else begins. `aiodurable.locks.lease_timing` has the arithmetic.
 
     Attributes:
         lock_dsn: where `dsn` goes through a transaction pooler, the direct way, for what needs a session of its own: locks,

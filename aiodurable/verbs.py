@@ -10,17 +10,17 @@ from typing import Any, NoReturn, Unpack
 from langchain_core.runnables import RunnableConfig
 
 from aiodurable.errors import GraphNotRegisteredError
-from aiodurable.keys import check_thread_id
-from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.cancel import cancel
 from aiodurable.runs.check import ThreadCheck, check
+from aiodurable.runs.decision import may_go_on, may_retry, not_found
 from aiodurable.runs.fork import Change, Point, fork
 from aiodurable.runs.graphs import BoundGraph, Graph, Graphs
 from aiodurable.runs.hold import OnBusy
-from aiodurable.runs.pruning import prune_every
-from aiodurable.runs.resume import may_go_on, may_retry, not_found
+from aiodurable.runs.pruner import prune_every
 from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run import run
+from aiodurable.thread_id import validate_thread_id
 from aiodurable.threads import (
     Pruned,
     PruneOptions,
@@ -29,7 +29,7 @@ from aiodurable.threads import (
     ThreadPage,
     ThreadStep,
 )
-from aiodurable.threads.retention import BATCH, SHARE, Keep
+from aiodurable.threads.prune import BATCH, SHARE, Keep
 
 __all__ = ["Verbs"]
 
@@ -343,7 +343,7 @@ class Verbs(ABC):
             ConfigurationError: a thread_id that cannot be stored.
         """
         saver = self._opened().checkpoints.get_checkpointer()
-        return bool(await saver.remove([check_thread_id(thread_id)], config=config))
+        return bool(await saver.remove([validate_thread_id(thread_id)], config=config))
 
     async def prune(
         self,

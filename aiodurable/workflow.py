@@ -12,11 +12,11 @@ from langchain_core.runnables import RunnableConfig
 
 from aiodurable.durable import Durable, opened
 from aiodurable.errors import ConfigurationError
-from aiodurable.model import WorkflowCheckpoint
+from aiodurable.models import WorkflowCheckpoint
+from aiodurable.runs.decision import OnUnfinished
 from aiodurable.runs.graphs import Graph
-from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.hold import OnBusy
-from aiodurable.runs.resume import OnUnfinished
+from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.run import DurableRun
 
 __all__ = ["LockableWorkflowMixin", "WorkflowExecutor", "with_workflow_lock"]

@@ -18,11 +18,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 from aiodurable.dsn import parse_dsn
-from aiodurable.keys import lock_key
+from aiodurable.lock_keys import lock_key
 from aiodurable.locks import PostgresLockManager
-from aiodurable.locks.asked import Release
-from aiodurable.locks.terms import Terms
-from aiodurable.locks.wire import Wire
+from aiodurable.locks.lease_timing import LeaseTiming
+from aiodurable.locks.requests import Release
+from aiodurable.locks.statements import LockStatements
 
 from .lock_targets import TIMES
 from .lockers import Measure, Pair, Place, in_tasks, ours
@@ -99,9 +99,9 @@ async def two_awaits(_place: Place) -> AsyncIterator[Pair]:
 @asynccontextmanager
 async def with_statements(place: Place) -> AsyncIterator[Pair]:
     dsn = parse_dsn(place.dsn)
-    wires = [await Wire.open(dsn, timeout_s=10) for _ in range(SESSIONS)]
+    wires = [await LockStatements.open(dsn, timeout_s=10) for _ in range(SESSIONS)]
     for wire in wires:
-        await wire.prepare(Terms(), setup=True)
+        await wire.prepare(LeaseTiming(), setup=True)
     try:
         async with pumped([partial(wire.batch, tokens=0) for wire in wires]) as pair:
             yield pair

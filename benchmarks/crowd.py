@@ -21,7 +21,7 @@ from langgraph.types import Command, interrupt
 from psycopg.types.json import Jsonb
 
 from aiodurable.dsn import parse_dsn
-from aiodurable.keys import lock_key
+from aiodurable.lock_keys import lock_key
 from aiodurable.postgres import schema
 
 STEPS = 8

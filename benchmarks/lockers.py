@@ -24,7 +24,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import find_bindir
-from aiodurable.keys import lock_key
+from aiodurable.lock_keys import lock_key
 from aiodurable.locks import PostgresLockManager
 
 from .meter import ServerCpu

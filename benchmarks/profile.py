@@ -20,8 +20,8 @@ from typing import Any
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from aiodurable.checkpoints.rows import COMMIT, COMMIT_REPLACING
-from aiodurable.postgres.queries import load
+from aiodurable.checkpoints.encoding import COMMIT, COMMIT_REPLACING
+from aiodurable.postgres.sql import load
 from aiodurable.runs.ledger import END
 
 from .contenders import CONTENDERS, OURS, Run

@@ -11,8 +11,8 @@ from langgraph.checkpoint.base.id import uuid6
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
+from aiodurable.checkpoints.encoding import Rows, Write, commit
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence
-from aiodurable.checkpoints.rows import Rows, Write, commit
 
 TABLES = {
     "checkpoints": "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint::text, metadata::text",

@@ -9,34 +9,41 @@ from typing import Any
 
 import pytest
 
+from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.session import LockSession
-from aiodurable.locks.terms import Terms
-from aiodurable.locks.wire import Answer, Wire
+from aiodurable.locks.statements import Answer, LockStatements
 
 
 class Books:
     """Attributes: `wrong` is what broke a rule, in words; `seen` counts what came up, for tests that want it to."""
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: LeaseTiming) -> None:
         self.wrong: list[str] = []
         self.seen: Counter[str] = Counter()
         self._terms = terms
         self._granted: dict[int, set[int]] = {}
         self._sent: dict[int, float] = {}
         self._under_way: set[int] = set()
-        self._wires: list[Wire] = []  # kept, so that no two ever share an id
+        self._wires: list[LockStatements] = []  # kept, so that no two ever share an id
 
     def keep(self, patch: pytest.MonkeyPatch) -> None:
         """From now on, of every session of this process."""
-        batch, flags, undo, audit = Wire.batch, Wire.flags, Wire.undo, Wire.audit
+        batch, flags, undo, audit = (
+            LockStatements.batch,
+            LockStatements.flags,
+            LockStatements.undo,
+            LockStatements.audit,
+        )
         init, cancel = LockSession.__init__, "asyncpg.connection.Connection._cancel_current_command"
         sessions: dict[int, LockSession] = {}
 
-        def made(session: LockSession, wire: Wire, *args: Any, **options: Any) -> None:
+        def made(session: LockSession, wire: LockStatements, *args: Any, **options: Any) -> None:
             sessions[id(wire)] = session
             init(session, wire, *args, **options)
 
-        async def watched_batch(wire: Wire, releases: Sequence[int], acquires: Sequence[int], tokens: int) -> Answer:
+        async def watched_batch(
+            wire: LockStatements, releases: Sequence[int], acquires: Sequence[int], tokens: int
+        ) -> Answer:
             granted = self._granted[id(wire)]
             self._rule(granted.issuperset(releases), "a key is released on the session that took it")
             self._rule((granted - set(releases)).isdisjoint(acquires), "a session is never asked twice for a key")
@@ -48,15 +55,15 @@ class Books:
             granted.update(key for key, token in zip(acquires, answer.acquired, strict=True) if token is not None)
             return answer
 
-        async def watched_flags(wire: Wire, down: Sequence[int], up: Sequence[int]) -> Any:
+        async def watched_flags(wire: LockStatements, down: Sequence[int], up: Sequence[int]) -> Any:
             return await self._timed(wire, flags(wire, down, up))
 
-        async def watched_undo(wire: Wire, keys: Sequence[int], flags: Sequence[int] = ()) -> None:
+        async def watched_undo(wire: LockStatements, keys: Sequence[int], flags: Sequence[int] = ()) -> None:
             self.seen["batches given back"] += 1
             await undo(wire, keys, flags)
             self._granted[id(wire)].difference_update(keys)
 
-        async def watched_audit(wire: Wire, held: int) -> Any:
+        async def watched_audit(wire: LockStatements, held: int) -> Any:
             self._wires.append(wire)
             self._granted.setdefault(id(wire), set())
             return await self._timed(wire, audit(wire, held))
@@ -68,14 +75,14 @@ class Books:
             ("undo", watched_undo),
             ("audit", watched_audit),
         ):
-            patch.setattr(Wire, name, watched)
+            patch.setattr(LockStatements, name, watched)
         patch.setattr(cancel, lambda *_: self._rule(False, "no statement is cancelled"))
 
     def trusted_too_long(self, session: LockSession) -> bool:
         """Whether it is trusted longer than from the sending of the last statement that was answered."""
         return session.trusted_until > self._terms.trusted_until(self._sent[id(session.wire)])
 
-    async def _timed(self, wire: Wire, statement: Any) -> Any:
+    async def _timed(self, wire: LockStatements, statement: Any) -> Any:
         self._rule(id(wire) not in self._under_way, "one statement at a time")
         self._under_way.add(id(wire))
         sent = time.monotonic()  # the session took its own time before: no later than this

@@ -18,8 +18,8 @@ from urllib.parse import urlencode
 import psycopg
 
 from aiodurable.embedded import find_bindir
+from aiodurable.embedded.binaries import Programs
 from aiodurable.embedded.private import alone_in
-from aiodurable.embedded.programs import Programs
 
 DEADLINE_S = 60.0
 SETTINGS = {

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from langgraph.checkpoint.postgres.base import BasePostgresSaver
 
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.sql import load
 
 TABLES = (
     "checkpoints",
@@ -149,9 +149,9 @@ def _committed(count: int) -> tuple[Any, ...]:
 
 
 def _all() -> list[Statement]:
-    threads, checkpoints, runs, copying = map(load, ("threads", "checkpoints", "runs", "copying"))
+    threads, checkpoints, runs, copying = map(load, ("threads", "checkpoints", "runs", "copy"))
     answers = load("answers")
-    retention = load("retention")
+    retention = load("prune")
     one, head = "thread-7", _heads(7)[-1]
     found = [
         Statement("held_keys", threads["held_keys"], (), 3000),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.pregel._task_status import read_task_statuses
 
-from aiodurable.model import WorkflowCheckpoint
+from aiodurable.models import WorkflowCheckpoint
 
 NO_TASK = "00000000-0000-0000-0000-000000000000"
 

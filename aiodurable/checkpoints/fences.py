@@ -21,9 +21,9 @@ from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from aiodurable.checkpoints.history import History
 from aiodurable.errors import HistoryLostError, LeaseLostError, LockTimeoutError
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.links import Links
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
 
 __all__ = ["FENCE_KEY", "Fence", "Fences", "Finished", "Standing", "bump", "bump_free", "new_lease_id", "read_standing"]
 
@@ -257,7 +257,7 @@ async def bump(database: Database, thread_id: str, *, timeout_s: float = 30.0) -
         await asyncio.sleep(random.uniform(0.01, 0.05))
 
 
-async def bump_free(links: Links, thread_ids: Sequence[str]) -> dict[str, tuple[Standing, bool]]:
+async def bump_free(links: DirectPool, thread_ids: Sequence[str]) -> dict[str, tuple[Standing, bool]]:
     """Raise the tokens of those threads whose fences nobody has locked at this moment, in one statement.
 
     Args:

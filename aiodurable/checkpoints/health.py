@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiodurable.postgres.breaker import State
+from aiodurable.postgres.circuit_breaker import State
 
 __all__ = ["CheckpointsHealth"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from aiodurable.postgres.links import Origin
+from aiodurable.postgres.direct import Origin
 
 __all__ = ["History", "Mark"]
 

@@ -14,20 +14,20 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints import fences
-from aiodurable.checkpoints.bumps import Bumps
+from aiodurable.checkpoints.encoding import lost_history
+from aiodurable.checkpoints.group_commit import GroupCommitter
 from aiodurable.checkpoints.health import CheckpointsHealth
-from aiodurable.checkpoints.rows import lost_history
 from aiodurable.checkpoints.saver import DurableSaver
-from aiodurable.checkpoints.writer import GroupWriter
+from aiodurable.checkpoints.token_batcher import TokenBatcher
 from aiodurable.dsn import direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres import schema
-from aiodurable.postgres.breaker import CircuitBreaker
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.links import Links
+from aiodurable.postgres.circuit_breaker import CircuitBreaker
+from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.pool import Database
 from aiodurable.postgres.same_database import prove_same_database
 from aiodurable.settings import Settings
-from aiodurable.shielding import to_the_end
+from aiodurable.shield import run_to_completion
 
 __all__ = ["LINKS", "AsyncCheckpointerPool", "create_checkpointer"]
 
@@ -88,11 +88,11 @@ class AsyncCheckpointerPool:
         self._writers = writers
         self._serde = serde
         self._fences = fences.Fences()
-        self.links = Links(self._direct, role="runs", size=LINKS, timeout_s=self._settings.connect_timeout_s)
-        self.bumps = Bumps(self.database, self.links)
+        self.links = DirectPool(self._direct, role="runs", size=LINKS, timeout_s=self._settings.connect_timeout_s)
+        self.bumps = TokenBatcher(self.database, self.links)
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._writer: GroupWriter | None = None
+        self._writer: GroupCommitter | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._saver: DurableSaver | None = None
 
@@ -136,10 +136,10 @@ class AsyncCheckpointerPool:
             try:
                 await prove_same_database(self.database, self._direct, timeout_s=self._settings.connect_timeout_s)
             except BaseException:  # also when cancelled: the pool has no owner yet
-                await to_the_end(self.database.aclose(self._settings.close_timeout_s))
+                await run_to_completion(self.database.aclose(self._settings.close_timeout_s))
                 raise
             self._loop = asyncio.get_running_loop()
-            self._writer = GroupWriter(
+            self._writer = GroupCommitter(
                 self._direct, connections=self._writers, connect_timeout_s=self._settings.connect_timeout_s
             )
             self._writer.open()

@@ -30,17 +30,17 @@ from psycopg import AsyncCursor, AsyncRawCursor
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 
+from aiodurable.checkpoints.encoding import Rows, Write, dump_json
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences, Finished
-from aiodurable.checkpoints.rows import Rows, Write, dump_json
-from aiodurable.checkpoints.upkeep import Upkeep
-from aiodurable.checkpoints.weight import HEAVY_BYTES, MOST_BYTES, is_heavy
-from aiodurable.checkpoints.writer import GroupWriter
+from aiodurable.checkpoints.group_commit import GroupCommitter
+from aiodurable.checkpoints.maintenance import Upkeep
+from aiodurable.checkpoints.size_estimate import HEAVY_BYTES, MOST_BYTES, looks_large
 from aiodurable.errors import ClosedError, ConfigurationError, WorkflowExecutionError
 from aiodurable.inert import Shown
 from aiodurable.postgres import schema
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.queries import load
-from aiodurable.postgres.together import Together
+from aiodurable.postgres.batcher import Batcher
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
 
 __all__ = ["DurableSaver"]
 
@@ -75,7 +75,7 @@ class DurableSaver(Upkeep):
     def __init__(
         self,
         database: Database,
-        writer: GroupWriter,
+        writer: GroupCommitter,
         fences: Fences,
         *,
         threads: Executor,
@@ -89,7 +89,7 @@ class DurableSaver(Upkeep):
         self._writer = writer
         self._threads = threads
         self._namespace = namespace
-        self.latest: Together[tuple[str, str], DictRow] = Together(self._fetch_latest, name="aiodurable reads")
+        self.latest: Batcher[tuple[str, str], DictRow] = Batcher(self._fetch_latest, name="aiodurable reads")
 
     async def setup(self) -> None:
         """Make LangGraph's tables and ours; any number of processes may at once, unlike with the stock saver."""
@@ -313,7 +313,7 @@ class DurableSaver(Upkeep):
         fence.blank, fence.head = False, None
         async with self._writer.backlog as backlog:
             try:
-                if is_heavy(values):
+                if looks_large(values):
                     rows = await self.loop.run_in_executor(self._threads, dump)
                 else:
                     rows = dump()

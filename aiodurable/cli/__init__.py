@@ -13,7 +13,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line and exit with one of `aiodurable.cli.exits.Exit`."""
+    """Run the command line and exit with one of `aiodurable.cli.exit_codes.Exit`."""
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
     if missing:
         sys.exit(f"aiodurable: the command needs {' and '.join(missing)}: pip install 'aiodurable[cli]'")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiodurable.cli.database import few_connections
-from aiodurable.cli.exits import FailedCommand
+from aiodurable.cli.exit_codes import FailedCommand
 
 if TYPE_CHECKING:
     from aiodurable.durable import Durable

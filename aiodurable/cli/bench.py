@@ -11,7 +11,7 @@ from types import ModuleType
 
 import click
 
-from aiodurable.cli.exits import FailedCommand
+from aiodurable.cli.exit_codes import FailedCommand
 
 __all__ = ["bench"]
 

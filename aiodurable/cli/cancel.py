@@ -9,8 +9,8 @@ import click
 
 from aiodurable.cli.database import changing, dsn_option
 from aiodurable.cli.durations import Duration
-from aiodurable.cli.exits import Exit
-from aiodurable.cli.wording import quoted
+from aiodurable.cli.exit_codes import Exit
+from aiodurable.cli.format import quoted
 
 if TYPE_CHECKING:
     from datetime import timedelta

@@ -14,10 +14,10 @@ import click
 from aiodurable.cli.app import app_option, load_app
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.durations import Duration
-from aiodurable.cli.exits import Exit
-from aiodurable.cli.wording import one_line, quoted
+from aiodurable.cli.exit_codes import Exit
+from aiodurable.cli.format import one_line, quoted
 from aiodurable.jsonable import json_text
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 
 if TYPE_CHECKING:
     from aiodurable.runs.check import ThreadCheck

@@ -18,7 +18,7 @@ from aiodurable.cli.db import db
 from aiodurable.cli.delete import delete
 from aiodurable.cli.demo.command import demo
 from aiodurable.cli.doctor.command import doctor
-from aiodurable.cli.exits import Exit, FailedCommand, exit_of
+from aiodurable.cli.exit_codes import Exit, FailedCommand, exit_of
 from aiodurable.cli.fork import fork
 from aiodurable.cli.listing import list_threads
 from aiodurable.cli.locks import locks

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 import click
 
 from aiodurable.cli.database import changing, dsn_option
-from aiodurable.cli.exits import Exit
-from aiodurable.cli.wording import quoted
+from aiodurable.cli.exit_codes import Exit
+from aiodurable.cli.format import quoted
 from aiodurable.errors import WorkflowAlreadyRunningError
 from aiodurable.jsonable import json_text
-from aiodurable.keys import check_thread_id
+from aiodurable.thread_id import validate_thread_id
 
 __all__ = ["delete"]
 
@@ -43,7 +43,7 @@ def delete(thread_ids: tuple[str, ...], yes: bool, dsn: str | None, as_json: boo
     Each is one transaction. A thread that somebody runs is left, and the others are deleted all the
     same: the exit code is 4 then, and 3 where nothing was known of one.
     """
-    threads = list(dict.fromkeys(map(check_thread_id, thread_ids)))
+    threads = list(dict.fromkeys(map(validate_thread_id, thread_ids)))
     if not yes:
         _ask(threads)
     done = asyncio.run(_delete(dsn, threads))

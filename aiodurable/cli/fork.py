@@ -10,9 +10,9 @@ import click
 
 from aiodurable.cli.app import App, app_option, graph_option, load_app
 from aiodurable.cli.database import dsn_option
-from aiodurable.cli.exits import FailedCommand
+from aiodurable.cli.exit_codes import FailedCommand
 from aiodurable.cli.status import tell
-from aiodurable.model import WorkflowCheckpoint
+from aiodurable.models import WorkflowCheckpoint
 
 __all__ = ["fork"]
 

@@ -10,10 +10,10 @@ import click
 
 from aiodurable.cli.database import dsn_option, looking
 from aiodurable.cli.durations import Duration
+from aiodurable.cli.format import age, one_line, quoted, shell_word
 from aiodurable.cli.thread_json import thread_json
-from aiodurable.cli.wording import age, one_line, quoted, shell_word
 from aiodurable.jsonable import shown
-from aiodurable.model import NEEDS_ATTENTION, ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import NEEDS_ATTENTION, ThreadStatus, WorkflowCheckpoint
 
 __all__ = ["list_threads"]
 

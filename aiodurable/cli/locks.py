@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiodurable.cli.database import dsn_option
-from aiodurable.cli.exits import Exit
-from aiodurable.cli.wording import age, one_line, quoted
+from aiodurable.cli.exit_codes import Exit
+from aiodurable.cli.format import age, one_line, quoted
 from aiodurable.jsonable import json_text
-from aiodurable.keys import check_thread_id, lock_key, own_lock_key
+from aiodurable.lock_keys import lock_key, own_lock_key
 from aiodurable.settings import Settings
+from aiodurable.thread_id import validate_thread_id
 
 if TYPE_CHECKING:
-    from aiodurable.cli.leases import HeldLock
-    from aiodurable.model import LockHolder
+    from aiodurable.cli.lock_report import ReportedLock
+    from aiodurable.models import LockHolder
 
 __all__ = ["locks"]
 
@@ -38,7 +39,7 @@ def locks(ctx: click.Context, names: tuple[str, ...], dsn: str | None, namespace
     connection it is on, at most.
     """
     namespace = Settings.from_env().namespace if namespace is None else namespace
-    keys = {key_of(check_thread_id(name), namespace): name for name in names for key_of in (lock_key, own_lock_key)}
+    keys = {key_of(validate_thread_id(name), namespace): name for name in names for key_of in (lock_key, own_lock_key)}
     found = asyncio.run(_look(dsn, list(keys) if names else None))
     if as_json:
         for lock in found:
@@ -51,20 +52,20 @@ def locks(ctx: click.Context, names: tuple[str, ...], dsn: str | None, namespace
         ctx.exit(Exit.FAILED)
 
 
-async def _look(dsn: str | None, keys: list[int] | None) -> list[HeldLock]:
-    from aiodurable.cli.leases import held_locks  # noqa: PLC0415 - loads psycopg
+async def _look(dsn: str | None, keys: list[int] | None) -> list[ReportedLock]:
+    from aiodurable.cli.lock_report import reported_locks  # noqa: PLC0415 - loads psycopg
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - as above
-    from aiodurable.postgres.connections import Database  # noqa: PLC0415 - as above
+    from aiodurable.postgres.pool import Database  # noqa: PLC0415 - as above
 
     database = Database(parse_dsn(dsn), min_size=0, max_size=1, connect_timeout_s=Settings.from_env().connect_timeout_s)
     await database.open()
     try:
-        return await held_locks(database, keys)
+        return await reported_locks(database, keys)
     finally:
         await database.aclose()
 
 
-def _json(lock: HeldLock, name: str | None) -> str:
+def _json(lock: ReportedLock, name: str | None) -> str:
     fields: dict[str, Any] = {
         "key": lock.key,
         "thread_id": lock.thread_id,
@@ -78,7 +79,7 @@ def _json(lock: HeldLock, name: str | None) -> str:
 
 
 def _who(holder: LockHolder) -> dict[str, Any]:
-    from aiodurable.cli.leases import process_of  # noqa: PLC0415 - loads psycopg
+    from aiodurable.cli.lock_report import process_of  # noqa: PLC0415 - loads psycopg
 
     return {
         "process": process_of(holder),
@@ -89,12 +90,12 @@ def _who(holder: LockHolder) -> dict[str, Any]:
     }
 
 
-def _show(found: list[HeldLock], names: dict[int, str]) -> None:
+def _show(found: list[ReportedLock], names: dict[int, str]) -> None:
     from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    from aiodurable.cli.leases import process_of  # noqa: PLC0415 - loads psycopg
+    from aiodurable.cli.lock_report import process_of  # noqa: PLC0415 - loads psycopg
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("thread or key", overflow="fold")
@@ -117,7 +118,7 @@ def _show(found: list[HeldLock], names: dict[int, str]) -> None:
     Console().print(table)
 
 
-def _held_for(lock: HeldLock) -> str:
+def _held_for(lock: ReportedLock) -> str:
     now = datetime.now(UTC)
     if lock.run_since is not None:
         return age(now - lock.run_since)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from aiodurable.cli.exits import Exit, FailedCommand
+from aiodurable.cli.exit_codes import Exit, FailedCommand
 
 __all__ = ["pg"]
 

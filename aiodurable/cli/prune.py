@@ -15,9 +15,9 @@ import click
 
 from aiodurable.cli.database import changing, dsn_option
 from aiodurable.cli.durations import Duration
-from aiodurable.cli.wording import age, quoted, size
+from aiodurable.cli.format import age, quoted, size
 from aiodurable.jsonable import json_text
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 
 if TYPE_CHECKING:
     from aiodurable.threads import Pruned

@@ -8,11 +8,11 @@ import click
 
 from aiodurable.cli.app import app_option, graph_option, load_app
 from aiodurable.cli.database import dsn_option
-from aiodurable.cli.exits import FailedCommand
+from aiodurable.cli.exit_codes import FailedCommand
+from aiodurable.cli.format import one_line
 from aiodurable.cli.status import tell
-from aiodurable.cli.wording import one_line
 from aiodurable.errors import AiodurableError
-from aiodurable.model import WorkflowCheckpoint
+from aiodurable.models import WorkflowCheckpoint
 
 __all__ = ["retry"]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiodurable.cli.database import dsn_option, looking
+from aiodurable.cli.format import one_line, quoted, took
 from aiodurable.cli.status import known, tell
 from aiodurable.cli.thread_json import thread_fields
-from aiodurable.cli.wording import one_line, quoted, took
 from aiodurable.jsonable import json_text
-from aiodurable.model import WorkflowCheckpoint
+from aiodurable.models import WorkflowCheckpoint
 
 if TYPE_CHECKING:
     from aiodurable.durable import Durable

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from aiodurable.cli.database import dsn_option, looking
-from aiodurable.cli.exits import Exit, FailedCommand
+from aiodurable.cli.exit_codes import Exit, FailedCommand
+from aiodurable.cli.format import age, one_line, quoted
 from aiodurable.cli.thread_json import thread_json
-from aiodurable.cli.wording import age, one_line, quoted
 from aiodurable.jsonable import shown
-from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 
 if TYPE_CHECKING:
     from aiodurable.threads import ThreadCounts

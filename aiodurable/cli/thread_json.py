@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aiodurable.jsonable import json_text
-from aiodurable.model import WorkflowCheckpoint
+from aiodurable.models import WorkflowCheckpoint
 
 __all__ = ["thread_fields", "thread_json"]
 

@@ -18,8 +18,8 @@ if sys.platform == "win32":
         "container (compose.yaml), and set AIODURABLE_DSN"
     )
 
-from aiodurable.embedded.detached import server_url, start_server, stop_server
-from aiodurable.embedded.owned import EmbeddedPostgres, embedded_postgres
-from aiodurable.embedded.programs import find_bindir
+from aiodurable.embedded.binaries import find_bindir
+from aiodurable.embedded.daemon import server_url, start_server, stop_server
+from aiodurable.embedded.server import EmbeddedPostgres, embedded_postgres
 
 __all__ = ["EmbeddedPostgres", "embedded_postgres", "find_bindir", "server_url", "start_server", "stop_server"]

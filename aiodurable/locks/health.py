@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aiodurable.locks.keeper import Keeper
+from aiodurable.locks.supervisor import SessionSupervisor
 
 __all__ = ["LocksHealth", "SessionHealth", "health"]
 
@@ -55,14 +55,14 @@ class LocksHealth:
     sessions: tuple[SessionHealth, ...]
 
 
-def health(keepers: Sequence[Keeper], waiting: int) -> LocksHealth:
+def health(keepers: Sequence[SessionSupervisor], waiting: int) -> LocksHealth:
     """As of now, without asking the server."""
     sessions = tuple(map(_session, keepers))
     held = sum(session.held for session in sessions)
     return LocksHealth(all(session.up for session in sessions), held, waiting, sessions)
 
 
-def _session(keeper: Keeper) -> SessionHealth:
+def _session(keeper: SessionSupervisor) -> SessionHealth:
     session = keeper.session
     if session is None or session.over is not None:
         over = "not open" if session is None else session.over

@@ -8,11 +8,11 @@ from typing import Protocol
 
 from aiodurable.errors import LockBusyError
 from aiodurable.events import Observer
+from aiodurable.locks.acquire import Acquirer
 from aiodurable.locks.lease import Lease
-from aiodurable.locks.scope import Scope
-from aiodurable.locks.taking import Taking
+from aiodurable.locks.scope import CancelScope
 
-__all__ = ["Hold"]
+__all__ = ["HeldLock"]
 
 
 class Locks(Protocol):
@@ -32,7 +32,7 @@ class Locks(Protocol):
         ...
 
 
-class Hold(Scope):
+class HeldLock(CancelScope):
     """What `PostgresLockManager.hold` returns: entered once.
 
     Each of its ends is one coroutine that waits once, and calls what does not wait. With coroutines within coroutines a pair
@@ -51,7 +51,7 @@ class Hold(Scope):
     def __init__(
         self,
         locks: Locks,
-        taking: Taking,
+        taking: Acquirer,
         key: int,
         name: str,
         timeout: float | None,

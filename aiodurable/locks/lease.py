@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from aiodurable.errors import LeaseLostError
-from aiodurable.locks.wire import NOT_HELD
+from aiodurable.locks.statements import NOT_HELD
 
 __all__ = ["Holding", "Lease"]
 
@@ -69,7 +69,7 @@ class Lease:
     @property
     def lost(self) -> bool:
         """Whether it was lost while it was held. True from the moment at which the server might free the lock
-        (`Terms`), even if the event loop was blocked meanwhile and nobody has been told yet."""
+        (`LeaseTiming`), even if the event loop was blocked meanwhile and nobody has been told yet."""
         return self._lost or (self._released is False and time.monotonic() >= self._holding.trusted_until)
 
     @property

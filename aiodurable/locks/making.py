@@ -11,8 +11,8 @@ import asyncpg
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import PostgresUnavailableError, SchemaMismatchError
-from aiodurable.keys import MIGRATION_KEY
-from aiodurable.postgres.queries import load
+from aiodurable.lock_keys import MIGRATION_KEY
+from aiodurable.postgres.sql import load
 
 __all__ = ["make_missing"]
 

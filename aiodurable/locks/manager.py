@@ -20,19 +20,20 @@ from aiodurable.errors import (
     PostgresUnavailableError,
 )
 from aiodurable.events import LeaseAcquired, LeaseLost, LeaseReleased, Observer, emit
-from aiodurable.keys import check_thread_id, lock_key, own_lock_key
-from aiodurable.locks.asked import Release
+from aiodurable.lock_keys import lock_key, own_lock_key
+from aiodurable.locks.acquire import Acquirer
 from aiodurable.locks.health import LocksHealth, health
-from aiodurable.locks.hold import Hold
-from aiodurable.locks.keeper import Keeper
+from aiodurable.locks.hold import HeldLock
+from aiodurable.locks.holders import HolderLookup
 from aiodurable.locks.lease import Lease
-from aiodurable.locks.looking import Looking
+from aiodurable.locks.lease_timing import LeaseTiming
+from aiodurable.locks.requests import Release
 from aiodurable.locks.session import LockSession
-from aiodurable.locks.taking import Taking
-from aiodurable.locks.terms import Terms
-from aiodurable.model import LockHolder
+from aiodurable.locks.supervisor import SessionSupervisor
+from aiodurable.models import LockHolder
 from aiodurable.settings import Settings
-from aiodurable.shielding import to_the_end
+from aiodurable.shield import run_to_completion
+from aiodurable.thread_id import validate_thread_id
 
 __all__ = ["PostgresLockManager"]
 
@@ -83,12 +84,12 @@ class PostgresLockManager:
         self._dsn = parse_dsn(settings.lock_dsn if dsn is None else dsn)
         self._namespace = namespace
         self.observers = tuple(observers)
-        self._taking = Taking(self._closed)
-        self._looking = Looking(self._dsn, timeout_s=self._settings.connect_timeout_s)
+        self._taking = Acquirer(self._closed)
+        self._looking = HolderLookup(self._dsn, timeout_s=self._settings.connect_timeout_s)
         self._keepers = [
-            Keeper(
+            SessionSupervisor(
                 self._dsn,
-                Terms.of(self._settings),
+                LeaseTiming.of(self._settings),
                 self._tell_and_let_go if observers else self._taking.let_go,
                 heard=self._taking.bell.ring
                 if place == 0
@@ -122,14 +123,14 @@ class PostgresLockManager:
                 self._check_open()
 
     async def _open(self) -> None:
-        self._looking = Looking(self._dsn, timeout_s=self._settings.connect_timeout_s)
+        self._looking = HolderLookup(self._dsn, timeout_s=self._settings.connect_timeout_s)
         try:
             # The first alone: it tells what is wrong, and makes what is missing.
             for keeper in self._keepers[:1]:
                 await keeper.open()
             await asyncio.gather(*(keeper.open() for keeper in self._keepers[1:]))
         except BaseException:  # also when cancelled: what is open has no owner yet
-            await to_the_end(self._close_all())
+            await run_to_completion(self._close_all())
             raise
         self._taking.loop = asyncio.get_running_loop()
         for keeper in self._keepers:
@@ -149,7 +150,7 @@ class PostgresLockManager:
         if not self._taking.loop.is_closed():
             self._check_open()
         self._taking.close()
-        await to_the_end(self._close_all())
+        await run_to_completion(self._close_all())
 
     async def _close_all(self) -> None:
         bound = self._settings.close_timeout_s / 2  # once for the statement under way, once for the farewell
@@ -167,7 +168,7 @@ class PostgresLockManager:
 
     # ---- taking and letting go ---------------------------------------------------------------------------------------
 
-    def hold(self, name: str, *, timeout: float | None = 0, cancel_on_lost: bool = True) -> Hold:
+    def hold(self, name: str, *, timeout: float | None = 0, cancel_on_lost: bool = True) -> HeldLock:
         """`async with locks.hold(name) as lease:` holds the lock for the body, and lets it go whatever happens there.
 
         Args:
@@ -184,7 +185,7 @@ class PostgresLockManager:
             PostgresUnavailableError: no lock session is up (timeout 0).
             ClosedError: the manager is not open in this event loop.
         """
-        return Hold(self, self._taking, self._key(name), name, timeout, cancel_on_lost)
+        return HeldLock(self, self._taking, self._key(name), name, timeout, cancel_on_lost)
 
     async def try_acquire(self, name: str) -> Lease | None:
         """A lease if the lock is free, None if it is not. The caller releases it. Raises what `hold` raises."""
@@ -336,9 +337,9 @@ class PostgresLockManager:
 @lru_cache(maxsize=4096)
 def _key_of(name: str, namespace: str) -> int:
     """A name that was found good is not looked at again: the look costs twice as much as the key."""
-    return own_lock_key(check_thread_id(name), namespace)
+    return own_lock_key(validate_thread_id(name), namespace)
 
 
 @lru_cache(maxsize=4096)
 def _thread_key_of(thread_id: str, namespace: str) -> int:
-    return lock_key(check_thread_id(thread_id), namespace)
+    return lock_key(validate_thread_id(thread_id), namespace)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aiodurable.events import Observer
 from aiodurable.locks.manager import PostgresLockManager
-from aiodurable.postgres.starting import until_ready
+from aiodurable.postgres.startup import wait_until_ready
 from aiodurable.settings import Settings
 
 __all__ = ["create_lock_manager_with_retry"]
@@ -31,5 +31,5 @@ async def create_lock_manager_with_retry(
         PoolerNotSupportedError: the connection cannot hold session locks.
     """
     locks = PostgresLockManager(dsn, sessions=sessions, namespace=namespace, settings=settings, observers=observers)
-    await until_ready(locks.open, wanted="a lock manager", timeout_s=timeout)
+    await wait_until_ready(locks.open, wanted="a lock manager", timeout_s=timeout)
     return locks

@@ -43,7 +43,7 @@ class Losable(Protocol):
         ...
 
 
-class Scope:
+class CancelScope:
     """What `CancelOnLost` does at its two ends, and `PostgresLockManager.hold` too, which does more there."""
 
     __slots__ = ("_cancelling", "_fired", "_lease", "_task")
@@ -107,7 +107,7 @@ class CancelOnLost:
 
     def __init__(self, lease: Losable) -> None:
         self._lease = lease
-        self._scope = Scope()
+        self._scope = CancelScope()
 
     async def __aenter__(self) -> Self:
         self._scope.enter(self._lease)

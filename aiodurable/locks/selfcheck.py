@@ -8,8 +8,8 @@ from typing import Final
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
-from aiodurable.locks.wire import FAILURES, Wire, pooled
-from aiodurable.postgres.driver_errors import unavailable
+from aiodurable.locks.statements import FAILURES, LockStatements, pooled
+from aiodurable.postgres.errors import unavailable
 
 __all__ = ["check"]
 
@@ -20,7 +20,7 @@ PEERS: Final = 3
 """Transactions opened beside the holder: a pooler that has one idle server connection gives it to the first of them."""
 
 
-async def check(wire: Wire, dsn: Dsn, *, allow_proxy: bool, probe: bool, timeout_s: float) -> None:
+async def check(wire: LockStatements, dsn: Dsn, *, allow_proxy: bool, probe: bool, timeout_s: float) -> None:
     """Refuse a connection that cannot hold session locks.
 
     A proxy shows by announcing another backend than the one that answers (PgBouncer makes process ids up). One in session
@@ -63,14 +63,14 @@ async def check(wire: Wire, dsn: Dsn, *, allow_proxy: bool, probe: bool, timeout
         )
 
 
-async def _excludes(wire: Wire, dsn: Dsn, *, peers: int, timeout_s: float) -> bool:
+async def _excludes(wire: LockStatements, dsn: Dsn, *, peers: int, timeout_s: float) -> bool:
     key = random.getrandbits(64) - (1 << 63)
-    beside: list[Wire] = []
+    beside: list[LockStatements] = []
     try:
         if not await wire.try_hold(key):
             return False
         for _ in range(peers):
-            beside.append(await Wire.open(dsn, timeout_s=timeout_s))
+            beside.append(await LockStatements.open(dsn, timeout_s=timeout_s))
             if await beside[-1].try_beside(key):
                 return False
         return await wire.give_back(key)

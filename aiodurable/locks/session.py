@@ -17,13 +17,13 @@ from typing import Final
 import asyncpg
 
 from aiodurable.errors import PostgresUnavailableError
-from aiodurable.locks.asked import BATCH, Asked, Release, Tries
 from aiodurable.locks.capacity import FLAGS_OF_SHARE, beyond, full, share
-from aiodurable.locks.flags import Flags
-from aiodurable.locks.forks import keep_from_children
+from aiodurable.locks.fork_safety import close_in_child
 from aiodurable.locks.lease import Lease
-from aiodurable.locks.terms import Terms
-from aiodurable.locks.wire import FAILURES, NOT_HELD, Wire
+from aiodurable.locks.lease_timing import LeaseTiming
+from aiodurable.locks.requests import BATCH, AcquireRequests, Release, RequestQueue
+from aiodurable.locks.statements import FAILURES, NOT_HELD, LockStatements
+from aiodurable.locks.wait_flags import WaitFlags
 
 __all__ = ["LetGo", "LockSession"]
 
@@ -41,7 +41,7 @@ class LockSession:
     Attributes:
         wire: the connection.
         held: its leases by key. A lease that was handed on within the process stays until its successor has its token.
-        trusted_until: `time.monotonic` until which what is held here is held (`Terms`); 0 once the session is over.
+        trusted_until: `time.monotonic` until which what is held here is held (`LeaseTiming`); 0 once the session is over.
         answered: `time.monotonic` of the last answer.
         flags: what this session's waiters have said to the server.
         share: slots of the server's lock table that this session may take.
@@ -49,18 +49,18 @@ class LockSession:
         over: why it ended, None while it is up.
     """
 
-    def __init__(self, wire: Wire, terms: Terms, let_go: LetGo, *, sent: float, share: int) -> None:
+    def __init__(self, wire: LockStatements, terms: LeaseTiming, let_go: LetGo, *, sent: float, share: int) -> None:
         self.wire = wire
         self.held: dict[int, Lease] = {}
         self.trusted_until = terms.trusted_until(sent)
         self.answered = time.monotonic()
-        self.flags = Flags()
+        self.flags = WaitFlags()
         self.share = share
         self.over: str | None = None
         self._terms = terms
         self.let_go: Callable[[Lease], Release | None] = partial(let_go, self)
         self._sent = sent
-        self._asked = Asked()
+        self._asked = RequestQueue()
         self._work = asyncio.Event()
         self._sending = self._closing = self._audit_due = False
         self._loop = asyncio.get_running_loop()
@@ -68,7 +68,7 @@ class LockSession:
         self._beat()
         self._watch()
         self._audit_later()
-        keep_from_children(self)
+        close_in_child(self)
         wire.on_end(lambda: self.lose("the connection ended"))
 
     # ---- what is asked; none of it waits -----------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class LockSession:
         """Whether everything that was asked has been answered."""
         return not (self._sending or self._asked or self.flags.due or self._audit_due)
 
-    def _ask(self, queue: Tries, key: int, name: str) -> asyncio.Future[Lease | None]:
+    def _ask(self, queue: AcquireRequests, key: int, name: str) -> asyncio.Future[Lease | None]:
         caller: asyncio.Future[Lease | None] = asyncio.Future(loop=self._loop)
         if self.over is None:
             queue.add(key, name, caller)
@@ -264,7 +264,7 @@ class LockSession:
         for timer in self._timers.values():
             timer.cancel()
         held, self.held = self.held, {}
-        self.flags = Flags()
+        self.flags = WaitFlags()
         lost = [lease for lease in held.values() if not lease.released]
         for lease in lost:
             lease.lose()

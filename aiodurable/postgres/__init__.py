@@ -2,5 +2,5 @@
 
 The two drivers have their places: psycopg's pool serves LangGraph's saver and reads (`Database`); dedicated asyncpg
 connections carry what must live as long as a session, the locks (`connect_direct`), and what every run asks, its
-checkpoints above all (`Link`). The database's clock decides everywhere; the local clock only makes us stop sooner.
+checkpoints above all (`DirectConnection`). The database's clock decides everywhere; the local clock only makes us stop sooner.
 """

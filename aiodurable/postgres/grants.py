@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Final
 
 from aiodurable.errors import ConfigurationError
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
 
 __all__ = ["Kind", "Right", "needed", "statements"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from aiodurable.errors import ConfigurationError
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
 
 __all__ = ["agree_on_namespace"]
 

@@ -6,13 +6,13 @@ import secrets
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError
-from aiodurable.postgres.connections import Database, connect_direct
-from aiodurable.postgres.driver_errors import driver_errors, unavailable
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.errors import driver_errors, unavailable
+from aiodurable.postgres.pool import Database, connect_direct
+from aiodurable.postgres.sql import load
 
 __all__ = ["prove_same_database"]
 
-_SQL = load("links")
+_SQL = load("direct")
 
 
 async def prove_same_database(database: Database, direct: Dsn, *, timeout_s: float) -> None:

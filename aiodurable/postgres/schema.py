@@ -23,10 +23,10 @@ from psycopg.rows import DictRow, dict_row
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
-from aiodurable.keys import MIGRATION_KEY
-from aiodurable.postgres.connections import application_name
-from aiodurable.postgres.driver_errors import is_disconnect, not_allowed, unavailable
-from aiodurable.postgres.queries import load
+from aiodurable.lock_keys import MIGRATION_KEY
+from aiodurable.postgres.errors import is_disconnect, not_allowed, unavailable
+from aiodurable.postgres.pool import application_name
+from aiodurable.postgres.sql import load
 
 __all__ = ["VERSION", "check", "migrate", "migrations"]
 

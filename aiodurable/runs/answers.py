@@ -23,8 +23,8 @@ from aiodurable.errors import (
     NothingToAnswerError,
     ThreadInterruptedError,
 )
-from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
-from aiodurable.runs.resume import not_found
+from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.decision import not_found
 
 __all__ = ["STRICT_RESUME", "Answered", "addressed", "already_left", "digest_of", "given_before"]
 

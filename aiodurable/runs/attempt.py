@@ -16,18 +16,18 @@ from langgraph.runtime import RunControl
 from langgraph.types import Command
 
 from aiodurable.checkpoints.fences import Finished
-from aiodurable.checkpoints.healing import drop_loose_answer
 from aiodurable.checkpoints.history import Mark
+from aiodurable.checkpoints.repair import drop_loose_answer
 from aiodurable.errors import CircuitOpenError, ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import RunFinished, RunStarted, emit
-from aiodurable.model import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.decision import Outcome, outcome_of
 from aiodurable.runs.error_text import error_text, traceback_text
-from aiodurable.runs.fitting import fitted
+from aiodurable.runs.graph_fit import fitted
 from aiodurable.runs.graphs import BoundGraph
-from aiodurable.runs.guard import ThreadLease
-from aiodurable.runs.healing import heal_thread
+from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Accepted
-from aiodurable.runs.resume import Outcome, outcome_of
+from aiodurable.runs.repair import heal_thread
 from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run_config import what_goes_along
 

@@ -6,12 +6,12 @@ import asyncio
 import random
 
 from aiodurable.errors import InvalidArgumentError, LockTimeoutError, WorkflowAlreadyRunningError
-from aiodurable.keys import check_thread_id
-from aiodurable.model import ThreadStatus
-from aiodurable.runs.cancelling import CHANNEL
+from aiodurable.models import ThreadStatus
+from aiodurable.runs.cancellation import CHANNEL
+from aiodurable.runs.decision import not_found
 from aiodurable.runs.hold import hold
-from aiodurable.runs.resume import not_found
 from aiodurable.runs.rooms import Rooms
+from aiodurable.thread_id import validate_thread_id
 
 __all__ = ["cancel"]
 
@@ -21,7 +21,7 @@ _POLL_S = (0.02, 0.5)
 
 async def cancel(rooms: Rooms, thread_id: str, *, wait: bool = False, timeout: float | None = None) -> bool:
     """See `Durable.cancel`."""
-    check_thread_id(thread_id)
+    validate_thread_id(thread_id)
     if timeout is not None and not (wait and timeout >= 0):
         raise InvalidArgumentError(
             f"timeout must be seconds, 0 or more, and needs wait=True, got {timeout} with wait={wait}",

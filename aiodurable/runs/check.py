@@ -15,9 +15,9 @@ from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.checkpoints.stored_step import StoredStep
 from aiodurable.checkpoints.stored_values import ValueReader
 from aiodurable.errors import GraphNotRegisteredError
-from aiodurable.model import ThreadStatus
-from aiodurable.runs.fitting import accepted_problems
+from aiodurable.models import ThreadStatus
 from aiodurable.runs.graph_check import Problem, ProblemKind, fit, undecodable
+from aiodurable.runs.graph_fit import accepted_problems
 from aiodurable.runs.graphs import BoundGraph, Graphs
 from aiodurable.runs.ledger import Needed
 from aiodurable.runs.rooms import Rooms

@@ -7,14 +7,14 @@ from typing import Any
 
 from langgraph.checkpoint.base.id import uuid6
 
-from aiodurable.checkpoints.copying import birth
+from aiodurable.checkpoints.copy import birth
 from aiodurable.errors import CheckpointNotFoundError, InvalidArgumentError, WorkflowExecutionError
-from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.attempt import new_run_id
+from aiodurable.runs.decision import not_found
 from aiodurable.runs.graphs import BoundGraph
-from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.hold import hold
-from aiodurable.runs.resume import not_found
+from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.rooms import Rooms
 
 __all__ = ["Change", "Point", "fork"]

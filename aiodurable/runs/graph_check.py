@@ -17,8 +17,8 @@ from aiodurable.checkpoints.stored_step import StoredStep, StoredTask
 from aiodurable.checkpoints.stored_values import ValueReader, serde_for
 from aiodurable.errors import GraphChangedError
 from aiodurable.runs.graphs import BoundGraph
-from aiodurable.runs.renamed import with_old_names
-from aiodurable.threads.paths import caller_of, send_index
+from aiodurable.runs.renamed_nodes import with_old_names
+from aiodurable.threads.task_path import caller_of, send_index
 
 try:  # how LangGraph makes the id of a task; without it lost questions are not told
     from langgraph.pregel._algo import _xxhash_str as _task_id  # pyright: ignore[reportPrivateUsage]

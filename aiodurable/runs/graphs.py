@@ -22,8 +22,8 @@ from langgraph.types import GraphOutput
 
 from aiodurable.checkpoints.stored_values import serde_for
 from aiodurable.errors import ConfigurationError, GraphNotRegisteredError, InvalidArgumentError
-from aiodurable.runs.renamed import Renamed, renamed_in
-from aiodurable.runs.unsaved import let_unsaved_graphs_run
+from aiodurable.runs.renamed_nodes import Renamed, renamed_in
+from aiodurable.runs.unsaved_subgraphs import let_unsaved_graphs_run
 
 __all__ = ["BoundGraph", "Graph", "Graphs", "stored_chunks", "stored_result", "without_coordinates"]
 

@@ -11,12 +11,12 @@ from typing import Literal
 
 from aiodurable.errors import InvalidArgumentError, LockBusyError, WorkflowAlreadyRunningError
 from aiodurable.events import LeaseAcquired, LeaseReleased, emit
-from aiodurable.keys import check_thread_id
 from aiodurable.locks import Lease, cancel_on_lost
-from aiodurable.model import RunStatus
-from aiodurable.runs.guard import ThreadLease
+from aiodurable.models import RunStatus
+from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.rooms import Rooms
-from aiodurable.shielding import to_the_end
+from aiodurable.shield import run_to_completion
+from aiodurable.thread_id import validate_thread_id
 
 __all__ = ["OnBusy", "hold"]
 
@@ -44,7 +44,7 @@ async def hold(
         InvalidArgumentError: `thread_id`, `on_busy` or `timeout` makes no sense.
         PostgresUnavailableError: Postgres is away.
     """
-    check_thread_id(thread_id)
+    validate_thread_id(thread_id)
     if on_busy not in ("reject", "wait"):
         raise InvalidArgumentError(f'on_busy must be "reject" or "wait", got {on_busy!r}', argument="on_busy")
     if timeout is not None and not timeout >= 0:
@@ -66,7 +66,7 @@ async def hold(
     try:
         lease = ThreadLease(rooms, lock, await rooms.checkpoints.new_fence(thread_id))
     except BaseException:  # whatever happened, also a cancellation: nobody else will let this lock go
-        await to_the_end(_let_go(rooms, lock))
+        await run_to_completion(_let_go(rooms, lock))
         raise
     taken = time.monotonic()
     _held.set((*held, (rooms, lease)))
@@ -77,7 +77,7 @@ async def hold(
     finally:
         # Not ContextVar.reset(): a generator may be closed in another context than the one it was begun in.
         _held.set(tuple(other for other in _held.get() if other[1] is not lease))
-        await to_the_end(lease.release())
+        await run_to_completion(lease.release())
         emit(rooms.observers, LeaseReleased(thread_id, token=lease.token, held_s=time.monotonic() - taken))
 
 

@@ -21,15 +21,15 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints.fences import Fence, Standing, read_standing
-from aiodurable.checkpoints.weight import MOST_BYTES, is_heavy
+from aiodurable.checkpoints.size_estimate import MOST_BYTES, looks_large
 from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutError, WorkflowExecutionError
 from aiodurable.inert import Inert
-from aiodurable.keys import lock_key
-from aiodurable.model import EarlierAttempt, RunRecord, RunStatus, WorkflowCheckpoint
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.links import Links
-from aiodurable.postgres.queries import load
-from aiodurable.postgres.together import Together
+from aiodurable.lock_keys import lock_key
+from aiodurable.models import EarlierAttempt, RunRecord, RunStatus, WorkflowCheckpoint
+from aiodurable.postgres.batcher import Batcher
+from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
 from aiodurable.runs.answers import Answered, digest_of
 from aiodurable.runs.same_input import same_input
 from aiodurable.threads.status import CLASSIFY, Classifier
@@ -139,7 +139,7 @@ class Ledger:
     def __init__(
         self,
         database: Database,
-        links: Links,
+        links: DirectPool,
         classifier: Classifier,
         *,
         serde: SerializerProtocol,
@@ -156,10 +156,10 @@ class Ledger:
         self.worker = worker
         self._threads = threads
         # Many runs begin and end at once: in one statement each.
-        self._starts = Together(self._write_starts, name="aiodurable run starts")
-        self._completions = Together(self._write_completions, name="aiodurable run completions")
-        self._ends = Together(self._look_and_end, name="aiodurable run ends")
-        self._finishes = Together(self._write_finishes, name="aiodurable run outcomes")
+        self._starts = Batcher(self._write_starts, name="aiodurable run starts")
+        self._completions = Batcher(self._write_completions, name="aiodurable run completions")
+        self._ends = Batcher(self._look_and_end, name="aiodurable run ends")
+        self._finishes = Batcher(self._write_finishes, name="aiodurable run outcomes")
 
     async def get(self, run_id: str) -> Accepted | None:
         """The run of that id."""
@@ -174,7 +174,7 @@ class Ledger:
     async def loaded(self, accepted: Accepted, serde: SerializerProtocol) -> Loaded:
         """What `accepted` needs to go on, read with `serde`; large values off the event loop."""
         blobs = tuple(blob for _, blob in (*accepted.needed.values, accepted.stored_input))
-        return await self._off_the_loop(lambda: accepted.load(serde), heavy=is_heavy(blobs))
+        return await self._off_the_loop(lambda: accepted.load(serde), heavy=looks_large(blobs))
 
     async def same_input(self, accepted: Accepted, given: Any) -> bool:
         """Whether `given` is what the run was accepted with. Unknown, where that is not stored any more: then it is not."""
@@ -186,7 +186,7 @@ class Ledger:
             dumped = self._dump("input", given)
             return dumped == stored or same_input(_load(self._looking, stored), _load(self._looking, dumped))
 
-        return await self._off_the_loop(compare, heavy=is_heavy((given,)))
+        return await self._off_the_loop(compare, heavy=looks_large((given,)))
 
     async def newest_of(self, thread_ids: Sequence[str]) -> dict[str, Needed]:
         """What is read of the newest run of each of many threads before it is gone on with."""
@@ -239,7 +239,7 @@ class Ledger:
         """
         stored = await self._off_the_loop(
             lambda: (*self._dump("input", input), *self._dump("context", context), *self._dump("config", config)),
-            heavy=is_heavy((input, context, config)),
+            heavy=looks_large((input, context, config)),
         )
         key = lock_key(fence.thread_id, self._namespace)
         attempt = (fence.token, fence.lease_id, self.worker, seq)
@@ -385,7 +385,7 @@ class Ledger:
             graph: see above.
             base_id: the new thread's newest checkpoint.
             source, checkpoint_id: what was copied.
-            in_the_step: see `Birth.copy`; then answers that the step has not taken yet go along.
+            in_the_step: see `ThreadCopy.copy`; then answers that the step has not taken yet go along.
         """
         reason = f"forked from thread {source!r} at checkpoint {checkpoint_id}"
         key = lock_key(fence.thread_id, self._namespace)

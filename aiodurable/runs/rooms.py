@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiodurable.checkpoints import AsyncCheckpointerPool
 from aiodurable.events import Observer
 from aiodurable.locks import PostgresLockManager
-from aiodurable.runs.cancelling import Cancellations
+from aiodurable.runs.cancellation import Cancellations
 from aiodurable.runs.ledger import Ledger
 from aiodurable.threads import Threads
 

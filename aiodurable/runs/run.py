@@ -13,19 +13,19 @@ from langgraph.types import Command, StateSnapshot
 
 from aiodurable.checkpoints.fences import FENCE_KEY
 from aiodurable.errors import InvalidArgumentError, NotResumableError, ResultPrunedError, WorkflowExecutionError
-from aiodurable.model import RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.answers import STRICT_RESUME, Answered, addressed, already_left, given_before
 from aiodurable.runs.attempt import Attempt, new_run_id
-from aiodurable.runs.cancelling import Cancelling
+from aiodurable.runs.cancellation import Cancelling
+from aiodurable.runs.decision import Action, OnUnfinished, decide, interrupted, paused
 from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result
-from aiodurable.runs.guard import ThreadLease
 from aiodurable.runs.hold import OnBusy, hold
+from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Accepted
-from aiodurable.runs.resume import Action, OnUnfinished, decide, interrupted, paused
 from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run_config import check_call, merged, named_run, usable
-from aiodurable.shielding import to_the_end
+from aiodurable.shield import run_to_completion
 
 __all__ = ["DurableRun", "run"]
 
@@ -296,7 +296,7 @@ class DurableRun:
             closing = attempt.close(error)
             if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
                 closing = self.lease.while_locked(closing)  # who leaves does not wait for a dead link
-            thread = await to_the_end(closing)
+            thread = await run_to_completion(closing)
             self.checkpoint, self._stale = thread or self.checkpoint, thread is None
 
     def _call(
@@ -342,7 +342,7 @@ class DurableRun:
         self._starting = True
         try:
             # To the end: a row that is written although its caller was cancelled must be closed again.
-            return await to_the_end(self._open(call))
+            return await run_to_completion(self._open(call))
         except asyncio.CancelledError as error:
             await self.settle(error)
             raise

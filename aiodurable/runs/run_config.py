@@ -11,8 +11,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.pregel import Pregel
 
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.keys import check_run_id
 from aiodurable.runs.graphs import without_coordinates
+from aiodurable.thread_id import validate_run_id
 
 __all__ = ["check_call", "merged", "named_run", "usable", "what_goes_along"]
 
@@ -60,7 +60,7 @@ def named_run(run_id: str | None, config: RunnableConfig | None, thread_id: str)
             argument="run_id",
         )
     named = run_id if run_id is not None else None if inside is None else str(inside)
-    return None if named is None else check_run_id(named)
+    return None if named is None else validate_run_id(named)
 
 
 def merged(*configs: RunnableConfig) -> RunnableConfig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from aiodurable.model import StoredObject
+from aiodurable.models import StoredObject
 
 __all__ = ["same_input"]
 

@@ -7,12 +7,12 @@ at a time; `filters` says for which. `counting` tells how many there are. `histo
 Nothing here takes a lease, or writes to a thread that somebody works on.
 """
 
-from aiodurable.model import NEEDS_ATTENTION
-from aiodurable.threads.counting import ThreadCounts
+from aiodurable.models import NEEDS_ATTENTION
+from aiodurable.threads.counts import ThreadCounts
 from aiodurable.threads.filters import ThreadFilters
 from aiodurable.threads.history import ThreadStep
+from aiodurable.threads.prune import Pruned, PruneOptions
 from aiodurable.threads.reader import Threads
-from aiodurable.threads.retention import Pruned, PruneOptions
 from aiodurable.threads.search import PRUNING, ThreadPage
 from aiodurable.threads.status import Standing
 

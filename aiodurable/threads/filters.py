@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypedDict, Unpack
 
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 
 __all__ = ["Age", "Filter", "Statuses", "ThreadFilters", "check_positive"]
 

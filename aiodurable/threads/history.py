@@ -9,10 +9,10 @@ from typing import Any
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.queries import load
-from aiodurable.threads.paths import node_of
-from aiodurable.threads.reading import Reading
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
+from aiodurable.threads.decode import TolerantDecoder
+from aiodurable.threads.task_path import node_of
 
 __all__ = ["History", "ThreadStep"]
 
@@ -80,12 +80,12 @@ class History:
         row = await self._database.fetch_one(_SQL["begun"], thread_id, checkpoint_id)
         if row is None:
             return frozenset()
-        sends = Reading(self._serde).sends(row["sends_type"], row["sends"])
+        sends = TolerantDecoder(self._serde).sends(row["sends_type"], row["sends"])
         nodes = (node_of(path, sends) for path in row["paths"] or ())
         return frozenset(node for node in nodes if node is not None)
 
     def _step(self, row: dict[str, Any]) -> ThreadStep:
-        sends = Reading(self._serde).sends(row["sends_type"], row["sends"])
+        sends = TolerantDecoder(self._serde).sends(row["sends_type"], row["sends"])
         nodes = (node_of(path, sends) for path in row["paths"] or ())
         written_at, began_at = row["written_at"], row["began_at"]
         return ThreadStep(

@@ -17,8 +17,8 @@ from typing import Any
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.types import Interrupt
 
-from aiodurable.threads.paths import called_by, caller_of
-from aiodurable.threads.reading import Reading
+from aiodurable.threads.decode import TolerantDecoder
+from aiodurable.threads.task_path import called_by, caller_of
 
 __all__ = ["Questions"]
 
@@ -76,7 +76,7 @@ class Questions:
     @classmethod
     def of(cls, row: Mapping[str, Any], *, looking: SerializerProtocol, going_on: SerializerProtocol) -> Questions:
         """From the row of the statement `questions`: the questions are looked at, an answer goes on."""
-        reading = Reading(looking)
+        reading = TolerantDecoder(looking)
         rows = list(_rows(row, reading))
         innermost = [one for one in rows if not any(one.holds(other) for other in rows)]
         roots = tuple(one for one in rows if not one.around)
@@ -93,7 +93,7 @@ class Questions:
         return [row.digest for row in self._roots if row.ids <= frozenset(ids)]
 
 
-def _rows(row: Mapping[str, Any], reading: Reading) -> Iterator[_Row]:
+def _rows(row: Mapping[str, Any], reading: TolerantDecoder) -> Iterator[_Row]:
     columns = [row[name] or () for name in ("namespaces", "task_ids", "paths", "types", "blobs")]
     for around, task_id, path, kind, blob in zip(*columns, strict=True):
         asked = reading.load(kind, blob)

@@ -10,17 +10,17 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.inert import Inert
-from aiodurable.keys import check_thread_id
-from aiodurable.model import ThreadStatus, WorkflowCheckpoint
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.links import Links
-from aiodurable.postgres.queries import load
-from aiodurable.postgres.together import Together
-from aiodurable.threads.counting import Counting, ThreadCounts
+from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.batcher import Batcher
+from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
+from aiodurable.thread_id import validate_thread_id
+from aiodurable.threads.counts import Counting, ThreadCounts
 from aiodurable.threads.filters import Age, Filter, Statuses, ThreadFilters, check_positive
 from aiodurable.threads.history import History, ThreadStep
+from aiodurable.threads.prune import BATCH, SHARE, Keep, Pruned, Retention
 from aiodurable.threads.questions import Questions
-from aiodurable.threads.retention import BATCH, SHARE, Keep, Pruned, Retention
 from aiodurable.threads.search import Search, ThreadPage
 from aiodurable.threads.status import CLASSIFY, Classifier, Standing
 
@@ -42,15 +42,15 @@ class Threads:
     """
 
     def __init__(
-        self, database: Database, *, namespace: str, serde: SerializerProtocol, links: Links | None = None
+        self, database: Database, *, namespace: str, serde: SerializerProtocol, links: DirectPool | None = None
     ) -> None:
         self._database = database
         self._serde = serde = Inert(serde)
         self._links = links
         self.classifier = Classifier(database, namespace=namespace, serde=serde)
         # Runs ask for their thread when they begin and when they end: many at once, so in one statement.
-        self._seen = Together(partial(self._classify, ignore_lock=False), name="aiodurable statuses")
-        self._beneath = Together(partial(self._classify, ignore_lock=True), name="aiodurable statuses beneath leases")
+        self._seen = Batcher(partial(self._classify, ignore_lock=False), name="aiodurable statuses")
+        self._beneath = Batcher(partial(self._classify, ignore_lock=True), name="aiodurable statuses beneath leases")
         self._search = Search(database, self.classifier, namespace=namespace)
         self._counting = Counting(database, self._search, self.classifier)
         self._retention = Retention(database, self._search, self.classifier, namespace=namespace)
@@ -63,7 +63,7 @@ class Threads:
             thread_id: the thread.
             ignore_lock: the caller holds the lease itself and wants to know what lies beneath.
         """
-        found = await (self._beneath if ignore_lock else self._seen)(check_thread_id(thread_id))
+        found = await (self._beneath if ignore_lock else self._seen)(validate_thread_id(thread_id))
         assert found is not None, "every thread has a status"
         return found
 
@@ -115,7 +115,7 @@ class Threads:
     ) -> AsyncIterator[ThreadStep]:
         """See `Durable.history`."""
         check_positive(limit=limit)
-        return self._history.steps(check_thread_id(thread_id), before=before, limit=limit)
+        return self._history.steps(validate_thread_id(thread_id), before=before, limit=limit)
 
     async def questions(self, thread_id: str, *, serde: SerializerProtocol) -> Questions:
         """What the thread's newest step asks; to be called under its lease.

@@ -17,10 +17,10 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from aiodurable.keys import lock_key, own_lock_key
-from aiodurable.model import ThreadStatus, WorkflowCheckpoint
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.queries import load
+from aiodurable.lock_keys import lock_key, own_lock_key
+from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
 from aiodurable.threads.filters import Filter
 from aiodurable.threads.status import Classifier, Standing
 

@@ -42,14 +42,14 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.types import Interrupt, Send
 
 from aiodurable.jsonable import shown
-from aiodurable.keys import lock_key
-from aiodurable.model import LockHolder, RunStatus, ThreadStatus, WorkflowCheckpoint
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.queries import load
-from aiodurable.threads.failures import Failures
+from aiodurable.lock_keys import lock_key
+from aiodurable.models import LockHolder, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
+from aiodurable.threads.decode import TolerantDecoder
+from aiodurable.threads.failure_path import Failures
 from aiodurable.threads.filters import Filter
-from aiodurable.threads.paths import called_by, caller_of, node_of, pull_path, send_index
-from aiodurable.threads.reading import Reading
+from aiodurable.threads.task_path import called_by, caller_of, node_of, pull_path, send_index
 
 __all__ = ["CLASSIFY", "Classifier", "Standing"]
 
@@ -148,7 +148,7 @@ class Classifier:
         return {row["thread_id"]: self._told(row, paths.get(row["thread_id"], ())) for row in rows}
 
     def _told(self, row: Mapping[str, Any], failed_path: tuple[str, ...]) -> WorkflowCheckpoint:
-        reading = Reading(self._serde)
+        reading = TolerantDecoder(self._serde)
         status = ThreadStatus(row["status"])
         sends = reading.sends(row["sends_type"], row["sends"])
         error = None if row["error_blob"] is None else shown(reading.load(row["error_type"], row["error_blob"]))
@@ -198,7 +198,7 @@ def _doubt(row: Mapping[str, Any], status: ThreadStatus, error: str | None, unre
     return "; ".join(doubts) or None
 
 
-def _interrupts(row: Mapping[str, Any], reading: Reading) -> Iterator[Any]:
+def _interrupts(row: Mapping[str, Any], reading: TolerantDecoder) -> Iterator[Any]:
     """The open questions, each once: that of a `@task` is stored with the task, and then with the function that called it."""
     seen = set[str](row["answering"] or ())
     paths: Sequence[str] = row["questions_path"] or ()
@@ -214,7 +214,7 @@ def _interrupts(row: Mapping[str, Any], reading: Reading) -> Iterator[Any]:
             yield question
 
 
-def _commanded(row: Mapping[str, Any], reading: Reading) -> Iterator[str]:
+def _commanded(row: Mapping[str, Any], reading: TolerantDecoder) -> Iterator[str]:
     """The nodes a `Command` from outside was written for."""
     for channel in row["commanded"] or ():
         yield channel.rpartition(":")[2]

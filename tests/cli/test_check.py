@@ -20,7 +20,7 @@ from aiodurable import Durable, PostgresUnavailableError, ProblemKind
 from aiodurable.checkpoints import stored_values
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.cli.commands import cli
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from aiodurable.runs import check
 from aiodurable.settings import Settings
 from aiodurable.threads import search

@@ -20,8 +20,8 @@ from click.testing import CliRunner, Result
 import aiodurable
 from aiodurable.cli.commands import cli
 from aiodurable.cli.durations import Duration
-from aiodurable.cli.exits import Exit, exit_of
-from aiodurable.cli.wording import age, one_line
+from aiodurable.cli.exit_codes import Exit, exit_of
+from aiodurable.cli.format import age, one_line
 from aiodurable.durable import Durable
 from aiodurable.errors import (
     AiodurableError,
@@ -357,7 +357,7 @@ def test_any_value_of_a_question_can_be_printed_as_json() -> None:
     from langgraph.types import Interrupt
 
     from aiodurable.cli.thread_json import thread_json
-    from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+    from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 
     value: Any = object()
     thread = WorkflowCheckpoint("t", ThreadStatus.INTERRUPTED, interrupts=(Interrupt(value=value, id="i"),))

@@ -13,7 +13,7 @@ import pytest
 
 from aiodurable.cli.demo import analysis, documents, report
 from aiodurable.durable import Durable
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from waiting import wait_until_sync
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")]

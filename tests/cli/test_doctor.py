@@ -19,12 +19,12 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from aiodurable.cli.commands import cli
+from aiodurable.cli.doctor import connectivity
 from aiodurable.cli.doctor import server as server_checks
-from aiodurable.cli.doctor import ways
-from aiodurable.cli.doctor.examination import examine
 from aiodurable.cli.doctor.finding import Finding, Grade
+from aiodurable.cli.doctor.runner import examine
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres.connections import Database
+from aiodurable.postgres.pool import Database
 from aiodurable.settings import Settings
 from conftest import Server
 from pgbouncer import free_port, through
@@ -190,8 +190,8 @@ async def test_a_standby() -> None:
 
 
 async def test_a_server_that_bears_silence(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ways, "_SQL", {**ways._SQL, "fall_silent": "SELECT $1"})
-    monkeypatch.setattr(ways, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(connectivity, "_SQL", {**connectivity._SQL, "fall_silent": "SELECT $1"})
+    monkeypatch.setattr(connectivity, "_PATIENCE_S", 0.5)
     found = (await examined(dsn))["silence"]
     assert found.grade == "fail"
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from aiodurable import Durable, PostgresLockManager
 from aiodurable.cli.commands import cli
-from aiodurable.keys import lock_key, own_lock_key
+from aiodurable.lock_keys import lock_key, own_lock_key
 from aiodurable.settings import Settings
 from waiting import wait_until
 from workflows import Gate, four_nodes

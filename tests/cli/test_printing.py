@@ -18,10 +18,10 @@ from langgraph.channels import EphemeralValue
 from langgraph.graph import START, StateGraph
 from langgraph.types import Interrupt, interrupt
 
+from aiodurable.cli.format import quoted, shell_word
 from aiodurable.cli.thread_json import thread_json
-from aiodurable.cli.wording import quoted, shell_word
 from aiodurable.durable import Durable
-from aiodurable.model import ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 
 CLEARS = "a\x1b[2J\x1b[1;1Hcomplete"
 COPIES = "b\x1b]52;c;cm0gLXJmIC8=\x07"

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aiodurable.cli.commands import cli
-from aiodurable.keys import lock_key
+from aiodurable.lock_keys import lock_key
 
 APP = """
 import operator, os

@@ -11,7 +11,7 @@ import pytest
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, InvalidArgumentError, WorkflowAlreadyRunningError
 from aiodurable.functions import durable_run
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from aiodurable.workflow import LockableWorkflowMixin, WorkflowExecutor, with_workflow_lock
 from waiting import wait_until
 from workflows import STEPS, four_nodes

@@ -17,10 +17,10 @@ from langgraph.graph import START, StateGraph
 from langgraph.pregel import Pregel
 
 from aiodurable.checkpoints import saver
+from aiodurable.checkpoints.encoding import COMMIT_REPLACING
 from aiodurable.checkpoints.fences import FENCE_KEY
-from aiodurable.checkpoints.rows import COMMIT_REPLACING
 from aiodurable.dsn import parse_dsn
-from aiodurable.threads import paths
+from aiodurable.threads import task_path
 
 PARAMETERS = {
     "_cursor": ["self", "pipeline"],
@@ -154,12 +154,12 @@ def test_clones_are_made_with_a_shallow_copy() -> None:
 
 def test_a_tasks_path_is_written_as_the_status_reads_it() -> None:
     written = import_module("langgraph.pregel._algo").task_path_str
-    advice = "task paths are written differently: see threads/paths.py"
-    assert written(("__pregel_pull", "node")) == paths.pull_path("node"), advice
-    assert paths.node_of(written(("__pregel_pull", "node")), []) == "node", advice
-    assert paths.node_of(written(("__pregel_push", 1, 0)), ["first", "second"]) == "second", advice
+    advice = "task paths are written differently: see threads/task_path.py"
+    assert written(("__pregel_pull", "node")) == task_path.pull_path("node"), advice
+    assert task_path.node_of(written(("__pregel_pull", "node")), []) == "node", advice
+    assert task_path.node_of(written(("__pregel_push", 1, 0)), ["first", "second"]) == "second", advice
     call = written(("__pregel_push", ("__pregel_pull", "node"), 0, 1))
-    assert (paths.node_of(call, []), paths.caller_of(call)) == (None, "node"), advice
+    assert (task_path.node_of(call, []), task_path.caller_of(call)) == (None, "node"), advice
 
 
 def test_a_graph_takes_its_saver_from_an_attribute_when_it_runs() -> None:
@@ -175,7 +175,7 @@ def test_a_graph_takes_its_saver_from_an_attribute_when_it_runs() -> None:
 @pytest.mark.parametrize("stream", [Pregel.astream, Pregel.stream])
 def test_a_step_waits_for_its_save_by_the_name_that_graphs_without_one_are_given(stream: Any) -> None:
     assert "loop._put_checkpoint_fut" in inspect.getsource(stream), (
-        "LangGraph waits for a step's save differently: see whether runs/unsaved.py is still needed"
+        "LangGraph waits for a step's save differently: see whether runs/unsaved_subgraphs.py is still needed"
     )
 
 

@@ -39,7 +39,7 @@ from aiodurable.errors import (
 )
 from aiodurable.fastapi import add_exception_handlers
 from aiodurable.functions import get_checkpoint_status
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from example_programs import REPOSITORY
 from waiting import wait_until, within
 

@@ -20,8 +20,8 @@ from langgraph.types import Interrupt, Send
 from aiodurable.checkpoints.stored_values import ValueReader
 from aiodurable.inert import Inert, Shown
 from aiodurable.jsonable import json_text, shown
-from aiodurable.model import StoredObject
-from aiodurable.threads.reading import Reading
+from aiodurable.models import StoredObject
+from aiodurable.threads.decode import TolerantDecoder
 from aiodurable.threads.status import _commanded, _interrupts
 
 called = list[Any]()
@@ -132,7 +132,7 @@ def read(stored: tuple[str, bytes]) -> None:
     value = Shown(JsonPlusSerializer()).loads_typed(stored)
     assert strange(value) == []
     json.loads(json_text(value), parse_constant=pytest.fail)
-    reading = Reading(Inert(JsonPlusSerializer()))
+    reading = TolerantDecoder(Inert(JsonPlusSerializer()))
     assert all(type(node) is str for node in reading.sends(kind, blob))
     asks = {"answering": None, "questions_path": ["p"], "questions_type": [kind], "questions": [blob]}
     list(_interrupts(asks, reading))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiodurable.durable import Durable
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from features import EMPTY
 from workflows import STEPS, Gate, nested, noted
 

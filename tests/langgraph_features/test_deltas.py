@@ -12,7 +12,7 @@ from langgraph.types import Overwrite
 
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from features import EMPTY, deltas
 from workflows import four_nodes
 

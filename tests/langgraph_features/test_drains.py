@@ -12,7 +12,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime, get_runtime
 
 from aiodurable.durable import Durable
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from features import EMPTY
 from ledger_rows import Ledger
 from workflows import STEPS, Story, fan_out, note, noted

@@ -11,7 +11,7 @@ from langgraph.errors import NodeError
 from langgraph.graph import END, START, StateGraph
 
 from aiodurable.durable import Durable
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from features import EMPTY, asking_handler, error_handler
 from ledger_rows import Ledger
 from workflows import Story, noted

@@ -15,7 +15,7 @@ from langgraph.types import RetryPolicy, TimeoutPolicy
 from aiodurable.durable import Durable
 from aiodurable.errors import LeaseLostError
 from aiodurable.idempotency import idempotency_key
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from features import AT_ONCE, EMPTY
 from ledger_rows import Ledger

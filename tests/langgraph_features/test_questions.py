@@ -11,7 +11,7 @@ from langgraph.types import interrupt
 from pydantic import BaseModel, ValidationError
 
 from aiodurable.durable import Durable
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from features import EMPTY, answer_to, two_questions
 from ledger_rows import Ledger
 from workflows import Story

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import ClientCursor, sql
 
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.sql import load
 from conftest import Server
 from explained import nodes, rows
 from statements import CROWD, STATEMENTS, TABLES, Statement
@@ -25,7 +25,7 @@ KNOWN = {
     "one thread": "they were when there was one thread",
     "no table": "none ever was, and plans were made while there was nothing in them, and are kept",
 }
-ROOMS = ("threads", "runs", "checkpoints", "copying", "links", "retention", "answers")
+ROOMS = ("threads", "runs", "checkpoints", "copy", "direct", "prune", "answers")
 READ_NO_TABLE = {
     "without_seqscan",
     "bytewise",
@@ -45,7 +45,7 @@ READ_NO_TABLE = {
 }
 TESTED_ELSEWHERE = {"threads_recent"}
 PART_OF_ANOTHER = {"commit_lost", "commit_unless_lost", "commit_replaced", "commit_taken", "commit_and_lost"}
-SESSIONS = {"pool": ("links", "by_index"), "search": ("threads", "without_seqscan"), "link": ("links", "plan_once")}
+SESSIONS = {"pool": ("direct", "by_index"), "search": ("threads", "without_seqscan"), "link": ("direct", "plan_once")}
 
 
 class Session:
@@ -147,6 +147,6 @@ def indexes(node: dict[str, Any]) -> set[str]:
     # LangGraph's own on thread_id alone is as good for few rows of one thread, and for the next thread.
     return {
         re.sub("_thread_id_idx$", "_pkey", index)
-        for index in found.union(*map(indexes, node.get("Plans", ())))
+        for index in found.union(*map(indexes, node.get("PlanCache", ())))
         if not index.startswith("pg_")
     }

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import ClientCursor
 
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.sql import load
 from explained import nodes
 from statements import CROWD, TABLES
 

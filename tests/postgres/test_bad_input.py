@@ -21,7 +21,7 @@ from aiodurable.errors import (
     PostgresUnavailableError,
     ThreadNotFoundError,
 )
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from aiodurable.runs import ledger
 from aiodurable.settings import Settings
 from workflows import STEPS, Story, four_nodes

@@ -163,5 +163,5 @@ async def test_calls_one_after_the_other_fail_soon_and_little_is_logged_while_po
         while await refused(durable) is None:
             calls += 1
         assert time.monotonic() - began < 2.5 * settings.connect_timeout_s, f"{calls} calls"
-        warnings = [record for record in caplog.records if record.name.startswith("aiodurable.locks.keeper")]
+        warnings = [record for record in caplog.records if record.name.startswith("aiodurable.locks.supervisor")]
         assert len(warnings) <= 2, "one for each lock session"

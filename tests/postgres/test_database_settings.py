@@ -16,8 +16,8 @@ from aiodurable import ConfigurationError, Durable, PostgresUnavailableError, Se
 from aiodurable.dsn import parse_dsn
 from aiodurable.locks import create_lock_manager_with_retry
 from aiodurable.postgres import schema
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.links import Links
+from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.pool import Database
 from conftest import Server
 from waiting import wait_until
 from workflows import four_nodes
@@ -148,7 +148,7 @@ async def test_a_role_that_has_no_connection_left_is_told_so(admin: psycopg.Conn
     admin.execute(b"CREATE ROLE few LOGIN PASSWORD 'few'")
     few = make_conninfo(dsn, user="few", password="few")
     database = Database(parse_dsn(few), min_size=0, max_size=1, connect_timeout_s=0.5)
-    links = Links(parse_dsn(few), role="test", size=1, timeout_s=0.5)
+    links = DirectPool(parse_dsn(few), role="test", size=1, timeout_s=0.5)
     try:
         await database.open()
         admin.execute(b"ALTER ROLE few CONNECTION LIMIT 0")
@@ -207,6 +207,6 @@ async def test_each_statement_has_a_snapshot_of_its_own_whatever_the_default_iso
         [[before], _, [after]] = await waiting
         assert (before["n"], after["n"]) == (0, 1)
         await database.aclose()
-        links = Links(parse_dsn(dsn), role="test", size=1, timeout_s=10)
+        links = DirectPool(parse_dsn(dsn), role="test", size=1, timeout_s=10)
         assert (await links.fetch("SHOW transaction_isolation"))[0][0] == "read committed"
         links.close()

@@ -11,9 +11,9 @@ import pytest
 
 from aiodurable import AiodurableError, Durable, PostgresUnavailableError, RunStatus, Settings
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres import connections, links
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.links import Link, Links
+from aiodurable.postgres import direct, pool
+from aiodurable.postgres.direct import DirectConnection, DirectPool
+from aiodurable.postgres.pool import Database
 from ledger_rows import Ledger
 from proxy import Proxy, proxy
 from waiting import wait_until, within
@@ -30,8 +30,8 @@ async def wire(dsn: str) -> AsyncIterator[Proxy]:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "_STATEMENT_S", 1.0)
-    monkeypatch.setattr(connections, "_SILENCE_S", 1.0)
+    monkeypatch.setattr(direct, "_STATEMENT_S", 1.0)
+    monkeypatch.setattr(pool, "_SILENCE_S", 1.0)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def backends(dsn: str, role: str) -> set[int]:
 
 
 async def test_a_statement_that_gets_no_answer_is_sent_again_on_a_new_connection(dsn: str, wire: Proxy) -> None:
-    pair = Links(parse_dsn(wire.dsn), role="test", size=1, timeout_s=0.2)
+    pair = DirectPool(parse_dsn(wire.dsn), role="test", size=1, timeout_s=0.2)
     [before] = await pair.fetch("SELECT pg_backend_pid() AS pid")
     wire.forget()
     [after] = await pair.fetch("SELECT pg_backend_pid() AS pid")
@@ -59,12 +59,12 @@ async def test_a_statement_that_gets_no_answer_is_sent_again_on_a_new_connection
 async def test_every_backend_that_was_left_is_ended_by_the_next_connection(
     dsn: str, wire: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link = Link(parse_dsn(wire.dsn), role="test", connect_timeout_s=10.0)
+    link = DirectConnection(parse_dsn(wire.dsn), role="test", connect_timeout_s=10.0)
     await link.fetch("SELECT 1")
     wire.forget()
     link.drop()
     with monkeypatch.context() as slow:
-        slow.setattr(links, "_SQL", {**links._SQL, "end_left": "SELECT pg_sleep(60), $1"})
+        slow.setattr(direct, "_SQL", {**direct._SQL, "end_left": "SELECT pg_sleep(60), $1"})
         second = asyncio.create_task(link.fetch("SELECT 1"))
         await wait_until(lambda: sleeping(dsn), what="the second connection to end what the first left")
         wire.forget()
@@ -146,7 +146,7 @@ async def test_a_run_that_is_cancelled_while_its_end_is_recorded_on_a_dead_conne
 async def test_a_cancelled_run_waits_for_a_dead_connection_no_longer_than_for_its_lease(
     durable: Durable, wire: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "_STATEMENT_S", 60.0)
+    monkeypatch.setattr(direct, "_STATEMENT_S", 60.0)
     running = await cancelled_behind_a_dead_wire(durable, wire)
     await within(10, asyncio.wait({running}), what="the run to leave with its lease, of which 2 s were left")
     assert running.cancelled()
@@ -156,7 +156,7 @@ async def test_closing_ends_the_waiting_of_a_cancelled_run_although_its_lease_la
     wire: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a process that is given less time than a lease has."""
-    monkeypatch.setattr(links, "_STATEMENT_S", 60.0)
+    monkeypatch.setattr(direct, "_STATEMENT_S", 60.0)
     lasting = Settings(lease_ttl_s=120, heartbeat_s=30, lease_margin_s=30, close_timeout_s=2)
     durable = Durable(wire.dsn, settings=lasting)
     await durable.open()

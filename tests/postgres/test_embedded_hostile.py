@@ -15,9 +15,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from aiodurable.embedded import EmbeddedPostgres, find_bindir, server_url, start_server, stop_server
+from aiodurable.embedded.binaries import Programs, _copy_for_all
 from aiodurable.embedded.pidfile import log_tail, read_pid_file
 from aiodurable.embedded.private import give
-from aiodurable.embedded.programs import Programs, _copy_for_all
 from aiodurable.errors import AiodurableError, ConfigurationError
 from pgbouncer import free_port
 

@@ -21,7 +21,7 @@ from psycopg import sql
 from aiodurable import Durable
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.locks import PostgresLockManager
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.sql import load
 
 SYNTAX = {"coalesce", "extract", "greatest", "least", "nullif", "position", "substring"}
 """Written like calls of functions, they are none, or of one in pg_catalog whatever the path is."""

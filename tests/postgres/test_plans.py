@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.links import Link
+from aiodurable.postgres.direct import DirectConnection
+from aiodurable.postgres.pool import Database
 from waiting import wait_until
 
 PLANNED = (
@@ -26,7 +26,7 @@ def filling(dsn: str) -> str:
 
 
 async def test_a_link_plans_anew(dsn: str, filling: str) -> None:
-    link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
+    link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
 
     async def by_key() -> bool:
         return "Index Cond: (thread_id = t.id)" in "\n".join(row[0] for row in await link.fetch(EXPLAIN))

@@ -13,7 +13,7 @@ import pytest
 
 from aiodurable import Durable, Settings
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres.connections import Database
+from aiodurable.postgres.pool import Database
 from waiting import wait_until, within
 from workflows import four_nodes
 

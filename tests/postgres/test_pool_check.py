@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres.connections import Database
+from aiodurable.postgres.pool import Database
 from proxy import proxy
 from waiting import wait_until_sync
 

@@ -18,7 +18,7 @@ from aiodurable.checkpoints.fences import FENCE_KEY
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import PoolerNotSupportedError, PostgresUnavailableError
 from aiodurable.postgres import schema
-from aiodurable.postgres.connections import Database
+from aiodurable.postgres.pool import Database
 from aiodurable.settings import Settings
 from aiodurable.threads import Threads
 from pgbouncer import through

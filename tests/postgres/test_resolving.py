@@ -16,8 +16,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from aiodurable import Durable, PostgresUnavailableError, Settings
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres import resolving
-from aiodurable.postgres.connections import Database, connect_direct
+from aiodurable.postgres import name_resolution
+from aiodurable.postgres.pool import Database, connect_direct
 from proxy import proxy
 from server_locks import ServerLocks
 from waiting import wait_until, within
@@ -103,7 +103,7 @@ async def test_of_several_hosts_and_addresses_the_first_that_answers_is_taken_by
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, int(port))) for address in known[host]]
 
-    monkeypatch.setattr(resolving.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(name_resolution.socket, "getaddrinfo", getaddrinfo)
     rest = {key: value for key, value in conninfo_to_dict(by_name).items() if key in ("user", "password", "dbname")}
     for hosts, ports in [
         ("two.invalid", port),

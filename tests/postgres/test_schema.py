@@ -13,7 +13,7 @@ from psycopg.rows import DictRow, dict_row
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
-from aiodurable.keys import MIGRATION_KEY
+from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.postgres import schema
 
 MANY = """

@@ -18,7 +18,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import PostgresUnavailableError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres import schema
-from aiodurable.postgres.connections import Database, connect_direct
+from aiodurable.postgres.pool import Database, connect_direct
 from conftest import Server
 
 PASSWORD = "hunter2"

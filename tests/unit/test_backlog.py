@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from aiodurable.checkpoints.backlog import Backlog
+from aiodurable.checkpoints.encoding import Rows, Write
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.rows import Rows, Write
+from aiodurable.checkpoints.write_queue import WriteQueue
 from aiodurable.errors import ClosedError
 from waiting import within
 
@@ -17,11 +17,11 @@ def write(thread: str, token: int = 1, size: int = 100) -> Write:
     return Write(Fence(thread, token), rows, asyncio.get_running_loop().create_future(), 0.0)
 
 
-def backlog(**bounds: int) -> Backlog:
-    return Backlog(**{"batch_rows": 10, "batch_bytes": 10_000, "rows": 5, "bytes_": 100_000, **bounds})
+def backlog(**bounds: int) -> WriteQueue:
+    return WriteQueue(**{"batch_rows": 10, "batch_bytes": 10_000, "rows": 5, "bytes_": 100_000, **bounds})
 
 
-async def enter(queue: Backlog, item: Write) -> None:
+async def enter(queue: WriteQueue, item: Write) -> None:
     async with queue:
         queue.add(item)
 

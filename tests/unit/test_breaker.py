@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aiodurable.errors import CircuitOpenError, ConfigurationError, PostgresUnavailableError
-from aiodurable.postgres.breaker import CircuitBreaker
+from aiodurable.postgres.circuit_breaker import CircuitBreaker
 
 
 class Clock:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from langgraph.runtime import RunControl
 
-from aiodurable.runs.cancelling import Cancelling
+from aiodurable.runs.cancellation import Cancelling
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

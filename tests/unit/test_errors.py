@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from aiodurable import errors
-from aiodurable.model import LockHolder, ThreadStatus
+from aiodurable.models import LockHolder, ThreadStatus
 
 HOLDER = LockHolder(key=7, pid=42, application="aiodurable:lock@host:1", client="10.0.0.1", since=datetime.now(UTC))
 EXAMPLES = [

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from aiodurable.checkpoints.history import History, Mark
-from aiodurable.postgres.links import Origin
+from aiodurable.postgres.direct import Origin
 
 
 class Server:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.keys import MAX_THREAD_ID_BYTES, check_thread_id, lock_key
+from aiodurable.lock_keys import lock_key
+from aiodurable.thread_id import MAX_THREAD_ID_BYTES, validate_thread_id
 
 
 def test_keys_never_change_between_versions() -> None:
@@ -24,7 +25,7 @@ def test_keys_fit_a_signed_bigint(name: str, namespace: str) -> None:
 
 @given(st.text(min_size=1, max_size=100).filter(lambda text: "\0" not in text))
 def test_a_thread_id_that_postgres_can_hold_passes(thread_id: str) -> None:
-    assert check_thread_id(thread_id) is thread_id
+    assert validate_thread_id(thread_id) is thread_id
 
 
 @pytest.mark.parametrize(
@@ -41,4 +42,4 @@ def test_a_thread_id_that_postgres_can_hold_passes(thread_id: str) -> None:
 )
 def test_a_thread_id_that_cannot_be_stored_is_refused_with_what_was_found(thread_id: object, found: str) -> None:
     with pytest.raises(InvalidArgumentError, match=found):
-        check_thread_id(thread_id)  # type: ignore[arg-type]
+        validate_thread_id(thread_id)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import asyncio
 from contextvars import ContextVar
 from typing import Any
 
-from aiodurable.locks.asked import Release
+from aiodurable.locks.requests import Release
 
 number: ContextVar[int] = ContextVar("number")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiodurable.model import PauseReason, ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import PauseReason, ThreadStatus, WorkflowCheckpoint
 
 S = ThreadStatus
 RESUMABLE = {(S.CRASHED, None), (S.FAILED, None), (S.PAUSED, PauseReason.DRAINED)}

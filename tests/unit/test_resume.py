@@ -18,8 +18,8 @@ from aiodurable.errors import (
     ThreadNotFoundError,
     ThreadPausedError,
 )
-from aiodurable.model import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
-from aiodurable.runs.resume import Action, OnUnfinished, Outcome, decide, outcome_of
+from aiodurable.models import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.decision import Action, OnUnfinished, Outcome, decide, outcome_of
 
 S = ThreadStatus
 

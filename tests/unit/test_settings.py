@@ -7,7 +7,7 @@ import math
 import pytest
 
 from aiodurable.errors import ConfigurationError
-from aiodurable.locks.terms import Terms
+from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.settings import Settings
 
 
@@ -69,7 +69,7 @@ def test_times_of_a_lease_that_break_each_other_are_refused(times: dict[str, flo
 @pytest.mark.parametrize("ttl", [0.5, 2.5, 8.9, 20, 60, 61.3])
 def test_a_holder_stops_before_any_of_the_servers_clocks_frees_its_lease(ttl: float) -> None:
     """Its timeout for idle sessions, in milliseconds, and its keepalives, in whole seconds: neither is rounded down."""
-    terms = Terms.of(Settings(lease_ttl_s=ttl, heartbeat_s=ttl / 10, lease_margin_s=0.01))
+    terms = LeaseTiming.of(Settings(lease_ttl_s=ttl, heartbeat_s=ttl / 10, lease_margin_s=0.01))
     silence_ms, idle, interval = map(int, terms.server_settings)
     trusted = terms.trusted_until(sent=0)
     assert trusted < silence_ms / 1000

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from aiodurable import CircuitOpenError
-from aiodurable.postgres.together import Together
+from aiodurable.postgres.batcher import Batcher
 from waiting import within
 
 eager = pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has eager tasks since Python 3.12")
@@ -26,7 +26,7 @@ async def test_a_question_that_failed_at_once_does_not_keep_the_next_one_waiting
             raise CircuitOpenError("open", retry_after=1.0)
         return {key: key.upper() for key in keys}
 
-    together = Together(ask, name="test")
+    together = Batcher(ask, name="test")
     with pytest.raises(CircuitOpenError):
         await together("a")
     refused = False
@@ -44,7 +44,7 @@ async def test_who_leaves_while_its_question_is_under_way_leaves_the_others_thei
         await answered.acquire()
         return {key: key.upper() for key in keys}
 
-    together = Together(ask, name="test")
+    together = Batcher(ask, name="test")
     async with asyncio.timeout(5):
         first = asyncio.create_task(together("first"))
         assert await asked.get() == ("first",)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from aiodurable.locks.turns import Turns
+from aiodurable.locks.local_queue import LocalQueue
 from waiting import wait_until
 
 KEY = 7
 SESSION = cast("Any", object())
 
 
-async def waiting(turns: Turns, count: int) -> list[asyncio.Task[Any]]:
+async def waiting(turns: LocalQueue, count: int) -> list[asyncio.Task[Any]]:
     tasks = [asyncio.create_task(turns.wait(KEY)) for _ in range(count)]
     await wait_until(lambda: turns.waiting == count, what="all to wait")
     return tasks
 
 
 async def test_after_32_handoffs_the_lock_goes_back_to_postgres_although_tasks_here_wait_for_it() -> None:
-    turns = Turns()
+    turns = LocalQueue()
     assert turns.take(KEY)
     tasks = await waiting(turns, 100)
     for number in range(32):
@@ -39,7 +39,7 @@ async def test_after_32_handoffs_the_lock_goes_back_to_postgres_although_tasks_h
 
 
 async def test_a_lock_that_nobody_here_waits_for_is_not_handed_on() -> None:
-    turns = Turns()
+    turns = LocalQueue()
     assert turns.take(KEY)
     [task] = await waiting(turns, 1)
     task.cancel()

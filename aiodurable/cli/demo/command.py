@@ -9,7 +9,7 @@ import click
 
 from aiodurable.cli.database import dsn_option, is_configured
 from aiodurable.cli.demo import documents
-from aiodurable.cli.exits import FailedCommand
+from aiodurable.cli.exit_codes import FailedCommand
 from aiodurable.errors import ConfigurationError
 
 __all__ = ["demo"]

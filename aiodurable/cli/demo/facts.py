@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiodurable.cli.demo.log import Entry
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 
 __all__ = ["Facts", "Promise", "check"]
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from aiodurable.cli.demo.facts import Facts, Promise
 from aiodurable.cli.demo.log import Entry
-from aiodurable.cli.wording import one_line
+from aiodurable.cli.format import one_line
 
 __all__ = ["Screen"]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from aiodurable.cli.database import dsn_option
-from aiodurable.cli.exits import Exit
-from aiodurable.cli.wording import one_line
+from aiodurable.cli.exit_codes import Exit
+from aiodurable.cli.format import one_line
 from aiodurable.jsonable import json_text
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def doctor(ctx: click.Context, dsn: str | None, kind: str, as_json: bool) -> Non
 
 
 async def _examine(dsn: str | None, kind: str, as_json: bool) -> list[Finding]:
-    from aiodurable.cli.doctor.examination import examine  # noqa: PLC0415 - loads both drivers and LangGraph's saver
+    from aiodurable.cli.doctor.runner import examine  # noqa: PLC0415 - loads both drivers and LangGraph's saver
     from aiodurable.postgres.grants import Kind  # noqa: PLC0415 - as above
 
     findings: list[Finding] = []

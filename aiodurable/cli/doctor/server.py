@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from aiodurable.checkpoints.pool import LINKS
 from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
 from aiodurable.locks.capacity import share
-from aiodurable.postgres.connections import Database
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
 from aiodurable.settings import Settings
 
 __all__ = ["CHECKS", "Facts", "clock", "facts_of"]

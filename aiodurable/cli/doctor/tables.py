@@ -6,9 +6,9 @@ from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
 from aiodurable.dsn import Dsn
 from aiodurable.errors import SchemaMismatchError
 from aiodurable.postgres import schema
-from aiodurable.postgres.connections import Database
 from aiodurable.postgres.grants import Kind, Right, needed
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
 from aiodurable.settings import Settings
 
 __all__ = ["everybody", "rights", "tables"]

@@ -12,12 +12,12 @@ import pytest
 from langgraph.graph import START, StateGraph
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver, fences
-from aiodurable.checkpoints.copying import birth
+from aiodurable.checkpoints.copy import birth
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence
-from aiodurable.checkpoints.healing import heal
+from aiodurable.checkpoints.repair import heal
 from aiodurable.errors import HistoryLostError, LeaseLostError, WorkflowAlreadyRunningError, WorkflowExecutionError
-from aiodurable.keys import lock_key
-from aiodurable.postgres.queries import load
+from aiodurable.lock_keys import lock_key
+from aiodurable.postgres.sql import load
 from checkpoint_rows import State, checkpoint, config, linear, rows, step, under, write_in_flight
 from proxy import proxy
 from waiting import wait_until

@@ -12,9 +12,9 @@ import pytest
 
 from aiodurable import Durable, ThreadStatus
 from aiodurable.checkpoints import DurableSaver
+from aiodurable.checkpoints.encoding import COMMIT_PROVING
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.history import Mark
-from aiodurable.checkpoints.rows import COMMIT_PROVING
 from aiodurable.errors import HistoryLostError
 from aiodurable.runs.ledger import Ledger
 from checkpoint_rows import checkpoint, config, rows
@@ -120,17 +120,17 @@ async def test_what_was_acknowledged_is_proved_once_for_each_connection(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The steady state pays nothing: the statement with the proof is sent after a reconnect alone."""
-    from aiodurable.postgres.links import Link
+    from aiodurable.postgres.direct import DirectConnection
 
     proofs = 0
-    fetch = Link.fetch
+    fetch = DirectConnection.fetch
 
-    async def counted(link: Link, query: str, *args: Any) -> Any:
+    async def counted(link: DirectConnection, query: str, *args: Any) -> Any:
         nonlocal proofs
         proofs += query == COMMIT_PROVING
         return await fetch(link, query, *args)
 
-    monkeypatch.setattr(Link, "fetch", counted)
+    monkeypatch.setattr(DirectConnection, "fetch", counted)
     await lease("t")
     for _ in range(30):
         await put(saver)

@@ -10,13 +10,13 @@ import asyncpg
 import pytest
 
 from aiodurable.checkpoints import AsyncCheckpointerPool
+from aiodurable.checkpoints.encoding import Rows, Write
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.rows import Rows, Write
-from aiodurable.checkpoints.writer import GroupWriter
+from aiodurable.checkpoints.group_commit import GroupCommitter
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ConfigurationError
-from aiodurable.postgres.links import Link
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.direct import DirectConnection
+from aiodurable.postgres.sql import load
 from waiting import within
 
 TOKENS = load("checkpoints")["tokens"]
@@ -36,7 +36,7 @@ def refused(fence: Fence) -> Write:
 
 async def written_together(dsn: str, writes: Sequence[Write]) -> None:
     """As one batch."""
-    writer = GroupWriter(parse_dsn(dsn), connections=1)
+    writer = GroupCommitter(parse_dsn(dsn), connections=1)
     for write in writes:
         writer.backlog.add(write)
     writer.open()
@@ -74,15 +74,15 @@ async def test_what_comes_after_a_write_whose_fence_is_locked_waits_with_it(
     locked = db.transaction()
     await locked.start()
     await db.execute(load("checkpoints")["hold_fences"], ["t"])
-    fetch = Link.fetch
+    fetch = DirectConnection.fetch
 
-    async def freed_after_the_first_half(link: Link, query: str, *args: Any) -> Any:
+    async def freed_after_the_first_half(link: DirectConnection, query: str, *args: Any) -> Any:
         rows = await fetch(link, query, *args)
         if query == TOKENS and db.is_in_transaction():
             await locked.rollback()
         return rows
 
-    monkeypatch.setattr(Link, "fetch", freed_after_the_first_half)
+    monkeypatch.setattr(DirectConnection, "fetch", freed_after_the_first_half)
     await written_together(dsn, [replacing(fence, "first"), replacing(fence, "last"), bad])
     assert await stored(db) == b"last"
 
@@ -91,12 +91,12 @@ async def test_a_thread_of_which_some_writes_wait_is_in_no_second_batch(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a batch one write is through, one has to wait for its fence; a newer one comes meanwhile."""
-    writer = GroupWriter(parse_dsn(dsn), connections=2)
+    writer = GroupCommitter(parse_dsn(dsn), connections=2)
     fence = Fence("t", 1)
     writes = [replacing(fence, name) for name in ("a", "b", "c", "d")]
     order: list[Write] = []
 
-    async def commit(link: Link, batch: Sequence[Write]) -> list[Write]:
+    async def commit(link: DirectConnection, batch: Sequence[Write]) -> list[Write]:
         del link
         if not order:
             writer.backlog.add(writes[2])
@@ -125,7 +125,7 @@ async def test_a_thread_of_which_some_writes_wait_is_in_no_second_batch(
 async def test_a_writer_that_fails_begins_again(
     dsn: str, pool: AsyncCheckpointerPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = GroupWriter(parse_dsn(dsn), connections=1)
+    writer = GroupCommitter(parse_dsn(dsn), connections=1)
     take = writer.backlog.take
 
     async def failing() -> list[Write]:

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.rows import (
+from aiodurable.checkpoints.encoding import (
     COMMIT,
     COMMIT_PROVING,
     COMMIT_PROVING_TAKING,
@@ -17,8 +16,9 @@ from aiodurable.checkpoints.rows import (
     Write,
     commit,
 )
+from aiodurable.checkpoints.fences import Fence
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres.links import Link
+from aiodurable.postgres.direct import DirectConnection
 
 
 def batch(number: int, *, replace: bool = False, takes: str | None = None) -> tuple[str, list[Any]]:
@@ -44,7 +44,7 @@ def batch(number: int, *, replace: bool = False, takes: str | None = None) -> tu
 async def test_the_commit_is_planned_once_for_all_batches(
     dsn: str, replace: bool, takes: str | None, expected: str
 ) -> None:
-    link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
+    link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
     await link.fetch("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('t', 1)")
     for number in range(10):
         statement, parameters = batch(number, replace=replace, takes=takes)
@@ -70,7 +70,7 @@ async def test_the_commit_is_planned_once_for_all_batches(
     ],
 )
 async def test_the_commit_looks_a_fence_up_by_its_key_also_in_an_empty_table(dsn: str, query: str) -> None:
-    link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
+    link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
     types = ["text[]", "bigint[]", "bigint[]", *["text[]"] * 5, "bytea[]", *["text[]"] * 4, "jsonb[]", "jsonb[]"]
     types += [*["text[]"] * 5, "int[]", "text[]", "text[]", "bytea[]"] * (2 if "replaced AS" in query else 1)
     types += [*["text[]"] * 4, "int[]", "text[]", "bigint[]"] * ("lost AS" in query)

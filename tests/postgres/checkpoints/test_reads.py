@@ -10,8 +10,8 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.errors import ClosedError, PostgresUnavailableError
-from aiodurable.postgres.queries import load
-from aiodurable.postgres.together import Together
+from aiodurable.postgres.batcher import Batcher
+from aiodurable.postgres.sql import load
 from checkpoint_rows import checkpoint, config, linear
 
 
@@ -108,7 +108,7 @@ async def test_what_comes_in_during_a_question_goes_together_in_the_next() -> No
         await go_on.wait()
         return {key: key * 10 for key in keys if key}
 
-    together = Together(ask, limit=3, name="test")
+    together = Batcher(ask, limit=3, name="test")
     first = asyncio.create_task(together(1))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -132,7 +132,7 @@ async def test_an_outage_reaches_everybody_who_asked_and_closing_too() -> None:
         await asyncio.Event().wait()
         return {}
 
-    together = Together(ask, name="test")
+    together = Batcher(ask, name="test")
     for result in await asyncio.gather(*(together(key) for key in (1, 2, 3)), return_exceptions=True):
         assert isinstance(result, PostgresUnavailableError)
     away = False

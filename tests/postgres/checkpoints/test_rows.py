@@ -20,7 +20,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 
 from aiodurable.checkpoints import DurableSaver
-from aiodurable.checkpoints.rows import dump_json
+from aiodurable.checkpoints.encoding import dump_json
 from checkpoint_rows import State, checkpoint, config, fan_out, linear, rows, step
 
 

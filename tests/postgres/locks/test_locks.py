@@ -22,7 +22,7 @@ from aiodurable.errors import (
     SchemaMismatchError,
 )
 from aiodurable.events import Event, LeaseAcquired, LeaseLost, LeaseReleased
-from aiodurable.keys import MIGRATION_KEY
+from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.locks import Lease, PostgresLockManager, create_lock_manager_with_retry
 from aiodurable.postgres import schema
 from aiodurable.settings import Settings
@@ -118,7 +118,7 @@ async def test_a_wait_ends_with_its_time(
 async def test_who_waits_is_woken_long_before_the_tick(
     locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiodurable.locks.waiting.TICK_S", (60, 60))
+    monkeypatch.setattr("aiodurable.locks.waiters.TICK_S", (60, 60))
     async with asyncio.TaskGroup() as group:
         async with locks.hold("a"):
             waiting = group.create_task(other.acquire("a", timeout=None))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiodurable.errors import ClosedError, PostgresUnavailableError
-from aiodurable.locks import PostgresLockManager, looking
+from aiodurable.locks import PostgresLockManager, holders
 from aiodurable.settings import Settings
 from proxy import proxy
 from waiting import wait_until, within
@@ -43,7 +43,7 @@ async def test_after_a_question_that_failed_at_once_the_next_one_is_answered(
     use(tasks)
     async with locks.hold("a"):
         with monkeypatch.context() as refusing:
-            refusing.setattr(looking, "connect_direct", refuse)
+            refusing.setattr(holders, "connect_direct", refuse)
             for _ in range(2):
                 with pytest.raises(PostgresUnavailableError, match="refused at once"):
                     await within(5, locks.holders(), what="the refusal")
@@ -55,14 +55,14 @@ async def test_questions_of_one_moment_get_each_its_own_answer_and_share_stateme
     locks: PostgresLockManager, tasks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statements = 0
-    fetch = looking.Looking.fetch
+    fetch = holders.HolderLookup.fetch
 
-    async def counted(self: looking.Looking, query: str, *args: Any) -> Any:
+    async def counted(self: holders.HolderLookup, query: str, *args: Any) -> Any:
         nonlocal statements
         statements += 1
         return await fetch(self, query, *args)
 
-    monkeypatch.setattr(looking.Looking, "fetch", counted)
+    monkeypatch.setattr(holders.HolderLookup, "fetch", counted)
     use(tasks)
     names = [f"lock {number}" for number in range(20)]
     leases = await asyncio.gather(*(locks.acquire(name) for name in names[::2]))

@@ -43,9 +43,9 @@ import loops
 from aiodurable.embedded import EmbeddedPostgres
 from aiodurable.errors import LockCapacityError, PostgresUnavailableError
 from aiodurable.locks import Lease, PostgresLockManager
+from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.session import LockSession
-from aiodurable.locks.terms import Terms
-from aiodurable.postgres import queries
+from aiodurable.postgres import sql
 from aiodurable.settings import Settings
 from lock_books import Books
 from server_locks import ServerLocks
@@ -414,9 +414,9 @@ def small() -> Iterator[str]:
 
 @pytest.fixture
 def model(small: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Locks]]:
-    books = Books(Terms.of(TIMES))
+    books = Books(LeaseTiming.of(TIMES))
     books.keep(monkeypatch)
-    monkeypatch.setattr("aiodurable.locks.asked.BATCH", 3)  # so that what is asked in one turn takes several
+    monkeypatch.setattr("aiodurable.locks.requests.BATCH", 3)  # so that what is asked in one turn takes several
     logging.getLogger("aiodurable.locks").setLevel(logging.CRITICAL)
     with psycopg.connect(small, autocommit=True) as admin:
         yield type("Locks", (Locks,), {"dsn": small, "admin": admin, "books": books, "failures": []})
@@ -472,5 +472,5 @@ def test_whatever_happens_in_whatever_order_the_invariants_hold(model: type[Lock
 
 def test_no_statement_could_block_on_a_lock() -> None:
     """Invariant 4: the server has blocking twins of the functions that are used."""
-    for name, statement in queries.load("locks").items():
+    for name, statement in sql.load("locks").items():
         assert not re.search(r"pg_advisory(_xact)?_lock", statement), name

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from aiodurable.errors import ConfigurationError, LockError, PoolerNotSupportedError
-from aiodurable.keys import own_lock_key
+from aiodurable.lock_keys import own_lock_key
 from aiodurable.locks import PostgresLockManager
 from lock_holder import SHORT, holder
 from pgbouncer import through

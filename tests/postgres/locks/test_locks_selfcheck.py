@@ -6,7 +6,7 @@ import pytest
 
 from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
 from aiodurable.locks import PostgresLockManager, selfcheck
-from aiodurable.locks import wire as wires
+from aiodurable.locks import statements as wires
 from conftest import Server
 from standby import standby_server
 

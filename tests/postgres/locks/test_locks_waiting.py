@@ -9,17 +9,17 @@ import asyncpg
 import pytest
 
 from aiodurable.locks import Lease, PostgresLockManager
-from aiodurable.locks.flags import Flags
+from aiodurable.locks.acquire import Acquirer
+from aiodurable.locks.local_queue import HANDOFFS
 from aiodurable.locks.session import LockSession
-from aiodurable.locks.taking import Taking
-from aiodurable.locks.turns import HANDOFFS
+from aiodurable.locks.wait_flags import WaitFlags
 from server_locks import ServerLocks
 from waiting import wait_until, within
 
 
 @pytest.fixture
 def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiodurable.locks.waiting.TICK_S", (60, 60))
+    monkeypatch.setattr("aiodurable.locks.waiters.TICK_S", (60, 60))
 
 
 async def test_nobody_is_notified_where_nobody_waits(dsn: str, locks: PostgresLockManager) -> None:
@@ -89,10 +89,10 @@ async def test_a_bell_that_rings_as_the_refusal_arrives_is_not_missed(
     locks: PostgresLockManager, other: PostgresLockManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = await locks.acquire("a")
-    really_try = Taking._try
+    really_try = Acquirer._try
     refusals = 0
 
-    async def let_go_meanwhile(self: Taking, session: LockSession, key: int, name: str) -> Lease | None:
+    async def let_go_meanwhile(self: Acquirer, session: LockSession, key: int, name: str) -> Lease | None:
         nonlocal refusals
         found = await really_try(self, session, key, name)
         if found is None:
@@ -102,7 +102,7 @@ async def test_a_bell_that_rings_as_the_refusal_arrives_is_not_missed(
                 self.bell.ring(key)
         return found
 
-    monkeypatch.setattr(Taking, "_try", let_go_meanwhile)
+    monkeypatch.setattr(Acquirer, "_try", let_go_meanwhile)
     await (await within(10, other.acquire("a", timeout=None))).release()
     assert refusals == 2
 
@@ -113,14 +113,14 @@ async def test_who_was_refused_sleeps_until_there_is_news(
 ) -> None:
     lease = await locks.acquire("a")
     tries = 0
-    really_try = Taking._try
+    really_try = Acquirer._try
 
-    async def counted(self: Taking, session: LockSession, key: int, name: str) -> Lease | None:
+    async def counted(self: Acquirer, session: LockSession, key: int, name: str) -> Lease | None:
         nonlocal tries
         tries += 1
         return await really_try(self, session, key, name)
 
-    monkeypatch.setattr(Taking, "_try", counted)
+    monkeypatch.setattr(Acquirer, "_try", counted)
     waiting = asyncio.create_task(other.acquire("a", timeout=None))
     await wait_until(lambda: server_locks.flags() == 1)
     other._taking.bell.ring_all()  # one ring, one try
@@ -173,7 +173,7 @@ async def test_a_key_that_went_round_in_one_process_goes_to_another_that_waits_b
     locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own are nearer to it: they hold back. Here for longer than the other needs at its slowest."""
-    monkeypatch.setattr("aiodurable.locks.taking.YIELD_S", 60.0)
+    monkeypatch.setattr("aiodurable.locks.acquire.YIELD_S", 60.0)
     holders: list[str] = []
 
     async def take(who: PostgresLockManager, name: str) -> None:
@@ -250,7 +250,7 @@ async def test_who_waits_outlives_a_lost_session(
 
 
 def test_up_and_down_of_a_flag_in_one_turn_cancel_out() -> None:
-    flags = Flags()
+    flags = WaitFlags()
     flags.want(1, up=True)
     flags.want(1, up=False)
     flags.want(2, up=True)

@@ -11,7 +11,7 @@ from langgraph.runtime import RunControl
 
 from aiodurable.durable import Durable
 from aiodurable.errors import PostgresUnavailableError
-from aiodurable.model import RunStatus, ThreadStatus
+from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.runs.ledger import Ledger as RunLedger
 from ledger_rows import Ledger
 from waiting import wait_until

@@ -1,4 +1,4 @@
-"""What a call does with a thread: the table of the README and of `aiodurable.runs.resume`, cell by cell."""
+"""What a call does with a thread: the table of the README and of `aiodurable.runs.decision`, cell by cell."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from aiodurable.errors import (
     ThreadNotFoundError,
     ThreadPausedError,
 )
-from aiodurable.model import PauseReason, ThreadStatus
+from aiodurable.models import PauseReason, ThreadStatus
 from aiodurable.settings import Settings
 from ledger_rows import Ledger
 from waiting import wait_until, within

@@ -12,7 +12,7 @@ from aiodurable.checkpoints import AsyncCheckpointerPool
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.durable import Durable
 from aiodurable.errors import LeaseLostError
-from aiodurable.model import RunStatus, ThreadStatus
+from aiodurable.models import RunStatus, ThreadStatus
 from ledger_rows import Ledger
 from workflows import STEPS, four_nodes
 

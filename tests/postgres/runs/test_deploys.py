@@ -13,7 +13,7 @@ from langgraph.types import Send, interrupt
 
 from aiodurable.durable import Durable
 from aiodurable.errors import GraphChangedError
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from ledger_rows import Ledger
 

@@ -13,7 +13,7 @@ import pytest
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutError, WorkflowAlreadyRunningError
 from aiodurable.events import Event, LeaseLost
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from checkpoint_rows import written
 from ledger_rows import Ledger

@@ -17,7 +17,7 @@ from aiodurable.errors import ClosedError, LeaseLostError, WorkflowAlreadyRunnin
 from aiodurable.events import Event, LeaseLost
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.lease import Lease
-from aiodurable.runs.guard import ThreadLease
+from aiodurable.runs.lease import ThreadLease
 from aiodurable.settings import Settings
 from proxy import proxy
 from waiting import is_held, wait_until, within

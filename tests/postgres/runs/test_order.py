@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from aiodurable.durable import Durable
-from aiodurable.model import RunStatus, ThreadStatus
+from aiodurable.models import RunStatus, ThreadStatus
 from ledger_rows import Ledger
 from workflows import STEPS, four_nodes
 

@@ -15,7 +15,7 @@ from langgraph.runtime import RunControl
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError, NotResumableError, WorkflowExecutionError
 from aiodurable.events import Event, LeaseReleased, RunFinished, RunStarted
-from aiodurable.model import RunStatus, ThreadStatus
+from aiodurable.models import RunStatus, ThreadStatus
 from ledger_rows import Ledger
 from workflows import STEPS, Story, asking, fan_out, four_nodes, noted
 

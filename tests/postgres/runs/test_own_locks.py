@@ -11,7 +11,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import WorkflowAlreadyRunningError
 from aiodurable.events import Event, LeaseAcquired, LeaseReleased
 from aiodurable.locks import PostgresLockManager
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from aiodurable.workflow import with_workflow_lock
 from waiting import within

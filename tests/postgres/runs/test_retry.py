@@ -11,7 +11,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.healing import heal
+from aiodurable.checkpoints.repair import heal
 from aiodurable.durable import Durable
 from aiodurable.errors import (
     LeaseLostError,

@@ -17,8 +17,8 @@ from aiodurable.checkpoints.fences import Fence, new_lease_id
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutError
-from aiodurable.model import RunStatus
-from aiodurable.postgres.queries import load
+from aiodurable.models import RunStatus
+from aiodurable.postgres.sql import load
 from aiodurable.runs import ledger as ledger_module
 from aiodurable.runs.attempt import Attempt
 from aiodurable.runs.ledger import Ledger as RunLedger

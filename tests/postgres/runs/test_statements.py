@@ -16,9 +16,9 @@ from aiodurable.checkpoints.fences import Fence
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
 from aiodurable.events import Event, LeaseAcquired, RunStarted
-from aiodurable.model import RunStatus, ThreadStatus
-from aiodurable.postgres.links import Link
-from aiodurable.postgres.queries import load
+from aiodurable.models import RunStatus, ThreadStatus
+from aiodurable.postgres.direct import DirectConnection
+from aiodurable.postgres.sql import load
 from aiodurable.runs.ledger import END
 from checkpoint_rows import write_in_flight
 from ledger_rows import Ledger
@@ -148,7 +148,7 @@ async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_di
         (END, (*beneath, *mine, [True]), "off"),
         (load("runs")["finish"], (*mine, ["t"], ["paused"], [None], [None], ["drained"], [None], [True]), "on"),
     ]:
-        link = Link(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
+        link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
         await link.fetch("SET synchronous_commit = on")
         await link.fetch("BEGIN")
         assert len(await link.fetch(statement, *arguments)) == 1

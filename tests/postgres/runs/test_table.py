@@ -14,7 +14,7 @@ from aiodurable.errors import (
     ThreadInterruptedError,
     ThreadNotFoundError,
 )
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from ledger_rows import Ledger
 from workflows import STEPS, asking, four_nodes, four_tasks, nested, noted
 

@@ -19,7 +19,7 @@ from aiodurable.checkpoints import stored_values
 from aiodurable.checkpoints.stored_values import ValueReader
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, GraphChangedError
-from aiodurable.model import ThreadStatus
+from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from ledger_rows import Ledger
 

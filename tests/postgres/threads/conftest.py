@@ -9,7 +9,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres.connections import Database
+from aiodurable.postgres.pool import Database
 from aiodurable.threads import Threads
 
 

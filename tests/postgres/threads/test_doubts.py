@@ -13,7 +13,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 
 import scenario_graphs
-from aiodurable.postgres.connections import Database
+from aiodurable.postgres.pool import Database
 from aiodurable.threads import Threads
 from scenario_graphs import BREAKS, State, chain, ok
 from scenarios import Thread

@@ -21,7 +21,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from aiodurable.durable import Durable
 from aiodurable.errors import ThreadInterruptedError, ThreadPausedError, WorkflowAlreadyRunningError
 from aiodurable.events import RunStarted
-from aiodurable.model import PauseReason, ThreadStatus
+from aiodurable.models import PauseReason, ThreadStatus
 from example_programs import EXAMPLES, REPOSITORY
 from waiting import wait_until, within
 from workflows import STEPS, Gate, asking, four_nodes

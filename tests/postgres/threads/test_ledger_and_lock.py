@@ -14,9 +14,9 @@ from langgraph.types import Command
 from psycopg import sql
 
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.keys import lock_key
-from aiodurable.model import ThreadStatus
-from aiodurable.postgres.connections import Database
+from aiodurable.lock_keys import lock_key
+from aiodurable.models import ThreadStatus
+from aiodurable.postgres.pool import Database
 from aiodurable.threads import Threads
 from scenario_graphs import BREAKS
 from scenarios import Thread

@@ -11,9 +11,9 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import END, START, StateGraph
 
-from aiodurable.checkpoints.healing import heal
+from aiodurable.checkpoints.repair import heal
 from aiodurable.durable import Durable
-from aiodurable.postgres.queries import load
+from aiodurable.postgres.sql import load
 from aiodurable.settings import Settings
 from explained import rows
 from proxy import Proxy, proxy
@@ -97,9 +97,9 @@ async def test_as_much_is_sent_for_a_long_thread_as_for_a_short_one(wire: Proxy)
 
 @pytest.mark.parametrize("block", ["copy_checkpoint", "heal"])
 async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(wire: Proxy, dsn: str, block: str) -> None:
-    statement = {**load("copying"), **load("checkpoints")}[block]
+    statement = {**load("copy"), **load("checkpoints")}[block]
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(load("links")["by_index"].replace("$1", "pg_backend_pid()").encode())
+        connection.execute(load("direct")["by_index"].replace("$1", "pg_backend_pid()").encode())
         connection.execute(f"PREPARE it AS {statement}".encode())
 
         def read(calls: int) -> float:

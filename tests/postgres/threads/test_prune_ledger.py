@@ -12,7 +12,7 @@ import pytest
 
 from aiodurable import Durable, LeaseLostError, Settings, ThreadStatus
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.threads.retention import FENCE_KEPT
+from aiodurable.threads.prune import FENCE_KEPT
 from ledger_rows import Ledger
 from workflows import STEPS, four_nodes, noted
 

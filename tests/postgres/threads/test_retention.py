@@ -18,7 +18,7 @@ from aiodurable.checkpoints.fences import Fence, bump
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.postgres.connections import Database
+from aiodurable.postgres.pool import Database
 from aiodurable.threads import Pruned, Threads
 from checkpoint_rows import write_in_flight
 from scenario_graphs import BREAKS

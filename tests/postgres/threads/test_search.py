@@ -11,10 +11,10 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.types import Command
 
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.keys import lock_key
-from aiodurable.model import ThreadStatus, WorkflowCheckpoint
-from aiodurable.postgres.connections import Database
-from aiodurable.threads import NEEDS_ATTENTION, ThreadFilters, Threads, counting, search
+from aiodurable.lock_keys import lock_key
+from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.pool import Database
+from aiodurable.threads import NEEDS_ATTENTION, ThreadFilters, Threads, counts, search
 from aiodurable.threads.filters import Filter
 from scenario_graphs import BREAKS
 from scenarios import Thread
@@ -262,7 +262,7 @@ async def test_an_estimate_counts_what_is_rare_and_says_what_it_estimated(
         await Thread(dsn, saver, "answered", "ask").run(Command(resume="yes"))
     everything = await threads.counts()
     (table,) = await database.fetch("SELECT pg_relation_size('checkpoints') / 8192 AS pages")
-    monkeypatch.setattr(counting, "_PAGES", table["pages"] - 0.001)
+    monkeypatch.setattr(counts, "_PAGES", table["pages"] - 0.001)
     estimate = await threads.counts(exact=False)
     assert (estimate.by_status, estimate.exact) == (everything.by_status, False)
     assert estimate.estimated == {"complete", "crashed"}
@@ -270,7 +270,7 @@ async def test_an_estimate_counts_what_is_rare_and_says_what_it_estimated(
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as holder:
         await holder.execute("SELECT pg_advisory_lock(%s)", (lock_key("a lock of another kind", "aiodurable"),))
         assert (await threads.counts(exact=False)).estimated == {"complete", "crashed", "running"}
-    monkeypatch.setattr(counting, "_RARE", 0)
+    monkeypatch.setattr(counts, "_RARE", 0)
     estimate = await threads.counts(exact=False)
     assert {**estimate.by_status, "crashed": 2, "quarantined": 1} == everything.by_status  # these two have no head
     assert "failed" in estimate.estimated

@@ -1,0 +1,261 @@
+"""From what LangGraph hands over to rows, and from the rows of many calls to the arrays of one statement."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Final
+
+import orjson
+
+from aiodurable.checkpoints.fences import Fence, Standing
+from aiodurable.checkpoints.history import Mark
+from aiodurable.errors import AiodurableError
+from aiodurable.postgres.direct import Origin
+from aiodurable.postgres.sql import load
+
+__all__ = [
+    "COMMIT",
+    "COMMIT_PROVING",
+    "COMMIT_REPLACING",
+    "LOST",
+    "BlobRow",
+    "CheckpointRow",
+    "Rows",
+    "Write",
+    "WriteRow",
+    "commit",
+    "dump_json",
+    "lost_history",
+]
+
+_SQL = load("checkpoints")
+
+
+def _variant(**parts: str) -> str:
+    sql = _SQL["commit"]
+    for place in ("lost", "unless_lost", "replaced", "taken", "and_lost"):
+        sql = sql.replace(f"{{{place}}}", parts.get(place, ""))
+    return sql
+
+
+def _taken(first: int) -> str:
+    """The part that records consumption, where its parameters are from number `first` on."""
+    return _SQL["commit_taken"].replace("$41", f"${first}").replace("$42", f"${first + 1}")
+
+
+_PROVING = {
+    "replaced": _SQL["commit_replaced"],
+    "lost": _SQL["commit_lost"],
+    "unless_lost": _SQL["commit_unless_lost"],
+    "and_lost": _SQL["commit_and_lost"],
+}
+
+COMMIT = _variant()
+"""What nearly every batch takes: nothing of it replaces a task's writes, or is the first checkpoint of a run."""
+COMMIT_TAKING = _variant(taken=_taken(25))
+"""For a batch with the first checkpoint of a run, which has taken its input."""
+COMMIT_REPLACING = _variant(replaced=_SQL["commit_replaced"])
+COMMIT_REPLACING_TAKING = _variant(replaced=_SQL["commit_replaced"], taken=_taken(34))
+COMMIT_PROVING = _variant(**_PROVING)
+"""For a connection that is newer than what was acknowledged: it tells of which threads that is gone, and writes those not."""
+COMMIT_PROVING_TAKING = _variant(**_PROVING, taken=_taken(41))
+
+_lost = re.sub(r"\$(\d+)", lambda number: f"${int(number[1]) - 33}", _SQL["commit_lost"])
+LOST = f"WITH {_lost.rstrip().removesuffix(',')}\nSELECT thread_id FROM lost"
+"""Of which threads what was acknowledged is gone, and nothing else."""
+
+BlobRow = tuple[str, str, str, str, str, bytes | None]
+"""thread_id, checkpoint_ns, channel, version, type, blob."""
+
+CheckpointRow = tuple[str, str, str, str | None, str, str]
+"""thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata (both as JSON)."""
+
+WriteRow = tuple[str, str, str, str, str, int, str, str | None, bytes]
+"""thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob."""
+
+_WriteKey = tuple[str, str, str, str, int]
+
+_ROW_BYTES: Final = 200
+"""What a row takes beside its payload: its keys, here and on the wire. A round figure; it only feeds bounds."""
+
+_STRICT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Rows:
+    """What one call of the saver stores.
+
+    Attributes:
+        replace: whether rows of `writes` that exist are replaced rather than left alone.
+        takes: the run whose input the checkpoint takes, if it is the first one of that run.
+    """
+
+    blobs: Sequence[BlobRow] = ()
+    checkpoint: CheckpointRow | None = None
+    writes: Sequence[WriteRow] = ()
+    replace: bool = False
+    takes: str | None = None
+
+    def count(self) -> int:
+        """How many rows."""
+        return len(self.blobs) + len(self.writes) + (self.checkpoint is not None)
+
+    def mark(self) -> Mark:
+        """The row that shows later that all of them were committed."""
+        if self.writes:
+            _, namespace, checkpoint_id, task_id, _, idx, *_ = self.writes[-1]
+            return Mark(namespace, checkpoint_id, task_id, idx)
+        assert self.checkpoint is not None, "a call of the saver stores one or the other"
+        return Mark(self.checkpoint[1], self.checkpoint[2])
+
+    def size(self) -> int:
+        """Bytes, roughly."""
+        size = sum(len(row[5]) for row in self.blobs if row[5] is not None) + sum(len(row[8]) for row in self.writes)
+        if self.checkpoint is not None:
+            size += len(self.checkpoint[4]) + len(self.checkpoint[5])
+        return size + _ROW_BYTES * self.count()
+
+
+class Write:
+    """One call's rows on their way to Postgres.
+
+    Attributes:
+        fence: under which right.
+        rows: what is to be stored.
+        count, size: how many rows, and bytes, roughly.
+        done: resolves after the commit.
+        deadline: monotonic time until which it is tried again.
+    """
+
+    __slots__ = ("count", "deadline", "done", "fence", "rows", "size")
+
+    def __init__(self, fence: Fence, rows: Rows, done: asyncio.Future[None], deadline: float) -> None:
+        self.fence = fence
+        self.rows = rows
+        self.done = done
+        self.deadline = deadline
+        self.count = rows.count()
+        self.size = rows.size()
+
+    def wanted(self) -> bool:
+        """Whether it is still to be sent: not settled, its caller not gone, its fence not revoked."""
+        if self.done.done():
+            return False
+        if self.fence.revoked:
+            self.done.set_exception(self.fence.lost())
+            return False
+        return True
+
+    def succeed(self) -> None:
+        """It is committed."""
+        if self.rows.takes is not None and self.rows.takes == self.fence.untaken:
+            self.fence.untaken = None
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: AiodurableError) -> None:
+        """It is not, and why."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+def dump_json(document: Any, *, floats: Iterable[Any] | None = None) -> str:
+    """The document as the stock saver would send it: what jsonb makes of both is the same.
+
+    orjson is several times faster, but writes NaN as null where Postgres would refuse it, and knows no large integers or
+    keys that are not strings. So whatever may have a NaN in it, or is refused, goes through `json`.
+
+    Args:
+        floats: all values of the document among which there may be a NaN; None: it may be anywhere.
+    """
+    try:
+        text = orjson.dumps(document, option=_STRICT)
+    except TypeError:
+        return json.dumps(document)
+    if b"null" in text and (floats is None or not all(map(_is_finite, floats))):
+        return json.dumps(document)
+    return text.decode()
+
+
+def lost_history(fences: Iterable[Fence]) -> tuple[str, list[Sequence[Any]]]:
+    """The statement that tells which of these threads lack what was acknowledged, and its parameters."""
+    return LOST, _columns([_proof(fence) for fence in fences if fence.history.mark is not None], 7)
+
+
+def _proof(fence: Fence) -> tuple[Any, ...]:
+    assert fence.history.mark is not None
+    return fence.thread_id, *fence.history.mark, fence.token
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or isfinite(value)
+
+
+def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, list[Sequence[Any]]]:
+    """The statement that stores the batch, and its parameters. The writes of one thread must come in their own order.
+
+    Args:
+        origin: the connection it will go through, for which some threads may have to prove their history.
+    """
+    proofs: dict[str, tuple[Any, ...]] = {}
+    standings: dict[str, Standing] = {}
+    blobs: dict[tuple[str, str, str, str], BlobRow] = {}
+    checkpoints: dict[tuple[str, str, str], CheckpointRow] = {}
+    kept: dict[_WriteKey, WriteRow] = {}
+    replaced: dict[_WriteKey, WriteRow] = {}
+    taken: dict[str, str] = {}
+    for write in batch:
+        fence = write.fence
+        standings[fence.thread_id] = fence.standing
+        if origin is not None and fence.history.unproven(origin):
+            proofs[fence.thread_id] = _proof(fence)
+        if write.rows.takes is not None:
+            taken[write.rows.takes] = fence.thread_id
+        for row in write.rows.blobs:
+            blobs.setdefault(row[:4], row)
+        if (row := write.rows.checkpoint) is not None:
+            earlier = checkpoints.get(row[:3])
+            # The stock upsert leaves the parent of an existing row alone.
+            checkpoints[row[:3]] = row if earlier is None else (*row[:3], earlier[3], *row[4:])
+        for row in write.rows.writes:
+            key = (row[0], row[1], row[2], row[3], row[5])
+            earlier = kept.get(key) or replaced.get(key)
+            if write.rows.replace:
+                # Nor does it touch the task_path of one.
+                replaced[key] = row if earlier is None else (*row[:4], earlier[4], *row[5:])
+                kept.pop(key, None)
+            elif earlier is None:
+                kept[key] = row
+    ordered = sorted(standings)
+    parameters: list[Sequence[Any]] = [
+        ordered,
+        [standings[thread_id].token for thread_id in ordered],
+        [standings[thread_id].lease_id for thread_id in ordered],
+        *_columns(blobs.values(), 6),
+        *_columns(checkpoints.values(), 6),
+        *_columns(kept.values(), 9),
+    ]
+    if replaced or proofs:
+        parameters += _columns(replaced.values(), 9)
+    if proofs:
+        parameters += _columns(proofs.values(), 7)
+    if taken:
+        parameters += [list(taken), list(taken.values())]
+    plain, taking = (
+        (COMMIT_PROVING, COMMIT_PROVING_TAKING)
+        if proofs
+        else (COMMIT_REPLACING, COMMIT_REPLACING_TAKING)
+        if replaced
+        else (COMMIT, COMMIT_TAKING)
+    )
+    return (taking if taken else plain), parameters
+
+
+def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
+    return columns or [()] * width

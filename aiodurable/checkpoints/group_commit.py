@@ -1,0 +1,241 @@
+"""The group commit: whatever waits, of all threads, goes to Postgres as one statement, on a few connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from aiodurable.checkpoints.encoding import Write, commit
+from aiodurable.checkpoints.fences import Standing
+from aiodurable.checkpoints.write_queue import WriteQueue
+from aiodurable.dsn import Dsn
+from aiodurable.errors import (
+    AiodurableError,
+    ClosedError,
+    ConfigurationError,
+    OutOfResourcesError,
+    PostgresUnavailableError,
+)
+from aiodurable.postgres.direct import DirectConnection
+from aiodurable.postgres.errors import is_disconnect, out_of_resources
+from aiodurable.postgres.sql import load
+
+__all__ = ["RETRY_FOR_S", "GroupCommitter"]
+
+_log = logging.getLogger(__name__)
+_SQL = load("checkpoints")
+
+RETRY_FOR_S: Final = 30.0
+"""Long enough for a restart or failover of Postgres; a run whose lease is lost meanwhile is cancelled anyway."""
+
+_BATCH_ROWS: Final = 4000
+_BATCH_BYTES: Final = 8 << 20
+
+_REST_S: Final = 0.02
+"""Pause before a write whose fence row somebody else has locked is tried again."""
+
+_TRANSIENT: Final = ("40", "53", "55P03", "57014", "25006")
+"""SQLSTATEs that pass: rolled back, out of a resource, lock not available, cancelled, read-only during a failover."""
+
+_UNSTORABLE: Final = ("22", "23", "54")
+"""SQLSTATE classes that blame a value: data exception, integrity, program limit."""
+
+
+class GroupCommitter:
+    """Resolves each write of the backlog after its commit, or with the error that is its alone.
+
+    Args:
+        dsn: where to.
+        connections: how many batches may be under way at once.
+        connect_timeout_s: seconds to reach Postgres, at each try.
+        retry_for_s: seconds for which a write is tried again while Postgres is away.
+
+    Attributes:
+        backlog: where writes are added.
+        failures: how often a batch was to be tried again, since the beginning.
+    """
+
+    def __init__(
+        self, dsn: Dsn, *, connections: int = 2, connect_timeout_s: float = 10.0, retry_for_s: float = RETRY_FOR_S
+    ) -> None:
+        self._dsn = dsn
+        self._connections = connections
+        self._connect_timeout_s = connect_timeout_s
+        self.retry_for_s = retry_for_s
+        self.backlog = WriteQueue(
+            batch_rows=_BATCH_ROWS, batch_bytes=_BATCH_BYTES, rows=4 * _BATCH_ROWS, bytes_=4 * _BATCH_BYTES
+        )
+        self.failures = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def open(self) -> None:
+        """Start the writers. Each connects at its first batch."""
+        self._tasks = [
+            asyncio.create_task(self._serve(), name=f"aiodurable checkpoint writer {number}")
+            for number in range(self._connections)
+        ]
+
+    async def aclose(self, timeout_s: float = 5.0) -> None:
+        """Commit what waits, then stop. What is not through after `timeout_s` seconds fails with `ClosedError`. Idempotent."""
+        self.backlog.close()
+        tasks, self._tasks = self._tasks, []
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=timeout_s)
+        finally:
+            for task in tasks:
+                task.cancel()
+            for write in self.backlog.drain():
+                write.fail(_closed(write))
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        link = DirectConnection(self._dsn, role="writer", connect_timeout_s=self._connect_timeout_s)
+        try:
+            while True:
+                try:
+                    await self._serve_batches(link)
+                    return
+                except Exception:  # a writer that ends would leave whoever writes waiting for ever
+                    _log.exception("a checkpoint writer failed and begins again: please report this")
+                await asyncio.sleep(1.0)
+        finally:
+            link.drop()
+
+    async def _serve_batches(self, link: DirectConnection) -> None:
+        while batch := await self.backlog.take():
+            locked: list[Write] = []
+            try:
+                locked = await self._commit(link, batch)
+            except BaseException as error:  # whatever it is, nobody may be left waiting for ever
+                if not isinstance(error, asyncio.CancelledError):
+                    _log.exception("a checkpoint writer failed")
+                for write in batch:
+                    write.fail(_closed(write))
+                if not isinstance(error, Exception):
+                    raise
+            finally:
+                self.backlog.settled(batch, back=locked, rest_s=_REST_S)
+
+    async def _commit(self, link: DirectConnection, batch: Sequence[Write]) -> list[Write]:
+        """Settle every write of the batch, except those returned: somebody has locked their fences for the moment."""
+        locked: dict[str, list[Write]] = {}
+        groups: deque[Sequence[Write]] = deque((batch,))
+        failures = 0
+        while groups:
+            group: list[Write] = []
+            for write in groups.popleft():
+                if write.fence.thread_id in locked:  # what came before it waits: so must it
+                    locked[write.fence.thread_id].append(write)
+                elif write.wanted():
+                    group.append(write)
+            if not group:
+                continue
+            try:
+                origin = await link.ready()
+                sent = time.monotonic()
+                statement, parameters = commit(group, origin)
+                rows = await link.fetch(statement, *parameters)
+                written: dict[str, bool] = {row[0]: row[1] for row in rows}  # false: its history is gone
+                left_out = [write for write in group if not written.get(write.fence.thread_id)]
+                found = await self._standings(link, left_out) if left_out else {}
+            except Exception as failed:  # sorted out below: each of them ends a write, halves a group or is tried again
+                error = out_of_resources(failed, self._dsn) or failed
+                if isinstance(error, PostgresUnavailableError) or is_disconnect(error) or _passes(error):
+                    failures += 1
+                    self.failures += 1
+                    _expire(group, error, failed)
+                    groups.appendleft(group)
+                    await asyncio.sleep(min(1.0, 0.02 * 2**failures) * random.uniform(0.5, 1.0))
+                elif len(group) == 1:
+                    group[0].fail(_refused(group[0], error))
+                else:  # Postgres does not say whose value it was
+                    middle = len(group) // 2
+                    groups.extendleft((group[middle:], group[:middle]))
+                continue
+            failures = 0
+            for write in group:
+                thread_id, fence = write.fence.thread_id, write.fence
+                if written.get(thread_id):
+                    fence.history.acknowledge(write.rows.mark(), origin, sent)
+                    write.succeed()
+                elif (standing := found.get(thread_id)) != fence.standing:
+                    write.fail(fence.overtaken(standing))
+                elif thread_id in written:
+                    write.fail(fence.forgotten())
+                else:
+                    locked.setdefault(thread_id, []).append(write)
+        still = [write for writes in locked.values() for write in writes]
+        _expire(still, None)
+        return still
+
+    async def _standings(self, link: DirectConnection, left_out: Sequence[Write]) -> dict[str, Standing]:
+        rows = await link.fetch(_SQL["tokens"], list({write.fence.thread_id for write in left_out}))
+        return {row["thread_id"]: Standing(row["token"], row["lease_id"]) for row in rows}
+
+
+def _passes(error: Exception) -> bool:
+    return getattr(error, "sqlstate", None) is not None and str(error.sqlstate).startswith(_TRANSIENT)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _expire(group: Sequence[Write], error: Exception | None, cause: Exception | None = None) -> None:
+    now = time.monotonic()
+    for write in group:
+        if now > write.deadline:
+            write.fail(_given_up(write, error, cause))
+
+
+def _closed(write: Write) -> ClosedError:
+    return ClosedError(
+        f"the checkpointer pool was closed before a write of thread {write.fence.thread_id!r} was acknowledged: "
+        "keep it open for as long as graphs run",
+        thread_id=write.fence.thread_id,
+    )
+
+
+def _given_up(write: Write, error: Exception | None, cause: Exception | None) -> AiodurableError:
+    match error:
+        case None:
+            found = "its fence locked by another transaction"
+        case OutOfResourcesError():
+            found = str(error)
+        case PostgresUnavailableError():
+            found = f"Postgres away ({error})"
+        case _:  # the driver's text may quote the state
+            found = type(error).__name__
+    message = (
+        f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, found {found} until the time for retries was "
+        "over; it may or may not be there: the thread goes on from whatever its last checkpoint is"
+    )
+    thread_id = write.fence.thread_id
+    given_up = (
+        OutOfResourcesError(message, thread_id=thread_id, resource=error.resource)
+        if isinstance(error, OutOfResourcesError)
+        else PostgresUnavailableError(message, thread_id=thread_id)
+    )
+    given_up.__cause__ = cause
+    return given_up
+
+
+def _refused(write: Write, error: Exception) -> AiodurableError:
+    """The driver's text is left out on purpose: it may quote the state."""
+    state = getattr(error, "sqlstate", None)
+    if state is not None and not state.startswith(_UNSTORABLE):
+        failed = AiodurableError(
+            f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, but Postgres refused the statement "
+            f"({type(error).__name__}, SQLSTATE {state}): check the schema and this role's rights; nothing was written",
+            thread_id=write.fence.thread_id,
+        )
+        failed.__cause__ = error
+        return failed
+    return ConfigurationError(
+        f"the state of thread {write.fence.thread_id!r} cannot be stored: Postgres refuses one of its values "
+        f"({type(error).__name__}{f', SQLSTATE {state}' if state else ''}; NUL characters, characters that a database not in "
+        "UTF8 lacks, NaN and values near 1 GB are common causes); nothing of this step was written",
+        thread_id=write.fence.thread_id,
+    )

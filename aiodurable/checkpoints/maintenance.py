@@ -1,0 +1,294 @@
+"""Deleting, pruning and copying threads, never while somebody runs them.
+
+Each transaction locks the fences of its threads first, so that no lease of them begins until it
+commits, and refuses a thread that is leased. A thread that no lease was ever taken of gets a row to
+lock.
+
+Removing a thread raises its token too. A holder that is taking its lost lock again, or wakes up
+from having been frozen, holds no lock in the meantime: it is refused afterwards, because its token
+has changed. The row stays, with the time of the removal in place of a lease id, until a prune
+removes it (see `threads.retention`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.postgres.base import (
+    PRUNE_STRATEGIES,
+    _aexecute,  # pyright: ignore[reportPrivateUsage]
+    _keep_latest,  # pyright: ignore[reportPrivateUsage]
+    _refuse_delta_threads,  # pyright: ignore[reportPrivateUsage]
+)
+from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.errors import DeadlockDetected, SerializationFailure
+from psycopg.rows import DictRow, dict_row
+
+from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences, Standing
+from aiodurable.errors import ThreadNotFoundError, WorkflowAlreadyRunningError, WorkflowExecutionError
+from aiodurable.lock_keys import lock_key
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load, qualified
+
+__all__ = ["Upkeep"]
+
+T = TypeVar("T")
+
+_SQL = load("checkpoints")
+_ATTEMPTS: Final = 10
+
+
+class Upkeep(AsyncPostgresSaver):
+    """The saver's methods that remove or copy whole threads.
+
+    A thread that is leased, by this process or another, is refused: its run would go on without
+    what was removed. Whoever holds the lease himself says so by passing the `config` of his run,
+    which carries its fence.
+    """
+
+    SELECT_SQL = qualified(AsyncPostgresSaver.SELECT_SQL)
+    fences: Fences
+    _database: Database
+    _namespace: str
+
+    async def adelete_thread(self, thread_id: str, *, config: RunnableConfig | None = None) -> None:
+        """Delete all that is stored of the thread, its runs in the ledger included.
+
+        Args:
+            thread_id: the thread; one of which nothing is known is no error.
+            config: that of the caller's own run of the thread, whose lease ends with it; None:
+                nobody may hold its lease.
+
+        Raises:
+            WorkflowAlreadyRunningError: it is leased; nothing was deleted.
+            LeaseLostError: the lease of `config` was lost; nothing was deleted.
+        """
+        await self.remove([str(thread_id)], config=config)
+
+    async def remove(self, thread_ids: Sequence[str], *, config: RunnableConfig | None = None) -> frozenset[str]:
+        """`adelete_thread` for several threads, all or none. Returns those of which anything was stored."""
+        ids = list(thread_ids)
+        own = _fence_in(config)
+
+        async def work() -> frozenset[str]:
+            async with self._undisturbed(ids, own=own) as connection:
+                removed = await _run(connection, "delete_threads", ids)
+                await _run(connection, "raise_removed", ids)
+                return frozenset(row["thread_id"] for row in removed)
+
+        removed = await _patiently(work)
+        if own is not None and own.thread_id in ids:
+            own.delete()
+        return removed
+
+    async def aprune(
+        self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", config: RunnableConfig | None = None
+    ) -> None:
+        """Keep the latest checkpoint of each thread ("keep_latest"), or nothing of them ("delete").
+
+        A run of this process may go on while its thread is pruned to the latest checkpoint.
+
+        Args:
+            thread_ids, strategy: as for the stock saver.
+            config: as for `adelete_thread`, with "delete".
+
+        Raises:
+            TypeError, ValueError: as the stock saver.
+            NotImplementedError: "keep_latest" and one of them uses a `DeltaChannel`, whose state hangs on its history.
+            WorkflowAlreadyRunningError: one of them is leased; "delete" deleted nothing then, and
+                "keep_latest" went through the threads before it.
+            LeaseLostError: this process had leased one of them and has lost the lease; as above.
+        """
+        if isinstance(thread_ids, str):
+            raise TypeError("thread_ids must be a sequence of thread IDs, not a str")
+        if strategy not in PRUNE_STRATEGIES:
+            raise ValueError(f"strategy must be one of {', '.join(PRUNE_STRATEGIES)}, got {strategy!r}")
+        ids = [str(thread_id) for thread_id in thread_ids]
+        if strategy == "delete":
+            await self.remove(ids, config=config)
+            return
+        if ids:
+            async with self._cursor() as cursor:
+                await _aexecute(cursor, _refuse_delta_threads(ids))
+        for thread_id in ids:
+            await _patiently(lambda thread_id=thread_id: self._keep_latest(thread_id))
+
+    async def _keep_latest(self, thread_id: str) -> None:
+        async with self._cursor() as cursor, cursor.connection.transaction():
+            statements = _keep_latest(thread_id)
+            first = next(statements)  # sets the isolation level, which must come before everything else
+
+            def after_the_first() -> Generator[tuple[str, Sequence[Any], bool], list[DictRow], None]:
+                yield from statements
+
+            await cursor.execute(first[0].encode())
+            await self._hold(cursor.connection, [thread_id], own=self.fences.of(thread_id))
+            await _run(cursor.connection, "consumption_kept", [thread_id])
+            await _aexecute(cursor, after_the_first())
+            await _run(cursor.connection, "release_fences", [thread_id])
+
+    async def acopy_thread(
+        self, source_thread_id: str, target_thread_id: str, *, config: RunnableConfig | None = None
+    ) -> None:
+        """Copy all checkpoints of a thread to one that has nothing yet.
+
+        The source's runs stay its own.
+
+        Args:
+            source_thread_id, target_thread_id: the threads.
+            config: as for `adelete_thread`, of the target; its lease goes on.
+
+        Raises:
+            ThreadNotFoundError: the source has no checkpoint.
+            WorkflowExecutionError: the target has rows already; nothing was copied.
+            WorkflowAlreadyRunningError, LeaseLostError: the target is leased, as for `adelete_thread`.
+        """
+        own = _fence_in(config)
+        async with self._undisturbed([target_thread_id], own=own) as connection:
+            [row] = await _run(connection, "occupied", target_thread_id)
+            if row["occupied"]:
+                raise WorkflowExecutionError(
+                    f"wanted to copy thread {source_thread_id!r} to {target_thread_id!r}, found that the target has "
+                    "checkpoints already: delete it first, or choose another name",
+                    thread_id=target_thread_id,
+                )
+            if not await _count(connection, "copy_thread", source_thread_id, target_thread_id):
+                raise ThreadNotFoundError(
+                    f"wanted to copy thread {source_thread_id!r}, found no checkpoint of it", thread_id=source_thread_id
+                )
+            if own is None:
+                # The row stays: whoever waits for it to make one of his own would believe that
+                # nothing is known of it.
+                await _run(connection, "raise_fences", [target_thread_id])
+
+    async def adelete_for_runs(self, run_ids: Sequence[str], *, config: RunnableConfig | None = None) -> None:
+        """Delete what these runs wrote, and the runs; by LangGraph's `run_id` or a durable run's.
+
+        These are their checkpoints in all namespaces and their rows in the ledger, also the row of
+        a durable run of which no checkpoint stays. No index knows which run wrote a checkpoint: it
+        scans those of the whole database.
+
+        Args:
+            run_ids: the runs; those that nobody knows are passed over.
+            config: that of the caller's own run of their thread, whose lease goes on; None: nobody
+                may hold its lease.
+
+        Raises:
+            NotImplementedError: later checkpoints of a thread stay and use a `DeltaChannel`: their state hangs on what is
+                to be deleted; nothing was deleted.
+            WorkflowAlreadyRunningError, LeaseLostError: a thread is leased, as for `adelete_thread`.
+        """
+        ids = [str(run_id) for run_id in run_ids]
+        if not ids:
+            return
+        own = _fence_in(config)
+        threads = [row["thread_id"] for row in await self._database.fetch(_SQL["threads_of_runs"], ids)]
+
+        async def work() -> None:
+            async with self._undisturbed(threads, own=own) as connection:
+                built_on = [row["thread_id"] for row in await _run(connection, "built_on_runs", ids, threads)]
+                if built_on:
+                    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                        await _aexecute(cursor, _refuse_delta_threads(built_on))
+                await _run(connection, "delete_ledger_of_runs", ids, threads)
+                await _run(connection, "delete_runs", ids, threads)
+                await _run(connection, "orphan_parents", threads)
+                await _run(connection, "orphan_blobs", threads)
+                others = [thread_id for thread_id in threads if own is None or thread_id != own.thread_id]
+                await _run(connection, "raise_removed", others)
+
+        await _patiently(work)
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """`acopy_thread`, from another thread than the event loop's."""
+        self._from_outside(self.acopy_thread(source_thread_id, target_thread_id))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """`adelete_for_runs`, from another thread than the event loop's."""
+        self._from_outside(self.adelete_for_runs(run_ids))
+
+    def _from_outside(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            inside = asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            inside = False
+        if inside:
+            work.close()
+            raise asyncio.InvalidStateError(
+                "called on the event loop it needs to finish: use the method with an `a` before it"
+            )
+        asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    @asynccontextmanager
+    async def _undisturbed(
+        self, thread_ids: Sequence[str], *, own: Fence | None
+    ) -> AsyncGenerator[AsyncConnection[DictRow], None]:
+        """A transaction during which no lease of these threads begins, and none is held but that of `own`."""
+        async with self._database.connection() as connection, connection.transaction():
+            await _run(connection, "on_disk")
+            await self._hold(connection, thread_ids, own=own)
+            yield connection
+
+    async def _hold(
+        self, connection: AsyncConnection[DictRow], thread_ids: Sequence[str], *, own: Fence | None
+    ) -> None:
+        await _run(connection, "claim_fences", list(thread_ids))
+        held = await _run(connection, "hold_fences", list(thread_ids))
+        standings = {row["thread_id"]: Standing(row["token"], row["lease_id"]) for row in held}
+        strangers: dict[int, str] = {}
+        for thread_id in thread_ids:
+            if own is None or own.thread_id != thread_id:
+                strangers[lock_key(thread_id, self._namespace)] = thread_id
+                known = self.fences.of(thread_id)
+                if known is not None and not known.revoked:  # its lock may be lost for the moment
+                    raise _leased(thread_id)
+                continue
+            own.check()
+            own.blank, own.head = False, None
+            own.history.forget()  # what shows it may be removed
+            if (standing := standings.get(thread_id)) != own.standing:
+                raise own.overtaken(standing)
+        for row in await _run(connection, "locked", list(strangers)):
+            raise _leased(strangers[row["key"]])
+
+
+def _fence_in(config: RunnableConfig | None) -> Fence | None:
+    return None if config is None else config.get("configurable", {}).get(FENCE_KEY)
+
+
+def _leased(thread_id: str) -> WorkflowAlreadyRunningError:
+    return WorkflowAlreadyRunningError(
+        f"could not delete, prune or overwrite thread {thread_id!r}: it is leased. Wait until its run has ended; inside "
+        "of that run, pass its config",
+        thread_id=thread_id,
+    )
+
+
+async def _run(connection: AsyncConnection[DictRow], block: str, *args: Any) -> list[DictRow]:
+    async with AsyncRawCursor(connection, row_factory=dict_row) as cursor:
+        await cursor.execute(_SQL[block].encode(), args)
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def _count(connection: AsyncConnection[DictRow], block: str, *args: Any) -> int:
+    async with AsyncRawCursor(connection) as cursor:
+        await cursor.execute(_SQL[block].encode(), args)
+        return cursor.rowcount
+
+
+async def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """A transaction fails when somebody else changes the thread at the same moment; the next try sees the change."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return await work()
+        except (SerializationFailure, DeadlockDetected):
+            if attempt == _ATTEMPTS:
+                raise
+        await asyncio.sleep(random.uniform(0.0, 0.02 * attempt))
+    raise AssertionError("the last attempt returns or raises")

@@ -1,0 +1,70 @@
+"""Is a value so large that serialising it would hold up the event loop? A guess that costs microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import islice
+from typing import Any, Final
+
+__all__ = ["HEAVY_BYTES", "MOST_BYTES", "looks_large"]
+
+HEAVY_BYTES: Final = 64 << 10
+"""About where msgpack takes longer than handing the work to a thread and back does (0.1 ms)."""
+
+MOST_BYTES: Final = (1 << 30) - (1 << 20)
+"""Of one statement: the server ends a connection whose message has 1 GiB (`PQ_LARGE_MESSAGE_LIMIT`), and does not say why.
+
+The statement itself and the keys of its rows fit into the rest.
+"""
+
+_SAMPLE: Final = 8
+_DEPTH: Final = 4
+
+
+def looks_large(values: Iterable[Any]) -> bool:
+    """Whether the values together look like more than `HEAVY_BYTES` once serialised.
+
+    Containers are sampled from their beginning. A wrong guess costs a little time on the loop or a thread hop, no more.
+    """
+    weight = 0
+    for value in values:
+        weight += _weigh(value, _DEPTH)
+        if weight > HEAVY_BYTES:
+            return True
+    return False
+
+
+def _weigh(value: Any, depth: int) -> int:
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return len(value)
+    if kind is int or value is None or kind is float or kind is bool:
+        return 8
+    if kind is list or kind is tuple:
+        return _sample(value, len(value), depth)
+    if kind is dict:
+        return _sample(value.values(), len(value), depth)
+    return _weigh_other(value, depth)
+
+
+def _weigh_other(value: Any, depth: int) -> int:
+    """What is neither plain data nor of its exact type: looked at the slow way."""
+    if isinstance(value, str | bytes | bytearray | memoryview):
+        return len(value)
+    if isinstance(value, Mapping):
+        return _sample(value.values(), len(value), depth)
+    if isinstance(value, Sequence | AbstractSet):
+        return _sample(value, len(value), depth)
+    size = getattr(value, "nbytes", None)  # arrays
+    if isinstance(size, int):
+        return size
+    fields = getattr(value, "__dict__", None)
+    return 64 + (_sample(fields.values(), len(fields), depth) if fields else 0)
+
+
+def _sample(values: Iterable[Any], count: int, depth: int) -> int:
+    if not count or not depth:
+        return 16 * count
+    seen = min(count, _SAMPLE)
+    return sum(_weigh(value, depth - 1) for value in islice(values, seen)) * count // seen + 4 * count

@@ -1,0 +1,128 @@
+"""The ways to Postgres: whether both drivers arrive, what stands in between, and whether locks hold there."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
+from aiodurable.dsn import Dsn
+from aiodurable.errors import PoolerNotSupportedError, PostgresUnavailableError
+from aiodurable.locks import selfcheck
+from aiodurable.locks.statements import LockStatements
+from aiodurable.postgres.pool import Database, connect_direct
+from aiodurable.postgres.sql import load
+from aiodurable.settings import Settings
+
+__all__ = ["by_asyncpg", "by_psycopg", "exclusion", "pooling", "same_database", "silence"]
+
+_SQL = load("doctor")
+_SILENCE_S = 0.3
+_PATIENCE_S = 5.0
+
+
+async def by_psycopg(database: Database) -> Finding:
+    """Whether the pool's way can be gone."""
+    began = time.monotonic()
+    try:
+        await database.open()
+    except PostgresUnavailableError as error:
+        return fail("psycopg", str(error))
+    return ok("psycopg", f"connected in {(time.monotonic() - began) * 1000:.0f} ms")
+
+
+async def by_asyncpg(direct: Dsn, timeout_s: float) -> tuple[LockStatements | None, Finding]:
+    """Whether the direct way can be gone. The caller ends the connection."""
+    began = time.monotonic()
+    try:
+        wire = await LockStatements.open(direct, timeout_s=timeout_s)
+    except (PostgresUnavailableError, PoolerNotSupportedError) as error:
+        return None, fail("asyncpg", str(error))
+    return wire, ok("asyncpg", f"connected in {(time.monotonic() - began) * 1000:.0f} ms")
+
+
+async def exclusion(wire: LockStatements, direct: Dsn, settings: Settings) -> Finding:
+    """Whether advisory locks taken on the direct way exclude, tried out."""
+    proxied = wire.announced != wire.pid
+    try:
+        await selfcheck.check(wire, direct, allow_proxy=True, probe=True, timeout_s=settings.connect_timeout_s)
+    except (PoolerNotSupportedError, PostgresUnavailableError) as error:
+        return fail("locks", str(error))
+    if not proxied:
+        return ok("locks", "a direct connection, and advisory locks exclude")
+    if settings.lock_allow_proxy:
+        return ok("locks", "a pooler in session mode, through which advisory locks exclude")
+    return fail(
+        "locks",
+        "a pooler stands in between; advisory locks exclude through it, so it is in session mode",
+        "set lock_dsn (AIODURABLE_LOCK_DSN) to a direct connection, or AIODURABLE_LOCK_ALLOW_PROXY=true",
+    )
+
+
+async def pooling(database: Database, settings: Settings) -> Finding:
+    """What stands on the pool's way, where the locks have one of their own."""
+    async with database.connection() as connection:
+        announced = connection.info.backend_pid
+        row = await (await connection.execute(_SQL["backend"].encode())).fetchone()
+    if row is not None and row["pid"] == announced:
+        return ok("pooling", "dsn is direct as well: lock_dsn is not needed")
+    wire: LockStatements | None = None
+    mode = "session"
+    try:
+        wire = await LockStatements.open(database.dsn, timeout_s=settings.connect_timeout_s)
+        await selfcheck.check(wire, database.dsn, allow_proxy=True, probe=True, timeout_s=settings.connect_timeout_s)
+    except PoolerNotSupportedError:
+        mode = "transaction"
+    finally:
+        if wire is not None:
+            wire.terminate()
+    return ok("pooling", f"a pooler in {mode} mode: used without prepared statements; the locks go the direct way")
+
+
+async def silence(direct: Dsn, settings: Settings) -> Finding:
+    """Whether the server ends a session that falls silent, tried out: that makes a lock a lease.
+
+    Only for a way that is direct, or a pooler's in session mode: in transaction mode the setting would be somebody else's.
+    """
+    name = "silence"
+    connection = await connect_direct(direct, role="doctor", timeout_s=settings.connect_timeout_s)
+    try:
+        ended = asyncio.Event()
+
+        def told(_: object) -> None:
+            ended.set()
+
+        connection.add_termination_listener(told)
+        await connection.execute(_SQL["fall_silent"].replace("$1", str(round(_SILENCE_S * 1000))))
+        began = time.monotonic()
+        async with asyncio.timeout(_PATIENCE_S):
+            await ended.wait()
+    except TimeoutError:
+        return fail(
+            name,
+            f"a session with idle_session_timeout {_SILENCE_S:g} s lived on for {_PATIENCE_S:g} s",
+            "something between here and the server speaks for silent clients, or it is no Postgres: the locks of a host "
+            "that vanished would never be freed; connect directly",
+        )
+    finally:
+        connection.terminate()
+    return ok(name, f"the server ended a session after {time.monotonic() - began:.1f} s of silence, as it was told")
+
+
+async def same_database(database: Database, wire: LockStatements) -> Finding:
+    """Whether both ways lead to one database: a lock taken on the one is looked for on the other."""
+    key = random.getrandbits(64) - (1 << 63)
+    if not await wire.try_hold(key):
+        return warn("same database", "a random lock was not to be had", "try again")
+    try:
+        [row] = await database.fetch(_SQL["sees"], key)
+    finally:
+        await wire.give_back(key)
+    if row["sees"]:
+        return ok("same database", "a lock taken through lock_dsn is seen through dsn")
+    return fail(
+        "same database",
+        "a lock taken through lock_dsn is not seen through dsn: they lead to two databases",
+        "let both name the same database of the same server: the lock and the fence belong together",
+    )

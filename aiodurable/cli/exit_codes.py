@@ -1,0 +1,58 @@
+"""Exit codes: what a script may rely on."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import click
+
+from aiodurable.cli.format import lines
+from aiodurable.errors import (
+    AiodurableError,
+    CheckpointNotFoundError,
+    CircuitOpenError,
+    ConfigurationError,
+    InvalidArgumentError,
+    PostgresUnavailableError,
+    SchemaMismatchError,
+    ThreadNotFoundError,
+    WorkflowAlreadyRunningError,
+)
+
+__all__ = ["Exit", "FailedCommand", "exit_of"]
+
+
+class Exit(IntEnum):
+    """How a command ended."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    ALREADY_RUNNING = 4
+    DATABASE = 5
+    PIPE = 141
+    """Whoever read the output has left: what a shell tells of a program that SIGPIPE has ended."""
+
+
+def exit_of(error: AiodurableError) -> Exit:
+    """The exit code for an error."""
+    match error:
+        case ThreadNotFoundError() | CheckpointNotFoundError():
+            return Exit.NOT_FOUND
+        case WorkflowAlreadyRunningError():
+            return Exit.ALREADY_RUNNING
+        case PostgresUnavailableError() | SchemaMismatchError() | CircuitOpenError():
+            return Exit.DATABASE
+        case ConfigurationError() | InvalidArgumentError():
+            return Exit.USAGE
+        case _:
+            return Exit.FAILED
+
+
+class FailedCommand(click.ClickException):
+    """A command that did not do what was asked; click prints the message and exits with the code."""
+
+    def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
+        super().__init__(lines(message))
+        self.exit_code = int(code)  # pyright: ignore[reportAttributeAccessIssue]  # click reads it from the instance

@@ -1,0 +1,79 @@
+"""Who holds which lock, and who waits for it: from what the server has, with the ledger's word for what is locked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from aiodurable.errors import ConfigurationError
+from aiodurable.models import LockHolder
+from aiodurable.postgres.pool import Database
+from aiodurable.postgres.sql import load
+
+__all__ = ["ReportedLock", "process_of", "reported_locks"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedLock:
+    """One lock that somebody holds or waits for.
+
+    Attributes:
+        key: the advisory lock's 64 bits.
+        thread_id: the thread that a run advances under it; None for a lock of an app's own, or between runs.
+        graph: the name of that run's graph.
+        run_since: when that run's attempt began.
+        holder: who holds it; None: it was let go a moment ago, and those who wait will see.
+        waiting: the processes of which somebody waits, one a lock session.
+    """
+
+    key: int
+    thread_id: str | None
+    graph: str | None
+    run_since: datetime | None
+    holder: LockHolder | None
+    waiting: tuple[LockHolder, ...]
+
+
+async def reported_locks(database: Database, keys: Sequence[int] | None = None) -> list[ReportedLock]:
+    """The leases of this database, or those of `keys`, sorted by thread and key.
+
+    Raises:
+        ConfigurationError: the server is a standby.
+    """
+    sql = load("holders")
+    wanted = None if keys is None else list(keys)
+    [tables] = await database.fetch(sql["tables"])
+    if tables["standby"]:
+        raise ConfigurationError(
+            f"wanted to know who holds locks at {database.dsn.safe}, found a standby, which knows nothing of the primary's "
+            "locks: name the primary, or add target_session_attrs=read-write"
+        )
+    found: dict[int, dict[bool, list[LockHolder]]] = {}
+    for row in await database.fetch(sql["leases"], wanted):
+        sides = found.setdefault(row["key"], {True: [], False: []})
+        sides[row.pop("waits")].append(LockHolder(**row))
+    threads: dict[int, dict[str, Any]] = {}
+    if found and tables["ledger"]:
+        threads = {row["key"]: row for row in await database.fetch(sql["threads"], list(found))}
+    nothing = {"thread_id": None, "graph": None, "started_at": None}
+    locks = [
+        ReportedLock(
+            key,
+            thread_id=threads.get(key, nothing)["thread_id"],
+            graph=threads.get(key, nothing)["graph"],
+            run_since=threads.get(key, nothing)["started_at"],
+            holder=next(iter(sides[False]), None),
+            waiting=tuple(sides[True]),
+        )
+        for key, sides in found.items()
+    ]
+    return sorted(locks, key=lambda lock: (lock.thread_id is None, lock.thread_id or "", lock.key))
+
+
+def process_of(holder: LockHolder) -> str:
+    """`host:pid` of the process behind a lock session, where its `application_name` says so; else that name."""
+    ours = re.fullmatch(r"aiodurable:\w+@(.+:\d+)", holder.application)
+    return ours[1] if ours else holder.application or f"backend {holder.pid}"

@@ -1,0 +1,159 @@
+"""A server that dies with its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aiodurable.embedded.binaries import Programs
+from aiodurable.embedded.pidfile import log_tail, read_pid_file
+from aiodurable.embedded.private import alone_in, new_file
+from aiodurable.embedded.workdir import (
+    claim,
+    new_folder,
+    require_kept,
+    require_reachable,
+    server_options,
+    sweep,
+)
+from aiodurable.errors import ConfigurationError, PostgresUnavailableError
+from aiodurable.shield import run_to_completion
+
+__all__ = ["EmbeddedPostgres", "embedded_postgres"]
+
+_WATCHDOG = """
+exec 3<&0
+"$@" </dev/null 3<&- &
+postgres=$!
+{ read -r _ <&3; kill -INT $postgres 2>/dev/null; } &
+watcher=$!
+trap 'kill -INT $postgres' TERM INT
+wait $postgres
+status=$?
+kill $watcher 2>/dev/null
+exit $status
+"""
+"""`read` returns when the owner's end of the pipe closes, kill -9 included; SIGINT is Postgres's fast shutdown."""
+
+
+class EmbeddedPostgres:
+    """A server that stops when this process ends, however it ends. Also a context manager that gives its URL.
+
+    Args:
+        data: keeps the cluster in this folder; None: in a temporary one that goes with the server.
+        bindir: Postgres's programs; None: `find_bindir()`.
+        folder: where the temporary folder is made; None: the system's. Its path must be short.
+        durable: False switches fsync off; None: durable where `data` is kept.
+        settings: server settings, such as `{"max_connections": "300"}`. With `listen_addresses` it
+            listens on TCP too, where it wants a password that you set first (`ALTER ROLE`).
+    """
+
+    def __init__(
+        self,
+        data: Path | str | None = None,
+        *,
+        bindir: Path | str | None = None,
+        folder: Path | str | None = None,
+        durable: bool | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self._data = Path(data).resolve() if data else None
+        self._bindir = Path(bindir) if bindir else None
+        self._folder = Path(folder) if folder else None
+        self._durable = self._data is not None if durable is None else durable
+        self._settings = dict(settings or {})
+        self._root: Path | None = None
+        self._owner: int | None = None
+        self._log: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, timeout_s: float = 60.0) -> str:
+        """Start it, after sweeping away what killed owners left behind, and return its URL.
+
+        Raises:
+            ConfigurationError: there are no programs, no user to run them as, or `data` holds something else; Windows.
+            PostgresUnavailableError: it did not start, or not within `timeout_s` seconds; the message has its log.
+        """
+        if self._process is not None:
+            raise ConfigurationError("this EmbeddedPostgres is started already: make another, or share its URL")
+        if self._data is not None:
+            require_kept(self._data)
+        programs = Programs(self._bindir, self._data)
+        sweep(self._folder, programs)
+        try:
+            root = self._root = new_folder(self._folder)
+            self._owner = claim(root)
+            # Opened while the folder is ours: later its name may lead anywhere.
+            log = self._log = new_file(root / "log")
+            data = self._data or root / "data"
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            require_reachable(self._data or root, programs)
+            programs.own(data)
+            programs.own(root)
+            with alone_in(data) as lock:
+                programs.initdb(data, lock, durable=self._durable)
+            options = server_options(root, durable=self._durable, settings=self._settings)
+            server = [str(programs.bindir / "postgres"), "-D", str(data), *options]
+            self._process = programs.popen("/bin/sh", "-c", _WATCHDOG, "aiodurable-pg", *server, log=log)
+            return self._wait(programs.uid, data, root, timeout_s)
+        except BaseException:  # whatever ended the start, a half-started server must not stay
+            self.stop()
+            raise
+
+    def _wait(self, uid: int, data: Path, root: Path, timeout_s: float) -> str:
+        assert self._process is not None
+        assert self._log is not None
+        deadline = time.monotonic() + timeout_s
+        while True:
+            # A pid file from before a crash names another socket folder.
+            if (found := read_pid_file(data, uid)) and found.ready and found.socket_folder == root:
+                return found.url
+            if self._process.poll() is not None:
+                raise PostgresUnavailableError(f"Postgres did not start in {data}:\n{log_tail(self._log, uid)}")
+            if time.monotonic() > deadline:
+                raise PostgresUnavailableError(
+                    f"Postgres was not ready within {timeout_s:g} s:\n{log_tail(self._log, uid)}"
+                )
+            time.sleep(0.01)
+
+    def stop(self, timeout_s: float = 15.0) -> None:
+        """Stop it and remove what was temporary. Idempotent; after `timeout_s` seconds it is killed."""
+        process, self._process = self._process, None
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            try:
+                process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        root, self._root = self._root, None
+        if root is not None:
+            shutil.rmtree(root, ignore_errors=True)
+        held, self._owner, self._log = (self._owner, self._log), None, None
+        for descriptor in held:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def __enter__(self) -> str:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+
+@contextlib.asynccontextmanager
+async def embedded_postgres(data: Path | str | None = None, **options: Any) -> AsyncGenerator[str, None]:
+    """`async with embedded_postgres() as dsn:` with the arguments and errors of `EmbeddedPostgres`."""
+    server = EmbeddedPostgres(data, **options)
+    try:
+        yield await run_to_completion(asyncio.to_thread(server.start))
+    finally:
+        await run_to_completion(asyncio.to_thread(server.stop))

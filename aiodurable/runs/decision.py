@@ -1,0 +1,263 @@
+"""The decision: what a call does with a thread, from what the thread is and what the caller gave. Pure; no waiting here.
+
+| thread is | with input | without |
+|---|---|---|
+| new | start | `ThreadNotFoundError` |
+| complete | start (a new turn) | return what is stored |
+| crashed, failed, drained | the input it was accepted with: resume; another: finish that run, then start this one | resume |
+| paused otherwise | `ThreadPausedError` | resume |
+| interrupted | what the first call of that run_id returned, else `ThreadInterruptedError` | the same |
+| quarantined | `ResumeLimitError` | `ResumeLimitError` |
+
+`on_unfinished="raise"` refuses instead of resuming, `"restart"` starts anew with the input and gives the old work up, an
+open question too, `"retry"` resumes a quarantined thread.
+An interrupted thread is never resumed without an answer: LangGraph can take the first answer for a second question
+(langgraph#8837).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Literal
+
+from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError, InvalidUpdateError
+
+from aiodurable.errors import (
+    CircuitOpenError,
+    InvalidArgumentError,
+    NotResumableError,
+    PostgresUnavailableError,
+    ResumeLimitError,
+    ThreadInterruptedError,
+    ThreadNotFoundError,
+    ThreadPausedError,
+)
+from aiodurable.models import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
+
+__all__ = [
+    "Action",
+    "OnUnfinished",
+    "Outcome",
+    "decide",
+    "interrupted",
+    "may_go_on",
+    "may_retry",
+    "not_found",
+    "outcome_of",
+    "paused",
+]
+
+OnUnfinished = Literal["resume", "raise", "restart", "retry"]
+
+_ON_PURPOSE = (PauseReason.BREAKPOINT, PauseReason.CANCELLED, PauseReason.STREAM_CLOSED)
+"""Reasons of a pause that somebody wanted."""
+
+_OF_THE_INPUT = (ValueError, TypeError, LookupError, EmptyInputError, InvalidUpdateError)
+"""What LangGraph, or the schema of a graph's state, raises for an input or an option before the first checkpoint."""
+
+
+class Action(Enum):
+    """What is to be done."""
+
+    START = auto()
+    RESUME = auto()
+    FINISH_FIRST = auto()
+    """Resume the run that was left, to its end; then decide anew."""
+    RETURN = auto()
+
+
+def decide(
+    thread: WorkflowCheckpoint,
+    *,
+    given: bool,
+    same: bool = False,
+    named: bool = False,
+    on_unfinished: OnUnfinished = "resume",
+) -> Action:
+    """What a call does with `thread`, read under its lease.
+
+    Args:
+        thread: how it stands.
+        given: whether the call brought an input.
+        same: whether that input belongs to the unfinished run: a retry.
+        named: whether the call names the unfinished run.
+        on_unfinished: see the table above.
+
+    Raises:
+        ThreadNotFoundError, ThreadInterruptedError, ThreadPausedError, ResumeLimitError, NotResumableError: see the
+            table above.
+        InvalidArgumentError: `on_unfinished` is none of the four words, or "restart" came without an input.
+    """
+    if on_unfinished not in ("resume", "raise", "restart", "retry"):
+        raise InvalidArgumentError(
+            f'on_unfinished must be "resume", "raise", "restart" or "retry", got {on_unfinished!r}'
+        )
+    if thread.status is ThreadStatus.NEW:
+        if not given:
+            raise not_found(thread.thread_id)
+        return Action.START
+    if thread.status is ThreadStatus.COMPLETE:
+        return Action.START if given else Action.RETURN
+    if on_unfinished == "restart":
+        if not given:
+            raise InvalidArgumentError('on_unfinished="restart" wants an input to start with, got none')
+        return Action.START
+    if thread.status is ThreadStatus.INTERRUPTED:
+        if named and on_unfinished != "raise":
+            return Action.RETURN
+        raise interrupted(thread)
+    return _unfinished(thread, given=given, same=same, on_unfinished=on_unfinished)
+
+
+def _unfinished(thread: WorkflowCheckpoint, *, given: bool, same: bool, on_unfinished: OnUnfinished) -> Action:
+    if thread.status is ThreadStatus.QUARANTINED and on_unfinished != "retry":
+        raise ResumeLimitError(
+            f"thread {thread.thread_id!r} failed {thread.attempts} times and is set aside: mend the cause, then "
+            'retry(thread_id), or call with on_unfinished="restart" and an input',
+            thread_id=thread.thread_id,
+            attempts=thread.attempts,
+        )
+    if on_unfinished == "raise":
+        raise NotResumableError(
+            f'thread {thread.thread_id!r} is {thread.status} with work left, and on_unfinished is "raise": '
+            'call with on_unfinished="resume" to go on with it or "restart" to give it up',
+            thread_id=thread.thread_id,
+            status=thread.status,
+        )
+    if not given:
+        return Action.RESUME
+    if (thread.status is ThreadStatus.PAUSED and not thread.resumable) or thread.maybe_at_gate:
+        raise paused(thread)
+    return Action.RESUME if same else Action.FINISH_FIRST
+
+
+def paused(thread: WorkflowCheckpoint) -> ThreadPausedError:
+    """The error for a thread that goes on only when a person says so."""
+    at = f" before {', '.join(thread.pending)}" if thread.pending else ""
+    why = "plain LangGraph may have stopped it on purpose" if thread.maybe_at_gate else thread.reason or "paused"
+    return ThreadPausedError(
+        f"thread {thread.thread_id!r} is stopped{at} ({why}), so the input was not taken: run.ainvoke() without input "
+        'goes on, on_unfinished="restart" gives the work up',
+        thread_id=thread.thread_id,
+        reason=thread.reason,
+        pending=thread.pending,
+    )
+
+
+def may_retry(thread: WorkflowCheckpoint) -> None:
+    """Refuse to try again what has nothing left to do.
+
+    Raises:
+        NotResumableError: it is complete.
+    """
+    if thread.status is ThreadStatus.COMPLETE:
+        raise NotResumableError(
+            f"wanted to retry thread {thread.thread_id!r}, found it complete: nothing of it is left to do; "
+            "fork(thread_id, before=…) runs a step of it again on a new thread",
+            thread_id=thread.thread_id,
+            status=thread.status,
+        )
+
+
+def may_go_on(thread: WorkflowCheckpoint) -> None:
+    """Refuse what stopped on purpose, where no person has said to go on.
+
+    Raises:
+        ThreadPausedError: it is at a gate, or plain LangGraph may have stopped it at one, or it was cancelled.
+    """
+    if thread.status is ThreadStatus.PAUSED and thread.reason in _ON_PURPOSE:
+        why = f"it is paused ({thread.reason})"
+    elif thread.maybe_at_gate:
+        why = "plain LangGraph may have stopped it on purpose"
+    else:
+        return
+    pending = f" before {', '.join(thread.pending)}" if thread.pending else ""
+    raise ThreadPausedError(
+        f"thread {thread.thread_id!r} goes on only when a person says so: {why}{pending}; then call run.ainvoke(), or "
+        "resume_workflow(thread_id, past_gate=True)",
+        thread_id=thread.thread_id,
+        reason=thread.reason,
+        pending=thread.pending,
+    )
+
+
+def not_found(thread_id: str) -> ThreadNotFoundError:
+    """The error for a thread of which nothing is known."""
+    return ThreadNotFoundError(
+        f"nothing is known of thread {thread_id!r}, and no input was given to start it: check the id, or pass an input",
+        thread_id=thread_id,
+    )
+
+
+def interrupted(thread: WorkflowCheckpoint) -> ThreadInterruptedError:
+    """The error that carries the open questions of a thread."""
+    count = len(thread.interrupts)
+    return ThreadInterruptedError(
+        f"thread {thread.thread_id!r} waits for {count} answer{'' if count == 1 else 's'}: "
+        "read them from .interrupts and answer with run.resume(value)",
+        thread_id=thread.thread_id,
+        interrupts=thread.interrupts,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended, as the ledger will say it."""
+
+    status: RunStatus
+    reason: str | None = None
+
+
+def outcome_of(
+    thread: WorkflowCheckpoint,
+    error: BaseException | None,
+    *,
+    consumed: bool,
+    accepting: bool = True,
+    lacking: Sequence[str] = (),
+) -> Outcome | None:
+    """How an attempt ended, from the thread as the tables show it afterwards and the exception that came out.
+
+    The tables come first: an exception does not mean that the thread failed (a write that is reported late can follow a
+    complete run), and no exception does not mean that it completed. What persists nothing of its own (a static
+    breakpoint, the recursion limit, a drain, a cancellation) is told by the exception. None: unknown; the row stays
+    `running`, which without a lease reads as crashed.
+
+    Args:
+        thread: how it stands.
+        error: what came out.
+        consumed: whether a checkpoint has taken the run's input.
+        accepting: whether this attempt accepted the run. Only that one may reject it, for what is wrong with the input:
+            afterwards nobody has the input but the ledger, and what passes must not cost it.
+        lacking: nodes that are to run next and that the graph lacks: LangGraph ends there without a word.
+    """
+    match thread.status:
+        case ThreadStatus.COMPLETE if consumed:
+            return Outcome(RunStatus.COMPLETE)
+        case ThreadStatus.INTERRUPTED if consumed:
+            return Outcome(RunStatus.INTERRUPTED)
+        case ThreadStatus.FAILED if consumed:
+            return Outcome(RunStatus.FAILED)
+        case _:
+            pass
+    match error:
+        case None if lacking:
+            return Outcome(RunStatus.FAILED, f"the graph lacks {', '.join(lacking)}")
+        case None:
+            return Outcome(RunStatus.PAUSED, PauseReason.BREAKPOINT)
+        case GraphRecursionError():
+            return Outcome(RunStatus.PAUSED, PauseReason.RECURSION_LIMIT)
+        case GraphDrained():
+            return Outcome(RunStatus.PAUSED, PauseReason.DRAINED)
+        case asyncio.CancelledError():
+            return Outcome(RunStatus.PAUSED, PauseReason.CANCELLED)
+        case GeneratorExit():
+            return Outcome(RunStatus.PAUSED, PauseReason.STREAM_CLOSED)
+        case PostgresUnavailableError() | CircuitOpenError():
+            return None
+        case _:
+            rejects = accepting and not consumed and isinstance(error, _OF_THE_INPUT)
+            return Outcome(RunStatus.REJECTED if rejects else RunStatus.FAILED)

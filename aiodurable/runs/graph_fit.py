@@ -1,0 +1,73 @@
+"""Before a thread is gone on with: read the step it stands in, and see that the graph fits it.
+
+The row that is read is the one LangGraph would read first, and is handed to it: a resumption asks Postgres no more often
+than without. Only a graph with subgraphs has theirs read too, at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aiodurable.checkpoints.size_estimate import HEAVY_BYTES
+from aiodurable.checkpoints.stored_step import StoredStep
+from aiodurable.checkpoints.stored_values import ValueReader
+from aiodurable.models import WorkflowCheckpoint
+from aiodurable.runs.graph_check import Problem, ProblemKind, fit, other_graph, refuse, undecodable
+from aiodurable.runs.graphs import BoundGraph
+from aiodurable.runs.lease import ThreadLease
+from aiodurable.runs.ledger import Accepted, Needed
+from aiodurable.runs.rooms import Rooms
+
+__all__ = ["accepted_problems", "fitted"]
+
+
+async def fitted(
+    rooms: Rooms, lease: ThreadLease, graph: BoundGraph, thread: WorkflowCheckpoint, accepted: Accepted | None
+) -> BoundGraph:
+    """The graph to go on with: the one given, or one that knows renamed nodes by their old names too.
+
+    Args:
+        rooms: where the thread is.
+        lease: of the thread.
+        graph: the graph that was given.
+        thread: how the thread stands.
+        accepted: its run. One of which no checkpoint exists begins with its input, whatever lies before.
+
+    Raises:
+        GraphChangedError: the graph does not fit; nothing was changed.
+    """
+    problems = other_graph(graph.name, thread.graph)
+    if accepted is not None:
+        problems += accepted_problems(graph, accepted.needed)
+    fitting = graph
+    if not problems and (accepted is None or accepted.consumed):
+        saver = rooms.checkpoints.get_checkpointer()
+        rows = await saver.steps(lease.fence, inner=graph.has_subgraphs)
+        size = sum(len(value[2] or b"") for row in rows for value in row["channel_values"] or ())
+        if size > HEAVY_BYTES:
+            fitting, problems = await saver.in_a_thread(_of_rows, graph, rows)
+        else:
+            fitting, problems = _of_rows(graph, rows)
+    if problems:
+        lease.fence.head = None
+        raise refuse(lease.thread_id, graph.name, thread.graph, problems)
+    return fitting
+
+
+def accepted_problems(graph: BoundGraph, run: Needed, *, load_modules: bool = True) -> list[Problem]:
+    """What keeps a graph from reading the input and the context that a run was accepted with."""
+    values = [(kind, blob) for kind, blob in run.values if kind is not None]
+    if not values:
+        return []
+    found = ValueReader(graph.serde, load_modules=load_modules).undecodable(values)
+    return [Problem(ProblemKind.UNDECODABLE, value.name, value.why) for value in found]
+
+
+def _of_rows(graph: BoundGraph, rows: Sequence[Any]) -> tuple[BoundGraph, list[Problem]]:
+    if not rows:
+        return graph, []
+    reader = ValueReader(graph.serde, load_modules=True)
+    step, *inner = (StoredStep.of(row, reader) for row in rows)
+    fitting, problems = fit(graph, step, inner)
+    return fitting, [*problems, *undecodable(fitting, [step, *inner], load_modules=True)]

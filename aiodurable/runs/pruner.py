@@ -1,0 +1,39 @@
+"""Pruning as a habit: by one process of many, for as long as it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from typing import NoReturn, Unpack
+
+from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, InvalidArgumentError
+from aiodurable.postgres.errors import DRIVER_ERRORS
+from aiodurable.runs.rooms import Rooms
+from aiodurable.threads import PRUNING, PruneOptions
+from aiodurable.threads.prune import checked
+
+__all__ = ["prune_every"]
+
+_log = logging.getLogger(__name__)
+
+
+async def prune_every(opened: Callable[[], Rooms], interval: timedelta, **options: Unpack[PruneOptions]) -> NoReturn:
+    """See `Durable.prune_every`. `opened` gives the rooms, and raises `ClosedError` where they are closed."""
+    if interval <= timedelta():
+        raise InvalidArgumentError(f"interval must be above 0, got {interval}: a day is usual")
+    checked(**options)
+    while True:
+        try:
+            async with opened().locks.hold(PRUNING, timeout=None):
+                while True:
+                    _log.info("pruned: %s", await opened().threads.prune(**options))
+                    await asyncio.sleep(interval.total_seconds() * random.uniform(0.9, 1.1))
+        except (ConfigurationError, InvalidArgumentError, ClosedError):  # no waiting helps
+            raise
+        except (AiodurableError, *DRIVER_ERRORS) as error:  # a deadlock, a full disk, an open circuit: it passes
+            why = error if isinstance(error, AiodurableError) else type(error).__name__
+            _log.warning("pruning was interrupted, and is tried again: %s", why)
+            await asyncio.sleep(min(interval.total_seconds(), 60) * random.uniform(0.5, 1))
