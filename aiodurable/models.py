@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -89,14 +90,21 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """Who holds a lock, as `pg_locks` and `pg_stat_activity` tell it.
+    """Who holds a lock, according to `pg_locks` and `pg_stat_activity`.
+
+    Any role that may connect can take a lock and can call its connection what it likes. Only a role
+    that may take leases (USAGE on `aiodurable_lock_tokens`) is believed: see `authorized`.
 
     Attributes:
         key: the 64-bit lock key.
         pid: process id of the Postgres backend that holds it.
         application: the holder's `application_name`; aiodurable's names its host and process.
-        client: the client's address, None for a unix socket.
-        since: when the holding connection was opened; Postgres does not record when it took the lock.
+        client: the client's address; None for a unix socket, or if the role that reads may not see it.
+        since: when the holding connection was opened, where the role that reads may see it; Postgres
+            does not record when it took the lock.
+        role: the holder's role; None if it is the role that reads.
+        authorized: whether the holder's role is the role that reads, or may take leases. If not,
+            `application` is only what the holder calls itself.
     """
 
     key: int
@@ -104,10 +112,22 @@ class LockHolder:
     application: str
     client: str | None
     since: datetime | None
+    role: str | None = None
+    authorized: bool = True
+
+    @property
+    def process(self) -> str | None:
+        """`host:pid` of the aiodurable process that holds it; None if it is not known to be one."""
+        name = re.fullmatch(r"aiodurable:\w+@(.+:\d+)", self.application)
+        return name[1] if name and self.authorized else None
 
     def __str__(self) -> str:
         where = f" from {self.client}" if self.client else ""
-        return f"{self.application}{where} (backend {self.pid})"
+        if not self.authorized:
+            claim = f", calls itself {self.application!r}" if self.application else ""
+            return f"role {self.role!r}, which may take no leases{where} (backend {self.pid}{claim})"
+        role = "" if self.role is None else f", role {self.role!r}"
+        return f"{self.application}{where} (backend {self.pid}{role})"
 
 
 @dataclass(frozen=True, slots=True)

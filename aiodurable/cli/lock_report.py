@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -74,6 +73,8 @@ async def reported_locks(database: Database, keys: Sequence[int] | None = None) 
 
 
 def process_of(holder: LockHolder) -> str:
-    """`host:pid` of the process behind a lock session, where its `application_name` says so; else that name."""
-    ours = re.fullmatch(r"aiodurable:\w+@(.+:\d+)", holder.application)
-    return ours[1] if ours else holder.application or f"backend {holder.pid}"
+    """The process behind a lock session: its `host:pid`, or its `application_name`; of a role that may take no leases, and
+    could give itself any name, the role."""
+    if not holder.authorized:
+        return f"role {holder.role}"
+    return holder.process or holder.application or f"backend {holder.pid}"

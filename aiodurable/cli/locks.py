@@ -83,6 +83,8 @@ def _who(holder: LockHolder) -> dict[str, Any]:
 
     return {
         "process": process_of(holder),
+        "role": holder.role,
+        "authorized": holder.authorized,
         "application": holder.application,
         "client": holder.client,
         "backend_pid": holder.pid,

@@ -36,6 +36,8 @@ def thread_fields(thread: WorkflowCheckpoint) -> dict[str, Any]:
         "age_s": thread.age and round(thread.age.total_seconds(), 3),
         "holder": holder
         and {
+            "role": holder.role,
+            "authorized": holder.authorized,
             "application": holder.application,
             "client": holder.client,
             "backend_pid": holder.pid,

@@ -3,12 +3,15 @@
 At the brim new connections, writes, schema changes and NOTIFY fail too, with 53200 (out_of_memory). So aiodurable takes at
 most half of the table's nominal size, `max_locks_per_transaction × (max_connections + max_prepared_transactions)` (Postgres
 itself adds some slack to that), and all lock sessions of the cluster, of whatever database, share this half equally.
+Sessions of another role count up to as many as our own role has: any role that may connect can open some under our name.
+The price: shares of roles with different numbers of sessions add up to more than the half (two roles to at most 1.5 times
+the half, three to 1.9 times).
 
 Waiters' flags are locks too. They come on top, a quarter of the share at most; who gets none is woken by the tick alone.
 
 A session learns its share when it connects and every half minute or so. A newcomer lowers the shares of those before it,
-but takes nothing from them: what they hold beyond it goes down as they release. However many come, the sum stays below
-twice the half, so even then the table is not full.
+but takes nothing from them: what they hold beyond it goes down as they release. However many come of one role, the sum stays
+below twice the half, so even then the table is not full.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ class ThreadFilters(TypedDict, total=False):
     error: str | None
     """A part of the text of its error."""
     holder: str | None
-    """A part of its holder's `application_name`, which for aiodurable's names host and process: it is running."""
+    """A part of its holder's `application_name`, which for aiodurable's names host and process: it is running. A name
+    that a role without the right to take leases gives itself is not searched."""
     orphaned: bool
     """Only threads with a run whose holder is gone: the ledger says running, and nobody holds the lease. They are found
     by a small index, however many threads there are; threads that only plain LangGraph has seen are not among them."""
@@ -116,7 +117,10 @@ class Filter:
             return False
         if self.doubtful is not None and self.doubtful is (thread.doubt is None):
             return False
-        return self.holder is None or (thread.holder is not None and self.holder in thread.holder.application)
+        if self.holder is None:
+            return True
+        holder = thread.holder
+        return holder is not None and holder.authorized and self.holder in holder.application
 
 
 def check_positive(**numbers: int | None) -> None:

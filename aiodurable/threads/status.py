@@ -235,6 +235,8 @@ def _holder(row: Mapping[str, Any]) -> LockHolder | None:
         application=found["application"] or "",
         client=found["client"],
         since=None if since is None else datetime.fromisoformat(since),
+        role=found["role"],
+        authorized=found["authorized"],
     )
 
 

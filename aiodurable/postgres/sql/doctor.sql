@@ -23,7 +23,8 @@ SELECT pg_catalog.clock_timestamp() AS now
 SELECT name, setting, unit FROM pg_catalog.pg_settings WHERE name = ANY ($1::text[])
 
 -- name: facts
--- pg_locks, pg_stat_database, pg_stat_activity and catalogues; -1 where no limit is set on the role or the database.
+-- pg_locks, pg_stat_database, pg_stat_activity and catalogues; -1 where no limit is set on the role or the database. Lock
+-- sessions are counted as a lock session of this role counts them (locks.sql, audit); all of them if this role has none.
 SELECT pg_catalog.current_setting('server_version') AS version,
        pg_catalog.current_setting('server_version_num')::integer AS version_num,
        pg_catalog.pg_is_in_recovery() AS standby,
@@ -32,7 +33,13 @@ SELECT pg_catalog.current_setting('server_version') AS version,
        (SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = current_user) AS role_limit,
        (SELECT datconnlimit FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) AS database_limit,
        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks WHERE NOT fastpath)::integer AS locks,
-       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE application_name LIKE 'aiodurable:lock@%')::integer AS sessions
+       (SELECT coalesce(pg_catalog.sum(least(r.sessions, r.ours)), 0)
+        FROM (SELECT pg_catalog.count(*) AS sessions,
+                     pg_catalog.max(pg_catalog.count(*))
+                         FILTER (WHERE pg_catalog.pg_get_userbyid(a.usesysid) = session_user) OVER () AS ours
+              FROM pg_catalog.pg_stat_activity a
+              WHERE a.application_name LIKE 'aiodurable:lock@%'
+              GROUP BY a.usesysid) r)::integer AS sessions
 
 -- name: rights
 -- Catalogues. Privileges that are wanted and missing on what is there: $1 relations, $2 the privilege on each.

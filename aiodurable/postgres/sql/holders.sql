@@ -2,8 +2,14 @@
 -- pg_locks and pg_stat_activity, no table. Exclusive session locks on one bigint (objsubid 1) are leases; shared ones on two
 -- integers (objsubid 2), the same 64 bits, are the flags of processes that wait, and the sign that there are any (aiod, wait).
 -- Only those of sessions that say they are ours, or, where $1 names keys, these keys whoever holds them.
+-- The role is null if it is ours. What a session says of itself is believed if its role is ours, or may take leases.
 SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.objsubid = 2 AS waits, l.pid,
-       coalesce(a.application_name, '') AS application, pg_catalog.host(a.client_addr) AS client, a.backend_start AS since
+       coalesce(a.application_name, '') AS application, pg_catalog.host(a.client_addr) AS client, a.backend_start AS since,
+       nullif(pg_catalog.pg_get_userbyid(a.usesysid), session_user)::text AS role,
+       coalesce(pg_catalog.pg_get_userbyid(a.usesysid) = session_user
+                OR pg_catalog.has_sequence_privilege(
+                    a.usesysid, pg_catalog.to_regclass('aiodurable_lock_tokens')::oid, 'USAGE'),
+                a.pid IS NULL) AS authorized
 FROM pg_catalog.pg_locks l
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted

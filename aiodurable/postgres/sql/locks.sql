@@ -117,13 +117,22 @@ SELECT pg_catalog.pg_advisory_unlock_all()
 -- name: audit
 -- pg_locks, the rows of this backend (the function has no index: it reads them all), and pg_stat_activity. $1 how many
 -- keys we believe to hold; the keys themselves are sent only if that is not so. Then the room for locks in the server,
--- which is one for the whole cluster, and how many lock sessions share it.
+-- which is one for the whole cluster, and how many lock sessions share it: those of our own role in full, and of each other
+-- role at most as many. Several applications, each with a role of its own, may share the cluster, or even the database, so
+-- other roles count. But any role that may connect can open sessions under this name, so one role counts at most as much as
+-- ours: however many sessions it opens, our share stays at least half of what it would be without it.
 SELECT pg_catalog.pg_backend_pid(),
        CASE WHEN mine.held <> $1::bigint THEN mine.keys END,
        pg_catalog.current_setting('max_locks_per_transaction')::bigint
            * (pg_catalog.current_setting('max_connections')::bigint
               + pg_catalog.current_setting('max_prepared_transactions')::bigint),
-       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE 'aiodurable:lock@%')
+       (SELECT pg_catalog.sum(least(r.sessions, r.ours))::bigint
+        FROM (SELECT pg_catalog.count(*) AS sessions,
+                     pg_catalog.max(pg_catalog.count(*))
+                         FILTER (WHERE pg_catalog.pg_get_userbyid(a.usesysid) = session_user) OVER () AS ours
+              FROM pg_catalog.pg_stat_activity a
+              WHERE a.application_name LIKE 'aiodurable:lock@%'
+              GROUP BY a.usesysid) r)
 FROM (SELECT pg_catalog.count(*) AS held, pg_catalog.array_agg(l.classid::bigint << 32 | l.objid::bigint) AS keys
       FROM pg_catalog.pg_locks l
       WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 1
@@ -147,9 +156,15 @@ CREATE SEQUENCE IF NOT EXISTS aiodurable_lock_tokens AS bigint
 
 -- name: holders
 -- pg_locks and pg_stat_activity. Leases are exclusive session locks on one bigint (objsubid 1) whose holder says that it is
--- ours, or any whose key is asked for. $1 keys, or null for all.
+-- ours, or any whose key is asked for. $1 keys, or null for all. The role is null if it is ours. What a session says of itself
+-- is believed if its role is ours, or may take leases (authorized).
 SELECT k.key, k.pid, coalesce(a.application_name, '') AS application, pg_catalog.host(a.client_addr) AS client,
-       a.backend_start AS since
+       a.backend_start AS since,
+       nullif(pg_catalog.pg_get_userbyid(a.usesysid), session_user)::text AS role,
+       coalesce(pg_catalog.pg_get_userbyid(a.usesysid) = session_user
+                OR pg_catalog.has_sequence_privilege(
+                    a.usesysid, pg_catalog.to_regclass('aiodurable_lock_tokens')::oid, 'USAGE'),
+                a.pid IS NULL) AS authorized
 FROM (
     SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.pid
     FROM pg_catalog.pg_locks l

@@ -8,7 +8,12 @@ WITH held AS MATERIALIZED (
     -- A page looks them up in one jsonb by key, whatever number is held; one thread asks for its own.
     SELECT pg_catalog.jsonb_object_agg(k.key, pg_catalog.jsonb_build_object('pid', l.pid, 'application', s.application_name,
                                                       'client', pg_catalog.host(s.client_addr),
-                                                      'since', s.backend_start)) AS by_key
+                                                      'since', s.backend_start,
+               'role', nullif(pg_catalog.pg_get_userbyid(s.usesysid), session_user),
+               'authorized', coalesce(pg_catalog.pg_get_userbyid(s.usesysid) = session_user
+                                      OR pg_catalog.has_sequence_privilege(
+                                          s.usesysid, pg_catalog.to_regclass('aiodurable_lock_tokens')::oid, 'USAGE'),
+                                      s.pid IS NULL))) AS by_key
     FROM pg_catalog.pg_locks l
     CROSS JOIN LATERAL (SELECT l.classid::bigint << 32 | l.objid::bigint AS key) k
     LEFT JOIN pg_catalog.pg_stat_activity s ON s.pid = l.pid
