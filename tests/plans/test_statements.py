@@ -147,6 +147,6 @@ def indexes(node: dict[str, Any]) -> set[str]:
     # LangGraph's own on thread_id alone is as good for few rows of one thread, and for the next thread.
     return {
         re.sub("_thread_id_idx$", "_pkey", index)
-        for index in found.union(*map(indexes, node.get("PlanCache", ())))
+        for index in found.union(*map(indexes, node.get("Plans", ())))
         if not index.startswith("pg_")
     }
