@@ -1,7 +1,7 @@
 """Durable LangGraph workflows on Postgres alone: not lost, not run twice.
 
 async with Durable("postgresql://…", graphs={"report": builder}) as durable:
-    async with durable.run("report", thread_id) as run:
+    async with durable.run(thread_id, "report") as run:
         result = await run.ainvoke({"topic": "tides"})
 """
 

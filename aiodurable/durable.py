@@ -255,8 +255,8 @@ class Durable(Verbs):
 
     def run(
         self,
-        graph: Graph,
         thread_id: str,
+        graph: Graph,
         *,
         run_id: str | None = None,
         on_busy: OnBusy = "reject",
@@ -264,11 +264,11 @@ class Durable(Verbs):
         config: RunnableConfig | None = None,
         context: Any = None,
     ) -> AbstractAsyncContextManager[DurableRun]:
-        """Hold a thread and run it: `async with durable.run("report", thread_id) as run: await run.ainvoke(…)`.
+        """Hold a thread and run it: `async with durable.run(thread_id, "report") as run: await run.ainvoke(…)`.
 
         Args:
-            graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
             thread_id: the thread, 1 to 512 bytes in UTF-8.
+            graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
             run_id: names what is to be done; the same run_id never runs twice: it resumes, or
                 returns the stored result.
             on_busy: "reject": at once or `WorkflowAlreadyRunningError`; "wait": until the thread is free.
@@ -287,11 +287,10 @@ class Durable(Verbs):
         """
         rooms = self._opened()
         assert self._graphs is not None
-        self._graphs.refuse_swapped(graph, thread_id)
         return run(
             rooms,
-            self._graphs.bind(graph),
             thread_id,
+            self._graphs.bind(graph),
             run_id=run_id,
             on_busy=on_busy,
             timeout=timeout,

@@ -47,7 +47,7 @@ async def durable_run(
         dsn: where Postgres is, to open a `Durable` for this run alone.
         options: as for `Durable.run`.
     """
-    async with opened(durable, dsn) as d, d.run(graph, thread_id, **options) as durable_run:
+    async with opened(durable, dsn) as d, d.run(thread_id, graph, **options) as durable_run:
         yield durable_run
 
 

@@ -213,7 +213,7 @@ class Verbs(ABC):
             WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `run`.
         """
         bound = await self._graph_of(thread_id, graph, verb="resume_workflow")
-        async with run(self._opened(), bound, thread_id, on_busy=on_busy, timeout=timeout) as resumed:
+        async with run(self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout) as resumed:
             if not past_gate:
                 may_go_on(resumed.checkpoint)
             return await resumed.ainvoke(config=config, context=context, **options)
@@ -246,7 +246,7 @@ class Verbs(ABC):
             Exception: a node's own, if it fails again.
         """
         bound = await self._graph_of(thread_id, graph, verb="retry")
-        async with run(self._opened(), bound, thread_id, on_busy=on_busy, timeout=timeout) as retried:
+        async with run(self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout) as retried:
             may_retry(retried.checkpoint)
             return await retried.ainvoke(config=config, context=context, on_unfinished="retry", **options)
 

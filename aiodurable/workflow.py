@@ -84,7 +84,7 @@ class WorkflowExecutor:
     async def _run(self, thread_id: str, **options: Any) -> AsyncIterator[DurableRun]:
         async with (
             opened(self._durable, self._dsn) as durable,
-            durable.run(self._graph, thread_id, on_busy=self._on_busy, timeout=self._timeout, **options) as run,
+            durable.run(thread_id, self._graph, on_busy=self._on_busy, timeout=self._timeout, **options) as run,
         ):
             yield run
 
@@ -169,7 +169,7 @@ class LockableWorkflowMixin:
     @asynccontextmanager
     async def workflow_run(self, graph: Graph, **options: Any) -> AsyncIterator[DurableRun]:
         """`Durable.run` of this object's thread."""
-        async with opened(self.durable) as durable, durable.run(graph, self.thread_id, **options) as run:
+        async with opened(self.durable) as durable, durable.run(self.thread_id, graph, **options) as run:
             yield run
 
     async def workflow_status(self) -> WorkflowCheckpoint:

@@ -56,7 +56,7 @@ async def aiodurable(dsn: str, state_kb: int) -> AsyncIterator[Run]:
     async with Durable(dsn, graphs={"four": four_nodes(state_kb)}) as durable:
 
         async def run(thread_id: str) -> Any:
-            async with durable.run("four", thread_id) as opened:
+            async with durable.run(thread_id, "four") as opened:
                 return await opened.ainvoke({"count": 0})
 
         yield run

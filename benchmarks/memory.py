@@ -78,7 +78,7 @@ async def one(dsn: str, state_kb: int, runs: int, at_once: int) -> dict[str, Any
     async with Durable(dsn, graphs={"one": graph}) as durable:
 
         async def run(thread_id: str) -> Any:
-            async with durable.run("one", thread_id) as opened:
+            async with durable.run(thread_id, "one") as opened:
                 return await opened.ainvoke({"count": 0})
 
         await crowd(run, 100, 50)

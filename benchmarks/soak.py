@@ -118,7 +118,7 @@ class Soak:
 
 
 async def _run(durable: Durable, thread_id: str) -> None:
-    async with durable.run("soak", thread_id) as run:
+    async with durable.run(thread_id, "soak") as run:
         await run.ainvoke({"count": 0})
 
 
@@ -225,7 +225,7 @@ async def resumed(dsn: str, soak: Soak) -> tuple[int, dict[str, int]]:
             if (await durable.get_checkpoint_status(thread_id)).status == "new":
                 complete += 1  # it was cancelled before anything was accepted
                 continue
-            async with durable.run("soak", thread_id) as run:
+            async with durable.run(thread_id, "soak") as run:
                 complete += (await run.ainvoke())["count"] == 4
         async for thread in durable.find_workflows(status="crashed"):
             await resume_workflow(thread.thread_id)

@@ -211,7 +211,7 @@ async def live(durable: Durable, until: asyncio.Future[Any]) -> Figures:
     took: list[float] = []
 
     async def one(due: float) -> None:
-        async with durable.run("crowd", f"live-{uuid.uuid4()}") as run:
+        async with durable.run(f"live-{uuid.uuid4()}", "crowd") as run:
             await run.ainvoke({"xs": []})
         took.append((time.perf_counter() - due) * 1000)
 

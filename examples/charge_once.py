@@ -48,7 +48,7 @@ async def main() -> None:
     async with database() as dsn, Durable(dsn, graphs={"purchase": purchase}) as durable:
         thread_id = f"purchase-{uuid4()}"
         try:
-            async with durable.run("purchase", thread_id) as run:
+            async with durable.run(thread_id, "purchase") as run:
                 await run.ainvoke({"amount": 30})
         except ConnectionResetError as error:
             print("failed:", error)

@@ -39,13 +39,13 @@ async def main() -> None:
     async with database() as dsn, Durable(dsn, graphs={"digest": digest}) as durable:
         thread_id = f"digest-{uuid4()}"
         try:
-            async with durable.run("digest", thread_id) as run:
+            async with durable.run(thread_id, "digest") as run:
                 await run.ainvoke(["Rome", "Oslo", "Lima"])
         except ConnectionError as error:
             print("failed:", error)
         print("status:", (await durable.get_checkpoint_status(thread_id)).status)
 
-        async with durable.run("digest", thread_id) as run:
+        async with durable.run(thread_id, "digest") as run:
             print("resumed:", await run.ainvoke())
         print("calls:", dict(calls))  # each city once, publish twice
 

@@ -38,7 +38,7 @@ graphs = {"payment": StateGraph(Payment).add_sequence([check, approve, settle]).
 
 async def ask(dsn: str, thread_id: str) -> None:
     async with Durable(dsn, graphs=graphs) as durable:
-        async with durable.run("payment", thread_id) as run:
+        async with durable.run(thread_id, "payment") as run:
             await run.ainvoke({"to": "the baker", "amount": 12})
             print("asked:", run.checkpoint.interrupts[0].value)
         try:  # without an answer nothing moves: neither by mistake nor by an eager worker
@@ -50,7 +50,7 @@ async def ask(dsn: str, thread_id: str) -> None:
 async def answer(dsn: str, value: str) -> None:
     async with Durable(dsn, graphs=graphs) as durable:
         async for thread in durable.find_failed_workflows(status=ThreadStatus.INTERRUPTED, graph="payment"):
-            async with durable.run("payment", thread.thread_id) as run:
+            async with durable.run(thread.thread_id, "payment") as run:
                 result = await run.resume(value)
                 print("answered:", thread.interrupts[0].value, "->", result["outcome"])
 

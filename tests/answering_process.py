@@ -46,7 +46,7 @@ def answer_and_die(dsn: str, shape: str, value: Any) -> None:
     async def run() -> None:
         async with (
             Durable(dsn, settings=Settings()) as durable,
-            durable.run(answering(shape, dying(*QUESTIONS)), "t") as run,
+            durable.run("t", answering(shape, dying(*QUESTIONS))) as run,
         ):
             await run.resume(value)
 

@@ -23,7 +23,7 @@ async def main(dsn: str, *threads: str) -> None:
         graph = four_nodes()
 
         async def grab(thread: str) -> list[str]:
-            async with durable.run(graph, thread, on_busy="wait", timeout=60) as run:
+            async with durable.run(thread, graph, on_busy="wait", timeout=60) as run:
                 return (await run.ainvoke({"words": [], "told": ""}))["words"]
 
         tasks = {thread: asyncio.create_task(grab(thread)) for thread in threads}

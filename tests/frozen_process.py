@@ -31,7 +31,7 @@ async def main(dsn: str, go: str, how: str) -> None:
 
     async with Durable(dsn, settings=SHORT) as durable:
         try:
-            async with durable.run(four_nodes(before_step), "t") as run:
+            async with durable.run("t", four_nodes(before_step)) as run:
                 await run.ainvoke({"words": [], "told": ""})
         except LeaseLostError as error:
             print(f"LeaseLostError: {error}", flush=True)

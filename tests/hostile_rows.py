@@ -115,7 +115,7 @@ async def fill(dsn: str, traces: Path) -> list[str]:
     evil = payloads(traces)
 
     async def make(graph: str, thread_id: str, kind: str) -> None:
-        async with durable.run(graph, thread_id) as run:
+        async with durable.run(thread_id, graph) as run:
             with suppress(RuntimeError):
                 await run.ainvoke({"kind": kind, "value": "before"})
         made.append(thread_id)

@@ -20,7 +20,7 @@ async def hang(step: str) -> None:
 
 async def main(dsn: str, thread_id: str) -> None:
     try:
-        async with Durable(dsn) as durable, durable.run(four_nodes(hang), thread_id) as run:
+        async with Durable(dsn) as durable, durable.run(thread_id, four_nodes(hang)) as run:
             await run.ainvoke({"words": [], "told": ""})
     except AiodurableError as error:
         print(type(error).__name__, flush=True)

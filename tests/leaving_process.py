@@ -18,7 +18,7 @@ async def main(dsn: str, how: str) -> None:
     await durable.open()
 
     async def body() -> None:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             await run.ainvoke({"words": [], "told": ""})
 
     running = asyncio.create_task(body())

@@ -50,11 +50,11 @@ async def main(dsn: str) -> None:
     async with Durable(dsn) as durable:
         for name, graph in graphs.items():
             broken = True
-            async with durable.run(graph, name) as run:
+            async with durable.run(name, graph) as run:
                 with contextlib.suppress(ValueError):
                     await run.ainvoke(Tide(1.5) if graph is looking else {"seen": ""})
             broken = False
-            async with durable.run(graph, name) as run:
+            async with durable.run(name, graph) as run:
                 print(name, (await run.ainvoke())["seen"])
 
 

@@ -110,7 +110,7 @@ async def work(job: dict[str, Any]) -> Any:
     graph = build(Path(f"{job['log']}.cache")) if job["shape"] == "cached" else build()
     async with (
         Durable(job["dsn"]) as durable,
-        durable.run(graph, thread, run_id=f"{thread}-run", on_busy="wait", timeout=30, config=config) as run,
+        durable.run(thread, graph, run_id=f"{thread}-run", on_busy="wait", timeout=30, config=config) as run,
     ):
         if run.status is ThreadStatus.INTERRUPTED:
             result = await answered(run, job, run.checkpoint.interrupts)

@@ -83,26 +83,9 @@ class Graphs:
         self._names = {id(graph): name for name, graph in registered.items()}
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The registered names."""
-        return tuple(self._registered)
-
-    @property
     def registered(self) -> tuple[BoundGraph, ...]:
         """The registered graphs."""
         return tuple(self._registered.values())
-
-    def refuse_swapped(self, graph: object, thread_id: object) -> None:
-        """`Durable.run` takes the graph first, `durable_run` the thread: say so, rather than that a graph is no thread_id."""
-        if (
-            isinstance(graph, str)
-            and graph not in self.names
-            and (not isinstance(thread_id, str) or thread_id in self.names)
-        ):
-            raise InvalidArgumentError(
-                f"{graph!r} was given as the graph and {thread_id!r} as the thread_id, which looks swapped: "
-                "durable.run(graph, thread_id), but durable_run(thread_id, graph)"
-            )
 
     def bind(self, graph: Graph) -> BoundGraph:
         """The graph, bound to the saver.

@@ -33,8 +33,8 @@ __all__ = ["DurableRun", "run"]
 @asynccontextmanager
 async def run(
     rooms: Rooms,
-    graph: BoundGraph,
     thread_id: str,
+    graph: BoundGraph,
     *,
     run_id: str | None = None,
     on_busy: OnBusy = "reject",

@@ -99,7 +99,7 @@ async def shop(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
     models.Basket = Basket  # pyright: ignore[reportAttributeAccessIssue]
     async with Durable(dsn, graphs=graphs, settings=Settings()) as durable:
         for name in graphs:
-            async with durable.run(name, f"t-{name}") as run:
+            async with durable.run(f"t-{name}", name) as run:
                 with contextlib.suppress(ConnectionError):
                     await run.ainvoke({"xs": [Basket("tea")] if name == "value" else []})
     monkeypatch.delitem(sys.modules, "models_that_move")

@@ -73,12 +73,12 @@ def threads(dsn: str) -> str:
     """A database with a complete, a failed and an interrupted thread."""
 
     async def make(durable: Durable) -> None:
-        async with durable.run(four_nodes(), "done") as run:
+        async with durable.run("done", four_nodes()) as run:
             await run.ainvoke({"words": [], "told": ""})
-        async with durable.run("words", "broken") as run:
+        async with durable.run("broken", "words") as run:
             with pytest.raises(Boom):
                 await run.ainvoke({"words": [], "told": ""})
-        async with durable.run("asking", "waiting") as run:
+        async with durable.run("waiting", "asking") as run:
             await run.ainvoke({"words": [], "told": ""})
 
     in_database(dsn, make)

@@ -80,9 +80,9 @@ async def looks(dsn: str) -> None:
 
 async def runs(dsn: str) -> None:
     async with Durable(dsn, graphs=GRAPHS, settings=Settings(setup=False, connect_timeout_s=5)) as durable:
-        async with durable.run("ask", "thread") as run:
+        async with durable.run("thread", "ask") as run:
             await run.ainvoke({})
-        async with durable.run("ask", "thread") as run:
+        async with durable.run("thread", "ask") as run:
             assert (await run.ainvoke(Command(resume=3)))["n"] == 3
         await durable.fork("thread", "fork")
         await durable.get_checkpoint_status("thread")
@@ -192,6 +192,6 @@ def examined(dsn: str, kind: str, exit_code: int) -> dict[str, str]:
 async def runs_once(dsn: str) -> None:
     async with (
         Durable(dsn, graphs=GRAPHS, settings=Settings(setup=False)) as durable,
-        durable.run("ask", "before") as run,
+        durable.run("before", "ask") as run,
     ):
         await run.ainvoke({})

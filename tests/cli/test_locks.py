@@ -39,7 +39,7 @@ async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str) -> Non
     ):
 
         async def one() -> None:
-            async with durable.run("words", "t\x1b[31m") as run:
+            async with durable.run("t\x1b[31m", "words") as run:
                 await run.ainvoke(START)
 
         running = asyncio.create_task(one())

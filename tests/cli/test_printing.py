@@ -58,9 +58,9 @@ async def fill(dsn: str) -> None:
     name = "gra\x1b[2Jph"
     async with Durable(dsn, graphs={name: graph_of(ask), "failing": graph_of(fails)}) as durable:
         for thread_id in HOSTILE:
-            async with durable.run(name, thread_id) as run:
+            async with durable.run(thread_id, name) as run:
                 await run.ainvoke({"x": 1, "chan\x1b]0;owned\x07nel": 2, "once\x1b[2J": 3})
-        async with durable.run("failing", "failed") as run:
+        async with durable.run("failed", "failing") as run:
             with pytest.raises(RuntimeError):
                 await run.ainvoke({"x": 1})
 

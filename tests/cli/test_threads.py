@@ -63,7 +63,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 async def run(durable, graph, thread_id, **options):
     try:
-        async with durable.run(graph, thread_id) as run:
+        async with durable.run(thread_id, graph) as run:
             await run.ainvoke({"xs": [], "secret": "hunter2"}, **options)
     except ConnectionError:
         pass

@@ -31,7 +31,7 @@ async def plainly(durable: Durable, builder: Any, thread_id: str) -> Any:
 
 
 async def by_run(durable: Durable, builder: Any, thread_id: str) -> Any:
-    async with durable.run(builder, thread_id) as run:
+    async with durable.run(thread_id, builder) as run:
         return await run.ainvoke(INPUT)
 
 
@@ -230,15 +230,6 @@ async def test_the_newest_durable_of_the_loop_is_the_current_one(dsn: str, durab
     async with Durable(dsn) as inner:
         assert current() is inner
     assert current() is durable
-
-
-async def test_swapped_arguments_are_told_as_such(durable: Durable) -> None:
-    with pytest.raises(InvalidArgumentError, match="swapped"):
-        async with durable.run("t", four_nodes()):  # type: ignore[arg-type]
-            pytest.fail("entered")
-    with pytest.raises(InvalidArgumentError, match="swapped"):
-        async with durable_run(four_nodes(), "t"):  # type: ignore[arg-type]
-            pytest.fail("entered")
 
 
 async def test_a_graph_that_nobody_named_is_recorded_without_a_name(durable: Durable) -> None:

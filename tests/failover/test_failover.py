@@ -108,13 +108,13 @@ async def one_failover(servers: Pair) -> Counter[str]:
 
 
 async def call(durable: Durable, thread_id: str) -> Any:
-    async with durable.run("ten", thread_id) as run:
+    async with durable.run(thread_id, "ten") as run:
         return await run.ainvoke(INPUT)
 
 
 async def finish(durable: Durable, thread_id: str, status: ThreadStatus) -> None:
     """The next call brings the thread to the right end, from wherever it stands."""
-    async with durable.run("ten", thread_id, on_busy="wait", timeout=60) as run:
+    async with durable.run(thread_id, "ten", on_busy="wait", timeout=60) as run:
         result = await run.ainvoke(INPUT if status is ThreadStatus.NEW else None)
         assert result == RIGHT, (thread_id, status, result)
         assert (await run.aget_state()).values == RIGHT, (thread_id, status)

@@ -66,7 +66,7 @@ async def in_python(at: Hostile) -> list[str]:
             shown.append(repr([step async for step in durable.history(thread_id)]))
             async with durable.hold(thread_id):
                 with pytest.raises(WorkflowAlreadyRunningError) as refused:
-                    async with durable.run("asking", thread_id):
+                    async with durable.run(thread_id, "asking"):
                         pass
                 shown.append(str(refused.value))
     assert [thread.thread_id for thread in found] == list(at.threads)
@@ -146,7 +146,7 @@ async def over_http(at: Hostile) -> list[str]:
 
         @app.post("/threads")
         async def refuse(thread_id: str) -> None:
-            async with durable.hold(thread_id), durable.run("asking", thread_id):
+            async with durable.hold(thread_id), durable.run(thread_id, "asking"):
                 pass
 
         transport = httpx.ASGITransport(app)
@@ -172,7 +172,7 @@ async def in_logs_and_events(at: Hostile) -> list[str]:
             for thread_id in at.threads:
                 async with durable.hold(thread_id):
                     with suppress(AiodurableError):
-                        async with durable.run("asking", thread_id):
+                        async with durable.run(thread_id, "asking"):
                             pass
     finally:
         ours.removeHandler(records)

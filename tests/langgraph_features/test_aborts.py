@@ -40,7 +40,7 @@ async def goes_on(durable: Durable, gate: Watched, log: Path) -> None:
     status = await durable.get_checkpoint_status("t")
     assert (status.status, status.reason, status.pending) == (ThreadStatus.PAUSED, "stream closed", ("inner",))
     gate.open.set()
-    async with durable.run(nested(gate), "t", config={"configurable": {"log": str(log)}}) as run:
+    async with durable.run("t", nested(gate), config={"configurable": {"log": str(log)}}) as run:
         assert (await run.ainvoke())["words"] == ["open", "open", *STEPS]
     assert noted(log) == ["open", "collect", "sort", "weigh", "weigh", "tell", "close"]
 
@@ -49,7 +49,7 @@ async def goes_on(durable: Durable, gate: Watched, log: Path) -> None:
 async def test_a_stream_that_is_closed_ends_the_node_in_its_subgraph(
     durable: Durable, gate: Watched, log: Path, version: str
 ) -> None:
-    async with durable.run(nested(gate), "t", config={"configurable": {"log": str(log)}}) as run:
+    async with durable.run("t", nested(gate), config={"configurable": {"log": str(log)}}) as run:
         stream = run.astream(EMPTY, stream_mode="tasks", subgraphs=True, version=version)
         async with contextlib.aclosing(stream):
             async for _ in stream:
@@ -59,7 +59,7 @@ async def test_a_stream_that_is_closed_ends_the_node_in_its_subgraph(
 
 
 async def test_a_body_that_leaves_its_stream_open_ends_it_too(durable: Durable, gate: Watched, log: Path) -> None:
-    async with durable.run(nested(gate), "t", config={"configurable": {"log": str(log)}}) as run:
+    async with durable.run("t", nested(gate), config={"configurable": {"log": str(log)}}) as run:
         stream = run.astream(EMPTY, stream_mode="tasks", subgraphs=True)
         async for _ in stream:
             if gate.reached.is_set():
@@ -74,7 +74,7 @@ async def test_an_aborted_v3_stream_under_a_lease_ends_its_subgraph_and_is_gone_
     """`stream_events` is not a run's, but the graph's own under the run's lease: fenced, and not in the ledger."""
     config: Any = {"configurable": {"log": str(log)}}
     graph = nested(gate).compile(checkpointer=durable.checkpointer)
-    async with durable.run(graph, "t", config=config) as run:
+    async with durable.run("t", graph, config=config) as run:
         stream = await graph.astream_events(EMPTY, run.config, version="v3", durability="sync")
 
         async def events() -> AsyncIterator[Any]:
@@ -92,6 +92,6 @@ async def test_an_aborted_v3_stream_under_a_lease_ends_its_subgraph_and_is_gone_
         assert gate.cancelled
     assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.CRASHED
     gate.open.set()
-    async with durable.run(graph, "t", config=config) as run:
+    async with durable.run("t", graph, config=config) as run:
         assert (await run.ainvoke())["words"] == ["open", "open", *STEPS]
     assert noted(log) == ["open", "collect", "sort", "weigh", "weigh", "tell", "close"]

@@ -21,7 +21,7 @@ AT_ONCE = timedelta(0)
 
 
 async def ran(durable: Durable, graph: Any, thread_id: str, given: Any = None, **options: Any) -> list[str]:
-    async with durable.run(graph, thread_id) as run:
+    async with durable.run(thread_id, graph) as run:
         return (await run.ainvoke(given, **options))["words"]
 
 
@@ -46,7 +46,7 @@ async def test_no_checkpoint_lands_after_a_write_that_did_not(dsn: str, durable:
         return Unstorable() if step == "step 2" and broken else None
 
     graph = deltas(at)
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         with pytest.raises(ConfigurationError, match="cannot be stored"):
             await run.ainvoke(EMPTY)
     # Its input, the start, and the steps before it.

@@ -25,7 +25,7 @@ async def test_an_error_that_was_handled_is_not_raised_and_fails_nothing(
     durable: Durable, ledger: Ledger, log: Path
 ) -> None:
     """langgraph#8277, #8608."""
-    async with durable.run(error_handler(), "t", config=config(log)) as run:
+    async with durable.run("t", error_handler(), config=config(log)) as run:
         assert (await run.ainvoke(EMPTY))["words"] == ["beside", "fails mended", "close"]
     assert sorted(noted(log)) == ["beside", "close", "fails", "mend"]
     status = await durable.get_checkpoint_status("t")
@@ -35,13 +35,13 @@ async def test_an_error_that_was_handled_is_not_raised_and_fails_nothing(
 
 
 async def test_a_handler_that_asks_is_answered_and_its_node_is_not_run_again(durable: Durable, log: Path) -> None:
-    async with durable.run(asking_handler(), "t", config=config(log)) as run:
+    async with durable.run("t", asking_handler(), config=config(log)) as run:
         result = await run.ainvoke(EMPTY)
         assert [each.value for each in result["__interrupt__"]] == ["mend it?"]
     status = await durable.get_checkpoint_status("t")
     assert status.status is ThreadStatus.INTERRUPTED
     assert [each.value for each in status.interrupts] == ["mend it?"]
-    async with durable.run(asking_handler(), "t", config=config(log)) as run:
+    async with durable.run("t", asking_handler(), config=config(log)) as run:
         assert (await run.resume("yes"))["words"] == ["yes", "close"]
     assert noted(log) == ["fails", "ask", "ask", "close"]
 
@@ -65,7 +65,7 @@ async def test_a_handler_that_was_cancelled_runs_again_without_its_node(durable:
     builder.add_edge(START, "fails").add_edge("fails", END)
 
     async def body() -> Any:
-        async with durable.run(builder, "t") as run:
+        async with durable.run("t", builder) as run:
             return await run.ainvoke(EMPTY)
 
     task = asyncio.create_task(body())
@@ -74,7 +74,7 @@ async def test_a_handler_that_was_cancelled_runs_again_without_its_node(durable:
     with pytest.raises(asyncio.CancelledError):
         await task
     go_on.set()
-    async with durable.run(builder, "t") as run:
+    async with durable.run("t", builder) as run:
         assert (await run.ainvoke())["words"] == ["mended"]
     assert calls == ["fails", "mend", "mend"]
 
@@ -88,7 +88,7 @@ async def test_a_handler_that_fails_fails_the_run(durable: Durable, ledger: Ledg
 
     builder = StateGraph(Story).add_node("fails", fails, error_handler=mend)
     builder.add_edge(START, "fails").add_edge("fails", END)
-    async with durable.run(builder, "t") as run:
+    async with durable.run("t", builder) as run:
         with pytest.raises(ValueError, match="the handler's own"):
             await run.ainvoke(EMPTY)
     assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.FAILED

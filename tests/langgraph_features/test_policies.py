@@ -43,13 +43,13 @@ async def test_a_node_that_takes_too_long_fails_its_run_and_is_run_again(
         return {"words": ["done"]}
 
     graph = single(node, timeout=policy, retry_policy=ONCE)
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         with pytest.raises(NodeTimeoutError):
             await run.ainvoke(EMPTY)
     status = await durable.get_checkpoint_status("t")
     assert (status.status, status.failed_node) == (ThreadStatus.FAILED, "node")
     hangs = False
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         assert (await run.ainvoke())["words"] == ["done"]
     [row] = await ledger.rows("t")
     assert (row["status"], row["attempts"]) == ("complete", 2)
@@ -66,7 +66,7 @@ async def test_a_timeout_that_langgraph_tries_again_is_no_attempt_of_the_run(dur
         return {"words": ["done"]}
 
     retry = RetryPolicy(initial_interval=0.001, jitter=False)
-    async with durable.run(single(node, timeout=TimeoutPolicy(run_timeout=0.05), retry_policy=retry), "t") as run:
+    async with durable.run("t", single(node, timeout=TimeoutPolicy(run_timeout=0.05), retry_policy=retry)) as run:
         assert (await run.ainvoke(EMPTY))["words"] == ["done"]
     assert calls == [1, 2]
     [row] = await ledger.rows("t")
@@ -81,7 +81,7 @@ async def test_a_heartbeat_keeps_a_node_that_says_nothing_else(durable: Durable)
         return {"words": ["done"]}
 
     policy = TimeoutPolicy(idle_timeout=0.6, refresh_on="heartbeat")
-    async with durable.run(single(node, timeout=policy, retry_policy=ONCE), "t") as run:
+    async with durable.run("t", single(node, timeout=policy, retry_policy=ONCE)) as run:
         assert (await run.ainvoke(EMPTY))["words"] == ["done"]
 
 
@@ -101,7 +101,7 @@ async def test_a_lease_lost_under_a_node_with_a_timeout_is_a_lost_lease(dsn: str
     async with Durable(dsn, settings=Settings(recovery_grace_s=0)) as durable:
 
         async def body() -> None:
-            async with durable.run(graph, "t") as run:
+            async with durable.run("t", graph) as run:
                 await run.ainvoke(EMPTY)
 
         task = asyncio.create_task(body())
@@ -135,7 +135,7 @@ async def test_the_defaults_of_a_graph_hold_in_a_durable_run(durable: Durable, l
     builder = StateGraph(Story).set_node_defaults(retry_policy=AT_ONCE, error_handler=mend)
     builder.add_node("node", node).add_node("fails", fails)
     builder.add_edge(START, "node").add_edge("node", "fails").add_edge("fails", END)
-    async with durable.run(builder, "t") as run:
+    async with durable.run("t", builder) as run:
         assert (await run.ainvoke(EMPTY))["words"] == ["done", "mended"]
     assert attempts == [1, 2, 3]
     [row] = await ledger.rows("t")
@@ -158,7 +158,7 @@ async def test_what_a_node_learns_of_itself_agrees_with_its_idempotency_key(dura
         return {}
 
     graph = single(node, retry_policy=AT_ONCE)
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         with pytest.raises(ZeroDivisionError):
             await run.ainvoke(EMPTY)
         broken = False
@@ -173,12 +173,12 @@ async def test_what_a_node_learns_of_itself_agrees_with_its_idempotency_key(dura
 async def test_a_limit_of_steps_given_to_a_run_counts_whatever_it_is(durable: Durable) -> None:
     """10007 is LangGraph's default: given on purpose, it must not be taken for none."""
     limited = four_nodes().compile().with_config(recursion_limit=2)
-    async with durable.run(limited, "t", config={"recursion_limit": 10007}) as run:
+    async with durable.run("t", limited, config={"recursion_limit": 10007}) as run:
         assert (await run.ainvoke(EMPTY))["words"] == list(STEPS)
-    async with durable.run(four_nodes(), "u", config={"recursion_limit": 2}) as run:
+    async with durable.run("u", four_nodes(), config={"recursion_limit": 2}) as run:
         with pytest.raises(GraphRecursionError):
             await run.ainvoke(EMPTY)
     status = await durable.get_checkpoint_status("u")
     assert (status.status, status.reason) == (ThreadStatus.PAUSED, "recursion limit")
-    async with durable.run(four_nodes(), "u", config={"recursion_limit": 10007}) as run:
+    async with durable.run("u", four_nodes(), config={"recursion_limit": 10007}) as run:
         assert (await run.ainvoke())["words"] == list(STEPS)

@@ -35,7 +35,7 @@ def remembering() -> StateGraph[Any, Any, Any, Any]:
 
 async def test_pruning_keeps_the_memory_of_a_subgraph(durable: Durable) -> None:
     for turn in range(1, 4):
-        async with durable.run(remembering(), "t") as run:
+        async with durable.run("t", remembering()) as run:
             result = await run.ainvoke(EMPTY)
         assert result["words"] == [f"turn {n}" for n in range(1, turn + 1)]
         await durable.prune(keep="latest", older_than=timedelta(0))
@@ -64,11 +64,11 @@ async def test_langgraphs_pruning_beside_runs_and_beside_ours_takes_nothing_that
         for prune in (theirs, ours):
             group.create_task(prune())
         for turn in range(5):
-            async with durable.run(four_nodes(), "t") as run:
+            async with durable.run("t", four_nodes()) as run:
                 result = await run.ainvoke(EMPTY)
             assert result["words"] == list(STEPS) * (turn + 1)
         ended = True
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         assert (await run.ainvoke())["words"] == list(STEPS) * 5
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         blobless = await connection.execute(

@@ -24,7 +24,7 @@ def shown(interrupts: Any) -> list[tuple[str, Any]]:
 async def test_two_questions_of_a_node_have_two_ids_and_the_status_shows_langgraphs(durable: Durable) -> None:
     graph = two_questions()
     ids: list[str] = []
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         result = await run.ainvoke(EMPTY)
         while questions := result.get("__interrupt__"):
             assert run.checkpoint.status is ThreadStatus.INTERRUPTED
@@ -41,7 +41,7 @@ async def test_two_questions_of_a_node_have_two_ids_and_the_status_shows_langgra
 
 async def test_a_retried_node_gets_the_answers_that_it_had(durable: Durable, ledger: Ledger) -> None:
     """Its retry is LangGraph's and no attempt of the run."""
-    async with durable.run(two_questions(), "t") as run:
+    async with durable.run("t", two_questions()) as run:
         await run.ainvoke(EMPTY)
         result = await run.resume(answer_to("first"))
         assert [each.value for each in result["__interrupt__"]] == ["second"]
@@ -74,7 +74,7 @@ def deciding(beside: Any = None) -> StateGraph[Any, Any, Any, Any]:
 
 
 async def test_the_schema_of_an_answer_is_in_the_status(durable: Durable) -> None:
-    async with durable.run(deciding(), "t") as run:
+    async with durable.run("t", deciding()) as run:
         await run.ainvoke(EMPTY)
     [question] = (await durable.get_checkpoint_status("t")).interrupts
     assert question.response_schema == Decision.model_json_schema()
@@ -88,7 +88,7 @@ async def test_an_answer_that_does_not_fit_leaves_the_question_open(durable: Dur
         runs += 1
 
     graph = deciding(beside)
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         await run.ainvoke(EMPTY)
         [before] = await ledger.rows("t")
         with pytest.raises(ValidationError):
@@ -99,7 +99,7 @@ async def test_an_answer_that_does_not_fit_leaves_the_question_open(durable: Dur
     [row] = await ledger.rows("t")
     assert row["status"] == "interrupted"
     assert row["attempts"] == before["attempts"]
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         result = await run.resume({"amount": 12})
     assert result["words"] == ["12", "other"]
     assert runs == 1, "what had finished beside the question ran again"
@@ -113,7 +113,7 @@ async def test_a_question_waits_until_what_runs_beside_it_has_finished(durable: 
         await go_on.wait()
 
     async def body() -> Any:
-        async with durable.run(deciding(beside), "t") as run:
+        async with durable.run("t", deciding(beside)) as run:
             return await run.ainvoke(EMPTY)
 
     task = asyncio.create_task(body())

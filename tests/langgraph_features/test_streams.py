@@ -34,7 +34,7 @@ def configs(chunk: Any) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("mode", ["checkpoints", "debug", "tasks"])
 async def test_no_config_of_a_stream_carries_the_lease(durable: Durable, mode: str, version: str) -> None:
-    async with durable.run(nested(), "t") as run:
+    async with durable.run("t", nested()) as run:
         chunks = [chunk async for chunk in run.astream(INPUT, stream_mode=[mode], subgraphs=True, version=version)]
     found = [each for chunk in chunks for each in configs(chunk)]
     assert bool(found) is (mode != "tasks")
@@ -47,10 +47,10 @@ async def test_a_streams_config_used_after_the_run_is_a_plain_one(durable: Durab
     """Under a new lease it writes as that lease; under none, as plain LangGraph does."""
     graph = four_nodes().compile(checkpointer=durable.checkpointer)
     chunks: list[Any] = []
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         async for chunk in run.astream(INPUT, stream_mode="checkpoints"):
             chunks.append(chunk)
-    async with durable.run(graph, "t"):
+    async with durable.run("t", graph):
         await graph.aupdate_state(chunks[-1]["config"], {"told": "under a lease"})
     assert (await graph.aget_state({"configurable": {"thread_id": "t"}})).values["told"] == "under a lease"
     await graph.aupdate_state(chunks[-1]["config"], {"told": "under none"})
@@ -65,7 +65,7 @@ async def test_what_a_node_is_given_of_ours_has_a_name_that_langgraph_strips(dur
         return {}
 
     builder = StateGraph(dict).add_node("look", look).add_edge(START, "look").add_edge("look", END)
-    async with durable.run(builder, "t") as run:
+    async with durable.run("t", builder) as run:
         await run.ainvoke({})
     configurable = seen[0]["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
     rest = {key: value for key, value in configurable.items() if not key.startswith("__pregel_")}
@@ -73,7 +73,7 @@ async def test_what_a_node_is_given_of_ours_has_a_name_that_langgraph_strips(dur
 
 
 async def test_the_config_of_an_update_carries_nothing_of_ours_either(durable: Durable) -> None:
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
         updated = await run.aupdate_state({"told": "changed"})
         state = await run.aget_state()
@@ -85,7 +85,7 @@ async def test_the_config_of_an_update_carries_nothing_of_ours_either(durable: D
 async def test_a_runs_own_config_is_refused_after_the_run(durable: Durable) -> None:
     """`run.config` means this lease: a task that outlives the body must not write without one."""
     graph = four_nodes().compile(checkpointer=durable.checkpointer)
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         await run.ainvoke(INPUT)
         kept = run.config
     with pytest.raises(LeaseLostError):
@@ -135,7 +135,7 @@ async def both(durable: Durable, shape: str, call: Any) -> AsyncIterator[tuple[d
         given = {**options, "stream_mode": modes}
         results: list[Any] = []
         for _ in range(2):
-            async with durable.run(build(), str(given), run_id=str(given)) as run:
+            async with durable.run(str(given), build(), run_id=str(given)) as run:
                 results.append(await call(run, start, given))
         yield given, *results
 
@@ -164,8 +164,8 @@ async def test_a_stored_result_is_returned_as_it_was(durable: Durable, shape: st
 
 
 async def test_a_stored_result_has_no_output_of_an_unknown_name(durable: Durable) -> None:
-    async with durable.run(four_nodes(), "t", run_id="r") as run:
+    async with durable.run("t", four_nodes(), run_id="r") as run:
         await run.ainvoke(INPUT)
-    async with durable.run(four_nodes(), "t", run_id="r") as run:
+    async with durable.run("t", four_nodes(), run_id="r") as run:
         with pytest.raises(ValueError, match="nothing_of_that_name"):
             await run.ainvoke(INPUT, output_keys="nothing_of_that_name")

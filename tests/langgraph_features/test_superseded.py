@@ -29,21 +29,21 @@ async def past(durable: Durable, graph: Any, before: str) -> str:
 
 
 async def test_a_run_cannot_be_addressed_at_one(durable: Durable, log: Path) -> None:
-    async with durable.run(four_nodes(), "t", config=config(log)) as run:
+    async with durable.run("t", four_nodes(), config=config(log)) as run:
         await run.ainvoke(EMPTY)
     old = await past(durable, four_nodes(), "weigh")
     with pytest.raises(AiodurableError, match="fork"):
-        async with durable.run(four_nodes(), "t", config=config(log, checkpoint_id=old)):
+        async with durable.run("t", four_nodes(), config=config(log, checkpoint_id=old)):
             pytest.fail("entered")
     assert noted(log) == list(STEPS)
 
 
 async def test_a_fork_of_one_runs_what_comes_after_it_and_leaves_its_source(durable: Durable, log: Path) -> None:
-    async with durable.run(four_nodes(), "t", config=config(log)) as run:
+    async with durable.run("t", four_nodes(), config=config(log)) as run:
         result = await run.ainvoke(EMPTY)
     old = await past(durable, four_nodes(), "weigh")
     await durable.fork("t", "u", checkpoint_id=old)
-    async with durable.run(four_nodes(), "u", config=config(log)) as run:
+    async with durable.run("u", four_nodes(), config=config(log)) as run:
         assert await run.ainvoke() == result
     assert noted(log) == [*STEPS, "weigh", "tell"]
 
@@ -63,12 +63,12 @@ async def test_a_fork_of_a_step_under_way_keeps_what_had_finished_in_it(durable:
 
     graph = StateGraph(Story).add_node("left", left).add_node("right", right)
     graph.add_edge(START, "left").add_edge(START, "right")
-    async with durable.run(graph, "t", config=config(log)) as run:
+    async with durable.run("t", graph, config=config(log)) as run:
         with pytest.raises(ZeroDivisionError):
             await run.ainvoke(EMPTY)
     broken = False
     await durable.fork("t", "u")
     for thread in ("u", "t"):
-        async with durable.run(graph, thread, config=config(log)) as run:
+        async with durable.run(thread, graph, config=config(log)) as run:
             assert (await run.ainvoke())["words"] == ["left", "right"]
     assert noted(log).count("left") == 1

@@ -52,7 +52,7 @@ def _around(inner: Any) -> StateGraph[Any, Any, Any, Any]:
     ids=lambda build: build.__name__,
 )
 async def test_a_subgraph_that_saves_nothing_runs_in_a_durable_run(durable: Durable, build: Any) -> None:
-    async with durable.run(build(), "t") as run:
+    async with durable.run("t", build()) as run:
         result = await run.ainvoke(INPUT)
     assert result["words"] == list(STEPS)
     saved = await durable.checkpointer.aget_tuple({"configurable": {"thread_id": "t"}})
@@ -68,7 +68,7 @@ async def test_a_failure_in_it_fails_the_run_and_the_next_call_runs_it_again(dur
             raise ZeroDivisionError
 
     builder = _around(four_nodes(before).compile(checkpointer=False))
-    async with durable.run(builder, "t") as run:
+    async with durable.run("t", builder) as run:
         with pytest.raises(ZeroDivisionError):
             await run.ainvoke(INPUT)
         broken = False
@@ -86,7 +86,7 @@ async def test_a_cancellation_reaches_it(durable: Durable) -> None:
     builder = _around(four_nodes(before).compile(checkpointer=False))
 
     async def body() -> None:
-        async with durable.run(builder, "t") as run:
+        async with durable.run("t", builder) as run:
             await run.ainvoke(INPUT)
 
     task = asyncio.create_task(body())

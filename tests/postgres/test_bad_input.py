@@ -33,7 +33,7 @@ SECRET = "hunter2-very-secret"
 async def test_a_name_that_was_not_registered_says_which_are(dsn: str) -> None:
     async with Durable(dsn, graphs={"report": four_nodes()}) as durable:
         with pytest.raises(GraphNotRegisteredError, match="'rapport'.*report"):
-            async with durable.run("rapport", "t"):
+            async with durable.run("t", "rapport"):
                 pytest.fail("entered")
 
 
@@ -43,14 +43,14 @@ async def test_a_name_that_was_not_registered_says_which_are(dsn: str) -> None:
 async def test_what_is_no_graph_is_refused(dsn: str, graph: Any) -> None:
     async with Durable(dsn) as durable:
         with pytest.raises(ConfigurationError):
-            async with durable.run(graph, "t"):
+            async with durable.run("t", graph):
                 pytest.fail("entered")
 
 
 async def test_a_graph_that_must_not_be_saved_is_refused(dsn: str) -> None:
     async with Durable(dsn) as durable:
         with pytest.raises(ConfigurationError, match="checkpointer=False"):
-            async with durable.run(four_nodes().compile(checkpointer=False), "t"):
+            async with durable.run("t", four_nodes().compile(checkpointer=False)):
                 pytest.fail("entered")
 
 
@@ -80,12 +80,12 @@ async def test_a_state_that_cannot_be_stored_fails_clearly_and_the_thread_goes_o
     builder.set_entry_point("fine")
     builder.add_edge("fine", "broken")
     async with Durable(dsn) as durable:
-        async with durable.run(builder, "t") as run:
+        async with durable.run("t", builder) as run:
             with pytest.raises(ConfigurationError, match="state of thread 't' cannot be stored"):
                 await run.ainvoke(INPUT)
         assert (await durable.get_checkpoint_status("t")).status.unfinished
         bad = False
-        async with durable.run(builder, "t") as run:
+        async with durable.run("t", builder) as run:
             assert (await run.ainvoke())["words"] == ["fine", "mended"]
 
 
@@ -112,7 +112,7 @@ async def test_a_step_too_large_for_a_statement_is_refused_before_it_is_sent_and
     builder.set_entry_point("fine")
     builder.add_edge("fine", "large")
     async with Durable(dsn) as durable:
-        async with durable.run(builder, "t") as run:
+        async with durable.run("t", builder) as run:
             with pytest.raises(
                 ConfigurationError, match=r"0\.00 GB, and Postgres takes no statement of more than 0\.00"
             ):
@@ -120,14 +120,14 @@ async def test_a_step_too_large_for_a_statement_is_refused_before_it_is_sent_and
             assert not run.lease.lost
         assert (await durable.get_checkpoint_status("t")).pending == ("large",)
         large = False
-        async with durable.run(builder, "t") as run:
+        async with durable.run("t", builder) as run:
             assert (await run.ainvoke())["words"][1:] == ["small"]
 
 
 @pytest.mark.usefixtures("small_statements")
 async def test_an_input_too_large_for_a_statement_is_refused_and_nothing_is_accepted(dsn: str) -> None:
     async with Durable(dsn) as durable:
-        async with durable.run(four_nodes(), "t") as run:
+        async with durable.run("t", four_nodes()) as run:
             with pytest.raises(InvalidArgumentError, match="the input cannot be stored"):
                 await run.ainvoke({"words": [], "told": "x" * 110_000})
         assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
@@ -135,7 +135,7 @@ async def test_an_input_too_large_for_a_statement_is_refused_and_nothing_is_acce
 
 async def test_a_context_that_cannot_be_stored_is_refused(dsn: str) -> None:
     async with Durable(dsn) as durable:
-        async with durable.run(four_nodes(), "t", context={"client": lambda: None}) as run:
+        async with durable.run("t", four_nodes(), context={"client": lambda: None}) as run:
             with pytest.raises(InvalidArgumentError, match="context cannot be stored"):
                 await run.ainvoke(INPUT)
 
@@ -144,7 +144,7 @@ async def test_a_context_that_cannot_be_stored_is_refused(dsn: str) -> None:
 async def test_a_run_id_that_cannot_be_stored_is_refused_before_a_lease_is_taken(dsn: str, run_id: Any) -> None:
     async with Durable(dsn) as durable:
         with pytest.raises(InvalidArgumentError, match="run_id") as refused:
-            async with durable.run(four_nodes(), "t", run_id=run_id):
+            async with durable.run("t", four_nodes(), run_id=run_id):
                 pytest.fail("entered")
         assert refused.value.argument == "run_id"
         assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
@@ -158,14 +158,14 @@ async def test_a_run_id_that_cannot_be_stored_is_refused_before_a_lease_is_taken
 async def test_a_config_that_addresses_something_else_is_refused(dsn: str, configurable: dict[str, str]) -> None:
     async with Durable(dsn) as durable:
         with pytest.raises(InvalidArgumentError):
-            async with durable.run(four_nodes(), "t", config={"configurable": configurable}):
+            async with durable.run("t", four_nodes(), config={"configurable": configurable}):
                 pytest.fail("entered")
 
 
 async def test_a_closed_durable_says_so(dsn: str) -> None:
     durable = Durable(dsn, graphs={"report": four_nodes()})
     calls = [
-        lambda: durable.run("report", "t"),
+        lambda: durable.run("t", "report"),
         lambda: durable.hold("t"),
         lambda: durable.checkpointer,
         lambda: durable.locks,

@@ -100,7 +100,7 @@ async def test_a_run_takes_its_lost_lock_again_through_an_open_circuit_and_close
     async with Durable(await own.start(), settings=QUICK) as durable:
 
         async def body() -> str:
-            async with durable.run(four_nodes(gate), "t") as run:
+            async with durable.run("t", four_nodes(gate)) as run:
                 return str((await run.ainvoke(START))["told"])
 
         running = asyncio.create_task(body())

@@ -48,7 +48,7 @@ async def test_a_run_its_status_its_history_and_pruning_are_the_same(empty_dsn: 
     before = datetime.now(UTC)
     async with Durable(empty_dsn) as durable:
         for _ in range(2):
-            async with durable.run(four_nodes(), "t") as run:
+            async with durable.run("t", four_nodes()) as run:
                 await run.ainvoke(START)
         told = await durable.get_checkpoint_status("t")
         assert told.status == "complete"
@@ -73,7 +73,7 @@ async def test_a_database_of_another_encoding_carries_runs_too(
     )
     try:
         async with Durable(server.database(name)) as durable:
-            async with durable.run(four_nodes(), "mär") as run:
+            async with durable.run("mär", four_nodes()) as run:
                 await run.ainvoke(START)
             assert (await durable.get_checkpoint_status("mär")).status == "complete"
             assert [thread.thread_id async for thread in durable.find_workflows()] == ["mär"]
@@ -85,7 +85,7 @@ async def test_a_database_of_another_encoding_carries_runs_too(
 
 async def _a_character_that_it_lacks_is_told(durable: Durable) -> None:
     async def enter() -> None:
-        async with durable.run(four_nodes(), "\u4e2d"):
+        async with durable.run("\u4e2d", four_nodes()):
             pytest.fail("entered")
 
     async def look_back() -> None:
@@ -100,7 +100,7 @@ async def _a_character_that_it_lacks_is_told(durable: Durable) -> None:
         assert isinstance(error, ConfigurationError)
         assert "UTF8" in str(error)
         assert "\u4e2d" not in str(error)
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         with pytest.raises(ConfigurationError, match="a database not in UTF8"):
             await run.ainvoke({"words": [], "told": "\u4e2d"})
 
@@ -114,7 +114,7 @@ async def test_a_read_only_database_is_told_as_such(empty_dsn: str) -> None:
     await _set_read_only(empty_dsn, True)
     async with Durable(empty_dsn) as durable:
         with pytest.raises(PostgresUnavailableError, match="default_transaction_read_only"):
-            async with durable.run(four_nodes(), "t"):
+            async with durable.run("t", four_nodes()):
                 pass
         assert (await durable.get_checkpoint_status("t")).status == "new"
 

@@ -88,7 +88,7 @@ async def test_a_checkpoint_whose_connection_died_silently_is_written_on_a_new_o
     gate = Gate("weigh")
 
     async def body() -> Any:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             return await run.ainvoke(INPUT)
 
     running = asyncio.create_task(body())
@@ -104,7 +104,7 @@ async def test_a_complete_run_whose_end_met_a_dead_connection_returns_its_result
     gate = Gate("tell")
 
     async def body() -> Any:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             return await run.ainvoke(INPUT)
 
     running = asyncio.create_task(body())
@@ -131,7 +131,7 @@ async def test_a_run_that_is_cancelled_while_its_end_is_recorded_on_a_dead_conne
     gate = Gate("weigh")
 
     async def body() -> None:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             await run.ainvoke(INPUT)
 
     running = asyncio.create_task(body())
@@ -172,7 +172,7 @@ async def cancelled_behind_a_dead_wire(durable: Durable, wire: Proxy) -> asyncio
     gate = Gate("weigh")
 
     async def body() -> None:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             await run.ainvoke(INPUT)
 
     running = asyncio.create_task(body())
@@ -212,7 +212,7 @@ async def test_twenty_runs_whose_connections_all_die_silently_end_right(
     gates = {f"t{number}": Gate(where) for number in range(20)}
 
     async def body(thread_id: str) -> Any:
-        async with durable.run(four_nodes(gates[thread_id]), thread_id) as run:
+        async with durable.run(thread_id, four_nodes(gates[thread_id])) as run:
             return await run.ainvoke(INPUT)
 
     running = [asyncio.create_task(body(thread_id)) for thread_id in gates]
@@ -229,7 +229,7 @@ async def test_twenty_runs_whose_connections_all_die_silently_end_right(
             assert task.result()["words"] == list(STEPS)
     async with Durable(dsn) as another:
         for thread_id in gates:
-            async with another.run(four_nodes(), thread_id, on_busy="wait", timeout=10) as run:
+            async with another.run(thread_id, four_nodes(), on_busy="wait", timeout=10) as run:
                 assert (await run.ainvoke())["words"] == list(STEPS)
     ends = [row["status"] for thread_id in gates for row in await Ledger(dsn).rows(thread_id)]
     assert set(ends) == {RunStatus.COMPLETE}

@@ -53,7 +53,7 @@ async def raised(call: Awaitable[Any]) -> BaseException:
 
 
 async def run(durable: Durable, thread_id: str) -> Any:
-    async with durable.run("graph", thread_id) as opened:
+    async with durable.run(thread_id, "graph") as opened:
         return await opened.ainvoke({})
 
 

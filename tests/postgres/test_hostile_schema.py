@@ -164,7 +164,7 @@ async def test_nothing_that_a_stranger_made_is_run(dsn: str) -> None:
         joe.execute(JOE)
         graph = StateGraph(State).add_node("step", step).add_edge(START, "step").add_edge("step", END)
         async with Durable(dsn) as durable, PostgresLockManager(dsn) as locks:
-            async with durable.run(graph, "thread") as run:
+            async with durable.run("thread", graph) as run:
                 await run.ainvoke({"n": 0})
             async with locks.hold("a") as lease:
                 assert lease.token != 7

@@ -43,7 +43,7 @@ async def test_a_call_from_another_loop_is_refused_and_does_no_harm(durable: Dur
     await durable._opened().checkpoints.new_fence("u")
     with pytest.raises(ClosedError, match="another event loop"):
         await in_another_loop(lambda: CALLS[name](durable))
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
 
 
@@ -58,7 +58,7 @@ async def test_a_status_from_another_loop_while_one_is_under_way_is_refused(dura
     gate = Gate("weigh")
 
     async def body() -> None:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             await run.ainvoke(INPUT)
 
     running = asyncio.create_task(body())

@@ -58,7 +58,7 @@ async def test_no_password_is_said_or_logged_while_runs_fail_and_recover(
     with caplog.at_level(logging.DEBUG):
         async with Durable(dsn, settings=Settings(close_timeout_s=2)) as durable:
             told += [repr(durable), repr(durable.dsn), str(durable.health()), repr(durable.settings)]
-            async with durable.run(four_nodes(), "t") as run:
+            async with durable.run("t", four_nodes()) as run:
                 assert (await run.ainvoke(START))["words"] == list(STEPS)
             assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
             with psycopg.connect(
@@ -68,7 +68,7 @@ async def test_no_password_is_said_or_logged_while_runs_fail_and_recover(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'aio%'"
                 )
             await wait_until(lambda: all(each.up and each.reconnects for each in durable.locks.health().sessions))
-            async with durable.run(four_nodes(), "u") as run:
+            async with durable.run("u", four_nodes()) as run:
                 assert (await run.ainvoke(START))["words"] == list(STEPS)
         for opening in (
             Durable(asking.format(quote(WRONG, safe="")), settings=Settings(connect_timeout_s=3)).open(),

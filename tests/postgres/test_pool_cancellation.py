@@ -63,7 +63,7 @@ async def cancelled_as_it_is_served(database: Database, call: Awaitable[Any], st
 @pytest.fixture
 async def durable(dsn: str) -> AsyncIterator[Durable]:
     async with Durable(dsn, settings=Settings(pool_max_size=1)) as opened:
-        async with opened.run(four_nodes(), "t") as run:
+        async with opened.run("t", four_nodes()) as run:
             await run.ainvoke(INPUT)
         yield opened
 

@@ -45,7 +45,7 @@ async def test_50_runs_at_once_through_5_server_connections(pooler: str, setting
     async with Durable(pooler, settings=settings) as durable:
 
         async def one(number: int) -> str:
-            async with durable.run(four_nodes(), f"t{number}") as run:
+            async with durable.run(f"t{number}", four_nodes()) as run:
                 return str((await run.ainvoke(START))["told"])
 
         assert await asyncio.gather(*map(one, range(50))) == ["collect sort weigh tell"] * 50
@@ -55,12 +55,12 @@ async def test_50_runs_at_once_through_5_server_connections(pooler: str, setting
 
 async def test_what_is_locked_directly_is_seen_through_the_pooler(pooler: str, settings: Settings) -> None:
     async with Durable(pooler, settings=settings, graphs={"asking": asking()}) as durable:
-        async with durable.run("asking", "t") as run:
+        async with durable.run("t", "asking") as run:
             assert "__interrupt__" in await run.ainvoke(START)
             assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.RUNNING
         [found] = [thread async for thread in durable.find_workflows(graph="asking")]
         assert (found.thread_id, found.status) == ("t", ThreadStatus.INTERRUPTED)
-        async with durable.run("asking", "t") as run:
+        async with durable.run("t", "asking") as run:
             assert (await run.resume("upon"))["told"] == "collect upon"
 
 
@@ -82,7 +82,7 @@ async def test_a_killed_run_is_resumed(pooler: str, dsn: str, tmp_path: Path, mo
 async def test_threads_are_pruned(pooler: str, settings: Settings) -> None:
     async with Durable(pooler, settings=settings) as durable:
         for thread in ("kept", "gone"):
-            async with durable.run(four_nodes(), thread) as run:
+            async with durable.run(thread, four_nodes()) as run:
                 await run.ainvoke(START)
         saver = durable.checkpointer
         await saver.aprune(["gone"], strategy="delete")

@@ -75,7 +75,7 @@ async def test_a_run_takes_its_lock_again_while_plain_functions_fill_the_default
     async with Durable(by_name, settings=Settings(recovery_grace_s=10)) as durable:
 
         async def body() -> Any:
-            async with durable.run(four_nodes(gate), "t") as run:
+            async with durable.run("t", four_nodes(gate)) as run:
                 return await run.ainvoke(INPUT)
 
         running = asyncio.create_task(body())

@@ -17,12 +17,12 @@ async def every_verb(durable: Durable, thread_id: str) -> None:
     """Starts, fails, resumes, completes and looks: each statement on our tables, at least once."""
     graph = GRAPHS["linear"](None)
     BREAKS.add("b")
-    async with durable.run(graph, thread_id, run_id=f"{thread_id}-run") as run:
+    async with durable.run(thread_id, graph, run_id=f"{thread_id}-run") as run:
         with pytest.raises(ValueError, match="b is broken"):
             await run.ainvoke(INPUT)
     BREAKS.clear()
     await durable.retry(thread_id, graph)
-    async with durable.run(graph, thread_id, run_id=f"{thread_id}-run") as run:
+    async with durable.run(thread_id, graph, run_id=f"{thread_id}-run") as run:
         await run.ainvoke(INPUT)
     with pytest.raises(WorkflowExecutionError):
         await durable.retry(thread_id, graph)

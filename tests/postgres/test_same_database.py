@@ -38,7 +38,7 @@ async def test_a_lock_dsn_to_another_database_is_refused(dsn: str, another_dsn: 
 
 async def test_another_way_to_the_same_database_is_taken(dsn: str) -> None:
     async with proxy(dsn) as wire, Durable(dsn, settings=Settings(lock_dsn=wire.dsn)) as durable:
-        async with durable.run(four_nodes(), "t") as run:
+        async with durable.run("t", four_nodes()) as run:
             assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
 
 

@@ -79,7 +79,7 @@ async def _run(job: Job, leave: _Leave) -> None:
         await leave.taken()
         _say(Entry("waiting"))
         timeout_s = job["timeout_s"] if job["on_busy"] == "wait" else None
-        async with durable.run(NAME, job["thread_id"], on_busy=job["on_busy"], timeout=timeout_s) as run:
+        async with durable.run(job["thread_id"], NAME, on_busy=job["on_busy"], timeout=timeout_s) as run:
             await run.ainvoke({"paths": job["paths"], "output": job["output"]})
 
 

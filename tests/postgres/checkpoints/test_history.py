@@ -169,7 +169,7 @@ async def test_a_run_that_lost_its_newest_step_is_ended_and_resumed_from_what_th
     gate = Gate("weigh")
 
     async def body(gate: Any) -> Any:
-        async with durable.run(four_nodes(gate), "t", config={"configurable": {"log": str(log)}}) as run:
+        async with durable.run("t", four_nodes(gate), config={"configurable": {"log": str(log)}}) as run:
             return await run.ainvoke(INPUT)
 
     task = asyncio.create_task(body(gate))
@@ -207,10 +207,10 @@ async def test_an_end_that_the_database_does_not_have_is_not_recorded(
     with monkeypatch.context() as patched:
         patched.setattr(Ledger, "complete", after_a_failover)
         with pytest.raises(HistoryLostError):
-            async with durable.run(four_nodes(), "t") as run:
+            async with durable.run("t", four_nodes()) as run:
                 await run.ainvoke(INPUT)
     assert await db.fetchval("SELECT status FROM aiodurable_runs") == "running"
     assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.CRASHED
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         assert (await run.ainvoke())["words"] == list(STEPS)
     assert await db.fetchval("SELECT status FROM aiodurable_runs") == "complete"

@@ -90,7 +90,7 @@ async def test_an_encrypted_threads_halves_fit_and_no_value_of_it_is_readable_in
             raise ValueError("not yet")
 
     async with Durable(dsn, serde=serde) as durable, AsyncPostgresSaver.from_conn_string(dsn, serde=serde) as stock:
-        async with durable.run(four_nodes(breaks), "t") as run:
+        async with durable.run("t", four_nodes(breaks)) as run:
             with pytest.raises(ValueError, match="not yet"):
                 await run.ainvoke({"words": ["rosebud"], "told": ""})
         broken = False

@@ -33,14 +33,14 @@ Shape = pytest.mark.parametrize("shape", SHAPES)
 
 async def starts(durable: Durable, graph: Any, thread_id: str = "t") -> str:
     """Start it, and give the id of its question."""
-    async with durable.run(graph, thread_id) as run:
+    async with durable.run(thread_id, graph) as run:
         await run.ainvoke(INPUT)
         return run.checkpoint.interrupts[0].id
 
 
 async def answers(durable: Durable, graph: Any, value: Any, thread_id: str = "t") -> Any:
     """Wait for the thread: who had it may just have been killed, and its session not be over yet."""
-    async with durable.run(graph, thread_id, on_busy="wait", timeout=30.0) as run:
+    async with durable.run(thread_id, graph, on_busy="wait", timeout=30.0) as run:
         return await run.resume(value)
 
 
@@ -93,7 +93,7 @@ async def test_a_late_delivery_never_reaches_a_question_of_the_next_run(durable:
 
 
 async def test_one_body_may_give_the_same_answer_to_one_question_after_another(durable: Durable) -> None:
-    async with durable.run(answering("root"), "t") as run:
+    async with durable.run("t", answering("root")) as run:
         await run.ainvoke(INPUT)
         await run.resume("yes")
         assert (await run.resume("yes"))["xs"] == ["a", "yes", "yes"]
@@ -107,7 +107,7 @@ async def test_an_answer_to_what_is_not_asked_is_refused(durable: Durable) -> No
     with pytest.raises(NothingToAnswerError) as error:
         await answers(durable, graph, {UNKNOWN: "yes"})
     assert error.value.interrupt_ids == (UNKNOWN,)
-    async with durable.run(chain(a=ok("a")), "over") as run:
+    async with durable.run("over", chain(a=ok("a"))) as run:
         await run.ainvoke(INPUT)
         with pytest.raises(NothingToAnswerError):
             await run.resume("yes")
@@ -142,7 +142,7 @@ async def test_an_answer_that_names_no_interrupts_stays_as_it_is(durable: Durabl
 async def test_an_answer_that_cannot_be_stored_leaves_the_question_open(durable: Durable, ledger: Ledger) -> None:
     graph = answering("root")
     await starts(durable, graph)
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         for bad in (object(), 2**70, {"deep": lambda: None}):
             with pytest.raises(InvalidArgumentError):
                 await run.resume(bad)
@@ -170,7 +170,7 @@ async def test_an_answer_survives_the_process_that_took_it(durable: Durable, dsn
     for other in ("no", {paid: "no"}):
         with pytest.raises(AlreadyAnsweredError):
             await answers(durable, graph, other)
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         await run.ainvoke()
     assert await asked(durable) == ["Delete the account?"]
     assert (await answers(durable, graph, "no"))["xs"][-2:] == ["yes", "no"]
@@ -224,7 +224,7 @@ async def test_a_cancelled_answer_is_kept(durable: Durable) -> None:
         await call
     told = await durable.get_checkpoint_status("t")
     assert (told.status, told.interrupts) == ("paused", ())
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         assert (await run.ainvoke())["xs"] == ["a", "yes"]
 
 
@@ -268,7 +268,7 @@ SHAPES_THAT_ASK_TWICE = {
 async def test_a_second_question_is_asked_in_every_shape(durable: Durable, name: str) -> None:
     graph = GRAPHS[name](durable.checkpointer)
     first, second = SHAPES_THAT_ASK_TWICE[name]
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         await run.ainvoke("one" if name == "tasks_that_ask" else INPUT)
         assert [question.value for question in run.checkpoint.interrupts] == [first]
     await answers(durable, graph, "yes")
@@ -298,7 +298,7 @@ async def test_plain_langgraph_killed_at_each_write_of_an_answer_has_answered_on
             if not await thread.killed_or_done(answer, at):
                 return
             if (await durable.get_checkpoint_status(f"t{at}")).status != "interrupted":
-                async with durable.run(graph, f"t{at}") as run:
+                async with durable.run(f"t{at}", graph) as run:
                     await run.ainvoke()
             elif await asked(durable, f"t{at}") == [first]:
                 await answers(durable, graph, {question.id: "yes"}, f"t{at}")
@@ -344,7 +344,7 @@ async def test_an_answer_of_plain_langgraph_that_is_stored_late_is_given_to_no_o
         monkeypatch.setattr(LateSaver, "written", asyncio.Event())
         await plain.ainvoke(Command(resume="one"), config)  # pyright: ignore[reportArgumentType]
     assert await asked(durable) == ["q2?"]
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         with pytest.raises(ThreadInterruptedError):
             await run.ainvoke()
     await answers(durable, graph, "two")
@@ -369,7 +369,7 @@ async def test_an_answer_of_plain_langgraph_that_one_node_took_is_not_given_to_a
             with pytest.raises(ValueError, match="not yet"):
                 await plain.ainvoke(given, config)  # pyright: ignore[reportArgumentType]
     asking.set()
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         await run.ainvoke()
     assert await asked(durable) == ["c?"]
 
@@ -403,7 +403,7 @@ async def test_a_fork_of_a_thread_that_died_before_it_took_an_answer_has_the_ans
         graph = GRAPHS[thread.name](durable.checkpointer)
     forked = await durable.fork("t", "copy")
     assert (forked.status, forked.interrupts) == ("paused", ())
-    async with durable.run(graph, "copy") as run:
+    async with durable.run("copy", graph) as run:
         await run.ainvoke()
         assert [question.value for question in run.checkpoint.interrupts] == (
             ["Delete the account?"] if how == "killed" else ["q2?"]
@@ -439,7 +439,7 @@ async def test_an_interrupted_thread_goes_on_by_an_answer_alone(durable: Durable
     await starts(durable, graph)
     await answers(durable, graph, "yes")
     before = await durable.get_checkpoint_status("t")
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         with pytest.raises(ThreadInterruptedError):
             await run.ainvoke(**PATHS_WITHOUT_AN_ANSWER[path])
         with pytest.raises(ThreadInterruptedError):
@@ -463,7 +463,7 @@ async def test_a_command_on_unfinished_work_waits_for_it_and_is_not_dropped(
 ) -> None:
     graph = chain(a=ok("a"), b=ok("b"), c=ok("c"))
     BREAKS.add("b")
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         with pytest.raises(ValueError, match="broken"):
             await run.ainvoke(INPUT)
         BREAKS.clear()
@@ -473,11 +473,11 @@ async def test_a_command_on_unfinished_work_waits_for_it_and_is_not_dropped(
 async def test_a_run_that_stopped_before_a_join_is_not_complete(durable: Durable) -> None:
     """Its last checkpoint starts nothing but the join, and no task has written on it."""
     graph = fan(ok("b"), ok("c"))
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         await run.ainvoke(INPUT, interrupt_before=["d"])
         assert run.checkpoint.status == "paused"
     assert (await durable.get_checkpoint_status("t")).status == "paused"
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         assert sorted((await run.ainvoke())["xs"]) == ["a", "b", "c", "d"]
 
 
@@ -485,7 +485,7 @@ async def test_a_run_that_stopped_before_a_join_is_not_complete(durable: Durable
 async def test_every_question_of_the_run_is_in_the_answers_stream_too(durable: Durable, shape: str) -> None:
     graph = answering(shape)
     paid = await starts(durable, graph)
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         chunks = [chunk async for chunk in run.astream(Command(resume={paid: "yes"}))]
     assert chunks
     assert await asked(durable) == ["Delete the account?"]

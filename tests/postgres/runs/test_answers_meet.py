@@ -35,18 +35,18 @@ async def open_questions(durable: Durable, thread_id: str = "t") -> dict[str, st
 
 
 async def starts(durable: Durable, graph: Any, thread_id: str = "t") -> dict[str, str]:
-    async with durable.run(graph, thread_id) as run:
+    async with durable.run(thread_id, graph) as run:
         await run.ainvoke(INPUT)
     return await open_questions(durable, thread_id)
 
 
 async def answers(durable: Durable, graph: Any, value: Any, thread_id: str = "t", **options: Any) -> Any:
-    async with durable.run(graph, thread_id, on_busy="wait", timeout=30.0, **options) as run:
+    async with durable.run(thread_id, graph, on_busy="wait", timeout=30.0, **options) as run:
         return await run.resume(value)
 
 
 async def commands(durable: Durable, graph: Any, command: Command[Any]) -> Any:
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         return await run.ainvoke(command)
 
 
@@ -133,7 +133,7 @@ async def test_an_answer_in_the_name_of_a_run_that_is_over_reaches_no_question_o
     graph = chain(ask=asks("q?"))
     results: list[Any] = []
     for run_id in ("R1", "R2"):
-        async with durable.run(graph, "t", run_id=run_id) as run:
+        async with durable.run("t", graph, run_id=run_id) as run:
             await run.ainvoke({"xs": [run_id]})
             if run_id == "R1":
                 results.append(await run.resume("yes"))
@@ -178,7 +178,7 @@ async def test_an_answer_to_a_deleted_thread_is_refused_also_once_it_asks_again(
 async def test_an_answer_to_a_run_that_was_given_up_is_refused(durable: Durable) -> None:
     graph = answering("root")
     paid = (await starts(durable, graph))["Pay 12?"]
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         await run.ainvoke(INPUT, on_unfinished="restart")
     again = await open_questions(durable)
     with pytest.raises(NothingToAnswerError):
@@ -200,7 +200,7 @@ async def test_an_answer_to_a_graph_that_lacks_the_node_is_not_taken(durable: Du
 @pytest.mark.parametrize("durability", ["exit", "async"])
 async def test_answers_under_every_durability_are_remembered(durable: Durable, durability: Any) -> None:
     graph = answering("subgraph")
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         await run.ainvoke(INPUT, durability=durability)
         paid = run.checkpoint.interrupts[0].id
         first = await run.resume({paid: "yes"}, durability=durability)
@@ -213,7 +213,7 @@ async def test_answers_under_every_durability_are_remembered(durable: Durable, d
 async def test_an_answer_whose_stream_was_left_early_is_kept(durable: Durable) -> None:
     graph = chain(ask=asks("q?"), a=ok("a"), b=ok("b"))
     await starts(durable, graph)
-    async with durable.run(graph, "t") as run, aclosing(run.astream(Command(resume="yes"))) as stream:
+    async with durable.run("t", graph) as run, aclosing(run.astream(Command(resume="yes"))) as stream:
         await anext(stream)
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         assert (await run.ainvoke())["xs"] == ["yes", "a", "b"]

@@ -27,7 +27,7 @@ async def test_every_attempt_keeps_its_worker_times_outcome_error_and_traceback(
         raise ValueError(f"{step} is broken")
 
     for _ in range(2):
-        async with durable.run(four_nodes(broken), "t", run_id="R") as run:
+        async with durable.run("t", four_nodes(broken), run_id="R") as run:
             with pytest.raises(ValueError, match="collect is broken"):
                 await run.ainvoke(INPUT)
     await durable.retry("t", four_nodes())
@@ -50,10 +50,10 @@ async def test_every_attempt_keeps_its_worker_times_outcome_error_and_traceback(
 
 
 async def test_answers_gates_and_drains_are_no_attempts(durable: Durable, ledger: Ledger) -> None:
-    async with durable.run(asking(), "asks") as run:
+    async with durable.run("asks", asking()) as run:
         await run.ainvoke(INPUT)
         await run.resume("upon")
-    async with durable.run(four_nodes(), "stops") as run:
+    async with durable.run("stops", four_nodes()) as run:
         await run.ainvoke(INPUT, interrupt_before=["sort", "tell"])
         await run.ainvoke(interrupt_before=["sort", "tell"])
         control = RunControl()
@@ -82,7 +82,7 @@ async def test_a_crash_is_an_attempt_and_only_the_newest_ones_are_kept(durable: 
 
 
 async def test_the_history_names_the_worker_that_wrote_each_step(durable: Durable, dsn: str) -> None:
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT, interrupt_before=["weigh"])
     async with Durable(dsn) as other:
         ledger = other._opened().ledger  # pyright: ignore[reportPrivateUsage]
@@ -114,7 +114,7 @@ async def test_a_nodes_exception_comes_out_as_it_was_raised_whatever_its_text(
     async def node(step: str) -> None:
         raise raised
 
-    async with durable.run(four_nodes(node), "t") as run:
+    async with durable.run("t", four_nodes(node)) as run:
         with pytest.raises(raised):
             await run.ainvoke(INPUT)
     [row] = await ledger.rows("t")
@@ -136,7 +136,7 @@ async def test_whatever_closing_an_attempt_meets_replaces_nothing(
 
     for name in ("complete", "end", "finish"):
         monkeypatch.setattr(RunLedger, name, wrong)
-    async with durable.run(four_nodes(node), "t") as run:
+    async with durable.run("t", four_nodes(node)) as run:
         if status == "fails":
             with pytest.raises(ValueError, match="mine"):
                 await run.ainvoke(INPUT)
@@ -153,7 +153,7 @@ async def test_a_call_after_one_that_could_not_be_recorded_sees_where_the_thread
     async def away(*_: Any, **__: Any) -> Any:
         raise PostgresUnavailableError("away")
 
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         with pytest.MonkeyPatch.context() as patch:
             for name in ("complete", "end", "finish"):
                 patch.setattr(RunLedger, name, away)
@@ -171,7 +171,7 @@ async def test_a_run_that_was_accepted_never_becomes_rejected(
     async with durable.hold("t") as lease:
         start: dict[str, Any] = {"graph": None, "context": None, "base_id": None, "closing": None}
         await rooms.ledger.start("R", fence=lease.fence, input=INPUT, **start)
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         with pytest.raises(ValueError, match="unknown"):
             await run.ainvoke(output_keys=["unknown"])
     assert await ledger.statuses("t") == ["failed"]
@@ -206,7 +206,7 @@ async def test_a_second_cancellation_does_not_leave_the_attempt_open(
         return await original(self, *args, **options)
 
     async def body() -> None:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             await run.ainvoke(INPUT)
 
     task = asyncio.create_task(body())
@@ -229,9 +229,9 @@ async def test_a_second_cancellation_does_not_leave_the_attempt_open(
 async def test_work_that_a_change_of_the_state_made_is_run_also_by_a_caller_who_names_a_complete_run(
     durable: Durable,
 ) -> None:
-    async with durable.run(four_nodes(), "t", run_id="R") as run:
+    async with durable.run("t", four_nodes(), run_id="R") as run:
         await run.ainvoke(INPUT)
         await run.aupdate_state({"words": ["again"]}, as_node="weigh")
         assert (await run.ainvoke())["told"].endswith("again tell")
-    async with durable.run(four_nodes(), "t", run_id="R") as run:
+    async with durable.run("t", four_nodes(), run_id="R") as run:
         assert (await run.ainvoke(INPUT))["words"] == list(STEPS), "the result of R is its own"

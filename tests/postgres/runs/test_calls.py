@@ -93,7 +93,7 @@ async def left(durable: Durable, work: Work, status: str, dsn: str, thread_id: s
         control.request_drain()
 
     async def body() -> None:
-        async with durable.run(graph, thread_id, run_id=f"A of {thread_id}") as run:
+        async with durable.run(thread_id, graph, run_id=f"A of {thread_id}") as run:
             if status == "stream closed":
                 async with contextlib.aclosing(run.astream(A, stream_mode="updates")) as stream:
                     await anext(stream)
@@ -219,7 +219,7 @@ async def assert_cell(
     before = await ledger.rows(call)
     work.ran.clear()
     run_id, given = CALLS[call]
-    async with durable.run(work.graph(), call, run_id=run_id and f"{run_id} of {call}") as run:
+    async with durable.run(call, work.graph(), run_id=run_id and f"{run_id} of {call}") as run:
         if isinstance(expected, type):
             with pytest.raises(expected):
                 await called(run, way, given)
@@ -247,12 +247,12 @@ async def test_restart_gives_the_unfinished_run_up_also_one_that_asks(
 ) -> None:
     with dying(status == "crashed"):
         await left(durable, work, status, dsn)
-    async with durable.run(work.graph(), "t") as run:
+    async with durable.run("t", work.graph()) as run:
         result = await run.ainvoke(B, on_unfinished="restart")
     assert result["word"] == "b"
     assert work.ran == ["first b", "second b"]
     assert sorted(await ledger.statuses("t")) == ["complete", "superseded"]
-    async with durable.run(work.graph(), "t", run_id="A of t") as run:
+    async with durable.run("t", work.graph(), run_id="A of t") as run:
         with pytest.raises(NotResumableError, match="given up"):
             await run.ainvoke(A)
 
@@ -269,7 +269,7 @@ async def test_where_the_unfinished_run_does_not_finish_nothing_of_the_new_one_w
         raise ValueError("broken again")
 
     work.at, work.does = "a", again
-    async with durable.run(work.graph(), "t", run_id="B") as run:
+    async with durable.run("t", work.graph(), run_id="B") as run:
         with pytest.raises(raised):
             await run.ainvoke(B)
     assert [row["run_id"] for row in await ledger.rows("t")] == ["A of t"]
@@ -281,7 +281,7 @@ async def test_an_unfinished_run_that_comes_to_a_gate_takes_no_other_input(
 ) -> None:
     await left(durable, work, "drained", dsn)
     gated = work.graph().compile(interrupt_before=["second"])
-    async with durable.run(gated, "t", run_id="B") as run:
+    async with durable.run("t", gated, run_id="B") as run:
         with pytest.raises(ThreadPausedError) as refused:
             await run.ainvoke(B)
     assert refused.value.pending == ("second",)
@@ -293,21 +293,21 @@ async def test_what_no_person_stopped_takes_no_input_and_goes_on_when_it_is_resu
     durable: Durable, paused: str
 ) -> None:
     graph, thread_id = chain(a=ok("a"), b=ok("b"), c=ok("c")), "t"
-    async with durable.run(graph, "t", config={"recursion_limit": 2}) as run:
+    async with durable.run("t", graph, config={"recursion_limit": 2}) as run:
         with pytest.raises(GraphRecursionError):
             await run.ainvoke({"xs": []})
     if paused == "fork":
         thread_id = (await durable.fork("t", "f")).thread_id
     assert not (await durable.get_checkpoint_status(thread_id)).resumable
     with pytest.raises(ThreadPausedError):
-        async with durable.run(graph, thread_id) as run:
+        async with durable.run(thread_id, graph) as run:
             await run.ainvoke({"xs": ["other"]})
     assert (await durable.resume_workflow(thread_id, graph, config={"recursion_limit": 9}))["xs"] == ["a", "b", "c"]
 
 
 async def test_the_questions_come_in_the_shape_that_is_asked_for(durable: Durable, dsn: str, work: Work) -> None:
     await left(durable, work, "interrupted", dsn)
-    async with durable.run(work.graph(), "t", run_id="A of t") as run:
+    async with durable.run("t", work.graph(), run_id="A of t") as run:
         output = await run.ainvoke(A, version="v2")
     assert [question.value for question in output.interrupts] == ["sure?"]
     assert output.value["word"] == "a"
@@ -329,12 +329,12 @@ async def test_a_message_that_langgraph_has_given_an_id_is_still_the_same_input(
 
     graph = StateGraph(MessagesState).add_node(reply).add_edge(START, "reply")
     given = {"messages": [HumanMessage("hi")]}
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         with pytest.raises(ValueError, match="broken"):
             await run.ainvoke(given)
     assert given["messages"][0].id is not None
     broken = False
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         result = await run.ainvoke(given)
         assert run.resumed
     assert [message.content for message in result["messages"]] == ["hi", "hello"]

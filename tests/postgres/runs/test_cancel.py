@@ -57,7 +57,7 @@ async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(hung: Pr
     assert not await durable.needs_resume("t")
     with pytest.raises(ThreadPausedError):
         await durable.resume_workflow("t", four_nodes())
-    async with durable.run(four_nodes(), "t") as run:  # a person goes on
+    async with durable.run("t", four_nodes()) as run:  # a person goes on
         assert (await run.ainvoke())["words"] == list(STEPS)
 
 
@@ -84,7 +84,7 @@ async def test_a_process_that_dies_after_the_request_leaves_a_cancelled_thread(h
     thread = await durable.get_checkpoint_status("t")
     assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
     assert [thread async for thread in durable.find_failed_workflows()] == []
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         assert (await run.ainvoke())["words"] == list(STEPS)
 
 
@@ -109,7 +109,7 @@ async def test_a_request_that_nobody_was_notified_of_is_seen_at_the_next_heartbe
 
 
 async def run_through(durable: Durable, before_step: Any) -> Any:
-    async with durable.run(four_nodes(before_step), "t") as run:
+    async with durable.run("t", four_nodes(before_step)) as run:
         return await run.ainvoke(INPUT)
 
 
@@ -156,7 +156,7 @@ async def test_the_body_goes_on_after_its_run_was_cancelled(durable: Durable) ->
     gate = Gate("weigh")
 
     async def call() -> ThreadStatus:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             with pytest.raises(RunCancelledError):
                 await run.ainvoke(INPUT)
             await asyncio.sleep(0)  # the task itself is not cancelled
@@ -174,7 +174,7 @@ async def test_a_cancelled_run_that_a_person_lets_go_on_is_not_cancelled_again(
     """Whoever looks for what was requested while it is at work finds nothing."""
 
     async def call(before_step: Gate, given: Any) -> Any:
-        async with durable.run(four_nodes(before_step), "t") as run:
+        async with durable.run("t", four_nodes(before_step)) as run:
             return await run.ainvoke(given)
 
     for step, given in (("weigh", INPUT), ("tell", None)):
@@ -193,7 +193,7 @@ async def test_a_cancelled_run_that_a_person_lets_go_on_is_not_cancelled_again(
 async def test_a_stream_that_its_consumer_holds_back_is_cancelled_too(durable: Durable) -> None:
     gate = Gate("weigh")
     with pytest.raises(RunCancelledError):
-        async with durable.run(four_nodes(gate), "t") as run, aclosing(run.astream(INPUT)) as stream:
+        async with durable.run("t", four_nodes(gate)) as run, aclosing(run.astream(INPUT)) as stream:
             async for _ in stream:
                 assert await durable.cancel("t")
     assert (await durable.get_checkpoint_status("t")).reason == PauseReason.CANCELLED

@@ -28,7 +28,7 @@ async def test_a_cancellation_at_any_turn_of_the_loop_leaves_nothing_behind(dsn:
     async with Durable(dsn, graphs={"four": builder}) as durable:
 
         async def body(thread_id: str) -> None:
-            async with durable.run("four", thread_id) as run:
+            async with durable.run(thread_id, "four") as run:
                 await run.ainvoke(INPUT)
 
         before = await locks_held(dsn)
@@ -49,7 +49,7 @@ async def test_a_cancellation_at_any_turn_of_the_loop_leaves_nothing_behind(dsn:
             assert status is not None
             assert "running" not in await ledger.statuses(thread_id), f"after {turns} turns"
             if status.status is not ThreadStatus.COMPLETE:
-                async with durable.run("four", thread_id, on_busy="wait", timeout=10) as run:
+                async with durable.run(thread_id, "four", on_busy="wait", timeout=10) as run:
                     given = None if run.status is ThreadStatus.PAUSED else INPUT
                     assert (await run.ainvoke(given))["words"] == list(STEPS), f"after {turns} turns"
         assert cut > 20

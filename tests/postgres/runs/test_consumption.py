@@ -33,23 +33,23 @@ async def accepted(durable: Durable, run_id: str, given: Any) -> None:
 
 
 async def test_a_change_before_a_run_is_accepted_is_not_its_input(durable: Durable) -> None:
-    async with durable.run(four_nodes(), "t", run_id="R1") as run:
+    async with durable.run("t", four_nodes(), run_id="R1") as run:
         await run.ainvoke(FIRST)
-    async with durable.run(four_nodes(), "t", run_id="R2") as run:
+    async with durable.run("t", four_nodes(), run_id="R2") as run:
         await run.aupdate_state({"told": "changed"})
     await accepted(durable, "R2", SECOND)
     found = await durable.get_checkpoint_status("t")
     assert (found.status, found.run_id) == (ThreadStatus.CRASHED, "R2")
-    async with durable.run(four_nodes(), "t", run_id="R2") as run:
+    async with durable.run("t", four_nodes(), run_id="R2") as run:
         result = await run.ainvoke(SECOND)
     assert result["words"] == ["first", *STEPS, "second", *STEPS]
 
 
 async def test_a_change_after_a_run_was_accepted_does_not_take_its_input(durable: Durable, ledger: Ledger) -> None:
-    async with durable.run(four_nodes(), "t", run_id="R1") as run:
+    async with durable.run("t", four_nodes(), run_id="R1") as run:
         await run.ainvoke(FIRST)
     await accepted(durable, "R2", SECOND)
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.aupdate_state({"told": "changed"})
         assert (await run.ainvoke())["words"] == ["first", *STEPS, "second", *STEPS]
     assert await ledger.statuses("t") == ["complete", "complete"]
@@ -68,7 +68,7 @@ async def test_a_run_whose_input_nothing_took_is_not_complete_by_anothers_doing(
 
     async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
         graph = four_nodes().compile()
-        async with durable.run(graph, "t", run_id="R") as run:
+        async with durable.run("t", graph, run_id="R") as run:
             original = DurableSaver.aget_tuple
 
             async def meanwhile(saver: DurableSaver, config: Any) -> Any:
@@ -93,7 +93,7 @@ async def test_the_first_checkpoint_records_in_its_own_commit_that_it_took_the_i
         with psycopg.connect(dsn) as connection:
             seen.append(connection.execute("SELECT status, consumed FROM aiodurable_runs").fetchall())
 
-    async with durable.run(four_nodes(look), "t") as run:
+    async with durable.run("t", four_nodes(look)) as run:
         await run.ainvoke(FIRST)
     assert seen[0] == [("running", True)]
 
@@ -112,7 +112,7 @@ async def test_a_first_checkpoint_that_is_refused_takes_no_input(
     with monkeypatch.context() as patched:
         patched.setattr(DurableSaver, "aput", after_another_lease)
         with pytest.raises(LeaseLostError, match="at token 2 now"):
-            async with durable.run(four_nodes(), "t") as run:
+            async with durable.run("t", four_nodes()) as run:
                 await run.ainvoke(FIRST)
     with psycopg.connect(dsn) as connection:
         assert connection.execute("SELECT consumed FROM aiodurable_runs").fetchall() == [(False,)]
@@ -121,7 +121,7 @@ async def test_a_first_checkpoint_that_is_refused_takes_no_input(
 
 async def test_what_was_recorded_stands_whatever_becomes_of_the_checkpoints(durable: Durable, dsn: str) -> None:
     """A person edits the state by plain LangGraph, and a pruning keeps nothing but that."""
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(FIRST, interrupt_before=["weigh"])
     async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
         await four_nodes().compile(stock).aupdate_state(PLACE, {"told": "edited"}, "sort")

@@ -47,7 +47,7 @@ class Crowd:
 
     async def run(self, thread: str) -> Any:
         graph = self._graphs[THREADS.index(thread) % 2]
-        async with self.durable.run(graph, thread, on_busy="wait", timeout=100) as run:
+        async with self.durable.run(thread, graph, on_busy="wait", timeout=100) as run:
             with self._alone(thread):
                 return (await run.ainvoke(INPUT))["words"], run.lease.token
 

@@ -80,7 +80,7 @@ async def fail(step: str) -> None:
 async def failed(durable: Durable, log: Path) -> None:
     config: Any = {"configurable": {"log": str(log)}}
     with pytest.raises(Broken):
-        async with durable.run(four_nodes(fail), "t", run_id="r", config=config) as run:
+        async with durable.run("t", four_nodes(fail), run_id="r", config=config) as run:
             await run.ainvoke(INPUT)
 
 
@@ -125,7 +125,7 @@ async def test_a_thread_that_runs_is_not_deleted_by_its_own_process_nor_by_anoth
     gate = Gate("weigh")
 
     async def body() -> Any:
-        async with durable.run(four_nodes(gate), "t", run_id="r") as run:
+        async with durable.run("t", four_nodes(gate), run_id="r") as run:
             return await run.ainvoke(INPUT)
 
     running = asyncio.create_task(body())
@@ -170,7 +170,7 @@ async def test_whoever_passes_its_config_deletes_the_thread_under_its_own_lease_
     dsn: str, durable: Durable, by: str
 ) -> None:
     saver = durable.checkpointer
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
         match by:
             case "delete":
@@ -185,7 +185,7 @@ async def test_whoever_passes_its_config_deletes_the_thread_under_its_own_lease_
 
 
 async def test_the_config_of_another_thread_opens_nothing(durable: Durable) -> None:
-    async with durable.run(four_nodes(), "t") as run, durable.run(four_nodes(), "other") as other:
+    async with durable.run("t", four_nodes()) as run, durable.run("other", four_nodes()) as other:
         await run.ainvoke(INPUT)
         with pytest.raises(WorkflowAlreadyRunningError):
             await durable.delete("t", config=other.config)
@@ -202,7 +202,7 @@ async def test_a_holder_that_takes_its_lost_lock_again_is_refused_once_its_threa
     async with proxy(dsn) as way, Durable(way.dsn, settings=Settings(recovery_grace_s=60)) as holder:
 
         async def body() -> Any:
-            async with holder.run(four_nodes(gate), "t", run_id="r") as run:
+            async with holder.run("t", four_nodes(gate), run_id="r") as run:
                 return await run.ainvoke(INPUT)
 
         running = asyncio.create_task(body())
@@ -239,7 +239,7 @@ async def test_a_holder_that_has_not_heard_of_the_removal_of_its_thread_writes_n
     dsn: str, durable: Durable, how: str
 ) -> None:
     """It was frozen: its lock is lost, and its connections are up."""
-    async with durable.run(four_nodes(), "t", run_id="r") as run:
+    async with durable.run("t", four_nodes(), run_id="r") as run:
         await run.ainvoke(INPUT)
         frozen = Fence("t", run.lease.token, run.lease.fence.lease_id)
     await REMOVALS.get(how, prune_and_be_killed)(durable)
@@ -283,7 +283,7 @@ async def test_the_first_lease_of_a_thread_does_not_begin_in_the_middle_of_its_r
         await wait_until(lambda: waiting(admin, dsn) >= 1, what="the work to be held up")
 
         async def body() -> tuple[ThreadStatus, Any]:
-            async with other.run(four_nodes(), thread_id) as run:
+            async with other.run(thread_id, four_nodes()) as run:
                 return run.status, await run.ainvoke(INPUT)
 
         running = asyncio.create_task(body())
@@ -294,7 +294,7 @@ async def test_the_first_lease_of_a_thread_does_not_begin_in_the_middle_of_its_r
     before = [] if how == "delete" else ["secret", *STEPS]
     assert status is (ThreadStatus.NEW if how == "delete" else ThreadStatus.COMPLETE)
     assert result["words"] == [*before, "secret", *STEPS]
-    async with durable.run(four_nodes(), thread_id) as run:
+    async with durable.run(thread_id, four_nodes()) as run:
         assert (await run.aget_state()).values["words"] == result["words"]
 
 
@@ -318,7 +318,7 @@ async def test_a_durable_run_of_which_checkpoints_stay_keeps_its_row_and_never_s
 async def test_a_lease_that_ended_by_a_removal_says_so(durable: Durable) -> None:
     async with durable.hold("t") as lease:
         fence = Fence("t", lease.token, lease.fence.lease_id)
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
     await durable.delete("t")
     removed = fence.overtaken(await durable._opened().checkpoints.standing("t"))

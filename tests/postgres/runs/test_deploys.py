@@ -67,14 +67,14 @@ def deployed(dsn: str, graph: Any, **options: Any) -> Durable:
 
 async def failed_before(dsn: str, graph: Any) -> None:
     """A thread whose node raised."""
-    async with deployed(dsn, graph) as durable, durable.run("shop", "t") as run:
+    async with deployed(dsn, graph) as durable, durable.run("t", "shop") as run:
         with pytest.raises(ConnectionError):
             await run.ainvoke({"xs": []})
 
 
 async def interrupted_before(dsn: str, graph: Any) -> None:
     """A thread that waits for an answer."""
-    async with deployed(dsn, graph) as durable, durable.run("shop", "t") as run:
+    async with deployed(dsn, graph) as durable, durable.run("t", "shop") as run:
         assert (await run.ainvoke({"xs": []}))["__interrupt__"]
     async with deployed(dsn, graph) as durable:
         assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.INTERRUPTED
@@ -98,7 +98,7 @@ async def test_an_answer_for_a_node_that_is_gone_is_refused_and_may_be_given_lat
     await interrupted_before(dsn, chain(order=step("order"), ask=asking("ask")))
     before = await ledger.rows("t")
     async with deployed(dsn, chain(order=step("order"), approve=asking("approve"))) as durable:
-        async with durable.run("shop", "t") as run:
+        async with durable.run("t", "shop") as run:
             with pytest.raises(GraphChangedError, match="missing node ask"):
                 await run.resume("yes")
         found = await durable.get_checkpoint_status("t")
@@ -107,7 +107,7 @@ async def test_an_answer_for_a_node_that_is_gone_is_refused_and_may_be_given_lat
             ["sure?"],
         )
     assert await ledger.rows("t") == before
-    async with deployed(dsn, chain(order=step("order"), ask=asking("ask"))) as durable, durable.run("shop", "t") as run:
+    async with deployed(dsn, chain(order=step("order"), ask=asking("ask"))) as durable, durable.run("t", "shop") as run:
         assert (await run.resume("yes"))["xs"] == ["order", "ask: yes"]
 
 
@@ -171,7 +171,7 @@ async def test_a_node_that_is_gone_from_a_subgraph_is_refused(dsn: str) -> None:
 
 async def test_an_entrypoint_under_another_name_is_refused(dsn: str) -> None:
     await interrupted_before(dsn, story("story"))
-    async with deployed(dsn, story("tale")) as durable, durable.run("shop", "t") as run:
+    async with deployed(dsn, story("tale")) as durable, durable.run("t", "shop") as run:
         with pytest.raises(GraphChangedError, match="missing node story"):
             await run.resume("yes")
 
@@ -199,7 +199,7 @@ async def test_a_thread_of_one_graph_is_not_gone_on_with_by_another(dsn: str, le
     await failed_before(dsn, graph)
     before = await ledger.rows("t")
     async with Durable(dsn, graphs={"shop": graph, "other": paying("pay")}, settings=Settings()) as durable:
-        async with durable.run("other", "t") as run:
+        async with durable.run("t", "other") as run:
             with pytest.raises(GraphChangedError, match="wrong graph other") as refused:
                 await run.ainvoke({"xs": ["new"]})
         assert (refused.value.graph, refused.value.recorded) == ("other", "shop")
@@ -215,10 +215,10 @@ async def test_a_question_whose_node_other_channels_trigger_now_is_not_answered_
         return builder
 
     await interrupted_before(dsn, graph(waits=False))
-    async with deployed(dsn, graph(waits=True)) as durable, durable.run("shop", "t") as run:
+    async with deployed(dsn, graph(waits=True)) as durable, durable.run("t", "shop") as run:
         with pytest.raises(GraphChangedError, match="lost question ask"):
             await run.resume("yes")
-    async with deployed(dsn, graph(waits=False)) as durable, durable.run("shop", "t") as run:
+    async with deployed(dsn, graph(waits=False)) as durable, durable.run("t", "shop") as run:
         assert (await run.resume("yes"))["xs"] == ["order", "ask: yes"]
 
 
@@ -237,7 +237,7 @@ async def test_a_run_that_ends_without_a_word_before_a_node_that_is_gone_failed(
 
     monkeypatch.setattr("aiodurable.runs.attempt.fitted", unchecked)
     async with deployed(dsn, paying("pay")) as durable:
-        async with durable.run("shop", "t", config={"recursion_limit": 1}) as run:
+        async with durable.run("t", "shop", config={"recursion_limit": 1}) as run:
             with pytest.raises(GraphRecursionError):
                 await run.ainvoke({"xs": []})
     async with deployed(dsn, paying("charge")) as durable:
@@ -255,7 +255,7 @@ async def test_a_renamed_node_goes_on_with_the_thread_that_stands_before_it(dsn:
     async with deployed(dsn, paying("charge"), renamed=RENAMED) as durable:
         assert (await durable.resume_workflow("t"))["xs"] == ["order", "charge", "ship"]
         assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
-        async with durable.run("shop", "t") as run:
+        async with durable.run("t", "shop") as run:
             assert (await run.ainvoke({"xs": ["again"]}))["xs"][-4:] == ["again", "order", "charge", "ship"]
     assert await ledger.statuses("t") == ["complete", "complete"]
 
@@ -274,7 +274,7 @@ async def test_a_renamed_node_that_fails_again_is_found_again_and_goes_on_by_the
 async def test_a_renamed_node_gets_the_answer_to_what_it_asked_under_its_old_name(dsn: str) -> None:
     await interrupted_before(dsn, chain(order=step("order"), ask=asking("ask"), ship=step("ship")))
     graph = chain(order=step("order"), approve=asking("approve"), ship=step("ship"))
-    async with deployed(dsn, graph, renamed={"shop": {"ask": "approve"}}) as durable, durable.run("shop", "t") as run:
+    async with deployed(dsn, graph, renamed={"shop": {"ask": "approve"}}) as durable, durable.run("t", "shop") as run:
         assert (await run.resume("yes"))["xs"] == ["order", "approve: yes", "ship"]
 
 
@@ -309,17 +309,17 @@ async def test_a_renamed_node_in_a_subgraph_and_the_renamed_node_around_it_go_on
 
     await interrupted_before(dsn, graph("inner", "ask"))
     renamed = {"inner": "nested", "ask": "approve"}
-    async with deployed(dsn, graph("nested", "approve"), renamed=renamed) as durable, durable.run("shop", "t") as run:
+    async with deployed(dsn, graph("nested", "approve"), renamed=renamed) as durable, durable.run("t", "shop") as run:
         assert (await run.resume("yes"))["xs"][-4:] == ["order", "approve: yes", "ship", "close"]
 
 
 async def test_a_renamed_entrypoint_keeps_what_its_tasks_did(dsn: str) -> None:
     await interrupted_before(dsn, story("story"))
     async with deployed(dsn, tale := story("tale"), renamed={"story": "tale"}) as durable:
-        async with durable.run("shop", "t") as run:
+        async with durable.run("t", "shop") as run:
             assert await run.resume("yes") == ["part 1", "yes", "part 2"]
         assert calls == [2]
-        async with durable.run(tale, "u") as run:
+        async with durable.run("u", tale) as run:
             assert (await run.ainvoke({}))["__interrupt__"]
     assert calls == [2, 1]
 

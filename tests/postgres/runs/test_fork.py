@@ -32,7 +32,7 @@ def abc() -> StateGraph[Any, Any, Any, Any]:
 
 
 async def ran(durable: Durable, graph: Any, thread_id: str = "t", given: Any = INPUT) -> Any:
-    async with durable.run(graph, thread_id) as run:
+    async with durable.run(thread_id, graph) as run:
         return await run.ainvoke(given)
 
 
@@ -44,7 +44,7 @@ async def broken(durable: Durable, graph: Any, *nodes: str) -> None:
 
 
 async def goes_on(durable: Durable, graph: Any, thread_id: str) -> list[str]:
-    async with durable.run(graph, thread_id) as run:
+    async with durable.run(thread_id, graph) as run:
         return (await run.ainvoke())["xs"]
 
 
@@ -141,10 +141,10 @@ async def test_a_fork_of_an_interrupted_thread_asks_and_is_answered_apart(durabl
     forked = await durable.fork("t", "copy")
     assert (forked.status, [asked.value for asked in forked.interrupts]) == ("interrupted", ["q?"])
     for thread_id, answer in (("copy", "no"), ("t", "yes")):
-        async with durable.run(graph, thread_id) as run:
+        async with durable.run(thread_id, graph) as run:
             assert (await run.resume(answer))["xs"] == ["a", answer]
     anew = await durable.fork("t", before="ask")
-    async with durable.run(graph, anew.thread_id) as run:
+    async with durable.run(anew.thread_id, graph) as run:
         await run.ainvoke()
         assert run.checkpoint.status == "interrupted", "the old answer is not given again"
 
@@ -224,12 +224,12 @@ async def test_a_fork_of_a_thread_that_hangs_on_its_history_is_answered_apart(du
     await ran(durable, graph, given={"xs": ["one"]})
     await durable.fork("t", "copy")
     for thread_id, answer in (("copy", "no"), ("t", "yes")):
-        async with durable.run(graph, thread_id) as run:
+        async with durable.run(thread_id, graph) as run:
             await run.resume(answer)
             assert [question.value for question in run.checkpoint.interrupts] == ["q2?"]
         await durable.fork(thread_id, f"{thread_id} again")
         for again in (thread_id, f"{thread_id} again"):
-            async with durable.run(graph, again) as run:
+            async with durable.run(again, graph) as run:
                 (question,) = run.checkpoint.interrupts
                 assert (await run.resume({question.id: "end"}))["xs"] == ["one", "a", answer, "end"]
             state = await graph.aget_state({"configurable": {"thread_id": again}})
@@ -252,7 +252,7 @@ async def test_a_fork_keeps_the_graphs_name_and_the_context(dsn: str) -> None:
 
     graph = chain(a=ok("a"), b=node)
     async with Durable(dsn, graphs={"work": graph}) as durable:
-        async with durable.run("work", "t", context={"who": "Ada"}) as run:
+        async with durable.run("t", "work", context={"who": "Ada"}) as run:
             await run.ainvoke(INPUT)
         forked = await durable.fork("t", before="b", values={"xs": ["u"]})
         assert forked.graph == "work"
@@ -261,7 +261,7 @@ async def test_a_fork_keeps_the_graphs_name_and_the_context(dsn: str) -> None:
 
 async def test_a_fork_may_be_made_while_the_source_runs(durable: Durable) -> None:
     graph = chain(a=ok("a"), b=ok("b"))
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         await run.ainvoke(INPUT, interrupt_before=["b"])
         forked = await durable.fork("t")
         assert forked.pending == ("b",)

@@ -35,7 +35,7 @@ async def test_a_holder_that_wakes_up_after_another_took_over_writes_nothing(
         if how == "stopped":
             process.send_signal(signal.SIGSTOP)
         async with Durable(dsn, settings=SHORT) as durable:
-            async with durable.run(four_nodes(), "t", on_busy="wait", timeout=30) as run:
+            async with durable.run("t", four_nodes(), on_busy="wait", timeout=30) as run:
                 taken = time.monotonic() - frozen
                 assert run.status is ThreadStatus.CRASHED
                 assert (await run.ainvoke())["words"] == list(STEPS)

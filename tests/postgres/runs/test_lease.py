@@ -58,18 +58,18 @@ async def test_a_busy_thread_is_refused_with_its_holder_and_since_when(dsn: str,
     gate = Gate("sort")
 
     async def body() -> None:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             await run.ainvoke(INPUT)
 
     task = asyncio.create_task(body())
     await gate.reached.wait()
     async with Durable(dsn) as other:
         with pytest.raises(WorkflowAlreadyRunningError) as refused:
-            async with other.run(four_nodes(), "t"):
+            async with other.run("t", four_nodes()):
                 pytest.fail("entered")
         status = await other.get_checkpoint_status("t")
     with pytest.raises(WorkflowAlreadyRunningError):
-        async with durable.run(four_nodes(), "t"):
+        async with durable.run("t", four_nodes()):
             pytest.fail("entered")
     assert status.status is ThreadStatus.RUNNING
     for holder in (refused.value.holder, status.holder):
@@ -86,13 +86,13 @@ async def test_a_busy_thread_can_be_waited_for(durable: Durable, log: Path) -> N
     gate = Gate("sort")
 
     async def body(words: list[str]) -> Any:
-        async with durable.run(four_nodes(gate), "t", on_busy="wait", config=config(log)) as run:
+        async with durable.run("t", four_nodes(gate), on_busy="wait", config=config(log)) as run:
             return await run.ainvoke({"words": words, "told": ""})
 
     first = asyncio.create_task(body(["one"]))
     await gate.reached.wait()
     with pytest.raises(LockTimeoutError):
-        async with durable.run(four_nodes(), "t", on_busy="wait", timeout=0.05):
+        async with durable.run("t", four_nodes(), on_busy="wait", timeout=0.05):
             pytest.fail("entered")
     second = asyncio.create_task(body(["two"]))
     gate.open.set()
@@ -103,7 +103,7 @@ async def test_a_busy_thread_can_be_waited_for(durable: Durable, log: Path) -> N
 @pytest.mark.parametrize("options", [{"on_busy": "later"}, {"on_busy": "wait", "timeout": -1}, {"timeout": 5}])
 async def test_a_wait_that_makes_no_sense_is_refused(durable: Durable, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgumentError):
-        async with durable.run(four_nodes(), "t", **options):
+        async with durable.run("t", four_nodes(), **options):
             pytest.fail("entered")
 
 
@@ -136,7 +136,7 @@ async def test_without_grace_a_lost_lock_session_cancels_the_run_and_the_new_hol
     async with Durable(dsn, settings=strict, observers=[events.append]) as old, Durable(dsn, settings=strict) as new:
 
         async def body() -> None:
-            async with old.run(four_nodes(gate), "t", config=config(log)) as run:
+            async with old.run("t", four_nodes(gate), config=config(log)) as run:
                 await run.ainvoke(INPUT)
 
         task = asyncio.create_task(body())
@@ -145,7 +145,7 @@ async def test_without_grace_a_lost_lock_session_cancels_the_run_and_the_new_hol
         with pytest.raises(LeaseLostError):
             await task
         assert any(isinstance(event, LeaseLost) for event in events)
-        async with new.run(four_nodes(), "t", on_busy="wait", timeout=10, config=config(log)) as run:
+        async with new.run("t", four_nodes(), on_busy="wait", timeout=10, config=config(log)) as run:
             assert run.status is ThreadStatus.CRASHED
             assert (await run.ainvoke())["words"] == list(STEPS)
     [row] = await ledger.rows("t")
@@ -170,13 +170,13 @@ async def test_a_stale_holder_that_swallows_its_cancellation_still_writes_nothin
     async with Durable(dsn, settings=strict) as old, Durable(dsn, settings=strict) as new:
 
         async def body() -> None:
-            async with old.run(four_nodes(stubborn), "t") as run:
+            async with old.run("t", four_nodes(stubborn)) as run:
                 await run.ainvoke(INPUT)
 
         task = asyncio.create_task(body())
         await reached.wait()
         await end_lock_sessions(dsn)
-        async with new.run(four_nodes(), "t", on_busy="wait", timeout=10) as run:
+        async with new.run("t", four_nodes(), on_busy="wait", timeout=10) as run:
             result = await run.ainvoke()
             before = await written(dsn)
             taken.set()
@@ -196,7 +196,7 @@ async def test_with_grace_a_lost_lock_session_is_not_felt(
     async with Durable(dsn, settings=patient) as durable:
 
         async def body() -> Any:
-            async with durable.run(four_nodes(gate), "t", config=config(log)) as run:
+            async with durable.run("t", four_nodes(gate), config=config(log)) as run:
                 return await run.ainvoke(INPUT)
 
         task = asyncio.create_task(body())
@@ -217,7 +217,7 @@ async def test_a_lost_lock_session_is_not_felt_although_others_wait_for_the_thre
     async with Durable(dsn, settings=patient) as durable:
 
         async def body(word: str) -> Any:
-            async with durable.run(four_nodes(gate), "t", on_busy="wait", timeout=60, config=config(log)) as run:
+            async with durable.run("t", four_nodes(gate), on_busy="wait", timeout=60, config=config(log)) as run:
                 return await run.ainvoke({"words": [word], "told": ""})
 
         first = asyncio.create_task(body("one"))
@@ -241,7 +241,7 @@ async def test_a_lock_that_is_had_again_is_worth_nothing_where_another_lease_had
     async with Durable(dsn, settings=patient) as durable:
 
         async def body() -> Any:
-            async with durable.run(four_nodes(gate), "t") as run:
+            async with durable.run("t", four_nodes(gate)) as run:
                 return await run.ainvoke(INPUT)
 
         task = asyncio.create_task(body())

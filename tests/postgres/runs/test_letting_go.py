@@ -147,7 +147,7 @@ async def test_a_recovery_compares_the_fence_only_when_it_has_the_lock_again(
     gate = Gate("weigh")
 
     async def body() -> None:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             await run.ainvoke(INPUT)
 
     task = asyncio.create_task(body())
@@ -173,7 +173,7 @@ async def test_an_error_does_not_claim_that_somebody_took_the_thread_where_nobod
     async with proxy(dsn) as wire, Durable(wire.dsn, settings=Settings(recovery_grace_s=0.5)) as durable:
 
         async def body() -> None:
-            async with durable.run(four_nodes(gate), "t") as run:
+            async with durable.run("t", four_nodes(gate)) as run:
                 await run.ainvoke(INPUT)
 
         task = asyncio.create_task(body())
@@ -192,7 +192,7 @@ async def test_a_cancelled_run_leaves_no_later_than_its_lease_although_the_netwo
     async with proxy(dsn) as wire, Durable(wire.dsn, settings=settings) as durable:
 
         async def body() -> None:
-            async with durable.run(four_nodes(gate), "t") as run:
+            async with durable.run("t", four_nodes(gate)) as run:
                 await run.ainvoke(INPUT)
 
         task = asyncio.create_task(body())

@@ -35,10 +35,10 @@ async def accepted(durable: Durable, run_id: str, words: list[str]) -> None:
 async def test_a_rejected_run_id_that_is_accepted_later_is_the_newest_and_its_input_is_not_lost(
     durable: Durable, ledger: Ledger
 ) -> None:
-    async with durable.run(four_nodes(), "t", run_id="X") as run:
+    async with durable.run("t", four_nodes(), run_id="X") as run:
         with pytest.raises(ValueError, match="unknown"):
             await run.ainvoke(INPUT, output_keys=["unknown"])
-    async with durable.run(four_nodes(), "t", run_id="Y") as run:
+    async with durable.run("t", four_nodes(), run_id="Y") as run:
         await run.ainvoke(INPUT)
     await accepted(durable, "X", ["again"])
     found = await durable.get_checkpoint_status("t")
@@ -49,7 +49,7 @@ async def test_a_rejected_run_id_that_is_accepted_later_is_the_newest_and_its_in
 
 async def test_a_clock_that_goes_backwards_changes_no_order(durable: Durable, dsn: str) -> None:
     for run_id in ("first", "second"):
-        async with durable.run(four_nodes(), "t", run_id=run_id) as run:
+        async with durable.run("t", four_nodes(), run_id=run_id) as run:
             await run.ainvoke(INPUT)
         with psycopg.connect(dsn) as connection:
             connection.execute(
@@ -62,7 +62,7 @@ async def test_a_clock_that_goes_backwards_changes_no_order(durable: Durable, ds
 
 
 async def test_runs_under_one_lease_are_in_the_order_of_their_calls(durable: Durable, dsn: str, ledger: Ledger) -> None:
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         ids: list[str] = []
         for _ in range(3):
             await run.ainvoke(INPUT)

@@ -31,7 +31,7 @@ async def test_a_run_whose_postgres_goes_away_ends_clearly_and_goes_on_when_it_i
     async with Durable(dsn, settings=Settings(recovery_grace_s=0.5, close_timeout_s=1)) as durable:
 
         async def body() -> None:
-            async with durable.run(four_nodes(gate), "t", config=config(log)) as run:
+            async with durable.run("t", four_nodes(gate), config=config(log)) as run:
                 await run.ainvoke(INPUT)
 
         task = asyncio.create_task(body())
@@ -45,7 +45,7 @@ async def test_a_run_whose_postgres_goes_away_ends_clearly_and_goes_on_when_it_i
     assert await own.start() == dsn
     async with Durable(dsn) as durable:
         assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.CRASHED
-        async with durable.run(four_nodes(), "t", config=config(log)) as run:
+        async with durable.run("t", four_nodes(), config=config(log)) as run:
             assert (await run.ainvoke())["words"] == list(STEPS)
     assert noted(log) == ["collect", "sort", "weigh", "weigh", "tell"]
 
@@ -55,7 +55,7 @@ async def test_a_restart_of_postgres_is_not_felt_by_a_run(own: OwnServer, tmp_pa
     async with Durable(dsn, settings=Settings(recovery_grace_s=60)) as durable:
 
         async def body() -> Any:
-            async with durable.run(four_nodes(gate), "t", config=config(log)) as run:
+            async with durable.run("t", four_nodes(gate), config=config(log)) as run:
                 return await run.ainvoke(INPUT), run.lease.token
 
         task = asyncio.create_task(body())
@@ -73,7 +73,7 @@ async def test_a_result_whose_recording_postgres_missed_is_still_returned_and_to
 ) -> None:
     dsn = await own.start()
     async with Durable(dsn, settings=Settings(recovery_grace_s=60, connect_timeout_s=2, close_timeout_s=1)) as durable:
-        async with durable.run(four_nodes(), "t") as run:
+        async with durable.run("t", four_nodes()) as run:
             stream = run.astream(INPUT, stream_mode="values")
             seen = [await anext(stream) for _ in range(5)]
             assert seen[-1]["words"] == list(STEPS)
@@ -84,7 +84,7 @@ async def test_a_result_whose_recording_postgres_missed_is_still_returned_and_to
         await own.start()
     async with Durable(dsn) as durable:
         assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
-        async with durable.run(four_nodes(), "t", run_id=run.run_id) as again:
+        async with durable.run("t", four_nodes(), run_id=run.run_id) as again:
             assert (await again.ainvoke(INPUT))["words"] == list(STEPS)
 
 
@@ -102,6 +102,6 @@ async def test_a_process_that_leaves_in_the_middle_of_a_run_ends_at_once_and_the
     )
     output, _ = await within(30, process.communicate())
     assert (output, process.returncode) == (b"reached\n", code)
-    async with Durable(dsn) as durable, durable.run(four_nodes(), "t", on_busy="wait", timeout=10) as run:
+    async with Durable(dsn) as durable, durable.run("t", four_nodes(), on_busy="wait", timeout=10) as run:
         assert run.status.unfinished
         assert (await run.ainvoke())["words"] == list(STEPS)

@@ -50,7 +50,7 @@ async def test_a_cancelled_run_is_paused_free_and_goes_on_later(durable: Durable
     graph = four_nodes(gate)
 
     async def body() -> None:
-        async with durable.run(graph, "t", config=config(log)) as run:
+        async with durable.run("t", graph, config=config(log)) as run:
             await run.ainvoke(INPUT)
 
     task = asyncio.create_task(body())
@@ -64,7 +64,7 @@ async def test_a_cancelled_run_is_paused_free_and_goes_on_later(durable: Durable
     status = await durable.get_checkpoint_status("t")
     assert (status.status, status.reason) == (ThreadStatus.PAUSED, "cancelled")
     gate.at = None
-    async with durable.run(graph, "t", config=config(log)) as run:
+    async with durable.run("t", graph, config=config(log)) as run:
         assert (await run.ainvoke())["words"] == list(STEPS)
     assert noted(log) == ["collect", "sort", "weigh", "weigh", "tell"]
 
@@ -75,18 +75,18 @@ async def test_a_failed_call_leaves_the_path_of_the_failure(durable: Durable) ->
 
     inner = StateGraph(Story).add_node("part", breaks).add_edge(START, "part").compile()
     graph = StateGraph(Story).add_node("whole", inner).add_edge(START, "whole")
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         with pytest.raises(ValueError, match="broken"):
             await run.ainvoke(INPUT)
         assert run.checkpoint.failed_path == ("whole", "part")
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         assert run.checkpoint.failed_path == ("whole", "part")
 
 
 async def test_an_outer_timeout_surfaces_as_timeout(durable: Durable, ledger: Ledger, log: Path) -> None:
     gate = Gate("sort")
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(5), durable.run(four_nodes(gate), "t", config=config(log)) as run:
+        async with asyncio.timeout(5), durable.run("t", four_nodes(gate), config=config(log)) as run:
             running = asyncio.timeout(None)
             async with running:
                 call = asyncio.create_task(gate.reached.wait())
@@ -97,7 +97,7 @@ async def test_an_outer_timeout_surfaces_as_timeout(durable: Durable, ledger: Le
 
 
 async def test_a_stream_left_early_is_paused_and_free(durable: Durable, ledger: Ledger, log: Path) -> None:
-    async with durable.run(four_nodes(), "t", config=config(log)) as run:
+    async with durable.run("t", four_nodes(), config=config(log)) as run:
         async with contextlib.aclosing(run.astream(INPUT, stream_mode="updates")) as stream:
             async for _ in stream:
                 break
@@ -107,7 +107,7 @@ async def test_a_stream_left_early_is_paused_and_free(durable: Durable, ledger: 
 
 
 async def test_a_body_that_leaves_a_stream_open_still_records_it(durable: Durable, ledger: Ledger, log: Path) -> None:
-    async with durable.run(four_nodes(), "t", config=config(log)) as run:
+    async with durable.run("t", four_nodes(), config=config(log)) as run:
         stream = run.astream(INPUT, stream_mode="updates")
         await anext(stream)
     assert await ledger.statuses("t") == ["paused"]
@@ -118,18 +118,18 @@ async def test_a_body_that_leaves_a_stream_open_still_records_it(durable: Durabl
 
 async def test_a_static_breakpoint_is_paused(durable: Durable, ledger: Ledger, log: Path) -> None:
     graph = four_nodes()
-    async with durable.run(graph, "t", config=config(log)) as run:
+    async with durable.run("t", graph, config=config(log)) as run:
         await run.ainvoke(INPUT, interrupt_before=["weigh"])
     status = await durable.get_checkpoint_status("t")
     assert (status.status, status.reason, status.pending) == (ThreadStatus.PAUSED, "breakpoint", ("weigh",))
-    async with durable.run(graph, "t", config=config(log)) as run:
+    async with durable.run("t", graph, config=config(log)) as run:
         assert run.status is ThreadStatus.PAUSED
         assert (await run.ainvoke())["words"] == list(STEPS)
     assert noted(log) == list(STEPS)
 
 
 async def test_the_recursion_limit_is_paused(durable: Durable, ledger: Ledger, log: Path) -> None:
-    async with durable.run(four_nodes(), "t", config={**config(log), "recursion_limit": 2}) as run:
+    async with durable.run("t", four_nodes(), config={**config(log), "recursion_limit": 2}) as run:
         with pytest.raises(GraphRecursionError):
             await run.ainvoke(INPUT)
     [row] = await ledger.rows("t")
@@ -143,7 +143,7 @@ async def test_a_drained_run_is_paused(durable: Durable, ledger: Ledger, log: Pa
         if step == "sort":
             control.request_drain()
 
-    async with durable.run(four_nodes(drain), "t", config=config(log)) as run:
+    async with durable.run("t", four_nodes(drain), config=config(log)) as run:
         with pytest.raises(GraphDrained):
             await run.ainvoke(INPUT, control=control)
     [row] = await ledger.rows("t")
@@ -154,20 +154,20 @@ async def test_a_call_that_langgraph_refuses_at_once_is_rejected_and_the_thread_
     durable: Durable, ledger: Ledger, log: Path
 ) -> None:
     graph = four_nodes()
-    async with durable.run(graph, "t", config=config(log)) as run:
+    async with durable.run("t", graph, config=config(log)) as run:
         with pytest.raises(ValueError, match="unknown"):
             await run.ainvoke(INPUT, output_keys=["unknown"])
         assert run.checkpoint.status is ThreadStatus.NEW
     assert await ledger.statuses("t") == ["rejected"]
     assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
-    async with durable.run(graph, "t", config=config(log)) as run:
+    async with durable.run("t", graph, config=config(log)) as run:
         assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
 
 
 async def test_an_input_that_cannot_be_stored_is_refused_and_nothing_runs(
     durable: Durable, ledger: Ledger, log: Path
 ) -> None:
-    async with durable.run(four_nodes(), "t", config=config(log)) as run:
+    async with durable.run("t", four_nodes(), config=config(log)) as run:
         with pytest.raises(InvalidArgumentError, match="input cannot be stored"):
             await run.ainvoke({"words": [lambda: None], "told": ""})
     assert await ledger.rows("t") == []
@@ -179,7 +179,7 @@ async def test_a_users_own_exception_in_the_body_stays_itself(durable: Durable, 
         pass
 
     with pytest.raises(Mine):
-        async with durable.run(four_nodes(), "t") as run:
+        async with durable.run("t", four_nodes()) as run:
             await run.ainvoke(INPUT)
             raise Mine
     assert await ledger.statuses("t") == ["complete"]
@@ -198,11 +198,11 @@ async def test_parallel_siblings_that_finished_are_not_run_again(durable: Durabl
             others.set()
 
     graph = fan_out(3, inner)
-    async with durable.run(graph, "t", config=config(log)) as run:
+    async with durable.run("t", graph, config=config(log)) as run:
         with pytest.raises(ValueError, match="1"):
             await run.ainvoke({"parts": [], "total": 0})
     broken = False
-    async with durable.run(graph, "t", config=config(log)) as run:
+    async with durable.run("t", graph, config=config(log)) as run:
         assert (await run.ainvoke())["total"] == 3
     assert noted(log).count("part 0") == noted(log).count("part 2") == 1
     assert noted(log).count("part 1") == 2
@@ -222,19 +222,19 @@ async def test_a_router_that_raises_does_not_lose_the_rest_of_the_graph(durable:
     builder.add_node("after", lambda state: {"words": ["after"], "told": "all"})
     builder.add_edge(START, "before")
     builder.add_conditional_edges("before", route, ["after"])
-    async with durable.run(builder, "t") as run:
+    async with durable.run("t", builder) as run:
         with pytest.raises(ValueError, match="which way"):
             await run.ainvoke(INPUT)
     assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.FAILED
     broken = False
-    async with durable.run(builder, "t") as run:
+    async with durable.run("t", builder) as run:
         assert (await run.ainvoke())["told"] == "all"
     assert await ledger.statuses("t") == ["complete"]
 
 
 async def test_one_call_at_a_time(durable: Durable) -> None:
     gate = Gate("sort")
-    async with durable.run(four_nodes(gate), "t") as run:
+    async with durable.run("t", four_nodes(gate)) as run:
         call = asyncio.create_task(run.ainvoke(INPUT))
         await gate.reached.wait()
         with pytest.raises(WorkflowExecutionError, match="another call"):
@@ -247,14 +247,14 @@ async def test_the_same_run_id_never_runs_twice(durable: Durable, ledger: Ledger
     graph = four_nodes()
     results: list[Any] = []
     for _ in range(2):
-        async with durable.run(graph, "t", run_id="order-1", config=config(log)) as run:
+        async with durable.run("t", graph, run_id="order-1", config=config(log)) as run:
             results.append(await run.ainvoke({"words": ["first"], "told": ""}))
     assert results[0] == results[1]
     assert noted(log) == list(STEPS)
     # Also after the thread has moved on, the result is the run's own.
-    async with durable.run(graph, "t", run_id="order-2", config=config(log)) as run:
+    async with durable.run("t", graph, run_id="order-2", config=config(log)) as run:
         later = await run.ainvoke({"words": ["third"], "told": ""})
-    async with durable.run(graph, "t", run_id="order-1", config=config(log)) as run:
+    async with durable.run("t", graph, run_id="order-1", config=config(log)) as run:
         assert await run.ainvoke({"words": ["first"], "told": ""}) == results[0] != later
         with pytest.raises(InvalidArgumentError, match="another input"):
             await run.ainvoke({"words": ["second"], "told": ""})
@@ -269,11 +269,11 @@ async def test_the_same_run_id_resumes_what_it_left(durable: Durable, ledger: Le
             raise ValueError(step)
 
     graph = four_nodes(before)
-    async with durable.run(graph, "t", run_id="order-1", config=config(log)) as run:
+    async with durable.run("t", graph, run_id="order-1", config=config(log)) as run:
         with pytest.raises(ValueError, match="tell"):
             await run.ainvoke(INPUT)
     broken = False
-    async with durable.run(graph, "t", run_id="order-1", config=config(log)) as run:
+    async with durable.run("t", graph, run_id="order-1", config=config(log)) as run:
         assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
         assert run.resumed
     assert await ledger.statuses("t") == ["complete"]
@@ -284,16 +284,16 @@ async def test_a_run_id_of_another_thread_or_one_given_up_is_refused(durable: Du
         raise ValueError(step)
 
     graph = four_nodes(fail)
-    async with durable.run(graph, "t", run_id="order-1") as run:
+    async with durable.run("t", graph, run_id="order-1") as run:
         with pytest.raises(ValueError, match="collect"):
             await run.ainvoke(INPUT)
-    async with durable.run(graph, "u", run_id="order-1") as run:
+    async with durable.run("u", graph, run_id="order-1") as run:
         with pytest.raises(InvalidArgumentError, match="'t'"):
             await run.ainvoke(INPUT)
-    async with durable.run(graph, "t", run_id="order-2") as run:
+    async with durable.run("t", graph, run_id="order-2") as run:
         with pytest.raises(ValueError, match="collect"):
             await run.ainvoke(INPUT, on_unfinished="restart")
-    async with durable.run(graph, "t", run_id="order-1") as run:
+    async with durable.run("t", graph, run_id="order-1") as run:
         with pytest.raises(NotResumableError, match="given up"):
             await run.ainvoke(INPUT)
 
@@ -313,10 +313,10 @@ async def test_the_context_comes_back_when_a_run_goes_on(durable: Durable) -> No
     node.__annotations__["runtime"] = Runtime
     builder.add_node("node", node)
     builder.add_edge(START, "node")
-    async with durable.run(builder, "t", context={"tenant": "blue"}) as run:
+    async with durable.run("t", builder, context={"tenant": "blue"}) as run:
         with pytest.raises(ValueError, match="once"):
             await run.ainvoke(INPUT)
-    async with durable.run(builder, "t") as run:
+    async with durable.run("t", builder) as run:
         await run.ainvoke()
     assert seen == [{"tenant": "blue"}, {"tenant": "blue"}]
 
@@ -329,10 +329,10 @@ async def test_a_run_of_another_thread_inside_a_node_keeps_to_itself(
     async def call(step: str) -> None:
         if step == "sort":
             for _ in range(2):
-                async with durable.run(inner, "inner", config=config(log)) as run:
+                async with durable.run("inner", inner, config=config(log)) as run:
                     await run.ainvoke(INPUT)
 
-    async with durable.run(four_nodes(call), "outer") as run:
+    async with durable.run("outer", four_nodes(call)) as run:
         result = await run.ainvoke(INPUT)
     assert result["words"] == list(STEPS)
     assert noted(log) == [*STEPS, *STEPS]
@@ -346,7 +346,7 @@ async def test_observers_are_told_and_a_failing_one_is_not_felt(dsn: str, caplog
     def broken(event: Event) -> None:
         raise RuntimeError("observer")
 
-    async with Durable(dsn, observers=[broken, seen.append]) as durable, durable.run(four_nodes(), "t") as run:
+    async with Durable(dsn, observers=[broken, seen.append]) as durable, durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
     kinds = [type(event).__name__ for event in seen]
     assert kinds == ["LeaseAcquired", "RunStarted", "RunFinished", "LeaseReleased"]
@@ -369,7 +369,7 @@ async def test_a_call_leaves_the_checkpoint_that_anybody_reads_afterwards(
 
     graph = asking() if ends == "interrupted" else four_nodes(before)
     stop: Any = {"interrupt_before": ["sort"]} if ends == "paused" else {}
-    async with durable.run(graph, "t", config=config(log)) as run:
+    async with durable.run("t", graph, config=config(log)) as run:
         with contextlib.suppress(ValueError):
             await run.ainvoke(INPUT, **stop)
     assert run.checkpoint == await durable.get_checkpoint_status("t")

@@ -24,7 +24,7 @@ async def test_a_lock_named_like_a_thread_is_not_that_threads(dsn: str, durable:
     async with durable.locks.hold("t"), PostgresLockManager(dsn) as bare:
         assert await bare.try_acquire("t") is None  # the same lock, from elsewhere
         assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
-        async with durable.run(four_nodes(), "t") as run:
+        async with durable.run("t", four_nodes()) as run:
             assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
             assert not await bare.is_locked("another")
 
@@ -83,7 +83,7 @@ async def test_since_when_is_said_only_where_it_is_known(durable: Durable) -> No
     gate = Gate("sort")
 
     async def call() -> None:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             await run.ainvoke(INPUT)
 
     calling = asyncio.create_task(call())
@@ -103,7 +103,7 @@ async def test_whoever_waits_for_the_thread_around_him_is_refused_and_does_not_w
             async with durable.hold("t", on_busy="wait"):
                 pytest.fail("held twice")
 
-    async with durable.run(four_nodes(nested), "t") as run:
+    async with durable.run("t", four_nodes(nested)) as run:
         with pytest.raises(WorkflowAlreadyRunningError, match="around this call"):
             await within(60, run.ainvoke(INPUT), what="the nested call to be refused")
     async with durable.hold("t", on_busy="wait"), durable.hold("another", on_busy="wait"):

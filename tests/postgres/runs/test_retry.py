@@ -115,7 +115,7 @@ async def test_a_node_whose_router_raised_runs_again_with_all_that_follows(
 
 async def test_a_router_that_raises_under_a_lease_poisons_nothing(durable: Durable, told: list[Event]) -> None:
     BREAKS.add("router")
-    async with durable.run(routed(), "t") as run:
+    async with durable.run("t", routed()) as run:
         with pytest.raises(ValueError, match="router"):
             await run.ainvoke(INPUT)
     BREAKS.clear()
@@ -151,7 +151,7 @@ async def test_a_retry_is_one_more_attempt_of_the_same_run_and_repeats_the_faile
 ) -> None:
     graph = chain(a=ok("a"), b=ok("b"))
     BREAKS.add("b")
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         with pytest.raises(ValueError, match="b is broken"):
             await run.ainvoke(INPUT)
     with pytest.raises(ValueError, match="b is broken"):
@@ -165,7 +165,7 @@ async def test_a_retry_is_one_more_attempt_of_the_same_run_and_repeats_the_faile
 async def test_retry_clears_a_quarantine_that_resume_refuses(durable: Durable, dsn: str, ledger: Ledger) -> None:
     graph = chain(a=ok("a"))
     BREAKS.add("a")
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         with pytest.raises(ValueError, match="a is broken"):
             await run.ainvoke(INPUT)
     with psycopg.connect(dsn) as connection:
@@ -180,7 +180,7 @@ async def test_retry_clears_a_quarantine_that_resume_refuses(durable: Durable, d
 
 async def test_a_paused_thread_goes_on_when_retried(durable: Durable) -> None:
     graph = chain(a=ok("a"), b=ok("b"))
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         await run.ainvoke(INPUT, interrupt_before=["b"])
     assert (await durable.retry("t", graph))["xs"] == ["a", "b"]
 
@@ -189,14 +189,14 @@ async def test_what_cannot_be_retried_is_refused_and_stays_as_it_was(durable: Du
     graph = chain(a=ok("a"))
     with pytest.raises(ThreadNotFoundError):
         await durable.retry("nobody")
-    async with durable.run(graph, "done") as run:
+    async with durable.run("done", graph) as run:
         await run.ainvoke(INPUT)
         with pytest.raises(WorkflowAlreadyRunningError):
             await durable.retry("done", graph)
     with pytest.raises(NotResumableError, match="complete") as refused:
         await durable.retry("done", graph)
     assert refused.value.status == "complete"
-    async with durable.run(asking(), "asks") as run:
+    async with durable.run("asks", asking()) as run:
         await run.ainvoke({"words": [], "told": ""})
     with pytest.raises(ThreadInterruptedError):
         await durable.retry("asks", asking())

@@ -54,7 +54,7 @@ class Seen:
         return StateGraph(Words, context_schema=Tenant).add_node("node", node).add_edge(START, "node")
 
     async def breaks(self, durable: Durable, thread_id: str = "t", **options: Any) -> None:
-        async with durable.run(self.graph(), thread_id) as run:
+        async with durable.run(thread_id, self.graph()) as run:
             with pytest.raises(ValueError, match="broken"):
                 await run.ainvoke(INPUT, **options)
         self.broken = False
@@ -82,7 +82,7 @@ async def test_context_and_config_are_there_again_in_another_process(
     seen.assert_as_accepted()
     async with Durable(dsn) as other:
         if verb == "run":
-            async with other.run(seen.graph(), "t") as run:
+            async with other.run("t", seen.graph()) as run:
                 await run.ainvoke(INPUT)
         else:
             await getattr(other, verb)("t", seen.graph())
@@ -104,7 +104,7 @@ async def test_an_unfinished_run_is_finished_with_its_own_config_and_not_the_new
 ) -> None:
     await seen.breaks(durable, config=CONFIG, context=Tenant("blue"))
     theirs: Any = {"configurable": {"user": {"id": "eve"}}}
-    async with durable.run(seen.graph(), "t", run_id="new", config=theirs, context=Tenant("red")) as run:
+    async with durable.run("t", seen.graph(), run_id="new", config=theirs, context=Tenant("red")) as run:
         await run.ainvoke({"words": ["new"]})
     _, old, new = seen.configs
     assert old.get("configurable", {})["user"] == {"id": "bob"}
@@ -134,7 +134,7 @@ UNUSABLE: dict[str, dict[str, Any]] = {
 async def test_what_cannot_be_used_is_refused_before_an_attempt_is_opened(
     durable: Durable, ledger: Ledger, seen: Seen, unusable: dict[str, Any]
 ) -> None:
-    async with durable.run(seen.graph(), "t") as run:
+    async with durable.run("t", seen.graph()) as run:
         with pytest.raises(InvalidArgumentError):
             await run.ainvoke(INPUT, **unusable)
     assert await ledger.rows("t") == []
@@ -149,7 +149,7 @@ async def test_what_cannot_be_used_is_refused_before_an_attempt_is_opened(
 async def test_a_config_that_cannot_be_stored_is_refused_and_nothing_runs(
     durable: Durable, ledger: Ledger, seen: Seen
 ) -> None:
-    async with durable.run(seen.graph(), "t") as run:
+    async with durable.run("t", seen.graph()) as run:
         with pytest.raises(InvalidArgumentError, match="config cannot be stored"):
             await run.ainvoke(INPUT, config={"configurable": {"client": lambda: None}})
     assert await ledger.rows("t") == []
@@ -165,9 +165,9 @@ async def test_a_run_id_in_the_metadata_names_the_run_as_in_langgraph(
     named: Any = {"metadata": {"run_id": "turn-1"}}
     at_run, at_call = ({"config": named}, {}) if where == "run" else ({}, {"config": named})
     for _ in range(2):
-        async with durable.run(seen.graph(), "t", **at_run) as run:
+        async with durable.run("t", seen.graph(), **at_run) as run:
             assert (await run.ainvoke({"words": ["pay 10"]}, **at_call))["words"] == ["pay 10", "done"]
-    async with durable.run(seen.graph(), "t") as run:
+    async with durable.run("t", seen.graph()) as run:
         assert (await run.ainvoke({"words": ["hello"]}))["words"] == ["pay 10", "done", "hello", "done"]
     rows = await ledger.rows("t")
     assert [(row["run_id"] == "turn-1", row["status"]) for row in rows] == [(True, "complete"), (False, "complete")]
@@ -175,7 +175,7 @@ async def test_a_run_id_in_the_metadata_names_the_run_as_in_langgraph(
 
 async def test_two_different_run_ids_are_refused(durable: Durable, seen: Seen) -> None:
     with pytest.raises(InvalidArgumentError, match="one of them"):
-        async with durable.run(seen.graph(), "t", run_id="a", config={"metadata": {"run_id": "b"}}):
+        async with durable.run("t", seen.graph(), run_id="a", config={"metadata": {"run_id": "b"}}):
             pass
 
 
@@ -196,6 +196,6 @@ async def test_a_large_input_is_serialised_off_the_loop(durable: Durable, monkey
     seen = Seen()
     seen.broken = False
     for size, on_the_loop in ((10, True), (1_000_000, False)):
-        async with durable.run(seen.graph(), f"t{size}") as run:
+        async with durable.run(f"t{size}", seen.graph()) as run:
             await run.ainvoke({"words": ["x" * size]})
         assert (threads[-1] == threading.main_thread().name) is on_the_loop

@@ -242,12 +242,12 @@ async def test_a_run_id_that_is_taken_is_an_error_of_the_caller_not_of_the_lease
 async def test_a_call_under_such_a_lease_says_that_it_was_lost_and_leaves_the_ledger_alone(
     durable: Durable, ledger: Ledger, db: asyncpg.Connection, happens: str
 ) -> None:
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
     before = await ledger.rows("t")
 
     async def call() -> None:
-        async with durable.run(four_nodes(), "t") as run:
+        async with durable.run("t", four_nodes()) as run:
             if happens == "removed":
                 await removed(db)
             else:
@@ -269,7 +269,7 @@ async def test_a_resumption_under_such_a_lease_says_that_it_was_lost(
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        async with durable.run(four_nodes(broken), "t") as run:
+        async with durable.run("t", four_nodes(broken)) as run:
             await run.ainvoke(INPUT)
     before, original = await ledger.rows("t"), RunLedger.retry
 
@@ -289,7 +289,7 @@ async def test_a_resumption_under_such_a_lease_says_that_it_was_lost(
 async def test_an_answer_under_such_a_lease_reaches_no_question(
     durable: Durable, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with durable.run(asking(), "t") as run:
+    async with durable.run("t", asking()) as run:
         await run.ainvoke(INPUT)
     original = RunLedger.answer
 
@@ -298,7 +298,7 @@ async def test_an_answer_under_such_a_lease_reaches_no_question(
         return await original(self, run_id, **options)
 
     async def answered() -> Any:
-        async with durable.run(asking(), "t") as run:
+        async with durable.run("t", asking()) as run:
             return await run.resume("upon")
 
     with monkeypatch.context() as patched:
@@ -332,7 +332,7 @@ async def test_cancelling_goes_on_looking_where_another_lease_came_between(
 async def test_a_fork_whose_lease_was_lost_leaves_no_run(
     durable: Durable, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT, interrupt_before=["weigh"])
     status = durable._opened().threads.status  # pyright: ignore[reportPrivateUsage]
 
@@ -365,10 +365,10 @@ async def test_work_that_plain_langgraph_left_is_adopted_by_the_holder_alone(
     with monkeypatch.context() as patched:
         patched.setattr(Attempt, "start", late)
         with pytest.raises(LeaseLostError):
-            async with durable.run(four_nodes(), "t") as run:
+            async with durable.run("t", four_nodes()) as run:
                 await run.ainvoke()
     assert await ledger.rows("t") == []
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         assert (await run.ainvoke())["words"] == list(STEPS)
     assert await ledger.statuses("t") == ["complete"]
 
@@ -379,7 +379,7 @@ async def test_a_run_at_work_ends_without_an_outcome_where_its_token_was_given_o
     gate = Gate("tell")
 
     async def body() -> Any:
-        async with durable.run(four_nodes(gate), "t") as run:
+        async with durable.run("t", four_nodes(gate)) as run:
             return await run.ainvoke(INPUT)
 
     task = asyncio.create_task(body())

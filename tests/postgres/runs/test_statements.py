@@ -34,7 +34,7 @@ async def test_a_new_run_asks_three_times_beside_its_checkpoints_and_leaves_the_
     rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
     links, pool = rooms.checkpoints.links, rooms.checkpoints.database.pool
     before, asked = pool.get_stats().get("requests_num", 0), links.asked
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
     assert links.asked - asked == 3  # the token, the new row, how it ended
     assert pool.get_stats().get("requests_num", 0) == before
@@ -43,7 +43,7 @@ async def test_a_new_run_asks_three_times_beside_its_checkpoints_and_leaves_the_
 async def test_a_run_goes_on_from_what_plain_langgraph_wrote_after_the_lease_was_taken(
     dsn: str, durable: Durable
 ) -> None:
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         assert run.status is ThreadStatus.NEW
         async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
             await four_nodes().compile(stock).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
@@ -69,12 +69,12 @@ async def test_a_thread_of_which_anything_is_known_is_looked_at(dsn: str, durabl
             pass
     async with durable.hold("t") as lease:
         assert not lease.fence.first
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         assert run.status is wanted
 
 
 async def test_only_the_first_read_of_a_new_thread_is_answered_without_asking(durable: Durable) -> None:
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
         assert (await run.ainvoke(INPUT))["words"] == [*STEPS, *STEPS]
         assert (await run.aget_state()).values["words"] == [*STEPS, *STEPS]
@@ -93,19 +93,19 @@ async def test_a_connection_that_dies_between_two_statements_is_not_felt(
 
     async with Durable(dsn, observers=[kill]) as durable:
         for turn in (1, 2):
-            async with durable.run(four_nodes(), "t") as run:
+            async with durable.run("t", four_nodes()) as run:
                 assert (await run.ainvoke(INPUT))["words"] == [*STEPS] * turn
     assert all(killed)
     assert await ledger.statuses("t") == ["complete", "complete"]
 
 
 async def test_a_run_sees_the_write_that_raising_its_token_waited_for(dsn: str, durable: Durable) -> None:
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
     late = "f" + str(run.checkpoint.checkpoint_id)[1:]
 
     async def enter() -> str | None:
-        async with durable.run(four_nodes(), "t") as run:
+        async with durable.run("t", four_nodes()) as run:
             return run.checkpoint.checkpoint_id
 
     waiting = (
@@ -139,7 +139,7 @@ async def test_a_start_that_is_sent_again_because_its_answer_was_lost_is_one_att
 
 
 async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_disk(dsn: str, durable: Durable) -> None:
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
     beneath = durable._opened().threads.classifier.beneath(["t"])  # pyright: ignore[reportPrivateUsage]
     mine = [run.run_id], [run.lease.token], [run.lease.fence.lease_id]
@@ -168,7 +168,7 @@ async def test_a_run_that_completes_says_what_the_tables_say_and_asks_once(
     rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
     graph = GRAPHS[name](rooms.checkpoints.get_checkpointer())
     asked = rooms.checkpoints.links.asked
-    async with durable.run(graph, "t") as run:
+    async with durable.run("t", graph) as run:
         await run.ainvoke({"xs": []} if isinstance(graph, CompiledStateGraph) else "once", durability=durability)
         assert rooms.checkpoints.links.asked - asked == 3  # the token, the new row, how it ended
         assert run.checkpoint.status is ThreadStatus.COMPLETE
@@ -190,7 +190,7 @@ A_NEWER_ATTEMPT = "UPDATE aiodurable_runs SET token = token + 1"
 async def test_a_run_is_complete_only_where_nothing_came_after_its_last_checkpoint(
     dsn: str, durable: Durable, ledger: Ledger, change: str | None
 ) -> None:
-    async with durable.run(four_nodes(), "t") as run:
+    async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("UPDATE aiodurable_runs SET status = 'running'")

@@ -102,7 +102,7 @@ async def accepted(dsn: str, graph: Any, input: Any, context: Any = None) -> Non
 
 async def failed(dsn: str, item: Any) -> None:
     """A run whose state has the item, and whose second node raised."""
-    async with shop(dsn, looking([True])) as durable, durable.run("shop", "t") as run:
+    async with shop(dsn, looking([True])) as durable, durable.run("t", "shop") as run:
         with pytest.raises(ConnectionError):
             await run.ainvoke({"item": item})
 
@@ -211,7 +211,7 @@ async def test_a_value_that_no_channel_reads_any_more_keeps_no_thread(dsn: str, 
 
     graph = StateGraph(With).add_node("take", take).add_node("look", look)
     graph.add_edge(START, "take").add_edge("take", "look")
-    async with shop(dsn, graph) as durable, durable.run("shop", "t") as run:
+    async with shop(dsn, graph) as durable, durable.run("t", "shop") as run:
         with pytest.raises(ConnectionError):
             await run.ainvoke({})
     del models.__dict__["Order"]
@@ -243,5 +243,5 @@ async def test_a_graph_whose_own_checkpointer_encrypts_is_not_stored_in_the_clea
     with pytest.raises(ConfigurationError, match="EncryptedSerializer.*JsonPlusSerializer.*serde="):
         async with shop(dsn, graph):
             pass
-    async with shop(dsn, graph, serde=serde) as durable, durable.run("shop", "t") as run:
+    async with shop(dsn, graph, serde=serde) as durable, durable.run("t", "shop") as run:
         assert (await run.ainvoke({"item": Item("tea")}))["seen"] == "Item"

@@ -32,12 +32,12 @@ Make = Callable[[Durable, str], Awaitable[None]]
 
 
 async def at_a_gate(durable: Durable, thread_id: str) -> None:
-    async with durable.run("story", thread_id) as run:
+    async with durable.run(thread_id, "story") as run:
         await run.ainvoke(INPUT, interrupt_before=["weigh"])
 
 
 async def after_a_gate(durable: Durable, thread_id: str) -> None:
-    async with durable.run("story", thread_id) as run:
+    async with durable.run(thread_id, "story") as run:
         await run.ainvoke(INPUT, interrupt_after=["sort"])
 
 
@@ -51,7 +51,7 @@ async def cancelled(durable: Durable, thread_id: str) -> None:
     gate = Gate("weigh")
 
     async def call() -> None:
-        async with durable.run(four_nodes(gate), thread_id) as run:
+        async with durable.run(thread_id, four_nodes(gate)) as run:
             await run.ainvoke(INPUT)
 
     calling = asyncio.create_task(call())
@@ -61,13 +61,13 @@ async def cancelled(durable: Durable, thread_id: str) -> None:
 
 
 async def stream_closed(durable: Durable, thread_id: str) -> None:
-    async with durable.run("story", thread_id) as run, aclosing(run.astream(INPUT)) as chunks:
+    async with durable.run(thread_id, "story") as run, aclosing(run.astream(INPUT)) as chunks:
         async for _ in chunks:
             break
 
 
 async def asks(durable: Durable, thread_id: str) -> None:
-    async with durable.run(asking(), thread_id) as run:
+    async with durable.run(thread_id, asking()) as run:
         await run.ainvoke(INPUT)
 
 
@@ -77,7 +77,7 @@ async def failed(durable: Durable, thread_id: str) -> None:
             raise ConnectionError("no scales")
 
     with pytest.raises(ConnectionError):
-        async with durable.run(four_nodes(fail), thread_id) as run:
+        async with durable.run(thread_id, four_nodes(fail)) as run:
             await run.ainvoke(INPUT)
     await write(durable, thread_id, graph="story")
 
@@ -153,7 +153,7 @@ async def test_what_was_left_is_found_and_resumed(durable: Durable, make: Make) 
 async def test_a_thread_that_came_to_a_gate_after_it_was_found_is_left_alone(durable: Durable) -> None:
     await failed(durable, "t")
     [found] = [thread async for thread in durable.find_failed_workflows()]
-    async with durable.run("story", "t") as run:  # somebody was faster
+    async with durable.run("t", "story") as run:  # somebody was faster
         await run.ainvoke(interrupt_before=["tell"])
     with pytest.raises(ThreadPausedError, match="tell"):
         await durable.resume_workflow(found.thread_id)

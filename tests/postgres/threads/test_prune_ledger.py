@@ -56,7 +56,7 @@ async def fail(step: str) -> None:
 
 
 async def turn(durable: Durable, thread_id: str, run_id: str, before_step: Any = None, **options: Any) -> Any:
-    async with durable.run(four_nodes(before_step), thread_id, run_id=run_id, context={"who": "secret"}) as run:
+    async with durable.run(thread_id, four_nodes(before_step), run_id=run_id, context={"who": "secret"}) as run:
         return await run.ainvoke(INPUT, **options)
 
 
@@ -70,7 +70,7 @@ async def test_a_run_never_starts_over_because_its_checkpoints_were_pruned(
     Earlier versions did not record with a run's first checkpoint that its input was consumed.
     """
     config: Any = {"configurable": {"log": str(log)}}
-    async with durable.run(four_nodes(), "t", config=config) as run:
+    async with durable.run("t", four_nodes(), config=config) as run:
         await run.ainvoke(INPUT, interrupt_before=["weigh"])
     graph = four_nodes().compile(durable.checkpointer)
     await graph.aupdate_state({"configurable": {"thread_id": "t"}}, {"words": ["edited"]})
@@ -81,7 +81,7 @@ async def test_a_run_never_starts_over_because_its_checkpoints_were_pruned(
     else:
         await durable.checkpointer.aprune(["t"])
     assert [step.source async for step in durable.history("t")] == ["update"]
-    async with durable.run(four_nodes(), "t", config=config) as run:
+    async with durable.run("t", four_nodes(), config=config) as run:
         result = await run.ainvoke()
     assert result["words"] == ["in", "collect", "sort", "edited", "weigh", "tell"]
     assert noted(log) == list(STEPS)

@@ -33,11 +33,11 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(servers: 
     gate = Gate("weigh")
     only_look = Settings(lock_sessions=0)
     async with Durable(primary, settings=Settings()) as durable:
-        async with durable.run(four_nodes(), done) as run:
+        async with durable.run(done, four_nodes()) as run:
             await run.ainvoke(START)
 
         async def work() -> None:
-            async with durable.run(four_nodes(gate), busy) as run:
+            async with durable.run(busy, four_nodes(gate)) as run:
                 await run.ainvoke(START)
 
         working = asyncio.create_task(work())
@@ -80,7 +80,7 @@ async def test_one_that_only_looks_takes_no_lease_and_makes_no_tables(servers: t
         assert looker.health().healthy
         for on_busy in ("reject", "wait"):
             with pytest.raises(ConfigurationError, match="lock_sessions=0"):
-                async with looker.run(four_nodes(), "t", on_busy=on_busy):
+                async with looker.run("t", four_nodes(), on_busy=on_busy):
                     pytest.fail("entered")
 
 
@@ -93,7 +93,7 @@ def test_the_commands_that_look_work_at_a_standby_and_locks_says_why_not(servers
     primary, standby = servers
 
     async def done() -> None:
-        async with Durable(primary) as durable, durable.run(four_nodes(), "told") as run:
+        async with Durable(primary) as durable, durable.run("told", four_nodes()) as run:
             await run.ainvoke(START)
 
     asyncio.run(done())
