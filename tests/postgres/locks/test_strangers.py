@@ -20,7 +20,7 @@ from aiodurable import Durable, PostgresLockManager
 from aiodurable.cli.commands import cli
 from aiodurable.embedded import EmbeddedPostgres
 from aiodurable.errors import WorkflowAlreadyRunningError
-from aiodurable.keys import lock_key, own_lock_key
+from aiodurable.lock_keys import lock_key, own_lock_key
 from aiodurable.settings import Settings
 
 CLAIM = "aiodurable:lock@worker-3:71"
