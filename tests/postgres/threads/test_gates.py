@@ -255,7 +255,7 @@ async def test_workers_do_not_collide_at_every_thread(dsn: str, worker: Any, tmp
         ]
         for number in range(30):
             with pytest.raises(ConnectionError):
-                async with durables[0].run("story", f"t{number}") as run:
+                async with durables[0].run(f"t{number}", "story") as run:
                     await run.ainvoke(INPUT)
         broken = False
         started.clear()
