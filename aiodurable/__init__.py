@@ -17,7 +17,7 @@ _ROOMS = {
         "create_checkpointer",
     ),
     "durable": ("Durable",),
-    "functions": (
+    "current": (
         "cancel",
         "delete",
         "durable_run",

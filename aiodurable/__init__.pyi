@@ -7,6 +7,42 @@ from aiodurable.checkpoints import (
 from aiodurable.checkpoints import (
     create_checkpointer as create_checkpointer,
 )
+from aiodurable.current import (
+    cancel as cancel,
+)
+from aiodurable.current import (
+    delete as delete,
+)
+from aiodurable.current import (
+    durable_run as durable_run,
+)
+from aiodurable.current import (
+    find_failed_workflows as find_failed_workflows,
+)
+from aiodurable.current import (
+    find_workflows as find_workflows,
+)
+from aiodurable.current import (
+    fork as fork,
+)
+from aiodurable.current import (
+    get_checkpoint_status as get_checkpoint_status,
+)
+from aiodurable.current import (
+    history as history,
+)
+from aiodurable.current import (
+    needs_resume as needs_resume,
+)
+from aiodurable.current import (
+    prune as prune,
+)
+from aiodurable.current import (
+    resume_workflow as resume_workflow,
+)
+from aiodurable.current import (
+    retry as retry,
+)
 from aiodurable.durable import (
     Durable as Durable,
 )
@@ -96,42 +132,6 @@ from aiodurable.errors import (
 )
 from aiodurable.errors import (
     WorkflowExecutionError as WorkflowExecutionError,
-)
-from aiodurable.functions import (
-    cancel as cancel,
-)
-from aiodurable.functions import (
-    delete as delete,
-)
-from aiodurable.functions import (
-    durable_run as durable_run,
-)
-from aiodurable.functions import (
-    find_failed_workflows as find_failed_workflows,
-)
-from aiodurable.functions import (
-    find_workflows as find_workflows,
-)
-from aiodurable.functions import (
-    fork as fork,
-)
-from aiodurable.functions import (
-    get_checkpoint_status as get_checkpoint_status,
-)
-from aiodurable.functions import (
-    history as history,
-)
-from aiodurable.functions import (
-    needs_resume as needs_resume,
-)
-from aiodurable.functions import (
-    prune as prune,
-)
-from aiodurable.functions import (
-    resume_workflow as resume_workflow,
-)
-from aiodurable.functions import (
-    retry as retry,
 )
 from aiodurable.idempotency import (
     idempotency_key as idempotency_key,

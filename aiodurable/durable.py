@@ -1,4 +1,4 @@
-"""`Durable`: opens the rooms and runs threads; and which `Durable` is the current one."""
+"""`Durable`: opens the services and runs threads; and which `Durable` is the current one."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Ledger
 from aiodurable.runs.renamed_nodes import Renamed
-from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run import DurableRun, run
+from aiodurable.runs.services import Services
+from aiodurable.runs.threads import Verbs
 from aiodurable.settings import Settings
 from aiodurable.threads import Threads
-from aiodurable.verbs import Verbs
 
 __all__ = [
     "Durable",
@@ -94,7 +94,7 @@ class Durable(Verbs):
         self._stack: AsyncExitStack | None = None
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._rooms: Rooms | None = None
+        self._services: Services | None = None
         self._graphs: Graphs | None = None
 
     def looking_only(self, settings: Settings, renamed: Renamed) -> Durable:
@@ -119,16 +119,16 @@ class Durable(Verbs):
         await self.aclose()
 
     async def open(self) -> None:
-        """Open the rooms; see the class. Idempotent. Makes this nobody's current one: see `install`."""
-        async with self._opening:  # of two at once the second would leave the first one's rooms open for ever
+        """Open the services; see the class. Idempotent. Makes this nobody's current one: see `install`."""
+        async with self._opening:  # of two at once the second would leave the first one's services open for ever
             if self._stack is not None:
                 return
             if self.settings.start_timeout_s:
-                await wait_until_ready(self._open_rooms, wanted="a Durable", timeout_s=self.settings.start_timeout_s)
+                await wait_until_ready(self._open_services, wanted="a Durable", timeout_s=self.settings.start_timeout_s)
             else:
-                await self._open_rooms()
+                await self._open_services()
 
-    async def _open_rooms(self) -> None:
+    async def _open_services(self) -> None:
         settings = self.settings
         direct = direct_dsn(self.dsn, settings.lock_dsn)
         await (schema.migrate if settings.setup and settings.lock_sessions else schema.check)(direct)
@@ -161,7 +161,7 @@ class Durable(Verbs):
             serde = checkpoints.get_checkpointer().serde
             database, links = checkpoints.database, checkpoints.links
             threads = Threads(database, namespace=settings.namespace, serde=serde, links=links)
-            self._rooms = Rooms(
+            self._services = Services(
                 locks=locks,
                 checkpoints=checkpoints,
                 threads=threads,
@@ -184,7 +184,7 @@ class Durable(Verbs):
             self._loop = asyncio.get_running_loop()
 
     async def aclose(self) -> None:
-        """Close the rooms. Idempotent; bounded in time. Leases that are still held are let go by closing.
+        """Close the services. Idempotent; bounded in time. Leases that are still held are let go by closing.
 
         Raises:
             ClosedError: it is open in another event loop, and that one is not closed; it stays open there.
@@ -193,7 +193,7 @@ class Durable(Verbs):
             raise ClosedError("this Durable was opened in another event loop: close it there")
         self._loop = None
         stack, self._stack = self._stack, None
-        self._rooms = self._graphs = None
+        self._services = self._graphs = None
         if self.loop is not None and _installed.get(self.loop) is self:
             del _installed[self.loop]
         if stack is not None:
@@ -222,7 +222,7 @@ class Durable(Verbs):
     @property
     def is_open(self) -> bool:
         """Whether it is open in the running event loop."""
-        return self._rooms is not None and self.loop is asyncio.get_running_loop()
+        return self._services is not None and self.loop is asyncio.get_running_loop()
 
     @property
     def checkpointer(self) -> DurableSaver:
@@ -238,10 +238,10 @@ class Durable(Verbs):
         """How this `Durable` is, as the process knows it: at once, without asking Postgres. Raises `ClosedError`."""
         return health(self._opened())
 
-    def _opened(self) -> Rooms:
-        if self._rooms is None:
+    def _opened(self) -> Services:
+        if self._services is None:
             raise ClosedError("this Durable is not open: use it inside `async with Durable(…) as durable`")
-        return self._rooms
+        return self._services
 
     def _known_graphs(self) -> Graphs:
         self._opened()
@@ -285,10 +285,10 @@ class Durable(Verbs):
         Raises (out of the body):
             LeaseLostError: the lease was lost; the body was cancelled.
         """
-        rooms = self._opened()
+        services = self._opened()
         assert self._graphs is not None
         return run(
-            rooms,
+            services,
             thread_id,
             self._graphs.bind(graph),
             run_id=run_id,

@@ -28,8 +28,8 @@ from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Accepted
 from aiodurable.runs.repair import heal_thread
-from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run_config import what_goes_along
+from aiodurable.runs.services import Services
 
 __all__ = ["Attempt", "new_run_id"]
 
@@ -62,7 +62,7 @@ class Attempt:
 
     def __init__(
         self,
-        rooms: Rooms,
+        services: Services,
         lease: ThreadLease,
         record: RunRecord,
         *,
@@ -75,7 +75,7 @@ class Attempt:
         answers: Mapping[str, Any] | None = None,
         loose: bool = False,
     ) -> None:
-        self._rooms = rooms
+        self._services = services
         self._lease = lease
         self._record = record
         self._answers: Mapping[str, Any] = {key: value for key, value in (answers or {}).items() if key != _BESIDE}
@@ -94,7 +94,7 @@ class Attempt:
         lease.fence.finished = None  # from here on it is this attempt's doing
         lease.fence.untaken = None if consumed else record.run_id
         emit(
-            rooms.observers,
+            services.observers,
             RunStarted(
                 record.thread_id,
                 run_id=record.run_id,
@@ -107,7 +107,7 @@ class Attempt:
     @classmethod
     async def start(
         cls,
-        rooms: Rooms,
+        services: Services,
         lease: ThreadLease,
         thread: WorkflowCheckpoint,
         *,
@@ -122,7 +122,7 @@ class Attempt:
         """A new run.
 
         Args:
-            rooms: what it works with.
+            services: what it works with.
             lease: of the thread.
             thread: how it stands; work that is left in it is given up.
             graph: what runs it.
@@ -135,7 +135,7 @@ class Attempt:
         """
         sent = time.monotonic()
         closing = {ThreadStatus.NEW: None, ThreadStatus.COMPLETE: RunStatus.COMPLETE}
-        record, lease.fence.blank = await rooms.ledger.start(
+        record, lease.fence.blank = await services.ledger.start(
             run_id or new_run_id(),
             fence=lease.fence,
             graph=graph.name,
@@ -146,9 +146,9 @@ class Attempt:
             base_id=thread.checkpoint_id,
             closing=closing.get(thread.status, RunStatus.SUPERSEDED),
         )
-        lease.fence.history.acknowledge(Mark(run_id=record.run_id), rooms.checkpoints.links.origin, sent)
+        lease.fence.history.acknowledge(Mark(run_id=record.run_id), services.checkpoints.links.origin, sent)
         return cls(
-            rooms,
+            services,
             lease,
             record,
             graph=graph,
@@ -162,7 +162,7 @@ class Attempt:
     @classmethod
     async def resume(
         cls,
-        rooms: Rooms,
+        services: Services,
         lease: ThreadLease,
         thread: WorkflowCheckpoint,
         left: Accepted | None,
@@ -175,7 +175,7 @@ class Attempt:
         """Go on with the run that was left.
 
         Args:
-            rooms: what it works with.
+            services: what it works with.
             lease: of the thread.
             thread: how it stands.
             left: the run; None: plain LangGraph left the work, or a change of the state, and a new run adopts it.
@@ -187,11 +187,11 @@ class Attempt:
         Raises:
             GraphChangedError: the graph does not fit what is stored; no attempt was opened.
         """
-        graph = await fitted(rooms, lease, graph, thread, left)
-        loose = await heal_thread(rooms, lease)
+        graph = await fitted(services, lease, graph, thread, left)
+        loose = await heal_thread(services, lease)
         if left is None:
             new = await cls.start(
-                rooms,
+                services,
                 lease,
                 thread,
                 graph=graph,
@@ -204,11 +204,11 @@ class Attempt:
             )
             new.loose = loose
             return new
-        loaded = await rooms.ledger.loaded(left, graph.serde)
-        record = await rooms.ledger.retry(left.record.run_id, fence=lease.fence, seq=seq)
+        loaded = await services.ledger.loaded(left, graph.serde)
+        record = await services.ledger.retry(left.record.run_id, fence=lease.fence, seq=seq)
         lease.fence.history.acknowledge(Mark(run_id=record.run_id), None, time.monotonic())
         return cls(
-            rooms,
+            services,
             lease,
             record,
             graph=graph,
@@ -236,13 +236,13 @@ class Attempt:
         if not (answers or self._answers or self._beside or self.loose):
             return
         thread_id = self._lease.thread_id
-        asked = await self._rooms.threads.questions(thread_id, serde=self.graph.serde)
+        asked = await self._services.threads.questions(thread_id, serde=self.graph.serde)
         kept = dict(zip(asked.reached, asked.loose, strict=True)) if len(asked.reached) == len(asked.loose) else {}
         new = {**({} if asked.spent else kept), **answers}
         given = {**self._answers, **new}
         self._answers = {key: answer for key, answer in given.items() if key in asked.reached}
         self._beside = _what_comes_with(command, self._beside, head, asked.commanded)
-        await self._rooms.ledger.answer(
+        await self._services.ledger.answer(
             self.run_id,
             fence=self._lease.fence,
             new=new,
@@ -250,7 +250,7 @@ class Attempt:
             closed=asked.closed_by(given),
         )
         if asked.loose and (asked.spent or asked.reached):
-            await drop_loose_answer(self._rooms.checkpoints.database, self._lease.fence)
+            await drop_loose_answer(self._services.checkpoints.database, self._lease.fence)
         if self._answers or self._beside:
             beside = self._beside or {"update": None, "goto": ()}
             self.input = Command(update=beside["update"], goto=beside["goto"], resume=self._answers or None)
@@ -282,23 +282,23 @@ class Attempt:
         if error is None and finished is not None and (thread := await self._complete(finished)):
             return thread
         if written:
-            await self._rooms.ledger.answers_over(self.run_id, fence=self._lease.fence)
+            await self._services.ledger.answers_over(self.run_id, fence=self._lease.fence)
         consumed = self._lease.fence.untaken is None
-        thread, ended = await self._rooms.ledger.end(self.run_id, fence=self._lease.fence, consumed=consumed)
-        await self._rooms.checkpoints.check_history(self._lease.fence)
+        thread, ended = await self._services.ledger.end(self.run_id, fence=self._lease.fence, consumed=consumed)
+        await self._services.checkpoints.check_history(self._lease.fence)
         if self._lease.lost:
             return None  # what the tables show now is not what this attempt did
         if ended:
             self._announce(RunStatus.COMPLETE, error)
             return thread
         if again := [asked.id for asked in thread.interrupts if asked.id in delivered]:
-            await self._rooms.ledger.answers_over(self.run_id, fence=self._lease.fence, withdrawn=again)
+            await self._services.ledger.answers_over(self.run_id, fence=self._lease.fence, withdrawn=again)
         lacking = self._lacking(thread, error)
         outcome = outcome_of(thread, error, consumed=consumed, accepting=self._accepting, lacking=lacking)
         if outcome is None:
             return thread
         raised = None if refused or outcome.status is RunStatus.COMPLETE else error
-        finished_at = await self._rooms.ledger.finish(
+        finished_at = await self._services.ledger.finish(
             self.run_id,
             fence=self._lease.fence,
             status=outcome.status,
@@ -310,13 +310,15 @@ class Attempt:
         )
         self._announce(outcome.status, error)
         if outcome.status is RunStatus.REJECTED:  # as if it had never been
-            return await self._rooms.threads.status(self._lease.thread_id, ignore_lock=True)
+            return await self._services.threads.status(self._lease.thread_id, ignore_lock=True)
         return _closed(thread, outcome, finished_at)
 
     async def _complete(self, finished: Finished) -> WorkflowCheckpoint | None:
         """Close it at the checkpoint that this attempt itself wrote as the last; None where Postgres shows more than that."""
         fence = self._lease.fence
-        finished_at = await self._rooms.ledger.complete(self.run_id, fence=fence, checkpoint_id=finished.checkpoint_id)
+        finished_at = await self._services.ledger.complete(
+            self.run_id, fence=fence, checkpoint_id=finished.checkpoint_id
+        )
         if finished_at is None:
             return None
         self._announce(RunStatus.COMPLETE, None)
@@ -342,7 +344,7 @@ class Attempt:
 
     def _announce(self, status: RunStatus, error: BaseException | None) -> None:
         emit(
-            self._rooms.observers,
+            self._services.observers,
             RunFinished(
                 self._lease.thread_id,
                 run_id=self.run_id,

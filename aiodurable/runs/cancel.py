@@ -10,7 +10,7 @@ from aiodurable.models import ThreadStatus
 from aiodurable.runs.cancellation import CHANNEL
 from aiodurable.runs.decision import not_found
 from aiodurable.runs.hold import hold
-from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_thread_id
 
 __all__ = ["cancel"]
@@ -19,7 +19,7 @@ _POLL_S = (0.02, 0.5)
 """Seconds between two looks whether the run is settled, at first and at most."""
 
 
-async def cancel(rooms: Rooms, thread_id: str, *, wait: bool = False, timeout: float | None = None) -> bool:
+async def cancel(services: Services, thread_id: str, *, wait: bool = False, timeout: float | None = None) -> bool:
     """See `Durable.cancel`."""
     validate_thread_id(thread_id)
     if timeout is not None and not (wait and timeout >= 0):
@@ -28,14 +28,14 @@ async def cancel(rooms: Rooms, thread_id: str, *, wait: bool = False, timeout: f
             thread_id=thread_id,
             argument="timeout",
         )
-    run_id = await rooms.ledger.request_cancel(thread_id, channel=CHANNEL)
+    run_id = await services.ledger.request_cancel(thread_id, channel=CHANNEL)
     if run_id is None:
-        if (await rooms.threads.status(thread_id)).status is ThreadStatus.NEW:
+        if (await services.threads.status(thread_id)).status is ThreadStatus.NEW:
             raise not_found(thread_id)
         return False
     try:
         async with asyncio.timeout(timeout):
-            await _until_settled(rooms, thread_id, run_id, wait=wait)
+            await _until_settled(services, thread_id, run_id, wait=wait)
     except TimeoutError:
         raise LockTimeoutError(
             f"wanted run {run_id!r} of thread {thread_id!r} settled within {timeout:g} s, found it at work still: a node "
@@ -45,25 +45,25 @@ async def cancel(rooms: Rooms, thread_id: str, *, wait: bool = False, timeout: f
     return True
 
 
-async def _until_settled(rooms: Rooms, thread_id: str, run_id: str, *, wait: bool) -> None:
+async def _until_settled(services: Services, thread_id: str, run_id: str, *, wait: bool) -> None:
     pause, most = _POLL_S
     while True:
-        at_work, held = await rooms.ledger.is_at_work(run_id)
+        at_work, held = await services.ledger.is_at_work(run_id)
         if not at_work or (held and not wait):
             return
-        if not held and await _settle(rooms, thread_id, run_id):
+        if not held and await _settle(services, thread_id, run_id):
             return
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(pause * 1.5, most)
 
 
-async def _settle(rooms: Rooms, thread_id: str, run_id: str) -> bool:
+async def _settle(services: Services, thread_id: str, run_id: str) -> bool:
     """Close the run of a process that is gone, under a lease of our own. False: somebody else has it, or had it."""
     try:
-        async with hold(rooms, thread_id) as lease:
-            thread = await rooms.threads.status(thread_id, ignore_lock=True)
+        async with hold(services, thread_id) as lease:
+            thread = await services.threads.status(thread_id, ignore_lock=True)
             if thread.status is ThreadStatus.COMPLETE:
-                return await rooms.ledger.heal(run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id)
-            return await rooms.ledger.settle_cancelled(run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id)
+                return await services.ledger.heal(run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id)
+            return await services.ledger.settle_cancelled(run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id)
     except WorkflowAlreadyRunningError:
         return False

@@ -20,7 +20,7 @@ from aiodurable.runs.graph_check import Problem, ProblemKind, fit, undecodable
 from aiodurable.runs.graph_fit import accepted_problems
 from aiodurable.runs.graphs import BoundGraph, Graphs
 from aiodurable.runs.ledger import Needed
-from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.services import Services
 from aiodurable.threads import Standing, ThreadFilters
 
 __all__ = ["ThreadCheck", "check"]
@@ -49,7 +49,7 @@ class ThreadCheck:
 
 
 async def check(
-    rooms: Rooms,
+    services: Services,
     graphs: Graphs,
     *,
     default: BoundGraph | None,
@@ -58,17 +58,17 @@ async def check(
     filters: ThreadFilters,
 ) -> AsyncIterator[ThreadCheck]:
     """See `Durable.check`."""
-    saver = rooms.checkpoints.get_checkpointer()
+    saver = services.checkpoints.get_checkpointer()
     inner = any(graph.has_subgraphs for graph in (*graphs.registered, *([] if default is None else [default])))
     wanted: ThreadFilters = {**filters, "status": filters.get("status") or _UNFINISHED}
-    batches = _batches(saver, rooms.threads.standing(after=after, limit=limit, **wanted))
+    batches = _batches(saver, services.threads.standing(after=after, limit=limit, **wanted))
     batch = await _next(batches)
     stored = _Stored([], {}, {})
     while batch or stored.threads:
         try:
             async with asyncio.TaskGroup() as group:
                 checking = group.create_task(saver.in_a_thread(_checked, graphs, default, stored))
-                reading = group.create_task(_read(rooms, batch, inner=inner))
+                reading = group.create_task(_read(services, batch, inner=inner))
                 searching = group.create_task(_next(batches))
         except ExceptionGroup as errors:
             first = errors.exceptions[0]
@@ -106,12 +106,12 @@ async def _next(batches: AsyncIterator[list[Standing]]) -> list[Standing]:
     return await anext(batches, [])
 
 
-async def _read(rooms: Rooms, threads: Sequence[Standing], *, inner: bool) -> _Stored:
+async def _read(services: Services, threads: Sequence[Standing], *, inner: bool) -> _Stored:
     ids = [thread.thread_id for thread in threads]
     if not ids:
         return _Stored([], {}, {})
-    runs = await rooms.ledger.newest_of(ids)
-    return _Stored(threads, runs, await rooms.checkpoints.get_checkpointer().steps_of(ids, inner=inner))
+    runs = await services.ledger.newest_of(ids)
+    return _Stored(threads, runs, await services.checkpoints.get_checkpointer().steps_of(ids, inner=inner))
 
 
 def _checked(graphs: Graphs, default: BoundGraph | None, stored: _Stored) -> list[ThreadCheck]:

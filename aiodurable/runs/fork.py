@@ -15,7 +15,7 @@ from aiodurable.runs.decision import not_found
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.hold import hold
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.services import Services
 
 __all__ = ["Change", "Point", "fork"]
 
@@ -58,20 +58,26 @@ class Change:
 
 
 async def fork(
-    rooms: Rooms, source: str, new_thread_id: str | None, point: Point, *, graph: str | None, change: Change | None
+    services: Services,
+    source: str,
+    new_thread_id: str | None,
+    point: Point,
+    *,
+    graph: str | None,
+    change: Change | None,
 ) -> WorkflowCheckpoint:
     """Make the new thread, under a lease of its own, and tell how it stands. See `Durable.fork`."""
-    checkpoint_id, in_the_step = await _find(rooms, source, point)
-    async with hold(rooms, new_thread_id or str(uuid6())) as lease:
-        thread = await rooms.threads.status(lease.thread_id, ignore_lock=True)
+    checkpoint_id, in_the_step = await _find(services, source, point)
+    async with hold(services, new_thread_id or str(uuid6())) as lease:
+        thread = await services.threads.status(lease.thread_id, ignore_lock=True)
         if thread.status is not ThreadStatus.NEW:
             raise WorkflowExecutionError(
                 f"wanted a new thread {lease.thread_id!r}, found it {thread.status}: choose another name",
                 thread_id=lease.thread_id,
             )
         run_id = new_run_id()
-        saver = rooms.checkpoints.get_checkpointer()
-        async with birth(rooms.checkpoints.database, lease.fence, serde=saver.serde) as born:
+        saver = services.checkpoints.get_checkpointer()
+        async with birth(services.checkpoints.database, lease.fence, serde=saver.serde) as born:
             await born.copy(source, checkpoint_id, in_the_step=in_the_step)
             head = checkpoint_id
             if change is not None:
@@ -80,7 +86,7 @@ async def fork(
                     {"configurable": place}, change.values, change.as_node
                 )
                 head = updated["configurable"]["checkpoint_id"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-            await rooms.ledger.forked(
+            await services.ledger.forked(
                 born.fetch_one,
                 run_id,
                 fence=lease.fence,
@@ -90,14 +96,14 @@ async def fork(
                 checkpoint_id=checkpoint_id,
                 in_the_step=in_the_step,
             )
-        return await _told(rooms, lease, run_id)
+        return await _told(services, lease, run_id)
 
 
-async def _told(rooms: Rooms, lease: ThreadLease, run_id: str) -> WorkflowCheckpoint:
+async def _told(services: Services, lease: ThreadLease, run_id: str) -> WorkflowCheckpoint:
     """How the new thread stands. Its run was born paused, which is so where work is left."""
-    thread = await rooms.threads.status(lease.thread_id, ignore_lock=True)
+    thread = await services.threads.status(lease.thread_id, ignore_lock=True)
     if ended := _ENDED.get(thread.status):
-        await rooms.ledger.finish(
+        await services.ledger.finish(
             run_id,
             fence=lease.fence,
             status=ended,
@@ -108,16 +114,16 @@ async def _told(rooms: Rooms, lease: ThreadLease, run_id: str) -> WorkflowCheckp
     return thread
 
 
-async def _find(rooms: Rooms, source: str, point: Point) -> tuple[str, bool]:
+async def _find(services: Services, source: str, point: Point) -> tuple[str, bool]:
     """The checkpoint, and whether the fork goes on in the middle of the step after it."""
-    thread = await rooms.threads.status(source, ignore_lock=True)
+    thread = await services.threads.status(source, ignore_lock=True)
     if thread.status is ThreadStatus.NEW:
         raise not_found(source)
     newest = thread.checkpoint_id
     if point.before is not None:
-        return await _before(rooms, thread, point.before), False
+        return await _before(services, thread, point.before), False
     if point.from_step is not None:
-        found = await _of_step(rooms, source, point.from_step)
+        found = await _of_step(services, source, point.from_step)
     elif (found := point.checkpoint_id or newest) is None:
         raise CheckpointNotFoundError(
             f"wanted to fork thread {source!r}, found that its run has written no checkpoint yet: start a new thread "
@@ -127,13 +133,13 @@ async def _find(rooms: Rooms, source: str, point: Point) -> tuple[str, bool]:
     return found, found == newest
 
 
-async def _before(rooms: Rooms, thread: WorkflowCheckpoint, node: str) -> str:
+async def _before(services: Services, thread: WorkflowCheckpoint, node: str) -> str:
     if thread.checkpoint_id is not None and (
-        node in thread.pending or node in await rooms.threads.begun(thread.thread_id, thread.checkpoint_id)
+        node in thread.pending or node in await services.threads.begun(thread.thread_id, thread.checkpoint_id)
     ):
         return thread.checkpoint_id
     seen = set(thread.pending)
-    async for step in rooms.threads.history(thread.thread_id):
+    async for step in services.threads.history(thread.thread_id):
         if node in step.nodes and step.parent_id is not None:
             return step.parent_id
         if node in step.nodes:
@@ -150,9 +156,9 @@ async def _before(rooms: Rooms, thread: WorkflowCheckpoint, node: str) -> str:
     )
 
 
-async def _of_step(rooms: Rooms, thread_id: str, number: int) -> str:
+async def _of_step(services: Services, thread_id: str, number: int) -> str:
     newest = oldest = None
-    async for step in rooms.threads.history(thread_id):
+    async for step in services.threads.history(thread_id):
         if step.step == number:
             return step.checkpoint_id
         newest, oldest = step.step if newest is None else newest, step.step

@@ -17,18 +17,18 @@ from aiodurable.runs.graph_check import Problem, ProblemKind, fit, other_graph, 
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Accepted, Needed
-from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.services import Services
 
 __all__ = ["accepted_problems", "fitted"]
 
 
 async def fitted(
-    rooms: Rooms, lease: ThreadLease, graph: BoundGraph, thread: WorkflowCheckpoint, accepted: Accepted | None
+    services: Services, lease: ThreadLease, graph: BoundGraph, thread: WorkflowCheckpoint, accepted: Accepted | None
 ) -> BoundGraph:
     """The graph to go on with: the one given, or one that knows renamed nodes by their old names too.
 
     Args:
-        rooms: where the thread is.
+        services: where the thread is.
         lease: of the thread.
         graph: the graph that was given.
         thread: how the thread stands.
@@ -42,7 +42,7 @@ async def fitted(
         problems += accepted_problems(graph, accepted.needed)
     fitting = graph
     if not problems and (accepted is None or accepted.consumed):
-        saver = rooms.checkpoints.get_checkpointer()
+        saver = services.checkpoints.get_checkpointer()
         rows = await saver.steps(lease.fence, inner=graph.has_subgraphs)
         size = sum(len(value[2] or b"") for row in rows for value in row["channel_values"] or ())
         if size > HEAVY_BYTES:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiodurable.checkpoints.health import CheckpointsHealth
 from aiodurable.locks.health import LocksHealth
-from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.services import Services
 
 __all__ = ["Health", "health"]
 
@@ -27,7 +27,7 @@ class Health:
     checkpoints: CheckpointsHealth
 
 
-def health(rooms: Rooms) -> Health:
+def health(services: Services) -> Health:
     """As of now."""
-    locks, checkpoints = rooms.locks.health(), rooms.checkpoints.health()
+    locks, checkpoints = services.locks.health(), services.checkpoints.health()
     return Health(locks.healthy and checkpoints.healthy, locks, checkpoints)

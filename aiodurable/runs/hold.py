@@ -14,7 +14,7 @@ from aiodurable.events import LeaseAcquired, LeaseReleased, emit
 from aiodurable.locks import Lease, cancel_on_lost
 from aiodurable.models import RunStatus
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.services import Services
 from aiodurable.shield import run_to_completion
 from aiodurable.thread_id import validate_thread_id
 
@@ -22,18 +22,18 @@ __all__ = ["OnBusy", "hold"]
 
 OnBusy = Literal["reject", "wait"]
 
-_held: ContextVar[tuple[tuple[Rooms, ThreadLease], ...]] = ContextVar("aiodurable held", default=())
+_held: ContextVar[tuple[tuple[Services, ThreadLease], ...]] = ContextVar("aiodurable held", default=())
 """The leases of the blocks around this call, also of a node's."""
 
 
 @asynccontextmanager
 async def hold(
-    rooms: Rooms, thread_id: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
+    services: Services, thread_id: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
 ) -> AsyncIterator[ThreadLease]:
     """Hold the lease of `thread_id` for the body; its loss cancels the body and surfaces as `LeaseLostError`.
 
     Args:
-        rooms: where the lock is taken, the token raised, and who is told.
+        services: where the lock is taken, the token raised, and who is told.
         thread_id: the thread.
         on_busy: "reject": at once or not at all; "wait": up to `timeout` seconds (None: as long as it takes).
         timeout: seconds, only with "wait".
@@ -55,38 +55,40 @@ async def hold(
             argument="timeout",
         )
     held = _held.get()
-    if on_busy == "wait" and any(at is rooms and lease.thread_id == thread_id and not lease.lost for at, lease in held):
+    if on_busy == "wait" and any(
+        at is services and lease.thread_id == thread_id and not lease.lost for at, lease in held
+    ):
         raise WorkflowAlreadyRunningError(
             f"thread {thread_id!r} is held by the block around this call, which would wait for itself: use the run of that "
             "block, or another thread",
             thread_id=thread_id,
         )
     asked = time.monotonic()
-    lock = await _lock(rooms, thread_id, timeout=0 if on_busy == "reject" else timeout)
+    lock = await _lock(services, thread_id, timeout=0 if on_busy == "reject" else timeout)
     try:
-        lease = ThreadLease(rooms, lock, await rooms.checkpoints.new_fence(thread_id))
+        lease = ThreadLease(services, lock, await services.checkpoints.new_fence(thread_id))
     except BaseException:  # whatever happened, also a cancellation: nobody else will let this lock go
-        await run_to_completion(_let_go(rooms, lock))
+        await run_to_completion(_let_go(services, lock))
         raise
     taken = time.monotonic()
-    _held.set((*held, (rooms, lease)))
+    _held.set((*held, (services, lease)))
     try:
-        emit(rooms.observers, LeaseAcquired(thread_id, token=lease.token, waited_s=taken - asked))
+        emit(services.observers, LeaseAcquired(thread_id, token=lease.token, waited_s=taken - asked))
         async with cancel_on_lost(lease):
             yield lease
     finally:
         # Not ContextVar.reset(): a generator may be closed in another context than the one it was begun in.
         _held.set(tuple(other for other in _held.get() if other[1] is not lease))
         await run_to_completion(lease.release())
-        emit(rooms.observers, LeaseReleased(thread_id, token=lease.token, held_s=time.monotonic() - taken))
+        emit(services.observers, LeaseReleased(thread_id, token=lease.token, held_s=time.monotonic() - taken))
 
 
-async def _let_go(rooms: Rooms, lock: Lease) -> None:
+async def _let_go(services: Services, lock: Lease) -> None:
     """Release the lock of a lease that did not come to be, once no raising of its token is under way.
 
     That one would make the writes of whoever has the lock next stale. Bounded by the lock itself.
     """
-    raised = asyncio.create_task(rooms.checkpoints.bumps.ended(lock.name))
+    raised = asyncio.create_task(services.checkpoints.bumps.ended(lock.name))
     lost = asyncio.create_task(lock.wait_lost())
     try:
         await asyncio.wait({raised, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -96,11 +98,11 @@ async def _let_go(rooms: Rooms, lock: Lease) -> None:
         await lock.release()
 
 
-async def _lock(rooms: Rooms, thread_id: str, *, timeout: float | None) -> Lease:
+async def _lock(services: Services, thread_id: str, *, timeout: float | None) -> Lease:
     try:
-        return await rooms.locks.acquire_thread(thread_id, timeout=timeout)
+        return await services.locks.acquire_thread(thread_id, timeout=timeout)
     except LockBusyError as busy:
-        newest = await rooms.ledger.newest(thread_id)
+        newest = await services.ledger.newest(thread_id)
         running = newest is not None and newest.record.status is RunStatus.RUNNING
         since = newest.record.started_at if newest is not None and running else None
         raise WorkflowAlreadyRunningError(

@@ -18,7 +18,7 @@ from aiodurable.checkpoints.fences import Fence
 from aiodurable.errors import ClosedError, LeaseLostError, LockCapacityError, PostgresUnavailableError
 from aiodurable.events import LeaseLost, emit
 from aiodurable.locks import Lease
-from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.services import Services
 
 __all__ = ["ThreadLease"]
 
@@ -35,16 +35,16 @@ class ThreadLease:
         fence: what every checkpoint write of the run carries.
     """
 
-    def __init__(self, rooms: Rooms, lock: Lease, fence: Fence) -> None:
+    def __init__(self, services: Services, lock: Lease, fence: Fence) -> None:
         self.thread_id = fence.thread_id
         self.fence = fence
-        self._rooms = rooms
+        self._services = services
         self._lock = lock
         self._lost = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
         self._recovery: asyncio.Task[None] | None = None
         self._releasing = False
-        self._fences = rooms.checkpoints.get_checkpointer().fences
+        self._fences = services.checkpoints.get_checkpointer().fences
         self._fences.hold(fence)
         fence.on_revoked = self._lose
         self._unwatch = lock.on_lost(self._lock_lost)
@@ -131,13 +131,13 @@ class ThreadLease:
     def _lock_lost(self) -> None:
         if self._releasing:
             return  # the callback was due already when the lease was released
-        if self._rooms.recovery_grace_s <= 0:
+        if self._services.recovery_grace_s <= 0:
             self.fence.revoke(self._unknown("its lock was lost, and recovery_grace_s is 0"))
         elif self._recovery is None or self._recovery.done():
             self._recovery = asyncio.create_task(self._recover(), name=f"aiodurable recover {self.thread_id}")
 
     async def _recover(self) -> None:
-        grace_s = self._rooms.recovery_grace_s
+        grace_s = self._services.recovery_grace_s
         try:
             async with asyncio.timeout(grace_s):
                 await self._take_again()
@@ -164,10 +164,10 @@ class ThreadLease:
         """
         while True:
             try:
-                if self._lock.lost and (again := await self._rooms.locks.take_again(self._lock)):
+                if self._lock.lost and (again := await self._services.locks.take_again(self._lock)):
                     self._lock = again
                     self._unwatch = again.on_lost(self._lock_lost)
-                standing = await self._rooms.checkpoints.standing(self.thread_id)
+                standing = await self._services.checkpoints.standing(self.thread_id)
                 if standing != self.fence.standing:
                     self.fence.overtaken(standing)
                     return
@@ -187,4 +187,4 @@ class ThreadLease:
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
-        emit(self._rooms.observers, LeaseLost(self.thread_id, token=self.token))
+        emit(self._services.observers, LeaseLost(self.thread_id, token=self.token))

@@ -11,7 +11,7 @@ from typing import NoReturn, Unpack
 
 from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, InvalidArgumentError
 from aiodurable.postgres.errors import DRIVER_ERRORS
-from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.services import Services
 from aiodurable.threads import PRUNING, PruneOptions
 from aiodurable.threads.prune import checked
 
@@ -20,8 +20,8 @@ __all__ = ["prune_every"]
 _log = logging.getLogger(__name__)
 
 
-async def prune_every(opened: Callable[[], Rooms], interval: timedelta, **options: Unpack[PruneOptions]) -> NoReturn:
-    """See `Durable.prune_every`. `opened` gives the rooms, and raises `ClosedError` where they are closed."""
+async def prune_every(opened: Callable[[], Services], interval: timedelta, **options: Unpack[PruneOptions]) -> NoReturn:
+    """See `Durable.prune_every`. `opened` gives the services, and raises `ClosedError` where they are closed."""
     if interval <= timedelta():
         raise InvalidArgumentError(f"interval must be above 0, got {interval}: a day is usual")
     checked(**options)

@@ -8,7 +8,7 @@ import re
 from aiodurable.checkpoints.repair import RepairedTask, heal
 from aiodurable.events import ThreadHealed, emit
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.rooms import Rooms
+from aiodurable.runs.services import Services
 from aiodurable.threads.task_path import caller_of
 
 __all__ = ["heal_thread"]
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 _TASK_ID = re.compile(r":[^|]*")
 
 
-async def heal_thread(rooms: Rooms, lease: ThreadLease) -> bool:
+async def heal_thread(services: Services, lease: ThreadLease) -> bool:
     """Heal the thread's newest step; see `aiodurable.checkpoints.repair`.
 
     Returns:
@@ -26,7 +26,7 @@ async def heal_thread(rooms: Rooms, lease: ThreadLease) -> bool:
     Raises:
         LeaseLostError: the lease is gone; nothing was changed.
     """
-    healed, loose = await heal(rooms.checkpoints.database, lease.fence)
+    healed, loose = await heal(services.checkpoints.database, lease.fence)
     if not healed:
         return loose
     nodes = tuple(map(_name, healed))
@@ -36,7 +36,7 @@ async def heal_thread(rooms: Rooms, lease: ThreadLease) -> bool:
         lease.thread_id,
         ", ".join(nodes),
     )
-    emit(rooms.observers, ThreadHealed(lease.thread_id, nodes=nodes))
+    emit(services.observers, ThreadHealed(lease.thread_id, nodes=nodes))
     return loose
 
 

@@ -23,8 +23,8 @@ from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result
 from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Accepted
-from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run_config import check_call, merged, named_run, usable
+from aiodurable.runs.services import Services
 from aiodurable.shield import run_to_completion
 
 __all__ = ["DurableRun", "run"]
@@ -32,7 +32,7 @@ __all__ = ["DurableRun", "run"]
 
 @asynccontextmanager
 async def run(
-    rooms: Rooms,
+    services: Services,
     thread_id: str,
     graph: BoundGraph,
     *,
@@ -46,20 +46,20 @@ async def run(
     run_id = named_run(run_id, config, thread_id)
     config = usable(config, thread_id)
     check_call(graph.pregel, (), context, thread_id)
-    async with hold(rooms, thread_id, on_busy=on_busy, timeout=timeout) as lease:
-        found = await _look(rooms, lease)
-        durable_run = DurableRun(rooms, graph, lease, found, run_id=run_id, config=config, context=context)
+    async with hold(services, thread_id, on_busy=on_busy, timeout=timeout) as lease:
+        found = await _look(services, lease)
+        durable_run = DurableRun(services, graph, lease, found, run_id=run_id, config=config, context=context)
         try:
             yield durable_run
         finally:
             await durable_run.leave()
 
 
-async def _look(rooms: Rooms, lease: ThreadLease) -> WorkflowCheckpoint:
+async def _look(services: Services, lease: ThreadLease) -> WorkflowCheckpoint:
     """Where the thread stands beneath our lease. Of a new one the raising of its token has told."""
     if lease.fence.first:
         return WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
-    return await rooms.threads.status(lease.thread_id, ignore_lock=True)
+    return await services.threads.status(lease.thread_id, ignore_lock=True)
 
 
 _NONE: Any = object()
@@ -121,7 +121,7 @@ class DurableRun:
 
     def __init__(
         self,
-        rooms: Rooms,
+        services: Services,
         graph: BoundGraph,
         lease: ThreadLease,
         found: WorkflowCheckpoint,
@@ -130,7 +130,7 @@ class DurableRun:
         config: RunnableConfig,
         context: Any,
     ) -> None:
-        self._rooms = rooms
+        self._services = services
         self._graph = graph
         self._asked_run_id = run_id
         self._given_config = config
@@ -160,7 +160,7 @@ class DurableRun:
         own = {
             "thread_id": self.thread_id,
             "aiodurable_graph": self._graph.name,
-            "aiodurable_worker": self._rooms.ledger.worker,
+            "aiodurable_worker": self._services.ledger.worker,
             FENCE_KEY: self.lease.fence,
             **({} if run_id is None else {"aiodurable_run": run_id}),
             STRICT_RESUME: True,
@@ -277,7 +277,7 @@ class DurableRun:
         left = None if self.checkpoint.status is ThreadStatus.COMPLETE else self.checkpoint.run_id
         config = self._addressed(self._given_config, left)  # it is no step of a run that is yet to come
         updated = await self._graph.pregel.aupdate_state(config, values, as_node)
-        self.checkpoint = await self._rooms.threads.status(self.thread_id, ignore_lock=True)
+        self.checkpoint = await self._services.threads.status(self.thread_id, ignore_lock=True)
         return updated
 
     async def leave(self) -> None:
@@ -376,7 +376,7 @@ class DurableRun:
 
     async def _open(self, call: _Call) -> tuple[Action, Attempt | _Stored]:
         if self._stale:
-            self.checkpoint, self._stale = await self._rooms.threads.status(self.thread_id, ignore_lock=True), False
+            self.checkpoint, self._stale = await self._services.threads.status(self.thread_id, ignore_lock=True), False
         known = await self._known(call.run_id)
         left = await self._left(known)
         if (command := call.command) is not None and command.resume is not None:
@@ -393,7 +393,7 @@ class DurableRun:
         named = known is not None and left is not None and known.record.run_id == left.record.run_id
         same = False
         if call.given and left is not None and call.on_unfinished != "restart" and (named or call.run_id is None):
-            same = await self._rooms.ledger.same_input(left, call.input)
+            same = await self._services.ledger.same_input(left, call.input)
             if named and not same:
                 await self._refuse_another_input(left, call)
                 same = True  # what it was accepted with is not stored any more
@@ -409,7 +409,7 @@ class DurableRun:
     async def _start(self, call: _Call) -> Attempt:
         self._attempts += 1
         self._attempt = await Attempt.start(
-            self._rooms,
+            self._services,
             self.lease,
             self.checkpoint,
             graph=self._graph,
@@ -425,7 +425,7 @@ class DurableRun:
         """Go on with the run that was left; of work that plain LangGraph left, or a change of the state, with a new one."""
         self._attempts += 1
         self._attempt = await Attempt.resume(
-            self._rooms,
+            self._services,
             self.lease,
             self.checkpoint,
             left,
@@ -444,7 +444,7 @@ class DurableRun:
 
     async def _by_id(self, value: Any, known: Accepted | None, left: Accepted | None) -> Mapping[str, Any]:
         """The answers in `value` that are new, by interrupt id; see `addressed`."""
-        self._answered, over = await self._rooms.ledger.answered(self.thread_id), None
+        self._answered, over = await self._services.ledger.answered(self.thread_id), None
         if known is not None and (left is None or left.record.run_id != known.record.run_id):
             over = known.record.run_id  # its caller's answer is for no question of another run
             self._answered = [given for given in self._answered if given.run_id == over]
@@ -478,14 +478,14 @@ class DurableRun:
         if known is not None and known.record.run_id == self.checkpoint.run_id:
             newest: Accepted | None = known
         else:
-            newest = await self._rooms.ledger.newest(self.thread_id)
+            newest = await self._services.ledger.newest(self.thread_id)
         return None if newest is None or newest.record.status is RunStatus.COMPLETE else newest
 
     async def _known(self, run_id: str | None) -> Accepted | None:
         """The run that the call names, if the ledger has it: the same run_id never runs twice."""
         if run_id is None:
             return None
-        known = await self._rooms.ledger.get(run_id)
+        known = await self._services.ledger.get(run_id)
         if known is None:
             return None
         if known.record.thread_id != self.thread_id:
@@ -503,7 +503,11 @@ class DurableRun:
         return known
 
     async def _refuse_another_input(self, run: Accepted, call: _Call) -> None:
-        if call.given and run.stored_input[0] is not None and not await self._rooms.ledger.same_input(run, call.input):
+        if (
+            call.given
+            and run.stored_input[0] is not None
+            and not await self._services.ledger.same_input(run, call.input)
+        ):
             raise InvalidArgumentError(
                 f"run {run.record.run_id!r} of thread {self.thread_id!r} was accepted with another input: a run_id names "
                 "one input, so use another one for this",
@@ -517,7 +521,7 @@ class DurableRun:
             return True
         if self.checkpoint.status is not ThreadStatus.COMPLETE or self.checkpoint.run_id != known.record.run_id:
             return False
-        await self._rooms.ledger.heal(
+        await self._services.ledger.heal(
             known.record.run_id, fence=self.lease.fence, checkpoint_id=self.checkpoint.checkpoint_id
         )
         return True
@@ -543,18 +547,18 @@ class DurableRun:
     async def _closing(self, attempt: Attempt) -> AsyncIterator[Cancelling]:
         unwatch = self.lease.on_lost(lambda: attempt.control.request_drain("lease lost"))
         cancelling = Cancelling(attempt.control, run_id=attempt.run_id, thread_id=self.thread_id)
-        self._rooms.cancellations.add(attempt.run_id, cancelling.request)
+        self._services.cancellations.add(attempt.run_id, cancelling.request)
         try:
             yield cancelling
         except BaseException as error:  # every way out is an outcome
-            self._rooms.cancellations.remove(attempt.run_id)
+            self._services.cancellations.remove(attempt.run_id)
             if cancelling.leave(error):
                 await self.settle(asyncio.CancelledError())
                 raise cancelling.error from error
             await self.settle(error)
             raise
         else:
-            self._rooms.cancellations.remove(attempt.run_id)
+            self._services.cancellations.remove(attempt.run_id)
             cancelling.leave(None)
             await self.settle()
             if attempt.lacking:

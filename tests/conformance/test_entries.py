@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from aiodurable.current import durable_run
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, InvalidArgumentError, WorkflowAlreadyRunningError
-from aiodurable.functions import durable_run
 from aiodurable.models import ThreadStatus
 from aiodurable.workflow import LockableWorkflowMixin, WorkflowExecutor, with_workflow_lock
 from waiting import wait_until

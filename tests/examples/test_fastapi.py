@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from langgraph.graph import START, StateGraph
 from langgraph.types import Interrupt, interrupt
 
+from aiodurable.current import get_checkpoint_status
 from aiodurable.durable import Durable, current
 from aiodurable.errors import (
     AiodurableError,
@@ -38,7 +39,6 @@ from aiodurable.errors import (
     WorkflowAlreadyRunningError,
 )
 from aiodurable.fastapi import add_exception_handlers
-from aiodurable.functions import get_checkpoint_status
 from aiodurable.models import ThreadStatus
 from example_programs import REPOSITORY
 from waiting import wait_until, within

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from aiodurable.current import durable_run, get_checkpoint_status, needs_resume
 from aiodurable.durable import Durable, current
 from aiodurable.errors import ClosedError, ConfigurationError
-from aiodurable.functions import durable_run, get_checkpoint_status, needs_resume
 from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from aiodurable.workflow import WorkflowExecutor, with_workflow_lock

@@ -67,17 +67,17 @@ async def test_answers_gates_and_drains_are_no_attempts(durable: Durable, ledger
 
 
 async def test_a_crash_is_an_attempt_and_only_the_newest_ones_are_kept(durable: Durable, dsn: str) -> None:
-    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
-    fence = await rooms.checkpoints.new_fence("t")
-    await rooms.ledger.start("R", fence=fence, graph=None, input=INPUT, context=None, base_id=None, closing=None)
+    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    fence = await services.checkpoints.new_fence("t")
+    await services.ledger.start("R", fence=fence, graph=None, input=INPUT, context=None, base_id=None, closing=None)
     for _ in range(27):
-        await rooms.ledger.retry("R", fence=await rooms.checkpoints.new_fence("t"))
-    fence = await rooms.checkpoints.new_fence("t")
-    record = await rooms.ledger.retry("R", fence=fence)
+        await services.ledger.retry("R", fence=await services.checkpoints.new_fence("t"))
+    fence = await services.checkpoints.new_fence("t")
+    record = await services.ledger.retry("R", fence=fence)
     assert record.attempts == 29
     assert len(record.earlier_attempts) == 20
     assert {attempt.outcome for attempt in record.earlier_attempts} == {"crashed"}
-    again = await rooms.ledger.retry("R", fence=fence)
+    again = await services.ledger.retry("R", fence=fence)
     assert again.attempts == 29, "the answer to the statement was lost, and it ran again"
 
 
@@ -167,10 +167,10 @@ async def test_a_run_that_was_accepted_never_becomes_rejected(
     durable: Durable, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next attempt fails before its first checkpoint, for whatever reason: the input is not lost."""
-    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
     async with durable.hold("t") as lease:
         start: dict[str, Any] = {"graph": None, "context": None, "base_id": None, "closing": None}
-        await rooms.ledger.start("R", fence=lease.fence, input=INPUT, **start)
+        await services.ledger.start("R", fence=lease.fence, input=INPUT, **start)
     async with durable.run("t", four_nodes()) as run:
         with pytest.raises(ValueError, match="unknown"):
             await run.ainvoke(output_keys=["unknown"])
@@ -182,15 +182,15 @@ async def test_a_run_that_was_accepted_never_becomes_rejected(
 async def test_an_outcome_under_a_token_that_a_newer_attempt_has_raised_is_not_written(
     durable: Durable, ledger: Ledger
 ) -> None:
-    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
-    stale = await rooms.checkpoints.new_fence("t")
-    await rooms.ledger.start("R", fence=stale, graph=None, input=INPUT, context=None, base_id=None, closing=None)
-    newer = await rooms.checkpoints.new_fence("t")
-    await rooms.ledger.retry("R", fence=newer)
+    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    stale = await services.checkpoints.new_fence("t")
+    await services.ledger.start("R", fence=stale, graph=None, input=INPUT, context=None, base_id=None, closing=None)
+    newer = await services.checkpoints.new_fence("t")
+    await services.ledger.retry("R", fence=newer)
     late: dict[str, Any] = {"error": "late", "reason": None, "checkpoint_id": None}
-    assert await rooms.ledger.finish("R", fence=stale, status=RunStatus.FAILED, **late) is None
+    assert await services.ledger.finish("R", fence=stale, status=RunStatus.FAILED, **late) is None
     assert await ledger.statuses("t") == ["running"]
-    assert await rooms.ledger.finish("R", fence=newer, status=RunStatus.FAILED, **late) is not None
+    assert await services.ledger.finish("R", fence=newer, status=RunStatus.FAILED, **late) is not None
     assert await ledger.statuses("t") == ["failed"]
 
 

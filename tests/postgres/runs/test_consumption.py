@@ -23,11 +23,11 @@ PLACE: Any = {"configurable": {"thread_id": "t"}}
 
 async def accepted(durable: Durable, run_id: str, given: Any) -> None:
     """A run whose process is gone before its first checkpoint."""
-    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
     async with durable.hold("t") as lease:
-        found = await rooms.threads.status("t", ignore_lock=True)
+        found = await services.threads.status("t", ignore_lock=True)
         base, closing = found.checkpoint_id, None if found.status is ThreadStatus.NEW else RunStatus.COMPLETE
-        await rooms.ledger.start(
+        await services.ledger.start(
             run_id, fence=lease.fence, graph=None, input=given, context=None, base_id=base, closing=closing
         )
 

@@ -232,7 +232,7 @@ async def test_new_nodes_edges_and_bodies_are_no_change_that_matters(dsn: str) -
 async def test_a_run_that_ends_without_a_word_before_a_node_that_is_gone_failed(
     dsn: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unchecked(rooms: Any, lease: Any, graph: Any, *args: Any, **options: Any) -> Any:
+    async def unchecked(services: Any, lease: Any, graph: Any, *args: Any, **options: Any) -> Any:
         return graph
 
     monkeypatch.setattr("aiodurable.runs.attempt.fitted", unchecked)

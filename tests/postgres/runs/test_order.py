@@ -17,10 +17,10 @@ INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 async def accepted(durable: Durable, run_id: str, words: list[str]) -> None:
     """A run whose process is gone before its first checkpoint."""
-    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
     async with durable.hold("t") as lease:
-        found = await rooms.threads.status("t", ignore_lock=True)
-        await rooms.ledger.start(
+        found = await services.threads.status("t", ignore_lock=True)
+        await services.ledger.start(
             run_id,
             fence=lease.fence,
             graph=None,

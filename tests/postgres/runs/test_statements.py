@@ -31,8 +31,8 @@ KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application
 
 
 async def test_a_new_run_asks_three_times_beside_its_checkpoints_and_leaves_the_pool_alone(durable: Durable) -> None:
-    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
-    links, pool = rooms.checkpoints.links, rooms.checkpoints.database.pool
+    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    links, pool = services.checkpoints.links, services.checkpoints.database.pool
     before, asked = pool.get_stats().get("requests_num", 0), links.asked
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
@@ -52,7 +52,7 @@ async def test_a_run_goes_on_from_what_plain_langgraph_wrote_after_the_lease_was
 
 @pytest.mark.parametrize("known", ["a checkpoint", "a run", "a lease"])
 async def test_a_thread_of_which_anything_is_known_is_looked_at(dsn: str, durable: Durable, known: str) -> None:
-    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
     wanted = ThreadStatus.NEW
     if known == "a checkpoint":
         async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
@@ -60,7 +60,7 @@ async def test_a_thread_of_which_anything_is_known_is_looked_at(dsn: str, durabl
         wanted = ThreadStatus.COMPLETE
     elif known == "a run":
         accepted: dict[str, Any] = {"graph": "g", "input": INPUT, "context": None, "base_id": None}
-        await rooms.ledger.start("r", fence=await rooms.checkpoints.new_fence("t"), closing=None, **accepted)
+        await services.ledger.start("r", fence=await services.checkpoints.new_fence("t"), closing=None, **accepted)
         with psycopg.connect(dsn) as connection:
             connection.execute("DELETE FROM aiodurable_fences")
         wanted = ThreadStatus.CRASHED
@@ -129,11 +129,11 @@ async def test_a_run_sees_the_write_that_raising_its_token_waited_for(dsn: str, 
 async def test_a_start_that_is_sent_again_because_its_answer_was_lost_is_one_attempt(
     durable: Durable, ledger: Ledger
 ) -> None:
-    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
     async with durable.hold("t") as lease:
         start: dict[str, Any] = {"graph": "g", "fence": lease.fence, "input": INPUT, "context": None, "base_id": None}
-        first, blank = await rooms.ledger.start("r", closing=None, **start)
-        again, still_blank = await rooms.ledger.start("r", closing=RunStatus.SUPERSEDED, **start)
+        first, blank = await services.ledger.start("r", closing=None, **start)
+        again, still_blank = await services.ledger.start("r", closing=RunStatus.SUPERSEDED, **start)
     assert (first.attempts, again.attempts, blank, still_blank) == (1, 1, True, True)
     assert [(row["run_id"], row["status"], row["attempts"]) for row in await ledger.rows("t")] == [("r", "running", 1)]
 
@@ -165,14 +165,14 @@ STOPS = re.compile("slow|^ask|_asks?$|asking|raises|raw_pregel")
 async def test_a_run_that_completes_says_what_the_tables_say_and_asks_once(
     durable: Durable, name: str, durability: Any
 ) -> None:
-    rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
-    graph = GRAPHS[name](rooms.checkpoints.get_checkpointer())
-    asked = rooms.checkpoints.links.asked
+    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    graph = GRAPHS[name](services.checkpoints.get_checkpointer())
+    asked = services.checkpoints.links.asked
     async with durable.run("t", graph) as run:
         await run.ainvoke({"xs": []} if isinstance(graph, CompiledStateGraph) else "once", durability=durability)
-        assert rooms.checkpoints.links.asked - asked == 3  # the token, the new row, how it ended
+        assert services.checkpoints.links.asked - asked == 3  # the token, the new row, how it ended
         assert run.checkpoint.status is ThreadStatus.COMPLETE
-        assert run.checkpoint == await rooms.threads.status("t", ignore_lock=True)
+        assert run.checkpoint == await services.threads.status("t", ignore_lock=True)
 
 
 ONE_MORE_HEAD = """

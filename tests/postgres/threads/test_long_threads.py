@@ -65,12 +65,12 @@ async def wire(dsn: str) -> AsyncIterator[Proxy]:
 
 async def test_as_much_is_sent_for_a_long_thread_as_for_a_short_one(wire: Proxy) -> None:
     async with Durable(wire.dsn, settings=Settings(pool_max_size=1)) as durable:
-        rooms = durable._opened()  # pyright: ignore[reportPrivateUsage]
-        saver = rooms.checkpoints.get_checkpointer()
+        services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+        saver = services.checkpoints.get_checkpointer()
 
         async def healed(thread_id: str) -> None:
             async with durable.hold(thread_id) as lease:
-                tasks, _ = await heal(rooms.checkpoints.database, lease.fence)
+                tasks, _ = await heal(services.checkpoints.database, lease.fence)
                 assert tasks
 
         async def steps(thread_id: str) -> None:

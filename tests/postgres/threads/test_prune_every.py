@@ -84,7 +84,7 @@ async def test_one_prunes_and_another_takes_over_when_it_is_gone(dsn: str, saver
 async def test_it_goes_on_when_its_connections_were_killed(
     dsn: str, saver: AsyncPostgresSaver, admin: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "aiodurable.verbs")
+    caplog.set_level(logging.WARNING, "aiodurable.runs.threads")
     await Thread(dsn, saver, "first", "linear").start()
     async with Durable(dsn) as durable, pruning(durable) as rounds:
         await wait_until(lambda: rounds, what="the first round")

@@ -1,4 +1,4 @@
-"""What a run works with: the rooms below, opened by `Durable`."""
+"""The services that a run uses, opened by `Durable`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from aiodurable.runs.cancellation import Cancellations
 from aiodurable.runs.ledger import Ledger
 from aiodurable.threads import Threads
 
-__all__ = ["Rooms"]
+__all__ = ["Services"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
-    """Open rooms, and how runs use them.
+class Services:
+    """The open services, and how runs use them.
 
     Attributes:
         recovery_grace_s: seconds in which a lost lock may be taken again before its lease counts as lost; 0: never.

@@ -18,8 +18,8 @@ from aiodurable.runs.fork import Change, Point, fork
 from aiodurable.runs.graphs import BoundGraph, Graph, Graphs
 from aiodurable.runs.hold import OnBusy
 from aiodurable.runs.pruner import prune_every
-from aiodurable.runs.rooms import Rooms
 from aiodurable.runs.run import run
+from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_thread_id
 from aiodurable.threads import (
     Pruned,
@@ -41,8 +41,8 @@ class Verbs(ABC):
     """
 
     @abstractmethod
-    def _opened(self) -> Rooms:
-        """The rooms. Raises `ClosedError` where they are not open."""
+    def _opened(self) -> Services:
+        """The services. Raises `ClosedError` where they are not open."""
 
     @abstractmethod
     def _known_graphs(self) -> Graphs:
@@ -312,14 +312,14 @@ class Verbs(ABC):
             InvalidArgumentError: more than one place, or a thread_id that cannot be stored.
             langgraph.errors.InvalidUpdateError: LangGraph refuses the values; the new thread does not exist then.
         """
-        rooms = self._opened()
+        services = self._opened()
         point = Point(checkpoint_id, before, from_step)
         bound, change = None if graph is None else self._bound(graph), None
         if values is not None or as_node is not None:
             bound = bound or await self._graph_of(thread_id, None, verb="fork")
             change = Change(bound, values, as_node)
         name = None if bound is None else bound.name
-        return await fork(rooms, thread_id, new_thread_id, point, graph=name, change=change)
+        return await fork(services, thread_id, new_thread_id, point, graph=name, change=change)
 
     async def delete(self, thread_id: str, *, config: RunnableConfig | None = None) -> bool:
         """Delete all that is stored of a thread: checkpoints, writes, and its runs with their
