@@ -61,7 +61,7 @@ class Durable(Verbs):
         renamed: nodes that have another name now, old names to new ones, or by graph: `{"report": {"pay": "charge"}}`.
             Threads that stand before the old name go on with the new node; see docs/howto/deploys.md.
 
-    Opening makes or migrates the tables (unless `settings.setup` is False) and opens the pools. Inside its `async with`
+    Opening makes or migrates the tables (unless `settings.auto_migrate` is False) and opens the pools. Inside its `async with`
     it is the current one, which the free functions use: for that task, and the tasks started there. For all others of the
     event loop, such as the requests of a web server, `install` it. Closing takes at most `settings.close_timeout_s`
     seconds for each room.
@@ -69,8 +69,8 @@ class Durable(Verbs):
     Raises (on opening):
         ConfigurationError: no DSN, one that cannot be read, a graph that cannot be run, or another namespace than that of
             these tables.
-        PostgresUnavailableError: Postgres is away or refuses; with `settings.start_timeout_s`, all that time.
-        SchemaMismatchError: the tables are newer than this library, or missing with `setup=False`.
+        PostgresUnavailableError: Postgres is away or refuses; with `settings.startup_timeout_s`, all that time.
+        SchemaMismatchError: the tables are newer than this library, or missing with `auto_migrate=False`.
         PoolerNotSupportedError: the connection for the locks cannot hold them.
     """
 
@@ -123,32 +123,34 @@ class Durable(Verbs):
         async with self._opening:  # of two at once the second would leave the first one's services open for ever
             if self._stack is not None:
                 return
-            if self.settings.start_timeout_s:
-                await wait_until_ready(self._open_services, wanted="a Durable", timeout_s=self.settings.start_timeout_s)
+            if self.settings.startup_timeout_s:
+                await wait_until_ready(
+                    self._open_services, wanted="a Durable", timeout_s=self.settings.startup_timeout_s
+                )
             else:
                 await self._open_services()
 
     async def _open_services(self) -> None:
         settings = self.settings
         direct = direct_dsn(self.dsn, settings.lock_dsn)
-        await (schema.migrate if settings.setup and settings.lock_sessions else schema.check)(direct)
+        await (schema.migrate if settings.auto_migrate and settings.lock_connections else schema.check)(direct)
         async with AsyncExitStack() as stack:
             checkpoints = await stack.enter_async_context(
                 AsyncCheckpointerPool(
                     self.dsn.conninfo,
                     min_size=settings.pool_min_size,
                     max_size=settings.pool_max_size,
-                    writers=settings.writers,
+                    checkpoint_connections=settings.checkpoint_connections,
                     serde=self._serde,
                     settings=settings,
                 )
             )
-            cancellations = Cancellations(checkpoints.database, every_s=settings.heartbeat_s)
+            cancellations = Cancellations(checkpoints.database, every_s=settings.lease_heartbeat_s)
             stack.push_async_callback(cancellations.aclose)
             locks = await stack.enter_async_context(
                 PostgresLockManager(
                     direct.conninfo,
-                    sessions=settings.lock_sessions,
+                    sessions=settings.lock_connections,
                     namespace=settings.namespace,
                     settings=settings,
                     observers=self._observers,
@@ -157,7 +159,7 @@ class Durable(Verbs):
                 )
             )
             # After the locks, which refuse a standby for what it is: this one writes.
-            await agree_on_namespace(checkpoints.database, settings.namespace, declare=bool(settings.lock_sessions))
+            await agree_on_namespace(checkpoints.database, settings.namespace, declare=bool(settings.lock_connections))
             serde = checkpoints.get_checkpointer().serde
             database, links = checkpoints.database, checkpoints.links
             threads = Threads(database, namespace=settings.namespace, serde=serde, links=links)

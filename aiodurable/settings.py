@@ -20,52 +20,54 @@ _LONGEST_S = 2_147_483
 class Settings:
     """How a `Durable` works. Every field can come from the environment as `AIODURABLE_<FIELD>` (`Settings.from_env`).
 
-    A lease is trusted until `lease_ttl_s` − `lease_margin_s` after the last answered sign of life was sent, and the server
-    frees it `lease_ttl_s` after it heard that. So `lease_ttl_s` must exceed `lease_margin_s` + 2 × `heartbeat_s` (one
-    heartbeat may come a whole interval late), and all three must be more than 0: without a margin the holder would stop in
-    the very moment in which somebody else begins. `aiodurable.locks.lease_timing` has the arithmetic.
+    A holder trusts its lease until `lease_ttl_s` − `lease_safety_margin_s` after it sent the last
+    heartbeat that was answered; the server frees the lease `lease_ttl_s` after it received that
+    heartbeat. So `lease_ttl_s` must exceed `lease_safety_margin_s` + 2 × `lease_heartbeat_s` (one
+    heartbeat may be late by a whole interval), and all three must be above 0: without a margin the
+    holder would stop in the very moment in which another one starts. The arithmetic is in
+    `aiodurable.locks.lease_timing`.
 
     Attributes:
         lock_dsn: where `dsn` goes through a transaction pooler, the direct way, for what needs a session of its own: locks,
             checkpoint writers, migration; None: `dsn`.
         namespace: locks of two namespaces never meet; at most 64 bytes. The same for everybody who uses the same tables; one
             of its own for each schema, where a database has several with aiodurable's tables.
-        setup: create or migrate the tables when a `Durable` opens; False: refuse a database that is not ready.
+        auto_migrate: create or migrate the tables when a `Durable` opens; False: refuse a database that is not ready.
         lock_allow_proxy: let the locks go through a pooler in session mode, if a probe finds that they exclude there.
-        lock_sessions: dedicated connections on which all leases live; 0: none. Such a `Durable` only looks, makes no tables,
+        lock_connections: dedicated connections on which all leases live; 0: none. Such a `Durable` only looks, makes no tables,
             and may look at a standby.
-        writers: dedicated connections that commit checkpoints.
+        checkpoint_connections: dedicated connections that commit checkpoints.
         pool_min_size: connections the pool keeps open for reads.
         pool_max_size: connections the pool opens at most.
         connect_timeout_s: seconds to reach Postgres before `PostgresUnavailableError`.
         close_timeout_s: seconds that closing may take before connections are cut.
         lease_ttl_s: seconds after which the server frees the locks of a session it has not heard from.
-        heartbeat_s: seconds between two signs of life of an idle lock session.
-        lease_margin_s: seconds before the server's deadline at which a holder stops trusting its lease.
+        lease_heartbeat_s: seconds between two signs of life of an idle lock session.
+        lease_safety_margin_s: seconds before the server's deadline at which a holder stops trusting its lease.
         recovery_grace_s: seconds a run may go on while its lost lock is taken again and its token compared; 0: strict.
-        start_timeout_s: seconds for which opening a `Durable` is tried again while Postgres is not ready; 0: tried once.
-        circuit_after_s: seconds for which every statement must have failed before further ones are refused at once with
+        startup_timeout_s: seconds for which opening a `Durable` is tried again while Postgres is not ready; 0: tried once.
+        circuit_open_after_s: seconds for which every statement must have failed before further ones are refused at once with
             `CircuitOpenError`; longer than a restart or failover takes. 0: each waits for its own `connect_timeout_s`.
-        circuit_pause_s: seconds between two tries whether Postgres is back, at most, once statements are refused.
+        circuit_probe_interval_s: seconds between two tries whether Postgres is back, at most, once statements are refused.
     """
 
     lock_dsn: str | None = None
     namespace: str = "aiodurable"
-    setup: bool = True
+    auto_migrate: bool = True
     lock_allow_proxy: bool = False
-    lock_sessions: int = 2
-    writers: int = 2
+    lock_connections: int = 2
+    checkpoint_connections: int = 2
     pool_min_size: int = 1
     pool_max_size: int = 10
     connect_timeout_s: float = 10.0
     close_timeout_s: float = 5.0
     lease_ttl_s: float = 20.0
-    heartbeat_s: float = 5.0
-    lease_margin_s: float = 4.0
+    lease_heartbeat_s: float = 5.0
+    lease_safety_margin_s: float = 4.0
     recovery_grace_s: float = 10.0
-    start_timeout_s: float = 0.0
-    circuit_after_s: float = 15.0
-    circuit_pause_s: float = 5.0
+    startup_timeout_s: float = 0.0
+    circuit_open_after_s: float = 15.0
+    circuit_probe_interval_s: float = 5.0
 
     def __post_init__(self) -> None:
         wrong = [*self._out_of_range(), *self._at_odds()]
@@ -75,7 +77,12 @@ class Settings:
     def _out_of_range(self) -> list[str]:
         wrong = [
             f"{name} must be at least {least}, got {getattr(self, name)}"
-            for name, least in {"lock_sessions": 0, "writers": 1, "pool_min_size": 0, "pool_max_size": 1}.items()
+            for name, least in {
+                "lock_connections": 0,
+                "checkpoint_connections": 1,
+                "pool_min_size": 0,
+                "pool_max_size": 1,
+            }.items()
             if getattr(self, name) < least
         ]
         wrong += [
@@ -85,7 +92,7 @@ class Settings:
         ]
         wrong += [
             f"{name} must be more than 0 and at most {_LONGEST_S:,} seconds, got {getattr(self, name)}"
-            for name in ("lease_ttl_s", "heartbeat_s", "lease_margin_s")
+            for name in ("lease_ttl_s", "lease_heartbeat_s", "lease_safety_margin_s")
             if getattr(self, name) == 0 or getattr(self, name) > _LONGEST_S
         ]
         if not 0 < len(self.namespace.encode()) <= 64:
@@ -96,13 +103,13 @@ class Settings:
         wrong: list[str] = []
         if self.pool_max_size < self.pool_min_size:
             wrong.append(f"pool_max_size ({self.pool_max_size}) must not be below pool_min_size ({self.pool_min_size})")
-        if self.lease_ttl_s <= self.lease_margin_s + 2 * self.heartbeat_s:
+        if self.lease_ttl_s <= self.lease_safety_margin_s + 2 * self.lease_heartbeat_s:
             wrong.append(
-                f"lease_ttl_s ({self.lease_ttl_s}) must exceed lease_margin_s + 2 × heartbeat_s "
-                f"({self.lease_margin_s + 2 * self.heartbeat_s}): one late heartbeat would lose every lease"
+                f"lease_ttl_s ({self.lease_ttl_s}) must exceed lease_safety_margin_s + 2 × lease_heartbeat_s "
+                f"({self.lease_safety_margin_s + 2 * self.lease_heartbeat_s}): one late heartbeat would lose every lease"
             )
-        if self.circuit_pause_s == 0:
-            wrong.append("circuit_pause_s must be above 0; to refuse nothing, set circuit_after_s to 0")
+        if self.circuit_probe_interval_s == 0:
+            wrong.append("circuit_probe_interval_s must be above 0; to refuse nothing, set circuit_open_after_s to 0")
         return wrong
 
     @classmethod

@@ -18,7 +18,7 @@ from aiodurable.errors import LeaseLostError
 from aiodurable.locks import PostgresLockManager, close_on_signals
 from aiodurable.settings import Settings
 
-SHORT = Settings(lease_ttl_s=2.5, heartbeat_s=0.5, lease_margin_s=1, close_timeout_s=2)
+SHORT = Settings(lease_ttl_s=2.5, lease_heartbeat_s=0.5, lease_safety_margin_s=1, close_timeout_s=2)
 
 
 def say(what: object) -> None:

@@ -13,7 +13,7 @@ from aiodurable.settings import Settings
 from waiting import within
 
 PROGRAM = Path(__file__).with_name("holder_process.py")
-SHORT = Settings(lease_ttl_s=2.5, heartbeat_s=0.5, lease_margin_s=1, close_timeout_s=2)
+SHORT = Settings(lease_ttl_s=2.5, lease_heartbeat_s=0.5, lease_safety_margin_s=1, close_timeout_s=2)
 """What it works with."""
 
 

@@ -50,7 +50,7 @@ class AsyncCheckpointerPool:
         dsn: where to; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
         min_size: connections for reads kept open.
         max_size: connections for reads at most.
-        writers: connections that commit checkpoints, each opened when it is first needed.
+        checkpoint_connections: connections that commit checkpoints, each opened when it is first needed.
         serde: how values are serialised; None: LangGraph's own way.
         settings: for the time limits, and `lock_dsn`, the writers' way where `dsn` goes through a pooler; None: from the
             environment.
@@ -70,12 +70,12 @@ class AsyncCheckpointerPool:
         *,
         min_size: int = 1,
         max_size: int = 10,
-        writers: int = 2,
+        checkpoint_connections: int = 2,
         serde: SerializerProtocol | None = None,
         settings: Settings | None = None,
     ) -> None:
-        if writers < 1:
-            raise ConfigurationError(f"writers must be at least 1, got {writers}")
+        if checkpoint_connections < 1:
+            raise ConfigurationError(f"checkpoint_connections must be at least 1, got {checkpoint_connections}")
         self._settings = settings or Settings.from_env()
         self.database = Database(
             parse_dsn(dsn),
@@ -85,7 +85,7 @@ class AsyncCheckpointerPool:
             breaker=_breaker(self._settings),
         )
         self._direct = direct_dsn(self.database.dsn, self._settings.lock_dsn)
-        self._writers = writers
+        self._writers = checkpoint_connections
         self._serde = serde
         self._fences = fences.Fences()
         self.links = DirectPool(self._direct, role="runs", size=LINKS, timeout_s=self._settings.connect_timeout_s)
@@ -245,10 +245,10 @@ class AsyncCheckpointerPool:
 
 
 def _breaker(settings: Settings) -> CircuitBreaker | None:
-    if settings.circuit_after_s == 0:
+    if settings.circuit_open_after_s == 0:
         return None
-    pause = settings.circuit_pause_s
-    return CircuitBreaker(after_s=settings.circuit_after_s, pause_s=min(1.0, pause), max_pause_s=pause)
+    pause = settings.circuit_probe_interval_s
+    return CircuitBreaker(after_s=settings.circuit_open_after_s, pause_s=min(1.0, pause), max_pause_s=pause)
 
 
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = weakref.WeakKeyDictionary()
@@ -267,12 +267,12 @@ async def create_checkpointer(
         dsn: where to; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
         on_unavailable: "raise"; or "memory": where Postgres cannot be reached at this moment, go on with LangGraph's
             `InMemorySaver`, which forgets everything when the process ends. Said loudly in the log.
-        settings: `setup=False` refuses a database that is not ready instead of migrating it; None: from the environment.
+        settings: `auto_migrate=False` refuses a database that is not ready instead of migrating it; None: from the environment.
 
     Raises:
         PostgresUnavailableError: Postgres could not be reached, and "raise".
         ConfigurationError: no DSN, or one that cannot be read. That is no outage: "memory" does not cover it.
-        SchemaMismatchError: the tables are newer than this library, or not ready with `setup=False`.
+        SchemaMismatchError: the tables are newer than this library, or not ready with `auto_migrate=False`.
     """
     if on_unavailable not in ("raise", "memory"):
         raise ConfigurationError(f'on_unavailable must be "raise" or "memory", got {on_unavailable!r}')
@@ -281,13 +281,13 @@ async def create_checkpointer(
         dsn,
         min_size=settings.pool_min_size,
         max_size=settings.pool_max_size,
-        writers=settings.writers,
+        checkpoint_connections=settings.checkpoint_connections,
         settings=settings,
     )
     saver: DurableSaver | InMemorySaver
     try:
         await pool.open()
-        await (pool.setup() if settings.setup else schema.check(pool.database.dsn))
+        await (pool.setup() if settings.auto_migrate else schema.check(pool.database.dsn))
         saver = pool.get_checkpointer()
     except BaseException as error:  # whatever it was, the connections go before it does
         await pool.aclose()

@@ -75,7 +75,7 @@ class App:
 
         if self.durable is not None and dsn is not None:
             raise click.UsageError("--app names a Durable, which knows its database: leave --dsn out")
-        settings = replace(few_connections(), lock_sessions=0)
+        settings = replace(few_connections(), lock_connections=0)
         looking = (
             Durable(dsn, graphs=self.graphs, settings=settings, renamed=renamed)
             if self.durable is None

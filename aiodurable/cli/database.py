@@ -83,7 +83,14 @@ def is_configured(dsn: str | None) -> bool:
 
 def few_connections() -> Settings:
     """Those of the environment, with as few connections as can be, and the tables left as they are."""
-    return replace(Settings.from_env(), setup=False, lock_sessions=1, writers=1, pool_min_size=0, pool_max_size=2)
+    return replace(
+        Settings.from_env(),
+        auto_migrate=False,
+        lock_connections=1,
+        checkpoint_connections=1,
+        pool_min_size=0,
+        pool_max_size=2,
+    )
 
 
 @asynccontextmanager
@@ -96,7 +103,7 @@ async def looking(dsn: str | None) -> AsyncIterator[Durable]:
     """
     from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph: 0.8 s that --help need not take
 
-    async with Durable(dsn, settings=replace(few_connections(), lock_sessions=0)) as durable:
+    async with Durable(dsn, settings=replace(few_connections(), lock_connections=0)) as durable:
         yield durable
 
 

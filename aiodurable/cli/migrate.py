@@ -19,7 +19,7 @@ __all__ = ["migrate"]
 def migrate(dsn: str | None, timeout_s: float) -> None:
     """Create or migrate the tables. Safe at any time, also from many hosts at once.
 
-    Waits up to --timeout for somebody else's migration. Opening a Durable does the same, unless setup=False.
+    Waits up to --timeout for somebody else's migration. Opening a Durable does the same, unless auto_migrate=False.
     """
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - loads psycopg
     from aiodurable.postgres import schema  # noqa: PLC0415 - loads psycopg and LangGraph's saver

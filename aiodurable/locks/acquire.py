@@ -220,7 +220,7 @@ class Acquirer:
             raise self._closed()
         if not self.keepers:
             raise ConfigurationError(
-                "wanted a lease, found no lock sessions (lock_sessions=0, AIODURABLE_LOCK_SESSIONS): such a one only "
+                "wanted a lease, found no lock sessions (lock_connections=0, AIODURABLE_LOCK_CONNECTIONS): such a one only "
                 "looks. Open one with at least 1, on the primary"
             )
         place = key % len(self.keepers)

@@ -119,7 +119,7 @@ class Lease:
     async def release(self) -> None:
         """Let go. Idempotent. Returns when the server has answered; a cancellation that comes meanwhile is raised then.
 
-        Without an answer it takes until the session is over, at most `lease_ttl_s` − `lease_margin_s`.
+        Without an answer it takes until the session is over, at most `lease_ttl_s` − `lease_safety_margin_s`.
         """
         if (answer := self.let_go()) is not None:
             self.let_gone(await answer)

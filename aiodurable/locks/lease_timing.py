@@ -34,7 +34,7 @@ class LeaseTiming:
     earlier, for they count from the last packet, and whoever gave up earlier would free locks that
     are still trusted. They see a lost network or host, never a stopped process: its kernel answers for it.
 
-    An idle session sends a heartbeat `heartbeat_s` after its last statement. `Settings` demands
+    An idle session sends a heartbeat `lease_heartbeat_s` after its last statement. `Settings` demands
     ttl > margin + 2 × heartbeat: one heartbeat may come a whole interval late before the holder gives up.
 
     Defaults: heard from every 5 s, given up after 16 s of silence, freed by the server after 20 s.
@@ -44,13 +44,13 @@ class LeaseTiming:
     """
 
     ttl_s: float = 20.0
-    heartbeat_s: float = 5.0
+    lease_heartbeat_s: float = 5.0
     margin_s: float = 4.0
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Those of `settings`, which has already refused values that break each other."""
-        return cls(settings.lease_ttl_s, settings.heartbeat_s, settings.lease_margin_s)
+        return cls(settings.lease_ttl_s, settings.lease_heartbeat_s, settings.lease_safety_margin_s)
 
     @property
     def server_settings(self) -> tuple[str, str, str]:

@@ -48,10 +48,11 @@ class PostgresLockManager:
     Args:
         dsn: a direct connection to the primary (not through a pooler in transaction mode); None: from the environment.
         sessions: dedicated connections on which all leases live; 0: none, to look at what others hold; None: as `settings`
-            says (`lock_sessions`).
+            says (`lock_connections`).
         namespace: locks of two namespaces never meet; at most 64 bytes; None: as `settings` says.
-        settings: None: `Settings.from_env()`. Beside the above, the times (`lease_ttl_s`, `heartbeat_s`, `lease_margin_s`,
-            `connect_timeout_s`, `close_timeout_s`) and whether a missing sequence is made (`setup`).
+        settings: None: `Settings.from_env()`. Beside the above, the times (`lease_ttl_s`, `lease_heartbeat_s`,
+            `lease_safety_margin_s`, `connect_timeout_s`, `close_timeout_s`) and whether a missing
+            sequence is made (`auto_migrate`).
         observers: told of every lease acquired, released and lost; the event's `thread_id` is the lock's name.
         allow_proxy: accept a pooler in session mode, if a probe on every connection finds that locks exclude through it;
             None: as `settings` says (`lock_allow_proxy`).
@@ -73,7 +74,7 @@ class PostgresLockManager:
         channels: Mapping[str, Callable[[str], None]] | None = None,
     ) -> None:
         settings = settings or Settings.from_env()
-        sessions = settings.lock_sessions if sessions is None else sessions
+        sessions = settings.lock_connections if sessions is None else sessions
         namespace = settings.namespace if namespace is None else namespace
         allow_proxy = settings.lock_allow_proxy if allow_proxy is None else allow_proxy
         if sessions < 0:
@@ -97,7 +98,7 @@ class PostgresLockManager:
                 channels=channels if channels and place == 0 else {},
                 up=self._taking.session_up,
                 connect_timeout_s=self._settings.connect_timeout_s,
-                setup=self._settings.setup,
+                setup=self._settings.auto_migrate,
                 allow_proxy=allow_proxy,
                 probe=place == 0,
             )

@@ -143,7 +143,7 @@ class LockSession:
             return
         room = max(0, self.share - len(self.held))
         batch = self._asked.take(room, lambda: beyond(self.share))
-        if not batch and time.monotonic() < self._sent + self._terms.heartbeat_s:
+        if not batch and time.monotonic() < self._sent + self._terms.lease_heartbeat_s:
             return
         releases, acquires = batch.releases, batch.acquires.keys
         sent = time.monotonic()
@@ -225,10 +225,10 @@ class LockSession:
 
     def _beat(self) -> None:
         """Have a heartbeat sent when nothing else was for a while. Armed anew only when it fires: a batch costs no timer."""
-        wait = self._sent + self._terms.heartbeat_s - time.monotonic()
+        wait = self._sent + self._terms.lease_heartbeat_s - time.monotonic()
         if wait <= 0:
             self._work.set()
-            wait = self._terms.heartbeat_s
+            wait = self._terms.lease_heartbeat_s
         self._timers["beat"] = self._loop.call_later(wait, self._beat)
 
     def _watch(self) -> None:

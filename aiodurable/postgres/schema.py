@@ -86,7 +86,7 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
         except psycopg.errors.InsufficientPrivilege as error:
             raise ConfigurationError(
                 f"the role of {dsn.safe} may not create aiodurable's tables ({error.diag.message_primary}): "
-                "run `aiodurable migrate` once with a role that may, and open with setup=False"
+                "run `aiodurable migrate` once with a role that may, and open with auto_migrate=False"
             ) from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
             raise unavailable(error, dsn) from error
@@ -111,7 +111,8 @@ async def check(dsn: Dsn) -> None:
     _refuse_newer(ours)
     if ours != VERSION or langgraph < _LANGGRAPH:
         raise SchemaMismatchError(
-            f"wanted schema {VERSION} in {dsn.safe}, found {ours or 'none'}: run `aiodurable migrate`, or open with setup=True",
+            f"wanted schema {VERSION} in {dsn.safe}, found {ours or 'none'}: "
+            "run `aiodurable migrate`, or open with auto_migrate=True",
             found=ours or None,
             wanted=VERSION,
         )

@@ -108,7 +108,7 @@ async def test_settings_that_break_each_other(dsn: str, monkeypatch: pytest.Monk
     assert "lease_ttl_s" in found.found
 
 
-@pytest.mark.parametrize(("name", "value"), [("HEARTBEAT_S", "0.1"), ("RECOVERY_GRACE_S", "60")])
+@pytest.mark.parametrize(("name", "value"), [("LEASE_HEARTBEAT_S", "0.1"), ("RECOVERY_GRACE_S", "60")])
 async def test_settings_that_are_unwise(dsn: str, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"AIODURABLE_{name}", value)
     found = (await examined(dsn))["settings"]
@@ -277,7 +277,7 @@ async def test_a_clock_that_is_wrong(database: Database, seconds: int) -> None:
 
 async def test_tables_that_are_missing(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await examined(empty_dsn))["schema"].grade == "warn"
-    monkeypatch.setenv("AIODURABLE_SETUP", "false")
+    monkeypatch.setenv("AIODURABLE_AUTO_MIGRATE", "false")
     found = (await examined(empty_dsn))["schema"]
     assert found.grade == "fail"
     assert "aiodurable migrate" in found.found

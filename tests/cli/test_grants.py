@@ -70,7 +70,7 @@ def each_privilege(statements: list[str]) -> Iterator[tuple[str, str]]:
 
 
 async def looks(dsn: str) -> None:
-    async with Durable(dsn, settings=Settings(setup=False, lock_sessions=0, connect_timeout_s=5)) as durable:
+    async with Durable(dsn, settings=Settings(auto_migrate=False, lock_connections=0, connect_timeout_s=5)) as durable:
         assert [found.thread_id async for found in durable.find_workflows()] == ["before"]
         await durable.get_checkpoint_status("before")
         await durable.counts()
@@ -79,7 +79,7 @@ async def looks(dsn: str) -> None:
 
 
 async def runs(dsn: str) -> None:
-    async with Durable(dsn, graphs=GRAPHS, settings=Settings(setup=False, connect_timeout_s=5)) as durable:
+    async with Durable(dsn, graphs=GRAPHS, settings=Settings(auto_migrate=False, connect_timeout_s=5)) as durable:
         async with durable.run("thread", "ask") as run:
             await run.ainvoke({})
         async with durable.run("thread", "ask") as run:
@@ -90,7 +90,7 @@ async def runs(dsn: str) -> None:
 
 
 async def prunes(dsn: str) -> None:
-    async with Durable(dsn, settings=Settings(setup=False, connect_timeout_s=5)) as durable:
+    async with Durable(dsn, settings=Settings(auto_migrate=False, connect_timeout_s=5)) as durable:
         await durable.prune(older_than=timedelta(0), keep="nothing")
         await durable.delete("thread")
         await durable.delete("fork")
@@ -191,7 +191,7 @@ def examined(dsn: str, kind: str, exit_code: int) -> dict[str, str]:
 
 async def runs_once(dsn: str) -> None:
     async with (
-        Durable(dsn, graphs=GRAPHS, settings=Settings(setup=False)) as durable,
+        Durable(dsn, graphs=GRAPHS, settings=Settings(auto_migrate=False)) as durable,
         durable.run("before", "ask") as run,
     ):
         await run.ainvoke({})

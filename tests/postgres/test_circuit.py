@@ -26,7 +26,9 @@ from workflows import Gate, four_nodes
 
 START: dict[str, Any] = {"words": [], "told": ""}
 CONNECT_S = 0.5
-QUICK = Settings(connect_timeout_s=CONNECT_S, circuit_after_s=1.0, circuit_pause_s=30.0, recovery_grace_s=30.0)
+QUICK = Settings(
+    connect_timeout_s=CONNECT_S, circuit_open_after_s=1.0, circuit_probe_interval_s=30.0, recovery_grace_s=30.0
+)
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ async def test_a_run_takes_its_lost_lock_again_through_an_open_circuit_and_close
 
 
 async def test_circuit_after_0_refuses_nobody(own: OwnServer) -> None:
-    settings = Settings(connect_timeout_s=0.1, circuit_after_s=0)
+    settings = Settings(connect_timeout_s=0.1, circuit_open_after_s=0)
     async with Durable(await own.start(), settings=settings) as durable:
         await own.stop()
         for _ in range(20):
@@ -134,8 +136,8 @@ async def test_a_durable_may_be_opened_before_its_postgres_is_there(own: OwnServ
     dsn = await own.start()
     await own.stop()
     with pytest.raises(PostgresUnavailableError, match=r"within 0\.5 s"):
-        await Durable(dsn, settings=Settings(start_timeout_s=0.5)).open()
-    durable = Durable(dsn, settings=Settings(start_timeout_s=60))
+        await Durable(dsn, settings=Settings(startup_timeout_s=0.5)).open()
+    durable = Durable(dsn, settings=Settings(startup_timeout_s=60))
     opening = asyncio.create_task(durable.open())
     await asyncio.wait({opening}, timeout=0.3)
     assert not opening.done()
@@ -147,7 +149,7 @@ async def test_a_durable_may_be_opened_before_its_postgres_is_there(own: OwnServ
 
 async def test_a_refused_database_is_not_waited_for(dsn: str) -> None:
     nowhere = make_conninfo(dsn, dbname="nowhere")
-    opening = Durable(nowhere, settings=Settings(start_timeout_s=60)).open()
+    opening = Durable(nowhere, settings=Settings(startup_timeout_s=60)).open()
     with pytest.raises(PostgresUnavailableError, match="no such database"):
         await within(10, opening, what="the refusal")
 
@@ -156,7 +158,7 @@ async def test_calls_one_after_the_other_fail_soon_and_little_is_logged_while_po
     own: OwnServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first one waits for as long as a restart takes; the next ones need not wait as long again."""
-    settings = Settings(connect_timeout_s=10.0, circuit_after_s=2.0, circuit_pause_s=30.0)
+    settings = Settings(connect_timeout_s=10.0, circuit_open_after_s=2.0, circuit_probe_interval_s=30.0)
     async with Durable(await own.start(), settings=settings) as durable:
         await own.stop()
         began, calls = time.monotonic(), 0

@@ -19,7 +19,7 @@ from waiting import within
 from workflows import Gate, four_nodes
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
-LOOKS_ONLY = Settings(lock_sessions=0, setup=False)
+LOOKS_ONLY = Settings(lock_connections=0, auto_migrate=False)
 
 
 @pytest.fixture

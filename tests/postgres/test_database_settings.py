@@ -138,7 +138,9 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as owner:
             await owner.execute(granted)
             with pytest.raises(ConfigurationError, match=lacking):
-                await Durable(make_conninfo(dsn, user="lowly", password="lowly"), settings=Settings(setup=False)).open()
+                await Durable(
+                    make_conninfo(dsn, user="lowly", password="lowly"), settings=Settings(auto_migrate=False)
+                ).open()
             await owner.execute(b"DROP OWNED BY lowly")
     finally:
         admin.execute(b"DROP ROLE lowly")

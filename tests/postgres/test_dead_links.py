@@ -36,7 +36,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def durable(wire: Proxy) -> AsyncIterator[Durable]:
-    times = Settings(lease_ttl_s=3, heartbeat_s=0.5, lease_margin_s=1, recovery_grace_s=30)
+    times = Settings(lease_ttl_s=3, lease_heartbeat_s=0.5, lease_safety_margin_s=1, recovery_grace_s=30)
     async with Durable(wire.dsn, settings=times) as opened:
         yield opened
 
@@ -157,7 +157,7 @@ async def test_closing_ends_the_waiting_of_a_cancelled_run_although_its_lease_la
 ) -> None:
     """For a process that is given less time than a lease has."""
     monkeypatch.setattr(direct, "_STATEMENT_S", 60.0)
-    lasting = Settings(lease_ttl_s=120, heartbeat_s=30, lease_margin_s=30, close_timeout_s=2)
+    lasting = Settings(lease_ttl_s=120, lease_heartbeat_s=30, lease_safety_margin_s=30, close_timeout_s=2)
     durable = Durable(wire.dsn, settings=lasting)
     await durable.open()
     running = await cancelled_behind_a_dead_wire(durable, wire)

@@ -34,7 +34,7 @@ async def node(state: State) -> State:
 
 
 GRAPH = StateGraph(State).add_node("node", node).add_edge(START, "node")
-FEW = Settings(pool_max_size=2, writers=1, lock_sessions=1)
+FEW = Settings(pool_max_size=2, checkpoint_connections=1, lock_connections=1)
 
 
 def resource_of(error: BaseException) -> str | None:

@@ -16,13 +16,13 @@ MINE, THEIRS = Settings(namespace="mine"), Settings(namespace="theirs")
 async def test_a_second_namespace_on_the_same_tables_is_refused(dsn: str, sessions: int) -> None:
     async with Durable(dsn, settings=MINE), Durable(dsn, settings=MINE):
         with pytest.raises(ConfigurationError, match="'mine'.*'theirs'"):
-            await Durable(dsn, settings=Settings(namespace="theirs", lock_sessions=sessions)).open()
+            await Durable(dsn, settings=Settings(namespace="theirs", lock_connections=sessions)).open()
     with pytest.raises(ConfigurationError, match="'mine'.*'theirs'"):  # also when nobody is there any more
         await Durable(dsn, settings=THEIRS).open()
 
 
 async def test_looking_first_declares_no_namespace(dsn: str) -> None:
-    async with Durable(dsn, settings=Settings(namespace="theirs", lock_sessions=0)):
+    async with Durable(dsn, settings=Settings(namespace="theirs", lock_connections=0)):
         pass
     async with Durable(dsn, settings=MINE):
         pass

@@ -15,12 +15,14 @@ def test_every_field_can_come_from_the_environment() -> None:
     settings = Settings.from_env(
         {
             "AIODURABLE_LOCK_DSN": "postgresql://direct/db",
-            "AIODURABLE_SETUP": "no",
+            "AIODURABLE_AUTO_MIGRATE": "no",
             "AIODURABLE_POOL_MAX_SIZE": "20",
             "AIODURABLE_RECOVERY_GRACE_S": "0.5",
         }
     )
-    assert settings == Settings(lock_dsn="postgresql://direct/db", setup=False, pool_max_size=20, recovery_grace_s=0.5)
+    assert settings == Settings(
+        lock_dsn="postgresql://direct/db", auto_migrate=False, pool_max_size=20, recovery_grace_s=0.5
+    )
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -29,7 +31,11 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("AIODURABLE_SETUP", "perhaps"), ("AIODURABLE_WRITERS", "two"), ("AIODURABLE_HEARTBEAT_S", "5s")],
+    [
+        ("AIODURABLE_AUTO_MIGRATE", "perhaps"),
+        ("AIODURABLE_CHECKPOINT_CONNECTIONS", "two"),
+        ("AIODURABLE_LEASE_HEARTBEAT_S", "5s"),
+    ],
 )
 def test_a_value_of_the_wrong_kind_names_its_variable(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}.*{text}"):
@@ -38,26 +44,33 @@ def test_a_value_of_the_wrong_kind_names_its_variable(name: str, text: str) -> N
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(ConfigurationError) as refused:
-        Settings(writers=0, pool_min_size=5, pool_max_size=2, heartbeat_s=-1, namespace="", lease_ttl_s=math.nan)
-    for name in ("writers", "pool_max_size", "heartbeat_s", "namespace", "lease_ttl_s"):
+        Settings(
+            checkpoint_connections=0,
+            pool_min_size=5,
+            pool_max_size=2,
+            lease_heartbeat_s=-1,
+            namespace="",
+            lease_ttl_s=math.nan,
+        )
+    for name in ("checkpoint_connections", "pool_max_size", "lease_heartbeat_s", "namespace", "lease_ttl_s"):
         assert name in str(refused.value)
 
 
 def test_a_lease_that_one_late_heartbeat_would_lose_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="lease_ttl_s"):
-        Settings(lease_ttl_s=10, heartbeat_s=4, lease_margin_s=2)
+        Settings(lease_ttl_s=10, lease_heartbeat_s=4, lease_safety_margin_s=2)
 
 
 @pytest.mark.parametrize(
     "times",
     [
-        {"lease_ttl_s": 12, "heartbeat_s": 4, "lease_margin_s": 4},  # exactly at the edge
-        {"lease_ttl_s": 10, "heartbeat_s": 0.0, "lease_margin_s": 4},
-        {"lease_ttl_s": 10, "heartbeat_s": 2, "lease_margin_s": 0},
+        {"lease_ttl_s": 12, "lease_heartbeat_s": 4, "lease_safety_margin_s": 4},  # exactly at the edge
+        {"lease_ttl_s": 10, "lease_heartbeat_s": 0.0, "lease_safety_margin_s": 4},
+        {"lease_ttl_s": 10, "lease_heartbeat_s": 2, "lease_safety_margin_s": 0},
         {"lease_ttl_s": math.inf},
         {"lease_ttl_s": 3_000_000},
-        {"heartbeat_s": math.nan},
-        {"lease_margin_s": -1},
+        {"lease_heartbeat_s": math.nan},
+        {"lease_safety_margin_s": -1},
     ],
     ids=str,
 )
@@ -69,7 +82,7 @@ def test_times_of_a_lease_that_break_each_other_are_refused(times: dict[str, flo
 @pytest.mark.parametrize("ttl", [0.5, 2.5, 8.9, 20, 60, 61.3])
 def test_a_holder_stops_before_any_of_the_servers_clocks_frees_its_lease(ttl: float) -> None:
     """Its timeout for idle sessions, in milliseconds, and its keepalives, in whole seconds: neither is rounded down."""
-    terms = LeaseTiming.of(Settings(lease_ttl_s=ttl, heartbeat_s=ttl / 10, lease_margin_s=0.01))
+    terms = LeaseTiming.of(Settings(lease_ttl_s=ttl, lease_heartbeat_s=ttl / 10, lease_safety_margin_s=0.01))
     silence_ms, idle, interval = map(int, terms.server_settings)
     trusted = terms.trusted_until(sent=0)
     assert trusted < silence_ms / 1000

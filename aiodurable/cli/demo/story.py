@@ -78,7 +78,7 @@ async def play(given: Play, screen: Screen) -> Facts:
 
 @asynccontextmanager
 async def _postgres(given: Play, screen: Screen) -> AsyncIterator[Durable]:
-    settings = replace(Settings.from_env(), lock_sessions=1, writers=1, pool_max_size=2)
+    settings = replace(Settings.from_env(), lock_connections=1, checkpoint_connections=1, pool_max_size=2)
     async with AsyncExitStack() as stack:
         importing = asyncio.to_thread(import_module, "aiodurable.durable")
         if given.embedded:

@@ -40,13 +40,15 @@ def types() -> Finding:
 
 def arithmetic(settings: Settings) -> Finding:
     """What the times add up to."""
-    stops = settings.lease_ttl_s - settings.lease_margin_s
+    stops = settings.lease_ttl_s - settings.lease_safety_margin_s
     found = (
-        f"heard from every {settings.heartbeat_s:g} s; a holder stops after {stops:g} s of silence, the server frees its "
+        f"heard from every {settings.lease_heartbeat_s:g} s; a holder stops after {stops:g} s of silence, the server frees its "
         f"locks after {settings.lease_ttl_s:g} s; a lost lock may be taken again for {settings.recovery_grace_s:g} s"
     )
-    if settings.heartbeat_s < 0.5:
-        return warn("settings", found, "heartbeat_s under half a second is paid by every idle lock session: raise it")
+    if settings.lease_heartbeat_s < 0.5:
+        return warn(
+            "settings", found, "lease_heartbeat_s under half a second is paid by every idle lock session: raise it"
+        )
     if settings.recovery_grace_s > stops:
         return warn(
             "settings",

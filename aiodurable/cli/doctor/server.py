@@ -148,7 +148,7 @@ def timeouts(facts: Facts, _: Settings) -> Finding:
 def connections(facts: Facts, settings: Settings) -> Finding:
     """Whether there is room for one more process as it is configured."""
     looking = 1
-    wanted = settings.lock_sessions + looking + settings.writers + LINKS + settings.pool_max_size
+    wanted = settings.lock_connections + looking + settings.checkpoint_connections + LINKS + settings.pool_max_size
     reserved = facts.number("superuser_reserved_connections") + facts.number("reserved_connections")
     most = facts.number("max_connections")
     free = max(0, most - reserved - facts.backends)

@@ -21,7 +21,7 @@ async def tables(dsn: Dsn, settings: Settings) -> Finding:
     try:
         await schema.check(dsn)
     except SchemaMismatchError as error:
-        if settings.setup and (error.found is None or error.found <= schema.VERSION):
+        if settings.auto_migrate and (error.found is None or error.found <= schema.VERSION):
             return warn(
                 "schema",
                 f"version {error.found or 'none'}, wanted {error.wanted}",
@@ -47,7 +47,7 @@ async def rights(database: Database, settings: Settings, *, ready: bool, kind: K
                 "rights",
                 f"this role may not make tables in schema {row['schema']}",
                 "run `aiodurable migrate` as a role that may, and give this one rights on the tables"
-                + (" (and AIODURABLE_SETUP=false)" if settings.setup else ""),
+                + (" (and AIODURABLE_AUTO_MIGRATE=false)" if settings.auto_migrate else ""),
             )
     return ok("rights", f"this role may do all that is needed to {kind}")
 

@@ -167,7 +167,7 @@ async def test_create_checkpointer_makes_the_tables_and_reads_the_environment(
 ) -> None:
     monkeypatch.setenv("AIODURABLE_DSN", empty_dsn)
     with pytest.raises(SchemaMismatchError):
-        async with create_checkpointer(settings=Settings(setup=False)):
+        async with create_checkpointer(settings=Settings(auto_migrate=False)):
             pass
     async with create_checkpointer() as saver:
         assert isinstance(saver, DurableSaver)

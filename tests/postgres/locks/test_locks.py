@@ -265,7 +265,7 @@ async def test_while_somebody_migrates_a_manager_makes_nothing_and_takes_what_is
 
 async def test_without_setup_a_missing_token_sequence_is_told(empty_dsn: str) -> None:
     with pytest.raises(SchemaMismatchError, match="aiodurable_lock_tokens"):
-        await PostgresLockManager(empty_dsn, settings=Settings(setup=False)).open()
+        await PostgresLockManager(empty_dsn, settings=Settings(auto_migrate=False)).open()
 
 
 async def test_a_lease_ends_once(locks: PostgresLockManager) -> None:

@@ -15,7 +15,9 @@ from server_locks import ServerLocks
 from timetable import Timetable
 from waiting import wait_until, within
 
-SILENT = Settings(lease_ttl_s=2.5, heartbeat_s=0.5, lease_margin_s=1, connect_timeout_s=5, close_timeout_s=1)
+SILENT = Settings(
+    lease_ttl_s=2.5, lease_heartbeat_s=0.5, lease_safety_margin_s=1, connect_timeout_s=5, close_timeout_s=1
+)
 
 
 async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str) -> None:
@@ -26,7 +28,7 @@ async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str) ->
             asked = asyncio.create_task(locks.acquire("b", timeout=0))  # goes out at once, and is never answered
             began = time.monotonic()
             await within(10, lease.wait_lost())
-            assert time.monotonic() - began < SILENT.lease_ttl_s - SILENT.lease_margin_s + 0.5
+            assert time.monotonic() - began < SILENT.lease_ttl_s - SILENT.lease_safety_margin_s + 0.5
             with pytest.raises(Exception, match="over"):
                 await asked
             network.mend()
@@ -49,7 +51,7 @@ async def test_where_only_the_answers_are_lost_the_server_keeps_the_lock_for_the
         freed = time.monotonic()
         timetable.trial(lost=lost - cut, server_let_go=freed - cut)
         network.mend()
-        assert freed - lost >= 0.9 * SILENT.lease_margin_s
+        assert freed - lost >= 0.9 * SILENT.lease_safety_margin_s
 
 
 async def test_closing_in_a_partition_is_bounded(dsn: str) -> None:
@@ -74,7 +76,7 @@ async def test_a_blocked_event_loop_finds_its_lease_lost_when_it_comes_back(
         lost = time.monotonic() - began
         assert server_locks.leases() == 1  # the server has not let go yet
         timetable.trial(lost_by_its_own_clock=lost)
-        assert lost <= SILENT.lease_ttl_s - SILENT.lease_margin_s + 0.1
+        assert lost <= SILENT.lease_ttl_s - SILENT.lease_safety_margin_s + 0.1
         with pytest.raises(LeaseLostError):
             lease.check()
         for _ in range(50):  # and it stays lost, although the server would still answer
@@ -98,7 +100,7 @@ async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(dsn: st
     await lost
     stopped = time.monotonic() - last
     # The lost session is cut by us; without that the server's own timeout ends it, which other tests see.
-    assert SILENT.lease_ttl_s - SILENT.lease_margin_s - 0.5 <= stopped <= SILENT.lease_ttl_s
+    assert SILENT.lease_ttl_s - SILENT.lease_safety_margin_s - 0.5 <= stopped <= SILENT.lease_ttl_s
     await locks.aclose()
 
 

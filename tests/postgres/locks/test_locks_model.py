@@ -53,7 +53,7 @@ from waiting import within
 
 NAMES = ["a", "b", "c", "d", "e", "f"]
 TOO_LONG_S = 20.0
-TIMES = Settings(lease_ttl_s=5, heartbeat_s=1, lease_margin_s=0.2, close_timeout_s=2)
+TIMES = Settings(lease_ttl_s=5, lease_heartbeat_s=1, lease_safety_margin_s=0.2, close_timeout_s=2)
 SMALL = {"max_connections": "20", "max_locks_per_transaction": "10", "max_prepared_transactions": "0"}
 
 

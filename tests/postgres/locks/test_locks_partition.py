@@ -15,7 +15,7 @@ from server_locks import ServerLocks
 from timetable import Timetable
 from waiting import wait_until
 
-TRUSTED_S = SHORT.lease_ttl_s - SHORT.lease_margin_s
+TRUSTED_S = SHORT.lease_ttl_s - SHORT.lease_safety_margin_s
 WAYS: dict[str, tuple[Direction, ...]] = {"both ways": (), "to server": ("to_server",), "to client": ("to_client",)}
 
 

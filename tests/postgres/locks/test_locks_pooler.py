@@ -129,7 +129,7 @@ async def test_what_a_pooler_that_resets_nothing_left_on_a_connection_is_let_go(
 
 async def test_a_pooler_that_cuts_idle_clients_leaves_lock_sessions_alone(dsn: str) -> None:
     """It does so to clients without a server connection, and in session mode a lock session has one for ever."""
-    calm = replace(SHORT, lease_ttl_s=8, heartbeat_s=3)
+    calm = replace(SHORT, lease_ttl_s=8, lease_heartbeat_s=3)
     with through("session", dsn, client_idle_timeout="1") as url:
         async with (
             PostgresLockManager(url, settings=calm, allow_proxy=True) as locks,

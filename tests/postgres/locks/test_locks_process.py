@@ -40,7 +40,7 @@ async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(dsn: s
         stopped = time.monotonic()
         lease = await locks.acquire("a", timeout=20)
         taken = time.monotonic() - stopped
-        assert taken >= SHORT.lease_ttl_s - SHORT.heartbeat_s - 0.2
+        assert taken >= SHORT.lease_ttl_s - SHORT.lease_heartbeat_s - 0.2
         process.send_signal(signal.SIGCONT)
         went_on = time.monotonic()
         assert await said(process) == "lost"

@@ -165,7 +165,7 @@ async def test_a_thread_is_not_found_by_what_a_stranger_calls_itself(dsn: str) -
 async def test_a_process_of_another_role_that_may_take_leases_is_named_with_its_role(dsn: str) -> None:
     async with (
         role(dsn, may_lease=True) as other,
-        PostgresLockManager(other, settings=Settings(setup=False)) as theirs,
+        PostgresLockManager(other, settings=Settings(auto_migrate=False)) as theirs,
         PostgresLockManager(dsn) as ours,
         theirs.hold("lock"),
     ):

@@ -33,7 +33,7 @@ from workflows import STEPS, Gate, four_nodes
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
 PROGRAM = Path(__file__).parents[2] / "hung_process.py"
-OFTEN = Settings(lease_ttl_s=3, heartbeat_s=0.2, lease_margin_s=0.5)
+OFTEN = Settings(lease_ttl_s=3, lease_heartbeat_s=0.2, lease_safety_margin_s=0.5)
 
 
 @pytest.fixture

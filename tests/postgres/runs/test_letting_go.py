@@ -188,7 +188,7 @@ async def test_an_error_does_not_claim_that_somebody_took_the_thread_where_nobod
 
 async def test_a_cancelled_run_leaves_no_later_than_its_lease_although_the_network_swallows_all(dsn: str) -> None:
     gate = Gate("weigh")
-    settings = Settings(lease_ttl_s=3.0, heartbeat_s=0.5, lease_margin_s=1.0, recovery_grace_s=60.0)
+    settings = Settings(lease_ttl_s=3.0, lease_heartbeat_s=0.5, lease_safety_margin_s=1.0, recovery_grace_s=60.0)
     async with proxy(dsn) as wire, Durable(wire.dsn, settings=settings) as durable:
 
         async def body() -> None:

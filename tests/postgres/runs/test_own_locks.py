@@ -46,7 +46,7 @@ async def test_observers_hear_of_locks_of_ones_own_and_of_each_lease_once(dsn: s
 
 
 async def test_a_manager_works_as_its_settings_say(dsn: str) -> None:
-    settings = Settings(namespace="prod", lock_sessions=1)
+    settings = Settings(namespace="prod", lock_connections=1)
     async with (
         PostgresLockManager(dsn, settings=settings) as by_settings,
         PostgresLockManager(dsn, namespace="prod") as by_argument,

@@ -138,7 +138,7 @@ async def test_an_error_of_postgres_that_passes_ends_no_task_group(
 async def test_a_circuit_that_is_open_ends_no_task_group(
     dsn: str, saver: AsyncPostgresSaver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = Settings(circuit_after_s=0.01, circuit_pause_s=0.5)
+    settings = Settings(circuit_open_after_s=0.01, circuit_probe_interval_s=0.5)
     async with Durable(dsn, settings=settings) as durable, asyncio.TaskGroup() as tasks:
         breaker = durable._opened().checkpoints.database.breaker
         assert breaker is not None

@@ -31,7 +31,7 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(servers: 
     primary, standby = servers
     done, busy = "done", "busy"
     gate = Gate("weigh")
-    only_look = Settings(lock_sessions=0)
+    only_look = Settings(lock_connections=0)
     async with Durable(primary, settings=Settings()) as durable:
         async with durable.run(done, four_nodes()) as run:
             await run.ainvoke(START)
@@ -73,20 +73,20 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(servers: 
 
 
 async def test_one_that_only_looks_takes_no_lease_and_makes_no_tables(servers: tuple[str, str], empty_dsn: str) -> None:
-    only_look = Settings(lock_sessions=0)
+    only_look = Settings(lock_connections=0)
     with pytest.raises(SchemaMismatchError, match="aiodurable migrate"):
         await Durable(empty_dsn, settings=only_look).open()
     async with Durable(servers[1], settings=only_look) as looker:
         assert looker.health().healthy
         for on_busy in ("reject", "wait"):
-            with pytest.raises(ConfigurationError, match="lock_sessions=0"):
+            with pytest.raises(ConfigurationError, match="lock_connections=0"):
                 async with looker.run("t", four_nodes(), on_busy=on_busy):
                     pytest.fail("entered")
 
 
 async def test_one_that_runs_is_refused_by_a_standby(servers: tuple[str, str]) -> None:
     with pytest.raises(PoolerNotSupportedError, match="standby"):
-        await Durable(servers[1], settings=Settings(setup=False)).open()
+        await Durable(servers[1], settings=Settings(auto_migrate=False)).open()
 
 
 def test_the_commands_that_look_work_at_a_standby_and_locks_says_why_not(servers: tuple[str, str]) -> None:
