@@ -21,12 +21,12 @@ from aiodurable.checkpoints.repair import drop_loose_answer
 from aiodurable.errors import CircuitOpenError, ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import RunFinished, RunStarted, emit
 from aiodurable.models import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
-from aiodurable.runs.decision import Outcome, outcome_of
 from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.graph_fit import fitted
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Accepted
+from aiodurable.runs.outcome import Outcome, outcome_of
 from aiodurable.runs.repair import heal_thread
 from aiodurable.runs.run_config import what_goes_along
 from aiodurable.runs.services import Services

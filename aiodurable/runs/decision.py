@@ -17,36 +17,27 @@ An interrupted thread is never resumed without an answer: LangGraph can take the
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
 
-from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError, InvalidUpdateError
-
 from aiodurable.errors import (
-    CircuitOpenError,
     InvalidArgumentError,
     NotResumableError,
-    PostgresUnavailableError,
     ResumeLimitError,
     ThreadInterruptedError,
     ThreadNotFoundError,
     ThreadPausedError,
 )
-from aiodurable.models import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import PauseReason, ThreadStatus, WorkflowCheckpoint
 
 __all__ = [
     "Action",
     "OnUnfinished",
-    "Outcome",
     "decide",
     "interrupted",
     "may_go_on",
     "may_retry",
     "not_found",
-    "outcome_of",
     "paused",
 ]
 
@@ -54,9 +45,6 @@ OnUnfinished = Literal["resume", "raise", "restart", "retry"]
 
 _ON_PURPOSE = (PauseReason.BREAKPOINT, PauseReason.CANCELLED, PauseReason.STREAM_CLOSED)
 """Reasons of a pause that somebody wanted."""
-
-_OF_THE_INPUT = (ValueError, TypeError, LookupError, EmptyInputError, InvalidUpdateError)
-"""What LangGraph, or the schema of a graph's state, raises for an input or an option before the first checkpoint."""
 
 
 class Action(Enum):
@@ -201,63 +189,3 @@ def interrupted(thread: WorkflowCheckpoint) -> ThreadInterruptedError:
         thread_id=thread.thread_id,
         interrupts=thread.interrupts,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an attempt ended, as the ledger will say it."""
-
-    status: RunStatus
-    reason: str | None = None
-
-
-def outcome_of(
-    thread: WorkflowCheckpoint,
-    error: BaseException | None,
-    *,
-    consumed: bool,
-    accepting: bool = True,
-    lacking: Sequence[str] = (),
-) -> Outcome | None:
-    """How an attempt ended, from the thread as the tables show it afterwards and the exception that came out.
-
-    The tables come first: an exception does not mean that the thread failed (a write that is reported late can follow a
-    complete run), and no exception does not mean that it completed. What persists nothing of its own (a static
-    breakpoint, the recursion limit, a drain, a cancellation) is told by the exception. None: unknown; the row stays
-    `running`, which without a lease reads as crashed.
-
-    Args:
-        thread: how it stands.
-        error: what came out.
-        consumed: whether a checkpoint has taken the run's input.
-        accepting: whether this attempt accepted the run. Only that one may reject it, for what is wrong with the input:
-            afterwards nobody has the input but the ledger, and what passes must not cost it.
-        lacking: nodes that are to run next and that the graph lacks: LangGraph ends there without a word.
-    """
-    match thread.status:
-        case ThreadStatus.COMPLETE if consumed:
-            return Outcome(RunStatus.COMPLETE)
-        case ThreadStatus.INTERRUPTED if consumed:
-            return Outcome(RunStatus.INTERRUPTED)
-        case ThreadStatus.FAILED if consumed:
-            return Outcome(RunStatus.FAILED)
-        case _:
-            pass
-    match error:
-        case None if lacking:
-            return Outcome(RunStatus.FAILED, f"the graph lacks {', '.join(lacking)}")
-        case None:
-            return Outcome(RunStatus.PAUSED, PauseReason.BREAKPOINT)
-        case GraphRecursionError():
-            return Outcome(RunStatus.PAUSED, PauseReason.RECURSION_LIMIT)
-        case GraphDrained():
-            return Outcome(RunStatus.PAUSED, PauseReason.DRAINED)
-        case asyncio.CancelledError():
-            return Outcome(RunStatus.PAUSED, PauseReason.CANCELLED)
-        case GeneratorExit():
-            return Outcome(RunStatus.PAUSED, PauseReason.STREAM_CLOSED)
-        case PostgresUnavailableError() | CircuitOpenError():
-            return None
-        case _:
-            rejects = accepting and not consumed and isinstance(error, _OF_THE_INPUT)
-            return Outcome(RunStatus.REJECTED if rejects else RunStatus.FAILED)

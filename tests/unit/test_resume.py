@@ -19,7 +19,8 @@ from aiodurable.errors import (
     ThreadPausedError,
 )
 from aiodurable.models import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
-from aiodurable.runs.decision import Action, OnUnfinished, Outcome, decide, outcome_of
+from aiodurable.runs.decision import Action, OnUnfinished, decide
+from aiodurable.runs.outcome import Outcome, outcome_of
 
 S = ThreadStatus
 

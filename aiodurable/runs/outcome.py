@@ -1,0 +1,81 @@
+"""The outcome: how an attempt ended, from the thread's tables and the exception that came out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError, InvalidUpdateError
+
+from aiodurable.errors import CircuitOpenError, PostgresUnavailableError
+from aiodurable.models import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
+
+__all__ = ["Outcome", "outcome_of"]
+
+_OF_THE_INPUT = (ValueError, TypeError, LookupError, EmptyInputError, InvalidUpdateError)
+"""What LangGraph or a state schema raises for a bad input before the first checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended, as the ledger records it."""
+
+    status: RunStatus
+    reason: str | None = None
+
+
+def outcome_of(
+    thread: WorkflowCheckpoint,
+    error: BaseException | None,
+    *,
+    consumed: bool,
+    accepting: bool = True,
+    lacking: Sequence[str] = (),
+) -> Outcome | None:
+    """How an attempt ended.
+
+    The tables decide first. An exception does not prove that the thread failed: an error that is
+    reported late can follow a complete run. The absence of one does not prove that it completed.
+    What leaves no trace in the tables (a gate, the recursion limit, a drain, a cancellation) is
+    read from the exception.
+
+    Args:
+        thread: the thread's status after the attempt.
+        error: the exception that came out; None: none did.
+        consumed: whether a checkpoint has taken the run's input.
+        accepting: whether this attempt accepted the run. Only that one may reject it because of its
+            input: later attempts must not lose an input that nobody else has.
+        lacking: pending nodes that the graph does not have; LangGraph ends there without an error.
+
+    Returns:
+        The outcome; None: unknown. The row then stays `running`, which without a lease reads as
+        crashed.
+    """
+    match thread.status:
+        case ThreadStatus.COMPLETE if consumed:
+            return Outcome(RunStatus.COMPLETE)
+        case ThreadStatus.INTERRUPTED if consumed:
+            return Outcome(RunStatus.INTERRUPTED)
+        case ThreadStatus.FAILED if consumed:
+            return Outcome(RunStatus.FAILED)
+        case _:
+            pass
+    match error:
+        case None if lacking:
+            return Outcome(RunStatus.FAILED, f"the graph lacks {', '.join(lacking)}")
+        case None:
+            return Outcome(RunStatus.PAUSED, PauseReason.BREAKPOINT)
+        case GraphRecursionError():
+            return Outcome(RunStatus.PAUSED, PauseReason.RECURSION_LIMIT)
+        case GraphDrained():
+            return Outcome(RunStatus.PAUSED, PauseReason.DRAINED)
+        case asyncio.CancelledError():
+            return Outcome(RunStatus.PAUSED, PauseReason.CANCELLED)
+        case GeneratorExit():
+            return Outcome(RunStatus.PAUSED, PauseReason.STREAM_CLOSED)
+        case PostgresUnavailableError() | CircuitOpenError():
+            return None
+        case _:
+            rejects = accepting and not consumed and isinstance(error, _OF_THE_INPUT)
+            return Outcome(RunStatus.REJECTED if rejects else RunStatus.FAILED)
