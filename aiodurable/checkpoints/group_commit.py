@@ -22,7 +22,7 @@ from aiodurable.errors import (
     PostgresUnavailableError,
 )
 from aiodurable.postgres.direct import DirectConnection
-from aiodurable.postgres.errors import is_disconnect, out_of_resources
+from aiodurable.postgres.errors import is_disconnect, to_out_of_resources
 from aiodurable.postgres.sql import load
 
 __all__ = ["RETRY_FOR_S", "GroupCommitter"]
@@ -145,7 +145,7 @@ class GroupCommitter:
                 left_out = [write for write in group if not written.get(write.fence.thread_id)]
                 found = await self._standings(link, left_out) if left_out else {}
             except Exception as failed:  # sorted out below: each of them ends a write, halves a group or is tried again
-                error = out_of_resources(failed, self._dsn) or failed
+                error = to_out_of_resources(failed, self._dsn) or failed
                 if isinstance(error, PostgresUnavailableError) or is_disconnect(error) or _passes(error):
                     failures += 1
                     self.failures += 1

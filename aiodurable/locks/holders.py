@@ -15,7 +15,7 @@ import asyncpg
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.models import LockHolder
-from aiodurable.postgres.errors import unavailable
+from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable
 from aiodurable.postgres.pool import connect_direct
 from aiodurable.postgres.sql import load
 
@@ -72,8 +72,8 @@ class HolderLookup:
                 return await self._connection.fetch(query, *args)
         except BaseException as error:  # also when cancelled: a connection in an unknown state is of no use
             self._cut()
-            if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError):
-                raise unavailable(error, self._dsn) from error
+            if isinstance(error, DRIVER_FAILURES):
+                raise to_unavailable(error, self._dsn) from error
             raise
 
     async def aclose(self) -> None:

@@ -8,8 +8,8 @@ from typing import Final
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
-from aiodurable.locks.statements import FAILURES, LockStatements, pooled
-from aiodurable.postgres.errors import unavailable
+from aiodurable.locks.statements import LockStatements, pooled
+from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable
 
 __all__ = ["check"]
 
@@ -74,10 +74,10 @@ async def _excludes(wire: LockStatements, dsn: Dsn, *, peers: int, timeout_s: fl
             if await beside[-1].try_beside(key):
                 return False
         return await wire.give_back(key)
-    except FAILURES as error:
+    except DRIVER_FAILURES as error:
         if getattr(error, "sqlstate", None) in ("26000", "42P05"):
             return False  # a prepared statement went to one server and its execution to another
-        raise unavailable(error, dsn) from error
+        raise to_unavailable(error, dsn) from error
     finally:
         for peer in beside:
             peer.terminate()

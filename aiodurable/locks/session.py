@@ -22,8 +22,9 @@ from aiodurable.locks.fork_safety import close_in_child
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.requests import BATCH, AcquireRequests, Release, RequestQueue
-from aiodurable.locks.statements import FAILURES, NOT_HELD, LockStatements
+from aiodurable.locks.statements import NOT_HELD, LockStatements
 from aiodurable.locks.wait_flags import WaitFlags
+from aiodurable.postgres.errors import DRIVER_FAILURES
 
 __all__ = ["LetGo", "LockSession"]
 
@@ -153,7 +154,7 @@ class LockSession:
             # Everything the statement took before it failed is still held: the whole batch goes back.
             await self._undo(releases + acquires, [])
             batch.fail(lambda cause=error: full(cause))
-        except FAILURES as error:
+        except DRIVER_FAILURES as error:
             self._failed(error)
         else:
             if self.over is None and self._heard(answer.pid, sent):
@@ -173,7 +174,7 @@ class LockSession:
         except asyncpg.OutOfMemoryError:
             await self._undo([], down + up)
             self.flags.settle(down, [])
-        except FAILURES as error:
+        except DRIVER_FAILURES as error:
             self._failed(error)
         else:
             if self.over is None and self._heard(pid, sent):
@@ -187,7 +188,7 @@ class LockSession:
         sent = time.monotonic()
         try:
             pid, keys, slots, sessions = await self.wire.audit(len(believed))
-        except FAILURES as error:
+        except DRIVER_FAILURES as error:
             self._failed(error)
             return
         if self.over is not None or not self._heard(pid, sent):
@@ -205,7 +206,7 @@ class LockSession:
     async def _undo(self, keys: list[int], flags: list[int]) -> None:
         try:
             await self.wire.undo(keys, flags)
-        except FAILURES as error:
+        except DRIVER_FAILURES as error:
             self._failed(error)
 
     def _heard(self, pid: int, sent: float) -> bool:

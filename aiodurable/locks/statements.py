@@ -14,11 +14,11 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
 from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.making import make_missing
-from aiodurable.postgres.errors import unavailable
+from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable, translate
 from aiodurable.postgres.pool import connect_direct
 from aiodurable.postgres.sql import load
 
-__all__ = ["FAILURES", "FREED", "NOTIFIED", "NOT_HELD", "Answer", "LockStatements", "pooled"]
+__all__ = ["FREED", "NOTIFIED", "NOT_HELD", "Answer", "LockStatements", "pooled"]
 
 _SQL = load("locks")
 _PREPARED: Final = ("batch", "acquire", "release", "flags", "undo", "audit")
@@ -33,10 +33,6 @@ NOTIFIED: Final = 2
 
 _STATEMENT_ELSEWHERE: Final = ("26000", "42P05", "08P01")
 """A statement just prepared is not there, or one not yet prepared is: two servers answered one connection."""
-
-FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-"""What asyncpg raises when a statement or its connection fails; internal: a backend that was ended while it was idle has
-said so, and the connection is not closed yet."""
 
 
 class Answer(NamedTuple):
@@ -83,8 +79,8 @@ class LockStatements:
             connection.terminate()
             if getattr(error, "sqlstate", None) in _STATEMENT_ELSEWHERE:
                 raise pooled(dsn) from error
-            if isinstance(error, FAILURES):
-                raise unavailable(error, dsn) from error
+            if isinstance(error, DRIVER_FAILURES):
+                raise to_unavailable(error, dsn) from error
             raise
         return cls(connection, dsn, pid=pid, version=version, standby=standby)
 
@@ -96,7 +92,7 @@ class LockStatements:
             ConfigurationError: the role lacks a right that leases need.
             PostgresUnavailableError: the server failed or refused meanwhile.
         """
-        try:
+        with translate(self._dsn):
             if (
                 self.announced != self.pid
             ):  # a pooler that resets nothing leaves the locks of whoever had this server connection
@@ -110,8 +106,6 @@ class LockStatements:
                 )
             for name in _PREPARED:
                 self._statements[name] = await self._connection.prepare(_SQL[name])
-        except FAILURES as error:
-            raise unavailable(error, self._dsn) from error
 
     async def listen(self, heard: Callable[[int], None], channels: Mapping[str, Callable[[str], None]]) -> None:
         """Have `heard` called with the key whenever a lock that somebody waits for was let go; and listen on `channels`."""
@@ -194,7 +188,7 @@ class LockStatements:
         try:
             await self._connection.execute(_SQL["release_all"], timeout=timeout_s)
             await self._connection.close(timeout=timeout_s)
-        except FAILURES:
+        except DRIVER_FAILURES:
             pass  # the server lets go of a dead session's locks by itself
         finally:
             self.terminate()

@@ -14,8 +14,8 @@ from aiodurable.locks.capacity import share
 from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.selfcheck import check
 from aiodurable.locks.session import LetGo, LockSession
-from aiodurable.locks.statements import FAILURES, LockStatements
-from aiodurable.postgres.errors import unavailable
+from aiodurable.locks.statements import LockStatements
+from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable
 
 __all__ = ["SessionSupervisor"]
 
@@ -124,8 +124,8 @@ class SessionSupervisor:
             _, _, slots, sessions = await wire.audit(0)
         except BaseException as error:  # also when cancelled: the connection has no owner yet
             wire.terminate()
-            if isinstance(error, FAILURES):
-                raise unavailable(error, self._dsn) from error
+            if isinstance(error, DRIVER_FAILURES):
+                raise to_unavailable(error, self._dsn) from error
             raise
         self._probe = False
         return LockSession(wire, self._terms, self._let_go, sent=sent, share=share(slots, sessions))

@@ -18,7 +18,7 @@ import asyncpg
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, OutOfResourcesError, PostgresUnavailableError
-from aiodurable.postgres.errors import is_disconnect, not_allowed, unavailable
+from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
 from aiodurable.postgres.plan_cache import PlanCache
 from aiodurable.postgres.pool import connect_direct
 from aiodurable.postgres.sql import load
@@ -87,8 +87,8 @@ class DirectConnection:
         connection = self._connection
         if connection is None or connection.is_closed():
             connection = await self._connect()
-        elif not self._proxied and self._plans.stale():
-            await self._run(connection.execute(PlanCache.FORGET))
+        elif not self._proxied and self._plans.due_for_discard():
+            await self._run(connection.execute(PlanCache.DISCARD))
         ask = self._in_one_place(connection, query, args) if self._proxied else connection.fetch(query, *args)
         return await self._run(ask)
 
@@ -211,7 +211,7 @@ class DirectPool:
                 return await link.fetch(query, *args)
             except Exception as error:
                 if not isinstance(error, PostgresUnavailableError) and not is_disconnect(error):
-                    refused = not_allowed(error, self._dsn)
+                    refused = to_denied(error, self._dsn)
                     if refused is None:
                         raise
                     # A disk is emptied by a person; room for a lock comes by itself.
@@ -222,7 +222,7 @@ class DirectPool:
                     deadline = time.monotonic() + self._timeout_s
                 if time.monotonic() > deadline:
                     raise (
-                        error if isinstance(error, PostgresUnavailableError) else unavailable(error, self._dsn)
+                        error if isinstance(error, PostgresUnavailableError) else to_unavailable(error, self._dsn)
                     ) from error
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(0.5, max(0.02, 2 * pause_s))

@@ -1,10 +1,13 @@
-"""What the errors of either driver mean: the server is away, it refused us, or this role may not do what was asked."""
+"""The one map from the errors of both drivers to ours: what they mean and which error says so."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
 import asyncpg
 import psycopg
@@ -12,31 +15,41 @@ import psycopg
 from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError, ConfigurationError, OutOfResourcesError, PostgresUnavailableError
 
-__all__ = ["DRIVER_ERRORS", "is_disconnect", "is_refusal", "not_allowed", "out_of_resources", "unavailable"]
+__all__ = [
+    "DRIVER_FAILURES",
+    "is_disconnect",
+    "is_out_of_connections",
+    "is_refusal",
+    "to_denied",
+    "to_out_of_resources",
+    "to_unavailable",
+    "translate",
+]
 
-DRIVER_ERRORS = (psycopg.Error, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-"""What either driver raises by itself. Their texts may quote what is stored: log the type, not the text."""
+DRIVER_FAILURES: Final = (
+    psycopg.Error,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,  # TimeoutError is one
+)
+"""Everything that either driver raises by itself. The texts may quote stored values: log the type, not the text."""
 
-_DISCONNECTED = ("08", "57P")
-"""SQLSTATE classes that say the connection is gone or refused: connection exceptions; shutdown, crash, starting up."""
+_DISCONNECTED: Final = ("08", "57P")
+"""SQLSTATE classes of a connection that is gone or refused: connection exceptions; shutdown, crash, starting up."""
 
-_BROKEN = (
+_BROKEN: Final = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # a statement between the server's farewell and the end of the connection
+    asyncpg.InternalClientError,  # a statement between the server's last message and the end of the connection
     OSError,
-    TimeoutError,
 )
-"""What the drivers raise, without a SQLSTATE, when a connection cannot be used any more."""
-
-
-driver_errors = (psycopg.Error, asyncpg.PostgresError, *_BROKEN)
-"""All that either driver raises by itself."""
+"""What the drivers raise without a SQLSTATE when a connection can no longer be used."""
 
 
 def is_disconnect(error: BaseException) -> bool:
-    """Whether a driver's error means that the server is not there, rather than that it refused a statement."""
+    """Whether a driver's error means that the server is gone, rather than that it refused a statement."""
     state: str | None = getattr(error, "sqlstate", None)
     if state is not None:
         return state.startswith(_DISCONNECTED)
@@ -59,34 +72,35 @@ def is_out_of_connections(error: BaseException) -> bool:
     return getattr(error, "sqlstate", None) == "53300" or "too many c" in text or "connection slots" in text
 
 
-def not_allowed(error: BaseException, dsn: Dsn) -> AiodurableError | None:
-    """The error to raise where the server is there and what was asked is not for this role, or not for this database; None:
-    not that.
+def to_denied(error: BaseException, dsn: Dsn) -> AiodurableError | None:
+    """The error that says what a live server refused: a missing right, a read-only database, an unknown character, or a
+    resource that ran out. None: none of these.
 
     Either driver's text names what it is about (a table, a kind of statement), never a value.
     """
     match getattr(error, "sqlstate", None):
         case "42501":
             return ConfigurationError(
-                f"the role of {dsn.safe} lacks a right ({_first_line(error)}): grant it; `aiodurable doctor` tells all "
-                "that are missing"
+                f"cannot use {dsn.safe}: its role lacks a right ({_first_line(error)}); grant it, `aiodurable doctor` "
+                "lists every missing one"
             )
         case "25006":
             return PostgresUnavailableError(
-                f"wanted to write to {dsn.safe}, found it read-only ({_first_line(error)}): is it a standby, or "
+                f"cannot write to {dsn.safe}: it is read-only ({_first_line(error)}); is it a standby, or is "
                 "default_transaction_read_only set for this role or database?"
             )
-        case "22P05":  # the driver's text has the character
+        case "22P05":  # the driver's text contains the character
             return ConfigurationError(
-                f"a text has a character that the encoding of {dsn.safe} lacks (it is not UTF8; `aiodurable doctor` names "
-                "it): use a thread_id and values that it has, or a database created with ENCODING 'UTF8'"
+                f"cannot store a text in {dsn.safe}: the database's encoding lacks one of its characters (it is not "
+                "UTF8; `aiodurable doctor` names it); use a thread_id and values within that encoding, or a database "
+                "created with ENCODING 'UTF8'"
             )
         case _:
-            return out_of_resources(error, dsn)
+            return to_out_of_resources(error, dsn)
 
 
-_ADVICE = {
-    "disk": "the server's disk is full; make room there",
+_ADVICE: Final = {
+    "disk": "the server's disk is full; free some space",
     "memory": "the server is out of memory; try again, or give it more",
     "locks": "the server's lock table is full; hold fewer locks at a time, or raise max_locks_per_transaction and restart "
     "Postgres",
@@ -96,34 +110,34 @@ _ADVICE = {
 }
 
 
-def out_of_resources(error: BaseException, dsn: Dsn) -> OutOfResourcesError | None:
-    """The error to raise where something has run out, at the server or here; None: not that."""
-    resource = _run_out(error)
+def to_out_of_resources(error: BaseException, dsn: Dsn) -> OutOfResourcesError | None:
+    """The error that says which resource ran out, at the server or in this process. None: none did."""
+    resource = _exhausted(error)
     if resource is None:
         return None
     return OutOfResourcesError(
-        f"{dsn.safe} could not do what it was asked ({type(error).__name__}): {_ADVICE[resource]}", resource=resource
+        f"cannot run a statement at {dsn.safe} ({type(error).__name__}): {_ADVICE[resource]}", resource=resource
     )
 
 
-def _run_out(error: BaseException) -> str | None:
+def _exhausted(error: BaseException) -> str | None:
     state = getattr(error, "sqlstate", None)
     if state == "53100":
         return "disk"
     if state == "53200":
-        hint = f"{getattr(error, 'hint', '')} {error}"  # asyncpg has it apart; a setting's name is in no language
+        hint = (
+            f"{getattr(error, 'hint', '')} {error}"  # asyncpg keeps it apart; no language translates a setting's name
+        )
         return "locks" if "max_locks_per_transaction" in hint else "memory"
     if is_out_of_connections(error):
         return "connections"
-    # psycopg says of it no more than that no connection was had, and a resolver that the name is unknown.
-    return (
-        "descriptors"
-        if state is None and isinstance(error, OSError | psycopg.OperationalError) and _none_left()
-        else None
-    )
+    # Without a descriptor psycopg only says that it got no connection, and a resolver that the name is unknown.
+    if state is None and isinstance(error, OSError | psycopg.OperationalError) and _no_descriptor_left():
+        return "descriptors"
+    return None
 
 
-def _none_left() -> bool:
+def _no_descriptor_left() -> bool:
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
@@ -135,26 +149,36 @@ def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
-def unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
-    """The error to raise, from a driver's own, when `dsn` could not be reached: what was wanted, found, and what to do."""
-    if (refused := not_allowed(error, dsn)) is not None:
-        return refused
+def to_unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
+    """The error to raise when `dsn` could not be reached or failed: why, as far as a driver's error says, and what to do.
+
+    What `to_denied` knows keeps that meaning; everything else becomes `PostgresUnavailableError`.
+    """
+    if (denied := to_denied(error, dsn)) is not None:
+        return denied
     state: str | None = getattr(error, "sqlstate", None)
     text = str(error)
     if is_refusal(error):
         if state == "3D000" or 'database "' in text:
-            advice = "the server is there but has no such database; create it or name another"
+            advice = "the server has no such database; create it or name another"
         else:
             advice = "the server refused this user and password; check both, and pg_hba.conf"
     elif "unsupported startup parameter" in text:
-        advice = (
-            "a pooler refuses an option of this DSN; take it out, or name it in PgBouncer's ignore_startup_parameters"
-        )
+        advice = "a pooler refuses an option of this DSN; remove it, or add it to PgBouncer's ignore_startup_parameters"
     elif isinstance(error, socket.gaierror) or "resolve" in text or "Name or service not known" in text:
         advice = "the host name cannot be resolved; check its spelling"
     elif isinstance(error, TimeoutError) or "timeout" in text:
         advice = "no answer in time; check the host, the port and any firewall in between"
     else:
         advice = "is it running, and are host and port right?"
-    # The driver's text is the cause's, not ours to repeat: it may quote what it was given.
-    return PostgresUnavailableError(f"wanted a connection to {dsn.safe}, found {type(error).__name__}: {advice}")
+    # The driver's text stays with the cause: it may quote what it was given.
+    return PostgresUnavailableError(f"cannot reach {dsn.safe} ({type(error).__name__}): {advice}")
+
+
+@contextmanager
+def translate(dsn: Dsn) -> Iterator[None]:
+    """Raise `to_unavailable(error, dsn)` in place of what a driver raises in the body; the driver's error is the cause."""
+    try:
+        yield
+    except DRIVER_FAILURES as error:
+        raise to_unavailable(error, dsn) from error

@@ -1,7 +1,7 @@
-"""When the plans of a connection are made anew.
+"""When a connection discards its plans.
 
-A prepared statement is planned once. A plan that was made while a table was empty may read all of it, and Postgres keeps it
-until the table is analysed: for a minute or more, in which the table may have grown a lot.
+Postgres plans a prepared statement once. A plan made while a table was empty may read all of it, and Postgres keeps that
+plan until the table is analysed: for a minute or more, in which the table may have grown a lot.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _LAST_S: Final = 600.0
 
 
 class PlanCache:
-    """The plans of one connection: given up after a second, then after two, four and so on, at last every ten minutes."""
+    """The plans of one connection: due after one second, then after two, four and so on, at most every ten minutes."""
 
-    FORGET: Final = load("direct")["plan_anew"]
-    """The statement that gives them up."""
+    DISCARD: Final = load("direct")["plan_anew"]
+    """The statement that discards them."""
 
     def __init__(self) -> None:
-        self._for_s = _FIRST_S
-        self._until = time.monotonic() + self._for_s
+        self._interval_s = _FIRST_S
+        self._due = time.monotonic() + self._interval_s
 
-    def stale(self) -> bool:
-        """Whether to run `FORGET` now; asked again, no: it is taken for done."""
-        if time.monotonic() < self._until:
+    def due_for_discard(self) -> bool:
+        """Whether to run `DISCARD` now. True starts the next interval: the caller runs it."""
+        if time.monotonic() < self._due:
             return False
-        self._for_s = min(self._for_s * 2, _LAST_S)
-        self._until = time.monotonic() + self._for_s
+        self._interval_s = min(self._interval_s * 2, _LAST_S)
+        self._due = time.monotonic() + self._interval_s
         return True

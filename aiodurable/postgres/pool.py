@@ -22,7 +22,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.postgres.circuit_breaker import CircuitBreaker
-from aiodurable.postgres.errors import is_disconnect, is_out_of_connections, not_allowed, unavailable
+from aiodurable.postgres.errors import is_disconnect, is_out_of_connections, to_denied, to_unavailable, translate
 from aiodurable.postgres.name_resolution import ResolvingLoop, with_addresses
 from aiodurable.postgres.plan_cache import PlanCache
 from aiodurable.postgres.sql import load
@@ -81,10 +81,8 @@ async def connect_direct(
         "standard_conforming_strings": "on",
         **(server_settings or {}),
     }
-    try:  # no variable has the password: a crash reporter would show it
+    with translate(dsn):  # no variable holds the password: a crash reporter would show it
         connection: asyncpg.Connection = await asyncpg.connect(**_for_asyncpg(dsn, settings, timeout_s))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-        raise unavailable(error, dsn) from error
     connection._loop = asyncio.get_running_loop()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it looks for its own tasks there
     return connection
 
@@ -214,8 +212,8 @@ class _PoolConnection(AsyncConnection[DictRow]):
         """
         if self.prepare_threshold is None:
             await self.execute(b"")
-        elif self._plans.stale():
-            await self.execute(PlanCache.FORGET.encode())
+        elif self._plans.due_for_discard():
+            await self.execute(PlanCache.DISCARD.encode())
         else:
             self.pgconn.consume_input()
             self.pgconn.is_busy()  # reads what has come in: a notice calls its handler
@@ -325,13 +323,11 @@ class Database:
         options: dict[str, Any] = {"autocommit": True, "prepare_threshold": None, "row_factory": dict_row}
         options["application_name"] = application_name("pool")
         options |= {name: value for name, value in _KEEPALIVES.items() if name not in self.dsn.psycopg}
-        try:
+        with translate(self.dsn):
             async with asyncio.timeout(self._timeout_s):
                 probe = await _PoolConnection.connect(self.dsn.conninfo, **options)
                 await _refuse_other_isolation(probe, self.dsn)
                 await probe.close()
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            raise unavailable(error, self.dsn) from error
         pool = AsyncConnectionPool(
             self.dsn.conninfo,
             connection_class=_patient(lambda: self._closing, self._tried),
@@ -374,7 +370,7 @@ class Database:
                 yield connection
         except psycopg.Error as error:
             # Outside of the breaker: reads may do well meanwhile.
-            if (refused := not_allowed(error, self.dsn)) is None:
+            if (refused := to_denied(error, self.dsn)) is None:
                 raise
             raise refused from error
 
@@ -394,7 +390,7 @@ class Database:
                 if not isinstance(error, PoolTimeout) and not is_disconnect(error):
                     raise
                 why = (self._away or error) if isinstance(error, PoolTimeout) else error
-                raise unavailable(why, self.dsn) from why
+                raise to_unavailable(why, self.dsn) from why
 
     def _wait_s(self) -> float:
         """While Postgres is known to be away each call waits a little, not all of its time after the one before it."""

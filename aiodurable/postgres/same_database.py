@@ -6,7 +6,7 @@ import secrets
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError
-from aiodurable.postgres.errors import driver_errors, unavailable
+from aiodurable.postgres.errors import translate
 from aiodurable.postgres.pool import Database, connect_direct
 from aiodurable.postgres.sql import load
 
@@ -30,11 +30,10 @@ async def prove_same_database(database: Database, direct: Dsn, *, timeout_s: flo
     keys = [secrets.randbits(31), secrets.randbits(31)]
     connection = await connect_direct(direct, role="check", timeout_s=timeout_s)
     try:
-        async with connection.transaction():
-            await connection.fetch(_SQL["mark"], *keys, timeout=timeout_s)
-            seen = await database.fetch(_SQL["marked"], *keys)
-    except driver_errors as error:
-        raise unavailable(error, direct) from error
+        with translate(direct):
+            async with connection.transaction():
+                await connection.fetch(_SQL["mark"], *keys, timeout=timeout_s)
+                seen = await database.fetch(_SQL["marked"], *keys)
     finally:
         connection.terminate()
     if not seen:

@@ -24,7 +24,7 @@ from psycopg.rows import DictRow, dict_row
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
 from aiodurable.lock_keys import MIGRATION_KEY
-from aiodurable.postgres.errors import is_disconnect, not_allowed, unavailable
+from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
 from aiodurable.postgres.pool import application_name
 from aiodurable.postgres.sql import load
 
@@ -89,11 +89,11 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
                 "run `aiodurable migrate` once with a role that may, and open with auto_migrate=False"
             ) from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
-            raise unavailable(error, dsn) from error
+            raise to_unavailable(error, dsn) from error
         except psycopg.OperationalError as error:
-            if not is_disconnect(error) and not_allowed(error, dsn) is None:
+            if not is_disconnect(error) and to_denied(error, dsn) is None:
                 raise
-            raise unavailable(error, dsn) from error
+            raise to_unavailable(error, dsn) from error
 
 
 async def check(dsn: Dsn) -> None:
@@ -107,7 +107,7 @@ async def check(dsn: Dsn) -> None:
         try:
             ours, langgraph = await _versions(connection)
         except psycopg.errors.InsufficientPrivilege as error:
-            raise unavailable(error, dsn) from error
+            raise to_unavailable(error, dsn) from error
     _refuse_newer(ours)
     if ours != VERSION or langgraph < _LANGGRAPH:
         raise SchemaMismatchError(
@@ -128,7 +128,7 @@ async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
             application_name=application_name("schema"),
         )
     except (psycopg.Error, OSError) as error:
-        raise unavailable(error, dsn) from error
+        raise to_unavailable(error, dsn) from error
 
 
 async def _versions(connection: AsyncConnection[DictRow]) -> tuple[int, int]:

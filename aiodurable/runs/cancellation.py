@@ -17,7 +17,7 @@ from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
 from aiodurable.errors import AiodurableError, RunCancelledError
-from aiodurable.postgres.errors import DRIVER_ERRORS
+from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.postgres.pool import Database
 from aiodurable.postgres.sql import load
 
@@ -83,7 +83,7 @@ class Cancellations:
     async def _look(self) -> None:
         try:
             rows = await self._database.fetch(_SQL["cancelling"])
-        except (AiodurableError, *DRIVER_ERRORS) as error:  # the next look may do better
+        except (AiodurableError, *DRIVER_FAILURES) as error:  # the next look may do better
             _log.debug("could not see whether a run is to be cancelled: %s", type(error).__name__)
             return
         for row in rows:

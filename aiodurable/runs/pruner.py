@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import NoReturn, Unpack
 
 from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, InvalidArgumentError
-from aiodurable.postgres.errors import DRIVER_ERRORS
+from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.runs.services import Services
 from aiodurable.threads import PRUNING, PruneOptions
 from aiodurable.threads.prune import checked
@@ -33,7 +33,7 @@ async def prune_every(opened: Callable[[], Services], interval: timedelta, **opt
                     await asyncio.sleep(interval.total_seconds() * random.uniform(0.9, 1.1))
         except (ConfigurationError, InvalidArgumentError, ClosedError):  # no waiting helps
             raise
-        except (AiodurableError, *DRIVER_ERRORS) as error:  # a deadlock, a full disk, an open circuit: it passes
+        except (AiodurableError, *DRIVER_FAILURES) as error:  # a deadlock, a full disk, an open circuit: it passes
             why = error if isinstance(error, AiodurableError) else type(error).__name__
             _log.warning("pruning was interrupted, and is tried again: %s", why)
             await asyncio.sleep(min(interval.total_seconds(), 60) * random.uniform(0.5, 1))
