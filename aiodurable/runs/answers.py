@@ -1,8 +1,8 @@
-"""What an answer is for: each reaches the question it was given to, once, or none at all.
+"""Match answers to questions: each answer reaches its own question once, or none.
 
-LangGraph takes a bare answer for whichever question comes next. Here every answer has the id of its
-question, and the ledger keeps the ids that were answered, when, and a digest of the answer; and the
-answers themselves until LangGraph has stored them, which it does once their node has used them.
+LangGraph gives a bare answer to the next interrupt, whichever that is. Here every answer carries the
+id of its interrupt. The ledger keeps which ids were answered, when, and a digest of the answer; and
+the answers themselves until LangGraph has stored them, which it does once their node has used them.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from aiodurable.runs.decision import not_found
 __all__ = ["STRICT_RESUME", "Answered", "addressed", "already_left", "digest_of", "given_before"]
 
 STRICT_RESUME = "__pregel_strict_resume"
-"""LangGraph's key in `config["configurable"]`: an id that is not asked is refused before anything is written."""
+"""LangGraph's key in `config["configurable"]`: refuse an unknown interrupt id before writing anything."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
-"""What LangGraph takes for an interrupt id: an XXH3 digest of 128 bits."""
+"""The form of LangGraph's interrupt ids: an XXH3 digest of 128 bits."""
 
 _SERDE = JsonPlusSerializer()
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer that was given.
+    """An answer that the ledger has recorded.
 
     Attributes:
         interrupt_id: the question.
         at: when, by the database's clock.
         digest: see `digest_of`.
         token: the fencing token of the lease under which it was given.
-        run_id: the run that went on with it.
-        run_status: what the ledger says of that run.
+        run_id: the run that continued with it.
+        run_status: that run's status in the ledger.
         checkpoint_id: the checkpoint at which that run ended.
     """
 
@@ -60,15 +60,15 @@ class Answered:
     checkpoint_id: str | None
 
     def was(self, value: Any) -> bool:
-        """Whether the answer was this one."""
+        """Whether `value` is the recorded answer."""
         return self.digest == digest_of(self.interrupt_id, value)
 
 
 def digest_of(interrupt_id: str, value: Any) -> str:
-    """Tells whether two answers to one question are the same; the order of a dict's keys does not count.
+    """A digest that is equal for equal answers to one question; the order of dict keys does not matter.
 
     Raises:
-        InvalidArgumentError: the answer cannot be stored.
+        InvalidArgumentError: the answer cannot be serialised.
     """
     try:
         stored = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
@@ -77,8 +77,8 @@ def digest_of(interrupt_id: str, value: Any) -> str:
             stored = b"".join((part.encode() if isinstance(part, str) else part) for part in _SERDE.dumps_typed(value))
         except Exception as error:  # serializers raise what they like
             raise InvalidArgumentError(
-                f"could not take the answer: {type(error).__name__} while serialising {type(value).__name__}; "
-                "give plain data, dataclasses, pydantic models or messages",
+                f"cannot take the answer: {type(error).__name__} while serialising {type(value).__name__}; "
+                "pass plain data, dataclasses, pydantic models or messages",
                 argument="value",
             ) from error
     return hashlib.blake2b(stored, key=interrupt_id.encode()[:64], digest_size=16).hexdigest()
@@ -92,20 +92,22 @@ def addressed(
     token: int,
     over: str | None = None,
 ) -> Mapping[str, Any]:
-    """The answers by interrupt id that are new; empty: all of them were given before, exactly so.
+    """The new answers by interrupt id; empty if all of them are repeated deliveries.
 
     Args:
-        thread: as it stands under the lease.
+        thread: the thread's status under the lease.
         value: an answer to the one open question, or a dict of interrupt ids.
-        answered: what was answered on this thread, or by the run that is `over`, oldest first.
-        token: of the lease. A caller that has seen the question under its own lease may give an answer twice.
-        over: a run that the caller names and that asks no more: what the thread asks is not for it.
+        answered: the recorded answers of this thread, or of the run `over`, oldest first.
+        token: the lease's fencing token. A caller that saw the question under its own lease may give
+            the same answer twice.
+        over: the run that the caller names, if it has ended: the thread's open questions are not its.
 
     Raises:
-        ThreadNotFoundError: nothing is known of the thread.
-        NothingToAnswerError: the thread asks nothing, or not this.
-        AlreadyAnsweredError: the question was answered otherwise, or the answer may have been meant for an earlier one.
-        ThreadInterruptedError: a bare answer, and several questions are open.
+        ThreadNotFoundError: the thread does not exist.
+        NothingToAnswerError: no question is open, or not this one.
+        AlreadyAnsweredError: the question has another answer, or this answer may have been meant for
+            an earlier question.
+        ThreadInterruptedError: a bare answer while several questions are open.
     """
     if thread.status is ThreadStatus.NEW:
         raise not_found(thread.thread_id)
@@ -123,12 +125,12 @@ def addressed(
         elif (given := known.get(interrupt_id)) is None:
             raise _nothing(thread, f"no question {interrupt_id}{of_it} is open", (interrupt_id,))
         elif not given.was(answer):
-            raise _already(thread, given, "it was answered otherwise")
+            raise _already(thread, given, "it has another answer")
     return new
 
 
 def given_before(value: Any, answered: Sequence[Answered]) -> Answered:
-    """The newest of the answers in `value`, all of which were given before."""
+    """The newest recorded answer among those in `value`, all of which are repeated deliveries."""
     ids = cast("dict[str, Any]", value).keys() if _names_interrupts(value) else None
     return next(given for given in reversed(answered) if (given.interrupt_id in ids if ids else given.was(value)))
 
@@ -145,7 +147,7 @@ def _bare(
     same = next((given for given in reversed(answered) if given.was(value)), None)
     if len(opened) > 1:
         raise ThreadInterruptedError(
-            f"could not answer thread {thread.thread_id!r}: it asks {len(opened)} questions, and one bare answer came; "
+            f"cannot answer thread {thread.thread_id!r}: {len(opened)} questions are open, and the answer names none; "
             f"answer with a dict of interrupt ids: {', '.join(sorted(opened))}",
             thread_id=thread.thread_id,
             interrupts=thread.interrupts,
@@ -156,7 +158,7 @@ def _bare(
             raise _already(
                 thread,
                 same,
-                f"the same answer was given to it, and may have been delivered twice; if it is meant for the question "
+                f"it has the same answer, so this may be a second delivery; if it is meant for the question "
                 f"that is open now, answer by its id: {{{interrupt_id!r}: …}}",
             )
         digest_of(interrupt_id, value)
@@ -165,7 +167,7 @@ def _bare(
         return {}
     of_it = "" if over is None else f" of run {over!r}"
     if answered and answered[-1].run_id == (over or thread.run_id):
-        raise _already(thread, answered[-1], "it was answered otherwise")
+        raise _already(thread, answered[-1], "it has another answer")
     raise _nothing(thread, f"no question{of_it} is open", ())
 
 
@@ -176,7 +178,7 @@ def _names_interrupts(value: Any) -> bool:
 
 def _already(thread: WorkflowCheckpoint, given: Answered, why: str) -> AlreadyAnsweredError:
     return AlreadyAnsweredError(
-        f"could not answer question {given.interrupt_id} of thread {thread.thread_id!r}, closed since "
+        f"cannot answer question {given.interrupt_id} of thread {thread.thread_id!r}, closed since "
         f"{given.at.isoformat(timespec='seconds')}: {why}",
         thread_id=thread.thread_id,
         interrupt_ids=(given.interrupt_id,),
@@ -186,8 +188,8 @@ def _already(thread: WorkflowCheckpoint, given: Answered, why: str) -> AlreadyAn
 
 def _nothing(thread: WorkflowCheckpoint, why: str, interrupt_ids: Sequence[str]) -> NothingToAnswerError:
     return NothingToAnswerError(
-        f"could not answer thread {thread.thread_id!r}, which is {thread.status}: {why}; "
-        "get_checkpoint_status(thread_id).interrupts are its questions",
+        f"cannot answer thread {thread.thread_id!r}, which is {thread.status}: {why}; "
+        "get_checkpoint_status(thread_id).interrupts lists its questions",
         thread_id=thread.thread_id,
         status=thread.status,
         interrupt_ids=interrupt_ids,
@@ -195,7 +197,5 @@ def _nothing(thread: WorkflowCheckpoint, why: str, interrupt_ids: Sequence[str])
 
 
 def already_left(thread: WorkflowCheckpoint, given: Answered) -> AlreadyAnsweredError:
-    """For an answer that was given before to a run that has stopped since."""
-    return _already(
-        thread, given, f"the same answer was given, and the thread is {thread.status} since: call ainvoke()"
-    )
+    """The error for a repeated answer to a run that has stopped since."""
+    return _already(thread, given, f"it has the same answer, and the thread is {thread.status} since: call ainvoke()")

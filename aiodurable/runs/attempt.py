@@ -28,7 +28,7 @@ from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Accepted
 from aiodurable.runs.outcome import Outcome, outcome_of
 from aiodurable.runs.repair import heal_thread
-from aiodurable.runs.run_config import what_goes_along
+from aiodurable.runs.run_config import storable_part
 from aiodurable.runs.services import Services
 
 __all__ = ["Attempt", "new_run_id"]
@@ -142,7 +142,7 @@ class Attempt:
             seq=seq,
             input=input,
             context=context,
-            config=what_goes_along(config),
+            config=storable_part(config),
             base_id=thread.checkpoint_id,
             closing=closing.get(thread.status, RunStatus.SUPERSEDED),
         )

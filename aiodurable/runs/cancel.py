@@ -1,4 +1,4 @@
-"""`Durable.cancel`: ask for the end of a run, wherever it is at work, and settle one whose process is gone."""
+"""`Durable.cancel`: cancel a run in whichever process it runs; settle it here if that process died."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiodurable.thread_id import validate_thread_id
 __all__ = ["cancel"]
 
 _POLL_S = (0.02, 0.5)
-"""Seconds between two looks whether the run is settled, at first and at most."""
+"""Seconds between polls for the run to settle: initial and maximum."""
 
 
 async def cancel(services: Services, thread_id: str, *, wait: bool = False, timeout: float | None = None) -> bool:
@@ -38,8 +38,8 @@ async def cancel(services: Services, thread_id: str, *, wait: bool = False, time
             await _until_settled(services, thread_id, run_id, wait=wait)
     except TimeoutError:
         raise LockTimeoutError(
-            f"wanted run {run_id!r} of thread {thread_id!r} settled within {timeout:g} s, found it at work still: a node "
-            "swallows the cancellation, or its process is frozen; the request stays, and ends it at the next superstep",
+            f"cannot settle run {run_id!r} of thread {thread_id!r} within {timeout:g} s: a node swallows the "
+            "cancellation, or its process is frozen. The request stands and ends the run at its next superstep",
             thread_id=thread_id,
         ) from None
     return True
@@ -58,7 +58,7 @@ async def _until_settled(services: Services, thread_id: str, run_id: str, *, wai
 
 
 async def _settle(services: Services, thread_id: str, run_id: str) -> bool:
-    """Close the run of a process that is gone, under a lease of our own. False: somebody else has it, or had it."""
+    """Close the run of a dead process under a lease of our own. False: another process has or had it."""
     try:
         async with hold(services, thread_id) as lease:
             thread = await services.threads.status(thread_id, ignore_lock=True)

@@ -1,6 +1,7 @@
-"""Ending a run on request: a column of the ledger says so, and the process that runs it sees it.
+"""Cancelling a run on request: a ledger column requests it, and the process that runs it sees it.
 
-A NOTIFY only hurries that: each process with runs at work looks once a heartbeat, whatever number of runs it has.
+NOTIFY only speeds this up: a process with active runs polls once per heartbeat, with one statement
+for all of them.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from aiodurable.postgres.sql import load
 __all__ = ["CHANNEL", "Cancellations", "Cancelling"]
 
 CHANNEL: Final = "aiodurable_cancel"
-"""Where it is said that a run is to be cancelled; the payload is its run_id."""
+"""The NOTIFY channel for cancel requests; the payload is the run_id."""
 
 _SQL = load("runs")
 _log = logging.getLogger(__name__)
 
 
 class Cancellations:
-    """The runs at work in this process, and the task that looks whether the end of one was requested.
+    """The active runs of this process, and the task that polls for requests to cancel them.
 
     Args:
-        database: where the ledger is.
-        every_s: seconds between two looks.
+        database: the database with the ledger.
+        every_s: seconds between polls.
     """
 
     def __init__(self, database: Database, *, every_s: float) -> None:
@@ -46,29 +47,29 @@ class Cancellations:
         self._started, self._hurried = asyncio.Event(), asyncio.Event()
 
     def add(self, run_id: str, cancel: Callable[[datetime], None]) -> None:
-        """Have `cancel` called, at every look, while the end of the run is requested and the run is not ended."""
+        """Register a run: every poll calls `cancel` while a request for it is pending."""
         self._runs[run_id] = cancel
         self._started.set()
         if self._task is None:
-            self._task = asyncio.create_task(self._look_on(), name="aiodurable cancellations")
+            self._task = asyncio.create_task(self._poll_forever(), name="aiodurable cancellations")
 
     def remove(self, run_id: str) -> None:
-        """The run is no longer at work here."""
+        """Unregister a run."""
         self._runs.pop(run_id, None)
 
     def hurry(self, run_id: str) -> None:
-        """Look at once, if the run is at work here."""
+        """Poll now, if the run is active here."""
         if run_id in self._runs:
             self._hurried.set()
 
     async def aclose(self) -> None:
-        """Look no more. Idempotent."""
+        """Stop polling. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
 
-    async def _look_on(self) -> None:
+    async def _poll_forever(self) -> None:
         while True:
             if not self._runs:
                 self._started.clear()
@@ -78,13 +79,13 @@ class Cancellations:
                     await self._hurried.wait()
             self._hurried.clear()
             if self._runs:
-                await self._look()
+                await self._poll()
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         try:
             rows = await self._database.fetch(_SQL["cancelling"])
-        except (AiodurableError, *DRIVER_FAILURES) as error:  # the next look may do better
-            _log.debug("could not see whether a run is to be cancelled: %s", type(error).__name__)
+        except (AiodurableError, *DRIVER_FAILURES) as error:  # the next poll may succeed
+            _log.debug("could not poll for requests to cancel runs: %s", type(error).__name__)
             return
         for row in rows:
             if (cancel := self._runs.get(row["run_id"])) is not None:
@@ -92,10 +93,10 @@ class Cancellations:
 
 
 class Cancelling:
-    """Cancels the task that runs an attempt, and tells at its end whether that was what ended it.
+    """Cancels the task that runs an attempt, and knows afterwards whether that ended the attempt.
 
-    The accounting is that of `asyncio.timeout`. A node that swallows the cancellation is cancelled again at every look, and
-    its graph stops at the next superstep.
+    It counts cancellations as `asyncio.timeout` does. A node that swallows the cancellation is
+    cancelled again at every poll, and its graph stops at the next superstep.
     """
 
     def __init__(self, control: RunControl, *, run_id: str, thread_id: str) -> None:
@@ -107,12 +108,12 @@ class Cancelling:
         self.enter()
 
     def enter(self) -> None:
-        """The current task runs the graph from now on."""
+        """From now on the current task runs the graph."""
         self._task = asyncio.current_task()
         self._cancelling, self._fired = 0 if self._task is None else self._task.cancelling(), 0
 
     def request(self, at: datetime) -> None:
-        """End it."""
+        """Cancel the attempt."""
         self._requested_at = at
         self._control.request_drain("cancelled")
         if self._task is not None:
@@ -121,8 +122,8 @@ class Cancelling:
 
     @contextlib.contextmanager
     def outside(self) -> Generator[None, None, None]:
-        """While the consumer of a stream has the task: its own code is not cancelled; what comes next is the error."""
-        self._take_back()
+        """While a stream's consumer has the task: its code is not cancelled; its next step raises the error."""
+        self._undo()
         self._task = None
         yield
         self.enter()
@@ -130,8 +131,8 @@ class Cancelling:
             raise self.error
 
     def leave(self, error: BaseException | None) -> bool:
-        """Stop; whether the request is what ended the run."""
-        alone = self._take_back()
+        """Stop cancelling, and return whether the request ended the run."""
+        alone = self._undo()
         self._task = None
         if self._requested_at is None:
             return False
@@ -141,7 +142,7 @@ class Cancelling:
 
     @property
     def error(self) -> RunCancelledError:
-        """What the caller of the run gets."""
+        """The error for the run's caller."""
         return RunCancelledError(
             f"run {self._run_id!r} of thread {self._thread_id!r} was cancelled: the thread is paused, run.ainvoke() goes on",
             thread_id=self._thread_id,
@@ -149,8 +150,8 @@ class Cancelling:
             requested_at=self._requested_at,
         )
 
-    def _take_back(self) -> bool:
-        """Undo our cancellations; whether there is none but ours."""
+    def _undo(self) -> bool:
+        """Undo our cancellations, and return whether no foreign one is pending."""
         if self._task is None:
             return True
         for _ in range(self._fired):

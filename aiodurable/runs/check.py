@@ -1,7 +1,7 @@
-"""What the graphs given here would do with the unfinished threads there are: read before a deploy, and nothing is run.
+"""`Durable.check`: which unfinished threads the given graphs could not resume. Nothing runs.
 
-Threads are gone through as in a search, a step at a time. Of each, what a call would read before it went on is read, with
-a reader that builds no object: neither the code of a node nor that of a stored class is called.
+Pages through threads like a search, and reads of each what a resumption would read first, with a
+reader that constructs no object: neither a node's code nor a stored class's code is called.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ __all__ = ["ThreadCheck", "check"]
 _UNFINISHED = tuple(status for status in ThreadStatus if status not in (ThreadStatus.NEW, ThreadStatus.COMPLETE))
 _AT_ONCE = 500
 _BYTES_AT_ONCE = 8 << 20
-"""Of values; twice as many are held, for the next are read while some are checked."""
+"""Bytes of values per batch. Two batches are in memory: one is read while the other is checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadCheck:
-    """What the given graphs would do with one unfinished thread.
+    """Whether the given graphs could resume one unfinished thread.
 
     Attributes:
         thread_id: the thread.
-        status: how it stands.
-        graph: the name of its graph, where that is recorded.
-        problems: what keeps its graph from going on with it; none: it would go on.
+        status: its status.
+        graph: the name of its graph, if recorded.
+        problems: why its graph could not resume it; empty: it could.
     """
 
     thread_id: str
@@ -79,7 +79,7 @@ async def check(
 
 
 class _Stored(NamedTuple):
-    """Some threads, the newest runs of them, and the rows of the steps they stand in."""
+    """A batch of threads with their newest runs and the rows of their current supersteps."""
 
     threads: Sequence[Standing]
     runs: Mapping[str, Needed]
@@ -87,7 +87,7 @@ class _Stored(NamedTuple):
 
 
 async def _batches(saver: DurableSaver, threads: AsyncIterator[list[Standing]]) -> AsyncIterator[list[Standing]]:
-    """As many at once as are worth a statement, and no more than memory is given for; or one."""
+    """Batches bounded by count and by bytes; one thread at least."""
     batch: list[Standing] = []
     held = 0
     async for some in threads:
@@ -120,7 +120,7 @@ def _checked(graphs: Graphs, default: BoundGraph | None, stored: _Stored) -> lis
         run, rows = stored.runs.get(thread.thread_id), stored.rows[thread.thread_id]
         try:
             problems = _problems(graphs, default, thread, run, rows)
-        except Exception as error:  # rows that no LangGraph wrote: one thread must not hide the others
+        except Exception as error:  # rows that LangGraph did not write: one thread must not hide others
             problems = [Problem(ProblemKind.UNREADABLE, thread.thread_id, type(error).__name__)]
         found.append(ThreadCheck(thread.thread_id, thread.status, thread.graph, tuple(problems)))
     return found
@@ -133,14 +133,16 @@ def _problems(
     run: Needed | None,
     rows: Sequence[Any],
 ) -> list[Problem]:
-    """As `fitted` in fitting.py, of rows that are there, and importing nothing."""
+    """Like `graph_fit.fitted`, for rows already read, and without importing modules."""
     if thread.graph is None and default is None:
-        return [Problem(ProblemKind.UNREGISTERED_GRAPH, "(not recorded)", "say which graph such threads have")]
+        return [
+            Problem(ProblemKind.UNREGISTERED_GRAPH, "(not recorded)", "pass the graph of such threads as the default")
+        ]
     try:
         graph = default if thread.graph is None else graphs.bind(thread.graph)
     except GraphNotRegisteredError:
         return [Problem(ProblemKind.UNREGISTERED_GRAPH, str(thread.graph), "no graph of this name was given")]
-    assert graph is not None, "one of the two is there"
+    assert graph is not None, "a graph was found or given"
     adopted = run is None or run.complete
     problems = [] if run is None or adopted else accepted_problems(graph, run, load_modules=False)
     if rows and (run is None or adopted or run.consumed):

@@ -1,4 +1,4 @@
-"""A new thread from a checkpoint of another one. The source is read, never changed, and no lease of it is needed."""
+"""Fork: a new thread from a checkpoint of another. The source is only read, so it needs no lease."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _ENDED = {
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Where a fork begins; with none of them, at the thread's newest checkpoint.
+    """Where a fork starts; without any attribute, at the thread's newest checkpoint.
 
     Attributes:
-        checkpoint_id: at this checkpoint.
-        before: at the newest checkpoint after which this node ran, or is to run.
-        from_step: at the newest checkpoint of this superstep.
+        checkpoint_id: this checkpoint.
+        before: the newest checkpoint after which this node ran or is pending.
+        from_step: the newest checkpoint of this superstep.
     """
 
     checkpoint_id: str | None = None
@@ -50,7 +50,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a fork begins with instead, as for LangGraph's `aupdate_state`."""
+    """A change of the state that the fork starts with, as for LangGraph's `aupdate_state`."""
 
     graph: BoundGraph
     values: Any
@@ -66,7 +66,7 @@ async def fork(
     graph: str | None,
     change: Change | None,
 ) -> WorkflowCheckpoint:
-    """Make the new thread, under a lease of its own, and tell how it stands. See `Durable.fork`."""
+    """Create the new thread under a lease of its own, and return its status. See `Durable.fork`."""
     checkpoint_id, in_the_step = await _find(services, source, point)
     async with hold(services, new_thread_id or str(uuid6())) as lease:
         thread = await services.threads.status(lease.thread_id, ignore_lock=True)
@@ -96,11 +96,11 @@ async def fork(
                 checkpoint_id=checkpoint_id,
                 in_the_step=in_the_step,
             )
-        return await _told(services, lease, run_id)
+        return await _status_of(services, lease, run_id)
 
 
-async def _told(services: Services, lease: ThreadLease, run_id: str) -> WorkflowCheckpoint:
-    """How the new thread stands. Its run was born paused, which is so where work is left."""
+async def _status_of(services: Services, lease: ThreadLease, run_id: str) -> WorkflowCheckpoint:
+    """The new thread's status. Its run is recorded as paused, which is right while work is pending."""
     thread = await services.threads.status(lease.thread_id, ignore_lock=True)
     if ended := _ENDED.get(thread.status):
         await services.ledger.finish(
@@ -115,7 +115,7 @@ async def _told(services: Services, lease: ThreadLease, run_id: str) -> Workflow
 
 
 async def _find(services: Services, source: str, point: Point) -> tuple[str, bool]:
-    """The checkpoint, and whether the fork goes on in the middle of the step after it."""
+    """The checkpoint, and whether the fork continues in the middle of the superstep after it."""
     thread = await services.threads.status(source, ignore_lock=True)
     if thread.status is ThreadStatus.NEW:
         raise not_found(source)

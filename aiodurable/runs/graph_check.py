@@ -1,7 +1,8 @@
-"""Whether a graph can go on with a thread that another version of it left: what the thread needs and the graph lacks.
+"""Check whether a graph can resume a thread that another version of the graph left.
 
-LangGraph does not ask. A node that is gone, or a channel that no edge writes any more, ends the thread without an error,
-an answer to a question whose task has another id is dropped, and a value of a class that moved comes back as a dict.
+LangGraph does not check. If a node is gone, or no edge writes a channel any more, the thread ends
+without an error; an answer whose task has another id is dropped; a value of a class that moved comes
+back as a dict.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.renamed_nodes import with_old_names
 from aiodurable.threads.task_path import caller_of, send_index
 
-try:  # how LangGraph makes the id of a task; without it lost questions are not told
+try:  # how LangGraph derives a task id; without it lost questions are not reported
     from langgraph.pregel._algo import _xxhash_str as _task_id  # pyright: ignore[reportPrivateUsage]
 except ImportError:
     _task_id = None
@@ -32,32 +33,32 @@ _START = "__start__"
 
 
 class ProblemKind(StrEnum):
-    """Why a graph cannot go on with a thread."""
+    """Why a graph cannot resume a thread."""
 
     WRONG_GRAPH = "wrong graph"
     """The run was accepted for a graph of another name."""
     UNREGISTERED_GRAPH = "unregistered graph"
-    """No graph of the run's name was given."""
+    """No graph is registered under the run's graph name."""
     MISSING_NODE = "missing node"
-    """A node of the step under way is gone."""
+    """A node of the current superstep is gone."""
     MISSING_CHANNEL = "missing channel"
-    """Nothing listens any more to the channel that starts a node, or that waits for several nodes."""
+    """No node subscribes any more to a channel that triggers a node or joins several."""
     LOST_QUESTION = "lost question"
-    """A node that asked is triggered by other channels now: the answer would not reach it."""
+    """Other channels trigger the interrupted node now, so an answer would not reach it."""
     UNDECODABLE = "undecodable value"
-    """A stored value is of a class that cannot be rebuilt."""
+    """A stored value has a class that this process cannot rebuild."""
     UNREADABLE = "unreadable"
-    """The thread itself could not be read."""
+    """The thread's rows cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that a thread needs and does not find.
+    """One thing that a thread needs and the graph does not have.
 
     Attributes:
-        kind: what it is.
-        name: the node (after those of the graphs around it: `outer/node`), channel, graph or class.
-        detail: why, and what helps, where there is more to say.
+        kind: the kind of problem.
+        name: the node (`outer/node` inside a subgraph), channel, graph or class.
+        detail: why, and what helps; may be empty.
     """
 
     kind: ProblemKind
@@ -69,7 +70,7 @@ class Problem:
 
 
 def other_graph(graph: str | None, recorded: str | None) -> list[Problem]:
-    """The problem of a run that was accepted for a graph of another name; a graph without a name may be any."""
+    """The problem of a run that was accepted for another graph. An unnamed graph matches any."""
     if graph is None or recorded is None or graph == recorded:
         return []
     detail = f"the run is of graph {recorded!r}; register the new one under both names if it takes over"
@@ -77,15 +78,16 @@ def other_graph(graph: str | None, recorded: str | None) -> list[Problem]:
 
 
 def fit(graph: BoundGraph, step: StoredStep, inner: Sequence[StoredStep] = ()) -> tuple[BoundGraph, list[Problem]]:
-    """The graph that can go on from `step`, and what keeps it from that.
+    """Find a graph that can resume from `step`, and the problems that remain.
 
     Args:
-        graph: the graph that was given.
-        step: the step in which the thread stands.
-        inner: the steps of subgraphs that are under way in it.
+        graph: the caller's graph.
+        step: the thread's current superstep.
+        inner: the current supersteps of its running subgraphs.
 
     Returns:
-        The graph itself; with `renamed` nodes, where the thread needs them, one that has their old names too.
+        The graph, or a copy that also has the old names of renamed nodes where the thread needs them;
+        and the problems, empty if it can resume.
     """
     steps = _by_path([step, *inner])
     problems = list(_structure(graph.pregel, steps))
@@ -96,7 +98,7 @@ def fit(graph: BoundGraph, step: StoredStep, inner: Sequence[StoredStep] = ()) -
 
 
 def undecodable(graph: BoundGraph, steps: Sequence[StoredStep], *, load_modules: bool) -> list[Problem]:
-    """The classes in the values of these steps that this process cannot rebuild. Values that no channel reads do not count."""
+    """The classes in these steps that this process cannot rebuild; values that no channel reads are skipped."""
     problems = dict[str, Problem]()
     for path, at in _by_path(steps).items():
         pregel = _inside(graph.pregel, path) or graph.pregel
@@ -113,17 +115,17 @@ def undecodable(graph: BoundGraph, steps: Sequence[StoredStep], *, load_modules:
 
 
 def refuse(thread_id: str, graph: str | None, recorded: str | None, problems: Sequence[Problem]) -> GraphChangedError:
-    """The error for a thread that a graph cannot go on with."""
+    """The error for a thread that the graph cannot resume."""
 
     def names(*kinds: ProblemKind) -> tuple[str, ...]:
         return tuple(problem.name for problem in problems if problem.kind in kinds)
 
     name = "the graph given" if graph is None else f"graph {graph!r}"
     return GraphChangedError(
-        f"cannot go on with thread {thread_id!r}: {name} does not fit what is stored: "
+        f"cannot resume thread {thread_id!r}: {name} does not fit what is stored: "
         f"{'; '.join(map(str, problems))}. Nothing ran and nothing was changed. Deploy code that has what is missing, "
-        "give Durable(renamed={old: new}) for nodes that have another name now, or give the work up with "
-        'on_unfinished="restart"; `aiodurable check` tells this of all threads before a deploy',
+        "pass Durable(renamed={old: new}) for renamed nodes, or give the work up with "
+        'on_unfinished="restart"; `aiodurable check` finds such threads before a deploy',
         thread_id=thread_id,
         graph=graph,
         recorded=recorded,
@@ -134,10 +136,10 @@ def refuse(thread_id: str, graph: str | None, recorded: str | None, problems: Se
 
 
 def ended_early(thread_id: str, graph: str | None, lacking: Sequence[str]) -> GraphChangedError:
-    """The error for a run that LangGraph ended without a word, before nodes that the graph lacks."""
+    """The error for a run that LangGraph ended silently before nodes that the graph does not have."""
     return GraphChangedError(
-        f"could not finish thread {thread_id!r}: the graph has no {', '.join(map(repr, lacking))}, which was to run next. "
-        "Its last checkpoint stands: resume it with code that has what is missing, or give Durable(renamed={old: new})",
+        f"cannot finish thread {thread_id!r}: the graph has no {', '.join(map(repr, lacking))}, which should run next. "
+        "Its last checkpoint is kept: resume it with code that has what is missing, or pass Durable(renamed={old: new})",
         thread_id=thread_id,
         graph=graph,
         recorded=graph,
@@ -146,7 +148,7 @@ def ended_early(thread_id: str, graph: str | None, lacking: Sequence[str]) -> Gr
 
 
 def _structure(pregel: _AnyPregel, steps: Mapping[tuple[str, ...], Sequence[StoredStep]]) -> Iterator[Problem]:
-    """What the steps need and the graph, or the subgraph, lacks. Subgraphs that a node calls by itself are not known."""
+    """What the steps need and the graph or subgraph lacks. Subgraphs that a node calls itself are invisible."""
     found = dict[Problem, None]()
     for path, at in steps.items():
         inside = _inside(pregel, path)
@@ -177,7 +179,7 @@ def _missing(pregel: _AnyPregel, around: str, step: StoredStep) -> Iterator[Prob
 
 
 def _needed(step: StoredStep) -> set[str]:
-    """The nodes of the step, finished or not: LangGraph drops what a node wrote that it does not know."""
+    """The nodes of the step, finished or not: LangGraph drops the writes of a node it does not know."""
     needed = {channel.rpartition(":")[2] for channel in step.channels}
     needed -= {_START, "__pregel_tasks"}
     needed.update(step.sends, step.commanded)
@@ -190,13 +192,13 @@ def _needed(step: StoredStep) -> set[str]:
 
 
 def _asker(task: StoredTask) -> str:
-    """The node that a channel triggered and that asked; empty for a Send, whose id does not hang on channels, and a @task."""
+    """The interrupted node that a channel triggered; empty for a Send or a @task, whose ids do not depend on channels."""
     node = caller_of(task.path)
     return node if node is not None and task.path == f"~__pregel_pull, {node}" else ""
 
 
 def _keeps_its_id(pregel: _AnyPregel, step: StoredStep, task: StoredTask, node: str) -> bool:
-    """Whether the node's task would have the id that its question was stored under; as in langgraph `pregel/_algo.py`."""
+    """Whether the node's task keeps the id of its stored interrupt (langgraph `pregel/_algo.py`)."""
     if _task_id is None or step.format < 2 or (step.namespace and ":" not in step.namespace.rpartition("|")[2]):
         return True
     place = f"{step.namespace}|{node}" if step.namespace else node
@@ -206,7 +208,7 @@ def _keeps_its_id(pregel: _AnyPregel, step: StoredStep, task: StoredTask, node: 
 
 
 def _by_path(steps: Sequence[StoredStep]) -> dict[tuple[str, ...], list[StoredStep]]:
-    """The steps by the nodes that hold their graphs."""
+    """The steps, grouped by the path of nodes that contain their graph."""
     found: dict[tuple[str, ...], list[StoredStep]] = {}
     for step in steps:
         parts = step.namespace.split("|") if step.namespace else []
@@ -216,7 +218,7 @@ def _by_path(steps: Sequence[StoredStep]) -> dict[tuple[str, ...], list[StoredSt
 
 
 def _inside(pregel: _AnyPregel, path: Sequence[str]) -> _AnyPregel | None:
-    """The subgraph that a node declares, and so on; None where a node calls a graph by itself, or is gone."""
+    """The declared subgraph at `path`; None where a node calls a graph itself, or is gone."""
     for node in path:
         declared = pregel.nodes[node].subgraphs if node in pregel.nodes else ()
         if len(declared) != 1 or not isinstance(declared[0], Pregel):

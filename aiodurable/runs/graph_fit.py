@@ -1,7 +1,7 @@
-"""Before a thread is gone on with: read the step it stands in, and see that the graph fits it.
+"""Before a resumption: read the thread's current superstep and check that the graph fits it.
 
-The row that is read is the one LangGraph would read first, and is handed to it: a resumption asks Postgres no more often
-than without. Only a graph with subgraphs has theirs read too, at the same time.
+The row read here is the one LangGraph would read first, and LangGraph gets it handed over, so the
+check costs no extra round trip. Subgraphs are read in the same statement, if the graph has any.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ __all__ = ["accepted_problems", "fitted"]
 async def fitted(
     services: Services, lease: ThreadLease, graph: BoundGraph, thread: WorkflowCheckpoint, accepted: Accepted | None
 ) -> BoundGraph:
-    """The graph to go on with: the one given, or one that knows renamed nodes by their old names too.
+    """The graph to resume with: the caller's, or a copy that also has the old names of renamed nodes.
 
     Args:
-        services: where the thread is.
-        lease: of the thread.
-        graph: the graph that was given.
-        thread: how the thread stands.
-        accepted: its run. One of which no checkpoint exists begins with its input, whatever lies before.
+        services: the open services.
+        lease: the thread's lease.
+        graph: the caller's graph.
+        thread: the thread's status.
+        accepted: the run to resume. A run without a checkpoint of its own starts from its input, so
+            earlier checkpoints do not matter.
 
     Raises:
         GraphChangedError: the graph does not fit; nothing was changed.
@@ -56,7 +57,7 @@ async def fitted(
 
 
 def accepted_problems(graph: BoundGraph, run: Needed, *, load_modules: bool = True) -> list[Problem]:
-    """What keeps a graph from reading the input and the context that a run was accepted with."""
+    """The problems of reading the input and context that a run was accepted with."""
     values = [(kind, blob) for kind, blob in run.values if kind is not None]
     if not values:
         return []

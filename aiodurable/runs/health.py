@@ -1,4 +1,4 @@
-"""How an open `Durable` is, as this process knows it: for a health endpoint, and for a person at three in the morning."""
+"""The health of an open `Durable`, as this process knows it: for health endpoints and operators."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["Health", "health"]
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """No part of it asks Postgres or waits, and none holds a secret; `dataclasses.asdict` makes it JSON.
+    """Reading it neither waits nor queries Postgres; it holds no secret. `dataclasses.asdict` makes it JSON.
 
     Attributes:
-        healthy: every lock session is up and nothing is refused: new work will do. It turns false for a moment whenever a
-            lock session is replaced, so let a probe that restarts processes be patient.
+        healthy: every lock session is up and no statement is refused, so new work would succeed. It
+            is false for a moment whenever a lock session is replaced: a probe that restarts
+            processes should tolerate a few failures.
         locks: the lock sessions.
         checkpoints: the pool, the writers and the circuit.
     """
@@ -28,6 +29,6 @@ class Health:
 
 
 def health(services: Services) -> Health:
-    """As of now."""
+    """The health right now."""
     locks, checkpoints = services.locks.health(), services.checkpoints.health()
     return Health(locks.healthy and checkpoints.healthy, locks, checkpoints)

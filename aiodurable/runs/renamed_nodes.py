@@ -1,9 +1,9 @@
-"""Nodes that have another name now: a graph that knows them by their old names too, for threads that stand before them.
+"""Renamed nodes: a copy of the graph that also has their old names, for threads that stopped before them.
 
-Nothing that is stored is changed. A task keeps the id that LangGraph makes of its node's name and channels, and with it its
-question, what finished beside it, and the checkpoints of its subgraphs; a process that dies meanwhile leaves a thread that
-is read the same way again, and a deploy that is taken back finds the names it knows. The step that was under way shows
-the old name; all that follows it has the new one.
+Nothing stored changes. LangGraph derives a task's id from its node's name and channels, so the task
+keeps its id, and with it its interrupt, the results of its siblings and the checkpoints of its
+subgraphs. A process that dies meanwhile leaves a thread that reads the same, and a deploy that is
+rolled back finds the names it knows. The current superstep shows the old name; later ones the new.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiodurable.threads.task_path import caller_of
 __all__ = ["Renamed", "renamed_in", "with_old_names"]
 
 Renamed = Mapping[str, "str | Mapping[str, str]"]
-"""Old names of nodes to new ones; under the name of a graph, a mapping for that graph alone."""
+"""Old node names to new ones; under a graph's name, a mapping for that graph alone."""
 
 _AnyPregel = Pregel[Any, Any, Any, Any]
 _Steps = Mapping[tuple[str, ...], Sequence[StoredStep]]
@@ -30,10 +30,10 @@ _BRANCH, _JOIN = "branch:to:", "join:"
 
 
 def renamed_in(renamed: Renamed, graph: str | None) -> dict[str, str]:
-    """The old names of nodes to new ones that hold for a graph.
+    """The old node names to new ones that apply to `graph`.
 
     Raises:
-        ConfigurationError: a name that is none.
+        ConfigurationError: an entry is neither a name nor a mapping of names.
     """
     found: dict[str, str] = {}
     for old, new in renamed.items():
@@ -54,13 +54,14 @@ def renamed_in(renamed: Renamed, graph: str | None) -> dict[str, str]:
 def with_old_names(
     pregel: _AnyPregel, renamed: Mapping[str, str], steps: _Steps, path: tuple[str, ...] = ()
 ) -> _AnyPregel:
-    """A copy of the graph that has renamed nodes, and what starts them, under the names that these steps know them by.
+    """A copy of the graph that has renamed nodes and their triggers under the names stored in `steps`.
 
     Args:
-        pregel: the graph, which stays as it is.
-        renamed: old names to new ones. Those of which the graph has the old name still, or not the new one, do not count.
-        steps: what is stored, by the nodes around it.
-        path: the nodes around this graph.
+        pregel: the graph; it is not changed.
+        renamed: old names to new ones. An entry is ignored if the graph still has the old name or
+            lacks the new one.
+        steps: the stored supersteps, by the path of nodes that contain their graph.
+        path: the path of this graph.
     """
     at = steps.get(path, ())
     known = {channel for step in at for channel in step.channels}
@@ -86,7 +87,7 @@ def with_old_names(
             nodes[new] = nodes[new].copy({"triggers": [c for c in triggers if c not in own]})
             channels[f"{_BRANCH}{old}"] = _named(cast("Any", channels[f"{_BRANCH}{new}"]).copy(), f"{_BRANCH}{old}")
         elif any(caller_of(task.path) == old for step in at for task in step.tasks):
-            # One node that every input starts, such as an @entrypoint: under both names it would run twice.
+            # A node that every input triggers, such as an @entrypoint, would run twice under two names.
             nodes[old] = nodes.pop(new)
     for name, node in list(nodes.items()):
         if len(node.subgraphs) == 1 and node.bound is node.subgraphs[0] and isinstance(node.bound, Pregel):
@@ -99,7 +100,7 @@ def with_old_names(
 
 
 def _joins(pregel: _AnyPregel, old_of: Mapping[str, str], known: set[str]) -> dict[str, str]:
-    """The channels that wait for several nodes, to the names they had: unless the steps know the new one already."""
+    """Join channels and their old names, except those that the steps already have under the new name."""
     found: dict[str, str] = {}
     for channel in pregel.channels:
         if channel.startswith(_JOIN) and channel not in known:
@@ -112,7 +113,7 @@ def _joins(pregel: _AnyPregel, old_of: Mapping[str, str], known: set[str]) -> di
 
 
 def _joining(node: Any, joins: Mapping[str, str], old_of: Mapping[str, str]) -> Any:
-    """The node, waiting at and writing to the old channels."""
+    """The node, reading and writing the old join channels."""
     writers: list[Any] = []
     for writer in node.writers:
         entries = getattr(writer, "writes", None) or ()

@@ -1,4 +1,4 @@
-"""Before a thread is resumed: what LangGraph would skip although it failed is made to run again, and is told."""
+"""Before a resumption: make failed tasks run again that LangGraph would skip, and report them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TASK_ID = re.compile(r":[^|]*")
 
 
 async def heal_thread(services: Services, lease: ThreadLease) -> bool:
-    """Heal the thread's newest step; see `aiodurable.checkpoints.repair`.
+    """Repair the thread's newest superstep; see `aiodurable.checkpoints.repair`.
 
     Returns:
-        Whether plain LangGraph keeps an answer for whichever question of this step comes next.
+        Whether plain LangGraph has stored an answer that the next interrupt of this step would take.
 
     Raises:
         LeaseLostError: the lease is gone; nothing was changed.
@@ -31,8 +31,8 @@ async def heal_thread(services: Services, lease: ThreadLease) -> bool:
         return loose
     nodes = tuple(map(_name, healed))
     _log.warning(
-        "thread %r: LangGraph had stored output of %s beside the error, and would have skipped the rest "
-        "(langgraph#8834); it was removed, so that they run again",
+        "thread %r: LangGraph stored output of %s beside the error and would skip the rest "
+        "(langgraph#8834); the output was removed, so that they run again",
         lease.thread_id,
         ", ".join(nodes),
     )
@@ -41,6 +41,6 @@ async def heal_thread(services: Services, lease: ThreadLease) -> bool:
 
 
 def _name(task: RepairedTask) -> str:
-    """The node, after those of the graphs around it: `inner/deep/node`."""
+    """The node, with the nodes that contain its graph: `inner/deep/node`."""
     around = _TASK_ID.sub("", task.namespace).replace("|", "/")
     return "/".join(filter(None, (around, caller_of(task.path) or "a Send")))

@@ -1,4 +1,4 @@
-"""The LangGraph config and context of a call: checked before anything is written, and what of it goes with the run."""
+"""A call's LangGraph config and context: validated before anything is written, and what of it is stored."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from aiodurable.errors import InvalidArgumentError
 from aiodurable.runs.graphs import without_coordinates
 from aiodurable.thread_id import validate_run_id
 
-__all__ = ["check_call", "merged", "named_run", "usable", "what_goes_along"]
+__all__ = ["check_call", "merged", "named_run", "storable_part", "usable"]
 
 _STORED = ("tags", "metadata", "recursion_limit", "max_concurrency")
 _OURS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 
 
 def usable(config: RunnableConfig | None, thread_id: str) -> RunnableConfig:
-    """The config, without a `run_id` in its metadata: LangGraph would take a second call with it for a resumption.
+    """The config without `run_id` in its metadata, which makes LangGraph treat a second call as a resumption.
 
     Raises:
-        InvalidArgumentError: it is no mapping, has parts of a wrong type, or addresses something else.
+        InvalidArgumentError: not a mapping, a part of the wrong type, or another thread's coordinates.
     """
     if config is None:
         return {}
@@ -46,10 +46,10 @@ def usable(config: RunnableConfig | None, thread_id: str) -> RunnableConfig:
 
 
 def named_run(run_id: str | None, config: RunnableConfig | None, thread_id: str) -> str | None:
-    """The run that a call names: by `run_id`, or by the `run_id` in its config's metadata, as LangGraph has it.
+    """The run_id of a call: its `run_id`, or the one in its config's metadata, as in LangGraph.
 
     Raises:
-        InvalidArgumentError: a run_id that cannot name a run, or two different ones.
+        InvalidArgumentError: an invalid run_id, or two different ones.
     """
     metadata = config.get("metadata") if isinstance(config, Mapping) else None
     inside: Any = metadata.get("run_id") if isinstance(metadata, Mapping) else None
@@ -64,7 +64,7 @@ def named_run(run_id: str | None, config: RunnableConfig | None, thread_id: str)
 
 
 def merged(*configs: RunnableConfig) -> RunnableConfig:
-    """One config of several: the later ones win, key by key also in `configurable` and `metadata`."""
+    """Merge configs: later ones win, key by key in `configurable` and `metadata` too."""
     result: dict[str, Any] = {}
     for config in configs:
         for key, value in config.items():
@@ -75,8 +75,8 @@ def merged(*configs: RunnableConfig) -> RunnableConfig:
     return cast("RunnableConfig", result)
 
 
-def what_goes_along(config: RunnableConfig) -> dict[str, Any] | None:
-    """What a process that resumes the run needs of it: all but what lives in this process alone, such as callbacks."""
+def storable_part(config: RunnableConfig) -> dict[str, Any] | None:
+    """The part that another process needs to resume the run: everything except objects such as callbacks."""
     kept: dict[str, Any] = {key: value for key, value in config.items() if key in _STORED and value}
     own = {
         key: value
@@ -89,11 +89,11 @@ def what_goes_along(config: RunnableConfig) -> dict[str, Any] | None:
 
 
 def check_call(graph: Pregel[Any, Any, Any, Any], options: Iterable[str], context: Any, thread_id: str) -> None:
-    """Refuse what LangGraph would refuse once the run is accepted.
+    """Refuse what LangGraph would refuse only after the run is accepted.
 
     Raises:
-        InvalidArgumentError: an option that its `ainvoke` and `astream` do not have, or a context that the graph's
-            context_schema does not take.
+        InvalidArgumentError: an option that `ainvoke` and `astream` do not have, or a context that
+            does not fit the graph's context_schema.
     """
     unknown = [name for name in options if name not in _options(type(graph))]
     if unknown:
@@ -107,7 +107,7 @@ def check_call(graph: Pregel[Any, Any, Any, Any], options: Iterable[str], contex
     if isinstance(context, dict) and built:
         try:
             schema(**context)
-        except Exception as error:  # whatever the schema's own hooks raise
+        except Exception as error:  # a schema's hooks may raise anything
             raise InvalidArgumentError(
                 f"the context does not fit {schema.__name__}, the graph's context_schema: {type(error).__name__}",
                 thread_id=thread_id,

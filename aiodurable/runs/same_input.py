@@ -1,6 +1,6 @@
-"""Whether two inputs are one: a retry brings the input that is stored, another one is another run's.
+"""Compare two inputs: a retry passes the stored input again; a different input is another run's.
 
-Both are given as `Inert` reads them: to compare them, nothing of them is built.
+Both come as `Inert` decodes them, so that comparing constructs no object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["same_input"]
 
 
 def same_input(stored: Any, given: Any) -> bool:
-    """Whether they are equal. A message that was stored without an id equals one with: LangGraph writes it into the object."""
+    """Whether they are equal. A message stored without an id equals one with: LangGraph assigns ids in place."""
     if isinstance(stored, StoredObject) and isinstance(given, StoredObject):
         return stored.name == given.name and same_input(stored.made_of, _without_new_id(stored, given.made_of))
     if isinstance(stored, Mapping) and isinstance(given, Mapping):
@@ -37,5 +37,5 @@ def _without_new_id(stored: StoredObject, given: Any) -> Any:
 def _equal(one: Any, other: Any) -> bool:
     try:
         return bool(one == other)
-    except Exception:  # arrays, and a user's own __eq__: the caller compares the stored bytes as well
+    except Exception:  # arrays and user-defined __eq__; the caller also compares the stored bytes
         return False

@@ -20,8 +20,9 @@ class Services:
     """The open services, and how runs use them.
 
     Attributes:
-        recovery_grace_s: seconds in which a lost lock may be taken again before its lease counts as lost; 0: never.
-        observers: told of every event.
+        recovery_grace_s: seconds within which a lost lock may be reacquired before its lease counts
+            as lost; 0: a lost lock is a lost lease.
+        observers: called with every event.
     """
 
     locks: PostgresLockManager

@@ -1,9 +1,9 @@
-"""Subgraphs compiled with `checkpointer=False`, which LangGraph cannot run under `durability="sync"`.
+"""Let subgraphs compiled with `checkpointer=False` run under `durability="sync"`.
 
-After each step its loop waits for the save of the step's checkpoint, in an attribute that is only set
-where something is saved: such a subgraph ends in AttributeError (langgraph 1.2.22, `Pregel.astream`
-and `stream`). The mode reaches it through the config of the run, and it may be called by any node, so
-the only place that covers all of them is the loop's class.
+After each step, LangGraph's loop awaits the save of the checkpoint in an attribute that is only set
+when something is saved, so such a subgraph fails with AttributeError (langgraph 1.2.22,
+`Pregel.astream` and `stream`). The run's config carries the mode into every subgraph, and any node
+may call one, so only the loop's class covers them all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ATTRIBUTE = "_put_checkpoint_fut"
 
 
 class _NothingToSave:
-    """The save of a checkpoint that nobody saves: done, for the loop that awaits it and for the sync one."""
+    """A finished save, for the async loop that awaits it and the sync loop that asks for its result."""
 
     def __await__(self) -> Iterator[None]:
         return iter(())
@@ -28,7 +28,7 @@ class _NothingToSave:
 
 
 def let_unsaved_graphs_run() -> None:
-    """Give LangGraph's loops what they wait for where nothing is saved; a loop that saves sets its own."""
+    """Give LangGraph's loops a default to await when nothing is saved; a loop that saves sets its own."""
     for loop in (AsyncPregelLoop, SyncPregelLoop):
         if not hasattr(loop, _ATTRIBUTE):
             setattr(loop, _ATTRIBUTE, _NothingToSave())
