@@ -85,7 +85,7 @@ def langgraph_suite(*arguments: str) -> int:
     theirs = ("langgraph-checkpoint-sqlite", "pycryptodome", "pytest-mock", "redis", "syrupy", "pip")
     install(python, "-c", CONSTRAINTS, "-e", f"{HERE}[test]", *theirs)
     cache = HERE / ".venv-langgraph" / "suite"
-    return call(python, HERE / "tests" / "langgraph_suite", "--cache", cache, *arguments)
+    return call(python, HERE / "tests" / "contract" / "langgraph_suite", "--cache", cache, *arguments)
 
 
 def lint() -> int:

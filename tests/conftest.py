@@ -12,31 +12,30 @@ cloned from a template that has the schema.
 
 import asyncio
 import contextlib
-import itertools
 import os
-import shutil
 import signal
-from collections.abc import Callable, Generator, Iterator
+import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
-import loops
-import order
-import timetable
 from aiodurable.dsn import parse_dsn
+from aiodurable.durable import Durable
+from aiodurable.settings import Settings
+from tests.support import fault_times, loops, random_order
+from tests.support.example_programs import Start
+from tests.support.fault_times import PROPERTY, Timetable
+from tests.support.ledger_view import Ledger
+from tests.support.lock_view import ServerLocks
+from tests.support.postgres import Server, container, docker_answers, embedded, worker_name
+from tests.support.restartable import OwnServer, own_server
+from tests.support.scenario_graphs import BREAKS
 
-SERVER_SETTINGS = {"max_connections": "300", "max_prepared_transactions": "0"}
-SHARED_MEMORY = Path("/dev/shm")
-IMAGE = "postgres"
 SHORT_FORM_S = 300
 
 
@@ -47,25 +46,25 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    way = "DSN" if os.environ.get("AIODURABLE_TEST_DSN") else "Docker" if _docker_answers() else "embedded"
+    way = "DSN" if os.environ.get("AIODURABLE_TEST_DSN") else "Docker" if docker_answers() else "embedded"
     version = os.environ.get("AIODURABLE_TEST_PG", "newest")
     loop = f"{loops.KIND}{', eager' if loops.EAGER else ''}"
-    by = order.seed(config)
+    by = random_order.seed(config)
     again = "files" if by is None else f"random, again with --order {by}"
     return f"test database: {way} (Postgres {version}); event loop: {loop}; order: {again}"
 
 
 @pytest.hookimpl(tryfirst=True)  # then pytest puts together what shares an expensive fixture
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if (by := order.seed(config)) is not None:
-        order.shuffle(items, by)
+    if (by := random_order.seed(config)) is not None:
+        random_order.shuffle(items, by)
     if not config.getoption("--long"):
         _bound(items)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """A shell lets what it runs in the background ignore these, and so would every process that a test starts and ends."""
-    order.seed(config)  # before xdist's processes are started
+    random_order.seed(config)  # before xdist's processes are started
     for which in (signal.SIGINT, getattr(signal, "SIGQUIT", signal.SIGINT)):
         if signal.getsignal(which) is signal.SIG_IGN:
             signal.signal(which, signal.SIG_DFL)
@@ -91,43 +90,7 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    timetable.printed(terminalreporter)
-
-
-@dataclass
-class Server:
-    """A server for tests: `url` is a superuser's, `kind` says where it came from (`dsn`, `docker`, `embedded`)."""
-
-    url: str
-    kind: str
-    _names: Iterator[str] = field(default_factory=lambda: (f"t_{_worker()}_{n}" for n in itertools.count()))
-
-    @cached_property
-    def version(self) -> int:
-        with psycopg.connect(self.url) as connection:
-            return connection.info.server_version
-
-    def database(self, name: str) -> str:
-        """The DSN of one of its databases: a URI, which both drivers read."""
-        options = {**conninfo_to_dict(self.url), "dbname": name}
-        return "postgresql://?" + urlencode(options, quote_via=quote)
-
-    def execute(self, statement: sql.Composed) -> None:
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(statement)
-
-    def create(self, template: str = "template0", *, name: str = "") -> str:
-        name = name or next(self._names)
-        # Copying files beats the log where nothing is synced; before Postgres 15 there was no other way.
-        choice = self.kind == "embedded" and self.version >= 150000
-        copy = sql.SQL(" STRATEGY file_copy" if choice else "")
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
-        self.execute(create + copy)
-        return name
-
-    def drop(self, name: str) -> None:
-        # FORCE: a connection that a test leaks is that test's failure, not the next one's.
-        self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    fault_times.printed(terminalreporter)
 
 
 @pytest.fixture(scope="session")
@@ -136,10 +99,10 @@ def server() -> Iterator[Server]:
     with contextlib.ExitStack() as stack:
         if dsn := os.environ.get("AIODURABLE_TEST_DSN"):
             yield Server(parse_dsn(dsn).conninfo, "dsn")
-        elif _docker_answers():
-            yield Server(stack.enter_context(_container()), "docker")
+        elif docker_answers():
+            yield Server(stack.enter_context(container()), "docker")
         else:
-            yield Server(stack.enter_context(_embedded()), "embedded")
+            yield Server(stack.enter_context(embedded()), "embedded")
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +110,7 @@ def template(server: Server) -> Iterator[str]:
     """The name of a database with LangGraph's tables and ours, to be cloned."""
     from aiodurable.postgres.schema import migrate
 
-    name = server.create(name=f"template_{_worker()}")
+    name = server.create(name=f"template_{worker_name()}")
     with ThreadPoolExecutor(1) as thread:  # a loop of its own: the tests' loops stay untouched
         thread.submit(asyncio.run, migrate(parse_dsn(server.database(name)))).result()
     yield name
@@ -177,55 +140,72 @@ def admin(server: Server) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-def _worker() -> str:
-    return f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_{os.getpid()}"
+@pytest.fixture
+async def own() -> AsyncIterator[OwnServer]:
+    """A Postgres of this test alone; not started yet."""
+    async with own_server() as server:
+        yield server
 
 
-def _major() -> int | None:
-    wanted = os.environ.get("AIODURABLE_TEST_PG", "")
-    return int(wanted) if wanted.isdecimal() else None
+@pytest.fixture
+def server_locks(dsn: str, admin: psycopg.Connection[Any]) -> ServerLocks:
+    """The server's own view of the leases in the test's database."""
+    return ServerLocks(dsn, admin)
 
 
-@contextlib.contextmanager
-def _embedded() -> Generator[str, None, None]:
-    from aiodurable.embedded import EmbeddedPostgres, find_bindir
-
-    wanted = os.environ.get("AIODURABLE_TEST_PG", "")
-    bindir = Path(wanted) if "/" in wanted else find_bindir(_major())
-    roomy = SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)
-    roomy = roomy and shutil.disk_usage(SHARED_MEMORY).free >= 1 << 30
-    folder = SHARED_MEMORY if roomy else None
-    with EmbeddedPostgres(bindir=bindir, folder=folder, durable=False, settings=SERVER_SETTINGS) as url:
-        yield url
+@pytest.fixture
+def timetable(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Timetable]:
+    """Filled by the test, printed at the end of the run."""
+    table = Timetable(request.node.name.removeprefix("test_").replace("_", " "))
+    yield table
+    record_property(PROPERTY, str(table))
 
 
-def _docker_answers() -> bool:
-    choice = os.environ.get("AIODURABLE_TEST_DB")
-    if choice == "embedded":
-        return False
-    try:
-        import docker
-
-        client = docker.from_env(timeout=2)
-        try:
-            client.ping()
-        finally:
-            client.close()
-    except Exception:  # not installed, not running, not allowed: all mean that Docker does not answer
-        if choice == "docker":
-            raise
-        return False
-    return True
+@pytest.fixture(autouse=True)
+def mended() -> Iterator[None]:
+    """No node of a scenario is broken at the start of a test."""
+    BREAKS.clear()
+    yield
+    BREAKS.clear()
 
 
-@contextlib.contextmanager
-def _container() -> Generator[str, None, None]:
-    # The reaper is one more container, which needs the engine's socket inside it; ours is stopped here.
-    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-    from testcontainers.community.postgres import PostgresContainer
+@pytest.fixture
+async def durable(dsn: str) -> AsyncIterator[Durable]:
+    """An open `Durable` on a fresh database."""
+    async with Durable(dsn, settings=Settings()) as opened:
+        yield opened
 
-    settings = [word for name, value in SERVER_SETTINGS.items() for word in ("-c", f"{name}={value}")]
-    container = PostgresContainer(f"{IMAGE}:{_major() or 18}", driver=None)
-    container.with_command(["postgres", "-c", "fsync=off", *settings])
-    with container:
-        yield container.get_connection_url()
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """The file in which the graphs' nodes write their names."""
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def ledger(dsn: str) -> Ledger:
+    """The ledger's rows, on a connection of their own."""
+    return Ledger(dsn)
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Start a Python program that finds no database in its environment but the given one."""
+    started: list[Process] = []
+
+    async def start(program: Path, *arguments: str, dsn: str | None = None) -> Process:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIODURABLE_", "PG"))}
+        environment.pop("DATABASE_URL", None)
+        if dsn is not None:
+            environment["AIODURABLE_DSN"] = dsn
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(program), *arguments, stdout=PIPE, stderr=STDOUT, env=environment
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()

@@ -34,7 +34,7 @@ from aiodurable.errors import (
     ThreadNotFoundError,
     WorkflowAlreadyRunningError,
 )
-from workflows import asking, four_nodes
+from tests.support.graphs import asking, four_nodes
 
 PACKAGE = Path(aiodurable.__file__).parent
 

@@ -14,7 +14,7 @@ import pytest
 from aiodurable.cli.demo import analysis, documents, report
 from aiodurable.durable import Durable
 from aiodurable.models import ThreadStatus
-from waiting import wait_until_sync
+from tests.support.waiting import wait_until_sync
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")]
 

@@ -26,9 +26,9 @@ from aiodurable.cli.doctor.runner import examine
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.pool import Database
 from aiodurable.settings import Settings
-from conftest import Server
-from pgbouncer import free_port, through
-from standby import standby_server
+from tests.support.pgbouncer import free_port, through
+from tests.support.postgres import Server
+from tests.support.standby import standby_server
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ from aiodurable import Durable, PostgresLockManager
 from aiodurable.cli.commands import cli
 from aiodurable.lock_keys import lock_key, own_lock_key
 from aiodurable.settings import Settings
-from waiting import wait_until
-from workflows import Gate, four_nodes
+from tests.support.graphs import Gate, four_nodes
+from tests.support.waiting import wait_until
 
 HERE = f"{socket.gethostname()}:{os.getpid()}"
 START: dict[str, Any] = {"words": [], "told": ""}

@@ -15,8 +15,8 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import START, StateGraph
 
-from example_programs import EXAMPLES, Start, output, read_until
-from waiting import wait_until
+from tests.support.example_programs import EXAMPLES, Start, output, read_until
+from tests.support.waiting import wait_until
 
 SAYS = {
     "adopt_threads.py": [

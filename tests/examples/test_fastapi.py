@@ -40,8 +40,8 @@ from aiodurable.errors import (
 )
 from aiodurable.fastapi import add_exception_handlers
 from aiodurable.models import ThreadStatus
-from example_programs import REPOSITORY
-from waiting import wait_until, within
+from tests.support.example_programs import REPOSITORY
+from tests.support.waiting import wait_until, within
 
 SECRET = "postgresql://db.internal, backend 4711"
 

@@ -16,8 +16,8 @@ from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError, NotResumableError, WorkflowExecutionError
 from aiodurable.events import Event, LeaseReleased, RunFinished, RunStarted
 from aiodurable.models import RunStatus, ThreadStatus
-from ledger_rows import Ledger
-from workflows import STEPS, Story, asking, fan_out, four_nodes, noted
+from tests.support.graphs import STEPS, Story, asking, fan_out, four_nodes, noted
+from tests.support.ledger_view import Ledger
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
 

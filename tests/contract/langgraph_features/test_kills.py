@@ -1,0 +1,27 @@
+"""kill -9 after every write of graphs that use what LangGraph offers: each ends as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.feature_graphs import FEATURES
+from tests.support.kill_each_statement import killed_everywhere
+from tests.support.processes import Processes, started
+
+
+@pytest.fixture
+async def processes() -> AsyncIterator[Processes]:
+    async with started() as parent:
+        yield parent
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("shape", FEATURES)
+async def test_a_kill_after_any_write_changes_nothing(
+    dsn: str, processes: Processes, shape: str, tmp_path: Path
+) -> None:
+    killed = await killed_everywhere(dsn, processes, shape, "after", tmp_path)
+    assert killed.result["words"] == FEATURES[shape][2]

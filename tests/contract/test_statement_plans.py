@@ -1,0 +1,152 @@
+"""Each statement reads what it must, by the indexes its comment names, whatever Postgres knows of the tables.
+
+A plan that suits the tables of yesterday, or none at all, is slow where nobody looks: on the first day.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import ClientCursor, sql
+
+from aiodurable.postgres.sql import load
+from tests.support.explain import nodes, rows
+from tests.support.plan_statements import CROWD, STATEMENTS, TABLES, Statement
+from tests.support.postgres import Server
+
+KNOWN = {
+    "all": "every table was analysed",
+    "nothing": "none ever was",
+    "no row": "they were while there was nothing in them",
+    "one thread": "they were when there was one thread",
+    "no table": "none ever was, and plans were made while there was nothing in them, and are kept",
+}
+ROOMS = ("threads", "runs", "checkpoints", "copy", "direct", "prune", "answers")
+READ_NO_TABLE = {
+    "without_seqscan",
+    "bytewise",
+    "pages",
+    "plan_once",
+    "plan_anew",
+    "by_index",
+    "end_left",
+    "at_work",
+    "isolation",
+    "mark",
+    "marked",
+    "on_disk",
+    "server",
+    "patience",
+    "unhurried",
+}
+TESTED_ELSEWHERE = {"threads_recent"}
+PART_OF_ANOTHER = {"commit_lost", "commit_unless_lost", "commit_replaced", "commit_taken", "commit_and_lost"}
+SESSIONS = {"pool": ("direct", "by_index"), "search": ("threads", "without_seqscan"), "link": ("direct", "plan_once")}
+
+
+class Session:
+    """A connection like one of those that run these statements; all of them are prepared."""
+
+    def __init__(self, dsn: str, on: str) -> None:
+        self._connection = psycopg.connect(dsn, autocommit=True, prepare_threshold=None)
+        room, block = SESSIONS[on]
+        self._settings = load(room)[block].replace("$1", "pg_backend_pid()").encode()
+        self._names = {name: f"s{n}" for n, name in enumerate(STATEMENTS) if STATEMENTS[name].on == on}
+        for name, prepared in self._names.items():
+            self._connection.execute(f"PREPARE {prepared} AS {STATEMENTS[name].sql}".encode())
+
+    def plan(self, statement: Statement, mode: str, *, run: bool) -> dict[str, Any]:
+        """What EXPLAIN says; what the statement did is undone."""
+        values = sql.SQL(", ").join(map(sql.Literal, statement.values)).as_string(self._connection)
+        how = "FORMAT json, ANALYZE, BUFFERS" if run else "FORMAT json"
+        explain = f"EXPLAIN ({how}) EXECUTE {self._names[statement.name]} {f'({values})' if values else ''}"
+        with self._connection.transaction(force_rollback=True):
+            self._connection.execute(self._settings)
+            self._connection.execute(f"SET LOCAL plan_cache_mode = {mode}".encode())
+            row = self._connection.execute(explain.encode()).fetchone()
+        assert row is not None
+        return row[0][0]["Plan"]
+
+    def plan_all(self) -> None:
+        for name in self._names:
+            self.plan(STATEMENTS[name], "force_generic_plan", run=False)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture(scope="module", params=KNOWN)
+def known(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def sessions(server: Server, template: str, known: str) -> Iterator[dict[str, Session]]:
+    """A crowd, and sessions of a server that knows of it what `KNOWN` says."""
+    name = server.create(template)
+    dsn = server.database(name)
+    sessions = {on: Session(dsn, on) for on in SESSIONS}
+    with psycopg.connect(dsn, autocommit=True) as connection:
+
+        def each(command: str) -> None:
+            for table in TABLES:
+                connection.execute(command.format(table).encode())
+
+        def fill(first: int, last: int) -> None:
+            ClientCursor(connection).execute(CROWD.encode(), {"first": first, "last": last})
+
+        each("ALTER TABLE {} SET (autovacuum_enabled = off)")
+        if known == "one thread":
+            fill(1, 1)
+        if known in ("one thread", "no row"):
+            each("ANALYZE {}")
+        if known == "no table":
+            for session in sessions.values():
+                session.plan_all()
+        fill(2 if known == "one thread" else 1, 3000)
+        if known == "all":
+            each("VACUUM ANALYZE {}")
+    yield sessions
+    for session in sessions.values():
+        session.close()
+    server.drop(name)
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_statement_reads_what_it_must(sessions: dict[str, Session], known: str, name: str) -> None:
+    statement = STATEMENTS[name]
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        if mode == "force_custom_plan" and (statement.on == "link" or known == "no table"):
+            continue  # a link makes none; elsewhere it would not be the one that was kept
+        sessions[statement.on].plan(statement, mode, run=True)  # the first time a session reads the catalogs, too
+        plan = sessions[statement.on].plan(statement, mode, run=True)
+        scanned = {node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"} & set(TABLES)
+        assert scanned == ({"checkpoints"} if statement.scans else set())
+        # An index leads to the versions that earlier statements left when they were undone, too.
+        assert rows(plan) <= statement.rows * 3 + 20
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] <= statement.rows * 8 + 50
+        if known == "all":  # who knows less may take another index, if it reads no more
+            assert indexes(plan) <= set(re.findall(r"\w+", statement.comment))
+
+
+def test_no_statement_is_left_out() -> None:
+    told = {statement.block for statement in STATEMENTS.values()}
+    rest = {name for room in ROOMS for name, block in load(room).items() if block not in told}
+    assert rest == READ_NO_TABLE | TESTED_ELSEWHERE | PART_OF_ANOTHER
+
+
+def indexes(node: dict[str, Any]) -> set[str]:
+    """Those of our tables. What has the alias `own` (`own_1` …) is a thread's own few rows: any index on it will do."""
+    if node.get("Alias", "").startswith("own"):
+        return set()
+    found = {node["Index Name"]} if "Index Name" in node else set()
+    # LangGraph's own on thread_id alone is as good for few rows of one thread, and for the next thread.
+    return {
+        re.sub("_thread_id_idx$", "_pkey", index)
+        for index in found.union(*map(indexes, node.get("Plans", ())))
+        if not index.startswith("pg_")
+    }

@@ -1,0 +1,235 @@
+"""A flow that vanishes silently, as behind a NAT or a load balancer: statements are sent again on a new connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from aiodurable import AiodurableError, Durable, PostgresUnavailableError, RunStatus, Settings
+from aiodurable.dsn import parse_dsn
+from aiodurable.postgres import direct, pool
+from aiodurable.postgres.direct import DirectConnection, DirectPool
+from aiodurable.postgres.pool import Database
+from tests.support.graphs import STEPS, Gate, four_nodes
+from tests.support.ledger_view import Ledger
+from tests.support.proxy import Proxy, proxy
+from tests.support.waiting import wait_until, within
+
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+
+
+@pytest.fixture
+async def wire(dsn: str) -> AsyncIterator[Proxy]:
+    async with proxy(dsn) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "_STATEMENT_S", 1.0)
+    monkeypatch.setattr(pool, "_SILENCE_S", 1.0)
+
+
+@pytest.fixture
+async def durable(wire: Proxy) -> AsyncIterator[Durable]:
+    times = Settings(lease_ttl_s=3, lease_heartbeat_s=0.5, lease_safety_margin_s=1, recovery_grace_s=30)
+    async with Durable(wire.dsn, settings=times) as opened:
+        yield opened
+
+
+async def backends(dsn: str, role: str) -> set[int]:
+    query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s"
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        return {row[0] for row in await (await connection.execute(query, (f"aiodurable:{role}@%",))).fetchall()}
+
+
+async def test_a_statement_that_gets_no_answer_is_sent_again_on_a_new_connection(dsn: str, wire: Proxy) -> None:
+    pair = DirectPool(parse_dsn(wire.dsn), role="test", size=1, timeout_s=0.2)
+    [before] = await pair.fetch("SELECT pg_backend_pid() AS pid")
+    wire.forget()
+    [after] = await pair.fetch("SELECT pg_backend_pid() AS pid")
+    assert await backends(dsn, "test") == {after["pid"]} != {before["pid"]}  # the old one was ended
+    pair.close()
+
+
+async def test_every_backend_that_was_left_is_ended_by_the_next_connection(
+    dsn: str, wire: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = DirectConnection(parse_dsn(wire.dsn), role="test", connect_timeout_s=10.0)
+    await link.fetch("SELECT 1")
+    wire.forget()
+    link.drop()
+    with monkeypatch.context() as slow:
+        slow.setattr(direct, "_SQL", {**direct._SQL, "end_left": "SELECT pg_sleep(60), $1"})
+        second = asyncio.create_task(link.fetch("SELECT 1"))
+        await wait_until(lambda: sleeping(dsn), what="the second connection to end what the first left")
+        wire.forget()
+        link.drop()
+        await asyncio.wait({second})
+    assert len(await backends(dsn, "test")) == 2
+    [(mine,)] = await link.fetch("SELECT pg_backend_pid()")
+    assert await backends(dsn, "test") == {mine}
+    link.drop()
+
+
+async def sleeping(dsn: str) -> bool:
+    query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        return await (await connection.execute(query)).fetchone() is not None
+
+
+async def test_a_checkpoint_whose_connection_died_silently_is_written_on_a_new_one(
+    durable: Durable, wire: Proxy
+) -> None:
+    gate = Gate("weigh")
+
+    async def body() -> Any:
+        async with durable.run("t", four_nodes(gate)) as run:
+            return await run.ainvoke(INPUT)
+
+    running = asyncio.create_task(body())
+    await gate.reached.wait()
+    wire.forget()
+    gate.open.set()
+    assert (await within(60, running, what="the run to end"))["words"] == list(STEPS)
+
+
+async def test_a_complete_run_whose_end_met_a_dead_connection_returns_its_result_and_is_recorded(
+    durable: Durable, wire: Proxy, dsn: str
+) -> None:
+    gate = Gate("tell")
+
+    async def body() -> Any:
+        async with durable.run("t", four_nodes(gate)) as run:
+            return await run.ainvoke(INPUT)
+
+    running = asyncio.create_task(body())
+    await gate.reached.wait()
+    wire.forget()
+    gate.open.set()
+    assert (await within(60, running, what="the run to end"))["words"] == list(STEPS)
+    assert [row["status"] for row in await Ledger(dsn).rows("t")] == [RunStatus.COMPLETE]
+
+
+async def test_a_token_that_was_asked_for_on_a_dead_connection_is_raised_once_more(
+    durable: Durable, wire: Proxy
+) -> None:
+    pool = durable._opened().checkpoints
+    first = await pool.new_fence("t")
+    wire.forget()
+    second = await within(30, pool.new_fence("t"), what="a token")
+    assert second.token > first.token
+
+
+async def test_a_run_that_is_cancelled_while_its_end_is_recorded_on_a_dead_connection_ends_cancelled(
+    durable: Durable, wire: Proxy
+) -> None:
+    gate = Gate("weigh")
+
+    async def body() -> None:
+        async with durable.run("t", four_nodes(gate)) as run:
+            await run.ainvoke(INPUT)
+
+    running = asyncio.create_task(body())
+    await gate.reached.wait()
+    wire.forget()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(60, running, what="the run to end")
+    assert running.cancelled()
+
+
+async def test_a_cancelled_run_waits_for_a_dead_connection_no_longer_than_for_its_lease(
+    durable: Durable, wire: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "_STATEMENT_S", 60.0)
+    running = await cancelled_behind_a_dead_wire(durable, wire)
+    await within(10, asyncio.wait({running}), what="the run to leave with its lease, of which 2 s were left")
+    assert running.cancelled()
+
+
+async def test_closing_ends_the_waiting_of_a_cancelled_run_although_its_lease_lasts(
+    wire: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a process that is given less time than a lease has."""
+    monkeypatch.setattr(direct, "_STATEMENT_S", 60.0)
+    lasting = Settings(lease_ttl_s=120, lease_heartbeat_s=30, lease_safety_margin_s=30, close_timeout_s=2)
+    durable = Durable(wire.dsn, settings=lasting)
+    await durable.open()
+    running = await cancelled_behind_a_dead_wire(durable, wire)
+    await asyncio.wait({running}, timeout=0.5)
+    assert not running.done(), "it waits for the answer"
+    await within(20, durable.aclose(), what="the Durable to close")
+    await within(1, asyncio.wait({running}), what="the run to leave")
+    assert running.cancelled()
+
+
+async def cancelled_behind_a_dead_wire(durable: Durable, wire: Proxy) -> asyncio.Task[None]:
+    gate = Gate("weigh")
+
+    async def body() -> None:
+        async with durable.run("t", four_nodes(gate)) as run:
+            await run.ainvoke(INPUT)
+
+    running = asyncio.create_task(body())
+    await gate.reached.wait()
+    wire.cut()
+    running.cancel()
+    return running
+
+
+@pytest.fixture
+async def database(wire: Proxy) -> AsyncIterator[Database]:
+    database = Database(parse_dsn(wire.dsn), max_size=1)
+    await database.open()
+    yield database
+    await database.aclose()
+
+
+async def test_a_statement_of_the_pool_does_not_wait_for_an_answer_that_is_lost(
+    database: Database, wire: Proxy
+) -> None:
+    await database.fetch("SELECT 1")
+    wire.forget()
+    with pytest.raises(PostgresUnavailableError):
+        await within(30, database.fetch("SELECT 1"), what="its error")
+    assert await database.fetch("SELECT 1 AS n") == [{"n": 1}]
+
+
+async def test_a_statement_of_the_pool_that_takes_long_is_left_alone(database: Database) -> None:
+    assert await database.fetch("SELECT 1 AS n FROM pg_sleep(4)") == [{"n": 1}]
+
+
+@pytest.mark.parametrize("where", ["collect", "weigh", "tell"])
+async def test_twenty_runs_whose_connections_all_die_silently_end_right(
+    durable: Durable, wire: Proxy, dsn: str, where: str
+) -> None:
+    """Every caller gets its result or an error of ours, and every thread ends complete."""
+    gates = {f"t{number}": Gate(where) for number in range(20)}
+
+    async def body(thread_id: str) -> Any:
+        async with durable.run(thread_id, four_nodes(gates[thread_id])) as run:
+            return await run.ainvoke(INPUT)
+
+    running = [asyncio.create_task(body(thread_id)) for thread_id in gates]
+    await asyncio.gather(*(gate.reached.wait() for gate in gates.values()))
+    wire.forget()
+    for gate in gates.values():
+        gate.open.set()
+    done, pending = await asyncio.wait(running, timeout=60)
+    assert not pending, f"{len(pending)} callers got nothing"
+    failed = [task.exception() for task in done if task.exception() is not None]
+    assert all(isinstance(error, AiodurableError) for error in failed), failed
+    for task in done:
+        if task.exception() is None:
+            assert task.result()["words"] == list(STEPS)
+    async with Durable(dsn) as another:
+        for thread_id in gates:
+            async with another.run(thread_id, four_nodes(), on_busy="wait", timeout=10) as run:
+                assert (await run.ainvoke())["words"] == list(STEPS)
+    ends = [row["status"] for thread_id in gates for row in await Ledger(dsn).rows(thread_id)]
+    assert set(ends) == {RunStatus.COMPLETE}

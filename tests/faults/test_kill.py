@@ -1,0 +1,31 @@
+"""kill -9 of a real process before and after every write it commits: the thread ends as if nothing had happened.
+
+`AIODURABLE_TEST_KILLS=all` kills it at every statement, those that read and those that lock as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.kill_each_statement import KILLS, killed_everywhere
+from tests.support.processes import Processes, started
+
+
+@pytest.fixture
+async def processes() -> AsyncIterator[Processes]:
+    async with started() as parent:
+        yield parent
+
+
+@pytest.mark.timeout(300 if KILLS == "writes" else 1200)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("shape", ["linear", "functional", "subgraph", "fan-out", "send", "interrupt"])
+async def test_a_kill_at_any_commit_changes_nothing(
+    dsn: str, processes: Processes, shape: str, when: str, tmp_path: Path
+) -> None:
+    killed = await killed_everywhere(dsn, processes, shape, when, tmp_path)
+    if KILLS == "writes":  # which statements else there are depends on the moment: alone or in a batch, a filling pool
+        assert killed.at >= killed.statements

@@ -1,0 +1,238 @@
+"""The rows are byte for byte the stock saver's: the same calls go to both, then the tables are compared."""
+
+import asyncio
+import copy
+import dataclasses
+import datetime as dt
+import random
+import uuid
+from collections.abc import AsyncIterator, Callable
+from enum import StrEnum
+from typing import Any
+
+import asyncpg
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.func import entrypoint, task
+from langgraph.graph import START, StateGraph
+from langgraph.types import Command, interrupt
+
+from aiodurable.checkpoints import DurableSaver
+from aiodurable.checkpoints.encoding import dump_json
+from tests.support.checkpoint_rows import State, checkpoint, config, fan_out, linear, rows, step
+
+
+class Recorder(InMemorySaver):
+    """Remembers the calls that write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+
+    def get_next_version(self, current: Any, channel: Any) -> Any:
+        return AsyncPostgresSaver.get_next_version(self, current, channel)  # pyright: ignore[reportArgumentType]
+
+    async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
+        self.calls.append(("aput", (config, *copy.deepcopy((checkpoint, metadata, new_versions)))))
+        return await super().aput(config, checkpoint, metadata, new_versions)
+
+    async def aput_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
+        self.calls.append(("aput_writes", (config, copy.deepcopy(writes), task_id, task_path)))
+        await super().aput_writes(config, writes, task_id, task_path)
+
+
+async def replay(calls: list[tuple[str, tuple[Any, ...]]], saver: AsyncPostgresSaver, thread_id: str) -> None:
+    for name, (call_config, *rest) in calls:
+        await getattr(saver, name)(
+            {**call_config, "configurable": {**call_config["configurable"], "thread_id": thread_id}}, *rest
+        )
+
+
+@pytest.fixture
+async def stock(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        yield saver
+
+
+async def run_linear(saver: InMemorySaver) -> None:
+    await linear().compile(saver).ainvoke({"topic": "tides"}, config("t"))
+
+
+async def run_fan_out(saver: InMemorySaver) -> None:
+    await fan_out().compile(saver).ainvoke({"topic": "tides"}, config("t"))
+
+
+async def run_subgraph(saver: InMemorySaver) -> None:
+    outer = StateGraph(State)
+    outer.add_node("inner", linear(2).compile())
+    outer.add_node("last", step("last"))
+    outer.add_edge(START, "inner")
+    outer.add_edge("inner", "last")
+    await outer.compile(saver).ainvoke({"topic": "tides"}, config("t"))
+
+
+async def run_interrupt(saver: InMemorySaver) -> None:
+    async def ask(state: State) -> State:
+        return {"seen": [interrupt("which?"), interrupt("and?")]}
+
+    builder = StateGraph(State)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+    graph = builder.compile(saver)
+    await graph.ainvoke({"topic": "tides"}, config("t"))
+    await graph.ainvoke(Command(resume="this"), config("t"))
+    await graph.ainvoke(Command(resume="that"), config("t"))
+
+
+async def run_failure(saver: InMemorySaver) -> None:
+    async def fail(state: State) -> State:
+        raise ValueError("no tide today")
+
+    builder = StateGraph(State)
+    builder.add_node("good", step("good"))
+    builder.add_node("bad", fail)
+    builder.add_edge(START, "good")
+    builder.add_edge(START, "bad")
+    with pytest.raises(ValueError, match="no tide"):
+        await builder.compile(saver).ainvoke({"topic": "tides"}, config("t"))
+
+
+async def run_functional(saver: InMemorySaver) -> None:
+    @task
+    async def double(number: int) -> int:
+        return number * 2
+
+    @entrypoint(checkpointer=saver)
+    async def workflow(number: int, *, previous: Any = None) -> Any:
+        return entrypoint.final(value=await double(number), save=[number, previous])
+
+    await workflow.ainvoke(3, config("t"))
+    await workflow.ainvoke(4, config("t"))
+
+
+async def run_update_and_fork(saver: InMemorySaver) -> None:
+    graph = linear(2).compile(saver)
+    await graph.ainvoke({"topic": "tides"}, config("t"))
+    await graph.aupdate_state(config("t"), {"total": 5}, as_node="step1")
+    history = [state async for state in graph.aget_state_history(config("t"))]
+    await graph.ainvoke(None, history[-2].config)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [run_linear, run_fan_out, run_subgraph, run_interrupt, run_failure, run_functional, run_update_and_fork],
+    ids=lambda scenario: scenario.__name__,
+)
+async def test_what_a_graph_stores_is_stored_in_the_same_rows(
+    scenario: Callable[[InMemorySaver], Any],
+    stock: AsyncPostgresSaver,
+    saver: DurableSaver,
+    db: asyncpg.Connection,
+    lease: Any,
+) -> None:
+    recorder = Recorder()
+    await scenario(recorder)
+    await lease("ours")
+
+    await replay(recorder.calls, stock, "theirs")
+    await replay(recorder.calls, saver, "ours")
+    await replay(recorder.calls, saver, "unleased")
+
+    theirs = await rows(db, "theirs", renamed="x")
+    assert theirs["checkpoints"]
+    assert theirs["checkpoint_writes"]
+    assert await rows(db, "ours", renamed="x") == theirs
+    assert await rows(db, "unleased", renamed="x") == theirs
+
+
+@dataclasses.dataclass
+class Tide:
+    height: float
+    at: dt.datetime
+
+
+class Moon(StrEnum):
+    NEW = "new"
+
+
+VALUES: dict[str, Any] = {
+    "none": None,
+    "true": True,
+    "small": 7,
+    "large": 2**70,
+    "float": 0.1,
+    "tiny": 5e-324,
+    "huge": 1.7976931348623157e308,
+    "whole": 1.0,
+    "text": 'naïve "tide" \\ \n \U0001f30a',
+    "long": "x" * 100_000,
+    "enum": Moon.NEW,
+    "bytes": b"\x00\xff",
+    "bytearray": bytearray(b"\x00\xfe"),
+    "empty": [],
+    "nested": {"a": [1, None, {"b": (1, 2)}], "set": {1}},
+    "model": Tide(1.5, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)),
+    "uuid": uuid.UUID(int=1),
+    "snapshot": _DeltaSnapshot([1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+async def test_every_kind_of_value_is_stored_alike(
+    name: str, stock: AsyncPostgresSaver, saver: DurableSaver, db: asyncpg.Connection, lease: Any
+) -> None:
+    await lease("ours")
+    written = VALUES[name] if name != "large" else 0  # msgpack holds 64 bits, JSON any number
+    made, versions = checkpoint(value=VALUES[name], other=[1])
+    metadata: Any = {"source": "loop", "step": 1, "parents": {}, "note": "a\0b", "writes": {"dropped": 1}}
+    for thread_id, target in (("theirs", stock), ("ours", saver)):
+        stamped: Any = {**config(thread_id), "metadata": {"user": "u\0", "n": 1.5, "skipped": [1], "__hidden": "x"}}
+        await target.aput(stamped, copy.deepcopy(made), dict(metadata), versions)  # pyright: ignore[reportArgumentType]
+        await target.aput_writes(config(thread_id, made["id"]), [("value", written), ("other", 1)], "task", "~path")
+
+    assert await rows(db, "ours", renamed="x") == await rows(db, "theirs", renamed="x")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "nul \0 in text"], ids=["nan", "infinity", "nul"])
+async def test_what_postgres_refuses_from_the_stock_saver_is_refused_here_too(
+    value: Any, stock: AsyncPostgresSaver, saver: DurableSaver, lease: Any
+) -> None:
+    await lease("ours")
+    made, versions = checkpoint(value=value)
+    for thread_id, target in (("theirs", stock), ("ours", saver)):
+        with pytest.raises(Exception, match=r"json|Unicode|cannot be stored"):
+            await target.aput(config(thread_id), copy.deepcopy(made), {}, versions)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_writes_that_travel_in_one_batch_end_as_if_sent_one_by_one(
+    seed: int, stock: AsyncPostgresSaver, saver: DurableSaver, db: asyncpg.Connection, lease: Any
+) -> None:
+    """INSERT-or-nothing and upsert calls on the same few keys, in random order; and the same checkpoint twice."""
+    await lease("ours")
+    chance = random.Random(seed)
+    made, versions = checkpoint(value=[seed])
+    calls: list[tuple[str, tuple[Any, ...]]] = []
+    for number in range(40):
+        if chance.random() < 0.2:
+            parent = f"{chance.randrange(3):08}"
+            calls.append(("aput", (config("t", parent), made, {"step": number}, versions)))
+            continue
+        channels = chance.choice(
+            [["a", "b"], ["__interrupt__"], ["__interrupt__", "__resume__"], ["a", "__interrupt__"]]
+        )
+        writes = [(channel, f"{channel}{number}") for channel in channels]
+        calls.append(("aput_writes", (config("t", made["id"]), writes, f"task{chance.randrange(2)}", f"path{number}")))
+
+    await replay(calls, stock, "theirs")
+    await asyncio.gather(*(replay([call], saver, "ours") for call in calls))
+
+    assert await rows(db, "ours", renamed="x") == await rows(db, "theirs", renamed="x")
+
+
+def test_json_without_a_null_is_left_as_orjson_made_it() -> None:
+    assert dump_json({"a": 1.0}) == '{"a":1.0}'
+    assert dump_json({1: 2**70}) == f'{{"1": {2**70}}}'
+    assert "NaN" in dump_json({"a": float("nan")})

@@ -1,0 +1,159 @@
+"""The server's lock table is everybody's: aiodurable takes its share and no more, and gives everything back at the brim."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import asyncpg
+import pytest
+
+from aiodurable.embedded import EmbeddedPostgres
+from aiodurable.errors import LockCapacityError, LockTimeoutError
+from aiodurable.locks import PostgresLockManager
+from aiodurable.locks.capacity import share
+from tests.support.waiting import wait_until, within
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[str]:
+    """A server with room for few locks."""
+    settings = {"max_connections": "20", "max_locks_per_transaction": "10", "max_prepared_transactions": "0"}
+    with EmbeddedPostgres(durable=False, settings=settings) as url:
+        yield url
+
+
+async def locked(connection: asyncpg.Connection) -> int:
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+    return int(str(await connection.fetchval(query)))
+
+
+async def held_at_most(locks: PostgresLockManager) -> int:
+    count = 0
+    with pytest.raises(LockCapacityError, match="max_locks_per_transaction"):
+        while True:
+            await locks.acquire(f"{id(locks)} {count}")
+            count += 1
+    return count
+
+
+async def test_half_of_the_table_is_shared_equally(small: str) -> None:
+    slots = 10 * 20
+    async with PostgresLockManager(small, sessions=1) as first:
+        assert await held_at_most(first) == slots // 2
+        async with PostgresLockManager(small, sessions=1) as second:
+            assert await held_at_most(second) == slots // 4
+        assert first.health().sessions[0].used == slots // 2
+    connection = await asyncpg.connect(small)
+    assert await locked(connection) == 0
+    await connection.close()
+
+
+async def test_a_refusal_leaves_the_lock_free_and_the_manager_working(small: str) -> None:
+    async with PostgresLockManager(small, sessions=1) as locks:
+        leases = [await locks.acquire(f"lock {n}") for n in range(100)]
+        with pytest.raises(LockCapacityError):
+            await locks.acquire("one more")
+        await leases.pop().release()
+        async with locks.hold("one more"):
+            pass
+
+
+async def test_at_the_brim_a_batch_is_given_back_whole_and_nothing_stays(small: str) -> None:
+    """Others may fill the table: what a failed statement took before it failed is not kept."""
+    async with PostgresLockManager(small, sessions=1) as locks:
+        session = locks._keepers[0].session
+        assert session is not None
+        kept = await locks.acquire("kept")
+        await wait_until(lambda: session.idle)
+        session.share = 100_000  # as if the server were larger than it is
+        connection = await asyncpg.connect(small)
+        before = await locked(connection)
+        results = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(1500)), return_exceptions=True)
+        failed = [error for error in results if isinstance(error, BaseException)]
+        assert failed
+        assert {type(error) for error in failed} == {LockCapacityError}
+        for lease in results:
+            if not isinstance(lease, BaseException):
+                await lease.release()
+        assert await locked(connection) == before == 1
+        assert not kept.lost
+        async with locks.hold("lock 1"):
+            assert await locked(connection) == 2
+        await kept.release()
+        assert session.over is None
+        await connection.close()
+
+
+async def test_at_the_brim_a_release_goes_through_and_a_second_unlock_finds_nothing(small: str) -> None:
+    async with PostgresLockManager(small, sessions=1) as locks:
+        session = locks._keepers[0].session
+        assert session is not None
+        await wait_until(lambda: session.idle)
+        session.share = 100_000
+        first = [await locks.acquire(f"first {n}") for n in range(50)]
+        letting_go = [asyncio.create_task(lease.release()) for lease in first]
+        taking = [asyncio.create_task(locks.acquire(f"lock {n}")) for n in range(1500)]
+        await asyncio.gather(*letting_go)
+        assert all(isinstance(e, LockCapacityError) for e in await asyncio.gather(*taking, return_exceptions=True))
+        assert not any(lease.lost for lease in first)
+        connection = session.wire._connection
+        for lease in first:
+            assert await connection.fetchval("SELECT pg_advisory_unlock($1)", lease.key) is False
+
+
+async def test_without_room_for_flags_the_tick_wakes(small: str) -> None:
+    async with PostgresLockManager(small, sessions=1) as locks, PostgresLockManager(small, sessions=1) as other:
+        session = other._keepers[0].session
+        assert session is not None
+        await wait_until(lambda: session.idle)
+        session.share = 3
+        lease = await locks.acquire("a")
+        waiting = asyncio.create_task(other.acquire("a", timeout=None))
+        await wait_until(lambda: other.health().waiting == 1)
+        await wait_until(lambda: session.idle)
+        assert not session.flags.up
+        await lease.release()
+        await (await within(10, waiting)).release()
+
+
+@pytest.mark.parametrize(("slots", "sessions", "each"), [(6400, 2, 1600), (6400, 0, 3200), (10, 100, 1)])
+def test_shares(slots: int, sessions: int, each: int) -> None:
+    assert share(slots, sessions) == each
+
+
+async def test_who_waits_waits_for_room_too(small: str) -> None:
+    async with PostgresLockManager(small, sessions=1) as locks:
+        leases = [await locks.acquire(f"lock {n}") for n in range(100)]
+        waiting = [asyncio.create_task(locks.acquire(f"one more {n}", timeout=30)) for n in range(3)]
+        await wait_until(lambda: locks.health().waiting == 3)
+        with pytest.raises(LockCapacityError):
+            await locks.acquire("at once")
+        for _ in range(3):
+            await leases.pop().release()
+        for lease in await within(10, asyncio.gather(*waiting)):
+            await lease.release()
+        for lease in leases:
+            await lease.release()
+
+
+async def test_who_waits_for_room_in_vain_is_told_what_there_was_none_of(small: str) -> None:
+    async with PostgresLockManager(small, sessions=1) as locks:
+        leases = [await locks.acquire(f"lock {n}") for n in range(100)]
+        with pytest.raises(LockTimeoutError, match="max_locks_per_transaction") as raised:
+            await locks.acquire("one more", timeout=0.3)
+        assert isinstance(raised.value.__cause__, LockCapacityError)
+        assert locks.health().waiting == 0
+        await leases.pop().release()
+        async with locks.hold("one more"):
+            pass
+
+
+async def test_many_times_as_many_waiters_as_there_is_room_all_get_their_lease(small: str) -> None:
+    async with PostgresLockManager(small, sessions=2) as locks:
+
+        async def one(number: int) -> None:
+            async with locks.hold(f"lock {number}", timeout=60):
+                await asyncio.sleep(0.01)
+
+        await within(60, asyncio.gather(*(one(number) for number in range(1000))))

@@ -1,0 +1,72 @@
+"""What belongs to one event loop says so in another, and stays as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from aiodurable import ClosedError, Durable
+from tests.support.graphs import STEPS, Gate, four_nodes
+from tests.support.waiting import wait_until
+
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+
+
+@pytest.fixture
+async def durable(dsn: str) -> AsyncIterator[Durable]:
+    async with Durable(dsn) as opened:
+        yield opened
+
+
+async def in_another_loop(call: Callable[[], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        return await call()
+
+    return await asyncio.to_thread(asyncio.run, main())
+
+
+CALLS: dict[str, Callable[[Durable], Awaitable[Any]]] = {
+    "status": lambda durable: durable.get_checkpoint_status("t"),
+    "page": lambda durable: durable.page(),
+    "counts": lambda durable: durable.counts(),
+    "a checkpoint": lambda durable: durable.checkpointer.aget_tuple({"configurable": {"thread_id": "t"}}),
+    "a token": lambda durable: durable._opened().checkpoints.new_fence("t"),
+    "closing": lambda durable: durable.aclose(),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_from_another_loop_is_refused_and_does_no_harm(durable: Durable, name: str) -> None:
+    await durable._opened().checkpoints.new_fence("u")
+    with pytest.raises(ClosedError, match="another event loop"):
+        await in_another_loop(lambda: CALLS[name](durable))
+    async with durable.run("t", four_nodes()) as run:
+        assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
+
+
+async def test_a_graph_that_writes_under_a_lease_from_another_loop_is_refused(durable: Durable) -> None:
+    async with durable.hold("t"):
+        graph = four_nodes().compile(checkpointer=durable.checkpointer)
+        with pytest.raises(ClosedError, match="another event loop"):
+            await in_another_loop(lambda: graph.ainvoke(INPUT, {"configurable": {"thread_id": "t"}}))
+
+
+async def test_a_status_from_another_loop_while_one_is_under_way_is_refused(durable: Durable) -> None:
+    gate = Gate("weigh")
+
+    async def body() -> None:
+        async with durable.run("t", four_nodes(gate)) as run:
+            await run.ainvoke(INPUT)
+
+    running = asyncio.create_task(body())
+    await gate.reached.wait()
+    statuses = [asyncio.create_task(durable.get_checkpoint_status("t")) for _ in range(20)]
+    await wait_until(lambda: True)
+    with pytest.raises(ClosedError, match="another event loop"):
+        await in_another_loop(lambda: durable.get_checkpoint_status("t"))
+    await asyncio.gather(*statuses)
+    gate.open.set()
+    await running

@@ -1,0 +1,53 @@
+"""A plan that was made while a table was empty does not outlive the emptiness for long."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from aiodurable.dsn import parse_dsn
+from aiodurable.postgres.direct import DirectConnection
+from aiodurable.postgres.pool import Database
+from tests.support.waiting import wait_until
+
+PLANNED = (
+    "PREPARE planned (text[]) AS SELECT f.token FROM aiodurable_fences f JOIN unnest($1) t (id) ON f.thread_id = t.id"
+)
+EXPLAIN = "EXPLAIN EXECUTE planned ('{thread-7}')"
+
+
+@pytest.fixture
+def filling(dsn: str) -> str:
+    """What fills a table that Postgres takes for empty: nobody analyses it again."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("ALTER TABLE aiodurable_fences SET (autovacuum_enabled = off)")
+        connection.execute("ANALYZE aiodurable_fences")
+    return "INSERT INTO aiodurable_fences SELECT 'thread-' || n, 1 FROM generate_series(1, 3000) n"
+
+
+async def test_a_link_plans_anew(dsn: str, filling: str) -> None:
+    link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
+
+    async def by_key() -> bool:
+        return "Index Cond: (thread_id = t.id)" in "\n".join(row[0] for row in await link.fetch(EXPLAIN))
+
+    await link.fetch(PLANNED)
+    assert not await by_key()
+    await link.fetch(filling)
+    await wait_until(by_key)
+    link.drop()
+
+
+async def test_the_pool_plans_anew(dsn: str, filling: str) -> None:
+    database = Database(parse_dsn(dsn), max_size=1)
+    await database.open()
+
+    async def by_key() -> bool:
+        return "Index Cond: (thread_id = t.id)" in "\n".join(row["QUERY PLAN"] for row in await database.fetch(EXPLAIN))
+
+    await database.execute("SET plan_cache_mode = force_generic_plan")
+    await database.execute(PLANNED)
+    assert not await by_key()
+    await database.execute(filling)
+    await wait_until(by_key)
+    await database.aclose()

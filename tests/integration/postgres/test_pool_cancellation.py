@@ -1,0 +1,135 @@
+"""A cancellation that arrives in the moment in which the pool gives a connection is not lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from aiodurable import Durable, Settings
+from aiodurable.dsn import parse_dsn
+from aiodurable.postgres.pool import Database
+from tests.support.graphs import four_nodes
+from tests.support.waiting import wait_until, within
+
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+
+Call = Callable[[Durable], Awaitable[Any]]
+
+
+async def consumed(items: AsyncIterator[Any]) -> None:
+    async for _ in items:
+        pass
+
+
+CALLS: dict[str, Call] = {
+    "page": lambda durable: durable.page(),
+    "counts": lambda durable: durable.counts(),
+    "history": lambda durable: consumed(durable.history("t")),
+    "find": lambda durable: consumed(durable.find_workflows()),
+    "prune": lambda durable: durable.prune(older_than=timedelta(days=1)),
+    "token": lambda durable: durable._opened().checkpoints.token("t"),
+    "a checkpoint by its id": lambda durable: durable.checkpointer.aget_tuple(
+        {"configurable": {"thread_id": "t", "checkpoint_id": "1"}}
+    ),
+    "run": lambda durable: durable._opened().ledger.get("r"),
+}
+
+
+async def cancelled_as_it_is_served(database: Database, call: Awaitable[Any], steps: int) -> asyncio.Task[Any]:
+    """`call` waits for the pool's only connection, gets it, and is cancelled `steps` turns of the event loop later."""
+
+    async def work() -> None:
+        await call
+        await asyncio.Event().wait()  # where a body would go on
+
+    held = database.pool.connection()
+    await held.__aenter__()
+    task = asyncio.create_task(work())
+    await wait_until(lambda: database.stats()["requests_waiting"], what="the call to wait for the pool")
+    await held.__aexit__(None, None, None)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    return task
+
+
+@pytest.fixture
+async def durable(dsn: str) -> AsyncIterator[Durable]:
+    async with Durable(dsn, settings=Settings(pool_max_size=1)) as opened:
+        async with opened.run("t", four_nodes()) as run:
+            await run.ainvoke(INPUT)
+        yield opened
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_that_is_cancelled_as_the_pool_serves_it_ends_cancelled(
+    durable: Durable, name: str, steps: int
+) -> None:
+    task = await cancelled_as_it_is_served(durable._opened().checkpoints.database, CALLS[name](durable), steps)
+    lost = not task.done()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert not lost, "the cancellation was dropped"
+    assert task.cancelled()
+
+
+@pytest.fixture
+async def database(dsn: str) -> AsyncIterator[Database]:
+    database = Database(parse_dsn(dsn), max_size=1)
+    await database.open()
+    yield database
+    await database.aclose()
+
+
+async def test_an_anyio_scope_that_is_cancelled_as_the_pool_serves_it_ends_as_its_own(database: Database) -> None:
+    scope = anyio.CancelScope()
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        with scope:
+            await database.fetch("SELECT 1")
+            await asyncio.Event().wait()
+        ended.set()
+
+    held = database.pool.connection()
+    await held.__aenter__()
+    task = asyncio.create_task(work())
+    await wait_until(lambda: database.stats()["requests_waiting"], what="the call to wait for the pool")
+    await held.__aexit__(None, None, None)
+    scope.cancel()
+    await within(5, task)
+    assert ended.is_set()
+    assert scope.cancelled_caught
+    assert not task.cancelling()
+
+
+async def test_a_timeout_around_a_loop_of_calls_ends_it(database: Database) -> None:
+    """Each call waits for the pool's only connection, which is given back as the time is over."""
+    held = database.pool.connection()
+    await held.__aenter__()
+    timeout = asyncio.timeout(None)
+
+    async def work() -> None:
+        async with timeout:
+            while True:
+                await database.fetch("SELECT 1")
+
+    task = asyncio.create_task(work())
+    await wait_until(lambda: database.stats()["requests_waiting"], what="the call to wait for the pool")
+    await held.__aexit__(None, None, None)
+    timeout.reschedule(asyncio.get_running_loop().time())
+    done, _ = await asyncio.wait({task}, timeout=5)
+    task.cancel()
+    await asyncio.wait({task})
+    assert done, "the timeout was dropped"
+    assert isinstance(task.exception(), TimeoutError)
+    assert await database.fetch("SELECT 1 AS n") == [{"n": 1}]

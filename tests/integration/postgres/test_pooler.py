@@ -1,0 +1,185 @@
+"""Everything but the locks works through a real PgBouncer in transaction mode, also one that knows no prepared statements."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import signal
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from aiodurable import AsyncCheckpointerPool, Durable, ThreadStatus
+from aiodurable.checkpoints.fences import FENCE_KEY
+from aiodurable.dsn import parse_dsn
+from aiodurable.errors import PoolerNotSupportedError, PostgresUnavailableError
+from aiodurable.postgres import schema
+from aiodurable.postgres.pool import Database
+from aiodurable.settings import Settings
+from aiodurable.threads import Threads
+from tests.support.graphs import asking, four_nodes, noted
+from tests.support.pgbouncer import through
+from tests.support.processes import started
+from tests.support.waiting import wait_until
+
+SERVER_CONNECTIONS = 5
+START: dict[str, Any] = {"words": [], "told": ""}
+
+
+@pytest.fixture
+def pooler(dsn: str) -> Iterator[str]:
+    with through("transaction", dsn, server_connections=SERVER_CONNECTIONS) as url:
+        yield url
+
+
+@pytest.fixture
+def settings(dsn: str) -> Settings:
+    return Settings(lock_dsn=dsn)
+
+
+async def test_50_runs_at_once_through_5_server_connections(pooler: str, settings: Settings) -> None:
+    async with Durable(pooler, settings=settings) as durable:
+
+        async def one(number: int) -> str:
+            async with durable.run(f"t{number}", four_nodes()) as run:
+                return str((await run.ainvoke(START))["told"])
+
+        assert await asyncio.gather(*map(one, range(50))) == ["collect sort weigh tell"] * 50
+        complete = [thread async for thread in durable.find_failed_workflows(status=ThreadStatus.COMPLETE)]
+        assert len(complete) == 50
+
+
+async def test_what_is_locked_directly_is_seen_through_the_pooler(pooler: str, settings: Settings) -> None:
+    async with Durable(pooler, settings=settings, graphs={"asking": asking()}) as durable:
+        async with durable.run("t", "asking") as run:
+            assert "__interrupt__" in await run.ainvoke(START)
+            assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.RUNNING
+        [found] = [thread async for thread in durable.find_workflows(graph="asking")]
+        assert (found.thread_id, found.status) == ("t", ThreadStatus.INTERRUPTED)
+        async with durable.run("t", "asking") as run:
+            assert (await run.resume("upon"))["told"] == "collect upon"
+
+
+async def test_a_killed_run_is_resumed(pooler: str, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIODURABLE_LOCK_DSN", dsn)
+    async with started() as processes, Durable(pooler) as durable:
+        code, _ = await processes.run(pooler, "t", "linear", tmp_path / "log", ("after", 5))
+        assert code == -signal.SIGKILL
+
+        async def crashed() -> bool:
+            return (await durable.get_checkpoint_status("t")).status is ThreadStatus.CRASHED
+
+        await wait_until(crashed)
+        code, result = await processes.run(pooler, "t", "linear", tmp_path / "log")
+        assert (code, result["told"]) == (0, "once collect sort weigh tell")
+    assert noted(tmp_path / "log")[0] == "collect"
+
+
+async def test_threads_are_pruned(pooler: str, settings: Settings) -> None:
+    async with Durable(pooler, settings=settings) as durable:
+        for thread in ("kept", "gone"):
+            async with durable.run(thread, four_nodes()) as run:
+                await run.ainvoke(START)
+        saver = durable.checkpointer
+        await saver.aprune(["gone"], strategy="delete")
+        assert (await durable.get_checkpoint_status("gone")).checkpoint_id is None
+        database = Database(parse_dsn(pooler))
+        await database.open()
+        threads = Threads(database, namespace=settings.namespace, serde=saver.serde)
+        pruned = await threads.prune(older_than=timedelta(0), keep="latest")
+        await database.aclose()
+        assert pruned.threads == 1
+        assert (await durable.get_checkpoint_status("kept")).status is ThreadStatus.COMPLETE
+
+
+async def test_a_raised_fence_waits_a_second_and_leaves_no_setting_behind(
+    pooler: str, settings: Settings, dsn: str
+) -> None:
+    """The patience is set for one transaction: the statements of a pipeline stay on one server connection."""
+    async with AsyncCheckpointerPool(pooler, settings=settings) as pool, AsyncCheckpointerPool(dsn) as direct:
+        assert await pool.bump("t") == 1
+        async with direct.database.connection() as holder, holder.transaction():
+            await holder.execute("SELECT FROM aiodurable_fences FOR UPDATE")
+            waiting = asyncio.create_task(pool.bump("t"))
+
+            async def tries() -> list[dict[str, Any]]:
+                return await direct.database.fetch(
+                    "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%aiodurable_fences%'"
+                )
+
+            await wait_until(tries, what="the bump to wait for the row")
+
+            async def cut() -> bool:
+                return not await tries()
+
+            await wait_until(cut, what="the wait to be cut")
+        assert await waiting == 2
+        left = [
+            await pool.database.fetch_one("SELECT current_setting('lock_timeout') AS now, pg_backend_pid()")
+            for _ in range(SERVER_CONNECTIONS)
+        ]
+        assert all(row is not None and row["now"] == "0" for row in left)
+
+
+async def test_the_tables_are_made_through_it(empty_dsn: str) -> None:
+    with through("transaction", empty_dsn, server_connections=SERVER_CONNECTIONS) as url:
+        pooled = parse_dsn(url)
+        applied = await asyncio.gather(*(schema.migrate(pooled) for _ in range(2)))
+        assert sorted(applied) == [0, len(schema.migrations())]
+        await schema.check(pooled)
+    async with AsyncCheckpointerPool(empty_dsn) as direct:
+        assert await direct.database.fetch("SELECT FROM pg_locks WHERE locktype = 'advisory'") == []
+
+
+async def test_where_a_pooler_cuts_idle_clients_the_next_statement_connects_again(dsn: str) -> None:
+    with through("transaction", dsn, client_idle_timeout="1") as url:
+        database = Database(parse_dsn(url), max_size=1)
+        await database.open()
+        async with database.connection() as connection:
+            wire = connection.fileno()
+        await wait_until(lambda: select.select([wire], [], [], 0)[0], what="the farewell of the pooler")
+        assert await database.fetch("SELECT 1 AS one") == [{"one": 1}]
+        assert database.stats()["connections_lost"] == 1
+        await database.aclose()
+
+
+async def test_checkpoints_alone_need_no_direct_connection(pooler: str) -> None:
+    """Many writers of many pools: none meets another's prepared statements."""
+    pools = [AsyncCheckpointerPool(pooler) for _ in range(4)]
+    await asyncio.gather(*(pool.open() for pool in pools))
+
+    async def one(number: int) -> str:
+        pool, thread = pools[number % len(pools)], f"t{number}"
+        config: Any = {"thread_id": thread, FENCE_KEY: await pool.new_fence(thread)}
+        graph = four_nodes().compile(checkpointer=pool.get_checkpointer())
+        return str((await graph.ainvoke(START, {"configurable": config}, durability="sync"))["told"])
+
+    assert await asyncio.gather(*map(one, range(20))) == ["collect sort weigh tell"] * 20
+    await asyncio.gather(*(pool.aclose() for pool in pools))
+
+
+async def test_statements_are_prepared_where_no_pooler_is(pooler: str, dsn: str) -> None:
+    prepared: list[int] = []
+    for url in (dsn, pooler):
+        database = Database(parse_dsn(url), max_size=1)
+        await database.open()
+        await database.fetch("SELECT 1")
+        rows = await database.fetch("SELECT count(*) AS n FROM pg_prepared_statements WHERE statement = 'SELECT 1'")
+        prepared.append(rows[0]["n"])
+        await database.aclose()
+    assert prepared == [1, 0]
+
+
+async def test_locks_are_refused_through_it_and_told_what_to_set(pooler: str) -> None:
+    with pytest.raises(PoolerNotSupportedError, match="AIODURABLE_LOCK_DSN"):
+        async with Durable(pooler):
+            pytest.fail("opened")
+
+
+async def test_a_parameter_that_the_pooler_refuses_is_told(pooler: str) -> None:
+    with pytest.raises(PostgresUnavailableError, match="ignore_startup_parameters"):
+        await schema.check(parse_dsn(make_conninfo(pooler, options="-c work_mem=8MB")))

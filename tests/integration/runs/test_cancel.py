@@ -1,0 +1,225 @@
+"""A run can be ended from anywhere: by a column of the ledger, which a NOTIFY only hurries."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from aiodurable.cli.commands import cli
+from aiodurable.durable import Durable
+from aiodurable.errors import (
+    InvalidArgumentError,
+    LockTimeoutError,
+    RunCancelledError,
+    ThreadNotFoundError,
+    ThreadPausedError,
+)
+from aiodurable.models import PauseReason, ThreadStatus
+from aiodurable.settings import Settings
+from tests.programs import PROGRAMS
+from tests.support.graphs import STEPS, Gate, four_nodes
+from tests.support.ledger_view import Ledger
+from tests.support.waiting import wait_until, within
+
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+PROGRAM = PROGRAMS / "hung_process.py"
+OFTEN = Settings(lease_ttl_s=3, lease_heartbeat_s=0.2, lease_safety_margin_s=0.5)
+
+
+@pytest.fixture
+async def hung(dsn: str) -> AsyncIterator[Process]:
+    """A process whose run of thread "t" hangs in its third node."""
+    process = await asyncio.create_subprocess_exec(sys.executable, str(PROGRAM), dsn, "t", stdout=PIPE)
+    assert process.stdout is not None
+    assert await within(120, process.stdout.readline(), what="the other process to hang in its node") == b"hung\n"
+    yield process
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
+
+
+async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(hung: Process, durable: Durable) -> None:
+    assert await within(4, durable.cancel("t", wait=True), what="the end, before a heartbeat: by NOTIFY")
+    thread = await durable.get_checkpoint_status("t")
+    assert (thread.status, thread.reason, thread.pending) == (ThreadStatus.PAUSED, PauseReason.CANCELLED, ("weigh",))
+    output, _ = await hung.communicate()
+    assert output == b"RunCancelledError\n"
+    assert not await durable.needs_resume("t")
+    with pytest.raises(ThreadPausedError):
+        await durable.resume_workflow("t", four_nodes())
+    async with durable.run("t", four_nodes()) as run:  # a person goes on
+        assert (await run.ainvoke())["words"] == list(STEPS)
+
+
+async def test_the_run_of_a_killed_process_is_settled_by_whoever_cancels_it(hung: Process, durable: Durable) -> None:
+    hung.kill()
+    await hung.wait()
+    assert await durable.cancel("t", wait=True, timeout=30)
+    thread = await durable.get_checkpoint_status("t")
+    assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
+    assert thread.holder is None
+
+
+async def test_a_process_that_dies_after_the_request_leaves_a_cancelled_thread(hung: Process, durable: Durable) -> None:
+    """Nobody is left to settle the row: the request alone says that only a person goes on."""
+    hung.send_signal(signal.SIGSTOP)  # it sees nothing
+    await durable.cancel("t")
+    hung.kill()
+    await hung.wait()
+
+    async def gone() -> bool:
+        return (await durable.get_checkpoint_status("t")).status is not ThreadStatus.RUNNING
+
+    await wait_until(gone, 30)
+    thread = await durable.get_checkpoint_status("t")
+    assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
+    assert [thread async for thread in durable.find_failed_workflows()] == []
+    async with durable.run("t", four_nodes()) as run:
+        assert (await run.ainvoke())["words"] == list(STEPS)
+
+
+async def test_a_command_ends_it_too(hung: Process, dsn: str) -> None:
+    result = await asyncio.to_thread(CliRunner().invoke, cli, ["cancel", "t", "--wait", "--dsn", dsn])
+    assert (result.exit_code, result.stdout) == (0, "cancelled: t\n")
+    again = await asyncio.to_thread(CliRunner().invoke, cli, ["cancel", "t", "--dsn", dsn])
+    assert again.exit_code == 1
+
+
+async def test_a_request_that_nobody_was_notified_of_is_seen_at_the_next_heartbeat(dsn: str) -> None:
+    gate = Gate("weigh")
+    async with Durable(dsn, settings=OFTEN) as durable:
+        call = asyncio.create_task(run_through(durable, gate))
+        await within(60, gate.reached.wait(), what="the run to be in the node")
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            await connection.execute("UPDATE aiodurable_runs SET cancel_requested_at = now()")
+        with pytest.raises(RunCancelledError) as cancelled:
+            await within(30, call, what="the cancelled run to end")
+    assert cancelled.value.thread_id == "t"
+    assert cancelled.value.requested_at is not None
+
+
+async def run_through(durable: Durable, before_step: Any) -> Any:
+    async with durable.run("t", four_nodes(before_step)) as run:
+        return await run.ainvoke(INPUT)
+
+
+async def test_a_node_that_swallows_its_cancellation_stops_at_the_next_superstep(dsn: str) -> None:
+    swallowed = asyncio.Event()
+    done = asyncio.Event()
+
+    async def stubborn(step: str) -> None:
+        if step == "sort":
+            begun.set()
+            while not done.is_set():
+                try:
+                    await done.wait()
+                except asyncio.CancelledError:
+                    swallowed.set()
+
+    begun = asyncio.Event()
+    async with Durable(dsn, settings=OFTEN) as durable:
+        call = asyncio.create_task(run_through(durable, stubborn))
+        await within(60, begun.wait(), what="the run to be in the node")
+        with pytest.raises(LockTimeoutError, match="swallows"):
+            await durable.cancel("t", wait=True, timeout=0.3)
+        await within(30, swallowed.wait(), what="the node to be cancelled")
+        done.set()
+        with pytest.raises(RunCancelledError):
+            await within(30, call, what="the cancelled run to end")
+        assert call.cancelling() == 0
+        thread = await durable.get_checkpoint_status("t")
+    assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
+
+
+async def test_somebody_elses_cancellation_stays_theirs(durable: Durable) -> None:
+    gate = Gate("weigh")
+    call = asyncio.create_task(run_through(durable, gate))
+    await within(60, gate.reached.wait(), what="the run to be in the node")
+    await durable.cancel("t")
+    call.cancel()
+    with pytest.raises((asyncio.CancelledError, RunCancelledError)):
+        await call
+    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.PAUSED
+
+
+async def test_the_body_goes_on_after_its_run_was_cancelled(durable: Durable) -> None:
+    gate = Gate("weigh")
+
+    async def call() -> ThreadStatus:
+        async with durable.run("t", four_nodes(gate)) as run:
+            with pytest.raises(RunCancelledError):
+                await run.ainvoke(INPUT)
+            await asyncio.sleep(0)  # the task itself is not cancelled
+            return run.checkpoint.status
+
+    calling = asyncio.create_task(call())
+    await within(60, gate.reached.wait(), what="the run to be in the node")
+    assert await durable.cancel("t", wait=True, timeout=30)
+    assert await calling is ThreadStatus.PAUSED
+
+
+async def test_a_cancelled_run_that_a_person_lets_go_on_is_not_cancelled_again(
+    durable: Durable, ledger: Ledger
+) -> None:
+    """Whoever looks for what was requested while it is at work finds nothing."""
+
+    async def call(before_step: Gate, given: Any) -> Any:
+        async with durable.run("t", four_nodes(before_step)) as run:
+            return await run.ainvoke(given)
+
+    for step, given in (("weigh", INPUT), ("tell", None)):
+        gate = Gate(step)
+        calling = asyncio.create_task(call(gate, given))
+        await within(60, gate.reached.wait(), what=f"the run to be in {step}")
+        assert [row["cancel_requested_at"] for row in await ledger.rows("t")] == [None]
+        if step == "weigh":
+            assert await durable.cancel("t", wait=True, timeout=30)
+            with pytest.raises(RunCancelledError):
+                await calling
+    gate.open.set()
+    assert (await calling)["words"] == list(STEPS)
+
+
+async def test_a_stream_that_its_consumer_holds_back_is_cancelled_too(durable: Durable) -> None:
+    gate = Gate("weigh")
+    with pytest.raises(RunCancelledError):
+        async with durable.run("t", four_nodes(gate)) as run, aclosing(run.astream(INPUT)) as stream:
+            async for _ in stream:
+                assert await durable.cancel("t")
+    assert (await durable.get_checkpoint_status("t")).reason == PauseReason.CANCELLED
+
+
+async def test_where_nothing_is_at_work_nothing_is_cancelled(durable: Durable) -> None:
+    with pytest.raises(ThreadNotFoundError):
+        await durable.cancel("nobody")
+    await run_through(durable, None)
+    assert not await durable.cancel("t", wait=True)
+    async with durable.hold("t"):
+        assert not await durable.cancel("t", wait=True)
+    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+    with pytest.raises(InvalidArgumentError, match="wait=True"):
+        await durable.cancel("t", timeout=5)
+
+
+async def test_a_run_that_completes_meanwhile_is_complete(durable: Durable) -> None:
+    gate = Gate("tell")
+
+    async def last(step: str) -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # and completes
+            await gate(step)
+
+    call = asyncio.create_task(run_through(durable, last))
+    await within(60, gate.reached.wait(), what="the run to be in the node")
+    assert await durable.cancel("t", wait=True, timeout=30)
+    assert (await call)["words"] == list(STEPS)
+    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE

@@ -1,0 +1,393 @@
+"""The ledger believes only the lease that the thread's fence names: its token, and its id.
+
+A failover or a crash can undo a token and give it out again, and a removal lets tokens begin again.
+Whoever held the thread before has the same token then, and another lease id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+
+from aiodurable.checkpoints.fences import Fence, new_lease_id
+from aiodurable.dsn import parse_dsn
+from aiodurable.durable import Durable
+from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutError
+from aiodurable.models import RunStatus
+from aiodurable.postgres.sql import load
+from aiodurable.runs import ledger as ledger_module
+from aiodurable.runs.attempt import Attempt
+from aiodurable.runs.ledger import Ledger as RunLedger
+from tests.support.graphs import STEPS, Gate, asking, four_nodes
+from tests.support.ledger_view import Ledger
+from tests.support.waiting import wait_until, within
+
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+ACCEPTED: dict[str, Any] = {"graph": None, "input": INPUT, "context": None, "base_id": None}
+OUTCOME: dict[str, Any] = {"error": None, "reason": None, "checkpoint_id": None}
+CHECKPOINTS = load("checkpoints")
+
+
+@pytest.fixture
+async def db(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def runs(durable: Durable) -> RunLedger:
+    return durable._opened().ledger  # pyright: ignore[reportPrivateUsage]
+
+
+async def leased(durable: Durable, thread_id: str = "t") -> Fence:
+    return await durable._opened().checkpoints.new_fence(thread_id)  # pyright: ignore[reportPrivateUsage]
+
+
+async def given_out_again(db: asyncpg.Connection, fence: Fence) -> Fence:
+    """The token of this fence, given out again to a new holder, as after a failover that lost the first commit."""
+    holder = Fence(fence.thread_id, fence.token, new_lease_id())
+    update = "UPDATE aiodurable_fences SET lease_id = $1 WHERE thread_id = $2"
+    await db.execute(update, holder.lease_id, fence.thread_id)
+    return holder
+
+
+async def removed(db: asyncpg.Connection, thread_id: str = "t") -> None:
+    async with db.transaction():
+        for statement in ("delete_threads", "raise_removed"):
+            await db.execute(CHECKPOINTS[statement], [thread_id])
+
+
+async def start(runs: RunLedger, fence: Fence) -> Any:
+    return await runs.start("late", fence=fence, closing=RunStatus.SUPERSEDED, **ACCEPTED)
+
+
+async def start_over(runs: RunLedger, fence: Fence) -> Any:
+    return await runs.start("late", fence=fence, closing=RunStatus.COMPLETE, **ACCEPTED)
+
+
+async def retry(runs: RunLedger, fence: Fence) -> Any:
+    return await runs.retry("R", fence=fence)
+
+
+async def answer(runs: RunLedger, fence: Fence) -> Any:
+    return await runs.answer("R", fence=fence, new={"id": 1}, all={"id": 1}, closed=["digest"])
+
+
+async def answers_over(runs: RunLedger, fence: Fence) -> Any:
+    await runs.answers_over("R", fence=fence, withdrawn=["asked"])
+
+
+async def finish(runs: RunLedger, fence: Fence) -> Any:
+    return await runs.finish("R", fence=fence, status=RunStatus.FAILED, **OUTCOME)
+
+
+async def complete(runs: RunLedger, fence: Fence) -> Any:
+    return await runs.complete("R", fence=fence, checkpoint_id="1")
+
+
+async def end(runs: RunLedger, fence: Fence) -> Any:
+    return (await runs.end("R", fence=fence, consumed=True))[1] or None
+
+
+async def heal(runs: RunLedger, fence: Fence) -> Any:
+    return await runs.heal("R", fence=fence, checkpoint_id="1") or None
+
+
+async def settle_cancelled(runs: RunLedger, fence: Fence) -> Any:
+    return await runs.settle_cancelled("R", fence=fence, checkpoint_id="1") or None
+
+
+COMPLETE = """
+    INSERT INTO checkpoints (thread_id, checkpoint_id, checkpoint, metadata)
+    VALUES ('t', '1', '{"v": 4, "ts": "2026-01-01T00:00:00Z", "updated_channels": [], "channel_versions": {}}',
+            '{"step": 1, "source": "loop", "aiodurable_run": "R"}')
+"""
+Write = Callable[[RunLedger, Fence], Awaitable[Any]]
+
+
+@pytest.mark.parametrize("write", [start, start_over, retry, answer])
+async def test_a_holder_whose_token_was_given_out_again_begins_nothing_and_closes_nothing(
+    durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection, write: Write
+) -> None:
+    stale = await leased(durable)
+    holder = await given_out_again(db, stale)
+    await runs.start("R", fence=holder, closing=None, **ACCEPTED)
+    before = await ledger.rows("t")
+    with pytest.raises(LeaseLostError) as refused:
+        await write(runs, stale)
+    assert refused.value.taken_over
+    assert stale.revoked
+    assert await ledger.rows("t") == before
+
+
+@pytest.mark.parametrize("write", [finish, complete, end, answers_over, heal, settle_cancelled])
+async def test_a_holder_whose_token_was_given_out_again_records_nothing_of_the_run(
+    durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection, write: Write
+) -> None:
+    stale = await leased(durable)
+    holder = await given_out_again(db, stale)
+    await runs.start("R", fence=holder, closing=None, **ACCEPTED)
+    await runs.answer("R", fence=holder, new={"asked": 1}, all={"asked": 1}, closed=[])
+    await db.execute(COMPLETE)
+    before = await ledger.rows("t")
+    assert await write(runs, stale) is None
+    assert await ledger.rows("t") == before
+    recorded = await write(runs, holder)
+    assert recorded is not None or write is answers_over
+    assert await ledger.rows("t") != before
+
+
+async def test_an_old_and_a_new_holder_who_write_in_one_statement_are_told_apart(
+    durable: Durable, runs: RunLedger, db: asyncpg.Connection
+) -> None:
+    stale = await leased(durable)
+    holder = await given_out_again(db, stale)
+    await runs.start("R", fence=holder, closing=None, **ACCEPTED)
+    first = asyncio.create_task(finish(runs, await leased(durable, "another")))  # both wait for its answer
+    late, right = await asyncio.gather(finish(runs, stale), finish(runs, holder))
+    assert (late, right is not None, await first) == (None, True, None)
+
+
+@pytest.mark.parametrize("left", [None, "running", "failed"])
+async def test_a_holder_of_a_deleted_thread_begins_no_run(
+    durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection, left: str | None
+) -> None:
+    stale = await leased(durable)
+    if left is not None:
+        await runs.start("R", fence=stale, closing=None, **ACCEPTED)
+    if left == "failed":
+        await finish(runs, stale)
+    await removed(db)
+    with pytest.raises(LeaseLostError, match="removed"):
+        await start(runs, stale)
+    again = Fence("t", *stale.standing)
+    with pytest.raises(LeaseLostError, match="removed"):
+        await retry(runs, again)
+    assert await ledger.rows("t") == []
+
+
+async def test_a_run_that_is_started_while_its_thread_is_being_deleted_is_not_left_behind(
+    durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection, dsn: str
+) -> None:
+    """The statement has seen the fence as it was, and waits for the row of the run before, which goes."""
+    links = durable._opened().checkpoints.links  # pyright: ignore[reportPrivateUsage]
+    stale = await leased(durable)
+    await runs.start("R", fence=stale, closing=None, **ACCEPTED)
+    watcher = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE '%runs@%'"
+
+    async def tried() -> bool:
+        return links.asked >= asked + 2 or await watcher.fetchval(waits)
+
+    async with db.transaction():
+        await db.execute(CHECKPOINTS["hold_fences"], ["t"])
+        await db.execute(CHECKPOINTS["delete_threads"], ["t"])
+        asked = links.asked
+        starting = asyncio.create_task(start(runs, stale))
+        await wait_until(tried, what="the start to come upon the deletion")
+        await db.execute(CHECKPOINTS["raise_removed"], ["t"])
+    with pytest.raises(LeaseLostError, match="removed"):
+        await starting
+    assert await ledger.rows("t") == []
+    await watcher.close()
+
+
+async def test_a_fence_that_somebody_has_locked_holds_up_its_own_thread_alone(
+    durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection
+) -> None:
+    links = durable._opened().checkpoints.links  # pyright: ignore[reportPrivateUsage]
+    fence, other = await leased(durable), await leased(durable, "other")
+    async with db.transaction():
+        await db.execute(CHECKPOINTS["hold_fences"], ["t"])
+        asked = links.asked
+        starting = asyncio.create_task(start(runs, fence))
+        await wait_until(lambda: links.asked >= asked + 2, what="a second try")
+        await within(5.0, runs.start("O", fence=other, closing=None, **ACCEPTED))
+        assert not starting.done()
+    record, blank = await starting
+    assert (record.run_id, record.attempts, blank) == ("late", 1, True)
+    assert await ledger.statuses("t") == ["running"]
+
+
+async def test_a_fence_that_stays_locked_is_an_error_that_says_where_to_look(
+    durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "_PATIENCE_S", 0.05)
+    fence = await leased(durable)
+    async with db.transaction():
+        await db.execute(CHECKPOINTS["hold_fences"], ["t"])
+        with pytest.raises(LockTimeoutError, match="pg_stat_activity"):
+            await start(runs, fence)
+    assert not fence.revoked
+    assert await ledger.rows("t") == []
+
+
+async def test_a_run_id_that_is_taken_is_an_error_of_the_caller_not_of_the_lease(
+    durable: Durable, runs: RunLedger, ledger: Ledger
+) -> None:
+    fence, other = await leased(durable), await leased(durable, "other")
+    await runs.start("late", fence=other, closing=None, **ACCEPTED)
+    with pytest.raises(InvalidArgumentError, match="another run has this id"):
+        await start(runs, fence)
+    assert not fence.revoked
+    assert await ledger.rows("t") == []
+
+
+@pytest.mark.parametrize("happens", ["given out again", "removed"])
+async def test_a_call_under_such_a_lease_says_that_it_was_lost_and_leaves_the_ledger_alone(
+    durable: Durable, ledger: Ledger, db: asyncpg.Connection, happens: str
+) -> None:
+    async with durable.run("t", four_nodes()) as run:
+        await run.ainvoke(INPUT)
+    before = await ledger.rows("t")
+
+    async def call() -> None:
+        async with durable.run("t", four_nodes()) as run:
+            if happens == "removed":
+                await removed(db)
+            else:
+                await given_out_again(db, run.lease.fence)
+            await run.ainvoke(INPUT)
+
+    with pytest.raises(LeaseLostError):
+        await call()
+    assert await ledger.rows("t") == ([] if happens == "removed" else before)
+
+
+@pytest.mark.parametrize("happens", ["given out again", "removed"])
+async def test_a_resumption_under_such_a_lease_says_that_it_was_lost(
+    durable: Durable, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, happens: str
+) -> None:
+    """It happens between the checks of a resumption and the row: no earlier statement refuses it."""
+
+    async def broken(step: str) -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        async with durable.run("t", four_nodes(broken)) as run:
+            await run.ainvoke(INPUT)
+    before, original = await ledger.rows("t"), RunLedger.retry
+
+    async def late(self: RunLedger, run_id: str, **options: Any) -> Any:
+        await (removed(db) if happens == "removed" else given_out_again(db, options["fence"]))
+        return await original(self, run_id, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunLedger, "retry", late)
+        with pytest.raises(LeaseLostError):
+            await durable.resume_workflow("t", four_nodes())
+    assert await ledger.rows("t") == ([] if happens == "removed" else before)
+    if happens != "removed":
+        assert (await durable.resume_workflow("t", four_nodes()))["words"] == list(STEPS)
+
+
+async def test_an_answer_under_such_a_lease_reaches_no_question(
+    durable: Durable, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with durable.run("t", asking()) as run:
+        await run.ainvoke(INPUT)
+    original = RunLedger.answer
+
+    async def late(self: RunLedger, run_id: str, **options: Any) -> Any:
+        await given_out_again(db, options["fence"])
+        return await original(self, run_id, **options)
+
+    async def answered() -> Any:
+        async with durable.run("t", asking()) as run:
+            return await run.resume("upon")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunLedger, "answer", late)
+        with pytest.raises(LeaseLostError):
+            await answered()
+    [row] = await ledger.rows("t")
+    assert row["answered"] == {}
+    assert (await answered())["words"] == ["collect", "upon"]
+
+
+async def test_cancelling_goes_on_looking_where_another_lease_came_between(
+    durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run of a dead process is settled under a lease of the canceller's own, which is lost as well."""
+    await runs.start("R", fence=await leased(durable), closing=None, **ACCEPTED)
+    original, settled = RunLedger.settle_cancelled, list[bool]()
+
+    async def late(self: RunLedger, run_id: str, **options: Any) -> bool:
+        if not settled:
+            await given_out_again(db, options["fence"])
+        settled.append(await original(self, run_id, **options))
+        return settled[-1]
+
+    monkeypatch.setattr(RunLedger, "settle_cancelled", late)
+    assert await durable.cancel("t", wait=True, timeout=10.0)
+    assert settled == [False, True]
+    assert await ledger.statuses("t") == ["paused"]
+
+
+async def test_a_fork_whose_lease_was_lost_leaves_no_run(
+    durable: Durable, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with durable.run("t", four_nodes()) as run:
+        await run.ainvoke(INPUT, interrupt_before=["weigh"])
+    status = durable._opened().threads.status  # pyright: ignore[reportPrivateUsage]
+
+    async def late(thread_id: str, **options: Any) -> Any:
+        found = await status(thread_id, **options)
+        if thread_id == "f":
+            await given_out_again(db, Fence("f", 1))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable._opened().threads, "status", late)  # pyright: ignore[reportPrivateUsage]
+        with pytest.raises(LeaseLostError):
+            await durable.fork("t", "f")
+    assert await ledger.rows("f") == []
+    assert (await durable.fork("t", "f")).pending == ("weigh",)
+
+
+async def test_work_that_plain_langgraph_left_is_adopted_by_the_holder_alone(
+    durable: Durable, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = durable._opened().checkpoints.get_checkpointer()  # pyright: ignore[reportPrivateUsage]
+    plain = four_nodes().compile(saver)
+    await plain.ainvoke(INPUT, {"configurable": {"thread_id": "t"}}, interrupt_before=["weigh"])
+    original = Attempt.start
+
+    async def late(*args: Any, **options: Any) -> Any:
+        await given_out_again(db, args[1].fence)
+        return await original(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Attempt, "start", late)
+        with pytest.raises(LeaseLostError):
+            async with durable.run("t", four_nodes()) as run:
+                await run.ainvoke()
+    assert await ledger.rows("t") == []
+    async with durable.run("t", four_nodes()) as run:
+        assert (await run.ainvoke())["words"] == list(STEPS)
+    assert await ledger.statuses("t") == ["complete"]
+
+
+async def test_a_run_at_work_ends_without_an_outcome_where_its_token_was_given_out_again(
+    durable: Durable, ledger: Ledger, db: asyncpg.Connection
+) -> None:
+    gate = Gate("tell")
+
+    async def body() -> Any:
+        async with durable.run("t", four_nodes(gate)) as run:
+            return await run.ainvoke(INPUT)
+
+    task = asyncio.create_task(body())
+    await gate.reached.wait()
+    fence = durable._opened().checkpoints.get_checkpointer().fences.of("t")  # pyright: ignore[reportPrivateUsage]
+    assert fence is not None
+    await given_out_again(db, fence)
+    gate.open.set()
+    with pytest.raises(LeaseLostError):
+        await task
+    assert await ledger.statuses("t") == ["running"]

@@ -1,0 +1,273 @@
+"""No gate is passed without a person: not by what looks for work, nor by a loop over what it found."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import importlib
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+from aiodurable.durable import Durable
+from aiodurable.errors import ThreadInterruptedError, ThreadPausedError, WorkflowAlreadyRunningError
+from aiodurable.events import RunStarted
+from aiodurable.models import PauseReason, ThreadStatus
+from tests.support.example_programs import EXAMPLES, REPOSITORY
+from tests.support.graphs import STEPS, Gate, asking, four_nodes
+from tests.support.waiting import wait_until, within
+
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+
+Make = Callable[[Durable, str], Awaitable[None]]
+
+
+async def at_a_gate(durable: Durable, thread_id: str) -> None:
+    async with durable.run(thread_id, "story") as run:
+        await run.ainvoke(INPUT, interrupt_before=["weigh"])
+
+
+async def after_a_gate(durable: Durable, thread_id: str) -> None:
+    async with durable.run(thread_id, "story") as run:
+        await run.ainvoke(INPUT, interrupt_after=["sort"])
+
+
+async def plain_at_a_gate(durable: Durable, thread_id: str) -> None:
+    async with AsyncPostgresSaver.from_conn_string(durable.dsn.conninfo) as saver:
+        graph = four_nodes().compile(checkpointer=saver)
+        await graph.ainvoke(INPUT, {"configurable": {"thread_id": thread_id}}, interrupt_before=["weigh"])
+
+
+async def cancelled(durable: Durable, thread_id: str) -> None:
+    gate = Gate("weigh")
+
+    async def call() -> None:
+        async with durable.run(thread_id, four_nodes(gate)) as run:
+            await run.ainvoke(INPUT)
+
+    calling = asyncio.create_task(call())
+    await within(60, gate.reached.wait(), what="the run to be in its third node")
+    calling.cancel()
+    await asyncio.wait([calling])
+
+
+async def stream_closed(durable: Durable, thread_id: str) -> None:
+    async with durable.run(thread_id, "story") as run, aclosing(run.astream(INPUT)) as chunks:
+        async for _ in chunks:
+            break
+
+
+async def asks(durable: Durable, thread_id: str) -> None:
+    async with durable.run(thread_id, asking()) as run:
+        await run.ainvoke(INPUT)
+
+
+async def failed(durable: Durable, thread_id: str) -> None:
+    async def fail(step: str) -> None:
+        if step == "weigh":
+            raise ConnectionError("no scales")
+
+    with pytest.raises(ConnectionError):
+        async with durable.run(thread_id, four_nodes(fail)) as run:
+            await run.ainvoke(INPUT)
+    await write(durable, thread_id, graph="story")
+
+
+async def drained(durable: Durable, thread_id: str) -> None:
+    await at_a_gate(durable, thread_id)
+    await write(durable, thread_id, reason="drained")
+
+
+async def crashed(durable: Durable, thread_id: str) -> None:
+    await at_a_gate(durable, thread_id)
+    await write(durable, thread_id, status="running", reason=None, finished_at=None)
+
+
+async def plain_failed(durable: Durable, thread_id: str) -> None:
+    async def fail(step: str) -> None:
+        if step == "weigh":
+            raise ConnectionError("no scales")
+
+    async with AsyncPostgresSaver.from_conn_string(durable.dsn.conninfo) as saver:
+        with pytest.raises(ConnectionError):
+            graph = four_nodes(fail).compile(checkpointer=saver)
+            await graph.ainvoke(INPUT, {"configurable": {"thread_id": thread_id}})
+
+
+async def write(durable: Durable, thread_id: str, **columns: Any) -> None:
+    """What the ledger would say of a process that ended otherwise."""
+    settings = ", ".join(f"{column} = %s" for column in columns)
+    async with await psycopg.AsyncConnection.connect(durable.dsn.conninfo, autocommit=True) as connection:
+        query = f"UPDATE aiodurable_runs SET {settings} WHERE thread_id = %s"
+        await connection.execute(query.encode(), [*columns.values(), thread_id])
+
+
+STOPPED: list[Make] = [at_a_gate, after_a_gate, plain_at_a_gate, cancelled, stream_closed, asks]
+LEFT: list[Make] = [failed, drained, crashed]
+
+
+@pytest.fixture
+async def durable(dsn: str) -> AsyncIterator[Durable]:
+    async with Durable(dsn, graphs={"story": four_nodes()}) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("make", STOPPED, ids=lambda make: make.__name__)
+async def test_what_stopped_on_purpose_is_not_found_and_not_resumed(durable: Durable, make: Make) -> None:
+    await make(durable, "t")
+    before = await durable.get_checkpoint_status("t")
+    assert not await durable.needs_resume("t")
+    assert [thread async for thread in durable.find_failed_workflows()] == []
+    with pytest.raises((ThreadPausedError, ThreadInterruptedError)) as refused:
+        await durable.resume_workflow("t", four_nodes())
+    after = await durable.get_checkpoint_status("t")
+    assert (after.checkpoint_id, after.status) == (before.checkpoint_id, before.status)
+    if isinstance(refused.value, ThreadPausedError):
+        assert (refused.value.reason, refused.value.pending) == (before.reason, before.pending)
+
+
+@pytest.mark.parametrize("make", [at_a_gate, plain_at_a_gate, cancelled, stream_closed], ids=lambda make: make.__name__)
+async def test_a_person_takes_a_thread_past_its_gate(durable: Durable, make: Make) -> None:
+    await make(durable, "t")
+    assert (await durable.resume_workflow("t", four_nodes(), past_gate=True))["words"] == list(STEPS)
+
+
+@pytest.mark.parametrize("make", [*LEFT, plain_failed], ids=lambda make: make.__name__)
+async def test_what_was_left_is_found_and_resumed(durable: Durable, make: Make) -> None:
+    await make(durable, "t")
+    assert await durable.needs_resume("t")
+    assert [thread.thread_id async for thread in durable.find_failed_workflows()] == ["t"]
+    assert (await durable.resume_workflow("t", four_nodes()))["words"] == list(STEPS)
+    assert [thread async for thread in durable.find_failed_workflows()] == []
+
+
+async def test_a_thread_that_came_to_a_gate_after_it_was_found_is_left_alone(durable: Durable) -> None:
+    await failed(durable, "t")
+    [found] = [thread async for thread in durable.find_failed_workflows()]
+    async with durable.run("t", "story") as run:  # somebody was faster
+        await run.ainvoke(interrupt_before=["tell"])
+    with pytest.raises(ThreadPausedError, match="tell"):
+        await durable.resume_workflow(found.thread_id)
+
+
+async def test_a_thread_that_is_held_is_not_among_those_that_may_go_on(durable: Durable) -> None:
+    await crashed(durable, "t")
+    async with durable.hold("t"):
+        assert [thread async for thread in durable.find_failed_workflows()] == []
+
+
+async def test_why_a_thread_is_paused_can_be_filtered(durable: Durable) -> None:
+    for make in (*STOPPED, *LEFT):
+        await make(durable, make.__name__)
+
+    async def found(**filters: Any) -> set[str]:
+        return {thread.thread_id async for thread in durable.find_workflows(**filters)}
+
+    assert await found(reason=PauseReason.BREAKPOINT) == {"at_a_gate", "after_a_gate"}
+    assert await found(reason="cancelled") == {"cancelled"}
+    assert await found(reason="cancelled", status="failed") == set()
+    assert await found(doubtful=True) == {"plain_at_a_gate"}
+    assert await found(doubtful=False, status="crashed") == {"crashed"}
+    assert await found(resumable=True) == {"failed", "drained", "crashed"}
+    assert (await durable.counts(resumable=True)).total == 3
+    assert (await durable.page(reason=PauseReason.STREAM_CLOSED)).threads[0].thread_id == "stream_closed"
+
+
+async def test_the_loop_of_the_how_to_passes_no_gate_and_survives_a_thread_that_fails(durable: Durable) -> None:
+    for make in (*STOPPED, *LEFT):
+        await make(durable, make.__name__)
+    await plain_failed(durable, "a graph nobody knows")
+    before = {thread.thread_id: thread.checkpoint_id async for thread in durable.find_workflows()}
+    page = (REPOSITORY / "docs" / "howto" / "find-and-resume.md").read_text()
+    typed = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0]
+    code = compile(typed.replace("minutes=1", "0"), "how-to", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    await eval(code, {})
+    after = {thread.thread_id: thread async for thread in durable.find_workflows()}
+    assert {name for name, thread in after.items() if thread.checkpoint_id != before[name]} == {
+        make.__name__ for make in LEFT
+    }
+    assert all(after[make.__name__].status is ThreadStatus.COMPLETE for make in LEFT)
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.delitem(sys.modules, "worker", raising=False)
+    worker = importlib.import_module("worker")
+    monkeypatch.setattr(worker, "FIRST_WAIT", timedelta(milliseconds=50))
+    monkeypatch.setattr(worker, "AT_ONCE", asyncio.Semaphore(10))
+    return worker
+
+
+async def test_the_worker_example_passes_no_gate(durable: Durable, worker: Any) -> None:
+    for make in (*STOPPED, *LEFT):
+        await make(durable, make.__name__)
+    before = {thread.thread_id: thread.checkpoint_id async for thread in durable.find_workflows()}
+    stop = asyncio.Event()
+    working = asyncio.create_task(worker.work(durable, stop))
+
+    async def all_done() -> bool:
+        return not [thread async for thread in durable.find_failed_workflows()]
+
+    await wait_until(all_done, 60)
+    stop.set()
+    await working
+    after = {thread.thread_id: thread.checkpoint_id async for thread in durable.find_workflows()}
+    assert {name for name in after if after[name] != before[name]} == {make.__name__ for make in LEFT}
+
+
+async def test_workers_do_not_collide_at_every_thread(dsn: str, worker: Any, tmp_path: Path) -> None:
+    """Three that walked one list in one order refused each other twice a thread."""
+    broken = True
+
+    async def fail(step: str) -> None:
+        if broken:
+            raise ConnectionError("down")
+
+    started: list[str] = []
+    refused: list[str] = []
+
+    class Told(Durable):
+        async def resume_workflow(self, thread_id: str, *args: Any, **options: Any) -> Any:
+            try:
+                return await super().resume_workflow(thread_id, *args, **options)
+            except WorkflowAlreadyRunningError:
+                refused.append(thread_id)
+                raise
+
+    def observe(event: object) -> None:
+        if isinstance(event, RunStarted):
+            started.append(event.thread_id)
+
+    async with contextlib.AsyncExitStack() as stack:
+        durables = [
+            await stack.enter_async_context(Told(dsn, graphs={"story": four_nodes(fail)}, observers=[observe]))
+            for _ in range(3)
+        ]
+        for number in range(30):
+            with pytest.raises(ConnectionError):
+                async with durables[0].run(f"t{number}", "story") as run:
+                    await run.ainvoke(INPUT)
+        broken = False
+        started.clear()
+        stop = asyncio.Event()
+        working = [asyncio.create_task(worker.work(durable, stop)) for durable in durables]
+        await wait_until(lambda: len(started) >= 30, 60)
+
+        async def all_done() -> bool:
+            return not [thread async for thread in durables[0].find_failed_workflows()]
+
+        await wait_until(all_done, 60)
+        stop.set()
+        await asyncio.gather(*working)
+    assert sorted(started) == sorted(f"t{number}" for number in range(30))
+    assert len(refused) < 30

@@ -1,0 +1,203 @@
+"""Each way to look at threads, with rows that others wrote: nothing of them is run, none hides another.
+
+A door is one entry of `DOORS`: a function that looks at all threads of a database and returns what
+it showed, in pieces. A new way to look, a page or a metric, is one entry more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import pty
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from aiodurable.durable import Durable
+from aiodurable.errors import AiodurableError, WorkflowAlreadyRunningError
+from aiodurable.fastapi import add_exception_handlers
+from aiodurable.jsonable import jsonable
+from tests.support.hostile_rows import GRAPHS, OBEYED, fill, traces_in
+
+LONGEST_S = 280
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A database with rows that mean harm, the threads in it, and where a trace of a call would be."""
+
+    dsn: str
+    threads: Sequence[str]
+    traces: Path
+
+
+@pytest.fixture(scope="module")
+def hostile(server: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
+    name, traces = server.create(template), tmp_path_factory.mktemp("traces")
+    dsn = server.database(name)
+    yield Hostile(dsn, asyncio.run(fill(dsn, traces)), traces)
+    server.drop(name)
+
+
+async def in_python(at: Hostile) -> list[str]:
+    """Every function that looks, and a caller that is refused."""
+    shown = list[str]()
+    async with Durable(at.dsn, graphs=GRAPHS) as durable:
+        found = [thread async for thread in durable.find_workflows()]
+        shown += map(repr, found)
+        shown.append(repr([thread async for thread in durable.find_failed_workflows()]))
+        shown.append(repr(await durable.page(limit=500)))
+        shown.append(repr(await durable.counts()))
+        shown.append(repr([one async for one in durable.check()]))
+        for thread_id in at.threads:
+            shown.append(repr(await durable.get_checkpoint_status(thread_id)))
+            shown.append(repr(await durable.needs_resume(thread_id)))
+            shown.append(repr([step async for step in durable.history(thread_id)]))
+            async with durable.hold(thread_id):
+                with pytest.raises(WorkflowAlreadyRunningError) as refused:
+                    async with durable.run(thread_id, "asking"):
+                        pass
+                shown.append(str(refused.value))
+    assert [thread.thread_id for thread in found] == list(at.threads)
+    return shown
+
+
+EACH = """
+import json, sys
+from aiodurable.cli.commands import cli
+for arguments in json.loads(sys.argv[1]):
+    try:
+        cli(arguments, prog_name="aiodurable")
+    except SystemExit:
+        pass
+    sys.stdout.flush()
+"""
+
+
+def commands(at: Hostile, *more: str) -> list[str]:
+    """A program that runs each command: importing LangGraph takes longer than any of them."""
+    each = [["list", *more], ["locks"], *(["status", thread, *more] for thread in at.threads[::4])]
+    each += [["show", thread, "--values", *more] for thread in at.threads if "long" not in thread]
+    each += [["prune", "--dry-run", "--older-than", "0s"]]
+    return [sys.executable, "-c", EACH, json.dumps(each)]
+
+
+def environment(at: Hostile) -> dict[str, str]:
+    return {**os.environ, "AIODURABLE_DSN": at.dsn, "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "200"}
+
+
+async def in_a_pipe(at: Hostile) -> list[str]:
+    done = await asyncio.to_thread(
+        subprocess.run, commands(at, "--json"), capture_output=True, env=environment(at), check=False
+    )
+    lines = done.stdout.decode().splitlines()
+    told = [json.loads(line, parse_constant=no_json) for line in lines if line.startswith("{")]
+    ids = {(one.get("thread") or one).get("thread_id") for one in told}
+    assert ids >= set(at.threads)
+    return [*lines, done.stderr.decode()]
+
+
+def no_json(constant: str) -> NoReturn:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+async def at_a_terminal(at: Hostile) -> list[str]:
+    return [await asyncio.to_thread(written_to_a_terminal, at)]
+
+
+def written_to_a_terminal(at: Hostile) -> str:
+    ours, theirs = pty.openpty()
+    written = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # the other end is closed
+            while chunk := os.read(ours, 65536):
+                written.extend(chunk)
+
+    with subprocess.Popen(commands(at), stdin=theirs, stdout=theirs, stderr=theirs, env=environment(at)) as process:
+        os.close(theirs)
+        reader = threading.Thread(target=read)
+        reader.start()
+        process.wait()
+        reader.join()
+    os.close(ours)
+    return written.decode()
+
+
+async def over_http(at: Hostile) -> list[str]:
+    app = FastAPI()
+    add_exception_handlers(app)
+    async with Durable(at.dsn, graphs=GRAPHS) as durable:
+
+        @app.get("/threads")
+        async def look(thread_id: str) -> Any:
+            return jsonable(await durable.get_checkpoint_status(thread_id))
+
+        @app.post("/threads")
+        async def refuse(thread_id: str) -> None:
+            async with durable.hold(thread_id), durable.run(thread_id, "asking"):
+                pass
+
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            answers = [await client.get("/threads", params={"thread_id": one}) for one in at.threads]
+            refused = [await client.post("/threads", params={"thread_id": one}) for one in at.threads]
+    assert {answer.status_code for answer in answers} == {200}
+    assert [answer.json()["thread_id"] for answer in answers] == list(at.threads)
+    assert {answer.status_code for answer in refused} == {409}
+    return [answer.text for answer in (*answers, *refused)]
+
+
+async def in_logs_and_events(at: Hostile) -> list[str]:
+    seen = list[str]()
+    records = logging.Handler()
+    records.emit = lambda record: seen.append(logging.Formatter().format(record))
+    ours = logging.getLogger("aiodurable")
+    ours.addHandler(records)
+    level = ours.level
+    ours.setLevel(logging.DEBUG)
+    try:
+        async with Durable(at.dsn, graphs=GRAPHS, observers=[lambda event: seen.append(repr(event))]) as durable:
+            for thread_id in at.threads:
+                async with durable.hold(thread_id):
+                    with suppress(AiodurableError):
+                        async with durable.run(thread_id, "asking"):
+                            pass
+    finally:
+        ours.removeHandler(records)
+        ours.setLevel(level)
+    assert seen
+    return seen
+
+
+DOORS: dict[str, Callable[[Hostile], Awaitable[list[str]]]] = {
+    "Python": in_python,
+    "the CLI in a pipe": in_a_pipe,
+    "the CLI at a terminal": at_a_terminal,
+    "HTTP": over_http,
+    "logs and events": in_logs_and_events,
+}
+OBEYS = ("the CLI at a terminal", "logs and events")
+"""Where text reaches a terminal as it is."""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("door", DOORS)
+async def test_looking_runs_nothing_and_hides_nothing(door: str, hostile: Hostile) -> None:
+    async with asyncio.timeout(LONGEST_S):
+        shown = await DOORS[door](hostile)
+    assert traces_in(hostile.traces) == []
+    assert [text[-500:] for text in shown if "Traceback" in text] == []
+    if door in OBEYS:
+        assert {found for text in shown for found in OBEYED.findall(text)} == set()

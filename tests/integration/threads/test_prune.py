@@ -1,0 +1,330 @@
+"""Pruning removes the past of finished threads, and nothing that anybody still needs."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+from langgraph.checkpoint.base.id import uuid6
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.types import Command
+from psycopg import sql
+
+from aiodurable.checkpoints.fences import Fence, bump
+from aiodurable.dsn import parse_dsn
+from aiodurable.durable import Durable
+from aiodurable.errors import InvalidArgumentError
+from aiodurable.postgres.pool import Database
+from aiodurable.threads import Pruned, Threads
+from tests.support.checkpoint_rows import write_in_flight
+from tests.support.scenario_graphs import BREAKS
+from tests.support.scenarios import Thread
+from tests.support.waiting import wait_until, within
+
+NOW = timedelta(0)
+TABLES = ("checkpoints", "checkpoint_writes", "checkpoint_blobs")
+
+
+async def rows(dsn: str) -> dict[str, dict[str, int]]:
+    """Rows per thread and table."""
+    found: dict[str, dict[str, int]] = {}
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        for table in TABLES:
+            query = sql.SQL("SELECT thread_id, count(*) FROM {} GROUP BY 1").format(sql.Identifier(table))
+            for thread_id, count in await (await connection.execute(query)).fetchall():
+                found.setdefault(thread_id, {})[table] = count
+    return found
+
+
+GRAPHS = ["linear", "fan_out", "sends", "subgraph", "subgraph_with_memory", "tasks_remembering", "deferred", "agent"]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+async def test_a_pruned_thread_goes_on_as_if_nothing_had_happened(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, graph: str
+) -> None:
+    given: Any = {"messages": [("user", "look")]} if graph == "agent" else {"xs": ["x"]}
+    pruned, untouched = Thread(dsn, saver, "pruned", graph), Thread(dsn, saver, "untouched", graph)
+    for thread in (pruned, untouched):
+        await thread.run(given)
+    before = await pruned.state()
+    told = await threads.prune(older_than=NOW, graph=None)
+    assert told.threads == 2
+    after = await pruned.state()
+    assert (after.values, after.next, after.config) == (before.values, before.next, before.config)
+    assert after.parent_config is None
+    assert (await threads.status("pruned")).status == "complete"
+    again = Thread(dsn, saver, "again", graph)
+    await again.run(given)
+    if graph != "agent":
+        assert await pruned.run(given) == await again.run(given)
+
+
+async def test_only_the_newest_checkpoint_is_left(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+    thread = Thread(dsn, saver, "thread", "subgraph")
+    await thread.start()
+    all_rows = await rows(dsn)
+    told = await threads.prune(older_than=NOW)
+    left = await rows(dsn)
+    assert left["thread"]["checkpoints"] == 1
+    assert "checkpoint_writes" not in left["thread"]
+    assert told.rows == sum(all_rows["thread"].values()) - sum(left["thread"].values())
+    assert told.bytes > 0
+    assert (await threads.prune(older_than=NOW)).rows == 0
+
+
+@pytest.mark.parametrize("graph", ["linear", "subgraph_with_memory", "sends"])
+async def test_it_leaves_what_langgraphs_own_prune_leaves(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, graph: str
+) -> None:
+    for name in ("ours", "theirs"):
+        await Thread(dsn, saver, name, graph).start()
+        await Thread(dsn, saver, name, graph).start()
+    await saver.aprune(["theirs"], strategy="keep_latest")
+    theirs = (await rows(dsn))["theirs"]
+    await threads.prune(older_than=NOW, batch=1)
+    assert (await rows(dsn))["ours"] == theirs
+
+
+async def test_nothing_means_nothing(dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database) -> None:
+    await Thread(dsn, saver, "plain", "subgraph").start()
+    await Thread(dsn, saver, "leased", "linear").start()
+    await database.execute("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('leased', 7)")
+    insert = "INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, status) VALUES ('one', 'leased', 0, 'complete')"
+    await database.execute(insert)
+    told = await threads.prune(keep="nothing", older_than=NOW)
+    assert (told.threads, await rows(dsn)) == (2, {})
+    assert [thread async for thread in threads.find()] == []
+    # A stale writer never meets its token again; the plain thread leaves nothing behind.
+    fences = await database.fetch("SELECT thread_id, token FROM aiodurable_fences")
+    assert fences == [{"thread_id": "leased", "token": 8}]
+
+
+async def test_a_dry_run_tells_the_same_and_removes_nothing(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
+    for name in "abc":
+        await Thread(dsn, saver, name, "linear").start()
+    for keep in ("latest", "nothing"):
+        before = await rows(dsn)
+        told = await threads.prune(keep=keep, older_than=NOW, dry_run=True)
+        assert (await rows(dsn), told.threads) == (before, 3)
+        assert await threads.prune(keep=keep, older_than=NOW) == told
+
+
+async def test_threads_that_need_somebody_stay_unless_named(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
+    await Thread(dsn, saver, "asks", "ask").start()
+    await Thread(dsn, saver, "crashed", "linear").start(interrupt_before=["b"])
+    BREAKS.add("b")
+    await Thread(dsn, saver, "failed", "linear").start()
+    BREAKS.clear()
+    before = await rows(dsn)
+    assert (await threads.prune(older_than=NOW)).rows == 0
+    assert await rows(dsn) == before
+    told = await threads.prune(older_than=NOW, statuses=["interrupted", "failed"])
+    assert told.threads == 2
+    assert [(await threads.status(name)).status for name in ("asks", "crashed", "failed")] == [
+        "interrupted",
+        "crashed",
+        "failed",
+    ]
+    await Thread(dsn, saver, "asks", "ask").run(Command(resume="yes"))
+    await Thread(dsn, saver, "failed", "linear").run()
+    assert [(await threads.status(name)).status for name in ("asks", "failed")] == ["complete", "complete"]
+
+
+async def test_an_interrupted_subgraph_keeps_its_call(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+    thread = Thread(dsn, saver, "thread", "subgraph_asking")
+    await thread.start()
+    await threads.prune(older_than=NOW, statuses=["interrupted"])
+    assert (await thread.answer("yes"))["xs"] == ["a", "a", "i", "yes", "z"]
+
+
+async def test_age_and_graph_choose(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+    await Thread(dsn, saver, "thread", "linear").start()
+    assert (await threads.prune(older_than=timedelta(hours=1))).threads == 0
+    assert (await threads.prune(older_than=datetime(2020, 1, 1, tzinfo=UTC))).threads == 0
+    assert (await threads.prune(older_than=NOW, graph="another")).threads == 0
+    assert (await threads.prune(older_than=NOW)).threads == 1
+
+
+async def test_a_leased_thread_is_left_alone(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+    await Thread(dsn, saver, "thread", "linear").start()
+    async with Durable(dsn) as durable, durable.hold("thread"):
+        assert (await threads.prune(keep="nothing", older_than=NOW)).rows == 0
+
+
+async def test_a_thread_that_a_write_in_flight_belongs_to_is_left_alone(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database
+) -> None:
+    await Thread(dsn, saver, "thread", "linear").start()
+    fence = Fence("thread", *await bump(database, "thread"))
+    writer = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+    async with writer.transaction():
+        assert await write_in_flight(writer, fence) == ["thread"]
+        pruning = threads.prune(keep="nothing", older_than=NOW)
+        told = await within(30, pruning, what="the prune, which does not wait for a writer")
+        assert (told.rows, told.busy) == (0, 1)
+    await writer.close()
+
+
+async def test_a_lease_taken_after_the_look_keeps_the_thread(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("known", "unknown"):
+        await Thread(dsn, saver, name, "linear").start()
+    await bump(database, "known")
+    look = threads._retention._look
+
+    async def look_then_lease(*args: Any, **kwargs: Any) -> Any:
+        found = await look(*args, **kwargs)
+        for name in ("known", "unknown"):
+            await bump(database, name)
+        return found
+
+    monkeypatch.setattr(threads._retention, "_look", look_then_lease)
+    told = await threads.prune(keep="nothing", older_than=NOW)
+    assert (told.rows, told.busy) == (0, 2)
+
+
+async def test_a_thread_that_went_on_after_the_look_is_kept(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = Thread(dsn, saver, "thread", "linear")
+    await thread.start()
+    look = threads._retention._look
+
+    async def look_then_go_on(*args: Any, **kwargs: Any) -> Any:
+        found = await look(*args, **kwargs)
+        await thread.run({"xs": ["again"]})
+        return found
+
+    monkeypatch.setattr(threads._retention, "_look", look_then_go_on)
+    told = await threads.prune(keep="nothing", older_than=NOW)
+    assert (told.rows, told.busy) == (0, 1)
+    assert (await thread.state()).values["xs"] == ["a", "b", "again", "a", "b"]
+
+
+async def test_a_thread_with_a_delta_channel_is_refused_by_name(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
+    await Thread(dsn, saver, "delta", "delta").start()
+    await Thread(dsn, saver, "linear", "linear").start()
+    told = await threads.prune(older_than=NOW)
+    assert (told.threads, told.refused) == (1, ("delta",))
+    assert (await threads.prune(keep="nothing", older_than=NOW)).threads == 2
+
+
+async def test_a_killed_prune_goes_on_where_it_was(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+    for n in range(6):
+        await Thread(dsn, saver, f"thread {n}", "linear").start()
+    seen: list[Pruned] = []
+    task = asyncio.create_task(threads.prune(keep="nothing", older_than=NOW, batch=2, share=0.01, progress=seen.append))
+    await wait_until(lambda: seen, what="the first batch")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert 0 < seen[-1].threads < 6
+    rest = await threads.prune(keep="nothing", older_than=NOW)
+    assert rest.threads == 6 - seen[-1].threads
+
+
+async def test_what_a_killed_prune_left_half_done_the_next_one_finishes(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
+    """The past goes first, the link to it in the next transaction."""
+    thread = Thread(dsn, saver, "thread", "subgraph_with_memory")
+    await thread.start()
+    await thread.start()
+
+    def die(_: Pruned) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await threads.prune(older_than=NOW, progress=die)
+    half = await thread.state()
+    assert half.parent_config is not None, "or there is no half to finish"
+    assert (await threads.status("thread")).status == "complete"
+    told = await threads.prune(older_than=NOW)
+    assert (told.threads, told.rows) == (0, 0)
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        parents = await connection.execute("SELECT parent_checkpoint_id FROM checkpoints")
+        assert {parent for (parent,) in await parents.fetchall()} == {None}
+
+
+async def test_threads_go_in_the_order_of_their_rows_not_of_their_ids(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = ["d", "b", "c", "a"]
+    for name in written:
+        await Thread(dsn, saver, name, "linear").start()
+    look, seen = threads._retention._look, list[str]()
+
+    async def note(thread_ids: Any, wanted: Any) -> Any:
+        seen.extend(thread_ids)
+        return await look(thread_ids, wanted)
+
+    monkeypatch.setattr(threads._retention, "_look", note)
+    told = await threads.prune(older_than=NOW, batch=1)
+    assert told.threads == 4
+    assert (seen, told.part) == (written, 1.0)
+
+
+async def test_what_a_step_under_way_has_written_stays(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database
+) -> None:
+    """Plain LangGraph may store what a task wrote before the checkpoint that the task goes on from."""
+    thread = Thread(dsn, saver, "thread", "linear")
+    await thread.start()
+    await thread.start()
+    config: Any = {"configurable": {"thread_id": "thread", "checkpoint_ns": "", "checkpoint_id": str(uuid6())}}
+    await saver.aput_writes(config, [("xs", ["under way"])], "a task")
+    told = await threads.prune(older_than=NOW)
+    assert told.threads == 1
+    kept = await database.fetch("SELECT task_id FROM checkpoint_writes")
+    assert [row["task_id"] for row in kept] == ["a task"]
+
+
+@pytest.mark.parametrize("sooner_s", [30, -30])
+async def test_ages_go_by_the_time_in_the_checkpoint_though_its_id_is_of_another_second(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database, sooner_s: int
+) -> None:
+    """The host's clock was set between the two. Ids only tell where to look."""
+    await Thread(dsn, saver, "thread", "linear").start()
+    (head,) = await database.fetch("SELECT max(checkpoint ->> 'ts') AS ts FROM checkpoints")
+    written = datetime.fromisoformat(head["ts"]) - timedelta(seconds=sooner_s)
+    await database.execute(
+        "UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{ts}', to_jsonb($1::text))", written.isoformat()
+    )
+    found = threads.find(status="complete", newer_than=written - timedelta(seconds=1))
+    assert [thread.thread_id async for thread in found] == ["thread"]
+    found = threads.find(status="complete", newer_than=written + timedelta(seconds=1))
+    assert [thread.thread_id async for thread in found] == []
+    assert (await threads.prune(older_than=written - timedelta(seconds=1))).threads == 0
+    assert (await threads.prune(older_than=written + timedelta(seconds=1))).threads == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keep": "some"},
+        {"older_than": timedelta(days=-1)},
+        {"older_than": datetime(2026, 1, 1)},  # noqa: DTZ001 - that is what is refused
+        {"statuses": ["running"]},
+        {"statuses": ["complete", "queued"]},
+        {"statuses": ["lost"]},
+        {"batch": 0},
+        {"share": 0},
+        {"share": 1.5},
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_meant_is_refused(threads: Threads, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError):
+        await threads.prune(**{"older_than": NOW, **wrong})

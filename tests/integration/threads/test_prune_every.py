@@ -1,0 +1,193 @@
+"""Pruning as a habit: one process of many does it, another takes over, and Postgres may go away meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+from aiodurable import (
+    ClosedError,
+    ConfigurationError,
+    Durable,
+    InvalidArgumentError,
+    PostgresUnavailableError,
+    Pruned,
+    Settings,
+)
+from aiodurable.threads import PRUNING
+from tests.support.scenarios import Thread
+from tests.support.waiting import wait_until, within
+
+NOW = timedelta(0)
+SOON = timedelta(milliseconds=20)
+
+
+@asynccontextmanager
+async def pruning(durable: Durable, **options: Any) -> AsyncIterator[list[Pruned]]:
+    """Prunes in the background; gives what each round removed."""
+    rounds: list[Pruned] = []
+    task = asyncio.create_task(durable.prune_every(SOON, older_than=NOW, progress=rounds.append, **options))
+    try:
+        yield rounds
+    finally:
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def checkpoints(dsn: str) -> int:
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        row = await (await connection.execute("SELECT count(*) FROM checkpoints")).fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def test_what_becomes_old_is_pruned_round_after_round(dsn: str, saver: AsyncPostgresSaver) -> None:
+    async with Durable(dsn) as durable, pruning(durable):
+        for number in (1, 2):
+            await Thread(dsn, saver, f"thread {number}", "linear").start()
+
+            async def pruned(number: int = number) -> bool:
+                return await checkpoints(dsn) == number
+
+            await wait_until(pruned, what=f"round after thread {number}")
+
+
+async def test_one_prunes_and_another_takes_over_when_it_is_gone(dsn: str, saver: AsyncPostgresSaver) -> None:
+    async with Durable(dsn) as second, Durable(dsn) as first:
+        await Thread(dsn, saver, "thread", "linear").start()
+        async with pruning(first) as by_first:
+            await wait_until(lambda: by_first, what="the first to begin")
+            async with pruning(second) as by_second:
+                rounds = len(by_first)
+                await Thread(dsn, saver, "another", "linear").start()
+                await wait_until(lambda: len(by_first) > rounds + 2, what="some rounds of the first")
+                assert by_second == []
+                assert await second.locks.is_locked(PRUNING)
+        await Thread(dsn, saver, "a third", "linear").start()
+        async with pruning(second) as by_second:
+            await wait_until(lambda: by_second, what="the second to take over")
+        assert not await second.locks.is_locked(PRUNING)
+    assert await checkpoints(dsn) == 3
+
+
+async def test_it_goes_on_when_its_connections_were_killed(
+    dsn: str, saver: AsyncPostgresSaver, admin: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "aiodurable.runs.threads")
+    await Thread(dsn, saver, "first", "linear").start()
+    async with Durable(dsn) as durable, pruning(durable) as rounds:
+        await wait_until(lambda: rounds, what="the first round")
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:%'"
+        )
+        await wait_until(lambda: "tried again" in caplog.text, what="the loss to be told")
+        seen = len(rounds)
+        await Thread(dsn, saver, "second", "linear").start()
+        await wait_until(lambda: len(rounds) > seen + 1, what="another round")
+    assert await checkpoints(dsn) == 2
+
+
+TROUBLE = """
+CREATE TABLE trouble (code text);
+CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE found text := (SELECT code FROM trouble);
+BEGIN
+    IF found IS NOT NULL THEN
+        RAISE EXCEPTION 'the secret of the row' USING ERRCODE = found;
+    END IF;
+    RETURN OLD;
+END $$;
+CREATE TRIGGER fail BEFORE DELETE ON checkpoints FOR EACH ROW EXECUTE FUNCTION fail();
+"""
+"""While a code stands in the table `trouble`, no checkpoint can be deleted: Postgres raises that SQLSTATE."""
+
+
+@pytest.mark.parametrize("code", ["40P01", "40001", "57014", "53100", "53200", "55P03", "58030"])
+async def test_an_error_of_postgres_that_passes_ends_no_task_group(
+    dsn: str, saver: AsyncPostgresSaver, caplog: pytest.LogCaptureFixture, code: str
+) -> None:
+    """Deadlock, serialisation failure, cancelled statement, disk full, out of memory, lock timeout, I/O error."""
+    await Thread(dsn, saver, "thread", "linear").start()
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute(TROUBLE.encode())
+        await connection.execute("INSERT INTO trouble VALUES (%s)", (code,))
+        async with Durable(dsn) as durable, asyncio.TaskGroup() as tasks:
+            pruner = tasks.create_task(durable.prune_every(SOON, older_than=NOW))
+            await wait_until(lambda: caplog.text.count("tried again") > 1, what="two failed rounds in the log")
+            await connection.execute("DELETE FROM trouble")
+
+            async def pruned() -> bool:
+                return await checkpoints(dsn) == 1
+
+            await wait_until(pruned, what="a round that succeeds")
+            pruner.cancel()
+    assert "secret" not in caplog.text
+
+
+async def test_a_circuit_that_is_open_ends_no_task_group(
+    dsn: str, saver: AsyncPostgresSaver, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(circuit_open_after_s=0.01, circuit_probe_interval_s=0.5)
+    async with Durable(dsn, settings=settings) as durable, asyncio.TaskGroup() as tasks:
+        breaker = durable._opened().checkpoints.database.breaker
+        assert breaker is not None
+        while breaker.state == "closed":
+            with contextlib.suppress(PostgresUnavailableError):
+                async with breaker.call():
+                    await asyncio.sleep(0.005)
+                    raise PostgresUnavailableError("away")
+        await Thread(dsn, saver, "thread", "linear").start()
+        pruner = tasks.create_task(durable.prune_every(SOON, older_than=NOW))
+        await wait_until(lambda: "tried again" in caplog.text, what="the open circuit in the log")
+
+        async def pruned() -> bool:
+            return await checkpoints(dsn) == 1
+
+        await wait_until(pruned, what="a round after the circuit has closed")
+        pruner.cancel()
+
+
+async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
+    dsn: str, saver: AsyncPostgresSaver
+) -> None:
+    async with Durable(dsn) as durable:
+        closed = asyncio.create_task(durable.prune_every(SOON, older_than=NOW))
+        await wait_until(lambda: durable.locks.is_locked(PRUNING), what="the first round")
+    with pytest.raises(ClosedError):
+        await within(10, closed, what="the pruner to end with its Durable")
+    await Thread(dsn, saver, "thread", "linear").start()
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute(TROUBLE.encode())
+        await connection.execute("INSERT INTO trouble VALUES ('42501')")
+    async with Durable(dsn) as durable:
+        with pytest.raises(ConfigurationError, match="right"):
+            await within(10, durable.prune_every(SOON, older_than=NOW), what="the pruner to end for want of a right")
+
+
+async def test_its_lock_is_not_taken_for_a_thread_that_runs(dsn: str, saver: AsyncPostgresSaver) -> None:
+    await Thread(dsn, saver, "thread", "linear").start()
+    async with Durable(dsn) as durable, pruning(durable) as rounds:
+        await wait_until(lambda: rounds, what="the first round")
+        assert await durable._opened().threads._search.all_held_are_in_the_ledger()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"interval": NOW}, {"interval": SOON, "statuses": ["running"]}, {"interval": SOON, "older_than": -SOON}],
+    ids=str,
+)
+async def test_what_cannot_be_meant_is_refused_at_once(dsn: str, wrong: dict[str, Any]) -> None:
+    async with Durable(dsn) as durable:
+        with pytest.raises(InvalidArgumentError):
+            await durable.prune_every(**{"older_than": NOW, **wrong})

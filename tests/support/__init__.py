@@ -1,0 +1,1 @@
+"""What the tests share: servers, faults, graphs, scenarios, views of the tables."""

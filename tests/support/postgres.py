@@ -1,0 +1,109 @@
+"""The Postgres of the tests: a server, and fresh databases on it."""
+
+import contextlib
+import itertools
+import os
+import shutil
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+SERVER_SETTINGS = {"max_connections": "300", "max_prepared_transactions": "0"}
+SHARED_MEMORY = Path("/dev/shm")
+IMAGE = "postgres"
+
+
+@dataclass
+class Server:
+    """A server for tests: `url` is a superuser's, `kind` says where it came from (`dsn`, `docker`, `embedded`)."""
+
+    url: str
+    kind: str
+    _names: Iterator[str] = field(default_factory=lambda: (f"t_{worker_name()}_{n}" for n in itertools.count()))
+
+    @cached_property
+    def version(self) -> int:
+        with psycopg.connect(self.url) as connection:
+            return connection.info.server_version
+
+    def database(self, name: str) -> str:
+        """The DSN of one of its databases: a URI, which both drivers read."""
+        options = {**conninfo_to_dict(self.url), "dbname": name}
+        return "postgresql://?" + urlencode(options, quote_via=quote)
+
+    def execute(self, statement: sql.Composed) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(statement)
+
+    def create(self, template: str = "template0", *, name: str = "") -> str:
+        name = name or next(self._names)
+        # Copying files beats the log where nothing is synced; before Postgres 15 there was no other way.
+        choice = self.kind == "embedded" and self.version >= 150000
+        copy = sql.SQL(" STRATEGY file_copy" if choice else "")
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        self.execute(create + copy)
+        return name
+
+    def drop(self, name: str) -> None:
+        # FORCE: a connection that a test leaks is that test's failure, not the next one's.
+        self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def worker_name() -> str:
+    return f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_{os.getpid()}"
+
+
+def _major() -> int | None:
+    wanted = os.environ.get("AIODURABLE_TEST_PG", "")
+    return int(wanted) if wanted.isdecimal() else None
+
+
+@contextlib.contextmanager
+def embedded() -> Generator[str, None, None]:
+    from aiodurable.embedded import EmbeddedPostgres, find_bindir
+
+    wanted = os.environ.get("AIODURABLE_TEST_PG", "")
+    bindir = Path(wanted) if "/" in wanted else find_bindir(_major())
+    roomy = SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)
+    roomy = roomy and shutil.disk_usage(SHARED_MEMORY).free >= 1 << 30
+    folder = SHARED_MEMORY if roomy else None
+    with EmbeddedPostgres(bindir=bindir, folder=folder, durable=False, settings=SERVER_SETTINGS) as url:
+        yield url
+
+
+def docker_answers() -> bool:
+    choice = os.environ.get("AIODURABLE_TEST_DB")
+    if choice == "embedded":
+        return False
+    try:
+        import docker
+
+        client = docker.from_env(timeout=2)
+        try:
+            client.ping()
+        finally:
+            client.close()
+    except Exception:  # not installed, not running, not allowed: all mean that Docker does not answer
+        if choice == "docker":
+            raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def container() -> Generator[str, None, None]:
+    # The reaper is one more container, which needs the engine's socket inside it; ours is stopped here.
+    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+    from testcontainers.community.postgres import PostgresContainer
+
+    settings = [word for name, value in SERVER_SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    started = PostgresContainer(f"{IMAGE}:{_major() or 18}", driver=None)
+    started.with_command(["postgres", "-c", "fsync=off", *settings])
+    with started:
+        yield started.get_connection_url()

@@ -1,0 +1,53 @@
+"""Real processes for crash tests: see `workflow_process.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.programs import PROGRAMS
+
+PROGRAM = PROGRAMS / "workflow_process.py"
+
+
+class Processes:
+    """Starts one real process a job, one after the other."""
+
+    def __init__(self, parent: asyncio.subprocess.Process) -> None:
+        self._parent = parent
+
+    async def run(
+        self,
+        dsn: str,
+        thread: str,
+        shape: str,
+        log: Path,
+        death: tuple[str, int] | None = None,
+        *,
+        kills: str = "writes",
+    ) -> Any:
+        """The exit code (or minus the signal that ended it), and what the graph returned."""
+        job = {"dsn": dsn, "thread": thread, "shape": shape, "log": str(log), "death": death, "kills": kills}
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        self._parent.stdin.write(json.dumps(job).encode() + b"\n")
+        done = json.loads(await self._parent.stdout.readline())
+        return done["code"], done["result"]
+
+
+@asynccontextmanager
+async def started() -> AsyncIterator[Processes]:
+    """A program that forks the processes, for the body."""
+    pipe = asyncio.subprocess.PIPE
+    parent = await asyncio.create_subprocess_exec(sys.executable, str(PROGRAM), stdin=pipe, stdout=pipe)
+    try:
+        yield Processes(parent)
+    finally:
+        assert parent.stdin is not None
+        parent.stdin.close()
+        await parent.wait()

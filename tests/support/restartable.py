@@ -1,0 +1,55 @@
+"""A Postgres of one test alone, that can be stopped in every way and comes back under the same address."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+from aiodurable.embedded import start_server, stop_server
+from tests.support.waiting import wait_until
+
+How = Literal["fast", "immediate"]
+
+
+class OwnServer:
+    """Attributes: `settings` are the server's, from the next start on; `folder` is one that Postgres can read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = {"max_connections": "100"}
+        self._data = folder / "data"
+
+    async def start(self) -> str:
+        """Returns the DSN, the same at every start."""
+        return await asyncio.to_thread(start_server, self._data, settings=self.settings)
+
+    async def stop(self, how: How = "fast") -> None:
+        """Fast: every session is told. Immediate: as if its power failed; it recovers from its log at the next start."""
+        if how == "immediate":
+            pid = self._data / "postmaster.pid"
+            os.kill(int(pid.read_text().split()[0]), signal.SIGQUIT)
+            await wait_until(lambda: not pid.exists(), what="the end of Postgres")
+        await asyncio.to_thread(stop_server, self._data)
+
+    async def restart(self, how: How = "fast") -> None:
+        await self.stop(how)
+        await self.start()
+
+
+@asynccontextmanager
+async def own_server() -> AsyncIterator[OwnServer]:
+    folder = Path(tempfile.mkdtemp(prefix="aiodurable-own-"))
+    folder.chmod(0o755)  # as root, Postgres runs as somebody else
+    server = OwnServer(folder)
+    try:
+        yield server
+    finally:
+        await server.stop()
+        shutil.rmtree(folder)
