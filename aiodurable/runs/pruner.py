@@ -1,4 +1,4 @@
-"""Pruning as a habit: by one process of many, for as long as it lives."""
+"""The pruner: prunes at an interval, in one process of many."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import NoReturn, Unpack
 
 from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, InvalidArgumentError
 from aiodurable.postgres.errors import DRIVER_FAILURES
+from aiodurable.runs.leader import leadership
 from aiodurable.runs.services import Services
-from aiodurable.threads import PRUNING, PruneOptions
+from aiodurable.threads import PruneOptions
 from aiodurable.threads.prune import checked
 
 __all__ = ["prune_every"]
@@ -27,7 +28,7 @@ async def prune_every(opened: Callable[[], Services], interval: timedelta, **opt
     checked(**options)
     while True:
         try:
-            async with opened().locks.hold(PRUNING, timeout=None):
+            async with leadership(opened().locks, "prune"):
                 while True:
                     _log.info("pruned: %s", await opened().threads.prune(**options))
                     await asyncio.sleep(interval.total_seconds() * random.uniform(0.9, 1.1))

@@ -13,12 +13,11 @@ from aiodurable.threads.filters import ThreadFilters
 from aiodurable.threads.history import ThreadStep
 from aiodurable.threads.prune import Pruned, PruneOptions
 from aiodurable.threads.reader import Threads
-from aiodurable.threads.search import PRUNING, ThreadPage
+from aiodurable.threads.search import ThreadPage
 from aiodurable.threads.status import Standing
 
 __all__ = [
     "NEEDS_ATTENTION",
-    "PRUNING",
     "PruneOptions",
     "Pruned",
     "Standing",

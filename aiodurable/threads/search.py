@@ -17,14 +17,14 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from aiodurable.lock_keys import lock_key, own_lock_key
+from aiodurable.lock_keys import is_thread_key, lock_key
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.pool import Database
 from aiodurable.postgres.sql import load
 from aiodurable.threads.filters import Filter
 from aiodurable.threads.status import Classifier, Standing
 
-__all__ = ["CLOCKS", "PRUNING", "Search", "Step", "ThreadPage", "first_id"]
+__all__ = ["CLOCKS", "Search", "Step", "ThreadPage", "first_id"]
 
 _CHANNELS = {ThreadStatus.FAILED: "__error__", ThreadStatus.INTERRUPTED: "__interrupt__"}
 _IN_LEDGER = frozenset(
@@ -41,8 +41,6 @@ _RECENT_AT_ONCE = 20_000
 """Recent threads are sorted anew for each fetch: fewer fetches, of more steps each."""
 CLOCKS = timedelta(minutes=1)
 """How far a checkpoint's id and its `ts` may lie apart; both come from the writer's clock, one after the other."""
-PRUNING = "aiodurable: pruning"
-"""The name of the lock that one of those who prune holds; no thread's."""
 _GREGORIAN = datetime(1582, 10, 15, tzinfo=UTC)
 
 
@@ -192,9 +190,9 @@ class Search:
         return _Source("threads_all")
 
     async def all_held_are_in_the_ledger(self) -> bool:
-        """Whether each lock that is held now is that of a run: there are locks of other kinds, and runs that just begin."""
-        others = {row["key"] for row in await self._database.fetch(_SQL["held_keys_of_no_run"])}
-        return others <= {own_lock_key(PRUNING, self._namespace)}
+        """Whether every thread that is locked now has a running row: one that just begins has none yet."""
+        rows = await self._database.fetch(_SQL["held_keys_of_no_run"])
+        return not any(is_thread_key(row["key"]) for row in rows)
 
     async def _held(self) -> set[int]:
         return {row["key"] for row in await self._database.fetch(_SQL["held_keys"])}

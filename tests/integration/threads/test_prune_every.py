@@ -23,7 +23,7 @@ from aiodurable import (
     Pruned,
     Settings,
 )
-from aiodurable.threads import PRUNING
+from aiodurable.runs.leader import duty_lock
 from tests.support.scenarios import Thread
 from tests.support.waiting import wait_until, within
 
@@ -73,11 +73,11 @@ async def test_one_prunes_and_another_takes_over_when_it_is_gone(dsn: str, saver
                 await Thread(dsn, saver, "another", "linear").start()
                 await wait_until(lambda: len(by_first) > rounds + 2, what="some rounds of the first")
                 assert by_second == []
-                assert await second.locks.is_locked(PRUNING)
+                assert await second.locks.is_locked(duty_lock("prune"))
         await Thread(dsn, saver, "a third", "linear").start()
         async with pruning(second) as by_second:
             await wait_until(lambda: by_second, what="the second to take over")
-        assert not await second.locks.is_locked(PRUNING)
+        assert not await second.locks.is_locked(duty_lock("prune"))
     assert await checkpoints(dsn) == 3
 
 
@@ -163,7 +163,7 @@ async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
 ) -> None:
     async with Durable(dsn) as durable:
         closed = asyncio.create_task(durable.prune_every(SOON, older_than=NOW))
-        await wait_until(lambda: durable.locks.is_locked(PRUNING), what="the first round")
+        await wait_until(lambda: durable.locks.is_locked(duty_lock("prune")), what="the first round")
     with pytest.raises(ClosedError):
         await within(10, closed, what="the pruner to end with its Durable")
     await Thread(dsn, saver, "thread", "linear").start()
