@@ -12,6 +12,7 @@ import asyncpg
 from aiodurable.dsn import Dsn
 from aiodurable.errors import PostgresUnavailableError, SchemaMismatchError
 from aiodurable.lock_keys import MIGRATION_KEY
+from aiodurable.postgres.ownership import RELATIONS, TOKENS, checked
 from aiodurable.postgres.sql import load
 
 __all__ = ["make_missing"]
@@ -28,11 +29,12 @@ async def make_missing(connection: asyncpg.Connection, dsn: Dsn, *, setup: bool)
     Under the migrations' lock, for IF NOT EXISTS fails where two make the same at once; it is only ever tried.
 
     Raises:
+        ConfigurationError: somebody else made a relation under its name.
         SchemaMismatchError: it is missing and `setup` is off.
         PostgresUnavailableError: somebody else's migration took longer than `WITHIN_S`.
     """
     until = time.monotonic() + WITHIN_S
-    while not await connection.fetchval(_SQL["schema"]):
+    while not checked(await connection.fetch(RELATIONS, *TOKENS), dsn):
         if not setup:
             raise SchemaMismatchError(
                 "wanted the sequence aiodurable_lock_tokens, found none: run `aiodurable migrate`, or allow setup"
@@ -40,6 +42,7 @@ async def make_missing(connection: asyncpg.Connection, dsn: Dsn, *, setup: bool)
         async with connection.transaction():
             if await connection.fetchval(_SQL["try_making"], MIGRATION_KEY):
                 await connection.execute(_SQL["make_sequence"])
+                checked(await connection.fetch(RELATIONS, *TOKENS), dsn)
                 return
         if time.monotonic() > until:
             raise PostgresUnavailableError(

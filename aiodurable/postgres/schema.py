@@ -14,19 +14,19 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 import psycopg
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from psycopg import AsyncClientCursor, AsyncConnection
+from psycopg import AsyncClientCursor, AsyncConnection, AsyncRawCursor
 from psycopg.rows import DictRow, dict_row
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
 from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
+from aiodurable.postgres.ownership import RELATIONS, checked, made_by
 from aiodurable.postgres.pool import application_name
-from aiodurable.postgres.sql import load
+from aiodurable.postgres.sql import load, migration_files
 
 __all__ = ["VERSION", "check", "migrate", "migrations"]
 
@@ -51,11 +51,10 @@ class Migration:
 def migrations() -> tuple[Migration, ...]:
     """Our steps in order, from `migrations/NNNN_name.sql`."""
     steps: list[Migration] = []
-    for file in files("aiodurable.postgres").joinpath("migrations").iterdir():
-        number, _, rest = file.name.partition("_")
-        if file.name.endswith(".sql"):
-            steps.append(Migration(int(number), rest.removesuffix(".sql"), file.read_text("utf-8")))
-    return tuple(sorted(steps, key=lambda step: step.version))
+    for name, text in migration_files().items():
+        number, _, rest = name.partition("_")
+        steps.append(Migration(int(number), rest.removesuffix(".sql"), text))
+    return tuple(steps)
 
 
 VERSION: int = migrations()[-1].version
@@ -71,7 +70,7 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
 
     Raises:
         SchemaMismatchError: the database is newer than this library; nothing was changed.
-        ConfigurationError: the role may not create what is missing.
+        ConfigurationError: the role may not create what is missing, or somebody else made a relation under one of our names.
         PostgresUnavailableError: Postgres is away, or somebody else's migration took longer than `timeout_s`.
     """
     async with await _connect(dsn) as connection:
@@ -101,11 +100,11 @@ async def check(dsn: Dsn) -> None:
 
     Raises:
         SchemaMismatchError: its tables are missing, older or newer.
-        ConfigurationError: the role may not look.
+        ConfigurationError: the role may not read them, or somebody else made a relation under one of our names.
     """
     async with await _connect(dsn) as connection:
         try:
-            ours, langgraph = await _versions(connection)
+            ours, langgraph = await _versions(connection, dsn)
         except psycopg.errors.InsufficientPrivilege as error:
             raise to_unavailable(error, dsn) from error
     _refuse_newer(ours)
@@ -131,16 +130,31 @@ async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
         raise to_unavailable(error, dsn) from error
 
 
-async def _versions(connection: AsyncConnection[DictRow]) -> tuple[int, int]:
-    """Our version (0: none) and LangGraph's (-1: none). Asked in two steps: a missing table cannot be named in a query."""
-    row = await (await connection.execute(_SQL["tables"].encode())).fetchone()
-    assert row is not None
+async def _versions(connection: AsyncConnection[DictRow], dsn: Dsn) -> tuple[int, int]:
+    """Our version (0: none) and LangGraph's (-1: none).
+
+    Raises:
+        ConfigurationError: a relation has one of our names or LangGraph's that somebody else made.
+    """
+    names = await _relations(connection, dsn)
     ours = langgraph = None
-    if row["ours"]:
+    if "aiodurable_migrations" in names:
         ours = await (await connection.execute(_SQL["version"].encode())).fetchone()
-    if row["langgraph"]:
+    if "checkpoint_migrations" in names:
         langgraph = await (await connection.execute(_SQL["langgraph_version"].encode())).fetchone()
     return (ours["version"] if ours else 0), (langgraph["version"] if langgraph else -1)
+
+
+@cache
+def _made() -> tuple[list[str], list[str]]:
+    ours = [_SQL["create_migrations"], *(step.sql for step in migrations())]
+    return made_by([*AsyncPostgresSaver.MIGRATIONS, *ours])
+
+
+async def _relations(connection: AsyncConnection[DictRow], dsn: Dsn) -> frozenset[str]:
+    """Which of LangGraph's relations and ours there are, all made by roles that are trusted; raises as `_versions`."""
+    cursor = AsyncRawCursor(connection, row_factory=dict_row)
+    return checked(await (await cursor.execute(RELATIONS.encode(), _made())).fetchall(), dsn)
 
 
 def _refuse_newer(found: int) -> None:
@@ -153,16 +167,21 @@ def _refuse_newer(found: int) -> None:
 
 
 async def _migrate(connection: AsyncConnection[DictRow], dsn: Dsn) -> int:
-    ours, langgraph = await _versions(connection)
+    ours, langgraph = await _versions(connection, dsn)
     _refuse_newer(ours)
     if ours == VERSION and langgraph >= _LANGGRAPH:
         return 0
     async with _locked(dsn):
-        ours, langgraph = await _versions(connection)
+        ours, langgraph = await _versions(connection, dsn)
         _refuse_newer(ours)
         if langgraph < _LANGGRAPH:
+            await connection.execute(AsyncPostgresSaver.MIGRATIONS[0].encode())
+            await _relations(
+                connection, dsn
+            )  # what another role made since the last look is written to in what follows
             await _langgraph_setup(connection)
         await connection.execute(_SQL["create_migrations"].encode())
+        await _relations(connection, dsn)
         pending = [step for step in migrations() if step.version > ours]
         for step in pending:
             await _drop_invalid_indexes(connection)
@@ -171,6 +190,7 @@ async def _migrate(connection: AsyncConnection[DictRow], dsn: Dsn) -> int:
                     await _apply(connection, step)
             else:
                 await _apply(connection, step)
+        await _relations(connection, dsn)
         return len(pending)
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
-__all__ = ["load", "migration", "qualified"]
+__all__ = ["load", "migration", "migration_files", "qualified"]
 
 _HEAD = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _CALL = re.compile(r"(?<![\w.])(array_agg|convert_to|jsonb_each_text)\(")
@@ -26,6 +26,14 @@ def load(room: str) -> Mapping[str, str]:
 def migration(name: str) -> str:
     """The text of `migrations/<name>.sql`."""
     return files("aiodurable.postgres").joinpath("migrations", f"{name}.sql").read_text("utf-8")
+
+
+@cache
+def migration_files() -> Mapping[str, str]:
+    """The texts of `migrations/NNNN_name.sql` by the name of the file, in order."""
+    folder = files("aiodurable.postgres").joinpath("migrations")
+    names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
+    return MappingProxyType({name: folder.joinpath(name).read_text("utf-8") for name in names})
 
 
 def qualified(sql: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
 from aiodurable.dsn import Dsn
-from aiodurable.errors import SchemaMismatchError
+from aiodurable.errors import ConfigurationError, SchemaMismatchError
 from aiodurable.postgres import schema
 from aiodurable.postgres.grants import Kind, Right, needed
 from aiodurable.postgres.pool import Database
@@ -27,6 +27,8 @@ async def tables(dsn: Dsn, settings: Settings) -> Finding:
                 f"version {error.found or 'none'}, wanted {error.wanted}",
                 "nothing, if this role may make tables: the first Durable does; or run `aiodurable migrate`",
             )
+        return fail("schema", str(error))
+    except ConfigurationError as error:
         return fail("schema", str(error))
     return ok("schema", f"version {schema.VERSION}")
 

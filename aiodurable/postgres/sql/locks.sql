@@ -138,10 +138,6 @@ FROM (SELECT pg_catalog.count(*) AS held, pg_catalog.array_agg(l.classid::bigint
       WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 1
         AND l.mode = 'ExclusiveLock' AND l.granted) AS mine
 
--- name: schema
--- Catalogue only: whether the sequence of the tokens is there.
-SELECT pg_catalog.to_regclass('aiodurable_lock_tokens') IS NOT NULL
-
 -- name: rights
 -- Catalogue only. Whether this role may draw a token.
 SELECT pg_catalog.has_sequence_privilege('aiodurable_lock_tokens', 'USAGE, UPDATE')

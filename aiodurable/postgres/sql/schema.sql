@@ -1,10 +1,5 @@
 -- Blocks here run through psycopg's ordinary cursor, so their parameters are %s.
 
--- name: tables
--- Which version tables there are on the search path; catalog look-up by name.
-SELECT pg_catalog.to_regclass('aiodurable_migrations') IS NOT NULL AS ours,
-       pg_catalog.to_regclass('checkpoint_migrations') IS NOT NULL AS langgraph
-
 -- name: version
 -- aiodurable_migrations_pkey, backwards.
 SELECT version FROM aiodurable_migrations ORDER BY version DESC LIMIT 1
