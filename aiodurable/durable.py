@@ -99,11 +99,16 @@ class Durable(Verbs):
 
     def looking_only(self, settings: Settings, renamed: Renamed) -> Durable:
         """One of the same database, graphs and serializer, with other settings and more renamed nodes, not open yet."""
-        namespace = replace(settings, namespace=self.settings.namespace)
+        kept = replace(
+            settings,
+            namespace=self.settings.namespace,
+            strict_msgpack=self.settings.strict_msgpack,
+            allowed_msgpack_modules=self.settings.allowed_msgpack_modules,
+        )
         return Durable(
             self.dsn.conninfo,
             graphs=self._given,
-            settings=namespace,
+            settings=kept,
             serde=self._serde,
             renamed={**self._renamed, **renamed},
         )
@@ -180,7 +185,7 @@ class Durable(Verbs):
                 recovery_grace_s=settings.recovery_grace_s,
                 observers=self._observers,
             )
-            self._graphs = Graphs(self._given, checkpoints.get_checkpointer(), renamed=self._renamed)
+            self._graphs = Graphs(self._given, checkpoints.get_checkpointer(), renamed=self._renamed, settings=settings)
             self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
             self._loop = asyncio.get_running_loop()

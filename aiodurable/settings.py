@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, get_type_hints
+from typing import Any, Self, get_origin, get_type_hints
 
 from aiodurable.errors import ConfigurationError
 
@@ -49,6 +49,12 @@ class Settings:
         circuit_open_after_s: seconds for which every statement must have failed before further ones are refused at once with
             `CircuitOpenError`; longer than a restart or failover takes. 0: each waits for its own `connect_timeout_s`.
         circuit_probe_interval_s: seconds between two tries whether Postgres is back, at most, once statements are refused.
+        strict_msgpack: of what runs are accepted with (input, context, config, answers), store and
+            build only the classes that the graph's schemas name; False: any class that a row names,
+            unless LangGraph itself is strict.
+        allowed_msgpack_modules: further classes, as LangGraph's serializer takes them:
+            `("shop.orders", "Order")` or the class. In the environment:
+            `shop.orders.Order,shop.orders.Size`.
     """
 
     lock_dsn: str | None = None
@@ -68,6 +74,8 @@ class Settings:
     startup_timeout_s: float = 0.0
     circuit_open_after_s: float = 15.0
     circuit_probe_interval_s: float = 5.0
+    strict_msgpack: bool = True
+    allowed_msgpack_modules: Sequence[tuple[str, str] | type] = ()
 
     def __post_init__(self) -> None:
         wrong = [*self._out_of_range(), *self._at_odds()]
@@ -95,6 +103,11 @@ class Settings:
             for name in ("lease_ttl_s", "lease_heartbeat_s", "lease_safety_margin_s")
             if getattr(self, name) == 0 or getattr(self, name) > _LONGEST_S
         ]
+        wrong += [
+            f'allowed_msgpack_modules must hold classes, or pairs such as ("shop.orders", "Order"), got {one!r}'
+            for one in self.allowed_msgpack_modules
+            if _class_name(one) is None
+        ]
         if not 0 < len(self.namespace.encode()) <= 64:
             wrong.append(f"namespace must have 1 to 64 bytes, got {len(self.namespace.encode())}")
         return wrong
@@ -111,6 +124,11 @@ class Settings:
         if self.circuit_probe_interval_s == 0:
             wrong.append("circuit_probe_interval_s must be above 0; to refuse nothing, set circuit_open_after_s to 0")
         return wrong
+
+    @property
+    def allowed_classes(self) -> frozenset[tuple[str, str]]:
+        """Module and name of each class in `allowed_msgpack_modules`."""
+        return frozenset(name for one in self.allowed_msgpack_modules if (name := _class_name(one)))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -129,7 +147,18 @@ class Settings:
         return cls(**found)
 
 
+def _class_name(given: Any) -> tuple[str, str] | None:
+    if isinstance(given, type):
+        return given.__module__, given.__name__
+    names: tuple[Any, ...] = tuple(given) if isinstance(given, (tuple, list)) else ()  # pyright: ignore[reportUnknownArgumentType]
+    return names if len(names) == 2 and all(isinstance(name, str) and name for name in names) else None
+
+
 def _parse(name: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) is Sequence:
+        return [
+            (module, cls) for module, _, cls in (one.strip().rpartition(".") for one in text.split(",") if one.strip())
+        ]
     if kind is bool:
         if text.lower() in ("1", "true", "yes", "on"):
             return True

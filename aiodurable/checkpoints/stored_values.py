@@ -34,9 +34,9 @@ from langgraph.checkpoint.serde.jsonplus import (
 
 from aiodurable.inert import CONSTRUCTORS, DEEPEST
 
-__all__ = ["Built", "Undecodable", "ValueReader", "serde_for"]
+__all__ = ["SAFE", "Built", "Undecodable", "ValueReader", "classes_in", "serde_for"]
 
-_SAFE: frozenset[tuple[str, ...]] = getattr(_msgpack, "SAFE_MSGPACK_TYPES", frozenset())
+SAFE: frozenset[tuple[str, ...]] = getattr(_msgpack, "SAFE_MSGPACK_TYPES", frozenset())
 """What LangGraph rebuilds whatever is allowed."""
 _JSON_CONSTRUCTOR = 2
 """The version of the envelope in which LangGraph stored objects before it used msgpack."""
@@ -70,6 +70,11 @@ class Built:
         self.name = name
         self.code = code
         self.made_of = made_of
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its class, as LangGraph's lists of allowed ones name it."""
+        return self.module, self.name
 
     @property
     def node(self) -> str | None:
@@ -147,21 +152,21 @@ class ValueReader:
 
     def _why_not(self, one: Built) -> str | None:
         """Why the object would not come back as one, or None."""
-        key = (one.module, one.name)
-        if key in _SAFE:
+        key = one.key
+        if key in SAFE:
             return None
         if one.code == -1:
             allowed = self._allowed_json is True or (
                 bool(self._allowed_json) and (*one.module.split("."), one.name) in self._allowed_json
             )
-            setting = f"allowed_json_modules=[{(*one.module.split('.'), one.name)!r}]"
+            setting = f"serde=JsonPlusSerializer(allowed_json_modules=[{(*one.module.split('.'), one.name)!r}])"
         else:
             allowed = self._allowed is True or (bool(self._allowed) and key in self._allowed)
-            setting = f"allowed_msgpack_modules=[{key!r}]"
+            setting = f"settings=Settings(allowed_msgpack_modules=[{key!r}])"
         if not allowed:
             return (
                 "the serializer does not allow this class: name it in the graph's state, input or context schema, or "
-                f"give Durable(serde=JsonPlusSerializer({setting}))"
+                f"give Durable({setting})"
             )
         found, why = _resolve(one.module, one.name, self._load_modules)
         return why or (None if found is None else _misfit(found, one))
@@ -174,6 +179,13 @@ def serde_for(graph: Any, saver: BaseCheckpointSaver[Any]) -> SerializerProtocol
     """
     allowing = getattr(graph, "_apply_checkpointer_allowlist", None)
     return (saver if allowing is None else allowing(saver)).serde
+
+
+def classes_in(data: bytes) -> list[Built]:
+    """The objects in a value that LangGraph's serializer stored as msgpack."""
+    built: list[Built] = []
+    ormsgpack.unpackb(data, ext_hook=_hook(built), option=ormsgpack.OPT_NON_STR_KEYS)
+    return built
 
 
 def _hook(built: list[Built]) -> Callable[[int, bytes], Any]:

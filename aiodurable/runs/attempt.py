@@ -143,6 +143,7 @@ class Attempt:
             input=input,
             context=context,
             config=storable_part(config),
+            serde=graph.ledger_serde,
             base_id=thread.checkpoint_id,
             closing=closing.get(thread.status, RunStatus.SUPERSEDED),
         )
@@ -204,7 +205,7 @@ class Attempt:
             )
             new.loose = loose
             return new
-        loaded = await services.ledger.loaded(left, graph.serde)
+        loaded = await services.ledger.loaded(left, graph.ledger_serde)
         record = await services.ledger.retry(left.record.run_id, fence=lease.fence, seq=seq)
         lease.fence.history.acknowledge(Mark(run_id=record.run_id), None, time.monotonic())
         return cls(
@@ -232,11 +233,13 @@ class Attempt:
         Raises:
             LeaseLostError: the lease is gone; nothing was delivered.
             InvalidArgumentError: an answer cannot be stored; nothing was written.
+            ConfigurationError: an answer that plain LangGraph left is of a class that the graph may
+                not build.
         """
         if not (answers or self._answers or self._beside or self.loose):
             return
         thread_id = self._lease.thread_id
-        asked = await self._services.threads.questions(thread_id, serde=self.graph.serde)
+        asked = await self._services.threads.questions(thread_id, serde=self.graph.ledger_serde)
         kept = dict(zip(asked.reached, asked.loose, strict=True)) if len(asked.reached) == len(asked.loose) else {}
         new = {**({} if asked.spent else kept), **answers}
         given = {**self._answers, **new}
@@ -248,6 +251,7 @@ class Attempt:
             new=new,
             all={**self._answers, **({_BESIDE: self._beside} if self._beside else {})},
             closed=asked.closed_by(given),
+            serde=self.graph.ledger_serde,
         )
         if asked.loose and (asked.spent or asked.reached):
             await drop_loose_answer(self._services.checkpoints.database, self._lease.fence)

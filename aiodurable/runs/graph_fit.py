@@ -61,7 +61,7 @@ def accepted_problems(graph: BoundGraph, run: Needed, *, load_modules: bool = Tr
     values = [(kind, blob) for kind, blob in run.values if kind is not None]
     if not values:
         return []
-    found = ValueReader(graph.serde, load_modules=load_modules).undecodable(values)
+    found = ValueReader(graph.ledger_serde, load_modules=load_modules).undecodable(values)
     return [Problem(ProblemKind.UNDECODABLE, value.name, value.why) for value in found]
 
 

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -21,9 +21,12 @@ from langgraph.pregel._validate import validate_keys
 from langgraph.types import GraphOutput
 
 from aiodurable.checkpoints.stored_values import serde_for
+from aiodurable.checkpoints.strict_msgpack import saver_allowing, strict
 from aiodurable.errors import ConfigurationError, GraphNotRegisteredError, InvalidArgumentError
+from aiodurable.runs.graph_classes import graph_classes
 from aiodurable.runs.renamed_nodes import Renamed, renamed_in
 from aiodurable.runs.unsaved_subgraphs import let_unsaved_graphs_run
+from aiodurable.settings import Settings
 
 __all__ = ["BoundGraph", "Graph", "Graphs", "stored_chunks", "stored_result", "without_coordinates"]
 
@@ -38,17 +41,20 @@ class BoundGraph:
     """A graph that saves through our saver, and the name the ledger knows it by; None: nobody gave it one.
 
     Attributes:
+        saver: what its checkpoints are written and read through.
+        ledger_serde: how the ledger stores and loads what a run of it was accepted with.
         renamed: old names of its nodes to new ones.
     """
 
     name: str | None
     pregel: Pregel[Any, Any, Any, Any]
     saver: BaseCheckpointSaver[Any]
+    ledger_serde: SerializerProtocol
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def serde(self) -> SerializerProtocol:
-        """The serializer that knows the graph's types too."""
+        """The serializer of its checkpoints, which knows the graph's types too."""
         return serde_for(self.pregel, self.saver)
 
     @property
@@ -62,21 +68,41 @@ class BoundGraph:
 
     def saving_to(self, saver: BaseCheckpointSaver[Any]) -> Pregel[Any, Any, Any, Any]:
         """The graph with another saver."""
-        return _with_saver(self.pregel, saver)
+        return _with_saver(self.pregel, saver_allowing(saver, graph_classes(self.pregel)))
+
+
+class _Attached(NamedTuple):
+    """See `BoundGraph`."""
+
+    pregel: Pregel[Any, Any, Any, Any]
+    saver: BaseCheckpointSaver[Any]
+    ledger_serde: SerializerProtocol
 
 
 class Graphs:
     """The graphs a `Durable` was given, by name, and those it meets at a call.
+
+    Args:
+        registered: the graphs by name.
+        saver: what they save through.
+        renamed: see `Durable`.
+        settings: whether msgpack is strict, and which classes are allowed beside the schemas'.
 
     Raises:
         ConfigurationError: a registered graph cannot be run (see `bind`).
     """
 
     def __init__(
-        self, registered: Mapping[str, Graph], saver: BaseCheckpointSaver[Any], *, renamed: Renamed | None = None
+        self,
+        registered: Mapping[str, Graph],
+        saver: BaseCheckpointSaver[Any],
+        *,
+        renamed: Renamed | None = None,
+        settings: Settings,
     ) -> None:
         let_unsaved_graphs_run()
         self._saver = saver
+        self._settings = settings
         self._renamed = dict(renamed or {})
         self._attach = lru_cache(maxsize=128)(self._attach_once)
         self._registered = {name: self._bound(name, self._attach(graph)) for name, graph in registered.items()}
@@ -102,14 +128,24 @@ class Graphs:
                 raise GraphNotRegisteredError(
                     f"wanted graph {graph!r}, registered: {known}; give it with Durable(graphs={{{graph!r}: …}})"
                 ) from None
-        pregel = self._attach(graph)
-        own_name = None if pregel.name == _UNNAMED else pregel.name
-        return self._bound(self._names.get(id(graph), own_name), pregel)
+        attached = self._attach(graph)
+        own_name = None if attached.pregel.name == _UNNAMED else attached.pregel.name
+        return self._bound(self._names.get(id(graph), own_name), attached)
 
-    def _bound(self, name: str | None, pregel: Pregel[Any, Any, Any, Any]) -> BoundGraph:
-        return BoundGraph(name, pregel, self._saver, renamed_in(self._renamed, name))
+    def _bound(self, name: str | None, attached: _Attached) -> BoundGraph:
+        return BoundGraph(name, *attached, renamed_in(self._renamed, name))
 
-    def _attach_once(self, graph: Graph) -> Pregel[Any, Any, Any, Any]:
+    def _attach_once(self, graph: Graph) -> _Attached:
+        pregel = self._saving(graph)
+        allowed = graph_classes(pregel) | self._settings.allowed_classes
+        saver = saver_allowing(self._saver, allowed)
+        if saver is not self._saver:
+            pregel = _with_saver(pregel, saver)
+        if self._settings.strict_msgpack:
+            return _Attached(pregel, saver, strict(saver.serde, allowed))
+        return _Attached(pregel, saver, serde_for(pregel, saver))
+
+    def _saving(self, graph: Graph) -> Pregel[Any, Any, Any, Any]:
         if isinstance(graph, StateGraph):
             try:
                 return graph.compile(checkpointer=self._saver)

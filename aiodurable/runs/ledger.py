@@ -90,10 +90,10 @@ class Accepted:
         """What a run that goes on needs; nobody else reads it: reading builds what the row names.
 
         Args:
-            serde: that of the graph that goes on: with strict msgpack it knows the graph's types.
+            serde: the graph's own for the ledger, which knows the graph's classes.
         """
         return Loaded(
-            _load(serde, self.stored_input),
+            None if self.consumed else _load(serde, self.stored_input),
             _load(serde, self.stored_context),
             _load(serde, self.stored_config) or {},
             _load(serde, self.stored_answers) or {},
@@ -101,7 +101,11 @@ class Accepted:
 
 
 class Loaded(NamedTuple):
-    """The values that a run was accepted with, and the answers it has still to deliver."""
+    """The values that a run was accepted with, and the answers it has still to deliver.
+
+    Attributes:
+        input: None where it is part of the thread.
+    """
 
     input: Any
     context: Any
@@ -183,7 +187,7 @@ class Ledger:
             return False
 
         def compare() -> bool:
-            dumped = self._dump("input", given)
+            dumped = self._dump("input", given, self._serde)
             return dumped == stored or same_input(_load(self._looking, stored), _load(self._looking, dumped))
 
         return await self._off_the_loop(compare, heavy=looks_large((given,)))
@@ -215,6 +219,7 @@ class Ledger:
         input: Any,
         context: Any,
         config: Mapping[str, Any] | None = None,
+        serde: SerializerProtocol | None = None,
         base_id: str | None,
         closing: RunStatus | None,
     ) -> tuple[RunRecord, bool]:
@@ -225,6 +230,7 @@ class Ledger:
             fence: of the thread.
             graph, input, context, config: what it is accepted with.
             seq: the number of this attempt among those under the fence, from 1.
+            serde: how they are stored: the graph's own for the ledger; None: the saver's.
             base_id: the thread's newest checkpoint.
             closing: see above.
 
@@ -232,13 +238,18 @@ class Ledger:
             The row, and whether the thread has no checkpoint yet.
 
         Raises:
-            InvalidArgumentError: input, context or config cannot be serialised, or the run_id is taken; nothing was
-                written.
+            InvalidArgumentError: input, context or config cannot be serialised, or holds a class that
+                the graph may not build again, or the run_id is taken; nothing was written.
             LeaseLostError: the fence is no longer the thread's; nothing was written.
             LockTimeoutError: another transaction kept the fence; nothing was written.
         """
+        how = serde or self._serde
         stored = await self._off_the_loop(
-            lambda: (*self._dump("input", input), *self._dump("context", context), *self._dump("config", config)),
+            lambda: (
+                *self._dump("input", input, how),
+                *self._dump("context", context, how),
+                *self._dump("config", config, how),
+            ),
             heavy=looks_large((input, context, config)),
         )
         key = lock_key(fence.thread_id, self._namespace)
@@ -337,7 +348,14 @@ class Ledger:
         ]
 
     async def answer(
-        self, run_id: str, *, fence: Fence, new: Mapping[str, Any], all: Mapping[str, Any], closed: Sequence[str]
+        self,
+        run_id: str,
+        *,
+        fence: Fence,
+        new: Mapping[str, Any],
+        all: Mapping[str, Any],
+        closed: Sequence[str],
+        serde: SerializerProtocol,
     ) -> None:
         """Write the answers that the attempt under `fence` delivers, before it does.
 
@@ -347,13 +365,15 @@ class Ledger:
             new: those that were given just now, by interrupt id.
             all: those, and any that an earlier attempt could not deliver.
             closed: see `Questions.closed_by`.
+            serde: how they are stored, as in `start`.
 
         Raises:
-            InvalidArgumentError: an answer cannot be serialised; nothing was written.
+            InvalidArgumentError: an answer cannot be serialised, or holds a class that the graph may
+                not build again; nothing was written.
             LeaseLostError: the fence is no longer the thread's; nothing was written.
         """
         digests = [digest_of(interrupt_id, value) for interrupt_id, value in new.items()]
-        stored = self._dump("answer", dict(all))
+        stored = self._dump("answer", dict(all), serde)
         given = (list(new), digests, *stored, list(closed))
         if await self._database.fetch_one(_ANSWERS["answer"], run_id, *fence.standing, *given) is None:
             raise await self._refusal(fence, f"store an answer to run {run_id!r}")
@@ -466,11 +486,14 @@ class Ledger:
         ended = {(row["run_id"], row["token"], row["lease_id"]): row["finished_at"] for row in written}
         return {row: ended[row[:3]] for row in rows if row[:3] in ended}
 
-    def _dump(self, what: str, value: Any) -> tuple[str | None, bytes | None]:
+    def _dump(self, what: str, value: Any, serde: SerializerProtocol) -> tuple[str | None, bytes | None]:
         if value is None:
             return None, None
         try:
-            stored = self._serde.dumps_typed(value)
+            stored = serde.dumps_typed(value)
+        except InvalidArgumentError as error:
+            message = f"the {what} cannot be stored: {error}"
+            raise InvalidArgumentError(message, argument=what) from error
         except Exception as error:  # whatever the serializer or the value's own hooks raise means the same
             raise InvalidArgumentError(
                 f"the {what} cannot be stored, so another process could not go on with it: {type(error).__name__} while "

@@ -15,6 +15,7 @@ import asyncpg
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from langgraph.checkpoint.serde._msgpack import STRICT_MSGPACK_ENABLED
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -120,7 +121,17 @@ async def test_a_dsn_that_cannot_be_read() -> None:
     found = await examined("postgresql://app:se%cret@host/app")
     assert found["dsn"].grade == "fail"
     assert "cret" not in str(found["dsn"])
-    assert set(found) == {"settings", "types", "dsn"}
+    assert set(found) == {"settings", "ledger types", "state types", "dsn"}
+
+
+async def test_a_process_that_builds_what_a_row_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = await examined("postgresql://app:se%cret@host/app")
+    assert strict["ledger types"].grade == "ok"
+    assert strict["state types"].grade == ("ok" if STRICT_MSGPACK_ENABLED else "warn")
+    monkeypatch.setenv("AIODURABLE_STRICT_MSGPACK", "false")
+    permissive = (await examined("postgresql://app:se%cret@host/app"))["ledger types"]
+    assert permissive.grade == "warn"
+    assert "unset AIODURABLE_STRICT_MSGPACK" in str(permissive.advice)
 
 
 async def test_an_option_that_asyncpg_goes_without(dsn: str) -> None:

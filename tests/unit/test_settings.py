@@ -42,6 +42,22 @@ def test_a_value_of_the_wrong_kind_names_its_variable(name: str, text: str) -> N
         Settings.from_env({name: text})
 
 
+def test_classes_are_allowed_by_themselves_by_name_and_from_the_environment() -> None:
+    class Order: ...
+
+    by_class = Settings(allowed_msgpack_modules=[Order, ("shop.orders", "Size")])
+    assert by_class.allowed_classes == {(__name__, "Order"), ("shop.orders", "Size")}
+    text = f"{__name__}.Order, shop.orders.Size"
+    assert Settings.from_env({"AIODURABLE_ALLOWED_MSGPACK_MODULES": text}).allowed_classes == by_class.allowed_classes
+    assert Settings.from_env({"AIODURABLE_ALLOWED_MSGPACK_MODULES": ""}).allowed_classes == set()
+
+
+@pytest.mark.parametrize("wrong", ["shop.orders.Order", ("shop", "orders", "Order"), ("", "Order"), 7])
+def test_an_allowed_class_that_names_none_is_refused(wrong: object) -> None:
+    with pytest.raises(ConfigurationError, match="allowed_msgpack_modules"):
+        Settings(allowed_msgpack_modules=[wrong])  # pyright: ignore[reportArgumentType]
+
+
 def test_everything_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(ConfigurationError) as refused:
         Settings(

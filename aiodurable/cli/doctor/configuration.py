@@ -27,15 +27,25 @@ def read_settings(environ: Mapping[str, str] | None = None) -> tuple[Settings, F
     return settings, arithmetic(settings)
 
 
-def types() -> Finding:
-    """What a run may build of what is stored."""
+def types(settings: Settings) -> Iterator[Finding]:
+    """Which classes a run builds of what is stored."""
+    if settings.strict_msgpack:
+        more = ", and with those that are allowed" if settings.allowed_classes else ""
+        yield ok("ledger types", f"runs are accepted with classes of the graph's schemas{more}")
+    else:
+        yield warn(
+            "ledger types",
+            "runs build any class that the ledger names: who writes into it can run code in them",
+            "unset AIODURABLE_STRICT_MSGPACK; allow classes with AIODURABLE_ALLOWED_MSGPACK_MODULES",
+        )
     if STRICT_MSGPACK_ENABLED:
-        return ok("types", "LANGGRAPH_STRICT_MSGPACK: runs build safe types, and those of their graph's schemas")
-    return warn(
-        "types",
-        "runs build any class that a row names: whoever writes into the tables can run code in them",
-        "set LANGGRAPH_STRICT_MSGPACK=true for each process, after `aiodurable check` with it",
-    )
+        yield ok("state types", "LANGGRAPH_STRICT_MSGPACK: runs build classes of the graph's schemas")
+    else:
+        yield warn(
+            "state types",
+            "runs build any class that a checkpoint names: who writes there can run code in them",
+            "set LANGGRAPH_STRICT_MSGPACK=true for each process, after `aiodurable check` with it",
+        )
 
 
 def arithmetic(settings: Settings) -> Finding:

@@ -23,7 +23,8 @@ async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Findi
     """One finding after the other, each as soon as it is known. Changes nothing, and ends in bounded time."""
     settings, finding = configuration.read_settings()
     yield finding
-    yield configuration.types()
+    for finding in configuration.types(settings):
+        yield finding
     pool_way, direct, findings = configuration.read_dsn(dsn, settings)
     for finding in findings:
         yield finding

@@ -187,10 +187,10 @@ async def test_a_large_input_is_serialised_off_the_loop(durable: Durable, monkey
     threads: list[str] = []
     original = RunLedger._dump  # pyright: ignore[reportPrivateUsage]
 
-    def noted(self: RunLedger, what: str, value: Any) -> Any:
+    def noted(self: RunLedger, what: str, value: Any, serde: Any) -> Any:
         if what == "input":
             threads.append(threading.current_thread().name)
-        return original(self, what, value)
+        return original(self, what, value, serde)
 
     monkeypatch.setattr(RunLedger, "_dump", noted)
     seen = Seen()

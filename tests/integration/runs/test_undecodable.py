@@ -25,6 +25,7 @@ from tests.support.ledger_view import Ledger
 
 Builder = StateGraph[Any, Any, Any, Any]
 MODULE = "models_of_the_shop"
+ALLOWED = Settings(allowed_msgpack_modules=((MODULE, "Order"), (MODULE, "Size")))
 
 
 @dataclasses.dataclass
@@ -89,7 +90,8 @@ def looking(breaks: list[bool] | None = None, context: Any = None) -> Builder:
 def shop(dsn: str, graph: Any, **options: Any) -> Durable:
     # LangGraph makes its savers' own serializer when it is imported, too early for the fixture `strict`
     options.setdefault("serde", JsonPlusSerializer())
-    return Durable(dsn, graphs={"shop": graph}, settings=Settings(), **options)
+    options.setdefault("settings", ALLOWED)
+    return Durable(dsn, graphs={"shop": graph}, **options)
 
 
 async def accepted(dsn: str, graph: Any, input: Any, context: Any = None) -> None:
@@ -127,13 +129,13 @@ async def test_an_input_that_strict_msgpack_blocks_is_refused_and_says_what_allo
 ) -> None:
     await accepted(dsn, looking(), {"item": models.Order("tea")})
     before = await ledger.rows("t")
-    async with shop(dsn, looking()) as durable:
+    async with shop(dsn, looking(), settings=Settings()) as durable:
         with pytest.raises(GraphChangedError, match="allowed_msgpack_modules") as refused:
             await durable.resume_workflow("t")
         assert refused.value.undecodable == (f"{MODULE}.Order",)
     assert await ledger.rows("t") == before
     allowed = JsonPlusSerializer(allowed_msgpack_modules=[(MODULE, "Order")])
-    async with shop(dsn, looking(), serde=allowed) as durable:
+    async with shop(dsn, looking(), settings=Settings(), serde=allowed) as durable:
         assert (await durable.resume_workflow("t"))["seen"] == "Order"
 
 

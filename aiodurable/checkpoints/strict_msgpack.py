@@ -1,0 +1,98 @@
+"""A serializer that builds the classes it was given and no others, and that stores no others.
+
+LangGraph's serializer builds any class that a row names. With a list of classes it is strict, but
+only where it reads: it stores an object of any class, and gives back what the object was made of.
+Here both ends refuse, so that what is stored can be read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from aiodurable.checkpoints.stored_values import SAFE, Built, classes_in
+from aiodurable.errors import ConfigurationError, InvalidArgumentError
+
+__all__ = ["ClassName", "StrictSerializer", "saver_allowing", "strict"]
+
+ClassName = tuple[str, str]
+"""The module of a class, and its name in there."""
+
+
+class StrictSerializer(JsonPlusSerializer):
+    """LangGraph's serializer, strict where it reads and where it writes.
+
+    Args:
+        permissive: the serializer whose other options hold.
+        allowed: what is built and stored, beside messages, dates and the like.
+    """
+
+    def __init__(self, permissive: JsonPlusSerializer, allowed: Collection[ClassName]) -> None:
+        before: Any = getattr(permissive, "_allowed_msgpack_modules", None)
+        self._built = frozenset((*allowed, *(before if isinstance(before, set) else ())))
+        super().__init__(
+            pickle_fallback=permissive.pickle_fallback,
+            allowed_json_modules=getattr(permissive, "_allowed_json_modules", None),
+            allowed_msgpack_modules=self._built,
+        )
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """The value as LangGraph stores it.
+
+        Raises:
+            InvalidArgumentError: it holds an object of a class that would not be built again.
+        """
+        kind, data = super().dumps_typed(obj)
+        if kind == "msgpack" and (refused := self._refused(data)):
+            raise InvalidArgumentError(_message("store", refused))
+        return kind, data
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """The value.
+
+        Raises:
+            ConfigurationError: it holds an object of another class.
+        """
+        kind, blob = data
+        if kind == "msgpack" and (refused := self._refused(blob)):
+            raise ConfigurationError(_message("read", refused))
+        return super().loads_typed(data)
+
+    def _refused(self, data: bytes) -> list[Built]:
+        return [one for one in classes_in(data) if one.key not in SAFE and one.key not in self._built]
+
+
+def strict(serde: SerializerProtocol, allowed: Collection[ClassName]) -> SerializerProtocol:
+    """The serializer, made strict.
+
+    One that is not LangGraph's own stays as it is: how it reads is its author's choice.
+    """
+    if type(serde) is EncryptedSerializer:
+        inner = strict(serde.serde, allowed)
+        return serde if inner is serde.serde else EncryptedSerializer(serde.cipher, inner)
+    if type(serde) is not JsonPlusSerializer or getattr(serde, "_custom_unpack_ext_hook", False):
+        return serde
+    return StrictSerializer(serde, allowed)
+
+
+def saver_allowing(saver: BaseCheckpointSaver[Any], allowed: Collection[ClassName]) -> BaseCheckpointSaver[Any]:
+    """The saver; where its serializer is strict, one that builds these classes too."""
+    serde = saver.serde
+    inner = serde.serde if isinstance(serde, EncryptedSerializer) else serde
+    listed = getattr(inner, "_allowed_msgpack_modules", True)
+    return saver if listed is True else saver.with_allowlist(allowed)
+
+
+def _message(what: str, refused: Collection[Built]) -> str:
+    keys = sorted({one.key for one in refused})
+    classes = ", ".join(".".join(key) for key in keys)
+    return (
+        f"cannot {what} a value of {classes}: no schema of the graph names this class, so that a "
+        "run that goes on would not build it; name it in the state, input or context schema, or "
+        f"give Settings(allowed_msgpack_modules={keys!r})"
+    )
