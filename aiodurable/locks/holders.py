@@ -15,8 +15,8 @@ import asyncpg
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.models import LockHolder
+from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable
-from aiodurable.postgres.pool import connect_direct
 from aiodurable.postgres.sql import load
 
 __all__ = ["HolderLookup"]

@@ -14,8 +14,8 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
 from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.making import make_missing
+from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable, translate
-from aiodurable.postgres.pool import connect_direct
 from aiodurable.postgres.sql import load
 
 __all__ = ["FREED", "NOTIFIED", "NOT_HELD", "Answer", "LockStatements", "pooled"]

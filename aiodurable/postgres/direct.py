@@ -18,9 +18,9 @@ import asyncpg
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, OutOfResourcesError, PostgresUnavailableError
+from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
 from aiodurable.postgres.plan_cache import PlanCache
-from aiodurable.postgres.pool import connect_direct
 from aiodurable.postgres.sql import load
 
 __all__ = ["DirectConnection", "DirectPool", "Origin"]

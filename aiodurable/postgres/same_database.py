@@ -6,8 +6,9 @@ import secrets
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError
+from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import translate
-from aiodurable.postgres.pool import Database, connect_direct
+from aiodurable.postgres.pool import Database
 from aiodurable.postgres.sql import load
 
 __all__ = ["prove_same_database"]

@@ -23,9 +23,9 @@ from psycopg.rows import DictRow, dict_row
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
 from aiodurable.lock_keys import MIGRATION_KEY
+from aiodurable.postgres.connect import application_name
 from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
 from aiodurable.postgres.ownership import RELATIONS, checked, made_by
-from aiodurable.postgres.pool import application_name
 from aiodurable.postgres.sql import load, migration_files
 
 __all__ = ["VERSION", "check", "migrate", "migrations"]

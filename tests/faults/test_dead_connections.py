@@ -11,7 +11,7 @@ import pytest
 
 from aiodurable import AiodurableError, Durable, PostgresUnavailableError, RunStatus, Settings
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres import direct, pool
+from aiodurable.postgres import direct, pool_connection
 from aiodurable.postgres.direct import DirectConnection, DirectPool
 from aiodurable.postgres.pool import Database
 from tests.support.graphs import STEPS, Gate, four_nodes
@@ -31,7 +31,7 @@ async def wire(dsn: str) -> AsyncIterator[Proxy]:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "_STATEMENT_S", 1.0)
-    monkeypatch.setattr(pool, "_SILENCE_S", 1.0)
+    monkeypatch.setattr(pool_connection, "_SILENCE_S", 1.0)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import PoolerNotSupportedError, PostgresUnavailableError
 from aiodurable.locks import selfcheck
 from aiodurable.locks.statements import LockStatements
-from aiodurable.postgres.pool import Database, connect_direct
+from aiodurable.postgres.connect import connect_direct
+from aiodurable.postgres.pool import Database
 from aiodurable.postgres.sql import load
 from aiodurable.settings import Settings
 

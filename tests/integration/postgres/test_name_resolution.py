@@ -17,7 +17,8 @@ from psycopg.conninfo import conninfo_to_dict
 from aiodurable import Durable, PostgresUnavailableError, Settings
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres import name_resolution
-from aiodurable.postgres.pool import Database, connect_direct
+from aiodurable.postgres.connect import connect_direct
+from aiodurable.postgres.pool import Database
 from tests.support.graphs import STEPS, Gate, four_nodes
 from tests.support.lock_view import ServerLocks
 from tests.support.proxy import proxy

@@ -18,7 +18,8 @@ from aiodurable.durable import Durable
 from aiodurable.errors import PostgresUnavailableError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres import schema
-from aiodurable.postgres.pool import Database, connect_direct
+from aiodurable.postgres.connect import connect_direct
+from aiodurable.postgres.pool import Database
 from tests.support.postgres import Server
 
 PASSWORD = "hunter2"

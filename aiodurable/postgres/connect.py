@@ -1,0 +1,58 @@
+"""Open single connections: what they are called at the server, and the asyncpg connections outside any pool."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+
+from aiodurable.dsn import Dsn
+from aiodurable.postgres.errors import translate
+from aiodurable.postgres.name_resolution import ResolvingLoop
+
+__all__ = ["application_name", "connect_direct"]
+
+
+def application_name(role: str) -> str:
+    """What `pg_stat_activity` shows of a connection: role, host and process, cut to Postgres's 63 bytes."""
+    tail = f":{os.getpid()}"
+    return f"aiodurable:{role}@{socket.gethostname()}".encode()[: 63 - len(tail)].decode(errors="ignore") + tail
+
+
+async def connect_direct(
+    dsn: Dsn, *, role: str, server_settings: Mapping[str, str] | None = None, timeout_s: float = 10.0
+) -> asyncpg.Connection:
+    """Open one asyncpg connection that belongs to the caller alone.
+
+    Not from `asyncpg.Pool`, which runs `pg_advisory_unlock_all()` when a connection is returned.
+
+    Args:
+        dsn: the database.
+        role: the purpose, for `application_name`.
+        server_settings: parameters set at connection start.
+        timeout_s: seconds until it gives up.
+
+    Raises:
+        PostgresUnavailableError: Postgres could not be reached or refused; the driver's error is the cause.
+    """
+    settings = {
+        "application_name": application_name(role),
+        "standard_conforming_strings": "on",
+        **(server_settings or {}),
+    }
+    with translate(dsn):  # no variable holds the password: a crash reporter would show it
+        connection: asyncpg.Connection = await asyncpg.connect(**_for_asyncpg(dsn, settings, timeout_s))
+    # asyncpg looks for its own tasks in its loop: it needs the real one, not the one that resolves names.
+    connection._loop = asyncio.get_running_loop()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return connection
+
+
+def _for_asyncpg(dsn: Dsn, settings: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
+    options = dsn.asyncpg
+    options["server_settings"] = {**options.get("server_settings", {}), **settings}
+    options["max_cacheable_statement_size"] = 0  # no limit: above 15 kB asyncpg would parse and plan each time
+    return {**options, "timeout": timeout_s, "loop": ResolvingLoop(asyncio.get_running_loop())}

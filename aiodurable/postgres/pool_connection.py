@@ -1,0 +1,210 @@
+"""A connection of psycopg's pool: checked without a round trip, cut when it falls silent, opened for as long as it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import DictRow
+
+from aiodurable.dsn import Dsn
+from aiodurable.errors import ConfigurationError
+from aiodurable.postgres.errors import is_out_of_connections
+from aiodurable.postgres.name_resolution import with_addresses
+from aiodurable.postgres.plan_cache import PlanCache
+from aiodurable.postgres.retry import POOL_RECONNECT
+from aiodurable.postgres.sql import load
+
+__all__ = ["KEEPALIVES", "PoolConnection", "configure", "persistent", "refuse_other_isolation"]
+
+_SILENCE_S = 20.0
+"""Seconds without an answer after which another connection finds out whether the statement is still at work."""
+
+KEEPALIVES: Final = {
+    "keepalives_idle": "20",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",  # milliseconds
+}
+"""libpq's own parameters, unless the DSN sets them. By default Linux notices after two hours that an idle
+connection is dead, and after fifteen minutes where a statement was sent on it."""
+
+_RETRY_FOR_S: Final = 60.0
+"""Seconds for which `POOL_RECONNECT` applies; then psycopg's own, growing pauses are added. A restart or a failover is over
+by then."""
+
+_BY_INDEX = load("direct")["by_index"]
+_ISOLATION = load("direct")["isolation"]
+_AT_WORK = load("direct")["at_work"].replace("$1", "%s").encode()
+_EXPECTED: Final = {"DateStyle": "ISO", "standard_conforming_strings": "on"}
+"""psycopg reads times by the first, our statements need the second. PgBouncer passes both on in every mode."""
+
+
+async def configure(connection: AsyncConnection[DictRow]) -> None:
+    """Set up a new connection of the pool."""
+    for name, wanted in _EXPECTED.items():
+        if not (connection.info.parameter_status(name) or wanted).startswith(wanted):
+            await connection.execute(f"SET {name} TO {wanted}".encode())
+    await _prepare_where_statements_stay(connection)
+
+
+async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -> None:
+    """Prepare statements and plan them for index look-ups, except through a pooler: there each may reach another backend.
+
+    A pooler gives itself away: it announces another backend than the one that answers (PgBouncer invents process ids).
+    """
+    stays = await connection.execute(_BY_INDEX.replace("$1", str(connection.info.backend_pid)).encode())
+    connection.prepare_threshold = 0 if stays.rowcount else None
+
+
+def _note_farewell(farewells: list[str], notice: psycopg.errors.Diagnostic) -> None:
+    state = notice.sqlstate or ""
+    if notice.severity_nonlocalized == "FATAL" or state.startswith("57P"):  # an immediate shutdown only warns
+        farewells.append(state)
+
+
+async def refuse_other_isolation(connection: AsyncConnection[DictRow], dsn: Dsn) -> None:
+    """Refuse a pooler whose sessions are not READ COMMITTED.
+
+    Each of our statements needs a snapshot of its own, and a pooler's sessions are not ours to set (`by_index`).
+
+    Raises:
+        ConfigurationError: they have another isolation level.
+    """
+    found = await (await connection.execute(_ISOLATION.encode())).fetchone()
+    assert found is not None
+    if found["pid"] != connection.info.backend_pid and found["isolation"] != "read committed":
+        raise ConfigurationError(
+            f"cannot use {dsn.safe}: default_transaction_isolation is {found['isolation']} there, and a pooler stands in "
+            "between, so that no session can set it; ALTER ROLE … SET default_transaction_isolation = 'read committed'"
+        )
+
+
+def _where(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("host", "hostaddr", "port") if name in options}
+
+
+class PoolConnection(AsyncConnection[DictRow]):
+    """A connection that discards its plans when due and does not wait for ever for an answer."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._plans = PlanCache()
+        self._farewells: list[str] = []
+        self.add_notice_handler(partial(_note_farewell, self._farewells))
+        self.beside: Callable[..., Awaitable[AsyncConnection[Any]]] = AsyncConnection.connect
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **options: Any) -> Any:
+        """As psycopg's, but it resolves host names off the event loop."""
+        addresses = await with_addresses(_where({**conninfo_to_dict(conninfo), **options}))
+        connection = await super().connect(conninfo, **{**options, **addresses})
+        connection.beside = partial(AsyncConnection.connect, conninfo, **options)
+        return connection
+
+    async def wait(self, *args: Any, **options: Any) -> Any:
+        """As psycopg's: every statement waits here for its answer."""
+        watching: asyncio.Task[None] | None = None
+
+        def watch() -> None:
+            nonlocal watching
+            watching = asyncio.create_task(self._cut_if_dead(), name="aiodurable pool watch")
+
+        timer = asyncio.get_running_loop().call_later(_SILENCE_S, watch)
+        try:
+            return await super().wait(*args, **options)
+        finally:
+            timer.cancel()
+            if watching is not None:
+                watching.cancel()
+
+    async def _cut_if_dead(self) -> None:
+        """Cut the connection once its backend no longer works on a statement.
+
+        A statement may take minutes. One that never reached the server, or whose answer was lost, gets
+        no answer at all. Through a pooler, which invents process ids, only TCP finds out.
+        """
+        if self.prepare_threshold is None:
+            return
+        while await self._is_at_work():  # noqa: ASYNC110 - nothing here would set an event
+            await asyncio.sleep(_SILENCE_S)
+        if self.pgconn.socket >= 0:
+            with socket.socket(fileno=os.dup(self.pgconn.socket)) as wire, suppress(OSError):
+                wire.shutdown(socket.SHUT_RDWR)  # libpq finds it closed, and the waiting statement fails
+
+    async def _is_at_work(self) -> bool:
+        info = self.info  # of several hosts, the one that this connection leads to
+        here = {"host": info.host, "hostaddr": info.hostaddr, "port": info.port}
+        try:
+            async with asyncio.timeout(_SILENCE_S / 2), await self.beside(**here) as beside:
+                for pause_s in (_SILENCE_S / 20, 0):  # its answer may be under way
+                    if await (await beside.execute(_AT_WORK, (info.backend_pid,))).fetchone() is not None:
+                        return True
+                    await asyncio.sleep(pause_s)
+        except psycopg.OperationalError as error:
+            return is_out_of_connections(error)  # then the server is alive
+        except TimeoutError:
+            pass
+        return False
+
+    async def check(self) -> None:
+        """Find out whether the connection is alive before the pool hands it out: its backend may have been killed while idle.
+
+        A backend that is terminated sends a notice, which libpq reads without a round trip; the connection itself ends
+        later, with the process. Through a pooler it takes a round trip: the pooler may have lost the server and kept us.
+
+        Raises:
+            psycopg.OperationalError: the connection is dead.
+        """
+        if self.prepare_threshold is None:
+            await self.execute(b"")
+        elif self._plans.due_for_discard():
+            await self.execute(PlanCache.DISCARD.encode())
+        else:
+            self.pgconn.consume_input()
+            self.pgconn.is_busy()  # reads what has arrived: a notice calls its handler
+            self.pgconn.consume_input()  # raises at the end of the connection
+            if self._farewells:
+                await self.close()  # else the pool would hand it out again
+                raise psycopg.OperationalError("the server has ended this connection")
+
+
+def persistent(
+    given_up: Callable[[], bool], tried: Callable[[psycopg.Error | None], None]
+) -> type[AsyncConnection[DictRow]]:
+    """A connection class for psycopg's pool that tries to connect until Postgres is back.
+
+    By itself the pool doubles its pause from try to try: after an outage it would stay away for as long again, and a run
+    that lost its lock would not come back within `recovery_grace_s`.
+
+    Args:
+        given_up: whether nobody needs the connection any more.
+        tried: called with the error of each try, or None; the pool itself only says that it took too long.
+    """
+
+    class Persistent(PoolConnection):
+        @classmethod
+        async def connect(cls, conninfo: str = "", **options: Any) -> Any:
+            until = time.monotonic() + _RETRY_FOR_S
+            while True:
+                try:
+                    connection = await super().connect(conninfo, **options)
+                except psycopg.OperationalError as error:
+                    tried(error)
+                    if given_up() or time.monotonic() > until:
+                        raise
+                else:
+                    tried(None)
+                    return connection
+                await POOL_RECONNECT.pause()
+
+    return Persistent
