@@ -18,7 +18,7 @@ from psycopg.rows import DictRow, dict_row
 
 from aiodurable.checkpoints.fences import Fence, Standing
 from aiodurable.errors import CheckpointNotFoundError, WorkflowExecutionError
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
 __all__ = ["ThreadCopy", "birth"]
@@ -68,7 +68,7 @@ class ThreadCopy:
 
 
 @asynccontextmanager
-async def birth(database: Database, fence: Fence, *, serde: SerializerProtocol) -> AsyncGenerator[ThreadCopy, None]:
+async def birth(database: PsycopgPool, fence: Fence, *, serde: SerializerProtocol) -> AsyncGenerator[ThreadCopy, None]:
     """A transaction for the thread of `fence`, which has no checkpoint yet; it is rolled back where the body raises.
 
     Raises:

@@ -22,7 +22,7 @@ from psycopg.errors import DeadlockDetected, LockNotAvailable
 from aiodurable.checkpoints.history import History
 from aiodurable.errors import HistoryLostError, LeaseLostError, LockTimeoutError
 from aiodurable.postgres.direct import DirectPool
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
 __all__ = ["FENCE_KEY", "Fence", "Fences", "Finished", "Standing", "bump", "bump_free", "new_lease_id", "read_standing"]
@@ -226,7 +226,7 @@ class Fences:
         return self._held.get(thread_id)
 
 
-async def bump(database: Database, thread_id: str, *, timeout_s: float = 30.0) -> Standing:
+async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0) -> Standing:
     """Raise the thread's token, under its lock. From then on no older lease writes anything.
 
     It waits for writes in flight. A client that died between taking a fence and its commit leaves a backend that keeps
@@ -274,7 +274,7 @@ async def bump_free(links: DirectPool, thread_ids: Sequence[str]) -> dict[str, t
     return {row["thread_id"]: (Standing(row["token"], row["lease_id"]), row["first"]) for row in rows}
 
 
-async def read_standing(database: Database, thread_id: str) -> Standing | None:
+async def read_standing(database: PsycopgPool, thread_id: str) -> Standing | None:
     """What the thread's fence holds; None: it was never leased. Asked also while the circuit is open: leases hang on it."""
     row = await database.fetch_one(_SQL["token"], thread_id, urgent=True)
     return None if row is None else Standing(row["token"], row["lease_id"])

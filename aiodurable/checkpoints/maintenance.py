@@ -33,7 +33,7 @@ from psycopg.rows import DictRow, dict_row
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences, Standing
 from aiodurable.errors import ThreadNotFoundError, WorkflowAlreadyRunningError, WorkflowExecutionError
 from aiodurable.lock_keys import lock_key
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load, qualified
 
 __all__ = ["Upkeep"]
@@ -54,7 +54,7 @@ class Upkeep(AsyncPostgresSaver):
 
     SELECT_SQL = qualified(AsyncPostgresSaver.SELECT_SQL)
     fences: Fences
-    _database: Database
+    _database: PsycopgPool
     _namespace: str
 
     async def adelete_thread(self, thread_id: str, *, config: RunnableConfig | None = None) -> None:

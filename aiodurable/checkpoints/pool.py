@@ -24,7 +24,7 @@ from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailab
 from aiodurable.postgres import schema
 from aiodurable.postgres.circuit_breaker import CircuitBreaker
 from aiodurable.postgres.direct import DirectPool
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.same_database import prove_same_database
 from aiodurable.settings import Settings
 from aiodurable.shield import run_to_completion
@@ -77,7 +77,7 @@ class AsyncCheckpointerPool:
         if checkpoint_connections < 1:
             raise ConfigurationError(f"checkpoint_connections must be at least 1, got {checkpoint_connections}")
         self._settings = settings or Settings.from_env()
-        self.database = Database(
+        self.database = PsycopgPool(
             parse_dsn(dsn),
             min_size=min_size,
             max_size=max_size,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiodurable.checkpoints.fences import Fence, Standing
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
 __all__ = ["RepairedTask", "drop_loose_answer", "heal"]
@@ -34,7 +34,7 @@ class RepairedTask:
     path: str
 
 
-async def heal(database: Database, fence: Fence) -> tuple[list[RepairedTask], bool]:
+async def heal(database: PsycopgPool, fence: Fence) -> tuple[list[RepairedTask], bool]:
     """Remove the output of the tasks of a thread's newest step that failed, in subgraphs too.
 
     Only what one attempt wrote in one transaction is removed: output that a later attempt wrote stays.
@@ -55,7 +55,7 @@ async def heal(database: Database, fence: Fence) -> tuple[list[RepairedTask], bo
     return [RepairedTask(*task) for task in zip(row["namespaces"], row["paths"], strict=True)], row["loose"]
 
 
-async def drop_loose_answer(database: Database, fence: Fence) -> None:
+async def drop_loose_answer(database: PsycopgPool, fence: Fence) -> None:
     """Remove the answer that plain LangGraph keeps for whichever question of the newest step comes next.
 
     Raises:

@@ -39,7 +39,7 @@ from aiodurable.errors import ClosedError, ConfigurationError, WorkflowExecution
 from aiodurable.inert import Shown
 from aiodurable.postgres import schema
 from aiodurable.postgres.batcher import Batcher
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
 __all__ = ["DurableSaver"]
@@ -74,7 +74,7 @@ class DurableSaver(Upkeep):
 
     def __init__(
         self,
-        database: Database,
+        database: PsycopgPool,
         writer: GroupCommitter,
         fences: Fences,
         *,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from aiodurable.checkpoints.fences import Fence, Standing, bump, bump_free
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 
 __all__ = ["TokenBatcher"]
 
@@ -22,7 +22,7 @@ class TokenBatcher:
         links: for all others.
     """
 
-    def __init__(self, database: Database, links: DirectPool) -> None:
+    def __init__(self, database: PsycopgPool, links: DirectPool) -> None:
         self._database = database
         self._links = links
         self._free = Batcher(self._raise_free, name="aiodurable bumps")

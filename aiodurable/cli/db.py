@@ -42,9 +42,9 @@ def grants(dsn: str | None, role: str, kind: str) -> None:
 async def _statements(dsn: str | None, role: str, kind: str) -> list[str]:
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - loads psycopg
     from aiodurable.postgres import grants  # noqa: PLC0415 - as above
-    from aiodurable.postgres.pool import Database  # noqa: PLC0415 - as above
+    from aiodurable.postgres.pool import PsycopgPool  # noqa: PLC0415 - as above
 
-    database = Database(parse_dsn(dsn), min_size=0, max_size=1)
+    database = PsycopgPool(parse_dsn(dsn), min_size=0, max_size=1)
     await database.open()
     try:
         return await grants.statements(database, role, grants.Kind(kind))

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import LockHolder
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
 __all__ = ["ReportedLock", "process_of", "reported_locks"]
@@ -36,7 +36,7 @@ class ReportedLock:
     waiting: tuple[LockHolder, ...]
 
 
-async def reported_locks(database: Database, keys: Sequence[int] | None = None) -> list[ReportedLock]:
+async def reported_locks(database: PsycopgPool, keys: Sequence[int] | None = None) -> list[ReportedLock]:
     """The leases of this database, or those of `keys`, sorted by thread and key.
 
     Raises:

@@ -55,9 +55,11 @@ def locks(ctx: click.Context, names: tuple[str, ...], dsn: str | None, namespace
 async def _look(dsn: str | None, keys: list[int] | None) -> list[ReportedLock]:
     from aiodurable.cli.lock_report import reported_locks  # noqa: PLC0415 - loads psycopg
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - as above
-    from aiodurable.postgres.pool import Database  # noqa: PLC0415 - as above
+    from aiodurable.postgres.pool import PsycopgPool  # noqa: PLC0415 - as above
 
-    database = Database(parse_dsn(dsn), min_size=0, max_size=1, connect_timeout_s=Settings.from_env().connect_timeout_s)
+    database = PsycopgPool(
+        parse_dsn(dsn), min_size=0, max_size=1, connect_timeout_s=Settings.from_env().connect_timeout_s
+    )
     await database.open()
     try:
         return await reported_locks(database, keys)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from aiodurable.errors import ConfigurationError
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
 __all__ = ["Kind", "Right", "needed", "statements"]
@@ -68,7 +68,7 @@ def needed(kind: Kind) -> list[Right]:
     return [(table, right) for table, rights in _TABLES[kind].items() for right in rights.split(", ")]
 
 
-async def statements(database: Database, role: str, kind: Kind) -> list[str]:
+async def statements(database: PsycopgPool, role: str, kind: Kind) -> list[str]:
     """The GRANTs, without semicolons, names quoted by the server.
 
     Raises:

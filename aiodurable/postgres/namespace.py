@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aiodurable.errors import ConfigurationError
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
 __all__ = ["agree_on_namespace"]
@@ -11,7 +11,7 @@ __all__ = ["agree_on_namespace"]
 _SQL = load("namespace")
 
 
-async def agree_on_namespace(database: Database, namespace: str, *, declare: bool) -> None:
+async def agree_on_namespace(database: PsycopgPool, namespace: str, *, declare: bool) -> None:
     """Refuse a namespace other than the one in which the threads of these tables are locked.
 
     Args:

@@ -25,7 +25,7 @@ from aiodurable.postgres.pool_connection import (
     refuse_other_isolation,
 )
 
-__all__ = ["Database"]
+__all__ = ["PsycopgPool"]
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
@@ -44,7 +44,7 @@ async def _deliver(task: asyncio.Task[Any] | None, before: int) -> None:
         raise asyncio.CancelledError
 
 
-class Database:
+class PsycopgPool:
     """The psycopg pool of a process, behind a circuit breaker: runs the statements of packages that know no driver.
 
     Args:

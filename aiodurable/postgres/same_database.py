@@ -8,7 +8,7 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError
 from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import translate
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
 __all__ = ["prove_same_database"]
@@ -16,7 +16,7 @@ __all__ = ["prove_same_database"]
 _SQL = load("direct")
 
 
-async def prove_same_database(database: Database, direct: Dsn, *, timeout_s: float) -> None:
+async def prove_same_database(database: PsycopgPool, direct: Dsn, *, timeout_s: float) -> None:
     """Take a random advisory lock by way of `direct`, and look for it by way of `database`.
 
     Names and ports prove nothing: a pooler, a tunnel or a service has others. Only a transaction's

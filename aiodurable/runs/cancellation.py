@@ -19,7 +19,7 @@ from langgraph.runtime import RunControl
 
 from aiodurable.errors import AiodurableError, RunCancelledError
 from aiodurable.postgres.errors import DRIVER_FAILURES
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
 __all__ = ["CHANNEL", "Cancellations", "Cancelling"]
@@ -39,7 +39,7 @@ class Cancellations:
         every_s: seconds between polls.
     """
 
-    def __init__(self, database: Database, *, every_s: float) -> None:
+    def __init__(self, database: PsycopgPool, *, every_s: float) -> None:
         self._database = database
         self._every_s = every_s
         self._runs: dict[str, Callable[[datetime], None]] = {}

@@ -28,7 +28,7 @@ from aiodurable.lock_keys import lock_key
 from aiodurable.models import EarlierAttempt, RunRecord, RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.runs.answers import Answered, digest_of
 from aiodurable.runs.same_input import same_input
@@ -142,7 +142,7 @@ class Ledger:
 
     def __init__(
         self,
-        database: Database,
+        database: PsycopgPool,
         links: DirectPool,
         classifier: Classifier,
         *,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aiodurable.models import ThreadStatus
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.threads.filters import Filter
 from aiodurable.threads.search import Search
@@ -63,7 +63,7 @@ class Counting:
         classifier: tells their statuses.
     """
 
-    def __init__(self, database: Database, search: Search, classifier: Classifier) -> None:
+    def __init__(self, database: PsycopgPool, search: Search, classifier: Classifier) -> None:
         self._database = database
         self._search = search
         self._classifier = classifier

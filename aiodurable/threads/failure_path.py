@@ -9,7 +9,7 @@ from typing import Any
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.models import ThreadStatus
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.threads.decode import TolerantDecoder
 from aiodurable.threads.task_path import node_of
@@ -39,7 +39,7 @@ class Failures:
         serde: LangGraph's serializer of the saver; the targets of Sends are read with it.
     """
 
-    def __init__(self, database: Database, *, serde: SerializerProtocol) -> None:
+    def __init__(self, database: PsycopgPool, *, serde: SerializerProtocol) -> None:
         self._database = database
         self._serde = serde
 

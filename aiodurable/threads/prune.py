@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple, Required, TypedDict
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.lock_keys import lock_key
 from aiodurable.models import ThreadStatus
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.threads.filters import Age, Filter, Statuses
 from aiodurable.threads.search import CLOCKS, Search, first_id
@@ -178,7 +178,7 @@ class Retention:
         namespace: that of the locks.
     """
 
-    def __init__(self, database: Database, search: Search, classifier: Classifier, *, namespace: str) -> None:
+    def __init__(self, database: PsycopgPool, search: Search, classifier: Classifier, *, namespace: str) -> None:
         self._database = database
         self._search = search
         self._classifier = classifier

@@ -13,7 +13,7 @@ from aiodurable.inert import Inert
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.thread_id import validate_thread_id
 from aiodurable.threads.counts import Counting, ThreadCounts
@@ -42,7 +42,7 @@ class Threads:
     """
 
     def __init__(
-        self, database: Database, *, namespace: str, serde: SerializerProtocol, links: DirectPool | None = None
+        self, database: PsycopgPool, *, namespace: str, serde: SerializerProtocol, links: DirectPool | None = None
     ) -> None:
         self._database = database
         self._serde = serde = Inert(serde)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from aiodurable.lock_keys import is_thread_key, lock_key
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.threads.filters import Filter
 from aiodurable.threads.status import Classifier, Standing
@@ -83,7 +83,7 @@ class Search:
         namespace: that of the locks.
     """
 
-    def __init__(self, database: Database, classifier: Classifier, *, namespace: str) -> None:
+    def __init__(self, database: PsycopgPool, classifier: Classifier, *, namespace: str) -> None:
         self._database = database
         self._classifier = classifier
         self._namespace = namespace

@@ -44,7 +44,7 @@ from langgraph.types import Interrupt, Send
 from aiodurable.jsonable import shown
 from aiodurable.lock_keys import lock_key
 from aiodurable.models import LockHolder, RunStatus, ThreadStatus, WorkflowCheckpoint
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.threads.decode import TolerantDecoder
 from aiodurable.threads.failure_path import Failures
@@ -91,7 +91,7 @@ class Classifier:
         serde: LangGraph's serializer of the saver; errors, questions and Sends are read with it.
     """
 
-    def __init__(self, database: Database, *, namespace: str, serde: SerializerProtocol) -> None:
+    def __init__(self, database: PsycopgPool, *, namespace: str, serde: SerializerProtocol) -> None:
         self._database = database
         self._namespace = namespace
         self._serde = serde

@@ -25,7 +25,7 @@ from aiodurable.cli.doctor import server as server_checks
 from aiodurable.cli.doctor.finding import Finding, Grade
 from aiodurable.cli.doctor.runner import examine
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.settings import Settings
 from tests.support.pgbouncer import free_port, through
 from tests.support.postgres import Server
@@ -44,8 +44,8 @@ async def examined(dsn: str) -> dict[str, Finding]:
 
 
 @pytest.fixture
-async def database(dsn: str) -> AsyncIterator[Database]:
-    opened = Database(parse_dsn(dsn))
+async def database(dsn: str) -> AsyncIterator[PsycopgPool]:
+    opened = PsycopgPool(parse_dsn(dsn))
     await opened.open()
     yield opened
     await opened.aclose()
@@ -251,7 +251,7 @@ async def test_no_room_for_a_process(dsn: str, admin: psycopg.Connection[Any], m
     assert "free" in (await examined(dsn))["connections"].found
 
 
-async def test_a_lock_table_that_fills_up(dsn: str, database: Database) -> None:
+async def test_a_lock_table_that_fills_up(dsn: str, database: PsycopgPool) -> None:
     facts = await server_checks.facts_of(database)
     slots = facts.number("max_locks_per_transaction") * facts.number("max_connections")
     holder = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
@@ -262,7 +262,7 @@ async def test_a_lock_table_that_fills_up(dsn: str, database: Database) -> None:
     await holder.close()
 
 
-async def test_facts_that_this_server_cannot_have(database: Database) -> None:
+async def test_facts_that_this_server_cannot_have(database: PsycopgPool) -> None:
     """An old server, and one reached over a network where dead peers are not noticed."""
     facts = await server_checks.facts_of(database)
     assert server_checks.version(replace(facts, version_num=130000), Settings()).grade == "fail"
@@ -273,7 +273,7 @@ async def test_facts_that_this_server_cannot_have(database: Database) -> None:
 
 
 @pytest.mark.parametrize("seconds", [-30, 30])
-async def test_a_clock_that_is_wrong(database: Database, seconds: int) -> None:
+async def test_a_clock_that_is_wrong(database: PsycopgPool, seconds: int) -> None:
     def wrong() -> datetime:
         return datetime.now(UTC) + timedelta(seconds=seconds)
 
@@ -294,7 +294,7 @@ async def test_tables_that_are_missing(empty_dsn: str, monkeypatch: pytest.Monke
     assert "aiodurable migrate" in found.found
 
 
-async def test_tables_that_are_newer(dsn: str, database: Database) -> None:
+async def test_tables_that_are_newer(dsn: str, database: PsycopgPool) -> None:
     await database.execute("INSERT INTO aiodurable_migrations (version, name) VALUES (999, 'later')")
     assert (await examined(dsn))["schema"].grade == "fail"
 

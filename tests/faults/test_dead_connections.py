@@ -13,7 +13,7 @@ from aiodurable import AiodurableError, Durable, PostgresUnavailableError, RunSt
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres import direct, pool_connection
 from aiodurable.postgres.direct import DirectConnection, DirectPool
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import STEPS, Gate, four_nodes
 from tests.support.ledger_view import Ledger
 from tests.support.proxy import Proxy, proxy
@@ -183,15 +183,15 @@ async def cancelled_behind_a_dead_wire(durable: Durable, wire: Proxy) -> asyncio
 
 
 @pytest.fixture
-async def database(wire: Proxy) -> AsyncIterator[Database]:
-    database = Database(parse_dsn(wire.dsn), max_size=1)
+async def database(wire: Proxy) -> AsyncIterator[PsycopgPool]:
+    database = PsycopgPool(parse_dsn(wire.dsn), max_size=1)
     await database.open()
     yield database
     await database.aclose()
 
 
 async def test_a_statement_of_the_pool_does_not_wait_for_an_answer_that_is_lost(
-    database: Database, wire: Proxy
+    database: PsycopgPool, wire: Proxy
 ) -> None:
     await database.fetch("SELECT 1")
     wire.forget()
@@ -200,7 +200,7 @@ async def test_a_statement_of_the_pool_does_not_wait_for_an_answer_that_is_lost(
     assert await database.fetch("SELECT 1 AS n") == [{"n": 1}]
 
 
-async def test_a_statement_of_the_pool_that_takes_long_is_left_alone(database: Database) -> None:
+async def test_a_statement_of_the_pool_that_takes_long_is_left_alone(database: PsycopgPool) -> None:
     assert await database.fetch("SELECT 1 AS n FROM pg_sleep(4)") == [{"n": 1}]
 
 

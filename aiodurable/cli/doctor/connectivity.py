@@ -12,7 +12,7 @@ from aiodurable.errors import PoolerNotSupportedError, PostgresUnavailableError
 from aiodurable.locks import selfcheck
 from aiodurable.locks.statements import LockStatements
 from aiodurable.postgres.connect import connect_direct
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.settings import Settings
 
@@ -23,7 +23,7 @@ _SILENCE_S = 0.3
 _PATIENCE_S = 5.0
 
 
-async def by_psycopg(database: Database) -> Finding:
+async def by_psycopg(database: PsycopgPool) -> Finding:
     """Whether the pool's way can be gone."""
     began = time.monotonic()
     try:
@@ -61,7 +61,7 @@ async def exclusion(wire: LockStatements, direct: Dsn, settings: Settings) -> Fi
     )
 
 
-async def pooling(database: Database, settings: Settings) -> Finding:
+async def pooling(database: PsycopgPool, settings: Settings) -> Finding:
     """What stands on the pool's way, where the locks have one of their own."""
     async with database.connection() as connection:
         announced = connection.info.backend_pid
@@ -111,7 +111,7 @@ async def silence(direct: Dsn, settings: Settings) -> Finding:
     return ok(name, f"the server ended a session after {time.monotonic() - began:.1f} s of silence, as it was told")
 
 
-async def same_database(database: Database, wire: LockStatements) -> Finding:
+async def same_database(database: PsycopgPool, wire: LockStatements) -> Finding:
     """Whether both ways lead to one database: a lock taken on the one is looked for on the other."""
     key = random.getrandbits(64) - (1 << 63)
     if not await wire.try_hold(key):

@@ -11,7 +11,7 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError
 from aiodurable.locks.statements import LockStatements
 from aiodurable.postgres.grants import Kind
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.settings import Settings
 
 __all__ = ["examine"]
@@ -30,7 +30,7 @@ async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Findi
         yield finding
     if pool_way is None or direct is None:
         return
-    database = Database(pool_way, min_size=0, max_size=1, connect_timeout_s=settings.connect_timeout_s)
+    database = PsycopgPool(pool_way, min_size=0, max_size=1, connect_timeout_s=settings.connect_timeout_s)
     wire: LockStatements | None = None
     try:
         yield (by_psycopg := await _bounded("psycopg", connectivity.by_psycopg(database)))
@@ -61,7 +61,7 @@ async def _direct_way(wire: LockStatements, direct: Dsn, settings: Settings) -> 
 
 
 async def _server(
-    database: Database, other: LockStatements | None, settings: Settings, kind: Kind
+    database: PsycopgPool, other: LockStatements | None, settings: Settings, kind: Kind
 ) -> AsyncIterator[Finding]:
     """`other`: the direct way, where it is not the pool's."""
     try:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from aiodurable.checkpoints.pool import LINKS
 from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
 from aiodurable.locks.capacity import share
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.settings import Settings
 
@@ -75,7 +75,7 @@ class Facts:
         return int(self.settings.get(name, "0"))
 
 
-async def facts_of(database: Database) -> Facts:
+async def facts_of(database: PsycopgPool) -> Facts:
     """Ask for all of it."""
     settings = await database.fetch(_SQL["settings"], list(_NAMES))
     [facts] = await database.fetch(_SQL["facts"])
@@ -217,7 +217,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-async def clock(database: Database, now: Callable[[], datetime] = _now) -> Finding:
+async def clock(database: PsycopgPool, now: Callable[[], datetime] = _now) -> Finding:
     """How far this host's clock is from the server's. Leases do not care, checkpoint ids and ages do."""
     await database.fetch(_SQL["now"])  # so that connecting is not part of what is measured
     began, before = time.monotonic(), now()

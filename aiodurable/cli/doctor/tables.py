@@ -7,7 +7,7 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, SchemaMismatchError
 from aiodurable.postgres import schema
 from aiodurable.postgres.grants import Kind, Right, needed
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.settings import Settings
 
@@ -33,7 +33,7 @@ async def tables(dsn: Dsn, settings: Settings) -> Finding:
     return ok("schema", f"version {schema.VERSION}")
 
 
-async def rights(database: Database, settings: Settings, *, ready: bool, kind: Kind = Kind.RUN) -> Finding:
+async def rights(database: PsycopgPool, settings: Settings, *, ready: bool, kind: Kind = Kind.RUN) -> Finding:
     """What this role may not do and must. `ready`: no table is left to be made. `kind`: what it is for."""
     if missing := await _missing(database, kind):
         names = ", ".join(f"{right} on {relation}" for relation, right in missing)
@@ -54,7 +54,7 @@ async def rights(database: Database, settings: Settings, *, ready: bool, kind: K
     return ok("rights", f"this role may do all that is needed to {kind}")
 
 
-async def _missing(database: Database, kind: Kind) -> list[Right]:
+async def _missing(database: PsycopgPool, kind: Kind) -> list[Right]:
     wanted = needed(kind)
     relations, privileges = [relation for relation, _ in wanted], [privilege for _, privilege in wanted]
     rows = await database.fetch(_SQL["rights"], relations, privileges)
@@ -65,7 +65,7 @@ def _advice(kind: Kind) -> str:
     return f"GRANT them: `aiodurable db grants --role ROLE --for {kind}` prints how; --for says what a role is for"
 
 
-async def everybody(database: Database) -> Finding:
+async def everybody(database: PsycopgPool) -> Finding:
     """What roles that have nothing to do with this may."""
     name = "everybody"
     [row] = await database.fetch(_SQL["public"])

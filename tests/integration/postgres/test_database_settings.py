@@ -17,7 +17,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.locks import create_lock_manager_with_retry
 from aiodurable.postgres import schema
 from aiodurable.postgres.direct import DirectPool
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import four_nodes
 from tests.support.postgres import Server
 from tests.support.waiting import wait_until
@@ -149,7 +149,7 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
 async def test_a_role_that_has_no_connection_left_is_told_so(admin: psycopg.Connection[Any], dsn: str) -> None:
     admin.execute(b"CREATE ROLE few LOGIN PASSWORD 'few'")
     few = make_conninfo(dsn, user="few", password="few")
-    database = Database(parse_dsn(few), min_size=0, max_size=1, connect_timeout_s=0.5)
+    database = PsycopgPool(parse_dsn(few), min_size=0, max_size=1, connect_timeout_s=0.5)
     links = DirectPool(parse_dsn(few), role="test", size=1, timeout_s=0.5)
     try:
         await database.open()
@@ -188,7 +188,7 @@ async def test_each_statement_has_a_snapshot_of_its_own_whatever_the_default_iso
         await admin.execute(
             sql.SQL("ALTER DATABASE {} SET default_transaction_isolation TO {}").format(name, sql.Literal(isolation))
         )
-        database = Database(parse_dsn(dsn))
+        database = PsycopgPool(parse_dsn(dsn))
         await database.open()
         await admin.execute("SELECT pg_advisory_lock(7)")
         waiting = asyncio.create_task(

@@ -18,7 +18,7 @@ from aiodurable import Durable, PostgresUnavailableError, Settings
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres import name_resolution
 from aiodurable.postgres.connect import connect_direct
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import STEPS, Gate, four_nodes
 from tests.support.lock_view import ServerLocks
 from tests.support.proxy import proxy
@@ -62,7 +62,7 @@ async def test_a_direct_connection_is_opened_by_name_while_the_default_executor_
 
 
 async def test_the_pool_opens_connections_by_name_while_the_default_executor_is_full(by_name: str, full: None) -> None:
-    database = Database(parse_dsn(by_name), min_size=2, max_size=2)
+    database = PsycopgPool(parse_dsn(by_name), min_size=2, max_size=2)
     await within(10, database.open(), what="the pool")
     assert await within(10, database.fetch("SELECT 1 AS n"), what="an answer") == [{"n": 1}]
     await wait_until(lambda: database.stats()["pool_size"] == 2, what="the pool to grow")
@@ -116,7 +116,7 @@ async def test_of_several_hosts_and_addresses_the_first_that_answers_is_taken_by
         connection = await connect_direct(several, role="test")
         assert await connection.fetchval("SELECT 1") == 1
         await connection.close()
-        database = Database(several)
+        database = PsycopgPool(several)
         await database.open()
         assert await database.fetch("SELECT 1 AS n") == [{"n": 1}]
         await database.aclose()
@@ -127,4 +127,4 @@ async def test_a_name_that_nobody_knows_is_told_by_either_driver() -> None:
     with pytest.raises(PostgresUnavailableError, match="cannot be resolved"):
         await connect_direct(nowhere, role="test")
     with pytest.raises(PostgresUnavailableError, match="cannot be resolved"):
-        await Database(nowhere).open()
+        await PsycopgPool(nowhere).open()

@@ -7,7 +7,7 @@ import pytest
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.direct import DirectConnection
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from tests.support.waiting import wait_until
 
 PLANNED = (
@@ -39,7 +39,7 @@ async def test_a_link_plans_anew(dsn: str, filling: str) -> None:
 
 
 async def test_the_pool_plans_anew(dsn: str, filling: str) -> None:
-    database = Database(parse_dsn(dsn), max_size=1)
+    database = PsycopgPool(parse_dsn(dsn), max_size=1)
     await database.open()
 
     async def by_key() -> bool:

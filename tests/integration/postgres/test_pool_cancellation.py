@@ -13,7 +13,7 @@ import pytest
 
 from aiodurable import Durable, Settings
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import four_nodes
 from tests.support.waiting import wait_until, within
 
@@ -41,7 +41,7 @@ CALLS: dict[str, Call] = {
 }
 
 
-async def cancelled_as_it_is_served(database: Database, call: Awaitable[Any], steps: int) -> asyncio.Task[Any]:
+async def cancelled_as_it_is_served(database: PsycopgPool, call: Awaitable[Any], steps: int) -> asyncio.Task[Any]:
     """`call` waits for the pool's only connection, gets it, and is cancelled `steps` turns of the event loop later."""
 
     async def work() -> None:
@@ -83,14 +83,14 @@ async def test_a_call_that_is_cancelled_as_the_pool_serves_it_ends_cancelled(
 
 
 @pytest.fixture
-async def database(dsn: str) -> AsyncIterator[Database]:
-    database = Database(parse_dsn(dsn), max_size=1)
+async def database(dsn: str) -> AsyncIterator[PsycopgPool]:
+    database = PsycopgPool(parse_dsn(dsn), max_size=1)
     await database.open()
     yield database
     await database.aclose()
 
 
-async def test_an_anyio_scope_that_is_cancelled_as_the_pool_serves_it_ends_as_its_own(database: Database) -> None:
+async def test_an_anyio_scope_that_is_cancelled_as_the_pool_serves_it_ends_as_its_own(database: PsycopgPool) -> None:
     scope = anyio.CancelScope()
     ended = asyncio.Event()
 
@@ -112,7 +112,7 @@ async def test_an_anyio_scope_that_is_cancelled_as_the_pool_serves_it_ends_as_it
     assert not task.cancelling()
 
 
-async def test_a_timeout_around_a_loop_of_calls_ends_it(database: Database) -> None:
+async def test_a_timeout_around_a_loop_of_calls_ends_it(database: PsycopgPool) -> None:
     """Each call waits for the pool's only connection, which is given back as the time is over."""
     held = database.pool.connection()
     await held.__aenter__()

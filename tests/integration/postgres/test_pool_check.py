@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until_sync
 
@@ -16,14 +16,14 @@ OURS = "application_name LIKE 'aiodurable:pool@%' AND datname = current_database
 
 
 @pytest.fixture
-async def database(dsn: str) -> AsyncIterator[Database]:
-    database = Database(parse_dsn(dsn), min_size=2, max_size=2)
+async def database(dsn: str) -> AsyncIterator[PsycopgPool]:
+    database = PsycopgPool(parse_dsn(dsn), min_size=2, max_size=2)
     await database.open()
     yield database
     await database.aclose()
 
 
-async def test_a_backend_that_was_killed_while_idle_is_not_felt(database: Database, dsn: str) -> None:
+async def test_a_backend_that_was_killed_while_idle_is_not_felt(database: PsycopgPool, dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         for _ in range(3):
             assert await database.fetch("SELECT 1 AS n") == [{"n": 1}]
@@ -36,7 +36,7 @@ async def test_a_backend_that_was_killed_while_idle_is_not_felt(database: Databa
 
 async def test_a_statement_is_all_that_is_sent(dsn: str) -> None:
     async with proxy(dsn) as wire:
-        database = Database(parse_dsn(wire.dsn), max_size=1)
+        database = PsycopgPool(parse_dsn(wire.dsn), max_size=1)
         await database.open()
         sent = list[int]()
         for _ in range(5):

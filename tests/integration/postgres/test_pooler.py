@@ -18,7 +18,7 @@ from aiodurable.checkpoints.fences import FENCE_KEY
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import PoolerNotSupportedError, PostgresUnavailableError
 from aiodurable.postgres import schema
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.settings import Settings
 from aiodurable.threads import Threads
 from tests.support.graphs import asking, four_nodes, noted
@@ -87,7 +87,7 @@ async def test_threads_are_pruned(pooler: str, settings: Settings) -> None:
         saver = durable.checkpointer
         await saver.aprune(["gone"], strategy="delete")
         assert (await durable.get_checkpoint_status("gone")).checkpoint_id is None
-        database = Database(parse_dsn(pooler))
+        database = PsycopgPool(parse_dsn(pooler))
         await database.open()
         threads = Threads(database, namespace=settings.namespace, serde=saver.serde)
         pruned = await threads.prune(older_than=timedelta(0), keep="latest")
@@ -137,7 +137,7 @@ async def test_the_tables_are_made_through_it(empty_dsn: str) -> None:
 
 async def test_where_a_pooler_cuts_idle_clients_the_next_statement_connects_again(dsn: str) -> None:
     with through("transaction", dsn, client_idle_timeout="1") as url:
-        database = Database(parse_dsn(url), max_size=1)
+        database = PsycopgPool(parse_dsn(url), max_size=1)
         await database.open()
         async with database.connection() as connection:
             wire = connection.fileno()
@@ -165,7 +165,7 @@ async def test_checkpoints_alone_need_no_direct_connection(pooler: str) -> None:
 async def test_statements_are_prepared_where_no_pooler_is(pooler: str, dsn: str) -> None:
     prepared: list[int] = []
     for url in (dsn, pooler):
-        database = Database(parse_dsn(url), max_size=1)
+        database = PsycopgPool(parse_dsn(url), max_size=1)
         await database.open()
         await database.fetch("SELECT 1")
         rows = await database.fetch("SELECT count(*) AS n FROM pg_prepared_statements WHERE statement = 'SELECT 1'")

@@ -19,7 +19,7 @@ from aiodurable.errors import PostgresUnavailableError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres import schema
 from aiodurable.postgres.connect import connect_direct
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from tests.support.postgres import Server
 
 PASSWORD = "hunter2"
@@ -66,7 +66,7 @@ async def locks() -> None:
 
 WAYS: dict[str, Callable[[], Awaitable[Any]]] = {
     "a direct connection": lambda: connect_direct(parse_dsn(AWAY), role="test"),
-    "the pool": lambda: Database(parse_dsn(AWAY)).open(),
+    "the pool": lambda: PsycopgPool(parse_dsn(AWAY)).open(),
     "the migration": lambda: schema.migrate(parse_dsn(AWAY)),
     "Durable": durable,
     "the lock manager": locks,
@@ -82,7 +82,7 @@ async def test_no_frame_of_ours_shows_the_password_when_connecting_fails(way: Ca
 
 
 async def test_the_pools_own_connections_show_no_password_either(server: Server, dsn: str) -> None:
-    database = Database(parse_dsn(dsn), min_size=0, max_size=1)
+    database = PsycopgPool(parse_dsn(dsn), min_size=0, max_size=1)
     await database.open()
     try:
         assert repr(database.pool.conninfo) == "<conninfo>"

@@ -9,7 +9,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from aiodurable.dsn import parse_dsn
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.threads import Threads
 
 
@@ -20,13 +20,13 @@ async def saver(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
 
 
 @pytest.fixture
-async def database(dsn: str) -> AsyncIterator[Database]:
-    database = Database(parse_dsn(dsn), max_size=2)
+async def database(dsn: str) -> AsyncIterator[PsycopgPool]:
+    database = PsycopgPool(parse_dsn(dsn), max_size=2)
     await database.open()
     yield database
     await database.aclose()
 
 
 @pytest.fixture
-def threads(database: Database) -> Threads:
+def threads(database: PsycopgPool) -> Threads:
     return Threads(database, namespace="aiodurable", serde=JsonPlusSerializer())

@@ -12,7 +12,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.threads import Threads
 from tests.support import scenario_graphs
 from tests.support.scenario_graphs import BREAKS, State, chain, ok
@@ -93,7 +93,7 @@ async def encrypting(dsn: str) -> Any:
 
 
 @pytest.fixture
-def with_the_key(database: Database) -> Threads:
+def with_the_key(database: PsycopgPool) -> Threads:
     return Threads(database, namespace="aiodurable", serde=EncryptedSerializer(Mirror()))
 
 

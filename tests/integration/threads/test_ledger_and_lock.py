@@ -16,7 +16,7 @@ from psycopg import sql
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.lock_keys import lock_key
 from aiodurable.models import ThreadStatus
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.threads import Threads
 from tests.support.scenario_graphs import BREAKS
 from tests.support.scenarios import Thread
@@ -28,7 +28,7 @@ NAME = "thread"
 class World:
     """One thread, its graph, its ledger."""
 
-    def __init__(self, dsn: str, saver: AsyncPostgresSaver, database: Database, threads: Threads) -> None:
+    def __init__(self, dsn: str, saver: AsyncPostgresSaver, database: PsycopgPool, threads: Threads) -> None:
         self._dsn, self._saver, self._database, self._threads = dsn, saver, database, threads
 
     def thread(self, graph: str, run_id: str | None = "one") -> Thread:
@@ -63,7 +63,7 @@ class World:
 
 
 @pytest.fixture
-def world(dsn: str, saver: AsyncPostgresSaver, database: Database, threads: Threads) -> World:
+def world(dsn: str, saver: AsyncPostgresSaver, database: PsycopgPool, threads: Threads) -> World:
     return World(dsn, saver, database, threads)
 
 

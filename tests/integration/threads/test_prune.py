@@ -18,7 +18,7 @@ from aiodurable.checkpoints.fences import Fence, bump
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.threads import Pruned, Threads
 from tests.support.checkpoint_rows import write_in_flight
 from tests.support.scenario_graphs import BREAKS
@@ -90,7 +90,9 @@ async def test_it_leaves_what_langgraphs_own_prune_leaves(
     assert (await rows(dsn))["ours"] == theirs
 
 
-async def test_nothing_means_nothing(dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database) -> None:
+async def test_nothing_means_nothing(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: PsycopgPool
+) -> None:
     await Thread(dsn, saver, "plain", "subgraph").start()
     await Thread(dsn, saver, "leased", "linear").start()
     await database.execute("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('leased', 7)")
@@ -161,7 +163,7 @@ async def test_a_leased_thread_is_left_alone(dsn: str, saver: AsyncPostgresSaver
 
 
 async def test_a_thread_that_a_write_in_flight_belongs_to_is_left_alone(
-    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: PsycopgPool
 ) -> None:
     await Thread(dsn, saver, "thread", "linear").start()
     fence = Fence("thread", *await bump(database, "thread"))
@@ -175,7 +177,7 @@ async def test_a_thread_that_a_write_in_flight_belongs_to_is_left_alone(
 
 
 async def test_a_lease_taken_after_the_look_keeps_the_thread(
-    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database, monkeypatch: pytest.MonkeyPatch
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: PsycopgPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("known", "unknown"):
         await Thread(dsn, saver, name, "linear").start()
@@ -277,7 +279,7 @@ async def test_threads_go_in_the_order_of_their_rows_not_of_their_ids(
 
 
 async def test_what_a_step_under_way_has_written_stays(
-    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: PsycopgPool
 ) -> None:
     """Plain LangGraph may store what a task wrote before the checkpoint that the task goes on from."""
     thread = Thread(dsn, saver, "thread", "linear")
@@ -293,7 +295,7 @@ async def test_what_a_step_under_way_has_written_stays(
 
 @pytest.mark.parametrize("sooner_s", [30, -30])
 async def test_ages_go_by_the_time_in_the_checkpoint_though_its_id_is_of_another_second(
-    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: Database, sooner_s: int
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: PsycopgPool, sooner_s: int
 ) -> None:
     """The host's clock was set between the two. Ids only tell where to look."""
     await Thread(dsn, saver, "thread", "linear").start()

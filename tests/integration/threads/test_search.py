@@ -13,7 +13,7 @@ from langgraph.types import Command
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.lock_keys import lock_key
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
-from aiodurable.postgres.pool import Database
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.threads import NEEDS_ATTENTION, ThreadFilters, Threads, counts, search
 from aiodurable.threads.filters import Filter
 from tests.support.scenario_graphs import BREAKS
@@ -24,7 +24,7 @@ EVERYTHING = {"complete", "crashed", "asking", "failed", "lost", "waiting", "giv
 
 
 @pytest.fixture
-async def zoo(dsn: str, database: Database) -> None:
+async def zoo(dsn: str, database: PsycopgPool) -> None:
     """Threads of every kind: with and without a ledger row, with and without a checkpoint."""
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         await Thread(dsn, saver, "complete", "linear").start()
@@ -135,7 +135,7 @@ async def test_a_filter_that_cannot_be_meant_is_refused_at_once(threads: Threads
         threads.find(**filters)
 
 
-async def test_no_connection_is_held_between_two_pages(zoo: None, threads: Threads, database: Database) -> None:
+async def test_no_connection_is_held_between_two_pages(zoo: None, threads: Threads, database: PsycopgPool) -> None:
     def all_are_free() -> bool:  # the pool may be opening one more in the background
         stats = database.pool.get_stats()
         return stats["pool_size"] == stats["pool_available"]
@@ -206,7 +206,9 @@ async def test_a_page_looks_at_so_many_threads_and_no_more(
     assert [name for page in pages for name in page] == sorted(["crashed", "lost"])
 
 
-async def test_orphans_are_runs_whose_holder_is_gone(zoo: None, dsn: str, threads: Threads, database: Database) -> None:
+async def test_orphans_are_runs_whose_holder_is_gone(
+    zoo: None, dsn: str, threads: Threads, database: PsycopgPool
+) -> None:
     query = """INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, base_id)
                SELECT 'of ' || $1, $1, $2, 'report', 'running', max(checkpoint_id) FROM checkpoints WHERE thread_id = $1"""
     for name in ("failed", "held"):
@@ -222,7 +224,7 @@ async def test_orphans_are_runs_whose_holder_is_gone(zoo: None, dsn: str, thread
 
 
 async def test_a_prefix_is_looked_up_where_text_sorts_bytewise(
-    zoo: None, dsn: str, threads: Threads, database: Database, monkeypatch: pytest.MonkeyPatch
+    zoo: None, dsn: str, threads: Threads, database: PsycopgPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def names(prefix: str, **bounds: Any) -> list[str]:
         return [thread.thread_id async for thread in threads.find(prefix=prefix, **bounds)]
@@ -254,7 +256,7 @@ async def test_counts_are_those_of_what_is_found(zoo: None, threads: Threads) ->
 
 
 async def test_an_estimate_counts_what_is_rare_and_says_what_it_estimated(
-    zoo: None, dsn: str, threads: Threads, database: Database, monkeypatch: pytest.MonkeyPatch
+    zoo: None, dsn: str, threads: Threads, database: PsycopgPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole table as the sample: then an estimate must be the count."""
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
