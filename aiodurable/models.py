@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 __all__ = [
     "NEEDS_ATTENTION",
@@ -14,12 +14,20 @@ __all__ = [
     "EarlierAttempt",
     "LockHolder",
     "PauseReason",
+    "PlatformRunStatus",
+    "PlatformThreadStatus",
     "RunRecord",
     "RunStatus",
     "StoredObject",
     "ThreadStatus",
     "WorkflowCheckpoint",
 ]
+
+PlatformThreadStatus = Literal["idle", "busy", "interrupted", "error"]
+"""`ThreadStatus` of LangGraph's own SDK (`langgraph_sdk.schema`), as LangGraph Platform reports it."""
+
+PlatformRunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
+"""`RunStatus` of LangGraph's own SDK."""
 
 
 class ThreadStatus(StrEnum):
@@ -49,12 +57,29 @@ class ThreadStatus(StrEnum):
         """Whether a call without an answer from a person would go on with it."""
         return self in UNFINISHED
 
+    @property
+    def platform(self) -> PlatformThreadStatus:
+        """The same in the words of LangGraph Platform, which has four for our nine."""
+        return _PLATFORM_THREADS[self]
+
 
 UNFINISHED = (ThreadStatus.CRASHED, ThreadStatus.FAILED, ThreadStatus.PAUSED)
 """The statuses of threads that a call without an answer would go on with."""
 
 NEEDS_ATTENTION = (ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.QUARANTINED)
 """The statuses of threads that need a person or a resumption."""
+
+_PLATFORM_THREADS: dict[ThreadStatus, PlatformThreadStatus] = {
+    ThreadStatus.NEW: "idle",
+    ThreadStatus.COMPLETE: "idle",
+    ThreadStatus.RUNNING: "busy",
+    ThreadStatus.QUEUED: "busy",
+    ThreadStatus.INTERRUPTED: "interrupted",
+    ThreadStatus.PAUSED: "interrupted",
+    ThreadStatus.CRASHED: "error",
+    ThreadStatus.FAILED: "error",
+    ThreadStatus.QUARANTINED: "error",
+}
 
 
 class PauseReason(StrEnum):
@@ -86,6 +111,24 @@ class RunStatus(StrEnum):
     SUPERSEDED = "superseded"
     """Given up for a new start (`on_unfinished="restart"`)."""
     QUARANTINED = "quarantined"
+
+    @property
+    def platform(self) -> PlatformRunStatus:
+        """The same in the words of LangGraph Platform; never `timeout`, for runs have no time limit."""
+        return _PLATFORM_RUNS[self]
+
+
+_PLATFORM_RUNS: dict[RunStatus, PlatformRunStatus] = {
+    RunStatus.QUEUED: "pending",
+    RunStatus.RUNNING: "running",
+    RunStatus.COMPLETE: "success",
+    RunStatus.FAILED: "error",
+    RunStatus.REJECTED: "error",
+    RunStatus.QUARANTINED: "error",
+    RunStatus.INTERRUPTED: "interrupted",
+    RunStatus.PAUSED: "interrupted",
+    RunStatus.SUPERSEDED: "interrupted",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,16 +17,19 @@ from typing import Any
 
 import psycopg
 import pytest
+from example_programs import REPOSITORY, Start, output, read_until
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 import aiodurable
 from aiodurable import errors, events
+from aiodurable.models import RunStatus
 from tests.support.example_programs import REPOSITORY, Start, output, read_until
 
 README = REPOSITORY / "README.md"
 DOCS = REPOSITORY / "docs"
 API = DOCS / "reference" / "api.md"
-PAGES = [README, REPOSITORY / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+TOP = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = [*(REPOSITORY / name for name in TOP), *sorted(DOCS.rglob("*.md"))]
 
 
 def blocks(page: Path, language: str = "python") -> list[str]:
@@ -52,7 +55,7 @@ def page_name(page: Path) -> str:
 async def test_the_first_example_of_the_readme_runs_as_it_is_typed(start: Start, tmp_path: Path) -> None:
     program = tmp_path / "first_example.py"
     program.write_text(blocks(README)[0])
-    assert await output(await start(program)) == "All about tides, written down.\ncomplete\n"
+    assert await output(await start(program)) == "{'topic': 'tides', 'text': 'All about tides'}\n"
 
 
 async def test_the_tutorials_program_survives_being_killed(start: Start, tmp_path: Path) -> None:
@@ -234,7 +237,14 @@ def test_every_column_of_our_tables_is_told(dsn: str) -> None:
 
 def test_every_status_is_told() -> None:
     told = {name for cell in first_cells(DOCS / "explanation" / "status.md") for name in cell}
-    assert told == set(aiodurable.ThreadStatus)
+    assert told == set(aiodurable.ThreadStatus) | set(RunStatus)
+
+
+def test_the_tables_of_the_platforms_words_are_those_of_the_code() -> None:
+    text = (DOCS / "explanation" / "status.md").read_text().partition("# In the words of LangGraph Platform\n")[2]
+    rows = [re.findall(r"`(\w+)`", row) for row in re.findall(r"^\| `.*$", text, re.MULTILINE)]
+    assert rows[: len(aiodurable.ThreadStatus)] == [[str(s), s.platform] for s in aiodurable.ThreadStatus]
+    assert rows[len(aiodurable.ThreadStatus) :] == [[str(s), s.platform] for s in RunStatus]
 
 
 def test_every_command_is_told() -> None:
