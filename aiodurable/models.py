@@ -31,7 +31,7 @@ PlatformRunStatus = Literal["pending", "running", "success", "error", "timeout",
 
 
 class ThreadStatus(StrEnum):
-    """Where a thread stands. Told from LangGraph's tables, refined by the ledger and the live lock."""
+    """Where a thread stands, by LangGraph's tables, the ledger and the live lock."""
 
     NEW = "new"
     """Nothing is known of it."""
@@ -310,8 +310,8 @@ class RunRecord:
 class StoredObject:
     """An object in a question or in a state, seen from outside: what is stored of it, not built.
 
-    Whoever only looks at a thread imports and calls nothing that its rows name. A run that goes on
-    reads objects as such.
+    Reading a thread's status imports and calls nothing that its rows name. A run that goes on
+    builds the objects.
 
     Attributes:
         name: module and class.

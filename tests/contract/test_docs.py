@@ -17,7 +17,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from example_programs import REPOSITORY, Start, output, read_until
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 import aiodurable

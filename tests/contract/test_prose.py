@@ -1,0 +1,87 @@
+"""The prose is plain English: a short list of words that docs and docstrings do without."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.example_programs import REPOSITORY
+
+BANNED = re.compile(
+    r"\b(rooms?|doors?|floors?|told|anew|beneath|unborn|whoever|whosoever|whatsoever|lying|hears? of|lets? go)\b",
+    re.IGNORECASE,
+)
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
+]
+DRAFTS = (
+    "SECURITY.md",
+    "docs/benchmarks/what-",
+    "docs/decisions/",
+    "docs/explanation/how-a-run-survives.md",
+    "docs/explanation/reading-stored-values.md",
+    "docs/explanation/status.md",
+    "docs/howto/adopt-existing-threads.md",
+    "docs/howto/fastapi.md",
+    "docs/howto/find-and-resume.md",
+    "docs/howto/retention.md",
+    "docs/howto/roles.md",
+    "docs/howto/transaction-pooler.md",
+    "docs/reference/",
+    "docs/tutorial/",
+)
+"""Pages that are not rewritten yet."""
+CLEAN = ("models.py",)
+"""Modules and packages of aiodurable whose docstrings are clean."""
+MODULES = [
+    module
+    for name in CLEAN
+    for path in [REPOSITORY / "aiodurable" / name]
+    for module in (sorted(path.rglob("*.py")) if path.is_dir() else [path])
+]
+
+
+def prose(page: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a page, without code and the targets of links; a block of code leaves empty lines."""
+    text = re.sub(
+        r"^```.*?^```$",
+        lambda block: "\n" * block[0].count("\n"),
+        page.read_text("utf-8"),
+        flags=re.MULTILINE | re.DOTALL,
+    )
+    text = re.sub(r"`[^`]*`|\]\([^)]*\)", lambda code: "\n" * code[0].count("\n"), text)
+    yield from enumerate(text.splitlines(), 1)
+
+
+def docstrings(module: Path) -> Iterator[tuple[int, str]]:
+    """The lines of all strings that stand alone, which are docstrings of modules, classes, functions and attributes."""
+    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text), lineno=first)):
+                yield from enumerate(re.sub(r"`[^`]*`", "", text).splitlines(), first)
+            case _:
+                pass
+
+
+def test_the_check_sees_a_banned_word_in_prose_and_leaves_code_alone(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("It is `told`.\n```\nroom\n```\nWhoever [waits](door.md) is fine.\n")
+    assert [line for line, text in prose(tmp_path / "page.md") if BANNED.search(text)] == [5]
+    (tmp_path / "module.py").write_text('"""A\n\nroom."""\nroom = "told"\n"""Is `lying`."""\n')
+    assert [line for line, text in docstrings(tmp_path / "module.py") if BANNED.search(text)] == [3]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_a_page_is_in_plain_english(page: Path) -> None:
+    if str(page.relative_to(REPOSITORY)).startswith(DRAFTS):
+        pytest.skip("not rewritten yet")
+    assert [f"{page.name}:{line}: {text}" for line, text in prose(page) if BANNED.search(text)] == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(REPOSITORY)))
+def test_docstrings_are_in_plain_english(module: Path) -> None:
+    assert [f"{module.name}:{line}: {text}" for line, text in docstrings(module) if BANNED.search(text)] == []
