@@ -21,7 +21,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.lock_keys import lock_key
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.lease_timing import LeaseTiming
-from aiodurable.locks.requests import Release
+from aiodurable.locks.requests import ReleaseFuture
 from aiodurable.locks.statements import LockStatements
 
 from .lock_targets import TIMES
@@ -40,7 +40,7 @@ class Pump:
         self._acquires: list[int] = []
         self._callers: list[asyncio.Future[None]] = []
         self._releases: list[int] = []
-        self._released = Release()
+        self._released = ReleaseFuture()
         self._work = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -51,7 +51,7 @@ class Pump:
         self._work.set()
         return caller
 
-    def unlock(self, key: int) -> Release:
+    def unlock(self, key: int) -> ReleaseFuture:
         self._releases.append(key)
         self._work.set()
         return self._released
@@ -61,7 +61,7 @@ class Pump:
             await self._work.wait()
             self._work.clear()
             acquires, callers, self._acquires, self._callers = self._acquires, self._callers, [], []
-            releases, released, self._releases, self._released = self._releases, self._released, [], Release()
+            releases, released, self._releases, self._released = self._releases, self._released, [], ReleaseFuture()
             await self._answer(releases, acquires)
             released.set_result({})
             for caller in callers:

@@ -1,32 +1,48 @@
-"""Locks: many leases on a few connections, held by the server, given up by the holder before the server gives them away.
+"""Locks: many leases on a few connections, held by the server, given up by the holder before the server
+frees them.
 
-A lease is a session-level advisory lock on a 64-bit key, with a token that grows from lease to lease. All leases of a
-process live on a few dedicated connections (`session.py`). What tasks ask for in one turn of the event loop travels as one
-statement, and none of these ever blocks or is cancelled: callers wait for futures, and a lock granted to a caller that
-has left goes back.
+A lease is a session-level advisory lock on a 64-bit key, with a token that grows from lease to lease.
 
-- Within the process a key is one task's at a time (`turns.py`), for Postgres would say yes to one session twice.
-- A waiter waits here, not in the server (`waiting.py`): its flag, a shared lock beside the key, makes a releaser notify it,
-  and a tick finds the keys of those who died.
-- A lease is HELD until it is RELEASED or LOST (`lease.py`). Losing cancels the body under it (`scope.py`).
-- A session is trusted until a moment that lies before the server can possibly have freed its locks (`terms.py`). No answer
-  until then, a connection that ends, another backend that answers, a lock that is not there when it is unlocked: the
-  session is over, and all its leases with it. Unknown means lost.
-- Before a session is used it is checked that its locks exclude (`selfcheck.py`); while it is used, what it believes to hold
-  is compared with `pg_locks` (its audit), and how much it may hold is bounded (`capacity.py`).
-- A session that is over never comes back; another takes its place (`keeper.py`). A lost lease stays lost.
+    tasks ──► PostgresLockManager   manager.py      opens, closes, acquires, reports
+                    │
+                 Acquirer           acquire.py      acquires, waits, releases, hands over
+                    │   ├─ LocalQueue               local_queue.py   one task at a time for each key
+                    │   ├─ KeyWaiters               waiters.py       wakes who waits for other processes
+                    │   └─ HolderLookup             holders.py       who holds a busy lock
+             SessionSupervisor      supervisor.py   connects and replaces a session
+                    │   └─ check                    selfcheck.py     do locks exclude on it?
+                LockSession         session.py      leases on one connection: requests, heartbeat, audit
+                    │   ├─ RequestQueue             requests.py      what the next statement carries
+                    │   ├─ WaitFlags                wait_flags.py    what the server knows of waiters
+                    │   └─ LockStatements           statements.py    the connection and its SQL
+                  Lease             lease.py        HELD → RELEASED | LOST
+                    │
+             HeldLock, cancel_on_lost   scope.py    the body that runs under a lease
+
+- Requests that arrive in one iteration of the event loop travel as one statement. No statement blocks or
+  is cancelled: callers wait for futures, and a lock granted to a caller that has left is released.
+- A key is one task's at a time within the process: Postgres grants it to one session twice.
+- Waiting happens in the client. A waiter's flag, a shared lock beside the key, makes a releaser notify
+  it, and a tick finds the keys of holders that died.
+- A session is trusted until a moment before the server can possibly have freed its locks
+  (`lease_timing.py`). No answer until then, a connection that ends, another backend that answers, a
+  lock that is missing when it is unlocked: the session is over, and all its leases are lost. Unknown
+  means lost. A session that is over never comes back, and a lost lease stays lost.
+- While a session is used, its audit compares what it believes to hold with `pg_locks`, and the
+  server's lock table bounds how much it may hold (`capacity.py`).
+- A forked child loses the sessions of its parent (`fork_safety.py`).
 """
 
 from aiodurable.locks.health import LocksHealth, SessionHealth
-from aiodurable.locks.lease import Lease
-from aiodurable.locks.manager import PostgresLockManager
-from aiodurable.locks.retry import create_lock_manager_with_retry
+from aiodurable.locks.lease import Lease, LeaseState
+from aiodurable.locks.manager import PostgresLockManager, create_lock_manager_with_retry
 from aiodurable.locks.scope import CancelOnLost, cancel_on_lost
 from aiodurable.locks.signals import close_on_signals
 
 __all__ = [
     "CancelOnLost",
     "Lease",
+    "LeaseState",
     "LocksHealth",
     "PostgresLockManager",
     "SessionHealth",

@@ -1,16 +1,29 @@
-"""How a lease is taken and given back: first the turn in this process, then the server, then waiting for another process."""
+"""Acquiring and releasing leases: first within this process, then on the server, then by waiting for
+another process."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from aiodurable.errors import ClosedError, ConfigurationError, LockCapacityError, PostgresUnavailableError
-from aiodurable.locks.lease import Lease
+from aiodurable.errors import (
+    ClosedError,
+    ConfigurationError,
+    InvalidArgumentError,
+    LockBusyError,
+    LockCapacityError,
+    LockTimeoutError,
+    PostgresUnavailableError,
+)
+from aiodurable.events import Observer
+from aiodurable.locks.holders import HolderLookup
+from aiodurable.locks.lease import Lease, SessionLease
+from aiodurable.locks.lease_events import announce
 from aiodurable.locks.local_queue import LocalQueue
-from aiodurable.locks.requests import Release
-from aiodurable.locks.session import LockSession
+from aiodurable.locks.requests import ReleaseFuture
+from aiodurable.locks.session import LockSession, SessionState
 from aiodurable.locks.statements import NOTIFIED
 from aiodurable.locks.supervisor import SessionSupervisor
 from aiodurable.locks.waiters import CapacityWaiters, KeyWaiters
@@ -20,129 +33,226 @@ __all__ = ["Acquirer"]
 YIELD_S: Final = 0.005
 """Seconds for which this process leaves a key alone after it notified another one that waits for it."""
 
+_OVER: Final = SessionState.OVER
+
 
 class Acquirer:
-    """Takes keys for the tasks of one process.
+    """Acquires and releases keys for the tasks of one process.
 
     Args:
-        closed: makes the error for whoever waits when it is closed, or asks where it is not open.
+        lookup: finds the holder of a busy lock.
+        closed: makes the error for calls and waiters when the manager is not open.
+        observers: are sent the events of leases.
+
+    Attributes:
+        queue: which task of this process may request a key.
+        key_waiters: tasks that wait for another process.
+        capacity_waiters: tasks that wait for a slot of the server's lock table.
+        supervisors: of the lock sessions.
+        loop: in which the manager is open; None: it is closed.
     """
 
-    def __init__(self, closed: Callable[[], ClosedError]) -> None:
-        self.turns = LocalQueue()
-        self.bell = KeyWaiters()
-        self.room = CapacityWaiters()
-        self._crowd = self.room.wakes  # looked at with each release: a call there costs a percent of a pair
-        self.keepers: Sequence[SessionSupervisor] = ()
-        self.loop: asyncio.AbstractEventLoop | None = None  # in which it is open
+    def __init__(self, lookup: HolderLookup, closed: Callable[[], ClosedError], observers: Sequence[Observer]) -> None:
+        self.queue = LocalQueue()
+        self.key_waiters = KeyWaiters()
+        self.capacity_waiters = CapacityWaiters()
+        self.supervisors: Sequence[SessionSupervisor] = ()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.observers = tuple(observers)
+        self._lookup = lookup
         self._closed = closed
+        # Read with each release: a call would cost a percent of a pair.
+        self._capacity_events = self.capacity_waiters.events
         self._up = asyncio.Event()
 
     @property
     def waiting(self) -> int:
         """How many tasks wait for a lock."""
-        return self.turns.waiting + len(self.bell) + len(self._crowd)
+        return self.queue.waiting + len(self.key_waiters) + len(self._capacity_events)
 
     def close(self) -> None:
-        """Whoever waits waits no longer."""
+        """Fail every waiter: the manager is closing."""
         self.loop = None
-        self.turns.fail(self._closed)
+        self.queue.fail_all(self._closed)
         self.session_up()
 
     def session_up(self) -> None:
-        """A session is up (or none will be): whoever waits for one, or for a key that died with the last, looks again."""
+        """Wake everybody who waits for a session, or for a key that died with the last one."""
         self._up.set()
-        self.bell.ring_all()
+        self.key_waiters.wake_all()
 
-    async def at_once(self, key: int, name: str) -> Lease | None:
-        """A lease if nobody has the key. Raises `PostgresUnavailableError` where no session is up."""
-        if (asked := self.ask(key, name)) is None:
-            return None
-        try:
-            lease = await asked
-        except BaseException:  # also when cancelled
-            self.withdraw(key, asked)
-            raise
-        if lease is None:
-            self.turns.end(key)
+    # ---- acquiring ---------------------------------------------------------------------------------------------------
+
+    async def acquire(self, key: int, name: str, timeout: float | None, *, observed: bool = True) -> SessionLease:
+        """A lease within `timeout` seconds; 0: at once or not at all, None: however long it takes.
+
+        Raises:
+            LockBusyError: somebody else holds it (timeout 0).
+            LockTimeoutError: it did not become free in time.
+            LockCapacityError: the server's lock table would be overrun (timeout 0).
+            PostgresUnavailableError: no lock session is up (timeout 0).
+            ClosedError: the manager is not open in this event loop.
+            ConfigurationError: there are no lock sessions.
+            InvalidArgumentError: the timeout is invalid.
+        """
+        requested = time.monotonic()
+        if timeout == 0:
+            lease = await self._try_acquire(key, name)
+            if lease is None:
+                raise await self.busy(key, name)
+        else:
+            lease = await self._acquire_in_time(key, name, timeout)
+        if observed and self.observers:
+            self._announce(lease, time.monotonic() - requested)
         return lease
 
-    def ask(self, key: int, name: str) -> asyncio.Future[Lease | None] | None:
-        """Try a key now. None: somebody in this process has its turn. Whoever gets the future has the turn as long as it is
-        not refused, and calls `withdraw` when its wait ends otherwise. Raises as `at_once`."""
-        session = self._session(key)
-        if session is None:
-            raise _none_up(name)
-        return session.acquire(key, name) if self.turns.take(key) else None
+    async def try_acquire(self, key: int, name: str) -> SessionLease | None:
+        """A lease if nobody has the key. Raises what `acquire` raises with timeout 0."""
+        lease = await self._try_acquire(key, name)
+        if lease is not None and self.observers:
+            self._announce(lease, 0.0)
+        return lease
 
-    def withdraw(self, key: int, asked: asyncio.Future[Lease | None]) -> None:
-        """Whoever asked wants it no longer, or was told of a failure: a grant goes back, and the turn is the next one's."""
-        _withdraw(asked)
-        self.turns.end(key)
+    async def reacquire(self, lost: Lease, *, observed: bool) -> SessionLease | None:
+        """The key of a lease that was lost and not released. None: another process has it.
 
-    async def again(self, lost: Lease) -> Lease | None:
-        """The key of a lease that was lost and not let go of. None: another process has it; the turn stays with `lost`.
-
-        A lost lease keeps the turn of its key until it is let go of, so nobody in this process can come before.
+        A lost lease keeps its key entered in this process until it is released, so no other task of
+        this process can come first. After a success the new lease takes its place.
         """
-        await lost.wait_lost()  # a passed deadline alone does not yet mean that the session is over, and its lock gone
-        session = self._session(lost.key)
+        requested = time.monotonic()
+        # A deadline that has passed does not mean yet that the session is over and its lock gone.
+        await lost.wait_lost()
+        session = self._session_for(lost.key)
         if session is None:
             raise _none_up(lost.name)
         lease = await self._try(session, lost.key, lost.name)
         if lease is not None:
-            lost.give_turn()
+            assert isinstance(lost, SessionLease)
+            lost.retire()
+            if observed and self.observers:
+                self._announce(lease, time.monotonic() - requested)
         return lease
 
-    async def in_turn(self, key: int, name: str) -> Lease:
-        """A lease, however long it takes."""
-        if not self.turns.take(key):
-            session = await self.turns.wait(key)
+    def request(self, key: int, name: str) -> asyncio.Future[SessionLease | None] | None:
+        """Try a key now. None: another task of this process has entered it.
+
+        The caller has entered the key unless the future gives None, and calls `withdraw` if its wait
+        ends otherwise. Raises what `acquire` raises with timeout 0.
+        """
+        session = self._session_for(key)
+        if session is None:
+            raise _none_up(name)
+        return session.acquire(key, name) if self.queue.try_enter(key) else None
+
+    def withdraw(self, key: int, request: asyncio.Future[SessionLease | None]) -> None:
+        """Leave a key that was requested and is not wanted any more, or could not be tried."""
+        if (lease := _granted(request)) is not None:
+            lease.begin_release()
+        else:
+            self.queue.leave(key)
+
+    async def busy(self, key: int, name: str) -> LockBusyError:
+        """The error for a lock that somebody else holds. Raises `ClosedError`."""
+        if self.loop is not asyncio.get_running_loop():
+            raise self._closed()
+        try:
+            holder = next(iter(await self._lookup.holders(key)), None)
+        except PostgresUnavailableError:
+            holder = None
+        return LockBusyError(
+            f"cannot acquire the lock {name!r}: it is held by {holder or 'a process that has released it by now'}. "
+            "Pass timeout= to wait for it, or come back later",
+            thread_id=name,
+            holder=holder,
+        )
+
+    async def _try_acquire(self, key: int, name: str) -> SessionLease | None:
+        if (request := self.request(key, name)) is None:
+            return None
+        try:
+            lease = await request
+        except BaseException:  # also when cancelled
+            self.withdraw(key, request)
+            raise
+        if lease is None:
+            self.queue.leave(key)
+        return lease
+
+    async def _acquire_in_time(self, key: int, name: str, timeout: float | None) -> SessionLease:
+        if timeout is not None and not timeout > 0:
+            raise InvalidArgumentError(
+                f"timeout must be seconds, 0 or more, or None, got {timeout}", argument="timeout"
+            )
+        if self.loop is not asyncio.get_running_loop():
+            raise self._closed()
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._wait_in_process(key, name)
+        except TimeoutError as error:
+            full = error.__cause__ and error.__cause__.__cause__
+            if isinstance(full, LockCapacityError):
+                raise LockTimeoutError(
+                    f"could not acquire the lock {name!r} within {timeout:g} s: there was no room for it all "
+                    f"that time. {full}",
+                    thread_id=name,
+                ) from full
+            why = "it was held. Wait longer, or see locks.holders() for who has it"
+            if not any(map(_is_up, (supervisor.session for supervisor in self.supervisors))):
+                why = "no lock session was up. Postgres is away, and is tried all the time"
+            raise LockTimeoutError(
+                f"could not acquire the lock {name!r} within {timeout:g} s: {why}", thread_id=name
+            ) from None
+
+    async def _wait_in_process(self, key: int, name: str) -> SessionLease:
+        """Wait for the other tasks of this process, then for other processes."""
+        if not self.queue.try_enter(key):
+            session = await self.queue.wait(key)
             if session is not None:
                 try:
                     lease = await session.renew(key, name)
                     assert lease is not None
                     return lease
                 except PostgresUnavailableError:
-                    pass  # that session is over and its lock with it; it is still our turn
-                except BaseException:  # above all cancelled: the key is locked, and now nobody's
-                    self.put_back(session, key)
+                    pass  # that session is over, and its lock gone; the key is still entered
+                except BaseException:  # above all cancelled: the key is locked, and has no holder
+                    self.hand_over(session, key)
                     raise
         try:
-            return await self._wait(key, name)
-        except BaseException:  # also when cancelled: the turn is let go by whoever has it
-            self.turns.end(key)
+            return await self._wait_on_server(key, name)
+        except BaseException:  # also when cancelled
+            self.queue.leave(key)
             raise
 
-    async def _wait(self, key: int, name: str) -> Lease:
-        """Ask until it is ours. Whoever comes here has the turn of the key, so it is the only one in this process."""
+    async def _wait_on_server(self, key: int, name: str) -> SessionLease:
+        """Try until the key is ours. The caller has entered it, so this is its only task here."""
         while True:
-            session = self._session(key)
+            session = self._session_for(key)
             if session is not None:
                 try:
-                    if lease := await self._try_in_room(session, key, name):
+                    if lease := await self._try_within_capacity(session, key, name):
                         return lease
                 except PostgresUnavailableError:
                     pass
             try:
-                return await self._wait_for_others(key, name)
-            except LockCapacityError:  # there was room, and another key has taken it: in order again
+                return await self._wait_for_holder(key, name)
+            except LockCapacityError:  # there was a slot, and another key took it: queue again
                 continue
 
-    async def _wait_for_others(self, key: int, name: str) -> Lease:
-        """Ask whenever somebody lets go of it, and now and then."""
+    async def _wait_for_holder(self, key: int, name: str) -> SessionLease:
+        """Try whenever another process releases the key, and at each tick."""
         flagged: LockSession | None = None
-        with self.bell.waiting(key) as wake:
+        with self.key_waiters.waiting(key) as wake:
             try:
                 while True:
-                    while (session := self._session(key)) is None:
+                    while (session := self._session_for(key)) is None:
                         self._up.clear()
                         await self._up.wait()
-                    wake.clear()  # before the try: what is let go after it rings again
+                    wake.clear()  # before the try: a release after it sets the event again
                     if flagged is not None and flagged is not session:
-                        flagged.flag(key, up=False)
+                        flagged.set_flag(key, up=False)
                     flagged = session
-                    session.flag(key, up=True)  # at every try: it may have found no room, and dies with its session
+                    # With every try: there may have been no slot for it, and it dies with its session.
+                    session.set_flag(key, up=True)
                     try:
                         if lease := await self._try(session, key, name):
                             return lease
@@ -151,94 +261,112 @@ class Acquirer:
                     await wake.wait()
             finally:
                 if flagged is not None:
-                    flagged.flag(key, up=False)
+                    flagged.set_flag(key, up=False)
 
-    async def _try_in_room(self, session: LockSession, key: int, name: str) -> Lease | None:
-        """Try, and where the lock table has no room for it wait for that."""
+    async def _try_within_capacity(self, session: LockSession, key: int, name: str) -> SessionLease | None:
+        """Try the key; if the lock table has no slot for it, wait for one."""
         try:
             return await self._try(session, key, name)
         except LockCapacityError as error:
             refused = error
-        with self.room.waiting() as wake:
+        with self.capacity_waiters.waiting() as wake:
             while True:
                 try:
                     await wake.wait()
                 except asyncio.CancelledError as cancelled:
-                    raise cancelled from refused  # what a timeout tells
+                    raise cancelled from refused  # a timeout reports it
                 wake.clear()
                 try:
                     return await self._try(session, key, name)
                 except LockCapacityError as error:
                     refused = error
 
-    async def _try(self, session: LockSession, key: int, name: str) -> Lease | None:
-        asked = session.acquire(key, name)
+    async def _try(self, session: LockSession, key: int, name: str) -> SessionLease | None:
+        request = session.acquire(key, name)
         try:
-            return await asked
+            return await request
         except asyncio.CancelledError:
-            _withdraw(asked)
+            if (lease := _granted(request)) is not None:  # cancelled in that very moment
+                lease.retire()
+                session.release(key)
             raise
 
-    def let_go(self, session: LockSession, lease: Lease) -> Release | None:
-        """The holder of a lease lets it go."""
-        if session.over is None and self.turns.end_alone(lease.key):  # nobody waits for it here: the usual case
-            if self._crowd:
-                self._make_room()
-            return session.release(lease.key)
-        return self.put_back(session, lease.key)
+    # ---- releasing ---------------------------------------------------------------------------------------------------
 
-    def put_back(self, session: LockSession, key: int) -> Release | None:
-        """The key goes to who waits in this process, or back to the server; then the future is the server's answer."""
-        if session.over is not None:
-            self.turns.end(key)
+    def release(self, session: LockSession, lease: Lease) -> ReleaseFuture | None:
+        """Unlock the key of a lease, or hand it to the next task of this process."""
+        if session.state is not _OVER and self.queue.leave_uncontended(lease.key):  # the usual case
+            if self._capacity_events:
+                self._wake_capacity_waiter()
+            return session.release(lease.key)
+        return self.hand_over(session, lease.key)
+
+    def hand_over(self, session: LockSession, key: int) -> ReleaseFuture | None:
+        """Hand a locked key to the next task of this process, or unlock it: then the future has the
+        server's answer."""
+        if session.state is _OVER:
+            self.queue.leave(key)
             return None
-        if self.turns.hand_on(key, session):
+        if self.queue.hand_off(key, session):
             return None
-        crowded = self.turns.crowded(key)
-        if self._crowd:
-            self._make_room()
+        has_waiters = self.queue.has_waiters(key)
+        if self._capacity_events:
+            self._wake_capacity_waiter()
         answer = session.release(key)
-        if crowded:
-            answer.add_done_callback(lambda told: self._pass_baton(key, told.result().get(key)))
+        if has_waiters:
+            answer.add_done_callback(lambda done: self._yield(key, done.result().get(key)))
         else:
-            self.turns.end(key)
+            self.queue.leave(key)
         return answer
 
-    def _make_room(self) -> None:
-        asyncio.get_running_loop().call_soon(self.room.ring)  # when the release has been asked for
+    def _wake_capacity_waiter(self) -> None:
+        # Soon: the release has to be requested before the waiter's try.
+        asyncio.get_running_loop().call_soon(self.capacity_waiters.wake_next)
 
-    def _pass_baton(self, key: int, became: int | None) -> None:
-        """It went from task to task here for long enough: another process that waits has a moment to take it."""
-        if became == NOTIFIED:
-            asyncio.get_running_loop().call_later(YIELD_S, self.turns.end, key)
+    def _yield(self, key: int, result: int | None) -> None:
+        """The key was handed on within this process often enough: if another process waits for it, it
+        has a moment to take it."""
+        if result == NOTIFIED:
+            asyncio.get_running_loop().call_later(YIELD_S, self.queue.leave, key)
         else:
-            self.turns.end(key)
+            self.queue.leave(key)
 
-    def _session(self, key: int) -> LockSession | None:
-        """The session for a key: always the same one while it is up, so that a release travels before the next try."""
+    # ---- parts -------------------------------------------------------------------------------------------------------
+
+    def _announce(self, lease: SessionLease, waited_s: float) -> None:
+        lease.before_release(announce(self.observers, lease, waited_s=waited_s))
+
+    def _session_for(self, key: int) -> LockSession | None:
+        """The session for a key. The same one while it is up: a release is sent before the next try."""
         if self.loop is not asyncio.get_running_loop():
             raise self._closed()
-        if not self.keepers:
+        supervisors = self.supervisors
+        if not supervisors:
             raise ConfigurationError(
-                "wanted a lease, found no lock sessions (lock_connections=0, AIODURABLE_LOCK_CONNECTIONS): such a one only "
-                "looks. Open one with at least 1, on the primary"
+                "cannot take a lease: there are no lock sessions (lock_connections=0, AIODURABLE_LOCK_CONNECTIONS), "
+                "which is for reading only. Open one with at least 1, on the primary"
             )
-        place = key % len(self.keepers)
-        session = self.keepers[place].session
-        if session is not None and session.over is None:
+        place = key % len(supervisors)
+        session = supervisors[place].session
+        if session is not None and session.state is not _OVER:
             return session
-        others = (keeper.session for keeper in (*self.keepers[place + 1 :], *self.keepers[:place]))
-        return next((other for other in others if other is not None and other.over is None), None)
+        others = (other.session for other in (*supervisors[place + 1 :], *supervisors[:place]))
+        return next(filter(_is_up, others), None)
 
 
-def _withdraw(asked: asyncio.Future[Lease | None]) -> None:
-    """The caller was cancelled. If that was in the very moment in which the key was granted, it goes back."""
-    if asked.done() and not asked.cancelled() and asked.exception() is None and (lease := asked.result()) is not None:
-        lease.give_back()
+def _is_up(session: LockSession | None) -> bool:
+    return session is not None and session.state is not _OVER
+
+
+def _granted(request: asyncio.Future[SessionLease | None]) -> SessionLease | None:
+    """The lease of a request whose caller was cancelled in the moment in which it was granted."""
+    if request.done() and not request.cancelled() and request.exception() is None:
+        return request.result()
+    return None
 
 
 def _none_up(name: str) -> PostgresUnavailableError:
     return PostgresUnavailableError(
-        f"wanted the lock {name!r} at once, found no lock session up: Postgres is away, and tried all the time",
+        f"cannot acquire the lock {name!r}: no lock session is up. Postgres is away, and is tried all the time",
         thread_id=name,
     )

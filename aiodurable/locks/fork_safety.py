@@ -1,39 +1,31 @@
 """A forked child must not keep a lock session alive.
 
-It inherits the socket: after the parent was killed the connection, and with it every lock, would live as long as the child.
+It inherits the socket: if the parent is killed, the connection, and every lock on it, would live as
+long as the child.
 """
 
 from __future__ import annotations
 
 import os
 import weakref
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiodurable.locks.session import LockSession
 
 __all__ = ["close_in_child"]
 
-
-class Forkable(Protocol):
-    """What has a socket that a child must not have."""
-
-    def fileno(self) -> int:
-        """The socket's file descriptor, -1 once it is closed."""
-        ...
-
-    def inherited(self) -> None:
-        """Called in the child."""
-        ...
+_open: weakref.WeakSet[LockSession] = weakref.WeakSet()
 
 
-_open: weakref.WeakSet[Forkable] = weakref.WeakSet()
-
-
-def close_in_child(session: Forkable) -> None:
-    """In every child that is forked from now on, the session's socket leads nowhere and its leases are lost."""
+def close_in_child(session: LockSession) -> None:
+    """In every child forked from now on, disconnect the session's socket and lose its leases."""
     _open.add(session)
 
 
 def _in_child() -> None:
-    # Not closed: the number would be given to the child's next file, and the inherited transport would read that.
+    # The socket is replaced, not closed: the child's next file would get its number, and the
+    # inherited transport would read that file.
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
         for session in list(_open):

@@ -1,4 +1,4 @@
-"""How the lock sessions are: what is up, and how late."""
+"""The health of the lock sessions, as this process knows it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ class SessionHealth:
     """One lock session.
 
     Attributes:
-        up: whether it can be asked.
+        up: whether it accepts requests.
         pid: its backend, None before it was first up.
         held: leases on it.
         answered_s: seconds since its last answer, None while it is not up.
-        trusted_s: seconds for which its leases are still trusted without another answer; 0 while it is not up.
-        share: how many slots of the server's lock table it may take.
-        used: how many slots of the server's lock table it takes.
+        trusted_s: seconds for which its leases are still trusted without another answer; 0 while it is
+            not up.
+        share: how many slots of the server's lock table it may use.
+        used: how many slots of the server's lock table it uses.
         reconnects: how often it was replaced.
         over: why the last one ended, while none is up.
     """
@@ -55,28 +56,28 @@ class LocksHealth:
     sessions: tuple[SessionHealth, ...]
 
 
-def health(keepers: Sequence[SessionSupervisor], waiting: int) -> LocksHealth:
-    """As of now, without asking the server."""
-    sessions = tuple(map(_session, keepers))
+def health(supervisors: Sequence[SessionSupervisor], waiting: int) -> LocksHealth:
+    """The health of now, without a statement."""
+    sessions = tuple(map(_session, supervisors))
     held = sum(session.held for session in sessions)
     return LocksHealth(all(session.up for session in sessions), held, waiting, sessions)
 
 
-def _session(keeper: SessionSupervisor) -> SessionHealth:
-    session = keeper.session
-    if session is None or session.over is not None:
+def _session(supervisor: SessionSupervisor) -> SessionHealth:
+    session = supervisor.session
+    if session is None or session.is_over:
         over = "not open" if session is None else session.over
-        pid = None if session is None else session.wire.pid
-        return SessionHealth(False, pid, 0, None, 0.0, 0, 0, keeper.reconnects, over)
+        pid = None if session is None else session.statements.pid
+        return SessionHealth(False, pid, 0, None, 0.0, 0, 0, supervisor.reconnects, over)
     now = time.monotonic()
     return SessionHealth(
         up=True,
-        pid=session.wire.pid,
+        pid=session.statements.pid,
         held=len(session.held),
         answered_s=now - session.answered,
-        trusted_s=max(0.0, session.trusted_until - now),
+        trusted_s=max(0.0, session.trust.until - now),
         share=session.share,
-        used=session.load,
-        reconnects=keeper.reconnects,
+        used=session.slots_used,
+        reconnects=supervisor.reconnects,
         over=None,
     )

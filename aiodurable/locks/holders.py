@@ -1,20 +1,22 @@
-"""Looking at locks, from `pg_locks` and `pg_stat_activity`: never by trying one.
+"""Who holds which lock, from `pg_locks` and `pg_stat_activity`: never by trying a lock.
 
-On a connection of its own, opened when somebody first looks: a lock session does nothing but locks, and reading `pg_locks`
-takes as long as the server's lock table is large. Questions of one moment share one statement.
+The lookup has a connection of its own, opened with the first call: a lock session does nothing but
+locks, and reading `pg_locks` takes as long as the server's lock table is large.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
+from aiodurable.errors import ConfigurationError
 from aiodurable.models import LockHolder
+from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable
 from aiodurable.postgres.sql import load
@@ -26,7 +28,7 @@ _BY_INDEX = load("direct")["by_index"]
 
 
 class HolderLookup:
-    """Who holds what.
+    """Finds holders of locks. Calls made at the same time share one statement.
 
     Args:
         dsn: where to look.
@@ -37,81 +39,67 @@ class HolderLookup:
         self._dsn = dsn
         self._timeout_s = timeout_s
         self._connection: asyncpg.Connection | None = None
-        self._asked: list[tuple[int | None, asyncio.Future[list[LockHolder]]]] = []
-        self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        self._lookups = self._batcher()
+
+    def open(self) -> None:
+        """Be usable again after `aclose`."""
+        self._lookups = self._batcher()
 
     async def holders(self, key: int | None = None) -> list[LockHolder]:
         """The holder of `key`, whoever it is, or the holders of all leases in this database.
 
         Raises:
-            PostgresUnavailableError: Postgres could not be asked.
+            PostgresUnavailableError: Postgres could not be reached, or failed.
             ConfigurationError: it is a standby, which knows nothing of the primary's locks.
+            ClosedError: the lookup is closed, or was closed meanwhile.
         """
-        if self._closed:
-            raise ClosedError("the lock manager is closed: open it before you look")
-        answer: asyncio.Future[list[LockHolder]] = asyncio.get_running_loop().create_future()
-        self._asked.append((key, answer))
-        if self._task is None or self._task.done():  # an eager task may be done before it is stored
-            self._task = asyncio.create_task(self._look(), name="aiodurable locks looking")
-        return await answer
+        return list(await self._lookups(key) or ())
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
-        """Run one statement. For the one task that looks, or before there is one."""
+        """Run one statement; one at a time."""
         try:
             if self._connection is None or self._connection.is_closed():
-                self._connection = await connect_direct(self._dsn, role="look", timeout_s=self._timeout_s)
-                [(pid, _, standby)] = await self._connection.fetch(_SQL["look"], timeout=self._timeout_s)
-                if standby:
-                    raise ConfigurationError(
-                        f"wanted to know who holds locks at {self._dsn.safe}, found a standby, which knows nothing of the "
-                        "primary's locks: ask the primary"
-                    )
-                await self._connection.execute(_BY_INDEX.replace("$1", str(pid)), timeout=self._timeout_s)
+                self._connection = await self._connect()
             async with asyncio.timeout(self._timeout_s):
                 return await self._connection.fetch(query, *args)
-        except BaseException as error:  # also when cancelled: a connection in an unknown state is of no use
+        except BaseException as error:  # also when cancelled: the connection's state is unknown
             self._cut()
             if isinstance(error, DRIVER_FAILURES):
                 raise to_unavailable(error, self._dsn) from error
             raise
 
     async def aclose(self) -> None:
-        """Cut the connection; who still waits for an answer gets `ClosedError`. Idempotent."""
-        self._closed = True
+        """Cut the connection, and fail the calls under way with `ClosedError`. Idempotent."""
         self._cut()
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
-        self._fail(self._asked, ClosedError("the lock manager was closed while somebody looked"))
+        await self._lookups.aclose()
 
-    async def _look(self) -> None:
-        asked: list[tuple[int | None, asyncio.Future[list[LockHolder]]]] = []
+    def _batcher(self) -> Batcher[int | None, list[LockHolder]]:
+        return Batcher(self._find, limit=1000, shared=True, name="aiodurable lock holders")
+
+    async def _find(self, keys: Sequence[int | None]) -> Mapping[int | None, list[LockHolder]]:
+        found: defaultdict[int | None, list[LockHolder]] = defaultdict(list)
+        if None in keys:  # all that say they are ours
+            found[None] = [LockHolder(*row) for row in await self.fetch(_SQL["holders"], None)]
+        if some := [key for key in keys if key is not None]:
+            for row in await self.fetch(_SQL["holders"], some):
+                holder = LockHolder(*row)
+                found[holder.key].append(holder)
+        return found
+
+    async def _connect(self) -> asyncpg.Connection:
+        connection = await connect_direct(self._dsn, role="look", timeout_s=self._timeout_s)
         try:
-            while self._asked:
-                asked, self._asked = self._asked, []
-                keys = None if any(key is None for key, _ in asked) else [key for key, _ in asked]
-                try:
-                    rows = await self.fetch(_SQL["holders"], keys)
-                    if keys is None and (some := [key for key, _ in asked if key is not None]):
-                        rows += await self.fetch(_SQL["holders"], some)
-                except (PostgresUnavailableError, ConfigurationError) as error:
-                    self._fail(asked, error)
-                    continue
-                found = list(dict.fromkeys(LockHolder(*row) for row in rows))
-                for key, answer in asked:
-                    if not answer.done():
-                        answer.set_result([holder for holder in found if key in (None, holder.key)])
-        finally:
-            self._fail(asked, ClosedError("the lock manager was closed while somebody looked"))
-            self._task = None
-
-    @staticmethod
-    def _fail(asked: Sequence[tuple[int | None, asyncio.Future[list[LockHolder]]]], error: BaseException) -> None:
-        for _, answer in asked:
-            if not answer.done():
-                answer.set_exception(error)
+            [(pid, _, standby)] = await connection.fetch(_SQL["identify_backend"], timeout=self._timeout_s)
+            if standby:
+                raise ConfigurationError(
+                    f"cannot read who holds locks at {self._dsn.safe}: it is a standby, which knows "
+                    "nothing of the primary's locks. Read them from the primary"
+                )
+            await connection.execute(_BY_INDEX.replace("$1", str(pid)), timeout=self._timeout_s)
+        except BaseException:  # also when cancelled: it has no owner yet
+            connection.terminate()
+            raise
+        return connection
 
     def _cut(self) -> None:
         connection, self._connection = self._connection, None

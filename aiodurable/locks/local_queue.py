@@ -1,7 +1,7 @@
-"""Who in this process may have a key: one at a time, first come, first served.
+"""One task at a time for each key within this process.
 
-Session locks are re-entrant: Postgres would say yes to the same session twice. So the process excludes itself first, by
-the 64-bit key (two names may share one), and only whoever has the turn of a key asks Postgres for it.
+Postgres grants a key to the same session twice, so it cannot keep the tasks of one process apart. A
+task enters a key here before it requests it from Postgres.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from aiodurable.locks.session import LockSession
 __all__ = ["LocalQueue"]
 
 HANDOFFS: Final = 32
-"""A key goes from task to task within the process so often, then other processes get their chance."""
+"""How often in a row a key is handed from task to task within the process; then other processes can
+have it."""
 
 
-class _Queue:
+class _Waiters:
     __slots__ = ("handoffs", "waiting")
 
     def __init__(self) -> None:
@@ -28,86 +29,98 @@ class _Queue:
 
 
 class LocalQueue:
-    """One turn a key. Whoever has it, by `take` or `wait`, passes it on by `hand_on` or `end`."""
+    """A FIFO lock for each key. Who has entered, by `try_enter` or `wait`, ends with `hand_off` or
+    `leave`."""
 
     def __init__(self) -> None:
-        self._queues: dict[int, _Queue | None] = {}  # None: nobody has waited yet, and for most keys nobody ever does
+        # None: nobody has waited for the key yet. For most keys nobody ever does.
+        self._entered: dict[int, _Waiters | None] = {}
 
     @property
     def waiting(self) -> int:
-        """How many wait for a turn."""
-        return sum(len(queue.waiting) for queue in self._queues.values() if queue is not None)
+        """How many tasks wait to enter a key."""
+        return sum(len(queue.waiting) for queue in self._entered.values() if queue is not None)
 
-    def take(self, key: int) -> bool:
-        """Take the turn of a key if nobody has it."""
-        if key in self._queues:
+    @property
+    def empty(self) -> bool:
+        """Whether no key is entered."""
+        return not self._entered
+
+    def try_enter(self, key: int) -> bool:
+        """Enter a key if nobody else has."""
+        if key in self._entered:
             return False
-        self._queues[key] = None
+        self._entered[key] = None
         return True
 
     async def wait(self, key: int) -> LockSession | None:
-        """Wait until it is our turn. The session on which the key is still locked for us, or None: ask Postgres."""
-        queue = self._queues[key]
+        """Wait for a key that somebody has entered, and enter it.
+
+        Returns the session on which the key is locked for us already, or None: request it from
+        Postgres.
+        """
+        queue = self._entered[key]
         if queue is None:
-            queue = self._queues[key] = _Queue()
-        turn: asyncio.Future[LockSession | None] = asyncio.get_running_loop().create_future()
-        queue.waiting[turn] = None
+            queue = self._entered[key] = _Waiters()
+        entered: asyncio.Future[LockSession | None] = asyncio.get_running_loop().create_future()
+        queue.waiting[entered] = None
         try:
-            return await turn
+            return await entered
         except asyncio.CancelledError:
-            if turn.cancelled():
-                queue.waiting.pop(turn, None)  # gone already if its turn came just after it was cancelled
-            elif turn.exception() is None:  # it became our turn in the very moment we were cancelled
-                self._pass(key, turn.result())
+            if entered.cancelled():
+                # It is not there if we were cancelled just before we would have entered.
+                queue.waiting.pop(entered, None)
+            elif entered.exception() is None:  # cancelled in the very moment in which we entered
+                self._pass_on(key, entered.result())
             raise
 
-    def crowded(self, key: int) -> bool:
-        """Whether somebody in this process waits for the turn of a key that is taken."""
-        queue = self._queues[key]
-        return queue is not None and any(not turn.done() for turn in queue.waiting)
+    def has_waiters(self, key: int) -> bool:
+        """Whether somebody in this process waits for a key that is entered."""
+        queue = self._entered[key]
+        return queue is not None and any(not entered.done() for entered in queue.waiting)
 
-    def end_alone(self, key: int) -> bool:
-        """End the turn if nobody has waited for it; whether that was so."""
-        if self._queues[key] is not None:
+    def leave_uncontended(self, key: int) -> bool:
+        """Leave the key if nobody has waited for it. Returns whether that was so."""
+        if self._entered[key] is not None:
             return False
-        del self._queues[key]
+        del self._entered[key]
         return True
 
-    def hand_on(self, key: int, session: LockSession) -> bool:
-        """Give the turn, and the key as it is locked on `session`, to who has waited longest.
+    def hand_off(self, key: int, session: LockSession) -> bool:
+        """Let the task that has waited longest enter, with the key as it is locked on `session`.
 
-        False: nobody waits, or it is time that another process had it. The key then has to be unlocked.
+        False: nobody waits, or other processes have waited long enough. The key has to be unlocked.
         """
-        queue = self._queues[key]
-        if queue is None or queue.handoffs >= HANDOFFS or not self._next(queue, session):
+        queue = self._entered[key]
+        if queue is None or queue.handoffs >= HANDOFFS or not self._admit_next(queue, session):
             return False
         queue.handoffs += 1
         return True
 
-    def end(self, key: int) -> None:
-        """End the turn: whoever waits has to ask Postgres."""
-        if (queue := self._queues[key]) is not None:
+    def leave(self, key: int) -> None:
+        """Leave the key, which is not locked: the next task requests it from Postgres."""
+        if (queue := self._entered[key]) is not None:
             queue.handoffs = 0
-        self._pass(key, None)
+        self._pass_on(key, None)
 
-    def fail(self, error: Callable[[], BaseException]) -> None:
-        """Nobody will have a turn any more."""
-        for queue in filter(None, self._queues.values()):
+    def fail_all(self, error: Callable[[], BaseException]) -> None:
+        """Fail everybody who waits."""
+        for queue in filter(None, self._entered.values()):
             while queue.waiting:
-                turn, _ = queue.waiting.popitem(last=False)
-                if not turn.done():
-                    turn.set_exception(error())
+                entered, _ = queue.waiting.popitem(last=False)
+                if not entered.done():
+                    entered.set_exception(error())
 
-    def _pass(self, key: int, session: LockSession | None) -> None:
-        if not self._next(self._queues[key], session):
+    def _pass_on(self, key: int, session: LockSession | None) -> None:
+        if not self._admit_next(self._entered[key], session):
             if session is not None:
                 session.release(key)
-            del self._queues[key]
+            del self._entered[key]
 
-    def _next(self, queue: _Queue | None, session: LockSession | None) -> bool:
+    def _admit_next(self, queue: _Waiters | None, session: LockSession | None) -> bool:
         while queue is not None and queue.waiting:
-            turn, _ = queue.waiting.popitem(last=False)
-            if not turn.done():
-                turn.set_result(session)
+            entered, _ = queue.waiting.popitem(last=False)
+            if not entered.done():
+                entered.set_result(session)
                 return True
         return False

@@ -1,4 +1,4 @@
-"""What a session was asked for and has not answered: futures in the order in which they came."""
+"""What a session has been requested to do and has not answered yet, in the order of arrival."""
 
 from __future__ import annotations
 
@@ -8,38 +8,30 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
-from aiodurable.locks.lease import Holding, Lease
+from aiodurable.locks.lease import Release, SessionLease, Trust
 from aiodurable.locks.statements import FREED, Answer
 
-__all__ = ["BATCH", "Batch", "Release", "RequestQueue"]
+__all__ = ["BATCH", "Batch", "Granting", "ReleaseFuture", "RequestQueue"]
 
 BATCH: Final = 2000
-"""Keys a statement unlocks, and tries, at most: some 10 ms of work for the server, so that nobody waits long for others."""
+"""Keys that one statement unlocks, and tries, at most: some 10 ms of work for the server, so that
+nobody waits long for the requests of others."""
 
 
-class Grants(Holding, Protocol):
-    """The session that was asked.
+class ReleaseFuture(asyncio.Future[Mapping[int, int]]):
+    """The results of the keys that a statement unlocks: `NOT_HELD` or `NOTIFIED`, without those that
+    were merely `FREED`.
 
-    Attributes:
-        held: its leases by key.
-        answered: `time.monotonic` of its last answer.
-    """
+    All releases of a batch share it. The server carries them out whatever becomes of the callers, so
+    it cannot be cancelled: a task that is cancelled while it awaits this future gets its
+    `CancelledError` when the server has answered, because a task waits on when the future it awaits
+    refuses. `asyncio.shield` would end the wait at once, and costs twice as much as the rest of a
+    release.
 
-    held: dict[int, Lease]
-    answered: float
-
-
-class Release(asyncio.Future[Mapping[int, int]]):
-    """What became of keys that a statement unlocks: `NOT_HELD` or `NOTIFIED`; those that were merely `FREED` are left out.
-
-    All releases of a batch share it. They are carried out whoever asked, so it cannot be cancelled: whoever awaits it and is
-    cancelled meanwhile gets its `CancelledError` when the server has answered, for that is what a task does when the future
-    it waits for refuses. `asyncio.shield` would end the wait at once, and costs twice as much as the rest of a release.
-
-    Whoever waits is woken in one callback of the loop, one after the other: with one for each, asyncio's loop takes 7 % longer
-    for the whole pair.
+    One callback of the loop wakes all waiters, one after the other: with a callback each, asyncio's
+    loop takes 7 % longer for the whole pair of lock and unlock (benchmarks/locks.py).
     """
 
     def __init__(self) -> None:
@@ -51,14 +43,14 @@ class Release(asyncio.Future[Mapping[int, int]]):
         return False
 
     def add_done_callback(self, fn: Callable[[Self], object], /, *, context: Context | None = None) -> None:
-        """As of any future."""
+        """Like that of any future."""
         if self.done():
             super().add_done_callback(fn, context=context)
         else:
             self._waiting.append((fn, context or copy_context()))
 
     def set_result(self, result: Mapping[int, int], /) -> None:
-        """As of any future."""
+        """Like that of any future."""
         super().set_result(result)
         self._wake_soon()
 
@@ -72,29 +64,47 @@ class Release(asyncio.Future[Mapping[int, int]]):
             while waiting:
                 fn, context = waiting.popleft()
                 context.run(fn, self)
-        finally:  # an interrupt that one of them raises is not the others'
+        finally:  # an interrupt that one of them raises must not keep the others asleep
             self._wake_soon()
 
 
+@dataclass(frozen=True, slots=True)
+class Granting:
+    """What a session gives each of its leases.
+
+    Attributes:
+        held: the session's leases by key.
+        release: releases a lease.
+        trust: how long the session may be trusted.
+    """
+
+    held: dict[int, SessionLease]
+    release: Release
+    trust: Trust
+
+
 class AcquireRequests:
-    """Keys that are wanted, in the order in which they were asked for, and who waits for them. Three lists, not a tuple each,
-    which would be one more object for the garbage collector to go through while a task waits."""
+    """Requested keys in order of arrival, with the futures of their callers.
+
+    Three lists instead of a tuple for each request: a tuple would be one more object that the
+    garbage collector traverses while a task waits.
+    """
 
     __slots__ = ("callers", "keys", "names")
 
     def __init__(self) -> None:
         self.keys: list[int] = []
         self.names: list[str] = []
-        self.callers: list[asyncio.Future[Lease | None]] = []
+        self.callers: list[asyncio.Future[SessionLease | None]] = []
 
-    def add(self, key: int, name: str, caller: asyncio.Future[Lease | None]) -> None:
-        """One more."""
+    def add(self, key: int, name: str, caller: asyncio.Future[SessionLease | None]) -> None:
+        """Append a request."""
         self.keys.append(key)
         self.names.append(name)
         self.callers.append(caller)
 
     def split(self, at: int) -> tuple[AcquireRequests, AcquireRequests]:
-        """The first ones, and the rest."""
+        """The first `at` requests, and the rest."""
         if len(self.keys) <= at:
             return self, AcquireRequests()
         first, rest = AcquireRequests(), AcquireRequests()
@@ -114,10 +124,12 @@ class AcquireRequests:
         left.callers = list(compress(self.callers, wanted))
         return left
 
-    def settle(self, tokens: Iterable[int | None], session: Grants) -> list[int]:
-        """Give each caller its lease, or None where there is no token. Returns the keys that were granted to callers who had
-        left."""
-        held, taken = session.held, session.answered
+    def settle(self, tokens: Iterable[int | None], granting: Granting, answered: float) -> list[int]:
+        """Give each caller its lease, or None where there is no token.
+
+        Returns the keys that were granted to callers who had left.
+        """
+        held, release, trust = granting.held, granting.release, granting.trust
         unwanted: list[int] = []
         for key, name, caller, token in zip(self.keys, self.names, self.callers, tokens, strict=True):
             if caller.done():  # cancelled while the statement was under way
@@ -126,12 +138,12 @@ class AcquireRequests:
             elif token is None:
                 caller.set_result(None)
             else:
-                lease = held[key] = Lease(name, key, token, session, taken)
+                lease = held[key] = SessionLease(name, key, token, release, trust, answered)
                 caller.set_result(lease)
         return unwanted
 
     def fail(self, error: Callable[[], Exception]) -> None:
-        """None of them was granted."""
+        """Grant none of them."""
         for caller in self.callers:
             if not caller.done():
                 caller.set_exception(error())
@@ -139,27 +151,31 @@ class AcquireRequests:
 
 @dataclass(slots=True)
 class Batch:
-    """What travels as one statement: keys to unlock, keys to try, and keys that stay locked and only want a token."""
+    """One statement: keys to unlock, keys to try, and locked keys that only need a new token."""
 
     releases: list[int] = field(default_factory=list[int])
     acquires: AcquireRequests = field(default_factory=AcquireRequests)
     renewals: AcquireRequests = field(default_factory=AcquireRequests)
-    released: Release = field(default_factory=Release)
+    released: ReleaseFuture = field(default_factory=ReleaseFuture)
 
     def __bool__(self) -> bool:
         return bool(self.releases or self.acquires.keys or self.renewals.keys)
 
-    def settle(self, answer: Answer, session: Grants) -> list[int]:
-        """Give everybody the answer. Returns keys that were granted to callers who had left: they must go back."""
+    def settle(self, answer: Answer, granting: Granting, answered: float) -> list[int]:
+        """Give every caller its answer.
+
+        Returns keys that were granted to callers who had left; they have to be unlocked. A renewed
+        key is not among them: the caller who left hands it over.
+        """
         if self.releases:
-            became = zip(self.releases, answer.released, strict=True)
-            self.released.set_result({key: what for key, what in became if what != FREED})
+            results = zip(self.releases, answer.released, strict=True)
+            self.released.set_result({key: result for key, result in results if result != FREED})
         if self.renewals.keys:
-            self.renewals.settle(answer.tokens, session)  # whoever has left puts it back
-        return self.acquires.settle(answer.acquired, session)
+            self.renewals.settle(answer.tokens, granting, answered)
+        return self.acquires.settle(answer.acquired, granting, answered)
 
     def fail(self, error: Callable[[], Exception]) -> None:
-        """Nothing was granted, and everything is, or will be, let go of."""
+        """Grant nothing; everything that was to be unlocked is unlocked, or will be."""
         if not self.released.done():
             self.released.set_result({})
         self.acquires.fail(error)
@@ -167,14 +183,14 @@ class Batch:
 
 
 class RequestQueue(Batch):
-    """The queue, and the batch that is under way."""
+    """The next batch, filled batches of releases before it, and the batch under way."""
 
     __slots__ = ("_full", "under_way")
 
     def __init__(self) -> None:
         super().__init__()
         self.under_way: Batch | None = None
-        self._full: deque[Batch] = deque()  # of releases alone
+        self._full: deque[Batch] = deque()  # releases only
 
     def __bool__(self) -> bool:
         return bool(self._full) or super().__bool__()
@@ -182,33 +198,37 @@ class RequestQueue(Batch):
     @property
     def trying(self) -> int:
         """How many tries have no answer yet."""
-        return len(self.acquires.keys) + (len(self.under_way.acquires.keys) if self.under_way is not None else 0)
+        under_way = 0 if self.under_way is None else len(self.under_way.acquires.keys)
+        return len(self.acquires.keys) + under_way
 
     @property
     def to_unlock(self) -> set[int]:
         """All keys that are to be unlocked and have not been sent."""
         return {key for batch in (*self._full, self) for key in batch.releases}
 
-    def release(self, key: int) -> Release:
-        """Have a key unlocked."""
+    def release(self, key: int) -> ReleaseFuture:
+        """Request that a key be unlocked."""
         if len(self.releases) >= BATCH:
             self._full.append(Batch(self.releases, released=self.released))
             self.releases = []
         if not self.releases:
-            self.released = Release()
+            self.released = ReleaseFuture()
         self.releases.append(key)
         return self.released
 
-    def take(self, room: int, refuse: Callable[[], Exception]) -> Batch:
-        """The next batch. A release never waits behind an acquire: as long as there are too many, nothing else goes. Tries
-        that go beyond `room` are refused."""
+    def take(self, capacity: int, refuse: Callable[[], Exception]) -> Batch:
+        """Remove and return the next batch.
+
+        A release never waits behind a try: while there are more releases than one statement carries,
+        nothing else is sent. Tries beyond `capacity` fail with `refuse`.
+        """
         if self._full:
             self.under_way = self._full.popleft()
             return self.under_way
         acquires, self.acquires = self.acquires.split(BATCH)
         acquires = acquires.still_wanted()
-        if len(acquires.keys) > room:
-            acquires, beyond = acquires.split(room)
+        if len(acquires.keys) > capacity:
+            acquires, beyond = acquires.split(capacity)
             beyond.fail(refuse)
         renewals, self.renewals = self.renewals.split(BATCH)
         self.under_way = Batch(self.releases, acquires, renewals, self.released)
@@ -216,7 +236,7 @@ class RequestQueue(Batch):
         return self.under_way
 
     def fail_all(self, error: Callable[[], Exception]) -> None:
-        """The session is over."""
+        """Fail every request: the session is over."""
         for batch in (self.under_way, *self._full, self):
             if batch is not None:
                 batch.fail(error)

@@ -1,4 +1,7 @@
-"""Letting go of locks when the process is asked to end. Opt-in: an application has one place that handles its signals."""
+"""Releasing locks when the process is to end.
+
+Opt-in: an application handles its signals in one place.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ __all__ = ["close_on_signals"]
 
 
 class Closable(Protocol):
-    """What is closed, within a bounded time."""
+    """What is closed within a bounded time: a lock manager, a `Durable`."""
 
     async def aclose(self) -> None:
         """Close."""
@@ -23,10 +26,12 @@ class Closable(Protocol):
 async def close_on_signals(
     locks: Closable, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
 ) -> AsyncIterator[None]:
-    """While the body runs, one of `signals` closes `locks`, and is then raised again as if nobody had handled it.
+    """While the body runs, one of `signals` closes `locks`, and is then raised again as if nobody had
+    handled it.
 
-    Closing takes at most `close_timeout_s`: leases are released, and the bodies under them cancelled. A second signal does
-    not wait for it. asyncio's own handlers (`loop.add_signal_handler`) are used, so the main thread's event loop is needed.
+    Closing takes at most `close_timeout_s`: leases are released, and the bodies under them cancelled. A
+    second signal does not wait for it. asyncio's own handlers (`loop.add_signal_handler`) are used, so
+    the main thread's event loop is needed.
 
     Raises:
         NotImplementedError: this event loop handles no signals (Windows).
@@ -49,7 +54,8 @@ async def close_on_signals(
 
     def received(which: signal.Signals) -> None:
         restore()
-        closing.append(loop.create_task(close_then_raise(which), name=f"aiodurable close on {which.name}"))
+        task = loop.create_task(close_then_raise(which), name=f"aiodurable close on {which.name}")
+        closing.append(task)
 
     for each in signals:
         loop.add_signal_handler(each, received, each)

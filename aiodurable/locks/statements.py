@@ -1,4 +1,4 @@
-"""One dedicated connection as the locks see it: a handful of prepared statements, none of which ever blocks."""
+"""The statements of a lock session on its dedicated connection; none of them ever blocks."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ _KEY: Final = re.compile("-?[0-9]{1,19}")
 NOT_HELD: Final = 0
 FREED: Final = 1
 NOTIFIED: Final = 2
-"""What became of a key that was to be unlocked; NOTIFIED: somebody waits for it and was told."""
+"""The result of unlocking a key. NOTIFIED: somebody waits for it, and was notified."""
 
 _STATEMENT_ELSEWHERE: Final = ("26000", "42P05", "08P01")
-"""A statement just prepared is not there, or one not yet prepared is: two servers answered one connection."""
+"""A statement just prepared does not exist, or one not yet prepared does: two servers answered one
+connection."""
 
 
 class Answer(NamedTuple):
-    """What a batch came to: of each release what became of it, of each try its token or None, and tokens asked for."""
+    """The answer to a batch: the result of each release, the token of each try or None, and the tokens
+    of renewals."""
 
     pid: int
     released: Sequence[int]
@@ -45,12 +47,16 @@ class Answer(NamedTuple):
 
 
 class LockStatements:
-    """A connection that carries locks and nothing else. Made by `open`; whoever has it sees to it that one statement
-    runs at a time, and that none is ever cancelled (asyncpg would open a second connection to cancel it).
+    """A connection that carries locks and nothing else; use `open`.
+
+    Its owner sends one statement at a time and never cancels one (asyncpg would open a second
+    connection to cancel it).
 
     Attributes:
-        pid: the backend that answered when it was opened. Another one later means that the locks are elsewhere.
-        announced: the backend the server announced at connection start; not `pid` where a proxy stands in between.
+        pid: the backend that answered when it was opened. If another one answers later, the locks are
+            elsewhere.
+        announced: the backend that the server announced when it was connected; not `pid` behind a
+            proxy.
         version: `server_version_num`.
         standby: whether the server is in recovery.
     """
@@ -66,7 +72,7 @@ class LockStatements:
 
     @classmethod
     async def open(cls, dsn: Dsn, *, timeout_s: float) -> Self:
-        """Connect and look who answers; nothing is set yet.
+        """Connect and identify the backend; nothing is configured yet.
 
         Raises:
             PostgresUnavailableError: it could not be reached, refused, or failed at once.
@@ -74,7 +80,7 @@ class LockStatements:
         """
         connection = await connect_direct(dsn, role="lock", timeout_s=timeout_s)
         try:
-            [(pid, version, standby)] = await connection.fetch(_SQL["look"], timeout=timeout_s)
+            [(pid, version, standby)] = await connection.fetch(_SQL["identify_backend"], timeout=timeout_s)
         except BaseException as error:  # also when cancelled: the connection has no owner yet
             connection.terminate()
             if getattr(error, "sqlstate", None) in _STATEMENT_ELSEWHERE:
@@ -84,8 +90,8 @@ class LockStatements:
             raise
         return cls(connection, dsn, pid=pid, version=version, standby=standby)
 
-    async def prepare(self, terms: LeaseTiming, *, setup: bool) -> None:
-        """Configure the session and make it ready for batches.
+    async def prepare(self, timing: LeaseTiming, *, setup: bool) -> None:
+        """Configure the session and prepare its statements.
 
         Raises:
             SchemaMismatchError: the sequence of the tokens is missing and `setup` is off.
@@ -93,13 +99,12 @@ class LockStatements:
             PostgresUnavailableError: the server failed or refused meanwhile.
         """
         with translate(self._dsn):
-            if (
-                self.announced != self.pid
-            ):  # a pooler that resets nothing leaves the locks of whoever had this server connection
+            if self.announced != self.pid:
+                # A pooler that resets nothing leaves the locks of the last user of this connection.
                 await self._connection.execute(_SQL["release_all"])
-            await self._connection.fetch(_SQL["configure"], *terms.server_settings)
+            await self._connection.fetch(_SQL["configure"], *timing.server_settings)
             await make_missing(self._connection, self._dsn, setup=setup)
-            # Else every session would die of its first lease, and whoever waits for one would wait for ever.
+            # Otherwise every session would die of its first lease, and waiters would wait for ever.
             if not await self._connection.fetchval(_SQL["rights"]):
                 raise ConfigurationError(
                     f"the role of {self._dsn.safe} lacks USAGE on aiodurable_lock_tokens, which leases need: grant it"
@@ -107,44 +112,48 @@ class LockStatements:
             for name in _PREPARED:
                 self._statements[name] = await self._connection.prepare(_SQL[name])
 
-    async def listen(self, heard: Callable[[int], None], channels: Mapping[str, Callable[[str], None]]) -> None:
-        """Have `heard` called with the key whenever a lock that somebody waits for was let go; and listen on `channels`."""
+    async def listen(self, key_released: Callable[[int], None], channels: Mapping[str, Callable[[str], None]]) -> None:
+        """Have `key_released` called with each key that was unlocked while somebody waited for it; listen
+        on `channels` too."""
 
-        def told(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+        def notified(_connection: object, _pid: int, _channel: str, payload: object) -> None:
             if _KEY.fullmatch(key := str(payload)):
-                heard(int(key))
-            else:
-                _log.debug("dropped a notification of %d characters that is no key: anybody may send one", len(key))
+                key_released(int(key))
+            else:  # any role may send one
+                _log.debug("dropped a notification of %d characters that is no key", len(key))
 
-        def passed_on(_connection: object, _pid: int, channel: str, payload: object) -> None:
+        def forward(_connection: object, _pid: int, channel: str, payload: object) -> None:
             channels[channel](str(payload))
 
-        await self._connection.add_listener(_CHANNEL, told)
+        await self._connection.add_listener(_CHANNEL, notified)
         for channel in channels:
-            await self._connection.add_listener(channel, passed_on)
+            await self._connection.add_listener(channel, forward)
 
-    def on_end(self, ended: Callable[[], None]) -> None:
-        """Have `ended` called when the connection ends, whoever ends it."""
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the connection ends, whoever ends it."""
 
-        def told(_connection: object) -> None:
-            ended()
+        def closed(_connection: object) -> None:
+            callback()
 
-        self._connection.add_termination_listener(told)
+        self._connection.add_termination_listener(closed)
 
     async def batch(self, releases: Sequence[int], acquires: Sequence[int], tokens: int) -> Answer:
-        """Unlock, then try, as one statement. A single key has a statement of its own, for the sake of its latency."""
+        """Unlock, then try, in one statement. A single key has a statement of its own, which is faster."""
         if len(acquires) == 1 and not releases and not tokens:
             pid, token = await self._statements["acquire"].fetchrow(acquires[0])
             return Answer(pid, (), (token,), ())
         if len(releases) == 1 and not acquires and not tokens:
-            pid, became = await self._statements["release"].fetchrow(releases[0])
-            return Answer(pid, (became,), (), ())
-        pid, became, locked, token = await self._statements["batch"].fetchrow(releases, acquires, tokens > 0)
-        return Answer(pid, became, [token if mine else None for mine in locked], [token] * tokens)
+            pid, result = await self._statements["release"].fetchrow(releases[0])
+            return Answer(pid, (result,), (), ())
+        pid, results, locked, token = await self._statements["batch"].fetchrow(releases, acquires, tokens > 0)
+        return Answer(pid, results, [token if mine else None for mine in locked], [token] * tokens)
 
     async def flags(self, down: Sequence[int], up: Sequence[int]) -> tuple[int, Sequence[bool]]:
-        """Take waiters' flags down and put others up; returns the backend and which of `up` are up. One at which a releaser
-        looks in that moment is tried once more, when he has looked; where that fails too the tick wakes its waiter."""
+        """Lower and raise waiters' flags; returns the backend, and which of `up` are up.
+
+        A flag that a releaser probed in that moment is tried once more: the probe lasts microseconds.
+        If that fails too, the tick wakes its waiter.
+        """
         pid, are_up = await self._statements["flags"].fetchrow(down, up)
         raised = dict(zip(up, are_up, strict=True))
         missing = [key for key, is_up in raised.items() if not is_up]
@@ -155,25 +164,25 @@ class LockStatements:
         return pid, list(raised.values())
 
     async def undo(self, keys: Sequence[int], flags: Sequence[int] = ()) -> None:
-        """Let go of whatever a failed statement may have taken."""
+        """Unlock whatever a failed statement may have locked."""
         await self._statements["undo"].fetch(keys, flags)
 
     async def audit(self, held: int) -> tuple[int, Sequence[int] | None, int, int]:
-        """The backend, the keys it holds if they are not `held` in number, the server's lock slots, the lock sessions
-        that share them."""
+        """The backend, the keys it holds if they are not `held` in number, the server's lock slots, and
+        the lock sessions that share them."""
         return tuple(await self._statements["audit"].fetchrow(held))  # pyright: ignore[reportReturnType]
 
-    async def try_hold(self, key: int) -> bool:
-        """Take one key, for the probe."""
+    async def probe_lock(self, key: int) -> bool:
+        """Lock one key, for the probe."""
         return bool(await self._connection.fetchval(_SQL["probe"], key, True))
 
-    async def try_beside(self, key: int) -> bool:
-        """Whether a transaction on this connection can have `key`. The transaction stays open."""
+    async def probe_from_peer(self, key: int) -> bool:
+        """Whether a transaction on this connection can lock `key`. The transaction stays open."""
         await self._connection.execute("BEGIN")
         return bool(await self._connection.fetchval(_SQL["probe"], key, False))
 
-    async def give_back(self, key: int) -> bool:
-        """Unlock the probe's key; whether it was held."""
+    async def probe_unlock(self, key: int) -> bool:
+        """Unlock the probe's key. Returns whether it was locked."""
         return bool(await self._connection.fetchval(_SQL["unprobe"], key))
 
     def fileno(self) -> int:
@@ -184,24 +193,24 @@ class LockStatements:
         return -1 if socket is None else socket.fileno()
 
     async def close(self, timeout_s: float) -> None:
-        """Let everything go and close; cut off after `timeout_s` seconds."""
+        """Unlock everything and close; cut the connection after `timeout_s` seconds."""
         try:
             await self._connection.execute(_SQL["release_all"], timeout=timeout_s)
             await self._connection.close(timeout=timeout_s)
         except DRIVER_FAILURES:
-            pass  # the server lets go of a dead session's locks by itself
+            pass  # the server frees a dead session's locks by itself
         finally:
             self.terminate()
 
     def terminate(self) -> None:
-        """Cut the connection without a word; what waits for an answer is told."""
+        """Cut the connection at once; whoever awaits an answer gets an error."""
         self._connection.terminate()
 
 
 def pooled(dsn: Dsn) -> PoolerNotSupportedError:
-    """What to say of a pooler that moves statements between servers."""
+    """The error for a pooler that moves statements between servers."""
     return PoolerNotSupportedError(
-        f"wanted a connection to {dsn.safe} that holds session locks, found a pooler in transaction or statement mode: a "
-        "lock taken through it belongs to whoever gets that server connection next. Give the locks a direct connection "
-        "(lock_dsn, AIODURABLE_LOCK_DSN); everything else may go through the pooler"
+        f"cannot hold session locks through the pooler at {dsn.safe}: it is in transaction or statement "
+        "mode, so a lock belongs to whoever gets that server connection next. Give the locks a direct "
+        "connection (lock_dsn, AIODURABLE_LOCK_DSN); everything else may go through the pooler"
     )

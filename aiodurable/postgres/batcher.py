@@ -23,15 +23,24 @@ class Batcher(Generic[K, V]):
     Args:
         ask: given distinct keys, answers with what there is for them; a key left out is answered with None.
         limit: how many keys one statement carries at most.
+        shared: calls with the same key share an answer; otherwise each of them gets one of its own.
         name: of the task, for debuggers.
     """
 
-    def __init__(self, ask: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]], *, limit: int = 100, name: str) -> None:
+    def __init__(
+        self,
+        ask: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]],
+        *,
+        limit: int = 100,
+        shared: bool = False,
+        name: str,
+    ) -> None:
         self._ask = ask
         self._limit = limit
+        self._shared = shared
         self._name = name
         self._waiting: deque[tuple[K, asyncio.Future[V | None]]] = deque()
-        self._asked: Mapping[K, asyncio.Future[V | None]] = {}
+        self._asked: Mapping[K, Sequence[asyncio.Future[V | None]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -58,7 +67,8 @@ class Batcher(Generic[K, V]):
             self._give_up()
 
     def _give_up(self) -> None:
-        for answer in (*self._asked.values(), *(waiting[1] for waiting in self._waiting)):
+        asked = (answer for answers in self._asked.values() for answer in answers)
+        for answer in (*asked, *(waiting[1] for waiting in self._waiting)):
             if not answer.done():
                 answer.set_exception(ClosedError("the connection was closed before the answer came"))
         self._waiting.clear()
@@ -72,30 +82,37 @@ class Batcher(Generic[K, V]):
             self._task = None
             self._give_up()
 
-    def _take(self) -> dict[K, asyncio.Future[V | None]]:
-        batch: dict[K, asyncio.Future[V | None]] = {}
+    def _take(self) -> dict[K, list[asyncio.Future[V | None]]]:
+        batch: dict[K, list[asyncio.Future[V | None]]] = {}
         later: list[tuple[K, asyncio.Future[V | None]]] = []
         while self._waiting and len(batch) < self._limit:
             key, answer = self._waiting.popleft()
-            if key in batch:
+            if answer.done():  # its caller was cancelled
+                continue
+            if key not in batch:
+                batch[key] = [answer]
+            elif self._shared:
+                batch[key].append(answer)
+            else:
                 later.append((key, answer))
-            elif not answer.done():  # its caller may have been cancelled
-                batch[key] = answer
         self._waiting.extendleft(reversed(later))
         return batch
 
-    async def _answer(self, batch: Mapping[K, asyncio.Future[V | None]]) -> None:
+    async def _answer(self, batch: Mapping[K, Sequence[asyncio.Future[V | None]]]) -> None:
         try:
             answers = await self._ask(tuple(batch))
         except Exception as error:  # it is somebody's answer; whose, is found out below
             if len(batch) == 1 or isinstance(error, PostgresUnavailableError | CircuitOpenError | ClosedError):
-                for answer in batch.values():
-                    if not answer.done():
-                        answer.set_exception(error)
+                for waiting in batch.values():
+                    for answer in waiting:
+                        if not answer.done():
+                            answer.set_exception(error)
             else:  # one key that Postgres refuses must not fail its neighbours
-                for key, answer in batch.items():
-                    await self._answer({key: answer})
+                for key, waiting in batch.items():
+                    await self._answer({key: waiting})
             return
-        for key, answer in batch.items():
-            if not answer.done():
-                answer.set_result(answers.get(key))
+        for key, waiting in batch.items():
+            found = answers.get(key)
+            for answer in waiting:
+                if not answer.done():
+                    answer.set_result(found)

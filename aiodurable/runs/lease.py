@@ -164,7 +164,7 @@ class ThreadLease:
         """
         while True:
             try:
-                if self._lock.lost and (again := await self._services.locks.take_again(self._lock)):
+                if self._lock.lost and (again := await self._services.locks.reacquire(self._lock)):
                     self._lock = again
                     self._unwatch = again.on_lost(self._lock_lost)
                 standing = await self._services.checkpoints.standing(self.thread_id)

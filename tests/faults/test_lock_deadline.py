@@ -92,9 +92,9 @@ async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(dsn: st
     locks = PostgresLockManager(dsn, sessions=1, settings=SILENT)
     await locks.open()
     lease = await locks.acquire("a")
-    session = locks._keepers[0].session
+    session = locks._supervisors[0].session
     assert session is not None
-    session._timers["beat"].cancel()  # it falls silent, and the event loop runs on
+    session._timers["heartbeat"].cancel()  # it falls silent, and the event loop runs on
     last = session.answered
     lost = asyncio.create_task(lease.wait_lost())
     await lost
@@ -107,7 +107,7 @@ async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(dsn: st
 async def test_the_server_itself_ends_a_session_that_fell_silent(dsn: str, server_locks: ServerLocks) -> None:
     async with PostgresLockManager(dsn, sessions=1, settings=SILENT) as locks:
         await locks.acquire("a")
-        session = locks._keepers[0].session
+        session = locks._supervisors[0].session
         assert session is not None
         for timer in session._timers.values():
             timer.cancel()  # neither heartbeat nor deadline

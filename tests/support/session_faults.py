@@ -7,9 +7,9 @@ from aiodurable.locks.session import LockSession
 
 async def take_away(session: LockSession, *keys: int) -> None:
     """The server has these locks no longer."""
-    await session.wire._connection.fetch("SELECT pg_advisory_unlock(k) FROM unnest($1::bigint[]) k", keys)
+    await session.statements._connection.fetch("SELECT pg_advisory_unlock(k) FROM unnest($1::bigint[]) k", keys)
 
 
 async def slip_in(session: LockSession, key: int) -> None:
     """The server has one that nobody asked for."""
-    await session.wire._connection.fetch("SELECT pg_advisory_lock($1)", key)
+    await session.statements._connection.fetch("SELECT pg_advisory_lock($1)", key)

@@ -47,7 +47,7 @@ class Books:
             granted = self._granted[id(wire)]
             self._rule(granted.issuperset(releases), "a key is released on the session that took it")
             self._rule((granted - set(releases)).isdisjoint(acquires), "a session is never asked twice for a key")
-            behind = bool(sessions[id(wire)]._asked.releases)
+            behind = bool(sessions[id(wire)]._requests.releases)
             self._rule(not (behind and (acquires or tokens)), "no release waits behind a try")
             self.seen["releases in several batches"] += behind
             answer = await self._timed(wire, batch(wire, releases, acquires, tokens))
@@ -80,7 +80,7 @@ class Books:
 
     def trusted_too_long(self, session: LockSession) -> bool:
         """Whether it is trusted longer than from the sending of the last statement that was answered."""
-        return session.trusted_until > self._terms.trusted_until(self._sent[id(session.wire)])
+        return session.trust.until > self._terms.trusted_until(self._sent[id(session.statements)])
 
     async def _timed(self, wire: LockStatements, statement: Any) -> Any:
         self._rule(id(wire) not in self._under_way, "one statement at a time")

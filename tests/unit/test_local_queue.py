@@ -20,19 +20,19 @@ async def waiting(turns: LocalQueue, count: int) -> list[asyncio.Task[Any]]:
 
 async def test_after_32_handoffs_the_lock_goes_back_to_postgres_although_tasks_here_wait_for_it() -> None:
     turns = LocalQueue()
-    assert turns.take(KEY)
+    assert turns.try_enter(KEY)
     tasks = await waiting(turns, 100)
     for number in range(32):
-        assert turns.hand_on(KEY, SESSION)
+        assert turns.hand_off(KEY, SESSION)
         assert await tasks[number] is SESSION
-    assert not turns.hand_on(KEY, SESSION), "another process would wait for as long as somebody waits here"
-    assert turns.crowded(KEY)
-    turns.end(KEY)
+    assert not turns.hand_off(KEY, SESSION), "another process would wait for as long as somebody waits here"
+    assert turns.has_waiters(KEY)
+    turns.leave(KEY)
     assert await tasks[32] is None  # whoever comes next asks Postgres, and may be refused
     for number in range(33, 65):  # and once it has the lock, it begins again
-        assert turns.hand_on(KEY, SESSION)
+        assert turns.hand_off(KEY, SESSION)
         assert await tasks[number] is SESSION
-    assert not turns.hand_on(KEY, SESSION)
+    assert not turns.hand_off(KEY, SESSION)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -40,10 +40,10 @@ async def test_after_32_handoffs_the_lock_goes_back_to_postgres_although_tasks_h
 
 async def test_a_lock_that_nobody_here_waits_for_is_not_handed_on() -> None:
     turns = LocalQueue()
-    assert turns.take(KEY)
+    assert turns.try_enter(KEY)
     [task] = await waiting(turns, 1)
     task.cancel()
     await asyncio.wait({task})
-    assert not turns.hand_on(KEY, SESSION)
-    turns.end(KEY)
-    assert turns.take(KEY)
+    assert not turns.hand_off(KEY, SESSION)
+    turns.leave(KEY)
+    assert turns.try_enter(KEY)

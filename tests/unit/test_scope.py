@@ -11,25 +11,21 @@ import pytest
 
 from aiodurable.errors import LeaseLostError
 from aiodurable.locks import Lease, cancel_on_lost
+from aiodurable.locks.lease import SessionLease, Trust
 
 
-class Session:
-    """What a lease needs of its session."""
-
-    trusted_until = float("inf")
-
-    def let_go(self, lease: Lease) -> None:
-        return None
+def nothing_to_release(_: Lease) -> None:
+    return None
 
 
 @pytest.fixture
-def session() -> Session:
-    return Session()
+def trust() -> Trust:
+    return Trust(float("inf"))
 
 
 @pytest.fixture
-def lease(session: Session) -> Lease:
-    return Lease("a", 1, 7, session, 0.0)
+def lease(trust: Trust) -> SessionLease:
+    return SessionLease("a", 1, 7, nothing_to_release, trust, 0.0)
 
 
 async def for_ever() -> None:
@@ -42,7 +38,7 @@ def cancelling() -> int:
     return task.cancelling()
 
 
-async def test_the_body_is_cancelled_and_the_loss_surfaces(lease: Lease) -> None:
+async def test_the_body_is_cancelled_and_the_loss_surfaces(lease: SessionLease) -> None:
     asyncio.get_running_loop().call_soon(lease.lose)
     with pytest.raises(LeaseLostError, match="could not keep the lease") as lost:
         async with cancel_on_lost(lease):
@@ -53,7 +49,7 @@ async def test_the_body_is_cancelled_and_the_loss_surfaces(lease: Lease) -> None
     await asyncio.sleep(0)
 
 
-async def test_a_body_that_swallows_its_cancellation_hears_of_the_loss(lease: Lease) -> None:
+async def test_a_body_that_swallows_its_cancellation_hears_of_the_loss(lease: SessionLease) -> None:
     asyncio.get_running_loop().call_soon(lease.lose)
     with pytest.raises(LeaseLostError):
         async with cancel_on_lost(lease):
@@ -64,7 +60,7 @@ async def test_a_body_that_swallows_its_cancellation_hears_of_the_loss(lease: Le
     await asyncio.sleep(0)
 
 
-async def test_a_body_that_ended_under_a_lost_lease_hears_of_it(lease: Lease) -> None:
+async def test_a_body_that_ended_under_a_lost_lease_hears_of_it(lease: SessionLease) -> None:
     with pytest.raises(LeaseLostError):
         async with cancel_on_lost(lease):
             lease.lose()
@@ -72,14 +68,14 @@ async def test_a_body_that_ended_under_a_lost_lease_hears_of_it(lease: Lease) ->
     await asyncio.sleep(0)
 
 
-async def test_a_body_under_a_passed_deadline_hears_of_it(lease: Lease, session: Session) -> None:
+async def test_a_body_under_a_passed_deadline_hears_of_it(lease: SessionLease, trust: Trust) -> None:
     with pytest.raises(LeaseLostError):
         async with cancel_on_lost(lease):
-            session.trusted_until = time.monotonic() - 1
+            trust.until = time.monotonic() - 1
     assert lease.lost
 
 
-async def test_the_bodys_own_error_stays_itself(lease: Lease) -> None:
+async def test_the_bodys_own_error_stays_itself(lease: SessionLease) -> None:
     asyncio.get_running_loop().call_soon(lease.lose)
     with pytest.raises(ZeroDivisionError):
         async with cancel_on_lost(lease):
@@ -89,11 +85,11 @@ async def test_the_bodys_own_error_stays_itself(lease: Lease) -> None:
                 raise ZeroDivisionError from None
     assert cancelling() == 0
     with pytest.raises(ZeroDivisionError):
-        async with cancel_on_lost(Lease("b", 2, 1, Session(), 0.0)) as _:
+        async with cancel_on_lost(SessionLease("b", 2, 1, nothing_to_release, Trust(float("inf")), 0.0)) as _:
             raise ZeroDivisionError
 
 
-async def test_an_outer_timeout_stays_a_timeout(lease: Lease) -> None:
+async def test_an_outer_timeout_stays_a_timeout(lease: SessionLease) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             async with cancel_on_lost(lease):
@@ -101,7 +97,7 @@ async def test_an_outer_timeout_stays_a_timeout(lease: Lease) -> None:
     assert cancelling() == 0
 
 
-async def test_an_outer_timeout_and_a_loss_at_the_same_moment_are_a_timeout(lease: Lease) -> None:
+async def test_an_outer_timeout_and_a_loss_at_the_same_moment_are_a_timeout(lease: SessionLease) -> None:
     loop = asyncio.get_running_loop()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(None) as outer:
@@ -112,7 +108,7 @@ async def test_an_outer_timeout_and_a_loss_at_the_same_moment_are_a_timeout(leas
     assert cancelling() == 0
 
 
-async def test_an_inner_timeout_is_the_bodys_own(lease: Lease) -> None:
+async def test_an_inner_timeout_is_the_bodys_own(lease: SessionLease) -> None:
     async with cancel_on_lost(lease):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
@@ -120,7 +116,7 @@ async def test_an_inner_timeout_is_the_bodys_own(lease: Lease) -> None:
 
 
 @pytest.mark.parametrize("first", ["user", "loss"])
-async def test_a_users_cancellation_at_the_same_moment_wins(lease: Lease, first: str) -> None:
+async def test_a_users_cancellation_at_the_same_moment_wins(lease: SessionLease, first: str) -> None:
     entered = asyncio.Event()
 
     async def body() -> None:
@@ -142,7 +138,7 @@ async def test_a_users_cancellation_at_the_same_moment_wins(lease: Lease, first:
     assert task.cancelled()
 
 
-async def test_inside_a_task_group_its_siblings_end_and_the_loss_surfaces(lease: Lease) -> None:
+async def test_inside_a_task_group_its_siblings_end_and_the_loss_surfaces(lease: SessionLease) -> None:
     sibling: asyncio.Task[None] | None = None
 
     left: list[int] = []
@@ -165,7 +161,7 @@ async def test_inside_a_task_group_its_siblings_end_and_the_loss_surfaces(lease:
     assert left == [0]
 
 
-async def test_around_a_task_group_its_tasks_end_and_the_loss_surfaces_bare(lease: Lease) -> None:
+async def test_around_a_task_group_its_tasks_end_and_the_loss_surfaces_bare(lease: SessionLease) -> None:
     task: asyncio.Task[None] | None = None
     asyncio.get_running_loop().call_later(0.01, lease.lose)
     with pytest.raises(LeaseLostError):
@@ -177,8 +173,8 @@ async def test_around_a_task_group_its_tasks_end_and_the_loss_surfaces_bare(leas
     assert cancelling() == 0
 
 
-async def test_two_leases_lost_at_once_surface_once(lease: Lease, session: Session) -> None:
-    outer = Lease("outer", 2, 1, session, 0.0)
+async def test_two_leases_lost_at_once_surface_once(lease: SessionLease, trust: Trust) -> None:
+    outer = SessionLease("outer", 2, 1, nothing_to_release, trust, 0.0)
     loop = asyncio.get_running_loop()
     loop.call_soon(outer.lose)
     loop.call_soon(lease.lose)
@@ -190,7 +186,7 @@ async def test_two_leases_lost_at_once_surface_once(lease: Lease, session: Sessi
     await asyncio.sleep(0)
 
 
-async def test_a_lost_lease_is_not_entered(lease: Lease) -> None:
+async def test_a_lost_lease_is_not_entered(lease: SessionLease) -> None:
     lease.lose()
     with pytest.raises(LeaseLostError):
         async with cancel_on_lost(lease):
@@ -198,7 +194,7 @@ async def test_a_lost_lease_is_not_entered(lease: Lease) -> None:
     assert cancelling() == 0
 
 
-async def test_a_scope_that_was_left_cancels_nobody(lease: Lease) -> None:
+async def test_a_scope_that_was_left_cancels_nobody(lease: SessionLease) -> None:
     async with cancel_on_lost(lease):
         pass
     lease.lose()
@@ -207,8 +203,8 @@ async def test_a_scope_that_was_left_cancels_nobody(lease: Lease) -> None:
     assert cancelling() == 0
 
 
-async def test_a_loss_called_from_the_body_itself_does_not_reach_behind_the_boundary(lease: Lease) -> None:
-    class Eager(Lease):
+async def test_a_loss_called_from_the_body_itself_does_not_reach_behind_the_boundary(lease: SessionLease) -> None:
+    class Eager(SessionLease):
         """Calls back at once, as a thread's lease does."""
 
         __slots__ = ("callbacks",)
@@ -222,7 +218,7 @@ async def test_a_loss_called_from_the_body_itself_does_not_reach_behind_the_boun
             for callback in self.callbacks:
                 callback()
 
-    eager = Eager("a", 1, 1, Session(), 0.0)
+    eager = Eager("a", 1, 1, nothing_to_release, Trust(float("inf")), 0.0)
     with pytest.raises(LeaseLostError):
         async with cancel_on_lost(eager):
             eager.lose()
@@ -230,7 +226,7 @@ async def test_a_loss_called_from_the_body_itself_does_not_reach_behind_the_boun
     assert cancelling() == 0
 
 
-async def test_callbacks_are_called_once_later_and_only_if_still_wanted(lease: Lease) -> None:
+async def test_callbacks_are_called_once_later_and_only_if_still_wanted(lease: SessionLease) -> None:
     called: list[str] = []
     lease.on_lost(lambda: called.append("wanted"))
     lease.on_lost(lambda: called.append("unwanted"))()

@@ -114,12 +114,12 @@ async def silence(direct: Dsn, settings: Settings) -> Finding:
 async def same_database(database: PsycopgPool, wire: LockStatements) -> Finding:
     """Whether both ways lead to one database: a lock taken on the one is looked for on the other."""
     key = random.getrandbits(64) - (1 << 63)
-    if not await wire.try_hold(key):
+    if not await wire.probe_lock(key):
         return warn("same database", "a random lock was not to be had", "try again")
     try:
         [row] = await database.fetch(_SQL["sees"], key)
     finally:
-        await wire.give_back(key)
+        await wire.probe_unlock(key)
     if row["sees"]:
         return ok("same database", "a lock taken through lock_dsn is seen through dsn")
     return fail(

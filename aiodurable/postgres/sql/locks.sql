@@ -1,4 +1,4 @@
--- name: look
+-- name: identify_backend
 -- No table. Who answers, before anything is set on a connection that may be somebody else's a moment later.
 SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num')::integer, pg_catalog.pg_is_in_recovery()
 

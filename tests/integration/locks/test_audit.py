@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until, within
 
 
 def session_of(locks: PostgresLockManager) -> LockSession:
-    session = locks._keepers[0].session
+    session = locks._supervisors[0].session
     assert session is not None
     return session
 
@@ -49,7 +49,7 @@ async def test_a_lock_that_nobody_here_holds_is_let_go(
     with caplog.at_level(logging.ERROR):
         session.audit_soon()
         await wait_until(lambda: server_locks() == 1)
-    assert "nobody in this process holds" in caplog.text
+    assert "no lease in this process has" in caplog.text
     assert not lease.lost
     await lease.release()
 
@@ -80,7 +80,7 @@ async def test_a_second_unlock_finds_nothing(locks: PostgresLockManager) -> None
     one = await locks.acquire("one")
     await asyncio.gather(*(lease.release() for lease in leases))
     await one.release()
-    connection = session_of(locks).wire._connection
+    connection = session_of(locks).statements._connection
     keys = [lease.key for lease in (*leases, one)]
     await wait_until(lambda: session_of(locks).idle)
     rows = await connection.fetch("SELECT pg_advisory_unlock(k) FROM unnest($1::bigint[]) k", keys)

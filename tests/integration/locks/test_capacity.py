@@ -62,7 +62,7 @@ async def test_a_refusal_leaves_the_lock_free_and_the_manager_working(small: str
 async def test_at_the_brim_a_batch_is_given_back_whole_and_nothing_stays(small: str) -> None:
     """Others may fill the table: what a failed statement took before it failed is not kept."""
     async with PostgresLockManager(small, sessions=1) as locks:
-        session = locks._keepers[0].session
+        session = locks._supervisors[0].session
         assert session is not None
         kept = await locks.acquire("kept")
         await wait_until(lambda: session.idle)
@@ -87,7 +87,7 @@ async def test_at_the_brim_a_batch_is_given_back_whole_and_nothing_stays(small: 
 
 async def test_at_the_brim_a_release_goes_through_and_a_second_unlock_finds_nothing(small: str) -> None:
     async with PostgresLockManager(small, sessions=1) as locks:
-        session = locks._keepers[0].session
+        session = locks._supervisors[0].session
         assert session is not None
         await wait_until(lambda: session.idle)
         session.share = 100_000
@@ -97,14 +97,14 @@ async def test_at_the_brim_a_release_goes_through_and_a_second_unlock_finds_noth
         await asyncio.gather(*letting_go)
         assert all(isinstance(e, LockCapacityError) for e in await asyncio.gather(*taking, return_exceptions=True))
         assert not any(lease.lost for lease in first)
-        connection = session.wire._connection
+        connection = session.statements._connection
         for lease in first:
             assert await connection.fetchval("SELECT pg_advisory_unlock($1)", lease.key) is False
 
 
 async def test_without_room_for_flags_the_tick_wakes(small: str) -> None:
     async with PostgresLockManager(small, sessions=1) as locks, PostgresLockManager(small, sessions=1) as other:
-        session = other._keepers[0].session
+        session = other._supervisors[0].session
         assert session is not None
         await wait_until(lambda: session.idle)
         session.share = 3

@@ -15,9 +15,10 @@ from tests.support.session_faults import take_away
 from tests.support.waiting import wait_until, within
 
 
-def session_of(lease: Lease) -> LockSession:
-    assert isinstance(lease._holding, LockSession)
-    return lease._holding
+def session_of(locks: PostgresLockManager, lease: Lease) -> LockSession:
+    sessions = [supervisor.session for supervisor in locks._supervisors]
+    [session] = [one for one in sessions if one is not None and one.trust is lease._trust]
+    return session
 
 
 async def test_a_session_that_ends_cancels_the_body_and_surfaces(
@@ -46,10 +47,10 @@ async def test_all_leases_of_a_session_are_lost_and_none_of_another(
     locks: PostgresLockManager, server_locks: ServerLocks
 ) -> None:
     leases = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(50)))
-    keeper = locks._keepers[0]
+    keeper = locks._supervisors[0]
     assert keeper.session is not None
     mine = set(keeper.session.held)
-    server_locks.end_session_of(keeper.session.wire.pid)
+    server_locks.end_session_of(keeper.session.statements.pid)
     await wait_until(lambda: {lease.key for lease in leases if lease.lost} == mine)
     assert 0 < len(mine) < 50
     await asyncio.gather(*(lease.release() for lease in leases))
@@ -108,7 +109,7 @@ async def test_a_lost_lock_is_taken_again_before_anybody_who_waits_in_this_proce
     await within(10, lease.wait_lost(), what="the holder to hear of it")
     await wait_until(lambda: locks.health().healthy)
     assert await locks.try_acquire("a") is None
-    again = await locks.take_again(lease)
+    again = await locks.reacquire(lease)
     assert again is not None
     assert again.token > lease.token
     await lease.release()  # nothing: its turn is the new lease's
@@ -126,7 +127,7 @@ async def test_a_lost_lock_that_another_process_took_is_not_had_again_and_its_tu
     lease = await lost(locks, server_locks)
     taken = await other.acquire("a", timeout=10)
     waiting = asyncio.create_task(locks.acquire("a", timeout=None))
-    assert await locks.take_again(lease) is None
+    assert await locks.reacquire(lease) is None
     await taken.release()
     assert not waiting.done()
     await lease.release()
@@ -139,9 +140,9 @@ async def test_taking_a_lost_lock_again_can_be_cancelled_at_any_moment(
 ) -> None:
     for steps in range(25):
         lease = await locks.acquire("a", timeout=10)
-        session_of(lease).lose("the test says so")
+        session_of(locks, lease).lose("the test says so")
         await wait_until(lambda: locks.health().healthy)
-        taking = asyncio.create_task(locks.take_again(lease))
+        taking = asyncio.create_task(locks.reacquire(lease))
         for _ in range(steps):
             await asyncio.sleep(0)
         if not taking.cancel():
@@ -156,14 +157,14 @@ async def test_taking_a_lost_lock_again_can_be_cancelled_at_any_moment(
 async def test_only_a_lost_lock_can_be_taken_again(locks: PostgresLockManager, server_locks: ServerLocks) -> None:
     lease = await locks.acquire("a")
     with pytest.raises(InvalidArgumentError, match="held"):
-        await locks.take_again(lease)
+        await locks.reacquire(lease)
     await lease.release()
     with pytest.raises(InvalidArgumentError, match="released"):
-        await locks.take_again(lease)
+        await locks.reacquire(lease)
     gone = await lost(locks, server_locks, "b")
     await gone.release()
     with pytest.raises(InvalidArgumentError):
-        await locks.take_again(gone)
+        await locks.reacquire(gone)
 
 
 async def test_an_unlock_that_finds_no_lock_ends_the_session(
@@ -172,7 +173,7 @@ async def test_an_unlock_that_finds_no_lock_ends_the_session(
     """Somebody let go of a lock behind our back: nothing that this session believes to hold can be trusted."""
     others = [await locks.acquire(f"lock {n}") for n in range(8)]
     lease = await locks.acquire("a")
-    session = session_of(lease)
+    session = session_of(locks, lease)
     await wait_until(lambda: session.idle)
     await take_away(session, *session.held)
     with pytest.raises(LeaseLostError):
@@ -180,12 +181,12 @@ async def test_an_unlock_that_finds_no_lock_ends_the_session(
             await lease.release()
     assert lease.lost
     assert any(other.lost for other in others)
-    assert all(other.lost == (other._holding is session) for other in others)
+    assert all(other.lost == (other._trust is session.trust) for other in others)
 
 
 async def test_another_backend_that_answers_ends_the_session(locks: PostgresLockManager) -> None:
     lease = await locks.acquire("a")
-    session_of(lease).wire.pid += 1
+    session_of(locks, lease).statements.pid += 1
     with pytest.raises(PostgresUnavailableError, match="in place of"):
         while True:
             await (await locks.acquire(f"lock {time.monotonic_ns()}")).release()
@@ -195,10 +196,10 @@ async def test_another_backend_that_answers_ends_the_session(locks: PostgresLock
 async def test_an_answer_that_comes_after_the_deadline_is_no_good_news(locks: PostgresLockManager) -> None:
     """Somebody may have seen the lease as lost meanwhile: it must not be whole again."""
     lease = await locks.acquire("a")
-    session = session_of(lease)
+    session = session_of(locks, lease)
     await wait_until(lambda: session.idle)
-    session._timers["watch"].cancel()
-    session.trusted_until = time.monotonic()
+    session._timers["deadline"].cancel()
+    session.trust.until = time.monotonic()
     assert lease.lost
     session.audit_soon()
     await wait_until(lambda: session.over is not None)

@@ -42,6 +42,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from aiodurable.embedded import EmbeddedPostgres
 from aiodurable.errors import LockCapacityError, PostgresUnavailableError
 from aiodurable.locks import Lease, PostgresLockManager
+from aiodurable.locks.lease import LeaseState
 from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.session import LockSession
 from aiodurable.postgres import sql
@@ -150,7 +151,7 @@ class Locks(RuleBasedStateMachine):
 
         async def work() -> None:
             with contextlib.suppress(PostgresUnavailableError):
-                if again := await locks.take_again(lease):
+                if again := await locks.reacquire(lease):
                     self.held.remove(lease)
                     self._took(again, locks)
 
@@ -205,21 +206,21 @@ class Locks(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 1), place=st.integers(0, 1))
     def lose(self, who: int, place: int) -> None:
-        session = self.managers[who]._keepers[place].session
+        session = self.managers[who]._supervisors[place].session
         if session is not None and session.over is None:
-            self.ended.add(session)
-            self.server.end_session_of(session.wire.pid)
+            self.ended.add(session.trust)
+            self.server.end_session_of(session.statements.pid)
 
     @rule(who=st.integers(0, 1), place=st.integers(0, 1))
     def answer_from_elsewhere(self, who: int, place: int) -> None:
-        session = self.managers[who]._keepers[place].session
+        session = self.managers[who]._supervisors[place].session
         if session is None or session.over is not None:
             return
 
-        theirs = [lease for lease in self.held if lease._holding is session]
+        theirs = [lease for lease in self.held if lease._trust is session.trust]
 
         async def work() -> None:
-            session.wire.pid += 1_000_000
+            session.statements.pid += 1_000_000
             session.audit_soon()
             while session.over is None:  # noqa: ASYNC110
                 await asyncio.sleep(0)
@@ -229,11 +230,11 @@ class Locks(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 1), place=st.integers(0, 1))
     def pass_the_deadline(self, who: int, place: int) -> None:
-        session = self.managers[who]._keepers[place].session
+        session = self.managers[who]._supervisors[place].session
         if session is None:
             return
-        session.trusted_until = 0.0
-        assert all(lease.lost for lease in self.held if lease._holding is session)  # invariant 7
+        session.trust.until = 0.0
+        assert all(lease.lost for lease in self.held if lease._trust is session.trust)  # invariant 7
 
         async def work() -> None:
             session._work.set()
@@ -247,7 +248,7 @@ class Locks(RuleBasedStateMachine):
     def overrun_the_share(self, who: int) -> None:
         async def work() -> None:
             locks = self.managers[who]
-            mine = [session for keeper in locks._keepers if (session := keeper.session) is not None]
+            mine = [session for keeper in locks._supervisors if (session := keeper.session) is not None]
             shares = {session: session.share for session in (*mine, *self._sessions())}
             up = len(mine) == 2 and all(session.over is None for session in mine)
             for session in mine:
@@ -292,31 +293,31 @@ class Locks(RuleBasedStateMachine):
         read, write = os.pipe()
         if (child := os.fork()) == 0:
             holds = [lease for lease in self.held if not lease.lost]
-            holds += [key for locks in self.managers for keeper in locks._keepers for key in _held(keeper.session)]
+            holds += [key for locks in self.managers for keeper in locks._supervisors for key in _held(keeper.session)]
             os.write(write, b"held" if holds else b"nothing")
             os._exit(0)
         os.close(write)
         with os.fdopen(read) as pipe:
             assert pipe.read() == "nothing"  # invariant 14
         os.waitpid(child, 0)
-        assert not [lease for lease in before if lease._lost]
+        assert not [lease for lease in before if lease._state is LeaseState.LOST]
 
     @rule()
     def come_to_rest(self) -> None:
         """Wait until nothing is under way; then the books and the server's must agree."""
         self.do(self._rest())
         assert not [lease for lease in self.held if lease.released]
-        believed = {(session.wire.pid, key) for session in self._sessions() for key in session.held}
+        believed = {(session.statements.pid, key) for session in self._sessions() for key in session.held}
         assert self.server.keys() == believed  # invariant 12
-        held = {(lease.key, id(lease._holding)) for lease in self.held if not lease.lost}
-        assert held == {(key, id(session)) for session in self._sessions() for key in session.held}
+        held = {(lease.key, id(lease._trust)) for lease in self.held if not lease.lost}
+        assert held == {(key, id(session.trust)) for session in self._sessions() for key in session.held}
 
     # ---- invariants --------------------------------------------------------------------------------------------------
 
     @invariant()
     def one_holder_of_a_key(self) -> None:
         self._collect()
-        keys = [lease.key for lease in self.held if not lease.lost and lease._holding not in self.ended]
+        keys = [lease.key for lease in self.held if not lease.lost and lease._trust not in self.ended]
         assert len(keys) == len(set(keys))
 
     @invariant()
@@ -335,7 +336,7 @@ class Locks(RuleBasedStateMachine):
         assert not self.books.wrong  # invariants 3, 5 and 11
         for session in self._sessions():
             assert not self.books.trusted_too_long(session)  # invariant 7
-            assert all(lease._holding is session for lease in session.held.values())
+            assert all(lease._trust is session.trust for lease in session.held.values())
             assert len(session.held) <= session.share  # invariant 13
 
     # ---- small parts -------------------------------------------------------------------------------------------------
@@ -360,7 +361,7 @@ class Locks(RuleBasedStateMachine):
             self._took(lease, locks)
 
     def _sessions(self) -> list[LockSession]:
-        sessions = [keeper.session for locks in self.managers for keeper in locks._keepers]
+        sessions = [keeper.session for locks in self.managers for keeper in locks._supervisors]
         return [session for session in sessions if session is not None and session.over is None]
 
     async def _rest(self) -> None:
@@ -394,7 +395,7 @@ class Locks(RuleBasedStateMachine):
             self.do(let_everything_go())
             self.do(asyncio.sleep(0))
             assert self.server() == 0  # invariant 6, waiters' flags included
-            assert all(not locks._taking.turns._queues for locks in self.managers)
+            assert all(locks._acquirer.queue.empty for locks in self.managers)
         finally:
             self.do(close())
             self.runner.close()

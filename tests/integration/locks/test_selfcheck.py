@@ -30,9 +30,9 @@ async def test_a_postgres_that_ends_no_silent_session_is_refused(
     dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     major = server.version // 10_000
-    monkeypatch.setattr(selfcheck, "FLOOR", major + 1)
+    monkeypatch.setattr(selfcheck, "OLDEST", major + 1)
     with pytest.raises(ConfigurationError, match=rf"Postgres {major} .* Upgrade to {major + 1} or newer"):
         await PostgresLockManager(dsn).open()
-    monkeypatch.setattr(selfcheck, "FLOOR", major)
+    monkeypatch.setattr(selfcheck, "OLDEST", major)
     async with PostgresLockManager(dsn) as locks, locks.hold("a"):
         pass

@@ -99,7 +99,7 @@ async def test_a_bell_that_rings_as_the_refusal_arrives_is_not_missed(
             refusals += 1
             if refusals == 2:  # the first is before anybody could be told
                 await lease.release()
-                self.bell.ring(key)
+                self.key_waiters.wake(key)
         return found
 
     monkeypatch.setattr(Acquirer, "_try", let_go_meanwhile)
@@ -123,7 +123,7 @@ async def test_who_was_refused_sleeps_until_there_is_news(
     monkeypatch.setattr(Acquirer, "_try", counted)
     waiting = asyncio.create_task(other.acquire("a", timeout=None))
     await wait_until(lambda: server_locks.flags() == 1)
-    other._taking.bell.ring_all()  # one ring, one try
+    other._acquirer.key_waiters.wake_all()  # one ring, one try
     for _ in range(20):  # other business of the same sessions is no news
         async with other.hold("b"):
             pass
@@ -198,10 +198,10 @@ async def test_after_a_lost_session_flags_and_the_ear_are_there_again(
     lease = await locks.acquire("a")
     waiting = asyncio.create_task(other.acquire("a", timeout=None))
     await wait_until(lambda: server_locks.flags() == 1)
-    sessions = [keeper.session for keeper in other._keepers]
+    sessions = [keeper.session for keeper in other._supervisors]
     for session in sessions:
         assert session is not None
-        server_locks.end_session_of(session.wire.pid)
+        server_locks.end_session_of(session.statements.pid)
     await wait_until(lambda: all(session is not None and session.over for session in sessions))
     await wait_until(lambda: server_locks.flags() == 1 and other.health().healthy)
     await lease.release()
@@ -213,7 +213,7 @@ async def test_a_waiter_that_moves_to_another_session_takes_its_flag_along(
     locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = await locks.acquire("a")
-    keeper = other._keepers[lease.key % 2]
+    keeper = other._supervisors[lease.key % 2]
     reconnect = asyncio.Event()
     really_connect = keeper._connect
 
@@ -223,7 +223,7 @@ async def test_a_waiter_that_moves_to_another_session_takes_its_flag_along(
 
     monkeypatch.setattr(keeper, "_connect", connect_later)
     assert keeper.session is not None
-    server_locks.end_session_of(keeper.session.wire.pid)
+    server_locks.end_session_of(keeper.session.statements.pid)
     await wait_until(lambda: not other.health().healthy)
     waiting = asyncio.create_task(other.acquire("a", timeout=None))
     await wait_until(lambda: server_locks.flags() == 1)

@@ -16,7 +16,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ClosedError, LeaseLostError, WorkflowAlreadyRunningError
 from aiodurable.events import Event, LeaseLost
 from aiodurable.locks import PostgresLockManager
-from aiodurable.locks.lease import Lease
+from aiodurable.locks.lease import Lease, SessionLease
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.settings import Settings
 from tests.support.graphs import Gate, four_nodes
@@ -114,6 +114,7 @@ async def test_a_session_that_ends_as_its_lease_is_let_go_is_no_loss(
     release = ThreadLease.release
 
     async def as_the_session_ends(lease: ThreadLease) -> None:
+        assert isinstance(lease._lock, SessionLease)
         lease._lock.lose()  # what is to be called then is due in the next turn of the loop
         await release(lease)
 
@@ -134,7 +135,7 @@ async def test_a_recovery_compares_the_fence_only_when_it_has_the_lock_again(
     dsn: str, durable: Durable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another lease comes and goes at the last moment before the lock is had again."""
-    take_again = PostgresLockManager.take_again
+    take_again = PostgresLockManager.reacquire
 
     async def after_another_lease(locks: PostgresLockManager, lost: Lease) -> Lease | None:
         again = await take_again(locks, lost)
@@ -152,7 +153,7 @@ async def test_a_recovery_compares_the_fence_only_when_it_has_the_lock_again(
 
     task = asyncio.create_task(body())
     await gate.reached.wait()
-    monkeypatch.setattr(PostgresLockManager, "take_again", after_another_lease)
+    monkeypatch.setattr(PostgresLockManager, "reacquire", after_another_lease)
     await _end_lock_sessions(dsn)
     with pytest.raises(LeaseLostError, match="at token 2 now") as lost:
         await within(20, task, what="the run to hear that its lease is lost")
