@@ -1,5 +1,4 @@
-"""What is claimed about speed, as programs that anybody can repeat: `aiodurable bench checkpoints|locks|memory|soak|status`.
+"""The programs behind the published figures: `python3 dev.py bench checkpoints|locks|memory|soak|status`.
 
-Each module that measures offers `main(argv)`; the rest are its parts. In a wheel they are `aiodurable.benchmarks`, so
-they import each other relatively.
+Each module that measures has a `main(argv)`; the others are its parts. The wheel does not hold them.
 """

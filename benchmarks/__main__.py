@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [ARGUMENTS]`, from a checkout: what `aiodurable bench NAME` does from anywhere."""
+"""`python -m benchmarks NAME [ARGUMENTS]`, from a checkout."""
 
 from __future__ import annotations
 

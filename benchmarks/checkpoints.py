@@ -116,7 +116,7 @@ async def run(options: argparse.Namespace) -> None:
     absent = {name: ", ".join(lacks) for name in options.contenders if (lacks := missing(name))}
     options.contenders = [name for name in options.contenders if name not in absent]
     for name, modules in absent.items():
-        print(f"not measured: {name}, for {modules} is not installed: pip install 'aiodurable[bench]'")
+        print(f"not measured: {name}, for {modules} is not installed: pip install -e '.[bench]'")
     async with AsyncExitStack() as stack:
         dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(embedded_postgres(durable=True))
         async with Durable(dsn):

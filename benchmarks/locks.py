@@ -113,7 +113,7 @@ async def beyond(dsn: str, admin: asyncpg.Connection, idle_s: float) -> dict[str
 async def run(options: argparse.Namespace) -> None:
     absent = {name: lacks for name in CONTENDERS if (lacks := missing(name))}
     for name, lacks in absent.items():
-        print(f"not measured: {name}, for {lacks} is not installed (packages: pip install 'aiodurable[bench]')")
+        print(f"not measured: {name}, for {lacks} is not installed (packages: pip install -e '.[bench]')")
     with ExitStack() as stack:
         socket, redis = (None, ServerCpu(None)) if REDIS in absent else stack.enter_context(redis_server())
         async with embedded_postgres(durable=True, settings=SERVER) as dsn:

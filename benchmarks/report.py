@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:
     """With the options that every benchmark has: `--json FILE`, `--svg FILE`, `--quick`."""
     made = argparse.ArgumentParser(
-        f"aiodurable bench {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        f"python -m benchmarks {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--quick", action="store_true", help="about a minute: fewer rounds of less; not to be quoted")
     made.add_argument("--json", type=Path, metavar="FILE", help="save the figures and the machine's description here")

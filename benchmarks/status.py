@@ -1,6 +1,6 @@
 """What statuses, searches and pruning cost, and how the cost grows with the number of threads.
 
-    aiodurable bench status --threads 10000 100000 1000000
+    python -m benchmarks status --threads 10000 100000 1000000
 
 Makes a database for each number of threads, of ten checkpoints each, and drops it again; `--keep` leaves it on the server,
 where the next call finds it (a million take ten minutes to make, and 25 GB). The server is an embedded one with the memory

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from aiodurable.cli.bench import bench
 from aiodurable.cli.cancel import cancel
 from aiodurable.cli.check import check
 from aiodurable.cli.db import db
@@ -72,7 +71,6 @@ def cli() -> None:
 
 
 for _command in (
-    bench,
     cancel,
     check,
     db,

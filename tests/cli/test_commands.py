@@ -124,21 +124,6 @@ aiodurable.cli.main()
     assert done.stderr == f"aiodurable: the command needs {missing}: pip install 'aiodurable[cli]'\n"
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "locks", "memory", "soak", "status"])
-def test_a_benchmark_gets_every_argument_that_follows_its_name(name: str) -> None:
-    result = aiodurable_("bench", name, "--help")
-    assert result.exit_code == 0
-    assert f"usage: aiodurable bench {name}" in result.stdout
-
-
-def test_a_benchmark_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "benchmarks.status", raising=False)
-    monkeypatch.setitem(sys.modules, "benchmarks.crowd", None)  # as if it could not be imported
-    result = aiodurable_("bench", "status", "--quick")
-    assert result.exit_code == Exit.FAILED
-    assert "pip install 'aiodurable[bench]'" in result.stderr
-
-
 @pytest.mark.parametrize(
     ("error", "code"),
     [

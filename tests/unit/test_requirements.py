@@ -13,9 +13,7 @@ import aiodurable
 
 PACKAGE = Path(aiodurable.__file__).parent
 PROJECT: dict[str, Any] = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["project"]
-RUNTIME = ("cli", "embedded", "fastapi", "metrics", "otel", "dashboard")
-LATER = {"metrics", "otel", "dashboard"}
-"""Extras of parts that are not written yet."""
+RUNTIME = ("cli", "embedded", "fastapi")
 MODULES = {
     "langgraph-checkpoint-postgres": "langgraph.checkpoint.postgres",
     "psycopg-pool": "psycopg_pool",
@@ -36,7 +34,7 @@ def test_what_a_user_installs_has_a_bound_below_and_above(requirement: str) -> N
     assert re.search(r",<\d", requirement)
 
 
-@pytest.mark.parametrize("requirement", requirements() + requirements(*(e for e in RUNTIME if e not in LATER)))
+@pytest.mark.parametrize("requirement", requirements() + requirements(*RUNTIME))
 def test_what_is_required_is_imported(requirement: str) -> None:
     name = re.split(r"[\[><=]", requirement)[0]
     module = MODULES.get(name, name).replace(".", r"\.")
