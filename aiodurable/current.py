@@ -1,4 +1,8 @@
-"""The verbs of `Durable` as functions: through the one given, one opened on `dsn` for the call, or the current one."""
+"""The current `Durable`, and the functions that use it.
+
+Each function works through the `durable` that it is given; else through one that it opens on `dsn`
+for the call, which becomes nobody else's; else through the current one.
+"""
 
 from __future__ import annotations
 
@@ -6,39 +10,41 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Unpack
 
-from aiodurable.durable import Durable, opened
+from aiodurable.durable import Durable, current, no_durable, opened
 from aiodurable.models import WorkflowCheckpoint
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.run import DurableRun
-from aiodurable.threads import Pruned, ThreadFilters, ThreadStep
+from aiodurable.threads import ThreadFilters
 
 __all__ = [
-    "cancel",
-    "delete",
+    "current_durable",
     "durable_run",
     "find_failed_workflows",
     "find_workflows",
-    "fork",
     "get_checkpoint_status",
-    "history",
     "needs_resume",
-    "prune",
     "resume_workflow",
-    "retry",
 ]
 
 
-async def delete(thread_id: str, *, durable: Durable | None = None, dsn: str | None = None, **options: Any) -> bool:
-    """`Durable.delete` through the given, the current, or an own `Durable`."""
-    async with opened(durable, dsn) as d:
-        return await d.delete(thread_id, **options)
+def current_durable() -> Durable:
+    """The `Durable` whose `async with` this task was started in, else the installed one.
+
+    Raises:
+        ConfigurationError: there is neither.
+        ClosedError: it is closed, or open in another event loop.
+    """
+    found = current()
+    if found is None:
+        raise no_durable()
+    return found
 
 
 @asynccontextmanager
 async def durable_run(
     thread_id: str, graph: Graph, *, durable: Durable | None = None, dsn: str | None = None, **options: Any
 ) -> AsyncIterator[DurableRun]:
-    """`Durable.run` through the given, the current, or an own `Durable`.
+    """Hold a thread and run it; see `Durable.run`.
 
     Args:
         thread_id: the thread.
@@ -59,55 +65,22 @@ async def resume_workflow(
     dsn: str | None = None,
     **options: Any,
 ) -> Any:
-    """`Durable.resume_workflow` through the given, the current, or an own `Durable`."""
+    """Go on with an unfinished thread and return its result; see `Threads.resume`."""
     async with opened(durable, dsn) as d:
-        return await d.resume_workflow(thread_id, graph, **options)
-
-
-async def retry(
-    thread_id: str,
-    graph: Graph | None = None,
-    *,
-    durable: Durable | None = None,
-    dsn: str | None = None,
-    **options: Any,
-) -> Any:
-    """`Durable.retry` through the given, the current, or an own `Durable`."""
-    async with opened(durable, dsn) as d:
-        return await d.retry(thread_id, graph, **options)
-
-
-async def cancel(thread_id: str, *, durable: Durable | None = None, dsn: str | None = None, **options: Any) -> bool:
-    """`Durable.cancel` through the given, the current, or an own `Durable`."""
-    async with opened(durable, dsn) as d:
-        return await d.cancel(thread_id, **options)
-
-
-async def fork(
-    thread_id: str,
-    new_thread_id: str | None = None,
-    *,
-    durable: Durable | None = None,
-    dsn: str | None = None,
-    **options: Any,
-) -> WorkflowCheckpoint:
-    """`Durable.fork` through the given, the current, or an own `Durable`."""
-    async with opened(durable, dsn) as d:
-        return await d.fork(thread_id, new_thread_id, **options)
+        return await d.threads.resume(thread_id, graph, **options)
 
 
 async def get_checkpoint_status(
     thread_id: str, *, durable: Durable | None = None, dsn: str | None = None
 ) -> WorkflowCheckpoint:
-    """`Durable.get_checkpoint_status` through the given, the current, or an own `Durable`."""
+    """Where a thread stands; `new` if nothing is known of it; see `Threads.status`."""
     async with opened(durable, dsn) as d:
-        return await d.get_checkpoint_status(thread_id)
+        return await d.threads.status(thread_id)
 
 
 async def needs_resume(thread_id: str, *, durable: Durable | None = None, dsn: str | None = None) -> bool:
-    """`Durable.needs_resume` through the given, the current, or an own `Durable`."""
-    async with opened(durable, dsn) as d:
-        return await d.needs_resume(thread_id)
+    """Whether work is left that may go on without a person; see `WorkflowCheckpoint.resumable`."""
+    return (await get_checkpoint_status(thread_id, durable=durable, dsn=dsn)).resumable
 
 
 async def find_workflows(
@@ -118,9 +91,9 @@ async def find_workflows(
     limit: int | None = None,
     **filters: Unpack[ThreadFilters],
 ) -> AsyncIterator[WorkflowCheckpoint]:
-    """`Durable.find_workflows` through the given, the current, or an own `Durable`."""
+    """The threads that pass every filter; see `Threads.search`."""
     async with opened(durable, dsn) as d:
-        async for found in d.find_workflows(after=after, limit=limit, **filters):
+        async for found in d.threads.search(after=after, limit=limit, **filters):
             yield found
 
 
@@ -132,22 +105,7 @@ async def find_failed_workflows(
     limit: int | None = None,
     **filters: Unpack[ThreadFilters],
 ) -> AsyncIterator[WorkflowCheckpoint]:
-    """`Durable.find_failed_workflows` through the given, the current, or an own `Durable`."""
+    """The threads that may go on without a person; see `Threads.resumable`."""
     async with opened(durable, dsn) as d:
-        async for found in d.find_failed_workflows(after=after, limit=limit, **filters):
+        async for found in d.threads.resumable(after=after, limit=limit, **filters):
             yield found
-
-
-async def history(
-    thread_id: str, *, durable: Durable | None = None, dsn: str | None = None, **options: Any
-) -> AsyncIterator[ThreadStep]:
-    """`Durable.history` through the given, the current, or an own `Durable`."""
-    async with opened(durable, dsn) as d:
-        async for step in d.history(thread_id, **options):
-            yield step
-
-
-async def prune(*, durable: Durable | None = None, dsn: str | None = None, **options: Any) -> Pruned:
-    """`Durable.prune` through the given, the current, or an own `Durable`."""
-    async with opened(durable, dsn) as d:
-        return await d.prune(**options)

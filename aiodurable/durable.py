@@ -24,7 +24,7 @@ from aiodurable.postgres import schema
 from aiodurable.postgres.namespace import agree_on_namespace
 from aiodurable.postgres.startup import wait_until_ready
 from aiodurable.runs.cancellation import CHANNEL, Cancellations
-from aiodurable.runs.graphs import BoundGraph, Graph, Graphs
+from aiodurable.runs.graphs import Graph, Graphs
 from aiodurable.runs.health import Health, health
 from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.lease import ThreadLease
@@ -32,13 +32,14 @@ from aiodurable.runs.ledger import Ledger
 from aiodurable.runs.renamed_nodes import Renamed
 from aiodurable.runs.run import DurableRun, run
 from aiodurable.runs.services import Services
-from aiodurable.runs.threads import Verbs
+from aiodurable.runs.threads import Threads
 from aiodurable.settings import Settings
-from aiodurable.threads import Threads
+from aiodurable.threads import ThreadReader
 
 __all__ = [
     "Durable",
     "current",
+    "no_durable",
     "opened",
 ]
 
@@ -48,7 +49,7 @@ _installed: WeakKeyDictionary[asyncio.AbstractEventLoop, Durable] = WeakKeyDicti
 """The default of each event loop."""
 
 
-class Durable(Verbs):
+class Durable:
     """Durable LangGraph runs on one Postgres: `async with Durable(dsn, graphs={…}) as durable`.
 
     Args:
@@ -95,7 +96,7 @@ class Durable(Verbs):
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._services: Services | None = None
-        self._graphs: Graphs | None = None
+        self._threads = Threads(self._opened)
 
     def looking_only(self, settings: Settings, renamed: Renamed) -> Durable:
         """One of the same database, graphs and serializer, with other settings and more renamed nodes, not open yet."""
@@ -167,7 +168,7 @@ class Durable(Verbs):
             await agree_on_namespace(checkpoints.database, settings.namespace, declare=bool(settings.lock_connections))
             serde = checkpoints.get_checkpointer().serde
             database, links = checkpoints.database, checkpoints.links
-            threads = Threads(database, namespace=settings.namespace, serde=serde, links=links)
+            threads = ThreadReader(database, namespace=settings.namespace, serde=serde, links=links)
             self._services = Services(
                 locks=locks,
                 checkpoints=checkpoints,
@@ -182,10 +183,10 @@ class Durable(Verbs):
                     threads=checkpoints.serialisers,
                 ),
                 cancellations=cancellations,
+                graphs=Graphs(self._given, checkpoints.get_checkpointer(), renamed=self._renamed, settings=settings),
                 recovery_grace_s=settings.recovery_grace_s,
                 observers=self._observers,
             )
-            self._graphs = Graphs(self._given, checkpoints.get_checkpointer(), renamed=self._renamed, settings=settings)
             self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
             self._loop = asyncio.get_running_loop()
@@ -200,7 +201,7 @@ class Durable(Verbs):
             raise ClosedError("this Durable was opened in another event loop: close it there")
         self._loop = None
         stack, self._stack = self._stack, None
-        self._services = self._graphs = None
+        self._services = None
         if self.loop is not None and _installed.get(self.loop) is self:
             del _installed[self.loop]
         if stack is not None:
@@ -237,6 +238,11 @@ class Durable(Verbs):
         return self._opened().checkpoints.get_checkpointer()
 
     @property
+    def threads(self) -> Threads:
+        """The threads of the database: read them, resume, retry, cancel, fork, delete and prune them."""
+        return self._threads
+
+    @property
     def locks(self) -> PostgresLockManager:
         """The lock manager, for locks of your own."""
         return self._opened().locks
@@ -249,16 +255,6 @@ class Durable(Verbs):
         if self._services is None:
             raise ClosedError("this Durable is not open: use it inside `async with Durable(…) as durable`")
         return self._services
-
-    def _known_graphs(self) -> Graphs:
-        self._opened()
-        assert self._graphs is not None
-        return self._graphs
-
-    def _bound(self, graph: Graph) -> BoundGraph:
-        self._opened()
-        assert self._graphs is not None
-        return self._graphs.bind(graph)
 
     def run(
         self,
@@ -293,11 +289,10 @@ class Durable(Verbs):
             LeaseLostError: the lease was lost; the body was cancelled.
         """
         services = self._opened()
-        assert self._graphs is not None
         return run(
             services,
             thread_id,
-            self._graphs.bind(graph),
+            services.graphs.bind(graph),
             run_id=run_id,
             on_busy=on_busy,
             timeout=timeout,
@@ -354,7 +349,12 @@ async def opened(durable: Durable | None = None, dsn: str | None = None) -> Asyn
     elif (found := current()) is not None:
         yield found
     else:
-        raise ConfigurationError(
-            "no Postgres to work on. There are four ways: open a Durable around this call (`async with Durable(dsn)`), "
-            "install one (`durable.install()`), pass `durable=`, or pass `dsn=`"
-        )
+        raise no_durable()
+
+
+def no_durable() -> ConfigurationError:
+    """What is raised where there is no `Durable` to work with."""
+    return ConfigurationError(
+        "cannot find a Postgres to work on. There are four ways: open a Durable around this call "
+        "(`async with Durable(dsn)`), install one (`durable.install()`), pass `durable=`, or pass `dsn=`"
+    )

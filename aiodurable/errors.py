@@ -323,7 +323,7 @@ class ResultPrunedError(WorkflowExecutionError, LookupError):
 
 
 class RunCancelledError(WorkflowExecutionError):
-    """Somebody cancelled the run (`durable.cancel`); its thread is paused.
+    """Somebody cancelled the run (`durable.threads.cancel`); its thread is paused.
 
     Attributes:
         run_id: the run.

@@ -76,9 +76,9 @@ class WorkflowExecutor:
             return await run.resume(value, **options)
 
     async def status(self, thread_id: str) -> WorkflowCheckpoint:
-        """Where the thread stands; see `Durable.get_checkpoint_status`."""
+        """Where the thread stands; see `Threads.status`."""
         async with opened(self._durable, self._dsn) as durable:
-            return await durable.get_checkpoint_status(thread_id)
+            return await durable.threads.status(thread_id)
 
     @asynccontextmanager
     async def _run(self, thread_id: str, **options: Any) -> AsyncIterator[DurableRun]:
@@ -175,4 +175,4 @@ class LockableWorkflowMixin:
     async def workflow_status(self) -> WorkflowCheckpoint:
         """Where this object's thread stands."""
         async with opened(self.durable) as durable:
-            return await durable.get_checkpoint_status(self.thread_id)
+            return await durable.threads.status(self.thread_id)

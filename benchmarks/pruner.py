@@ -62,7 +62,7 @@ async def ours(durable: Durable, seconds: float) -> float:
 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await durable.prune(older_than=timedelta(days=15), progress=told)
+            await durable.threads.prune(older_than=timedelta(days=15), progress=told)
     if len(seen) < 2:
         return float("nan")  # nothing is left to prune
     (began, first), (ended, last) = seen[0], seen[-1]

@@ -222,14 +222,14 @@ async def resumed(dsn: str, soak: Soak) -> tuple[int, dict[str, int]]:
     complete = 0
     async with Durable(dsn, graphs={"soak": GRAPH}) as durable:
         for thread_id in soak.to_resume:
-            if (await durable.get_checkpoint_status(thread_id)).status == "new":
+            if (await durable.threads.status(thread_id)).status == "new":
                 complete += 1  # it was cancelled before anything was accepted
                 continue
             async with durable.run(thread_id, "soak") as run:
                 complete += (await run.ainvoke())["count"] == 4
-        async for thread in durable.find_workflows(status="crashed"):
+        async for thread in durable.threads.search(status="crashed"):
             await resume_workflow(thread.thread_id)
-        counts = await durable.counts(exact=True)
+        counts = await durable.threads.count()
     return complete, {status.value: count for status, count in counts.by_status.items() if count}
 
 

@@ -134,22 +134,22 @@ async def ask(dsn: str, count: int, *, exactly: bool) -> Row:
 
         async def deep(status: str) -> str | None:
             """Where the thousandth page of a hundred begins; the last one, where there are fewer."""
-            found = [thread.thread_id async for thread in durable.find_workflows(status=status, limit=PAGE_1000 + 100)]
+            found = [thread.thread_id async for thread in durable.threads.search(status=status, limit=PAGE_1000 + 100)]
             return found[-101] if len(found) > 100 else None
 
         some = [thread_name(dice.randrange(count)) for _ in range(206)]
 
         def each_of_some() -> Callable[[], Awaitable[Any]]:
             left = iter(some)
-            return lambda: durable.get_checkpoint_status(next(left))
+            return lambda: durable.threads.status(next(left))
 
         def page(**filters: Any) -> Callable[[], Awaitable[Any]]:
-            return lambda: durable.page(**filters)
+            return lambda: durable.threads.search_page(**filters)
 
         counted_ms = None
         if exactly:
             began = time.perf_counter()
-            await durable.counts()
+            await durable.threads.count()
             counted_ms = (time.perf_counter() - began) * 1000
         return {
             "threads": count,
@@ -159,11 +159,11 @@ async def ask(dsn: str, count: int, *, exactly: bool) -> Row:
             "failed_deep": await median(page(status="failed", after=await deep("failed")), 30),
             "complete": await median(page(status="complete"), 30),
             "complete_deep": await median(page(status="complete", after=await deep("complete")), 30),
-            "any_deep": await median(lambda: durable.page(after=f"{dice.randrange(240):02x}"), 30),
+            "any_deep": await median(lambda: durable.threads.search_page(after=f"{dice.randrange(240):02x}"), 30),
             "attention": await median(page(status=NEEDS_ATTENTION), 10),
             "orphans": await median(page(orphaned=True), 10),
             "hour": await median(page(newer_than=hour), 20),
-            "estimate": await median(lambda: durable.counts(exact=False), 3),
+            "estimate": await median(durable.threads.estimate_counts, 3),
             "counts": counted_ms,
         }
 

@@ -51,7 +51,7 @@ async def the_old_app(dsn: str, *thread_ids: str) -> None:
 
 
 async def count(durable: Durable, prefix: str) -> None:
-    counts = await durable.counts(prefix=prefix)
+    counts = await durable.threads.count(prefix=prefix)
     print("threads:", ", ".join(f"{number} {status}" for status, number in sorted(counts.by_status.items())))
 
 
@@ -63,15 +63,15 @@ async def main() -> None:
         await the_old_app(dsn, f"{mine}3")
         async with Durable(dsn) as durable:  # makes our tables beside LangGraph's, and changes none of its rows
             await count(durable, mine)
-            async for thread in durable.find_failed_workflows(prefix=mine):
+            async for thread in durable.threads.resumable(prefix=mine):
                 print(f"{thread.status} at {thread.failed_node}: {thread.error}")
                 # The tables do not name the graph of such a thread, so we do.
-                result = await durable.retry(thread.thread_id, archive)
+                result = await durable.threads.retry(thread.thread_id, archive)
                 print("finished:", result["place"])
             await count(durable, mine)
 
             # Keep what is needed to go on with a thread, drop its past. In earnest: an age of months, and no dry run.
-            prunable = await durable.prune(older_than=timedelta(0), dry_run=True)
+            prunable = await durable.threads.prune(older_than=timedelta(0), dry_run=True)
             print("pruning would free", prunable.bytes, "bytes of", prunable.threads, "threads")
 
 

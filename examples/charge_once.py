@@ -52,7 +52,7 @@ async def main() -> None:
                 await run.ainvoke({"amount": 30})
         except ConnectionResetError as error:
             print("failed:", error)
-        result = await durable.resume_workflow(thread_id)
+        result = await durable.threads.resume(thread_id)
         print(f"{result['receipt']}: {bank.requests} requests, {len(bank.charges)} charge")
 
 

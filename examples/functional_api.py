@@ -43,7 +43,7 @@ async def main() -> None:
                 await run.ainvoke(["Rome", "Oslo", "Lima"])
         except ConnectionError as error:
             print("failed:", error)
-        print("status:", (await durable.get_checkpoint_status(thread_id)).status)
+        print("status:", (await durable.threads.status(thread_id)).status)
 
         async with durable.run(thread_id, "digest") as run:
             print("resumed:", await run.ainvoke())

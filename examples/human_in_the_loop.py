@@ -42,14 +42,14 @@ async def ask(dsn: str, thread_id: str) -> None:
             await run.ainvoke({"to": "the baker", "amount": 12})
             print("asked:", run.checkpoint.interrupts[0].value)
         try:  # without an answer nothing moves: neither by mistake nor by an eager worker
-            await durable.resume_workflow(thread_id)
+            await durable.threads.resume(thread_id)
         except ThreadInterruptedError as waiting:
             print("refused:", waiting)
 
 
 async def answer(dsn: str, value: str) -> None:
     async with Durable(dsn, graphs=graphs) as durable:
-        async for thread in durable.find_failed_workflows(status=ThreadStatus.INTERRUPTED, graph="payment"):
+        async for thread in durable.threads.resumable(status=ThreadStatus.INTERRUPTED, graph="payment"):
             async with durable.run(thread.thread_id, "payment") as run:
                 result = await run.resume(value)
                 print("answered:", thread.interrupts[0].value, "->", result["outcome"])

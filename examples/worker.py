@@ -11,7 +11,7 @@ from typing import TypedDict
 from database import database
 from langgraph.graph import START, StateGraph
 
-from aiodurable import AiodurableError, Durable, WorkflowCheckpoint, WorkflowExecutor
+from aiodurable import AiodurableError, Durable, WorkflowCheckpoint, WorkflowExecutor, needs_resume
 
 MOST_ATTEMPTS, FIRST_WAIT, AT_ONCE = 5, timedelta(seconds=1), asyncio.Semaphore(10)
 troubles = {"mail server down"}
@@ -40,8 +40,8 @@ def is_due(thread: WorkflowCheckpoint) -> bool:
 async def resume(durable: Durable, thread_id: str) -> None:
     async with AT_ONCE:
         try:
-            if await durable.needs_resume(thread_id):  # else another worker was faster
-                print(f"{thread_id}: now {await durable.resume_workflow(thread_id)}", flush=True)
+            if await needs_resume(thread_id, durable=durable):  # else another worker was faster
+                print(f"{thread_id}: now {await durable.threads.resume(thread_id)}", flush=True)
         except (
             Exception
         ) as error:  # held by another one; or a node's own: it is recorded, and tried again when it is due
@@ -53,7 +53,7 @@ async def work(durable: Durable, stop: asyncio.Event) -> None:
     stopping = asyncio.create_task(stop.wait())
     while not stop.is_set():
         try:
-            found = [thread.thread_id async for thread in durable.find_failed_workflows() if is_due(thread)]
+            found = [thread.thread_id async for thread in durable.threads.resumable() if is_due(thread)]
             random.shuffle(found)  # so that many workers do not try the same ones in the same order
             await asyncio.gather(*(resume(durable, thread_id) for thread_id in found))
         except AiodurableError as error:  # Postgres is away
@@ -70,7 +70,7 @@ async def main() -> None:
         orders = [make(f"order-{number}", {"number": number}) for number in range(1, 4)]
         print(await asyncio.gather(*orders, return_exceptions=True), flush=True)  # a bad day: all of them fail
         troubles.clear()
-        pruning = asyncio.create_task(durable.prune_every(timedelta(hours=6), older_than=timedelta(days=30)))
+        pruning = asyncio.create_task(durable.threads.prune_every(timedelta(hours=6), older_than=timedelta(days=30)))
         await work(durable, stop)
         pruning.cancel()
 

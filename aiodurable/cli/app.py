@@ -92,7 +92,7 @@ class App:
         """
         if name is not None or self.graph is not None:
             return name if self.graph is None else self.graph
-        thread = await durable.get_checkpoint_status(thread_id)
+        thread = await durable.threads.status(thread_id)
         if thread.status != "new" and thread.graph is None:
             known = f" (one of {', '.join(sorted(self.graphs))})" if self.graphs else ""
             raise click.UsageError(f"the graph of thread {thread_id!r} is not recorded: name it with --graph{known}")

@@ -39,4 +39,4 @@ def cancel(ctx: click.Context, thread_id: str, dsn: str | None, wait: bool, time
 
 async def _cancel(thread_id: str, dsn: str | None, wait: bool, timeout: float | None) -> bool:
     async with changing(dsn) as durable:
-        return await durable.cancel(thread_id, wait=wait, timeout=timeout)
+        return await durable.threads.cancel(thread_id, wait=wait, timeout=timeout)

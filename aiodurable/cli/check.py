@@ -95,7 +95,7 @@ async def _check(
     gc.freeze()  # what LangGraph and the application loaded stays: not to be gone over for each few hundred threads
     checked, kinds, bad = 0, Counter[str](), 0
     async with found.looking(dsn, renamed) as durable:
-        async for thread in durable.check(default_graph=found.graph, limit=limit, **filters):
+        async for thread in durable.threads.check(default_graph=found.graph, limit=limit, **filters):
             checked += 1
             bad += bool(thread.problems)
             kinds.update(problem.kind.value for problem in thread.problems)

@@ -72,7 +72,7 @@ async def _delete(dsn: str | None, threads: Sequence[str]) -> _Done:
     async with changing(dsn) as durable:
         for thread_id in threads:
             try:
-                into = done.deleted if await durable.delete(thread_id) else done.unknown
+                into = done.deleted if await durable.threads.delete(thread_id) else done.unknown
             except WorkflowAlreadyRunningError:
                 into = done.running
             into.append(thread_id)

@@ -78,6 +78,6 @@ async def _fork(
         if app is not None:
             options["graph"] = await found.graph_for(durable, thread_id, graph)
         try:
-            return await durable.fork(thread_id, new_thread_id, **options)
+            return await durable.threads.fork(thread_id, new_thread_id, **options)
         except InvalidUpdateError as error:
             raise FailedCommand(f"LangGraph refuses the values: {error}") from error

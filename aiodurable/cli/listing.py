@@ -90,7 +90,7 @@ def list_threads(
 async def _find(dsn: str | None, filters: dict[str, Any], limit: int) -> tuple[list[WorkflowCheckpoint], bool]:
     """Up to `limit` threads, and whether there are more."""
     async with looking(dsn) as durable:
-        found = [thread async for thread in durable.find_workflows(**filters, limit=limit + 1)]
+        found = [thread async for thread in durable.threads.search(**filters, limit=limit + 1)]
     return found[:limit], len(found) > limit
 
 

@@ -98,9 +98,9 @@ def _ask(keep: str, statuses: tuple[str, ...], older_than: timedelta, graph: str
 async def _prune(dsn: str | None, options: dict[str, Any]) -> Pruned:
     async with changing(dsn) as durable:
         if not sys.stderr.isatty():
-            return await durable.prune(**options, progress=_lines())
+            return await durable.threads.prune(**options, progress=_lines())
         with _bar() as progress:
-            return await durable.prune(**options, progress=progress)
+            return await durable.threads.prune(**options, progress=progress)
 
 
 def _lines() -> Callable[[Pruned], None]:

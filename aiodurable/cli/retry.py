@@ -42,9 +42,9 @@ async def _retry(
     async with found.opened(dsn) as durable:
         failure = None
         try:
-            await durable.retry(thread_id, await found.graph_for(durable, thread_id, graph))
+            await durable.threads.retry(thread_id, await found.graph_for(durable, thread_id, graph))
         except (AiodurableError, click.ClickException):
             raise
         except Exception as error:  # a node's own
             failure = error
-        return await durable.get_checkpoint_status(thread_id), failure
+        return await durable.threads.status(thread_id), failure

@@ -54,8 +54,8 @@ async def _look(
     thread_id: str, limit: int, with_values: bool, dsn: str | None
 ) -> tuple[WorkflowCheckpoint, list[ThreadStep], dict[str, Any]]:
     async with looking(dsn) as durable:
-        thread = known(await durable.get_checkpoint_status(thread_id))
-        steps = [step async for step in durable.history(thread_id, limit=limit)]
+        thread = known(await durable.threads.status(thread_id))
+        steps = [step async for step in durable.threads.history(thread_id, limit=limit)]
         return thread, steps, await _values(durable, thread_id) if with_values else {}
 
 

@@ -61,12 +61,13 @@ def tell(thread: WorkflowCheckpoint, *, as_json: bool) -> None:
 
 async def _look(thread_id: str, dsn: str | None) -> WorkflowCheckpoint:
     async with looking(dsn) as durable:
-        return known(await durable.get_checkpoint_status(thread_id))
+        return known(await durable.threads.status(thread_id))
 
 
 async def _count(dsn: str | None, exact: bool) -> ThreadCounts:
     async with looking(dsn) as durable:
-        return await durable.counts(exact=exact)
+        threads = durable.threads
+        return await (threads.count() if exact else threads.estimate_counts())
 
 
 def _tell_counts(counts: ThreadCounts, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`Durable.cancel`: cancel a run in whichever process it runs; settle it here if that process died."""
+"""`Threads.cancel`: cancel a run in whichever process it runs; settle it here if that process died."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _POLL_S = (0.02, 0.5)
 
 
 async def cancel(services: Services, thread_id: str, *, wait: bool = False, timeout: float | None = None) -> bool:
-    """See `Durable.cancel`."""
+    """See `Threads.cancel`."""
     validate_thread_id(thread_id)
     if timeout is not None and not (wait and timeout >= 0):
         raise InvalidArgumentError(

@@ -1,4 +1,4 @@
-"""`Durable.check`: which unfinished threads the given graphs could not resume. Nothing runs.
+"""`Threads.check`: which unfinished threads the given graphs could not resume. Nothing runs.
 
 Pages through threads like a search, and reads of each what a resumption would read first, with a
 reader that constructs no object: neither a node's code nor a stored class's code is called.
@@ -21,7 +21,7 @@ from aiodurable.runs.graph_fit import accepted_problems
 from aiodurable.runs.graphs import BoundGraph, Graphs
 from aiodurable.runs.ledger import Needed
 from aiodurable.runs.services import Services
-from aiodurable.threads import Standing, ThreadFilters
+from aiodurable.threads import Filter, Standing, ThreadFilters
 
 __all__ = ["ThreadCheck", "check"]
 
@@ -50,18 +50,18 @@ class ThreadCheck:
 
 async def check(
     services: Services,
-    graphs: Graphs,
     *,
     default: BoundGraph | None,
     after: str | None,
     limit: int | None,
     filters: ThreadFilters,
 ) -> AsyncIterator[ThreadCheck]:
-    """See `Durable.check`."""
+    """See `Threads.check`."""
+    graphs = services.graphs
     saver = services.checkpoints.get_checkpointer()
     inner = any(graph.has_subgraphs for graph in (*graphs.registered, *([] if default is None else [default])))
     wanted: ThreadFilters = {**filters, "status": filters.get("status") or _UNFINISHED}
-    batches = _batches(saver, services.threads.standing(after=after, limit=limit, **wanted))
+    batches = _batches(saver, services.threads.search.standing(Filter.of(**wanted), after=after, limit=limit))
     batch = await _next(batches)
     stored = _Stored([], {}, {})
     while batch or stored.threads:

@@ -66,7 +66,7 @@ async def fork(
     graph: str | None,
     change: Change | None,
 ) -> WorkflowCheckpoint:
-    """Create the new thread under a lease of its own, and return its status. See `Durable.fork`."""
+    """Create the new thread under a lease of its own, and return its status. See `Threads.fork`."""
     checkpoint_id, in_the_step = await _find(services, source, point)
     async with hold(services, new_thread_id or str(uuid6())) as lease:
         thread = await services.threads.status(lease.thread_id, ignore_lock=True)
@@ -135,11 +135,11 @@ async def _find(services: Services, source: str, point: Point) -> tuple[str, boo
 
 async def _before(services: Services, thread: WorkflowCheckpoint, node: str) -> str:
     if thread.checkpoint_id is not None and (
-        node in thread.pending or node in await services.threads.begun(thread.thread_id, thread.checkpoint_id)
+        node in thread.pending or node in await services.threads.history.begun(thread.thread_id, thread.checkpoint_id)
     ):
         return thread.checkpoint_id
     seen = set(thread.pending)
-    async for step in services.threads.history(thread.thread_id):
+    async for step in services.threads.history.steps(thread.thread_id, before=None, limit=None):
         if node in step.nodes and step.parent_id is not None:
             return step.parent_id
         if node in step.nodes:
@@ -158,7 +158,7 @@ async def _before(services: Services, thread: WorkflowCheckpoint, node: str) -> 
 
 async def _of_step(services: Services, thread_id: str, number: int) -> str:
     newest = oldest = None
-    async for step in services.threads.history(thread_id):
+    async for step in services.threads.history.steps(thread_id, before=None, limit=None):
         if step.step == number:
             return step.checkpoint_id
         newest, oldest = step.step if newest is None else newest, step.step

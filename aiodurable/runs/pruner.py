@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import NoReturn, Unpack
 
@@ -13,7 +13,7 @@ from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, 
 from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.runs.leader import leadership
 from aiodurable.runs.services import Services
-from aiodurable.threads import PruneOptions
+from aiodurable.threads import Pruned, PruneOptions
 from aiodurable.threads.prune import checked
 
 __all__ = ["prune_every"]
@@ -21,8 +21,20 @@ __all__ = ["prune_every"]
 _log = logging.getLogger(__name__)
 
 
-async def prune_every(opened: Callable[[], Services], interval: timedelta, **options: Unpack[PruneOptions]) -> NoReturn:
-    """See `Durable.prune_every`. `opened` gives the services, and raises `ClosedError` where they are closed."""
+async def prune_every(
+    opened: Callable[[], Services],
+    prune: Callable[..., Awaitable[Pruned]],
+    interval: timedelta,
+    **options: Unpack[PruneOptions],
+) -> NoReturn:
+    """See `Threads.prune_every`.
+
+    Args:
+        opened: gives the services, or raises `ClosedError`.
+        prune: prunes once.
+        interval: from the end of one round to the start of the next.
+        options: those of `prune`.
+    """
     if interval <= timedelta():
         raise InvalidArgumentError(f"interval must be above 0, got {interval}: a day is usual")
     checked(**options)
@@ -30,7 +42,7 @@ async def prune_every(opened: Callable[[], Services], interval: timedelta, **opt
         try:
             async with leadership(opened().locks, "prune"):
                 while True:
-                    _log.info("pruned: %s", await opened().threads.prune(**options))
+                    _log.info("pruned: %s", await prune(**options))
                     await asyncio.sleep(interval.total_seconds() * random.uniform(0.9, 1.1))
         except (ConfigurationError, InvalidArgumentError, ClosedError):  # no waiting helps
             raise

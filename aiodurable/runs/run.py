@@ -202,7 +202,7 @@ class DurableRun:
                 accepted with another input; nothing was written.
             ResultPrunedError: the run is complete, but its result is not stored any more.
             LeaseLostError: the lease was lost; whoever has it now goes on from the last checkpoint.
-            RunCancelledError: somebody cancelled the run; see `Durable.cancel`.
+            RunCancelledError: somebody cancelled the run; see `Threads.cancel`.
             Exception: a node's own, as it was raised; also one of the unfinished run, and the input was not taken then.
         """
         call = self._call(input, config, context, on_unfinished, options)

@@ -9,8 +9,9 @@ from aiodurable.checkpoints import AsyncCheckpointerPool
 from aiodurable.events import Observer
 from aiodurable.locks import PostgresLockManager
 from aiodurable.runs.cancellation import Cancellations
+from aiodurable.runs.graphs import Graphs
 from aiodurable.runs.ledger import Ledger
-from aiodurable.threads import Threads
+from aiodurable.threads import ThreadReader
 
 __all__ = ["Services"]
 
@@ -20,6 +21,7 @@ class Services:
     """The open services, and how runs use them.
 
     Attributes:
+        graphs: those that the `Durable` was given, by name.
         recovery_grace_s: seconds within which a lost lock may be reacquired before its lease counts
             as lost; 0: a lost lock is a lost lease.
         observers: called with every event.
@@ -27,8 +29,9 @@ class Services:
 
     locks: PostgresLockManager
     checkpoints: AsyncCheckpointerPool
-    threads: Threads
+    threads: ThreadReader
     ledger: Ledger
     cancellations: Cancellations
+    graphs: Graphs
     recovery_grace_s: float
     observers: Sequence[Observer]

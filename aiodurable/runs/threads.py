@@ -1,8 +1,7 @@
-"""What a `Durable` offers on threads it does not hold: look at them, go on with them, remove what is old."""
+"""`durable.threads`: read threads, go on with them, fork them, and remove what is old."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Unpack
@@ -15,91 +14,100 @@ from aiodurable.runs.cancel import cancel
 from aiodurable.runs.check import ThreadCheck, check
 from aiodurable.runs.decision import may_go_on, may_retry, not_found
 from aiodurable.runs.fork import Change, Point, fork
-from aiodurable.runs.graphs import BoundGraph, Graph, Graphs
+from aiodurable.runs.graphs import BoundGraph, Graph
 from aiodurable.runs.hold import OnBusy
 from aiodurable.runs.pruner import prune_every
 from aiodurable.runs.run import run
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_thread_id
 from aiodurable.threads import (
+    Filter,
     Pruned,
     PruneOptions,
     ThreadCounts,
     ThreadFilters,
     ThreadPage,
     ThreadStep,
+    check_positive,
 )
+from aiodurable.threads.filters import Statuses
 from aiodurable.threads.prune import BATCH, SHARE, Keep
 
-__all__ = ["Verbs"]
+__all__ = ["Threads"]
 
 
-class Verbs(ABC):
-    """The verbs of `Durable` that name a thread, or go through all of them.
+class Threads:
+    """The threads of a database, by thread_id; also those that only plain LangGraph has written.
 
-    Each raises `PostgresUnavailableError` where Postgres could not be reached, an iterator at any step.
+    Nothing here needs a lease of the caller's. Every method raises `ClosedError` while the `Durable`
+    is not open, and `PostgresUnavailableError` where Postgres cannot be reached; an iterator at any
+    step.
+
+    Args:
+        opened: gives the services of the `Durable`, or raises `ClosedError`.
     """
 
-    @abstractmethod
-    def _opened(self) -> Services:
-        """The services. Raises `ClosedError` where they are not open."""
+    def __init__(self, opened: Callable[[], Services]) -> None:
+        self._opened = opened
 
-    @abstractmethod
-    def _known_graphs(self) -> Graphs:
-        """The graphs it was given."""
+    async def get(self, thread_id: str) -> WorkflowCheckpoint:
+        """Where a thread stands.
 
-    @abstractmethod
-    def _bound(self, graph: Graph) -> BoundGraph:
-        """The graph, bound to the saver; raises as `Graphs.bind` does."""
+        Raises:
+            ThreadNotFoundError: nothing is known of it; `status` returns `new` instead.
+            InvalidArgumentError: a thread_id that cannot be stored.
+        """
+        found = await self.status(thread_id)
+        if found.status is ThreadStatus.NEW:
+            raise not_found(thread_id)
+        return found
 
-    async def get_checkpoint_status(self, thread_id: str) -> WorkflowCheckpoint:
-        """Where a thread stands, from the tables and the live lock; also of one that only plain LangGraph has seen.
+    async def status(self, thread_id: str) -> WorkflowCheckpoint:
+        """Where a thread stands, by the tables and the live lock.
 
-        By the rules of `aiodurable.threads.status`. A thread nobody knows is `new`.
+        `aiodurable.threads.status` has the rules. A thread of which nothing is known is `new`.
 
         Raises:
             InvalidArgumentError: a thread_id that cannot be stored.
         """
         return await self._opened().threads.status(thread_id)
 
-    async def needs_resume(self, thread_id: str) -> bool:
-        """Whether work is left that may go on without a person; see `WorkflowCheckpoint.resumable`."""
-        return (await self.get_checkpoint_status(thread_id)).resumable
-
-    def find_workflows(
+    def search(
         self, *, after: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
     ) -> AsyncIterator[WorkflowCheckpoint]:
-        """The threads that pass every filter, by thread_id; also those that only plain LangGraph has seen.
+        """The threads that pass every filter, by thread_id.
 
-        Each step is read when it is needed: a thread that changes meanwhile is told as it is when its step is read.
-        Crashed, complete and (where locks are held of which the ledger knows no run) running threads are sought among
-        all threads, some 25,000 a second.
+        Reads a step at a time, when the iterator gets there: a thread that changes meanwhile is
+        given as it is then. Crashed and complete threads are searched among all threads, some
+        25,000 a second; so are running ones while locks are held that belong to no recorded run.
 
         Args:
             after: only threads whose id comes after this one, as the database sorts text.
             limit: at most so many.
-            filters: see `ThreadFilters`: status, older_than, newer_than, graph, prefix, error, holder, orphaned, resumable,
-                reason, doubtful.
+            filters: see `ThreadFilters`: status, older_than, newer_than, graph, prefix, error,
+                holder, orphaned, resumable, reason, doubtful.
 
         Raises:
-            InvalidArgumentError: a filter that cannot be meant, or a limit below 1; at once, not at the first step.
+            InvalidArgumentError: an invalid filter, or a limit below 1; at the call, not at the
+                first step.
         """
-        return self._opened().threads.find(after=after, limit=limit, **filters)
+        check_positive(limit=limit)
+        return self._opened().threads.search.threads(Filter.of(**filters), after=after, limit=limit)
 
-    def find_failed_workflows(
+    def resumable(
         self, *, after: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
     ) -> AsyncIterator[WorkflowCheckpoint]:
-        """`find_workflows` with another default: without `status`, the threads that may go on without a person.
+        """The threads that may go on without a person: failed, crashed and drained ones.
 
-        These are failed, crashed and drained: not those at a gate, nor where plain LangGraph may have stopped at one, not
-        cancelled ones, and not those that wait for an answer (`resumable=True` in `ThreadFilters`). They are found by small
-        indexes, however many threads there are.
+        Not those at a gate, nor where plain LangGraph may have stopped at one, nor cancelled,
+        quarantined or interrupted ones. Small indexes find them, however many threads there are.
+        With `status` it is `search`.
         """
         if filters.get("status") is None:
             filters.setdefault("resumable", True)
-        return self.find_workflows(after=after, limit=limit, **filters)
+        return self.search(after=after, limit=limit, **filters)
 
-    async def page(
+    async def search_page(
         self,
         *,
         after: str | None = None,
@@ -107,33 +115,44 @@ class Verbs(ABC):
         look_at: int = 10_000,
         **filters: Unpack[ThreadFilters],
     ) -> ThreadPage:
-        """One page of `find_workflows`, in a bounded time: `threads, after = await durable.page(status="failed")`.
+        """One page of a search, in a bounded time: `threads, after = await …search_page(status="failed")`.
 
         Args:
-            after: what the page before gave; None: the first page.
+            after: the page before's `after`; None: the first page.
             limit: threads on the page, at most.
-            look_at: threads to look at, at most, rounded up to a step of up to 1000. A page that reached it may be short
-                or empty without being the last: the last one's `after` is None.
-            filters: see `ThreadFilters`. Let all pages have the same; for ages that means moments.
+            look_at: threads to read, at most, rounded up to a step of up to 1000. A page that
+                reached it may be short or empty without being the last: the last one's `after` is
+                None.
+            filters: see `ThreadFilters`. Give every page the same; ages as moments.
 
         Raises:
-            InvalidArgumentError: a filter that cannot be meant, or a number below 1.
+            InvalidArgumentError: an invalid filter, or a number below 1.
         """
-        return await self._opened().threads.page(after=after, limit=limit, look_at=look_at, **filters)
+        check_positive(limit=limit, look_at=look_at)
+        search = self._opened().threads.search
+        return await search.page(Filter.of(**filters), after=after, limit=limit, look_at=look_at)
 
-    async def counts(self, *, exact: bool = True, **filters: Unpack[ThreadFilters]) -> ThreadCounts:
-        """How many threads have each status.
+    async def count(self, **filters: Unpack[ThreadFilters]) -> ThreadCounts:
+        """How many threads have each status. Counts every thread that passes, as `search` finds them.
+
+        Raises:
+            InvalidArgumentError: an invalid filter.
+        """
+        return await self._opened().threads.counts.count(Filter.of(**filters))
+
+    async def estimate_counts(self, *, status: Statuses | None = None) -> ThreadCounts:
+        """The same in a bounded time, about a second for a million threads.
+
+        Complete and crashed threads of a large database are estimated from a sample; what is rare
+        is counted. The result says which.
 
         Args:
-            exact: True counts every thread that passes, as `find_workflows` finds them. False takes a bounded time, about
-                a second for a million threads: complete and crashed threads of a large database are estimated from a
-                sample, and what is rare is counted; the result says which.
-            filters: see `ThreadFilters`; an estimate takes only `status`.
+            status: only threads of these statuses; None: of all.
 
         Raises:
-            InvalidArgumentError: a filter that cannot be meant.
+            InvalidArgumentError: an unknown status.
         """
-        return await self._opened().threads.counts(exact=exact, **filters)
+        return await self._opened().threads.counts.estimate(Filter.of(status=status))
 
     def check(
         self,
@@ -143,26 +162,30 @@ class Verbs(ABC):
         limit: int | None = None,
         **filters: Unpack[ThreadFilters],
     ) -> AsyncIterator[ThreadCheck]:
-        """What the graphs of this `Durable` would do with the unfinished threads there are, by thread_id; for a deploy.
+        """What the graphs of this `Durable` would do with the unfinished threads there are; before a deploy.
 
-        Each is read as a call would read it before going on: nodes, channels, questions, values, and the name of its graph.
-        Nothing is run, no stored object is built, no lease is taken, nothing is written.
+        Reads of each thread what a call would read before going on: nodes, channels, questions,
+        values, and the name of its graph. Runs nothing, builds no stored object, takes no lease,
+        writes nothing.
 
         Args:
-            default_graph: the graph of threads for which none is recorded; None: those are a problem.
+            default_graph: the graph of threads for which none is recorded; None: those are a
+                problem.
             after: only threads whose id comes after this one.
             limit: at most so many.
             filters: see `ThreadFilters`. Without `status` all that are not complete.
 
         Returns:
-            A `ThreadCheck` each, also of threads without a problem.
+            A `ThreadCheck` each, by thread_id, also of threads without a problem.
 
         Raises:
-            InvalidArgumentError: a filter that cannot be meant, or a limit below 1.
+            InvalidArgumentError: an invalid filter, or a limit below 1.
             ConfigurationError: the graph cannot be run.
         """
-        default = None if default_graph is None else self._bound(default_graph)
-        return check(self._opened(), self._known_graphs(), default=default, after=after, limit=limit, filters=filters)
+        services = self._opened()
+        check_positive(limit=limit)
+        default = None if default_graph is None else services.graphs.bind(default_graph)
+        return check(services, default=default, after=after, limit=limit, filters=filters)
 
     def history(
         self, thread_id: str, *, before: str | None = None, limit: int | None = None
@@ -177,9 +200,11 @@ class Verbs(ABC):
         Raises:
             InvalidArgumentError: a thread_id that cannot be stored, or a limit below 1; at once, not at the first step.
         """
-        return self._opened().threads.history(thread_id, before=before, limit=limit)
+        check_positive(limit=limit)
+        history = self._opened().threads.history
+        return history.steps(validate_thread_id(thread_id), before=before, limit=limit)
 
-    async def resume_workflow(
+    async def resume(
         self,
         thread_id: str,
         graph: Graph | None = None,
@@ -199,7 +224,7 @@ class Verbs(ABC):
         Args:
             thread_id: the thread.
             graph: its graph; None: the one the ledger knows it by, which must be registered here.
-            on_busy, timeout: as for `run`.
+            on_busy, timeout: as for `Durable.run`.
             past_gate: a person has decided: go on also with a thread that was stopped on purpose.
             config, context: over what the run was accepted with, which is there again.
             options: LangGraph's own for `ainvoke`.
@@ -210,9 +235,9 @@ class Verbs(ABC):
             ThreadPausedError: it was stopped on purpose; see `past_gate`.
             ResumeLimitError: it is quarantined; see `retry`.
             GraphNotRegisteredError: no graph was given and the ledger names none that is registered.
-            WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `run`.
+            WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `Durable.run`.
         """
-        bound = await self._graph_of(thread_id, graph, verb="resume_workflow")
+        bound = await self._graph_of(thread_id, graph, verb="resume")
         async with run(self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout) as resumed:
             if not past_gate:
                 may_go_on(resumed.checkpoint)
@@ -232,17 +257,17 @@ class Verbs(ABC):
         """Try a thread again from where it stopped, also a quarantined one, and return its result.
 
         The node that failed runs again; those that finished beside it do not. It is one more attempt of the same run.
-        Unlike `resume_workflow` it refuses a complete thread: there is nothing to try again.
+        Unlike `resume` it refuses a complete thread: there is nothing to try again.
 
         Args:
-            thread_id, graph, on_busy, timeout, config, context, options: as for `resume_workflow`.
+            thread_id, graph, on_busy, timeout, config, context, options: as for `resume`.
 
         Raises:
             ThreadNotFoundError: nothing is known of the thread.
             ThreadInterruptedError: it waits for an answer.
             NotResumableError: it is complete.
             GraphNotRegisteredError: no graph was given and the ledger names none that is registered.
-            WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `run`.
+            WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `Durable.run`.
             Exception: a node's own, if it fails again.
         """
         bound = await self._graph_of(thread_id, graph, verb="retry")
@@ -314,7 +339,7 @@ class Verbs(ABC):
         """
         services = self._opened()
         point = Point(checkpoint_id, before, from_step)
-        bound, change = None if graph is None else self._bound(graph), None
+        bound, change = None if graph is None else self._opened().graphs.bind(graph), None
         if values is not None or as_node is not None:
             bound = bound or await self._graph_of(thread_id, None, verb="fork")
             change = Change(bound, values, as_node)
@@ -377,7 +402,7 @@ class Verbs(ABC):
             InvalidArgumentError: an argument that cannot be meant; nothing was removed.
             PostgresUnavailableError: earlier batches stay removed.
         """
-        return await self._opened().threads.prune(
+        return await self._opened().threads.retention.prune(
             keep=keep,
             older_than=older_than,
             statuses=statuses,
@@ -404,12 +429,12 @@ class Verbs(ABC):
             ConfigurationError: later, a right that the role lacks.
             ClosedError: this `Durable` was closed meanwhile.
         """
-        await prune_every(self._opened, interval, **options)
+        await prune_every(self._opened, self.prune, interval, **options)
 
     async def _graph_of(self, thread_id: str, given: Graph | None, *, verb: str) -> BoundGraph:
         if given is not None:
-            return self._bound(given)
-        status = await self.get_checkpoint_status(thread_id)
+            return self._opened().graphs.bind(given)
+        status = await self.status(thread_id)
         if status.status is ThreadStatus.NEW:
             raise not_found(thread_id)
         if status.graph is None:
@@ -418,4 +443,4 @@ class Verbs(ABC):
                 f"pass it, {verb}(thread_id, graph=…)",
                 thread_id=thread_id,
             )
-        return self._bound(status.graph)
+        return self._opened().graphs.bind(status.graph)

@@ -2,28 +2,30 @@
 
 `status` says where one thread stands and holds the rules by which it is told. `search` goes through all of them, a step
 at a time; `filters` says for which. `counting` tells how many there are. `history` tells what one went through.
-`retention` removes what is no longer needed. `reader` is the door.
+`retention` removes what is no longer needed. `reader` holds them all.
 
 Nothing here takes a lease, or writes to a thread that somebody works on.
 """
 
 from aiodurable.models import NEEDS_ATTENTION
 from aiodurable.threads.counts import ThreadCounts
-from aiodurable.threads.filters import ThreadFilters
+from aiodurable.threads.filters import Filter, ThreadFilters, check_positive
 from aiodurable.threads.history import ThreadStep
 from aiodurable.threads.prune import Pruned, PruneOptions
-from aiodurable.threads.reader import Threads
+from aiodurable.threads.reader import ThreadReader
 from aiodurable.threads.search import ThreadPage
 from aiodurable.threads.status import Standing
 
 __all__ = [
     "NEEDS_ATTENTION",
+    "Filter",
     "PruneOptions",
     "Pruned",
     "Standing",
     "ThreadCounts",
     "ThreadFilters",
     "ThreadPage",
+    "ThreadReader",
     "ThreadStep",
-    "Threads",
+    "check_positive",
 ]

@@ -179,8 +179,8 @@ async def test_the_verb_gives_every_unfinished_thread_and_imports_nothing_for_th
     import shop_new  # pyright: ignore[reportMissingImports]
 
     async with Durable(dsn, graphs=shop_new.graphs, renamed={"pay": "charge"}, settings=Settings()) as durable:
-        found = {thread.thread_id: thread.problems async for thread in durable.check()}
-        assert [thread.thread_id async for thread in durable.check(limit=2)] == ["t-ask", "t-gone"]
+        found = {thread.thread_id: thread.problems async for thread in durable.threads.check()}
+        assert [thread.thread_id async for thread in durable.threads.check(limit=2)] == ["t-ask", "t-gone"]
     assert {thread_id: [p.kind for p in problems] for thread_id, problems in found.items()} == {
         "t-ask": [ProblemKind.LOST_QUESTION],
         "t-gone": [ProblemKind.UNREGISTERED_GRAPH],
@@ -207,13 +207,13 @@ async def test_no_more_values_are_read_at_once_than_memory_is_given_for(
     monkeypatch.setattr(DurableSaver, "steps_of", noting)
     async with Durable(dsn, graphs=shop_new.graphs) as durable:
         checkpointer = durable.checkpointer
-        threads = [thread.thread_id async for thread in durable.check()]
+        threads = [thread.thread_id async for thread in durable.threads.check()]
         assert read == [threads]
         (largest, *_) = sorted((await checkpointer.sizes(threads)).values(), reverse=True)
         for most, together in ((largest, 1), (2 * largest, 2), (1, 1)):
             read.clear()
             monkeypatch.setattr(check, "_BYTES_AT_ONCE", most)
-            assert [thread.thread_id async for thread in durable.check()] == threads
+            assert [thread.thread_id async for thread in durable.threads.check()] == threads
             assert [thread for some in read for thread in some] == threads
             assert max(map(len, read)) >= together
             sizes = await checkpointer.sizes(threads)
@@ -235,12 +235,12 @@ async def test_a_check_finds_the_threads_that_a_search_finds(dsn: str) -> None:
         ):
             searched = [
                 (t.thread_id, t.status, t.graph)
-                async for t in durable.find_workflows(**{"status": UNFINISHED, **filters})
+                async for t in durable.threads.search(**{"status": UNFINISHED, **filters})
             ]
-            checked = [(t.thread_id, t.status, t.graph) async for t in durable.check(**filters)]
+            checked = [(t.thread_id, t.status, t.graph) async for t in durable.threads.check(**filters)]
             assert checked == searched, filters
             if searched:
-                assert [t.thread_id async for t in durable.check(limit=1, **filters)] == [searched[0][0]]
+                assert [t.thread_id async for t in durable.threads.check(limit=1, **filters)] == [searched[0][0]]
 
 
 @pytest.mark.usefixtures("shop")
@@ -266,5 +266,5 @@ async def test_a_check_that_fails_leaves_nothing_at_work(dsn: str, monkeypatch: 
     async with Durable(dsn, graphs=shop_new.graphs) as durable:
         before = asyncio.all_tasks()
         with pytest.raises(PostgresUnavailableError, match="no route"):
-            _ = [thread async for thread in durable.check()]
+            _ = [thread async for thread in durable.threads.check()]
         assert asyncio.all_tasks() <= before

@@ -63,7 +63,7 @@ def test_a_killed_workflow_is_finished_by_another_process(dsn: str, tmp_path: Pa
 
     async def look() -> None:
         async with Durable(dsn) as durable:
-            thread = await durable.get_checkpoint_status(thread_id)
+            thread = await durable.threads.status(thread_id)
             assert (thread.status, thread.attempts, thread.holder) == (ThreadStatus.COMPLETE, 2, None)
 
     asyncio.run(look())

@@ -71,11 +71,11 @@ def each_privilege(statements: list[str]) -> Iterator[tuple[str, str]]:
 
 async def looks(dsn: str) -> None:
     async with Durable(dsn, settings=Settings(auto_migrate=False, lock_connections=0, connect_timeout_s=5)) as durable:
-        assert [found.thread_id async for found in durable.find_workflows()] == ["before"]
-        await durable.get_checkpoint_status("before")
-        await durable.counts()
-        await durable.counts(exact=False)
-        assert [step async for step in durable.history("before")]
+        assert [found.thread_id async for found in durable.threads.search()] == ["before"]
+        await durable.threads.status("before")
+        await durable.threads.count()
+        await durable.threads.estimate_counts()
+        assert [step async for step in durable.threads.history("before")]
 
 
 async def runs(dsn: str) -> None:
@@ -84,16 +84,16 @@ async def runs(dsn: str) -> None:
             await run.ainvoke({})
         async with durable.run("thread", "ask") as run:
             assert (await run.ainvoke(Command(resume=3)))["n"] == 3
-        await durable.fork("thread", "fork")
-        await durable.get_checkpoint_status("thread")
-        [found async for found in durable.find_workflows()]
+        await durable.threads.fork("thread", "fork")
+        await durable.threads.status("thread")
+        [found async for found in durable.threads.search()]
 
 
 async def prunes(dsn: str) -> None:
     async with Durable(dsn, settings=Settings(auto_migrate=False, connect_timeout_s=5)) as durable:
-        await durable.prune(older_than=timedelta(0), keep="nothing")
-        await durable.delete("thread")
-        await durable.delete("fork")
+        await durable.threads.prune(older_than=timedelta(0), keep="nothing")
+        await durable.threads.delete("thread")
+        await durable.threads.delete("fork")
 
 
 async def runs_and_prunes(dsn: str) -> None:

@@ -122,7 +122,7 @@ class Gate:
 async def test_it_runs_to_the_end_and_lets_go(durable: Durable, entry: Entry) -> None:
     result = await entry(durable, four_nodes(), "t")
     assert result["words"] == list(STEPS)
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, status.holder) == (ThreadStatus.COMPLETE, None)
 
 
@@ -130,7 +130,7 @@ async def test_a_second_one_is_refused_while_the_first_works(durable: Durable, e
     gate = Gate()
     first = asyncio.create_task(entry(durable, four_nodes(gate), "t"))
     await gate.reached.wait()
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.RUNNING
+    assert (await durable.threads.status("t")).status is ThreadStatus.RUNNING
     with pytest.raises(WorkflowAlreadyRunningError) as refused:
         await entry(durable, four_nodes(), "t")
     assert refused.value.holder is not None
@@ -155,7 +155,7 @@ async def test_an_exception_of_a_node_comes_out_as_it_is_and_the_next_call_goes_
     builder = four_nodes(before)
     with pytest.raises(ZeroDivisionError, match="weigh"):
         await entry(durable, builder, "t")
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, status.failed_node, status.holder) == (ThreadStatus.FAILED, "weigh", None)
     broken = False
     assert (await entry(durable, builder, "t"))["words"] == list(STEPS)
@@ -170,11 +170,11 @@ async def test_a_cancellation_comes_out_as_it_is_and_the_thread_is_free(durable:
         await call
     await wait_until(lambda: _is_free(durable))
     gate.open.set()
-    assert (await durable.resume_workflow("t", four_nodes(), past_gate=True))["words"] == list(STEPS)
+    assert (await durable.threads.resume("t", four_nodes(), past_gate=True))["words"] == list(STEPS)
 
 
 async def _is_free(durable: Durable) -> bool:
-    return (await durable.get_checkpoint_status("t")).holder is None
+    return (await durable.threads.status("t")).holder is None
 
 
 async def test_its_checkpoints_are_fenced(durable: Durable, entry: Entry) -> None:
@@ -187,7 +187,7 @@ async def test_its_checkpoints_are_fenced(durable: Durable, entry: Entry) -> Non
     gate.open.set()
     with pytest.raises(Exception, match="fencing token|lease"):
         await call
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert status.status is ThreadStatus.CRASHED
     assert status.pending == ("sort",)
 
@@ -235,5 +235,5 @@ async def test_the_newest_durable_of_the_loop_is_the_current_one(dsn: str, durab
 async def test_a_graph_that_nobody_named_is_recorded_without_a_name(durable: Durable) -> None:
     await by_run(durable, four_nodes(), "t")
     await by_run(durable, four_nodes().compile(name="story"), "u")
-    assert (await durable.get_checkpoint_status("t")).graph is None
-    assert (await durable.get_checkpoint_status("u")).graph == "story"
+    assert (await durable.threads.status("t")).graph is None
+    assert (await durable.threads.status("u")).graph == "story"

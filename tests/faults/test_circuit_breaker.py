@@ -39,7 +39,7 @@ async def own() -> AsyncIterator[OwnServer]:
 
 async def refused(durable: Durable) -> CircuitOpenError | None:
     try:
-        await durable.get_checkpoint_status("t")
+        await durable.threads.status("t")
     except CircuitOpenError as error:
         return error
     except PostgresUnavailableError:
@@ -57,9 +57,7 @@ async def test_calls_fail_at_once_while_postgres_stays_away_and_work_when_it_is_
         health = durable.health()
         assert (health.healthy, health.checkpoints.circuit) == (False, "open")
         began = time.monotonic()
-        answers = await asyncio.gather(
-            *(durable.get_checkpoint_status(f"t{n}") for n in range(50)), return_exceptions=True
-        )
+        answers = await asyncio.gather(*(durable.threads.status(f"t{n}") for n in range(50)), return_exceptions=True)
         kinds = Counter(type(answer).__name__ for answer in answers)
         assert kinds["CircuitOpenError"] >= 49, kinds  # one may be the probe
         if kinds["CircuitOpenError"] == 50:
@@ -68,7 +66,7 @@ async def test_calls_fail_at_once_while_postgres_stays_away_and_work_when_it_is_
 
         async def works() -> bool:
             try:
-                return (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
+                return (await durable.threads.status("t")).status is ThreadStatus.NEW
             except (CircuitOpenError, PostgresUnavailableError):
                 return False
 
@@ -128,7 +126,7 @@ async def test_circuit_after_0_refuses_nobody(own: OwnServer) -> None:
         await own.stop()
         for _ in range(20):
             with pytest.raises(PostgresUnavailableError):
-                await durable.get_checkpoint_status("t")
+                await durable.threads.status("t")
         assert durable.health().checkpoints.circuit is None
 
 
@@ -143,7 +141,7 @@ async def test_a_durable_may_be_opened_before_its_postgres_is_there(own: OwnServ
     assert not opening.done()
     assert await own.start() == dsn
     await opening
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
+    assert (await durable.threads.status("t")).status is ThreadStatus.NEW
     await durable.aclose()
 
 

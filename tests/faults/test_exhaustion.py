@@ -96,7 +96,7 @@ async def test_a_full_disk_is_told_and_all_goes_on_when_there_is_room(full_disk:
             assert resource_of(await raised(run(durable, f"full {number}"))) == "disk"
         make_room()
         assert (await run(durable, "after"))["text"]
-        assert (await durable.get_checkpoint_status("after")).status == "complete"
+        assert (await durable.threads.status("after")).status == "complete"
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,10 @@ async def test_a_full_lock_table_is_told_by_looking_too(small: str, lock_table: 
     async with Durable(small, graphs={"graph": GRAPH}, settings=FEW) as durable:
         await run(durable, "before")
         await lock_table()
-        errors = [await raised(durable.counts(exact=True)), await raised(durable.prune(older_than=timedelta(0)))]
+        errors = [
+            await raised(durable.threads.count(exact=True)),
+            await raised(durable.threads.prune(older_than=timedelta(0))),
+        ]
         assert {resource_of(error) for error in errors} == {"locks"}
         assert all(isinstance(error.__cause__, psycopg.Error) for error in errors)
         assert isinstance(await raised(run(durable, "full")), LockCapacityError)

@@ -99,7 +99,7 @@ async def one_failover(servers: Pair) -> Counter[str]:
         await check(servers.standby.dsn, complete=False)
         for number, result in enumerate(results):
             assert isinstance(result, AiodurableError) or result == RIGHT, (number, repr(result))
-            status = await durable.get_checkpoint_status(f"t{number}")
+            status = await durable.threads.status(f"t{number}")
             if not isinstance(result, AiodurableError) and number not in before:
                 assert status.status is ThreadStatus.COMPLETE, (number, status)
             await finish(durable, f"t{number}", status.status)

@@ -45,7 +45,7 @@ async def test_a_run_whose_postgres_goes_away_ends_clearly_and_goes_on_when_it_i
                 pytest.fail("opened")
     assert await own.start() == dsn
     async with Durable(dsn) as durable:
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.CRASHED
+        assert (await durable.threads.status("t")).status is ThreadStatus.CRASHED
         async with durable.run("t", four_nodes(), config=config(log)) as run:
             assert (await run.ainvoke())["words"] == list(STEPS)
     assert noted(log) == ["collect", "sort", "weigh", "weigh", "tell"]
@@ -65,7 +65,7 @@ async def test_a_restart_of_postgres_is_not_felt_by_a_run(own: OwnServer, tmp_pa
         gate.open.set()
         result, token = await within(60, task)
         assert (result["words"], token) == (list(STEPS), 1)
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+        assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE
     assert noted(log) == list(STEPS)
 
 
@@ -84,7 +84,7 @@ async def test_a_result_whose_recording_postgres_missed_is_still_returned_and_to
                 await anext(stream)
         await own.start()
     async with Durable(dsn) as durable:
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+        assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE
         async with durable.run("t", four_nodes(), run_id=run.run_id) as again:
             assert (await again.ainvoke(INPUT))["words"] == list(STEPS)
 

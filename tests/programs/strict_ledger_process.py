@@ -125,16 +125,16 @@ async def comes_back(durable: Durable) -> None:
     global broken  # noqa: PLW0603
     broken = False
     await accepted(durable, "shop", "input", INPUT, Terms(3))
-    print("input, context, config:", *(await durable.resume_workflow("input"))["seen"])
+    print("input, context, config:", *(await durable.threads.resume("input"))["seen"])
     await accepted(durable, "working", "entrypoint", INPUT["orders"]["first"])
-    print("entrypoint:", *await durable.resume_workflow("entrypoint"))
+    print("entrypoint:", *await durable.threads.resume("entrypoint"))
     broken = True
     async with durable.run("answer", "question") as run:
         await run.ainvoke({"messages": []})
         with contextlib.suppress(ConnectionError):
             await run.resume(Item("tea"))
     broken = False
-    print("answer:", *(await durable.resume_workflow("answer"))["seen"])
+    print("answer:", *(await durable.threads.resume("answer"))["seen"])
 
 
 async def refused(durable: Durable, foreign: Any) -> None:
@@ -149,7 +149,7 @@ async def refused(durable: Durable, foreign: Any) -> None:
                 await run.ainvoke(given)
             except InvalidArgumentError as error:
                 print("refused:", error.argument, error)
-        print("then:", (await durable.get_checkpoint_status(f"refused {what}")).status)
+        print("then:", (await durable.threads.status(f"refused {what}")).status)
     async with durable.run("refused answer", "question") as run:
         await run.ainvoke({"messages": []})
         try:
@@ -164,7 +164,7 @@ async def allowed(dsn: str) -> None:
     settings = Settings(allowed_msgpack_modules=(Foreign,))
     async with Durable(dsn, graphs=GRAPHS, settings=settings) as durable:
         await accepted(durable, "shop", "allowed", {**INPUT, "extra": Foreign("tea")})
-        print("allowed:", *(await durable.resume_workflow("allowed"))["seen"])
+        print("allowed:", *(await durable.threads.resume("allowed"))["seen"])
 
 
 async def main(dsn: str) -> None:

@@ -24,7 +24,7 @@ TABLES = ("aiodurable_fences", "aiodurable_runs", "checkpoints", "checkpoint_blo
 
 
 async def is_free(durable: Durable, thread: str) -> bool:
-    return (await durable.get_checkpoint_status(thread)).status is not ThreadStatus.RUNNING
+    return (await durable.threads.status(thread)).status is not ThreadStatus.RUNNING
 
 
 def statements(log: Path) -> set[str]:
@@ -79,11 +79,11 @@ async def killed_everywhere(dsn: str, processes: Processes, shape: str, when: st
             assert not missing, f"killed {when} statement {nth}: acknowledged, and not there"
             if noted(log):
                 assert await Ledger(dsn).rows(thread), "its nodes ran before the ledger knew of it"
-            left = (await durable.get_checkpoint_status(thread)).status
+            left = (await durable.threads.status(thread)).status
             assert left in (ThreadStatus.NEW, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.COMPLETE)
             code, result = await processes.run(dsn, thread, shape, log)
             assert (code, result) == (0, undisturbed), f"killed {when} statement {nth}"
-            assert (await durable.get_checkpoint_status(thread)).status is ThreadStatus.COMPLETE
+            assert (await durable.threads.status(thread)).status is ThreadStatus.COMPLETE
             [row] = await Ledger(dsn).rows(thread)
             assert row["status"] == "complete"
             ran = Counter(noted(log)) - Counter(noted(folder / "undisturbed"))

@@ -31,7 +31,7 @@ async def wait_until(predicate: Callable[[], T | Awaitable[T]], timeout: float =
 
 async def is_held(durable: Durable, thread_id: str) -> bool:
     """Whether anybody has the lock of a thread."""
-    return (await durable.get_checkpoint_status(thread_id)).holder is not None
+    return (await durable.threads.status(thread_id)).holder is not None
 
 
 async def within(timeout: float, awaitable: Awaitable[T], *, what: str = "") -> T:

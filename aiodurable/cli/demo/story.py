@@ -205,7 +205,7 @@ class _Story:
 
     async def _gather(self, killed_at: float, held: list[tuple[str, int]]) -> Facts:
         workers = (self._first, self._second)
-        thread = await self._durable.get_checkpoint_status(self._thread_id)
+        thread = await self._durable.threads.status(self._thread_id)
         output = self._given.output
         findings = await asyncio.to_thread(lambda: [analysis.analyse(section) for section in self._given.sections])
         return Facts(

@@ -37,7 +37,7 @@ def gate() -> Watched:
 async def goes_on(durable: Durable, gate: Watched, log: Path) -> None:
     """From the step that was stopped, in the subgraph: no other one runs again."""
     assert gate.cancelled
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, status.reason, status.pending) == (ThreadStatus.PAUSED, "stream closed", ("inner",))
     gate.open.set()
     async with durable.run("t", nested(gate), config={"configurable": {"log": str(log)}}) as run:
@@ -90,7 +90,7 @@ async def test_an_aborted_v3_stream_under_a_lease_ends_its_subgraph_and_is_gone_
         await stream.abort()
         await consumer
         assert gate.cancelled
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.CRASHED
+    assert (await durable.threads.status("t")).status is ThreadStatus.CRASHED
     gate.open.set()
     async with durable.run("t", graph, config=config) as run:
         assert (await run.ainvoke())["words"] == ["open", "open", *STEPS]

@@ -51,7 +51,7 @@ async def test_no_checkpoint_lands_after_a_write_that_did_not(dsn: str, durable:
             await run.ainvoke(EMPTY)
     # Its input, the start, and the steps before it.
     assert await heads(dsn, "t") == 4
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, status.pending) == (ThreadStatus.FAILED, ("step 2",))
     broken = False
     assert await ran(durable, graph, "t") == STEPS
@@ -62,7 +62,7 @@ async def test_a_fork_has_the_state_of_its_place_and_goes_on(durable: Durable, b
     """langgraph#8443"""
     graph = deltas()
     assert await ran(durable, graph, "t", EMPTY) == STEPS
-    forked = await durable.fork("t", "u", before=before, graph=graph)
+    forked = await durable.threads.fork("t", "u", before=before, graph=graph)
     assert forked.pending == (before,)
     assert await ran(durable, graph, "u") == STEPS
     assert await ran(durable, graph, "t") == STEPS, "the source changed"
@@ -71,9 +71,9 @@ async def test_a_fork_has_the_state_of_its_place_and_goes_on(durable: Durable, b
 async def test_a_fork_with_other_values_leaves_its_source_alone(durable: Durable) -> None:
     graph = deltas()
     await ran(durable, graph, "t", EMPTY)
-    await durable.fork("t", "u", before="step 3", values={"words": ["added"]}, graph=graph)
+    await durable.threads.fork("t", "u", before="step 3", values={"words": ["added"]}, graph=graph)
     assert await ran(durable, graph, "u") == [*STEPS[:3], "added", *STEPS[3:]]
-    await durable.fork("t", "v", before="step 3", values={"words": Overwrite(["alone"])}, graph=graph)
+    await durable.threads.fork("t", "v", before="step 3", values={"words": Overwrite(["alone"])}, graph=graph)
     assert await ran(durable, graph, "v") == ["alone", *STEPS[3:]]
     assert await ran(durable, graph, "t") == STEPS
 
@@ -88,7 +88,7 @@ async def test_a_fork_of_a_failed_step_keeps_what_had_finished(durable: Durable)
     with pytest.raises(ZeroDivisionError):
         await ran(durable, graph, "t", EMPTY)
     broken = False
-    await durable.fork("t", "u", graph=graph)
+    await durable.threads.fork("t", "u", graph=graph)
     assert await ran(durable, graph, "u") == STEPS
     assert await ran(durable, graph, "t") == STEPS
 
@@ -97,7 +97,7 @@ async def test_pruning_keeps_the_state_of_a_thread_and_of_its_next_turn(durable:
     graph = deltas()
     for turn in range(3):
         assert await ran(durable, graph, "t", EMPTY) == STEPS * (turn + 1)
-    await durable.prune(keep="latest", older_than=AT_ONCE)
+    await durable.threads.prune(keep="latest", older_than=AT_ONCE)
     assert await ran(durable, graph, "t") == STEPS * 3
     assert await ran(durable, graph, "t", EMPTY) == STEPS * 4
 
@@ -111,7 +111,7 @@ async def test_pruning_keeps_what_an_unfinished_thread_goes_on_with(durable: Dur
     graph = deltas(at)
     with pytest.raises(ZeroDivisionError):
         await ran(durable, graph, "t", EMPTY)
-    await durable.prune(keep="latest", older_than=AT_ONCE, statuses=["failed"])
+    await durable.threads.prune(keep="latest", older_than=AT_ONCE, statuses=["failed"])
     broken = False
     assert await ran(durable, graph, "t") == STEPS
 
@@ -119,7 +119,7 @@ async def test_pruning_keeps_what_an_unfinished_thread_goes_on_with(durable: Dur
 async def test_a_run_that_saves_at_its_end_alone_is_whole(durable: Durable) -> None:
     graph = deltas()
     assert await ran(durable, graph, "t", EMPTY, durability="exit") == STEPS
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+    assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE
     assert await ran(durable, graph, "t") == STEPS
     assert await ran(durable, graph, "t", EMPTY, durability="exit") == STEPS * 2
 

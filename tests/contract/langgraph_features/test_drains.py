@@ -63,7 +63,7 @@ async def test_a_drained_run_goes_on_after_the_step_that_it_finished(
         with pytest.raises(GraphDrained):
             await run.ainvoke(EMPTY)
     assert noted(log) == list(STEPS[:2])
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, status.reason) == (ThreadStatus.PAUSED, "drained")
     assert status.pending == (("weigh",) if shape == "nodes" else ("inner",))
     async with durable.run("t", graph, config=config(log)) as run:
@@ -88,7 +88,7 @@ async def test_a_drain_in_a_fan_out_waits_for_all_its_parts(durable: Durable, lo
         with pytest.raises(GraphDrained):
             await run.ainvoke({"parts": [], "total": 0})
     assert sorted(noted(log)) == ["part 0", "part 1", "part 2", "split"]
-    assert (await durable.get_checkpoint_status("t")).pending == ("join",)
+    assert (await durable.threads.status("t")).pending == ("join",)
     async with durable.run("t", graph, config=config(log)) as run:
         assert await run.ainvoke() == {"parts": [0, 1, 2], "total": 3}
     assert noted(log).count("join") == 1
@@ -100,7 +100,7 @@ async def test_a_drain_in_front_of_a_gate_stops_at_the_gate(durable: Durable, lo
     graph = draining("sort").compile(interrupt_before=["weigh"])
     async with durable.run("t", graph, config=config(log)) as run:
         await run.ainvoke(EMPTY)
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, status.pending) == (ThreadStatus.PAUSED, ("weigh",))
     assert status.reason not in (None, "drained"), "a worker would go on, past the gate"
     assert noted(log) == list(STEPS[:2])
@@ -114,6 +114,6 @@ async def test_a_drain_inside_a_subgraph_that_is_followed_by_a_gate_stops_at_the
     graph = around(draining(STEPS[-1])).compile(interrupt_before=["close"])
     async with durable.run("t", graph, config=config(log)) as run:
         await run.ainvoke(EMPTY)
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, status.pending) == (ThreadStatus.PAUSED, ("close",))
     assert status.reason != "drained"

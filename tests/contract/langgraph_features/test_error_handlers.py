@@ -28,7 +28,7 @@ async def test_an_error_that_was_handled_is_not_raised_and_fails_nothing(
     async with durable.run("t", error_handler(), config=config(log)) as run:
         assert (await run.ainvoke(EMPTY))["words"] == ["beside", "fails mended", "close"]
     assert sorted(noted(log)) == ["beside", "close", "fails", "mend"]
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, status.error, status.failed_node) == (ThreadStatus.COMPLETE, None, None)
     [row] = await ledger.rows("t")
     assert (row["status"], row["error"]) == ("complete", None)
@@ -38,7 +38,7 @@ async def test_a_handler_that_asks_is_answered_and_its_node_is_not_run_again(dur
     async with durable.run("t", asking_handler(), config=config(log)) as run:
         result = await run.ainvoke(EMPTY)
         assert [each.value for each in result["__interrupt__"]] == ["mend it?"]
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert status.status is ThreadStatus.INTERRUPTED
     assert [each.value for each in status.interrupts] == ["mend it?"]
     async with durable.run("t", asking_handler(), config=config(log)) as run:
@@ -91,5 +91,5 @@ async def test_a_handler_that_fails_fails_the_run(durable: Durable, ledger: Ledg
     async with durable.run("t", builder) as run:
         with pytest.raises(ValueError, match="the handler's own"):
             await run.ainvoke(EMPTY)
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.FAILED
+    assert (await durable.threads.status("t")).status is ThreadStatus.FAILED
     assert await ledger.statuses("t") == ["failed"]

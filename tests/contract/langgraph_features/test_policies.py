@@ -46,7 +46,7 @@ async def test_a_node_that_takes_too_long_fails_its_run_and_is_run_again(
     async with durable.run("t", graph) as run:
         with pytest.raises(NodeTimeoutError):
             await run.ainvoke(EMPTY)
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, status.failed_node) == (ThreadStatus.FAILED, "node")
     hangs = False
     async with durable.run("t", graph) as run:
@@ -178,7 +178,7 @@ async def test_a_limit_of_steps_given_to_a_run_counts_whatever_it_is(durable: Du
     async with durable.run("u", four_nodes(), config={"recursion_limit": 2}) as run:
         with pytest.raises(GraphRecursionError):
             await run.ainvoke(EMPTY)
-    status = await durable.get_checkpoint_status("u")
+    status = await durable.threads.status("u")
     assert (status.status, status.reason) == (ThreadStatus.PAUSED, "recursion limit")
     async with durable.run("u", four_nodes(), config={"recursion_limit": 10007}) as run:
         assert (await run.ainvoke())["words"] == list(STEPS)

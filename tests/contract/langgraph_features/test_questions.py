@@ -28,7 +28,7 @@ async def test_two_questions_of_a_node_have_two_ids_and_the_status_shows_langgra
         result = await run.ainvoke(EMPTY)
         while questions := result.get("__interrupt__"):
             assert run.checkpoint.status is ThreadStatus.INTERRUPTED
-            status = await durable.get_checkpoint_status("t")
+            status = await durable.threads.status("t")
             state = await run.aget_state()
             assert shown(run.checkpoint.interrupts) == shown(questions) == shown(state.interrupts)
             assert shown(status.interrupts) == shown(questions)
@@ -76,7 +76,7 @@ def deciding(beside: Any = None) -> StateGraph[Any, Any, Any, Any]:
 async def test_the_schema_of_an_answer_is_in_the_status(durable: Durable) -> None:
     async with durable.run("t", deciding()) as run:
         await run.ainvoke(EMPTY)
-    [question] = (await durable.get_checkpoint_status("t")).interrupts
+    [question] = (await durable.threads.status("t")).interrupts
     assert question.response_schema == Decision.model_json_schema()
 
 
@@ -94,7 +94,7 @@ async def test_an_answer_that_does_not_fit_leaves_the_question_open(durable: Dur
         with pytest.raises(ValidationError):
             await run.resume({"amount": "much"})
         assert run.checkpoint.status is ThreadStatus.INTERRUPTED
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, len(status.interrupts)) == (ThreadStatus.INTERRUPTED, 1)
     [row] = await ledger.rows("t")
     assert row["status"] == "interrupted"
@@ -118,6 +118,6 @@ async def test_a_question_waits_until_what_runs_beside_it_has_finished(durable: 
 
     task = asyncio.create_task(body())
     await asked.wait()
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.RUNNING
+    assert (await durable.threads.status("t")).status is ThreadStatus.RUNNING
     go_on.set()
     assert len((await task)["__interrupt__"]) == 1

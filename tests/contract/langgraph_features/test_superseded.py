@@ -42,7 +42,7 @@ async def test_a_fork_of_one_runs_what_comes_after_it_and_leaves_its_source(dura
     async with durable.run("t", four_nodes(), config=config(log)) as run:
         result = await run.ainvoke(EMPTY)
     old = await past(durable, four_nodes(), "weigh")
-    await durable.fork("t", "u", checkpoint_id=old)
+    await durable.threads.fork("t", "u", checkpoint_id=old)
     async with durable.run("u", four_nodes(), config=config(log)) as run:
         assert await run.ainvoke() == result
     assert noted(log) == [*STEPS, "weigh", "tell"]
@@ -67,7 +67,7 @@ async def test_a_fork_of_a_step_under_way_keeps_what_had_finished_in_it(durable:
         with pytest.raises(ZeroDivisionError):
             await run.ainvoke(EMPTY)
     broken = False
-    await durable.fork("t", "u")
+    await durable.threads.fork("t", "u")
     for thread in ("u", "t"):
         async with durable.run(thread, graph, config=config(log)) as run:
             assert (await run.ainvoke())["words"] == ["left", "right"]

@@ -186,7 +186,7 @@ async def test_a_run_that_lost_its_newest_step_is_ended_and_resumed_from_what_th
         await task
     assert refused.value.checkpoint_id == lost
     assert await db.fetchval("SELECT count(*) FROM checkpoints WHERE checkpoint_id > $1", lost) == 0
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert status.status is ThreadStatus.CRASHED
     result = await body(None)
     assert result["words"] == list(STEPS)
@@ -210,7 +210,7 @@ async def test_an_end_that_the_database_does_not_have_is_not_recorded(
             async with durable.run("t", four_nodes()) as run:
                 await run.ainvoke(INPUT)
     assert await db.fetchval("SELECT status FROM aiodurable_runs") == "running"
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.CRASHED
+    assert (await durable.threads.status("t")).status is ThreadStatus.CRASHED
     async with durable.run("t", four_nodes()) as run:
         assert (await run.ainvoke())["words"] == list(STEPS)
     assert await db.fetchval("SELECT status FROM aiodurable_runs") == "complete"

@@ -116,7 +116,7 @@ async def test_a_holder_of_a_role_that_may_take_no_leases_is_named_by_its_role(d
             refused.value.holder,
             await durable.locks.holder_of("mine"),
             *await durable.locks.holders(),
-            (await durable.get_checkpoint_status("thread")).holder,
+            (await durable.threads.status("thread")).holder,
         ]:
             assert holder is not None
             assert (holder.role, holder.authorized, holder.process) == (name, False, None)
@@ -158,8 +158,8 @@ async def test_a_thread_is_not_found_by_what_a_stranger_calls_itself(dsn: str) -
         async with durable.run("graph", "thread") as run:
             await run.ainvoke({})
         await session.execute("SELECT pg_advisory_lock(%s)", (lock_key("thread", Settings().namespace),))
-        assert (await durable.get_checkpoint_status("thread")).status == "running"
-        assert [found async for found in durable.find_workflows(holder="worker-3")] == []
+        assert (await durable.threads.status("thread")).status == "running"
+        assert [found async for found in durable.threads.search(holder="worker-3")] == []
 
 
 async def test_a_process_of_another_role_that_may_take_leases_is_named_with_its_role(dsn: str) -> None:

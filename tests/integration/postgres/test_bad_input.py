@@ -83,7 +83,7 @@ async def test_a_state_that_cannot_be_stored_fails_clearly_and_the_thread_goes_o
         async with durable.run("t", builder) as run:
             with pytest.raises(ConfigurationError, match="state of thread 't' cannot be stored"):
                 await run.ainvoke(INPUT)
-        assert (await durable.get_checkpoint_status("t")).status.unfinished
+        assert (await durable.threads.status("t")).status.unfinished
         bad = False
         async with durable.run("t", builder) as run:
             assert (await run.ainvoke())["words"] == ["fine", "mended"]
@@ -118,7 +118,7 @@ async def test_a_step_too_large_for_a_statement_is_refused_before_it_is_sent_and
             ):
                 await run.ainvoke(INPUT)
             assert not run.lease.lost
-        assert (await durable.get_checkpoint_status("t")).pending == ("large",)
+        assert (await durable.threads.status("t")).pending == ("large",)
         large = False
         async with durable.run("t", builder) as run:
             assert (await run.ainvoke())["words"][1:] == ["small"]
@@ -130,7 +130,7 @@ async def test_an_input_too_large_for_a_statement_is_refused_and_nothing_is_acce
         async with durable.run("t", four_nodes()) as run:
             with pytest.raises(InvalidArgumentError, match="the input cannot be stored"):
                 await run.ainvoke({"words": [], "told": "x" * 110_000})
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
+        assert (await durable.threads.status("t")).status is ThreadStatus.NEW
 
 
 async def test_a_context_that_cannot_be_stored_is_refused(dsn: str) -> None:
@@ -147,7 +147,7 @@ async def test_a_run_id_that_cannot_be_stored_is_refused_before_a_lease_is_taken
             async with durable.run("t", four_nodes(), run_id=run_id):
                 pytest.fail("entered")
         assert refused.value.argument == "run_id"
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
+        assert (await durable.threads.status("t")).status is ThreadStatus.NEW
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ async def test_a_closed_durable_says_so(dsn: str) -> None:
             with pytest.raises(ClosedError, match="async with Durable"):
                 call()
         with pytest.raises(ClosedError):
-            await durable.get_checkpoint_status("t")
+            await durable.threads.status("t")
         async with durable:
             pass
         await durable.aclose()
@@ -230,12 +230,12 @@ async def test_a_thread_of_plain_langgraph_wants_its_graph(dsn: str) -> None:
     async with Durable(dsn) as durable:
         graph = four_nodes().compile(checkpointer=durable.checkpointer)
         await graph.ainvoke(INPUT, {"configurable": {"thread_id": "t"}}, interrupt_before=["tell"])
-        assert not await durable.needs_resume("t")  # a person has to say so: it may have stopped on purpose
+        assert not await needs_resume("t", durable=durable)  # a person has to say so: it may have stopped on purpose
         with pytest.raises(GraphNotRegisteredError, match="resume_workflow"):
-            await durable.resume_workflow("t")
-        assert (await durable.resume_workflow("t", four_nodes(), past_gate=True))["words"] == list(STEPS)
+            await durable.threads.resume("t")
+        assert (await durable.threads.resume("t", four_nodes(), past_gate=True))["words"] == list(STEPS)
         assert (
-            await durable.resume_workflow("t", four_nodes())
+            await durable.threads.resume("t", four_nodes())
             == (await graph.aget_state({"configurable": {"thread_id": "t"}})).values
         )
 

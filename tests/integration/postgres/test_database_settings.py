@@ -13,6 +13,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from aiodurable import ConfigurationError, Durable, PostgresUnavailableError, Settings, WorkflowCheckpoint
+from aiodurable.current import needs_resume
 from aiodurable.dsn import parse_dsn
 from aiodurable.locks import create_lock_manager_with_retry
 from aiodurable.postgres import schema
@@ -50,15 +51,15 @@ async def test_a_run_its_status_its_history_and_pruning_are_the_same(empty_dsn: 
         for _ in range(2):
             async with durable.run("t", four_nodes()) as run:
                 await run.ainvoke(START)
-        told = await durable.get_checkpoint_status("t")
+        told = await durable.threads.status("t")
         assert told.status == "complete"
         assert told.updated_at is not None
         assert before < told.updated_at < datetime.now(UTC)
-        assert [thread.thread_id async for thread in durable.find_workflows(newer_than=timedelta(minutes=5))] == ["t"]
-        written = [step.written_at async for step in durable.history("t") if step.written_at is not None]
+        assert [thread.thread_id async for thread in durable.threads.search(newer_than=timedelta(minutes=5))] == ["t"]
+        written = [step.written_at async for step in durable.threads.history("t") if step.written_at is not None]
         assert before < written[-1] < written[0]
-        assert (await durable.prune(older_than=timedelta())).threads == 1
-        assert await durable.get_checkpoint_status("t") == told
+        assert (await durable.threads.prune(older_than=timedelta())).threads == 1
+        assert await durable.threads.status("t") == told
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
@@ -75,8 +76,8 @@ async def test_a_database_of_another_encoding_carries_runs_too(
         async with Durable(server.database(name)) as durable:
             async with durable.run("mär", four_nodes()) as run:
                 await run.ainvoke(START)
-            assert (await durable.get_checkpoint_status("mär")).status == "complete"
-            assert [thread.thread_id async for thread in durable.find_workflows()] == ["mär"]
+            assert (await durable.threads.status("mär")).status == "complete"
+            assert [thread.thread_id async for thread in durable.threads.search()] == ["mär"]
             if encoding == "LATIN1":
                 await _a_character_that_it_lacks_is_told(durable)
     finally:
@@ -89,12 +90,12 @@ async def _a_character_that_it_lacks_is_told(durable: Durable) -> None:
             pytest.fail("entered")
 
     async def look_back() -> None:
-        async for _ in durable.history("\u4e2d"):
+        async for _ in durable.threads.history("\u4e2d"):
             pytest.fail("found")
 
     # Also while others ask for what there is.
-    asked = [enter(), durable.get_checkpoint_status("\u4e2d"), durable.needs_resume("\u4e2d"), look_back()]
-    status, *refused = await asyncio.gather(durable.get_checkpoint_status("mär"), *asked, return_exceptions=True)
+    asked = [enter(), durable.threads.status("\u4e2d"), needs_resume("\u4e2d", durable=durable), look_back()]
+    status, *refused = await asyncio.gather(durable.threads.status("mär"), *asked, return_exceptions=True)
     assert isinstance(status, WorkflowCheckpoint)
     for error in refused:
         assert isinstance(error, ConfigurationError)
@@ -116,7 +117,7 @@ async def test_a_read_only_database_is_told_as_such(empty_dsn: str) -> None:
         with pytest.raises(PostgresUnavailableError, match="default_transaction_read_only"):
             async with durable.run("t", four_nodes()):
                 pass
-        assert (await durable.get_checkpoint_status("t")).status == "new"
+        assert (await durable.threads.status("t")).status == "new"
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ async def in_another_loop(call: Callable[[], Awaitable[Any]]) -> Any:
 
 
 CALLS: dict[str, Callable[[Durable], Awaitable[Any]]] = {
-    "status": lambda durable: durable.get_checkpoint_status("t"),
-    "page": lambda durable: durable.page(),
-    "counts": lambda durable: durable.counts(),
+    "status": lambda durable: durable.threads.status("t"),
+    "page": lambda durable: durable.threads.search_page(),
+    "counts": lambda durable: durable.threads.count(),
     "a checkpoint": lambda durable: durable.checkpointer.aget_tuple({"configurable": {"thread_id": "t"}}),
     "a token": lambda durable: durable._opened().checkpoints.new_fence("t"),
     "closing": lambda durable: durable.aclose(),
@@ -63,10 +63,10 @@ async def test_a_status_from_another_loop_while_one_is_under_way_is_refused(dura
 
     running = asyncio.create_task(body())
     await gate.reached.wait()
-    statuses = [asyncio.create_task(durable.get_checkpoint_status("t")) for _ in range(20)]
+    statuses = [asyncio.create_task(durable.threads.status("t")) for _ in range(20)]
     await wait_until(lambda: True)
     with pytest.raises(ClosedError, match="another event loop"):
-        await in_another_loop(lambda: durable.get_checkpoint_status("t"))
+        await in_another_loop(lambda: durable.threads.status("t"))
     await asyncio.gather(*statuses)
     gate.open.set()
     await running

@@ -60,7 +60,7 @@ async def test_no_password_is_said_or_logged_while_runs_fail_and_recover(
             told += [repr(durable), repr(durable.dsn), str(durable.health()), repr(durable.settings)]
             async with durable.run("t", four_nodes()) as run:
                 assert (await run.ainvoke(START))["words"] == list(STEPS)
-            assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+            assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE
             with psycopg.connect(
                 dsn, autocommit=True
             ) as admin:  # its sessions are lost, and opened again with the password

@@ -28,11 +28,11 @@ async def consumed(items: AsyncIterator[Any]) -> None:
 
 
 CALLS: dict[str, Call] = {
-    "page": lambda durable: durable.page(),
-    "counts": lambda durable: durable.counts(),
-    "history": lambda durable: consumed(durable.history("t")),
-    "find": lambda durable: consumed(durable.find_workflows()),
-    "prune": lambda durable: durable.prune(older_than=timedelta(days=1)),
+    "page": lambda durable: durable.threads.search_page(),
+    "counts": lambda durable: durable.threads.count(),
+    "history": lambda durable: consumed(durable.threads.history("t")),
+    "find": lambda durable: consumed(durable.threads.search()),
+    "prune": lambda durable: durable.threads.prune(older_than=timedelta(days=1)),
     "token": lambda durable: durable._opened().checkpoints.token("t"),
     "a checkpoint by its id": lambda durable: durable.checkpointer.aget_tuple(
         {"configurable": {"thread_id": "t", "checkpoint_id": "1"}}

@@ -20,10 +20,10 @@ from aiodurable.errors import PoolerNotSupportedError, PostgresUnavailableError
 from aiodurable.postgres import schema
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.settings import Settings
-from aiodurable.threads import Threads
 from tests.support.graphs import asking, four_nodes, noted
 from tests.support.pgbouncer import through
 from tests.support.processes import started
+from tests.support.reading_threads import reading
 from tests.support.waiting import wait_until
 
 SERVER_CONNECTIONS = 5
@@ -49,7 +49,7 @@ async def test_50_runs_at_once_through_5_server_connections(pooler: str, setting
                 return str((await run.ainvoke(START))["told"])
 
         assert await asyncio.gather(*map(one, range(50))) == ["collect sort weigh tell"] * 50
-        complete = [thread async for thread in durable.find_failed_workflows(status=ThreadStatus.COMPLETE)]
+        complete = [thread async for thread in durable.threads.resumable(status=ThreadStatus.COMPLETE)]
         assert len(complete) == 50
 
 
@@ -57,8 +57,8 @@ async def test_what_is_locked_directly_is_seen_through_the_pooler(pooler: str, s
     async with Durable(pooler, settings=settings, graphs={"asking": asking()}) as durable:
         async with durable.run("t", "asking") as run:
             assert "__interrupt__" in await run.ainvoke(START)
-            assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.RUNNING
-        [found] = [thread async for thread in durable.find_workflows(graph="asking")]
+            assert (await durable.threads.status("t")).status is ThreadStatus.RUNNING
+        [found] = [thread async for thread in durable.threads.search(graph="asking")]
         assert (found.thread_id, found.status) == ("t", ThreadStatus.INTERRUPTED)
         async with durable.run("t", "asking") as run:
             assert (await run.resume("upon"))["told"] == "collect upon"
@@ -71,7 +71,7 @@ async def test_a_killed_run_is_resumed(pooler: str, dsn: str, tmp_path: Path, mo
         assert code == -signal.SIGKILL
 
         async def crashed() -> bool:
-            return (await durable.get_checkpoint_status("t")).status is ThreadStatus.CRASHED
+            return (await durable.threads.status("t")).status is ThreadStatus.CRASHED
 
         await wait_until(crashed)
         code, result = await processes.run(pooler, "t", "linear", tmp_path / "log")
@@ -86,14 +86,14 @@ async def test_threads_are_pruned(pooler: str, settings: Settings) -> None:
                 await run.ainvoke(START)
         saver = durable.checkpointer
         await saver.aprune(["gone"], strategy="delete")
-        assert (await durable.get_checkpoint_status("gone")).checkpoint_id is None
+        assert (await durable.threads.status("gone")).checkpoint_id is None
         database = PsycopgPool(parse_dsn(pooler))
         await database.open()
-        threads = Threads(database, namespace=settings.namespace, serde=saver.serde)
+        threads = reading(database, namespace=settings.namespace, serde=saver.serde)
         pruned = await threads.prune(older_than=timedelta(0), keep="latest")
         await database.aclose()
         assert pruned.threads == 1
-        assert (await durable.get_checkpoint_status("kept")).status is ThreadStatus.COMPLETE
+        assert (await durable.threads.status("kept")).status is ThreadStatus.COMPLETE
 
 
 async def test_a_raised_fence_waits_a_second_and_leaves_no_setting_behind(

@@ -21,14 +21,14 @@ async def every_verb(durable: Durable, thread_id: str) -> None:
         with pytest.raises(ValueError, match="b is broken"):
             await run.ainvoke(INPUT)
     BREAKS.clear()
-    await durable.retry(thread_id, graph)
+    await durable.threads.retry(thread_id, graph)
     async with durable.run(thread_id, graph, run_id=f"{thread_id}-run") as run:
         await run.ainvoke(INPUT)
     with pytest.raises(WorkflowExecutionError):
-        await durable.retry(thread_id, graph)
-    await durable.fork(thread_id, f"{thread_id}-fork")
-    assert [step async for step in durable.history(thread_id)]
-    assert [thread async for thread in durable.find_workflows(prefix=thread_id)]
+        await durable.threads.retry(thread_id, graph)
+    await durable.threads.fork(thread_id, f"{thread_id}-fork")
+    assert [step async for step in durable.threads.history(thread_id)]
+    assert [thread async for thread in durable.threads.search(prefix=thread_id)]
 
 
 async def test_a_column_added_to_our_tables_breaks_no_running_process(dsn: str) -> None:

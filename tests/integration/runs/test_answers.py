@@ -45,7 +45,7 @@ async def answers(durable: Durable, graph: Any, value: Any, thread_id: str = "t"
 
 
 async def asked(durable: Durable, thread_id: str = "t") -> list[Any]:
-    return [question.value for question in (await durable.get_checkpoint_status(thread_id)).interrupts]
+    return [question.value for question in (await durable.threads.status(thread_id)).interrupts]
 
 
 @Shape
@@ -71,7 +71,7 @@ async def test_the_same_answer_by_id_again_returns_what_came_of_it(durable: Dura
     assert [question.value for question in first["__interrupt__"]] == await asked(durable) == ["Delete the account?"]
     with pytest.raises(AlreadyAnsweredError, match=paid):
         await answers(durable, graph, {paid: "no"})
-    (deleted,) = (await durable.get_checkpoint_status("t")).interrupts
+    (deleted,) = (await durable.threads.status("t")).interrupts
     done = await answers(durable, graph, {deleted.id: "no"})
     assert done["xs"][-2:] == ["yes", "no"]
     for again in ({paid: "yes"}, {deleted.id: "no"}, {paid: "yes", deleted.id: "no"}, "no"):
@@ -117,7 +117,7 @@ async def test_an_answer_to_what_is_not_asked_is_refused(durable: Durable) -> No
 async def test_several_questions_want_a_dict_of_ids(durable: Durable) -> None:
     graph = fan(asks("b?"), asks("c?"))
     await starts(durable, graph)
-    b, c = (await durable.get_checkpoint_status("t")).interrupts
+    b, c = (await durable.threads.status("t")).interrupts
     with pytest.raises(ThreadInterruptedError, match=f"{b.id}|{c.id}") as error:
         await answers(durable, graph, "yes")
     assert {question.id for question in error.value.interrupts} == {b.id, c.id}
@@ -125,7 +125,7 @@ async def test_several_questions_want_a_dict_of_ids(durable: Durable) -> None:
     assert await asked(durable) == ["b?"]
     assert sorted((await answers(durable, graph, "bee"))["xs"]) == ["a", "bee", "d", "sea"]
     await starts(durable, graph, "both")
-    both = {question.id: question.value for question in (await durable.get_checkpoint_status("both")).interrupts}
+    both = {question.id: question.value for question in (await durable.threads.status("both")).interrupts}
     assert sorted((await answers(durable, graph, both, "both"))["xs"]) == ["a", "b?", "c?", "d"]
 
 
@@ -165,7 +165,7 @@ async def test_an_answer_survives_the_process_that_took_it(durable: Durable, dsn
     graph = answering(shape)
     paid = await starts(durable, graph)
     await killed_while_answering(dsn, shape, "yes")
-    told = await durable.get_checkpoint_status("t")
+    told = await durable.threads.status("t")
     assert (told.status, told.interrupts, told.pending) == ("crashed", (), ("ask",))
     for other in ("no", {paid: "no"}):
         with pytest.raises(AlreadyAnsweredError):
@@ -196,10 +196,10 @@ async def test_an_answer_that_a_failing_node_did_not_come_to_is_kept_for_its_ret
     BREAKS.add("ask")
     with pytest.raises(ValueError, match="broken"):
         await answers(durable, graph, "yes")
-    told = await durable.get_checkpoint_status("t")
+    told = await durable.threads.status("t")
     assert (told.status, told.error) == ("failed", "ValueError('broken')")
     BREAKS.clear()
-    assert (await durable.retry("t", graph))["xs"] == ["yes"]
+    assert (await durable.threads.retry("t", graph))["xs"] == ["yes"]
 
 
 async def test_a_cancelled_answer_is_kept(durable: Durable) -> None:
@@ -222,7 +222,7 @@ async def test_a_cancelled_answer_is_kept(durable: Durable) -> None:
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    told = await durable.get_checkpoint_status("t")
+    told = await durable.threads.status("t")
     assert (told.status, told.interrupts) == ("paused", ())
     async with durable.run("t", graph) as run:
         assert (await run.ainvoke())["xs"] == ["a", "yes"]
@@ -240,11 +240,11 @@ async def test_an_answer_that_its_schema_refuses_changes_nothing(durable: Durabl
     for graph in (chain(ask=ask), chain(ask=chain(j=ask).compile())):
         thread_id = f"t{id(graph)}"
         paid = await starts(durable, graph, thread_id)
-        before = await durable.get_checkpoint_status(thread_id)
+        before = await durable.threads.status(thread_id)
         for refused in ("no form", {paid: "no form"}, "no form"):
             with pytest.raises(ValueError, match="validation error"):
                 await answers(durable, graph, refused, thread_id)
-            told = await durable.get_checkpoint_status(thread_id)
+            told = await durable.threads.status(thread_id)
             assert (told.status, told.interrupts) == ("interrupted", before.interrupts)
             assert (told.attempts, told.error) == (before.attempts, None)
             assert await ledger.statuses(thread_id) == ["interrupted"]
@@ -274,11 +274,11 @@ async def test_a_second_question_is_asked_in_every_shape(durable: Durable, name:
     await answers(durable, graph, "yes")
     assert await asked(durable) == [second]
     with pytest.raises(ThreadInterruptedError):
-        await durable.resume_workflow("t", graph)
+        await durable.threads.resume("t", graph)
     done = await answers(durable, graph, "no")
     told = done if isinstance(done, list) else done["xs"]
     assert [word for word in told if word in ("yes", "no")] == ["yes", "no"]
-    assert (await durable.get_checkpoint_status("t")).status == "complete"
+    assert (await durable.threads.status("t")).status == "complete"
 
 
 @pytest.mark.parametrize("name", SHAPES_THAT_ASK_TWICE)
@@ -297,7 +297,7 @@ async def test_plain_langgraph_killed_at_each_write_of_an_answer_has_answered_on
             answer: Command[Any] = Command(resume={question.id: "yes"} if by_id else "yes")
             if not await thread.killed_or_done(answer, at):
                 return
-            if (await durable.get_checkpoint_status(f"t{at}")).status != "interrupted":
+            if (await durable.threads.status(f"t{at}")).status != "interrupted":
                 async with durable.run(f"t{at}", graph) as run:
                     await run.ainvoke()
             elif await asked(durable, f"t{at}") == [first]:
@@ -378,7 +378,7 @@ async def test_a_thread_of_plain_langgraph_remembers_its_answers_too(durable: Du
     graph = answering("subgraph")
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         await graph.compile(checkpointer=saver).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
-    (paid,) = (await durable.get_checkpoint_status("t")).interrupts
+    (paid,) = (await durable.threads.status("t")).interrupts
     first = await answers(durable, graph, {paid.id: "yes"})
     assert await answers(durable, graph, {paid.id: "yes"}) == first
     with pytest.raises(AlreadyAnsweredError):
@@ -401,7 +401,7 @@ async def test_a_fork_of_a_thread_that_died_before_it_took_an_answer_has_the_ans
             await thread.start()
             await thread.killed(Command(resume="yes"), 0, after=True)
         graph = GRAPHS[thread.name](durable.checkpointer)
-    forked = await durable.fork("t", "copy")
+    forked = await durable.threads.fork("t", "copy")
     assert (forked.status, forked.interrupts) == ("paused", ())
     async with durable.run("copy", graph) as run:
         await run.ainvoke()
@@ -416,7 +416,7 @@ async def test_a_fork_asks_what_its_source_asks_now(durable: Durable, dsn: str, 
         thread = Thread(dsn, saver, "t", name)
         await thread.start()
         await thread.answer("yes")
-        forked = await durable.fork("t", "copy")
+        forked = await durable.threads.fork("t", "copy")
         assert [question.value for question in forked.interrupts] == ["q2?"]
         copy = Thread(dsn, saver, "copy", name)
         await copy.run()  # plain LangGraph would give the answer that the first question took
@@ -438,7 +438,7 @@ async def test_an_interrupted_thread_goes_on_by_an_answer_alone(durable: Durable
     graph = answering("subgraph")
     await starts(durable, graph)
     await answers(durable, graph, "yes")
-    before = await durable.get_checkpoint_status("t")
+    before = await durable.threads.status("t")
     async with durable.run("t", graph) as run:
         with pytest.raises(ThreadInterruptedError):
             await run.ainvoke(**PATHS_WITHOUT_AN_ANSWER[path])
@@ -446,10 +446,10 @@ async def test_an_interrupted_thread_goes_on_by_an_answer_alone(durable: Durable
             async for _ in run.astream(**PATHS_WITHOUT_AN_ANSWER[path]):
                 pass
     with pytest.raises(ThreadInterruptedError):
-        await durable.retry("t", graph)
+        await durable.threads.retry("t", graph)
     with pytest.raises(ThreadInterruptedError):
-        await durable.resume_workflow("t", graph)
-    after = await durable.get_checkpoint_status("t")
+        await durable.threads.resume("t", graph)
+    after = await durable.threads.status("t")
     assert (after.interrupts, after.checkpoint_id) == (before.interrupts, before.checkpoint_id)
 
 
@@ -476,7 +476,7 @@ async def test_a_run_that_stopped_before_a_join_is_not_complete(durable: Durable
     async with durable.run("t", graph) as run:
         await run.ainvoke(INPUT, interrupt_before=["d"])
         assert run.checkpoint.status == "paused"
-    assert (await durable.get_checkpoint_status("t")).status == "paused"
+    assert (await durable.threads.status("t")).status == "paused"
     async with durable.run("t", graph) as run:
         assert sorted((await run.ainvoke())["xs"]) == ["a", "b", "c", "d"]
 

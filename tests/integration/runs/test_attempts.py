@@ -30,7 +30,7 @@ async def test_every_attempt_keeps_its_worker_times_outcome_error_and_traceback(
         async with durable.run("t", four_nodes(broken), run_id="R") as run:
             with pytest.raises(ValueError, match="collect is broken"):
                 await run.ainvoke(INPUT)
-    await durable.retry("t", four_nodes())
+    await durable.threads.retry("t", four_nodes())
     [row] = await ledger.rows("t")
     assert (row["status"], row["attempts"], row["error"], row["traceback"]) == ("complete", 3, None, None)
     accepted = await durable._opened().ledger.get("R")  # pyright: ignore[reportPrivateUsage]
@@ -87,8 +87,8 @@ async def test_the_history_names_the_worker_that_wrote_each_step(durable: Durabl
     async with Durable(dsn) as other:
         ledger = other._opened().ledger  # pyright: ignore[reportPrivateUsage]
         ledger.worker = "elsewhere:1"
-        await other.resume_workflow("t", four_nodes(), past_gate=True)
-    workers = {tuple(step.nodes): step.worker async for step in durable.history("t")}
+        await other.threads.resume("t", four_nodes(), past_gate=True)
+    workers = {tuple(step.nodes): step.worker async for step in durable.threads.history("t")}
     assert workers["tell",] == workers["weigh",] == "elsewhere:1"
     assert workers["collect",] == workers["sort",] == durable._opened().ledger.worker  # pyright: ignore[reportPrivateUsage]
 
@@ -175,8 +175,8 @@ async def test_a_run_that_was_accepted_never_becomes_rejected(
         with pytest.raises(ValueError, match="unknown"):
             await run.ainvoke(output_keys=["unknown"])
     assert await ledger.statuses("t") == ["failed"]
-    assert (await durable.get_checkpoint_status("t")).resumable
-    assert (await durable.resume_workflow("t", four_nodes()))["words"] == list(STEPS)
+    assert (await durable.threads.status("t")).resumable
+    assert (await durable.threads.resume("t", four_nodes()))["words"] == list(STEPS)
 
 
 async def test_an_outcome_under_a_token_that_a_newer_attempt_has_raised_is_not_written(
@@ -223,7 +223,7 @@ async def test_a_second_cancellation_does_not_leave_the_attempt_open(
         return await ledger.statuses("t") == ["paused"]
 
     await wait_until(settled)
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.PAUSED
+    assert (await durable.threads.status("t")).status is ThreadStatus.PAUSED
 
 
 async def test_work_that_a_change_of_the_state_made_is_run_also_by_a_caller_who_names_a_complete_run(

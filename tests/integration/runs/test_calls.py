@@ -117,7 +117,7 @@ async def left(durable: Durable, work: Work, status: str, dsn: str, thread_id: s
     work.ran.clear()
     expected = {"gate": "paused", "cancelled": "paused", "stream closed": "paused", "recursion limit": "paused"}
     expected["drained"] = "paused"
-    assert (await durable.get_checkpoint_status(thread_id)).status == expected.get(status, status)
+    assert (await durable.threads.status(thread_id)).status == expected.get(status, status)
 
 
 CALLS: dict[str, tuple[str | None, Any]] = {
@@ -297,12 +297,12 @@ async def test_what_no_person_stopped_takes_no_input_and_goes_on_when_it_is_resu
         with pytest.raises(GraphRecursionError):
             await run.ainvoke({"xs": []})
     if paused == "fork":
-        thread_id = (await durable.fork("t", "f")).thread_id
-    assert not (await durable.get_checkpoint_status(thread_id)).resumable
+        thread_id = (await durable.threads.fork("t", "f")).thread_id
+    assert not (await durable.threads.status(thread_id)).resumable
     with pytest.raises(ThreadPausedError):
         async with durable.run(thread_id, graph) as run:
             await run.ainvoke({"xs": ["other"]})
-    assert (await durable.resume_workflow(thread_id, graph, config={"recursion_limit": 9}))["xs"] == ["a", "b", "c"]
+    assert (await durable.threads.resume(thread_id, graph, config={"recursion_limit": 9}))["xs"] == ["a", "b", "c"]
 
 
 async def test_the_questions_come_in_the_shape_that_is_asked_for(durable: Durable, dsn: str, work: Work) -> None:

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from aiodurable.cli.commands import cli
+from aiodurable.current import needs_resume
 from aiodurable.durable import Durable
 from aiodurable.errors import (
     InvalidArgumentError,
@@ -49,14 +50,14 @@ async def hung(dsn: str) -> AsyncIterator[Process]:
 
 
 async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(hung: Process, durable: Durable) -> None:
-    assert await within(4, durable.cancel("t", wait=True), what="the end, before a heartbeat: by NOTIFY")
-    thread = await durable.get_checkpoint_status("t")
+    assert await within(4, durable.threads.cancel("t", wait=True), what="the end, before a heartbeat: by NOTIFY")
+    thread = await durable.threads.status("t")
     assert (thread.status, thread.reason, thread.pending) == (ThreadStatus.PAUSED, PauseReason.CANCELLED, ("weigh",))
     output, _ = await hung.communicate()
     assert output == b"RunCancelledError\n"
-    assert not await durable.needs_resume("t")
+    assert not await needs_resume("t", durable=durable)
     with pytest.raises(ThreadPausedError):
-        await durable.resume_workflow("t", four_nodes())
+        await durable.threads.resume("t", four_nodes())
     async with durable.run("t", four_nodes()) as run:  # a person goes on
         assert (await run.ainvoke())["words"] == list(STEPS)
 
@@ -64,8 +65,8 @@ async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(hung: Pr
 async def test_the_run_of_a_killed_process_is_settled_by_whoever_cancels_it(hung: Process, durable: Durable) -> None:
     hung.kill()
     await hung.wait()
-    assert await durable.cancel("t", wait=True, timeout=30)
-    thread = await durable.get_checkpoint_status("t")
+    assert await durable.threads.cancel("t", wait=True, timeout=30)
+    thread = await durable.threads.status("t")
     assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
     assert thread.holder is None
 
@@ -73,17 +74,17 @@ async def test_the_run_of_a_killed_process_is_settled_by_whoever_cancels_it(hung
 async def test_a_process_that_dies_after_the_request_leaves_a_cancelled_thread(hung: Process, durable: Durable) -> None:
     """Nobody is left to settle the row: the request alone says that only a person goes on."""
     hung.send_signal(signal.SIGSTOP)  # it sees nothing
-    await durable.cancel("t")
+    await durable.threads.cancel("t")
     hung.kill()
     await hung.wait()
 
     async def gone() -> bool:
-        return (await durable.get_checkpoint_status("t")).status is not ThreadStatus.RUNNING
+        return (await durable.threads.status("t")).status is not ThreadStatus.RUNNING
 
     await wait_until(gone, 30)
-    thread = await durable.get_checkpoint_status("t")
+    thread = await durable.threads.status("t")
     assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
-    assert [thread async for thread in durable.find_failed_workflows()] == []
+    assert [thread async for thread in durable.threads.resumable()] == []
     async with durable.run("t", four_nodes()) as run:
         assert (await run.ainvoke())["words"] == list(STEPS)
 
@@ -131,13 +132,13 @@ async def test_a_node_that_swallows_its_cancellation_stops_at_the_next_superstep
         call = asyncio.create_task(run_through(durable, stubborn))
         await within(60, begun.wait(), what="the run to be in the node")
         with pytest.raises(LockTimeoutError, match="swallows"):
-            await durable.cancel("t", wait=True, timeout=0.3)
+            await durable.threads.cancel("t", wait=True, timeout=0.3)
         await within(30, swallowed.wait(), what="the node to be cancelled")
         done.set()
         with pytest.raises(RunCancelledError):
             await within(30, call, what="the cancelled run to end")
         assert call.cancelling() == 0
-        thread = await durable.get_checkpoint_status("t")
+        thread = await durable.threads.status("t")
     assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
 
 
@@ -145,11 +146,11 @@ async def test_somebody_elses_cancellation_stays_theirs(durable: Durable) -> Non
     gate = Gate("weigh")
     call = asyncio.create_task(run_through(durable, gate))
     await within(60, gate.reached.wait(), what="the run to be in the node")
-    await durable.cancel("t")
+    await durable.threads.cancel("t")
     call.cancel()
     with pytest.raises((asyncio.CancelledError, RunCancelledError)):
         await call
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.PAUSED
+    assert (await durable.threads.status("t")).status is ThreadStatus.PAUSED
 
 
 async def test_the_body_goes_on_after_its_run_was_cancelled(durable: Durable) -> None:
@@ -164,7 +165,7 @@ async def test_the_body_goes_on_after_its_run_was_cancelled(durable: Durable) ->
 
     calling = asyncio.create_task(call())
     await within(60, gate.reached.wait(), what="the run to be in the node")
-    assert await durable.cancel("t", wait=True, timeout=30)
+    assert await durable.threads.cancel("t", wait=True, timeout=30)
     assert await calling is ThreadStatus.PAUSED
 
 
@@ -183,7 +184,7 @@ async def test_a_cancelled_run_that_a_person_lets_go_on_is_not_cancelled_again(
         await within(60, gate.reached.wait(), what=f"the run to be in {step}")
         assert [row["cancel_requested_at"] for row in await ledger.rows("t")] == [None]
         if step == "weigh":
-            assert await durable.cancel("t", wait=True, timeout=30)
+            assert await durable.threads.cancel("t", wait=True, timeout=30)
             with pytest.raises(RunCancelledError):
                 await calling
     gate.open.set()
@@ -195,20 +196,20 @@ async def test_a_stream_that_its_consumer_holds_back_is_cancelled_too(durable: D
     with pytest.raises(RunCancelledError):
         async with durable.run("t", four_nodes(gate)) as run, aclosing(run.astream(INPUT)) as stream:
             async for _ in stream:
-                assert await durable.cancel("t")
-    assert (await durable.get_checkpoint_status("t")).reason == PauseReason.CANCELLED
+                assert await durable.threads.cancel("t")
+    assert (await durable.threads.status("t")).reason == PauseReason.CANCELLED
 
 
 async def test_where_nothing_is_at_work_nothing_is_cancelled(durable: Durable) -> None:
     with pytest.raises(ThreadNotFoundError):
-        await durable.cancel("nobody")
+        await durable.threads.cancel("nobody")
     await run_through(durable, None)
-    assert not await durable.cancel("t", wait=True)
+    assert not await durable.threads.cancel("t", wait=True)
     async with durable.hold("t"):
-        assert not await durable.cancel("t", wait=True)
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+        assert not await durable.threads.cancel("t", wait=True)
+    assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE
     with pytest.raises(InvalidArgumentError, match="wait=True"):
-        await durable.cancel("t", timeout=5)
+        await durable.threads.cancel("t", timeout=5)
 
 
 async def test_a_run_that_completes_meanwhile_is_complete(durable: Durable) -> None:
@@ -220,6 +221,6 @@ async def test_a_run_that_completes_meanwhile_is_complete(durable: Durable) -> N
 
     call = asyncio.create_task(run_through(durable, last))
     await within(60, gate.reached.wait(), what="the run to be in the node")
-    assert await durable.cancel("t", wait=True, timeout=30)
+    assert await durable.threads.cancel("t", wait=True, timeout=30)
     assert (await call)["words"] == list(STEPS)
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+    assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE

@@ -57,7 +57,7 @@ async def test_a_cancellation_at_any_turn_of_the_loop_leaves_nothing_behind(dsn:
 
 
 async def settled(durable: Durable, thread_id: str) -> WorkflowCheckpoint | None:
-    found = await durable.get_checkpoint_status(thread_id)
+    found = await durable.threads.status(thread_id)
     ended = found.status in (ThreadStatus.NEW, ThreadStatus.PAUSED, ThreadStatus.COMPLETE)
     return found if ended and found.holder is None else None
 

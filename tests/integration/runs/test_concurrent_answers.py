@@ -30,7 +30,7 @@ Shape = pytest.mark.parametrize("shape", SHAPES)
 
 async def open_questions(durable: Durable, thread_id: str = "t") -> dict[str, str]:
     """The ids of the open questions, by what they ask."""
-    found = await durable.get_checkpoint_status(thread_id)
+    found = await durable.threads.status(thread_id)
     return {str(question.value): question.id for question in found.interrupts}
 
 
@@ -153,7 +153,7 @@ async def test_an_answer_in_the_name_of_a_run_that_is_over_reaches_no_question_o
 async def test_a_fork_and_its_source_are_answered_apart(durable: Durable, shape: str) -> None:
     graph = answering(shape)
     await starts(durable, graph)
-    await durable.fork("t", "f")
+    await durable.threads.fork("t", "f")
     for thread_id, value in (("f", "no"), ("t", "yes")):
         asked = await open_questions(durable, thread_id)
         await answers(durable, graph, {asked["Pay 12?"]: value}, thread_id)
@@ -166,7 +166,7 @@ async def test_a_fork_and_its_source_are_answered_apart(durable: Durable, shape:
 async def test_an_answer_to_a_deleted_thread_is_refused_also_once_it_asks_again(durable: Durable) -> None:
     graph = answering("root")
     paid = (await starts(durable, graph))["Pay 12?"]
-    await durable.delete("t")
+    await durable.threads.delete("t")
     with pytest.raises(ThreadNotFoundError):
         await answers(durable, graph, {paid: "yes"})
     again = await starts(durable, graph)

@@ -38,7 +38,7 @@ async def test_a_change_before_a_run_is_accepted_is_not_its_input(durable: Durab
     async with durable.run("t", four_nodes(), run_id="R2") as run:
         await run.aupdate_state({"told": "changed"})
     await accepted(durable, "R2", SECOND)
-    found = await durable.get_checkpoint_status("t")
+    found = await durable.threads.status("t")
     assert (found.status, found.run_id) == (ThreadStatus.CRASHED, "R2")
     async with durable.run("t", four_nodes(), run_id="R2") as run:
         result = await run.ainvoke(SECOND)
@@ -59,8 +59,8 @@ async def test_a_later_checkpoint_of_plain_langgraph_does_not_take_the_input(dur
     await accepted(durable, "R", FIRST)
     async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
         await four_nodes().compile(stock).ainvoke(SECOND, PLACE)
-    assert (await durable.get_checkpoint_status("t")).run_id == "R"
-    assert (await durable.resume_workflow("t", four_nodes()))["words"] == ["second", *STEPS, "first", *STEPS]
+    assert (await durable.threads.status("t")).run_id == "R"
+    assert (await durable.threads.resume("t", four_nodes()))["words"] == ["second", *STEPS, "first", *STEPS]
 
 
 async def test_a_run_whose_input_nothing_took_is_not_complete_by_anothers_doing(durable: Durable, dsn: str) -> None:
@@ -116,7 +116,7 @@ async def test_a_first_checkpoint_that_is_refused_takes_no_input(
                 await run.ainvoke(FIRST)
     with psycopg.connect(dsn) as connection:
         assert connection.execute("SELECT consumed FROM aiodurable_runs").fetchall() == [(False,)]
-    assert (await durable.resume_workflow("t", four_nodes()))["words"] == ["first", *STEPS]
+    assert (await durable.threads.resume("t", four_nodes()))["words"] == ["first", *STEPS]
 
 
 async def test_what_was_recorded_stands_whatever_becomes_of_the_checkpoints(durable: Durable, dsn: str) -> None:
@@ -127,4 +127,4 @@ async def test_what_was_recorded_stands_whatever_becomes_of_the_checkpoints(dura
         await four_nodes().compile(stock).aupdate_state(PLACE, {"told": "edited"}, "sort")
     with psycopg.connect(dsn) as connection:
         connection.execute("DELETE FROM checkpoints WHERE metadata ->> 'aiodurable_run' IS NOT NULL")
-    assert (await durable.resume_workflow("t", four_nodes(), past_gate=True))["words"] == ["first", *STEPS]
+    assert (await durable.threads.resume("t", four_nodes(), past_gate=True))["words"] == ["first", *STEPS]

@@ -13,7 +13,6 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg.conninfo import conninfo_to_dict
 
-import aiodurable
 from aiodurable import (
     Durable,
     LeaseLostError,
@@ -35,12 +34,13 @@ NOW = timedelta(0)
 Removal = Callable[[Durable], Awaitable[Any]]
 
 REMOVALS: dict[str, Removal] = {
-    "delete": lambda durable: durable.delete("t"),
-    "the function": lambda durable: aiodurable.delete("t", durable=durable),
+    "delete": lambda durable: durable.threads.delete("t"),
     "adelete_thread": lambda durable: durable.checkpointer.adelete_thread("t"),
     "aprune": lambda durable: durable.checkpointer.aprune(["t"], strategy="delete"),
     "adelete_for_runs": lambda durable: durable.checkpointer.adelete_for_runs(["r"]),
-    "prune": lambda durable: durable.prune(keep="nothing", older_than=NOW, statuses=["failed", "crashed", "complete"]),
+    "prune": lambda durable: durable.threads.prune(
+        keep="nothing", older_than=NOW, statuses=["failed", "crashed", "complete"]
+    ),
 }
 
 
@@ -90,10 +90,10 @@ async def test_of_a_deleted_thread_nothing_is_stored_found_or_resumed(
     await failed(durable, log)
     await remove(durable)
     assert await stored(dsn) == {}
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
-    assert [found async for found in durable.find_workflows()] == []
+    assert (await durable.threads.status("t")).status is ThreadStatus.NEW
+    assert [found async for found in durable.threads.search()] == []
     with pytest.raises(ThreadNotFoundError):
-        await durable.resume_workflow("t", four_nodes())
+        await durable.threads.resume("t", four_nodes())
     assert noted(log) == ["collect", "sort"]
 
 
@@ -112,11 +112,11 @@ async def test_a_run_that_no_checkpoint_has_consumed_is_deleted_too(dsn: str, du
 async def test_deleting_says_whether_there_was_anything_and_leaves_no_fence_of_an_unknown_thread(
     dsn: str, durable: Durable, log: Path
 ) -> None:
-    assert await durable.delete("t") is False
+    assert await durable.threads.delete("t") is False
     assert await fences(dsn) == []
     await failed(durable, log)
-    assert await durable.delete("t") is True
-    assert await durable.delete("t") is False
+    assert await durable.threads.delete("t") is True
+    assert await durable.threads.delete("t") is False
 
 
 async def test_a_thread_that_runs_is_not_deleted_by_its_own_process_nor_by_another(
@@ -160,7 +160,7 @@ async def test_a_deletion_that_has_returned_is_on_disk_whatever_the_database_wai
         await connection.execute(note.encode())
         async with Durable(dsn) as durable:
             await failed(durable, log)
-            await durable.delete("t")
+            await durable.threads.delete("t")
         waited = await (await connection.execute("SELECT setting FROM waited")).fetchall()
     assert waited == [("on",)]
 
@@ -174,7 +174,7 @@ async def test_whoever_passes_its_config_deletes_the_thread_under_its_own_lease_
         await run.ainvoke(INPUT)
         match by:
             case "delete":
-                assert await durable.delete("t", config=run.config) is True
+                assert await durable.threads.delete("t", config=run.config) is True
             case "adelete_thread":
                 await saver.adelete_thread("t", config=run.config)
             case _:
@@ -188,7 +188,7 @@ async def test_the_config_of_another_thread_opens_nothing(durable: Durable) -> N
     async with durable.run("t", four_nodes()) as run, durable.run("other", four_nodes()) as other:
         await run.ainvoke(INPUT)
         with pytest.raises(WorkflowAlreadyRunningError):
-            await durable.delete("t", config=other.config)
+            await durable.threads.delete("t", config=other.config)
 
 
 @pytest.mark.parametrize("how", [*REMOVALS, "delete, and its fence"])
@@ -220,7 +220,7 @@ async def test_a_holder_that_takes_its_lost_lock_again_is_refused_once_its_threa
             with pytest.raises(LeaseLostError):
                 await within(60, running, what="the run to end")
             assert await stored(dsn) == {}
-            assert (await remover.get_checkpoint_status("t")).status is ThreadStatus.NEW
+            assert (await remover.threads.status("t")).status is ThreadStatus.NEW
 
 
 async def prune_and_be_killed(durable: Durable) -> None:
@@ -231,7 +231,7 @@ async def prune_and_be_killed(durable: Durable) -> None:
             raise Broken
 
     with pytest.raises(Broken):
-        await durable.prune(keep="nothing", older_than=NOW, statuses=["complete"], progress=killed)
+        await durable.threads.prune(keep="nothing", older_than=NOW, statuses=["complete"], progress=killed)
 
 
 @pytest.mark.parametrize("how", ["delete", "prune", "prune and be killed"])
@@ -252,7 +252,7 @@ async def test_a_holder_that_has_not_heard_of_the_removal_of_its_thread_writes_n
 
 
 async def _is(durable: Durable, status: ThreadStatus) -> bool:
-    return (await durable.get_checkpoint_status("t")).status is status
+    return (await durable.threads.status("t")).status is status
 
 
 def waiting(admin: psycopg.Connection[Any], dsn: str) -> int:
@@ -273,7 +273,7 @@ async def test_the_first_lease_of_a_thread_does_not_begin_in_the_middle_of_its_r
         await graph.ainvoke(INPUT, config)  # pyright: ignore[reportArgumentType]
     saver, thread_id = durable.checkpointer, "copy" if how == "acopy_thread" else "plain"
     work: dict[str, Callable[[], Awaitable[Any]]] = {
-        "delete": lambda: durable.delete("plain"),
+        "delete": lambda: durable.threads.delete("plain"),
         "aprune": lambda: saver.aprune(["plain"]),
         "acopy_thread": lambda: saver.acopy_thread("plain", "copy"),
     }
@@ -320,7 +320,7 @@ async def test_a_lease_that_ended_by_a_removal_says_so(durable: Durable) -> None
         fence = Fence("t", lease.token, lease.fence.lease_id)
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
-    await durable.delete("t")
+    await durable.threads.delete("t")
     removed = fence.overtaken(await durable._opened().checkpoints.standing("t"))
     assert "removed" in str(removed)
     assert not removed.taken_over, "nobody has it"

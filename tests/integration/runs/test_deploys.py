@@ -77,7 +77,7 @@ async def interrupted_before(dsn: str, graph: Any) -> None:
     async with deployed(dsn, graph) as durable, durable.run("t", "shop") as run:
         assert (await run.ainvoke({"xs": []}))["__interrupt__"]
     async with deployed(dsn, graph) as durable:
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.INTERRUPTED
+        assert (await durable.threads.status("t")).status is ThreadStatus.INTERRUPTED
 
 
 async def test_a_thread_before_a_node_that_is_gone_is_refused_and_stays_as_it_was(dsn: str, ledger: Ledger) -> None:
@@ -85,13 +85,13 @@ async def test_a_thread_before_a_node_that_is_gone_is_refused_and_stays_as_it_wa
     before = await ledger.rows("t")
     async with deployed(dsn, paying("charge")) as durable:
         with pytest.raises(GraphChangedError, match="missing node pay") as refused:
-            await durable.resume_workflow("t")
+            await durable.threads.resume("t")
         assert refused.value.missing_nodes == ("pay",)
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.FAILED
-        assert [found.thread_id async for found in durable.find_failed_workflows()] == ["t"]
+        assert (await durable.threads.status("t")).status is ThreadStatus.FAILED
+        assert [found.thread_id async for found in durable.threads.resumable()] == ["t"]
     assert await ledger.rows("t") == before
     async with deployed(dsn, paying("pay")) as durable:
-        assert (await durable.resume_workflow("t"))["xs"] == ["order", "pay", "ship"]
+        assert (await durable.threads.resume("t"))["xs"] == ["order", "pay", "ship"]
 
 
 async def test_an_answer_for_a_node_that_is_gone_is_refused_and_may_be_given_later(dsn: str, ledger: Ledger) -> None:
@@ -101,7 +101,7 @@ async def test_an_answer_for_a_node_that_is_gone_is_refused_and_may_be_given_lat
         async with durable.run("t", "shop") as run:
             with pytest.raises(GraphChangedError, match="missing node ask"):
                 await run.resume("yes")
-        found = await durable.get_checkpoint_status("t")
+        found = await durable.threads.status("t")
         assert (found.status, [question.value for question in found.interrupts]) == (
             ThreadStatus.INTERRUPTED,
             ["sure?"],
@@ -127,9 +127,9 @@ async def test_a_join_that_is_gone_is_refused_also_while_it_waits_for_the_rest(d
     await failed_before(dsn, joined("right", "third", breaks=Switch()))
     async with deployed(dsn, joined("third", "left")) as durable:
         with pytest.raises(GraphChangedError, match="missing channel join:right"):
-            await durable.resume_workflow("t")
+            await durable.threads.resume("t")
     async with deployed(dsn, joined("right", "third")) as durable:
-        assert sorted((await durable.resume_workflow("t"))["xs"]) == ["close", "left", "right", "third"]
+        assert sorted((await durable.threads.resume("t"))["xs"]) == ["close", "left", "right", "third"]
 
 
 def fanned(part: str, breaks: Switch | None = None) -> Builder:
@@ -153,7 +153,7 @@ async def test_a_send_to_a_node_that_is_gone_is_refused(dsn: str) -> None:
     await failed_before(dsn, fanned("part", Switch()))
     async with deployed(dsn, fanned("piece")) as durable:
         with pytest.raises(GraphChangedError, match="missing node part"):
-            await durable.resume_workflow("t")
+            await durable.threads.resume("t")
 
 
 def around(inner: Builder) -> Builder:
@@ -164,9 +164,9 @@ async def test_a_node_that_is_gone_from_a_subgraph_is_refused(dsn: str) -> None:
     await failed_before(dsn, around(paying("pay", Switch())))
     async with deployed(dsn, around(paying("charge"))) as durable:
         with pytest.raises(GraphChangedError, match="missing node inner/pay"):
-            await durable.resume_workflow("t")
+            await durable.threads.resume("t")
     async with deployed(dsn, around(paying("pay"))) as durable:
-        assert (await durable.resume_workflow("t"))["xs"][-2:] == ["ship", "close"]
+        assert (await durable.threads.resume("t"))["xs"][-2:] == ["ship", "close"]
 
 
 async def test_an_entrypoint_under_another_name_is_refused(dsn: str) -> None:
@@ -226,7 +226,7 @@ async def test_new_nodes_edges_and_bodies_are_no_change_that_matters(dsn: str) -
     await failed_before(dsn, paying("pay", Switch()))
     graph = chain(check=step("check"), order=step("order 2"), pay=step("pay"), pack=step("pack"), ship=step("ship"))
     async with deployed(dsn, graph) as durable:
-        assert (await durable.resume_workflow("t"))["xs"] == ["order", "pay", "pack", "ship"]
+        assert (await durable.threads.resume("t"))["xs"] == ["order", "pay", "pack", "ship"]
 
 
 async def test_a_run_that_ends_without_a_word_before_a_node_that_is_gone_failed(
@@ -242,8 +242,8 @@ async def test_a_run_that_ends_without_a_word_before_a_node_that_is_gone_failed(
                 await run.ainvoke({"xs": []})
     async with deployed(dsn, paying("charge")) as durable:
         with pytest.raises(GraphChangedError, match="no 'pay'"):
-            await durable.resume_workflow("t")
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.FAILED
+            await durable.threads.resume("t")
+        assert (await durable.threads.status("t")).status is ThreadStatus.FAILED
     assert await ledger.statuses("t") == ["failed"]
 
 
@@ -253,8 +253,8 @@ RENAMED = {"pay": "charge"}
 async def test_a_renamed_node_goes_on_with_the_thread_that_stands_before_it(dsn: str, ledger: Ledger) -> None:
     await failed_before(dsn, paying("pay", Switch()))
     async with deployed(dsn, paying("charge"), renamed=RENAMED) as durable:
-        assert (await durable.resume_workflow("t"))["xs"] == ["order", "charge", "ship"]
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+        assert (await durable.threads.resume("t"))["xs"] == ["order", "charge", "ship"]
+        assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE
         async with durable.run("t", "shop") as run:
             assert (await run.ainvoke({"xs": ["again"]}))["xs"][-4:] == ["again", "order", "charge", "ship"]
     assert await ledger.statuses("t") == ["complete", "complete"]
@@ -265,10 +265,10 @@ async def test_a_renamed_node_that_fails_again_is_found_again_and_goes_on_by_the
     async with deployed(dsn, paying("charge", Switch()), renamed=RENAMED) as durable:
         for _ in range(2):
             with pytest.raises(ConnectionError):
-                await durable.resume_workflow("t")
-            assert (await durable.get_checkpoint_status("t")).failed_node == "pay"
+                await durable.threads.resume("t")
+            assert (await durable.threads.status("t")).failed_node == "pay"
     async with deployed(dsn, paying("pay")) as durable:  # the deploy is taken back
-        assert (await durable.resume_workflow("t"))["xs"] == ["order", "pay", "ship"]
+        assert (await durable.threads.resume("t"))["xs"] == ["order", "pay", "ship"]
 
 
 async def test_a_renamed_node_gets_the_answer_to_what_it_asked_under_its_old_name(dsn: str) -> None:
@@ -281,7 +281,7 @@ async def test_a_renamed_node_gets_the_answer_to_what_it_asked_under_its_old_nam
 async def test_sends_to_a_renamed_node_go_on_and_those_that_finished_do_not_run_again(dsn: str) -> None:
     await failed_before(dsn, fanned("part", Switch()))
     async with deployed(dsn, fanned("piece"), renamed={"part": "piece"}) as durable:
-        assert sorted((await durable.resume_workflow("t"))["xs"]) == ["join", "part 0", "part 2", "piece 1", "split"]
+        assert sorted((await durable.threads.resume("t"))["xs"]) == ["join", "part 0", "part 2", "piece 1", "split"]
 
 
 @pytest.mark.parametrize("fails", ["third", "close"])
@@ -299,7 +299,7 @@ async def test_a_join_of_renamed_nodes_knows_who_has_arrived(dsn: str, fails: st
     await failed_before(dsn, graph("right", "close", broken=True))
     renamed = {"right": "rightmost", "close": "end"}
     async with deployed(dsn, graph("rightmost", "end"), renamed=renamed) as durable:
-        assert sorted((await durable.resume_workflow("t"))["xs"]) == ["end", "left", "right", "third"]
+        assert sorted((await durable.threads.resume("t"))["xs"]) == ["end", "left", "right", "third"]
 
 
 async def test_a_renamed_node_in_a_subgraph_and_the_renamed_node_around_it_go_on(dsn: str) -> None:

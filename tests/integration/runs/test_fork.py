@@ -59,7 +59,7 @@ def rows(dsn: str, thread_id: str = "t") -> list[Any]:
 
 async def test_a_fork_of_a_complete_thread_is_complete_and_takes_a_new_turn(durable: Durable, ledger: Ledger) -> None:
     await ran(durable, abc())
-    forked = await durable.fork("t", "copy")
+    forked = await durable.threads.fork("t", "copy")
     assert (forked.thread_id, forked.status) == ("copy", "complete")
     assert await ledger.statuses("copy") == ["complete"]
     assert await ran(durable, abc(), "copy", {"xs": ["more"]}) == {"xs": ["a", "b", "c", "more", "a", "b", "c"]}
@@ -87,11 +87,11 @@ async def test_a_fork_from_an_earlier_step_is_paused_and_runs_on(
     graph = abc()
     await ran(durable, graph)
     before = rows(dsn)
-    forked = await durable.fork("t", "copy", graph=graph, **point)
+    forked = await durable.threads.fork("t", "copy", graph=graph, **point)
     assert (forked.status, forked.pending) == ("paused", (pending,))
     assert forked.reason is not None
     assert "forked from thread 't'" in forked.reason
-    assert await durable.get_checkpoint_status("copy") == forked
+    assert await durable.threads.status("copy") == forked
     assert await goes_on(durable, graph, "copy") == result
     [row] = await ledger.rows("copy")
     assert (row["status"], row["attempts"], row["run_id"]) == ("complete", 1, forked.run_id)
@@ -101,22 +101,22 @@ async def test_a_fork_from_an_earlier_step_is_paused_and_runs_on(
 async def test_a_fork_begins_at_the_checkpoint_it_is_given_and_gets_a_name_of_its_own(durable: Durable) -> None:
     graph = abc()
     await ran(durable, graph)
-    steps = [step async for step in durable.history("t")]
-    one, other = [await durable.fork("t", checkpoint_id=steps[1].checkpoint_id) for _ in range(2)]
+    steps = [step async for step in durable.threads.history("t")]
+    one, other = [await durable.threads.fork("t", checkpoint_id=steps[1].checkpoint_id) for _ in range(2)]
     assert one.thread_id != other.thread_id
     assert (one.checkpoint_id, one.step, one.pending) == (steps[1].checkpoint_id, 2, ("c",))
-    assert [step.checkpoint_id async for step in durable.history(one.thread_id)] == [steps[1].checkpoint_id]
+    assert [step.checkpoint_id async for step in durable.threads.history(one.thread_id)] == [steps[1].checkpoint_id]
 
 
 async def test_a_fork_of_a_failed_thread_keeps_what_finished_beside(durable: Durable) -> None:
     graph = fan(ok("b"), ok("c"))
     await broken(durable, graph, "b")
-    forked = await durable.fork("t", "copy")
+    forked = await durable.threads.fork("t", "copy")
     assert (forked.status, forked.failed_node, forked.pending) == ("failed", "b", ("b",))
     assert sorted(await goes_on(durable, graph, "copy")) == ["a", "b", "c", "d"]
-    anew = await durable.fork("t", "anew", before="b")
+    anew = await durable.threads.fork("t", "anew", before="b")
     assert (anew.status, anew.pending) == ("paused", ("b", "c"))
-    assert (await durable.fork("t", "beside", before="c")).pending == ("b", "c")
+    assert (await durable.threads.fork("t", "beside", before="c")).pending == ("b", "c")
     assert sorted(await goes_on(durable, graph, "anew")) == ["a", "b", "c", "d"]
 
 
@@ -126,9 +126,9 @@ async def test_a_failure_that_was_mended_is_none_in_the_fork(durable: Durable, d
     await broken(durable, graph, "b", "c")
     BREAKS.add("c")
     with pytest.raises(ValueError, match="c is broken"):
-        await durable.retry("t", graph)
+        await durable.threads.retry("t", graph)
     BREAKS.clear()
-    forked = await durable.fork("t", "copy")
+    forked = await durable.threads.fork("t", "copy")
     assert (forked.status, forked.failed_node, forked.pending) == ("failed", "c", ("c",))
 
 
@@ -138,12 +138,12 @@ async def test_a_fork_of_an_interrupted_thread_asks_and_is_answered_apart(durabl
 
     graph = chain(a=ok("a"), ask=ask)
     await ran(durable, graph)
-    forked = await durable.fork("t", "copy")
+    forked = await durable.threads.fork("t", "copy")
     assert (forked.status, [asked.value for asked in forked.interrupts]) == ("interrupted", ["q?"])
     for thread_id, answer in (("copy", "no"), ("t", "yes")):
         async with durable.run(thread_id, graph) as run:
             assert (await run.resume(answer))["xs"] == ["a", answer]
-    anew = await durable.fork("t", before="ask")
+    anew = await durable.threads.fork("t", before="ask")
     async with durable.run(anew.thread_id, graph) as run:
         await run.ainvoke()
         assert run.checkpoint.status == "interrupted", "the old answer is not given again"
@@ -157,7 +157,7 @@ def nested(**options: Any) -> StateGraph[Any, Any, Any, Any]:
 async def test_a_fork_goes_on_inside_the_subgraph_that_failed(durable: Durable, options: Any) -> None:
     graph = nested(**options)
     await broken(durable, graph, "j")
-    await durable.fork("t", "copy")
+    await durable.threads.fork("t", "copy")
     BREAKS.add("i")  # it has finished: it must not run again
     assert set(await goes_on(durable, graph, "copy")) == {"a", "i", "j", "z"}
 
@@ -180,8 +180,8 @@ async def test_a_fork_remembers_what_its_subgraphs_remembered_then(durable: Dura
     graph = StateGraph(Outer).add_node("call", call).add_edge(START, "call")
     for turn in (1, 2, 3):
         assert (await ran(durable, graph, given={"seen": 0}))["seen"] == turn
-    turns = [step async for step in durable.history("t") if "call" in step.nodes]
-    after_one = await durable.fork("t", checkpoint_id=turns[2].checkpoint_id)
+    turns = [step async for step in durable.threads.history("t") if "call" in step.nodes]
+    after_one = await durable.threads.fork("t", checkpoint_id=turns[2].checkpoint_id)
     assert after_one.status == "complete"
     assert (await ran(durable, graph, after_one.thread_id, {"seen": 0}))["seen"] == 2
     assert (await ran(durable, graph, given={"seen": 0}))["seen"] == 4, "the source's memory is its own"
@@ -196,7 +196,7 @@ async def test_a_thread_whose_state_hangs_on_its_history_takes_it_along(
     graph = GRAPHS["delta"](durable.checkpointer)
     await ran(durable, graph, given={"xs": ["one"]})
     assert (await ran(durable, graph, given={"xs": ["two"]}))["xs"] == ["one", "a", "b", "two", "a", "b"]
-    await durable.fork("t", "copy", graph=graph, **point)
+    await durable.threads.fork("t", "copy", graph=graph, **point)
     expected = ["one", "a", "b", "two", "a", *point.get("values", {}).get("xs", []), "b"]
     assert await goes_on(durable, graph, "copy") == expected
     assert (await ran(durable, graph, "copy", {"xs": ["three"]}))["xs"] == [*expected, "three", "a", "b"]
@@ -211,7 +211,7 @@ async def test_a_fork_has_nothing_of_a_branch_that_was_left(durable: Durable) ->
     async with durable.hold("t"):
         await graph.aupdate_state(before_b, {"xs": ["u"]})
     assert await goes_on(durable, graph, "t") == ["one", "a", "u", "b"]
-    await durable.fork("t", "copy")
+    await durable.threads.fork("t", "copy")
     for thread_id in ("t", "copy"):
         state = await graph.aget_state({"configurable": {"thread_id": thread_id}})
         assert state.values["xs"] == ["one", "a", "u", "b"]
@@ -222,12 +222,12 @@ async def test_a_fork_has_nothing_of_a_branch_that_was_left(durable: Durable) ->
 async def test_a_fork_of_a_thread_that_hangs_on_its_history_is_answered_apart(durable: Durable) -> None:
     graph = GRAPHS["delta_asking"](durable.checkpointer)
     await ran(durable, graph, given={"xs": ["one"]})
-    await durable.fork("t", "copy")
+    await durable.threads.fork("t", "copy")
     for thread_id, answer in (("copy", "no"), ("t", "yes")):
         async with durable.run(thread_id, graph) as run:
             await run.resume(answer)
             assert [question.value for question in run.checkpoint.interrupts] == ["q2?"]
-        await durable.fork(thread_id, f"{thread_id} again")
+        await durable.threads.fork(thread_id, f"{thread_id} again")
         for again in (thread_id, f"{thread_id} again"):
             async with durable.run(again, graph) as run:
                 (question,) = run.checkpoint.interrupts
@@ -239,7 +239,7 @@ async def test_a_fork_of_a_thread_that_hangs_on_its_history_is_answered_apart(du
 async def test_a_fork_of_what_plain_langgraph_wrote(durable: Durable, dsn: str) -> None:
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         await abc().compile(checkpointer=saver).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
-    forked = await durable.fork("t", before="b")
+    forked = await durable.threads.fork("t", before="b")
     assert (forked.status, forked.graph) == ("paused", None)
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         config: Any = {"configurable": {"thread_id": forked.thread_id}}
@@ -254,16 +254,16 @@ async def test_a_fork_keeps_the_graphs_name_and_the_context(dsn: str) -> None:
     async with Durable(dsn, graphs={"work": graph}) as durable:
         async with durable.run("t", "work", context={"who": "Ada"}) as run:
             await run.ainvoke(INPUT)
-        forked = await durable.fork("t", before="b", values={"xs": ["u"]})
+        forked = await durable.threads.fork("t", before="b", values={"xs": ["u"]})
         assert forked.graph == "work"
-        assert (await durable.resume_workflow(forked.thread_id))["xs"] == ["a", "u", "for Ada"]
+        assert (await durable.threads.resume(forked.thread_id))["xs"] == ["a", "u", "for Ada"]
 
 
 async def test_a_fork_may_be_made_while_the_source_runs(durable: Durable) -> None:
     graph = chain(a=ok("a"), b=ok("b"))
     async with durable.run("t", graph) as run:
         await run.ainvoke(INPUT, interrupt_before=["b"])
-        forked = await durable.fork("t")
+        forked = await durable.threads.fork("t")
         assert forked.pending == ("b",)
     assert await goes_on(durable, graph, forked.thread_id) == ["a", "b"]
 
@@ -273,22 +273,22 @@ async def test_what_cannot_be_forked_is_refused_and_leaves_nothing(durable: Dura
     await ran(durable, graph)
     await ran(durable, graph, "taken")
     with pytest.raises(ThreadNotFoundError):
-        await durable.fork("nobody", "copy")
+        await durable.threads.fork("nobody", "copy")
     for point in ({"checkpoint_id": "1ef"}, {"before": "nowhere"}, {"from_step": 99}):
         with pytest.raises(CheckpointNotFoundError):
-            await durable.fork("t", "copy", **point)
+            await durable.threads.fork("t", "copy", **point)
     with pytest.raises(InvalidArgumentError, match="one place"):
-        await durable.fork("t", "copy", before="b", from_step=1)
+        await durable.threads.fork("t", "copy", before="b", from_step=1)
     for name in ("taken", "t"):
         with pytest.raises(WorkflowExecutionError, match="another name"):
-            await durable.fork("t", name)
+            await durable.threads.fork("t", name)
     async with durable.hold("copy"):
         with pytest.raises(WorkflowAlreadyRunningError):
-            await durable.fork("t", "copy")
+            await durable.threads.fork("t", "copy")
     with pytest.raises(GraphNotRegisteredError):
-        await durable.fork("t", "copy", values={"xs": []})
+        await durable.threads.fork("t", "copy", values={"xs": []})
     with pytest.raises(InvalidUpdateError):
-        await durable.fork("t", "copy", graph=graph, values={"xs": []}, as_node="nowhere")
+        await durable.threads.fork("t", "copy", graph=graph, values={"xs": []}, as_node="nowhere")
     assert not any(rows(dsn, "copy")[:4])
     assert await ledger.rows("copy") == []
 
@@ -309,5 +309,5 @@ async def test_a_fork_whose_lease_was_taken_over_leaves_nothing(
 
     monkeypatch.setattr(room, "birth", too_late)
     with pytest.raises(LeaseLostError):
-        await durable.fork("t", "copy")
+        await durable.threads.fork("t", "copy")
     assert not any(rows(dsn, "copy")[:4])

@@ -67,7 +67,7 @@ async def test_a_busy_thread_is_refused_with_its_holder_and_since_when(dsn: str,
         with pytest.raises(WorkflowAlreadyRunningError) as refused:
             async with other.run("t", four_nodes()):
                 pytest.fail("entered")
-        status = await other.get_checkpoint_status("t")
+        status = await other.threads.status("t")
     with pytest.raises(WorkflowAlreadyRunningError):
         async with durable.run("t", four_nodes()):
             pytest.fail("entered")

@@ -41,9 +41,9 @@ async def test_a_rejected_run_id_that_is_accepted_later_is_the_newest_and_its_in
     async with durable.run("t", four_nodes(), run_id="Y") as run:
         await run.ainvoke(INPUT)
     await accepted(durable, "X", ["again"])
-    found = await durable.get_checkpoint_status("t")
+    found = await durable.threads.status("t")
     assert (found.status, found.run_id) == (ThreadStatus.CRASHED, "X")
-    assert (await durable.resume_workflow("t", four_nodes()))["words"] == [*STEPS, "again", *STEPS]
+    assert (await durable.threads.resume("t", four_nodes()))["words"] == [*STEPS, "again", *STEPS]
     assert {row["run_id"]: row["status"] for row in await ledger.rows("t")} == {"X": "complete", "Y": "complete"}
 
 
@@ -55,7 +55,7 @@ async def test_a_clock_that_goes_backwards_changes_no_order(durable: Durable, ds
             connection.execute(
                 "UPDATE aiodurable_runs SET created_at = now() + interval '1 hour' WHERE run_id = 'first'"
             )
-    assert (await durable.get_checkpoint_status("t")).run_id == "second"
+    assert (await durable.threads.status("t")).run_id == "second"
     newest = await durable._opened().ledger.newest("t")  # pyright: ignore[reportPrivateUsage]
     assert newest is not None
     assert newest.record.run_id == "second"

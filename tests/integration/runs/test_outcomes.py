@@ -42,7 +42,7 @@ def config(log: Path) -> Any:
 async def assert_free(durable: Durable, thread_id: str = "t") -> None:
     async with durable.hold(thread_id):
         pass
-    assert (await durable.get_checkpoint_status(thread_id)).holder is None
+    assert (await durable.threads.status(thread_id)).holder is None
 
 
 async def test_a_cancelled_run_is_paused_free_and_goes_on_later(durable: Durable, ledger: Ledger, log: Path) -> None:
@@ -61,7 +61,7 @@ async def test_a_cancelled_run_is_paused_free_and_goes_on_later(durable: Durable
     await assert_free(durable)
     [row] = await ledger.rows("t")
     assert (row["status"], row["reason"]) == ("paused", "cancelled")
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, status.reason) == (ThreadStatus.PAUSED, "cancelled")
     gate.at = None
     async with durable.run("t", graph, config=config(log)) as run:
@@ -120,7 +120,7 @@ async def test_a_static_breakpoint_is_paused(durable: Durable, ledger: Ledger, l
     graph = four_nodes()
     async with durable.run("t", graph, config=config(log)) as run:
         await run.ainvoke(INPUT, interrupt_before=["weigh"])
-    status = await durable.get_checkpoint_status("t")
+    status = await durable.threads.status("t")
     assert (status.status, status.reason, status.pending) == (ThreadStatus.PAUSED, "breakpoint", ("weigh",))
     async with durable.run("t", graph, config=config(log)) as run:
         assert run.status is ThreadStatus.PAUSED
@@ -159,7 +159,7 @@ async def test_a_call_that_langgraph_refuses_at_once_is_rejected_and_the_thread_
             await run.ainvoke(INPUT, output_keys=["unknown"])
         assert run.checkpoint.status is ThreadStatus.NEW
     assert await ledger.statuses("t") == ["rejected"]
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
+    assert (await durable.threads.status("t")).status is ThreadStatus.NEW
     async with durable.run("t", graph, config=config(log)) as run:
         assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
 
@@ -225,7 +225,7 @@ async def test_a_router_that_raises_does_not_lose_the_rest_of_the_graph(durable:
     async with durable.run("t", builder) as run:
         with pytest.raises(ValueError, match="which way"):
             await run.ainvoke(INPUT)
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.FAILED
+    assert (await durable.threads.status("t")).status is ThreadStatus.FAILED
     broken = False
     async with durable.run("t", builder) as run:
         assert (await run.ainvoke())["told"] == "all"
@@ -337,7 +337,7 @@ async def test_a_run_of_another_thread_inside_a_node_keeps_to_itself(
     assert result["words"] == list(STEPS)
     assert noted(log) == [*STEPS, *STEPS]
     assert await ledger.statuses("inner") == ["complete", "complete"]
-    assert (await durable.get_checkpoint_status("inner")).status is ThreadStatus.COMPLETE
+    assert (await durable.threads.status("inner")).status is ThreadStatus.COMPLETE
 
 
 async def test_observers_are_told_and_a_failing_one_is_not_felt(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -372,7 +372,7 @@ async def test_a_call_leaves_the_checkpoint_that_anybody_reads_afterwards(
     async with durable.run("t", graph, config=config(log)) as run:
         with contextlib.suppress(ValueError):
             await run.ainvoke(INPUT, **stop)
-    assert run.checkpoint == await durable.get_checkpoint_status("t")
+    assert run.checkpoint == await durable.threads.status("t")
     assert run.checkpoint.status == ends
     assert run.checkpoint.started_at is not None
     assert run.checkpoint.finished_at is not None

@@ -23,7 +23,7 @@ INPUT = {"words": [], "told": ""}
 async def test_a_lock_named_like_a_thread_is_not_that_threads(dsn: str, durable: Durable) -> None:
     async with durable.locks.hold("t"), PostgresLockManager(dsn) as bare:
         assert await bare.try_acquire("t") is None  # the same lock, from elsewhere
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
+        assert (await durable.threads.status("t")).status is ThreadStatus.NEW
         async with durable.run("t", four_nodes()) as run:
             assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
             assert not await bare.is_locked("another")

@@ -110,7 +110,7 @@ async def test_a_node_whose_router_raised_runs_again_with_all_that_follows(
     ran = (await getattr(durable, verb)("t", graph()))["xs"]
     assert list(dict.fromkeys(ran)) == result, "a subgraph gives back what it was given, too"
     assert [set(event.nodes) for event in told if isinstance(event, ThreadHealed)] == [set(healed)]
-    assert (await durable.get_checkpoint_status("t")).status == "complete"
+    assert (await durable.threads.status("t")).status == "complete"
 
 
 async def test_a_router_that_raises_under_a_lease_poisons_nothing(durable: Durable, told: list[Event]) -> None:
@@ -119,7 +119,7 @@ async def test_a_router_that_raises_under_a_lease_poisons_nothing(durable: Durab
         with pytest.raises(ValueError, match="router"):
             await run.ainvoke(INPUT)
     BREAKS.clear()
-    assert (await durable.retry("t", routed()))["xs"] == ["a", "b"]
+    assert (await durable.threads.retry("t", routed()))["xs"] == ["a", "b"]
     assert not any(isinstance(event, ThreadHealed) for event in told)
 
 
@@ -128,10 +128,10 @@ async def test_what_was_healed_and_fails_again_is_not_finished(durable: Durable,
     await left_by_langgraph(dsn, routed())
     for _ in range(2):
         with pytest.raises(ValueError, match="router"):
-            await durable.retry("t", routed())
-        assert (await durable.get_checkpoint_status("t")).status == "failed"
+            await durable.threads.retry("t", routed())
+        assert (await durable.threads.status("t")).status == "failed"
     BREAKS.clear()
-    assert (await durable.retry("t", routed()))["xs"] == ["a", "b"]
+    assert (await durable.threads.retry("t", routed()))["xs"] == ["a", "b"]
 
 
 async def test_a_stale_fence_heals_nothing(durable: Durable, dsn: str) -> None:
@@ -155,9 +155,9 @@ async def test_a_retry_is_one_more_attempt_of_the_same_run_and_repeats_the_faile
         with pytest.raises(ValueError, match="b is broken"):
             await run.ainvoke(INPUT)
     with pytest.raises(ValueError, match="b is broken"):
-        await durable.retry("t", graph)
+        await durable.threads.retry("t", graph)
     BREAKS.clear()
-    assert (await durable.retry("t", graph))["xs"] == ["a", "b"]
+    assert (await durable.threads.retry("t", graph))["xs"] == ["a", "b"]
     [row] = await ledger.rows("t")
     assert (row["run_id"], row["attempts"], row["status"]) == (run.run_id, 3, "complete")
 
@@ -172,8 +172,8 @@ async def test_retry_clears_a_quarantine_that_resume_refuses(durable: Durable, d
         connection.execute("UPDATE aiodurable_runs SET status = 'quarantined', attempts = 5, reason = '5 attempts'")
     BREAKS.clear()
     with pytest.raises(ResumeLimitError, match="retry"):
-        await durable.resume_workflow("t", graph)
-    assert (await durable.retry("t", graph))["xs"] == ["a"]
+        await durable.threads.resume("t", graph)
+    assert (await durable.threads.retry("t", graph))["xs"] == ["a"]
     [row] = await ledger.rows("t")
     assert (row["status"], row["attempts"], row["reason"]) == ("complete", 6, None)
 
@@ -182,23 +182,23 @@ async def test_a_paused_thread_goes_on_when_retried(durable: Durable) -> None:
     graph = chain(a=ok("a"), b=ok("b"))
     async with durable.run("t", graph) as run:
         await run.ainvoke(INPUT, interrupt_before=["b"])
-    assert (await durable.retry("t", graph))["xs"] == ["a", "b"]
+    assert (await durable.threads.retry("t", graph))["xs"] == ["a", "b"]
 
 
 async def test_what_cannot_be_retried_is_refused_and_stays_as_it_was(durable: Durable, ledger: Ledger) -> None:
     graph = chain(a=ok("a"))
     with pytest.raises(ThreadNotFoundError):
-        await durable.retry("nobody")
+        await durable.threads.retry("nobody")
     async with durable.run("done", graph) as run:
         await run.ainvoke(INPUT)
         with pytest.raises(WorkflowAlreadyRunningError):
-            await durable.retry("done", graph)
+            await durable.threads.retry("done", graph)
     with pytest.raises(NotResumableError, match="complete") as refused:
-        await durable.retry("done", graph)
+        await durable.threads.retry("done", graph)
     assert refused.value.status == "complete"
     async with durable.run("asks", asking()) as run:
         await run.ainvoke({"words": [], "told": ""})
     with pytest.raises(ThreadInterruptedError):
-        await durable.retry("asks", asking())
+        await durable.threads.retry("asks", asking())
     assert await ledger.statuses("done") == ["complete"]
     assert await ledger.statuses("asks") == ["interrupted"]

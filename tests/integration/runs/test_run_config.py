@@ -92,7 +92,7 @@ async def test_context_and_config_are_there_again_in_another_process(
 async def test_what_a_resumption_is_given_goes_over_what_is_stored_for_that_call(durable: Durable, seen: Seen) -> None:
     await seen.breaks(durable, config=CONFIG, context=Tenant("blue"))
     config: Any = {"configurable": {"model": "large"}, "recursion_limit": 11}
-    await durable.resume_workflow("t", seen.graph(), config=config, context=Tenant("red"))
+    await durable.threads.resume("t", seen.graph(), config=config, context=Tenant("red"))
     given = seen.configs[-1].get("configurable", {})
     assert (given["user"], given["model"]) == ({"id": "bob"}, "large")
     assert seen.configs[-1].get("recursion_limit") == 11
@@ -114,8 +114,8 @@ async def test_an_unfinished_run_is_finished_with_its_own_config_and_not_the_new
 
 async def test_a_fork_has_the_config_of_its_source(durable: Durable, seen: Seen) -> None:
     await seen.breaks(durable, config=CONFIG, context=Tenant("blue"))
-    await durable.fork("t", "fork")
-    await durable.resume_workflow("fork", seen.graph())
+    await durable.threads.fork("t", "fork")
+    await durable.threads.resume("fork", seen.graph())
     seen.assert_as_accepted()
 
 
@@ -140,7 +140,7 @@ async def test_what_cannot_be_used_is_refused_before_an_attempt_is_opened(
     assert await ledger.rows("t") == []
     await seen.breaks(durable)
     before = await ledger.rows("t")
-    for verb in (durable.resume_workflow, durable.retry):
+    for verb in (durable.threads.resume, durable.threads.retry):
         with pytest.raises(InvalidArgumentError):
             await verb("t", seen.graph(), **unusable)
     assert await ledger.rows("t") == before

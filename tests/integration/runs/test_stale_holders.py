@@ -280,10 +280,10 @@ async def test_a_resumption_under_such_a_lease_says_that_it_was_lost(
     with monkeypatch.context() as patched:
         patched.setattr(RunLedger, "retry", late)
         with pytest.raises(LeaseLostError):
-            await durable.resume_workflow("t", four_nodes())
+            await durable.threads.resume("t", four_nodes())
     assert await ledger.rows("t") == ([] if happens == "removed" else before)
     if happens != "removed":
-        assert (await durable.resume_workflow("t", four_nodes()))["words"] == list(STEPS)
+        assert (await durable.threads.resume("t", four_nodes()))["words"] == list(STEPS)
 
 
 async def test_an_answer_under_such_a_lease_reaches_no_question(
@@ -324,7 +324,7 @@ async def test_cancelling_goes_on_looking_where_another_lease_came_between(
         return settled[-1]
 
     monkeypatch.setattr(RunLedger, "settle_cancelled", late)
-    assert await durable.cancel("t", wait=True, timeout=10.0)
+    assert await durable.threads.cancel("t", wait=True, timeout=10.0)
     assert settled == [False, True]
     assert await ledger.statuses("t") == ["paused"]
 
@@ -345,9 +345,9 @@ async def test_a_fork_whose_lease_was_lost_leaves_no_run(
     with monkeypatch.context() as patched:
         patched.setattr(durable._opened().threads, "status", late)  # pyright: ignore[reportPrivateUsage]
         with pytest.raises(LeaseLostError):
-            await durable.fork("t", "f")
+            await durable.threads.fork("t", "f")
     assert await ledger.rows("f") == []
-    assert (await durable.fork("t", "f")).pending == ("weigh",)
+    assert (await durable.threads.fork("t", "f")).pending == ("weigh",)
 
 
 async def test_work_that_plain_langgraph_left_is_adopted_by_the_holder_alone(

@@ -104,9 +104,9 @@ async def test_a_run_that_goes_on_calls_nothing_that_its_row_names(dsn: str, tmp
         await tampered(dsn, column, stored({"x": payload}))
         async with Durable(dsn, graphs={"g": asking()}, settings=Settings()) as durable:
             with pytest.raises(GraphChangedError, match="allowed_msgpack_modules"):
-                await durable.resume_workflow("t")
+                await durable.threads.resume("t")
             assert list(tmp_path.iterdir()) == [], kind
-            await durable.delete("t")
+            await durable.threads.delete("t")
 
 
 async def test_an_answer_that_plain_langgraph_left_is_built_only_if_the_graph_names_its_class(dsn: str) -> None:
@@ -126,15 +126,15 @@ async def test_an_answer_that_plain_langgraph_left_is_built_only_if_the_graph_na
             with pytest.raises(ConnectionError):
                 await graph.ainvoke(Command(resume=answer), place)
     async with Durable(dsn, graphs={"g": asking()}, settings=Settings()) as durable:
-        assert (await durable.resume_workflow("named", graph="g"))["answer"] == "Item"
-        before = await durable.get_checkpoint_status("foreign")
+        assert (await durable.threads.resume("named", graph="g"))["answer"] == "Item"
+        before = await durable.threads.status("foreign")
         with pytest.raises(ConfigurationError, match="Foreign.*allowed_msgpack_modules"):
-            await durable.resume_workflow("foreign", graph="g")
-        after = await durable.get_checkpoint_status("foreign")
+            await durable.threads.resume("foreign", graph="g")
+        after = await durable.threads.status("foreign")
         assert (after.checkpoint_id, after.resumable) == (before.checkpoint_id, before.resumable)
     settings = Settings(allowed_msgpack_modules=[Foreign])
     async with Durable(dsn, graphs={"g": asking()}, settings=settings) as durable:
-        assert (await durable.resume_workflow("foreign", graph="g"))["answer"] == "Foreign"
+        assert (await durable.threads.resume("foreign", graph="g"))["answer"] == "Foreign"
 
 
 class Cipher:
@@ -189,10 +189,10 @@ async def test_a_check_tells_of_rows_that_a_permissive_process_wrote(dsn: str) -
         async with durable.run("t", "g", config={"configurable": {"whose": Foreign("tea")}}) as run:
             with pytest.raises(ConnectionError):
                 await run.ainvoke({"answer": 1})
-        assert [thread.problems async for thread in durable.check()] == [()]
+        assert [thread.problems async for thread in durable.threads.check()] == [()]
     async with Durable(dsn, graphs={"g": graph}, settings=Settings()) as durable:
-        [thread] = [thread async for thread in durable.check()]
+        [thread] = [thread async for thread in durable.threads.check()]
         assert [problem.name for problem in thread.problems] == [f"{__name__}.Foreign"]
         with pytest.raises(GraphChangedError, match="allowed_msgpack_modules"):
-            await durable.resume_workflow("t")
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.FAILED
+            await durable.threads.resume("t")
+        assert (await durable.threads.status("t")).status is ThreadStatus.FAILED

@@ -62,7 +62,7 @@ async def test_a_new_thread_starts_and_ends_complete(durable: Durable, ledger: L
         assert not run.resumed
     assert TOLD.removeprefix("once ") in result["told"]
     assert [line for line in noted(log) if line in STEPS] == list(STEPS)
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+    assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE
     assert await ledger.statuses("t") == ["complete"]
 
 
@@ -73,7 +73,7 @@ async def test_a_new_thread_without_input_is_not_found_and_leaves_nothing(
         with pytest.raises(ThreadNotFoundError, match="'t'"):
             await run.ainvoke()
     assert await ledger.rows("t") == []
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
+    assert (await durable.threads.status("t")).status is ThreadStatus.NEW
 
 
 async def test_a_complete_thread_without_input_returns_what_is_stored_and_runs_nothing(
@@ -111,7 +111,7 @@ async def test_the_input_of_a_failed_run_again_resumes_it_at_the_failed_node(
             await run.ainvoke(INPUT)
         first = run.run_id
     assert await ledger.statuses("t") == ["failed"]
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.FAILED
+    assert (await durable.threads.status("t")).status is ThreadStatus.FAILED
     async with durable.run("t", graph, config=config(log)) as run:
         assert (run.status, run.run_id) == (ThreadStatus.FAILED, first)
         result = await run.ainvoke(dict(INPUT))

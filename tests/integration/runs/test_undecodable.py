@@ -113,14 +113,14 @@ async def failed(dsn: str, item: Any) -> None:
 async def test_an_input_of_a_class_of_the_graph_comes_back_as_one_under_strict_msgpack(dsn: str) -> None:
     await accepted(dsn, looking(), {"item": Item("tea")})
     async with shop(dsn, looking()) as durable:
-        assert (await durable.resume_workflow("t"))["seen"] == "Item"
+        assert (await durable.threads.resume("t"))["seen"] == "Item"
 
 
 @pytest.mark.usefixtures("strict")
 async def test_a_compiled_graph_knows_its_classes_under_strict_msgpack_too(dsn: str) -> None:
     await accepted(dsn, looking().compile(), {"item": Item("tea")})
     async with shop(dsn, looking().compile()) as durable:
-        assert (await durable.resume_workflow("t"))["seen"] == "Item"
+        assert (await durable.threads.resume("t"))["seen"] == "Item"
 
 
 @pytest.mark.usefixtures("strict")
@@ -131,12 +131,12 @@ async def test_an_input_that_strict_msgpack_blocks_is_refused_and_says_what_allo
     before = await ledger.rows("t")
     async with shop(dsn, looking(), settings=Settings()) as durable:
         with pytest.raises(GraphChangedError, match="allowed_msgpack_modules") as refused:
-            await durable.resume_workflow("t")
+            await durable.threads.resume("t")
         assert refused.value.undecodable == (f"{MODULE}.Order",)
     assert await ledger.rows("t") == before
     allowed = JsonPlusSerializer(allowed_msgpack_modules=[(MODULE, "Order")])
     async with shop(dsn, looking(), settings=Settings(), serde=allowed) as durable:
-        assert (await durable.resume_workflow("t"))["seen"] == "Order"
+        assert (await durable.threads.resume("t"))["seen"] == "Order"
 
 
 @pytest.mark.parametrize("what", ["input", "context"])
@@ -151,12 +151,12 @@ async def test_an_input_or_a_context_of_a_class_that_is_gone_is_refused(
     changed()
     async with shop(dsn, looking(context=Terms)) as durable:
         with pytest.raises(GraphChangedError, match="has no 'Order' any more"):
-            await durable.resume_workflow("t")
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.CRASHED
+            await durable.threads.resume("t")
+        assert (await durable.threads.status("t")).status is ThreadStatus.CRASHED
         assert await ledger.rows("t") == before
         models.Order = kept  # pyright: ignore[reportAttributeAccessIssue]
         changed()
-        assert (await durable.resume_workflow("t"))["seen"]
+        assert (await durable.threads.resume("t"))["seen"]
 
 
 def _without_a_field(models: Any) -> None:
@@ -195,9 +195,9 @@ async def test_a_state_of_which_a_class_changed_is_refused_and_stays(
     changed()
     async with shop(dsn, looking()) as durable:
         with pytest.raises(GraphChangedError, match=why) as refused:
-            await durable.resume_workflow("t")
+            await durable.threads.resume("t")
         assert all(name.startswith(MODULE) for name in refused.value.undecodable)
-        assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.FAILED
+        assert (await durable.threads.status("t")).status is ThreadStatus.FAILED
     assert await ledger.rows("t") == before
 
 
@@ -219,7 +219,7 @@ async def test_a_value_that_no_channel_reads_any_more_keeps_no_thread(dsn: str, 
     del models.__dict__["Order"]
     changed()
     async with shop(dsn, looking()) as durable:
-        assert (await durable.resume_workflow("t"))["seen"] == "Item"
+        assert (await durable.threads.resume("t"))["seen"] == "Item"
 
 
 class Cipher:

@@ -1,4 +1,4 @@
-"""What tests of this room share: a `Threads` and a stock saver, on the test's database."""
+"""What tests here share: a `Threads` and a stock saver, on the test's database."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.pool import PsycopgPool
-from aiodurable.threads import Threads
+from aiodurable.runs.threads import Threads
+from tests.support.reading_threads import reading
 
 
 @pytest.fixture
@@ -29,4 +29,4 @@ async def database(dsn: str) -> AsyncIterator[PsycopgPool]:
 
 @pytest.fixture
 def threads(database: PsycopgPool) -> Threads:
-    return Threads(database, namespace="aiodurable", serde=JsonPlusSerializer())
+    return reading(database)

@@ -13,8 +13,9 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 
 from aiodurable.postgres.pool import PsycopgPool
-from aiodurable.threads import Threads
+from aiodurable.runs.threads import Threads
 from tests.support import scenario_graphs
+from tests.support.reading_threads import reading
 from tests.support.scenario_graphs import BREAKS, State, chain, ok
 from tests.support.scenarios import Thread
 
@@ -56,7 +57,7 @@ async def test_a_failure_is_followed_into_its_subgraphs(
         await bound.ainvoke({"xs": []}, config)
     told = await threads.status("t")
     assert (told.status, told.failed_node, told.failed_path) == ("failed", path[0], path)
-    assert [found.failed_path async for found in threads.find()] == [path]
+    assert [found.failed_path async for found in threads.search()] == [path]
     BREAKS.clear()
     await bound.ainvoke(None, config)
     assert (await threads.status("t")).failed_path == ()
@@ -94,7 +95,7 @@ async def encrypting(dsn: str) -> Any:
 
 @pytest.fixture
 def with_the_key(database: PsycopgPool) -> Threads:
-    return Threads(database, namespace="aiodurable", serde=EncryptedSerializer(Mirror()))
+    return reading(database, serde=EncryptedSerializer(Mirror()))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ async def test_what_cannot_be_read_is_said_and_hides_no_other_thread(
         await Thread(dsn, saver, "open", graph).start()
     readable = await with_the_key.status("locked")
     assert (readable.status, readable.doubt) == (status, None)
-    told = {thread.thread_id: thread async for thread in threads.find()}
+    told = {thread.thread_id: thread async for thread in threads.search()}
     assert told["locked"].status == told["open"].status == status
     assert told["open"].doubt is None
     assert "msgpack+mirror" in (told["locked"].doubt or "")

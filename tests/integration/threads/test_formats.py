@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
-from aiodurable.threads import Threads
+from aiodurable.runs.threads import Threads
 from tests.support.langgraph_statuses import assert_agrees, read
 
 FORMATS = Path(__file__).parent / "formats"
@@ -71,7 +71,7 @@ async def test_a_thread_of_an_older_format_is_told_as_it_is_or_doubted(
 ) -> None:
     with psycopg.connect(dsn) as connection:
         connection.execute((FORMATS / f"{version}.sql").read_bytes())
-    told = {thread.thread_id: thread async for thread in threads.find()}
+    told = {thread.thread_id: thread async for thread in threads.search()}
     assert set(told) == THREADS
     wrong = {name for name, thread in told.items() if thread.status != name.rpartition("-")[2]}
     # Before format 3 a plain edge was a channel named like its source: what follows is known to the graph alone.
@@ -91,7 +91,7 @@ async def test_a_thread_of_the_oldest_langgraph_is_told_as_it_is(
 ) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:  # the file has transactions of its own
         connection.execute((FORMATS / "4.sql").read_bytes())
-    told = {thread.thread_id: thread async for thread in threads.find()}
+    told = {thread.thread_id: thread async for thread in threads.search()}
     assert {name: (thread.status.value, thread.pending) for name, thread in told.items()} == OF_THE_OLDEST
     assert told["node_of_a_subgraph_failed"].failed_path == ("inner", "j")
     assert [asked.value for asked in told["both_branches_ask"].interrupts] == ["b?", "c?"]

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
+from aiodurable.current import needs_resume
 from aiodurable.durable import Durable
 from aiodurable.errors import ThreadInterruptedError, ThreadPausedError, WorkflowAlreadyRunningError
 from aiodurable.events import RunStarted
@@ -124,12 +125,12 @@ async def durable(dsn: str) -> AsyncIterator[Durable]:
 @pytest.mark.parametrize("make", STOPPED, ids=lambda make: make.__name__)
 async def test_what_stopped_on_purpose_is_not_found_and_not_resumed(durable: Durable, make: Make) -> None:
     await make(durable, "t")
-    before = await durable.get_checkpoint_status("t")
-    assert not await durable.needs_resume("t")
-    assert [thread async for thread in durable.find_failed_workflows()] == []
+    before = await durable.threads.status("t")
+    assert not await needs_resume("t", durable=durable)
+    assert [thread async for thread in durable.threads.resumable()] == []
     with pytest.raises((ThreadPausedError, ThreadInterruptedError)) as refused:
-        await durable.resume_workflow("t", four_nodes())
-    after = await durable.get_checkpoint_status("t")
+        await durable.threads.resume("t", four_nodes())
+    after = await durable.threads.status("t")
     assert (after.checkpoint_id, after.status) == (before.checkpoint_id, before.status)
     if isinstance(refused.value, ThreadPausedError):
         assert (refused.value.reason, refused.value.pending) == (before.reason, before.pending)
@@ -138,31 +139,31 @@ async def test_what_stopped_on_purpose_is_not_found_and_not_resumed(durable: Dur
 @pytest.mark.parametrize("make", [at_a_gate, plain_at_a_gate, cancelled, stream_closed], ids=lambda make: make.__name__)
 async def test_a_person_takes_a_thread_past_its_gate(durable: Durable, make: Make) -> None:
     await make(durable, "t")
-    assert (await durable.resume_workflow("t", four_nodes(), past_gate=True))["words"] == list(STEPS)
+    assert (await durable.threads.resume("t", four_nodes(), past_gate=True))["words"] == list(STEPS)
 
 
 @pytest.mark.parametrize("make", [*LEFT, plain_failed], ids=lambda make: make.__name__)
 async def test_what_was_left_is_found_and_resumed(durable: Durable, make: Make) -> None:
     await make(durable, "t")
-    assert await durable.needs_resume("t")
-    assert [thread.thread_id async for thread in durable.find_failed_workflows()] == ["t"]
-    assert (await durable.resume_workflow("t", four_nodes()))["words"] == list(STEPS)
-    assert [thread async for thread in durable.find_failed_workflows()] == []
+    assert await needs_resume("t", durable=durable)
+    assert [thread.thread_id async for thread in durable.threads.resumable()] == ["t"]
+    assert (await durable.threads.resume("t", four_nodes()))["words"] == list(STEPS)
+    assert [thread async for thread in durable.threads.resumable()] == []
 
 
 async def test_a_thread_that_came_to_a_gate_after_it_was_found_is_left_alone(durable: Durable) -> None:
     await failed(durable, "t")
-    [found] = [thread async for thread in durable.find_failed_workflows()]
+    [found] = [thread async for thread in durable.threads.resumable()]
     async with durable.run("t", "story") as run:  # somebody was faster
         await run.ainvoke(interrupt_before=["tell"])
     with pytest.raises(ThreadPausedError, match="tell"):
-        await durable.resume_workflow(found.thread_id)
+        await durable.threads.resume(found.thread_id)
 
 
 async def test_a_thread_that_is_held_is_not_among_those_that_may_go_on(durable: Durable) -> None:
     await crashed(durable, "t")
     async with durable.hold("t"):
-        assert [thread async for thread in durable.find_failed_workflows()] == []
+        assert [thread async for thread in durable.threads.resumable()] == []
 
 
 async def test_why_a_thread_is_paused_can_be_filtered(durable: Durable) -> None:
@@ -170,7 +171,7 @@ async def test_why_a_thread_is_paused_can_be_filtered(durable: Durable) -> None:
         await make(durable, make.__name__)
 
     async def found(**filters: Any) -> set[str]:
-        return {thread.thread_id async for thread in durable.find_workflows(**filters)}
+        return {thread.thread_id async for thread in durable.threads.search(**filters)}
 
     assert await found(reason=PauseReason.BREAKPOINT) == {"at_a_gate", "after_a_gate"}
     assert await found(reason="cancelled") == {"cancelled"}
@@ -178,20 +179,20 @@ async def test_why_a_thread_is_paused_can_be_filtered(durable: Durable) -> None:
     assert await found(doubtful=True) == {"plain_at_a_gate"}
     assert await found(doubtful=False, status="crashed") == {"crashed"}
     assert await found(resumable=True) == {"failed", "drained", "crashed"}
-    assert (await durable.counts(resumable=True)).total == 3
-    assert (await durable.page(reason=PauseReason.STREAM_CLOSED)).threads[0].thread_id == "stream_closed"
+    assert (await durable.threads.count(resumable=True)).total == 3
+    assert (await durable.threads.search_page(reason=PauseReason.STREAM_CLOSED)).threads[0].thread_id == "stream_closed"
 
 
 async def test_the_loop_of_the_how_to_passes_no_gate_and_survives_a_thread_that_fails(durable: Durable) -> None:
     for make in (*STOPPED, *LEFT):
         await make(durable, make.__name__)
     await plain_failed(durable, "a graph nobody knows")
-    before = {thread.thread_id: thread.checkpoint_id async for thread in durable.find_workflows()}
+    before = {thread.thread_id: thread.checkpoint_id async for thread in durable.threads.search()}
     page = (REPOSITORY / "docs" / "howto" / "find-and-resume.md").read_text()
     typed = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0]
     code = compile(typed.replace("minutes=1", "0"), "how-to", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     await eval(code, {})
-    after = {thread.thread_id: thread async for thread in durable.find_workflows()}
+    after = {thread.thread_id: thread async for thread in durable.threads.search()}
     assert {name for name, thread in after.items() if thread.checkpoint_id != before[name]} == {
         make.__name__ for make in LEFT
     }
@@ -211,17 +212,17 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
 async def test_the_worker_example_passes_no_gate(durable: Durable, worker: Any) -> None:
     for make in (*STOPPED, *LEFT):
         await make(durable, make.__name__)
-    before = {thread.thread_id: thread.checkpoint_id async for thread in durable.find_workflows()}
+    before = {thread.thread_id: thread.checkpoint_id async for thread in durable.threads.search()}
     stop = asyncio.Event()
     working = asyncio.create_task(worker.work(durable, stop))
 
     async def all_done() -> bool:
-        return not [thread async for thread in durable.find_failed_workflows()]
+        return not [thread async for thread in durable.threads.resumable()]
 
     await wait_until(all_done, 60)
     stop.set()
     await working
-    after = {thread.thread_id: thread.checkpoint_id async for thread in durable.find_workflows()}
+    after = {thread.thread_id: thread.checkpoint_id async for thread in durable.threads.search()}
     assert {name for name in after if after[name] != before[name]} == {make.__name__ for make in LEFT}
 
 
@@ -239,7 +240,7 @@ async def test_workers_do_not_collide_at_every_thread(dsn: str, worker: Any, tmp
     class Told(Durable):
         async def resume_workflow(self, thread_id: str, *args: Any, **options: Any) -> Any:
             try:
-                return await super().resume_workflow(thread_id, *args, **options)
+                return await super().threads.resume(thread_id, *args, **options)
             except WorkflowAlreadyRunningError:
                 refused.append(thread_id)
                 raise
@@ -264,7 +265,7 @@ async def test_workers_do_not_collide_at_every_thread(dsn: str, worker: Any, tmp
         await wait_until(lambda: len(started) >= 30, 60)
 
         async def all_done() -> bool:
-            return not [thread async for thread in durables[0].find_failed_workflows()]
+            return not [thread async for thread in durables[0].threads.resumable()]
 
         await wait_until(all_done, 60)
         stop.set()

@@ -8,7 +8,8 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.threads import Threads, ThreadStep, history
+from aiodurable.runs.threads import Threads
+from aiodurable.threads import ThreadStep, history
 from tests.support.scenario_graphs import BREAKS
 from tests.support.scenarios import Thread, checkpoint_id
 

@@ -24,6 +24,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from aiodurable.current import needs_resume
 from aiodurable.durable import Durable
 from aiodurable.errors import AiodurableError, WorkflowAlreadyRunningError
 from aiodurable.fastapi import add_exception_handlers
@@ -54,16 +55,16 @@ async def in_python(at: Hostile) -> list[str]:
     """Every function that looks, and a caller that is refused."""
     shown = list[str]()
     async with Durable(at.dsn, graphs=GRAPHS) as durable:
-        found = [thread async for thread in durable.find_workflows()]
+        found = [thread async for thread in durable.threads.search()]
         shown += map(repr, found)
-        shown.append(repr([thread async for thread in durable.find_failed_workflows()]))
-        shown.append(repr(await durable.page(limit=500)))
-        shown.append(repr(await durable.counts()))
-        shown.append(repr([one async for one in durable.check()]))
+        shown.append(repr([thread async for thread in durable.threads.resumable()]))
+        shown.append(repr(await durable.threads.search_page(limit=500)))
+        shown.append(repr(await durable.threads.count()))
+        shown.append(repr([one async for one in durable.threads.check()]))
         for thread_id in at.threads:
-            shown.append(repr(await durable.get_checkpoint_status(thread_id)))
-            shown.append(repr(await durable.needs_resume(thread_id)))
-            shown.append(repr([step async for step in durable.history(thread_id)]))
+            shown.append(repr(await durable.threads.status(thread_id)))
+            shown.append(repr(await needs_resume(thread_id, durable=durable)))
+            shown.append(repr([step async for step in durable.threads.history(thread_id)]))
             async with durable.hold(thread_id):
                 with pytest.raises(WorkflowAlreadyRunningError) as refused:
                     async with durable.run(thread_id, "asking"):
@@ -142,7 +143,7 @@ async def over_http(at: Hostile) -> list[str]:
 
         @app.get("/threads")
         async def look(thread_id: str) -> Any:
-            return jsonable(await durable.get_checkpoint_status(thread_id))
+            return jsonable(await durable.threads.status(thread_id))
 
         @app.post("/threads")
         async def refuse(thread_id: str) -> None:

@@ -74,13 +74,13 @@ async def test_as_much_is_sent_for_a_long_thread_as_for_a_short_one(wire: Proxy)
                 assert tasks
 
         async def steps(thread_id: str) -> None:
-            assert len([step async for step in durable.history(thread_id)]) == 2
+            assert len([step async for step in durable.threads.history(thread_id)]) == 2
 
         verbs: list[Callable[[str], Awaitable[Any]]] = [
-            durable.get_checkpoint_status,
+            durable.threads.status,
             steps,
-            durable.fork,
-            lambda thread_id: durable.fork(thread_id, before="call"),
+            durable.threads.fork,
+            lambda thread_id: durable.threads.fork(thread_id, before="call"),
             lambda thread_id: saver.acopy_thread(thread_id, f"{thread_id}-copied"),
             healed,
             saver.adelete_thread,

@@ -14,7 +14,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.runtime import RunControl
 from langgraph.types import Command, Send
 
-from aiodurable.threads import Threads
+from aiodurable.runs.threads import Threads
 from tests.support import scenario_graphs
 from tests.support.kill_each_write import EACH_WRITE
 from tests.support.langgraph_statuses import assert_agrees, read
@@ -950,7 +950,7 @@ async def test_a_thread_is_told_as_it_is(case: Scenario, dsn: str, stock: AsyncP
     assert_agrees(told, await read(stock, case.name))
     stock_says = case.truth.stock or case.truth.status
     assert stock_status(await thread.state()) in ((stock_says,) if isinstance(stock_says, str) else stock_says)
-    found = [found async for found in threads.find()]
+    found = [found async for found in threads.search()]
     assert found == ([] if told.status == "new" else [told])
 
 

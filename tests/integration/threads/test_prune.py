@@ -19,7 +19,8 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.postgres.pool import PsycopgPool
-from aiodurable.threads import Pruned, Threads
+from aiodurable.runs.threads import Threads
+from aiodurable.threads import Pruned
 from tests.support.checkpoint_rows import write_in_flight
 from tests.support.scenario_graphs import BREAKS
 from tests.support.scenarios import Thread
@@ -100,7 +101,7 @@ async def test_nothing_means_nothing(
     await database.execute(insert)
     told = await threads.prune(keep="nothing", older_than=NOW)
     assert (told.threads, await rows(dsn)) == (2, {})
-    assert [thread async for thread in threads.find()] == []
+    assert [thread async for thread in threads.search()] == []
     # A stale writer never meets its token again; the plain thread leaves nothing behind.
     fences = await database.fetch("SELECT thread_id, token FROM aiodurable_fences")
     assert fences == [{"thread_id": "leased", "token": 8}]
@@ -182,7 +183,7 @@ async def test_a_lease_taken_after_the_look_keeps_the_thread(
     for name in ("known", "unknown"):
         await Thread(dsn, saver, name, "linear").start()
     await bump(database, "known")
-    look = threads._retention._look
+    look = threads._opened().threads.retention._look
 
     async def look_then_lease(*args: Any, **kwargs: Any) -> Any:
         found = await look(*args, **kwargs)
@@ -190,7 +191,7 @@ async def test_a_lease_taken_after_the_look_keeps_the_thread(
             await bump(database, name)
         return found
 
-    monkeypatch.setattr(threads._retention, "_look", look_then_lease)
+    monkeypatch.setattr(threads._opened().threads.retention, "_look", look_then_lease)
     told = await threads.prune(keep="nothing", older_than=NOW)
     assert (told.rows, told.busy) == (0, 2)
 
@@ -200,14 +201,14 @@ async def test_a_thread_that_went_on_after_the_look_is_kept(
 ) -> None:
     thread = Thread(dsn, saver, "thread", "linear")
     await thread.start()
-    look = threads._retention._look
+    look = threads._opened().threads.retention._look
 
     async def look_then_go_on(*args: Any, **kwargs: Any) -> Any:
         found = await look(*args, **kwargs)
         await thread.run({"xs": ["again"]})
         return found
 
-    monkeypatch.setattr(threads._retention, "_look", look_then_go_on)
+    monkeypatch.setattr(threads._opened().threads.retention, "_look", look_then_go_on)
     told = await threads.prune(keep="nothing", older_than=NOW)
     assert (told.rows, told.busy) == (0, 1)
     assert (await thread.state()).values["xs"] == ["a", "b", "again", "a", "b"]
@@ -266,13 +267,13 @@ async def test_threads_go_in_the_order_of_their_rows_not_of_their_ids(
     written = ["d", "b", "c", "a"]
     for name in written:
         await Thread(dsn, saver, name, "linear").start()
-    look, seen = threads._retention._look, list[str]()
+    look, seen = threads._opened().threads.retention._look, list[str]()
 
     async def note(thread_ids: Any, wanted: Any) -> Any:
         seen.extend(thread_ids)
         return await look(thread_ids, wanted)
 
-    monkeypatch.setattr(threads._retention, "_look", note)
+    monkeypatch.setattr(threads._opened().threads.retention, "_look", note)
     told = await threads.prune(older_than=NOW, batch=1)
     assert told.threads == 4
     assert (seen, told.part) == (written, 1.0)
@@ -304,9 +305,9 @@ async def test_ages_go_by_the_time_in_the_checkpoint_though_its_id_is_of_another
     await database.execute(
         "UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{ts}', to_jsonb($1::text))", written.isoformat()
     )
-    found = threads.find(status="complete", newer_than=written - timedelta(seconds=1))
+    found = threads.search(status="complete", newer_than=written - timedelta(seconds=1))
     assert [thread.thread_id async for thread in found] == ["thread"]
-    found = threads.find(status="complete", newer_than=written + timedelta(seconds=1))
+    found = threads.search(status="complete", newer_than=written + timedelta(seconds=1))
     assert [thread.thread_id async for thread in found] == []
     assert (await threads.prune(older_than=written - timedelta(seconds=1))).threads == 0
     assert (await threads.prune(older_than=written + timedelta(seconds=1))).threads == 1

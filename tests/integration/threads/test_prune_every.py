@@ -35,7 +35,7 @@ SOON = timedelta(milliseconds=20)
 async def pruning(durable: Durable, **options: Any) -> AsyncIterator[list[Pruned]]:
     """Prunes in the background; gives what each round removed."""
     rounds: list[Pruned] = []
-    task = asyncio.create_task(durable.prune_every(SOON, older_than=NOW, progress=rounds.append, **options))
+    task = asyncio.create_task(durable.threads.prune_every(SOON, older_than=NOW, progress=rounds.append, **options))
     try:
         yield rounds
     finally:
@@ -123,7 +123,7 @@ async def test_an_error_of_postgres_that_passes_ends_no_task_group(
         await connection.execute(TROUBLE.encode())
         await connection.execute("INSERT INTO trouble VALUES (%s)", (code,))
         async with Durable(dsn) as durable, asyncio.TaskGroup() as tasks:
-            pruner = tasks.create_task(durable.prune_every(SOON, older_than=NOW))
+            pruner = tasks.create_task(durable.threads.prune_every(SOON, older_than=NOW))
             await wait_until(lambda: caplog.text.count("tried again") > 1, what="two failed rounds in the log")
             await connection.execute("DELETE FROM trouble")
 
@@ -148,7 +148,7 @@ async def test_a_circuit_that_is_open_ends_no_task_group(
                     await asyncio.sleep(0.005)
                     raise PostgresUnavailableError("away")
         await Thread(dsn, saver, "thread", "linear").start()
-        pruner = tasks.create_task(durable.prune_every(SOON, older_than=NOW))
+        pruner = tasks.create_task(durable.threads.prune_every(SOON, older_than=NOW))
         await wait_until(lambda: "tried again" in caplog.text, what="the open circuit in the log")
 
         async def pruned() -> bool:
@@ -162,7 +162,7 @@ async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
     dsn: str, saver: AsyncPostgresSaver
 ) -> None:
     async with Durable(dsn) as durable:
-        closed = asyncio.create_task(durable.prune_every(SOON, older_than=NOW))
+        closed = asyncio.create_task(durable.threads.prune_every(SOON, older_than=NOW))
         await wait_until(lambda: durable.locks.is_locked(duty_lock("prune")), what="the first round")
     with pytest.raises(ClosedError):
         await within(10, closed, what="the pruner to end with its Durable")
@@ -172,14 +172,16 @@ async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
         await connection.execute("INSERT INTO trouble VALUES ('42501')")
     async with Durable(dsn) as durable:
         with pytest.raises(ConfigurationError, match="right"):
-            await within(10, durable.prune_every(SOON, older_than=NOW), what="the pruner to end for want of a right")
+            await within(
+                10, durable.threads.prune_every(SOON, older_than=NOW), what="the pruner to end for want of a right"
+            )
 
 
 async def test_its_lock_is_not_taken_for_a_thread_that_runs(dsn: str, saver: AsyncPostgresSaver) -> None:
     await Thread(dsn, saver, "thread", "linear").start()
     async with Durable(dsn) as durable, pruning(durable) as rounds:
         await wait_until(lambda: rounds, what="the first round")
-        assert await durable._opened().threads._search.all_held_are_in_the_ledger()
+        assert await durable._opened().threads.search.all_held_are_in_the_ledger()
 
 
 @pytest.mark.parametrize(
@@ -190,4 +192,4 @@ async def test_its_lock_is_not_taken_for_a_thread_that_runs(dsn: str, saver: Asy
 async def test_what_cannot_be_meant_is_refused_at_once(dsn: str, wrong: dict[str, Any]) -> None:
     async with Durable(dsn) as durable:
         with pytest.raises(InvalidArgumentError):
-            await durable.prune_every(**{"older_than": NOW, **wrong})
+            await durable.threads.prune_every(**{"older_than": NOW, **wrong})

@@ -77,10 +77,10 @@ async def test_a_run_never_starts_over_because_its_checkpoints_were_pruned(
     if not recorded:
         await db.execute("UPDATE aiodurable_runs SET consumed = false")
     if how == "prune":
-        assert (await durable.prune(older_than=NOW, statuses=["paused", "crashed"])).threads == 1
+        assert (await durable.threads.prune(older_than=NOW, statuses=["paused", "crashed"])).threads == 1
     else:
         await durable.checkpointer.aprune(["t"])
-    assert [step.source async for step in durable.history("t")] == ["update"]
+    assert [step.source async for step in durable.threads.history("t")] == ["update"]
     async with durable.run("t", four_nodes(), config=config) as run:
         result = await run.ainvoke()
     assert result["words"] == ["in", "collect", "sort", "edited", "weigh", "tell"]
@@ -94,19 +94,19 @@ async def test_of_the_runs_of_a_thread_the_newest_stays_without_what_it_was_acce
     await db.execute(AGE.encode())
     await turn(durable, "young", "y1")
     await turn(durable, "young", "y2")
-    dry = await durable.prune(older_than=timedelta(minutes=30), dry_run=True)
+    dry = await durable.threads.prune(older_than=timedelta(minutes=30), dry_run=True)
     assert dry.runs == 2
     assert [row["run_id"] for row in await ledger.rows("t")] == ["r0", "r1", "r2"]
-    pruned = await durable.prune(older_than=timedelta(minutes=30))
+    pruned = await durable.threads.prune(older_than=timedelta(minutes=30))
     assert (pruned.runs, pruned.bytes) == (dry.runs, dry.bytes)
     assert pruned.bytes > 0
     [row] = await ledger.rows("t")
     assert (row["run_id"], row["status"], row["consumed"]) == ("r2", "complete", True)
     assert [row[name] for name in ("input", "input_type", "context", "context_type", "config")] == [None] * 5
     assert [row["input"] is None for row in await ledger.rows("young")] == [False, False]
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.COMPLETE
+    assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE
     assert await turn(durable, "t", "r2") == last, "the same run_id: its stored result"
-    assert (await durable.prune(older_than=timedelta(minutes=30))).runs == 0
+    assert (await durable.threads.prune(older_than=timedelta(minutes=30))).runs == 0
 
 
 async def test_old_runs_go_also_where_the_thread_is_young_or_waits_for_somebody(
@@ -116,7 +116,7 @@ async def test_old_runs_go_also_where_the_thread_is_young_or_waits_for_somebody(
     await db.execute(AGE.encode())
     with pytest.raises(Broken):
         await turn(durable, "t", "new", fail)
-    assert (await durable.prune(older_than=timedelta(minutes=30))).runs == 1
+    assert (await durable.threads.prune(older_than=timedelta(minutes=30))).runs == 1
     [row] = await ledger.rows("t")
     assert (row["run_id"], row["status"]) == ("new", "failed")
     assert row["input"] is not None
@@ -131,28 +131,28 @@ async def test_runs_of_threads_without_a_checkpoint_have_an_age_as_well(
         values = f"SELECT '{status}', '{status}', 0, 1, '{status}', 'msgpack', '\\x80'"
         await db.execute(f"{insert} {values}".encode())
     await db.execute(AGE.encode())
-    assert (await durable.prune(older_than=timedelta(hours=2))).runs == 0
-    told = await durable.prune(older_than=timedelta(minutes=30))
+    assert (await durable.threads.prune(older_than=timedelta(hours=2))).runs == 0
+    told = await durable.threads.prune(older_than=timedelta(minutes=30))
     assert (told.runs, told.threads) == (3, 0)
     assert [await ledger.statuses(name) for name in ("failed", "running")] == [["failed"], ["running"]]
     everything: Any = {"keep": "nothing", "older_than": timedelta(minutes=30), "statuses": ["failed", "crashed"]}
-    assert (await durable.prune(**{**everything, "older_than": timedelta(hours=2)})).threads == 0
-    assert (await durable.prune(**{**everything, "statuses": ["failed"]}, dry_run=True)).threads == 1
-    assert (await durable.prune(**everything, dry_run=True)).threads == 2
-    assert (await durable.prune(**everything)).threads == 2
-    assert [found async for found in durable.find_workflows()] == []
+    assert (await durable.threads.prune(**{**everything, "older_than": timedelta(hours=2)})).threads == 0
+    assert (await durable.threads.prune(**{**everything, "statuses": ["failed"]}, dry_run=True)).threads == 1
+    assert (await durable.threads.prune(**everything, dry_run=True)).threads == 2
+    assert (await durable.threads.prune(**everything)).threads == 2
+    assert [found async for found in durable.threads.search()] == []
 
 
 async def test_an_age_and_a_graph_choose_among_runs(durable: Durable, db: psycopg.AsyncConnection[Any]) -> None:
     for n in range(2):
         await turn(durable, "t", f"r{n}")
     await db.execute("UPDATE aiodurable_runs SET graph = 'mine', created_at = created_at - interval '1 hour'")
-    young = await durable.prune(older_than=timedelta(minutes=30), graph="mine")
+    young = await durable.threads.prune(older_than=timedelta(minutes=30), graph="mine")
     assert young.runs == 0, "the age of a run counts from its end"
     await db.execute(AGE.encode())
-    assert (await durable.prune(older_than=timedelta(hours=2))).runs == 0
-    assert (await durable.prune(older_than=timedelta(minutes=30), graph="another")).runs == 0
-    assert (await durable.prune(older_than=timedelta(minutes=30), graph="mine")).runs == 1
+    assert (await durable.threads.prune(older_than=timedelta(hours=2))).runs == 0
+    assert (await durable.threads.prune(older_than=timedelta(minutes=30), graph="another")).runs == 0
+    assert (await durable.threads.prune(older_than=timedelta(minutes=30), graph="mine")).runs == 1
 
 
 async def test_a_dry_run_tells_of_the_ledger_what_a_prune_then_removes(
@@ -161,11 +161,11 @@ async def test_a_dry_run_tells_of_the_ledger_what_a_prune_then_removes(
     for name in ("a", "b"):
         for n in range(2):
             await turn(durable, name, f"{name}{n}")
-    latest = await durable.prune(keep="latest", older_than=NOW, dry_run=True)
-    assert await durable.prune(keep="latest", older_than=NOW) == latest
+    latest = await durable.threads.prune(keep="latest", older_than=NOW, dry_run=True)
+    assert await durable.threads.prune(keep="latest", older_than=NOW) == latest
     assert (latest.threads, latest.runs) == (2, 2)
-    nothing = await durable.prune(keep="nothing", older_than=NOW, dry_run=True)
-    assert await durable.prune(keep="nothing", older_than=NOW) == nothing
+    nothing = await durable.threads.prune(keep="nothing", older_than=NOW, dry_run=True)
+    assert await durable.threads.prune(keep="nothing", older_than=NOW) == nothing
     assert (nothing.threads, nothing.runs) == (2, 0)
 
 
@@ -187,14 +187,14 @@ async def test_the_fence_of_a_removed_thread_goes_when_nothing_sent_under_it_can
     for name in ("removed", "run again", "stays"):
         await turn(durable, name, name)
     for name in ("removed", "run again"):
-        await durable.delete(name)
-    await durable.prune(keep=keep, older_than=timedelta(hours=1))
+        await durable.threads.delete(name)
+    await durable.threads.prune(keep=keep, older_than=timedelta(hours=1))
     assert await fences(db) == {"removed": 2, "run again": 2, "stays": 1}
     await aged(db)
-    await durable.prune(keep=keep, older_than=timedelta(hours=1), dry_run=True)
+    await durable.threads.prune(keep=keep, older_than=timedelta(hours=1), dry_run=True)
     assert await fences(db) == {"removed": 2, "run again": 2, "stays": 1}
     await turn(durable, "run again", "once more")
-    await durable.prune(keep=keep, older_than=timedelta(hours=1))
+    await durable.threads.prune(keep=keep, older_than=timedelta(hours=1))
     assert await fences(db) == {"run again": 3, "stays": 1}
 
 
@@ -205,10 +205,10 @@ async def test_the_fence_of_a_thread_of_which_nothing_else_is_known_goes_in_two_
     async with durable.hold("held"):
         pass
     for _ in range(2):
-        await durable.prune(keep="nothing", older_than=timedelta(hours=1))
+        await durable.threads.prune(keep="nothing", older_than=timedelta(hours=1))
         assert await fences(db) == {"held": 2}
     await aged(db)
-    await durable.prune(keep="nothing", older_than=timedelta(hours=1))
+    await durable.threads.prune(keep="nothing", older_than=timedelta(hours=1))
     assert await fences(db) == {}
 
 
@@ -216,15 +216,15 @@ async def test_the_fence_of_a_thread_that_somebody_holds_stays(
     dsn: str, durable: Durable, db: psycopg.AsyncConnection[Any]
 ) -> None:
     await turn(durable, "t", "r")
-    await durable.delete("t")
+    await durable.threads.delete("t")
     await aged(db)
     async with Durable(dsn) as other:
         lock = await other.locks.acquire_thread("t")  # as a run does before it raises the token
-        await durable.prune(keep="nothing", older_than=timedelta(hours=1))
+        await durable.threads.prune(keep="nothing", older_than=timedelta(hours=1))
         assert await fences(db) == {"t": 2}
         await lock.release()
     async with durable.hold("t"):
-        await durable.prune(keep="nothing", older_than=timedelta(hours=1))
+        await durable.threads.prune(keep="nothing", older_than=timedelta(hours=1))
         assert await fences(db) == {"t": 3}
 
 
@@ -235,9 +235,9 @@ async def test_a_token_that_starts_again_after_its_row_went_lets_no_holder_of_be
     async with durable.hold("t") as lease:
         zombie = Fence("t", lease.token, lease.fence.lease_id)
     await turn(durable, "t", "r")
-    await durable.delete("t")
+    await durable.threads.delete("t")
     await aged(db)
-    await durable.prune(older_than=timedelta(hours=1))
+    await durable.threads.prune(older_than=timedelta(hours=1))
     assert await fences(db) == {}
     async with durable.hold("t") as lease:
         assert (lease.token, zombie.token) == (1, 1)
@@ -246,4 +246,4 @@ async def test_a_token_that_starts_again_after_its_row_went_lets_no_holder_of_be
         with pytest.raises(LeaseLostError):
             await four_nodes().compile(saver).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
         saver.fences.drop(zombie)
-    assert (await durable.get_checkpoint_status("t")).status is ThreadStatus.NEW
+    assert (await durable.threads.status("t")).status is ThreadStatus.NEW

@@ -14,7 +14,8 @@ from aiodurable.errors import InvalidArgumentError
 from aiodurable.lock_keys import lock_key
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.pool import PsycopgPool
-from aiodurable.threads import NEEDS_ATTENTION, ThreadFilters, Threads, counts, search
+from aiodurable.runs.threads import Threads
+from aiodurable.threads import NEEDS_ATTENTION, ThreadFilters, counts, search
 from aiodurable.threads.filters import Filter
 from tests.support.scenario_graphs import BREAKS
 from tests.support.scenarios import Thread
@@ -43,7 +44,7 @@ async def zoo(dsn: str, database: PsycopgPool) -> None:
 
 
 async def found(threads: Threads, **filters: Any) -> set[str]:
-    return {thread.thread_id async for thread in threads.find(**filters)}
+    return {thread.thread_id async for thread in threads.search(**filters)}
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 500])
@@ -51,7 +52,7 @@ async def test_every_thread_is_found_once(
     zoo: None, threads: Threads, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "_STEPS", (page, 2 * page))
-    everything = [thread async for thread in threads.find()]
+    everything = [thread async for thread in threads.search()]
     assert sorted(thread.thread_id for thread in everything) == sorted(EVERYTHING)
     assert everything == [await threads.status(thread.thread_id) for thread in everything]
 
@@ -97,8 +98,8 @@ async def test_a_limit_bounds_what_is_found(
     zoo: None, threads: Threads, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "_STEPS", (2, 2))
-    assert len([thread async for thread in threads.find(limit=limit)]) == min(limit, 7)
-    assert len([t async for t in threads.find(limit=limit, error="broken")]) == 1
+    assert len([thread async for thread in threads.search(limit=limit)]) == min(limit, 7)
+    assert len([t async for t in threads.search(limit=limit, error="broken")]) == 1
 
 
 async def test_a_moment_and_an_age_mean_the_same(zoo: None, threads: Threads) -> None:
@@ -132,7 +133,7 @@ async def test_a_moment_and_an_age_mean_the_same(zoo: None, threads: Threads) ->
 )
 async def test_a_filter_that_cannot_be_meant_is_refused_at_once(threads: Threads, filters: Any) -> None:
     with pytest.raises(InvalidArgumentError):
-        threads.find(**filters)
+        threads.search(**filters)
 
 
 async def test_no_connection_is_held_between_two_pages(zoo: None, threads: Threads, database: PsycopgPool) -> None:
@@ -140,7 +141,7 @@ async def test_no_connection_is_held_between_two_pages(zoo: None, threads: Threa
         stats = database.pool.get_stats()
         return stats["pool_size"] == stats["pool_available"]
 
-    async for _ in threads.find():
+    async for _ in threads.search():
         await wait_until(all_are_free, what="every connection is back in the pool")
 
 
@@ -149,7 +150,7 @@ async def test_threads_that_sort_strangely_are_found(dsn: str, threads: Threads)
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         for name in names:
             await Thread(dsn, saver, name, "silent").start(durability="exit")
-    listed: list[WorkflowCheckpoint] = [thread async for thread in threads.find()]
+    listed: list[WorkflowCheckpoint] = [thread async for thread in threads.search()]
     assert sorted(thread.thread_id for thread in listed) == sorted(names)
 
 
@@ -168,9 +169,9 @@ async def test_running_threads_are_found_by_their_holder(zoo: None, dsn: str, th
     "filters", [{}, {"status": ["failed", "interrupted", "queued"]}, {"newer_than": timedelta(hours=3)}]
 )
 async def test_pages_taken_one_by_one_are_the_whole(zoo: None, threads: Threads, filters: Any) -> None:
-    whole = [thread.thread_id async for thread in threads.find(**filters)]
+    whole = [thread.thread_id async for thread in threads.search(**filters)]
     paged: list[str] = []
-    while page := [t.thread_id async for t in threads.find(**filters, after=paged[-1] if paged else None, limit=2)]:
+    while page := [t.thread_id async for t in threads.search(**filters, after=paged[-1] if paged else None, limit=2)]:
         paged += page
     assert paged == whole
 
@@ -183,12 +184,12 @@ async def test_one_page_after_the_other_is_the_whole(
     zoo: None, threads: Threads, filters: ThreadFilters, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "_STEPS", (2, 2))
-    found, after = await threads.page(**filters, limit=limit)
+    found, after = await threads.search_page(**filters, limit=limit)
     while after is not None:
-        page, after = await threads.page(**filters, after=after, limit=limit)
+        page, after = await threads.search_page(**filters, after=after, limit=limit)
         assert len(page) <= limit
         found += page
-    assert found == [thread async for thread in threads.find(**filters)]
+    assert found == [thread async for thread in threads.search(**filters)]
 
 
 async def test_a_page_looks_at_so_many_threads_and_no_more(
@@ -198,7 +199,7 @@ async def test_a_page_looks_at_so_many_threads_and_no_more(
     pages: list[list[str]] = []
     after: str | None = None
     while True:
-        page, after = await threads.page(status="crashed", look_at=2, after=after)
+        page, after = await threads.search_page(status="crashed", look_at=2, after=after)
         pages.append([thread.thread_id for thread in page])
         if after is None:
             break
@@ -220,14 +221,14 @@ async def test_orphans_are_runs_whose_holder_is_gone(
         assert await found(threads, orphaned=True, older_than=timedelta(hours=1)) == {"lost"}
         assert await found(threads, orphaned=True, status="running") == set()
         assert await found(threads, status="running") == {"held"}
-        assert (await threads.counts(orphaned=True)).by_status == {"crashed": 1, "failed": 1}
+        assert (await threads.count(orphaned=True)).by_status == {"crashed": 1, "failed": 1}
 
 
 async def test_a_prefix_is_looked_up_where_text_sorts_bytewise(
     zoo: None, dsn: str, threads: Threads, database: PsycopgPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def names(prefix: str, **bounds: Any) -> list[str]:
-        return [thread.thread_id async for thread in threads.find(prefix=prefix, **bounds)]
+        return [thread.thread_id async for thread in threads.search(prefix=prefix, **bounds)]
 
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         for name in ("c", "ca", "d"):
@@ -238,21 +239,21 @@ async def test_a_prefix_is_looked_up_where_text_sorts_bytewise(
     assert await names("c", after="d") == []
     assert await names("co", after="c") == ["complete"]
     assert await names("crashed and more") == []
-    looked_at = [step.last async for step in threads._search.steps(Filter.of(prefix="co"))]
+    looked_at = [step.last async for step in threads._opened().threads.search.steps(Filter.of(prefix="co"))]
     (row,) = await database.fetch("SELECT 'B' < 'a' AS bytewise")
-    everything = [thread.thread_id async for thread in threads.find()]
+    everything = [thread.thread_id async for thread in threads.search()]
     assert looked_at == (["co", "complete", "crashed"] if row["bytewise"] else everything)
 
 
 async def test_counts_are_those_of_what_is_found(zoo: None, threads: Threads) -> None:
     everything = {"complete": 1, "crashed": 2, "interrupted": 1, "failed": 1, "queued": 1, "quarantined": 1}
-    counts = await threads.counts()
+    counts = await threads.count()
     assert (counts.by_status, counts.exact, counts.total) == (everything, True, 7)
-    assert (await threads.counts(status=["failed", "queued"])).by_status == {"failed": 1, "queued": 1}
-    assert (await threads.counts(prefix="c")).by_status == {"complete": 1, "crashed": 1}
-    assert (await threads.counts(graph="linear")).by_status == {"failed": 1}
-    assert (await threads.counts(error="broken")).by_status == {"failed": 1}
-    assert await threads.counts(exact=False) == counts  # a small table is counted, whatever was asked for
+    assert (await threads.count(status=["failed", "queued"])).by_status == {"failed": 1, "queued": 1}
+    assert (await threads.count(prefix="c")).by_status == {"complete": 1, "crashed": 1}
+    assert (await threads.count(graph="linear")).by_status == {"failed": 1}
+    assert (await threads.count(error="broken")).by_status == {"failed": 1}
+    assert await threads.estimate_counts() == counts  # a small table is counted, whatever was asked for
 
 
 async def test_an_estimate_counts_what_is_rare_and_says_what_it_estimated(
@@ -262,22 +263,22 @@ async def test_an_estimate_counts_what_is_rare_and_says_what_it_estimated(
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         await Thread(dsn, saver, "answered", "ask").start()
         await Thread(dsn, saver, "answered", "ask").run(Command(resume="yes"))
-    everything = await threads.counts()
+    everything = await threads.count()
     (table,) = await database.fetch("SELECT pg_relation_size('checkpoints') / 8192 AS pages")
     monkeypatch.setattr(counts, "_PAGES", table["pages"] - 0.001)
-    estimate = await threads.counts(exact=False)
+    estimate = await threads.estimate_counts()
     assert (estimate.by_status, estimate.exact) == (everything.by_status, False)
     assert estimate.estimated == {"complete", "crashed"}
-    assert (await threads.counts(exact=False, status=["failed", "queued"])).exact
+    assert (await threads.estimate_counts(status=["failed", "queued"])).exact
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as holder:
         await holder.execute("SELECT pg_advisory_lock(%s)", (lock_key("a lock of another kind", "aiodurable"),))
-        assert (await threads.counts(exact=False)).estimated == {"complete", "crashed", "running"}
+        assert (await threads.estimate_counts()).estimated == {"complete", "crashed", "running"}
     monkeypatch.setattr(counts, "_RARE", 0)
-    estimate = await threads.counts(exact=False)
+    estimate = await threads.estimate_counts()
     assert {**estimate.by_status, "crashed": 2, "quarantined": 1} == everything.by_status  # these two have no head
     assert "failed" in estimate.estimated
 
 
-async def test_an_estimate_refuses_what_it_cannot_filter_by(threads: Threads) -> None:
-    with pytest.raises(InvalidArgumentError, match="prefix, orphaned"):
-        await threads.counts(exact=False, prefix="a", orphaned=True, graph=None)
+async def test_an_estimate_takes_no_filter_but_the_status(threads: Threads) -> None:
+    with pytest.raises(TypeError, match="prefix"):
+        await threads.estimate_counts(prefix="a")  # pyright: ignore[reportCallIssue]

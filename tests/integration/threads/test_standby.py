@@ -44,28 +44,28 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(servers: 
         await gate.reached.wait()
         await asyncio.to_thread(caught_up, primary, standby)
         async with Durable(standby, settings=only_look) as looker:
-            complete, crashed = [await looker.get_checkpoint_status(thread) for thread in (done, busy)]
+            complete, crashed = [await looker.threads.status(thread) for thread in (done, busy)]
             assert (complete.status, complete.doubt) == (ThreadStatus.COMPLETE, None)
             assert crashed.status is ThreadStatus.CRASHED
             assert crashed.holder is None
             assert crashed.doubt is not None
             assert "standby" in crashed.doubt
-            assert [each.thread_id async for each in looker.find_workflows(prefix="busy", graph=crashed.graph)] == [
+            assert [each.thread_id async for each in looker.threads.search(prefix="busy", graph=crashed.graph)] == [
                 busy
             ]
-            assert [each async for each in looker.find_workflows(status="running")] == []
-            assert [each.thread_id async for each in looker.find_workflows(orphaned=True)] == [busy]
+            assert [each async for each in looker.threads.search(status="running")] == []
+            assert [each.thread_id async for each in looker.threads.search(orphaned=True)] == [busy]
             for exact in (True, False):
-                counted = await looker.counts(exact=exact)
+                counted = await looker.threads.count(exact=exact)
                 assert counted.by_status[ThreadStatus.CRASHED] == 1
-            assert len([step async for step in looker.history(done)]) > len(STEPS)
+            assert len([step async for step in looker.threads.history(done)]) > len(STEPS)
             stored = await looker.checkpointer.aget_tuple({"configurable": {"thread_id": done}})
             assert stored is not None
             assert stored.checkpoint["channel_values"]["words"] == list(STEPS)
             with pytest.raises(ConfigurationError, match="ask the primary"):
                 await looker.locks.holders()
         async with Durable(primary, settings=only_look) as looker:
-            assert (await looker.get_checkpoint_status(busy)).status is ThreadStatus.RUNNING
+            assert (await looker.threads.status(busy)).status is ThreadStatus.RUNNING
             assert len(await looker.locks.holders()) == 1
         gate.open.set()
         await working
