@@ -212,7 +212,7 @@ class CheckpointNotFoundError(WorkflowExecutionError, LookupError):
 
 
 class ThreadInterruptedError(WorkflowExecutionError):
-    """The thread waits for an answer: `run.resume(value)` gives it.
+    """The thread waits for an answer: `run.answer(value)` gives it.
 
     Attributes:
         interrupts: the open questions, as LangGraph's `Interrupt` objects.

@@ -71,9 +71,9 @@ class WorkflowExecutor:
         return await self.execute(thread_id, **options)
 
     async def answer(self, thread_id: str, value: Any, **options: Any) -> Any:
-        """Answer the open question of an interrupted thread and go on; see `DurableRun.resume`."""
+        """Answer the open question of an interrupted thread and go on; see `DurableRun.answer`."""
         async with self._run(thread_id) as run:
-            return await run.resume(value, **options)
+            return await run.answer(value, **options)
 
     async def status(self, thread_id: str) -> WorkflowCheckpoint:
         """Where the thread stands; see `Threads.status`."""

@@ -51,7 +51,7 @@ async def answer(dsn: str, value: str) -> None:
     async with Durable(dsn, graphs=graphs) as durable:
         async for thread in durable.threads.resumable(status=ThreadStatus.INTERRUPTED, graph="payment"):
             async with durable.run(thread.thread_id, "payment") as run:
-                result = await run.resume(value)
+                result = await run.answer(value)
                 print("answered:", thread.interrupts[0].value, "->", result["outcome"])
 
 

@@ -185,7 +185,7 @@ def interrupted(thread: WorkflowCheckpoint) -> ThreadInterruptedError:
     count = len(thread.interrupts)
     return ThreadInterruptedError(
         f"thread {thread.thread_id!r} waits for {count} answer{'' if count == 1 else 's'}: "
-        "read them from .interrupts and answer with run.resume(value)",
+        "read them from .interrupts and answer with run.answer(value)",
         thread_id=thread.thread_id,
         interrupts=thread.interrupts,
     )

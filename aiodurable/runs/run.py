@@ -183,7 +183,7 @@ class DurableRun:
 
         Args:
             input: as for the graph's own `ainvoke`; None only resumes, or returns what a complete thread has stored.
-                `Command(resume=…)` answers, as `resume` does.
+                `Command(resume=…)` answers, as `answer` does.
             config: a LangGraph config for this call, over that of `Durable.run`.
             context: the graph's run context, instead of that of `Durable.run`.
             on_unfinished: "resume"; "raise": `NotResumableError`; "restart": give the old work up, an open question too,
@@ -195,7 +195,7 @@ class DurableRun:
 
         Raises:
             ThreadNotFoundError: nothing is known of the thread and there is no input.
-            ThreadInterruptedError: it waits for an answer; see `resume`.
+            ThreadInterruptedError: it waits for an answer; see `answer`.
             ThreadPausedError: it is at a gate, or somebody cancelled it, and this call has an input: without one it goes on.
             NotResumableError, ResumeLimitError: see `on_unfinished`, and quarantine.
             InvalidArgumentError: input, config, context or an option cannot be used, or the run that is named was
@@ -246,7 +246,7 @@ class DurableRun:
                 with cancelling.outside():
                     yield chunk
 
-    async def resume(self, value: Any, **options: Any) -> Any:
+    async def answer(self, value: Any, **options: Any) -> Any:
         """Answer the open question of an interrupted thread and go on.
 
         An answer that was given before is not given again: the call returns what came of it, or goes on with its run.

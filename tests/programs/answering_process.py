@@ -48,6 +48,6 @@ def answer_and_die(dsn: str, shape: str, value: Any) -> None:
             Durable(dsn, settings=Settings()) as durable,
             durable.run("t", answering(shape, dying(*QUESTIONS))) as run,
         ):
-            await run.resume(value)
+            await run.answer(value)
 
     asyncio.run(run())

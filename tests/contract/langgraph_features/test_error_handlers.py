@@ -42,7 +42,7 @@ async def test_a_handler_that_asks_is_answered_and_its_node_is_not_run_again(dur
     assert status.status is ThreadStatus.INTERRUPTED
     assert [each.value for each in status.interrupts] == ["mend it?"]
     async with durable.run("t", asking_handler(), config=config(log)) as run:
-        assert (await run.resume("yes"))["words"] == ["yes", "close"]
+        assert (await run.answer("yes"))["words"] == ["yes", "close"]
     assert noted(log) == ["fails", "ask", "ask", "close"]
 
 

@@ -34,7 +34,7 @@ async def test_two_questions_of_a_node_have_two_ids_and_the_status_shows_langgra
             assert shown(status.interrupts) == shown(questions)
             [question] = questions
             ids.append(question.id)
-            result = await run.resume({question.id: answer_to(question.value)})
+            result = await run.answer({question.id: answer_to(question.value)})
     assert result["words"] == ["first!", "second!", "close"]
     assert len(set(ids)) == 2
 
@@ -43,9 +43,9 @@ async def test_a_retried_node_gets_the_answers_that_it_had(durable: Durable, led
     """Its retry is LangGraph's and no attempt of the run."""
     async with durable.run("t", two_questions()) as run:
         await run.ainvoke(EMPTY)
-        result = await run.resume(answer_to("first"))
+        result = await run.answer(answer_to("first"))
         assert [each.value for each in result["__interrupt__"]] == ["second"]
-        result = await run.resume(answer_to("second"))
+        result = await run.answer(answer_to("second"))
     assert result["words"] == ["first!", "second!", "close"]
     [row] = await ledger.rows("t")
     assert (row["status"], row["attempts"]) == ("complete", 1)
@@ -92,7 +92,7 @@ async def test_an_answer_that_does_not_fit_leaves_the_question_open(durable: Dur
         await run.ainvoke(EMPTY)
         [before] = await ledger.rows("t")
         with pytest.raises(ValidationError):
-            await run.resume({"amount": "much"})
+            await run.answer({"amount": "much"})
         assert run.checkpoint.status is ThreadStatus.INTERRUPTED
     status = await durable.threads.status("t")
     assert (status.status, len(status.interrupts)) == (ThreadStatus.INTERRUPTED, 1)
@@ -100,7 +100,7 @@ async def test_an_answer_that_does_not_fit_leaves_the_question_open(durable: Dur
     assert row["status"] == "interrupted"
     assert row["attempts"] == before["attempts"]
     async with durable.run("t", graph) as run:
-        result = await run.resume({"amount": 12})
+        result = await run.answer({"amount": 12})
     assert result["words"] == ["12", "other"]
     assert runs == 1, "what had finished beside the question ran again"
 

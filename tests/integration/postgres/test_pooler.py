@@ -61,7 +61,7 @@ async def test_what_is_locked_directly_is_seen_through_the_pooler(pooler: str, s
         [found] = [thread async for thread in durable.threads.search(graph="asking")]
         assert (found.thread_id, found.status) == ("t", ThreadStatus.INTERRUPTED)
         async with durable.run("t", "asking") as run:
-            assert (await run.resume("upon"))["told"] == "collect upon"
+            assert (await run.answer("upon"))["told"] == "collect upon"
 
 
 async def test_a_killed_run_is_resumed(pooler: str, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ async def starts(durable: Durable, graph: Any, thread_id: str = "t") -> str:
 async def answers(durable: Durable, graph: Any, value: Any, thread_id: str = "t") -> Any:
     """Wait for the thread: who had it may just have been killed, and its session not be over yet."""
     async with durable.run(thread_id, graph, on_busy="wait", timeout=30.0) as run:
-        return await run.resume(value)
+        return await run.answer(value)
 
 
 async def asked(durable: Durable, thread_id: str = "t") -> list[Any]:
@@ -95,8 +95,8 @@ async def test_a_late_delivery_never_reaches_a_question_of_the_next_run(durable:
 async def test_one_body_may_give_the_same_answer_to_one_question_after_another(durable: Durable) -> None:
     async with durable.run("t", answering("root")) as run:
         await run.ainvoke(INPUT)
-        await run.resume("yes")
-        assert (await run.resume("yes"))["xs"] == ["a", "yes", "yes"]
+        await run.answer("yes")
+        assert (await run.answer("yes"))["xs"] == ["a", "yes", "yes"]
 
 
 async def test_an_answer_to_what_is_not_asked_is_refused(durable: Durable) -> None:
@@ -110,7 +110,7 @@ async def test_an_answer_to_what_is_not_asked_is_refused(durable: Durable) -> No
     async with durable.run("over", chain(a=ok("a"))) as run:
         await run.ainvoke(INPUT)
         with pytest.raises(NothingToAnswerError):
-            await run.resume("yes")
+            await run.answer("yes")
     assert await asked(durable) == ["Pay 12?"]
 
 
@@ -145,9 +145,9 @@ async def test_an_answer_that_cannot_be_stored_leaves_the_question_open(durable:
     async with durable.run("t", graph) as run:
         for bad in (object(), 2**70, {"deep": lambda: None}):
             with pytest.raises(InvalidArgumentError):
-                await run.resume(bad)
+                await run.answer(bad)
             assert run.checkpoint.status == "interrupted"
-        await run.resume("yes")
+        await run.answer("yes")
     assert await asked(durable) == ["Delete the account?"]
     assert await ledger.statuses("t") == ["interrupted"]
 

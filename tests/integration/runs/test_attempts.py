@@ -52,7 +52,7 @@ async def test_every_attempt_keeps_its_worker_times_outcome_error_and_traceback(
 async def test_answers_gates_and_drains_are_no_attempts(durable: Durable, ledger: Ledger) -> None:
     async with durable.run("asks", asking()) as run:
         await run.ainvoke(INPUT)
-        await run.resume("upon")
+        await run.answer("upon")
     async with durable.run("stops", four_nodes()) as run:
         await run.ainvoke(INPUT, interrupt_before=["sort", "tell"])
         await run.ainvoke(interrupt_before=["sort", "tell"])

@@ -42,7 +42,7 @@ async def starts(durable: Durable, graph: Any, thread_id: str = "t") -> dict[str
 
 async def answers(durable: Durable, graph: Any, value: Any, thread_id: str = "t", **options: Any) -> Any:
     async with durable.run(thread_id, graph, on_busy="wait", timeout=30.0, **options) as run:
-        return await run.resume(value)
+        return await run.answer(value)
 
 
 async def commands(durable: Durable, graph: Any, command: Command[Any]) -> Any:
@@ -136,7 +136,7 @@ async def test_an_answer_in_the_name_of_a_run_that_is_over_reaches_no_question_o
         async with durable.run("t", graph, run_id=run_id) as run:
             await run.ainvoke({"xs": [run_id]})
             if run_id == "R1":
-                results.append(await run.resume("yes"))
+                results.append(await run.answer("yes"))
     second = await open_questions(durable)
     with pytest.raises(AlreadyAnsweredError):
         await answers(durable, graph, "no", run_id="R1")
@@ -203,7 +203,7 @@ async def test_answers_under_every_durability_are_remembered(durable: Durable, d
     async with durable.run("t", graph) as run:
         await run.ainvoke(INPUT, durability=durability)
         paid = run.checkpoint.interrupts[0].id
-        first = await run.resume({paid: "yes"}, durability=durability)
+        first = await run.answer({paid: "yes"}, durability=durability)
     assert await answers(durable, graph, {paid: "yes"}) == first
     with pytest.raises(AlreadyAnsweredError):
         await answers(durable, graph, {paid: "no"})

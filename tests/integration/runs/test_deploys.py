@@ -100,7 +100,7 @@ async def test_an_answer_for_a_node_that_is_gone_is_refused_and_may_be_given_lat
     async with deployed(dsn, chain(order=step("order"), approve=asking("approve"))) as durable:
         async with durable.run("t", "shop") as run:
             with pytest.raises(GraphChangedError, match="missing node ask"):
-                await run.resume("yes")
+                await run.answer("yes")
         found = await durable.threads.status("t")
         assert (found.status, [question.value for question in found.interrupts]) == (
             ThreadStatus.INTERRUPTED,
@@ -108,7 +108,7 @@ async def test_an_answer_for_a_node_that_is_gone_is_refused_and_may_be_given_lat
         )
     assert await ledger.rows("t") == before
     async with deployed(dsn, chain(order=step("order"), ask=asking("ask"))) as durable, durable.run("t", "shop") as run:
-        assert (await run.resume("yes"))["xs"] == ["order", "ask: yes"]
+        assert (await run.answer("yes"))["xs"] == ["order", "ask: yes"]
 
 
 def joined(*waits_for: str, end: str = "close", breaks: Switch | None = None, middle: str = "right") -> Builder:
@@ -173,7 +173,7 @@ async def test_an_entrypoint_under_another_name_is_refused(dsn: str) -> None:
     await interrupted_before(dsn, story("story"))
     async with deployed(dsn, story("tale")) as durable, durable.run("t", "shop") as run:
         with pytest.raises(GraphChangedError, match="missing node story"):
-            await run.resume("yes")
+            await run.answer("yes")
 
 
 def story(name: str) -> Any:
@@ -217,9 +217,9 @@ async def test_a_question_whose_node_other_channels_trigger_now_is_not_answered_
     await interrupted_before(dsn, graph(waits=False))
     async with deployed(dsn, graph(waits=True)) as durable, durable.run("t", "shop") as run:
         with pytest.raises(GraphChangedError, match="lost question ask"):
-            await run.resume("yes")
+            await run.answer("yes")
     async with deployed(dsn, graph(waits=False)) as durable, durable.run("t", "shop") as run:
-        assert (await run.resume("yes"))["xs"] == ["order", "ask: yes"]
+        assert (await run.answer("yes"))["xs"] == ["order", "ask: yes"]
 
 
 async def test_new_nodes_edges_and_bodies_are_no_change_that_matters(dsn: str) -> None:
@@ -275,7 +275,7 @@ async def test_a_renamed_node_gets_the_answer_to_what_it_asked_under_its_old_nam
     await interrupted_before(dsn, chain(order=step("order"), ask=asking("ask"), ship=step("ship")))
     graph = chain(order=step("order"), approve=asking("approve"), ship=step("ship"))
     async with deployed(dsn, graph, renamed={"shop": {"ask": "approve"}}) as durable, durable.run("t", "shop") as run:
-        assert (await run.resume("yes"))["xs"] == ["order", "approve: yes", "ship"]
+        assert (await run.answer("yes"))["xs"] == ["order", "approve: yes", "ship"]
 
 
 async def test_sends_to_a_renamed_node_go_on_and_those_that_finished_do_not_run_again(dsn: str) -> None:
@@ -310,14 +310,14 @@ async def test_a_renamed_node_in_a_subgraph_and_the_renamed_node_around_it_go_on
     await interrupted_before(dsn, graph("inner", "ask"))
     renamed = {"inner": "nested", "ask": "approve"}
     async with deployed(dsn, graph("nested", "approve"), renamed=renamed) as durable, durable.run("t", "shop") as run:
-        assert (await run.resume("yes"))["xs"][-4:] == ["order", "approve: yes", "ship", "close"]
+        assert (await run.answer("yes"))["xs"][-4:] == ["order", "approve: yes", "ship", "close"]
 
 
 async def test_a_renamed_entrypoint_keeps_what_its_tasks_did(dsn: str) -> None:
     await interrupted_before(dsn, story("story"))
     async with deployed(dsn, tale := story("tale"), renamed={"story": "tale"}) as durable:
         async with durable.run("t", "shop") as run:
-            assert await run.resume("yes") == ["part 1", "yes", "part 2"]
+            assert await run.answer("yes") == ["part 1", "yes", "part 2"]
         assert calls == [2]
         async with durable.run("u", tale) as run:
             assert (await run.ainvoke({}))["__interrupt__"]

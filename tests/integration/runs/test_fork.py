@@ -142,7 +142,7 @@ async def test_a_fork_of_an_interrupted_thread_asks_and_is_answered_apart(durabl
     assert (forked.status, [asked.value for asked in forked.interrupts]) == ("interrupted", ["q?"])
     for thread_id, answer in (("copy", "no"), ("t", "yes")):
         async with durable.run(thread_id, graph) as run:
-            assert (await run.resume(answer))["xs"] == ["a", answer]
+            assert (await run.answer(answer))["xs"] == ["a", answer]
     anew = await durable.threads.fork("t", before="ask")
     async with durable.run(anew.thread_id, graph) as run:
         await run.ainvoke()
@@ -225,13 +225,13 @@ async def test_a_fork_of_a_thread_that_hangs_on_its_history_is_answered_apart(du
     await durable.threads.fork("t", "copy")
     for thread_id, answer in (("copy", "no"), ("t", "yes")):
         async with durable.run(thread_id, graph) as run:
-            await run.resume(answer)
+            await run.answer(answer)
             assert [question.value for question in run.checkpoint.interrupts] == ["q2?"]
         await durable.threads.fork(thread_id, f"{thread_id} again")
         for again in (thread_id, f"{thread_id} again"):
             async with durable.run(again, graph) as run:
                 (question,) = run.checkpoint.interrupts
-                assert (await run.resume({question.id: "end"}))["xs"] == ["one", "a", answer, "end"]
+                assert (await run.answer({question.id: "end"}))["xs"] == ["one", "a", answer, "end"]
             state = await graph.aget_state({"configurable": {"thread_id": again}})
             assert state.values["xs"] == ["one", "a", answer, "end"]
 

@@ -299,7 +299,7 @@ async def test_an_answer_under_such_a_lease_reaches_no_question(
 
     async def answered() -> Any:
         async with durable.run("t", asking()) as run:
-            return await run.resume("upon")
+            return await run.answer("upon")
 
     with monkeypatch.context() as patched:
         patched.setattr(RunLedger, "answer", late)

@@ -155,7 +155,7 @@ async def test_an_interrupted_thread_wants_an_answer_and_nothing_else(
     [question] = asked.value.interrupts
     assert question.value == {"question": "which word?"}
     async with durable.run("t", graph, config=config(log)) as run:
-        result = await run.resume("upon")
+        result = await run.answer("upon")
     assert result["told"] == "once collect upon"
     assert noted(log) == ["collect", "ask", "ask", "tell"]
     [row] = await ledger.rows("t")
@@ -166,11 +166,11 @@ async def test_an_answer_to_a_thread_that_asks_nothing_is_refused(durable: Durab
     graph = asking()
     async with durable.run("t", graph, config=config(log)) as run:
         with pytest.raises(ThreadNotFoundError):
-            await run.resume("upon")
+            await run.answer("upon")
         await run.ainvoke(INPUT)
-        await run.resume("upon")
+        await run.answer("upon")
         with pytest.raises(AlreadyAnsweredError):
-            await run.resume("again")
+            await run.answer("again")
     assert noted(log) == ["collect", "ask", "ask", "tell"]
 
 
