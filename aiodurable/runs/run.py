@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.types import Command, StateSnapshot
+from langchain_core.runnables.schema import StandardStreamEvent, StreamEvent
+from langgraph.types import Command, StateSnapshot, StateUpdate
 
 from aiodurable.checkpoints.fences import FENCE_KEY
 from aiodurable.errors import InvalidArgumentError, NotResumableError, ResultPrunedError, WorkflowExecutionError
@@ -60,6 +61,16 @@ async def _look(services: Services, lease: ThreadLease) -> WorkflowCheckpoint:
     if lease.fence.first:
         return WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
     return await services.threads.status(lease.thread_id, ignore_lock=True)
+
+
+_EVENT_FILTERS = tuple(f"{way}_{what}" for way in ("include", "exclude") for what in ("names", "types", "tags"))
+
+
+def _end_event(name: str, run_id: str, output: Any) -> StreamEvent:
+    """The event of a graph that had ended before the call."""
+    return StandardStreamEvent(
+        event="on_chain_end", name=name, run_id=run_id, parent_ids=[], tags=[], metadata={}, data={"output": output}
+    )
 
 
 _NONE: Any = object()
@@ -246,6 +257,51 @@ class DurableRun:
                 with cancelling.outside():
                     yield chunk
 
+    async def astream_events(
+        self,
+        input: Any = None,
+        config: RunnableConfig | None = None,
+        *,
+        version: Literal["v1", "v2"] = "v2",
+        context: Any = None,
+        on_unfinished: OnUnfinished = "resume",
+        **options: Any,
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Like `astream`, but yields LangChain's events of everything that runs inside the graph.
+
+        Of a stored result there is one event, the graph's `on_chain_end` with its output.
+
+        Args:
+            input, config, context, on_unfinished: as for `ainvoke`.
+            version: the shape of the events. LangGraph's experimental "v3" is not an event stream.
+            options: LangGraph's own for `astream`, and LangChain's filters: include_names,
+                include_types, include_tags, exclude_names, exclude_types, exclude_tags.
+
+        Raises: as `ainvoke`.
+        """
+        filters = {name: options.pop(name) for name in _EVENT_FILTERS if name in options}
+        call = self._call(input, config, context, on_unfinished, options)
+        attempt = await self._begin(call)
+        if isinstance(attempt, _Stored):
+            values, asked = await self._read(attempt)
+            output = stored_result(self._graph, values, options, asked)
+            yield _end_event(self._graph.pregel.get_name(), self.run_id, output)
+            return
+        stream = attempt.graph.pregel.astream_events(
+            attempt.input,
+            self._config_for(attempt, call),
+            version=version,
+            **filters,
+            **self._options(attempt, call),
+        )
+        async with (
+            self._closing(attempt) as cancelling,
+            aclosing(cast("AsyncGenerator[StreamEvent, None]", stream)) as self._stream,
+        ):
+            async for event in self._stream:
+                with cancelling.outside():
+                    yield event
+
     async def answer(self, value: Any, **options: Any) -> Any:
         """Answer the open question of an interrupted thread and go on.
 
@@ -274,9 +330,30 @@ class DurableRun:
 
     async def aupdate_state(self, values: Any, as_node: str | None = None) -> RunnableConfig:
         """Change the thread's state under the lease, as LangGraph's `aupdate_state` does."""
+        updated = await self._graph.pregel.aupdate_state(self._between_runs(), values, as_node)
+        self.checkpoint = await self._services.threads.status(self.thread_id, ignore_lock=True)
+        return updated
+
+    def _between_runs(self) -> RunnableConfig:
+        """The config of a change that is no step of a run that is yet to come."""
         left = None if self.checkpoint.status is ThreadStatus.COMPLETE else self.checkpoint.run_id
-        config = self._addressed(self._given_config, left)  # it is no step of a run that is yet to come
-        updated = await self._graph.pregel.aupdate_state(config, values, as_node)
+        return self._addressed(self._given_config, left)
+
+    async def aget_state_history(
+        self,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[StateSnapshot]:
+        """The thread's states, newest first, as LangGraph's `aget_state_history` reads them."""
+        config: RunnableConfig = {"configurable": {"thread_id": self.thread_id}}
+        async for state in self._graph.pregel.aget_state_history(config, filter=filter, before=before, limit=limit):
+            yield state
+
+    async def abulk_update_state(self, supersteps: Sequence[Sequence[StateUpdate]]) -> RunnableConfig:
+        """Change the thread's state in several supersteps, under the lease, as LangGraph's `abulk_update_state` does."""
+        updated = await self._graph.pregel.abulk_update_state(self._between_runs(), supersteps)
         self.checkpoint = await self._services.threads.status(self.thread_id, ignore_lock=True)
         return updated
 
