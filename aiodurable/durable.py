@@ -72,7 +72,7 @@ class Durable:
             these tables.
         PostgresUnavailableError: Postgres is away or refuses; with `settings.startup_timeout_s`, all that time.
         SchemaMismatchError: the tables are newer than this library, or missing with `auto_migrate=False`.
-        PoolerNotSupportedError: the connection for the locks cannot hold them.
+        SessionLocksUnsupportedError: the connection for the locks cannot hold them.
     """
 
     def __init__(

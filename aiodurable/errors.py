@@ -1,7 +1,7 @@
-"""Every error aiodurable raises by itself.
+"""Every error that aiodurable raises by itself.
 
-A message says what was wanted, what was found and what to do; the values are attributes too. All of them pickle.
-A node's own exception is never wrapped: it reaches the caller as it was raised.
+A message says what could not be done, why, and what to do; the values are attributes too. All of
+them pickle. A node's own exception is never wrapped: it reaches the caller as it was raised.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ __all__ = [
     "LockCapacityError",
     "LockError",
     "LockTimeoutError",
-    "NotResumableError",
     "NothingToAnswerError",
     "OutOfResourcesError",
-    "PoolerNotSupportedError",
     "PostgresUnavailableError",
     "ResultPrunedError",
-    "ResumeLimitError",
     "RunCancelledError",
+    "RunInProgressError",
     "SchemaMismatchError",
+    "SessionLocksUnsupportedError",
+    "ThreadCompleteError",
+    "ThreadExistsError",
     "ThreadInterruptedError",
     "ThreadNotFoundError",
     "ThreadPausedError",
+    "ThreadQuarantinedError",
     "WorkflowAlreadyRunningError",
     "WorkflowExecutionError",
 ]
@@ -105,16 +107,16 @@ class OutOfResourcesError(PostgresUnavailableError):
         self.resource = resource
 
 
-class CircuitOpenError(AiodurableError):
+class CircuitOpenError(PostgresUnavailableError):
     """Postgres failed often enough that calls are refused at once for a while.
 
     Attributes:
-        retry_after: seconds until the next try is let through.
+        retry_after_s: seconds until the next try is let through.
     """
 
-    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after_s = retry_after_s
 
 
 class LockError(AiodurableError):
@@ -187,7 +189,7 @@ class LockCapacityError(LockError):
     """One more lock would bring the server's shared lock table near its end, which would be an outage for everybody."""
 
 
-class PoolerNotSupportedError(LockError, ConfigurationError):
+class SessionLocksUnsupportedError(LockError, ConfigurationError):
     """The connection cannot hold session locks: a pooler in transaction mode, a standby, or no exclusion at all."""
 
 
@@ -286,11 +288,11 @@ class AlreadyAnsweredError(WorkflowExecutionError):
         self.answered_at = answered_at
 
 
-class NotResumableError(WorkflowExecutionError):
-    """The thread is in a status from which it cannot go on in the way asked.
+class RunInProgressError(WorkflowExecutionError):
+    """The thread has a run that is not finished, and this call does not go on with it.
 
     Attributes:
-        status: the status it is in.
+        status: the status that the thread is in.
     """
 
     def __init__(self, message: str, *, thread_id: str | None = None, status: ThreadStatus | None = None) -> None:
@@ -298,8 +300,16 @@ class NotResumableError(WorkflowExecutionError):
         self.status = status
 
 
-class ResumeLimitError(WorkflowExecutionError):
-    """The run was attempted as often as it may be.
+class ThreadCompleteError(WorkflowExecutionError):
+    """The thread is complete: there is nothing left to try again."""
+
+
+class ThreadExistsError(WorkflowExecutionError):
+    """A new thread cannot have this thread_id: something is known of it already."""
+
+
+class ThreadQuarantinedError(WorkflowExecutionError):
+    """The run failed as often as it may, and is set aside until a person retries it.
 
     Attributes:
         attempts: how often it was attempted.
@@ -375,3 +385,7 @@ class GraphChangedError(WorkflowExecutionError):
 
 class GraphNotRegisteredError(WorkflowExecutionError, LookupError):
     """No graph of that name was given to `Durable(graphs=…)`."""
+
+
+for _name in __all__:
+    globals()[_name].__module__ = "aiodurable"  # what a traceback and a pickle name is what people import

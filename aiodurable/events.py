@@ -1,6 +1,7 @@
-"""What happens, as frozen values, and who is told: a plain callable, the same for logs, metrics and traces.
+"""Events: frozen values that observers are called with, for logs, metrics and traces alike.
 
-An observer that raises is logged and never reaches the run (as in stamina's instrumentation).
+An observer is a plain callable. One that raises is logged, and never reaches the run (as in
+stamina's instrumentation).
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from dataclasses import dataclass
 from aiodurable.models import RunStatus
 
 __all__ = [
+    "AttemptEnded",
+    "AttemptStarted",
     "Event",
     "LeaseAcquired",
     "LeaseLost",
     "LeaseReleased",
     "Observer",
-    "RunFinished",
-    "RunStarted",
-    "ThreadHealed",
+    "ThreadRepaired",
     "emit",
 ]
 
@@ -35,7 +36,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class LeaseAcquired(Event):
-    """A thread's lease was taken. `waited_s`: seconds from asking to having."""
+    """A thread's lease was acquired, `waited_s` seconds after it was requested."""
 
     token: int
     waited_s: float
@@ -43,7 +44,7 @@ class LeaseAcquired(Event):
 
 @dataclass(frozen=True, slots=True)
 class LeaseReleased(Event):
-    """A thread's lease was let go. `held_s`: seconds it was held."""
+    """A thread's lease was released, after `held_s` seconds."""
 
     token: int
     held_s: float
@@ -57,15 +58,23 @@ class LeaseLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ThreadHealed(Event):
-    """Nodes whose failure LangGraph would have taken for success (langgraph#8834) run again; a subgraph's as `inner/node`."""
+class ThreadRepaired(Event):
+    """Nodes that LangGraph would have skipped after a failure (langgraph#8834) will run again.
+
+    A subgraph's node is written `inner/node`.
+    """
 
     nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class RunStarted(Event):
-    """An attempt begins. `attempt` counts from 1; `resumed` says whether it goes on with work left unfinished."""
+class AttemptStarted(Event):
+    """An attempt starts.
+
+    Attributes:
+        attempt: counts from 1.
+        resumed: whether it goes on with unfinished work.
+    """
 
     run_id: str
     graph: str | None
@@ -74,8 +83,13 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class RunFinished(Event):
-    """An attempt ended. `duration_s` in seconds; `error` is the type name of the exception, never its text."""
+class AttemptEnded(Event):
+    """An attempt ended: its run is complete, failed, interrupted or paused.
+
+    Attributes:
+        duration_s: seconds.
+        error: the name of the exception's type, never its text.
+    """
 
     run_id: str
     graph: str | None
@@ -88,7 +102,7 @@ Observer = Callable[[Event], None]
 
 
 def emit(observers: Sequence[Observer], event: Event) -> None:
-    """Tell every observer; a failing one is logged."""
+    """Call every observer; log one that raises."""
     for observer in observers:
         try:
             observer(event)

@@ -29,15 +29,17 @@ from aiodurable.errors import (
     LockCapacityError,
     LockTimeoutError,
     NothingToAnswerError,
-    NotResumableError,
     OutOfResourcesError,
     PostgresUnavailableError,
     ResultPrunedError,
-    ResumeLimitError,
     RunCancelledError,
+    RunInProgressError,
+    ThreadCompleteError,
+    ThreadExistsError,
     ThreadInterruptedError,
     ThreadNotFoundError,
     ThreadPausedError,
+    ThreadQuarantinedError,
     WorkflowAlreadyRunningError,
 )
 from aiodurable.jsonable import jsonable
@@ -57,8 +59,10 @@ _ANSWERS: dict[type[AiodurableError], tuple[int, str]] = {
     ThreadPausedError: (_CONFLICT, "this thread was stopped on purpose and goes on only when a person says so"),
     NothingToAnswerError: (_CONFLICT, "this thread asks nothing"),
     AlreadyAnsweredError: (_CONFLICT, "this question was answered before"),
-    NotResumableError: (_CONFLICT, "this thread cannot go on in the way asked"),
-    ResumeLimitError: (_CONFLICT, "this thread failed too often and is set aside"),
+    RunInProgressError: (_CONFLICT, "this thread has a run that is not finished"),
+    ThreadCompleteError: (_CONFLICT, "this thread is complete"),
+    ThreadExistsError: (_CONFLICT, "this thread exists already"),
+    ThreadQuarantinedError: (_CONFLICT, "this thread failed too often and is set aside"),
     RunCancelledError: (_CONFLICT, "this run was cancelled"),
     GraphChangedError: (_CONFLICT, "the graph of this thread has changed since it began"),
     LeaseLostError: (_LATER, "the run was stopped because its lease was lost; its last checkpoint is kept"),
@@ -101,7 +105,7 @@ def _handler(code: int, detail: str) -> Callable[[Request, Exception], Awaitable
                 content["argument"] = error.argument
             case _:
                 pass
-        after = math.ceil(error.retry_after) if isinstance(error, CircuitOpenError) else 0
+        after = math.ceil(error.retry_after_s) if isinstance(error, CircuitOpenError) else 0
         by_itself = not isinstance(error, OutOfResourcesError) or error.resource != "disk"
         headers = {"Retry-After": str(max(1, after))} if code == _LATER and by_itself else None
         return JSONResponse(jsonable(content), code, headers=headers)

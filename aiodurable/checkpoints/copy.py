@@ -17,7 +17,7 @@ from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import DictRow, dict_row
 
 from aiodurable.checkpoints.fences import Fence, Standing
-from aiodurable.errors import CheckpointNotFoundError, WorkflowExecutionError
+from aiodurable.errors import CheckpointNotFoundError, ThreadExistsError
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
@@ -73,7 +73,7 @@ async def birth(database: PsycopgPool, fence: Fence, *, serde: SerializerProtoco
 
     Raises:
         LeaseLostError: the fence is no longer the thread's.
-        WorkflowExecutionError: the thread has checkpoints already.
+        ThreadExistsError: the thread has checkpoints already.
         PostgresUnavailableError: Postgres is away.
     """
     fence.check()
@@ -84,8 +84,8 @@ async def birth(database: PsycopgPool, fence: Fence, *, serde: SerializerProtoco
         if found is None or standing != fence.standing:
             raise fence.overtaken(standing)
         if found["occupied"]:
-            raise WorkflowExecutionError(
-                f"wanted a new thread {fence.thread_id!r}, found that it has checkpoints already: choose another name",
+            raise ThreadExistsError(
+                f"cannot make thread {fence.thread_id!r}: it has checkpoints already; choose another thread_id",
                 thread_id=fence.thread_id,
             )
         yield born

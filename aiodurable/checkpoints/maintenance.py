@@ -31,7 +31,7 @@ from psycopg.errors import DeadlockDetected, SerializationFailure
 from psycopg.rows import DictRow, dict_row
 
 from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences, Standing
-from aiodurable.errors import ThreadNotFoundError, WorkflowAlreadyRunningError, WorkflowExecutionError
+from aiodurable.errors import ThreadExistsError, ThreadNotFoundError, WorkflowAlreadyRunningError
 from aiodurable.lock_keys import lock_key
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load, qualified
@@ -146,16 +146,16 @@ class Upkeep(AsyncPostgresSaver):
 
         Raises:
             ThreadNotFoundError: the source has no checkpoint.
-            WorkflowExecutionError: the target has rows already; nothing was copied.
+            ThreadExistsError: the target has rows already; nothing was copied.
             WorkflowAlreadyRunningError, LeaseLostError: the target is leased, as for `adelete_thread`.
         """
         own = _fence_in(config)
         async with self._undisturbed([target_thread_id], own=own) as connection:
             [row] = await _run(connection, "occupied", target_thread_id)
             if row["occupied"]:
-                raise WorkflowExecutionError(
-                    f"wanted to copy thread {source_thread_id!r} to {target_thread_id!r}, found that the target has "
-                    "checkpoints already: delete it first, or choose another name",
+                raise ThreadExistsError(
+                    f"cannot copy thread {source_thread_id!r} to {target_thread_id!r}: the target has checkpoints already; "
+                    "delete it first, or choose another thread_id",
                     thread_id=target_thread_id,
                 )
             if not await _count(connection, "copy_thread", source_thread_id, target_thread_id):

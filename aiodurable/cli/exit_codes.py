@@ -10,7 +10,6 @@ from aiodurable.cli.format import lines
 from aiodurable.errors import (
     AiodurableError,
     CheckpointNotFoundError,
-    CircuitOpenError,
     ConfigurationError,
     InvalidArgumentError,
     PostgresUnavailableError,
@@ -42,7 +41,7 @@ def exit_of(error: AiodurableError) -> Exit:
             return Exit.NOT_FOUND
         case WorkflowAlreadyRunningError():
             return Exit.ALREADY_RUNNING
-        case PostgresUnavailableError() | SchemaMismatchError() | CircuitOpenError():
+        case PostgresUnavailableError() | SchemaMismatchError():
             return Exit.DATABASE
         case ConfigurationError() | InvalidArgumentError():
             return Exit.USAGE

@@ -107,7 +107,7 @@ class PostgresLockManager:
         Raises:
             PostgresUnavailableError: Postgres could not be reached or refused; the driver's error is
                 the cause.
-            PoolerNotSupportedError: the connection cannot hold session locks.
+            SessionLocksUnsupportedError: the connection cannot hold session locks.
             ClosedError: it is open in another event loop.
         """
         async with self._opening:  # two at once would leave the sessions of one open for ever
@@ -281,7 +281,7 @@ async def create_lock_manager_with_retry(
 
     Raises:
         PostgresUnavailableError: Postgres was not ready in time.
-        PoolerNotSupportedError: the connection cannot hold session locks.
+        SessionLocksUnsupportedError: the connection cannot hold session locks.
     """
     locks = PostgresLockManager(dsn, sessions=sessions, namespace=namespace, settings=settings, observers=observers)
     await wait_until_ready(locks.open, wanted="a lock manager", timeout_s=timeout)

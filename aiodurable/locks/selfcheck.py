@@ -7,7 +7,7 @@ import random
 from typing import Final
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
+from aiodurable.errors import ConfigurationError, SessionLocksUnsupportedError
 from aiodurable.locks.statements import LockStatements, pooled
 from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable
 
@@ -32,7 +32,7 @@ async def check(statements: LockStatements, dsn: Dsn, *, allow_proxy: bool, prob
 
     Raises:
         ConfigurationError: Postgres is older than `OLDEST`.
-        PoolerNotSupportedError: a standby, a proxy that is not allowed, or no exclusion.
+        SessionLocksUnsupportedError: a standby, a proxy that is not allowed, or no exclusion.
         PostgresUnavailableError: the server failed meanwhile.
     """
     if statements.version < OLDEST * 10_000:
@@ -41,13 +41,13 @@ async def check(statements: LockStatements, dsn: Dsn, *, allow_proxy: bool, prob
             f"silent. Upgrade to {OLDEST} or newer"
         )
     if statements.standby:
-        raise PoolerNotSupportedError(
+        raise SessionLocksUnsupportedError(
             f"cannot use {dsn.safe} for locks: it is a standby, whose locks exclude nobody on the primary. "
             "Name the primary, or add target_session_attrs=read-write"
         )
     proxied = statements.announced != statements.pid
     if proxied and not allow_proxy:
-        raise PoolerNotSupportedError(
+        raise SessionLocksUnsupportedError(
             f"cannot hold locks through {dsn.safe}: it is a pooler or proxy (it announced backend {statements.announced}, "
             f"{statements.pid} answered). Give the locks a direct connection (lock_dsn, AIODURABLE_LOCK_DSN), or pass "
             "allow_proxy=True (AIODURABLE_LOCK_ALLOW_PROXY) if the pooler is in session mode"
@@ -59,7 +59,7 @@ async def check(statements: LockStatements, dsn: Dsn, *, allow_proxy: bool, prob
             return
         if proxied:
             raise pooled(dsn)
-        raise PoolerNotSupportedError(
+        raise SessionLocksUnsupportedError(
             f"cannot use the advisory locks of {dsn.safe}: two sessions can hold the same one. This engine speaks "
             "Postgres's protocol, but its advisory locks exclude nobody. Use Postgres itself"
         )

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Self
 import asyncpg
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
+from aiodurable.errors import ConfigurationError, SessionLocksUnsupportedError
 from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.making import make_missing
 from aiodurable.postgres.connect import connect_direct
@@ -76,7 +76,7 @@ class LockStatements:
 
         Raises:
             PostgresUnavailableError: it could not be reached, refused, or failed at once.
-            PoolerNotSupportedError: a pooler answered, and gave two statements to two servers.
+            SessionLocksUnsupportedError: a pooler answered, and gave two statements to two servers.
         """
         connection = await connect_direct(dsn, role="lock", timeout_s=timeout_s)
         try:
@@ -207,9 +207,9 @@ class LockStatements:
         self._connection.terminate()
 
 
-def pooled(dsn: Dsn) -> PoolerNotSupportedError:
+def pooled(dsn: Dsn) -> SessionLocksUnsupportedError:
     """The error for a pooler that moves statements between servers."""
-    return PoolerNotSupportedError(
+    return SessionLocksUnsupportedError(
         f"cannot hold session locks through the pooler at {dsn.safe}: it is in transaction or statement "
         "mode, so a lock belongs to whoever gets that server connection next. Give the locks a direct "
         "connection (lock_dsn, AIODURABLE_LOCK_DSN); everything else may go through the pooler"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from aiodurable.errors import CircuitOpenError, ClosedError, PostgresUnavailableError
+from aiodurable.errors import ClosedError, PostgresUnavailableError
 
 __all__ = ["Batcher"]
 
@@ -102,7 +102,7 @@ class Batcher(Generic[K, V]):
         try:
             answers = await self._ask(tuple(batch))
         except Exception as error:  # it is somebody's answer; whose, is found out below
-            if len(batch) == 1 or isinstance(error, PostgresUnavailableError | CircuitOpenError | ClosedError):
+            if len(batch) == 1 or isinstance(error, PostgresUnavailableError | ClosedError):
                 for waiting in batch.values():
                     for answer in waiting:
                         if not answer.done():

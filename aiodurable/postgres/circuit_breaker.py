@@ -108,9 +108,8 @@ class CircuitBreaker:
             return
         if self.state == "open" or self._probe is not None:
             raise CircuitOpenError(
-                f"wanted Postgres, found that it has failed for {self.away_s:.0f} s: not asked again for "
-                f"{self.retry_after:.1f} s, try then",
-                retry_after=self.retry_after,
+                f"cannot reach Postgres: it has failed for {self.away_s:.0f} s; try again in {self.retry_after:.1f} s",
+                retry_after_s=self.retry_after,
             )
         self._probe = call
 

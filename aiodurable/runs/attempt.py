@@ -18,8 +18,8 @@ from langgraph.types import Command
 from aiodurable.checkpoints.fences import Finished
 from aiodurable.checkpoints.history import Mark
 from aiodurable.checkpoints.repair import drop_loose_answer
-from aiodurable.errors import CircuitOpenError, ClosedError, LeaseLostError, PostgresUnavailableError
-from aiodurable.events import RunFinished, RunStarted, emit
+from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
+from aiodurable.events import AttemptEnded, AttemptStarted, emit
 from aiodurable.models import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.graph_fit import fitted
@@ -95,7 +95,7 @@ class Attempt:
         lease.fence.untaken = None if consumed else record.run_id
         emit(
             services.observers,
-            RunStarted(
+            AttemptStarted(
                 record.thread_id,
                 run_id=record.run_id,
                 graph=record.graph,
@@ -265,7 +265,7 @@ class Attempt:
             return None  # whoever has the lease now tells how the run ends
         try:
             return await self._close(error)
-        except (PostgresUnavailableError, CircuitOpenError, ClosedError):
+        except (PostgresUnavailableError, ClosedError):
             # The checkpoints are committed and tell the same; only the ledger's row stays open until somebody looks.
             _log.warning(
                 "the outcome of run %s could not be recorded: Postgres is away or this Durable closed", self.run_id
@@ -349,7 +349,7 @@ class Attempt:
     def _announce(self, status: RunStatus, error: BaseException | None) -> None:
         emit(
             self._services.observers,
-            RunFinished(
+            AttemptEnded(
                 self._lease.thread_id,
                 run_id=self.run_id,
                 graph=self._record.graph,

@@ -7,7 +7,7 @@
 | crashed, failed, drained | the input it was accepted with: resume; another: finish that run, then start this one | resume |
 | paused otherwise | `ThreadPausedError` | resume |
 | interrupted | what the first call of that run_id returned, else `ThreadInterruptedError` | the same |
-| quarantined | `ResumeLimitError` | `ResumeLimitError` |
+| quarantined | `ThreadQuarantinedError` | `ThreadQuarantinedError` |
 
 `on_unfinished="raise"` refuses instead of resuming, `"restart"` starts anew with the input and gives the old work up, an
 open question too, `"retry"` resumes a quarantined thread.
@@ -22,11 +22,12 @@ from typing import Literal
 
 from aiodurable.errors import (
     InvalidArgumentError,
-    NotResumableError,
-    ResumeLimitError,
+    RunInProgressError,
+    ThreadCompleteError,
     ThreadInterruptedError,
     ThreadNotFoundError,
     ThreadPausedError,
+    ThreadQuarantinedError,
 )
 from aiodurable.models import PauseReason, ThreadStatus, WorkflowCheckpoint
 
@@ -75,7 +76,7 @@ def decide(
         on_unfinished: see the table above.
 
     Raises:
-        ThreadNotFoundError, ThreadInterruptedError, ThreadPausedError, ResumeLimitError, NotResumableError: see the
+        ThreadNotFoundError, ThreadInterruptedError, ThreadPausedError, ThreadQuarantinedError, RunInProgressError: see the
             table above.
         InvalidArgumentError: `on_unfinished` is none of the four words, or "restart" came without an input.
     """
@@ -102,16 +103,16 @@ def decide(
 
 def _unfinished(thread: WorkflowCheckpoint, *, given: bool, same: bool, on_unfinished: OnUnfinished) -> Action:
     if thread.status is ThreadStatus.QUARANTINED and on_unfinished != "retry":
-        raise ResumeLimitError(
-            f"thread {thread.thread_id!r} failed {thread.attempts} times and is set aside: mend the cause, then "
-            'retry(thread_id), or call with on_unfinished="restart" and an input',
+        raise ThreadQuarantinedError(
+            f"cannot go on with thread {thread.thread_id!r}: it failed {thread.attempts} times and is quarantined; mend the "
+            'cause, then call threads.retry(thread_id), or give it up with on_unfinished="restart" and an input',
             thread_id=thread.thread_id,
             attempts=thread.attempts,
         )
     if on_unfinished == "raise":
-        raise NotResumableError(
-            f'thread {thread.thread_id!r} is {thread.status} with work left, and on_unfinished is "raise": '
-            'call with on_unfinished="resume" to go on with it or "restart" to give it up',
+        raise RunInProgressError(
+            f'cannot start thread {thread.thread_id!r}: it is {thread.status} with work left, and on_unfinished is "raise"; '
+            'call with on_unfinished="resume" to go on with it, or "restart" to give it up',
             thread_id=thread.thread_id,
             status=thread.status,
         )
@@ -127,7 +128,7 @@ def paused(thread: WorkflowCheckpoint) -> ThreadPausedError:
     at = f" before {', '.join(thread.pending)}" if thread.pending else ""
     why = "plain LangGraph may have stopped it on purpose" if thread.maybe_at_gate else thread.reason or "paused"
     return ThreadPausedError(
-        f"thread {thread.thread_id!r} is stopped{at} ({why}), so the input was not taken: run.ainvoke() without input "
+        f"cannot give thread {thread.thread_id!r} another input: it is stopped{at} ({why}); run.ainvoke() without input "
         'goes on, on_unfinished="restart" gives the work up',
         thread_id=thread.thread_id,
         reason=thread.reason,
@@ -139,14 +140,13 @@ def may_retry(thread: WorkflowCheckpoint) -> None:
     """Refuse to try again what has nothing left to do.
 
     Raises:
-        NotResumableError: it is complete.
+        ThreadCompleteError: it is complete.
     """
     if thread.status is ThreadStatus.COMPLETE:
-        raise NotResumableError(
-            f"wanted to retry thread {thread.thread_id!r}, found it complete: nothing of it is left to do; "
-            "fork(thread_id, before=…) runs a step of it again on a new thread",
+        raise ThreadCompleteError(
+            f"cannot retry thread {thread.thread_id!r}: it is already complete; threads.fork(thread_id, before=…) runs a "
+            "step of it again, on a new thread",
             thread_id=thread.thread_id,
-            status=thread.status,
         )
 
 
@@ -164,8 +164,8 @@ def may_go_on(thread: WorkflowCheckpoint) -> None:
         return
     pending = f" before {', '.join(thread.pending)}" if thread.pending else ""
     raise ThreadPausedError(
-        f"thread {thread.thread_id!r} goes on only when a person says so: {why}{pending}; then call run.ainvoke(), or "
-        "resume_workflow(thread_id, past_gate=True)",
+        f"cannot resume thread {thread.thread_id!r} without a person: {why}{pending}; if a person has decided, call "
+        "run.ainvoke(), or resume_workflow(thread_id, past_gate=True)",
         thread_id=thread.thread_id,
         reason=thread.reason,
         pending=thread.pending,
@@ -175,7 +175,8 @@ def may_go_on(thread: WorkflowCheckpoint) -> None:
 def not_found(thread_id: str) -> ThreadNotFoundError:
     """The error for a thread of which nothing is known."""
     return ThreadNotFoundError(
-        f"nothing is known of thread {thread_id!r}, and no input was given to start it: check the id, or pass an input",
+        f"cannot find thread {thread_id!r}: nothing is known of it, and no input was given to start it; check the id, or "
+        "pass an input",
         thread_id=thread_id,
     )
 
@@ -184,8 +185,8 @@ def interrupted(thread: WorkflowCheckpoint) -> ThreadInterruptedError:
     """The error that carries the open questions of a thread."""
     count = len(thread.interrupts)
     return ThreadInterruptedError(
-        f"thread {thread.thread_id!r} waits for {count} answer{'' if count == 1 else 's'}: "
-        "read them from .interrupts and answer with run.answer(value)",
+        f"cannot go on with thread {thread.thread_id!r}: it waits for {count} answer{'' if count == 1 else 's'}; read the "
+        "questions from .interrupts, and answer with run.answer(value)",
         thread_id=thread.thread_id,
         interrupts=thread.interrupts,
     )

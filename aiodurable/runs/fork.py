@@ -8,7 +8,7 @@ from typing import Any
 from langgraph.checkpoint.base.id import uuid6
 
 from aiodurable.checkpoints.copy import birth
-from aiodurable.errors import CheckpointNotFoundError, InvalidArgumentError, WorkflowExecutionError
+from aiodurable.errors import CheckpointNotFoundError, InvalidArgumentError, ThreadExistsError
 from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.attempt import new_run_id
 from aiodurable.runs.decision import not_found
@@ -71,8 +71,8 @@ async def fork(
     async with hold(services, new_thread_id or str(uuid6())) as lease:
         thread = await services.threads.status(lease.thread_id, ignore_lock=True)
         if thread.status is not ThreadStatus.NEW:
-            raise WorkflowExecutionError(
-                f"wanted a new thread {lease.thread_id!r}, found it {thread.status}: choose another name",
+            raise ThreadExistsError(
+                f"cannot fork to thread {lease.thread_id!r}: it exists and is {thread.status}; choose another thread_id",
                 thread_id=lease.thread_id,
             )
         run_id = new_run_id()

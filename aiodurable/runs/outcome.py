@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError, InvalidUpdateError
 
-from aiodurable.errors import CircuitOpenError, PostgresUnavailableError
+from aiodurable.errors import PostgresUnavailableError
 from aiodurable.models import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
 
 __all__ = ["Outcome", "outcome_of"]
@@ -74,7 +74,7 @@ def outcome_of(
             return Outcome(RunStatus.PAUSED, PauseReason.CANCELLED)
         case GeneratorExit():
             return Outcome(RunStatus.PAUSED, PauseReason.STREAM_CLOSED)
-        case PostgresUnavailableError() | CircuitOpenError():
+        case PostgresUnavailableError():
             return None
         case _:
             rejects = accepting and not consumed and isinstance(error, _OF_THE_INPUT)

@@ -6,7 +6,7 @@ import logging
 import re
 
 from aiodurable.checkpoints.repair import RepairedTask, heal
-from aiodurable.events import ThreadHealed, emit
+from aiodurable.events import ThreadRepaired, emit
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.services import Services
 from aiodurable.threads.task_path import caller_of
@@ -36,7 +36,7 @@ async def heal_thread(services: Services, lease: ThreadLease) -> bool:
         lease.thread_id,
         ", ".join(nodes),
     )
-    emit(services.observers, ThreadHealed(lease.thread_id, nodes=nodes))
+    emit(services.observers, ThreadRepaired(lease.thread_id, nodes=nodes))
     return loose
 
 

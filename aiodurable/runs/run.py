@@ -13,7 +13,7 @@ from langchain_core.runnables.schema import StandardStreamEvent, StreamEvent
 from langgraph.types import Command, StateSnapshot, StateUpdate
 
 from aiodurable.checkpoints.fences import FENCE_KEY
-from aiodurable.errors import InvalidArgumentError, NotResumableError, ResultPrunedError, WorkflowExecutionError
+from aiodurable.errors import InvalidArgumentError, ResultPrunedError, RunInProgressError
 from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.answers import STRICT_RESUME, Answered, addressed, already_left, given_before
 from aiodurable.runs.attempt import Attempt, new_run_id
@@ -197,7 +197,7 @@ class DurableRun:
                 `Command(resume=…)` answers, as `answer` does.
             config: a LangGraph config for this call, over that of `Durable.run`.
             context: the graph's run context, instead of that of `Durable.run`.
-            on_unfinished: "resume"; "raise": `NotResumableError`; "restart": give the old work up, an open question too,
+            on_unfinished: "resume"; "raise": `RunInProgressError`; "restart": give the old work up, an open question too,
                 and start anew.
             options: LangGraph's own for `ainvoke`; `durability` is "sync" unless asked otherwise.
 
@@ -208,7 +208,7 @@ class DurableRun:
             ThreadNotFoundError: nothing is known of the thread and there is no input.
             ThreadInterruptedError: it waits for an answer; see `answer`.
             ThreadPausedError: it is at a gate, or somebody cancelled it, and this call has an input: without one it goes on.
-            NotResumableError, ResumeLimitError: see `on_unfinished`, and quarantine.
+            RunInProgressError, ThreadQuarantinedError: see `on_unfinished`, and quarantine.
             InvalidArgumentError: input, config, context or an option cannot be used, or the run that is named was
                 accepted with another input; nothing was written.
             ResultPrunedError: the run is complete, but its result is not stored any more.
@@ -411,9 +411,10 @@ class DurableRun:
 
     async def _step(self, call: _Call) -> tuple[Action, Attempt | _Stored]:
         if self._starting or self._attempt is not None:
-            raise WorkflowExecutionError(
-                f"thread {self.thread_id!r} is in the middle of another call of this run: await that one first",
+            raise RunInProgressError(
+                f"cannot call the run of thread {self.thread_id!r}: it is in the middle of another call; await that one first",
                 thread_id=self.thread_id,
+                status=ThreadStatus.RUNNING,
             )
         self.lease.check()
         self._starting = True
@@ -444,9 +445,9 @@ class DurableRun:
             case ThreadStatus.PAUSED:
                 raise paused(self.checkpoint)
             case status:
-                raise NotResumableError(
-                    f"could not take the input of thread {self.thread_id!r}: the run that was left is {status} still. "
-                    "Resume it by itself",
+                raise RunInProgressError(
+                    f"cannot give thread {self.thread_id!r} another input: the run that was left is still {status}; resume "
+                    "that one by itself",
                     thread_id=self.thread_id,
                     status=status,
                 )
@@ -572,10 +573,11 @@ class DurableRun:
                 thread_id=self.thread_id,
             )
         if known.record.status is RunStatus.SUPERSEDED:
-            raise NotResumableError(
-                f"run {run_id!r} of thread {self.thread_id!r} was given up for a new start: use another run_id",
+            raise InvalidArgumentError(
+                f"cannot use run_id {run_id!r} on thread {self.thread_id!r} again: that run was given up for a new start; "
+                "use another one",
                 thread_id=self.thread_id,
-                status=self.status,
+                argument="run_id",
             )
         return known
 

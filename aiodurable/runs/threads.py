@@ -233,7 +233,7 @@ class Threads:
             ThreadNotFoundError: nothing is known of the thread.
             ThreadInterruptedError: it waits for an answer.
             ThreadPausedError: it was stopped on purpose; see `past_gate`.
-            ResumeLimitError: it is quarantined; see `retry`.
+            ThreadQuarantinedError: it is quarantined; see `retry`.
             GraphNotRegisteredError: no graph was given and the ledger names none that is registered.
             WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `Durable.run`.
         """
@@ -265,7 +265,7 @@ class Threads:
         Raises:
             ThreadNotFoundError: nothing is known of the thread.
             ThreadInterruptedError: it waits for an answer.
-            NotResumableError: it is complete.
+            ThreadCompleteError: it is complete.
             GraphNotRegisteredError: no graph was given and the ledger names none that is registered.
             WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `Durable.run`.
             Exception: a node's own, if it fails again.
@@ -331,7 +331,7 @@ class Threads:
         Raises:
             ThreadNotFoundError: nothing is known of the thread.
             CheckpointNotFoundError: it has no such checkpoint, or none any more.
-            WorkflowExecutionError: the new thread exists already.
+            ThreadExistsError: something is known of the new thread already.
             WorkflowAlreadyRunningError: somebody holds the lease of the new thread.
             GraphNotRegisteredError: there are values, no graph was given, and the ledger names none that is registered.
             InvalidArgumentError: more than one place, or a thread_id that cannot be stored.
@@ -439,8 +439,8 @@ class Threads:
             raise not_found(thread_id)
         if status.graph is None:
             raise GraphNotRegisteredError(
-                f"the graph of thread {thread_id!r} is not recorded (it has no name, or plain LangGraph wrote the thread): "
-                f"pass it, {verb}(thread_id, graph=…)",
+                f"cannot {verb} thread {thread_id!r}: its graph is not recorded (it has no name, or plain LangGraph wrote the "
+                f"thread); pass it: {verb}(thread_id, graph=…)",
                 thread_id=thread_id,
             )
         return self._opened().graphs.bind(status.graph)

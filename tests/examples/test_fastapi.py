@@ -30,9 +30,11 @@ from aiodurable.errors import (
     LeaseLostError,
     LockCapacityError,
     LockTimeoutError,
-    NotResumableError,
     OutOfResourcesError,
     PostgresUnavailableError,
+    RunInProgressError,
+    ThreadCompleteError,
+    ThreadExistsError,
     ThreadInterruptedError,
     ThreadNotFoundError,
     ThreadPausedError,
@@ -64,7 +66,9 @@ async def answer_to(error: Exception) -> httpx.Response:
         (ThreadNotFoundError(SECRET, thread_id="t"), 404, None),
         (WorkflowAlreadyRunningError(SECRET, thread_id="t"), 409, None),
         (LockTimeoutError(SECRET, thread_id="t"), 409, None),
-        (NotResumableError(SECRET, thread_id="t"), 409, None),
+        (RunInProgressError(SECRET, thread_id="t"), 409, None),
+        (ThreadCompleteError(SECRET, thread_id="t"), 409, None),
+        (ThreadExistsError(SECRET, thread_id="t"), 409, None),
         (AlreadyAnsweredError(SECRET, thread_id="t"), 409, None),
         (GraphChangedError(SECRET, thread_id="t"), 409, None),
         (LeaseLostError(SECRET, thread_id="t"), 503, "1"),
@@ -87,7 +91,7 @@ async def test_an_error_is_answered_with_its_code_and_without_its_text(
 
 
 async def test_a_database_that_stays_away_is_answered_with_when_to_come_back() -> None:
-    response = await answer_to(CircuitOpenError(SECRET, retry_after=3.2))
+    response = await answer_to(CircuitOpenError(SECRET, retry_after_s=3.2))
     assert (response.status_code, response.headers["retry-after"]) == (503, "4")
     assert "internal" not in response.text
 

@@ -53,7 +53,7 @@ async def test_calls_fail_at_once_while_postgres_stays_away_and_work_when_it_is_
         await own.stop()
         error = await wait_until(lambda: refused(durable), 30)
         assert error is not None
-        assert 0 < error.retry_after <= 30
+        assert 0 < error.retry_after_s <= 30
         health = durable.health()
         assert (health.healthy, health.checkpoints.circuit) == (False, "open")
         began = time.monotonic()
@@ -109,7 +109,7 @@ async def test_a_run_takes_its_lost_lock_again_through_an_open_circuit_and_close
 
         async def refused_for_long() -> bool:
             error = await refused(durable)
-            return error is not None and error.retry_after > 3
+            return error is not None and error.retry_after_s > 3
 
         await wait_until(refused_for_long, 30)
         await own.start()

@@ -132,7 +132,7 @@ async def comes_back(durable: Durable) -> None:
     async with durable.run("answer", "question") as run:
         await run.ainvoke({"messages": []})
         with contextlib.suppress(ConnectionError):
-            await run.resume(Item("tea"))
+            await run.answer(Item("tea"))
     broken = False
     print("answer:", *(await durable.threads.resume("answer"))["seen"])
 
@@ -153,11 +153,11 @@ async def refused(durable: Durable, foreign: Any) -> None:
     async with durable.run("refused answer", "question") as run:
         await run.ainvoke({"messages": []})
         try:
-            await run.resume(foreign)
+            await run.answer(foreign)
         except InvalidArgumentError as error:
             print("refused:", error.argument, error)
         print("then:", run.checkpoint.status)
-        print("and:", *(await run.resume("a plain one"))["seen"])
+        print("and:", *(await run.answer("a plain one"))["seen"])
 
 
 async def allowed(dsn: str) -> None:

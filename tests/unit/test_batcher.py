@@ -23,7 +23,7 @@ async def test_a_question_that_failed_at_once_does_not_keep_the_next_one_waiting
 
     async def ask(keys: Sequence[str]) -> Mapping[str, str]:
         if refused:
-            raise CircuitOpenError("open", retry_after=1.0)
+            raise CircuitOpenError("open", retry_after_s=1.0)
         return {key: key.upper() for key in keys}
 
     together = Batcher(ask, name="test")

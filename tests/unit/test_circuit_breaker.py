@@ -49,8 +49,8 @@ async def test_so_many_failures_in_a_row_open_it(breaker: CircuitBreaker) -> Non
     with pytest.raises(CircuitOpenError) as refused:
         async with breaker.call():
             pytest.fail("called")
-    assert 5 <= refused.value.retry_after <= 10
-    assert refused.value.retry_after == breaker.retry_after
+    assert 5 <= refused.value.retry_after_s <= 10
+    assert refused.value.retry_after_s == breaker.retry_after
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError, ValueError, KeyboardInterrupt])

@@ -11,12 +11,12 @@ from langgraph.errors import GraphDrained, GraphRecursionError
 from aiodurable.errors import (
     AiodurableError,
     InvalidArgumentError,
-    NotResumableError,
     PostgresUnavailableError,
-    ResumeLimitError,
+    RunInProgressError,
     ThreadInterruptedError,
     ThreadNotFoundError,
     ThreadPausedError,
+    ThreadQuarantinedError,
 )
 from aiodurable.models import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.decision import Action, OnUnfinished, decide
@@ -47,7 +47,7 @@ def thread(status: ThreadStatus, reason: str | None = None) -> WorkflowCheckpoin
         (S.PAUSED, PauseReason.STREAM_CLOSED, Action.RESUME, ThreadPausedError, ThreadPausedError),
         (S.PAUSED, PauseReason.RECURSION_LIMIT, Action.RESUME, ThreadPausedError, ThreadPausedError),
         (S.INTERRUPTED, None, ThreadInterruptedError, ThreadInterruptedError, ThreadInterruptedError),
-        (S.QUARANTINED, None, ResumeLimitError, ResumeLimitError, ResumeLimitError),
+        (S.QUARANTINED, None, ThreadQuarantinedError, ThreadQuarantinedError, ThreadQuarantinedError),
     ],
 )
 def test_a_call_does_what_the_table_says(
@@ -84,7 +84,7 @@ def test_an_input_does_not_pass_where_plain_langgraph_may_have_stopped_at_a_gate
 @pytest.mark.parametrize("status", [S.CRASHED, S.FAILED, S.PAUSED, S.QUEUED])
 def test_unfinished_work_can_be_refused_or_given_up(status: ThreadStatus) -> None:
     assert decide(thread(status), given=True, on_unfinished="restart") is Action.START
-    with pytest.raises(NotResumableError) as refused:
+    with pytest.raises(RunInProgressError) as refused:
         decide(thread(status), given=True, on_unfinished="raise")
     assert refused.value.status is status
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+import aiodurable
 from aiodurable import errors
 from aiodurable.models import LockHolder, ThreadStatus
 
@@ -16,10 +17,10 @@ EXAMPLES = [
     errors.LockBusyError("busy", thread_id="t", holder=HOLDER, since=HOLDER.since),
     errors.WorkflowAlreadyRunningError("busy", thread_id="t", holder=HOLDER, since=HOLDER.since),
     errors.ThreadInterruptedError("asks", thread_id="t", interrupts=["why?"]),
-    errors.NotResumableError("no", thread_id="t", status=ThreadStatus.COMPLETE),
-    errors.ResumeLimitError("no", thread_id="t", attempts=5),
+    errors.RunInProgressError("no", thread_id="t", status=ThreadStatus.FAILED),
+    errors.ThreadQuarantinedError("no", thread_id="t", attempts=5),
     errors.SchemaMismatchError("newer", found=9, wanted=1),
-    errors.CircuitOpenError("open", retry_after=1.5),
+    errors.CircuitOpenError("open", retry_after_s=1.5),
     errors.InvalidArgumentError("no", thread_id="t", argument="limit"),
     errors.LeaseLostError("gone", thread_id="t", taken_over=True),
     errors.HistoryLostError("gone", thread_id="t", taken_over=False, checkpoint_id="1ef"),
@@ -65,6 +66,16 @@ def test_errors_are_the_builtin_ones_people_catch(error: type[Exception], builti
 def test_what_the_caller_passed_and_what_the_operator_set_are_told_apart() -> None:
     assert not issubclass(errors.InvalidArgumentError, errors.ConfigurationError)
     assert not issubclass(errors.ConfigurationError, errors.InvalidArgumentError)
+
+
+def test_every_error_is_named_as_it_is_imported() -> None:
+    for name in errors.__all__:
+        assert getattr(errors, name).__module__ == "aiodurable"
+        assert getattr(aiodurable, name) is getattr(errors, name)
+
+
+def test_an_open_circuit_is_an_unavailable_postgres() -> None:
+    assert issubclass(errors.CircuitOpenError, errors.PostgresUnavailableError)
 
 
 def test_every_error_says_what_it_means() -> None:

@@ -18,7 +18,7 @@ from aiodurable.cli.demo.job import Job
 from aiodurable.cli.demo.log import Entry
 from aiodurable.cli.demo.workflow import NAME, report_workflow
 from aiodurable.durable import Durable
-from aiodurable.events import Event, RunFinished, RunStarted
+from aiodurable.events import AttemptEnded, AttemptStarted, Event
 
 __all__: list[str] = []
 
@@ -32,10 +32,10 @@ def _say(entry: Entry) -> None:
 
 def _say_event(event: Event) -> None:
     match event:
-        case RunStarted():
+        case AttemptStarted():
             details = {"run_id": event.run_id, "attempt": event.attempt, "resumed": event.resumed}
             _say(Entry("started", details=details))
-        case RunFinished():
+        case AttemptEnded():
             _say(Entry("finished", details={"status": event.status}))
         case _:
             pass

@@ -8,7 +8,7 @@ import time
 
 from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
 from aiodurable.dsn import Dsn
-from aiodurable.errors import PoolerNotSupportedError, PostgresUnavailableError
+from aiodurable.errors import PostgresUnavailableError, SessionLocksUnsupportedError
 from aiodurable.locks import selfcheck
 from aiodurable.locks.statements import LockStatements
 from aiodurable.postgres.connect import connect_direct
@@ -38,7 +38,7 @@ async def by_asyncpg(direct: Dsn, timeout_s: float) -> tuple[LockStatements | No
     began = time.monotonic()
     try:
         wire = await LockStatements.open(direct, timeout_s=timeout_s)
-    except (PostgresUnavailableError, PoolerNotSupportedError) as error:
+    except (PostgresUnavailableError, SessionLocksUnsupportedError) as error:
         return None, fail("asyncpg", str(error))
     return wire, ok("asyncpg", f"connected in {(time.monotonic() - began) * 1000:.0f} ms")
 
@@ -48,7 +48,7 @@ async def exclusion(wire: LockStatements, direct: Dsn, settings: Settings) -> Fi
     proxied = wire.announced != wire.pid
     try:
         await selfcheck.check(wire, direct, allow_proxy=True, probe=True, timeout_s=settings.connect_timeout_s)
-    except (PoolerNotSupportedError, PostgresUnavailableError) as error:
+    except (SessionLocksUnsupportedError, PostgresUnavailableError) as error:
         return fail("locks", str(error))
     if not proxied:
         return ok("locks", "a direct connection, and advisory locks exclude")
@@ -73,7 +73,7 @@ async def pooling(database: PsycopgPool, settings: Settings) -> Finding:
     try:
         wire = await LockStatements.open(database.dsn, timeout_s=settings.connect_timeout_s)
         await selfcheck.check(wire, database.dsn, allow_proxy=True, probe=True, timeout_s=settings.connect_timeout_s)
-    except PoolerNotSupportedError:
+    except SessionLocksUnsupportedError:
         mode = "transaction"
     finally:
         if wire is not None:

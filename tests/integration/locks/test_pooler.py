@@ -10,7 +10,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from aiodurable.errors import ConfigurationError, LockError, PoolerNotSupportedError
+from aiodurable.errors import ConfigurationError, LockError, SessionLocksUnsupportedError
 from aiodurable.lock_keys import own_lock_key
 from aiodurable.locks import PostgresLockManager
 from tests.support.fault_times import Timetable
@@ -37,7 +37,7 @@ async def test_a_pooler_in_transaction_mode_is_refused_also_when_a_proxy_is_allo
     transaction_pooler: str, allow_proxy: bool
 ) -> None:
     locks = PostgresLockManager(transaction_pooler, allow_proxy=allow_proxy)
-    with pytest.raises(PoolerNotSupportedError, match="lock_dsn") as refused:
+    with pytest.raises(SessionLocksUnsupportedError, match="lock_dsn") as refused:
         await locks.open()
     assert isinstance(refused.value, LockError)
     assert isinstance(refused.value, ConfigurationError)
@@ -50,7 +50,7 @@ async def test_a_pooler_in_transaction_mode_is_refused_also_when_a_proxy_is_allo
 
 
 async def test_a_pooler_in_session_mode_is_taken_only_when_allowed_and_holds(session_pooler: str, dsn: str) -> None:
-    with pytest.raises(PoolerNotSupportedError, match="allow_proxy"):
+    with pytest.raises(SessionLocksUnsupportedError, match="allow_proxy"):
         await PostgresLockManager(session_pooler).open()
     async with (
         PostgresLockManager(session_pooler, allow_proxy=True) as proxied,

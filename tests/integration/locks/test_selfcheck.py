@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiodurable.errors import ConfigurationError, PoolerNotSupportedError
+from aiodurable.errors import ConfigurationError, SessionLocksUnsupportedError
 from aiodurable.locks import PostgresLockManager, selfcheck
 from aiodurable.locks import statements as wires
 from tests.support.postgres import Server
@@ -13,7 +13,7 @@ from tests.support.standby import standby_server
 
 async def test_a_standby_is_refused() -> None:
     """It grants advisory locks of its own, which exclude nobody on the primary."""
-    with standby_server() as standby, pytest.raises(PoolerNotSupportedError, match="standby"):
+    with standby_server() as standby, pytest.raises(SessionLocksUnsupportedError, match="standby"):
         await PostgresLockManager(standby).open()
 
 
@@ -22,7 +22,7 @@ async def test_an_engine_whose_locks_exclude_nobody_is_refused(dsn: str, monkeyp
     probe = real.replace("pg_catalog.pg_try_advisory_xact_lock($1::bigint)", "$1::bigint IS NOT NULL")
     assert probe != real
     monkeypatch.setattr(wires, "_SQL", {**wires._SQL, "probe": probe})
-    with pytest.raises(PoolerNotSupportedError, match="exclude nobody"):
+    with pytest.raises(SessionLocksUnsupportedError, match="exclude nobody"):
         await PostgresLockManager(dsn).open()
 
 

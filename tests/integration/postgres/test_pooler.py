@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from aiodurable import AsyncCheckpointerPool, Durable, ThreadStatus
 from aiodurable.checkpoints.fences import FENCE_KEY
 from aiodurable.dsn import parse_dsn
-from aiodurable.errors import PoolerNotSupportedError, PostgresUnavailableError
+from aiodurable.errors import PostgresUnavailableError, SessionLocksUnsupportedError
 from aiodurable.postgres import schema
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.settings import Settings
@@ -175,7 +175,7 @@ async def test_statements_are_prepared_where_no_pooler_is(pooler: str, dsn: str)
 
 
 async def test_locks_are_refused_through_it_and_told_what_to_set(pooler: str) -> None:
-    with pytest.raises(PoolerNotSupportedError, match="AIODURABLE_LOCK_DSN"):
+    with pytest.raises(SessionLocksUnsupportedError, match="AIODURABLE_LOCK_DSN"):
         async with Durable(pooler):
             pytest.fail("opened")
 

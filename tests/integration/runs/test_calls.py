@@ -18,11 +18,10 @@ from langgraph.types import interrupt
 from aiodurable.durable import Durable
 from aiodurable.errors import (
     InvalidArgumentError,
-    NotResumableError,
-    ResumeLimitError,
     ThreadInterruptedError,
     ThreadNotFoundError,
     ThreadPausedError,
+    ThreadQuarantinedError,
 )
 from aiodurable.runs.attempt import Attempt
 from tests.support.ledger_view import Ledger
@@ -167,7 +166,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "its input, its run_id": ("questions", 1),
         "another input, its run_id": InvalidArgumentError,
     },
-    "quarantined": {**dict.fromkeys(CALLS, ResumeLimitError), "another input, its run_id": InvalidArgumentError},
+    "quarantined": {**dict.fromkeys(CALLS, ThreadQuarantinedError), "another input, its run_id": InvalidArgumentError},
 }
 """For each status and call: the word of the result and how many runs there are afterwards, or what is raised."""
 
@@ -253,7 +252,7 @@ async def test_restart_gives_the_unfinished_run_up_also_one_that_asks(
     assert work.ran == ["first b", "second b"]
     assert sorted(await ledger.statuses("t")) == ["complete", "superseded"]
     async with durable.run("t", work.graph(), run_id="A of t") as run:
-        with pytest.raises(NotResumableError, match="given up"):
+        with pytest.raises(InvalidArgumentError, match="given up"):
             await run.ainvoke(A)
 
 

@@ -13,8 +13,8 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import RunControl
 
 from aiodurable.durable import Durable
-from aiodurable.errors import InvalidArgumentError, NotResumableError, WorkflowExecutionError
-from aiodurable.events import Event, LeaseReleased, RunFinished, RunStarted
+from aiodurable.errors import InvalidArgumentError, WorkflowExecutionError
+from aiodurable.events import AttemptEnded, AttemptStarted, Event, LeaseReleased
 from aiodurable.models import RunStatus, ThreadStatus
 from tests.support.graphs import STEPS, Story, asking, fan_out, four_nodes, noted
 from tests.support.ledger_view import Ledger
@@ -294,7 +294,7 @@ async def test_a_run_id_of_another_thread_or_one_given_up_is_refused(durable: Du
         with pytest.raises(ValueError, match="collect"):
             await run.ainvoke(INPUT, on_unfinished="restart")
     async with durable.run("t", graph, run_id="order-1") as run:
-        with pytest.raises(NotResumableError, match="given up"):
+        with pytest.raises(InvalidArgumentError, match="given up"):
             await run.ainvoke(INPUT)
 
 
@@ -349,10 +349,10 @@ async def test_observers_are_told_and_a_failing_one_is_not_felt(dsn: str, caplog
     async with Durable(dsn, observers=[broken, seen.append]) as durable, durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
     kinds = [type(event).__name__ for event in seen]
-    assert kinds == ["LeaseAcquired", "RunStarted", "RunFinished", "LeaseReleased"]
+    assert kinds == ["LeaseAcquired", "AttemptStarted", "AttemptEnded", "LeaseReleased"]
     started, finished, released = seen[1:]
-    assert isinstance(started, RunStarted)
-    assert isinstance(finished, RunFinished)
+    assert isinstance(started, AttemptStarted)
+    assert isinstance(finished, AttemptEnded)
     assert isinstance(released, LeaseReleased)
     assert (started.attempt, started.resumed, finished.status, finished.error) == (1, False, RunStatus.COMPLETE, None)
     assert released.token == 1

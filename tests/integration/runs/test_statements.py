@@ -15,7 +15,7 @@ from langgraph.graph.state import CompiledStateGraph
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
-from aiodurable.events import Event, LeaseAcquired, RunStarted
+from aiodurable.events import AttemptStarted, Event, LeaseAcquired
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.postgres.direct import DirectConnection
 from aiodurable.postgres.sql import load
@@ -80,7 +80,7 @@ async def test_only_the_first_read_of_a_new_thread_is_answered_without_asking(du
         assert (await run.aget_state()).values["words"] == [*STEPS, *STEPS]
 
 
-@pytest.mark.parametrize("after", [LeaseAcquired, RunStarted])
+@pytest.mark.parametrize("after", [LeaseAcquired, AttemptStarted])
 async def test_a_connection_that_dies_between_two_statements_is_not_felt(
     dsn: str, ledger: Ledger, after: type[Event]
 ) -> None:

@@ -166,7 +166,7 @@ async def test_a_list_of_allowed_classes_holds_for_the_state_too_and_those_of_th
     async with Durable(dsn, graphs={"g": asking()}, settings=settings, serde=serde) as durable:
         async with durable.run("t", "g") as run:
             await run.ainvoke({"item": Item("tea"), "answer": Foreign("tea")})
-            assert (await run.resume("yes"))["item"] == Item("tea")
+            assert (await run.answer("yes"))["item"] == Item("tea")
         async with durable.run("t", "g") as run:
             state = (await run.aget_state()).values
     assert state["item"] == Item("tea")
@@ -176,7 +176,7 @@ async def test_any_class_is_stored_where_the_setting_says_so(dsn: str) -> None:
     settings = Settings(strict_msgpack=False)
     async with Durable(dsn, graphs={"g": asking()}, settings=settings) as durable, durable.run("t", "g") as run:
         await run.ainvoke({"item": Item("tea"), "answer": Foreign("tea")})
-        assert (await run.resume(Foreign("tea")))["answer"] == "Foreign"
+        assert (await run.answer(Foreign("tea")))["answer"] == "Foreign"
 
 
 async def test_a_check_tells_of_rows_that_a_permissive_process_wrote(dsn: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from aiodurable.durable import Durable
 from aiodurable.errors import (
     AlreadyAnsweredError,
-    NotResumableError,
+    RunInProgressError,
     ThreadInterruptedError,
     ThreadNotFoundError,
 )
@@ -130,7 +130,7 @@ async def test_a_failed_thread_can_be_refused_or_started_anew(
         with pytest.raises(Broken):
             await run.ainvoke(INPUT)
     async with durable.run("t", graph, config=config(log)) as run:
-        with pytest.raises(NotResumableError) as refused:
+        with pytest.raises(RunInProgressError) as refused:
             await run.ainvoke(INPUT, on_unfinished="raise")
         assert refused.value.status is ThreadStatus.FAILED
         result = await run.ainvoke({"words": ["twice"], "told": ""}, on_unfinished="restart")

@@ -21,7 +21,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from aiodurable.current import needs_resume
 from aiodurable.durable import Durable
 from aiodurable.errors import ThreadInterruptedError, ThreadPausedError, WorkflowAlreadyRunningError
-from aiodurable.events import RunStarted
+from aiodurable.events import AttemptStarted
 from aiodurable.models import PauseReason, ThreadStatus
 from tests.support.example_programs import EXAMPLES, REPOSITORY
 from tests.support.graphs import STEPS, Gate, asking, four_nodes
@@ -246,7 +246,7 @@ async def test_workers_do_not_collide_at_every_thread(dsn: str, worker: Any, tmp
                 raise
 
     def observe(event: object) -> None:
-        if isinstance(event, RunStarted):
+        if isinstance(event, AttemptStarted):
             started.append(event.thread_id)
 
     async with contextlib.AsyncExitStack() as stack:

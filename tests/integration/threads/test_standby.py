@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from aiodurable import Durable, Settings, ThreadStatus
 from aiodurable.cli.commands import cli
 from aiodurable.dsn import parse_dsn
-from aiodurable.errors import ConfigurationError, PoolerNotSupportedError, SchemaMismatchError
+from aiodurable.errors import ConfigurationError, SchemaMismatchError, SessionLocksUnsupportedError
 from aiodurable.postgres.schema import migrate
 from tests.support.graphs import STEPS, Gate, four_nodes
 from tests.support.standby import caught_up, primary_and_standby
@@ -85,7 +85,7 @@ async def test_one_that_only_looks_takes_no_lease_and_makes_no_tables(servers: t
 
 
 async def test_one_that_runs_is_refused_by_a_standby(servers: tuple[str, str]) -> None:
-    with pytest.raises(PoolerNotSupportedError, match="standby"):
+    with pytest.raises(SessionLocksUnsupportedError, match="standby"):
         await Durable(servers[1], settings=Settings(auto_migrate=False)).open()
 
 
