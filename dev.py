@@ -36,7 +36,7 @@ PYPROJECT = HERE / "pyproject.toml"
 def main(command: str = "", *arguments: str) -> int:
     """Do `command`; the exit code is that of what it ran."""
     commands = {
-        "demo": lambda: call(environment("demo"), "-m", "aiodurable", "demo", *arguments, cwd=Path.cwd()),
+        "demo": lambda: call(environment("cli", "embedded"), "-m", "examples.demo", *arguments, cwd=Path.cwd()),
         "bench": lambda: call(environment("bench"), "-m", "benchmarks", *arguments, cwd=Path.cwd()),
         "test": lambda: test(*arguments),
         "langgraph-suite": lambda: langgraph_suite(*arguments),

@@ -1,4 +1,4 @@
-"""A worker that finishes what others left unfinished and removes what is old, until it is told to stop (Ctrl-C or SIGTERM).
+"""A worker that finishes what others left unfinished and removes what is old, until it has to stop (Ctrl-C or SIGTERM).
 
 Any number of workers may do this on one database: what one of them holds is refused to the others, and one prunes."""
 

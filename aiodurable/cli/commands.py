@@ -15,7 +15,6 @@ from aiodurable.cli.cancel import cancel
 from aiodurable.cli.check import check
 from aiodurable.cli.db import db
 from aiodurable.cli.delete import delete
-from aiodurable.cli.demo.command import demo
 from aiodurable.cli.doctor.command import doctor
 from aiodurable.cli.exit_codes import Exit, FailedCommand, exit_of
 from aiodurable.cli.fork import fork
@@ -75,7 +74,6 @@ for _command in (
     check,
     db,
     delete,
-    demo,
     doctor,
     fork,
     list_threads,

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aiodurable.cli.demo.analysis import Comparison, Finding, reading_ease
-from aiodurable.cli.demo.documents import MAX_SECTIONS
+from examples.demo.analysis import Comparison, Finding, reading_ease
+from examples.demo.documents import MAX_SECTIONS
 
 __all__ = ["render"]
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Protocol, TypedDict, TypeVar
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
-from aiodurable.cli.demo import analysis, documents, report
-from aiodurable.cli.demo.job import section_step
+from examples.demo import analysis, documents, report
+from examples.demo.job import section_step
 
 __all__ = ["NAME", "State", "Step", "report_workflow"]
 
@@ -81,7 +81,7 @@ def report_workflow(step: Step) -> StateGraph[State, Any, Any, Any]:
 
 
 def _write(state: State) -> None:
-    # A node runs at least once: whoever reads the file meanwhile sees a whole report, the old one or the new.
+    # A node runs at least once: a reader of the file sees a whole report at any moment, the old one or the new.
     output = Path(state["output"])
     draft = output.with_name(f".{output.name}.{os.getpid()}")
     draft.write_text(report.render(state["findings"], state["comparison"]), "utf-8")

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from aiodurable.cli.demo.facts import Facts, Promise
-from aiodurable.cli.demo.log import Entry
 from aiodurable.cli.format import one_line
+from examples.demo.facts import Facts, Promise
+from examples.demo.log import Entry
 
 __all__ = ["Screen"]
 

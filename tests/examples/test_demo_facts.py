@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from aiodurable.cli.commands import cli
-from aiodurable.cli.demo import story
-from aiodurable.cli.demo.facts import Facts, check
-from aiodurable.cli.demo.log import Entry
+from examples.demo import story
+from examples.demo.__main__ import demo
+from examples.demo.facts import Facts, check
+from examples.demo.log import Entry
 
 SECTIONS = ["section 1", "section 2", "section 3", "section 4"]
 
@@ -127,7 +127,7 @@ def test_the_command_fails_and_names_the_broken_promise(
     promise: str, false: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     play_with(monkeypatch, replace(as_promised(), **false))
-    result = CliRunner().invoke(cli, ["demo", "-o", str(tmp_path / "report.md")])
+    result = CliRunner().invoke(demo, ["-o", str(tmp_path / "report.md")])
     assert result.exit_code == 1
     assert "BROKEN" in result.stdout
     assert promise in result.stderr
@@ -135,7 +135,7 @@ def test_the_command_fails_and_names_the_broken_promise(
 
 def test_the_command_succeeds_on_facts_as_promised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     play_with(monkeypatch, as_promised())
-    result = CliRunner().invoke(cli, ["demo", "-o", str(tmp_path / "report.md")])
+    result = CliRunner().invoke(demo, ["-o", str(tmp_path / "report.md")])
     assert result.exit_code == 0, result.output
     assert "BROKEN" not in result.stdout
     assert "From kill -9 to resumption: 100 ms" in result.stdout

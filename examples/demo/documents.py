@@ -39,9 +39,9 @@ class Section(TypedDict):
 
 
 def find(given: Path | None) -> list[Path]:
-    """The documents of a file or a folder, in order of their names; of None: this project's own. Of Python, docstrings.
+    """The documents of a file or a folder, sorted by name; for None README, docs and CHANGELOG of this project.
 
-    Those are its README, docs and CHANGELOG in a checkout, and the docstrings of its front rooms where it is installed.
+    A Python file gives its docstrings.
 
     Raises:
         ConfigurationError: the folder holds no documents, or the file is not text.
@@ -65,11 +65,8 @@ def _is_document(relative: Path, path: Path) -> bool:
 
 
 def _own() -> list[Path]:
-    package = Path(__file__).resolve().parents[2]
-    root = package.parent
-    if (root / "pyproject.toml").is_file() and (root / "README.md").is_file():
-        return [root / "README.md", *sorted((root / "docs").rglob("*.md")), root / "CHANGELOG.md"]
-    return [*sorted(package.glob("*.py")), *sorted(package.glob("*/__init__.py"))]
+    root = Path(__file__).resolve().parents[2]
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md")), root / "CHANGELOG.md"]
 
 
 def read(paths: Sequence[str | Path]) -> list[Section]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from aiodurable.cli.demo import analysis, documents, report
 from aiodurable.durable import Durable
 from aiodurable.models import ThreadStatus
+from examples.demo import analysis, documents, report
 from tests.support.waiting import wait_until_sync
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")]
@@ -25,7 +25,7 @@ def demo(*arguments: str | Path, cwd: Path, **environ: str) -> subprocess.Popen[
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AIODURABLE_"))}
     inherited.pop("DATABASE_URL", None)
     return subprocess.Popen(
-        [sys.executable, "-m", "aiodurable", "demo", *map(str, arguments)],
+        [sys.executable, "-m", "examples.demo", *map(str, arguments)],
         cwd=cwd,
         env={**inherited, **environ},
         stdout=subprocess.PIPE,

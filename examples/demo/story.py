@@ -17,15 +17,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
-from aiodurable.cli.demo import analysis, documents, report
-from aiodurable.cli.demo.facts import Facts
-from aiodurable.cli.demo.job import Job, section_step
-from aiodurable.cli.demo.log import Entry
-from aiodurable.cli.demo.process import DemoError, WorkerProcess
-from aiodurable.cli.demo.screen import Screen
 from aiodurable.embedded import embedded_postgres
 from aiodurable.errors import WorkflowAlreadyRunningError
 from aiodurable.settings import Settings
+from examples.demo import analysis, documents, report
+from examples.demo.facts import Facts
+from examples.demo.job import Job, section_step
+from examples.demo.log import Entry
+from examples.demo.process import DemoError, WorkerProcess
+from examples.demo.screen import Screen
 
 if TYPE_CHECKING:
     from aiodurable.durable import Durable
@@ -190,7 +190,7 @@ class _Story:
             error, holder = type(refused).__name__, refused.holder.application if refused.holder else None
             self._third.append(Entry("refused", details={"error": error, "holder": holder}))
             self._screen.say("third", f"process {os.getpid()} (this one) asks too: {error}")
-            self._screen.say("third", f"it is told: held by {holder}")
+            self._screen.say("third", f"its error names the holder: {holder}")
 
     async def _sections(self) -> list[tuple[str, int]]:
         """The section steps whose results Postgres holds, with the process that made each; read with LangGraph's saver."""

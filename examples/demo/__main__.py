@@ -1,4 +1,4 @@
-"""`aiodurable demo [FILE_OR_FOLDER]`."""
+"""`python3 dev.py demo [FILE_OR_FOLDER]`, or `python -m examples.demo` where the project is installed for editing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from aiodurable.cli.database import dsn_option, is_configured
-from aiodurable.cli.demo import documents
-from aiodurable.cli.exit_codes import FailedCommand
-from aiodurable.errors import ConfigurationError
+from aiodurable.cli.exit_codes import FailedCommand, exit_of
+from aiodurable.errors import AiodurableError, ConfigurationError
+from examples.demo import documents
 
 __all__ = ["demo"]
 
@@ -34,12 +34,18 @@ def demo(source: Path | None, dsn: str | None, output: Path) -> None:
 
     Exits with 1 if a promise was not kept.
     """
+    try:
+        _play(source, dsn, output.resolve())
+    except AiodurableError as error:
+        raise FailedCommand(str(error), exit_of(error)) from error
+
+
+def _play(source: Path | None, dsn: str | None, output: Path) -> None:
     from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
 
-    from aiodurable.cli.demo import facts, story  # noqa: PLC0415 - loads LangGraph: 0.8 s, and refuses Windows
-    from aiodurable.cli.demo.screen import Screen  # noqa: PLC0415 - loads rich
+    from examples.demo import facts, story  # noqa: PLC0415 - loads LangGraph: 0.8 s, and refuses Windows
+    from examples.demo.screen import Screen  # noqa: PLC0415 - loads rich
 
-    output = output.resolve()
     paths, sections = _documents(source, output)
     given = story.Play(dsn=dsn, embedded=not is_configured(dsn), paths=paths, sections=sections, output=output)
     with Screen(Console(), len(sections)) as screen:
@@ -70,3 +76,7 @@ def _task(sections: list[documents.Section]) -> str:
     count = len({section["document"] for section in sections})
     most = f"; no more than {documents.MAX_SECTIONS} are read" if len(sections) == documents.MAX_SECTIONS else ""
     return f"{len(sections)} sections of {count} document{'' if count == 1 else 's'} to analyse{most}"
+
+
+if __name__ == "__main__":
+    demo(prog_name="python3 dev.py demo")

@@ -1,4 +1,4 @@
-"""What happened, and whether the promises were kept: told from facts alone, and from nothing the demo meant to do."""
+"""What happened, and whether the promises were kept: checked against facts alone, not against what the demo meant to do."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from aiodurable.cli.demo.log import Entry
 from aiodurable.models import ThreadStatus
+from examples.demo.log import Entry
 
 __all__ = ["Facts", "Promise", "check"]
 
@@ -123,7 +123,7 @@ def _promises(facts: Facts) -> Iterator[Promise]:
         sorted(steps) == sorted(facts.section_steps),
         f"{len(steps)} results for {len(set(steps))} of {total} sections",
     )
-    yield Promise("a third is refused, and told who", *_refused(facts))
+    yield Promise("a third is refused, and learns who holds it", *_refused(facts))
     yield Promise("one run in the ledger", *_one_run(facts))
     same = facts.report is not None and facts.report == facts.undisturbed
     found = "no report" if facts.report is None else "the same, byte for byte" if same else "another text"

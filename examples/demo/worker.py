@@ -1,8 +1,7 @@
-"""A process of the demo: `python -m aiodurable.cli.demo.worker`.
+"""A process of the demo: `python -m examples.demo.worker`.
 
-It reads its job from the first line of stdin (JSON), says on stdout what happens (`log`), and reads from the further
-lines how many steps more it may begin; asking for the thread counts as one. When stdin ends, whoever told it what to do
-is gone, and it stops.
+It reads its job from the first line of stdin (JSON) and writes to stdout what happens (`log`). Each further line of stdin
+allows it some more steps; taking the thread counts as one. When stdin ends, its parent is gone, and it stops.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from aiodurable.cli.demo.job import Job
-from aiodurable.cli.demo.log import Entry
-from aiodurable.cli.demo.workflow import NAME, report_workflow
 from aiodurable.durable import Durable
 from aiodurable.events import AttemptEnded, AttemptStarted, Event
+from examples.demo.job import Job
+from examples.demo.log import Entry
+from examples.demo.workflow import NAME, report_workflow
 
 __all__: list[str] = []
 

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiodurable.cli.demo.log import Entry, What
 from aiodurable.errors import AiodurableError
+from examples.demo.log import Entry, What
 
 __all__ = ["DemoError", "WorkerProcess"]
 
@@ -45,7 +45,7 @@ class WorkerProcess:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "aiodurable.cli.demo.worker",
+            "examples.demo.worker",
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,

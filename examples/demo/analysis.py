@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypedDict
 from urllib.parse import unquote, urlsplit
 
-from aiodurable.cli.demo.documents import Section
+from examples.demo.documents import Section
 
 __all__ = ["Comparison", "Finding", "Repetition", "analyse", "compare", "reading_ease"]
 
