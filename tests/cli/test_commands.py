@@ -88,7 +88,7 @@ def threads(dsn: str) -> str:
 def test_help_names_every_command_and_the_exit_codes() -> None:
     result = aiodurable_("--help")
     assert result.exit_code == 0
-    for word in ("bench", "delete", "fork", "migrate", "prune", "retry", "show", "status", "4 already running"):
+    for word in ("check", "delete", "fork", "migrate", "prune", "retry", "show", "status", "4 already running"):
         assert word in result.stdout
 
 
