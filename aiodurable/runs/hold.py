@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Literal
 
 from aiodurable.errors import InvalidArgumentError, LockBusyError, WorkflowAlreadyRunningError
-from aiodurable.events import LeaseAcquired, LeaseReleased, emit
 from aiodurable.locks import Lease, cancel_on_lost
+from aiodurable.locks.lease_events import announce
 from aiodurable.models import RunStatus
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.services import Services
@@ -70,17 +70,19 @@ async def hold(
     except BaseException:  # whatever happened, also a cancellation: nobody else will let this lock go
         await run_to_completion(_let_go(services, lock))
         raise
-    taken = time.monotonic()
+    waited_s = time.monotonic() - asked
+    announce_release: Callable[[], None] | None = None
     _held.set((*held, (services, lease)))
     try:
-        emit(services.observers, LeaseAcquired(thread_id, token=lease.token, waited_s=taken - asked))
+        announce_release = announce(services.observers, lease, waited_s=waited_s)
         async with cancel_on_lost(lease):
             yield lease
     finally:
         # Not ContextVar.reset(): a generator may be closed in another context than the one it was begun in.
         _held.set(tuple(other for other in _held.get() if other[1] is not lease))
         await run_to_completion(lease.release())
-        emit(services.observers, LeaseReleased(thread_id, token=lease.token, held_s=time.monotonic() - taken))
+        if announce_release is not None:
+            announce_release()
 
 
 async def _let_go(services: Services, lock: Lease) -> None:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.errors import ClosedError, LeaseLostError, LockCapacityError, PostgresUnavailableError
-from aiodurable.events import LeaseLost, emit
 from aiodurable.locks import Lease
 from aiodurable.runs.services import Services
 
@@ -187,4 +186,3 @@ class ThreadLease:
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
-        emit(self._services.observers, LeaseLost(self.thread_id, token=self.token))
