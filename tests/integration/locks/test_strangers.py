@@ -109,7 +109,7 @@ async def test_a_holder_of_a_role_that_may_take_no_leases_is_named_by_its_role(d
         await session.execute("SELECT pg_advisory_lock(%s)", (lock_key("thread", Settings().namespace),))
         await session.execute("SELECT pg_advisory_lock(%s)", (own_lock_key("mine", Settings().namespace),))
         with pytest.raises(WorkflowAlreadyRunningError) as refused:
-            async with durable.run("graph", "thread"):
+            async with durable.run("thread", "graph"):
                 pass
         assert f"by role '{name}', which may take no leases" in str(refused.value)
         for holder in [
@@ -155,7 +155,7 @@ async def test_a_thread_is_not_found_by_what_a_stranger_calls_itself(dsn: str) -
         role(dsn) as stranger,
         sessions(stranger, 1) as [session],
     ):
-        async with durable.run("graph", "thread") as run:
+        async with durable.run("thread", "graph") as run:
             await run.ainvoke({})
         await session.execute("SELECT pg_advisory_lock(%s)", (lock_key("thread", Settings().namespace),))
         assert (await durable.threads.status("thread")).status == "running"
