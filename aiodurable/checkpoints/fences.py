@@ -7,9 +7,7 @@ after its row was removed, lets no earlier holder in.
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import random
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +21,7 @@ from aiodurable.checkpoints.history import History
 from aiodurable.errors import HistoryLostError, LeaseLostError, LockTimeoutError
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.pool import PsycopgPool
+from aiodurable.postgres.retry import LOCKED_ROW
 from aiodurable.postgres.sql import load
 
 __all__ = ["FENCE_KEY", "Fence", "Fences", "Finished", "Standing", "bump", "bump_free", "new_lease_id", "read_standing"]
@@ -254,7 +253,7 @@ async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0
                     "time: look in pg_stat_activity for a backend that is idle in a transaction, and end it",
                     thread_id=thread_id,
                 ) from error
-        await asyncio.sleep(random.uniform(0.01, 0.05))
+        await LOCKED_ROW.pause()
 
 
 async def bump_free(links: DirectPool, thread_ids: Sequence[str]) -> dict[str, tuple[Standing, bool]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from aiodurable.errors import (
 )
 from aiodurable.postgres.direct import DirectConnection
 from aiodurable.postgres.errors import is_disconnect, to_out_of_resources
+from aiodurable.postgres.retry import GROUP_COMMIT
 from aiodurable.postgres.sql import load
 
 __all__ = ["RETRY_FOR_S", "GroupCommitter"]
@@ -151,7 +151,7 @@ class GroupCommitter:
                     self.failures += 1
                     _expire(group, error, failed)
                     groups.appendleft(group)
-                    await asyncio.sleep(min(1.0, 0.02 * 2**failures) * random.uniform(0.5, 1.0))
+                    await GROUP_COMMIT.pause(failures)
                 elif len(group) == 1:
                     group[0].fail(_refused(group[0], error))
                 else:  # Postgres does not say whose value it was

@@ -13,7 +13,6 @@ removes it (see `threads.retention`).
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -34,6 +33,7 @@ from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences, Standing
 from aiodurable.errors import ThreadExistsError, ThreadNotFoundError, WorkflowAlreadyRunningError
 from aiodurable.lock_keys import lock_key
 from aiodurable.postgres.pool import PsycopgPool
+from aiodurable.postgres.retry import TRANSACTION
 from aiodurable.postgres.sql import load, qualified
 
 __all__ = ["Upkeep"]
@@ -290,5 +290,5 @@ async def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         except (SerializationFailure, DeadlockDetected):
             if attempt == _ATTEMPTS:
                 raise
-        await asyncio.sleep(random.uniform(0.0, 0.02 * attempt))
+        await TRANSACTION.pause(attempt)
     raise AssertionError("the last attempt returns or raises")

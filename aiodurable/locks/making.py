@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 import time
 from typing import Final
 
@@ -13,6 +11,7 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import PostgresUnavailableError, SchemaMismatchError
 from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.postgres.ownership import RELATIONS, TOKENS, checked
+from aiodurable.postgres.retry import MIGRATION_LOCK
 from aiodurable.postgres.sql import load
 
 __all__ = ["make_missing"]
@@ -49,4 +48,4 @@ async def make_missing(connection: asyncpg.Connection, dsn: Dsn, *, setup: bool)
                 f"wanted the sequence of the lock tokens made at {dsn.safe} within {WITHIN_S:g} s, found somebody else "
                 "migrating still: look for a long transaction in pg_stat_activity, then try again"
             )
-        await asyncio.sleep(random.uniform(0.02, 0.1))
+        await MIGRATION_LOCK.pause()

@@ -7,7 +7,6 @@ when a statement finds it dead.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from aiodurable.errors import ClosedError, OutOfResourcesError, PostgresUnavaila
 from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
 from aiodurable.postgres.plan_cache import PlanCache
+from aiodurable.postgres.retry import STATEMENT
 from aiodurable.postgres.sql import load
 
 __all__ = ["DirectConnection", "DirectPool", "Origin"]
@@ -203,7 +203,7 @@ class DirectPool:
     async def _fetch(self, link: DirectConnection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
         deadline = time.monotonic() + self._timeout_s
         sent = False
-        pause_s = 0.0  # most often the connection has died while it was idle, and Postgres is there
+        failures = 0  # not counting the first: most often the connection died while it was idle
         while True:
             if self._closed:
                 raise ClosedError("the connection was closed: keep it open for as long as graphs run")
@@ -224,8 +224,8 @@ class DirectPool:
                     raise (
                         error if isinstance(error, PostgresUnavailableError) else to_unavailable(error, self._dsn)
                     ) from error
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(0.5, max(0.02, 2 * pause_s))
+            await STATEMENT.pause(failures)
+            failures += 1
 
     @property
     def origin(self) -> Origin | None:

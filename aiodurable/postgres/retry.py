@@ -18,6 +18,7 @@ __all__ = [
     "LOCKED_ROW",
     "MIGRATION_LOCK",
     "POOL_RECONNECT",
+    "RUN_START",
     "SESSION_RECONNECT",
     "SETUP_RACE",
     "STATEMENT",
@@ -70,6 +71,9 @@ LEASE_RECOVERY: Final = Backoff(0.1, 0.1, jitter=0.8)
 
 LOCKED_ROW: Final = Backoff(0.05, 0.05, jitter=0.8)
 """A row of fences that another transaction has locked."""
+
+RUN_START: Final = Backoff(0.02, 0.02)
+"""The start of a run whose fence another transaction has locked."""
 
 TRANSACTION: Final = Backoff(0.02, 0.08, jitter=1.0)
 """A transaction that lost against another one: a serialization failure or a deadlock."""

@@ -9,7 +9,6 @@ another server connection, but leaves a transaction on one.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.postgres.connect import application_name
 from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
 from aiodurable.postgres.ownership import RELATIONS, checked, made_by
+from aiodurable.postgres.retry import MIGRATION_LOCK, SETUP_RACE
 from aiodurable.postgres.sql import load, migration_files
 
 __all__ = ["VERSION", "check", "migrate", "migrations"]
@@ -208,7 +208,7 @@ async def _locked(dsn: Dsn) -> AsyncGenerator[None]:
                 if row is not None and row["got"]:
                     yield
                     return
-            await asyncio.sleep(random.uniform(0.02, 0.1))
+            await MIGRATION_LOCK.pause()
 
 
 async def _langgraph_setup(connection: AsyncConnection[DictRow]) -> None:
@@ -221,7 +221,7 @@ async def _langgraph_setup(connection: AsyncConnection[DictRow]) -> None:
         except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateColumn):
             if attempt == 4:
                 raise
-            await asyncio.sleep(random.uniform(0.05, 0.2))
+            await SETUP_RACE.pause()
 
 
 async def _drop_invalid_indexes(connection: AsyncConnection[DictRow]) -> None:

@@ -1,4 +1,4 @@
-"""Starting before Postgres is ready."""
+"""Start before Postgres is ready."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from aiodurable.postgres.errors import is_refusal
 __all__ = ["wait_until_ready"]
 
 
-def _may_pass(error: Exception) -> bool:
-    return isinstance(error, PostgresUnavailableError) and not is_refusal(error.__cause__)
-
-
 async def wait_until_ready(start: Callable[[], Awaitable[None]], *, wanted: str, timeout_s: float) -> None:
-    """Call `start` again while Postgres is not ready. Waits between two tries grow from 0.1 s to 2 s, with jitter.
+    """Call `start` until it succeeds. Pauses between two tries grow from 0.1 s to 2 s, with jitter.
+
+    stamina's hooks see each try that failed; they get our error, which quotes nothing that a driver was given.
 
     Args:
         start: leaves nothing behind when it fails.
-        wanted: what is to be started, for the message.
-        timeout_s: seconds for all of it; a try under way then is cancelled.
+        wanted: what is to be opened, for the message.
+        timeout_s: seconds for all tries together; a try under way then is cancelled.
 
     Raises:
         PostgresUnavailableError: Postgres was not ready in time, or refuses the user, the password or the database.
     """
-    last: list[Exception] = []
+    last: PostgresUnavailableError | None = None
 
     def may_pass(error: Exception) -> bool:
-        last[:] = [error]
-        return _may_pass(error)
+        nonlocal last
+        if not isinstance(error, PostgresUnavailableError):
+            return False
+        last = error
+        return not is_refusal(error.__cause__)
 
     try:
         async with asyncio.timeout(timeout_s):
@@ -42,8 +43,7 @@ async def wait_until_ready(start: Callable[[], Awaitable[None]], *, wanted: str,
                 with attempt:
                     await start()
     except TimeoutError as error:
-        # Ours, it repeats nothing that a driver was given.
-        why = f"at last this: {last[0]}" if last else "is it running, and are host and port right?"
+        why = "is it running, and are host and port right?" if last is None else f"the last try: {last}"
         raise PostgresUnavailableError(
-            f"wanted {wanted} within {timeout_s:g} s, found Postgres not ready all that time: {why}"
-        ) from (last[0] if last else error)
+            f"cannot open {wanted} within {timeout_s:g} s: Postgres was not ready all that time; {why}"
+        ) from (last or error)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.errors import ClosedError, LeaseLostError, LockCapacityError, PostgresUnavailableError
 from aiodurable.locks import Lease
+from aiodurable.postgres.retry import LEASE_RECOVERY
 from aiodurable.runs.services import Services
 
 __all__ = ["ThreadLease"]
@@ -176,7 +176,7 @@ class ThreadLease:
             except (PostgresUnavailableError, LockCapacityError):
                 pass
             # The server may hold our dead session's lock a moment longer, be starting, or be short of room for the moment.
-            await asyncio.sleep(random.uniform(0.02, 0.1))
+            await LEASE_RECOVERY.pause()
 
     def _lose(self) -> None:
         """The fence was revoked, and not because the lease is released."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -29,6 +28,7 @@ from aiodurable.models import EarlierAttempt, RunRecord, RunStatus, WorkflowChec
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.pool import PsycopgPool
+from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
 from aiodurable.runs.answers import Answered, digest_of
 from aiodurable.runs.same_input import same_input
@@ -53,9 +53,6 @@ _KEPT_ATTEMPTS = 20
 
 _PATIENCE_S = 10.0
 """Seconds for which a start is tried while another transaction keeps the thread's fence."""
-
-_REST_S = 0.02
-"""Seconds between two such tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +257,7 @@ class Ledger:
             if row is not None:
                 return _record(row), row["blank"]
             await self._check_start(run_id, fence, deadline)
-            await asyncio.sleep(_REST_S * random.uniform(0.5, 1.0))
+            await RUN_START.pause()
 
     async def _check_start(self, run_id: str, fence: Fence, deadline: float) -> None:
         """Raise what kept a run from being started; return where that passes."""
