@@ -211,6 +211,6 @@ def pooled(dsn: Dsn) -> SessionLocksUnsupportedError:
     """The error for a pooler that moves statements between servers."""
     return SessionLocksUnsupportedError(
         f"cannot hold session locks through the pooler at {dsn.safe}: it is in transaction or statement "
-        "mode, so a lock belongs to whoever gets that server connection next. Give the locks a direct "
+        "mode, so a lock belongs to the next client of that server connection. Give the locks a direct "
         "connection (lock_dsn, AIODURABLE_LOCK_DSN); everything else may go through the pooler"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import dataclasses
 import enum
 import importlib
@@ -82,6 +83,13 @@ def test_what_is_shown_is_python_and_what_it_imports_from_us_exists(page: Path) 
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "aiodurable":
                 module = importlib.import_module(node.module or "")
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "decisions"], ids=page_name)
+def test_an_error_that_a_page_names_exists(page: Path) -> None:
+    others = {"CancelledError", "UnknownInterruptError", "ValidationError", *dir(builtins)}  # of others
+    found = set(re.findall(r"`(\w+Error)\b", page.read_text())) if page.name != "CHANGELOG.md" else set[str]()
+    assert found - set(errors.__all__) - others == set()
 
 
 # --- links -----------------------------------------------------------------------------------------------------------

@@ -19,22 +19,7 @@ PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((REPOSITORY / "docs").rglob("*.md")),
 ]
-DRAFTS = (
-    "SECURITY.md",
-    "docs/benchmarks/what-",
-    "docs/decisions/",
-    "docs/explanation/how-a-run-survives.md",
-    "docs/explanation/reading-stored-values.md",
-    "docs/explanation/status.md",
-    "docs/howto/adopt-existing-threads.md",
-    "docs/howto/fastapi.md",
-    "docs/howto/find-and-resume.md",
-    "docs/howto/retention.md",
-    "docs/howto/roles.md",
-    "docs/howto/transaction-pooler.md",
-    "docs/reference/",
-    "docs/tutorial/",
-)
+DRAFTS = ("docs/decisions/",)
 """Pages that are not rewritten yet."""
 CLEAN = ("models.py",)
 """Modules and packages of aiodurable whose docstrings are clean."""

@@ -165,7 +165,7 @@ async def node_failed_and_was_mended(t: Thread) -> None:
 
 
 @scenario("linear", "complete")
-async def node_failed_and_the_thread_began_anew(t: Thread) -> None:
+async def node_failed_and_the_thread_started_again(t: Thread) -> None:
     BREAKS.add("b")
     await t.start()
     BREAKS.clear()
@@ -710,7 +710,7 @@ async def killed_before_the_handler_ran(t: Thread) -> None:
 
 
 @scenario("tasks", "complete")
-async def story_was_told(t: Thread) -> None:
+async def story_ended(t: Thread) -> None:
     await t.run("once")
 
 
@@ -745,7 +745,7 @@ async def story_was_answered(t: Thread) -> None:
 
 
 @scenario("tasks_remembering", "complete")
-async def story_was_told_twice(t: Thread) -> None:
+async def story_ended_twice(t: Thread) -> None:
     await t.run("once")
     await t.run("once more")
 
