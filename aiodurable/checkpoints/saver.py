@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
@@ -40,6 +39,7 @@ from aiodurable.inert import Shown
 from aiodurable.postgres import schema
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.pool import PsycopgPool
+from aiodurable.postgres.pool_connection import read_json
 from aiodurable.postgres.sql import load
 
 __all__ = ["DurableSaver"]
@@ -131,6 +131,7 @@ class DurableSaver(Upkeep):
         row = row or await self.latest((thread_id, namespace))
         if row is None:
             return None
+        _refuse_damaged(row)
         if row["checkpoint"]["v"] < 4 and row["parent_checkpoint_id"]:  # pending sends of an old format
             return await super().aget_tuple(config)
         return await self._load_checkpoint_tuple(row)
@@ -157,7 +158,7 @@ class DurableSaver(Upkeep):
 
     async def steps_of(self, thread_ids: Sequence[str], *, inner: bool) -> dict[str, list[DictRow]]:
         """What `steps` gives, for many threads at once. Integers of more than 64 bits in their metadata are rounded."""
-        heads = await self._fetch_latest([(thread_id, "") for thread_id in thread_ids], loads=orjson.loads)
+        heads = await self._fetch_latest([(thread_id, "") for thread_id in thread_ids], loads=_read_json_fast)
         others = await self._fetch_inner(thread_ids) if inner else {}
         return {
             thread_id: [head, *others.get(thread_id, ())] if (head := heads.get((thread_id, ""))) else []
@@ -176,11 +177,11 @@ class DurableSaver(Upkeep):
         return found
 
     async def _fetch_latest(
-        self, keys: Sequence[tuple[str, str]], *, loads: Callable[[str | bytes], Any] = json.loads
+        self, keys: Sequence[tuple[str, str]], *, loads: Callable[[str | bytes], Any] = read_json
     ) -> dict[tuple[str, str], DictRow]:
         async with self._database.connection() as connection:
             cursor = AsyncRawCursor(connection, row_factory=dict_row)
-            if loads is not json.loads:
+            if loads is not read_json:
                 set_json_loads(loads, cursor)
             await cursor.execute(_LATEST, ([key[0] for key in keys], [key[1] for key in keys]), binary=True)
             rows = await cursor.fetchall()
@@ -357,6 +358,40 @@ def _too_large(thread_id: str, size: int) -> ConfigurationError:
         "Nothing of this step was written; the thread's last checkpoint stands",
         thread_id=thread_id,
     )
+
+
+def _read_json_fast(data: str | bytes) -> Any:
+    """As `read_json`; integers of more than 64 bits are rounded."""
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        return None
+
+
+def _refuse_damaged(row: DictRow) -> None:
+    """Raise unless the row has what LangGraph reads of one without checking it."""
+    checkpoint, metadata = row["checkpoint"], row["metadata"]
+    if not isinstance(checkpoint, dict) or not isinstance(metadata, dict):
+        damaged = ["checkpoint or metadata"]
+    else:
+        kinds: dict[str, Any] = {
+            "v": int,
+            "channel_versions": dict,
+            "versions_seen": dict,
+            "channel_values": (dict, type(None)),
+        }
+        stored = cast("dict[str, Any]", checkpoint)
+        damaged = [name for name, kind in kinds.items() if not isinstance(stored.get(name), kind)]
+    if any(blob[1] is None for blob in row["channel_values"] or ()):
+        damaged.append("a value's type")
+    if any(write[2] is None for write in row["pending_writes"] or ()):
+        damaged.append("a write's type")
+    if damaged:
+        raise WorkflowExecutionError(
+            f"cannot read checkpoint {row['checkpoint_id']!r} of thread {row['thread_id']!r}: "
+            f"{', '.join(damaged)} is not what LangGraph writes; restore the row, or delete the thread",
+            thread_id=row["thread_id"],
+        )
 
 
 def _unserialisable(thread_id: str, error: Exception) -> ConfigurationError:

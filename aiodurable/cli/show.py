@@ -11,6 +11,7 @@ from aiodurable.cli.database import dsn_option, looking
 from aiodurable.cli.format import one_line, quoted, took
 from aiodurable.cli.status import known, tell
 from aiodurable.cli.thread_json import thread_fields
+from aiodurable.errors import WorkflowExecutionError
 from aiodurable.jsonable import json_text
 from aiodurable.models import WorkflowCheckpoint
 
@@ -61,7 +62,11 @@ async def _look(
 
 async def _values(durable: Durable, thread_id: str) -> dict[str, Any]:
     """The channels of the newest checkpoint, without LangGraph's own."""
-    found = await durable.checkpointer.looking().aget_tuple({"configurable": {"thread_id": thread_id}})
+    try:
+        found = await durable.checkpointer.looking().aget_tuple({"configurable": {"thread_id": thread_id}})
+    except WorkflowExecutionError as error:
+        click.echo(f"without values: {one_line(str(error))}", err=True)
+        return {}
     if found is None:
         return {}
     stored = found.checkpoint["channel_values"]

@@ -17,6 +17,7 @@ from aiodurable.errors import AiodurableError, ConfigurationError, OutOfResource
 
 __all__ = [
     "DRIVER_FAILURES",
+    "is_bad_value",
     "is_disconnect",
     "is_out_of_connections",
     "is_refusal",
@@ -46,6 +47,12 @@ _BROKEN: Final = (
     OSError,
 )
 """What the drivers raise without a SQLSTATE when a connection can no longer be used."""
+
+
+def is_bad_value(error: BaseException) -> bool:
+    """Whether a statement met a value that it cannot read: text where a number should be, a list for an object."""
+    state: str | None = getattr(error, "sqlstate", None)
+    return state is not None and state.startswith("22")
 
 
 def is_disconnect(error: BaseException) -> bool:

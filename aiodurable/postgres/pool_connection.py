@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import time
@@ -15,6 +16,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow
+from psycopg.types.json import set_json_loads
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError
@@ -24,7 +26,7 @@ from aiodurable.postgres.plan_cache import PlanCache
 from aiodurable.postgres.retry import POOL_RECONNECT
 from aiodurable.postgres.sql import load
 
-__all__ = ["KEEPALIVES", "PoolConnection", "configure", "persistent", "refuse_other_isolation"]
+__all__ = ["KEEPALIVES", "PoolConnection", "configure", "persistent", "read_json", "refuse_other_isolation"]
 
 _SILENCE_S = 20.0
 """Seconds without an answer after which another connection finds out whether the statement is still at work."""
@@ -49,8 +51,18 @@ _EXPECTED: Final = {"DateStyle": "ISO", "standard_conforming_strings": "on"}
 """psycopg reads times by the first, our statements need the second. PgBouncer passes both on in every mode."""
 
 
+def read_json(data: str | bytes) -> Any:
+    """The value of a JSON column; None where Postgres can store it and Python cannot read it: integers
+    of thousands of digits, deep nesting. One row that has them must not fail all that are read with it."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
 async def configure(connection: AsyncConnection[DictRow]) -> None:
     """Set up a new connection of the pool."""
+    set_json_loads(read_json, connection)
     for name, wanted in _EXPECTED.items():
         if not (connection.info.parameter_status(name) or wanted).startswith(wanted):
             await connection.execute(f"SET {name} TO {wanted}".encode())

@@ -462,7 +462,8 @@ class Ledger:
 
     async def _look_and_end(self, ends: Sequence[_End]) -> dict[_End, tuple[WorkflowCheckpoint, bool]]:
         thread_ids, *rest = map(list, zip(*ends, strict=True))
-        rows = await self._links.fetch(END, *self._classifier.beneath(thread_ids), *rest)
+        beneath = self._classifier.beneath(thread_ids)
+        rows = await self._classifier.fetch(self._links.fetch, END, *beneath, *rest)
         threads = await self._classifier.told(rows)
         ended = {(row["ended"], row["ended_under"]): row["ended_at"] for row in rows}
         return {

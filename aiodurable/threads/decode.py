@@ -22,8 +22,9 @@ class TolerantDecoder:
         self._serde = serde
         self.unreadable: set[str] = set()
 
-    def load(self, kind: str, blob: bytes | None) -> Any:
+    def load(self, kind: str | None, blob: bytes | None) -> Any:
         """The value, or words that stand for it."""
+        kind = "nothing" if kind is None else kind
         try:
             return self._serde.loads_typed((kind, blob or b""))
         except Exception:  # serializers raise what they like; that it cannot be read is all there is to know

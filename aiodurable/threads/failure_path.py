@@ -58,11 +58,13 @@ class Failures:
         while named := [task for task in tasks if task.node is not None]:
             for task in named:
                 paths[task.thread_id] = (*paths.get(task.thread_id, ()), task.node or "")
-            tasks = await self._inside(named)
+            tasks = await self._inside([task for task in named if _is_storable(task.node or "")])
         return paths
 
     async def _inside(self, tasks: Sequence[_Task]) -> list[_Task]:
         """The failed tasks of the subgraphs that these were running."""
+        if not tasks:
+            return []
         heads = {task.thread_id: task.head_id for task in tasks}
         rows = await self._database.fetch(
             _SQL["failed_inside"],
@@ -84,3 +86,11 @@ class Failures:
 
     def _node(self, row: Mapping[str, Any], path: str) -> str | None:
         return node_of(path, TolerantDecoder(self._serde).sends(row["sends_type"], row["sends"]))
+
+
+def _is_storable(name: str) -> bool:
+    """Whether a namespace can have this name in it: a stored `Send` can name what no text column holds."""
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False

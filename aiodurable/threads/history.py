@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -18,6 +19,7 @@ __all__ = ["History", "ThreadStep"]
 
 _SQL = load("threads")
 _PAGE = 100
+_STEP = re.compile(r"-?[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +89,11 @@ class History:
     def _step(self, row: dict[str, Any]) -> ThreadStep:
         sends = TolerantDecoder(self._serde).sends(row["sends_type"], row["sends"])
         nodes = (node_of(path, sends) for path in row["paths"] or ())
-        written_at, began_at = row["written_at"], row["began_at"]
+        written_at, began_at = _moment(row["written_at"]), _moment(row["began_at"])
         return ThreadStep(
             checkpoint_id=row["checkpoint_id"],
             parent_id=row["parent_id"],
-            step=row["step"],
+            step=_number(row["step"]),
             source=row["source"],
             nodes=tuple(sorted(node for node in nodes if node is not None)),
             written_at=written_at,
@@ -100,3 +102,17 @@ class History:
             graph=row["graph"],
             worker=row["worker"],
         )
+
+
+def _moment(text: str | None) -> datetime | None:
+    """A time as LangGraph stores it; None where it is none."""
+    try:
+        found = None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
+
+
+def _number(text: str | None) -> int | None:
+    """A superstep; None where it is none."""
+    return int(text) if text is not None and _STEP.fullmatch(text) else None

@@ -285,11 +285,14 @@ class Retention:
     async def _look(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:
         """Those that may go."""
         # The tokens first: a lease taken after that shows in its token, whatever the status said.
-        _, tokens, heads = await self._database.fetch_in_turn(
-            (_SQL["unhurried"], ()),
-            (_SQL["tokens"], (thread_ids,)),
-            self._classifier.heads(thread_ids, wanted),
-        )
+        heads_of, args = self._classifier.heads(thread_ids, wanted)
+
+        async def fetch(statement: str, *args: Any) -> list[list[dict[str, Any]]]:
+            return await self._database.fetch_in_turn(
+                (_SQL["unhurried"], ()), (_SQL["tokens"], (thread_ids,)), (statement, args)
+            )
+
+        _, tokens, heads = await self._classifier.fetch(fetch, heads_of, *args)
         known = {row["thread_id"]: row["token"] for row in tokens}
         return [_Found(row["thread_id"], known.get(row["thread_id"]), row["checkpoint_id"]) for row in heads]
 

@@ -66,7 +66,8 @@ class ThreadReader:
 
     async def _classify(self, thread_ids: Sequence[str], *, ignore_lock: bool) -> dict[str, WorkflowCheckpoint]:
         if ignore_lock and self._links is not None:
-            return await self.classifier.told(await self._links.fetch(CLASSIFY, *self.classifier.beneath(thread_ids)))
+            args = self.classifier.beneath(thread_ids)
+            return await self.classifier.told(await self.classifier.fetch(self._links.fetch, CLASSIFY, *args))
         found = await self.classifier.classify(thread_ids, ignore_lock=ignore_lock)
         return {checkpoint.thread_id: checkpoint for checkpoint in found}
 

@@ -34,9 +34,9 @@ say of it: `pregel/_task_status.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.types import Interrupt, Send
@@ -44,14 +44,17 @@ from langgraph.types import Interrupt, Send
 from aiodurable.jsonable import shown
 from aiodurable.lock_keys import lock_key
 from aiodurable.models import LockHolder, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.errors import is_bad_value
 from aiodurable.postgres.pool import PsycopgPool
-from aiodurable.postgres.sql import load
+from aiodurable.postgres.sql import careful, load
 from aiodurable.threads.decode import TolerantDecoder
 from aiodurable.threads.failure_path import Failures
 from aiodurable.threads.filters import Filter
 from aiodurable.threads.task_path import called_by, caller_of, node_of, pull_path, send_index
 
 __all__ = ["CLASSIFY", "Classifier", "Standing"]
+
+T = TypeVar("T")
 
 CLASSIFY = load("threads")["classify"]
 """The statement; `Classifier.beneath` has arguments for it, `Classifier.told` reads its rows."""
@@ -67,6 +70,8 @@ _DOUBTS = {
     "and it takes no lease, so that it may be at work",
     "unleased": "plain LangGraph takes no lease: its process may be at work",
     "standby": "a standby does not see who holds a lock on the primary: its run may be at work",
+    "damaged": "its newest checkpoint was written by something else than LangGraph, or changed since: its superstep, its "
+    "time or its format cannot be read",
     "cancelled": "the error is stored encrypted, and may be that of a cancellation",
 }
 
@@ -96,6 +101,7 @@ class Classifier:
         self._namespace = namespace
         self._serde = serde
         self._failures = Failures(database, serde=serde)
+        self._careful = False
 
     async def classify(
         self, thread_ids: Sequence[str], wanted: Filter | None = None, *, ignore_lock: bool = False
@@ -106,7 +112,9 @@ class Classifier:
         """
         if not thread_ids:
             return []
-        rows = await self._database.fetch(CLASSIFY, *self._asked(thread_ids, wanted, ignore_lock=ignore_lock))
+        rows = await self.fetch(
+            self._database.fetch, CLASSIFY, *self._asked(thread_ids, wanted, ignore_lock=ignore_lock)
+        )
         found = await self.told(rows)
         return [thread for thread in found.values() if wanted is None or wanted.passes(thread)]
 
@@ -118,15 +126,29 @@ class Classifier:
         """How many of `thread_ids` pass, by status."""
         if not wanted.in_sql:
             return Counter(thread.status for thread in await self.classify(thread_ids, wanted))
-        rows = await self._database.fetch(_COUNT, *self._asked(thread_ids, wanted)) if thread_ids else []
+        rows = await self.fetch(self._database.fetch, _COUNT, *self._asked(thread_ids, wanted)) if thread_ids else []
         return Counter({ThreadStatus(row["status"]): row["count"] for row in rows})
 
     async def standing(self, thread_ids: Sequence[str], wanted: Filter) -> list[Standing]:
         """What `classify` finds, for a fraction of the work; as long as Postgres can tell what passes."""
         if not wanted.in_sql:
             return [Standing(t.thread_id, t.status, t.graph) for t in await self.classify(thread_ids, wanted)]
-        rows = await self._database.fetch(_STANDING, *self._asked(thread_ids, wanted)) if thread_ids else []
+        rows = await self.fetch(self._database.fetch, _STANDING, *self._asked(thread_ids, wanted)) if thread_ids else []
         return [Standing(row["thread_id"], ThreadStatus(row["status"]), row["graph"]) for row in rows]
+
+    async def fetch(self, fetch: Callable[..., Awaitable[T]], statement: str, *args: Any) -> T:
+        """Run a statement that has `CLASSIFY` in it, so that a row which it cannot read fails it for no other thread.
+
+        Once there was such a row, this process keeps to the careful form of the statement.
+        """
+        if not self._careful:
+            try:
+                return await fetch(statement, *args)
+            except Exception as error:
+                if not is_bad_value(error):
+                    raise
+                self._careful = True
+        return await fetch(careful(statement), *args)
 
     def heads(self, thread_ids: Sequence[str], wanted: Filter) -> tuple[str, tuple[Any, ...]]:
         """A statement, and its parameters, for the newest checkpoints of those that pass as far as Postgres can tell."""
@@ -185,6 +207,8 @@ def _doubt(row: Mapping[str, Any], status: ThreadStatus, error: str | None, unre
     doubts = list[str]()
     if row["doubt"] is not None and status in (ThreadStatus.CRASHED, ThreadStatus.COMPLETE):
         doubts.append(_DOUBTS[row["doubt"]])
+    if row["damaged"]:
+        doubts.append(_DOUBTS["damaged"])
     # Beneath a lock that was not seen. A run that is at work stands as running in the ledger; plain LangGraph's does nowhere.
     if row["standby"] and (status is ThreadStatus.CRASHED or row["run_status"] == RunStatus.RUNNING.value):
         doubts.append(_DOUBTS["standby"])

@@ -8,7 +8,7 @@ __all__ = ["called_by", "caller_of", "node_of", "pull_path", "send_index"]
 
 _PULL = re.compile(r"~__pregel_pull, (?P<node>.*?)(?:, node_error_handler, \d+)?")
 """A node that a channel triggered, or the error handler of one."""
-_SEND = re.compile(r"~__pregel_push, (?P<index>\d+), \d+(?:, node_error_handler, \d+)?")
+_SEND = re.compile(r"~__pregel_push, (?P<index>[0-9]{1,18}), [0-9]+(?:, node_error_handler, \d+)?")
 """A node that a `Send` started: its place in `__pregel_tasks`."""
 _CALL = re.compile(r"(?:~__pregel_push, )+~__pregel_pull, (?P<node>.*?)(?:, \d+, \d+)+")
 """A `@task`, called in an `@entrypoint` or a node: of itself it has no name here."""

@@ -1,11 +1,17 @@
 -- name: answered
 -- aiodurable_runs_in_order. What was answered on a thread, oldest first.
-SELECT r.run_id, r.status, r.checkpoint_id, a.key AS interrupt_id, (a.value ->> 'at'::text)::timestamptz AS answered_at,
-       a.value ->> 'digest'::text AS digest, (a.value ->> 'token'::text)::bigint AS token
+SELECT r.run_id, r.status, r.checkpoint_id, a.key AS interrupt_id, t.at AS answered_at,
+       a.value ->> 'digest'::text AS digest,
+       substring(a.value ->> 'token'::text FROM '^[0-9]{1,18}$')::bigint AS token
 FROM aiodurable_runs r
-CROSS JOIN LATERAL pg_catalog.jsonb_each(r.answered) AS a (key, value)
+CROSS JOIN LATERAL pg_catalog.jsonb_each(
+    CASE WHEN pg_catalog.jsonb_typeof(r.answered) = 'object' THEN r.answered ELSE '{}' END) AS a (key, value)
+CROSS JOIN LATERAL (
+    SELECT (pg_catalog.jsonb_path_query_first_tz(a.value, '$.at.datetime()', '{}', true) #>> '{}'::text[])
+               ::timestamptz AS at
+) t
 WHERE r.thread_id = $1 AND r.answered <> '{}'
-ORDER BY r.token, r.seq, (a.value ->> 'at'::text)::timestamptz
+ORDER BY r.token, r.seq, t.at
 
 -- name: answer
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under token $2, while the fence is

@@ -292,7 +292,10 @@ DELETE FROM checkpoint_blobs b
 WHERE b.thread_id = ANY ($1::text[])
   AND (b.thread_id, b.checkpoint_ns, b.channel, b.version) NOT IN (
       SELECT c.thread_id, c.checkpoint_ns, v.key, v.value
-      FROM checkpoints c CROSS JOIN LATERAL pg_catalog.jsonb_each_text(c.checkpoint -> 'channel_versions'::text) v
+      FROM checkpoints c
+      CROSS JOIN LATERAL pg_catalog.jsonb_each_text(
+          CASE WHEN pg_catalog.jsonb_typeof(c.checkpoint -> 'channel_versions'::text) = 'object'
+               THEN c.checkpoint -> 'channel_versions'::text ELSE '{}' END) v
       WHERE c.thread_id = ANY ($1::text[]) AND v.value IS NOT NULL)
 
 -- name: bump_free
@@ -360,7 +363,8 @@ CROSS JOIN LATERAL (
     ORDER BY c.checkpoint_id DESC
     LIMIT 1
 ) h
-CROSS JOIN LATERAL pg_catalog.jsonb_each_text(h.versions) AS v (channel, version)
+CROSS JOIN LATERAL pg_catalog.jsonb_each_text(
+    CASE WHEN pg_catalog.jsonb_typeof(h.versions) = 'object' THEN h.versions ELSE '{}' END) AS v (channel, version)
 CROSS JOIN LATERAL (
     SELECT k.blob
     FROM checkpoint_blobs k

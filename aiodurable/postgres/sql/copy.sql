@@ -44,12 +44,14 @@ WITH RECURSIVE origin AS MATERIALIZED (
                   FROM checkpoints d
                   WHERE d.thread_id = $1
                     AND (d.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}'::text[]
-                         OR (d.checkpoint ->> 'v'::text)::integer < 4))
+                         OR substring(d.checkpoint ->> 'v'::text FROM '^[0-9]{1,9}$')::integer < 4))
 ), value AS MATERIALIZED (
     SELECT DISTINCT c.checkpoint_ns, v.channel, v.version
     FROM chain k
     JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
-    CROSS JOIN LATERAL pg_catalog.jsonb_each_text(c.checkpoint -> 'channel_versions'::text) AS v (channel, version)
+    CROSS JOIN LATERAL pg_catalog.jsonb_each_text(
+        CASE WHEN pg_catalog.jsonb_typeof(c.checkpoint -> 'channel_versions'::text) = 'object'
+             THEN c.checkpoint -> 'channel_versions'::text ELSE '{}' END) AS v (channel, version)
 ), blob AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     SELECT $2, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
@@ -105,7 +107,10 @@ WITH RECURSIVE origin AS MATERIALIZED (
            -- Hashed: a step can have called a thousand subgraphs.
            CASE WHEN (c.checkpoint_ns, c.parent_checkpoint_id) IN (SELECT p.checkpoint_ns, p.checkpoint_id FROM chain p)
                 THEN c.parent_checkpoint_id END,
-           c.type, c.checkpoint, c.metadata - 'aiodurable_run'::text || pg_catalog.jsonb_build_object('aiodurable_fork_of', $1::text)
+           c.type, c.checkpoint,
+           CASE WHEN pg_catalog.jsonb_typeof(c.metadata) = 'object'
+                THEN c.metadata - 'aiodurable_run'::text ELSE '{}' END
+           || pg_catalog.jsonb_build_object('aiodurable_fork_of', $1::text)
     FROM chain k
     JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
     RETURNING checkpoint_id

@@ -83,14 +83,14 @@ present AS MATERIALIZED (
 ),
 judged AS MATERIALIZED (
     -- What keep="latest" cannot keep: a DeltaChannel needs the writes of older checkpoints, a format before 4 the Sends of
-    -- the one before. langgraph-checkpoint-postgres refuses the same. Kept is the newest checkpoint of the thread, and of
+    -- the one before. langgraph-checkpoint-postgres refuses the same. Nor one whose format or values cannot be read. Kept is the newest checkpoint of the thread, and of
     -- each subgraph with a memory of its own. A subgraph's call has its task's id in its namespace, after a colon, and goes
     -- with the checkpoint it was called from.
     SELECT p.*, h.kept, NOT $4::boolean AND coalesce(p.delta OR h.old, false) AS refused
     FROM present p
     CROSS JOIN LATERAL (
         SELECT pg_catalog.bool_or(n.checkpoint_ns = '' AND n.checkpoint_id = p.head_id) AS here,
-               pg_catalog.bool_or(k.format < 4) AS old,
+               pg_catalog.bool_or(coalesce(k.format < 4, true) OR NOT k.readable) AS old,
                pg_catalog.jsonb_object_agg(n.checkpoint_ns,
                                            pg_catalog.jsonb_build_object('id', n.checkpoint_id, 'versions', k.versions))
                    FILTER (WHERE k.kept) AS kept
@@ -98,7 +98,8 @@ judged AS MATERIALIZED (
               FROM unnest(p.namespaces, p.ids, p.tids) AS r (checkpoint_ns, checkpoint_id, tid)
               ORDER BY r.checkpoint_ns, r.checkpoint_id DESC) n
         CROSS JOIN LATERAL (
-            SELECT c.checkpoint -> 'channel_versions'::text AS versions, (c.checkpoint ->> 'v'::text)::integer AS format,
+            SELECT c.checkpoint -> 'channel_versions'::text AS versions, pg_catalog.jsonb_typeof(c.checkpoint -> 'channel_versions'::text) IS NOT DISTINCT FROM 'object' AS readable,
+                   substring(c.checkpoint ->> 'v'::text FROM '^[0-9]{1,9}$')::integer AS format,
                    NOT $4::boolean AND (n.checkpoint_ns NOT LIKE '%:%'
                                         OR c.metadata -> 'parents'::text ->> ''::text IS NOT DISTINCT FROM p.head_id) AS kept
             FROM checkpoints c

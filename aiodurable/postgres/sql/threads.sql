@@ -22,6 +22,8 @@ WITH held AS MATERIALIZED (
       AND (pg_catalog.cardinality($2::bigint[]) > 1 OR k.key = ($2::bigint[])[1])
 ),
 heads AS (
+    -- A checkpoint that no LangGraph wrote fails these casts, for all threads: then `careful` of postgres/sql.py takes their
+    -- place.
     SELECT a.thread_id, a.lock_key, h.checkpoint_id, h.checkpoint, h.metadata ->> 'aiodurable_run'::text AS stamp,
            h.metadata ->> 'source'::text IN ('input', 'loop') AS ran,
            h.metadata ->> 'aiodurable_graph'::text AS graph, (h.metadata ->> 'step'::text)::integer AS step,
@@ -55,7 +57,9 @@ facts AS (
             WHERE u.channel IN ('__start__', '__pregel_tasks') OR u.channel LIKE 'branch:to:%' OR u.channel LIKE 'join:%'
             UNION ALL
             SELECT v.channel
-            FROM pg_catalog.jsonb_each_text(CASE WHEN h.by_loop THEN '{}' ELSE h.checkpoint -> 'channel_versions'::text END)
+            FROM pg_catalog.jsonb_each_text(
+                     CASE WHEN NOT h.by_loop AND pg_catalog.jsonb_typeof(h.checkpoint -> 'channel_versions'::text) = 'object'
+                          THEN h.checkpoint -> 'channel_versions'::text ELSE '{}' END)
                  AS v (channel, version)
             LEFT JOIN LATERAL (
                 -- LIMIT keeps it a look-up by primary key; as a join it reads every blob the thread ever had.
@@ -182,7 +186,7 @@ facts AS (
                    r.consumed, r.started_at, r.finished_at, r.failed_at,
                    coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at,
                    r.questions_closed,
-                   CASE WHEN r.answers_type IS NOT NULL
+                   CASE WHEN r.answers_type IS NOT NULL AND pg_catalog.jsonb_typeof(r.answered) = 'object'
                         THEN ARRAY(SELECT k.id FROM pg_catalog.jsonb_object_keys(r.answered) AS k (id)) END AS answering
             FROM aiodurable_runs r
             WHERE r.thread_id = h.thread_id AND r.status NOT IN ('rejected', 'superseded')
@@ -219,7 +223,9 @@ verdicts AS (
                WHEN f.format < 3 THEN 'old'
                WHEN f.beneath = 'complete' AND NOT EXISTS (
                    SELECT 1
-                   FROM pg_catalog.jsonb_object_keys(f.checkpoint -> 'channel_versions'::text) AS k (channel)
+                   FROM pg_catalog.jsonb_object_keys(
+                            CASE WHEN pg_catalog.jsonb_typeof(f.checkpoint -> 'channel_versions'::text) = 'object'
+                                 THEN f.checkpoint -> 'channel_versions'::text ELSE '{}' END) AS k (channel)
                    WHERE k.channel = '__start__' OR k.channel LIKE 'branch:to:%') THEN 'raw'
                WHEN f.beneath = 'pending' AND f.about IS NOT true AND coalesce(f.done, f.begun) IS NULL
                    AND coalesce(f.commanded, f.commanded_sends_type) IS NULL THEN 'stopped'
@@ -241,10 +247,16 @@ verdicts AS (
 )
 SELECT v.thread_id, v.status, v.checkpoint_id, v.step,
        v.triggers, v.commanded, v.commanded_sends_type, v.commanded_sends, v.done, v.begun, v.error_task, v.error_path, v.error_type, v.error_blob,
-       v.questions_path, v.questions_type, v.questions, v.answering, coalesce(v.written_at, v.touched_at) AS updated_at,
+       v.questions_path, v.questions_type, v.questions, v.answering,
+       v.checkpoint_id IS NOT NULL AND pg_catalog.num_nulls(v.step, v.written_at, v.format) > 0 AS damaged,
        v.doubt, v.lock_key, v.holder,
        v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.reason,
-       v.started_at, v.finished_at, v.failed_at,
+       -- Within what Python can tell.
+       CASE WHEN coalesce(v.written_at, v.touched_at) BETWEEN '0001-02-01 00:00+00' AND '9999-12-01 00:00+00'
+            THEN coalesce(v.written_at, v.touched_at) END AS updated_at,
+       CASE WHEN v.started_at BETWEEN '0001-02-01 00:00+00' AND '9999-12-01 00:00+00' THEN v.started_at END AS started_at,
+       CASE WHEN v.finished_at BETWEEN '0001-02-01 00:00+00' AND '9999-12-01 00:00+00' THEN v.finished_at END AS finished_at,
+       CASE WHEN v.failed_at BETWEEN '0001-02-01 00:00+00' AND '9999-12-01 00:00+00' THEN v.failed_at END AS failed_at,
        s.type AS sends_type, s.blob AS sends, pg_catalog.pg_is_in_recovery() AS standby
 FROM verdicts v
 LEFT JOIN LATERAL (
@@ -455,8 +467,8 @@ WHERE r.status IN ('queued', 'running')
 -- name: history
 -- checkpoints_pkey backwards from $2, $3 rows; for each its parent by checkpoints_pkey, the parent's tasks by
 -- checkpoint_writes_pkey, its Sends by checkpoint_blobs_pkey.
-SELECT c.checkpoint_id, c.parent_checkpoint_id AS parent_id, (c.metadata ->> 'step'::text)::integer AS step,
-       c.metadata ->> 'source'::text AS source, (c.checkpoint ->> 'ts'::text)::timestamptz AS written_at, p.began_at,
+SELECT c.checkpoint_id, c.parent_checkpoint_id AS parent_id, c.metadata ->> 'step'::text AS step,
+       c.metadata ->> 'source'::text AS source, c.checkpoint ->> 'ts'::text AS written_at, p.began_at,
        c.metadata ->> 'aiodurable_run'::text AS run_id, c.metadata ->> 'aiodurable_graph'::text AS graph,
        c.metadata ->> 'aiodurable_worker'::text AS worker,
        w.paths, s.type AS sends_type, s.blob AS sends
@@ -468,7 +480,7 @@ FROM (
     LIMIT $3::integer
 ) c
 LEFT JOIN LATERAL (
-    SELECT (k.checkpoint ->> 'ts'::text)::timestamptz AS began_at, k.checkpoint -> 'channel_versions'::text ->> '__pregel_tasks'::text AS sends
+    SELECT k.checkpoint ->> 'ts'::text AS began_at, k.checkpoint -> 'channel_versions'::text ->> '__pregel_tasks'::text AS sends
     FROM checkpoints k
     WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = '' AND k.checkpoint_id = c.parent_checkpoint_id
     LIMIT 1

@@ -21,7 +21,7 @@ from psycopg import sql
 from aiodurable import Durable
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.locks import PostgresLockManager
-from aiodurable.postgres.sql import load
+from aiodurable.postgres.sql import careful, load
 
 SYNTAX = {"coalesce", "extract", "greatest", "least", "nullif", "position", "substring"}
 """Written like calls of functions, they are none, or of one in pg_catalog whatever the path is."""
@@ -47,6 +47,8 @@ def statements() -> Iterator[tuple[str, str]]:
             for number in range(1, text.count("%s") + 1):
                 text = text.replace("%s", f"${number}", 1)
             yield f"{file.removesuffix('.sql')}_{name}", text
+            if careful(text) != text:
+                yield f"{file.removesuffix('.sql')}_{name}_careful", careful(text)
 
 
 def arguments(text: str, at: int) -> int:
