@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -13,17 +12,19 @@ from langchain_core.runnables.schema import StandardStreamEvent, StreamEvent
 from langgraph.types import Command, StateSnapshot, StateUpdate
 
 from aiodurable.checkpoints.fences import FENCE_KEY
-from aiodurable.errors import InvalidArgumentError, ResultPrunedError, RunInProgressError
-from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
-from aiodurable.runs.answers import STRICT_RESUME, Answered, addressed, already_left, given_before
+from aiodurable.errors import ResultPrunedError, RunInProgressError
+from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.answers import STRICT_RESUME
 from aiodurable.runs.attempt import Attempt, new_run_id
+from aiodurable.runs.call import NONE_ANSWER, Call, StoredResult
 from aiodurable.runs.cancellation import Cancelling
-from aiodurable.runs.decision import Action, OnUnfinished, decide, interrupted, paused
+from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
 from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result
 from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Accepted
+from aiodurable.runs.plan import plan_call
 from aiodurable.runs.run_config import check_call, merged, named_run, usable
 from aiodurable.runs.services import Services
 from aiodurable.shield import run_to_completion
@@ -73,51 +74,6 @@ def _end_event(name: str, run_id: str, output: Any) -> StreamEvent:
     )
 
 
-_NONE: Any = object()
-"""The answer None, which `Command(resume=None)` cannot carry."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """Nothing is to be run: the result is read from this checkpoint; None: from the thread's newest.
-
-    Attributes:
-        interrupts: the questions that belong to the result.
-    """
-
-    checkpoint_id: str | None
-    interrupts: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What one call asks for.
-
-    Attributes:
-        input: its input; None: it brings none.
-        on_unfinished: what to do with work that was left.
-        run_id: the run it names, if it names one.
-        config: what it runs with; a resumption adds what the run was accepted with.
-        context: its context.
-        options: LangGraph's own.
-    """
-
-    input: Any
-    on_unfinished: OnUnfinished
-    run_id: str | None
-    config: RunnableConfig
-    context: Any
-    options: dict[str, Any]
-
-    @property
-    def given(self) -> bool:
-        return self.input is not None
-
-    @property
-    def command(self) -> Command[Any] | None:
-        return cast("Command[Any]", self.input) if isinstance(self.input, Command) else None
-
-
 class DurableRun:
     """A thread under its lease. Made by `async with durable.run(…)`; one call at a time.
 
@@ -151,7 +107,6 @@ class DurableRun:
         self._starting = False
         self._attempts = 0
         self._stale = False
-        self._answered: Sequence[Answered] = ()
         self.thread_id = lease.thread_id
         self.lease = lease
         self.checkpoint = found
@@ -218,7 +173,7 @@ class DurableRun:
         """
         call = self._call(input, config, context, on_unfinished, options)
         attempt = await self._begin(call)
-        if isinstance(attempt, _Stored):
+        if isinstance(attempt, StoredResult):
             values, asked = await self._read(attempt)
             return stored_result(self._graph, values, options, asked)
         async with self._closing(attempt):
@@ -240,7 +195,7 @@ class DurableRun:
         """
         call = self._call(input, config, context, on_unfinished, options)
         attempt = await self._begin(call)
-        if isinstance(attempt, _Stored):
+        if isinstance(attempt, StoredResult):
             values, asked = await self._read(attempt)
             for chunk in stored_chunks(self._graph, values, options, asked):
                 yield chunk
@@ -282,7 +237,7 @@ class DurableRun:
         filters = {name: options.pop(name) for name in _EVENT_FILTERS if name in options}
         call = self._call(input, config, context, on_unfinished, options)
         attempt = await self._begin(call)
-        if isinstance(attempt, _Stored):
+        if isinstance(attempt, StoredResult):
             values, asked = await self._read(attempt)
             output = stored_result(self._graph, values, options, asked)
             yield _end_event(self._graph.pregel.get_name(), self.run_id, output)
@@ -322,7 +277,7 @@ class DurableRun:
             ValidationError: pydantic's, where the question's `response_schema` refuses the answer; it is still open.
         """
         # None is an answer too, and LangGraph takes Command(resume=None) for none.
-        return await self.ainvoke(Command(resume=_NONE if value is None else value), **options)
+        return await self.ainvoke(Command(resume=NONE_ANSWER if value is None else value), **options)
 
     async def aget_state(self, *, subgraphs: bool = False) -> StateSnapshot:
         """The thread's state, as LangGraph reads it."""
@@ -383,11 +338,11 @@ class DurableRun:
         context: Any,
         on_unfinished: OnUnfinished,
         options: dict[str, Any],
-    ) -> _Call:
+    ) -> Call:
         """The call, checked before anything is written."""
         context = self._context if context is None else context
         check_call(self._graph.pregel, options, context, self.thread_id)
-        return _Call(
+        return Call(
             input,
             on_unfinished,
             named_run(self._asked_run_id, config, self.thread_id),
@@ -396,7 +351,7 @@ class DurableRun:
             options,
         )
 
-    async def _begin(self, call: _Call) -> Attempt | _Stored:
+    async def _begin(self, call: Call) -> Attempt | StoredResult:
         """Decide, and write the ledger; another run that was left unfinished comes first."""
         while True:
             action, begun = await self._step(call)
@@ -409,7 +364,7 @@ class DurableRun:
             self.run_id = begun.run_id
         return begun
 
-    async def _step(self, call: _Call) -> tuple[Action, Attempt | _Stored]:
+    async def _step(self, call: Call) -> tuple[Action, Attempt | StoredResult]:
         if self._starting or self._attempt is not None:
             raise RunInProgressError(
                 f"cannot call the run of thread {self.thread_id!r}: it is in the middle of another call; await that one first",
@@ -434,7 +389,7 @@ class DurableRun:
             ThreadInterruptedError, ThreadPausedError: it asks, or has come to a gate.
             Exception: what it raises.
         """
-        own = _Call(None, "resume", attempt.run_id, {}, None, {})
+        own = Call(None, "resume", attempt.run_id, {}, None, {})
         async with self._closing(attempt):
             await self._invoke(attempt, own)
         match self.checkpoint.status:
@@ -452,39 +407,20 @@ class DurableRun:
                     status=status,
                 )
 
-    async def _open(self, call: _Call) -> tuple[Action, Attempt | _Stored]:
+    async def _open(self, call: Call) -> tuple[Action, Attempt | StoredResult]:
         if self._stale:
             self.checkpoint, self._stale = await self._services.threads.status(self.thread_id, ignore_lock=True), False
-        known = await self._known(call.run_id)
-        left = await self._left(known)
-        if (command := call.command) is not None and command.resume is not None:
-            value = None if command.resume is _NONE else command.resume
-            answers = await self._by_id(value, known, left)
-            if not answers and (past := self._given_before(value)) is not None:
-                return Action.RETURN, past
-            return Action.RESUME, await self._resume(left, call, answers)
-        if known is not None and await self._is_over(known):
-            await self._refuse_another_input(known, call)
-            if call.given or self.checkpoint.status is ThreadStatus.COMPLETE or left is not None:
-                return Action.RETURN, _Stored(known.record.checkpoint_id)
-            known = None  # a change of the state has given the thread work to do, which no run has begun
-        named = known is not None and left is not None and known.record.run_id == left.record.run_id
-        same = False
-        if call.given and left is not None and call.on_unfinished != "restart" and (named or call.run_id is None):
-            same = await self._services.ledger.same_input(left, call.input)
-            if named and not same:
-                await self._refuse_another_input(left, call)
-                same = True  # what it was accepted with is not stored any more
-        action = decide(self.checkpoint, given=call.given, same=same, named=named, on_unfinished=call.on_unfinished)
-        match action:
+        plan = await plan_call(self._services.ledger, self.lease, self.checkpoint, call)
+        match plan.action:
             case Action.RETURN:
-                return action, _Stored(None, self.checkpoint.interrupts)
+                assert plan.stored is not None
+                return plan.action, plan.stored
             case Action.START:
-                return action, await self._start(call)
+                return plan.action, await self._start(call)
             case Action.RESUME | Action.FINISH_FIRST:
-                return action, await self._resume(left, call)
+                return plan.action, await self._resume(plan.unfinished, call, plan.answers)
 
-    async def _start(self, call: _Call) -> Attempt:
+    async def _start(self, call: Call) -> Attempt:
         self._attempts += 1
         self._attempt = await Attempt.start(
             self._services,
@@ -499,7 +435,7 @@ class DurableRun:
         )
         return self._attempt
 
-    async def _resume(self, left: Accepted | None, call: _Call, answers: Mapping[str, Any] | None = None) -> Attempt:
+    async def _resume(self, left: Accepted | None, call: Call, answers: Mapping[str, Any] | None = None) -> Attempt:
         """Go on with the run that was left; of work that plain LangGraph left, or a change of the state, with a new one."""
         self._attempts += 1
         self._attempt = await Attempt.resume(
@@ -520,100 +456,20 @@ class DurableRun:
             raise
         return attempt
 
-    async def _by_id(self, value: Any, known: Accepted | None, left: Accepted | None) -> Mapping[str, Any]:
-        """The answers in `value` that are new, by interrupt id; see `addressed`."""
-        self._answered, over = await self._services.ledger.answered(self.thread_id), None
-        if known is not None and (left is None or left.record.run_id != known.record.run_id):
-            over = known.record.run_id  # its caller's answer is for no question of another run
-            self._answered = [given for given in self._answered if given.run_id == over]
-        return addressed(self.checkpoint, value, self._answered, token=self.lease.token, over=over)
-
-    def _given_before(self, value: Any) -> _Stored | None:
-        """What came of an answer that was given before; None: its run is to be gone on with.
-
-        Raises:
-            AlreadyAnsweredError: that run has stopped since.
-        """
-        given = given_before(value, self._answered)
-        if given.run_status is RunStatus.COMPLETE:
-            return _Stored(given.checkpoint_id)
-        thread = self.checkpoint
-        if given.run_id == thread.run_id and thread.status in (ThreadStatus.COMPLETE, ThreadStatus.INTERRUPTED):
-            return _Stored(None, thread.interrupts)
-        if given.run_id == thread.run_id and thread.status in (ThreadStatus.CRASHED, ThreadStatus.FAILED):
-            return None
-        raise already_left(thread, given)
-
     def _next_id(self) -> str:
         """For a run that is started: the id that was told at entry, and another one each time after that."""
         fresh, self._fresh_id = self._fresh_id, None
         return fresh or new_run_id()
 
-    async def _left(self, known: Accepted | None) -> Accepted | None:
-        """The run that was left unfinished, if the thread is; None: what is left belongs to no run."""
-        if self.checkpoint.status in (ThreadStatus.NEW, ThreadStatus.COMPLETE):
-            return None
-        if known is not None and known.record.run_id == self.checkpoint.run_id:
-            newest: Accepted | None = known
-        else:
-            newest = await self._services.ledger.newest(self.thread_id)
-        return None if newest is None or newest.record.status is RunStatus.COMPLETE else newest
-
-    async def _known(self, run_id: str | None) -> Accepted | None:
-        """The run that the call names, if the ledger has it: the same run_id never runs twice."""
-        if run_id is None:
-            return None
-        known = await self._services.ledger.get(run_id)
-        if known is None:
-            return None
-        if known.record.thread_id != self.thread_id:
-            raise InvalidArgumentError(
-                f"run_id {run_id!r} is a run of thread {known.record.thread_id!r}, not of {self.thread_id!r}: "
-                "a run_id names one run of one thread",
-                thread_id=self.thread_id,
-            )
-        if known.record.status is RunStatus.SUPERSEDED:
-            raise InvalidArgumentError(
-                f"cannot use run_id {run_id!r} on thread {self.thread_id!r} again: that run was given up for a new start; "
-                "use another one",
-                thread_id=self.thread_id,
-                argument="run_id",
-            )
-        return known
-
-    async def _refuse_another_input(self, run: Accepted, call: _Call) -> None:
-        if (
-            call.given
-            and run.stored_input[0] is not None
-            and not await self._services.ledger.same_input(run, call.input)
-        ):
-            raise InvalidArgumentError(
-                f"run {run.record.run_id!r} of thread {self.thread_id!r} was accepted with another input: a run_id names "
-                "one input, so use another one for this",
-                thread_id=self.thread_id,
-                argument="input",
-            )
-
-    async def _is_over(self, known: Accepted) -> bool:
-        """Whether the run is complete: as recorded, or by the tables, where its process died before it could record it."""
-        if known.record.status is RunStatus.COMPLETE:
-            return True
-        if self.checkpoint.status is not ThreadStatus.COMPLETE or self.checkpoint.run_id != known.record.run_id:
-            return False
-        await self._services.ledger.heal(
-            known.record.run_id, fence=self.lease.fence, checkpoint_id=self.checkpoint.checkpoint_id
-        )
-        return True
-
-    async def _invoke(self, attempt: Attempt, call: _Call) -> Any:
+    async def _invoke(self, attempt: Attempt, call: Call) -> Any:
         return await attempt.graph.pregel.ainvoke(
             attempt.input, self._config_for(attempt, call), **self._options(attempt, call)
         )
 
-    def _config_for(self, attempt: Attempt, call: _Call) -> RunnableConfig:
+    def _config_for(self, attempt: Attempt, call: Call) -> RunnableConfig:
         return self._addressed(merged(attempt.config, call.config), attempt.run_id)
 
-    def _options(self, attempt: Attempt, call: _Call) -> dict[str, Any]:
+    def _options(self, attempt: Attempt, call: Call) -> dict[str, Any]:
         context = call.context if call.context is not None else attempt.context
         return {
             "durability": "sync",
@@ -645,7 +501,7 @@ class DurableRun:
         finally:
             unwatch()
 
-    async def _read(self, stored: _Stored) -> tuple[Any, tuple[Any, ...]]:
+    async def _read(self, stored: StoredResult) -> tuple[Any, tuple[Any, ...]]:
         """The state and the questions of a result, with their types: a look at the thread builds none."""
         coordinates = {"thread_id": self.thread_id}
         if stored.checkpoint_id is not None and stored.checkpoint_id != self.checkpoint.checkpoint_id:

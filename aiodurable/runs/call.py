@@ -1,0 +1,74 @@
+"""One call on a run: what the caller asks for, and what it gets when nothing has to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import Command
+
+from aiodurable.runs.decision import OnUnfinished
+
+__all__ = ["NONE_ANSWER", "Call", "StoredResult"]
+
+NONE_ANSWER: Final[Any] = object()
+"""Stands for the answer None, which `Command(resume=None)` cannot carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one call asks for.
+
+    Attributes:
+        input: its input; None: none.
+        on_unfinished: what to do with unfinished work.
+        run_id: the run it names; None: none.
+        config: its config; a resumption merges what the run was accepted with.
+        context: its context.
+        options: LangGraph's own options.
+    """
+
+    input: Any
+    on_unfinished: OnUnfinished
+    run_id: str | None
+    config: RunnableConfig
+    context: Any
+    options: dict[str, Any]
+
+    @property
+    def given(self) -> bool:
+        """Whether the call has an input."""
+        return self.input is not None
+
+    @property
+    def answers(self) -> bool:
+        """Whether its input is a `Command` that answers."""
+        return isinstance(self.input, Command) and self._command.resume is not None
+
+    @property
+    def answer(self) -> Any:
+        """The answer of its `Command`, which may be None."""
+        return None if self._command.resume is NONE_ANSWER else self._command.resume
+
+    @property
+    def command(self) -> Command[Any] | None:
+        """Its input, if that is a `Command`."""
+        return self._command if isinstance(self.input, Command) else None
+
+    @property
+    def _command(self) -> Command[Any]:
+        return cast("Command[Any]", self.input)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """Nothing has to run: the result is read from a checkpoint.
+
+    Attributes:
+        checkpoint_id: the checkpoint; None: the thread's newest.
+        interrupts: the questions that belong to the result.
+    """
+
+    checkpoint_id: str | None
+    interrupts: tuple[Any, ...] = ()
