@@ -6,7 +6,6 @@ locks, and reading `pg_locks` takes as long as the server's lock table is large.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,14 +16,13 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import LockHolder
 from aiodurable.postgres.batcher import Batcher
-from aiodurable.postgres.connect import connect_direct
-from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable
+from aiodurable.postgres.direct import DirectConnection
+from aiodurable.postgres.errors import translate
 from aiodurable.postgres.sql import load
 
 __all__ = ["HolderLookup"]
 
 _SQL = load("locks")
-_BY_INDEX = load("direct")["by_index"]
 
 
 class HolderLookup:
@@ -38,7 +36,13 @@ class HolderLookup:
     def __init__(self, dsn: Dsn, *, timeout_s: float) -> None:
         self._dsn = dsn
         self._timeout_s = timeout_s
-        self._connection: asyncpg.Connection | None = None
+        self._connection = DirectConnection(
+            dsn,
+            role="look",
+            connect_timeout_s=timeout_s,
+            statement_timeout_s=timeout_s,
+            on_connect=self._refuse_standby,
+        )
         self._lookups = self._batcher()
 
     def open(self) -> None:
@@ -58,19 +62,15 @@ class HolderLookup:
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Run one statement; one at a time."""
         try:
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await self._connect()
-            async with asyncio.timeout(self._timeout_s):
+            with translate(self._dsn):
                 return await self._connection.fetch(query, *args)
-        except BaseException as error:  # also when cancelled: the connection's state is unknown
-            self._cut()
-            if isinstance(error, DRIVER_FAILURES):
-                raise to_unavailable(error, self._dsn) from error
+        except BaseException:  # also when cancelled: the connection's state is unknown
+            self._connection.drop()
             raise
 
     async def aclose(self) -> None:
         """Cut the connection, and fail the calls under way with `ClosedError`. Idempotent."""
-        self._cut()
+        self._connection.drop()
         await self._lookups.aclose()
 
     def _batcher(self) -> Batcher[int | None, list[LockHolder]]:
@@ -86,22 +86,10 @@ class HolderLookup:
                 found[holder.key].append(holder)
         return found
 
-    async def _connect(self) -> asyncpg.Connection:
-        connection = await connect_direct(self._dsn, role="look", timeout_s=self._timeout_s)
-        try:
-            [(pid, _, standby)] = await connection.fetch(_SQL["identify_backend"], timeout=self._timeout_s)
-            if standby:
-                raise ConfigurationError(
-                    f"cannot read who holds locks at {self._dsn.safe}: it is a standby, which knows "
-                    "nothing of the primary's locks. Read them from the primary"
-                )
-            await connection.execute(_BY_INDEX.replace("$1", str(pid)), timeout=self._timeout_s)
-        except BaseException:  # also when cancelled: it has no owner yet
-            connection.terminate()
-            raise
-        return connection
-
-    def _cut(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
+    async def _refuse_standby(self, connection: asyncpg.Connection) -> None:
+        [(_, _, standby)] = await connection.fetch(_SQL["identify_backend"])
+        if standby:
+            raise ConfigurationError(
+                f"cannot read who holds locks at {self._dsn.safe}: it is a standby, which knows "
+                "nothing of the primary's locks. Read them from the primary"
+            )

@@ -1,6 +1,6 @@
-"""Dedicated asyncpg connections for the statements that every run needs: no pool, no check before each statement.
+"""Dedicated asyncpg connections for the statements that every run needs: no check before each statement.
 
-psycopg's pool asks each connection whether it still lives before it hands it out: one more round trip. A link is replaced
+psycopg's pool checks a connection before it hands it out, which may cost a round trip. A direct connection is replaced
 when a statement finds it dead.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
@@ -30,17 +30,17 @@ T = TypeVar("T")
 _SQL = load("direct")
 
 _STATEMENT_S: Final = 20.0
-"""A statement that got no answer for so long will get none: the connection is dead, whatever TCP believes."""
+"""Seconds without an answer after which a connection counts as dead, whatever TCP believes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Origin:
-    """Where the statements of one connection come from.
+    """The server at the other end of one connection.
 
     Attributes:
-        server: when the server began; of two servers, a primary and its promoted standby above all,
-            it differs. None: unknown, for a pooler stands between.
-        since: `time.monotonic` from which on the server knew the connection.
+        server: when it started, which tells two servers apart, above all a primary and its promoted
+            standby. None: unknown, a pooler stands in between.
+        since: `time.monotonic` at which the server knew the connection.
     """
 
     server: str | None
@@ -48,34 +48,46 @@ class Origin:
 
 
 class DirectConnection:
-    """One connection, opened at its first statement and replaced when it dies. One statement at a time.
+    """One connection, opened by its first statement and replaced when it dies. One statement at a time.
 
     Args:
-        dsn: where to.
-        role: what `application_name` says it is for.
+        dsn: the database.
+        role: the purpose, for `application_name`.
         connect_timeout_s: seconds to reach Postgres, at each try.
+        statement_timeout_s: seconds to wait for an answer, after which the connection counts as dead; None: 20.
+        on_connect: runs on each new connection before its first statement; what it raises refuses the connection.
     """
 
-    def __init__(self, dsn: Dsn, *, role: str, connect_timeout_s: float) -> None:
+    def __init__(
+        self,
+        dsn: Dsn,
+        *,
+        role: str,
+        connect_timeout_s: float,
+        statement_timeout_s: float | None = None,
+        on_connect: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
+    ) -> None:
         self._dsn = dsn
         self._role = role
         self._connect_timeout_s = connect_timeout_s
+        self._statement_timeout_s = statement_timeout_s
+        self._on_connect = on_connect
         self._connection: asyncpg.Connection | None = None
         self._origin: Origin | None = None
-        self._pid = 0  # its backend, as announced: a connection that is closed cannot say it any more
+        self._pid = 0  # the announced backend: a closed connection no longer knows it
         self._proxied = False
         self._plans = PlanCache()
-        self._left: set[int] = set()  # backends of connections that were cut: they may have work to do yet
+        self._abandoned: set[int] = set()  # backends of connections that were cut: they may still work
 
     @property
     def origin(self) -> Origin | None:
-        """Where the current connection leads; None while there is none."""
+        """The server of the current connection; None while there is none."""
         return self._origin
 
     async def ready(self) -> Origin:
-        """Connect unless that is done, and say where the next statement will run.
+        """Connect if necessary, and return the server on which the next statement will run.
 
-        Call `fetch` without an `await` in between: then it runs there, or fails.
+        Call `fetch` without another `await` in between: then it runs there, or fails.
         """
         if self._connection is None or self._connection.is_closed() or self._origin is None:
             await self._connect()
@@ -83,7 +95,11 @@ class DirectConnection:
         return self._origin
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
-        """Run one statement. A connection error leaves nothing behind: the next call connects anew."""
+        """Run one statement. After a connection error the next call connects again.
+
+        Raises:
+            PostgresUnavailableError: Postgres could not be reached. Errors of the statement are the driver's.
+        """
         connection = self._connection
         if connection is None or connection.is_closed():
             connection = await self._connect()
@@ -94,19 +110,21 @@ class DirectConnection:
 
     async def _connect(self) -> asyncpg.Connection:
         connection = await connect_direct(self._dsn, role=self._role, timeout_s=self._connect_timeout_s)
-        self.drop()  # one that closed by itself may have left its backend behind as well
+        self.drop()  # one that closed by itself may have left its backend as well
         self._connection, self._pid = connection, connection.get_server_pid()
         try:
-            if left := list(self._left):
-                end_left = _SQL["end_left"].replace("$1", ", ".join(map(str, left)))
-                with suppress(asyncpg.InsufficientPrivilegeError):  # a host may take it from everybody
+            if abandoned := list(self._abandoned):
+                end_left = _SQL["end_left"].replace("$1", ", ".join(map(str, abandoned)))
+                with suppress(asyncpg.InsufficientPrivilegeError):  # a host may revoke it from everybody
                     await self._run(connection.execute(end_left))
-                self._left.difference_update(left)
+                self._abandoned.difference_update(abandoned)
             plan_once = _SQL["plan_once"].replace("$1", str(self._pid))
             self._proxied = await self._run(connection.execute(plan_once)) == "SELECT 0"
             server = None if self._proxied else await self._run(connection.fetchval(_SQL["server"]))
+            if self._on_connect is not None:
+                await self._run(self._on_connect(connection))
             self._origin = Origin(server, time.monotonic())
-        except BaseException:  # half set up, it must not serve the next statement
+        except BaseException:  # half set up, it must not run the next statement
             self.drop()
             raise
         self._plans = PlanCache()
@@ -114,9 +132,9 @@ class DirectConnection:
 
     @staticmethod
     async def _in_one_place(connection: asyncpg.Connection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
-        """A pooler may give the parsing to one server connection and the execution to another: a transaction stays on one."""
+        """Run a statement in a transaction: without one a pooler may parse it on one server and execute it on another."""
         async with connection.transaction():
-            statement = await connection.prepare(query, name="")  # a name may be taken by somebody else's statement
+            statement = await connection.prepare(query, name="")  # another client may use a name
             return await statement.fetch(*args)
 
     async def _run(self, answer: Awaitable[T]) -> T:
@@ -129,12 +147,13 @@ class DirectConnection:
 
         # Not asyncpg's own timeout: it opens a second connection to cancel the statement, which
         # hangs in a partition.
-        timer = asyncio.get_running_loop().call_later(_STATEMENT_S, cut)
+        timeout_s = _STATEMENT_S if self._statement_timeout_s is None else self._statement_timeout_s
+        timer = asyncio.get_running_loop().call_later(timeout_s, cut)
         try:
             return await answer
         except Exception as error:
             if silent:
-                raise TimeoutError(f"no answer within {_STATEMENT_S:g} s") from error
+                raise TimeoutError(f"no answer within {timeout_s:g} s") from error
             if is_disconnect(error):
                 self.drop()
             raise
@@ -142,47 +161,51 @@ class DirectConnection:
             timer.cancel()
 
     def drop(self) -> None:
-        """Cut the connection without telling the server, which may not hear it. Never raises.
+        """Cut the connection without a message to the server, which might not get it. Never raises.
 
-        The next connection ends the backend that this leaves behind.
+        The next connection terminates the backend that this one abandons.
         """
         connection, self._connection = self._connection, None
         self._origin = None
         if connection is not None:
-            self._left.add(self._pid)
+            self._abandoned.add(self._pid)
             connection.terminate()
 
 
 class DirectPool:
-    """A few links that share what is asked of them: for statements that do no harm when they are run twice.
+    """A few direct connections, for statements that may run twice without harm.
+
+    Not `asyncpg.Pool`, which neither cuts a connection that falls silent, nor terminates the backend of one it cut, nor
+    tells which server answered.
 
     Args:
-        dsn: where to.
-        role: what `application_name` says they are for.
-        size: links at most; each connects when it is first needed.
-        timeout_s: seconds to reach Postgres, and for which a statement that failed with its connection is sent again.
+        dsn: the database.
+        role: the purpose, for `application_name`.
+        size: the most connections; each connects when it is first needed.
+        timeout_s: seconds to reach Postgres, and for which a statement whose connection died is sent again.
 
     Attributes:
-        asked: how many statements were asked for, since the beginning.
+        asked: the number of statements since the start.
     """
 
     def __init__(self, dsn: Dsn, *, role: str, size: int, timeout_s: float) -> None:
         self.asked = 0
         self._dsn = dsn
         self._timeout_s = timeout_s
-        self._links = [DirectConnection(dsn, role=role, connect_timeout_s=timeout_s) for _ in range(size)]
-        self._idle = list(reversed(self._links))
+        self._connections = [DirectConnection(dsn, role=role, connect_timeout_s=timeout_s) for _ in range(size)]
+        self._idle = list(reversed(self._connections))
         self._free = asyncio.Semaphore(size)
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]:
-        """Run one statement with `$1` parameters and return its rows; and again where its connection was found dead.
+        """Run one statement with `$1` parameters and return its rows; run it again if its connection died.
 
         Raises:
-            PostgresUnavailableError: Postgres stayed away; the statement may have been run.
+            PostgresUnavailableError: Postgres stayed away; the statement may have run.
             OutOfResourcesError: a disk, the lock table or the like is full.
-            ClosedError: the links were closed, or were first used in another event loop.
+            ConfigurationError: the role lacks a right, or the database's encoding a character.
+            ClosedError: the pool was closed, or was first used in another event loop.
         """
         loop = asyncio.get_running_loop()
         if self._loop is None:
@@ -191,16 +214,20 @@ class DirectPool:
             raise ClosedError("these connections belong to another event loop: open a Durable in each loop")
         self.asked += 1
         async with self._free:
-            link = self._idle.pop()
+            connection = self._idle.pop()
             try:
-                return cast("list[Mapping[str, Any]]", await self._fetch(link, query, args))  # by name, a Record is one
+                return cast(
+                    "list[Mapping[str, Any]]", await self._fetch(connection, query, args)
+                )  # a Record is one, by name
             except asyncio.CancelledError:
-                link.drop()  # its statement may be under way: nobody will read the answer
+                connection.drop()  # nobody will read the answer of the statement under way
                 raise
             finally:
-                self._idle.append(link)
+                self._idle.append(connection)
 
-    async def _fetch(self, link: DirectConnection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
+    async def _fetch(self, connection: DirectConnection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
+        # A loop of its own, not stamina's: the deadline starts again with the first statement that was sent, and the
+        # usual case, no failure at all, must cost nothing.
         deadline = time.monotonic() + self._timeout_s
         sent = False
         failures = 0  # not counting the first: most often the connection died while it was idle
@@ -208,38 +235,38 @@ class DirectPool:
             if self._closed:
                 raise ClosedError("the connection was closed: keep it open for as long as graphs run")
             try:
-                return await link.fetch(query, *args)
+                return await connection.fetch(query, *args)
             except Exception as error:
                 if not isinstance(error, PostgresUnavailableError) and not is_disconnect(error):
-                    refused = to_denied(error, self._dsn)
-                    if refused is None:
+                    denied = to_denied(error, self._dsn)
+                    if denied is None:
                         raise
-                    # A disk is emptied by a person; room for a lock comes by itself.
-                    if not isinstance(refused, OutOfResourcesError) or refused.resource == "disk":
-                        raise refused from error
+                    # Somebody has to clear a full disk; locks, memory and connections become free by themselves.
+                    if not isinstance(denied, OutOfResourcesError) or denied.resource == "disk":
+                        raise denied from error
                 if not (sent or isinstance(error, PostgresUnavailableError)):
-                    sent = True  # how long it waited for an answer does not count
+                    sent = True  # the wait for an answer does not count
                     deadline = time.monotonic() + self._timeout_s
                 if time.monotonic() > deadline:
-                    raise (
-                        error if isinstance(error, PostgresUnavailableError) else to_unavailable(error, self._dsn)
-                    ) from error
+                    if isinstance(error, PostgresUnavailableError):
+                        raise
+                    raise to_unavailable(error, self._dsn) from error
             await STATEMENT.pause(failures)
             failures += 1
 
     @property
     def origin(self) -> Origin | None:
-        """Where all of the connections that are open now lead; None: unknown, or to several servers."""
+        """The server of all open connections; None: unknown, or several servers."""
         origins = self.origins
         return origins[0] if len({origin.server for origin in origins}) == 1 else None
 
     @property
     def origins(self) -> list[Origin]:
-        """Where the connections lead that are open now."""
-        return [link.origin for link in self._links if link.origin is not None]
+        """The servers of the open connections."""
+        return [connection.origin for connection in self._connections if connection.origin is not None]
 
     def close(self) -> None:
-        """Cut all connections; a statement that is under way fails with `ClosedError`. Idempotent."""
+        """Cut all connections; a statement under way fails with `ClosedError`. Idempotent."""
         self._closed = True
-        for link in self._links:
-            link.drop()
+        for connection in self._connections:
+            connection.drop()

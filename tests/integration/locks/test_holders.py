@@ -10,6 +10,7 @@ import pytest
 
 from aiodurable.errors import ClosedError, PostgresUnavailableError
 from aiodurable.locks import PostgresLockManager, holders
+from aiodurable.postgres import direct
 from aiodurable.settings import Settings
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until, within
@@ -43,7 +44,7 @@ async def test_after_a_question_that_failed_at_once_the_next_one_is_answered(
     use(tasks)
     async with locks.hold("a"):
         with monkeypatch.context() as refusing:
-            refusing.setattr(holders, "connect_direct", refuse)
+            refusing.setattr(direct, "connect_direct", refuse)
             for _ in range(2):
                 with pytest.raises(PostgresUnavailableError, match="refused at once"):
                     await within(5, locks.holders(), what="the refusal")
