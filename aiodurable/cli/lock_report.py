@@ -1,4 +1,5 @@
-"""Who holds which lock, and who waits for it: from what the server has, with the ledger's word for what is locked."""
+"""Who holds which lock and who waits for it, according to the server; the ledger names the
+threads."""
 
 from __future__ import annotations
 
@@ -21,11 +22,12 @@ class ReportedLock:
 
     Attributes:
         key: the advisory lock's 64 bits.
-        thread_id: the thread that a run advances under it; None for a lock of an app's own, or between runs.
+        thread_id: the thread that a run advances under it; None for a lock of the application's
+            own, or between runs.
         graph: the name of that run's graph.
         run_since: when that run's attempt began.
-        holder: who holds it; None: it was let go a moment ago, and those who wait will see.
-        waiting: the processes of which somebody waits, one a lock session.
+        holder: who holds it; None: it was released a moment ago, and a waiter is about to take it.
+        waiting: the lock sessions whose processes wait for it.
     """
 
     key: int
@@ -47,8 +49,8 @@ async def reported_locks(database: PsycopgPool, keys: Sequence[int] | None = Non
     [tables] = await database.fetch(sql["tables"])
     if tables["standby"]:
         raise ConfigurationError(
-            f"wanted to know who holds locks at {database.dsn.safe}, found a standby, which knows nothing of the primary's "
-            "locks: name the primary, or add target_session_attrs=read-write"
+            f"cannot read who holds locks at {database.dsn.safe}: it is a standby, which knows nothing of the "
+            "primary's locks. Name the primary, or add target_session_attrs=read-write"
         )
     found: dict[int, dict[bool, list[LockHolder]]] = {}
     for row in await database.fetch(sql["leases"], wanted):
@@ -57,13 +59,13 @@ async def reported_locks(database: PsycopgPool, keys: Sequence[int] | None = Non
     threads: dict[int, dict[str, Any]] = {}
     if found and tables["ledger"]:
         threads = {row["key"]: row for row in await database.fetch(sql["threads"], list(found))}
-    nothing = {"thread_id": None, "graph": None, "started_at": None}
+    no_run = {"thread_id": None, "graph": None, "started_at": None}
     locks = [
         ReportedLock(
             key,
-            thread_id=threads.get(key, nothing)["thread_id"],
-            graph=threads.get(key, nothing)["graph"],
-            run_since=threads.get(key, nothing)["started_at"],
+            thread_id=threads.get(key, no_run)["thread_id"],
+            graph=threads.get(key, no_run)["graph"],
+            run_since=threads.get(key, no_run)["started_at"],
             holder=next(iter(sides[False]), None),
             waiting=tuple(sides[True]),
         )
@@ -73,8 +75,10 @@ async def reported_locks(database: PsycopgPool, keys: Sequence[int] | None = Non
 
 
 def process_of(holder: LockHolder) -> str:
-    """The process behind a lock session: its `host:pid`, or its `application_name`; of a role that may take no leases, and
-    could give itself any name, the role."""
+    """The process of a lock session: its `host:pid`, or its `application_name`.
+
+    A role that may take no leases could give itself any name, so its role is named instead.
+    """
     if not holder.authorized:
         return f"role {holder.role}"
     return holder.process or holder.application or f"backend {holder.pid}"

@@ -1,4 +1,4 @@
-"""`aiodurable locks`: who holds what, and who waits."""
+"""`aiodurable locks`: who holds which lock, and who waits for it."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ __all__ = ["locks"]
 def locks(ctx: click.Context, names: tuple[str, ...], dsn: str | None, namespace: str | None, as_json: bool) -> None:
     """Show who holds the leases of this database, and which processes wait for one.
 
-    With the names of threads, or of locks of your own, only those; the exit code is then 1 if nobody holds any of them.
-    Needs no tables, takes no lock, and may go through a pooler.
+    Names of threads, or of locks of your own, select these; the exit code is then 1 if nobody holds
+    any of them. The command needs no tables, takes no lock, and may go through a pooler.
 
-    Postgres does not record since when a lock is held: a thread's time is that of its run, another lock's that of the
-    connection it is on, at most.
+    Postgres does not record since when a lock is held. For a thread the time is that of its run;
+    for another lock it is the age of its connection, at most.
     """
     namespace = Settings.from_env().namespace if namespace is None else namespace
     keys = {key_of(validate_thread_id(name), namespace): name for name in names for key_of in (lock_key, own_lock_key)}
-    found = asyncio.run(_look(dsn, list(keys) if names else None))
+    found = asyncio.run(_read(dsn, list(keys) if names else None))
     if as_json:
         for lock in found:
             click.echo(_json(lock, keys.get(lock.key)))
@@ -52,7 +52,7 @@ def locks(ctx: click.Context, names: tuple[str, ...], dsn: str | None, namespace
         ctx.exit(Exit.FAILED)
 
 
-async def _look(dsn: str | None, keys: list[int] | None) -> list[ReportedLock]:
+async def _read(dsn: str | None, keys: list[int] | None) -> list[ReportedLock]:
     from aiodurable.cli.lock_report import reported_locks  # noqa: PLC0415 - loads psycopg
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - as above
     from aiodurable.postgres.pool import PsycopgPool  # noqa: PLC0415 - as above

@@ -1,33 +1,34 @@
-"""Locks: many leases on a few connections, held by the server, given up by the holder before the server
-frees them.
+"""Locks: many leases on a few connections.
 
-A lease is a session-level advisory lock on a 64-bit key, with a token that grows from lease to lease.
+The server holds the locks; the holder gives them up before the server frees them. A lease is a
+session-level advisory lock on a 64-bit key, with a token that grows from lease to lease.
 
-    tasks ──► PostgresLockManager   manager.py      opens, closes, acquires, reports
-                    │
-                 Acquirer           acquire.py      acquires, waits, releases, hands over
-                    │   ├─ LocalQueue               local_queue.py   one task at a time for each key
-                    │   ├─ KeyWaiters               waiters.py       wakes who waits for other processes
-                    │   └─ HolderLookup             holders.py       who holds a busy lock
-             SessionSupervisor      supervisor.py   connects and replaces a session
-                    │   └─ check                    selfcheck.py     do locks exclude on it?
-                LockSession         session.py      leases on one connection: requests, heartbeat, audit
-                    │   ├─ RequestQueue             requests.py      what the next statement carries
-                    │   ├─ WaitFlags                wait_flags.py    what the server knows of waiters
-                    │   └─ LockStatements           statements.py    the connection and its SQL
-                  Lease             lease.py        HELD → RELEASED | LOST
-                    │
-             HeldLock, cancel_on_lost   scope.py    the body that runs under a lease
+    PostgresLockManager     manager.py        opens, closes, acquires, reports
+      Acquirer              acquire.py        acquires, waits, releases, hands over
+        LocalQueue          local_queue.py    one task of this process at a time for each key
+        KeyWaiters          waiters.py        wakes tasks that wait for another process
+        HolderLookup        holders.py        who holds a busy lock
+      SessionSupervisor     supervisor.py     connects a session, checks it, replaces it
+        check               selfcheck.py      whether locks exclude on a connection
+        LockSession         session.py        leases on one connection: requests, heartbeat, audit
+          RequestQueue      requests.py       what the next statement carries
+          WaitFlags         wait_flags.py     what the server knows of waiters
+          LockStatements    statements.py     the connection and its SQL
+          Lease             lease.py          HELD → RELEASED or LOST
+    HeldLock, cancel_on_lost    scope.py      the body that runs under a lease
 
-- Requests that arrive in one iteration of the event loop travel as one statement. No statement blocks or
-  is cancelled: callers wait for futures, and a lock granted to a caller that has left is released.
+Each owns what is indented below it. A lease has only a callable that releases it.
+
+- Requests that arrive in one iteration of the event loop travel as one statement. No statement
+  blocks or is cancelled: callers wait for futures, and a lock granted to a caller that has left is
+  released.
 - A key is one task's at a time within the process: Postgres grants it to one session twice.
-- Waiting happens in the client. A waiter's flag, a shared lock beside the key, makes a releaser notify
-  it, and a tick finds the keys of holders that died.
+- Waiting happens in the client. A waiter's flag, a shared lock beside the key, makes a releaser
+  notify it, and a tick finds the keys of holders that died.
 - A session is trusted until a moment before the server can possibly have freed its locks
   (`lease_timing.py`). No answer until then, a connection that ends, another backend that answers, a
-  lock that is missing when it is unlocked: the session is over, and all its leases are lost. Unknown
-  means lost. A session that is over never comes back, and a lost lease stays lost.
+  lock that is missing when it is unlocked: the session is over, and all its leases are lost.
+  Unknown means lost. A session that is over never comes back, and a lost lease stays lost.
 - While a session is used, its audit compares what it believes to hold with `pg_locks`, and the
   server's lock table bounds how much it may hold (`capacity.py`).
 - A forked child loses the sessions of its parent (`fork_safety.py`).

@@ -1,5 +1,5 @@
-"""Acquiring and releasing leases: first within this process, then on the server, then by waiting for
-another process."""
+"""Acquiring and releasing leases: first within this process, then on the server, then by waiting
+for another process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from aiodurable.locks.waiters import CapacityWaiters, KeyWaiters
 __all__ = ["Acquirer"]
 
 YIELD_S: Final = 0.005
-"""Seconds for which this process leaves a key alone after it notified another one that waits for it."""
+"""Seconds for which this process leaves a key to another one that it notified."""
 
 _OVER: Final = SessionState.OVER
 
@@ -136,8 +136,8 @@ class Acquirer:
     def request(self, key: int, name: str) -> asyncio.Future[SessionLease | None] | None:
         """Try a key now. None: another task of this process has entered it.
 
-        The caller has entered the key unless the future gives None, and calls `withdraw` if its wait
-        ends otherwise. Raises what `acquire` raises with timeout 0.
+        The caller has entered the key unless the future gives None, and calls `withdraw` if its
+        wait ends otherwise. Raises what `acquire` raises with timeout 0.
         """
         session = self._session_for(key)
         if session is None:
@@ -192,7 +192,7 @@ class Acquirer:
             full = error.__cause__ and error.__cause__.__cause__
             if isinstance(full, LockCapacityError):
                 raise LockTimeoutError(
-                    f"could not acquire the lock {name!r} within {timeout:g} s: there was no room for it all "
+                    f"could not acquire the lock {name!r} within {timeout:g} s: the lock table was full all "
                     f"that time. {full}",
                     thread_id=name,
                 ) from full
@@ -251,7 +251,7 @@ class Acquirer:
                     if flagged is not None and flagged is not session:
                         flagged.set_flag(key, up=False)
                     flagged = session
-                    # With every try: there may have been no slot for it, and it dies with its session.
+                    # With every try: it dies with its session, and may have found no slot.
                     session.set_flag(key, up=True)
                     try:
                         if lease := await self._try(session, key, name):
@@ -324,8 +324,8 @@ class Acquirer:
         asyncio.get_running_loop().call_soon(self.capacity_waiters.wake_next)
 
     def _yield(self, key: int, result: int | None) -> None:
-        """The key was handed on within this process often enough: if another process waits for it, it
-        has a moment to take it."""
+        """The key was handed on within this process often enough: if another process waits for it,
+        it has a moment to take it."""
         if result == NOTIFIED:
             asyncio.get_running_loop().call_later(YIELD_S, self.queue.leave, key)
         else:
@@ -337,7 +337,7 @@ class Acquirer:
         lease.before_release(announce(self.observers, lease, waited_s=waited_s))
 
     def _session_for(self, key: int) -> LockSession | None:
-        """The session for a key. The same one while it is up: a release is sent before the next try."""
+        """The session for a key; the same one while it is up, which releases before it tries again."""
         if self.loop is not asyncio.get_running_loop():
             raise self._closed()
         supervisors = self.supervisors

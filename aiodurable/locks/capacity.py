@@ -1,20 +1,22 @@
 """How many locks a session may hold: the whole cluster shares the server's lock table.
 
-When the table is full, new connections, writes, schema changes and NOTIFY of everybody fail with 53200
-(out_of_memory). So aiodurable uses at most half of the table's nominal size,
-`max_locks_per_transaction × (max_connections + max_prepared_transactions)` (Postgres itself adds some
-slack to that), and all lock sessions of the cluster, of whatever database, share this half equally.
+When the table is full, new connections, writes, schema changes and NOTIFY of everybody fail with
+53200 (out_of_memory). So aiodurable uses at most half of the table's nominal size,
+`max_locks_per_transaction × (max_connections + max_prepared_transactions)` (Postgres itself adds
+some slack to that), and all lock sessions of the cluster, of whatever database, share this half
+equally.
 
 Sessions of another role count up to as many as our own role has: any role that may connect can open
-some under our name. The price: the shares of roles with different numbers of sessions add up to more
-than the half (two roles to at most 1.5 times the half, three to 1.9 times).
+some under our name. The price: the shares of roles with different numbers of sessions add up to
+more than the half (two roles to at most 1.5 times the half, three to 1.9 times).
 
-Waiters' flags are locks too. They come on top, at most a quarter of the share; a waiter without a flag
-is woken by the tick alone.
+Waiters' flags are locks too. They come on top, at most a quarter of the share; a waiter without a
+flag is woken by the tick alone.
 
-A session learns its share when it connects, and at each audit. A new session lowers the shares of the
-others and revokes nothing: what they hold beyond their share goes down as they release. However many
-sessions of one role come, the sum stays below twice the half, so even then the table is not full.
+A session learns its share when it connects, and at each audit. A new session lowers the shares of
+the others and revokes nothing: what they hold beyond their share goes down as they release. However
+many sessions of one role come, the sum stays below twice the half, so even then the table is not
+full.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ _ADVICE = "Hold fewer locks at a time, or raise max_locks_per_transaction and re
 
 
 def share(slots: int, sessions: int) -> int:
-    """Locks that one of `sessions` lock sessions may hold on a server with `slots`; at least one."""
+    """Locks that one of `sessions` lock sessions may hold on a server with `slots`; at least 1."""
     return max(1, slots // 2 // max(1, sessions))
 
 

@@ -20,8 +20,8 @@ class SessionHealth:
         pid: its backend, None before it was first up.
         held: leases on it.
         answered_s: seconds since its last answer, None while it is not up.
-        trusted_s: seconds for which its leases are still trusted without another answer; 0 while it is
-            not up.
+        trusted_s: seconds for which its leases are still trusted without another answer; 0 while it
+            is not up.
         share: how many slots of the server's lock table it may use.
         used: how many slots of the server's lock table it uses.
         reconnects: how often it was replaced.

@@ -22,7 +22,8 @@ from aiodurable.postgres.sql import load
 
 __all__ = ["HolderLookup"]
 
-_SQL = load("locks")
+_SQL = load("holders")
+_IDENTIFY = load("locks")["identify_backend"]
 
 
 class HolderLookup:
@@ -50,7 +51,7 @@ class HolderLookup:
         self._lookups = self._batcher()
 
     async def holders(self, key: int | None = None) -> list[LockHolder]:
-        """The holder of `key`, whoever it is, or the holders of all leases in this database.
+        """The holder of `key`, of any role and name, or the holders of all leases in this database.
 
         Raises:
             PostgresUnavailableError: Postgres could not be reached, or failed.
@@ -87,7 +88,7 @@ class HolderLookup:
         return found
 
     async def _refuse_standby(self, connection: asyncpg.Connection) -> None:
-        [(_, _, standby)] = await connection.fetch(_SQL["identify_backend"])
+        [(_, _, standby)] = await connection.fetch(_IDENTIFY)
         if standby:
             raise ConfigurationError(
                 f"cannot read who holds locks at {self._dsn.safe}: it is a standby, which knows "

@@ -34,7 +34,8 @@ class Trust:
     """How long a session may be trusted; its leases share it.
 
     Attributes:
-        until: `time.monotonic` until which the session's locks are held (`LeaseTiming`); 0 once it is over.
+        until: `time.monotonic` until which the session's locks are held (`LeaseTiming`); 0 once it
+            is over.
     """
 
     __slots__ = ("until",)
@@ -123,7 +124,7 @@ class Lease:
         )
 
     def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have the event loop call `callback` once, soon after the lease is lost, or if it already is.
+        """Have the event loop call `callback` once, soon after the lease is lost, or now if it is.
 
         Returns a callable that unsubscribes. A lease that was released cannot be lost any more.
         """
@@ -135,7 +136,7 @@ class Lease:
         return partial(_unsubscribe, self._callbacks, callback)
 
     async def wait_lost(self) -> None:
-        """Return when the lease is lost. It never returns if the lease is released: cancel it then."""
+        """Return when the lease is lost; never if it is released: cancel this then."""
         lost = asyncio.Event()
         unsubscribe = self.on_lost(lost.set)
         try:
@@ -197,7 +198,7 @@ class SessionLease(Lease):
         self._release = observed
 
     def retire(self) -> None:
-        """End it without unlocking: another lease has its key, or whoever calls this unlocks it."""
+        """End it without unlocking: another lease has its key, or the caller unlocks it."""
         self._release = None
         if self._state is _HELD:
             self._state = _RELEASED

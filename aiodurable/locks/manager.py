@@ -37,20 +37,20 @@ class PostgresLockManager:
     was opened.
 
     Args:
-        dsn: a direct connection to the primary (not through a pooler in transaction mode); None: from
-            the environment.
+        dsn: a direct connection to the primary (not through a pooler in transaction mode); None:
+            from the environment.
         sessions: dedicated connections on which all leases live; 0: none, only to read what others
             hold; None: `lock_connections` of `settings`.
         namespace: locks of two namespaces never meet; at most 64 bytes; None: that of `settings`.
-        settings: None: `Settings.from_env()`. It also gives the times (`lease_ttl_s`, `lease_heartbeat_s`,
-            `lease_safety_margin_s`, `connect_timeout_s`, `close_timeout_s`) and whether a missing sequence is
-            created (`auto_migrate`).
+        settings: None: `Settings.from_env()`. It also gives the times (`lease_ttl_s`,
+            `lease_heartbeat_s`, `lease_safety_margin_s`, `connect_timeout_s`, `close_timeout_s`)
+            and whether a missing sequence is created (`auto_migrate`).
         observers: are sent an event for every lease acquired, released and lost; its `thread_id` is
             the lock's name.
-        allow_proxy: accept a pooler in session mode, if a probe on every connection finds that locks
-            exclude through it; None: `lock_allow_proxy` of `settings`.
-        channels: further channels to listen on, and what is called with the payload; best effort, as
-            NOTIFY is.
+        allow_proxy: accept a pooler in session mode, if a probe on every connection finds that
+            locks exclude through it; None: `lock_allow_proxy` of `settings`.
+        channels: further channels to listen on, and what is called with the payload; best effort,
+            as NOTIFY is.
 
     Raises:
         ConfigurationError: an argument is invalid.
@@ -105,8 +105,8 @@ class PostgresLockManager:
         """Connect. Idempotent.
 
         Raises:
-            PostgresUnavailableError: Postgres could not be reached or refused; the driver's error is
-                the cause.
+            PostgresUnavailableError: Postgres could not be reached or refused; the driver's error
+                is the cause.
             SessionLocksUnsupportedError: the connection cannot hold session locks.
             ClosedError: it is open in another event loop.
         """
@@ -164,13 +164,14 @@ class PostgresLockManager:
     # ---- acquiring ---------------------------------------------------------------------------------------------------
 
     def hold(self, name: str, *, timeout: float | None = 0, cancel_on_lost: bool = True) -> HeldLock:
-        """`async with locks.hold(name) as lease:` holds the lock for the body, and always releases it.
+        """`async with locks.hold(name) as lease:` holds the lock for the body, and always releases
+        it.
 
         Args:
             name: what to lock: 1 to 512 bytes of UTF-8 without NUL.
             timeout: seconds to wait for it; 0: at once or not at all, None: as long as it takes.
-            cancel_on_lost: cancel the body when the lease is lost, and raise `LeaseLostError` at its
-                end. Otherwise the body checks for itself (`lease.lost`, `lease.check()`,
+            cancel_on_lost: cancel the body when the lease is lost, and raise `LeaseLostError` at
+                its end. Otherwise the body checks for itself (`lease.lost`, `lease.check()`,
                 `await lease.wait_lost()`).
 
         Raises:
@@ -184,8 +185,8 @@ class PostgresLockManager:
         return HeldLock(self._acquirer, self._key(name), name, timeout, cancel_on_lost)
 
     async def try_acquire(self, name: str) -> Lease | None:
-        """A lease if the lock is free, None if it is not. The caller releases it. Raises what `hold`
-        raises."""
+        """A lease if the lock is free, None if it is not. The caller releases it. Raises what
+        `hold` raises."""
         return await self._acquirer.try_acquire(self._key(name), name)
 
     async def acquire(self, name: str, *, timeout: float | None = 0) -> Lease:
@@ -201,9 +202,9 @@ class PostgresLockManager:
     async def reacquire(self, lost: Lease) -> Lease | None:
         """The lock of a lost lease, as a new lease; None: another process has it by now.
 
-        Until the lost lease is released, tasks of this process that wait for the lock go on waiting.
-        After a success the new lease replaces it, and it need not be released. Whether somebody had
-        the lock in between is not said: compare a fencing token.
+        Until the lost lease is released, tasks of this process that wait for the lock go on
+        waiting. After a success the new lease replaces it, and it need not be released. Whether
+        somebody had the lock in between is not said: compare a fencing token.
 
         Raises:
             PostgresUnavailableError: no lock session is up yet.
@@ -220,25 +221,26 @@ class PostgresLockManager:
     # ---- holders and health ------------------------------------------------------------------------------------------
 
     async def is_locked(self, name: str) -> bool:
-        """Whether somebody holds the lock, this process included. Reads what the server has, and never
-        tries the lock."""
+        """Whether somebody holds the lock, this process included. Reads what the server has, and
+        never tries the lock."""
         return await self.holder_of(name) is not None
 
     async def holder_of(self, name: str) -> LockHolder | None:
-        """Who holds the lock, this process included; None: nobody. Raises `PostgresUnavailableError`,
-        `ClosedError`."""
+        """Who holds the lock, this process included; None: nobody. Raises
+        `PostgresUnavailableError`, `ClosedError`."""
         self._check_open()
         holders = await self._lookup.holders(self._key(name))
         return holders[0] if holders else None
 
     async def holders(self) -> list[LockHolder]:
-        """The holders of all leases in this database, of whatever namespace. Raises as `holder_of`."""
+        """The holders of all leases in this database, of whatever namespace. Raises as
+        `holder_of`."""
         self._check_open()
         return await self._lookup.holders()
 
     def health(self) -> LocksHealth:
-        """The sessions, leases and waiters, as this process knows them. Also before `open` and after
-        `aclose`."""
+        """The sessions, leases and waiters, as this process knows them. Also before `open` and
+        after `aclose`."""
         return health(self._supervisors, self._acquirer.waiting)
 
     # ---- parts -------------------------------------------------------------------------------------------------------
@@ -276,8 +278,9 @@ async def create_lock_manager_with_retry(
 ) -> PostgresLockManager:
     """An open `PostgresLockManager`, even if Postgres takes up to `timeout` seconds to come up.
 
-    Waits between two tries grow from 0.1 s to 2 s, with jitter. A refused user, password or database
-    is raised at once. The other arguments are those of `PostgresLockManager`. The caller closes it.
+    Waits between two tries grow from 0.1 s to 2 s, with jitter. A refused user, password or
+    database is raised at once. The other arguments are those of `PostgresLockManager`. The caller
+    closes it.
 
     Raises:
         PostgresUnavailableError: Postgres was not ready in time.

@@ -21,11 +21,11 @@ nobody waits long for the requests of others."""
 
 
 class ReleaseFuture(asyncio.Future[Mapping[int, int]]):
-    """The results of the keys that a statement unlocks: `NOT_HELD` or `NOTIFIED`, without those that
-    were merely `FREED`.
+    """The results of the keys that a statement unlocks: `NOT_HELD` or `NOTIFIED`, without those
+    that were merely `FREED`.
 
-    All releases of a batch share it. The server carries them out whatever becomes of the callers, so
-    it cannot be cancelled: a task that is cancelled while it awaits this future gets its
+    All releases of a batch share it. The server carries them out whatever becomes of the callers,
+    so it cannot be cancelled: a task that is cancelled while it awaits this future gets its
     `CancelledError` when the server has answered, because a task waits on when the future it awaits
     refuses. `asyncio.shield` would end the wait at once, and costs twice as much as the rest of a
     release.
@@ -219,8 +219,8 @@ class RequestQueue(Batch):
     def take(self, capacity: int, refuse: Callable[[], Exception]) -> Batch:
         """Remove and return the next batch.
 
-        A release never waits behind a try: while there are more releases than one statement carries,
-        nothing else is sent. Tries beyond `capacity` fail with `refuse`.
+        A release never waits behind a try: while there are more releases than one statement
+        carries, nothing else is sent. Tries beyond `capacity` fail with `refuse`.
         """
         if self._full:
             self.under_way = self._full.popleft()

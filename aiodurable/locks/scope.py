@@ -1,7 +1,7 @@
 """The body that runs under a lease: losing the lease cancels it, and is raised at its end.
 
-The accounting is that of `asyncio.timeout`: cancel the owner, take that one cancellation back at the
-boundary, and turn it into our error only if nobody else has cancelled the task meanwhile.
+The accounting is that of `asyncio.timeout`: cancel the owner, take that one cancellation back at
+the boundary, and turn it into our error only if nobody else has cancelled the task meanwhile.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ class HeldLock(CancelScope):
     """What `PostgresLockManager.hold` returns: entered once.
 
     Each of its ends is one coroutine that awaits once, and calls functions that do not await. With
-    coroutines within coroutines a pair takes a tenth longer: the garbage collector traverses them too
-    while a thousand tasks wait.
+    coroutines within coroutines a pair takes a tenth longer: the garbage collector traverses them
+    too while a thousand tasks wait.
 
     Args:
         acquirer: where the lease comes from.

@@ -14,12 +14,12 @@ from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable
 __all__ = ["check"]
 
 OLDEST: Final = 14
-"""The oldest supported major version of Postgres: it brought `idle_session_timeout`, which frees the
-locks of a silent session."""
+"""The oldest supported major version of Postgres: it brought `idle_session_timeout`, which frees
+the locks of a silent session."""
 
 PEERS: Final = 3
-"""Transactions opened beside the holder: a pooler that has one idle server connection gives it to the
-first of them."""
+"""Transactions opened beside the holder: a pooler that has one idle server connection gives it to
+the first of them."""
 
 
 async def check(statements: LockStatements, dsn: Dsn, *, allow_proxy: bool, probe: bool, timeout_s: float) -> None:
@@ -27,8 +27,9 @@ async def check(statements: LockStatements, dsn: Dsn, *, allow_proxy: bool, prob
 
     A proxy announces another backend than the one that answers (PgBouncer makes process ids up). A
     pooler in session mode can hold locks, but nothing it says tells the modes apart; with
-    `allow_proxy` a probe does: it locks a key and has transactions on other connections try it. With
-    `probe` the same probe finds an engine that speaks Postgres but whose advisory locks exclude nobody.
+    `allow_proxy` a probe does: it locks a key and has transactions on other connections try it.
+    With `probe` the same probe finds an engine that speaks Postgres but whose advisory locks
+    exclude nobody.
 
     Raises:
         ConfigurationError: Postgres is older than `OLDEST`.

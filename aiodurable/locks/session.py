@@ -1,8 +1,8 @@
-"""A lock session: one connection on which many leases live. A session that is over never comes back.
+"""A lock session: one connection on which many leases live. It never comes back once it is over.
 
 Requests that arrive in one iteration of the event loop travel as one statement. Only the task that
-runs `serve` sends; everything else is bookkeeping without an await, so nothing there can be cancelled:
-callers wait for futures of their own.
+runs `serve` sends; everything else is bookkeeping without an await, so nothing there can be
+cancelled: callers wait for futures of their own.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class LockSession:
     def acquire(self, key: int, name: str) -> asyncio.Future[SessionLease | None]:
         """Try a key.
 
-        The future gives a lease, or None: somebody else holds it. If its caller has left, the key is
-        unlocked again.
+        The future gives a lease, or None: somebody else holds it. If its caller has left, the key
+        is unlocked again.
         """
         return self._request(self._requests.acquires, key, name)
 
@@ -157,7 +157,7 @@ class LockSession:
     # ---- the one task that sends -------------------------------------------------------------------------------------
 
     async def serve(self) -> None:
-        """Send requests, and a heartbeat if there are none, until the session is over or closing."""
+        """Send requests, or a heartbeat if there are none, until the session ends or closes."""
         try:
             while self.state is not _OVER:
                 await self._work.wait()
@@ -220,7 +220,10 @@ class LockSession:
                 self.flags.settle(down, raised)
 
     async def _audit(self) -> None:
-        """Compare what we believe to hold with `pg_locks`, and learn our share. Nothing is under way."""
+        """Compare what we believe to hold with `pg_locks`, and learn our share.
+
+        Nothing else is under way.
+        """
         self._audit_due = False
         self._schedule_audit()
         believed = self.held.keys() | self._requests.to_unlock
@@ -305,7 +308,7 @@ class LockSession:
         self._work.set()
 
     def lose(self, why: str, *, cut: bool = True) -> None:
-        """End the session, and lose all its leases. Idempotent; `cut` ends the connection at once."""
+        """End the session and lose all its leases. Idempotent; `cut` also ends the connection."""
         if self.state is _OVER:
             return
         self.state = _OVER
@@ -335,7 +338,7 @@ class LockSession:
         self._loop.call_later(self._timing.margin_s, self.statements.terminate)
 
     def _failed(self, error: BaseException) -> None:
-        # Also a statement that merely failed: what it locked before is unknown, and unknown means lost.
+        # What a failed statement locked before it failed is unknown, and unknown means lost.
         self.lose(f"{type(error).__name__}: {error}")
 
     def _over_error(self) -> PostgresUnavailableError:
@@ -348,7 +351,7 @@ class LockSession:
         return self.statements.fileno()
 
     def inherited(self) -> None:
-        """We are in a forked child: the parent has the leases. The parent's loop must not be touched."""
+        """Lose the leases in a forked child: they are the parent's, and so is the event loop."""
         self.state = _OVER
         self.over = "this process was forked from the one that opened it"
         self.trust.until = 0.0

@@ -26,12 +26,12 @@ class Closable(Protocol):
 async def close_on_signals(
     locks: Closable, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
 ) -> AsyncIterator[None]:
-    """While the body runs, one of `signals` closes `locks`, and is then raised again as if nobody had
-    handled it.
+    """While the body runs, one of `signals` closes `locks`, and is then raised again as if nobody
+    had handled it.
 
-    Closing takes at most `close_timeout_s`: leases are released, and the bodies under them cancelled. A
-    second signal does not wait for it. asyncio's own handlers (`loop.add_signal_handler`) are used, so
-    the main thread's event loop is needed.
+    Closing takes at most `close_timeout_s`: leases are released, and the bodies under them
+    cancelled. A second signal does not wait for it. asyncio's own handlers
+    (`loop.add_signal_handler`) are used, so the main thread's event loop is needed.
 
     Raises:
         NotImplementedError: this event loop handles no signals (Windows).

@@ -37,8 +37,8 @@ connection."""
 
 
 class Answer(NamedTuple):
-    """The answer to a batch: the result of each release, the token of each try or None, and the tokens
-    of renewals."""
+    """The answer to a batch: the result of each release, the token of each try or None, and the
+    tokens of renewals."""
 
     pid: int
     released: Sequence[int]
@@ -53,8 +53,8 @@ class LockStatements:
     connection to cancel it).
 
     Attributes:
-        pid: the backend that answered when it was opened. If another one answers later, the locks are
-            elsewhere.
+        pid: the backend that answered when it was opened. If another one answers later, the locks
+            are elsewhere.
         announced: the backend that the server announced when it was connected; not `pid` behind a
             proxy.
         version: `server_version_num`.
@@ -113,8 +113,8 @@ class LockStatements:
                 self._statements[name] = await self._connection.prepare(_SQL[name])
 
     async def listen(self, key_released: Callable[[int], None], channels: Mapping[str, Callable[[str], None]]) -> None:
-        """Have `key_released` called with each key that was unlocked while somebody waited for it; listen
-        on `channels` too."""
+        """Have `key_released` called with each key that was unlocked while somebody waited for it;
+        listen on `channels` too."""
 
         def notified(_connection: object, _pid: int, _channel: str, payload: object) -> None:
             if _KEY.fullmatch(key := str(payload)):
@@ -130,7 +130,7 @@ class LockStatements:
             await self._connection.add_listener(channel, forward)
 
     def on_close(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when the connection ends, whoever ends it."""
+        """Have `callback` called when the connection ends, at either side."""
 
         def closed(_connection: object) -> None:
             callback()
@@ -138,7 +138,7 @@ class LockStatements:
         self._connection.add_termination_listener(closed)
 
     async def batch(self, releases: Sequence[int], acquires: Sequence[int], tokens: int) -> Answer:
-        """Unlock, then try, in one statement. A single key has a statement of its own, which is faster."""
+        """Unlock, then try, in one statement. A single key has a faster statement of its own."""
         if len(acquires) == 1 and not releases and not tokens:
             pid, token = await self._statements["acquire"].fetchrow(acquires[0])
             return Answer(pid, (), (token,), ())
@@ -151,8 +151,8 @@ class LockStatements:
     async def flags(self, down: Sequence[int], up: Sequence[int]) -> tuple[int, Sequence[bool]]:
         """Lower and raise waiters' flags; returns the backend, and which of `up` are up.
 
-        A flag that a releaser probed in that moment is tried once more: the probe lasts microseconds.
-        If that fails too, the tick wakes its waiter.
+        A flag that a releaser probed in that moment is tried once more: the probe lasts
+        microseconds. If that fails too, the tick wakes its waiter.
         """
         pid, are_up = await self._statements["flags"].fetchrow(down, up)
         raised = dict(zip(up, are_up, strict=True))
@@ -168,8 +168,8 @@ class LockStatements:
         await self._statements["undo"].fetch(keys, flags)
 
     async def audit(self, held: int) -> tuple[int, Sequence[int] | None, int, int]:
-        """The backend, the keys it holds if they are not `held` in number, the server's lock slots, and
-        the lock sessions that share them."""
+        """The backend, the keys it holds if they are not `held` in number, the server's lock slots,
+        and the lock sessions that share them."""
         return tuple(await self._statements["audit"].fetchrow(held))  # pyright: ignore[reportReturnType]
 
     async def probe_lock(self, key: int) -> bool:
@@ -203,7 +203,7 @@ class LockStatements:
             self.terminate()
 
     def terminate(self) -> None:
-        """Cut the connection at once; whoever awaits an answer gets an error."""
+        """Cut the connection at once; a caller that awaits an answer gets an error."""
         self._connection.terminate()
 
 

@@ -25,7 +25,7 @@ BACKOFF_S: Final = (0.05, 2.0)
 """Seconds before the first try to reconnect, and at most before any later one; halved at random."""
 
 _WARN_EVERY_S: Final = 30.0
-"""Seconds between two warnings that Postgres is away; the tries between them are logged at level DEBUG."""
+"""Seconds between two warnings that Postgres is away; tries in between are logged as DEBUG."""
 
 _CUT_ENDS_WITHIN_S: Final = 0.1
 """Seconds within which the task of a session whose connection was cut ends by itself."""
@@ -38,8 +38,8 @@ class SessionSupervisor:
         dsn: a direct connection to the primary.
         timing: of the leases.
         release: releases a lease.
-        key_released: called with a key that was released while somebody waits; None: this session does
-            not listen.
+        key_released: called with a key that was released while somebody waits; None: this session
+            does not listen.
         channels: further channels to listen on, and what is called with the payload.
         up: called whenever a session is up.
         connect_timeout_s: seconds to connect, at each try.

@@ -9,7 +9,8 @@ __all__ = ["WaitFlags"]
 
 
 class WaitFlags:
-    """A waiter says what it wants; the session raises and lowers what differs, before its next batch.
+    """A waiter says what it wants; the session raises and lowers what differs, before its next
+    batch.
 
     Raising and lowering the same flag between two statements cancel out. A flag that could not be
     raised (a releaser probed it in that moment, or the lock table is full) is merely missing: the

@@ -4,8 +4,8 @@ A task that waits for a key wakes for one of two reasons: the holder released it
 flag and notified it; or the tick, because a holder that was killed notifies nobody. One tick serves
 all waiting keys of the process, and their tries travel in one batch.
 
-A task that finds the server's lock table full waits for capacity first, in order: each lock that this
-process releases makes room for one, and the tick covers what others release.
+A task that finds the server's lock table full waits for capacity first, in order: each lock that
+this process releases frees a slot, and the tick covers what others release.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class CapacityWaiters(_TickedWaiters):
 
     @contextmanager
     def waiting(self) -> Iterator[asyncio.Event]:
-        """An event that is set whenever a try is worthwhile. A waiter that leaves wakes the next."""
+        """An event that is set whenever a try is worthwhile. Who leaves wakes the next waiter."""
         event = asyncio.Event()
         self.events[event] = None
         self._ensure_tick()

@@ -21,7 +21,7 @@ PAGES = [
 ]
 DRAFTS = ("docs/decisions/",)
 """Pages that are not rewritten yet."""
-CLEAN = ("models.py",)
+CLEAN = ("cli/lock_report.py", "cli/locks.py", "locks", "models.py")
 """Modules and packages of aiodurable whose docstrings are clean."""
 MODULES = [
     module

@@ -37,17 +37,17 @@ async def by_asyncpg(direct: Dsn, timeout_s: float) -> tuple[LockStatements | No
     """Whether the direct way can be gone. The caller ends the connection."""
     began = time.monotonic()
     try:
-        wire = await LockStatements.open(direct, timeout_s=timeout_s)
+        statements = await LockStatements.open(direct, timeout_s=timeout_s)
     except (PostgresUnavailableError, SessionLocksUnsupportedError) as error:
         return None, fail("asyncpg", str(error))
-    return wire, ok("asyncpg", f"connected in {(time.monotonic() - began) * 1000:.0f} ms")
+    return statements, ok("asyncpg", f"connected in {(time.monotonic() - began) * 1000:.0f} ms")
 
 
-async def exclusion(wire: LockStatements, direct: Dsn, settings: Settings) -> Finding:
+async def exclusion(statements: LockStatements, direct: Dsn, settings: Settings) -> Finding:
     """Whether advisory locks taken on the direct way exclude, tried out."""
-    proxied = wire.announced != wire.pid
+    proxied = statements.announced != statements.pid
     try:
-        await selfcheck.check(wire, direct, allow_proxy=True, probe=True, timeout_s=settings.connect_timeout_s)
+        await selfcheck.check(statements, direct, allow_proxy=True, probe=True, timeout_s=settings.connect_timeout_s)
     except (SessionLocksUnsupportedError, PostgresUnavailableError) as error:
         return fail("locks", str(error))
     if not proxied:
@@ -68,16 +68,18 @@ async def pooling(database: PsycopgPool, settings: Settings) -> Finding:
         row = await (await connection.execute(_SQL["backend"].encode())).fetchone()
     if row is not None and row["pid"] == announced:
         return ok("pooling", "dsn is direct as well: lock_dsn is not needed")
-    wire: LockStatements | None = None
+    statements: LockStatements | None = None
     mode = "session"
     try:
-        wire = await LockStatements.open(database.dsn, timeout_s=settings.connect_timeout_s)
-        await selfcheck.check(wire, database.dsn, allow_proxy=True, probe=True, timeout_s=settings.connect_timeout_s)
+        statements = await LockStatements.open(database.dsn, timeout_s=settings.connect_timeout_s)
+        await selfcheck.check(
+            statements, database.dsn, allow_proxy=True, probe=True, timeout_s=settings.connect_timeout_s
+        )
     except SessionLocksUnsupportedError:
         mode = "transaction"
     finally:
-        if wire is not None:
-            wire.terminate()
+        if statements is not None:
+            statements.terminate()
     return ok("pooling", f"a pooler in {mode} mode: used without prepared statements; the locks go the direct way")
 
 
@@ -111,15 +113,15 @@ async def silence(direct: Dsn, settings: Settings) -> Finding:
     return ok(name, f"the server ended a session after {time.monotonic() - began:.1f} s of silence, as it was told")
 
 
-async def same_database(database: PsycopgPool, wire: LockStatements) -> Finding:
+async def same_database(database: PsycopgPool, statements: LockStatements) -> Finding:
     """Whether both ways lead to one database: a lock taken on the one is looked for on the other."""
     key = random.getrandbits(64) - (1 << 63)
-    if not await wire.probe_lock(key):
+    if not await statements.probe_lock(key):
         return warn("same database", "a random lock was not to be had", "try again")
     try:
         [row] = await database.fetch(_SQL["sees"], key)
     finally:
-        await wire.probe_unlock(key)
+        await statements.probe_unlock(key)
     if row["sees"]:
         return ok("same database", "a lock taken through lock_dsn is seen through dsn")
     return fail(

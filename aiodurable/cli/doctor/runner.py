@@ -31,31 +31,31 @@ async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Findi
     if pool_way is None or direct is None:
         return
     database = PsycopgPool(pool_way, min_size=0, max_size=1, connect_timeout_s=settings.connect_timeout_s)
-    wire: LockStatements | None = None
+    statements: LockStatements | None = None
     try:
         yield (by_psycopg := await _bounded("psycopg", connectivity.by_psycopg(database)))
         reached = by_psycopg.grade is Grade.OK
         try:
-            wire, finding = await connectivity.by_asyncpg(direct, settings.connect_timeout_s)
+            statements, finding = await connectivity.by_asyncpg(direct, settings.connect_timeout_s)
         except Exception as error:  # whatever it was, it is a finding
             finding = _unexpected("asyncpg", error)
         yield finding
-        if wire is not None:
-            async for finding in _direct_way(wire, direct, settings):
+        if statements is not None:
+            async for finding in _direct_way(statements, direct, settings):
                 yield finding
         if reached:
-            async for finding in _server(database, wire if direct is not pool_way else None, settings, kind):
+            async for finding in _server(database, statements if direct is not pool_way else None, settings, kind):
                 yield finding
             if direct is not pool_way:
                 yield await _bounded("pooling", connectivity.pooling(database, settings))
     finally:
-        if wire is not None:
-            wire.terminate()
+        if statements is not None:
+            statements.terminate()
         await database.aclose()
 
 
-async def _direct_way(wire: LockStatements, direct: Dsn, settings: Settings) -> AsyncIterator[Finding]:
-    yield (exclusion := await _bounded("locks", connectivity.exclusion(wire, direct, settings)))
+async def _direct_way(statements: LockStatements, direct: Dsn, settings: Settings) -> AsyncIterator[Finding]:
+    yield (exclusion := await _bounded("locks", connectivity.exclusion(statements, direct, settings)))
     if exclusion.grade is Grade.OK:
         yield await _bounded("silence", connectivity.silence(direct, settings))
 
