@@ -24,7 +24,7 @@ from aiodurable.errors import AiodurableError
 from aiodurable.jsonable import json_text
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.pool import PsycopgPool
-from aiodurable.threads import Pruned, Threads
+from aiodurable.threads import Pruned, ThreadReader
 from tests.support.damaged_rows import DAMAGES, GRAPHS, KINDS, PLAIN, TABLES, Damage, damaged, keep, make
 from tests.support.hostile_values import called
 
@@ -43,7 +43,7 @@ class Looks:
         self._durable = Durable(self.dsn, graphs=GRAPHS)
         self._runner.run(self._durable.open())
         self._database = self._runner.run(self._opened())
-        self._threads = Threads(self._database, namespace="aiodurable", serde=JsonPlusSerializer())
+        self._threads = ThreadReader(self._database, namespace="aiodurable", serde=JsonPlusSerializer())
 
     def close(self) -> None:
         self._runner.run(self._database.aclose())
@@ -61,7 +61,7 @@ class Looks:
         return self._runner.run(self._threads.status(thread_id))
 
     def would_prune(self) -> Pruned:
-        return self._runner.run(self._durable.prune(older_than=timedelta(0), statuses=PRUNABLE, dry_run=True))
+        return self._runner.run(self._durable.threads.prune(older_than=timedelta(0), statuses=PRUNABLE, dry_run=True))
 
     def all(self, bad: str | None) -> dict[str, Any]:
         return self._runner.run(self._all(bad))
@@ -70,14 +70,14 @@ class Looks:
         """What is told of all threads but the bad one, which is looked at with the rest and alone."""
         durable, threads = self._durable, self._threads
         found: dict[str, Any] = {
-            "search": [thread async for thread in durable.find_workflows()],
-            "page": (await durable.page(limit=100)).threads,
-            "old": [thread async for thread in durable.find_workflows(older_than=timedelta(0))],
-            "recent": [thread async for thread in durable.find_workflows(newer_than=timedelta(hours=20))],
-            "failed": [thread async for thread in durable.find_failed_workflows()],
-            "of a graph": [thread async for thread in durable.find_workflows(graph="calls")],
-            "resumable": [thread async for thread in durable.find_workflows(resumable=True)],
-            "checked": [thread async for thread in durable.check()],
+            "search": [thread async for thread in durable.threads.search()],
+            "page": (await durable.threads.search_page(limit=100)).threads,
+            "old": [thread async for thread in durable.threads.search(older_than=timedelta(0))],
+            "recent": [thread async for thread in durable.threads.search(newer_than=timedelta(hours=20))],
+            "failed": [thread async for thread in durable.threads.search(status="failed")],
+            "of a graph": [thread async for thread in durable.threads.search(graph="calls")],
+            "resumable": [thread async for thread in durable.threads.search(resumable=True)],
+            "checked": [thread async for thread in durable.threads.check()],
             "together": await asyncio.gather(
                 *(threads.status(kind) for kind in KINDS if kind != bad), self._alone(bad)
             ),
@@ -86,10 +86,10 @@ class Looks:
             for thread in some:
                 json_text(thread)
             found[name] = {t.thread_id: t for t in some if t is not None and t.thread_id != bad}
-        await durable.counts()
-        pruned = await durable.prune(older_than=timedelta(0), statuses=PRUNABLE, dry_run=True)
+        await durable.threads.count()
+        pruned = await durable.threads.prune(older_than=timedelta(0), statuses=PRUNABLE, dry_run=True)
         assert pruned.threads >= len(KINDS) - 1 - len(pruned.refused)
-        await durable.prune(older_than=timedelta(0), statuses=PRUNABLE, dry_run=True, keep="nothing")
+        await durable.threads.prune(older_than=timedelta(0), statuses=PRUNABLE, dry_run=True, keep="nothing")
         if bad is not None:
             await self._one(bad)
         return found
@@ -99,12 +99,12 @@ class Looks:
 
     async def _one(self, bad: str) -> None:
         durable, threads = self._durable, self._threads
-        await told(durable.needs_resume(bad))
+        await told(durable.threads.get(bad))
         await told(threads.status(bad, ignore_lock=True))
-        await told(_listed(durable.history(bad)))
+        await told(_listed(durable.threads.history(bad)))
         await told(threads.questions(bad, serde=JsonPlusSerializer()))
         await told(durable.checkpointer.looking().aget_tuple({"configurable": {"thread_id": bad}}))
-        await told(durable.fork(bad, "copy"))
+        await told(durable.threads.fork(bad, "copy"))
         for kind in KINDS:
             if kind != bad:
                 await threads.questions(kind, serde=JsonPlusSerializer())
