@@ -1,16 +1,23 @@
-"""Runs: how a thread is taken, looked at, advanced, and let go.
+"""Runs: one durable run of a thread, from taking its lease to releasing it.
 
-The way of a thread_id through this room, and the file that knows each step:
+The steps of a run, and the module of each:
 
-1. `guard`: the lease. A lock on the thread, then a fencing token that grows; both together are the right to advance it.
-   When the lock is lost the guard takes it again and compares the token: unchanged proves that nobody held the lease
-   in between. Otherwise the fence is revoked, the graph asked to drain, and the body cancelled.
-2. `resume`: the decision. A pure table from what the thread is and what the caller wants to what is done.
-3. `ledger`: the record. One row a run, written before its graph starts and closed after, only by the attempt that
-   holds the newest token.
-4. `run`: the story that calls the other three, in order. Only it knows the order.
+1. `hold` and `lease`: acquire the lease, a lock on the thread and a fencing token that grows. If the
+   lock is lost, the lease reacquires it and compares the token: an unchanged token proves that nobody
+   held the lease in between. Otherwise it revokes the fence and cancels the body.
+2. `plan`: look up the runs that a call concerns, and match its answers (`answers`) and its input
+   (`same_input`) to them. `decision` is the pure table: thread status and arguments to action.
+3. `graph_fit` and `graph_check`: before a resumption, check that the graph fits the stored
+   superstep; `renamed_nodes` gives it its old names. `repair` makes failed tasks run again that
+   LangGraph would skip.
+4. `attempt` and `ledger`: write the run's row before its graph starts, and close it after.
+   `outcome` says how the attempt ended.
+5. `run`: the order of these steps, and the calls on a run.
 
-A *run* is one accepted input on a thread until it completes; an *attempt* is one try of it. A run keeps its run_id
-through crashes, failures and interrupts; every checkpoint it writes carries that id in its metadata, which is how a
-successor tells whether the stored input was consumed before the process died.
+Beside them: `threads` (`durable.threads`), `fork`, `cancel`, `check`, `pruner`, and `leader`, which
+gives a duty to one process of many. `graphs` binds a graph to the saver; `services` are what a run uses.
+
+A *run* is one accepted input on a thread until it completes; an *attempt* is one try of it. A run
+keeps its run_id through crashes, failures and interrupts. Every checkpoint it writes has that id in
+its metadata, so a successor can tell whether the input was consumed before the process died.
 """

@@ -1,4 +1,4 @@
-"""The decision: what a call does with a thread, from what the thread is and what the caller gave. Pure; no waiting here.
+"""The decision: what a call does with a thread, by the thread's status and the call's arguments. Pure.
 
 | thread is | with input | without |
 |---|---|---|
@@ -9,9 +9,9 @@
 | interrupted | what the first call of that run_id returned, else `ThreadInterruptedError` | the same |
 | quarantined | `ThreadQuarantinedError` | `ThreadQuarantinedError` |
 
-`on_unfinished="raise"` refuses instead of resuming, `"restart"` starts anew with the input and gives the old work up, an
-open question too, `"retry"` resumes a quarantined thread.
-An interrupted thread is never resumed without an answer: LangGraph can take the first answer for a second question
+`on_unfinished="raise"` refuses instead of resuming; `"restart"` gives up the unfinished run, open
+questions included, and starts the input; `"retry"` resumes a quarantined thread. An interrupted
+thread is never resumed without an answer: LangGraph can take the first answer for a second question
 (langgraph#8837).
 """
 
@@ -45,16 +45,16 @@ __all__ = [
 OnUnfinished = Literal["resume", "raise", "restart", "retry"]
 
 _ON_PURPOSE = (PauseReason.BREAKPOINT, PauseReason.CANCELLED, PauseReason.STREAM_CLOSED)
-"""Reasons of a pause that somebody wanted."""
+"""Why a thread pauses on purpose."""
 
 
 class Action(Enum):
-    """What is to be done."""
+    """What a call does."""
 
     START = auto()
     RESUME = auto()
     FINISH_FIRST = auto()
-    """Resume the run that was left, to its end; then decide anew."""
+    """Resume the unfinished run to its end, then decide again."""
     RETURN = auto()
 
 
@@ -69,16 +69,16 @@ def decide(
     """What a call does with `thread`, read under its lease.
 
     Args:
-        thread: how it stands.
-        given: whether the call brought an input.
-        same: whether that input belongs to the unfinished run: a retry.
-        named: whether the call names the unfinished run.
-        on_unfinished: see the table above.
+        thread: the thread's status.
+        given: whether the call has an input.
+        same: whether that input is the unfinished run's: a retry.
+        named: whether the call's run_id is the unfinished run's.
+        on_unfinished: see above.
 
     Raises:
         ThreadNotFoundError, ThreadInterruptedError, ThreadPausedError, ThreadQuarantinedError, RunInProgressError: see the
             table above.
-        InvalidArgumentError: `on_unfinished` is none of the four words, or "restart" came without an input.
+        InvalidArgumentError: an unknown `on_unfinished`, or "restart" without an input.
     """
     if on_unfinished not in ("resume", "raise", "restart", "retry"):
         raise InvalidArgumentError(

@@ -1,8 +1,8 @@
-"""The classes that the schemas of a graph name: what its runs may be accepted with, and build again.
+"""The classes in a graph's schemas: the ledger stores and rebuilds values of these classes only.
 
-LangGraph collects them too, for the state, and only when LANGGRAPH_STRICT_MSGPACK is set before it
-is imported. It passes by what stands in a `Sequence` or another generic, named tuples, secrets and
-types behind an alias.
+LangGraph also collects them, for the state alone and only when LANGGRAPH_STRICT_MSGPACK is set
+before it is imported. It misses classes inside a `Sequence` or another generic, named tuples,
+secrets, and types behind an alias.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def graph_classes(pregel: _AnyPregel) -> set[tuple[str, str]]:
 
 
 def classes_of(types: Iterable[Any]) -> set[tuple[str, str]]:
-    """Module and name of each class that these types are, or name.
+    """Module and name of each class among these types and inside them.
 
-    Those are pydantic models, dataclasses, enums, named tuples and secrets: of no other classes does
-    LangGraph store an object as one.
+    These are pydantic models, dataclasses, enums, named tuples and secrets: LangGraph stores objects
+    of no other classes.
     """
-    seen: dict[int, Any] = {}  # by identity, and kept, so that no other type gets the id of one
+    seen: dict[int, Any] = {}  # keyed by id; the values keep the types alive, so that no id is reused
     waiting = list(types)
     while waiting:
         if id(one := waiting.pop()) not in seen:
@@ -68,7 +68,7 @@ def _is_stored(one: type) -> bool:
 
 
 def _within(one: Any) -> Iterator[Any]:
-    """The types that a type is made of."""
+    """The types inside a type."""
     origin = get_origin(one)
     if origin is Literal:
         return
@@ -87,7 +87,7 @@ def _within(one: Any) -> Iterator[Any]:
 
 
 def _fields(one: type) -> Iterator[Any]:
-    """The types of its fields; one whose annotation names what is not there is left out."""
+    """The types of its fields, except those whose annotations cannot be resolved."""
     if one.__module__ == "builtins" or not (hasattr(one, "__total__") or _is_stored(one)):
         return
     try:

@@ -1,6 +1,6 @@
-"""What may be run, bound to the one saver that fences its writes: a name, a builder, a compiled graph, an `@entrypoint`.
+"""Graphs: bind a name, a builder, a compiled graph or an `@entrypoint` to the saver that fences its writes.
 
-And what differs between LangGraph's ways to call it and ours: no coordinates in its config, results that are stored.
+And the differences from a plain LangGraph call: a config without coordinates, and stored results.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ __all__ = ["BoundGraph", "Graph", "Graphs", "stored_chunks", "stored_result", "w
 Graph = str | StateGraph[Any, Any, Any, Any] | Pregel[Any, Any, Any, Any]
 
 _UNNAMED = "LangGraph"
-"""What `StateGraph.compile` calls every graph that is given no name."""
+"""The name `StateGraph.compile` gives to an unnamed graph."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoundGraph:
-    """A graph that saves through our saver, and the name the ledger knows it by; None: nobody gave it one.
+    """A graph bound to our saver.
 
     Attributes:
-        saver: what its checkpoints are written and read through.
-        ledger_serde: how the ledger stores and loads what a run of it was accepted with.
-        renamed: old names of its nodes to new ones.
+        name: the name under which the ledger records its runs; None: unnamed.
+        pregel: the compiled graph.
+        saver: reads and writes its checkpoints.
+        ledger_serde: the serializer for what the ledger stores of its runs.
+        renamed: old node names to new ones.
     """
 
     name: str | None
@@ -54,16 +56,16 @@ class BoundGraph:
 
     @property
     def serde(self) -> SerializerProtocol:
-        """The serializer of its checkpoints, which knows the graph's types too."""
+        """The serializer of its checkpoints, which allows the graph's types."""
         return serde_for(self.pregel, self.saver)
 
     @property
     def has_subgraphs(self) -> bool:
-        """Whether a node of it declares one."""
+        """Whether one of its nodes declares a subgraph."""
         return any(node.subgraphs for node in self.pregel.nodes.values())
 
     def replaced_by(self, pregel: Pregel[Any, Any, Any, Any]) -> BoundGraph:
-        """The same graph, run by `pregel`."""
+        """The same graph with another compiled form."""
         return replace(self, pregel=pregel)
 
     def saving_to(self, saver: BaseCheckpointSaver[Any]) -> Pregel[Any, Any, Any, Any]:
@@ -80,13 +82,13 @@ class _Attached(NamedTuple):
 
 
 class Graphs:
-    """The graphs a `Durable` was given, by name, and those it meets at a call.
+    """The registered graphs, and those passed to a call.
 
     Args:
         registered: the graphs by name.
-        saver: what they save through.
+        saver: the saver to bind them to.
         renamed: see `Durable`.
-        settings: whether msgpack is strict, and which classes are allowed beside the schemas'.
+        settings: whether msgpack is strict, and the classes allowed beside those of the schemas.
 
     Raises:
         ConfigurationError: a registered graph cannot be run (see `bind`).
@@ -114,11 +116,12 @@ class Graphs:
         return tuple(self._registered.values())
 
     def bind(self, graph: Graph) -> BoundGraph:
-        """The graph, bound to the saver.
+        """Bind the graph to the saver.
 
         Raises:
-            GraphNotRegisteredError: a name that was not registered.
-            ConfigurationError: a graph without nodes, one compiled with `checkpointer=False`, or something else entirely.
+            GraphNotRegisteredError: the name is not registered.
+            ConfigurationError: a graph without nodes, one compiled with `checkpointer=False`, or no
+                graph at all.
         """
         if isinstance(graph, str):
             try:
@@ -126,7 +129,7 @@ class Graphs:
             except KeyError:
                 known = ", ".join(sorted(self._registered)) or "none"
                 raise GraphNotRegisteredError(
-                    f"wanted graph {graph!r}, registered: {known}; give it with Durable(graphs={{{graph!r}: …}})"
+                    f"cannot find graph {graph!r}: registered are {known}; pass Durable(graphs={{{graph!r}: …}})"
                 ) from None
         attached = self._attach(graph)
         own_name = None if attached.pregel.name == _UNNAMED else attached.pregel.name
@@ -150,11 +153,11 @@ class Graphs:
             try:
                 return graph.compile(checkpointer=self._saver)
             except ValueError as error:
-                raise ConfigurationError(f"the graph cannot be compiled: {error}") from error
+                raise ConfigurationError(f"cannot compile the graph: {error}") from error
         if isinstance(graph, Pregel):
             return self._fit(graph)
         raise ConfigurationError(
-            f"wanted a registered name, a StateGraph, a compiled graph or an @entrypoint, got {type(graph).__name__}"
+            f"cannot run a {type(graph).__name__}: pass a registered name, a StateGraph, a compiled graph or an @entrypoint"
         )
 
     def _fit(self, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
@@ -162,10 +165,11 @@ class Graphs:
             return graph
         if graph.checkpointer is False:
             raise ConfigurationError(
-                f"graph {graph.name!r} was compiled with checkpointer=False: nothing of it could survive; compile it without"
+                f"cannot run graph {graph.name!r}: it was compiled with checkpointer=False, so "
+                "nothing of it could survive; compile it without"
             )
         if not graph.nodes:
-            raise ConfigurationError(f"graph {graph.name!r} has no nodes")
+            raise ConfigurationError(f"cannot run graph {graph.name!r}: it has no nodes")
         if isinstance(graph.checkpointer, BaseCheckpointSaver):
             self._refuse_other_serializer(graph.name, graph.checkpointer.serde)
         return _with_saver(graph, self._saver)
@@ -188,28 +192,30 @@ def _with_saver(graph: Pregel[Any, Any, Any, Any], saver: BaseCheckpointSaver[An
 
 
 def without_coordinates(config: RunnableConfig, thread_id: str) -> RunnableConfig:
-    """The config of a run, which addresses the thread's head; LangGraph would take other coordinates for time travel.
+    """The config of a run, which always addresses the thread's newest checkpoint.
 
     Raises:
-        InvalidArgumentError: it has some.
+        InvalidArgumentError: it has other coordinates, which LangGraph would take for time travel.
     """
     configurable = config.get("configurable", {})
     if configurable.get("thread_id", thread_id) != thread_id:
         raise InvalidArgumentError(
-            f"config names thread {configurable['thread_id']!r}, the run is of thread {thread_id!r}: leave it out of config",
+            f"cannot use this config for thread {thread_id!r}: it names thread "
+            f"{configurable['thread_id']!r}; leave thread_id out",
             thread_id=thread_id,
         )
     for name in ("checkpoint_id", "checkpoint_ns"):
         if configurable.get(name):
             raise InvalidArgumentError(
-                f"config names a {name}: a durable run goes on from the thread's newest checkpoint; fork the thread instead",
+                f"cannot use this config: it names a {name}, and a run continues from the "
+                "thread's newest checkpoint; fork the thread instead",
                 thread_id=thread_id,
             )
     return config
 
 
 def stored_result(graph: BoundGraph, values: Any, options: Mapping[str, Any], interrupts: Sequence[Any] = ()) -> Any:
-    """What `ainvoke(**options)` returned when the stored state was `values`, and these questions were asked.
+    """What `ainvoke(**options)` returned when it left this state and these interrupts.
 
     Raises:
         ValueError: `output_keys` names no channel of the graph, as from LangGraph.
@@ -229,9 +235,9 @@ def stored_result(graph: BoundGraph, values: Any, options: Mapping[str, Any], in
 def stored_chunks(
     graph: BoundGraph, values: Any, options: Mapping[str, Any], interrupts: Sequence[Any] = ()
 ) -> Iterator[Any]:
-    """What `astream(**options)` yielded last: the chunk of "values", and of "updates" that with the questions.
+    """What `astream(**options)` yielded last: the "values" chunk and the "updates" chunk with the interrupts.
 
-    Each if that mode was asked for.
+    Each only if the options have that mode.
 
     Raises:
         ValueError: as `stored_result`.
@@ -263,6 +269,6 @@ def _output(graph: BoundGraph, values: Any, options: Mapping[str, Any]) -> Any:
         return values.get(keys)
     names = pregel.stream_channels_asis if keys is None else keys
     output = {name: values[name] for name in names if name in values}
-    # LangGraph's own, to the model or dataclass of the output; it has no other way to it.
+    # LangGraph's coercion to the output's model or dataclass; there is no public way to it.
     coerce = pregel._output_mapper if options.get("version") == "v2" else None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return coerce(output) if coerce else output
