@@ -6,11 +6,11 @@
     python3 dev.py test [PYTEST_ARGS]      the tests, on two or more processes unless -n says otherwise
     python3 dev.py test --postgres BINDIR [PYTEST_ARGS]   the same on the Postgres whose programs are there
     python3 dev.py langgraph-suite [PYTEST_ARGS]   LangGraph's own async tests through our saver
-    python3 dev.py lint                    lint, format, types and import contracts: all of them, then the verdict
+    python3 dev.py lint                    lint, format, types, import contracts and prose: all, then the verdict
     python3 dev.py package                 build the wheel and import it in an environment of its own
     python3 dev.py run COMMAND…            anything else with everything installed, such as `run aiodurable --help`
     python3 dev.py lowest [PYTEST_ARGS]    the tests with the oldest versions that the bounds admit (needs uv)
-    python3 dev.py lock                    write constraints.txt anew, with today's versions (needs uv)
+    python3 dev.py lock                    write constraints.txt with today's versions (needs uv)
 
 constraints.txt has the versions that were tested; without hashes, for pip refuses those beside an editable install.
 """
@@ -96,9 +96,10 @@ def lint() -> int:
         "format": ("ruff", "format", "--check", "."),
         "types": ("basedpyright",),
         "layers": ("lint-imports",),
+        "prose": ("pytest", "-q", "tests/contract/test_prose.py"),
     }
     failed = [name for name, check in checks.items() if call(tool(python, check[0]), *check[1:])]
-    print(f"failed: {', '.join(failed)}" if failed else "lint, format, types and layers: all good")
+    print(f"failed: {', '.join(failed)}" if failed else "lint, format, types, layers and prose: all good")
     return 1 if failed else 0
 
 
@@ -137,7 +138,7 @@ def lock() -> int:
 
 
 def environment(*extras: str) -> Path:
-    """The Python of `.venv`, with the project and `extras` installed: anew when pyproject or constraints changed."""
+    """The Python of `.venv`, with the project and `extras` installed: again when pyproject or constraints changed."""
     folder = HERE / ".venv"
     wanted = hashlib.sha256(PYPROJECT.read_bytes() + CONSTRAINTS.read_bytes() + sys.version.encode()).hexdigest()
     stamps = [folder / f".installed-{extra}" for extra in extras]
@@ -194,7 +195,7 @@ def require_uv() -> str:
 
 
 def call(*command: str | Path, cwd: Path = HERE) -> int:
-    """Run it, in the project's folder unless told otherwise, and return its exit code."""
+    """Run it, by default in the project's folder, and return its exit code."""
     sys.stdout.flush()
     return subprocess.call([str(part) for part in command], cwd=cwd)
 

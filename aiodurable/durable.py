@@ -65,7 +65,7 @@ class Durable:
     Opening makes or migrates the tables (unless `settings.auto_migrate` is False) and opens the pools. Inside its `async with`
     it is the current one, which the free functions use: for that task, and the tasks started there. For all others of the
     event loop, such as the requests of a web server, `install` it. Closing takes at most `settings.close_timeout_s`
-    seconds for each room.
+    seconds for each service.
 
     Raises (on opening):
         ConfigurationError: no DSN, one that cannot be read, a graph that cannot be run, or another namespace than that of
@@ -192,7 +192,7 @@ class Durable:
             self._loop = asyncio.get_running_loop()
 
     async def aclose(self) -> None:
-        """Close the services. Idempotent; bounded in time. Leases that are still held are let go by closing.
+        """Close the services. Idempotent; bounded in time. Closing releases the leases that are still held.
 
         Raises:
             ClosedError: it is open in another event loop, and that one is not closed; it stays open there.

@@ -127,7 +127,7 @@ class LockBusyError(LockError):
     """Somebody else holds the lock.
 
     Attributes:
-        holder: who holds it, None where that could not be told (it may be gone already).
+        holder: who holds it, None where that is unknown (it may be gone already).
         since: when the holder took it, as far as Postgres knows.
     """
 

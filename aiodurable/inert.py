@@ -1,7 +1,7 @@
 """Stored values, read for somebody who only looks: no class that a row names is imported or called.
 
 LangGraph's serializer builds what a row asks for: any callable of any module, unless it is strict.
-Whoever writes into the tables would have his code run by each process that lists threads. Here plain
+So a person who can write into the tables would run code in each process that lists threads. Here plain
 data comes back as data, LangGraph's `Interrupt` and `Send` as such, and every other object as a
 `StoredObject`, which names its class and holds what it was made of.
 """

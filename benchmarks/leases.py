@@ -77,7 +77,7 @@ def _on_cpu(pid: int) -> float:
 
 
 def _other(dsn: str, pipe: Any) -> None:
-    """Another process: told a name it takes that lock, says when it had it, and keeps it until it is told again."""
+    """Another process: for each name on stdin it takes that lock, prints when it had it, and keeps it until the next line."""
 
     async def serve() -> None:
         async with PostgresLockManager(dsn) as locks:

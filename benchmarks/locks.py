@@ -95,18 +95,18 @@ def _middle(seen: dict[str, list[Figures]], name: str) -> dict[str, float]:
 
 
 async def beyond(dsn: str, admin: asyncpg.Connection, idle_s: float) -> dict[str, Any]:
-    """What pairs do not show; told as soon as it is known."""
+    """What pairs do not show; printed as soon as it is known."""
 
-    async def told(name: str, part: Any) -> dict[str, Any]:
+    async def measured(name: str, part: Any) -> dict[str, Any]:
         found = await part
         print(f"{name}: {', '.join(f'{key} {value:.4g}' for key, value in found.items())}", flush=True)
         return found
 
     return {
-        "many": await told("many leases", leases.many(dsn, admin)),
-        "handoff": await told("handoff", leases.handoff(dsn)),
-        "kill": await told("kill -9", leases.kill(dsn)),
-        "idle": await told("idle leases", leases.idle(dsn, admin, idle_s)),
+        "many": await measured("many leases", leases.many(dsn, admin)),
+        "handoff": await measured("handoff", leases.handoff(dsn)),
+        "kill": await measured("kill -9", leases.kill(dsn)),
+        "idle": await measured("idle leases", leases.idle(dsn, admin, idle_s)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Whether memory stays flat: 10,000 durable runs with states of 100 kB, most of which wait for room in the backlog.
+"""Whether memory stays flat: 10,000 durable runs with states of 100 kB, most of which wait for their place in the write queue.
 
 All runs of a process share a state's text, so what grows is what this library keeps of it: serialised values that are not
 committed yet. They are bounded in bytes, however many runs there are; without the bound, all at once would hold a

@@ -93,7 +93,7 @@ class Meter:
 
 
 def peak_memory() -> int:
-    """Bytes: the most that this process held at once, since it started or was last told to forget."""
+    """Bytes: the most that this process held at once, since it started or was last reset."""
     if sys.platform == "linux":
         return _status("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -105,7 +105,7 @@ def resident_memory() -> int:
 
 
 def _forget_peak() -> int:
-    """The peak starts anew at what is held now, where the system can (Linux); returns what it starts from."""
+    """The peak starts again at what is held now, where the system can (Linux); returns what it starts from."""
     if sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")  # proc_pid_clear_refs(5): resets the peak resident set size
     return peak_memory()

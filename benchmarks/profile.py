@@ -1,7 +1,7 @@
 """Where the time of a durable run goes: the time line of a lone one, and the CPU of fifty at once by part.
 
 What is measured is the client. A statement's time is from its being sent to its answer: the wire, the server, the disk,
-and the driver. The CPU is sampled, a stack each millisecond of it, and told by the innermost frame that is of a part.
+and the driver. The CPU is sampled, a stack each millisecond of it, and counted for the innermost frame that is of a part.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .report import Row
 from .runs import crowd
 
 RUNS = 200
-ROOMS = ("checkpoints", "runs", "threads", "locks")
+FILES = ("checkpoints", "runs", "threads", "locks")
 NAMES: Mapping[str, str] = {
-    **{text: f"{room}: {name}" for room in ROOMS for name, text in load(room).items()},
+    **{text: f"{file}: {name}" for file in FILES for name, text in load(file).items()},
     COMMIT: "checkpoints: commit",
     COMMIT_REPLACING: "checkpoints: commit",
     END: "runs: end",
@@ -77,7 +77,7 @@ async def _timeline(run: Run) -> list[Row]:
 
 @contextmanager
 def _statements() -> Iterator[list[tuple[str, float, float]]]:
-    """Each statement of this process as name, sent, answered: seen at the driver's doors, in the order of their answers."""
+    """Each statement of this process as name, sent, answered: seen at the driver, in the order of their answers."""
     asked: list[tuple[str, float, float]] = []
 
     def seen(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -129,7 +129,7 @@ async def _cpu(run: Run) -> list[Row]:
 
 
 def _part(frame: FrameType | None) -> str:
-    """The innermost part on the stack; of aiodurable, which room. asyncio only where it is nobody's turn."""
+    """The innermost part on the stack; for aiodurable, its package. asyncio only if no other part is on it."""
     while frame is not None:
         module: str = frame.f_globals.get("__name__", "")
         top, _, rest = module.partition(".")

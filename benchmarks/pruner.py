@@ -1,4 +1,4 @@
-"""A process that prunes a crowd when it is told to: as a cron job or a worker does, not in the process of live runs.
+"""A process that prunes a crowd on command, as a cron job or a worker does, not in the process of live runs.
 
     python -m benchmarks.pruner < lines
 

@@ -99,7 +99,7 @@ class DelayLine:
 
 
 def main(host: str, port: str, delay_ms: str) -> None:
-    with suppress(OSError):  # Linux rounds a wait up by 50 µs unless told otherwise: proc_pid_timerslack_ns(5)
+    with suppress(OSError):  # Linux rounds a wait up by 50 µs by default: proc_pid_timerslack_ns(5)
         Path("/proc/self/timerslack_ns").write_text("1")
 
     def upstream() -> socket.socket:

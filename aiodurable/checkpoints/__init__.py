@@ -9,10 +9,10 @@ of threads whose token it found. So:
 - a stale write changes nothing: it finds no row with its token, is left out of the batch alone, and raises
   `LeaseLostError`; a bump meanwhile waits for the batch, and a batch after a bump sees the new token;
 - a lone write goes at once (there is no timer), and under load batches form by themselves while a commit is under way;
-- a caller hears of success only after the commit, and one thread's writes keep their order: a thread is in one batch
+- a write succeeds only after the commit, and one thread's writes keep their order: a thread is in one batch
   at a time;
 - a connection that dies in mid-batch is replaced and the same rows are sent again: they are idempotent, and the fence
-  is checked anew;
+  is checked again;
 - the first write of a run through a new connection proves that the newest row acknowledged to the run is still there
   (`history.py`): a failover that lost commits ends the run.
 

@@ -46,7 +46,7 @@ class ThreadCopy:
             source: the thread to copy from. One snapshot of it is read, and nothing of it is changed.
             checkpoint_id: a checkpoint of its root graph.
             in_the_step: go on in the middle of the step after it, with what the tasks of that step wrote so far; else
-                that step runs anew.
+                that step runs again.
 
         Raises:
             CheckpointNotFoundError: `source` has no such checkpoint.
@@ -79,7 +79,7 @@ async def birth(database: PsycopgPool, fence: Fence, *, serde: SerializerProtoco
     fence.check()
     async with database.connection() as connection, connection.transaction():
         born = ThreadCopy(connection, fence.thread_id, serde)
-        found = await born.fetch_one(_SQL["unborn"], fence.thread_id)
+        found = await born.fetch_one(_SQL["lock_empty_thread"], fence.thread_id)
         standing = None if found is None else Standing(found["token"], found["lease_id"])
         if found is None or standing != fence.standing:
             raise fence.overtaken(standing)

@@ -101,7 +101,7 @@ class GroupCommitter:
                 try:
                     await self._serve_batches(link)
                     return
-                except Exception:  # a writer that ends would leave whoever writes waiting for ever
+                except Exception:  # a writer that ends would leave its callers waiting for ever
                     _log.exception("a checkpoint writer failed and begins again: please report this")
                 await asyncio.sleep(1.0)
         finally:

@@ -48,7 +48,7 @@ class Upkeep(AsyncPostgresSaver):
     """The saver's methods that remove or copy whole threads.
 
     A thread that is leased, by this process or another, is refused: its run would go on without
-    what was removed. Whoever holds the lease himself says so by passing the `config` of his run,
+    what was removed. The holder of the lease passes the `config` of its run,
     which carries its fence.
     """
 
@@ -163,7 +163,7 @@ class Upkeep(AsyncPostgresSaver):
                     f"wanted to copy thread {source_thread_id!r}, found no checkpoint of it", thread_id=source_thread_id
                 )
             if own is None:
-                # The row stays: whoever waits for it to make one of his own would believe that
+                # The row stays: a process that waits for it to make its own would believe that
                 # nothing is known of it.
                 await _run(connection, "raise_fences", [target_thread_id])
 

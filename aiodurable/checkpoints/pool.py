@@ -100,7 +100,7 @@ class AsyncCheckpointerPool:
     async def get_or_create(cls, dsn: str | None = None, **options: Any) -> Self:
         """The open pool of this DSN and event loop. The first call makes and opens it, with `options` as for the class.
 
-        Whoever closes it closes it for all of its users; the next call then makes a new one.
+        Closing it closes it for all of its users; the next call then makes a new one.
 
         Raises:
             PostgresUnavailableError: Postgres could not be reached or refused.

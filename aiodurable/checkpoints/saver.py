@@ -97,7 +97,7 @@ class DurableSaver(Upkeep):
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow], None]:
-        """The one door of the stock saver's statements. Its lock is for a single connection; a pool needs none."""
+        """All statements of the stock saver get their cursor here. Its lock is for one connection; a pool needs none."""
         async with self._database.connection() as connection:
             if not pipeline:
                 async with connection.cursor(binary=True, row_factory=dict_row) as cursor:

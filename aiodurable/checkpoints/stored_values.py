@@ -1,7 +1,7 @@
 """Stored values, read without building anything: which classes they hold, and whether this process can rebuild those.
 
 LangGraph's serializer never raises for a class that was moved, deleted, changed or is not allowed: it returns what the
-object was made of, a dict as a rule, or None. Whoever is about to go on with a thread asks here first.
+object was made of, a dict as a rule, or None. A call that is about to resume a thread checks here first.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ValueReader:
     """Reads what one serializer wrote.
 
     Args:
-        serde: the serializer. Of one that is neither LangGraph's nor its encrypting one nothing can be told.
+        serde: the serializer. Nothing is known of one that is neither LangGraph's nor its encrypting one.
         load_modules: whether a module that is not imported yet may be imported, as LangGraph does when it loads a value.
             Otherwise it is only looked for: what is in it is not known then.
     """
@@ -243,7 +243,7 @@ def _is_there(module: str) -> bool:
 
 
 def _misfit(cls: Any, one: Built) -> str | None:
-    """Why the class does not take what the object was made of, as far as can be told without calling it."""
+    """Why the class does not take what the object was made of, as far as is known without calling it."""
     if one.code == EXT_PYDANTIC_V2:
         return None if hasattr(cls, "model_construct") else "it was a pydantic model, and is none any more"
     if one.code == EXT_PYDANTIC_V1:

@@ -19,7 +19,7 @@ _ENTERING: Final = 8
 class WriteQueue:
     """The queue between the runs of this process and its writers.
 
-    `async with backlog:` waits for room, first come first served; inside, serialise and `add`. So that however many runs
+    `async with backlog:` waits for capacity, first come first served; inside, serialise and `add`. However many runs
     there are, what they have serialised and not yet committed stays bounded, a single huge write excepted.
 
     Args:
@@ -33,7 +33,7 @@ class WriteQueue:
         self._max_rows = rows
         self._max_bytes = bytes_
         self._rows = self._bytes = self._entering = 0
-        self._doors: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[asyncio.Future[None]] = deque()
         self._waiting: dict[str, deque[Write]] = {}
         self._ready: deque[str] = deque()  # threads with something waiting and nothing under way
         self._under_way: set[str] = set()
@@ -42,23 +42,23 @@ class WriteQueue:
 
     async def __aenter__(self) -> Self:
         self._refuse_closed()
-        if not self._doors and self._has_room():
+        if not self._waiters and self._has_capacity():
             self._entering += 1
             return self
-        door: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._doors.append(door)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         try:
-            await door
+            await waiter
         except asyncio.CancelledError:
-            if door.done() and not door.cancelled() and door.exception() is None:
-                self._leave()  # the door had opened already: the next one's turn
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._leave()  # it had its place already: the next one gets it
             raise
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._leave()
 
-    def _has_room(self) -> bool:
+    def _has_capacity(self) -> bool:
         return self._entering < _ENTERING and self._rows < self._max_rows and self._bytes < self._max_bytes
 
     def _leave(self) -> None:
@@ -66,11 +66,11 @@ class WriteQueue:
         self._let_in()
 
     def _let_in(self) -> None:
-        while self._doors and self._has_room():
-            door = self._doors.popleft()
-            if not door.done():
+        while self._waiters and self._has_capacity():
+            waiter = self._waiters.popleft()
+            if not waiter.done():
                 self._entering += 1
-                door.set_result(None)
+                waiter.set_result(None)
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -130,7 +130,7 @@ class WriteQueue:
         """A batch that was taken is through.
 
         Args:
-            batch: all of it. What was settled, well or not, makes room, and its threads may be in a
+            batch: all of it. What was settled, well or not, frees capacity, and its threads may be in a
                 batch again.
             back: writes of it that could not go now. They come first again after their threads have
                 rested for `rest_s` seconds; until then no later write of those threads goes.
@@ -157,15 +157,15 @@ class WriteQueue:
             self._wake.set()
 
     def close(self) -> None:
-        """Accept nothing more. Those who wait for room are told; what was accepted is still handed out."""
+        """Accept nothing more. Waiters for capacity get an error; what was accepted is still handed out."""
         self._closed = True
         self._wake.set()
-        for door in self._doors:
-            if not door.done():
-                door.set_exception(
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(
                     ClosedError("the checkpointer pool was closed while a checkpoint waited for its turn")
                 )
-        self._doors.clear()
+        self._waiters.clear()
 
     def drain(self) -> list[Write]:
         """Take out everything that was accepted and is under way nowhere."""

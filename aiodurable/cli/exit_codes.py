@@ -31,7 +31,7 @@ class Exit(IntEnum):
     ALREADY_RUNNING = 4
     DATABASE = 5
     PIPE = 141
-    """Whoever read the output has left: what a shell tells of a program that SIGPIPE has ended."""
+    """The reader of the output has left: a shell gives this code to a program that SIGPIPE ended."""
 
 
 def exit_of(error: AiodurableError) -> Exit:

@@ -42,7 +42,7 @@ def fork(
     dsn: str | None,
     as_json: bool,
 ) -> None:
-    """Make the thread NEW (default: a UUID) from a checkpoint of THREAD, its newest unless told otherwise.
+    """Make the thread NEW (default: a UUID) from a checkpoint of THREAD, by default its newest.
 
     THREAD stays as it is. Where work is left, NEW is paused until it is run: `retry` does that.
     """

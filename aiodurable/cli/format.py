@@ -1,4 +1,4 @@
-"""Values as words for a terminal, which obeys escape sequences whoever wrote them."""
+"""Values as words for a terminal, which obeys any escape sequence that it gets."""
 
 from __future__ import annotations
 

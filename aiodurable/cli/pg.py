@@ -13,7 +13,7 @@ __all__ = ["pg"]
 
 
 def default_data() -> Path:
-    """Where the cluster is kept unless told otherwise. As root Postgres runs as another user, who cannot enter /root."""
+    """Where the cluster is kept by default. As root Postgres runs as another user, who cannot enter /root."""
     if os.name == "posix" and os.geteuid() == 0:
         return Path("/var/lib/aiodurable/postgres")
     home = os.environ.get("XDG_DATA_HOME")

@@ -138,7 +138,7 @@ class Programs:
     def initdb(self, data: Path, lock: int, *, durable: bool) -> None:
         """Make a cluster in `data` unless there is one.
 
-        Over its socket the server trusts whoever can reach it: the socket's folder is private. Over
+        Over its socket the server trusts every client: the socket's folder is private. Over
         TCP, which is off unless asked for, it wants a password.
 
         Args:
@@ -190,7 +190,7 @@ def _service_user(owner_of: Path | None) -> pwd.struct_passwd | None:
 
 
 def _environment(user: pwd.struct_passwd | None) -> dict[str, str]:
-    """Nothing of ours: whoever may run SQL functions can read the server's environment, secrets and all."""
+    """Nothing of ours: a role that may run SQL functions can read the server's environment with its secrets."""
     home = user.pw_dir if user is not None else os.environ.get("HOME", "/")
     return {"PATH": os.environ.get("PATH", os.defpath), "HOME": home, "LC_ALL": "C", "TZ": "UTC"}
 
@@ -207,7 +207,7 @@ def _copy_for_all(bindir: Path) -> Path:
     killed while it copied, and after a cleaner of the temporary folder.
 
     Raises:
-        ConfigurationError: the copy's place is somebody else's, or has no room.
+        ConfigurationError: the copy's place is somebody else's, or its disk is full.
     """
     bindir = bindir.resolve()
     install = bindir.parent

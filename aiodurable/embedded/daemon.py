@@ -82,7 +82,7 @@ def server_url(data: Path | str) -> str | None:
 
 
 def _pid_file(data: Path) -> PidFile | None:
-    """Of whoever owns the cluster: its folder is private, so that nobody else writes there."""
+    """Of the cluster's owner: its folder is private, so that nobody else writes there."""
     try:
         owner = data.lstat().st_uid
     except OSError:

@@ -1,4 +1,4 @@
-"""Temporary folders with an owner: claimed by a lock that dies with it, swept away by whoever starts next."""
+"""Temporary folders with an owner: claimed by a lock that dies with it, removed by the next process that starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one room that knows how to reach Postgres: connections, the schema, and the SQL of every room above it.
+"""The only package that knows how to reach Postgres: connections, the schema, and the SQL of all packages.
 
 The two drivers have their places: psycopg's pool serves LangGraph's saver and reads (`PsycopgPool`); dedicated asyncpg
 connections carry what must live as long as a session, the locks (`connect_direct`), and what every run asks, its

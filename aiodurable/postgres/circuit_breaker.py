@@ -5,7 +5,7 @@ one call, the probe, is let through: its success closes the circuit, its failure
 no await between looking at the state and changing it, so within one event loop it needs no lock.
 
 The time matters more than the count: a restart of Postgres fails whatever is under way in one moment, and is over in a few
-seconds, for which whoever comes next had better wait.
+seconds, for which the next calls had better wait.
 """
 
 from __future__ import annotations

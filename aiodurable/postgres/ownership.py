@@ -1,6 +1,6 @@
 """Whose the relations are that stand under the names of LangGraph's and our own, before any statement uses them.
 
-Whoever may create in a schema of the search path can make a relation before the first migration does. Its triggers, or as a
+A role that may create in a schema of the search path can make a relation before the first migration. Its triggers, or as a
 view its functions, then run with the rights of each role that writes it, or only reads it. So the names are looked up in the
 catalogue first, and a relation of a role that there is no reason to trust is refused.
 """

@@ -46,7 +46,7 @@ class Backoff:
         """Seconds to wait after the given number of failures in a row; 0 where there were none."""
         if failures < 1:
             return 0.0
-        longest = min(self.max_s, self.first_s * 2 ** min(failures - 1, 30))  # a float has no room for 2 ** 1024
+        longest = min(self.max_s, self.first_s * 2 ** min(failures - 1, 30))  # 2 ** 1024 overflows a float
         return longest * random.uniform(1 - self.jitter, 1)
 
     async def pause(self, failures: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""LangGraph's tables and ours, made by whoever comes first. Any number of processes may start at once.
+"""LangGraph's tables and ours, made by the first process that opens. Any number of processes may start at once.
 
 LangGraph's own `setup()` is not safe concurrently, and a *blocking* advisory lock around it hangs: its `CREATE INDEX
 CONCURRENTLY` waits for the snapshot of the session that waits for the lock. So the lock is polled, never awaited in Postgres.

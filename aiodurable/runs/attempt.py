@@ -262,7 +262,7 @@ class Attempt:
     async def close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
         """Record how it ended; bounded in time, so that it can be shielded. None where that is not ours to tell."""
         if self._lease.over:
-            return None  # whoever has the lease now tells how the run ends
+            return None  # the new holder of the lease records how the run ends
         try:
             return await self._close(error)
         except (PostgresUnavailableError, ClosedError):

@@ -33,7 +33,7 @@ async def hold(
     """Hold the lease of `thread_id` for the body; its loss cancels the body and surfaces as `LeaseLostError`.
 
     Args:
-        services: where the lock is taken, the token raised, and who is told.
+        services: what takes the lock, raises the token and gets the events.
         thread_id: the thread.
         on_busy: "reject": at once or not at all; "wait": up to `timeout` seconds (None: as long as it takes).
         timeout: seconds, only with "wait".
@@ -88,7 +88,7 @@ async def hold(
 async def _let_go(services: Services, lock: Lease) -> None:
     """Release the lock of a lease that did not come to be, once no raising of its token is under way.
 
-    That one would make the writes of whoever has the lock next stale. Bounded by the lock itself.
+    A later one would make the writes of the next holder stale. Bounded by the lock itself.
     """
     raised = asyncio.create_task(services.checkpoints.bumps.ended(lock.name))
     lost = asyncio.create_task(lock.wait_lost())

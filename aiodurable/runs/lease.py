@@ -115,7 +115,7 @@ class ThreadLease:
             return None
 
     async def release(self) -> None:
-        """Let go. Idempotent. The fence is revoked first: what still runs of the body can write nothing more."""
+        """Release it. Idempotent. The fence is revoked first: what still runs of the body can write nothing more."""
         self._releasing = True
         self._callbacks.clear()
         self._unwatch()
@@ -142,7 +142,7 @@ class ThreadLease:
                 await self._take_again()
         except TimeoutError:
             self.fence.revoke(self._unknown(f"its lock was lost and could not be had again within {grace_s:g} s"))
-        except ClosedError:  # whoever closes under a run takes its lease
+        except ClosedError:  # closing under a run takes its lease
             self.fence.revoke(self._unknown("this process closed its connections while the run was at work"))
         except Exception as error:  # unknown means lost, whatever made it unknown
             _log.exception("could not tell whether the lease of a thread is still ours: it counts as lost")
@@ -159,7 +159,7 @@ class ThreadLease:
         """Take the lock again, then compare token and lease id: unchanged, nobody held the lease in between.
 
         Returns when the lease is ours again, or its fence was revoked because it is another's. The
-        lost lock is let go of only where the lease is: until then others in this process wait.
+        lost lock is released only with the lease: until then others in this process wait.
         """
         while True:
             try:
@@ -175,13 +175,13 @@ class ThreadLease:
                     return
             except (PostgresUnavailableError, LockCapacityError):
                 pass
-            # The server may hold our dead session's lock a moment longer, be starting, or be short of room for the moment.
+            # The server may hold our dead session's lock a moment longer, be starting, or have a full lock table.
             await LEASE_RECOVERY.pause()
 
     def _lose(self) -> None:
         """The fence was revoked, and not because the lease is released."""
         if self.fence.deleted:
-            return  # by whoever runs under it: there is nobody to stop
+            return  # by the run itself: there is nobody to stop
         self._lost.set()
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:

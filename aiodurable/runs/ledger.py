@@ -41,7 +41,7 @@ T = TypeVar("T")
 _SQL = load("runs")
 _ANSWERS = load("answers")
 END = _SQL["end"].replace("{classify}", CLASSIFY)
-"""Where threads stand beneath their leases, and runs closed that the tables show complete."""
+"""Where threads stand apart from their leases, and runs closed that the tables show complete."""
 
 Stored = tuple[str | None, bytes | None]
 """Kind and bytes of a value, as a serializer gives them; or nothing."""

@@ -1,4 +1,4 @@
-"""A durable run: take the lease, look at the thread, start or resume it, record how it ended, let go."""
+"""A durable run: take the lease, read the status, start or resume the thread, record its end, release."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def run(
 
 
 async def _look(services: Services, lease: ThreadLease) -> WorkflowCheckpoint:
-    """Where the thread stands beneath our lease. Of a new one the raising of its token has told."""
+    """Where the thread stands apart from our lease. For a new one the raising of its token has shown it."""
     if lease.fence.first:
         return WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
     return await services.threads.status(lease.thread_id, ignore_lock=True)
@@ -153,7 +153,7 @@ class DurableRun:
             config: a LangGraph config for this call, over that of `Durable.run`.
             context: the graph's run context, instead of that of `Durable.run`.
             on_unfinished: "resume"; "raise": `RunInProgressError`; "restart": give the old work up, an open question too,
-                and start anew.
+                and start.
             options: LangGraph's own for `ainvoke`; `durability` is "sync" unless asked otherwise.
 
         Returns:
@@ -167,7 +167,7 @@ class DurableRun:
             InvalidArgumentError: input, config, context or an option cannot be used, or the run that is named was
                 accepted with another input; nothing was written.
             ResultPrunedError: the run is complete, but its result is not stored any more.
-            LeaseLostError: the lease was lost; whoever has it now goes on from the last checkpoint.
+            LeaseLostError: the lease was lost; its next holder goes on from the last checkpoint.
             RunCancelledError: somebody cancelled the run; see `Threads.cancel`.
             Exception: a node's own, as it was raised; also one of the unfinished run, and the input was not taken then.
         """
@@ -457,7 +457,7 @@ class DurableRun:
         return attempt
 
     def _next_id(self) -> str:
-        """For a run that is started: the id that was told at entry, and another one each time after that."""
+        """For a run that is started: the id that was known at entry, and another one each time after that."""
         fresh, self._fresh_id = self._fresh_id, None
         return fresh or new_run_id()
 

@@ -313,7 +313,7 @@ class Threads:
 
         At the thread's newest checkpoint, and with no place given, the new thread stands as this one does: what finished
         beside a failed node has finished, an open question is open. At an earlier one, and with `before`, the step after
-        it runs anew. Where work is left, the new thread is `paused` until somebody runs it.
+        it runs again. Where work is left, the new thread is `paused` until somebody runs it.
 
         Args:
             thread_id: the thread to fork.
@@ -387,8 +387,8 @@ class Threads:
         Args:
             keep: "latest" keeps what is needed to go on with a thread and drops its past; "nothing" drops the thread and
                 its runs. Its fencing token stays: a stale writer must not meet the same number again.
-            older_than: an age, or a moment with a time zone: only threads to which nothing was written since. Leave
-                room for apps of plain LangGraph, which take no lease.
+            older_than: an age, or a moment with a time zone: only threads to which nothing was written since. Choose
+                it large for apps of plain LangGraph, which take no lease.
             statuses: only threads of these. Failed, interrupted and other threads that wait for somebody go only when
                 named here; running and queued ones never.
             graph: only threads of this graph.
@@ -422,7 +422,7 @@ class Threads:
 
         Args:
             interval: from the end of one round to the beginning of the next, give or take a tenth.
-            options: those of `prune`. An age in `older_than` is measured anew each round.
+            options: those of `prune`. An age in `older_than` is measured again each round.
 
         Raises:
             InvalidArgumentError: options that cannot be meant; at once.

@@ -104,7 +104,7 @@ class Filter:
 
     @property
     def in_sql(self) -> bool:
-        """Whether Postgres can check all of it: an error's text may be stored encrypted, and what is told is not sought."""
+        """Whether Postgres can check all of it: error texts may be encrypted, and the client computes other parts."""
         return not self.resumable and (self.error, self.holder, self.reason, self.doubtful) == (None,) * 4
 
     def passes(self, thread: WorkflowCheckpoint) -> bool:

@@ -64,7 +64,7 @@ Keep = Literal["latest", "nothing"]
 
 
 class PruneOptions(TypedDict, total=False):
-    """What `prune` may be told; see there."""
+    """The options of `prune`; see there."""
 
     keep: Keep
     older_than: Required[Age]
@@ -162,7 +162,7 @@ class _Pace:
         self._began = time.monotonic()
 
     async def rest(self) -> None:
-        """Leave as much time to live traffic as the work owes it, and begin anew."""
+        """Leave as much time to live traffic as the work owes it, and begin again."""
         took = time.monotonic() - self._began
         await asyncio.sleep(took * (1 - self._share) / self._share)
         self.begin()
@@ -278,7 +278,7 @@ class Retention:
             return
         (table,) = await self._database.fetch(_TABLE)
         for first in range(0, table["pages"], _PAGES):
-            rows = await self._database.fetch(_SQL["lying"], first, first + _PAGES, before, everything)
+            rows = await self._database.fetch(_SQL["threads_on_pages"], first, first + _PAGES, before, everything)
             part = min((first + _PAGES) / table["pages"], 1.0)
             yield [row["thread_id"] for row in rows], Pruned(looked_at=len(rows), part=part)
 

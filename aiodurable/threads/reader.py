@@ -58,7 +58,7 @@ class ThreadReader:
 
         Args:
             thread_id: the thread.
-            ignore_lock: the caller holds the lease itself and wants to know what lies beneath.
+            ignore_lock: the caller holds the lease itself and wants to know the status without it.
         """
         found = await (self._beneath if ignore_lock else self._seen)(validate_thread_id(thread_id))
         assert found is not None, "every thread has a status"

@@ -38,7 +38,7 @@ _STEPS = (100, 1000)
 """Threads looked at in the first step, and at most in a later one; each is twice the one before."""
 _RECENT = timedelta(days=1)
 _RECENT_AT_ONCE = 20_000
-"""Recent threads are sorted anew for each fetch: fewer fetches, of more steps each."""
+"""Recent threads are sorted again for each fetch: fewer fetches, of more steps each."""
 CLOCKS = timedelta(minutes=1)
 """How far a checkpoint's id and its `ts` may lie apart; both come from the writer's clock, one after the other."""
 _GREGORIAN = datetime(1582, 10, 15, tzinfo=UTC)

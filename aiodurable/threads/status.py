@@ -3,13 +3,13 @@
 The rules, in order; `classify` in `postgres/sql/threads.sql` applies them, for one thread and for a page alike.
 
 1. Somebody holds the thread's lock (`pg_locks`, mode Exclusive, this database; or a row of an owner found
-   there): **running**, with its holder. A caller that holds the lock itself looks beneath it (`ignore_lock`).
+   there): **running**, with its holder. A caller that holds the lock itself ignores it (`ignore_lock`).
    On a standby no lock of the primary can be seen, and `doubt` says so.
 2. Otherwise the newest run that was accepted (rejected and superseded ones do not count) may know more:
 
    - it is *queued*: **queued**;
    - its input is *fresh*: stored, and no checkpoint carries its run_id. A run whose process is gone before its first
-     checkpoint is **crashed**, whatever lies beneath; *failed*, *paused* and *quarantined* stand as written;
+     checkpoint is **crashed**, whatever the checkpoints say; *failed*, *paused* and *quarantined* stand as written;
    - it is *about the head*: the head carries its run_id, or it took over a thread of plain LangGraph and has written no
      checkpoint. Over an unfinished head *quarantined* stands; over a head with work left and no error or question in
      the tables *paused* and *failed* stand, for LangGraph writes nothing at a static breakpoint, at the recursion limit
@@ -119,7 +119,7 @@ class Classifier:
         return [thread for thread in found.values() if wanted is None or wanted.passes(thread)]
 
     def beneath(self, thread_ids: Sequence[str]) -> tuple[Any, ...]:
-        """The parameters of `CLASSIFY` that tell all of these threads, looking beneath their locks."""
+        """The parameters of `CLASSIFY` for all of these threads, whose locks are ignored."""
         return self._asked(thread_ids, None, ignore_lock=True)
 
     async def count(self, thread_ids: Sequence[str], wanted: Filter) -> Counter[ThreadStatus]:
@@ -209,7 +209,7 @@ def _doubt(row: Mapping[str, Any], status: ThreadStatus, error: str | None, unre
         doubts.append(_DOUBTS[row["doubt"]])
     if row["damaged"]:
         doubts.append(_DOUBTS["damaged"])
-    # Beneath a lock that was not seen. A run that is at work stands as running in the ledger; plain LangGraph's does nowhere.
+    # A standby shows no locks. The ledger has a run at work as running; nothing has plain LangGraph's.
     if row["standby"] and (status is ThreadStatus.CRASHED or row["run_status"] == RunStatus.RUNNING.value):
         doubts.append(_DOUBTS["standby"])
     # The statement leaves cancellations out where it can read what they are.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,13 +22,12 @@ PAGES = [
 ]
 DRAFTS = ("docs/decisions/",)
 """Pages that are not rewritten yet."""
-CLEAN = ("cli/lock_report.py", "cli/locks.py", "locks", "models.py")
-"""Modules and packages of aiodurable whose docstrings are clean."""
-MODULES = [
-    module
-    for name in CLEAN
-    for path in [REPOSITORY / "aiodurable" / name]
-    for module in (sorted(path.rglob("*.py")) if path.is_dir() else [path])
+SOURCES = [
+    *sorted((REPOSITORY / "aiodurable").rglob("*.py")),
+    *sorted((REPOSITORY / "aiodurable" / "postgres" / "sql").glob("*.sql")),
+    *sorted((REPOSITORY / "examples").rglob("*.py")),
+    *sorted((REPOSITORY / "benchmarks").glob("*.py")),
+    REPOSITORY / "dev.py",
 ]
 
 
@@ -43,6 +43,18 @@ def prose(page: Path) -> Iterator[tuple[int, str]]:
     yield from enumerate(text.splitlines(), 1)
 
 
+def comments(source: Path) -> Iterator[tuple[int, str]]:
+    """The comments of a module or of a file of SQL, in which a block's name is one."""
+    if source.suffix == ".sql":
+        for line, text in enumerate(source.read_text("utf-8").splitlines(), 1):
+            yield line, text.partition("--")[2]
+        return
+    with source.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], re.sub(r"`[^`]*`", "", token.string)
+
+
 def docstrings(module: Path) -> Iterator[tuple[int, str]]:
     """The lines of all strings that stand alone, which are docstrings of modules, classes, functions and attributes."""
     for node in ast.walk(ast.parse(module.read_text("utf-8"))):
@@ -56,8 +68,9 @@ def docstrings(module: Path) -> Iterator[tuple[int, str]]:
 def test_the_check_sees_a_banned_word_in_prose_and_leaves_code_alone(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("It is `told`.\n```\nroom\n```\nWhoever [waits](door.md) is fine.\n")
     assert [line for line, text in prose(tmp_path / "page.md") if BANNED.search(text)] == [5]
-    (tmp_path / "module.py").write_text('"""A\n\nroom."""\nroom = "told"\n"""Is `lying`."""\n')
-    assert [line for line, text in docstrings(tmp_path / "module.py") if BANNED.search(text)] == [3]
+    (module := tmp_path / "module.py").write_text('"""A\n\nroom."""\nroom = "told"  # anew\n"""Is `lying`."""\n')
+    assert [line for line, text in docstrings(module) if BANNED.search(text)] == [3]
+    assert [line for line, text in comments(module) if BANNED.search(text)] == [4]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
@@ -67,6 +80,7 @@ def test_a_page_is_in_plain_english(page: Path) -> None:
     assert [f"{page.name}:{line}: {text}" for line, text in prose(page) if BANNED.search(text)] == []
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(REPOSITORY)))
-def test_docstrings_are_in_plain_english(module: Path) -> None:
-    assert [f"{module.name}:{line}: {text}" for line, text in docstrings(module) if BANNED.search(text)] == []
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(REPOSITORY)))
+def test_docstrings_and_comments_are_in_plain_english(source: Path) -> None:
+    lines = [*comments(source), *(docstrings(source) if source.suffix == ".py" else ())]
+    assert [f"{source.name}:{line}: {text}" for line, text in lines if BANNED.search(text)] == []

@@ -38,7 +38,7 @@ async def test_a_newcomer_cancelled_as_its_door_opens_hands_its_place_on() -> No
         second = asyncio.create_task(enter(queue, write("second")))
         await settle()
         [first] = await queue.take()
-        queue.settled([first])  # opens the door of the second …
+        queue.settled([first])  # lets the second in …
         second.cancel()  # … who is gone before it walks through
         with pytest.raises(asyncio.CancelledError):
             await second

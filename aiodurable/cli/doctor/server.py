@@ -146,7 +146,7 @@ def timeouts(facts: Facts, _: Settings) -> Finding:
 
 
 def connections(facts: Facts, settings: Settings) -> Finding:
-    """Whether there is room for one more process as it is configured."""
+    """Whether the server has connections for one more process with these settings."""
     looking = 1
     wanted = settings.lock_connections + looking + settings.checkpoint_connections + LINKS + settings.pool_max_size
     reserved = facts.number("superuser_reserved_connections") + facts.number("reserved_connections")
@@ -210,7 +210,7 @@ CHECKS: tuple[Callable[[Facts, Settings], Finding], ...] = (
     lock_table,
     keepalives,
 )
-"""In the order in which they are told."""
+"""In the order in which they are shown."""
 
 
 def _now() -> datetime:

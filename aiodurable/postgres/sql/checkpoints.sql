@@ -144,7 +144,7 @@ SELECT pg_catalog.set_config('synchronous_commit', 'on', true) WHERE pg_catalog.
 
 -- name: claim_fences
 -- aiodurable_fences_pkey; sorted. A thread that no lease was ever taken of gets a row to lock, of
--- token 0. Whoever takes its first lease meanwhile waits for it.
+-- token 0. A process that takes its first lease meanwhile waits for it.
 INSERT INTO aiodurable_fences (thread_id, token)
 SELECT want.thread_id, 0 FROM pg_catalog.unnest($1::text[]) AS want (thread_id) ORDER BY want.thread_id
 ON CONFLICT (thread_id) DO NOTHING

@@ -1,4 +1,4 @@
--- name: unborn
+-- name: lock_empty_thread
 -- aiodurable_fences_pkey, and the primary keys of LangGraph's tables by their first column. No lease of the thread begins
 -- until the transaction ends.
 SELECT f.token, f.lease_id,
@@ -73,7 +73,7 @@ WITH RECURSIVE origin AS MATERIALIZED (
     WHERE ($4::boolean OR NOT EXISTS (SELECT 1
                                       FROM place p
                                       WHERE p.checkpoint_ns = k.checkpoint_ns AND p.checkpoint_id = k.checkpoint_id))
-      -- An error that a later attempt outlived is told by its transaction (see classify), and all of these become one.
+      -- Its transaction shows an error that a later attempt outlived (see classify), and all of these become one.
       AND NOT (w.channel = '__error__' AND EXISTS (
           SELECT 1
           FROM checkpoint_writes n

@@ -1,5 +1,5 @@
 -- name: plan_once
--- No table. The plan of a statement over arrays never depends on them, yet Postgres would plan it anew each time: a third of
+-- No table. The plan of a statement over arrays never depends on them, yet Postgres would plan it again each time: a third of
 -- the cost of a commit. Not through a proxy ($1 is the backend that was announced at connection): there the session is
 -- somebody else's in a moment. A row tells that it was done. What is read and written here counts on a snapshot for each
 -- statement, whatever the database's or the role's default is. $1 is written in: the simple protocol has no parameters, and

@@ -3,7 +3,7 @@
 -- $2 of each the kinds (relkind) that it may be. A row for each that is visible on the search path; `stranger` is a role whose
 -- code would run with our rights: the owner, or that of a function which a trigger or a rule calls. No stranger is this role, a
 -- superuser, the owner of the database or of the relation's schema, or, unless this role is a superuser, a role of which it is
--- a member. To a superuser the owner of a schema with the superuser's name is a stranger: whoever may create schemas can put
+-- a member. To a superuser the owner of a schema with the superuser's name is a stranger: a role that may create schemas can put
 -- one of that name before all others, by "$user".
 WITH self AS (
     SELECT r.oid, r.rolsuper AS super, r.rolname AS name FROM pg_catalog.pg_roles r WHERE r.rolname = current_user

@@ -1,4 +1,4 @@
--- name: lying
+-- name: threads_on_pages
 -- TID range scan of checkpoints. Threads with a checkpoint older than the id $3 on the pages from $1 to before $2, in the order
 -- they lie there. Unless $4 (keep nothing) only those of which a page shows that they have a past: what was pruned before
 -- has one checkpoint, without a parent, and is passed over at a glance.
@@ -59,7 +59,7 @@ RETURNING thread_id
 -- keep nothing, $5 only tell what would go.
 WITH claimed AS MATERIALIZED (
     -- Under this lock no lease begins and no fenced write commits. The same token: none began since the thread was looked
-    -- at. Whoever writes at this moment is left alone.
+    -- at. A writer at this moment is left alone.
     SELECT t.thread_id, t.head_id
     FROM aiodurable_fences f
     JOIN unnest($1::text[], $2::bigint[], $3::text[]) AS t (thread_id, token, head_id) ON t.thread_id = f.thread_id
@@ -151,7 +151,7 @@ no_run AS (
     WHERE NOT $5::boolean AND $4::boolean AND r.thread_id = g.thread_id
 ),
 no_holder AS (
-    -- Whoever takes a lost lock again, or wakes up from having been frozen, holds none at this
+    -- A holder that takes a lost lock again, or wakes up after it was frozen, holds none at this
     -- moment: its token changes. As raise_removed of checkpoints.sql.
     UPDATE aiodurable_fences f
     SET token = f.token + 1, lease_id = -(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000::numeric)::bigint
@@ -201,8 +201,8 @@ RETURNING thread_id
 
 -- name: unlink
 -- checkpoints_pkey. The kept checkpoints $3 of the threads $1, namespaces $2, have no parent any more. Not in the transaction
--- that removed the parents: once that has committed, a row's new version finds the room of a removed one on its own page, and
--- no index has to be told of it. A row that somebody else writes is left for the next time.
+-- that removed the parents: once that has committed, a row's new version finds the space of a removed one on its own page, and
+-- no index changes. A row that somebody else writes is left for the next time.
 UPDATE checkpoints
 SET parent_checkpoint_id = NULL
 WHERE ctid = ANY (ARRAY (

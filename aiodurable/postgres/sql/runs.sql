@@ -208,7 +208,7 @@ WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.token = e.token
 RETURNING r.run_id, r.token, e.lease_id, r.finished_at
 
 -- name: end
--- In the braces comes classify: where each thread stands beneath its lock. A run that it shows
+-- In the braces comes classify: where each thread stands apart from its lock. A run that it shows
 -- complete is closed at once (aiodurable_runs_pkey, aiodurable_fences_pkey), without waiting for the
 -- disk: the checkpoints that make it complete are there, and a row that is lost in a crash of the
 -- server is read as complete all the same.
@@ -253,7 +253,7 @@ WHERE r.run_id = $1 AND coalesce(r.token, 0) <= $2::bigint
 -- name: fork
 -- checkpoints_pkey for the checkpoint $10 of the source $9, aiodurable_runs_pkey for the run that wrote it. $11: it goes on in
 -- the middle of the step after it, so that answers that step has not taken yet go along. Its
--- transaction began with unborn, which keeps the fence that it compared.
+-- transaction began with lock_empty_thread, which keeps the fence that it compared.
 INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, attempts, token, worker, base_id, reason,
                              context_type, context, config_type, config, answered,
                              answers_type, answers, questions_closed, finished_at)
@@ -273,7 +273,7 @@ WHERE c.thread_id = $9 AND c.checkpoint_ns = '' AND c.checkpoint_id = $10
 RETURNING run_id
 
 -- name: request_cancel
--- aiodurable_runs_one_running, by the thread $1; whoever runs it hears of it on channel $2.
+-- aiodurable_runs_one_running, by the thread $1; its process gets a notification on channel $2.
 WITH requested AS (
     UPDATE aiodurable_runs r
     SET cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now())

@@ -1,7 +1,7 @@
 -- name: classify
 -- A thread: one descent of checkpoints_pkey (its head), one or two of checkpoint_writes_pkey (the head's tasks), one of
 -- aiodurable_runs_in_order (its newest run); checkpoint_blobs_pkey only for heads that update_state or a Send left.
--- $1 thread ids, $2 their lock keys, $3 look beneath the lock, $4 statuses, $5 older than, $6 newer than, $7 graph, $8 what the
+-- $1 thread ids, $2 their lock keys, $3 ignore the lock, $4 statuses, $5 older than, $6 newer than, $7 graph, $8 what the
 -- ledger says of the newest run (nulls: any).
 WITH held AS MATERIALIZED (
     -- Session locks on one bigint: classid and objid are its halves, objsubid is 1 (two integers, a waiter's flag, have 2).
@@ -126,7 +126,7 @@ facts AS (
                pg_catalog.array_agg(s.question ORDER BY s.path) FILTER (WHERE s.waiting) AS questions
         FROM (
             SELECT k.*,
-                   -- LangGraph writes the question anew each time it is asked, in subgraphs too: an answer younger
+                   -- LangGraph writes the question again each time it is asked, in subgraphs too: an answer younger
                    -- than that row, of no task or taken by this one, was given to it. The stock saver may commit the
                    -- answer of no task after what the task did with it: one that this task took last is spent.
                    k.question IS NOT NULL AND NOT k.finished AND NOT k.failed
@@ -194,7 +194,7 @@ facts AS (
             LIMIT 1
         ) q
         CROSS JOIN LATERAL (
-            -- Recorded, or told by the run's own checkpoints, as in get of runs.sql; they are read only of runs whose
+            -- Recorded, or known from the run's own checkpoints, as in get of runs.sql; they are read only of runs whose
             -- process died, and where plain LangGraph has gone on after one.
             SELECT q.consumed OR coalesce(q.run_id = h.stamp AND h.ran AND h.checkpoint_id > coalesce(q.base_id, ''), false) OR (
                 SELECT true

@@ -322,11 +322,11 @@ async def test_a_backlog_of_large_states_stays_within_its_bounds(
             results = asyncio.gather(*(put(saver, thread, large) for thread in threads))
             await wait_until(lambda: backlog._bytes >= backlog._max_bytes and not backlog._entering)
             assert serialised * 250_000 <= backlog._max_bytes + 9 * 250_000
-            assert len(backlog._doors) == len(threads) - serialised
+            assert len(backlog._waiters) == len(threads) - serialised
         assert len(set(await results)) == len(threads)
     finally:
         del saver.serde.dumps_typed
-    assert (backlog._bytes, backlog._rows, len(backlog._doors), len(backlog._waiting)) == (0, 0, 0, 0)
+    assert (backlog._bytes, backlog._rows, len(backlog._waiters), len(backlog._waiting)) == (0, 0, 0, 0)
 
 
 async def test_cancelled_newcomers_give_their_turn_away(
@@ -346,7 +346,7 @@ async def test_cancelled_newcomers_give_their_turn_away(
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result) for result in results} <= {str, asyncio.CancelledError}
     await wait_until(lambda: not backlog._under_way)
-    assert (backlog._bytes, backlog._rows, backlog._entering, len(backlog._doors)) == (0, 0, 0, 0)
+    assert (backlog._bytes, backlog._rows, backlog._entering, len(backlog._waiters)) == (0, 0, 0, 0)
 
 
 async def test_a_large_value_does_not_hold_up_the_event_loop(saver: DurableSaver, lease: Any) -> None:
