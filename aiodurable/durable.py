@@ -22,6 +22,7 @@ from aiodurable.events import Observer
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres import schema
 from aiodurable.postgres.namespace import agree_on_namespace
+from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
 from aiodurable.runs.cancellation import CHANNEL, Cancellations
 from aiodurable.runs.graphs import Graph, Graphs
@@ -153,6 +154,8 @@ class Durable:
             )
             cancellations = Cancellations(checkpoints.database, every_s=settings.lease_heartbeat_s)
             stack.push_async_callback(cancellations.aclose)
+            notifier = Notifier()
+            notifier.subscribe(CHANNEL, cancellations.hurry)
             locks = await stack.enter_async_context(
                 PostgresLockManager(
                     direct.conninfo,
@@ -161,7 +164,7 @@ class Durable:
                     settings=settings,
                     observers=self._observers,
                     allow_proxy=settings.lock_allow_proxy,
-                    channels={CHANNEL: cancellations.hurry},
+                    notifier=notifier,
                 )
             )
             # After the locks, which refuse a standby for what it is: this one writes.

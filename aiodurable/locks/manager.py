@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import Self
@@ -18,8 +18,10 @@ from aiodurable.locks.holders import HolderLookup
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.scope import HeldLock
+from aiodurable.locks.statements import RELEASES, for_keys
 from aiodurable.locks.supervisor import SessionSupervisor
 from aiodurable.models import LockHolder
+from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
 from aiodurable.settings import Settings
 from aiodurable.shield import run_to_completion
@@ -49,8 +51,8 @@ class PostgresLockManager:
             the lock's name.
         allow_proxy: accept a pooler in session mode, if a probe on every connection finds that
             locks exclude through it; None: `lock_allow_proxy` of `settings`.
-        channels: further channels to listen on, and what is called with the payload; best effort,
-            as NOTIFY is.
+        notifier: receives the notifications of the process on the connection of the first session;
+            None: one for the locks alone.
 
     Raises:
         ConfigurationError: an argument is invalid.
@@ -65,7 +67,7 @@ class PostgresLockManager:
         settings: Settings | None = None,
         observers: Sequence[Observer] = (),
         allow_proxy: bool | None = None,
-        channels: Mapping[str, Callable[[str], None]] | None = None,
+        notifier: Notifier | None = None,
     ) -> None:
         settings = settings or Settings.from_env()
         sessions = settings.lock_connections if sessions is None else sessions
@@ -80,14 +82,14 @@ class PostgresLockManager:
         self._namespace = namespace
         self._lookup = HolderLookup(self._dsn, timeout_s=settings.connect_timeout_s)
         self._acquirer = Acquirer(self._lookup, self._closed, observers)
+        notifier = notifier or Notifier()
+        notifier.subscribe(RELEASES, for_keys(self._acquirer.key_waiters.wake))
         self._supervisors = [
             SessionSupervisor(
                 self._dsn,
                 LeaseTiming.of(settings),
                 self._acquirer.release,
-                # One LISTEN for each process: the tick covers its absence.
-                key_released=self._acquirer.key_waiters.wake if place == 0 else None,
-                channels=channels if channels and place == 0 else {},
+                notifier=notifier if place == 0 else None,
                 up=self._acquirer.session_up,
                 connect_timeout_s=settings.connect_timeout_s,
                 setup=settings.auto_migrate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 import asyncpg
@@ -16,14 +16,17 @@ from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.making import make_missing
 from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable, translate
+from aiodurable.postgres.notifier import Notifier, Subscriber
 from aiodurable.postgres.sql import load
 
-__all__ = ["FREED", "NOTIFIED", "NOT_HELD", "Answer", "LockStatements", "pooled"]
+__all__ = ["FREED", "NOTIFIED", "NOT_HELD", "RELEASES", "Answer", "LockStatements", "for_keys", "pooled"]
 
 _SQL = load("locks")
 _PREPARED: Final = ("batch", "acquire", "release", "flags", "undo", "audit")
 _log = logging.getLogger(__name__)
-_CHANNEL: Final = "aiodurable_lock"
+RELEASES: Final = "aiodurable_lock"
+"""The channel of keys that were unlocked while somebody waited for them."""
+
 _KEY: Final = re.compile("-?[0-9]{1,19}")
 
 NOT_HELD: Final = 0
@@ -112,22 +115,9 @@ class LockStatements:
             for name in _PREPARED:
                 self._statements[name] = await self._connection.prepare(_SQL[name])
 
-    async def listen(self, key_released: Callable[[int], None], channels: Mapping[str, Callable[[str], None]]) -> None:
-        """Have `key_released` called with each key that was unlocked while somebody waited for it;
-        listen on `channels` too."""
-
-        def notified(_connection: object, _pid: int, _channel: str, payload: object) -> None:
-            if _KEY.fullmatch(key := str(payload)):
-                key_released(int(key))
-            else:  # any role may send one
-                _log.debug("dropped a notification of %d characters that is no key", len(key))
-
-        def forward(_connection: object, _pid: int, channel: str, payload: object) -> None:
-            channels[channel](str(payload))
-
-        await self._connection.add_listener(_CHANNEL, notified)
-        for channel in channels:
-            await self._connection.add_listener(channel, forward)
+    async def listen(self, notifier: Notifier) -> None:
+        """Receive the notifications of the process on this connection."""
+        await notifier.attach(self._connection)
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when the connection ends, at either side."""
@@ -205,6 +195,18 @@ class LockStatements:
     def terminate(self) -> None:
         """Cut the connection at once; a caller that awaits an answer gets an error."""
         self._connection.terminate()
+
+
+def for_keys(key_released: Callable[[int], None]) -> Subscriber:
+    """A subscriber to `RELEASES` that calls `key_released` with each key."""
+
+    def notified(payload: str) -> None:
+        if _KEY.fullmatch(payload):
+            key_released(int(payload))
+        else:  # any role may send one
+            _log.debug("dropped a notification of %d characters that is no key", len(payload))
+
+    return notified
 
 
 def pooled(dsn: Dsn) -> SessionLocksUnsupportedError:

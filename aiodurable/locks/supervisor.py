@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from aiodurable.dsn import Dsn
@@ -16,13 +15,12 @@ from aiodurable.locks.selfcheck import check
 from aiodurable.locks.session import LockSession, ReleaseLease
 from aiodurable.locks.statements import LockStatements
 from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable
+from aiodurable.postgres.notifier import Notifier
+from aiodurable.postgres.retry import SESSION_RECONNECT
 
 __all__ = ["SessionSupervisor"]
 
 _log = logging.getLogger(__name__)
-
-BACKOFF_S: Final = (0.05, 2.0)
-"""Seconds before the first try to reconnect, and at most before any later one; halved at random."""
 
 _WARN_EVERY_S: Final = 30.0
 """Seconds between two warnings that Postgres is away; tries in between are logged as DEBUG."""
@@ -38,9 +36,8 @@ class SessionSupervisor:
         dsn: a direct connection to the primary.
         timing: of the leases.
         release: releases a lease.
-        key_released: called with a key that was released while somebody waits; None: this session
-            does not listen.
-        channels: further channels to listen on, and what is called with the payload.
+        notifier: receives notifications on this session's connection; None: this session does not
+            listen.
         up: called whenever a session is up.
         connect_timeout_s: seconds to connect, at each try.
         setup: create the token sequence if it is missing.
@@ -58,8 +55,7 @@ class SessionSupervisor:
         timing: LeaseTiming,
         release: ReleaseLease,
         *,
-        key_released: Callable[[int], None] | None,
-        channels: Mapping[str, Callable[[str], None]],
+        notifier: Notifier | None,
         up: Callable[[], None],
         connect_timeout_s: float,
         setup: bool,
@@ -69,8 +65,7 @@ class SessionSupervisor:
         self._dsn = dsn
         self._timing = timing
         self._release = release
-        self._key_released = key_released
-        self._channels = channels
+        self._notifier = notifier
         self._up = up
         self._connect_timeout_s = connect_timeout_s
         self._setup = setup
@@ -124,8 +119,8 @@ class SessionSupervisor:
                 timeout_s=self._connect_timeout_s,
             )
             await statements.prepare(self._timing, setup=self._setup)
-            if self._key_released is not None:
-                await statements.listen(self._key_released, self._channels)
+            if self._notifier is not None:
+                await statements.listen(self._notifier)
             sent = time.monotonic()
             _, _, slots, sessions = await statements.audit(0)
         except BaseException as error:  # also when cancelled: the connection has no owner yet
@@ -150,7 +145,7 @@ class SessionSupervisor:
             self.reconnects += 1
 
     async def _reconnect(self) -> LockSession:
-        wait, longest = BACKOFF_S
+        failures = 0
         warned = float("-inf")
         while True:
             try:
@@ -160,5 +155,5 @@ class SessionSupervisor:
                 warned = warned if quiet else time.monotonic()
                 level = logging.DEBUG if quiet else logging.WARNING
                 _log.log(level, "could not reconnect a lock session, trying again: %s", error)
-            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
-            wait = min(2 * wait, longest)
+            failures += 1
+            await SESSION_RECONNECT.pause(failures)

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from aiodurable.locks import PostgresLockManager
+from aiodurable.postgres.notifier import Notifier
 from tests.support.waiting import wait_until
 
 
@@ -18,7 +19,9 @@ async def test_junk_on_the_channel_of_the_locks_is_dropped_quietly(dsn: str, cap
     def told(payload: str) -> None:
         heard.append(payload)
 
-    async with PostgresLockManager(dsn, channels={"another": told}):
+    notifier = Notifier()
+    notifier.subscribe("another", told)
+    async with PostgresLockManager(dsn, notifier=notifier):
         with psycopg.connect(dsn, autocommit=True) as stranger:
             for junk in ("x", "", "9" * 7000, "\u0663.5"):
                 stranger.execute("SELECT pg_notify('aiodurable_lock', %s)", (junk,))
