@@ -92,6 +92,20 @@ def test_an_error_that_a_page_names_exists(page: Path) -> None:
     assert found - set(errors.__all__) - others == set()
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "decisions"], ids=page_name)
+def test_a_module_that_a_page_names_exists(page: Path) -> None:
+    named = (
+        set(re.findall(r"`((?:\w+/)+\w+\.(?:py|sql))`", page.read_text()))
+        if page.name != "CHANGELOG.md"
+        else set[str]()
+    )
+    assert [
+        name
+        for name in named
+        if not any((root / name).exists() for root in (REPOSITORY, Path(aiodurable.__file__).parent))
+    ] == []
+
+
 # --- links -----------------------------------------------------------------------------------------------------------
 
 
