@@ -1,39 +1,61 @@
-"""What waits to be committed: bounded, in order within a thread, and no thread in two batches at once."""
+"""The writes that wait for their commit: bounded, in order within a thread, no thread in two batches at once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Self
 
 from aiodurable.checkpoints.encoding import Write
 from aiodurable.errors import ClosedError
 
-__all__ = ["WriteQueue"]
+__all__ = ["QueueLoad", "WriteQueue"]
 
 _ENTERING: Final = 8
 """How many calls may serialise their values at once: what they produce is not counted before it is there."""
 
 
+@dataclass(frozen=True, slots=True)
+class QueueLoad:
+    """How much a write queue holds.
+
+    Attributes:
+        rows, bytes_: rows and bytes that are accepted and not yet settled.
+        serialising: callers that serialise their values.
+        callers: callers that wait for capacity, with nothing serialised yet.
+        writes: writes in no batch yet, by thread.
+        under_way: threads whose writes are in a batch, or rest before the next try.
+    """
+
+    rows: int
+    bytes_: int
+    serialising: int
+    callers: int
+    writes: Mapping[str, int]
+    under_way: frozenset[str]
+
+
 class WriteQueue:
     """The queue between the runs of this process and its writers.
 
-    `async with backlog:` waits for capacity, first come first served; inside, serialise and `add`. However many runs
-    there are, what they have serialised and not yet committed stays bounded, a single huge write excepted.
+    `async with queue:` waits for capacity, first come first served; inside, serialise and `add`. So
+    the values that are serialised and not yet committed stay bounded however many runs there are. A
+    single write larger than the bound is accepted alone.
 
     Args:
-        batch_rows, batch_bytes: what one batch carries at most; a larger single write goes alone.
-        rows, bytes_: how much may be accepted and not yet settled before newcomers wait.
+        batch_rows, batch_bytes: the largest batch; a larger single write goes alone.
+        rows, bytes_: how much may be accepted and not yet settled before new callers wait.
     """
 
     def __init__(self, *, batch_rows: int, batch_bytes: int, rows: int, bytes_: int) -> None:
         self._batch_rows = batch_rows
         self._batch_bytes = batch_bytes
-        self._max_rows = rows
-        self._max_bytes = bytes_
+        self.max_rows = rows
+        self.max_bytes = bytes_
         self._rows = self._bytes = self._entering = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._callers: deque[asyncio.Future[None]] = deque()
         self._waiting: dict[str, deque[Write]] = {}
         self._ready: deque[str] = deque()  # threads with something waiting and nothing under way
         self._under_way: set[str] = set()
@@ -42,16 +64,16 @@ class WriteQueue:
 
     async def __aenter__(self) -> Self:
         self._refuse_closed()
-        if not self._waiters and self._has_capacity():
+        if not self._callers and self._has_capacity():
             self._entering += 1
             return self
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._callers.append(admitted)
         try:
-            await waiter
+            await admitted
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._leave()  # it had its place already: the next one gets it
+            if admitted.done() and not admitted.cancelled() and admitted.exception() is None:
+                self._leave()  # admitted in the same moment: the next caller gets the place
             raise
         return self
 
@@ -59,18 +81,18 @@ class WriteQueue:
         self._leave()
 
     def _has_capacity(self) -> bool:
-        return self._entering < _ENTERING and self._rows < self._max_rows and self._bytes < self._max_bytes
+        return self._entering < _ENTERING and self._rows < self.max_rows and self._bytes < self.max_bytes
 
     def _leave(self) -> None:
         self._entering -= 1
-        self._let_in()
+        self._admit()
 
-    def _let_in(self) -> None:
-        while self._waiters and self._has_capacity():
-            waiter = self._waiters.popleft()
-            if not waiter.done():
+    def _admit(self) -> None:
+        while self._callers and self._has_capacity():
+            admitted = self._callers.popleft()
+            if not admitted.done():
                 self._entering += 1
-                waiter.set_result(None)
+                admitted.set_result(None)
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -81,8 +103,25 @@ class WriteQueue:
         """Writes accepted and in no batch yet."""
         return sum(map(len, self._waiting.values()))
 
+    @property
+    def load(self) -> QueueLoad:
+        """How much the queue holds now."""
+        return QueueLoad(
+            self._rows,
+            self._bytes,
+            self._entering,
+            len(self._callers),
+            {thread_id: len(writes) for thread_id, writes in self._waiting.items()},
+            frozenset(self._under_way),
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` would return a batch at once."""
+        return bool(self._ready)
+
     def add(self, write: Write) -> None:
-        """Have the write committed. Raises `ClosedError` after `close`."""
+        """Queue a write for the next batch. Raises `ClosedError` after `close`."""
         self._refuse_closed()
         self._rows += write.count
         self._bytes += write.size
@@ -97,7 +136,10 @@ class WriteQueue:
             self._wake.set()
 
     async def take(self) -> list[Write]:
-        """The next batch as soon as there is one, of each thread its oldest writes under one fence. Empty: closed, all done."""
+        """The next batch: of each thread its oldest writes under one fence.
+
+        Waits until there is one. Empty: the queue is closed and all writes are settled.
+        """
         while not self._ready:
             if self._closed and not self._waiting and not self._under_way:
                 self._wake.set()
@@ -123,17 +165,17 @@ class WriteQueue:
                 if not waiting:
                     del self._waiting[thread_id]
             if waiting:
-                break  # full, or a second fence of the thread, which takes its own turn
+                break  # full, or a second fence of the thread, which needs a batch of its own
         return batch
 
     def settled(self, batch: Sequence[Write], *, back: Sequence[Write] = (), rest_s: float = 0.0) -> None:
-        """A batch that was taken is through.
+        """Settle a batch.
 
         Args:
-            batch: all of it. What was settled, well or not, frees capacity, and its threads may be in a
-                batch again.
-            back: writes of it that could not go now. They come first again after their threads have
-                rested for `rest_s` seconds; until then no later write of those threads goes.
+            batch: all of it. Its settled writes, committed or failed, free their capacity, and their
+                threads may be in a batch again.
+            back: writes of it that must be tried again. They come first after their threads have rested
+                for `rest_s` seconds; until then no later write of those threads is in a batch.
         """
         resting = {write.fence.thread_id for write in back}
         again = {id(write) for write in back}
@@ -146,7 +188,7 @@ class WriteQueue:
         self._release({write.fence.thread_id for write in batch} - resting)
         if resting:
             asyncio.get_running_loop().call_later(rest_s, self._release, resting)
-        self._let_in()
+        self._admit()
 
     def _release(self, thread_ids: Iterable[str]) -> None:
         for thread_id in thread_ids:
@@ -157,18 +199,18 @@ class WriteQueue:
             self._wake.set()
 
     def close(self) -> None:
-        """Accept nothing more. Waiters for capacity get an error; what was accepted is still handed out."""
+        """Accept nothing more: fail the callers that wait. `take` still returns the accepted writes."""
         self._closed = True
         self._wake.set()
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(
-                    ClosedError("the checkpointer pool was closed while a checkpoint waited for its turn")
+        for admitted in self._callers:
+            if not admitted.done():
+                admitted.set_exception(
+                    ClosedError("the checkpointer pool was closed while a checkpoint waited for capacity")
                 )
-        self._waiters.clear()
+        self._callers.clear()
 
     def drain(self) -> list[Write]:
-        """Take out everything that was accepted and is under way nowhere."""
+        """Remove and return every accepted write that is in no batch."""
         left = [write for waiting in self._waiting.values() for write in waiting]
         self._waiting.clear()
         self._ready.clear()

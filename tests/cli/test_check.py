@@ -17,13 +17,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aiodurable import Durable, PostgresUnavailableError, ProblemKind
-from aiodurable.checkpoints import stored_values
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.cli.commands import cli
 from aiodurable.models import ThreadStatus
 from aiodurable.runs import check
 from aiodurable.settings import Settings
 from aiodurable.threads import search
+from tests.support.internals import forget_classes
 
 UNFINISHED = [status for status in ThreadStatus if status not in (ThreadStatus.NEW, ThreadStatus.COMPLETE)]
 
@@ -103,11 +103,11 @@ async def shop(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
                 with contextlib.suppress(ConnectionError):
                     await run.ainvoke({"xs": [Basket("tea")] if name == "value" else []})
     monkeypatch.delitem(sys.modules, "models_that_move")
-    stored_values._resolve.cache_clear()
+    forget_classes()
     yield
     for name in ("shop_old", "shop_new"):
         sys.modules.pop(name, None)
-    stored_values._resolve.cache_clear()
+    forget_classes()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from aiodurable.postgres import direct, pool_connection
 from aiodurable.postgres.direct import DirectConnection, DirectPool
 from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import STEPS, Gate, four_nodes
+from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import wait_until, within
@@ -118,7 +119,7 @@ async def test_a_complete_run_whose_end_met_a_dead_connection_returns_its_result
 async def test_a_token_that_was_asked_for_on_a_dead_connection_is_raised_once_more(
     durable: Durable, wire: Proxy
 ) -> None:
-    pool = durable._opened().checkpoints
+    pool = services_of(durable).checkpoints
     first = await pool.new_fence("t")
     wire.forget()
     second = await within(30, pool.new_fence("t"), what="a token")

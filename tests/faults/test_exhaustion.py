@@ -23,6 +23,7 @@ from aiodurable.durable import Durable
 from aiodurable.embedded import EmbeddedPostgres, start_server, stop_server
 from aiodurable.errors import AiodurableError, LockCapacityError
 from aiodurable.settings import Settings
+from tests.support.internals import committer_of, services_of
 
 
 class State(TypedDict, total=False):
@@ -90,7 +91,7 @@ async def test_a_full_disk_is_told_and_all_goes_on_when_there_is_room(full_disk:
     dsn, fill, make_room = full_disk
     async with Durable(dsn, graphs={"graph": GRAPH}, settings=FEW) as durable:
         await run(durable, "before")
-        durable._opened().checkpoints._writer.retry_for_s = 1.0  # type: ignore[union-attr]
+        committer_of(services_of(durable).checkpoints.get_checkpointer()).retry_for_s = 1.0
         fill()
         for number in range(3):
             assert resource_of(await raised(run(durable, f"full {number}"))) == "disk"

@@ -11,6 +11,7 @@ from aiodurable.errors import LeaseLostError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.settings import Settings
 from tests.support.fault_times import Timetable
+from tests.support.internals import supervisors_of
 from tests.support.lock_view import ServerLocks
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until, within
@@ -92,7 +93,7 @@ async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(dsn: st
     locks = PostgresLockManager(dsn, sessions=1, settings=SILENT)
     await locks.open()
     lease = await locks.acquire("a")
-    session = locks._supervisors[0].session
+    session = supervisors_of(locks)[0].session
     assert session is not None
     session._timers["heartbeat"].cancel()  # it falls silent, and the event loop runs on
     last = session.answered
@@ -107,7 +108,7 @@ async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(dsn: st
 async def test_the_server_itself_ends_a_session_that_fell_silent(dsn: str, server_locks: ServerLocks) -> None:
     async with PostgresLockManager(dsn, sessions=1, settings=SILENT) as locks:
         await locks.acquire("a")
-        session = locks._supervisors[0].session
+        session = supervisors_of(locks)[0].session
         assert session is not None
         for timer in session._timers.values():
             timer.cancel()  # neither heartbeat nor deadline

@@ -77,7 +77,7 @@ async def main(dsn: str, folder: str, tasks: str, seconds: str, seed: str) -> No
         contender = Contender(locks, Path(folder))
         until = time.monotonic() + float(seconds)
         await asyncio.gather(*(contender.fight(until) for _ in range(int(tasks))))
-        lost = sum(keeper.reconnects for keeper in locks._supervisors)
+        lost = sum(session.reconnects for session in locks.health().sessions)
     counted = {key: value for key, value in vars(contender).items() if isinstance(value, int)}
     print(json.dumps({**counted, "lost": lost}))
 

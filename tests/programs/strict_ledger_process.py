@@ -24,6 +24,7 @@ from langgraph.types import interrupt
 from aiodurable import Durable, Settings
 from aiodurable.errors import InvalidArgumentError
 from tests.support import loops
+from tests.support.internals import services_of
 
 
 class Size(enum.Enum):
@@ -109,7 +110,7 @@ GRAPHS = {"shop": SHOP, "question": QUESTION, "working": working}
 async def accepted(durable: Durable, graph: str, thread_id: str, input: Any, context: Any = None) -> None:
     """A run whose process died before its first checkpoint."""
     async with durable.hold(thread_id) as lease:
-        await durable._opened().ledger.start(
+        await services_of(durable).ledger.start(
             f"run of {thread_id}",
             fence=lease.fence,
             graph=graph,

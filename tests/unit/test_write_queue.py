@@ -102,10 +102,10 @@ async def test_a_thread_of_which_some_writes_rest_is_ready_only_once_they_have_r
     queue.add(items[2])
     queue.settled(batch, back=batch[1:], rest_s=0.0)  # the rest ends in a later turn of the loop
     queue.add(items[3])
-    assert not queue._ready, "a write may go before an older one of its thread"
+    assert not queue.ready, "a write may go before an older one of its thread"
     assert await queue.take() == items[1:]
     await settle()
-    assert not queue._ready, "the thread is ready while it is in a batch"
+    assert not queue.ready, "the thread is ready while it is in a batch"
 
 
 async def test_two_leases_of_a_thread_never_share_a_batch() -> None:

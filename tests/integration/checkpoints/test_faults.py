@@ -15,11 +15,15 @@ import pytest
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.write_queue import QueueLoad
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import AiodurableError, ConfigurationError, LeaseLostError, PostgresUnavailableError
 from tests.support.checkpoint_rows import checkpoint, config, rows
+from tests.support.internals import committer_of
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import wait_until, within
+
+EMPTY = QueueLoad(rows=0, bytes_=0, serialising=0, callers=0, writes={}, under_way=frozenset())
 
 
 async def put(saver: DurableSaver, thread_id: str, value: Any = (1,)) -> str:
@@ -73,7 +77,7 @@ async def test_a_value_postgres_refuses_fails_its_own_write_alone(
             *(put(saver, thread, "secret \0" if thread in poisoned else "fine") for thread in threads),
             return_exceptions=True,
         )
-        await wait_until(lambda: len(saver._writer.backlog._under_way) == len(threads))
+        await wait_until(lambda: len(committer_of(saver).backlog.load.under_way) == len(threads))
     await opener
     for thread, result in zip(threads, await results, strict=True):
         if thread in poisoned:
@@ -164,7 +168,7 @@ async def test_a_deadlock_with_a_stranger_is_tried_again(
     await db.execute(insert, made["id"], 0)
     await stranger.commit()
     await write
-    assert saver._writer.failures == 1
+    assert committer_of(saver).failures == 1
     assert len((await rows(db, "t"))["checkpoint_writes"]) == 2
 
 
@@ -176,7 +180,7 @@ async def test_a_caller_cancelled_while_its_write_waits_takes_it_back(
         first = asyncio.create_task(put(saver, "t"))
         await wait_until(lambda: writers_waiting(db))
         second, third = asyncio.create_task(put(saver, "t")), asyncio.create_task(put(saver, "t"))
-        await wait_until(lambda: len(saver._writer.backlog._waiting.get("t", ())) == 2)
+        await wait_until(lambda: committer_of(saver).backlog.load.writes.get("t") == 2)
         second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
@@ -227,7 +231,7 @@ async def test_writes_of_an_outage_are_committed_when_postgres_is_back(
     await put(saver, "t0")
     wire.down()
     results = asyncio.gather(*(put(saver, thread) for thread in threads))
-    await wait_until(lambda: saver._writer.failures >= 2)
+    await wait_until(lambda: committer_of(saver).failures >= 2)
     assert not results.done()
     wire.up()
     for thread, result in zip(threads, await results, strict=True):
@@ -239,12 +243,12 @@ async def test_an_outage_longer_than_the_patience_ends_as_unavailable(
 ) -> None:
     saver = remote.get_checkpointer()
     await hold(remote, "t")
-    saver._writer.retry_for_s = 0.2
+    committer_of(saver).retry_for_s = 0.2
     wire.down()
     with pytest.raises(PostgresUnavailableError, match="may or may not"):
         await put(saver, "t")
     wire.up()
-    saver._writer.retry_for_s = 30.0
+    committer_of(saver).retry_for_s = 30.0
     later = await put(saver, "t")
     assert await heads(db, "t") == [later]
 
@@ -256,7 +260,7 @@ async def test_a_lease_given_up_during_an_outage_ends_its_write_at_once(
     fence = await hold(remote, "t")
     wire.down()
     write = asyncio.create_task(put(saver, "t"))
-    await wait_until(lambda: saver._writer.failures >= 1)
+    await wait_until(lambda: committer_of(saver).failures >= 1)
     fence.revoke()
     with pytest.raises(LeaseLostError):
         await within(5, write, what="the write of a revoked fence to be refused")
@@ -315,29 +319,29 @@ async def test_a_backlog_of_large_states_stays_within_its_bounds(
 
     saver.serde.dumps_typed = counting  # pyright: ignore[reportAttributeAccessIssue]
     threads = await leased(lease, *(f"t{n}" for n in range(600)))
-    backlog = saver._writer.backlog
+    backlog = committer_of(saver).backlog
     large = [b"x" * 250_000]
     try:
         async with tables_locked(db):
             results = asyncio.gather(*(put(saver, thread, large) for thread in threads))
-            await wait_until(lambda: backlog._bytes >= backlog._max_bytes and not backlog._entering)
-            assert serialised * 250_000 <= backlog._max_bytes + 9 * 250_000
-            assert len(backlog._waiters) == len(threads) - serialised
+            await wait_until(lambda: backlog.load.bytes_ >= backlog.max_bytes and not backlog.load.serialising)
+            assert serialised * 250_000 <= backlog.max_bytes + 9 * 250_000
+            assert backlog.load.callers == len(threads) - serialised
         assert len(set(await results)) == len(threads)
     finally:
         del saver.serde.dumps_typed
-    assert (backlog._bytes, backlog._rows, len(backlog._waiters), len(backlog._waiting)) == (0, 0, 0, 0)
+    assert backlog.load == EMPTY
 
 
 async def test_cancelled_newcomers_give_their_turn_away(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
     threads = await leased(lease, *(f"t{n}" for n in range(300)))
-    backlog = saver._writer.backlog
+    backlog = committer_of(saver).backlog
     chance = random.Random(1)
     async with tables_locked(db):
         tasks = [asyncio.create_task(put(saver, thread, [b"x" * 250_000])) for thread in threads]
-        await wait_until(lambda: backlog._bytes >= backlog._max_bytes and not backlog._entering)
+        await wait_until(lambda: backlog.load.bytes_ >= backlog.max_bytes and not backlog.load.serialising)
         gone = [task for task in tasks if chance.random() < 0.5]
         for task in gone[::2]:
             task.cancel()
@@ -345,8 +349,8 @@ async def test_cancelled_newcomers_give_their_turn_away(
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result) for result in results} <= {str, asyncio.CancelledError}
-    await wait_until(lambda: not backlog._under_way)
-    assert (backlog._bytes, backlog._rows, backlog._entering, len(backlog._waiters)) == (0, 0, 0, 0)
+    await wait_until(lambda: not backlog.load.under_way)
+    assert backlog.load == EMPTY
 
 
 async def test_a_large_value_does_not_hold_up_the_event_loop(saver: DurableSaver, lease: Any) -> None:
@@ -411,7 +415,7 @@ async def test_a_crash_of_postgres_loses_nothing_that_was_acknowledged(server: A
         await wait_until(lambda: len(acknowledged) > 100)
         os.kill(victim, signal.SIGKILL)
         await working
-        assert saver._writer.failures > 0
+        assert committer_of(saver).failures > 0
     admin.terminate()
     witness = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
     stored = {(row[0], row[1]) for row in await witness.fetch("SELECT thread_id, checkpoint_id FROM checkpoints")}

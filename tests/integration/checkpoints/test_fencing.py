@@ -19,6 +19,7 @@ from aiodurable.errors import HistoryLostError, LeaseLostError, WorkflowAlreadyR
 from aiodurable.lock_keys import lock_key
 from aiodurable.postgres.sql import load
 from tests.support.checkpoint_rows import State, checkpoint, config, linear, rows, step, under, write_in_flight
+from tests.support.internals import committer_of
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until
 
@@ -353,4 +354,4 @@ async def test_a_fence_row_that_a_dead_client_left_locked_delays_its_own_thread_
     assert not stuck.done()
     await left.rollback()
     assert len(await stuck) == 3
-    await wait_until(lambda: not saver._writer.backlog._under_way)
+    await wait_until(lambda: not committer_of(saver).backlog.load.under_way)

@@ -19,6 +19,7 @@ from aiodurable.errors import HistoryLostError
 from aiodurable.runs.ledger import Ledger
 from tests.support.checkpoint_rows import checkpoint, config, rows
 from tests.support.graphs import STEPS, Gate, four_nodes, noted
+from tests.support.internals import history_origin, services_of
 from tests.support.waiting import is_held, wait_until
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -178,9 +179,9 @@ async def test_a_run_that_lost_its_newest_step_is_ended_and_resumed_from_what_th
     await end_connections(db, ended)
     if ended == "lock":
         await wait_until(lambda: is_held(durable, "t"))
-        lease = durable._opened().checkpoints.get_checkpointer().fences.of("t")  # pyright: ignore[reportPrivateUsage]
+        lease = services_of(durable).checkpoints.get_checkpointer().fences.of("t")
         assert lease is not None
-        await wait_until(lambda: lease.history._origin is None, what="doubt about the history")
+        await wait_until(lambda: history_origin(lease) is None, what="doubt about the history")
     gate.open.set()
     with pytest.raises(HistoryLostError) as refused:
         await task

@@ -109,7 +109,7 @@ async def test_closing_is_bounded_while_postgres_keeps_a_write_waiting(dsn: str,
 
         await wait_until(waiting)
         behind = asyncio.create_task(pool.get_checkpointer().aput_writes(config("t", made["id"]), [("a", 1)], "task"))
-        await wait_until(lambda: bool(pool.get_checkpointer()._writer.backlog._waiting))
+        await wait_until(lambda: pool.health().writes > 0)
         began = time.monotonic()
     assert time.monotonic() - began < 3
     for write in (stuck, behind):

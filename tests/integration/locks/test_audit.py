@@ -8,16 +8,10 @@ import logging
 import pytest
 
 from aiodurable.locks import PostgresLockManager
-from aiodurable.locks.session import LockSession
+from tests.support.internals import audit_due, connection_of, session_of
 from tests.support.lock_view import ServerLocks
 from tests.support.session_faults import slip_in, take_away
 from tests.support.waiting import wait_until, within
-
-
-def session_of(locks: PostgresLockManager) -> LockSession:
-    session = locks._supervisors[0].session
-    assert session is not None
-    return session
 
 
 @pytest.fixture
@@ -67,7 +61,7 @@ async def test_an_audit_under_traffic_finds_nothing_to_say(locks: PostgresLockMa
     tasks = [asyncio.create_task(take(number)) for number in range(30)]
     while audits < 50:
         session.audit_soon()
-        await wait_until(lambda: not session._audit_due)
+        await wait_until(lambda: not audit_due(session))
         audits += 1
     done.set()
     await asyncio.gather(*tasks)
@@ -80,7 +74,7 @@ async def test_a_second_unlock_finds_nothing(locks: PostgresLockManager) -> None
     one = await locks.acquire("one")
     await asyncio.gather(*(lease.release() for lease in leases))
     await one.release()
-    connection = session_of(locks).statements._connection
+    connection = connection_of(session_of(locks))
     keys = [lease.key for lease in (*leases, one)]
     await wait_until(lambda: session_of(locks).idle)
     rows = await connection.fetch("SELECT pg_advisory_unlock(k) FROM unnest($1::bigint[]) k", keys)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aiodurable.locks import PostgresLockManager
+from tests.support.internals import acquirer_of, supervisors_of
 from tests.support.lock_view import ServerLocks
 from tests.support.waiting import wait_until, within
 
@@ -131,7 +132,7 @@ async def test_a_lock_granted_as_its_caller_is_cancelled_goes_to_the_next_in_lin
     for steps in range(40):
         lease = await locks.acquire("a")
         first, second = (asyncio.create_task(locks.acquire("a", timeout=None)) for _ in range(2))
-        await wait_until(lambda: locks._acquirer.queue.waiting == 2)
+        await wait_until(lambda: locks.health().waiting == 2)
         letting_go = asyncio.create_task(lease.release())
         for _ in range(steps):
             await asyncio.sleep(0)
@@ -148,8 +149,8 @@ async def settled(*managers: PostgresLockManager) -> None:
 
     def quiet() -> bool:
         return all(
-            locks._acquirer.queue.empty
-            and all(keeper.session is not None and keeper.session.idle for keeper in locks._supervisors)
+            acquirer_of(locks).queue.empty
+            and all(keeper.session is not None and keeper.session.idle for keeper in supervisors_of(locks))
             for locks in managers
         )
 

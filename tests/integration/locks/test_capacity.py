@@ -12,6 +12,7 @@ from aiodurable.embedded import EmbeddedPostgres
 from aiodurable.errors import LockCapacityError, LockTimeoutError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.capacity import share
+from tests.support.internals import connection_of, session_of
 from tests.support.waiting import wait_until, within
 
 
@@ -62,8 +63,7 @@ async def test_a_refusal_leaves_the_lock_free_and_the_manager_working(small: str
 async def test_at_the_brim_a_batch_is_given_back_whole_and_nothing_stays(small: str) -> None:
     """Others may fill the table: what a failed statement took before it failed is not kept."""
     async with PostgresLockManager(small, sessions=1) as locks:
-        session = locks._supervisors[0].session
-        assert session is not None
+        session = session_of(locks)
         kept = await locks.acquire("kept")
         await wait_until(lambda: session.idle)
         session.share = 100_000  # as if the server were larger than it is
@@ -87,8 +87,7 @@ async def test_at_the_brim_a_batch_is_given_back_whole_and_nothing_stays(small: 
 
 async def test_at_the_brim_a_release_goes_through_and_a_second_unlock_finds_nothing(small: str) -> None:
     async with PostgresLockManager(small, sessions=1) as locks:
-        session = locks._supervisors[0].session
-        assert session is not None
+        session = session_of(locks)
         await wait_until(lambda: session.idle)
         session.share = 100_000
         first = [await locks.acquire(f"first {n}") for n in range(50)]
@@ -97,15 +96,14 @@ async def test_at_the_brim_a_release_goes_through_and_a_second_unlock_finds_noth
         await asyncio.gather(*letting_go)
         assert all(isinstance(e, LockCapacityError) for e in await asyncio.gather(*taking, return_exceptions=True))
         assert not any(lease.lost for lease in first)
-        connection = session.statements._connection
+        connection = connection_of(session)
         for lease in first:
             assert await connection.fetchval("SELECT pg_advisory_unlock($1)", lease.key) is False
 
 
 async def test_without_room_for_flags_the_tick_wakes(small: str) -> None:
     async with PostgresLockManager(small, sessions=1) as locks, PostgresLockManager(small, sessions=1) as other:
-        session = other._supervisors[0].session
-        assert session is not None
+        session = session_of(other)
         await wait_until(lambda: session.idle)
         session.share = 3
         lease = await locks.acquire("a")

@@ -9,16 +9,10 @@ import pytest
 
 from aiodurable.errors import InvalidArgumentError, LeaseLostError, PostgresUnavailableError
 from aiodurable.locks import Lease, PostgresLockManager, cancel_on_lost
-from aiodurable.locks.session import LockSession
+from tests.support.internals import session_with, stop_watching_the_deadline, supervisors_of, trust_of
 from tests.support.lock_view import ServerLocks
 from tests.support.session_faults import take_away
 from tests.support.waiting import wait_until, within
-
-
-def session_of(locks: PostgresLockManager, lease: Lease) -> LockSession:
-    sessions = [supervisor.session for supervisor in locks._supervisors]
-    [session] = [one for one in sessions if one is not None and one.trust is lease._trust]
-    return session
 
 
 async def test_a_session_that_ends_cancels_the_body_and_surfaces(
@@ -47,7 +41,7 @@ async def test_all_leases_of_a_session_are_lost_and_none_of_another(
     locks: PostgresLockManager, server_locks: ServerLocks
 ) -> None:
     leases = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(50)))
-    keeper = locks._supervisors[0]
+    keeper = supervisors_of(locks)[0]
     assert keeper.session is not None
     mine = set(keeper.session.held)
     server_locks.end_session_of(keeper.session.statements.pid)
@@ -140,7 +134,7 @@ async def test_taking_a_lost_lock_again_can_be_cancelled_at_any_moment(
 ) -> None:
     for steps in range(25):
         lease = await locks.acquire("a", timeout=10)
-        session_of(locks, lease).lose("the test says so")
+        session_with(locks, lease).lose("the test says so")
         await wait_until(lambda: locks.health().healthy)
         taking = asyncio.create_task(locks.reacquire(lease))
         for _ in range(steps):
@@ -173,7 +167,7 @@ async def test_an_unlock_that_finds_no_lock_ends_the_session(
     """Somebody let go of a lock behind our back: nothing that this session believes to hold can be trusted."""
     others = [await locks.acquire(f"lock {n}") for n in range(8)]
     lease = await locks.acquire("a")
-    session = session_of(locks, lease)
+    session = session_with(locks, lease)
     await wait_until(lambda: session.idle)
     await take_away(session, *session.held)
     with pytest.raises(LeaseLostError):
@@ -181,12 +175,12 @@ async def test_an_unlock_that_finds_no_lock_ends_the_session(
             await lease.release()
     assert lease.lost
     assert any(other.lost for other in others)
-    assert all(other.lost == (other._trust is session.trust) for other in others)
+    assert all(other.lost == (trust_of(other) is session.trust) for other in others)
 
 
 async def test_another_backend_that_answers_ends_the_session(locks: PostgresLockManager) -> None:
     lease = await locks.acquire("a")
-    session_of(locks, lease).statements.pid += 1
+    session_with(locks, lease).statements.pid += 1
     with pytest.raises(PostgresUnavailableError, match="in place of"):
         while True:
             await (await locks.acquire(f"lock {time.monotonic_ns()}")).release()
@@ -196,9 +190,9 @@ async def test_another_backend_that_answers_ends_the_session(locks: PostgresLock
 async def test_an_answer_that_comes_after_the_deadline_is_no_good_news(locks: PostgresLockManager) -> None:
     """Somebody may have seen the lease as lost meanwhile: it must not be whole again."""
     lease = await locks.acquire("a")
-    session = session_of(locks, lease)
+    session = session_with(locks, lease)
     await wait_until(lambda: session.idle)
-    session._timers["deadline"].cancel()
+    stop_watching_the_deadline(session)
     session.trust.until = time.monotonic()
     assert lease.lost
     session.audit_soon()

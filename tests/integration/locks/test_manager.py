@@ -95,7 +95,7 @@ async def test_who_waits_in_one_process_is_served_in_order(locks: PostgresLockMa
         for number in range(50):
             tasks.append(asyncio.create_task(take(number)))
             await asyncio.sleep(0)
-        await wait_until(lambda: locks._acquirer.queue.waiting == 50)
+        await wait_until(lambda: locks.health().waiting == 50)
     await asyncio.gather(*tasks)
     assert served == list(range(50))
 
@@ -174,7 +174,7 @@ async def test_a_closed_manager_says_so_and_its_leases_are_lost(dsn: str, server
     await locks.open()
     lease = await locks.acquire("a")
     waiters = [asyncio.create_task(locks.acquire("a", timeout=None)) for _ in range(3)]
-    await wait_until(lambda: locks._acquirer.queue.waiting == 3)
+    await wait_until(lambda: locks.health().waiting == 3)
     await locks.aclose()
     await locks.aclose()
     assert lease.lost

@@ -48,6 +48,7 @@ from aiodurable.locks.session import LockSession
 from aiodurable.postgres import sql
 from aiodurable.settings import Settings
 from tests.support import loops
+from tests.support.internals import acquirer_of, supervisors_of, trust_of, wake
 from tests.support.lock_view import ServerLocks
 from tests.support.session_recorder import Books
 from tests.support.waiting import within
@@ -206,18 +207,18 @@ class Locks(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 1), place=st.integers(0, 1))
     def lose(self, who: int, place: int) -> None:
-        session = self.managers[who]._supervisors[place].session
+        session = supervisors_of(self.managers[who])[place].session
         if session is not None and session.over is None:
             self.ended.add(session.trust)
             self.server.end_session_of(session.statements.pid)
 
     @rule(who=st.integers(0, 1), place=st.integers(0, 1))
     def answer_from_elsewhere(self, who: int, place: int) -> None:
-        session = self.managers[who]._supervisors[place].session
+        session = supervisors_of(self.managers[who])[place].session
         if session is None or session.over is not None:
             return
 
-        theirs = [lease for lease in self.held if lease._trust is session.trust]
+        theirs = [lease for lease in self.held if trust_of(lease) is session.trust]
 
         async def work() -> None:
             session.statements.pid += 1_000_000
@@ -230,14 +231,14 @@ class Locks(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 1), place=st.integers(0, 1))
     def pass_the_deadline(self, who: int, place: int) -> None:
-        session = self.managers[who]._supervisors[place].session
+        session = supervisors_of(self.managers[who])[place].session
         if session is None:
             return
         session.trust.until = 0.0
-        assert all(lease.lost for lease in self.held if lease._trust is session.trust)  # invariant 7
+        assert all(lease.lost for lease in self.held if trust_of(lease) is session.trust)  # invariant 7
 
         async def work() -> None:
-            session._work.set()
+            wake(session)
             session.audit_soon()
             while session.over is None:  # noqa: ASYNC110
                 await asyncio.sleep(0)
@@ -248,7 +249,7 @@ class Locks(RuleBasedStateMachine):
     def overrun_the_share(self, who: int) -> None:
         async def work() -> None:
             locks = self.managers[who]
-            mine = [session for keeper in locks._supervisors if (session := keeper.session) is not None]
+            mine = [session for keeper in supervisors_of(locks) if (session := keeper.session) is not None]
             shares = {session: session.share for session in (*mine, *self._sessions())}
             up = len(mine) == 2 and all(session.over is None for session in mine)
             for session in mine:
@@ -293,7 +294,9 @@ class Locks(RuleBasedStateMachine):
         read, write = os.pipe()
         if (child := os.fork()) == 0:
             holds = [lease for lease in self.held if not lease.lost]
-            holds += [key for locks in self.managers for keeper in locks._supervisors for key in _held(keeper.session)]
+            holds += [
+                key for locks in self.managers for keeper in supervisors_of(locks) for key in _held(keeper.session)
+            ]
             os.write(write, b"held" if holds else b"nothing")
             os._exit(0)
         os.close(write)
@@ -309,7 +312,7 @@ class Locks(RuleBasedStateMachine):
         assert not [lease for lease in self.held if lease.released]
         believed = {(session.statements.pid, key) for session in self._sessions() for key in session.held}
         assert self.server.keys() == believed  # invariant 12
-        held = {(lease.key, id(lease._trust)) for lease in self.held if not lease.lost}
+        held = {(lease.key, id(trust_of(lease))) for lease in self.held if not lease.lost}
         assert held == {(key, id(session.trust)) for session in self._sessions() for key in session.held}
 
     # ---- invariants --------------------------------------------------------------------------------------------------
@@ -317,7 +320,7 @@ class Locks(RuleBasedStateMachine):
     @invariant()
     def one_holder_of_a_key(self) -> None:
         self._collect()
-        keys = [lease.key for lease in self.held if not lease.lost and lease._trust not in self.ended]
+        keys = [lease.key for lease in self.held if not lease.lost and trust_of(lease) not in self.ended]
         assert len(keys) == len(set(keys))
 
     @invariant()
@@ -336,7 +339,7 @@ class Locks(RuleBasedStateMachine):
         assert not self.books.wrong  # invariants 3, 5 and 11
         for session in self._sessions():
             assert not self.books.trusted_too_long(session)  # invariant 7
-            assert all(lease._trust is session.trust for lease in session.held.values())
+            assert all(trust_of(lease) is session.trust for lease in session.held.values())
             assert len(session.held) <= session.share  # invariant 13
 
     # ---- small parts -------------------------------------------------------------------------------------------------
@@ -361,7 +364,7 @@ class Locks(RuleBasedStateMachine):
             self._took(lease, locks)
 
     def _sessions(self) -> list[LockSession]:
-        sessions = [keeper.session for locks in self.managers for keeper in locks._supervisors]
+        sessions = [keeper.session for locks in self.managers for keeper in supervisors_of(locks)]
         return [session for session in sessions if session is not None and session.over is None]
 
     async def _rest(self) -> None:
@@ -395,7 +398,7 @@ class Locks(RuleBasedStateMachine):
             self.do(let_everything_go())
             self.do(asyncio.sleep(0))
             assert self.server() == 0  # invariant 6, waiters' flags included
-            assert all(locks._acquirer.queue.empty for locks in self.managers)
+            assert all(acquirer_of(locks).queue.empty for locks in self.managers)
         finally:
             self.do(close())
             self.runner.close()

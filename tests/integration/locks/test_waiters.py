@@ -13,6 +13,7 @@ from aiodurable.locks.acquire import Acquirer
 from aiodurable.locks.local_queue import HANDOFFS
 from aiodurable.locks.session import LockSession
 from aiodurable.locks.wait_flags import WaitFlags
+from tests.support.internals import acquirer_of, supervisors_of
 from tests.support.lock_view import ServerLocks
 from tests.support.waiting import wait_until, within
 
@@ -123,7 +124,7 @@ async def test_who_was_refused_sleeps_until_there_is_news(
     monkeypatch.setattr(Acquirer, "_try", counted)
     waiting = asyncio.create_task(other.acquire("a", timeout=None))
     await wait_until(lambda: server_locks.flags() == 1)
-    other._acquirer.key_waiters.wake_all()  # one ring, one try
+    acquirer_of(other).key_waiters.wake_all()  # one ring, one try
     for _ in range(20):  # other business of the same sessions is no news
         async with other.hold("b"):
             pass
@@ -198,7 +199,7 @@ async def test_after_a_lost_session_flags_and_the_ear_are_there_again(
     lease = await locks.acquire("a")
     waiting = asyncio.create_task(other.acquire("a", timeout=None))
     await wait_until(lambda: server_locks.flags() == 1)
-    sessions = [keeper.session for keeper in other._supervisors]
+    sessions = [keeper.session for keeper in supervisors_of(other)]
     for session in sessions:
         assert session is not None
         server_locks.end_session_of(session.statements.pid)
@@ -213,7 +214,7 @@ async def test_a_waiter_that_moves_to_another_session_takes_its_flag_along(
     locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = await locks.acquire("a")
-    keeper = other._supervisors[lease.key % 2]
+    keeper = supervisors_of(other)[lease.key % 2]
     reconnect = asyncio.Event()
     really_connect = keeper._connect
 

@@ -10,6 +10,7 @@ import pytest
 
 from aiodurable import ClosedError, Durable
 from tests.support.graphs import STEPS, Gate, four_nodes
+from tests.support.internals import services_of
 from tests.support.waiting import wait_until
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -33,14 +34,14 @@ CALLS: dict[str, Callable[[Durable], Awaitable[Any]]] = {
     "page": lambda durable: durable.threads.search_page(),
     "counts": lambda durable: durable.threads.count(),
     "a checkpoint": lambda durable: durable.checkpointer.aget_tuple({"configurable": {"thread_id": "t"}}),
-    "a token": lambda durable: durable._opened().checkpoints.new_fence("t"),
+    "a token": lambda durable: services_of(durable).checkpoints.new_fence("t"),
     "closing": lambda durable: durable.aclose(),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_call_from_another_loop_is_refused_and_does_no_harm(durable: Durable, name: str) -> None:
-    await durable._opened().checkpoints.new_fence("u")
+    await services_of(durable).checkpoints.new_fence("u")
     with pytest.raises(ClosedError, match="another event loop"):
         await in_another_loop(lambda: CALLS[name](durable))
     async with durable.run("t", four_nodes()) as run:

@@ -15,6 +15,7 @@ from aiodurable import Durable, Settings
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import four_nodes
+from tests.support.internals import services_of
 from tests.support.waiting import wait_until, within
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -33,11 +34,11 @@ CALLS: dict[str, Call] = {
     "history": lambda durable: consumed(durable.threads.history("t")),
     "find": lambda durable: consumed(durable.threads.search()),
     "prune": lambda durable: durable.threads.prune(older_than=timedelta(days=1)),
-    "token": lambda durable: durable._opened().checkpoints.token("t"),
+    "token": lambda durable: services_of(durable).checkpoints.token("t"),
     "a checkpoint by its id": lambda durable: durable.checkpointer.aget_tuple(
         {"configurable": {"thread_id": "t", "checkpoint_id": "1"}}
     ),
-    "run": lambda durable: durable._opened().ledger.get("r"),
+    "run": lambda durable: services_of(durable).ledger.get("r"),
 }
 
 
@@ -73,7 +74,7 @@ async def durable(dsn: str) -> AsyncIterator[Durable]:
 async def test_a_call_that_is_cancelled_as_the_pool_serves_it_ends_cancelled(
     durable: Durable, name: str, steps: int
 ) -> None:
-    task = await cancelled_as_it_is_served(durable._opened().checkpoints.database, CALLS[name](durable), steps)
+    task = await cancelled_as_it_is_served(services_of(durable).checkpoints.database, CALLS[name](durable), steps)
     lost = not task.done()
     task.cancel()
     with suppress(asyncio.CancelledError):

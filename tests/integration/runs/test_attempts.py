@@ -14,6 +14,7 @@ from aiodurable.errors import PostgresUnavailableError
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.runs.ledger import Ledger as RunLedger
 from tests.support.graphs import STEPS, Gate, asking, four_nodes
+from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until
 
@@ -33,7 +34,7 @@ async def test_every_attempt_keeps_its_worker_times_outcome_error_and_traceback(
     await durable.threads.retry("t", four_nodes())
     [row] = await ledger.rows("t")
     assert (row["status"], row["attempts"], row["error"], row["traceback"]) == ("complete", 3, None, None)
-    accepted = await durable._opened().ledger.get("R")  # pyright: ignore[reportPrivateUsage]
+    accepted = await services_of(durable).ledger.get("R")
     assert accepted is not None
     first, second = accepted.record.earlier_attempts
     for attempt in (first, second):
@@ -67,7 +68,7 @@ async def test_answers_gates_and_drains_are_no_attempts(durable: Durable, ledger
 
 
 async def test_a_crash_is_an_attempt_and_only_the_newest_ones_are_kept(durable: Durable, dsn: str) -> None:
-    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = services_of(durable)
     fence = await services.checkpoints.new_fence("t")
     await services.ledger.start("R", fence=fence, graph=None, input=INPUT, context=None, base_id=None, closing=None)
     for _ in range(27):
@@ -85,12 +86,12 @@ async def test_the_history_names_the_worker_that_wrote_each_step(durable: Durabl
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT, interrupt_before=["weigh"])
     async with Durable(dsn) as other:
-        ledger = other._opened().ledger  # pyright: ignore[reportPrivateUsage]
+        ledger = services_of(other).ledger
         ledger.worker = "elsewhere:1"
         await other.threads.resume("t", four_nodes(), past_gate=True)
     workers = {tuple(step.nodes): step.worker async for step in durable.threads.history("t")}
     assert workers["tell",] == workers["weigh",] == "elsewhere:1"
-    assert workers["collect",] == workers["sort",] == durable._opened().ledger.worker  # pyright: ignore[reportPrivateUsage]
+    assert workers["collect",] == workers["sort",] == services_of(durable).ledger.worker
 
 
 class Odd(Exception):
@@ -167,7 +168,7 @@ async def test_a_run_that_was_accepted_never_becomes_rejected(
     durable: Durable, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next attempt fails before its first checkpoint, for whatever reason: the input is not lost."""
-    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = services_of(durable)
     async with durable.hold("t") as lease:
         start: dict[str, Any] = {"graph": None, "context": None, "base_id": None, "closing": None}
         await services.ledger.start("R", fence=lease.fence, input=INPUT, **start)
@@ -182,7 +183,7 @@ async def test_a_run_that_was_accepted_never_becomes_rejected(
 async def test_an_outcome_under_a_token_that_a_newer_attempt_has_raised_is_not_written(
     durable: Durable, ledger: Ledger
 ) -> None:
-    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = services_of(durable)
     stale = await services.checkpoints.new_fence("t")
     await services.ledger.start("R", fence=stale, graph=None, input=INPUT, context=None, base_id=None, closing=None)
     newer = await services.checkpoints.new_fence("t")

@@ -14,6 +14,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import LeaseLostError
 from aiodurable.models import RunStatus, ThreadStatus
 from tests.support.graphs import STEPS, four_nodes
+from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 
 FIRST: dict[str, Any] = {"words": ["first"], "told": ""}
@@ -23,7 +24,7 @@ PLACE: Any = {"configurable": {"thread_id": "t"}}
 
 async def accepted(durable: Durable, run_id: str, given: Any) -> None:
     """A run whose process is gone before its first checkpoint."""
-    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = services_of(durable)
     async with durable.hold("t") as lease:
         found = await services.threads.status("t", ignore_lock=True)
         base, closing = found.checkpoint_id, None if found.status is ThreadStatus.NEW else RunStatus.COMPLETE

@@ -24,6 +24,7 @@ from aiodurable import (
 )
 from aiodurable.checkpoints.fences import Fence
 from tests.support.graphs import STEPS, Gate, four_nodes, noted
+from tests.support.internals import services_of
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until, within
 
@@ -321,6 +322,6 @@ async def test_a_lease_that_ended_by_a_removal_says_so(durable: Durable) -> None
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
     await durable.threads.delete("t")
-    removed = fence.overtaken(await durable._opened().checkpoints.standing("t"))
+    removed = fence.overtaken(await services_of(durable).checkpoints.standing("t"))
     assert "removed" in str(removed)
     assert not removed.taken_over, "nobody has it"

@@ -17,6 +17,7 @@ from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from tests.support.checkpoint_rows import written
 from tests.support.graphs import STEPS, Gate, four_nodes, noted
+from tests.support.internals import lock_of
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import is_held, wait_until, within
 
@@ -114,7 +115,7 @@ async def test_without_a_grace_the_fence_is_revoked_in_the_very_moment_the_lock_
     async with Durable(dsn, settings=strict) as durable:
         with pytest.raises(LeaseLostError):
             async with durable.hold("t") as lease:
-                lease._lock.on_lost(lambda: revoked.append(lease.fence.revoked))
+                lock_of(lease).on_lost(lambda: revoked.append(lease.fence.revoked))
                 await end_lock_sessions(dsn)
                 await within(30, lease.wait_lost(), what="the loss of the lease")
     assert revoked == [True]

@@ -20,6 +20,7 @@ from aiodurable.locks.lease import Lease, SessionLease
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.settings import Settings
 from tests.support.graphs import Gate, four_nodes
+from tests.support.internals import lock_of
 from tests.support.proxy import proxy
 from tests.support.waiting import is_held, wait_until, within
 
@@ -114,8 +115,9 @@ async def test_a_session_that_ends_as_its_lease_is_let_go_is_no_loss(
     release = ThreadLease.release
 
     async def as_the_session_ends(lease: ThreadLease) -> None:
-        assert isinstance(lease._lock, SessionLease)
-        lease._lock.lose()  # what is to be called then is due in the next turn of the loop
+        lock = lock_of(lease)
+        assert isinstance(lock, SessionLease)
+        lock.lose()  # what is to be called then is due in the next turn of the loop
         await release(lease)
 
     async with Durable(dsn, observers=[events.append]) as durable:

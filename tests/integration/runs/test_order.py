@@ -10,6 +10,7 @@ import pytest
 from aiodurable.durable import Durable
 from aiodurable.models import RunStatus, ThreadStatus
 from tests.support.graphs import STEPS, four_nodes
+from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -17,7 +18,7 @@ INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 async def accepted(durable: Durable, run_id: str, words: list[str]) -> None:
     """A run whose process is gone before its first checkpoint."""
-    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = services_of(durable)
     async with durable.hold("t") as lease:
         found = await services.threads.status("t", ignore_lock=True)
         await services.ledger.start(
@@ -56,7 +57,7 @@ async def test_a_clock_that_goes_backwards_changes_no_order(durable: Durable, ds
                 "UPDATE aiodurable_runs SET created_at = now() + interval '1 hour' WHERE run_id = 'first'"
             )
     assert (await durable.threads.status("t")).run_id == "second"
-    newest = await durable._opened().ledger.newest("t")  # pyright: ignore[reportPrivateUsage]
+    newest = await services_of(durable).ledger.newest("t")
     assert newest is not None
     assert newest.record.run_id == "second"
 
@@ -70,7 +71,7 @@ async def test_runs_under_one_lease_are_in_the_order_of_their_calls(durable: Dur
             with psycopg.connect(dsn) as connection:
                 connection.execute("UPDATE aiodurable_runs SET created_at = created_at + interval '1 hour'")
         assert len(set(ids)) == 3
-        newest = await durable._opened().ledger.newest("t")  # pyright: ignore[reportPrivateUsage]
+        newest = await services_of(durable).ledger.newest("t")
     assert newest is not None
     assert newest.record.run_id == ids[-1]
     assert len({(row["token"], row["seq"]) for row in await ledger.rows("t")}) == 3

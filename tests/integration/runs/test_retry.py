@@ -23,6 +23,7 @@ from aiodurable.errors import (
 )
 from aiodurable.events import Event, ThreadRepaired
 from tests.support.graphs import asking
+from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.scenario_graphs import BREAKS, State, chain, ok
 
@@ -138,7 +139,7 @@ async def test_a_stale_fence_heals_nothing(durable: Durable, dsn: str) -> None:
     BREAKS.add("router")
     await left_by_langgraph(dsn, routed())
     async with durable.hold("t") as lease:
-        database, (token, lease_id) = durable._opened().checkpoints.database, lease.fence.standing
+        database, (token, lease_id) = services_of(durable).checkpoints.database, lease.fence.standing
         for stale in (Fence("t", token - 1, lease_id), Fence("t", token, lease_id - 1)):
             with pytest.raises(LeaseLostError):
                 await heal(database, stale)

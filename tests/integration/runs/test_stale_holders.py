@@ -23,6 +23,7 @@ from aiodurable.runs import ledger as ledger_module
 from aiodurable.runs.attempt import Attempt
 from aiodurable.runs.ledger import Ledger as RunLedger
 from tests.support.graphs import STEPS, Gate, asking, four_nodes
+from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until, within
 
@@ -41,11 +42,11 @@ async def db(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 def runs(durable: Durable) -> RunLedger:
-    return durable._opened().ledger  # pyright: ignore[reportPrivateUsage]
+    return services_of(durable).ledger
 
 
 async def leased(durable: Durable, thread_id: str = "t") -> Fence:
-    return await durable._opened().checkpoints.new_fence(thread_id)  # pyright: ignore[reportPrivateUsage]
+    return await services_of(durable).checkpoints.new_fence(thread_id)
 
 
 async def given_out_again(db: asyncpg.Connection, fence: Fence) -> Fence:
@@ -175,7 +176,7 @@ async def test_a_run_that_is_started_while_its_thread_is_being_deleted_is_not_le
     durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection, dsn: str
 ) -> None:
     """The statement has seen the fence as it was, and waits for the row of the run before, which goes."""
-    links = durable._opened().checkpoints.links  # pyright: ignore[reportPrivateUsage]
+    links = services_of(durable).checkpoints.links
     stale = await leased(durable)
     await runs.start("R", fence=stale, closing=None, **ACCEPTED)
     watcher = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
@@ -200,7 +201,7 @@ async def test_a_run_that_is_started_while_its_thread_is_being_deleted_is_not_le
 async def test_a_fence_that_somebody_has_locked_holds_up_its_own_thread_alone(
     durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection
 ) -> None:
-    links = durable._opened().checkpoints.links  # pyright: ignore[reportPrivateUsage]
+    links = services_of(durable).checkpoints.links
     fence, other = await leased(durable), await leased(durable, "other")
     async with db.transaction():
         await db.execute(CHECKPOINTS["hold_fences"], ["t"])
@@ -334,7 +335,7 @@ async def test_a_fork_whose_lease_was_lost_leaves_no_run(
 ) -> None:
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT, interrupt_before=["weigh"])
-    status = durable._opened().threads.status  # pyright: ignore[reportPrivateUsage]
+    status = services_of(durable).threads.status
 
     async def late(thread_id: str, **options: Any) -> Any:
         found = await status(thread_id, **options)
@@ -343,7 +344,7 @@ async def test_a_fork_whose_lease_was_lost_leaves_no_run(
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(durable._opened().threads, "status", late)  # pyright: ignore[reportPrivateUsage]
+        patched.setattr(services_of(durable).threads, "status", late)
         with pytest.raises(LeaseLostError):
             await durable.threads.fork("t", "f")
     assert await ledger.rows("f") == []
@@ -353,7 +354,7 @@ async def test_a_fork_whose_lease_was_lost_leaves_no_run(
 async def test_work_that_plain_langgraph_left_is_adopted_by_the_holder_alone(
     durable: Durable, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saver = durable._opened().checkpoints.get_checkpointer()  # pyright: ignore[reportPrivateUsage]
+    saver = services_of(durable).checkpoints.get_checkpointer()
     plain = four_nodes().compile(saver)
     await plain.ainvoke(INPUT, {"configurable": {"thread_id": "t"}}, interrupt_before=["weigh"])
     original = Attempt.start
@@ -384,7 +385,7 @@ async def test_a_run_at_work_ends_without_an_outcome_where_its_token_was_given_o
 
     task = asyncio.create_task(body())
     await gate.reached.wait()
-    fence = durable._opened().checkpoints.get_checkpointer().fences.of("t")  # pyright: ignore[reportPrivateUsage]
+    fence = services_of(durable).checkpoints.get_checkpointer().fences.of("t")
     assert fence is not None
     await given_out_again(db, fence)
     gate.open.set()

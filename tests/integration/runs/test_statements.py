@@ -22,6 +22,7 @@ from aiodurable.postgres.sql import load
 from aiodurable.runs.ledger import END
 from tests.support.checkpoint_rows import write_in_flight
 from tests.support.graphs import STEPS, four_nodes
+from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.scenario_graphs import GRAPHS
 from tests.support.waiting import wait_until
@@ -31,7 +32,7 @@ KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application
 
 
 async def test_a_new_run_asks_three_times_beside_its_checkpoints_and_leaves_the_pool_alone(durable: Durable) -> None:
-    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = services_of(durable)
     links, pool = services.checkpoints.links, services.checkpoints.database.pool
     before, asked = pool.get_stats().get("requests_num", 0), links.asked
     async with durable.run("t", four_nodes()) as run:
@@ -52,7 +53,7 @@ async def test_a_run_goes_on_from_what_plain_langgraph_wrote_after_the_lease_was
 
 @pytest.mark.parametrize("known", ["a checkpoint", "a run", "a lease"])
 async def test_a_thread_of_which_anything_is_known_is_looked_at(dsn: str, durable: Durable, known: str) -> None:
-    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = services_of(durable)
     wanted = ThreadStatus.NEW
     if known == "a checkpoint":
         async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
@@ -129,7 +130,7 @@ async def test_a_run_sees_the_write_that_raising_its_token_waited_for(dsn: str, 
 async def test_a_start_that_is_sent_again_because_its_answer_was_lost_is_one_attempt(
     durable: Durable, ledger: Ledger
 ) -> None:
-    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = services_of(durable)
     async with durable.hold("t") as lease:
         start: dict[str, Any] = {"graph": "g", "fence": lease.fence, "input": INPUT, "context": None, "base_id": None}
         first, blank = await services.ledger.start("r", closing=None, **start)
@@ -141,7 +142,7 @@ async def test_a_start_that_is_sent_again_because_its_answer_was_lost_is_one_att
 async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_disk(dsn: str, durable: Durable) -> None:
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
-    beneath = durable._opened().threads.classifier.beneath(["t"])  # pyright: ignore[reportPrivateUsage]
+    beneath = services_of(durable).threads.classifier.beneath(["t"])
     mine = [run.run_id], [run.lease.token], [run.lease.fence.lease_id]
     for statement, arguments, waits in [
         (load("runs")["complete"], (*mine, ["t"], [run.checkpoint.checkpoint_id]), "off"),
@@ -165,7 +166,7 @@ STOPS = re.compile("slow|^ask|_asks?$|asking|raises|raw_pregel")
 async def test_a_run_that_completes_says_what_the_tables_say_and_asks_once(
     durable: Durable, name: str, durability: Any
 ) -> None:
-    services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+    services = services_of(durable)
     graph = GRAPHS[name](services.checkpoints.get_checkpointer())
     asked = services.checkpoints.links.asked
     async with durable.run("t", graph) as run:
@@ -196,7 +197,7 @@ async def test_a_run_is_complete_only_where_nothing_came_after_its_last_checkpoi
             connection.execute("UPDATE aiodurable_runs SET status = 'running'")
             if change is not None:
                 connection.execute(change.encode())
-        closed = await durable._opened().ledger.complete(  # pyright: ignore[reportPrivateUsage]
+        closed = await services_of(durable).ledger.complete(
             run.run_id, fence=run.lease.fence, checkpoint_id=str(run.checkpoint.checkpoint_id)
         )
     assert (closed is not None) is (change is None)

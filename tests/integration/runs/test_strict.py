@@ -24,6 +24,7 @@ from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from tests.programs import PROGRAMS
 from tests.support.hostile_rows import payloads, stored
+from tests.support.internals import services_of
 
 PROGRAM = PROGRAMS / "strict_ledger_process.py"
 EXPECTED = """\
@@ -91,7 +92,7 @@ def asking() -> StateGraph[Any, Any, Any, Any]:
 async def tampered(dsn: str, column: str, value: bytes) -> None:
     """A run whose process died before its first checkpoint, of which somebody has changed the row."""
     async with Durable(dsn, graphs={"g": asking()}, settings=Settings()) as durable, durable.hold("t") as lease:
-        await durable._opened().ledger.start(
+        await services_of(durable).ledger.start(
             "r", fence=lease.fence, graph="g", input={"answer": 1}, context=None, base_id=None, closing=None
         )
     async with await psycopg.AsyncConnection.connect(dsn) as connection:

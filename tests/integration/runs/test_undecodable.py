@@ -15,12 +15,12 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, StateGraph
 
-from aiodurable.checkpoints import stored_values
 from aiodurable.checkpoints.stored_values import ValueReader
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, GraphChangedError
 from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
+from tests.support.internals import forget_classes, services_of
 from tests.support.ledger_view import Ledger
 
 Builder = StateGraph[Any, Any, Any, Any]
@@ -60,8 +60,7 @@ def models() -> Iterator[types.ModuleType]:
 
 def changed() -> None:
     """A deploy is another process, which remembers no class."""
-    stored_values._resolve.cache_clear()
-    stored_values._signature.cache_clear()
+    forget_classes()
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ def shop(dsn: str, graph: Any, **options: Any) -> Durable:
 async def accepted(dsn: str, graph: Any, input: Any, context: Any = None) -> None:
     """A run whose process died before its first checkpoint."""
     async with shop(dsn, graph) as durable, durable.hold("t") as lease:
-        await durable._opened().ledger.start(
+        await services_of(durable).ledger.start(
             "r", fence=lease.fence, graph="shop", input=input, context=context, base_id=None, closing=None
         )
 

@@ -16,6 +16,7 @@ from aiodurable.durable import Durable
 from aiodurable.postgres.sql import load
 from aiodurable.settings import Settings
 from tests.support.explain import rows
+from tests.support.internals import services_of
 from tests.support.proxy import Proxy, proxy
 
 FIRST, SHORT, LONG = 1, 10, 250
@@ -65,7 +66,7 @@ async def wire(dsn: str) -> AsyncIterator[Proxy]:
 
 async def test_as_much_is_sent_for_a_long_thread_as_for_a_short_one(wire: Proxy) -> None:
     async with Durable(wire.dsn, settings=Settings(pool_max_size=1)) as durable:
-        services = durable._opened()  # pyright: ignore[reportPrivateUsage]
+        services = services_of(durable)
         saver = services.checkpoints.get_checkpointer()
 
         async def healed(thread_id: str) -> None:

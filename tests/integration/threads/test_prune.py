@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +23,7 @@ from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.runs.threads import Threads
 from aiodurable.threads import Pruned
 from tests.support.checkpoint_rows import write_in_flight
+from tests.support.internals import wrap_reading_of_prune
 from tests.support.scenario_graphs import BREAKS
 from tests.support.scenarios import Thread
 from tests.support.waiting import wait_until, within
@@ -183,15 +185,17 @@ async def test_a_lease_taken_after_the_look_keeps_the_thread(
     for name in ("known", "unknown"):
         await Thread(dsn, saver, name, "linear").start()
     await bump(database, "known")
-    look = threads._opened().threads.retention._look
 
-    async def look_then_lease(*args: Any, **kwargs: Any) -> Any:
-        found = await look(*args, **kwargs)
-        for name in ("known", "unknown"):
-            await bump(database, name)
-        return found
+    def then_lease(read: Callable[..., Any]) -> Callable[..., Any]:
+        async def read_then_lease(*args: Any, **kwargs: Any) -> Any:
+            found = await read(*args, **kwargs)
+            for name in ("known", "unknown"):
+                await bump(database, name)
+            return found
 
-    monkeypatch.setattr(threads._opened().threads.retention, "_look", look_then_lease)
+        return read_then_lease
+
+    wrap_reading_of_prune(monkeypatch, threads, then_lease)
     told = await threads.prune(keep="nothing", older_than=NOW)
     assert (told.rows, told.busy) == (0, 2)
 
@@ -201,14 +205,16 @@ async def test_a_thread_that_went_on_after_the_look_is_kept(
 ) -> None:
     thread = Thread(dsn, saver, "thread", "linear")
     await thread.start()
-    look = threads._opened().threads.retention._look
 
-    async def look_then_go_on(*args: Any, **kwargs: Any) -> Any:
-        found = await look(*args, **kwargs)
-        await thread.run({"xs": ["again"]})
-        return found
+    def then_go_on(read: Callable[..., Any]) -> Callable[..., Any]:
+        async def read_then_go_on(*args: Any, **kwargs: Any) -> Any:
+            found = await read(*args, **kwargs)
+            await thread.run({"xs": ["again"]})
+            return found
 
-    monkeypatch.setattr(threads._opened().threads.retention, "_look", look_then_go_on)
+        return read_then_go_on
+
+    wrap_reading_of_prune(monkeypatch, threads, then_go_on)
     told = await threads.prune(keep="nothing", older_than=NOW)
     assert (told.rows, told.busy) == (0, 1)
     assert (await thread.state()).values["xs"] == ["a", "b", "again", "a", "b"]
@@ -267,13 +273,16 @@ async def test_threads_go_in_the_order_of_their_rows_not_of_their_ids(
     written = ["d", "b", "c", "a"]
     for name in written:
         await Thread(dsn, saver, name, "linear").start()
-    look, seen = threads._opened().threads.retention._look, list[str]()
+    seen: list[str] = []
 
-    async def note(thread_ids: Any, wanted: Any) -> Any:
-        seen.extend(thread_ids)
-        return await look(thread_ids, wanted)
+    def noted(read: Callable[..., Any]) -> Callable[..., Any]:
+        async def read_and_note(thread_ids: Any, wanted: Any) -> Any:
+            seen.extend(thread_ids)
+            return await read(thread_ids, wanted)
 
-    monkeypatch.setattr(threads._opened().threads.retention, "_look", note)
+        return read_and_note
+
+    wrap_reading_of_prune(monkeypatch, threads, noted)
     told = await threads.prune(older_than=NOW, batch=1)
     assert told.threads == 4
     assert (seen, told.part) == (written, 1.0)

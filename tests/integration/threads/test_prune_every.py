@@ -24,6 +24,7 @@ from aiodurable import (
     Settings,
 )
 from aiodurable.runs.leader import duty_lock
+from tests.support.internals import services_of
 from tests.support.scenarios import Thread
 from tests.support.waiting import wait_until, within
 
@@ -140,7 +141,7 @@ async def test_a_circuit_that_is_open_ends_no_task_group(
 ) -> None:
     settings = Settings(circuit_open_after_s=0.01, circuit_probe_interval_s=0.5)
     async with Durable(dsn, settings=settings) as durable, asyncio.TaskGroup() as tasks:
-        breaker = durable._opened().checkpoints.database.breaker
+        breaker = services_of(durable).checkpoints.database.breaker
         assert breaker is not None
         while breaker.state == "closed":
             with contextlib.suppress(PostgresUnavailableError):
@@ -181,7 +182,7 @@ async def test_its_lock_is_not_taken_for_a_thread_that_runs(dsn: str, saver: Asy
     await Thread(dsn, saver, "thread", "linear").start()
     async with Durable(dsn) as durable, pruning(durable) as rounds:
         await wait_until(lambda: rounds, what="the first round")
-        assert await durable._opened().threads.search.all_held_are_in_the_ledger()
+        assert await services_of(durable).threads.search.all_held_are_in_the_ledger()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.runs.threads import Threads
 from aiodurable.threads import NEEDS_ATTENTION, ThreadFilters, counts, search
 from aiodurable.threads.filters import Filter
+from tests.support.internals import services_of
 from tests.support.scenario_graphs import BREAKS
 from tests.support.scenarios import Thread
 from tests.support.waiting import wait_until
@@ -239,7 +240,7 @@ async def test_a_prefix_is_looked_up_where_text_sorts_bytewise(
     assert await names("c", after="d") == []
     assert await names("co", after="c") == ["complete"]
     assert await names("crashed and more") == []
-    looked_at = [step.last async for step in threads._opened().threads.search.steps(Filter.of(prefix="co"))]
+    looked_at = [step.last async for step in services_of(threads).threads.search.steps(Filter.of(prefix="co"))]
     (row,) = await database.fetch("SELECT 'B' < 'a' AS bytewise")
     everything = [thread.thread_id async for thread in threads.search()]
     assert looked_at == (["co", "complete", "crashed"] if row["bytewise"] else everything)

@@ -1,0 +1,108 @@
+"""The services behind the public objects, for tests that watch or disturb them.
+
+Private attributes of the library are read here alone, so that a rename there changes one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import pytest
+
+from aiodurable.checkpoints import DurableSaver, stored_values
+from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.group_commit import GroupCommitter
+from aiodurable.durable import Durable
+from aiodurable.locks import Lease, PostgresLockManager
+from aiodurable.locks.acquire import Acquirer
+from aiodurable.locks.session import LockSession
+from aiodurable.locks.supervisor import SessionSupervisor
+from aiodurable.runs.lease import ThreadLease
+from aiodurable.runs.services import Services
+from aiodurable.runs.threads import Threads
+
+
+def services_of(opened: Durable | Threads) -> Services:
+    """The services behind an open `Durable`, or behind its threads."""
+    return opened._opened()
+
+
+def supervisors_of(locks: PostgresLockManager) -> list[SessionSupervisor]:
+    """What keeps the lock sessions up, by their places."""
+    return locks._supervisors
+
+
+def acquirer_of(locks: PostgresLockManager) -> Acquirer:
+    """What acquires and releases for this manager, with its local queue and its waiters."""
+    return locks._acquirer
+
+
+def session_of(locks: PostgresLockManager, place: int = 0) -> LockSession:
+    """The lock session at a place, which must be up."""
+    session = supervisors_of(locks)[place].session
+    assert session is not None
+    return session
+
+
+def session_with(locks: PostgresLockManager, lease: Lease) -> LockSession:
+    """The lock session on which the lease lives."""
+    sessions = [supervisor.session for supervisor in supervisors_of(locks)]
+    [session] = [one for one in sessions if one is not None and one.trust is trust_of(lease)]
+    return session
+
+
+def connection_of(session: LockSession) -> asyncpg.Connection:
+    """The connection of a lock session: what runs on it, runs behind the session's back."""
+    return session.statements._connection
+
+
+def trust_of(lease: Lease) -> object:
+    """The trust that all leases of one lock session share."""
+    return lease._trust
+
+
+def audit_due(session: LockSession) -> bool:
+    """Whether the session has still to compare its leases with `pg_locks`."""
+    return session._audit_due
+
+
+def lock_of(lease: ThreadLease) -> Lease:
+    """The lock below a thread's lease."""
+    assert isinstance(lease._lock, Lease)
+    return lease._lock
+
+
+def committer_of(saver: DurableSaver) -> GroupCommitter:
+    """What commits the saver's writes, with the queue before it."""
+    return saver._writer
+
+
+def history_origin(fence: Fence) -> object:
+    """Where the server was when the lease's last write was proven; None: the next write proves its history."""
+    return fence.history._origin
+
+
+def stop_watching_the_deadline(session: LockSession) -> None:
+    """Nothing but an answer finds out that the session's deadline is over."""
+    session._timers["deadline"].cancel()
+
+
+def wake(session: LockSession) -> None:
+    """Let the task of a lock session run now."""
+    session._work.set()
+
+
+def wrap_reading_of_prune(
+    patch: pytest.MonkeyPatch, threads: Threads, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> None:
+    """Put `wrapper` around the statement by which pruning reads what it may remove, before it removes it."""
+    retention = services_of(threads).threads.retention
+    patch.setattr(retention, "_look", wrapper(retention._look))
+
+
+def forget_classes() -> None:
+    """Forget the classes that stored values were resolved to, as a new process has not resolved any."""
+    stored_values._resolve.cache_clear()
+    stored_values._signature.cache_clear()
