@@ -18,6 +18,7 @@ from aiodurable.lock_keys import lock_key
 from aiodurable.models import ThreadStatus
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.runs.threads import Threads
+from tests.support.internals import services_of
 from tests.support.scenario_graphs import BREAKS
 from tests.support.scenarios import Thread
 from tests.support.waiting import wait_until
@@ -56,7 +57,7 @@ class World:
         await self._database.execute(query, *values.values())
 
     async def status(self, **options: Any) -> Any:
-        return await self._threads._opened().threads.status(NAME, **options)
+        return await services_of(self._threads).threads.status(NAME, **options)
 
     async def head(self) -> str | None:
         return (await self.status()).checkpoint_id
@@ -239,7 +240,7 @@ async def test_whoever_holds_the_lock_is_named(dsn: str, threads: Threads, name:
         assert (told.holder.key, told.holder.pid) == (key, holder.info.backend_pid)
         assert told.holder.application == "holder@host:1"
         assert told.holder.since is not None
-        beneath = await threads._opened().threads.status(name, ignore_lock=True)
+        beneath = await services_of(threads).threads.status(name, ignore_lock=True)
         assert (beneath.status, beneath.holder) == (ThreadStatus.NEW, None)
         assert (await threads.status("another")).holder is None
 
