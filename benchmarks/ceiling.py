@@ -75,7 +75,7 @@ async def pumped(answers: Sequence[Answer]) -> AsyncIterator[Pair]:
 
     async def pair(name: str) -> None:
         key = lock_key(name, "bench")
-        pump = pumps[key % len(pumps)]
+        pump = pumps[(key >> 1) % len(pumps)]
         await pump.lock(key)
         await pump.unlock(key)
 

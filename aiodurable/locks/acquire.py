@@ -346,7 +346,7 @@ class Acquirer:
                 "cannot take a lease: there are no lock sessions (lock_connections=0, AIODURABLE_LOCK_CONNECTIONS), "
                 "which is for reading only. Open one with at least 1, on the primary"
             )
-        place = key % len(supervisors)
+        place = (key >> 1) % len(supervisors)  # the lowest bit only tells threads' keys from others
         session = supervisors[place].session
         if session is not None and session.state is not _OVER:
             return session

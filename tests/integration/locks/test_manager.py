@@ -318,3 +318,14 @@ async def test_a_manager_with_retry_comes_open(dsn: str) -> None:
             assert isinstance(lease, Lease)
     finally:
         await locks.aclose()
+
+
+@pytest.mark.parametrize("kind", ["threads", "callers"])
+async def test_the_locks_of_each_kind_spread_over_the_sessions(locks: PostgresLockManager, kind: str) -> None:
+    """Each session has a share of the lock table: were all locks of a kind on one, the other share would be unused."""
+    acquire = locks.acquire_thread if kind == "threads" else locks.acquire
+    leases = await asyncio.gather(*(acquire(f"lock {n}") for n in range(64)))
+    held = [session.held for session in locks.health().sessions]
+    assert len(held) == 2
+    assert min(held) > 10
+    await asyncio.gather(*(lease.release() for lease in leases))

@@ -214,7 +214,7 @@ async def test_a_waiter_that_moves_to_another_session_takes_its_flag_along(
     locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = await locks.acquire("a")
-    keeper = supervisors_of(other)[lease.key % 2]
+    keeper = supervisors_of(other)[(lease.key >> 1) % 2]
     reconnect = asyncio.Event()
     really_connect = keeper._connect
 
