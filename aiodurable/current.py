@@ -7,11 +7,15 @@ for the call, which becomes nobody else's; else through the current one.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, Unpack
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Unpack, overload
+
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
 
 from aiodurable.durable import Durable, current, no_durable, opened
 from aiodurable.models import WorkflowCheckpoint
+from aiodurable.runs.call_types import ContextT, InputT, OutputT, ResumeOptions, RunOptions
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.run import DurableRun
 from aiodurable.threads import ThreadFilters
@@ -40,10 +44,30 @@ def current_durable() -> Durable:
     return found
 
 
+@overload
+def durable_run(
+    thread_id: str,
+    graph: StateGraph[Any, ContextT, InputT, OutputT] | Pregel[Any, ContextT, InputT, OutputT],
+    *,
+    durable: Durable | None = None,
+    dsn: str | None = None,
+    context: ContextT | None = None,
+    **options: Unpack[RunOptions],
+) -> AbstractAsyncContextManager[DurableRun[InputT, OutputT, ContextT]]: ...
+@overload
+def durable_run(
+    thread_id: str,
+    graph: str,
+    *,
+    durable: Durable | None = None,
+    dsn: str | None = None,
+    context: Any = None,
+    **options: Unpack[RunOptions],
+) -> AbstractAsyncContextManager[DurableRun[Any, Any, Any]]: ...
 @asynccontextmanager
 async def durable_run(
     thread_id: str, graph: Graph, *, durable: Durable | None = None, dsn: str | None = None, **options: Any
-) -> AsyncIterator[DurableRun]:
+) -> AsyncIterator[DurableRun[Any, Any, Any]]:
     """Hold a thread and run it; see `Durable.run`.
 
     Args:
@@ -63,7 +87,7 @@ async def resume_workflow(
     *,
     durable: Durable | None = None,
     dsn: str | None = None,
-    **options: Any,
+    **options: Unpack[ResumeOptions],
 ) -> Any:
     """Go on with an unfinished thread and return its result; see `Threads.resume`."""
     async with opened(durable, dsn) as d:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
+from langgraph.types import Command
 
 from aiodurable.durable import Durable, opened
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import WorkflowCheckpoint
+from aiodurable.runs.call_types import CallOptions, ContextT, ExecuteOptions, InputT, OutputT, RunOptions
 from aiodurable.runs.decision import OnUnfinished
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.hold import OnBusy
@@ -25,7 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class WorkflowExecutor:
+class WorkflowExecutor(Generic[InputT, OutputT, ContextT]):
     """One graph and how to run it, for code that wants a call and not a context manager.
 
     Args:
@@ -36,6 +40,26 @@ class WorkflowExecutor:
         timeout: seconds to wait at most, with "wait".
     """
 
+    @overload
+    def __init__(
+        self,
+        graph: StateGraph[Any, ContextT, InputT, OutputT] | Pregel[Any, ContextT, InputT, OutputT],
+        *,
+        durable: Durable | None = None,
+        dsn: str | None = None,
+        on_busy: OnBusy = "reject",
+        timeout: float | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: WorkflowExecutor[Any, Any, Any],
+        graph: str,
+        *,
+        durable: Durable | None = None,
+        dsn: str | None = None,
+        on_busy: OnBusy = "reject",
+        timeout: float | None = None,
+    ) -> None: ...
     def __init__(
         self,
         graph: Graph,
@@ -54,23 +78,23 @@ class WorkflowExecutor:
     async def execute(
         self,
         thread_id: str,
-        input: Any = None,
+        input: InputT | Command[Any] | None = None,
         *,
         run_id: str | None = None,
         config: RunnableConfig | None = None,
-        context: Any = None,
+        context: ContextT | None = None,
         on_unfinished: OnUnfinished = "resume",
-        **options: Any,
-    ) -> Any:
+        **options: Unpack[CallOptions],
+    ) -> OutputT:
         """Start the thread with `input`, or go on with what was left of it; see `DurableRun.ainvoke` for the rest."""
         async with self._run(thread_id, run_id=run_id, config=config, context=context) as run:
             return await run.ainvoke(input, on_unfinished=on_unfinished, **options)
 
-    async def resume(self, thread_id: str, **options: Any) -> Any:
+    async def resume(self, thread_id: str, **options: Unpack[ExecuteOptions]) -> OutputT:
         """Go on with an unfinished thread; of a complete one, return what is stored."""
         return await self.execute(thread_id, **options)
 
-    async def answer(self, thread_id: str, value: Any, **options: Any) -> Any:
+    async def answer(self, thread_id: str, value: Any, **options: Unpack[CallOptions]) -> OutputT:
         """Answer the open question of an interrupted thread and go on; see `DurableRun.answer`."""
         async with self._run(thread_id) as run:
             return await run.answer(value, **options)
@@ -81,7 +105,7 @@ class WorkflowExecutor:
             return await durable.threads.status(thread_id)
 
     @asynccontextmanager
-    async def _run(self, thread_id: str, **options: Any) -> AsyncIterator[DurableRun]:
+    async def _run(self, thread_id: str, **options: Any) -> AsyncIterator[DurableRun[InputT, OutputT, ContextT]]:
         async with (
             opened(self._durable, self._dsn) as durable,
             durable.run(thread_id, self._graph, on_busy=self._on_busy, timeout=self._timeout, **options) as run,
@@ -96,7 +120,7 @@ def with_workflow_lock(
     dsn: str | None = None,
     on_busy: OnBusy = "reject",
     timeout: float | None = None,
-) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
+) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
     """Hold the thread's lease while an async function or method runs: `@with_workflow_lock("order_id")`.
 
     Checkpoints that the function has the `Durable`'s saver write for the thread are fenced. The lease is not re-entrant:
@@ -116,7 +140,7 @@ def with_workflow_lock(
     if callable(argument):
         raise ConfigurationError("with_workflow_lock takes arguments: write @with_workflow_lock(), with parentheses")
 
-    def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         signature = inspect.signature(function)
         name = getattr(function, "__qualname__", repr(function))
         if not inspect.iscoroutinefunction(function):
@@ -167,9 +191,14 @@ class LockableWorkflowMixin:
             yield lease
 
     @asynccontextmanager
-    async def workflow_run(self, graph: Graph, **options: Any) -> AsyncIterator[DurableRun]:
+    async def workflow_run(
+        self, graph: Graph, *, context: Any = None, **options: Unpack[RunOptions]
+    ) -> AsyncIterator[DurableRun[Any, Any, Any]]:
         """`Durable.run` of this object's thread."""
-        async with opened(self.durable) as durable, durable.run(self.thread_id, graph, **options) as run:
+        async with (
+            opened(self.durable) as durable,
+            durable.run(self.thread_id, graph, context=context, **options) as run,
+        ):
             yield run
 
     async def workflow_status(self) -> WorkflowCheckpoint:

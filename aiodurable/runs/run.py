@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, Literal, cast
+from typing import Any, Generic, Literal, Unpack, cast, overload
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.schema import StandardStreamEvent, StreamEvent
-from langgraph.types import Command, StateSnapshot, StateUpdate
+from langgraph.types import Command, GraphOutput, StateSnapshot, StateUpdate, StreamMode
 
 from aiodurable.checkpoints.fences import FENCE_KEY
 from aiodurable.errors import ResultPrunedError, RunInProgressError
@@ -17,6 +17,7 @@ from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.answers import STRICT_RESUME
 from aiodurable.runs.attempt import Attempt, new_run_id
 from aiodurable.runs.call import NONE_ANSWER, Call, StoredResult
+from aiodurable.runs.call_types import CallOptions, ContextT, EventOptions, InputT, OutputT, StreamOptions
 from aiodurable.runs.cancellation import Cancelling
 from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
 from aiodurable.runs.graph_check import ended_early
@@ -43,14 +44,16 @@ async def run(
     timeout: float | None = None,
     config: RunnableConfig | None = None,
     context: Any = None,
-) -> AsyncIterator[DurableRun]:
+) -> AsyncIterator[DurableRun[Any, Any, Any]]:
     """Hold the thread for the body, and give it a `DurableRun` to start or resume it with. See `Durable.run`."""
     run_id = named_run(run_id, config, thread_id)
     config = usable(config, thread_id)
     check_call(graph.pregel, (), context, thread_id)
     async with hold(services, thread_id, on_busy=on_busy, timeout=timeout) as lease:
         found = await _look(services, lease)
-        durable_run = DurableRun(services, graph, lease, found, run_id=run_id, config=config, context=context)
+        durable_run = DurableRun[Any, Any, Any](
+            services, graph, lease, found, run_id=run_id, config=config, context=context
+        )
         try:
             yield durable_run
         finally:
@@ -74,7 +77,7 @@ def _end_event(name: str, run_id: str, output: Any) -> StreamEvent:
     )
 
 
-class DurableRun:
+class DurableRun(Generic[InputT, OutputT, ContextT]):
     """A thread under its lease. Made by `async with durable.run(…)`; one call at a time.
 
     Attributes:
@@ -133,6 +136,38 @@ class DurableRun:
         }
         return {**config, "configurable": {**config.get("configurable", {}), **own}}
 
+    @overload
+    async def ainvoke(
+        self,
+        input: InputT | Command[Any] | None = None,
+        config: RunnableConfig | None = None,
+        *,
+        context: ContextT | None = None,
+        on_unfinished: OnUnfinished = "resume",
+        version: Literal["v2"],
+        **options: Unpack[CallOptions],
+    ) -> GraphOutput[OutputT]: ...
+    @overload
+    async def ainvoke(
+        self,
+        input: InputT | Command[Any] | None = None,
+        config: RunnableConfig | None = None,
+        *,
+        context: ContextT | None = None,
+        on_unfinished: OnUnfinished = "resume",
+        stream_mode: StreamMode | Sequence[StreamMode],
+        **options: Unpack[CallOptions],
+    ) -> list[Any]: ...
+    @overload
+    async def ainvoke(
+        self,
+        input: InputT | Command[Any] | None = None,
+        config: RunnableConfig | None = None,
+        *,
+        context: ContextT | None = None,
+        on_unfinished: OnUnfinished = "resume",
+        **options: Unpack[CallOptions],
+    ) -> OutputT: ...
     async def ainvoke(
         self,
         input: Any = None,
@@ -181,23 +216,24 @@ class DurableRun:
 
     async def astream(
         self,
-        input: Any = None,
+        input: InputT | Command[Any] | None = None,
         config: RunnableConfig | None = None,
         *,
-        context: Any = None,
+        context: ContextT | None = None,
         on_unfinished: OnUnfinished = "resume",
-        **options: Any,
+        **options: Unpack[StreamOptions],
     ) -> AsyncGenerator[Any, None]:
         """Like `ainvoke`, but yields what the graph's own `astream` yields; a stored result comes as one "values" chunk,
         in the shape that the options give a live one.
 
         A stream that is left early leaves the thread paused. Close it (`contextlib.aclosing`) where you may leave it.
         """
-        call = self._call(input, config, context, on_unfinished, options)
+        own = cast("dict[str, Any]", options)
+        call = self._call(input, config, context, on_unfinished, own)
         attempt = await self._begin(call)
         if isinstance(attempt, StoredResult):
             values, asked = await self._read(attempt)
-            for chunk in stored_chunks(self._graph, values, options, asked):
+            for chunk in stored_chunks(self._graph, values, own, asked):
                 yield chunk
             return
         stream = attempt.graph.pregel.astream(
@@ -214,13 +250,13 @@ class DurableRun:
 
     async def astream_events(
         self,
-        input: Any = None,
+        input: InputT | Command[Any] | None = None,
         config: RunnableConfig | None = None,
         *,
         version: Literal["v1", "v2"] = "v2",
-        context: Any = None,
+        context: ContextT | None = None,
         on_unfinished: OnUnfinished = "resume",
-        **options: Any,
+        **options: Unpack[EventOptions],
     ) -> AsyncGenerator[StreamEvent, None]:
         """Like `astream`, but yields LangChain's events of everything that runs inside the graph.
 
@@ -234,12 +270,13 @@ class DurableRun:
 
         Raises: as `ainvoke`.
         """
-        filters = {name: options.pop(name) for name in _EVENT_FILTERS if name in options}
-        call = self._call(input, config, context, on_unfinished, options)
+        own = cast("dict[str, Any]", options)
+        filters = {name: own.pop(name) for name in _EVENT_FILTERS if name in own}
+        call = self._call(input, config, context, on_unfinished, own)
         attempt = await self._begin(call)
         if isinstance(attempt, StoredResult):
             values, asked = await self._read(attempt)
-            output = stored_result(self._graph, values, options, asked)
+            output = stored_result(self._graph, values, own, asked)
             yield _end_event(self._graph.pregel.get_name(), self.run_id, output)
             return
         stream = attempt.graph.pregel.astream_events(
@@ -257,7 +294,7 @@ class DurableRun:
                 with cancelling.outside():
                     yield event
 
-    async def answer(self, value: Any, **options: Any) -> Any:
+    async def answer(self, value: Any, **options: Unpack[CallOptions]) -> OutputT:
         """Answer the open question of an interrupted thread and go on.
 
         An answer that was given before is not given again: the call returns what came of it, or goes on with its run.

@@ -10,6 +10,7 @@ from langchain_core.runnables import RunnableConfig
 
 from aiodurable.errors import GraphNotRegisteredError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.call_types import InvokeOptions
 from aiodurable.runs.cancel import cancel
 from aiodurable.runs.check import ThreadCheck, check
 from aiodurable.runs.decision import may_go_on, may_retry, not_found
@@ -214,7 +215,7 @@ class Threads:
         past_gate: bool = False,
         config: RunnableConfig | None = None,
         context: Any = None,
-        **options: Any,
+        **options: Unpack[InvokeOptions],
     ) -> Any:
         """Go on with an unfinished thread and return its result; of a complete one, return what is stored.
 
@@ -241,7 +242,8 @@ class Threads:
         async with run(self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout) as resumed:
             if not past_gate:
                 may_go_on(resumed.checkpoint)
-            return await resumed.ainvoke(config=config, context=context, **options)
+            own: dict[str, Any] = {**options}
+            return await resumed.ainvoke(config=config, context=context, **own)
 
     async def retry(
         self,
@@ -252,7 +254,7 @@ class Threads:
         timeout: float | None = None,
         config: RunnableConfig | None = None,
         context: Any = None,
-        **options: Any,
+        **options: Unpack[InvokeOptions],
     ) -> Any:
         """Try a thread again from where it stopped, also a quarantined one, and return its result.
 
@@ -273,7 +275,8 @@ class Threads:
         bound = await self._graph_of(thread_id, graph, verb="retry")
         async with run(self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout) as retried:
             may_retry(retried.checkpoint)
-            return await retried.ainvoke(config=config, context=context, on_unfinished="retry", **options)
+            own: dict[str, Any] = {**options}
+            return await retried.ainvoke(config=config, context=context, on_unfinished="retry", **own)
 
     async def cancel(self, thread_id: str, *, wait: bool = False, timeout: float | None = None) -> bool:
         """End the run that is at work on a thread, in whichever process; the thread is then paused ("cancelled").

