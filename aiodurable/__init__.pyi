@@ -70,6 +70,7 @@ from aiodurable.runs.graph_check import (
 from aiodurable.runs.health import Health
 from aiodurable.runs.run import DurableRun
 from aiodurable.runs.threads import Threads
+from aiodurable.runs.wrapped_graph import DurableGraph
 from aiodurable.settings import Settings
 from aiodurable.threads import (
     Pruned,
@@ -94,6 +95,7 @@ __all__ = [
     "ClosedError",
     "ConfigurationError",
     "Durable",
+    "DurableGraph",
     "DurableRun",
     "DurableSaver",
     "GraphChangedError",

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, overload
 from weakref import WeakKeyDictionary
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.dsn import direct_dsn, parse_dsn
@@ -24,6 +26,7 @@ from aiodurable.postgres import schema
 from aiodurable.postgres.namespace import agree_on_namespace
 from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
+from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancellation import CHANNEL, Cancellations
 from aiodurable.runs.graphs import Graph, Graphs
 from aiodurable.runs.health import Health, health
@@ -34,6 +37,7 @@ from aiodurable.runs.renamed_nodes import Renamed
 from aiodurable.runs.run import DurableRun, run
 from aiodurable.runs.services import Services
 from aiodurable.runs.threads import Threads
+from aiodurable.runs.wrapped_graph import DurableGraph
 from aiodurable.settings import Settings
 from aiodurable.threads import ThreadReader
 
@@ -259,6 +263,30 @@ class Durable:
             raise ClosedError("this Durable is not open: use it inside `async with Durable(…) as durable`")
         return self._services
 
+    @overload
+    def run(
+        self,
+        thread_id: str,
+        graph: StateGraph[Any, ContextT, InputT, OutputT] | Pregel[Any, ContextT, InputT, OutputT],
+        *,
+        run_id: str | None = None,
+        on_busy: OnBusy = "reject",
+        timeout: float | None = None,
+        config: RunnableConfig | None = None,
+        context: ContextT | None = None,
+    ) -> AbstractAsyncContextManager[DurableRun[InputT, OutputT, ContextT]]: ...
+    @overload
+    def run(
+        self,
+        thread_id: str,
+        graph: str,
+        *,
+        run_id: str | None = None,
+        on_busy: OnBusy = "reject",
+        timeout: float | None = None,
+        config: RunnableConfig | None = None,
+        context: Any = None,
+    ) -> AbstractAsyncContextManager[DurableRun[Any, Any, Any]]: ...
     def run(
         self,
         thread_id: str,
@@ -269,7 +297,7 @@ class Durable:
         timeout: float | None = None,
         config: RunnableConfig | None = None,
         context: Any = None,
-    ) -> AbstractAsyncContextManager[DurableRun]:
+    ) -> AbstractAsyncContextManager[DurableRun[Any, Any, Any]]:
         """Hold a thread and run it: `async with durable.run(thread_id, "report") as run: await run.ainvoke(…)`.
 
         Args:
@@ -302,6 +330,30 @@ class Durable:
             config=config,
             context=context,
         )
+
+    @overload
+    def wrap(
+        self,
+        graph: StateGraph[Any, ContextT, InputT, OutputT] | Pregel[Any, ContextT, InputT, OutputT],
+        *,
+        on_busy: OnBusy = "reject",
+        timeout: float | None = None,
+    ) -> DurableGraph[InputT, OutputT, ContextT]: ...
+    @overload
+    def wrap(
+        self, graph: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
+    ) -> DurableGraph[Any, Any, Any]: ...
+    def wrap(self, graph: Graph, *, on_busy: OnBusy = "reject", timeout: float | None = None) -> Any:
+        """A graph whose `ainvoke`, `astream` and `aget_state` take LangGraph's own config, and run durably.
+
+        For an app that calls a graph already: its calls stay as they are. May be made before this
+        `Durable` is open. See docs/howto/adopt-an-app.md.
+
+        Args:
+            graph: as for `run`.
+            on_busy, timeout: as for `run`, for each call that changes a thread.
+        """
+        return DurableGraph[Any, Any, Any](self._opened, graph, on_busy=on_busy, timeout=timeout)
 
     def hold(
         self, thread_id: str, *, on_busy: OnBusy = "reject", timeout: float | None = None

@@ -101,14 +101,14 @@ async def left_by_langgraph(dsn: str, graph: StateGraph[Any, Any, Any, Any], giv
     ],
     ids=["root", "beside another", "sends", "subgraphs", "subgraphs with a memory"],
 )
-@pytest.mark.parametrize("verb", ["retry", "resume_workflow"])
+@pytest.mark.parametrize("verb", ["retry", "resume"])
 async def test_a_node_whose_router_raised_runs_again_with_all_that_follows(
     durable: Durable, dsn: str, told: list[Event], graph: Any, result: list[str], healed: tuple[str, ...], verb: str
 ) -> None:
     BREAKS.add("router")
     await left_by_langgraph(dsn, graph())
     BREAKS.clear()
-    ran = (await getattr(durable, verb)("t", graph()))["xs"]
+    ran = (await getattr(durable.threads, verb)("t", graph()))["xs"]
     assert list(dict.fromkeys(ran)) == result, "a subgraph gives back what it was given, too"
     assert [set(event.nodes) for event in told if isinstance(event, ThreadRepaired)] == [set(healed)]
     assert (await durable.threads.status("t")).status == "complete"
