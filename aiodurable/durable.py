@@ -205,7 +205,7 @@ class Durable:
             ClosedError: it is open in another event loop, and that one is not closed; it stays open there.
         """
         if self._loop is not None and self._loop is not asyncio.get_running_loop() and not self._loop.is_closed():
-            raise ClosedError("this Durable was opened in another event loop: close it there")
+            raise ClosedError("cannot close this Durable: it was opened in another event loop; close it there")
         self._loop = None
         stack, self._stack = self._stack, None
         self._services = None
@@ -226,11 +226,13 @@ class Durable:
         self._opened()
         loop = asyncio.get_running_loop()
         if self.loop is not loop:
-            raise ClosedError("this Durable is open in another event loop: open one in each loop, and install it there")
+            raise ClosedError(
+                "cannot install this Durable: it is open in another event loop; open one in each loop, and install it there"
+            )
         if _installed.setdefault(loop, self) is not self:
             raise ConfigurationError(
-                f"the Durable of {_installed[loop].dsn.safe} is installed in this event loop already: close it first, or pass "
-                "durable= where you mean this one"
+                f"cannot install this Durable: that of {_installed[loop].dsn.safe} is installed in this event loop already; "
+                "close it first, or pass durable= where you mean this one"
             )
         return self
 
@@ -260,7 +262,9 @@ class Durable:
 
     def _opened(self) -> Services:
         if self._services is None:
-            raise ClosedError("this Durable is not open: use it inside `async with Durable(…) as durable`")
+            raise ClosedError(
+                "cannot use this Durable: it is not open; use it inside `async with Durable(…) as durable`"
+            )
         return self._services
 
     @overload
@@ -374,12 +378,13 @@ def current() -> Durable | None:
     found = here[-1] if here else _installed.get(loop)
     if found is None and entered:
         raise ClosedError(
-            "the Durable around this call is open in another event loop: open one in each loop, or pass `durable=` or `dsn=`"
+            "cannot use the Durable around this call: it is open in another event loop; open one in each loop, or pass "
+            "`durable=` or `dsn=`"
         )
     if found is not None and not found.is_open:
         raise ClosedError(
-            "the Durable around this call is closed: end the tasks that use it before its `async with` ends, or pass "
-            "`durable=` or `dsn=`"
+            "cannot use the Durable around this call: it is closed; end the tasks that use it before its `async with` ends, "
+            "or pass `durable=` or `dsn=`"
         )
     return found
 

@@ -138,19 +138,21 @@ def with_workflow_lock(
     """
 
     if callable(argument):
-        raise ConfigurationError("with_workflow_lock takes arguments: write @with_workflow_lock(), with parentheses")
+        raise ConfigurationError(
+            "cannot decorate with with_workflow_lock: it takes arguments; write @with_workflow_lock(), with parentheses"
+        )
 
     def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         signature = inspect.signature(function)
         name = getattr(function, "__qualname__", repr(function))
         if not inspect.iscoroutinefunction(function):
             raise ConfigurationError(
-                f"with_workflow_lock wants an async function, {name} is not one: write `async def`"
+                f"cannot lock a workflow around {name}: it is not an async function; write `async def`"
             )
         if argument not in signature.parameters:
             raise ConfigurationError(
-                f"with_workflow_lock takes the thread_id from parameter {argument!r}, {name} has "
-                f"({', '.join(signature.parameters)}): name one of these"
+                f"cannot lock a workflow around {name}: it has no parameter {argument!r}; name the one with the thread_id of "
+                f"its own ({', '.join(signature.parameters)})"
             )
 
         @wraps(function)

@@ -29,14 +29,20 @@ def usable(config: RunnableConfig | None, thread_id: str) -> RunnableConfig:
     if config is None:
         return {}
     if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all type-checked
-        raise InvalidArgumentError(f"config must be a mapping, got {type(config).__name__}", argument="config")
+        raise InvalidArgumentError(
+            f"cannot use the config: it must be a mapping, got {type(config).__name__}", argument="config"
+        )
     for part in ("configurable", "metadata"):
         if not isinstance(config.get(part) or {}, Mapping):
-            raise InvalidArgumentError(f"config[{part!r}] must be a mapping", thread_id=thread_id, argument="config")
+            raise InvalidArgumentError(
+                f"cannot use the config: config[{part!r}] must be a mapping", thread_id=thread_id, argument="config"
+            )
     limit = config.get("recursion_limit")
     if limit is not None and (not isinstance(limit, int) or limit < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidArgumentError(
-            f"recursion_limit must be a number from 1, got {limit!r}", thread_id=thread_id, argument="config"
+            f"cannot use the config: recursion_limit must be a number from 1, got {limit!r}",
+            thread_id=thread_id,
+            argument="config",
         )
     metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != "run_id"}
     cleaned = cast("RunnableConfig", {key: value for key, value in config.items() if value is not None})
@@ -55,7 +61,7 @@ def named_run(run_id: str | None, config: RunnableConfig | None, thread_id: str)
     inside: Any = metadata.get("run_id") if isinstance(metadata, Mapping) else None
     if inside is not None and run_id is not None and str(inside) != run_id:
         raise InvalidArgumentError(
-            f"run_id is {run_id!r}, but config['metadata']['run_id'] is {str(inside)!r}: give one of them",
+            f"cannot tell the run: run_id is {run_id!r}, but config['metadata']['run_id'] is {str(inside)!r}; give one of them",
             thread_id=thread_id,
             argument="run_id",
         )
@@ -98,7 +104,7 @@ def check_call(graph: Pregel[Any, Any, Any, Any], options: Iterable[str], contex
     unknown = [name for name in options if name not in _options(type(graph))]
     if unknown:
         raise InvalidArgumentError(
-            f"LangGraph's ainvoke and astream have no option {', '.join(map(repr, unknown))}",
+            f"cannot call the graph: LangGraph's ainvoke and astream have no option {', '.join(map(repr, unknown))}",
             thread_id=thread_id,
             argument=unknown[0],
         )
@@ -109,7 +115,7 @@ def check_call(graph: Pregel[Any, Any, Any, Any], options: Iterable[str], contex
             schema(**context)
         except Exception as error:  # a schema's hooks may raise anything
             raise InvalidArgumentError(
-                f"the context does not fit {schema.__name__}, the graph's context_schema: {type(error).__name__}",
+                f"cannot use the context: it does not fit {schema.__name__}, the graph's schema of it ({type(error).__name__})",
                 thread_id=thread_id,
                 argument="context",
             ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Unpack
 
@@ -378,7 +378,7 @@ class Threads:
         *,
         keep: Keep = "latest",
         older_than: timedelta | datetime,
-        statuses: Iterable[ThreadStatus | str] = (ThreadStatus.COMPLETE,),
+        statuses: Statuses = (ThreadStatus.COMPLETE,),
         graph: str | None = None,
         batch: int = BATCH,
         share: float = SHARE,
