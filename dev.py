@@ -95,6 +95,7 @@ def lint() -> int:
         "lint": ("ruff", "check", "."),
         "format": ("ruff", "format", "--check", "."),
         "types": ("basedpyright",),
+        "types of callers": ("mypy", "--strict", "--explicit-package-bases", "tests/typing/must_pass.py"),
         "layers": ("lint-imports",),
         "prose": ("pytest", "-q", "tests/contract/test_prose.py"),
     }

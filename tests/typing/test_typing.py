@@ -17,9 +17,10 @@ MARKED = [
 ]
 
 
+@pytest.mark.timeout(600)  # a type checker reads all of LangGraph
 def test_basedpyright_finds_the_mistakes_and_no_other() -> None:
     pytest.importorskip("basedpyright")
-    command = [sys.executable, "-m", "basedpyright", "--outputjson", "-p", str(HERE)]
+    command = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(HERE)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     found = [
         (Path(each["file"]).name, each["range"]["start"]["line"] + 1, each["message"])
@@ -30,6 +31,7 @@ def test_basedpyright_finds_the_mistakes_and_no_other() -> None:
     assert sorted({line for _, line, _ in found}) == MARKED
 
 
+@pytest.mark.timeout(600)
 def test_mypy_finds_the_mistakes_and_no_other(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     command = [
