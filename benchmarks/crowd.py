@@ -91,7 +91,8 @@ FROM (SELECT thread_id, checkpoint_id, row_number() OVER (PARTITION BY thread_id
       FROM template_checkpoints) o
 JOIN (SELECT md5(n::text) AS thread_id, now() - (1 - n::numeric / %(total)s) * interval '30 days' AS at,
              'template-' || coalesce(%(rest)s::jsonb ->> (n %% 100)::text, 'complete') AS template,
-             CASE WHEN n / 100 %% 2 = 0 THEN jsonb_build_object('aiodurable_run', 'run-' || n, 'aiodurable_graph', 'crowd')
+             CASE WHEN n / 100 %% 2 = 0 THEN jsonb_build_object('aiodurable_run_id', 'run-' || n,
+                                                                 'aiodurable_graph_name', 'crowd')
                   ELSE '{}' END AS mark
       FROM generate_series(%(first)s::int, %(last)s::int) n) t ON t.template = o.thread_id;
 ANALYZE ids
@@ -197,7 +198,9 @@ async def _multiply(connection: psycopg.AsyncConnection[Any], first: int, last: 
 async def _record(connection: psycopg.AsyncConnection[Any], threads: int) -> None:
     """The ledger and the fences of those that were durable runs."""
     ours = [number for number in range(threads) if recorded(number)]
-    columns = "run_id, thread_id, lock_key, graph, status, attempts, token, worker, created_at, started_at"
+    columns = (
+        "run_id, thread_id, lock_key, graph, status, attempts, fencing_token, attempted_by, created_at, started_at"
+    )
     async with connection.cursor() as cursor:
         async with cursor.copy("COPY aiodurable_fences (thread_id, token) FROM STDIN") as copy:
             for number in ours:

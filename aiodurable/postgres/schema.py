@@ -135,6 +135,7 @@ async def _versions(connection: AsyncConnection[DictRow], dsn: Dsn) -> tuple[int
 
     Raises:
         ConfigurationError: a relation has one of our names or LangGraph's that somebody else made.
+        SchemaMismatchError: a commit before the first release made the tables.
     """
     names = await _relations(connection, dsn)
     ours = langgraph = None
@@ -142,6 +143,22 @@ async def _versions(connection: AsyncConnection[DictRow], dsn: Dsn) -> tuple[int
         ours = await (await connection.execute(_SQL["version"].encode())).fetchone()
     if "checkpoint_migrations" in names:
         langgraph = await (await connection.execute(_SQL["langgraph_version"].encode())).fetchone()
+    if ours and ours["first"] != migrations()[0].name:
+        raise SchemaMismatchError(
+            f"cannot use the tables of aiodurable in {dsn.safe}: a commit before the first release made them, and they "
+            'cannot be upgraded; remove them ("Remove it" in docs/reference/schema.md; LangGraph\'s stay), then run '
+            "`aiodurable migrate`",
+            found=ours["version"],
+            wanted=VERSION,
+        )
+    if ours and ours["first"] != migrations()[0].name:
+        raise SchemaMismatchError(
+            f"cannot use the tables of aiodurable in {dsn.safe}: a commit before the first release made them, and they "
+            'cannot be upgraded; remove them ("Remove it" in docs/reference/schema.md; LangGraph\'s stay), then run '
+            "`aiodurable migrate`",
+            found=ours["version"],
+            wanted=VERSION,
+        )
     return (ours["version"] if ours else 0), (langgraph["version"] if langgraph else -1)
 
 

@@ -144,7 +144,7 @@ class Attempt:
             context=context,
             config=storable_part(config),
             serde=graph.ledger_serde,
-            base_id=thread.checkpoint_id,
+            base_checkpoint_id=thread.checkpoint_id,
             closing=closing.get(thread.status, RunStatus.SUPERSEDED),
         )
         lease.fence.history.acknowledge(Mark(run_id=record.run_id), services.checkpoints.links.origin, sent)

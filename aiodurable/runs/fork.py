@@ -81,7 +81,11 @@ async def fork(
             await born.copy(source, checkpoint_id, in_the_step=in_the_step)
             head = checkpoint_id
             if change is not None:
-                place = {"thread_id": lease.thread_id, "aiodurable_run": run_id, "aiodurable_graph": change.graph.name}
+                place = {
+                    "thread_id": lease.thread_id,
+                    "aiodurable_run_id": run_id,
+                    "aiodurable_graph_name": change.graph.name,
+                }
                 updated = await change.graph.saving_to(born.saver).aupdate_state(
                     {"configurable": place}, change.values, change.as_node
                 )
@@ -91,7 +95,7 @@ async def fork(
                 run_id,
                 fence=lease.fence,
                 graph=graph,
-                base_id=head,
+                base_checkpoint_id=head,
                 source=source,
                 checkpoint_id=checkpoint_id,
                 in_the_step=in_the_step,

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -217,7 +217,7 @@ class Ledger:
         context: Any,
         config: Mapping[str, Any] | None = None,
         serde: SerializerProtocol | None = None,
-        base_id: str | None,
+        base_checkpoint_id: str | None,
         closing: RunStatus | None,
     ) -> tuple[RunRecord, bool]:
         """Write a new run, running. What earlier runs of the thread left open is closed as `closing` first, unless None.
@@ -228,7 +228,7 @@ class Ledger:
             graph, input, context, config: what it is accepted with.
             seq: the number of this attempt among those under the fence, from 1.
             serde: how they are stored: the graph's own for the ledger; None: the saver's.
-            base_id: the thread's newest checkpoint.
+            base_checkpoint_id: the thread's newest checkpoint.
             closing: see above.
 
         Returns:
@@ -253,7 +253,9 @@ class Ledger:
         attempt = (fence.token, fence.lease_id, self.worker, seq)
         deadline = time.monotonic() + _PATIENCE_S
         while True:
-            row = await self._starts((run_id, fence.thread_id, key, graph, *attempt, *stored, base_id, closing))
+            row = await self._starts(
+                (run_id, fence.thread_id, key, graph, *attempt, *stored, base_checkpoint_id, closing)
+            )
             if row is not None:
                 return _record(row), row["blank"]
             await self._check_start(run_id, fence, deadline)
@@ -386,7 +388,7 @@ class Ledger:
         *,
         fence: Fence,
         graph: str | None,
-        base_id: str,
+        base_checkpoint_id: str,
         source: str,
         checkpoint_id: str,
         in_the_step: bool,
@@ -400,13 +402,13 @@ class Ledger:
             run_id: its name.
             fence: of the new thread.
             graph: see above.
-            base_id: the new thread's newest checkpoint.
+            base_checkpoint_id: the new thread's newest checkpoint.
             source, checkpoint_id: what was copied.
             in_the_step: see `ThreadCopy.copy`; then answers that the step has not taken yet go along.
         """
         reason = f"forked from thread {source!r} at checkpoint {checkpoint_id}"
         key = lock_key(fence.thread_id, self._namespace)
-        new = (run_id, fence.thread_id, key, graph, fence.token, self.worker, base_id, reason)
+        new = (run_id, fence.thread_id, key, graph, fence.token, self.worker, base_checkpoint_id, reason)
         await fetch_one(_SQL["fork"], *new, source, checkpoint_id, in_the_step)
 
     async def finish(
@@ -481,7 +483,7 @@ class Ledger:
 
     async def _write_ends(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], datetime]:
         written = await self._links.fetch(_SQL[statement], *map(list, zip(*rows, strict=True)))
-        ended = {(row["run_id"], row["token"], row["lease_id"]): row["finished_at"] for row in written}
+        ended = {(row["run_id"], row["fencing_token"], row["lease_id"]): row["finished_at"] for row in written}
         return {row: ended[row[:3]] for row in rows if row[:3] in ended}
 
     def _dump(self, what: str, value: Any, serde: SerializerProtocol) -> tuple[str | None, bytes | None]:
@@ -525,8 +527,12 @@ def _load(serde: SerializerProtocol, stored: Stored) -> Any:
     return None if kind is None or blob is None else serde.loads_typed((kind, blob))
 
 
+_COLUMNS: Final = {"token": "fencing_token", "worker": "attempted_by", "reason": "status_reason"}
+"""Fields of a record whose columns have another name."""
+
+
 def _record(row: Mapping[str, Any]) -> RunRecord:
-    values = {name: row[name] for name in RunRecord.__dataclass_fields__}
+    values = {name: row[_COLUMNS.get(name, name)] for name in RunRecord.__dataclass_fields__}
     values["status"] = RunStatus(row["status"])
     values["earlier_attempts"] = tuple(map(_earlier, row["earlier_attempts"]))
     return RunRecord(**values)

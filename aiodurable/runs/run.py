@@ -128,10 +128,10 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         """The config with the coordinates, the fence, and what every checkpoint is to say of its run."""
         own = {
             "thread_id": self.thread_id,
-            "aiodurable_graph": self._graph.name,
+            "aiodurable_graph_name": self._graph.name,
             "aiodurable_worker": self._services.ledger.worker,
             FENCE_KEY: self.lease.fence,
-            **({} if run_id is None else {"aiodurable_run": run_id}),
+            **({} if run_id is None else {"aiodurable_run_id": run_id}),
             STRICT_RESUME: True,
         }
         return {**config, "configurable": {**config.get("configurable", {}), **own}}

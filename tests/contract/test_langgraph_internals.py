@@ -131,8 +131,8 @@ def test_control_writes_have_slots_of_their_own() -> None:
 
 
 def test_the_fence_in_the_config_stays_out_of_the_metadata_and_the_stamps_get_in() -> None:
-    configurable: Any = {"thread_id": "t", FENCE_KEY: object(), "aiodurable_run": "r"}
-    assert get_serializable_checkpoint_metadata({"configurable": configurable}, {}) == {"aiodurable_run": "r"}
+    configurable: Any = {"thread_id": "t", FENCE_KEY: object(), "aiodurable_run_id": "r"}
+    assert get_serializable_checkpoint_metadata({"configurable": configurable}, {}) == {"aiodurable_run_id": "r"}
 
 
 def test_the_fence_in_the_config_stays_out_of_the_configs_of_streams() -> None:

@@ -42,7 +42,7 @@ def test_what_is_recent_is_found_by_block_ranges(crowd: psycopg.Connection[Any],
     assert row is not None
     found = list(nodes(row[0][0]["Plan"]))
     used = {node["Index Name"] for node in found if "Index Name" in node}
-    assert used == {"aiodurable_checkpoints_recent", "aiodurable_runs_touched"}
+    assert used == {"aiodurable_checkpoints_id_brin", "aiodurable_runs_unfinished_updated_idx"}
     assert not any(node["Node Type"] == "Seq Scan" for node in found)
 
 
@@ -74,7 +74,7 @@ def test_looking_for_work_where_there_is_none_reads_a_few_pages(dsn: str, analyz
         connection.execute("UPDATE checkpoint_writes SET channel = 'xs' WHERE channel = '__error__'")
         connection.execute("UPDATE aiodurable_runs SET status = 'complete'")
         connection.execute(
-            "UPDATE aiodurable_runs SET status = 'paused', reason = 'breakpoint' WHERE seq = 1 AND lock_key % 2 = 0"
+            "UPDATE aiodurable_runs SET status = 'paused', status_reason = 'breakpoint' WHERE seq = 1 AND lock_key % 2 = 0"
         )
         for table in TABLES:
             connection.execute(f"VACUUM ANALYZE {table}".encode())
@@ -84,7 +84,7 @@ def test_looking_for_work_where_there_is_none_reads_a_few_pages(dsn: str, analyz
         query = BLOCKS["threads_resumable"].replace("$1", "''").replace("$2", "100")
         buffers(connection, query)  # the catalogue's pages
         assert buffers(connection, query) <= 20
-        connection.execute("UPDATE aiodurable_runs SET reason = 'drained' WHERE run_id = 'run-8-1'")
+        connection.execute("UPDATE aiodurable_runs SET status_reason = 'drained' WHERE run_id = 'run-8-1'")
         connection.execute("UPDATE aiodurable_runs SET status = 'failed' WHERE run_id = 'run-9-1'")
         found = connection.execute(query.encode()).fetchall()
         assert [thread_id for thread_id, fits in found if fits] == ["thread-8", "thread-9"]

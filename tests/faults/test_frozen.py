@@ -54,4 +54,4 @@ async def test_a_holder_that_wakes_up_after_another_took_over_writes_nothing(
             process.kill()
         await process.wait()
     [row] = await ledger.rows("t")
-    assert (row["status"], row["attempts"], row["token"]) == ("complete", 2, 2)
+    assert (row["status"], row["attempts"], row["fencing_token"]) == ("complete", 2, 2)

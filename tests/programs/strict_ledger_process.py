@@ -117,7 +117,7 @@ async def accepted(durable: Durable, graph: str, thread_id: str, input: Any, con
             input=input,
             context=context,
             config={"configurable": {"size": Size.SMALL}},
-            base_id=None,
+            base_checkpoint_id=None,
             closing=None,
         )
 

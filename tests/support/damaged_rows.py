@@ -169,7 +169,7 @@ _KEYS = {
         *("channel_versions,__pregel_tasks", "channel_versions,xs", "versions_seen,work", "channel_values,xs"),
     ],
     ("checkpoints", "metadata"): [
-        *("step", "source", "parents", "parents,", "aiodurable_run", "aiodurable_graph", "aiodurable_worker"),
+        *("step", "source", "parents", "parents,", "aiodurable_run_id", "aiodurable_graph_name", "aiodurable_worker"),
         *("run_id", "counters_since_delta_snapshot", "thread_id"),
     ],
     ("aiodurable_runs", "answered"): ["i", "i,at", "i,token"],
@@ -199,7 +199,16 @@ _TEXTS = {
     "checkpoints": ("checkpoint_ns", "checkpoint_id", "parent_checkpoint_id", "type"),
     "checkpoint_writes": ("checkpoint_ns", "checkpoint_id", "task_id", "task_path", "channel", "type"),
     "checkpoint_blobs": ("checkpoint_ns", "channel", "version", "type"),
-    "aiodurable_runs": ("graph", "worker", "error", "reason", "base_id", "checkpoint_id", "traceback", "input_type"),
+    "aiodurable_runs": (
+        "graph",
+        "worker",
+        "error",
+        "reason",
+        "base_checkpoint_id",
+        "checkpoint_id",
+        "traceback",
+        "input_type",
+    ),
 }
 _STATUSES = ("queued", "running", "complete", "failed", "interrupted", "paused", "rejected", "quarantined")
 _TIMES = ("infinity", "-infinity", "0050-01-01 BC", "294276-12-31", "0001-01-01 00:00+14", "2026-01-01 00:00+00")

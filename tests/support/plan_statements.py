@@ -23,7 +23,7 @@ INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpo
 SELECT 'thread-' || n, '', id || k, CASE WHEN k > 0 THEN id || k - 1 END,
        jsonb_build_object('v', 4, 'ts', '2026-01-01T00:00:00Z', 'updated_channels', '[]'::jsonb,
                           'channel_versions', jsonb_build_object('xs', id || k)),
-       jsonb_build_object('step', k, 'aiodurable_run', 'run-' || n || '-' || n %% 2)
+       jsonb_build_object('step', k, 'aiodurable_run_id', 'run-' || n || '-' || n %% 2)
 FROM generate_series(%(first)s::int, %(last)s::int) n,
      LATERAL (SELECT lpad(to_hex(n), 8, '0') || '-0000-6000-8000-00000000000' AS id) i, generate_series(0, 9) k;
 
@@ -37,7 +37,7 @@ INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, 
 SELECT c.thread_id, '', 'xs', c.checkpoint_id, 'msgpack', '\\xa161' FROM checkpoints c
 ON CONFLICT DO NOTHING;
 
-INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, token, seq, status)
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, fencing_token, seq, status)
 SELECT 'run-' || n || '-' || k, 'thread-' || n, n, 1, k, CASE WHEN n %% 10 = 0 AND k = 1 THEN 'failed' ELSE 'complete' END
 FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 1) k;
 

@@ -1,5 +1,5 @@
 -- name: answered
--- aiodurable_runs_in_order. What was answered on a thread, oldest first.
+-- aiodurable_runs_thread_order_idx. What was answered on a thread, oldest first.
 SELECT r.run_id, r.status, r.checkpoint_id, a.key AS interrupt_id, t.at AS answered_at,
        a.value ->> 'digest'::text AS digest,
        substring(a.value ->> 'token'::text FROM '^[0-9]{1,18}$')::bigint AS token
@@ -11,17 +11,17 @@ CROSS JOIN LATERAL (
                ::timestamptz AS at
 ) t
 WHERE r.thread_id = $1 AND r.answered <> '{}'
-ORDER BY r.token, r.seq, t.at
+ORDER BY r.fencing_token, r.seq, t.at
 
 -- name: answer
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under token $2, while the fence is
 -- that of lease id $3.
 UPDATE aiodurable_runs r
 SET answered = r.answered || (
-        SELECT coalesce(pg_catalog.jsonb_object_agg(a.id, pg_catalog.jsonb_build_object('at', pg_catalog.now(), 'digest', a.digest, 'token', r.token)), '{}')
+        SELECT coalesce(pg_catalog.jsonb_object_agg(a.id, pg_catalog.jsonb_build_object('at', pg_catalog.now(), 'digest', a.digest, 'token', r.fencing_token)), '{}')
         FROM unnest($4::text[], $5::text[]) AS a (id, digest)),
     answers_type = $6, answers = $7, questions_closed = $8
-WHERE r.run_id = $1 AND r.token = $2::bigint
+WHERE r.run_id = $1 AND r.fencing_token = $2::bigint
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint
@@ -33,7 +33,7 @@ RETURNING r.run_id
 -- what LangGraph did not take after all ($4) was not answered.
 UPDATE aiodurable_runs r
 SET answers_type = NULL, answers = NULL, questions_closed = NULL, answered = r.answered - $4::text[]
-WHERE r.run_id = $1 AND r.token = $2::bigint
+WHERE r.run_id = $1 AND r.fencing_token = $2::bigint
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint

@@ -52,7 +52,7 @@ lost AS MATERIALIZED (
         WHEN p.run_id IS NOT NULL THEN
             (SELECT true
              FROM aiodurable_runs r
-             WHERE r.run_id = p.run_id AND r.token = p.token
+             WHERE r.run_id = p.run_id AND r.fencing_token = p.token
              LIMIT 1)
         WHEN p.task_id IS NOT NULL THEN
             (SELECT nullif((w.thread_id, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.idx)
@@ -169,7 +169,7 @@ SET token = token + 1, lease_id = -(extract(epoch FROM pg_catalog.clock_timestam
 WHERE thread_id = ANY ($1::text[]) AND token > 0
 
 -- name: delete_threads
--- The primary keys, by their first column, and aiodurable_runs_in_order. Returns the threads of
+-- The primary keys, by their first column, and aiodurable_runs_thread_order_idx. Returns the threads of
 -- which there was anything.
 WITH c AS (DELETE FROM checkpoints WHERE thread_id = ANY ($1::text[]) RETURNING thread_id),
      b AS (DELETE FROM checkpoint_blobs WHERE thread_id = ANY ($1::text[]) RETURNING thread_id),
@@ -184,7 +184,7 @@ SELECT thread_id FROM c UNION SELECT thread_id FROM b UNION SELECT thread_id FRO
 -- a run and has consumed nothing.
 WITH found AS MATERIALIZED (
     SELECT r.run_id
-    FROM (SELECT c.thread_id, c.metadata ->> 'aiodurable_run'::text AS run_id, pg_catalog.max(c.checkpoint_id) AS last_id
+    FROM (SELECT c.thread_id, c.metadata ->> 'aiodurable_run_id'::text AS run_id, pg_catalog.max(c.checkpoint_id) AS last_id
           FROM checkpoints c
           WHERE c.thread_id = ANY ($1::text[]) AND c.checkpoint_ns = '' AND c.metadata ->> 'source'::text IS DISTINCT FROM 'update'
           GROUP BY 1, 2) s
@@ -192,7 +192,7 @@ WITH found AS MATERIALIZED (
         SELECT own.run_id
         FROM aiodurable_runs own
         WHERE own.run_id = s.run_id AND own.thread_id = s.thread_id AND NOT own.consumed
-          AND s.last_id > coalesce(own.base_id, '')
+          AND s.last_id > coalesce(own.base_checkpoint_id, '')
         LIMIT 1
     ) r
 )
@@ -222,7 +222,7 @@ SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)
 -- No index knows runs: a scan of checkpoints; of `|| ''` none knows the order, or one may be walked
 -- through instead. Of the ledger's, aiodurable_runs_pkey does.
 SELECT DISTINCT thread_id || '' AS thread_id FROM checkpoints
-WHERE metadata ->> 'run_id'::text = ANY ($1::text[]) OR metadata ->> 'aiodurable_run'::text = ANY ($1::text[])
+WHERE metadata ->> 'run_id'::text = ANY ($1::text[]) OR metadata ->> 'aiodurable_run_id'::text = ANY ($1::text[])
 UNION
 SELECT thread_id FROM aiodurable_runs WHERE run_id = ANY ($1::text[])
 
@@ -233,20 +233,20 @@ SELECT DISTINCT stays.thread_id
 FROM checkpoints stays
 WHERE stays.thread_id = ANY ($2::text[])
   AND NOT coalesce(stays.metadata ->> 'run_id'::text = ANY ($1::text[])
-                    OR stays.metadata ->> 'aiodurable_run'::text = ANY ($1::text[]), false)
-  AND (SELECT goes.metadata ->> 'run_id'::text = ANY ($1::text[]) OR goes.metadata ->> 'aiodurable_run'::text = ANY ($1::text[])
+                    OR stays.metadata ->> 'aiodurable_run_id'::text = ANY ($1::text[]), false)
+  AND (SELECT goes.metadata ->> 'run_id'::text = ANY ($1::text[]) OR goes.metadata ->> 'aiodurable_run_id'::text = ANY ($1::text[])
        FROM checkpoints goes
        WHERE goes.thread_id = stays.thread_id AND goes.checkpoint_ns = stays.checkpoint_ns
          AND goes.checkpoint_id = stays.parent_checkpoint_id
        LIMIT 1)
 
 -- name: delete_ledger_of_runs
--- checkpoints_pkey, by its first column; aiodurable_runs_pkey or aiodurable_runs_in_order. The rows
+-- checkpoints_pkey, by its first column; aiodurable_runs_pkey or aiodurable_runs_thread_order_idx. The rows
 -- of these runs, and of durable runs of which no checkpoint stays. Of those that keep some, the
 -- input was consumed.
 WITH stamped AS MATERIALIZED (
     SELECT s.run_id, pg_catalog.bool_and(s.goes) AS whole
-    FROM (SELECT c.metadata ->> 'aiodurable_run'::text AS run_id,
+    FROM (SELECT c.metadata ->> 'aiodurable_run_id'::text AS run_id,
                  coalesce(c.metadata ->> 'run_id'::text = ANY ($1::text[]), false) AS goes
           FROM checkpoints c
           WHERE c.thread_id = ANY ($2::text[]) AND c.checkpoint_ns = ''
@@ -270,7 +270,7 @@ WHERE run_id = ANY (pg_catalog.array_cat($1::text[], ARRAY (SELECT s.run_id FROM
 WITH gone AS (
     DELETE FROM checkpoints
     WHERE thread_id = ANY ($2::text[])
-      AND (metadata ->> 'run_id'::text = ANY ($1::text[]) OR metadata ->> 'aiodurable_run'::text = ANY ($1::text[]))
+      AND (metadata ->> 'run_id'::text = ANY ($1::text[]) OR metadata ->> 'aiodurable_run_id'::text = ANY ($1::text[]))
     RETURNING thread_id, checkpoint_ns, checkpoint_id
 )
 DELETE FROM checkpoint_writes w
@@ -302,7 +302,7 @@ WHERE b.thread_id = ANY ($1::text[])
 -- aiodurable_fences_pkey. Rows that somebody has locked at this moment are left out rather than waited for; only where two
 -- make the same row at once the second has to wait, with patience. Of a row that is made here there was no lease before, so
 -- no write can be in flight that this snapshot misses: what it does not see is not there (checkpoints_pkey,
--- aiodurable_runs_in_order). $2 the ids of the new leases. A row that has its id already is left as it is: the answer to
+-- aiodurable_runs_thread_order_idx). $2 the ids of the new leases. A row that has its id already is left as it is: the answer to
 -- the statement was lost, and it runs again. It waits for the disk whatever the database's default is: a token that a crash
 -- undoes is given out twice.
 WITH free AS MATERIALIZED (

@@ -109,8 +109,8 @@ WITH RECURSIVE origin AS MATERIALIZED (
                 THEN c.parent_checkpoint_id END,
            c.type, c.checkpoint,
            CASE WHEN pg_catalog.jsonb_typeof(c.metadata) = 'object'
-                THEN c.metadata - 'aiodurable_run'::text ELSE '{}' END
-           || pg_catalog.jsonb_build_object('aiodurable_fork_of', $1::text)
+                THEN c.metadata - 'aiodurable_run_id'::text ELSE '{}' END
+           || pg_catalog.jsonb_build_object('aiodurable_forked_from', $1::text)
     FROM chain k
     JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
     RETURNING checkpoint_id

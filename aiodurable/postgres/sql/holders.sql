@@ -44,7 +44,7 @@ SELECT pg_catalog.to_regclass('aiodurable_runs') IS NOT NULL AS ledger,
        pg_catalog.pg_is_in_recovery() AS standby
 
 -- name: threads
--- aiodurable_runs_one_running: the rows of running runs. $1 keys of leases.
+-- aiodurable_runs_one_running_idx: the rows of running runs. $1 keys of leases.
 SELECT lock_key AS key, thread_id, graph, started_at
 FROM aiodurable_runs
 WHERE status = 'running' AND lock_key = ANY ($1::bigint[])

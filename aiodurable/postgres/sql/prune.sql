@@ -53,7 +53,7 @@ RETURNING thread_id
 -- name: prune
 -- All by thread_id (runs that were consumed by aiodurable_runs_pkey): aiodurable_fences_pkey,
 -- checkpoints_pkey, checkpoint_writes_pkey and checkpoint_blobs_pkey (or LangGraph's
--- own on thread_id alone), aiodurable_runs_in_order; then the rows themselves by ctid. One row a thread from step to step,
+-- own on thread_id alone), aiodurable_runs_thread_order_idx; then the rows themselves by ctid. One row a thread from step to step,
 -- never a join of two sets of rows: that is planned from guesses about rows per thread, and can go quadratic.
 -- $1 thread ids, $2 their tokens when they were looked at, $3 their heads (null: no checkpoint), $4
 -- keep nothing, $5 only tell what would go.
@@ -75,7 +75,7 @@ present AS MATERIALIZED (
                pg_catalog.array_agg(k.checkpoint_id) AS ids,
                pg_catalog.array_agg(pg_catalog.pg_column_size(k.checkpoint) + pg_catalog.pg_column_size(k.metadata)) AS sizes,
                pg_catalog.array_agg(CASE WHEN k.checkpoint_ns = '' AND k.metadata ->> 'source'::text IS DISTINCT FROM 'update'
-                              THEN k.metadata ->> 'aiodurable_run'::text END) AS runs,
+                              THEN k.metadata ->> 'aiodurable_run_id'::text END) AS runs,
                pg_catalog.bool_or(k.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}'::text[]) AS delta
         FROM checkpoints k
         WHERE k.thread_id = c.thread_id
@@ -170,7 +170,7 @@ consumed AS MATERIALIZED (
         SELECT own.run_id
         FROM aiodurable_runs own
         WHERE own.run_id = u.run_id AND own.thread_id = u.thread_id AND NOT own.consumed
-          AND u.last_id > coalesce(own.base_id, '')
+          AND u.last_id > coalesce(own.base_checkpoint_id, '')
         LIMIT 1
     ) r
 ),
@@ -226,7 +226,7 @@ SELECT pg_catalog.pg_relation_size('aiodurable_runs'::pg_catalog.regclass)
            / pg_catalog.current_setting('block_size')::integer AS fences
 
 -- name: over
--- TID range scan of aiodurable_runs; once a row aiodurable_runs_in_order and checkpoints_pkey. Runs
+-- TID range scan of aiodurable_runs; once a row aiodurable_runs_thread_order_idx and checkpoints_pkey. Runs
 -- on the pages from $1 to before $2 that are over, were touched last before $3, are of graph $4
 -- (null: any), and of which something can go; see forget.
 SELECT r.run_id
@@ -241,7 +241,7 @@ WHERE r.ctid >= pg_catalog.format('(%s,0)', $1::bigint)::tid AND r.ctid < pg_cat
            SELECT own.run_id
            FROM aiodurable_runs own
            WHERE own.thread_id = r.thread_id AND own.status NOT IN ('rejected', 'superseded')
-           ORDER BY own.token DESC, own.seq DESC, own.created_at DESC
+           ORDER BY own.fencing_token DESC, own.seq DESC, own.created_at DESC
            LIMIT 1)
        OR (SELECT true FROM checkpoints own WHERE own.thread_id = r.thread_id LIMIT 1) IS NULL)
 
@@ -258,7 +258,7 @@ WITH old AS MATERIALIZED (
                SELECT own.run_id
                FROM aiodurable_runs own
                WHERE own.thread_id = r.thread_id AND own.status NOT IN ('rejected', 'superseded')
-               ORDER BY own.token DESC, own.seq DESC, own.created_at DESC
+               ORDER BY own.fencing_token DESC, own.seq DESC, own.created_at DESC
                LIMIT 1)
            OR (SELECT true FROM checkpoints own WHERE own.thread_id = r.thread_id LIMIT 1) IS NULL AS goes,
            coalesce(pg_catalog.pg_column_size(r.input), 0) + coalesce(pg_catalog.pg_column_size(r.context), 0)
@@ -290,7 +290,7 @@ WHERE r.ctid >= pg_catalog.format('(%s,0)', $1::bigint)::tid AND r.ctid < pg_cat
 
 -- name: idle_fences
 -- TID range scan of aiodurable_fences; once a row the primary keys by their first column, and
--- aiodurable_runs_in_order. Threads with a fence on the pages from $1 to before $2 and nothing
+-- aiodurable_runs_thread_order_idx. Threads with a fence on the pages from $1 to before $2 and nothing
 -- else: those removed at least $3 milliseconds ago, and, if $4, those of which it is not known that
 -- they ever had anything.
 SELECT f.thread_id

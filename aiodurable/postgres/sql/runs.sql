@@ -2,42 +2,42 @@
 -- aiodurable_runs_pkey. "consumed": as recorded; of a run whose process died before it recorded that, a checkpoint of its own
 -- after its base tells (what update_state wrote under its id is none). That reads checkpoints_pkey from the base onwards, which
 -- is compared as a row: by its checkpoint_id alone the index of block ranges finds it too, and reads the whole table.
-SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
-       r.failed_at, r.error, r.reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
+SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by, r.created_at, r.started_at, r.finished_at,
+       r.failed_at, r.error, r.status_reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
        r.config_type, r.config, r.traceback, r.earlier_attempts,
        r.answers_type, r.answers,
        r.consumed OR (
            SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
-             AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_id, ''))
-             AND c.metadata ->> 'aiodurable_run'::text = r.run_id AND c.metadata ->> 'source'::text IN ('input', 'loop')
+             AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_checkpoint_id, ''))
+             AND c.metadata ->> 'aiodurable_run_id'::text = r.run_id AND c.metadata ->> 'source'::text IN ('input', 'loop')
            ORDER BY c.checkpoint_id
            LIMIT 1) IS NOT NULL AS consumed
 FROM aiodurable_runs r
 WHERE r.run_id = $1
 
 -- name: newest
--- aiodurable_runs_in_order, its first row that counts; "consumed" by checkpoints_pkey, as in get.
-SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
-       r.failed_at, r.error, r.reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
+-- aiodurable_runs_thread_order_idx, its first row that counts; "consumed" by checkpoints_pkey, as in get.
+SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by, r.created_at, r.started_at, r.finished_at,
+       r.failed_at, r.error, r.status_reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
        r.config_type, r.config, r.traceback, r.earlier_attempts,
        r.answers_type, r.answers,
        r.consumed OR (
            SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
-             AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_id, ''))
-             AND c.metadata ->> 'aiodurable_run'::text = r.run_id AND c.metadata ->> 'source'::text IN ('input', 'loop')
+             AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_checkpoint_id, ''))
+             AND c.metadata ->> 'aiodurable_run_id'::text = r.run_id AND c.metadata ->> 'source'::text IN ('input', 'loop')
            ORDER BY c.checkpoint_id
            LIMIT 1) IS NOT NULL AS consumed
 FROM aiodurable_runs r
 WHERE r.thread_id = $1 AND r.status NOT IN ('rejected', 'superseded')
-ORDER BY r.token DESC, r.seq DESC, r.created_at DESC
+ORDER BY r.fencing_token DESC, r.seq DESC, r.created_at DESC
 LIMIT 1
 
 -- name: newest_of
--- Of the newest runs of many threads $1 what a resumption reads: aiodurable_runs_in_order, and checkpoints_pkey for
+-- Of the newest runs of many threads $1 what a resumption reads: aiodurable_runs_thread_order_idx, and checkpoints_pkey for
 -- "consumed", as in newest. An input that was consumed is not read any more.
 SELECT q.thread_id, q.status, q.context_type, q.context, q.config_type, q.config, q.answers_type, q.answers, q.consumed,
        CASE WHEN NOT q.consumed THEN q.input_type END AS input_type, CASE WHEN NOT q.consumed THEN q.input END AS input
@@ -49,18 +49,18 @@ CROSS JOIN LATERAL (
                SELECT true
                FROM checkpoints c
                WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
-                 AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_id, ''))
-                 AND c.metadata ->> 'aiodurable_run'::text = r.run_id
+                 AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_checkpoint_id, ''))
+                 AND c.metadata ->> 'aiodurable_run_id'::text = r.run_id
                ORDER BY c.checkpoint_id
                LIMIT 1) IS NOT NULL AS consumed
     FROM aiodurable_runs r
     WHERE r.thread_id = a.thread_id AND r.status NOT IN ('rejected', 'superseded')
-    ORDER BY r.token DESC, r.seq DESC, r.created_at DESC
+    ORDER BY r.fencing_token DESC, r.seq DESC, r.created_at DESC
     LIMIT 1
 ) q
 
 -- name: start
--- aiodurable_fences_pkey for the fences; aiodurable_runs_in_order for what is closed first,
+-- aiodurable_fences_pkey for the fences; aiodurable_runs_thread_order_idx for what is closed first,
 -- aiodurable_runs_pkey for the new rows. The fences are locked, sorted: a row that is inserted behind
 -- a removal under way would stay, and be resumed. SKIP LOCKED as in commit; see not_started.
 -- What an earlier attempt left running is over; a new start also gives up what failed or waits. A
@@ -76,7 +76,7 @@ WITH want AS MATERIALIZED (
                     $7::text[], $8::integer[], $9::text[], $10::bytea[], $11::text[], $12::bytea[],
                     $13::text[], $14::bytea[], $15::text[], $16::text[])
              AS u (run_id, thread_id, lock_key, graph, token, lease_id, worker, seq, input_type, input,
-                   context_type, context, config_type, config, base_id, closing)
+                   context_type, context, config_type, config, base_checkpoint_id, closing)
         ORDER BY u.thread_id
     ) w
     CROSS JOIN LATERAL (
@@ -90,26 +90,26 @@ WITH want AS MATERIALIZED (
     UPDATE aiodurable_runs r
     SET status = w.closing, finished_at = coalesce(r.finished_at, pg_catalog.now())
     FROM want w
-    WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id AND coalesce(r.token, 0) <= w.token
+    WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id AND coalesce(r.fencing_token, 0) <= w.token
       AND (r.status = 'running' OR w.closing = 'superseded' AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
     RETURNING r.run_id
 )
-INSERT INTO aiodurable_runs AS r (run_id, thread_id, lock_key, graph, status, attempts, token, worker,
-                                  seq, input_type, input, context_type, context, config_type, config, base_id, started_at)
+INSERT INTO aiodurable_runs AS r (run_id, thread_id, lock_key, graph, status, attempts, fencing_token, attempted_by,
+                                  seq, input_type, input, context_type, context, config_type, config, base_checkpoint_id, started_at)
 SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker,
-       w.seq, w.input_type, w.input, w.context_type, w.context, w.config_type, w.config, w.base_id, pg_catalog.now()
+       w.seq, w.input_type, w.input, w.context_type, w.context, w.config_type, w.config, w.base_checkpoint_id, pg_catalog.now()
 FROM want w
 WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0  -- first those: only one run of a thread may be running
 ON CONFLICT (run_id) DO UPDATE
 SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer, graph = excluded.graph,
-    token = excluded.token, worker = excluded.worker, seq = excluded.seq,
+    fencing_token = excluded.fencing_token, attempted_by = excluded.attempted_by, seq = excluded.seq,
     input_type = excluded.input_type, input = excluded.input, context_type = excluded.context_type,
     context = excluded.context, config_type = excluded.config_type, config = excluded.config,
-    base_id = excluded.base_id, started_at = excluded.started_at, consumed = false,
-    finished_at = NULL, error = NULL, traceback = NULL, reason = NULL, cancel_requested_at = NULL
-WHERE r.thread_id = excluded.thread_id AND (r.status = 'rejected' OR r.token = excluded.token)
-RETURNING run_id, thread_id, graph, status, attempts, token, worker, created_at, started_at, finished_at, failed_at,
-          error, reason, checkpoint_id, traceback, earlier_attempts,
+    base_checkpoint_id = excluded.base_checkpoint_id, started_at = excluded.started_at, consumed = false,
+    finished_at = NULL, error = NULL, traceback = NULL, status_reason = NULL, cancel_requested_at = NULL
+WHERE r.thread_id = excluded.thread_id AND (r.status = 'rejected' OR r.fencing_token = excluded.fencing_token)
+RETURNING run_id, thread_id, graph, status, attempts, fencing_token, attempted_by, created_at, started_at, finished_at, failed_at,
+          error, status_reason, checkpoint_id, traceback, earlier_attempts,
           (SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
@@ -124,7 +124,7 @@ SELECT f.token, f.lease_id,
         FROM aiodurable_runs r
         WHERE r.run_id = $2
           AND NOT (r.thread_id = $1
-                   AND (r.status = 'rejected' OR r.token IS NOT DISTINCT FROM $3::bigint))
+                   AND (r.status = 'rejected' OR r.fencing_token IS NOT DISTINCT FROM $3::bigint))
         LIMIT 1) IS NOT NULL AS taken
 FROM (SELECT $1::text AS thread_id) w
 LEFT JOIN aiodurable_fences f ON f.thread_id = w.thread_id
@@ -135,48 +135,48 @@ LEFT JOIN aiodurable_fences f ON f.thread_id = w.thread_id
 -- attempt it had. $6 attempts are remembered, the newest ones. A row with this very token and number
 -- is ours: the answer to the statement was lost, and it is run again.
 UPDATE aiodurable_runs r
-SET status = 'running', token = $2, worker = $4, seq = $5, started_at = pg_catalog.now(),
+SET status = 'running', fencing_token = $2, attempted_by = $4, seq = $5, started_at = pg_catalog.now(),
     attempts = r.attempts + (r.attempts = 0 OR t.again)::integer,
     earlier_attempts = CASE WHEN t.again THEN t.earlier[greatest(1, pg_catalog.cardinality(t.earlier) - $6 + 1):]
                             ELSE r.earlier_attempts END,
-    finished_at = NULL, error = NULL, traceback = NULL, reason = NULL, checkpoint_id = NULL,
+    finished_at = NULL, error = NULL, traceback = NULL, status_reason = NULL, checkpoint_id = NULL,
     cancel_requested_at = NULL
 FROM (
     SELECT k.run_id,
            k.status IN ('running', 'failed', 'quarantined') AND k.attempts > 0
-           AND (k.token, k.seq) IS DISTINCT FROM ($2::bigint, $5::integer) AS again,
+           AND (k.fencing_token, k.seq) IS DISTINCT FROM ($2::bigint, $5::integer) AS again,
            pg_catalog.array_append(k.earlier_attempts, pg_catalog.jsonb_build_object(
-               'worker', k.worker, 'started', k.started_at, 'ended', k.finished_at,
+               'worker', k.attempted_by, 'started', k.started_at, 'ended', k.finished_at,
                'outcome', CASE k.status WHEN 'running' THEN 'crashed' ELSE k.status END,
                'error', k.error, 'traceback', k.traceback)) AS earlier
     FROM aiodurable_runs k
     WHERE k.run_id = $1
 ) t
-WHERE r.run_id = t.run_id AND coalesce(r.token, 0) <= $2
+WHERE r.run_id = t.run_id AND coalesce(r.fencing_token, 0) <= $2
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = $2 AND f.lease_id = $3::bigint
        LIMIT 1)
-RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.token, r.worker, r.created_at, r.started_at, r.finished_at,
-          r.failed_at, r.error, r.reason, r.checkpoint_id, r.traceback, r.earlier_attempts
+RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by, r.created_at, r.started_at, r.finished_at,
+          r.failed_at, r.error, r.status_reason, r.checkpoint_id, r.traceback, r.earlier_attempts
 
 -- name: finish
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, and only while the
 -- fence is that of its lease. No lock on the fence: an update that a newer lease has overtaken, or a
 -- removal, finds a larger token in the row, or no row.
 UPDATE aiodurable_runs r
-SET status = w.status, error = w.error, traceback = w.traceback, reason = w.reason, checkpoint_id = w.checkpoint_id,
+SET status = w.status, error = w.error, traceback = w.traceback, status_reason = w.reason, checkpoint_id = w.checkpoint_id,
     consumed = r.consumed OR w.consumed, finished_at = pg_catalog.now(),
     failed_at = CASE WHEN w.status = 'failed' THEN pg_catalog.now() ELSE r.failed_at END
 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[],
             $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::boolean[])
      AS w (run_id, token, lease_id, thread_id, status, error, traceback, reason, checkpoint_id, consumed)
-WHERE r.run_id = w.run_id AND r.thread_id = w.thread_id AND r.token = w.token
+WHERE r.run_id = w.run_id AND r.thread_id = w.thread_id AND r.fencing_token = w.token
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = w.thread_id AND f.token = w.token AND f.lease_id = w.lease_id
        LIMIT 1)
-RETURNING r.run_id, r.token, w.lease_id, r.finished_at
+RETURNING r.run_id, r.fencing_token, w.lease_id, r.finished_at
 
 -- name: complete
 -- aiodurable_runs_pkey, aiodurable_fences_pkey; checkpoints_pkey backwards and checkpoint_writes_pkey,
@@ -184,12 +184,12 @@ RETURNING r.run_id, r.token, w.lease_id, r.finished_at
 -- to do: if it is the head and no task wrote on, the thread is complete. Not waiting for the disk, as
 -- in end.
 UPDATE aiodurable_runs r
-SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
+SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
     checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
     answers_type = NULL, answers = NULL, questions_closed = NULL
 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[])
      AS e (run_id, token, lease_id, thread_id, checkpoint_id)
-WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.token = e.token
+WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.fencing_token = e.token
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = e.thread_id AND f.token = e.token AND f.lease_id = e.lease_id
@@ -205,7 +205,7 @@ WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.token = e.token
       FROM checkpoint_writes w
       WHERE w.thread_id = e.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = e.checkpoint_id)
   AND pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL
-RETURNING r.run_id, r.token, e.lease_id, r.finished_at
+RETURNING r.run_id, r.fencing_token, e.lease_id, r.finished_at
 
 -- name: end
 -- In the braces comes classify: where each thread stands apart from its lock. A run that it shows
@@ -219,13 +219,13 @@ WITH seen AS MATERIALIZED (
 {classify}
 ), ended AS (
     UPDATE aiodurable_runs r
-    SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
+    SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
         checkpoint_id = s.checkpoint_id, finished_at = pg_catalog.now(),
         answers_type = NULL, answers = NULL, questions_closed = NULL
     FROM unnest($1::text[], $9::text[], $10::bigint[], $11::bigint[], $12::boolean[])
          AS e (thread_id, run_id, token, lease_id, consumed)
     JOIN seen s ON s.thread_id = e.thread_id
-    WHERE r.run_id = e.run_id AND r.token = e.token
+    WHERE r.run_id = e.run_id AND r.fencing_token = e.token
       AND s.status = 'complete' AND e.consumed
       AND (SELECT true
            FROM aiodurable_fences f
@@ -241,10 +241,10 @@ LEFT JOIN ended d ON d.thread_id = s.thread_id
 -- name: heal
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only under the fence of token $2 and lease id $3.
 UPDATE aiodurable_runs r
-SET status = 'complete', consumed = true, error = NULL, traceback = NULL, reason = NULL,
+SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
     checkpoint_id = $4::text, finished_at = coalesce(r.finished_at, pg_catalog.now()),
     answers_type = NULL, answers = NULL, questions_closed = NULL
-WHERE r.run_id = $1 AND coalesce(r.token, 0) <= $2::bigint
+WHERE r.run_id = $1 AND coalesce(r.fencing_token, 0) <= $2::bigint
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint
@@ -254,10 +254,10 @@ WHERE r.run_id = $1 AND coalesce(r.token, 0) <= $2::bigint
 -- checkpoints_pkey for the checkpoint $10 of the source $9, aiodurable_runs_pkey for the run that wrote it. $11: it goes on in
 -- the middle of the step after it, so that answers that step has not taken yet go along. Its
 -- transaction began with lock_empty_thread, which keeps the fence that it compared.
-INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, attempts, token, worker, base_id, reason,
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, attempts, fencing_token, attempted_by, base_checkpoint_id, status_reason,
                              context_type, context, config_type, config, answered,
                              answers_type, answers, questions_closed, finished_at)
-SELECT $1, $2, $3::bigint, coalesce($4::text, r.graph, c.metadata ->> 'aiodurable_graph'::text), 'paused', 0, $5::bigint, $6, $7, $8,
+SELECT $1, $2, $3::bigint, coalesce($4::text, r.graph, c.metadata ->> 'aiodurable_graph_name'::text), 'paused', 0, $5::bigint, $6, $7, $8,
        r.context_type, r.context, r.config_type, r.config,
        CASE WHEN a.here THEN r.answered ELSE '{}' END, CASE WHEN a.here THEN r.answers_type END,
        CASE WHEN a.here THEN r.answers END, CASE WHEN a.here THEN r.questions_closed END, pg_catalog.now()
@@ -265,7 +265,7 @@ FROM checkpoints c
 LEFT JOIN LATERAL (
     SELECT k.graph, k.context_type, k.context, k.config_type, k.config, k.answered, k.answers_type, k.answers, k.questions_closed
     FROM aiodurable_runs k
-    WHERE k.run_id = c.metadata ->> 'aiodurable_run'::text
+    WHERE k.run_id = c.metadata ->> 'aiodurable_run_id'::text
     LIMIT 1
 ) r ON true
 CROSS JOIN LATERAL (SELECT $11::boolean AND r.answers_type IS NOT NULL AS here) a
@@ -273,7 +273,7 @@ WHERE c.thread_id = $9 AND c.checkpoint_ns = '' AND c.checkpoint_id = $10
 RETURNING run_id
 
 -- name: request_cancel
--- aiodurable_runs_one_running, by the thread $1; its process gets a notification on channel $2.
+-- aiodurable_runs_one_running_idx, by the thread $1; its process gets a notification on channel $2.
 WITH requested AS (
     UPDATE aiodurable_runs r
     SET cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now())
@@ -283,7 +283,7 @@ WITH requested AS (
 SELECT q.run_id, pg_catalog.pg_notify($2::text, q.run_id) FROM requested q
 
 -- name: cancelling
--- aiodurable_runs_cancelling, whole: those whose end was requested and has not come.
+-- aiodurable_runs_cancelling_idx, whole: those whose end was requested and has not come.
 SELECT r.run_id, r.cancel_requested_at
 FROM aiodurable_runs r
 WHERE r.status = 'running' AND r.cancel_requested_at IS NOT NULL
@@ -296,12 +296,12 @@ FROM aiodurable_runs r
 WHERE r.run_id = $1
 
 -- name: settle_cancelled
--- aiodurable_runs_pkey or aiodurable_runs_one_running; aiodurable_fences_pkey. Only under the fence of
+-- aiodurable_runs_pkey or aiodurable_runs_one_running_idx; aiodurable_fences_pkey. Only under the fence of
 -- token $2 and lease id $3.
 UPDATE aiodurable_runs r
-SET status = 'paused', reason = 'cancelled', token = $2::bigint, checkpoint_id = $4::text,
+SET status = 'paused', status_reason = 'cancelled', fencing_token = $2::bigint, checkpoint_id = $4::text,
     finished_at = pg_catalog.now()
-WHERE r.run_id = $1 AND r.status = 'running' AND coalesce(r.token, 0) <= $2::bigint
+WHERE r.run_id = $1 AND r.status = 'running' AND coalesce(r.fencing_token, 0) <= $2::bigint
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint

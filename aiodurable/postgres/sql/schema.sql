@@ -1,8 +1,11 @@
 -- Blocks here run through psycopg's ordinary cursor, so their parameters are %s.
 
 -- name: version
--- aiodurable_migrations_pkey, backwards.
-SELECT version FROM aiodurable_migrations ORDER BY version DESC LIMIT 1
+-- aiodurable_migrations_pkey, backwards; and by key the name of the first step.
+SELECT m.version, (SELECT f.name FROM aiodurable_migrations f WHERE f.version = 1) AS first
+FROM aiodurable_migrations m
+ORDER BY m.version DESC
+LIMIT 1
 
 -- name: langgraph_version
 -- checkpoint_migrations_pkey, backwards.

@@ -1,6 +1,6 @@
 -- name: classify
 -- A thread: one descent of checkpoints_pkey (its head), one or two of checkpoint_writes_pkey (the head's tasks), one of
--- aiodurable_runs_in_order (its newest run); checkpoint_blobs_pkey only for heads that update_state or a Send left.
+-- aiodurable_runs_thread_order_idx (its newest run); checkpoint_blobs_pkey only for heads that update_state or a Send left.
 -- $1 thread ids, $2 their lock keys, $3 ignore the lock, $4 statuses, $5 older than, $6 newer than, $7 graph, $8 what the
 -- ledger says of the newest run (nulls: any).
 WITH held AS MATERIALIZED (
@@ -24,9 +24,9 @@ WITH held AS MATERIALIZED (
 heads AS (
     -- A checkpoint that no LangGraph wrote fails these casts, for all threads: then `careful` of postgres/sql.py takes their
     -- place.
-    SELECT a.thread_id, a.lock_key, h.checkpoint_id, h.checkpoint, h.metadata ->> 'aiodurable_run'::text AS stamp,
+    SELECT a.thread_id, a.lock_key, h.checkpoint_id, h.checkpoint, h.metadata ->> 'aiodurable_run_id'::text AS stamp,
            h.metadata ->> 'source'::text IN ('input', 'loop') AS ran,
-           h.metadata ->> 'aiodurable_graph'::text AS graph, (h.metadata ->> 'step'::text)::integer AS step,
+           h.metadata ->> 'aiodurable_graph_name'::text AS graph, (h.metadata ->> 'step'::text)::integer AS step,
            (h.checkpoint ->> 'ts'::text)::timestamptz AS written_at, (h.checkpoint ->> 'v'::text)::integer AS format,
            h.parent_checkpoint_id AS parent_id,
            -- What the loop writes lists the channels the next step can read; update_state and forks leave null there.
@@ -44,7 +44,7 @@ heads AS (
 facts AS (
     SELECT h.*, t.triggers, n.commanded, n.commanded_sends_type, n.commanded_sends, w.failed, w.waiting, w.error_task, w.error_path, w.error_type, w.error_blob,
            w.done, w.begun, w.questions_path, w.questions_type, w.questions,
-           r.run_id, r.status AS run_status, r.graph AS run_graph, r.attempts, r.error AS run_error, r.reason, r.touched_at,
+           r.run_id, r.status AS run_status, r.graph AS run_graph, r.attempts, r.error AS run_error, r.status_reason, r.touched_at,
            r.started_at, r.finished_at, r.failed_at, r.fresh, r.about, r.questions_closed, r.answering
     FROM heads h
     -- The channels that make the next step run.
@@ -175,14 +175,14 @@ facts AS (
     -- The newest run that was accepted. fresh: its input is not part of the thread yet. about: the head is where it stands.
     LEFT JOIN LATERAL (
         SELECT q.*, q.input_type IS NOT NULL AND NOT c.consumed AS fresh,
-               q.run_id = h.stamp OR (q.input_type IS NULL AND q.base_id = h.checkpoint_id) AS about
+               q.run_id = h.stamp OR (q.input_type IS NULL AND q.base_checkpoint_id = h.checkpoint_id) AS about
         FROM (
-            SELECT r.run_id, r.graph, r.attempts, r.error, r.input_type, r.base_id,
+            SELECT r.run_id, r.graph, r.attempts, r.error, r.input_type, r.base_checkpoint_id,
                    -- Of a run that was to be cancelled and whose process died, nobody but a person goes on.
                    CASE WHEN r.status = 'running' AND r.cancel_requested_at IS NOT NULL THEN 'paused'
                         ELSE r.status END AS status,
                    CASE WHEN r.status = 'running' AND r.cancel_requested_at IS NOT NULL THEN 'cancelled'
-                        ELSE r.reason END AS reason,
+                        ELSE r.status_reason END AS status_reason,
                    r.consumed, r.started_at, r.finished_at, r.failed_at,
                    coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at,
                    r.questions_closed,
@@ -190,17 +190,17 @@ facts AS (
                         THEN ARRAY(SELECT k.id FROM pg_catalog.jsonb_object_keys(r.answered) AS k (id)) END AS answering
             FROM aiodurable_runs r
             WHERE r.thread_id = h.thread_id AND r.status NOT IN ('rejected', 'superseded')
-            ORDER BY r.token DESC, r.seq DESC, r.created_at DESC
+            ORDER BY r.fencing_token DESC, r.seq DESC, r.created_at DESC
             LIMIT 1
         ) q
         CROSS JOIN LATERAL (
             -- Recorded, or known from the run's own checkpoints, as in get of runs.sql; they are read only of runs whose
             -- process died, and where plain LangGraph has gone on after one.
-            SELECT q.consumed OR coalesce(q.run_id = h.stamp AND h.ran AND h.checkpoint_id > coalesce(q.base_id, ''), false) OR (
+            SELECT q.consumed OR coalesce(q.run_id = h.stamp AND h.ran AND h.checkpoint_id > coalesce(q.base_checkpoint_id, ''), false) OR (
                 SELECT true
                 FROM checkpoints own
-                WHERE own.thread_id = h.thread_id AND own.checkpoint_ns = '' AND own.checkpoint_id > coalesce(q.base_id, '')
-                  AND own.metadata ->> 'aiodurable_run'::text = q.run_id AND own.metadata ->> 'source'::text IN ('input', 'loop')
+                WHERE own.thread_id = h.thread_id AND own.checkpoint_ns = '' AND own.checkpoint_id > coalesce(q.base_checkpoint_id, '')
+                  AND own.metadata ->> 'aiodurable_run_id'::text = q.run_id AND own.metadata ->> 'source'::text IN ('input', 'loop')
                 ORDER BY own.checkpoint_id
                 LIMIT 1) IS NOT NULL AS consumed
         ) c
@@ -250,7 +250,7 @@ SELECT v.thread_id, v.status, v.checkpoint_id, v.step,
        v.questions_path, v.questions_type, v.questions, v.answering,
        v.checkpoint_id IS NOT NULL AND pg_catalog.num_nulls(v.step, v.written_at, v.format) > 0 AS damaged,
        v.doubt, v.lock_key, v.holder,
-       v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.reason,
+       v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.status_reason AS reason,
        -- Within what Python can tell.
        CASE WHEN coalesce(v.written_at, v.touched_at) BETWEEN '0001-02-01 00:00+00' AND '9999-12-01 00:00+00'
             THEN coalesce(v.written_at, v.touched_at) END AS updated_at,
@@ -274,7 +274,7 @@ WHERE ($4::text[] IS NULL OR v.status = ANY ($4))
 ORDER BY v.thread_id
 
 -- name: threads_all
--- A loose index scan: for each of $2 threads after $1 one descent of checkpoints_pkey and one of aiodurable_runs_in_order.
+-- A loose index scan: for each of $2 threads after $1 one descent of checkpoints_pkey and one of aiodurable_runs_thread_order_idx.
 WITH RECURSIVE t (thread_id, n) AS (
     SELECT $1::text, 0
     UNION ALL
@@ -287,7 +287,7 @@ WITH RECURSIVE t (thread_id, n) AS (
 SELECT t.thread_id, true AS fits FROM t WHERE t.n > 0 AND t.thread_id IS NOT NULL ORDER BY t.n
 
 -- name: threads_noted
--- The same over the partial indexes aiodurable_writes_noted and aiodurable_runs_noted: an error or a question (channels $3)
+-- The same over the partial indexes aiodurable_writes_errors_interrupts_idx and aiodurable_runs_unfinished_status_idx: an error or a question (channels $3)
 -- was noted of these at some time, or a run that is not over (statuses $4) stands in the ledger. Of an error or a question
 -- it fits only if it is at the head: checkpoints_pkey, then either index of either table. Ordered by both columns, no other
 -- index will do: by thread_id alone the planner may walk through all threads to the next one that was noted.
@@ -338,8 +338,8 @@ WHERE t.n > 0 AND t.thread_id IS NOT NULL
 ORDER BY t.n
 
 -- name: threads_resumable
--- As threads_noted, but only what may go on without a person: an error was noted (aiodurable_writes_noted), or a run stands
--- as running or failed (aiodurable_runs_noted) or is drained (aiodurable_runs_drained), not a gate or a question. Heads by
+-- As threads_noted, but only what may go on without a person: an error was noted (aiodurable_writes_errors_interrupts_idx), or a run stands
+-- as running or failed (aiodurable_runs_unfinished_status_idx) or is drained (aiodurable_runs_drained_idx), not a gate or a question. Heads by
 -- checkpoints_pkey.
 WITH RECURSIVE t (thread_id, n) AS (
     SELECT $1::text, 0
@@ -362,7 +362,7 @@ WITH RECURSIVE t (thread_id, n) AS (
                   UNION ALL
                   SELECT (SELECT r.thread_id
                           FROM aiodurable_runs r
-                          WHERE r.status = 'paused' AND r.reason = 'drained' AND r.thread_id > t.thread_id
+                          WHERE r.status = 'paused' AND r.status_reason = 'drained' AND r.thread_id > t.thread_id
                           ORDER BY r.thread_id
                           LIMIT 1)) x),
            t.n + 1
@@ -379,7 +379,7 @@ SELECT t.thread_id,
            FROM aiodurable_runs own
            WHERE own.status = ANY ('{running,failed,paused}') AND own.thread_id = t.thread_id
              AND own.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
-             AND (own.status <> 'paused' OR own.reason = 'drained')
+             AND (own.status <> 'paused' OR own.status_reason = 'drained')
            LIMIT 1) IS NOT NULL AS fits
 FROM t
 LEFT JOIN LATERAL (
@@ -393,7 +393,7 @@ WHERE t.n > 0 AND t.thread_id IS NOT NULL
 ORDER BY t.n
 
 -- name: threads_recent
--- aiodurable_checkpoints_recent (BRIN: rows lie in the order of their time) from the id $3 onwards, and aiodurable_runs_touched
+-- aiodurable_checkpoints_id_brin (BRIN: rows lie in the order of their time) from the id $3 onwards, and aiodurable_runs_unfinished_updated_idx
 -- for runs without a checkpoint, from $4 onwards. A plan that knows neither the bounds nor what lies in the table guesses a
 -- third of all rows. The ctid, which is in no index, keeps it from reading all of checkpoints_pkey then, and without_seqscan,
 -- run before it in the same transaction, from reading all of checkpoints.
@@ -448,7 +448,7 @@ WHERE c.checkpoint_ns = '' AND c.checkpoint_id = h.checkpoint_id
 SELECT key FROM aiodurable_leases
 
 -- name: held_keys_of_no_run
--- aiodurable_leases, as above; aiodurable_runs_one_running or aiodurable_runs_noted.
+-- aiodurable_leases, as above; aiodurable_runs_one_running_idx or aiodurable_runs_unfinished_status_idx.
 SELECT l.key
 FROM aiodurable_leases l
 EXCEPT
@@ -458,7 +458,7 @@ WHERE r.status = 'running'
 LIMIT 2
 
 -- name: live_runs
--- aiodurable_runs_noted; aiodurable_leases, as above.
+-- aiodurable_runs_unfinished_status_idx; aiodurable_leases, as above.
 SELECT pg_catalog.count(*) FILTER (WHERE r.status = 'queued') AS queued, pg_catalog.count(l.key) AS running
 FROM aiodurable_runs r
 LEFT JOIN aiodurable_leases l ON r.status = 'running' AND l.key = r.lock_key
@@ -469,7 +469,7 @@ WHERE r.status IN ('queued', 'running')
 -- checkpoint_writes_pkey, its Sends by checkpoint_blobs_pkey.
 SELECT c.checkpoint_id, c.parent_checkpoint_id AS parent_id, c.metadata ->> 'step'::text AS step,
        c.metadata ->> 'source'::text AS source, c.checkpoint ->> 'ts'::text AS written_at, p.began_at,
-       c.metadata ->> 'aiodurable_run'::text AS run_id, c.metadata ->> 'aiodurable_graph'::text AS graph,
+       c.metadata ->> 'aiodurable_run_id'::text AS run_id, c.metadata ->> 'aiodurable_graph_name'::text AS graph,
        c.metadata ->> 'aiodurable_worker'::text AS worker,
        w.paths, s.type AS sends_type, s.blob AS sends
 FROM (

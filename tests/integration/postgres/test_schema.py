@@ -73,7 +73,7 @@ async def test_a_ready_database_is_left_alone(dsn: str) -> None:
     assert await schema.migrate(parse_dsn(dsn)) == 0
 
 
-@pytest.mark.parametrize("index", ["aiodurable_writes_noted", "aiodurable_runs_noted"])
+@pytest.mark.parametrize("index", ["aiodurable_writes_errors_interrupts_idx", "aiodurable_checkpoints_id_brin"])
 async def test_an_index_whose_building_was_killed_is_built_again(empty_dsn: str, index: str) -> None:
     await schema.migrate(parse_dsn(empty_dsn))
     await run(empty_dsn, f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass")
@@ -88,6 +88,13 @@ async def test_a_newer_schema_is_refused_and_left_alone(dsn: str) -> None:
         with pytest.raises(SchemaMismatchError, match="999") as refused:
             await call(parse_dsn(dsn))
         assert (refused.value.found, refused.value.wanted) == (999, schema.VERSION)
+
+
+async def test_tables_of_before_the_first_release_are_refused_and_left_alone(dsn: str) -> None:
+    await run(dsn, "UPDATE aiodurable_migrations SET name = 'core' WHERE version = 1")
+    for call in (schema.migrate, schema.check):
+        with pytest.raises(SchemaMismatchError, match="before the first release.*remove them"):
+            await call(parse_dsn(dsn))
 
 
 async def test_check_refuses_an_empty_database_without_changing_it(empty_dsn: str) -> None:

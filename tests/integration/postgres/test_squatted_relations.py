@@ -60,7 +60,7 @@ SQUATTED = {
     "plain_table_of_langgraph": "CREATE TABLE checkpoints (thread_id text);",
     "sequence": "CREATE SEQUENCE aiodurable_lock_tokens AS bigint;",
     "leases": "CREATE VIEW aiodurable_leases AS SELECT 1::bigint AS key, 1 AS pid;",
-    "index": "CREATE TABLE mine (thread_id text); CREATE INDEX aiodurable_runs_one_running ON mine (thread_id);",
+    "index": "CREATE TABLE mine (thread_id text); CREATE INDEX aiodurable_runs_one_running_idx ON mine (thread_id);",
 }
 
 

@@ -38,7 +38,7 @@ async def test_every_attempt_keeps_its_worker_times_outcome_error_and_traceback(
     assert accepted is not None
     first, second = accepted.record.earlier_attempts
     for attempt in (first, second):
-        assert (attempt.outcome, attempt.worker) == ("failed", row["worker"])
+        assert (attempt.outcome, attempt.worker) == ("failed", row["attempted_by"])
         assert attempt.error == "ValueError('collect is broken')"
         assert attempt.traceback is not None
         assert "in broken" in attempt.traceback
@@ -70,7 +70,9 @@ async def test_answers_gates_and_drains_are_no_attempts(durable: Durable, ledger
 async def test_a_crash_is_an_attempt_and_only_the_newest_ones_are_kept(durable: Durable, dsn: str) -> None:
     services = services_of(durable)
     fence = await services.checkpoints.new_fence("t")
-    await services.ledger.start("R", fence=fence, graph=None, input=INPUT, context=None, base_id=None, closing=None)
+    await services.ledger.start(
+        "R", fence=fence, graph=None, input=INPUT, context=None, base_checkpoint_id=None, closing=None
+    )
     for _ in range(27):
         await services.ledger.retry("R", fence=await services.checkpoints.new_fence("t"))
     fence = await services.checkpoints.new_fence("t")
@@ -170,7 +172,7 @@ async def test_a_run_that_was_accepted_never_becomes_rejected(
     """The next attempt fails before its first checkpoint, for whatever reason: the input is not lost."""
     services = services_of(durable)
     async with durable.hold("t") as lease:
-        start: dict[str, Any] = {"graph": None, "context": None, "base_id": None, "closing": None}
+        start: dict[str, Any] = {"graph": None, "context": None, "base_checkpoint_id": None, "closing": None}
         await services.ledger.start("R", fence=lease.fence, input=INPUT, **start)
     async with durable.run("t", four_nodes()) as run:
         with pytest.raises(ValueError, match="unknown"):
@@ -185,7 +187,9 @@ async def test_an_outcome_under_a_token_that_a_newer_attempt_has_raised_is_not_w
 ) -> None:
     services = services_of(durable)
     stale = await services.checkpoints.new_fence("t")
-    await services.ledger.start("R", fence=stale, graph=None, input=INPUT, context=None, base_id=None, closing=None)
+    await services.ledger.start(
+        "R", fence=stale, graph=None, input=INPUT, context=None, base_checkpoint_id=None, closing=None
+    )
     newer = await services.checkpoints.new_fence("t")
     await services.ledger.retry("R", fence=newer)
     late: dict[str, Any] = {"error": "late", "reason": None, "checkpoint_id": None}

@@ -107,7 +107,7 @@ async def left(durable: Durable, work: Work, status: str, dsn: str, thread_id: s
     if status == "quarantined":
         with psycopg.connect(dsn) as connection:
             connection.execute(
-                "UPDATE aiodurable_runs SET status = 'quarantined', reason = '5 attempts' WHERE thread_id = %s",
+                "UPDATE aiodurable_runs SET status = 'quarantined', status_reason = '5 attempts' WHERE thread_id = %s",
                 (thread_id,),
             )
     if not task.cancelled():

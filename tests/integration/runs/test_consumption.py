@@ -29,7 +29,7 @@ async def accepted(durable: Durable, run_id: str, given: Any) -> None:
         found = await services.threads.status("t", ignore_lock=True)
         base, closing = found.checkpoint_id, None if found.status is ThreadStatus.NEW else RunStatus.COMPLETE
         await services.ledger.start(
-            run_id, fence=lease.fence, graph=None, input=given, context=None, base_id=base, closing=closing
+            run_id, fence=lease.fence, graph=None, input=given, context=None, base_checkpoint_id=base, closing=closing
         )
 
 
@@ -127,5 +127,5 @@ async def test_what_was_recorded_stands_whatever_becomes_of_the_checkpoints(dura
     async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
         await four_nodes().compile(stock).aupdate_state(PLACE, {"told": "edited"}, "sort")
     with psycopg.connect(dsn) as connection:
-        connection.execute("DELETE FROM checkpoints WHERE metadata ->> 'aiodurable_run' IS NOT NULL")
+        connection.execute("DELETE FROM checkpoints WHERE metadata ->> 'aiodurable_run_id' IS NOT NULL")
     assert (await durable.threads.resume("t", four_nodes(), past_gate=True))["words"] == ["first", *STEPS]

@@ -101,7 +101,7 @@ async def test_of_a_deleted_thread_nothing_is_stored_found_or_resumed(
 async def test_a_run_that_no_checkpoint_has_consumed_is_deleted_too(dsn: str, durable: Durable) -> None:
     """Accepted, and its process died at once: only the ledger knows of it."""
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        insert = """INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, token, status,
+        insert = """INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, fencing_token, status,
         input_type, input)
                     VALUES ('r', 't', 0, 1, 'running', 'msgpack', 'x')"""
         await connection.execute(insert)

@@ -150,7 +150,7 @@ async def test_without_grace_a_lost_lock_session_cancels_the_run_and_the_new_hol
             assert run.status is ThreadStatus.CRASHED
             assert (await run.ainvoke())["words"] == list(STEPS)
     [row] = await ledger.rows("t")
-    assert (row["status"], row["attempts"], row["token"]) == ("complete", 2, 2)
+    assert (row["status"], row["attempts"], row["fencing_token"]) == ("complete", 2, 2)
 
 
 async def test_a_stale_holder_that_swallows_its_cancellation_still_writes_nothing(

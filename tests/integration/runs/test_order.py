@@ -28,7 +28,7 @@ async def accepted(durable: Durable, run_id: str, words: list[str]) -> None:
             seq=1,
             input={"words": words, "told": ""},
             context=None,
-            base_id=found.checkpoint_id,
+            base_checkpoint_id=found.checkpoint_id,
             closing=RunStatus.COMPLETE,
         )
 
@@ -74,4 +74,4 @@ async def test_runs_under_one_lease_are_in_the_order_of_their_calls(durable: Dur
         newest = await services_of(durable).ledger.newest("t")
     assert newest is not None
     assert newest.record.run_id == ids[-1]
-    assert len({(row["token"], row["seq"]) for row in await ledger.rows("t")}) == 3
+    assert len({(row["fencing_token"], row["seq"]) for row in await ledger.rows("t")}) == 3

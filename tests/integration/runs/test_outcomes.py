@@ -60,7 +60,7 @@ async def test_a_cancelled_run_is_paused_free_and_goes_on_later(durable: Durable
         await task
     await assert_free(durable)
     [row] = await ledger.rows("t")
-    assert (row["status"], row["reason"]) == ("paused", "cancelled")
+    assert (row["status"], row["status_reason"]) == ("paused", "cancelled")
     status = await durable.threads.status("t")
     assert (status.status, status.reason) == (ThreadStatus.PAUSED, "cancelled")
     gate.at = None
@@ -103,7 +103,7 @@ async def test_a_stream_left_early_is_paused_and_free(durable: Durable, ledger: 
                 break
     await assert_free(durable)
     [row] = await ledger.rows("t")
-    assert (row["status"], row["reason"]) == ("paused", "stream closed")
+    assert (row["status"], row["status_reason"]) == ("paused", "stream closed")
 
 
 async def test_a_body_that_leaves_a_stream_open_still_records_it(durable: Durable, ledger: Ledger, log: Path) -> None:
@@ -133,7 +133,7 @@ async def test_the_recursion_limit_is_paused(durable: Durable, ledger: Ledger, l
         with pytest.raises(GraphRecursionError):
             await run.ainvoke(INPUT)
     [row] = await ledger.rows("t")
-    assert (row["status"], row["reason"]) == ("paused", "recursion limit")
+    assert (row["status"], row["status_reason"]) == ("paused", "recursion limit")
 
 
 async def test_a_drained_run_is_paused(durable: Durable, ledger: Ledger, log: Path) -> None:
@@ -147,7 +147,7 @@ async def test_a_drained_run_is_paused(durable: Durable, ledger: Ledger, log: Pa
         with pytest.raises(GraphDrained):
             await run.ainvoke(INPUT, control=control)
     [row] = await ledger.rows("t")
-    assert (row["status"], row["reason"]) == ("paused", "drained")
+    assert (row["status"], row["status_reason"]) == ("paused", "drained")
 
 
 async def test_a_call_that_langgraph_refuses_at_once_is_rejected_and_the_thread_stays_new(

@@ -170,13 +170,15 @@ async def test_retry_clears_a_quarantine_that_resume_refuses(durable: Durable, d
         with pytest.raises(ValueError, match="a is broken"):
             await run.ainvoke(INPUT)
     with psycopg.connect(dsn) as connection:
-        connection.execute("UPDATE aiodurable_runs SET status = 'quarantined', attempts = 5, reason = '5 attempts'")
+        connection.execute(
+            "UPDATE aiodurable_runs SET status = 'quarantined', attempts = 5, status_reason = '5 attempts'"
+        )
     BREAKS.clear()
     with pytest.raises(ThreadQuarantinedError, match="retry"):
         await durable.threads.resume("t", graph)
     assert (await durable.threads.retry("t", graph))["xs"] == ["a"]
     [row] = await ledger.rows("t")
-    assert (row["status"], row["attempts"], row["reason"]) == ("complete", 6, None)
+    assert (row["status"], row["attempts"], row["status_reason"]) == ("complete", 6, None)
 
 
 async def test_a_paused_thread_goes_on_when_retried(durable: Durable) -> None:

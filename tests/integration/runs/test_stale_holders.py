@@ -28,7 +28,7 @@ from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until, within
 
 INPUT: dict[str, Any] = {"words": [], "told": ""}
-ACCEPTED: dict[str, Any] = {"graph": None, "input": INPUT, "context": None, "base_id": None}
+ACCEPTED: dict[str, Any] = {"graph": None, "input": INPUT, "context": None, "base_checkpoint_id": None}
 OUTCOME: dict[str, Any] = {"error": None, "reason": None, "checkpoint_id": None}
 CHECKPOINTS = load("checkpoints")
 
@@ -106,7 +106,7 @@ async def settle_cancelled(runs: RunLedger, fence: Fence) -> Any:
 COMPLETE = """
     INSERT INTO checkpoints (thread_id, checkpoint_id, checkpoint, metadata)
     VALUES ('t', '1', '{"v": 4, "ts": "2026-01-01T00:00:00Z", "updated_channels": [], "channel_versions": {}}',
-            '{"step": 1, "source": "loop", "aiodurable_run": "R"}')
+            '{"step": 1, "source": "loop", "aiodurable_run_id": "R"}')
 """
 Write = Callable[[RunLedger, Fence], Awaitable[Any]]
 

@@ -60,7 +60,7 @@ async def test_a_thread_of_which_anything_is_known_is_looked_at(dsn: str, durabl
             await four_nodes().compile(stock).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
         wanted = ThreadStatus.COMPLETE
     elif known == "a run":
-        accepted: dict[str, Any] = {"graph": "g", "input": INPUT, "context": None, "base_id": None}
+        accepted: dict[str, Any] = {"graph": "g", "input": INPUT, "context": None, "base_checkpoint_id": None}
         await services.ledger.start("r", fence=await services.checkpoints.new_fence("t"), closing=None, **accepted)
         with psycopg.connect(dsn) as connection:
             connection.execute("DELETE FROM aiodurable_fences")
@@ -132,7 +132,13 @@ async def test_a_start_that_is_sent_again_because_its_answer_was_lost_is_one_att
 ) -> None:
     services = services_of(durable)
     async with durable.hold("t") as lease:
-        start: dict[str, Any] = {"graph": "g", "fence": lease.fence, "input": INPUT, "context": None, "base_id": None}
+        start: dict[str, Any] = {
+            "graph": "g",
+            "fence": lease.fence,
+            "input": INPUT,
+            "context": None,
+            "base_checkpoint_id": None,
+        }
         first, blank = await services.ledger.start("r", closing=None, **start)
         again, still_blank = await services.ledger.start("r", closing=RunStatus.SUPERSEDED, **start)
     assert (first.attempts, again.attempts, blank, still_blank) == (1, 1, True, True)
@@ -184,7 +190,7 @@ A_WRITE_AT_THE_HEAD = """
     INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, blob)
     SELECT thread_id, max(checkpoint_id), 'task', 0, '__error__', '' FROM checkpoints WHERE thread_id = 't' GROUP BY 1
 """
-A_NEWER_ATTEMPT = "UPDATE aiodurable_runs SET token = token + 1"
+A_NEWER_ATTEMPT = "UPDATE aiodurable_runs SET fencing_token = fencing_token + 1"
 
 
 @pytest.mark.parametrize("change", [None, ONE_MORE_HEAD, A_WRITE_AT_THE_HEAD, A_NEWER_ATTEMPT])

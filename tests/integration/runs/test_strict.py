@@ -93,7 +93,7 @@ async def tampered(dsn: str, column: str, value: bytes) -> None:
     """A run whose process died before its first checkpoint, of which somebody has changed the row."""
     async with Durable(dsn, graphs={"g": asking()}, settings=Settings()) as durable, durable.hold("t") as lease:
         await services_of(durable).ledger.start(
-            "r", fence=lease.fence, graph="g", input={"answer": 1}, context=None, base_id=None, closing=None
+            "r", fence=lease.fence, graph="g", input={"answer": 1}, context=None, base_checkpoint_id=None, closing=None
         )
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         await connection.execute(f"UPDATE aiodurable_runs SET {column} = %s, {column}_type = 'msgpack'", (value,))

@@ -97,7 +97,7 @@ async def accepted(dsn: str, graph: Any, input: Any, context: Any = None) -> Non
     """A run whose process died before its first checkpoint."""
     async with shop(dsn, graph) as durable, durable.hold("t") as lease:
         await services_of(durable).ledger.start(
-            "r", fence=lease.fence, graph="shop", input=input, context=context, base_id=None, closing=None
+            "r", fence=lease.fence, graph="shop", input=input, context=context, base_checkpoint_id=None, closing=None
         )
 
 

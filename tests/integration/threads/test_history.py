@@ -57,7 +57,7 @@ async def test_it_is_langgraphs_own_history_with_times(dsn: str, saver: AsyncPos
 
 async def test_each_checkpoint_names_who_wrote_it(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
     thread = Thread(dsn, saver, "thread", "linear")
-    own = {"aiodurable_run": "one", "aiodurable_graph": "report", "aiodurable_worker": "host:1"}
+    own = {"aiodurable_run_id": "one", "aiodurable_graph_name": "report", "aiodurable_worker": "host:1"}
     thread.config = {"configurable": {"thread_id": "thread", **own}}
     await thread.start()
     steps = await told(threads)

@@ -36,7 +36,9 @@ class World:
         """Driven as a durable run does (its checkpoints carry the run_id), or as plain LangGraph does (None)."""
         thread = Thread(self._dsn, self._saver, NAME, graph)
         if run_id is not None:
-            thread.config = {"configurable": {"thread_id": NAME, "aiodurable_run": run_id, "aiodurable_graph": graph}}
+            thread.config = {
+                "configurable": {"thread_id": NAME, "aiodurable_run_id": run_id, "aiodurable_graph_name": graph}
+            }
         return thread
 
     async def row(
@@ -49,7 +51,7 @@ class World:
             "status": status,
             "input_type": "bytes" if input else None,
             "input": input,
-            "base_id": base,
+            "base_checkpoint_id": base,
             **more,
         }
         slots = ", ".join(f"${n}" for n in range(1, len(values) + 1))
@@ -84,7 +86,7 @@ def world(dsn: str, saver: AsyncPostgresSaver, database: PsycopgPool, threads: T
     ],
 )
 async def test_a_run_without_any_checkpoint_is_told_from_the_ledger(world: World, written: str, told: str) -> None:
-    await world.row(written, error="ValueError('x')", reason="drain", attempts=2, graph="linear")
+    await world.row(written, error="ValueError('x')", status_reason="drain", attempts=2, graph="linear")
     found = await world.status()
     assert found.status == told
     if told != "new":
@@ -112,7 +114,7 @@ async def test_new_input_over_an_abandoned_question_is_crashed_and_not_a_questio
 
 async def test_a_rejected_run_changes_nothing(world: World) -> None:
     await world.thread("linear").start(interrupt_before=["b"])
-    await world.row("paused", reason="breakpoint")
+    await world.row("paused", status_reason="breakpoint")
     await world.row("rejected", "two", base=await world.head())
     found = await world.status()
     assert (found.status, found.run_id, found.reason) == ("paused", "one", "breakpoint")
@@ -133,7 +135,7 @@ async def test_a_rejected_run_changes_nothing(world: World) -> None:
 )
 async def test_work_left_at_the_head_is_told_from_the_ledger(world: World, written: str, told: str) -> None:
     await world.thread("linear").start(interrupt_before=["b"])
-    await world.row(written, error="OSError('gone')", reason="why")
+    await world.row(written, error="OSError('gone')", status_reason="why")
     found = await world.status()
     assert (found.status, found.pending) == (told, ("b",))
     assert found.error == ("OSError('gone')" if told in ("failed", "quarantined") else None)
@@ -166,7 +168,7 @@ async def test_an_open_question_is_interrupted_whatever_its_own_run_says(world: 
 async def test_quarantine_stands_over_an_error(world: World) -> None:
     BREAKS.add("b")
     await world.thread("linear").start()
-    await world.row("quarantined", reason="5 attempts", attempts=5)
+    await world.row("quarantined", status_reason="5 attempts", attempts=5)
     found = await world.status()
     assert (found.status, found.failed_node, found.reason, found.attempts) == ("quarantined", "b", "5 attempts", 5)
 

@@ -126,7 +126,7 @@ async def test_old_runs_go_also_where_the_thread_is_young_or_waits_for_somebody(
 async def test_runs_of_threads_without_a_checkpoint_have_an_age_as_well(
     durable: Durable, ledger: Ledger, db: psycopg.AsyncConnection[Any]
 ) -> None:
-    insert = "INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, token, status, input_type, input)"
+    insert = "INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, fencing_token, status, input_type, input)"
     for status in ("rejected", "superseded", "complete", "failed", "running"):
         values = f"SELECT '{status}', '{status}', 0, 1, '{status}', 'msgpack', '\\x80'"
         await db.execute(f"{insert} {values}".encode())

@@ -33,7 +33,7 @@ async def zoo(dsn: str, database: PsycopgPool) -> None:
         await Thread(dsn, saver, "crashed", "linear").start(interrupt_before=["b"])
         await Thread(dsn, saver, "asking", "ask").start()
         stamped = Thread(dsn, saver, "failed", "linear")
-        stamped.config = {"configurable": {"thread_id": "failed", "aiodurable_graph": "linear"}}
+        stamped.config = {"configurable": {"thread_id": "failed", "aiodurable_graph_name": "linear"}}
         BREAKS.add("b")
         await stamped.start()
     query = """
@@ -211,7 +211,7 @@ async def test_a_page_looks_at_so_many_threads_and_no_more(
 async def test_orphans_are_runs_whose_holder_is_gone(
     zoo: None, dsn: str, threads: Threads, database: PsycopgPool
 ) -> None:
-    query = """INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, base_id)
+    query = """INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, base_checkpoint_id)
                SELECT 'of ' || $1, $1, $2, 'report', 'running', max(checkpoint_id) FROM checkpoints WHERE thread_id = $1"""
     for name in ("failed", "held"):
         await database.execute(query, name, lock_key(name, "aiodurable"))
