@@ -1,4 +1,4 @@
-"""The two files libpq reads, services and passwords, by libpq's rules."""
+"""The two files that libpq reads, for services and for passwords, by libpq's rules."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["known_options", "password_for", "service_options"]
 
 
 def known_options() -> list[str]:
-    """The names that this libpq understands."""
+    """The names of the options that this libpq knows."""
     return [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
 
 
 def service_options(service: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """What the service file says of `service`: the user's file, else the system's.
+    """The options of `service`, from the user's service file or else the system's.
 
     Raises:
-        ConfigurationError: no file has it, or one cannot be read.
+        ConfigurationError: no file contains it, or one cannot be parsed.
     """
     files = [Path("~/.pg_service.conf").expanduser()]
     if chosen := environ.get("PGSERVICEFILE"):
@@ -36,22 +36,22 @@ def service_options(service: str, environ: Mapping[str, str]) -> dict[str, str]:
             sections.read(file)
         except (configparser.Error, UnicodeDecodeError):
             raise ConfigurationError(
-                f"the service file {file} cannot be read: it is no [service] and key=value"
+                f"cannot read the service file {file}: it must hold [service] headings and key=value lines"
             ) from None
         if sections.has_section(service):
             found = dict(sections[service])
             if unknown := found.keys() - set(known_options()):
                 raise ConfigurationError(
-                    f"service {service!r} in {file} has no such option: {', '.join(sorted(unknown))}"
+                    f"cannot use service {service!r} in {file}: libpq has no option {', '.join(sorted(unknown))}"
                 )
             return found
     raise ConfigurationError(
-        f"wanted the service {service!r}, found it in none of {', '.join(map(str, files))}: name the file in PGSERVICEFILE"
+        f"cannot find the service {service!r} in {', '.join(map(str, files))}: add it, or name its file in PGSERVICEFILE"
     )
 
 
 def password_for(passfile: str | None, addresses: Sequence[tuple[str, int]], database: str, user: str) -> str | None:
-    """The first line of the password file that fits one of `addresses`; None if none does, or others may read the file.
+    """The password of the first line that fits one of `addresses`; None if no line does, or others may read the file.
 
     asyncpg reads the file too, but leaves the escapes of `:` and `\\` in the password.
     """

@@ -1,4 +1,4 @@
-"""libpq's options, spelled for `asyncpg.connect`."""
+"""libpq's options as arguments of `asyncpg.connect`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from aiodurable.dsn.files import password_for
+from aiodurable.dsn.libpq_files import password_for
 
 __all__ = ["asyncpg_options", "is_dropped", "refused", "split"]
 
@@ -44,7 +44,7 @@ _REFUSED = {
     "sslcertmode": ("require", "disable"),
     "replication": None,
 }
-"""Promises that asyncpg cannot keep: at these values, or (None) at any."""
+"""Options that promise what asyncpg cannot keep: with these values, or (None) with any."""
 
 _DEFAULTS = {
     "channel_binding": ("disable", "prefer"),
@@ -55,7 +55,7 @@ _DEFAULTS = {
     "sslsni": ("1",),
     "gssdelegation": ("0",),
 }
-"""Values that ask for no more than asyncpg does anyway: left out without a word."""
+"""Values that ask for no more than asyncpg does anyway: left out without a warning."""
 
 
 def refused(options: Mapping[str, str]) -> str | None:
@@ -68,7 +68,7 @@ def refused(options: Mapping[str, str]) -> str | None:
 
 
 def is_dropped(name: str, value: str) -> bool:
-    """Whether asyncpg's connections go without this option, although it asks for something."""
+    """Whether this option has a meaning, but does not apply to asyncpg's connections."""
     return name not in (*_TLS, *_SAME, *_ELSEWHERE) and value not in _DEFAULTS.get(name, ())
 
 
@@ -79,7 +79,7 @@ def split(options: Mapping[str, str], name: str) -> list[str]:
 
 def _addresses(options: Mapping[str, str], *, named: bool = False) -> list[tuple[str, int]]:
     names, numbers = split(options, "host"), split(options, "hostaddr")
-    # By name also where the certificate is checked: asyncpg checks it against what it connects to.
+    # By name also where TLS verifies the name: asyncpg compares the certificate with what it connects to.
     named = named or options.get("sslmode") == "verify-full"
     hosts = (names or numbers) if named else (numbers or names)
     ports = split(options, "port") or [""]
@@ -88,7 +88,7 @@ def _addresses(options: Mapping[str, str], *, named: bool = False) -> list[tuple
 
 
 def asyncpg_options(options: Mapping[str, str]) -> dict[str, Any]:
-    """Keyword arguments for `asyncpg.connect` that lead where libpq would go with `options`."""
+    """Keyword arguments with which `asyncpg.connect` connects as libpq would with `options`."""
     wanted: dict[str, Any] = {name: options[name] for name in _SAME if options.get(name)}
     wanted["database"] = options.get("dbname") or options["user"]
     if addresses := _addresses(options):
@@ -101,7 +101,7 @@ def asyncpg_options(options: Mapping[str, str]) -> dict[str, Any]:
         password = _from_passfile(options)
         wanted |= {"password": password} if password is not None else {}
     if (seconds := int(options.get("connect_timeout", "0"))) > 0:
-        # libpq's is for each host, and never under 2 seconds; asyncpg's is for all of them.
+        # libpq's applies to each host and is at least 2 seconds; asyncpg's applies to all hosts together.
         wanted["timeout"] = float(max(2, seconds) * max(1, len(addresses)))
     settings = {"options": options.get("options")}
     settings["application_name"] = options.get("application_name") or options.get("fallback_application_name")
@@ -111,7 +111,7 @@ def asyncpg_options(options: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _from_passfile(options: Mapping[str, str]) -> str | None:
-    # The file speaks of hosts by name where there is one, and of the default socket as localhost.
+    # The file names a host if it has a name, and calls the default socket localhost.
     named = _addresses(options, named=True) or [("localhost", int(options.get("port", "5432")))]
     return password_for(options.get("passfile"), named, options.get("dbname") or options["user"], options["user"])
 
@@ -119,11 +119,10 @@ def _from_passfile(options: Mapping[str, str]) -> str | None:
 def _tls(options: Mapping[str, str]) -> dict[str, Any]:
     wanted = {name: options[name] for name in _TLS if options.get(name)}
     if wanted.get("sslrootcert") != "system":
-        # asyncpg takes these in its URI only.
+        # asyncpg accepts these only in its URI.
         return {"dsn": "postgresql://?" + urlencode(wanted, quote_via=quote)} if wanted else {}
-    context = (
-        ssl.create_default_context()
-    )  # libpq's word for the system's roots; asyncpg would open a file of that name
+    # `system` is libpq's name for the system's roots; asyncpg would open a file of that name.
+    context = ssl.create_default_context()
     if certificate := wanted.get("sslcert"):
         context.load_cert_chain(certificate, wanted.get("sslkey"), lambda: wanted.get("sslpassword", ""))
     for name, attribute in (

@@ -1,4 +1,4 @@
-"""From the text a user gave to options, and from those to a `Dsn`."""
+"""Parses the text that a user gave into a `Dsn`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from urllib.parse import quote
 from psycopg import Error, pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from aiodurable.dsn.files import known_options, service_options
-from aiodurable.dsn.for_asyncpg import asyncpg_options, is_dropped, refused, split
+from aiodurable.dsn.asyncpg_options import asyncpg_options, is_dropped, refused, split
+from aiodurable.dsn.libpq_files import known_options, service_options
 from aiodurable.errors import ConfigurationError
 
 __all__ = ["Dsn", "direct_dsn", "parse_dsn"]
@@ -27,7 +27,7 @@ _ENOUGH = ("host", "hostaddr", "port", "dbname", "user", "service")
 
 
 class _Hidden(str):
-    """Text that a crash reporter, which shows the `repr` of variables, does not show."""
+    """Text that crash reporters do not show: they print the `repr` of variables."""
 
     __slots__ = ()
 
@@ -37,12 +37,12 @@ class _Hidden(str):
 
 @dataclass(frozen=True)
 class Dsn:
-    """Where Postgres is, for both drivers. Printing it shows no password.
+    """The address of a database, for both drivers. Printing it shows no password.
 
     Attributes:
-        conninfo: for psycopg, environment and service file already taken into account. It holds the password.
+        conninfo: for psycopg; includes the environment and the service file. It holds the password.
         safe: user, host, port and database, for messages.
-        identity: equal for two DSNs that lead to the same server, database, user and session options.
+        identity: equal for two DSNs with the same server, database, user and session options.
         dropped: libpq options that do not apply to asyncpg's connections.
     """
 
@@ -66,19 +66,19 @@ class Dsn:
 
 
 def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Mapping[str, str] | None = None) -> Dsn:
-    """Read `dsn`, else `AIODURABLE_DSN`, else `DATABASE_URL`, else the `PG*` variables.
+    """Parse `dsn`, else `AIODURABLE_DSN`, else `DATABASE_URL`, else the `PG*` variables.
 
-    A URI (also SQLAlchemy's, `postgresql+psycopg://`) or `key=value`; what it leaves open comes from the service file
-    and the `PG*` variables, as in libpq. Options that cannot apply to asyncpg's connections give a `UserWarning`.
+    A URI (also SQLAlchemy's, `postgresql+psycopg://`) or `key=value`. As in libpq, the service file and the `PG*`
+    variables complete it. An option that cannot apply to asyncpg's connections gives a `UserWarning`.
 
     Args:
-        dsn: the argument the user gave, if any.
+        dsn: the argument that the user gave, if any.
         purpose: what it is for, in error messages.
-        environ: instead of the process's environment.
+        environ: in place of the process's environment.
 
     Raises:
-        ConfigurationError: nothing was given at all; it cannot be parsed; or it asks for a safety that asyncpg cannot
-            give. The message never quotes the DSN.
+        ConfigurationError: no DSN was given, it cannot be parsed, or it asks for safety that asyncpg cannot give. The
+            message never quotes the DSN.
     """
     environ = os.environ if environ is None else environ
     text, source = dsn, "the DSN"
@@ -89,7 +89,7 @@ def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Map
     options = _complete(given, environ)
     if not any(options.get(name) for name in _ENOUGH):
         raise ConfigurationError(
-            f"wanted a DSN for {purpose}, found none: pass dsn='postgresql://user@host/database', or set AIODURABLE_DSN, "
+            f"cannot find a DSN for {purpose}: pass dsn='postgresql://user@host/database', or set AIODURABLE_DSN, "
             "DATABASE_URL or libpq's PGHOST, PGDATABASE, PGUSER …"
         )
     options.setdefault("user", _os_user())
@@ -97,11 +97,11 @@ def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Map
     dropped = tuple(sorted(name for name, value in options.items() if is_dropped(name, value)))
     if dropped:
         warnings.warn(
-            f"{', '.join(dropped)} in {source}: asyncpg knows no such option, so it does not apply to the connections "
-            "for locks and checkpoint writes",
+            f"{', '.join(dropped)} in {source} does not apply to the connections for locks and checkpoint writes: asyncpg "
+            "has no such option",
             stacklevel=2,
         )
-    # asyncpg speaks nothing else; where the database's own were taken, psycopg would give bytes for the text of SQL_ASCII.
+    # asyncpg speaks nothing else; with the encoding of an SQL_ASCII database psycopg would return bytes for text.
     options["client_encoding"] = "utf8"
     return Dsn(
         conninfo=_Hidden(make_conninfo("", **options)),
@@ -112,7 +112,7 @@ def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Map
 
 
 def direct_dsn(dsn: Dsn, lock_dsn: str | None) -> Dsn:
-    """The way of what needs a session of its own: `lock_dsn` where the settings name one, else `dsn` itself."""
+    """The DSN for what needs a session of its own: `lock_dsn` if the settings name one, else `dsn` itself."""
     return parse_dsn(lock_dsn, purpose="the locks") if lock_dsn else dsn
 
 
@@ -122,20 +122,20 @@ def _parse(text: str, source: str) -> dict[str, str]:
         before_query = text.removeprefix("postgresql://").partition("?")[0]
         authority, _, path = before_query.partition("/")
         if authority.count("@") > 1 or "@" in path:
-            # Taken apart all the same, a piece of the password would be the host's or the database's name.
+            # Parsed all the same, a part of the password would become the name of the host or the database.
             raise ConfigurationError(
-                f"{source} has an @ too many: write @ as %40, / as %2F, : as %3A, ? as %3F and # as %23 in user and "
-                "password"
+                f"cannot parse {source}: it has more than one @; write @ as %40, / as %2F, : as %3A, ? as %3F and # as %23 "
+                "in user and password"
             )
     elif "://" in text or "=" not in text:
         raise ConfigurationError(
-            f"{source} must be postgresql://user:password@host:port/database or key=value pairs, found neither"
+            f"cannot parse {source}: it must be postgresql://user:password@host:port/database or key=value pairs"
         )
     try:
         return {name: str(value) for name, value in conninfo_to_dict(text).items() if value is not None}
     except Error as error:
-        # Without its cause: libpq quotes what it could not read, and that may be the password.
-        raise ConfigurationError(f"{source} cannot be read: {_why(str(error))}") from None
+        # Without its cause: libpq quotes what it could not parse, and that may be the password.
+        raise ConfigurationError(f"cannot parse {source}: {_why(str(error))}") from None
 
 
 def _why(message: str) -> str:
@@ -143,14 +143,14 @@ def _why(message: str) -> str:
         return "a % must be followed by two hexadecimal digits; write a plain % as %25"
     if unknown := re.search(r'invalid (?:connection option|URI query parameter:?) "(\w+)"', message):
         known = get_close_matches(unknown[1], known_options(), n=1)
-        return "it has an option that libpq does not know" + (f"; is {known[0]} meant?" if known else "")
+        return "it has an option that libpq does not know" + (f"; did you mean {known[0]}?" if known else "")
     if 'missing "="' in message or "unterminated quoted string" in message:
-        return "key=value pairs are parted by spaces; put a value with spaces or quotes in single quotes"
+        return "spaces separate key=value pairs; put a value with spaces or quotes in single quotes"
     return re.sub(r'"[^"]*"', "…", message).strip()
 
 
 def _complete(given: dict[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    """libpq's order: what was given, then the service file, then the environment."""
+    """Complete the options in libpq's order: those given, then the service file, then the environment."""
     options = dict(given)
     if service := given.get("service") or environ.get("PGSERVICE"):
         options = service_options(service, environ) | options | {"service": service}
@@ -162,7 +162,7 @@ def _complete(given: dict[str, str], environ: Mapping[str, str]) -> dict[str, st
 
 
 def _os_user() -> str:
-    """The name libpq would take; asyncpg would take LOGNAME's."""
+    """The name that libpq uses; asyncpg would use LOGNAME."""
     for option in pq.Conninfo.get_defaults():
         if option.keyword == b"user" and option.val:
             return option.val.decode()
@@ -170,25 +170,27 @@ def _os_user() -> str:
 
 
 def _check(options: dict[str, str], source: str) -> None:
-    if asked := refused(options):
+    if promise := refused(options):
         raise ConfigurationError(
-            f"{source} asks for {asked}, which asyncpg cannot give to the connections for locks and checkpoint writes: "
-            "take it out, and use sslmode=verify-full with sslrootcert=system to be sure of the server"
+            f"cannot use {source}: asyncpg cannot keep {promise} on the connections for locks and checkpoint writes; "
+            "remove it, and use sslmode=verify-full with sslrootcert=system to be sure of the server"
         )
     for port in options.get("port", "").split(","):
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
             raise ConfigurationError(
-                f"the port in {source} is no number from 1 to 65535; if the password holds : / ? # or @, write it "
-                "percent-encoded"
+                f"cannot use {source}: its port is not a number from 1 to 65535; if the password contains : / ? # or @, "
+                "percent-encode it"
             )
     timeout = options.get("connect_timeout", "0")
     if not re.fullmatch(r"-?\d+", timeout):
-        raise ConfigurationError(f"connect_timeout in {source} must be whole seconds")
+        raise ConfigurationError(f"cannot use {source}: connect_timeout must be whole seconds")
     hosts = max(split(options, "host"), split(options, "hostaddr"), key=len)
     if len(split(options, "port")) not in (0, 1, len(hosts)):
-        raise ConfigurationError(f"{source} must have one port, or one for each of its {len(hosts)} hosts")
+        raise ConfigurationError(f"cannot use {source}: give one port, or one for each of its {len(hosts)} hosts")
     if options.get("sslrootcert") == "system" and options.setdefault("sslmode", "verify-full") != "verify-full":
-        raise ConfigurationError(f"sslrootcert=system in {source} needs sslmode=verify-full: anybody has a certificate")
+        raise ConfigurationError(
+            f"cannot use {source}: sslrootcert=system needs sslmode=verify-full, for anybody can get a certificate"
+        )
 
 
 def _is_cosmetic(name: str) -> bool:
