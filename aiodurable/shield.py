@@ -1,4 +1,4 @@
-"""Work that must end although its caller is cancelled: releases, outcomes."""
+"""Runs work that must end although its caller is cancelled: releases, outcomes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ T = TypeVar("T")
 
 
 async def run_to_completion(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end in a task of its own; a cancellation that arrives meanwhile is raised afterwards.
+    """Run `work` to its end in a task of its own, and raise a cancellation that arrives meanwhile afterwards.
 
-    `work` must be bounded in time by itself. Its own exception is raised unless a cancellation takes its place, of
-    which it is then the cause. anyio's shielded scopes are no help here: they do not hold off `Task.cancel()`.
+    `work` must end in bounded time by itself. If it raises and a cancellation arrived, its exception is the cause of the
+    cancellation. anyio's shielded scopes cannot do this: they do not shield from `Task.cancel()`.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         ended: asyncio.Future[None] = loop.create_future()
-        task.add_done_callback(partial(_tell, ended))
+        task.add_done_callback(partial(_resolve, ended))
         try:
-            await ended  # what asyncio.wait does, for two thirds of its price
+            await ended  # as asyncio.wait, at two thirds of its cost
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
@@ -33,7 +33,7 @@ async def run_to_completion(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-def _tell(ended: asyncio.Future[None], task: asyncio.Task[Any]) -> None:
+def _resolve(ended: asyncio.Future[None], task: asyncio.Task[Any]) -> None:
     del task
     if not ended.done():
         ended.set_result(None)

@@ -1,6 +1,7 @@
-"""The only package that knows how to reach Postgres: connections, the schema, and the SQL of all packages.
+"""Everything that touches a driver: connections, the schema, and the SQL of the packages above.
 
-The two drivers have their places: psycopg's pool serves LangGraph's saver and reads (`PsycopgPool`); dedicated asyncpg
-connections carry what must live as long as a session, the locks (`connect_direct`), and what every run asks, its
-checkpoints above all (`DirectConnection`). The database's clock decides everywhere; the local clock only makes us stop sooner.
+Each driver has its purpose. psycopg's pool (`PsycopgPool`) serves LangGraph's saver and reads, and may go through a
+pooler. Dedicated asyncpg connections serve what lives as long as a session, the locks (`connect_direct`), and what every
+run needs, above all checkpoint writes (`DirectConnection`, `DirectPool`). The database's clock decides; the local clock
+only makes us stop sooner.
 """

@@ -1,4 +1,4 @@
-"""Questions of one kind that many runs ask at once travel as one statement. No timer: a lone one goes at once."""
+"""Calls of one kind that many runs make at once share one statement. No timer: a single call is sent at once."""
 
 from __future__ import annotations
 
@@ -16,40 +16,45 @@ V = TypeVar("V")
 
 
 class Batcher(Generic[K, V]):
-    """Asks for what came in while the question before it was under way, all in one.
+    """Collects the calls that arrive while a statement is under way, and sends them in the next one.
 
-    A question is asked after it came in, never answered from an earlier answer: it sees what was committed before it.
+    A statement starts after the calls that it answers: they see everything that was committed before them.
 
     Args:
-        ask: given distinct keys, answers with what there is for them; a key left out is answered with None.
-        limit: how many keys one statement carries at most.
-        shared: calls with the same key share an answer; otherwise each of them gets one of its own.
+        fetch: given distinct keys, returns a value for each; for a missing key the call returns None.
+        limit: the most keys in one statement.
+        shared: calls with the same key share a value; otherwise each gets a statement of its own.
         name: of the task, for debuggers.
     """
 
     def __init__(
         self,
-        ask: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]],
+        fetch: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]],
         *,
         limit: int = 100,
         shared: bool = False,
         name: str,
     ) -> None:
-        self._ask = ask
+        self._fetch = fetch
         self._limit = limit
         self._shared = shared
         self._name = name
         self._waiting: deque[tuple[K, asyncio.Future[V | None]]] = deque()
-        self._asked: Mapping[K, Sequence[asyncio.Future[V | None]]] = {}
+        self._sent: Mapping[K, Sequence[asyncio.Future[V | None]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
     async def __call__(self, key: K) -> V | None:
-        """The answer for one key. Raises what `ask` raises for it alone, and `ClosedError` after `aclose`."""
+        """The value for one key; None if there is none.
+
+        Raises:
+            ClosedError: after `aclose`, or in another event loop.
+            Exception: what `fetch` raises for this key alone, or because Postgres is away.
+        """
         if self._closed:
             raise ClosedError("the connection was closed: keep it open for as long as graphs run")
         loop = asyncio.get_running_loop()
-        if self._task is not None and self._task.get_loop() is not loop:  # it could not answer a future of ours
+        if self._task is not None and self._task.get_loop() is not loop:  # it could not resolve a future of this loop
             raise ClosedError("this Durable belongs to another event loop: open one in each loop")
         answer: asyncio.Future[V | None] = loop.create_future()
         self._waiting.append((key, answer))
@@ -58,7 +63,7 @@ class Batcher(Generic[K, V]):
         return await answer
 
     async def aclose(self, timeout_s: float = 1.0) -> None:
-        """Answer nothing more. Idempotent; what waits fails with `ClosedError`, at the latest after `timeout_s` seconds."""
+        """Fail the waiting calls, and all later ones, with `ClosedError` within `timeout_s` seconds. Idempotent."""
         self._closed = True
         task = self._task
         if task is not None:
@@ -67,8 +72,8 @@ class Batcher(Generic[K, V]):
             self._give_up()
 
     def _give_up(self) -> None:
-        asked = (answer for answers in self._asked.values() for answer in answers)
-        for answer in (*asked, *(waiting[1] for waiting in self._waiting)):
+        sent = (answer for answers in self._sent.values() for answer in answers)
+        for answer in (*sent, *(waiting[1] for waiting in self._waiting)):
             if not answer.done():
                 answer.set_exception(ClosedError("the connection was closed before the answer came"))
         self._waiting.clear()
@@ -76,7 +81,7 @@ class Batcher(Generic[K, V]):
     async def _serve(self) -> None:
         try:
             while batch := self._take():
-                self._asked = batch
+                self._sent = batch
                 await self._answer(batch)
         finally:
             self._task = None
@@ -100,14 +105,14 @@ class Batcher(Generic[K, V]):
 
     async def _answer(self, batch: Mapping[K, Sequence[asyncio.Future[V | None]]]) -> None:
         try:
-            answers = await self._ask(tuple(batch))
-        except Exception as error:  # it is somebody's answer; whose, is found out below
+            answers = await self._fetch(tuple(batch))
+        except Exception as error:  # one of the calls caused it; below it turns out which
             if len(batch) == 1 or isinstance(error, PostgresUnavailableError | ClosedError):
                 for waiting in batch.values():
                     for answer in waiting:
                         if not answer.done():
                             answer.set_exception(error)
-            else:  # one key that Postgres refuses must not fail its neighbours
+            else:  # a key that Postgres refuses must not fail the others
                 for key, waiting in batch.items():
                     await self._answer({key: waiting})
             return

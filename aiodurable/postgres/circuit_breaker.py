@@ -1,11 +1,11 @@
-"""A circuit breaker: when Postgres keeps failing, calls fail at once for a while instead of each waiting for its own timeout.
+"""A circuit breaker: while Postgres keeps failing, calls fail at once instead of each waiting for its own timeout.
 
-Closed it counts failures in a row; when there are enough of them, over long enough a time, it opens. Once the pause is over
-one call, the probe, is let through: its success closes the circuit, its failure opens it again for twice as long. There is
-no await between looking at the state and changing it, so within one event loop it needs no lock.
+A closed circuit counts failures in a row, and opens when there are enough of them over a long enough time. After the pause
+it lets one call through, the probe: a success closes the circuit, a failure opens it again for twice as long. No await
+comes between reading the state and changing it, so within one event loop it needs no lock.
 
-The time matters more than the count: a restart of Postgres fails whatever is under way in one moment, and is over in a few
-seconds, for which the next calls had better wait.
+The time matters more than the count: a restart of Postgres fails all calls under way at once and is over in a few seconds,
+for which later calls had better wait.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ State = Literal["closed", "open", "half-open"]
 
 
 class CircuitBreaker:
-    """`async with breaker.call():` around each call that it guards; any number at a time.
+    """`async with breaker.call():` guards one call; any number at a time.
 
-    Only `on` counts as a failure. A cancellation never does, nor does an error of the caller's: neither says anything
-    about Postgres, so a probe that ends so leaves the next call to probe.
+    Only `on` counts as a failure. A cancellation does not, nor does an error of the caller's: neither says anything
+    about Postgres, so after a probe that ends like this the next call is the probe.
 
     Args:
-        threshold: failures in a row that open the circuit, if they also last.
-        after_s: seconds from the first to the last of them, at least. A row ends when nothing failed for longer than that
-            (and longer than a second).
-        pause_s: seconds it stays open the first time; each failed probe doubles them, less up to half at random.
-        max_pause_s: seconds it stays open at most.
+        threshold: failures in a row that open the circuit, if they also span `after_s`.
+        after_s: seconds from the first to the last of these failures, at least. The count starts again
+            after a longer time (and more than a second) without a failure.
+        pause_s: seconds that the circuit stays open the first time; each failed probe doubles them, less
+            up to half at random.
+        max_pause_s: the most seconds that it stays open.
         on: the errors that count.
         clock: seconds, monotonic.
 
     Raises:
-        ConfigurationError: an argument makes no sense.
+        ConfigurationError: an argument is out of range.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class CircuitBreaker:
     ) -> None:
         if threshold < 1 or not after_s >= 0 or not 0 < pause_s <= max_pause_s:
             raise ConfigurationError(
-                "a circuit breaker wants threshold >= 1, after_s >= 0 and 0 < pause_s <= max_pause_s, "
-                f"got {threshold}, {after_s}, {pause_s} and {max_pause_s}"
+                f"cannot make a circuit breaker with threshold {threshold}, after_s {after_s}, pause_s {pause_s} and "
+                f"max_pause_s {max_pause_s}: threshold must be 1 or more, after_s 0 or more, and 0 < pause_s <= max_pause_s"
             )
         self._threshold = threshold
         self._after_s = after_s
@@ -74,36 +75,39 @@ class CircuitBreaker:
 
     @property
     def state(self) -> State:
-        """`half-open`: the pause is over, and the next call, or one under way, is the probe."""
+        """`half-open`: the pause is over, and the next call is the probe, or one under way is."""
         if not self._opened:
             return "closed"
         return "open" if self._probe is None and self._clock() < self._until else "half-open"
 
     @property
     def retry_after(self) -> float:
-        """Seconds until a call is let through; 0 where one would be now, and while the probe is under way."""
+        """Seconds until the next probe; 0 if the next call would pass, and while the probe is under way."""
         return max(0.0, self._until - self._clock()) if self.state == "open" else 0.0
 
     @property
     def away_s(self) -> float:
-        """Seconds since the first failure after which nothing succeeded; 0 where the last call did."""
+        """Seconds since the first failure after the last success; 0 if the last call succeeded."""
         return 0.0 if self._away_since is None else self._clock() - self._away_since
 
     @property
     def patience_s(self) -> float:
-        """Seconds for which a call that finds nothing had better wait: the rest of `after_s`, and a second at least."""
+        """Seconds for which a call should wait for a connection: the rest of `after_s`, and at least one."""
         return max(1.0, self._after_s - self.away_s)
 
     def call(self, *, urgent: bool = False) -> AbstractAsyncContextManager[None]:
-        """Guards one call. Raises `CircuitOpenError` at entry while the circuit is open, or its probe is under way.
+        """A context manager around one call.
 
         Args:
             urgent: never refuse it. It is no probe, but its success closes the circuit.
+
+        Raises:
+            CircuitOpenError: on entry, while the circuit is open or its probe is under way.
         """
         return _Call(self, urgent=urgent)
 
     def enter(self, call: _Call) -> None:
-        """Let a call through or refuse it."""
+        """Let a call pass or refuse it."""
         if self.state == "closed" or call.urgent:
             return
         if self.state == "open" or self._probe is not None:
@@ -114,19 +118,19 @@ class CircuitBreaker:
         self._probe = call
 
     def leave(self, call: _Call, error: BaseException | None) -> None:
-        """Note how a call ended."""
+        """Count how a call ended."""
         was_probe = self._probe is call
         if was_probe:
             self._probe = None
         if not was_probe and not call.urgent and self.state != "closed":
-            return  # a straggler from before says nothing about now
+            return  # it began before the circuit opened, and says nothing about now
         if error is None:
             self._failures = self._opened = 0
             self._away_since = None
         elif isinstance(error, self._on):
             self._failed()
             if call.urgent and self.state != "closed":
-                return  # it is open already, and this was no probe
+                return  # the circuit is open, and this was no probe
             if was_probe or (self._failures >= self._threshold and self._last - self._first >= self._after_s):
                 self._open()
 

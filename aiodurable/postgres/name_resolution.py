@@ -1,8 +1,8 @@
-"""Host names are resolved in threads of their own.
+"""Resolves each host name in a thread of its own.
 
-asyncio resolves them in the loop's default executor, where the nodes of a graph that are plain
-functions run, too. Some that take long fill it, and no connection could be opened any more: lock
-sessions that ended meanwhile would not come back in time, and every lease be lost.
+asyncio resolves names in the loop's default executor, in which the nodes of a graph that are plain
+functions run too. A few slow ones fill it, and then no connection can be opened: lock sessions that
+ended meanwhile would not be replaced in time, and every lease would be lost.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ async def _addresses(host: str, port: int | str) -> list[str]:
     found: asyncio.Future[list[str]] = loop.create_future()
 
     def settle(addresses: list[str], error: OSError | None) -> None:
-        if found.done():  # who asked was cancelled
+        if found.done():  # the caller was cancelled
             return
         if error is None:
             found.set_result(addresses)
@@ -47,8 +47,8 @@ async def _addresses(host: str, port: int | str) -> list[str]:
         with suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(settle, addresses, failed)
 
-    # Of its own, and a daemon: no pool that could be full, or broken in a forked child, and a name
-    # server that does not answer does not keep the process from ending.
+    # A thread of its own: a pool may be full, or broken in a forked child. A daemon: a name server
+    # that does not answer must not keep the process from ending.
     threading.Thread(target=resolve, name=f"aiodurable resolve {host}", daemon=True).start()
     return await found
 
@@ -62,14 +62,14 @@ def _is_address(host: str) -> bool:
 
 
 class ResolvingLoop:
-    """A running event loop, as asyncpg uses it, that resolves names here. TLS is still checked by name."""
+    """The running event loop as asyncpg uses it, which resolves names here. TLS still verifies the name."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._loop, name)
-        setattr(self, name, value)  # from now on it costs no more than the loop's own
+        setattr(self, name, value)  # later calls cost no more than the loop's own
         return value
 
     async def create_connection(
@@ -90,7 +90,7 @@ class ResolvingLoop:
 
 
 async def with_addresses(options: Mapping[str, Any]) -> dict[str, Any]:
-    """libpq's options, with the addresses of the hosts that are named: what psycopg would look up itself.
+    """libpq's options with the addresses of the hosts, which psycopg would otherwise resolve itself.
 
     Raises:
         psycopg.OperationalError: no host could be resolved.

@@ -1,4 +1,4 @@
-"""One namespace for the threads of one set of tables: locks of two namespaces do not meet."""
+"""The one namespace in which the threads of a set of tables are locked: locks of two namespaces never meet."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _SQL = load("namespace")
 
 
 async def agree_on_namespace(database: PsycopgPool, namespace: str, *, declare: bool) -> None:
-    """Refuse a namespace other than the one in which the threads of these tables are locked.
+    """Refuse a namespace other than the one that the tables name.
 
     Args:
         database: where the tables are.
-        namespace: that of the caller's locks.
-        declare: write it where none is written yet, unless nothing can be written there at all.
+        namespace: of the caller's locks.
+        declare: write it if the tables name none yet, unless the database is read-only.
 
     Raises:
-        ConfigurationError: another one is written.
+        ConfigurationError: the tables name another one.
     """
     found = await database.fetch_one(_SQL["namespace"])
     assert found is not None, "a row without tables"
@@ -30,7 +30,7 @@ async def agree_on_namespace(database: PsycopgPool, namespace: str, *, declare: 
         assert found is not None, "as above"
     if found["namespace"] not in (None, namespace):
         raise ConfigurationError(
-            f"the threads in {database.dsn.safe} are locked in namespace {found['namespace']!r}, wanted {namespace!r}: their "
-            "locks would not meet, so that one process took what another runs. Use one namespace (AIODURABLE_NAMESPACE) for "
-            "these tables; to change it, stop all processes and empty aiodurable_namespace"
+            f"cannot lock threads of {database.dsn.safe} in namespace {namespace!r}: other processes lock them in "
+            f"{found['namespace']!r}, and two locks of a thread would not meet; use one namespace (AIODURABLE_NAMESPACE) "
+            "for these tables, or, to change it, stop all processes and empty aiodurable_namespace"
         )

@@ -1,4 +1,4 @@
-"""Whether two ways lead to the same database."""
+"""Proves that two DSNs lead to the same database."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _SQL = load("direct")
 
 
 async def prove_same_database(database: PsycopgPool, direct: Dsn, *, timeout_s: float) -> None:
-    """Take a random advisory lock by way of `direct`, and look for it by way of `database`.
+    """Take a random advisory lock through `direct`, and look for it through `database`.
 
-    Names and ports prove nothing: a pooler, a tunnel or a service has others. Only a transaction's
-    lock is taken, so that both ways may go through a pooler in transaction mode.
+    Names and ports prove nothing: a pooler, a tunnel or a service has its own. The lock is a
+    transaction's, so that both may go through a pooler in transaction mode.
 
     Raises:
-        ConfigurationError: the lock is not seen there.
+        ConfigurationError: `database` does not see the lock.
         PostgresUnavailableError: one of them could not be reached or refused.
     """
     if direct.identity == database.dsn.identity:
@@ -39,6 +39,7 @@ async def prove_same_database(database: PsycopgPool, direct: Dsn, *, timeout_s: 
         connection.terminate()
     if not seen:
         raise ConfigurationError(
-            f"lock_dsn leads to {direct.safe}, another database than {database.dsn.safe}: checkpoints would be written "
-            "to the one and read from the other. Both must lead to the same database of the same server"
+            f"cannot use lock_dsn {direct.safe}: it leads to another database than {database.dsn.safe}, so that "
+            "checkpoints would be written to the one and read from the other; let both lead to the same database of the "
+            "same server"
         )
