@@ -69,7 +69,7 @@ async def test_at_the_brim_a_batch_is_given_back_whole_and_nothing_stays(small: 
         session.share = 100_000  # as if the server were larger than it is
         connection = await asyncpg.connect(small)
         before = await locked(connection)
-        results = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(1500)), return_exceptions=True)
+        results = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(2000)), return_exceptions=True)
         failed = [error for error in results if isinstance(error, BaseException)]
         assert failed
         assert {type(error) for error in failed} == {LockCapacityError}
@@ -92,7 +92,7 @@ async def test_at_the_brim_a_release_goes_through_and_a_second_unlock_finds_noth
         session.share = 100_000
         first = [await locks.acquire(f"first {n}") for n in range(50)]
         letting_go = [asyncio.create_task(lease.release()) for lease in first]
-        taking = [asyncio.create_task(locks.acquire(f"lock {n}")) for n in range(1500)]
+        taking = [asyncio.create_task(locks.acquire(f"lock {n}")) for n in range(2000)]
         await asyncio.gather(*letting_go)
         assert all(isinstance(e, LockCapacityError) for e in await asyncio.gather(*taking, return_exceptions=True))
         assert not any(lease.lost for lease in first)
