@@ -191,6 +191,13 @@ def test_a_signature_in_the_reference_is_that_of_the_code(name: str, written: st
     assert written == signature(named(name), written.partition("(")[0])
 
 
+def test_everything_in_the_reference_has_a_sentence() -> None:
+    prose = re.sub(r"^```.*?^```$|^## [^\n]*$", "", API.read_text(), flags=re.MULTILINE | re.DOTALL)
+    sections = [section.partition("\n") for section in re.split(r"^### ", prose, flags=re.MULTILINE)[1:]]
+    assert len(sections) > 50
+    assert [name for name, _, text in sections if not text.strip()] == []
+
+
 def test_the_reference_names_what_exists_and_all_of_it() -> None:
     headings = re.findall(r"^### (\S+)$", API.read_text(), re.MULTILINE)
     assert headings
