@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import orjson
 
-from aiodurable.checkpoints.fences import Fence, Standing
+from aiodurable.checkpoints.fences import Standing
 from aiodurable.checkpoints.history import Mark
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.errors import AiodurableError
 from aiodurable.postgres.direct import Origin
 from aiodurable.postgres.sql import load
@@ -125,6 +126,7 @@ class Write:
     """One call's rows on their way to Postgres.
 
     Attributes:
+        session: of the run that writes.
         fence: under which right.
         rows: what is to be stored.
         count, size: how many rows, and bytes, roughly.
@@ -132,10 +134,11 @@ class Write:
         deadline: monotonic time until which it is tried again.
     """
 
-    __slots__ = ("count", "deadline", "done", "fence", "rows", "size")
+    __slots__ = ("count", "deadline", "done", "fence", "rows", "session", "size")
 
-    def __init__(self, fence: Fence, rows: Rows, done: asyncio.Future[None], deadline: float) -> None:
-        self.fence = fence
+    def __init__(self, session: WriteSession, rows: Rows, done: asyncio.Future[None], deadline: float) -> None:
+        self.session = session
+        self.fence = session.fence
         self.rows = rows
         self.done = done
         self.deadline = deadline
@@ -146,15 +149,15 @@ class Write:
         """Whether it is still to be sent: not settled, its caller not gone, its fence not revoked."""
         if self.done.done():
             return False
-        if self.fence.revoked:
+        if self.fence.revocation.revoked:
             self.done.set_exception(self.fence.lost())
             return False
         return True
 
     def succeed(self) -> None:
         """It is committed."""
-        if self.rows.takes is not None and self.rows.takes == self.fence.untaken:
-            self.fence.untaken = None
+        if self.rows.takes is not None and self.rows.takes == self.session.untaken:
+            self.session.untaken = None
         if not self.done.done():
             self.done.set_result(None)
 
@@ -182,14 +185,14 @@ def dump_json(document: Any, *, floats: Iterable[Any] | None = None) -> str:
     return text.decode()
 
 
-def lost_history(fences: Iterable[Fence]) -> tuple[str, list[Sequence[Any]]]:
+def lost_history(sessions: Iterable[WriteSession]) -> tuple[str, list[Sequence[Any]]]:
     """The statement that tells which of these threads lack what was acknowledged, and its parameters."""
-    return LOST, _columns([_proof(fence) for fence in fences if fence.history.mark is not None], 7)
+    return LOST, _columns([_proof(one) for one in sessions if one.history.mark is not None], 7)
 
 
-def _proof(fence: Fence) -> tuple[Any, ...]:
-    assert fence.history.mark is not None
-    return fence.thread_id, *fence.history.mark, fence.token
+def _proof(session: WriteSession) -> tuple[Any, ...]:
+    assert session.history.mark is not None
+    return session.thread_id, *session.history.mark, session.fence.token
 
 
 def _is_finite(value: Any) -> bool:
@@ -212,8 +215,8 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
     for write in batch:
         fence = write.fence
         standings[fence.thread_id] = fence.standing
-        if origin is not None and fence.history.unproven(origin):
-            proofs[fence.thread_id] = _proof(fence)
+        if origin is not None and write.session.history.unproven(origin):
+            proofs[fence.thread_id] = _proof(write.session)
         if write.rows.takes is not None:
             taken[write.rows.takes] = fence.thread_id
         for row in write.rows.blobs:

@@ -162,12 +162,12 @@ class GroupCommitter:
             for write in group:
                 thread_id, fence = write.fence.thread_id, write.fence
                 if written.get(thread_id):
-                    fence.history.acknowledge(write.rows.mark(), origin, sent)
+                    write.session.history.acknowledge(write.rows.mark(), origin, sent)
                     write.succeed()
                 elif (standing := found.get(thread_id)) != fence.standing:
                     write.fail(fence.overtaken(standing))
                 elif thread_id in written:
-                    write.fail(fence.forgotten())
+                    write.fail(write.session.history_lost())
                 else:
                     locked.setdefault(thread_id, []).append(write)
         still = [write for writes in locked.values() for write in writes]

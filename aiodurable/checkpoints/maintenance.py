@@ -29,7 +29,8 @@ from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.errors import DeadlockDetected, SerializationFailure
 from psycopg.rows import DictRow, dict_row
 
-from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences, Standing
+from aiodurable.checkpoints.fences import Standing
+from aiodurable.checkpoints.write_session import SESSION_KEY, WriteSession, WriteSessions
 from aiodurable.errors import ThreadExistsError, ThreadNotFoundError, WorkflowAlreadyRunningError
 from aiodurable.lock_keys import lock_key
 from aiodurable.postgres.pool import PsycopgPool
@@ -49,11 +50,11 @@ class Upkeep(AsyncPostgresSaver):
 
     A thread that is leased, by this process or another, is refused: its run would go on without
     what was removed. The holder of the lease passes the `config` of its run,
-    which carries its fence.
+    which carries its write session.
     """
 
     SELECT_SQL = qualified(AsyncPostgresSaver.SELECT_SQL)
-    fences: Fences
+    sessions: WriteSessions
     _database: PsycopgPool
     _namespace: str
 
@@ -74,7 +75,7 @@ class Upkeep(AsyncPostgresSaver):
     async def remove(self, thread_ids: Sequence[str], *, config: RunnableConfig | None = None) -> frozenset[str]:
         """`adelete_thread` for several threads, all or none. Returns those of which anything was stored."""
         ids = list(thread_ids)
-        own = _fence_in(config)
+        own = _session_in(config)
 
         async def work() -> frozenset[str]:
             async with self._undisturbed(ids, own=own) as connection:
@@ -84,7 +85,7 @@ class Upkeep(AsyncPostgresSaver):
 
         removed = await _patiently(work)
         if own is not None and own.thread_id in ids:
-            own.delete()
+            own.fence.delete()
         return removed
 
     async def aprune(
@@ -128,7 +129,7 @@ class Upkeep(AsyncPostgresSaver):
                 yield from statements
 
             await cursor.execute(first[0].encode())
-            await self._hold(cursor.connection, [thread_id], own=self.fences.of(thread_id))
+            await self._hold(cursor.connection, [thread_id], own=self.sessions.of(thread_id))
             await _run(cursor.connection, "consumption_kept", [thread_id])
             await _aexecute(cursor, after_the_first())
             await _run(cursor.connection, "release_fences", [thread_id])
@@ -149,7 +150,7 @@ class Upkeep(AsyncPostgresSaver):
             ThreadExistsError: the target has rows already; nothing was copied.
             WorkflowAlreadyRunningError, LeaseLostError: the target is leased, as for `adelete_thread`.
         """
-        own = _fence_in(config)
+        own = _session_in(config)
         async with self._undisturbed([target_thread_id], own=own) as connection:
             [row] = await _run(connection, "occupied", target_thread_id)
             if row["occupied"]:
@@ -187,7 +188,7 @@ class Upkeep(AsyncPostgresSaver):
         ids = [str(run_id) for run_id in run_ids]
         if not ids:
             return
-        own = _fence_in(config)
+        own = _session_in(config)
         threads = [row["thread_id"] for row in await self._database.fetch(_SQL["threads_of_runs"], ids)]
 
         async def work() -> None:
@@ -227,7 +228,7 @@ class Upkeep(AsyncPostgresSaver):
 
     @asynccontextmanager
     async def _undisturbed(
-        self, thread_ids: Sequence[str], *, own: Fence | None
+        self, thread_ids: Sequence[str], *, own: WriteSession | None
     ) -> AsyncGenerator[AsyncConnection[DictRow], None]:
         """A transaction during which no lease of these threads begins, and none is held but that of `own`."""
         async with self._database.connection() as connection, connection.transaction():
@@ -236,7 +237,7 @@ class Upkeep(AsyncPostgresSaver):
             yield connection
 
     async def _hold(
-        self, connection: AsyncConnection[DictRow], thread_ids: Sequence[str], *, own: Fence | None
+        self, connection: AsyncConnection[DictRow], thread_ids: Sequence[str], *, own: WriteSession | None
     ) -> None:
         await _run(connection, "claim_fences", list(thread_ids))
         held = await _run(connection, "hold_fences", list(thread_ids))
@@ -245,21 +246,21 @@ class Upkeep(AsyncPostgresSaver):
         for thread_id in thread_ids:
             if own is None or own.thread_id != thread_id:
                 strangers[lock_key(thread_id, self._namespace)] = thread_id
-                known = self.fences.of(thread_id)
-                if known is not None and not known.revoked:  # its lock may be lost for the moment
+                known = self.sessions.of(thread_id)
+                if known is not None and not known.fence.revoked:  # its lock may be lost for the moment
                     raise _leased(thread_id)
                 continue
-            own.check()
-            own.blank, own.head = False, None
+            own.fence.check()
+            own.forget_rows()
             own.history.forget()  # what shows it may be removed
-            if (standing := standings.get(thread_id)) != own.standing:
-                raise own.overtaken(standing)
+            if (standing := standings.get(thread_id)) != own.fence.standing:
+                raise own.fence.overtaken(standing)
         for row in await _run(connection, "locked", list(strangers)):
             raise _leased(strangers[row["key"]])
 
 
-def _fence_in(config: RunnableConfig | None) -> Fence | None:
-    return None if config is None else config.get("configurable", {}).get(FENCE_KEY)
+def _session_in(config: RunnableConfig | None) -> WriteSession | None:
+    return None if config is None else config.get("configurable", {}).get(SESSION_KEY)
 
 
 def _leased(thread_id: str) -> WorkflowAlreadyRunningError:

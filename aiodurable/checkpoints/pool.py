@@ -19,6 +19,7 @@ from aiodurable.checkpoints.group_commit import GroupCommitter
 from aiodurable.checkpoints.health import CheckpointsHealth
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.checkpoints.token_batcher import TokenBatcher
+from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
 from aiodurable.dsn import direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres import schema
@@ -59,6 +60,7 @@ class AsyncCheckpointerPool:
         database: the pool for reads, also for other statements.
         links: for the statements that every run needs.
         bumps: raises the tokens of threads.
+        sessions: those under which this process writes leased threads.
 
     Raises:
         ConfigurationError: no DSN, one that cannot be read, or sizes that make no sense.
@@ -87,7 +89,7 @@ class AsyncCheckpointerPool:
         self._direct = direct_dsn(self.database.dsn, self._settings.lock_dsn)
         self._writers = checkpoint_connections
         self._serde = serde
-        self._fences = fences.Fences()
+        self.sessions = WriteSessions()
         self.links = DirectPool(self._direct, role="runs", size=LINKS, timeout_s=self._settings.connect_timeout_s)
         self.bumps = TokenBatcher(self.database, self.links)
         self._opening = asyncio.Lock()
@@ -147,7 +149,7 @@ class AsyncCheckpointerPool:
             self._saver = DurableSaver(
                 self.database,
                 self._writer,
-                self._fences,
+                self.sessions,
                 threads=self._threads,
                 namespace=self._settings.namespace,
                 serde=self._serde,
@@ -220,19 +222,19 @@ class AsyncCheckpointerPool:
 
     async def new_fence(self, thread_id: str) -> fences.Fence:
         """`bump`, as the fence that writes under the new token show."""
-        return await self.bumps(thread_id)
+        return (await self.bumps(thread_id)).fence
 
-    async def check_history(self, fence: fences.Fence) -> None:
-        """Revoke the fence where the newest commit acknowledged under it is gone.
+    async def check_history(self, session: WriteSession) -> None:
+        """Revoke the session's fence where the newest commit acknowledged under it is gone.
 
         Asks only where `links` may lead to another server than that commit.
         """
         origins = self.links.origins
-        if fence.history.mark is None or (origins and not any(map(fence.history.unproven, origins))):
+        if session.history.mark is None or (origins and not any(map(session.history.unproven, origins))):
             return
-        statement, parameters = lost_history([fence])
+        statement, parameters = lost_history([session])
         if await self.links.fetch(statement, *parameters):
-            fence.forgotten()
+            session.history_lost()
 
     async def token(self, thread_id: str) -> int | None:
         """The fencing token of the thread as it stands in the database; None: it was never leased."""

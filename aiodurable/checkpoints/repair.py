@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiodurable.checkpoints.fences import Fence, Standing
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
@@ -34,7 +35,7 @@ class RepairedTask:
     path: str
 
 
-async def heal(database: PsycopgPool, fence: Fence) -> tuple[list[RepairedTask], bool]:
+async def heal(database: PsycopgPool, session: WriteSession) -> tuple[list[RepairedTask], bool]:
     """Remove the output of the tasks of a thread's newest step that failed, in subgraphs too.
 
     Only what one attempt wrote in one transaction is removed: output that a later attempt wrote stays.
@@ -46,26 +47,28 @@ async def heal(database: PsycopgPool, fence: Fence) -> tuple[list[RepairedTask],
         LeaseLostError: the fence is no longer the thread's; nothing was removed.
         PostgresUnavailableError: Postgres is away.
     """
+    fence = session.fence
     fence.check()
     row = await database.fetch_one(_SQL["heal"], fence.thread_id, *fence.standing)
     assert row is not None, "an aggregate has a row"
     _check(fence, row)
     if row["namespaces"]:
-        fence.head = None
+        session.forget_rows()
     return [RepairedTask(*task) for task in zip(row["namespaces"], row["paths"], strict=True)], row["loose"]
 
 
-async def drop_loose_answer(database: PsycopgPool, fence: Fence) -> None:
+async def drop_loose_answer(database: PsycopgPool, session: WriteSession) -> None:
     """Remove the answer that plain LangGraph keeps for whichever question of the newest step comes next.
 
     Raises:
         LeaseLostError: the fence is no longer the thread's; nothing was removed.
         PostgresUnavailableError: Postgres is away.
     """
+    fence = session.fence
     fence.check()
     _check(fence, await database.fetch_one(_ANSWERS["drop_loose"], fence.thread_id, *fence.standing))
-    fence.head = None
-    fence.history.forget()  # it may be what shows the newest commit
+    session.forget_rows()
+    session.history.forget()  # it may be what shows the newest commit
 
 
 def _check(fence: Fence, row: Mapping[str, Any] | None) -> None:

@@ -30,10 +30,10 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 
 from aiodurable.checkpoints.encoding import Rows, Write, dump_json
-from aiodurable.checkpoints.fences import FENCE_KEY, Fence, Fences, Finished
 from aiodurable.checkpoints.group_commit import GroupCommitter
 from aiodurable.checkpoints.maintenance import Upkeep
 from aiodurable.checkpoints.size_estimate import HEAVY_BYTES, MOST_BYTES, looks_large
+from aiodurable.checkpoints.write_session import SESSION_KEY, Finished, WriteSession, WriteSessions
 from aiodurable.errors import ClosedError, ConfigurationError, WorkflowExecutionError
 from aiodurable.inert import Shown
 from aiodurable.postgres import schema
@@ -68,7 +68,7 @@ class DurableSaver(Upkeep):
     does not sort after its parent's is refused: LangGraph reads the highest id as the newest, so it would never be found.
 
     Attributes:
-        fences: the fences held in this process.
+        sessions: those under which this process writes leased threads.
         latest: the newest row of a thread and namespace, as the stock saver's own query gives it; for `aget_tuple`.
     """
 
@@ -76,7 +76,7 @@ class DurableSaver(Upkeep):
         self,
         database: PsycopgPool,
         writer: GroupCommitter,
-        fences: Fences,
+        sessions: WriteSessions,
         *,
         threads: Executor,
         namespace: str = "aiodurable",
@@ -84,7 +84,7 @@ class DurableSaver(Upkeep):
     ) -> None:
         super().__init__(database.pool, serde=serde)
         # All of these are shared, not copied, by the clones that `with_allowlist` makes with `copy.copy`.
-        self.fences = fences
+        self.sessions = sessions
         self._database = database
         self._writer = writer
         self._threads = threads
@@ -121,7 +121,7 @@ class DurableSaver(Upkeep):
             return await super().aget_tuple(config)
         configurable = _configurable(config)
         thread_id, namespace = configurable["thread_id"], configurable.get("checkpoint_ns", "")
-        carried: Fence | None = configurable.get(FENCE_KEY)
+        carried: WriteSession | None = configurable.get(SESSION_KEY)
         if carried is not None and carried.blank and carried.thread_id == thread_id and not namespace:
             carried.blank = False
             return None
@@ -136,20 +136,20 @@ class DurableSaver(Upkeep):
             return await super().aget_tuple(config)
         return await self._load_checkpoint_tuple(row)
 
-    async def steps(self, fence: Fence, *, inner: bool) -> list[DictRow]:
+    async def steps(self, session: WriteSession, *, inner: bool) -> list[DictRow]:
         """The newest row of a thread, and with `inner` those of the subgraphs that are under way in its step.
 
-        The next `aget_tuple` under the fence takes the first of them instead of asking once more.
+        The next `aget_tuple` in the session takes the first of them instead of asking once more.
         """
-        latest = self.latest((fence.thread_id, ""))
+        latest = self.latest((session.thread_id, ""))
         if inner:
-            head, others = await asyncio.gather(latest, self._fetch_inner([fence.thread_id]))
+            head, others = await asyncio.gather(latest, self._fetch_inner([session.thread_id]))
         else:
             head, others = await latest, dict[str, list[DictRow]]()
         if head is None:
             return []
-        fence.head = head
-        return [head, *others.get(fence.thread_id, ())]
+        session.head = head
+        return [head, *others.get(session.thread_id, ())]
 
     async def sizes(self, thread_ids: Sequence[str]) -> dict[str, int]:
         """Bytes of the values that the newest checkpoints of threads refer to; threads without any are left out."""
@@ -227,10 +227,10 @@ class DurableSaver(Upkeep):
             WorkflowExecutionError: its id does not sort after its parent's; nothing was written.
             PostgresUnavailableError: Postgres stayed away for longer than a restart takes.
         """
-        fence = self._fence_of(config)
-        if fence is None:
+        session = self._session_of(config)
+        if session is None:
             return await super().aput(config, checkpoint, metadata, new_versions)
-        fence.check()
+        session.fence.check()
         configurable = _configurable(config)
         thread_id: str = configurable["thread_id"]
         namespace: str = configurable["checkpoint_ns"]
@@ -266,21 +266,21 @@ class DurableSaver(Upkeep):
                 dump_json(get_serializable_checkpoint_metadata(config, metadata)),
             )
             blobs = self._dump_blobs(thread_id, namespace, values, versions)
-            return Rows(blobs=blobs, checkpoint=row, takes=fence.untaken if advances else None)
+            return Rows(blobs=blobs, checkpoint=row, takes=session.untaken if advances else None)
 
-        await self._commit(fence, dump, [*(values[channel] for channel in versions), inline])
+        await self._commit(session, dump, [*(values[channel] for channel in versions), inline])
         if not namespace:
-            fence.finished = _finished(checkpoint, metadata)
+            session.finished = _finished(checkpoint, metadata)
         return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Store what a task wrote; returns after its commit. Raises like `aput`."""
-        fence = self._fence_of(config)
-        if fence is None:
+        session = self._session_of(config)
+        if session is None:
             return await super().aput_writes(config, writes, task_id, task_path)
-        fence.check()
+        session.fence.check()
         configurable = _configurable(config)
         if errors := [value for channel, value in writes if channel == ERROR]:
             if any(map(is_invalid_resume, errors)):
@@ -296,22 +296,22 @@ class DurableSaver(Upkeep):
             )
             return Rows(writes=rows, replace=all(channel in WRITES_IDX_MAP for channel, _ in writes))
 
-        return await self._commit(fence, dump, [value for _, value in writes])
+        return await self._commit(session, dump, [value for _, value in writes])
 
-    def _fence_of(self, config: RunnableConfig) -> Fence | None:
+    def _session_of(self, config: RunnableConfig) -> WriteSession | None:
         configurable = _configurable(config)
         thread_id = configurable["thread_id"]
-        carried: Fence | None = configurable.get(FENCE_KEY)
-        # A graph run inside a node on a thread of its own inherits the outer configurable, fence and all.
-        return carried if carried is not None and carried.thread_id == thread_id else self.fences.of(thread_id)
+        carried: WriteSession | None = configurable.get(SESSION_KEY)
+        # A graph run inside a node on a thread of its own inherits the outer configurable, session and all.
+        return carried if carried is not None and carried.thread_id == thread_id else self.sessions.of(thread_id)
 
-    async def _commit(self, fence: Fence, dump: Callable[[], Rows], values: Sequence[Any]) -> None:
+    async def _commit(self, session: WriteSession, dump: Callable[[], Rows], values: Sequence[Any]) -> None:
         if self.loop is not asyncio.get_running_loop():
             raise ClosedError(
                 "this checkpointer belongs to another event loop: open a Durable in each loop",
-                thread_id=fence.thread_id,
+                thread_id=session.thread_id,
             )
-        fence.blank, fence.head = False, None
+        session.blank, session.head = False, None
         async with self._writer.backlog as backlog:
             try:
                 if looks_large(values):
@@ -319,11 +319,11 @@ class DurableSaver(Upkeep):
                 else:
                     rows = dump()
             except Exception as error:  # serialisers raise what they like; ours is to say whose value it was
-                raise _unserialisable(fence.thread_id, error) from error
-            fence.check()
-            write = Write(fence, rows, self.loop.create_future(), time.monotonic() + self._writer.retry_for_s)
+                raise _unserialisable(session.thread_id, error) from error
+            session.fence.check()
+            write = Write(session, rows, self.loop.create_future(), time.monotonic() + self._writer.retry_for_s)
             if write.size > MOST_BYTES:
-                raise _too_large(fence.thread_id, write.size)
+                raise _too_large(session.thread_id, write.size)
             backlog.add(write)
         await write.done
 

@@ -5,13 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from aiodurable.checkpoints.fences import Fence, Standing, bump, bump_free
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.pool import PsycopgPool
 
-__all__ = ["TokenBatcher"]
+__all__ = ["Raised", "TokenBatcher"]
+
+
+class Raised(NamedTuple):
+    """A thread whose token was raised.
+
+    Attributes:
+        fence: that of the new lease.
+        first: nothing was known of the thread: no lease, no checkpoint, no run.
+    """
+
+    fence: Fence
+    first: bool
 
 
 class TokenBatcher:
@@ -28,16 +41,16 @@ class TokenBatcher:
         self._free = Batcher(self._raise_free, name="aiodurable bumps")
         self._under_way: dict[str, asyncio.Future[None]] = {}
 
-    async def __call__(self, thread_id: str) -> Fence:
+    async def __call__(self, thread_id: str) -> Raised:
         """Raise the token of the thread, and return the fence of the new lease. Raises as `bump`.
 
         A cancelled call may leave its statement under way; `ended` returns when it is not.
         """
         raised = await self._free(thread_id)
         if raised is None:
-            return Fence(thread_id, *await self._raise_patiently(thread_id))
-        standing, first = raised
-        return Fence(thread_id, *standing, first=first)
+            return Raised(Fence(thread_id, *await self._raise_patiently(thread_id)), first=False)
+        (token, lease_id), first = raised
+        return Raised(Fence(thread_id, token, lease_id), first)
 
     async def ended(self, thread_id: str) -> None:
         """Return when no statement is under way that may raise the token of the thread.

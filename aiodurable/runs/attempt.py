@@ -15,9 +15,8 @@ from langgraph.errors import UnknownInterruptError, is_invalid_resume
 from langgraph.runtime import RunControl
 from langgraph.types import Command
 
-from aiodurable.checkpoints.fences import Finished
-from aiodurable.checkpoints.history import Mark
 from aiodurable.checkpoints.repair import drop_loose_answer
+from aiodurable.checkpoints.write_session import Finished
 from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import AttemptEnded, AttemptStarted, emit
 from aiodurable.models import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
@@ -74,6 +73,7 @@ class Attempt:
         config: RunnableConfig,
         answers: Mapping[str, Any] | None = None,
         loose: bool = False,
+        blank: bool = False,
     ) -> None:
         self._services = services
         self._lease = lease
@@ -91,8 +91,9 @@ class Attempt:
         self.graph = graph
         self.lacking: tuple[str, ...] = ()
         self.control = RunControl()
-        lease.fence.finished = None  # from here on it is this attempt's doing
-        lease.fence.untaken = None if consumed else record.run_id
+        self._session = lease.write_with(
+            lease.session.of_attempt(untaken=None if consumed else record.run_id, blank=blank)
+        )
         emit(
             services.observers,
             AttemptStarted(
@@ -135,7 +136,7 @@ class Attempt:
         """
         sent = time.monotonic()
         closing = {ThreadStatus.NEW: None, ThreadStatus.COMPLETE: RunStatus.COMPLETE}
-        record, lease.fence.blank = await services.ledger.start(
+        record, blank = await services.ledger.start(
             run_id or new_run_id(),
             fence=lease.fence,
             graph=graph.name,
@@ -147,12 +148,13 @@ class Attempt:
             base_checkpoint_id=thread.checkpoint_id,
             closing=closing.get(thread.status, RunStatus.SUPERSEDED),
         )
-        lease.fence.history.acknowledge(Mark(run_id=record.run_id), services.checkpoints.links.origin, sent)
+        lease.session.acknowledge(record.run_id, services.checkpoints.links.origin, sent)
         return cls(
             services,
             lease,
             record,
             graph=graph,
+            blank=blank,
             consumed=adopted,
             resumed=adopted,
             input=input,
@@ -207,7 +209,7 @@ class Attempt:
             return new
         loaded = await services.ledger.loaded(left, graph.ledger_serde)
         record = await services.ledger.retry(left.record.run_id, fence=lease.fence, seq=seq)
-        lease.fence.history.acknowledge(Mark(run_id=record.run_id), None, time.monotonic())
+        lease.session.acknowledge(record.run_id, None, time.monotonic())
         return cls(
             services,
             lease,
@@ -254,7 +256,7 @@ class Attempt:
             serde=self.graph.ledger_serde,
         )
         if asked.loose and (asked.spent or asked.reached):
-            await drop_loose_answer(self._services.checkpoints.database, self._lease.fence)
+            await drop_loose_answer(self._services.checkpoints.database, self._session)
         if self._answers or self._beside:
             beside = self._beside or {"update": None, "goto": ()}
             self.input = Command(update=beside["update"], goto=beside["goto"], resume=self._answers or None)
@@ -278,7 +280,7 @@ class Attempt:
         return None
 
     async def _close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
-        finished = self._lease.fence.finished
+        finished = self._session.finished
         refused = error is not None and (is_invalid_resume(error) or isinstance(error, UnknownInterruptError))
         over = error is None or refused
         written = over and bool(self._answers or self._beside)
@@ -287,9 +289,9 @@ class Attempt:
             return thread
         if written:
             await self._services.ledger.answers_over(self.run_id, fence=self._lease.fence)
-        consumed = self._lease.fence.untaken is None
+        consumed = self._session.untaken is None
         thread, ended = await self._services.ledger.end(self.run_id, fence=self._lease.fence, consumed=consumed)
-        await self._services.checkpoints.check_history(self._lease.fence)
+        await self._services.checkpoints.check_history(self._session)
         if self._lease.lost:
             return None  # what the tables show now is not what this attempt did
         if ended:

@@ -44,14 +44,14 @@ async def fitted(
     fitting = graph
     if not problems and (accepted is None or accepted.consumed):
         saver = services.checkpoints.get_checkpointer()
-        rows = await saver.steps(lease.fence, inner=graph.has_subgraphs)
+        rows = await saver.steps(lease.session, inner=graph.has_subgraphs)
         size = sum(len(value[2] or b"") for row in rows for value in row["channel_values"] or ())
         if size > HEAVY_BYTES:
             fitting, problems = await saver.in_a_thread(_of_rows, graph, rows)
         else:
             fitting, problems = _of_rows(graph, rows)
     if problems:
-        lease.fence.head = None
+        lease.session.forget_rows()
         raise refuse(lease.thread_id, graph.name, thread.graph, problems)
     return fitting
 

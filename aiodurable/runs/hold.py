@@ -66,7 +66,8 @@ async def hold(
     asked = time.monotonic()
     lock = await _lock(services, thread_id, timeout=0 if on_busy == "reject" else timeout)
     try:
-        lease = ThreadLease(services, lock, await services.checkpoints.new_fence(thread_id))
+        fence, first = await services.checkpoints.bumps(thread_id)
+        lease = ThreadLease(services, lock, fence, first=first)
     except BaseException:  # whatever happened, also a cancellation: nobody else will let this lock go
         await run_to_completion(_let_go(services, lock))
         raise

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.errors import ClosedError, LeaseLostError, LockCapacityError, PostgresUnavailableError
 from aiodurable.locks import Lease
 from aiodurable.postgres.retry import LEASE_RECOVERY
@@ -31,10 +32,12 @@ class ThreadLease:
 
     Attributes:
         thread_id: the thread.
-        fence: what every checkpoint write of the run carries.
+        fence: what every checkpoint write of the run shows.
+        first: nothing was known of the thread when its token was raised.
+        session: of the newest attempt; before the first one, the lease's own.
     """
 
-    def __init__(self, services: Services, lock: Lease, fence: Fence) -> None:
+    def __init__(self, services: Services, lock: Lease, fence: Fence, *, first: bool = False) -> None:
         self.thread_id = fence.thread_id
         self.fence = fence
         self._services = services
@@ -43,9 +46,11 @@ class ThreadLease:
         self._callbacks: list[Callable[[], None]] = []
         self._recovery: asyncio.Task[None] | None = None
         self._releasing = False
-        self._fences = services.checkpoints.get_checkpointer().fences
-        self._fences.hold(fence)
-        fence.on_revoked = self._lose
+        self._sessions = services.checkpoints.sessions
+        self.first = first
+        self.session = WriteSession(fence)
+        self._sessions.hold(self.session)
+        fence.on_revoked(self._lose)
         self._unwatch = lock.on_lost(self._lock_lost)
 
     @property
@@ -57,6 +62,12 @@ class ThreadLease:
     def token(self) -> int:
         """The fencing token: larger than that of every earlier lease of the thread."""
         return self.fence.token
+
+    def write_with(self, session: WriteSession) -> WriteSession:
+        """Have the writes of the thread go through the session of an attempt from now on."""
+        self.session = session
+        self._sessions.hold(session)
+        return session
 
     @property
     def lost(self) -> bool:
@@ -119,12 +130,12 @@ class ThreadLease:
         self._releasing = True
         self._callbacks.clear()
         self._unwatch()
-        self.fence.on_revoked = None
+        self.fence.on_revoked(None)
         if self._recovery is not None:
             self._recovery.cancel()
             await asyncio.wait({self._recovery})
         self.fence.revoke()
-        self._fences.drop(self.fence)
+        self._sessions.drop(self.fence)
         await self._lock.release()
 
     def _lock_lost(self) -> None:
@@ -171,7 +182,7 @@ class ThreadLease:
                     self.fence.overtaken(standing)
                     return
                 if not self._lock.lost:
-                    self.fence.history.doubt()  # it may have been a failover
+                    self.session.history.doubt()  # it may have been a failover
                     return
             except (PostgresUnavailableError, LockCapacityError):
                 pass

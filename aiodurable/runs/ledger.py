@@ -354,7 +354,7 @@ class Ledger:
         new: Mapping[str, Any],
         all: Mapping[str, Any],
         closed: Sequence[str],
-        serde: SerializerProtocol,
+        serde: SerializerProtocol | None = None,
     ) -> None:
         """Write the answers that the attempt under `fence` delivers, before it does.
 
@@ -372,7 +372,7 @@ class Ledger:
             LeaseLostError: the fence is no longer the thread's; nothing was written.
         """
         digests = [digest_of(interrupt_id, value) for interrupt_id, value in new.items()]
-        stored = self._dump("answer", dict(all), serde)
+        stored = self._dump("answer", dict(all), serde or self._serde)
         given = (list(new), digests, *stored, list(closed))
         if await self._database.fetch_one(_ANSWERS["answer"], run_id, *fence.standing, *given) is None:
             raise await self._refusal(fence, f"store an answer to run {run_id!r}")

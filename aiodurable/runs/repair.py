@@ -26,7 +26,7 @@ async def heal_thread(services: Services, lease: ThreadLease) -> bool:
     Raises:
         LeaseLostError: the lease is gone; nothing was changed.
     """
-    healed, loose = await heal(services.checkpoints.database, lease.fence)
+    healed, loose = await heal(services.checkpoints.database, lease.session)
     if not healed:
         return loose
     nodes = tuple(map(_name, healed))

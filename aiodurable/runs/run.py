@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.schema import StandardStreamEvent, StreamEvent
 from langgraph.types import Command, GraphOutput, StateSnapshot, StateUpdate, StreamMode
 
-from aiodurable.checkpoints.fences import FENCE_KEY
+from aiodurable.checkpoints.write_session import SESSION_KEY
 from aiodurable.errors import ResultPrunedError, RunInProgressError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.answers import STRICT_RESUME
@@ -62,7 +62,7 @@ async def run(
 
 async def _look(services: Services, lease: ThreadLease) -> WorkflowCheckpoint:
     """Where the thread stands apart from our lease. For a new one the raising of its token has shown it."""
-    if lease.fence.first:
+    if lease.first:
         return WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
     return await services.threads.status(lease.thread_id, ignore_lock=True)
 
@@ -130,7 +130,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             "thread_id": self.thread_id,
             "aiodurable_graph_name": self._graph.name,
             "aiodurable_worker": self._services.ledger.worker,
-            FENCE_KEY: self.lease.fence,
+            SESSION_KEY: self.lease.session,
             **({} if run_id is None else {"aiodurable_run_id": run_id}),
             STRICT_RESUME: True,
         }

@@ -18,7 +18,7 @@ from langgraph.pregel import Pregel
 
 from aiodurable.checkpoints import saver
 from aiodurable.checkpoints.encoding import COMMIT_REPLACING
-from aiodurable.checkpoints.fences import FENCE_KEY
+from aiodurable.checkpoints.write_session import SESSION_KEY
 from aiodurable.dsn import parse_dsn
 from aiodurable.threads import task_path
 
@@ -131,15 +131,15 @@ def test_control_writes_have_slots_of_their_own() -> None:
 
 
 def test_the_fence_in_the_config_stays_out_of_the_metadata_and_the_stamps_get_in() -> None:
-    configurable: Any = {"thread_id": "t", FENCE_KEY: object(), "aiodurable_run_id": "r"}
+    configurable: Any = {"thread_id": "t", SESSION_KEY: object(), "aiodurable_run_id": "r"}
     assert get_serializable_checkpoint_metadata({"configurable": configurable}, {}) == {"aiodurable_run_id": "r"}
 
 
 def test_the_fence_in_the_config_stays_out_of_the_configs_of_streams() -> None:
     stripped = import_module("langgraph.pregel.debug").rm_pregel_keys
-    configurable: Any = {"thread_id": "t", FENCE_KEY: object()}
+    configurable: Any = {"thread_id": "t", SESSION_KEY: object()}
     assert stripped({"configurable": configurable}) == {"configurable": {"thread_id": "t"}}, (
-        "LangGraph strips other keys from what it streams: see FENCE_KEY in checkpoints/fences.py"
+        "LangGraph strips other keys from what it streams: see SESSION_KEY in checkpoints/write_session.py"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from aiodurable.checkpoints import AsyncCheckpointerPool
+from aiodurable.checkpoints.write_session import WriteSession
 from tests.support import loops
 from tests.support.checkpoint_rows import checkpoint, config
 
@@ -20,7 +21,7 @@ async def main(dsn: str) -> None:
         saver = pool.get_checkpointer()
 
         async def write(thread: str) -> None:
-            saver.fences.hold(await pool.new_fence(thread))
+            saver.sessions.hold(WriteSession(await pool.new_fence(thread)))
             parent = None
             for turn in count():
                 made, versions = checkpoint(value=[thread] * 50)

@@ -12,7 +12,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from aiodurable.checkpoints.encoding import Rows, Write, commit
-from aiodurable.checkpoints.fences import FENCE_KEY, Fence
+from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.write_session import SESSION_KEY, WriteSession
 
 TABLES = {
     "checkpoints": "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint::text, metadata::text",
@@ -30,7 +31,7 @@ def config(thread_id: str, checkpoint_id: str | None = None, ns: str = "") -> Ru
 
 def under(fence: Fence) -> RunnableConfig:
     """The config of whoever holds this fence."""
-    return {"configurable": {FENCE_KEY: fence}}
+    return {"configurable": {SESSION_KEY: WriteSession(fence)}}
 
 
 def checkpoint(**values: Any) -> tuple[Checkpoint, dict[str, str]]:
@@ -45,7 +46,7 @@ def checkpoint(**values: Any) -> tuple[Checkpoint, dict[str, str]]:
 
 async def write_in_flight(db: asyncpg.Connection, fence: Fence) -> list[str]:
     """Send what a writer sends: until the transaction of `db` ends, its lock is on the fence. Returns the threads found."""
-    write = Write(fence, Rows(), asyncio.get_running_loop().create_future(), 0.0)
+    write = Write(WriteSession(fence), Rows(), asyncio.get_running_loop().create_future(), 0.0)
     statement, parameters = commit([write])
     return [row[0] for row in await db.fetch(statement, *parameters)]
 

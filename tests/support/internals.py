@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 
 from aiodurable.checkpoints import DurableSaver, stored_values
-from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.group_commit import GroupCommitter
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.durable import Durable
 from aiodurable.locks import Lease, PostgresLockManager
 from aiodurable.locks.acquire import Acquirer
@@ -79,9 +79,9 @@ def committer_of(saver: DurableSaver) -> GroupCommitter:
     return saver._writer
 
 
-def history_origin(fence: Fence) -> object:
+def history_origin(session: WriteSession) -> object:
     """Where the server was when the lease's last write was proven; None: the next write proves its history."""
-    return fence.history._origin
+    return session.history._origin
 
 
 def stop_watching_the_deadline(session: LockSession) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
+from aiodurable.checkpoints.write_session import WriteSession
 
 
 class Leasing(DurableSaver):
@@ -18,8 +19,8 @@ class Leasing(DurableSaver):
     async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
         thread_id = config["configurable"]["thread_id"]
         async with self.one_at_a_time:
-            if self.fences.of(thread_id) is None:
-                self.fences.hold(await self.pool.new_fence(thread_id))
+            if self.sessions.of(thread_id) is None:
+                self.sessions.hold(WriteSession(await self.pool.new_fence(thread_id)))
         return await super().aput(config, checkpoint, metadata, new_versions)
 
     async def adelete_thread(self, thread_id: str, **kwargs: Any) -> None:
@@ -39,9 +40,9 @@ class Leasing(DurableSaver):
         await super().adelete_for_runs(run_ids, **kwargs)
 
     def let_go(self) -> None:
-        for fence in list(self.fences._held.values()):
-            fence.revoke()
-            self.fences.drop(fence)
+        for session in self.sessions.all():
+            session.fence.revoke()
+            self.sessions.drop(session.fence)
 
 
 def leasing(pool: AsyncCheckpointerPool) -> DurableSaver:

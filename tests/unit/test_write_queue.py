@@ -8,13 +8,14 @@ import pytest
 from aiodurable.checkpoints.encoding import Rows, Write
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.write_queue import WriteQueue
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.errors import ClosedError
 from tests.support.waiting import within
 
 
 def write(thread: str, token: int = 1, size: int = 100) -> Write:
     rows = Rows(writes=[(thread, "", "c", "task", "", 0, "a", "bytes", b"x" * size)])
-    return Write(Fence(thread, token), rows, asyncio.get_running_loop().create_future(), 0.0)
+    return Write(WriteSession(Fence(thread, token)), rows, asyncio.get_running_loop().create_future(), 0.0)
 
 
 def backlog(**bounds: int) -> WriteQueue:

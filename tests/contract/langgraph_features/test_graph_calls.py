@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from langgraph.types import StateUpdate
 
-from aiodurable.checkpoints.fences import FENCE_KEY
+from aiodurable.checkpoints.write_session import SESSION_KEY
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.models import ThreadStatus
@@ -24,7 +24,7 @@ async def test_a_run_yields_the_events_of_all_that_runs_inside_it(durable: Durab
     assert [name for name in ended if name in STEPS] == list(STEPS)
     assert events[-1]["data"].get("output", {})["words"] == list(STEPS)
     assert "mine" in events[0].get("tags", [])
-    assert not any(FENCE_KEY in event.get("metadata", {}) for event in events)
+    assert not any(SESSION_KEY in event.get("metadata", {}) for event in events)
     assert run.checkpoint.status is ThreadStatus.COMPLETE
 
 

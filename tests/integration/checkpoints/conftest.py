@@ -8,6 +8,7 @@ import pytest
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.dsn import parse_dsn
 
 
@@ -36,7 +37,7 @@ def lease(pool: AsyncCheckpointerPool) -> Any:
 
     async def lease(thread_id: str) -> Fence:
         fence = await pool.new_fence(thread_id)
-        pool.get_checkpointer().fences.hold(fence)
+        pool.get_checkpointer().sessions.hold(WriteSession(fence))
         return fence
 
     return lease

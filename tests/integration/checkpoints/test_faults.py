@@ -16,6 +16,7 @@ import pytest
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.write_queue import QueueLoad
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import AiodurableError, ConfigurationError, LeaseLostError, PostgresUnavailableError
 from tests.support.checkpoint_rows import checkpoint, config, rows
@@ -133,7 +134,7 @@ async def test_a_commit_whose_answer_never_came_is_sent_again_and_stands_once(ds
     """The wire is cut after the server has committed and before the writer hears of it."""
     async with proxy(dsn) as wire, AsyncCheckpointerPool(wire.dsn, checkpoint_connections=1) as pool:
         saver = pool.get_checkpointer()
-        saver.fences.hold(await pool.new_fence("t"))
+        saver.sessions.hold(WriteSession(await pool.new_fence("t")))
         first = await put(saver, "t")
         wire.cut("to_client")
         second = asyncio.create_task(put(saver, "t"))
@@ -217,7 +218,7 @@ async def remote(wire: Proxy) -> AsyncIterator[AsyncCheckpointerPool]:
 
 async def hold(pool: AsyncCheckpointerPool, thread_id: str) -> Fence:
     fence = await pool.new_fence(thread_id)
-    pool.get_checkpointer().fences.hold(fence)
+    pool.get_checkpointer().sessions.hold(WriteSession(fence))
     return fence
 
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable
-from functools import partial
 from typing import Any
 
 import asyncpg
@@ -13,8 +12,9 @@ from langgraph.graph import START, StateGraph
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver, fences
 from aiodurable.checkpoints.copy import birth
-from aiodurable.checkpoints.fences import FENCE_KEY, Fence
+from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.repair import heal
+from aiodurable.checkpoints.write_session import SESSION_KEY, WriteSession
 from aiodurable.errors import HistoryLostError, LeaseLostError, WorkflowAlreadyRunningError, WorkflowExecutionError
 from aiodurable.lock_keys import lock_key
 from aiodurable.postgres.sql import load
@@ -28,7 +28,7 @@ async def put(saver: DurableSaver, thread_id: str, fence: Fence | None = None, *
     made, versions = checkpoint(**values)
     cfg = config(thread_id)
     if fence is not None:
-        cfg["configurable"][FENCE_KEY] = fence  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        cfg["configurable"][SESSION_KEY] = WriteSession(fence)  # pyright: ignore[reportTypedDictNotRequiredAccess]
     await saver.aput(cfg, made, {}, versions)  # pyright: ignore[reportArgumentType]
     return made["id"]
 
@@ -142,7 +142,10 @@ async def test_neither_healing_nor_a_fork_nor_a_removal_goes_by_the_token_alone(
     async def remove(fence: Fence) -> None:
         await saver.aprune(["t"], strategy="delete", config=under(fence))
 
-    for act in (partial(heal, pool.database), fork, remove):
+    async def repair(fence: Fence) -> None:
+        await heal(pool.database, WriteSession(fence))
+
+    for act in (repair, fork, remove):
         old = await pool.new_fence("t")
         await db.execute("UPDATE aiodurable_fences SET lease_id = lease_id + 1")
         with pytest.raises(LeaseLostError, match=f"at token {old.token} now"):
@@ -184,16 +187,18 @@ async def test_a_dropped_fence_leaves_the_thread_to_the_stock_rules(
 ) -> None:
     fence = await lease("t")
     await pool.bump("t")
-    saver.fences.drop(fence)
+    saver.sessions.drop(fence)
     await put(saver, "t", value=[1])
 
 
 async def test_dropping_an_old_fence_keeps_the_newer_one(saver: DurableSaver, lease: Any) -> None:
     old = await lease("t")
     new = await lease("t")
-    saver.fences.hold(old)
-    saver.fences.drop(old)
-    assert saver.fences.of("t") is new
+    saver.sessions.hold(WriteSession(old))
+    saver.sessions.drop(old)
+    held = saver.sessions.of("t")
+    assert held is not None
+    assert held.fence is new
 
 
 async def test_a_bump_waits_for_writes_in_flight_and_later_ones_are_refused(

@@ -111,8 +111,10 @@ async def test_a_lost_thread_does_not_fail_its_neighbours_of_the_same_batch(
 async def test_a_run_whose_row_in_the_ledger_is_gone_writes_nothing(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    fence: Fence = await lease("t")
-    fence.history.acknowledge(Mark(run_id="r"), None, 0.0)
+    await lease("t")
+    session = saver.sessions.of("t")
+    assert session is not None
+    session.history.acknowledge(Mark(run_id="r"), None, 0.0)
     with pytest.raises(HistoryLostError, match="the run in its ledger"):
         await put(saver)
 
@@ -179,7 +181,7 @@ async def test_a_run_that_lost_its_newest_step_is_ended_and_resumed_from_what_th
     await end_connections(db, ended)
     if ended == "lock":
         await wait_until(lambda: is_held(durable, "t"))
-        lease = services_of(durable).checkpoints.get_checkpointer().fences.of("t")
+        lease = services_of(durable).checkpoints.sessions.of("t")
         assert lease is not None
         await wait_until(lambda: history_origin(lease) is None, what="doubt about the history")
     gate.open.set()

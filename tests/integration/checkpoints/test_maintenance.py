@@ -10,6 +10,7 @@ from langgraph.channels import DeltaChannel
 from langgraph.graph import START, StateGraph
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.errors import (
     LeaseLostError,
     ThreadNotFoundError,
@@ -94,11 +95,11 @@ async def test_a_deleted_thread_keeps_its_fence_so_that_a_zombie_stays_out(
     zombie = await lease("t")
     graph = linear(1).compile(saver)
     await graph.ainvoke({"topic": "tides"}, config("t"))
-    saver.fences.drop(zombie)
+    saver.sessions.drop(zombie)
     await pool.bump("t")
     await saver.adelete_thread("t")
     assert await pool.token("t") == 3
-    saver.fences.hold(zombie)
+    saver.sessions.hold(WriteSession(zombie))
     with pytest.raises(LeaseLostError):
         await graph.ainvoke({"topic": "tides"}, config("t"))
     assert not any((await rows(db, "t")).values())
@@ -108,7 +109,7 @@ async def test_no_lease_begins_while_a_thread_is_being_deleted(
     pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
     """The fence row is held until the deletion is committed: whoever starts then finds an empty thread."""
-    saver.fences.drop(await lease("t"))
+    saver.sessions.drop(await lease("t"))
     await linear(1).compile(saver).ainvoke({"topic": "tides"}, config("t"))
     holding = db.transaction()
     await holding.start()

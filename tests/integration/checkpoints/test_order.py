@@ -13,6 +13,7 @@ from aiodurable.checkpoints import AsyncCheckpointerPool
 from aiodurable.checkpoints.encoding import Rows, Write
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.group_commit import GroupCommitter
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ConfigurationError
 from aiodurable.postgres.direct import DirectConnection
@@ -25,13 +26,15 @@ TOKENS = load("checkpoints")["tokens"]
 def replacing(fence: Fence, value: str) -> Write:
     """A write of which the last one counts."""
     row = (fence.thread_id, "", "c", "task", "", -1, "__error__", "bytes", value.encode())
-    return Write(fence, Rows(writes=[row], replace=True), asyncio.get_running_loop().create_future(), 1e12)
+    return Write(
+        WriteSession(fence), Rows(writes=[row], replace=True), asyncio.get_running_loop().create_future(), 1e12
+    )
 
 
 def refused(fence: Fence) -> Write:
     """A write that Postgres refuses: the batch it is in is halved."""
     row = (fence.thread_id, "", "c", None, '{"a": "\\u0000"}', "{}")
-    return Write(fence, Rows(checkpoint=row), asyncio.get_running_loop().create_future(), 1e12)
+    return Write(WriteSession(fence), Rows(checkpoint=row), asyncio.get_running_loop().create_future(), 1e12)
 
 
 async def written_together(dsn: str, writes: Sequence[Write]) -> None:

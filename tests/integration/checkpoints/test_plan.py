@@ -17,6 +17,7 @@ from aiodurable.checkpoints.encoding import (
     commit,
 )
 from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.direct import DirectConnection
 
@@ -29,7 +30,7 @@ def batch(number: int, *, replace: bool = False, takes: str | None = None) -> tu
         replace=replace,
         takes=takes,
     )
-    return commit([Write(Fence("t", 1), rows, asyncio.get_running_loop().create_future(), 0.0)])
+    return commit([Write(WriteSession(Fence("t", 1)), rows, asyncio.get_running_loop().create_future(), 0.0)])
 
 
 @pytest.mark.parametrize(

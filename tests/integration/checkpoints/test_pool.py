@@ -13,6 +13,7 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver, create_checkpointer
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.errors import (
     ClosedError,
     ConfigurationError,
@@ -89,7 +90,7 @@ async def test_after_closing_no_backend_is_left(dsn: str, db: asyncpg.Connection
 async def leased_put(pool: AsyncCheckpointerPool, thread_id: str) -> None:
 
     saver = pool.get_checkpointer()
-    saver.fences.hold(await pool.new_fence(thread_id))
+    saver.sessions.hold(WriteSession(await pool.new_fence(thread_id)))
     made, versions = checkpoint(value=[1])
     await saver.aput(config(thread_id), made, {}, versions)  # pyright: ignore[reportArgumentType]
 

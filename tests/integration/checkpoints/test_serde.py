@@ -16,6 +16,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from aiodurable import Durable
 from aiodurable.checkpoints import AsyncCheckpointerPool
+from aiodurable.checkpoints.write_session import WriteSession
 from tests.programs import PROGRAMS
 from tests.support.checkpoint_rows import checkpoint, config
 from tests.support.graphs import four_nodes
@@ -43,7 +44,7 @@ async def test_an_allowlist_lets_the_same_types_through_as_in_the_stock_saver(
         AsyncPostgresSaver.from_conn_string(dsn, serde=strict) as plain,
     ):
         ours, stock = (saver.with_allowlist(allowed) for saver in (pool.get_checkpointer(), plain))
-        pool.get_checkpointer().fences.hold(await pool.new_fence("ours"))
+        pool.get_checkpointer().sessions.hold(WriteSession(await pool.new_fence("ours")))
         read: list[Any] = []
         for saver, thread in ((ours, "ours"), (stock, "theirs")):
             await saver.aput(config(thread), made, {}, versions)  # pyright: ignore[reportArgumentType]

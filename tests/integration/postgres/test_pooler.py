@@ -14,7 +14,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from aiodurable import AsyncCheckpointerPool, Durable, ThreadStatus
-from aiodurable.checkpoints.fences import FENCE_KEY
+from aiodurable.checkpoints.write_session import SESSION_KEY, WriteSession
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import PostgresUnavailableError, SessionLocksUnsupportedError
 from aiodurable.postgres import schema
@@ -154,7 +154,7 @@ async def test_checkpoints_alone_need_no_direct_connection(pooler: str) -> None:
 
     async def one(number: int) -> str:
         pool, thread = pools[number % len(pools)], f"t{number}"
-        config: Any = {"thread_id": thread, FENCE_KEY: await pool.new_fence(thread)}
+        config: Any = {"thread_id": thread, SESSION_KEY: WriteSession(await pool.new_fence(thread))}
         graph = four_nodes().compile(checkpointer=pool.get_checkpointer())
         return str((await graph.ainvoke(START, {"configurable": config}, durability="sync"))["told"])
 

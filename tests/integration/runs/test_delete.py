@@ -23,6 +23,7 @@ from aiodurable import (
     WorkflowAlreadyRunningError,
 )
 from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.write_session import WriteSession
 from tests.support.graphs import STEPS, Gate, four_nodes, noted
 from tests.support.internals import services_of
 from tests.support.proxy import proxy
@@ -245,10 +246,10 @@ async def test_a_holder_that_has_not_heard_of_the_removal_of_its_thread_writes_n
         frozen = Fence("t", run.lease.token, run.lease.fence.lease_id)
     await REMOVALS.get(how, prune_and_be_killed)(durable)
     saver = durable.checkpointer
-    saver.fences.hold(frozen)
+    saver.sessions.hold(WriteSession(frozen))
     with pytest.raises(LeaseLostError):
         await four_nodes().compile(saver).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
-    saver.fences.drop(frozen)
+    saver.sessions.drop(frozen)
     assert await stored(dsn) == {}
 
 

@@ -12,6 +12,7 @@ from langgraph.types import Send
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.repair import heal
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.durable import Durable
 from aiodurable.errors import (
     LeaseLostError,
@@ -142,8 +143,8 @@ async def test_a_stale_fence_heals_nothing(durable: Durable, dsn: str) -> None:
         database, (token, lease_id) = services_of(durable).checkpoints.database, lease.fence.standing
         for stale in (Fence("t", token - 1, lease_id), Fence("t", token, lease_id - 1)):
             with pytest.raises(LeaseLostError):
-                await heal(database, stale)
-        tasks, _ = await heal(database, lease.fence)
+                await heal(database, WriteSession(stale))
+        tasks, _ = await heal(database, lease.session)
         assert len(tasks) == 1, "it is still there to heal"
 
 

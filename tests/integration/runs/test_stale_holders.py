@@ -385,9 +385,9 @@ async def test_a_run_at_work_ends_without_an_outcome_where_its_token_was_given_o
 
     task = asyncio.create_task(body())
     await gate.reached.wait()
-    fence = services_of(durable).checkpoints.get_checkpointer().fences.of("t")
-    assert fence is not None
-    await given_out_again(db, fence)
+    session = services_of(durable).checkpoints.sessions.of("t")
+    assert session is not None
+    await given_out_again(db, session.fence)
     gate.open.set()
     with pytest.raises(LeaseLostError):
         await task

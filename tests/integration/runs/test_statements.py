@@ -69,7 +69,7 @@ async def test_a_thread_of_which_anything_is_known_is_looked_at(dsn: str, durabl
         async with durable.hold("t"):
             pass
     async with durable.hold("t") as lease:
-        assert not lease.fence.first
+        assert not lease.first
     async with durable.run("t", four_nodes()) as run:
         assert run.status is wanted
 

@@ -71,7 +71,7 @@ async def test_as_much_is_sent_for_a_long_thread_as_for_a_short_one(wire: Proxy)
 
         async def healed(thread_id: str) -> None:
             async with durable.hold(thread_id) as lease:
-                tasks, _ = await heal(services.checkpoints.database, lease.fence)
+                tasks, _ = await heal(services.checkpoints.database, lease.session)
                 assert tasks
 
         async def steps(thread_id: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from aiodurable import Durable, LeaseLostError, Settings, ThreadStatus
 from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.threads.prune import FENCE_KEPT
 from tests.support.graphs import STEPS, four_nodes, noted
 from tests.support.ledger_view import Ledger
@@ -241,9 +242,9 @@ async def test_a_token_that_starts_again_after_its_row_went_lets_no_holder_of_be
     assert await fences(db) == {}
     async with durable.hold("t") as lease:
         assert (lease.token, zombie.token) == (1, 1)
-        saver.fences.drop(lease.fence)
-        saver.fences.hold(zombie)
+        saver.sessions.drop(lease.fence)
+        saver.sessions.hold(WriteSession(zombie))
         with pytest.raises(LeaseLostError):
             await four_nodes().compile(saver).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
-        saver.fences.drop(zombie)
+        saver.sessions.drop(zombie)
     assert (await durable.threads.status("t")).status is ThreadStatus.NEW
