@@ -73,7 +73,7 @@ from aiodurable.runs.threads import Threads
 from aiodurable.runs.wrapped_graph import DurableGraph
 from aiodurable.settings import Settings
 from aiodurable.threads import (
-    Pruned,
+    PruneReport,
     ThreadCounts,
     ThreadFilters,
     ThreadPage,
@@ -118,7 +118,7 @@ __all__ = [
     "PostgresUnavailableError",
     "Problem",
     "ProblemKind",
-    "Pruned",
+    "PruneReport",
     "ResultPrunedError",
     "RunCancelledError",
     "RunInProgressError",

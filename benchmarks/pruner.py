@@ -21,7 +21,7 @@ from datetime import timedelta
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from aiodurable import Durable
-from aiodurable.threads import Pruned
+from aiodurable.threads import PruneReport
 
 from .crowd import template, thread_name
 
@@ -56,7 +56,7 @@ async def ours(durable: Durable, seconds: float) -> float:
     """From the first thread that is pruned on: in a kept crowd it first passes over what was pruned before."""
     seen: list[tuple[float, int]] = []
 
-    def told(pruned: Pruned) -> None:
+    def told(pruned: PruneReport) -> None:
         if pruned.threads:
             seen.append((time.perf_counter(), pruned.threads))
 

@@ -20,7 +20,7 @@ from aiodurable.jsonable import json_text
 from aiodurable.models import ThreadStatus
 
 if TYPE_CHECKING:
-    from aiodurable.threads import Pruned
+    from aiodurable.threads import PruneReport
 
 __all__ = ["prune"]
 
@@ -32,11 +32,11 @@ _NAMED = 5
 @click.command(short_help="Remove old checkpoints.")
 @click.option("--older-than", type=Duration(), metavar="AGE", required=True, help="Untouched for this long: 12h, 30d.")
 @click.option(
-    "--keep",
-    type=click.Choice(["latest", "nothing"]),
-    default="latest",
+    "--strategy",
+    type=click.Choice(["keep_latest", "delete"]),
+    default="keep_latest",
     show_default=True,
-    help="latest: what is needed to go on with a thread, without its past. nothing: neither the thread nor its runs.",
+    help="keep_latest: keep what is needed to go on with a thread. delete: remove the thread and its runs.",
 )
 @click.option(
     "-s",
@@ -49,17 +49,19 @@ _NAMED = 5
     help="Threads of these; may be given several times.",
 )
 @click.option("--graph", metavar="NAME", help="Only threads of this graph.")
-@click.option("--batch", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Threads a transaction.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Threads a transaction."
+)
 @click.option("--dry-run", is_flag=True, help="Tell what would go, remove nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @dsn_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def prune(
     older_than: timedelta,
-    keep: str,
+    strategy: str,
     statuses: tuple[str, ...],
     graph: str | None,
-    batch: int,
+    batch_size: int,
     dry_run: bool,
     yes: bool,
     dsn: str | None,
@@ -71,31 +73,32 @@ def prune(
     Stopping it at any moment is safe, and the next one begins with what is left.
     """
     if not dry_run and not yes:
-        _ask(keep, statuses, older_than, graph)
-    options: dict[str, Any] = {"older_than": older_than, "keep": keep, "statuses": statuses, "graph": graph}
-    pruned = asyncio.run(_prune(dsn, {**options, "batch": batch, "dry_run": dry_run}))
+        _ask(strategy, statuses, older_than, graph)
+    options: dict[str, Any] = {"older_than": older_than, "strategy": strategy, "status": statuses, "graph": graph}
+    pruned = asyncio.run(_prune(dsn, {**options, "batch_size": batch_size, "dry_run": dry_run}))
     if as_json:
         click.echo(json_text({"dry_run": dry_run, **asdict(pruned)}))
         return
     click.echo(f"{'would prune' if dry_run else 'pruned'} {_words(pruned)}")
-    if pruned.busy:
-        click.echo(f"{pruned.busy:,} left alone: they were in use, or had gone on")
-    if pruned.refused:
-        named = ", ".join(map(quoted, pruned.refused[:_NAMED])) + (", …" if len(pruned.refused) > _NAMED else "")
-        click.echo(f"{len(pruned.refused):,} left alone, for they need their past (DeltaChannel, old format): {named}")
+    if pruned.skipped:
+        click.echo(f"{pruned.skipped:,} left alone: they were in use, or had gone on")
+    if unprunable := pruned.unprunable:
+        named = ", ".join(map(quoted, unprunable[:_NAMED])) + (", …" if len(unprunable) > _NAMED else "")
+        why = "they need their past (DeltaChannel, old format) or cannot be read"
+        click.echo(f"{len(unprunable):,} left alone: {why}: {named}")
 
 
-def _ask(keep: str, statuses: tuple[str, ...], older_than: timedelta, graph: str | None) -> None:
+def _ask(strategy: str, statuses: tuple[str, ...], older_than: timedelta, graph: str | None) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("nobody is there to ask: --yes prunes, --dry-run only tells what would go")
-    what = "all but the latest checkpoint" if keep == "latest" else "everything"
+    what = "all but the latest checkpoint" if strategy == "keep_latest" else "everything"
     of = f" of graph {quoted(graph)}" if graph else ""
     click.confirm(
         f"Remove {what} of {' and '.join(statuses)} threads{of} untouched for {age(older_than)}?", abort=True, err=True
     )
 
 
-async def _prune(dsn: str | None, options: dict[str, Any]) -> Pruned:
+async def _prune(dsn: str | None, options: dict[str, Any]) -> PruneReport:
     async with changing(dsn) as durable:
         if not sys.stderr.isatty():
             return await durable.threads.prune(**options, progress=_lines())
@@ -103,21 +106,21 @@ async def _prune(dsn: str | None, options: dict[str, Any]) -> Pruned:
             return await durable.threads.prune(**options, progress=progress)
 
 
-def _lines() -> Callable[[Pruned], None]:
+def _lines() -> Callable[[PruneReport], None]:
     """A line now and then, for a log."""
     said = time.monotonic()
 
-    def progress(pruned: Pruned) -> None:
+    def progress(pruned: PruneReport) -> None:
         nonlocal said
         if time.monotonic() - said >= _LINE_S:
             said = time.monotonic()
-            click.echo(f"looked at {pruned.looked_at:,} threads; so far {_words(pruned)}", err=True)
+            click.echo(f"scanned {pruned.scanned:,} threads; so far {_words(pruned)}", err=True)
 
     return progress
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Pruned], None]]:
+def _bar() -> Iterator[Callable[[PruneReport], None]]:
     """A bar at the terminal."""
     from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - as above
@@ -127,14 +130,14 @@ def _bar() -> Iterator[Callable[[Pruned], None]]:
     ) as bar:
         task = bar.add_task("looking", total=None)
 
-        def progress(pruned: Pruned) -> None:
-            known = 1 if pruned.part else None
-            bar.update(task, total=known, completed=pruned.part, description=_words(pruned))
+        def progress(pruned: PruneReport) -> None:
+            known = 1 if pruned.progress else None
+            bar.update(task, total=known, completed=pruned.progress, description=_words(pruned))
 
         yield progress
         bar.update(task, total=1, completed=1)
 
 
-def _words(pruned: Pruned) -> str:
+def _words(pruned: PruneReport) -> str:
     runs = f", {pruned.runs:,} runs of the ledger" if pruned.runs else ""
     return f"{pruned.threads:,} threads, {pruned.rows:,} rows{runs}, {size(pruned.bytes)}"

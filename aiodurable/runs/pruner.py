@@ -13,7 +13,7 @@ from aiodurable.errors import AiodurableError, ClosedError, ConfigurationError, 
 from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.runs.leader import leadership
 from aiodurable.runs.services import Services
-from aiodurable.threads import Pruned, PruneOptions
+from aiodurable.threads import PruneOptions, PruneReport
 from aiodurable.threads.prune import checked
 
 __all__ = ["prune_every"]
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 async def prune_every(
     opened: Callable[[], Services],
-    prune: Callable[..., Awaitable[Pruned]],
+    prune: Callable[..., Awaitable[PruneReport]],
     interval: timedelta,
     **options: Unpack[PruneOptions],
 ) -> NoReturn:

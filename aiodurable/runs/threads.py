@@ -23,8 +23,8 @@ from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_thread_id
 from aiodurable.threads import (
     Filter,
-    Pruned,
     PruneOptions,
+    PruneReport,
     ThreadCounts,
     ThreadFilters,
     ThreadPage,
@@ -32,7 +32,7 @@ from aiodurable.threads import (
     check_positive,
 )
 from aiodurable.threads.filters import Statuses
-from aiodurable.threads.prune import BATCH, SHARE, Keep
+from aiodurable.threads.prune import BATCH_SIZE, DUTY_CYCLE, PruneStrategy
 
 __all__ = ["Threads"]
 
@@ -376,42 +376,44 @@ class Threads:
     async def prune(
         self,
         *,
-        keep: Keep = "latest",
+        strategy: PruneStrategy = "keep_latest",
         older_than: timedelta | datetime,
-        statuses: Statuses = (ThreadStatus.COMPLETE,),
+        status: Statuses = (ThreadStatus.COMPLETE,),
         graph: str | None = None,
-        batch: int = BATCH,
-        share: float = SHARE,
+        batch_size: int = BATCH_SIZE,
+        duty_cycle: float = DUTY_CYCLE,
         dry_run: bool = False,
-        progress: Callable[[Pruned], None] | None = None,
-    ) -> Pruned:
+        progress: Callable[[PruneReport], None] | None = None,
+    ) -> PruneReport:
         """Remove old checkpoints in small batches; a thread that is leased or goes on meanwhile is left alone.
 
         Args:
-            keep: "latest" keeps what is needed to go on with a thread and drops its past; "nothing" drops the thread and
-                its runs. Its fencing token stays: a stale writer must not meet the same number again.
+            strategy: "keep_latest" keeps what is needed to go on with a thread and removes its past;
+                "delete" removes the thread and its runs. Its fencing token stays: a stale writer
+                must not meet the same number again.
             older_than: an age, or a moment with a time zone: only threads to which nothing was written since. Choose
                 it large for apps of plain LangGraph, which take no lease.
-            statuses: only threads of these. Failed, interrupted and other threads that wait for somebody go only when
-                named here; running and queued ones never.
+            status: only threads of this status, or of one of these. Failed, interrupted and other
+                threads that wait for somebody are removed only when named here; running and queued
+                ones never.
             graph: only threads of this graph.
-            batch: threads removed in one transaction, at most: fewer where they take longer than 30 ms, or hold more than
+            batch_size: threads removed in one transaction, at most: fewer where they take longer than 30 ms, or hold more than
                 256 kB.
-            share: of the time, how much is spent removing; the rest is left to live traffic.
+            duty_cycle: the part of the time spent removing; the rest is left to live traffic.
             dry_run: tell what would be removed, remove nothing.
             progress: called after each batch with what was removed so far.
 
         Raises:
-            InvalidArgumentError: an argument that cannot be meant; nothing was removed.
+            InvalidArgumentError: an invalid argument; nothing was removed.
             PostgresUnavailableError: earlier batches stay removed.
         """
         return await self._opened().threads.retention.prune(
-            keep=keep,
+            strategy=strategy,
             older_than=older_than,
-            statuses=statuses,
+            status=status,
             graph=graph,
-            batch=batch,
-            share=share,
+            batch_size=batch_size,
+            duty_cycle=duty_cycle,
             dry_run=dry_run,
             progress=progress,
         )
@@ -428,7 +430,7 @@ class Threads:
             options: those of `prune`. An age in `older_than` is measured again each round.
 
         Raises:
-            InvalidArgumentError: options that cannot be meant; at once.
+            InvalidArgumentError: invalid options; at once.
             ConfigurationError: later, a right that the role lacks.
             ClosedError: this `Durable` was closed meanwhile.
         """

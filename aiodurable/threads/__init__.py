@@ -11,7 +11,7 @@ from aiodurable.models import NEEDS_ATTENTION
 from aiodurable.threads.counts import ThreadCounts
 from aiodurable.threads.filters import Filter, ThreadFilters, check_positive
 from aiodurable.threads.history import ThreadStep
-from aiodurable.threads.prune import Pruned, PruneOptions
+from aiodurable.threads.prune import PruneOptions, PruneReport
 from aiodurable.threads.reader import ThreadReader
 from aiodurable.threads.search import ThreadPage
 from aiodurable.threads.status import Standing
@@ -20,7 +20,7 @@ __all__ = [
     "NEEDS_ATTENTION",
     "Filter",
     "PruneOptions",
-    "Pruned",
+    "PruneReport",
     "Standing",
     "ThreadCounts",
     "ThreadFilters",

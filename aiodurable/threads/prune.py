@@ -34,7 +34,16 @@ from aiodurable.threads.filters import Age, Filter, Statuses
 from aiodurable.threads.search import CLOCKS, Search, first_id
 from aiodurable.threads.status import Classifier
 
-__all__ = ["BATCH", "FENCE_KEPT", "SHARE", "Keep", "PruneOptions", "Pruned", "Retention", "checked"]
+__all__ = [
+    "BATCH_SIZE",
+    "DUTY_CYCLE",
+    "FENCE_KEPT",
+    "PruneOptions",
+    "PruneReport",
+    "PruneStrategy",
+    "Retention",
+    "checked",
+]
 
 _SQL = load("prune")
 _TABLE = load("threads")["pages"]
@@ -57,54 +66,62 @@ _STEP = 1000
 FENCE_KEPT = timedelta(hours=1)
 """How long the fence of a removed thread stays."""
 
-BATCH = 100
-SHARE = 0.5
+BATCH_SIZE = 100
+DUTY_CYCLE = 0.5
 
-Keep = Literal["latest", "nothing"]
+PruneStrategy = Literal["keep_latest", "delete"]
 
 
 class PruneOptions(TypedDict, total=False):
-    """The options of `prune`; see there."""
+    """The arguments of `Threads.prune`."""
 
-    keep: Keep
+    strategy: PruneStrategy
     older_than: Required[Age]
-    statuses: Statuses
+    status: Statuses
     graph: str | None
-    batch: int
-    share: float
+    batch_size: int
+    duty_cycle: float
     dry_run: bool
-    progress: Callable[[Pruned], None] | None
+    progress: Callable[[PruneReport], None] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
+class PruneReport:
     """What was removed, or would be.
 
     Attributes:
-        looked_at: threads looked at; one whose rows lie far apart once for each place.
+        scanned: threads scanned. A thread whose rows are spread over several page ranges is counted
+            once per range.
         threads: threads of which something was removed.
-        rows: rows of LangGraph's three tables.
-        runs: rows of the ledger that went by their age, being over; those that went later with
-            their thread do not count.
-        bytes: what the values took, compressed as they were; the space is free for new rows after a
-            vacuum.
-        busy: threads left alone because they were in use at that moment, or had gone on.
-        refused: threads whose newest checkpoint cannot stand alone: a DeltaChannel, or a format before LangGraph 0.5.
-        part: how much of the database was gone through, 0 to 1; 0 while that is not known.
+        rows: rows removed from LangGraph's three tables.
+        runs: ledger rows removed because of their age. Those removed with their thread do not count.
+        bytes: size of the removed values as stored. New rows can use the space after a vacuum.
+        skipped: threads left alone because they were in use, or had gone on since they were read.
+        unprunable: threads whose newest checkpoint cannot stand alone: it has a DeltaChannel, a format
+            before LangGraph 0.5, or a format or values that cannot be read.
+        progress: the part of the database that was scanned, 0 to 1; 0 while it is unknown.
     """
 
-    looked_at: int = 0
+    scanned: int = 0
     threads: int = 0
     rows: int = 0
     runs: int = 0
     bytes: int = 0
-    busy: int = 0
-    refused: tuple[str, ...] = ()
-    part: float = 0.0
+    skipped: int = 0
+    unprunable: tuple[str, ...] = ()
+    progress: float = 0.0
 
-    def __add__(self, other: Pruned) -> Pruned:
-        *added, _ = Pruned.__dataclass_fields__
-        return Pruned(*(getattr(self, name) + getattr(other, name) for name in added), part=max(self.part, other.part))
+    def __add__(self, other: PruneReport) -> PruneReport:
+        return PruneReport(
+            scanned=self.scanned + other.scanned,
+            threads=self.threads + other.threads,
+            rows=self.rows + other.rows,
+            runs=self.runs + other.runs,
+            bytes=self.bytes + other.bytes,
+            skipped=self.skipped + other.skipped,
+            unprunable=self.unprunable + other.unprunable,
+            progress=max(self.progress, other.progress),
+        )
 
 
 class _Found(NamedTuple):
@@ -131,14 +148,14 @@ class _Pace:
     """How many threads a transaction removes, and how long live traffic is left alone after it.
 
     Args:
-        batch: threads, at most.
-        share: of the time, how much is spent working.
+        batch_size: threads per transaction, at most.
+        duty_cycle: the part of the time spent working.
     """
 
-    def __init__(self, batch: int, share: float) -> None:
-        self._batch = batch
-        self._share = share
-        self._size = min(batch, _FIRST)
+    def __init__(self, batch_size: int, duty_cycle: float) -> None:
+        self._batch_size = batch_size
+        self._duty_cycle = duty_cycle
+        self._size = min(batch_size, _FIRST)
         self.begin()
 
     def pieces(self, thread_ids: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -155,7 +172,7 @@ class _Pace:
         if much > 1:
             self._size = max(1, self._size // 2)
         elif much < 1 / 2:
-            self._size = min(self._batch, self._size * 2)
+            self._size = min(self._batch_size, self._size * 2)
 
     def begin(self) -> None:
         """From now on time counts as work."""
@@ -164,7 +181,7 @@ class _Pace:
     async def rest(self) -> None:
         """Leave as much time to live traffic as the work owes it, and begin again."""
         took = time.monotonic() - self._began
-        await asyncio.sleep(took * (1 - self._share) / self._share)
+        await asyncio.sleep(took * (1 - self._duty_cycle) / self._duty_cycle)
         self.begin()
 
 
@@ -187,22 +204,29 @@ class Retention:
     async def prune(
         self,
         *,
-        keep: Keep,
+        strategy: PruneStrategy,
         older_than: Age,
-        statuses: Statuses,
+        status: Statuses,
         graph: str | None,
-        batch: int,
-        share: float,
+        batch_size: int,
+        duty_cycle: float,
         dry_run: bool,
-        progress: Callable[[Pruned], None] | None,
-    ) -> Pruned:
+        progress: Callable[[PruneReport], None] | None,
+    ) -> PruneReport:
         """See `Threads.prune`."""
-        wanted = checked(keep=keep, older_than=older_than, statuses=statuses, graph=graph, batch=batch, share=share)
+        wanted = checked(
+            strategy=strategy,
+            older_than=older_than,
+            status=status,
+            graph=graph,
+            batch_size=batch_size,
+            duty_cycle=duty_cycle,
+        )
         assert wanted.older_than is not None, "it is given"
-        bounds = (first_id(wanted.older_than + CLOCKS), keep == "nothing")
-        total = Pruned()
+        bounds = (first_id(wanted.older_than + CLOCKS), strategy == "delete")
+        total = PruneReport()
         kept = _NONE_KEPT
-        pace = _Pace(batch, share)
+        pace = _Pace(batch_size, duty_cycle)
         async for forgotten in self._forget(wanted, pace, dry_run=dry_run):
             total += forgotten
             if progress is not None:
@@ -215,7 +239,7 @@ class Retention:
             for some in pace.pieces(old):
                 if found := await self._look(some, wanted):
                     pace.begin()  # what the look took is what any status takes, and owes no rest
-                    pruned, kept = await self._prune(found, kept, keep_nothing=bounds[1], dry_run=dry_run)
+                    pruned, kept = await self._prune(found, kept, delete=bounds[1], dry_run=dry_run)
                     total += pruned
                     pace.adapt(pruned.bytes)
                 if progress is not None:
@@ -226,7 +250,7 @@ class Retention:
             await self._sweep(pace, everything=bounds[1])
         return total
 
-    async def _forget(self, wanted: Filter, pace: _Pace, *, dry_run: bool) -> AsyncIterator[Pruned]:
+    async def _forget(self, wanted: Filter, pace: _Pace, *, dry_run: bool) -> AsyncIterator[PruneReport]:
         """Bound the ledger: runs that are over and old."""
         async for run_ids in self._pages("runs", "over", wanted.older_than, wanted.graph):
             await pace.rest()
@@ -235,7 +259,7 @@ class Retention:
                     (_SQL["unhurried"], ()), (_SQL["forget"], (some, wanted.older_than, dry_run))
                 )
                 pace.adapt(row["bytes"])
-                yield Pruned(runs=row["runs"], bytes=row["bytes"])
+                yield PruneReport(runs=row["runs"], bytes=row["bytes"])
                 await pace.rest()
 
     async def _sweep(self, pace: _Pace, *, everything: bool) -> None:
@@ -258,29 +282,29 @@ class Retention:
             rows = await self._database.fetch(_SQL[block], first, first + _PAGES, *args)
             yield [value for row in rows for value in row.values()]
 
-    async def _old(self, wanted: Filter, before: str, everything: bool) -> AsyncIterator[tuple[list[str], Pruned]]:
+    async def _old(self, wanted: Filter, before: str, everything: bool) -> AsyncIterator[tuple[list[str], PruneReport]]:
         """Threads that have something to prune if their statuses are those wanted, step by step."""
         async for thread_ids, gone_through in self._go_through(wanted, before, everything):
             rows = await self._database.fetch(_SQL["with_a_past"], thread_ids, before, everything)
             yield [row["thread_id"] for row in rows], gone_through
         if everything:
             async for thread_ids in self._pages("runs", "only_in_the_ledger"):
-                yield thread_ids, Pruned(looked_at=len(thread_ids))
+                yield thread_ids, PruneReport(scanned=len(thread_ids))
 
     async def _go_through(
         self, wanted: Filter, before: str, everything: bool
-    ) -> AsyncIterator[tuple[list[str], Pruned]]:
+    ) -> AsyncIterator[tuple[list[str], PruneReport]]:
         """What was written together lies together: in the order of the rows on disk a page is read, logged and written once
         for all that goes of it. In the order of their ids each thread has pages of its own."""
         if self._search.is_narrow(wanted):
             async for step in self._search.steps(wanted, size=_STEP):
-                yield step.thread_ids, Pruned(looked_at=step.looked_at)
+                yield step.thread_ids, PruneReport(scanned=step.looked_at)
             return
         (table,) = await self._database.fetch(_TABLE)
         for first in range(0, table["pages"], _PAGES):
             rows = await self._database.fetch(_SQL["threads_on_pages"], first, first + _PAGES, before, everything)
-            part = min((first + _PAGES) / table["pages"], 1.0)
-            yield [row["thread_id"] for row in rows], Pruned(looked_at=len(rows), part=part)
+            progress = min((first + _PAGES) / table["pages"], 1.0)
+            yield [row["thread_id"] for row in rows], PruneReport(scanned=len(rows), progress=progress)
 
     async def _look(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:
         """Those that may go."""
@@ -297,45 +321,52 @@ class Retention:
         return [_Found(row["thread_id"], known.get(row["thread_id"]), row["checkpoint_id"]) for row in heads]
 
     async def _prune(
-        self, found: Sequence[_Found], kept: _Kept, *, keep_nothing: bool, dry_run: bool
-    ) -> tuple[Pruned, _Kept]:
+        self, found: Sequence[_Found], kept: _Kept, *, delete: bool, dry_run: bool
+    ) -> tuple[PruneReport, _Kept]:
         """Remove what may go of those found, and unlink what the transaction before has kept."""
         ids, seen, heads = map(list, zip(*found, strict=True))
         _, _, (row,), *_ = await self._database.fetch_in_turn(
             (_SQL["unhurried"], ()),
             (_SQL["claim"], (ids, seen)),
-            (_SQL["prune"], (ids, seen, heads, keep_nothing, dry_run)),
+            (_SQL["prune"], (ids, seen, heads, delete, dry_run)),
             (_SQL["release"], (ids,)),
             (_SQL["unlink"], kept),
         )
-        pruned = Pruned(
+        pruned = PruneReport(
             threads=row["threads"],
             rows=row["rows"],
             bytes=row["bytes"],
-            busy=row["busy"],
-            refused=tuple(row["refused"]),
+            skipped=row["busy"],
+            unprunable=tuple(row["refused"]),
         )
         return pruned, _Kept(row["kept_threads"], row["kept_namespaces"], row["kept_ids"])
 
 
 def checked(
     *,
-    keep: Keep = "latest",
+    strategy: PruneStrategy = "keep_latest",
     older_than: Age,
-    statuses: Statuses = (ThreadStatus.COMPLETE,),
+    status: Statuses = (ThreadStatus.COMPLETE,),
     graph: str | None = None,
-    batch: int = BATCH,
-    share: float = SHARE,
+    batch_size: int = BATCH_SIZE,
+    duty_cycle: float = DUTY_CYCLE,
     **_: Any,
 ) -> Filter:
-    """What to look for. Raises `InvalidArgumentError` where the options of `prune` cannot be meant."""
-    if keep not in ("latest", "nothing"):
-        raise InvalidArgumentError(f'keep must be "latest" or "nothing", got {keep!r}')
-    if not 1 <= batch <= 10_000:
-        raise InvalidArgumentError(f"batch must be 1 to 10000 threads, got {batch}")
-    if not 0 < share <= 1:
-        raise InvalidArgumentError(f"share must be above 0 and at most 1, got {share}: 0.5 works half of the time")
-    wanted = Filter.of(status=statuses, older_than=older_than, graph=graph)
+    """Check the options of `prune` and return the filter that they mean.
+
+    Raises:
+        InvalidArgumentError: an invalid option.
+    """
+    if strategy not in ("keep_latest", "delete"):
+        raise InvalidArgumentError(f'strategy must be "keep_latest" or "delete", got {strategy!r}', argument="strategy")
+    if not 1 <= batch_size <= 10_000:
+        raise InvalidArgumentError(f"batch_size must be 1 to 10000 threads, got {batch_size}", argument="batch_size")
+    if not 0 < duty_cycle <= 1:
+        raise InvalidArgumentError(
+            f"duty_cycle must be above 0 and at most 1, got {duty_cycle}: 0.5 works half of the time",
+            argument="duty_cycle",
+        )
+    wanted = Filter.of(status=status, older_than=older_than, graph=graph)
     if never := wanted.statuses & _NEVER:
         raise InvalidArgumentError(
             f"threads that are {', '.join(sorted(never))} cannot be pruned: they are about to write"

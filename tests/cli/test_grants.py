@@ -91,7 +91,7 @@ async def runs(dsn: str) -> None:
 
 async def prunes(dsn: str) -> None:
     async with Durable(dsn, settings=Settings(auto_migrate=False, connect_timeout_s=5)) as durable:
-        await durable.threads.prune(older_than=timedelta(0), keep="nothing")
+        await durable.threads.prune(older_than=timedelta(0), strategy="delete")
         await durable.threads.delete("thread")
         await durable.threads.delete("fork")
 

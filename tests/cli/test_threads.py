@@ -261,7 +261,7 @@ def test_prune_tells_what_it_removed(shop: str) -> None:
     assert printed("prune", "--older-than", "0s", "--yes") == {**would, "dry_run": False}
     assert len(printed("show", "done")["steps"]) == 1
     assert run("prune", "--older-than", "30d", "-y").stdout == "pruned 0 threads, 0 rows, 0 B\n"
-    gone = printed("prune", "--older-than", "0s", "-y", "--keep", "nothing", "-s", "failed", "-s", "complete")
+    gone = printed("prune", "--older-than", "0s", "-y", "--strategy", "delete", "-s", "failed", "-s", "complete")
     assert gone["threads"] == 2
     assert run("status", "broken").exit_code == 3
 

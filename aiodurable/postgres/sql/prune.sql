@@ -82,7 +82,7 @@ present AS MATERIALIZED (
     ) k
 ),
 judged AS MATERIALIZED (
-    -- What keep="latest" cannot keep: a DeltaChannel needs the writes of older checkpoints, a format before 4 the Sends of
+    -- What strategy "keep_latest" cannot keep: a DeltaChannel needs the writes of older checkpoints, a format before 4 the Sends of
     -- the one before. langgraph-checkpoint-postgres refuses the same. Nor one whose format or values cannot be read. Kept is the newest checkpoint of the thread, and of
     -- each subgraph with a memory of its own. A subgraph's call has its task's id in its namespace, after a colon, and goes
     -- with the checkpoint it was called from.

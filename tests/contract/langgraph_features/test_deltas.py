@@ -97,7 +97,7 @@ async def test_pruning_keeps_the_state_of_a_thread_and_of_its_next_turn(durable:
     graph = deltas()
     for turn in range(3):
         assert await ran(durable, graph, "t", EMPTY) == STEPS * (turn + 1)
-    await durable.threads.prune(keep="latest", older_than=AT_ONCE)
+    await durable.threads.prune(strategy="keep_latest", older_than=AT_ONCE)
     assert await ran(durable, graph, "t") == STEPS * 3
     assert await ran(durable, graph, "t", EMPTY) == STEPS * 4
 
@@ -111,7 +111,7 @@ async def test_pruning_keeps_what_an_unfinished_thread_goes_on_with(durable: Dur
     graph = deltas(at)
     with pytest.raises(ZeroDivisionError):
         await ran(durable, graph, "t", EMPTY)
-    await durable.threads.prune(keep="latest", older_than=AT_ONCE, statuses=["failed"])
+    await durable.threads.prune(strategy="keep_latest", older_than=AT_ONCE, status=["failed"])
     broken = False
     assert await ran(durable, graph, "t") == STEPS
 

@@ -38,7 +38,7 @@ async def test_pruning_keeps_the_memory_of_a_subgraph(durable: Durable) -> None:
         async with durable.run("t", remembering()) as run:
             result = await run.ainvoke(EMPTY)
         assert result["words"] == [f"turn {n}" for n in range(1, turn + 1)]
-        await durable.threads.prune(keep="latest", older_than=timedelta(0))
+        await durable.threads.prune(strategy="keep_latest", older_than=timedelta(0))
 
 
 async def test_langgraphs_pruning_beside_runs_and_beside_ours_takes_nothing_that_is_needed(
@@ -57,7 +57,7 @@ async def test_langgraphs_pruning_beside_runs_and_beside_ours_takes_nothing_that
 
     async def ours() -> None:
         while not ended:
-            await durable.threads.prune(keep="latest", older_than=timedelta(0))
+            await durable.threads.prune(strategy="keep_latest", older_than=timedelta(0))
             await asyncio.sleep(0)
 
     async with asyncio.TaskGroup() as group:

@@ -172,6 +172,6 @@ async def test_nothing_that_a_stranger_made_is_run(dsn: str) -> None:
                 assert lease.token != 7
             assert [found.thread_id async for found in durable.threads.search()] == ["thread"]
             await durable.threads.estimate_counts()
-            await durable.threads.prune(older_than=timedelta(days=1), statuses=())
+            await durable.threads.prune(older_than=timedelta(days=1), status=())
             await durable.threads.delete("thread")
         assert joe.execute("SELECT DISTINCT who FROM public.run").fetchall() == []

@@ -90,7 +90,7 @@ async def test_threads_are_pruned(pooler: str, settings: Settings) -> None:
         database = PsycopgPool(parse_dsn(pooler))
         await database.open()
         threads = reading(database, namespace=settings.namespace, serde=saver.serde)
-        pruned = await threads.prune(older_than=timedelta(0), keep="latest")
+        pruned = await threads.prune(older_than=timedelta(0), strategy="keep_latest")
         await database.aclose()
         assert pruned.threads == 1
         assert (await durable.threads.status("kept")).status is ThreadStatus.COMPLETE

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from aiodurable import (
     Durable,
     LeaseLostError,
-    Pruned,
+    PruneReport,
     Settings,
     ThreadNotFoundError,
     ThreadStatus,
@@ -41,7 +41,7 @@ REMOVALS: dict[str, Removal] = {
     "aprune": lambda durable: durable.checkpointer.aprune(["t"], strategy="delete"),
     "adelete_for_runs": lambda durable: durable.checkpointer.adelete_for_runs(["r"]),
     "prune": lambda durable: durable.threads.prune(
-        keep="nothing", older_than=NOW, statuses=["failed", "crashed", "complete"]
+        strategy="delete", older_than=NOW, status=["failed", "crashed", "complete"]
     ),
 }
 
@@ -228,12 +228,12 @@ async def test_a_holder_that_takes_its_lost_lock_again_is_refused_once_its_threa
 async def prune_and_be_killed(durable: Durable) -> None:
     """Before it comes to the fences of threads of which nothing is left."""
 
-    def killed(pruned: Pruned) -> None:
+    def killed(pruned: PruneReport) -> None:
         if pruned.threads:
             raise Broken
 
     with pytest.raises(Broken):
-        await durable.threads.prune(keep="nothing", older_than=NOW, statuses=["complete"], progress=killed)
+        await durable.threads.prune(strategy="delete", older_than=NOW, status=["complete"], progress=killed)
 
 
 @pytest.mark.parametrize("how", ["delete", "prune", "prune and be killed"])

@@ -24,7 +24,7 @@ from aiodurable.errors import AiodurableError
 from aiodurable.jsonable import json_text
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.pool import PsycopgPool
-from aiodurable.threads import Pruned, ThreadReader
+from aiodurable.threads import PruneReport, ThreadReader
 from tests.support.damaged_rows import DAMAGES, GRAPHS, KINDS, PLAIN, TABLES, Damage, damaged, keep, make
 from tests.support.hostile_values import called
 
@@ -60,8 +60,8 @@ class Looks:
     def status(self, thread_id: str) -> WorkflowCheckpoint:
         return self._runner.run(self._threads.status(thread_id))
 
-    def would_prune(self) -> Pruned:
-        return self._runner.run(self._durable.threads.prune(older_than=timedelta(0), statuses=PRUNABLE, dry_run=True))
+    def would_prune(self) -> PruneReport:
+        return self._runner.run(self._durable.threads.prune(older_than=timedelta(0), status=PRUNABLE, dry_run=True))
 
     def all(self, bad: str | None) -> dict[str, Any]:
         return self._runner.run(self._all(bad))
@@ -87,9 +87,9 @@ class Looks:
                 json_text(thread)
             found[name] = {t.thread_id: t for t in some if t is not None and t.thread_id != bad}
         await durable.threads.count()
-        pruned = await durable.threads.prune(older_than=timedelta(0), statuses=PRUNABLE, dry_run=True)
-        assert pruned.threads >= len(KINDS) - 1 - len(pruned.refused)
-        await durable.threads.prune(older_than=timedelta(0), statuses=PRUNABLE, dry_run=True, keep="nothing")
+        pruned = await durable.threads.prune(older_than=timedelta(0), status=PRUNABLE, dry_run=True)
+        assert pruned.threads >= len(KINDS) - 1 - len(pruned.unprunable)
+        await durable.threads.prune(older_than=timedelta(0), status=PRUNABLE, dry_run=True, strategy="delete")
         if bad is not None:
             await self._one(bad)
         return found
@@ -245,9 +245,9 @@ def test_of_what_cannot_be_read_nothing_is_pruned(
 ) -> None:
     """A format that is not known may need the checkpoints before it; values are found by the versions."""
     bad, damage = FOUND[found]
-    assert bad not in looks.would_prune().refused
+    assert bad not in looks.would_prune().unprunable
     with damaged(connection, bad, [damage]):
-        assert bad in looks.would_prune().refused
+        assert bad in looks.would_prune().unprunable
 
 
 @pytest.mark.parametrize("found", ["a time in words", "a superstep in words", "no format"])

@@ -21,7 +21,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.runs.threads import Threads
-from aiodurable.threads import Pruned
+from aiodurable.threads import PruneReport
 from tests.support.checkpoint_rows import write_in_flight
 from tests.support.internals import wrap_reading_of_prune
 from tests.support.scenario_graphs import BREAKS
@@ -89,7 +89,7 @@ async def test_it_leaves_what_langgraphs_own_prune_leaves(
         await Thread(dsn, saver, name, graph).start()
     await saver.aprune(["theirs"], strategy="keep_latest")
     theirs = (await rows(dsn))["theirs"]
-    await threads.prune(older_than=NOW, batch=1)
+    await threads.prune(older_than=NOW, batch_size=1)
     assert (await rows(dsn))["ours"] == theirs
 
 
@@ -101,7 +101,7 @@ async def test_nothing_means_nothing(
     await database.execute("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('leased', 7)")
     insert = "INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, status) VALUES ('one', 'leased', 0, 'complete')"
     await database.execute(insert)
-    told = await threads.prune(keep="nothing", older_than=NOW)
+    told = await threads.prune(strategy="delete", older_than=NOW)
     assert (told.threads, await rows(dsn)) == (2, {})
     assert [thread async for thread in threads.search()] == []
     # A stale writer never meets its token again; the plain thread leaves nothing behind.
@@ -114,11 +114,11 @@ async def test_a_dry_run_tells_the_same_and_removes_nothing(
 ) -> None:
     for name in "abc":
         await Thread(dsn, saver, name, "linear").start()
-    for keep in ("latest", "nothing"):
+    for strategy in ("keep_latest", "delete"):
         before = await rows(dsn)
-        told = await threads.prune(keep=keep, older_than=NOW, dry_run=True)
+        told = await threads.prune(strategy=strategy, older_than=NOW, dry_run=True)
         assert (await rows(dsn), told.threads) == (before, 3)
-        assert await threads.prune(keep=keep, older_than=NOW) == told
+        assert await threads.prune(strategy=strategy, older_than=NOW) == told
 
 
 async def test_threads_that_need_somebody_stay_unless_named(
@@ -132,7 +132,7 @@ async def test_threads_that_need_somebody_stay_unless_named(
     before = await rows(dsn)
     assert (await threads.prune(older_than=NOW)).rows == 0
     assert await rows(dsn) == before
-    told = await threads.prune(older_than=NOW, statuses=["interrupted", "failed"])
+    told = await threads.prune(older_than=NOW, status=["interrupted", "failed"])
     assert told.threads == 2
     assert [(await threads.status(name)).status for name in ("asks", "crashed", "failed")] == [
         "interrupted",
@@ -147,7 +147,7 @@ async def test_threads_that_need_somebody_stay_unless_named(
 async def test_an_interrupted_subgraph_keeps_its_call(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
     thread = Thread(dsn, saver, "thread", "subgraph_asking")
     await thread.start()
-    await threads.prune(older_than=NOW, statuses=["interrupted"])
+    await threads.prune(older_than=NOW, status=["interrupted"])
     assert (await thread.answer("yes"))["xs"] == ["a", "a", "i", "yes", "z"]
 
 
@@ -162,7 +162,7 @@ async def test_age_and_graph_choose(dsn: str, saver: AsyncPostgresSaver, threads
 async def test_a_leased_thread_is_left_alone(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
     await Thread(dsn, saver, "thread", "linear").start()
     async with Durable(dsn) as durable, durable.hold("thread"):
-        assert (await threads.prune(keep="nothing", older_than=NOW)).rows == 0
+        assert (await threads.prune(strategy="delete", older_than=NOW)).rows == 0
 
 
 async def test_a_thread_that_a_write_in_flight_belongs_to_is_left_alone(
@@ -173,9 +173,9 @@ async def test_a_thread_that_a_write_in_flight_belongs_to_is_left_alone(
     writer = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
     async with writer.transaction():
         assert await write_in_flight(writer, fence) == ["thread"]
-        pruning = threads.prune(keep="nothing", older_than=NOW)
+        pruning = threads.prune(strategy="delete", older_than=NOW)
         told = await within(30, pruning, what="the prune, which does not wait for a writer")
-        assert (told.rows, told.busy) == (0, 1)
+        assert (told.rows, told.skipped) == (0, 1)
     await writer.close()
 
 
@@ -196,8 +196,8 @@ async def test_a_lease_taken_after_the_look_keeps_the_thread(
         return read_then_lease
 
     wrap_reading_of_prune(monkeypatch, threads, then_lease)
-    told = await threads.prune(keep="nothing", older_than=NOW)
-    assert (told.rows, told.busy) == (0, 2)
+    told = await threads.prune(strategy="delete", older_than=NOW)
+    assert (told.rows, told.skipped) == (0, 2)
 
 
 async def test_a_thread_that_went_on_after_the_look_is_kept(
@@ -215,8 +215,8 @@ async def test_a_thread_that_went_on_after_the_look_is_kept(
         return read_then_go_on
 
     wrap_reading_of_prune(monkeypatch, threads, then_go_on)
-    told = await threads.prune(keep="nothing", older_than=NOW)
-    assert (told.rows, told.busy) == (0, 1)
+    told = await threads.prune(strategy="delete", older_than=NOW)
+    assert (told.rows, told.skipped) == (0, 1)
     assert (await thread.state()).values["xs"] == ["a", "b", "again", "a", "b"]
 
 
@@ -226,21 +226,23 @@ async def test_a_thread_with_a_delta_channel_is_refused_by_name(
     await Thread(dsn, saver, "delta", "delta").start()
     await Thread(dsn, saver, "linear", "linear").start()
     told = await threads.prune(older_than=NOW)
-    assert (told.threads, told.refused) == (1, ("delta",))
-    assert (await threads.prune(keep="nothing", older_than=NOW)).threads == 2
+    assert (told.threads, told.unprunable) == (1, ("delta",))
+    assert (await threads.prune(strategy="delete", older_than=NOW)).threads == 2
 
 
 async def test_a_killed_prune_goes_on_where_it_was(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
     for n in range(6):
         await Thread(dsn, saver, f"thread {n}", "linear").start()
-    seen: list[Pruned] = []
-    task = asyncio.create_task(threads.prune(keep="nothing", older_than=NOW, batch=2, share=0.01, progress=seen.append))
+    seen: list[PruneReport] = []
+    task = asyncio.create_task(
+        threads.prune(strategy="delete", older_than=NOW, batch_size=2, duty_cycle=0.01, progress=seen.append)
+    )
     await wait_until(lambda: seen, what="the first batch")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert 0 < seen[-1].threads < 6
-    rest = await threads.prune(keep="nothing", older_than=NOW)
+    rest = await threads.prune(strategy="delete", older_than=NOW)
     assert rest.threads == 6 - seen[-1].threads
 
 
@@ -252,7 +254,7 @@ async def test_what_a_killed_prune_left_half_done_the_next_one_finishes(
     await thread.start()
     await thread.start()
 
-    def die(_: Pruned) -> None:
+    def die(_: PruneReport) -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -283,9 +285,9 @@ async def test_threads_go_in_the_order_of_their_rows_not_of_their_ids(
         return read_and_note
 
     wrap_reading_of_prune(monkeypatch, threads, noted)
-    told = await threads.prune(older_than=NOW, batch=1)
+    told = await threads.prune(older_than=NOW, batch_size=1)
     assert told.threads == 4
-    assert (seen, told.part) == (written, 1.0)
+    assert (seen, told.progress) == (written, 1.0)
 
 
 async def test_what_a_step_under_way_has_written_stays(
@@ -325,15 +327,15 @@ async def test_ages_go_by_the_time_in_the_checkpoint_though_its_id_is_of_another
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"keep": "some"},
+        {"strategy": "some"},
         {"older_than": timedelta(days=-1)},
         {"older_than": datetime(2026, 1, 1)},  # noqa: DTZ001 - that is what is refused
-        {"statuses": ["running"]},
-        {"statuses": ["complete", "queued"]},
-        {"statuses": ["lost"]},
-        {"batch": 0},
-        {"share": 0},
-        {"share": 1.5},
+        {"status": ["running"]},
+        {"status": ["complete", "queued"]},
+        {"status": ["lost"]},
+        {"batch_size": 0},
+        {"duty_cycle": 0},
+        {"duty_cycle": 1.5},
     ],
     ids=str,
 )

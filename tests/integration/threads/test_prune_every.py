@@ -20,7 +20,7 @@ from aiodurable import (
     Durable,
     InvalidArgumentError,
     PostgresUnavailableError,
-    Pruned,
+    PruneReport,
     Settings,
 )
 from aiodurable.runs.leader import duty_lock
@@ -33,9 +33,9 @@ SOON = timedelta(milliseconds=20)
 
 
 @asynccontextmanager
-async def pruning(durable: Durable, **options: Any) -> AsyncIterator[list[Pruned]]:
+async def pruning(durable: Durable, **options: Any) -> AsyncIterator[list[PruneReport]]:
     """Prunes in the background; gives what each round removed."""
-    rounds: list[Pruned] = []
+    rounds: list[PruneReport] = []
     task = asyncio.create_task(durable.threads.prune_every(SOON, older_than=NOW, progress=rounds.append, **options))
     try:
         yield rounds
@@ -187,7 +187,7 @@ async def test_its_lock_is_not_taken_for_a_thread_that_runs(dsn: str, saver: Asy
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"interval": NOW}, {"interval": SOON, "statuses": ["running"]}, {"interval": SOON, "older_than": -SOON}],
+    [{"interval": NOW}, {"interval": SOON, "status": ["running"]}, {"interval": SOON, "older_than": -SOON}],
     ids=str,
 )
 async def test_what_cannot_be_meant_is_refused_at_once(dsn: str, wrong: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ async def test_a_run_never_starts_over_because_its_checkpoints_were_pruned(
     if not recorded:
         await db.execute("UPDATE aiodurable_runs SET consumed = false")
     if how == "prune":
-        assert (await durable.threads.prune(older_than=NOW, statuses=["paused", "crashed"])).threads == 1
+        assert (await durable.threads.prune(older_than=NOW, status=["paused", "crashed"])).threads == 1
     else:
         await durable.checkpointer.aprune(["t"])
     assert [step.source async for step in durable.threads.history("t")] == ["update"]
@@ -136,9 +136,9 @@ async def test_runs_of_threads_without_a_checkpoint_have_an_age_as_well(
     told = await durable.threads.prune(older_than=timedelta(minutes=30))
     assert (told.runs, told.threads) == (3, 0)
     assert [await ledger.statuses(name) for name in ("failed", "running")] == [["failed"], ["running"]]
-    everything: Any = {"keep": "nothing", "older_than": timedelta(minutes=30), "statuses": ["failed", "crashed"]}
+    everything: Any = {"strategy": "delete", "older_than": timedelta(minutes=30), "status": ["failed", "crashed"]}
     assert (await durable.threads.prune(**{**everything, "older_than": timedelta(hours=2)})).threads == 0
-    assert (await durable.threads.prune(**{**everything, "statuses": ["failed"]}, dry_run=True)).threads == 1
+    assert (await durable.threads.prune(**{**everything, "status": ["failed"]}, dry_run=True)).threads == 1
     assert (await durable.threads.prune(**everything, dry_run=True)).threads == 2
     assert (await durable.threads.prune(**everything)).threads == 2
     assert [found async for found in durable.threads.search()] == []
@@ -162,11 +162,11 @@ async def test_a_dry_run_tells_of_the_ledger_what_a_prune_then_removes(
     for name in ("a", "b"):
         for n in range(2):
             await turn(durable, name, f"{name}{n}")
-    latest = await durable.threads.prune(keep="latest", older_than=NOW, dry_run=True)
-    assert await durable.threads.prune(keep="latest", older_than=NOW) == latest
+    latest = await durable.threads.prune(strategy="keep_latest", older_than=NOW, dry_run=True)
+    assert await durable.threads.prune(strategy="keep_latest", older_than=NOW) == latest
     assert (latest.threads, latest.runs) == (2, 2)
-    nothing = await durable.threads.prune(keep="nothing", older_than=NOW, dry_run=True)
-    assert await durable.threads.prune(keep="nothing", older_than=NOW) == nothing
+    nothing = await durable.threads.prune(strategy="delete", older_than=NOW, dry_run=True)
+    assert await durable.threads.prune(strategy="delete", older_than=NOW) == nothing
     assert (nothing.threads, nothing.runs) == (2, 0)
 
 
@@ -181,21 +181,21 @@ async def aged(db: psycopg.AsyncConnection[Any]) -> None:
     await db.execute("UPDATE aiodurable_fences SET lease_id = lease_id + %s WHERE lease_id < 0", (age_ms,))
 
 
-@pytest.mark.parametrize("keep", ["latest", "nothing"])
+@pytest.mark.parametrize("strategy", ["keep_latest", "delete"])
 async def test_the_fence_of_a_removed_thread_goes_when_nothing_sent_under_it_can_arrive_any_more(
-    durable: Durable, db: psycopg.AsyncConnection[Any], keep: Any
+    durable: Durable, db: psycopg.AsyncConnection[Any], strategy: Any
 ) -> None:
     for name in ("removed", "run again", "stays"):
         await turn(durable, name, name)
     for name in ("removed", "run again"):
         await durable.threads.delete(name)
-    await durable.threads.prune(keep=keep, older_than=timedelta(hours=1))
+    await durable.threads.prune(strategy=strategy, older_than=timedelta(hours=1))
     assert await fences(db) == {"removed": 2, "run again": 2, "stays": 1}
     await aged(db)
-    await durable.threads.prune(keep=keep, older_than=timedelta(hours=1), dry_run=True)
+    await durable.threads.prune(strategy=strategy, older_than=timedelta(hours=1), dry_run=True)
     assert await fences(db) == {"removed": 2, "run again": 2, "stays": 1}
     await turn(durable, "run again", "once more")
-    await durable.threads.prune(keep=keep, older_than=timedelta(hours=1))
+    await durable.threads.prune(strategy=strategy, older_than=timedelta(hours=1))
     assert await fences(db) == {"run again": 3, "stays": 1}
 
 
@@ -206,10 +206,10 @@ async def test_the_fence_of_a_thread_of_which_nothing_else_is_known_goes_in_two_
     async with durable.hold("held"):
         pass
     for _ in range(2):
-        await durable.threads.prune(keep="nothing", older_than=timedelta(hours=1))
+        await durable.threads.prune(strategy="delete", older_than=timedelta(hours=1))
         assert await fences(db) == {"held": 2}
     await aged(db)
-    await durable.threads.prune(keep="nothing", older_than=timedelta(hours=1))
+    await durable.threads.prune(strategy="delete", older_than=timedelta(hours=1))
     assert await fences(db) == {}
 
 
@@ -221,11 +221,11 @@ async def test_the_fence_of_a_thread_that_somebody_holds_stays(
     await aged(db)
     async with Durable(dsn) as other:
         lock = await other.locks.acquire_thread("t")  # as a run does before it raises the token
-        await durable.threads.prune(keep="nothing", older_than=timedelta(hours=1))
+        await durable.threads.prune(strategy="delete", older_than=timedelta(hours=1))
         assert await fences(db) == {"t": 2}
         await lock.release()
     async with durable.hold("t"):
-        await durable.threads.prune(keep="nothing", older_than=timedelta(hours=1))
+        await durable.threads.prune(strategy="delete", older_than=timedelta(hours=1))
         assert await fences(db) == {"t": 3}
 
 
