@@ -1,4 +1,4 @@
-"""`Durable`: opens the services and runs threads; and which `Durable` is the current one."""
+"""`Durable`: opens the services and runs threads. Also keeps which `Durable` is the current one."""
 
 from __future__ import annotations
 

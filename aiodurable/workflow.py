@@ -1,4 +1,4 @@
-"""Other shapes of the same thing: an executor, a decorator, a mixin. Each holds the same lease as `Durable.run`."""
+"""An executor, a decorator and a mixin: each holds the same lease as `Durable.run`."""
 
 from __future__ import annotations
 
@@ -123,10 +123,10 @@ def with_workflow_lock(
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
     """Hold the thread's lease while an async function or method runs: `@with_workflow_lock("order_id")`.
 
-    Checkpoints that the function has the `Durable`'s saver write for the thread are fenced. The lease is not re-entrant:
-    a `durable_run` of the same thread inside is refused; use the function's own graph call instead. A graph call in a task
-    that the function leaves behind is a stranger's once the function has returned: await such tasks, or run graphs through
-    `durable_run`, whose writes carry their fence.
+    Checkpoints of the thread that the `Durable`'s saver writes inside the function are fenced. The lease
+    is not re-entrant: a `durable_run` of the same thread inside is refused; call the graph itself
+    instead. Once the function has returned, a task that it left behind no longer writes under the
+    lease: await such tasks, or run graphs through `durable_run`, whose writes carry their fence.
 
     Args:
         argument: the parameter of the function that holds the thread_id.
@@ -171,10 +171,10 @@ def with_workflow_lock(
 
 
 class LockableWorkflowMixin:
-    """For classes that are a workflow: `thread_id` says which, `durable` where.
+    """For classes whose instances each stand for one thread.
 
     Attributes:
-        thread_id: the thread this object is about.
+        thread_id: the thread of this object.
         durable: which `Durable`; None: the current one.
     """
 

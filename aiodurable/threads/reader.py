@@ -27,9 +27,10 @@ _QUESTIONS = load("answers")["questions"]
 
 
 class ThreadReader:
-    """The threads of a database, looked at from outside: any thread, also one that only plain LangGraph has seen.
+    """Reads the threads of a database: any thread, also one that only plain LangGraph has written.
 
-    What all methods raise: `PostgresUnavailableError`, where Postgres could not be reached; an iterator, at any step.
+    Every method raises `PostgresUnavailableError` where Postgres cannot be reached; an iterator at any
+    step.
 
     Args:
         database: where they are; opened and closed by the caller.
