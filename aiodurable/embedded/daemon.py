@@ -1,4 +1,4 @@
-"""A server that stays until it is stopped: what `aiodurable pg start|stop|url` drive."""
+"""A server that stays until it is stopped, for `aiodurable pg start|stop|url`."""
 
 from __future__ import annotations
 
@@ -20,20 +20,24 @@ from aiodurable.errors import PostgresUnavailableError
 __all__ = ["server_url", "start_server", "stop_server"]
 
 _RECOVERY_S: Final = 60.0
-"""For a server that listens and is not ready: it recovers from a crash."""
+"""Seconds to wait for a server that listens and is not ready: it recovers from a crash."""
 
 _SILENT_S: Final = 10.0
-"""For a process that the pid file names and that does not listen: it starts, or another one has its number."""
+"""Seconds to wait for a process that the pid file names and that does not listen: it starts, or it
+is another one.
+"""
 
 
 def start_server(data: Path | str, *, settings: Mapping[str, str] | None = None) -> str:
-    """Start a server that outlives this process, on the cluster in `data` (made if missing), and return its URL.
+    """Start a server that outlives this process, on the cluster in `data` (made if missing), and
+    return its URL.
 
-    One that runs there already is left alone. `settings` are server settings, valid until it is stopped.
-    A start that was killed, at whatever moment, does not stand in the way of the next one.
+    A server that runs there already is left alone. `settings` are server settings, valid until it
+    stops. A start that was killed at any moment does not hinder the next one.
 
     Raises:
-        ConfigurationError: no programs, no user to run them as, or `data` holds something else; Windows.
+        ConfigurationError: no programs, no user to run them as, or `data` holds something else;
+            Windows.
         PostgresUnavailableError: it did not start; the message has its log.
     """
     data = Path(data).resolve()
@@ -51,7 +55,7 @@ def start_server(data: Path | str, *, settings: Mapping[str, str] | None = None)
         log = data / "server.log"
         done = programs.run("pg_ctl", "start", "-D", data, "-l", log, "-w", "-o", options)
         if done.returncode or not (url := server_url(data)):
-            raise PostgresUnavailableError(f"Postgres did not start in {data}:\n{log_tail(log, programs.uid)}")
+            raise PostgresUnavailableError(f"cannot start Postgres in {data}:\n{log_tail(log, programs.uid)}")
         return url
 
 
@@ -68,7 +72,7 @@ def stop_server(data: Path | str) -> bool:
     programs = Programs(None, data)
     done = programs.run("pg_ctl", "stop", "-D", data, "-m", "fast", "-w")
     if done.returncode and server_url(data):
-        raise PostgresUnavailableError(f"Postgres did not stop in {data}:\n{done.stdout.strip()}")
+        raise PostgresUnavailableError(f"cannot stop Postgres in {data}:\n{done.stdout.strip()}")
     if found.socket_folder == (ours := _short_folder(data)):
         with contextlib.suppress(OSError):  # somebody keeps a file of his own there
             ours.rmdir()
@@ -104,7 +108,9 @@ def _running(data: Path, uid: int) -> PidFile | None:
 
 
 def _socket_folder(data: Path, programs: Programs) -> Path:
-    """The data folder, which is private already; a short private one where its path is too long for a socket."""
+    """The data folder, which is private already; a short private one where its path is too long for
+    a socket.
+    """
     if len(os.fsencode(data / ".s.PGSQL.65535")) <= SOCKET_PATH_BYTES:
         return data
     folder = _short_folder(data)

@@ -43,7 +43,9 @@ class PidFile:
         return False
 
     def lives(self) -> bool:
-        """Whether a process has this pid: the postmaster, unless it died and the number was reused."""
+        """Whether a process has this pid: the postmaster, unless it died and the number was
+        reused.
+        """
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -54,7 +56,9 @@ class PidFile:
 
 
 def read_pid_file(data: Path, uid: int) -> PidFile | None:
-    """The pid file in `data`; None if there is none, it is half written, or it is not that of `uid`'s server."""
+    """The pid file in `data`; None if there is none, it is half written, or it is not that of
+    `uid`'s server.
+    """
     with contextlib.suppress(OSError, IndexError, ValueError):
         lines = [line.strip() for line in read_tail(data / "postmaster.pid", uid).splitlines()]
         return PidFile(int(lines[0]), int(lines[3]), Path(lines[4]), ready=lines[7:8] == ["ready"])

@@ -1,4 +1,5 @@
-"""Files and folders that another user may have touched: opened without following links, and checked.
+"""Files and folders that another user may have touched: opened without following links, and
+checked.
 
 As root, Postgres runs as a service user, who owns the folders that it works in and can put links
 and pipes of any name there. So nothing in them is opened, given away or believed by its name alone.
@@ -68,10 +69,10 @@ def give(folder: Path, uid: int, gid: int) -> None:
             os.close(opened)
     except OSError as error:
         raise ConfigurationError(
-            f"could not give {folder} to Postgres's user: {error.strerror or error}; choose another folder"
+            f"cannot give {folder} to Postgres's user: {error.strerror or error}; choose another folder"
         ) from error
     raise ConfigurationError(
-        f"could not give {folder} to Postgres's user: it belongs to user {owner}; choose another folder"
+        f"cannot give {folder} to Postgres's user: it belongs to user {owner}; choose another folder"
     )
 
 
@@ -85,7 +86,7 @@ def require_private(folder: Path, uid: int) -> None:
     if stat.S_ISDIR(found.st_mode) and found.st_uid == uid and stat.S_IMODE(found.st_mode) == 0o700:
         return
     raise ConfigurationError(
-        f"could not use {folder}: it must be a folder of user {uid} with mode 0700, and it is "
+        f"cannot use {folder}: it must be a folder of user {uid} with mode 0700, and it is "
         f"{stat.filemode(found.st_mode)} of user {found.st_uid}; remove it"
     )
 

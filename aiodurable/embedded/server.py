@@ -41,19 +41,22 @@ status=$?
 kill $watcher 2>/dev/null
 exit $status
 """
-"""`read` returns when the owner's end of the pipe closes, kill -9 included; SIGINT is Postgres's fast shutdown."""
+"""`read` returns when the owner's end of the pipe closes, kill -9 included; SIGINT is Postgres's
+fast shutdown.
+"""
 
 
 class EmbeddedPostgres:
-    """A server that stops when this process ends, however it ends. Also a context manager that gives its URL.
+    """A server that stops when this process ends, for whatever reason. Also a context manager that
+    gives its URL.
 
     Args:
-        data: keeps the cluster in this folder; None: in a temporary one that goes with the server.
+        data: keeps the cluster in this folder; None: in a temporary one, removed with the server.
         bindir: Postgres's programs; None: `find_bindir()`.
-        folder: where the temporary folder is made; None: the system's. Its path must be short.
-        durable: False switches fsync off; None: durable where `data` is kept.
+        folder: the parent of the temporary folder; None: the system's. Its path must be short.
+        durable: False switches fsync off; None: durable if `data` is given.
         settings: server settings, such as `{"max_connections": "300"}`. With `listen_addresses` it
-            listens on TCP too, where it wants a password that you set first (`ALTER ROLE`).
+            listens on TCP too, where it requires a password that you set first (`ALTER ROLE`).
     """
 
     def __init__(
@@ -76,14 +79,18 @@ class EmbeddedPostgres:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, timeout_s: float = 60.0) -> str:
-        """Start it, after sweeping away what killed owners left behind, and return its URL.
+        """Remove the folders of owners that were killed, start the server, and return its URL.
 
         Raises:
-            ConfigurationError: there are no programs, no user to run them as, or `data` holds something else; Windows.
-            PostgresUnavailableError: it did not start, or not within `timeout_s` seconds; the message has its log.
+            ConfigurationError: there are no programs, no user to run them as, or `data` holds
+                something else; Windows.
+            PostgresUnavailableError: it did not start within `timeout_s` seconds; the message has
+                its log.
         """
         if self._process is not None:
-            raise ConfigurationError("this EmbeddedPostgres is started already: make another, or share its URL")
+            raise ConfigurationError(
+                "cannot start this EmbeddedPostgres again: it runs; make another, or share its URL"
+            )
         if self._data is not None:
             require_kept(self._data)
         programs = Programs(self._bindir, self._data)
@@ -91,7 +98,7 @@ class EmbeddedPostgres:
         try:
             root = self._root = new_folder(self._folder)
             self._owner = claim(root)
-            # Opened while the folder is ours: later its name may lead anywhere.
+            # Opened while the folder is ours: later its name may lead elsewhere.
             log = self._log = new_file(root / "log")
             data = self._data or root / "data"
             data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,15 +124,17 @@ class EmbeddedPostgres:
             if (found := read_pid_file(data, uid)) and found.ready and found.socket_folder == root:
                 return found.url
             if self._process.poll() is not None:
-                raise PostgresUnavailableError(f"Postgres did not start in {data}:\n{log_tail(self._log, uid)}")
+                raise PostgresUnavailableError(f"cannot start Postgres in {data}:\n{log_tail(self._log, uid)}")
             if time.monotonic() > deadline:
                 raise PostgresUnavailableError(
-                    f"Postgres was not ready within {timeout_s:g} s:\n{log_tail(self._log, uid)}"
+                    f"cannot start Postgres in {data} within {timeout_s:g} s:\n{log_tail(self._log, uid)}"
                 )
             time.sleep(0.01)
 
     def stop(self, timeout_s: float = 15.0) -> None:
-        """Stop it and remove what was temporary. Idempotent; after `timeout_s` seconds it is killed."""
+        """Stop the server, or kill it after `timeout_s` seconds, and remove the temporary folder.
+        Idempotent.
+        """
         process, self._process = self._process, None
         if process is not None and process.stdin is not None:
             process.stdin.close()
@@ -151,7 +160,9 @@ class EmbeddedPostgres:
 
 @contextlib.asynccontextmanager
 async def embedded_postgres(data: Path | str | None = None, **options: Any) -> AsyncGenerator[str, None]:
-    """`async with embedded_postgres() as dsn:` with the arguments and errors of `EmbeddedPostgres`."""
+    """`async with embedded_postgres() as dsn:`; arguments and errors are those of
+    `EmbeddedPostgres`.
+    """
     server = EmbeddedPostgres(data, **options)
     try:
         yield await run_to_completion(asyncio.to_thread(server.start))

@@ -1,4 +1,6 @@
-"""Temporary folders with an owner: claimed by a lock that dies with it, removed by the next process that starts."""
+"""Temporary folders with an owner: claimed by a lock that dies with it, removed by the next process
+that starts.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ _CLAIM = "owner.lock"
 
 
 def new_folder(parent: Path | None) -> Path:
-    """A new folder for one server, under `parent` or the system's temporary folder, that its user alone can enter.
+    """A new folder for one server, under `parent` or the system's temporary folder, that its user
+    alone can enter.
 
     Raises:
         ConfigurationError: `parent` is too long for a socket's path.
@@ -42,14 +45,16 @@ def new_folder(parent: Path | None) -> Path:
     longest = f"{parent}/{_PREFIX}XXXXXXXX/.s.PGSQL.65535"
     if len(os.fsencode(longest)) > SOCKET_PATH_BYTES:
         raise ConfigurationError(
-            f"wanted a folder whose sockets have at most {SOCKET_PATH_BYTES} bytes in their path, found {parent}: "
-            "choose a shorter one"
+            f"cannot use {parent}: the paths of its sockets would have more than {SOCKET_PATH_BYTES} bytes; choose a "
+            "shorter one"
         )
     return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
 
 
 def parent_folder(parent: Path | None) -> Path:
-    """`parent`, else the system's temporary folder, or /tmp where that is too deep for sockets (macOS's is)."""
+    """`parent`, else the system's temporary folder, or /tmp where that is too deep for sockets
+    (macOS's is).
+    """
     if parent is not None:
         return parent
     usual = Path(tempfile.gettempdir())
@@ -57,9 +62,11 @@ def parent_folder(parent: Path | None) -> Path:
 
 
 def claim(folder: Path) -> int:
-    """Mark `folder` as owned by this process until the returned descriptor is closed, by whatever.
+    """Mark `folder` as owned by this process until the returned descriptor is closed, at the latest
+    with the process.
 
-    The lock is taken before the file gets its name, so that a sweeper never sees a claim that is not held.
+    The file is locked before it gets its name, so that a sweeper never sees a claim that nobody
+    holds.
     """
     draft = folder / f"{_CLAIM}.draft"
     owner = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -71,11 +78,11 @@ def claim(folder: Path) -> int:
 def sweep(parent: Path | None, programs: Programs) -> None:
     """Remove the folders of owners that are gone.
 
-    Only what bears our mark: a folder of our user's, or of Postgres's, with a claim that nobody
-    holds. Its name alone says nothing, and a folder without a claim is somebody's.
+    Only folders of our user, or of Postgres's user, with a claim that nobody holds: the name alone
+    proves nothing, and a folder without a claim belongs to somebody.
     """
     for folder in parent_folder(parent).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # another sweeper is at it, or its owner removes it right now
+        with contextlib.suppress(OSError):  # another sweeper or its owner removes it right now
             found = folder.lstat()
             if stat.S_ISDIR(found.st_mode) and found.st_uid in (programs.uid, os.geteuid()):
                 _sweep_one(folder, programs)
@@ -96,24 +103,25 @@ def _sweep_one(folder: Path, programs: Programs) -> None:
 
 
 def require_kept(data: Path) -> None:
-    """Refuse to keep data where only temporary servers live.
+    """Refuse to keep data under the name of a temporary server's folder.
 
     Raises:
-        ConfigurationError: a folder of its path has the name of one that a sweep looks into.
+        ConfigurationError: a folder of the path has a name that `sweep` searches.
     """
     for folder in (data, *data.parents):
         if folder.name.startswith(_PREFIX):
             raise ConfigurationError(
-                f"could not keep data in {data}: folders named {_PREFIX}… are those of temporary servers, "
+                f"cannot keep data in {data}: folders named {_PREFIX}… are those of temporary servers, "
                 "which are removed when their owner is gone; choose another name"
             )
 
 
 def require_reachable(data: Path, programs: Programs) -> None:
-    """Refuse a data folder that Postgres's user cannot enter, before Postgres says so less clearly.
+    """Refuse a data folder that Postgres's user cannot enter: Postgres's own message would be less
+    clear.
 
     Raises:
-        ConfigurationError: with the folder that is in the way.
+        ConfigurationError: names the folder that the user cannot enter.
     """
     if programs.user is None:
         return
@@ -121,15 +129,15 @@ def require_reachable(data: Path, programs: Programs) -> None:
         found = folder.stat()
         if not found.st_mode & stat.S_IXOTH and found.st_uid != programs.uid:
             raise ConfigurationError(
-                f"Postgres runs as {programs.user.pw_name!r} here, because it refuses root, and that user cannot enter "
-                f"{folder}: keep the data elsewhere"
+                f"cannot keep data in {data}: Postgres refuses root and runs as {programs.user.pw_name!r}, which "
+                f"cannot enter {folder}; keep the data elsewhere"
             )
 
 
 def server_options(socket_folder: Path, *, durable: bool, settings: Mapping[str, str]) -> list[str]:
-    """The server's command line: no TCP unless `settings` say so, one socket, fsync off where nothing must survive.
+    """The server's options: one socket, TCP only by `settings`, fsync off unless `durable`.
 
-    Over TCP the server asks for a password (`Programs.initdb`), which the superuser has to set first.
+    Over TCP the server requires a password (`Programs.initdb`), which the superuser sets first.
     """
     options = {"listen_addresses": "", "unix_socket_directories": str(socket_folder), "log_min_messages": "warning"}
     if not durable:
