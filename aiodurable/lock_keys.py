@@ -13,15 +13,17 @@ __all__ = ["MIGRATION_KEY", "is_thread_key", "lock_key", "own_lock_key"]
 def lock_key(thread_id: str, namespace: str) -> int:
     """The signed 64-bit advisory lock key of a thread: BLAKE2b of the id, keyed by the namespace.
 
-    Stable across hosts, processes and versions. Two threads share a key with a probability of 2**-63;
-    they then only wait for each other. `namespace` has at most 64 bytes (BLAKE2b's key size).
-    Keys of threads are even, and all others odd, so that the two never meet.
+    Stable across hosts, processes and versions. Two threads share a key with a probability of
+    2**-63; they then only wait for each other. `namespace` has at most 64 bytes (BLAKE2b's key
+    size). Keys of threads are even, and all others odd, so that the two never meet.
     """
     return _digest(thread_id, namespace) & ~1
 
 
 def own_lock_key(name: str, namespace: str) -> int:
-    """The key of a lock that is no thread's: the caller's own, and the library's duties. Always odd."""
+    """The key of a lock that is no thread's: the caller's own, and the library's duties. Always
+    odd.
+    """
     return _digest(name, namespace) | 1
 
 

@@ -13,10 +13,12 @@ T = TypeVar("T")
 
 
 async def run_to_completion(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end in a task of its own, and raise a cancellation that arrives meanwhile afterwards.
+    """Run `work` to its end in a task of its own, and raise a cancellation that arrives meanwhile
+    afterwards.
 
-    `work` must end in bounded time by itself. If it raises and a cancellation arrived, its exception is the cause of the
-    cancellation. anyio's shielded scopes cannot do this: they do not shield from `Task.cancel()`.
+    `work` must end in bounded time by itself. If it raises and a cancellation arrived, its
+    exception is the cause of the cancellation. anyio's shielded scopes cannot do this: they do not
+    shield from `Task.cancel()`.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)

@@ -79,7 +79,8 @@ def split(options: Mapping[str, str], name: str) -> list[str]:
 
 def _addresses(options: Mapping[str, str], *, named: bool = False) -> list[tuple[str, int]]:
     names, numbers = split(options, "host"), split(options, "hostaddr")
-    # By name also where TLS verifies the name: asyncpg compares the certificate with what it connects to.
+    # By name also where TLS verifies the name: asyncpg compares the certificate with what it
+    # connects to.
     named = named or options.get("sslmode") == "verify-full"
     hosts = (names or numbers) if named else (numbers or names)
     ports = split(options, "port") or [""]
@@ -101,7 +102,8 @@ def asyncpg_options(options: Mapping[str, str]) -> dict[str, Any]:
         password = _from_passfile(options)
         wanted |= {"password": password} if password is not None else {}
     if (seconds := int(options.get("connect_timeout", "0"))) > 0:
-        # libpq's applies to each host and is at least 2 seconds; asyncpg's applies to all hosts together.
+        # libpq's applies to each host and is at least 2 seconds; asyncpg's applies to all hosts
+        # together.
         wanted["timeout"] = float(max(2, seconds) * max(1, len(addresses)))
     settings = {"options": options.get("options")}
     settings["application_name"] = options.get("application_name") or options.get("fallback_application_name")

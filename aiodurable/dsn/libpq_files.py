@@ -51,7 +51,8 @@ def service_options(service: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def password_for(passfile: str | None, addresses: Sequence[tuple[str, int]], database: str, user: str) -> str | None:
-    """The password of the first line that fits one of `addresses`; None if no line does, or others may read the file.
+    """The password of the first line that fits one of `addresses`; None if no line does, or others
+    may read the file.
 
     asyncpg reads the file too, but leaves the escapes of `:` and `\\` in the password.
     """

@@ -61,15 +61,18 @@ class Dsn:
 
     @property
     def asyncpg(self) -> dict[str, Any]:
-        """Keyword arguments for `asyncpg.connect`: a new dictionary each time. It holds the password."""
+        """Keyword arguments for `asyncpg.connect`: a new dictionary each time. It holds the
+        password.
+        """
         return asyncpg_options(self.psycopg)
 
 
 def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Mapping[str, str] | None = None) -> Dsn:
     """Parse `dsn`, else `AIODURABLE_DSN`, else `DATABASE_URL`, else the `PG*` variables.
 
-    A URI (also SQLAlchemy's, `postgresql+psycopg://`) or `key=value`. As in libpq, the service file and the `PG*`
-    variables complete it. An option that cannot apply to asyncpg's connections gives a `UserWarning`.
+    A URI (also SQLAlchemy's, `postgresql+psycopg://`) or `key=value`. As in libpq, the service file
+    and the `PG*` variables complete it. An option that cannot apply to asyncpg's connections gives
+    a `UserWarning`.
 
     Args:
         dsn: the argument that the user gave, if any.
@@ -77,8 +80,8 @@ def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Map
         environ: in place of the process's environment.
 
     Raises:
-        ConfigurationError: no DSN was given, it cannot be parsed, or it asks for safety that asyncpg cannot give. The
-            message never quotes the DSN.
+        ConfigurationError: no DSN was given, it cannot be parsed, or it asks for safety that
+            asyncpg cannot give. The message never quotes the DSN.
     """
     environ = os.environ if environ is None else environ
     text, source = dsn, "the DSN"
@@ -101,7 +104,8 @@ def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Map
             "has no such option",
             stacklevel=2,
         )
-    # asyncpg speaks nothing else; with the encoding of an SQL_ASCII database psycopg would return bytes for text.
+    # asyncpg speaks nothing else; with the encoding of an SQL_ASCII database psycopg would return
+    # bytes for text.
     options["client_encoding"] = "utf8"
     return Dsn(
         conninfo=_Hidden(make_conninfo("", **options)),
@@ -112,7 +116,9 @@ def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Map
 
 
 def direct_dsn(dsn: Dsn, lock_dsn: str | None) -> Dsn:
-    """The DSN for what needs a session of its own: `lock_dsn` if the settings name one, else `dsn` itself."""
+    """The DSN for what needs a session of its own: `lock_dsn` if the settings name one, else `dsn`
+    itself.
+    """
     return parse_dsn(lock_dsn, purpose="the locks") if lock_dsn else dsn
 
 
@@ -122,7 +128,8 @@ def _parse(text: str, source: str) -> dict[str, str]:
         before_query = text.removeprefix("postgresql://").partition("?")[0]
         authority, _, path = before_query.partition("/")
         if authority.count("@") > 1 or "@" in path:
-            # Parsed all the same, a part of the password would become the name of the host or the database.
+            # Parsed all the same, a part of the password would become the name of the host or the
+            # database.
             raise ConfigurationError(
                 f"cannot parse {source}: it has more than one @; write @ as %40, / as %2F, : as %3A, ? as %3F and # as %23 "
                 "in user and password"
@@ -150,7 +157,9 @@ def _why(message: str) -> str:
 
 
 def _complete(given: dict[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Complete the options in libpq's order: those given, then the service file, then the environment."""
+    """Complete the options in libpq's order: those given, then the service file, then the
+    environment.
+    """
     options = dict(given)
     if service := given.get("service") or environ.get("PGSERVICE"):
         options = service_options(service, environ) | options | {"service": service}

@@ -1,4 +1,6 @@
-"""Calls of one kind that many runs make at once share one statement. No timer: a single call is sent at once."""
+"""Calls of one kind that many runs make at once share one statement. No timer: a single call is
+sent at once.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,15 @@ V = TypeVar("V")
 
 
 class Batcher(Generic[K, V]):
-    """Collects the calls that arrive while a statement is under way, and sends them in the next one.
+    """Collects the calls that arrive while a statement is under way, and sends them in the next
+    one.
 
-    A statement starts after the calls that it answers: they see everything that was committed before them.
+    A statement starts after the calls that it answers: they see everything that was committed
+    before them.
 
     Args:
-        fetch: given distinct keys, returns a value for each; for a missing key the call returns None.
+        fetch: given distinct keys, returns a value for each; for a missing key the call returns
+            None.
         limit: the most keys in one statement.
         shared: calls with the same key share a value; otherwise each gets a statement of its own.
         name: of the task, for debuggers.
@@ -54,7 +59,8 @@ class Batcher(Generic[K, V]):
         if self._closed:
             raise ClosedError("the connection was closed: keep it open for as long as graphs run")
         loop = asyncio.get_running_loop()
-        if self._task is not None and self._task.get_loop() is not loop:  # it could not resolve a future of this loop
+        # it could not resolve a future of this loop
+        if self._task is not None and self._task.get_loop() is not loop:
             raise ClosedError("this Durable belongs to another event loop: open one in each loop")
         answer: asyncio.Future[V | None] = loop.create_future()
         self._waiting.append((key, answer))
@@ -63,7 +69,9 @@ class Batcher(Generic[K, V]):
         return await answer
 
     async def aclose(self, timeout_s: float = 1.0) -> None:
-        """Fail the waiting calls, and all later ones, with `ClosedError` within `timeout_s` seconds. Idempotent."""
+        """Fail the waiting calls, and all later ones, with `ClosedError` within `timeout_s`
+        seconds. Idempotent.
+        """
         self._closed = True
         task = self._task
         if task is not None:

@@ -1,11 +1,13 @@
-"""A circuit breaker: while Postgres keeps failing, calls fail at once instead of each waiting for its own timeout.
+"""A circuit breaker: while Postgres keeps failing, calls fail at once instead of each waiting for
+its own timeout.
 
-A closed circuit counts failures in a row, and opens when there are enough of them over a long enough time. After the pause
-it lets one call through, the probe: a success closes the circuit, a failure opens it again for twice as long. No await
-comes between reading the state and changing it, so within one event loop it needs no lock.
+A closed circuit counts failures in a row, and opens when there are enough of them over a long
+enough time. After the pause it lets one call through, the probe: a success closes the circuit, a
+failure opens it again for twice as long. No await comes between reading the state and changing it,
+so within one event loop it needs no lock.
 
-The time matters more than the count: a restart of Postgres fails all calls under way at once and is over in a few seconds,
-for which later calls had better wait.
+The time matters more than the count: a restart of Postgres fails all calls under way at once and is
+over in a few seconds, for which later calls had better wait.
 """
 
 from __future__ import annotations
@@ -27,15 +29,16 @@ State = Literal["closed", "open", "half-open"]
 class CircuitBreaker:
     """`async with breaker.call():` guards one call; any number at a time.
 
-    Only `on` counts as a failure. A cancellation does not, nor does an error of the caller's: neither says anything
-    about Postgres, so after a probe that ends like this the next call is the probe.
+    Only `on` counts as a failure. A cancellation does not, nor does an error of the caller's:
+    neither says anything about Postgres, so after a probe that ends like this the next call is the
+    probe.
 
     Args:
         threshold: failures in a row that open the circuit, if they also span `after_s`.
-        after_s: seconds from the first to the last of these failures, at least. The count starts again
-            after a longer time (and more than a second) without a failure.
-        pause_s: seconds that the circuit stays open the first time; each failed probe doubles them, less
-            up to half at random.
+        after_s: seconds from the first to the last of these failures, at least. The count starts
+            again after a longer time (and more than a second) without a failure.
+        pause_s: seconds that the circuit stays open the first time; each failed probe doubles them,
+            less up to half at random.
         max_pause_s: the most seconds that it stays open.
         on: the errors that count.
         clock: seconds, monotonic.
@@ -82,7 +85,9 @@ class CircuitBreaker:
 
     @property
     def retry_after(self) -> float:
-        """Seconds until the next probe; 0 if the next call would pass, and while the probe is under way."""
+        """Seconds until the next probe; 0 if the next call would pass, and while the probe is under
+        way.
+        """
         return max(0.0, self._until - self._clock()) if self.state == "open" else 0.0
 
     @property
@@ -92,7 +97,9 @@ class CircuitBreaker:
 
     @property
     def patience_s(self) -> float:
-        """Seconds for which a call should wait for a connection: the rest of `after_s`, and at least one."""
+        """Seconds for which a call should wait for a connection: the rest of `after_s`, and at
+        least one.
+        """
         return max(1.0, self._after_s - self.away_s)
 
     def call(self, *, urgent: bool = False) -> AbstractAsyncContextManager[None]:

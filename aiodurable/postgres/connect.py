@@ -1,4 +1,6 @@
-"""Open single connections: what they are called at the server, and the asyncpg connections outside any pool."""
+"""Open single connections: what they are called at the server, and the asyncpg connections outside
+any pool.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ __all__ = ["application_name", "connect_direct"]
 
 
 def application_name(role: str) -> str:
-    """What `pg_stat_activity` shows of a connection: role, host and process, cut to Postgres's 63 bytes."""
+    """What `pg_stat_activity` shows of a connection: role, host and process, cut to Postgres's 63
+    bytes.
+    """
     tail = f":{os.getpid()}"
     return f"aiodurable:{role}@{socket.gethostname()}".encode()[: 63 - len(tail)].decode(errors="ignore") + tail
 
@@ -37,7 +41,8 @@ async def connect_direct(
         timeout_s: seconds until it gives up.
 
     Raises:
-        PostgresUnavailableError: Postgres could not be reached or refused; the driver's error is the cause.
+        PostgresUnavailableError: Postgres could not be reached or refused; the driver's error is
+            the cause.
     """
     settings = {
         "application_name": application_name(role),
@@ -46,7 +51,8 @@ async def connect_direct(
     }
     with translate(dsn):  # no variable holds the password: a crash reporter would show it
         connection: asyncpg.Connection = await asyncpg.connect(**_for_asyncpg(dsn, settings, timeout_s))
-    # asyncpg looks for its own tasks in its loop: it needs the real one, not the one that resolves names.
+    # asyncpg looks for its own tasks in its loop: it needs the real one, not the one that resolves
+    # names.
     connection._loop = asyncio.get_running_loop()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return connection
 
@@ -54,5 +60,6 @@ async def connect_direct(
 def _for_asyncpg(dsn: Dsn, settings: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
     options = dsn.asyncpg
     options["server_settings"] = {**options.get("server_settings", {}), **settings}
-    options["max_cacheable_statement_size"] = 0  # no limit: above 15 kB asyncpg would parse and plan each time
+    # no limit: above 15 kB asyncpg would parse and plan each time
+    options["max_cacheable_statement_size"] = 0
     return {**options, "timeout": timeout_s, "loop": ResolvingLoop(asyncio.get_running_loop())}

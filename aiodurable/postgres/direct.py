@@ -1,7 +1,8 @@
-"""Dedicated asyncpg connections for the statements that every run needs: no check before each statement.
+"""Dedicated asyncpg connections for the statements that every run needs: no check before each
+statement.
 
-psycopg's pool checks a connection before it hands it out, which may cost a round trip. A direct connection is replaced
-when a statement finds it dead.
+psycopg's pool checks a connection before it hands it out, which may cost a round trip. A direct
+connection is replaced when a statement finds it dead.
 """
 
 from __future__ import annotations
@@ -48,14 +49,17 @@ class Origin:
 
 
 class DirectConnection:
-    """One connection, opened by its first statement and replaced when it dies. One statement at a time.
+    """One connection, opened by its first statement and replaced when it dies. One statement at a
+    time.
 
     Args:
         dsn: the database.
         role: the purpose, for `application_name`.
         connect_timeout_s: seconds to reach Postgres, at each try.
-        statement_timeout_s: seconds to wait for an answer, after which the connection counts as dead; None: 20.
-        on_connect: runs on each new connection before its first statement; what it raises refuses the connection.
+        statement_timeout_s: seconds to wait for an answer, after which the connection counts as
+            dead; None: 20.
+        on_connect: runs on each new connection before its first statement; what it raises refuses
+            the connection.
     """
 
     def __init__(
@@ -77,7 +81,8 @@ class DirectConnection:
         self._pid = 0  # the announced backend: a closed connection no longer knows it
         self._proxied = False
         self._plans = PlanCache()
-        self._abandoned: set[int] = set()  # backends of connections that were cut: they may still work
+        # backends of connections that were cut: they may still work
+        self._abandoned: set[int] = set()
 
     @property
     def origin(self) -> Origin | None:
@@ -98,7 +103,8 @@ class DirectConnection:
         """Run one statement. After a connection error the next call connects again.
 
         Raises:
-            PostgresUnavailableError: Postgres could not be reached. Errors of the statement are the driver's.
+            PostgresUnavailableError: Postgres could not be reached. Errors of the statement are the
+                driver's.
         """
         connection = self._connection
         if connection is None or connection.is_closed():
@@ -115,7 +121,8 @@ class DirectConnection:
         try:
             if abandoned := list(self._abandoned):
                 end_left = _SQL["end_left"].replace("$1", ", ".join(map(str, abandoned)))
-                with suppress(asyncpg.InsufficientPrivilegeError):  # a host may revoke it from everybody
+                # a host may revoke it from everybody
+                with suppress(asyncpg.InsufficientPrivilegeError):
                     await self._run(connection.execute(end_left))
                 self._abandoned.difference_update(abandoned)
             plan_once = _SQL["plan_once"].replace("$1", str(self._pid))
@@ -132,7 +139,9 @@ class DirectConnection:
 
     @staticmethod
     async def _in_one_place(connection: asyncpg.Connection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
-        """Run a statement in a transaction: without one a pooler may parse it on one server and execute it on another."""
+        """Run a statement in a transaction: without one a pooler may parse it on one server and
+        execute it on another.
+        """
         async with connection.transaction():
             statement = await connection.prepare(query, name="")  # another client may use a name
             return await statement.fetch(*args)
@@ -175,14 +184,15 @@ class DirectConnection:
 class DirectPool:
     """A few direct connections, for statements that may run twice without harm.
 
-    Not `asyncpg.Pool`, which neither cuts a connection that falls silent, nor terminates the backend of one it cut, nor
-    tells which server answered.
+    Not `asyncpg.Pool`, which neither cuts a connection that falls silent, nor terminates the
+    backend of one it cut, nor tells which server answered.
 
     Args:
         dsn: the database.
         role: the purpose, for `application_name`.
         size: the most connections; each connects when it is first needed.
-        timeout_s: seconds to reach Postgres, and for which a statement whose connection died is sent again.
+        timeout_s: seconds to reach Postgres, and for which a statement whose connection died is
+            sent again.
 
     Attributes:
         asked: the number of statements since the start.
@@ -199,7 +209,8 @@ class DirectPool:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]:
-        """Run one statement with `$1` parameters and return its rows; run it again if its connection died.
+        """Run one statement with `$1` parameters and return its rows; run it again if its
+        connection died.
 
         Raises:
             PostgresUnavailableError: Postgres stayed away; the statement may have run.
@@ -226,8 +237,8 @@ class DirectPool:
                 self._idle.append(connection)
 
     async def _fetch(self, connection: DirectConnection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
-        # A loop of its own, not stamina's: the deadline starts again with the first statement that was sent, and the
-        # usual case, no failure at all, must cost nothing.
+        # A loop of its own, not stamina's: the deadline starts again with the first statement that
+        # was sent, and the usual case, no failure at all, must cost nothing.
         deadline = time.monotonic() + self._timeout_s
         sent = False
         failures = 0  # not counting the first: most often the connection died while it was idle
@@ -241,7 +252,8 @@ class DirectPool:
                     denied = to_denied(error, self._dsn)
                     if denied is None:
                         raise
-                    # Somebody has to clear a full disk; locks, memory and connections become free by themselves.
+                    # Somebody has to clear a full disk; locks, memory and connections become free
+                    # by themselves.
                     if not isinstance(denied, OutOfResourcesError) or denied.resource == "disk":
                         raise denied from error
                 if not (sent or isinstance(error, PostgresUnavailableError)):

@@ -34,29 +34,38 @@ DRIVER_FAILURES: Final = (
     asyncpg.InternalClientError,
     OSError,  # TimeoutError is one
 )
-"""Everything that either driver raises by itself. The texts may quote stored values: log the type, not the text."""
+"""Everything that either driver raises by itself. The texts may quote stored values: log the type,
+not the text.
+"""
 
 _DISCONNECTED: Final = ("08", "57P")
-"""SQLSTATE classes of a connection that is gone or refused: connection exceptions; shutdown, crash, starting up."""
+"""SQLSTATE classes of a connection that is gone or refused: connection exceptions; shutdown, crash,
+starting up.
+"""
 
 _BROKEN: Final = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # a statement between the server's last message and the end of the connection
+    # a statement between the server's last message and the end of the connection
+    asyncpg.InternalClientError,
     OSError,
 )
 """What the drivers raise without a SQLSTATE when a connection can no longer be used."""
 
 
 def is_bad_value(error: BaseException) -> bool:
-    """Whether a statement met a value that it cannot read: text where a number should be, a list for an object."""
+    """Whether a statement met a value that it cannot read: text where a number should be, a list
+    for an object.
+    """
     state: str | None = getattr(error, "sqlstate", None)
     return state is not None and state.startswith("22")
 
 
 def is_disconnect(error: BaseException) -> bool:
-    """Whether a driver's error means that the server is gone, rather than that it refused a statement."""
+    """Whether a driver's error means that the server is gone, rather than that it refused a
+    statement.
+    """
     state: str | None = getattr(error, "sqlstate", None)
     if state is not None:
         return state.startswith(_DISCONNECTED)
@@ -80,8 +89,8 @@ def is_out_of_connections(error: BaseException) -> bool:
 
 
 def to_denied(error: BaseException, dsn: Dsn) -> AiodurableError | None:
-    """The error that says what a live server refused: a missing right, a read-only database, an unknown character, or a
-    resource that ran out. None: none of these.
+    """The error that says what a live server refused: a missing right, a read-only database, an
+    unknown character, or a resource that ran out. None: none of these.
 
     Either driver's text names what it is about (a table, a kind of statement), never a value.
     """
@@ -118,7 +127,9 @@ _ADVICE: Final = {
 
 
 def to_out_of_resources(error: BaseException, dsn: Dsn) -> OutOfResourcesError | None:
-    """The error that says which resource ran out, at the server or in this process. None: none did."""
+    """The error that says which resource ran out, at the server or in this process. None: none
+    did.
+    """
     resource = _exhausted(error)
     if resource is None:
         return None
@@ -133,12 +144,14 @@ def _exhausted(error: BaseException) -> str | None:
         return "disk"
     if state == "53200":
         hint = (
-            f"{getattr(error, 'hint', '')} {error}"  # asyncpg keeps it apart; no language translates a setting's name
+            # asyncpg keeps it apart; no language translates a setting's name
+            f"{getattr(error, 'hint', '')} {error}"
         )
         return "locks" if "max_locks_per_transaction" in hint else "memory"
     if is_out_of_connections(error):
         return "connections"
-    # Without a descriptor psycopg only says that it got no connection, and a resolver that the name is unknown.
+    # Without a descriptor psycopg only says that it got no connection, and a resolver that the name
+    # is unknown.
     if state is None and isinstance(error, OSError | psycopg.OperationalError) and _no_descriptor_left():
         return "descriptors"
     return None
@@ -157,7 +170,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def to_unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
-    """The error to raise when `dsn` could not be reached or failed: why, as far as a driver's error says, and what to do.
+    """The error to raise when `dsn` could not be reached or failed: why, as far as a driver's error
+    says, and what to do.
 
     What `to_denied` knows keeps that meaning; everything else becomes `PostgresUnavailableError`.
     """
@@ -184,7 +198,9 @@ def to_unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
 
 @contextmanager
 def translate(dsn: Dsn) -> Iterator[None]:
-    """Raise `to_unavailable(error, dsn)` in place of what a driver raises in the body; the driver's error is the cause."""
+    """Raise `to_unavailable(error, dsn)` in place of what a driver raises in the body; the driver's
+    error is the cause.
+    """
     try:
         yield
     except DRIVER_FAILURES as error:

@@ -62,7 +62,9 @@ def _is_address(host: str) -> bool:
 
 
 class ResolvingLoop:
-    """The running event loop as asyncpg uses it, which resolves names here. TLS still verifies the name."""
+    """The running event loop as asyncpg uses it, which resolves names here. TLS still verifies the
+    name.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -90,7 +92,8 @@ class ResolvingLoop:
 
 
 async def with_addresses(options: Mapping[str, Any]) -> dict[str, Any]:
-    """libpq's options with the addresses of the hosts, which psycopg would otherwise resolve itself.
+    """libpq's options with the addresses of the hosts, which psycopg would otherwise resolve
+    itself.
 
     Raises:
         psycopg.OperationalError: no host could be resolved.

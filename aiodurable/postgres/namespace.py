@@ -1,4 +1,6 @@
-"""The one namespace in which the threads of a set of tables are locked: locks of two namespaces never meet."""
+"""The one namespace in which the threads of a set of tables are locked: locks of two namespaces
+never meet.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """One connection of a process listens; everything that wants notifications subscribes here.
 
-It is the first lock session, not a connection of its own: that one is open as long as the process works, its heartbeats
-find a dead link within seconds, and a process that holds thousands of leases stays at two lock connections. Without lock
-sessions nothing listens.
+It is the first lock session, not a connection of its own: that one is open as long as the process
+works, its heartbeats find a dead link within seconds, and a process that holds thousands of leases
+stays at two lock connections. Without lock sessions nothing listens.
 
-NOTIFY is best effort: what is sent while no connection listens is lost. So a subscriber only hurries because of a
-notification, and has a tick or a poll that finds what it missed.
+NOTIFY is best effort: what is sent while no connection listens is lost. So a subscriber only
+hurries because of a notification, and has a tick or a poll that finds what it missed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ class Notifier:
         self._attached = False
 
     def subscribe(self, channel: str, subscriber: Subscriber) -> Callable[[], None]:
-        """Have `subscriber` called for each notification on `channel`. Returns a callable that unsubscribes; idempotent.
+        """Have `subscriber` called for each notification on `channel`. Returns a callable that
+        unsubscribes; idempotent.
 
         Raises:
-            RuntimeError: a connection listens already, and not on this channel: it is a lock session, where nobody else
-                may run a LISTEN.
+            RuntimeError: a connection listens already, and not on this channel: it is a lock
+                session, where nobody else may run a LISTEN.
         """
         if self._attached and channel not in self._subscribers:
             raise RuntimeError(f"cannot subscribe to {channel!r}: subscribe to a new channel before the locks open")

@@ -1,7 +1,8 @@
 """When a connection discards its plans.
 
-Postgres plans a prepared statement once. A plan made while a table was empty may read all of it, and Postgres keeps that
-plan until the table is analysed: for a minute or more, in which the table may have grown a lot.
+Postgres plans a prepared statement once. A plan made while a table was empty may read all of it,
+and Postgres keeps that plan until the table is analysed: for a minute or more, in which the table
+may have grown a lot.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _LAST_S: Final = 600.0
 
 
 class PlanCache:
-    """The plans of one connection: due after one second, then after two, four and so on, at most every ten minutes."""
+    """The plans of one connection: due after one second, then after two, four and so on, at most
+    every ten minutes.
+    """
 
     DISCARD: Final = load("direct")["plan_anew"]
     """The statement that discards them."""

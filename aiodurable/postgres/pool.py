@@ -33,8 +33,8 @@ Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 async def _deliver(task: asyncio.Task[Any] | None, before: int) -> None:
     """Raise a cancellation of `task` that got lost since `cancelling()` was `before`.
 
-    psycopg's pool waits for a connection with `asyncio.wait_for`, which in Python 3.11 drops a cancellation that arrives
-    at the moment in which the wait ends (CPython gh-86296).
+    psycopg's pool waits for a connection with `asyncio.wait_for`, which in Python 3.11 drops a
+    cancellation that arrives at the moment in which the wait ends (CPython gh-86296).
     """
     if task is None or task.cancelling() <= before:
         return
@@ -45,14 +45,16 @@ async def _deliver(task: asyncio.Task[Any] | None, before: int) -> None:
 
 
 class PsycopgPool:
-    """The psycopg pool of a process, behind a circuit breaker: runs the statements of packages that know no driver.
+    """The psycopg pool of a process, behind a circuit breaker: runs the statements of packages that
+    know no driver.
 
     Args:
         dsn: the database.
         min_size: connections kept open.
         max_size: the most connections.
         connect_timeout_s: seconds to wait for a connection, in `open` and for every statement.
-        breaker: refuses statements at once while Postgres keeps failing; None: each waits for its own timeout.
+        breaker: refuses statements at once while Postgres keeps failing; None: each waits for its
+            own timeout.
 
     Raises:
         ConfigurationError: the sizes contradict each other.
@@ -98,10 +100,12 @@ class PsycopgPool:
         return self._pool
 
     async def open(self) -> None:
-        """Connect once, so that a wrong DSN fails here, then let the pool fill in the background. Idempotent.
+        """Connect once, so that a wrong DSN fails here, then let the pool fill in the background.
+        Idempotent.
 
         Raises:
-            PostgresUnavailableError: Postgres could not be reached or refused; the driver's error is the cause.
+            PostgresUnavailableError: Postgres could not be reached or refused; the driver's error
+                is the cause.
             ConfigurationError: a pooler stands in between whose sessions are not READ COMMITTED.
         """
         if self._pool is not None and not self._pool.closed:
@@ -123,20 +127,25 @@ class PsycopgPool:
             max_size=self._sizes[1],
             timeout=self._timeout_s,
             configure=configure,
-            check=cast("Any", PoolConnection.check),  # of our connections, which the pool's type does not know
+            # of our connections, which the pool's type does not know
+            check=cast("Any", PoolConnection.check),
             open=False,
         )
         await pool.open()
         self._pool, self._loop = pool, asyncio.get_running_loop()
 
     async def aclose(self, timeout_s: float = 5.0) -> None:
-        """Close the pool; cut connections still in use after `timeout_s` seconds. Idempotent, also before `open`."""
+        """Close the pool; cut connections still in use after `timeout_s` seconds. Idempotent, also
+        before `open`.
+        """
         self._closing = True
         if self._pool is not None:
             await self._pool.close(timeout=timeout_s)
 
     def stats(self) -> Mapping[str, int]:
-        """psycopg_pool's own figures (`pool_size`, `pool_available`, `requests_waiting` …); empty while it is closed."""
+        """psycopg_pool's own figures (`pool_size`, `pool_available`, `requests_waiting` …); empty
+        while it is closed.
+        """
         return {} if self._pool is None or self._pool.closed else self._pool.get_stats()
 
     @asynccontextmanager
@@ -180,11 +189,15 @@ class PsycopgPool:
                 raise to_unavailable(why, self.dsn) from why
 
     def _wait_s(self) -> float:
-        """While Postgres is known to be away each call waits only briefly, so that calls in a row do not add up."""
+        """While Postgres is known to be away each call waits only briefly, so that calls in a row
+        do not add up.
+        """
         return self._timeout_s if self.breaker is None else min(self._timeout_s, self.breaker.patience_s)
 
     async def fetch(self, query: str, *args: Any, urgent: bool = False) -> list[dict[str, Any]]:
-        """Run one statement with `$1` parameters and return its rows. `urgent`: as for `connection`."""
+        """Run one statement with `$1` parameters and return its rows. `urgent`: as for
+        `connection`.
+        """
         async with (
             self.connection(urgent=urgent) as connection,
             AsyncRawCursor(connection, row_factory=dict_row) as cursor,
@@ -193,7 +206,9 @@ class PsycopgPool:
             return await cursor.fetchall()
 
     async def fetch_one(self, query: str, *args: Any, urgent: bool = False) -> dict[str, Any] | None:
-        """Run one statement with `$1` parameters and return its first row, if any. `urgent`: as for `connection`."""
+        """Run one statement with `$1` parameters and return its first row, if any. `urgent`: as for
+        `connection`.
+        """
         rows = await self.fetch(query, *args, urgent=urgent)
         return rows[0] if rows else None
 
@@ -204,7 +219,9 @@ class PsycopgPool:
             return cursor.rowcount
 
     async def fetch_in_turn(self, *statements: tuple[str, Sequence[Any]]) -> list[list[dict[str, Any]]]:
-        """Run several statements in one round trip and one transaction; each has its own snapshot (READ COMMITTED)."""
+        """Run several statements in one round trip and one transaction; each has its own snapshot
+        (READ COMMITTED).
+        """
         async with self.connection() as connection, connection.pipeline():
             cursors = [AsyncRawCursor(connection, row_factory=dict_row) for _ in statements]
             for cursor, (query, args) in zip(cursors, statements, strict=True):

@@ -1,4 +1,6 @@
-"""A connection of psycopg's pool: checked without a round trip, cut when it falls silent, opened for as long as it takes."""
+"""A connection of psycopg's pool: checked without a round trip, cut when it falls silent, opened
+for as long as it takes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ from aiodurable.postgres.sql import load
 __all__ = ["KEEPALIVES", "PoolConnection", "configure", "persistent", "read_json", "refuse_other_isolation"]
 
 _SILENCE_S = 20.0
-"""Seconds without an answer after which another connection finds out whether the statement is still at work."""
+"""Seconds without an answer after which another connection finds out whether the statement is still
+at work.
+"""
 
 KEEPALIVES: Final = {
     "keepalives_idle": "20",
@@ -37,23 +41,26 @@ KEEPALIVES: Final = {
     "keepalives_count": "3",
     "tcp_user_timeout": "20000",  # milliseconds
 }
-"""libpq's own parameters, unless the DSN sets them. By default Linux notices after two hours that an idle
-connection is dead, and after fifteen minutes where a statement was sent on it."""
+"""libpq's own parameters, unless the DSN sets them. By default Linux notices after two hours that
+an idle connection is dead, and after fifteen minutes where a statement was sent on it."""
 
 _RETRY_FOR_S: Final = 60.0
-"""Seconds for which `POOL_RECONNECT` applies; then psycopg's own, growing pauses are added. A restart or a failover is over
-by then."""
+"""Seconds for which `POOL_RECONNECT` applies; then psycopg's own, growing pauses are added. A
+restart or a failover is over by then."""
 
 _BY_INDEX = load("direct")["by_index"]
 _ISOLATION = load("direct")["isolation"]
 _AT_WORK = load("direct")["at_work"].replace("$1", "%s").encode()
 _EXPECTED: Final = {"DateStyle": "ISO", "standard_conforming_strings": "on"}
-"""psycopg reads times by the first, our statements need the second. PgBouncer passes both on in every mode."""
+"""psycopg reads times by the first, our statements need the second. PgBouncer passes both on in
+every mode.
+"""
 
 
 def read_json(data: str | bytes) -> Any:
-    """The value of a JSON column; None where Postgres can store it and Python cannot read it: integers
-    of thousands of digits, deep nesting. One row that has them must not fail all that are read with it."""
+    """The value of a JSON column; None where Postgres can store it and Python cannot read it:
+    integers of thousands of digits, deep nesting. One row that has them must not fail all that are
+    read with it."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -70,9 +77,11 @@ async def configure(connection: AsyncConnection[DictRow]) -> None:
 
 
 async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -> None:
-    """Prepare statements and plan them for index look-ups, except through a pooler: there each may reach another backend.
+    """Prepare statements and plan them for index look-ups, except through a pooler: there each may
+    reach another backend.
 
-    A pooler gives itself away: it announces another backend than the one that answers (PgBouncer invents process ids).
+    A pooler gives itself away: it announces another backend than the one that answers (PgBouncer
+    invents process ids).
     """
     stays = await connection.execute(_BY_INDEX.replace("$1", str(connection.info.backend_pid)).encode())
     connection.prepare_threshold = 0 if stays.rowcount else None
@@ -80,14 +89,16 @@ async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -
 
 def _note_farewell(farewells: list[str], notice: psycopg.errors.Diagnostic) -> None:
     state = notice.sqlstate or ""
-    if notice.severity_nonlocalized == "FATAL" or state.startswith("57P"):  # an immediate shutdown only warns
+    # an immediate shutdown only warns
+    if notice.severity_nonlocalized == "FATAL" or state.startswith("57P"):
         farewells.append(state)
 
 
 async def refuse_other_isolation(connection: AsyncConnection[DictRow], dsn: Dsn) -> None:
     """Refuse a pooler whose sessions are not READ COMMITTED.
 
-    Each of our statements needs a snapshot of its own, and a pooler's sessions are not ours to set (`by_index`).
+    Each of our statements needs a snapshot of its own, and a pooler's sessions are not ours to set
+    (`by_index`).
 
     Raises:
         ConfigurationError: they have another isolation level.
@@ -142,8 +153,8 @@ class PoolConnection(AsyncConnection[DictRow]):
     async def _cut_if_dead(self) -> None:
         """Cut the connection once its backend no longer works on a statement.
 
-        A statement may take minutes. One that never reached the server, or whose answer was lost, gets
-        no answer at all. Through a pooler, which invents process ids, only TCP finds out.
+        A statement may take minutes. One that never reached the server, or whose answer was lost,
+        gets no answer at all. Through a pooler, which invents process ids, only TCP finds out.
         """
         if self.prepare_threshold is None:
             return
@@ -151,7 +162,8 @@ class PoolConnection(AsyncConnection[DictRow]):
             await asyncio.sleep(_SILENCE_S)
         if self.pgconn.socket >= 0:
             with socket.socket(fileno=os.dup(self.pgconn.socket)) as wire, suppress(OSError):
-                wire.shutdown(socket.SHUT_RDWR)  # libpq finds it closed, and the waiting statement fails
+                # libpq finds it closed, and the waiting statement fails
+                wire.shutdown(socket.SHUT_RDWR)
 
     async def _is_at_work(self) -> bool:
         info = self.info  # of several hosts, the one that this connection leads to
@@ -169,10 +181,12 @@ class PoolConnection(AsyncConnection[DictRow]):
         return False
 
     async def check(self) -> None:
-        """Find out whether the connection is alive before the pool hands it out: its backend may have been killed while idle.
+        """Find out whether the connection is alive before the pool hands it out: its backend may
+        have been killed while idle.
 
-        A backend that is terminated sends a notice, which libpq reads without a round trip; the connection itself ends
-        later, with the process. Through a pooler it takes a round trip: the pooler may have lost the server and kept us.
+        A backend that is terminated sends a notice, which libpq reads without a round trip; the
+        connection itself ends later, with the process. Through a pooler it takes a round trip: the
+        pooler may have lost the server and kept us.
 
         Raises:
             psycopg.OperationalError: the connection is dead.
@@ -195,12 +209,13 @@ def persistent(
 ) -> type[AsyncConnection[DictRow]]:
     """A connection class for psycopg's pool that tries to connect until Postgres is back.
 
-    By itself the pool doubles its pause from try to try: after an outage it would stay away for as long again, and a run
-    that lost its lock would not come back within `recovery_grace_s`.
+    By itself the pool doubles its pause from try to try: after an outage it would stay away for as
+    long again, and a run that lost its lock would not come back within `recovery_grace_s`.
 
     Args:
         given_up: whether nobody needs the connection any more.
-        tried: called with the error of each try, or None; the pool itself only says that it took too long.
+        tried: called with the error of each try, or None; the pool itself only says that it took
+            too long.
     """
 
     class Persistent(PoolConnection):

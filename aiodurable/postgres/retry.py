@@ -1,8 +1,10 @@
-"""How long the library waits before it tries something again: one named policy for each thing that is tried again.
+"""How long the library waits before it tries something again: one named policy for each thing that
+is tried again.
 
-The loops stay where they are, for each has its own end: a deadline, a lease's grace, the end of a session. A loop that waits
-for the server's start is stamina's (`startup.py`); these are not, for stamina's switches (`set_active`, `set_testing`) are
-those of the whole process: an application that turns retries off in its tests must not keep a lock session from coming back.
+The loops stay where they are, for each has its own end: a deadline, a lease's grace, the end of a
+session. A loop that waits for the server's start is stamina's (`startup.py`); these are not, for
+stamina's switches (`set_active`, `set_testing`) are those of the whole process: an application that
+turns retries off in its tests must not keep a lock session from coming back.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ class Backoff:
     Attributes:
         first_s: seconds after the first failure, before jitter.
         max_s: seconds that no pause exceeds.
-        jitter: the share of each pause of which a random part is taken off, from 0 to 1: processes that
-            failed together do not try again together.
+        jitter: the share of each pause of which a random part is taken off, from 0 to 1: processes
+            that failed together do not try again together.
     """
 
     first_s: float
@@ -46,7 +48,8 @@ class Backoff:
         """Seconds to wait after the given number of failures in a row; 0 where there were none."""
         if failures < 1:
             return 0.0
-        longest = min(self.max_s, self.first_s * 2 ** min(failures - 1, 30))  # 2 ** 1024 overflows a float
+        # 2 ** 1024 overflows a float
+        longest = min(self.max_s, self.first_s * 2 ** min(failures - 1, 30))
         return longest * random.uniform(1 - self.jitter, 1)
 
     async def pause(self, failures: int = 1) -> None:
@@ -55,19 +58,25 @@ class Backoff:
 
 
 POOL_RECONNECT: Final = Backoff(0.3, 0.3, jitter=2 / 3)
-"""A connection of the psycopg pool. Constant: a run that lost its lock has `recovery_grace_s` to come back."""
+"""A connection of the psycopg pool. Constant: a run that lost its lock has `recovery_grace_s` to
+come back.
+"""
 
 SESSION_RECONNECT: Final = Backoff(0.05, 2.0)
 """A lock session, until the manager closes."""
 
 STATEMENT: Final = Backoff(0.02, 0.5)
-"""A statement whose connection was dead. The first try again waits for nothing: most often the connection died idle."""
+"""A statement whose connection was dead. The first try again waits for nothing: most often the
+connection died idle.
+"""
 
 GROUP_COMMIT: Final = Backoff(0.04, 1.0)
 """A batch of checkpoints, while Postgres is away."""
 
 LEASE_RECOVERY: Final = Backoff(0.1, 0.1, jitter=0.8)
-"""A lost lease: the server may hold the dead session's lock for a moment, be starting, or be short of lock slots."""
+"""A lost lease: the server may hold the dead session's lock for a moment, be starting, or be short
+of lock slots.
+"""
 
 LOCKED_ROW: Final = Backoff(0.05, 0.05, jitter=0.8)
 """A row of fences that another transaction has locked."""
@@ -79,7 +88,9 @@ TRANSACTION: Final = Backoff(0.02, 0.08, jitter=1.0)
 """A transaction that lost against another one: a serialization failure or a deadlock."""
 
 MIGRATION_LOCK: Final = Backoff(0.1, 0.1, jitter=0.8)
-"""The lock that serialises migrations; only ever tried, for a session that waits for it would block a migration."""
+"""The lock that serialises migrations; only ever tried, for a session that waits for it would block
+a migration.
+"""
 
 SETUP_RACE: Final = Backoff(0.2, 0.2, jitter=0.75)
 """LangGraph's own `setup()`, which fails where two processes run it at once."""

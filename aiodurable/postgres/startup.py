@@ -16,7 +16,8 @@ __all__ = ["wait_until_ready"]
 async def wait_until_ready(start: Callable[[], Awaitable[None]], *, wanted: str, timeout_s: float) -> None:
     """Call `start` until it succeeds. Pauses between two tries grow from 0.1 s to 2 s, with jitter.
 
-    stamina's hooks see each try that failed; they get our error, which quotes nothing that a driver was given.
+    stamina's hooks see each try that failed; they get our error, which quotes nothing that a driver
+    was given.
 
     Args:
         start: leaves nothing behind when it fails.
@@ -24,7 +25,8 @@ async def wait_until_ready(start: Callable[[], Awaitable[None]], *, wanted: str,
         timeout_s: seconds for all tries together; a try under way then is cancelled.
 
     Raises:
-        PostgresUnavailableError: Postgres was not ready in time, or refuses the user, the password or the database.
+        PostgresUnavailableError: Postgres was not ready in time, or refuses the user, the password
+            or the database.
     """
     last: PostgresUnavailableError | None = None
 
