@@ -39,12 +39,7 @@ from tests.support.graphs import asking, four_nodes
 PACKAGE = Path(aiodurable.__file__).parent
 
 
-@pytest.fixture(autouse=True)
-def no_database_by_accident(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have a database configured: a command must find only what a test gives it."""
-    for name in list(os.environ):
-        if name.startswith(("PG", "AIODURABLE_")) or name == "DATABASE_URL":
-            monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("no_database_by_accident")
 
 
 def aiodurable_(*arguments: str | Path) -> Result:

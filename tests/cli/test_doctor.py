@@ -31,12 +31,7 @@ from tests.support.pgbouncer import free_port, through
 from tests.support.postgres import Server
 from tests.support.standby import standby_server
 
-
-@pytest.fixture(autouse=True)
-def no_database_by_accident(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("PG", "AIODURABLE_")) or name == "DATABASE_URL":
-            monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("no_database_by_accident")
 
 
 async def examined(dsn: str) -> dict[str, Finding]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -22,6 +20,7 @@ from aiodurable.cli.format import quoted, shell_word
 from aiodurable.cli.thread_json import thread_json
 from aiodurable.durable import Durable
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from tests.support.terminal import written_to_a_terminal
 
 CLEARS = "a\x1b[2J\x1b[1;1Hcomplete"
 COPIES = "b\x1b]52;c;cm0gLXJmIC8=\x07"
@@ -94,17 +93,8 @@ def each(commands: Iterable[Sequence[str]]) -> list[str]:
 
 def at_a_terminal(dsn: str, commands: Iterable[Sequence[str]]) -> list[str]:
     """What each command writes to a terminal, its errors too."""
-    ours, theirs = pty.openpty()
     environment = {**os.environ, "AIODURABLE_DSN": dsn, "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "200"}
-    with subprocess.Popen(each(commands), stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
-        os.close(theirs)
-        written = b""
-        with suppress(OSError):  # the other end is closed
-            while chunk := os.read(ours, 65536):
-                written += chunk
-        process.wait()
-    os.close(ours)
-    return written.decode().split("=" * 20)[:-1]
+    return written_to_a_terminal(each(commands), environment).split("=" * 20)[:-1]
 
 
 def in_a_pipe(dsn: str, *arguments: str, stderr: int = subprocess.STDOUT) -> str:

@@ -13,10 +13,8 @@ from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, InvalidArgumentError, WorkflowAlreadyRunningError
 from aiodurable.models import ThreadStatus
 from aiodurable.workflow import LockableWorkflowMixin, WorkflowExecutor, with_workflow_lock
-from tests.support.graphs import STEPS, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
 from tests.support.waiting import wait_until
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 Entry = Callable[[Durable, Any, str], Awaitable[Any]]
 """Runs the graph builder on the thread, through one of the ways in."""
@@ -109,16 +107,6 @@ async def durable(dsn: str) -> AsyncIterator[Durable]:
         yield opened
 
 
-class Gate:
-    def __init__(self) -> None:
-        self.reached, self.open = asyncio.Event(), asyncio.Event()
-
-    async def __call__(self, step: str) -> None:
-        if step == "sort":
-            self.reached.set()
-            await self.open.wait()
-
-
 async def test_it_runs_to_the_end_and_lets_go(durable: Durable, entry: Entry) -> None:
     result = await entry(durable, four_nodes(), "t")
     assert result["words"] == list(STEPS)
@@ -127,7 +115,7 @@ async def test_it_runs_to_the_end_and_lets_go(durable: Durable, entry: Entry) ->
 
 
 async def test_a_second_one_is_refused_while_the_first_works(durable: Durable, entry: Entry) -> None:
-    gate = Gate()
+    gate = Gate("sort")
     first = asyncio.create_task(entry(durable, four_nodes(gate), "t"))
     await gate.reached.wait()
     assert (await durable.threads.status("t")).status is ThreadStatus.RUNNING
@@ -162,7 +150,7 @@ async def test_an_exception_of_a_node_comes_out_as_it_is_and_the_next_call_goes_
 
 
 async def test_a_cancellation_comes_out_as_it_is_and_the_thread_is_free(durable: Durable, entry: Entry) -> None:
-    gate = Gate()
+    gate = Gate("sort")
     call = asyncio.create_task(entry(durable, four_nodes(gate), "t"))
     await gate.reached.wait()
     call.cancel()
@@ -179,7 +167,7 @@ async def _is_free(durable: Durable) -> bool:
 
 async def test_its_checkpoints_are_fenced(durable: Durable, entry: Entry) -> None:
     """A token that somebody raised, whoever that was, ends the writing of the one before."""
-    gate = Gate()
+    gate = Gate("sort")
     call = asyncio.create_task(entry(durable, four_nodes(gate), "t"))
     await gate.reached.wait()
     async with await _connect(durable) as connection:

@@ -20,14 +20,13 @@ from aiodurable import Durable, LeaseLostError, Settings
 from aiodurable.events import Event, LeaseLost
 from tests.programs import PROGRAMS
 from tests.support.fault_times import Timetable
-from tests.support.graphs import STEPS, four_nodes
+from tests.support.graphs import INPUT, STEPS, four_nodes
 from tests.support.lock_view import ServerLocks
 from tests.support.restartable import How, OwnServer
 from tests.support.waiting import wait_until, within
 
 RUNS = 200
 THREADS = [f"thread {number}" for number in range(RUNS)]
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 GRABBER = PROGRAMS / "crowd_process.py"
 
 

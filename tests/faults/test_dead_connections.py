@@ -14,13 +14,11 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.postgres import direct, pool_connection
 from aiodurable.postgres.direct import DirectConnection, DirectPool
 from aiodurable.postgres.pool import PsycopgPool
-from tests.support.graphs import STEPS, Gate, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
 from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import wait_until, within
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 @pytest.fixture

@@ -13,16 +13,11 @@ import pytest
 
 from aiodurable import Durable, LeaseLostError, PostgresUnavailableError, Settings, ThreadStatus
 from tests.programs import PROGRAMS
-from tests.support.graphs import STEPS, Gate, four_nodes, noted
+from tests.support.graphs import INPUT, STEPS, Gate, config, four_nodes, noted
 from tests.support.restartable import OwnServer
 from tests.support.waiting import wait_until, within
 
 LEAVING = PROGRAMS / "leaving_process.py"
-INPUT: dict[str, Any] = {"words": [], "told": ""}
-
-
-def config(log: Path) -> Any:
-    return {"configurable": {"log": str(log)}}
 
 
 async def test_a_run_whose_postgres_goes_away_ends_clearly_and_goes_on_when_it_is_back(

@@ -16,6 +16,13 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send, interrupt
 
 STEPS = ("collect", "sort", "weigh", "tell")
+INPUT: dict[str, Any] = {"words": [], "told": ""}
+"""An empty input of the graphs with these steps."""
+
+
+def config(log: Path) -> Any:
+    """The config whose nodes write their names to `log`."""
+    return {"configurable": {"log": str(log)}}
 
 
 class Gate:

@@ -14,7 +14,7 @@ from langgraph.runtime import Runtime, get_runtime
 from aiodurable.durable import Durable
 from aiodurable.models import ThreadStatus
 from tests.support.feature_graphs import EMPTY
-from tests.support.graphs import STEPS, Story, fan_out, note, noted
+from tests.support.graphs import STEPS, Story, config, fan_out, note, noted
 from tests.support.ledger_view import Ledger
 
 
@@ -48,10 +48,6 @@ def around(inner: StateGraph[Any, Any, Any, Any]) -> StateGraph[Any, Any, Any, A
 
     builder = StateGraph(Story).add_node("inner", inner.compile()).add_node("close", empty)
     return builder.add_edge(START, "inner").add_edge("inner", "close").add_edge("close", END)
-
-
-def config(log: Path) -> Any:
-    return {"configurable": {"log": str(log)}}
 
 
 @pytest.mark.parametrize("shape", ["nodes", "subgraph"])

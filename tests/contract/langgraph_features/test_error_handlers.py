@@ -13,12 +13,8 @@ from langgraph.graph import END, START, StateGraph
 from aiodurable.durable import Durable
 from aiodurable.models import ThreadStatus
 from tests.support.feature_graphs import EMPTY, asking_handler, error_handler
-from tests.support.graphs import Story, noted
+from tests.support.graphs import Story, config, noted
 from tests.support.ledger_view import Ledger
-
-
-def config(log: Path) -> Any:
-    return {"configurable": {"log": str(log)}}
 
 
 async def test_an_error_that_was_handled_is_not_raised_and_fails_nothing(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import Any
 
 import pytest
 from langgraph.types import StateUpdate
@@ -12,9 +11,7 @@ from aiodurable.checkpoints.write_session import SESSION_KEY
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.models import ThreadStatus
-from tests.support.graphs import STEPS, asking, four_nodes
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
+from tests.support.graphs import INPUT, STEPS, asking, four_nodes
 
 
 async def test_a_run_yields_the_events_of_all_that_runs_inside_it(durable: Durable) -> None:

@@ -14,9 +14,7 @@ from pydantic import BaseModel
 
 from aiodurable.durable import Durable
 from aiodurable.errors import LeaseLostError
-from tests.support.graphs import four_nodes, four_tasks, nested
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
+from tests.support.graphs import INPUT, four_nodes, four_tasks, nested
 
 
 def configs(chunk: Any) -> Iterator[dict[str, Any]]:

@@ -9,9 +9,7 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 
 from aiodurable.durable import Durable
-from tests.support.graphs import STEPS, Story, four_nodes
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
+from tests.support.graphs import INPUT, STEPS, Story, four_nodes
 
 
 def unsaved_as_a_node() -> StateGraph[Any, Any, Any, Any]:

@@ -18,11 +18,9 @@ from aiodurable.checkpoints.history import Mark
 from aiodurable.errors import HistoryLostError
 from aiodurable.runs.ledger import Ledger
 from tests.support.checkpoint_rows import checkpoint, config, rows
-from tests.support.graphs import STEPS, Gate, four_nodes, noted
+from tests.support.graphs import INPUT, STEPS, Gate, four_nodes, noted
 from tests.support.internals import history_origin, services_of
 from tests.support.waiting import is_held, wait_until
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 async def put(saver: DurableSaver, *, ns: str = "", value: Any = (1,)) -> str:

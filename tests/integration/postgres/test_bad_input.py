@@ -24,9 +24,8 @@ from aiodurable.errors import (
 from aiodurable.models import ThreadStatus
 from aiodurable.runs import ledger
 from aiodurable.settings import Settings
-from tests.support.graphs import STEPS, Story, four_nodes
+from tests.support.graphs import INPUT, STEPS, Story, four_nodes
 
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 SECRET = "hunter2-very-secret"
 
 

@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 
 from aiodurable import ClosedError, Durable
-from tests.support.graphs import STEPS, Gate, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
 from tests.support.internals import services_of
 from tests.support.waiting import wait_until
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 @pytest.fixture

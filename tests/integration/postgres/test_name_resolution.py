@@ -19,12 +19,10 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.postgres import name_resolution
 from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.pool import PsycopgPool
-from tests.support.graphs import STEPS, Gate, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
 from tests.support.lock_view import ServerLocks
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until, within
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 @pytest.fixture

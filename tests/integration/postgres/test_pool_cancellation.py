@@ -14,11 +14,9 @@ import pytest
 from aiodurable import Durable, Settings
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.pool import PsycopgPool
-from tests.support.graphs import four_nodes
+from tests.support.graphs import INPUT, four_nodes
 from tests.support.internals import services_of
 from tests.support.waiting import wait_until, within
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 Call = Callable[[Durable], Awaitable[Any]]
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
 
 from aiodurable import AsyncCheckpointerPool, ConfigurationError, Durable, Settings
-from tests.support.graphs import STEPS, four_nodes
+from tests.support.graphs import INPUT, STEPS, four_nodes
 from tests.support.pgbouncer import through
 from tests.support.postgres import Server
 from tests.support.proxy import proxy
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 @pytest.fixture

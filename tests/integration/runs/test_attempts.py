@@ -13,12 +13,10 @@ from aiodurable.durable import Durable
 from aiodurable.errors import PostgresUnavailableError
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.runs.ledger import Ledger as RunLedger
-from tests.support.graphs import STEPS, Gate, asking, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes
 from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 async def test_every_attempt_keeps_its_worker_times_outcome_error_and_traceback(

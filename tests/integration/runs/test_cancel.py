@@ -28,11 +28,10 @@ from aiodurable.errors import (
 from aiodurable.models import PauseReason, ThreadStatus
 from aiodurable.settings import Settings
 from tests.programs import PROGRAMS
-from tests.support.graphs import STEPS, Gate, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until, within
 
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 PROGRAM = PROGRAMS / "hung_process.py"
 OFTEN = Settings(lease_ttl_s=3, lease_heartbeat_s=0.2, lease_safety_margin_s=0.5)
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import psycopg
 
 from aiodurable import Durable, ThreadStatus, WorkflowCheckpoint
-from tests.support.graphs import STEPS, four_nodes
+from tests.support.graphs import INPUT, STEPS, four_nodes
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 async def locks_held(dsn: str) -> int:

@@ -15,10 +15,9 @@ from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from aiodurable.workflow import WorkflowExecutor, with_workflow_lock
-from tests.support.graphs import Gate, four_nodes
+from tests.support.graphs import INPUT, Gate, four_nodes
 from tests.support.waiting import within
 
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 LOOKS_ONLY = Settings(lock_connections=0, auto_migrate=False)
 
 

@@ -16,12 +16,10 @@ from aiodurable.events import Event, LeaseLost
 from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from tests.support.checkpoint_rows import written
-from tests.support.graphs import STEPS, Gate, four_nodes, noted
+from tests.support.graphs import INPUT, STEPS, Gate, config, four_nodes, noted
 from tests.support.internals import lock_of
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import is_held, wait_until, within
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 @pytest.fixture
@@ -38,10 +36,6 @@ def strict() -> Settings:
 @pytest.fixture
 def patient() -> Settings:
     return Settings(recovery_grace_s=20)
-
-
-def config(log: Path) -> Any:
-    return {"configurable": {"log": str(log)}}
 
 
 async def end_lock_sessions(dsn: str) -> int:

@@ -19,12 +19,10 @@ from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.lease import Lease, SessionLease
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.settings import Settings
-from tests.support.graphs import Gate, four_nodes
+from tests.support.graphs import INPUT, Gate, four_nodes
 from tests.support.internals import lock_of
 from tests.support.proxy import proxy
 from tests.support.waiting import is_held, wait_until, within
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 @pytest.fixture

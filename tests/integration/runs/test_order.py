@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import psycopg
 import pytest
 
 from aiodurable.durable import Durable
 from aiodurable.models import RunStatus, ThreadStatus
-from tests.support.graphs import STEPS, four_nodes
+from tests.support.graphs import INPUT, STEPS, four_nodes
 from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 async def accepted(durable: Durable, run_id: str, words: list[str]) -> None:

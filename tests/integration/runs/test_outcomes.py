@@ -16,10 +16,8 @@ from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError, WorkflowExecutionError
 from aiodurable.events import AttemptEnded, AttemptStarted, Event, LeaseReleased
 from aiodurable.models import RunStatus, ThreadStatus
-from tests.support.graphs import STEPS, Story, asking, fan_out, four_nodes, noted
+from tests.support.graphs import INPUT, STEPS, Story, asking, config, fan_out, four_nodes, noted
 from tests.support.ledger_view import Ledger
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 class Gate:
@@ -33,10 +31,6 @@ class Gate:
         if step == self.at:
             self.reached.set()
             await asyncio.Event().wait()
-
-
-def config(log: Path) -> Any:
-    return {"configurable": {"log": str(log)}}
 
 
 async def assert_free(durable: Durable, thread_id: str = "t") -> None:

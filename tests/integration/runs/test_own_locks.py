@@ -14,10 +14,8 @@ from aiodurable.locks import PostgresLockManager
 from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from aiodurable.workflow import with_workflow_lock
-from tests.support.graphs import STEPS, Gate, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
 from tests.support.waiting import within
-
-INPUT = {"words": [], "told": ""}
 
 
 async def test_a_lock_named_like_a_thread_is_not_that_threads(dsn: str, durable: Durable) -> None:

@@ -22,12 +22,11 @@ from aiodurable.postgres.sql import load
 from aiodurable.runs import ledger as ledger_module
 from aiodurable.runs.attempt import Attempt
 from aiodurable.runs.ledger import Ledger as RunLedger
-from tests.support.graphs import STEPS, Gate, asking, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes
 from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until, within
 
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 ACCEPTED: dict[str, Any] = {"graph": None, "input": INPUT, "context": None, "base_checkpoint_id": None}
 OUTCOME: dict[str, Any] = {"error": None, "reason": None, "checkpoint_id": None}
 CHECKPOINTS = load("checkpoints")

@@ -21,13 +21,12 @@ from aiodurable.postgres.direct import DirectConnection
 from aiodurable.postgres.sql import load
 from aiodurable.runs.ledger import END
 from tests.support.checkpoint_rows import write_in_flight
-from tests.support.graphs import STEPS, four_nodes
+from tests.support.graphs import INPUT, STEPS, four_nodes
 from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.scenario_graphs import GRAPHS
 from tests.support.waiting import wait_until
 
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:runs@%'"
 
 

@@ -15,7 +15,7 @@ from aiodurable.errors import (
     ThreadNotFoundError,
 )
 from aiodurable.models import ThreadStatus
-from tests.support.graphs import STEPS, asking, four_nodes, four_tasks, nested, noted
+from tests.support.graphs import STEPS, asking, config, four_nodes, four_tasks, nested, noted
 from tests.support.ledger_view import Ledger
 
 INPUT: dict[str, Any] = {"words": ["once"], "told": ""}
@@ -49,10 +49,6 @@ SHAPES = {
 @pytest.fixture(params=SHAPES)
 def shape(request: pytest.FixtureRequest) -> Any:
     return SHAPES[request.param]
-
-
-def config(log: Path) -> Any:
-    return {"configurable": {"log": str(log)}}
 
 
 async def test_a_new_thread_starts_and_ends_complete(durable: Durable, ledger: Ledger, log: Path, shape: Any) -> None:

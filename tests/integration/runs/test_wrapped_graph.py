@@ -14,10 +14,8 @@ from langgraph.types import Command, StateUpdate
 from aiodurable.durable import Durable
 from aiodurable.errors import ClosedError, InvalidArgumentError, ThreadInterruptedError, WorkflowAlreadyRunningError
 from aiodurable.models import RunStatus, ThreadStatus
-from tests.support.graphs import STEPS, Gate, asking, four_nodes, noted
+from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes, noted
 from tests.support.waiting import within
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 
 def of(thread_id: Any, **more: Any) -> Any:

@@ -24,10 +24,8 @@ from aiodurable.errors import ThreadInterruptedError, ThreadPausedError, Workflo
 from aiodurable.events import AttemptStarted
 from aiodurable.models import PauseReason, ThreadStatus
 from tests.support.example_programs import EXAMPLES, REPOSITORY
-from tests.support.graphs import STEPS, Gate, asking, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes
 from tests.support.waiting import wait_until, within
-
-INPUT: dict[str, Any] = {"words": [], "told": ""}
 
 Make = Callable[[Durable, str], Awaitable[None]]
 

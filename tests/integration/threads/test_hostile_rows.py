@@ -10,10 +10,8 @@ import asyncio
 import json
 import logging
 import os
-import pty
 import subprocess
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from aiodurable.errors import AiodurableError, WorkflowAlreadyRunningError
 from aiodurable.fastapi import add_exception_handlers
 from aiodurable.jsonable import jsonable
 from tests.support.hostile_rows import GRAPHS, OBEYED, fill, traces_in
+from tests.support.terminal import written_to_a_terminal
 
 LONGEST_S = 280
 
@@ -114,26 +113,7 @@ def no_json(constant: str) -> NoReturn:
 
 
 async def at_a_terminal(at: Hostile) -> list[str]:
-    return [await asyncio.to_thread(written_to_a_terminal, at)]
-
-
-def written_to_a_terminal(at: Hostile) -> str:
-    ours, theirs = pty.openpty()
-    written = bytearray()
-
-    def read() -> None:
-        with suppress(OSError):  # the other end is closed
-            while chunk := os.read(ours, 65536):
-                written.extend(chunk)
-
-    with subprocess.Popen(commands(at), stdin=theirs, stdout=theirs, stderr=theirs, env=environment(at)) as process:
-        os.close(theirs)
-        reader = threading.Thread(target=read)
-        reader.start()
-        process.wait()
-        reader.join()
-    os.close(ours)
-    return written.decode()
+    return [await asyncio.to_thread(written_to_a_terminal, commands(at), environment(at))]
 
 
 async def over_http(at: Hostile) -> list[str]:
