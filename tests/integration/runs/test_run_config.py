@@ -74,7 +74,7 @@ def seen() -> Seen:
     return Seen()
 
 
-@pytest.mark.parametrize("verb", ["resume_workflow", "retry", "run"])
+@pytest.mark.parametrize("verb", ["resume", "retry", "run"])
 async def test_context_and_config_are_there_again_in_another_process(
     dsn: str, durable: Durable, seen: Seen, verb: str
 ) -> None:
@@ -85,7 +85,7 @@ async def test_context_and_config_are_there_again_in_another_process(
             async with other.run("t", seen.graph()) as run:
                 await run.ainvoke(INPUT)
         else:
-            await getattr(other, verb)("t", seen.graph())
+            await getattr(other.threads, verb)("t", seen.graph())
     seen.assert_as_accepted()
 
 
