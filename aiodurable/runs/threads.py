@@ -113,7 +113,7 @@ class Threads:
         *,
         after: str | None = None,
         limit: int = 100,
-        look_at: int = 10_000,
+        max_scanned: int = 10_000,
         **filters: Unpack[ThreadFilters],
     ) -> ThreadPage:
         """One page of a search, in a bounded time: `threads, after = await …search_page(status="failed")`.
@@ -121,7 +121,7 @@ class Threads:
         Args:
             after: the page before's `after`; None: the first page.
             limit: threads on the page, at most.
-            look_at: threads to read, at most, rounded up to a step of up to 1000. A page that
+            max_scanned: threads to read, at most, rounded up to a step of up to 1000. A page that
                 reached it may be short or empty without being the last: the last one's `after` is
                 None.
             filters: see `ThreadFilters`. Give every page the same; ages as moments.
@@ -129,9 +129,9 @@ class Threads:
         Raises:
             InvalidArgumentError: an invalid filter, or a number below 1.
         """
-        check_positive(limit=limit, look_at=look_at)
+        check_positive(limit=limit, max_scanned=max_scanned)
         search = self._opened().threads.search
-        return await search.page(Filter.of(**filters), after=after, limit=limit, look_at=look_at)
+        return await search.page(Filter.of(**filters), after=after, limit=limit, max_scanned=max_scanned)
 
     async def count(self, **filters: Unpack[ThreadFilters]) -> ThreadCounts:
         """How many threads have each status. Counts every thread that passes, as `search` finds them.

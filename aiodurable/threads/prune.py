@@ -298,7 +298,7 @@ class Retention:
         for all that goes of it. In the order of their ids each thread has pages of its own."""
         if self._search.is_narrow(wanted):
             async for step in self._search.steps(wanted, size=_STEP):
-                yield step.thread_ids, PruneReport(scanned=step.looked_at)
+                yield step.thread_ids, PruneReport(scanned=step.scanned)
             return
         (table,) = await self._database.fetch(_TABLE)
         for first in range(0, table["pages"], _PAGES):

@@ -57,10 +57,10 @@ class ThreadPage(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Threads that may pass a filter, out of `looked_at` that were gone over, the last of which is `last`."""
+    """Threads that may pass a filter, out of `scanned` threads, the last of which is `last`."""
 
     thread_ids: list[str]
-    looked_at: int
+    scanned: int
     last: str
 
 
@@ -112,16 +112,16 @@ class Search:
             if left is not None and (left := left - len(found)) == 0:
                 return
 
-    async def page(self, wanted: Filter, *, after: str | None, limit: int, look_at: int) -> ThreadPage:
-        """The next `limit` threads that pass, or fewer where `look_at` threads were looked at without finding so many."""
+    async def page(self, wanted: Filter, *, after: str | None, limit: int, max_scanned: int) -> ThreadPage:
+        """The next `limit` threads that pass, or fewer after `max_scanned` threads were scanned."""
         found: list[WorkflowCheckpoint] = []
-        looked_at = 0
+        scanned = 0
         async for step in self.steps(wanted, after=after):
             found += await self._classifier.classify(step.thread_ids, wanted)
             if len(found) > limit:
                 return ThreadPage(found[:limit], found[limit - 1].thread_id)
-            looked_at += step.looked_at
-            if len(found) == limit or looked_at >= look_at:
+            scanned += step.scanned
+            if len(found) == limit or scanned >= max_scanned:
                 return ThreadPage(found, step.last)
         return ThreadPage(found, None)
 

@@ -200,7 +200,7 @@ async def test_a_page_looks_at_so_many_threads_and_no_more(
     pages: list[list[str]] = []
     after: str | None = None
     while True:
-        page, after = await threads.search_page(status="crashed", look_at=2, after=after)
+        page, after = await threads.search_page(status="crashed", max_scanned=2, after=after)
         pages.append([thread.thread_id for thread in page])
         if after is None:
             break
