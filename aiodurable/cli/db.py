@@ -1,4 +1,4 @@
-"""`aiodurable db grants`: which rights a role must be given."""
+"""`aiodurable db`: create and check the tables, and which rights a role must be given."""
 
 from __future__ import annotations
 
@@ -7,15 +7,31 @@ import asyncio
 import click
 
 from aiodurable.cli.database import dsn_option
+from aiodurable.cli.migrate import migrate
 
 __all__ = ["db"]
 
 _KINDS = ("run", "look", "prune", "migrate")
 
 
-@click.group(short_help="What the database must allow.")
+@click.group(short_help="Create and check the tables, and print GRANTs.")
 def db() -> None:
-    """What the database must allow."""
+    """Create and check the tables, and print the GRANTs that a role needs."""
+
+
+db.add_command(migrate)
+
+
+@db.command(short_help="Whether the tables are those of this version.")
+@dsn_option
+def check(dsn: str | None) -> None:
+    """Whether the tables are there, are those of this version, and were made by a trusted role; changes nothing."""
+    from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - loads psycopg
+    from aiodurable.postgres import schema  # noqa: PLC0415 - loads psycopg and LangGraph's saver
+
+    parsed = parse_dsn(dsn)
+    asyncio.run(schema.check(parsed))
+    click.echo(f"{parsed.safe}: schema {schema.VERSION}")
 
 
 @db.command

@@ -1,4 +1,4 @@
-"""`aiodurable migrate`: make or bring up to date LangGraph's tables and ours."""
+"""`aiodurable migrate` and `db migrate`: create or migrate LangGraph's tables and ours."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ __all__ = ["migrate"]
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS"
 )
-def migrate(dsn: str | None, timeout_s: float) -> None:
+@click.option("--print", "printed", is_flag=True, help="Print the SQL for an empty database, and connect to none.")
+def migrate(dsn: str | None, timeout_s: float, *, printed: bool) -> None:
     """Create or migrate the tables. Safe at any time, also from many hosts at once.
 
     Waits up to --timeout for somebody else's migration. Opening a Durable does the same, unless auto_migrate=False.
+    What --print prints may run again, but not inside a transaction: some indexes are built CONCURRENTLY.
     """
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - loads psycopg
     from aiodurable.postgres import schema  # noqa: PLC0415 - loads psycopg and LangGraph's saver
 
+    if printed:
+        click.echo(schema.script(), nl=False)
+        return
     parsed = parse_dsn(dsn)
     applied = asyncio.run(schema.migrate(parsed, timeout_s=timeout_s))
     done = f"{applied} step{'' if applied == 1 else 's'} applied" if applied else "it was ready"

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
+from textwrap import dedent
 
 import psycopg
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
@@ -28,7 +29,7 @@ from aiodurable.postgres.ownership import RELATIONS, checked, made_by
 from aiodurable.postgres.retry import MIGRATION_LOCK, SETUP_RACE
 from aiodurable.postgres.sql import load, migration_files
 
-__all__ = ["VERSION", "check", "migrate", "migrations"]
+__all__ = ["VERSION", "check", "migrate", "migrations", "script"]
 
 _SQL = load("schema")
 _LANGGRAPH = len(AsyncPostgresSaver.MIGRATIONS) - 1
@@ -59,6 +60,19 @@ def migrations() -> tuple[Migration, ...]:
 
 VERSION: int = migrations()[-1].version
 """The schema this library works with."""
+
+
+def script() -> str:
+    """LangGraph's migrations and ours as SQL for an empty database; it may run again, and not inside a transaction."""
+    statements: list[str] = []
+    for version, statement in enumerate(AsyncPostgresSaver.MIGRATIONS):
+        statements += [statement, _SQL["langgraph_applied"].replace("%s", str(version))]
+    statements.append(_SQL["create_migrations"])
+    for step in migrations():
+        version, name = str(step.version), step.name.replace("'", "''")
+        body = [step.sql, _SQL["applied"].replace("%s", version, 1).replace("%s", f"'{name}'", 1)]
+        statements += ["BEGIN", *body, "COMMIT"] if step.transactional else body
+    return "".join(f"{dedent(statement).strip().rstrip(';')};\n" for statement in statements)
 
 
 async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:

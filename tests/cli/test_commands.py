@@ -137,6 +137,16 @@ def test_every_kind_of_error_has_its_exit_code(error: AiodurableError, code: int
     assert exit_of(error) == Exit(code)
 
 
+def test_db_check_says_whether_the_tables_are_there_and_print_connects_to_no_database(empty_dsn: str) -> None:
+    assert aiodurable_("db", "check", "--dsn", empty_dsn).exit_code != 0
+    printed = aiodurable_("db", "migrate", "--print", "--dsn", "postgresql://nowhere.invalid/x")
+    assert printed.exit_code == 0
+    assert "CREATE TABLE IF NOT EXISTS aiodurable_runs (" in printed.stdout
+    assert aiodurable_("db", "check", "--dsn", empty_dsn).exit_code != 0
+    assert aiodurable_("db", "migrate", "--dsn", empty_dsn).exit_code == 0
+    assert aiodurable_("db", "check", "--dsn", empty_dsn).stdout.endswith("schema 3\n")
+
+
 def test_migrate_makes_the_tables_once(empty_dsn: str) -> None:
     first, again = (aiodurable_("migrate", "--dsn", empty_dsn) for _ in range(2))
     assert first.exit_code == again.exit_code == 0

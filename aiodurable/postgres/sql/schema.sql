@@ -27,6 +27,10 @@ CREATE TABLE IF NOT EXISTS aiodurable_migrations (
 -- A step that ran but was killed before this line runs again: every step is idempotent.
 INSERT INTO aiodurable_migrations (version, name) VALUES (%s, %s) ON CONFLICT DO NOTHING
 
+-- name: langgraph_applied
+-- As LangGraph's own setup records a migration; for SQL that is printed.
+INSERT INTO checkpoint_migrations (v) VALUES (%s) ON CONFLICT DO NOTHING
+
 -- name: invalid_indexes
 -- Catalog look-up: invalid indexes of LangGraph's tables and of the ledger, those being built at this moment excepted.
 SELECT pg_catalog.format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname) AS statement

@@ -69,6 +69,25 @@ async def test_36_callers_in_6_processes_finish_a_half_migrated_database(empty_d
     await assert_whole(empty_dsn)
 
 
+async def test_the_printed_sql_makes_what_a_migration_makes_and_may_run_again(empty_dsn: str, dsn: str) -> None:
+    for _ in range(2):
+        for statement in schema.script().split(";\n"):
+            if statement.strip() in ("BEGIN", "COMMIT", ""):
+                continue
+            await run(empty_dsn, statement)
+    assert await schema.migrate(parse_dsn(empty_dsn)) == 0
+    await assert_whole(empty_dsn)
+    query = """
+        SELECT c.relname, c.relkind, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull,
+               pg_get_indexdef(i.indexrelid) AS index
+        FROM pg_class c
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+        LEFT JOIN pg_index i ON i.indexrelid = c.oid
+        WHERE c.relnamespace = 'public'::regnamespace
+        ORDER BY c.relname, a.attnum"""
+    assert await rows(empty_dsn, query) == await rows(dsn, query)
+
+
 async def test_a_ready_database_is_left_alone(dsn: str) -> None:
     assert await schema.migrate(parse_dsn(dsn)) == 0
 
