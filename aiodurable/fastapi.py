@@ -66,7 +66,7 @@ _ANSWERS: dict[type[AiodurableError], tuple[int, str]] = {
     RunCancelledError: (_CONFLICT, "this run was cancelled"),
     GraphChangedError: (_CONFLICT, "the graph of this thread has changed since it began"),
     LeaseLostError: (_LATER, "the run was stopped because its lease was lost; its last checkpoint is kept"),
-    LockCapacityError: (_LATER, "the database has no room for one more lease at the moment"),
+    LockCapacityError: (_LATER, "the database's lock table is full at the moment"),
     OutOfResourcesError: (_LATER, "the database, or this server, has run out of something it needs"),
     PostgresUnavailableError: (_LATER, "the database is away"),
     CircuitOpenError: (_LATER, "the database has been away for a while"),

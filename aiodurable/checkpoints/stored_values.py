@@ -115,7 +115,7 @@ class ValueReader:
                 try:
                     why = self._why_not(one)
                 except Exception as error:  # a row can name what no class is called
-                    why = f"cannot be told: {type(error).__name__}"
+                    why = f"cannot be read: {type(error).__name__}"
                 if why:
                     name = f"{one.module}.{one.name}"
                     found[name] = Undecodable(name, why)

@@ -72,7 +72,7 @@ async def _values(durable: Durable, thread_id: str) -> dict[str, Any]:
     stored = found.checkpoint["channel_values"]
     missing = sorted(name for name in found.checkpoint["channel_versions"] if _is_users(name) and name not in stored)
     if missing:
-        click.echo(f"without {', '.join(map(quoted, missing))}: empty, or told by its graph alone", err=True)
+        click.echo(f"without {', '.join(map(quoted, missing))}: empty, or only its graph can show it", err=True)
     return {name: value for name, value in stored.items() if _is_users(name) or name == "__end__"}
 
 

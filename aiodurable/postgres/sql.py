@@ -29,9 +29,9 @@ _KEY = re.compile(r"(->>? '\w+')(?!::)")
 
 
 @cache
-def load(room: str) -> Mapping[str, str]:
-    """The blocks of `sql/<room>.sql` by name. Parameters are Postgres's own, `$1`, `$2` …"""
-    text = files("aiodurable.postgres").joinpath("sql", f"{room}.sql").read_text("utf-8")
+def load(name: str) -> Mapping[str, str]:
+    """The blocks of `sql/<name>.sql` by name. Parameters are Postgres's own, `$1`, `$2` …"""
+    text = files("aiodurable.postgres").joinpath("sql", f"{name}.sql").read_text("utf-8")
     _, *parts = _HEAD.split(text)
     return MappingProxyType(dict(zip(parts[::2], map(str.strip, parts[1::2]), strict=True)))
 

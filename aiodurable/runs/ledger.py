@@ -464,9 +464,9 @@ class Ledger:
 
     async def _look_and_end(self, ends: Sequence[_End]) -> dict[_End, tuple[WorkflowCheckpoint, bool]]:
         thread_ids, *rest = map(list, zip(*ends, strict=True))
-        beneath = self._classifier.beneath(thread_ids)
-        rows = await self._classifier.fetch(self._links.fetch, END, *beneath, *rest)
-        threads = await self._classifier.told(rows)
+        arguments = self._classifier.arguments(thread_ids)
+        rows = await self._classifier.fetch(self._links.fetch, END, *arguments, *rest)
+        threads = await self._classifier.decode(rows)
         ended = {(row["ended"], row["ended_under"]): row["ended_at"] for row in rows}
         return {
             end: (replace(threads[end[0]], finished_at=ended[end[1], end[3]]), True)

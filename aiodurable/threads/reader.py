@@ -48,7 +48,9 @@ class ThreadReader:
         self.classifier = Classifier(database, namespace=namespace, serde=serde)
         # Runs ask for their thread when they begin and when they end: many at once, so in one statement.
         self._seen = Batcher(partial(self._classify, ignore_lock=False), name="aiodurable statuses")
-        self._beneath = Batcher(partial(self._classify, ignore_lock=True), name="aiodurable statuses beneath leases")
+        self._without_lock = Batcher(
+            partial(self._classify, ignore_lock=True), name="aiodurable statuses without locks"
+        )
         self.search = Search(database, self.classifier, namespace=namespace)
         self.counts = Counting(database, self.search, self.classifier)
         self.retention = Retention(database, self.search, self.classifier, namespace=namespace)
@@ -61,14 +63,14 @@ class ThreadReader:
             thread_id: the thread.
             ignore_lock: the caller holds the lease itself and wants to know the status without it.
         """
-        found = await (self._beneath if ignore_lock else self._seen)(validate_thread_id(thread_id))
+        found = await (self._without_lock if ignore_lock else self._seen)(validate_thread_id(thread_id))
         assert found is not None, "every thread has a status"
         return found
 
     async def _classify(self, thread_ids: Sequence[str], *, ignore_lock: bool) -> dict[str, WorkflowCheckpoint]:
         if ignore_lock and self._links is not None:
-            args = self.classifier.beneath(thread_ids)
-            return await self.classifier.told(await self.classifier.fetch(self._links.fetch, CLASSIFY, *args))
+            args = self.classifier.arguments(thread_ids)
+            return await self.classifier.decode(await self.classifier.fetch(self._links.fetch, CLASSIFY, *args))
         found = await self.classifier.classify(thread_ids, ignore_lock=ignore_lock)
         return {checkpoint.thread_id: checkpoint for checkpoint in found}
 

@@ -57,7 +57,7 @@ __all__ = ["CLASSIFY", "Classifier", "Standing"]
 T = TypeVar("T")
 
 CLASSIFY = load("threads")["classify"]
-"""The statement; `Classifier.beneath` has arguments for it, `Classifier.told` reads its rows."""
+"""The statement; `Classifier.arguments` has its parameters, `Classifier.decode` reads its rows."""
 
 _HEADS = f"SELECT thread_id, checkpoint_id FROM ({CLASSIFY}) t"  # noqa: S608 - both halves are ours
 _COUNT = f"SELECT status, pg_catalog.count(*) FROM ({CLASSIFY}) t GROUP BY status"  # noqa: S608 - both halves are ours
@@ -113,27 +113,33 @@ class Classifier:
         if not thread_ids:
             return []
         rows = await self.fetch(
-            self._database.fetch, CLASSIFY, *self._asked(thread_ids, wanted, ignore_lock=ignore_lock)
+            self._database.fetch, CLASSIFY, *self._arguments(thread_ids, wanted, ignore_lock=ignore_lock)
         )
-        found = await self.told(rows)
+        found = await self.decode(rows)
         return [thread for thread in found.values() if wanted is None or wanted.passes(thread)]
 
-    def beneath(self, thread_ids: Sequence[str]) -> tuple[Any, ...]:
+    def arguments(self, thread_ids: Sequence[str]) -> tuple[Any, ...]:
         """The parameters of `CLASSIFY` for all of these threads, whose locks are ignored."""
-        return self._asked(thread_ids, None, ignore_lock=True)
+        return self._arguments(thread_ids, None, ignore_lock=True)
 
     async def count(self, thread_ids: Sequence[str], wanted: Filter) -> Counter[ThreadStatus]:
         """How many of `thread_ids` pass, by status."""
         if not wanted.in_sql:
             return Counter(thread.status for thread in await self.classify(thread_ids, wanted))
-        rows = await self.fetch(self._database.fetch, _COUNT, *self._asked(thread_ids, wanted)) if thread_ids else []
+        rows = (
+            await self.fetch(self._database.fetch, _COUNT, *self._arguments(thread_ids, wanted)) if thread_ids else []
+        )
         return Counter({ThreadStatus(row["status"]): row["count"] for row in rows})
 
     async def standing(self, thread_ids: Sequence[str], wanted: Filter) -> list[Standing]:
         """What `classify` finds, for a fraction of the work; as long as Postgres can tell what passes."""
         if not wanted.in_sql:
             return [Standing(t.thread_id, t.status, t.graph) for t in await self.classify(thread_ids, wanted)]
-        rows = await self.fetch(self._database.fetch, _STANDING, *self._asked(thread_ids, wanted)) if thread_ids else []
+        rows = (
+            await self.fetch(self._database.fetch, _STANDING, *self._arguments(thread_ids, wanted))
+            if thread_ids
+            else []
+        )
         return [Standing(row["thread_id"], ThreadStatus(row["status"]), row["graph"]) for row in rows]
 
     async def fetch(self, fetch: Callable[..., Awaitable[T]], statement: str, *args: Any) -> T:
@@ -152,9 +158,11 @@ class Classifier:
 
     def heads(self, thread_ids: Sequence[str], wanted: Filter) -> tuple[str, tuple[Any, ...]]:
         """A statement, and its parameters, for the newest checkpoints of those that pass as far as Postgres can tell."""
-        return _HEADS, self._asked(thread_ids, wanted)
+        return _HEADS, self._arguments(thread_ids, wanted)
 
-    def _asked(self, thread_ids: Sequence[str], wanted: Filter | None, *, ignore_lock: bool = False) -> tuple[Any, ...]:
+    def _arguments(
+        self, thread_ids: Sequence[str], wanted: Filter | None, *, ignore_lock: bool = False
+    ) -> tuple[Any, ...]:
         """The parameters of `classify`."""
         keys = [lock_key(thread_id, self._namespace) for thread_id in thread_ids]
         asked = (list(thread_ids), keys, ignore_lock)
@@ -164,12 +172,12 @@ class Classifier:
         statuses = [status.value for status in wanted.statuses]
         return *asked, statuses, wanted.older_than, wanted.newer_than, wanted.graph, run_status
 
-    async def told(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, WorkflowCheckpoint]:
+    async def decode(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, WorkflowCheckpoint]:
         """What rows of `CLASSIFY` say, by thread_id in their order; of failed threads one more statement a level says where."""
         paths = await self._failures.paths(rows)
-        return {row["thread_id"]: self._told(row, paths.get(row["thread_id"], ())) for row in rows}
+        return {row["thread_id"]: self._decode_row(row, paths.get(row["thread_id"], ())) for row in rows}
 
-    def _told(self, row: Mapping[str, Any], failed_path: tuple[str, ...]) -> WorkflowCheckpoint:
+    def _decode_row(self, row: Mapping[str, Any], failed_path: tuple[str, ...]) -> WorkflowCheckpoint:
         reading = TolerantDecoder(self._serde)
         status = ThreadStatus(row["status"])
         sends = reading.sends(row["sends_type"], row["sends"])

@@ -53,11 +53,11 @@ def comments(source: Path) -> Iterator[tuple[int, str]]:
                 yield token.start[0], re.sub(r"`[^`]*`", "", token.string)
 
 
-def docstrings(module: Path) -> Iterator[tuple[int, str]]:
-    """The lines of all strings that stand alone, which are docstrings of modules, classes, functions and attributes."""
+def strings(module: Path) -> Iterator[tuple[int, str]]:
+    """The lines of all strings of several words: docstrings and messages."""
     for node in ast.walk(ast.parse(module.read_text("utf-8"))):
         match node:
-            case ast.Expr(value=ast.Constant(value=str(text), lineno=first)):
+            case ast.Constant(value=str(text), lineno=first) if " " in text:
                 yield from enumerate(re.sub(r"`[^`]*`", "", text).splitlines(), first)
             case _:
                 pass
@@ -66,8 +66,8 @@ def docstrings(module: Path) -> Iterator[tuple[int, str]]:
 def test_the_check_sees_a_banned_word_in_prose_and_leaves_code_alone(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("It is `told`.\n```\nroom\n```\nWhoever [waits](door.md) is fine.\n")
     assert [line for line, text in prose(tmp_path / "page.md") if BANNED.search(text)] == [5]
-    (module := tmp_path / "module.py").write_text('"""A\n\nroom."""\nroom = "told"  # anew\n"""Is `lying`."""\n')
-    assert [line for line, text in docstrings(module) if BANNED.search(text)] == [3]
+    (module := tmp_path / "module.py").write_text('"""A\n\nroom, then."""\nroom = "told"  # anew\n"""Is `lying`."""\n')
+    assert [line for line, text in strings(module) if BANNED.search(text)] == [3]
     assert [line for line, text in comments(module) if BANNED.search(text)] == [4]
 
 
@@ -77,6 +77,6 @@ def test_a_page_is_in_plain_english(page: Path) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(REPOSITORY)))
-def test_docstrings_and_comments_are_in_plain_english(source: Path) -> None:
-    lines = [*comments(source), *(docstrings(source) if source.suffix == ".py" else ())]
+def test_strings_and_comments_are_in_plain_english(source: Path) -> None:
+    lines = [*comments(source), *(strings(source) if source.suffix == ".py" else ())]
     assert [f"{source.name}:{line}: {text}" for line, text in lines if BANNED.search(text)] == []

@@ -93,10 +93,10 @@ async def silence(direct: Dsn, settings: Settings) -> Finding:
     try:
         ended = asyncio.Event()
 
-        def told(_: object) -> None:
+        def note_end(_: object) -> None:
             ended.set()
 
-        connection.add_termination_listener(told)
+        connection.add_termination_listener(note_end)
         await connection.execute(_SQL["fall_silent"].replace("$1", str(round(_SILENCE_S * 1000))))
         began = time.monotonic()
         async with asyncio.timeout(_PATIENCE_S):
@@ -110,7 +110,7 @@ async def silence(direct: Dsn, settings: Settings) -> Finding:
         )
     finally:
         connection.terminate()
-    return ok(name, f"the server ended a session after {time.monotonic() - began:.1f} s of silence, as it was told")
+    return ok(name, f"the server ended a session after {time.monotonic() - began:.1f} s of silence, as configured")
 
 
 async def same_database(database: PsycopgPool, statements: LockStatements) -> Finding:

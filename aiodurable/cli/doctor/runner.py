@@ -99,4 +99,4 @@ def _unexpected(name: str, error: Exception) -> Finding:
         return fail(name, str(error))
     # A driver's text may quote what it was given: its class and code say enough.
     state = getattr(error, "sqlstate", None)
-    return fail(name, f"could not be told: {type(error).__name__}{f', SQLSTATE {state}' if state else ''}")
+    return fail(name, f"could not be checked: {type(error).__name__}{f', SQLSTATE {state}' if state else ''}")

@@ -147,11 +147,11 @@ async def test_a_start_that_is_sent_again_because_its_answer_was_lost_is_one_att
 async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_disk(dsn: str, durable: Durable) -> None:
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
-    beneath = services_of(durable).threads.classifier.beneath(["t"])
+    classified = services_of(durable).threads.classifier.arguments(["t"])
     mine = [run.run_id], [run.lease.token], [run.lease.fence.lease_id]
     for statement, arguments, waits in [
         (load("runs")["complete"], (*mine, ["t"], [run.checkpoint.checkpoint_id]), "off"),
-        (END, (*beneath, *mine, [True]), "off"),
+        (END, (*classified, *mine, [True]), "off"),
         (load("runs")["finish"], (*mine, ["t"], ["paused"], [None], [None], ["drained"], [None], [True]), "on"),
     ]:
         link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
