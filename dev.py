@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""Install into `.venv` what is needed, then do it. Needs Python 3.11 and uv, venv or pip: Debian's python3-pip is enough.
+"""Install into `.venv` what is needed, then do it. Needs Python 3.11 and uv, venv or pip: Debian's
+python3-pip is enough.
 
-    python3 dev.py demo [FILE_OR_FOLDER]   the demo
-    python3 dev.py bench NAME [ARGS]       a benchmark: checkpoints, locks, memory, soak or status
-    python3 dev.py test [PYTEST_ARGS]      the tests, on two or more processes unless -n says otherwise
-    python3 dev.py test --postgres BINDIR [PYTEST_ARGS]   the same on the Postgres whose programs are there
-    python3 dev.py langgraph-suite [PYTEST_ARGS]   LangGraph's own async tests through our saver
-    python3 dev.py lint                    lint, format, types, import contracts and prose: all, then the verdict
-    python3 dev.py package                 build the wheel and import it in an environment of its own
-    python3 dev.py run COMMAND…            anything else with everything installed, such as `run aiodurable --help`
-    python3 dev.py lowest [PYTEST_ARGS]    the tests with the oldest versions that the bounds admit (needs uv)
-    python3 dev.py lock                    write constraints.txt with today's versions (needs uv)
+    python3 dev.py demo [FILE_OR_FOLDER]   the demo python3 dev.py bench NAME [ARGS]       a
+    benchmark: checkpoints, locks, memory, soak or status python3 dev.py test [PYTEST_ARGS]      the
+    tests, on two or more processes unless -n says otherwise python3 dev.py test --postgres BINDIR
+    [PYTEST_ARGS]   the same on the Postgres whose programs are there python3 dev.py langgraph-suite
+    [PYTEST_ARGS]   LangGraph's own async tests through our saver python3 dev.py lint
+    lint, format, types, import contracts and prose: all, then the verdict python3 dev.py package
+    build the wheel and import it in an environment of its own python3 dev.py run COMMAND…
+    anything else with everything installed, such as `run aiodurable --help` python3 dev.py lowest
+    [PYTEST_ARGS]    the tests with the oldest versions that the bounds admit (needs uv) python3
+    dev.py lock                    write constraints.txt with today's versions (needs uv)
 
-constraints.txt has the versions that were tested; without hashes, for pip refuses those beside an editable install.
+constraints.txt has the versions that were tested; without hashes, for pip refuses those beside an
+editable install.
 """
 
 import hashlib
@@ -36,7 +38,9 @@ PYPROJECT = HERE / "pyproject.toml"
 def main(command: str = "", *arguments: str) -> int:
     """Do `command`; the exit code is that of what it ran."""
     commands = {
-        "demo": lambda: call(environment("cli", "embedded"), "-m", "examples.demo", *arguments, cwd=Path.cwd()),
+        "demo": lambda: call(
+            environment("cli", "embedded"), "-m", "examples.demo", *arguments, cwd=Path.cwd()
+        ),
         "bench": lambda: call(environment("bench"), "-m", "benchmarks", *arguments, cwd=Path.cwd()),
         "test": lambda: test(*arguments),
         "langgraph-suite": lambda: langgraph_suite(*arguments),
@@ -61,7 +65,10 @@ def main(command: str = "", *arguments: str) -> int:
 def test(*arguments: str) -> int:
     """The tests, those of `pytest.ini_options`; `--postgres` is ours, and comes first."""
     if arguments[:1] == ("--postgres",):
-        if len(arguments) < 2 or not (bindir := Path(arguments[1]).resolve()).joinpath("initdb").exists():
+        if (
+            len(arguments) < 2
+            or not (bindir := Path(arguments[1]).resolve()).joinpath("initdb").exists()
+        ):
             sys.exit("dev.py: --postgres wants the folder that has initdb and postgres")
         os.environ |= {
             "AIODURABLE_TEST_DB": "embedded",
@@ -80,12 +87,23 @@ def in_parallel(arguments: Iterable[str]) -> list[str]:
 
 
 def langgraph_suite(*arguments: str) -> int:
-    """Their tests, which only the source distribution has, beside what they need and ours does not."""
+    """Their tests, which only the source distribution has, beside what they need and ours does
+    not.
+    """
     python = make_environment(HERE / ".venv-langgraph")
-    theirs = ("langgraph-checkpoint-sqlite", "pycryptodome", "pytest-mock", "redis", "syrupy", "pip")
+    theirs = (
+        "langgraph-checkpoint-sqlite",
+        "pycryptodome",
+        "pytest-mock",
+        "redis",
+        "syrupy",
+        "pip",
+    )
     install(python, "-c", CONSTRAINTS, "-e", f"{HERE}[test]", *theirs)
     cache = HERE / ".venv-langgraph" / "suite"
-    return call(python, HERE / "tests" / "contract" / "langgraph_suite", "--cache", cache, *arguments)
+    return call(
+        python, HERE / "tests" / "contract" / "langgraph_suite", "--cache", cache, *arguments
+    )
 
 
 def lint() -> int:
@@ -95,12 +113,21 @@ def lint() -> int:
         "lint": ("ruff", "check", "."),
         "format": ("ruff", "format", "--check", "."),
         "types": ("basedpyright",),
-        "types of callers": ("mypy", "--strict", "--explicit-package-bases", "tests/typing/must_pass.py"),
+        "types of callers": (
+            "mypy",
+            "--strict",
+            "--explicit-package-bases",
+            "tests/typing/must_pass.py",
+        ),
         "layers": ("lint-imports",),
         "prose": ("pytest", "-q", "tests/contract/test_prose.py"),
     }
     failed = [name for name, check in checks.items() if call(tool(python, check[0]), *check[1:])]
-    print(f"failed: {', '.join(failed)}" if failed else "lint, format, types, layers and prose: all good")
+    print(
+        f"failed: {', '.join(failed)}"
+        if failed
+        else "lint, format, types, layers and prose: all good"
+    )
     return 1 if failed else 0
 
 
@@ -113,7 +140,9 @@ def package() -> int:
         clean = make_environment(Path(folder) / "venv")
         install(clean, "-c", CONSTRAINTS, wheel)
         check = "import aiodurable, pathlib; assert (pathlib.Path(aiodurable.__file__).parent / 'py.typed').exists()"
-        check_call(clean, "-I", "-W", "error", "-c", f"{check}; print(aiodurable.__file__)", cwd=folder)
+        check_call(
+            clean, "-I", "-W", "error", "-c", f"{check}; print(aiodurable.__file__)", cwd=folder
+        )
         print(f"{wheel.name} builds, installs and imports")
     return 0
 
@@ -127,21 +156,45 @@ def lowest(*arguments: str) -> int:
     """The other end of the bounds, in an environment beside `.venv`."""
     uv = require_uv()
     python = make_environment(HERE / ".venv-lowest")
-    check_call(uv, "pip", "install", "-q", "--python", python, "--resolution", "lowest-direct", "-e", ".[test]")
+    check_call(
+        uv,
+        "pip",
+        "install",
+        "-q",
+        "--python",
+        python,
+        "--resolution",
+        "lowest-direct",
+        "-e",
+        ".[test]",
+    )
     return call(python, "-m", "pytest", *in_parallel(arguments), *arguments)
 
 
 def lock() -> int:
     """Every version for every platform, and no word of where it came from."""
-    resolve = (require_uv(), "pip", "compile", "-q", "--universal", "--python-version", "3.11", "--upgrade")
+    resolve = (
+        require_uv(),
+        "pip",
+        "compile",
+        "-q",
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--upgrade",
+    )
     plain = ("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links")
     return call(*resolve, *plain, "--all-extras", PYPROJECT, "-o", CONSTRAINTS)
 
 
 def environment(*extras: str) -> Path:
-    """The Python of `.venv`, with the project and `extras` installed: again when pyproject or constraints changed."""
+    """The Python of `.venv`, with the project and `extras` installed: again when pyproject or
+    constraints changed.
+    """
     folder = HERE / ".venv"
-    wanted = hashlib.sha256(PYPROJECT.read_bytes() + CONSTRAINTS.read_bytes() + sys.version.encode()).hexdigest()
+    wanted = hashlib.sha256(
+        PYPROJECT.read_bytes() + CONSTRAINTS.read_bytes() + sys.version.encode()
+    ).hexdigest()
     stamps = [folder / f".installed-{extra}" for extra in extras]
     if not all(stamp.exists() and stamp.read_text() == wanted for stamp in stamps):
         print(f"dev.py: installing {', '.join(extras)} into {folder}", file=sys.stderr)
@@ -153,12 +206,16 @@ def environment(*extras: str) -> Path:
 
 
 def make_environment(folder: Path) -> Path:
-    """A virtual environment in `folder`, by whatever this machine has; one of this Python that is there is kept."""
+    """A virtual environment in `folder`, by whatever this machine has; one of this Python that is
+    there is kept.
+    """
     if not interpreter(folder).exists() or not of_this_python(folder):
         shutil.rmtree(folder, ignore_errors=True)
         if uv := shutil.which("uv"):
             check_call(uv, "venv", "-q", "--python", sys.executable, folder)
-        elif subprocess.run([sys.executable, "-m", "venv", folder], capture_output=True, check=False).returncode:
+        elif subprocess.run(
+            [sys.executable, "-m", "venv", folder], capture_output=True, check=False
+        ).returncode:
             # Debian without python3-venv: no ensurepip. The system's own pip can install into it.
             shutil.rmtree(folder, ignore_errors=True)
             check_call(sys.executable, "-m", "venv", "--without-pip", folder)
@@ -167,7 +224,9 @@ def make_environment(folder: Path) -> Path:
 
 def of_this_python(folder: Path) -> bool:
     """Whether `python3.13 dev.py test` would run the tests on Python 3.13 there."""
-    found = re.search(r"^version(?:_info)? *= *(\d+\.\d+)", (folder / "pyvenv.cfg").read_text(), re.MULTILINE)
+    found = re.search(
+        r"^version(?:_info)? *= *(\d+\.\d+)", (folder / "pyvenv.cfg").read_text(), re.MULTILINE
+    )
     return found is not None and found[1] == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -175,7 +234,12 @@ def install(python: Path, *arguments: str | Path) -> None:
     """`pip install` into the environment of `python`: by uv, by its own pip, or by ours."""
     if uv := shutil.which("uv"):
         return check_call(uv, "pip", "install", "-q", "--python", python, *arguments)
-    own = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+    own = (
+        subprocess.run(
+            [python, "-m", "pip", "--version"], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
     pip = (python, "-m", "pip") if own else (sys.executable, "-m", "pip", "--python", python)
     return check_call(*pip, "install", "-q", "--disable-pip-version-check", *arguments)
 
@@ -192,7 +256,9 @@ def tool(python: Path, name: str) -> Path:
 
 def require_uv() -> str:
     """uv's path: only it can resolve for every platform and for the lowest versions."""
-    return shutil.which("uv") or sys.exit("dev.py: this needs uv, and it is not on the PATH: pip install uv")
+    return shutil.which("uv") or sys.exit(
+        "dev.py: this needs uv, and it is not on the PATH: pip install uv"
+    )
 
 
 def call(*command: str | Path, cwd: Path = HERE) -> int:

@@ -12,10 +12,16 @@ from typing import Any
 
 
 def _public() -> dict[str, str]:
-    """The public names and the modules that they come from, as the stub beside this file lists them."""
+    """The public names and the modules that they come from, as the stub beside this file lists
+    them.
+    """
     stub = Path(__file__).with_suffix(".pyi").read_text("utf-8")
-    imports = re.findall(r"^from (aiodurable[\w.]*) import (?:\(([^)]*)\)|(.*))$", stub, re.MULTILINE)
-    return {name: module for module, *names in imports for name in re.findall(r"\w+", " ".join(names))}
+    imports = re.findall(
+        r"^from (aiodurable[\w.]*) import (?:\(([^)]*)\)|(.*))$", stub, re.MULTILINE
+    )
+    return {
+        name: module for module, *names in imports for name in re.findall(r"\w+", " ".join(names))
+    }
 
 
 # Loaded when first used (PEP 562): `import aiodurable` costs next to nothing, LangGraph with two

@@ -66,7 +66,12 @@ def durable_run(
 ) -> AbstractAsyncContextManager[DurableRun[Any, Any, Any]]: ...
 @asynccontextmanager
 async def durable_run(
-    thread_id: str, graph: Graph, *, durable: Durable | None = None, dsn: str | None = None, **options: Any
+    thread_id: str,
+    graph: Graph,
+    *,
+    durable: Durable | None = None,
+    dsn: str | None = None,
+    **options: Any,
 ) -> AsyncIterator[DurableRun[Any, Any, Any]]:
     """Hold a thread and run it; see `Durable.run`.
 
@@ -102,7 +107,9 @@ async def get_checkpoint_status(
         return await d.threads.status(thread_id)
 
 
-async def needs_resume(thread_id: str, *, durable: Durable | None = None, dsn: str | None = None) -> bool:
+async def needs_resume(
+    thread_id: str, *, durable: Durable | None = None, dsn: str | None = None
+) -> bool:
     """Whether work is left that may go on without a person; see `WorkflowCheckpoint.resumable`."""
     return (await get_checkpoint_status(thread_id, durable=durable, dsn=dsn)).resumable
 

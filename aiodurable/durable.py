@@ -49,7 +49,9 @@ __all__ = [
 ]
 
 _entered: ContextVar[tuple[Durable, ...]] = ContextVar("aiodurable entered", default=())
-"""Those that this task, or the one that started it, is inside of (`async with`); the innermost last."""
+"""Those that this task, or the one that started it, is inside of (`async with`); the innermost
+last.
+"""
 _installed: WeakKeyDictionary[asyncio.AbstractEventLoop, Durable] = WeakKeyDictionary()
 """The default of each event loop."""
 
@@ -58,25 +60,31 @@ class Durable:
     """Durable LangGraph runs on one Postgres: `async with Durable(dsn, graphs={…}) as durable`.
 
     Args:
-        dsn: where Postgres is; None: `AIODURABLE_DSN`, `DATABASE_URL`, or libpq's `PG*` variables, in this order.
-        graphs: the graphs by the names under which runs are recorded: builders, compiled graphs or entrypoints.
+        dsn: where Postgres is; None: `AIODURABLE_DSN`, `DATABASE_URL`, or libpq's `PG*` variables,
+            in this order.
+        graphs: the graphs by the names under which runs are recorded: builders, compiled graphs or
+            entrypoints.
         settings: how to work; None: `Settings.from_env()`.
         observers: called with every event; see `aiodurable.events`.
-        serde: how states and the inputs in the ledger are serialised, such as LangGraph's `EncryptedSerializer`; None:
-            as its stock savers do it.
-        renamed: nodes that have another name now, old names to new ones, or by graph: `{"report": {"pay": "charge"}}`.
-            Threads that stand before the old name go on with the new node; see docs/howto/deploys.md.
+        serde: how states and the inputs in the ledger are serialised, such as LangGraph's
+            `EncryptedSerializer`; None: as its stock savers do it.
+        renamed: nodes that have another name now, old names to new ones, or by graph: `{"report":
+            {"pay": "charge"}}`. Threads that stand before the old name go on with the new node; see
+            docs/howto/deploys.md.
 
-    Opening makes or migrates the tables (unless `settings.auto_migrate` is False) and opens the pools. Inside its `async with`
-    it is the current one, which the free functions use: for that task, and the tasks started there. For all others of the
-    event loop, such as the requests of a web server, `install` it. Closing takes at most `settings.close_timeout_s`
-    seconds for each service.
+    Opening makes or migrates the tables (unless `settings.auto_migrate` is False) and opens the
+    pools. Inside its `async with` it is the current one, which the free functions use: for that
+    task, and the tasks started there. For all others of the event loop, such as the requests of a
+    web server, `install` it. Closing takes at most `settings.close_timeout_s` seconds for each
+    service.
 
     Raises (on opening):
-        ConfigurationError: no DSN, one that cannot be read, a graph that cannot be run, or another namespace than that of
-            these tables.
-        PostgresUnavailableError: Postgres is away or refuses; with `settings.startup_timeout_s`, all that time.
-        SchemaMismatchError: the tables are newer than this library, or missing with `auto_migrate=False`.
+        ConfigurationError: no DSN, one that cannot be read, a graph that cannot be run, or another
+            namespace than that of these tables.
+        PostgresUnavailableError: Postgres is away or refuses; with `settings.startup_timeout_s`,
+            all that time.
+        SchemaMismatchError: the tables are newer than this library, or missing with
+            `auto_migrate=False`.
         SessionLocksUnsupportedError: the connection for the locks cannot hold them.
     """
 
@@ -104,7 +112,9 @@ class Durable:
         self._threads = Threads(self._opened)
 
     def looking_only(self, settings: Settings, renamed: Renamed) -> Durable:
-        """One of the same database, graphs and serializer, with other settings and more renamed nodes, not open yet."""
+        """One of the same database, graphs and serializer, with other settings and more renamed
+        nodes, not open yet.
+        """
         kept = replace(
             settings,
             namespace=self.settings.namespace,
@@ -125,18 +135,24 @@ class Durable:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        # Not ContextVar.reset(): the exit may come in another context than the entry, and not in reverse order.
+        # Not ContextVar.reset(): the exit may come in another context than the entry, and not in
+        # reverse order.
         _entered.set(tuple(durable for durable in _entered.get() if durable is not self))
         await self.aclose()
 
     async def open(self) -> None:
-        """Open the services; see the class. Idempotent. Makes this nobody's current one: see `install`."""
-        async with self._opening:  # of two at once the second would leave the first one's services open for ever
+        """Open the services; see the class. Idempotent. Makes this nobody's current one: see
+        `install`.
+        """
+        # of two at once the second would leave the first one's services open for ever
+        async with self._opening:
             if self._stack is not None:
                 return
             if self.settings.startup_timeout_s:
                 await wait_until_ready(
-                    self._open_services, wanted="a Durable", timeout_s=self.settings.startup_timeout_s
+                    self._open_services,
+                    wanted="a Durable",
+                    timeout_s=self.settings.startup_timeout_s,
                 )
             else:
                 await self._open_services()
@@ -144,7 +160,9 @@ class Durable:
     async def _open_services(self) -> None:
         settings = self.settings
         direct = direct_dsn(self.dsn, settings.lock_dsn)
-        await (schema.migrate if settings.auto_migrate and settings.lock_connections else schema.check)(direct)
+        await (
+            schema.migrate if settings.auto_migrate and settings.lock_connections else schema.check
+        )(direct)
         async with AsyncExitStack() as stack:
             checkpoints = await stack.enter_async_context(
                 AsyncCheckpointerPool(
@@ -172,7 +190,9 @@ class Durable:
                 )
             )
             # After the locks, which refuse a standby for what it is: this one writes.
-            await agree_on_namespace(checkpoints.database, settings.namespace, declare=bool(settings.lock_connections))
+            await agree_on_namespace(
+                checkpoints.database, settings.namespace, declare=bool(settings.lock_connections)
+            )
             serde = checkpoints.get_checkpointer().serde
             database, links = checkpoints.database, checkpoints.links
             threads = ThreadReader(database, namespace=settings.namespace, serde=serde, links=links)
@@ -190,7 +210,12 @@ class Durable:
                     threads=checkpoints.serialisers,
                 ),
                 cancellations=cancellations,
-                graphs=Graphs(self._given, checkpoints.get_checkpointer(), renamed=self._renamed, settings=settings),
+                graphs=Graphs(
+                    self._given,
+                    checkpoints.get_checkpointer(),
+                    renamed=self._renamed,
+                    settings=settings,
+                ),
                 recovery_grace_s=settings.recovery_grace_s,
                 observers=self._observers,
             )
@@ -199,13 +224,21 @@ class Durable:
             self._loop = asyncio.get_running_loop()
 
     async def aclose(self) -> None:
-        """Close the services. Idempotent; bounded in time. Closing releases the leases that are still held.
+        """Close the services. Idempotent; bounded in time. Closing releases the leases that are
+        still held.
 
         Raises:
-            ClosedError: it is open in another event loop, and that one is not closed; it stays open there.
+            ClosedError: it is open in another event loop, and that one is not closed; it stays open
+                there.
         """
-        if self._loop is not None and self._loop is not asyncio.get_running_loop() and not self._loop.is_closed():
-            raise ClosedError("cannot close this Durable: it was opened in another event loop; close it there")
+        if (
+            self._loop is not None
+            and self._loop is not asyncio.get_running_loop()
+            and not self._loop.is_closed()
+        ):
+            raise ClosedError(
+                "cannot close this Durable: it was opened in another event loop; close it there"
+            )
         self._loop = None
         stack, self._stack = self._stack, None
         self._services = None
@@ -215,9 +248,11 @@ class Durable:
             await stack.aclose()
 
     def install(self) -> Self:
-        """Make this the default of the event loop, for every task that is in no `async with Durable(…)`, until it closes.
+        """Make this the default of the event loop, for every task that is in no `async with
+        Durable(…)`, until it closes.
 
-        For web servers and test fixtures: their requests and tests are not tasks of the one that opens the `Durable`.
+        For web servers and test fixtures: their requests and tests are not tasks of the one that
+        opens the `Durable`.
 
         Raises:
             ClosedError: this `Durable` is not open.
@@ -227,12 +262,14 @@ class Durable:
         loop = asyncio.get_running_loop()
         if self.loop is not loop:
             raise ClosedError(
-                "cannot install this Durable: it is open in another event loop; open one in each loop, and install it there"
+                "cannot install this Durable: it is open in another event loop; open one in each"
+                " loop, and install it there"
             )
         if _installed.setdefault(loop, self) is not self:
             raise ConfigurationError(
-                f"cannot install this Durable: that of {_installed[loop].dsn.safe} is installed in this event loop already; "
-                "close it first, or pass durable= where you mean this one"
+                f"cannot install this Durable: that of {_installed[loop].dsn.safe} is installed in"
+                " this event loop already; close it first, or pass durable= where you mean"
+                " this one"
             )
         return self
 
@@ -243,12 +280,16 @@ class Durable:
 
     @property
     def checkpointer(self) -> DurableSaver:
-        """The saver every graph of this `Durable` writes through; may be given to `StateGraph.compile`."""
+        """The saver every graph of this `Durable` writes through; may be given to
+        `StateGraph.compile`.
+        """
         return self._opened().checkpoints.get_checkpointer()
 
     @property
     def threads(self) -> Threads:
-        """The threads of the database: read them, resume, retry, cancel, fork, delete and prune them."""
+        """The threads of the database: read them, resume, retry, cancel, fork, delete and prune
+        them.
+        """
         return self._threads
 
     @property
@@ -257,13 +298,16 @@ class Durable:
         return self._opened().locks
 
     def health(self) -> Health:
-        """How this `Durable` is, as the process knows it: at once, without asking Postgres. Raises `ClosedError`."""
+        """How this `Durable` is, as the process knows it: at once, without asking Postgres. Raises
+        `ClosedError`.
+        """
         return health(self._opened())
 
     def _opened(self) -> Services:
         if self._services is None:
             raise ClosedError(
-                "cannot use this Durable: it is not open; use it inside `async with Durable(…) as durable`"
+                "cannot use this Durable: it is not open; use it inside `async with Durable(…) as"
+                " durable`"
             )
         return self._services
 
@@ -302,17 +346,21 @@ class Durable:
         config: RunnableConfig | None = None,
         context: Any = None,
     ) -> AbstractAsyncContextManager[DurableRun[Any, Any, Any]]:
-        """Hold a thread and run it: `async with durable.run(thread_id, "report") as run: await run.ainvoke(…)`.
+        """Hold a thread and run it: `async with durable.run(thread_id, "report") as run: await
+        run.ainvoke(…)`.
 
         Args:
             thread_id: the thread, 1 to 512 bytes in UTF-8.
             graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
             run_id: names what is to be done; the same run_id never runs twice: it resumes, or
                 returns the stored result.
-            on_busy: "reject": at once or `WorkflowAlreadyRunningError`; "wait": until the thread is free.
+            on_busy: "reject": at once or `WorkflowAlreadyRunningError`; "wait": until the thread is
+                free.
             timeout: seconds to wait at most, with "wait"; None: as long as it takes.
-            config: a LangGraph config to run with (callbacks, tags, recursion_limit, configurable values of your own).
-            context: the graph's run context. It is stored with the run, so that a resumption elsewhere sees it.
+            config: a LangGraph config to run with (callbacks, tags, recursion_limit, configurable
+                values of your own).
+            context: the graph's run context. It is stored with the run, so that a resumption
+                elsewhere sees it.
 
         Raises (on entering):
             WorkflowAlreadyRunningError: another run advances the thread; says who and since when.
@@ -347,8 +395,11 @@ class Durable:
     def wrap(
         self, graph: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
     ) -> DurableGraph[Any, Any, Any]: ...
-    def wrap(self, graph: Graph, *, on_busy: OnBusy = "reject", timeout: float | None = None) -> Any:
-        """A graph whose `ainvoke`, `astream` and `aget_state` take LangGraph's own config, and run durably.
+    def wrap(
+        self, graph: Graph, *, on_busy: OnBusy = "reject", timeout: float | None = None
+    ) -> Any:
+        """A graph whose `ainvoke`, `astream` and `aget_state` take LangGraph's own config, and run
+        durably.
 
         For an app that calls a graph already: its calls stay as they are. May be made before this
         `Durable` is open. See docs/howto/adopt-an-app.md.
@@ -362,15 +413,19 @@ class Durable:
     def hold(
         self, thread_id: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
     ) -> AbstractAsyncContextManager[ThreadLease]:
-        """Hold the lease of a thread without running it; no run of it can start meanwhile. Raises as `run` does."""
+        """Hold the lease of a thread without running it; no run of it can start meanwhile. Raises
+        as `run` does.
+        """
         return hold(self._opened(), thread_id, on_busy=on_busy, timeout=timeout)
 
 
 def current() -> Durable | None:
-    """The `Durable` whose `async with` this task was started in, the innermost; else the one installed in the event loop.
+    """The `Durable` whose `async with` this task was started in, the innermost; else the one
+    installed in the event loop.
 
     Raises:
-        ClosedError: that one is closed, or open in another event loop; another database must not take its place.
+        ClosedError: that one is closed, or open in another event loop; another database must not
+            take its place.
     """
     loop = asyncio.get_running_loop()
     entered = _entered.get()
@@ -378,20 +433,21 @@ def current() -> Durable | None:
     found = here[-1] if here else _installed.get(loop)
     if found is None and entered:
         raise ClosedError(
-            "cannot use the Durable around this call: it is open in another event loop; open one in each loop, or pass "
-            "`durable=` or `dsn=`"
+            "cannot use the Durable around this call: it is open in another event loop; open one in"
+            " each loop, or pass `durable=` or `dsn=`"
         )
     if found is not None and not found.is_open:
         raise ClosedError(
-            "cannot use the Durable around this call: it is closed; end the tasks that use it before its `async with` ends, "
-            "or pass `durable=` or `dsn=`"
+            "cannot use the Durable around this call: it is closed; end the tasks that use it"
+            " before its `async with` ends, or pass `durable=` or `dsn=`"
         )
     return found
 
 
 @asynccontextmanager
 async def opened(durable: Durable | None = None, dsn: str | None = None) -> AsyncIterator[Durable]:
-    """The given `Durable`, else one opened on `dsn` for the body and current for nobody, else the current one.
+    """The given `Durable`, else one opened on `dsn` for the body and current for nobody, else the
+    current one.
 
     Raises:
         ConfigurationError: there is none of the three.
@@ -415,6 +471,7 @@ async def opened(durable: Durable | None = None, dsn: str | None = None) -> Asyn
 def no_durable() -> ConfigurationError:
     """What is raised where there is no `Durable` to work with."""
     return ConfigurationError(
-        "cannot find a Postgres to work on. There are four ways: open a Durable around this call "
-        "(`async with Durable(dsn)`), install one (`durable.install()`), pass `durable=`, or pass `dsn=`"
+        "cannot find a Postgres to work on. There are four ways: open a Durable around this call"
+        " (`async with Durable(dsn)`), install one (`durable.install()`), pass `durable=`, or pass"
+        " `dsn=`"
     )

@@ -62,13 +62,16 @@ class ConfigurationError(AiodurableError, ValueError):
 
 
 class InvalidArgumentError(AiodurableError, ValueError):
-    """What the caller passed cannot be used: a thread_id, a filter, an option of a call; nothing was done.
+    """What the caller passed cannot be used: a thread_id, a filter, an option of a call; nothing
+    was done.
 
     Attributes:
         argument: the name of the argument that is wrong, where it is one.
     """
 
-    def __init__(self, message: str, *, thread_id: str | None = None, argument: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, thread_id: str | None = None, argument: str | None = None
+    ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.argument = argument
 
@@ -85,24 +88,32 @@ class SchemaMismatchError(AiodurableError):
         wanted: the version this library works with.
     """
 
-    def __init__(self, message: str, *, found: int | None = None, wanted: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, found: int | None = None, wanted: int | None = None
+    ) -> None:
         super().__init__(message)
         self.found = found
         self.wanted = wanted
 
 
 class PostgresUnavailableError(AiodurableError):
-    """Postgres could not be reached or refused the connection: the world's doing. The driver's error is the cause."""
+    """Postgres could not be reached or refused the connection: the world's doing. The driver's
+    error is the cause.
+    """
 
 
 class OutOfResourcesError(PostgresUnavailableError):
-    """Postgres, or this process, has run out of what the call needs. The driver's error is the cause.
+    """Postgres, or this process, has run out of what the call needs. The driver's error is the
+    cause.
 
     Attributes:
-        resource: `disk`, `memory`, `locks` (the server's lock table), `connections`, or `descriptors` (this process's).
+        resource: `disk`, `memory`, `locks` (the server's lock table), `connections`, or
+            `descriptors` (this process's).
     """
 
-    def __init__(self, message: str, *, thread_id: str | None = None, resource: str = "memory") -> None:
+    def __init__(
+        self, message: str, *, thread_id: str | None = None, resource: str = "memory"
+    ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.resource = resource
 
@@ -159,7 +170,9 @@ class LeaseLostError(LockError):
         taken_over: whether somebody else has had the lease since; None where that is not known.
     """
 
-    def __init__(self, message: str, *, thread_id: str | None = None, taken_over: bool | None = None) -> None:
+    def __init__(
+        self, message: str, *, thread_id: str | None = None, taken_over: bool | None = None
+    ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.taken_over = taken_over
 
@@ -167,7 +180,8 @@ class LeaseLostError(LockError):
 class HistoryLostError(LeaseLostError):
     """The database no longer has the last checkpoint it acknowledged: a failover lost commits.
 
-    The run was ended, because going on would build on history that is not there; a resumption begins at what there is.
+    The run was ended, because going on would build on history that is not there; a resumption
+    begins at what there is.
 
     Attributes:
         checkpoint_id: the checkpoint that was acknowledged and is missing.
@@ -186,11 +200,15 @@ class HistoryLostError(LeaseLostError):
 
 
 class LockCapacityError(LockError):
-    """One more lock would bring the server's shared lock table near its end, which would be an outage for everybody."""
+    """One more lock would bring the server's shared lock table near its end, which would be an
+    outage for everybody.
+    """
 
 
 class SessionLocksUnsupportedError(LockError, ConfigurationError):
-    """The connection cannot hold session locks: a pooler in transaction mode, a standby, or no exclusion at all."""
+    """The connection cannot hold session locks: a pooler in transaction mode, a standby, or no
+    exclusion at all.
+    """
 
 
 class WorkflowExecutionError(AiodurableError):
@@ -208,7 +226,9 @@ class CheckpointNotFoundError(WorkflowExecutionError, LookupError):
         checkpoint_id: its id, where it was asked for by that.
     """
 
-    def __init__(self, message: str, *, thread_id: str | None = None, checkpoint_id: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, thread_id: str | None = None, checkpoint_id: str | None = None
+    ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.checkpoint_id = checkpoint_id
 
@@ -220,13 +240,16 @@ class ThreadInterruptedError(WorkflowExecutionError):
         interrupts: the open questions, as LangGraph's `Interrupt` objects.
     """
 
-    def __init__(self, message: str, *, thread_id: str | None = None, interrupts: Sequence[Any] = ()) -> None:
+    def __init__(
+        self, message: str, *, thread_id: str | None = None, interrupts: Sequence[Any] = ()
+    ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.interrupts = tuple(interrupts)
 
 
 class ThreadPausedError(WorkflowExecutionError):
-    """The thread stopped on purpose, at a gate or because a person cancelled it: only `run.ainvoke()` goes on.
+    """The thread stopped on purpose, at a gate or because a person cancelled it: only
+    `run.ainvoke()` goes on.
 
     Attributes:
         reason: why it is paused, as the ledger says.
@@ -247,7 +270,8 @@ class ThreadPausedError(WorkflowExecutionError):
 
 
 class NothingToAnswerError(WorkflowExecutionError):
-    """An answer came for a question that the thread does not ask; it was not delivered to any other.
+    """An answer came for a question that the thread does not ask; it was not delivered to any
+    other.
 
     Attributes:
         status: the status the thread is in.
@@ -295,7 +319,9 @@ class RunInProgressError(WorkflowExecutionError):
         status: the status that the thread is in.
     """
 
-    def __init__(self, message: str, *, thread_id: str | None = None, status: ThreadStatus | None = None) -> None:
+    def __init__(
+        self, message: str, *, thread_id: str | None = None, status: ThreadStatus | None = None
+    ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.status = status
 
@@ -327,7 +353,9 @@ class ResultPrunedError(WorkflowExecutionError, LookupError):
         run_id: the run.
     """
 
-    def __init__(self, message: str, *, thread_id: str | None = None, run_id: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, thread_id: str | None = None, run_id: str | None = None
+    ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.run_id = run_id
 
@@ -354,13 +382,16 @@ class RunCancelledError(WorkflowExecutionError):
 
 
 class GraphChangedError(WorkflowExecutionError):
-    """The graph given does not fit what is stored of the unfinished thread; nothing ran, and nothing was dropped.
+    """The graph given does not fit what is stored of the unfinished thread; nothing ran, and
+    nothing was dropped.
 
     Attributes:
         graph: the name of the graph that was given.
         recorded: the name of the graph that the run was accepted with.
-        missing_nodes: nodes that the thread needs and that the graph lacks, or that would not know what they asked.
-        missing_channels: channels that start a node of the thread's step, and that nothing in the graph writes.
+        missing_nodes: nodes that the thread needs and that the graph lacks, or that would not know
+            what they asked.
+        missing_channels: channels that start a node of the thread's step, and that nothing in the
+            graph writes.
         undecodable: classes of stored values that this process cannot rebuild.
     """
 
@@ -388,4 +419,5 @@ class GraphNotRegisteredError(WorkflowExecutionError, LookupError):
 
 
 for _name in __all__:
-    globals()[_name].__module__ = "aiodurable"  # what a traceback and a pickle name is what people import
+    # what a traceback and a pickle name is what people import
+    globals()[_name].__module__ = "aiodurable"

@@ -1,7 +1,8 @@
-"""FastAPI: what aiodurable's errors mean over HTTP. Needs `aiodurable[fastapi]`; nothing else in aiodurable imports it.
+"""FastAPI: what aiodurable's errors mean over HTTP. Needs `aiodurable[fastapi]`; nothing else in
+aiodurable imports it.
 
-An app opens its `Durable` in its lifespan and installs it, which makes it the current one of all requests:
-examples/fastapi_app.py.
+An app opens its `Durable` in its lifespan and installs it, which makes it the current one of all
+requests: examples/fastapi_app.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ try:
     from fastapi.responses import JSONResponse
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"aiodurable.fastapi needs FastAPI ({error}): pip install 'aiodurable[fastapi]'", name=error.name
+        f"aiodurable.fastapi needs FastAPI ({error}): pip install 'aiodurable[fastapi]'",
+        name=error.name,
     ) from error
 
 from aiodurable.errors import (
@@ -56,7 +58,10 @@ _ANSWERS: dict[type[AiodurableError], tuple[int, str]] = {
     WorkflowAlreadyRunningError: (_CONFLICT, "another run advances this thread at the moment"),
     LockTimeoutError: (_CONFLICT, "another run advances this thread still"),
     ThreadInterruptedError: (_CONFLICT, "this thread waits for an answer"),
-    ThreadPausedError: (_CONFLICT, "this thread was stopped on purpose and goes on only when a person says so"),
+    ThreadPausedError: (
+        _CONFLICT,
+        "this thread was stopped on purpose and goes on only when a person says so",
+    ),
     NothingToAnswerError: (_CONFLICT, "this thread asks nothing"),
     AlreadyAnsweredError: (_CONFLICT, "this question was answered before"),
     RunInProgressError: (_CONFLICT, "this thread has a run that is not finished"),
@@ -65,15 +70,22 @@ _ANSWERS: dict[type[AiodurableError], tuple[int, str]] = {
     ThreadQuarantinedError: (_CONFLICT, "this thread failed too often and is set aside"),
     RunCancelledError: (_CONFLICT, "this run was cancelled"),
     GraphChangedError: (_CONFLICT, "the graph of this thread has changed since it began"),
-    LeaseLostError: (_LATER, "the run was stopped because its lease was lost; its last checkpoint is kept"),
+    LeaseLostError: (
+        _LATER,
+        "the run was stopped because its lease was lost; its last checkpoint is kept",
+    ),
     LockCapacityError: (_LATER, "the database's lock table is full at the moment"),
-    OutOfResourcesError: (_LATER, "the database, or this server, has run out of something it needs"),
+    OutOfResourcesError: (
+        _LATER,
+        "the database, or this server, has run out of something it needs",
+    ),
     PostgresUnavailableError: (_LATER, "the database is away"),
     CircuitOpenError: (_LATER, "the database has been away for a while"),
 }
 """The errors a caller can cause or wait out. All others are the server's own fault and stay a 500.
 
-Never the error's own text: it names hosts, processes and databases, which are no business of an HTTP client.
+Never the error's own text: it names hosts, processes and databases, which are no business of an
+HTTP client.
 """
 
 
@@ -95,10 +107,16 @@ def add_exception_handlers(app: FastAPI) -> None:
 def _handler(code: int, detail: str) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
     async def handle(_: Request, error: Exception) -> JSONResponse:
         thread_id = error.thread_id if isinstance(error, AiodurableError) else None
-        content: dict[str, Any] = {"error": type(error).__name__, "thread_id": thread_id, "detail": detail}
+        content: dict[str, Any] = {
+            "error": type(error).__name__,
+            "thread_id": thread_id,
+            "detail": detail,
+        }
         match error:
             case ThreadInterruptedError():
-                content["interrupts"] = [{"id": asked.id, "value": asked.value} for asked in error.interrupts]
+                content["interrupts"] = [
+                    {"id": asked.id, "value": asked.value} for asked in error.interrupts
+                ]
             case ThreadPausedError():
                 content |= {"reason": error.reason, "pending": list(error.pending)}
             case InvalidArgumentError():

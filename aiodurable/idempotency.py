@@ -1,4 +1,6 @@
-"""Nodes run at least once: a crash between a side effect and its checkpoint repeats the node. This names the pair."""
+"""Nodes run at least once: a crash between a side effect and its checkpoint repeats the node. This
+names the pair.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ __all__ = ["idempotency_key"]
 
 
 def idempotency_key(name: str = "") -> str:
-    """A key that is the same each time this very step of this thread runs, and different for every other step.
+    """A key that is the same each time this very step of this thread runs, and different for every
+    other step.
 
-    Give it to whatever has the side effect (a payment, a mail, an insert), so that it does it once. Retries and
-    resumptions of a node keep its task, and with it the key; the same node in a later superstep is another task.
+    Give it to whatever has the side effect (a payment, a mail, an insert), so that it does it once.
+    Retries and resumptions of a node keep its task, and with it the key; the same node in a later
+    superstep is another task.
 
     Args:
         name: tells several side effects of one node apart.
@@ -32,5 +36,7 @@ def idempotency_key(name: str = "") -> str:
         configurable = {}
     thread_id, task = configurable.get("thread_id"), configurable.get("checkpoint_ns")
     if not thread_id or not task:
-        raise ConfigurationError("idempotency_key() names a step of a running graph: call it inside a node or a task")
+        raise ConfigurationError(
+            "idempotency_key() names a step of a running graph: call it inside a node or a task"
+        )
     return blake2b("\0".join((thread_id, task, name)).encode(), digest_size=16).hexdigest()

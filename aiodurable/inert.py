@@ -1,9 +1,9 @@
 """Stored values, read for somebody who only looks: no class that a row names is imported or called.
 
 LangGraph's serializer builds what a row asks for: any callable of any module, unless it is strict.
-So a person who can write into the tables would run code in each process that lists threads. Here plain
-data comes back as data, LangGraph's `Interrupt` and `Send` as such, and every other object as a
-`StoredObject`, which names its class and holds what it was made of.
+So a person who can write into the tables would run code in each process that lists threads. Here
+plain data comes back as data, LangGraph's `Interrupt` and `Send` as such, and every other object as
+a `StoredObject`, which names its class and holds what it was made of.
 """
 
 from __future__ import annotations
@@ -48,13 +48,16 @@ CONSTRUCTORS = frozenset(
         EXT_PYDANTIC_V2,
     )
 )
-"""The msgpack extensions in which LangGraph's serializer stores objects: a class, and what it is made of."""
+"""The msgpack extensions in which LangGraph's serializer stores objects: a class, and what it is
+made of.
+"""
 _JSON_VERSIONS = (1, 2)
 """Of the envelopes in which LangChain and older LangGraphs put objects into JSON."""
 
 
 class Inert(SerializerProtocol):
-    """Reads what LangGraph's serializer wrote, encrypted or not, and calls nothing that a row names.
+    """Reads what LangGraph's serializer wrote, encrypted or not, and calls nothing that a row
+    names.
 
     Args:
         serde: the serializer that wrote the values. One that is not LangGraph's own is used as it
@@ -143,7 +146,11 @@ def _unpacked(data: bytes, hook: Callable[[int, bytes], Any]) -> Any:
 
 
 def _of_json(value: dict[str, Any]) -> Any:
-    if value.get("lc") not in _JSON_VERSIONS or "type" not in value or not isinstance(value.get("id"), list):
+    if (
+        value.get("lc") not in _JSON_VERSIONS
+        or "type" not in value
+        or not isinstance(value.get("id"), list)
+    ):
         return value
     *module, name = map(str, value["id"])
     made_of = value.get("kwargs") or value.get("args")
@@ -169,7 +176,9 @@ def _interrupt(made_of: Mapping[str, Any]) -> Interrupt:
     if not isinstance(known.get("id", ""), str):
         raise TypeError("an id is text")
     schema = made_of.get("response_schema")
-    return Interrupt(made_of["value"], response_schema=schema if isinstance(schema, dict) else None, **known)
+    return Interrupt(
+        made_of["value"], response_schema=schema if isinstance(schema, dict) else None, **known
+    )
 
 
 def _send(made_of: Sequence[Any]) -> Send:

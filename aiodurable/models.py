@@ -1,4 +1,6 @@
-"""The words of aiodurable as values: what a thread, a run and a lock holder look like from outside."""
+"""The words of aiodurable as values: what a thread, a run and a lock holder look like from
+outside.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ __all__ = [
 ]
 
 PlatformThreadStatus = Literal["idle", "busy", "interrupted", "error"]
-"""`ThreadStatus` of LangGraph's own SDK (`langgraph_sdk.schema`), as LangGraph Platform reports it."""
+"""`ThreadStatus` of LangGraph's own SDK (`langgraph_sdk.schema`), as LangGraph Platform reports
+it.
+"""
 
 PlatformRunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
 """`RunStatus` of LangGraph's own SDK."""
@@ -44,7 +48,9 @@ class ThreadStatus(StrEnum):
     INTERRUPTED = "interrupted"
     """A node asked a question and waits for the answer."""
     PAUSED = "paused"
-    """Stopped on purpose with work left: a static breakpoint, the recursion limit, a drain, a cancellation."""
+    """Stopped on purpose with work left: a static breakpoint, the recursion limit, a drain, a
+    cancellation.
+    """
     COMPLETE = "complete"
     """Nothing is left to do."""
     QUEUED = "queued"
@@ -66,7 +72,12 @@ class ThreadStatus(StrEnum):
 UNFINISHED = (ThreadStatus.CRASHED, ThreadStatus.FAILED, ThreadStatus.PAUSED)
 """The statuses of threads that a call without an answer would go on with."""
 
-NEEDS_ATTENTION = (ThreadStatus.FAILED, ThreadStatus.CRASHED, ThreadStatus.INTERRUPTED, ThreadStatus.QUARANTINED)
+NEEDS_ATTENTION = (
+    ThreadStatus.FAILED,
+    ThreadStatus.CRASHED,
+    ThreadStatus.INTERRUPTED,
+    ThreadStatus.QUARANTINED,
+)
 """The statuses of threads that need a person or a resumption."""
 
 _PLATFORM_THREADS: dict[ThreadStatus, PlatformThreadStatus] = {
@@ -83,14 +94,18 @@ _PLATFORM_THREADS: dict[ThreadStatus, PlatformThreadStatus] = {
 
 
 class PauseReason(StrEnum):
-    """Why a run was paused. A `reason` may also be another text: that of a fork names its source."""
+    """Why a run was paused. A `reason` may also be another text: that of a fork names its
+    source.
+    """
 
     BREAKPOINT = "breakpoint"
     """At a gate: `interrupt_before` or `interrupt_after`."""
     RECURSION_LIMIT = "recursion limit"
     """LangGraph's `recursion_limit` was reached."""
     DRAINED = "drained"
-    """Its process asked for a stop at the next superstep, as at a shutdown; anybody may go on with it."""
+    """Its process asked for a stop at the next superstep, as at a shutdown; anybody may go on with
+    it.
+    """
     CANCELLED = "cancelled"
     """The call was cancelled."""
     STREAM_CLOSED = "stream closed"
@@ -114,7 +129,9 @@ class RunStatus(StrEnum):
 
     @property
     def platform(self) -> PlatformRunStatus:
-        """The same in the words of LangGraph Platform; never `timeout`, for runs have no time limit."""
+        """The same in the words of LangGraph Platform; never `timeout`, for runs have no time
+        limit.
+        """
         return _PLATFORM_RUNS[self]
 
 
@@ -142,9 +159,10 @@ class LockHolder:
         key: the 64-bit lock key.
         pid: process id of the Postgres backend that holds it.
         application: the holder's `application_name`; aiodurable's names its host and process.
-        client: the client's address; None for a unix socket, or if the role that reads may not see it.
-        since: when the holding connection was opened, where the role that reads may see it; Postgres
-            does not record when it took the lock.
+        client: the client's address; None for a unix socket, or if the role that reads may not see
+            it.
+        since: when the holding connection was opened, where the role that reads may see it;
+            Postgres does not record when it took the lock.
         role: the holder's role; None if it is the role that reads.
         authorized: whether the holder's role is the role that reads, or may take leases. If not,
             `application` is only what the holder calls itself.
@@ -168,7 +186,9 @@ class LockHolder:
         where = f" from {self.client}" if self.client else ""
         if not self.authorized:
             claim = f", calls itself {self.application!r}" if self.application else ""
-            return f"role {self.role!r}, which may take no leases{where} (backend {self.pid}{claim})"
+            return (
+                f"role {self.role!r}, which may take no leases{where} (backend {self.pid}{claim})"
+            )
         role = "" if self.role is None else f", role {self.role!r}"
         return f"{self.application}{where} (backend {self.pid}{role})"
 
@@ -182,22 +202,27 @@ class WorkflowCheckpoint:
         status: where it stands.
         checkpoint_id: its newest checkpoint, None before the first.
         step: the superstep of that checkpoint (-1 is the input), None before the first.
-        pending: the nodes that would run next, sorted; empty where nothing is left or the tables cannot tell.
-        failed_node: the node of the root graph that raised, or whose subgraph did, where the tables can tell.
+        pending: the nodes that would run next, sorted; empty where nothing is left or the tables
+            cannot tell.
+        failed_node: the node of the root graph that raised, or whose subgraph did, where the tables
+            can tell.
         failed_path: that node, and after it those of its subgraphs down to the one that raised.
         error: the text of its error, as LangGraph stored it; never the state.
         interrupts: the open questions (LangGraph's `Interrupt` objects).
         updated_at: when the newest checkpoint was written.
         holder: who holds the lease, None where nobody does.
-        run_id: the run the ledger knows for it, None for a thread that only plain LangGraph has seen.
+        run_id: the run the ledger knows for it, None for a thread that only plain LangGraph has
+            seen.
         graph: the name of its graph, where known.
         attempts: how often that run was tried.
         started_at: when its last attempt began.
         finished_at: when its last attempt ended; None while it runs, and where its process died.
         failed_at: when it failed last; with `attempts`, what a backoff is computed from.
         reason: why it is paused or quarantined, where the ledger knows; see `PauseReason`.
-        doubt: why it may stand otherwise, where the tables cannot tell for sure; None where they can.
-        maybe_at_gate: whether plain LangGraph may have stopped it on purpose, of which it writes nothing.
+        doubt: why it may stand otherwise, where the tables cannot tell for sure; None where they
+            can.
+        maybe_at_gate: whether plain LangGraph may have stopped it on purpose, of which it writes
+            nothing.
     """
 
     thread_id: str
@@ -225,8 +250,8 @@ class WorkflowCheckpoint:
     def resumable(self) -> bool:
         """Whether it may go on without a person: crashed, failed or drained.
 
-        Not at a gate, nor where plain LangGraph may have stopped at one; not interrupted, cancelled, quarantined or at
-        its recursion limit.
+        Not at a gate, nor where plain LangGraph may have stopped at one; not interrupted,
+        cancelled, quarantined or at its recursion limit.
         """
         match self.status:
             case ThreadStatus.CRASHED:
@@ -240,7 +265,9 @@ class WorkflowCheckpoint:
 
     @property
     def age(self) -> timedelta | None:
-        """How long ago the newest checkpoint was written, by this host's clock; None before the first."""
+        """How long ago the newest checkpoint was written, by this host's clock; None before the
+        first.
+        """
         return None if self.updated_at is None else datetime.now(UTC) - self.updated_at
 
 
@@ -274,7 +301,8 @@ class RunRecord:
         thread_id: the thread it advances.
         graph: the name of its graph.
         status: what the ledger says of it.
-        attempts: how often it was tried: once, and again after each crash or failure. Answers, pauses and drains are none.
+        attempts: how often it was tried: once, and again after each crash or failure. Answers,
+            pauses and drains are none.
         token: the fencing token of its last attempt.
         worker: host and process of its last attempt.
         created_at: when it was accepted.
@@ -322,5 +350,7 @@ class StoredObject:
     made_of: Any
 
     def __repr__(self) -> str:
-        shown = "".join(character if character.isprintable() else "?" for character in self.name[:200])
+        shown = "".join(
+            character if character.isprintable() else "?" for character in self.name[:200]
+        )
         return f"<{shown}>"

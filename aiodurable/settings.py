@@ -1,4 +1,6 @@
-"""Settings with their units in their names. Values that break each other are refused together, at construction."""
+"""Settings with their units in their names. Values that break each other are refused together, at
+construction.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ _LONGEST_S = 2_147_483
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a `Durable` works. Every field can come from the environment as `AIODURABLE_<FIELD>` (`Settings.from_env`).
+    """How a `Durable` works. Every field can come from the environment as `AIODURABLE_<FIELD>`
+    (`Settings.from_env`).
 
     A holder trusts its lease until `lease_ttl_s` − `lease_safety_margin_s` after it sent the last
     heartbeat that was answered; the server frees the lease `lease_ttl_s` after it received that
@@ -28,27 +31,36 @@ class Settings:
     `aiodurable.locks.lease_timing`.
 
     Attributes:
-        lock_dsn: where `dsn` goes through a transaction pooler, the direct way, for what needs a session of its own: locks,
-            checkpoint writers, migration; None: `dsn`.
-        namespace: locks of two namespaces never meet; at most 64 bytes. The same for everybody who uses the same tables; one
-            of its own for each schema, where a database has several with aiodurable's tables.
-        auto_migrate: create or migrate the tables when a `Durable` opens; False: refuse a database that is not ready.
-        lock_allow_proxy: let the locks go through a pooler in session mode, if a probe finds that they exclude there.
-        lock_connections: dedicated connections on which all leases live; 0: none. Such a `Durable` only looks, makes no tables,
-            and may look at a standby.
+        lock_dsn: where `dsn` goes through a transaction pooler, the direct way, for what needs a
+            session of its own: locks, checkpoint writers, migration; None: `dsn`.
+        namespace: locks of two namespaces never meet; at most 64 bytes. The same for everybody who
+            uses the same tables; one of its own for each schema, where a database has several with
+            aiodurable's tables.
+        auto_migrate: create or migrate the tables when a `Durable` opens; False: refuse a database
+            that is not ready.
+        lock_allow_proxy: let the locks go through a pooler in session mode, if a probe finds that
+            they exclude there.
+        lock_connections: dedicated connections on which all leases live; 0: none. Such a `Durable`
+            only looks, makes no tables, and may look at a standby.
         checkpoint_connections: dedicated connections that commit checkpoints.
         pool_min_size: connections the pool keeps open for reads.
         pool_max_size: connections the pool opens at most.
         connect_timeout_s: seconds to reach Postgres before `PostgresUnavailableError`.
         close_timeout_s: seconds that closing may take before connections are cut.
-        lease_ttl_s: seconds after which the server frees the locks of a session it has not heard from.
+        lease_ttl_s: seconds after which the server frees the locks of a session it has not heard
+            from.
         lease_heartbeat_s: seconds between two signs of life of an idle lock session.
-        lease_safety_margin_s: seconds before the server's deadline at which a holder stops trusting its lease.
-        recovery_grace_s: seconds a run may go on while its lost lock is taken again and its token compared; 0: strict.
-        startup_timeout_s: seconds for which opening a `Durable` is tried again while Postgres is not ready; 0: tried once.
-        circuit_open_after_s: seconds for which every statement must have failed before further ones are refused at once with
-            `CircuitOpenError`; longer than a restart or failover takes. 0: each waits for its own `connect_timeout_s`.
-        circuit_probe_interval_s: seconds between two tries whether Postgres is back, at most, once statements are refused.
+        lease_safety_margin_s: seconds before the server's deadline at which a holder stops trusting
+            its lease.
+        recovery_grace_s: seconds a run may go on while its lost lock is taken again and its token
+            compared; 0: strict.
+        startup_timeout_s: seconds for which opening a `Durable` is tried again while Postgres is
+            not ready; 0: tried once.
+        circuit_open_after_s: seconds for which every statement must have failed before further ones
+            are refused at once with `CircuitOpenError`; longer than a restart or failover takes. 0:
+            each waits for its own `connect_timeout_s`.
+        circuit_probe_interval_s: seconds between two tries whether Postgres is back, at most, once
+            statements are refused.
         strict_msgpack: of what runs are accepted with (input, context, config, answers), store and
             build only the classes that the graph's schemas name; False: any class that a row names,
             unless LangGraph itself is strict.
@@ -96,15 +108,18 @@ class Settings:
         wrong += [
             f"{field.name} must be seconds, 0 or more, got {getattr(self, field.name)}"
             for field in dataclasses.fields(self)
-            if field.name.endswith("_s") and not getattr(self, field.name) >= 0  # `not >=` also refuses nan
+            # `not >=` also refuses nan
+            if field.name.endswith("_s") and not getattr(self, field.name) >= 0
         ]
         wrong += [
-            f"{name} must be more than 0 and at most {_LONGEST_S:,} seconds, got {getattr(self, name)}"
+            f"{name} must be more than 0 and at most {_LONGEST_S:,} seconds, got"
+            f" {getattr(self, name)}"
             for name in ("lease_ttl_s", "lease_heartbeat_s", "lease_safety_margin_s")
             if getattr(self, name) == 0 or getattr(self, name) > _LONGEST_S
         ]
         wrong += [
-            f'allowed_msgpack_modules must hold classes, or pairs such as ("shop.orders", "Order"), got {one!r}'
+            'allowed_msgpack_modules must hold classes, or pairs such as ("shop.orders", "Order"),'
+            f" got {one!r}"
             for one in self.allowed_msgpack_modules
             if _class_name(one) is None
         ]
@@ -115,14 +130,21 @@ class Settings:
     def _at_odds(self) -> list[str]:
         wrong: list[str] = []
         if self.pool_max_size < self.pool_min_size:
-            wrong.append(f"pool_max_size ({self.pool_max_size}) must not be below pool_min_size ({self.pool_min_size})")
+            wrong.append(
+                f"pool_max_size ({self.pool_max_size}) must not be below pool_min_size"
+                f" ({self.pool_min_size})"
+            )
         if self.lease_ttl_s <= self.lease_safety_margin_s + 2 * self.lease_heartbeat_s:
             wrong.append(
-                f"lease_ttl_s ({self.lease_ttl_s}) must exceed lease_safety_margin_s + 2 × lease_heartbeat_s "
-                f"({self.lease_safety_margin_s + 2 * self.lease_heartbeat_s}): one late heartbeat would lose every lease"
+                f"lease_ttl_s ({self.lease_ttl_s}) must exceed lease_safety_margin_s + 2 ×"
+                f" lease_heartbeat_s ({self.lease_safety_margin_s + 2 * self.lease_heartbeat_s}):"
+                " one late heartbeat would lose every lease"
             )
         if self.circuit_probe_interval_s == 0:
-            wrong.append("circuit_probe_interval_s must be above 0; to refuse nothing, set circuit_open_after_s to 0")
+            wrong.append(
+                "circuit_probe_interval_s must be above 0; to refuse nothing, set"
+                " circuit_open_after_s to 0"
+            )
         return wrong
 
     @property
@@ -135,7 +157,8 @@ class Settings:
         """Settings from `AIODURABLE_<FIELD>` variables; a field without one keeps its default.
 
         Raises:
-            ConfigurationError: a value is of the wrong type or out of range; the message names the variable.
+            ConfigurationError: a value is of the wrong type or out of range; the message names the
+                variable.
         """
         environ = os.environ if environ is None else environ
         types = get_type_hints(cls)
@@ -151,13 +174,18 @@ def _class_name(given: Any) -> tuple[str, str] | None:
     if isinstance(given, type):
         return given.__module__, given.__name__
     names: tuple[Any, ...] = tuple(given) if isinstance(given, (tuple, list)) else ()  # pyright: ignore[reportUnknownArgumentType]
-    return names if len(names) == 2 and all(isinstance(name, str) and name for name in names) else None
+    return (
+        names if len(names) == 2 and all(isinstance(name, str) and name for name in names) else None
+    )
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:
     if get_origin(kind) is Sequence:
         return [
-            (module, cls) for module, _, cls in (one.strip().rpartition(".") for one in text.split(",") if one.strip())
+            (module, cls)
+            for module, _, cls in (
+                one.strip().rpartition(".") for one in text.split(",") if one.strip()
+            )
         ]
     if kind is bool:
         if text.lower() in ("1", "true", "yes", "on"):

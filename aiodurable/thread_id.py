@@ -7,15 +7,18 @@ from aiodurable.errors import InvalidArgumentError
 __all__ = ["MAX_THREAD_ID_BYTES", "validate_run_id", "validate_thread_id"]
 
 MAX_THREAD_ID_BYTES = 512
-"""A thread_id is part of three primary keys; Postgres refuses index rows over 2704 bytes, and only when they are written."""
+"""A thread_id is part of three primary keys; Postgres refuses index rows over 2704 bytes, and only
+when they are written.
+"""
 
 
 def validate_thread_id(thread_id: str) -> str:
     """Return `thread_id` if Postgres and LangGraph can hold it.
 
     Raises:
-        InvalidArgumentError: it is no string, empty, longer than `MAX_THREAD_ID_BYTES` in UTF-8, or has a NUL character or
-            a lone surrogate (neither can be stored in a Postgres text column).
+        InvalidArgumentError: it is no string, empty, longer than `MAX_THREAD_ID_BYTES` in UTF-8, or
+            has a NUL character or a lone surrogate (neither can be stored in a Postgres text
+            column).
     """
     return _check("thread_id", thread_id, "give every workflow a name of its own")
 
@@ -44,7 +47,8 @@ def _check(name: str, text: str, where_empty: str) -> str:
         else:
             if size > MAX_THREAD_ID_BYTES:
                 wrong = (
-                    f"must have at most {MAX_THREAD_ID_BYTES} bytes in UTF-8, got {size}: use a digest of it instead"
+                    f"must have at most {MAX_THREAD_ID_BYTES} bytes in UTF-8, got {size}: use a"
+                    " digest of it instead"
                 )
     if wrong is not None:
         raise InvalidArgumentError(f"{name} {wrong}", argument=name)

@@ -16,7 +16,14 @@ from langgraph.types import Command
 from aiodurable.durable import Durable, opened
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import WorkflowCheckpoint
-from aiodurable.runs.call_types import CallOptions, ContextT, ExecuteOptions, InputT, OutputT, RunOptions
+from aiodurable.runs.call_types import (
+    CallOptions,
+    ContextT,
+    ExecuteOptions,
+    InputT,
+    OutputT,
+    RunOptions,
+)
 from aiodurable.runs.decision import OnUnfinished
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.hold import OnBusy
@@ -35,7 +42,8 @@ class WorkflowExecutor(Generic[InputT, OutputT, ContextT]):
     Args:
         graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
         durable: which `Durable`; None: one on `dsn` for each call, else the current one.
-        dsn: where Postgres is. Opening costs a connection set-up; give `durable` where calls are many.
+        dsn: where Postgres is. Opening costs a connection set-up; give `durable` where calls are
+            many.
         on_busy: "reject" or "wait"; see `Durable.run`.
         timeout: seconds to wait at most, with "wait".
     """
@@ -86,7 +94,9 @@ class WorkflowExecutor(Generic[InputT, OutputT, ContextT]):
         on_unfinished: OnUnfinished = "resume",
         **options: Unpack[CallOptions],
     ) -> OutputT:
-        """Start the thread with `input`, or go on with what was left of it; see `DurableRun.ainvoke` for the rest."""
+        """Start the thread with `input`, or go on with what was left of it; see
+        `DurableRun.ainvoke` for the rest.
+        """
         async with self._run(thread_id, run_id=run_id, config=config, context=context) as run:
             return await run.ainvoke(input, on_unfinished=on_unfinished, **options)
 
@@ -105,10 +115,14 @@ class WorkflowExecutor(Generic[InputT, OutputT, ContextT]):
             return await durable.threads.status(thread_id)
 
     @asynccontextmanager
-    async def _run(self, thread_id: str, **options: Any) -> AsyncIterator[DurableRun[InputT, OutputT, ContextT]]:
+    async def _run(
+        self, thread_id: str, **options: Any
+    ) -> AsyncIterator[DurableRun[InputT, OutputT, ContextT]]:
         async with (
             opened(self._durable, self._dsn) as durable,
-            durable.run(thread_id, self._graph, on_busy=self._on_busy, timeout=self._timeout, **options) as run,
+            durable.run(
+                thread_id, self._graph, on_busy=self._on_busy, timeout=self._timeout, **options
+            ) as run,
         ):
             yield run
 
@@ -121,16 +135,19 @@ def with_workflow_lock(
     on_busy: OnBusy = "reject",
     timeout: float | None = None,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
-    """Hold the thread's lease while an async function or method runs: `@with_workflow_lock("order_id")`.
+    """Hold the thread's lease while an async function or method runs:
+    `@with_workflow_lock("order_id")`.
 
-    Checkpoints of the thread that the `Durable`'s saver writes inside the function are fenced. The lease
-    is not re-entrant: a `durable_run` of the same thread inside is refused; call the graph itself
-    instead. Once the function has returned, a task that it left behind no longer writes under the
-    lease: await such tasks, or run graphs through `durable_run`, whose writes carry their fence.
+    Checkpoints of the thread that the `Durable`'s saver writes inside the function are fenced. The
+    lease is not re-entrant: a `durable_run` of the same thread inside is refused; call the graph
+    itself instead. Once the function has returned, a task that it left behind no longer writes
+    under the lease: await such tasks, or run graphs through `durable_run`, whose writes carry their
+    fence.
 
     Args:
         argument: the parameter of the function that holds the thread_id.
-        durable, dsn: as for `durable_run`; None: the `Durable` that is current when the function is called.
+        durable, dsn: as for `durable_run`; None: the `Durable` that is current when the function is
+            called.
         on_busy, timeout: as for `Durable.run`.
 
     Raises (at decoration):
@@ -139,20 +156,24 @@ def with_workflow_lock(
 
     if callable(argument):
         raise ConfigurationError(
-            "cannot decorate with with_workflow_lock: it takes arguments; write @with_workflow_lock(), with parentheses"
+            "cannot decorate with with_workflow_lock: it takes arguments; write"
+            " @with_workflow_lock(), with parentheses"
         )
 
-    def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    def decorate(
+        function: Callable[P, Coroutine[Any, Any, T]],
+    ) -> Callable[P, Coroutine[Any, Any, T]]:
         signature = inspect.signature(function)
         name = getattr(function, "__qualname__", repr(function))
         if not inspect.iscoroutinefunction(function):
             raise ConfigurationError(
-                f"cannot lock a workflow around {name}: it is not an async function; write `async def`"
+                f"cannot lock a workflow around {name}: it is not an async function; write `async"
+                " def`"
             )
         if argument not in signature.parameters:
             raise ConfigurationError(
-                f"cannot lock a workflow around {name}: it has no parameter {argument!r}; name the one with the thread_id of "
-                f"its own ({', '.join(signature.parameters)})"
+                f"cannot lock a workflow around {name}: it has no parameter {argument!r}; name the"
+                f" one with the thread_id of its own ({', '.join(signature.parameters)})"
             )
 
         @wraps(function)

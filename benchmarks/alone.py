@@ -1,7 +1,9 @@
-"""What a run of one contender costs beside time: memory, commits, WAL. Counted while it is alone, in a process of its own.
+"""What a run of one contender costs beside time: memory, commits, WAL. Counted while it is alone,
+in a process of its own.
 
-python -m benchmarks.alone CONTENDER STATE_KB RUNS, with AIODURABLE_DSN: its memory as JSON. A process of its own, because
-what one contender frees another would use again; and because a backend hands its counts in when its connection ends.
+python -m benchmarks.alone CONTENDER STATE_KB RUNS, with AIODURABLE_DSN: its memory as JSON. A
+process of its own, because what one contender frees another would use again; and because a backend
+hands its counts in when its connection ends.
 """
 
 from __future__ import annotations
@@ -18,15 +20,23 @@ from .meter import Meter, ServerCpu
 from .runs import crowd
 
 COUNTS = (
-    "SELECT xact_commit, pg_current_wal_lsn() - '0/0' AS wal FROM pg_stat_database WHERE datname = current_database()"
+    "SELECT xact_commit, pg_current_wal_lsn() - '0/0' AS wal FROM pg_stat_database WHERE datname ="
+    " current_database()"
 )
-OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type ="
+    " 'client backend'"
+)
 AT_ONCE = 50
 WARM_UP = 10
 
 
-async def cost(name: str, dsn: str, admin: asyncpg.Connection, state_kb: int, runs: int) -> dict[str, float]:
-    """Of one run, 50 at a time; opening and closing the contender is shared among them. `peak_mb` is of all 50."""
+async def cost(
+    name: str, dsn: str, admin: asyncpg.Connection, state_kb: int, runs: int
+) -> dict[str, float]:
+    """Of one run, 50 at a time; opening and closing the contender is shared among them. `peak_mb`
+    is of all 50.
+    """
     before = await _counts(admin)
     command = [sys.executable, "-m", __name__, name, str(state_kb), str(runs)]
     process = await asyncio.create_subprocess_exec(
@@ -34,10 +44,16 @@ async def cost(name: str, dsn: str, admin: asyncpg.Connection, state_kb: int, ru
     )
     out, _ = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"wanted what a run of {name} costs, found exit code {process.returncode}")
+        raise RuntimeError(
+            f"wanted what a run of {name} costs, found exit code {process.returncode}"
+        )
     after = await _counts(admin)
     commits, wal = (float(now - then) for now, then in zip(after, before, strict=True))
-    return {**json.loads(out), "commits": commits / (runs + WARM_UP), "wal_kb": wal / 1000 / (runs + WARM_UP)}
+    return {
+        **json.loads(out),
+        "commits": commits / (runs + WARM_UP),
+        "wal_kb": wal / 1000 / (runs + WARM_UP),
+    }
 
 
 async def _counts(admin: asyncpg.Connection) -> asyncpg.Record:

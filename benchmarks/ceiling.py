@@ -1,12 +1,14 @@
-"""How fast a lock can be from Python at all: what a pair passes on its way, layer by layer, each with all those before it.
+"""How fast a lock can be from Python at all: what a pair passes on its way, layer by layer, each
+with all those before it.
 
-Every layer is reached by the same thousand tasks, over two connections, in the batches that form by themselves. The first
-does nothing but wait twice, for a future that somebody else sets, of which a batch shares the second, as releases do; the
-last is `locks.hold`. So the difference of two lines is what one part costs: asyncio, asyncpg and the statement, ours. The last
-line leaves the garbage collector out, which a process may do for itself, a library not.
+Every layer is reached by the same thousand tasks, over two connections, in the batches that form by
+themselves. The first does nothing but wait twice, for a future that somebody else sets, of which a
+batch shares the second, as releases do; the last is `locks.hold`. So the difference of two lines is
+what one part costs: asyncio, asyncpg and the statement, ours. The last line leaves the garbage
+collector out, which a process may do for itself, a library not.
 
-A target of so many times a peer's pairs a second is so much time a pair; beside the peers of the same run it shows what that
-leaves for ours.
+A target of so many times a peer's pairs a second is so much time a pair; beside the peers of the
+same run it shows what that leaves for ours.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ Answer = Callable[[Sequence[int], Sequence[int]], Awaitable[object]]
 
 
 class Pump:
-    """Answers what is asked meanwhile, all at once: a lock session without leases, turns, waiters, deadlines."""
+    """Answers what is asked meanwhile, all at once: a lock session without leases, turns, waiters,
+    deadlines.
+    """
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -61,7 +65,12 @@ class Pump:
             await self._work.wait()
             self._work.clear()
             acquires, callers, self._acquires, self._callers = self._acquires, self._callers, [], []
-            releases, released, self._releases, self._released = self._releases, self._released, [], ReleaseFuture()
+            releases, released, self._releases, self._released = (
+                self._releases,
+                self._released,
+                [],
+                ReleaseFuture(),
+            )
             await self._answer(releases, acquires)
             released.set_result({})
             for caller in callers:
@@ -149,8 +158,9 @@ LAYERS: dict[str, Measure] = {
 
 
 def room(figures: Mapping[str, Mapping[str, float]]) -> list[dict[str, str | float]]:
-    """What each target leaves for ours, and what ours takes: µs of CPU a pair, beyond the awaits and the statement, by figures
-    of one run. The client has one core, so a target of so many pairs a second is so much CPU a pair."""
+    """What each target leaves for ours, and what ours takes: µs of CPU a pair, beyond the awaits
+    and the statement, by figures of one run. The client has one core, so a target of so many pairs
+    a second is so much CPU a pair."""
 
     def taken(layer: str) -> float:
         return figures[layer]["client_us"]
@@ -159,7 +169,11 @@ def room(figures: Mapping[str, Mapping[str, float]]) -> list[dict[str, str | flo
     for peer, times in TIMES.items():
         if peer in figures:
             aim = times * figures[peer]["pairs_s"]
-            row: dict[str, str | float] = {"target": f"{times:g}× {peer}", "pairs_s": aim, "us": 1e6 / aim}
+            row: dict[str, str | float] = {
+                "target": f"{times:g}× {peer}",
+                "pairs_s": aim,
+                "us": 1e6 / aim,
+            }
             for loop, name in (("", "asyncio"), (UVLOOP, "uvloop")):
                 row[f"left_{name}"] = 1e6 / aim - taken(STATEMENT + loop)
                 row[f"ours_{name}"] = taken(ROOF + loop) - taken(STATEMENT + loop)

@@ -40,7 +40,9 @@ text { font-family: system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Aria
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One contender's figure; `note` stands behind it, such as a ratio. `ours` is drawn in colour."""
+    """One contender's figure; `note` stands behind it, such as a ratio. `ours` is drawn in
+    colour.
+    """
 
     label: str
     value: float
@@ -60,12 +62,19 @@ class Group:
         return 30 + ROW * len(self.bars)
 
 
-def bar_chart(title: str, subtitle: Sequence[str], groups: Sequence[Group], *, columns: int = 1) -> str:
-    """An SVG document. `subtitle` is a line each: what is measured, on what machine, with which versions."""
+def bar_chart(
+    title: str, subtitle: Sequence[str], groups: Sequence[Group], *, columns: int = 1
+) -> str:
+    """An SVG document. `subtitle` is a line each: what is measured, on what machine, with which
+    versions.
+    """
     head = MARGIN + 20 + 18 * len(subtitle) + 22
     column = (WIDTH - 2 * MARGIN - GAP * (columns - 1)) / columns
     parts = [_text(MARGIN, MARGIN + 16, title, "title")]
-    parts += [_text(MARGIN, MARGIN + 38 + 18 * number, line, "muted") for number, line in enumerate(subtitle)]
+    parts += [
+        _text(MARGIN, MARGIN + 38 + 18 * number, line, "muted")
+        for number, line in enumerate(subtitle)
+    ]
     top = head
     for first in range(0, len(groups), columns):
         row = groups[first : first + columns]
@@ -75,8 +84,8 @@ def bar_chart(title: str, subtitle: Sequence[str], groups: Sequence[Group], *, c
     height = top - 22 + MARGIN
     box = f'<rect class="page" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>'
     opening = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
-        f'role="img" aria-label="{escape(title, {chr(34): "&quot;"})}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0'
+        f' {WIDTH} {height}" role="img" aria-label="{escape(title, {chr(34): "&quot;"})}">'
     )
     return "\n".join([opening, f"<style>{STYLE}</style>", box, *parts, "</svg>\n"])
 
@@ -90,7 +99,9 @@ def _group(group: Group, x: float, y: float, width: float) -> list[str]:
         length = max(1.0, longest * bar.value / largest)
         middle = top + BAR / 2 + 4
         box = f'x="{bar_x:.1f}" y="{top:.1f}" width="{length:.1f}" height="{BAR}" rx="2"'
-        note = f'<tspan class="{"strong" if bar.ours else "muted"}" dx="7">{escape(bar.note)}</tspan>'
+        note = (
+            f'<tspan class="{"strong" if bar.ours else "muted"}" dx="7">{escape(bar.note)}</tspan>'
+        )
         place = f'x="{bar_x + length + 7:.1f}" y="{middle:.1f}"'
         parts += [
             _text(bar_x - 8, middle, bar.label, "strong" if bar.ours else "", anchor="end"),
@@ -101,7 +112,10 @@ def _group(group: Group, x: float, y: float, width: float) -> list[str]:
 
 
 def _text(x: float, y: float, words: str, style: str, *, anchor: str = "start") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+    return (
+        f'<text class="{style}" x="{x:.1f}" y="{y:.1f}"'
+        f' text-anchor="{anchor}">{escape(words)}</text>'
+    )
 
 
 def short(value: float) -> str:

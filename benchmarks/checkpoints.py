@@ -1,9 +1,11 @@
-"""What durability costs: whole durable runs against LangGraph alone, DBOS and Absurd, on one server.
+"""What durability costs: whole durable runs against LangGraph alone, DBOS and Absurd, on one
+server.
 
-Each run is a new thread through four nodes (four durable steps, with DBOS and Absurd) that do nothing but carry a state.
-The contenders take turns, round by round; a ratio is the median of the ratios of each round, so that it holds although
-the machine's speed drifts. Postgres syncs each commit. The server is an embedded one, or AIODURABLE_DSN: quote an empty
-server's figures, for all threads stay in it.
+Each run is a new thread through four nodes (four durable steps, with DBOS and Absurd) that do
+nothing but carry a state. The contenders take turns, round by round; a ratio is the median of the
+ratios of each round, so that it holds although the machine's speed drifts. Postgres syncs each
+commit. The server is an embedded one, or AIODURABLE_DSN: quote an empty server's figures, for all
+threads stay in it.
 """
 
 from __future__ import annotations
@@ -71,25 +73,36 @@ async def compete(
         }
         for concurrency in options.concurrency:
             count: int = RUNS.get(concurrency, concurrency)
-            turns = {name: partial(measure, run, server, count, concurrency) for name, run in runs.items()}
+            turns = {
+                name: partial(measure, run, server, count, concurrency)
+                for name, run in runs.items()
+            }
             many = concurrency > 100  # takes minutes, and warms up by itself
             rounds = max(1, options.rounds // 3) if many else options.rounds
             seen = await in_turns(turns, rounds, warm_up=0 if many else 1)
             here = {**place, "concurrency": concurrency, "rounds": rounds}
-            yield [{**here, "contender": name, **_middle(figures, seen.get(BASE))} for name, figures in seen.items()]
+            yield [
+                {**here, "contender": name, **_middle(figures, seen.get(BASE))}
+                for name, figures in seen.items()
+            ]
 
 
 def _middle(figures: Sequence[Figures], base: Sequence[Figures] | None) -> dict[str, float]:
     if not base:
         return medians(figures)
-    ratios = {"ratio": ratio(figures, base, "runs_per_s"), "cpu_ratio": ratio(figures, base, "client_cpu_ms")}
+    ratios = {
+        "ratio": ratio(figures, base, "runs_per_s"),
+        "cpu_ratio": ratio(figures, base, "client_cpu_ms"),
+    }
     return {**medians(figures), **ratios}
 
 
 class Results:
     """What has been measured so far; saved after each part, for the whole takes minutes."""
 
-    def __init__(self, machine: dict[str, Any], absent: dict[str, str], options: argparse.Namespace) -> None:
+    def __init__(
+        self, machine: dict[str, Any], absent: dict[str, str], options: argparse.Namespace
+    ) -> None:
         self._machine, self._absent, self._options = machine, absent, options
         kept: Path | None = options.json if options.keep else None
         if kept:
@@ -98,11 +111,21 @@ class Results:
         self._costs = load(kept, "costs") if kept else []
 
     def add(self, speeds: Sequence[Row] = (), costs: Sequence[Row] = ()) -> None:
-        print(table(speeds, SPEED_HEADS) if speeds else table(costs, COST_HEADS), end="\n\n", flush=True)
-        self._speeds = _in_order(self._speeds, speeds, ("delay_ms", "state_kb", "concurrency", "contender"))
+        print(
+            table(speeds, SPEED_HEADS) if speeds else table(costs, COST_HEADS),
+            end="\n\n",
+            flush=True,
+        )
+        self._speeds = _in_order(
+            self._speeds, speeds, ("delay_ms", "state_kb", "concurrency", "contender")
+        )
         self._costs = _in_order(self._costs, costs, ("state_kb", "contender"))
         if path := self._options.json:
-            parts = {"costs": self._costs, "targets": judge(self._speeds), "not_measured": self._absent}
+            parts = {
+                "costs": self._costs,
+                "targets": judge(self._speeds),
+                "not_measured": self._absent,
+            }
             save(path, self._machine, self._speeds, **parts)
 
     def finish(self) -> None:
@@ -118,7 +141,9 @@ async def run(options: argparse.Namespace) -> None:
     for name, modules in absent.items():
         print(f"not measured: {name}, for {modules} is not installed: pip install -e '.[bench]'")
     async with AsyncExitStack() as stack:
-        dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(embedded_postgres(durable=True))
+        dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(
+            embedded_postgres(durable=True)
+        )
         async with Durable(dsn):
             pass  # makes the tables
         admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
@@ -127,7 +152,9 @@ async def run(options: argparse.Namespace) -> None:
             timeline, cpu = await profile(dsn)
             print(table(timeline, TIMELINE_HEADS), table(cpu, CPU_HEADS), sep="\n\n")
             return
-        results = Results(describe(await admin.fetchval("SHOW server_version"), PEERS), absent, options)
+        results = Results(
+            describe(await admin.fetchval("SHOW server_version"), PEERS), absent, options
+        )
         server = await ServerCpu.of(admin)
         direct_ms = await round_trip_ms(dsn)
         for delay_ms in options.delay_ms:
@@ -148,15 +175,24 @@ def _in_order(old: Sequence[Row], new: Sequence[Row], key: tuple[str, ...]) -> l
     """All rows, the new ones in the place of old ones, contenders in their order."""
     rows = {tuple(row[name] for name in key): row for row in (*old, *new)}
     order = {name: number for number, name in enumerate(CONTENDERS)}
-    return [row for _, row in sorted(rows.items(), key=lambda item: (*item[0][:-1], order[str(item[0][-1])]))]
+    return [
+        row
+        for _, row in sorted(
+            rows.items(), key=lambda item: (*item[0][:-1], order[str(item[0][-1])])
+        )
+    ]
 
 
 def chart(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     """Runs per second: what was measured of 50 at once, and one at a time, by delay and state."""
     groups: list[Group] = []
-    places = list(dict.fromkeys((row["concurrency"], row["delay_ms"], row["state_kb"]) for row in rows))
+    places = list(
+        dict.fromkeys((row["concurrency"], row["delay_ms"], row["state_kb"]) for row in rows)
+    )
     for place in sorted(places, key=lambda place: (place[0] != 50, *place)):
-        here = [row for row in rows if (row["concurrency"], row["delay_ms"], row["state_kb"]) == place]
+        here = [
+            row for row in rows if (row["concurrency"], row["delay_ms"], row["state_kb"]) == place
+        ]
         bars = [
             Bar(
                 row["contender"],
@@ -172,7 +208,8 @@ def chart(rows: Sequence[Row], machine: dict[str, Any]) -> str:
         words += [f"{state_kb} kB of state"] if state_kb else []
         groups.append(Group(", ".join(words), bars))
     says = (
-        'Four nodes, durability="sync" unless it says otherwise. × = times the stock saver in the same rounds, medians.'
+        'Four nodes, durability="sync" unless it says otherwise. × = times the stock saver in the'
+        " same rounds, medians."
     )
     made_of = in_words(machine, "langgraph", "dbos", "absurd-sdk")
     return bar_chart("Durable runs per second", [says, made_of], groups, columns=2)
@@ -180,14 +217,26 @@ def chart(rows: Sequence[Row], machine: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser(__doc__, "checkpoints")
-    options.add_argument("--rounds", type=int, default=3, help="rounds that count; one more warms up")
+    options.add_argument(
+        "--rounds", type=int, default=3, help="rounds that count; one more warms up"
+    )
     options.add_argument("--concurrency", type=int, nargs="+", default=[1, 50, 500])
     options.add_argument("--state-kb", type=int, nargs="+", default=[0, 100])
-    options.add_argument("--delay-ms", type=float, nargs="+", default=[0, 2], help="added to each round trip")
-    options.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
-    options.add_argument("--no-costs", dest="costs", action="store_false", help="skip memory, commits and WAL")
-    options.add_argument("--profile", action="store_true", help="instead: where a run's time goes, and its CPU")
-    options.add_argument("--keep", action="store_true", help="leave in the JSON what this run does not measure")
+    options.add_argument(
+        "--delay-ms", type=float, nargs="+", default=[0, 2], help="added to each round trip"
+    )
+    options.add_argument(
+        "--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS)
+    )
+    options.add_argument(
+        "--no-costs", dest="costs", action="store_false", help="skip memory, commits and WAL"
+    )
+    options.add_argument(
+        "--profile", action="store_true", help="instead: where a run's time goes, and its CPU"
+    )
+    options.add_argument(
+        "--keep", action="store_true", help="leave in the JSON what this run does not measure"
+    )
     given = options.parse_args(argv)
     if given.quick:
         given.rounds, given.concurrency, given.state_kb = 2, [1, 50], [0]

@@ -1,4 +1,6 @@
-"""Who takes part, each as one awaitable call a thread: four nodes, or four durable steps, that do nothing but carry a state."""
+"""Who takes part, each as one awaitable call a thread: four nodes, or four durable steps, that do
+nothing but carry a state.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ NODES = ("a", "b", "c", "d")
 OURS = "aiodurable"
 BASE = "stock saver, sync"
 CONNECTIONS = 10
-"""For each contender that takes a pool; aiodurable's own default is two lock sessions, two writers and its small pool."""
+"""For each contender that takes a pool; aiodurable's own default is two lock sessions, two writers
+and its small pool.
+"""
 
 
 class State(TypedDict, total=False):
@@ -38,7 +42,9 @@ class State(TypedDict, total=False):
 
 def words(state_kb: int) -> list[str]:
     """So many kB that compress to about a half, as prose does; 0: a few words."""
-    return [Random(number).randbytes(512).hex() for number in range(state_kb)] or ["a few words of state"]
+    return [Random(number).randbytes(512).hex() for number in range(state_kb)] or [
+        "a few words of state"
+    ]
 
 
 def four_nodes(state_kb: int) -> StateGraph[Any, Any, Any, Any]:
@@ -69,7 +75,9 @@ async def in_memory(dsn: str, state_kb: int) -> AsyncIterator[Run]:
     graph = four_nodes(state_kb).compile(checkpointer=saver)
 
     async def run(thread_id: str) -> Any:
-        result = await graph.ainvoke({"count": 0}, {"configurable": {"thread_id": thread_id}}, durability="sync")
+        result = await graph.ainvoke(
+            {"count": 0}, {"configurable": {"thread_id": thread_id}}, durability="sync"
+        )
         saver.delete_thread(thread_id)  # it would fill the memory, and then measure that
         return result
 
@@ -85,7 +93,9 @@ class NoLock:
 
 
 @asynccontextmanager
-async def stock(dsn: str, state_kb: int, *, durability: Any = "sync", lock: bool = True) -> AsyncGenerator[Run, None]:
+async def stock(
+    dsn: str, state_kb: int, *, durability: Any = "sync", lock: bool = True
+) -> AsyncGenerator[Run, None]:
     options = {"autocommit": True, "row_factory": dict_row, "prepare_threshold": 0}
     conninfo = parse_dsn(dsn).conninfo
     async with AsyncConnectionPool(
@@ -106,7 +116,9 @@ async def stock(dsn: str, state_kb: int, *, durability: Any = "sync", lock: bool
 def _for_sqlalchemy(dsn: str) -> str:
     """With everything but the login in the query, where a socket's folder is understood."""
     place = {name: str(value) for name, value in conninfo_to_dict(parse_dsn(dsn).conninfo).items()}
-    login = ":".join(quote(place.pop(name), safe="") for name in ("user", "password") if name in place)
+    login = ":".join(
+        quote(place.pop(name), safe="") for name in ("user", "password") if name in place
+    )
     return f"postgresql+psycopg://{login}@/{quote(place.pop('dbname'))}?{urlencode(place)}"
 
 
@@ -117,7 +129,9 @@ async def dbos(dsn: str, state_kb: int) -> AsyncIterator[Run]:
 
     text = words(state_kb)
     url = _for_sqlalchemy(dsn)
-    await asyncio.to_thread(DBOS, config={"name": "bench", "system_database_url": url, "log_level": "ERROR"})
+    await asyncio.to_thread(
+        DBOS, config={"name": "bench", "system_database_url": url, "log_level": "ERROR"}
+    )
 
     @DBOS.step()  # pyright: ignore[reportUntypedFunctionDecorator]
     async def step(state: State) -> State:
@@ -144,16 +158,22 @@ async def dbos(dsn: str, state_kb: int) -> AsyncIterator[Run]:
 
 @asynccontextmanager
 async def absurd(dsn: str, state_kb: int) -> AsyncIterator[Run]:
-    """A task of four steps. Each of ten clients spawns a task and then works one off, so that nobody waits for a poll.
+    """A task of four steps. Each of ten clients spawns a task and then works one off, so that
+    nobody waits for a poll.
 
-    A claim passes over rows that another one has locked, so it may come back with nothing: then it is made again.
+    A claim passes over rows that another one has locked, so it may come back with nothing: then it
+    is made again.
     """
     from absurd_sdk import AsyncAbsurd  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-    from absurdctl import BUNDLED_SCHEMA_SQL  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+    from absurdctl import (  # noqa: PLC0415
+        BUNDLED_SCHEMA_SQL,  # pyright: ignore[reportMissingImports]
+    )
 
     conninfo = parse_dsn(dsn).conninfo
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
-        if not await (await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'absurd'")).fetchone():
+        if not await (
+            await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'absurd'")
+        ).fetchone():
             await connection.execute(BUNDLED_SCHEMA_SQL)
     text = words(state_kb)
     finished: dict[str, asyncio.Future[Any]] = {}

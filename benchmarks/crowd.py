@@ -1,8 +1,10 @@
-"""Many threads, quickly: a few are made by real graphs, then multiplied by SQL with ids and times of their own.
+"""Many threads, quickly: a few are made by real graphs, then multiplied by SQL with ids and times
+of their own.
 
-Of a hundred threads 96 are complete, one failed, one asks, two crashed; one of the complete was resumed after an error and
-one answered a question, so that both stay in its past. Half of them, by hundreds, are in the ledger; the rest only plain
-LangGraph has seen. Ages spread evenly over thirty days; rows lie in the order of their time, thread ids in none, as uuids do.
+Of a hundred threads 96 are complete, one failed, one asks, two crashed; one of the complete was
+resumed after an error and one answered a question, so that both stay in its past. Half of them, by
+hundreds, are in the ledger; the rest only plain LangGraph has seen. Ages spread evenly over thirty
+days; rows lie in the order of their time, thread ids in none, as uuids do.
 """
 
 from __future__ import annotations
@@ -26,7 +28,14 @@ from aiodurable.postgres import schema
 
 STEPS = 8
 TABLES = ("checkpoints", "checkpoint_writes", "checkpoint_blobs")
-REST = {7: "failed", 33: "interrupted", 50: "crashed", 91: "crashed", 13: "recovered", 61: "answered"}
+REST = {
+    7: "failed",
+    33: "interrupted",
+    50: "crashed",
+    91: "crashed",
+    13: "recovered",
+    61: "answered",
+}
 """By the last two digits of a thread's number; all others are plainly complete."""
 LEDGER = {"failed": "failed", "interrupted": "interrupted", "crashed": "running"}
 
@@ -121,7 +130,8 @@ WHERE indrelid IN ('checkpoints'::regclass, 'checkpoint_writes'::regclass, 'chec
 
 
 async def make(dsn: str, threads: int, *, batch: int = 10_000) -> float:
-    """Fill an empty database with `threads` threads of ten checkpoints each, and migrate it as an adopted one.
+    """Fill an empty database with `threads` threads of ten checkpoints each, and migrate it as an
+    adopted one.
 
     Returns:
         The seconds that aiodurable's own migrations took on the full tables.
@@ -135,7 +145,9 @@ async def make(dsn: str, threads: int, *, batch: int = 10_000) -> float:
         await connection.execute("SET synchronous_commit = off")
         await connection.execute(UUID6.encode())
         for table in TABLES:
-            await connection.execute(f"CREATE TEMP TABLE template_{table} AS SELECT * FROM {table}".encode())
+            await connection.execute(
+                f"CREATE TEMP TABLE template_{table} AS SELECT * FROM {table}".encode()
+            )
             await connection.execute(f"TRUNCATE {table}".encode())
         async with _without_indexes(connection):
             for first in range(0, threads, batch):
@@ -186,7 +198,9 @@ async def _without_indexes(connection: psycopg.AsyncConnection[Any]) -> AsyncIte
         await connection.execute(again.encode())
 
 
-async def _multiply(connection: psycopg.AsyncConnection[Any], first: int, last: int, total: int) -> None:
+async def _multiply(
+    connection: psycopg.AsyncConnection[Any], first: int, last: int, total: int
+) -> None:
     rest = Jsonb({str(digits): name for digits, name in REST.items()})
     async with connection.transaction():
         cursor = psycopg.AsyncClientCursor(connection)
@@ -199,13 +213,16 @@ async def _record(connection: psycopg.AsyncConnection[Any], threads: int) -> Non
     """The ledger and the fences of those that were durable runs."""
     ours = [number for number in range(threads) if recorded(number)]
     columns = (
-        "run_id, thread_id, lock_key, graph, status, attempts, fencing_token, attempted_by, created_at, started_at"
+        "run_id, thread_id, lock_key, graph, status, attempts, fencing_token, attempted_by,"
+        " created_at, started_at"
     )
     async with connection.cursor() as cursor:
         async with cursor.copy("COPY aiodurable_fences (thread_id, token) FROM STDIN") as copy:
             for number in ours:
                 await copy.write_row((thread_name(number), 1))
-        await cursor.execute("CREATE TEMP TABLE runs (n int, thread_id text, lock_key bigint, status text)")
+        await cursor.execute(
+            "CREATE TEMP TABLE runs (n int, thread_id text, lock_key bigint, status text)"
+        )
         async with cursor.copy("COPY runs FROM STDIN") as copy:
             for number in ours:
                 name = thread_name(number)

@@ -1,4 +1,6 @@
-"""Leases beyond pairs: ten thousand at once, five thousand that idle, and one that goes from process to process."""
+"""Leases beyond pairs: ten thousand at once, five thousand that idle, and one that goes from
+process to process.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,18 @@ async def many(dsn: str, admin: asyncpg.Connection) -> dict[str, float]:
 
 
 async def idle(dsn: str, admin: asyncpg.Connection, seconds: float) -> dict[str, float]:
-    """What held leases cost while nothing happens, in percent of a core: this process, and the backends that hold them."""
+    """What held leases cost while nothing happens, in percent of a core: this process, and the
+    backends that hold them.
+    """
     async with PostgresLockManager(dsn) as locks:
         leases = await asyncio.gather(*(locks.acquire(f"lease {number}") for number in range(IDLE)))
         backends = await _holders(admin, IDLE)
         await asyncio.sleep(1)  # what follows a burst is not idleness
-        client_s, server_s, began = time.process_time(), sum(map(_on_cpu, backends)), time.perf_counter()
+        client_s, server_s, began = (
+            time.process_time(),
+            sum(map(_on_cpu, backends)),
+            time.perf_counter(),
+        )
         await asyncio.sleep(seconds)
         passed = time.perf_counter() - began
         client_s, server_s = time.process_time() - client_s, sum(map(_on_cpu, backends)) - server_s
@@ -60,24 +68,33 @@ async def idle(dsn: str, admin: asyncpg.Connection, seconds: float) -> dict[str,
 
 async def _holders(admin: asyncpg.Connection, count: int) -> Sequence[int]:
     """The backends that hold leases; no fewer than `count` together."""
-    query = "SELECT pid, count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' GROUP BY pid"
-    found = [(pid, number) for pid, number in await admin.fetch(query) if number > 1]  # a session's own is one
+    query = (
+        "SELECT pid, count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+        " GROUP BY pid"
+    )
+    found = [
+        (pid, number) for pid, number in await admin.fetch(query) if number > 1
+    ]  # a session's own is one
     if (total := sum(number for _, number in found)) < count:
         raise SystemExit(f"wanted {count} locks in pg_locks, found {total}")
     return [pid for pid, _ in found]
 
 
 def _on_cpu(pid: int) -> float:
-    """Seconds, to the nanosecond; NaN where the system does not tell (proc_pid_schedstat, Linux)."""
+    """Seconds, to the nanosecond; NaN where the system does not tell (proc_pid_schedstat,
+    Linux).
+    """
     path = Path(f"/proc/{pid}/schedstat")
     return int(path.read_text("utf-8").split()[0]) / 1e9 if path.exists() else float("nan")
 
 
-# ---- from process to process -------------------------------------------------------------------------------------------
+# ---- from process to process --------------------------------------------------------------------
 
 
 def _other(dsn: str, pipe: Any) -> None:
-    """Another process: for each name on stdin it takes that lock, prints when it had it, and keeps it until the next line."""
+    """Another process: for each name on stdin it takes that lock, prints when it had it, and keeps
+    it until the next line.
+    """
 
     async def serve() -> None:
         async with PostgresLockManager(dsn) as locks:
@@ -112,7 +129,9 @@ async def handoff(dsn: str) -> dict[str, float]:
             for number in range(HANDOFFS):
                 lease = await locks.acquire(f"handoff {number}")
                 pipe.send(f"handoff {number}")
-                await asyncio.sleep(uniform(0.02, 0.06))  # it waits by now; and the waiter's tick is at no fixed point
+                await asyncio.sleep(
+                    uniform(0.02, 0.06)
+                )  # it waits by now; and the waiter's tick is at no fixed point
                 released = time.monotonic()
                 await lease.release()
                 took.append(await asyncio.to_thread(pipe.recv) - released)

@@ -8,13 +8,21 @@ from typing import Any
 
 from .lockers import ASYNCPG, ASYNCPG_NO_RESET, ONE_ASYNCPG, PGBENCH, PSYCOPG, REDIS
 
-TIMES: Mapping[str, float] = {ASYNCPG: 16, ASYNCPG_NO_RESET: 16, PSYCOPG: 16, REDIS: 18, PGBENCH: 2.5}
+TIMES: Mapping[str, float] = {
+    ASYNCPG: 16,
+    ASYNCPG_NO_RESET: 16,
+    PSYCOPG: 16,
+    REDIS: 18,
+    PGBENCH: 2.5,
+}
 """How many times a peer's pairs a second are aimed at, with 1000 tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The rows of pairs, whose ratios are ours to theirs, and by name what else was measured of leases."""
+    """The rows of pairs, whose ratios are ours to theirs, and by name what else was measured of
+    leases.
+    """
 
     rows: Sequence[Mapping[str, Any]]
     more: Mapping[str, Mapping[str, float]]
@@ -32,7 +40,12 @@ def judge(measured: Measured) -> list[dict[str, Any]]:
             _at_least(f"pairs/s of {peer}, 1000 tasks", times, ratio(peer, "ratio", 1000))
             for peer, times in TIMES.items()
         ),
-        _at_most(f"server CPU of {ASYNCPG}, 1000 tasks", 1 / 30, ratio(ASYNCPG, "server_ratio", 1000), "×"),
+        _at_most(
+            f"server CPU of {ASYNCPG}, 1000 tasks",
+            1 / 30,
+            ratio(ASYNCPG, "server_ratio", 1000),
+            "×",
+        ),
         _at_most(
             f"server CPU of {ASYNCPG_NO_RESET}, 1000 tasks",
             1 / 30,
@@ -40,10 +53,17 @@ def judge(measured: Measured) -> list[dict[str, Any]]:
             "×",
         ),
         _at_most(f"p50 of {ONE_ASYNCPG}, one task", 1, ratio(ONE_ASYNCPG, "p50_ratio", 1), "×"),
-        _at_most(f"connections for {more['many']['leases']} leases", 2, more["many"]["connections"]),
+        _at_most(
+            f"connections for {more['many']['leases']} leases", 2, more["many"]["connections"]
+        ),
         _at_most("handoff between processes, p50", 2.5, more["handoff"]["p50_ms"], " ms"),
         _at_most("after kill -9 of the holder, p99", 150, more["kill"]["p99_ms"], " ms"),
-        _at_most(f"{more['idle']['leases']} idle leases, both sides", 0.1, _both(more["idle"]), " % of a core"),
+        _at_most(
+            f"{more['idle']['leases']} idle leases, both sides",
+            0.1,
+            _both(more["idle"]),
+            " % of a core",
+        ),
     ]
 
 
@@ -56,7 +76,9 @@ def _at_least(what: str, wanted: float, found: float | None) -> dict[str, Any]:
 
 
 def _at_most(what: str, wanted: float, found: float | None, unit: str = "") -> dict[str, Any]:
-    return _row(what, f"≤ {wanted:.3g}{unit}", found, unit, met=found is not None and found <= wanted)
+    return _row(
+        what, f"≤ {wanted:.3g}{unit}", found, unit, met=found is not None and found <= wanted
+    )
 
 
 def _row(what: str, wanted: str, found: float | None, unit: str, *, met: bool) -> dict[str, Any]:

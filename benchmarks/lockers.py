@@ -1,4 +1,6 @@
-"""Who takes part in the benchmark of locks, and how each takes and gives back one lock; 10 connections where it has a pool."""
+"""Who takes part in the benchmark of locks, and how each takes and gives back one lock; 10
+connections where it has a pool.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ ROW = "row lease, pool of 10"
 POOL = 10
 WARM_UP_S = 0.2
 LOCK, UNLOCK = "SELECT pg_try_advisory_lock($1)", "SELECT pg_advisory_unlock($1)"
-ROW_TABLE = "CREATE TABLE bench_leases (name text PRIMARY KEY, owner text NOT NULL, expires timestamptz NOT NULL)"
+ROW_TABLE = (
+    "CREATE TABLE bench_leases (name text PRIMARY KEY, owner text NOT NULL, expires timestamptz NOT"
+    " NULL)"
+)
 TAKE_ROW = """
 INSERT INTO bench_leases VALUES ($1, $2, now() + interval '20 seconds')
 ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, expires = excluded.expires WHERE bench_leases.expires < now()
@@ -66,7 +71,7 @@ Measure = Callable[[Place, int], Mapping[str, float]]
 """With so many tasks (threads, clients)."""
 
 
-# ---- what a pair is ----------------------------------------------------------------------------------------------------
+# ---- what a pair is -----------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -82,7 +87,9 @@ async def ours(place: Place) -> AsyncIterator[Pair]:
 
 @asynccontextmanager
 async def asyncpg_pool(place: Place, reset: Any = None) -> AsyncIterator[Pair]:
-    """As it comes the pool resets a connection that is given back (`None`), which is a third round trip a pair."""
+    """As it comes the pool resets a connection that is given back (`None`), which is a third round
+    trip a pair.
+    """
     async with _pool(place, reset) as pool:
 
         async def pair(name: str) -> None:
@@ -116,7 +123,9 @@ async def row_lease(place: Place) -> AsyncIterator[Pair]:
         async def pair(name: str) -> None:
             async with pool.acquire() as connection:
                 await connection.fetchval(TAKE_ROW, name, "me")
-            async with pool.acquire() as connection:  # such a lease needs no connection while it is held
+            async with (
+                pool.acquire() as connection
+            ):  # such a lease needs no connection while it is held
                 await connection.execute(DROP_ROW, name, "me")
 
         yield pair
@@ -146,7 +155,9 @@ async def psycopg_pool(place: Place) -> AsyncIterator[Pair]:
 async def redis_lock(place: Place) -> AsyncIterator[Pair]:
     redis: Any = import_module("redis.asyncio")
     connection = redis.UnixDomainSocketConnection
-    pool = redis.BlockingConnectionPool(POOL, None, connection_class=connection, path=str(place.redis_socket))
+    pool = redis.BlockingConnectionPool(
+        POOL, None, connection_class=connection, path=str(place.redis_socket)
+    )
     client = redis.Redis.from_pool(pool)
 
     async def pair(name: str) -> None:
@@ -160,17 +171,21 @@ async def redis_lock(place: Place) -> AsyncIterator[Pair]:
 
 
 def _pool(place: Place, reset: Any) -> asyncpg.Pool:
-    return asyncpg.create_pool(**parse_dsn(place.dsn).asyncpg, min_size=POOL, max_size=POOL, reset=reset)
+    return asyncpg.create_pool(
+        **parse_dsn(place.dsn).asyncpg, min_size=POOL, max_size=POOL, reset=reset
+    )
 
 
 async def _no_reset(_connection: object) -> None:
     """A lock that was unlocked, or a row, leaves nothing to reset."""
 
 
-# ---- how it is measured ------------------------------------------------------------------------------------------------
+# ---- how it is measured -------------------------------------------------------------------------
 
 
-def in_tasks(opened: Callable[[Place], AbstractAsyncContextManager[Pair]], *, uvloop: bool = False) -> Measure:
+def in_tasks(
+    opened: Callable[[Place], AbstractAsyncContextManager[Pair]], *, uvloop: bool = False
+) -> Measure:
     """In an event loop of its own."""
 
     def measure(place: Place, tasks: int) -> Mapping[str, float]:
@@ -230,18 +245,43 @@ def in_threads(place: Place, tasks: int) -> Mapping[str, float]:
 
 
 def pgbench(place: Place, tasks: int) -> Mapping[str, float]:
-    """Prepared statements; whole seconds, for it knows no others. Each tenth latency is looked at."""
+    """Prepared statements; whole seconds, for it knows no others. Each tenth latency is looked
+    at.
+    """
     took: list[float] = []
     with tempfile.TemporaryDirectory() as folder, _metered(place.postgres, took) as figures:
         script = Path(folder, "pair.sql")
         script.write_text(
-            "\\set k random(1, 1000000000)\nSELECT pg_try_advisory_lock(:k);\nSELECT pg_advisory_unlock(:k);\n", "utf-8"
+            "\\set k random(1, 1000000000)\nSELECT pg_try_advisory_lock(:k);\nSELECT"
+            " pg_advisory_unlock(:k);\n",
+            "utf-8",
         )
-        command = [str(_pgbench()), "-n", "-M", "prepared", "-c", str(min(tasks, POOL)), "-f", str(script), "-l"]
-        command += ["--sampling-rate=0.1", f"--log-prefix={folder}/log", "-T", str(math.ceil(place.seconds))]
+        command = [
+            str(_pgbench()),
+            "-n",
+            "-M",
+            "prepared",
+            "-c",
+            str(min(tasks, POOL)),
+            "-f",
+            str(script),
+            "-l",
+        ]
+        command += [
+            "--sampling-rate=0.1",
+            f"--log-prefix={folder}/log",
+            "-T",
+            str(math.ceil(place.seconds)),
+        ]
         command.append(parse_dsn(place.dsn).conninfo)
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-        logged = [line.split() for log in Path(folder).glob("log*") for line in log.read_text("utf-8").splitlines()]
+        said = subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        logged = [
+            line.split()
+            for log in Path(folder).glob("log*")
+            for line in log.read_text("utf-8").splitlines()
+        ]
         took += [int(line[2]) / 1e6 for line in logged]
         figures["pairs"] = float(
             next(line for line in said if "actually processed" in line).split()[5].partition("/")[0]
@@ -256,11 +296,17 @@ def _pgbench() -> str | None:
 
 @contextmanager
 def _metered(server: ServerCpu, took: list[float]) -> Iterator[dict[str, float]]:
-    """Figures from the latencies in `took`. Only those that it made itself; who knows `pairs` better says so in the body."""
+    """Figures from the latencies in `took`. Only those that it made itself; who knows `pairs`
+    better says so in the body.
+    """
     figures: dict[str, float] = {}
     server_s, client_s, began = server.seconds(), _client_cpu(), time.perf_counter()
     yield figures
-    seconds, client_s, server_s = time.perf_counter() - began, _client_cpu() - client_s, server.seconds() - server_s
+    seconds, client_s, server_s = (
+        time.perf_counter() - began,
+        _client_cpu() - client_s,
+        server.seconds() - server_s,
+    )
     took.sort()
     pairs = figures.pop("pairs", len(took))
     figures.setdefault("pairs_s", pairs / seconds)
@@ -293,9 +339,14 @@ CONTENDERS: Mapping[str, Measure] = {
 def missing(name: str) -> str:
     """What the contender lacks here; nothing: an empty string."""
     packages = {OURS_UVLOOP: ["uvloop"], PSYCOPG2: ["psycopg2"], REDIS: ["redis"]}
-    programs = {PGBENCH: {"pgbench": _pgbench()}, REDIS: {"redis-server": shutil.which("redis-server")}}
+    programs = {
+        PGBENCH: {"pgbench": _pgbench()},
+        REDIS: {"redis-server": shutil.which("redis-server")},
+    }
     lacks = [package for package in packages.get(name, []) if not find_spec(package)]
-    lacks += [f"the program {program}" for program, found in programs.get(name, {}).items() if not found]
+    lacks += [
+        f"the program {program}" for program, found in programs.get(name, {}).items() if not found
+    ]
     return " and ".join(lacks)
 
 
@@ -304,12 +355,24 @@ def redis_server() -> Iterator[tuple[Path, ServerCpu]]:
     """One that keeps nothing, on a unix socket."""
     with tempfile.TemporaryDirectory() as folder:
         socket = Path(folder, "redis.sock")
-        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder]
+        command = [
+            "redis-server",
+            "--port",
+            "0",
+            "--unixsocket",
+            str(socket),
+            "--save",
+            "",
+            "--dir",
+            folder,
+        ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             while not socket.exists():
                 if process.poll() is not None:
-                    raise SystemExit(f"redis-server ended with {process.returncode} before it listened")
+                    raise SystemExit(
+                        f"redis-server ended with {process.returncode} before it listened"
+                    )
                 time.sleep(0.01)
             yield socket, ServerCpu(process.pid)
         finally:

@@ -1,9 +1,11 @@
-"""What a lock costs: pairs of lock and unlock against its peers, ten thousand leases, handoff between processes, idleness.
+"""What a lock costs: pairs of lock and unlock against its peers, ten thousand leases, handoff
+between processes, idleness.
 
-A pair is one lock and its unlock, of a name nobody else wants. The contenders take turns, round by round, so that a ratio,
-the median of the ratios of each round, holds although the machine's speed drifts. Postgres is an embedded one that syncs
-each commit; Redis, which keeps nothing, stands on a unix socket, too. CPU is that of whole processes on both sides,
-pgbench's included. psycopg2 and pgbench take at most 10 threads or clients whatever the number of tasks.
+A pair is one lock and its unlock, of a name nobody else wants. The contenders take turns, round by
+round, so that a ratio, the median of the ratios of each round, holds although the machine's speed
+drifts. Postgres is an embedded one that syncs each commit; Redis, which keeps nothing, stands on a
+unix socket, too. CPU is that of whole processes on both sides, pgbench's included. psycopg2 and
+pgbench take at most 10 threads or clients whatever the number of tasks.
 """
 
 from __future__ import annotations
@@ -24,7 +26,18 @@ from . import leases
 from .ceiling import LAYERS, room
 from .chart import Bar, Group, bar_chart
 from .lock_targets import TIMES, Measured, judge
-from .lockers import CONTENDERS, ONE_ASYNCPG, OURS, OURS_UVLOOP, REDIS, ROW_TABLE, Measure, Place, missing, redis_server
+from .lockers import (
+    CONTENDERS,
+    ONE_ASYNCPG,
+    OURS,
+    OURS_UVLOOP,
+    REDIS,
+    ROW_TABLE,
+    Measure,
+    Place,
+    missing,
+    redis_server,
+)
 from .machine import describe, in_words
 from .meter import ServerCpu
 from .report import Row, parser, save, table
@@ -54,11 +67,15 @@ ROOM = {
 }
 
 
-async def compete(place: Place, contenders: Sequence[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+async def compete(
+    place: Place, contenders: Sequence[str], options: argparse.Namespace
+) -> list[dict[str, Any]]:
     """A row for each number of tasks and contender."""
     rows: list[dict[str, Any]] = []
     for tasks in options.tasks:
-        here = [name for name in contenders if tasks == 1 or name != ONE_ASYNCPG]  # which is one task's
+        here = [
+            name for name in contenders if tasks == 1 or name != ONE_ASYNCPG
+        ]  # which is one task's
         turns = {name: partial(_apart, CONTENDERS[name], place, tasks) for name in here}
         seen = await in_turns(turns, options.rounds, warm_up=0)  # each warms up by itself
         rows += [{"tasks": tasks, "contender": name, **_middle(seen, name)} for name in here]
@@ -66,21 +83,28 @@ async def compete(place: Place, contenders: Sequence[str], options: argparse.Nam
 
 
 async def ceiling(options: argparse.Namespace) -> None:
-    """A row for each layer of `ceiling.py` and for each peer with a target, at the largest number of tasks; and what the
-    targets leave."""
+    """A row for each layer of `ceiling.py` and for each peer with a target, at the largest number
+    of tasks; and what the targets leave."""
     tasks = max(options.tasks)
     peers = {name: CONTENDERS[name] for name in TIMES if not missing(name)}
     with ExitStack() as stack:
-        socket, redis = stack.enter_context(redis_server()) if REDIS in peers else (None, ServerCpu(None))
+        socket, redis = (
+            stack.enter_context(redis_server()) if REDIS in peers else (None, ServerCpu(None))
+        )
         async with embedded_postgres(durable=True, settings=SERVER) as dsn:
             admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
             place = Place(dsn, await ServerCpu.of(admin), socket, redis, options.seconds)
             await admin.close()
-            turns = {name: partial(_apart, measure, place, tasks) for name, measure in {**LAYERS, **peers}.items()}
+            turns = {
+                name: partial(_apart, measure, place, tasks)
+                for name, measure in {**LAYERS, **peers}.items()
+            }
             seen = await in_turns(turns, options.rounds, warm_up=0)
     middle = {name: medians(figures) for name, figures in seen.items()}
     rows = [{"tasks": tasks, "contender": name, **figures} for name, figures in middle.items()]
-    print(table(rows, {name: head for name, head in HEADS.items() if "ratio" not in name}), end="\n\n")
+    print(
+        table(rows, {name: head for name, head in HEADS.items() if "ratio" not in name}), end="\n\n"
+    )
     print(table(room(middle), ROOM))
 
 
@@ -91,7 +115,10 @@ async def _apart(measure: Measure, place: Place, tasks: int) -> Figures:
 
 def _middle(seen: dict[str, list[Figures]], name: str) -> dict[str, float]:
     compared = {"ratio": "pairs_s", "server_ratio": "server_us", "p50_ratio": "p50_ms"}
-    return {**medians(seen[name]), **{key: ratio(seen[OURS], seen[name], figure) for key, figure in compared.items()}}
+    return {
+        **medians(seen[name]),
+        **{key: ratio(seen[OURS], seen[name], figure) for key, figure in compared.items()},
+    }
 
 
 async def beyond(dsn: str, admin: asyncpg.Connection, idle_s: float) -> dict[str, Any]:
@@ -99,7 +126,9 @@ async def beyond(dsn: str, admin: asyncpg.Connection, idle_s: float) -> dict[str
 
     async def measured(name: str, part: Any) -> dict[str, Any]:
         found = await part
-        print(f"{name}: {', '.join(f'{key} {value:.4g}' for key, value in found.items())}", flush=True)
+        print(
+            f"{name}: {', '.join(f'{key} {value:.4g}' for key, value in found.items())}", flush=True
+        )
         return found
 
     return {
@@ -113,15 +142,24 @@ async def beyond(dsn: str, admin: asyncpg.Connection, idle_s: float) -> dict[str
 async def run(options: argparse.Namespace) -> None:
     absent = {name: lacks for name in CONTENDERS if (lacks := missing(name))}
     for name, lacks in absent.items():
-        print(f"not measured: {name}, for {lacks} is not installed (packages: pip install -e '.[bench]')")
+        print(
+            f"not measured: {name}, for {lacks} is not installed (packages: pip install -e"
+            " '.[bench]')"
+        )
     with ExitStack() as stack:
-        socket, redis = (None, ServerCpu(None)) if REDIS in absent else stack.enter_context(redis_server())
+        socket, redis = (
+            (None, ServerCpu(None)) if REDIS in absent else stack.enter_context(redis_server())
+        )
         async with embedded_postgres(durable=True, settings=SERVER) as dsn:
             admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
             await admin.execute(ROW_TABLE)
-            machine = describe(await admin.fetchval("SHOW server_version"), ("uvloop", "redis", "psycopg2-binary"))
+            machine = describe(
+                await admin.fetchval("SHOW server_version"), ("uvloop", "redis", "psycopg2-binary")
+            )
             place = Place(dsn, await ServerCpu.of(admin), socket, redis, options.seconds)
-            rows = await compete(place, [name for name in CONTENDERS if name not in absent], options)
+            rows = await compete(
+                place, [name for name in CONTENDERS if name not in absent], options
+            )
             print(table(rows, HEADS), end="\n\n", flush=True)
             more = await beyond(dsn, admin, options.idle)
             await admin.close()
@@ -148,8 +186,15 @@ def chart(rows: Sequence[Row], machine: dict[str, Any]) -> str:
             if row["tasks"] == tasks
         ]
         groups.append(Group(f"{tasks:,} tasks" if tasks > 1 else "one task", bars))
-    says = "Lock and unlock of a free name. × = times aiodurable on asyncio, median of the rounds' ratios."
-    return bar_chart("Locks taken and given back, per second", [says, in_words(machine, "asyncpg", "redis")], groups)
+    says = (
+        "Lock and unlock of a free name. × = times aiodurable on asyncio, median of the rounds'"
+        " ratios."
+    )
+    return bar_chart(
+        "Locks taken and given back, per second",
+        [says, in_words(machine, "asyncpg", "redis")],
+        groups,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -157,8 +202,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--seconds", type=float, default=3.0, help="of each contender in a round")
     options.add_argument("--tasks", type=int, nargs="+", default=[1, 1000])
-    options.add_argument("--idle", type=float, default=20.0, help="seconds for which idle leases are watched")
-    options.add_argument("--ceiling", action="store_true", help="only what a pair passes on its way, layer by layer")
+    options.add_argument(
+        "--idle", type=float, default=20.0, help="seconds for which idle leases are watched"
+    )
+    options.add_argument(
+        "--ceiling", action="store_true", help="only what a pair passes on its way, layer by layer"
+    )
     given = options.parse_args(argv)
     if given.quick:
         given.rounds, given.seconds, given.idle = 1, 1.0, 5.0

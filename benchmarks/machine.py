@@ -18,7 +18,9 @@ def describe(server_version: str, packages: Iterable[str] = ()) -> dict[str, Any
     info = Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text("utf-8").splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+        cpu = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu
+        )
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -34,7 +36,9 @@ def in_words(machine: dict[str, Any], *packages: str) -> str:
     """A line for a chart: `2 cores, 23 GiB, Python 3.11.7, Postgres 18.4, langgraph 1.2.22`."""
     named = [f"{name} {machine[name]}" for name in packages if machine.get(name)]
     host = f"{machine['cores']} cores, {machine['memory_gib']} GiB"
-    return ", ".join([host, f"Python {machine['python']}", f"Postgres {machine['postgres']}", *named])
+    return ", ".join(
+        [host, f"Python {machine['python']}", f"Postgres {machine['postgres']}", *named]
+    )
 
 
 def _version(name: str) -> str | None:

@@ -1,9 +1,11 @@
-"""Whether memory stays flat: 10,000 durable runs with states of 100 kB, most of which wait for their place in the write queue.
+"""Whether memory stays flat: 10,000 durable runs with states of 100 kB, most of which wait for
+their place in the write queue.
 
-All runs of a process share a state's text, so what grows is what this library keeps of it: serialised values that are not
-committed yet. They are bounded in bytes, however many runs there are; without the bound, all at once would hold a
-gigabyte. What LangGraph itself keeps for a run in flight, tens of kilobytes, is measured first, by as many runs without
-durability that all wait in their node: for those that are ahead of their checkpoints wait, too.
+All runs of a process share a state's text, so what grows is what this library keeps of it:
+serialised values that are not committed yet. They are bounded in bytes, however many runs there
+are; without the bound, all at once would hold a gigabyte. What LangGraph itself keeps for a run in
+flight, tens of kilobytes, is measured first, by as many runs without durability that all wait in
+their node: for those that are ahead of their checkpoints wait, too.
 """
 
 from __future__ import annotations
@@ -57,14 +59,32 @@ async def in_flight(at_once: int) -> dict[str, Any]:
         await all_there.wait()
         return {"count": state.get("count", 0) + 1}
 
-    graph = StateGraph(State).add_node("node", node).add_edge(START, "node").compile(checkpointer=InMemorySaver())
+    graph = (
+        StateGraph(State)
+        .add_node("node", node)
+        .add_edge(START, "node")
+        .compile(checkpointer=InMemorySaver())
+    )
 
     async def run(thread_id: str) -> Any:
-        return await graph.ainvoke({"count": 0}, {"configurable": {"thread_id": thread_id}}, durability="sync")
+        return await graph.ainvoke(
+            {"count": 0}, {"configurable": {"thread_id": thread_id}}, durability="sync"
+        )
 
     await crowd(run, at_once, at_once)
-    figures = {"seconds": time.perf_counter() - began, "before_mb": before, "peak_mb": peak_memory() / 1e6}
-    return {"what": "LangGraph alone", "state_kb": 0, "runs": at_once, "at_once": at_once, "states_mb": 0.0, **figures}
+    figures = {
+        "seconds": time.perf_counter() - began,
+        "before_mb": before,
+        "peak_mb": peak_memory() / 1e6,
+    }
+    return {
+        "what": "LangGraph alone",
+        "state_kb": 0,
+        "runs": at_once,
+        "at_once": at_once,
+        "states_mb": 0.0,
+        **figures,
+    }
 
 
 async def one(dsn: str, state_kb: int, runs: int, at_once: int) -> dict[str, Any]:
@@ -84,7 +104,11 @@ async def one(dsn: str, state_kb: int, runs: int, at_once: int) -> dict[str, Any
         await crowd(run, 100, 50)
         before, began = peak_memory() / 1e6, time.perf_counter()
         await crowd(run, runs, at_once)
-        figures = {"seconds": time.perf_counter() - began, "before_mb": before, "peak_mb": peak_memory() / 1e6}
+        figures = {
+            "seconds": time.perf_counter() - began,
+            "before_mb": before,
+            "peak_mb": peak_memory() / 1e6,
+        }
     place = {"what": "durable runs", "state_kb": state_kb, "runs": runs, "at_once": at_once}
     return {**place, "states_mb": runs * state_kb / 1000, **figures}
 
@@ -95,7 +119,10 @@ async def run(options: argparse.Namespace) -> None:
             embedded_postgres(durable=False, settings=ROOM)
         )
         # LangGraph alone comes first: what durable runs reach beyond its peak is their share.
-        rows = [await in_flight(options.at_once), await one(dsn, options.state_kb, options.runs, options.at_once)]
+        rows = [
+            await in_flight(options.at_once),
+            await one(dsn, options.state_kb, options.runs, options.at_once),
+        ]
         admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
         stack.push_async_callback(admin.close)
         machine = describe(await admin.fetchval("SHOW server_version"))

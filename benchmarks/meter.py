@@ -1,4 +1,6 @@
-"""What a measured moment cost: seconds, CPU of this process and of Postgres, peak memory of this process."""
+"""What a measured moment cost: seconds, CPU of this process and of Postgres, peak memory of this
+process.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class ServerCpu:
-    """CPU seconds of a Postgres on this machine: the postmaster and all its children, also those that have ended.
+    """CPU seconds of a Postgres on this machine: the postmaster and all its children, also those
+    that have ended.
 
-    A child that ends hands its time to the postmaster (`cutime`, `cstime` of proc_pid_stat(5)), so nothing is lost with
-    a closed connection. Where the server's processes cannot be seen, on another machine or another system, `seconds()`
-    is NaN.
+    A child that ends hands its time to the postmaster (`cutime`, `cstime` of proc_pid_stat(5)), so
+    nothing is lost with a closed connection. Where the server's processes cannot be seen, on
+    another machine or another system, `seconds()` is NaN.
     """
 
     def __init__(self, postmaster: int | None) -> None:
@@ -28,7 +31,9 @@ class ServerCpu:
     @classmethod
     async def of(cls, connection: asyncpg.Connection) -> Self:
         """The server that the connection leads to."""
-        backend, database = await connection.fetchrow("SELECT pg_backend_pid(), current_database()") or (0, "")
+        backend, database = await connection.fetchrow(
+            "SELECT pg_backend_pid(), current_database()"
+        ) or (0, "")
         return cls(_postmaster(backend, database))
 
     def seconds(self) -> float:
@@ -51,19 +56,25 @@ class ServerCpu:
 def _postmaster(backend: int, database: str) -> int | None:
     try:
         title = Path(f"/proc/{backend}/cmdline").read_text("utf-8", "replace")
-        seen = title.startswith("postgres:") and database in title  # else it is somebody else's process
+        seen = (
+            title.startswith("postgres:") and database in title
+        )  # else it is somebody else's process
         return int(_stat(backend)[1]) if seen else None
     except OSError:
         return None
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields from the third on, for the second may contain anything: 0 state, 1 ppid, 11 utime … 14 cstime."""
+    """The fields from the third on, for the second may contain anything: 0 state, 1 ppid, 11 utime
+    … 14 cstime.
+    """
     return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()]
+    return [
+        int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
+    ]
 
 
 class Meter:
@@ -96,7 +107,9 @@ def peak_memory() -> int:
     """Bytes: the most that this process held at once, since it started or was last reset."""
     if sys.platform == "linux":
         return _status("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def resident_memory() -> int:
@@ -105,9 +118,13 @@ def resident_memory() -> int:
 
 
 def _forget_peak() -> int:
-    """The peak starts again at what is held now, where the system can (Linux); returns what it starts from."""
+    """The peak starts again at what is held now, where the system can (Linux); returns what it
+    starts from.
+    """
     if sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # proc_pid_clear_refs(5): resets the peak resident set size
+        Path("/proc/self/clear_refs").write_text(
+            "5"
+        )  # proc_pid_clear_refs(5): resets the peak resident set size
     return peak_memory()
 
 

@@ -1,7 +1,9 @@
-"""Where the time of a durable run goes: the time line of a lone one, and the CPU of fifty at once by part.
+"""Where the time of a durable run goes: the time line of a lone one, and the CPU of fifty at once
+by part.
 
-What is measured is the client. A statement's time is from its being sent to its answer: the wire, the server, the disk,
-and the driver. The CPU is sampled, a stack each millisecond of it, and counted for the innermost frame that is of a part.
+What is measured is the client. A statement's time is from its being sent to its answer: the wire,
+the server, the disk, and the driver. The CPU is sampled, a stack each millisecond of it, and
+counted for the innermost frame that is of a part.
 """
 
 from __future__ import annotations
@@ -37,7 +39,11 @@ NAMES: Mapping[str, str] = {
     END: "runs: end",
 }
 PARTS = ("aiodurable", "asyncpg", "langgraph", "langchain_core", "asyncio")
-TIMELINE_HEADS = {"statement": "statement", "before_ms": "Python before, ms", "took_ms": "until its answer, ms"}
+TIMELINE_HEADS = {
+    "statement": "statement",
+    "before_ms": "Python before, ms",
+    "took_ms": "until its answer, ms",
+}
 CPU_HEADS = {"part": "part", "cpu_ms": "CPU ms a run", "share": "share"}
 
 
@@ -70,14 +76,20 @@ async def _timeline(run: Run) -> list[Row]:
     ]
     rows.append({"statement": "(until it returns)", "before_ms": after, "took_ms": None})
     rows.append(
-        {"statement": f"whole run, {whole:.2f} ms", "before_ms": sum(times[::2]) + after, "took_ms": sum(times[1::2])}
+        {
+            "statement": f"whole run, {whole:.2f} ms",
+            "before_ms": sum(times[::2]) + after,
+            "took_ms": sum(times[1::2]),
+        }
     )
     return rows
 
 
 @contextmanager
 def _statements() -> Iterator[list[tuple[str, float, float]]]:
-    """Each statement of this process as name, sent, answered: seen at the driver, in the order of their answers."""
+    """Each statement of this process as name, sent, answered: seen at the driver, in the order of
+    their answers.
+    """
     asked: list[tuple[str, float, float]] = []
 
     def seen(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -88,12 +100,16 @@ def _statements() -> Iterator[list[tuple[str, float, float]]]:
             try:
                 return await original(driver, *args, **kwargs)
             finally:
-                asked.append((NAMES.get(text, " ".join(text.split())[:40]), sent, time.perf_counter()))
+                asked.append(
+                    (NAMES.get(text, " ".join(text.split())[:40]), sent, time.perf_counter())
+                )
 
         return statement
 
     doors = [
-        (kind, name) for kind in (asyncpg.Connection, PreparedStatement) for name in ("fetch", "fetchrow", "fetchval")
+        (kind, name)
+        for kind in (asyncpg.Connection, PreparedStatement)
+        for name in ("fetch", "fetchrow", "fetchval")
     ]
     originals = [getattr(kind, name) for kind, name in doors]
     for (kind, name), original in zip(doors, originals, strict=True):
@@ -129,7 +145,9 @@ async def _cpu(run: Run) -> list[Row]:
 
 
 def _part(frame: FrameType | None) -> str:
-    """The innermost part on the stack; for aiodurable, its package. asyncio only if no other part is on it."""
+    """The innermost part on the stack; for aiodurable, its package. asyncio only if no other part
+    is on it.
+    """
     while frame is not None:
         module: str = frame.f_globals.get("__name__", "")
         top, _, rest = module.partition(".")

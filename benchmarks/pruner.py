@@ -1,9 +1,10 @@
-"""A process that prunes a crowd on command, as a cron job or a worker does, not in the process of live runs.
+"""A process that prunes a crowd on command, as a cron job or a worker does, not in the process of
+live runs.
 
     python -m benchmarks.pruner < lines
 
-The first line names the crowd, as JSON; each further one who prunes and for how many seconds. To each the answer is a line:
-threads a second.
+The first line names the crowd, as JSON; each further one who prunes and for how many seconds. To
+each the answer is a line: threads a second.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ __all__ = ["pruner"]
 
 @asynccontextmanager
 async def pruner(dsn: str, count: int) -> AsyncIterator[Callable[[str, float], Awaitable[float]]]:
-    """Such a process, ready: what is yielded has "ours" or "stock" prune for so many seconds, and tells threads a second."""
+    """Such a process, ready: what is yielded has "ours" or "stock" prune for so many seconds, and
+    tells threads a second.
+    """
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", __spec__.name, stdin=pipe, stdout=pipe)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", __spec__.name, stdin=pipe, stdout=pipe
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     into, out = process.stdin, process.stdout
@@ -53,7 +58,9 @@ async def pruner(dsn: str, count: int) -> AsyncIterator[Callable[[str, float], A
 
 
 async def ours(durable: Durable, seconds: float) -> float:
-    """From the first thread that is pruned on: in a kept crowd it first passes over what was pruned before."""
+    """From the first thread that is pruned on: in a kept crowd it first passes over what was pruned
+    before.
+    """
     seen: list[tuple[float, int]] = []
 
     def told(pruned: PruneReport) -> None:
@@ -80,15 +87,23 @@ async def one_by_one(saver: AsyncPostgresSaver, old: list[str], seconds: float) 
 
 async def serve(dsn: str, count: int) -> None:
     """Answer line by line."""
-    old = [thread_name(number) for number in range(count // 2, count) if template(number) == "complete"]
-    random.Random(time.time_ns()).shuffle(old)  # the younger half, which ours leaves alone: each has threads of its own
+    old = [
+        thread_name(number) for number in range(count // 2, count) if template(number) == "complete"
+    ]
+    random.Random(time.time_ns()).shuffle(
+        old
+    )  # the younger half, which ours leaves alone: each has threads of its own
     async with AsyncExitStack() as stack:
         durable = await stack.enter_async_context(Durable(dsn))
         saver = await stack.enter_async_context(AsyncPostgresSaver.from_conn_string(dsn))
         print(flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             who, seconds = line.split()
-            work = ours(durable, float(seconds)) if who == "ours" else one_by_one(saver, old, float(seconds))
+            work = (
+                ours(durable, float(seconds))
+                if who == "ours"
+                else one_by_one(saver, old, float(seconds))
+            )
             print(await work, flush=True)
 
 

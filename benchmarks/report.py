@@ -1,4 +1,6 @@
-"""Figures for a person, as a table, and for a program, as JSON with the machine they were measured on."""
+"""Figures for a person, as a table, and for a program, as JSON with the machine they were measured
+on.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,21 @@ Row = Mapping[str, Any]
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:
     """With the options that every benchmark has: `--json FILE`, `--svg FILE`, `--quick`."""
     made = argparse.ArgumentParser(
-        f"python -m benchmarks {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        f"python -m benchmarks {name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--quick", action="store_true", help="about a minute: fewer rounds of less; not to be quoted")
-    made.add_argument("--json", type=Path, metavar="FILE", help="save the figures and the machine's description here")
+    made.add_argument(
+        "--quick",
+        action="store_true",
+        help="about a minute: fewer rounds of less; not to be quoted",
+    )
+    made.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="save the figures and the machine's description here",
+    )
     made.add_argument("--svg", type=Path, metavar="FILE", help="save a chart here")
     return made
 
@@ -34,7 +47,9 @@ def save(path: Path, machine: Mapping[str, Any], rows: Sequence[Row], **more: An
         **{name: _rounded(value) for name, value in more.items()},
         "figures": _rounded(list(rows)),
     }
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    path.write_text(
+        json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+    )
 
 
 def load(path: Path, name: str = "figures") -> list[dict[str, Any]]:
@@ -43,12 +58,19 @@ def load(path: Path, name: str = "figures") -> list[dict[str, Any]]:
 
 
 def refuse_others(path: Path, machine: Mapping[str, Any]) -> None:
-    """End the program where the figures in the file were measured on anything else than `machine`: they cannot be compared."""
+    """End the program where the figures in the file were measured on anything else than `machine`:
+    they cannot be compared.
+    """
     there = json.loads(path.read_text("utf-8"))["machine"] if path.exists() else {}
     others = sorted(name for name in {*there, *machine} if there.get(name) != machine.get(name))
     if there and others:
-        found = ", ".join(f"{name} {there.get(name)} there and {machine.get(name)} here" for name in others)
-        raise SystemExit(f"wanted to keep the figures in {path}, found {found}: measure all of them, or save elsewhere")
+        found = ", ".join(
+            f"{name} {there.get(name)} there and {machine.get(name)} here" for name in others
+        )
+        raise SystemExit(
+            f"wanted to keep the figures in {path}, found {found}: measure all of them, or save"
+            " elsewhere"
+        )
 
 
 def _rounded(value: Any) -> Any:
@@ -64,13 +86,18 @@ def _rounded(value: Any) -> Any:
 
 
 def table(rows: Sequence[Row], heads: Mapping[str, str]) -> str:
-    """Markdown that reads well in a terminal too. `heads`: the columns wanted and what they are called."""
+    """Markdown that reads well in a terminal too. `heads`: the columns wanted and what they are
+    called.
+    """
     lines = [list(heads.values()), *([_cell(row.get(name)) for name in heads] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     numeric = [type(rows[0].get(name)) in (int, float) for name in heads]
 
     def line(cells: Sequence[str]) -> str:
-        placed = (cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(cells, widths, numeric, strict=True))
+        placed = (
+            cell.rjust(w) if n else cell.ljust(w)
+            for cell, w, n in zip(cells, widths, numeric, strict=True)
+        )
         return f"| {' | '.join(placed)} |"
 
     rule = [("-" * (w - 1) + ":") if n else "-" * w for w, n in zip(widths, numeric, strict=True)]

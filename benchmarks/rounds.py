@@ -13,7 +13,8 @@ Measured = dict[str, list[Figures]]
 async def in_turns(
     contenders: Mapping[str, Callable[[], Awaitable[Figures]]], rounds: int, *, warm_up: int = 1
 ) -> Measured:
-    """Each contender once a round; every second round backwards, so that nobody always comes after the same one.
+    """Each contender once a round; every second round backwards, so that nobody always comes after
+    the same one.
 
     The first `warm_up` rounds are run and forgotten.
     """
@@ -33,5 +34,9 @@ def medians(rounds: Sequence[Figures]) -> dict[str, float]:
 
 
 def ratio(rounds: Sequence[Figures], base: Sequence[Figures], figure: str) -> float:
-    """How many times the base's figure: the median of the ratios of each round, not the ratio of the medians."""
-    return statistics.median(one[figure] / other[figure] for one, other in zip(rounds, base, strict=True))
+    """How many times the base's figure: the median of the ratios of each round, not the ratio of
+    the medians.
+    """
+    return statistics.median(
+        one[figure] / other[figure] for one, other in zip(rounds, base, strict=True)
+    )

@@ -1,8 +1,10 @@
-"""Whether anything grows, or is left behind: durable runs for minutes, of which some are cancelled and some lose their session.
+"""Whether anything grows, or is left behind: durable runs for minutes, of which some are cancelled
+and some lose their session.
 
-Sampled meanwhile: memory, descriptors, connections, tasks, the sizes of tables and indexes, and how full the server's queue
-of notifications is. Afterwards, when all is closed: connections, locks, tasks and descriptors must be as before, no thread may
-stand as if it ran, and a sample of the cancelled ones must go on to their end. Exit code 1 where one of these does not hold.
+Sampled meanwhile: memory, descriptors, connections, tasks, the sizes of tables and indexes, and how
+full the server's queue of notifications is. Afterwards, when all is closed: connections, locks,
+tasks and descriptors must be as before, no thread may stand as if it ran, and a sample of the
+cancelled ones must go on to their end. Exit code 1 where one of these does not hold.
 """
 
 from __future__ import annotations
@@ -99,7 +101,9 @@ class Soak:
     to_resume: list[str] = field(default_factory=list[str])
 
     async def one(self, durable: Durable, cancel: float) -> None:
-        """A run on a thread of its own; of `cancel` of them the task is cancelled at some moment."""
+        """A run on a thread of its own; of `cancel` of them the task is cancelled at some
+        moment.
+        """
         thread_id = uuid.uuid4().hex
         task = asyncio.create_task(_run(durable, thread_id), name=f"soak {thread_id}")
         if random.random() < cancel:
@@ -123,7 +127,9 @@ async def _run(durable: Durable, thread_id: str) -> None:
 
 
 def trim() -> None:
-    """Give back what is free already, so that what is left is held (glibc keeps fragments of its heap)."""
+    """Give back what is free already, so that what is left is held (glibc keeps fragments of its
+    heap).
+    """
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -165,7 +171,10 @@ class Sampler:
                 "tables_mb": sum(row["bytes"] for row in sizes) / 1e6,
                 "indexes_mb": sum(row["index_bytes"] for row in sizes) / 1e6,
                 "queue_percent": 100 * (await self._admin.fetchval(QUEUE) or 0),
-                "sizes": {row["name"]: {"table": row["bytes"], "indexes": row["index_bytes"]} for row in sizes},
+                "sizes": {
+                    row["name"]: {"table": row["bytes"], "indexes": row["index_bytes"]}
+                    for row in sizes
+                },
             }
         )
 
@@ -196,13 +205,17 @@ async def work(durable: Durable, options: argparse.Namespace, soak: Soak) -> Non
             group.create_task(caller())
 
 
-async def soaked(dsn: str, options: argparse.Namespace, admin: asyncpg.Connection) -> tuple[Soak, Sampler]:
+async def soaked(
+    dsn: str, options: argparse.Namespace, admin: asyncpg.Connection
+) -> tuple[Soak, Sampler]:
     killer = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
     soak = Soak()
     sampler = Sampler(admin, soak)
     try:
         async with Durable(dsn, graphs={"soak": GRAPH}) as durable:
-            others = [asyncio.create_task(sampler.every(max(1.0, options.minutes * 60 / options.samples)))]
+            others = [
+                asyncio.create_task(sampler.every(max(1.0, options.minutes * 60 / options.samples)))
+            ]
             if options.kill_sessions:
                 others.append(asyncio.create_task(kill_sessions(killer, soak)))
             try:
@@ -235,7 +248,9 @@ async def resumed(dsn: str, soak: Soak) -> tuple[int, dict[str, int]]:
 
 async def run(options: argparse.Namespace) -> bool:
     async with AsyncExitStack() as stack:
-        dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(embedded_postgres(durable=False))
+        dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(
+            embedded_postgres(durable=False)
+        )
         admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
         stack.push_async_callback(admin.close)
         before = Sampler(admin, Soak())
@@ -249,12 +264,18 @@ async def run(options: argparse.Namespace) -> bool:
         "connections are closed": closed["connections"] <= first["connections"],
         "locks are free": closed["locks"] <= first["locks"],
         "tasks have ended": closed["tasks"] <= first["tasks"],
-        "descriptors are closed": closed["descriptors"] <= first["descriptors"] + 2,  # LangChain's threads keep some
+        "descriptors are closed": (
+            closed["descriptors"] <= first["descriptors"] + 2
+        ),  # LangChain's threads keep some
         "no run ends with an error of another kind": not set(soak.errors) - set(EXPECTED),
         "no thread stands as if it ran": not {"running", "crashed"} & set(by_status),
         "the cancelled go on to their end": complete == len(soak.to_resume),
     }
-    figures = _figures(soak, sampler.samples) | {"resumed": complete, "statuses": by_status, "held": held}
+    figures = _figures(soak, sampler.samples) | {
+        "resumed": complete,
+        "statuses": by_status,
+        "held": held,
+    }
     print(table(sampler.samples, HEADS))
     for name, value in figures.items():
         print(f"{name}: {value}")
@@ -285,10 +306,24 @@ def _figures(soak: Soak, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser(__doc__, "soak")
     options.add_argument("--minutes", type=float, default=5.0)
-    options.add_argument("--at-once", type=int, default=50, metavar="N", help="runs at the same time")
-    options.add_argument("--cancel", type=float, default=0.0, metavar="PART", help="cancel this part of the runs: 0.3")
-    options.add_argument("--kill-sessions", action="store_true", help="end a session of Postgres every 2 to 5 seconds")
-    options.add_argument("--samples", type=int, default=20, metavar="N", help="so many, spread over the time")
+    options.add_argument(
+        "--at-once", type=int, default=50, metavar="N", help="runs at the same time"
+    )
+    options.add_argument(
+        "--cancel",
+        type=float,
+        default=0.0,
+        metavar="PART",
+        help="cancel this part of the runs: 0.3",
+    )
+    options.add_argument(
+        "--kill-sessions",
+        action="store_true",
+        help="end a session of Postgres every 2 to 5 seconds",
+    )
+    options.add_argument(
+        "--samples", type=int, default=20, metavar="N", help="so many, spread over the time"
+    )
     options.set_defaults(json=Path("soak.json"))
     given = options.parse_args(argv)
     if given.quick:

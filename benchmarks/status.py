@@ -2,12 +2,13 @@
 
     python -m benchmarks status --threads 10000 100000 1000000
 
-Makes a database for each number of threads, of ten checkpoints each, and drops it again; `--keep` leaves it on the server,
-where the next call finds it (a million take ten minutes to make, and 25 GB). The server is an embedded one with the memory
-that Postgres's manual advises, or AIODURABLE_DSN. Times are medians in milliseconds through the pool, round trip included.
-Pruning runs in a process of its own beside live runs, in turns with LangGraph's own `aprune`, thread by thread, and with live
-runs alone. Live runs come at a steady pace, whether or not earlier ones are done, and a run's time counts from when it was
-due.
+Makes a database for each number of threads, of ten checkpoints each, and drops it again; `--keep`
+leaves it on the server, where the next call finds it (a million take ten minutes to make, and 25
+GB). The server is an embedded one with the memory that Postgres's manual advises, or
+AIODURABLE_DSN. Times are medians in milliseconds through the pool, round trip included. Pruning
+runs in a process of its own beside live runs, in turns with LangGraph's own `aprune`, thread by
+thread, and with live runs alone. Live runs come at a steady pace, whether or not earlier ones are
+done, and a run's time counts from when it was due.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import embedded_postgres
 from aiodurable.postgres import schema
 from aiodurable.threads import NEEDS_ATTENTION
+from aiodurable.threads.filters import StatusName
 
 from .chart import Bar, Group, bar_chart
 from .crowd import ends, graph, make, thread_name
@@ -81,7 +83,9 @@ TARGETS = {"one": 1.0, "one_again": 1.0, "failed": 30.0, "hour": 50.0}
 
 
 def settings() -> dict[str, str]:
-    """Of the embedded server: a quarter of the memory, and a checkpoint now and then instead of every gigabyte."""
+    """Of the embedded server: a quarter of the memory, and a checkpoint now and then instead of
+    every gigabyte.
+    """
     quarter = describe("")["memory_gib"] * 1024 // 4
     return {"shared_buffers": f"{quarter}MB", "max_wal_size": "16GB", "checkpoint_timeout": "30min"}
 
@@ -92,7 +96,9 @@ async def crowd(dsn: str, threads: int, *, keep: bool) -> AsyncIterator[str]:
     name = f"crowd_{threads}"
     own = make_conninfo(dsn, dbname=name)
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
-        there = await (await admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))).fetchone()
+        there = await (
+            await admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
+        ).fetchone()
         if there is None:
             await admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
             await make(own, threads)
@@ -101,7 +107,9 @@ async def crowd(dsn: str, threads: int, *, keep: bool) -> AsyncIterator[str]:
             yield own
         finally:
             if not keep:
-                await admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+                await admin.execute(
+                    sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+                )
 
 
 async def median(call: Callable[[], Awaitable[Any]], times: int) -> float:
@@ -119,7 +127,8 @@ async def newest(dsn: str, count: int) -> datetime:
     """When the newest thread of a crowd was written: a kept crowd grows older."""
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         found = await connection.execute(
-            "SELECT max(checkpoint ->> 'ts') FROM checkpoints WHERE thread_id = %s", (thread_name(count - 1),)
+            "SELECT max(checkpoint ->> 'ts') FROM checkpoints WHERE thread_id = %s",
+            (thread_name(count - 1),),
         )
         row = await found.fetchone()
         assert row is not None
@@ -127,14 +136,21 @@ async def newest(dsn: str, count: int) -> datetime:
 
 
 async def ask(dsn: str, count: int, *, exactly: bool) -> Row:
-    """Milliseconds of each question; `exactly`: also of counting all threads, minutes among a million."""
+    """Milliseconds of each question; `exactly`: also of counting all threads, minutes among a
+    million.
+    """
     dice = random.Random(7)
     hour = await newest(dsn, count) - timedelta(hours=1)
     async with Durable(dsn) as durable:
 
-        async def deep(status: str) -> str | None:
-            """Where the thousandth page of a hundred begins; the last one, where there are fewer."""
-            found = [thread.thread_id async for thread in durable.threads.search(status=status, limit=PAGE_1000 + 100)]
+        async def deep(status: StatusName) -> str | None:
+            """Where the thousandth page of a hundred begins; the last one, where there are
+            fewer.
+            """
+            found = [
+                thread.thread_id
+                async for thread in durable.threads.search(status=status, limit=PAGE_1000 + 100)
+            ]
             return found[-101] if len(found) > 100 else None
 
         some = [thread_name(dice.randrange(count)) for _ in range(206)]
@@ -158,8 +174,12 @@ async def ask(dsn: str, count: int, *, exactly: bool) -> Row:
             "failed": await median(page(status="failed"), 30),
             "failed_deep": await median(page(status="failed", after=await deep("failed")), 30),
             "complete": await median(page(status="complete"), 30),
-            "complete_deep": await median(page(status="complete", after=await deep("complete")), 30),
-            "any_deep": await median(lambda: durable.threads.search_page(after=f"{dice.randrange(240):02x}"), 30),
+            "complete_deep": await median(
+                page(status="complete", after=await deep("complete")), 30
+            ),
+            "any_deep": await median(
+                lambda: durable.threads.search_page(after=f"{dice.randrange(240):02x}"), 30
+            ),
             "attention": await median(page(status=NEEDS_ATTENTION), 10),
             "orphans": await median(page(orphaned=True), 10),
             "hour": await median(page(newer_than=hour), 20),
@@ -169,8 +189,13 @@ async def ask(dsn: str, count: int, *, exactly: bool) -> Row:
 
 
 async def prune(dsn: str, count: int, *, rounds: int, seconds: float) -> Row:
-    """Threads a second and what live runs feel: beside our pruning, beside LangGraph's, beside none."""
-    async with Durable(dsn, graphs={"crowd": graph(ends)}) as durable, pruner(dsn, count) as prune_for:
+    """Threads a second and what live runs feel: beside our pruning, beside LangGraph's, beside
+    none.
+    """
+    async with (
+        Durable(dsn, graphs={"crowd": graph(ends)}) as durable,
+        pruner(dsn, count) as prune_for,
+    ):
 
         def beside(work: Callable[[], Awaitable[float]]) -> Callable[[], Awaitable[Figures]]:
             async def measured() -> Figures:
@@ -190,7 +215,11 @@ async def prune(dsn: str, count: int, *, rounds: int, seconds: float) -> Row:
             warm_up=1,
         )
     await _forget_live(dsn)
-    row: Row = {f"{name}_{key}": value for name, figures in found.items() for key, value in medians(figures).items()}
+    row: Row = {
+        f"{name}_{key}": value
+        for name, figures in found.items()
+        for key, value in medians(figures).items()
+    }
     row["prune_times_stock"] = ratio(found["ours"], found["stock"], "threads_per_s")
     for who in ("ours", "stock"):
         row[f"{who}_p99_grows"] = ratio(found[who], found["alone"], "p99_ms")
@@ -200,14 +229,24 @@ async def prune(dsn: str, count: int, *, rounds: int, seconds: float) -> Row:
 async def _forget_live(dsn: str) -> None:
     """A kept crowd is to be the same the next time, but for what was pruned."""
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        for name in ("checkpoints", "checkpoint_writes", "checkpoint_blobs", "aiodurable_runs", "aiodurable_fences"):
+        for name in (
+            "checkpoints",
+            "checkpoint_writes",
+            "checkpoint_blobs",
+            "aiodurable_runs",
+            "aiodurable_fences",
+        ):
             which = sql.Identifier(name)
-            await connection.execute(sql.SQL("DELETE FROM {} WHERE thread_id >= 'live-'").format(which))
+            await connection.execute(
+                sql.SQL("DELETE FROM {} WHERE thread_id >= 'live-'").format(which)
+            )
             await connection.execute(sql.SQL("VACUUM {}").format(which))
 
 
 async def live(durable: Durable, until: asyncio.Future[Any]) -> Figures:
-    """Durable runs of new threads, at a steady pace until `until` is done: how long after they were due each was done."""
+    """Durable runs of new threads, at a steady pace until `until` is done: how long after they were
+    due each was done.
+    """
     took: list[float] = []
 
     async def one(due: float) -> None:
@@ -233,17 +272,39 @@ def judge(rows: Sequence[Row]) -> list[Row]:
     """What was aimed at, for the largest crowd."""
     row = rows[-1]
     found: list[Row] = [
-        {"what": MS[name], "wanted": f"≤ {limit:g} ms", "measured": f"{row[name]:.2g} ms", "met": row[name] <= limit}
+        {
+            "what": MS[name],
+            "wanted": f"≤ {limit:g} ms",
+            "measured": f"{row[name]:.2g} ms",
+            "met": row[name] <= limit,
+        }
         for name, limit in TARGETS.items()
     ]
     for status, which in (("failed", "last page of failed"), ("complete", "page 1000 of complete")):
         deep = row[f"{status}_deep"] / row[status]
-        found.append({"what": which, "wanted": "≤ first page", "measured": f"{deep:.2f}×", "met": deep <= 1.1})
+        found.append(
+            {
+                "what": which,
+                "wanted": "≤ first page",
+                "measured": f"{deep:.2f}×",
+                "met": deep <= 1.1,
+            }
+        )
     if "prune_times_stock" in row:
         times, grows = row["prune_times_stock"], row["ours_p99_grows"]
         found += [
-            {"what": "prune, threads/s", "wanted": "≥ 5× stock", "measured": f"{times:.1f}×", "met": times >= 5},
-            {"what": "p99 of live runs", "wanted": "< 1.25×", "measured": f"{grows:.2f}×", "met": grows < 1.25},
+            {
+                "what": "prune, threads/s",
+                "wanted": "≥ 5× stock",
+                "measured": f"{times:.1f}×",
+                "met": times >= 5,
+            },
+            {
+                "what": "p99 of live runs",
+                "wanted": "< 1.25×",
+                "measured": f"{grows:.2f}×",
+                "met": grows < 1.25,
+            },
         ]
     return [{"threads": row["threads"], **each} for each in found]
 
@@ -251,7 +312,10 @@ def judge(rows: Sequence[Row]) -> list[Row]:
 def chart(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     """How each question grows; and pruning in the largest crowd."""
     groups = [
-        Group(f"{MS[name]}, ms", [Bar(f"{row['threads']:,} threads", row[name], ours=True) for row in rows])
+        Group(
+            f"{MS[name]}, ms",
+            [Bar(f"{row['threads']:,} threads", row[name], ours=True) for row in rows],
+        )
         for name in (
             "one",
             "one_again",
@@ -269,7 +333,12 @@ def chart(rows: Sequence[Row], machine: dict[str, Any]) -> str:
             Group(
                 f"pruned, threads/s beside live runs, {row['threads']:,}",
                 [
-                    Bar("aiodurable", row["ours_threads_per_s"], f"{row['prune_times_stock']:.1f}×", ours=True),
+                    Bar(
+                        "aiodurable",
+                        row["ours_threads_per_s"],
+                        f"{row['prune_times_stock']:.1f}×",
+                        ours=True,
+                    ),
                     Bar("stock aprune", row["stock_threads_per_s"], "1×"),
                 ],
             ),
@@ -282,7 +351,9 @@ def chart(rows: Sequence[Row], machine: dict[str, Any]) -> str:
                 ],
             ),
         ]
-    return bar_chart("Statuses, searches and pruning", [in_words(machine, "langgraph")], groups, columns=2)
+    return bar_chart(
+        "Statuses, searches and pruning", [in_words(machine, "langgraph")], groups, columns=2
+    )
 
 
 async def run(given: argparse.Namespace) -> None:
@@ -291,29 +362,45 @@ async def run(given: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
         dsn = os.environ.get("AIODURABLE_DSN")
         if dsn is None:
-            dsn = await stack.enter_async_context(embedded_postgres(durable=True, settings=settings()))
+            dsn = await stack.enter_async_context(
+                embedded_postgres(durable=True, settings=settings())
+            )
         dsn = parse_dsn(dsn).conninfo
         async with await psycopg.AsyncConnection.connect(dsn) as connection:
             machine = describe(connection.info.parameter_status("server_version") or "")
             shown = await connection.execute(
-                "SELECT name, current_setting(name) FROM unnest(%s::text[]) AS s (name)", (list(SERVER),)
+                "SELECT name, current_setting(name) FROM unnest(%s::text[]) AS s (name)",
+                (list(SERVER),),
             )
             server = dict(await shown.fetchall())
         for count in counts:
             async with crowd(dsn, count, keep=given.keep) as own:
                 row = await ask(own, count, exactly=given.count_all or count <= 100_000)
-                seconds = 2.0 if given.quick else min(given.seconds, count / PRUNED_PER_S / 2 / (given.rounds + 1))
+                seconds = (
+                    2.0
+                    if given.quick
+                    else min(given.seconds, count / PRUNED_PER_S / 2 / (given.rounds + 1))
+                )
                 if seconds >= SHORTEST_S:
                     row.update(await prune(own, count, rounds=given.rounds, seconds=seconds))
             rows.append(row)
             print(
                 table(
-                    [{"question, ms": MS[name], **{str(r["threads"]): r[name] for r in rows}} for name in MS],
-                    {"question, ms": "milliseconds"} | {str(r["threads"]): f"{r['threads']:,} threads" for r in rows},
+                    [
+                        {"question, ms": MS[name], **{str(r["threads"]): r[name] for r in rows}}
+                        for name in MS
+                    ],
+                    {"question, ms": "milliseconds"}
+                    | {str(r["threads"]): f"{r['threads']:,} threads" for r in rows},
                 )
             )
     print()
-    print(table(judge(rows), {"what": "aimed at", "wanted": "wanted", "measured": "measured", "met": "met"}))
+    print(
+        table(
+            judge(rows),
+            {"what": "aimed at", "wanted": "wanted", "measured": "measured", "met": "met"},
+        )
+    )
     if given.json:
         save(given.json, machine, rows, server=server, targets=judge(rows))
     if given.svg:
@@ -325,9 +412,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser(__doc__, "status")
     options.add_argument("--threads", type=int, nargs="+", default=[10_000, 100_000])
     options.add_argument("--keep", action="store_true", help="leave the databases on the server")
-    options.add_argument("--count-all", action="store_true", help="count exactly also where it takes minutes")
+    options.add_argument(
+        "--count-all", action="store_true", help="count exactly also where it takes minutes"
+    )
     options.add_argument("--rounds", type=int, default=3, help="of pruning beside live runs")
-    options.add_argument("--seconds", type=float, default=15.0, help="of each of its turns, at most")
+    options.add_argument(
+        "--seconds", type=float, default=15.0, help="of each of its turns, at most"
+    )
     asyncio.run(run(options.parse_args(argv)))
 
 

@@ -11,7 +11,9 @@ from .contenders import BASE, OURS
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Our figure is to be at least, or with `at_most` at most, `times` the other's; all with a small state."""
+    """Our figure is to be at least, or with `at_most` at most, `times` the other's; all with a
+    small state.
+    """
 
     other: str
     times: float
@@ -39,7 +41,9 @@ RATIOS = {"runs_per_s": "ratio", "client_cpu_ms": "cpu_ratio"}
 
 
 def judge(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each target that was measured: against the stock saver by the ratios of the rounds, else by the medians."""
+    """A row for each target that was measured: against the stock saver by the ratios of the rounds,
+    else by the medians.
+    """
     found: list[dict[str, Any]] = []
     for target in TARGETS:
         place = (target.concurrency, target.delay_ms, 0)
@@ -61,6 +65,8 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _find(rows: Sequence[Mapping[str, Any]], name: str, place: tuple[int, float, int]) -> Mapping[str, Any] | None:
+def _find(
+    rows: Sequence[Mapping[str, Any]], name: str, place: tuple[int, float, int]
+) -> Mapping[str, Any] | None:
     same = (row for row in rows if (row["concurrency"], row["delay_ms"], row["state_kb"]) == place)
     return next((row for row in same if row["contender"] == name), None)

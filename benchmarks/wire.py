@@ -1,6 +1,8 @@
-"""A wire to Postgres with a fixed delay, in a process of its own so that it costs the client no CPU.
+"""A wire to Postgres with a fixed delay, in a process of its own so that it costs the client no
+CPU.
 
-python -m benchmarks.wire SOCKET_OR_HOST PORT DELAY_MS: prints the port it listens on, then forwards until stdin ends.
+python -m benchmarks.wire SOCKET_OR_HOST PORT DELAY_MS: prints the port it listens on, then forwards
+until stdin ends.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ from aiodurable.dsn import parse_dsn
 class DelayLine:
     """Sockets in pairs: what one receives, the other sends `delay_s` seconds later.
 
-    One delay for all, so one queue in order of time serves them all. Bare sockets, because an event loop's own work is
-    a tenth of a millisecond a piece; and select(2), which waits in microseconds where poll and epoll_wait round up to
-    whole milliseconds.
+    One delay for all, so one queue in order of time serves them all. Bare sockets, because an event
+    loop's own work is a tenth of a millisecond a piece; and select(2), which waits in microseconds
+    where poll and epoll_wait round up to whole milliseconds.
     """
 
-    def __init__(self, listener: socket.socket, upstream: Callable[[], socket.socket], delay_s: float) -> None:
+    def __init__(
+        self, listener: socket.socket, upstream: Callable[[], socket.socket], delay_s: float
+    ) -> None:
         self._listener, self._upstream, self._delay_s = listener, upstream, delay_s
         self._peer: dict[socket.socket, socket.socket] = {}
         self._reading: set[socket.socket] = set()
@@ -43,7 +47,9 @@ class DelayLine:
         while True:
             wait = max(0.0, self._travelling[0][0] - time.monotonic()) if self._travelling else None
             readable: list[Any]
-            readable, writable, _ = select.select([self._listener, end, *self._reading], list(self._arrived), [], wait)
+            readable, writable, _ = select.select(
+                [self._listener, end, *self._reading], list(self._arrived), [], wait
+            )
             now = time.monotonic()
             for ready in readable:
                 if ready is end:
@@ -121,7 +127,9 @@ async def delayed(dsn: str, delay_ms: float) -> AsyncGenerator[str, None]:
         yield dsn
         return
     target = parse_dsn(dsn).asyncpg
-    host, port = (value[0] if isinstance(value, list) else value for value in (target["host"], target["port"]))
+    host, port = (
+        value[0] if isinstance(value, list) else value for value in (target["host"], target["port"])
+    )
     pipe = asyncio.subprocess.PIPE
     command = [sys.executable, "-m", __name__, str(host), str(port), str(delay_ms)]
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)

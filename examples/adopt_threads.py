@@ -1,4 +1,5 @@
-"""Threads that a plain LangGraph app left behind: count them, see why they stopped, finish them, drop their past.
+"""Threads that a plain LangGraph app left behind: count them, see why they stopped, finish them,
+drop their past.
 
 Run it: python examples/adopt_threads.py
 """
@@ -44,7 +45,8 @@ async def the_old_app(dsn: str, *thread_ids: str) -> None:
         for thread_id in thread_ids:
             try:
                 await graph.ainvoke(
-                    {"name": "letters", "size": 0, "place": ""}, {"configurable": {"thread_id": thread_id}}
+                    {"name": "letters", "size": 0, "place": ""},
+                    {"configurable": {"thread_id": thread_id}},
                 )
             except OSError:
                 print("the old app failed")
@@ -52,7 +54,10 @@ async def the_old_app(dsn: str, *thread_ids: str) -> None:
 
 async def count(durable: Durable, prefix: str) -> None:
     counts = await durable.threads.count(prefix=prefix)
-    print("threads:", ", ".join(f"{number} {status}" for status, number in sorted(counts.by_status.items())))
+    print(
+        "threads:",
+        ", ".join(f"{number} {status}" for status, number in sorted(counts.by_status.items())),
+    )
 
 
 async def main() -> None:
@@ -61,7 +66,9 @@ async def main() -> None:
         await the_old_app(dsn, f"{mine}1", f"{mine}2")
         troubles.clear()
         await the_old_app(dsn, f"{mine}3")
-        async with Durable(dsn) as durable:  # makes our tables beside LangGraph's, and changes none of its rows
+        async with Durable(
+            dsn
+        ) as durable:  # makes our tables beside LangGraph's, and changes none of its rows
             await count(durable, mine)
             async for thread in durable.threads.resumable(prefix=mine):
                 print(f"{thread.status} at {thread.failed_node}: {thread.error}")
@@ -70,7 +77,8 @@ async def main() -> None:
                 print("finished:", result["place"])
             await count(durable, mine)
 
-            # Keep what is needed to go on with a thread, drop its past. In earnest: an age of months, and no dry run.
+            # Keep what is needed to go on with a thread, drop its past. In earnest: an age of
+            # months, and no dry run.
             prunable = await durable.threads.prune(older_than=timedelta(0), dry_run=True)
             print("pruning would free", prunable.bytes, "bytes of", prunable.threads, "threads")
 

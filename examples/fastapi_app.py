@@ -1,9 +1,8 @@
-"""A web service whose work survives it: kill it in the middle of a request, start it again, ask again. A second request for
-a report in the making gets 409, not a second run.
+"""A web service whose work survives it: kill it in the middle of a request, start it again, ask
+again. A second request for a report in the making gets 409, not a second run.
 
-    python examples/fastapi_app.py [PORT]
-    curl -X POST localhost:8000/reports/monday -H 'content-type: application/json' -d '{"topic": "tides"}'
-    curl localhost:8000/reports/monday
+    python examples/fastapi_app.py [PORT] curl -X POST localhost:8000/reports/monday -H
+    'content-type: application/json' -d '{"topic": "tides"}' curl localhost:8000/reports/monday
 """
 
 import asyncio
@@ -44,7 +43,9 @@ report = StateGraph(Report).add_sequence([research, write]).add_edge(START, "res
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     async with database() as dsn, Durable(dsn, graphs={"report": report}) as durable:
-        app.state.durable = durable.install()  # what the functions below use: requests are tasks of their own
+        app.state.durable = (
+            durable.install()
+        )  # what the functions below use: requests are tasks of their own
         yield
 
 
@@ -56,7 +57,9 @@ add_exception_handlers(app)
 
 @app.post("/reports/{thread_id}")
 async def make(thread_id: str, topic: Topic, idempotency_key: Key = None) -> dict[str, Any]:
-    """Make the report; one that was left unfinished is finished first. The same Idempotency-Key never makes it twice."""
+    """Make the report; one that was left unfinished is finished first. The same Idempotency-Key
+    never makes it twice.
+    """
     run_id = f"{thread_id}/{idempotency_key}" if idempotency_key else None
     async with durable_run(thread_id, "report", run_id=run_id) as run:
         return {"text": (await run.ainvoke({"topic": topic}))["text"], "resumed": run.resumed}
@@ -71,7 +74,9 @@ async def status(thread_id: str) -> dict[str, Any]:
 
 @app.get("/health")
 async def health() -> JSONResponse:
-    found = app.state.durable.health()  # 503 tells a load balancer that new work will not do at the moment
+    found = (
+        app.state.durable.health()
+    )  # 503 tells a load balancer that new work will not do at the moment
     return JSONResponse(asdict(found), 200 if found.healthy else 503)
 
 

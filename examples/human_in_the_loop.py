@@ -33,7 +33,9 @@ async def settle(state: Payment) -> dict[str, str]:
     return {"outcome": "paid" if state["outcome"] == "approved" else "not paid"}
 
 
-graphs = {"payment": StateGraph(Payment).add_sequence([check, approve, settle]).add_edge(START, "check")}
+graphs = {
+    "payment": StateGraph(Payment).add_sequence([check, approve, settle]).add_edge(START, "check")
+}
 
 
 async def ask(dsn: str, thread_id: str) -> None:
@@ -49,7 +51,9 @@ async def ask(dsn: str, thread_id: str) -> None:
 
 async def answer(dsn: str, value: str) -> None:
     async with Durable(dsn, graphs=graphs) as durable:
-        async for thread in durable.threads.resumable(status=ThreadStatus.INTERRUPTED, graph="payment"):
+        async for thread in durable.threads.resumable(
+            status=ThreadStatus.INTERRUPTED, graph="payment"
+        ):
             async with durable.run(thread.thread_id, "payment") as run:
                 result = await run.answer(value)
                 print("answered:", thread.interrupts[0].value, "->", result["outcome"])

@@ -1,6 +1,8 @@
-"""A worker that finishes what others left unfinished and removes what is old, until it has to stop (Ctrl-C or SIGTERM).
+"""A worker that finishes what others left unfinished and removes what is old, until it has to stop
+(Ctrl-C or SIGTERM).
 
-Any number of workers may do this on one database: what one of them holds is refused to the others, and one prunes."""
+Any number of workers may do this on one database: what one of them holds is refused to the others,
+and one prunes."""
 
 import asyncio
 import random
@@ -42,18 +44,20 @@ async def resume(durable: Durable, thread_id: str) -> None:
         try:
             if await needs_resume(thread_id, durable=durable):  # else another worker was faster
                 print(f"{thread_id}: now {await durable.threads.resume(thread_id)}", flush=True)
-        except (
-            Exception
-        ) as error:  # held by another one; or a node's own: it is recorded, and tried again when it is due
+        except Exception as error:  # held by another one; or a node's own: it is recorded, and tried again when it is due
             print(f"{thread_id}: not now: {error!r}", flush=True)
 
 
 async def work(durable: Durable, stop: asyncio.Event) -> None:
-    """Resume what may go on without a person. A look costs a few pages of an index where there is nothing to do."""
+    """Resume what may go on without a person. A look costs a few pages of an index where there is
+    nothing to do.
+    """
     stopping = asyncio.create_task(stop.wait())
     while not stop.is_set():
         try:
-            found = [thread.thread_id async for thread in durable.threads.resumable() if is_due(thread)]
+            found = [
+                thread.thread_id async for thread in durable.threads.resumable() if is_due(thread)
+            ]
             random.shuffle(found)  # so that many workers do not try the same ones in the same order
             await asyncio.gather(*(resume(durable, thread_id) for thread_id in found))
         except AiodurableError as error:  # Postgres is away
@@ -68,9 +72,13 @@ async def main() -> None:
     async with database() as dsn, Durable(dsn, graphs={"order": order}) as durable:
         make = WorkflowExecutor("order", durable=durable).execute
         orders = [make(f"order-{number}", {"number": number}) for number in range(1, 4)]
-        print(await asyncio.gather(*orders, return_exceptions=True), flush=True)  # a bad day: all of them fail
+        print(
+            await asyncio.gather(*orders, return_exceptions=True), flush=True
+        )  # a bad day: all of them fail
         troubles.clear()
-        pruning = asyncio.create_task(durable.threads.prune_every(timedelta(hours=6), older_than=timedelta(days=30)))
+        pruning = asyncio.create_task(
+            durable.threads.prune_every(timedelta(hours=6), older_than=timedelta(days=30))
+        )
         await work(durable, stop)
         pruning.cancel()
 

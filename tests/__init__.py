@@ -1,1 +1,3 @@
-"""The tests: `unit`, `integration` (real Postgres), `faults`, `contract`, `cli`, `examples`, and what they share."""
+"""The tests: `unit`, `integration` (real Postgres), `faults`, `contract`, `cli`, `examples`, and
+what they share.
+"""

@@ -1,13 +1,12 @@
 """Real Postgres for every test that asks: a DSN from the environment, else Docker, else embedded.
 
-`AIODURABLE_TEST_DSN`   a superuser's DSN of a server to use
-`AIODURABLE_TEST_PG`    which Postgres otherwise: a major version (`15`, `18`) or, embedded, a folder of programs
-`AIODURABLE_TEST_DB`    `docker` or `embedded`: only that
-`AIODURABLE_UVLOOP=1`   run the tests, and the processes that they start, on uvloop
-`AIODURABLE_EAGER=1`    with `asyncio.eager_task_factory` (Python 3.12 and newer)
+`AIODURABLE_TEST_DSN`   a superuser's DSN of a server to use `AIODURABLE_TEST_PG`    which Postgres
+otherwise: a major version (`15`, `18`) or, embedded, a folder of programs `AIODURABLE_TEST_DB`
+`docker` or `embedded`: only that `AIODURABLE_UVLOOP=1`   run the tests, and the processes that they
+start, on uvloop `AIODURABLE_EAGER=1`    with `asyncio.eager_task_factory` (Python 3.12 and newer)
 
-Each xdist worker has a server of its own (a shared one with `AIODURABLE_TEST_DSN`), each test a database of its own,
-cloned from a template that has the schema.
+Each xdist worker has a server of its own (a shared one with `AIODURABLE_TEST_DSN`), each test a
+database of its own, cloned from a template that has the schema.
 """
 
 import asyncio
@@ -46,7 +45,13 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    way = "DSN" if os.environ.get("AIODURABLE_TEST_DSN") else "Docker" if docker_answers() else "embedded"
+    way = (
+        "DSN"
+        if os.environ.get("AIODURABLE_TEST_DSN")
+        else "Docker"
+        if docker_answers()
+        else "embedded"
+    )
     version = os.environ.get("AIODURABLE_TEST_PG", "newest")
     loop = f"{loops.KIND}{', eager' if loops.EAGER else ''}"
     by = random_order.seed(config)
@@ -63,7 +68,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A shell lets what it runs in the background ignore these, and so would every process that a test starts and ends."""
+    """A shell lets what it runs in the background ignore these, and so would every process that a
+    test starts and ends.
+    """
     random_order.seed(config)  # before xdist's processes are started
     for which in (signal.SIGINT, getattr(signal, "SIGQUIT", signal.SIGINT)):
         if signal.getsignal(which) is signal.SIG_IGN:
@@ -71,8 +78,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--order", default="files", help="`random`, or the seed of a random order; else that of the files")
-    parser.addoption("--long", action="store_true", help="search for races for minutes where CI does for seconds")
+    parser.addoption(
+        "--order",
+        default="files",
+        help="`random`, or the seed of a random order; else that of the files",
+    )
+    parser.addoption(
+        "--long", action="store_true", help="search for races for minutes where CI does for seconds"
+    )
 
 
 def _bound(items: list[pytest.Item]) -> None:
@@ -135,7 +148,9 @@ def empty_dsn(server: Server) -> Iterator[str]:
 
 @pytest.fixture
 def admin(server: Server) -> Iterator[psycopg.Connection[Any]]:
-    """A superuser's connection beside the tested ones: to look at `pg_locks`, or to end their backends."""
+    """A superuser's connection beside the tested ones: to look at `pg_locks`, or to end their
+    backends.
+    """
     with psycopg.connect(server.url, autocommit=True) as connection:
         yield connection
 
@@ -154,7 +169,9 @@ def server_locks(dsn: str, admin: psycopg.Connection[Any]) -> ServerLocks:
 
 
 @pytest.fixture
-def timetable(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Timetable]:
+def timetable(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Iterator[Timetable]:
     """Filled by the test, printed at the end of the run."""
     table = Timetable(request.node.name.removeprefix("test_").replace("_", " "))
     yield table
@@ -194,7 +211,11 @@ async def start() -> AsyncIterator[Start]:
     started: list[Process] = []
 
     async def start(program: Path, *arguments: str, dsn: str | None = None) -> Process:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIODURABLE_", "PG"))}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AIODURABLE_", "PG"))
+        }
         environment.pop("DATABASE_URL", None)
         if dsn is not None:
             environment["AIODURABLE_DSN"] = dsn

@@ -1,8 +1,10 @@
-"""A new thread that begins at a checkpoint of another one: what that checkpoint hangs on is copied, in one transaction.
+"""A new thread that begins at a checkpoint of another one: what that checkpoint hangs on is copied,
+in one transaction.
 
-Copied are the checkpoint and the values it refers to; of subgraphs with a memory of their own, what they remembered then;
-and, where the new thread goes on in the middle of a step, what the step's tasks wrote and the subgraphs they are in.
-The checkpoints before are left behind, except where the state hangs on them: a `DeltaChannel`, and formats before 4.
+Copied are the checkpoint and the values it refers to; of subgraphs with a memory of their own, what
+they remembered then; and, where the new thread goes on in the middle of a step, what the step's
+tasks wrote and the subgraphs they are in. The checkpoints before are left behind, except where the
+state hangs on them: a `DeltaChannel`, and formats before 4.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class ThreadCopy:
         saver: LangGraph's saver inside the transaction.
     """
 
-    def __init__(self, connection: AsyncConnection[DictRow], thread_id: str, serde: SerializerProtocol) -> None:
+    def __init__(
+        self, connection: AsyncConnection[DictRow], thread_id: str, serde: SerializerProtocol
+    ) -> None:
         self._connection = connection
         self.thread_id = thread_id
         self.saver = AsyncPostgresSaver(connection, serde=serde)
@@ -43,15 +47,18 @@ class ThreadCopy:
         """Begin the thread at a checkpoint of `source`.
 
         Args:
-            source: the thread to copy from. One snapshot of it is read, and nothing of it is changed.
+            source: the thread to copy from. One snapshot of it is read, and nothing of it is
+                changed.
             checkpoint_id: a checkpoint of its root graph.
-            in_the_step: go on in the middle of the step after it, with what the tasks of that step wrote so far; else
-                that step runs again.
+            in_the_step: go on in the middle of the step after it, with what the tasks of that step
+                wrote so far; else that step runs again.
 
         Raises:
             CheckpointNotFoundError: `source` has no such checkpoint.
         """
-        row = await self.fetch_one(_SQL["copy_checkpoint"], source, self.thread_id, checkpoint_id, in_the_step)
+        row = await self.fetch_one(
+            _SQL["copy_checkpoint"], source, self.thread_id, checkpoint_id, in_the_step
+        )
         if row is None or not row["copied"]:
             raise CheckpointNotFoundError(
                 f"wanted checkpoint {checkpoint_id!r} of thread {source!r}, found none of that id: "
@@ -61,15 +68,20 @@ class ThreadCopy:
             )
 
     async def fetch_one(self, query: str, *args: Any) -> dict[str, Any] | None:
-        """Run one statement with `$1` parameters in the transaction and return its first row, if any."""
+        """Run one statement with `$1` parameters in the transaction and return its first row, if
+        any.
+        """
         async with AsyncRawCursor(self._connection, row_factory=dict_row) as cursor:
             await cursor.execute(query.encode(), args)
             return await cursor.fetchone()
 
 
 @asynccontextmanager
-async def birth(database: PsycopgPool, fence: Fence, *, serde: SerializerProtocol) -> AsyncGenerator[ThreadCopy, None]:
-    """A transaction for the thread of `fence`, which has no checkpoint yet; it is rolled back where the body raises.
+async def birth(
+    database: PsycopgPool, fence: Fence, *, serde: SerializerProtocol
+) -> AsyncGenerator[ThreadCopy, None]:
+    """A transaction for the thread of `fence`, which has no checkpoint yet; it is rolled back where
+    the body raises.
 
     Raises:
         LeaseLostError: the fence is no longer the thread's.
@@ -85,7 +97,8 @@ async def birth(database: PsycopgPool, fence: Fence, *, serde: SerializerProtoco
             raise fence.overtaken(standing)
         if found["occupied"]:
             raise ThreadExistsError(
-                f"cannot make thread {fence.thread_id!r}: it has checkpoints already; choose another thread_id",
+                f"cannot make thread {fence.thread_id!r}: it has checkpoints already; choose"
+                " another thread_id",
                 thread_id=fence.thread_id,
             )
         yield born

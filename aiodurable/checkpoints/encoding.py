@@ -1,4 +1,6 @@
-"""From what LangGraph hands over to rows, and from the rows of many calls to the arrays of one statement."""
+"""From what LangGraph hands over to rows, and from the rows of many calls to the arrays of one
+statement.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +59,17 @@ _PROVING = {
 }
 
 COMMIT = _variant()
-"""What nearly every batch takes: nothing of it replaces a task's writes, or is the first checkpoint of a run."""
+"""What nearly every batch takes: nothing of it replaces a task's writes, or is the first checkpoint
+of a run.
+"""
 COMMIT_TAKING = _variant(taken=_taken(25))
 """For a batch with the first checkpoint of a run, which has taken its input."""
 COMMIT_REPLACING = _variant(replaced=_SQL["commit_replaced"])
 COMMIT_REPLACING_TAKING = _variant(replaced=_SQL["commit_replaced"], taken=_taken(34))
 COMMIT_PROVING = _variant(**_PROVING)
-"""For a connection that is newer than what was acknowledged: it tells of which threads that is gone, and writes those not."""
+"""For a connection that is newer than what was acknowledged: it tells of which threads that is
+gone, and writes those not.
+"""
 COMMIT_PROVING_TAKING = _variant(**_PROVING, taken=_taken(41))
 
 _lost = re.sub(r"\$(\d+)", lambda number: f"${int(number[1]) - 33}", _SQL["commit_lost"])
@@ -74,7 +80,9 @@ BlobRow = tuple[str, str, str, str, str, bytes | None]
 """thread_id, checkpoint_ns, channel, version, type, blob."""
 
 CheckpointRow = tuple[str, str, str, str | None, str, str]
-"""thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata (both as JSON)."""
+"""thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata (both as
+JSON).
+"""
 
 WriteRow = tuple[str, str, str, str, str, int, str, str | None, bytes]
 """thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob."""
@@ -82,9 +90,15 @@ WriteRow = tuple[str, str, str, str, str, int, str, str | None, bytes]
 _WriteKey = tuple[str, str, str, str, int]
 
 _ROW_BYTES: Final = 200
-"""What a row takes beside its payload: its keys, here and on the wire. A round figure; it only feeds bounds."""
+"""What a row takes beside its payload: its keys, here and on the wire. A round figure; it only
+feeds bounds.
+"""
 
-_STRICT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+_STRICT: Final = (
+    orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -116,7 +130,9 @@ class Rows:
 
     def size(self) -> int:
         """Bytes, roughly."""
-        size = sum(len(row[5]) for row in self.blobs if row[5] is not None) + sum(len(row[8]) for row in self.writes)
+        size = sum(len(row[5]) for row in self.blobs if row[5] is not None) + sum(
+            len(row[8]) for row in self.writes
+        )
         if self.checkpoint is not None:
             size += len(self.checkpoint[4]) + len(self.checkpoint[5])
         return size + _ROW_BYTES * self.count()
@@ -136,7 +152,9 @@ class Write:
 
     __slots__ = ("count", "deadline", "done", "fence", "rows", "session", "size")
 
-    def __init__(self, session: WriteSession, rows: Rows, done: asyncio.Future[None], deadline: float) -> None:
+    def __init__(
+        self, session: WriteSession, rows: Rows, done: asyncio.Future[None], deadline: float
+    ) -> None:
         self.session = session
         self.fence = session.fence
         self.rows = rows
@@ -146,7 +164,9 @@ class Write:
         self.size = rows.size()
 
     def wanted(self) -> bool:
-        """Whether it is still to be sent: not settled, its caller not gone, its fence not revoked."""
+        """Whether it is still to be sent: not settled, its caller not gone, its fence not
+        revoked.
+        """
         if self.done.done():
             return False
         if self.fence.revocation.revoked:
@@ -170,8 +190,9 @@ class Write:
 def dump_json(document: Any, *, floats: Iterable[Any] | None = None) -> str:
     """The document as the stock saver would send it: what jsonb makes of both is the same.
 
-    orjson is several times faster, but writes NaN as null where Postgres would refuse it, and knows no large integers or
-    keys that are not strings. So whatever may have a NaN in it, or is refused, goes through `json`.
+    orjson is several times faster, but writes NaN as null where Postgres would refuse it, and knows
+    no large integers or keys that are not strings. So whatever may have a NaN in it, or is refused,
+    goes through `json`.
 
     Args:
         floats: all values of the document among which there may be a NaN; None: it may be anywhere.
@@ -186,7 +207,9 @@ def dump_json(document: Any, *, floats: Iterable[Any] | None = None) -> str:
 
 
 def lost_history(sessions: Iterable[WriteSession]) -> tuple[str, list[Sequence[Any]]]:
-    """The statement that tells which of these threads lack what was acknowledged, and its parameters."""
+    """The statement that tells which of these threads lack what was acknowledged, and its
+    parameters.
+    """
     return LOST, _columns([_proof(one) for one in sessions if one.history.mark is not None], 7)
 
 
@@ -200,10 +223,12 @@ def _is_finite(value: Any) -> bool:
 
 
 def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, list[Sequence[Any]]]:
-    """The statement that stores the batch, and its parameters. The writes of one thread must come in their own order.
+    """The statement that stores the batch, and its parameters. The writes of one thread must come
+    in their own order.
 
     Args:
-        origin: the connection it will go through, for which some threads may have to prove their history.
+        origin: the connection it will go through, for which some threads may have to prove their
+            history.
     """
     proofs: dict[str, tuple[Any, ...]] = {}
     standings: dict[str, Standing] = {}

@@ -29,7 +29,9 @@ _SQL = load("checkpoints")
 
 
 class Standing(NamedTuple):
-    """What the row of a thread's fence holds: the token and the id of its newest lease, or of its removal."""
+    """What the row of a thread's fence holds: the token and the id of its newest lease, or of its
+    removal.
+    """
 
     token: int
     lease_id: int
@@ -91,7 +93,9 @@ class Fence:
         self.revocation.on_revoked = callback
 
     def revoke(self, why: LeaseLostError | None = None) -> None:
-        """Give the right up in this process. For good: a new lease has a new fence. The first reason stands."""
+        """Give the right up in this process. For good: a new lease has a new fence. The first
+        reason stands.
+        """
         revocation = self.revocation
         if revocation.revoked:
             return
@@ -110,46 +114,54 @@ class Fence:
         if (why := self.revocation.why) is not None:
             return copy.copy(why)  # several callers raise it, each with a traceback of its own
         return LeaseLostError(
-            f"could not write thread {self.thread_id!r} under fencing token {self.token}: this process has given the lease "
-            "up. Nothing was written; the thread goes on from its last checkpoint with the next call",
+            f"could not write thread {self.thread_id!r} under fencing token {self.token}: this"
+            " process has given the lease up. Nothing was written; the thread goes on from its"
+            " last checkpoint with the next call",
             thread_id=self.thread_id,
         )
 
     def delete(self) -> None:
-        """Revoke it: the thread was deleted under it, and what is written from now on would be no whole thread."""
+        """Revoke it: the thread was deleted under it, and what is written from now on would be no
+        whole thread.
+        """
         self.revocation.deleted = True
         self.revoke(
             LeaseLostError(
-                f"could not write thread {self.thread_id!r}: it was deleted under this lease, which ended with it. "
-                "Nothing was written; to begin the thread again, run it again",
+                f"could not write thread {self.thread_id!r}: it was deleted under this lease, which"
+                " ended with it. Nothing was written; to begin the thread again, run it again",
                 thread_id=self.thread_id,
             )
         )
 
     def overtaken(self, found: Standing | None) -> LeaseLostError:
-        """Revoke it, for its thread's row holds something else (None: there is no such row), and return the error."""
+        """Revoke it, for its thread's row holds something else (None: there is no such row), and
+        return the error.
+        """
         could_not = f"could not write thread {self.thread_id!r} under fencing token {self.token}: "
         if found is None:
             error = LeaseLostError(
-                f"{could_not}its fence is gone, because the thread was removed or the server lost what it had committed. "
-                "Nothing was written; run the thread again",
+                f"{could_not}its fence is gone, because the thread was removed or the server lost"
+                " what it had committed. Nothing was written; run the thread again",
                 thread_id=self.thread_id,
             )
         elif found.token < self.token:  # tokens only grow
             error = HistoryLostError(
-                f"{could_not}the database is back at token {found.token}, so it has lost commits (a failover or a restored "
-                "backup). Nothing was written; run the thread again, it goes on from the checkpoint that is there",
+                f"{could_not}the database is back at token {found.token}, so it has lost commits (a"
+                " failover or a restored backup). Nothing was written; run the thread again, it"
+                " goes on from the checkpoint that is there",
                 thread_id=self.thread_id,
             )
         elif found.lease_id < 0:
             error = LeaseLostError(
-                f"{could_not}the thread was removed, or a part of it. Nothing was written; run it again to begin it again",
+                f"{could_not}the thread was removed, or a part of it. Nothing was written; run it"
+                " again to begin it again",
                 thread_id=self.thread_id,
             )
         else:
             error = LeaseLostError(
-                f"{could_not}its fence is at token {found.token} now, raised by another lease of the thread. "
-                "Nothing was written; get_checkpoint_status(thread_id) says where the thread stands",
+                f"{could_not}its fence is at token {found.token} now, raised by another lease of"
+                " the thread. Nothing was written; get_checkpoint_status(thread_id) says where the"
+                " thread stands",
                 thread_id=self.thread_id,
                 taken_over=True,
             )
@@ -158,15 +170,18 @@ class Fence:
 
 
 def new_lease_id() -> int:
-    """A number for one lease. From the system's randomness: a seeded generator would give two processes the same."""
+    """A number for one lease. From the system's randomness: a seeded generator would give two
+    processes the same.
+    """
     return secrets.randbits(62) + 1  # a row that no lease of this kind has raised holds 0
 
 
 async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0) -> Standing:
     """Raise the thread's token, under its lock. From then on no older lease writes anything.
 
-    It waits for writes in flight. A client that died between taking a fence and its commit leaves a backend that keeps
-    the row and that no timeout of Postgres ends; only keepalives do. So the wait is cut every second and tried again.
+    It waits for writes in flight. A client that died between taking a fence and its commit leaves a
+    backend that keeps the row and that no timeout of Postgres ends; only keepalives do. So the wait
+    is cut every second and tried again.
 
     Args:
         database: where the fence is.
@@ -186,31 +201,45 @@ async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0
         except (LockNotAvailable, DeadlockDetected) as error:
             if time.monotonic() > deadline:
                 raise LockTimeoutError(
-                    f"wanted the fence of thread {thread_id!r} raised within {timeout_s:g} s, found its row locked all that "
-                    "time: look in pg_stat_activity for a backend that is idle in a transaction, and end it",
+                    f"wanted the fence of thread {thread_id!r} raised within {timeout_s:g} s, found"
+                    " its row locked all that time: look in pg_stat_activity for a backend that is"
+                    " idle in a transaction, and end it",
                     thread_id=thread_id,
                 ) from error
         await LOCKED_ROW.pause()
 
 
-async def bump_free(links: DirectPool, thread_ids: Sequence[str]) -> dict[str, tuple[Standing, bool]]:
-    """Raise the tokens of those threads whose fences nobody has locked at this moment, in one statement.
+async def bump_free(
+    links: DirectPool, thread_ids: Sequence[str]
+) -> dict[str, tuple[Standing, bool]]:
+    """Raise the tokens of those threads whose fences nobody has locked at this moment, in one
+    statement.
 
     Args:
-        links: to where the fences are. A statement that is run twice changes nothing the second time.
+        links: to where the fences are. A statement that is run twice changes nothing the second
+            time.
         thread_ids: the threads, each once.
 
     Returns:
         What the fences hold now, and whether nothing was known of the thread; see `Raised.first`.
     """
     try:
-        rows = await links.fetch(_SQL["bump_free"], list(thread_ids), [new_lease_id() for _ in thread_ids])
-    except (LockNotAvailableError, DeadlockDetectedError):  # somebody is making the same fence and does not commit
+        rows = await links.fetch(
+            _SQL["bump_free"], list(thread_ids), [new_lease_id() for _ in thread_ids]
+        )
+    except (
+        LockNotAvailableError,
+        DeadlockDetectedError,
+    ):  # somebody is making the same fence and does not commit
         return {}
-    return {row["thread_id"]: (Standing(row["token"], row["lease_id"]), row["first"]) for row in rows}
+    return {
+        row["thread_id"]: (Standing(row["token"], row["lease_id"]), row["first"]) for row in rows
+    }
 
 
 async def read_standing(database: PsycopgPool, thread_id: str) -> Standing | None:
-    """What the thread's fence holds; None: it was never leased. Asked also while the circuit is open: leases hang on it."""
+    """What the thread's fence holds; None: it was never leased. Asked also while the circuit is
+    open: leases hang on it.
+    """
     row = await database.fetch_one(_SQL["token"], thread_id, urgent=True)
     return None if row is None else Standing(row["token"], row["lease_id"])

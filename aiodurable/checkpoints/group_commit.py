@@ -1,4 +1,6 @@
-"""The group commit: whatever waits, of all threads, goes to Postgres as one statement, on a few connections."""
+"""The group commit: whatever waits, of all threads, goes to Postgres as one statement, on a few
+connections.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ _log = logging.getLogger(__name__)
 _SQL = load("checkpoints")
 
 RETRY_FOR_S: Final = 30.0
-"""Long enough for a restart or failover of Postgres; a run whose lease is lost meanwhile is cancelled anyway."""
+"""Long enough for a restart or failover of Postgres; a run whose lease is lost meanwhile is
+cancelled anyway.
+"""
 
 _BATCH_ROWS: Final = 4000
 _BATCH_BYTES: Final = 8 << 20
@@ -40,7 +44,9 @@ _REST_S: Final = 0.02
 """Pause before a write whose fence row somebody else has locked is tried again."""
 
 _TRANSIENT: Final = ("40", "53", "55P03", "57014", "25006")
-"""SQLSTATEs that pass: rolled back, out of a resource, lock not available, cancelled, read-only during a failover."""
+"""SQLSTATEs that pass: rolled back, out of a resource, lock not available, cancelled, read-only
+during a failover.
+"""
 
 _UNSTORABLE: Final = ("22", "23", "54")
 """SQLSTATE classes that blame a value: data exception, integrity, program limit."""
@@ -61,14 +67,22 @@ class GroupCommitter:
     """
 
     def __init__(
-        self, dsn: Dsn, *, connections: int = 2, connect_timeout_s: float = 10.0, retry_for_s: float = RETRY_FOR_S
+        self,
+        dsn: Dsn,
+        *,
+        connections: int = 2,
+        connect_timeout_s: float = 10.0,
+        retry_for_s: float = RETRY_FOR_S,
     ) -> None:
         self._dsn = dsn
         self._connections = connections
         self._connect_timeout_s = connect_timeout_s
         self.retry_for_s = retry_for_s
         self.backlog = WriteQueue(
-            batch_rows=_BATCH_ROWS, batch_bytes=_BATCH_BYTES, rows=4 * _BATCH_ROWS, bytes_=4 * _BATCH_BYTES
+            batch_rows=_BATCH_ROWS,
+            batch_bytes=_BATCH_BYTES,
+            rows=4 * _BATCH_ROWS,
+            bytes_=4 * _BATCH_BYTES,
         )
         self.failures = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -81,7 +95,9 @@ class GroupCommitter:
         ]
 
     async def aclose(self, timeout_s: float = 5.0) -> None:
-        """Commit what waits, then stop. What is not through after `timeout_s` seconds fails with `ClosedError`. Idempotent."""
+        """Commit what waits, then stop. What is not through after `timeout_s` seconds fails with
+        `ClosedError`. Idempotent.
+        """
         self.backlog.close()
         tasks, self._tasks = self._tasks, []
         try:
@@ -102,7 +118,9 @@ class GroupCommitter:
                     await self._serve_batches(link)
                     return
                 except Exception:  # a writer that ends would leave its callers waiting for ever
-                    _log.exception("a checkpoint writer failed and begins again: please report this")
+                    _log.exception(
+                        "a checkpoint writer failed and begins again: please report this"
+                    )
                 await asyncio.sleep(1.0)
         finally:
             link.drop()
@@ -123,7 +141,9 @@ class GroupCommitter:
                 self.backlog.settled(batch, back=locked, rest_s=_REST_S)
 
     async def _commit(self, link: DirectConnection, batch: Sequence[Write]) -> list[Write]:
-        """Settle every write of the batch, except those returned: somebody has locked their fences for the moment."""
+        """Settle every write of the batch, except those returned: somebody has locked their fences
+        for the moment.
+        """
         locked: dict[str, list[Write]] = {}
         groups: deque[Sequence[Write]] = deque((batch,))
         failures = 0
@@ -141,12 +161,18 @@ class GroupCommitter:
                 sent = time.monotonic()
                 statement, parameters = commit(group, origin)
                 rows = await link.fetch(statement, *parameters)
-                written: dict[str, bool] = {row[0]: row[1] for row in rows}  # false: its history is gone
+                # false: its history is gone
+                written: dict[str, bool] = {row[0]: row[1] for row in rows}
                 left_out = [write for write in group if not written.get(write.fence.thread_id)]
                 found = await self._standings(link, left_out) if left_out else {}
-            except Exception as failed:  # sorted out below: each of them ends a write, halves a group or is tried again
+            # Sorted out below: each of them ends a write, halves a group or is tried again.
+            except Exception as failed:
                 error = to_out_of_resources(failed, self._dsn) or failed
-                if isinstance(error, PostgresUnavailableError) or is_disconnect(error) or _passes(error):
+                if (
+                    isinstance(error, PostgresUnavailableError)
+                    or is_disconnect(error)
+                    or _passes(error)
+                ):
                     failures += 1
                     self.failures += 1
                     _expire(group, error, failed)
@@ -174,16 +200,21 @@ class GroupCommitter:
         _expire(still, None)
         return still
 
-    async def _standings(self, link: DirectConnection, left_out: Sequence[Write]) -> dict[str, Standing]:
+    async def _standings(
+        self, link: DirectConnection, left_out: Sequence[Write]
+    ) -> dict[str, Standing]:
         rows = await link.fetch(_SQL["tokens"], list({write.fence.thread_id for write in left_out}))
         return {row["thread_id"]: Standing(row["token"], row["lease_id"]) for row in rows}
 
 
 def _passes(error: Exception) -> bool:
-    return getattr(error, "sqlstate", None) is not None and str(error.sqlstate).startswith(_TRANSIENT)  # pyright: ignore[reportAttributeAccessIssue]
+    sqlstate: str | None = getattr(error, "sqlstate", None)
+    return sqlstate is not None and sqlstate.startswith(_TRANSIENT)
 
 
-def _expire(group: Sequence[Write], error: Exception | None, cause: Exception | None = None) -> None:
+def _expire(
+    group: Sequence[Write], error: Exception | None, cause: Exception | None = None
+) -> None:
     now = time.monotonic()
     for write in group:
         if now > write.deadline:
@@ -192,8 +223,8 @@ def _expire(group: Sequence[Write], error: Exception | None, cause: Exception | 
 
 def _closed(write: Write) -> ClosedError:
     return ClosedError(
-        f"the checkpointer pool was closed before a write of thread {write.fence.thread_id!r} was acknowledged: "
-        "keep it open for as long as graphs run",
+        f"the checkpointer pool was closed before a write of thread {write.fence.thread_id!r} was"
+        " acknowledged: keep it open for as long as graphs run",
         thread_id=write.fence.thread_id,
     )
 
@@ -209,8 +240,9 @@ def _given_up(write: Write, error: Exception | None, cause: Exception | None) ->
         case _:  # the driver's text may quote the state
             found = type(error).__name__
     message = (
-        f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, found {found} until the time for retries was "
-        "over; it may or may not be there: the thread goes on from whatever its last checkpoint is"
+        f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, found {found} until"
+        " the time for retries was over; it may or may not be there: the thread goes on from"
+        " whatever its last checkpoint is"
     )
     thread_id = write.fence.thread_id
     given_up = (
@@ -227,15 +259,17 @@ def _refused(write: Write, error: Exception) -> AiodurableError:
     state = getattr(error, "sqlstate", None)
     if state is not None and not state.startswith(_UNSTORABLE):
         failed = AiodurableError(
-            f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, but Postgres refused the statement "
-            f"({type(error).__name__}, SQLSTATE {state}): check the schema and this role's rights; nothing was written",
+            f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, but Postgres"
+            f" refused the statement ({type(error).__name__}, SQLSTATE {state}): check the schema"
+            " and this role's rights; nothing was written",
             thread_id=write.fence.thread_id,
         )
         failed.__cause__ = error
         return failed
     return ConfigurationError(
-        f"the state of thread {write.fence.thread_id!r} cannot be stored: Postgres refuses one of its values "
-        f"({type(error).__name__}{f', SQLSTATE {state}' if state else ''}; NUL characters, characters that a database not in "
-        "UTF8 lacks, NaN and values near 1 GB are common causes); nothing of this step was written",
+        f"the state of thread {write.fence.thread_id!r} cannot be stored: Postgres refuses one of"
+        f" its values ({type(error).__name__}{f', SQLSTATE {state}' if state else ''}; NUL"
+        " characters, characters that a database not in UTF8 lacks, NaN and values near 1 GB are"
+        " common causes); nothing of this step was written",
         thread_id=write.fence.thread_id,
     )

@@ -14,9 +14,10 @@ class CheckpointsHealth:
     """The ways of checkpoints, statuses and the ledger.
 
     Attributes:
-        healthy: the pool is open and the circuit is not. Half-open counts as healthy: without work nothing would probe.
-        circuit: `open` while statements are refused at once because Postgres keeps failing, `half-open` while one is let
-            through to see; None where `circuit_open_after_s` is 0.
+        healthy: the pool is open and the circuit is not. Half-open counts as healthy: without work
+            nothing would probe.
+        circuit: `open` while statements are refused at once because Postgres keeps failing,
+            `half-open` while one is let through to see; None where `circuit_open_after_s` is 0.
         retry_after_s: seconds until a statement is let through again; 0 where one would be now.
         connections: of the pool, in use or idle.
         idle: connections of the pool that nobody uses.

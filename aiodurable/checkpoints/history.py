@@ -17,7 +17,9 @@ __all__ = ["History", "Mark"]
 
 
 class Mark(NamedTuple):
-    """The row that shows a commit is there: a checkpoint, what a task wrote, or a run in the ledger."""
+    """The row that shows a commit is there: a checkpoint, what a task wrote, or a run in the
+    ledger.
+    """
 
     checkpoint_ns: str | None = None
     checkpoint_id: str | None = None

@@ -72,8 +72,12 @@ class Upkeep(AsyncPostgresSaver):
         """
         await self.remove([str(thread_id)], config=config)
 
-    async def remove(self, thread_ids: Sequence[str], *, config: RunnableConfig | None = None) -> frozenset[str]:
-        """`adelete_thread` for several threads, all or none. Returns those of which anything was stored."""
+    async def remove(
+        self, thread_ids: Sequence[str], *, config: RunnableConfig | None = None
+    ) -> frozenset[str]:
+        """`adelete_thread` for several threads, all or none. Returns those of which anything was
+        stored.
+        """
         ids = list(thread_ids)
         own = _session_in(config)
 
@@ -89,7 +93,11 @@ class Upkeep(AsyncPostgresSaver):
         return removed
 
     async def aprune(
-        self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", config: RunnableConfig | None = None
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str = "keep_latest",
+        config: RunnableConfig | None = None,
     ) -> None:
         """Keep the latest checkpoint of each thread ("keep_latest"), or nothing of them ("delete").
 
@@ -101,7 +109,8 @@ class Upkeep(AsyncPostgresSaver):
 
         Raises:
             TypeError, ValueError: as the stock saver.
-            NotImplementedError: "keep_latest" and one of them uses a `DeltaChannel`, whose state hangs on its history.
+            NotImplementedError: "keep_latest" and one of them uses a `DeltaChannel`, whose state
+                hangs on its history.
             WorkflowAlreadyRunningError: one of them is leased; "delete" deleted nothing then, and
                 "keep_latest" went through the threads before it.
             LeaseLostError: this process had leased one of them and has lost the lease; as above.
@@ -109,7 +118,9 @@ class Upkeep(AsyncPostgresSaver):
         if isinstance(thread_ids, str):
             raise TypeError("thread_ids must be a sequence of thread IDs, not a str")
         if strategy not in PRUNE_STRATEGIES:
-            raise ValueError(f"strategy must be one of {', '.join(PRUNE_STRATEGIES)}, got {strategy!r}")
+            raise ValueError(
+                f"strategy must be one of {', '.join(PRUNE_STRATEGIES)}, got {strategy!r}"
+            )
         ids = [str(thread_id) for thread_id in thread_ids]
         if strategy == "delete":
             await self.remove(ids, config=config)
@@ -123,9 +134,12 @@ class Upkeep(AsyncPostgresSaver):
     async def _keep_latest(self, thread_id: str) -> None:
         async with self._cursor() as cursor, cursor.connection.transaction():
             statements = _keep_latest(thread_id)
-            first = next(statements)  # sets the isolation level, which must come before everything else
+            # sets the isolation level, which must come before everything else
+            first = next(statements)
 
-            def after_the_first() -> Generator[tuple[str, Sequence[Any], bool], list[DictRow], None]:
+            def after_the_first() -> Generator[
+                tuple[str, Sequence[Any], bool], list[DictRow], None
+            ]:
                 yield from statements
 
             await cursor.execute(first[0].encode())
@@ -148,27 +162,31 @@ class Upkeep(AsyncPostgresSaver):
         Raises:
             ThreadNotFoundError: the source has no checkpoint.
             ThreadExistsError: the target has rows already; nothing was copied.
-            WorkflowAlreadyRunningError, LeaseLostError: the target is leased, as for `adelete_thread`.
+            WorkflowAlreadyRunningError, LeaseLostError: the target is leased, as for
+                `adelete_thread`.
         """
         own = _session_in(config)
         async with self._undisturbed([target_thread_id], own=own) as connection:
             [row] = await _run(connection, "occupied", target_thread_id)
             if row["occupied"]:
                 raise ThreadExistsError(
-                    f"cannot copy thread {source_thread_id!r} to {target_thread_id!r}: the target has checkpoints already; "
-                    "delete it first, or choose another thread_id",
+                    f"cannot copy thread {source_thread_id!r} to {target_thread_id!r}: the target"
+                    " has checkpoints already; delete it first, or choose another thread_id",
                     thread_id=target_thread_id,
                 )
             if not await _count(connection, "copy_thread", source_thread_id, target_thread_id):
                 raise ThreadNotFoundError(
-                    f"wanted to copy thread {source_thread_id!r}, found no checkpoint of it", thread_id=source_thread_id
+                    f"wanted to copy thread {source_thread_id!r}, found no checkpoint of it",
+                    thread_id=source_thread_id,
                 )
             if own is None:
                 # The row stays: a process that waits for it to make its own would believe that
                 # nothing is known of it.
                 await _run(connection, "raise_fences", [target_thread_id])
 
-    async def adelete_for_runs(self, run_ids: Sequence[str], *, config: RunnableConfig | None = None) -> None:
+    async def adelete_for_runs(
+        self, run_ids: Sequence[str], *, config: RunnableConfig | None = None
+    ) -> None:
         """Delete what these runs wrote, and the runs; by LangGraph's `run_id` or a durable run's.
 
         These are their checkpoints in all namespaces and their rows in the ledger, also the row of
@@ -181,19 +199,25 @@ class Upkeep(AsyncPostgresSaver):
                 may hold its lease.
 
         Raises:
-            NotImplementedError: later checkpoints of a thread stay and use a `DeltaChannel`: their state hangs on what is
-                to be deleted; nothing was deleted.
-            WorkflowAlreadyRunningError, LeaseLostError: a thread is leased, as for `adelete_thread`.
+            NotImplementedError: later checkpoints of a thread stay and use a `DeltaChannel`: their
+                state hangs on what is to be deleted; nothing was deleted.
+            WorkflowAlreadyRunningError, LeaseLostError: a thread is leased, as for
+                `adelete_thread`.
         """
         ids = [str(run_id) for run_id in run_ids]
         if not ids:
             return
         own = _session_in(config)
-        threads = [row["thread_id"] for row in await self._database.fetch(_SQL["threads_of_runs"], ids)]
+        threads = [
+            row["thread_id"] for row in await self._database.fetch(_SQL["threads_of_runs"], ids)
+        ]
 
         async def work() -> None:
             async with self._undisturbed(threads, own=own) as connection:
-                built_on = [row["thread_id"] for row in await _run(connection, "built_on_runs", ids, threads)]
+                built_on = [
+                    row["thread_id"]
+                    for row in await _run(connection, "built_on_runs", ids, threads)
+                ]
                 if built_on:
                     async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
                         await _aexecute(cursor, _refuse_delta_threads(built_on))
@@ -201,7 +225,9 @@ class Upkeep(AsyncPostgresSaver):
                 await _run(connection, "delete_runs", ids, threads)
                 await _run(connection, "orphan_parents", threads)
                 await _run(connection, "orphan_blobs", threads)
-                others = [thread_id for thread_id in threads if own is None or thread_id != own.thread_id]
+                others = [
+                    thread_id for thread_id in threads if own is None or thread_id != own.thread_id
+                ]
                 await _run(connection, "raise_removed", others)
 
         await _patiently(work)
@@ -230,14 +256,20 @@ class Upkeep(AsyncPostgresSaver):
     async def _undisturbed(
         self, thread_ids: Sequence[str], *, own: WriteSession | None
     ) -> AsyncGenerator[AsyncConnection[DictRow], None]:
-        """A transaction during which no lease of these threads begins, and none is held but that of `own`."""
+        """A transaction during which no lease of these threads begins, and none is held but that of
+        `own`.
+        """
         async with self._database.connection() as connection, connection.transaction():
             await _run(connection, "on_disk")
             await self._hold(connection, thread_ids, own=own)
             yield connection
 
     async def _hold(
-        self, connection: AsyncConnection[DictRow], thread_ids: Sequence[str], *, own: WriteSession | None
+        self,
+        connection: AsyncConnection[DictRow],
+        thread_ids: Sequence[str],
+        *,
+        own: WriteSession | None,
     ) -> None:
         await _run(connection, "claim_fences", list(thread_ids))
         held = await _run(connection, "hold_fences", list(thread_ids))
@@ -247,7 +279,8 @@ class Upkeep(AsyncPostgresSaver):
             if own is None or own.thread_id != thread_id:
                 strangers[lock_key(thread_id, self._namespace)] = thread_id
                 known = self.sessions.of(thread_id)
-                if known is not None and not known.fence.revoked:  # its lock may be lost for the moment
+                # its lock may be lost for the moment
+                if known is not None and not known.fence.revoked:
                     raise _leased(thread_id)
                 continue
             own.fence.check()
@@ -265,8 +298,8 @@ def _session_in(config: RunnableConfig | None) -> WriteSession | None:
 
 def _leased(thread_id: str) -> WorkflowAlreadyRunningError:
     return WorkflowAlreadyRunningError(
-        f"could not delete, prune or overwrite thread {thread_id!r}: it is leased. Wait until its run has ended; inside "
-        "of that run, pass its config",
+        f"could not delete, prune or overwrite thread {thread_id!r}: it is leased. Wait until its"
+        " run has ended; inside of that run, pass its config",
         thread_id=thread_id,
     )
 
@@ -284,7 +317,9 @@ async def _count(connection: AsyncConnection[DictRow], block: str, *args: Any) -
 
 
 async def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """A transaction fails when somebody else changes the thread at the same moment; the next try sees the change."""
+    """A transaction fails when somebody else changes the thread at the same moment; the next try
+    sees the change.
+    """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return await work()

@@ -1,4 +1,6 @@
-"""What a process opens once to write checkpoints: a pool for reads, a few writers, and the one saver over both."""
+"""What a process opens once to write checkpoints: a pool for reads, a few writers, and the one
+saver over both.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,14 @@ _SERIALISERS = 2
 
 
 LINKS = 2
-"""Connections for what runs ask when they begin and end. While one waits for a commit the other is there."""
+"""Connections for what runs ask when they begin and end. While one waits for a commit the other is
+there.
+"""
 
 
 class AsyncCheckpointerPool:
-    """The connections and the saver of one event loop. Use it as `async with`, or `open` and `aclose` it.
+    """The connections and the saver of one event loop. Use it as `async with`, or `open` and
+    `aclose` it.
 
     Opening reaches Postgres but makes no tables: `setup` does.
 
@@ -51,10 +56,11 @@ class AsyncCheckpointerPool:
         dsn: where to; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
         min_size: connections for reads kept open.
         max_size: connections for reads at most.
-        checkpoint_connections: connections that commit checkpoints, each opened when it is first needed.
+        checkpoint_connections: connections that commit checkpoints, each opened when it is first
+            needed.
         serde: how values are serialised; None: LangGraph's own way.
-        settings: for the time limits, and `lock_dsn`, the writers' way where `dsn` goes through a pooler; None: from the
-            environment.
+        settings: for the time limits, and `lock_dsn`, the writers' way where `dsn` goes through a
+            pooler; None: from the environment.
 
     Attributes:
         database: the pool for reads, also for other statements.
@@ -77,7 +83,9 @@ class AsyncCheckpointerPool:
         settings: Settings | None = None,
     ) -> None:
         if checkpoint_connections < 1:
-            raise ConfigurationError(f"checkpoint_connections must be at least 1, got {checkpoint_connections}")
+            raise ConfigurationError(
+                f"checkpoint_connections must be at least 1, got {checkpoint_connections}"
+            )
         self._settings = settings or Settings.from_env()
         self.database = PsycopgPool(
             parse_dsn(dsn),
@@ -90,7 +98,9 @@ class AsyncCheckpointerPool:
         self._writers = checkpoint_connections
         self._serde = serde
         self.sessions = WriteSessions()
-        self.links = DirectPool(self._direct, role="runs", size=LINKS, timeout_s=self._settings.connect_timeout_s)
+        self.links = DirectPool(
+            self._direct, role="runs", size=LINKS, timeout_s=self._settings.connect_timeout_s
+        )
         self.bumps = TokenBatcher(self.database, self.links)
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -100,7 +110,8 @@ class AsyncCheckpointerPool:
 
     @classmethod
     async def get_or_create(cls, dsn: str | None = None, **options: Any) -> Self:
-        """The open pool of this DSN and event loop. The first call makes and opens it, with `options` as for the class.
+        """The open pool of this DSN and event loop. The first call makes and opens it, with
+        `options` as for the class.
 
         Closing it closes it for all of its users; the next call then makes a new one.
 
@@ -136,16 +147,22 @@ class AsyncCheckpointerPool:
                 return
             await self.database.open()
             try:
-                await prove_same_database(self.database, self._direct, timeout_s=self._settings.connect_timeout_s)
+                await prove_same_database(
+                    self.database, self._direct, timeout_s=self._settings.connect_timeout_s
+                )
             except BaseException:  # also when cancelled: the pool has no owner yet
                 await run_to_completion(self.database.aclose(self._settings.close_timeout_s))
                 raise
             self._loop = asyncio.get_running_loop()
             self._writer = GroupCommitter(
-                self._direct, connections=self._writers, connect_timeout_s=self._settings.connect_timeout_s
+                self._direct,
+                connections=self._writers,
+                connect_timeout_s=self._settings.connect_timeout_s,
             )
             self._writer.open()
-            self._threads = ThreadPoolExecutor(_SERIALISERS, thread_name_prefix="aiodurable serialise")
+            self._threads = ThreadPoolExecutor(
+                _SERIALISERS, thread_name_prefix="aiodurable serialise"
+            )
             self._saver = DurableSaver(
                 self.database,
                 self._writer,
@@ -169,10 +186,14 @@ class AsyncCheckpointerPool:
         if self.closed:
             raise ClosedError("this checkpointer pool was closed: make a new one")
         if self._loop is not asyncio.get_running_loop():
-            raise ClosedError("this checkpointer pool belongs to another event loop: open one in each loop")
+            raise ClosedError(
+                "this checkpointer pool belongs to another event loop: open one in each loop"
+            )
 
     async def aclose(self) -> None:
-        """Commit what waits and close all connections, within the `close_timeout_s` of the settings. Idempotent."""
+        """Commit what waits and close all connections, within the `close_timeout_s` of the
+        settings. Idempotent.
+        """
         writer, self._writer = self._writer, None
         threads, self._threads = self._threads, None
         saver, self._saver = self._saver, None
@@ -189,11 +210,15 @@ class AsyncCheckpointerPool:
             await self.database.aclose(self._settings.close_timeout_s)
 
     async def setup(self) -> None:
-        """Make or migrate LangGraph's tables and ours; any number of processes may at once. Raises as `schema.migrate`."""
+        """Make or migrate LangGraph's tables and ours; any number of processes may at once. Raises
+        as `schema.migrate`.
+        """
         await schema.migrate(self._direct)
 
     def health(self) -> CheckpointsHealth:
-        """How the connections are, as this process knows it. Also before `open` and after `aclose`."""
+        """How the connections are, as this process knows it. Also before `open` and after
+        `aclose`.
+        """
         breaker, stats = self.database.breaker, self.database.stats()
         circuit = None if breaker is None else breaker.state
         return CheckpointsHealth(
@@ -210,7 +235,10 @@ class AsyncCheckpointerPool:
     def get_checkpointer(self) -> DurableSaver:
         """The saver, always the same one. Raises `ClosedError` before `open` and after `aclose`."""
         if self._saver is None:
-            raise ClosedError("the checkpointer pool is not open: use it inside `async with`, or call open() first")
+            raise ClosedError(
+                "the checkpointer pool is not open: use it inside `async with`, or call open()"
+                " first"
+            )
         return self._saver
 
     async def bump(self, thread_id: str) -> int:
@@ -230,14 +258,18 @@ class AsyncCheckpointerPool:
         Asks only where `links` may lead to another server than that commit.
         """
         origins = self.links.origins
-        if session.history.mark is None or (origins and not any(map(session.history.unproven, origins))):
+        if session.history.mark is None or (
+            origins and not any(map(session.history.unproven, origins))
+        ):
             return
         statement, parameters = lost_history([session])
         if await self.links.fetch(statement, *parameters):
             session.history_lost()
 
     async def token(self, thread_id: str) -> int | None:
-        """The fencing token of the thread as it stands in the database; None: it was never leased."""
+        """The fencing token of the thread as it stands in the database; None: it was never
+        leased.
+        """
         standing = await self.standing(thread_id)
         return None if standing is None else standing.token
 
@@ -250,10 +282,14 @@ def _breaker(settings: Settings) -> CircuitBreaker | None:
     if settings.circuit_open_after_s == 0:
         return None
     pause = settings.circuit_probe_interval_s
-    return CircuitBreaker(after_s=settings.circuit_open_after_s, pause_s=min(1.0, pause), max_pause_s=pause)
+    return CircuitBreaker(
+        after_s=settings.circuit_open_after_s, pause_s=min(1.0, pause), max_pause_s=pause
+    )
 
 
-_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = weakref.WeakKeyDictionary()
+_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 @asynccontextmanager
@@ -267,17 +303,23 @@ async def create_checkpointer(
 
     Args:
         dsn: where to; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
-        on_unavailable: "raise"; or "memory": where Postgres cannot be reached at this moment, go on with LangGraph's
-            `InMemorySaver`, which forgets everything when the process ends. Said loudly in the log.
-        settings: `auto_migrate=False` refuses a database that is not ready instead of migrating it; None: from the environment.
+        on_unavailable: "raise"; or "memory": where Postgres cannot be reached at this moment, go on
+            with LangGraph's `InMemorySaver`, which forgets everything when the process ends. Said
+            loudly in the log.
+        settings: `auto_migrate=False` refuses a database that is not ready instead of migrating it;
+            None: from the environment.
 
     Raises:
         PostgresUnavailableError: Postgres could not be reached, and "raise".
-        ConfigurationError: no DSN, or one that cannot be read. That is no outage: "memory" does not cover it.
-        SchemaMismatchError: the tables are newer than this library, or not ready with `auto_migrate=False`.
+        ConfigurationError: no DSN, or one that cannot be read. That is no outage: "memory" does not
+            cover it.
+        SchemaMismatchError: the tables are newer than this library, or not ready with
+            `auto_migrate=False`.
     """
     if on_unavailable not in ("raise", "memory"):
-        raise ConfigurationError(f'on_unavailable must be "raise" or "memory", got {on_unavailable!r}')
+        raise ConfigurationError(
+            f'on_unavailable must be "raise" or "memory", got {on_unavailable!r}'
+        )
     settings = settings or Settings.from_env()
     pool = AsyncCheckpointerPool(
         dsn,
@@ -295,7 +337,10 @@ async def create_checkpointer(
         await pool.aclose()
         if on_unavailable != "memory" or not isinstance(error, PostgresUnavailableError):
             raise
-        _log.critical("NOT DURABLE: checkpoints are kept in memory and lost with this process, because: %s", error)
+        _log.critical(
+            "NOT DURABLE: checkpoints are kept in memory and lost with this process, because: %s",
+            error,
+        )
         saver = InMemorySaver()
     try:
         yield saver

@@ -1,8 +1,9 @@
 """Undoing what makes LangGraph take a failed task for a finished one.
 
-A router (a conditional edge) that raises leaves its node's output stored beside the error. LangGraph then reads the task
-as finished, and a resumption skips the node, its router and all that would have followed (langgraph#8834). `DurableSaver`
-does not store such output; threads that plain LangGraph wrote have it. Without it the node runs again.
+A router (a conditional edge) that raises leaves its node's output stored beside the error.
+LangGraph then reads the task as finished, and a resumption skips the node, its router and all that
+would have followed (langgraph#8834). `DurableSaver` does not store such output; threads that plain
+LangGraph wrote have it. Without it the node runs again.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class RepairedTask:
 async def heal(database: PsycopgPool, session: WriteSession) -> tuple[list[RepairedTask], bool]:
     """Remove the output of the tasks of a thread's newest step that failed, in subgraphs too.
 
-    Only what one attempt wrote in one transaction is removed: output that a later attempt wrote stays.
+    Only what one attempt wrote in one transaction is removed: output that a later attempt wrote
+    stays.
 
     Returns:
         The tasks, and whether an answer of no task is stored; see `drop_loose_answer`.
@@ -54,11 +56,14 @@ async def heal(database: PsycopgPool, session: WriteSession) -> tuple[list[Repai
     _check(fence, row)
     if row["namespaces"]:
         session.forget_rows()
-    return [RepairedTask(*task) for task in zip(row["namespaces"], row["paths"], strict=True)], row["loose"]
+    return [RepairedTask(*task) for task in zip(row["namespaces"], row["paths"], strict=True)], row[
+        "loose"
+    ]
 
 
 async def drop_loose_answer(database: PsycopgPool, session: WriteSession) -> None:
-    """Remove the answer that plain LangGraph keeps for whichever question of the newest step comes next.
+    """Remove the answer that plain LangGraph keeps for whichever question of the newest step comes
+    next.
 
     Raises:
         LeaseLostError: the fence is no longer the thread's; nothing was removed.
@@ -66,12 +71,16 @@ async def drop_loose_answer(database: PsycopgPool, session: WriteSession) -> Non
     """
     fence = session.fence
     fence.check()
-    _check(fence, await database.fetch_one(_ANSWERS["drop_loose"], fence.thread_id, *fence.standing))
+    _check(
+        fence, await database.fetch_one(_ANSWERS["drop_loose"], fence.thread_id, *fence.standing)
+    )
     session.forget_rows()
     session.history.forget()  # it may be what shows the newest commit
 
 
 def _check(fence: Fence, row: Mapping[str, Any] | None) -> None:
-    standing = None if row is None or row["token"] is None else Standing(row["token"], row["lease_id"])
+    standing = (
+        None if row is None or row["token"] is None else Standing(row["token"], row["lease_id"])
+    )
     if standing != fence.standing:
         raise fence.overtaken(standing)

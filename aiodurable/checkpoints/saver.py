@@ -1,4 +1,6 @@
-"""LangGraph's Postgres saver for all runs of a process at once: no lock around the pool, leased threads fenced."""
+"""LangGraph's Postgres saver for all runs of a process at once: no lock around the pool, leased
+threads fenced.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ from langgraph.checkpoint.base import (
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME, _DeltaSnapshot  # pyright: ignore[reportPrivateUsage]
+from langgraph.checkpoint.serde.types import (
+    ERROR,
+    INTERRUPT,
+    RESUME,
+    _DeltaSnapshot,  # pyright: ignore[reportPrivateUsage]
+)
 from langgraph.errors import is_invalid_resume
 from psycopg import AsyncCursor, AsyncRawCursor
 from psycopg.rows import DictRow, dict_row
@@ -58,18 +65,22 @@ _ABOUT_THE_TASK = frozenset((ERROR, "__error_source_node__", INTERRUPT, RESUME))
 
 
 class DurableSaver(Upkeep):
-    """A checkpointer any number of graphs and runs may share. Made by `AsyncCheckpointerPool.get_checkpointer`.
+    """A checkpointer any number of graphs and runs may share. Made by
+    `AsyncCheckpointerPool.get_checkpointer`.
 
-    A thread that this process has leased is written through the group commit, under its fence; every other one exactly
-    as `AsyncPostgresSaver` does it. The rows are the same either way, and each can continue the other's threads.
+    A thread that this process has leased is written through the group commit, under its fence;
+    every other one exactly as `AsyncPostgresSaver` does it. The rows are the same either way, and
+    each can continue the other's threads.
 
-    On a leased thread two things differ from the stock saver. A failed task's partial output is not stored beside its
-    error: LangGraph would take the task for finished and skip the rest of it (langgraph#8834). And a checkpoint whose id
-    does not sort after its parent's is refused: LangGraph reads the highest id as the newest, so it would never be found.
+    On a leased thread two things differ from the stock saver. A failed task's partial output is not
+    stored beside its error: LangGraph would take the task for finished and skip the rest of it
+    (langgraph#8834). And a checkpoint whose id does not sort after its parent's is refused:
+    LangGraph reads the highest id as the newest, so it would never be found.
 
     Attributes:
         sessions: those under which this process writes leased threads.
-        latest: the newest row of a thread and namespace, as the stock saver's own query gives it; for `aget_tuple`.
+        latest: the newest row of a thread and namespace, as the stock saver's own query gives it;
+            for `aget_tuple`.
     """
 
     def __init__(
@@ -83,30 +94,45 @@ class DurableSaver(Upkeep):
         serde: SerializerProtocol | None = None,
     ) -> None:
         super().__init__(database.pool, serde=serde)
-        # All of these are shared, not copied, by the clones that `with_allowlist` makes with `copy.copy`.
+        # All of these are shared, not copied, by the clones that `with_allowlist` makes with
+        # `copy.copy`.
         self.sessions = sessions
         self._database = database
         self._writer = writer
         self._threads = threads
         self._namespace = namespace
-        self.latest: Batcher[tuple[str, str], DictRow] = Batcher(self._fetch_latest, name="aiodurable reads")
+        self.latest: Batcher[tuple[str, str], DictRow] = Batcher(
+            self._fetch_latest, name="aiodurable reads"
+        )
 
     async def setup(self) -> None:
-        """Make LangGraph's tables and ours; any number of processes may at once, unlike with the stock saver."""
+        """Make LangGraph's tables and ours; any number of processes may at once, unlike with the
+        stock saver.
+        """
         await schema.migrate(self._database.dsn)
 
     @asynccontextmanager
-    async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow], None]:
-        """All statements of the stock saver get their cursor here. Its lock is for one connection; a pool needs none."""
+    async def _cursor(
+        self, *, pipeline: bool = False
+    ) -> AsyncGenerator[AsyncCursor[DictRow], None]:
+        """All statements of the stock saver get their cursor here. Its lock is for one connection;
+        a pool needs none.
+        """
         async with self._database.connection() as connection:
             if not pipeline:
                 async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
                     yield cursor
             elif self.supports_pipeline:
-                async with connection.pipeline(), connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                async with (
+                    connection.pipeline(),
+                    connection.cursor(binary=True, row_factory=dict_row) as cursor,
+                ):
                     yield cursor
             else:
-                async with connection.transaction(), connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                async with (
+                    connection.transaction(),
+                    connection.cursor(binary=True, row_factory=dict_row) as cursor,
+                ):
                     yield cursor
 
     def looking(self) -> DurableSaver:
@@ -116,28 +142,42 @@ class DurableSaver(Upkeep):
         return clone
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The checkpoint the config names, or the thread's newest. The newest ones that many ask for at once come together."""
+        """The checkpoint the config names, or the thread's newest. The newest ones that many ask
+        for at once come together.
+        """
         if get_checkpoint_id(config):
             return await super().aget_tuple(config)
         configurable = _configurable(config)
         thread_id, namespace = configurable["thread_id"], configurable.get("checkpoint_ns", "")
         carried: WriteSession | None = configurable.get(SESSION_KEY)
-        if carried is not None and carried.blank and carried.thread_id == thread_id and not namespace:
+        if (
+            carried is not None
+            and carried.blank
+            and carried.thread_id == thread_id
+            and not namespace
+        ):
             carried.blank = False
             return None
         row: DictRow | None = None
-        if carried is not None and carried.head is not None and carried.thread_id == thread_id and not namespace:
+        if (
+            carried is not None
+            and carried.head is not None
+            and carried.thread_id == thread_id
+            and not namespace
+        ):
             row, carried.head = dict(carried.head), None
         row = row or await self.latest((thread_id, namespace))
         if row is None:
             return None
         _refuse_damaged(row)
-        if row["checkpoint"]["v"] < 4 and row["parent_checkpoint_id"]:  # pending sends of an old format
+        # pending sends of an old format
+        if row["checkpoint"]["v"] < 4 and row["parent_checkpoint_id"]:
             return await super().aget_tuple(config)
         return await self._load_checkpoint_tuple(row)
 
     async def steps(self, session: WriteSession, *, inner: bool) -> list[DictRow]:
-        """The newest row of a thread, and with `inner` those of the subgraphs that are under way in its step.
+        """The newest row of a thread, and with `inner` those of the subgraphs that are under way in
+        its step.
 
         The next `aget_tuple` in the session takes the first of them instead of asking once more.
         """
@@ -152,16 +192,24 @@ class DurableSaver(Upkeep):
         return [head, *others.get(session.thread_id, ())]
 
     async def sizes(self, thread_ids: Sequence[str]) -> dict[str, int]:
-        """Bytes of the values that the newest checkpoints of threads refer to; threads without any are left out."""
+        """Bytes of the values that the newest checkpoints of threads refer to; threads without any
+        are left out.
+        """
         rows = await self._database.fetch(_SIZES, list(thread_ids))
         return {row["thread_id"]: int(row["bytes"] or 0) for row in rows}
 
     async def steps_of(self, thread_ids: Sequence[str], *, inner: bool) -> dict[str, list[DictRow]]:
-        """What `steps` gives, for many threads at once. Integers of more than 64 bits in their metadata are rounded."""
-        heads = await self._fetch_latest([(thread_id, "") for thread_id in thread_ids], loads=_read_json_fast)
+        """What `steps` gives, for many threads at once. Integers of more than 64 bits in their
+        metadata are rounded.
+        """
+        heads = await self._fetch_latest(
+            [(thread_id, "") for thread_id in thread_ids], loads=_read_json_fast
+        )
         others = await self._fetch_inner(thread_ids) if inner else {}
         return {
-            thread_id: [head, *others.get(thread_id, ())] if (head := heads.get((thread_id, ""))) else []
+            thread_id: (
+                [head, *others.get(thread_id, ())] if (head := heads.get((thread_id, ""))) else []
+            )
             for thread_id in thread_ids
         }
 
@@ -183,14 +231,20 @@ class DurableSaver(Upkeep):
             cursor = AsyncRawCursor(connection, row_factory=dict_row)
             if loads is not read_json:
                 set_json_loads(loads, cursor)
-            await cursor.execute(_LATEST, ([key[0] for key in keys], [key[1] for key in keys]), binary=True)
+            await cursor.execute(
+                _LATEST, ([key[0] for key in keys], [key[1] for key in keys]), binary=True
+            )
             rows = await cursor.fetchall()
         return {(row["thread_id"], row["checkpoint_ns"]): row for row in rows}
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
-        """As the stock saver's, which always goes through the loop's default threads: sync nodes can hold all of those."""
+        """As the stock saver's, which always goes through the loop's default threads: sync nodes
+        can hold all of those.
+        """
         blobs, writes = value["channel_values"] or (), value["pending_writes"] or ()
-        size = sum(len(blob[2] or b"") for blob in blobs) + sum(len(write[3] or b"") for write in writes)
+        size = sum(len(blob[2] or b"") for blob in blobs) + sum(
+            len(write[3] or b"") for write in writes
+        )
         if size > HEAVY_BYTES:
             return await self.loop.run_in_executor(self._threads, self._load, value)
         return self._load(value)
@@ -205,7 +259,11 @@ class DurableSaver(Upkeep):
         return CheckpointTuple(
             config(value["checkpoint_id"]),
             cast(
-                "Checkpoint", {**checkpoint, "channel_values": {**inline, **self._load_blobs(value["channel_values"])}}
+                "Checkpoint",
+                {
+                    **checkpoint,
+                    "channel_values": {**inline, **self._load_blobs(value["channel_values"])},
+                },
             ),
             value["metadata"],
             config(parent_id) if parent_id else None,
@@ -237,8 +295,8 @@ class DurableSaver(Upkeep):
         parent_id: str | None = configurable.get("checkpoint_id")
         if parent_id and checkpoint["id"] <= parent_id:
             raise _out_of_order(thread_id, checkpoint["id"], parent_id)
-        # As the stock saver splits them: scalars stay in the checkpoint, all else goes to blobs, a delta channel's
-        # snapshot too, with a true in its place.
+        # As the stock saver splits them: scalars stay in the checkpoint, all else goes to blobs, a
+        # delta channel's snapshot too, with a true in its place.
         inline: dict[str, Any] = {}
         values: dict[str, Any] = {}
         for channel, value in checkpoint["channel_values"].items():
@@ -271,10 +329,20 @@ class DurableSaver(Upkeep):
         await self._commit(session, dump, [*(values[channel] for channel in versions), inline])
         if not namespace:
             session.finished = _finished(checkpoint, metadata)
-        return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
+        return {
+            "configurable": {
+                "thread_id": thread_id,
+                "checkpoint_ns": namespace,
+                "checkpoint_id": checkpoint["id"],
+            }
+        }
 
     async def aput_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
     ) -> None:
         """Store what a task wrote; returns after its commit. Raises like `aput`."""
         session = self._session_of(config)
@@ -292,9 +360,16 @@ class DurableSaver(Upkeep):
 
         def dump() -> Rows:
             rows = self._dump_writes(
-                thread_id, configurable["checkpoint_ns"], configurable["checkpoint_id"], task_id, task_path, writes
+                thread_id,
+                configurable["checkpoint_ns"],
+                configurable["checkpoint_id"],
+                task_id,
+                task_path,
+                writes,
             )
-            return Rows(writes=rows, replace=all(channel in WRITES_IDX_MAP for channel, _ in writes))
+            return Rows(
+                writes=rows, replace=all(channel in WRITES_IDX_MAP for channel, _ in writes)
+            )
 
         return await self._commit(session, dump, [value for _, value in writes])
 
@@ -302,10 +377,17 @@ class DurableSaver(Upkeep):
         configurable = _configurable(config)
         thread_id = configurable["thread_id"]
         carried: WriteSession | None = configurable.get(SESSION_KEY)
-        # A graph run inside a node on a thread of its own inherits the outer configurable, session and all.
-        return carried if carried is not None and carried.thread_id == thread_id else self.sessions.of(thread_id)
+        # A graph run inside a node on a thread of its own inherits the outer configurable, session
+        # and all.
+        return (
+            carried
+            if carried is not None and carried.thread_id == thread_id
+            else self.sessions.of(thread_id)
+        )
 
-    async def _commit(self, session: WriteSession, dump: Callable[[], Rows], values: Sequence[Any]) -> None:
+    async def _commit(
+        self, session: WriteSession, dump: Callable[[], Rows], values: Sequence[Any]
+    ) -> None:
         if self.loop is not asyncio.get_running_loop():
             raise ClosedError(
                 "this checkpointer belongs to another event loop: open a Durable in each loop",
@@ -318,10 +400,17 @@ class DurableSaver(Upkeep):
                     rows = await self.loop.run_in_executor(self._threads, dump)
                 else:
                     rows = dump()
-            except Exception as error:  # serialisers raise what they like; ours is to say whose value it was
+            except (
+                Exception
+            ) as error:  # serialisers raise what they like; ours is to say whose value it was
                 raise _unserialisable(session.thread_id, error) from error
             session.fence.check()
-            write = Write(session, rows, self.loop.create_future(), time.monotonic() + self._writer.retry_for_s)
+            write = Write(
+                session,
+                rows,
+                self.loop.create_future(),
+                time.monotonic() + self._writer.retry_for_s,
+            )
             if write.size > MOST_BYTES:
                 raise _too_large(session.thread_id, write.size)
             backlog.add(write)
@@ -333,29 +422,35 @@ def _configurable(config: RunnableConfig) -> dict[str, Any]:
 
 
 def _finished(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> Finished | None:
-    """The checkpoint, if `classify` in sql/threads.sql calls its thread complete beyond doubt while it is the head and bare."""
+    """The checkpoint, if `classify` in sql/threads.sql calls its thread complete beyond doubt while
+    it is the head and bare.
+    """
     updated = checkpoint.get("updated_channels")
     if updated is None or any(channel.startswith(_STARTS_A_NODE) for channel in updated):
         return None
     if not any(channel.startswith(_OF_A_STATE_GRAPH) for channel in checkpoint["channel_versions"]):
         return None
-    return Finished(checkpoint["id"], metadata.get("step", 0), datetime.fromisoformat(checkpoint["ts"]))
+    return Finished(
+        checkpoint["id"], metadata.get("step", 0), datetime.fromisoformat(checkpoint["ts"])
+    )
 
 
 def _out_of_order(thread_id: str, checkpoint_id: str, parent_id: str) -> WorkflowExecutionError:
     return WorkflowExecutionError(
-        f"wanted to store checkpoint {checkpoint_id} of thread {thread_id!r}, found that it does not sort after its parent "
-        f"{parent_id}, which a host with a clock ahead of this one's wrote: it would never be read as the newest. "
-        "Synchronise the clocks, then resume the thread; nothing was written",
+        f"wanted to store checkpoint {checkpoint_id} of thread {thread_id!r}, found that it does"
+        f" not sort after its parent {parent_id}, which a host with a clock ahead of this one's"
+        " wrote: it would never be read as the newest. Synchronise the clocks, then resume the"
+        " thread; nothing was written",
         thread_id=thread_id,
     )
 
 
 def _too_large(thread_id: str, size: int) -> ConfigurationError:
     return ConfigurationError(
-        f"the state of thread {thread_id!r} cannot be stored: one step of it has {size / 1e9:.2f} GB, and Postgres takes no "
-        f"statement of more than {MOST_BYTES / 1e9:.2f}; keep large values elsewhere, and where they are in the state. "
-        "Nothing of this step was written; the thread's last checkpoint stands",
+        f"the state of thread {thread_id!r} cannot be stored: one step of it has {size / 1e9:.2f}"
+        f" GB, and Postgres takes no statement of more than {MOST_BYTES / 1e9:.2f}; keep large"
+        " values elsewhere, and where they are in the state. Nothing of this step was written; the"
+        " thread's last checkpoint stands",
         thread_id=thread_id,
     )
 
@@ -388,16 +483,18 @@ def _refuse_damaged(row: DictRow) -> None:
         damaged.append("a write's type")
     if damaged:
         raise WorkflowExecutionError(
-            f"cannot read checkpoint {row['checkpoint_id']!r} of thread {row['thread_id']!r}: "
-            f"{', '.join(damaged)} is not what LangGraph writes; restore the row, or delete the thread",
+            f"cannot read checkpoint {row['checkpoint_id']!r} of thread {row['thread_id']!r}:"
+            f" {', '.join(damaged)} is not what LangGraph writes; restore the row, or delete the"
+            " thread",
             thread_id=row["thread_id"],
         )
 
 
 def _unserialisable(thread_id: str, error: Exception) -> ConfigurationError:
     return ConfigurationError(
-        f"the state of thread {thread_id!r} cannot be stored: {type(error).__name__} while serialising it; keep plain data, "
-        "dataclasses, pydantic models or messages in the state, or give the pool a serde that knows your types. "
-        "Nothing of this step was written; the thread's last checkpoint stands",
+        f"the state of thread {thread_id!r} cannot be stored: {type(error).__name__} while"
+        " serialising it; keep plain data, dataclasses, pydantic models or messages in the state,"
+        " or give the pool a serde that knows your types. Nothing of this step was written; the"
+        " thread's last checkpoint stands",
         thread_id=thread_id,
     )

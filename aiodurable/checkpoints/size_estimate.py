@@ -1,4 +1,6 @@
-"""Is a value so large that serialising it would hold up the event loop? A guess that costs microseconds."""
+"""Is a value so large that serialising it would hold up the event loop? A guess that costs
+microseconds.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ HEAVY_BYTES: Final = 64 << 10
 """About where msgpack takes longer than handing the work to a thread and back does (0.1 ms)."""
 
 MOST_BYTES: Final = (1 << 30) - (1 << 20)
-"""Of one statement: the server ends a connection whose message has 1 GiB (`PQ_LARGE_MESSAGE_LIMIT`), and does not say why.
+"""Of one statement: the server ends a connection whose message has 1 GiB
+(`PQ_LARGE_MESSAGE_LIMIT`), and does not say why.
 
 The statement itself and the keys of its rows fit into the rest.
 """
@@ -25,7 +28,8 @@ _DEPTH: Final = 4
 def looks_large(values: Iterable[Any]) -> bool:
     """Whether the values together look like more than `HEAVY_BYTES` once serialised.
 
-    Containers are sampled from their beginning. A wrong guess costs a little time on the loop or a thread hop, no more.
+    Containers are sampled from their beginning. A wrong guess costs a little time on the loop or a
+    thread hop, no more.
     """
     weight = 0
     for value in values:
@@ -67,4 +71,6 @@ def _sample(values: Iterable[Any], count: int, depth: int) -> int:
     if not count or not depth:
         return 16 * count
     seen = min(count, _SAMPLE)
-    return sum(_weigh(value, depth - 1) for value in islice(values, seen)) * count // seen + 4 * count
+    return (
+        sum(_weigh(value, depth - 1) for value in islice(values, seen)) * count // seen + 4 * count
+    )

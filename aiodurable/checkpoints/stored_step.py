@@ -1,4 +1,5 @@
-"""The step that a thread, or a subgraph of it, stands in: what its newest checkpoint and the writes after it say.
+"""The step that a thread, or a subgraph of it, stands in: what its newest checkpoint and the writes
+after it say.
 
 Nothing of what is stored is built to read this; see `stored_values`.
 """
@@ -33,7 +34,8 @@ class StoredTask:
     """A task of the step that wrote something.
 
     Attributes:
-        task_id: its id, which LangGraph makes of the checkpoint, the node and the channels that trigger it.
+        task_id: its id, which LangGraph makes of the checkpoint, the node and the channels that
+            trigger it.
         path: LangGraph's text of where it came from; empty in rows of an old saver.
         waiting: it asked a question and has not finished.
     """
@@ -52,7 +54,8 @@ class StoredStep:
         checkpoint_id: the checkpoint.
         number: its superstep.
         format: the version of LangGraph's checkpoints that it has.
-        channels: the channels that start a node of the step, or that wait for others before they do.
+        channels: the channels that start a node of the step, or that wait for others before they
+            do.
         sends: the nodes of the step's Sends, in their order.
         commanded: nodes that a `Command` from outside sends to.
         tasks: the tasks that wrote something.
@@ -78,9 +81,13 @@ class StoredStep:
         by_channel = {value.channel: value for value in stored}
         writes = row["pending_writes"] or ()
         written = [StoredValue(_text(w[1]), _text(w[2]), w[3]) for w in writes]
-        outside = [value for value, w in zip(written, writes, strict=True) if _text(w[0]) == _NO_TASK]
+        outside = [
+            value for value, w in zip(written, writes, strict=True) if _text(w[0]) == _NO_TASK
+        ]
         channels = dict.fromkeys(_starting(checkpoint, by_channel, reader))
-        channels.update(dict.fromkeys(v.channel for v in outside if v.channel.startswith((_BRANCH, _INPUT))))
+        channels.update(
+            dict.fromkeys(v.channel for v in outside if v.channel.startswith((_BRANCH, _INPUT)))
+        )
         sends = by_channel.get(_SENDS)
         return cls(
             namespace=row["checkpoint_ns"],
@@ -90,7 +97,10 @@ class StoredStep:
             channels=tuple(channels),
             sends=() if sends is None else tuple(_sent(reader.inert(sends.kind, sends.blob))),
             commanded=tuple(
-                node for v in outside if v.channel == _SENDS for node in _sent(reader.inert(v.kind, v.blob))
+                node
+                for v in outside
+                if v.channel == _SENDS
+                for node in _sent(reader.inert(v.kind, v.blob))
             ),
             tasks=tuple(_tasks(writes)),
             values=(*stored, *written),
@@ -102,8 +112,9 @@ def _starting(
 ) -> Iterator[str]:
     """The channels that make the next step run, and those that will once others have come.
 
-    As `classify` in sql/threads.sql has it, and langgraph 1.2, `pregel/_algo.py`, for what waits for others: a join of
-    which some have arrived, and a deferred node, keep their channel's value until they run.
+    As `classify` in sql/threads.sql has it, and langgraph 1.2, `pregel/_algo.py`, for what waits
+    for others: a join of which some have arrived, and a deferred node, keep their channel's value
+    until they run.
     """
     updated = checkpoint.get("updated_channels")
     for channel in updated or ():
@@ -121,7 +132,11 @@ def _starting(
             if isinstance(arrived, Built) and arrived.made_of:
                 yield channel
         elif channel.startswith(_BRANCH) or (channel == _INPUT and updated is None):
-            yield from () if seen.get(channel.removeprefix(_BRANCH), {}).get(channel) == version else (channel,)
+            yield from (
+                ()
+                if seen.get(channel.removeprefix(_BRANCH), {}).get(channel) == version
+                else (channel,)
+            )
 
 
 def _sent(sends: Any) -> Iterator[str]:
@@ -139,7 +154,9 @@ def _tasks(writes: Sequence[Any]) -> Iterator[StoredTask]:
             channels.setdefault(task_id, set()).add(_text(write[1]))
             paths[task_id] = _text(write[4]) if len(write) > 4 else ""
     for task_id, wrote in channels.items():
-        yield StoredTask(task_id, paths[task_id], waiting="__interrupt__" in wrote and wrote <= _CONTROL)
+        yield StoredTask(
+            task_id, paths[task_id], waiting="__interrupt__" in wrote and wrote <= _CONTROL
+        )
 
 
 def _text(value: Any) -> str:

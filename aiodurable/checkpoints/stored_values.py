@@ -1,7 +1,9 @@
-"""Stored values, read without building anything: which classes they hold, and whether this process can rebuild those.
+"""Stored values, read without building anything: which classes they hold, and whether this process
+can rebuild those.
 
-LangGraph's serializer never raises for a class that was moved, deleted, changed or is not allowed: it returns what the
-object was made of, a dict as a rule, or None. A call that is about to resume a thread checks here first.
+LangGraph's serializer never raises for a class that was moved, deleted, changed or is not allowed:
+it returns what the object was made of, a dict as a rule, or None. A call that is about to resume a
+thread checks here first.
 """
 
 from __future__ import annotations
@@ -87,9 +89,10 @@ class ValueReader:
     """Reads what one serializer wrote.
 
     Args:
-        serde: the serializer. Nothing is known of one that is neither LangGraph's nor its encrypting one.
-        load_modules: whether a module that is not imported yet may be imported, as LangGraph does when it loads a value.
-            Otherwise it is only looked for: what is in it is not known then.
+        serde: the serializer. Nothing is known of one that is neither LangGraph's nor its
+            encrypting one.
+        load_modules: whether a module that is not imported yet may be imported, as LangGraph does
+            when it loads a value. Otherwise it is only looked for: what is in it is not known then.
     """
 
     def __init__(self, serde: SerializerProtocol, *, load_modules: bool) -> None:
@@ -102,14 +105,18 @@ class ValueReader:
         self._load_modules = load_modules
 
     def undecodable(self, values: Iterable[tuple[str, bytes | None]]) -> list[Undecodable]:
-        """The classes in these values, given as kind and bytes, that cannot be rebuilt here; each once."""
+        """The classes in these values, given as kind and bytes, that cannot be rebuilt here; each
+        once.
+        """
         found: dict[str, Undecodable] = {}
         for kind, blob in values:
             built: list[Built] = []
             try:
                 self._read(kind, blob, built)
             except Exception as error:  # a wrong key, torn bytes, a kind that nobody here knows
-                problem = Undecodable(f"(stored as {kind})", f"cannot be read: {type(error).__name__}")
+                problem = Undecodable(
+                    f"(stored as {kind})", f"cannot be read: {type(error).__name__}"
+                )
                 found[problem.name] = problem
             for one in built:
                 try:
@@ -141,10 +148,15 @@ class ValueReader:
             return ormsgpack.unpackb(data, ext_hook=_hook(built), option=ormsgpack.OPT_NON_STR_KEYS)
         if kind == "json":
             return json.loads(data, object_hook=lambda value: self._json_object(value, built))
-        return None  # null, bytes, and pickles, whose reading raises by itself where a class is gone
+        # null, bytes, and pickles, whose reading raises by itself where a class is gone
+        return None
 
     def _json_object(self, value: dict[str, Any], built: list[Built]) -> Any:
-        if value.get("lc") != _JSON_CONSTRUCTOR or value.get("type") != "constructor" or not value.get("id"):
+        if (
+            value.get("lc") != _JSON_CONSTRUCTOR
+            or value.get("type") != "constructor"
+            or not value.get("id")
+        ):
             return value
         *module, name = value["id"]
         built.append(Built(".".join(module), name, -1, None))
@@ -157,25 +169,29 @@ class ValueReader:
             return None
         if one.code == -1:
             allowed = self._allowed_json is True or (
-                bool(self._allowed_json) and (*one.module.split("."), one.name) in self._allowed_json
+                bool(self._allowed_json)
+                and (*one.module.split("."), one.name) in self._allowed_json
             )
-            setting = f"serde=JsonPlusSerializer(allowed_json_modules=[{(*one.module.split('.'), one.name)!r}])"
+            path = (*one.module.split("."), one.name)
+            setting = f"serde=JsonPlusSerializer(allowed_json_modules=[{path!r}])"
         else:
             allowed = self._allowed is True or (bool(self._allowed) and key in self._allowed)
             setting = f"settings=Settings(allowed_msgpack_modules=[{key!r}])"
         if not allowed:
             return (
-                "the serializer does not allow this class: name it in the graph's state, input or context schema, or "
-                f"give Durable({setting})"
+                "the serializer does not allow this class: name it in the graph's state, input or"
+                f" context schema, or give Durable({setting})"
             )
         found, why = _resolve(one.module, one.name, self._load_modules)
         return why or (None if found is None else _misfit(found, one))
 
 
 def serde_for(graph: Any, saver: BaseCheckpointSaver[Any]) -> SerializerProtocol:
-    """The serializer with which a graph reads what `saver` stored: the saver's, and with strict msgpack the graph's types.
+    """The serializer with which a graph reads what `saver` stored: the saver's, and with strict
+    msgpack the graph's types.
 
-    LangGraph derives those from the schemas when it compiles a graph, and gives them to the saver at each call.
+    LangGraph derives those from the schemas when it compiles a graph, and gives them to the saver
+    at each call.
     """
     allowing = getattr(graph, "_apply_checkpointer_allowlist", None)
     return (saver if allowing is None else allowing(saver)).serde
@@ -223,12 +239,20 @@ def _resolve(module: str, name: str, load: bool) -> tuple[Any, str | None]:
             return None, f"module {module!r} cannot be imported: {type(error).__name__}"
     cls = getattr(found, name, None)
     if cls is None:
-        return None, f"module {module!r} has no {name!r} any more: keep that name where it was, for example as an alias"
+        return (
+            None,
+            (
+                f"module {module!r} has no {name!r} any more: keep that name where it was, for"
+                " example as an alias"
+            ),
+        )
     return cls, None
 
 
 def _is_there(module: str) -> bool:
-    """Whether a module can be found; unlike `importlib.util.find_spec` this imports no package around it."""
+    """Whether a module can be found; unlike `importlib.util.find_spec` this imports no package
+    around it.
+    """
     path: Any = None
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
@@ -243,16 +267,28 @@ def _is_there(module: str) -> bool:
 
 
 def _misfit(cls: Any, one: Built) -> str | None:
-    """Why the class does not take what the object was made of, as far as is known without calling it."""
+    """Why the class does not take what the object was made of, as far as is known without calling
+    it.
+    """
     if one.code == EXT_PYDANTIC_V2:
-        return None if hasattr(cls, "model_construct") else "it was a pydantic model, and is none any more"
+        return (
+            None
+            if hasattr(cls, "model_construct")
+            else "it was a pydantic model, and is none any more"
+        )
     if one.code == EXT_PYDANTIC_V1:
-        return None if hasattr(cls, "construct") else "it was a pydantic model, and is none any more"
+        return (
+            None if hasattr(cls, "construct") else "it was a pydantic model, and is none any more"
+        )
     if isinstance(cls, type) and issubclass(cls, Enum):
         if one.code != EXT_CONSTRUCTOR_SINGLE_ARG or isinstance(one.made_of, (Built, list, dict)):
             return None
         members: Mapping[Any, Any] = cls._value2member_map_
-        return None if one.made_of in members else f"it has no member with the value {one.made_of!r} any more"
+        return (
+            None
+            if one.made_of in members
+            else f"it has no member with the value {one.made_of!r} any more"
+        )
     args: Iterator[Any] | None = None
     if one.code == EXT_CONSTRUCTOR_POS_ARGS and isinstance(one.made_of, (list, tuple)):
         args = iter(cast("list[Any]", one.made_of))

@@ -64,7 +64,9 @@ class StrictSerializer(JsonPlusSerializer):
         return super().loads_typed(data)
 
     def _refused(self, data: bytes) -> list[Built]:
-        return [one for one in classes_in(data) if one.key not in SAFE and one.key not in self._built]
+        return [
+            one for one in classes_in(data) if one.key not in SAFE and one.key not in self._built
+        ]
 
 
 def strict(serde: SerializerProtocol, allowed: Collection[ClassName]) -> SerializerProtocol:
@@ -80,7 +82,9 @@ def strict(serde: SerializerProtocol, allowed: Collection[ClassName]) -> Seriali
     return StrictSerializer(serde, allowed)
 
 
-def saver_allowing(saver: BaseCheckpointSaver[Any], allowed: Collection[ClassName]) -> BaseCheckpointSaver[Any]:
+def saver_allowing(
+    saver: BaseCheckpointSaver[Any], allowed: Collection[ClassName]
+) -> BaseCheckpointSaver[Any]:
     """The saver; where its serializer is strict, one that builds these classes too."""
     serde = saver.serde
     inner = serde.serde if isinstance(serde, EncryptedSerializer) else serde

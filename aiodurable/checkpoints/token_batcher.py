@@ -1,4 +1,6 @@
-"""Raising tokens for the runs of a process, many in one statement, and knowing which are under way."""
+"""Raising tokens for the runs of a process, many in one statement, and knowing which are under
+way.
+"""
 
 from __future__ import annotations
 

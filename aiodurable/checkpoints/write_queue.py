@@ -1,4 +1,6 @@
-"""The writes that wait for their commit: bounded, in order within a thread, no thread in two batches at once."""
+"""The writes that wait for their commit: bounded, in order within a thread, no thread in two
+batches at once.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from aiodurable.errors import ClosedError
 __all__ = ["QueueLoad", "WriteQueue"]
 
 _ENTERING: Final = 8
-"""How many calls may serialise their values at once: what they produce is not counted before it is there."""
+"""How many calls may serialise their values at once: what they produce is not counted before it is
+there.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,11 @@ class WriteQueue:
         self._leave()
 
     def _has_capacity(self) -> bool:
-        return self._entering < _ENTERING and self._rows < self.max_rows and self._bytes < self.max_bytes
+        return (
+            self._entering < _ENTERING
+            and self._rows < self.max_rows
+            and self._bytes < self.max_bytes
+        )
 
     def _leave(self) -> None:
         self._entering -= 1
@@ -96,7 +104,9 @@ class WriteQueue:
 
     def _refuse_closed(self) -> None:
         if self._closed:
-            raise ClosedError("the checkpointer pool is closed: keep it open for as long as graphs run")
+            raise ClosedError(
+                "the checkpointer pool is closed: keep it open for as long as graphs run"
+            )
 
     @property
     def waiting(self) -> int:
@@ -154,7 +164,9 @@ class WriteQueue:
             standing = waiting[0].fence.standing
             while waiting and waiting[0].fence.standing == standing:
                 write = waiting[0]
-                if batch and (rows + write.count > self._batch_rows or size + write.size > self._batch_bytes):
+                if batch and (
+                    rows + write.count > self._batch_rows or size + write.size > self._batch_bytes
+                ):
                     break
                 batch.append(waiting.popleft())
                 rows += write.count
@@ -168,14 +180,17 @@ class WriteQueue:
                 break  # full, or a second fence of the thread, which needs a batch of its own
         return batch
 
-    def settled(self, batch: Sequence[Write], *, back: Sequence[Write] = (), rest_s: float = 0.0) -> None:
+    def settled(
+        self, batch: Sequence[Write], *, back: Sequence[Write] = (), rest_s: float = 0.0
+    ) -> None:
         """Settle a batch.
 
         Args:
-            batch: all of it. Its settled writes, committed or failed, free their capacity, and their
-                threads may be in a batch again.
-            back: writes of it that must be tried again. They come first after their threads have rested
-                for `rest_s` seconds; until then no later write of those threads is in a batch.
+            batch: all of it. Its settled writes, committed or failed, free their capacity, and
+                their threads may be in a batch again.
+            back: writes of it that must be tried again. They come first after their threads have
+                rested for `rest_s` seconds; until then no later write of those threads is in a
+                batch.
         """
         resting = {write.fence.thread_id for write in back}
         again = {id(write) for write in back}
@@ -199,13 +214,17 @@ class WriteQueue:
             self._wake.set()
 
     def close(self) -> None:
-        """Accept nothing more: fail the callers that wait. `take` still returns the accepted writes."""
+        """Accept nothing more: fail the callers that wait. `take` still returns the accepted
+        writes.
+        """
         self._closed = True
         self._wake.set()
         for admitted in self._callers:
             if not admitted.done():
                 admitted.set_exception(
-                    ClosedError("the checkpointer pool was closed while a checkpoint waited for capacity")
+                    ClosedError(
+                        "the checkpointer pool was closed while a checkpoint waited for capacity"
+                    )
                 )
         self._callers.clear()
 

@@ -1,4 +1,6 @@
-"""What a run remembers between its writes: beside the fence, which says that it may write at all."""
+"""What a run remembers between its writes: beside the fence, which says that it may write at
+all.
+"""
 
 from __future__ import annotations
 
@@ -81,9 +83,11 @@ class WriteSession:
         missing = (
             "the run in its ledger"
             if mark is None or mark.checkpoint_id is None
-            else f"checkpoint {mark.checkpoint_id}"
-            if mark.task_id is None
-            else f"what a task wrote after checkpoint {mark.checkpoint_id}"
+            else (
+                f"checkpoint {mark.checkpoint_id}"
+                if mark.task_id is None
+                else f"what a task wrote after checkpoint {mark.checkpoint_id}"
+            )
         )
         self.fence.revoke(
             HistoryLostError(

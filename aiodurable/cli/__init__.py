@@ -1,7 +1,8 @@
-"""The command `aiodurable`: the only place that puts the pieces together for a person at a terminal.
+"""The command `aiodurable`: the only place that puts the pieces together for a person at a
+terminal.
 
-One file per command. A command's module imports click alone; what loads LangGraph (0.8 s) or a driver is imported when
-the command runs, so that `--help` and shell completion are quick.
+One file per command. A command's module imports click alone; what loads LangGraph (0.8 s) or a
+driver is imported when the command runs, so that `--help` and shell completion are quick.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ def main() -> None:
     """Run the command line and exit with one of `aiodurable.cli.exit_codes.Exit`."""
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
     if missing:
-        sys.exit(f"aiodurable: the command needs {' and '.join(missing)}: pip install 'aiodurable[cli]'")
-    from aiodurable.cli.commands import cli  # noqa: PLC0415 - needs click, which may be missing until here
+        sys.exit(
+            f"aiodurable: the command needs {' and '.join(missing)}: pip install 'aiodurable[cli]'"
+        )
+    from aiodurable.cli.commands import cli  # noqa: PLC0415 - needs click
 
     cli(prog_name="aiodurable")

@@ -1,4 +1,6 @@
-"""`--app MODULE:ATTRIBUTE`: where a command finds the graphs of an application, as web servers find theirs."""
+"""`--app MODULE:ATTRIBUTE`: where a command finds the graphs of an application, as web servers find
+theirs.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,17 @@ def app_option(**options: Any) -> Callable[[Any], Any]:
         "--app",
         metavar="MODULE:ATTRIBUTE",
         envvar="AIODURABLE_APP",
-        help="Your graphs: a dict of them by name, a graph, a Durable, or a function that returns one of these. "
-        "Looked for in the current folder, too. Default: AIODURABLE_APP.",
+        help=(
+            "Your graphs: a dict of them by name, a graph, a Durable, or a function that returns"
+            " one of these. Looked for in the current folder, too. Default: AIODURABLE_APP."
+        ),
         **options,
     )
 
 
-graph_option = click.option("--graph", metavar="NAME", help="Which of them, where the ledger does not know.")
+graph_option = click.option(
+    "--graph", metavar="NAME", help="Which of them, where the ledger does not know."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +67,28 @@ class App:
             SchemaMismatchError: the tables are missing, older or newer.
             ConfigurationError, PostgresUnavailableError: as `Durable` does.
         """
-        from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph: 0.8 s that --help need not take
+        from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph
 
         if self.durable is not None and dsn is not None:
-            raise click.UsageError("--app names a Durable, which knows its database: leave --dsn out")
-        async with self.durable or Durable(dsn, graphs=self.graphs, settings=few_connections()) as durable:
+            raise click.UsageError(
+                "--app names a Durable, which knows its database: leave --dsn out"
+            )
+        async with self.durable or Durable(
+            dsn, graphs=self.graphs, settings=few_connections()
+        ) as durable:
             yield durable
 
     @asynccontextmanager
     async def looking(self, dsn: str | None, renamed: Mapping[str, Any]) -> AsyncIterator[Durable]:
-        """A `Durable` that knows the graphs and takes no lease, also at a standby. Raises as `opened` does."""
+        """A `Durable` that knows the graphs and takes no lease, also at a standby. Raises as
+        `opened` does.
+        """
         from aiodurable.durable import Durable  # noqa: PLC0415 - as above
 
         if self.durable is not None and dsn is not None:
-            raise click.UsageError("--app names a Durable, which knows its database: leave --dsn out")
+            raise click.UsageError(
+                "--app names a Durable, which knows its database: leave --dsn out"
+            )
         settings = replace(few_connections(), lock_connections=0)
         looking = (
             Durable(dsn, graphs=self.graphs, settings=settings, renamed=renamed)
@@ -85,7 +99,8 @@ class App:
             yield durable
 
     async def graph_for(self, durable: Durable, thread_id: str, name: str | None) -> Graph | None:
-        """The graph to run a thread with: the one asked for, the only one, or None: the one the ledger names.
+        """The graph to run a thread with: the one asked for, the only one, or None: the one the
+        ledger names.
 
         Raises:
             UsageError: neither the command line nor the ledger names it.
@@ -95,7 +110,9 @@ class App:
         thread = await durable.threads.status(thread_id)
         if thread.status != "new" and thread.graph is None:
             known = f" (one of {', '.join(sorted(self.graphs))})" if self.graphs else ""
-            raise click.UsageError(f"the graph of thread {thread_id!r} is not recorded: name it with --graph{known}")
+            raise click.UsageError(
+                f"the graph of thread {thread_id!r} is not recorded: name it with --graph{known}"
+            )
         return None
 
 
@@ -108,7 +125,9 @@ async def load_app(name: str) -> App:
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise click.UsageError(f"--app wants MODULE:ATTRIBUTE, such as my.service:graphs, got {name!r}")
+        raise click.UsageError(
+            f"--app wants MODULE:ATTRIBUTE, such as my.service:graphs, got {name!r}"
+        )
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - sys.path has strings
         sys.path.insert(0, here)
     try:
@@ -116,12 +135,16 @@ async def load_app(name: str) -> App:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise _raised("importing", name, error) from error
-        raise click.UsageError(f"--app names module {error.name!r}, which is not to be found from {here}") from error
+        raise click.UsageError(
+            f"--app names module {error.name!r}, which is not to be found from {here}"
+        ) from error
     except Exception as error:  # whatever an application raises when it is imported
         raise _raised("importing", name, error) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise click.UsageError(f"--app names {attribute!r}, which module {module_name!r} does not have")
+            raise click.UsageError(
+                f"--app names {attribute!r}, which module {module_name!r} does not have"
+            )
         found = getattr(found, part)
     return _understood(name, await _called(name, found))
 
@@ -150,8 +173,8 @@ def _understood(name: str, found: Any) -> App:
 
     if not _is_app(found):
         raise click.UsageError(
-            f"--app wants a dict of graphs by name, a graph, a Durable, or a function that returns one of these; "
-            f"{name} is {type(found).__name__}"
+            "--app wants a dict of graphs by name, a graph, a Durable, or a function that returns"
+            f" one of these; {name} is {type(found).__name__}"
         )
     if isinstance(found, Durable):
         return App(durable=found)

@@ -24,13 +24,17 @@ __all__ = ["cancel"]
 @click.option("--wait", is_flag=True, help="Return only when the run has ended.")
 @click.option("--timeout", type=Duration(), metavar="AGE", help="With --wait: at most so long.")
 @click.pass_context
-def cancel(ctx: click.Context, thread_id: str, dsn: str | None, wait: bool, timeout: timedelta | None) -> None:
-    """End the run that is at work on THREAD, in whichever process; the thread is then paused, and nobody but a person goes on
-    with it. Exit code 1: there was no run at work.
+def cancel(
+    ctx: click.Context, thread_id: str, dsn: str | None, wait: bool, timeout: timedelta | None
+) -> None:
+    """End the run that is at work on THREAD, in whichever process; the thread is then paused, and
+    nobody but a person goes on with it. Exit code 1: there was no run at work.
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout needs --wait")
-    if asyncio.run(_cancel(thread_id, dsn, wait, None if timeout is None else timeout.total_seconds())):
+    if asyncio.run(
+        _cancel(thread_id, dsn, wait, None if timeout is None else timeout.total_seconds())
+    ):
         click.echo(f"{'cancelled' if wait else 'to be cancelled'}: {quoted(thread_id)}")
     else:
         click.echo(f"no run is at work on {quoted(thread_id)}", err=True)

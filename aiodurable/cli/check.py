@@ -1,4 +1,6 @@
-"""`aiodurable check`: what new code would do with the unfinished threads there are, before it is deployed."""
+"""`aiodurable check`: what new code would do with the unfinished threads there are, before it is
+deployed.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-_UNFINISHED = tuple(status.value for status in ThreadStatus if status not in (ThreadStatus.NEW, ThreadStatus.COMPLETE))
+_UNFINISHED = tuple(
+    status.value
+    for status in ThreadStatus
+    if status not in (ThreadStatus.NEW, ThreadStatus.COMPLETE)
+)
 
 
 @click.command(short_help="Tell which unfinished threads new code cannot go on with.")
@@ -34,7 +40,10 @@ _UNFINISHED = tuple(status.value for status in ThreadStatus if status not in (Th
     "renames",
     metavar="OLD=NEW",
     multiple=True,
-    help="A node that has another name now, as Durable(renamed=…) has it; of one graph: GRAPH:OLD=NEW.",
+    help=(
+        "A node that has another name now, as Durable(renamed=…) has it; of one graph:"
+        " GRAPH:OLD=NEW."
+    ),
 )
 @dsn_option
 @click.option(
@@ -47,10 +56,15 @@ _UNFINISHED = tuple(status.value for status in ThreadStatus if status not in (Th
 )
 @click.option("--graph", help="Only threads of this graph.")
 @click.option("--prefix", metavar="TEXT", help="Only threads whose id begins with TEXT.")
-@click.option("--newer-than", type=Duration(), metavar="AGE", help="Touched since then: 90s, 15m, 2h, 7d.")
+@click.option(
+    "--newer-than", type=Duration(), metavar="AGE", help="Touched since then: 90s, 15m, 2h, 7d."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Check at most so many. Default: all.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object a line: each thread with a problem, then the sums."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object a line: each thread with a problem, then the sums.",
 )
 def check(
     app: str,
@@ -63,11 +77,18 @@ def check(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """Tell which unfinished threads the graphs of --app could not go on with, and why. For a pipeline, before a deploy.
+    """Tell which unfinished threads the graphs of --app could not go on with, and why. For a
+    pipeline, before a deploy.
 
-    Exit code 0: all would go on; 1: some would not. Nothing of the threads is run, and no stored object is built.
+    Exit code 0: all would go on; 1: some would not. Nothing of the threads is run, and no stored
+    object is built.
     """
-    filters: dict[str, Any] = {"status": statuses or None, "graph": graph, "prefix": prefix, "newer_than": newer_than}
+    filters: dict[str, Any] = {
+        "status": statuses or None,
+        "graph": graph,
+        "prefix": prefix,
+        "newer_than": newer_than,
+    }
     ok = asyncio.run(_check(app, _renamed(renames), dsn, filters, limit, as_json=as_json))
     if not ok:
         raise click.exceptions.Exit(Exit.FAILED)
@@ -89,20 +110,34 @@ def _renamed(renames: tuple[str, ...]) -> dict[str, Any]:
 
 
 async def _check(
-    app: str, renamed: dict[str, Any], dsn: str | None, filters: dict[str, Any], limit: int | None, *, as_json: bool
+    app: str,
+    renamed: dict[str, Any],
+    dsn: str | None,
+    filters: dict[str, Any],
+    limit: int | None,
+    *,
+    as_json: bool,
 ) -> bool:
     found = await load_app(app)
-    gc.freeze()  # what LangGraph and the application loaded stays: not to be gone over for each few hundred threads
+    # what LangGraph and the application loaded stays: not to be gone over for each few hundred
+    # threads
+    gc.freeze()
     checked, kinds, bad = 0, Counter[str](), 0
     async with found.looking(dsn, renamed) as durable:
-        async for thread in durable.threads.check(default_graph=found.graph, limit=limit, **filters):
+        async for thread in durable.threads.check(
+            default_graph=found.graph, limit=limit, **filters
+        ):
             checked += 1
             bad += bool(thread.problems)
             kinds.update(problem.kind.value for problem in thread.problems)
             if thread.problems:
                 click.echo(_json(thread) if as_json else _line(thread))
     if as_json:
-        click.echo(json.dumps({"checked": checked, "with_problems": bad, "problems": dict(sorted(kinds.items()))}))
+        click.echo(
+            json.dumps(
+                {"checked": checked, "with_problems": bad, "problems": dict(sorted(kinds.items()))}
+            )
+        )
     else:
         click.echo(_sums(checked, bad, kinds))
     return not bad
@@ -111,13 +146,21 @@ async def _check(
 def _json(thread: ThreadCheck) -> str:
     problems = [{"kind": p.kind.value, "name": p.name, "detail": p.detail} for p in thread.problems]
     return json_text(
-        {"thread_id": thread.thread_id, "status": thread.status, "graph": thread.graph, "problems": problems}
+        {
+            "thread_id": thread.thread_id,
+            "status": thread.status,
+            "graph": thread.graph,
+            "problems": problems,
+        }
     )
 
 
 def _line(thread: ThreadCheck) -> str:
     whats = "; ".join(map(str, thread.problems))
-    return f"{quoted(thread.thread_id)}  {thread.status}  {quoted(thread.graph or '-')}  {one_line(whats)}"
+    return (
+        f"{quoted(thread.thread_id)}  {thread.status}  {quoted(thread.graph or '-')} "
+        f" {one_line(whats)}"
+    )
 
 
 def _sums(checked: int, bad: int, kinds: Counter[str]) -> str:

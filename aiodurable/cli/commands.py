@@ -40,7 +40,9 @@ class _Commands(click.Group):
         try:
             with _until_the_reader_leaves():
                 return super().invoke(ctx)
-        except AiodurableError as error:  # its text says what was wanted, found and to do: no traceback adds to it
+        except (
+            AiodurableError
+        ) as error:  # its text says what was wanted, found and to do: no traceback adds to it
             raise FailedCommand(str(error), exit_of(error)) from error
 
 
@@ -50,9 +52,13 @@ def _until_the_reader_leaves() -> Generator[None]:
     try:
         yield
     except (BrokenPipeError, SystemExit) as error:
-        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):  # rich's
+        # rich's
+        if not isinstance(error, BrokenPipeError) and not isinstance(
+            error.__context__, BrokenPipeError
+        ):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered yet is flushed at exit
+        # what is buffered yet is flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.exceptions.Exit(Exit.PIPE) from error
 
 
@@ -65,7 +71,8 @@ def _until_the_reader_leaves() -> Generator[None]:
 def cli() -> None:
     """Durable LangGraph workflows on Postgres.
 
-    Postgres is found through --dsn or --dsn-file, AIODURABLE_DSN, DATABASE_URL or libpq's PG* variables, in this order.
+    Postgres is found through --dsn or --dsn-file, AIODURABLE_DSN, DATABASE_URL or libpq's PG*
+    variables, in this order.
     """
 
 

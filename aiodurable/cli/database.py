@@ -54,7 +54,10 @@ def _given(ctx: click.Context, _: click.Parameter, dsn: str | None) -> str | Non
             raise click.UsageError("--dsn and --dsn-file exclude each other")
         return in_file
     if dsn is not None and _PASSWORD.search(dsn):
-        click.echo("ps shows the password in --dsn to every user here: use --dsn-file, or AIODURABLE_DSN", err=True)
+        click.echo(
+            "ps shows the password in --dsn to every user here: use --dsn-file, or AIODURABLE_DSN",
+            err=True,
+        )
     return dsn
 
 
@@ -72,7 +75,10 @@ def dsn_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--dsn",
         metavar="DSN",
         callback=_given,
-        help="Where Postgres is. Default: AIODURABLE_DSN, DATABASE_URL or PG* variables. With a password, better in a file.",
+        help=(
+            "Where Postgres is. Default: AIODURABLE_DSN, DATABASE_URL or PG* variables. With a"
+            " password, better in a file."
+        ),
     )(command)
 
 
@@ -82,7 +88,9 @@ def is_configured(dsn: str | None) -> bool:
 
 
 def few_connections() -> Settings:
-    """Those of the environment, with as few connections as can be, and the tables left as they are."""
+    """Those of the environment, with as few connections as can be, and the tables left as they
+    are.
+    """
     return replace(
         Settings.from_env(),
         auto_migrate=False,
@@ -95,13 +103,14 @@ def few_connections() -> Settings:
 
 @asynccontextmanager
 async def looking(dsn: str | None) -> AsyncIterator[Durable]:
-    """A `Durable` for commands that only look, also at a standby: as few connections as can be, none of them for locks.
+    """A `Durable` for commands that only look, also at a standby: as few connections as can be,
+    none of them for locks.
 
     Raises:
         SchemaMismatchError: the tables are missing, older or newer.
         ConfigurationError, PostgresUnavailableError: as `Durable` does.
     """
-    from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph: 0.8 s that --help need not take
+    from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph
 
     async with Durable(dsn, settings=replace(few_connections(), lock_connections=0)) as durable:
         yield durable
@@ -109,7 +118,9 @@ async def looking(dsn: str | None) -> AsyncIterator[Durable]:
 
 @asynccontextmanager
 async def changing(dsn: str | None) -> AsyncIterator[Durable]:
-    """A `Durable` for commands that take leases: otherwise as `looking`. Raises also what opening lock sessions does."""
+    """A `Durable` for commands that take leases: otherwise as `looking`. Raises also what opening
+    lock sessions does.
+    """
     from aiodurable.durable import Durable  # noqa: PLC0415 - as above
 
     async with Durable(dsn, settings=few_connections()) as durable:

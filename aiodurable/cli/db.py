@@ -25,7 +25,9 @@ db.add_command(migrate)
 @db.command(short_help="Whether the tables are those of this version.")
 @dsn_option
 def check(dsn: str | None) -> None:
-    """Whether the tables are there, are those of this version, and were made by a trusted role; changes nothing."""
+    """Whether the tables are there, are those of this version, and were made by a trusted role;
+    changes nothing.
+    """
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - loads psycopg
     from aiodurable.postgres import schema  # noqa: PLC0415 - loads psycopg and LangGraph's saver
 
@@ -48,8 +50,8 @@ def check(dsn: str | None) -> None:
 def grants(dsn: str | None, role: str, kind: str) -> None:
     """Print the GRANTs that a role needs, and no more; changes nothing.
 
-    Who migrates owns what it makes. Where the tables are is looked up; before they are made, it is where the search path
-    says that they will be.
+    Who migrates owns what it makes. Where the tables are is looked up; before they are made, it is
+    where the search path says that they will be.
     """
     for statement in asyncio.run(_statements(dsn, role, kind)):
         click.echo(f"{statement};")

@@ -17,7 +17,9 @@ class Duration(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  
 
     name = "age"
 
-    def convert(self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+    def convert(
+        self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
         """The age as a timedelta; click's usage error (exit code 2) otherwise."""
         if isinstance(value, timedelta):
             return value

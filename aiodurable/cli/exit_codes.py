@@ -31,7 +31,9 @@ class Exit(IntEnum):
     ALREADY_RUNNING = 4
     DATABASE = 5
     PIPE = 141
-    """The reader of the output has left: a shell gives this code to a program that SIGPIPE ended."""
+    """The reader of the output has left: a shell gives this code to a program that SIGPIPE
+    ended.
+    """
 
 
 def exit_of(error: AiodurableError) -> Exit:
@@ -50,7 +52,9 @@ def exit_of(error: AiodurableError) -> Exit:
 
 
 class FailedCommand(click.ClickException):
-    """A command that did not do what was asked; click prints the message and exits with the code."""
+    """A command that did not do what was asked; click prints the message and exits with the
+    code.
+    """
 
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
         super().__init__(lines(message))

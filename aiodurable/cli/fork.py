@@ -20,11 +20,28 @@ __all__ = ["fork"]
 @click.command(short_help="Make a new thread from a checkpoint of another.")
 @click.argument("thread_id", metavar="THREAD")
 @click.argument("new_thread_id", metavar="[NEW]", required=False)
-@click.option("--before", metavar="NODE", help="Begin before the newest step in which NODE ran, or is to run.")
-@click.option("--checkpoint", "checkpoint_id", metavar="ID", help="Begin at this checkpoint; `show --json` tells them.")
-@click.option("--step", type=int, metavar="N", help="Begin at the newest checkpoint of this superstep.")
-@click.option("--values", metavar="JSON", help="Change the state: a JSON object, as for aupdate_state. Needs --app.")
-@click.option("--as-node", metavar="NODE", help="The node that the values come from. Default: the one that ran last.")
+@click.option(
+    "--before", metavar="NODE", help="Begin before the newest step in which NODE ran, or is to run."
+)
+@click.option(
+    "--checkpoint",
+    "checkpoint_id",
+    metavar="ID",
+    help="Begin at this checkpoint; `show --json` tells them.",
+)
+@click.option(
+    "--step", type=int, metavar="N", help="Begin at the newest checkpoint of this superstep."
+)
+@click.option(
+    "--values",
+    metavar="JSON",
+    help="Change the state: a JSON object, as for aupdate_state. Needs --app.",
+)
+@click.option(
+    "--as-node",
+    metavar="NODE",
+    help="The node that the values come from. Default: the one that ran last.",
+)
 @app_option()
 @graph_option
 @dsn_option
@@ -60,7 +77,9 @@ def _parsed(values: str | None) -> Any:
     try:
         return json.loads(values)
     except ValueError as error:
-        raise click.UsageError(f'--values wants JSON, such as \'{{"topic": "tides"}}\': {error}') from error
+        raise click.UsageError(
+            f'--values wants JSON, such as \'{{"topic": "tides"}}\': {error}'
+        ) from error
 
 
 async def _fork(
@@ -71,7 +90,7 @@ async def _fork(
     graph: str | None,
     dsn: str | None,
 ) -> WorkflowCheckpoint:
-    from langgraph.errors import InvalidUpdateError  # noqa: PLC0415 - 0.8 s that --help need not take
+    from langgraph.errors import InvalidUpdateError  # noqa: PLC0415
 
     found = App() if app is None else await load_app(app)
     async with found.opened(dsn) as durable:

@@ -9,8 +9,8 @@ __all__ = ["age", "lines", "one_line", "quoted", "shell_word", "size", "took"]
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks and without control characters: an error's text may come from anywhere, and a terminal
-    obeys escape sequences.
+    """`text` without line breaks and without control characters: an error's text may come from
+    anywhere, and a terminal obeys escape sequences.
     """
     return "".join(character if character.isprintable() else " " for character in text).strip()
 
@@ -21,7 +21,9 @@ def lines(text: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """An id or a name to show: as it is where all of it can be seen, else as bash quotes it: `$'a\\x1b[2J'`."""
+    """An id or a name to show: as it is where all of it can be seen, else as bash quotes it:
+    `$'a\\x1b[2J'`.
+    """
     return name if name.isprintable() and name == name.strip() else _ansi_c(name)
 
 
@@ -36,13 +38,17 @@ def _ansi_c(name: str) -> str:
 
 
 def _bytes(character: str) -> str:
-    """Bytes, for they mean the same in every locale; an argument that is no UTF-8 has them as lone surrogates."""
+    """Bytes, for they mean the same in every locale; an argument that is no UTF-8 has them as lone
+    surrogates.
+    """
     errors = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", errors))
 
 
 def age(span: timedelta | None) -> str:
-    """How long ago, in its largest unit: `12 s`, `5 min`, `3 h`, `41 d`. Below zero (clocks differ) is `0 s`."""
+    """How long ago, in its largest unit: `12 s`, `5 min`, `3 h`, `41 d`. Below zero (clocks differ)
+    is `0 s`.
+    """
     if span is None:
         return ""
     seconds = max(0, int(span.total_seconds()))
@@ -57,7 +63,9 @@ def took(span: timedelta | None) -> str:
     if span is None:
         return ""
     seconds = max(0.0, span.total_seconds())
-    return age(span) if seconds >= 120 else f"{seconds:.3f} s" if seconds < 1 else f"{seconds:.1f} s"
+    return (
+        age(span) if seconds >= 120 else f"{seconds:.3f} s" if seconds < 1 else f"{seconds:.1f} s"
+    )
 
 
 def size(count: int) -> str:

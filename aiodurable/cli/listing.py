@@ -29,23 +29,53 @@ _WHAT_LENGTH = 24
     "statuses",
     multiple=True,
     type=click.Choice(_KNOWN),
-    help="Only these; may be given several times. Default: failed, crashed, interrupted, quarantined.",
+    help=(
+        "Only these; may be given several times. Default: failed, crashed, interrupted,"
+        " quarantined."
+    ),
 )
 @click.option("--all", "every", is_flag=True, help="Whatever their status.")
 @click.option("--graph", help="Only threads of this graph.")
 @click.option("--error", metavar="TEXT", help="Only threads whose error contains TEXT.")
 @click.option("--prefix", metavar="TEXT", help="Only threads whose id begins with TEXT.")
 @click.option(
-    "--holder", metavar="TEXT", help="Only threads held by TEXT: a part of host and process. Implies running."
+    "--holder",
+    metavar="TEXT",
+    help="Only threads held by TEXT: a part of host and process. Implies running.",
 )
-@click.option("--orphaned", is_flag=True, help="Only runs of ours whose process is gone; quick in any database.")
-@click.option("--resumable", is_flag=True, help="Only threads that may go on without a person; quick in any database.")
-@click.option("--reason", metavar="TEXT", help="Only threads paused for this reason: breakpoint, cancelled, drained…")
-@click.option("--doubtful/--certain", default=None, help="Only threads whose status is in doubt, or only the others.")
-@click.option("--older-than", type=Duration(), metavar="AGE", help="Untouched for this long: 90s, 15m, 2h, 7d.")
+@click.option(
+    "--orphaned",
+    is_flag=True,
+    help="Only runs of ours whose process is gone; quick in any database.",
+)
+@click.option(
+    "--resumable",
+    is_flag=True,
+    help="Only threads that may go on without a person; quick in any database.",
+)
+@click.option(
+    "--reason",
+    metavar="TEXT",
+    help="Only threads paused for this reason: breakpoint, cancelled, drained…",
+)
+@click.option(
+    "--doubtful/--certain",
+    default=None,
+    help="Only threads whose status is in doubt, or only the others.",
+)
+@click.option(
+    "--older-than",
+    type=Duration(),
+    metavar="AGE",
+    help="Untouched for this long: 90s, 15m, 2h, 7d.",
+)
 @click.option("--newer-than", type=Duration(), metavar="AGE", help="Touched since then.")
-@click.option("--after", metavar="THREAD", help="Only threads after this one: the last of the page before.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--after", metavar="THREAD", help="Only threads after this one: the last of the page before."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_threads(
     dsn: str | None,
@@ -68,7 +98,12 @@ def list_threads(
     """List the threads that need a person or a resumption, by thread id."""
     if every and statuses:
         raise click.UsageError("--all and --status exclude each other")
-    filters: dict[str, Any] = {"older_than": older_than, "newer_than": newer_than, "graph": graph, "error": error}
+    filters: dict[str, Any] = {
+        "older_than": older_than,
+        "newer_than": newer_than,
+        "graph": graph,
+        "error": error,
+    }
     filters |= {"prefix": prefix, "holder": holder, "orphaned": orphaned, "after": after}
     filters |= {"resumable": resumable, "reason": reason, "doubtful": doubtful}
     if every or resumable or reason is not None or holder is not None:
@@ -84,10 +119,15 @@ def list_threads(
     else:
         click.echo("no such thread")
     if more:
-        click.echo(f"these are the first {limit}; the next: --after {shell_word(found[-1].thread_id)}", err=True)
+        click.echo(
+            f"these are the first {limit}; the next: --after {shell_word(found[-1].thread_id)}",
+            err=True,
+        )
 
 
-async def _find(dsn: str | None, filters: dict[str, Any], limit: int) -> tuple[list[WorkflowCheckpoint], bool]:
+async def _find(
+    dsn: str | None, filters: dict[str, Any], limit: int
+) -> tuple[list[WorkflowCheckpoint], bool]:
     """Up to `limit` threads, and whether there are more."""
     async with looking(dsn) as durable:
         found = [thread async for thread in durable.threads.search(**filters, limit=limit + 1)]
@@ -102,10 +142,15 @@ def _show(threads: list[WorkflowCheckpoint]) -> None:
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     rows = [
-        (quoted(thread.thread_id), thread.status, quoted(thread.graph or ""), age(thread.age)) for thread in threads
+        (quoted(thread.thread_id), thread.status, quoted(thread.graph or ""), age(thread.age))
+        for thread in threads
     ]
-    taken = sum(max(map(len, column)) + 2 for column in zip(("thread", "status", "graph", "age"), *rows, strict=True))
-    # What is left of the line, so that each thread has one; very long ids are folded, for they are there to be copied.
+    taken = sum(
+        max(map(len, column)) + 2
+        for column in zip(("thread", "status", "graph", "age"), *rows, strict=True)
+    )
+    # What is left of the line, so that each thread has one; very long ids are folded, for they are
+    # there to be copied.
     room = max(_WHAT_LENGTH, console.width - taken)
     table.add_column("thread", overflow="fold")
     table.add_column("status", no_wrap=True)
@@ -121,9 +166,16 @@ def _show(threads: list[WorkflowCheckpoint]) -> None:
 def _what(thread: WorkflowCheckpoint) -> str:
     """The one thing to know of it."""
     if thread.error:
-        return f"{' > '.join(map(quoted, thread.failed_path))}: {thread.error}" if thread.failed_path else thread.error
+        return (
+            f"{' > '.join(map(quoted, thread.failed_path))}: {thread.error}"
+            if thread.failed_path
+            else thread.error
+        )
     if thread.interrupts:
-        return f"asks: {'; '.join(shown(getattr(question, 'value', question)) for question in thread.interrupts)}"
+        values = (getattr(question, "value", question) for question in thread.interrupts)
+        return f"asks: {'; '.join(map(shown, values))}"
     if thread.holder:
         return f"held by {thread.holder}"
-    return thread.reason or (f"next: {', '.join(map(quoted, thread.pending))}" if thread.pending else "")
+    return thread.reason or (
+        f"next: {', '.join(map(quoted, thread.pending))}" if thread.pending else ""
+    )

@@ -38,7 +38,9 @@ class ReportedLock:
     waiting: tuple[LockHolder, ...]
 
 
-async def reported_locks(database: PsycopgPool, keys: Sequence[int] | None = None) -> list[ReportedLock]:
+async def reported_locks(
+    database: PsycopgPool, keys: Sequence[int] | None = None
+) -> list[ReportedLock]:
     """The leases of this database, or those of `keys`, sorted by thread and key.
 
     Raises:
@@ -49,8 +51,9 @@ async def reported_locks(database: PsycopgPool, keys: Sequence[int] | None = Non
     [tables] = await database.fetch(sql["tables"])
     if tables["standby"]:
         raise ConfigurationError(
-            f"cannot read who holds locks at {database.dsn.safe}: it is a standby, which knows nothing of the "
-            "primary's locks. Name the primary, or add target_session_attrs=read-write"
+            f"cannot read who holds locks at {database.dsn.safe}: it is a standby, which knows"
+            " nothing of the primary's locks. Name the primary, or add"
+            " target_session_attrs=read-write"
         )
     found: dict[int, dict[bool, list[LockHolder]]] = {}
     for row in await database.fetch(sql["leases"], wanted):

@@ -29,7 +29,13 @@ __all__ = ["locks"]
 @click.option("--namespace", help="Of the THREADs. Default: AIODURABLE_NAMESPACE, else aiodurable.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
-def locks(ctx: click.Context, names: tuple[str, ...], dsn: str | None, namespace: str | None, as_json: bool) -> None:
+def locks(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    dsn: str | None,
+    namespace: str | None,
+    as_json: bool,
+) -> None:
     """Show who holds the leases of this database, and which processes wait for one.
 
     Names of threads, or of locks of your own, select these; the exit code is then 1 if nobody holds
@@ -39,7 +45,11 @@ def locks(ctx: click.Context, names: tuple[str, ...], dsn: str | None, namespace
     for another lock it is the age of its connection, at most.
     """
     namespace = Settings.from_env().namespace if namespace is None else namespace
-    keys = {key_of(validate_thread_id(name), namespace): name for name in names for key_of in (lock_key, own_lock_key)}
+    keys = {
+        key_of(validate_thread_id(name), namespace): name
+        for name in names
+        for key_of in (lock_key, own_lock_key)
+    }
     found = asyncio.run(_read(dsn, list(keys) if names else None))
     if as_json:
         for lock in found:
@@ -58,7 +68,10 @@ async def _read(dsn: str | None, keys: list[int] | None) -> list[ReportedLock]:
     from aiodurable.postgres.pool import PsycopgPool  # noqa: PLC0415 - as above
 
     database = PsycopgPool(
-        parse_dsn(dsn), min_size=0, max_size=1, connect_timeout_s=Settings.from_env().connect_timeout_s
+        parse_dsn(dsn),
+        min_size=0,
+        max_size=1,
+        connect_timeout_s=Settings.from_env().connect_timeout_s,
     )
     await database.open()
     try:

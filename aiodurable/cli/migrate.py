@@ -14,14 +14,25 @@ __all__ = ["migrate"]
 @click.command(short_help="Create or migrate the tables.")
 @dsn_option
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS"
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
 )
-@click.option("--print", "printed", is_flag=True, help="Print the SQL for an empty database, and connect to none.")
+@click.option(
+    "--print",
+    "printed",
+    is_flag=True,
+    help="Print the SQL for an empty database, and connect to none.",
+)
 def migrate(dsn: str | None, timeout_s: float, *, printed: bool) -> None:
     """Create or migrate the tables. Safe at any time, also from many hosts at once.
 
-    Waits up to --timeout for somebody else's migration. Opening a Durable does the same, unless auto_migrate=False.
-    What --print prints may run again, but not inside a transaction: some indexes are built CONCURRENTLY.
+    Waits up to --timeout for somebody else's migration. Opening a Durable does the same, unless
+    auto_migrate=False. What --print prints may run again, but not inside a transaction: some
+    indexes are built CONCURRENTLY.
     """
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - loads psycopg
     from aiodurable.postgres import schema  # noqa: PLC0415 - loads psycopg and LangGraph's saver

@@ -13,7 +13,9 @@ __all__ = ["pg"]
 
 
 def default_data() -> Path:
-    """Where the cluster is kept by default. As root Postgres runs as another user, who cannot enter /root."""
+    """Where the cluster is kept by default. As root Postgres runs as another user, who cannot enter
+    /root.
+    """
     if os.name == "posix" and os.geteuid() == 0:
         return Path("/var/lib/aiodurable/postgres")
     home = os.environ.get("XDG_DATA_HOME")
@@ -25,7 +27,10 @@ _data_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     envvar="AIODURABLE_PG_DATA",
     default=default_data,
-    help="The folder of its data. Default: AIODURABLE_PG_DATA, or aiodurable/postgres in your data folder.",
+    help=(
+        "The folder of its data. Default: AIODURABLE_PG_DATA, or aiodurable/postgres in your data"
+        " folder."
+    ),
 )
 
 
@@ -43,7 +48,9 @@ def start(data: Path) -> None:
     url = embedded.start_server(data)
     click.echo(url)
     click.echo(
-        f"Postgres runs on {data} until `aiodurable pg stop`. To use it: export AIODURABLE_DSN='{url}'", err=True
+        f"Postgres runs on {data} until `aiodurable pg stop`. To use it: export"
+        f" AIODURABLE_DSN='{url}'",
+        err=True,
     )
 
 

@@ -30,13 +30,22 @@ _NAMED = 5
 
 
 @click.command(short_help="Remove old checkpoints.")
-@click.option("--older-than", type=Duration(), metavar="AGE", required=True, help="Untouched for this long: 12h, 30d.")
+@click.option(
+    "--older-than",
+    type=Duration(),
+    metavar="AGE",
+    required=True,
+    help="Untouched for this long: 12h, 30d.",
+)
 @click.option(
     "--strategy",
     type=click.Choice(["keep_latest", "delete"]),
     default="keep_latest",
     show_default=True,
-    help="keep_latest: keep what is needed to go on with a thread. delete: remove the thread and its runs.",
+    help=(
+        "keep_latest: keep what is needed to go on with a thread. delete: remove the thread and its"
+        " runs."
+    ),
 )
 @click.option(
     "-s",
@@ -50,7 +59,11 @@ _NAMED = 5
 )
 @click.option("--graph", metavar="NAME", help="Only threads of this graph.")
 @click.option(
-    "--batch-size", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Threads a transaction."
+    "--batch-size",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="Threads a transaction.",
 )
 @click.option("--dry-run", is_flag=True, help="Tell what would go, remove nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -74,7 +87,12 @@ def prune(
     """
     if not dry_run and not yes:
         _ask(strategy, statuses, older_than, graph)
-    options: dict[str, Any] = {"older_than": older_than, "strategy": strategy, "status": statuses, "graph": graph}
+    options: dict[str, Any] = {
+        "older_than": older_than,
+        "strategy": strategy,
+        "status": statuses,
+        "graph": graph,
+    }
     pruned = asyncio.run(_prune(dsn, {**options, "batch_size": batch_size, "dry_run": dry_run}))
     if as_json:
         click.echo(json_text({"dry_run": dry_run, **asdict(pruned)}))
@@ -83,18 +101,26 @@ def prune(
     if pruned.skipped:
         click.echo(f"{pruned.skipped:,} left alone: they were in use, or had gone on")
     if unprunable := pruned.unprunable:
-        named = ", ".join(map(quoted, unprunable[:_NAMED])) + (", …" if len(unprunable) > _NAMED else "")
+        named = ", ".join(map(quoted, unprunable[:_NAMED])) + (
+            ", …" if len(unprunable) > _NAMED else ""
+        )
         why = "they need their past (DeltaChannel, old format) or cannot be read"
         click.echo(f"{len(unprunable):,} left alone: {why}: {named}")
 
 
-def _ask(strategy: str, statuses: tuple[str, ...], older_than: timedelta, graph: str | None) -> None:
+def _ask(
+    strategy: str, statuses: tuple[str, ...], older_than: timedelta, graph: str | None
+) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("nobody is there to ask: --yes prunes, --dry-run only tells what would go")
+        raise click.UsageError(
+            "nobody is there to ask: --yes prunes, --dry-run only tells what would go"
+        )
     what = "all but the latest checkpoint" if strategy == "keep_latest" else "everything"
     of = f" of graph {quoted(graph)}" if graph else ""
     click.confirm(
-        f"Remove {what} of {' and '.join(statuses)} threads{of} untouched for {age(older_than)}?", abort=True, err=True
+        f"Remove {what} of {' and '.join(statuses)} threads{of} untouched for {age(older_than)}?",
+        abort=True,
+        err=True,
     )
 
 
@@ -123,10 +149,18 @@ def _lines() -> Callable[[PruneReport], None]:
 def _bar() -> Iterator[Callable[[PruneReport], None]]:
     """A bar at the terminal."""
     from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - as above
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     with Progress(
-        BarColumn(bar_width=20), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True)
+        BarColumn(bar_width=20),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
     ) as bar:
         task = bar.add_task("looking", total=None)
 

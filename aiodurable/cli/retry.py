@@ -22,12 +22,15 @@ __all__ = ["retry"]
 @app_option(required=True)
 @graph_option
 @dsn_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: how the thread stands afterwards.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object: how the thread stands afterwards."
+)
 def retry(thread_id: str, app: str, graph: str | None, dsn: str | None, as_json: bool) -> None:
     """Run THREAD on, here and now, from where it stopped; also a quarantined one.
 
-    The node that failed runs again, what finished does not. Its result is not shown: `show --values` does that. Exit code
-    1: it failed again. A complete thread and one that waits for an answer are refused.
+    The node that failed runs again, what finished does not. Its result is not shown: `show
+    --values` does that. Exit code 1: it failed again. A complete thread and one that waits for an
+    answer are refused.
     """
     thread, error = asyncio.run(_retry(thread_id, app, graph, dsn))
     tell(thread, as_json=as_json)

@@ -26,12 +26,21 @@ _INTERNAL = ("branch:", "join:", "start:", "__")
 
 @click.command(short_help="Show where a thread stands and what it went through.")
 @click.argument("thread_id", metavar="THREAD")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many steps.")
-@click.option("--values", "with_values", is_flag=True, help="Print the state, too: it may hold secrets.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="At most so many steps.",
+)
+@click.option(
+    "--values", "with_values", is_flag=True, help="Print the state, too: it may hold secrets."
+)
 @dsn_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(thread_id: str, limit: int, with_values: bool, dsn: str | None, as_json: bool) -> None:
-    """Show where THREAD stands, and its steps, newest first: which nodes, when, how long, and who ran them.
+    """Show where THREAD stands, and its steps, newest first: which nodes, when, how long, and who
+    ran them.
 
     How long counts from the checkpoint before, waiting included.
     """
@@ -63,16 +72,25 @@ async def _look(
 async def _values(durable: Durable, thread_id: str) -> dict[str, Any]:
     """The channels of the newest checkpoint, without LangGraph's own."""
     try:
-        found = await durable.checkpointer.looking().aget_tuple({"configurable": {"thread_id": thread_id}})
+        found = await durable.checkpointer.looking().aget_tuple(
+            {"configurable": {"thread_id": thread_id}}
+        )
     except WorkflowExecutionError as error:
         click.echo(f"without values: {one_line(str(error))}", err=True)
         return {}
     if found is None:
         return {}
     stored = found.checkpoint["channel_values"]
-    missing = sorted(name for name in found.checkpoint["channel_versions"] if _is_users(name) and name not in stored)
+    missing = sorted(
+        name
+        for name in found.checkpoint["channel_versions"]
+        if _is_users(name) and name not in stored
+    )
     if missing:
-        click.echo(f"without {', '.join(map(quoted, missing))}: empty, or only its graph can show it", err=True)
+        click.echo(
+            f"without {', '.join(map(quoted, missing))}: empty, or only its graph can show it",
+            err=True,
+        )
     return {name: value for name, value in stored.items() if _is_users(name) or name == "__end__"}
 
 
@@ -111,5 +129,7 @@ def _table(steps: list[ThreadStep]) -> None:
         nodes = ", ".join(map(quoted, step.nodes)) or f"({step.source})"
         when = f"{step.written_at:%Y-%m-%d %H:%M:%S}" if step.written_at else ""
         number = "" if step.step is None else str(step.step)
-        table.add_row(*map(Text, (number, nodes, when, took(step.duration), one_line(step.worker or ""))))
+        table.add_row(
+            *map(Text, (number, nodes, when, took(step.duration), one_line(step.worker or "")))
+        )
     Console().print(table)

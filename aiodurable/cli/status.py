@@ -24,14 +24,18 @@ __all__ = ["known", "status", "tell"]
 
 @click.command(short_help="Show where a thread stands, or how many stand where.")
 @click.argument("thread_id", metavar="[THREAD]", required=False)
-@click.option("--exact", is_flag=True, help="Without THREAD: count all threads, however long it takes.")
+@click.option(
+    "--exact", is_flag=True, help="Without THREAD: count all threads, however long it takes."
+)
 @dsn_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(thread_id: str | None, exact: bool, dsn: str | None, as_json: bool) -> None:
-    """Show where THREAD stands: from the tables and the live lock, without its graph. Without THREAD: how many stand where.
+    """Show where THREAD stands: from the tables and the live lock, without its graph. Without
+    THREAD: how many stand where.
 
-    The exit code tells whether it was found (0 or 3), not how it does: read that from the status. Of a large database
-    complete and crashed threads are estimated; it says so, and --exact counts them.
+    The exit code tells whether it was found (0 or 3), not how it does: read that from the status.
+    Of a large database complete and crashed threads are estimated; it says so, and --exact counts
+    them.
     """
     if thread_id is None:
         _tell_counts(asyncio.run(_count(dsn, exact)), as_json=as_json)
@@ -45,7 +49,8 @@ def known(thread: WorkflowCheckpoint) -> WorkflowCheckpoint:
     """The thread, if anything is known of it; else the command ends with exit code 3."""
     if thread.status is ThreadStatus.NEW:
         raise FailedCommand(
-            f"nothing is known of thread {quoted(thread.thread_id)}: check the id and the DSN", Exit.NOT_FOUND
+            f"nothing is known of thread {quoted(thread.thread_id)}: check the id and the DSN",
+            Exit.NOT_FOUND,
         )
     return thread
 
@@ -72,14 +77,25 @@ async def _count(dsn: str | None, exact: bool) -> ThreadCounts:
 
 def _tell_counts(counts: ThreadCounts, *, as_json: bool) -> None:
     if as_json:
-        fields = {"by_status": counts.by_status, "total": counts.total, "estimated": sorted(counts.estimated)}
+        fields = {
+            "by_status": counts.by_status,
+            "total": counts.total,
+            "estimated": sorted(counts.estimated),
+        }
         click.echo(json.dumps({**fields, "exact": counts.exact}))
         return
-    rows = [(s.value, s in counts.estimated, counts.by_status[s]) for s in ThreadStatus if counts.by_status.get(s)]
+    rows = [
+        (s.value, s in counts.estimated, counts.by_status[s])
+        for s in ThreadStatus
+        if counts.by_status.get(s)
+    ]
     for name, estimated, count in (*rows, ("all", not counts.exact, counts.total)):
         number = f"{'~' if estimated else ''}{count:,}"
         click.echo(f"{name:<12} {number:>12}")
-    click.echo("~: estimated from a sample; --exact counts" if not counts.exact else "counted exactly", err=True)
+    click.echo(
+        "~: estimated from a sample; --exact counts" if not counts.exact else "counted exactly",
+        err=True,
+    )
 
 
 def _described(thread: WorkflowCheckpoint) -> Iterator[tuple[str, str]]:
@@ -104,4 +120,10 @@ def _described(thread: WorkflowCheckpoint) -> Iterator[tuple[str, str]]:
     if thread.holder:
         yield "held by", str(thread.holder)
     if thread.run_id:
-        yield "run", f"{quoted(thread.run_id)}, {thread.attempts} attempt{'' if thread.attempts == 1 else 's'}"
+        yield (
+            "run",
+            (
+                f"{quoted(thread.run_id)}, {thread.attempts}"
+                f" attempt{'' if thread.attempts == 1 else 's'}"
+            ),
+        )

@@ -34,15 +34,17 @@ def thread_fields(thread: WorkflowCheckpoint) -> dict[str, Any]:
         ],
         "updated_at": thread.updated_at and thread.updated_at.isoformat(),
         "age_s": thread.age and round(thread.age.total_seconds(), 3),
-        "holder": holder
-        and {
-            "role": holder.role,
-            "authorized": holder.authorized,
-            "application": holder.application,
-            "client": holder.client,
-            "backend_pid": holder.pid,
-            "since": holder.since and holder.since.isoformat(),
-        },
+        "holder": (
+            holder
+            and {
+                "role": holder.role,
+                "authorized": holder.authorized,
+                "application": holder.application,
+                "client": holder.client,
+                "backend_pid": holder.pid,
+                "since": holder.since and holder.since.isoformat(),
+            }
+        ),
         "run_id": thread.run_id,
         "attempts": thread.attempts,
         "started_at": thread.started_at and thread.started_at.isoformat(),

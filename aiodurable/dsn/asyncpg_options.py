@@ -106,7 +106,9 @@ def asyncpg_options(options: Mapping[str, str]) -> dict[str, Any]:
         # together.
         wanted["timeout"] = float(max(2, seconds) * max(1, len(addresses)))
     settings = {"options": options.get("options")}
-    settings["application_name"] = options.get("application_name") or options.get("fallback_application_name")
+    settings["application_name"] = options.get("application_name") or options.get(
+        "fallback_application_name"
+    )
     if settings := {name: value for name, value in settings.items() if value}:
         wanted["server_settings"] = settings
     return wanted | _tls(options)
@@ -115,7 +117,9 @@ def asyncpg_options(options: Mapping[str, str]) -> dict[str, Any]:
 def _from_passfile(options: Mapping[str, str]) -> str | None:
     # The file names a host if it has a name, and calls the default socket localhost.
     named = _addresses(options, named=True) or [("localhost", int(options.get("port", "5432")))]
-    return password_for(options.get("passfile"), named, options.get("dbname") or options["user"], options["user"])
+    return password_for(
+        options.get("passfile"), named, options.get("dbname") or options["user"], options["user"]
+    )
 
 
 def _tls(options: Mapping[str, str]) -> dict[str, Any]:
@@ -126,7 +130,9 @@ def _tls(options: Mapping[str, str]) -> dict[str, Any]:
     # `system` is libpq's name for the system's roots; asyncpg would open a file of that name.
     context = ssl.create_default_context()
     if certificate := wanted.get("sslcert"):
-        context.load_cert_chain(certificate, wanted.get("sslkey"), lambda: wanted.get("sslpassword", ""))
+        context.load_cert_chain(
+            certificate, wanted.get("sslkey"), lambda: wanted.get("sslpassword", "")
+        )
     for name, attribute in (
         ("ssl_min_protocol_version", "minimum_version"),
         ("ssl_max_protocol_version", "maximum_version"),

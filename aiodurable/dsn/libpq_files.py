@@ -31,26 +31,33 @@ def service_options(service: str, environ: Mapping[str, str]) -> dict[str, str]:
     if system := environ.get("PGSYSCONFDIR"):
         files.append(Path(system) / "pg_service.conf")
     for file in files:
-        sections = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=("#",), strict=False)
+        sections = configparser.RawConfigParser(
+            delimiters=("=",), comment_prefixes=("#",), strict=False
+        )
         try:
             sections.read(file)
         except (configparser.Error, UnicodeDecodeError):
             raise ConfigurationError(
-                f"cannot read the service file {file}: it must hold [service] headings and key=value lines"
+                f"cannot read the service file {file}: it must hold [service] headings and"
+                " key=value lines"
             ) from None
         if sections.has_section(service):
             found = dict(sections[service])
             if unknown := found.keys() - set(known_options()):
                 raise ConfigurationError(
-                    f"cannot use service {service!r} in {file}: libpq has no option {', '.join(sorted(unknown))}"
+                    f"cannot use service {service!r} in {file}: libpq has no option"
+                    f" {', '.join(sorted(unknown))}"
                 )
             return found
     raise ConfigurationError(
-        f"cannot find the service {service!r} in {', '.join(map(str, files))}: add it, or name its file in PGSERVICEFILE"
+        f"cannot find the service {service!r} in {', '.join(map(str, files))}: add it, or name its"
+        " file in PGSERVICEFILE"
     )
 
 
-def password_for(passfile: str | None, addresses: Sequence[tuple[str, int]], database: str, user: str) -> str | None:
+def password_for(
+    passfile: str | None, addresses: Sequence[tuple[str, int]], database: str, user: str
+) -> str | None:
     """The password of the first line that fits one of `addresses`; None if no line does, or others
     may read the file.
 
@@ -64,7 +71,12 @@ def password_for(passfile: str | None, addresses: Sequence[tuple[str, int]], dat
     except (OSError, UnicodeDecodeError):
         return None
     for host, port in addresses:
-        wanted = (("localhost", host) if host.startswith("/") else (host,), (str(port),), (database,), (user,))
+        wanted = (
+            ("localhost", host) if host.startswith("/") else (host,),
+            (str(port),),
+            (database,),
+            (user,),
+        )
         for line in lines:
             *fields, password = [re.sub(r"\\(.)", r"\1", part) for part in _fields(line)] or [""]
             if len(fields) == 4 and all(

@@ -22,7 +22,13 @@ __all__ = ["Dsn", "direct_dsn", "parse_dsn"]
 
 _SCHEME = re.compile(r"postgres(?:ql)?(?:\+\w+)?://")
 _SECRET = {"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
-_COSMETIC = _SECRET | {"passfile", "application_name", "fallback_application_name", "connect_timeout", "service"}
+_COSMETIC = _SECRET | {
+    "passfile",
+    "application_name",
+    "fallback_application_name",
+    "connect_timeout",
+    "service",
+}
 _ENOUGH = ("host", "hostaddr", "port", "dbname", "user", "service")
 
 
@@ -67,7 +73,9 @@ class Dsn:
         return asyncpg_options(self.psycopg)
 
 
-def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Mapping[str, str] | None = None) -> Dsn:
+def parse_dsn(
+    dsn: str | None = None, *, purpose: str = "Postgres", environ: Mapping[str, str] | None = None
+) -> Dsn:
     """Parse `dsn`, else `AIODURABLE_DSN`, else `DATABASE_URL`, else the `PG*` variables.
 
     A URI (also SQLAlchemy's, `postgresql+psycopg://`) or `key=value`. As in libpq, the service file
@@ -92,16 +100,16 @@ def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Map
     options = _complete(given, environ)
     if not any(options.get(name) for name in _ENOUGH):
         raise ConfigurationError(
-            f"cannot find a DSN for {purpose}: pass dsn='postgresql://user@host/database', or set AIODURABLE_DSN, "
-            "DATABASE_URL or libpq's PGHOST, PGDATABASE, PGUSER …"
+            f"cannot find a DSN for {purpose}: pass dsn='postgresql://user@host/database', or set"
+            " AIODURABLE_DSN, DATABASE_URL or libpq's PGHOST, PGDATABASE, PGUSER …"
         )
     options.setdefault("user", _os_user())
     _check(options, source if text else "the PG* variables")
     dropped = tuple(sorted(name for name, value in options.items() if is_dropped(name, value)))
     if dropped:
         warnings.warn(
-            f"{', '.join(dropped)} in {source} does not apply to the connections for locks and checkpoint writes: asyncpg "
-            "has no such option",
+            f"{', '.join(dropped)} in {source} does not apply to the connections for locks and"
+            " checkpoint writes: asyncpg has no such option",
             stacklevel=2,
         )
     # asyncpg speaks nothing else; with the encoding of an SQL_ASCII database psycopg would return
@@ -110,7 +118,9 @@ def parse_dsn(dsn: str | None = None, *, purpose: str = "Postgres", environ: Map
     return Dsn(
         conninfo=_Hidden(make_conninfo("", **options)),
         safe=_safe(options),
-        identity=tuple(sorted((name, value) for name, value in options.items() if not _is_cosmetic(name))),
+        identity=tuple(
+            sorted((name, value) for name, value in options.items() if not _is_cosmetic(name))
+        ),
         dropped=dropped,
     )
 
@@ -131,15 +141,18 @@ def _parse(text: str, source: str) -> dict[str, str]:
             # Parsed all the same, a part of the password would become the name of the host or the
             # database.
             raise ConfigurationError(
-                f"cannot parse {source}: it has more than one @; write @ as %40, / as %2F, : as %3A, ? as %3F and # as %23 "
-                "in user and password"
+                f"cannot parse {source}: it has more than one @; write @ as %40, / as %2F, : as"
+                " %3A, ? as %3F and # as %23 in user and password"
             )
     elif "://" in text or "=" not in text:
         raise ConfigurationError(
-            f"cannot parse {source}: it must be postgresql://user:password@host:port/database or key=value pairs"
+            f"cannot parse {source}: it must be postgresql://user:password@host:port/database or"
+            " key=value pairs"
         )
     try:
-        return {name: str(value) for name, value in conninfo_to_dict(text).items() if value is not None}
+        return {
+            name: str(value) for name, value in conninfo_to_dict(text).items() if value is not None
+        }
     except Error as error:
         # Without its cause: libpq quotes what it could not parse, and that may be the password.
         raise ConfigurationError(f"cannot parse {source}: {_why(str(error))}") from None
@@ -148,9 +161,13 @@ def _parse(text: str, source: str) -> dict[str, str]:
 def _why(message: str) -> str:
     if "percent" in message:
         return "a % must be followed by two hexadecimal digits; write a plain % as %25"
-    if unknown := re.search(r'invalid (?:connection option|URI query parameter:?) "(\w+)"', message):
+    if unknown := re.search(
+        r'invalid (?:connection option|URI query parameter:?) "(\w+)"', message
+    ):
         known = get_close_matches(unknown[1], known_options(), n=1)
-        return "it has an option that libpq does not know" + (f"; did you mean {known[0]}?" if known else "")
+        return "it has an option that libpq does not know" + (
+            f"; did you mean {known[0]}?" if known else ""
+        )
     if 'missing "="' in message or "unterminated quoted string" in message:
         return "spaces separate key=value pairs; put a value with spaces or quotes in single quotes"
     return re.sub(r'"[^"]*"', "…", message).strip()
@@ -181,24 +198,31 @@ def _os_user() -> str:
 def _check(options: dict[str, str], source: str) -> None:
     if promise := refused(options):
         raise ConfigurationError(
-            f"cannot use {source}: asyncpg cannot keep {promise} on the connections for locks and checkpoint writes; "
-            "remove it, and use sslmode=verify-full with sslrootcert=system to be sure of the server"
+            f"cannot use {source}: asyncpg cannot keep {promise} on the connections for locks and"
+            " checkpoint writes; remove it, and use sslmode=verify-full with sslrootcert=system to"
+            " be sure of the server"
         )
     for port in options.get("port", "").split(","):
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
             raise ConfigurationError(
-                f"cannot use {source}: its port is not a number from 1 to 65535; if the password contains : / ? # or @, "
-                "percent-encode it"
+                f"cannot use {source}: its port is not a number from 1 to 65535; if the password"
+                " contains : / ? # or @, percent-encode it"
             )
     timeout = options.get("connect_timeout", "0")
     if not re.fullmatch(r"-?\d+", timeout):
         raise ConfigurationError(f"cannot use {source}: connect_timeout must be whole seconds")
     hosts = max(split(options, "host"), split(options, "hostaddr"), key=len)
     if len(split(options, "port")) not in (0, 1, len(hosts)):
-        raise ConfigurationError(f"cannot use {source}: give one port, or one for each of its {len(hosts)} hosts")
-    if options.get("sslrootcert") == "system" and options.setdefault("sslmode", "verify-full") != "verify-full":
         raise ConfigurationError(
-            f"cannot use {source}: sslrootcert=system needs sslmode=verify-full, for anybody can get a certificate"
+            f"cannot use {source}: give one port, or one for each of its {len(hosts)} hosts"
+        )
+    if (
+        options.get("sslrootcert") == "system"
+        and options.setdefault("sslmode", "verify-full") != "verify-full"
+    ):
+        raise ConfigurationError(
+            f"cannot use {source}: sslrootcert=system needs sslmode=verify-full, for anybody can"
+            " get a certificate"
         )
 
 
@@ -213,4 +237,5 @@ def _safe(options: Mapping[str, str]) -> str:
         f"{quote(host, safe=':')}:{port}" if port else quote(host, safe=":")
         for host, port in zip(hosts, ports, strict=False)
     )
-    return f"postgresql://{quote(options['user'])}@{places}/{quote(options.get('dbname') or options['user'])}"
+    user, database = options["user"], options.get("dbname") or options["user"]
+    return f"postgresql://{quote(user)}@{places}/{quote(database)}"

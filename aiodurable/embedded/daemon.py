@@ -14,7 +14,12 @@ from typing import Final
 from aiodurable.embedded.binaries import Programs
 from aiodurable.embedded.pidfile import PidFile, log_tail, read_pid_file
 from aiodurable.embedded.private import alone_in, require_private
-from aiodurable.embedded.workdir import SOCKET_PATH_BYTES, require_kept, require_reachable, server_options
+from aiodurable.embedded.workdir import (
+    SOCKET_PATH_BYTES,
+    require_kept,
+    require_reachable,
+    server_options,
+)
 from aiodurable.errors import PostgresUnavailableError
 
 __all__ = ["server_url", "start_server", "stop_server"]
@@ -51,11 +56,15 @@ def start_server(data: Path | str, *, settings: Mapping[str, str] | None = None)
     with alone_in(data):  # initdb may have put another folder in its place
         if running := _running(data, programs.uid):
             return running.url
-        options = shlex.join(server_options(_socket_folder(data, programs), durable=True, settings=settings or {}))
+        options = shlex.join(
+            server_options(_socket_folder(data, programs), durable=True, settings=settings or {})
+        )
         log = data / "server.log"
         done = programs.run("pg_ctl", "start", "-D", data, "-l", log, "-w", "-o", options)
         if done.returncode or not (url := server_url(data)):
-            raise PostgresUnavailableError(f"cannot start Postgres in {data}:\n{log_tail(log, programs.uid)}")
+            raise PostgresUnavailableError(
+                f"cannot start Postgres in {data}:\n{log_tail(log, programs.uid)}"
+            )
         return url
 
 

@@ -33,7 +33,8 @@ class PidFile:
     @property
     def url(self) -> str:
         """The superuser's URL."""
-        return f"postgresql://postgres@/postgres?host={quote(str(self.socket_folder), safe='')}&port={self.port}"
+        folder = quote(str(self.socket_folder), safe="")
+        return f"postgresql://postgres@/postgres?host={folder}&port={self.port}"
 
     def answers(self) -> bool:
         """Whether somebody listens there; the file alone may be left from before a crash."""

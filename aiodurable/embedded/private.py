@@ -69,10 +69,12 @@ def give(folder: Path, uid: int, gid: int) -> None:
             os.close(opened)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot give {folder} to Postgres's user: {error.strerror or error}; choose another folder"
+            f"cannot give {folder} to Postgres's user: {error.strerror or error}; choose another"
+            " folder"
         ) from error
     raise ConfigurationError(
-        f"cannot give {folder} to Postgres's user: it belongs to user {owner}; choose another folder"
+        f"cannot give {folder} to Postgres's user: it belongs to user {owner}; choose another"
+        " folder"
     )
 
 
@@ -107,7 +109,11 @@ def read_tail(file: int | Path, uid: int) -> str:
     opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(opened)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (uid, os.geteuid()) or found.st_nlink > 1:
+        if (
+            not stat.S_ISREG(found.st_mode)
+            or found.st_uid not in (uid, os.geteuid())
+            or found.st_nlink > 1
+        ):
             raise PermissionError(0, "it is not the server's own file")
         return _tail_of(opened)
     finally:

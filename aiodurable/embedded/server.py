@@ -109,7 +109,9 @@ class EmbeddedPostgres:
                 programs.initdb(data, lock, durable=self._durable)
             options = server_options(root, durable=self._durable, settings=self._settings)
             server = [str(programs.bindir / "postgres"), "-D", str(data), *options]
-            self._process = programs.popen("/bin/sh", "-c", _WATCHDOG, "aiodurable-pg", *server, log=log)
+            self._process = programs.popen(
+                "/bin/sh", "-c", _WATCHDOG, "aiodurable-pg", *server, log=log
+            )
             return self._wait(programs.uid, data, root, timeout_s)
         except BaseException:  # whatever ended the start, a half-started server must not stay
             self.stop()
@@ -124,10 +126,13 @@ class EmbeddedPostgres:
             if (found := read_pid_file(data, uid)) and found.ready and found.socket_folder == root:
                 return found.url
             if self._process.poll() is not None:
-                raise PostgresUnavailableError(f"cannot start Postgres in {data}:\n{log_tail(self._log, uid)}")
+                raise PostgresUnavailableError(
+                    f"cannot start Postgres in {data}:\n{log_tail(self._log, uid)}"
+                )
             if time.monotonic() > deadline:
                 raise PostgresUnavailableError(
-                    f"cannot start Postgres in {data} within {timeout_s:g} s:\n{log_tail(self._log, uid)}"
+                    f"cannot start Postgres in {data} within {timeout_s:g}"
+                    f" s:\n{log_tail(self._log, uid)}"
                 )
             time.sleep(0.01)
 
@@ -159,7 +164,9 @@ class EmbeddedPostgres:
 
 
 @contextlib.asynccontextmanager
-async def embedded_postgres(data: Path | str | None = None, **options: Any) -> AsyncGenerator[str, None]:
+async def embedded_postgres(
+    data: Path | str | None = None, **options: Any
+) -> AsyncGenerator[str, None]:
     """`async with embedded_postgres() as dsn:`; arguments and errors are those of
     `EmbeddedPostgres`.
     """

@@ -45,8 +45,8 @@ def new_folder(parent: Path | None) -> Path:
     longest = f"{parent}/{_PREFIX}XXXXXXXX/.s.PGSQL.65535"
     if len(os.fsencode(longest)) > SOCKET_PATH_BYTES:
         raise ConfigurationError(
-            f"cannot use {parent}: the paths of its sockets would have more than {SOCKET_PATH_BYTES} bytes; choose a "
-            "shorter one"
+            f"cannot use {parent}: the paths of its sockets would have more than"
+            f" {SOCKET_PATH_BYTES} bytes; choose a shorter one"
         )
     return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
 
@@ -94,7 +94,9 @@ def _sweep_one(folder: Path, programs: Programs) -> None:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if (server := read_pid_file(folder / "data", programs.uid)) and server.answers():
             # Its watchdog was killed too, or is stopping it at this moment.
-            programs.run("pg_ctl", "stop", "-D", folder / "data", "-m", "immediate", "-w", "-t", "10")
+            programs.run(
+                "pg_ctl", "stop", "-D", folder / "data", "-m", "immediate", "-w", "-t", "10"
+            )
             if server.answers():
                 return
         shutil.rmtree(folder, ignore_errors=True)
@@ -111,8 +113,8 @@ def require_kept(data: Path) -> None:
     for folder in (data, *data.parents):
         if folder.name.startswith(_PREFIX):
             raise ConfigurationError(
-                f"cannot keep data in {data}: folders named {_PREFIX}… are those of temporary servers, "
-                "which are removed when their owner is gone; choose another name"
+                f"cannot keep data in {data}: folders named {_PREFIX}… are those of temporary"
+                " servers, which are removed when their owner is gone; choose another name"
             )
 
 
@@ -129,8 +131,8 @@ def require_reachable(data: Path, programs: Programs) -> None:
         found = folder.stat()
         if not found.st_mode & stat.S_IXOTH and found.st_uid != programs.uid:
             raise ConfigurationError(
-                f"cannot keep data in {data}: Postgres refuses root and runs as {programs.user.pw_name!r}, which "
-                f"cannot enter {folder}; keep the data elsewhere"
+                f"cannot keep data in {data}: Postgres refuses root and runs as"
+                f" {programs.user.pw_name!r}, which cannot enter {folder}; keep the data elsewhere"
             )
 
 
@@ -139,7 +141,15 @@ def server_options(socket_folder: Path, *, durable: bool, settings: Mapping[str,
 
     Over TCP the server requires a password (`Programs.initdb`), which the superuser sets first.
     """
-    options = {"listen_addresses": "", "unix_socket_directories": str(socket_folder), "log_min_messages": "warning"}
+    options = {
+        "listen_addresses": "",
+        "unix_socket_directories": str(socket_folder),
+        "log_min_messages": "warning",
+    }
     if not durable:
         options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-    return [part for name, value in {**options, **settings}.items() for part in ("-c", f"{name}={value}")]
+    return [
+        part
+        for name, value in {**options, **settings}.items()
+        for part in ("-c", f"{name}={value}")
+    ]

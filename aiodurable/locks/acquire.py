@@ -52,7 +52,9 @@ class Acquirer:
         loop: in which the manager is open; None: it is closed.
     """
 
-    def __init__(self, lookup: HolderLookup, closed: Callable[[], ClosedError], observers: Sequence[Observer]) -> None:
+    def __init__(
+        self, lookup: HolderLookup, closed: Callable[[], ClosedError], observers: Sequence[Observer]
+    ) -> None:
         self.queue = LocalQueue()
         self.key_waiters = KeyWaiters()
         self.capacity_waiters = CapacityWaiters()
@@ -81,9 +83,11 @@ class Acquirer:
         self._up.set()
         self.key_waiters.wake_all()
 
-    # ---- acquiring ---------------------------------------------------------------------------------------------------
+    # ---- acquiring ------------------------------------------------------------------------------
 
-    async def acquire(self, key: int, name: str, timeout: float | None, *, observed: bool = True) -> SessionLease:
+    async def acquire(
+        self, key: int, name: str, timeout: float | None, *, observed: bool = True
+    ) -> SessionLease:
         """A lease within `timeout` seconds; 0: at once or not at all, None: however long it takes.
 
         Raises:
@@ -160,8 +164,9 @@ class Acquirer:
         except PostgresUnavailableError:
             holder = None
         return LockBusyError(
-            f"cannot acquire the lock {name!r}: it is held by {holder or 'a process that has released it by now'}. "
-            "Pass timeout= to wait for it, or come back later",
+            f"cannot acquire the lock {name!r}: it is held by"
+            f" {holder or 'a process that has released it by now'}. Pass timeout= to wait for it,"
+            " or come back later",
             thread_id=name,
             holder=holder,
         )
@@ -192,8 +197,8 @@ class Acquirer:
             full = error.__cause__ and error.__cause__.__cause__
             if isinstance(full, LockCapacityError):
                 raise LockTimeoutError(
-                    f"could not acquire the lock {name!r} within {timeout:g} s: the lock table was full all "
-                    f"that time. {full}",
+                    f"could not acquire the lock {name!r} within {timeout:g} s: the lock table was"
+                    f" full all that time. {full}",
                     thread_id=name,
                 ) from full
             why = "it was held. Wait longer, or see locks.holders() for who has it"
@@ -263,7 +268,9 @@ class Acquirer:
                 if flagged is not None:
                     flagged.set_flag(key, up=False)
 
-    async def _try_within_capacity(self, session: LockSession, key: int, name: str) -> SessionLease | None:
+    async def _try_within_capacity(
+        self, session: LockSession, key: int, name: str
+    ) -> SessionLease | None:
         """Try the key; if the lock table has no slot for it, wait for one."""
         try:
             return await self._try(session, key, name)
@@ -291,7 +298,7 @@ class Acquirer:
                 session.release(key)
             raise
 
-    # ---- releasing ---------------------------------------------------------------------------------------------------
+    # ---- releasing ------------------------------------------------------------------------------
 
     def release(self, session: LockSession, lease: Lease) -> ReleaseFuture | None:
         """Unlock the key of a lease, or hand it to the next task of this process."""
@@ -331,20 +338,23 @@ class Acquirer:
         else:
             self.queue.leave(key)
 
-    # ---- parts -------------------------------------------------------------------------------------------------------
+    # ---- parts ----------------------------------------------------------------------------------
 
     def _announce(self, lease: SessionLease, waited_s: float) -> None:
         lease.before_release(announce(self.observers, lease, waited_s=waited_s))
 
     def _session_for(self, key: int) -> LockSession | None:
-        """The session for a key; the same one while it is up, which releases before it tries again."""
+        """The session for a key; the same one while it is up, which releases before it tries
+        again.
+        """
         if self.loop is not asyncio.get_running_loop():
             raise self._closed()
         supervisors = self.supervisors
         if not supervisors:
             raise ConfigurationError(
-                "cannot take a lease: there are no lock sessions (lock_connections=0, AIODURABLE_LOCK_CONNECTIONS), "
-                "which is for reading only. Open one with at least 1, on the primary"
+                "cannot take a lease: there are no lock sessions (lock_connections=0,"
+                " AIODURABLE_LOCK_CONNECTIONS), which is for reading only. Open one with at least"
+                " 1, on the primary"
             )
         place = (key >> 1) % len(supervisors)  # the lowest bit only tells threads' keys from others
         session = supervisors[place].session
@@ -367,6 +377,7 @@ def _granted(request: asyncio.Future[SessionLease | None]) -> SessionLease | Non
 
 def _none_up(name: str) -> PostgresUnavailableError:
     return PostgresUnavailableError(
-        f"cannot acquire the lock {name!r}: no lock session is up. Postgres is away, and is tried all the time",
+        f"cannot acquire the lock {name!r}: no lock session is up. Postgres is away, and is tried"
+        " all the time",
         thread_id=name,
     )

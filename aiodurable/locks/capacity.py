@@ -41,13 +41,15 @@ def share(slots: int, sessions: int) -> int:
 def beyond(share: int) -> LockCapacityError:
     """The error for a lock beyond the session's share."""
     return LockCapacityError(
-        f"cannot hold one more lock: this lock session has its share of {share}, which is half of the "
-        f"server's lock table divided by all lock sessions. {_ADVICE}"
+        f"cannot hold one more lock: this lock session has its share of {share}, which is half of"
+        f" the server's lock table divided by all lock sessions. {_ADVICE}"
     )
 
 
 def full(cause: BaseException) -> LockCapacityError:
     """The error for a lock that the server refused because its lock table is full."""
-    error = LockCapacityError(f"cannot hold one more lock: the server's lock table is full. {_ADVICE}")
+    error = LockCapacityError(
+        f"cannot hold one more lock: the server's lock table is full. {_ADVICE}"
+    )
     error.__cause__ = cause
     return error

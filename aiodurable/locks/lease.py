@@ -69,7 +69,9 @@ class Lease:
         "token",
     )
 
-    def __init__(self, name: str, key: int, token: int, release: Release, trust: Trust, taken: float) -> None:
+    def __init__(
+        self, name: str, key: int, token: int, release: Release, trust: Trust, taken: float
+    ) -> None:
         self.name = name
         self.key = key
         self.token = token
@@ -96,7 +98,9 @@ class Lease:
         True from the moment at which the server might free the lock (`LeaseTiming`), even if a
         blocked event loop has not yet called anybody back.
         """
-        return self._state is _LOST or (self._release is not None and time.monotonic() >= self._trust.until)
+        return self._state is _LOST or (
+            self._release is not None and time.monotonic() >= self._trust.until
+        )
 
     @property
     def released(self) -> bool:
@@ -157,7 +161,8 @@ class Lease:
     def _begin_release(self) -> asyncio.Future[Mapping[int, int]] | None:
         if (release := self._release) is not None:
             self._release = None
-            self._scope = self._callbacks = None  # their cycles would be left to the garbage collector
+            # their cycles would be left to the garbage collector
+            self._scope = self._callbacks = None
             if self._state is _HELD:
                 self._state = _RELEASED
             self._answer = release(self)

@@ -11,7 +11,9 @@ from aiodurable.locks.scope import Losable
 __all__ = ["announce"]
 
 
-def announce(observers: Sequence[Observer], lease: Losable, *, waited_s: float) -> Callable[[], None]:
+def announce(
+    observers: Sequence[Observer], lease: Losable, *, waited_s: float
+) -> Callable[[], None]:
     """Emit `LeaseAcquired`, and `LeaseLost` if the lease is lost.
 
     Returns a callable that emits `LeaseReleased`.

@@ -25,7 +25,8 @@ WITHIN_S: Final = 60.0
 async def make_missing(connection: asyncpg.Connection, dsn: Dsn, *, setup: bool) -> None:
     """Make the sequence of the tokens if it is missing and `setup` is on.
 
-    Under the migrations' lock, for IF NOT EXISTS fails where two make the same at once; it is only ever tried.
+    Under the migrations' lock, for IF NOT EXISTS fails where two make the same at once; it is only
+    ever tried.
 
     Raises:
         ConfigurationError: somebody else made a relation under its name.
@@ -36,7 +37,8 @@ async def make_missing(connection: asyncpg.Connection, dsn: Dsn, *, setup: bool)
     while not checked(await connection.fetch(RELATIONS, *TOKENS), dsn):
         if not setup:
             raise SchemaMismatchError(
-                "wanted the sequence aiodurable_lock_tokens, found none: run `aiodurable migrate`, or allow setup"
+                "wanted the sequence aiodurable_lock_tokens, found none: run `aiodurable migrate`,"
+                " or allow setup"
             )
         async with connection.transaction():
             if await connection.fetchval(_SQL["try_making"], MIGRATION_KEY):
@@ -45,7 +47,8 @@ async def make_missing(connection: asyncpg.Connection, dsn: Dsn, *, setup: bool)
                 return
         if time.monotonic() > until:
             raise PostgresUnavailableError(
-                f"wanted the sequence of the lock tokens made at {dsn.safe} within {WITHIN_S:g} s, found somebody else "
-                "migrating still: look for a long transaction in pg_stat_activity, then try again"
+                f"wanted the sequence of the lock tokens made at {dsn.safe} within {WITHIN_S:g} s,"
+                " found somebody else migrating still: look for a long transaction in"
+                " pg_stat_activity, then try again"
             )
         await MIGRATION_LOCK.pause()

@@ -76,7 +76,9 @@ class PostgresLockManager:
         if sessions < 0:
             raise ConfigurationError(f"sessions must be 0 or more, got {sessions}")
         if not 0 < len(namespace.encode()) <= 64:
-            raise ConfigurationError(f"namespace must have 1 to 64 bytes, got {len(namespace.encode())}")
+            raise ConfigurationError(
+                f"namespace must have 1 to 64 bytes, got {len(namespace.encode())}"
+            )
         self._settings = settings
         self._dsn = parse_dsn(settings.lock_dsn if dsn is None else dsn)
         self._namespace = namespace
@@ -101,7 +103,7 @@ class PostgresLockManager:
         self._acquirer.supervisors = self._supervisors
         self._opening = asyncio.Lock()
 
-    # ---- opening and closing -----------------------------------------------------------------------------------------
+    # ---- opening and closing --------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect. Idempotent.
@@ -159,13 +161,18 @@ class PostgresLockManager:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.aclose()
 
-    # ---- acquiring ---------------------------------------------------------------------------------------------------
+    # ---- acquiring ------------------------------------------------------------------------------
 
-    def hold(self, name: str, *, timeout: float | None = 0, cancel_on_lost: bool = True) -> HeldLock:
+    def hold(
+        self, name: str, *, timeout: float | None = 0, cancel_on_lost: bool = True
+    ) -> HeldLock:
         """`async with locks.hold(name) as lease:` holds the lock for the body, and always releases
         it.
 
@@ -216,11 +223,13 @@ class PostgresLockManager:
         """
         self._check_open()
         if lost.released or not lost.lost:
-            raise InvalidArgumentError(f"can only reacquire a lock that was lost and not released, got {lost!r}")
+            raise InvalidArgumentError(
+                f"can only reacquire a lock that was lost and not released, got {lost!r}"
+            )
         observed = lost.key != _thread_key_of(lost.name, self._namespace)
         return await self._acquirer.reacquire(lost, observed=observed)
 
-    # ---- holders and health ------------------------------------------------------------------------------------------
+    # ---- holders and health ---------------------------------------------------------------------
 
     async def is_locked(self, name: str) -> bool:
         """Whether somebody holds the lock, this process included. Reads what the server has, and
@@ -245,13 +254,15 @@ class PostgresLockManager:
         after `aclose`."""
         return health(self._supervisors, self._acquirer.waiting)
 
-    # ---- parts -------------------------------------------------------------------------------------------------------
+    # ---- parts ----------------------------------------------------------------------------------
 
     def _key(self, name: str) -> int:
         try:
             return _key_of(name, self._namespace)
         except TypeError:  # what cannot be hashed is no string
-            raise InvalidArgumentError(f"a lock's name must be a str, got {type(name).__name__}") from None
+            raise InvalidArgumentError(
+                f"a lock's name must be a str, got {type(name).__name__}"
+            ) from None
 
     def _check_open(self) -> None:
         if self._acquirer.loop is not asyncio.get_running_loop():
@@ -288,7 +299,9 @@ async def create_lock_manager_with_retry(
         PostgresUnavailableError: Postgres was not ready in time.
         SessionLocksUnsupportedError: the connection cannot hold session locks.
     """
-    locks = PostgresLockManager(dsn, sessions=sessions, namespace=namespace, settings=settings, observers=observers)
+    locks = PostgresLockManager(
+        dsn, sessions=sessions, namespace=namespace, settings=settings, observers=observers
+    )
     await wait_until_ready(locks.open, wanted="a lock manager", timeout_s=timeout)
     return locks
 

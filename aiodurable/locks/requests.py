@@ -42,7 +42,9 @@ class ReleaseFuture(asyncio.Future[Mapping[int, int]]):
         """Refused."""
         return False
 
-    def add_done_callback(self, fn: Callable[[Self], object], /, *, context: Context | None = None) -> None:
+    def add_done_callback(
+        self, fn: Callable[[Self], object], /, *, context: Context | None = None
+    ) -> None:
         """Like that of any future."""
         if self.done():
             super().add_done_callback(fn, context=context)
@@ -124,14 +126,18 @@ class AcquireRequests:
         left.callers = list(compress(self.callers, wanted))
         return left
 
-    def settle(self, tokens: Iterable[int | None], granting: Granting, answered: float) -> list[int]:
+    def settle(
+        self, tokens: Iterable[int | None], granting: Granting, answered: float
+    ) -> list[int]:
         """Give each caller its lease, or None where there is no token.
 
         Returns the keys that were granted to callers who had left.
         """
         held, release, trust = granting.held, granting.release, granting.trust
         unwanted: list[int] = []
-        for key, name, caller, token in zip(self.keys, self.names, self.callers, tokens, strict=True):
+        for key, name, caller, token in zip(
+            self.keys, self.names, self.callers, tokens, strict=True
+        ):
             if caller.done():  # cancelled while the statement was under way
                 if token is not None:
                     unwanted.append(key)

@@ -126,7 +126,10 @@ class CancelOnLost:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._unsubscribe()
         self._scope.leave(error)
@@ -154,7 +157,9 @@ class HeldLock(CancelScope):
 
     _held: SessionLease
 
-    def __init__(self, acquirer: Acquirer, key: int, name: str, timeout: float | None, cancel_on_lost: bool) -> None:
+    def __init__(
+        self, acquirer: Acquirer, key: int, name: str, timeout: float | None, cancel_on_lost: bool
+    ) -> None:
         self._acquirer = acquirer
         self._key = key
         self._name = name
@@ -187,7 +192,10 @@ class HeldLock(CancelScope):
         return lease
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         lease = self._held
         kept = True

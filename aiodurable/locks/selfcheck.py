@@ -22,7 +22,9 @@ PEERS: Final = 3
 the first of them."""
 
 
-async def check(statements: LockStatements, dsn: Dsn, *, allow_proxy: bool, probe: bool, timeout_s: float) -> None:
+async def check(
+    statements: LockStatements, dsn: Dsn, *, allow_proxy: bool, probe: bool, timeout_s: float
+) -> None:
     """Refuse a connection that cannot hold session locks.
 
     A proxy announces another backend than the one that answers (PgBouncer makes process ids up). A
@@ -38,31 +40,35 @@ async def check(statements: LockStatements, dsn: Dsn, *, allow_proxy: bool, prob
     """
     if statements.version < OLDEST * 10_000:
         raise ConfigurationError(
-            f"cannot use Postgres {statements.version // 10_000} at {dsn.safe} for locks: it never ends a session that falls "
-            f"silent. Upgrade to {OLDEST} or newer"
+            f"cannot use Postgres {statements.version // 10_000} at {dsn.safe} for locks: it never"
+            f" ends a session that falls silent. Upgrade to {OLDEST} or newer"
         )
     if statements.standby:
         raise SessionLocksUnsupportedError(
-            f"cannot use {dsn.safe} for locks: it is a standby, whose locks exclude nobody on the primary. "
-            "Name the primary, or add target_session_attrs=read-write"
+            f"cannot use {dsn.safe} for locks: it is a standby, whose locks exclude nobody on the"
+            " primary. Name the primary, or add target_session_attrs=read-write"
         )
     proxied = statements.announced != statements.pid
     if proxied and not allow_proxy:
         raise SessionLocksUnsupportedError(
-            f"cannot hold locks through {dsn.safe}: it is a pooler or proxy (it announced backend {statements.announced}, "
-            f"{statements.pid} answered). Give the locks a direct connection (lock_dsn, AIODURABLE_LOCK_DSN), or pass "
-            "allow_proxy=True (AIODURABLE_LOCK_ALLOW_PROXY) if the pooler is in session mode"
+            f"cannot hold locks through {dsn.safe}: it is a pooler or proxy (it announced backend"
+            f" {statements.announced}, {statements.pid} answered). Give the locks a direct"
+            " connection (lock_dsn, AIODURABLE_LOCK_DSN), or pass allow_proxy=True"
+            " (AIODURABLE_LOCK_ALLOW_PROXY) if the pooler is in session mode"
         )
     if proxied or probe:
         async with asyncio.timeout(timeout_s):
-            excludes = await _excludes(statements, dsn, peers=PEERS if proxied else 1, timeout_s=timeout_s)
+            excludes = await _excludes(
+                statements, dsn, peers=PEERS if proxied else 1, timeout_s=timeout_s
+            )
         if excludes:
             return
         if proxied:
             raise pooled(dsn)
         raise SessionLocksUnsupportedError(
-            f"cannot use the advisory locks of {dsn.safe}: two sessions can hold the same one. This engine speaks "
-            "Postgres's protocol, but its advisory locks exclude nobody. Use Postgres itself"
+            f"cannot use the advisory locks of {dsn.safe}: two sessions can hold the same one. This"
+            " engine speaks Postgres's protocol, but its advisory locks exclude nobody. Use"
+            " Postgres itself"
         )
 
 

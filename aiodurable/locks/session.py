@@ -99,7 +99,7 @@ class LockSession:
         close_in_child(self)
         statements.on_close(lambda: self.lose("the connection ended"))
 
-    # ---- requests; none of them waits --------------------------------------------------------------------------------
+    # ---- requests; none of them waits -----------------------------------------------------------
 
     def acquire(self, key: int, name: str) -> asyncio.Future[SessionLease | None]:
         """Try a key.
@@ -145,7 +145,9 @@ class LockSession:
         """Whether every request has its answer."""
         return not (self._sending or self._requests or self.flags.due or self._audit_due)
 
-    def _request(self, requests: AcquireRequests, key: int, name: str) -> asyncio.Future[SessionLease | None]:
+    def _request(
+        self, requests: AcquireRequests, key: int, name: str
+    ) -> asyncio.Future[SessionLease | None]:
         caller: asyncio.Future[SessionLease | None] = asyncio.Future(loop=self._loop)
         if self.state is _OVER:
             caller.set_exception(self._over_error())
@@ -154,7 +156,7 @@ class LockSession:
             self._work.set()
         return caller
 
-    # ---- the one task that sends -------------------------------------------------------------------------------------
+    # ---- the one task that sends ----------------------------------------------------------------
 
     async def serve(self) -> None:
         """Send requests, or a heartbeat if there are none, until the session ends or closes."""
@@ -239,11 +241,15 @@ class LockSession:
         if keys is None:
             return
         if missing := len(believed - set(keys)):
-            self.lose(f"the server does not have {missing} of the {len(believed)} locks that were believed to be held")
+            self.lose(
+                f"the server does not have {missing} of the {len(believed)} locks that were"
+                " believed to be held"
+            )
             return
         for key in set(keys) - believed:
             _log.error(
-                "a lock session held a key that no lease in this process has; it is unlocked: please report this"
+                "a lock session held a key that no lease in this process has; it is unlocked:"
+                " please report this"
             )
             self.release(key)
 
@@ -258,11 +264,15 @@ class LockSession:
         now = time.monotonic()
         if pid != self.statements.pid:
             self.lose(
-                f"backend {pid} answered in place of {self.statements.pid}: a pooler or proxy moved the connection"
+                f"backend {pid} answered in place of {self.statements.pid}: a pooler or proxy moved"
+                " the connection"
             )
-        elif now >= self.trust.until:  # somebody may have seen `lost` already, which must not revert
+        elif (
+            now >= self.trust.until
+        ):  # somebody may have seen `lost` already, which must not revert
             self._deadline_passed(
-                f"an answer came {now - self._sent:.1f} s after the last statement that had one was sent"
+                f"an answer came {now - self._sent:.1f} s after the last statement that had one was"
+                " sent"
             )
         else:
             self._sent = sent
@@ -270,7 +280,7 @@ class LockSession:
             self.trust.until = self._timing.trusted_until(sent)
         return self.state is not _OVER
 
-    # ---- timers ------------------------------------------------------------------------------------------------------
+    # ---- timers ---------------------------------------------------------------------------------
 
     def _schedule_heartbeat(self) -> None:
         """Send a heartbeat after a while without statements. Re-armed only when it fires, so that a
@@ -299,7 +309,7 @@ class LockSession:
         self._audit_due = True
         self._work.set()
 
-    # ---- the end -----------------------------------------------------------------------------------------------------
+    # ---- the end --------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Have `serve` return after the statement that is under way."""
@@ -332,7 +342,8 @@ class LockSession:
         """Lose the session, and cut the connection after the margin.
 
         The server keeps our locks for the margin, which is the time that stopping may take. Cutting
-        at once could free them: our words may reach the server although its answers do not reach us.
+        at once could free them: our words may reach the server although its answers do not reach
+        us.
         """
         self.lose(why, cut=False)
         self._loop.call_later(self._timing.margin_s, self.statements.terminate)

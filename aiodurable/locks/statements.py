@@ -19,7 +19,16 @@ from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable, translat
 from aiodurable.postgres.notifier import Notifier, Subscriber
 from aiodurable.postgres.sql import load
 
-__all__ = ["FREED", "NOTIFIED", "NOT_HELD", "RELEASES", "Answer", "LockStatements", "for_keys", "pooled"]
+__all__ = [
+    "FREED",
+    "NOTIFIED",
+    "NOT_HELD",
+    "RELEASES",
+    "Answer",
+    "LockStatements",
+    "for_keys",
+    "pooled",
+]
 
 _SQL = load("locks")
 _PREPARED: Final = ("batch", "acquire", "release", "flags", "undo", "audit")
@@ -64,7 +73,9 @@ class LockStatements:
         standby: whether the server is in recovery.
     """
 
-    def __init__(self, connection: asyncpg.Connection, dsn: Dsn, *, pid: int, version: int, standby: bool) -> None:
+    def __init__(
+        self, connection: asyncpg.Connection, dsn: Dsn, *, pid: int, version: int, standby: bool
+    ) -> None:
         self._connection = connection
         self._dsn = dsn
         self._statements: dict[str, Any] = {}
@@ -83,7 +94,9 @@ class LockStatements:
         """
         connection = await connect_direct(dsn, role="lock", timeout_s=timeout_s)
         try:
-            [(pid, version, standby)] = await connection.fetch(_SQL["identify_backend"], timeout=timeout_s)
+            [(pid, version, standby)] = await connection.fetch(
+                _SQL["identify_backend"], timeout=timeout_s
+            )
         except BaseException as error:  # also when cancelled: the connection has no owner yet
             connection.terminate()
             if getattr(error, "sqlstate", None) in _STATEMENT_ELSEWHERE:
@@ -110,7 +123,8 @@ class LockStatements:
             # Otherwise every session would die of its first lease, and waiters would wait for ever.
             if not await self._connection.fetchval(_SQL["rights"]):
                 raise ConfigurationError(
-                    f"the role of {self._dsn.safe} lacks USAGE on aiodurable_lock_tokens, which leases need: grant it"
+                    f"the role of {self._dsn.safe} lacks USAGE on aiodurable_lock_tokens, which"
+                    " leases need: grant it"
                 )
             for name in _PREPARED:
                 self._statements[name] = await self._connection.prepare(_SQL[name])
@@ -135,7 +149,9 @@ class LockStatements:
         if len(releases) == 1 and not acquires and not tokens:
             pid, result = await self._statements["release"].fetchrow(releases[0])
             return Answer(pid, (result,), (), ())
-        pid, results, locked, token = await self._statements["batch"].fetchrow(releases, acquires, tokens > 0)
+        pid, results, locked, token = await self._statements["batch"].fetchrow(
+            releases, acquires, tokens > 0
+        )
         return Answer(pid, results, [token if mine else None for mine in locked], [token] * tokens)
 
     async def flags(self, down: Sequence[int], up: Sequence[int]) -> tuple[int, Sequence[bool]]:
@@ -212,7 +228,8 @@ def for_keys(key_released: Callable[[int], None]) -> Subscriber:
 def pooled(dsn: Dsn) -> SessionLocksUnsupportedError:
     """The error for a pooler that moves statements between servers."""
     return SessionLocksUnsupportedError(
-        f"cannot hold session locks through the pooler at {dsn.safe}: it is in transaction or statement "
-        "mode, so a lock belongs to the next client of that server connection. Give the locks a direct "
-        "connection (lock_dsn, AIODURABLE_LOCK_DSN); everything else may go through the pooler"
+        f"cannot hold session locks through the pooler at {dsn.safe}: it is in transaction or"
+        " statement mode, so a lock belongs to the next client of that server connection. Give the"
+        " locks a direct connection (lock_dsn, AIODURABLE_LOCK_DSN); everything else may go"
+        " through the pooler"
     )

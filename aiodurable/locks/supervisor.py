@@ -80,7 +80,9 @@ class SessionSupervisor:
         """Connect the first session, or raise why it cannot be connected."""
         self._closing = False
         self.session = await self._connect()
-        self._task = asyncio.create_task(self._supervise(self.session), name="aiodurable lock session")
+        self._task = asyncio.create_task(
+            self._supervise(self.session), name="aiodurable lock session"
+        )
 
     async def aclose(self, timeout_s: float) -> None:
         """Release everything and end, within `timeout_s` seconds. Idempotent."""

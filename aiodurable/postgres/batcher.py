@@ -83,7 +83,9 @@ class Batcher(Generic[K, V]):
         sent = (answer for answers in self._sent.values() for answer in answers)
         for answer in (*sent, *(waiting[1] for waiting in self._waiting)):
             if not answer.done():
-                answer.set_exception(ClosedError("the connection was closed before the answer came"))
+                answer.set_exception(
+                    ClosedError("the connection was closed before the answer came")
+                )
         self._waiting.clear()
 
     async def _serve(self) -> None:

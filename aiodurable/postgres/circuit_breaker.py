@@ -59,8 +59,9 @@ class CircuitBreaker:
     ) -> None:
         if threshold < 1 or not after_s >= 0 or not 0 < pause_s <= max_pause_s:
             raise ConfigurationError(
-                f"cannot make a circuit breaker with threshold {threshold}, after_s {after_s}, pause_s {pause_s} and "
-                f"max_pause_s {max_pause_s}: threshold must be 1 or more, after_s 0 or more, and 0 < pause_s <= max_pause_s"
+                f"cannot make a circuit breaker with threshold {threshold}, after_s {after_s},"
+                f" pause_s {pause_s} and max_pause_s {max_pause_s}: threshold must be 1 or more,"
+                " after_s 0 or more, and 0 < pause_s <= max_pause_s"
             )
         self._threshold = threshold
         self._after_s = after_s
@@ -119,7 +120,8 @@ class CircuitBreaker:
             return
         if self.state == "open" or self._probe is not None:
             raise CircuitOpenError(
-                f"cannot reach Postgres: it has failed for {self.away_s:.0f} s; try again in {self.retry_after:.1f} s",
+                f"cannot reach Postgres: it has failed for {self.away_s:.0f} s; try again in"
+                f" {self.retry_after:.1f} s",
                 retry_after_s=self.retry_after,
             )
         self._probe = call
@@ -138,7 +140,9 @@ class CircuitBreaker:
             self._failed()
             if call.urgent and self.state != "closed":
                 return  # the circuit is open, and this was no probe
-            if was_probe or (self._failures >= self._threshold and self._last - self._first >= self._after_s):
+            if was_probe or (
+                self._failures >= self._threshold and self._last - self._first >= self._after_s
+            ):
                 self._open()
 
     def _failed(self) -> None:
@@ -165,6 +169,9 @@ class _Call(AbstractAsyncContextManager[None]):
         self._breaker.enter(self)
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._breaker.leave(self, error)

@@ -24,11 +24,20 @@ def application_name(role: str) -> str:
     bytes.
     """
     tail = f":{os.getpid()}"
-    return f"aiodurable:{role}@{socket.gethostname()}".encode()[: 63 - len(tail)].decode(errors="ignore") + tail
+    return (
+        f"aiodurable:{role}@{socket.gethostname()}".encode()[: 63 - len(tail)].decode(
+            errors="ignore"
+        )
+        + tail
+    )
 
 
 async def connect_direct(
-    dsn: Dsn, *, role: str, server_settings: Mapping[str, str] | None = None, timeout_s: float = 10.0
+    dsn: Dsn,
+    *,
+    role: str,
+    server_settings: Mapping[str, str] | None = None,
+    timeout_s: float = 10.0,
 ) -> asyncpg.Connection:
     """Open one asyncpg connection that belongs to the caller alone.
 
@@ -50,7 +59,9 @@ async def connect_direct(
         **(server_settings or {}),
     }
     with translate(dsn):  # no variable holds the password: a crash reporter would show it
-        connection: asyncpg.Connection = await asyncpg.connect(**_for_asyncpg(dsn, settings, timeout_s))
+        connection: asyncpg.Connection = await asyncpg.connect(
+            **_for_asyncpg(dsn, settings, timeout_s)
+        )
     # asyncpg looks for its own tasks in its loop: it needs the real one, not the one that resolves
     # names.
     connection._loop = asyncio.get_running_loop()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -111,11 +111,17 @@ class DirectConnection:
             connection = await self._connect()
         elif not self._proxied and self._plans.due_for_discard():
             await self._run(connection.execute(PlanCache.DISCARD))
-        ask = self._in_one_place(connection, query, args) if self._proxied else connection.fetch(query, *args)
+        ask = (
+            self._in_one_place(connection, query, args)
+            if self._proxied
+            else connection.fetch(query, *args)
+        )
         return await self._run(ask)
 
     async def _connect(self) -> asyncpg.Connection:
-        connection = await connect_direct(self._dsn, role=self._role, timeout_s=self._connect_timeout_s)
+        connection = await connect_direct(
+            self._dsn, role=self._role, timeout_s=self._connect_timeout_s
+        )
         self.drop()  # one that closed by itself may have left its backend as well
         self._connection, self._pid = connection, connection.get_server_pid()
         try:
@@ -138,7 +144,9 @@ class DirectConnection:
         return connection
 
     @staticmethod
-    async def _in_one_place(connection: asyncpg.Connection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
+    async def _in_one_place(
+        connection: asyncpg.Connection, query: str, args: Sequence[Any]
+    ) -> list[asyncpg.Record]:
         """Run a statement in a transaction: without one a pooler may parse it on one server and
         execute it on another.
         """
@@ -202,7 +210,9 @@ class DirectPool:
         self.asked = 0
         self._dsn = dsn
         self._timeout_s = timeout_s
-        self._connections = [DirectConnection(dsn, role=role, connect_timeout_s=timeout_s) for _ in range(size)]
+        self._connections = [
+            DirectConnection(dsn, role=role, connect_timeout_s=timeout_s) for _ in range(size)
+        ]
         self._idle = list(reversed(self._connections))
         self._free = asyncio.Semaphore(size)
         self._closed = False
@@ -222,7 +232,9 @@ class DirectPool:
         if self._loop is None:
             self._loop = loop
         if self._loop is not loop:
-            raise ClosedError("these connections belong to another event loop: open a Durable in each loop")
+            raise ClosedError(
+                "these connections belong to another event loop: open a Durable in each loop"
+            )
         self.asked += 1
         async with self._free:
             connection = self._idle.pop()
@@ -236,7 +248,9 @@ class DirectPool:
             finally:
                 self._idle.append(connection)
 
-    async def _fetch(self, connection: DirectConnection, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
+    async def _fetch(
+        self, connection: DirectConnection, query: str, args: Sequence[Any]
+    ) -> list[asyncpg.Record]:
         # A loop of its own, not stamina's: the deadline starts again with the first statement that
         # was sent, and the usual case, no failure at all, must cost nothing.
         deadline = time.monotonic() + self._timeout_s
@@ -244,7 +258,9 @@ class DirectPool:
         failures = 0  # not counting the first: most often the connection died while it was idle
         while True:
             if self._closed:
-                raise ClosedError("the connection was closed: keep it open for as long as graphs run")
+                raise ClosedError(
+                    "the connection was closed: keep it open for as long as graphs run"
+                )
             try:
                 return await connection.fetch(query, *args)
             except Exception as error:
@@ -275,7 +291,9 @@ class DirectPool:
     @property
     def origins(self) -> list[Origin]:
         """The servers of the open connections."""
-        return [connection.origin for connection in self._connections if connection.origin is not None]
+        return [
+            connection.origin for connection in self._connections if connection.origin is not None
+        ]
 
     def close(self) -> None:
         """Cut all connections; a statement under way fails with `ClosedError`. Idempotent."""

@@ -13,7 +13,12 @@ import asyncpg
 import psycopg
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import AiodurableError, ConfigurationError, OutOfResourcesError, PostgresUnavailableError
+from aiodurable.errors import (
+    AiodurableError,
+    ConfigurationError,
+    OutOfResourcesError,
+    PostgresUnavailableError,
+)
 
 __all__ = [
     "DRIVER_FAILURES",
@@ -85,7 +90,11 @@ def is_refusal(error: BaseException | None) -> bool:
 def is_out_of_connections(error: BaseException) -> bool:
     """Whether the server is there but has no connection left."""
     text = str(error)  # psycopg gives no SQLSTATE for what fails before there is a connection
-    return getattr(error, "sqlstate", None) == "53300" or "too many c" in text or "connection slots" in text
+    return (
+        getattr(error, "sqlstate", None) == "53300"
+        or "too many c" in text
+        or "connection slots" in text
+    )
 
 
 def to_denied(error: BaseException, dsn: Dsn) -> AiodurableError | None:
@@ -97,19 +106,19 @@ def to_denied(error: BaseException, dsn: Dsn) -> AiodurableError | None:
     match getattr(error, "sqlstate", None):
         case "42501":
             return ConfigurationError(
-                f"cannot use {dsn.safe}: its role lacks a right ({_first_line(error)}); grant it, `aiodurable doctor` "
-                "lists every missing one"
+                f"cannot use {dsn.safe}: its role lacks a right ({_first_line(error)}); grant it,"
+                " `aiodurable doctor` lists every missing one"
             )
         case "25006":
             return PostgresUnavailableError(
-                f"cannot write to {dsn.safe}: it is read-only ({_first_line(error)}); is it a standby, or is "
-                "default_transaction_read_only set for this role or database?"
+                f"cannot write to {dsn.safe}: it is read-only ({_first_line(error)}); is it a"
+                " standby, or is default_transaction_read_only set for this role or database?"
             )
         case "22P05":  # the driver's text contains the character
             return ConfigurationError(
-                f"cannot store a text in {dsn.safe}: the database's encoding lacks one of its characters (it is not "
-                "UTF8; `aiodurable doctor` names it); use a thread_id and values within that encoding, or a database "
-                "created with ENCODING 'UTF8'"
+                f"cannot store a text in {dsn.safe}: the database's encoding lacks one of its"
+                " characters (it is not UTF8; `aiodurable doctor` names it); use a thread_id and"
+                " values within that encoding, or a database created with ENCODING 'UTF8'"
             )
         case _:
             return to_out_of_resources(error, dsn)
@@ -118,11 +127,17 @@ def to_denied(error: BaseException, dsn: Dsn) -> AiodurableError | None:
 _ADVICE: Final = {
     "disk": "the server's disk is full; free some space",
     "memory": "the server is out of memory; try again, or give it more",
-    "locks": "the server's lock table is full; hold fewer locks at a time, or raise max_locks_per_transaction and restart "
-    "Postgres",
-    "connections": "no connection is left; open fewer, or raise max_connections or the CONNECTION LIMIT of this role or "
-    "database",
-    "descriptors": "this process has no file descriptor left; close some, or raise its limit (ulimit -n)",
+    "locks": (
+        "the server's lock table is full; hold fewer locks at a time, or raise"
+        " max_locks_per_transaction and restart Postgres"
+    ),
+    "connections": (
+        "no connection is left; open fewer, or raise max_connections or the CONNECTION LIMIT of"
+        " this role or database"
+    ),
+    "descriptors": (
+        "this process has no file descriptor left; close some, or raise its limit (ulimit -n)"
+    ),
 }
 
 
@@ -134,7 +149,8 @@ def to_out_of_resources(error: BaseException, dsn: Dsn) -> OutOfResourcesError |
     if resource is None:
         return None
     return OutOfResourcesError(
-        f"cannot run a statement at {dsn.safe} ({type(error).__name__}): {_ADVICE[resource]}", resource=resource
+        f"cannot run a statement at {dsn.safe} ({type(error).__name__}): {_ADVICE[resource]}",
+        resource=resource,
     )
 
 
@@ -152,7 +168,11 @@ def _exhausted(error: BaseException) -> str | None:
         return "connections"
     # Without a descriptor psycopg only says that it got no connection, and a resolver that the name
     # is unknown.
-    if state is None and isinstance(error, OSError | psycopg.OperationalError) and _no_descriptor_left():
+    if (
+        state is None
+        and isinstance(error, OSError | psycopg.OperationalError)
+        and _no_descriptor_left()
+    ):
         return "descriptors"
     return None
 
@@ -185,8 +205,15 @@ def to_unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
         else:
             advice = "the server refused this user and password; check both, and pg_hba.conf"
     elif "unsupported startup parameter" in text:
-        advice = "a pooler refuses an option of this DSN; remove it, or add it to PgBouncer's ignore_startup_parameters"
-    elif isinstance(error, socket.gaierror) or "resolve" in text or "Name or service not known" in text:
+        advice = (
+            "a pooler refuses an option of this DSN; remove it, or add it to PgBouncer's"
+            " ignore_startup_parameters"
+        )
+    elif (
+        isinstance(error, socket.gaierror)
+        or "resolve" in text
+        or "Name or service not known" in text
+    ):
         advice = "the host name cannot be resolved; check its spelling"
     elif isinstance(error, TimeoutError) or "timeout" in text:
         advice = "no answer in time; check the host, the port and any firewall in between"

@@ -1,4 +1,6 @@
-"""What each kind of role must be granted: printed by `aiodurable db grants`, looked for by `aiodurable doctor`."""
+"""What each kind of role must be granted: printed by `aiodurable db grants`, looked for by
+`aiodurable doctor`.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +66,12 @@ _TABLES: Final[Mapping[Kind, Mapping[str, str]]] = {
 
 
 def needed(kind: Kind) -> list[Right]:
-    """Privileges on tables and sequences; who migrates owns them, and is granted CREATE on their schema alone."""
-    return [(table, right) for table, rights in _TABLES[kind].items() for right in rights.split(", ")]
+    """Privileges on tables and sequences; who migrates owns them, and is granted CREATE on their
+    schema alone.
+    """
+    return [
+        (table, right) for table, rights in _TABLES[kind].items() for right in rights.split(", ")
+    ]
 
 
 async def statements(database: PsycopgPool, role: str, kind: Kind) -> list[str]:
@@ -76,10 +82,12 @@ async def statements(database: PsycopgPool, role: str, kind: Kind) -> list[str]:
     """
     tables = _TABLES[kind]
     on_schema = "USAGE, CREATE" if kind is Kind.MIGRATE else "USAGE"
-    rows = await database.fetch(_SQL["grants"], role, on_schema, list(tables), list(tables.values()))
+    rows = await database.fetch(
+        _SQL["grants"], role, on_schema, list(tables), list(tables.values())
+    )
     if not rows:
         raise ConfigurationError(
-            f"could not tell what to grant at {database.dsn.safe}: the search path names no schema that exists; "
-            "create one, or ALTER ROLE … SET search_path"
+            f"could not tell what to grant at {database.dsn.safe}: the search path names no schema"
+            " that exists; create one, or ALTER ROLE … SET search_path"
         )
     return [row["statement"] for row in rows]

@@ -38,7 +38,9 @@ async def _addresses(host: str, port: int | str) -> list[str]:
     def resolve() -> None:
         addresses, failed = list[str](), None
         try:
-            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+            infos = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+            )
             addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
         except UnicodeError as error:
             failed = socket.gaierror(socket.EAI_NONAME, f"no host name: {error}")
@@ -113,6 +115,8 @@ async def with_addresses(options: Mapping[str, Any]) -> dict[str, Any]:
         except OSError as error:
             failed = error
     if not found:
-        raise psycopg.OperationalError(f"failed to resolve host {','.join(hosts)!r}: {failed}") from failed
+        raise psycopg.OperationalError(
+            f"failed to resolve host {','.join(hosts)!r}: {failed}"
+        ) from failed
     names, addresses, ports = (",".join(column) for column in zip(*found, strict=True))
     return {**options, "host": names, "hostaddr": addresses, "port": ports}

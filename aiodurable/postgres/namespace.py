@@ -32,7 +32,8 @@ async def agree_on_namespace(database: PsycopgPool, namespace: str, *, declare: 
         assert found is not None, "as above"
     if found["namespace"] not in (None, namespace):
         raise ConfigurationError(
-            f"cannot lock threads of {database.dsn.safe} in namespace {namespace!r}: other processes lock them in "
-            f"{found['namespace']!r}, and two locks of a thread would not meet; use one namespace (AIODURABLE_NAMESPACE) "
-            "for these tables, or, to change it, stop all processes and empty aiodurable_namespace"
+            f"cannot lock threads of {database.dsn.safe} in namespace {namespace!r}: other"
+            f" processes lock them in {found['namespace']!r}, and two locks of a thread would not"
+            " meet; use one namespace (AIODURABLE_NAMESPACE) for these tables, or, to change it,"
+            " stop all processes and empty aiodurable_namespace"
         )

@@ -40,7 +40,9 @@ class Notifier:
                 session, where nobody else may run a LISTEN.
         """
         if self._attached and channel not in self._subscribers:
-            raise RuntimeError(f"cannot subscribe to {channel!r}: subscribe to a new channel before the locks open")
+            raise RuntimeError(
+                f"cannot subscribe to {channel!r}: subscribe to a new channel before the locks open"
+            )
         subscribers = self._subscribers.setdefault(channel, [])
         subscribers.append(subscriber)
 

@@ -1,8 +1,10 @@
-"""Whose the relations are that stand under the names of LangGraph's and our own, before any statement uses them.
+"""Whose the relations are that stand under the names of LangGraph's and our own, before any
+statement uses them.
 
-A role that may create in a schema of the search path can make a relation before the first migration. Its triggers, or as a
-view its functions, then run with the rights of each role that writes it, or only reads it. So the names are looked up in the
-catalogue first, and a relation of a role that there is no reason to trust is refused.
+A role that may create in a schema of the search path can make a relation before the first
+migration. Its triggers, or as a view its functions, then run with the rights of each role that
+writes it, or only reads it. So the names are looked up in the catalogue first, and a relation of a
+role that there is no reason to trust is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ TOKENS: Final = (["aiodurable_lock_tokens"], ["S"])
 
 
 def made_by(statements: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The names of the relations that these statements make, and of each the kinds that it may be."""
+    """The names of the relations that these statements make, and of each the kinds that it may
+    be.
+    """
     made = {found[2]: _KINDS[found[1]] for text in statements for found in _MADE.finditer(text)}
     return list(made), list(made.values())
 
@@ -39,26 +43,33 @@ def checked(rows: Iterable[Mapping[str, Any]], dsn: Dsn) -> frozenset[str]:
     """The names of the relations that there are.
 
     Raises:
-        ConfigurationError: one of them is not what we would have made, or runs code of a role that is not trusted.
+        ConfigurationError: one of them is not what we would have made, or runs code of a role that
+            is not trusted.
     """
     names: set[str] = set()
     for row in rows:
-        relation, stranger, function = f"{row['schema']}.{row['name']}", row["stranger"], row["function"]
+        relation, stranger, function = (
+            f"{row['schema']}.{row['name']}",
+            row["stranger"],
+            row["function"],
+        )
         if stranger is not None and function is None:
             raise ConfigurationError(
-                f"cannot use the {row['kind']} {relation!r} of {dsn.safe}: role {stranger!r} owns it, whose code it could run "
-                "with this role's rights; drop it if aiodurable did not make it. If that role migrates, make it the "
-                "owner of the schema (ALTER SCHEMA … OWNER TO …)"
+                f"cannot use the {row['kind']} {relation!r} of {dsn.safe}: role {stranger!r} owns"
+                " it, whose code it could run with this role's rights; drop it if aiodurable did"
+                " not make it. If that role migrates, make it the owner of the schema (ALTER"
+                " SCHEMA … OWNER TO …)"
             )
         if stranger is not None:
             raise ConfigurationError(
-                f"cannot use the {row['kind']} {relation!r} of {dsn.safe}: a trigger or rule of it calls the function "
-                f"{function!r} of role {stranger!r}, which would run with this role's rights; drop the trigger or the rule"
+                f"cannot use the {row['kind']} {relation!r} of {dsn.safe}: a trigger or rule of it"
+                f" calls the function {function!r} of role {stranger!r}, which would run with this"
+                " role's rights; drop the trigger or the rule"
             )
         if not row["expected"]:
             raise ConfigurationError(
-                f"cannot use the {row['kind']} {relation!r} of {dsn.safe}: aiodurable makes something else under this name; "
-                "rename or drop it"
+                f"cannot use the {row['kind']} {relation!r} of {dsn.safe}: aiodurable makes"
+                " something else under this name; rename or drop it"
             )
         names.add(row["name"])
     return frozenset(names)

@@ -71,8 +71,8 @@ class PsycopgPool:
     ) -> None:
         if not 0 <= min_size <= max_size or max_size < 1:
             raise ConfigurationError(
-                f"cannot make a pool of {min_size} to {max_size} connections: min_size must be 0 to max_size, and "
-                "max_size 1 or more"
+                f"cannot make a pool of {min_size} to {max_size} connections: min_size must be 0 to"
+                " max_size, and max_size 1 or more"
             )
         self.dsn = dsn
         self.breaker = breaker
@@ -94,9 +94,13 @@ class PsycopgPool:
             ClosedError: before `open`, after `aclose` and in another event loop.
         """
         if self._pool is None or self._pool.closed:
-            raise ClosedError("the connection pool is not open: use it inside `async with`, or call open() first")
+            raise ClosedError(
+                "the connection pool is not open: use it inside `async with`, or call open() first"
+            )
         if self._loop is not asyncio.get_running_loop():
-            raise ClosedError("this connection pool belongs to another event loop: open one in each loop")
+            raise ClosedError(
+                "this connection pool belongs to another event loop: open one in each loop"
+            )
         return self._pool
 
     async def open(self) -> None:
@@ -111,9 +115,15 @@ class PsycopgPool:
         if self._pool is not None and not self._pool.closed:
             return
         self._closing = False
-        options: dict[str, Any] = {"autocommit": True, "prepare_threshold": None, "row_factory": dict_row}
+        options: dict[str, Any] = {
+            "autocommit": True,
+            "prepare_threshold": None,
+            "row_factory": dict_row,
+        }
         options["application_name"] = application_name("pool")
-        options |= {name: value for name, value in KEEPALIVES.items() if name not in self.dsn.psycopg}
+        options |= {
+            name: value for name, value in KEEPALIVES.items() if name not in self.dsn.psycopg
+        }
         with translate(self.dsn):
             async with asyncio.timeout(self._timeout_s):
                 probe = await PoolConnection.connect(self.dsn.conninfo, **options)
@@ -192,7 +202,11 @@ class PsycopgPool:
         """While Postgres is known to be away each call waits only briefly, so that calls in a row
         do not add up.
         """
-        return self._timeout_s if self.breaker is None else min(self._timeout_s, self.breaker.patience_s)
+        return (
+            self._timeout_s
+            if self.breaker is None
+            else min(self._timeout_s, self.breaker.patience_s)
+        )
 
     async def fetch(self, query: str, *args: Any, urgent: bool = False) -> list[dict[str, Any]]:
         """Run one statement with `$1` parameters and return its rows. `urgent`: as for
@@ -205,7 +219,9 @@ class PsycopgPool:
             await cursor.execute(query.encode(), args)
             return await cursor.fetchall()
 
-    async def fetch_one(self, query: str, *args: Any, urgent: bool = False) -> dict[str, Any] | None:
+    async def fetch_one(
+        self, query: str, *args: Any, urgent: bool = False
+    ) -> dict[str, Any] | None:
         """Run one statement with `$1` parameters and return its first row, if any. `urgent`: as for
         `connection`.
         """
@@ -218,7 +234,9 @@ class PsycopgPool:
             await cursor.execute(query.encode(), args)
             return cursor.rowcount
 
-    async def fetch_in_turn(self, *statements: tuple[str, Sequence[Any]]) -> list[list[dict[str, Any]]]:
+    async def fetch_in_turn(
+        self, *statements: tuple[str, Sequence[Any]]
+    ) -> list[list[dict[str, Any]]]:
         """Run several statements in one round trip and one transaction; each has its own snapshot
         (READ COMMITTED).
         """

@@ -28,7 +28,14 @@ from aiodurable.postgres.plan_cache import PlanCache
 from aiodurable.postgres.retry import POOL_RECONNECT
 from aiodurable.postgres.sql import load
 
-__all__ = ["KEEPALIVES", "PoolConnection", "configure", "persistent", "read_json", "refuse_other_isolation"]
+__all__ = [
+    "KEEPALIVES",
+    "PoolConnection",
+    "configure",
+    "persistent",
+    "read_json",
+    "refuse_other_isolation",
+]
 
 _SILENCE_S = 20.0
 """Seconds without an answer after which another connection finds out whether the statement is still
@@ -83,7 +90,9 @@ async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -
     A pooler gives itself away: it announces another backend than the one that answers (PgBouncer
     invents process ids).
     """
-    stays = await connection.execute(_BY_INDEX.replace("$1", str(connection.info.backend_pid)).encode())
+    stays = await connection.execute(
+        _BY_INDEX.replace("$1", str(connection.info.backend_pid)).encode()
+    )
     connection.prepare_threshold = 0 if stays.rowcount else None
 
 
@@ -107,8 +116,9 @@ async def refuse_other_isolation(connection: AsyncConnection[DictRow], dsn: Dsn)
     assert found is not None
     if found["pid"] != connection.info.backend_pid and found["isolation"] != "read committed":
         raise ConfigurationError(
-            f"cannot use {dsn.safe}: default_transaction_isolation is {found['isolation']} there, and a pooler stands in "
-            "between, so that no session can set it; ALTER ROLE … SET default_transaction_isolation = 'read committed'"
+            f"cannot use {dsn.safe}: default_transaction_isolation is {found['isolation']} there,"
+            " and a pooler stands in between, so that no session can set it; ALTER ROLE … SET"
+            " default_transaction_isolation = 'read committed'"
         )
 
 
@@ -171,7 +181,10 @@ class PoolConnection(AsyncConnection[DictRow]):
         try:
             async with asyncio.timeout(_SILENCE_S / 2), await self.beside(**here) as beside:
                 for pause_s in (_SILENCE_S / 20, 0):  # its answer may be under way
-                    if await (await beside.execute(_AT_WORK, (info.backend_pid,))).fetchone() is not None:
+                    if (
+                        await (await beside.execute(_AT_WORK, (info.backend_pid,))).fetchone()
+                        is not None
+                    ):
                         return True
                     await asyncio.sleep(pause_s)
         except psycopg.OperationalError as error:

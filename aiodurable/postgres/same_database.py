@@ -39,7 +39,7 @@ async def prove_same_database(database: PsycopgPool, direct: Dsn, *, timeout_s: 
         connection.terminate()
     if not seen:
         raise ConfigurationError(
-            f"cannot use lock_dsn {direct.safe}: it leads to another database than {database.dsn.safe}, so that "
-            "checkpoints would be written to the one and read from the other; let both lead to the same database of the "
-            "same server"
+            f"cannot use lock_dsn {direct.safe}: it leads to another database than"
+            f" {database.dsn.safe}, so that checkpoints would be written to the one and read from"
+            " the other; let both lead to the same database of the same server"
         )

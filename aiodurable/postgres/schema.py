@@ -1,9 +1,11 @@
-"""LangGraph's tables and ours, made by the first process that opens. Any number of processes may start at once.
+"""LangGraph's tables and ours, made by the first process that opens. Any number of processes may
+start at once.
 
-LangGraph's own `setup()` is not safe concurrently, and a *blocking* advisory lock around it hangs: its `CREATE INDEX
-CONCURRENTLY` waits for the snapshot of the session that waits for the lock. So the lock is polled, never awaited in Postgres.
-It is a transaction's, on a connection beside the one that migrates: a pooler in transaction mode may give every statement
-another server connection, but leaves a transaction on one.
+LangGraph's own `setup()` is not safe concurrently, and a *blocking* advisory lock around it hangs:
+its `CREATE INDEX CONCURRENTLY` waits for the snapshot of the session that waits for the lock. So
+the lock is polled, never awaited in Postgres. It is a transaction's, on a connection beside the one
+that migrates: a pooler in transaction mode may give every statement another server connection, but
+leaves a transaction on one.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ _LANGGRAPH = len(AsyncPostgresSaver.MIGRATIONS) - 1
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step of our schema. A step with CONCURRENTLY is one statement and runs outside a transaction."""
+    """One step of our schema. A step with CONCURRENTLY is one statement and runs outside a
+    transaction.
+    """
 
     version: int
     name: str
@@ -63,7 +67,9 @@ VERSION: int = migrations()[-1].version
 
 
 def script() -> str:
-    """LangGraph's migrations and ours as SQL for an empty database; it may run again, and not inside a transaction."""
+    """LangGraph's migrations and ours as SQL for an empty database; it may run again, and not
+    inside a transaction.
+    """
     statements: list[str] = []
     for version, statement in enumerate(AsyncPostgresSaver.MIGRATIONS):
         statements += [statement, _SQL["langgraph_applied"].replace("%s", str(version))]
@@ -76,7 +82,8 @@ def script() -> str:
 
 
 async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
-    """Bring the database up to this library's schema and return how many of our steps were applied (0: it was ready).
+    """Bring the database up to this library's schema and return how many of our steps were applied
+    (0: it was ready).
 
     Args:
         dsn: where to; the role must be allowed to create tables.
@@ -84,8 +91,10 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
 
     Raises:
         SchemaMismatchError: the database is newer than this library; nothing was changed.
-        ConfigurationError: the role may not create what is missing, or somebody else made a relation under one of our names.
-        PostgresUnavailableError: Postgres is away, or somebody else's migration took longer than `timeout_s`.
+        ConfigurationError: the role may not create what is missing, or somebody else made a
+            relation under one of our names.
+        PostgresUnavailableError: Postgres is away, or somebody else's migration took longer than
+            `timeout_s`.
     """
     async with await _connect(dsn) as connection:
         try:
@@ -93,13 +102,15 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
                 return await _migrate(connection, dsn)
         except TimeoutError as error:
             raise PostgresUnavailableError(
-                f"wanted the schema of {dsn.safe} migrated within {timeout_s:g} s, found somebody else at it still: "
-                "look for a long transaction in pg_stat_activity, then try again"
+                f"wanted the schema of {dsn.safe} migrated within {timeout_s:g} s, found somebody"
+                " else at it still: look for a long transaction in pg_stat_activity, then try"
+                " again"
             ) from error
         except psycopg.errors.InsufficientPrivilege as error:
             raise ConfigurationError(
-                f"the role of {dsn.safe} may not create aiodurable's tables ({error.diag.message_primary}): "
-                "run `aiodurable migrate` once with a role that may, and open with auto_migrate=False"
+                f"the role of {dsn.safe} may not create aiodurable's tables"
+                f" ({error.diag.message_primary}): run `aiodurable migrate` once with a role that"
+                " may, and open with auto_migrate=False"
             ) from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
             raise to_unavailable(error, dsn) from error
@@ -114,7 +125,8 @@ async def check(dsn: Dsn) -> None:
 
     Raises:
         SchemaMismatchError: its tables are missing, older or newer.
-        ConfigurationError: the role may not read them, or somebody else made a relation under one of our names.
+        ConfigurationError: the role may not read them, or somebody else made a relation under one
+            of our names.
     """
     async with await _connect(dsn) as connection:
         try:
@@ -159,17 +171,17 @@ async def _versions(connection: AsyncConnection[DictRow], dsn: Dsn) -> tuple[int
         langgraph = await (await connection.execute(_SQL["langgraph_version"].encode())).fetchone()
     if ours and ours["first"] != migrations()[0].name:
         raise SchemaMismatchError(
-            f"cannot use the tables of aiodurable in {dsn.safe}: a commit before the first release made them, and they "
-            'cannot be upgraded; remove them ("Remove it" in docs/reference/schema.md; LangGraph\'s stay), then run '
-            "`aiodurable migrate`",
+            f"cannot use the tables of aiodurable in {dsn.safe}: a commit before the first release"
+            ' made them, and they cannot be upgraded; remove them ("Remove it" in'
+            " docs/reference/schema.md; LangGraph's stay), then run `aiodurable migrate`",
             found=ours["version"],
             wanted=VERSION,
         )
     if ours and ours["first"] != migrations()[0].name:
         raise SchemaMismatchError(
-            f"cannot use the tables of aiodurable in {dsn.safe}: a commit before the first release made them, and they "
-            'cannot be upgraded; remove them ("Remove it" in docs/reference/schema.md; LangGraph\'s stay), then run '
-            "`aiodurable migrate`",
+            f"cannot use the tables of aiodurable in {dsn.safe}: a commit before the first release"
+            ' made them, and they cannot be upgraded; remove them ("Remove it" in'
+            " docs/reference/schema.md; LangGraph's stay), then run `aiodurable migrate`",
             found=ours["version"],
             wanted=VERSION,
         )
@@ -183,7 +195,9 @@ def _made() -> tuple[list[str], list[str]]:
 
 
 async def _relations(connection: AsyncConnection[DictRow], dsn: Dsn) -> frozenset[str]:
-    """Which of LangGraph's relations and ours there are, all made by roles that are trusted; raises as `_versions`."""
+    """Which of LangGraph's relations and ours there are, all made by roles that are trusted; raises
+    as `_versions`.
+    """
     cursor = AsyncRawCursor(connection, row_factory=dict_row)
     return checked(await (await cursor.execute(RELATIONS.encode(), _made())).fetchall(), dsn)
 
@@ -191,7 +205,8 @@ async def _relations(connection: AsyncConnection[DictRow], dsn: Dsn) -> frozense
 def _refuse_newer(found: int) -> None:
     if found > VERSION:
         raise SchemaMismatchError(
-            f"wanted schema {VERSION}, found {found}: a newer aiodurable has migrated this database; upgrade this one",
+            f"wanted schema {VERSION}, found {found}: a newer aiodurable has migrated this"
+            " database; upgrade this one",
             found=found,
             wanted=VERSION,
         )
@@ -229,13 +244,16 @@ async def _migrate(connection: AsyncConnection[DictRow], dsn: Dsn) -> int:
 async def _locked(dsn: Dsn) -> AsyncGenerator[None]:
     """Hold the migration lock for the body; the connection's end lets it go, whatever happens."""
     async with await _connect(dsn) as connection:
-        # The transaction must keep no snapshot, or CREATE INDEX CONCURRENTLY waits for it. In REPEATABLE READ it would, and
-        # so would the portal that the extended protocol leaves open; a client cursor speaks the simple one.
+        # The transaction must keep no snapshot, or CREATE INDEX CONCURRENTLY waits for it. In
+        # REPEATABLE READ it would, and so would the portal that the extended protocol leaves open;
+        # a client cursor speaks the simple one.
         await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         cursor = AsyncClientCursor(connection, row_factory=dict_row)
         while True:
             async with connection.transaction():
-                row = await (await cursor.execute(_SQL["try_lock"].encode(), (MIGRATION_KEY,))).fetchone()
+                row = await (
+                    await cursor.execute(_SQL["try_lock"].encode(), (MIGRATION_KEY,))
+                ).fetchone()
                 if row is not None and row["got"]:
                     yield
                     return
@@ -243,24 +261,33 @@ async def _locked(dsn: Dsn) -> AsyncGenerator[None]:
 
 
 async def _langgraph_setup(connection: AsyncConnection[DictRow]) -> None:
-    """LangGraph's own migrations. A plain app may run the same at this moment without our lock: try again then."""
+    """LangGraph's own migrations. A plain app may run the same at this moment without our lock: try
+    again then.
+    """
     for attempt in range(5):
         await _drop_invalid_indexes(connection)
         try:
             await AsyncPostgresSaver(connection).setup()
             return
-        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateColumn):
+        except (
+            psycopg.errors.UniqueViolation,
+            psycopg.errors.DuplicateTable,
+            psycopg.errors.DuplicateColumn,
+        ):
             if attempt == 4:
                 raise
             await SETUP_RACE.pause()
 
 
 async def _drop_invalid_indexes(connection: AsyncConnection[DictRow]) -> None:
-    """A CREATE INDEX CONCURRENTLY that was killed leaves an invalid index, which IF NOT EXISTS then takes for the real one."""
+    """A CREATE INDEX CONCURRENTLY that was killed leaves an invalid index, which IF NOT EXISTS then
+    takes for the real one.
+    """
     for row in await (await connection.execute(_SQL["invalid_indexes"].encode())).fetchall():
         await connection.execute(row["statement"].encode())
 
 
 async def _apply(connection: AsyncConnection[DictRow], step: Migration) -> None:
-    await connection.execute(step.sql.encode(), prepare=False)  # several statements: the simple protocol only
+    # several statements: the simple protocol only
+    await connection.execute(step.sql.encode(), prepare=False)
     await connection.execute(_SQL["applied"].encode(), (step.version, step.name))

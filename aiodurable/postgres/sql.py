@@ -1,4 +1,6 @@
-"""SQL lives in `sql/*.sql`, in named blocks: `-- name: block`, a comment that names the index, the statement."""
+"""SQL lives in `sql/*.sql`, in named blocks: `-- name: block`, a comment that names the index, the
+statement.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _VALID = {
         "(?:Z|[+-](?:0[0-9]|1[0-4]):?[0-5][0-9])?$"
     ),
 }
-"""What Postgres can cast, of texts in JSON: years 1000 to 2999, as Python's isoformat and JavaScript write times."""
+"""What Postgres can cast, of texts in JSON: years 1000 to 2999, as Python's isoformat and
+JavaScript write times.
+"""
 _KEY = re.compile(r"(->>? '\w+')(?!::)")
 
 
@@ -51,7 +55,8 @@ def migration_files() -> Mapping[str, str]:
 
 @cache
 def careful(sql: str) -> str:
-    """The statement with null where a key of a JSON column is no number or no time, instead of an error.
+    """The statement with null where a key of a JSON column is no number or no time, instead of an
+    error.
 
     It costs a tenth of a millisecond a row, so it is for tables in which there is such a row.
     """
@@ -64,5 +69,7 @@ def qualified(sql: str) -> str:
     A column that holds no JSON object where LangGraph writes one has no keys then, rather than
     failing the statement for every thread that it is about.
     """
-    guarded = r"jsonb_each_text(case when pg_catalog.jsonb_typeof(\1) = 'object' then \1 else '{}' end)"
+    guarded = (
+        r"jsonb_each_text(case when pg_catalog.jsonb_typeof(\1) = 'object' then \1 else '{}' end)"
+    )
     return _KEY.sub(r"\1::text", _CALL.sub(r"pg_catalog.\1(", _EACH.sub(guarded, sql)))

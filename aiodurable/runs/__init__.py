@@ -2,9 +2,9 @@
 
 The steps of a run, and the module of each:
 
-1. `hold` and `lease`: acquire the lease, a lock on the thread and a fencing token that grows. If the
-   lock is lost, the lease reacquires it and compares the token: an unchanged token proves that nobody
-   held the lease in between. Otherwise it revokes the fence and cancels the body.
+1. `hold` and `lease`: acquire the lease, a lock on the thread and a fencing token that grows. If
+   the lock is lost, the lease reacquires it and compares the token: an unchanged token proves that
+   nobody held the lease in between. Otherwise it revokes the fence and cancels the body.
 2. `plan`: look up the runs that a call concerns, and match its answers (`answers`) and its input
    (`same_input`) to them. `decision` is the pure table: thread status and arguments to action.
 3. `graph_fit` and `graph_check`: before a resumption, check that the graph fits the stored
@@ -15,7 +15,8 @@ The steps of a run, and the module of each:
 5. `run`: the order of these steps, and the calls on a run.
 
 Beside them: `threads` (`durable.threads`), `fork`, `cancel`, `check`, `pruner`, and `leader`, which
-gives a duty to one process of many. `graphs` binds a graph to the saver; `services` are what a run uses.
+gives a duty to one process of many. `graphs` binds a graph to the saver; `services` are what a run
+uses.
 
 A *run* is one accepted input on a thread until it completes; an *attempt* is one try of it. A run
 keeps its run_id through crashes, failures and interrupts. Every checkpoint it writes has that id in

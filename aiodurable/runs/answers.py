@@ -1,8 +1,9 @@
 """Match answers to questions: each answer reaches its own question once, or none.
 
-LangGraph gives a bare answer to the next interrupt, whichever that is. Here every answer carries the
-id of its interrupt. The ledger keeps which ids were answered, when, and a digest of the answer; and
-the answers themselves until LangGraph has stored them, which it does once their node has used them.
+LangGraph gives a bare answer to the next interrupt, whichever that is. Here every answer carries
+the id of its interrupt. The ledger keeps which ids were answered, when, and a digest of the answer;
+and the answers themselves until LangGraph has stored them, which it does once their node has used
+them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from aiodurable.runs.decision import not_found
 __all__ = ["STRICT_RESUME", "Answered", "addressed", "already_left", "digest_of", "given_before"]
 
 STRICT_RESUME = "__pregel_strict_resume"
-"""LangGraph's key in `config["configurable"]`: refuse an unknown interrupt id before writing anything."""
+"""LangGraph's key in `config["configurable"]`: refuse an unknown interrupt id before writing
+anything.
+"""
 
 _ID = re.compile(r"[0-9a-f]{32}")
 """The form of LangGraph's interrupt ids: an XXH3 digest of 128 bits."""
@@ -65,7 +68,8 @@ class Answered:
 
 
 def digest_of(interrupt_id: str, value: Any) -> str:
-    """A digest that is equal for equal answers to one question; the order of dict keys does not matter.
+    """A digest that is equal for equal answers to one question; the order of dict keys does not
+    matter.
 
     Raises:
         InvalidArgumentError: the answer cannot be serialised.
@@ -74,11 +78,15 @@ def digest_of(interrupt_id: str, value: Any) -> str:
         stored = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     except (TypeError, ValueError):
         try:
-            stored = b"".join((part.encode() if isinstance(part, str) else part) for part in _SERDE.dumps_typed(value))
+            stored = b"".join(
+                (part.encode() if isinstance(part, str) else part)
+                for part in _SERDE.dumps_typed(value)
+            )
         except Exception as error:  # serializers raise what they like
             raise InvalidArgumentError(
-                f"cannot take the answer: {type(error).__name__} while serialising {type(value).__name__}; "
-                "pass plain data, dataclasses, pydantic models or messages",
+                f"cannot take the answer: {type(error).__name__} while serialising"
+                f" {type(value).__name__}; pass plain data, dataclasses, pydantic models or"
+                " messages",
                 argument="value",
             ) from error
     return hashlib.blake2b(stored, key=interrupt_id.encode()[:64], digest_size=16).hexdigest()
@@ -98,15 +106,16 @@ def addressed(
         thread: the thread's status under the lease.
         value: an answer to the one open question, or a dict of interrupt ids.
         answered: the recorded answers of this thread, or of the run `over`, oldest first.
-        token: the lease's fencing token. A caller that saw the question under its own lease may give
-            the same answer twice.
-        over: the run that the caller names, if it has ended: the thread's open questions are not its.
+        token: the lease's fencing token. A caller that saw the question under its own lease may
+            give the same answer twice.
+        over: the run that the caller names, if it has ended: the thread's open questions are not
+            its.
 
     Raises:
         ThreadNotFoundError: the thread does not exist.
         NothingToAnswerError: no question is open, or not this one.
-        AlreadyAnsweredError: the question has another answer, or this answer may have been meant for
-            an earlier question.
+        AlreadyAnsweredError: the question has another answer, or this answer may have been meant
+            for an earlier question.
         ThreadInterruptedError: a bare answer while several questions are open.
     """
     if thread.status is ThreadStatus.NEW:
@@ -132,7 +141,11 @@ def addressed(
 def given_before(value: Any, answered: Sequence[Answered]) -> Answered:
     """The newest recorded answer among those in `value`, all of which are repeated deliveries."""
     ids = cast("dict[str, Any]", value).keys() if _names_interrupts(value) else None
-    return next(given for given in reversed(answered) if (given.interrupt_id in ids if ids else given.was(value)))
+    return next(
+        given
+        for given in reversed(answered)
+        if (given.interrupt_id in ids if ids else given.was(value))
+    )
 
 
 def _bare(
@@ -147,8 +160,8 @@ def _bare(
     same = next((given for given in reversed(answered) if given.was(value)), None)
     if len(opened) > 1:
         raise ThreadInterruptedError(
-            f"cannot answer thread {thread.thread_id!r}: {len(opened)} questions are open, and the answer names none; "
-            f"answer with a dict of interrupt ids: {', '.join(sorted(opened))}",
+            f"cannot answer thread {thread.thread_id!r}: {len(opened)} questions are open, and the"
+            f" answer names none; answer with a dict of interrupt ids: {', '.join(sorted(opened))}",
             thread_id=thread.thread_id,
             interrupts=thread.interrupts,
         )
@@ -158,8 +171,8 @@ def _bare(
             raise _already(
                 thread,
                 same,
-                f"it has the same answer, so this may be a second delivery; if it is meant for the question "
-                f"that is open now, answer by its id: {{{interrupt_id!r}: …}}",
+                "it has the same answer, so this may be a second delivery; if it is meant for the"
+                f" question that is open now, answer by its id: {{{interrupt_id!r}: …}}",
             )
         digest_of(interrupt_id, value)
         return {interrupt_id: value}
@@ -186,7 +199,9 @@ def _already(thread: WorkflowCheckpoint, given: Answered, why: str) -> AlreadyAn
     )
 
 
-def _nothing(thread: WorkflowCheckpoint, why: str, interrupt_ids: Sequence[str]) -> NothingToAnswerError:
+def _nothing(
+    thread: WorkflowCheckpoint, why: str, interrupt_ids: Sequence[str]
+) -> NothingToAnswerError:
     return NothingToAnswerError(
         f"cannot answer thread {thread.thread_id!r}, which is {thread.status}: {why}; "
         "get_checkpoint_status(thread_id).interrupts lists its questions",
@@ -198,4 +213,8 @@ def _nothing(thread: WorkflowCheckpoint, why: str, interrupt_ids: Sequence[str])
 
 def already_left(thread: WorkflowCheckpoint, given: Answered) -> AlreadyAnsweredError:
     """The error for a repeated answer to a run that has stopped since."""
-    return _already(thread, given, f"it has the same answer, and the thread is {thread.status} since: call ainvoke()")
+    return _already(
+        thread,
+        given,
+        f"it has the same answer, and the thread is {thread.status} since: call ainvoke()",
+    )

@@ -1,4 +1,6 @@
-"""One try of a run: opened in the ledger before the graph starts, closed there with how it ended."""
+"""One try of a run: opened in the ledger before the graph starts, closed there with how it
+ended.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ class Attempt:
     Attributes:
         run_id: the run.
         resumed: whether it goes on with work left unfinished.
-        input: what the graph is called with: the run's input until a checkpoint has consumed it, then None.
+        input: what the graph is called with: the run's input until a checkpoint has consumed it,
+            then None.
         context: the context the run was accepted with.
         config: what of the caller's config it was accepted with.
         graph: what runs it.
@@ -78,7 +81,9 @@ class Attempt:
         self._services = services
         self._lease = lease
         self._record = record
-        self._answers: Mapping[str, Any] = {key: value for key, value in (answers or {}).items() if key != _BESIDE}
+        self._answers: Mapping[str, Any] = {
+            key: value for key, value in (answers or {}).items() if key != _BESIDE
+        }
         self._beside: Mapping[str, Any] | None = (answers or {}).get(_BESIDE)
         self.loose = loose
         self._began = time.monotonic()
@@ -181,7 +186,8 @@ class Attempt:
             services: what it works with.
             lease: of the thread.
             thread: how it stands.
-            left: the run; None: plain LangGraph left the work, or a change of the state, and a new run adopts it.
+            left: the run; None: plain LangGraph left the work, or a change of the state, and a new
+                run adopts it.
             graph: the graph to go on with.
             context: what it is adopted with.
             config: what it is adopted with.
@@ -224,8 +230,11 @@ class Attempt:
             loose=loose,
         )
 
-    async def deliver(self, command: Command[Any] | None, answers: Mapping[str, Any], *, head: str | None) -> None:
-        """Give the graph these answers, and those that an earlier attempt could not deliver; write them down first.
+    async def deliver(
+        self, command: Command[Any] | None, answers: Mapping[str, Any], *, head: str | None
+    ) -> None:
+        """Give the graph these answers, and those that an earlier attempt could not deliver; write
+        them down first.
 
         Args:
             command: what the answers came in; its update and goto are given to the graph too.
@@ -242,7 +251,11 @@ class Attempt:
             return
         thread_id = self._lease.thread_id
         asked = await self._services.threads.questions(thread_id, serde=self.graph.ledger_serde)
-        kept = dict(zip(asked.reached, asked.loose, strict=True)) if len(asked.reached) == len(asked.loose) else {}
+        kept = (
+            dict(zip(asked.reached, asked.loose, strict=True))
+            if len(asked.reached) == len(asked.loose)
+            else {}
+        )
         new = {**({} if asked.spent else kept), **answers}
         given = {**self._answers, **new}
         self._answers = {key: answer for key, answer in given.items() if key in asked.reached}
@@ -259,29 +272,40 @@ class Attempt:
             await drop_loose_answer(self._services.checkpoints.database, self._session)
         if self._answers or self._beside:
             beside = self._beside or {"update": None, "goto": ()}
-            self.input = Command(update=beside["update"], goto=beside["goto"], resume=self._answers or None)
+            self.input = Command(
+                update=beside["update"], goto=beside["goto"], resume=self._answers or None
+            )
 
     async def close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
-        """Record how it ended; bounded in time, so that it can be shielded. None where that is not ours to tell."""
+        """Record how it ended; bounded in time, so that it can be shielded. None where that is not
+        ours to tell.
+        """
         if self._lease.over:
             return None  # the new holder of the lease records how the run ends
         try:
             return await self._close(error)
         except (PostgresUnavailableError, ClosedError):
-            # The checkpoints are committed and tell the same; only the ledger's row stays open until somebody looks.
+            # The checkpoints are committed and tell the same; only the ledger's row stays open
+            # until somebody looks.
             _log.warning(
-                "the outcome of run %s could not be recorded: Postgres is away or this Durable closed", self.run_id
+                "the outcome of run %s could not be recorded: Postgres is away or this Durable"
+                " closed",
+                self.run_id,
             )
         except LeaseLostError:
             if error is None:
                 raise
-        except Exception:  # whatever it is, it must not take the place of what the run itself ended with
+        except (
+            Exception
+        ):  # whatever it is, it must not take the place of what the run itself ended with
             _log.exception("the outcome of run %s could not be recorded", self.run_id)
         return None
 
     async def _close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
         finished = self._session.finished
-        refused = error is not None and (is_invalid_resume(error) or isinstance(error, UnknownInterruptError))
+        refused = error is not None and (
+            is_invalid_resume(error) or isinstance(error, UnknownInterruptError)
+        )
         over = error is None or refused
         written = over and bool(self._answers or self._beside)
         delivered, self._answers = (self._answers, {}) if over else ({}, self._answers)
@@ -290,7 +314,9 @@ class Attempt:
         if written:
             await self._services.ledger.answers_over(self.run_id, fence=self._lease.fence)
         consumed = self._session.untaken is None
-        thread, ended = await self._services.ledger.end(self.run_id, fence=self._lease.fence, consumed=consumed)
+        thread, ended = await self._services.ledger.end(
+            self.run_id, fence=self._lease.fence, consumed=consumed
+        )
         await self._services.checkpoints.check_history(self._session)
         if self._lease.lost:
             return None  # what the tables show now is not what this attempt did
@@ -298,9 +324,13 @@ class Attempt:
             self._announce(RunStatus.COMPLETE, error)
             return thread
         if again := [asked.id for asked in thread.interrupts if asked.id in delivered]:
-            await self._services.ledger.answers_over(self.run_id, fence=self._lease.fence, withdrawn=again)
+            await self._services.ledger.answers_over(
+                self.run_id, fence=self._lease.fence, withdrawn=again
+            )
         lacking = self._lacking(thread, error)
-        outcome = outcome_of(thread, error, consumed=consumed, accepting=self._accepting, lacking=lacking)
+        outcome = outcome_of(
+            thread, error, consumed=consumed, accepting=self._accepting, lacking=lacking
+        )
         if outcome is None:
             return thread
         raised = None if refused or outcome.status is RunStatus.COMPLETE else error
@@ -309,7 +339,9 @@ class Attempt:
             fence=self._lease.fence,
             status=outcome.status,
             error=None if raised is None else error_text(raised),
-            traceback=traceback_text(raised) if raised is not None and outcome.status in _FAILED else None,
+            traceback=(
+                traceback_text(raised) if raised is not None and outcome.status in _FAILED else None
+            ),
             reason=outcome.reason,
             checkpoint_id=thread.checkpoint_id,
             consumed=consumed,
@@ -320,7 +352,9 @@ class Attempt:
         return _closed(thread, outcome, finished_at)
 
     async def _complete(self, finished: Finished) -> WorkflowCheckpoint | None:
-        """Close it at the checkpoint that this attempt itself wrote as the last; None where Postgres shows more than that."""
+        """Close it at the checkpoint that this attempt itself wrote as the last; None where
+        Postgres shows more than that.
+        """
         fence = self._lease.fence
         finished_at = await self._services.ledger.complete(
             self.run_id, fence=fence, checkpoint_id=finished.checkpoint_id
@@ -343,9 +377,13 @@ class Attempt:
         )
 
     def _lacking(self, thread: WorkflowCheckpoint, error: BaseException | None) -> tuple[str, ...]:
-        """The nodes that are to run next and that the graph lacks, where the graph ended without an exception."""
+        """The nodes that are to run next and that the graph lacks, where the graph ended without an
+        exception.
+        """
         if error is None and thread.status not in (ThreadStatus.COMPLETE, ThreadStatus.INTERRUPTED):
-            self.lacking = tuple(node for node in thread.pending if node not in self.graph.pregel.nodes)
+            self.lacking = tuple(
+                node for node in thread.pending if node not in self.graph.pregel.nodes
+            )
         return self.lacking
 
     def _announce(self, status: RunStatus, error: BaseException | None) -> None:
@@ -362,18 +400,28 @@ class Attempt:
         )
 
 
-def _closed(thread: WorkflowCheckpoint, outcome: Outcome, finished_at: datetime | None) -> WorkflowCheckpoint:
+def _closed(
+    thread: WorkflowCheckpoint, outcome: Outcome, finished_at: datetime | None
+) -> WorkflowCheckpoint:
     """The thread as it stands once its run is closed: it was read while that was running."""
     if finished_at is None:
         return thread
     match outcome.status:
         case RunStatus.PAUSED:
             return replace(
-                thread, status=ThreadStatus.PAUSED, reason=outcome.reason, finished_at=finished_at, doubt=None
+                thread,
+                status=ThreadStatus.PAUSED,
+                reason=outcome.reason,
+                finished_at=finished_at,
+                doubt=None,
             )
         case RunStatus.FAILED:
             return replace(
-                thread, status=ThreadStatus.FAILED, finished_at=finished_at, failed_at=finished_at, doubt=None
+                thread,
+                status=ThreadStatus.FAILED,
+                finished_at=finished_at,
+                failed_at=finished_at,
+                doubt=None,
             )
         case _:
             return replace(thread, finished_at=finished_at)
@@ -382,10 +430,11 @@ def _closed(thread: WorkflowCheckpoint, outcome: Outcome, finished_at: datetime 
 def _what_comes_with(
     command: Command[Any] | None, stored: Mapping[str, Any] | None, head: str | None, commanded: int
 ) -> Mapping[str, Any] | None:
-    """The update and goto of a command, after those that an earlier attempt wrote down and did not deliver.
+    """The update and goto of a command, after those that an earlier attempt wrote down and did not
+    deliver.
 
-    LangGraph stores them beside the checkpoint before it runs anything, all in one: they were delivered
-    if there are more such writes than before, or another checkpoint.
+    LangGraph stores them beside the checkpoint before it runs anything, all in one: they were
+    delivered if there are more such writes than before, or another checkpoint.
     """
     if stored is not None and (stored["at"] != head or stored.get("after", 0) < commanded):
         stored = None

@@ -1,4 +1,6 @@
-"""`Threads.cancel`: cancel a run in whichever process it runs; settle it here if that process died."""
+"""`Threads.cancel`: cancel a run in whichever process it runs; settle it here if that process
+died.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,15 @@ _POLL_S = (0.02, 0.5)
 """Seconds between polls for the run to settle: initial and maximum."""
 
 
-async def cancel(services: Services, thread_id: str, *, wait: bool = False, timeout: float | None = None) -> bool:
+async def cancel(
+    services: Services, thread_id: str, *, wait: bool = False, timeout: float | None = None
+) -> bool:
     """See `Threads.cancel`."""
     validate_thread_id(thread_id)
     if timeout is not None and not (wait and timeout >= 0):
         raise InvalidArgumentError(
-            f"timeout must be seconds, 0 or more, and needs wait=True, got {timeout} with wait={wait}",
+            f"timeout must be seconds, 0 or more, and needs wait=True, got {timeout} with"
+            f" wait={wait}",
             thread_id=thread_id,
             argument="timeout",
         )
@@ -38,8 +43,9 @@ async def cancel(services: Services, thread_id: str, *, wait: bool = False, time
             await _until_settled(services, thread_id, run_id, wait=wait)
     except TimeoutError:
         raise LockTimeoutError(
-            f"cannot settle run {run_id!r} of thread {thread_id!r} within {timeout:g} s: a node swallows the "
-            "cancellation, or its process is frozen. The request stands and ends the run at its next superstep",
+            f"cannot settle run {run_id!r} of thread {thread_id!r} within {timeout:g} s: a node"
+            " swallows the cancellation, or its process is frozen. The request stands and ends the"
+            " run at its next superstep",
             thread_id=thread_id,
         ) from None
     return True
@@ -58,12 +64,18 @@ async def _until_settled(services: Services, thread_id: str, run_id: str, *, wai
 
 
 async def _settle(services: Services, thread_id: str, run_id: str) -> bool:
-    """Close the run of a dead process under a lease of our own. False: another process has or had it."""
+    """Close the run of a dead process under a lease of our own. False: another process has or had
+    it.
+    """
     try:
         async with hold(services, thread_id) as lease:
             thread = await services.threads.status(thread_id, ignore_lock=True)
             if thread.status is ThreadStatus.COMPLETE:
-                return await services.ledger.heal(run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id)
-            return await services.ledger.settle_cancelled(run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id)
+                return await services.ledger.heal(
+                    run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id
+                )
+            return await services.ledger.settle_cancelled(
+                run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id
+            )
     except WorkflowAlreadyRunningError:
         return False

@@ -122,7 +122,9 @@ class Cancelling:
 
     @contextlib.contextmanager
     def outside(self) -> Generator[None, None, None]:
-        """While a stream's consumer has the task: its code is not cancelled; its next step raises the error."""
+        """While a stream's consumer has the task: its code is not cancelled; its next step raises
+        the error.
+        """
         self._undo()
         self._task = None
         yield
@@ -144,7 +146,8 @@ class Cancelling:
     def error(self) -> RunCancelledError:
         """The error for the run's caller."""
         return RunCancelledError(
-            f"run {self._run_id!r} of thread {self._thread_id!r} was cancelled: the thread is paused, run.ainvoke() goes on",
+            f"run {self._run_id!r} of thread {self._thread_id!r} was cancelled: the thread is"
+            " paused, run.ainvoke() goes on",
             thread_id=self._thread_id,
             run_id=self._run_id,
             requested_at=self._requested_at,

@@ -25,7 +25,9 @@ from aiodurable.threads import Filter, Standing, ThreadFilters
 
 __all__ = ["ThreadCheck", "check"]
 
-_UNFINISHED = tuple(status for status in ThreadStatus if status not in (ThreadStatus.NEW, ThreadStatus.COMPLETE))
+_UNFINISHED = tuple(
+    status for status in ThreadStatus if status not in (ThreadStatus.NEW, ThreadStatus.COMPLETE)
+)
 _AT_ONCE = 500
 _BYTES_AT_ONCE = 8 << 20
 """Bytes of values per batch. Two batches are in memory: one is read while the other is checked."""
@@ -59,9 +61,14 @@ async def check(
     """See `Threads.check`."""
     graphs = services.graphs
     saver = services.checkpoints.get_checkpointer()
-    inner = any(graph.has_subgraphs for graph in (*graphs.registered, *([] if default is None else [default])))
+    inner = any(
+        graph.has_subgraphs
+        for graph in (*graphs.registered, *([] if default is None else [default]))
+    )
     wanted: ThreadFilters = {**filters, "status": filters.get("status") or _UNFINISHED}
-    batches = _batches(saver, services.threads.search.standing(Filter.of(**wanted), after=after, limit=limit))
+    batches = _batches(
+        saver, services.threads.search.standing(Filter.of(**wanted), after=after, limit=limit)
+    )
     batch = await _next(batches)
     stored = _Stored([], {}, {})
     while batch or stored.threads:
@@ -86,7 +93,9 @@ class _Stored(NamedTuple):
     rows: Mapping[str, Sequence[Any]]
 
 
-async def _batches(saver: DurableSaver, threads: AsyncIterator[list[Standing]]) -> AsyncIterator[list[Standing]]:
+async def _batches(
+    saver: DurableSaver, threads: AsyncIterator[list[Standing]]
+) -> AsyncIterator[list[Standing]]:
     """Batches bounded by count and by bytes; one thread at least."""
     batch: list[Standing] = []
     held = 0
@@ -111,7 +120,9 @@ async def _read(services: Services, threads: Sequence[Standing], *, inner: bool)
     if not ids:
         return _Stored([], {}, {})
     runs = await services.ledger.newest_of(ids)
-    return _Stored(threads, runs, await services.checkpoints.get_checkpointer().steps_of(ids, inner=inner))
+    return _Stored(
+        threads, runs, await services.checkpoints.get_checkpointer().steps_of(ids, inner=inner)
+    )
 
 
 def _checked(graphs: Graphs, default: BoundGraph | None, stored: _Stored) -> list[ThreadCheck]:
@@ -120,7 +131,9 @@ def _checked(graphs: Graphs, default: BoundGraph | None, stored: _Stored) -> lis
         run, rows = stored.runs.get(thread.thread_id), stored.rows[thread.thread_id]
         try:
             problems = _problems(graphs, default, thread, run, rows)
-        except Exception as error:  # rows that LangGraph did not write: one thread must not hide others
+        except (
+            Exception
+        ) as error:  # rows that LangGraph did not write: one thread must not hide others
             problems = [Problem(ProblemKind.UNREADABLE, thread.thread_id, type(error).__name__)]
         found.append(ThreadCheck(thread.thread_id, thread.status, thread.graph, tuple(problems)))
     return found
@@ -136,12 +149,20 @@ def _problems(
     """Like `graph_fit.fitted`, for rows already read, and without importing modules."""
     if thread.graph is None and default is None:
         return [
-            Problem(ProblemKind.UNREGISTERED_GRAPH, "(not recorded)", "pass the graph of such threads as the default")
+            Problem(
+                ProblemKind.UNREGISTERED_GRAPH,
+                "(not recorded)",
+                "pass the graph of such threads as the default",
+            )
         ]
     try:
         graph = default if thread.graph is None else graphs.bind(thread.graph)
     except GraphNotRegisteredError:
-        return [Problem(ProblemKind.UNREGISTERED_GRAPH, str(thread.graph), "no graph of this name was given")]
+        return [
+            Problem(
+                ProblemKind.UNREGISTERED_GRAPH, str(thread.graph), "no graph of this name was given"
+            )
+        ]
     assert graph is not None, "a graph was found or given"
     adopted = run is None or run.complete
     problems = [] if run is None or adopted else accepted_problems(graph, run, load_modules=False)

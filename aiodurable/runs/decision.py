@@ -1,12 +1,13 @@
-"""The decision: what a call does with a thread, by the thread's status and the call's arguments. Pure.
+"""The decision: what a call does with a thread, by the thread's status and the call's arguments.
+Pure.
 
 | thread is | with input | without |
 |---|---|---|
 | new | start | `ThreadNotFoundError` |
 | complete | start (a new turn) | return what is stored |
-| crashed, failed, drained | the input it was accepted with: resume; another: finish that run, then start this one | resume |
+| crashed, failed, drained | its own: resume; another: finish that run, then start this | resume |
 | paused otherwise | `ThreadPausedError` | resume |
-| interrupted | what the first call of that run_id returned, else `ThreadInterruptedError` | the same |
+| interrupted | the same run_id: its result so far; else `ThreadInterruptedError` | the same |
 | quarantined | `ThreadQuarantinedError` | `ThreadQuarantinedError` |
 
 `on_unfinished="raise"` refuses instead of resuming; `"restart"` gives up the unfinished run, open
@@ -76,8 +77,8 @@ def decide(
         on_unfinished: see above.
 
     Raises:
-        ThreadNotFoundError, ThreadInterruptedError, ThreadPausedError, ThreadQuarantinedError, RunInProgressError: see the
-            table above.
+        ThreadNotFoundError, ThreadInterruptedError, ThreadPausedError, ThreadQuarantinedError,
+            RunInProgressError: see the table above.
         InvalidArgumentError: an unknown `on_unfinished`, or "restart" without an input.
     """
     if on_unfinished not in ("resume", "raise", "restart", "retry"):
@@ -92,7 +93,9 @@ def decide(
         return Action.START if given else Action.RETURN
     if on_unfinished == "restart":
         if not given:
-            raise InvalidArgumentError('on_unfinished="restart" wants an input to start with, got none')
+            raise InvalidArgumentError(
+                'on_unfinished="restart" wants an input to start with, got none'
+            )
         return Action.START
     if thread.status is ThreadStatus.INTERRUPTED:
         if named and on_unfinished != "raise":
@@ -101,18 +104,22 @@ def decide(
     return _unfinished(thread, given=given, same=same, on_unfinished=on_unfinished)
 
 
-def _unfinished(thread: WorkflowCheckpoint, *, given: bool, same: bool, on_unfinished: OnUnfinished) -> Action:
+def _unfinished(
+    thread: WorkflowCheckpoint, *, given: bool, same: bool, on_unfinished: OnUnfinished
+) -> Action:
     if thread.status is ThreadStatus.QUARANTINED and on_unfinished != "retry":
         raise ThreadQuarantinedError(
-            f"cannot go on with thread {thread.thread_id!r}: it failed {thread.attempts} times and is quarantined; mend the "
-            'cause, then call threads.retry(thread_id), or give it up with on_unfinished="restart" and an input',
+            f"cannot go on with thread {thread.thread_id!r}: it failed {thread.attempts} times and"
+            " is quarantined; mend the cause, then call threads.retry(thread_id), or give it up"
+            ' with on_unfinished="restart" and an input',
             thread_id=thread.thread_id,
             attempts=thread.attempts,
         )
     if on_unfinished == "raise":
         raise RunInProgressError(
-            f'cannot start thread {thread.thread_id!r}: it is {thread.status} with work left, and on_unfinished is "raise"; '
-            'call with on_unfinished="resume" to go on with it, or "restart" to give it up',
+            f"cannot start thread {thread.thread_id!r}: it is {thread.status} with work left, and"
+            ' on_unfinished is "raise"; call with on_unfinished="resume" to go on with it, or'
+            ' "restart" to give it up',
             thread_id=thread.thread_id,
             status=thread.status,
         )
@@ -126,10 +133,14 @@ def _unfinished(thread: WorkflowCheckpoint, *, given: bool, same: bool, on_unfin
 def paused(thread: WorkflowCheckpoint) -> ThreadPausedError:
     """The error for a thread that goes on only when a person says so."""
     at = f" before {', '.join(thread.pending)}" if thread.pending else ""
-    why = "plain LangGraph may have stopped it on purpose" if thread.maybe_at_gate else thread.reason or "paused"
+    why = (
+        "plain LangGraph may have stopped it on purpose"
+        if thread.maybe_at_gate
+        else thread.reason or "paused"
+    )
     return ThreadPausedError(
-        f"cannot give thread {thread.thread_id!r} another input: it is stopped{at} ({why}); run.ainvoke() without input "
-        'goes on, on_unfinished="restart" gives the work up',
+        f"cannot give thread {thread.thread_id!r} another input: it is stopped{at} ({why});"
+        ' run.ainvoke() without input goes on, on_unfinished="restart" gives the work up',
         thread_id=thread.thread_id,
         reason=thread.reason,
         pending=thread.pending,
@@ -144,8 +155,8 @@ def may_retry(thread: WorkflowCheckpoint) -> None:
     """
     if thread.status is ThreadStatus.COMPLETE:
         raise ThreadCompleteError(
-            f"cannot retry thread {thread.thread_id!r}: it is already complete; threads.fork(thread_id, before=…) runs a "
-            "step of it again, on a new thread",
+            f"cannot retry thread {thread.thread_id!r}: it is already complete;"
+            " threads.fork(thread_id, before=…) runs a step of it again, on a new thread",
             thread_id=thread.thread_id,
         )
 
@@ -154,7 +165,8 @@ def may_go_on(thread: WorkflowCheckpoint) -> None:
     """Refuse what stopped on purpose, where no person has said to go on.
 
     Raises:
-        ThreadPausedError: it is at a gate, or plain LangGraph may have stopped it at one, or it was cancelled.
+        ThreadPausedError: it is at a gate, or plain LangGraph may have stopped it at one, or it was
+            cancelled.
     """
     if thread.status is ThreadStatus.PAUSED and thread.reason in _ON_PURPOSE:
         why = f"it is paused ({thread.reason})"
@@ -164,8 +176,8 @@ def may_go_on(thread: WorkflowCheckpoint) -> None:
         return
     pending = f" before {', '.join(thread.pending)}" if thread.pending else ""
     raise ThreadPausedError(
-        f"cannot resume thread {thread.thread_id!r} without a person: {why}{pending}; if a person has decided, call "
-        "run.ainvoke(), or resume_workflow(thread_id, past_gate=True)",
+        f"cannot resume thread {thread.thread_id!r} without a person: {why}{pending}; if a person"
+        " has decided, call run.ainvoke(), or resume_workflow(thread_id, past_gate=True)",
         thread_id=thread.thread_id,
         reason=thread.reason,
         pending=thread.pending,
@@ -175,8 +187,8 @@ def may_go_on(thread: WorkflowCheckpoint) -> None:
 def not_found(thread_id: str) -> ThreadNotFoundError:
     """The error for a thread of which nothing is known."""
     return ThreadNotFoundError(
-        f"cannot find thread {thread_id!r}: nothing is known of it, and no input was given to start it; check the id, or "
-        "pass an input",
+        f"cannot find thread {thread_id!r}: nothing is known of it, and no input was given to start"
+        " it; check the id, or pass an input",
         thread_id=thread_id,
     )
 
@@ -185,8 +197,9 @@ def interrupted(thread: WorkflowCheckpoint) -> ThreadInterruptedError:
     """The error that carries the open questions of a thread."""
     count = len(thread.interrupts)
     return ThreadInterruptedError(
-        f"cannot go on with thread {thread.thread_id!r}: it waits for {count} answer{'' if count == 1 else 's'}; read the "
-        "questions from .interrupts, and answer with run.answer(value)",
+        f"cannot go on with thread {thread.thread_id!r}: it waits for {count}"
+        f" answer{'' if count == 1 else 's'}; read the questions from .interrupts, and answer with"
+        " run.answer(value)",
         thread_id=thread.thread_id,
         interrupts=thread.interrupts,
     )

@@ -20,7 +20,9 @@ def error_text(error: BaseException) -> str:
 
 
 def traceback_text(error: BaseException) -> str:
-    """The traceback with its causes, its last 8,000 characters: the end says where it was raised."""
+    """The traceback with its causes, its last 8,000 characters: the end says where it was
+    raised.
+    """
     try:
         text = "".join(traceback.format_exception(error))
     except Exception:  # formatting calls the exception's own __str__, which may raise anything

@@ -1,4 +1,6 @@
-"""Fork: a new thread from a checkpoint of another. The source is only read, so it needs no lease."""
+"""Fork: a new thread from a checkpoint of another. The source is only read, so it needs no
+lease.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,11 @@ class Point:
     from_step: int | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("checkpoint_id", "before", "from_step") if getattr(self, name) is not None]
+        given = [
+            name
+            for name in ("checkpoint_id", "before", "from_step")
+            if getattr(self, name) is not None
+        ]
         if len(given) > 1:
             raise InvalidArgumentError(
                 f"a fork begins at one place, got {' and '.join(given)}: give one of them, or none"
@@ -72,7 +78,8 @@ async def fork(
         thread = await services.threads.status(lease.thread_id, ignore_lock=True)
         if thread.status is not ThreadStatus.NEW:
             raise ThreadExistsError(
-                f"cannot fork to thread {lease.thread_id!r}: it exists and is {thread.status}; choose another thread_id",
+                f"cannot fork to thread {lease.thread_id!r}: it exists and is {thread.status};"
+                " choose another thread_id",
                 thread_id=lease.thread_id,
             )
         run_id = new_run_id()
@@ -104,7 +111,9 @@ async def fork(
 
 
 async def _status_of(services: Services, lease: ThreadLease, run_id: str) -> WorkflowCheckpoint:
-    """The new thread's status. Its run is recorded as paused, which is right while work is pending."""
+    """The new thread's status. Its run is recorded as paused, which is right while work is
+    pending.
+    """
     thread = await services.threads.status(lease.thread_id, ignore_lock=True)
     if ended := _ENDED.get(thread.status):
         await services.ledger.finish(
@@ -130,8 +139,8 @@ async def _find(services: Services, source: str, point: Point) -> tuple[str, boo
         found = await _of_step(services, source, point.from_step)
     elif (found := point.checkpoint_id or newest) is None:
         raise CheckpointNotFoundError(
-            f"wanted to fork thread {source!r}, found that its run has written no checkpoint yet: start a new thread "
-            "with the same input",
+            f"wanted to fork thread {source!r}, found that its run has written no checkpoint yet:"
+            " start a new thread with the same input",
             thread_id=source,
         )
     return found, found == newest
@@ -139,7 +148,8 @@ async def _find(services: Services, source: str, point: Point) -> tuple[str, boo
 
 async def _before(services: Services, thread: WorkflowCheckpoint, node: str) -> str:
     if thread.checkpoint_id is not None and (
-        node in thread.pending or node in await services.threads.history.begun(thread.thread_id, thread.checkpoint_id)
+        node in thread.pending
+        or node in await services.threads.history.begun(thread.thread_id, thread.checkpoint_id)
     ):
         return thread.checkpoint_id
     seen = set(thread.pending)
@@ -148,14 +158,15 @@ async def _before(services: Services, thread: WorkflowCheckpoint, node: str) -> 
             return step.parent_id
         if node in step.nodes:
             raise CheckpointNotFoundError(
-                f"wanted the checkpoint of thread {thread.thread_id!r} before node {node!r}, found it pruned: "
-                "fork from a later one",
+                f"wanted the checkpoint of thread {thread.thread_id!r} before node {node!r}, found"
+                " it pruned: fork from a later one",
                 thread_id=thread.thread_id,
             )
         seen.update(step.nodes)
     raise CheckpointNotFoundError(
-        f"wanted a step of thread {thread.thread_id!r} in which node {node!r} ran or is to run, found only "
-        f"{', '.join(sorted(seen)) or 'none'}; of a node in a subgraph, name the node that holds the subgraph",
+        f"wanted a step of thread {thread.thread_id!r} in which node {node!r} ran or is to run,"
+        f" found only {', '.join(sorted(seen)) or 'none'}; of a node in a subgraph, name the node"
+        " that holds the subgraph",
         thread_id=thread.thread_id,
     )
 
@@ -167,6 +178,7 @@ async def _of_step(services: Services, thread_id: str, number: int) -> str:
             return step.checkpoint_id
         newest, oldest = step.step if newest is None else newest, step.step
     raise CheckpointNotFoundError(
-        f"wanted superstep {number} of thread {thread_id!r}, found checkpoints of {oldest} to {newest}",
+        f"wanted superstep {number} of thread {thread_id!r}, found checkpoints of {oldest} to"
+        f" {newest}",
         thread_id=thread_id,
     )

@@ -1,8 +1,8 @@
 """Check whether a graph can resume a thread that another version of the graph left.
 
 LangGraph does not check. If a node is gone, or no edge writes a channel any more, the thread ends
-without an error; an answer whose task has another id is dropped; a value of a class that moved comes
-back as a dict.
+without an error; an answer whose task has another id is dropped; a value of a class that moved
+comes back as a dict.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from aiodurable.runs.renamed_nodes import with_old_names
 from aiodurable.threads.task_path import caller_of, send_index
 
 try:  # how LangGraph derives a task id; without it lost questions are not reported
-    from langgraph.pregel._algo import _xxhash_str as _task_id  # pyright: ignore[reportPrivateUsage]
+    from langgraph.pregel._algo import (
+        _xxhash_str as _task_id,  # pyright: ignore[reportPrivateUsage]
+    )
 except ImportError:
     _task_id = None
 
@@ -73,11 +75,15 @@ def other_graph(graph: str | None, recorded: str | None) -> list[Problem]:
     """The problem of a run that was accepted for another graph. An unnamed graph matches any."""
     if graph is None or recorded is None or graph == recorded:
         return []
-    detail = f"the run is of graph {recorded!r}; register the new one under both names if it takes over"
+    detail = (
+        f"the run is of graph {recorded!r}; register the new one under both names if it takes over"
+    )
     return [Problem(ProblemKind.WRONG_GRAPH, graph, detail)]
 
 
-def fit(graph: BoundGraph, step: StoredStep, inner: Sequence[StoredStep] = ()) -> tuple[BoundGraph, list[Problem]]:
+def fit(
+    graph: BoundGraph, step: StoredStep, inner: Sequence[StoredStep] = ()
+) -> tuple[BoundGraph, list[Problem]]:
     """Find a graph that can resume from `step`, and the problems that remain.
 
     Args:
@@ -86,8 +92,8 @@ def fit(graph: BoundGraph, step: StoredStep, inner: Sequence[StoredStep] = ()) -
         inner: the current supersteps of its running subgraphs.
 
     Returns:
-        The graph, or a copy that also has the old names of renamed nodes where the thread needs them;
-        and the problems, empty if it can resume.
+        The graph, or a copy that also has the old names of renamed nodes where the thread needs
+        them; and the problems, empty if it can resume.
     """
     steps = _by_path([step, *inner])
     problems = list(_structure(graph.pregel, steps))
@@ -97,8 +103,12 @@ def fit(graph: BoundGraph, step: StoredStep, inner: Sequence[StoredStep] = ()) -
     return graph.replaced_by(pregel), list(_structure(pregel, steps))
 
 
-def undecodable(graph: BoundGraph, steps: Sequence[StoredStep], *, load_modules: bool) -> list[Problem]:
-    """The classes in these steps that this process cannot rebuild; values that no channel reads are skipped."""
+def undecodable(
+    graph: BoundGraph, steps: Sequence[StoredStep], *, load_modules: bool
+) -> list[Problem]:
+    """The classes in these steps that this process cannot rebuild; values that no channel reads are
+    skipped.
+    """
     problems = dict[str, Problem]()
     for path, at in _by_path(steps).items():
         pregel = _inside(graph.pregel, path) or graph.pregel
@@ -114,7 +124,9 @@ def undecodable(graph: BoundGraph, steps: Sequence[StoredStep], *, load_modules:
     return list(problems.values())
 
 
-def refuse(thread_id: str, graph: str | None, recorded: str | None, problems: Sequence[Problem]) -> GraphChangedError:
+def refuse(
+    thread_id: str, graph: str | None, recorded: str | None, problems: Sequence[Problem]
+) -> GraphChangedError:
     """The error for a thread that the graph cannot resume."""
 
     def names(*kinds: ProblemKind) -> tuple[str, ...]:
@@ -122,10 +134,11 @@ def refuse(thread_id: str, graph: str | None, recorded: str | None, problems: Se
 
     name = "the graph given" if graph is None else f"graph {graph!r}"
     return GraphChangedError(
-        f"cannot resume thread {thread_id!r}: {name} does not fit what is stored: "
-        f"{'; '.join(map(str, problems))}. Nothing ran and nothing was changed. Deploy code that has what is missing, "
-        "pass Durable(renamed={old: new}) for renamed nodes, or give the work up with "
-        'on_unfinished="restart"; `aiodurable check` finds such threads before a deploy',
+        f"cannot resume thread {thread_id!r}: {name} does not fit what is stored:"
+        f" {'; '.join(map(str, problems))}. Nothing ran and nothing was changed. Deploy code that"
+        " has what is missing, pass Durable(renamed={old: new}) for renamed nodes, or give the"
+        ' work up with on_unfinished="restart"; `aiodurable check` finds such threads before a'
+        " deploy",
         thread_id=thread_id,
         graph=graph,
         recorded=recorded,
@@ -136,10 +149,13 @@ def refuse(thread_id: str, graph: str | None, recorded: str | None, problems: Se
 
 
 def ended_early(thread_id: str, graph: str | None, lacking: Sequence[str]) -> GraphChangedError:
-    """The error for a run that LangGraph ended silently before nodes that the graph does not have."""
+    """The error for a run that LangGraph ended silently before nodes that the graph does not
+    have.
+    """
     return GraphChangedError(
-        f"cannot finish thread {thread_id!r}: the graph has no {', '.join(map(repr, lacking))}, which should run next. "
-        "Its last checkpoint is kept: resume it with code that has what is missing, or pass Durable(renamed={old: new})",
+        f"cannot finish thread {thread_id!r}: the graph has no {', '.join(map(repr, lacking))},"
+        " which should run next. Its last checkpoint is kept: resume it with code that has what is"
+        " missing, or pass Durable(renamed={old: new})",
         thread_id=thread_id,
         graph=graph,
         recorded=graph,
@@ -147,8 +163,12 @@ def ended_early(thread_id: str, graph: str | None, lacking: Sequence[str]) -> Gr
     )
 
 
-def _structure(pregel: _AnyPregel, steps: Mapping[tuple[str, ...], Sequence[StoredStep]]) -> Iterator[Problem]:
-    """What the steps need and the graph or subgraph lacks. Subgraphs that a node calls itself are invisible."""
+def _structure(
+    pregel: _AnyPregel, steps: Mapping[tuple[str, ...], Sequence[StoredStep]]
+) -> Iterator[Problem]:
+    """What the steps need and the graph or subgraph lacks. Subgraphs that a node calls itself are
+    invisible.
+    """
     found = dict[Problem, None]()
     for path, at in steps.items():
         inside = _inside(pregel, path)
@@ -169,17 +189,34 @@ def _missing(pregel: _AnyPregel, around: str, step: StoredStep) -> Iterator[Prob
     for channel in step.channels:
         target = channel.rpartition(":")[2]
         missing_node = target in _needed(step) and target not in pregel.nodes
-        if not missing_node and not pregel.trigger_to_nodes.get(channel) and channel != "__pregel_tasks":
-            detail = "no edge of this graph writes it" if channel != _START else "it is no graph of this kind"
+        if (
+            not missing_node
+            and not pregel.trigger_to_nodes.get(channel)
+            and channel != "__pregel_tasks"
+        ):
+            detail = (
+                "no edge of this graph writes it"
+                if channel != _START
+                else "it is no graph of this kind"
+            )
             yield Problem(ProblemKind.MISSING_CHANNEL, channel, detail)
     for task in step.tasks:
-        if task.waiting and (node := _asker(task)) in pregel.nodes and not _keeps_its_id(pregel, step, task, node):
-            detail = "other channels trigger this node now, so that an answer would not reach what it asked"
+        if (
+            task.waiting
+            and (node := _asker(task)) in pregel.nodes
+            and not _keeps_its_id(pregel, step, task, node)
+        ):
+            detail = (
+                "other channels trigger this node now, so that an answer would not reach what it"
+                " asked"
+            )
             yield Problem(ProblemKind.LOST_QUESTION, named(node), detail)
 
 
 def _needed(step: StoredStep) -> set[str]:
-    """The nodes of the step, finished or not: LangGraph drops the writes of a node it does not know."""
+    """The nodes of the step, finished or not: LangGraph drops the writes of a node it does not
+    know.
+    """
     needed = {channel.rpartition(":")[2] for channel in step.channels}
     needed -= {_START, "__pregel_tasks"}
     needed.update(step.sends, step.commanded)
@@ -192,19 +229,30 @@ def _needed(step: StoredStep) -> set[str]:
 
 
 def _asker(task: StoredTask) -> str:
-    """The interrupted node that a channel triggered; empty for a Send or a @task, whose ids do not depend on channels."""
+    """The interrupted node that a channel triggered; empty for a Send or a @task, whose ids do not
+    depend on channels.
+    """
     node = caller_of(task.path)
     return node if node is not None and task.path == f"~__pregel_pull, {node}" else ""
 
 
 def _keeps_its_id(pregel: _AnyPregel, step: StoredStep, task: StoredTask, node: str) -> bool:
-    """Whether the node's task keeps the id of its stored interrupt (langgraph `pregel/_algo.py`)."""
-    if _task_id is None or step.format < 2 or (step.namespace and ":" not in step.namespace.rpartition("|")[2]):
+    """Whether the node's task keeps the id of its stored interrupt (langgraph
+    `pregel/_algo.py`).
+    """
+    if (
+        _task_id is None
+        or step.format < 2
+        or (step.namespace and ":" not in step.namespace.rpartition("|")[2])
+    ):
         return True
     place = f"{step.namespace}|{node}" if step.namespace else node
     checkpoint = bytes.fromhex(step.checkpoint_id.replace("-", ""))
     triggers = sorted(pregel.nodes[node].triggers)
-    return _task_id(checkpoint, place, str(step.number + 1), node, "__pregel_pull", *triggers) == task.task_id
+    return (
+        _task_id(checkpoint, place, str(step.number + 1), node, "__pregel_pull", *triggers)
+        == task.task_id
+    )
 
 
 def _by_path(steps: Sequence[StoredStep]) -> dict[tuple[str, ...], list[StoredStep]]:
@@ -212,7 +260,9 @@ def _by_path(steps: Sequence[StoredStep]) -> dict[tuple[str, ...], list[StoredSt
     found: dict[tuple[str, ...], list[StoredStep]] = {}
     for step in steps:
         parts = step.namespace.split("|") if step.namespace else []
-        path = tuple(part.partition(":")[0] for part in parts if not part.partition(":")[0].isdigit())
+        path = tuple(
+            part.partition(":")[0] for part in parts if not part.partition(":")[0].isdigit()
+        )
         found.setdefault(path, []).append(step)
     return found
 

@@ -28,10 +28,11 @@ def graph_classes(pregel: _AnyPregel) -> set[tuple[str, str]]:
 def classes_of(types: Iterable[Any]) -> set[tuple[str, str]]:
     """Module and name of each class among these types and inside them.
 
-    These are pydantic models, dataclasses, enums, named tuples and secrets: LangGraph stores objects
-    of no other classes.
+    These are pydantic models, dataclasses, enums, named tuples and secrets: LangGraph stores
+    objects of no other classes.
     """
-    seen: dict[int, Any] = {}  # keyed by id; the values keep the types alive, so that no id is reused
+    # keyed by id; the values keep the types alive, so that no id is reused
+    seen: dict[int, Any] = {}
     waiting = list(types)
     while waiting:
         if id(one := waiting.pop()) not in seen:

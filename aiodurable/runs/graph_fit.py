@@ -23,9 +23,14 @@ __all__ = ["accepted_problems", "fitted"]
 
 
 async def fitted(
-    services: Services, lease: ThreadLease, graph: BoundGraph, thread: WorkflowCheckpoint, accepted: Accepted | None
+    services: Services,
+    lease: ThreadLease,
+    graph: BoundGraph,
+    thread: WorkflowCheckpoint,
+    accepted: Accepted | None,
 ) -> BoundGraph:
-    """The graph to resume with: the caller's, or a copy that also has the old names of renamed nodes.
+    """The graph to resume with: the caller's, or a copy that also has the old names of renamed
+    nodes.
 
     Args:
         services: the open services.
@@ -56,7 +61,9 @@ async def fitted(
     return fitting
 
 
-def accepted_problems(graph: BoundGraph, run: Needed, *, load_modules: bool = True) -> list[Problem]:
+def accepted_problems(
+    graph: BoundGraph, run: Needed, *, load_modules: bool = True
+) -> list[Problem]:
     """The problems of reading the input and context that a run was accepted with."""
     values = [(kind, blob) for kind, blob in run.values if kind is not None]
     if not values:

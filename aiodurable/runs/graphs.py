@@ -1,4 +1,5 @@
-"""Graphs: bind a name, a builder, a compiled graph or an `@entrypoint` to the saver that fences its writes.
+"""Graphs: bind a name, a builder, a compiled graph or an `@entrypoint` to the saver that fences its
+writes.
 
 And the differences from a plain LangGraph call: a config without coordinates, and stored results.
 """
@@ -107,7 +108,9 @@ class Graphs:
         self._settings = settings
         self._renamed = dict(renamed or {})
         self._attach = lru_cache(maxsize=128)(self._attach_once)
-        self._registered = {name: self._bound(name, self._attach(graph)) for name, graph in registered.items()}
+        self._registered = {
+            name: self._bound(name, self._attach(graph)) for name, graph in registered.items()
+        }
         self._names = {id(graph): name for name, graph in registered.items()}
 
     @property
@@ -129,7 +132,8 @@ class Graphs:
             except KeyError:
                 known = ", ".join(sorted(self._registered)) or "none"
                 raise GraphNotRegisteredError(
-                    f"cannot find graph {graph!r}: registered are {known}; pass Durable(graphs={{{graph!r}: …}})"
+                    f"cannot find graph {graph!r}: registered are {known}; pass"
+                    f" Durable(graphs={{{graph!r}: …}})"
                 ) from None
         attached = self._attach(graph)
         own_name = None if attached.pregel.name == _UNNAMED else attached.pregel.name
@@ -157,7 +161,8 @@ class Graphs:
         if isinstance(graph, Pregel):
             return self._fit(graph)
         raise ConfigurationError(
-            f"cannot run a {type(graph).__name__}: pass a registered name, a StateGraph, a compiled graph or an @entrypoint"
+            f"cannot run a {type(graph).__name__}: pass a registered name, a StateGraph, a compiled"
+            " graph or an @entrypoint"
         )
 
     def _fit(self, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
@@ -178,14 +183,18 @@ class Graphs:
         ours = self._saver.serde
         if type(theirs) is not type(ours):
             raise ConfigurationError(
-                f"cannot run graph {name!r}: it was compiled with a checkpointer that stores values with "
-                f"{type(theirs).__name__}, and this Durable would store them with {type(ours).__name__}; give "
-                "Durable(serde=…) that serializer, or compile the graph without a checkpointer"
+                f"cannot run graph {name!r}: it was compiled with a checkpointer that stores values"
+                f" with {type(theirs).__name__}, and this Durable would store them with"
+                f" {type(ours).__name__}; give Durable(serde=…) that serializer, or compile the"
+                " graph without a checkpointer"
             )
 
 
-def _with_saver(graph: Pregel[Any, Any, Any, Any], saver: BaseCheckpointSaver[Any]) -> Pregel[Any, Any, Any, Any]:
-    # Not Pregel.copy(): it calls the constructor, which loses what compile() set afterwards (output coercion, allowlist).
+def _with_saver(
+    graph: Pregel[Any, Any, Any, Any], saver: BaseCheckpointSaver[Any]
+) -> Pregel[Any, Any, Any, Any]:
+    # Not Pregel.copy(): it calls the constructor, which loses what compile() set afterwards (output
+    # coercion, allowlist).
     bound = copy.copy(graph)
     bound.checkpointer = saver
     return bound
@@ -214,7 +223,9 @@ def without_coordinates(config: RunnableConfig, thread_id: str) -> RunnableConfi
     return config
 
 
-def stored_result(graph: BoundGraph, values: Any, options: Mapping[str, Any], interrupts: Sequence[Any] = ()) -> Any:
+def stored_result(
+    graph: BoundGraph, values: Any, options: Mapping[str, Any], interrupts: Sequence[Any] = ()
+) -> Any:
     """What `ainvoke(**options)` returned when it left this state and these interrupts.
 
     Raises:
@@ -235,7 +246,8 @@ def stored_result(graph: BoundGraph, values: Any, options: Mapping[str, Any], in
 def stored_chunks(
     graph: BoundGraph, values: Any, options: Mapping[str, Any], interrupts: Sequence[Any] = ()
 ) -> Iterator[Any]:
-    """What `astream(**options)` yielded last: the "values" chunk and the "updates" chunk with the interrupts.
+    """What `astream(**options)` yielded last: the "values" chunk and the "updates" chunk with the
+    interrupts.
 
     Each only if the options have that mode.
 

@@ -13,7 +13,8 @@ __all__ = ["Health", "health"]
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Reading it neither waits nor queries Postgres; it holds no secret. `dataclasses.asdict` makes it JSON.
+    """Reading it neither waits nor queries Postgres; it holds no secret. `dataclasses.asdict` makes
+    it JSON.
 
     Attributes:
         healthy: every lock session is up and no statement is refused, so new work would succeed. It

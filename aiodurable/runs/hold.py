@@ -1,4 +1,6 @@
-"""Taking a thread's lease: the lock first, then a larger token, and nobody is left behind when either fails."""
+"""Taking a thread's lease: the lock first, then a larger token, and nobody is left behind when
+either fails.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ __all__ = ["OnBusy", "hold"]
 
 OnBusy = Literal["reject", "wait"]
 
-_held: ContextVar[tuple[tuple[Services, ThreadLease], ...]] = ContextVar("aiodurable held", default=())
+_held: ContextVar[tuple[tuple[Services, ThreadLease], ...]] = ContextVar(
+    "aiodurable held", default=()
+)
 """The leases of the blocks around this call, also of a node's."""
 
 
@@ -30,12 +34,14 @@ _held: ContextVar[tuple[tuple[Services, ThreadLease], ...]] = ContextVar("aiodur
 async def hold(
     services: Services, thread_id: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
 ) -> AsyncIterator[ThreadLease]:
-    """Hold the lease of `thread_id` for the body; its loss cancels the body and surfaces as `LeaseLostError`.
+    """Hold the lease of `thread_id` for the body; its loss cancels the body and surfaces as
+    `LeaseLostError`.
 
     Args:
         services: what takes the lock, raises the token and gets the events.
         thread_id: the thread.
-        on_busy: "reject": at once or not at all; "wait": up to `timeout` seconds (None: as long as it takes).
+        on_busy: "reject": at once or not at all; "wait": up to `timeout` seconds (None: as long as
+            it takes).
         timeout: seconds, only with "wait".
 
     Raises:
@@ -46,12 +52,17 @@ async def hold(
     """
     validate_thread_id(thread_id)
     if on_busy not in ("reject", "wait"):
-        raise InvalidArgumentError(f'on_busy must be "reject" or "wait", got {on_busy!r}', argument="on_busy")
+        raise InvalidArgumentError(
+            f'on_busy must be "reject" or "wait", got {on_busy!r}', argument="on_busy"
+        )
     if timeout is not None and not timeout >= 0:
-        raise InvalidArgumentError(f"timeout must be seconds, 0 or more, got {timeout}", argument="timeout")
+        raise InvalidArgumentError(
+            f"timeout must be seconds, 0 or more, got {timeout}", argument="timeout"
+        )
     if timeout is not None and on_busy != "wait":
         raise InvalidArgumentError(
-            f'timeout={timeout} has no meaning with on_busy="reject", which does not wait: pass on_busy="wait" too',
+            f'timeout={timeout} has no meaning with on_busy="reject", which does not wait: pass'
+            ' on_busy="wait" too',
             argument="timeout",
         )
     held = _held.get()
@@ -59,8 +70,8 @@ async def hold(
         at is services and lease.thread_id == thread_id and not lease.lost for at, lease in held
     ):
         raise WorkflowAlreadyRunningError(
-            f"thread {thread_id!r} is held by the block around this call, which would wait for itself: use the run of that "
-            "block, or another thread",
+            f"thread {thread_id!r} is held by the block around this call, which would wait for"
+            " itself: use the run of that block, or another thread",
             thread_id=thread_id,
         )
     asked = time.monotonic()
@@ -68,7 +79,9 @@ async def hold(
     try:
         fence, first = await services.checkpoints.bumps(thread_id)
         lease = ThreadLease(services, lock, fence, first=first)
-    except BaseException:  # whatever happened, also a cancellation: nobody else will let this lock go
+    except (
+        BaseException
+    ):  # whatever happened, also a cancellation: nobody else will let this lock go
         await run_to_completion(_let_go(services, lock))
         raise
     waited_s = time.monotonic() - asked
@@ -79,7 +92,8 @@ async def hold(
         async with cancel_on_lost(lease):
             yield lease
     finally:
-        # Not ContextVar.reset(): a generator may be closed in another context than the one it was begun in.
+        # Not ContextVar.reset(): a generator may be closed in another context than the one it was
+        # begun in.
         _held.set(tuple(other for other in _held.get() if other[1] is not lease))
         await run_to_completion(lease.release())
         if announce_release is not None:
@@ -87,7 +101,8 @@ async def hold(
 
 
 async def _let_go(services: Services, lock: Lease) -> None:
-    """Release the lock of a lease that did not come to be, once no raising of its token is under way.
+    """Release the lock of a lease that did not come to be, once no raising of its token is under
+    way.
 
     A later one would make the writes of the next holder stale. Bounded by the lock itself.
     """

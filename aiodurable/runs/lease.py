@@ -1,9 +1,10 @@
 """The lease of a thread: a lock and a fencing token, and what happens when the lock is lost.
 
-Only a lock holder raises a thread's token. So when a lock session dies (a restart of Postgres, a killed backend, a
-failing proxy) the guard takes the lock again and reads the token: unchanged proves that nobody held the lease in
-between, and the run goes on as if nothing had happened. Changed, or still unknown after the grace, and the lease is
-lost: its fence is revoked at once here, and Postgres refuses its writes whatever this process believes.
+Only a lock holder raises a thread's token. So when a lock session dies (a restart of Postgres, a
+killed backend, a failing proxy) the guard takes the lock again and reads the token: unchanged
+proves that nobody held the lease in between, and the run goes on as if nothing had happened.
+Changed, or still unknown after the grace, and the lease is lost: its fence is revoked at once here,
+and Postgres refuses its writes whatever this process believes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from typing import Any, TypeVar
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.write_session import WriteSession
-from aiodurable.errors import ClosedError, LeaseLostError, LockCapacityError, PostgresUnavailableError
+from aiodurable.errors import (
+    ClosedError,
+    LeaseLostError,
+    LockCapacityError,
+    PostgresUnavailableError,
+)
 from aiodurable.locks import Lease
 from aiodurable.postgres.retry import LEASE_RECOVERY
 from aiodurable.runs.services import Services
@@ -37,7 +43,9 @@ class ThreadLease:
         session: of the newest attempt; before the first one, the lease's own.
     """
 
-    def __init__(self, services: Services, lock: Lease, fence: Fence, *, first: bool = False) -> None:
+    def __init__(
+        self, services: Services, lock: Lease, fence: Fence, *, first: bool = False
+    ) -> None:
         self.thread_id = fence.thread_id
         self.fence = fence
         self._services = services
@@ -71,12 +79,16 @@ class ThreadLease:
 
     @property
     def lost(self) -> bool:
-        """Whether the lease is gone for good. A lock that is being taken again within the grace does not count yet."""
+        """Whether the lease is gone for good. A lock that is being taken again within the grace
+        does not count yet.
+        """
         return self._lost.is_set() or (self.fence.revoked and not self.fence.deleted)
 
     @property
     def over(self) -> bool:
-        """Whether nothing can be written under it any more: it is lost, or its thread was deleted under it."""
+        """Whether nothing can be written under it any more: it is lost, or its thread was deleted
+        under it.
+        """
         return self.lost or self.fence.deleted
 
     def check(self) -> None:
@@ -95,7 +107,9 @@ class ThreadLease:
         await self._lost.wait()
 
     def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have `callback` called once when the lease is lost (at once if it is); returns what takes that back."""
+        """Have `callback` called once when the lease is lost (at once if it is); returns what takes
+        that back.
+        """
         if self.lost:
             callback()
             return lambda: None
@@ -126,7 +140,9 @@ class ThreadLease:
             return None
 
     async def release(self) -> None:
-        """Release it. Idempotent. The fence is revoked first: what still runs of the body can write nothing more."""
+        """Release it. Idempotent. The fence is revoked first: what still runs of the body can write
+        nothing more.
+        """
         self._releasing = True
         self._callbacks.clear()
         self._unwatch()
@@ -144,7 +160,9 @@ class ThreadLease:
         if self._services.recovery_grace_s <= 0:
             self.fence.revoke(self._unknown("its lock was lost, and recovery_grace_s is 0"))
         elif self._recovery is None or self._recovery.done():
-            self._recovery = asyncio.create_task(self._recover(), name=f"aiodurable recover {self.thread_id}")
+            self._recovery = asyncio.create_task(
+                self._recover(), name=f"aiodurable recover {self.thread_id}"
+            )
 
     async def _recover(self) -> None:
         grace_s = self._services.recovery_grace_s
@@ -152,22 +170,34 @@ class ThreadLease:
             async with asyncio.timeout(grace_s):
                 await self._take_again()
         except TimeoutError:
-            self.fence.revoke(self._unknown(f"its lock was lost and could not be had again within {grace_s:g} s"))
+            self.fence.revoke(
+                self._unknown(f"its lock was lost and could not be had again within {grace_s:g} s")
+            )
         except ClosedError:  # closing under a run takes its lease
-            self.fence.revoke(self._unknown("this process closed its connections while the run was at work"))
+            self.fence.revoke(
+                self._unknown("this process closed its connections while the run was at work")
+            )
         except Exception as error:  # unknown means lost, whatever made it unknown
-            _log.exception("could not tell whether the lease of a thread is still ours: it counts as lost")
-            self.fence.revoke(self._unknown(f"its lock was lost, and taking it again failed ({type(error).__name__})"))
+            _log.exception(
+                "could not tell whether the lease of a thread is still ours: it counts as lost"
+            )
+            self.fence.revoke(
+                self._unknown(
+                    f"its lock was lost, and taking it again failed ({type(error).__name__})"
+                )
+            )
 
     def _unknown(self, why: str) -> LeaseLostError:
         return LeaseLostError(
-            f"could not keep the lease of thread {self.thread_id!r} (token {self.token}): {why}. Whether another process "
-            "has the thread now is not known; run it again, it goes on from its last checkpoint",
+            f"could not keep the lease of thread {self.thread_id!r} (token {self.token}): {why}."
+            " Whether another process has the thread now is not known; run it again, it goes on"
+            " from its last checkpoint",
             thread_id=self.thread_id,
         )
 
     async def _take_again(self) -> None:
-        """Take the lock again, then compare token and lease id: unchanged, nobody held the lease in between.
+        """Take the lock again, then compare token and lease id: unchanged, nobody held the lease in
+        between.
 
         Returns when the lease is ours again, or its fence was revoked because it is another's. The
         lost lock is released only with the lease: until then others in this process wait.
@@ -186,7 +216,8 @@ class ThreadLease:
                     return
             except (PostgresUnavailableError, LockCapacityError):
                 pass
-            # The server may hold our dead session's lock a moment longer, be starting, or have a full lock table.
+            # The server may hold our dead session's lock a moment longer, be starting, or have a
+            # full lock table.
             await LEASE_RECOVERY.pause()
 
     def _lose(self) -> None:

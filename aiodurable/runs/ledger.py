@@ -1,8 +1,9 @@
-"""The ledger: one row a run in `aiodurable_runs`, written before its graph starts, closed when its attempt ends.
+"""The ledger: one row a run in `aiodurable_runs`, written before its graph starts, closed when its
+attempt ends.
 
-Only the newest attempt writes: every change shows the fencing token and the lease id it is made under,
-which the thread's fence must hold in that very statement. That at most one run of a thread is `running`
-is a constraint of the table, not a habit of this file.
+Only the newest attempt writes: every change shows the fencing token and the lease id it is made
+under, which the thread's fence must hold in that very statement. That at most one run of a thread
+is `running` is a constraint of the table, not a habit of this file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints.fences import Fence, Standing, read_standing
 from aiodurable.checkpoints.size_estimate import MOST_BYTES, looks_large
-from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutError, WorkflowExecutionError
+from aiodurable.errors import (
+    InvalidArgumentError,
+    LeaseLostError,
+    LockTimeoutError,
+    WorkflowExecutionError,
+)
 from aiodurable.inert import Inert
 from aiodurable.lock_keys import lock_key
 from aiodurable.models import EarlierAttempt, RunRecord, RunStatus, WorkflowCheckpoint
@@ -61,12 +67,13 @@ class Accepted:
 
     Attributes:
         record: the row.
-        stored_input: the input it was accepted with, as it is stored; nothing for a thread that plain LangGraph began.
+        stored_input: the input it was accepted with, as it is stored; nothing for a thread that
+            plain LangGraph began.
         stored_context: the context it was accepted with, likewise.
         stored_config: what of the caller's config it was accepted with, likewise.
         stored_answers: those that LangGraph may not have stored yet, by interrupt id, likewise.
-        consumed: whether there is nothing to pass in: a checkpoint of this run exists, so that the input is part of the
-            thread, or it never had one.
+        consumed: whether there is nothing to pass in: a checkpoint of this run exists, so that the
+            input is part of the thread, or it never had one.
     """
 
     record: RunRecord
@@ -116,7 +123,8 @@ class Needed(NamedTuple):
     Attributes:
         complete: whether it is complete, so that nothing of it is read.
         consumed: whether its input is part of the thread.
-        values: its context, config and undelivered answers, and its input where that is not consumed.
+        values: its context, config and undelivered answers, and its input where that is not
+            consumed.
     """
 
     complete: bool
@@ -131,8 +139,10 @@ class Ledger:
         database: where they are.
         links: to the same place, for what every run writes.
         classifier: tells where a thread stands when its run ends.
-        serde: the saver's serializer; inputs and contexts are stored as it writes them (encrypted, if it encrypts).
-        namespace: that of the locks; each row keeps its thread's lock key, so that SQL can join it with `aiodurable_leases`.
+        serde: the saver's serializer; inputs and contexts are stored as it writes them (encrypted,
+            if it encrypts).
+        namespace: that of the locks; each row keeps its thread's lock key, so that SQL can join it
+            with `aiodurable_leases`.
         worker: what the rows say of who ran an attempt.
         threads: where large values are serialised; None: the event loop's own.
     """
@@ -168,7 +178,9 @@ class Ledger:
         return None if row is None else _accepted(row)
 
     async def newest(self, thread_id: str) -> Accepted | None:
-        """The newest run of the thread that was accepted: rejected and superseded ones do not count."""
+        """The newest run of the thread that was accepted: rejected and superseded ones do not
+        count.
+        """
         row = await self._database.fetch_one(_SQL["newest"], thread_id)
         return None if row is None else _accepted(row)
 
@@ -178,14 +190,18 @@ class Ledger:
         return await self._off_the_loop(lambda: accepted.load(serde), heavy=looks_large(blobs))
 
     async def same_input(self, accepted: Accepted, given: Any) -> bool:
-        """Whether `given` is what the run was accepted with. Unknown, where that is not stored any more: then it is not."""
+        """Whether `given` is what the run was accepted with. Unknown, where that is not stored any
+        more: then it is not.
+        """
         stored = accepted.stored_input
         if stored[0] is None:
             return False
 
         def compare() -> bool:
             dumped = self._dump("input", given, self._serde)
-            return dumped == stored or same_input(_load(self._looking, stored), _load(self._looking, dumped))
+            return dumped == stored or same_input(
+                _load(self._looking, stored), _load(self._looking, dumped)
+            )
 
         return await self._off_the_loop(compare, heavy=looks_large((given,)))
 
@@ -220,7 +236,8 @@ class Ledger:
         base_checkpoint_id: str | None,
         closing: RunStatus | None,
     ) -> tuple[RunRecord, bool]:
-        """Write a new run, running. What earlier runs of the thread left open is closed as `closing` first, unless None.
+        """Write a new run, running. What earlier runs of the thread left open is closed as
+        `closing` first, unless None.
 
         Args:
             run_id: its name.
@@ -235,8 +252,8 @@ class Ledger:
             The row, and whether the thread has no checkpoint yet.
 
         Raises:
-            InvalidArgumentError: input, context or config cannot be serialised, or holds a class that
-                the graph may not build again, or the run_id is taken; nothing was written.
+            InvalidArgumentError: input, context or config cannot be serialised, or holds a class
+                that the graph may not build again, or the run_id is taken; nothing was written.
             LeaseLostError: the fence is no longer the thread's; nothing was written.
             LockTimeoutError: another transaction kept the fence; nothing was written.
         """
@@ -254,7 +271,16 @@ class Ledger:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             row = await self._starts(
-                (run_id, fence.thread_id, key, graph, *attempt, *stored, base_checkpoint_id, closing)
+                (
+                    run_id,
+                    fence.thread_id,
+                    key,
+                    graph,
+                    *attempt,
+                    *stored,
+                    base_checkpoint_id,
+                    closing,
+                )
             )
             if row is not None:
                 return _record(row), row["blank"]
@@ -263,23 +289,26 @@ class Ledger:
 
     async def _check_start(self, run_id: str, fence: Fence, deadline: float) -> None:
         """Raise what kept a run from being started; return where that passes."""
-        row = await self._database.fetch_one(_SQL["not_started"], fence.thread_id, run_id, fence.token)
+        row = await self._database.fetch_one(
+            _SQL["not_started"], fence.thread_id, run_id, fence.token
+        )
         assert row is not None, "it has no table that could lack it"
         standing = None if row["token"] is None else Standing(row["token"], row["lease_id"])
         if standing != fence.standing:
             raise fence.overtaken(standing)
         if row["taken"]:
             raise InvalidArgumentError(
-                f"wanted a new run {run_id!r} of thread {fence.thread_id!r}, found that another run has this id: "
-                "a run_id names one run of one thread",
+                f"wanted a new run {run_id!r} of thread {fence.thread_id!r}, found that another run"
+                " has this id: a run_id names one run of one thread",
                 thread_id=fence.thread_id,
             )
         fence.check()
         if time.monotonic() > deadline:
             raise LockTimeoutError(
-                f"could not start run {run_id!r} of thread {fence.thread_id!r} within {_PATIENCE_S:g} s: another transaction "
-                "has locked the thread's fence, as a prune does for a moment. Nothing was written; look in "
-                "pg_stat_activity for a backend that is idle in a transaction, and end it",
+                f"could not start run {run_id!r} of thread {fence.thread_id!r} within"
+                f" {_PATIENCE_S:g} s: another transaction has locked the thread's fence, as a prune"
+                " does for a moment. Nothing was written; look in pg_stat_activity for a backend"
+                " that is idle in a transaction, and end it",
                 thread_id=fence.thread_id,
             )
 
@@ -301,30 +330,39 @@ class Ledger:
         if standing != fence.standing:
             return fence.overtaken(standing)
         return WorkflowExecutionError(
-            f"could not {what} of thread {fence.thread_id!r}: its row in aiodurable_runs was removed or changed by something "
-            "else than a run. Nothing was written; get_checkpoint_status(thread_id) says where the thread stands",
+            f"could not {what} of thread {fence.thread_id!r}: its row in aiodurable_runs was"
+            " removed or changed by something else than a run. Nothing was written;"
+            " get_checkpoint_status(thread_id) says where the thread stands",
             thread_id=fence.thread_id,
         )
 
     async def complete(self, run_id: str, *, fence: Fence, checkpoint_id: str) -> datetime | None:
-        """Write the attempt under `fence` as complete, if its thread stands at this checkpoint, on which nothing hangs.
+        """Write the attempt under `fence` as complete, if its thread stands at this checkpoint, on
+        which nothing hangs.
 
         Args:
-            checkpoint_id: a checkpoint that the attempt itself wrote, with nothing left to do after it.
+            checkpoint_id: a checkpoint that the attempt itself wrote, with nothing left to do after
+                it.
 
         Returns:
-            When it ended; that is written, and not on disk yet: the tables tell the same. None: `end` can tell.
+            When it ended; that is written, and not on disk yet: the tables tell the same. None:
+            `end` can tell.
         """
         return await self._completions((run_id, *fence.standing, fence.thread_id, checkpoint_id))
 
-    async def end(self, run_id: str, *, fence: Fence, consumed: bool) -> tuple[WorkflowCheckpoint, bool]:
-        """Where the thread stands under its lease; complete, and the attempt under `fence` is written as complete.
+    async def end(
+        self, run_id: str, *, fence: Fence, consumed: bool
+    ) -> tuple[WorkflowCheckpoint, bool]:
+        """Where the thread stands under its lease; complete, and the attempt under `fence` is
+        written as complete.
 
         Args:
-            consumed: whether a checkpoint has taken the run's input; else it is not complete, whatever the thread is.
+            consumed: whether a checkpoint has taken the run's input; else it is not complete,
+                whatever the thread is.
 
         Returns:
-            The thread, and whether the attempt's end was written. It is not on disk yet: the tables tell the same.
+            The thread, and whether the attempt's end was written. It is not on disk yet: the tables
+            tell the same.
         """
         ended = await self._ends((fence.thread_id, run_id, fence.token, fence.lease_id, consumed))
         assert ended is not None, "every thread has a status"
@@ -367,19 +405,26 @@ class Ledger:
             serde: how they are stored, as in `start`.
 
         Raises:
-            InvalidArgumentError: an answer cannot be serialised, or holds a class that the graph may
-                not build again; nothing was written.
+            InvalidArgumentError: an answer cannot be serialised, or holds a class that the graph
+                may not build again; nothing was written.
             LeaseLostError: the fence is no longer the thread's; nothing was written.
         """
         digests = [digest_of(interrupt_id, value) for interrupt_id, value in new.items()]
         stored = self._dump("answer", dict(all), serde or self._serde)
         given = (list(new), digests, *stored, list(closed))
-        if await self._database.fetch_one(_ANSWERS["answer"], run_id, *fence.standing, *given) is None:
+        if (
+            await self._database.fetch_one(_ANSWERS["answer"], run_id, *fence.standing, *given)
+            is None
+        ):
             raise await self._refusal(fence, f"store an answer to run {run_id!r}")
 
-    async def answers_over(self, run_id: str, *, fence: Fence, withdrawn: Sequence[str] = ()) -> None:
+    async def answers_over(
+        self, run_id: str, *, fence: Fence, withdrawn: Sequence[str] = ()
+    ) -> None:
         """Write that no answer is left to deliver, and that those to `withdrawn` were not taken."""
-        await self._database.execute(_ANSWERS["answers_over"], run_id, *fence.standing, list(withdrawn))
+        await self._database.execute(
+            _ANSWERS["answers_over"], run_id, *fence.standing, list(withdrawn)
+        )
 
     async def forked(
         self,
@@ -393,22 +438,34 @@ class Ledger:
         checkpoint_id: str,
         in_the_step: bool,
     ) -> None:
-        """Write the run of a thread that begins as a copy of another's checkpoint: paused, with nothing to pass in.
+        """Write the run of a thread that begins as a copy of another's checkpoint: paused, with
+        nothing to pass in.
 
         Its graph, unless given, and its context are those of the run that wrote the checkpoint.
 
         Args:
-            fetch_one: runs a statement in the transaction in which the copy is made, and which keeps the fence as it is.
+            fetch_one: runs a statement in the transaction in which the copy is made, and which
+                keeps the fence as it is.
             run_id: its name.
             fence: of the new thread.
             graph: see above.
             base_checkpoint_id: the new thread's newest checkpoint.
             source, checkpoint_id: what was copied.
-            in_the_step: see `ThreadCopy.copy`; then answers that the step has not taken yet go along.
+            in_the_step: see `ThreadCopy.copy`; then answers that the step has not taken yet go
+                along.
         """
         reason = f"forked from thread {source!r} at checkpoint {checkpoint_id}"
         key = lock_key(fence.thread_id, self._namespace)
-        new = (run_id, fence.thread_id, key, graph, fence.token, self.worker, base_checkpoint_id, reason)
+        new = (
+            run_id,
+            fence.thread_id,
+            key,
+            graph,
+            fence.token,
+            self.worker,
+            base_checkpoint_id,
+            reason,
+        )
         await fetch_one(_SQL["fork"], *new, source, checkpoint_id, in_the_step)
 
     async def finish(
@@ -426,21 +483,27 @@ class Ledger:
         """Write how the attempt under `fence` ended, and that its input is `consumed`, if it is.
 
         Returns:
-            When; None where a newer attempt owns the row, or a newer lease the thread: nothing was written then.
+            When; None where a newer attempt owns the row, or a newer lease the thread: nothing was
+            written then.
         """
         outcome = (status, error, traceback, reason, checkpoint_id, consumed)
         return await self._finishes((run_id, *fence.standing, fence.thread_id, *outcome))
 
     async def heal(self, run_id: str, *, fence: Fence, checkpoint_id: str | None) -> bool:
-        """Write that a run is complete which the tables show complete, but whose process died before it could say so.
+        """Write that a run is complete which the tables show complete, but whose process died
+        before it could say so.
 
         Returns:
             Whether it is written; not where a newer lease owns the thread.
         """
-        return await self._database.execute(_SQL["heal"], run_id, *fence.standing, checkpoint_id) > 0
+        return (
+            await self._database.execute(_SQL["heal"], run_id, *fence.standing, checkpoint_id) > 0
+        )
 
     async def request_cancel(self, thread_id: str, *, channel: str) -> str | None:
-        """Write that the run at work on the thread is to end, and say so on `channel`; its run_id, None: there is none."""
+        """Write that the run at work on the thread is to end, and say so on `channel`; its run_id,
+        None: there is none.
+        """
         row = await self._database.fetch_one(_SQL["request_cancel"], thread_id, channel)
         return None if row is None else row["run_id"]
 
@@ -449,44 +512,69 @@ class Ledger:
         row = await self._database.fetch_one(_SQL["at_work"], run_id)
         return (False, False) if row is None else (row["at_work"], row["held"])
 
-    async def settle_cancelled(self, run_id: str, *, fence: Fence, checkpoint_id: str | None) -> bool:
+    async def settle_cancelled(
+        self, run_id: str, *, fence: Fence, checkpoint_id: str | None
+    ) -> bool:
         """Write that a run was cancelled whose process died before it could say so.
 
         Returns:
-            Whether it is written; not where the run has ended otherwise, or a newer lease owns the thread.
+            Whether it is written; not where the run has ended otherwise, or a newer lease owns the
+            thread.
         """
-        return await self._database.execute(_SQL["settle_cancelled"], run_id, *fence.standing, checkpoint_id) > 0
+        return (
+            await self._database.execute(
+                _SQL["settle_cancelled"], run_id, *fence.standing, checkpoint_id
+            )
+            > 0
+        )
 
-    async def _write_starts(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+    async def _write_starts(
+        self, rows: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], Mapping[str, Any]]:
         written = await self._links.fetch(_SQL["start"], *map(list, zip(*rows, strict=True)))
         by_run = {row["run_id"]: row for row in written}
         return {row: by_run[row[0]] for row in rows if row[0] in by_run}
 
-    async def _look_and_end(self, ends: Sequence[_End]) -> dict[_End, tuple[WorkflowCheckpoint, bool]]:
+    async def _look_and_end(
+        self, ends: Sequence[_End]
+    ) -> dict[_End, tuple[WorkflowCheckpoint, bool]]:
         thread_ids, *rest = map(list, zip(*ends, strict=True))
         arguments = self._classifier.arguments(thread_ids)
         rows = await self._classifier.fetch(self._links.fetch, END, *arguments, *rest)
         threads = await self._classifier.decode(rows)
         ended = {(row["ended"], row["ended_under"]): row["ended_at"] for row in rows}
         return {
-            end: (replace(threads[end[0]], finished_at=ended[end[1], end[3]]), True)
-            if (end[1], end[3]) in ended
-            else (threads[end[0]], False)
+            end: (
+                (replace(threads[end[0]], finished_at=ended[end[1], end[3]]), True)
+                if (end[1], end[3]) in ended
+                else (threads[end[0]], False)
+            )
             for end in ends
         }
 
-    async def _write_completions(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], datetime]:
+    async def _write_completions(
+        self, rows: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], datetime]:
         return await self._write_ends("complete", rows)
 
-    async def _write_finishes(self, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], datetime]:
+    async def _write_finishes(
+        self, rows: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], datetime]:
         return await self._write_ends("finish", rows)
 
-    async def _write_ends(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], datetime]:
+    async def _write_ends(
+        self, statement: str, rows: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], datetime]:
         written = await self._links.fetch(_SQL[statement], *map(list, zip(*rows, strict=True)))
-        ended = {(row["run_id"], row["fencing_token"], row["lease_id"]): row["finished_at"] for row in written}
+        ended = {
+            (row["run_id"], row["fencing_token"], row["lease_id"]): row["finished_at"]
+            for row in written
+        }
         return {row: ended[row[:3]] for row in rows if row[:3] in ended}
 
-    def _dump(self, what: str, value: Any, serde: SerializerProtocol) -> tuple[str | None, bytes | None]:
+    def _dump(
+        self, what: str, value: Any, serde: SerializerProtocol
+    ) -> tuple[str | None, bytes | None]:
         if value is None:
             return None, None
         try:
@@ -494,21 +582,28 @@ class Ledger:
         except InvalidArgumentError as error:
             message = f"the {what} cannot be stored: {error}"
             raise InvalidArgumentError(message, argument=what) from error
-        except Exception as error:  # whatever the serializer or the value's own hooks raise means the same
+        except (
+            Exception
+        ) as error:  # whatever the serializer or the value's own hooks raise means the same
             raise InvalidArgumentError(
-                f"the {what} cannot be stored, so another process could not go on with it: {type(error).__name__} while "
-                f"serialising {type(value).__name__}; pass plain data, dataclasses, pydantic models or messages"
+                f"the {what} cannot be stored, so another process could not go on with it:"
+                f" {type(error).__name__} while serialising {type(value).__name__}; pass plain"
+                " data, dataclasses, pydantic models or messages"
             ) from error
         if len(stored[1]) > MOST_BYTES:
             raise InvalidArgumentError(
-                f"the {what} cannot be stored, so another process could not go on with it: it has "
-                f"{len(stored[1]) / 1e9:.2f} GB, and Postgres takes no statement of more than {MOST_BYTES / 1e9:.2f}; keep "
-                "large values elsewhere, and pass where they are"
+                f"the {what} cannot be stored, so another process could not go on with it: it has"
+                f" {len(stored[1]) / 1e9:.2f} GB, and Postgres takes no statement of more than"
+                f" {MOST_BYTES / 1e9:.2f}; keep large values elsewhere, and pass where they are"
             )
         return stored
 
     async def _off_the_loop(self, work: Callable[[], T], *, heavy: bool) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work) if heavy else work()
+        return (
+            await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            if heavy
+            else work()
+        )
 
 
 def _accepted(row: Mapping[str, Any]) -> Accepted:
@@ -542,7 +637,8 @@ def _earlier(stored: Any) -> EarlierAttempt:
     """One of asyncpg is text, one of psycopg an object already."""
     attempt: dict[str, Any] = json.loads(stored) if isinstance(stored, str) else stored
     times = {
-        name: None if (at := attempt.get(name)) is None else datetime.fromisoformat(at) for name in ("started", "ended")
+        name: None if (at := attempt.get(name)) is None else datetime.fromisoformat(at)
+        for name in ("started", "ended")
     }
     return EarlierAttempt(
         worker=attempt.get("worker"),

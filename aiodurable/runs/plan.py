@@ -1,4 +1,6 @@
-"""The plan of a call: look up the runs it concerns in the ledger, then decide. Nothing starts here."""
+"""The plan of a call: look up the runs it concerns in the ledger, then decide. Nothing starts
+here.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,12 @@ class Plan:
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-async def plan_call(ledger: Ledger, lease: ThreadLease, thread: WorkflowCheckpoint, call: Call) -> Plan:
-    """Decide what `call` does with `thread`, read under `lease`; raises what `decide` and `addressed` raise."""
+async def plan_call(
+    ledger: Ledger, lease: ThreadLease, thread: WorkflowCheckpoint, call: Call
+) -> Plan:
+    """Decide what `call` does with `thread`, read under `lease`; raises what `decide` and
+    `addressed` raise.
+    """
     named = await _named(ledger, thread, call.run_id)
     unfinished = await _unfinished(ledger, thread, named)
     if call.answers:
@@ -45,9 +51,18 @@ async def plan_call(ledger: Ledger, lease: ThreadLease, thread: WorkflowCheckpoi
         if call.given or thread.status is ThreadStatus.COMPLETE or unfinished is not None:
             return Plan(Action.RETURN, StoredResult(named.record.checkpoint_id))
         named = None  # an update of the state left work that no run has begun
-    same_run = named is not None and unfinished is not None and named.record.run_id == unfinished.record.run_id
+    same_run = (
+        named is not None
+        and unfinished is not None
+        and named.record.run_id == unfinished.record.run_id
+    )
     same_input = False
-    if call.given and unfinished is not None and call.on_unfinished != "restart" and (same_run or call.run_id is None):
+    if (
+        call.given
+        and unfinished is not None
+        and call.on_unfinished != "restart"
+        and (same_run or call.run_id is None)
+    ):
         same_input = await ledger.same_input(unfinished, call.input)
         if same_run and not same_input:
             await _refuse_another_input(ledger, unfinished, call)
@@ -73,7 +88,9 @@ async def _plan_answer(
     unfinished: Accepted | None,
 ) -> Plan:
     answered, over = await ledger.answered(thread.thread_id), None
-    if named is not None and (unfinished is None or unfinished.record.run_id != named.record.run_id):
+    if named is not None and (
+        unfinished is None or unfinished.record.run_id != named.record.run_id
+    ):
         over = named.record.run_id  # an answer to this run is for no question of another run
         answered = [given for given in answered if given.run_id == over]
     new = addressed(thread, call.answer, answered, token=lease.token, over=over)
@@ -82,7 +99,9 @@ async def _plan_answer(
     return Plan(Action.RESUME, unfinished=unfinished, answers=new)
 
 
-def _result_of_repeated(thread: WorkflowCheckpoint, value: Any, answered: Sequence[Answered]) -> StoredResult | None:
+def _result_of_repeated(
+    thread: WorkflowCheckpoint, value: Any, answered: Sequence[Answered]
+) -> StoredResult | None:
     """The result of an answer that was given before; None: its run has to be resumed.
 
     Raises:
@@ -114,15 +133,17 @@ async def _named(ledger: Ledger, thread: WorkflowCheckpoint, run_id: str | None)
         )
     if named.record.status is RunStatus.SUPERSEDED:
         raise InvalidArgumentError(
-            f"cannot use run_id {run_id!r} on thread {thread.thread_id!r} again: that run was given "
-            "up for a new start; use another one",
+            f"cannot use run_id {run_id!r} on thread {thread.thread_id!r} again: that run was given"
+            " up for a new start; use another one",
             thread_id=thread.thread_id,
             argument="run_id",
         )
     return named
 
 
-async def _unfinished(ledger: Ledger, thread: WorkflowCheckpoint, named: Accepted | None) -> Accepted | None:
+async def _unfinished(
+    ledger: Ledger, thread: WorkflowCheckpoint, named: Accepted | None
+) -> Accepted | None:
     """The unfinished run of the thread; None: there is none, or the work belongs to no run."""
     if thread.status in (ThreadStatus.NEW, ThreadStatus.COMPLETE):
         return None
@@ -132,8 +153,12 @@ async def _unfinished(ledger: Ledger, thread: WorkflowCheckpoint, named: Accepte
     return None if newest is None or newest.record.status is RunStatus.COMPLETE else newest
 
 
-async def _is_complete(ledger: Ledger, lease: ThreadLease, thread: WorkflowCheckpoint, named: Accepted) -> bool:
-    """Whether the run is complete: as recorded, or by the tables if its process died before recording it."""
+async def _is_complete(
+    ledger: Ledger, lease: ThreadLease, thread: WorkflowCheckpoint, named: Accepted
+) -> bool:
+    """Whether the run is complete: as recorded, or by the tables if its process died before
+    recording it.
+    """
     if named.record.status is RunStatus.COMPLETE:
         return True
     if thread.status is not ThreadStatus.COMPLETE or thread.run_id != named.record.run_id:
@@ -143,7 +168,11 @@ async def _is_complete(ledger: Ledger, lease: ThreadLease, thread: WorkflowCheck
 
 
 async def _refuse_another_input(ledger: Ledger, run: Accepted, call: Call) -> None:
-    if call.given and run.stored_input[0] is not None and not await ledger.same_input(run, call.input):
+    if (
+        call.given
+        and run.stored_input[0] is not None
+        and not await ledger.same_input(run, call.input)
+    ):
         raise InvalidArgumentError(
             f"cannot give run {run.record.run_id!r} of thread {run.record.thread_id!r} this input: "
             "it was accepted with another input; a run_id names one input, so use another one",

@@ -46,7 +46,10 @@ async def prune_every(
                     await asyncio.sleep(interval.total_seconds() * random.uniform(0.9, 1.1))
         except (ConfigurationError, InvalidArgumentError, ClosedError):  # no waiting helps
             raise
-        except (AiodurableError, *DRIVER_FAILURES) as error:  # a deadlock, a full disk, an open circuit: it passes
+        except (
+            AiodurableError,
+            *DRIVER_FAILURES,
+        ) as error:  # a deadlock, a full disk, an open circuit: it passes
             why = error if isinstance(error, AiodurableError) else type(error).__name__
             _log.warning("pruning was interrupted, and is tried again: %s", why)
             await asyncio.sleep(min(interval.total_seconds(), 60) * random.uniform(0.5, 1))

@@ -1,4 +1,5 @@
-"""Renamed nodes: a copy of the graph that also has their old names, for threads that stopped before them.
+"""Renamed nodes: a copy of the graph that also has their old names, for threads that stopped before
+them.
 
 Nothing stored changes. LangGraph derives a task's id from its node's name and channels, so the task
 keeps its id, and with it its interrupt, the results of its siblings and the checkpoints of its
@@ -43,18 +44,22 @@ def renamed_in(renamed: Renamed, graph: str | None) -> dict[str, str]:
             found |= new if old == graph else {}
         else:
             raise ConfigurationError(
-                f"renamed must map an old node to the new one, or a graph to such a mapping; {old!r} maps to {new!r}"
+                "renamed must map an old node to the new one, or a graph to such a mapping;"
+                f" {old!r} maps to {new!r}"
             )
     for was, now in list[tuple[Any, Any]](found.items()):  # callers may not check types
         if not isinstance(was, str) or not isinstance(now, str) or was == now:
-            raise ConfigurationError(f"renamed must map the name of a node to another name, got {was!r}: {now!r}")
+            raise ConfigurationError(
+                f"renamed must map the name of a node to another name, got {was!r}: {now!r}"
+            )
     return found
 
 
 def with_old_names(
     pregel: _AnyPregel, renamed: Mapping[str, str], steps: _Steps, path: tuple[str, ...] = ()
 ) -> _AnyPregel:
-    """A copy of the graph that has renamed nodes and their triggers under the names stored in `steps`.
+    """A copy of the graph that has renamed nodes and their triggers under the names stored in
+    `steps`.
 
     Args:
         pregel: the graph; it is not changed.
@@ -73,7 +78,9 @@ def with_old_names(
     nodes, channels = dict(pregel.nodes), dict(pregel.channels)
     for new, old in joins.items():
         barrier = cast("Any", channels.pop(new))
-        channels[old] = _named(type(barrier)(barrier.typ, {old_of.get(name, name) for name in barrier.names}), old)
+        channels[old] = _named(
+            type(barrier)(barrier.typ, {old_of.get(name, name) for name in barrier.names}), old
+        )
     if joins:
         nodes = {name: _joining(node, joins, old_of) for name, node in nodes.items()}
     for old, new in renamed.items():
@@ -81,16 +88,31 @@ def with_old_names(
             continue
         triggers = nodes[new].triggers
         if f"{_BRANCH}{new}" in triggers:
-            own = [channel for channel in triggers if channel.startswith(_JOIN) and channel.rpartition(":")[2] == old]
-            shared = [channel for channel in triggers if channel not in own and channel != f"{_BRANCH}{new}"]
+            own = [
+                channel
+                for channel in triggers
+                if channel.startswith(_JOIN) and channel.rpartition(":")[2] == old
+            ]
+            shared = [
+                channel
+                for channel in triggers
+                if channel not in own and channel != f"{_BRANCH}{new}"
+            ]
             nodes[old] = nodes[new].copy({"triggers": [f"{_BRANCH}{old}", *shared, *own]})
             nodes[new] = nodes[new].copy({"triggers": [c for c in triggers if c not in own]})
-            channels[f"{_BRANCH}{old}"] = _named(cast("Any", channels[f"{_BRANCH}{new}"]).copy(), f"{_BRANCH}{old}")
+            channels[f"{_BRANCH}{old}"] = _named(
+                cast("Any", channels[f"{_BRANCH}{new}"]).copy(), f"{_BRANCH}{old}"
+            )
         elif any(caller_of(task.path) == old for step in at for task in step.tasks):
-            # A node that every input triggers, such as an @entrypoint, would run twice under two names.
+            # A node that every input triggers, such as an @entrypoint, would run twice under two
+            # names.
             nodes[old] = nodes.pop(new)
     for name, node in list(nodes.items()):
-        if len(node.subgraphs) == 1 and node.bound is node.subgraphs[0] and isinstance(node.bound, Pregel):
+        if (
+            len(node.subgraphs) == 1
+            and node.bound is node.subgraphs[0]
+            and isinstance(node.bound, Pregel)
+        ):
             inner = with_old_names(node.bound, renamed, steps, (*path, name))
             if inner is not node.bound:
                 nodes[name] = node.copy({"bound": inner, "subgraphs": [inner]})
@@ -100,7 +122,9 @@ def with_old_names(
 
 
 def _joins(pregel: _AnyPregel, old_of: Mapping[str, str], known: set[str]) -> dict[str, str]:
-    """Join channels and their old names, except those that the steps already have under the new name."""
+    """Join channels and their old names, except those that the steps already have under the new
+    name.
+    """
     found: dict[str, str] = {}
     for channel in pregel.channels:
         if channel.startswith(_JOIN) and channel not in known:
@@ -119,15 +143,21 @@ def _joining(node: Any, joins: Mapping[str, str], old_of: Mapping[str, str]) -> 
         entries = getattr(writer, "writes", None) or ()
         if any(getattr(entry, "channel", None) in joins for entry in entries):
             translated = tuple(
-                entry._replace(channel=joins[entry.channel], value=old_of.get(entry.value, entry.value))
-                if getattr(entry, "channel", None) in joins
-                else entry
+                (
+                    entry._replace(
+                        channel=joins[entry.channel], value=old_of.get(entry.value, entry.value)
+                    )
+                    if getattr(entry, "channel", None) in joins
+                    else entry
+                )
                 for entry in entries
             )  # a tuple, as StateGraph gives: LangGraph joins it to others
             writers.append(ChannelWrite(translated, tags=writer.tags))
         else:
             writers.append(writer)
-    return node.copy({"writers": writers, "triggers": [joins.get(channel, channel) for channel in node.triggers]})
+    return node.copy(
+        {"writers": writers, "triggers": [joins.get(channel, channel) for channel in node.triggers]}
+    )
 
 
 def _named(channel: Any, name: str) -> Any:
@@ -152,5 +182,8 @@ def _rebuilt(
         if named and named != "*":
             setattr(bound, gates, [*named, *(old for old, new in added.items() if new in named)])
     handlers: dict[str, str] = getattr(pregel, "node_error_handler_map", {})
-    bound.node_error_handler_map = {**handlers, **{old: handlers[new] for old, new in added.items() if new in handlers}}
+    bound.node_error_handler_map = {
+        **handlers,
+        **{old: handlers[new] for old, new in added.items() if new in handlers},
+    }
     return bound

@@ -21,7 +21,8 @@ async def heal_thread(services: Services, lease: ThreadLease) -> bool:
     """Repair the thread's newest superstep; see `aiodurable.checkpoints.repair`.
 
     Returns:
-        Whether plain LangGraph has stored an answer that the next interrupt of this step would take.
+        Whether plain LangGraph has stored an answer that the next interrupt of this step would
+        take.
 
     Raises:
         LeaseLostError: the lease is gone; nothing was changed.

@@ -1,4 +1,6 @@
-"""A durable run: take the lease, read the status, start or resume the thread, record its end, release."""
+"""A durable run: take the lease, read the status, start or resume the thread, record its end,
+release.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.answers import STRICT_RESUME
 from aiodurable.runs.attempt import Attempt, new_run_id
 from aiodurable.runs.call import NONE_ANSWER, Call, StoredResult
-from aiodurable.runs.call_types import CallOptions, ContextT, EventOptions, InputT, OutputT, StreamOptions
+from aiodurable.runs.call_types import (
+    CallOptions,
+    ContextT,
+    EventOptions,
+    InputT,
+    OutputT,
+    StreamOptions,
+)
 from aiodurable.runs.cancellation import Cancelling
 from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
 from aiodurable.runs.graph_check import ended_early
@@ -45,7 +54,9 @@ async def run(
     config: RunnableConfig | None = None,
     context: Any = None,
 ) -> AsyncIterator[DurableRun[Any, Any, Any]]:
-    """Hold the thread for the body, and give it a `DurableRun` to start or resume it with. See `Durable.run`."""
+    """Hold the thread for the body, and give it a `DurableRun` to start or resume it with. See
+    `Durable.run`.
+    """
     run_id = named_run(run_id, config, thread_id)
     config = usable(config, thread_id)
     check_call(graph.pregel, (), context, thread_id)
@@ -61,19 +72,29 @@ async def run(
 
 
 async def _look(services: Services, lease: ThreadLease) -> WorkflowCheckpoint:
-    """Where the thread stands apart from our lease. For a new one the raising of its token has shown it."""
+    """Where the thread stands apart from our lease. For a new one the raising of its token has
+    shown it.
+    """
     if lease.first:
         return WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
     return await services.threads.status(lease.thread_id, ignore_lock=True)
 
 
-_EVENT_FILTERS = tuple(f"{way}_{what}" for way in ("include", "exclude") for what in ("names", "types", "tags"))
+_EVENT_FILTERS = tuple(
+    f"{way}_{what}" for way in ("include", "exclude") for what in ("names", "types", "tags")
+)
 
 
 def _end_event(name: str, run_id: str, output: Any) -> StreamEvent:
     """The event of a graph that had ended before the call."""
     return StandardStreamEvent(
-        event="on_chain_end", name=name, run_id=run_id, parent_ids=[], tags=[], metadata={}, data={"output": output}
+        event="on_chain_end",
+        name=name,
+        run_id=run_id,
+        parent_ids=[],
+        tags=[],
+        metadata={},
+        data={"output": output},
     )
 
 
@@ -82,7 +103,8 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
 
     Attributes:
         thread_id: the thread.
-        run_id: the run that a call goes on with or starts; a new turn after a completed one has an id of its own.
+        run_id: the run that a call goes on with or starts; a new turn after a completed one has an
+            id of its own.
         status: the thread's status at entry.
         checkpoint: the thread as it was found at entry, and after each call as that left it.
         lease: what makes all this ours: `.token`, `.lost`, `.check()`, `await .wait_lost()`.
@@ -121,11 +143,15 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
 
     @property
     def config(self) -> RunnableConfig:
-        """The LangGraph config that addresses this thread under this lease, for calls on the graph itself."""
+        """The LangGraph config that addresses this thread under this lease, for calls on the graph
+        itself.
+        """
         return self._addressed(self._given_config, self.run_id)
 
     def _addressed(self, config: RunnableConfig, run_id: str | None) -> RunnableConfig:
-        """The config with the coordinates, the fence, and what every checkpoint is to say of its run."""
+        """The config with the coordinates, the fence, and what every checkpoint is to say of its
+        run.
+        """
         own = {
             "thread_id": self.thread_id,
             "aiodurable_graph_name": self._graph.name,
@@ -179,16 +205,16 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
     ) -> Any:
         """Start the thread with `input`, or go on with what was left unfinished.
 
-        The input of the unfinished run again is its retry. Another one waits until that run has finished: this call
-        finishes it first, and returns the result of its own input.
+        The input of the unfinished run again is its retry. Another one waits until that run has
+        finished: this call finishes it first, and returns the result of its own input.
 
         Args:
-            input: as for the graph's own `ainvoke`; None only resumes, or returns what a complete thread has stored.
-                `Command(resume=…)` answers, as `answer` does.
+            input: as for the graph's own `ainvoke`; None only resumes, or returns what a complete
+                thread has stored. `Command(resume=…)` answers, as `answer` does.
             config: a LangGraph config for this call, over that of `Durable.run`.
             context: the graph's run context, instead of that of `Durable.run`.
-            on_unfinished: "resume"; "raise": `RunInProgressError`; "restart": give the old work up, an open question too,
-                and start.
+            on_unfinished: "resume"; "raise": `RunInProgressError`; "restart": give the old work up,
+                an open question too, and start.
             options: LangGraph's own for `ainvoke`; `durability` is "sync" unless asked otherwise.
 
         Returns:
@@ -197,14 +223,16 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         Raises:
             ThreadNotFoundError: nothing is known of the thread and there is no input.
             ThreadInterruptedError: it waits for an answer; see `answer`.
-            ThreadPausedError: it is at a gate, or somebody cancelled it, and this call has an input: without one it goes on.
+            ThreadPausedError: it is at a gate, or somebody cancelled it, and this call has an
+                input: without one it goes on.
             RunInProgressError, ThreadQuarantinedError: see `on_unfinished`, and quarantine.
-            InvalidArgumentError: input, config, context or an option cannot be used, or the run that is named was
-                accepted with another input; nothing was written.
+            InvalidArgumentError: input, config, context or an option cannot be used, or the run
+                that is named was accepted with another input; nothing was written.
             ResultPrunedError: the run is complete, but its result is not stored any more.
             LeaseLostError: the lease was lost; its next holder goes on from the last checkpoint.
             RunCancelledError: somebody cancelled the run; see `Threads.cancel`.
-            Exception: a node's own, as it was raised; also one of the unfinished run, and the input was not taken then.
+            Exception: a node's own, as it was raised; also one of the unfinished run, and the input
+                was not taken then.
         """
         call = self._call(input, config, context, on_unfinished, options)
         attempt = await self._begin(call)
@@ -223,10 +251,11 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         on_unfinished: OnUnfinished = "resume",
         **options: Unpack[StreamOptions],
     ) -> AsyncGenerator[Any, None]:
-        """Like `ainvoke`, but yields what the graph's own `astream` yields; a stored result comes as one "values" chunk,
-        in the shape that the options give a live one.
+        """Like `ainvoke`, but yields what the graph's own `astream` yields; a stored result comes
+        as one "values" chunk, in the shape that the options give a live one.
 
-        A stream that is left early leaves the thread paused. Close it (`contextlib.aclosing`) where you may leave it.
+        A stream that is left early leaves the thread paused. Close it (`contextlib.aclosing`) where
+        you may leave it.
         """
         own = cast("dict[str, Any]", options)
         call = self._call(input, config, context, on_unfinished, own)
@@ -297,28 +326,34 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
     async def answer(self, value: Any, **options: Unpack[CallOptions]) -> OutputT:
         """Answer the open question of an interrupted thread and go on.
 
-        An answer that was given before is not given again: the call returns what came of it, or goes on with its run.
+        An answer that was given before is not given again: the call returns what came of it, or
+        goes on with its run.
 
         Args:
-            value: the answer to the one open question; or a dict of interrupt ids, which answers one or several, and
-                reaches no other question however often it is delivered.
+            value: the answer to the one open question; or a dict of interrupt ids, which answers
+                one or several, and reaches no other question however often it is delivered.
             options: LangGraph's own for `ainvoke`.
 
         Raises:
             ThreadNotFoundError: nothing is known of the thread.
-            NothingToAnswerError: the thread asks nothing, or not what a dict of ids names; or this run was named and is
-                over, and another one asks.
-            AlreadyAnsweredError: the question was answered otherwise; or the same bare answer was given to an earlier
-                question under another lease, and may have been delivered twice.
+            NothingToAnswerError: the thread asks nothing, or not what a dict of ids names; or this
+                run was named and is over, and another one asks.
+            AlreadyAnsweredError: the question was answered otherwise; or the same bare answer was
+                given to an earlier question under another lease, and may have been delivered twice.
             ThreadInterruptedError: several questions are open, and no dict of ids came.
-            ValidationError: pydantic's, where the question's `response_schema` refuses the answer; it is still open.
+            ValidationError: pydantic's, where the question's `response_schema` refuses the answer;
+                it is still open.
         """
         # None is an answer too, and LangGraph takes Command(resume=None) for none.
-        return await self.ainvoke(Command(resume=NONE_ANSWER if value is None else value), **options)
+        return await self.ainvoke(
+            Command(resume=NONE_ANSWER if value is None else value), **options
+        )
 
     async def aget_state(self, *, subgraphs: bool = False) -> StateSnapshot:
         """The thread's state, as LangGraph reads it."""
-        return await self._graph.pregel.aget_state({"configurable": {"thread_id": self.thread_id}}, subgraphs=subgraphs)
+        return await self._graph.pregel.aget_state(
+            {"configurable": {"thread_id": self.thread_id}}, subgraphs=subgraphs
+        )
 
     async def aupdate_state(self, values: Any, as_node: str | None = None) -> RunnableConfig:
         """Change the thread's state under the lease, as LangGraph's `aupdate_state` does."""
@@ -340,31 +375,43 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
     ) -> AsyncIterator[StateSnapshot]:
         """The thread's states, newest first, as LangGraph's `aget_state_history` reads them."""
         config: RunnableConfig = {"configurable": {"thread_id": self.thread_id}}
-        async for state in self._graph.pregel.aget_state_history(config, filter=filter, before=before, limit=limit):
+        async for state in self._graph.pregel.aget_state_history(
+            config, filter=filter, before=before, limit=limit
+        ):
             yield state
 
-    async def abulk_update_state(self, supersteps: Sequence[Sequence[StateUpdate]]) -> RunnableConfig:
-        """Change the thread's state in several supersteps, under the lease, as LangGraph's `abulk_update_state` does."""
+    async def abulk_update_state(
+        self, supersteps: Sequence[Sequence[StateUpdate]]
+    ) -> RunnableConfig:
+        """Change the thread's state in several supersteps, under the lease, as LangGraph's
+        `abulk_update_state` does.
+        """
         updated = await self._graph.pregel.abulk_update_state(self._between_runs(), supersteps)
         self.checkpoint = await self._services.threads.status(self.thread_id, ignore_lock=True)
         return updated
 
     async def leave(self) -> None:
-        """End a stream that the body left open, while the lease still holds, and record it as closed."""
+        """End a stream that the body left open, while the lease still holds, and record it as
+        closed.
+        """
         try:
             if self._stream is not None:
-                with suppress(RuntimeError):  # another task waits for its next chunk, and is refused from now on
+                # another task waits for its next chunk, and is refused from now on
+                with suppress(RuntimeError):
                     await self._stream.aclose()
         finally:
             await self.settle(GeneratorExit())
 
     async def settle(self, error: BaseException | None = None) -> None:
-        """Record how an attempt that is still open ended; called after each call and when the body is left."""
+        """Record how an attempt that is still open ended; called after each call and when the body
+        is left.
+        """
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             closing = attempt.close(error)
             if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-                closing = self.lease.while_locked(closing)  # who leaves does not wait for a dead link
+                # who leaves does not wait for a dead link
+                closing = self.lease.while_locked(closing)
             thread = await run_to_completion(closing)
             self.checkpoint, self._stale = thread or self.checkpoint, thread is None
 
@@ -404,14 +451,16 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
     async def _step(self, call: Call) -> tuple[Action, Attempt | StoredResult]:
         if self._starting or self._attempt is not None:
             raise RunInProgressError(
-                f"cannot call the run of thread {self.thread_id!r}: it is in the middle of another call; await that one first",
+                f"cannot call the run of thread {self.thread_id!r}: it is in the middle of another"
+                " call; await that one first",
                 thread_id=self.thread_id,
                 status=ThreadStatus.RUNNING,
             )
         self.lease.check()
         self._starting = True
         try:
-            # To the end: a row that is written although its caller was cancelled must be closed again.
+            # To the end: a row that is written although its caller was cancelled must be closed
+            # again.
             return await run_to_completion(self._open(call))
         except asyncio.CancelledError as error:
             await self.settle(error)
@@ -420,7 +469,8 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             self._starting = False
 
     async def _finish(self, attempt: Attempt) -> None:
-        """Run the unfinished run to its end, with what it was accepted with and nothing of this call.
+        """Run the unfinished run to its end, with what it was accepted with and nothing of this
+        call.
 
         Raises:
             ThreadInterruptedError, ThreadPausedError: it asks, or has come to a gate.
@@ -438,15 +488,18 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
                 raise paused(self.checkpoint)
             case status:
                 raise RunInProgressError(
-                    f"cannot give thread {self.thread_id!r} another input: the run that was left is still {status}; resume "
-                    "that one by itself",
+                    f"cannot give thread {self.thread_id!r} another input: the run that was left is"
+                    f" still {status}; resume that one by itself",
                     thread_id=self.thread_id,
                     status=status,
                 )
 
     async def _open(self, call: Call) -> tuple[Action, Attempt | StoredResult]:
         if self._stale:
-            self.checkpoint, self._stale = await self._services.threads.status(self.thread_id, ignore_lock=True), False
+            self.checkpoint, self._stale = (
+                await self._services.threads.status(self.thread_id, ignore_lock=True),
+                False,
+            )
         plan = await plan_call(self._services.ledger, self.lease, self.checkpoint, call)
         match plan.action:
             case Action.RETURN:
@@ -472,8 +525,12 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         )
         return self._attempt
 
-    async def _resume(self, left: Accepted | None, call: Call, answers: Mapping[str, Any] | None = None) -> Attempt:
-        """Go on with the run that was left; of work that plain LangGraph left, or a change of the state, with a new one."""
+    async def _resume(
+        self, left: Accepted | None, call: Call, answers: Mapping[str, Any] | None = None
+    ) -> Attempt:
+        """Go on with the run that was left; of work that plain LangGraph left, or a change of the
+        state, with a new one.
+        """
         self._attempts += 1
         self._attempt = await Attempt.resume(
             self._services,
@@ -488,13 +545,17 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         attempt, command = self._attempt, call.command if answers else None
         try:
             await attempt.deliver(command, answers or {}, head=self.checkpoint.checkpoint_id)
-        except Exception as error:  # nothing was delivered: the attempt is over before its graph began
+        except (
+            Exception
+        ) as error:  # nothing was delivered: the attempt is over before its graph began
             await self.settle(error)
             raise
         return attempt
 
     def _next_id(self) -> str:
-        """For a run that is started: the id that was known at entry, and another one each time after that."""
+        """For a run that is started: the id that was known at entry, and another one each time
+        after that.
+        """
         fresh, self._fresh_id = self._fresh_id, None
         return fresh or new_run_id()
 
@@ -539,15 +600,20 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             unwatch()
 
     async def _read(self, stored: StoredResult) -> tuple[Any, tuple[Any, ...]]:
-        """The state and the questions of a result, with their types: a look at the thread builds none."""
+        """The state and the questions of a result, with their types: a look at the thread builds
+        none.
+        """
         coordinates = {"thread_id": self.thread_id}
-        if stored.checkpoint_id is not None and stored.checkpoint_id != self.checkpoint.checkpoint_id:
+        if (
+            stored.checkpoint_id is not None
+            and stored.checkpoint_id != self.checkpoint.checkpoint_id
+        ):
             coordinates["checkpoint_id"] = stored.checkpoint_id
         snapshot = await self._graph.pregel.aget_state({"configurable": coordinates})
         if snapshot.created_at is None:
             raise ResultPrunedError(
-                f"run {self.run_id!r} of thread {self.thread_id!r} is complete, but its checkpoint was pruned: "
-                "its result is not stored any more",
+                f"run {self.run_id!r} of thread {self.thread_id!r} is complete, but its checkpoint"
+                " was pruned: its result is not stored any more",
                 thread_id=self.thread_id,
                 run_id=self.run_id,
             )

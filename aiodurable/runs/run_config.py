@@ -1,4 +1,6 @@
-"""A call's LangGraph config and context: validated before anything is written, and what of it is stored."""
+"""A call's LangGraph config and context: validated before anything is written, and what of it is
+stored.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +23,26 @@ _OURS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 
 
 def usable(config: RunnableConfig | None, thread_id: str) -> RunnableConfig:
-    """The config without `run_id` in its metadata, which makes LangGraph treat a second call as a resumption.
+    """The config without `run_id` in its metadata, which makes LangGraph treat a second call as a
+    resumption.
 
     Raises:
-        InvalidArgumentError: not a mapping, a part of the wrong type, or another thread's coordinates.
+        InvalidArgumentError: not a mapping, a part of the wrong type, or another thread's
+            coordinates.
     """
     if config is None:
         return {}
     if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all type-checked
         raise InvalidArgumentError(
-            f"cannot use the config: it must be a mapping, got {type(config).__name__}", argument="config"
+            f"cannot use the config: it must be a mapping, got {type(config).__name__}",
+            argument="config",
         )
     for part in ("configurable", "metadata"):
         if not isinstance(config.get(part) or {}, Mapping):
             raise InvalidArgumentError(
-                f"cannot use the config: config[{part!r}] must be a mapping", thread_id=thread_id, argument="config"
+                f"cannot use the config: config[{part!r}] must be a mapping",
+                thread_id=thread_id,
+                argument="config",
             )
     limit = config.get("recursion_limit")
     if limit is not None and (not isinstance(limit, int) or limit < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -44,8 +51,12 @@ def usable(config: RunnableConfig | None, thread_id: str) -> RunnableConfig:
             thread_id=thread_id,
             argument="config",
         )
-    metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != "run_id"}
-    cleaned = cast("RunnableConfig", {key: value for key, value in config.items() if value is not None})
+    metadata = {
+        key: value for key, value in (config.get("metadata") or {}).items() if key != "run_id"
+    }
+    cleaned = cast(
+        "RunnableConfig", {key: value for key, value in config.items() if value is not None}
+    )
     if "metadata" in cleaned:
         cleaned["metadata"] = metadata
     return without_coordinates(cleaned, thread_id)
@@ -61,7 +72,8 @@ def named_run(run_id: str | None, config: RunnableConfig | None, thread_id: str)
     inside: Any = metadata.get("run_id") if isinstance(metadata, Mapping) else None
     if inside is not None and run_id is not None and str(inside) != run_id:
         raise InvalidArgumentError(
-            f"cannot tell the run: run_id is {run_id!r}, but config['metadata']['run_id'] is {str(inside)!r}; give one of them",
+            f"cannot tell the run: run_id is {run_id!r}, but config['metadata']['run_id'] is"
+            f" {str(inside)!r}; give one of them",
             thread_id=thread_id,
             argument="run_id",
         )
@@ -82,7 +94,9 @@ def merged(*configs: RunnableConfig) -> RunnableConfig:
 
 
 def storable_part(config: RunnableConfig) -> dict[str, Any] | None:
-    """The part that another process needs to resume the run: everything except objects such as callbacks."""
+    """The part that another process needs to resume the run: everything except objects such as
+    callbacks.
+    """
     kept: dict[str, Any] = {key: value for key, value in config.items() if key in _STORED and value}
     own = {
         key: value
@@ -94,7 +108,9 @@ def storable_part(config: RunnableConfig) -> dict[str, Any] | None:
     return kept or None
 
 
-def check_call(graph: Pregel[Any, Any, Any, Any], options: Iterable[str], context: Any, thread_id: str) -> None:
+def check_call(
+    graph: Pregel[Any, Any, Any, Any], options: Iterable[str], context: Any, thread_id: str
+) -> None:
     """Refuse what LangGraph would refuse only after the run is accepted.
 
     Raises:
@@ -104,18 +120,21 @@ def check_call(graph: Pregel[Any, Any, Any, Any], options: Iterable[str], contex
     unknown = [name for name in options if name not in _options(type(graph))]
     if unknown:
         raise InvalidArgumentError(
-            f"cannot call the graph: LangGraph's ainvoke and astream have no option {', '.join(map(repr, unknown))}",
+            "cannot call the graph: LangGraph's ainvoke and astream have no option"
+            f" {', '.join(map(repr, unknown))}",
             thread_id=thread_id,
             argument=unknown[0],
         )
     schema: Any = graph.context_schema
-    built = hasattr(schema, "__dataclass_fields__") or hasattr(schema, "model_validate")  # other schemas take any dict
+    # other schemas take any dict
+    built = hasattr(schema, "__dataclass_fields__") or hasattr(schema, "model_validate")
     if isinstance(context, dict) and built:
         try:
             schema(**context)
         except Exception as error:  # a schema's hooks may raise anything
             raise InvalidArgumentError(
-                f"cannot use the context: it does not fit {schema.__name__}, the graph's schema of it ({type(error).__name__})",
+                f"cannot use the context: it does not fit {schema.__name__}, the graph's schema of"
+                f" it ({type(error).__name__})",
                 thread_id=thread_id,
                 argument="context",
             ) from error
@@ -123,4 +142,6 @@ def check_call(graph: Pregel[Any, Any, Any, Any], options: Iterable[str], contex
 
 @lru_cache(maxsize=32)
 def _options(kind: type[Pregel[Any, Any, Any, Any]]) -> frozenset[str]:
-    return frozenset((*inspect.signature(kind.ainvoke).parameters, *inspect.signature(kind.astream).parameters))
+    return frozenset(
+        (*inspect.signature(kind.ainvoke).parameters, *inspect.signature(kind.astream).parameters)
+    )

@@ -14,12 +14,18 @@ __all__ = ["same_input"]
 
 
 def same_input(stored: Any, given: Any) -> bool:
-    """Whether they are equal. A message stored without an id equals one with: LangGraph assigns ids in place."""
+    """Whether they are equal. A message stored without an id equals one with: LangGraph assigns ids
+    in place.
+    """
     if isinstance(stored, StoredObject) and isinstance(given, StoredObject):
-        return stored.name == given.name and same_input(stored.made_of, _without_new_id(stored, given.made_of))
+        return stored.name == given.name and same_input(
+            stored.made_of, _without_new_id(stored, given.made_of)
+        )
     if isinstance(stored, Mapping) and isinstance(given, Mapping):
         one, other = cast("Mapping[Any, Any]", stored), cast("Mapping[Any, Any]", given)
-        return one.keys() == other.keys() and all(same_input(value, other[key]) for key, value in one.items())
+        return one.keys() == other.keys() and all(
+            same_input(value, other[key]) for key, value in one.items()
+        )
     if isinstance(stored, list | tuple) and isinstance(given, list | tuple):
         first, second = cast("list[Any]", stored), cast("list[Any]", given)
         return len(first) == len(second) and all(map(same_input, first, second))

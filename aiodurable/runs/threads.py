@@ -40,9 +40,9 @@ __all__ = ["Threads"]
 class Threads:
     """The threads of a database, by thread_id; also those that only plain LangGraph has written.
 
-    Nothing here needs a lease of the caller's. Every method raises `ClosedError` while the `Durable`
-    is not open, and `PostgresUnavailableError` where Postgres cannot be reached; an iterator at any
-    step.
+    Nothing here needs a lease of the caller's. Every method raises `ClosedError` while the
+    `Durable` is not open, and `PostgresUnavailableError` where Postgres cannot be reached; an
+    iterator at any step.
 
     Args:
         opened: gives the services of the `Durable`, or raises `ClosedError`.
@@ -74,7 +74,11 @@ class Threads:
         return await self._opened().threads.status(thread_id)
 
     def search(
-        self, *, after: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
+        self,
+        *,
+        after: str | None = None,
+        limit: int | None = None,
+        **filters: Unpack[ThreadFilters],
     ) -> AsyncIterator[WorkflowCheckpoint]:
         """The threads that pass every filter, by thread_id.
 
@@ -96,7 +100,11 @@ class Threads:
         return self._opened().threads.search.threads(Filter.of(**filters), after=after, limit=limit)
 
     def resumable(
-        self, *, after: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
+        self,
+        *,
+        after: str | None = None,
+        limit: int | None = None,
+        **filters: Unpack[ThreadFilters],
     ) -> AsyncIterator[WorkflowCheckpoint]:
         """The threads that may go on without a person: failed, crashed and drained ones.
 
@@ -116,7 +124,8 @@ class Threads:
         max_scanned: int = 10_000,
         **filters: Unpack[ThreadFilters],
     ) -> ThreadPage:
-        """One page of a search, in a bounded time: `threads, after = await …search_page(status="failed")`.
+        """One page of a search, in a bounded time: `threads, after = await
+        …search_page(status="failed")`.
 
         Args:
             after: the page before's `after`; None: the first page.
@@ -131,10 +140,13 @@ class Threads:
         """
         check_positive(limit=limit, max_scanned=max_scanned)
         search = self._opened().threads.search
-        return await search.page(Filter.of(**filters), after=after, limit=limit, max_scanned=max_scanned)
+        return await search.page(
+            Filter.of(**filters), after=after, limit=limit, max_scanned=max_scanned
+        )
 
     async def count(self, **filters: Unpack[ThreadFilters]) -> ThreadCounts:
-        """How many threads have each status. Counts every thread that passes, as `search` finds them.
+        """How many threads have each status. Counts every thread that passes, as `search` finds
+        them.
 
         Raises:
             InvalidArgumentError: an invalid filter.
@@ -163,7 +175,8 @@ class Threads:
         limit: int | None = None,
         **filters: Unpack[ThreadFilters],
     ) -> AsyncIterator[ThreadCheck]:
-        """What the graphs of this `Durable` would do with the unfinished threads there are; before a deploy.
+        """What the graphs of this `Durable` would do with the unfinished threads there are; before
+        a deploy.
 
         Reads of each thread what a call would read before going on: nodes, channels, questions,
         values, and the name of its graph. Runs nothing, builds no stored object, takes no lease,
@@ -191,7 +204,8 @@ class Threads:
     def history(
         self, thread_id: str, *, before: str | None = None, limit: int | None = None
     ) -> AsyncIterator[ThreadStep]:
-        """The steps of a thread, newest first: which nodes, when, how long, and who ran them. Not those of subgraphs.
+        """The steps of a thread, newest first: which nodes, when, how long, and who ran them. Not
+        those of subgraphs.
 
         Args:
             thread_id: the thread; one nobody knows has none.
@@ -199,7 +213,8 @@ class Threads:
             limit: at most so many.
 
         Raises:
-            InvalidArgumentError: a thread_id that cannot be stored, or a limit below 1; at once, not at the first step.
+            InvalidArgumentError: a thread_id that cannot be stored, or a limit below 1; at once,
+                not at the first step.
         """
         check_positive(limit=limit)
         history = self._opened().threads.history
@@ -217,10 +232,12 @@ class Threads:
         context: Any = None,
         **options: Unpack[InvokeOptions],
     ) -> Any:
-        """Go on with an unfinished thread and return its result; of a complete one, return what is stored.
+        """Go on with an unfinished thread and return its result; of a complete one, return what is
+        stored.
 
-        A thread that was stopped on purpose is left alone, so that a loop over threads passes no gate: one at a gate
-        (`interrupt_before`, `interrupt_after`), one where plain LangGraph may have stopped at one, and one that was cancelled.
+        A thread that was stopped on purpose is left alone, so that a loop over threads passes no
+        gate: one at a gate (`interrupt_before`, `interrupt_after`), one where plain LangGraph may
+        have stopped at one, and one that was cancelled.
 
         Args:
             thread_id: the thread.
@@ -235,11 +252,14 @@ class Threads:
             ThreadInterruptedError: it waits for an answer.
             ThreadPausedError: it was stopped on purpose; see `past_gate`.
             ThreadQuarantinedError: it is quarantined; see `retry`.
-            GraphNotRegisteredError: no graph was given and the ledger names none that is registered.
+            GraphNotRegisteredError: no graph was given and the ledger names none that is
+                registered.
             WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `Durable.run`.
         """
         bound = await self._graph_of(thread_id, graph, verb="resume")
-        async with run(self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout) as resumed:
+        async with run(
+            self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout
+        ) as resumed:
             if not past_gate:
                 may_go_on(resumed.checkpoint)
             own: dict[str, Any] = {**options}
@@ -258,8 +278,9 @@ class Threads:
     ) -> Any:
         """Try a thread again from where it stopped, also a quarantined one, and return its result.
 
-        The node that failed runs again; those that finished beside it do not. It is one more attempt of the same run.
-        Unlike `resume` it refuses a complete thread: there is nothing to try again.
+        The node that failed runs again; those that finished beside it do not. It is one more
+        attempt of the same run. Unlike `resume` it refuses a complete thread: there is nothing to
+        try again.
 
         Args:
             thread_id, graph, on_busy, timeout, config, context, options: as for `resume`.
@@ -268,22 +289,31 @@ class Threads:
             ThreadNotFoundError: nothing is known of the thread.
             ThreadInterruptedError: it waits for an answer.
             ThreadCompleteError: it is complete.
-            GraphNotRegisteredError: no graph was given and the ledger names none that is registered.
+            GraphNotRegisteredError: no graph was given and the ledger names none that is
+                registered.
             WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `Durable.run`.
             Exception: a node's own, if it fails again.
         """
         bound = await self._graph_of(thread_id, graph, verb="retry")
-        async with run(self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout) as retried:
+        async with run(
+            self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout
+        ) as retried:
             may_retry(retried.checkpoint)
             own: dict[str, Any] = {**options}
-            return await retried.ainvoke(config=config, context=context, on_unfinished="retry", **own)
+            return await retried.ainvoke(
+                config=config, context=context, on_unfinished="retry", **own
+            )
 
-    async def cancel(self, thread_id: str, *, wait: bool = False, timeout: float | None = None) -> bool:
-        """End the run that is at work on a thread, in whichever process; the thread is then paused ("cancelled").
+    async def cancel(
+        self, thread_id: str, *, wait: bool = False, timeout: float | None = None
+    ) -> bool:
+        """End the run that is at work on a thread, in whichever process; the thread is then paused
+        ("cancelled").
 
-        Its node is cancelled, and its caller gets `RunCancelledError`. A node that swallows the cancellation is cancelled
-        again each heartbeat, and its run ends at the next superstep. Where the process is gone, the run is closed here. Only
-        a person goes on with it afterwards: `run.ainvoke()`, `retry`.
+        Its node is cancelled, and its caller gets `RunCancelledError`. A node that swallows the
+        cancellation is cancelled again each heartbeat, and its run ends at the next superstep.
+        Where the process is gone, the run is closed here. Only a person goes on with it afterwards:
+        `run.ainvoke()`, `retry`.
 
         Args:
             thread_id: the thread.
@@ -312,21 +342,25 @@ class Threads:
         as_node: str | None = None,
         graph: Graph | None = None,
     ) -> WorkflowCheckpoint:
-        """Make a new thread from a checkpoint of this one, which is read and stays as it is, also while it runs.
+        """Make a new thread from a checkpoint of this one, which is read and stays as it is, also
+        while it runs.
 
-        At the thread's newest checkpoint, and with no place given, the new thread stands as this one does: what finished
-        beside a failed node has finished, an open question is open. At an earlier one, and with `before`, the step after
-        it runs again. Where work is left, the new thread is `paused` until somebody runs it.
+        At the thread's newest checkpoint, and with no place given, the new thread stands as this
+        one does: what finished beside a failed node has finished, an open question is open. At an
+        earlier one, and with `before`, the step after it runs again. Where work is left, the new
+        thread is `paused` until somebody runs it.
 
         Args:
             thread_id: the thread to fork.
             new_thread_id: the new thread, of which nothing may be known; None: a UUID.
             checkpoint_id: begin at this checkpoint; `history` tells which there are.
-            before: begin before the newest step in which this node of the root graph ran, or is to run.
+            before: begin before the newest step in which this node of the root graph ran, or is to
+                run.
             from_step: begin at the newest checkpoint of this superstep.
             values: begin with these values changed, as LangGraph's `aupdate_state` changes them.
             as_node: the node that the values come from; None: the one that ran last before.
-            graph: its graph; needed for `values` alone, and only where the ledger names none that is registered.
+            graph: its graph; needed for `values` alone, and only where the ledger names none that
+                is registered.
 
         Returns:
             How the new thread stands; its `thread_id` names it.
@@ -336,9 +370,11 @@ class Threads:
             CheckpointNotFoundError: it has no such checkpoint, or none any more.
             ThreadExistsError: something is known of the new thread already.
             WorkflowAlreadyRunningError: somebody holds the lease of the new thread.
-            GraphNotRegisteredError: there are values, no graph was given, and the ledger names none that is registered.
+            GraphNotRegisteredError: there are values, no graph was given, and the ledger names none
+                that is registered.
             InvalidArgumentError: more than one place, or a thread_id that cannot be stored.
-            langgraph.errors.InvalidUpdateError: LangGraph refuses the values; the new thread does not exist then.
+            langgraph.errors.InvalidUpdateError: LangGraph refuses the values; the new thread does
+            not exist then.
         """
         services = self._opened()
         point = Point(checkpoint_id, before, from_step)
@@ -385,20 +421,21 @@ class Threads:
         dry_run: bool = False,
         progress: Callable[[PruneReport], None] | None = None,
     ) -> PruneReport:
-        """Remove old checkpoints in small batches; a thread that is leased or goes on meanwhile is left alone.
+        """Remove old checkpoints in small batches; a thread that is leased or goes on meanwhile is
+        left alone.
 
         Args:
-            strategy: "keep_latest" keeps what is needed to go on with a thread and removes its past;
-                "delete" removes the thread and its runs. Its fencing token stays: a stale writer
-                must not meet the same number again.
-            older_than: an age, or a moment with a time zone: only threads to which nothing was written since. Choose
-                it large for apps of plain LangGraph, which take no lease.
+            strategy: "keep_latest" keeps what is needed to go on with a thread and removes its
+                past; "delete" removes the thread and its runs. Its fencing token stays: a stale
+                writer must not meet the same number again.
+            older_than: an age, or a moment with a time zone: only threads to which nothing was
+                written since. Choose it large for apps of plain LangGraph, which take no lease.
             status: only threads of this status, or of one of these. Failed, interrupted and other
                 threads that wait for somebody are removed only when named here; running and queued
                 ones never.
             graph: only threads of this graph.
-            batch_size: threads removed in one transaction, at most: fewer where they take longer than 30 ms, or hold more than
-                256 kB.
+            batch_size: threads removed in one transaction, at most: fewer where they take longer
+                than 30 ms, or hold more than 256 kB.
             duty_cycle: the part of the time spent removing; the rest is left to live traffic.
             dry_run: tell what would be removed, remove nothing.
             progress: called after each batch with what was removed so far.
@@ -419,11 +456,12 @@ class Threads:
         )
 
     async def prune_every(self, interval: timedelta, **options: Unpack[PruneOptions]) -> NoReturn:
-        """Prune now, and again every `interval`, until cancelled. Any number of processes may: one prunes, the others stand by.
+        """Prune now, and again every `interval`, until cancelled. Any number of processes may: one
+        prunes, the others stand by.
 
-        The one that prunes holds a lock for as long as it lives; when it dies or loses Postgres another one takes over.
-        What goes wrong with Postgres (an outage, a deadlock, a full disk) is logged, and tried again. Each round is
-        logged with what it removed.
+        The one that prunes holds a lock for as long as it lives; when it dies or loses Postgres
+        another one takes over. What goes wrong with Postgres (an outage, a deadlock, a full disk)
+        is logged, and tried again. Each round is logged with what it removed.
 
         Args:
             interval: from the end of one round to the beginning of the next, give or take a tenth.
@@ -444,8 +482,8 @@ class Threads:
             raise not_found(thread_id)
         if status.graph is None:
             raise GraphNotRegisteredError(
-                f"cannot {verb} thread {thread_id!r}: its graph is not recorded (it has no name, or plain LangGraph wrote the "
-                f"thread); pass it: {verb}(thread_id, graph=…)",
+                f"cannot {verb} thread {thread_id!r}: its graph is not recorded (it has no name, or"
+                f" plain LangGraph wrote the thread); pass it: {verb}(thread_id, graph=…)",
                 thread_id=thread_id,
             )
         return self._opened().graphs.bind(status.graph)

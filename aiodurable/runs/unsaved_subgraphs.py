@@ -18,7 +18,9 @@ _ATTRIBUTE = "_put_checkpoint_fut"
 
 
 class _NothingToSave:
-    """A finished save, for the async loop that awaits it and the sync loop that asks for its result."""
+    """A finished save, for the async loop that awaits it and the sync loop that asks for its
+    result.
+    """
 
     def __await__(self) -> Iterator[None]:
         return iter(())
@@ -28,7 +30,9 @@ class _NothingToSave:
 
 
 def let_unsaved_graphs_run() -> None:
-    """Give LangGraph's loops a default to await when nothing is saved; a loop that saves sets its own."""
+    """Give LangGraph's loops a default to await when nothing is saved; a loop that saves sets its
+    own.
+    """
     for loop in (AsyncPregelLoop, SyncPregelLoop):
         if not hasattr(loop, _ATTRIBUTE):
             setattr(loop, _ATTRIBUTE, _NothingToSave())

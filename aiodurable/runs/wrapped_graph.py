@@ -12,7 +12,14 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command, GraphOutput, StateSnapshot, StateUpdate, StreamMode
 
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.runs.call_types import CallOptions, ContextT, EventOptions, InputT, OutputT, StreamOptions
+from aiodurable.runs.call_types import (
+    CallOptions,
+    ContextT,
+    EventOptions,
+    InputT,
+    OutputT,
+    StreamOptions,
+)
 from aiodurable.runs.decision import OnUnfinished
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.hold import OnBusy
@@ -32,7 +39,14 @@ class DurableGraph(Generic[InputT, OutputT, ContextT]):
     docs/howto/sync-callers.md.
     """
 
-    def __init__(self, opened: Callable[[], Services], graph: Graph, *, on_busy: OnBusy, timeout: float | None) -> None:
+    def __init__(
+        self,
+        opened: Callable[[], Services],
+        graph: Graph,
+        *,
+        on_busy: OnBusy,
+        timeout: float | None,
+    ) -> None:
         self._opened = opened
         self._graph = graph
         self._on_busy: OnBusy = on_busy
@@ -40,7 +54,9 @@ class DurableGraph(Generic[InputT, OutputT, ContextT]):
 
     @property
     def graph(self) -> Pregel[Any, Any, Any, Any]:
-        """LangGraph's own, bound to the saver of the `Durable`: for drawings, schemas and the like."""
+        """LangGraph's own, bound to the saver of the `Durable`: for drawings, schemas and the
+        like.
+        """
         return self._opened().graphs.bind(self._graph).pregel
 
     @overload
@@ -94,10 +110,14 @@ class DurableGraph(Generic[InputT, OutputT, ContextT]):
         on_unfinished: OnUnfinished = "resume",
         **options: Unpack[StreamOptions],
     ) -> AsyncGenerator[Any, None]:
-        """LangGraph's `astream`, durably; raises as `ainvoke`. The lease is held until the stream is closed."""
+        """LangGraph's `astream`, durably; raises as `ainvoke`. The lease is held until the stream
+        is closed.
+        """
         async with (
             self._run(config) as run,
-            aclosing(run.astream(input, context=context, on_unfinished=on_unfinished, **options)) as chunks,
+            aclosing(
+                run.astream(input, context=context, on_unfinished=on_unfinished, **options)
+            ) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
@@ -116,7 +136,9 @@ class DurableGraph(Generic[InputT, OutputT, ContextT]):
         async with (
             self._run(config) as run,
             aclosing(
-                run.astream_events(input, version=version, context=context, on_unfinished=on_unfinished, **options)
+                run.astream_events(
+                    input, version=version, context=context, on_unfinished=on_unfinished, **options
+                )
             ) as events,
         ):
             async for event in events:
@@ -137,7 +159,9 @@ class DurableGraph(Generic[InputT, OutputT, ContextT]):
         """LangGraph's `aget_state_history`: no lease is needed to read."""
         return self.graph.aget_state_history(config, filter=filter, before=before, limit=limit)
 
-    async def aupdate_state(self, config: RunnableConfig, values: Any, as_node: str | None = None) -> RunnableConfig:
+    async def aupdate_state(
+        self, config: RunnableConfig, values: Any, as_node: str | None = None
+    ) -> RunnableConfig:
         """LangGraph's `aupdate_state`, under the thread's lease; raises as `ainvoke`."""
         async with self._run(config) as run:
             return await run.aupdate_state(values, as_node)
@@ -149,11 +173,15 @@ class DurableGraph(Generic[InputT, OutputT, ContextT]):
         async with self._run(config) as run:
             return await run.abulk_update_state(supersteps)
 
-    def _run(self, config: RunnableConfig) -> AbstractAsyncContextManager[DurableRun[Any, Any, Any]]:
+    def _run(
+        self, config: RunnableConfig
+    ) -> AbstractAsyncContextManager[DurableRun[Any, Any, Any]]:
         services = self._opened()
         thread_id, rest = _split(config)
         graph = services.graphs.bind(self._graph)
-        return run(services, thread_id, graph, on_busy=self._on_busy, timeout=self._timeout, config=rest)
+        return run(
+            services, thread_id, graph, on_busy=self._on_busy, timeout=self._timeout, config=rest
+        )
 
 
 def _split(config: RunnableConfig) -> tuple[str, RunnableConfig]:
@@ -166,7 +194,13 @@ def _split(config: RunnableConfig) -> tuple[str, RunnableConfig]:
     named = configurable.get("thread_id") if isinstance(configurable, Mapping) else None
     if named is None:
         raise InvalidArgumentError(
-            'cannot tell the thread: the config names none; pass {"configurable": {"thread_id": …}}', argument="config"
+            'cannot tell the thread: the config names none; pass {"configurable":'
+            ' {"thread_id": …}}',
+            argument="config",
         )
-    rest = {key: value for key, value in cast("Mapping[str, Any]", configurable).items() if key != "thread_id"}
+    rest = {
+        key: value
+        for key, value in cast("Mapping[str, Any]", configurable).items()
+        if key != "thread_id"
+    }
     return str(named), {**config, "configurable": rest}  # LangGraph takes a UUID or a number too

@@ -1,8 +1,8 @@
 """Threads: what the tables say of them, without their graph.
 
 `status` says where one thread stands and holds the rules. `search` goes through all of them, a step
-at a time; `filters` says for which. `counts` says how many there are, and `history` what one went through.
-`retention` removes what is no longer needed. `reader` holds them all.
+at a time; `filters` says for which. `counts` says how many there are, and `history` what one went
+through. `retention` removes what is no longer needed. `reader` holds them all.
 
 Nothing here takes a lease, or writes to a thread that somebody works on.
 """

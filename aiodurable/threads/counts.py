@@ -1,9 +1,10 @@
 """How many threads there are of each status: counted one by one, or estimated in a bounded time.
 
-What is rare is counted either way: errors, questions and runs that are not over have partial indexes. The rest, complete
-threads and those that plain LangGraph left crashed, look alike until their heads are read. An estimate reads the heads that
-lie on some pages of `checkpoints`, chosen at random, and multiplies. Every page is as likely as any other and each thread
-has one head, so the result is right on average, whatever the planner's statistics say; and it is off by some hundredths,
+What is rare is counted either way: errors, questions and runs that are not over have partial
+indexes. The rest, complete threads and those that plain LangGraph left crashed, look alike until
+their heads are read. An estimate reads the heads that lie on some pages of `checkpoints`, chosen at
+random, and multiplies. Every page is as likely as any other and each thread has one head, so the
+result is right on average, whatever the planner's statistics say; and it is off by some hundredths,
 as the sample is of a thousand heads or more.
 """
 
@@ -37,7 +38,8 @@ class ThreadCounts:
 
     Attributes:
         by_status: threads of each status; those without any are left out.
-        estimated: the statuses whose numbers are estimates, off by some hundredths; all others were counted.
+        estimated: the statuses whose numbers are estimates, off by some hundredths; all others were
+            counted.
     """
 
     by_status: Mapping[ThreadStatus, int]
@@ -94,7 +96,9 @@ class Counting:
         return ThreadCounts(found + sampled, estimated)
 
     async def _estimate_all(self, wanted: Filter, pages: int) -> ThreadCounts:
-        """Where what should be rare is not: by the sample, and by the ledger what no head tells of."""
+        """Where what should be rare is not: by the sample, and by the ledger what no head tells
+        of.
+        """
         sampled = await self._sample(set(), wanted, pages, wanted.statuses - _LIVE)
         (runs,) = await self._database.fetch(_SQL["live_runs"])
         live = Counter({status: runs[status] for status in wanted.statuses & _LIVE})

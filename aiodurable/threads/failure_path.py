@@ -1,4 +1,6 @@
-"""Where in its subgraphs a thread failed: the nodes from the root graph down to the one that raised."""
+"""Where in its subgraphs a thread failed: the nodes from the root graph down to the one that
+raised.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _FAILED = (ThreadStatus.FAILED, ThreadStatus.QUARANTINED)
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A task that failed, and the namespace of its graph, with a bar behind it (empty for the root)."""
+    """A task that failed, and the namespace of its graph, with a bar behind it (empty for the
+    root).
+    """
 
     thread_id: str
     head_id: str
@@ -44,14 +48,21 @@ class Failures:
         self._serde = serde
 
     async def paths(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-        """The path of each thread that failed, by thread_id. Where two tasks of a step failed, it is the first one's.
+        """The path of each thread that failed, by thread_id. Where two tasks of a step failed, it
+        is the first one's.
 
         Args:
             rows: what `classify` tells of the threads.
         """
         paths: dict[str, tuple[str, ...]] = {}
         tasks = [
-            _Task(row["thread_id"], row["checkpoint_id"], "", row["error_task"], self._node(row, row["error_path"]))
+            _Task(
+                row["thread_id"],
+                row["checkpoint_id"],
+                "",
+                row["error_task"],
+                self._node(row, row["error_path"]),
+            )
             for row in rows
             if row["error_path"] is not None and row["status"] in _FAILED
         ]
@@ -89,7 +100,9 @@ class Failures:
 
 
 def _is_storable(name: str) -> bool:
-    """Whether a namespace can have this name in it: a stored `Send` can name what no text column holds."""
+    """Whether a namespace can have this name in it: a stored `Send` can name what no text column
+    holds.
+    """
     try:
         return b"\0" not in name.encode()
     except UnicodeEncodeError:

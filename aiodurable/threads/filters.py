@@ -1,4 +1,6 @@
-"""What narrows a search. Spelled out once: `ThreadFilters` is what callers write, `Filter` what was understood."""
+"""What narrows a search. Spelled out once: `ThreadFilters` is what callers write, `Filter` what was
+understood.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,16 @@ Statuses = ThreadStatus | StatusName | Iterable[ThreadStatus | StatusName]
 class ThreadFilters(TypedDict, total=False):
     """The filters of a search; a thread must pass all that are given, and None passes every thread.
 
-    What cannot be meant is a `InvalidArgumentError`: an unknown status, a negative age, a datetime without a time zone.
+    What cannot be meant is a `InvalidArgumentError`: an unknown status, a negative age, a datetime
+    without a time zone.
     """
 
     status: Statuses | None
     """One status or several."""
     older_than: Age | None
-    """An age, or a moment with a time zone: nothing was written since. Ages are those of the newest checkpoint, by the
-    clock of the host that wrote it; before the first one, of the run in the ledger."""
+    """An age, or a moment with a time zone: nothing was written since. Ages are those of the newest
+    checkpoint, by the clock of the host that wrote it; before the first one, of the run in the
+    ledger."""
     newer_than: Age | None
     """An age, or a moment with a time zone: something was written since."""
     graph: str | None
@@ -53,14 +57,16 @@ class ThreadFilters(TypedDict, total=False):
     error: str | None
     """A part of the text of its error."""
     holder: str | None
-    """A part of its holder's `application_name`, which for aiodurable's names host and process: it is running. A name
-    that a role without the right to take leases gives itself is not searched."""
+    """A part of its holder's `application_name`, which for aiodurable's names host and process: it
+    is running. A name that a role without the right to take leases gives itself is not searched."""
     orphaned: bool
-    """Only threads with a run whose holder is gone: the ledger says running, and nobody holds the lease. They are found
-    by a small index, however many threads there are; threads that only plain LangGraph has seen are not among them."""
+    """Only threads with a run whose holder is gone: the ledger says running, and nobody holds the
+    lease. They are found by a small index, however many threads there are; threads that only plain
+    LangGraph has seen are not among them."""
     resumable: bool
-    """Only threads that may go on without a person (`WorkflowCheckpoint.resumable`), found by small indexes. Of those that
-    only plain LangGraph has seen, the failed ones: a crash leaves nothing there that an index could know."""
+    """Only threads that may go on without a person (`WorkflowCheckpoint.resumable`), found by small
+    indexes. Of those that only plain LangGraph has seen, the failed ones: a crash leaves nothing
+    there that an index could know."""
     reason: str | None
     """Why it is paused or quarantined, such as a `PauseReason`."""
     doubtful: bool | None
@@ -92,7 +98,8 @@ class Filter:
 
     @classmethod
     def of(cls, **asked: Unpack[ThreadFilters]) -> Self:
-        """Check what a caller asked for. Ages become moments once, here, so that all pages mean the same.
+        """Check what a caller asked for. Ages become moments once, here, so that all pages mean the
+        same.
 
         Raises:
             InvalidArgumentError: an unknown status, a negative age, a datetime without a time zone.
@@ -116,8 +123,13 @@ class Filter:
 
     @property
     def in_sql(self) -> bool:
-        """Whether Postgres can check all of it: error texts may be encrypted, and the client computes other parts."""
-        return not self.resumable and (self.error, self.holder, self.reason, self.doubtful) == (None,) * 4
+        """Whether Postgres can check all of it: error texts may be encrypted, and the client
+        computes other parts.
+        """
+        return (
+            not self.resumable
+            and (self.error, self.holder, self.reason, self.doubtful) == (None,) * 4
+        )
 
     def passes(self, thread: WorkflowCheckpoint) -> bool:
         """What Postgres did not check."""
@@ -145,7 +157,9 @@ def check_positive(**numbers: int | None) -> None:
 
 def _check_type(name: str, value: object, kind: type) -> None:
     if value is not None and not isinstance(value, kind):
-        raise InvalidArgumentError(f"{name} must be {kind.__name__} or None, got {type(value).__name__}", argument=name)
+        raise InvalidArgumentError(
+            f"{name} must be {kind.__name__} or None, got {type(value).__name__}", argument=name
+        )
 
 
 def _statuses(status: Statuses | None) -> frozenset[ThreadStatus]:
@@ -155,7 +169,8 @@ def _statuses(status: Statuses | None) -> frozenset[ThreadStatus]:
         return frozenset(map(ThreadStatus, wanted)) - {ThreadStatus.NEW}
     except (TypeError, ValueError) as error:  # not iterable, or of something else
         raise InvalidArgumentError(
-            f"status cannot be {status!r} ({error}): choose from {', '.join(ThreadStatus)}", argument="status"
+            f"status cannot be {status!r} ({error}): choose from {', '.join(ThreadStatus)}",
+            argument="status",
         ) from None
 
 
@@ -164,17 +179,22 @@ def _moment(name: str, value: Age | None) -> datetime | None:
         return None
     if isinstance(value, timedelta):
         if value < timedelta():
-            raise InvalidArgumentError(f"{name} must not be a negative age, got {value}", argument=name)
+            raise InvalidArgumentError(
+                f"{name} must not be a negative age, got {value}", argument=name
+            )
         try:
             return datetime.now(UTC) - value
         except OverflowError:
             return datetime.min.replace(tzinfo=UTC)
     if not isinstance(value, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all type-checked
         raise InvalidArgumentError(
-            f"{name} must be a timedelta or a datetime with a time zone, got {type(value).__name__}", argument=name
+            f"{name} must be a timedelta or a datetime with a time zone, got"
+            f" {type(value).__name__}",
+            argument=name,
         )
     if value.utcoffset() is None:
         raise InvalidArgumentError(
-            f"{name} must have a time zone, got {value.isoformat()}: try datetime.now(UTC)", argument=name
+            f"{name} must have a time zone, got {value.isoformat()}: try datetime.now(UTC)",
+            argument=name,
         )
     return value

@@ -31,10 +31,11 @@ class ThreadStep:
         parent_id: the one it came from; None for a first, and where the one before was pruned.
         step: the superstep, -1 for an input.
         source: what made it: `input`, `loop`, `update` or `fork`.
-        nodes: the nodes whose output led to it, sorted; a node once for each Send. A `@task` has no name in the tables
-            and is left out.
+        nodes: the nodes whose output led to it, sorted; a node once for each Send. A `@task` has no
+            name in the tables and is left out.
         written_at: when it was written, by the writer's clock.
-        duration: time since its parent was written: the work of its nodes, and whatever the thread waited for between.
+        duration: time since its parent was written: the work of its nodes, and whatever the thread
+            waited for between.
         run_id: the run that wrote it, None where plain LangGraph did.
         graph: the name of its graph, where known.
         worker: host and process that wrote it, None where plain LangGraph did.
@@ -64,8 +65,12 @@ class History:
         self._database = database
         self._serde = serde
 
-    async def steps(self, thread_id: str, *, before: str | None, limit: int | None) -> AsyncIterator[ThreadStep]:
-        """The steps of a thread, newest first, from the one before checkpoint `before` on, at most `limit`."""
+    async def steps(
+        self, thread_id: str, *, before: str | None, limit: int | None
+    ) -> AsyncIterator[ThreadStep]:
+        """The steps of a thread, newest first, from the one before checkpoint `before` on, at most
+        `limit`.
+        """
         left = limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(left, _PAGE)

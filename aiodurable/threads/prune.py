@@ -1,8 +1,8 @@
 """Removing what is no longer needed, in bounded batches that give way to live traffic.
 
-A thread is looked at, then removed from under the lock of its fence row, and only if its token and its head are still the
-same: no lease was taken of it in between, so what a durable run does meanwhile is never touched. Plain LangGraph takes no
-lock; `older_than` is what keeps the two apart.
+A thread is looked at, then removed from under the lock of its fence row, and only if its token and
+its head are still the same: no lease was taken of it in between, so what a durable run does
+meanwhile is never touched. Plain LangGraph takes no lock; `older_than` is what keeps the two apart.
 
 The ledger is bounded by age: runs that are over go once they are old, all but the newest of a
 thread, of which only what it was accepted with goes. A run's input that a removed checkpoint had
@@ -13,7 +13,8 @@ in; the row itself goes `FENCE_KEPT` later, when nothing that was sent under the
 under way, if nobody holds the thread's lock. A lease of it after that starts again at token 1, with
 another lease id.
 
-Stopping it at any moment is safe: each batch is one transaction, and the next call passes over what is done.
+Stopping it at any moment is safe: each batch is one transaction, and the next call passes over what
+is done.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ _NEVER = frozenset({ThreadStatus.RUNNING, ThreadStatus.QUEUED})
 
 _LONG_S = 0.03
 _MUCH = 256 * 1024
-"""A transaction that took longer, or removed more bytes, has the next one remove half as many threads. A live commit waits
-until all that was logged before it is on disk, and the first change of a page after a checkpoint logs the whole page."""
+"""A transaction that took longer, or removed more bytes, has the next one remove half as many
+threads. A live commit waits until all that was logged before it is on disk, and the first change of
+a page after a checkpoint logs the whole page."""
 
 _FIRST = 10
 """Threads of the first transaction."""
@@ -94,11 +96,12 @@ class PruneReport:
             once per range.
         threads: threads of which something was removed.
         rows: rows removed from LangGraph's three tables.
-        runs: ledger rows removed because of their age. Those removed with their thread do not count.
+        runs: ledger rows removed because of their age. Those removed with their thread do not
+            count.
         bytes: size of the removed values as stored. New rows can use the space after a vacuum.
         skipped: threads left alone because they were in use, or had gone on since they were read.
-        unprunable: threads whose newest checkpoint cannot stand alone: it has a DeltaChannel, a format
-            before LangGraph 0.5, or a format or values that cannot be read.
+        unprunable: threads whose newest checkpoint cannot stand alone: it has a DeltaChannel, a
+            format before LangGraph 0.5, or a format or values that cannot be read.
         progress: the part of the database that was scanned, 0 to 1; 0 while it is unknown.
     """
 
@@ -195,7 +198,9 @@ class Retention:
         namespace: that of the locks.
     """
 
-    def __init__(self, database: PsycopgPool, search: Search, classifier: Classifier, *, namespace: str) -> None:
+    def __init__(
+        self, database: PsycopgPool, search: Search, classifier: Classifier, *, namespace: str
+    ) -> None:
         self._database = database
         self._search = search
         self._classifier = classifier
@@ -250,7 +255,9 @@ class Retention:
             await self._sweep(pace, everything=bounds[1])
         return total
 
-    async def _forget(self, wanted: Filter, pace: _Pace, *, dry_run: bool) -> AsyncIterator[PruneReport]:
+    async def _forget(
+        self, wanted: Filter, pace: _Pace, *, dry_run: bool
+    ) -> AsyncIterator[PruneReport]:
         """Bound the ledger: runs that are over and old."""
         async for run_ids in self._pages("runs", "over", wanted.older_than, wanted.graph):
             await pace.rest()
@@ -270,7 +277,9 @@ class Retention:
             for some in pace.pieces(thread_ids):
                 keys = [lock_key(thread_id, self._namespace) for thread_id in some]
                 await self._database.fetch_in_turn(
-                    (_SQL["unhurried"], ()), (_SQL["hold_idle"], (some,)), (_SQL["sweep"], (some, keys, kept_ms))
+                    (_SQL["unhurried"], ()),
+                    (_SQL["hold_idle"], (some,)),
+                    (_SQL["sweep"], (some, keys, kept_ms)),
                 )
                 pace.adapt(0)
                 await pace.rest()
@@ -282,7 +291,9 @@ class Retention:
             rows = await self._database.fetch(_SQL[block], first, first + _PAGES, *args)
             yield [value for row in rows for value in row.values()]
 
-    async def _old(self, wanted: Filter, before: str, everything: bool) -> AsyncIterator[tuple[list[str], PruneReport]]:
+    async def _old(
+        self, wanted: Filter, before: str, everything: bool
+    ) -> AsyncIterator[tuple[list[str], PruneReport]]:
         """Threads that have something to prune if their statuses are those wanted, step by step."""
         async for thread_ids, gone_through in self._go_through(wanted, before, everything):
             rows = await self._database.fetch(_SQL["with_a_past"], thread_ids, before, everything)
@@ -294,17 +305,23 @@ class Retention:
     async def _go_through(
         self, wanted: Filter, before: str, everything: bool
     ) -> AsyncIterator[tuple[list[str], PruneReport]]:
-        """What was written together lies together: in the order of the rows on disk a page is read, logged and written once
-        for all that goes of it. In the order of their ids each thread has pages of its own."""
+        """What was written together lies together: in the order of the rows on disk a page is read,
+        logged and written once for all that goes of it. In the order of their ids each thread has
+        pages of its own."""
         if self._search.is_narrow(wanted):
             async for step in self._search.steps(wanted, size=_STEP):
                 yield step.thread_ids, PruneReport(scanned=step.scanned)
             return
         (table,) = await self._database.fetch(_TABLE)
         for first in range(0, table["pages"], _PAGES):
-            rows = await self._database.fetch(_SQL["threads_on_pages"], first, first + _PAGES, before, everything)
+            rows = await self._database.fetch(
+                _SQL["threads_on_pages"], first, first + _PAGES, before, everything
+            )
             progress = min((first + _PAGES) / table["pages"], 1.0)
-            yield [row["thread_id"] for row in rows], PruneReport(scanned=len(rows), progress=progress)
+            yield (
+                [row["thread_id"] for row in rows],
+                PruneReport(scanned=len(rows), progress=progress),
+            )
 
     async def _look(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:
         """Those that may go."""
@@ -318,7 +335,10 @@ class Retention:
 
         _, tokens, heads = await self._classifier.fetch(fetch, heads_of, *args)
         known = {row["thread_id"]: row["token"] for row in tokens}
-        return [_Found(row["thread_id"], known.get(row["thread_id"]), row["checkpoint_id"]) for row in heads]
+        return [
+            _Found(row["thread_id"], known.get(row["thread_id"]), row["checkpoint_id"])
+            for row in heads
+        ]
 
     async def _prune(
         self, found: Sequence[_Found], kept: _Kept, *, delete: bool, dry_run: bool
@@ -358,12 +378,17 @@ def checked(
         InvalidArgumentError: an invalid option.
     """
     if strategy not in ("keep_latest", "delete"):
-        raise InvalidArgumentError(f'strategy must be "keep_latest" or "delete", got {strategy!r}', argument="strategy")
+        raise InvalidArgumentError(
+            f'strategy must be "keep_latest" or "delete", got {strategy!r}', argument="strategy"
+        )
     if not 1 <= batch_size <= 10_000:
-        raise InvalidArgumentError(f"batch_size must be 1 to 10000 threads, got {batch_size}", argument="batch_size")
+        raise InvalidArgumentError(
+            f"batch_size must be 1 to 10000 threads, got {batch_size}", argument="batch_size"
+        )
     if not 0 < duty_cycle <= 1:
         raise InvalidArgumentError(
-            f"duty_cycle must be above 0 and at most 1, got {duty_cycle}: 0.5 works half of the time",
+            f"duty_cycle must be above 0 and at most 1, got {duty_cycle}: 0.5 works half of the"
+            " time",
             argument="duty_cycle",
         )
     wanted = Filter.of(status=status, older_than=older_than, graph=graph)

@@ -1,4 +1,5 @@
-"""The questions of a thread's newest step, in subgraphs too, and which of them an answer by id would reach.
+"""The questions of a thread's newest step, in subgraphs too, and which of them an answer by id
+would reach.
 
 A question of a subgraph is stored twice or more: with the task that asks, and with the task of each
 graph around it. They are written one after the other, so that a process may die with an outer row
@@ -62,9 +63,11 @@ class Questions:
 
     Attributes:
         reached: the interrupt ids that an answer would reach.
-        loose: the answer that plain LangGraph keeps for whichever question comes next, if there is one.
+        loose: the answer that plain LangGraph keeps for whichever question comes next, if there is
+            one.
         spent: whether that answer was taken already, or is older than a question that is open.
-        commanded: how many writes of a `Command` (its update, its goto) are stored that no step has taken.
+        commanded: how many writes of a `Command` (its update, its goto) are stored that no step has
+            taken.
     """
 
     reached: frozenset[str]
@@ -74,15 +77,23 @@ class Questions:
     _roots: tuple[_Row, ...]
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], *, looking: SerializerProtocol, going_on: SerializerProtocol) -> Questions:
-        """From the row of the statement `questions`: the questions are looked at, an answer goes on."""
+    def of(
+        cls, row: Mapping[str, Any], *, looking: SerializerProtocol, going_on: SerializerProtocol
+    ) -> Questions:
+        """From the row of the statement `questions`: the questions are looked at, an answer goes
+        on.
+        """
         reading = TolerantDecoder(looking)
         rows = list(_rows(row, reading))
         innermost = [one for one in rows if not any(one.holds(other) for other in rows)]
         roots = tuple(one for one in rows if not one.around)
         return cls(
             reached=_ids(roots) & _ids(innermost),
-            loose=() if row["loose_type"] is None else (going_on.loads_typed((row["loose_type"], row["loose"])),),
+            loose=(
+                ()
+                if row["loose_type"] is None
+                else (going_on.loads_typed((row["loose_type"], row["loose"])),)
+            ),
             spent=row["spent"],
             commanded=row["commanded"],
             _roots=roots,

@@ -29,8 +29,8 @@ _QUESTIONS = load("answers")["questions"]
 class ThreadReader:
     """Reads the threads of a database: any thread, also one that only plain LangGraph has written.
 
-    Every method raises `PostgresUnavailableError` where Postgres cannot be reached; an iterator at any
-    step.
+    Every method raises `PostgresUnavailableError` where Postgres cannot be reached; an iterator at
+    any step.
 
     Args:
         database: where they are; opened and closed by the caller.
@@ -40,13 +40,19 @@ class ThreadReader:
     """
 
     def __init__(
-        self, database: PsycopgPool, *, namespace: str, serde: SerializerProtocol, links: DirectPool | None = None
+        self,
+        database: PsycopgPool,
+        *,
+        namespace: str,
+        serde: SerializerProtocol,
+        links: DirectPool | None = None,
     ) -> None:
         self._database = database
         self._serde = serde = Inert(serde)
         self._links = links
         self.classifier = Classifier(database, namespace=namespace, serde=serde)
-        # Runs ask for their thread when they begin and when they end: many at once, so in one statement.
+        # Runs ask for their thread when they begin and when they end: many at once, so in one
+        # statement.
         self._seen = Batcher(partial(self._classify, ignore_lock=False), name="aiodurable statuses")
         self._without_lock = Batcher(
             partial(self._classify, ignore_lock=True), name="aiodurable statuses without locks"
@@ -63,14 +69,20 @@ class ThreadReader:
             thread_id: the thread.
             ignore_lock: the caller holds the lease itself and wants to know the status without it.
         """
-        found = await (self._without_lock if ignore_lock else self._seen)(validate_thread_id(thread_id))
+        found = await (self._without_lock if ignore_lock else self._seen)(
+            validate_thread_id(thread_id)
+        )
         assert found is not None, "every thread has a status"
         return found
 
-    async def _classify(self, thread_ids: Sequence[str], *, ignore_lock: bool) -> dict[str, WorkflowCheckpoint]:
+    async def _classify(
+        self, thread_ids: Sequence[str], *, ignore_lock: bool
+    ) -> dict[str, WorkflowCheckpoint]:
         if ignore_lock and self._links is not None:
             args = self.classifier.arguments(thread_ids)
-            return await self.classifier.decode(await self.classifier.fetch(self._links.fetch, CLASSIFY, *args))
+            return await self.classifier.decode(
+                await self.classifier.fetch(self._links.fetch, CLASSIFY, *args)
+            )
         found = await self.classifier.classify(thread_ids, ignore_lock=ignore_lock)
         return {checkpoint.thread_id: checkpoint for checkpoint in found}
 

@@ -1,14 +1,22 @@
-"""Going through threads, a step at a time: keyset-paged by thread_id, nothing is held between two steps.
+"""Going through threads, a step at a time: keyset-paged by thread_id, nothing is held between two
+steps.
 
-A step looks at the next threads of the narrowest index that misses none, then tells the statuses of those that may fit.
+A step looks at the next threads of the narrowest index that misses none, then tells the statuses of
+those that may fit.
 
-- Errors, questions and runs that are not over have partial indexes: a search for such statuses alone looks nowhere else.
-- What may go on without a person has an index of its own for each kind, so that a worker with nothing to do reads little.
-- Running and orphaned threads stand in the ledger as running. Who holds a lease without that is found among all threads.
-- Checkpoint ids tell their time; a search for what was written within a day begins at the first id of that time.
-- Crashed and complete threads of plain LangGraph look like any other until their head is read: all are gone through.
+- Errors, questions and runs that are not over have partial indexes: a search for such statuses
+    alone looks nowhere else.
+- What may go on without a person has an index of its own for each kind, so that a worker with
+    nothing to do reads little.
+- Running and orphaned threads stand in the ledger as running. Who holds a lease without that is
+    found among all threads.
+- Checkpoint ids tell their time; a search for what was written within a day begins at the first id
+    of that time.
+- Crashed and complete threads of plain LangGraph look like any other until their head is read: all
+    are gone through.
 
-So an iterator may go far between two threads that it yields. A page does not: it looks at so many threads and no more.
+So an iterator may go far between two threads that it yields. A page does not: it looks at so many
+threads and no more.
 """
 
 from __future__ import annotations
@@ -40,7 +48,9 @@ _RECENT = timedelta(days=1)
 _RECENT_AT_ONCE = 20_000
 """Recent threads are sorted again for each fetch: fewer fetches, of more steps each."""
 CLOCKS = timedelta(minutes=1)
-"""How far a checkpoint's id and its `ts` may lie apart; both come from the writer's clock, one after the other."""
+"""How far a checkpoint's id and its `ts` may lie apart; both come from the writer's clock, one
+after the other.
+"""
 _GREGORIAN = datetime(1582, 10, 15, tzinfo=UTC)
 
 
@@ -48,7 +58,8 @@ class ThreadPage(NamedTuple):
     """One page of a search.
 
     Attributes:
-        threads: those found, by thread_id. Fewer than asked for, or none, where few of the threads looked at passed.
+        threads: those found, by thread_id. Fewer than asked for, or none, where few of the threads
+            looked at passed.
         after: the `after` of the next page; None: there is none.
     """
 
@@ -65,7 +76,9 @@ class Step(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """Where the threads come from: a block of SQL, its bounds, and how many it gives at once (None: a step's worth)."""
+    """Where the threads come from: a block of SQL, its bounds, and how many it gives at once (None:
+    a step's worth).
+    """
 
     block: str
     bounds: tuple[Any, ...] = ()
@@ -112,7 +125,9 @@ class Search:
             if left is not None and (left := left - len(found)) == 0:
                 return
 
-    async def page(self, wanted: Filter, *, after: str | None, limit: int, max_scanned: int) -> ThreadPage:
+    async def page(
+        self, wanted: Filter, *, after: str | None, limit: int, max_scanned: int
+    ) -> ThreadPage:
         """The next `limit` threads that pass, or fewer after `max_scanned` threads were scanned."""
         found: list[WorkflowCheckpoint] = []
         scanned = 0
@@ -125,20 +140,32 @@ class Search:
                 return ThreadPage(found, step.last)
         return ThreadPage(found, None)
 
-    async def steps(self, wanted: Filter, *, after: str | None = None, size: int | None = None) -> AsyncIterator[Step]:
+    async def steps(
+        self, wanted: Filter, *, after: str | None = None, size: int | None = None
+    ) -> AsyncIterator[Step]:
         """All that can pass, step by step; `size`: threads looked at in each."""
         if wanted.statuses:
             sizes = _STEPS if size is None else (size, size)
-            async for step in self._steps(await self._source(wanted), after or "", wanted.prefix or "", sizes):
+            async for step in self._steps(
+                await self._source(wanted), after or "", wanted.prefix or "", sizes
+            ):
                 yield step
 
     def noted(self) -> AsyncIterator[Step]:
-        """All that stand in an index for what is rare: whatever their status, no other thread is failed, interrupted,
-        paused, queued, quarantined, or running for the ledger."""
-        return self._steps(_Source("threads_noted", (list(_CHANNELS.values()), [*_IN_LEDGER, ThreadStatus.RUNNING])))
+        """All that stand in an index for what is rare: whatever their status, no other thread is
+        failed, interrupted, paused, queued, quarantined, or running for the ledger."""
+        return self._steps(
+            _Source(
+                "threads_noted", (list(_CHANNELS.values()), [*_IN_LEDGER, ThreadStatus.RUNNING])
+            )
+        )
 
     async def _steps(
-        self, source: _Source, last: str = "", prefix: str = "", sizes: tuple[int, int] | None = None
+        self,
+        source: _Source,
+        last: str = "",
+        prefix: str = "",
+        sizes: tuple[int, int] | None = None,
     ) -> AsyncIterator[Step]:
         size, most = sizes or _STEPS
         contiguous = bool(prefix) and await self._sorts_bytewise()
@@ -149,10 +176,18 @@ class Search:
             for start in range(0, len(rows), size):
                 some = rows[start : start + size]
                 last = some[-1]["thread_id"]
-                fitting = [row["thread_id"] for row in some if row["fits"] and row["thread_id"].startswith(prefix)]
+                fitting = [
+                    row["thread_id"]
+                    for row in some
+                    if row["fits"] and row["thread_id"].startswith(prefix)
+                ]
                 if source.held is not None:
                     held = await self._held()
-                    fitting = [thread_id for thread_id in fitting if (self._key(thread_id) in held) is source.held]
+                    fitting = [
+                        thread_id
+                        for thread_id in fitting
+                        if (self._key(thread_id) in held) is source.held
+                    ]
                 yield Step(fitting, len(some), last)
                 if contiguous and not last.startswith(prefix):
                     return
@@ -182,7 +217,9 @@ class Search:
                 else _Source("threads_all", held=True)
             )
         if self.is_narrow(wanted):
-            channels = [channel for status, channel in _CHANNELS.items() if status in wanted.statuses]
+            channels = [
+                channel for status, channel in _CHANNELS.items() if status in wanted.statuses
+            ]
             return _Source("threads_noted", (channels, sorted(wanted.statuses & _IN_LEDGER)))
         if wanted.newer_than is not None and wanted.newer_than > datetime.now(UTC) - _RECENT:
             first = first_id(wanted.newer_than - CLOCKS)
@@ -190,7 +227,9 @@ class Search:
         return _Source("threads_all")
 
     async def all_held_are_in_the_ledger(self) -> bool:
-        """Whether every thread that is locked now has a running row: one that just begins has none yet."""
+        """Whether every thread that is locked now has a running row: one that just begins has none
+        yet.
+        """
         rows = await self._database.fetch(_SQL["held_keys_of_no_run"])
         return not any(is_thread_key(row["key"]) for row in rows)
 
@@ -208,6 +247,8 @@ class Search:
 
 
 def first_id(moment: datetime) -> str:
-    """The beginning of every UUIDv6 made at this moment: 60 bits of tenths of microseconds (RFC 9562, section 5.6)."""
+    """The beginning of every UUIDv6 made at this moment: 60 bits of tenths of microseconds (RFC
+    9562, section 5.6).
+    """
     digits = f"{(moment - _GREGORIAN) // timedelta(microseconds=1) * 10:015x}"
     return f"{digits[:8]}-{digits[8:12]}-6{digits[12:]}"

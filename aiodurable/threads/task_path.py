@@ -1,4 +1,6 @@
-"""What a task is called: its node, read out of the `task_path` beside its writes (langgraph's `pregel._algo.task_path_str`)."""
+"""What a task is called: its node, read out of the `task_path` beside its writes (langgraph's
+`pregel._algo.task_path_str`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _CALL = re.compile(r"(?:~__pregel_push, )+~__pregel_pull, (?P<node>.*?)(?:, \d+,
 
 
 def node_of(path: str, sends: list[str]) -> str | None:
-    """The node of a task, given the nodes of its step's Sends; None for a `@task` and where no path was written."""
+    """The node of a task, given the nodes of its step's Sends; None for a `@task` and where no path
+    was written.
+    """
     if found := _PULL.fullmatch(path):
         return found["node"]
     index = send_index(path)

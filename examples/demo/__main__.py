@@ -1,4 +1,6 @@
-"""`python3 dev.py demo [FILE_OR_FOLDER]`, or `python -m examples.demo` where the project is installed for editing."""
+"""`python3 dev.py demo [FILE_OR_FOLDER]`, or `python -m examples.demo` where the project is
+installed for editing.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,12 @@ __all__ = ["demo"]
 
 
 @click.command(short_help="Kill a workflow with SIGKILL; another process finishes it.")
-@click.argument("source", metavar="[FILE_OR_FOLDER]", required=False, type=click.Path(exists=True, path_type=Path))
+@click.argument(
+    "source",
+    metavar="[FILE_OR_FOLDER]",
+    required=False,
+    type=click.Path(exists=True, path_type=Path),
+)
 @dsn_option
 @click.option(
     "-o",
@@ -29,8 +36,9 @@ __all__ = ["demo"]
 def demo(source: Path | None, dsn: str | None, output: Path) -> None:
     """Kill a workflow with SIGKILL in the middle and see another process finish it.
 
-    The workflow reads documents (a text, a folder of them; this project's own by default), analyses their sections in
-    parallel and writes a report in Markdown. Where no Postgres is configured, an embedded one is started for it.
+    The workflow reads documents (a text, a folder of them; this project's own by default), analyses
+    their sections in parallel and writes a report in Markdown. Where no Postgres is configured, an
+    embedded one is started for it.
 
     Exits with 1 if a promise was not kept.
     """
@@ -47,7 +55,9 @@ def _play(source: Path | None, dsn: str | None, output: Path) -> None:
     from examples.demo.screen import Screen  # noqa: PLC0415 - loads rich
 
     paths, sections = _documents(source, output)
-    given = story.Play(dsn=dsn, embedded=not is_configured(dsn), paths=paths, sections=sections, output=output)
+    given = story.Play(
+        dsn=dsn, embedded=not is_configured(dsn), paths=paths, sections=sections, output=output
+    )
     with Screen(Console(), len(sections)) as screen:
         screen.note(_task(sections))
         found = asyncio.run(story.play(given, screen))
@@ -66,7 +76,9 @@ def _documents(source: Path | None, output: Path) -> tuple[list[Path], list[docu
     except OSError as error:
         raise FailedCommand(f"a document cannot be read: {error}") from error
     if not sections:
-        raise ConfigurationError(f"wanted text to work on, found no word in {source or 'the documents'}")
+        raise ConfigurationError(
+            f"wanted text to work on, found no word in {source or 'the documents'}"
+        )
     if not output.parent.is_dir():
         raise ConfigurationError(f"wanted a folder for the report, found none at {output.parent}")
     return paths, sections
@@ -74,8 +86,14 @@ def _documents(source: Path | None, output: Path) -> tuple[list[Path], list[docu
 
 def _task(sections: list[documents.Section]) -> str:
     count = len({section["document"] for section in sections})
-    most = f"; no more than {documents.MAX_SECTIONS} are read" if len(sections) == documents.MAX_SECTIONS else ""
-    return f"{len(sections)} sections of {count} document{'' if count == 1 else 's'} to analyse{most}"
+    most = (
+        f"; no more than {documents.MAX_SECTIONS} are read"
+        if len(sections) == documents.MAX_SECTIONS
+        else ""
+    )
+    return (
+        f"{len(sections)} sections of {count} document{'' if count == 1 else 's'} to analyse{most}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""What can be said of a section by itself, and of all of them together. Nothing but the text is asked."""
+"""What can be said of a section by itself, and of all of them together. Nothing but the text is
+asked.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ class Finding(TypedDict):
 
 
 class Repetition(TypedDict):
-    """Two sections that say the same: `share` of the shorter one's runs of words stand in the other too."""
+    """Two sections that say the same: `share` of the shorter one's runs of words stand in the other
+    too.
+    """
 
     one: int
     other: int
@@ -75,7 +79,9 @@ class Repetition(TypedDict):
 
 
 class Comparison(TypedDict):
-    """What shows only when all sections are known: each document's key terms by tf-idf, and repetitions."""
+    """What shows only when all sections are known: each document's key terms by tf-idf, and
+    repetitions.
+    """
 
     terms: dict[str, list[str]]
     repetitions: list[Repetition]
@@ -87,7 +93,9 @@ def analyse(section: Section) -> Finding:
     code = [match[0] for match in _FENCED.finditer(text)]
     links = _LINK.findall(text)
     prose = _MARKUP.sub(" ", _LINK.sub(r"\1", _FENCED.sub("\n\n", text)))
-    sentences = [words for part in _SENTENCE_END.split(prose) if len(words := _WORD.findall(part)) > 1]
+    sentences = [
+        words for part in _SENTENCE_END.split(prose) if len(words := _WORD.findall(part)) > 1
+    ]
     words = [word.lower() for sentence in sentences for word in sentence]
     longest = max(sentences, key=len, default=[])
     return Finding(
@@ -104,7 +112,9 @@ def analyse(section: Section) -> Finding:
         longest=len(longest),
         longest_text=" ".join(longest[:12]),
         terms=dict(Counter(word for word in words if word not in _STOP and len(word) > 2)),
-        shingles=sorted({_digest(words[at : at + _SHINGLE]) for at in range(len(words) - _SHINGLE + 1)}),
+        shingles=sorted(
+            {_digest(words[at : at + _SHINGLE]) for at in range(len(words) - _SHINGLE + 1)}
+        ),
     )
 
 
@@ -115,7 +125,8 @@ def _syllables(word: str) -> int:
 
 
 def _digest(words: Sequence[str]) -> int:
-    # 63 bits: msgpack's and Postgres's integers hold it. Not hash(): it differs from process to process.
+    # 63 bits: msgpack's and Postgres's integers hold it. Not hash(): it differs from process to
+    # process.
     return int.from_bytes(blake2b(" ".join(words).encode(), digest_size=8).digest(), "big") >> 1
 
 
@@ -123,18 +134,24 @@ def _missing(targets: Sequence[str], folder: Path) -> list[str]:
     missing: list[str] = []
     for target in targets:
         parts = urlsplit(target)
-        relative = parts.path and not parts.scheme and not parts.netloc and not parts.path.startswith("/")
+        relative = (
+            parts.path and not parts.scheme and not parts.netloc and not parts.path.startswith("/")
+        )
         if relative and not (folder / unquote(parts.path)).exists():
             missing.append(target)
     return missing
 
 
 def reading_ease(findings: Sequence[Finding]) -> float | None:
-    """Flesch's reading ease of several sections together: 100 is very easy, 30 hard. None without a sentence."""
+    """Flesch's reading ease of several sections together: 100 is very easy, 30 hard. None without a
+    sentence.
+    """
     words, sentences = sum(f["words"] for f in findings), sum(f["sentences"] for f in findings)
     if not words or not sentences:
         return None
-    return 206.835 - 1.015 * words / sentences - 84.6 * sum(f["syllables"] for f in findings) / words
+    return (
+        206.835 - 1.015 * words / sentences - 84.6 * sum(f["syllables"] for f in findings) / words
+    )
 
 
 def compare(findings: Sequence[Finding]) -> Comparison:
@@ -143,14 +160,18 @@ def compare(findings: Sequence[Finding]) -> Comparison:
 
 
 def _key_terms(findings: Sequence[Finding], count: int = 6) -> dict[str, list[str]]:
-    """The terms that tell a document from the others: frequent there, in few sections altogether."""
+    """The terms that tell a document from the others: frequent there, in few sections
+    altogether.
+    """
     spread = Counter(term for finding in findings for term in finding["terms"])
     documents: dict[str, Counter[str]] = {}
     for finding in findings:
         documents.setdefault(finding["document"], Counter()).update(finding["terms"])
     key: dict[str, list[str]] = {}
     for document, terms in documents.items():
-        weight = {term: n * math.log((1 + len(findings)) / spread[term]) for term, n in terms.items()}
+        weight = {
+            term: n * math.log((1 + len(findings)) / spread[term]) for term, n in terms.items()
+        }
         key[document] = sorted(weight, key=lambda term: (-weight[term], term))[:count]
     return key
 

@@ -39,7 +39,8 @@ class Section(TypedDict):
 
 
 def find(given: Path | None) -> list[Path]:
-    """The documents of a file or a folder, sorted by name; for None README, docs and CHANGELOG of this project.
+    """The documents of a file or a folder, sorted by name; for None README, docs and CHANGELOG of
+    this project.
 
     A Python file gives its docstrings.
 
@@ -49,9 +50,13 @@ def find(given: Path | None) -> list[Path]:
     if given is None:
         return _own()
     if given.is_dir():
-        found = sorted(path for path in given.rglob("*") if _is_document(path.relative_to(given), path))
+        found = sorted(
+            path for path in given.rglob("*") if _is_document(path.relative_to(given), path)
+        )
         if not found:
-            raise ConfigurationError(f"wanted documents ({', '.join(sorted(_SUFFIXES))}), found none under {given}")
+            raise ConfigurationError(
+                f"wanted documents ({', '.join(sorted(_SUFFIXES))}), found none under {given}"
+            )
         return [path.resolve() for path in found]
     with given.open("rb") as file:
         if b"\0" in file.read(8192):
@@ -83,7 +88,9 @@ def read(paths: Sequence[str | Path]) -> list[Section]:
             for part, stretch in enumerate(_stretches(body)):
                 if re.search(r"\w", stretch) and len(sections) < MAX_SECTIONS:
                     name = title if part == 0 else f"{title} ({part + 1})"
-                    sections.append(Section(index=len(sections), document=str(path), title=name, text=stretch))
+                    sections.append(
+                        Section(index=len(sections), document=str(path), title=name, text=stretch)
+                    )
     return sections
 
 
@@ -107,12 +114,16 @@ def _split(path: Path, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _heading(lines: Sequence[str], number: int) -> str | None:
-    """The heading in this line: `# so`, or so with a line of `===` under it as reStructuredText has it."""
+    """The heading in this line: `# so`, or so with a line of `===` under it as reStructuredText has
+    it.
+    """
     if atx := _ATX.match(lines[number]):
         return atx[1]
     line, below = lines[number].strip(), lines[number + 1] if number + 1 < len(lines) else ""
     above = lines[number - 1].strip() if number else ""
-    underlined = line and line[0].isalnum() and _UNDERLINE.match(below) and len(below.strip()) >= len(line)
+    underlined = (
+        line and line[0].isalnum() and _UNDERLINE.match(below) and len(below.strip()) >= len(line)
+    )
     return line if underlined and (not above or _UNDERLINE.match(above)) else None
 
 
@@ -121,14 +132,21 @@ def _docstrings(path: Path, text: str) -> Iterator[tuple[str, str]]:
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
-        raise ConfigurationError(f"wanted Python, for its docstrings, found in {path}: {error}") from error
+        raise ConfigurationError(
+            f"wanted Python, for its docstrings, found in {path}: {error}"
+        ) from error
     for node in ast.walk(tree):
         if isinstance(node, documented) and (docstring := ast.get_docstring(node)):
-            yield path.name if isinstance(node, ast.Module) else f"{path.stem}.{node.name}", docstring
+            yield (
+                path.name if isinstance(node, ast.Module) else f"{path.stem}.{node.name}",
+                docstring,
+            )
 
 
 def _stretches(body: str) -> Iterator[str]:
-    """`body` in pieces of some hundred words, broken between paragraphs: a book without headings is not one section."""
+    """`body` in pieces of some hundred words, broken between paragraphs: a book without headings is
+    not one section.
+    """
     piece: list[str] = []
     words = 0
     for paragraph in re.split(r"\n\s*\n", body):

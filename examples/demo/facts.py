@@ -1,4 +1,6 @@
-"""What happened, and whether the promises were kept: checked against facts alone, not against what the demo meant to do."""
+"""What happened, and whether the promises were kept: checked against facts alone, not against what
+the demo meant to do.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,10 @@ class Facts:
         exit_codes: how the first and the second ended.
         logs: what they said.
         section_steps: the names of the steps that analyse a section, in order.
-        held: the section steps whose results Postgres held when the first process was dead, with the process that
-            made each.
-        results: the section steps in the thread's final state, with the process that made each result.
+        held: the section steps whose results Postgres held when the first process was dead, with
+            the process that made each.
+        results: the section steps in the thread's final state, with the process that made each
+            result.
         killed_at: when the first was killed, in seconds of the monotonic clock.
         status: the thread's status at the end.
         attempts: how often the ledger says that its run was tried.
@@ -62,7 +65,9 @@ class Facts:
     @property
     def resumed_at(self) -> float | None:
         """When the second process began its first step."""
-        return min((entry.at for entry in self.logs["second"] if entry.what == "began"), default=None)
+        return min(
+            (entry.at for entry in self.logs["second"] if entry.what == "began"), default=None
+        )
 
     @property
     def takeover_ms(self) -> float | None:
@@ -126,7 +131,13 @@ def _promises(facts: Facts) -> Iterator[Promise]:
     yield Promise("a third is refused, and learns who holds it", *_refused(facts))
     yield Promise("one run in the ledger", *_one_run(facts))
     same = facts.report is not None and facts.report == facts.undisturbed
-    found = "no report" if facts.report is None else "the same, byte for byte" if same else "another text"
+    found = (
+        "no report"
+        if facts.report is None
+        else "the same, byte for byte"
+        if same
+        else "another text"
+    )
     yield Promise("the report of an undisturbed run", same, found)
 
 
@@ -134,22 +145,34 @@ def _one_at_a_time(facts: Facts) -> tuple[bool, str]:
     takeover = facts.takeover_ms
     if takeover is None:
         return False, "the second process began no step"
-    return takeover > 0, f"second began {abs(takeover):.0f} ms {'after' if takeover > 0 else 'BEFORE'} the kill"
+    return (
+        takeover > 0,
+        f"second began {abs(takeover):.0f} ms {'after' if takeover > 0 else 'BEFORE'} the kill",
+    )
 
 
 def _refused(facts: Facts) -> tuple[bool, str]:
-    refusal = next((entry.details for entry in facts.logs["third"] if entry.what == "refused"), None)
+    refusal = next(
+        (entry.details for entry in facts.logs["third"] if entry.what == "refused"), None
+    )
     if refusal is None:
         return False, "it was not refused"
     if len(facts.logs["third"]) > 1:
         return False, "it was refused, and had the thread all the same"
     holder, second = refusal.get("holder") or "nobody", facts.pids["second"]
-    named = refusal.get("error") == "WorkflowAlreadyRunningError" and holder.rpartition(":")[2] == str(second)
+    named = refusal.get("error") == "WorkflowAlreadyRunningError" and holder.rpartition(":")[
+        2
+    ] == str(second)
     return named, f"{refusal.get('error')}: {holder}"
 
 
 def _one_run(facts: Facts) -> tuple[bool, str]:
-    started = [entry.details for process in facts.logs.values() for entry in process if entry.what == "started"]
+    started = [
+        entry.details
+        for process in facts.logs.values()
+        for entry in process
+        if entry.what == "started"
+    ]
     runs = {details.get("run_id") for details in started}
     one = len(runs) == 1 and len(started) == 2 and facts.attempts == 2
     return one, f"{len(runs)} run{'' if len(runs) == 1 else 's'}, {facts.attempts} attempts"

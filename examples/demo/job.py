@@ -11,7 +11,8 @@ class Job(TypedDict):
     """One process's part.
 
     Attributes:
-        dsn: where Postgres is. It travels through a pipe: arguments and environment are easier to look at.
+        dsn: where Postgres is. It travels through a pipe: arguments and environment are easier to
+            look at.
         thread_id: the thread to run.
         on_busy: what to do where somebody else has it.
         timeout_s: seconds to wait for it, with "wait".

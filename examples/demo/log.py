@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 __all__ = ["Entry", "What"]
 
 What = Literal["ready", "waiting", "started", "began", "ended", "refused", "finished"]
-"""ready: connected · waiting: asks for the thread · started: has it, an attempt begins · began, ended: a step ·
-refused: somebody else has it · finished: the attempt is over.
+"""ready: connected · waiting: asks for the thread · started: has it, an attempt begins · began,
+ended: a step · refused: somebody else has it · finished: the attempt is over.
 """
 
 
@@ -23,7 +23,8 @@ class Entry:
         what: which kind of thing.
         step: the step that began or ended.
         details: of the thing: a run's id and attempt, an error's name and holder.
-        at: when, in seconds of the monotonic clock, which all processes of a host share (Linux and macOS count from boot).
+        at: when, in seconds of the monotonic clock, which all processes of a host share (Linux and
+            macOS count from boot).
     """
 
     what: What

@@ -23,7 +23,8 @@ class DemoError(AiodurableError):
 
 
 class WorkerProcess:
-    """A running worker. Made by `async with WorkerProcess.running(…)`, which kills it at the end if it still runs.
+    """A running worker. Made by `async with WorkerProcess.running(…)`, which kills it at the end if
+    it still runs.
 
     Attributes:
         name: what the demo calls it.
@@ -40,7 +41,9 @@ class WorkerProcess:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, name: str, heard: Callable[[str, Entry], None]) -> AsyncIterator[WorkerProcess]:
+    async def running(
+        cls, name: str, heard: Callable[[str, Entry], None]
+    ) -> AsyncIterator[WorkerProcess]:
         """Start one; `heard` is called with its name and each thing it says."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -110,7 +113,9 @@ class WorkerProcess:
     async def _listen(self) -> None:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        self._stderr = asyncio.create_task(self._process.stderr.read(), name=f"stderr of {self.name}")
+        self._stderr = asyncio.create_task(
+            self._process.stderr.read(), name=f"stderr of {self.name}"
+        )
         while line := await self._process.stdout.readline():
             entry = Entry.parse(line)
             async with self._news:
@@ -126,4 +131,6 @@ class WorkerProcess:
         code = await self._process.wait()
         said = (await self._stderr).decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
         text = "\n  ".join(said) or "(it said nothing)"
-        return DemoError(f"the {self.name} process ended with {code} before it was {wanted}; its last words:\n  {text}")
+        return DemoError(
+            f"the {self.name} process ended with {code} before it was {wanted}; its last words:\n  {text}"
+        )

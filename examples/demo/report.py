@@ -37,7 +37,9 @@ def _names(findings: Sequence[Finding]) -> dict[str, str]:
     return {path: _cell(Path(path).relative_to(folder).as_posix()) for path in paths}
 
 
-def _documents(findings: Sequence[Finding], comparison: Comparison, names: dict[str, str]) -> Iterator[str]:
+def _documents(
+    findings: Sequence[Finding], comparison: Comparison, names: dict[str, str]
+) -> Iterator[str]:
     words = sum(finding["words"] for finding in findings)
     yield "# What these documents are like"
     yield ""
@@ -63,7 +65,9 @@ def _documents(findings: Sequence[Finding], comparison: Comparison, names: dict[
 
 
 def _hard(findings: Sequence[Finding], names: dict[str, str]) -> Iterator[str]:
-    scored = [(ease, f) for f in findings if f["words"] >= 40 and (ease := reading_ease([f])) is not None]
+    scored = [
+        (ease, f) for f in findings if f["words"] >= 40 and (ease := reading_ease([f])) is not None
+    ]
     yield "## Hardest to read"
     yield ""
     if not scored:
@@ -74,7 +78,10 @@ def _hard(findings: Sequence[Finding], names: dict[str, str]) -> Iterator[str]:
 
 
 def _long(findings: Sequence[Finding], names: dict[str, str]) -> Iterator[str]:
-    long = sorted((f for f in findings if f["longest"] >= _LONG_SENTENCE), key=lambda f: (-f["longest"], f["index"]))
+    long = sorted(
+        (f for f in findings if f["longest"] >= _LONG_SENTENCE),
+        key=lambda f: (-f["longest"], f["index"]),
+    )
     yield f"## Sentences of {_LONG_SENTENCE} words and more"
     yield ""
     if not long:
@@ -83,7 +90,9 @@ def _long(findings: Sequence[Finding], names: dict[str, str]) -> Iterator[str]:
         yield f"- {finding['longest']} words in {_where(finding, names)}: “{_cell(finding['longest_text'])} …”"
 
 
-def _repeated(findings: Sequence[Finding], comparison: Comparison, names: dict[str, str]) -> Iterator[str]:
+def _repeated(
+    findings: Sequence[Finding], comparison: Comparison, names: dict[str, str]
+) -> Iterator[str]:
     by_index = {finding["index"]: finding for finding in findings}
     yield "## Said twice"
     yield ""

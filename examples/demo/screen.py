@@ -22,7 +22,8 @@ _COLOURS = {"first": "cyan", "second": "green", "third": "yellow"}
 
 
 class Screen:
-    """The terminal, or whatever stdout is: without one the same lines come plain and the bar is left out.
+    """The terminal, or whatever stdout is: without one the same lines come plain and the bar is
+    left out.
 
     Args:
         total: how many sections there are to analyse.
@@ -30,8 +31,14 @@ class Screen:
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+        )
+        self._bar = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
         self._task = self._bar.add_task("sections", total=total)
         self._done: set[str] = set()
 
@@ -39,7 +46,12 @@ class Screen:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         self._bar.stop()
 
     def note(self, text: str) -> None:
@@ -48,7 +60,9 @@ class Screen:
 
     def say(self, process: str, text: str) -> None:
         """A line about one process."""
-        self._console.print(Text(f"{process:<7}", style=f"bold {_COLOURS[process]}"), Text(one_line(text)), sep="")
+        self._console.print(
+            Text(f"{process:<7}", style=f"bold {_COLOURS[process]}"), Text(one_line(text)), sep=""
+        )
 
     def heard(self, _process: str, entry: Entry) -> None:
         """Move the bar: a section was analysed."""
@@ -66,11 +80,15 @@ class Screen:
         self._console.print(_who_ran_what(facts))
         self._console.print(_kept(promises))
         if facts.takeover_ms is not None:
-            self._console.print(Text(f"From kill -9 to resumption: {facts.takeover_ms:.0f} ms", style="bold"))
+            self._console.print(
+                Text(f"From kill -9 to resumption: {facts.takeover_ms:.0f} ms", style="bold")
+            )
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
 
 
 def _who_ran_what(facts: Facts) -> Table:
@@ -96,7 +114,9 @@ def _who_ran_what(facts: Facts) -> Table:
 
 
 def _groups(facts: Facts) -> Iterator[tuple[str, set[str]]]:
-    """The steps in the order in which they ran; sections in three kinds, by what the kill found of them."""
+    """The steps in the order in which they ran; sections in three kinds, by what the kill found of
+    them.
+    """
     sections = set(facts.section_steps)
     finished = facts.finished_before & sections
     in_flight = (sections & set(facts.began("first"))) - finished

@@ -1,7 +1,8 @@
 """What is played: one process begins and is killed, a second goes on, a third is refused.
 
-The processes are led by what is known, never by time: the first may begin as many sections as shall be finished, so that
-its next steps are surely in flight when it is killed; the second may begin the rest when the third has been refused.
+The processes are led by what is known, never by time: the first may begin as many sections as shall
+be finished, so that its next steps are surely in flight when it is killed; the second may begin the
+rest when the third has been refused.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Play:
         dsn: where Postgres is, as given by hand or by the environment; see `embedded`.
         embedded: bring a Postgres instead.
         paths: the documents.
-        sections: what they fall into, read beforehand so that wrong input is refused before anything starts.
+        sections: what they fall into, read beforehand so that wrong input is refused before
+            anything starts.
         output: where the report goes.
     """
 
@@ -64,11 +66,14 @@ async def play(given: Play, screen: Screen) -> Facts:
         ConfigurationError, PostgresUnavailableError: as `Durable` and `embedded_postgres` do.
     """
     thread_id = f"demo-{uuid4().hex[:8]}"
-    given.output.unlink(missing_ok=True)  # an earlier demo's report must not be taken for this one's
+    given.output.unlink(
+        missing_ok=True
+    )  # an earlier demo's report must not be taken for this one's
     async with AsyncExitStack() as stack:
         # They start first, for importing LangGraph takes longer than anything else here.
         first, second = [
-            await stack.enter_async_context(WorkerProcess.running(name, screen.heard)) for name in ("first", "second")
+            await stack.enter_async_context(WorkerProcess.running(name, screen.heard))
+            for name in ("first", "second")
         ]
         durable = await stack.enter_async_context(_postgres(given, screen))
         first.tell(_job(given, durable, thread_id, on_busy="reject"))
@@ -78,7 +83,9 @@ async def play(given: Play, screen: Screen) -> Facts:
 
 @asynccontextmanager
 async def _postgres(given: Play, screen: Screen) -> AsyncIterator[Durable]:
-    settings = replace(Settings.from_env(), lock_connections=1, checkpoint_connections=1, pool_max_size=2)
+    settings = replace(
+        Settings.from_env(), lock_connections=1, checkpoint_connections=1, pool_max_size=2
+    )
     async with AsyncExitStack() as stack:
         importing = asyncio.to_thread(import_module, "aiodurable.durable")
         if given.embedded:
@@ -97,11 +104,15 @@ async def _postgres(given: Play, screen: Screen) -> AsyncIterator[Durable]:
 async def _embedded(screen: Screen) -> AsyncIterator[str]:
     began = monotonic()
     async with embedded_postgres() as dsn:
-        screen.note(f"Postgres: embedded, started in {monotonic() - began:.1f} s; it stops with the demo")
+        screen.note(
+            f"Postgres: embedded, started in {monotonic() - began:.1f} s; it stops with the demo"
+        )
         yield dsn
 
 
-def _job(given: Play, durable: Durable, thread_id: str, *, on_busy: Literal["reject", "wait"]) -> Job:
+def _job(
+    given: Play, durable: Durable, thread_id: str, *, on_busy: Literal["reject", "wait"]
+) -> Job:
     return Job(
         dsn=durable.dsn.conninfo,
         thread_id=thread_id,
@@ -139,7 +150,9 @@ class _Story:
                 await self._go_on(killed_at)
                 return await self._gather(killed_at, held)
         except TimeoutError as error:
-            raise DemoError(f"waited {_PATIENCE_S:.0f} s for {self._point}, and nothing more happened") from error
+            raise DemoError(
+                f"waited {_PATIENCE_S:.0f} s for {self._point}, and nothing more happened"
+            ) from error
 
     async def _begin_and_kill(self) -> tuple[float, list[tuple[str, int]]]:
         first, second, screen = self._first, self._second, self._screen
@@ -165,7 +178,8 @@ class _Story:
         held = await self._sections()
         screen.committed(len(held), self._total)
         screen.say(
-            "first", f"{len(held)} of {self._total} sections are in Postgres, others in flight: kill -9 {first.pid}"
+            "first",
+            f"{len(held)} of {self._total} sections are in Postgres, others in flight: kill -9 {first.pid}",
         )
         return killed_at, held
 
@@ -173,7 +187,10 @@ class _Story:
         second, screen = self._second, self._screen
         self._point = "the second process to take the thread over"
         resumed = await second.hear("began")
-        screen.say("second", f"process {second.pid} goes on, {(resumed.at - killed_at) * 1000:.0f} ms after the kill")
+        screen.say(
+            "second",
+            f"process {second.pid} goes on, {(resumed.at - killed_at) * 1000:.0f} ms after the kill",
+        )
         self._point = "the third process to be refused"
         await self._try_too()
         self._point = "the second process to finish"
@@ -187,17 +204,26 @@ class _Story:
             async with self._durable.hold(self._thread_id):
                 self._third.append(Entry("started"))
         except WorkflowAlreadyRunningError as refused:
-            error, holder = type(refused).__name__, refused.holder.application if refused.holder else None
+            error, holder = (
+                type(refused).__name__,
+                refused.holder.application if refused.holder else None,
+            )
             self._third.append(Entry("refused", details={"error": error, "holder": holder}))
             self._screen.say("third", f"process {os.getpid()} (this one) asks too: {error}")
             self._screen.say("third", f"its error names the holder: {holder}")
 
     async def _sections(self) -> list[tuple[str, int]]:
-        """The section steps whose results Postgres holds, with the process that made each; read with LangGraph's saver."""
-        saved = await self._durable.checkpointer.aget_tuple({"configurable": {"thread_id": self._thread_id}})
+        """The section steps whose results Postgres holds, with the process that made each; read
+        with LangGraph's saver.
+        """
+        saved = await self._durable.checkpointer.aget_tuple(
+            {"configurable": {"thread_id": self._thread_id}}
+        )
         if saved is None:
             return []
-        stored: list[dict[str, Any]] = list(saved.checkpoint["channel_values"].get("findings") or ())
+        stored: list[dict[str, Any]] = list(
+            saved.checkpoint["channel_values"].get("findings") or ()
+        )
         for _, channel, value in saved.pending_writes or ():
             if channel == "findings":
                 stored += value
@@ -207,11 +233,14 @@ class _Story:
         workers = (self._first, self._second)
         thread = await self._durable.threads.status(self._thread_id)
         output = self._given.output
-        findings = await asyncio.to_thread(lambda: [analysis.analyse(section) for section in self._given.sections])
+        findings = await asyncio.to_thread(
+            lambda: [analysis.analyse(section) for section in self._given.sections]
+        )
         return Facts(
             pids={worker.name: worker.pid for worker in workers} | {"third": os.getpid()},
             exit_codes={worker.name: await worker.ended() for worker in workers},
-            logs={worker.name: tuple(worker.log) for worker in workers} | {"third": tuple(self._third)},
+            logs={worker.name: tuple(worker.log) for worker in workers}
+            | {"third": tuple(self._third)},
             section_steps=[section_step(section["index"]) for section in self._given.sections],
             held=held,
             results=await self._sections(),

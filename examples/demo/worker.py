@@ -1,7 +1,8 @@
 """A process of the demo: `python -m examples.demo.worker`.
 
-It reads its job from the first line of stdin (JSON) and writes to stdout what happens (`log`). Each further line of stdin
-allows it some more steps; taking the thread counts as one. When stdin ends, its parent is gone, and it stops.
+It reads its job from the first line of stdin (JSON) and writes to stdout what happens (`log`). Each
+further line of stdin allows it some more steps; taking the thread counts as one. When stdin ends,
+its parent is gone, and it stops.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ T = TypeVar("T")
 
 
 def _say(entry: Entry) -> None:
-    # One write of less than PIPE_BUF bytes is whole or not there, also when the process is killed at this moment.
+    # One write of less than PIPE_BUF bytes is whole or not there, also when the process is killed
+    # at this moment.
     os.write(sys.stdout.fileno(), entry.line())
 
 
@@ -43,8 +45,9 @@ def _say_event(event: Event) -> None:
 class _Leave:
     """How many steps may begin: fed by the lines of stdin.
 
-    Steps at a time are counted here, not by LangGraph's `max_concurrency`: its executor counts the writes of finished
-    tasks with the tasks, so they would wait behind all the sections that have not begun (langgraph/pregel/_executor.py).
+    Steps at a time are counted here, not by LangGraph's `max_concurrency`: its executor counts the
+    writes of finished tasks with the tasks, so they would wait behind all the sections that have
+    not begun (langgraph/pregel/_executor.py).
     """
 
     def __init__(self, at_once: int) -> None:
@@ -78,13 +81,17 @@ async def _run(job: Job, leave: _Leave) -> None:
         await leave.taken()
         _say(Entry("waiting"))
         timeout_s = job["timeout_s"] if job["on_busy"] == "wait" else None
-        async with durable.run(job["thread_id"], NAME, on_busy=job["on_busy"], timeout=timeout_s) as run:
+        async with durable.run(
+            job["thread_id"], NAME, on_busy=job["on_busy"], timeout=timeout_s
+        ) as run:
             await run.ainvoke({"paths": job["paths"], "output": job["output"]})
 
 
 async def _main() -> int:
     lines = asyncio.StreamReader(limit=1 << 24)  # a job names all its documents
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
     job: Job = json.loads(await lines.readline())
     leave = _Leave(job["at_once"])
     feeding = asyncio.create_task(leave.feed(lines), name="stdin")

@@ -81,7 +81,8 @@ def report_workflow(step: Step) -> StateGraph[State, Any, Any, Any]:
 
 
 def _write(state: State) -> None:
-    # A node runs at least once: a reader of the file sees a whole report at any moment, the old one or the new.
+    # A node runs at least once: a reader of the file sees a whole report at any moment, the old one
+    # or the new.
     output = Path(state["output"])
     draft = output.with_name(f".{output.name}.{os.getpid()}")
     draft.write_text(report.render(state["findings"], state["comparison"]), "utf-8")

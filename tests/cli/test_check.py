@@ -1,4 +1,6 @@
-"""`aiodurable check`: what a pipeline is told of the unfinished threads before a deploy, and what the verb gives."""
+"""`aiodurable check`: what a pipeline is told of the unfinished threads before a deploy, and what
+the verb gives.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from aiodurable.settings import Settings
 from aiodurable.threads import search
 from tests.support.internals import forget_classes
 
-UNFINISHED = [status for status in ThreadStatus if status not in (ThreadStatus.NEW, ThreadStatus.COMPLETE)]
+UNFINISHED = [
+    status for status in ThreadStatus if status not in (ThreadStatus.NEW, ThreadStatus.COMPLETE)
+]
 
 APP = """
 import operator
@@ -116,8 +120,17 @@ def unchanged(dsn: str) -> Iterator[None]:
 
     def rows() -> list[Any]:
         with psycopg.connect(dsn) as connection:
-            tables = ("aiodurable_runs", "aiodurable_fences", "checkpoints", "checkpoint_writes", "checkpoint_blobs")
-            return [connection.execute(f"SELECT t::text FROM {t} t ORDER BY 1".encode()).fetchall() for t in tables]
+            tables = (
+                "aiodurable_runs",
+                "aiodurable_fences",
+                "checkpoints",
+                "checkpoint_writes",
+                "checkpoint_blobs",
+            )
+            return [
+                connection.execute(f"SELECT t::text FROM {t} t ORDER BY 1".encode()).fetchall()
+                for t in tables
+            ]
 
     before = rows()
     yield
@@ -141,7 +154,11 @@ async def test_a_pipeline_is_told_of_each_thread_that_would_not_go_on() -> None:
     found = await asyncio.to_thread(run, "--app", "shop_new:graphs", "--json")
     *lines, sums = [json.loads(line) for line in found.stdout.splitlines()]
     told = {
-        line["thread_id"]: (line["status"], line["graph"], [(p["kind"], p["name"]) for p in line["problems"]])
+        line["thread_id"]: (
+            line["status"],
+            line["graph"],
+            [(p["kind"], p["name"]) for p in line["problems"]],
+        )
         for line in lines
     }
     assert told == PROBLEMS
@@ -152,19 +169,24 @@ async def test_a_pipeline_is_told_of_each_thread_that_would_not_go_on() -> None:
     again = await asyncio.to_thread(run, "--app", "shop_new:graphs")
     assert again.stdout.splitlines() == [
         (
-            "t-ask  interrupted  ask  lost question approve: other channels trigger this node now, so that an answer would "
-            "not reach what it asked"
+            "t-ask  interrupted  ask  lost question approve: other channels trigger this node now,"
+            " so that an answer would not reach what it asked"
         ),
         "t-gone  failed  gone  unregistered graph gone: no graph of this name was given",
         "t-order  failed  order  missing node pay",
-        "t-value  failed  value  undecodable value models_that_move.Basket: there is no module 'models_that_move' here",
         (
-            "5 unfinished threads: 4 would not go on (1 lost question, 1 missing node, 1 undecodable value, "
-            "1 unregistered graph)"
+            "t-value  failed  value  undecodable value models_that_move.Basket: there is no module"
+            " 'models_that_move' here"
+        ),
+        (
+            "5 unfinished threads: 4 would not go on (1 lost question, 1 missing node, 1"
+            " undecodable value, 1 unregistered graph)"
         ),
     ]
 
-    mended = await asyncio.to_thread(run, "--app", "shop_new:mended", "--rename", "order:pay=charge", "--prefix", "t-o")
+    mended = await asyncio.to_thread(
+        run, "--app", "shop_new:mended", "--rename", "order:pay=charge", "--prefix", "t-o"
+    )
     assert (mended.exit_code, mended.stdout) == (0, "1 unfinished thread: all would go on\n")
     of_one = await asyncio.to_thread(
         run, "--app", "shop_new:mended", "--rename", "pay=charge", "--status", "interrupted"
@@ -175,12 +197,19 @@ async def test_a_pipeline_is_told_of_each_thread_that_would_not_go_on() -> None:
 
 
 @pytest.mark.usefixtures("shop", "unchanged")
-async def test_the_verb_gives_every_unfinished_thread_and_imports_nothing_for_them(dsn: str) -> None:
+async def test_the_verb_gives_every_unfinished_thread_and_imports_nothing_for_them(
+    dsn: str,
+) -> None:
     import shop_new  # pyright: ignore[reportMissingImports]
 
-    async with Durable(dsn, graphs=shop_new.graphs, renamed={"pay": "charge"}, settings=Settings()) as durable:
+    async with Durable(
+        dsn, graphs=shop_new.graphs, renamed={"pay": "charge"}, settings=Settings()
+    ) as durable:
         found = {thread.thread_id: thread.problems async for thread in durable.threads.check()}
-        assert [thread.thread_id async for thread in durable.threads.check(limit=2)] == ["t-ask", "t-gone"]
+        assert [thread.thread_id async for thread in durable.threads.check(limit=2)] == [
+            "t-ask",
+            "t-gone",
+        ]
     assert {thread_id: [p.kind for p in problems] for thread_id, problems in found.items()} == {
         "t-ask": [ProblemKind.LOST_QUESTION],
         "t-gone": [ProblemKind.UNREGISTERED_GRAPH],
@@ -209,7 +238,7 @@ async def test_no_more_values_are_read_at_once_than_memory_is_given_for(
         checkpointer = durable.checkpointer
         threads = [thread.thread_id async for thread in durable.threads.check()]
         assert read == [threads]
-        (largest, *_) = sorted((await checkpointer.sizes(threads)).values(), reverse=True)
+        largest, *_ = sorted((await checkpointer.sizes(threads)).values(), reverse=True)
         for most, together in ((largest, 1), (2 * largest, 2), (1, 1)):
             read.clear()
             monkeypatch.setattr(check, "_BYTES_AT_ONCE", most)
@@ -237,14 +266,20 @@ async def test_a_check_finds_the_threads_that_a_search_finds(dsn: str) -> None:
                 (t.thread_id, t.status, t.graph)
                 async for t in durable.threads.search(**{"status": UNFINISHED, **filters})
             ]
-            checked = [(t.thread_id, t.status, t.graph) async for t in durable.threads.check(**filters)]
+            checked = [
+                (t.thread_id, t.status, t.graph) async for t in durable.threads.check(**filters)
+            ]
             assert checked == searched, filters
             if searched:
-                assert [t.thread_id async for t in durable.threads.check(limit=1, **filters)] == [searched[0][0]]
+                assert [t.thread_id async for t in durable.threads.check(limit=1, **filters)] == [
+                    searched[0][0]
+                ]
 
 
 @pytest.mark.usefixtures("shop")
-async def test_a_check_that_fails_leaves_nothing_at_work(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_check_that_fails_leaves_nothing_at_work(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shop_new  # pyright: ignore[reportMissingImports]
 
     at_work = asyncio.Event()

@@ -57,7 +57,9 @@ async def breaks_at_weigh(name: str) -> None:
 
 def in_database(dsn: str, work: Callable[[Durable], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with Durable(dsn, graphs={"words": four_nodes(breaks_at_weigh), "asking": asking()}) as durable:
+        async with Durable(
+            dsn, graphs={"words": four_nodes(breaks_at_weigh), "asking": asking()}
+        ) as durable:
             await work(durable)
 
     asyncio.run(main())
@@ -83,7 +85,17 @@ def threads(dsn: str) -> str:
 def test_help_names_every_command_and_the_exit_codes() -> None:
     result = aiodurable_("--help")
     assert result.exit_code == 0
-    for word in ("check", "delete", "fork", "migrate", "prune", "retry", "show", "status", "4 already running"):
+    for word in (
+        "check",
+        "delete",
+        "fork",
+        "migrate",
+        "prune",
+        "retry",
+        "show",
+        "status",
+        "4 already running",
+    ):
         assert word in result.stdout
 
 
@@ -101,7 +113,9 @@ from aiodurable.cli.commands import cli
 cli(["--help"], standalone_mode=False)
 print("loaded:", sorted({{"asyncpg", "langchain_core", "langgraph", "psycopg", "rich"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "loaded: []"
 
 
@@ -114,9 +128,13 @@ importlib.util.find_spec = lambda name, *args: None if name == {missing!r} else 
 import aiodurable.cli
 aiodurable.cli.main()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
-    assert done.stderr == f"aiodurable: the command needs {missing}: pip install 'aiodurable[cli]'\n"
+    assert (
+        done.stderr == f"aiodurable: the command needs {missing}: pip install 'aiodurable[cli]'\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +155,9 @@ def test_every_kind_of_error_has_its_exit_code(error: AiodurableError, code: int
     assert exit_of(error) == Exit(code)
 
 
-def test_db_check_says_whether_the_tables_are_there_and_print_connects_to_no_database(empty_dsn: str) -> None:
+def test_db_check_says_whether_the_tables_are_there_and_print_connects_to_no_database(
+    empty_dsn: str,
+) -> None:
     assert aiodurable_("db", "check", "--dsn", empty_dsn).exit_code != 0
     printed = aiodurable_("db", "migrate", "--print", "--dsn", "postgresql://nowhere.invalid/x")
     assert printed.exit_code == 0
@@ -162,7 +182,9 @@ def test_looking_changes_nothing_in_a_database_without_tables(empty_dsn: str) ->
         assert result.exit_code == 5
         assert "aiodurable migrate" in result.stderr
     with psycopg.connect(empty_dsn) as connection:
-        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+        assert connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone() == (0,)
 
 
 @pytest.mark.parametrize("command", [("status", "any"), ("list",), ("migrate",)])
@@ -185,8 +207,12 @@ def test_with_json_an_error_is_text_on_stderr_and_stdout_stays_empty(dsn: str) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGPIPE")
-@pytest.mark.parametrize("command", [("list", "--all", "--json"), ("list", "--all"), ("doctor", "--json"), ("--help",)])
-def test_who_leaves_before_the_end_of_the_output_hears_of_no_error(threads: str, command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "command", [("list", "--all", "--json"), ("list", "--all"), ("doctor", "--json"), ("--help",)]
+)
+def test_who_leaves_before_the_end_of_the_output_hears_of_no_error(
+    threads: str, command: tuple[str, ...]
+) -> None:
     read, write = os.pipe()
     os.close(read)
     try:
@@ -218,7 +244,10 @@ def test_status_of_an_unknown_thread_is_not_found(dsn: str) -> None:
 def test_status_tells_what_a_person_needs(threads: str) -> None:
     result = aiodurable_("status", "broken", "--dsn", threads)
     assert result.exit_code == 0, result.output
-    lines = dict(line.split(maxsplit=1) for line in result.stdout.replace("failed in", "failed_in").splitlines())
+    lines = dict(
+        line.split(maxsplit=1)
+        for line in result.stdout.replace("failed in", "failed_in").splitlines()
+    )
     assert lines["status"] == "failed"
     assert lines["graph"] == "words"
     assert lines["failed_in"] == "weigh"
@@ -230,12 +259,18 @@ def test_status_tells_what_a_person_needs(threads: str) -> None:
 
 def test_status_as_json_is_one_object(threads: str) -> None:
     thread = json.loads(aiodurable_("status", "waiting", "--json", "--dsn", threads).stdout)
-    assert (thread["thread_id"], thread["status"], thread["attempts"]) == ("waiting", "interrupted", 1)
+    assert (thread["thread_id"], thread["status"], thread["attempts"]) == (
+        "waiting",
+        "interrupted",
+        1,
+    )
     assert thread["interrupts"][0]["value"] == {"question": "which word?"}
     assert thread["holder"] is None
 
 
-def test_status_finds_the_database_in_the_environment(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_finds_the_database_in_the_environment(
+    threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIODURABLE_DSN", threads)
     assert aiodurable_("status", "done").exit_code == 0
 
@@ -246,7 +281,10 @@ def test_list_shows_what_needs_attention(threads: str) -> None:
     heading, *rows = result.stdout.splitlines()
     assert heading.split() == ["thread", "status", "graph", "age", "what"]
     first_lines = [row for row in rows if not row.startswith(" ")]  # a long error goes on below
-    assert [row.split()[:2] for row in first_lines] == [["broken", "failed"], ["waiting", "interrupted"]]
+    assert [row.split()[:2] for row in first_lines] == [
+        ["broken", "failed"],
+        ["waiting", "interrupted"],
+    ]
 
 
 def listed(*arguments: str) -> list[str]:
@@ -282,7 +320,12 @@ def test_list_says_when_there_is_more(threads: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--status", "new"), ("--older-than", "yesterday"), ("--limit", "0"), ("--all", "--status", "failed")],
+    [
+        ("--status", "new"),
+        ("--older-than", "yesterday"),
+        ("--limit", "0"),
+        ("--all", "--status", "failed"),
+    ],
 )
 def test_list_refuses_what_makes_no_sense(arguments: tuple[str, ...]) -> None:
     assert aiodurable_("list", *arguments).exit_code == 2
@@ -293,7 +336,9 @@ def test_pg_starts_tells_its_url_and_stops(tmp_path: Path, monkeypatch: pytest.M
         pytest.skip("embedded Postgres is not for Windows")
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o011)  # root's Postgres runs as somebody else, who must get there
+            folder.chmod(
+                folder.stat().st_mode | 0o011
+            )  # root's Postgres runs as somebody else, who must get there
     monkeypatch.setenv("AIODURABLE_PG_DATA", str(tmp_path / "data"))
     assert aiodurable_("pg", "url").exit_code == 3
     started = aiodurable_("pg", "start")
@@ -350,5 +395,7 @@ def test_any_value_of_a_question_can_be_printed_as_json() -> None:
     from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 
     value: Any = object()
-    thread = WorkflowCheckpoint("t", ThreadStatus.INTERRUPTED, interrupts=(Interrupt(value=value, id="i"),))
+    thread = WorkflowCheckpoint(
+        "t", ThreadStatus.INTERRUPTED, interrupts=(Interrupt(value=value, id="i"),)
+    )
     assert json.loads(thread_json(thread))["interrupts"] == [{"id": "i", "value": repr(value)}]

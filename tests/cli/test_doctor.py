@@ -1,4 +1,6 @@
-"""Every check of the doctor finds what it is for, on servers, databases, roles and ways that are really wrong."""
+"""Every check of the doctor finds what it is for, on servers, databases, roles and ways that are
+really wrong.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +53,14 @@ def name_of(dsn: str) -> sql.Identifier:
 
 
 def alter(admin: psycopg.Connection[Any], dsn: str, setting: str, value: str) -> None:
-    admin.execute(sql.SQL("ALTER DATABASE {} SET {} = {}").format(name_of(dsn), sql.Identifier(setting), value))
+    admin.execute(
+        sql.SQL("ALTER DATABASE {} SET {} = {}").format(
+            name_of(dsn), sql.Identifier(setting), value
+        )
+    )
 
 
-# ---- the command ----------------------------------------------------------------------------------------------------
+# ---- the command --------------------------------------------------------------------------------
 
 
 def doctor(*arguments: str) -> Result:
@@ -68,7 +74,8 @@ def test_a_database_that_is_fit_passes(dsn: str) -> None:
     assert "\x1b" not in result.output, "no colours where nobody sees them"
     assert max(map(len, result.output.splitlines())) <= 80
     graded = {
-        found["check"]: found["grade"] for found in map(json.loads, doctor("--dsn", dsn, "--json").output.splitlines())
+        found["check"]: found["grade"]
+        for found in map(json.loads, doctor("--dsn", dsn, "--json").output.splitlines())
     }
     assert set(graded.values()) <= {"ok", "warn"}
     assert {"settings", "psycopg", "asyncpg", "locks", "silence", "clock", "schema", "rights"} <= {
@@ -77,7 +84,9 @@ def test_a_database_that_is_fit_passes(dsn: str) -> None:
 
 
 def test_a_server_that_is_away_is_a_finding_and_exit_code_1() -> None:
-    result = doctor("--dsn", f"postgresql://app:s3cret@127.0.0.1:{free_port()}/app?connect_timeout=2")
+    result = doctor(
+        "--dsn", f"postgresql://app:s3cret@127.0.0.1:{free_port()}/app?connect_timeout=2"
+    )
     assert result.exit_code == 1
     assert "fail  psycopg" in result.output
     assert "fail  asyncpg" in result.output
@@ -87,14 +96,20 @@ def test_a_server_that_is_away_is_a_finding_and_exit_code_1() -> None:
 
 @pytest.mark.parametrize("option", ["sslpassword", "options"])
 def test_no_value_that_may_be_a_secret_is_shown(option: str) -> None:
-    dsn = make_conninfo(host="127.0.0.1", port=str(free_port()), user="app", password="s3cret", **{option: "-c a=hush"})
+    dsn = make_conninfo(
+        host="127.0.0.1",
+        port=str(free_port()),
+        user="app",
+        password="s3cret",
+        **{option: "-c a=hush"},
+    )
     result = doctor("--dsn", dsn, "--json")
     assert option in result.output
     assert "s3cret" not in result.output
     assert "hush" not in result.output
 
 
-# ---- the configuration ----------------------------------------------------------------------------------------------
+# ---- the configuration --------------------------------------------------------------------------
 
 
 async def test_settings_that_break_each_other(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,8 +119,12 @@ async def test_settings_that_break_each_other(dsn: str, monkeypatch: pytest.Monk
     assert "lease_ttl_s" in found.found
 
 
-@pytest.mark.parametrize(("name", "value"), [("LEASE_HEARTBEAT_S", "0.1"), ("RECOVERY_GRACE_S", "60")])
-async def test_settings_that_are_unwise(dsn: str, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("LEASE_HEARTBEAT_S", "0.1"), ("RECOVERY_GRACE_S", "60")]
+)
+async def test_settings_that_are_unwise(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     monkeypatch.setenv(f"AIODURABLE_{name}", value)
     found = (await examined(dsn))["settings"]
     assert found.grade == "warn"
@@ -136,7 +155,9 @@ async def test_an_option_that_asyncpg_goes_without(dsn: str) -> None:
 
 
 async def test_a_certificate_that_is_not_there(dsn: str) -> None:
-    found = await examined(make_conninfo(dsn, sslmode="verify-full", sslrootcert="system", sslcert="/no/such.crt"))
+    found = await examined(
+        make_conninfo(dsn, sslmode="verify-full", sslrootcert="system", sslcert="/no/such.crt")
+    )
     assert found["dsn"].grade == found["asyncpg"].grade == "fail"
 
 
@@ -145,7 +166,7 @@ async def test_a_direct_dsn_that_cannot_be_read(dsn: str, monkeypatch: pytest.Mo
     assert (await examined(dsn))["lock_dsn"].grade == "fail"
 
 
-# ---- the ways -------------------------------------------------------------------------------------------------------
+# ---- the ways -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong", [{"dbname": "nowhere"}, {"user": "nobody_here"}])
@@ -178,12 +199,16 @@ async def test_a_pooler_in_session_mode(dsn: str, monkeypatch: pytest.MonkeyPatc
         assert found["locks"].grade == found["silence"].grade == "ok"
 
 
-async def test_a_direct_way_that_needs_none_beside_it(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_direct_way_that_needs_none_beside_it(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIODURABLE_LOCK_DSN", dsn)
     assert "not needed" in (await examined(dsn))["pooling"].found
 
 
-async def test_two_ways_to_two_databases(dsn: str, empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_ways_to_two_databases(
+    dsn: str, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIODURABLE_LOCK_DSN", empty_dsn)
     assert (await examined(dsn))["same database"].grade == "fail"
 
@@ -202,7 +227,7 @@ async def test_a_server_that_bears_silence(dsn: str, monkeypatch: pytest.MonkeyP
     assert found.grade == "fail"
 
 
-# ---- the server -----------------------------------------------------------------------------------------------------
+# ---- the server ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -236,7 +261,9 @@ async def test_a_database_that_cannot_hold_unicode(server: Server, encoding: str
     assert encoding in found["encoding"].found
 
 
-async def test_no_room_for_a_process(dsn: str, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_room_for_a_process(
+    dsn: str, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 12").format(name_of(dsn)))
     found = (await examined(dsn))["connections"]
     assert found.grade == "warn"
@@ -251,7 +278,9 @@ async def test_a_lock_table_that_fills_up(dsn: str, database: PsycopgPool) -> No
     slots = facts.number("max_locks_per_transaction") * facts.number("max_connections")
     holder = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
     for share, grade in ((0.5, "warn"), (0.9, "fail")):
-        await holder.fetch("SELECT pg_try_advisory_lock(n) FROM generate_series(1, $1) AS n", round(slots * share))
+        await holder.fetch(
+            "SELECT pg_try_advisory_lock(n) FROM generate_series(1, $1) AS n", round(slots * share)
+        )
         found = server_checks.lock_table(await server_checks.facts_of(database), Settings())
         assert found.grade == grade, found
     await holder.close()
@@ -261,9 +290,13 @@ async def test_facts_that_this_server_cannot_have(database: PsycopgPool) -> None
     """An old server, and one reached over a network where dead peers are not noticed."""
     facts = await server_checks.facts_of(database)
     assert server_checks.version(replace(facts, version_num=130000), Settings()).grade == "fail"
-    over_tcp = replace(facts, over_tcp=True, settings={**facts.settings, "tcp_keepalives_idle": "7200"})
+    over_tcp = replace(
+        facts, over_tcp=True, settings={**facts.settings, "tcp_keepalives_idle": "7200"}
+    )
     assert server_checks.keepalives(over_tcp, Settings()).grade == "warn"
-    bounded = replace(over_tcp, settings={**over_tcp.settings, "idle_in_transaction_session_timeout": "60000"})
+    bounded = replace(
+        over_tcp, settings={**over_tcp.settings, "idle_in_transaction_session_timeout": "60000"}
+    )
     assert server_checks.keepalives(bounded, Settings()).grade == "ok"
 
 
@@ -278,7 +311,7 @@ async def test_a_clock_that_is_wrong(database: PsycopgPool, seconds: int) -> Non
     assert (await server_checks.clock(database)).grade == "ok"
 
 
-# ---- tables and rights ----------------------------------------------------------------------------------------------
+# ---- tables and rights --------------------------------------------------------------------------
 
 
 async def test_tables_that_are_missing(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +323,9 @@ async def test_tables_that_are_missing(empty_dsn: str, monkeypatch: pytest.Monke
 
 
 async def test_tables_that_are_newer(dsn: str, database: PsycopgPool) -> None:
-    await database.execute("INSERT INTO aiodurable_migrations (version, name) VALUES (999, 'later')")
+    await database.execute(
+        "INSERT INTO aiodurable_migrations (version, name) VALUES (999, 'later')"
+    )
     assert (await examined(dsn))["schema"].grade == "fail"
 
 
@@ -345,7 +380,9 @@ async def test_a_right_on_any_of_our_tables_that_is_missing(
                 "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {}",
             ):
                 connection.execute(statement.format(role).encode())
-            assert (await examined(make_conninfo(dsn, user=role, password="limited")))["rights"].grade is Grade.OK
+            assert (await examined(make_conninfo(dsn, user=role, password="limited")))[
+                "rights"
+            ].grade is Grade.OK
             connection.execute(f"REVOKE SELECT ON {table} FROM {role}".encode())
             found = (await examined(make_conninfo(dsn, user=role, password="limited")))["rights"]
             connection.execute(f"DROP OWNED BY {role}".encode())

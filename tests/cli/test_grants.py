@@ -37,17 +37,23 @@ def ask(state: State) -> State:
     return {"n": interrupt("how many?")}
 
 
-GRAPHS: dict[str, Any] = {"ask": StateGraph(State).add_node("ask", ask).add_edge(START, "ask").add_edge("ask", END)}
+GRAPHS: dict[str, Any] = {
+    "ask": StateGraph(State).add_node("ask", ask).add_edge(START, "ask").add_edge("ask", END)
+}
 
 
 @pytest.fixture
 async def owner(empty_dsn: str) -> AsyncIterator[str]:
-    """The DSN of whoever owns the tables, which have a schema of their own, in a database that is not everybody's."""
+    """The DSN of whoever owns the tables, which have a schema of their own, in a database that is
+    not everybody's.
+    """
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         name = sql.Identifier(connection.info.dbname)
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
         connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
-        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'app'").format(sql.Identifier(ROLE)))
+        connection.execute(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'app'").format(sql.Identifier(ROLE))
+        )
     yield make_conninfo(empty_dsn, options=PATH)
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(ROLE)))
@@ -66,11 +72,16 @@ def each_privilege(statements: list[str]) -> Iterator[tuple[str, str]]:
         found = re.fullmatch(r"GRANT (.+?) ON (.+) TO (.+);", statement)
         assert found, statement
         for privilege in found[1].split(", "):
-            yield f"GRANT {privilege} ON {found[2]} TO {found[3]}", f"REVOKE {privilege} ON {found[2]} FROM {found[3]}"
+            yield (
+                f"GRANT {privilege} ON {found[2]} TO {found[3]}",
+                f"REVOKE {privilege} ON {found[2]} FROM {found[3]}",
+            )
 
 
 async def looks(dsn: str) -> None:
-    async with Durable(dsn, settings=Settings(auto_migrate=False, lock_connections=0, connect_timeout_s=5)) as durable:
+    async with Durable(
+        dsn, settings=Settings(auto_migrate=False, lock_connections=0, connect_timeout_s=5)
+    ) as durable:
         assert [found.thread_id async for found in durable.threads.search()] == ["before"]
         await durable.threads.status("before")
         await durable.threads.count()
@@ -79,7 +90,9 @@ async def looks(dsn: str) -> None:
 
 
 async def runs(dsn: str) -> None:
-    async with Durable(dsn, graphs=GRAPHS, settings=Settings(auto_migrate=False, connect_timeout_s=5)) as durable:
+    async with Durable(
+        dsn, graphs=GRAPHS, settings=Settings(auto_migrate=False, connect_timeout_s=5)
+    ) as durable:
         async with durable.run("thread", "ask") as run:
             await run.ainvoke({})
         async with durable.run("thread", "ask") as run:
@@ -114,7 +127,9 @@ DOES: dict[str, Callable[[str], Awaitable[None]]] = {
 
 
 @pytest.mark.parametrize("kind", DOES)
-async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_them_not(owner: str, kind: str) -> None:
+async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_them_not(
+    owner: str, kind: str
+) -> None:
     app = make_conninfo(owner, user=ROLE, password="app")
     if kind != "migrate":
         await schema.migrate(parse_dsn(owner))
@@ -130,8 +145,8 @@ async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_t
                     connection.execute(statement.encode())
             else:
                 connection.execute(
-                    "TRUNCATE checkpoints, checkpoint_blobs, checkpoint_writes, aiodurable_runs, aiodurable_fences, "
-                    "aiodurable_namespace"
+                    "TRUNCATE checkpoints, checkpoint_blobs, checkpoint_writes, aiodurable_runs,"
+                    " aiodurable_fences, aiodurable_namespace"
                 )
             if kind == "look":
                 await runs_once(owner)
@@ -165,7 +180,10 @@ def test_doctor_knows_what_a_role_is_for(dsn: str, admin: psycopg.Connection[Any
                 .output.splitlines()
             ):
                 connection.execute(statement.encode())
-            assert examined(looker, "look", 0)["rights"] == "this role may do all that is needed to look"
+            assert (
+                examined(looker, "look", 0)["rights"]
+                == "this role may do all that is needed to look"
+            )
             found = examined(looker, "run", 1)["rights"]
             assert found.startswith("this role may look, not run: it lacks INSERT on checkpoints")
         finally:

@@ -28,7 +28,9 @@ async def locks(dsn: str, *arguments: str) -> Result:
 
 
 async def held(dsn: str, *arguments: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (await locks(dsn, "--json", *arguments)).output.splitlines()]
+    return [
+        json.loads(line) for line in (await locks(dsn, "--json", *arguments)).output.splitlines()
+    ]
 
 
 async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str) -> None:

@@ -1,4 +1,6 @@
-"""What a command prints of names and values that somebody else chose: nothing a terminal obeys, and JSON that is JSON."""
+"""What a command prints of names and values that somebody else chose: nothing a terminal obeys, and
+JSON that is JSON.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ HOSTILE = (CLEARS, COPIES, TURNS, BREAKS, "e\x9b31m", " f ", "é 日本 ok")
 OBEYED = re.compile(r"[^\x20-\x7e\n\r\xa0-\u02ff\u2500-\u257f\u3000-\u9fff…≤]")
 
 State = TypedDict(
-    "State", {"x": int, "chan\x1b]0;owned\x07nel": int, "once\x1b[2J": Annotated[int, EphemeralValue]}, total=False
+    "State",
+    {"x": int, "chan\x1b]0;owned\x07nel": int, "once\x1b[2J": Annotated[int, EphemeralValue]},
+    total=False,
 )
 
 
@@ -49,7 +53,9 @@ async def fails(state: State) -> State:
 
 def graph_of(node: Any) -> Any:
     return (
-        StateGraph(State).add_sequence([("fi\x1b[2Jrst", begin), ("no\x1b[2Jde", node)]).add_edge(START, "fi\x1b[2Jrst")
+        StateGraph(State)
+        .add_sequence([("fi\x1b[2Jrst", begin), ("no\x1b[2Jde", node)])
+        .add_edge(START, "fi\x1b[2Jrst")
     )
 
 
@@ -66,7 +72,9 @@ async def fill(dsn: str) -> None:
 
 @pytest.fixture(scope="module")
 def hostile(server: Any, template: str) -> Any:
-    """A database whose thread ids, channels, nodes, questions and errors were chosen to be obeyed."""
+    """A database whose thread ids, channels, nodes, questions and errors were chosen to be
+    obeyed.
+    """
     name = server.create(template)
     asyncio.run(fill(server.database(name)))
     yield server.database(name)
@@ -93,14 +101,24 @@ def each(commands: Iterable[Sequence[str]]) -> list[str]:
 
 def at_a_terminal(dsn: str, commands: Iterable[Sequence[str]]) -> list[str]:
     """What each command writes to a terminal, its errors too."""
-    environment = {**os.environ, "AIODURABLE_DSN": dsn, "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "200"}
+    environment = {
+        **os.environ,
+        "AIODURABLE_DSN": dsn,
+        "TERM": "dumb",
+        "NO_COLOR": "1",
+        "COLUMNS": "200",
+    }
     return written_to_a_terminal(each(commands), environment).split("=" * 20)[:-1]
 
 
 def in_a_pipe(dsn: str, *arguments: str, stderr: int = subprocess.STDOUT) -> str:
     environment = {**os.environ, "AIODURABLE_DSN": dsn}
     return subprocess.run(
-        [sys.executable, "-m", "aiodurable", *arguments], stdout=-1, stderr=stderr, env=environment, check=False
+        [sys.executable, "-m", "aiodurable", *arguments],
+        stdout=-1,
+        stderr=stderr,
+        env=environment,
+        check=False,
     ).stdout.decode()
 
 
@@ -132,17 +150,24 @@ def test_no_command_writes_what_a_terminal_obeys(hostile: str) -> None:
 
 def test_the_hint_for_the_next_page_is_a_word_that_bash_reads_back(hostile: str) -> None:
     page, word = in_a_pipe(hostile, "list", "--limit", "2").rstrip("\n").split("--after ")
-    argument = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True).stdout.decode()
+    argument = subprocess.run(
+        ["bash", "-c", f"printf %s {word}"], capture_output=True, check=True
+    ).stdout.decode()
     assert argument == sorted(HOSTILE)[1]
     assert argument not in page
 
 
-@pytest.mark.parametrize("name", [*HOSTILE, "", "plain", "two words", "it's", "$HOME", "é\x85", "\x1b9", "a\udcff"])
+@pytest.mark.parametrize(
+    "name", [*HOSTILE, "", "plain", "two words", "it's", "$HOME", "é\x85", "\x1b9", "a\udcff"]
+)
 def test_a_quoted_name_is_printable_and_bash_reads_the_same(name: str) -> None:
     for word in (shell_word(name), quoted(name) if quoted(name) != name else shell_word(name)):
         assert word.isprintable()
         found = subprocess.run(
-            ["bash", "-c", f"printf %s {word}"], capture_output=True, check=True, env={"LC_ALL": "C"}
+            ["bash", "-c", f"printf %s {word}"],
+            capture_output=True,
+            check=True,
+            env={"LC_ALL": "C"},
         )
         assert found.stdout.decode(errors="surrogateescape") == name
 

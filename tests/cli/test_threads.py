@@ -1,4 +1,6 @@
-"""The commands on threads: status, show, retry, fork, prune; what they print, and which exit code a script gets."""
+"""The commands on threads: status, show, retry, fork, prune; what they print, and which exit code a
+script gets.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ asyncio.run(main(os.environ["FILL"]))
 
 @pytest.fixture(scope="session")
 def filled(server: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name of a database with a complete, a failed, an interrupted and a plain thread, to be cloned."""
+    """The name of a database with a complete, a failed, an interrupted and a plain thread, to be
+    cloned.
+    """
     folder = tmp_path_factory.mktemp("shop")
     (folder / "shop_for_tests.py").write_text(APP)
     name = server.create(template)
@@ -96,7 +100,9 @@ def filled(server: Any, template: str, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def shop(server: Any, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def shop(
+    server: Any, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     """An application in the current folder, and a database of its threads."""
     (tmp_path / "shop_for_tests.py").write_text(APP)
     monkeypatch.chdir(tmp_path)
@@ -179,7 +185,9 @@ def test_retry_of_what_fails_again_says_so(shop: str, monkeypatch: pytest.Monkey
     assert "2 attempts" in result.stdout
 
 
-def test_retry_takes_the_applications_own_durable(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_takes_the_applications_own_durable(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("THE_APPS_OWN", shop)
     monkeypatch.setenv("AIODURABLE_APP", "shop_for_tests:own")
     assert run("retry", "broken", "--dsn", shop).exit_code == 2
@@ -201,7 +209,9 @@ def test_retry_takes_the_applications_own_durable(shop: str, monkeypatch: pytest
         (("broken", "--app", "shop_for_tests:broken"), 1, "no such region"),
     ],
 )
-def test_retry_refuses_with_the_right_code(shop: str, arguments: tuple[str, ...], code: int, says: str) -> None:
+def test_retry_refuses_with_the_right_code(
+    shop: str, arguments: tuple[str, ...], code: int, says: str
+) -> None:
     result = run("retry", *arguments)
     assert (result.exit_code, says in result.stderr) == (code, True), result.output
 
@@ -220,10 +230,16 @@ def test_a_thread_that_is_held_is_already_running(shop: str) -> None:
 
 def test_fork_makes_a_paused_thread_that_retry_runs(shop: str) -> None:
     thread = printed("fork", "done", "copy", "--before", "ship")
-    assert (thread["thread_id"], thread["status"], thread["pending"]) == ("copy", "paused", ["ship"])
+    assert (thread["thread_id"], thread["status"], thread["pending"]) == (
+        "copy",
+        "paused",
+        ["ship"],
+    )
     assert "forked from thread 'done'" in thread["reason"]
     assert printed("retry", "copy", *APP_OPTION)["status"] == "complete"
-    changed = printed("fork", "done", "--before", "ship", "--values", '{"secret": "swordfish"}', *APP_OPTION)
+    changed = printed(
+        "fork", "done", "--before", "ship", "--values", '{"secret": "swordfish"}', *APP_OPTION
+    )
     assert printed("show", changed["thread_id"], "--values")["values"]["secret"] == "swordfish"
 
 
@@ -261,7 +277,18 @@ def test_prune_tells_what_it_removed(shop: str) -> None:
     assert printed("prune", "--older-than", "0s", "--yes") == {**would, "dry_run": False}
     assert len(printed("show", "done")["steps"]) == 1
     assert run("prune", "--older-than", "30d", "-y").stdout == "pruned 0 threads, 0 rows, 0 B\n"
-    gone = printed("prune", "--older-than", "0s", "-y", "--strategy", "delete", "-s", "failed", "-s", "complete")
+    gone = printed(
+        "prune",
+        "--older-than",
+        "0s",
+        "-y",
+        "--strategy",
+        "delete",
+        "-s",
+        "failed",
+        "-s",
+        "complete",
+    )
     assert gone["threads"] == 2
     assert run("status", "broken").exit_code == 3
 
@@ -305,6 +332,9 @@ def test_list_goes_on_after_a_page(shop: str) -> None:
     first = run("list", "--all", "--limit", "2")
     assert "--after broken" in first.stderr
     second = run("list", "--all", "--after", "broken", "--json")
-    assert [json.loads(line)["thread_id"] for line in second.stdout.splitlines()] == ["done", "plain"]
+    assert [json.loads(line)["thread_id"] for line in second.stdout.splitlines()] == [
+        "done",
+        "plain",
+    ]
     assert run("list", "--all", "--prefix", "pl").stdout.splitlines()[1].startswith("plain")
     assert run("list", "--holder", "nobody").stdout == "no such thread\n"

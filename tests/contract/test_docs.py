@@ -1,4 +1,6 @@
-"""The docs say what is so: programs run as they are typed, links lead somewhere, and what is named exists."""
+"""The docs say what is so: programs run as they are typed, links lead somewhere, and what is named
+exists.
+"""
 
 from __future__ import annotations
 
@@ -42,27 +44,39 @@ def first_cells(page: Path, *, under: str = "") -> list[list[str]]:
     text = page.read_text()
     if under:
         text = re.split(r"^#", text.partition(f"# {under}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-    return [found for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) if (found := re.findall(r"`(.*?)`", row))]
+    return [
+        found
+        for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+        if (found := re.findall(r"`(.*?)`", row))
+    ]
 
 
 def page_name(page: Path) -> str:
     return str(page.relative_to(REPOSITORY))
 
 
-# --- programs --------------------------------------------------------------------------------------------------------
+# ---- programs -----------------------------------------------------------------------------------
 
 
-async def test_the_first_example_of_the_readme_runs_as_it_is_typed(start: Start, tmp_path: Path) -> None:
+async def test_the_first_example_of_the_readme_runs_as_it_is_typed(
+    start: Start, tmp_path: Path
+) -> None:
     program = tmp_path / "first_example.py"
     program.write_text(blocks(README)[0])
     assert await output(await start(program)) == "{'topic': 'tides', 'text': 'All about tides'}\n"
 
 
 async def test_the_tutorials_program_survives_being_killed(start: Start, tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="aiodurable-tutorial-") as folder:  # its path is short: a socket lies in it
+    with tempfile.TemporaryDirectory(
+        prefix="aiodurable-tutorial-"
+    ) as folder:  # its path is short: a socket lies in it
         Path(folder).chmod(0o755)  # as root Postgres runs as another user
         program = tmp_path / "first_run.py"
-        program.write_text(blocks(DOCS / "tutorial" / "first-run.md")[0].replace("/tmp/first-run", f"{folder}/data"))
+        program.write_text(
+            blocks(DOCS / "tutorial" / "first-run.md")[0].replace(
+                "/tmp/first-run", f"{folder}/data"
+            )
+        )
         killed = await start(program)
         before = await read_until(killed, "writing")
         killed.send_signal(signal.SIGQUIT)  # Ctrl-\
@@ -80,19 +94,35 @@ def test_what_is_shown_is_python_and_what_it_imports_from_us_exists(page: Path) 
             continue
         tree = compile(block, page.name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "aiodurable":
+            if (
+                isinstance(node, ast.ImportFrom)
+                and (node.module or "").partition(".")[0] == "aiodurable"
+            ):
                 module = importlib.import_module(node.module or "")
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "decisions"], ids=page_name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name != "decisions"], ids=page_name
+)
 def test_an_error_that_a_page_names_exists(page: Path) -> None:
-    others = {"CancelledError", "UnknownInterruptError", "ValidationError", *dir(builtins)}  # of others
-    found = set(re.findall(r"`(\w+Error)\b", page.read_text())) if page.name != "CHANGELOG.md" else set[str]()
+    others = {
+        "CancelledError",
+        "UnknownInterruptError",
+        "ValidationError",
+        *dir(builtins),
+    }  # of others
+    found = (
+        set(re.findall(r"`(\w+Error)\b", page.read_text()))
+        if page.name != "CHANGELOG.md"
+        else set[str]()
+    )
     assert found - set(errors.__all__) - others == set()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "decisions"], ids=page_name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name != "decisions"], ids=page_name
+)
 def test_a_module_that_a_page_names_exists(page: Path) -> None:
     named = (
         set(re.findall(r"`((?:\w+/)+\w+\.(?:py|sql))`", page.read_text()))
@@ -102,11 +132,13 @@ def test_a_module_that_a_page_names_exists(page: Path) -> None:
     assert [
         name
         for name in named
-        if not any((root / name).exists() for root in (REPOSITORY, Path(aiodurable.__file__).parent))
+        if not any(
+            (root / name).exists() for root in (REPOSITORY, Path(aiodurable.__file__).parent)
+        )
     ] == []
 
 
-# --- links -----------------------------------------------------------------------------------------------------------
+# ---- links --------------------------------------------------------------------------------------
 
 
 def anchors(page: Path) -> set[str]:
@@ -143,7 +175,7 @@ def test_every_page_and_every_example_can_be_reached_from_the_readme() -> None:
     assert wanted <= seen, wanted - seen
 
 
-# --- names -----------------------------------------------------------------------------------------------------------
+# ---- names --------------------------------------------------------------------------------------
 
 
 def literal(value: Any) -> str:
@@ -164,7 +196,9 @@ def signature(function: Any, name: str) -> str:
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name == "self":
             continue
-        if parameter.kind is parameter.KEYWORD_ONLY and not any(word.startswith("*") for word in words):
+        if parameter.kind is parameter.KEYWORD_ONLY and not any(
+            word.startswith("*") for word in words
+        ):
             words.append("*")
         stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
         default = "" if parameter.default is parameter.empty else f"={literal(parameter.default)}"
@@ -186,14 +220,18 @@ def documented() -> Iterator[tuple[str, str]]:
     yield from re.findall(r"^### (\S+)\n+```python\n(.*)\n```$", API.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize(("name", "written"), list(documented()), ids=lambda value: value.partition("(")[0])
+@pytest.mark.parametrize(
+    ("name", "written"), list(documented()), ids=lambda value: value.partition("(")[0]
+)
 def test_a_signature_in_the_reference_is_that_of_the_code(name: str, written: str) -> None:
     assert written == signature(named(name), written.partition("(")[0])
 
 
 def test_everything_in_the_reference_has_a_sentence() -> None:
     prose = re.sub(r"^```.*?^```$|^## [^\n]*$", "", API.read_text(), flags=re.MULTILINE | re.DOTALL)
-    sections = [section.partition("\n") for section in re.split(r"^### ", prose, flags=re.MULTILINE)[1:]]
+    sections = [
+        section.partition("\n") for section in re.split(r"^### ", prose, flags=re.MULTILINE)[1:]
+    ]
     assert len(sections) > 50
     assert [name for name, _, text in sections if not text.strip()] == []
 
@@ -245,7 +283,11 @@ def test_every_variable_the_code_reads_is_told() -> None:
         REPOSITORY / "tests" / "conftest.py",
         REPOSITORY / "tests" / "support" / "postgres.py",
     ]
-    read = {name for path in sources for name in re.findall(r"\bAIODURABLE_[A-Z_]+[A-Z]\b", path.read_text())}
+    read = {
+        name
+        for path in sources
+        for name in re.findall(r"\bAIODURABLE_[A-Z_]+[A-Z]\b", path.read_text())
+    }
     assert "AIODURABLE_DSN" in read
     assert {name for name in read if name not in text} == set()
 
@@ -253,7 +295,8 @@ def test_every_variable_the_code_reads_is_told() -> None:
 def test_every_column_of_our_tables_is_told(dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         columns = connection.execute(
-            "SELECT table_name, column_name FROM information_schema.columns WHERE table_name LIKE 'aiodurable%'"
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_name LIKE"
+            " 'aiodurable%'"
         ).fetchall()
     page = DOCS / "reference" / "schema.md"
     tables = {table for table, _ in columns}
@@ -269,9 +312,15 @@ def test_every_status_is_told() -> None:
 
 
 def test_the_tables_of_the_platforms_words_are_those_of_the_code() -> None:
-    text = (DOCS / "explanation" / "status.md").read_text().partition("# In the words of LangGraph Platform\n")[2]
+    text = (
+        (DOCS / "explanation" / "status.md")
+        .read_text()
+        .partition("# In the words of LangGraph Platform\n")[2]
+    )
     rows = [re.findall(r"`(\w+)`", row) for row in re.findall(r"^\| `.*$", text, re.MULTILINE)]
-    assert rows[: len(aiodurable.ThreadStatus)] == [[str(s), s.platform] for s in aiodurable.ThreadStatus]
+    assert rows[: len(aiodurable.ThreadStatus)] == [
+        [str(s), s.platform] for s in aiodurable.ThreadStatus
+    ]
     assert rows[len(aiodurable.ThreadStatus) :] == [[str(s), s.platform] for s in RunStatus]
 
 
@@ -283,7 +332,9 @@ def test_every_command_is_told() -> None:
 
 
 async def test_what_is_told_to_remove_us_removes_all_and_leaves_langgraph_at_work(dsn: str) -> None:
-    [statements] = [block for block in blocks(DOCS / "reference" / "schema.md", "sql") if "DROP" in block]
+    [statements] = [
+        block for block in blocks(DOCS / "reference" / "schema.md", "sql") if "DROP" in block
+    ]
     with psycopg.connect(dsn, autocommit=True) as connection:
         for statement in statements.split(";\n"):
             connection.execute(statement.encode())

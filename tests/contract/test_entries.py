@@ -114,7 +114,9 @@ async def test_it_runs_to_the_end_and_lets_go(durable: Durable, entry: Entry) ->
     assert (status.status, status.holder) == (ThreadStatus.COMPLETE, None)
 
 
-async def test_a_second_one_is_refused_while_the_first_works(durable: Durable, entry: Entry) -> None:
+async def test_a_second_one_is_refused_while_the_first_works(
+    durable: Durable, entry: Entry
+) -> None:
     gate = Gate("sort")
     first = asyncio.create_task(entry(durable, four_nodes(gate), "t"))
     await gate.reached.wait()
@@ -144,12 +146,18 @@ async def test_an_exception_of_a_node_comes_out_as_it_is_and_the_next_call_goes_
     with pytest.raises(ZeroDivisionError, match="weigh"):
         await entry(durable, builder, "t")
     status = await durable.threads.status("t")
-    assert (status.status, status.failed_node, status.holder) == (ThreadStatus.FAILED, "weigh", None)
+    assert (status.status, status.failed_node, status.holder) == (
+        ThreadStatus.FAILED,
+        "weigh",
+        None,
+    )
     broken = False
     assert (await entry(durable, builder, "t"))["words"] == list(STEPS)
 
 
-async def test_a_cancellation_comes_out_as_it_is_and_the_thread_is_free(durable: Durable, entry: Entry) -> None:
+async def test_a_cancellation_comes_out_as_it_is_and_the_thread_is_free(
+    durable: Durable, entry: Entry
+) -> None:
     gate = Gate("sort")
     call = asyncio.create_task(entry(durable, four_nodes(gate), "t"))
     await gate.reached.wait()
@@ -171,7 +179,9 @@ async def test_its_checkpoints_are_fenced(durable: Durable, entry: Entry) -> Non
     call = asyncio.create_task(entry(durable, four_nodes(gate), "t"))
     await gate.reached.wait()
     async with await _connect(durable) as connection:
-        await connection.execute("UPDATE aiodurable_fences SET token = token + 1 WHERE thread_id = 't'")
+        await connection.execute(
+            "UPDATE aiodurable_fences SET token = token + 1 WHERE thread_id = 't'"
+        )
     gate.open.set()
     with pytest.raises(Exception, match="fencing token|lease"):
         await call
@@ -187,7 +197,9 @@ async def _connect(durable: Durable) -> Any:
 
 
 @pytest.mark.parametrize("thread_id", ["", "x" * 10_240, "a\0b", 7])
-async def test_a_bad_thread_id_is_refused_at_the_door(durable: Durable, entry: Entry, thread_id: Any) -> None:
+async def test_a_bad_thread_id_is_refused_at_the_door(
+    durable: Durable, entry: Entry, thread_id: Any
+) -> None:
     with pytest.raises(InvalidArgumentError, match="thread_id"):
         await entry(durable, four_nodes(), thread_id)
 
@@ -211,7 +223,9 @@ def test_the_decorator_refuses_what_it_cannot_lock() -> None:
         async def work(order: str) -> None: ...
 
 
-async def test_the_newest_durable_of_the_loop_is_the_current_one(dsn: str, durable: Durable) -> None:
+async def test_the_newest_durable_of_the_loop_is_the_current_one(
+    dsn: str, durable: Durable
+) -> None:
     from aiodurable.durable import current
 
     assert current() is durable

@@ -13,7 +13,8 @@ import pytest
 from tests.support.example_programs import REPOSITORY
 
 BANNED = re.compile(
-    r"\b(rooms?|doors?|floors?|told|anew|beneath|unborn|whoever|whosoever|whatsoever|lying|hears? of|lets? go)\b",
+    r"\b(rooms?|doors?|floors?|told|anew|beneath|unborn|whoever|whosoever|whatsoever|lying|hears?"
+    r" of|lets? go)\b",
     re.IGNORECASE,
 )
 PAGES = [
@@ -30,7 +31,9 @@ SOURCES = [
 
 
 def prose(page: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a page, without code and the targets of links; a block of code leaves empty lines."""
+    """The lines of a page, without code and the targets of links; a block of code leaves empty
+    lines.
+    """
     text = re.sub(
         r"^```.*?^```$",
         lambda block: "\n" * block[0].count("\n"),
@@ -64,16 +67,22 @@ def strings(module: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_the_check_sees_a_banned_word_in_prose_and_leaves_code_alone(tmp_path: Path) -> None:
-    (tmp_path / "page.md").write_text("It is `told`.\n```\nroom\n```\nWhoever [waits](door.md) is fine.\n")
+    (tmp_path / "page.md").write_text(
+        "It is `told`.\n```\nroom\n```\nWhoever [waits](door.md) is fine.\n"
+    )
     assert [line for line, text in prose(tmp_path / "page.md") if BANNED.search(text)] == [5]
-    (module := tmp_path / "module.py").write_text('"""A\n\nroom, then."""\nroom = "told"  # anew\n"""Is `lying`."""\n')
+    (module := tmp_path / "module.py").write_text(
+        '"""A\n\nroom, then."""\nroom = "told"  # anew\n"""Is `lying`."""\n'
+    )
     assert [line for line, text in strings(module) if BANNED.search(text)] == [3]
     assert [line for line, text in comments(module) if BANNED.search(text)] == [4]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_a_page_is_in_plain_english(page: Path) -> None:
-    assert [f"{page.name}:{line}: {text}" for line, text in prose(page) if BANNED.search(text)] == []
+    assert [
+        f"{page.name}:{line}: {text}" for line, text in prose(page) if BANNED.search(text)
+    ] == []
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(REPOSITORY)))

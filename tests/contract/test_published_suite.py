@@ -1,4 +1,6 @@
-"""LangGraph's own suite for checkpointers, on threads that nobody leased and on threads that this process leased."""
+"""LangGraph's own suite for checkpointers, on threads that nobody leased and on threads that this
+process leased.
+"""
 
 from collections.abc import AsyncGenerator
 
@@ -23,7 +25,9 @@ LEAST = {
 
 
 @pytest.mark.parametrize("leased", [False, True], ids=["unleased", "leased"])
-async def test_the_saver_has_every_capability_of_the_published_suite(dsn: str, leased: bool) -> None:
+async def test_the_saver_has_every_capability_of_the_published_suite(
+    dsn: str, leased: bool
+) -> None:
     @checkpointer_test(name="DurableSaver")
     async def saver() -> AsyncGenerator[DurableSaver, None]:
         async with AsyncCheckpointerPool(dsn) as pool:

@@ -1,4 +1,6 @@
-"""Searches that go on from page to page, or look for what is recent, read no more than what they give."""
+"""Searches that go on from page to page, or look for what is recent, read no more than what they
+give.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,22 @@ def crowd(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize("analyzed", [True, False])
-def test_what_is_recent_is_found_by_block_ranges(crowd: psycopg.Connection[Any], mode: str, analyzed: bool) -> None:
+def test_what_is_recent_is_found_by_block_ranges(
+    crowd: psycopg.Connection[Any], mode: str, analyzed: bool
+) -> None:
     """Also right after a bulk load, and by a plan that does not know the bounds."""
     if not analyzed:
         crowd.execute(
-            "DELETE FROM pg_statistic WHERE starelid IN ('checkpoints'::regclass, 'aiodurable_runs'::regclass)"
+            "DELETE FROM pg_statistic WHERE starelid IN ('checkpoints'::regclass,"
+            " 'aiodurable_runs'::regclass)"
         )
     crowd.execute(f"PREPARE it AS {BLOCKS['threads_recent']}".encode())
     with crowd.transaction():
         crowd.execute(BLOCKS["without_seqscan"].encode())
         crowd.execute(f"SET LOCAL plan_cache_mode = {mode}".encode())
-        row = crowd.execute(b"EXPLAIN (FORMAT json) EXECUTE it ('', 100, '00000bb0', '2026-01-01')").fetchone()
+        row = crowd.execute(
+            b"EXPLAIN (FORMAT json) EXECUTE it ('', 100, '00000bb0', '2026-01-01')"
+        ).fetchone()
     assert row is not None
     found = list(nodes(row[0][0]["Plan"]))
     used = {node["Index Name"] for node in found if "Index Name" in node}
@@ -71,20 +78,27 @@ def test_looking_for_work_where_there_is_none_reads_a_few_pages(dsn: str, analyz
     """Among thousands of complete threads, and as many that wait at a gate."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         ClientCursor(connection).execute(CROWD.encode(), {"first": 1, "last": 3000})
-        connection.execute("UPDATE checkpoint_writes SET channel = 'xs' WHERE channel = '__error__'")
+        connection.execute(
+            "UPDATE checkpoint_writes SET channel = 'xs' WHERE channel = '__error__'"
+        )
         connection.execute("UPDATE aiodurable_runs SET status = 'complete'")
         connection.execute(
-            "UPDATE aiodurable_runs SET status = 'paused', status_reason = 'breakpoint' WHERE seq = 1 AND lock_key % 2 = 0"
+            "UPDATE aiodurable_runs SET status = 'paused', status_reason = 'breakpoint' WHERE seq ="
+            " 1 AND lock_key % 2 = 0"
         )
         for table in TABLES:
             connection.execute(f"VACUUM ANALYZE {table}".encode())
         if not analyzed:
-            connection.execute("DELETE FROM pg_statistic WHERE starelid = 'aiodurable_runs'::regclass")
+            connection.execute(
+                "DELETE FROM pg_statistic WHERE starelid = 'aiodurable_runs'::regclass"
+            )
         connection.execute(BLOCKS["without_seqscan"].replace("true)", "false)").encode())
         query = BLOCKS["threads_resumable"].replace("$1", "''").replace("$2", "100")
         buffers(connection, query)  # the catalogue's pages
         assert buffers(connection, query) <= 20
-        connection.execute("UPDATE aiodurable_runs SET status_reason = 'drained' WHERE run_id = 'run-8-1'")
+        connection.execute(
+            "UPDATE aiodurable_runs SET status_reason = 'drained' WHERE run_id = 'run-8-1'"
+        )
         connection.execute("UPDATE aiodurable_runs SET status = 'failed' WHERE run_id = 'run-9-1'")
         found = connection.execute(query.encode()).fetchall()
         assert [thread_id for thread_id, fits in found if fits] == ["thread-8", "thread-9"]

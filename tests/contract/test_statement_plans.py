@@ -1,6 +1,8 @@
-"""Each statement reads what it must, by the indexes its comment names, whatever Postgres knows of the tables.
+"""Each statement reads what it must, by the indexes its comment names, whatever Postgres knows of
+the tables.
 
-A plan that suits the tables of yesterday, or none at all, is slow where nobody looks: on the first day.
+A plan that suits the tables of yesterday, or none at all, is slow where nobody looks: on the first
+day.
 """
 
 from __future__ import annotations
@@ -44,8 +46,18 @@ READ_NO_TABLE = {
     "unhurried",
 }
 TESTED_ELSEWHERE = {"threads_recent"}
-PART_OF_ANOTHER = {"commit_lost", "commit_unless_lost", "commit_replaced", "commit_taken", "commit_and_lost"}
-SESSIONS = {"pool": ("direct", "by_index"), "search": ("threads", "without_seqscan"), "link": ("direct", "plan_once")}
+PART_OF_ANOTHER = {
+    "commit_lost",
+    "commit_unless_lost",
+    "commit_replaced",
+    "commit_taken",
+    "commit_and_lost",
+}
+SESSIONS = {
+    "pool": ("direct", "by_index"),
+    "search": ("threads", "without_seqscan"),
+    "link": ("direct", "plan_once"),
+}
 
 
 class Session:
@@ -55,7 +67,9 @@ class Session:
         self._connection = psycopg.connect(dsn, autocommit=True, prepare_threshold=None)
         room, block = SESSIONS[on]
         self._settings = load(room)[block].replace("$1", "pg_backend_pid()").encode()
-        self._names = {name: f"s{n}" for n, name in enumerate(STATEMENTS) if STATEMENTS[name].on == on}
+        self._names = {
+            name: f"s{n}" for n, name in enumerate(STATEMENTS) if STATEMENTS[name].on == on
+        }
         for name, prepared in self._names.items():
             self._connection.execute(f"PREPARE {prepared} AS {STATEMENTS[name].sql}".encode())
 
@@ -63,7 +77,10 @@ class Session:
         """What EXPLAIN says; what the statement did is undone."""
         values = sql.SQL(", ").join(map(sql.Literal, statement.values)).as_string(self._connection)
         how = "FORMAT json, ANALYZE, BUFFERS" if run else "FORMAT json"
-        explain = f"EXPLAIN ({how}) EXECUTE {self._names[statement.name]} {f'({values})' if values else ''}"
+        explain = (
+            f"EXPLAIN ({how}) EXECUTE {self._names[statement.name]}"
+            f" {f'({values})' if values else ''}"
+        )
         with self._connection.transaction(force_rollback=True):
             self._connection.execute(self._settings)
             self._connection.execute(f"SET LOCAL plan_cache_mode = {mode}".encode())
@@ -117,14 +134,20 @@ def sessions(server: Server, template: str, known: str) -> Iterator[dict[str, Se
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_a_statement_reads_what_it_must(sessions: dict[str, Session], known: str, name: str) -> None:
+def test_a_statement_reads_what_it_must(
+    sessions: dict[str, Session], known: str, name: str
+) -> None:
     statement = STATEMENTS[name]
     for mode in ("force_custom_plan", "force_generic_plan"):
         if mode == "force_custom_plan" and (statement.on == "link" or known == "no table"):
             continue  # a link makes none; elsewhere it would not be the one that was kept
-        sessions[statement.on].plan(statement, mode, run=True)  # the first time a session reads the catalogs, too
+        sessions[statement.on].plan(
+            statement, mode, run=True
+        )  # the first time a session reads the catalogs, too
         plan = sessions[statement.on].plan(statement, mode, run=True)
-        scanned = {node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"} & set(TABLES)
+        scanned = {
+            node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"
+        } & set(TABLES)
         assert scanned == ({"checkpoints"} if statement.scans else set())
         # An index leads to the versions that earlier statements left when they were undone, too.
         assert rows(plan) <= statement.rows * 3 + 20
@@ -140,11 +163,14 @@ def test_no_statement_is_left_out() -> None:
 
 
 def indexes(node: dict[str, Any]) -> set[str]:
-    """Those of our tables. What has the alias `own` (`own_1` …) is a thread's own few rows: any index on it will do."""
+    """Those of our tables. What has the alias `own` (`own_1` …) is a thread's own few rows: any
+    index on it will do.
+    """
     if node.get("Alias", "").startswith("own"):
         return set()
     found = {node["Index Name"]} if "Index Name" in node else set()
-    # LangGraph's own on thread_id alone is as good for few rows of one thread, and for the next thread.
+    # LangGraph's own on thread_id alone is as good for few rows of one thread, and for the next
+    # thread.
     return {
         re.sub("_thread_id_idx$", "_pkey", index)
         for index in found.union(*map(indexes, node.get("Plans", ())))

@@ -11,10 +11,21 @@ from tests.support.example_programs import REPOSITORY
 
 
 def test_the_wheel_holds_every_file_of_the_library_and_no_other(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        "wheel",
+        "--directory",
+        str(tmp_path),
+    ]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     files = (path for path in (REPOSITORY / "aiodurable").rglob("*") if path.is_file())
-    expected = {path.relative_to(REPOSITORY).as_posix() for path in files if "__pycache__" not in path.parts}
+    expected = {
+        path.relative_to(REPOSITORY).as_posix() for path in files if "__pycache__" not in path.parts
+    }
     assert names == expected

@@ -57,7 +57,7 @@ def chat(node: Any = answer) -> StateGraph[Any, Any, Any, Any]:
     return StateGraph(Chat).add_node("answer", node).add_edge(START, "answer")
 
 
-# --- FastAPI on AsyncPostgresSaver -----------------------------------------------------------------------------------
+# ---- FastAPI on AsyncPostgresSaver --------------------------------------------------------------
 
 Graphs = Callable[[str], AbstractAsyncContextManager[Any]]
 
@@ -82,13 +82,20 @@ async def served(dsn: str, graphs: Graphs) -> AsyncIterator[httpx.AsyncClient]:
 
     @app.post("/chats/{thread_id}")
     async def say(thread_id: str, text: str) -> list[str]:
-        result = await app.state.graph.ainvoke({"said": [text]}, {"configurable": {"thread_id": thread_id}})
+        result = await app.state.graph.ainvoke(
+            {"said": [text]}, {"configurable": {"thread_id": thread_id}}
+        )
         return result["said"]
 
     @app.post("/chats/{thread_id}/streamed")
     async def stream(thread_id: str, text: str) -> list[Any]:
         config = {"configurable": {"thread_id": thread_id}}
-        return [chunk async for chunk in app.state.graph.astream({"said": [text]}, config, stream_mode="updates")]
+        return [
+            chunk
+            async for chunk in app.state.graph.astream(
+                {"said": [text]}, config, stream_mode="updates"
+            )
+        ]
 
     @app.get("/chats/{thread_id}")
     async def read(thread_id: str) -> dict[str, Any]:
@@ -107,7 +114,9 @@ async def served(dsn: str, graphs: Graphs) -> AsyncIterator[httpx.AsyncClient]:
 async def test_the_app_answers_as_it_did(dsn: str, graphs: Graphs) -> None:
     async with served(dsn, graphs) as client:
         assert (await client.post("/chats/a?text=hello")).json() == ["hello", "you said hello"]
-        assert (await client.post("/chats/a/streamed?text=again")).json() == [{"answer": {"said": ["you said again"]}}]
+        assert (await client.post("/chats/a/streamed?text=again")).json() == [
+            {"answer": {"said": ["you said again"]}}
+        ]
         assert (await client.get("/chats/a")).json() == {
             "said": ["hello", "you said hello", "again", "you said again"],
             "next": [],
@@ -133,7 +142,10 @@ async def test_two_requests_at_once_do_not_both_run(dsn: str) -> None:
         await wait_until(slow["slowly"].is_set, what="the first request to be at work")
         second = await client.post("/chats/a?text=too")
         assert (second.status_code, second.json()["error"]) == (409, "WorkflowAlreadyRunningError")
-        assert (await within(30, first, what="the first request")).json() == ["slowly", "you said slowly"]
+        assert (await within(30, first, what="the first request")).json() == [
+            "slowly",
+            "you said slowly",
+        ]
 
 
 async def test_a_request_that_failed_is_finished_before_the_next(dsn: str) -> None:
@@ -145,7 +157,8 @@ async def test_a_request_that_failed_is_finished_before_the_next(dsn: str) -> No
     assert said == ["once", "you said once", "next", "you said next"]
 
 
-# --- Flask on PostgresSaver: the how-to's program --------------------------------------------------------------------
+# --- Flask on PostgresSaver: the how-to's program
+# --------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -163,7 +176,12 @@ def test_a_flask_app_keeps_its_functions_and_its_threads(dsn: str, page: dict[st
         old = chat(answer_in_a_thread).compile(checkpointer=saver)
         old.invoke({"said": ["hello"]}, {"configurable": {"thread_id": "a"}})
     client = page["app"].test_client()
-    assert client.post("/chats/a/again").json == ["hello", "you said hello", "again", "you said again"]
+    assert client.post("/chats/a/again").json == [
+        "hello",
+        "you said hello",
+        "again",
+        "you said again",
+    ]
     status = page["portal"].call(page["durable"].threads.status, "a")
     assert status.status is ThreadStatus.COMPLETE
     assert status.run_id is not None
@@ -185,6 +203,11 @@ def test_requests_of_many_threads_run_at_once_and_those_of_one_do_not(page: dict
 
 
 def test_the_rest_of_the_page_works_too(page: dict[str, Any]) -> None:
-    exec(compile(blocks(REPOSITORY / "docs" / "howto" / "sync-callers.md")[1], "sync-callers.md", "exec"), page)
+    exec(
+        compile(
+            blocks(REPOSITORY / "docs" / "howto" / "sync-callers.md")[1], "sync-callers.md", "exec"
+        ),
+        page,
+    )
     assert page["status"].status is ThreadStatus.NEW
     assert page["result"]["said"] == ["hello", "you said hello"]

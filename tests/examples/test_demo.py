@@ -16,13 +16,20 @@ from aiodurable.models import ThreadStatus
 from examples.demo import analysis, documents, report
 from tests.support.waiting import wait_until_sync
 
-pytestmark = [pytest.mark.timeout(150), pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")]
+pytestmark = [
+    pytest.mark.timeout(150),
+    pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL"),
+]
 
 PASSWORD = "not-to-be-seen"
 
 
 def demo(*arguments: str | Path, cwd: Path, **environ: str) -> subprocess.Popen[str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AIODURABLE_"))}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PG", "AIODURABLE_"))
+    }
     inherited.pop("DATABASE_URL", None)
     return subprocess.Popen(
         [sys.executable, "-m", "examples.demo", *map(str, arguments)],
@@ -37,7 +44,10 @@ def demo(*arguments: str | Path, cwd: Path, **environ: str) -> subprocess.Popen[
 def write_documents(folder: Path, count: int) -> Path:
     folder.mkdir()
     for number in range(count):
-        text = f"# Chapter {number}\n\nThe tide of day {number} comes in. It goes out again, and nobody is surprised.\n"
+        text = (
+            f"# Chapter {number}\n\nThe tide of day {number} comes in. It goes out again, and"
+            " nobody is surprised.\n"
+        )
         (folder / f"{number:02}.md").write_text(text)
     return folder
 
@@ -49,7 +59,9 @@ def undisturbed_report(source: Path) -> str:
 
 def test_a_killed_workflow_is_finished_by_another_process(dsn: str, tmp_path: Path) -> None:
     source = write_documents(tmp_path / "texts", 9)
-    out, err = (playing := demo(source, cwd=tmp_path, AIODURABLE_DSN=f"{dsn}&password={PASSWORD}")).communicate()
+    out, err = (
+        playing := demo(source, cwd=tmp_path, AIODURABLE_DSN=f"{dsn}&password={PASSWORD}")
+    ).communicate()
     assert playing.returncode == 0, out + err
     assert "3 of 9 sections are in Postgres" in out
     assert "WorkflowAlreadyRunningError" in out
@@ -64,7 +76,11 @@ def test_a_killed_workflow_is_finished_by_another_process(dsn: str, tmp_path: Pa
     async def look() -> None:
         async with Durable(dsn) as durable:
             thread = await durable.threads.status(thread_id)
-            assert (thread.status, thread.attempts, thread.holder) == (ThreadStatus.COMPLETE, 2, None)
+            assert (thread.status, thread.attempts, thread.holder) == (
+                ThreadStatus.COMPLETE,
+                2,
+                None,
+            )
 
     asyncio.run(look())
 
@@ -99,4 +115,6 @@ def test_its_processes_end_when_it_is_killed_itself(dsn: str, tmp_path: Path) ->
     assert len(workers) >= 2
     playing.kill()
     playing.communicate()
-    wait_until_sync(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers), what="no orphans")
+    wait_until_sync(
+        lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers), what="no orphans"
+    )

@@ -1,4 +1,6 @@
-"""The demo believes nothing but facts: each promise is broken by a false one, and the command says so."""
+"""The demo believes nothing but facts: each promise is broken by a false one, and the command says
+so.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,26 @@ def began(*steps: str, at: float) -> list[Entry]:
 
 
 def as_promised() -> Facts:
-    """The first finished two sections, the third was in flight when it was killed at 5.0; the second did the rest."""
+    """The first finished two sections, the third was in flight when it was killed at 5.0; the
+    second did the rest.
+    """
     return Facts(
         pids={"first": 11, "second": 22, "third": 33},
         exit_codes={"first": -9, "second": 0},
         logs={
-            "first": [entry("started", run_id="r"), *began("read", "section 1", "section 2", "section 3", at=4.0)],
-            "second": [entry("started", run_id="r"), *began("section 3", "section 4", "compare", "write", at=5.1)],
-            "third": [entry("refused", error="WorkflowAlreadyRunningError", holder="aiodurable:lock@host:22")],
+            "first": [
+                entry("started", run_id="r"),
+                *began("read", "section 1", "section 2", "section 3", at=4.0),
+            ],
+            "second": [
+                entry("started", run_id="r"),
+                *began("section 3", "section 4", "compare", "write", at=5.1),
+            ],
+            "third": [
+                entry(
+                    "refused", error="WorkflowAlreadyRunningError", holder="aiodurable:lock@host:22"
+                )
+            ],
         },
         section_steps=SECTIONS,
         held=[("section 1", 11), ("section 2", 11)],
@@ -62,7 +76,9 @@ def test_facts_as_promised_keep_every_promise() -> None:
     facts = as_promised()
     assert [promise.text for promise in check(facts) if not promise.kept] == []
     assert facts.takeover_ms == pytest.approx(100)
-    assert facts.ran_twice == ["section 3"], "what was in flight runs again, and that is told, not hidden"
+    assert facts.ran_twice == ["section 3"], (
+        "what was in flight runs again, and that is told, not hidden"
+    )
 
 
 FALSE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -74,8 +90,14 @@ FALSE: dict[str, tuple[str, dict[str, Any]]] = {
     "the thread is left crashed": ("another process finishes", {"status": "crashed"}),
     "nobody went on": ("never two at a time", with_log("second", entry("started", run_id="r"))),
     "both ran at once": ("never two at a time", and_also("second", *began("section 4", at=4.9))),
-    "a finished section ran again": ("nothing finished runs again", and_also("second", *began("section 2", at=6.0))),
-    "the documents were read again": ("nothing finished runs again", and_also("second", *began("read", at=6.0))),
+    "a finished section ran again": (
+        "nothing finished runs again",
+        and_also("second", *began("section 2", at=6.0)),
+    ),
+    "the documents were read again": (
+        "nothing finished runs again",
+        and_also("second", *began("read", at=6.0)),
+    ),
     "a result was replaced": (
         "no result of the first is lost",
         {"results": [("section 1", 11), ("section 2", 22), ("section 3", 22), ("section 4", 22)]},
@@ -89,7 +111,10 @@ FALSE: dict[str, tuple[str, dict[str, Any]]] = {
     "the third was refused and had it": ("a third is refused", and_also("third", entry("started"))),
     "the third was told the wrong one": (
         "a third is refused",
-        with_log("third", entry("refused", error="WorkflowAlreadyRunningError", holder="aiodurable:lock@host:11")),
+        with_log(
+            "third",
+            entry("refused", error="WorkflowAlreadyRunningError", holder="aiodurable:lock@host:11"),
+        ),
     ),
     "the third was told nobody": (
         "a third is refused",
@@ -97,7 +122,9 @@ FALSE: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "the third got another error": (
         "a third is refused",
-        with_log("third", entry("refused", error="LockTimeoutError", holder="aiodurable:lock@host:22")),
+        with_log(
+            "third", entry("refused", error="LockTimeoutError", holder="aiodurable:lock@host:22")
+        ),
     ),
     "it was another run": (
         "one run in the ledger",
@@ -133,7 +160,9 @@ def test_the_command_fails_and_names_the_broken_promise(
     assert promise in result.stderr
 
 
-def test_the_command_succeeds_on_facts_as_promised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_succeeds_on_facts_as_promised(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     play_with(monkeypatch, as_promised())
     result = CliRunner().invoke(demo, ["-o", str(tmp_path / "report.md")])
     assert result.exit_code == 0, result.output

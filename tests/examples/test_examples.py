@@ -58,14 +58,20 @@ def test_an_example_fits_on_a_page() -> None:
 
 
 @pytest.mark.parametrize("name", SAYS)
-async def test_an_example_says_what_it_should_on_a_postgres_of_its_own(name: str, start: Start) -> None:
+async def test_an_example_says_what_it_should_on_a_postgres_of_its_own(
+    name: str, start: Start
+) -> None:
     printed = await output(await start(EXAMPLES / name))
     for line in SAYS[name]:
         assert line in printed
 
 
-@pytest.mark.parametrize("name", ["adopt_threads.py", "human_in_the_loop.py"])  # those that look at all threads
-async def test_an_example_says_the_same_twice_on_the_readers_database(name: str, start: Start, dsn: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["adopt_threads.py", "human_in_the_loop.py"]
+)  # those that look at all threads
+async def test_an_example_says_the_same_twice_on_the_readers_database(
+    name: str, start: Start, dsn: str
+) -> None:
     for _ in range(2):
         printed = await output(await start(EXAMPLES / name, dsn=dsn))
         for line in SAYS[name]:
@@ -96,7 +102,9 @@ class Service:
         self.process: Process | None = None
 
     async def up(self) -> None:
-        self.process = await self._start(EXAMPLES / "fastapi_app.py", str(self._port), dsn=self._dsn)
+        self.process = await self._start(
+            EXAMPLES / "fastapi_app.py", str(self._port), dsn=self._dsn
+        )
         await read_until(self.process, "Uvicorn running")
 
     async def kill(self) -> None:
@@ -106,7 +114,9 @@ class Service:
 
     @asynccontextmanager
     async def client(self) -> AsyncGenerator[httpx.AsyncClient, None]:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._port}", trust_env=False, timeout=30) as client:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self._port}", trust_env=False, timeout=30
+        ) as client:
             yield client
 
 
@@ -121,18 +131,28 @@ async def status(client: httpx.AsyncClient, thread_id: str) -> str:
     return (await client.get(f"/reports/{thread_id}")).json()["status"]
 
 
-def make(client: httpx.AsyncClient, topic: str = "tides", **headers: str) -> asyncio.Task[httpx.Response]:
-    return asyncio.create_task(client.post("/reports/monday", json={"topic": topic}, headers=headers))
+def make(
+    client: httpx.AsyncClient, topic: str = "tides", **headers: str
+) -> asyncio.Task[httpx.Response]:
+    return asyncio.create_task(
+        client.post("/reports/monday", json={"topic": topic}, headers=headers)
+    )
 
 
 async def is_writing(client: httpx.AsyncClient, dsn: str) -> bool:
     """Whether the first node's checkpoint is committed while the second node works."""
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         head = await saver.aget_tuple({"configurable": {"thread_id": "monday"}})
-    return head is not None and head.metadata.get("step") == 1 and await status(client, "monday") == "running"
+    return (
+        head is not None
+        and head.metadata.get("step") == 1
+        and await status(client, "monday") == "running"
+    )
 
 
-async def test_a_request_for_a_busy_thread_gets_409_and_no_second_run(service: Service, dsn: str) -> None:
+async def test_a_request_for_a_busy_thread_gets_409_and_no_second_run(
+    service: Service, dsn: str
+) -> None:
     async with service.client() as client:
         first = make(client)
         await wait_until(lambda: is_writing(client, dsn))
@@ -143,14 +163,19 @@ async def test_a_request_for_a_busy_thread_gets_409_and_no_second_run(service: S
             "thread_id": "monday",
             "detail": "another run advances this thread at the moment",
         }
-        assert (await first).json() == {"text": "tides: note 1\ntides: note 2\ntides: note 3", "resumed": False}
+        assert (await first).json() == {
+            "text": "tides: note 1\ntides: note 2\ntides: note 3",
+            "resumed": False,
+        }
         assert await status(client, "monday") == "complete"
 
 
 NOTES = "tides: note 1\ntides: note 2\ntides: note 3"
 
 
-async def test_a_request_killed_in_the_middle_is_finished_by_the_next_server(service: Service, dsn: str) -> None:
+async def test_a_request_killed_in_the_middle_is_finished_by_the_next_server(
+    service: Service, dsn: str
+) -> None:
     async with service.client() as client:
         first = make(client)
         await wait_until(lambda: is_writing(client, dsn))
@@ -183,15 +208,26 @@ async def test_the_service_tells_a_load_balancer_how_it_is(service: Service) -> 
         response = await client.get("/health")
         assert response.status_code == 200
         health = response.json()
-        assert (health["healthy"], health["locks"]["held"], health["checkpoints"]["circuit"]) == (True, 0, "closed")
+        assert (health["healthy"], health["locks"]["held"], health["checkpoints"]["circuit"]) == (
+            True,
+            0,
+            "closed",
+        )
 
 
-async def test_the_service_tells_no_client_the_text_of_a_nodes_error(service: Service, dsn: str) -> None:
+async def test_the_service_tells_no_client_the_text_of_a_nodes_error(
+    service: Service, dsn: str
+) -> None:
     async def fail(state: dict[str, Any]) -> None:
         raise ConnectionError("no route to db.internal")
 
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
-        graph = StateGraph(dict).add_node("fail", fail).add_edge(START, "fail").compile(checkpointer=saver)
+        graph = (
+            StateGraph(dict)
+            .add_node("fail", fail)
+            .add_edge(START, "fail")
+            .compile(checkpointer=saver)
+        )
         with pytest.raises(ConnectionError):
             await graph.ainvoke({}, {"configurable": {"thread_id": "monday"}})
     async with service.client() as client:

@@ -56,7 +56,9 @@ async def answer_to(error: Exception) -> httpx.Response:
     async def fail() -> None:
         raise error
 
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test"
+    ) as client:
         return await client.get("/")
 
 
@@ -97,7 +99,9 @@ async def test_a_database_that_stays_away_is_answered_with_when_to_come_back() -
 
 
 async def test_a_thread_that_waits_for_an_answer_shows_its_questions() -> None:
-    response = await answer_to(ThreadInterruptedError("", thread_id="t", interrupts=(Interrupt("sure?", id="i1"),)))
+    response = await answer_to(
+        ThreadInterruptedError("", thread_id="t", interrupts=(Interrupt("sure?", id="i1"),))
+    )
     assert response.status_code == 409
     assert response.json()["interrupts"] == [{"value": "sure?", "id": "i1"}]
 
@@ -114,7 +118,9 @@ async def test_a_bad_argument_is_the_callers_fault_and_named() -> None:
 
 
 async def test_a_thread_that_was_stopped_on_purpose_says_where() -> None:
-    response = await answer_to(ThreadPausedError(SECRET, thread_id="t", reason="breakpoint", pending=["pay"]))
+    response = await answer_to(
+        ThreadPausedError(SECRET, thread_id="t", reason="breakpoint", pending=["pay"])
+    )
     assert response.status_code == 409
     assert (response.json()["reason"], response.json()["pending"]) == ("breakpoint", ["pay"])
 
@@ -143,11 +149,14 @@ async def test_a_question_that_json_cannot_carry_is_shown_as_text(value: Any) ->
 
 def test_without_fastapi_the_import_says_what_to_install() -> None:
     program = "import sys; sys.modules['fastapi'] = None; import aiodurable.fastapi"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert "pip install 'aiodurable[fastapi]'" in result.stderr.splitlines()[-1]
 
 
-# --- the how-to's app, served by uvicorn -----------------------------------------------------------------------------
+# --- the how-to's app, served by uvicorn
+# -----------------------------------------------------------------------------
 
 
 class Report(TypedDict):
@@ -184,13 +193,18 @@ async def client(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[htt
         if not block.startswith("async with"):
             exec(block, typed)
     writing["monday"] = asyncio.Event()
-    async with served(typed["app"]) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with (
+        served(typed["app"]) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
         yield client
 
 
 @asynccontextmanager
 async def served(app: FastAPI) -> AsyncGenerator[int, None]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5)
+    )
     serving = asyncio.create_task(server.serve())
     try:
         await wait_until(lambda: server.started or serving.done())
@@ -200,7 +214,9 @@ async def served(app: FastAPI) -> AsyncGenerator[int, None]:
         await serving
 
 
-async def test_a_request_finds_the_durable_that_the_lifespan_installed(client: httpx.AsyncClient) -> None:
+async def test_a_request_finds_the_durable_that_the_lifespan_installed(
+    client: httpx.AsyncClient,
+) -> None:
     response = await client.post("/reports/monday", params={"topic": "tides"})
     assert (response.status_code, response.json()) == (200, "all about tides")
     assert isinstance(current(), Durable)
@@ -208,7 +224,9 @@ async def test_a_request_finds_the_durable_that_the_lifespan_installed(client: h
 
 
 @pytest.mark.parametrize("thread_id", ["x" * 600, "%00", "%ED%A0%80" * 200])
-async def test_a_thread_id_that_cannot_be_stored_is_422(client: httpx.AsyncClient, thread_id: str) -> None:
+async def test_a_thread_id_that_cannot_be_stored_is_422(
+    client: httpx.AsyncClient, thread_id: str
+) -> None:
     for path in (f"/reports/{thread_id}", f"/reports/{thread_id}/stream"):
         assert (await client.post(path, params={"topic": "tides"})).status_code == 422
 
@@ -216,13 +234,18 @@ async def test_a_thread_id_that_cannot_be_stored_is_422(client: httpx.AsyncClien
 async def test_a_stream_is_server_sent_events(client: httpx.AsyncClient) -> None:
     response = await client.post("/reports/monday/stream", params={"topic": "tides"})
     assert response.headers["content-type"].startswith("text/event-stream")
-    events = [dict(line.split(": ", 1) for line in event.splitlines()) for event in response.text.strip().split("\n\n")]
+    events = [
+        dict(line.split(": ", 1) for line in event.splitlines())
+        for event in response.text.strip().split("\n\n")
+    ]
     assert [event["event"] for event in events] == ["update", "update", "end"]
     assert json.loads(events[1]["data"]) == {"write": {"text": "all about tides"}}
     assert json.loads(events[2]["data"]) == {"status": "complete"}
 
 
-async def test_a_stream_of_a_busy_thread_is_409_before_its_first_byte(client: httpx.AsyncClient) -> None:
+async def test_a_stream_of_a_busy_thread_is_409_before_its_first_byte(
+    client: httpx.AsyncClient,
+) -> None:
     first = asyncio.create_task(client.post("/reports/monday", params={"topic": "slow"}))
     await within(60, writing["monday"].wait(), what="the report to be in writing")
     response = await client.post("/reports/monday/stream", params={"topic": "tides"})
@@ -230,15 +253,21 @@ async def test_a_stream_of_a_busy_thread_is_409_before_its_first_byte(client: ht
     first.cancel()
 
 
-async def test_a_stream_of_a_thread_that_asks_is_409_with_the_question(client: httpx.AsyncClient) -> None:
+async def test_a_stream_of_a_thread_that_asks_is_409_with_the_question(
+    client: httpx.AsyncClient,
+) -> None:
     await client.post("/reports/monday/stream", params={"topic": "ask"})
     response = await client.post("/reports/monday/stream", params={"topic": "tides"})
     assert response.status_code == 409
     assert [question["value"] for question in response.json()["interrupts"]] == ["NaN"]
 
 
-async def test_a_client_that_leaves_a_stream_cancels_the_run_and_frees_the_thread(client: httpx.AsyncClient) -> None:
-    async with client.stream("POST", "/reports/monday/stream", params={"topic": "slow"}) as response:
+async def test_a_client_that_leaves_a_stream_cancels_the_run_and_frees_the_thread(
+    client: httpx.AsyncClient,
+) -> None:
+    async with client.stream(
+        "POST", "/reports/monday/stream", params={"topic": "slow"}
+    ) as response:
         assert response.status_code == 200
         await within(60, writing["monday"].wait(), what="the report to be in writing")
 

@@ -1,4 +1,6 @@
-"""A Postgres that stays away: calls fail at once instead of each after its own timeout, and recovery is never held up."""
+"""A Postgres that stays away: calls fail at once instead of each after its own timeout, and
+recovery is never held up.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ from tests.support.waiting import wait_until, within
 START: dict[str, Any] = {"words": [], "told": ""}
 CONNECT_S = 0.5
 QUICK = Settings(
-    connect_timeout_s=CONNECT_S, circuit_open_after_s=1.0, circuit_probe_interval_s=30.0, recovery_grace_s=30.0
+    connect_timeout_s=CONNECT_S,
+    circuit_open_after_s=1.0,
+    circuit_probe_interval_s=30.0,
+    recovery_grace_s=30.0,
 )
 
 
@@ -47,7 +52,9 @@ async def refused(durable: Durable) -> CircuitOpenError | None:
     return None
 
 
-async def test_calls_fail_at_once_while_postgres_stays_away_and_work_when_it_is_back(own: OwnServer) -> None:
+async def test_calls_fail_at_once_while_postgres_stays_away_and_work_when_it_is_back(
+    own: OwnServer,
+) -> None:
     async with Durable(await own.start(), settings=QUICK) as durable:
         assert durable.health().healthy
         await own.stop()
@@ -57,7 +64,9 @@ async def test_calls_fail_at_once_while_postgres_stays_away_and_work_when_it_is_
         health = durable.health()
         assert (health.healthy, health.checkpoints.circuit) == (False, "open")
         began = time.monotonic()
-        answers = await asyncio.gather(*(durable.threads.status(f"t{n}") for n in range(50)), return_exceptions=True)
+        answers = await asyncio.gather(
+            *(durable.threads.status(f"t{n}") for n in range(50)), return_exceptions=True
+        )
         kinds = Counter(type(answer).__name__ for answer in answers)
         assert kinds["CircuitOpenError"] >= 49, kinds  # one may be the probe
         if kinds["CircuitOpenError"] == 50:
@@ -73,17 +82,22 @@ async def test_calls_fail_at_once_while_postgres_stays_away_and_work_when_it_is_
         await wait_until(works, 60)
         await wait_until(lambda: durable.health().healthy, 30)
         assert durable.health().checkpoints.circuit == "closed"
-        assert "postgres" not in str(asdict(durable.health())["checkpoints"]), "nothing of where it leads"
+        assert "postgres" not in str(asdict(durable.health())["checkpoints"]), (
+            "nothing of where it leads"
+        )
 
 
 async def test_a_short_restart_refuses_nobody(own: OwnServer) -> None:
     """The default settings, and more failures in one moment than a threshold alone would bear."""
     async with AsyncCheckpointerPool(await own.start(), max_size=11) as pool:
-        under_way = [asyncio.create_task(pool.database.fetch("SELECT pg_sleep(60)")) for _ in range(10)]
+        under_way = [
+            asyncio.create_task(pool.database.fetch("SELECT pg_sleep(60)")) for _ in range(10)
+        ]
 
         async def all_asleep() -> bool:
             query = (
-                "SELECT count(*) AS n FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+                "SELECT count(*) AS n FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND"
+                " state = 'active'"
             )
             return (await pool.database.fetch(query))[0]["n"] == 10
 
@@ -95,7 +109,9 @@ async def test_a_short_restart_refuses_nobody(own: OwnServer) -> None:
         assert await pool.database.fetch("SELECT 1 AS one") == [{"one": 1}]
 
 
-async def test_a_run_takes_its_lost_lock_again_through_an_open_circuit_and_closes_it(own: OwnServer) -> None:
+async def test_a_run_takes_its_lost_lock_again_through_an_open_circuit_and_closes_it(
+    own: OwnServer,
+) -> None:
     gate = Gate("weigh")
     async with Durable(await own.start(), settings=QUICK) as durable:
 
@@ -117,7 +133,10 @@ async def test_a_run_takes_its_lost_lock_again_through_an_open_circuit_and_close
         await wait_until(lambda: durable.health().checkpoints.circuit == "closed", 30)
         gate.open.set()
         assert await running == "collect sort weigh tell"
-        print(f"the circuit closed {time.monotonic() - reopened:.1f} s after the restart, without a probe")
+        print(
+            f"the circuit closed {time.monotonic() - reopened:.1f} s after the restart, without a"
+            " probe"
+        )
 
 
 async def test_circuit_after_0_refuses_nobody(own: OwnServer) -> None:
@@ -155,13 +174,21 @@ async def test_a_refused_database_is_not_waited_for(dsn: str) -> None:
 async def test_calls_one_after_the_other_fail_soon_and_little_is_logged_while_postgres_is_known_to_be_away(
     own: OwnServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first one waits for as long as a restart takes; the next ones need not wait as long again."""
-    settings = Settings(connect_timeout_s=10.0, circuit_open_after_s=2.0, circuit_probe_interval_s=30.0)
+    """The first one waits for as long as a restart takes; the next ones need not wait as long
+    again.
+    """
+    settings = Settings(
+        connect_timeout_s=10.0, circuit_open_after_s=2.0, circuit_probe_interval_s=30.0
+    )
     async with Durable(await own.start(), settings=settings) as durable:
         await own.stop()
         began, calls = time.monotonic(), 0
         while await refused(durable) is None:
             calls += 1
         assert time.monotonic() - began < 2.5 * settings.connect_timeout_s, f"{calls} calls"
-        warnings = [record for record in caplog.records if record.name.startswith("aiodurable.locks.supervisor")]
+        warnings = [
+            record
+            for record in caplog.records
+            if record.name.startswith("aiodurable.locks.supervisor")
+        ]
         assert len(warnings) <= 2, "one for each lock session"

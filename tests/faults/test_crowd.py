@@ -1,4 +1,6 @@
-"""Two hundred runs at once whose locks are lost: who stayed the only holder feels nothing, who did not writes nothing."""
+"""Two hundred runs at once whose locks are lost: who stayed the only holder feels nothing, who did
+not writes nothing.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,11 @@ GRABBER = PROGRAMS / "crowd_process.py"
 
 
 class Crowd:
-    """Runs all threads up to "weigh" and holds them there; a witness outside Postgres sees who holds a thread.
+    """Runs all threads up to "weigh" and holds them there; a witness outside Postgres sees who
+    holds a thread.
 
-    Attributes: `overlaps` counts two holders of a thread at once; `stubborn` runs swallow their cancellation.
+    Attributes: `overlaps` counts two holders of a thread at once; `stubborn` runs swallow their
+        cancellation.
     """
 
     def __init__(self, durable: Durable, folder: Path, *, stubborn: bool = False) -> None:
@@ -105,7 +109,9 @@ async def test_a_restart_of_postgres_cancels_no_run_of_a_crowd(
         crowd = Crowd(durable, tmp_path)
         tasks = crowd.start()
         await wait_until(lambda: crowd.reached == RUNS, 60)
-        waiting = [asyncio.create_task(crowd.run(thread)) for thread in THREADS[:20]]  # they may not come before
+        waiting = [
+            asyncio.create_task(crowd.run(thread)) for thread in THREADS[:20]
+        ]  # they may not come before
         await wait_until(lambda: durable.locks.health().waiting == 20)
         began = time.monotonic()
         await own.stop(how)
@@ -113,11 +119,15 @@ async def test_a_restart_of_postgres_cancels_no_run_of_a_crowd(
         await wait_until(lambda: durable.locks.health().held == 0)
         await own.start()
         up = time.monotonic()
-        await wait_until(lambda: crowd.held() + sum(task.done() for task in tasks.values()) >= RUNS, 60)
+        await wait_until(
+            lambda: crowd.held() + sum(task.done() for task in tasks.values()) >= RUNS, 60
+        )
         held = time.monotonic()
         crowd.late.set()
         results = await asyncio.gather(*tasks.values())
-        timetable.trial(away=up - began, all_locks_held_again=held - up, all_runs_complete=time.monotonic() - up)
+        timetable.trial(
+            away=up - began, all_locks_held_again=held - up, all_runs_complete=time.monotonic() - up
+        )
         assert results == [(list(STEPS), 1)] * RUNS
         await asyncio.gather(*waiting)
     assert crowd.overlaps == 0
@@ -138,7 +148,8 @@ async def test_killed_lock_backends_cancel_no_run_of_a_crowd(
             assert server_locks.end_sessions() == 2
             await wait_until(
                 lambda before=before: all(
-                    now.reconnects > then for now, then in zip(durable.locks.health().sessions, before, strict=True)
+                    now.reconnects > then
+                    for now, then in zip(durable.locks.health().sessions, before, strict=True)
                 )
             )
             await wait_until(lambda: crowd.held() == RUNS, 60)
@@ -161,7 +172,9 @@ async def test_of_freed_locks_exactly_those_that_another_process_grabbed_end_the
         if isinstance(event, LeaseLost):
             lost.append(event.thread_id)
 
-    async with Durable(dsn, settings=Settings(recovery_grace_s=60), observers=[note_lost]) as durable:
+    async with Durable(
+        dsn, settings=Settings(recovery_grace_s=60), observers=[note_lost]
+    ) as durable:
         crowd = Crowd(durable, tmp_path, stubborn=True)
         tasks = crowd.start()
         await wait_until(lambda: crowd.reached == RUNS, 60)
@@ -176,23 +189,37 @@ async def test_of_freed_locks_exactly_those_that_another_process_grabbed_end_the
             assert end_sessions_of(server_locks, durable) == 2
             finished, _ = await within(60, grabber.communicate())
             timetable.trial(grabbed_and_finished=time.monotonic() - began)
-            await wait_until(lambda: durable.locks.health().held >= RUNS - len(lost) and len(lost) == len(wanted), 30)
+            await wait_until(
+                lambda: (
+                    durable.locks.health().held >= RUNS - len(lost) and len(lost) == len(wanted)
+                ),
+                30,
+            )
         finally:
             crowd.early.set()  # nothing else ends runs that swallow their cancellation
             crowd.late.set()
-        results = dict(zip(tasks, await asyncio.gather(*tasks.values(), return_exceptions=True), strict=True))
+        results = dict(
+            zip(tasks, await asyncio.gather(*tasks.values(), return_exceptions=True), strict=True)
+        )
     grabbed = json.loads(finished)
     cancelled = [thread for thread, result in results.items() if isinstance(result, LeaseLostError)]
     assert grabbed == {thread: list(STEPS) for thread in wanted}
     assert cancelled == wanted
     assert sorted(lost, key=THREADS.index) == wanted
-    assert all(result == (list(STEPS), 1) for thread, result in results.items() if thread not in cancelled)
-    assert await recorded(dsn) == [("complete", 1, RUNS - len(wanted)), ("complete", 2, len(wanted))]
+    assert all(
+        result == (list(STEPS), 1) for thread, result in results.items() if thread not in cancelled
+    )
+    assert await recorded(dsn) == [
+        ("complete", 1, RUNS - len(wanted)),
+        ("complete", 2, len(wanted)),
+    ]
     assert await steps_written_twice(dsn) == 0
 
 
 def end_sessions_of(server_locks: ServerLocks, durable: Durable) -> int:
-    """End this process's lock sessions, and stop it for a moment, so that whoever waits elsewhere comes first."""
+    """End this process's lock sessions, and stop it for a moment, so that whoever waits elsewhere
+    comes first.
+    """
     pids = [session.pid for session in durable.locks.health().sessions]
     ended = sum(server_locks.end_session_of(pid) for pid in pids if pid is not None)
     time.sleep(0.5)  # the event loop too

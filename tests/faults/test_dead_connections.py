@@ -1,4 +1,6 @@
-"""A flow that vanishes silently, as behind a NAT or a load balancer: statements are sent again on a new connection."""
+"""A flow that vanishes silently, as behind a NAT or a load balancer: statements are sent again on a
+new connection.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +37,28 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def durable(wire: Proxy) -> AsyncIterator[Durable]:
-    times = Settings(lease_ttl_s=3, lease_heartbeat_s=0.5, lease_safety_margin_s=1, recovery_grace_s=30)
+    times = Settings(
+        lease_ttl_s=3, lease_heartbeat_s=0.5, lease_safety_margin_s=1, recovery_grace_s=30
+    )
     async with Durable(wire.dsn, settings=times) as opened:
         yield opened
 
 
 async def backends(dsn: str, role: str) -> set[int]:
-    query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s"
+    query = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name"
+        " LIKE %s"
+    )
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        return {row[0] for row in await (await connection.execute(query, (f"aiodurable:{role}@%",))).fetchall()}
+        return {
+            row[0]
+            for row in await (await connection.execute(query, (f"aiodurable:{role}@%",))).fetchall()
+        }
 
 
-async def test_a_statement_that_gets_no_answer_is_sent_again_on_a_new_connection(dsn: str, wire: Proxy) -> None:
+async def test_a_statement_that_gets_no_answer_is_sent_again_on_a_new_connection(
+    dsn: str, wire: Proxy
+) -> None:
     pair = DirectPool(parse_dsn(wire.dsn), role="test", size=1, timeout_s=0.2)
     [before] = await pair.fetch("SELECT pg_backend_pid() AS pid")
     wire.forget()
@@ -65,7 +77,9 @@ async def test_every_backend_that_was_left_is_ended_by_the_next_connection(
     with monkeypatch.context() as slow:
         slow.setattr(direct, "_SQL", {**direct._SQL, "end_left": "SELECT pg_sleep(60), $1"})
         second = asyncio.create_task(link.fetch("SELECT 1"))
-        await wait_until(lambda: sleeping(dsn), what="the second connection to end what the first left")
+        await wait_until(
+            lambda: sleeping(dsn), what="the second connection to end what the first left"
+        )
         wire.forget()
         link.drop()
         await asyncio.wait({second})
@@ -76,7 +90,10 @@ async def test_every_backend_that_was_left_is_ended_by_the_next_connection(
 
 
 async def sleeping(dsn: str) -> bool:
-    query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    query = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event ="
+        " 'PgSleep'"
+    )
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         return await (await connection.execute(query)).fetchone() is not None
 
@@ -147,7 +164,9 @@ async def test_a_cancelled_run_waits_for_a_dead_connection_no_longer_than_for_it
 ) -> None:
     monkeypatch.setattr(direct, "_STATEMENT_S", 60.0)
     running = await cancelled_behind_a_dead_wire(durable, wire)
-    await within(10, asyncio.wait({running}), what="the run to leave with its lease, of which 2 s were left")
+    await within(
+        10, asyncio.wait({running}), what="the run to leave with its lease, of which 2 s were left"
+    )
     assert running.cancelled()
 
 
@@ -156,7 +175,9 @@ async def test_closing_ends_the_waiting_of_a_cancelled_run_although_its_lease_la
 ) -> None:
     """For a process that is given less time than a lease has."""
     monkeypatch.setattr(direct, "_STATEMENT_S", 60.0)
-    lasting = Settings(lease_ttl_s=120, lease_heartbeat_s=30, lease_safety_margin_s=30, close_timeout_s=2)
+    lasting = Settings(
+        lease_ttl_s=120, lease_heartbeat_s=30, lease_safety_margin_s=30, close_timeout_s=2
+    )
     durable = Durable(wire.dsn, settings=lasting)
     await durable.open()
     running = await cancelled_behind_a_dead_wire(durable, wire)

@@ -1,4 +1,6 @@
-"""What runs out (disk, locks, connections, descriptors) is told by an error that says so, and never by a driver's own."""
+"""What runs out (disk, locks, connections, descriptors) is told by an error that says so, and never
+by a driver's own.
+"""
 
 from __future__ import annotations
 
@@ -60,11 +62,15 @@ async def run(durable: Durable, thread_id: str) -> Any:
 
 @pytest.fixture
 def full_disk() -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
-    """A server whose data are on a disk of their own: its DSN, what fills the disk, and what makes room."""
+    """A server whose data are on a disk of their own: its DSN, what fills the disk, and what makes
+    room.
+    """
     folder = Path(tempfile.mkdtemp(prefix="aiodurable-disk-"))
     folder.chmod(0o755)
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300m,mode=755", "tmpfs", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=300m,mode=755", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
     ).returncode:
         folder.rmdir()
         pytest.skip("only root may mount a disk of 300 MB")
@@ -103,8 +109,14 @@ async def test_a_full_disk_is_told_and_all_goes_on_when_there_is_room(full_disk:
 @pytest.fixture(scope="module")
 def small() -> Iterator[str]:
     """A server with few connections, and room for few locks."""
-    settings = {"max_connections": "20", "max_locks_per_transaction": "10", "max_prepared_transactions": "0"}
-    with EmbeddedPostgres(durable=False, settings={**settings, "superuser_reserved_connections": "0"}) as url:
+    settings = {
+        "max_connections": "20",
+        "max_locks_per_transaction": "10",
+        "max_prepared_transactions": "0",
+    }
+    with EmbeddedPostgres(
+        durable=False, settings={**settings, "superuser_reserved_connections": "0"}
+    ) as url:
         yield url
 
 
@@ -122,7 +134,9 @@ async def lock_table(small: str) -> AsyncIterator[Callable[[], Awaitable[None]]]
     await connection.close()
 
 
-async def test_a_full_lock_table_is_told_by_looking_too(small: str, lock_table: Callable[[], Awaitable[None]]) -> None:
+async def test_a_full_lock_table_is_told_by_looking_too(
+    small: str, lock_table: Callable[[], Awaitable[None]]
+) -> None:
     async with Durable(small, graphs={"graph": GRAPH}, settings=FEW) as durable:
         await run(durable, "before")
         await lock_table()

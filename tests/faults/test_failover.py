@@ -1,4 +1,5 @@
-"""Twenty runs are at work when the primary dies and its standby takes over, with or without the newest commits.
+"""Twenty runs are at work when the primary dies and its standby takes over, with or without the
+newest commits.
 
 `python3 dev.py test --long -k failover` does it twenty times each way.
 """
@@ -38,7 +39,10 @@ class State(TypedDict):
 
 
 State.__annotations__ |= dict.fromkeys(ONCE, list[int])
-RIGHT: dict[str, Any] = {"xs": [-1, *range(STEPS)], **{name: [number] for number, name in enumerate(ONCE)}}
+RIGHT: dict[str, Any] = {
+    "xs": [-1, *range(STEPS)],
+    **{name: [number] for number, name in enumerate(ONCE)},
+}
 INPUT = {"xs": [-1]}
 
 
@@ -74,11 +78,15 @@ async def test_no_failover_leaves_holes_and_every_caller_hears_of_what_was_lost(
     for _ in range(20 if long else 1):
         with pair(folder, synchronous=synchronous) as servers:
             outcomes += await one_failover(servers)
-    print("the callers had:", ", ".join(f"{name} {count}" for name, count in outcomes.most_common()))
+    print(
+        "the callers had:", ", ".join(f"{name} {count}" for name, count in outcomes.most_common())
+    )
     if synchronous:
         assert not outcomes[HistoryLostError.__name__]
     else:
-        assert outcomes[HistoryLostError.__name__], "the standby has not lost anything: nothing was tried"
+        assert outcomes[HistoryLostError.__name__], (
+            "the standby has not lost anything: nothing was tried"
+        )
 
 
 async def one_failover(servers: Pair) -> Counter[str]:
@@ -94,7 +102,9 @@ async def one_failover(servers: Pair) -> Counter[str]:
         servers.primary.die()
         await asyncio.to_thread(servers.promote)
         results = await within(
-            120, asyncio.gather(*callers, return_exceptions=True), what="every caller to hear how its run ended"
+            120,
+            asyncio.gather(*callers, return_exceptions=True),
+            what="every caller to hear how its run ended",
         )
         await check(servers.standby.dsn, complete=False)
         for number, result in enumerate(results):
@@ -104,7 +114,9 @@ async def one_failover(servers: Pair) -> Counter[str]:
                 assert status.status is ThreadStatus.COMPLETE, (number, status)
             await finish(durable, f"t{number}", status.status)
     await check(servers.standby.dsn, complete=True)
-    return Counter(type(result).__name__ if isinstance(result, Exception) else "result" for result in results)
+    return Counter(
+        type(result).__name__ if isinstance(result, Exception) else "result" for result in results
+    )
 
 
 async def call(durable: Durable, thread_id: str) -> Any:
@@ -141,6 +153,9 @@ async def check(dsn: str, *, complete: bool) -> None:
         assert await connection.fetch(DANGLING) == []
         assert await connection.fetch(WITHOUT_A_BLOB, ["xs", *ONCE]) == []
         if complete:
-            assert await connection.fetchval("SELECT count(DISTINCT thread_id) FROM checkpoints") == RUNS
+            assert (
+                await connection.fetchval("SELECT count(DISTINCT thread_id) FROM checkpoints")
+                == RUNS
+            )
     finally:
         await connection.close()

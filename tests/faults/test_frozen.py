@@ -1,4 +1,6 @@
-"""A holder that is itself stopped cannot stop in time: it writes after another has taken over, and the fence refuses it."""
+"""A holder that is itself stopped cannot stop in time: it writes after another has taken over, and
+the fence refuses it.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ async def test_a_holder_that_wakes_up_after_another_took_over_writes_nothing(
             process.send_signal(signal.SIGCONT)
             woken = time.monotonic()
             assert (await said(process)).startswith("LeaseLostError: ")
-            timetable.trial(taken_over=taken, old_holder_refused_after_it_woke=time.monotonic() - woken)
+            timetable.trial(
+                taken_over=taken, old_holder_refused_after_it_woke=time.monotonic() - woken
+            )
             assert await process.wait() == 0
             assert await written(dsn) == before
     finally:

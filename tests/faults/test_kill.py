@@ -1,6 +1,8 @@
-"""kill -9 of a real process before and after every write it commits: the thread ends as if nothing had happened.
+"""kill -9 of a real process before and after every write it commits: the thread ends as if nothing
+had happened.
 
-`AIODURABLE_TEST_KILLS=all` kills it at every statement, those that read and those that lock as well.
+`AIODURABLE_TEST_KILLS=all` kills it at every statement, those that read and those that lock as
+well.
 """
 
 from __future__ import annotations
@@ -22,10 +24,14 @@ async def processes() -> AsyncIterator[Processes]:
 
 @pytest.mark.timeout(300 if KILLS == "writes" else 1200)
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("shape", ["linear", "functional", "subgraph", "fan-out", "send", "interrupt"])
+@pytest.mark.parametrize(
+    "shape", ["linear", "functional", "subgraph", "fan-out", "send", "interrupt"]
+)
 async def test_a_kill_at_any_commit_changes_nothing(
     dsn: str, processes: Processes, shape: str, when: str, tmp_path: Path
 ) -> None:
     killed = await killed_everywhere(dsn, processes, shape, when, tmp_path)
-    if KILLS == "writes":  # which statements else there are depends on the moment: alone or in a batch, a filling pool
+    if (
+        KILLS == "writes"
+    ):  # which statements else there are depends on the moment: alone or in a batch, a filling pool
         assert killed.at >= killed.statements

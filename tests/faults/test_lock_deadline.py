@@ -17,7 +17,11 @@ from tests.support.proxy import proxy
 from tests.support.waiting import wait_until, within
 
 SILENT = Settings(
-    lease_ttl_s=2.5, lease_heartbeat_s=0.5, lease_safety_margin_s=1, connect_timeout_s=5, close_timeout_s=1
+    lease_ttl_s=2.5,
+    lease_heartbeat_s=0.5,
+    lease_safety_margin_s=1,
+    connect_timeout_s=5,
+    close_timeout_s=1,
 )
 
 
@@ -26,10 +30,14 @@ async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str) ->
         async with PostgresLockManager(network.dsn, sessions=1, settings=SILENT) as locks:
             lease = await locks.acquire("a")
             network.cut()
-            asked = asyncio.create_task(locks.acquire("b", timeout=0))  # goes out at once, and is never answered
+            asked = asyncio.create_task(
+                locks.acquire("b", timeout=0)
+            )  # goes out at once, and is never answered
             began = time.monotonic()
             await within(10, lease.wait_lost())
-            assert time.monotonic() - began < SILENT.lease_ttl_s - SILENT.lease_safety_margin_s + 0.5
+            assert (
+                time.monotonic() - began < SILENT.lease_ttl_s - SILENT.lease_safety_margin_s + 0.5
+            )
             with pytest.raises(Exception, match="over"):
                 await asked
             network.mend()
@@ -41,8 +49,13 @@ async def test_a_statement_that_hangs_does_not_hold_up_the_deadline(dsn: str) ->
 async def test_where_only_the_answers_are_lost_the_server_keeps_the_lock_for_the_margin(
     dsn: str, server_locks: ServerLocks, timetable: Timetable
 ) -> None:
-    """Our end of the connection would reach the server: cutting at once would free the lock while its holder stops."""
-    async with proxy(dsn) as network, PostgresLockManager(network.dsn, sessions=1, settings=SILENT) as locks:
+    """Our end of the connection would reach the server: cutting at once would free the lock while
+    its holder stops.
+    """
+    async with (
+        proxy(dsn) as network,
+        PostgresLockManager(network.dsn, sessions=1, settings=SILENT) as locks,
+    ):
         lease = await locks.acquire("a")
         network.cut("to_client")
         cut = time.monotonic()
@@ -89,7 +102,9 @@ async def test_a_blocked_event_loop_finds_its_lease_lost_when_it_comes_back(
             assert again.token > lease.token
 
 
-async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(dsn: str, server_locks: ServerLocks) -> None:
+async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(
+    dsn: str, server_locks: ServerLocks
+) -> None:
     locks = PostgresLockManager(dsn, sessions=1, settings=SILENT)
     await locks.open()
     lease = await locks.acquire("a")
@@ -100,12 +115,15 @@ async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(dsn: st
     lost = asyncio.create_task(lease.wait_lost())
     await lost
     stopped = time.monotonic() - last
-    # The lost session is cut by us; without that the server's own timeout ends it, which other tests see.
+    # The lost session is cut by us; without that the server's own timeout ends it, which other
+    # tests see.
     assert SILENT.lease_ttl_s - SILENT.lease_safety_margin_s - 0.5 <= stopped <= SILENT.lease_ttl_s
     await locks.aclose()
 
 
-async def test_the_server_itself_ends_a_session_that_fell_silent(dsn: str, server_locks: ServerLocks) -> None:
+async def test_the_server_itself_ends_a_session_that_fell_silent(
+    dsn: str, server_locks: ServerLocks
+) -> None:
     async with PostgresLockManager(dsn, sessions=1, settings=SILENT) as locks:
         await locks.acquire("a")
         session = supervisors_of(locks)[0].session

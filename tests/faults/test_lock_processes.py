@@ -1,4 +1,6 @@
-"""Processes: killed, stopped, forked, asked to end. Each fault with the times that were measured."""
+"""Processes: killed, stopped, forked, asked to end. Each fault with the times that were
+measured.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable:
                 await lease.release()
 
 
-async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(dsn: str, timetable: Timetable) -> None:
+async def test_a_stopped_process_loses_its_lock_and_knows_when_it_goes_on(
+    dsn: str, timetable: Timetable
+) -> None:
     async with PostgresLockManager(dsn, settings=SHORT) as locks, holder(dsn) as process:
         process.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
@@ -77,13 +81,18 @@ async def test_an_ended_backend_is_known_to_its_holder(
 
 
 async def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(dsn: str) -> None:
-    async with PostgresLockManager(dsn, settings=Settings()) as locks, holder(dsn, "fork") as process:
+    async with (
+        PostgresLockManager(dsn, settings=Settings()) as locks,
+        holder(dsn, "fork") as process,
+    ):
         child = int(await said(process))
         try:
             process.kill()
             await process.wait()
             os.kill(child, 0)  # it lives on
-            lease = await locks.acquire("a", timeout=5)  # far less than the server would wait for silence to end
+            lease = await locks.acquire(
+                "a", timeout=5
+            )  # far less than the server would wait for silence to end
             await lease.release()
         finally:
             os.kill(child, signal.SIGKILL)
@@ -122,12 +131,16 @@ async def test_a_process_asked_to_end_lets_go_and_ends_by_the_signal(
 def catches(process: asyncio.subprocess.Process, which: signal.Signals) -> bool:
     """Whether the process has a handler for it, as the kernel sees it."""
     [line] = [
-        line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if line.startswith("SigCgt")
+        line
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        if line.startswith("SigCgt")
     ]
     return bool(int(line.split()[1], 16) >> (which - 1) & 1)
 
 
-async def test_a_process_asked_to_end_in_a_partition_ends_in_bounded_time(dsn: str, timetable: Timetable) -> None:
+async def test_a_process_asked_to_end_in_a_partition_ends_in_bounded_time(
+    dsn: str, timetable: Timetable
+) -> None:
     async with proxy(dsn) as network, holder(network.dsn, "signals") as process:
         network.cut()
         began = time.monotonic()

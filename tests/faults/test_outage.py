@@ -1,4 +1,6 @@
-"""A Postgres that goes away: briefly, and nothing is felt; for longer, and the run ends clearly and goes on later."""
+"""A Postgres that goes away: briefly, and nothing is felt; for longer, and the run ends clearly and
+goes on later.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ async def test_a_result_whose_recording_postgres_missed_is_still_returned_and_to
     own: OwnServer, tmp_path: Path
 ) -> None:
     dsn = await own.start()
-    async with Durable(dsn, settings=Settings(recovery_grace_s=60, connect_timeout_s=2, close_timeout_s=1)) as durable:
+    async with Durable(
+        dsn, settings=Settings(recovery_grace_s=60, connect_timeout_s=2, close_timeout_s=1)
+    ) as durable:
         async with durable.run("t", four_nodes()) as run:
             stream = run.astream(INPUT, stream_mode="values")
             seen = [await anext(stream) for _ in range(5)]
@@ -98,6 +102,9 @@ async def test_a_process_that_leaves_in_the_middle_of_a_run_ends_at_once_and_the
     )
     output, _ = await within(30, process.communicate())
     assert (output, process.returncode) == (b"reached\n", code)
-    async with Durable(dsn) as durable, durable.run("t", four_nodes(), on_busy="wait", timeout=10) as run:
+    async with (
+        Durable(dsn) as durable,
+        durable.run("t", four_nodes(), on_busy="wait", timeout=10) as run,
+    ):
         assert run.status.unfinished
         assert (await run.ainvoke())["words"] == list(STEPS)

@@ -1,4 +1,6 @@
-"""The holder stops before the server lets go, in every trial: whatever the network does, and in whichever direction."""
+"""The holder stops before the server lets go, in every trial: whatever the network does, and in
+whichever direction.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from tests.support.restartable import OwnServer
 from tests.support.waiting import wait_until
 
 TRUSTED_S = SHORT.lease_ttl_s - SHORT.lease_safety_margin_s
-WAYS: dict[str, tuple[Direction, ...]] = {"both ways": (), "to server": ("to_server",), "to client": ("to_client",)}
+WAYS: dict[str, tuple[Direction, ...]] = {
+    "both ways": (),
+    "to server": ("to_server",),
+    "to client": ("to_client",),
+}
 
 
 @pytest.mark.timeout(600)

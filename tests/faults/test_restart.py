@@ -1,4 +1,6 @@
-"""A restart of Postgres frees every lock: their holders know it, and nobody else is told that all is well."""
+"""A restart of Postgres frees every lock: their holders know it, and nobody else is told that all
+is well.
+"""
 
 from __future__ import annotations
 

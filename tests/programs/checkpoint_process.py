@@ -1,4 +1,5 @@
-"""A real process that writes checkpoints of leased threads and says each one that was acknowledged, until it is killed.
+"""A real process that writes checkpoints of leased threads and says each one that was acknowledged,
+until it is killed.
 
 `python checkpoint_process.py DSN`: one line a checkpoint on stdout, `thread_id checkpoint_id`.
 """

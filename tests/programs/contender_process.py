@@ -1,7 +1,8 @@
 """A process of many tasks that fight for few locks and are cancelled at random.
 
-`contender_process.py DSN FOLDER TASKS SECONDS SEED`. Whoever holds a lock creates a file exclusively and removes it: two
-holders at once cannot both, whatever Postgres says. Prints what it counted as JSON.
+`contender_process.py DSN FOLDER TASKS SECONDS SEED`. Whoever holds a lock creates a file
+exclusively and removes it: two holders at once cannot both, whatever Postgres says. Prints what it
+counted as JSON.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Another process that waits for some threads of a crowd, and finishes each that it gets: `crowd_process.py DSN THREAD…`.
+"""Another process that waits for some threads of a crowd, and finishes each that it gets:
+`crowd_process.py DSN THREAD…`.
 
-Says "waiting" once it waits for all of them, and in the end, as JSON, the state of each thread that it finished.
+Says "waiting" once it waits for all of them, and in the end, as JSON, the state of each thread that
+it finished.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A process whose run cannot stop in time: `frozen_process.py DSN GO blocked|stopped`.
 
-It runs thread "t" up to "weigh", says "reached", and there waits for the file GO: blocking its event loop, or ready to be
-stopped by SIGSTOP. Then it goes on to write, and says in the end what came of it.
+It runs thread "t" up to "weigh", says "reached", and there waits for the file GO: blocking its
+event loop, or ready to be stopped by SIGSTOP. Then it goes on to write, and says in the end what
+came of it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""A process that holds the lock "a": `holder_process.py DSN [fork|signals|leave|exit|scope]`. Says "held", and later "lost".
+"""A process that holds the lock "a": `holder_process.py DSN [fork|signals|leave|exit|scope]`. Says
+"held", and later "lost".
 
-In a scope it says when its body was stopped, in seconds of the monotonic clock, which all processes of a host share. With
-signals it says "closed" when one has closed the locks. It leaves, or exits, when it reads a line.
+In a scope it says when its body was stopped, in seconds of the monotonic clock, which all processes
+of a host share. With signals it says "closed" when one has closed the locks. It leaves, or exits,
+when it reads a line.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class Saying:
 
 async def main(dsn: str, how: str) -> None:
     settings = Settings() if how == "fork" else SHORT
-    locks = PostgresLockManager(dsn, settings=settings, allow_proxy=Settings.from_env().lock_allow_proxy)
+    locks = PostgresLockManager(
+        dsn, settings=settings, allow_proxy=Settings.from_env().lock_allow_proxy
+    )
     await locks.open()
     if how == "scope":
         await in_a_scope(locks)

@@ -1,4 +1,6 @@
-"""A process whose node hangs: `hung_process.py DSN THREAD`. Says "hung" when it does, and at the end what its caller got."""
+"""A process whose node hangs: `hung_process.py DSN THREAD`. Says "hung" when it does, and at the
+end what its caller got.
+"""
 
 from __future__ import annotations
 

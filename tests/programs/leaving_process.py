@@ -1,4 +1,6 @@
-"""A process that leaves in the middle of a run, without closing its `Durable`: `leaving_process.py DSN return|exit|raise`."""
+"""A process that leaves in the middle of a run, without closing its `Durable`: `leaving_process.py
+DSN return|exit|raise`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`python strict_ledger_process.py DSN`: what runs are accepted with under strict msgpack, and what they get back.
+"""`python strict_ledger_process.py DSN`: what runs are accepted with under strict msgpack, and what
+they get back.
 
 Prints a line for each case. `LANGGRAPH_STRICT_MSGPACK` must change none of them.
 """
@@ -91,7 +92,9 @@ async def ask(state: State) -> dict[str, Any]:
     return {"seen": names(answer)}
 
 
-@entrypoint(context_schema=Terms)  # reads its annotations as they are: this file must not make strings of them
+@entrypoint(
+    context_schema=Terms
+)  # reads its annotations as they are: this file must not make strings of them
 async def working(order: Order) -> list[str]:
     fail_once()
     return names(order, order.item)
@@ -107,7 +110,9 @@ QUESTION: Any = StateGraph(State, context_schema=Terms).add_node("ask", ask).add
 GRAPHS = {"shop": SHOP, "question": QUESTION, "working": working}
 
 
-async def accepted(durable: Durable, graph: str, thread_id: str, input: Any, context: Any = None) -> None:
+async def accepted(
+    durable: Durable, graph: str, thread_id: str, input: Any, context: Any = None
+) -> None:
     """A run whose process died before its first checkpoint."""
     async with durable.hold(thread_id) as lease:
         await services_of(durable).ledger.start(

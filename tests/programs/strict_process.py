@@ -1,6 +1,8 @@
-"""`LANGGRAPH_STRICT_MSGPACK=true python strict_process.py DSN`: a failed run with a type of its own in its state goes on.
+"""`LANGGRAPH_STRICT_MSGPACK=true python strict_process.py DSN`: a failed run with a type of its own
+in its state goes on.
 
-Prints, for a builder, a compiled graph and a functional workflow, the type that was read back on resumption.
+Prints, for a builder, a compiled graph and a functional workflow, the type that was read back on
+resumption.
 """
 
 import contextlib
@@ -49,7 +51,11 @@ async def looking(start: Tide) -> dict[str, Any]:
 async def main(dsn: str) -> None:
     global broken  # noqa: PLW0603
     builder = StateGraph(State).add_sequence([measure, look]).add_edge(START, "measure")
-    graphs: dict[str, Any] = {"builder": builder, "compiled": builder.compile(), "functional": looking}
+    graphs: dict[str, Any] = {
+        "builder": builder,
+        "compiled": builder.compile(),
+        "functional": looking,
+    }
     async with Durable(dsn) as durable:
         for name, graph in graphs.items():
             broken = True

@@ -1,11 +1,13 @@
 """Real processes that run or resume a thread and may be killed at the n-th statement.
 
-This program imports once and forks one process a job, before any event loop or thread exists in it: jobs come as JSON
-lines on stdin, `{"dsn", "thread", "shape", "log", "death": ["before" | "after", n] | null, "kills": "writes" | "all"}`,
-and each is answered with one line on stdout, `{"code": exit code or -signal, "result": what the graph returned}`.
+This program imports once and forks one process a job, before any event loop or thread exists in it:
+jobs come as JSON lines on stdin, `{"dsn", "thread", "shape", "log", "death": ["before" | "after",
+n] | null, "kills": "writes" | "all"}`, and each is answered with one line on stdout, `{"code": exit
+code or -signal, "result": what the graph returned}`.
 
-Beside the log, in which nodes note themselves, lie `LOG.statement`, the statements that count (of a process that is to
-be killed: its last one alone), and `LOG.acknowledged`, the checkpoints and writes that the saver has acknowledged.
+Beside the log, in which nodes note themselves, lie `LOG.statement`, the statements that count (of a
+process that is to be killed: its last one alone), and `LOG.acknowledged`, the checkpoints and
+writes that the saver has acknowledged.
 """
 
 from __future__ import annotations
@@ -46,10 +48,12 @@ WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 
 
 class Witness:
-    """Sees every statement of this process at the drivers' doors, and kills it with SIGKILL at the n-th, from 1.
+    """Sees every statement of this process at the drivers' doors, and kills it with SIGKILL at the
+    n-th, from 1.
 
-    The statements that count are those that write, or with `kills="all"` those that read and lock as well. Before it is
-    sent, or after it is answered: what Postgres has answered is committed. The statement is noted before the end comes.
+    The statements that count are those that write, or with `kills="all"` those that read and lock
+    as well. Before it is sent, or after it is answered: what Postgres has answered is committed.
+    The statement is noted before the end comes.
     """
 
     def __init__(self, log: Path, when: str = "", nth: int = 0, *, kills: str = "writes") -> None:
@@ -92,7 +96,12 @@ class Witness:
             result = await original(saver, config, *args, **kwargs)
             place = (result or config)["configurable"]
             self._note(
-                "acknowledged", [place["checkpoint_ns"], place["checkpoint_id"], *([args[1]] if not result else [])]
+                "acknowledged",
+                [
+                    place["checkpoint_ns"],
+                    place["checkpoint_id"],
+                    *([args[1]] if not result else []),
+                ],
             )
             return result
 
@@ -103,14 +112,18 @@ class Witness:
 
 
 async def work(job: dict[str, Any]) -> Any:
-    """Start or resume the thread, whichever it takes, and answer each question: a second process is given the same."""
+    """Start or resume the thread, whichever it takes, and answer each question: a second process is
+    given the same.
+    """
     build, start = SHAPES[job["shape"]]
     config: Any = {"configurable": {"log": job["log"]}}
     thread: str = job["thread"]
     graph = build(Path(f"{job['log']}.cache")) if job["shape"] == "cached" else build()
     async with (
         Durable(job["dsn"]) as durable,
-        durable.run(thread, graph, run_id=f"{thread}-run", on_busy="wait", timeout=30, config=config) as run,
+        durable.run(
+            thread, graph, run_id=f"{thread}-run", on_busy="wait", timeout=30, config=config
+        ) as run,
     ):
         if run.status is ThreadStatus.INTERRUPTED:
             result = await answered(run, job, run.checkpoint.interrupts)
@@ -140,7 +153,9 @@ def main() -> None:
         with os.fdopen(reader) as pipe:
             result = pipe.read()
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(json.dumps({"code": code, "result": json.loads(result) if result else None}), flush=True)
+        print(
+            json.dumps({"code": code, "result": json.loads(result) if result else None}), flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -16,9 +16,14 @@ from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.write_session import SESSION_KEY, WriteSession
 
 TABLES = {
-    "checkpoints": "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint::text, metadata::text",
+    "checkpoints": (
+        "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint::text,"
+        " metadata::text"
+    ),
     "checkpoint_blobs": "thread_id, checkpoint_ns, channel, version, type, blob",
-    "checkpoint_writes": "thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob",
+    "checkpoint_writes": (
+        "thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob"
+    ),
 }
 
 
@@ -45,7 +50,9 @@ def checkpoint(**values: Any) -> tuple[Checkpoint, dict[str, str]]:
 
 
 async def write_in_flight(db: asyncpg.Connection, fence: Fence) -> list[str]:
-    """Send what a writer sends: until the transaction of `db` ends, its lock is on the fence. Returns the threads found."""
+    """Send what a writer sends: until the transaction of `db` ends, its lock is on the fence.
+    Returns the threads found.
+    """
     write = Write(WriteSession(fence), Rows(), asyncio.get_running_loop().create_future(), 0.0)
     statement, parameters = commit([write])
     return [row[0] for row in await db.fetch(statement, *parameters)]
@@ -54,7 +61,9 @@ async def write_in_flight(db: asyncpg.Connection, fence: Fence) -> list[str]:
 async def rows(
     db: asyncpg.Connection, thread_id: str, *, renamed: str | None = None
 ) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of the thread in LangGraph's tables, sorted; with `renamed`, as if that were its name."""
+    """Every row of the thread in LangGraph's tables, sorted; with `renamed`, as if that were its
+    name.
+    """
     found: dict[str, list[tuple[Any, ...]]] = {}
     for table, columns in TABLES.items():
         records = await db.fetch(f"SELECT {columns} FROM {table} WHERE thread_id = $1", thread_id)

@@ -1,4 +1,6 @@
-"""Threads of real runs, and ways to damage every row of one: what a row may hold that no LangGraph wrote."""
+"""Threads of real runs, and ways to damage every row of one: what a row may hold that no LangGraph
+wrote.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,8 @@ def _restore(connection: psycopg.Connection[Any], thread_id: str) -> None:
         for table in TABLES:
             connection.execute(f"DELETE FROM {table} WHERE thread_id = %s".encode(), (thread_id,))
             connection.execute(
-                f"INSERT INTO {table} SELECT * FROM kept_{table} WHERE thread_id = %s".encode(), (thread_id,)
+                f"INSERT INTO {table} SELECT * FROM kept_{table} WHERE thread_id = %s".encode(),
+                (thread_id,),
             )
 
 
@@ -121,17 +124,26 @@ class Damage:
 
     def on(self, connection: psycopg.Connection[Any], thread_id: str) -> bool:
         """Do it; False: there is no such row, or the database refuses."""
-        row = f"(SELECT ctid FROM {self.table} WHERE thread_id = %s ORDER BY {_ORDER[self.table]} OFFSET %s LIMIT 1)"
-        what = f"UPDATE {self.table} SET {self.change}" if self.change else f"DELETE FROM {self.table}"
+        row = (
+            f"(SELECT ctid FROM {self.table} WHERE thread_id = %s ORDER BY {_ORDER[self.table]}"
+            " OFFSET %s LIMIT 1)"
+        )
+        what = (
+            f"UPDATE {self.table} SET {self.change}" if self.change else f"DELETE FROM {self.table}"
+        )
         try:
-            done = connection.execute(f"{what} WHERE ctid = {row}".encode(), (*self.value, thread_id, self.offset))
+            done = connection.execute(
+                f"{what} WHERE ctid = {row}".encode(), (*self.value, thread_id, self.offset)
+            )
         except psycopg.DatabaseError:
             return False
         return done.rowcount == 1
 
 
 @contextmanager
-def damaged(connection: psycopg.Connection[Any], thread_id: str, damages: Sequence[Damage]) -> Iterator[None]:
+def damaged(
+    connection: psycopg.Connection[Any], thread_id: str, damages: Sequence[Damage]
+) -> Iterator[None]:
     """The thread with this damage, then as it was."""
     for damage in damages:
         damage.on(connection, thread_id)
@@ -146,38 +158,117 @@ def _deep(times: int) -> str:
 
 
 _ODD = [
-    *("null", "true", "0", "-1", "1", "3", "4", "0.5", "1e400", f"1{'0' * 5000}", "2147483648", "-2147483649"),
-    *('""', '"x"', '"4"', '"4.0"', '"now"', '"infinity"', '"-infinity"', '"2026-02-30T00:00:00+00:00"'),
+    *(
+        "null",
+        "true",
+        "0",
+        "-1",
+        "1",
+        "3",
+        "4",
+        "0.5",
+        "1e400",
+        f"1{'0' * 5000}",
+        "2147483648",
+        "-2147483649",
+    ),
+    *(
+        '""',
+        '"x"',
+        '"4"',
+        '"4.0"',
+        '"now"',
+        '"infinity"',
+        '"-infinity"',
+        '"2026-02-30T00:00:00+00:00"',
+    ),
     *('"2026-11-28T10:00:00Z"', '"20000-01-01T00:00:00+00:00"', '"0001-01-01T00:00:00+14:00"'),
     *('"9999-12-31T23:59:59-14:00"', '"2026-11-28T25:00:00"', '"2026-11-28"', r'"\u001b[2J"'),
-    *("[]", "{}", "[[]]", '["__start__"]', '["branch:to:work", 1, null, {}]', '{"": 5}', '{"__start__": {}}'),
-    *('{"__pregel_tasks": {"a": 1}}', '{"branch:to:work": null, "join:a+b:c": [1], "x": 1}', '[{"at": "x"}]'),
+    *(
+        "[]",
+        "{}",
+        "[[]]",
+        '["__start__"]',
+        '["branch:to:work", 1, null, {}]',
+        '{"": 5}',
+        '{"__start__": {}}',
+    ),
+    *(
+        '{"__pregel_tasks": {"a": 1}}',
+        '{"branch:to:work": null, "join:a+b:c": [1], "x": 1}',
+        '[{"at": "x"}]',
+    ),
     *('{"i": {"at": "x", "token": "y"}}', '{"i": {"at": "infinity", "token": 1e30}}', '{"i": 5}'),
     *(_deep(500), _deep(2000), f'{{"a": {_deep(5000)}}}'),
 ]
 _JSON = st.sampled_from(_ODD) | st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["", "__start__", "branch:to:work", "xs", "v"]), inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["", "__start__", "branch:to:work", "xs", "v"]), inner, max_size=4
+        )
     ),
     max_leaves=8,
 ).map(json.dumps)
 _KEYS = {
     ("checkpoints", "checkpoint"): [
-        *("v", "ts", "id", "channel_values", "channel_versions", "versions_seen", "updated_channels"),
-        *("channel_versions,__pregel_tasks", "channel_versions,xs", "versions_seen,work", "channel_values,xs"),
+        *(
+            "v",
+            "ts",
+            "id",
+            "channel_values",
+            "channel_versions",
+            "versions_seen",
+            "updated_channels",
+        ),
+        *(
+            "channel_versions,__pregel_tasks",
+            "channel_versions,xs",
+            "versions_seen,work",
+            "channel_values,xs",
+        ),
     ],
     ("checkpoints", "metadata"): [
-        *("step", "source", "parents", "parents,", "aiodurable_run_id", "aiodurable_graph_name", "aiodurable_worker"),
+        *(
+            "step",
+            "source",
+            "parents",
+            "parents,",
+            "aiodurable_run_id",
+            "aiodurable_graph_name",
+            "aiodurable_worker",
+        ),
         *("run_id", "counters_since_delta_snapshot", "thread_id"),
     ],
     ("aiodurable_runs", "answered"): ["i", "i,at", "i,token"],
 }
-_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12) | st.sampled_from(
+_TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12
+) | st.sampled_from(
     [
-        *("", "zzz", "x|y:z", "join:a+b:c", "branch:to:work", "__start__", "__end__", "__pregel_tasks", "__error__"),
-        *("__interrupt__", "__resume__", "__error_source_node__", "~__pregel_pull, work", "~__pregel_push, 0, 0"),
+        *(
+            "",
+            "zzz",
+            "x|y:z",
+            "join:a+b:c",
+            "branch:to:work",
+            "__start__",
+            "__end__",
+            "__pregel_tasks",
+            "__error__",
+        ),
+        *(
+            "__interrupt__",
+            "__resume__",
+            "__error_source_node__",
+            "~__pregel_pull, work",
+            "~__pregel_push, 0, 0",
+        ),
         *(
             f"~__pregel_push, {'9' * 5000}, 0",
             "~__pregel_push, \u0663, 0",
@@ -197,7 +288,14 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 )
 _TEXTS = {
     "checkpoints": ("checkpoint_ns", "checkpoint_id", "parent_checkpoint_id", "type"),
-    "checkpoint_writes": ("checkpoint_ns", "checkpoint_id", "task_id", "task_path", "channel", "type"),
+    "checkpoint_writes": (
+        "checkpoint_ns",
+        "checkpoint_id",
+        "task_id",
+        "task_path",
+        "channel",
+        "type",
+    ),
     "checkpoint_blobs": ("checkpoint_ns", "channel", "version", "type"),
     "aiodurable_runs": (
         "graph",
@@ -210,8 +308,24 @@ _TEXTS = {
         "input_type",
     ),
 }
-_STATUSES = ("queued", "running", "complete", "failed", "interrupted", "paused", "rejected", "quarantined")
-_TIMES = ("infinity", "-infinity", "0050-01-01 BC", "294276-12-31", "0001-01-01 00:00+14", "2026-01-01 00:00+00")
+_STATUSES = (
+    "queued",
+    "running",
+    "complete",
+    "failed",
+    "interrupted",
+    "paused",
+    "rejected",
+    "quarantined",
+)
+_TIMES = (
+    "infinity",
+    "-infinity",
+    "0050-01-01 BC",
+    "294276-12-31",
+    "0001-01-01 00:00+14",
+    "2026-01-01 00:00+00",
+)
 _LIMITS = (0, 1, -1, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63))
 _MOMENTS = ("created_at", "started_at", "finished_at", "failed_at", "cancel_requested_at")
 
@@ -222,28 +336,42 @@ def _in_json() -> st.SearchStrategy[Damage]:
         path = "{" + ",".join(f'"{part}"' for part in key.split(",")) + "}"
         if value is None:
             return Damage(table, offset, f"{column} = {column} #- %s", (path,))
-        return Damage(table, offset, f"{column} = jsonb_set({column}, %s, %s::text::jsonb)", (path, value))
+        return Damage(
+            table, offset, f"{column} = jsonb_set({column}, %s, %s::text::jsonb)", (path, value)
+        )
 
     def of(where: tuple[str, str]) -> st.SearchStrategy[Damage]:
-        return st.builds(change, st.just(where), st.sampled_from(_KEYS[where]), st.none() | _JSON, st.integers(0, 2))
+        return st.builds(
+            change,
+            st.just(where),
+            st.sampled_from(_KEYS[where]),
+            st.none() | _JSON,
+            st.integers(0, 2),
+        )
 
     return st.sampled_from(sorted(_KEYS)).flatmap(of)
 
 
 def _whole_json() -> st.SearchStrategy[Damage]:
     one = st.builds(
-        lambda where, value, offset: Damage(where[0], offset, f"{where[1]} = %s::text::jsonb", (value,)),
+        lambda where, value, offset: Damage(
+            where[0], offset, f"{where[1]} = %s::text::jsonb", (value,)
+        ),
         st.sampled_from(sorted(_KEYS)),
         _JSON,
         st.integers(0, 2),
     )
     change = "earlier_attempts = %s::text[]::jsonb[]"
-    several = st.lists(_JSON, max_size=3).map(lambda values: Damage("aiodurable_runs", 0, change, (values,)))
+    several = st.lists(_JSON, max_size=3).map(
+        lambda values: Damage("aiodurable_runs", 0, change, (values,))
+    )
     return one | several
 
 
 def _texts() -> st.SearchStrategy[Damage]:
-    where = st.sampled_from([(table, column) for table, columns in _TEXTS.items() for column in columns])
+    where = st.sampled_from(
+        [(table, column) for table, columns in _TEXTS.items() for column in columns]
+    )
     return st.builds(
         lambda where, value, offset: Damage(where[0], offset, f"{where[1]} = %s", (value,)),
         where,
@@ -267,13 +395,20 @@ def _values() -> st.SearchStrategy[Damage]:
 
 
 def _ledger() -> st.SearchStrategy[Damage]:
-    def of(column: str, values: st.SearchStrategy[Any], cast: str = "") -> st.SearchStrategy[Damage]:
-        return values.map(lambda value: Damage("aiodurable_runs", 0, f"{column} = %s{cast}", (value,)))
+    def of(
+        column: str, values: st.SearchStrategy[Any], cast: str = ""
+    ) -> st.SearchStrategy[Damage]:
+        return values.map(
+            lambda value: Damage("aiodurable_runs", 0, f"{column} = %s{cast}", (value,))
+        )
 
     return st.one_of(
         of("status", st.sampled_from(_STATUSES)),
         *(of(column, st.none() | st.sampled_from(_TIMES), "::timestamptz") for column in _MOMENTS),
-        *(of(column, st.sampled_from(_LIMITS)) for column in ("attempts", "token", "seq", "lock_key")),
+        *(
+            of(column, st.sampled_from(_LIMITS))
+            for column in ("attempts", "token", "seq", "lock_key")
+        ),
         of("consumed", st.booleans()),
         of("questions_closed", st.none() | st.lists(st.none() | _TEXT, max_size=2), "::text[]"),
     )
@@ -284,5 +419,7 @@ def _gone() -> st.SearchStrategy[Damage]:
 
 
 DAMAGES = st.lists(
-    st.one_of(_in_json(), _in_json(), _whole_json(), _texts(), _values(), _ledger(), _gone()), min_size=1, max_size=4
+    st.one_of(_in_json(), _in_json(), _whole_json(), _texts(), _values(), _ledger(), _gone()),
+    min_size=1,
+    max_size=4,
 )

@@ -20,4 +20,6 @@ def rows(plan: dict[str, Any]) -> float:
 
 def _rows(node: dict[str, Any]) -> float:
     read = node["Actual Rows"] if node["Node Type"].endswith("Scan") else 0
-    return node["Actual Loops"] * (read + sum(node[key] for key in node if key.startswith("Rows Removed by")))
+    return node["Actual Loops"] * (
+        read + sum(node[key] for key in node if key.startswith("Rows Removed by"))
+    )

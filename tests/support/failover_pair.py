@@ -1,4 +1,6 @@
-"""A primary and a standby that streams from it, of which the first dies and the second takes over."""
+"""A primary and a standby that streams from it, of which the first dies and the second takes
+over.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +60,15 @@ class Server:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
-        settings = {**SETTINGS, **self.settings, "port": str(self.port), "unix_socket_directories": str(self.data)}
-        options = shlex.join(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
+        settings = {
+            **SETTINGS,
+            **self.settings,
+            "port": str(self.port),
+            "unix_socket_directories": str(self.data),
+        }
+        options = shlex.join(
+            word for name, value in settings.items() for word in ("-c", f"{name}={value}")
+        )
         done = self.programs.run(
             "pg_ctl", "start", "-D", self.data, "-l", self.data / "server.log", "-w", "-o", options
         )
@@ -96,11 +105,18 @@ class Pair:
     @property
     def dsn(self) -> str:
         ports = f"{self.primary.port},{self.standby.port}"
-        where = {"host": "127.0.0.1,127.0.0.1", "port": ports, "user": "postgres", "dbname": "postgres"}
+        where = {
+            "host": "127.0.0.1,127.0.0.1",
+            "port": ports,
+            "user": "postgres",
+            "dbname": "postgres",
+        }
         return "postgresql://?" + urlencode({**where, "target_session_attrs": "read-write"})
 
     def cut(self) -> None:
-        """The standby receives nothing more. With synchronous replication nothing commits any more."""
+        """The standby receives nothing more. With synchronous replication nothing commits any
+        more.
+        """
         self.standby.ask("ALTER SYSTEM SET primary_conninfo = ''")
         self.standby.ask("SELECT pg_reload_conf()")
         self.standby.wait_for("SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pg_stat_wal_receiver)")
@@ -147,12 +163,17 @@ def pair(folder: Path, *, synchronous: bool) -> Iterator[Pair]:
         stack.callback(primary.stop)
         primary.start()
         where = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres", "--no-password")
-        done = programs.run("pg_basebackup", *where, "-D", standby.data, "-R", "-X", "stream", "-c", "fast")
+        done = programs.run(
+            "pg_basebackup", *where, "-D", standby.data, "-R", "-X", "stream", "-c", "fast"
+        )
         assert done.returncode == 0, done.stdout
         stack.callback(standby.stop)
         standby.start()
         state = "sync" if synchronous else "async"
-        primary.wait_for(f"SELECT 1 FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = '{state}'")
+        primary.wait_for(
+            "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming' AND sync_state ="
+            f" '{state}'"
+        )
         yield Pair(primary, standby)
 
 

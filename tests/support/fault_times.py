@@ -1,4 +1,6 @@
-"""The times that a fault took, printed when all tests are over: for readers, who need not believe anybody."""
+"""The times that a fault took, printed when all tests are over: for readers, who need not believe
+anybody.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,19 @@ class Timetable:
 
     def __str__(self) -> str:
         width = max(map(len, self._lines), default=0)
-        lines = (f"    {line:<{width}} {' '.join(f'{each:7.3f}' for each in at)}" for line, at in self._lines.items())
+        lines = (
+            f"    {line:<{width}} {' '.join(f'{each:7.3f}' for each in at)}"
+            for line, at in self._lines.items()
+        )
         return "\n".join((f"{self.title} [s]", *lines))
 
 
 def printed(reporter: pytest.TerminalReporter) -> None:
     """Print every table of this run."""
     reports = [report for reports in reporter.stats.values() for report in reports]
-    tables = sorted({value for report in reports for name, value in _properties(report) if name == PROPERTY})
+    tables = sorted(
+        {value for report in reports for name, value in _properties(report) if name == PROPERTY}
+    )
     if tables:
         reporter.section("times of faults")
         reporter.write_line("\n".join(tables))

@@ -1,7 +1,8 @@
-"""Graphs that use what LangGraph offers beside nodes and edges, the same here and in processes that are killed.
+"""Graphs that use what LangGraph offers beside nodes and edges, the same here and in processes that
+are killed.
 
-Like those of `workflows.py` they note each call in the run's log. Each takes `START_OF[name]` and, undisturbed, ends
-with `RESULT_OF[name]`; questions are answered by `answer_to`.
+Like those of `workflows.py` they note each call in the run's log. Each takes `START_OF[name]` and,
+undisturbed, ends with `RESULT_OF[name]`; questions are answered by `answer_to`.
 """
 
 from __future__ import annotations
@@ -63,12 +64,18 @@ def two_questions() -> Builder:
             raise ConnectionError
         return {"words": [first, interrupt("second")]}
 
-    builder = StateGraph(Story).add_node("ask", ask, retry_policy=AT_ONCE).add_node("close", _word("close"))
+    builder = (
+        StateGraph(Story)
+        .add_node("ask", ask, retry_policy=AT_ONCE)
+        .add_node("close", _word("close"))
+    )
     return builder.add_edge(START, "ask").add_edge("ask", "close").add_edge("close", END)
 
 
 def ordered_sends() -> Builder:
-    """Parts that end in the reverse of the order in which they were sent, into a reducer that keeps the order."""
+    """Parts that end in the reverse of the order in which they were sent, into a reducer that keeps
+    the order.
+    """
 
     async def part(state: dict[str, int], config: RunnableConfig) -> dict[str, Any]:
         number = state["number"]
@@ -77,7 +84,9 @@ def ordered_sends() -> Builder:
         return {"words": [f"part {number}"]}
 
     builder = StateGraph(Story).add_node("part", part).add_node("close", _word("close"))
-    builder.add_conditional_edges(START, lambda _: [Send("part", {"number": n}) for n in range(5)], ["part"])
+    builder.add_conditional_edges(
+        START, lambda _: [Send("part", {"number": n}) for n in range(5)], ["part"]
+    )
     return builder.add_edge("part", "close").add_edge("close", END)
 
 
@@ -92,11 +101,17 @@ def error_handler() -> Builder:
         note(config, "mend")
         return Command(update={"words": [f"{error.node} mended"]}, goto="close")
 
-    builder = StateGraph(Story).add_node("fails", fails, error_handler=mend).add_node("beside", _word("beside"))
+    builder = (
+        StateGraph(Story)
+        .add_node("fails", fails, error_handler=mend)
+        .add_node("beside", _word("beside"))
+    )
     builder.add_node("close", _word("close"))
     for name in ("fails", "beside"):
         builder.add_edge(START, name)
-    return builder.add_edge("close", END)  # no edge of a node that failed is followed: its handler says where to go
+    return builder.add_edge(
+        "close", END
+    )  # no edge of a node that failed is followed: its handler says where to go
 
 
 def asking_handler() -> Builder:
@@ -110,7 +125,11 @@ def asking_handler() -> Builder:
         note(config, "ask")
         return Command(update={"words": [interrupt("mend it?")]}, goto="close")
 
-    builder = StateGraph(Story).add_node("fails", fails, error_handler=ask).add_node("close", _word("close"))
+    builder = (
+        StateGraph(Story)
+        .add_node("fails", fails, error_handler=ask)
+        .add_node("close", _word("close"))
+    )
     return builder.add_edge(START, "fails").add_edge("close", END)
 
 
@@ -159,10 +178,16 @@ def cached(folder: Path) -> Any:
     """Two nodes side by side whose results are cached in files, and one after them."""
     builder = StateGraph(Story)
     for name in ("left", "right", "close"):
-        builder.add_node(name, _word(name), cache_policy=CachePolicy(key_func=lambda _, name=name: name))
+        builder.add_node(
+            name, _word(name), cache_policy=CachePolicy(key_func=lambda _, name=name: name)
+        )
     for name in ("left", "right"):
         builder.add_edge(START, name)
-    return builder.add_edge(["left", "right"], "close").add_edge("close", END).compile(cache=Files(folder))
+    return (
+        builder.add_edge(["left", "right"], "close")
+        .add_edge("close", END)
+        .compile(cache=Files(folder))
+    )
 
 
 def remembering_subgraph() -> Builder:
@@ -226,7 +251,9 @@ class Delta(TypedDict):
 
 
 def deltas(at: Any = None) -> Builder:
-    """Five steps, each of which adds to a channel that is stored as what was added; `at(step)` is awaited in each."""
+    """Five steps, each of which adds to a channel that is stored as what was added; `at(step)` is
+    awaited in each.
+    """
     builder = StateGraph(Delta)
 
     def node(name: str) -> Any:
@@ -260,4 +287,6 @@ FEATURES: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
     "asking-tasks": (asking_tasks, EMPTY, [STEPS[0], "sort!", STEPS[2]]),
     "deltas": (deltas, EMPTY, [f"step {n}" for n in range(5)]),
 }
-"""By name: the graph, what it starts with, and the words that it ends with. `cached` takes a folder."""
+"""By name: the graph, what it starts with, and the words that it ends with. `cached` takes a
+folder.
+"""

@@ -1,6 +1,7 @@
 """Real graphs for tests, the same in this process and in those that are killed.
 
-Every node appends its name to the file in `config["configurable"]["log"]`, one line a call: what ran, across processes.
+Every node appends its name to the file in `config["configurable"]["log"]`, one line a call: what
+ran, across processes.
 """
 
 from __future__ import annotations
@@ -146,7 +147,9 @@ def fan_out(width: int = 3, inner: Any = None) -> StateGraph[Any, Any, Any, Any]
     builder.add_node("part", part)
     builder.add_node("join", join)
     builder.add_edge(START, "split")
-    builder.add_conditional_edges("split", lambda _: [Send("part", {"number": n}) for n in range(width)], ["part"])
+    builder.add_conditional_edges(
+        "split", lambda _: [Send("part", {"number": n}) for n in range(width)], ["part"]
+    )
     builder.add_edge("part", "join")
     builder.add_edge("join", END)
     return builder

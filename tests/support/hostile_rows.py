@@ -1,4 +1,6 @@
-"""Rows as somebody may write them who has the tables and means harm; and what shows that he had it."""
+"""Rows as somebody may write them who has the tables and means harm; and what shows that he had
+it.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def stored(value: Any) -> bytes:
 
 
 def payloads(traces: Path) -> dict[str, ormsgpack.Ext]:
-    """One for each way in which the serializer calls something; each leaves a folder in `traces`."""
+    """One for each way in which the serializer calls something; each leaves a folder in
+    `traces`.
+    """
     return {
         "one argument": calls("os", "mkdir", str(traces / "0"), 0),
         "arguments": calls("os", "mkdir", (str(traces / "1"),), 1),
@@ -147,7 +151,8 @@ def _tamper(dsn: str, evil: dict[str, ormsgpack.Ext]) -> None:
                 (f"sent, {name}", "__error__", [call]),
             ):
                 connection.execute(
-                    "UPDATE checkpoint_writes SET type = 'msgpack', blob = %s WHERE thread_id = %s AND channel = %s",
+                    "UPDATE checkpoint_writes SET type = 'msgpack', blob = %s WHERE thread_id = %s"
+                    " AND channel = %s",
                     (stored(value), thread, channel),
                 )
             connection.execute(
@@ -156,9 +161,9 @@ def _tamper(dsn: str, evil: dict[str, ormsgpack.Ext]) -> None:
                 (stored([call, call]), [f"asks, {name}", f"failed, {name}", f"sent, {name}"]),
             )
             connection.execute(
-                "UPDATE aiodurable_runs SET input_type = 'msgpack', input = %(evil)s, context_type = 'msgpack',"
-                " context = %(evil)s, config_type = 'msgpack', config = %(evil)s, answers_type = 'msgpack',"
-                " answers = %(evil)s WHERE thread_id = ANY (%(threads)s)",
+                "UPDATE aiodurable_runs SET input_type = 'msgpack', input = %(evil)s, context_type"
+                " = 'msgpack', context = %(evil)s, config_type = 'msgpack', config = %(evil)s,"
+                " answers_type = 'msgpack', answers = %(evil)s WHERE thread_id = ANY (%(threads)s)",
                 {
                     "evil": stored(call),
                     "threads": [f"asks, {name}", f"failed, {name}", f"sent, {name}"],

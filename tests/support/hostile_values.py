@@ -1,4 +1,6 @@
-"""Stored values that ask for what nobody allows, or are none; and what shows that a call was made."""
+"""Stored values that ask for what nobody allows, or are none; and what shows that a call was
+made.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def packed(value: Any) -> bytes:
 def extensions(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     fields = st.sampled_from(["value", "id", "ns", "hour", "tzinfo", "x"])
     arguments = inner | st.lists(inner, max_size=4) | st.dictionaries(fields, inner, max_size=4)
-    objects = st.tuples(NAMES, arguments).map(lambda made: packed((*made[0], made[1], "fromisoformat")))
+    objects = st.tuples(NAMES, arguments).map(
+        lambda made: packed((*made[0], made[1], "fromisoformat"))
+    )
     blobs = objects | st.binary(max_size=30) | inner.map(packed)
     return st.builds(ormsgpack.Ext, st.integers(0, 9), blobs)
 
@@ -66,7 +70,9 @@ def extensions(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 VALUES = st.recursive(
     SCALARS,
     lambda inner: (
-        extensions(inner) | st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+        extensions(inner)
+        | st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=4)
     ),
     max_leaves=12,
 )
@@ -74,7 +80,9 @@ BLOBS = VALUES.map(packed) | st.binary(max_size=60)
 ENVELOPES = st.fixed_dictionaries(
     {"lc": st.integers(0, 3), "type": st.sampled_from(["constructor", "secret"])},
     optional={
-        "id": st.lists(st.sampled_from([__name__, "record", "langgraph", "types", "Send"]), max_size=4),
+        "id": st.lists(
+            st.sampled_from([__name__, "record", "langgraph", "types", "Send"]), max_size=4
+        ),
         "kwargs": st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
         "args": st.lists(st.text(max_size=5), max_size=3),
     },
@@ -83,5 +91,7 @@ JSON = (ENVELOPES | st.lists(ENVELOPES, max_size=3)).map(lambda value: json.dump
 STORED = (
     st.tuples(st.just("msgpack"), BLOBS)
     | st.tuples(st.just("json"), JSON | st.binary(max_size=40))
-    | st.tuples(st.sampled_from(["null", "bytes", "pickle", "", "msgpack+aes", "x"]), st.binary(max_size=40))
+    | st.tuples(
+        st.sampled_from(["null", "bytes", "pickle", "", "msgpack+aes", "x"]), st.binary(max_size=40)
+    )
 )

@@ -80,7 +80,9 @@ def committer_of(saver: DurableSaver) -> GroupCommitter:
 
 
 def history_origin(session: WriteSession) -> object:
-    """Where the server was when the lease's last write was proven; None: the next write proves its history."""
+    """Where the server was when the lease's last write was proven; None: the next write proves its
+    history.
+    """
     return session.history._origin
 
 
@@ -95,14 +97,20 @@ def wake(session: LockSession) -> None:
 
 
 def wrap_reading_of_prune(
-    patch: pytest.MonkeyPatch, threads: Threads, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]
+    patch: pytest.MonkeyPatch,
+    threads: Threads,
+    wrapper: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> None:
-    """Put `wrapper` around the statement by which pruning reads what it may remove, before it removes it."""
+    """Put `wrapper` around the statement by which pruning reads what it may remove, before it
+    removes it.
+    """
     retention = services_of(threads).threads.retention
     patch.setattr(retention, "_look", wrapper(retention._look))
 
 
 def forget_classes() -> None:
-    """Forget the classes that stored values were resolved to, as a new process has not resolved any."""
+    """Forget the classes that stored values were resolved to, as a new process has not resolved
+    any.
+    """
     stored_values._resolve.cache_clear()
     stored_values._signature.cache_clear()

@@ -1,8 +1,10 @@
-"""SIGKILL at each write of a run, from the first to the last: how the thread stands after it, said by hand.
+"""SIGKILL at each write of a run, from the first to the last: how the thread stands after it, said
+by hand.
 
-A run writes in turns: what the nodes of a step produced, then the checkpoint after them. Between the two the work is done
-but not yet part of the thread: nothing is left to run in the tables, and yet the thread is not complete. `WRITTEN` stands
-for that moment, in which `aget_state` tells a complete thread.
+A run writes in turns: what the nodes of a step produced, then the checkpoint after them. Between
+the two the work is done but not yet part of the thread: nothing is left to run in the tables, and
+yet the thread is not complete. `WRITTEN` stands for that moment, in which `aget_state` tells a
+complete thread.
 """
 
 from __future__ import annotations
@@ -45,8 +47,15 @@ for _graph, _writes in PENDING.items():
     for _at, _pending in enumerate(_writes):
         _stock = "complete" if _pending == WRITTEN else None
         _name = f"{_graph}_killed_after_write_{_at + 1}"
-        EACH_WRITE.append(Scenario(_name, _graph, Truth("crashed", _pending, stock=_stock), _killed(_given, _at)))
+        EACH_WRITE.append(
+            Scenario(_name, _graph, Truth("crashed", _pending, stock=_stock), _killed(_given, _at))
+        )
     _last = len(_writes)
     EACH_WRITE.append(
-        Scenario(f"{_graph}_killed_after_its_last_write", _graph, Truth("complete"), _killed(_given, _last))
+        Scenario(
+            f"{_graph}_killed_after_its_last_write",
+            _graph,
+            Truth("complete"),
+            _killed(_given, _last),
+        )
     )

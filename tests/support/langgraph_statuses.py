@@ -1,4 +1,6 @@
-"""What LangGraph itself reads out of a step's writes (`read_task_statuses`), to compare a status from SQL with."""
+"""What LangGraph itself reads out of a step's writes (`read_task_statuses`), to compare a status
+from SQL with.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ class Read:
 
     Attributes:
         pending: the ids of the interrupts that wait for an answer, as LangGraph sees it.
-        answered: whether an answer of no task is stored, taken or not. LangGraph counts a question as pending until its
-            task asks another one or finishes; the SQL counts it as answered once an answer is stored.
+        answered: whether an answer of no task is stored, taken or not. LangGraph counts a question
+            as pending until its task asks another one or finishes; the SQL counts it as answered
+            once an answer is stored.
         failed: a task ended with an error and nothing else, and no handler of it has begun.
         erred: a task has an error of whatever kind.
     """
@@ -35,10 +38,18 @@ async def read(saver: AsyncPostgresSaver, thread_id: str) -> Read:
     writes = [] if found is None else found.pending_writes or []
     statuses = read_task_statuses(writes)
     handled = {task_id for task_id, channel, _ in writes if channel == "__error_source_node__"}
-    errors = {task_id: str(status.error) for task_id, status in statuses.items() if status.error is not None}
+    errors = {
+        task_id: str(status.error)
+        for task_id, status in statuses.items()
+        if status.error is not None
+    }
     return Read(
-        pending=frozenset(asked.id for status in statuses.values() for asked in status.pending_interrupts),
-        answered=any(task_id == NO_TASK and channel == "__resume__" for task_id, channel, _ in writes),
+        pending=frozenset(
+            asked.id for status in statuses.values() for asked in status.pending_interrupts
+        ),
+        answered=any(
+            task_id == NO_TASK and channel == "__resume__" for task_id, channel, _ in writes
+        ),
         failed=any(
             not statuses[task_id].finished
             and not statuses[task_id].interrupts
@@ -51,12 +62,22 @@ async def read(saver: AsyncPostgresSaver, thread_id: str) -> Read:
 
 
 def assert_agrees(told: WorkflowCheckpoint, langgraph: Read) -> None:
-    """The status from SQL says of the newest step's tasks what LangGraph's own reading says of them."""
+    """The status from SQL says of the newest step's tasks what LangGraph's own reading says of
+    them.
+    """
     asked = {question.id for question in told.interrupts}
     assert asked <= langgraph.pending, "the SQL sees a question that LangGraph does not"
-    assert asked == langgraph.pending or langgraph.answered, "LangGraph sees a question that the SQL does not"
+    assert asked == langgraph.pending or langgraph.answered, (
+        "LangGraph sees a question that the SQL does not"
+    )
     assert (told.status == "interrupted") <= bool(langgraph.pending)
-    assert (told.status == "failed") <= langgraph.erred, "the SQL sees a failure that LangGraph does not"
-    assert langgraph.failed <= (told.status == "failed"), "LangGraph sees a failure that the SQL does not"
+    assert (told.status == "failed") <= langgraph.erred, (
+        "the SQL sees a failure that LangGraph does not"
+    )
+    assert langgraph.failed <= (told.status == "failed"), (
+        "LangGraph sees a failure that the SQL does not"
+    )
     assert not asked or told.status in ("interrupted", "failed")
-    assert told.status != "complete" or not langgraph.pending, "the SQL sees a thread complete that waits for an answer"
+    assert told.status != "complete" or not langgraph.pending, (
+        "the SQL sees a thread complete that waits for an answer"
+    )

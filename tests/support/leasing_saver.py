@@ -31,7 +31,9 @@ class Leasing(DurableSaver):
         self.let_go()
         await super().aprune(thread_ids, **kwargs)
 
-    async def acopy_thread(self, source_thread_id: str, target_thread_id: str, **kwargs: Any) -> None:
+    async def acopy_thread(
+        self, source_thread_id: str, target_thread_id: str, **kwargs: Any
+    ) -> None:
         self.let_go()
         await super().acopy_thread(source_thread_id, target_thread_id, **kwargs)
 

@@ -16,7 +16,9 @@ class Ledger:
 
     async def rows(self, thread_id: str) -> list[dict[str, Any]]:
         query = "SELECT * FROM aiodurable_runs WHERE thread_id = %s ORDER BY created_at, run_id"
-        async with await psycopg.AsyncConnection[DictRow].connect(self._dsn, row_factory=dict_row) as connection:
+        async with await psycopg.AsyncConnection[DictRow].connect(
+            self._dsn, row_factory=dict_row
+        ) as connection:
             return await (await connection.execute(query, (thread_id,))).fetchall()
 
     async def statuses(self, thread_id: str) -> list[str]:

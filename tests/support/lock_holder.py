@@ -18,10 +18,18 @@ SHORT = Settings(lease_ttl_s=2.5, lease_heartbeat_s=0.5, lease_safety_margin_s=1
 
 
 @asynccontextmanager
-async def holder(dsn: str, *how: str, command: Sequence[str] = ()) -> AsyncIterator[asyncio.subprocess.Process]:
+async def holder(
+    dsn: str, *how: str, command: Sequence[str] = ()
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """The process, started by `command`; killed in the end if it lives still."""
     process = await asyncio.create_subprocess_exec(
-        *command, sys.executable, str(PROGRAM), dsn, *how, stdout=subprocess.PIPE, stdin=subprocess.PIPE
+        *command,
+        sys.executable,
+        str(PROGRAM),
+        dsn,
+        *how,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
     )
     try:
         assert await said(process) == "held"

@@ -52,14 +52,16 @@ class ServerLocks:
 
     def _shared_on_two_integers(self, which: str = "") -> int:
         return self._one(
-            "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
-            f"WHERE l.locktype = 'advisory' AND d.datname = %s AND l.objsubid = 2 AND l.mode = 'ShareLock' {which}"
+            "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE"
+            " l.locktype = 'advisory' AND d.datname = %s AND l.objsubid = 2 AND l.mode ="
+            f" 'ShareLock' {which}"
         )
 
     def sessions(self) -> int:
         """Lock sessions that are connected."""
         return self._one(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'aiodurable:lock@%%'"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name LIKE"
+            " 'aiodurable:lock@%%'"
         )
 
     def end_sessions(self) -> int:

@@ -1,5 +1,6 @@
-"""The event loop of the tests, and of the processes that they start: asyncio's, or uvloop with `AIODURABLE_UVLOOP=1`;
-with `AIODURABLE_EAGER=1` its tasks begin as they are made (`asyncio.eager_task_factory`, Python 3.12 and newer)."""
+"""The event loop of the tests, and of the processes that they start: asyncio's, or uvloop with
+`AIODURABLE_UVLOOP=1`; with `AIODURABLE_EAGER=1` its tasks begin as they are made
+(`asyncio.eager_task_factory`, Python 3.12 and newer)."""
 
 from __future__ import annotations
 

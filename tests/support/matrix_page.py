@@ -1,4 +1,6 @@
-"""The table of scenarios as a page of the docs. To write it anew: python3 dev.py run python -m tests.support.matrix_page"""
+"""The table of scenarios as a page of the docs. To write it anew: python3 dev.py run python -m
+tests.support.matrix_page
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def page() -> str:
     truths = [case.truth for case in SCENARIOS]
     wrong = sum(truth.stock is not None and truth.stock != truth.status for truth in truths)
     doubted = sum(truth.blind is not None and truth.blind != truth.status for truth in truths)
-    head = _HEAD.format(count=len(truths), right=len(truths) - doubted, doubted=doubted, wrong=wrong)
+    head = _HEAD.format(
+        count=len(truths), right=len(truths) - doubted, doubted=doubted, wrong=wrong
+    )
     return head + "".join(map(_row, SCENARIOS))
 
 

@@ -1,4 +1,6 @@
-"""A network that can be cut silently, both ways or one: a network namespace where this user may make one, else a proxy."""
+"""A network that can be cut silently, both ways or one: a network namespace where this user may
+make one, else a proxy.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +33,24 @@ class Network(Protocol):
 
 
 class Partition:
-    """Attributes: `near` is the server's DSN for whoever is on its side of the cut, `far` for a process on the other, which
-    is to be started by `command`; `how` says what is cut."""
+    """Attributes: `near` is the server's DSN for whoever is on its side of the cut, `far` for a
+    process on the other, which is to be started by `command`; `how` says what is cut."""
 
-    def __init__(self, network: Network, *, near: str, far: str, command: tuple[str, ...], how: str) -> None:
+    def __init__(
+        self, network: Network, *, near: str, far: str, command: tuple[str, ...], how: str
+    ) -> None:
         self.network, self.near, self.far, self.command, self.how = network, near, far, command, how
 
 
 class Namespace:
-    """A pair of interfaces, one of them in a network namespace of its own. A cut is a wrong entry in one end's table of
-    neighbours: its frames go to nobody. That needs no kernel module, as `tc netem` and firewalls do."""
+    """A pair of interfaces, one of them in a network namespace of its own. A cut is a wrong entry
+    in one end's table of neighbours: its frames go to nobody. That needs no kernel module, as `tc
+    netem` and firewalls do."""
 
     def __init__(self) -> None:
         number = os.getpid() % (1 << 15)
-        net = f"198.18.{number >> 6 & 255}.{(number & 63) * 4}"  # 198.18/15 is for tests of networks (RFC 2544)
+        # 198.18/15 is for tests of networks (RFC 2544)
+        net = f"198.18.{number >> 6 & 255}.{(number & 63) * 4}"
         head, _, last = net.rpartition(".")
         self.name, self.link = f"aiodurable-{os.getpid()}", f"aiod{os.getpid()}"
         self.ours, self.theirs = f"{head}.{int(last) + 1}", f"{head}.{int(last) + 2}"

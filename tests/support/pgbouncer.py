@@ -1,4 +1,6 @@
-"""A real PgBouncer in front of the test server: the program that `AIODURABLE_TEST_PGBOUNCER` names, else an installed one."""
+"""A real PgBouncer in front of the test server: the program that `AIODURABLE_TEST_PGBOUNCER` names,
+else an installed one.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,18 @@ Mode = Literal["session", "transaction"]
 
 
 @contextlib.contextmanager
-def through(mode: Mode, dsn: str, *, server_connections: int = 20, **settings: str) -> Iterator[str]:
-    """The DSN of `dsn`'s database through a PgBouncer in `mode` with such settings; skips, and says so, where there is none."""
+def through(
+    mode: Mode, dsn: str, *, server_connections: int = 20, **settings: str
+) -> Iterator[str]:
+    """The DSN of `dsn`'s database through a PgBouncer in `mode` with such settings; skips, and says
+    so, where there is none.
+    """
     if PROGRAM is None:
         if os.environ.get("CI"):
             pytest.fail("PgBouncer is not installed: these promises go untested")
-        warnings.warn("PgBouncer is not installed: what goes through a pooler is untested here", stacklevel=3)
+        warnings.warn(
+            "PgBouncer is not installed: what goes through a pooler is untested here", stacklevel=3
+        )
         pytest.skip("NO PGBOUNCER ON THIS MACHINE: apt-get install pgbouncer")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -54,19 +62,26 @@ def through(mode: Mode, dsn: str, *, server_connections: int = 20, **settings: s
 def _pgbouncer(program: str, dsn: str, folder: Path, settings: Mapping[str, str]) -> Iterator[str]:
     parts = conninfo_to_dict(dsn)
     port = free_port()
-    server = {key: parts[key] for key in ("host", "port", "dbname", "user", "password") if parts.get(key)}
+    server = {
+        key: parts[key] for key in ("host", "port", "dbname", "user", "password") if parts.get(key)
+    }
     folder.mkdir(mode=0o755, exist_ok=True)
     config = folder / "pgbouncer.ini"
     config.write_text(
-        f"[databases]\n* = {' '.join(f'{key}={value}' for key, value in server.items())}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\nunix_socket_dir =\n"
-        "max_client_conn = 200\nignore_startup_parameters = extra_float_digits\n"
+        "[databases]\n* ="
+        f" {' '.join(f'{key}={value}' for key, value in server.items())}\n[pgbouncer]\nlisten_addr"
+        f" = 127.0.0.1\nlisten_port = {port}\nauth_type = any\nunix_socket_dir =\nmax_client_conn ="
+        " 200\nignore_startup_parameters = extra_float_digits\n"
         + "".join(f"{name} = {value}\n" for name, value in settings.items())
     )
     user = None
     if os.getuid() == 0:  # it refuses to run as root; a unix socket may be open to its owner alone
         host = Path(str(parts.get("host", "")))
-        user = host.stat().st_uid if host.is_absolute() and host.stat().st_uid else pwd.getpwnam("nobody").pw_uid
+        user = (
+            host.stat().st_uid
+            if host.is_absolute() and host.stat().st_uid
+            else pwd.getpwnam("nobody").pw_uid
+        )
         for path in (folder, config):
             os.chown(path, user, -1)
     process = subprocess.Popen(
@@ -76,7 +91,9 @@ def _pgbouncer(program: str, dsn: str, folder: Path, settings: Mapping[str, str]
         user=user,
     )
     try:
-        wait_until_sync(lambda: process.poll() is not None or _answers(port), what="pgbouncer to listen")
+        wait_until_sync(
+            lambda: process.poll() is not None or _answers(port), what="pgbouncer to listen"
+        )
         assert process.poll() is None, (folder / "log").read_text()
         yield f"postgresql://{parts['user']}@127.0.0.1:{port}/{parts['dbname']}"
     finally:

@@ -1,4 +1,6 @@
-"""Every statement about threads, runs and checkpoints, with arguments that fit the crowd below and what it has to read."""
+"""Every statement about threads, runs and checkpoints, with arguments that fit the crowd below and
+what it has to read.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 1) k;
 INSERT INTO aiodurable_fences (thread_id, token) SELECT 'thread-' || n, 1 FROM generate_series(%(first)s::int, %(last)s::int) n;
 
 """
-"""Threads of ten checkpoints and two runs, one in ten failed. Of every second one a run of no checkpoint is the newest."""
+"""Threads of ten checkpoints and two runs, one in ten failed. Of every second one a run of no
+checkpoint is the newest.
+"""
 
 On = Literal["pool", "link", "search"]
 
@@ -161,7 +165,13 @@ def _all() -> list[Statement]:
         Statement("begun", threads["begun"], (one, head), 5),
         Statement("sample", threads["sample"], (5,), 60_000),
         Statement("threads_all", threads["threads_all"], ("", 100), 200, "search"),
-        Statement("threads_noted", threads["threads_noted"], ("", 100, ["__error__"], ["failed"]), 1500, "search"),
+        Statement(
+            "threads_noted",
+            threads["threads_noted"],
+            ("", 100, ["__error__"], ["failed"]),
+            1500,
+            "search",
+        ),
         Statement("threads_resumable", threads["threads_resumable"], ("", 100), 1500, "search"),
         Statement("lock_empty_thread", copying["lock_empty_thread"], (one,), 4),
         Statement("copy_checkpoint", copying["copy_checkpoint"], (one, "copy", head, True), 100),
@@ -174,9 +184,16 @@ def _all() -> list[Statement]:
         Statement("cancelling", runs["cancelling"], (), 0),
         Statement("at_work", runs["at_work"], ("run-7-1",), 3001),
         Statement("settle_cancelled", runs["settle_cancelled"], ("run-7-1", 1, 0, head), 2),
-        Statement("fork", runs["fork"], ("new", "t", 1, None, 1, "host:1", head, "reason", one, head, True), 2),
+        Statement(
+            "fork",
+            runs["fork"],
+            ("new", "t", 1, None, 1, "host:1", head, "reason", one, head, True),
+            2,
+        ),
         Statement("answered", answers["answered"], (one,), 5),
-        Statement("answer", answers["answer"], ("run-7-1", 1, 0, ["id"], ["digest"], None, None, []), 2),
+        Statement(
+            "answer", answers["answer"], ("run-7-1", 1, 0, ["id"], ["digest"], None, None, []), 2
+        ),
         Statement("answers_over", answers["answers_over"], ("run-7-1", 1, 0, []), 2),
         Statement("questions", answers["questions"], (one,), 60),
         Statement("drop_loose", answers["drop_loose"], (one, 1, 0), 40),
@@ -190,7 +207,9 @@ def _all() -> list[Statement]:
         Statement("over", retention["over"], (0, 4, "2999-01-01", None), 2500),
         Statement("only_in_the_ledger", retention["only_in_the_ledger"], (0, 4), 500),
         Statement("idle_fences", retention["idle_fences"], (0, 4, 3_600_000, True), 3000),
-        Statement("threads_of_runs", checkpoints["threads_of_runs"], (["run-7-1"],), 30_000, scans=True),
+        Statement(
+            "threads_of_runs", checkpoints["threads_of_runs"], (["run-7-1"],), 30_000, scans=True
+        ),
     ]
     for n in (1, 100):
         ids, bare = _ids(n), [""] * n
@@ -199,7 +218,12 @@ def _all() -> list[Statement]:
         found += [
             Statement(f"classify {n}", threads["classify"], _asked(n), 16 * n),
             Statement(f"classify {n} of a run", threads["classify"], _asked(n), 16 * n, "link"),
-            Statement(f"failed_inside {n}", threads["failed_inside"], (ids, tasks, ["a"] * n, heads), 3 * n),
+            Statement(
+                f"failed_inside {n}",
+                threads["failed_inside"],
+                (ids, tasks, ["a"] * n, heads),
+                3 * n,
+            ),
             Statement(f"start {n}", runs["start"], _started(n), 8 * n, "link"),
             # A hundred runs end at once at most, and are compared with each other.
             Statement(
@@ -209,7 +233,13 @@ def _all() -> list[Statement]:
                 19 * n + 2 * n * n,
                 "link",
             ),
-            Statement(f"complete {n}", runs["complete"], (_runs(n), [1] * n, [0] * n, ids, heads), 9 * n, "link"),
+            Statement(
+                f"complete {n}",
+                runs["complete"],
+                (_runs(n), [1] * n, [0] * n, ids, heads),
+                9 * n,
+                "link",
+            ),
             Statement(
                 f"finish {n}",
                 runs["finish"],
@@ -218,7 +248,13 @@ def _all() -> list[Statement]:
                 "link",
             ),
             Statement(f"commit {n}", checkpoints["commit"], _committed(n), 10 * n, "link"),
-            Statement(f"bump_free {n}", checkpoints["bump_free"], (ids + fresh, [7] * 2 * n), 8 * n, "link"),
+            Statement(
+                f"bump_free {n}",
+                checkpoints["bump_free"],
+                (ids + fresh, [7] * 2 * n),
+                8 * n,
+                "link",
+            ),
             Statement(f"tokens {n}", checkpoints["tokens"], (ids,), n, "link"),
             Statement(f"hold_fences {n}", checkpoints["hold_fences"], (ids,), n),
             Statement(f"locked {n}", checkpoints["locked"], (list(range(1, n + 1)),), 2 * n),
@@ -231,19 +267,30 @@ def _all() -> list[Statement]:
             Statement(f"raise_fences {n}", checkpoints["raise_fences"], (ids,), n),
             Statement(f"raise_removed {n}", checkpoints["raise_removed"], (ids,), 3 * n),
             Statement(f"consumption_kept {n}", checkpoints["consumption_kept"], (ids,), 30 * n),
-            Statement(f"delete_ledger_of_runs {n}", checkpoints["delete_ledger_of_runs"], (_runs(n), ids), 40 * n),
+            Statement(
+                f"delete_ledger_of_runs {n}",
+                checkpoints["delete_ledger_of_runs"],
+                (_runs(n), ids),
+                40 * n,
+            ),
             Statement(f"delete_threads {n}", checkpoints["delete_threads"], (ids,), 70 * n),
             Statement(f"built_on_runs {n}", checkpoints["built_on_runs"], (_runs(n), ids), 20 * n),
             Statement(f"delete_runs {n}", checkpoints["delete_runs"], (_runs(n), ids), 40 * n),
             Statement(f"with_a_past {n}", retention["with_a_past"], (ids, head, False), 4 * n),
             Statement(f"tokens {n} to prune", retention["tokens"], (ids,), n),
             Statement(f"claim {n}", retention["claim"], (fresh, [None] * n), n),
-            Statement(f"prune {n}", retention["prune"], (ids, [1] * n, heads, False, False), 90 * n),
-            Statement(f"prune {n} whole", retention["prune"], (ids, [1] * n, heads, True, False), 90 * n),
+            Statement(
+                f"prune {n}", retention["prune"], (ids, [1] * n, heads, False, False), 90 * n
+            ),
+            Statement(
+                f"prune {n} whole", retention["prune"], (ids, [1] * n, heads, True, False), 90 * n
+            ),
             Statement(f"release {n}", retention["release"], (ids,), n),
             Statement(f"forget {n}", retention["forget"], (_runs(n), "2999-01-01", False), 8 * n),
             Statement(f"hold_idle {n}", retention["hold_idle"], (ids,), n),
-            Statement(f"sweep {n}", retention["sweep"], (ids, list(range(1, n + 1)), 3_600_000), 8 * n),
+            Statement(
+                f"sweep {n}", retention["sweep"], (ids, list(range(1, n + 1)), 3_600_000), 8 * n
+            ),
             Statement(f"unlink {n}", retention["unlink"], (ids, bare, heads), 3 * n),
             Statement(f"orphan_parents {n}", checkpoints["orphan_parents"], (ids,), 20 * n),
             Statement(f"orphan_blobs {n}", checkpoints["orphan_blobs"], (ids,), 30 * n),

@@ -21,11 +21,15 @@ IMAGE = "postgres"
 
 @dataclass
 class Server:
-    """A server for tests: `url` is a superuser's, `kind` says where it came from (`dsn`, `docker`, `embedded`)."""
+    """A server for tests: `url` is a superuser's, `kind` says where it came from (`dsn`, `docker`,
+    `embedded`).
+    """
 
     url: str
     kind: str
-    _names: Iterator[str] = field(default_factory=lambda: (f"t_{worker_name()}_{n}" for n in itertools.count()))
+    _names: Iterator[str] = field(
+        default_factory=lambda: (f"t_{worker_name()}_{n}" for n in itertools.count())
+    )
 
     @cached_property
     def version(self) -> int:
@@ -43,16 +47,21 @@ class Server:
 
     def create(self, template: str = "template0", *, name: str = "") -> str:
         name = name or next(self._names)
-        # Copying files beats the log where nothing is synced; before Postgres 15 there was no other way.
+        # Copying files beats the log where nothing is synced; before Postgres 15 there was no other
+        # way.
         choice = self.kind == "embedded" and self.version >= 150000
         copy = sql.SQL(" STRATEGY file_copy" if choice else "")
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+            sql.Identifier(name), sql.Identifier(template)
+        )
         self.execute(create + copy)
         return name
 
     def drop(self, name: str) -> None:
         # FORCE: a connection that a test leaks is that test's failure, not the next one's.
-        self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        self.execute(
+            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        )
 
 
 def worker_name() -> str:
@@ -73,7 +82,9 @@ def embedded() -> Generator[str, None, None]:
     roomy = SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)
     roomy = roomy and shutil.disk_usage(SHARED_MEMORY).free >= 1 << 30
     folder = SHARED_MEMORY if roomy else None
-    with EmbeddedPostgres(bindir=bindir, folder=folder, durable=False, settings=SERVER_SETTINGS) as url:
+    with EmbeddedPostgres(
+        bindir=bindir, folder=folder, durable=False, settings=SERVER_SETTINGS
+    ) as url:
         yield url
 
 
@@ -89,7 +100,9 @@ def docker_answers() -> bool:
             client.ping()
         finally:
             client.close()
-    except Exception:  # not installed, not running, not allowed: all mean that Docker does not answer
+    except (
+        Exception
+    ):  # not installed, not running, not allowed: all mean that Docker does not answer
         if choice == "docker":
             raise
         return False
@@ -98,11 +111,14 @@ def docker_answers() -> bool:
 
 @contextlib.contextmanager
 def container() -> Generator[str, None, None]:
-    # The reaper is one more container, which needs the engine's socket inside it; ours is stopped here.
+    # The reaper is one more container, which needs the engine's socket inside it; ours is stopped
+    # here.
     os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
     from testcontainers.community.postgres import PostgresContainer
 
-    settings = [word for name, value in SERVER_SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    settings = [
+        word for name, value in SERVER_SETTINGS.items() for word in ("-c", f"{name}={value}")
+    ]
     started = PostgresContainer(f"{IMAGE}:{_major() or 18}", driver=None)
     started.with_command(["postgres", "-c", "fsync=off", *settings])
     with started:

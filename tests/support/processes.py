@@ -32,7 +32,14 @@ class Processes:
         kills: str = "writes",
     ) -> Any:
         """The exit code (or minus the signal that ended it), and what the graph returned."""
-        job = {"dsn": dsn, "thread": thread, "shape": shape, "log": str(log), "death": death, "kills": kills}
+        job = {
+            "dsn": dsn,
+            "thread": thread,
+            "shape": shape,
+            "log": str(log),
+            "death": death,
+            "kills": kills,
+        }
         assert self._parent.stdin is not None
         assert self._parent.stdout is not None
         self._parent.stdin.write(json.dumps(job).encode() + b"\n")
@@ -44,7 +51,9 @@ class Processes:
 async def started() -> AsyncIterator[Processes]:
     """A program that forks the processes, for the body."""
     pipe = asyncio.subprocess.PIPE
-    parent = await asyncio.create_subprocess_exec(sys.executable, str(PROGRAM), stdin=pipe, stdout=pipe)
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, str(PROGRAM), stdin=pipe, stdout=pipe
+    )
     try:
         yield Processes(parent)
     finally:

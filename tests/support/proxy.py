@@ -15,13 +15,18 @@ Direction = Literal["to_server", "to_client"]
 
 
 class Proxy:
-    """Passes bytes to the server of `target` and back; its own address is `dsn`. `sent` counts those to the server."""
+    """Passes bytes to the server of `target` and back; its own address is `dsn`. `sent` counts
+    those to the server.
+    """
 
     def __init__(self, target: str) -> None:
         self.dsn = ""
         self.sent = 0
         self._target = conninfo_to_dict(target)
-        self._passes: dict[Direction, asyncio.Event] = {"to_server": asyncio.Event(), "to_client": asyncio.Event()}
+        self._passes: dict[Direction, asyncio.Event] = {
+            "to_server": asyncio.Event(),
+            "to_client": asyncio.Event(),
+        }
         self._refusing = False
         self._writers: list[asyncio.StreamWriter] = []
         self._pumps: set[asyncio.Task[None]] = set()
@@ -29,7 +34,9 @@ class Proxy:
         self.mend()
 
     def cut(self, *directions: Direction) -> None:
-        """From now on bytes vanish that way (both ways unless told otherwise), and nobody is told."""
+        """From now on bytes vanish that way (both ways unless told otherwise), and nobody is
+        told.
+        """
         for direction in directions or self._passes:
             self._passes[direction].clear()
 
@@ -39,7 +46,9 @@ class Proxy:
             passes.set()
 
     def forget(self) -> None:
-        """Lose whatever is sent on the connections that are open now; neither end hears of it, new ones work."""
+        """Lose whatever is sent on the connections that are open now; neither end hears of it, new
+        ones work.
+        """
         self._forgotten = self._opened
 
     def end(self) -> None:
@@ -70,12 +79,18 @@ class Proxy:
         self._writers += [writer, back]
         self._opened += 1
         for source, sink, direction in ((reader, back, "to_server"), (there, writer, "to_client")):
-            pump = asyncio.create_task(self._pump(source, sink, self._passes[direction], self._opened))
+            pump = asyncio.create_task(
+                self._pump(source, sink, self._passes[direction], self._opened)
+            )
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
     async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, passes: asyncio.Event, number: int
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        passes: asyncio.Event,
+        number: int,
     ) -> None:
         try:
             while data := await source.read(65536):
@@ -101,8 +116,12 @@ async def proxy(dsn: str) -> AsyncIterator[Proxy]:
     opened = Proxy(dsn)
     listener = await asyncio.start_server(opened._serve, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
-    login = {key: value for key, value in opened._target.items() if key in ("user", "password", "dbname")}
-    opened.dsn = "postgresql://?" + urlencode({**login, "host": "127.0.0.1", "port": port}, quote_via=quote)
+    login = {
+        key: value for key, value in opened._target.items() if key in ("user", "password", "dbname")
+    }
+    opened.dsn = "postgresql://?" + urlencode(
+        {**login, "host": "127.0.0.1", "port": port}, quote_via=quote
+    )
     try:
         yield opened
     finally:

@@ -1,4 +1,6 @@
-"""Tests in random order: what one needs of another shows. `--order random`, and `--order SEED` again."""
+"""Tests in random order: what one needs of another shows. `--order random`, and `--order SEED`
+again.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from itertools import groupby
 
 import pytest
 
-_VARIABLE = "AIODURABLE_TEST_ORDER"  # so that xdist's processes, which must agree, draw no seeds of their own
+# so that xdist's processes, which must agree, draw no seeds of their own
+_VARIABLE = "AIODURABLE_TEST_ORDER"
 
 
 def seed(config: pytest.Config) -> str | None:
@@ -22,7 +25,9 @@ def seed(config: pytest.Config) -> str | None:
 
 
 def shuffle(items: list[pytest.Item], by: str) -> None:
-    """Files in random order, and the tests of each; a file's tests stay together, for what its fixtures share."""
+    """Files in random order, and the tests of each; a file's tests stay together, for what its
+    fixtures share.
+    """
     drawn = random.Random(by)
     files = [list(tests) for _, tests in groupby(items, key=lambda item: item.path)]
     drawn.shuffle(files)

@@ -1,4 +1,6 @@
-"""A Postgres of one test alone, that can be stopped in every way and comes back under the same address."""
+"""A Postgres of one test alone, that can be stopped in every way and comes back under the same
+address.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ How = Literal["fast", "immediate"]
 
 
 class OwnServer:
-    """Attributes: `settings` are the server's, from the next start on; `folder` is one that Postgres can read."""
+    """Attributes: `settings` are the server's, from the next start on; `folder` is one that
+    Postgres can read.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,7 +35,9 @@ class OwnServer:
         return await asyncio.to_thread(start_server, self._data, settings=self.settings)
 
     async def stop(self, how: How = "fast") -> None:
-        """Fast: every session is told. Immediate: as if its power failed; it recovers from its log at the next start."""
+        """Fast: every session is told. Immediate: as if its power failed; it recovers from its log
+        at the next start.
+        """
         if how == "immediate":
             pid = self._data / "postmaster.pid"
             os.kill(int(pid.read_text().split()[0]), signal.SIGQUIT)

@@ -1,4 +1,6 @@
-"""The graphs of the scenarios, by name: one for each way LangGraph has of going from node to node."""
+"""The graphs of the scenarios, by name: one for each way LangGraph has of going from node to
+node.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,13 @@ def asks_of_one(*questions: str) -> Any:
     """Of three that are sent, the second asks."""
 
     async def node(state: Any) -> dict[str, Any]:
-        return {"xs": [str(interrupt(question)) for question in questions] if state["n"] == 1 else [str(state["n"])]}
+        return {
+            "xs": (
+                [str(interrupt(question)) for question in questions]
+                if state["n"] == 1
+                else [str(state["n"])]
+            )
+        }
 
     return node
 
@@ -177,7 +185,9 @@ def sending(part: Any) -> StateGraph[Any, Any, Any, Any]:
     builder.add_node("part", part)
     builder.add_node("z", ok("z"))
     builder.add_edge(START, "a")
-    builder.add_conditional_edges("a", lambda _: [Send("part", {"n": n}) for n in range(3)], ["part"])
+    builder.add_conditional_edges(
+        "a", lambda _: [Send("part", {"n": n}) for n in range(3)], ["part"]
+    )
     builder.add_edge("part", "z")
     return builder
 
@@ -504,7 +514,9 @@ def tasks_remembering(saver: Saver) -> Any:
 
 
 class Delta(TypedDict):
-    xs: Annotated[list[str], DeltaChannel(lambda old, new: [*old, *(x for some in new for x in some)])]
+    xs: Annotated[
+        list[str], DeltaChannel(lambda old, new: [*old, *(x for some in new for x in some)])
+    ]
 
 
 @graph
@@ -531,7 +543,9 @@ def delta_asking() -> Any:
 def agent(saver: Saver) -> Any:
     from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
     from langchain_core.messages import AIMessage
-    from langgraph.prebuilt import create_react_agent  # pyright: ignore[reportDeprecated]  # the one with no extra package
+    from langgraph.prebuilt import (
+        create_react_agent,  # pyright: ignore[reportDeprecated]  # the one with no extra package
+    )
 
     class Model(GenericFakeChatModel):
         def bind_tools(self, *args: Any, **kwargs: Any) -> Any:

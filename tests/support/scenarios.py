@@ -1,7 +1,8 @@
-"""Threads as life leaves them: each scenario brings one about with a real graph and says by hand how the thread stands.
+"""Threads as life leaves them: each scenario brings one about with a real graph and says by hand
+how the thread stands.
 
-`Thread` drives a graph with LangGraph's own saver, in this process or in one that is killed with SIGKILL at a chosen
-write; nothing here knows aiodurable.
+`Thread` drives a graph with LangGraph's own saver, in this process or in one that is killed with
+SIGKILL at a chosen write; nothing here knows aiodurable.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from langgraph.types import Command, StateSnapshot
 from tests.support.scenario_graphs import GRAPHS
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["langgraph.checkpoint.postgres.aio", "langgraph.func", "langgraph.graph"])
+FORK.set_forkserver_preload(
+    ["langgraph.checkpoint.postgres.aio", "langgraph.func", "langgraph.graph"]
+)
 
 
 class DyingSaver(AsyncPostgresSaver):
-    """LangGraph's saver in a process that is killed when its `at`-th write is about to begin, or has just committed.
+    """LangGraph's saver in a process that is killed when its `at`-th write is about to begin, or
+    has just committed.
 
     By then all earlier writes have committed, and no later one has begun.
     """
@@ -57,7 +61,9 @@ class DyingSaver(AsyncPostgresSaver):
         return result
 
 
-def die(dsn: str, graph: str, config: RunnableConfig, given: Any, durability: Any, at: int, after: bool) -> None:
+def die(
+    dsn: str, graph: str, config: RunnableConfig, given: Any, durability: Any, at: int, after: bool
+) -> None:
     """Run a graph until the chosen write; what a child process does."""
 
     async def run() -> None:
@@ -93,26 +99,40 @@ class Thread:
 
     async def answer_by_id(self, value: Any) -> Any:
         """Give one answer to every open question, each by its id."""
-        return await self.run(Command(resume={i.id: value for i in (await self.state()).interrupts}))
+        return await self.run(
+            Command(resume={i.id: value for i in (await self.state()).interrupts})
+        )
 
     async def killed(
-        self, given: Any, at: int, *, after: bool = False, durability: str = "sync", fine: bool = False
+        self,
+        given: Any,
+        at: int,
+        *,
+        after: bool = False,
+        durability: str = "sync",
+        fine: bool = False,
     ) -> None:
         """Run it in a process that dies of SIGKILL at a write, counted from 0."""
         args = (self._dsn, self.name, self.config, given, durability, at, after)
         process = FORK.Process(target=die, args=args)
         process.start()
         await asyncio.to_thread(process.join)
-        assert process.exitcode == (0 if fine else -signal.SIGKILL), "the run ended before that write"
+        assert process.exitcode == (0 if fine else -signal.SIGKILL), (
+            "the run ended before that write"
+        )
 
     async def killed_or_done(self, given: Any, at: int) -> bool:
         """Kill it after its `at`-th write; False: it has no such write, and ran to its end."""
-        process = FORK.Process(target=die, args=(self._dsn, self.name, self.config, given, "sync", at, True))
+        process = FORK.Process(
+            target=die, args=(self._dsn, self.name, self.config, given, "sync", at, True)
+        )
         process.start()
         await asyncio.to_thread(process.join)
         return process.exitcode == -signal.SIGKILL
 
-    async def cancelled(self, given: Any, started: asyncio.Event, *, durability: Any = "sync") -> None:
+    async def cancelled(
+        self, given: Any, started: asyncio.Event, *, durability: Any = "sync"
+    ) -> None:
         """Cancel the run when one of its nodes says that it has started."""
         task = asyncio.create_task(self.graph.ainvoke(given, self.config, durability=durability))
         await started.wait()
@@ -120,7 +140,9 @@ class Thread:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    async def update(self, values: Any, as_node: str | None = None, checkpoint_id: str | None = None) -> Any:
+    async def update(
+        self, values: Any, as_node: str | None = None, checkpoint_id: str | None = None
+    ) -> Any:
         config: Any = self.config
         if checkpoint_id is not None:
             config = {"configurable": {**config["configurable"], "checkpoint_id": checkpoint_id}}
@@ -137,8 +159,8 @@ class Thread:
 class Truth:
     """How a thread stands, said by hand.
 
-    `stock` is what `aget_state` makes one believe where that is something else, by version. `blind` is what the tables
-    alone must make of it where they cannot know the truth.
+    `stock` is what `aget_state` makes one believe where that is something else, by version. `blind`
+    is what the tables alone must make of it where they cannot know the truth.
     """
 
     status: str
@@ -160,11 +182,15 @@ class Scenario:
 SCENARIOS: list[Scenario] = []
 
 
-def scenario(graph: str, status: str, *pending: str, name: str = "", **truth: Any) -> Callable[[Any], Any]:
+def scenario(
+    graph: str, status: str, *pending: str, name: str = "", **truth: Any
+) -> Callable[[Any], Any]:
     """Register a scenario; its name is its function's."""
 
     def register(play: Callable[[Thread], Awaitable[Any]]) -> Any:
-        SCENARIOS.append(Scenario(name or play.__name__, graph, Truth(status, pending, **truth), play))
+        SCENARIOS.append(
+            Scenario(name or play.__name__, graph, Truth(status, pending, **truth), play)
+        )
         return play
 
     return register

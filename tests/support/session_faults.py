@@ -8,7 +8,9 @@ from tests.support.internals import connection_of
 
 async def take_away(session: LockSession, *keys: int) -> None:
     """The server has these locks no longer."""
-    await connection_of(session).fetch("SELECT pg_advisory_unlock(k) FROM unnest($1::bigint[]) k", keys)
+    await connection_of(session).fetch(
+        "SELECT pg_advisory_unlock(k) FROM unnest($1::bigint[]) k", keys
+    )
 
 
 async def slip_in(session: LockSession, key: int) -> None:

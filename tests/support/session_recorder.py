@@ -1,4 +1,6 @@
-"""Books about lock sessions, kept beside theirs: every statement is written down on its way to the wire and back."""
+"""Books about lock sessions, kept beside theirs: every statement is written down on its way to the
+wire and back.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from aiodurable.locks.statements import Answer, LockStatements
 
 
 class Books:
-    """Attributes: `wrong` is what broke a rule, in words; `seen` counts what came up, for tests that want it to."""
+    """Attributes: `wrong` is what broke a rule, in words; `seen` counts what came up, for tests
+    that want it to.
+    """
 
     def __init__(self, terms: LeaseTiming) -> None:
         self.wrong: list[str] = []
@@ -45,20 +49,33 @@ class Books:
             wire: LockStatements, releases: Sequence[int], acquires: Sequence[int], tokens: int
         ) -> Answer:
             granted = self._granted[id(wire)]
-            self._rule(granted.issuperset(releases), "a key is released on the session that took it")
-            self._rule((granted - set(releases)).isdisjoint(acquires), "a session is never asked twice for a key")
+            self._rule(
+                granted.issuperset(releases), "a key is released on the session that took it"
+            )
+            self._rule(
+                (granted - set(releases)).isdisjoint(acquires),
+                "a session is never asked twice for a key",
+            )
             behind = bool(sessions[id(wire)]._requests.releases)
             self._rule(not (behind and (acquires or tokens)), "no release waits behind a try")
             self.seen["releases in several batches"] += behind
             answer = await self._timed(wire, batch(wire, releases, acquires, tokens))
             granted.difference_update(releases)
-            granted.update(key for key, token in zip(acquires, answer.acquired, strict=True) if token is not None)
+            granted.update(
+                key
+                for key, token in zip(acquires, answer.acquired, strict=True)
+                if token is not None
+            )
             return answer
 
-        async def watched_flags(wire: LockStatements, down: Sequence[int], up: Sequence[int]) -> Any:
+        async def watched_flags(
+            wire: LockStatements, down: Sequence[int], up: Sequence[int]
+        ) -> Any:
             return await self._timed(wire, flags(wire, down, up))
 
-        async def watched_undo(wire: LockStatements, keys: Sequence[int], flags: Sequence[int] = ()) -> None:
+        async def watched_undo(
+            wire: LockStatements, keys: Sequence[int], flags: Sequence[int] = ()
+        ) -> None:
             self.seen["batches given back"] += 1
             await undo(wire, keys, flags)
             self._granted[id(wire)].difference_update(keys)
@@ -79,7 +96,9 @@ class Books:
         patch.setattr(cancel, lambda *_: self._rule(False, "no statement is cancelled"))
 
     def trusted_too_long(self, session: LockSession) -> bool:
-        """Whether it is trusted longer than from the sending of the last statement that was answered."""
+        """Whether it is trusted longer than from the sending of the last statement that was
+        answered.
+        """
         return session.trust.until > self._terms.trusted_until(self._sent[id(session.statements)])
 
     async def _timed(self, wire: LockStatements, statement: Any) -> Any:

@@ -1,4 +1,6 @@
-"""A real server in recovery: what a failover or a wrong host name may leave a connection with, or where reports are read."""
+"""A real server in recovery: what a failover or a wrong host name may leave a connection with, or
+where reports are read.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +37,26 @@ def primary_and_standby() -> Iterator[tuple[str, str]]:
         (second / "standby.signal").touch()
         primary = start_server(first)
         stack.callback(stop_server, first)
-        yield primary, start_server(second, settings={"primary_conninfo": f"host={first} port=5432 user=postgres"})
+        yield (
+            primary,
+            start_server(
+                second, settings={"primary_conninfo": f"host={first} port=5432 user=postgres"}
+            ),
+        )
         stop_server(second)
 
 
 def caught_up(primary: str, standby: str) -> None:
     """Return when the standby shows what the primary has committed by now."""
-    with psycopg.connect(primary, autocommit=True) as ahead, psycopg.connect(standby, autocommit=True) as behind:
+    with (
+        psycopg.connect(primary, autocommit=True) as ahead,
+        psycopg.connect(standby, autocommit=True) as behind,
+    ):
         row = ahead.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
         assert row is not None
         until = time.monotonic() + DEADLINE_S
-        while behind.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", row).fetchone() != (True,):
+        while behind.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", row).fetchone() != (
+            True,
+        ):
             assert time.monotonic() < until, "the standby does not follow"
             time.sleep(0.01)

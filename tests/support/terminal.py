@@ -20,7 +20,9 @@ def written_to_a_terminal(command: Sequence[str], environment: Mapping[str, str]
             while chunk := os.read(ours, 65536):
                 written.extend(chunk)
 
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as process:
         os.close(theirs)
         reader = threading.Thread(target=read)
         reader.start()

@@ -13,10 +13,13 @@ T = TypeVar("T")
 _TICK_S = 0.01
 
 
-async def wait_until(predicate: Callable[[], T | Awaitable[T]], timeout: float = 10.0, *, what: str = "") -> T:
+async def wait_until(
+    predicate: Callable[[], T | Awaitable[T]], timeout: float = 10.0, *, what: str = ""
+) -> T:
     """Poll `predicate` (plain or async) until it returns something true, and return that.
 
-    Raises `TimeoutError` after `timeout` seconds, naming `what` (or the predicate) and the last value seen.
+    Raises `TimeoutError` after `timeout` seconds, naming `what` (or the predicate) and the last
+    value seen.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -35,7 +38,9 @@ async def is_held(durable: Durable, thread_id: str) -> bool:
 
 
 async def within(timeout: float, awaitable: Awaitable[T], *, what: str = "") -> T:
-    """The result of `awaitable`. Raises `TimeoutError` after `timeout` seconds, naming `what`, or what it is."""
+    """The result of `awaitable`. Raises `TimeoutError` after `timeout` seconds, naming `what`, or
+    what it is.
+    """
     limit = asyncio.timeout(timeout)
     try:
         async with limit:

@@ -1,8 +1,16 @@
-"""What a caller may not write. A line that ends in `# error` is one for basedpyright and `mypy --strict`; no other is."""
+"""What a caller may not write. A line that ends in `# error` is one for basedpyright and `mypy
+--strict`; no other is.
+"""
 
 from must_pass import builder, charge
 
-from aiodurable import Durable, WorkflowExecutor, durable_run, find_failed_workflows, resume_workflow
+from aiodurable import (
+    Durable,
+    WorkflowExecutor,
+    durable_run,
+    find_failed_workflows,
+    resume_workflow,
+)
 
 
 async def wrong_keys(durable: Durable) -> None:

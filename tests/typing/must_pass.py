@@ -55,7 +55,9 @@ async def a_builder_gives_a_run_of_its_types(durable: Durable) -> None:
         assert_type(await run.ainvoke(Command(resume="yes"), {"tags": ["a"]}), Report)
         assert_type(await run.ainvoke({"topic": "tides"}, version="v2"), GraphOutput[Report])
         assert_type(await run.answer("yes"), Report)
-        async for _ in run.astream({"topic": "tides"}, stream_mode=["updates", "values"], subgraphs=True):
+        async for _ in run.astream(
+            {"topic": "tides"}, stream_mode=["updates", "values"], subgraphs=True
+        ):
             pass
         async for event in run.astream_events({"topic": "tides"}, include_names=["write"]):
             assert_type(event["event"], str)
@@ -64,7 +66,9 @@ async def a_builder_gives_a_run_of_its_types(durable: Durable) -> None:
 async def a_compiled_graph_too(durable: Durable) -> None:
     async with durable.run("t", compiled, run_id="r", on_busy="wait", timeout=5) as run:
         assert_type(run, DurableRun[Topic, Report, Tenant])
-    async with durable_run("t", compiled, durable=durable, on_busy="wait", context={"name": "red"}) as run:
+    async with durable_run(
+        "t", compiled, durable=durable, on_busy="wait", context={"name": "red"}
+    ) as run:
         assert_type(run, DurableRun[Topic, Report, Tenant])
 
 

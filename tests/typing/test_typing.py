@@ -1,4 +1,6 @@
-"""The public signatures, checked by basedpyright and by mypy: what must pass passes, and each mistake is an error."""
+"""The public signatures, checked by basedpyright and by mypy: what must pass passes, and each
+mistake is an error.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,16 @@ MARKED = [
 @pytest.mark.timeout(600)  # a type checker reads all of LangGraph
 def test_basedpyright_finds_the_mistakes_and_no_other() -> None:
     pytest.importorskip("basedpyright")
-    command = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(HERE)]
+    command = [
+        sys.executable,
+        "-m",
+        "basedpyright",
+        "--outputjson",
+        "--pythonpath",
+        sys.executable,
+        "-p",
+        str(HERE),
+    ]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     found = [
         (Path(each["file"]).name, each["range"]["start"]["line"] + 1, each["message"])
@@ -43,7 +54,13 @@ def test_mypy_finds_the_mistakes_and_no_other(tmp_path: Path) -> None:
         "--python-version=3.11",
         f"--cache-dir={tmp_path}",
     ]
-    command += ["--no-error-summary", "--no-pretty", "--hide-error-context", "must_pass.py", "must_fail.py"]
+    command += [
+        "--no-error-summary",
+        "--no-pretty",
+        "--hide-error-context",
+        "must_pass.py",
+        "must_fail.py",
+    ]
     checked = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
     errors = [line for line in checked.stdout.splitlines() if ": error:" in line]
     assert [line for line in errors if not line.startswith("must_fail.py:")] == []

@@ -12,7 +12,9 @@ from aiodurable import CircuitOpenError
 from aiodurable.postgres.batcher import Batcher
 from tests.support.waiting import within
 
-eager = pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has eager tasks since Python 3.12")
+eager = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="asyncio has eager tasks since Python 3.12"
+)
 
 
 @eager
@@ -31,7 +33,11 @@ async def test_a_question_that_failed_at_once_does_not_keep_the_next_one_waiting
         await together("a")
     refused = False
     assert await within(5, together("a"), what="the answer after one that failed") == "A"
-    assert await within(5, asyncio.gather(*map(together, "abc")), what="three answers") == ["A", "B", "C"]
+    assert await within(5, asyncio.gather(*map(together, "abc")), what="three answers") == [
+        "A",
+        "B",
+        "C",
+    ]
     await together.aclose()
 
 

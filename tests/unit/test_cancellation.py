@@ -1,4 +1,6 @@
-"""Who cancelled a run: a request alone is told as one; somebody else's cancellation stays theirs."""
+"""Who cancelled a run: a request alone is told as one; somebody else's cancellation stays
+theirs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def cancelled(by: list[str]) -> tuple[bool, int]:
-    """Whether the request is what ended it, and how many cancellations the task still has; all in one turn of the loop."""
+    """Whether the request is what ended it, and how many cancellations the task still has; all in
+    one turn of the loop.
+    """
     began: asyncio.Future[Cancelling] = asyncio.get_running_loop().create_future()
 
     async def attempt() -> tuple[bool, int]:
@@ -38,10 +42,16 @@ async def cancelled(by: list[str]) -> tuple[bool, int]:
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_run_that_was_asked_to_end_is_told_so_and_its_task_is_not_cancelled(times: int) -> None:
+async def test_a_run_that_was_asked_to_end_is_told_so_and_its_task_is_not_cancelled(
+    times: int,
+) -> None:
     assert await cancelled(["request"] * times) == (True, 0)
 
 
-@pytest.mark.parametrize("by", [["request", "somebody"], ["somebody", "request"], ["request", "somebody", "request"]])
-async def test_a_cancellation_of_somebody_else_beside_a_request_reaches_the_caller(by: list[str]) -> None:
+@pytest.mark.parametrize(
+    "by", [["request", "somebody"], ["somebody", "request"], ["request", "somebody", "request"]]
+)
+async def test_a_cancellation_of_somebody_else_beside_a_request_reaches_the_caller(
+    by: list[str],
+) -> None:
     assert await cancelled(by) == (False, 1)

@@ -1,4 +1,6 @@
-"""A circuit that opens, lets one probe through, and counts only what says something about Postgres."""
+"""A circuit that opens, lets one probe through, and counts only what says something about
+Postgres.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def breaker(clock: Clock) -> CircuitBreaker:
     return CircuitBreaker(threshold=3, pause_s=10, max_pause_s=25, clock=clock)
 
 
-async def fails(breaker: CircuitBreaker, error: type[BaseException] = PostgresUnavailableError) -> None:
+async def fails(
+    breaker: CircuitBreaker, error: type[BaseException] = PostgresUnavailableError
+) -> None:
     with pytest.raises(error):
         async with breaker.call():
             raise error("gone") if error is not asyncio.CancelledError else asyncio.CancelledError
@@ -62,7 +66,9 @@ async def test_what_says_nothing_about_postgres_does_not_count(
     assert breaker.state == "closed"
 
 
-async def test_one_probe_is_let_through_and_its_success_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
+async def test_one_probe_is_let_through_and_its_success_closes_it(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     await opened(breaker)
     clock.now += 10
     assert breaker.state == "half-open"
@@ -82,7 +88,9 @@ async def test_one_probe_is_let_through_and_its_success_closes_it(breaker: Circu
     await opened(breaker)
 
 
-async def test_a_failed_probe_opens_it_for_longer_up_to_a_bound(breaker: CircuitBreaker, clock: Clock) -> None:
+async def test_a_failed_probe_opens_it_for_longer_up_to_a_bound(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     await opened(breaker)
     for least, most in ((10, 20), (12.5, 25), (12.5, 25)):
         clock.now += breaker.retry_after
@@ -104,7 +112,9 @@ async def test_a_probe_that_says_nothing_leaves_the_next_to_probe(
     assert breaker.state == "closed"
 
 
-async def test_a_straggler_from_before_neither_closes_nor_prolongs(breaker: CircuitBreaker, clock: Clock) -> None:
+async def test_a_straggler_from_before_neither_closes_nor_prolongs(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     late_success, late_failure = breaker.call(), breaker.call()
     await late_success.__aenter__()
     await late_failure.__aenter__()
@@ -139,7 +149,9 @@ async def test_failures_far_apart_are_no_row(clock: Clock) -> None:
     assert breaker.state == "closed"
 
 
-async def test_an_urgent_call_goes_through_and_only_its_success_counts(breaker: CircuitBreaker, clock: Clock) -> None:
+async def test_an_urgent_call_goes_through_and_only_its_success_counts(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     await opened(breaker)
     after = breaker.retry_after
     with pytest.raises(OSError, match="away"):
@@ -175,7 +187,9 @@ async def test_the_message_says_for_how_long_nothing_has_succeeded(clock: Clock)
             pytest.fail("called")
 
 
-async def test_a_call_that_finds_nothing_waits_less_the_longer_the_outage_lasts(clock: Clock) -> None:
+async def test_a_call_that_finds_nothing_waits_less_the_longer_the_outage_lasts(
+    clock: Clock,
+) -> None:
     breaker = CircuitBreaker(threshold=5, after_s=15, clock=clock)
     assert breaker.patience_s == 15
     await fails(breaker)

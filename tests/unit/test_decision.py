@@ -45,9 +45,27 @@ def thread(status: ThreadStatus, reason: str | None = None) -> WorkflowCheckpoin
         (S.PAUSED, PauseReason.BREAKPOINT, Action.RESUME, ThreadPausedError, ThreadPausedError),
         (S.PAUSED, PauseReason.CANCELLED, Action.RESUME, ThreadPausedError, ThreadPausedError),
         (S.PAUSED, PauseReason.STREAM_CLOSED, Action.RESUME, ThreadPausedError, ThreadPausedError),
-        (S.PAUSED, PauseReason.RECURSION_LIMIT, Action.RESUME, ThreadPausedError, ThreadPausedError),
-        (S.INTERRUPTED, None, ThreadInterruptedError, ThreadInterruptedError, ThreadInterruptedError),
-        (S.QUARANTINED, None, ThreadQuarantinedError, ThreadQuarantinedError, ThreadQuarantinedError),
+        (
+            S.PAUSED,
+            PauseReason.RECURSION_LIMIT,
+            Action.RESUME,
+            ThreadPausedError,
+            ThreadPausedError,
+        ),
+        (
+            S.INTERRUPTED,
+            None,
+            ThreadInterruptedError,
+            ThreadInterruptedError,
+            ThreadInterruptedError,
+        ),
+        (
+            S.QUARANTINED,
+            None,
+            ThreadQuarantinedError,
+            ThreadQuarantinedError,
+            ThreadQuarantinedError,
+        ),
     ],
 )
 def test_a_call_does_what_the_table_says(
@@ -90,7 +108,9 @@ def test_unfinished_work_can_be_refused_or_given_up(status: ThreadStatus) -> Non
 
 
 @pytest.mark.parametrize("on_unfinished", ["restart", "raise"])
-def test_finished_and_new_threads_do_not_care_about_unfinished_work(on_unfinished: OnUnfinished) -> None:
+def test_finished_and_new_threads_do_not_care_about_unfinished_work(
+    on_unfinished: OnUnfinished,
+) -> None:
     assert decide(thread(S.COMPLETE), given=True, on_unfinished=on_unfinished) is Action.START
     assert decide(thread(S.NEW), given=True, on_unfinished=on_unfinished) is Action.START
 
@@ -127,11 +147,15 @@ def test_the_outcome_is_what_the_tables_show_and_else_what_the_exception_says(
     assert outcome_of(thread(status), error, consumed=consumed) == expected
 
 
-@pytest.mark.parametrize("error", [OSError("disk"), MemoryError(), RuntimeError("a statement was cancelled")])
+@pytest.mark.parametrize(
+    "error", [OSError("disk"), MemoryError(), RuntimeError("a statement was cancelled")]
+)
 def test_what_passes_never_rejects_an_input(error: BaseException) -> None:
     assert outcome_of(thread(S.CRASHED), error, consumed=False) == Outcome(RunStatus.FAILED)
 
 
 def test_a_later_attempt_never_rejects_what_an_earlier_one_accepted() -> None:
     error = ValueError("bad input")
-    assert outcome_of(thread(S.CRASHED), error, consumed=False, accepting=False) == Outcome(RunStatus.FAILED)
+    assert outcome_of(thread(S.CRASHED), error, consumed=False, accepting=False) == Outcome(
+        RunStatus.FAILED
+    )

@@ -12,7 +12,9 @@ def message(dsn: str, **environ: str) -> str:
     with pytest.raises(ConfigurationError) as caught:
         parse_dsn(dsn, environ=environ)
     chain: list[BaseException] = [caught.value]
-    while shown := chain[-1].__cause__ or (None if chain[-1].__suppress_context__ else chain[-1].__context__):
+    while shown := chain[-1].__cause__ or (
+        None if chain[-1].__suppress_context__ else chain[-1].__context__
+    ):
         chain.append(shown)
     text = "\n".join(map(str, chain))
     assert SECRET not in text
@@ -34,7 +36,9 @@ def test_the_order_is_argument_then_our_variable_then_database_url_then_libpqs()
 
 
 def test_nothing_at_all_is_an_error_that_names_every_way() -> None:
-    with pytest.raises(ConfigurationError, match=r"for locks.*dsn=.*AIODURABLE_DSN.*DATABASE_URL.*PGHOST"):
+    with pytest.raises(
+        ConfigurationError, match=r"for locks.*dsn=.*AIODURABLE_DSN.*DATABASE_URL.*PGHOST"
+    ):
         parse_dsn(purpose="locks", environ={})
 
 
@@ -59,9 +63,18 @@ def test_an_empty_variable_counts_as_none() -> None:
         (SECRET, "must be postgresql://"),
         (f"postgresql://u:{SECRET}@h:1,i:2,j:3/d?port=1,2", "one for each of its 3 hosts"),
         (f"postgresql://u:{SECRET}@h/d?connect_timeout=soon", "whole seconds"),
-        (f"postgresql://u:{SECRET}@h/d?sslrootcert=system&sslmode=require", "needs sslmode=verify-full"),
-        (f"postgresql://u:{SECRET}@h/d?channel_binding=require", "asyncpg cannot keep channel_binding=require"),
-        (f"postgresql://u:{SECRET}@h/d?gssencmode=require", "asyncpg cannot keep gssencmode=require"),
+        (
+            f"postgresql://u:{SECRET}@h/d?sslrootcert=system&sslmode=require",
+            "needs sslmode=verify-full",
+        ),
+        (
+            f"postgresql://u:{SECRET}@h/d?channel_binding=require",
+            "asyncpg cannot keep channel_binding=require",
+        ),
+        (
+            f"postgresql://u:{SECRET}@h/d?gssencmode=require",
+            "asyncpg cannot keep gssencmode=require",
+        ),
         (f"postgresql://u:{SECRET}@h/d?require_auth=scram-sha-256", "require_auth"),
         (f"postgresql://u:{SECRET}@h/d?requirepeer=postgres", "requirepeer"),
     ],
@@ -80,7 +93,9 @@ def test_an_unknown_service_says_where_it_was_looked_for() -> None:
 
 
 def test_no_way_of_printing_shows_the_password() -> None:
-    dsn = parse_dsn(f"postgresql://u:{SECRET}@h:5433/d?sslpassword={SECRET}", environ={"PGPASSWORD": SECRET})
+    dsn = parse_dsn(
+        f"postgresql://u:{SECRET}@h:5433/d?sslpassword={SECRET}", environ={"PGPASSWORD": SECRET}
+    )
     assert SECRET not in f"{dsn} {dsn!r} {dsn.safe} {dsn.identity}"
     assert dsn.safe == "postgresql://u@h:5433/d"
     assert dsn.asyncpg["password"] == SECRET
@@ -88,15 +103,20 @@ def test_no_way_of_printing_shows_the_password() -> None:
 
 def test_the_same_place_has_one_identity_however_it_is_spelled() -> None:
     one = parse_dsn("postgresql+psycopg://u:a@h:5432/d?application_name=x", environ={})
-    other = parse_dsn("host=h port=5432 dbname=d user=u connect_timeout=9", environ={"PGPASSWORD": "b"})
+    other = parse_dsn(
+        "host=h port=5432 dbname=d user=u connect_timeout=9", environ={"PGPASSWORD": "b"}
+    )
     assert one.identity == other.identity
     assert hash(one.identity) == hash(other.identity)
 
 
-@pytest.mark.parametrize("other", ["v@h/d", "u@i/d", "u@h/e", "u@h:5433/d", "u@h/d?options=-c%20search_path%3Dx"])
+@pytest.mark.parametrize(
+    "other", ["v@h/d", "u@i/d", "u@h/e", "u@h:5433/d", "u@h/d?options=-c%20search_path%3Dx"]
+)
 def test_another_place_user_or_search_path_has_another_identity(other: str) -> None:
     assert (
-        parse_dsn("postgresql://u@h/d", environ={}).identity != parse_dsn(f"postgresql://{other}", environ={}).identity
+        parse_dsn("postgresql://u@h/d", environ={}).identity
+        != parse_dsn(f"postgresql://{other}", environ={}).identity
     )
 
 
@@ -106,5 +126,7 @@ def test_a_dsn_pickles() -> None:
 
 
 def test_the_connect_timeout_is_for_each_host() -> None:
-    assert parse_dsn("postgresql://u@a,b,c/d?connect_timeout=4", environ={}).asyncpg["timeout"] == 12.0
+    assert (
+        parse_dsn("postgresql://u@a,b,c/d?connect_timeout=4", environ={}).asyncpg["timeout"] == 12.0
+    )
     assert "timeout" not in parse_dsn("postgresql://u@a/d?connect_timeout=0", environ={}).asyncpg

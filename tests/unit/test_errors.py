@@ -12,7 +12,9 @@ import aiodurable
 from aiodurable import errors
 from aiodurable.models import LockHolder, ThreadStatus
 
-HOLDER = LockHolder(key=7, pid=42, application="aiodurable:lock@host:1", client="10.0.0.1", since=datetime.now(UTC))
+HOLDER = LockHolder(
+    key=7, pid=42, application="aiodurable:lock@host:1", client="10.0.0.1", since=datetime.now(UTC)
+)
 EXAMPLES = [
     errors.LockBusyError("busy", thread_id="t", holder=HOLDER, since=HOLDER.since),
     errors.WorkflowAlreadyRunningError("busy", thread_id="t", holder=HOLDER, since=HOLDER.since),
@@ -29,7 +31,9 @@ EXAMPLES = [
     errors.AlreadyAnsweredError("no", thread_id="t", interrupt_ids=["a"], answered_at=HOLDER.since),
     errors.ResultPrunedError("no", thread_id="t", run_id="r"),
     errors.RunCancelledError("no", thread_id="t", run_id="r", requested_at=HOLDER.since),
-    errors.GraphChangedError("no", thread_id="t", graph="new", recorded="old", missing_nodes=["pay"]),
+    errors.GraphChangedError(
+        "no", thread_id="t", graph="new", recorded="old", missing_nodes=["pay"]
+    ),
 ]
 
 
@@ -43,7 +47,8 @@ def test_a_pickled_error_keeps_its_message_and_its_values(error: errors.Aiodurab
 def test_every_error_has_one_root_and_pickles() -> None:
     for name in errors.__all__:
         error = getattr(errors, name)(
-            "said", **({} if name in {"SchemaMismatchError", "CircuitOpenError"} else {"thread_id": "t"})
+            "said",
+            **({} if name in {"SchemaMismatchError", "CircuitOpenError"} else {"thread_id": "t"}),
         )
         assert isinstance(error, errors.AiodurableError)
         assert str(pickle.loads(pickle.dumps(error))) == "said"
@@ -59,7 +64,9 @@ def test_every_error_has_one_root_and_pickles() -> None:
         (errors.GraphNotRegisteredError, LookupError),
     ],
 )
-def test_errors_are_the_builtin_ones_people_catch(error: type[Exception], builtin: type[Exception]) -> None:
+def test_errors_are_the_builtin_ones_people_catch(
+    error: type[Exception], builtin: type[Exception]
+) -> None:
     assert issubclass(error, builtin)
 
 

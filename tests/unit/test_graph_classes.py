@@ -1,4 +1,6 @@
-"""A run may be accepted with the classes that its graph's schemas name: all that LangGraph finds, and more."""
+"""A run may be accepted with the classes that its graph's schemas name: all that LangGraph finds,
+and more.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,9 @@ def test_a_graph_names_its_schemas_and_those_of_its_nodes_branches_and_subgraphs
     def to_end(state: Any) -> Literal["__end__"]:
         return "__end__"
 
-    inner = StateGraph(Inner).add_node("pass", lambda state: state).add_edge(START, "pass").compile()
+    inner = (
+        StateGraph(Inner).add_node("pass", lambda state: state).add_edge(START, "pass").compile()
+    )
     outer = StateGraph(Outer, context_schema=Line).add_node("inner", inner).add_edge(START, "inner")
     outer.add_conditional_edges("inner", to_end)
     assert graph_classes(outer.compile()) == ITEM | {(NAME, "Line")}

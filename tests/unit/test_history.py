@@ -74,7 +74,9 @@ class Failovers(RuleBasedStateMachine):
         crashed = self.servers[server % len(self.servers)]
         if lost:
             del crashed.commits[-lost:]
-        self.links = [self._connected(link.server) if link.server is crashed else link for link in self.links]
+        self.links = [
+            self._connected(link.server) if link.server is crashed else link for link in self.links
+        ]
 
 
 TestFailovers = Failovers.TestCase
@@ -91,7 +93,9 @@ TestFailovers.settings = settings(max_examples=300, stateful_step_count=30, dead
     ],
     ids=["older, same server", "newer", "another server", "a pooler"],
 )
-def test_a_connection_has_to_prove_unless_it_is_older_and_of_the_same_server(origin: Origin, unproven: bool) -> None:
+def test_a_connection_has_to_prove_unless_it_is_older_and_of_the_same_server(
+    origin: Origin, unproven: bool
+) -> None:
     history = History()
     assert not history.unproven(origin)
     through = Origin("a", 2.0)

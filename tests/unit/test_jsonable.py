@@ -120,7 +120,9 @@ anything = st.recursive(
     lambda inner: (
         st.lists(inner)
         | st.tuples(inner, inner)
-        | st.dictionaries(st.text() | st.integers() | st.none() | st.binary() | st.tuples(st.text()), inner)
+        | st.dictionaries(
+            st.text() | st.integers() | st.none() | st.binary() | st.tuples(st.text()), inner
+        )
     ),
     max_leaves=30,
 )

@@ -1,4 +1,6 @@
-"""Within a process a lock goes from task to task, but not for ever: other processes get their chance."""
+"""Within a process a lock goes from task to task, but not for ever: other processes get their
+chance.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,18 @@ async def waiting(turns: LocalQueue, count: int) -> list[asyncio.Task[Any]]:
     return tasks
 
 
-async def test_after_32_handoffs_the_lock_goes_back_to_postgres_although_tasks_here_wait_for_it() -> None:
+async def test_after_32_handoffs_the_lock_goes_back_to_postgres_although_tasks_here_wait_for_it() -> (
+    None
+):
     turns = LocalQueue()
     assert turns.try_enter(KEY)
     tasks = await waiting(turns, 100)
     for number in range(32):
         assert turns.hand_off(KEY, SESSION)
         assert await tasks[number] is SESSION
-    assert not turns.hand_off(KEY, SESSION), "another process would wait for as long as somebody waits here"
+    assert not turns.hand_off(KEY, SESSION), (
+        "another process would wait for as long as somebody waits here"
+    )
     assert turns.has_waiters(KEY)
     turns.leave(KEY)
     assert await tasks[32] is None  # whoever comes next asks Postgres, and may be refused

@@ -48,6 +48,8 @@ def test_a_thread_id_that_postgres_can_hold_passes(thread_id: str) -> None:
         (None, "NoneType"),
     ],
 )
-def test_a_thread_id_that_cannot_be_stored_is_refused_with_what_was_found(thread_id: object, found: str) -> None:
+def test_a_thread_id_that_cannot_be_stored_is_refused_with_what_was_found(
+    thread_id: object, found: str
+) -> None:
     with pytest.raises(InvalidArgumentError, match=found):
         validate_thread_id(thread_id)  # type: ignore[arg-type]

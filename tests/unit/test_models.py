@@ -42,7 +42,11 @@ def test_every_status_has_a_word_of_langgraphs_own_sdk() -> None:
     assert {status.platform for status in RunStatus} == set(get_args(sdk.RunStatus)) - {"timeout"}
 
 
-@pytest.mark.parametrize("status", [status for status in RunStatus if status.value in set(ThreadStatus)])
+@pytest.mark.parametrize(
+    "status", [status for status in RunStatus if status.value in set(ThreadStatus)]
+)
 def test_a_thread_and_its_run_agree_in_the_platforms_words(status: RunStatus) -> None:
-    run = {"pending": "busy", "running": "busy", "success": "idle"}.get(status.platform, status.platform)
+    run = {"pending": "busy", "running": "busy", "success": "idle"}.get(
+        status.platform, status.platform
+    )
     assert ThreadStatus(status.value).platform == run

@@ -25,7 +25,9 @@ NOT_THE_CORES = {
 def loaded_by(statement: str) -> set[str]:
     program = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     return set(
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.split()
     )
 
 
@@ -43,7 +45,12 @@ def test_using_all_of_it_loads_no_web_cli_or_metrics_library_beyond_langgraphs_o
 def test_every_promised_name_is_there_and_typed() -> None:
     assert all(getattr(aiodurable, name).__doc__ for name in aiodurable.__all__)
     stub = ast.parse(Path(aiodurable.__file__).with_suffix(".pyi").read_text("utf-8"))
-    typed = {alias.name: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    typed = {
+        alias.name: node.module
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     assert typed == vars(aiodurable)["_MODULES"]
     (listed,) = (node for node in stub.body if isinstance(node, ast.Assign))
     assert set(ast.literal_eval(listed.value)) == set(typed) == set(aiodurable.__all__)

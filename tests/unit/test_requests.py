@@ -1,4 +1,6 @@
-"""Whoever waits for the releases of a batch is woken with the others, in order, and whatever the others do."""
+"""Whoever waits for the releases of a batch is woken with the others, in order, and whatever the
+others do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the library requires: nothing that it does not import, and no version that nobody has seen yet."""
+"""What the library requires: nothing that it does not import, and no version that nobody has seen
+yet.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import pytest
 import aiodurable
 
 PACKAGE = Path(aiodurable.__file__).parent
-PROJECT: dict[str, Any] = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["project"]
+PROJECT: dict[str, Any] = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))[
+    "project"
+]
 RUNTIME = ("cli", "embedded", "fastapi")
 MODULES = {
     "langgraph-checkpoint-postgres": "langgraph.checkpoint.postgres",
@@ -40,10 +44,15 @@ def test_what_is_required_is_imported(requirement: str) -> None:
     name = re.split(r"[\[><=]", requirement)[0]
     module = MODULES.get(name, name).replace(".", r"\.")
     pattern = re.compile(rf"^\s*(?:from|import) {module}\b|[\"']{module}[\"'.]", re.MULTILINE)
-    assert any(pattern.search(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")), f"nothing imports {module}"
+    assert any(pattern.search(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")), (
+        f"nothing imports {module}"
+    )
 
 
 def test_the_page_of_requirements_names_them_all() -> None:
     page = (PACKAGE.parent / "docs" / "reference" / "requirements.md").read_text("utf-8")
-    names = {re.split(r"[\[><=]", requirement)[0] for requirement in requirements() + requirements(*RUNTIME)}
+    names = {
+        re.split(r"[\[><=]", requirement)[0]
+        for requirement in requirements() + requirements(*RUNTIME)
+    }
     assert {name for name in names if f"`{name}`" not in page} == set()

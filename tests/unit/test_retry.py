@@ -1,4 +1,6 @@
-"""Pauses between tries: bounded, spread at random, ended by a cancellation, and free of what a driver said."""
+"""Pauses between tries: bounded, spread at random, ended by a cancellation, and free of what a
+driver said.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ POLICIES = [value for value in vars(retry).values() if isinstance(value, Backoff
 
 
 @given(policy=st.sampled_from(POLICIES), failures=st.integers(min_value=1, max_value=10**6))
-def test_a_pause_stays_within_its_policy_after_any_number_of_failures(policy: Backoff, failures: int) -> None:
+def test_a_pause_stays_within_its_policy_after_any_number_of_failures(
+    policy: Backoff, failures: int
+) -> None:
     longest = min(policy.max_s, policy.first_s * 2 ** min(failures - 1, 30))
     assert longest * (1 - policy.jitter) <= policy.pause_s(failures) <= longest <= policy.max_s
 
@@ -52,7 +56,9 @@ def seen() -> Iterator[list[RetryDetails]]:
     set_on_retry_hooks(before)
 
 
-async def test_a_hook_that_watches_a_start_gets_nothing_that_a_driver_was_given(seen: list[RetryDetails]) -> None:
+async def test_a_hook_that_watches_a_start_gets_nothing_that_a_driver_was_given(
+    seen: list[RetryDetails],
+) -> None:
     tries = 0
 
     async def start() -> None:

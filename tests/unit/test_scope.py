@@ -1,4 +1,6 @@
-"""Losing a lease cancels the body and surfaces as LeaseLostError: in every company a cancellation can be in."""
+"""Losing a lease cancels the body and surfaces as LeaseLostError: in every company a cancellation
+can be in.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ async def test_a_body_that_ended_under_a_lost_lease_hears_of_it(lease: SessionLe
     await asyncio.sleep(0)
 
 
-async def test_a_body_under_a_passed_deadline_hears_of_it(lease: SessionLease, trust: Trust) -> None:
+async def test_a_body_under_a_passed_deadline_hears_of_it(
+    lease: SessionLease, trust: Trust
+) -> None:
     with pytest.raises(LeaseLostError):
         async with cancel_on_lost(lease):
             trust.until = time.monotonic() - 1
@@ -85,7 +89,9 @@ async def test_the_bodys_own_error_stays_itself(lease: SessionLease) -> None:
                 raise ZeroDivisionError from None
     assert cancelling() == 0
     with pytest.raises(ZeroDivisionError):
-        async with cancel_on_lost(SessionLease("b", 2, 1, nothing_to_release, Trust(float("inf")), 0.0)) as _:
+        async with cancel_on_lost(
+            SessionLease("b", 2, 1, nothing_to_release, Trust(float("inf")), 0.0)
+        ) as _:
             raise ZeroDivisionError
 
 
@@ -97,7 +103,9 @@ async def test_an_outer_timeout_stays_a_timeout(lease: SessionLease) -> None:
     assert cancelling() == 0
 
 
-async def test_an_outer_timeout_and_a_loss_at_the_same_moment_are_a_timeout(lease: SessionLease) -> None:
+async def test_an_outer_timeout_and_a_loss_at_the_same_moment_are_a_timeout(
+    lease: SessionLease,
+) -> None:
     loop = asyncio.get_running_loop()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(None) as outer:
@@ -116,7 +124,9 @@ async def test_an_inner_timeout_is_the_bodys_own(lease: SessionLease) -> None:
 
 
 @pytest.mark.parametrize("first", ["user", "loss"])
-async def test_a_users_cancellation_at_the_same_moment_wins(lease: SessionLease, first: str) -> None:
+async def test_a_users_cancellation_at_the_same_moment_wins(
+    lease: SessionLease, first: str
+) -> None:
     entered = asyncio.Event()
 
     async def body() -> None:
@@ -138,7 +148,9 @@ async def test_a_users_cancellation_at_the_same_moment_wins(lease: SessionLease,
     assert task.cancelled()
 
 
-async def test_inside_a_task_group_its_siblings_end_and_the_loss_surfaces(lease: SessionLease) -> None:
+async def test_inside_a_task_group_its_siblings_end_and_the_loss_surfaces(
+    lease: SessionLease,
+) -> None:
     sibling: asyncio.Task[None] | None = None
 
     left: list[int] = []
@@ -161,7 +173,9 @@ async def test_inside_a_task_group_its_siblings_end_and_the_loss_surfaces(lease:
     assert left == [0]
 
 
-async def test_around_a_task_group_its_tasks_end_and_the_loss_surfaces_bare(lease: SessionLease) -> None:
+async def test_around_a_task_group_its_tasks_end_and_the_loss_surfaces_bare(
+    lease: SessionLease,
+) -> None:
     task: asyncio.Task[None] | None = None
     asyncio.get_running_loop().call_later(0.01, lease.lose)
     with pytest.raises(LeaseLostError):
@@ -203,7 +217,9 @@ async def test_a_scope_that_was_left_cancels_nobody(lease: SessionLease) -> None
     assert cancelling() == 0
 
 
-async def test_a_loss_called_from_the_body_itself_does_not_reach_behind_the_boundary(lease: SessionLease) -> None:
+async def test_a_loss_called_from_the_body_itself_does_not_reach_behind_the_boundary(
+    lease: SessionLease,
+) -> None:
     class Eager(SessionLease):
         """Calls back at once, as a thread's lease does."""
 
@@ -226,7 +242,9 @@ async def test_a_loss_called_from_the_body_itself_does_not_reach_behind_the_boun
     assert cancelling() == 0
 
 
-async def test_callbacks_are_called_once_later_and_only_if_still_wanted(lease: SessionLease) -> None:
+async def test_callbacks_are_called_once_later_and_only_if_still_wanted(
+    lease: SessionLease,
+) -> None:
     called: list[str] = []
     lease.on_lost(lambda: called.append("wanted"))
     lease.on_lost(lambda: called.append("unwanted"))()

@@ -1,4 +1,6 @@
-"""Settings carry their units, come from the environment, and are refused together when they cannot work."""
+"""Settings carry their units, come from the environment, and are refused together when they cannot
+work.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ def test_every_field_can_come_from_the_environment() -> None:
         }
     )
     assert settings == Settings(
-        lock_dsn="postgresql://direct/db", auto_migrate=False, pool_max_size=20, recovery_grace_s=0.5
+        lock_dsn="postgresql://direct/db",
+        auto_migrate=False,
+        pool_max_size=20,
+        recovery_grace_s=0.5,
     )
 
 
@@ -48,11 +53,16 @@ def test_classes_are_allowed_by_themselves_by_name_and_from_the_environment() ->
     by_class = Settings(allowed_msgpack_modules=[Order, ("shop.orders", "Size")])
     assert by_class.allowed_classes == {(__name__, "Order"), ("shop.orders", "Size")}
     text = f"{__name__}.Order, shop.orders.Size"
-    assert Settings.from_env({"AIODURABLE_ALLOWED_MSGPACK_MODULES": text}).allowed_classes == by_class.allowed_classes
+    assert (
+        Settings.from_env({"AIODURABLE_ALLOWED_MSGPACK_MODULES": text}).allowed_classes
+        == by_class.allowed_classes
+    )
     assert Settings.from_env({"AIODURABLE_ALLOWED_MSGPACK_MODULES": ""}).allowed_classes == set()
 
 
-@pytest.mark.parametrize("wrong", ["shop.orders.Order", ("shop", "orders", "Order"), ("", "Order"), 7])
+@pytest.mark.parametrize(
+    "wrong", ["shop.orders.Order", ("shop", "orders", "Order"), ("", "Order"), 7]
+)
 def test_an_allowed_class_that_names_none_is_refused(wrong: object) -> None:
     with pytest.raises(ConfigurationError, match="allowed_msgpack_modules"):
         Settings(allowed_msgpack_modules=[wrong])  # pyright: ignore[reportArgumentType]
@@ -68,7 +78,13 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
             namespace="",
             lease_ttl_s=math.nan,
         )
-    for name in ("checkpoint_connections", "pool_max_size", "lease_heartbeat_s", "namespace", "lease_ttl_s"):
+    for name in (
+        "checkpoint_connections",
+        "pool_max_size",
+        "lease_heartbeat_s",
+        "namespace",
+        "lease_ttl_s",
+    ):
         assert name in str(refused.value)
 
 
@@ -80,7 +96,11 @@ def test_a_lease_that_one_late_heartbeat_would_lose_is_refused() -> None:
 @pytest.mark.parametrize(
     "times",
     [
-        {"lease_ttl_s": 12, "lease_heartbeat_s": 4, "lease_safety_margin_s": 4},  # exactly at the edge
+        {
+            "lease_ttl_s": 12,
+            "lease_heartbeat_s": 4,
+            "lease_safety_margin_s": 4,
+        },  # exactly at the edge
         {"lease_ttl_s": 10, "lease_heartbeat_s": 0.0, "lease_safety_margin_s": 4},
         {"lease_ttl_s": 10, "lease_heartbeat_s": 2, "lease_safety_margin_s": 0},
         {"lease_ttl_s": math.inf},
@@ -97,8 +117,12 @@ def test_times_of_a_lease_that_break_each_other_are_refused(times: dict[str, flo
 
 @pytest.mark.parametrize("ttl", [0.5, 2.5, 8.9, 20, 60, 61.3])
 def test_a_holder_stops_before_any_of_the_servers_clocks_frees_its_lease(ttl: float) -> None:
-    """Its timeout for idle sessions, in milliseconds, and its keepalives, in whole seconds: neither is rounded down."""
-    terms = LeaseTiming.of(Settings(lease_ttl_s=ttl, lease_heartbeat_s=ttl / 10, lease_safety_margin_s=0.01))
+    """Its timeout for idle sessions, in milliseconds, and its keepalives, in whole seconds: neither
+    is rounded down.
+    """
+    terms = LeaseTiming.of(
+        Settings(lease_ttl_s=ttl, lease_heartbeat_s=ttl / 10, lease_safety_margin_s=0.01)
+    )
     silence_ms, idle, interval = map(int, terms.server_settings)
     trusted = terms.trusted_until(sent=0)
     assert trusted < silence_ms / 1000

@@ -1,4 +1,6 @@
-"""The queue before the writers: bounded, in order, and no place is lost to a caller that went away."""
+"""The queue before the writers: bounded, in order, and no place is lost to a caller that went
+away.
+"""
 
 import asyncio
 from typing import Any
@@ -15,11 +17,15 @@ from tests.support.waiting import within
 
 def write(thread: str, token: int = 1, size: int = 100) -> Write:
     rows = Rows(writes=[(thread, "", "c", "task", "", 0, "a", "bytes", b"x" * size)])
-    return Write(WriteSession(Fence(thread, token)), rows, asyncio.get_running_loop().create_future(), 0.0)
+    return Write(
+        WriteSession(Fence(thread, token)), rows, asyncio.get_running_loop().create_future(), 0.0
+    )
 
 
 def backlog(**bounds: int) -> WriteQueue:
-    return WriteQueue(**{"batch_rows": 10, "batch_bytes": 10_000, "rows": 5, "bytes_": 100_000, **bounds})
+    return WriteQueue(
+        **{"batch_rows": 10, "batch_bytes": 10_000, "rows": 5, "bytes_": 100_000, **bounds}
+    )
 
 
 async def enter(queue: WriteQueue, item: Write) -> None:

@@ -40,8 +40,9 @@ _MOST_COLUMNS = 100
 def doctor(ctx: click.Context, dsn: str | None, kind: str, as_json: bool) -> None:
     """Check whether this host can work on that Postgres, and say what to change.
 
-    Looks at the configuration, the ways to Postgres, locks, settings, capacity, clocks, tables and rights; changes
-    nothing. Shows no password. The exit code is 1 if something fails, 0 otherwise, also with warnings.
+    Looks at the configuration, the ways to Postgres, locks, settings, capacity, clocks, tables and
+    rights; changes nothing. Shows no password. The exit code is 1 if something fails, 0 otherwise,
+    also with warnings.
     """
     findings = asyncio.run(_examine(dsn, kind, as_json))
     failed = sum(finding.grade == "fail" for finding in findings)
@@ -53,7 +54,7 @@ def doctor(ctx: click.Context, dsn: str | None, kind: str, as_json: bool) -> Non
 
 
 async def _examine(dsn: str | None, kind: str, as_json: bool) -> list[Finding]:
-    from aiodurable.cli.doctor.runner import examine  # noqa: PLC0415 - loads both drivers and LangGraph's saver
+    from aiodurable.cli.doctor.runner import examine  # noqa: PLC0415 - loads LangGraph and both drivers
     from aiodurable.postgres.grants import Kind  # noqa: PLC0415 - as above
 
     findings: list[Finding] = []
@@ -65,9 +66,15 @@ async def _examine(dsn: str | None, kind: str, as_json: bool) -> list[Finding]:
 
 def _lines(finding: Finding) -> str:
     width = min(shutil.get_terminal_size().columns, _MOST_COLUMNS)
-    head = click.style(f"{finding.grade:<5}", fg=_COLOURS[finding.grade], bold=finding.grade == "fail")
+    head = click.style(
+        f"{finding.grade:<5}", fg=_COLOURS[finding.grade], bold=finding.grade == "fail"
+    )
     text = textwrap.fill(
-        one_line(finding.found), width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
+        one_line(finding.found),
+        width,
+        initial_indent=_INDENT,
+        subsequent_indent=_INDENT,
+        break_on_hyphens=False,
     )
     lines = f"{head} {finding.check:<14} {text.strip()}"
     if finding.advice:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 
-from langgraph.checkpoint.serde._msgpack import STRICT_MSGPACK_ENABLED  # pyright: ignore[reportPrivateUsage]
+from langgraph.checkpoint.serde._msgpack import (
+    STRICT_MSGPACK_ENABLED,  # pyright: ignore[reportPrivateUsage]
+)
 
 from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
 from aiodurable.dsn import Dsn, direct_dsn, parse_dsn
@@ -14,8 +16,20 @@ from aiodurable.settings import Settings
 
 __all__ = ["arithmetic", "read_dsn", "read_settings", "spelled", "types"]
 
-_SHOWN = ("host", "hostaddr", "port", "dbname", "database", "user", "sslmode", "target_session_attrs", "timeout")
-"""Options whose values may be printed. Of others the name is, for a password may hide in any of them."""
+_SHOWN = (
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "database",
+    "user",
+    "sslmode",
+    "target_session_attrs",
+    "timeout",
+)
+"""Options whose values may be printed. Of others the name is, for a password may hide in any of
+them.
+"""
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> tuple[Settings, Finding]:
@@ -36,10 +50,13 @@ def types(settings: Settings) -> Iterator[Finding]:
         yield warn(
             "ledger types",
             "runs build any class that the ledger names: who writes into it can run code in them",
-            "unset AIODURABLE_STRICT_MSGPACK; allow classes with AIODURABLE_ALLOWED_MSGPACK_MODULES",
+            "unset AIODURABLE_STRICT_MSGPACK; allow classes with"
+            " AIODURABLE_ALLOWED_MSGPACK_MODULES",
         )
     if STRICT_MSGPACK_ENABLED:
-        yield ok("state types", "LANGGRAPH_STRICT_MSGPACK: runs build classes of the graph's schemas")
+        yield ok(
+            "state types", "LANGGRAPH_STRICT_MSGPACK: runs build classes of the graph's schemas"
+        )
     else:
         yield warn(
             "state types",
@@ -52,18 +69,22 @@ def arithmetic(settings: Settings) -> Finding:
     """What the times add up to."""
     stops = settings.lease_ttl_s - settings.lease_safety_margin_s
     found = (
-        f"heard from every {settings.lease_heartbeat_s:g} s; a holder stops after {stops:g} s of silence, the server frees its "
-        f"locks after {settings.lease_ttl_s:g} s; a lost lock may be taken again for {settings.recovery_grace_s:g} s"
+        f"heard from every {settings.lease_heartbeat_s:g} s; a holder stops after {stops:g} s of"
+        f" silence, the server frees its locks after {settings.lease_ttl_s:g} s; a lost lock may be"
+        f" taken again for {settings.recovery_grace_s:g} s"
     )
     if settings.lease_heartbeat_s < 0.5:
         return warn(
-            "settings", found, "lease_heartbeat_s under half a second is paid by every idle lock session: raise it"
+            "settings",
+            found,
+            "lease_heartbeat_s under half a second is paid by every idle lock session: raise it",
         )
     if settings.recovery_grace_s > stops:
         return warn(
             "settings",
             found,
-            f"recovery_grace_s beyond {stops:g} s lets runs go on long after others may have had their threads: lower it",
+            f"recovery_grace_s beyond {stops:g} s lets runs go on long after others may have had"
+            " their threads: lower it",
         )
     return ok("settings", found)
 
@@ -91,7 +112,11 @@ def _described(name: str, dsn: Dsn) -> Iterator[Finding]:
     try:
         asyncpg = dsn.asyncpg
     except (OSError, ValueError) as error:  # a certificate that is not there, or is none
-        yield fail(name, f"{dsn.safe}: {type(error).__name__} while its files for TLS were read", "check their paths")
+        yield fail(
+            name,
+            f"{dsn.safe}: {type(error).__name__} while its files for TLS were read",
+            "check their paths",
+        )
         return
     asyncpg.pop("dsn", None)  # carries the options of TLS; libpq's spelling below shows them
     found = f"{dsn.safe}; psycopg: {spelled(dsn.psycopg)}; asyncpg: {spelled(asyncpg)}"
@@ -99,7 +124,8 @@ def _described(name: str, dsn: Dsn) -> Iterator[Finding]:
         yield warn(
             name,
             f"{found}; without {', '.join(dsn.dropped)}",
-            "asyncpg knows no such option: the connections for locks and checkpoints go without; take it out if that is right",
+            "asyncpg knows no such option: the connections for locks and checkpoints go without;"
+            " take it out if that is right",
         )
     else:
         yield ok(name, found)

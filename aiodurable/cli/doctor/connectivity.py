@@ -1,4 +1,6 @@
-"""The ways to Postgres: whether both drivers arrive, what stands in between, and whether locks hold there."""
+"""The ways to Postgres: whether both drivers arrive, what stands in between, and whether locks hold
+there.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ async def exclusion(statements: LockStatements, direct: Dsn, settings: Settings)
     """Whether advisory locks taken on the direct way exclude, tried out."""
     proxied = statements.announced != statements.pid
     try:
-        await selfcheck.check(statements, direct, allow_proxy=True, probe=True, timeout_s=settings.connect_timeout_s)
+        await selfcheck.check(
+            statements, direct, allow_proxy=True, probe=True, timeout_s=settings.connect_timeout_s
+        )
     except (SessionLocksUnsupportedError, PostgresUnavailableError) as error:
         return fail("locks", str(error))
     if not proxied:
@@ -57,7 +61,8 @@ async def exclusion(statements: LockStatements, direct: Dsn, settings: Settings)
     return fail(
         "locks",
         "a pooler stands in between; advisory locks exclude through it, so it is in session mode",
-        "set lock_dsn (AIODURABLE_LOCK_DSN) to a direct connection, or AIODURABLE_LOCK_ALLOW_PROXY=true",
+        "set lock_dsn (AIODURABLE_LOCK_DSN) to a direct connection, or"
+        " AIODURABLE_LOCK_ALLOW_PROXY=true",
     )
 
 
@@ -73,20 +78,28 @@ async def pooling(database: PsycopgPool, settings: Settings) -> Finding:
     try:
         statements = await LockStatements.open(database.dsn, timeout_s=settings.connect_timeout_s)
         await selfcheck.check(
-            statements, database.dsn, allow_proxy=True, probe=True, timeout_s=settings.connect_timeout_s
+            statements,
+            database.dsn,
+            allow_proxy=True,
+            probe=True,
+            timeout_s=settings.connect_timeout_s,
         )
     except SessionLocksUnsupportedError:
         mode = "transaction"
     finally:
         if statements is not None:
             statements.terminate()
-    return ok("pooling", f"a pooler in {mode} mode: used without prepared statements; the locks go the direct way")
+    return ok(
+        "pooling",
+        f"a pooler in {mode} mode: used without prepared statements; the locks go the direct way",
+    )
 
 
 async def silence(direct: Dsn, settings: Settings) -> Finding:
     """Whether the server ends a session that falls silent, tried out: that makes a lock a lease.
 
-    Only for a way that is direct, or a pooler's in session mode: in transaction mode the setting would be somebody else's.
+    Only for a way that is direct, or a pooler's in session mode: in transaction mode the setting
+    would be somebody else's.
     """
     name = "silence"
     connection = await connect_direct(direct, role="doctor", timeout_s=settings.connect_timeout_s)
@@ -105,16 +118,22 @@ async def silence(direct: Dsn, settings: Settings) -> Finding:
         return fail(
             name,
             f"a session with idle_session_timeout {_SILENCE_S:g} s lived on for {_PATIENCE_S:g} s",
-            "something between here and the server speaks for silent clients, or it is no Postgres: the locks of a host "
-            "that vanished would never be freed; connect directly",
+            "something between here and the server speaks for silent clients, or it is no Postgres:"
+            " the locks of a host that vanished would never be freed; connect directly",
         )
     finally:
         connection.terminate()
-    return ok(name, f"the server ended a session after {time.monotonic() - began:.1f} s of silence, as configured")
+    return ok(
+        name,
+        f"the server ended a session after {time.monotonic() - began:.1f} s of silence, as"
+        " configured",
+    )
 
 
 async def same_database(database: PsycopgPool, statements: LockStatements) -> Finding:
-    """Whether both ways lead to one database: a lock taken on the one is looked for on the other."""
+    """Whether both ways lead to one database: a lock taken on the one is looked for on the
+    other.
+    """
     key = random.getrandbits(64) - (1 << 63)
     if not await statements.probe_lock(key):
         return warn("same database", "a random lock was not to be had", "try again")
@@ -127,5 +146,6 @@ async def same_database(database: PsycopgPool, statements: LockStatements) -> Fi
     return fail(
         "same database",
         "a lock taken through lock_dsn is not seen through dsn: they lead to two databases",
-        "let both name the same database of the same server: the lock and the fence belong together",
+        "let both name the same database of the same server: the lock and the fence belong"
+        " together",
     )

@@ -1,4 +1,6 @@
-"""The order of the checks: none is asked whose question makes no sense after what was found before."""
+"""The order of the checks: none is asked whose question makes no sense after what was found
+before.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _BOUND_S = 30.0
 
 
 async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Finding]:
-    """One finding after the other, each as soon as it is known. Changes nothing, and ends in bounded time."""
+    """One finding after the other, each as soon as it is known. Changes nothing, and ends in
+    bounded time.
+    """
     settings, finding = configuration.read_settings()
     yield finding
     for finding in configuration.types(settings):
@@ -30,7 +34,9 @@ async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Findi
         yield finding
     if pool_way is None or direct is None:
         return
-    database = PsycopgPool(pool_way, min_size=0, max_size=1, connect_timeout_s=settings.connect_timeout_s)
+    database = PsycopgPool(
+        pool_way, min_size=0, max_size=1, connect_timeout_s=settings.connect_timeout_s
+    )
     statements: LockStatements | None = None
     try:
         yield (by_psycopg := await _bounded("psycopg", connectivity.by_psycopg(database)))
@@ -44,7 +50,9 @@ async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Findi
             async for finding in _direct_way(statements, direct, settings):
                 yield finding
         if reached:
-            async for finding in _server(database, statements if direct is not pool_way else None, settings, kind):
+            async for finding in _server(
+                database, statements if direct is not pool_way else None, settings, kind
+            ):
                 yield finding
             if direct is not pool_way:
                 yield await _bounded("pooling", connectivity.pooling(database, settings))
@@ -54,8 +62,12 @@ async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Findi
         await database.aclose()
 
 
-async def _direct_way(statements: LockStatements, direct: Dsn, settings: Settings) -> AsyncIterator[Finding]:
-    yield (exclusion := await _bounded("locks", connectivity.exclusion(statements, direct, settings)))
+async def _direct_way(
+    statements: LockStatements, direct: Dsn, settings: Settings
+) -> AsyncIterator[Finding]:
+    yield (
+        exclusion := await _bounded("locks", connectivity.exclusion(statements, direct, settings))
+    )
     if exclusion.grade is Grade.OK:
         yield await _bounded("silence", connectivity.silence(direct, settings))
 
@@ -82,7 +94,9 @@ async def _server(
     if other is not None:
         yield await _bounded("same database", connectivity.same_database(database, other))
     yield (schema := await _bounded("schema", tables.tables(database.dsn, settings)))
-    yield await _bounded("rights", tables.rights(database, settings, ready=schema.grade is Grade.OK, kind=kind))
+    yield await _bounded(
+        "rights", tables.rights(database, settings, ready=schema.grade is Grade.OK, kind=kind)
+    )
     yield await _bounded("everybody", tables.everybody(database))
 
 
@@ -99,4 +113,7 @@ def _unexpected(name: str, error: Exception) -> Finding:
         return fail(name, str(error))
     # A driver's text may quote what it was given: its class and code say enough.
     state = getattr(error, "sqlstate", None)
-    return fail(name, f"could not be checked: {type(error).__name__}{f', SQLSTATE {state}' if state else ''}")
+    return fail(
+        name,
+        f"could not be checked: {type(error).__name__}{f', SQLSTATE {state}' if state else ''}",
+    )

@@ -26,7 +26,9 @@ _TOO_SHORT_S = {
     "idle_in_transaction_session_timeout": 10,
     "idle_session_timeout": 60,
 }
-"""Seconds below which a time limit of the role or the server cuts work that is in order. Lock sessions set their own."""
+"""Seconds below which a time limit of the role or the server cuts work that is in order. Lock
+sessions set their own.
+"""
 
 _NAMES = (
     *_TOO_SHORT_S,
@@ -49,7 +51,8 @@ class Facts:
     """One look at the server, as this role and database see it.
 
     Attributes:
-        settings: by name, times in milliseconds or seconds as `pg_settings` has them; one the server does not know is left out.
+        settings: by name, times in milliseconds or seconds as `pg_settings` has them; one the
+            server does not know is left out.
         version, version_num: of the server.
         standby: whether it is in recovery.
         over_tcp: whether it was reached over TCP.
@@ -91,7 +94,11 @@ def _text(value: str | bytes) -> str:
 def version(facts: Facts, _: Settings) -> Finding:
     """Postgres 14 brought `idle_session_timeout`."""
     if facts.version_num < 140000:
-        return fail("version", f"Postgres {facts.version}", "upgrade to 14 or newer: locks are refused on older ones")
+        return fail(
+            "version",
+            f"Postgres {facts.version}",
+            "upgrade to 14 or newer: locks are refused on older ones",
+        )
     return ok("version", f"Postgres {facts.version}")
 
 
@@ -99,7 +106,9 @@ def primary(facts: Facts, _: Settings) -> Finding:
     """A standby takes no write, and its advisory locks exclude nobody on the primary."""
     if facts.standby:
         return fail(
-            "primary", "this is a standby", "name the primary, or add target_session_attrs=read-write to the DSN"
+            "primary",
+            "this is a standby",
+            "name the primary, or add target_session_attrs=read-write to the DSN",
         )
     if facts.settings["transaction_read_only"] == "on":
         return fail(
@@ -114,18 +123,27 @@ def encoding(facts: Facts, _: Settings) -> Finding:
     """Thread ids and states are Unicode."""
     found = facts.settings["server_encoding"]
     if found != "UTF8":
-        return fail("encoding", f"the database is in {found}", "create it with ENCODING 'UTF8': states are Unicode")
+        return fail(
+            "encoding",
+            f"the database is in {found}",
+            "create it with ENCODING 'UTF8': states are Unicode",
+        )
     return ok("encoding", found)
 
 
 def durability(facts: Facts, _: Settings) -> Finding:
     """What is acknowledged should survive a crash of the server's machine."""
-    off = [name for name in ("fsync", "full_page_writes", "synchronous_commit") if facts.settings[name] == "off"]
+    off = [
+        name
+        for name in ("fsync", "full_page_writes", "synchronous_commit")
+        if facts.settings[name] == "off"
+    ]
     if off:
         return warn(
             "durability",
             f"{', '.join(off)} off",
-            "a crash of the server's machine may lose checkpoints that were acknowledged; switch it on, unless for tests",
+            "a crash of the server's machine may lose checkpoints that were acknowledged; switch it"
+            " on, unless for tests",
         )
     return ok("durability", f"fsync on, synchronous_commit {facts.settings['synchronous_commit']}")
 
@@ -138,9 +156,15 @@ def timeouts(facts: Facts, _: Settings) -> Finding:
         if 0 < facts.number(name) < least * 1000
     ]
     if short:
-        bounds = ", ".join(f"{name} {least} s" for name, least in _TOO_SHORT_S.items() if any(name in s for s in short))
+        bounds = ", ".join(
+            f"{name} {least} s"
+            for name, least in _TOO_SHORT_S.items()
+            if any(name in s for s in short)
+        )
         return warn(
-            "timeouts", ", ".join(short), f"give this role at least {bounds}, with ALTER ROLE … SET; or 0: none"
+            "timeouts",
+            ", ".join(short),
+            f"give this role at least {bounds}, with ALTER ROLE … SET; or 0: none",
         )
     return ok("timeouts", "no time limit of this role cuts work short")
 
@@ -148,7 +172,13 @@ def timeouts(facts: Facts, _: Settings) -> Finding:
 def connections(facts: Facts, settings: Settings) -> Finding:
     """Whether the server has connections for one more process with these settings."""
     looking = 1
-    wanted = settings.lock_connections + looking + settings.checkpoint_connections + LINKS + settings.pool_max_size
+    wanted = (
+        settings.lock_connections
+        + looking
+        + settings.checkpoint_connections
+        + LINKS
+        + settings.pool_max_size
+    )
     reserved = facts.number("superuser_reserved_connections") + facts.number("reserved_connections")
     most = facts.number("max_connections")
     free = max(0, most - reserved - facts.backends)
@@ -158,13 +188,15 @@ def connections(facts: Facts, settings: Settings) -> Finding:
         return warn(
             "connections",
             f"{found}, but this role or database is allowed {min(limits)}",
-            "lower pool_max_size (AIODURABLE_POOL_MAX_SIZE), or raise CONNECTION LIMIT of the role or database",
+            "lower pool_max_size (AIODURABLE_POOL_MAX_SIZE), or raise CONNECTION LIMIT of the role"
+            " or database",
         )
     if free < wanted:
         return warn(
             "connections",
             f"{found}, {free} free",
-            "lower pool_max_size (AIODURABLE_POOL_MAX_SIZE), put a pooler before dsn, or raise max_connections",
+            "lower pool_max_size (AIODURABLE_POOL_MAX_SIZE), put a pooler before dsn, or raise"
+            " max_connections",
         )
     return ok("connections", found)
 
@@ -175,8 +207,8 @@ def lock_table(facts: Facts, _: Settings) -> Finding:
         facts.number("max_connections") + facts.number("max_prepared_transactions")
     )
     found = (
-        f"{facts.locks} of {slots} slots in use; aiodurable takes up to {slots // 2}, of which one more lock session would "
-        f"have {share(slots, facts.sessions)}"
+        f"{facts.locks} of {slots} slots in use; aiodurable takes up to {slots // 2}, of which one"
+        f" more lock session would have {share(slots, facts.sessions)}"
     )
     advice = "raise max_locks_per_transaction and restart Postgres, or hold fewer locks at a time"
     if facts.locks >= slots * 9 // 10:
@@ -187,15 +219,22 @@ def lock_table(facts: Facts, _: Settings) -> Finding:
 
 
 def keepalives(facts: Facts, _: Settings) -> Finding:
-    """How long a client that vanished from the network may keep row locks on a connection of the pool."""
-    idle, limit = facts.number("tcp_keepalives_idle"), facts.number("idle_in_transaction_session_timeout")
+    """How long a client that vanished from the network may keep row locks on a connection of the
+    pool.
+    """
+    idle, limit = (
+        facts.number("tcp_keepalives_idle"),
+        facts.number("idle_in_transaction_session_timeout"),
+    )
     if not facts.over_tcp:
         return ok("keepalives", "not needed on a unix socket")
     if idle > 900 and not limit:
         return warn(
             "keepalives",
-            f"tcp_keepalives_idle is {idle} s: a host that vanishes in a transaction keeps its row locks that long",
-            "set tcp_keepalives_idle = 60 on the server, or idle_in_transaction_session_timeout for this role (1min, say)",
+            f"tcp_keepalives_idle is {idle} s: a host that vanishes in a transaction keeps its row"
+            " locks that long",
+            "set tcp_keepalives_idle = 60 on the server, or idle_in_transaction_session_timeout for"
+            " this role (1min, say)",
         )
     return ok("keepalives", f"tcp_keepalives_idle {idle} s; lock sessions set their own")
 
@@ -218,18 +257,23 @@ def _now() -> datetime:
 
 
 async def clock(database: PsycopgPool, now: Callable[[], datetime] = _now) -> Finding:
-    """How far this host's clock is from the server's. Leases do not care, checkpoint ids and ages do."""
+    """How far this host's clock is from the server's. Leases do not care, checkpoint ids and ages
+    do.
+    """
     await database.fetch(_SQL["now"])  # so that connecting is not part of what is measured
     began, before = time.monotonic(), now()
     [row] = await database.fetch(_SQL["now"])
     took = time.monotonic() - began
     ahead = (before - row["now"]).total_seconds() + took / 2
-    found = f"this host is {abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} the server, ± {took / 2:.3f} s"
+    found = (
+        f"this host is {abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} the server, ±"
+        f" {took / 2:.3f} s"
+    )
     if abs(ahead) - took / 2 > _SKEW_S:
         return warn(
             "clock",
             found,
-            "synchronise the clocks (NTP): ages are wrong, and a thread that moves to a slower clock is refused until it "
-            "has caught up",
+            "synchronise the clocks (NTP): ages are wrong, and a thread that moves to a slower"
+            " clock is refused until it has caught up",
         )
     return ok("clock", found)

@@ -38,7 +38,11 @@ async def goes_on(durable: Durable, gate: Watched, log: Path) -> None:
     """From the step that was stopped, in the subgraph: no other one runs again."""
     assert gate.cancelled
     status = await durable.threads.status("t")
-    assert (status.status, status.reason, status.pending) == (ThreadStatus.PAUSED, "stream closed", ("inner",))
+    assert (status.status, status.reason, status.pending) == (
+        ThreadStatus.PAUSED,
+        "stream closed",
+        ("inner",),
+    )
     gate.open.set()
     async with durable.run("t", nested(gate), config={"configurable": {"log": str(log)}}) as run:
         assert (await run.ainvoke())["words"] == ["open", "open", *STEPS]
@@ -58,7 +62,9 @@ async def test_a_stream_that_is_closed_ends_the_node_in_its_subgraph(
     await goes_on(durable, gate, log)
 
 
-async def test_a_body_that_leaves_its_stream_open_ends_it_too(durable: Durable, gate: Watched, log: Path) -> None:
+async def test_a_body_that_leaves_its_stream_open_ends_it_too(
+    durable: Durable, gate: Watched, log: Path
+) -> None:
     async with durable.run("t", nested(gate), config={"configurable": {"log": str(log)}}) as run:
         stream = run.astream(EMPTY, stream_mode="tasks", subgraphs=True)
         async for _ in stream:
@@ -71,7 +77,9 @@ async def test_a_body_that_leaves_its_stream_open_ends_it_too(durable: Durable, 
 async def test_an_aborted_v3_stream_under_a_lease_ends_its_subgraph_and_is_gone_on_with(
     durable: Durable, gate: Watched, log: Path
 ) -> None:
-    """`stream_events` is not a run's, but the graph's own under the run's lease: fenced, and not in the ledger."""
+    """`stream_events` is not a run's, but the graph's own under the run's lease: fenced, and not in
+    the ledger.
+    """
     config: Any = {"configurable": {"log": str(log)}}
     graph = nested(gate).compile(checkpointer=durable.checkpointer)
     async with durable.run("t", graph, config=config) as run:

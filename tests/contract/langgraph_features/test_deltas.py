@@ -1,4 +1,6 @@
-"""Channels that are stored as what was added to them, rebuilt from the writes along the line of checkpoints."""
+"""Channels that are stored as what was added to them, rebuilt from the writes along the line of
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,18 @@ STEPS = [f"step {n}" for n in range(5)]
 AT_ONCE = timedelta(0)
 
 
-async def ran(durable: Durable, graph: Any, thread_id: str, given: Any = None, **options: Any) -> list[str]:
+async def ran(
+    durable: Durable, graph: Any, thread_id: str, given: Any = None, **options: Any
+) -> list[str]:
     async with durable.run(thread_id, graph) as run:
         return (await run.ainvoke(given, **options))["words"]
 
 
 async def heads(dsn: str, thread_id: str) -> int:
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        found = await connection.execute("SELECT count(*) FROM checkpoints WHERE thread_id = %s", (thread_id,))
+        found = await connection.execute(
+            "SELECT count(*) FROM checkpoints WHERE thread_id = %s", (thread_id,)
+        )
         row = await found.fetchone()
         assert row is not None
         return row[0]
@@ -39,7 +45,9 @@ class Unstorable:
 
 
 async def test_no_checkpoint_lands_after_a_write_that_did_not(dsn: str, durable: Durable) -> None:
-    """A state without what the step added would be rebuilt for ever: the save waits for the writes, and fails with them."""
+    """A state without what the step added would be rebuilt for ever: the save waits for the writes,
+    and fails with them.
+    """
     broken = True
 
     async def at(step: str) -> Any:
@@ -73,7 +81,9 @@ async def test_a_fork_with_other_values_leaves_its_source_alone(durable: Durable
     await ran(durable, graph, "t", EMPTY)
     await durable.threads.fork("t", "u", before="step 3", values={"words": ["added"]}, graph=graph)
     assert await ran(durable, graph, "u") == [*STEPS[:3], "added", *STEPS[3:]]
-    await durable.threads.fork("t", "v", before="step 3", values={"words": Overwrite(["alone"])}, graph=graph)
+    await durable.threads.fork(
+        "t", "v", before="step 3", values={"words": Overwrite(["alone"])}, graph=graph
+    )
     assert await ran(durable, graph, "v") == ["alone", *STEPS[3:]]
     assert await ran(durable, graph, "t") == STEPS
 
@@ -124,7 +134,9 @@ async def test_a_run_that_saves_at_its_end_alone_is_whole(durable: Durable) -> N
     assert await ran(durable, graph, "t", EMPTY, durability="exit") == STEPS * 2
 
 
-async def test_a_run_that_saves_at_its_end_alone_goes_on_after_a_failure(durable: Durable, log: Path) -> None:
+async def test_a_run_that_saves_at_its_end_alone_goes_on_after_a_failure(
+    durable: Durable, log: Path
+) -> None:
     async def at(step: str) -> Any:
         if step == "step 3" and broken:
             raise ZeroDivisionError

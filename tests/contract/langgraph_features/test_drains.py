@@ -23,7 +23,9 @@ def draining(at: str) -> StateGraph[Any, Any, Any, Any]:
     asked = False
 
     def node(name: str) -> Any:
-        async def step(state: Story, config: RunnableConfig, runtime: Runtime[Any]) -> dict[str, Any]:
+        async def step(
+            state: Story, config: RunnableConfig, runtime: Runtime[Any]
+        ) -> dict[str, Any]:
             nonlocal asked
             note(config, name)
             if name == at and not asked:
@@ -92,7 +94,9 @@ async def test_a_drain_in_a_fan_out_waits_for_all_its_parts(durable: Durable, lo
 
 
 async def test_a_drain_in_front_of_a_gate_stops_at_the_gate(durable: Durable, log: Path) -> None:
-    """A drained run goes on by itself, and a resumption passes the gate that it stands at: so the gate comes first."""
+    """A drained run goes on by itself, and a resumption passes the gate that it stands at: so the
+    gate comes first.
+    """
     graph = draining("sort").compile(interrupt_before=["weigh"])
     async with durable.run("t", graph, config=config(log)) as run:
         await run.ainvoke(EMPTY)

@@ -1,4 +1,6 @@
-"""A node's error handler takes its place: the error is over, for the run and for whoever asks how it stands."""
+"""A node's error handler takes its place: the error is over, for the run and for whoever asks how
+it stands.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ async def test_an_error_that_was_handled_is_not_raised_and_fails_nothing(
     assert (row["status"], row["error"]) == ("complete", None)
 
 
-async def test_a_handler_that_asks_is_answered_and_its_node_is_not_run_again(durable: Durable, log: Path) -> None:
+async def test_a_handler_that_asks_is_answered_and_its_node_is_not_run_again(
+    durable: Durable, log: Path
+) -> None:
     async with durable.run("t", asking_handler(), config=config(log)) as run:
         result = await run.ainvoke(EMPTY)
         assert [each.value for each in result["__interrupt__"]] == ["mend it?"]

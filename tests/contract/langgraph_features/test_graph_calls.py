@@ -38,10 +38,16 @@ async def test_events_of_a_stored_result_are_its_end(durable: Durable) -> None:
         result = await run.ainvoke(INPUT)
     async with durable.run("t", four_nodes(), run_id="R") as run:
         (event,) = [event async for event in run.astream_events(INPUT)]
-    assert (event["event"], event["run_id"], event["data"].get("output")) == ("on_chain_end", "R", result)
+    assert (event["event"], event["run_id"], event["data"].get("output")) == (
+        "on_chain_end",
+        "R",
+        result,
+    )
 
 
-async def test_events_resume_what_was_left_and_an_early_end_leaves_the_thread_paused(durable: Durable) -> None:
+async def test_events_resume_what_was_left_and_an_early_end_leaves_the_thread_paused(
+    durable: Durable,
+) -> None:
     async with durable.run("t", four_nodes()) as run, aclosing(run.astream_events(INPUT)) as events:
         async for event in events:
             if event["event"] == "on_chain_end" and event["name"] == "sort":
@@ -59,19 +65,31 @@ async def test_a_run_reads_the_history_of_its_thread(durable: Durable) -> None:
         states = [state async for state in run.aget_state_history()]
         (newest,) = [state async for state in run.aget_state_history(limit=1)]
         (first,) = [state async for state in run.aget_state_history(filter={"source": "input"})]
-        assert len([state async for state in run.aget_state_history(before=states[1].config)]) == len(states) - 2
-    assert [state.next for state in states] == [(), *((step,) for step in reversed(STEPS)), ("__start__",)]
+        assert (
+            len([state async for state in run.aget_state_history(before=states[1].config)])
+            == len(states) - 2
+        )
+    assert [state.next for state in states] == [
+        (),
+        *((step,) for step in reversed(STEPS)),
+        ("__start__",),
+    ]
     assert (newest, first) == (states[0], states[-1])
 
 
-async def test_updates_in_bulk_are_made_under_the_lease_and_leave_work_behind(durable: Durable) -> None:
+async def test_updates_in_bulk_are_made_under_the_lease_and_leave_work_behind(
+    durable: Durable,
+) -> None:
     async with durable.run("t", asking()) as run:
         await run.ainvoke(INPUT)
-        updates = [[StateUpdate({"words": ["one"]}, "collect")], [StateUpdate({"words": ["two"]}, "collect")]]
+        updates = [
+            [StateUpdate({"words": ["one"]}, "collect")],
+            [StateUpdate({"words": ["two"]}, "collect")],
+        ]
         await run.abulk_update_state(updates)
         state = await run.aget_state()
         assert state.values["words"][-2:] == ["one", "two"]
-        assert run.checkpoint.checkpoint_id == state.config["configurable"]["checkpoint_id"]
+        assert run.checkpoint.checkpoint_id == state.config.get("configurable", {})["checkpoint_id"]
         assert run.checkpoint.pending == state.next
     async with durable.hold("t") as lease:
         pass

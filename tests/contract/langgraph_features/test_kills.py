@@ -1,4 +1,6 @@
-"""kill -9 after every write of graphs that use what LangGraph offers: each ends as if nothing had happened."""
+"""kill -9 after every write of graphs that use what LangGraph offers: each ends as if nothing had
+happened.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ def single(node: Any, **policies: Any) -> StateGraph[Any, Any, Any, Any]:
 
 
 @pytest.mark.parametrize(
-    "policy", [TimeoutPolicy(run_timeout=0.05), TimeoutPolicy(idle_timeout=0.05)], ids=["run", "idle"]
+    "policy",
+    [TimeoutPolicy(run_timeout=0.05), TimeoutPolicy(idle_timeout=0.05)],
+    ids=["run", "idle"],
 )
 async def test_a_node_that_takes_too_long_fails_its_run_and_is_run_again(
     durable: Durable, ledger: Ledger, policy: TimeoutPolicy
@@ -55,7 +57,9 @@ async def test_a_node_that_takes_too_long_fails_its_run_and_is_run_again(
     assert (row["status"], row["attempts"]) == ("complete", 2)
 
 
-async def test_a_timeout_that_langgraph_tries_again_is_no_attempt_of_the_run(durable: Durable, ledger: Ledger) -> None:
+async def test_a_timeout_that_langgraph_tries_again_is_no_attempt_of_the_run(
+    durable: Durable, ledger: Ledger
+) -> None:
     calls: list[int] = []
 
     async def node(state: Story, runtime: Runtime[Any]) -> dict[str, Any]:
@@ -66,7 +70,9 @@ async def test_a_timeout_that_langgraph_tries_again_is_no_attempt_of_the_run(dur
         return {"words": ["done"]}
 
     retry = RetryPolicy(initial_interval=0.001, jitter=False)
-    async with durable.run("t", single(node, timeout=TimeoutPolicy(run_timeout=0.05), retry_policy=retry)) as run:
+    async with durable.run(
+        "t", single(node, timeout=TimeoutPolicy(run_timeout=0.05), retry_policy=retry)
+    ) as run:
         assert (await run.ainvoke(EMPTY))["words"] == ["done"]
     assert calls == [1, 2]
     [row] = await ledger.rows("t")
@@ -97,7 +103,9 @@ async def test_a_lease_lost_under_a_node_with_a_timeout_is_a_lost_lease(dsn: str
         await asyncio.Event().wait()
         return {}
 
-    graph = single(node, timeout=TimeoutPolicy(run_timeout=60, idle_timeout=60), retry_policy=RetryPolicy())
+    graph = single(
+        node, timeout=TimeoutPolicy(run_timeout=60, idle_timeout=60), retry_policy=RetryPolicy()
+    )
     async with Durable(dsn, settings=Settings(recovery_grace_s=0)) as durable:
 
         async def body() -> None:
@@ -116,7 +124,9 @@ async def test_a_lease_lost_under_a_node_with_a_timeout_is_a_lost_lease(dsn: str
     assert calls == 1
 
 
-async def test_the_defaults_of_a_graph_hold_in_a_durable_run(durable: Durable, ledger: Ledger) -> None:
+async def test_the_defaults_of_a_graph_hold_in_a_durable_run(
+    durable: Durable, ledger: Ledger
+) -> None:
     attempts: list[int] = []
 
     async def node(state: Story, runtime: Runtime[Any]) -> dict[str, Any]:
@@ -142,7 +152,9 @@ async def test_the_defaults_of_a_graph_hold_in_a_durable_run(durable: Durable, l
     assert (row["status"], row["attempts"], row["error"]) == ("complete", 1, None)
 
 
-async def test_what_a_node_learns_of_itself_agrees_with_its_idempotency_key(durable: Durable) -> None:
+async def test_what_a_node_learns_of_itself_agrees_with_its_idempotency_key(
+    durable: Durable,
+) -> None:
     """The key is of the task: the same for each try of it, in this run or after a failure."""
     seen: list[tuple[Any, ...]] = []
     broken = True
@@ -150,7 +162,9 @@ async def test_what_a_node_learns_of_itself_agrees_with_its_idempotency_key(dura
     async def node(state: Story, runtime: Runtime[Any]) -> dict[str, Any]:
         info = runtime.execution_info
         assert info is not None
-        seen.append((idempotency_key(), info.thread_id, info.task_id, info.checkpoint_ns, info.node_attempt))
+        seen.append(
+            (idempotency_key(), info.thread_id, info.task_id, info.checkpoint_ns, info.node_attempt)
+        )
         if info.node_attempt < 3:
             raise ConnectionError
         if broken:

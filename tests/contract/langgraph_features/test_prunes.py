@@ -1,4 +1,6 @@
-"""Pruning beside what LangGraph keeps: the memory of a subgraph, and its own pruning beside runs of ours."""
+"""Pruning beside what LangGraph keeps: the memory of a subgraph, and its own pruning beside runs of
+ours.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,12 @@ def remembering() -> StateGraph[Any, Any, Any, Any]:
     async def count(state: Memory) -> dict[str, Any]:
         return {"turns": 1, "words": [f"turn {state['turns'] + 1}"]}
 
-    inner = StateGraph(Memory).add_node("count", count).add_edge(START, "count").compile(checkpointer=True)
+    inner = (
+        StateGraph(Memory)
+        .add_node("count", count)
+        .add_edge(START, "count")
+        .compile(checkpointer=True)
+    )
     builder = StateGraph(Story).add_node("inner", inner)
     return builder.add_edge(START, "inner").add_edge("inner", END)
 
@@ -72,8 +79,9 @@ async def test_langgraphs_pruning_beside_runs_and_beside_ours_takes_nothing_that
         assert (await run.ainvoke())["words"] == list(STEPS) * 5
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         blobless = await connection.execute(
-            "SELECT c.checkpoint_id, v.key FROM checkpoints c, jsonb_each_text(c.checkpoint -> 'channel_versions') v"
-            " WHERE v.key = 'words' AND NOT EXISTS (SELECT FROM checkpoint_blobs b WHERE b.thread_id = c.thread_id"
-            " AND b.checkpoint_ns = c.checkpoint_ns AND b.channel = v.key AND b.version = v.value)"
+            "SELECT c.checkpoint_id, v.key FROM checkpoints c, jsonb_each_text(c.checkpoint ->"
+            " 'channel_versions') v WHERE v.key = 'words' AND NOT EXISTS (SELECT FROM"
+            " checkpoint_blobs b WHERE b.thread_id = c.thread_id AND b.checkpoint_ns ="
+            " c.checkpoint_ns AND b.channel = v.key AND b.version = v.value)"
         )
         assert await blobless.fetchall() == []

@@ -21,7 +21,9 @@ def shown(interrupts: Any) -> list[tuple[str, Any]]:
     return [(each.id, each.value) for each in interrupts]
 
 
-async def test_two_questions_of_a_node_have_two_ids_and_the_status_shows_langgraphs(durable: Durable) -> None:
+async def test_two_questions_of_a_node_have_two_ids_and_the_status_shows_langgraphs(
+    durable: Durable,
+) -> None:
     graph = two_questions()
     ids: list[str] = []
     async with durable.run("t", graph) as run:
@@ -39,7 +41,9 @@ async def test_two_questions_of_a_node_have_two_ids_and_the_status_shows_langgra
     assert len(set(ids)) == 2
 
 
-async def test_a_retried_node_gets_the_answers_that_it_had(durable: Durable, ledger: Ledger) -> None:
+async def test_a_retried_node_gets_the_answers_that_it_had(
+    durable: Durable, ledger: Ledger
+) -> None:
     """Its retry is LangGraph's and no attempt of the run."""
     async with durable.run("t", two_questions()) as run:
         await run.ainvoke(EMPTY)
@@ -80,7 +84,9 @@ async def test_the_schema_of_an_answer_is_in_the_status(durable: Durable) -> Non
     assert question.response_schema == Decision.model_json_schema()
 
 
-async def test_an_answer_that_does_not_fit_leaves_the_question_open(durable: Durable, ledger: Ledger) -> None:
+async def test_an_answer_that_does_not_fit_leaves_the_question_open(
+    durable: Durable, ledger: Ledger
+) -> None:
     runs = 0
 
     async def beside() -> None:

@@ -1,4 +1,6 @@
-"""What a stream hands out: nothing of ours, and of a stored result the shape that a live one has."""
+"""What a stream hands out: nothing of ours, and of a stored result the shape that a live one
+has.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,16 @@ def configs(chunk: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("mode", ["checkpoints", "debug", "tasks"])
-async def test_no_config_of_a_stream_carries_the_lease(durable: Durable, mode: str, version: str) -> None:
+async def test_no_config_of_a_stream_carries_the_lease(
+    durable: Durable, mode: str, version: str
+) -> None:
     async with durable.run("t", nested()) as run:
-        chunks = [chunk async for chunk in run.astream(INPUT, stream_mode=[mode], subgraphs=True, version=version)]
+        chunks = [
+            chunk
+            async for chunk in run.astream(
+                INPUT, stream_mode=[mode], subgraphs=True, version=version
+            )
+        ]
     found = [each for chunk in chunks for each in configs(chunk)]
     assert bool(found) is (mode != "tasks")
     json.dumps(found)
@@ -50,12 +59,18 @@ async def test_a_streams_config_used_after_the_run_is_a_plain_one(durable: Durab
             chunks.append(chunk)
     async with durable.run("t", graph):
         await graph.aupdate_state(chunks[-1]["config"], {"told": "under a lease"})
-    assert (await graph.aget_state({"configurable": {"thread_id": "t"}})).values["told"] == "under a lease"
+    assert (await graph.aget_state({"configurable": {"thread_id": "t"}})).values[
+        "told"
+    ] == "under a lease"
     await graph.aupdate_state(chunks[-1]["config"], {"told": "under none"})
-    assert (await graph.aget_state({"configurable": {"thread_id": "t"}})).values["told"] == "under none"
+    assert (await graph.aget_state({"configurable": {"thread_id": "t"}})).values[
+        "told"
+    ] == "under none"
 
 
-async def test_what_a_node_is_given_of_ours_has_a_name_that_langgraph_strips(durable: Durable) -> None:
+async def test_what_a_node_is_given_of_ours_has_a_name_that_langgraph_strips(
+    durable: Durable,
+) -> None:
     seen: list[RunnableConfig] = []
 
     async def look(state: Any, config: RunnableConfig) -> Any:
@@ -124,8 +139,12 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-async def both(durable: Durable, shape: str, call: Any) -> AsyncIterator[tuple[dict[str, Any], Any, Any]]:
-    """`call(run, input, options)` when it ran, and of what was stored then, with every combination of options."""
+async def both(
+    durable: Durable, shape: str, call: Any
+) -> AsyncIterator[tuple[dict[str, Any], Any, Any]]:
+    """`call(run, input, options)` when it ran, and of what was stored then, with every combination
+    of options.
+    """
     build, start = SHAPES[shape]
     for options, modes in itertools.product(OPTIONS, MODES):
         if shape == "tasks" and "output_keys" in options:
@@ -139,7 +158,9 @@ async def both(durable: Durable, shape: str, call: Any) -> AsyncIterator[tuple[d
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_stored_result_is_streamed_as_the_last_values_were(durable: Durable, shape: str) -> None:
+async def test_a_stored_result_is_streamed_as_the_last_values_were(
+    durable: Durable, shape: str
+) -> None:
     async def streamed(run: Any, start: Any, options: dict[str, Any]) -> list[Any]:
         return [chunk async for chunk in run.astream(start, **options)]
 

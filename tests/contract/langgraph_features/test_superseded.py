@@ -1,4 +1,6 @@
-"""A checkpoint that its thread has moved past: a durable run never goes on from one; a fork makes a thread of it."""
+"""A checkpoint that its thread has moved past: a durable run never goes on from one; a fork makes a
+thread of it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ async def test_a_run_cannot_be_addressed_at_one(durable: Durable, log: Path) -> 
     assert noted(log) == list(STEPS)
 
 
-async def test_a_fork_of_one_runs_what_comes_after_it_and_leaves_its_source(durable: Durable, log: Path) -> None:
+async def test_a_fork_of_one_runs_what_comes_after_it_and_leaves_its_source(
+    durable: Durable, log: Path
+) -> None:
     async with durable.run("t", four_nodes(), config=config(log)) as run:
         result = await run.ainvoke(EMPTY)
     old = await past(durable, four_nodes(), "weigh")
@@ -48,8 +52,12 @@ async def test_a_fork_of_one_runs_what_comes_after_it_and_leaves_its_source(dura
     assert noted(log) == [*STEPS, "weigh", "tell"]
 
 
-async def test_a_fork_of_a_step_under_way_keeps_what_had_finished_in_it(durable: Durable, log: Path) -> None:
-    """The newest checkpoint of a failed thread: its finished siblings are handed back, in the fork too."""
+async def test_a_fork_of_a_step_under_way_keeps_what_had_finished_in_it(
+    durable: Durable, log: Path
+) -> None:
+    """The newest checkpoint of a failed thread: its finished siblings are handed back, in the fork
+    too.
+    """
     broken = True
 
     async def left(state: Story, config: RunnableConfig) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Subgraphs by what they save: nothing (`checkpointer=False`), per call (None), per thread (True)."""
+"""Subgraphs by what they save: nothing (`checkpointer=False`), per call (None), per thread
+(True).
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def _around(inner: Any) -> StateGraph[Any, Any, Any, Any]:
     [unsaved_as_a_node, unsaved_called_by_a_node, unsaved_called_by_a_sync_node, unsaved_two_deep],
     ids=lambda build: build.__name__,
 )
-async def test_a_subgraph_that_saves_nothing_runs_in_a_durable_run(durable: Durable, build: Any) -> None:
+async def test_a_subgraph_that_saves_nothing_runs_in_a_durable_run(
+    durable: Durable, build: Any
+) -> None:
     async with durable.run("t", build()) as run:
         result = await run.ainvoke(INPUT)
     assert result["words"] == list(STEPS)
@@ -58,7 +62,9 @@ async def test_a_subgraph_that_saves_nothing_runs_in_a_durable_run(durable: Dura
     assert saved.checkpoint["channel_values"]["words"] == list(STEPS)
 
 
-async def test_a_failure_in_it_fails_the_run_and_the_next_call_runs_it_again(durable: Durable) -> None:
+async def test_a_failure_in_it_fails_the_run_and_the_next_call_runs_it_again(
+    durable: Durable,
+) -> None:
     broken = True
 
     async def before(step: str) -> None:

@@ -1,8 +1,9 @@
 """LangGraph's own asynchronous tests through our saver: none may fail that the stock saver passes.
 
-`python3 dev.py langgraph-suite [PYTEST_ARGS]` installs what they need and starts this. The tests are in the source
-distribution of LangGraph alone, which pip fetches in the installed version into a cache folder. They run three times:
-with the stock saver, with ours on threads that nobody leased, and with ours on leased ones.
+`python3 dev.py langgraph-suite [PYTEST_ARGS]` installs what they need and starts this. The tests
+are in the source distribution of LangGraph alone, which pip fetches in the installed version into a
+cache folder. They run three times: with the stock saver, with ours on threads that nobody leased,
+and with ours on leased ones.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ Outcomes = dict[str, str]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py langgraph-suite", description=__doc__)
-    parser.add_argument("--cache", type=Path, required=True, help="where the source distribution is kept")
+    parser.add_argument(
+        "--cache", type=Path, required=True, help="where the source distribution is kept"
+    )
     options, pytest_arguments = parser.parse_known_args()
     suite = fetched(options.cache)
     results: dict[str, Outcomes] = {}
@@ -58,7 +61,15 @@ def fetched(cache: Path) -> Path:
     name = f"langgraph-{version('langgraph')}"
     if not (cache / name / "tests").is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        download = (sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps")
+        download = (
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--disable-pip-version-check",
+            "--no-deps",
+        )
         # Its output names the index that it came from.
         subprocess.run(
             [*download, "--no-binary", ":all:", "-d", str(cache), name.replace("-", "==")],
@@ -112,7 +123,10 @@ def verdict(results: dict[str, Outcomes]) -> int:
     print("\n=== LangGraph's own asynchronous tests, by saver")
     for saver, found in results.items():
         counts = Counter(found.values())
-        print(f"{saver:9} {len(found)} run: " + ", ".join(f"{count} {what}" for what, count in counts.most_common()))
+        print(
+            f"{saver:9} {len(found)} run: "
+            + ", ".join(f"{count} {what}" for what, count in counts.most_common())
+        )
     if not results["stock"]:
         print("no test was run")
         return 1

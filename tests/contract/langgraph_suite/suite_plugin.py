@@ -1,7 +1,9 @@
-"""Gives LangGraph's own tests the saver that `AIODURABLE_SUITE_SAVER` names, on a database of each test's own.
+"""Gives LangGraph's own tests the saver that `AIODURABLE_SUITE_SAVER` names, on a database of each
+test's own.
 
-Loaded by `langgraph_suite/__main__.py` with `-p`, so before the suite's conftest takes its savers. It keeps the tests
-of one kind of saver, the stock one over a pool, and puts the wanted one in its place.
+Loaded by `langgraph_suite/__main__.py` with `-p`, so before the suite's conftest takes its savers.
+It keeps the tests of one kind of saver, the stock one over a pool, and puts the wanted one in its
+place.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from aiodurable.checkpoints import AsyncCheckpointerPool
-from tests import conftest_checkpointer  # pyright: ignore  # noqa: PGH003  # the suite's own, not ours
+from tests import (
+    conftest_checkpointer,  # pyright: ignore  # noqa: PGH003  # the suite's own, not ours
+)
 
 KIND = "postgres_aio_pool"
 SAVER = os.environ["AIODURABLE_SUITE_SAVER"]

@@ -1,4 +1,6 @@
-"""The rows are byte for byte the stock saver's: the same calls go to both, then the tables are compared."""
+"""The rows are byte for byte the stock saver's: the same calls go to both, then the tables are
+compared.
+"""
 
 import asyncio
 import copy
@@ -38,15 +40,23 @@ class Recorder(InMemorySaver):
         self.calls.append(("aput", (config, *copy.deepcopy((checkpoint, metadata, new_versions)))))
         return await super().aput(config, checkpoint, metadata, new_versions)
 
-    async def aput_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
+    async def aput_writes(
+        self, config: Any, writes: Any, task_id: str, task_path: str = ""
+    ) -> None:
         self.calls.append(("aput_writes", (config, copy.deepcopy(writes), task_id, task_path)))
         await super().aput_writes(config, writes, task_id, task_path)
 
 
-async def replay(calls: list[tuple[str, tuple[Any, ...]]], saver: AsyncPostgresSaver, thread_id: str) -> None:
+async def replay(
+    calls: list[tuple[str, tuple[Any, ...]]], saver: AsyncPostgresSaver, thread_id: str
+) -> None:
     for name, (call_config, *rest) in calls:
         await getattr(saver, name)(
-            {**call_config, "configurable": {**call_config["configurable"], "thread_id": thread_id}}, *rest
+            {
+                **call_config,
+                "configurable": {**call_config["configurable"], "thread_id": thread_id},
+            },
+            *rest,
         )
 
 
@@ -122,7 +132,15 @@ async def run_update_and_fork(saver: InMemorySaver) -> None:
 
 @pytest.mark.parametrize(
     "scenario",
-    [run_linear, run_fan_out, run_subgraph, run_interrupt, run_failure, run_functional, run_update_and_fork],
+    [
+        run_linear,
+        run_fan_out,
+        run_subgraph,
+        run_interrupt,
+        run_failure,
+        run_functional,
+        run_update_and_fork,
+    ],
     ids=lambda scenario: scenario.__name__,
 )
 async def test_what_a_graph_stores_is_stored_in_the_same_rows(
@@ -186,16 +204,29 @@ async def test_every_kind_of_value_is_stored_alike(
     await lease("ours")
     written = VALUES[name] if name != "large" else 0  # msgpack holds 64 bits, JSON any number
     made, versions = checkpoint(value=VALUES[name], other=[1])
-    metadata: Any = {"source": "loop", "step": 1, "parents": {}, "note": "a\0b", "writes": {"dropped": 1}}
+    metadata: Any = {
+        "source": "loop",
+        "step": 1,
+        "parents": {},
+        "note": "a\0b",
+        "writes": {"dropped": 1},
+    }
     for thread_id, target in (("theirs", stock), ("ours", saver)):
-        stamped: Any = {**config(thread_id), "metadata": {"user": "u\0", "n": 1.5, "skipped": [1], "__hidden": "x"}}
+        stamped: Any = {
+            **config(thread_id),
+            "metadata": {"user": "u\0", "n": 1.5, "skipped": [1], "__hidden": "x"},
+        }
         await target.aput(stamped, copy.deepcopy(made), dict(metadata), versions)  # pyright: ignore[reportArgumentType]
-        await target.aput_writes(config(thread_id, made["id"]), [("value", written), ("other", 1)], "task", "~path")
+        await target.aput_writes(
+            config(thread_id, made["id"]), [("value", written), ("other", 1)], "task", "~path"
+        )
 
     assert await rows(db, "ours", renamed="x") == await rows(db, "theirs", renamed="x")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "nul \0 in text"], ids=["nan", "infinity", "nul"])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), "nul \0 in text"], ids=["nan", "infinity", "nul"]
+)
 async def test_what_postgres_refuses_from_the_stock_saver_is_refused_here_too(
     value: Any, stock: AsyncPostgresSaver, saver: DurableSaver, lease: Any
 ) -> None:
@@ -210,7 +241,9 @@ async def test_what_postgres_refuses_from_the_stock_saver_is_refused_here_too(
 async def test_writes_that_travel_in_one_batch_end_as_if_sent_one_by_one(
     seed: int, stock: AsyncPostgresSaver, saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    """INSERT-or-nothing and upsert calls on the same few keys, in random order; and the same checkpoint twice."""
+    """INSERT-or-nothing and upsert calls on the same few keys, in random order; and the same
+    checkpoint twice.
+    """
     await lease("ours")
     chance = random.Random(seed)
     made, versions = checkpoint(value=[seed])
@@ -224,7 +257,12 @@ async def test_writes_that_travel_in_one_batch_end_as_if_sent_one_by_one(
             [["a", "b"], ["__interrupt__"], ["__interrupt__", "__resume__"], ["a", "__interrupt__"]]
         )
         writes = [(channel, f"{channel}{number}") for channel in channels]
-        calls.append(("aput_writes", (config("t", made["id"]), writes, f"task{chance.randrange(2)}", f"path{number}")))
+        calls.append(
+            (
+                "aput_writes",
+                (config("t", made["id"]), writes, f"task{chance.randrange(2)}", f"path{number}"),
+            )
+        )
 
     await replay(calls, stock, "theirs")
     await asyncio.gather(*(replay([call], saver, "ours") for call in calls))

@@ -1,4 +1,6 @@
-"""One bad item never fails its neighbours: each fault ends with the right error for its thread alone, or with success."""
+"""One bad item never fails its neighbours: each fault ends with the right error for its thread
+alone, or with success.
+"""
 
 import asyncio
 import os
@@ -18,7 +20,12 @@ from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.write_queue import QueueLoad
 from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.dsn import parse_dsn
-from aiodurable.errors import AiodurableError, ConfigurationError, LeaseLostError, PostgresUnavailableError
+from aiodurable.errors import (
+    AiodurableError,
+    ConfigurationError,
+    LeaseLostError,
+    PostgresUnavailableError,
+)
 from tests.support.checkpoint_rows import checkpoint, config, rows
 from tests.support.internals import committer_of
 from tests.support.proxy import Proxy, proxy
@@ -53,10 +60,12 @@ async def tables_locked(db: asyncpg.Connection) -> AsyncIterator[None]:
 
 async def writers_waiting(db: asyncpg.Connection) -> list[int]:
     """The backends of writers in the middle of a statement that waits for a lock."""
-    await db.execute("SELECT pg_stat_clear_snapshot()")  # a transaction would see the same activity for ever
+    await db.execute(
+        "SELECT pg_stat_clear_snapshot()"
+    )  # a transaction would see the same activity for ever
     found = await db.fetch(
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        " AND application_name LIKE 'aiodurable:writer%'"
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type ="
+        " 'Lock' AND application_name LIKE 'aiodurable:writer%'"
     )
     return [row["pid"] for row in found]
 
@@ -75,7 +84,10 @@ async def test_a_value_postgres_refuses_fails_its_own_write_alone(
         opener = asyncio.create_task(put(saver, "t19"))
         await wait_until(lambda: writers_waiting(db))
         results = asyncio.gather(
-            *(put(saver, thread, "secret \0" if thread in poisoned else "fine") for thread in threads),
+            *(
+                put(saver, thread, "secret \0" if thread in poisoned else "fine")
+                for thread in threads
+            ),
             return_exceptions=True,
         )
         await wait_until(lambda: len(committer_of(saver).backlog.load.under_way) == len(threads))
@@ -108,7 +120,9 @@ async def test_a_stale_token_fails_its_own_write_alone(
 ) -> None:
     threads = await leased(lease, *(f"t{n}" for n in range(20)))
     await pool.bump("t7")
-    results = await asyncio.gather(*(put(saver, thread) for thread in threads), return_exceptions=True)
+    results = await asyncio.gather(
+        *(put(saver, thread) for thread in threads), return_exceptions=True
+    )
     for thread, result in zip(threads, results, strict=True):
         if thread == "t7":
             assert isinstance(result, LeaseLostError)
@@ -130,9 +144,14 @@ async def test_a_connection_killed_in_mid_batch_loses_nothing(
         assert await heads(db, thread) == [result]
 
 
-async def test_a_commit_whose_answer_never_came_is_sent_again_and_stands_once(dsn: str, db: asyncpg.Connection) -> None:
+async def test_a_commit_whose_answer_never_came_is_sent_again_and_stands_once(
+    dsn: str, db: asyncpg.Connection
+) -> None:
     """The wire is cut after the server has committed and before the writer hears of it."""
-    async with proxy(dsn) as wire, AsyncCheckpointerPool(wire.dsn, checkpoint_connections=1) as pool:
+    async with (
+        proxy(dsn) as wire,
+        AsyncCheckpointerPool(wire.dsn, checkpoint_connections=1) as pool,
+    ):
         saver = pool.get_checkpointer()
         saver.sessions.hold(WriteSession(await pool.new_fence("t")))
         first = await put(saver, "t")
@@ -153,18 +172,22 @@ async def test_a_commit_whose_answer_never_came_is_sent_again_and_stands_once(ds
 async def test_a_deadlock_with_a_stranger_is_tried_again(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    """A plain writer of the same rows, in the other order; it waits longer, so the batch is the victim."""
+    """A plain writer of the same rows, in the other order; it waits longer, so the batch is the
+    victim.
+    """
     await leased(lease, "t")
     made, _ = checkpoint()
     insert = (
-        "INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, type, blob)"
-        " VALUES ('t', $1, 'task', $2, 'theirs', 'null', '')"
+        "INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, type,"
+        " blob) VALUES ('t', $1, 'task', $2, 'theirs', 'null', '')"
     )
     stranger = db.transaction()
     await stranger.start()
     await db.execute("SET LOCAL deadlock_timeout = '60s'")
     await db.execute(insert, made["id"], 1)
-    write = asyncio.create_task(saver.aput_writes(config("t", made["id"]), [("a", 0), ("b", 1)], "task"))
+    write = asyncio.create_task(
+        saver.aput_writes(config("t", made["id"]), [("a", 0), ("b", 1)], "task")
+    )
     await wait_until(lambda: writers_waiting(db))
     await db.execute(insert, made["id"], 0)
     await stranger.commit()
@@ -281,7 +304,9 @@ async def test_missing_rights_are_told_as_what_they_are(
 async def test_the_writes_of_one_thread_keep_their_order(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    """Each upsert replaces the one before: what stands at the end is the last one sent, however batches fell."""
+    """Each upsert replaces the one before: what stands at the end is the last one sent, however
+    batches fell.
+    """
     threads = await leased(lease, *(f"t{n}" for n in range(8)))
     made, _ = checkpoint()
     chance = random.Random(0)
@@ -290,7 +315,11 @@ async def test_the_writes_of_one_thread_keep_their_order(
         sent: list[asyncio.Task[None]] = []
         for number in range(60):
             sent.append(
-                asyncio.create_task(saver.aput_writes(config(thread, made["id"]), [("__interrupt__", number)], "task"))
+                asyncio.create_task(
+                    saver.aput_writes(
+                        config(thread, made["id"]), [("__interrupt__", number)], "task"
+                    )
+                )
             )
             if chance.random() < 0.4:
                 await asyncio.sleep(0)
@@ -325,7 +354,9 @@ async def test_a_backlog_of_large_states_stays_within_its_bounds(
     try:
         async with tables_locked(db):
             results = asyncio.gather(*(put(saver, thread, large) for thread in threads))
-            await wait_until(lambda: backlog.load.bytes_ >= backlog.max_bytes and not backlog.load.serialising)
+            await wait_until(
+                lambda: backlog.load.bytes_ >= backlog.max_bytes and not backlog.load.serialising
+            )
             assert serialised * 250_000 <= backlog.max_bytes + 9 * 250_000
             assert backlog.load.callers == len(threads) - serialised
         assert len(set(await results)) == len(threads)
@@ -342,7 +373,9 @@ async def test_cancelled_newcomers_give_their_turn_away(
     chance = random.Random(1)
     async with tables_locked(db):
         tasks = [asyncio.create_task(put(saver, thread, [b"x" * 250_000])) for thread in threads]
-        await wait_until(lambda: backlog.load.bytes_ >= backlog.max_bytes and not backlog.load.serialising)
+        await wait_until(
+            lambda: backlog.load.bytes_ >= backlog.max_bytes and not backlog.load.serialising
+        )
         gone = [task for task in tasks if chance.random() < 0.5]
         for task in gone[::2]:
             task.cancel()
@@ -354,7 +387,9 @@ async def test_cancelled_newcomers_give_their_turn_away(
     assert backlog.load == EMPTY
 
 
-async def test_a_large_value_does_not_hold_up_the_event_loop(saver: DurableSaver, lease: Any) -> None:
+async def test_a_large_value_does_not_hold_up_the_event_loop(
+    saver: DurableSaver, lease: Any
+) -> None:
     """Nor does it need the loop's default threads, which sync nodes may hold."""
     await leased(lease, "small", "large")
     where: list[str] = []
@@ -393,13 +428,17 @@ async def test_a_lone_write_goes_at_once(saver: DurableSaver, lease: Any) -> Non
     assert min(took) < 0.02
 
 
-async def test_a_crash_of_postgres_loses_nothing_that_was_acknowledged(server: Any, dsn: str) -> None:
+async def test_a_crash_of_postgres_loses_nothing_that_was_acknowledged(
+    server: Any, dsn: str
+) -> None:
     """A backend dies of SIGKILL: Postgres throws everybody out and recovers from its log."""
     if server.kind != "embedded":
         pytest.skip("kills a backend of the server: only of one of our own")
     admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
     # The embedded test server answers before its log is written; a server for production does not.
-    await admin.execute(f'ALTER DATABASE "{parse_dsn(dsn).asyncpg["database"]}" SET synchronous_commit = on')
+    await admin.execute(
+        f'ALTER DATABASE "{parse_dsn(dsn).asyncpg["database"]}" SET synchronous_commit = on'
+    )
     victim: int = await admin.fetchval("SELECT pg_backend_pid()")
     acknowledged: list[tuple[str, str]] = []
     async with AsyncCheckpointerPool(dsn) as pool:
@@ -419,7 +458,10 @@ async def test_a_crash_of_postgres_loses_nothing_that_was_acknowledged(server: A
         assert committer_of(saver).failures > 0
     admin.terminate()
     witness = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
-    stored = {(row[0], row[1]) for row in await witness.fetch("SELECT thread_id, checkpoint_id FROM checkpoints")}
+    stored = {
+        (row[0], row[1])
+        for row in await witness.fetch("SELECT thread_id, checkpoint_id FROM checkpoints")
+    }
     await witness.close()
     assert len(acknowledged) == 600
     assert stored == set(acknowledged)

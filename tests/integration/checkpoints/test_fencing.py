@@ -15,16 +15,32 @@ from aiodurable.checkpoints.copy import birth
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.repair import heal
 from aiodurable.checkpoints.write_session import SESSION_KEY, WriteSession
-from aiodurable.errors import HistoryLostError, LeaseLostError, WorkflowAlreadyRunningError, WorkflowExecutionError
+from aiodurable.errors import (
+    HistoryLostError,
+    LeaseLostError,
+    WorkflowAlreadyRunningError,
+    WorkflowExecutionError,
+)
 from aiodurable.lock_keys import lock_key
 from aiodurable.postgres.sql import load
-from tests.support.checkpoint_rows import State, checkpoint, config, linear, rows, step, under, write_in_flight
+from tests.support.checkpoint_rows import (
+    State,
+    checkpoint,
+    config,
+    linear,
+    rows,
+    step,
+    under,
+    write_in_flight,
+)
 from tests.support.internals import committer_of
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until
 
 
-async def put(saver: DurableSaver, thread_id: str, fence: Fence | None = None, **values: Any) -> str:
+async def put(
+    saver: DurableSaver, thread_id: str, fence: Fence | None = None, **values: Any
+) -> str:
     made, versions = checkpoint(**values)
     cfg = config(thread_id)
     if fence is not None:
@@ -77,7 +93,8 @@ async def test_two_leases_of_one_thread_in_one_batch_are_told_apart(
     old = await pool.new_fence("t")
     new = await pool.new_fence("t")
     done = await asyncio.gather(
-        *(put(saver, "t", fence, value=[n]) for n in range(10) for fence in (old, new)), return_exceptions=True
+        *(put(saver, "t", fence, value=[n]) for n in range(10) for fence in (old, new)),
+        return_exceptions=True,
     )
     assert all(isinstance(result, LeaseLostError) for result in done[::2])
     assert sorted(done[1::2]) == [row[2] for row in (await rows(db, "t"))["checkpoints"]]  # pyright: ignore[reportArgumentType]
@@ -96,7 +113,8 @@ async def test_every_bump_waits_for_the_disk_although_the_database_does_not(
         " INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$"
     )
     await db.execute(
-        "CREATE TRIGGER note AFTER INSERT OR UPDATE ON aiodurable_fences FOR EACH ROW EXECUTE FUNCTION note()"
+        "CREATE TRIGGER note AFTER INSERT OR UPDATE ON aiodurable_fences FOR EACH ROW EXECUTE"
+        " FUNCTION note()"
     )
     async with AsyncCheckpointerPool(dsn) as pool:
         if first:
@@ -105,7 +123,9 @@ async def test_every_bump_waits_for_the_disk_although_the_database_does_not(
         else:
             await fences.bump(pool.database, "t")
             await fences.bump(pool.database, "t")
-        assert await pool.links.fetch("SELECT 1 WHERE current_setting('synchronous_commit') = 'off'")
+        assert await pool.links.fetch(
+            "SELECT 1 WHERE current_setting('synchronous_commit') = 'off'"
+        )
     assert [row[0] for row in await db.fetch("SELECT * FROM seen")] == ["on"] * (4 if first else 2)
 
 
@@ -228,8 +248,13 @@ async def test_tokens_grow_by_one_whoever_bumps_at_once(pool: AsyncCheckpointerP
 async def test_a_token_whose_raising_was_sent_twice_is_not_raised_again_behind_its_lease(
     dsn: str, db: asyncpg.Connection
 ) -> None:
-    """The first backend gets its statement and is too late to read it: the connection is cut, and another one asks again."""
-    runs = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:runs%' AND datname = current_database()"
+    """The first backend gets its statement and is too late to read it: the connection is cut, and
+    another one asks again.
+    """
+    runs = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:runs%' AND"
+        " datname = current_database()"
+    )
     async with proxy(dsn) as wire, AsyncCheckpointerPool(wire.dsn) as pool:
         assert await pool.bump("t") == 1
         late = await db.fetchval(runs)
@@ -262,8 +287,12 @@ async def test_a_checkpoint_that_would_sort_before_its_parent_is_refused_on_a_le
     await saver.aput(config("unleased", ahead), made, {}, versions)  # pyright: ignore[reportArgumentType]
 
 
-async def test_a_failing_router_does_not_poison_a_leased_thread(saver: DurableSaver, lease: Any) -> None:
-    """langgraph#8834: the node's output beside __error__ makes the task look finished, and resume skips the rest."""
+async def test_a_failing_router_does_not_poison_a_leased_thread(
+    saver: DurableSaver, lease: Any
+) -> None:
+    """langgraph#8834: the node's output beside __error__ makes the task look finished, and resume
+    skips the rest.
+    """
     healthy = False
 
     def router(state: State) -> str:
@@ -281,7 +310,10 @@ async def test_a_failing_router_does_not_poison_a_leased_thread(saver: DurableSa
     with pytest.raises(ValueError, match="router"):
         await graph.ainvoke({"topic": "tides"}, config("t"), durability="sync")
     healthy = True
-    assert (await graph.ainvoke(None, config("t"), durability="sync"))["seen"] == ["before", "after"]
+    assert (await graph.ainvoke(None, config("t"), durability="sync"))["seen"] == [
+        "before",
+        "after",
+    ]
 
 
 async def test_a_whole_graph_of_a_zombie_writes_nothing_after_the_bump(

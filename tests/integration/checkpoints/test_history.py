@@ -120,7 +120,9 @@ async def test_a_run_whose_row_in_the_ledger_is_gone_writes_nothing(
 async def test_what_was_acknowledged_is_proved_once_for_each_connection(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The steady state pays nothing: the statement with the proof is sent after a reconnect alone."""
+    """The steady state pays nothing: the statement with the proof is sent after a reconnect
+    alone.
+    """
     from aiodurable.postgres.direct import DirectConnection
 
     proofs = 0
@@ -170,7 +172,9 @@ async def test_a_run_that_lost_its_newest_step_is_ended_and_resumed_from_what_th
     gate = Gate("weigh")
 
     async def body(gate: Any) -> Any:
-        async with durable.run("t", four_nodes(gate), config={"configurable": {"log": str(log)}}) as run:
+        async with durable.run(
+            "t", four_nodes(gate), config={"configurable": {"log": str(log)}}
+        ) as run:
             return await run.ainvoke(INPUT)
 
     task = asyncio.create_task(body(gate))

@@ -1,4 +1,6 @@
-"""A thread written half by this saver and half by the stock one, in either order, sync or async, is the same thread."""
+"""A thread written half by this saver and half by the stock one, in either order, sync or async, is
+the same thread.
+"""
 
 import asyncio
 import operator
@@ -37,7 +39,9 @@ def asking() -> StateGraph:
     return builder
 
 
-async def call(writer: str, dsn: str, saver: DurableSaver, builder: StateGraph, value: Any, thread: str) -> Any:
+async def call(
+    writer: str, dsn: str, saver: DurableSaver, builder: StateGraph, value: Any, thread: str
+) -> Any:
     if writer == "ours":
         return await builder.compile(saver).ainvoke(value, config(thread), durability="sync")
     if writer == "async":
@@ -59,7 +63,9 @@ UNREPEATABLE = re.compile(
 
 
 def shape(found: dict[str, list[tuple[Any, ...]]]) -> dict[str, Any]:
-    """Every row in its order, without what differs between any two runs of one graph: ids, times, tails of versions."""
+    """Every row in its order, without what differs between any two runs of one graph: ids, times,
+    tails of versions.
+    """
 
     def told(value: Any) -> Any:
         return UNREPEATABLE.sub("…", value) if isinstance(value, str) else value
@@ -68,8 +74,15 @@ def shape(found: dict[str, list[tuple[Any, ...]]]) -> dict[str, Any]:
     writes = [
         row[:-1] if row[6] == "__interrupt__" else row for row in found["checkpoint_writes"]
     ]  # an id in its value
-    clean = [[tuple(map(told, row[1:])) for row in table] for table in (checkpoints, found["checkpoint_blobs"], writes)]
-    return {"checkpoints": clean[0], "blobs": sorted(clean[1], key=repr), "writes": sorted(clean[2], key=repr)}
+    clean = [
+        [tuple(map(told, row[1:])) for row in table]
+        for table in (checkpoints, found["checkpoint_blobs"], writes)
+    ]
+    return {
+        "checkpoints": clean[0],
+        "blobs": sorted(clean[1], key=repr),
+        "writes": sorted(clean[2], key=repr),
+    }
 
 
 @pytest.mark.parametrize("second", WRITERS)
@@ -94,7 +107,9 @@ PAIRS = [("ours", "async"), ("async", "ours"), ("ours", "sync"), ("sync", "ours"
 
 def nested() -> StateGraph:
     builder = StateGraph(State)
-    builder.add_sequence([("before", stepping("before")), ("inner", inner().compile()), ("after", stepping("after"))])
+    builder.add_sequence(
+        [("before", stepping("before")), ("inner", inner().compile()), ("after", stepping("after"))]
+    )
     return builder.add_edge(START, "before")
 
 
@@ -106,7 +121,11 @@ def stepping(name: str) -> Any:
 
 
 def inner() -> StateGraph:
-    return StateGraph(State).add_sequence([("i", stepping("i")), ("j", stepping("j"))]).add_edge(START, "i")
+    return (
+        StateGraph(State)
+        .add_sequence([("i", stepping("i")), ("j", stepping("j"))])
+        .add_edge(START, "i")
+    )
 
 
 def sending() -> StateGraph:
@@ -114,30 +133,48 @@ def sending() -> StateGraph:
     for name in ("split", "work", "join"):
         builder.add_node(name, stepping(name))
     builder.add_edge(START, "split")
-    builder.add_conditional_edges("split", lambda _: [Send("work", {"topic": str(n)}) for n in range(3)], ["work"])
+    builder.add_conditional_edges(
+        "split", lambda _: [Send("work", {"topic": str(n)}) for n in range(3)], ["work"]
+    )
     return builder.add_edge("work", "join")
 
 
 class Log(TypedDict, total=False):
-    seen: Annotated[list[str], DeltaChannel(lambda old, new: [*old, *(line for lines in new for line in lines)])]
+    seen: Annotated[
+        list[str], DeltaChannel(lambda old, new: [*old, *(line for lines in new for line in lines)])
+    ]
     total: Annotated[int, operator.add]
 
 
 def deltas() -> StateGraph:
-    return StateGraph(Log).add_sequence([("i", stepping("i")), ("j", stepping("j"))]).add_edge(START, "i")
+    return (
+        StateGraph(Log)
+        .add_sequence([("i", stepping("i")), ("j", stepping("j"))])
+        .add_edge(START, "i")
+    )
 
 
 @pytest.mark.parametrize("build", [nested, sending, deltas], ids=lambda build: build.__name__)
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 async def test_turns_of_two_savers_leave_the_rows_of_one(
-    first: str, second: str, build: Any, dsn: str, saver: DurableSaver, db: asyncpg.Connection, lease: Any
+    first: str,
+    second: str,
+    build: Any,
+    dsn: str,
+    saver: DurableSaver,
+    db: asyncpg.Connection,
+    lease: Any,
 ) -> None:
     await lease("mixed")
     for thread, writers in (("mixed", (first, second, first)), ("pure", ("async",) * 3)):
         done: Any = {}
         for turn, writer in enumerate(writers):
             done = await call(writer, dsn, saver, build(), {"seen": [f"turn {turn}"]}, thread)
-        assert {line for line in done["seen"] if line.startswith("turn")} == {"turn 0", "turn 1", "turn 2"}
+        assert {line for line in done["seen"] if line.startswith("turn")} == {
+            "turn 0",
+            "turn 1",
+            "turn 2",
+        }
     assert shape(await rows(db, "mixed")) == shape(await rows(db, "pure"))
 
 
@@ -150,7 +187,9 @@ async def test_a_failed_step_is_finished_by_the_other_saver_without_its_finished
 
     def stored() -> bool:
         with psycopg.connect(dsn) as connection:
-            found = connection.execute("SELECT true FROM checkpoint_writes WHERE channel = 'total' LIMIT 1")
+            found = connection.execute(
+                "SELECT true FROM checkpoint_writes WHERE channel = 'total' LIMIT 1"
+            )
             return found.fetchone() is not None
 
     def good(state: State) -> State:  # sync nodes, which both kinds of saver can run
@@ -193,11 +232,15 @@ async def test_history_forks_and_updates_read_the_same_whoever_wrote(
         assert [row async for row in saver.alist(config("t"), limit=2)] == [
             row async for row in stock.alist(config("t"), limit=2)
         ]
-    forked = await builder.compile(saver).aupdate_state(ours[-1].config, {"total": 40}, as_node="first")
+    forked = await builder.compile(saver).aupdate_state(
+        ours[-1].config, {"total": 40}, as_node="first"
+    )
     assert (await builder.compile(saver).aget_state(forked)).values["total"] == 40
 
 
-async def test_new_turns_alternate_between_the_savers(dsn: str, saver: DurableSaver, lease: Any) -> None:
+async def test_new_turns_alternate_between_the_savers(
+    dsn: str, saver: DurableSaver, lease: Any
+) -> None:
     await lease("t")
     for turn, writer in enumerate(["ours", "async", "ours", "async"], start=1):
         done = await call(writer, dsn, saver, linear(2), {"topic": str(turn)}, "t")

@@ -1,4 +1,6 @@
-"""Deleting, pruning and copying: whole, never under a run, and never what another checkpoint hangs on."""
+"""Deleting, pruning and copying: whole, never under a run, and never what another checkpoint hangs
+on.
+"""
 
 import asyncio
 import operator
@@ -23,7 +25,8 @@ from tests.support.waiting import wait_until
 
 class Log(TypedDict, total=False):
     lines: Annotated[
-        list[str], DeltaChannel(lambda lines, writes: [*lines, *(line for write in writes for line in write)])
+        list[str],
+        DeltaChannel(lambda lines, writes: [*lines, *(line for write in writes for line in write)]),
     ]
     total: Annotated[int, operator.add]
 
@@ -46,13 +49,25 @@ def run_config(thread: str, run_id: str) -> Any:
     return {**config(thread), "metadata": {"run_id": run_id}}
 
 
-async def test_a_delta_channel_is_rebuilt_from_a_leased_threads_history(saver: DurableSaver, lease: Any) -> None:
+async def test_a_delta_channel_is_rebuilt_from_a_leased_threads_history(
+    saver: DurableSaver, lease: Any
+) -> None:
     await lease("t")
     graph = deltas().compile(saver)
     await graph.ainvoke({"lines": ["start"]}, config("t"), durability="sync")
-    assert (await graph.aget_state(config("t"))).values["lines"] == ["start", "step0", "step1", "step2"]
+    assert (await graph.aget_state(config("t"))).values["lines"] == [
+        "start",
+        "step0",
+        "step1",
+        "step2",
+    ]
     await graph.ainvoke({"lines": ["again"]}, config("t"), durability="sync")
-    assert (await graph.aget_state(config("t"))).values["lines"][4:] == ["again", "step0", "step1", "step2"]
+    assert (await graph.aget_state(config("t"))).values["lines"][4:] == [
+        "again",
+        "step0",
+        "step1",
+        "step2",
+    ]
 
 
 async def test_pruning_keeps_the_newest_state_and_refuses_what_hangs_on_its_history(
@@ -79,7 +94,9 @@ async def test_pruning_keeps_the_newest_state_and_refuses_what_hangs_on_its_hist
         await saver.aprune(["plain"], strategy="half")
 
 
-async def test_pruning_beside_a_running_graph_loses_nothing_of_it(saver: DurableSaver, lease: Any) -> None:
+async def test_pruning_beside_a_running_graph_loses_nothing_of_it(
+    saver: DurableSaver, lease: Any
+) -> None:
     await lease("t")
     graph = linear(8).compile(saver)
     running = asyncio.create_task(graph.ainvoke({"topic": "tides"}, config("t"), durability="sync"))
@@ -108,7 +125,9 @@ async def test_a_deleted_thread_keeps_its_fence_so_that_a_zombie_stays_out(
 async def test_no_lease_begins_while_a_thread_is_being_deleted(
     pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    """The fence row is held until the deletion is committed: whoever starts then finds an empty thread."""
+    """The fence row is held until the deletion is committed: whoever starts then finds an empty
+    thread.
+    """
     saver.sessions.drop(await lease("t"))
     await linear(1).compile(saver).ainvoke({"topic": "tides"}, config("t"))
     holding = db.transaction()
@@ -123,7 +142,10 @@ async def test_no_lease_begins_while_a_thread_is_being_deleted(
     bump = asyncio.create_task(pool.bump("t"))
 
     async def in_line() -> bool:
-        return not bump.done() and await db.fetchval("SELECT count(*) > 1 FROM pg_locks WHERE NOT granted") is True
+        return (
+            not bump.done()
+            and await db.fetchval("SELECT count(*) > 1 FROM pg_locks WHERE NOT granted") is True
+        )
 
     await wait_until(in_line)
     await holding.rollback()
@@ -140,7 +162,9 @@ async def test_a_copy_is_a_thread_of_its_own(saver: DurableSaver, db: asyncpg.Co
         await graph.ainvoke(start, config("t"))
         await saver.acopy_thread("t", "copy")
         assert await rows(db, "copy", renamed="x") == await rows(db, "t", renamed="x")
-        assert (await graph.aget_state(config("copy"))).values == (await graph.aget_state(config("t"))).values
+        assert (await graph.aget_state(config("copy"))).values == (
+            await graph.aget_state(config("t"))
+        ).values
         await graph.ainvoke(start, config("copy"))
         assert (await rows(db, "copy", renamed="x")) != (await rows(db, "t", renamed="x"))
         with pytest.raises(WorkflowExecutionError, match="already"):
@@ -162,7 +186,12 @@ async def test_deleting_the_newest_run_rolls_the_thread_back(
     after = await rows(db, "t")
     assert after["checkpoints"] == before["checkpoints"]
     assert after["checkpoint_blobs"] == before["checkpoint_blobs"]
-    assert (await graph.aget_state(config("t"))).values["lines"] == ["start", "step0", "step1", "step2"]
+    assert (await graph.aget_state(config("t"))).values["lines"] == [
+        "start",
+        "step0",
+        "step1",
+        "step2",
+    ]
 
 
 async def test_a_run_that_a_later_delta_hangs_on_is_not_deleted(

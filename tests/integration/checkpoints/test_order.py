@@ -27,14 +27,19 @@ def replacing(fence: Fence, value: str) -> Write:
     """A write of which the last one counts."""
     row = (fence.thread_id, "", "c", "task", "", -1, "__error__", "bytes", value.encode())
     return Write(
-        WriteSession(fence), Rows(writes=[row], replace=True), asyncio.get_running_loop().create_future(), 1e12
+        WriteSession(fence),
+        Rows(writes=[row], replace=True),
+        asyncio.get_running_loop().create_future(),
+        1e12,
     )
 
 
 def refused(fence: Fence) -> Write:
     """A write that Postgres refuses: the batch it is in is halved."""
     row = (fence.thread_id, "", "c", None, '{"a": "\\u0000"}', "{}")
-    return Write(WriteSession(fence), Rows(checkpoint=row), asyncio.get_running_loop().create_future(), 1e12)
+    return Write(
+        WriteSession(fence), Rows(checkpoint=row), asyncio.get_running_loop().create_future(), 1e12
+    )
 
 
 async def written_together(dsn: str, writes: Sequence[Write]) -> None:
@@ -72,7 +77,9 @@ async def test_of_a_halved_batch_the_first_half_goes_first(
 async def test_what_comes_after_a_write_whose_fence_is_locked_waits_with_it(
     dsn: str, pool: AsyncCheckpointerPool, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch is halved. The fence is locked while the first half is sent, and free for the second."""
+    """The batch is halved. The fence is locked while the first half is sent, and free for the
+    second.
+    """
     fence, bad = await pool.new_fence("t"), refused(await pool.new_fence("u"))
     locked = db.transaction()
     await locked.start()
@@ -93,7 +100,9 @@ async def test_what_comes_after_a_write_whose_fence_is_locked_waits_with_it(
 async def test_a_thread_of_which_some_writes_wait_is_in_no_second_batch(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a batch one write is through, one has to wait for its fence; a newer one comes meanwhile."""
+    """Of a batch one write is through, one has to wait for its fence; a newer one comes
+    meanwhile.
+    """
     writer = GroupCommitter(parse_dsn(dsn), connections=2)
     fence = Fence("t", 1)
     writes = [replacing(fence, name) for name in ("a", "b", "c", "d")]
@@ -116,18 +125,27 @@ async def test_a_thread_of_which_some_writes_wait_is_in_no_second_batch(
         writer.backlog.add(write)
     writer.open()
     try:
-        await within(10, asyncio.gather(*(write.done for write in writes[:3])), what="the first three writes")
+        await within(
+            10, asyncio.gather(*(write.done for write in writes[:3])), what="the first three writes"
+        )
         writer.backlog.add(writes[3])
         await within(10, writes[3].done, what="the write that came last")
         assert order == writes
-        writers = [task for task in asyncio.all_tasks() if task.get_name().startswith("aiodurable checkpoint writer")]
+        writers = [
+            task
+            for task in asyncio.all_tasks()
+            if task.get_name().startswith("aiodurable checkpoint writer")
+        ]
         assert len(writers) == 2
     finally:
         await writer.aclose()
 
 
 async def test_a_writer_that_fails_begins_again(
-    dsn: str, pool: AsyncCheckpointerPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    dsn: str,
+    pool: AsyncCheckpointerPool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     writer = GroupCommitter(parse_dsn(dsn), connections=1)
     take = writer.backlog.take

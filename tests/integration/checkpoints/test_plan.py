@@ -30,7 +30,9 @@ def batch(number: int, *, replace: bool = False, takes: str | None = None) -> tu
         replace=replace,
         takes=takes,
     )
-    return commit([Write(WriteSession(Fence("t", 1)), rows, asyncio.get_running_loop().create_future(), 0.0)])
+    return commit(
+        [Write(WriteSession(Fence("t", 1)), rows, asyncio.get_running_loop().create_future(), 0.0)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,14 +72,30 @@ async def test_the_commit_is_planned_once_for_all_batches(
         COMMIT_PROVING_TAKING,
     ],
 )
-async def test_the_commit_looks_a_fence_up_by_its_key_also_in_an_empty_table(dsn: str, query: str) -> None:
+async def test_the_commit_looks_a_fence_up_by_its_key_also_in_an_empty_table(
+    dsn: str, query: str
+) -> None:
     link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
-    types = ["text[]", "bigint[]", "bigint[]", *["text[]"] * 5, "bytea[]", *["text[]"] * 4, "jsonb[]", "jsonb[]"]
-    types += [*["text[]"] * 5, "int[]", "text[]", "text[]", "bytea[]"] * (2 if "replaced AS" in query else 1)
+    types = [
+        "text[]",
+        "bigint[]",
+        "bigint[]",
+        *["text[]"] * 5,
+        "bytea[]",
+        *["text[]"] * 4,
+        "jsonb[]",
+        "jsonb[]",
+    ]
+    types += [*["text[]"] * 5, "int[]", "text[]", "text[]", "bytea[]"] * (
+        2 if "replaced AS" in query else 1
+    )
     types += [*["text[]"] * 4, "int[]", "text[]", "bigint[]"] * ("lost AS" in query)
     types += ["text[]"] * (2 if "taken AS" in query else 0)
     await link.fetch(f"PREPARE c ({', '.join(types)}) AS {query}")
-    plan = "\n".join(row[0] for row in await link.fetch(f"EXPLAIN EXECUTE c ({', '.join(['NULL'] * len(types))})"))
+    plan = "\n".join(
+        row[0]
+        for row in await link.fetch(f"EXPLAIN EXECUTE c ({', '.join(['NULL'] * len(types))})")
+    )
     link.drop()
     assert "aiodurable_fences_pkey" in plan
     assert "Seq Scan" not in plan

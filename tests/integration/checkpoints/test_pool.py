@@ -1,4 +1,6 @@
-"""The pool: one per DSN and loop, opened and closed any number of times, clear about what is wrong."""
+"""The pool: one per DSN and loop, opened and closed any number of times, clear about what is
+wrong.
+"""
 
 import asyncio
 import contextlib
@@ -31,11 +33,14 @@ NOWHERE = "postgresql://nobody:sesame@127.0.0.1:1/none"
 
 async def connections(db: asyncpg.Connection) -> Any:
     return await db.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'aiodurable:%'"
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND"
+        " application_name LIKE 'aiodurable:%'"
     )
 
 
-async def test_closing_leaves_no_connection_and_may_be_repeated(dsn: str, db: asyncpg.Connection, lease: Any) -> None:
+async def test_closing_leaves_no_connection_and_may_be_repeated(
+    dsn: str, db: asyncpg.Connection, lease: Any
+) -> None:
     pool = AsyncCheckpointerPool(dsn)
     await pool.aclose()
     pool = AsyncCheckpointerPool(dsn)
@@ -66,7 +71,10 @@ async def test_reads_go_on_as_soon_as_postgres_is_back_however_long_it_was_away(
 
 
 async def test_closing_while_postgres_is_away_is_quick(dsn: str) -> None:
-    async with proxy(dsn) as wire, AsyncCheckpointerPool(wire.dsn, settings=Settings(close_timeout_s=30)) as pool:
+    async with (
+        proxy(dsn) as wire,
+        AsyncCheckpointerPool(wire.dsn, settings=Settings(close_timeout_s=30)) as pool,
+    ):
         wire.down()
         read = asyncio.create_task(pool.token("t"))
         await wait_until(lambda: pool.database.pool.get_stats().get("connections_num", 0) > 1)
@@ -95,7 +103,9 @@ async def leased_put(pool: AsyncCheckpointerPool, thread_id: str) -> None:
     await saver.aput(config(thread_id), made, {}, versions)  # pyright: ignore[reportArgumentType]
 
 
-async def test_closing_is_bounded_while_postgres_keeps_a_write_waiting(dsn: str, db: asyncpg.Connection) -> None:
+async def test_closing_is_bounded_while_postgres_keeps_a_write_waiting(
+    dsn: str, db: asyncpg.Connection
+) -> None:
     pool = AsyncCheckpointerPool(dsn, settings=Settings(close_timeout_s=0.2))
     async with pool:
         await leased_put(pool, "t")
@@ -109,7 +119,9 @@ async def test_closing_is_bounded_while_postgres_keeps_a_write_waiting(dsn: str,
             return bool(await db.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
 
         await wait_until(waiting)
-        behind = asyncio.create_task(pool.get_checkpointer().aput_writes(config("t", made["id"]), [("a", 1)], "task"))
+        behind = asyncio.create_task(
+            pool.get_checkpointer().aput_writes(config("t", made["id"]), [("a", 1)], "task")
+        )
         await wait_until(lambda: pool.health().writes > 0)
         began = time.monotonic()
     assert time.monotonic() - began < 3
@@ -119,7 +131,9 @@ async def test_closing_is_bounded_while_postgres_keeps_a_write_waiting(dsn: str,
     await lock.rollback()
 
 
-async def test_what_waits_at_closing_is_committed_before_the_end(dsn: str, db: asyncpg.Connection) -> None:
+async def test_what_waits_at_closing_is_committed_before_the_end(
+    dsn: str, db: asyncpg.Connection
+) -> None:
     async with AsyncCheckpointerPool(dsn) as pool:
         await leased_put(pool, "t")
         saver = pool.get_checkpointer()
@@ -176,7 +190,9 @@ async def test_create_checkpointer_makes_the_tables_and_reads_the_environment(
         assert (await graph.ainvoke({"topic": "tides"}, config("t")))["total"] == 2
 
 
-async def test_memory_is_used_only_when_asked_for_and_said_loudly(caplog: pytest.LogCaptureFixture) -> None:
+async def test_memory_is_used_only_when_asked_for_and_said_loudly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with pytest.raises(PostgresUnavailableError):
         async with create_checkpointer(NOWHERE):
             pass
@@ -190,7 +206,9 @@ async def test_memory_is_used_only_when_asked_for_and_said_loudly(caplog: pytest
             pass
 
 
-async def test_the_sync_methods_work_from_other_threads_and_refuse_the_loop(saver: DurableSaver, lease: Any) -> None:
+async def test_the_sync_methods_work_from_other_threads_and_refuse_the_loop(
+    saver: DurableSaver, lease: Any
+) -> None:
     await lease("t")
     made, versions = checkpoint(value=[1])
 

@@ -50,12 +50,16 @@ async def test_the_newest_checkpoints_of_many_threads_come_in_a_few_statements(
     before = statements(pool)
     found = await asyncio.gather(*(saver.aget_tuple(config(f"t{n}")) for n in range(40)))
     assert statements(pool) - before <= 3
-    assert [row.checkpoint["channel_values"]["topic"] for row in found[:30] if row] == [str(n) for n in range(30)]
+    assert [row.checkpoint["channel_values"]["topic"] for row in found[:30] if row] == [
+        str(n) for n in range(30)
+    ]
     assert found[30:] == [None] * 10
 
 
 @pytest.mark.parametrize("ns", ["", "inner:1"])
-async def test_a_batched_read_is_the_stock_savers_read(ns: str, dsn: str, saver: DurableSaver, lease: Any) -> None:
+async def test_a_batched_read_is_the_stock_savers_read(
+    ns: str, dsn: str, saver: DurableSaver, lease: Any
+) -> None:
     await lease("t")
     parent = None
     for number in range(3):
@@ -64,7 +68,9 @@ async def test_a_batched_read_is_the_stock_savers_read(ns: str, dsn: str, saver:
         parent = made["id"]
         await saver.aput_writes(stored, [("value", [number]), ("other", "x")], "task", "~path")
     async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
-        assert await saver.aget_tuple(config("t", ns=ns)) == await stock.aget_tuple(config("t", ns=ns))
+        assert await saver.aget_tuple(config("t", ns=ns)) == await stock.aget_tuple(
+            config("t", ns=ns)
+        )
 
 
 async def test_pending_sends_of_an_old_format_are_read_as_the_stock_saver_reads_them(
@@ -91,7 +97,8 @@ async def test_a_key_that_postgres_refuses_fails_alone(saver: DurableSaver, leas
     made, versions = checkpoint(value=[1])
     await saver.aput(config("good"), made, {}, versions)  # pyright: ignore[reportArgumentType]
     good, bad, none = await asyncio.gather(
-        *(saver.aget_tuple(config(thread)) for thread in ("good", "nul \0", "unknown")), return_exceptions=True
+        *(saver.aget_tuple(config(thread)) for thread in ("good", "nul \0", "unknown")),
+        return_exceptions=True,
     )
     assert not isinstance(good, BaseException)
     assert good is not None
@@ -133,7 +140,9 @@ async def test_an_outage_reaches_everybody_who_asked_and_closing_too() -> None:
         return {}
 
     together = Batcher(ask, name="test")
-    for result in await asyncio.gather(*(together(key) for key in (1, 2, 3)), return_exceptions=True):
+    for result in await asyncio.gather(
+        *(together(key) for key in (1, 2, 3)), return_exceptions=True
+    ):
         assert isinstance(result, PostgresUnavailableError)
     away = False
     waiting = asyncio.create_task(together(2))

@@ -1,4 +1,6 @@
-"""Serialisers are LangGraph's business: what one of them does under the stock saver it does here."""
+"""Serialisers are LangGraph's business: what one of them does under the stock saver it does
+here.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ async def test_an_allowlist_lets_the_same_types_through_as_in_the_stock_saver(
     assert (read[0][0] == [Tide(1.5)]) is (allowed is TIDE)
 
 
-async def test_under_strict_msgpack_a_resumed_run_gets_the_types_of_its_state_back(dsn: str) -> None:
+async def test_under_strict_msgpack_a_resumed_run_gets_the_types_of_its_state_back(
+    dsn: str,
+) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(PROGRAM),
@@ -81,8 +85,12 @@ class Shifted:
         return bytes((byte - 1) % 256 for byte in ciphertext)
 
 
-async def test_an_encrypted_threads_halves_fit_and_no_value_of_it_is_readable_in_the_tables(dsn: str) -> None:
-    """Half a run here, the other half under the stock saver; the ledger's copy of the input included."""
+async def test_an_encrypted_threads_halves_fit_and_no_value_of_it_is_readable_in_the_tables(
+    dsn: str,
+) -> None:
+    """Half a run here, the other half under the stock saver; the ledger's copy of the input
+    included.
+    """
     serde = EncryptedSerializer(Shifted())
     broken = True
 
@@ -90,7 +98,10 @@ async def test_an_encrypted_threads_halves_fit_and_no_value_of_it_is_readable_in
         if broken and step == "weigh":
             raise ValueError("not yet")
 
-    async with Durable(dsn, serde=serde) as durable, AsyncPostgresSaver.from_conn_string(dsn, serde=serde) as stock:
+    async with (
+        Durable(dsn, serde=serde) as durable,
+        AsyncPostgresSaver.from_conn_string(dsn, serde=serde) as stock,
+    ):
         async with durable.run("t", four_nodes(breaks)) as run:
             with pytest.raises(ValueError, match="not yet"):
                 await run.ainvoke({"words": ["rosebud"], "told": ""})
@@ -98,8 +109,8 @@ async def test_an_encrypted_threads_halves_fit_and_no_value_of_it_is_readable_in
         done = await four_nodes(breaks).compile(stock).ainvoke(None, config("t"))
         assert done["words"] == ["rosebud", "collect", "sort", "weigh", "tell"]
         columns = (
-            "SELECT blob FROM checkpoint_blobs UNION ALL SELECT blob FROM checkpoint_writes WHERE channel = 'words'"
-            " UNION ALL SELECT input FROM aiodurable_runs"
+            "SELECT blob FROM checkpoint_blobs UNION ALL SELECT blob FROM checkpoint_writes WHERE"
+            " channel = 'words' UNION ALL SELECT input FROM aiodurable_runs"
         )
         async with stock._cursor() as cursor:
             await cursor.execute(columns)

@@ -9,7 +9,13 @@ import pytest
 from aiodurable.locks import PostgresLockManager
 from aiodurable.settings import Settings
 
-QUICK = Settings(lease_ttl_s=3, lease_heartbeat_s=0.5, lease_safety_margin_s=1, connect_timeout_s=5, close_timeout_s=2)
+QUICK = Settings(
+    lease_ttl_s=3,
+    lease_heartbeat_s=0.5,
+    lease_safety_margin_s=1,
+    connect_timeout_s=5,
+    close_timeout_s=2,
+)
 
 
 @pytest.fixture

@@ -69,7 +69,9 @@ async def test_an_audit_under_traffic_finds_nothing_to_say(locks: PostgresLockMa
 
 
 async def test_a_second_unlock_finds_nothing(locks: PostgresLockManager) -> None:
-    """A planner that called pg_try_advisory_lock twice a row would leave a second count that pg_locks does not show."""
+    """A planner that called pg_try_advisory_lock twice a row would leave a second count that
+    pg_locks does not show.
+    """
     leases = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(500)))
     one = await locks.acquire("one")
     await asyncio.gather(*(lease.release() for lease in leases))

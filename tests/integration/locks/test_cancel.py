@@ -64,9 +64,11 @@ async def cancelled_after(steps: int, work: Coroutine[Any, Any, None]) -> bool:
 
 
 async def until_it_ends(try_at: Callable[[int], Awaitable[bool]], *, more: int = 20) -> int:
-    """Cancel one turn later each time, until the work has ended before its cancellation `more` times in a row.
+    """Cancel one turn later each time, until the work has ended before its cancellation `more`
+    times in a row.
 
-    Where a trip takes hundreds of turns, for other work takes the machine, almost all of them only wait: some are left out.
+    Where a trip takes hundreds of turns, for other work takes the machine, almost all of them only
+    wait: some are left out.
     """
     steps = ended = 0
     while ended < more:
@@ -85,7 +87,8 @@ async def test_cancelled_at_every_turn_of_the_loop_nothing_stays_locked(
         assert server_locks() == 0, f"cancelled after {steps} turns"
         return was_running
 
-    # How many turns a trip to Postgres takes varies: every number of them comes up in some of the rounds.
+    # How many turns a trip to Postgres takes varies: every number of them comes up in some of the
+    # rounds.
     turns = [await until_it_ends(try_at) for _ in range(3)]
     assert min(turns) > 25
     async with locks.hold("a"):
@@ -116,7 +119,9 @@ async def test_a_cancelled_wait_for_another_process_leaves_neither_lock_nor_flag
         await try_at(steps)
 
 
-async def test_a_cancelled_release_is_carried_out(locks: PostgresLockManager, server_locks: ServerLocks) -> None:
+async def test_a_cancelled_release_is_carried_out(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
     lease = await locks.acquire("a")
     release = asyncio.create_task(lease.release())
     await asyncio.sleep(0)
@@ -150,7 +155,10 @@ async def settled(*managers: PostgresLockManager) -> None:
     def quiet() -> bool:
         return all(
             acquirer_of(locks).queue.empty
-            and all(keeper.session is not None and keeper.session.idle for keeper in supervisors_of(locks))
+            and all(
+                keeper.session is not None and keeper.session.idle
+                for keeper in supervisors_of(locks)
+            )
             for locks in managers
         )
 

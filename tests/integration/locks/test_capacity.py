@@ -1,4 +1,6 @@
-"""The server's lock table is everybody's: aiodurable takes its share and no more, and gives everything back at the brim."""
+"""The server's lock table is everybody's: aiodurable takes its share and no more, and gives
+everything back at the brim.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ from tests.support.waiting import wait_until, within
 @pytest.fixture(scope="module")
 def small() -> Iterator[str]:
     """A server with room for few locks."""
-    settings = {"max_connections": "20", "max_locks_per_transaction": "10", "max_prepared_transactions": "0"}
+    settings = {
+        "max_connections": "20",
+        "max_locks_per_transaction": "10",
+        "max_prepared_transactions": "0",
+    }
     with EmbeddedPostgres(durable=False, settings=settings) as url:
         yield url
 
@@ -69,7 +75,9 @@ async def test_at_the_brim_a_batch_is_given_back_whole_and_nothing_stays(small: 
         session.share = 100_000  # as if the server were larger than it is
         connection = await asyncpg.connect(small)
         before = await locked(connection)
-        results = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(2000)), return_exceptions=True)
+        results = await asyncio.gather(
+            *(locks.acquire(f"lock {n}") for n in range(2000)), return_exceptions=True
+        )
         failed = [error for error in results if isinstance(error, BaseException)]
         assert failed
         assert {type(error) for error in failed} == {LockCapacityError}
@@ -85,7 +93,9 @@ async def test_at_the_brim_a_batch_is_given_back_whole_and_nothing_stays(small: 
         await connection.close()
 
 
-async def test_at_the_brim_a_release_goes_through_and_a_second_unlock_finds_nothing(small: str) -> None:
+async def test_at_the_brim_a_release_goes_through_and_a_second_unlock_finds_nothing(
+    small: str,
+) -> None:
     async with PostgresLockManager(small, sessions=1) as locks:
         session = session_of(locks)
         await wait_until(lambda: session.idle)
@@ -94,7 +104,10 @@ async def test_at_the_brim_a_release_goes_through_and_a_second_unlock_finds_noth
         letting_go = [asyncio.create_task(lease.release()) for lease in first]
         taking = [asyncio.create_task(locks.acquire(f"lock {n}")) for n in range(2000)]
         await asyncio.gather(*letting_go)
-        assert all(isinstance(e, LockCapacityError) for e in await asyncio.gather(*taking, return_exceptions=True))
+        assert all(
+            isinstance(e, LockCapacityError)
+            for e in await asyncio.gather(*taking, return_exceptions=True)
+        )
         assert not any(lease.lost for lease in first)
         connection = connection_of(session)
         for lease in first:
@@ -102,7 +115,10 @@ async def test_at_the_brim_a_release_goes_through_and_a_second_unlock_finds_noth
 
 
 async def test_without_room_for_flags_the_tick_wakes(small: str) -> None:
-    async with PostgresLockManager(small, sessions=1) as locks, PostgresLockManager(small, sessions=1) as other:
+    async with (
+        PostgresLockManager(small, sessions=1) as locks,
+        PostgresLockManager(small, sessions=1) as other,
+    ):
         session = session_of(other)
         await wait_until(lambda: session.idle)
         session.share = 3
@@ -115,7 +131,9 @@ async def test_without_room_for_flags_the_tick_wakes(small: str) -> None:
         await (await within(10, waiting)).release()
 
 
-@pytest.mark.parametrize(("slots", "sessions", "each"), [(6400, 2, 1600), (6400, 0, 3200), (10, 100, 1)])
+@pytest.mark.parametrize(
+    ("slots", "sessions", "each"), [(6400, 2, 1600), (6400, 0, 3200), (10, 100, 1)]
+)
 def test_shares(slots: int, sessions: int, each: int) -> None:
     assert share(slots, sessions) == each
 
@@ -123,7 +141,9 @@ def test_shares(slots: int, sessions: int, each: int) -> None:
 async def test_who_waits_waits_for_room_too(small: str) -> None:
     async with PostgresLockManager(small, sessions=1) as locks:
         leases = [await locks.acquire(f"lock {n}") for n in range(100)]
-        waiting = [asyncio.create_task(locks.acquire(f"one more {n}", timeout=30)) for n in range(3)]
+        waiting = [
+            asyncio.create_task(locks.acquire(f"one more {n}", timeout=30)) for n in range(3)
+        ]
         await wait_until(lambda: locks.health().waiting == 3)
         with pytest.raises(LockCapacityError):
             await locks.acquire("at once")

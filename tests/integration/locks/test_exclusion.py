@@ -1,4 +1,6 @@
-"""Mutual exclusion across processes, seen by a witness outside Postgres, while tasks are cancelled at random."""
+"""Mutual exclusion across processes, seen by a witness outside Postgres, while tasks are cancelled
+at random.
+"""
 
 from __future__ import annotations
 

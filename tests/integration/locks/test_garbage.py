@@ -1,4 +1,6 @@
-"""A hold is freed when its last reference goes, so that a burst of holds gives the garbage collector nothing to look for."""
+"""A hold is freed when its last reference goes, so that a burst of holds gives the garbage
+collector nothing to look for.
+"""
 
 from __future__ import annotations
 
@@ -31,4 +33,6 @@ async def test_a_hold_leaves_no_cyclic_garbage(locks: PostgresLockManager) -> No
         gc.set_debug(gc.DEBUG_SAVEALL)  # what would be freed is kept, to be named
         gc.collect()
         kinds = [type(each) for each in gc.garbage]
-    assert [kind.__qualname__ for kind in kinds if kind.__module__.startswith("aiodurable.locks")] == []
+    assert [
+        kind.__qualname__ for kind in kinds if kind.__module__.startswith("aiodurable.locks")
+    ] == []

@@ -1,4 +1,6 @@
-"""Who asks for holders is answered, whatever kind of task asks the server, and whatever becomes of the others who ask."""
+"""Who asks for holders is answered, whatever kind of task asks the server, and whatever becomes of
+the others who ask.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,14 @@ TASKS = [
     "lazy",
     pytest.param(
         "eager",
-        marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has eager tasks since Python 3.12"),
+        marks=pytest.mark.skipif(
+            sys.version_info < (3, 12), reason="asyncio has eager tasks since Python 3.12"
+        ),
     ),
 ]
-"""Of a question that ends without having waited, an eager task is done before whoever made it knows it."""
+"""Of a question that ends without having waited, an eager task is done before whoever made it knows
+it.
+"""
 
 
 @pytest.fixture(params=TASKS)
@@ -49,7 +55,9 @@ async def test_after_a_question_that_failed_at_once_the_next_one_is_answered(
                 with pytest.raises(PostgresUnavailableError, match="refused at once"):
                     await within(5, locks.holders(), what="the refusal")
         assert len(await within(5, locks.holders(), what="the holders")) == 1
-        assert await within(5, locks.is_locked("a"), what="the holder, on the connection that is there")
+        assert await within(
+            5, locks.is_locked("a"), what="the holder, on the connection that is there"
+        )
 
 
 async def test_questions_of_one_moment_get_each_its_own_answer_and_share_statements(
@@ -85,8 +93,14 @@ async def test_closing_answers_who_still_asks(dsn: str, settings: Settings, task
         await locks.open()
         wire.cut()
         asking = [asyncio.create_task(locks.holders()) for _ in range(3)]
-        await wait_until(lambda: locks._lookup._lookups._task is not None, what="the question to be under way")
+        await wait_until(
+            lambda: locks._lookup._lookups._task is not None, what="the question to be under way"
+        )
         await within(5, locks.aclose(), what="the manager to close")
-        answers = await within(5, asyncio.gather(*asking, return_exceptions=True), what="the answers")
+        answers = await within(
+            5, asyncio.gather(*asking, return_exceptions=True), what="the answers"
+        )
         assert [type(answer) for answer in answers] == [ClosedError] * 3
-        assert not [task for task in asyncio.all_tasks() if task.get_name() == "aiodurable lock holders"]
+        assert not [
+            task for task in asyncio.all_tasks() if task.get_name() == "aiodurable lock holders"
+        ]

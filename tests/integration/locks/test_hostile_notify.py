@@ -12,7 +12,9 @@ from aiodurable.postgres.notifier import Notifier
 from tests.support.waiting import wait_until
 
 
-async def test_junk_on_the_channel_of_the_locks_is_dropped_quietly(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_junk_on_the_channel_of_the_locks_is_dropped_quietly(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     heard: list[str] = []
 

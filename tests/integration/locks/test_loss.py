@@ -1,4 +1,6 @@
-"""A lock that may be gone is gone: the holder hears of it, and stops before the server gives it away."""
+"""A lock that may be gone is gone: the holder hears of it, and stops before the server gives it
+away.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,12 @@ import pytest
 
 from aiodurable.errors import InvalidArgumentError, LeaseLostError, PostgresUnavailableError
 from aiodurable.locks import Lease, PostgresLockManager, cancel_on_lost
-from tests.support.internals import session_with, stop_watching_the_deadline, supervisors_of, trust_of
+from tests.support.internals import (
+    session_with,
+    stop_watching_the_deadline,
+    supervisors_of,
+    trust_of,
+)
 from tests.support.lock_view import ServerLocks
 from tests.support.session_faults import take_away
 from tests.support.waiting import wait_until, within
@@ -148,7 +155,9 @@ async def test_taking_a_lost_lock_again_can_be_cancelled_at_any_moment(
         await wait_until(lambda: server_locks() == 0)
 
 
-async def test_only_a_lost_lock_can_be_taken_again(locks: PostgresLockManager, server_locks: ServerLocks) -> None:
+async def test_only_a_lost_lock_can_be_taken_again(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
     lease = await locks.acquire("a")
     with pytest.raises(InvalidArgumentError, match="held"):
         await locks.reacquire(lease)
@@ -164,7 +173,9 @@ async def test_only_a_lost_lock_can_be_taken_again(locks: PostgresLockManager, s
 async def test_an_unlock_that_finds_no_lock_ends_the_session(
     locks: PostgresLockManager, server_locks: ServerLocks
 ) -> None:
-    """Somebody let go of a lock behind our back: nothing that this session believes to hold can be trusted."""
+    """Somebody let go of a lock behind our back: nothing that this session believes to hold can be
+    trusted.
+    """
     others = [await locks.acquire(f"lock {n}") for n in range(8)]
     lease = await locks.acquire("a")
     session = session_with(locks, lease)
@@ -187,7 +198,9 @@ async def test_another_backend_that_answers_ends_the_session(locks: PostgresLock
     assert lease.lost
 
 
-async def test_an_answer_that_comes_after_the_deadline_is_no_good_news(locks: PostgresLockManager) -> None:
+async def test_an_answer_that_comes_after_the_deadline_is_no_good_news(
+    locks: PostgresLockManager,
+) -> None:
     """Somebody may have seen the lease as lost meanwhile: it must not be whole again."""
     lease = await locks.acquire("a")
     session = session_with(locks, lease)
@@ -200,10 +213,14 @@ async def test_an_answer_that_comes_after_the_deadline_is_no_good_news(locks: Po
     assert lease.lost
 
 
-async def test_a_heartbeat_keeps_an_idle_session(locks: PostgresLockManager, server_locks: ServerLocks) -> None:
+async def test_a_heartbeat_keeps_an_idle_session(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
     lease = await locks.acquire("a")
     began = time.monotonic()
-    await wait_until(lambda: time.monotonic() > began + 4)  # longer than the server bears silence: 3 s
+    await wait_until(
+        lambda: time.monotonic() > began + 4
+    )  # longer than the server bears silence: 3 s
     assert not lease.lost
     assert server_locks.leases() == 1
     await lease.release()

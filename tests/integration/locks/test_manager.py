@@ -1,4 +1,6 @@
-"""A lock is held by one task of one process; who asks is told by whom, and how long that may take."""
+"""A lock is held by one task of one process; who asks is told by whom, and how long that may
+take.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ async def test_a_lock_that_is_held_is_refused_at_once_with_its_holder(
     await lease.release()
 
 
-async def test_a_lock_is_free_as_soon_as_its_body_ends(locks: PostgresLockManager, server_locks: ServerLocks) -> None:
+async def test_a_lock_is_free_as_soon_as_its_body_ends(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
     with pytest.raises(ZeroDivisionError):
         async with locks.hold("a"):
             assert server_locks() == 1
@@ -59,7 +63,9 @@ async def test_a_lock_is_free_as_soon_as_its_body_ends(locks: PostgresLockManage
     assert server_locks() == 0
 
 
-async def test_thousands_of_leases_live_on_two_connections(dsn: str, server_locks: ServerLocks) -> None:
+async def test_thousands_of_leases_live_on_two_connections(
+    dsn: str, server_locks: ServerLocks
+) -> None:
     async with PostgresLockManager(dsn, settings=Settings()) as locks:
         leases = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(2000)))
         assert server_locks.leases() == 2000
@@ -116,7 +122,10 @@ async def test_a_wait_ends_with_its_time(
 
 
 async def test_who_waits_is_woken_long_before_the_tick(
-    locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
+    locks: PostgresLockManager,
+    other: PostgresLockManager,
+    server_locks: ServerLocks,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("aiodurable.locks.waiters.TICK_S", (60, 60))
     async with asyncio.TaskGroup() as group:
@@ -144,13 +153,17 @@ async def test_without_a_notification_the_tick_finds_a_free_lock(
 
 @pytest.mark.parametrize("namespaces", [("one", "two")])
 async def test_namespaces_do_not_meet(dsn: str, namespaces: tuple[str, str]) -> None:
-    one, two = (PostgresLockManager(dsn, sessions=1, namespace=namespace) for namespace in namespaces)
+    one, two = (
+        PostgresLockManager(dsn, sessions=1, namespace=namespace) for namespace in namespaces
+    )
     async with one, two, one.hold("a"), two.hold("a"):
         assert len(await one.holders()) == 2
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "x" * 513, "\ud800", 7, ["a"]])
-async def test_a_name_that_cannot_be_a_thread_id_is_refused(locks: PostgresLockManager, name: Any) -> None:
+async def test_a_name_that_cannot_be_a_thread_id_is_refused(
+    locks: PostgresLockManager, name: Any
+) -> None:
     for _ in range(2):
         with pytest.raises(InvalidArgumentError):
             await locks.try_acquire(name)
@@ -165,7 +178,9 @@ def test_a_manager_that_cannot_work_is_refused(options: dict[str, object]) -> No
         PostgresLockManager("postgresql://localhost/x", **options)  # pyright: ignore[reportArgumentType]
 
 
-async def test_a_closed_manager_says_so_and_its_leases_are_lost(dsn: str, server_locks: ServerLocks) -> None:
+async def test_a_closed_manager_says_so_and_its_leases_are_lost(
+    dsn: str, server_locks: ServerLocks
+) -> None:
     locks = PostgresLockManager(dsn)
     await locks.aclose()
     with pytest.raises(ClosedError):
@@ -180,7 +195,9 @@ async def test_a_closed_manager_says_so_and_its_leases_are_lost(dsn: str, server
     assert lease.lost
     await within(5, lease.wait_lost())
     await lease.release()
-    assert {type(error) for error in await asyncio.gather(*waiters, return_exceptions=True)} == {ClosedError}
+    assert {type(error) for error in await asyncio.gather(*waiters, return_exceptions=True)} == {
+        ClosedError
+    }
     assert server_locks() == 0
     await wait_until(lambda: server_locks.sessions() == 0)
     with pytest.raises(ClosedError):
@@ -234,7 +251,9 @@ async def test_a_database_without_our_tables_gets_the_token_sequence(empty_dsn: 
     await asyncio.gather(*(locks.aclose() for locks in managers))
 
 
-async def test_while_somebody_migrates_a_manager_makes_nothing_and_takes_what_is_made(empty_dsn: str) -> None:
+async def test_while_somebody_migrates_a_manager_makes_nothing_and_takes_what_is_made(
+    empty_dsn: str,
+) -> None:
     """Two that make the same at once: one of them fails, whatever IF NOT EXISTS promises."""
     async with await psycopg.AsyncConnection[DictRow].connect(
         empty_dsn, autocommit=True, row_factory=dict_row
@@ -245,9 +264,10 @@ async def test_while_somebody_migrates_a_manager_makes_nothing_and_takes_what_is
 
         async def tried() -> bool:
             cursor = await somebody.execute(
-                "SELECT count(DISTINCT pid) AS n, to_regclass('aiodurable_lock_tokens') AS made FROM pg_stat_activity "
-                "WHERE datname = current_database() AND application_name LIKE 'aiodurable:lock@%' "
-                "AND (query = 'COMMIT;' OR query LIKE '%pg_try_advisory_xact_lock%')"
+                "SELECT count(DISTINCT pid) AS n, to_regclass('aiodurable_lock_tokens') AS made"
+                " FROM pg_stat_activity WHERE datname = current_database() AND application_name"
+                " LIKE 'aiodurable:lock@%' AND (query = 'COMMIT;' OR query LIKE"
+                " '%pg_try_advisory_xact_lock%')"
             )
             row = await cursor.fetchone()
             assert row is not None
@@ -283,7 +303,9 @@ async def test_a_lease_ends_once(locks: PostgresLockManager) -> None:
         lease.check()
 
 
-async def test_observers_hear_of_every_lease(dsn: str, settings: Settings, server_locks: ServerLocks) -> None:
+async def test_observers_hear_of_every_lease(
+    dsn: str, settings: Settings, server_locks: ServerLocks
+) -> None:
     heard: list[Event] = []
     async with PostgresLockManager(dsn, settings=settings, observers=[heard.append]) as locks:
         async with locks.hold("a"):
@@ -293,14 +315,22 @@ async def test_observers_hear_of_every_lease(dsn: str, settings: Settings, serve
         await within(5, lease.wait_lost())
         await wait_until(lambda: len(heard) == 4)
         await lease.release()
-    assert [type(event) for event in heard] == [LeaseAcquired, LeaseReleased, LeaseAcquired, LeaseLost, LeaseReleased]
+    assert [type(event) for event in heard] == [
+        LeaseAcquired,
+        LeaseReleased,
+        LeaseAcquired,
+        LeaseLost,
+        LeaseReleased,
+    ]
     assert {event.thread_id for event in heard} == {"a", "b"}
 
 
 async def test_a_start_before_postgres_is_bounded_in_time(unused_tcp_port: int) -> None:
     began = time.monotonic()
     with pytest.raises(PostgresUnavailableError):
-        await create_lock_manager_with_retry(f"postgresql://127.0.0.1:{unused_tcp_port}/x", timeout=0.5)
+        await create_lock_manager_with_retry(
+            f"postgresql://127.0.0.1:{unused_tcp_port}/x", timeout=0.5
+        )
     assert time.monotonic() - began < 5
 
 
@@ -321,8 +351,12 @@ async def test_a_manager_with_retry_comes_open(dsn: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["threads", "callers"])
-async def test_the_locks_of_each_kind_spread_over_the_sessions(locks: PostgresLockManager, kind: str) -> None:
-    """Each session has a share of the lock table: were all locks of a kind on one, the other share would be unused."""
+async def test_the_locks_of_each_kind_spread_over_the_sessions(
+    locks: PostgresLockManager, kind: str
+) -> None:
+    """Each session has a share of the lock table: were all locks of a kind on one, the other share
+    would be unused.
+    """
     acquire = locks.acquire_thread if kind == "threads" else locks.acquire
     leases = await asyncio.gather(*(acquire(f"lock {n}") for n in range(64)))
     held = [session.held for session in locks.health().sessions]

@@ -1,4 +1,6 @@
-"""Locks and a real PgBouncer: refused in transaction mode; in session mode they hold, if that is allowed."""
+"""Locks and a real PgBouncer: refused in transaction mode; in session mode they hold, if that is
+allowed.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +46,16 @@ async def test_a_pooler_in_transaction_mode_is_refused_also_when_a_proxy_is_allo
     connection = await asyncpg.connect(transaction_pooler, statement_cache_size=0)
     try:
         # Nothing of ours stayed behind on a server connection that others get next.
-        assert await connection.fetchval("SELECT current_setting('idle_session_timeout', true)") in ("0", None)
+        assert await connection.fetchval(
+            "SELECT current_setting('idle_session_timeout', true)"
+        ) in ("0", None)
     finally:
         await connection.close()
 
 
-async def test_a_pooler_in_session_mode_is_taken_only_when_allowed_and_holds(session_pooler: str, dsn: str) -> None:
+async def test_a_pooler_in_session_mode_is_taken_only_when_allowed_and_holds(
+    session_pooler: str, dsn: str
+) -> None:
     with pytest.raises(SessionLocksUnsupportedError, match="allow_proxy"):
         await PostgresLockManager(session_pooler).open()
     async with (
@@ -86,7 +92,10 @@ async def test_through_a_pooler_in_session_mode_a_killed_holder_frees_its_lock(
     session_pooler: str, dsn: str, monkeypatch: pytest.MonkeyPatch, timetable: Timetable
 ) -> None:
     monkeypatch.setenv("AIODURABLE_LOCK_ALLOW_PROXY", "1")
-    async with PostgresLockManager(dsn, settings=SHORT) as direct, holder(session_pooler) as process:
+    async with (
+        PostgresLockManager(dsn, settings=SHORT) as direct,
+        holder(session_pooler) as process,
+    ):
         waiting = asyncio.create_task(direct.acquire("a", timeout=None))
         await wait_until(lambda: direct.health().waiting == 1)
         process.kill()
@@ -128,7 +137,9 @@ async def test_what_a_pooler_that_resets_nothing_left_on_a_connection_is_let_go(
 
 
 async def test_a_pooler_that_cuts_idle_clients_leaves_lock_sessions_alone(dsn: str) -> None:
-    """It does so to clients without a server connection, and in session mode a lock session has one for ever."""
+    """It does so to clients without a server connection, and in session mode a lock session has one
+    for ever.
+    """
     calm = replace(SHORT, lease_ttl_s=8, lease_heartbeat_s=3)
     with through("session", dsn, client_idle_timeout="1") as url:
         async with (

@@ -1,4 +1,6 @@
-"""A connection that cannot hold session locks is refused at the door, with what to change. Poolers: test_pooler."""
+"""A connection that cannot hold session locks is refused at the door, with what to change. Poolers:
+test_pooler.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,13 @@ async def test_a_standby_is_refused() -> None:
         await PostgresLockManager(standby).open()
 
 
-async def test_an_engine_whose_locks_exclude_nobody_is_refused(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_whose_locks_exclude_nobody_is_refused(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = wires._SQL["probe"]
-    probe = real.replace("pg_catalog.pg_try_advisory_xact_lock($1::bigint)", "$1::bigint IS NOT NULL")
+    probe = real.replace(
+        "pg_catalog.pg_try_advisory_xact_lock($1::bigint)", "$1::bigint IS NOT NULL"
+    )
     assert probe != real
     monkeypatch.setattr(wires, "_SQL", {**wires._SQL, "probe": probe})
     with pytest.raises(SessionLocksUnsupportedError, match="exclude nobody"):
@@ -31,7 +37,9 @@ async def test_a_postgres_that_ends_no_silent_session_is_refused(
 ) -> None:
     major = server.version // 10_000
     monkeypatch.setattr(selfcheck, "OLDEST", major + 1)
-    with pytest.raises(ConfigurationError, match=rf"Postgres {major} .* Upgrade to {major + 1} or newer"):
+    with pytest.raises(
+        ConfigurationError, match=rf"Postgres {major} .* Upgrade to {major + 1} or newer"
+    ):
         await PostgresLockManager(dsn).open()
     monkeypatch.setattr(selfcheck, "OLDEST", major)
     async with PostgresLockManager(dsn) as locks, locks.hold("a"):

@@ -32,13 +32,22 @@ class State(TypedDict, total=False):
 
 
 def graph() -> Any:
-    return StateGraph(State).add_node("node", lambda _: {"n": 1}).add_edge(START, "node").add_edge("node", END)
+    return (
+        StateGraph(State)
+        .add_node("node", lambda _: {"n": 1})
+        .add_edge(START, "node")
+        .add_edge("node", END)
+    )
 
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[str]:
     """A server whose lock table has few slots."""
-    settings = {"max_connections": "40", "max_locks_per_transaction": "10", "max_prepared_transactions": "0"}
+    settings = {
+        "max_connections": "40",
+        "max_locks_per_transaction": "10",
+        "max_prepared_transactions": "0",
+    }
     with EmbeddedPostgres(durable=False, settings=settings) as url:
         yield url
 
@@ -48,10 +57,14 @@ async def role(dsn: str, *, may_lease: bool = False) -> AsyncIterator[str]:
     """The DSN of another role."""
     name = f"stranger_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 's'").format(sql.Identifier(name)))
+        connection.execute(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD 's'").format(sql.Identifier(name))
+        )
         if may_lease:
             connection.execute(
-                sql.SQL("GRANT USAGE ON SEQUENCE aiodurable_lock_tokens TO {}").format(sql.Identifier(name))
+                sql.SQL("GRANT USAGE ON SEQUENCE aiodurable_lock_tokens TO {}").format(
+                    sql.Identifier(name)
+                )
             )
     try:
         yield make_conninfo(dsn, user=name, password="s")
@@ -78,7 +91,11 @@ def shares(locks: PostgresLockManager) -> list[int]:
 
 
 async def test_a_role_that_opens_many_sessions_takes_at_most_half_of_our_share(small: str) -> None:
-    async with role(small) as stranger, sessions(stranger, 15), PostgresLockManager(small, sessions=1) as locks:
+    async with (
+        role(small) as stranger,
+        sessions(stranger, 15),
+        PostgresLockManager(small, sessions=1) as locks,
+    ):
         assert shares(locks) == [SLOTS // 2 // 2]
 
 
@@ -93,9 +110,19 @@ async def test_other_roles_are_counted_up_to_as_many_sessions_as_ours(small: str
 
 async def test_doctor_counts_sessions_as_a_lock_session_does(small: str) -> None:
     """Doctor has a lock session of its own while it counts."""
-    async with role(small) as stranger, sessions(stranger, 15), PostgresLockManager(small, sessions=2):
-        told = await asyncio.to_thread(CliRunner().invoke, cli, ["doctor", "--dsn", small, "--json"])
-        [found] = [line for line in map(json.loads, told.output.splitlines()) if line["check"] == "lock table"]
+    async with (
+        role(small) as stranger,
+        sessions(stranger, 15),
+        PostgresLockManager(small, sessions=2),
+    ):
+        told = await asyncio.to_thread(
+            CliRunner().invoke, cli, ["doctor", "--dsn", small, "--json"]
+        )
+        [found] = [
+            line
+            for line in map(json.loads, told.output.splitlines())
+            if line["check"] == "lock table"
+        ]
         assert f"would have {SLOTS // 2 // (3 + 3)}" in found["found"]
 
 
@@ -106,8 +133,12 @@ async def test_a_holder_of_a_role_that_may_take_no_leases_is_named_by_its_role(d
         sessions(stranger, 1) as [session],
     ):
         name = session.info.user
-        await session.execute("SELECT pg_advisory_lock(%s)", (lock_key("thread", Settings().namespace),))
-        await session.execute("SELECT pg_advisory_lock(%s)", (own_lock_key("mine", Settings().namespace),))
+        await session.execute(
+            "SELECT pg_advisory_lock(%s)", (lock_key("thread", Settings().namespace),)
+        )
+        await session.execute(
+            "SELECT pg_advisory_lock(%s)", (own_lock_key("mine", Settings().namespace),)
+        )
         with pytest.raises(WorkflowAlreadyRunningError) as refused:
             async with durable.run("thread", "graph"):
                 pass
@@ -134,12 +165,18 @@ async def test_the_command_shows_the_role_and_not_the_claim(dsn: str, names: lis
     ):
         name = session.info.user
         key = lock_key("waited", Settings().namespace)
-        await session.execute("SELECT pg_advisory_lock(%s)", (lock_key("thread", Settings().namespace),))
+        await session.execute(
+            "SELECT pg_advisory_lock(%s)", (lock_key("thread", Settings().namespace),)
+        )
         await session.execute("SELECT pg_advisory_lock_shared(%s, %s)", halves(key))
-        shown = await asyncio.to_thread(CliRunner().invoke, cli, ["locks", "--dsn", dsn, *names], terminal_width=200)
+        shown = await asyncio.to_thread(
+            CliRunner().invoke, cli, ["locks", "--dsn", dsn, *names], terminal_width=200
+        )
         assert "worker-3" not in shown.output
         assert "".join(shown.output.split()).count(name) == 2
-        told = await asyncio.to_thread(CliRunner().invoke, cli, ["locks", "--dsn", dsn, "--json", *names])
+        told = await asyncio.to_thread(
+            CliRunner().invoke, cli, ["locks", "--dsn", dsn, "--json", *names]
+        )
         [held] = [
             line
             for line in map(json.loads, told.output.splitlines())
@@ -157,12 +194,16 @@ async def test_a_thread_is_not_found_by_what_a_stranger_calls_itself(dsn: str) -
     ):
         async with durable.run("thread", "graph") as run:
             await run.ainvoke({})
-        await session.execute("SELECT pg_advisory_lock(%s)", (lock_key("thread", Settings().namespace),))
+        await session.execute(
+            "SELECT pg_advisory_lock(%s)", (lock_key("thread", Settings().namespace),)
+        )
         assert (await durable.threads.status("thread")).status == "running"
         assert [found async for found in durable.threads.search(holder="worker-3")] == []
 
 
-async def test_a_process_of_another_role_that_may_take_leases_is_named_with_its_role(dsn: str) -> None:
+async def test_a_process_of_another_role_that_may_take_leases_is_named_with_its_role(
+    dsn: str,
+) -> None:
     async with (
         role(dsn, may_lease=True) as other,
         PostgresLockManager(other, settings=Settings(auto_migrate=False)) as theirs,

@@ -44,7 +44,9 @@ async def test_a_thousand_waiters_cost_no_connection(
     names = [f"lock {n}" for n in range(300)]
     held = [await locks.acquire(name) for name in names]
     before = server_locks.sessions()
-    waiting = [asyncio.create_task(other.acquire(name, timeout=None)) for name in names for _ in range(3)]
+    waiting = [
+        asyncio.create_task(other.acquire(name, timeout=None)) for name in names for _ in range(3)
+    ]
     await wait_until(lambda: server_locks.flags() == 300)
     assert server_locks.sessions() == before
     assert other.health().waiting == 900
@@ -59,7 +61,9 @@ async def test_a_thousand_waiters_cost_no_connection(
 async def test_a_free_lock_is_told_between_the_refusal_and_the_wait_as_well(
     locks: PostgresLockManager, other: PostgresLockManager
 ) -> None:
-    """Two processes pass one lock to and fro on notifications alone: one that is missed would hang this for a minute."""
+    """Two processes pass one lock to and fro on notifications alone: one that is missed would hang
+    this for a minute.
+    """
     turns = 0
 
     async def take(who: PostgresLockManager) -> None:
@@ -77,7 +81,9 @@ async def test_of_many_locks_let_go_at_once_the_one_that_is_waited_for_is_told(
     locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks
 ) -> None:
     leases = [await locks.acquire(f"lock {number}") for number in range(50)]
-    waiting = [asyncio.create_task(other.acquire(f"lock {number}", timeout=None)) for number in (7, 49)]
+    waiting = [
+        asyncio.create_task(other.acquire(f"lock {number}", timeout=None)) for number in (7, 49)
+    ]
     await wait_until(lambda: server_locks.flags() == 2)
     await asyncio.gather(*(lease.release() for lease in leases))
     for task in waiting:
@@ -93,7 +99,9 @@ async def test_a_bell_that_rings_as_the_refusal_arrives_is_not_missed(
     really_try = Acquirer._try
     refusals = 0
 
-    async def let_go_meanwhile(self: Acquirer, session: LockSession, key: int, name: str) -> Lease | None:
+    async def let_go_meanwhile(
+        self: Acquirer, session: LockSession, key: int, name: str
+    ) -> Lease | None:
         nonlocal refusals
         found = await really_try(self, session, key, name)
         if found is None:
@@ -110,7 +118,10 @@ async def test_a_bell_that_rings_as_the_refusal_arrives_is_not_missed(
 
 @pytest.mark.usefixtures("no_tick")
 async def test_who_was_refused_sleeps_until_there_is_news(
-    locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
+    locks: PostgresLockManager,
+    other: PostgresLockManager,
+    server_locks: ServerLocks,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lease = await locks.acquire("a")
     tries = 0
@@ -138,7 +149,9 @@ async def test_two_names_that_share_a_key_wait_for_each_other(
 ) -> None:
     """Postgres would say yes to the second: a session may have the same lock twice."""
     monkeypatch.setattr("aiodurable.locks.manager.own_lock_key", lambda name, namespace: 42)
-    one, two, three = (f"{number} {uuid4()}" for number in ("one", "two", "three"))  # keys of known names are kept
+    one, two, three = (
+        f"{number} {uuid4()}" for number in ("one", "two", "three")
+    )  # keys of known names are kept
     async with locks.hold(one):
         assert await locks.try_acquire(two) is None
         waiting = asyncio.create_task(locks.acquire(three, timeout=None))
@@ -171,9 +184,14 @@ async def test_a_process_with_many_waiters_does_not_starve_another(
 
 
 async def test_a_key_that_went_round_in_one_process_goes_to_another_that_waits_before_it_comes_back(
-    locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
+    locks: PostgresLockManager,
+    other: PostgresLockManager,
+    server_locks: ServerLocks,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its own are nearer to it: they hold back. Here for longer than the other needs at its slowest."""
+    """Its own are nearer to it: they hold back. Here for longer than the other needs at its
+    slowest.
+    """
     monkeypatch.setattr("aiodurable.locks.acquire.YIELD_S", 60.0)
     holders: list[str] = []
 
@@ -211,7 +229,10 @@ async def test_after_a_lost_session_flags_and_the_ear_are_there_again(
 
 
 async def test_a_waiter_that_moves_to_another_session_takes_its_flag_along(
-    locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
+    locks: PostgresLockManager,
+    other: PostgresLockManager,
+    server_locks: ServerLocks,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lease = await locks.acquire("a")
     keeper = supervisors_of(other)[(lease.key >> 1) % 2]
@@ -240,7 +261,9 @@ async def test_who_waits_outlives_a_lost_session(
     locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks
 ) -> None:
     lease = await locks.acquire("a")
-    waiting = [asyncio.create_task(who.acquire("a", timeout=None)) for who in (locks, other, locks, other)]
+    waiting = [
+        asyncio.create_task(who.acquire("a", timeout=None)) for who in (locks, other, locks, other)
+    ]
     await wait_until(lambda: server_locks.flags() == 1 and locks.health().waiting == 2)
     server_locks.end_sessions()
     await lease.wait_lost()

@@ -11,7 +11,13 @@ from langgraph.graph import StateGraph
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from aiodurable import Durable, find_failed_workflows, get_checkpoint_status, needs_resume, resume_workflow
+from aiodurable import (
+    Durable,
+    find_failed_workflows,
+    get_checkpoint_status,
+    needs_resume,
+    resume_workflow,
+)
 from aiodurable.checkpoints import saver
 from aiodurable.errors import (
     ClosedError,
@@ -53,17 +59,24 @@ async def test_a_graph_that_must_not_be_saved_is_refused(dsn: str) -> None:
                 pytest.fail("entered")
 
 
-async def test_a_bad_graph_is_refused_when_it_is_registered_and_nothing_stays_open(dsn: str) -> None:
+async def test_a_bad_graph_is_refused_when_it_is_registered_and_nothing_stays_open(
+    dsn: str,
+) -> None:
     with pytest.raises(ConfigurationError):
         async with Durable(dsn, graphs={"empty": StateGraph(Story)}):
             pytest.fail("opened")
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'aiodurable:%'"
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND"
+        " application_name LIKE 'aiodurable:%'"
+    )
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         row = await (await connection.execute(query)).fetchone()
     assert row == (0,)
 
 
-async def test_a_state_that_cannot_be_stored_fails_clearly_and_the_thread_goes_on_from_before(dsn: str) -> None:
+async def test_a_state_that_cannot_be_stored_fails_clearly_and_the_thread_goes_on_from_before(
+    dsn: str,
+) -> None:
     bad = True
 
     builder = StateGraph(Story)
@@ -96,7 +109,9 @@ def small_statements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_statements")
-async def test_a_step_too_large_for_a_statement_is_refused_before_it_is_sent_and_costs_no_lease(dsn: str) -> None:
+async def test_a_step_too_large_for_a_statement_is_refused_before_it_is_sent_and_costs_no_lease(
+    dsn: str,
+) -> None:
     builder = StateGraph(Story)
     large = True
 
@@ -113,7 +128,8 @@ async def test_a_step_too_large_for_a_statement_is_refused_before_it_is_sent_and
     async with Durable(dsn) as durable:
         async with durable.run("t", builder) as run:
             with pytest.raises(
-                ConfigurationError, match=r"0\.00 GB, and Postgres takes no statement of more than 0\.00"
+                ConfigurationError,
+                match=r"0\.00 GB, and Postgres takes no statement of more than 0\.00",
             ):
                 await run.ainvoke(INPUT)
             assert not run.lease.lost
@@ -124,7 +140,9 @@ async def test_a_step_too_large_for_a_statement_is_refused_before_it_is_sent_and
 
 
 @pytest.mark.usefixtures("small_statements")
-async def test_an_input_too_large_for_a_statement_is_refused_and_nothing_is_accepted(dsn: str) -> None:
+async def test_an_input_too_large_for_a_statement_is_refused_and_nothing_is_accepted(
+    dsn: str,
+) -> None:
     async with Durable(dsn) as durable:
         async with durable.run("t", four_nodes()) as run:
             with pytest.raises(InvalidArgumentError, match="the input cannot be stored"):
@@ -140,7 +158,9 @@ async def test_a_context_that_cannot_be_stored_is_refused(dsn: str) -> None:
 
 
 @pytest.mark.parametrize("run_id", ["", "a\0b", "x" * 513, "\ud800", 7, ["a"]])
-async def test_a_run_id_that_cannot_be_stored_is_refused_before_a_lease_is_taken(dsn: str, run_id: Any) -> None:
+async def test_a_run_id_that_cannot_be_stored_is_refused_before_a_lease_is_taken(
+    dsn: str, run_id: Any
+) -> None:
     async with Durable(dsn) as durable:
         with pytest.raises(InvalidArgumentError, match="run_id") as refused:
             async with durable.run("t", four_nodes(), run_id=run_id):
@@ -154,7 +174,9 @@ async def test_a_run_id_that_cannot_be_stored_is_refused_before_a_lease_is_taken
     [{"thread_id": "other"}, {"checkpoint_id": "1ef"}, {"checkpoint_ns": "inner:1"}],
     ids=lambda c: next(iter(c)),
 )
-async def test_a_config_that_addresses_something_else_is_refused(dsn: str, configurable: dict[str, str]) -> None:
+async def test_a_config_that_addresses_something_else_is_refused(
+    dsn: str, configurable: dict[str, str]
+) -> None:
     async with Durable(dsn) as durable:
         with pytest.raises(InvalidArgumentError):
             async with durable.run("t", four_nodes(), config={"configurable": configurable}):
@@ -181,7 +203,9 @@ async def test_a_closed_durable_says_so(dsn: str) -> None:
 
 
 def changed(dsn: str, **options: str) -> str:
-    return make_conninfo("", **{**{k: str(v) for k, v in conninfo_to_dict(dsn).items() if v is not None}, **options})
+    return make_conninfo(
+        "", **{**{k: str(v) for k, v in conninfo_to_dict(dsn).items() if v is not None}, **options}
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,8 +221,12 @@ def changed(dsn: str, **options: str) -> str:
 async def test_a_wrong_address_says_what_is_wrong_and_never_the_password(
     dsn: str, admin: psycopg.Connection[Any], options: dict[str, str], said: str
 ) -> None:
-    admin.execute("DO $$ BEGIN CREATE ROLE knower LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
-    admin.execute(sql.SQL("ALTER ROLE knower PASSWORD {}").format(SECRET))  # a server may check passwords first
+    admin.execute(
+        "DO $$ BEGIN CREATE ROLE knower LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    )
+    admin.execute(
+        sql.SQL("ALTER ROLE knower PASSWORD {}").format(SECRET)
+    )  # a server may check passwords first
     wrong = changed(dsn, **{"user": "knower", "password": SECRET, **options})
     with pytest.raises(PostgresUnavailableError, match=said) as refused:
         async with Durable(wrong, settings=Settings(connect_timeout_s=5)):
@@ -209,8 +237,12 @@ async def test_a_wrong_address_says_what_is_wrong_and_never_the_password(
         seen = seen.__cause__
 
 
-@pytest.mark.parametrize("dsn_text", ["", "postgresql://[::1", "mysql://u:hunter2-very-secret@h/d", "nonsense"])
-async def test_a_dsn_that_cannot_be_read_is_refused_without_its_password(dsn_text: str, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    "dsn_text", ["", "postgresql://[::1", "mysql://u:hunter2-very-secret@h/d", "nonsense"]
+)
+async def test_a_dsn_that_cannot_be_read_is_refused_without_its_password(
+    dsn_text: str, monkeypatch: Any
+) -> None:
     for name in ("AIODURABLE_DSN", "DATABASE_URL", "PGHOST", "PGSERVICE"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigurationError) as refused:
@@ -229,10 +261,16 @@ async def test_a_thread_of_plain_langgraph_wants_its_graph(dsn: str) -> None:
     async with Durable(dsn) as durable:
         graph = four_nodes().compile(checkpointer=durable.checkpointer)
         await graph.ainvoke(INPUT, {"configurable": {"thread_id": "t"}}, interrupt_before=["tell"])
-        assert not await needs_resume("t", durable=durable)  # a person has to say so: it may have stopped on purpose
-        with pytest.raises(GraphNotRegisteredError, match=r"cannot resume.*resume\(thread_id, graph=…\)"):
+        assert not await needs_resume(
+            "t", durable=durable
+        )  # a person has to say so: it may have stopped on purpose
+        with pytest.raises(
+            GraphNotRegisteredError, match=r"cannot resume.*resume\(thread_id, graph=…\)"
+        ):
             await durable.threads.resume("t")
-        assert (await durable.threads.resume("t", four_nodes(), past_gate=True))["words"] == list(STEPS)
+        assert (await durable.threads.resume("t", four_nodes(), past_gate=True))["words"] == list(
+            STEPS
+        )
         assert (
             await durable.threads.resume("t", four_nodes())
             == (await graph.aget_state({"configurable": {"thread_id": "t"}})).values
@@ -241,7 +279,12 @@ async def test_a_thread_of_plain_langgraph_wants_its_graph(dsn: str) -> None:
 
 @pytest.mark.parametrize(
     "filters",
-    [{"limit": 0}, {"older_than": timedelta(-1)}, {"newer_than": datetime(2026, 1, 1)}, {"status": "lost"}],  # noqa: DTZ001
+    [
+        {"limit": 0},
+        {"older_than": timedelta(-1)},
+        {"newer_than": datetime(2026, 1, 1)},  # noqa: DTZ001
+        {"status": "lost"},
+    ],
     ids=lambda filters: next(iter(filters)),
 )
 async def test_a_filter_that_makes_no_sense_is_refused(dsn: str, filters: dict[str, Any]) -> None:

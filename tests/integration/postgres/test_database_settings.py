@@ -1,4 +1,6 @@
-"""What an administrator sets for a database changes how things are written down, not what they mean."""
+"""What an administrator sets for a database changes how things are written down, not what they
+mean.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from aiodurable import ConfigurationError, Durable, PostgresUnavailableError, Settings, WorkflowCheckpoint
+from aiodurable import (
+    ConfigurationError,
+    Durable,
+    PostgresUnavailableError,
+    Settings,
+    WorkflowCheckpoint,
+)
 from aiodurable.current import needs_resume
 from aiodurable.dsn import parse_dsn
 from aiodurable.locks import create_lock_manager_with_retry
@@ -32,12 +40,18 @@ START: dict[str, Any] = {"words": [], "told": ""}
         {"datestyle": "German, DMY", "timezone": "Asia/Kathmandu", "intervalstyle": "sql_standard"},
         {"standard_conforming_strings": "off", "bytea_output": "escape", "extra_float_digits": "0"},
         {"default_transaction_isolation": "serializable", "default_transaction_deferrable": "on"},
-        {"statement_timeout": "10s", "lock_timeout": "5s", "idle_in_transaction_session_timeout": "5s"},
+        {
+            "statement_timeout": "10s",
+            "lock_timeout": "5s",
+            "idle_in_transaction_session_timeout": "5s",
+        },
         {"search_path": "aiodurable_elsewhere"},
     ],
     ids=lambda settings: next(iter(settings)),
 )
-async def test_a_run_its_status_its_history_and_pruning_are_the_same(empty_dsn: str, settings: dict[str, str]) -> None:
+async def test_a_run_its_status_its_history_and_pruning_are_the_same(
+    empty_dsn: str, settings: dict[str, str]
+) -> None:
     async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as admin:
         await admin.execute(b"CREATE SCHEMA aiodurable_elsewhere")
         for name, value in settings.items():
@@ -55,8 +69,15 @@ async def test_a_run_its_status_its_history_and_pruning_are_the_same(empty_dsn: 
         assert told.status == "complete"
         assert told.updated_at is not None
         assert before < told.updated_at < datetime.now(UTC)
-        assert [thread.thread_id async for thread in durable.threads.search(newer_than=timedelta(minutes=5))] == ["t"]
-        written = [step.written_at async for step in durable.threads.history("t") if step.written_at is not None]
+        assert [
+            thread.thread_id
+            async for thread in durable.threads.search(newer_than=timedelta(minutes=5))
+        ] == ["t"]
+        written = [
+            step.written_at
+            async for step in durable.threads.history("t")
+            if step.written_at is not None
+        ]
         assert before < written[-1] < written[0]
         assert (await durable.threads.prune(older_than=timedelta())).threads == 1
         assert await durable.threads.status("t") == told
@@ -68,9 +89,9 @@ async def test_a_database_of_another_encoding_carries_runs_too(
 ) -> None:
     name = f"encoding_{encoding.lower()}"
     admin.execute(
-        sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'").format(
-            sql.Identifier(name), sql.Literal(encoding)
-        )
+        sql.SQL(
+            "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'"
+        ).format(sql.Identifier(name), sql.Literal(encoding))
     )
     try:
         async with Durable(server.database(name)) as durable:
@@ -94,8 +115,15 @@ async def _a_character_that_it_lacks_is_told(durable: Durable) -> None:
             pytest.fail("found")
 
     # Also while others ask for what there is.
-    asked = [enter(), durable.threads.status("\u4e2d"), needs_resume("\u4e2d", durable=durable), look_back()]
-    status, *refused = await asyncio.gather(durable.threads.status("mär"), *asked, return_exceptions=True)
+    asked = [
+        enter(),
+        durable.threads.status("\u4e2d"),
+        needs_resume("\u4e2d", durable=durable),
+        look_back(),
+    ]
+    status, *refused = await asyncio.gather(
+        durable.threads.status("mär"), *asked, return_exceptions=True
+    )
     assert isinstance(status, WorkflowCheckpoint)
     for error in refused:
         assert isinstance(error, ConfigurationError)
@@ -140,14 +168,17 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
             await owner.execute(granted)
             with pytest.raises(ConfigurationError, match=lacking):
                 await Durable(
-                    make_conninfo(dsn, user="lowly", password="lowly"), settings=Settings(auto_migrate=False)
+                    make_conninfo(dsn, user="lowly", password="lowly"),
+                    settings=Settings(auto_migrate=False),
                 ).open()
             await owner.execute(b"DROP OWNED BY lowly")
     finally:
         admin.execute(b"DROP ROLE lowly")
 
 
-async def test_a_role_that_has_no_connection_left_is_told_so(admin: psycopg.Connection[Any], dsn: str) -> None:
+async def test_a_role_that_has_no_connection_left_is_told_so(
+    admin: psycopg.Connection[Any], dsn: str
+) -> None:
     admin.execute(b"CREATE ROLE few LOGIN PASSWORD 'few'")
     few = make_conninfo(dsn, user="few", password="few")
     database = PsycopgPool(parse_dsn(few), min_size=0, max_size=1, connect_timeout_s=0.5)
@@ -183,11 +214,15 @@ async def _set_read_only(dsn: str, on: bool) -> None:
 async def test_each_statement_has_a_snapshot_of_its_own_whatever_the_default_isolation_is(
     dsn: str, isolation: str
 ) -> None:
-    """Of statements that travel together the second sees what was committed while the first one waited."""
+    """Of statements that travel together the second sees what was committed while the first one
+    waited.
+    """
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
         name = sql.Identifier(admin.info.dbname)
         await admin.execute(
-            sql.SQL("ALTER DATABASE {} SET default_transaction_isolation TO {}").format(name, sql.Literal(isolation))
+            sql.SQL("ALTER DATABASE {} SET default_transaction_isolation TO {}").format(
+                name, sql.Literal(isolation)
+            )
         )
         database = PsycopgPool(parse_dsn(dsn))
         await database.open()
@@ -199,7 +234,10 @@ async def test_each_statement_has_a_snapshot_of_its_own_whatever_the_default_iso
                 ("SELECT count(*) AS n FROM aiodurable_fences", ()),
             )
         )
-        query = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+        query = (
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname ="
+            " current_database()"
+        )
 
         async def waits() -> bool:
             return await (await admin.execute(query)).fetchone() is not None

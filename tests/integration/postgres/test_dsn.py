@@ -1,4 +1,6 @@
-"""One DSN, two drivers: each spelling reaches the same live server, as the same user, through both."""
+"""One DSN, two drivers: each spelling reaches the same live server, as the same user, through
+both.
+"""
 
 import os
 import pwd
@@ -24,9 +26,9 @@ from aiodurable.embedded import EmbeddedPostgres
 PASSWORD = "s3cret/@:% é"
 QUOTED = "s3cret%2F%40%3A%25%20%C3%A9"
 ASK = (
-    "SELECT current_database() AS database, current_user AS role, inet_server_port() AS port, "
-    "current_setting('application_name') AS application, current_setting('statement_timeout') AS statement_timeout, "
-    "(SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()) AS tls"
+    "SELECT current_database() AS database, current_user AS role, inet_server_port() AS port,"
+    " current_setting('application_name') AS application, current_setting('statement_timeout') AS"
+    " statement_timeout, (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()) AS tls"
 )
 
 
@@ -48,9 +50,15 @@ def secured() -> Iterator[Secured]:
     with tempfile.TemporaryDirectory(prefix="ad-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        (folder / "pg_hba.conf").write_text("local all postgres trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        (folder / "pg_hba.conf").write_text(
+            "local all postgres trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+        )
         port = free_port()
-        settings = {"listen_addresses": "127.0.0.1", "port": str(port), "hba_file": str(folder / "pg_hba.conf")}
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(port),
+            "hba_file": str(folder / "pg_hba.conf"),
+        }
         if bindir := bindir_with_tls():
             settings |= certificate(folder)
         with EmbeddedPostgres(bindir=bindir, durable=False, settings=settings) as url:
@@ -64,7 +72,10 @@ def secured() -> Iterator[Secured]:
 @pytest.fixture
 def tls(secured: Secured) -> Secured:
     if not secured.tls:
-        pytest.skip("no Postgres with TLS here: the wheel's has none, and the system has no Postgres or no openssl")
+        pytest.skip(
+            "no Postgres with TLS here: the wheel's has none, and the system has no Postgres or no"
+            " openssl"
+        )
     return secured
 
 
@@ -77,7 +88,9 @@ def free_port() -> int:
 def bindir_with_tls() -> Path | None:
     if shutil.which("openssl"):
         for postgres in Path("/usr/lib/postgresql").glob("*/bin/postgres"):
-            libraries = subprocess.run(["ldd", postgres], capture_output=True, text=True, check=True).stdout
+            libraries = subprocess.run(
+                ["ldd", postgres], capture_output=True, text=True, check=True
+            ).stdout
             if "libssl" in libraries:
                 return postgres.parent
     return None
@@ -86,8 +99,18 @@ def bindir_with_tls() -> Path | None:
 def certificate(folder: Path) -> dict[str, str]:
     """A certificate for localhost, signed by itself, and the settings that name it."""
     key, signed = folder / "server.key", folder / "server.crt"
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(signed)]
+    make = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj"
+        " /CN=localhost"
+    )
+    names = [
+        "-addext",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "-keyout",
+        str(key),
+        "-out",
+        str(signed),
+    ]
     subprocess.run([*make.split(), *names], check=True, capture_output=True)
     if os.geteuid() == 0:
         # Postgres takes a key of root's if its group may read it and others may not.
@@ -98,7 +121,11 @@ def certificate(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("PG") or name in ("AIODURABLE_DSN", "DATABASE_URL")]:
+    for name in [
+        name
+        for name in os.environ
+        if name.startswith("PG") or name in ("AIODURABLE_DSN", "DATABASE_URL")
+    ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))  # nobody's ~/.pgpass and ~/.postgresql
 
@@ -130,18 +157,27 @@ SPELLINGS = {
     "gssencmode": "postgresql://{rest}?gssencmode=disable",
     "client_encoding": "postgresql://{rest}?client_encoding=utf8",
     "load_balance_hosts": "postgresql://{rest}?load_balance_hosts=random",
-    "hostaddr": "host=no-such-host.invalid hostaddr=127.0.0.1 port={port} user=visitor dbname=visited "
-    "password='s3cret/@:% é'",
+    "hostaddr": (
+        "host=no-such-host.invalid hostaddr=127.0.0.1 port={port} user=visitor dbname=visited "
+        "password='s3cret/@:% é'"
+    ),
     "target_session_attrs": "postgresql://{rest}?target_session_attrs=read-write",
     "sslmode=prefer": "postgresql://{rest}?sslmode=prefer",
     "sslmode=require": "postgresql://{rest}?sslmode=require",
-    "ssl_min_protocol_version": "postgresql://{rest}?sslmode=require&ssl_min_protocol_version=TLSv1.3",
+    "ssl_min_protocol_version": (
+        "postgresql://{rest}?sslmode=require&ssl_min_protocol_version=TLSv1.3"
+    ),
     "verify-full": "postgresql://{rest}?sslmode=verify-full&sslrootcert={folder}/server.crt",
-    "verify-full and hostaddr": "postgresql://{rest}?sslmode=verify-full&sslrootcert={folder}/server.crt"
-    "&hostaddr=127.0.0.1",
-    "two hosts, the first refuses": "postgresql://visitor:{password}@localhost:1,localhost:{port}/visited",
-    "two hosts, two addresses": "host=one,two hostaddr=127.0.0.1,127.0.0.1 port=1,{port} user=visitor dbname=visited "
-    "password='s3cret/@:% é'",
+    "verify-full and hostaddr": (
+        "postgresql://{rest}?sslmode=verify-full&sslrootcert={folder}/server.crt&hostaddr=127.0.0.1"
+    ),
+    "two hosts, the first refuses": (
+        "postgresql://visitor:{password}@localhost:1,localhost:{port}/visited"
+    ),
+    "two hosts, two addresses": (
+        "host=one,two hostaddr=127.0.0.1,127.0.0.1 port=1,{port} user=visitor dbname=visited "
+        "password='s3cret/@:% é'"
+    ),
 }
 
 
@@ -160,9 +196,17 @@ async def test_both_drivers_reach_the_same_place(secured: Secured, spelling: str
 
 @pytest.mark.parametrize(
     "option",
-    ["keepalives=1", "keepalives_idle=10", "keepalives_interval=5", "keepalives_count=3", "tcp_user_timeout=9"],
+    [
+        "keepalives=1",
+        "keepalives_idle=10",
+        "keepalives_interval=5",
+        "keepalives_count=3",
+        "tcp_user_timeout=9",
+    ],
 )
-async def test_an_option_asyncpg_lacks_is_left_out_with_a_warning(secured: Secured, option: str) -> None:
+async def test_an_option_asyncpg_lacks_is_left_out_with_a_warning(
+    secured: Secured, option: str
+) -> None:
     with pytest.warns(UserWarning, match=option.partition("=")[0]):
         dsn = parse_dsn(f"{secured.url}?{option}")
     assert dsn.dropped == (option.partition("=")[0],)
@@ -180,7 +224,9 @@ async def test_sslmode_disable_is_obeyed_by_both_drivers(secured: Secured) -> No
     assert (await both(parse_dsn(f"{secured.url}?sslmode=disable")))["tls"] is False
 
 
-async def test_a_server_with_an_unknown_certificate_is_refused_by_both_drivers(tls: Secured) -> None:
+async def test_a_server_with_an_unknown_certificate_is_refused_by_both_drivers(
+    tls: Secured,
+) -> None:
     dsn = parse_dsn(f"{tls.url}?sslrootcert=system")
     with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
         await psycopg.AsyncConnection.connect(dsn.conninfo)
@@ -188,7 +234,9 @@ async def test_a_server_with_an_unknown_certificate_is_refused_by_both_drivers(t
         await asyncpg.connect(**dsn.asyncpg)
 
 
-async def test_the_systems_own_roots_are_trusted_by_both_drivers(tls: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_systems_own_roots_are_trusted_by_both_drivers(
+    tls: Secured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tls.folder / "server.crt"))
     assert (await both(parse_dsn(f"{tls.url}?sslrootcert=system")))["tls"] is True
     direct = f"{tls.url}?sslrootcert=system&sslnegotiation=direct"
@@ -236,13 +284,25 @@ async def test_what_the_dsn_leaves_open_comes_from_the_environment_and_no_more(
 async def test_a_service_is_read_for_both_drivers(
     secured: Secured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, by: str
 ) -> None:
-    lines = [f"port={secured.port}", "host=localhost", "user=visitor", f"password={PASSWORD}", "dbname=nowhere"]
-    (tmp_path / "services").write_text("\n".join(["# ours", "[here]", *lines, "application_name=served", ""]))
+    lines = [
+        f"port={secured.port}",
+        "host=localhost",
+        "user=visitor",
+        f"password={PASSWORD}",
+        "dbname=nowhere",
+    ]
+    (tmp_path / "services").write_text(
+        "\n".join(["# ours", "[here]", *lines, "application_name=served", ""])
+    )
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
     if by == "variable":
         monkeypatch.setenv("PGSERVICE", "here")
     found = await both(parse_dsn("dbname=visited" + (" service=here" if by == "argument" else "")))
-    assert (found["database"], found["application"], found["port"]) == ("visited", "served", secured.port)
+    assert (found["database"], found["application"], found["port"]) == (
+        "visited",
+        "served",
+        secured.port,
+    )
 
 
 @pytest.mark.parametrize("by", ["option", "variable", "home"])

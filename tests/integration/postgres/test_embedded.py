@@ -42,7 +42,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def owner(folder: Path) -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", OWNER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout
     return process, process.stdout.readline().strip()
@@ -144,8 +147,13 @@ def test_a_sweep_leaves_live_owners_alone(folder: Path) -> None:
 
 def test_another_process_shares_a_server_by_its_dsn(folder: Path) -> None:
     with EmbeddedPostgres(folder=folder, durable=False) as url:
-        command = "import psycopg, sys; print(psycopg.connect(sys.argv[1]).execute('SELECT 6 * 7').fetchone()[0])"
-        done = subprocess.run([sys.executable, "-c", command, url], capture_output=True, text=True, check=True)
+        command = (
+            "import psycopg, sys; print(psycopg.connect(sys.argv[1]).execute('SELECT 6 *"
+            " 7').fetchone()[0])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", command, url], capture_output=True, text=True, check=True
+        )
     assert done.stdout.strip() == "42"
 
 
@@ -161,7 +169,9 @@ def test_a_detached_server_is_started_once_found_and_stopped(folder: Path) -> No
     assert server_url(data) is None
     assert stop_server(data) is False
     # Started by a process that is gone afterwards.
-    start = "import sys; from aiodurable.embedded import start_server; print(start_server(sys.argv[1]))"
+    start = (
+        "import sys; from aiodurable.embedded import start_server; print(start_server(sys.argv[1]))"
+    )
     command = [sys.executable, "-c", start, str(data)]
     url = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     try:
@@ -172,7 +182,9 @@ def test_a_detached_server_is_started_once_found_and_stopped(folder: Path) -> No
     assert server_url(data) is None
 
 
-def test_a_detached_server_runs_from_a_folder_whose_path_is_too_long_for_a_socket(folder: Path) -> None:
+def test_a_detached_server_runs_from_a_folder_whose_path_is_too_long_for_a_socket(
+    folder: Path,
+) -> None:
     data = folder / ("long" * 25) / "data with space"
     url = start_server(data)
     try:
@@ -215,7 +227,9 @@ def test_programs_named_by_the_environment_are_taken_or_refused(
         find_bindir()
 
 
-def test_a_version_that_is_not_there_is_an_error_that_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_is_not_there_is_an_error_that_says_how_to_get_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("AIODURABLE_PG_BINDIR", raising=False)
     with pytest.raises(ConfigurationError, match=r"aiodurable\[embedded\]"):
         find_bindir(7)

@@ -60,11 +60,19 @@ def secret(folder: Path) -> Path:
 
 
 @as_root
-def test_a_log_that_the_service_user_replaces_by_a_link_is_not_written_through(folder: Path, secret: Path) -> None:
+def test_a_log_that_the_service_user_replaces_by_a_link_is_not_written_through(
+    folder: Path, secret: Path
+) -> None:
     user = Programs(None).user
     assert user
     watcher = subprocess.Popen(
-        [shutil.which("python3", path="/usr/bin:/bin") or sys.executable, "-c", PLANT, str(folder), str(secret)],
+        [
+            shutil.which("python3", path="/usr/bin:/bin") or sys.executable,
+            "-c",
+            PLANT,
+            str(folder),
+            str(secret),
+        ],
         user=user.pw_uid,
         stdout=subprocess.PIPE,
         text=True,
@@ -143,7 +151,9 @@ def test_data_is_not_kept_where_a_sweep_goes(folder: Path) -> None:
     assert not data.parent.exists()
 
 
-def test_the_server_has_nothing_of_our_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_has_nothing_of_our_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("AIODURABLE_DSN", "postgresql://u:secret@h/d")
     with EmbeddedPostgres(folder=folder, durable=False) as url, psycopg.connect(url) as connection:
@@ -185,12 +195,17 @@ def test_a_socket_folder_that_others_can_enter_is_refused(folder: Path) -> None:
         sockets.rmdir()
 
 
-START = "import sys; from aiodurable.embedded import start_server; print(flush=True); start_server(sys.argv[1])"
+START = (
+    "import sys; from aiodurable.embedded import start_server; print(flush=True);"
+    " start_server(sys.argv[1])"
+)
 
 
 @pytest.mark.parametrize("with_children", [False, True])
 @pytest.mark.parametrize("moment", ["initdb", "PG_VERSION", "pg_control", "postmaster.pid"])
-def test_a_start_that_was_killed_is_followed_by_one_that_works(folder: Path, moment: str, with_children: bool) -> None:
+def test_a_start_that_was_killed_is_followed_by_one_that_works(
+    folder: Path, moment: str, with_children: bool
+) -> None:
     data = folder / "data"
     process = subprocess.Popen([sys.executable, "-c", START, str(data)], start_new_session=True)
     made = folder / ".data.new"
@@ -221,7 +236,13 @@ def programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Programs that are to be copied, and a temporary folder of the test's to which they are."""
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     bindir = folder / "package" / "pginstall" / "bin"
-    for path in ("bin/postgres", "bin/initdb", "lib/deep/plpgsql.so", "lib/libpq.so.5", "include/left-out.h"):
+    for path in (
+        "bin/postgres",
+        "bin/initdb",
+        "lib/deep/plpgsql.so",
+        "lib/libpq.so.5",
+        "include/left-out.h",
+    ):
         file = bindir.parent / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(path * 100)
@@ -240,7 +261,13 @@ def test_a_copy_of_the_programs_that_lost_a_file_is_completed(programs: Path, lo
     (copy / "bin" / "postgres").write_text("cut off")
     assert _copy_for_all(programs).parent == copy
     names = {str(path.relative_to(copy)) for path in copy.rglob("*") if not path.is_dir()}
-    assert names == {"bin/postgres", "bin/initdb", "lib/deep/plpgsql.so", "lib/libpq.so.5", "lib/libpq.so"}
+    assert names == {
+        "bin/postgres",
+        "bin/initdb",
+        "lib/deep/plpgsql.so",
+        "lib/libpq.so.5",
+        "lib/libpq.so",
+    }
     assert (copy / "lib" / "libpq.so").read_text() == (copy / "lib" / "libpq.so.5").read_text()
     assert (copy / "bin" / "postgres").read_text() == programs.joinpath("postgres").read_text()
     assert os.access(copy / "bin" / "postgres", os.X_OK)

@@ -31,14 +31,18 @@ CALLS: dict[str, Callable[[Durable], Awaitable[Any]]] = {
     "status": lambda durable: durable.threads.status("t"),
     "page": lambda durable: durable.threads.search_page(),
     "counts": lambda durable: durable.threads.count(),
-    "a checkpoint": lambda durable: durable.checkpointer.aget_tuple({"configurable": {"thread_id": "t"}}),
+    "a checkpoint": lambda durable: durable.checkpointer.aget_tuple(
+        {"configurable": {"thread_id": "t"}}
+    ),
     "a token": lambda durable: services_of(durable).checkpoints.new_fence("t"),
     "closing": lambda durable: durable.aclose(),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_a_call_from_another_loop_is_refused_and_does_no_harm(durable: Durable, name: str) -> None:
+async def test_a_call_from_another_loop_is_refused_and_does_no_harm(
+    durable: Durable, name: str
+) -> None:
     await services_of(durable).checkpoints.new_fence("u")
     with pytest.raises(ClosedError, match="another event loop"):
         await in_another_loop(lambda: CALLS[name](durable))
@@ -46,14 +50,20 @@ async def test_a_call_from_another_loop_is_refused_and_does_no_harm(durable: Dur
         assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
 
 
-async def test_a_graph_that_writes_under_a_lease_from_another_loop_is_refused(durable: Durable) -> None:
+async def test_a_graph_that_writes_under_a_lease_from_another_loop_is_refused(
+    durable: Durable,
+) -> None:
     async with durable.hold("t"):
         graph = four_nodes().compile(checkpointer=durable.checkpointer)
         with pytest.raises(ClosedError, match="another event loop"):
-            await in_another_loop(lambda: graph.ainvoke(INPUT, {"configurable": {"thread_id": "t"}}))
+            await in_another_loop(
+                lambda: graph.ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
+            )
 
 
-async def test_a_status_from_another_loop_while_one_is_under_way_is_refused(durable: Durable) -> None:
+async def test_a_status_from_another_loop_while_one_is_under_way_is_refused(
+    durable: Durable,
+) -> None:
     gate = Gate("weigh")
 
     async def body() -> None:

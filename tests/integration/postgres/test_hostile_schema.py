@@ -1,8 +1,9 @@
 """Whoever may create in a schema of the search path has nothing of his run by our statements.
 
-Postgres prefers the function or operator whose types fit exactly, whatever schema it is in: `public.unnest(text[])` comes
-before `pg_catalog.unnest(anyarray)`. So functions are named with their schema, and the operands of operators have the types
-of one that there is in pg_catalog, which is searched first.
+Postgres prefers the function or operator whose types fit exactly, whatever schema it is in:
+`public.unnest(text[])` comes before `pg_catalog.unnest(anyarray)`. So functions are named with
+their schema, and the operands of operators have the types of one that there is in pg_catalog, which
+is searched first.
 """
 
 from __future__ import annotations
@@ -26,8 +27,31 @@ from aiodurable.postgres.sql import careful, load
 SYNTAX = {"coalesce", "extract", "greatest", "least", "nullif", "position", "substring"}
 """Written like calls of functions, they are none, or of one in pg_catalog whatever the path is."""
 TYPES = (
-    *("text", "bigint", "integer", "boolean", "jsonb", "bytea", "timestamptz", "interval", "numeric", "float8", "oid"),
-    *("xid", "name", "int2", "regclass", "text[]", "bigint[]", "integer[]", "boolean[]", "jsonb[]", "bytea[]"),
+    *(
+        "text",
+        "bigint",
+        "integer",
+        "boolean",
+        "jsonb",
+        "bytea",
+        "timestamptz",
+        "interval",
+        "numeric",
+        "float8",
+        "oid",
+    ),
+    *(
+        "xid",
+        "name",
+        "int2",
+        "regclass",
+        "text[]",
+        "bigint[]",
+        "integer[]",
+        "boolean[]",
+        "jsonb[]",
+        "bytea[]",
+    ),
 )
 UNWRITTEN = {"=", "<>", "<=", ">=", "<", ">", "~~", "!~~"}
 """Operators that IN, IS DISTINCT FROM, CASE, BETWEEN, LIKE and their like call."""
@@ -35,14 +59,20 @@ UNWRITTEN = {"=", "<>", "<=", ">=", "<", ">", "~~", "!~~"}
 
 def statements() -> Iterator[tuple[str, str]]:
     """Every block that can be prepared, with what comes in its braces."""
-    parts = {f"{{{name.removeprefix('commit_')}}}": text for name, text in load("checkpoints").items()}
+    parts = {
+        f"{{{name.removeprefix('commit_')}}}": text for name, text in load("checkpoints").items()
+    }
     parts |= {"{classify}": load("threads")["classify"], "{select}": DurableSaver.SELECT_SQL}
-    for file in sorted(file.name for file in files("aiodurable.postgres").joinpath("sql").iterdir()):
+    for file in sorted(
+        file.name for file in files("aiodurable.postgres").joinpath("sql").iterdir()
+    ):
         for name, block in load(file.removesuffix(".sql")).items():
             text = re.sub(r"--.*", "", block)
             for brace, part in parts.items():
                 text = text.replace(brace, re.sub(r"--.*", "", part))
-            if name.startswith("commit_") or not re.match(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b", text):
+            if name.startswith("commit_") or not re.match(
+                r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b", text
+            ):
                 continue
             for number in range(1, text.count("%s") + 1):
                 text = text.replace("%s", f"${number}", 1)
@@ -67,25 +97,39 @@ def test_every_function_is_named_with_its_schema(name: str, text: str) -> None:
     bare = re.sub(r"'[^']*'", "''", text)
     for call in re.finditer(r"(?<![\w.])([a-z_]\w*)\(", bare):
         # With several arguments unnest is syntax, for as many calls of pg_catalog's.
-        if call[1] not in SYNTAX and not (call[1] == "unnest" and arguments(bare, call.end() - 1) > 1):
+        if call[1] not in SYNTAX and not (
+            call[1] == "unnest" and arguments(bare, call.end() - 1) > 1
+        ):
             pytest.fail(f"{call[1]} in {name}")
 
 
 def test_no_operator_is_that_of_a_schema_of_the_path(dsn: str) -> None:
-    """Of every pair of types, and of every function of one argument, for which pg_catalog has none of its own."""
+    """Of every pair of types, and of every function of one argument, for which pg_catalog has none
+    of its own.
+    """
     with psycopg.connect(dsn, autocommit=True) as connection:
         wanted: dict[str, tuple[str, str]] = {}
         for name, text in statements():
             connection.execute(f"PREPARE {name} AS {text}".encode())
             [(types,)] = connection.execute(
-                "SELECT array_to_string(parameter_types, ', ') FROM pg_prepared_statements WHERE name = %s", (name,)
+                "SELECT array_to_string(parameter_types, ', ') FROM pg_prepared_statements WHERE"
+                " name = %s",
+                (name,),
             ).fetchall()
             wanted[name] = types, text
-        used = {called for _, text in wanted.values() for called in re.findall(r"pg_catalog\.(\w+)\(", text)}
+        used = {
+            called
+            for _, text in wanted.values()
+            for called in re.findall(r"pg_catalog\.(\w+)\(", text)
+        }
         bare = re.sub(r"'[^']*'", "", " ".join(text for _, text in wanted.values()))
         operators = UNWRITTEN.union(re.findall(r"[-+*/<>=~!@#%^&|?]+", bare))
         literals = {"types": list(TYPES), "operators": sorted(operators), "functions": sorted(used)}
-        connection.execute(sql.SQL(HOSTILE).format(**{name: sql.Literal(value) for name, value in literals.items()}))
+        connection.execute(
+            sql.SQL(HOSTILE).format(
+                **{name: sql.Literal(value) for name, value in literals.items()}
+            )
+        )
         connection.execute("CREATE SCHEMA probe")
         failed: list[str] = []
         for name, (types, text) in wanted.items():
@@ -164,7 +208,9 @@ CREATE OPERATOR public.->> (LEFTARG = jsonb, RIGHTARG = jsonb, FUNCTION = public
 async def test_nothing_that_a_stranger_made_is_run(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as joe:
         joe.execute(JOE)
-        graph = StateGraph(State).add_node("step", step).add_edge(START, "step").add_edge("step", END)
+        graph = (
+            StateGraph(State).add_node("step", step).add_edge(START, "step").add_edge("step", END)
+        )
         async with Durable(dsn) as durable, PostgresLockManager(dsn) as locks:
             async with durable.run("thread", graph) as run:
                 await run.ainvoke({"n": 0})

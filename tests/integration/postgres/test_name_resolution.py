@@ -54,12 +54,16 @@ async def full() -> AsyncIterator[None]:
 async def test_a_direct_connection_is_opened_by_name_while_the_default_executor_is_full(
     by_name: str, full: None
 ) -> None:
-    connection = await within(10, connect_direct(parse_dsn(by_name), role="test"), what="a connection")
+    connection = await within(
+        10, connect_direct(parse_dsn(by_name), role="test"), what="a connection"
+    )
     assert await connection.fetchval("SELECT 1") == 1
     await connection.close()
 
 
-async def test_the_pool_opens_connections_by_name_while_the_default_executor_is_full(by_name: str, full: None) -> None:
+async def test_the_pool_opens_connections_by_name_while_the_default_executor_is_full(
+    by_name: str, full: None
+) -> None:
     database = PsycopgPool(parse_dsn(by_name), min_size=2, max_size=2)
     await within(10, database.open(), what="the pool")
     assert await within(10, database.fetch("SELECT 1 AS n"), what="an answer") == [{"n": 1}]
@@ -82,7 +86,9 @@ async def test_a_run_takes_its_lock_again_while_plain_functions_fill_the_default
         async with full_executor():
             before = server_locks.keys()
             assert server_locks.end_sessions() == 2
-            await wait_until(lambda: server_locks.keys() - before, what="another session to have the lock")
+            await wait_until(
+                lambda: server_locks.keys() - before, what="another session to have the lock"
+            )
         gate.open.set()
         assert (await within(30, running, what="the run to end"))["words"] == list(STEPS)
 
@@ -100,10 +106,17 @@ async def test_of_several_hosts_and_addresses_the_first_that_answers_is_taken_by
     def getaddrinfo(host: str, port: Any, **_: Any) -> list[Any]:
         if host not in known:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, int(port))) for address in known[host]]
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, int(port)))
+            for address in known[host]
+        ]
 
     monkeypatch.setattr(name_resolution.socket, "getaddrinfo", getaddrinfo)
-    rest = {key: value for key, value in conninfo_to_dict(by_name).items() if key in ("user", "password", "dbname")}
+    rest = {
+        key: value
+        for key, value in conninfo_to_dict(by_name).items()
+        if key in ("user", "password", "dbname")
+    }
     for hosts, ports in [
         ("two.invalid", port),
         ("one.invalid,two.invalid", f"{nobody_port},{port}"),

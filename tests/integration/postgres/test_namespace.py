@@ -16,8 +16,12 @@ MINE, THEIRS = Settings(namespace="mine"), Settings(namespace="theirs")
 async def test_a_second_namespace_on_the_same_tables_is_refused(dsn: str, sessions: int) -> None:
     async with Durable(dsn, settings=MINE), Durable(dsn, settings=MINE):
         with pytest.raises(ConfigurationError, match="'theirs'.*'mine'"):
-            await Durable(dsn, settings=Settings(namespace="theirs", lock_connections=sessions)).open()
-    with pytest.raises(ConfigurationError, match="'theirs'.*'mine'"):  # also when nobody is there any more
+            await Durable(
+                dsn, settings=Settings(namespace="theirs", lock_connections=sessions)
+            ).open()
+    with pytest.raises(
+        ConfigurationError, match="'theirs'.*'mine'"
+    ):  # also when nobody is there any more
         await Durable(dsn, settings=THEIRS).open()
 
 

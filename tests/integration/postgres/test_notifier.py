@@ -1,4 +1,6 @@
-"""Each subscriber hears what is sent on its channel, over one connection, and over the one that replaces it."""
+"""Each subscriber hears what is sent on its channel, over one connection, and over the one that
+replaces it.
+"""
 
 from __future__ import annotations
 
@@ -51,14 +53,18 @@ async def test_a_subscriber_that_fails_keeps_nothing_from_the_others(
     await notifier.attach(connection)
     notify(dsn, ("a", "1"))
     await wait_until(lambda: heard == ["1"], what="the notification")
-    assert [record.levelno for record in caplog.records if "subscriber" in record.message] == [logging.ERROR]
+    assert [record.levelno for record in caplog.records if "subscriber" in record.message] == [
+        logging.ERROR
+    ]
     connection.terminate()
 
 
 async def test_subscriptions_outlive_the_lock_session_that_listens(dsn: str) -> None:
     notifier, heard = Notifier(), list[str]()
     notifier.subscribe("a", heard.append)
-    async with PostgresLockManager(dsn, sessions=1, settings=Settings(), notifier=notifier) as locks:
+    async with PostgresLockManager(
+        dsn, sessions=1, settings=Settings(), notifier=notifier
+    ) as locks:
         with pytest.raises(RuntimeError, match="before the locks open"):
             notifier.subscribe("too late", heard.append)
         with psycopg.connect(dsn, autocommit=True) as killer:
@@ -66,6 +72,8 @@ async def test_subscriptions_outlive_the_lock_session_that_listens(dsn: str) -> 
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND application_name LIKE 'aiodurable:lock@%'"
             )
-        await wait_until(lambda: locks.health().sessions[0].reconnects == 1, what="the session to be replaced")
+        await wait_until(
+            lambda: locks.health().sessions[0].reconnects == 1, what="the session to be replaced"
+        )
         notify(dsn, ("a", "1"))
         await wait_until(lambda: heard == ["1"], what="the notification")

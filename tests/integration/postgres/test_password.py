@@ -1,4 +1,6 @@
-"""A server that asks for a password (SCRAM, over TCP): everything works, and nothing that is said or logged repeats it."""
+"""A server that asks for a password (SCRAM, over TCP): everything works, and nothing that is said
+or logged repeats it.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,18 @@ START = {"words": [], "told": ""}
 
 def hidden(*told: str) -> bool:
     """Whether none of it shows either password, as it is or as it stands in a URI."""
-    secrets = [form for word in (PASSWORD, WRONG) for form in (word, quote(word, safe=""), word.partition(":")[0])]
+    secrets = [
+        form
+        for word in (PASSWORD, WRONG)
+        for form in (word, quote(word, safe=""), word.partition(":")[0])
+    ]
     return not [secret for secret in secrets for text in told if secret in text]
 
 
 def everything_of(error: BaseException) -> list[str]:
-    """What it says, what it carries, and the errors behind it. Frames show source lines, not values."""
+    """What it says, what it carries, and the errors behind it. Frames show source lines, not
+    values.
+    """
     return [*traceback.format_exception(error), repr(error), repr(vars(error))]
 
 
@@ -42,7 +50,11 @@ async def asking(own: OwnServer) -> str:
     """The DSN without its password's place: `{}` is to be filled."""
     rules = own.folder / "hba"
     rules.write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
-    own.settings |= {"listen_addresses": "127.0.0.1", "port": str(free_port()), "hba_file": str(rules)}
+    own.settings |= {
+        "listen_addresses": "127.0.0.1",
+        "port": str(free_port()),
+        "hba_file": str(rules),
+    }
     socket = await own.start()
     parts = conninfo_to_dict(socket)
     with psycopg.connect(socket, autocommit=True) as connection:
@@ -57,7 +69,12 @@ async def test_no_password_is_said_or_logged_while_runs_fail_and_recover(
     told: list[str] = []
     with caplog.at_level(logging.DEBUG):
         async with Durable(dsn, settings=Settings(close_timeout_s=2)) as durable:
-            told += [repr(durable), repr(durable.dsn), str(durable.health()), repr(durable.settings)]
+            told += [
+                repr(durable),
+                repr(durable.dsn),
+                str(durable.health()),
+                repr(durable.settings),
+            ]
             async with durable.run("t", four_nodes()) as run:
                 assert (await run.ainvoke(START))["words"] == list(STEPS)
             assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE
@@ -65,15 +82,22 @@ async def test_no_password_is_said_or_logged_while_runs_fail_and_recover(
                 dsn, autocommit=True
             ) as admin:  # its sessions are lost, and opened again with the password
                 admin.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'aio%'"
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name"
+                    " LIKE 'aio%'"
                 )
-            await wait_until(lambda: all(each.up and each.reconnects for each in durable.locks.health().sessions))
+            await wait_until(
+                lambda: all(each.up and each.reconnects for each in durable.locks.health().sessions)
+            )
             async with durable.run("u", four_nodes()) as run:
                 assert (await run.ainvoke(START))["words"] == list(STEPS)
         for opening in (
-            Durable(asking.format(quote(WRONG, safe="")), settings=Settings(connect_timeout_s=3)).open(),
+            Durable(
+                asking.format(quote(WRONG, safe="")), settings=Settings(connect_timeout_s=3)
+            ).open(),
             PostgresLockManager(asking.format(quote(WRONG, safe=""))).open(),
-            Durable(dsn.replace("/postgres", "/nowhere"), settings=Settings(connect_timeout_s=3)).open(),
+            Durable(
+                dsn.replace("/postgres", "/nowhere"), settings=Settings(connect_timeout_s=3)
+            ).open(),
         ):
             with pytest.raises(PostgresUnavailableError) as refused:
                 await opening
@@ -91,7 +115,15 @@ async def test_no_password_is_said_or_logged_while_runs_fail_and_recover(
 async def test_the_commands_show_no_password(asking: str, password: str) -> None:
     dsn = asking.format(quote(password, safe=""))
     told: list[str] = []
-    for command in (["migrate"], ["doctor"], ["doctor", "--json"], ["status"], ["list"], ["locks"], ["show", "t"]):
+    for command in (
+        ["migrate"],
+        ["doctor"],
+        ["doctor", "--json"],
+        ["status"],
+        ["list"],
+        ["locks"],
+        ["show", "t"],
+    ):
         result = await asyncio.to_thread(CliRunner().invoke, cli, [*command, "--dsn", dsn])
         told.append(result.output)
         if password == PASSWORD and command != ["show", "t"]:

@@ -11,7 +11,8 @@ from aiodurable.postgres.pool import PsycopgPool
 from tests.support.waiting import wait_until
 
 PLANNED = (
-    "PREPARE planned (text[]) AS SELECT f.token FROM aiodurable_fences f JOIN unnest($1) t (id) ON f.thread_id = t.id"
+    "PREPARE planned (text[]) AS SELECT f.token FROM aiodurable_fences f JOIN unnest($1) t (id) ON"
+    " f.thread_id = t.id"
 )
 EXPLAIN = "EXPLAIN EXECUTE planned ('{thread-7}')"
 
@@ -29,7 +30,9 @@ async def test_a_link_plans_anew(dsn: str, filling: str) -> None:
     link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
 
     async def by_key() -> bool:
-        return "Index Cond: (thread_id = t.id)" in "\n".join(row[0] for row in await link.fetch(EXPLAIN))
+        return "Index Cond: (thread_id = t.id)" in "\n".join(
+            row[0] for row in await link.fetch(EXPLAIN)
+        )
 
     await link.fetch(PLANNED)
     assert not await by_key()
@@ -43,7 +46,9 @@ async def test_the_pool_plans_anew(dsn: str, filling: str) -> None:
     await database.open()
 
     async def by_key() -> bool:
-        return "Index Cond: (thread_id = t.id)" in "\n".join(row["QUERY PLAN"] for row in await database.fetch(EXPLAIN))
+        return "Index Cond: (thread_id = t.id)" in "\n".join(
+            row["QUERY PLAN"] for row in await database.fetch(EXPLAIN)
+        )
 
     await database.execute("SET plan_cache_mode = force_generic_plan")
     await database.execute(PLANNED)

@@ -40,8 +40,12 @@ CALLS: dict[str, Call] = {
 }
 
 
-async def cancelled_as_it_is_served(database: PsycopgPool, call: Awaitable[Any], steps: int) -> asyncio.Task[Any]:
-    """`call` waits for the pool's only connection, gets it, and is cancelled `steps` turns of the event loop later."""
+async def cancelled_as_it_is_served(
+    database: PsycopgPool, call: Awaitable[Any], steps: int
+) -> asyncio.Task[Any]:
+    """`call` waits for the pool's only connection, gets it, and is cancelled `steps` turns of the
+    event loop later.
+    """
 
     async def work() -> None:
         await call
@@ -50,7 +54,9 @@ async def cancelled_as_it_is_served(database: PsycopgPool, call: Awaitable[Any],
     held = database.pool.connection()
     await held.__aenter__()
     task = asyncio.create_task(work())
-    await wait_until(lambda: database.stats()["requests_waiting"], what="the call to wait for the pool")
+    await wait_until(
+        lambda: database.stats()["requests_waiting"], what="the call to wait for the pool"
+    )
     await held.__aexit__(None, None, None)
     for _ in range(steps):
         await asyncio.sleep(0)
@@ -72,7 +78,9 @@ async def durable(dsn: str) -> AsyncIterator[Durable]:
 async def test_a_call_that_is_cancelled_as_the_pool_serves_it_ends_cancelled(
     durable: Durable, name: str, steps: int
 ) -> None:
-    task = await cancelled_as_it_is_served(services_of(durable).checkpoints.database, CALLS[name](durable), steps)
+    task = await cancelled_as_it_is_served(
+        services_of(durable).checkpoints.database, CALLS[name](durable), steps
+    )
     lost = not task.done()
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -89,7 +97,9 @@ async def database(dsn: str) -> AsyncIterator[PsycopgPool]:
     await database.aclose()
 
 
-async def test_an_anyio_scope_that_is_cancelled_as_the_pool_serves_it_ends_as_its_own(database: PsycopgPool) -> None:
+async def test_an_anyio_scope_that_is_cancelled_as_the_pool_serves_it_ends_as_its_own(
+    database: PsycopgPool,
+) -> None:
     scope = anyio.CancelScope()
     ended = asyncio.Event()
 
@@ -102,7 +112,9 @@ async def test_an_anyio_scope_that_is_cancelled_as_the_pool_serves_it_ends_as_it
     held = database.pool.connection()
     await held.__aenter__()
     task = asyncio.create_task(work())
-    await wait_until(lambda: database.stats()["requests_waiting"], what="the call to wait for the pool")
+    await wait_until(
+        lambda: database.stats()["requests_waiting"], what="the call to wait for the pool"
+    )
     await held.__aexit__(None, None, None)
     scope.cancel()
     await within(5, task)
@@ -123,7 +135,9 @@ async def test_a_timeout_around_a_loop_of_calls_ends_it(database: PsycopgPool) -
                 await database.fetch("SELECT 1")
 
     task = asyncio.create_task(work())
-    await wait_until(lambda: database.stats()["requests_waiting"], what="the call to wait for the pool")
+    await wait_until(
+        lambda: database.stats()["requests_waiting"], what="the call to wait for the pool"
+    )
     await held.__aexit__(None, None, None)
     timeout.reschedule(asyncio.get_running_loop().time())
     done, _ = await asyncio.wait({task}, timeout=5)

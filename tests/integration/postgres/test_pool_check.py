@@ -1,4 +1,6 @@
-"""A connection of the pool that was ended while nobody used it is not handed out, and no statement is spent on finding out."""
+"""A connection of the pool that was ended while nobody used it is not handed out, and no statement
+is spent on finding out.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from aiodurable.postgres.pool import PsycopgPool
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until_sync
 
-OURS = "application_name LIKE 'aiodurable:pool@%' AND datname = current_database() AND pid <> pg_backend_pid()"
+OURS = (
+    "application_name LIKE 'aiodurable:pool@%' AND datname = current_database() AND pid <>"
+    " pg_backend_pid()"
+)
 
 
 @pytest.fixture
@@ -23,14 +28,22 @@ async def database(dsn: str) -> AsyncIterator[PsycopgPool]:
     await database.aclose()
 
 
-async def test_a_backend_that_was_killed_while_idle_is_not_felt(database: PsycopgPool, dsn: str) -> None:
+async def test_a_backend_that_was_killed_while_idle_is_not_felt(
+    database: PsycopgPool, dsn: str
+) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         for _ in range(3):
             assert await database.fetch("SELECT 1 AS n") == [{"n": 1}]
-            connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}".encode())
+            connection.execute(
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}".encode()
+            )
             # Without a turn of the event loop: the pool has no time to find out by itself.
             wait_until_sync(
-                lambda: not connection.execute(f"SELECT pid FROM pg_stat_activity WHERE {OURS}".encode()).fetchall()
+                lambda: (
+                    not connection.execute(
+                        f"SELECT pid FROM pg_stat_activity WHERE {OURS}".encode()
+                    ).fetchall()
+                )
             )
 
 

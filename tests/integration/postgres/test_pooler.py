@@ -1,4 +1,6 @@
-"""Everything but the locks works through a real PgBouncer in transaction mode, also one that knows no prepared statements."""
+"""Everything but the locks works through a real PgBouncer in transaction mode, also one that knows
+no prepared statements.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def settings(dsn: str) -> Settings:
     return Settings(lock_dsn=dsn)
 
 
-async def test_50_runs_at_once_through_5_server_connections(pooler: str, settings: Settings) -> None:
+async def test_50_runs_at_once_through_5_server_connections(
+    pooler: str, settings: Settings
+) -> None:
     async with Durable(pooler, settings=settings) as durable:
 
         async def one(number: int) -> str:
@@ -49,11 +53,15 @@ async def test_50_runs_at_once_through_5_server_connections(pooler: str, setting
                 return str((await run.ainvoke(START))["told"])
 
         assert await asyncio.gather(*map(one, range(50))) == ["collect sort weigh tell"] * 50
-        complete = [thread async for thread in durable.threads.resumable(status=ThreadStatus.COMPLETE)]
+        complete = [
+            thread async for thread in durable.threads.resumable(status=ThreadStatus.COMPLETE)
+        ]
         assert len(complete) == 50
 
 
-async def test_what_is_locked_directly_is_seen_through_the_pooler(pooler: str, settings: Settings) -> None:
+async def test_what_is_locked_directly_is_seen_through_the_pooler(
+    pooler: str, settings: Settings
+) -> None:
     async with Durable(pooler, settings=settings, graphs={"asking": asking()}) as durable:
         async with durable.run("t", "asking") as run:
             assert "__interrupt__" in await run.ainvoke(START)
@@ -64,7 +72,9 @@ async def test_what_is_locked_directly_is_seen_through_the_pooler(pooler: str, s
             assert (await run.answer("upon"))["told"] == "collect upon"
 
 
-async def test_a_killed_run_is_resumed(pooler: str, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_killed_run_is_resumed(
+    pooler: str, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIODURABLE_LOCK_DSN", dsn)
     async with started() as processes, Durable(pooler) as durable:
         code, _ = await processes.run(pooler, "t", "linear", tmp_path / "log", ("after", 5))
@@ -99,8 +109,13 @@ async def test_threads_are_pruned(pooler: str, settings: Settings) -> None:
 async def test_a_raised_fence_waits_a_second_and_leaves_no_setting_behind(
     pooler: str, settings: Settings, dsn: str
 ) -> None:
-    """The patience is set for one transaction: the statements of a pipeline stay on one server connection."""
-    async with AsyncCheckpointerPool(pooler, settings=settings) as pool, AsyncCheckpointerPool(dsn) as direct:
+    """The patience is set for one transaction: the statements of a pipeline stay on one server
+    connection.
+    """
+    async with (
+        AsyncCheckpointerPool(pooler, settings=settings) as pool,
+        AsyncCheckpointerPool(dsn) as direct,
+    ):
         assert await pool.bump("t") == 1
         async with direct.database.connection() as holder, holder.transaction():
             await holder.execute("SELECT FROM aiodurable_fences FOR UPDATE")
@@ -108,7 +123,8 @@ async def test_a_raised_fence_waits_a_second_and_leaves_no_setting_behind(
 
             async def tries() -> list[dict[str, Any]]:
                 return await direct.database.fetch(
-                    "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%aiodurable_fences%'"
+                    "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE"
+                    " '%aiodurable_fences%'"
                 )
 
             await wait_until(tries, what="the bump to wait for the row")
@@ -119,7 +135,9 @@ async def test_a_raised_fence_waits_a_second_and_leaves_no_setting_behind(
             await wait_until(cut, what="the wait to be cut")
         assert await waiting == 2
         left = [
-            await pool.database.fetch_one("SELECT current_setting('lock_timeout') AS now, pg_backend_pid()")
+            await pool.database.fetch_one(
+                "SELECT current_setting('lock_timeout') AS now, pg_backend_pid()"
+            )
             for _ in range(SERVER_CONNECTIONS)
         ]
         assert all(row is not None and row["now"] == "0" for row in left)
@@ -141,7 +159,9 @@ async def test_where_a_pooler_cuts_idle_clients_the_next_statement_connects_agai
         await database.open()
         async with database.connection() as connection:
             wire = connection.fileno()
-        await wait_until(lambda: select.select([wire], [], [], 0)[0], what="the farewell of the pooler")
+        await wait_until(
+            lambda: select.select([wire], [], [], 0)[0], what="the farewell of the pooler"
+        )
         assert await database.fetch("SELECT 1 AS one") == [{"one": 1}]
         assert database.stats()["connections_lost"] == 1
         await database.aclose()
@@ -156,7 +176,9 @@ async def test_checkpoints_alone_need_no_direct_connection(pooler: str) -> None:
         pool, thread = pools[number % len(pools)], f"t{number}"
         config: Any = {"thread_id": thread, SESSION_KEY: WriteSession(await pool.new_fence(thread))}
         graph = four_nodes().compile(checkpointer=pool.get_checkpointer())
-        return str((await graph.ainvoke(START, {"configurable": config}, durability="sync"))["told"])
+        return str(
+            (await graph.ainvoke(START, {"configurable": config}, durability="sync"))["told"]
+        )
 
     assert await asyncio.gather(*map(one, range(20))) == ["collect sort weigh tell"] * 20
     await asyncio.gather(*(pool.aclose() for pool in pools))
@@ -168,7 +190,9 @@ async def test_statements_are_prepared_where_no_pooler_is(pooler: str, dsn: str)
         database = PsycopgPool(parse_dsn(url), max_size=1)
         await database.open()
         await database.fetch("SELECT 1")
-        rows = await database.fetch("SELECT count(*) AS n FROM pg_prepared_statements WHERE statement = 'SELECT 1'")
+        rows = await database.fetch(
+            "SELECT count(*) AS n FROM pg_prepared_statements WHERE statement = 'SELECT 1'"
+        )
         prepared.append(rows[0]["n"])
         await database.aclose()
     assert prepared == [1, 0]

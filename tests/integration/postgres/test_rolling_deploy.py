@@ -1,4 +1,6 @@
-"""The next release's migration runs while processes of this one are at work: no column that it adds breaks them."""
+"""The next release's migration runs while processes of this one are at work: no column that it adds
+breaks them.
+"""
 
 from __future__ import annotations
 
@@ -37,5 +39,7 @@ async def test_a_column_added_to_our_tables_breaks_no_running_process(dsn: str) 
         with psycopg.connect(dsn, autocommit=True) as connection:
             for table in TABLES:
                 if table.startswith("aiodurable_"):
-                    connection.execute(f"ALTER TABLE {table} ADD COLUMN of_the_next_release text DEFAULT ''".encode())
+                    connection.execute(
+                        f"ALTER TABLE {table} ADD COLUMN of_the_next_release text DEFAULT ''".encode()
+                    )
         await every_verb(durable, "after")

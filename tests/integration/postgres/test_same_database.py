@@ -1,4 +1,6 @@
-"""`lock_dsn` must lead to the database of the DSN: what was written by the one is read by the other."""
+"""`lock_dsn` must lead to the database of the DSN: what was written by the one is read by the
+other.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ async def test_a_lock_dsn_to_another_database_is_refused(dsn: str, another_dsn: 
             pytest.fail("opened")
     with pytest.raises(ConfigurationError, match="another database"):
         await AsyncCheckpointerPool(dsn, settings=Settings(lock_dsn=another_dsn)).open()
-    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:%%' AND datname = %s"
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:%%' AND"
+        " datname = %s"
+    )
     with psycopg.connect(dsn) as connection:
         name = connection.info.dbname
         assert connection.execute(query, (name,)).fetchone() == (0,)  # nothing is left open

@@ -27,7 +27,9 @@ asyncio.run(main())
 
 
 async def rows(dsn: str, query: str) -> list[dict[str, object]]:
-    async with await psycopg.AsyncConnection[DictRow].connect(dsn, autocommit=True, row_factory=dict_row) as connection:
+    async with await psycopg.AsyncConnection[DictRow].connect(
+        dsn, autocommit=True, row_factory=dict_row
+    ) as connection:
         return await (await connection.execute(query.encode())).fetchall()
 
 
@@ -38,7 +40,9 @@ async def run(dsn: str, query: str) -> None:
 
 async def start_six_processes(dsn: str) -> None:
     children = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", MANY, dsn, stderr=asyncio.subprocess.PIPE)
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", MANY, dsn, stderr=asyncio.subprocess.PIPE
+        )
         for _ in range(6)
     ]
     for _, stderr in await asyncio.gather(*(child.communicate() for child in children)):
@@ -49,11 +53,22 @@ async def start_six_processes(dsn: str) -> None:
 async def assert_whole(dsn: str) -> None:
     await schema.check(parse_dsn(dsn))
     assert await rows(dsn, "SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid") == []
-    tables = {str(row["relname"]) for row in await rows(dsn, "SELECT relname FROM pg_class WHERE relkind = 'r'")}
-    assert {"checkpoints", "checkpoint_blobs", "checkpoint_writes", "aiodurable_runs", "aiodurable_fences"} <= tables
+    tables = {
+        str(row["relname"])
+        for row in await rows(dsn, "SELECT relname FROM pg_class WHERE relkind = 'r'")
+    }
+    assert {
+        "checkpoints",
+        "checkpoint_blobs",
+        "checkpoint_writes",
+        "aiodurable_runs",
+        "aiodurable_fences",
+    } <= tables
 
 
-async def test_36_callers_in_6_processes_make_one_schema_on_an_empty_database(empty_dsn: str) -> None:
+async def test_36_callers_in_6_processes_make_one_schema_on_an_empty_database(
+    empty_dsn: str,
+) -> None:
     await start_six_processes(empty_dsn)
     await assert_whole(empty_dsn)
 
@@ -69,7 +84,9 @@ async def test_36_callers_in_6_processes_finish_a_half_migrated_database(empty_d
     await assert_whole(empty_dsn)
 
 
-async def test_the_printed_sql_makes_what_a_migration_makes_and_may_run_again(empty_dsn: str, dsn: str) -> None:
+async def test_the_printed_sql_makes_what_a_migration_makes_and_may_run_again(
+    empty_dsn: str, dsn: str
+) -> None:
     for _ in range(2):
         for statement in schema.script().split(";\n"):
             if statement.strip() in ("BEGIN", "COMMIT", ""):
@@ -92,10 +109,16 @@ async def test_a_ready_database_is_left_alone(dsn: str) -> None:
     assert await schema.migrate(parse_dsn(dsn)) == 0
 
 
-@pytest.mark.parametrize("index", ["aiodurable_writes_errors_interrupts_idx", "aiodurable_checkpoints_id_brin"])
-async def test_an_index_whose_building_was_killed_is_built_again(empty_dsn: str, index: str) -> None:
+@pytest.mark.parametrize(
+    "index", ["aiodurable_writes_errors_interrupts_idx", "aiodurable_checkpoints_id_brin"]
+)
+async def test_an_index_whose_building_was_killed_is_built_again(
+    empty_dsn: str, index: str
+) -> None:
     await schema.migrate(parse_dsn(empty_dsn))
-    await run(empty_dsn, f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass")
+    await run(
+        empty_dsn, f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass"
+    )
     await run(empty_dsn, "DELETE FROM aiodurable_migrations WHERE version >= 2")
     await schema.migrate(parse_dsn(empty_dsn))
     await assert_whole(empty_dsn)
@@ -122,7 +145,9 @@ async def test_check_refuses_an_empty_database_without_changing_it(empty_dsn: st
     assert await rows(empty_dsn, "SELECT 1 FROM pg_class WHERE relname LIKE 'aiodurable%'") == []
 
 
-async def test_a_migration_that_somebody_else_holds_up_ends_in_time_and_blocks_nobody(empty_dsn: str) -> None:
+async def test_a_migration_that_somebody_else_holds_up_ends_in_time_and_blocks_nobody(
+    empty_dsn: str,
+) -> None:
     async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as other:
         await other.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_KEY,))
         with pytest.raises(PostgresUnavailableError, match="within 0.3 s"):
@@ -132,8 +157,8 @@ async def test_a_migration_that_somebody_else_holds_up_ends_in_time_and_blocks_n
 async def test_a_role_that_may_not_create_is_told_what_to_do(empty_dsn: str) -> None:
     await run(
         empty_dsn,
-        "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'reader'; EXCEPTION WHEN duplicate_object THEN NULL; END $$; "
-        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'reader'; EXCEPTION WHEN duplicate_object"
+        " THEN NULL; END $$; REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     )
     with pytest.raises(ConfigurationError, match="aiodurable migrate"):
         await schema.migrate(parse_dsn(make_conninfo(empty_dsn, user="reader", password="reader")))

@@ -1,4 +1,6 @@
-"""A password stays where it was given: in no frame of ours that a crash reporter shows, and in no list of processes."""
+"""A password stays where it was given: in no frame of ours that a crash reporter shows, and in no
+list of processes.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ WAYS: dict[str, Callable[[], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-async def test_no_frame_of_ours_shows_the_password_when_connecting_fails(way: Callable[[], Awaitable[Any]]) -> None:
+async def test_no_frame_of_ours_shows_the_password_when_connecting_fails(
+    way: Callable[[], Awaitable[Any]],
+) -> None:
     with pytest.raises(PostgresUnavailableError) as raised:
         await way()
     assert any(frame.f_code.co_filename.startswith(OURS) for frame in frames(raised.value))
@@ -99,7 +103,11 @@ def run(*arguments: str, **environment: str) -> Result:
 
 @pytest.mark.parametrize(
     "given",
-    [AWAY, f"host=127.0.0.1 port=1 user=me password={PASSWORD}", f"postgresql://127.0.0.1:1?password={PASSWORD}"],
+    [
+        AWAY,
+        f"host=127.0.0.1 port=1 user=me password={PASSWORD}",
+        f"postgresql://127.0.0.1:1?password={PASSWORD}",
+    ],
 )
 def test_a_password_on_the_command_line_is_warned_of_once(given: str) -> None:
     result = run("status", "--dsn", given)

@@ -1,7 +1,9 @@
-"""A relation that another role made under one of our names is refused before a statement reads or writes it.
+"""A relation that another role made under one of our names is refused before a statement reads or
+writes it.
 
-Joe may create in a schema of the search path: in Postgres 14, and in databases upgraded from it, every role may in `public`.
-What he makes runs his code as each role that uses it, and a view's code runs where it is only read.
+Joe may create in a schema of the search path: in Postgres 14, and in databases upgraded from it,
+every role may in `public`. What he makes runs his code as each role that uses it, and a view's code
+runs where it is only read.
 """
 
 from __future__ import annotations
@@ -48,19 +50,33 @@ BEGIN
 END $$;
 """
 VERSIONS = "(version integer PRIMARY KEY, name text, applied_at timestamptz DEFAULT now())"
-TRIGGER = "CREATE TRIGGER rise BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION public.rise_by_trigger();"
+TRIGGER = (
+    "CREATE TRIGGER rise BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION"
+    " public.rise_by_trigger();"
+)
 SQUATTED = {
-    "table_with_trigger": f"CREATE TABLE aiodurable_migrations {VERSIONS};" + TRIGGER.format("aiodurable_migrations"),
-    "table_of_langgraph_with_trigger": "CREATE TABLE checkpoint_migrations (v integer PRIMARY KEY);"
-    + TRIGGER.format("checkpoint_migrations"),
-    "view": f"CREATE VIEW aiodurable_migrations AS SELECT {schema.VERSION} AS version, 'x' AS name, now() AS applied_at "
-    "WHERE public.rise();",
-    "view_of_langgraph": "CREATE VIEW checkpoint_migrations AS SELECT 1000 AS v WHERE public.rise();",
+    "table_with_trigger": (
+        f"CREATE TABLE aiodurable_migrations {VERSIONS};" + TRIGGER.format("aiodurable_migrations")
+    ),
+    "table_of_langgraph_with_trigger": (
+        "CREATE TABLE checkpoint_migrations (v integer PRIMARY KEY);"
+        + TRIGGER.format("checkpoint_migrations")
+    ),
+    "view": (
+        f"CREATE VIEW aiodurable_migrations AS SELECT {schema.VERSION} AS version, 'x' AS name,"
+        " now() AS applied_at WHERE public.rise();"
+    ),
+    "view_of_langgraph": (
+        "CREATE VIEW checkpoint_migrations AS SELECT 1000 AS v WHERE public.rise();"
+    ),
     "plain_table": "CREATE TABLE aiodurable_runs (run_id text PRIMARY KEY);",
     "plain_table_of_langgraph": "CREATE TABLE checkpoints (thread_id text);",
     "sequence": "CREATE SEQUENCE aiodurable_lock_tokens AS bigint;",
     "leases": "CREATE VIEW aiodurable_leases AS SELECT 1::bigint AS key, 1 AS pid;",
-    "index": "CREATE TABLE mine (thread_id text); CREATE INDEX aiodurable_runs_one_running_idx ON mine (thread_id);",
+    "index": (
+        "CREATE TABLE mine (thread_id text); CREATE INDEX aiodurable_runs_one_running_idx ON mine"
+        " (thread_id);"
+    ),
 }
 
 
@@ -71,7 +87,9 @@ def roles(dsn: str) -> Iterator[psycopg.Connection[Any]]:
         connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
         for role in (JOE, OWNER, APP):
             connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'".encode())
-            stack.callback(connection.execute, f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode())
+            stack.callback(
+                connection.execute, f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode()
+            )
         yield connection
 
 
@@ -94,7 +112,9 @@ def as_joe(dsn: str, statements: str) -> None:
 
 
 def rose(superuser: psycopg.Connection[Any]) -> bool:
-    [(rose,)] = superuser.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", (JOE,)).fetchall()
+    [(rose,)] = superuser.execute(
+        "SELECT rolsuper FROM pg_roles WHERE rolname = %s", (JOE,)
+    ).fetchall()
     return rose
 
 
@@ -119,7 +139,10 @@ async def reads(dsn: str) -> None:
 @pytest.mark.parametrize("use", [migrates, checks, opens, reads])
 @pytest.mark.parametrize("squatted", SQUATTED)
 async def test_what_another_role_made_under_our_name_is_refused_and_runs_no_code(
-    empty_dsn: str, superuser: psycopg.Connection[Any], squatted: str, use: Callable[[str], Awaitable[None]]
+    empty_dsn: str,
+    superuser: psycopg.Connection[Any],
+    squatted: str,
+    use: Callable[[str], Awaitable[None]],
 ) -> None:
     as_joe(empty_dsn, RISE + SQUATTED[squatted])
     with pytest.raises(ConfigurationError, match=f"role '{JOE}' owns it.*drop it"):
@@ -128,7 +151,8 @@ async def test_what_another_role_made_under_our_name_is_refused_and_runs_no_code
 
 
 @pytest.mark.parametrize(
-    "squatted", ["table_with_trigger", "view", "table_of_langgraph_with_trigger", "view_of_langgraph"]
+    "squatted",
+    ["table_with_trigger", "view", "table_of_langgraph_with_trigger", "view_of_langgraph"],
 )
 async def test_what_is_made_while_a_migration_waits_is_refused_too(
     empty_dsn: str, superuser: psycopg.Connection[Any], squatted: str
@@ -138,7 +162,8 @@ async def test_what_is_made_while_a_migration_waits_is_refused_too(
 
     def waits() -> bool:
         query = (
-            "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:schema%' AND query LIKE '%try_adv%'"
+            "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:schema%' AND"
+            " query LIKE '%try_adv%'"
         )
         return bool(superuser.execute(query).fetchall())
 
@@ -153,16 +178,24 @@ async def test_what_is_made_while_a_migration_waits_is_refused_too(
 async def test_the_sequence_of_another_role_gives_a_lock_manager_no_tokens(
     empty_dsn: str, superuser: psycopg.Connection[Any]
 ) -> None:
-    as_joe(empty_dsn, SQUATTED["sequence"] + "GRANT ALL ON SEQUENCE aiodurable_lock_tokens TO PUBLIC")
+    as_joe(
+        empty_dsn, SQUATTED["sequence"] + "GRANT ALL ON SEQUENCE aiodurable_lock_tokens TO PUBLIC"
+    )
     for dsn in (empty_dsn, by(empty_dsn, APP)):
-        with pytest.raises(ConfigurationError, match=f"sequence 'public.aiodurable_lock_tokens'.*'{JOE}'"):
+        with pytest.raises(
+            ConfigurationError, match=f"sequence 'public.aiodurable_lock_tokens'.*'{JOE}'"
+        ):
             async with PostgresLockManager(dsn) as locks, locks.hold("name"):
                 pass
 
 
-async def test_a_trigger_of_another_role_on_our_table_is_refused(dsn: str, admin: psycopg.Connection[Any]) -> None:
+async def test_a_trigger_of_another_role_on_our_table_is_refused(
+    dsn: str, admin: psycopg.Connection[Any]
+) -> None:
     with roles(dsn) as superuser:
-        superuser.execute(f"GRANT CREATE ON SCHEMA public TO {JOE}; GRANT TRIGGER ON aiodurable_runs TO {JOE}".encode())
+        superuser.execute(
+            f"GRANT CREATE ON SCHEMA public TO {JOE}; GRANT TRIGGER ON aiodurable_runs TO {JOE}".encode()
+        )
         as_joe(dsn, RISE + TRIGGER.format("aiodurable_runs"))
         with pytest.raises(ConfigurationError, match=rf"'rise_by_trigger\(\)' of role '{JOE}'"):
             await opens(dsn)
@@ -173,7 +206,9 @@ async def test_a_rule_of_ours_that_calls_a_function_of_another_role_is_refused(d
     with roles(dsn) as superuser:
         superuser.execute(f"GRANT CREATE ON SCHEMA public TO {JOE}".encode())
         as_joe(dsn, RISE)
-        superuser.execute("CREATE RULE rise AS ON INSERT TO aiodurable_fences DO ALSO SELECT public.rise()")
+        superuser.execute(
+            "CREATE RULE rise AS ON INSERT TO aiodurable_fences DO ALSO SELECT public.rise()"
+        )
         with pytest.raises(ConfigurationError, match=rf"'rise\(\)' of role '{JOE}'"):
             await checks(dsn)
 
@@ -184,9 +219,13 @@ async def test_a_schema_that_somebody_named_after_the_superuser_hides_no_table(
     """`"$user"` comes first in the search path."""
     [(user,)] = superuser.execute("SELECT current_user").fetchall()
     superuser.execute(
-        sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(superuser.info.dbname), sql.Identifier(JOE))
+        sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(
+            sql.Identifier(superuser.info.dbname), sql.Identifier(JOE)
+        )
     )
-    as_joe(empty_dsn, f'CREATE SCHEMA "{user}"; CREATE TABLE "{user}".aiodurable_migrations {VERSIONS}')
+    as_joe(
+        empty_dsn, f'CREATE SCHEMA "{user}"; CREATE TABLE "{user}".aiodurable_migrations {VERSIONS}'
+    )
     with pytest.raises(ConfigurationError, match=JOE):
         await migrates(empty_dsn)
 
@@ -198,14 +237,17 @@ async def test_another_kind_of_relation_is_refused(empty_dsn: str) -> None:
         await migrates(empty_dsn)
 
 
-async def test_doctor_names_what_is_squatted(empty_dsn: str, superuser: psycopg.Connection[Any]) -> None:
+async def test_doctor_names_what_is_squatted(
+    empty_dsn: str, superuser: psycopg.Connection[Any]
+) -> None:
     as_joe(empty_dsn, SQUATTED["plain_table"])
     found = await tables(parse_dsn(empty_dsn), Settings())
     assert found.grade == "fail"
     assert JOE in found.found
 
 
-# ---- the usual set-ups -----------------------------------------------------------------------------------------------
+# ---- the usual set-ups
+# -----------------------------------------------------------------------------------------------
 
 
 class State(TypedDict, total=False):
@@ -217,18 +259,24 @@ def count(state: State) -> State:
 
 
 GRAPHS: dict[str, Any] = {
-    "count": StateGraph(State).add_node("count", count).add_edge(START, "count").add_edge("count", END)
+    "count": (
+        StateGraph(State).add_node("count", count).add_edge(START, "count").add_edge("count", END)
+    )
 }
 
 
 async def works(dsn: str, settings: Settings = CLOSED) -> None:
-    async with Durable(dsn, graphs=GRAPHS, settings=settings) as durable, durable.run("thread", "count") as run:
+    async with (
+        Durable(dsn, graphs=GRAPHS, settings=settings) as durable,
+        durable.run("thread", "count") as run,
+    ):
         assert (await run.ainvoke({}))["n"]
 
 
 def granted(superuser: psycopg.Connection[Any], role: str) -> None:
     superuser.execute(
-        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}".encode()
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON ALL SEQUENCES IN SCHEMA"
+        f" public TO {role}".encode()
     )
 
 
@@ -246,7 +294,9 @@ async def test_an_application_and_a_superuser_open_what_the_owner_of_database_or
 ) -> None:
     name = "public" if what == "SCHEMA" else superuser.info.dbname
     superuser.execute(
-        sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(what), sql.Identifier(name), sql.Identifier(OWNER))
+        sql.SQL("ALTER {} {} OWNER TO {}").format(
+            sql.SQL(what), sql.Identifier(name), sql.Identifier(OWNER)
+        )
     )
     await migrates(by(empty_dsn, OWNER))
     granted(superuser, APP)
@@ -266,7 +316,9 @@ async def test_a_member_of_the_owner_opens_what_the_owner_migrated(
     await works(by(empty_dsn, APP), Settings())
 
 
-async def test_a_role_opens_what_it_migrated_itself(empty_dsn: str, superuser: psycopg.Connection[Any]) -> None:
+async def test_a_role_opens_what_it_migrated_itself(
+    empty_dsn: str, superuser: psycopg.Connection[Any]
+) -> None:
     await works(by(empty_dsn, APP), Settings())
     await works(by(empty_dsn, APP))
 
@@ -281,7 +333,8 @@ def test_every_relation_that_a_migration_makes_has_its_owner_checked(dsn: str) -
     )
     with psycopg.connect(dsn) as connection:
         found = connection.execute(
-            "SELECT relname, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname !~ '_pkey$'"
+            "SELECT relname, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace AND"
+            " relname !~ '_pkey$'"
         ).fetchall()
     assert {name for name, _ in found} <= set(names)
     assert all(kind in dict(zip(names, kinds, strict=True))[name] for name, kind in found)

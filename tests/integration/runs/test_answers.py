@@ -39,7 +39,9 @@ async def starts(durable: Durable, graph: Any, thread_id: str = "t") -> str:
 
 
 async def answers(durable: Durable, graph: Any, value: Any, thread_id: str = "t") -> Any:
-    """Wait for the thread: who had it may just have been killed, and its session not be over yet."""
+    """Wait for the thread: who had it may just have been killed, and its session not be over
+    yet.
+    """
     async with durable.run(thread_id, graph, on_busy="wait", timeout=30.0) as run:
         return await run.answer(value)
 
@@ -49,7 +51,9 @@ async def asked(durable: Durable, thread_id: str = "t") -> list[Any]:
 
 
 @Shape
-async def test_the_same_bare_answer_again_never_reaches_the_next_question(durable: Durable, shape: str) -> None:
+async def test_the_same_bare_answer_again_never_reaches_the_next_question(
+    durable: Durable, shape: str
+) -> None:
     graph = answering(shape)
     paid = await starts(durable, graph)
     await answers(durable, graph, "yes")
@@ -63,12 +67,18 @@ async def test_the_same_bare_answer_again_never_reaches_the_next_question(durabl
 
 
 @Shape
-async def test_the_same_answer_by_id_again_returns_what_came_of_it(durable: Durable, shape: str) -> None:
+async def test_the_same_answer_by_id_again_returns_what_came_of_it(
+    durable: Durable, shape: str
+) -> None:
     graph = answering(shape)
     paid = await starts(durable, graph)
     first = await answers(durable, graph, {paid: "yes"})
     assert await answers(durable, graph, {paid: "yes"}) == first
-    assert [question.value for question in first["__interrupt__"]] == await asked(durable) == ["Delete the account?"]
+    assert (
+        [question.value for question in first["__interrupt__"]]
+        == await asked(durable)
+        == ["Delete the account?"]
+    )
     with pytest.raises(AlreadyAnsweredError, match=paid):
         await answers(durable, graph, {paid: "no"})
     (deleted,) = (await durable.threads.status("t")).interrupts
@@ -86,13 +96,17 @@ async def test_a_late_delivery_never_reaches_a_question_of_the_next_run(durable:
     paid = await starts(durable, graph)
     first = await answers(durable, graph, {paid: "yes"})
     await starts(durable, graph)
-    assert await answers(durable, graph, {paid: "yes"}) == first, "the result of the run that it answered"
+    assert await answers(durable, graph, {paid: "yes"}) == first, (
+        "the result of the run that it answered"
+    )
     with pytest.raises(AlreadyAnsweredError):
         await answers(durable, graph, "yes")
     assert await asked(durable) == ["Pay 12?"]
 
 
-async def test_one_body_may_give_the_same_answer_to_one_question_after_another(durable: Durable) -> None:
+async def test_one_body_may_give_the_same_answer_to_one_question_after_another(
+    durable: Durable,
+) -> None:
     async with durable.run("t", answering("root")) as run:
         await run.ainvoke(INPUT)
         await run.answer("yes")
@@ -125,12 +139,19 @@ async def test_several_questions_want_a_dict_of_ids(durable: Durable) -> None:
     assert await asked(durable) == ["b?"]
     assert sorted((await answers(durable, graph, "bee"))["xs"]) == ["a", "bee", "d", "sea"]
     await starts(durable, graph, "both")
-    both = {question.id: question.value for question in (await durable.threads.status("both")).interrupts}
+    both = {
+        question.id: question.value
+        for question in (await durable.threads.status("both")).interrupts
+    }
     assert sorted((await answers(durable, graph, both, "both"))["xs"]) == ["a", "b?", "c?", "d"]
 
 
-@pytest.mark.parametrize("answer", [{"approved": True}, {}, {UNKNOWN: 1, "and": 2}, None, False, 0, ""])
-async def test_an_answer_that_names_no_interrupts_stays_as_it_is(durable: Durable, answer: Any) -> None:
+@pytest.mark.parametrize(
+    "answer", [{"approved": True}, {}, {UNKNOWN: 1, "and": 2}, None, False, 0, ""]
+)
+async def test_an_answer_that_names_no_interrupts_stays_as_it_is(
+    durable: Durable, answer: Any
+) -> None:
     async def ask(state: Any) -> dict[str, Any]:
         return {"xs": [repr(interrupt("q?"))]}
 
@@ -139,7 +160,9 @@ async def test_an_answer_that_names_no_interrupts_stays_as_it_is(durable: Durabl
     assert (await answers(durable, graph, answer))["xs"] == [repr(answer)]
 
 
-async def test_an_answer_that_cannot_be_stored_leaves_the_question_open(durable: Durable, ledger: Ledger) -> None:
+async def test_an_answer_that_cannot_be_stored_leaves_the_question_open(
+    durable: Durable, ledger: Ledger
+) -> None:
     graph = answering("root")
     await starts(durable, graph)
     async with durable.run("t", graph) as run:
@@ -160,7 +183,9 @@ async def killed_while_answering(dsn: str, shape: str, value: Any) -> None:
 
 
 @Shape
-async def test_an_answer_survives_the_process_that_took_it(durable: Durable, dsn: str, shape: str) -> None:
+async def test_an_answer_survives_the_process_that_took_it(
+    durable: Durable, dsn: str, shape: str
+) -> None:
     """LangGraph stores an answer by id once its node has used it; this process died before."""
     graph = answering(shape)
     paid = await starts(durable, graph)
@@ -190,7 +215,9 @@ async def test_an_answer_whose_process_died_may_be_delivered_again(
     assert (await answers(durable, graph, "no"))["xs"][-2:] == ["yes", "no"]
 
 
-async def test_an_answer_that_a_failing_node_did_not_come_to_is_kept_for_its_retry(durable: Durable) -> None:
+async def test_an_answer_that_a_failing_node_did_not_come_to_is_kept_for_its_retry(
+    durable: Durable,
+) -> None:
     graph = GRAPHS["ask_when_mended"](durable.checkpointer)
     await starts(durable, graph)
     BREAKS.add("ask")
@@ -233,7 +260,9 @@ class Form:
     yes: bool
 
 
-async def test_an_answer_that_its_schema_refuses_changes_nothing(durable: Durable, ledger: Ledger) -> None:
+async def test_an_answer_that_its_schema_refuses_changes_nothing(
+    durable: Durable, ledger: Ledger
+) -> None:
     async def ask(state: Any) -> dict[str, Any]:
         return {"xs": [str(interrupt("q?", response_schema=Form).yes)]}
 
@@ -308,8 +337,12 @@ async def test_plain_langgraph_killed_at_each_write_of_an_answer_has_answered_on
             assert [word for word in told if word in ("yes", "no")] == ["yes", "no"]
 
 
-async def test_an_answer_of_plain_langgraph_is_never_given_to_a_third_question(durable: Durable, dsn: str) -> None:
-    """It stays stored beside the checkpoint, for whichever question of the step finds no other answer."""
+async def test_an_answer_of_plain_langgraph_is_never_given_to_a_third_question(
+    durable: Durable, dsn: str
+) -> None:
+    """It stays stored beside the checkpoint, for whichever question of the step finds no other
+    answer.
+    """
     graph = chain(ask=asks("q1?", "q2?", "q3?"))
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         plain, config = graph.compile(checkpointer=saver), {"configurable": {"thread_id": "t"}}
@@ -323,11 +356,15 @@ OF_NO_TASK = "00000000-0000-0000-0000-000000000000"
 
 
 class LateSaver(AsyncPostgresSaver):
-    """Commits the answer of no task after what a task did with it, as the stock saver may: it serialises in threads."""
+    """Commits the answer of no task after what a task did with it, as the stock saver may: it
+    serialises in threads.
+    """
 
     written = asyncio.Event()
 
-    async def aput_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
+    async def aput_writes(
+        self, config: Any, writes: Any, task_id: str, task_path: str = ""
+    ) -> None:
         if task_id == OF_NO_TASK:
             await self.written.wait()
         await super().aput_writes(config, writes, task_id, task_path)
@@ -374,7 +411,9 @@ async def test_an_answer_of_plain_langgraph_that_one_node_took_is_not_given_to_a
     assert await asked(durable) == ["c?"]
 
 
-async def test_a_thread_of_plain_langgraph_remembers_its_answers_too(durable: Durable, dsn: str) -> None:
+async def test_a_thread_of_plain_langgraph_remembers_its_answers_too(
+    durable: Durable, dsn: str
+) -> None:
     graph = answering("subgraph")
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         await graph.compile(checkpointer=saver).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
@@ -397,7 +436,9 @@ async def test_a_fork_of_a_thread_that_died_before_it_took_an_answer_has_the_ans
         await killed_while_answering(dsn, shape, "yes")
     else:
         async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
-            thread = Thread(dsn, saver, "t", "ask_twice" if shape == "root" else "subgraph_asking_twice")
+            thread = Thread(
+                dsn, saver, "t", "ask_twice" if shape == "root" else "subgraph_asking_twice"
+            )
             await thread.start()
             await thread.killed(Command(resume="yes"), 0, after=True)
         graph = GRAPHS[thread.name](durable.checkpointer)
@@ -434,7 +475,9 @@ PATHS_WITHOUT_AN_ANSWER = {
 
 
 @pytest.mark.parametrize("path", PATHS_WITHOUT_AN_ANSWER)
-async def test_an_interrupted_thread_goes_on_by_an_answer_alone(durable: Durable, dsn: str, path: str) -> None:
+async def test_an_interrupted_thread_goes_on_by_an_answer_alone(
+    durable: Durable, dsn: str, path: str
+) -> None:
     graph = answering("subgraph")
     await starts(durable, graph)
     await answers(durable, graph, "yes")
@@ -455,7 +498,10 @@ async def test_an_interrupted_thread_goes_on_by_an_answer_alone(durable: Durable
 
 @pytest.mark.parametrize(
     ("command", "result"),
-    [(Command(goto="c"), ["a", "b", "c", "c"]), (Command(update={"xs": ["u"]}, goto="c"), ["a", "b", "c", "u", "c"])],
+    [
+        (Command(goto="c"), ["a", "b", "c", "c"]),
+        (Command(update={"xs": ["u"]}, goto="c"), ["a", "b", "c", "u", "c"]),
+    ],
     ids=["goto", "update"],
 )
 async def test_a_command_on_unfinished_work_waits_for_it_and_is_not_dropped(
@@ -482,7 +528,9 @@ async def test_a_run_that_stopped_before_a_join_is_not_complete(durable: Durable
 
 
 @Shape
-async def test_every_question_of_the_run_is_in_the_answers_stream_too(durable: Durable, shape: str) -> None:
+async def test_every_question_of_the_run_is_in_the_answers_stream_too(
+    durable: Durable, shape: str
+) -> None:
     graph = answering(shape)
     paid = await starts(durable, graph)
     async with durable.run("t", graph) as run:

@@ -1,4 +1,6 @@
-"""Attempts mean tries: each keeps who made it, when, and how it ended; answers, pauses and drains are none."""
+"""Attempts mean tries: each keeps who made it, when, and how it ended; answers, pauses and drains
+are none.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,12 @@ async def test_every_attempt_keeps_its_worker_times_outcome_error_and_traceback(
                 await run.ainvoke(INPUT)
     await durable.threads.retry("t", four_nodes())
     [row] = await ledger.rows("t")
-    assert (row["status"], row["attempts"], row["error"], row["traceback"]) == ("complete", 3, None, None)
+    assert (row["status"], row["attempts"], row["error"], row["traceback"]) == (
+        "complete",
+        3,
+        None,
+        None,
+    )
     accepted = await services_of(durable).ledger.get("R")
     assert accepted is not None
     first, second = accepted.record.earlier_attempts
@@ -65,11 +72,19 @@ async def test_answers_gates_and_drains_are_no_attempts(durable: Durable, ledger
         assert (row["status"], row["attempts"], row["earlier_attempts"]) == ("complete", 1, [])
 
 
-async def test_a_crash_is_an_attempt_and_only_the_newest_ones_are_kept(durable: Durable, dsn: str) -> None:
+async def test_a_crash_is_an_attempt_and_only_the_newest_ones_are_kept(
+    durable: Durable, dsn: str
+) -> None:
     services = services_of(durable)
     fence = await services.checkpoints.new_fence("t")
     await services.ledger.start(
-        "R", fence=fence, graph=None, input=INPUT, context=None, base_checkpoint_id=None, closing=None
+        "R",
+        fence=fence,
+        graph=None,
+        input=INPUT,
+        context=None,
+        base_checkpoint_id=None,
+        closing=None,
     )
     for _ in range(27):
         await services.ledger.retry("R", fence=await services.checkpoints.new_fence("t"))
@@ -82,7 +97,9 @@ async def test_a_crash_is_an_attempt_and_only_the_newest_ones_are_kept(durable: 
     assert again.attempts == 29, "the answer to the statement was lost, and it ran again"
 
 
-async def test_the_history_names_the_worker_that_wrote_each_step(durable: Durable, dsn: str) -> None:
+async def test_the_history_names_the_worker_that_wrote_each_step(
+    durable: Durable, dsn: str
+) -> None:
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT, interrupt_before=["weigh"])
     async with Durable(dsn) as other:
@@ -144,7 +161,9 @@ async def test_whatever_closing_an_attempt_meets_replaces_nothing(
         else:
             assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
     assert any(
-        "could not be recorded" in record.message for record in caplog.records if record.levelno >= logging.ERROR
+        "could not be recorded" in record.message
+        for record in caplog.records
+        if record.levelno >= logging.ERROR
     )
 
 
@@ -167,10 +186,17 @@ async def test_a_call_after_one_that_could_not_be_recorded_sees_where_the_thread
 async def test_a_run_that_was_accepted_never_becomes_rejected(
     durable: Durable, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next attempt fails before its first checkpoint, for whatever reason: the input is not lost."""
+    """The next attempt fails before its first checkpoint, for whatever reason: the input is not
+    lost.
+    """
     services = services_of(durable)
     async with durable.hold("t") as lease:
-        start: dict[str, Any] = {"graph": None, "context": None, "base_checkpoint_id": None, "closing": None}
+        start: dict[str, Any] = {
+            "graph": None,
+            "context": None,
+            "base_checkpoint_id": None,
+            "closing": None,
+        }
         await services.ledger.start("R", fence=lease.fence, input=INPUT, **start)
     async with durable.run("t", four_nodes()) as run:
         with pytest.raises(ValueError, match="unknown"):
@@ -186,14 +212,22 @@ async def test_an_outcome_under_a_token_that_a_newer_attempt_has_raised_is_not_w
     services = services_of(durable)
     stale = await services.checkpoints.new_fence("t")
     await services.ledger.start(
-        "R", fence=stale, graph=None, input=INPUT, context=None, base_checkpoint_id=None, closing=None
+        "R",
+        fence=stale,
+        graph=None,
+        input=INPUT,
+        context=None,
+        base_checkpoint_id=None,
+        closing=None,
     )
     newer = await services.checkpoints.new_fence("t")
     await services.ledger.retry("R", fence=newer)
     late: dict[str, Any] = {"error": "late", "reason": None, "checkpoint_id": None}
     assert await services.ledger.finish("R", fence=stale, status=RunStatus.FAILED, **late) is None
     assert await ledger.statuses("t") == ["running"]
-    assert await services.ledger.finish("R", fence=newer, status=RunStatus.FAILED, **late) is not None
+    assert (
+        await services.ledger.finish("R", fence=newer, status=RunStatus.FAILED, **late) is not None
+    )
     assert await ledger.statuses("t") == ["failed"]
 
 

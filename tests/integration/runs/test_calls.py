@@ -1,4 +1,6 @@
-"""What a call does with a thread: the table of the README and of `aiodurable.runs.decision`, cell by cell."""
+"""What a call does with a thread: the table of the README and of `aiodurable.runs.decision`, cell
+by cell.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Order(TypedDict):
 
 
 class Work:
-    """A graph of two steps; the second does once, for the word `at`, what the thread's status is made of."""
+    """A graph of two steps; the second does once, for the word `at`, what the thread's status is
+    made of.
+    """
 
     def __init__(self) -> None:
         self.at: str | None = None
@@ -60,7 +64,9 @@ B: dict[str, Any] = {"word": "b", "trail": []}
 
 
 async def left(durable: Durable, work: Work, status: str, dsn: str, thread_id: str = "t") -> None:
-    """Bring the thread into that status by a run of the input `A`, whose run_id is `A of` the thread."""
+    """Bring the thread into that status by a run of the input `A`, whose run_id is `A of` the
+    thread.
+    """
     if status == "new":
         return
     reached, never = asyncio.Event(), asyncio.Event()
@@ -107,14 +113,20 @@ async def left(durable: Durable, work: Work, status: str, dsn: str, thread_id: s
     if status == "quarantined":
         with psycopg.connect(dsn) as connection:
             connection.execute(
-                "UPDATE aiodurable_runs SET status = 'quarantined', status_reason = '5 attempts' WHERE thread_id = %s",
+                "UPDATE aiodurable_runs SET status = 'quarantined', status_reason = '5 attempts'"
+                " WHERE thread_id = %s",
                 (thread_id,),
             )
     if not task.cancelled():
         task.exception()
     work.at = None
     work.ran.clear()
-    expected = {"gate": "paused", "cancelled": "paused", "stream closed": "paused", "recursion limit": "paused"}
+    expected = {
+        "gate": "paused",
+        "cancelled": "paused",
+        "stream closed": "paused",
+        "recursion limit": "paused",
+    }
     expected["drained"] = "paused"
     assert (await durable.threads.status(thread_id)).status == expected.get(status, status)
 
@@ -166,9 +178,14 @@ TABLE: dict[str, dict[str, Any]] = {
         "its input, its run_id": ("questions", 1),
         "another input, its run_id": InvalidArgumentError,
     },
-    "quarantined": {**dict.fromkeys(CALLS, ThreadQuarantinedError), "another input, its run_id": InvalidArgumentError},
+    "quarantined": {
+        **dict.fromkeys(CALLS, ThreadQuarantinedError),
+        "another input, its run_id": InvalidArgumentError,
+    },
 }
-"""For each status and call: the word of the result and how many runs there are afterwards, or what is raised."""
+"""For each status and call: the word of the result and how many runs there are afterwards, or what
+is raised.
+"""
 
 
 async def called(run: Any, way: str, given: Any, **options: Any) -> Any:
@@ -240,7 +257,9 @@ async def assert_cell(
     assert result["trail"].count("second a") == finished_a, call
 
 
-@pytest.mark.parametrize("status", [status for status in TABLE if status not in ("new", "complete")])
+@pytest.mark.parametrize(
+    "status", [status for status in TABLE if status not in ("new", "complete")]
+)
 async def test_restart_gives_the_unfinished_run_up_also_one_that_asks(
     durable: Durable, ledger: Ledger, dsn: str, work: Work, status: str
 ) -> None:
@@ -256,7 +275,9 @@ async def test_restart_gives_the_unfinished_run_up_also_one_that_asks(
             await run.ainvoke(A)
 
 
-@pytest.mark.parametrize(("ends", "raised"), [("fails", ValueError), ("asks", ThreadInterruptedError)])
+@pytest.mark.parametrize(
+    ("ends", "raised"), [("fails", ValueError), ("asks", ThreadInterruptedError)]
+)
 async def test_where_the_unfinished_run_does_not_finish_nothing_of_the_new_one_was_accepted(
     durable: Durable, ledger: Ledger, dsn: str, work: Work, ends: str, raised: type[Exception]
 ) -> None:
@@ -301,10 +322,14 @@ async def test_what_no_person_stopped_takes_no_input_and_goes_on_when_it_is_resu
     with pytest.raises(ThreadPausedError):
         async with durable.run(thread_id, graph) as run:
             await run.ainvoke({"xs": ["other"]})
-    assert (await durable.threads.resume(thread_id, graph, config={"recursion_limit": 9}))["xs"] == ["a", "b", "c"]
+    assert (await durable.threads.resume(thread_id, graph, config={"recursion_limit": 9}))[
+        "xs"
+    ] == ["a", "b", "c"]
 
 
-async def test_the_questions_come_in_the_shape_that_is_asked_for(durable: Durable, dsn: str, work: Work) -> None:
+async def test_the_questions_come_in_the_shape_that_is_asked_for(
+    durable: Durable, dsn: str, work: Work
+) -> None:
     await left(durable, work, "interrupted", dsn)
     async with durable.run("t", work.graph(), run_id="A of t") as run:
         output = await run.ainvoke(A, version="v2")
@@ -312,7 +337,9 @@ async def test_the_questions_come_in_the_shape_that_is_asked_for(durable: Durabl
     assert output.value["word"] == "a"
 
 
-async def test_a_message_that_langgraph_has_given_an_id_is_still_the_same_input(durable: Durable) -> None:
+async def test_a_message_that_langgraph_has_given_an_id_is_still_the_same_input(
+    durable: Durable,
+) -> None:
     from langchain_core.messages import HumanMessage
     from langgraph.graph import MessagesState
 

@@ -39,19 +39,32 @@ OFTEN = Settings(lease_ttl_s=3, lease_heartbeat_s=0.2, lease_safety_margin_s=0.5
 @pytest.fixture
 async def hung(dsn: str) -> AsyncIterator[Process]:
     """A process whose run of thread "t" hangs in its third node."""
-    process = await asyncio.create_subprocess_exec(sys.executable, str(PROGRAM), dsn, "t", stdout=PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(PROGRAM), dsn, "t", stdout=PIPE
+    )
     assert process.stdout is not None
-    assert await within(120, process.stdout.readline(), what="the other process to hang in its node") == b"hung\n"
+    assert (
+        await within(120, process.stdout.readline(), what="the other process to hang in its node")
+        == b"hung\n"
+    )
     yield process
     if process.returncode is None:
         process.kill()
     await process.communicate()
 
 
-async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(hung: Process, durable: Durable) -> None:
-    assert await within(4, durable.threads.cancel("t", wait=True), what="the end, before a heartbeat: by NOTIFY")
+async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(
+    hung: Process, durable: Durable
+) -> None:
+    assert await within(
+        4, durable.threads.cancel("t", wait=True), what="the end, before a heartbeat: by NOTIFY"
+    )
     thread = await durable.threads.status("t")
-    assert (thread.status, thread.reason, thread.pending) == (ThreadStatus.PAUSED, PauseReason.CANCELLED, ("weigh",))
+    assert (thread.status, thread.reason, thread.pending) == (
+        ThreadStatus.PAUSED,
+        PauseReason.CANCELLED,
+        ("weigh",),
+    )
     output, _ = await hung.communicate()
     assert output == b"RunCancelledError\n"
     assert not await needs_resume("t", durable=durable)
@@ -61,7 +74,9 @@ async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(hung: Pr
         assert (await run.ainvoke())["words"] == list(STEPS)
 
 
-async def test_the_run_of_a_killed_process_is_settled_by_whoever_cancels_it(hung: Process, durable: Durable) -> None:
+async def test_the_run_of_a_killed_process_is_settled_by_whoever_cancels_it(
+    hung: Process, durable: Durable
+) -> None:
     hung.kill()
     await hung.wait()
     assert await durable.threads.cancel("t", wait=True, timeout=30)
@@ -70,7 +85,9 @@ async def test_the_run_of_a_killed_process_is_settled_by_whoever_cancels_it(hung
     assert thread.holder is None
 
 
-async def test_a_process_that_dies_after_the_request_leaves_a_cancelled_thread(hung: Process, durable: Durable) -> None:
+async def test_a_process_that_dies_after_the_request_leaves_a_cancelled_thread(
+    hung: Process, durable: Durable
+) -> None:
     """Nobody is left to settle the row: the request alone says that only a person goes on."""
     hung.send_signal(signal.SIGSTOP)  # it sees nothing
     await durable.threads.cancel("t")
@@ -89,13 +106,17 @@ async def test_a_process_that_dies_after_the_request_leaves_a_cancelled_thread(h
 
 
 async def test_a_command_ends_it_too(hung: Process, dsn: str) -> None:
-    result = await asyncio.to_thread(CliRunner().invoke, cli, ["cancel", "t", "--wait", "--dsn", dsn])
+    result = await asyncio.to_thread(
+        CliRunner().invoke, cli, ["cancel", "t", "--wait", "--dsn", dsn]
+    )
     assert (result.exit_code, result.stdout) == (0, "cancelled: t\n")
     again = await asyncio.to_thread(CliRunner().invoke, cli, ["cancel", "t", "--dsn", dsn])
     assert again.exit_code == 1
 
 
-async def test_a_request_that_nobody_was_notified_of_is_seen_at_the_next_heartbeat(dsn: str) -> None:
+async def test_a_request_that_nobody_was_notified_of_is_seen_at_the_next_heartbeat(
+    dsn: str,
+) -> None:
     gate = Gate("weigh")
     async with Durable(dsn, settings=OFTEN) as durable:
         call = asyncio.create_task(run_through(durable, gate))
@@ -193,7 +214,10 @@ async def test_a_cancelled_run_that_a_person_lets_go_on_is_not_cancelled_again(
 async def test_a_stream_that_its_consumer_holds_back_is_cancelled_too(durable: Durable) -> None:
     gate = Gate("weigh")
     with pytest.raises(RunCancelledError):
-        async with durable.run("t", four_nodes(gate)) as run, aclosing(run.astream(INPUT)) as stream:
+        async with (
+            durable.run("t", four_nodes(gate)) as run,
+            aclosing(run.astream(INPUT)) as stream,
+        ):
             async for _ in stream:
                 assert await durable.threads.cancel("t")
     assert (await durable.threads.status("t")).reason == PauseReason.CANCELLED

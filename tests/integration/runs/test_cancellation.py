@@ -1,4 +1,6 @@
-"""A run that is cancelled at any moment, entering, running or leaving, leaves no lock, no open row and no lie."""
+"""A run that is cancelled at any moment, entering, running or leaving, leaves no lock, no open row
+and no lie.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,21 @@ from tests.support.waiting import wait_until
 
 
 async def locks_held(dsn: str) -> int:
-    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database "
+    query = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM"
+        " pg_database "
+    )
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        row = await (await connection.execute(f"{query} WHERE datname = current_database())".encode())).fetchone()
+        row = await (
+            await connection.execute(f"{query} WHERE datname = current_database())".encode())
+        ).fetchone()
         assert row is not None
         return row[0]
 
 
-async def test_a_cancellation_at_any_turn_of_the_loop_leaves_nothing_behind(dsn: str, ledger: Ledger) -> None:
+async def test_a_cancellation_at_any_turn_of_the_loop_leaves_nothing_behind(
+    dsn: str, ledger: Ledger
+) -> None:
     builder = four_nodes()
     async with Durable(dsn, graphs={"four": builder}) as durable:
 
@@ -38,8 +47,8 @@ async def test_a_cancellation_at_any_turn_of_the_loop_leaves_nothing_behind(dsn:
             task.cancel()
             await asyncio.wait({task})
             cut += task.cancelled()
-            # A lock that is granted to a caller who has left goes back with the next statement of its session: it may
-            # be seen for a moment, also after it was not there yet.
+            # A lock that is granted to a caller who has left goes back with the next statement of
+            # its session: it may be seen for a moment, also after it was not there yet.
             status = await wait_until(
                 lambda thread_id=thread_id: settled(durable, thread_id), what=f"after {turns} turns"
             )
@@ -48,7 +57,9 @@ async def test_a_cancellation_at_any_turn_of_the_loop_leaves_nothing_behind(dsn:
             if status.status is not ThreadStatus.COMPLETE:
                 async with durable.run(thread_id, "four", on_busy="wait", timeout=10) as run:
                     given = None if run.status is ThreadStatus.PAUSED else INPUT
-                    assert (await run.ainvoke(given))["words"] == list(STEPS), f"after {turns} turns"
+                    assert (await run.ainvoke(given))["words"] == list(STEPS), (
+                        f"after {turns} turns"
+                    )
         assert cut > 20
         await wait_until(lambda: nothing_more(dsn, before))
 

@@ -1,4 +1,6 @@
-"""Answers that meet: given at once, in halves, in another's name, or after the thread has moved on."""
+"""Answers that meet: given at once, in halves, in another's name, or after the thread has moved
+on.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ async def starts(durable: Durable, graph: Any, thread_id: str = "t") -> dict[str
     return await open_questions(durable, thread_id)
 
 
-async def answers(durable: Durable, graph: Any, value: Any, thread_id: str = "t", **options: Any) -> Any:
+async def answers(
+    durable: Durable, graph: Any, value: Any, thread_id: str = "t", **options: Any
+) -> Any:
     async with durable.run(thread_id, graph, on_busy="wait", timeout=30.0, **options) as run:
         return await run.answer(value)
 
@@ -57,7 +61,9 @@ async def test_of_two_answers_at_once_one_is_taken_and_the_other_hears_of_it(
     graph = answering(shape)
     paid = (await starts(durable, graph))["Pay 12?"]
     async with Durable(dsn) as other:
-        given = [answers(one, graph, {paid: value}) for one, value in ((durable, "yes"), (other, "no"))]
+        given = [
+            answers(one, graph, {paid: value}) for one, value in ((durable, "yes"), (other, "no"))
+        ]
         outcomes = await asyncio.gather(*given, return_exceptions=True)
     refused = [isinstance(outcome, AlreadyAnsweredError) for outcome in outcomes]
     assert sorted(refused) == [False, True]
@@ -67,16 +73,22 @@ async def test_of_two_answers_at_once_one_is_taken_and_the_other_hears_of_it(
 
 
 @Shape
-async def test_the_same_answer_twice_at_once_is_taken_once(durable: Durable, dsn: str, shape: str) -> None:
+async def test_the_same_answer_twice_at_once_is_taken_once(
+    durable: Durable, dsn: str, shape: str
+) -> None:
     graph = answering(shape)
     paid = (await starts(durable, graph))["Pay 12?"]
     async with Durable(dsn) as other:
-        first, second = await asyncio.gather(*(answers(one, graph, {paid: "yes"}) for one in (durable, other)))
+        first, second = await asyncio.gather(
+            *(answers(one, graph, {paid: "yes"}) for one in (durable, other))
+        )
     assert first == second
     assert list(await open_questions(durable)) == ["Delete the account?"]
 
 
-async def test_half_of_the_questions_may_be_answered_and_the_other_half_stays_open(durable: Durable) -> None:
+async def test_half_of_the_questions_may_be_answered_and_the_other_half_stays_open(
+    durable: Durable,
+) -> None:
     graph = fan(asks("b?"), asks("c?"))
     ids = await starts(durable, graph)
     await answers(durable, graph, {ids["b?"]: "B"})
@@ -84,10 +96,17 @@ async def test_half_of_the_questions_may_be_answered_and_the_other_half_stays_op
     with pytest.raises(AlreadyAnsweredError):
         await answers(durable, graph, {ids["b?"]: "other", ids["c?"]: "C"})
     assert await open_questions(durable) == {"c?": ids["c?"]}
-    assert (await answers(durable, graph, {ids["b?"]: "B", ids["c?"]: "C"}))["xs"] == ["a", "B", "C", "d"]
+    assert (await answers(durable, graph, {ids["b?"]: "B", ids["c?"]: "C"}))["xs"] == [
+        "a",
+        "B",
+        "C",
+        "d",
+    ]
 
 
-async def test_a_wrong_id_among_right_ones_refuses_them_all(durable: Durable, ledger: Ledger) -> None:
+async def test_a_wrong_id_among_right_ones_refuses_them_all(
+    durable: Durable, ledger: Ledger
+) -> None:
     graph = fan(asks("b?"), asks("c?"))
     ids = await starts(durable, graph)
     for wrong in ({ids["b?"]: "B", UNKNOWN: "?"}, {UNKNOWN: "?", ids["b?"]: "B"}):
@@ -98,7 +117,9 @@ async def test_a_wrong_id_among_right_ones_refuses_them_all(durable: Durable, le
 
 
 async def test_what_comes_with_each_of_two_answers_takes_effect_once(durable: Durable) -> None:
-    """LangGraph keeps an update beside the checkpoint until the step ends; the second comes beside the first."""
+    """LangGraph keeps an update beside the checkpoint until the step ends; the second comes beside
+    the first.
+    """
     graph = fan(asks("b?"), asks("c?"))
     ids = await starts(durable, graph)
     await commands(durable, graph, Command(resume={ids["b?"]: "B"}, update={"xs": ["u1"]}))
@@ -106,7 +127,9 @@ async def test_what_comes_with_each_of_two_answers_takes_effect_once(durable: Du
     assert sorted(done["xs"]) == ["B", "C", "a", "d", "u1", "u2"]
 
 
-@pytest.mark.parametrize("second", [Command(update={"xs": ["u2"]}), Command(update=[("xs", ["u2"])], goto="d"), None])
+@pytest.mark.parametrize(
+    "second", [Command(update={"xs": ["u2"]}), Command(update=[("xs", ["u2"])], goto="d"), None]
+)
 async def test_what_came_with_an_answer_that_was_not_delivered_is_not_replaced_by_the_next(
     durable: Durable, monkeypatch: pytest.MonkeyPatch, second: Command[Any] | None
 ) -> None:
@@ -125,11 +148,19 @@ async def test_what_came_with_an_answer_that_was_not_delivered_is_not_replaced_b
     assert await open_questions(durable) == {"c?": ids["c?"]}
     along: dict[str, Any] = {} if second is None else {"update": second.update, "goto": second.goto}
     done = await commands(durable, graph, Command(resume={ids["c?"]: "C"}, **along))
-    xs = ["a", "u1", *([] if second is None else ["u2"]), "B", "C"]  # LangGraph applies updates first
+    xs = [
+        "a",
+        "u1",
+        *([] if second is None else ["u2"]),
+        "B",
+        "C",
+    ]  # LangGraph applies updates first
     assert [x for x in done["xs"] if x != "d"] == xs
 
 
-async def test_an_answer_in_the_name_of_a_run_that_is_over_reaches_no_question_of_the_next(durable: Durable) -> None:
+async def test_an_answer_in_the_name_of_a_run_that_is_over_reaches_no_question_of_the_next(
+    durable: Durable,
+) -> None:
     graph = chain(ask=asks("q?"))
     results: list[Any] = []
     for run_id in ("R1", "R2"):
@@ -145,7 +176,12 @@ async def test_an_answer_in_the_name_of_a_run_that_is_over_reaches_no_question_o
     assert await open_questions(durable) == second
     assert await answers(durable, graph, "yes", run_id="R1") == results[0]
     assert await open_questions(durable) == second
-    assert (await answers(durable, graph, {second["q?"]: "yes"}, run_id="R2"))["xs"] == ["R1", "yes", "R2", "yes"]
+    assert (await answers(durable, graph, {second["q?"]: "yes"}, run_id="R2"))["xs"] == [
+        "R1",
+        "yes",
+        "R2",
+        "yes",
+    ]
     assert await answers(durable, graph, "yes", run_id="R1") == results[0]
 
 
@@ -163,7 +199,9 @@ async def test_a_fork_and_its_source_are_answered_apart(durable: Durable, shape:
         assert done["xs"][-2:] == [value, "never"]
 
 
-async def test_an_answer_to_a_deleted_thread_is_refused_also_once_it_asks_again(durable: Durable) -> None:
+async def test_an_answer_to_a_deleted_thread_is_refused_also_once_it_asks_again(
+    durable: Durable,
+) -> None:
     graph = answering("root")
     paid = (await starts(durable, graph))["Pay 12?"]
     await durable.threads.delete("t")
@@ -186,7 +224,9 @@ async def test_an_answer_to_a_run_that_was_given_up_is_refused(durable: Durable)
     assert await open_questions(durable) == again
 
 
-async def test_an_answer_to_a_graph_that_lacks_the_node_is_not_taken(durable: Durable, ledger: Ledger) -> None:
+async def test_an_answer_to_a_graph_that_lacks_the_node_is_not_taken(
+    durable: Durable, ledger: Ledger
+) -> None:
     graph = answering("root")
     paid = (await starts(durable, graph))["Pay 12?"]
     with pytest.raises(GraphChangedError):
@@ -198,7 +238,9 @@ async def test_an_answer_to_a_graph_that_lacks_the_node_is_not_taken(durable: Du
 
 
 @pytest.mark.parametrize("durability", ["exit", "async"])
-async def test_answers_under_every_durability_are_remembered(durable: Durable, durability: Any) -> None:
+async def test_answers_under_every_durability_are_remembered(
+    durable: Durable, durability: Any
+) -> None:
     graph = answering("subgraph")
     async with durable.run("t", graph) as run:
         await run.ainvoke(INPUT, durability=durability)
@@ -213,7 +255,10 @@ async def test_answers_under_every_durability_are_remembered(durable: Durable, d
 async def test_an_answer_whose_stream_was_left_early_is_kept(durable: Durable) -> None:
     graph = chain(ask=asks("q?"), a=ok("a"), b=ok("b"))
     await starts(durable, graph)
-    async with durable.run("t", graph) as run, aclosing(run.astream(Command(resume="yes"))) as stream:
+    async with (
+        durable.run("t", graph) as run,
+        aclosing(run.astream(Command(resume="yes"))) as stream,
+    ):
         await anext(stream)
     async with durable.run("t", graph) as run:
         assert (await run.ainvoke())["xs"] == ["yes", "a", "b"]

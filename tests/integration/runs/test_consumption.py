@@ -1,4 +1,6 @@
-"""An accepted input is taken exactly once: that it was is recorded, not inferred from whatever came later."""
+"""An accepted input is taken exactly once: that it was is recorded, not inferred from whatever came
+later.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,18 @@ async def accepted(durable: Durable, run_id: str, given: Any) -> None:
     services = services_of(durable)
     async with durable.hold("t") as lease:
         found = await services.threads.status("t", ignore_lock=True)
-        base, closing = found.checkpoint_id, None if found.status is ThreadStatus.NEW else RunStatus.COMPLETE
+        base, closing = (
+            found.checkpoint_id,
+            None if found.status is ThreadStatus.NEW else RunStatus.COMPLETE,
+        )
         await services.ledger.start(
-            run_id, fence=lease.fence, graph=None, input=given, context=None, base_checkpoint_id=base, closing=closing
+            run_id,
+            fence=lease.fence,
+            graph=None,
+            input=given,
+            context=None,
+            base_checkpoint_id=base,
+            closing=closing,
         )
 
 
@@ -46,7 +57,9 @@ async def test_a_change_before_a_run_is_accepted_is_not_its_input(durable: Durab
     assert result["words"] == ["first", *STEPS, "second", *STEPS]
 
 
-async def test_a_change_after_a_run_was_accepted_does_not_take_its_input(durable: Durable, ledger: Ledger) -> None:
+async def test_a_change_after_a_run_was_accepted_does_not_take_its_input(
+    durable: Durable, ledger: Ledger
+) -> None:
     async with durable.run("t", four_nodes(), run_id="R1") as run:
         await run.ainvoke(FIRST)
     await accepted(durable, "R2", SECOND)
@@ -56,16 +69,27 @@ async def test_a_change_after_a_run_was_accepted_does_not_take_its_input(durable
     assert await ledger.statuses("t") == ["complete", "complete"]
 
 
-async def test_a_later_checkpoint_of_plain_langgraph_does_not_take_the_input(durable: Durable, dsn: str) -> None:
+async def test_a_later_checkpoint_of_plain_langgraph_does_not_take_the_input(
+    durable: Durable, dsn: str
+) -> None:
     await accepted(durable, "R", FIRST)
     async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
         await four_nodes().compile(stock).ainvoke(SECOND, PLACE)
     assert (await durable.threads.status("t")).run_id == "R"
-    assert (await durable.threads.resume("t", four_nodes()))["words"] == ["second", *STEPS, "first", *STEPS]
+    assert (await durable.threads.resume("t", four_nodes()))["words"] == [
+        "second",
+        *STEPS,
+        "first",
+        *STEPS,
+    ]
 
 
-async def test_a_run_whose_input_nothing_took_is_not_complete_by_anothers_doing(durable: Durable, dsn: str) -> None:
-    """Plain LangGraph completes the thread while a run of ours is refused before its first checkpoint."""
+async def test_a_run_whose_input_nothing_took_is_not_complete_by_anothers_doing(
+    durable: Durable, dsn: str
+) -> None:
+    """Plain LangGraph completes the thread while a run of ours is refused before its first
+    checkpoint.
+    """
 
     async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
         graph = four_nodes().compile()
@@ -82,7 +106,9 @@ async def test_a_run_whose_input_nothing_took_is_not_complete_by_anothers_doing(
                     await run.ainvoke(FIRST)
             assert DurableSaver.aget_tuple is original
     with psycopg.connect(dsn) as connection:
-        assert connection.execute("SELECT status, consumed FROM aiodurable_runs").fetchall() == [("rejected", False)]
+        assert connection.execute("SELECT status, consumed FROM aiodurable_runs").fetchall() == [
+            ("rejected", False)
+        ]
 
 
 async def test_the_first_checkpoint_records_in_its_own_commit_that_it_took_the_input(
@@ -92,7 +118,9 @@ async def test_the_first_checkpoint_records_in_its_own_commit_that_it_took_the_i
 
     async def look(step: str) -> None:
         with psycopg.connect(dsn) as connection:
-            seen.append(connection.execute("SELECT status, consumed FROM aiodurable_runs").fetchall())
+            seen.append(
+                connection.execute("SELECT status, consumed FROM aiodurable_runs").fetchall()
+            )
 
     async with durable.run("t", four_nodes(look)) as run:
         await run.ainvoke(FIRST)
@@ -102,7 +130,9 @@ async def test_the_first_checkpoint_records_in_its_own_commit_that_it_took_the_i
 async def test_a_first_checkpoint_that_is_refused_takes_no_input(
     durable: Durable, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another lease begins after the run was accepted: nothing of its input is part of the thread."""
+    """Another lease begins after the run was accepted: nothing of its input is part of the
+    thread.
+    """
     put = DurableSaver.aput
 
     async def after_another_lease(saver: DurableSaver, *args: Any) -> Any:
@@ -120,12 +150,19 @@ async def test_a_first_checkpoint_that_is_refused_takes_no_input(
     assert (await durable.threads.resume("t", four_nodes()))["words"] == ["first", *STEPS]
 
 
-async def test_what_was_recorded_stands_whatever_becomes_of_the_checkpoints(durable: Durable, dsn: str) -> None:
+async def test_what_was_recorded_stands_whatever_becomes_of_the_checkpoints(
+    durable: Durable, dsn: str
+) -> None:
     """A person edits the state by plain LangGraph, and a pruning keeps nothing but that."""
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(FIRST, interrupt_before=["weigh"])
     async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
         await four_nodes().compile(stock).aupdate_state(PLACE, {"told": "edited"}, "sort")
     with psycopg.connect(dsn) as connection:
-        connection.execute("DELETE FROM checkpoints WHERE metadata ->> 'aiodurable_run_id' IS NOT NULL")
-    assert (await durable.threads.resume("t", four_nodes(), past_gate=True))["words"] == ["first", *STEPS]
+        connection.execute(
+            "DELETE FROM checkpoints WHERE metadata ->> 'aiodurable_run_id' IS NOT NULL"
+        )
+    assert (await durable.threads.resume("t", four_nodes(), past_gate=True))["words"] == [
+        "first",
+        *STEPS,
+    ]

@@ -1,4 +1,6 @@
-"""Which `Durable` a call without one uses: the one around it, else the installed one, and never a stranger's."""
+"""Which `Durable` a call without one uses: the one around it, else the installed one, and never a
+stranger's.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ async def by_decorator(dsn: str, graph: Any) -> None:
 
 
 @pytest.mark.parametrize("entry", [by_run, by_executor, by_decorator])
-async def test_one_opened_for_a_single_call_becomes_nobody_elses(dsn: str, other_dsn: str, entry: Any) -> None:
+async def test_one_opened_for_a_single_call_becomes_nobody_elses(
+    dsn: str, other_dsn: str, entry: Any
+) -> None:
     gate = Gate("sort")
     async with Durable(dsn):
         elsewhere = asyncio.create_task(entry(other_dsn, four_nodes(gate)))
@@ -64,7 +68,9 @@ async def test_one_opened_for_a_single_call_becomes_nobody_elses(dsn: str, other
     assert await status_in(other_dsn, "ours") is ThreadStatus.NEW
 
 
-async def test_one_opened_for_a_single_call_is_not_current_in_its_own_body_either(dsn: str, other_dsn: str) -> None:
+async def test_one_opened_for_a_single_call_is_not_current_in_its_own_body_either(
+    dsn: str, other_dsn: str
+) -> None:
     async with Durable(dsn) as durable, durable_run("theirs", four_nodes(), dsn=other_dsn):
         assert current() is durable
 
@@ -97,7 +103,9 @@ async def test_two_tasks_each_have_their_own(dsn: str, other_dsn: str) -> None:
     assert await asyncio.gather(work(dsn), work(other_dsn)) == [True, True]
 
 
-async def test_the_innermost_is_current_and_the_outer_one_again_after_it(dsn: str, other_dsn: str) -> None:
+async def test_the_innermost_is_current_and_the_outer_one_again_after_it(
+    dsn: str, other_dsn: str
+) -> None:
     async with Durable(dsn, settings=LOOKS_ONLY) as outer:
         async with Durable(other_dsn, settings=LOOKS_ONLY) as inner:
             assert current() is inner
@@ -114,7 +122,9 @@ async def test_closing_out_of_order_leaves_the_one_that_is_open(dsn: str, other_
     assert current() is None
 
 
-async def test_a_task_that_outlives_its_durable_is_sent_to_no_other_database(dsn: str, other_dsn: str) -> None:
+async def test_a_task_that_outlives_its_durable_is_sent_to_no_other_database(
+    dsn: str, other_dsn: str
+) -> None:
     closed = asyncio.Event()
 
     async def late() -> None:
@@ -129,7 +139,9 @@ async def test_a_task_that_outlives_its_durable_is_sent_to_no_other_database(dsn
             await left
 
 
-async def test_the_installed_one_serves_every_task_that_is_in_no_block(dsn: str, other_dsn: str) -> None:
+async def test_the_installed_one_serves_every_task_that_is_in_no_block(
+    dsn: str, other_dsn: str
+) -> None:
     installed = asyncio.Event()
 
     async def request() -> Durable | None:  # started by a server before anything was opened
@@ -153,7 +165,10 @@ async def test_the_installed_one_serves_every_task_that_is_in_no_block(dsn: str,
 async def test_a_second_default_of_one_event_loop_is_refused_until_the_first_is_closed(
     dsn: str, other_dsn: str
 ) -> None:
-    async with Durable(dsn, settings=LOOKS_ONLY) as first, Durable(other_dsn, settings=LOOKS_ONLY) as second:
+    async with (
+        Durable(dsn, settings=LOOKS_ONLY) as first,
+        Durable(other_dsn, settings=LOOKS_ONLY) as second,
+    ):
         first.install().install()
         with pytest.raises(ConfigurationError, match="installed in this event loop already"):
             second.install()
@@ -174,7 +189,9 @@ async def test_opening_without_a_block_makes_it_nobodys_current_one(dsn: str) ->
     assert current() is None
 
 
-async def test_a_fixture_whose_halves_run_in_two_contexts_installs_it_for_the_tests(dsn: str) -> None:
+async def test_a_fixture_whose_halves_run_in_two_contexts_installs_it_for_the_tests(
+    dsn: str,
+) -> None:
     @asynccontextmanager
     async def fixture() -> AsyncIterator[Durable]:
         async with Durable(dsn, settings=LOOKS_ONLY) as durable:

@@ -1,4 +1,6 @@
-"""A thread that is deleted is gone: nothing of it is stored, found or resumed, and no holder of it writes on."""
+"""A thread that is deleted is gone: nothing of it is stored, found or resumed, and no holder of it
+writes on.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ async def stored(dsn: str, thread_id: str = "t") -> dict[str, int]:
 
 async def fences(dsn: str) -> list[tuple[str, int]]:
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        found = await connection.execute("SELECT thread_id, token FROM aiodurable_fences ORDER BY thread_id")
+        found = await connection.execute(
+            "SELECT thread_id, token FROM aiodurable_fences ORDER BY thread_id"
+        )
         return await found.fetchall()
 
 
@@ -99,7 +103,9 @@ async def test_of_a_deleted_thread_nothing_is_stored_found_or_resumed(
     assert noted(log) == ["collect", "sort"]
 
 
-async def test_a_run_that_no_checkpoint_has_consumed_is_deleted_too(dsn: str, durable: Durable) -> None:
+async def test_a_run_that_no_checkpoint_has_consumed_is_deleted_too(
+    dsn: str, durable: Durable
+) -> None:
     """Accepted, and its process died at once: only the ledger knows of it."""
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         insert = """INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, fencing_token, status,
@@ -146,7 +152,9 @@ async def test_a_thread_that_runs_is_not_deleted_by_its_own_process_nor_by_anoth
     assert (await running)["words"] == ["secret", *STEPS]
 
 
-async def test_a_deletion_that_has_returned_is_on_disk_whatever_the_database_waits_for(dsn: str, log: Path) -> None:
+async def test_a_deletion_that_has_returned_is_on_disk_whatever_the_database_waits_for(
+    dsn: str, log: Path
+) -> None:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         note = """
             CREATE TABLE waited (setting text);
@@ -201,7 +209,10 @@ async def test_a_holder_that_takes_its_lost_lock_again_is_refused_once_its_threa
     had only the
     channels that changed: going on, it would leave a thread with holes, and report success."""
     gate = Gate("weigh")
-    async with proxy(dsn) as way, Durable(way.dsn, settings=Settings(recovery_grace_s=60)) as holder:
+    async with (
+        proxy(dsn) as way,
+        Durable(way.dsn, settings=Settings(recovery_grace_s=60)) as holder,
+    ):
 
         async def body() -> Any:
             async with holder.run("t", four_nodes(gate), run_id="r") as run:
@@ -233,7 +244,9 @@ async def prune_and_be_killed(durable: Durable) -> None:
             raise Broken
 
     with pytest.raises(Broken):
-        await durable.threads.prune(strategy="delete", older_than=NOW, status=["complete"], progress=killed)
+        await durable.threads.prune(
+            strategy="delete", older_than=NOW, status=["complete"], progress=killed
+        )
 
 
 @pytest.mark.parametrize("how", ["delete", "prune", "prune and be killed"])
@@ -310,7 +323,9 @@ async def test_a_durable_run_of_which_checkpoints_stay_keeps_its_row_and_never_s
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         stamp = f"""UPDATE checkpoints SET metadata = metadata || '{{"run_id": "call"}}' WHERE true {only}"""
         await connection.execute(stamp.encode())
-        await connection.execute("UPDATE aiodurable_runs SET consumed = false")  # as an earlier version left it
+        await connection.execute(
+            "UPDATE aiodurable_runs SET consumed = false"
+        )  # as an earlier version left it
         await durable.checkpointer.adelete_for_runs(["call"])
         found = await connection.execute("SELECT run_id, consumed FROM aiodurable_runs")
         assert await found.fetchall() == [("r", True)] * left

@@ -1,4 +1,6 @@
-"""A deploy changes a graph: no unfinished thread is lost, none ends without a word, and what was renamed goes on."""
+"""A deploy changes a graph: no unfinished thread is lost, none ends without a word, and what was
+renamed goes on.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ async def interrupted_before(dsn: str, graph: Any) -> None:
         assert (await durable.threads.status("t")).status is ThreadStatus.INTERRUPTED
 
 
-async def test_a_thread_before_a_node_that_is_gone_is_refused_and_stays_as_it_was(dsn: str, ledger: Ledger) -> None:
+async def test_a_thread_before_a_node_that_is_gone_is_refused_and_stays_as_it_was(
+    dsn: str, ledger: Ledger
+) -> None:
     await failed_before(dsn, paying("pay", Switch()))
     before = await ledger.rows("t")
     async with deployed(dsn, paying("charge")) as durable:
@@ -94,7 +98,9 @@ async def test_a_thread_before_a_node_that_is_gone_is_refused_and_stays_as_it_wa
         assert (await durable.threads.resume("t"))["xs"] == ["order", "pay", "ship"]
 
 
-async def test_an_answer_for_a_node_that_is_gone_is_refused_and_may_be_given_later(dsn: str, ledger: Ledger) -> None:
+async def test_an_answer_for_a_node_that_is_gone_is_refused_and_may_be_given_later(
+    dsn: str, ledger: Ledger
+) -> None:
     await interrupted_before(dsn, chain(order=step("order"), ask=asking("ask")))
     before = await ledger.rows("t")
     async with deployed(dsn, chain(order=step("order"), approve=asking("approve"))) as durable:
@@ -107,11 +113,16 @@ async def test_an_answer_for_a_node_that_is_gone_is_refused_and_may_be_given_lat
             ["sure?"],
         )
     assert await ledger.rows("t") == before
-    async with deployed(dsn, chain(order=step("order"), ask=asking("ask"))) as durable, durable.run("t", "shop") as run:
+    async with (
+        deployed(dsn, chain(order=step("order"), ask=asking("ask"))) as durable,
+        durable.run("t", "shop") as run,
+    ):
         assert (await run.answer("yes"))["xs"] == ["order", "ask: yes"]
 
 
-def joined(*waits_for: str, end: str = "close", breaks: Switch | None = None, middle: str = "right") -> Builder:
+def joined(
+    *waits_for: str, end: str = "close", breaks: Switch | None = None, middle: str = "right"
+) -> Builder:
     """left → a third → close beside right → close, which waits for some of them."""
     builder = StateGraph(State)
     for name in ("left", middle, "third", end):
@@ -123,13 +134,19 @@ def joined(*waits_for: str, end: str = "close", breaks: Switch | None = None, mi
 
 
 async def test_a_join_that_is_gone_is_refused_also_while_it_waits_for_the_rest(dsn: str) -> None:
-    # right has arrived at the join, third failed: without the channel close would never be waited for
+    # right has arrived at the join, third failed: without the channel close would never be waited
+    # for
     await failed_before(dsn, joined("right", "third", breaks=Switch()))
     async with deployed(dsn, joined("third", "left")) as durable:
         with pytest.raises(GraphChangedError, match="missing channel join:right"):
             await durable.threads.resume("t")
     async with deployed(dsn, joined("right", "third")) as durable:
-        assert sorted((await durable.threads.resume("t"))["xs"]) == ["close", "left", "right", "third"]
+        assert sorted((await durable.threads.resume("t"))["xs"]) == [
+            "close",
+            "left",
+            "right",
+            "third",
+        ]
 
 
 def fanned(part: str, breaks: Switch | None = None) -> Builder:
@@ -144,7 +161,9 @@ def fanned(part: str, breaks: Switch | None = None) -> Builder:
     builder.add_node(part, run)
     builder.add_node("join", step("join"))
     builder.add_edge(START, "split")
-    builder.add_conditional_edges("split", lambda _: [Send(part, {"n": n}) for n in range(3)], [part])
+    builder.add_conditional_edges(
+        "split", lambda _: [Send(part, {"n": n}) for n in range(3)], [part]
+    )
     builder.add_edge(part, "join")
     return builder
 
@@ -194,11 +213,15 @@ def story(name: str) -> Any:
 calls: list[int] = []
 
 
-async def test_a_thread_of_one_graph_is_not_gone_on_with_by_another(dsn: str, ledger: Ledger) -> None:
+async def test_a_thread_of_one_graph_is_not_gone_on_with_by_another(
+    dsn: str, ledger: Ledger
+) -> None:
     graph = paying("pay", Switch())
     await failed_before(dsn, graph)
     before = await ledger.rows("t")
-    async with Durable(dsn, graphs={"shop": graph, "other": paying("pay")}, settings=Settings()) as durable:
+    async with Durable(
+        dsn, graphs={"shop": graph, "other": paying("pay")}, settings=Settings()
+    ) as durable:
         async with durable.run("t", "other") as run:
             with pytest.raises(GraphChangedError, match="wrong graph other") as refused:
                 await run.ainvoke({"xs": ["new"]})
@@ -206,7 +229,9 @@ async def test_a_thread_of_one_graph_is_not_gone_on_with_by_another(dsn: str, le
     assert await ledger.rows("t") == before
 
 
-async def test_a_question_whose_node_other_channels_trigger_now_is_not_answered_into_nothing(dsn: str) -> None:
+async def test_a_question_whose_node_other_channels_trigger_now_is_not_answered_into_nothing(
+    dsn: str,
+) -> None:
     def graph(*, waits: bool) -> Builder:
         builder = chain(order=step("order"), ask=asking("ask"))
         if waits:
@@ -224,7 +249,13 @@ async def test_a_question_whose_node_other_channels_trigger_now_is_not_answered_
 
 async def test_new_nodes_edges_and_bodies_are_no_change_that_matters(dsn: str) -> None:
     await failed_before(dsn, paying("pay", Switch()))
-    graph = chain(check=step("check"), order=step("order 2"), pay=step("pay"), pack=step("pack"), ship=step("ship"))
+    graph = chain(
+        check=step("check"),
+        order=step("order 2"),
+        pay=step("pay"),
+        pack=step("pack"),
+        ship=step("ship"),
+    )
     async with deployed(dsn, graph) as durable:
         assert (await durable.threads.resume("t"))["xs"] == ["order", "pay", "pack", "ship"]
 
@@ -250,17 +281,26 @@ async def test_a_run_that_ends_without_a_word_before_a_node_that_is_gone_failed(
 RENAMED = {"pay": "charge"}
 
 
-async def test_a_renamed_node_goes_on_with_the_thread_that_stands_before_it(dsn: str, ledger: Ledger) -> None:
+async def test_a_renamed_node_goes_on_with_the_thread_that_stands_before_it(
+    dsn: str, ledger: Ledger
+) -> None:
     await failed_before(dsn, paying("pay", Switch()))
     async with deployed(dsn, paying("charge"), renamed=RENAMED) as durable:
         assert (await durable.threads.resume("t"))["xs"] == ["order", "charge", "ship"]
         assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE
         async with durable.run("t", "shop") as run:
-            assert (await run.ainvoke({"xs": ["again"]}))["xs"][-4:] == ["again", "order", "charge", "ship"]
+            assert (await run.ainvoke({"xs": ["again"]}))["xs"][-4:] == [
+                "again",
+                "order",
+                "charge",
+                "ship",
+            ]
     assert await ledger.statuses("t") == ["complete", "complete"]
 
 
-async def test_a_renamed_node_that_fails_again_is_found_again_and_goes_on_by_the_old_code_too(dsn: str) -> None:
+async def test_a_renamed_node_that_fails_again_is_found_again_and_goes_on_by_the_old_code_too(
+    dsn: str,
+) -> None:
     await failed_before(dsn, paying("pay", Switch()))
     async with deployed(dsn, paying("charge", Switch()), renamed=RENAMED) as durable:
         for _ in range(2):
@@ -274,14 +314,25 @@ async def test_a_renamed_node_that_fails_again_is_found_again_and_goes_on_by_the
 async def test_a_renamed_node_gets_the_answer_to_what_it_asked_under_its_old_name(dsn: str) -> None:
     await interrupted_before(dsn, chain(order=step("order"), ask=asking("ask"), ship=step("ship")))
     graph = chain(order=step("order"), approve=asking("approve"), ship=step("ship"))
-    async with deployed(dsn, graph, renamed={"shop": {"ask": "approve"}}) as durable, durable.run("t", "shop") as run:
+    async with (
+        deployed(dsn, graph, renamed={"shop": {"ask": "approve"}}) as durable,
+        durable.run("t", "shop") as run,
+    ):
         assert (await run.answer("yes"))["xs"] == ["order", "approve: yes", "ship"]
 
 
-async def test_sends_to_a_renamed_node_go_on_and_those_that_finished_do_not_run_again(dsn: str) -> None:
+async def test_sends_to_a_renamed_node_go_on_and_those_that_finished_do_not_run_again(
+    dsn: str,
+) -> None:
     await failed_before(dsn, fanned("part", Switch()))
     async with deployed(dsn, fanned("piece"), renamed={"part": "piece"}) as durable:
-        assert sorted((await durable.threads.resume("t"))["xs"]) == ["join", "part 0", "part 2", "piece 1", "split"]
+        assert sorted((await durable.threads.resume("t"))["xs"]) == [
+            "join",
+            "part 0",
+            "part 2",
+            "piece 1",
+            "split",
+        ]
 
 
 @pytest.mark.parametrize("fails", ["third", "close"])
@@ -299,7 +350,12 @@ async def test_a_join_of_renamed_nodes_knows_who_has_arrived(dsn: str, fails: st
     await failed_before(dsn, graph("right", "close", broken=True))
     renamed = {"right": "rightmost", "close": "end"}
     async with deployed(dsn, graph("rightmost", "end"), renamed=renamed) as durable:
-        assert sorted((await durable.threads.resume("t"))["xs"]) == ["end", "left", "right", "third"]
+        assert sorted((await durable.threads.resume("t"))["xs"]) == [
+            "end",
+            "left",
+            "right",
+            "third",
+        ]
 
 
 async def test_a_renamed_node_in_a_subgraph_and_the_renamed_node_around_it_go_on(dsn: str) -> None:
@@ -309,7 +365,10 @@ async def test_a_renamed_node_in_a_subgraph_and_the_renamed_node_around_it_go_on
 
     await interrupted_before(dsn, graph("inner", "ask"))
     renamed = {"inner": "nested", "ask": "approve"}
-    async with deployed(dsn, graph("nested", "approve"), renamed=renamed) as durable, durable.run("t", "shop") as run:
+    async with (
+        deployed(dsn, graph("nested", "approve"), renamed=renamed) as durable,
+        durable.run("t", "shop") as run,
+    ):
         assert (await run.answer("yes"))["xs"][-4:] == ["order", "approve: yes", "ship", "close"]
 
 

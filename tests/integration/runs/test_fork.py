@@ -57,13 +57,21 @@ def rows(dsn: str, thread_id: str = "t") -> list[Any]:
         ]  # fmt: skip
 
 
-async def test_a_fork_of_a_complete_thread_is_complete_and_takes_a_new_turn(durable: Durable, ledger: Ledger) -> None:
+async def test_a_fork_of_a_complete_thread_is_complete_and_takes_a_new_turn(
+    durable: Durable, ledger: Ledger
+) -> None:
     await ran(durable, abc())
     forked = await durable.threads.fork("t", "copy")
     assert (forked.thread_id, forked.status) == ("copy", "complete")
     assert await ledger.statuses("copy") == ["complete"]
-    assert await ran(durable, abc(), "copy", {"xs": ["more"]}) == {"xs": ["a", "b", "c", "more", "a", "b", "c"]}
-    assert (await ran(durable, abc(), "t", None))["xs"] == ["a", "b", "c"], "the source took no turn"
+    assert await ran(durable, abc(), "copy", {"xs": ["more"]}) == {
+        "xs": ["a", "b", "c", "more", "a", "b", "c"]
+    }
+    assert (await ran(durable, abc(), "t", None))["xs"] == [
+        "a",
+        "b",
+        "c",
+    ], "the source took no turn"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +90,12 @@ async def test_a_fork_of_a_complete_thread_is_complete_and_takes_a_new_turn(dura
     ids=str,
 )
 async def test_a_fork_from_an_earlier_step_is_paused_and_runs_on(
-    durable: Durable, dsn: str, ledger: Ledger, point: dict[str, Any], pending: str, result: list[str]
+    durable: Durable,
+    dsn: str,
+    ledger: Ledger,
+    point: dict[str, Any],
+    pending: str,
+    result: list[str],
 ) -> None:
     graph = abc()
     await ran(durable, graph)
@@ -98,14 +111,20 @@ async def test_a_fork_from_an_earlier_step_is_paused_and_runs_on(
     assert rows(dsn) == before, "the source is as it was, to the row"
 
 
-async def test_a_fork_begins_at_the_checkpoint_it_is_given_and_gets_a_name_of_its_own(durable: Durable) -> None:
+async def test_a_fork_begins_at_the_checkpoint_it_is_given_and_gets_a_name_of_its_own(
+    durable: Durable,
+) -> None:
     graph = abc()
     await ran(durable, graph)
     steps = [step async for step in durable.threads.history("t")]
-    one, other = [await durable.threads.fork("t", checkpoint_id=steps[1].checkpoint_id) for _ in range(2)]
+    one, other = [
+        await durable.threads.fork("t", checkpoint_id=steps[1].checkpoint_id) for _ in range(2)
+    ]
     assert one.thread_id != other.thread_id
     assert (one.checkpoint_id, one.step, one.pending) == (steps[1].checkpoint_id, 2, ("c",))
-    assert [step.checkpoint_id async for step in durable.threads.history(one.thread_id)] == [steps[1].checkpoint_id]
+    assert [step.checkpoint_id async for step in durable.threads.history(one.thread_id)] == [
+        steps[1].checkpoint_id
+    ]
 
 
 async def test_a_fork_of_a_failed_thread_keeps_what_finished_beside(durable: Durable) -> None:
@@ -121,7 +140,9 @@ async def test_a_fork_of_a_failed_thread_keeps_what_finished_beside(durable: Dur
 
 
 async def test_a_failure_that_was_mended_is_none_in_the_fork(durable: Durable, dsn: str) -> None:
-    """The error's slot is never cleared; that a later attempt outlived it is told by its transaction."""
+    """The error's slot is never cleared; that a later attempt outlived it is told by its
+    transaction.
+    """
     graph = fan(ok("b"), ok("c"))
     await broken(durable, graph, "b", "c")
     BREAKS.add("c")
@@ -154,7 +175,9 @@ def nested(**options: Any) -> StateGraph[Any, Any, Any, Any]:
 
 
 @pytest.mark.parametrize("options", [{}, {"checkpointer": True}], ids=["", "with a memory"])
-async def test_a_fork_goes_on_inside_the_subgraph_that_failed(durable: Durable, options: Any) -> None:
+async def test_a_fork_goes_on_inside_the_subgraph_that_failed(
+    durable: Durable, options: Any
+) -> None:
     graph = nested(**options)
     await broken(durable, graph, "j")
     await durable.threads.fork("t", "copy")
@@ -172,7 +195,12 @@ async def test_a_fork_remembers_what_its_subgraphs_remembered_then(durable: Dura
     class Outer(TypedDict):
         seen: int
 
-    inner = StateGraph(Inner).add_node("count", count).add_edge(START, "count").compile(checkpointer=True)
+    inner = (
+        StateGraph(Inner)
+        .add_node("count", count)
+        .add_edge(START, "count")
+        .compile(checkpointer=True)
+    )
 
     async def call(state: Any) -> dict[str, Any]:
         return {"seen": (await inner.ainvoke({}))["n"]}
@@ -184,22 +212,43 @@ async def test_a_fork_remembers_what_its_subgraphs_remembered_then(durable: Dura
     after_one = await durable.threads.fork("t", checkpoint_id=turns[2].checkpoint_id)
     assert after_one.status == "complete"
     assert (await ran(durable, graph, after_one.thread_id, {"seen": 0}))["seen"] == 2
-    assert (await ran(durable, graph, given={"seen": 0}))["seen"] == 4, "the source's memory is its own"
+    assert (await ran(durable, graph, given={"seen": 0}))["seen"] == 4, (
+        "the source's memory is its own"
+    )
 
 
 @pytest.mark.parametrize(
-    "point", [{}, {"before": "b"}, {"before": "a"}, {"from_step": 4}, {"before": "b", "values": {"xs": ["u"]}}]
+    "point",
+    [
+        {},
+        {"before": "b"},
+        {"before": "a"},
+        {"from_step": 4},
+        {"before": "b", "values": {"xs": ["u"]}},
+    ],
 )
 async def test_a_thread_whose_state_hangs_on_its_history_takes_it_along(
     durable: Durable, point: dict[str, Any]
 ) -> None:
     graph = GRAPHS["delta"](durable.checkpointer)
     await ran(durable, graph, given={"xs": ["one"]})
-    assert (await ran(durable, graph, given={"xs": ["two"]}))["xs"] == ["one", "a", "b", "two", "a", "b"]
+    assert (await ran(durable, graph, given={"xs": ["two"]}))["xs"] == [
+        "one",
+        "a",
+        "b",
+        "two",
+        "a",
+        "b",
+    ]
     await durable.threads.fork("t", "copy", graph=graph, **point)
     expected = ["one", "a", "b", "two", "a", *point.get("values", {}).get("xs", []), "b"]
     assert await goes_on(durable, graph, "copy") == expected
-    assert (await ran(durable, graph, "copy", {"xs": ["three"]}))["xs"] == [*expected, "three", "a", "b"]
+    assert (await ran(durable, graph, "copy", {"xs": ["three"]}))["xs"] == [
+        *expected,
+        "three",
+        "a",
+        "b",
+    ]
 
 
 async def test_a_fork_has_nothing_of_a_branch_that_was_left(durable: Durable) -> None:
@@ -207,7 +256,9 @@ async def test_a_fork_has_nothing_of_a_branch_that_was_left(durable: Durable) ->
     graph = GRAPHS["delta"](durable.checkpointer)
     await ran(durable, graph, given={"xs": ["one"]})
     config: Any = {"configurable": {"thread_id": "t"}}
-    (before_b,) = [state.config async for state in graph.aget_state_history(config) if state.next == ("b",)]
+    (before_b,) = [
+        state.config async for state in graph.aget_state_history(config) if state.next == ("b",)
+    ]
     async with durable.hold("t"):
         await graph.aupdate_state(before_b, {"xs": ["u"]})
     assert await goes_on(durable, graph, "t") == ["one", "a", "u", "b"]
@@ -219,7 +270,9 @@ async def test_a_fork_has_nothing_of_a_branch_that_was_left(durable: Durable) ->
         assert after["xs"] == ["one", "a", "u", "b", "two", "a", "b"]
 
 
-async def test_a_fork_of_a_thread_that_hangs_on_its_history_is_answered_apart(durable: Durable) -> None:
+async def test_a_fork_of_a_thread_that_hangs_on_its_history_is_answered_apart(
+    durable: Durable,
+) -> None:
     graph = GRAPHS["delta_asking"](durable.checkpointer)
     await ran(durable, graph, given={"xs": ["one"]})
     await durable.threads.fork("t", "copy")
@@ -243,7 +296,11 @@ async def test_a_fork_of_what_plain_langgraph_wrote(durable: Durable, dsn: str) 
     assert (forked.status, forked.graph) == ("paused", None)
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         config: Any = {"configurable": {"thread_id": forked.thread_id}}
-        assert (await abc().compile(checkpointer=saver).ainvoke(None, config))["xs"] == ["a", "b", "c"]
+        assert (await abc().compile(checkpointer=saver).ainvoke(None, config))["xs"] == [
+            "a",
+            "b",
+            "c",
+        ]
 
 
 async def test_a_fork_keeps_the_graphs_name_and_the_context(dsn: str) -> None:
@@ -268,7 +325,9 @@ async def test_a_fork_may_be_made_while_the_source_runs(durable: Durable) -> Non
     assert await goes_on(durable, graph, forked.thread_id) == ["a", "b"]
 
 
-async def test_what_cannot_be_forked_is_refused_and_leaves_nothing(durable: Durable, dsn: str, ledger: Ledger) -> None:
+async def test_what_cannot_be_forked_is_refused_and_leaves_nothing(
+    durable: Durable, dsn: str, ledger: Ledger
+) -> None:
     graph = abc()
     await ran(durable, graph)
     await ran(durable, graph, "taken")
@@ -304,7 +363,9 @@ async def test_a_fork_whose_lease_was_taken_over_leaves_nothing(
 
     def too_late(database: Any, fence: Any, **options: Any) -> Any:
         with psycopg.connect(dsn) as connection:
-            connection.execute("UPDATE aiodurable_fences SET token = token + 1 WHERE thread_id = 'copy'")
+            connection.execute(
+                "UPDATE aiodurable_fences SET token = token + 1 WHERE thread_id = 'copy'"
+            )
         return birth(database, fence, **options)
 
     monkeypatch.setattr(room, "birth", too_late)

@@ -1,4 +1,6 @@
-"""One writer: a thread that is busy says by whom, and a run that lost its lease writes nothing more."""
+"""One writer: a thread that is busy says by whom, and a run that lost its lease writes nothing
+more.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ import psycopg
 import pytest
 
 from aiodurable.durable import Durable
-from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutError, WorkflowAlreadyRunningError
+from aiodurable.errors import (
+    InvalidArgumentError,
+    LeaseLostError,
+    LockTimeoutError,
+    WorkflowAlreadyRunningError,
+)
 from aiodurable.events import Event, LeaseLost
 from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
@@ -41,15 +48,20 @@ def patient() -> Settings:
 async def end_lock_sessions(dsn: str) -> int:
     """What an administrator, a failover or a proxy does."""
     query = (
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:lock%'"
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE"
+        " 'aiodurable:lock%'"
     )
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        row = await (await connection.execute(f"{query} AND datname = current_database()".encode())).fetchone()
+        row = await (
+            await connection.execute(f"{query} AND datname = current_database()".encode())
+        ).fetchone()
         assert row is not None
         return row[0]
 
 
-async def test_a_busy_thread_is_refused_with_its_holder_and_since_when(dsn: str, durable: Durable) -> None:
+async def test_a_busy_thread_is_refused_with_its_holder_and_since_when(
+    dsn: str, durable: Durable
+) -> None:
     gate = Gate("sort")
 
     async def body() -> None:
@@ -95,8 +107,12 @@ async def test_a_busy_thread_can_be_waited_for(durable: Durable, log: Path) -> N
     assert noted(log) == [*STEPS, *STEPS]
 
 
-@pytest.mark.parametrize("options", [{"on_busy": "later"}, {"on_busy": "wait", "timeout": -1}, {"timeout": 5}])
-async def test_a_wait_that_makes_no_sense_is_refused(durable: Durable, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [{"on_busy": "later"}, {"on_busy": "wait", "timeout": -1}, {"timeout": 5}]
+)
+async def test_a_wait_that_makes_no_sense_is_refused(
+    durable: Durable, options: dict[str, Any]
+) -> None:
     with pytest.raises(InvalidArgumentError):
         async with durable.run("t", four_nodes(), **options):
             pytest.fail("entered")
@@ -128,7 +144,10 @@ async def test_without_grace_a_lost_lock_session_cancels_the_run_and_the_new_hol
 ) -> None:
     gate = Gate("weigh")
     events: list[Event] = []
-    async with Durable(dsn, settings=strict, observers=[events.append]) as old, Durable(dsn, settings=strict) as new:
+    async with (
+        Durable(dsn, settings=strict, observers=[events.append]) as old,
+        Durable(dsn, settings=strict) as new,
+    ):
 
         async def body() -> None:
             async with old.run("t", four_nodes(gate), config=config(log)) as run:
@@ -140,7 +159,9 @@ async def test_without_grace_a_lost_lock_session_cancels_the_run_and_the_new_hol
         with pytest.raises(LeaseLostError):
             await task
         assert any(isinstance(event, LeaseLost) for event in events)
-        async with new.run("t", four_nodes(), on_busy="wait", timeout=10, config=config(log)) as run:
+        async with new.run(
+            "t", four_nodes(), on_busy="wait", timeout=10, config=config(log)
+        ) as run:
             assert run.status is ThreadStatus.CRASHED
             assert (await run.ainvoke())["words"] == list(STEPS)
     [row] = await ledger.rows("t")
@@ -212,7 +233,9 @@ async def test_a_lost_lock_session_is_not_felt_although_others_wait_for_the_thre
     async with Durable(dsn, settings=patient) as durable:
 
         async def body(word: str) -> Any:
-            async with durable.run("t", four_nodes(gate), on_busy="wait", timeout=60, config=config(log)) as run:
+            async with durable.run(
+                "t", four_nodes(gate), on_busy="wait", timeout=60, config=config(log)
+            ) as run:
                 return await run.ainvoke({"words": [word], "told": ""})
 
         first = asyncio.create_task(body("one"))
@@ -226,7 +249,9 @@ async def test_a_lost_lock_session_is_not_felt_although_others_wait_for_the_thre
         assert (await first)["words"] == ["one", *STEPS]
         await asyncio.gather(*waiting)
     assert noted(log) == [*STEPS, *STEPS, *STEPS]
-    assert [(row["status"], row["attempts"]) for row in await ledger.rows("t")] == [("complete", 1)] * 3
+    assert [(row["status"], row["attempts"]) for row in await ledger.rows("t")] == [
+        ("complete", 1)
+    ] * 3
 
 
 async def test_a_lock_that_is_had_again_is_worth_nothing_where_another_lease_had_our_token(

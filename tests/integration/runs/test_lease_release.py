@@ -67,7 +67,9 @@ async def test_the_lock_outlives_a_raising_of_the_token_that_is_under_way(
         entering.cancel()
         for _ in range(20):
             if not await is_held(durable, "t"):
-                assert not await watcher.fetchval(BUMP_WAITS), "the token may be raised, and the lock is free"
+                assert not await watcher.fetchval(BUMP_WAITS), (
+                    "the token may be raised, and the lock is free"
+                )
             entering.cancel()  # who is impatient waits for it too
     with pytest.raises(asyncio.CancelledError):
         await entering
@@ -92,7 +94,9 @@ async def test_a_lock_is_let_go_where_the_process_closes_before_the_lease_is_had
 async def test_the_fence_is_revoked_before_the_lock_is_let_go(
     durable: Durable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From then on somebody else may have the lock: nothing more may be sent under the old fence."""
+    """From then on somebody else may have the lock: nothing more may be sent under the old
+    fence.
+    """
     released: list[bool] = []
     release = Lease.release
 
@@ -128,7 +132,9 @@ async def test_a_session_that_ends_as_its_lease_is_let_go_is_no_loss(
 
 
 def _recovering() -> list[asyncio.Task[Any]]:
-    return [task for task in asyncio.all_tasks() if task.get_name().startswith("aiodurable recover")]
+    return [
+        task for task in asyncio.all_tasks() if task.get_name().startswith("aiodurable recover")
+    ]
 
 
 async def test_a_recovery_compares_the_fence_only_when_it_has_the_lock_again(
@@ -169,9 +175,14 @@ async def _end_lock_sessions(dsn: str) -> None:
     await connection.close()
 
 
-async def test_an_error_does_not_claim_that_somebody_took_the_thread_where_nobody_knows(dsn: str) -> None:
+async def test_an_error_does_not_claim_that_somebody_took_the_thread_where_nobody_knows(
+    dsn: str,
+) -> None:
     gate = Gate("weigh")
-    async with proxy(dsn) as wire, Durable(wire.dsn, settings=Settings(recovery_grace_s=0.5)) as durable:
+    async with (
+        proxy(dsn) as wire,
+        Durable(wire.dsn, settings=Settings(recovery_grace_s=0.5)) as durable,
+    ):
 
         async def body() -> None:
             async with durable.run("t", four_nodes(gate)) as run:
@@ -187,9 +198,13 @@ async def test_an_error_does_not_claim_that_somebody_took_the_thread_where_nobod
         wire.up()
 
 
-async def test_a_cancelled_run_leaves_no_later_than_its_lease_although_the_network_swallows_all(dsn: str) -> None:
+async def test_a_cancelled_run_leaves_no_later_than_its_lease_although_the_network_swallows_all(
+    dsn: str,
+) -> None:
     gate = Gate("weigh")
-    settings = Settings(lease_ttl_s=3.0, lease_heartbeat_s=0.5, lease_safety_margin_s=1.0, recovery_grace_s=60.0)
+    settings = Settings(
+        lease_ttl_s=3.0, lease_heartbeat_s=0.5, lease_safety_margin_s=1.0, recovery_grace_s=60.0
+    )
     async with proxy(dsn) as wire, Durable(wire.dsn, settings=settings) as durable:
 
         async def body() -> None:
@@ -200,7 +215,9 @@ async def test_a_cancelled_run_leaves_no_later_than_its_lease_although_the_netwo
         await gate.reached.wait()
         wire.cut()
         task.cancel()
-        done, _ = await asyncio.wait({task}, timeout=10.0)  # a statement without an answer is given up after 20
+        done, _ = await asyncio.wait(
+            {task}, timeout=10.0
+        )  # a statement without an answer is given up after 20
         wire.end()
         assert done, "the run waits for a dead link, and its lease is over"
         assert task.cancelled()

@@ -10,7 +10,9 @@ from aiodurable import AsyncCheckpointerPool, Durable, PostgresLockManager
 
 
 @pytest.mark.parametrize("room", [Durable, PostgresLockManager, AsyncCheckpointerPool])
-async def test_opened_twice_at_once_it_is_open_once_and_closed_by_one_close(dsn: str, room: type[Durable]) -> None:
+async def test_opened_twice_at_once_it_is_open_once_and_closed_by_one_close(
+    dsn: str, room: type[Durable]
+) -> None:
     opened = room(dsn)
     before = asyncio.all_tasks()
     await asyncio.gather(opened.open(), opened.open())

@@ -41,7 +41,10 @@ async def test_a_rejected_run_id_that_is_accepted_later_is_the_newest_and_its_in
     found = await durable.threads.status("t")
     assert (found.status, found.run_id) == (ThreadStatus.CRASHED, "X")
     assert (await durable.threads.resume("t", four_nodes()))["words"] == [*STEPS, "again", *STEPS]
-    assert {row["run_id"]: row["status"] for row in await ledger.rows("t")} == {"X": "complete", "Y": "complete"}
+    assert {row["run_id"]: row["status"] for row in await ledger.rows("t")} == {
+        "X": "complete",
+        "Y": "complete",
+    }
 
 
 async def test_a_clock_that_goes_backwards_changes_no_order(durable: Durable, dsn: str) -> None:
@@ -50,7 +53,8 @@ async def test_a_clock_that_goes_backwards_changes_no_order(durable: Durable, ds
             await run.ainvoke(INPUT)
         with psycopg.connect(dsn) as connection:
             connection.execute(
-                "UPDATE aiodurable_runs SET created_at = now() + interval '1 hour' WHERE run_id = 'first'"
+                "UPDATE aiodurable_runs SET created_at = now() + interval '1 hour' WHERE run_id ="
+                " 'first'"
             )
     assert (await durable.threads.status("t")).run_id == "second"
     newest = await services_of(durable).ledger.newest("t")
@@ -58,14 +62,18 @@ async def test_a_clock_that_goes_backwards_changes_no_order(durable: Durable, ds
     assert newest.record.run_id == "second"
 
 
-async def test_runs_under_one_lease_are_in_the_order_of_their_calls(durable: Durable, dsn: str, ledger: Ledger) -> None:
+async def test_runs_under_one_lease_are_in_the_order_of_their_calls(
+    durable: Durable, dsn: str, ledger: Ledger
+) -> None:
     async with durable.run("t", four_nodes()) as run:
         ids: list[str] = []
         for _ in range(3):
             await run.ainvoke(INPUT)
             ids.append(run.run_id)
             with psycopg.connect(dsn) as connection:
-                connection.execute("UPDATE aiodurable_runs SET created_at = created_at + interval '1 hour'")
+                connection.execute(
+                    "UPDATE aiodurable_runs SET created_at = created_at + interval '1 hour'"
+                )
         assert len(set(ids)) == 3
         newest = await services_of(durable).ledger.newest("t")
     assert newest is not None

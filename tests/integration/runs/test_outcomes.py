@@ -39,7 +39,9 @@ async def assert_free(durable: Durable, thread_id: str = "t") -> None:
     assert (await durable.threads.status(thread_id)).holder is None
 
 
-async def test_a_cancelled_run_is_paused_free_and_goes_on_later(durable: Durable, ledger: Ledger, log: Path) -> None:
+async def test_a_cancelled_run_is_paused_free_and_goes_on_later(
+    durable: Durable, ledger: Ledger, log: Path
+) -> None:
     gate = Gate("weigh")
     graph = four_nodes(gate)
 
@@ -77,10 +79,15 @@ async def test_a_failed_call_leaves_the_path_of_the_failure(durable: Durable) ->
         assert run.checkpoint.failed_path == ("whole", "part")
 
 
-async def test_an_outer_timeout_surfaces_as_timeout(durable: Durable, ledger: Ledger, log: Path) -> None:
+async def test_an_outer_timeout_surfaces_as_timeout(
+    durable: Durable, ledger: Ledger, log: Path
+) -> None:
     gate = Gate("sort")
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(5), durable.run("t", four_nodes(gate), config=config(log)) as run:
+        async with (
+            asyncio.timeout(5),
+            durable.run("t", four_nodes(gate), config=config(log)) as run,
+        ):
             running = asyncio.timeout(None)
             async with running:
                 call = asyncio.create_task(gate.reached.wait())
@@ -90,7 +97,9 @@ async def test_an_outer_timeout_surfaces_as_timeout(durable: Durable, ledger: Le
     assert await ledger.statuses("t") == ["paused"]
 
 
-async def test_a_stream_left_early_is_paused_and_free(durable: Durable, ledger: Ledger, log: Path) -> None:
+async def test_a_stream_left_early_is_paused_and_free(
+    durable: Durable, ledger: Ledger, log: Path
+) -> None:
     async with durable.run("t", four_nodes(), config=config(log)) as run:
         async with contextlib.aclosing(run.astream(INPUT, stream_mode="updates")) as stream:
             async for _ in stream:
@@ -100,7 +109,9 @@ async def test_a_stream_left_early_is_paused_and_free(durable: Durable, ledger: 
     assert (row["status"], row["status_reason"]) == ("paused", "stream closed")
 
 
-async def test_a_body_that_leaves_a_stream_open_still_records_it(durable: Durable, ledger: Ledger, log: Path) -> None:
+async def test_a_body_that_leaves_a_stream_open_still_records_it(
+    durable: Durable, ledger: Ledger, log: Path
+) -> None:
     async with durable.run("t", four_nodes(), config=config(log)) as run:
         stream = run.astream(INPUT, stream_mode="updates")
         await anext(stream)
@@ -115,7 +126,11 @@ async def test_a_static_breakpoint_is_paused(durable: Durable, ledger: Ledger, l
     async with durable.run("t", graph, config=config(log)) as run:
         await run.ainvoke(INPUT, interrupt_before=["weigh"])
     status = await durable.threads.status("t")
-    assert (status.status, status.reason, status.pending) == (ThreadStatus.PAUSED, "breakpoint", ("weigh",))
+    assert (status.status, status.reason, status.pending) == (
+        ThreadStatus.PAUSED,
+        "breakpoint",
+        ("weigh",),
+    )
     async with durable.run("t", graph, config=config(log)) as run:
         assert run.status is ThreadStatus.PAUSED
         assert (await run.ainvoke())["words"] == list(STEPS)
@@ -168,7 +183,9 @@ async def test_an_input_that_cannot_be_stored_is_refused_and_nothing_runs(
     assert noted(log) == []
 
 
-async def test_a_users_own_exception_in_the_body_stays_itself(durable: Durable, ledger: Ledger) -> None:
+async def test_a_users_own_exception_in_the_body_stays_itself(
+    durable: Durable, ledger: Ledger
+) -> None:
     class Mine(Exception):
         pass
 
@@ -180,7 +197,9 @@ async def test_a_users_own_exception_in_the_body_stays_itself(durable: Durable, 
     await assert_free(durable)
 
 
-async def test_parallel_siblings_that_finished_are_not_run_again(durable: Durable, ledger: Ledger, log: Path) -> None:
+async def test_parallel_siblings_that_finished_are_not_run_again(
+    durable: Durable, ledger: Ledger, log: Path
+) -> None:
     others = asyncio.Event()
     broken = True
 
@@ -202,8 +221,11 @@ async def test_parallel_siblings_that_finished_are_not_run_again(durable: Durabl
     assert noted(log).count("part 1") == 2
 
 
-async def test_a_router_that_raises_does_not_lose_the_rest_of_the_graph(durable: Durable, ledger: Ledger) -> None:
-    # LangGraph alone stores the node's output beside the error, takes the node for done, and skips the rest (langgraph#8834).
+async def test_a_router_that_raises_does_not_lose_the_rest_of_the_graph(
+    durable: Durable, ledger: Ledger
+) -> None:
+    # LangGraph alone stores the node's output beside the error, takes the node for done, and skips
+    # the rest (langgraph#8834).
     broken = True
 
     def route(state: Story) -> str:
@@ -237,7 +259,9 @@ async def test_one_call_at_a_time(durable: Durable) -> None:
         await asyncio.wait({call})
 
 
-async def test_the_same_run_id_never_runs_twice(durable: Durable, ledger: Ledger, log: Path) -> None:
+async def test_the_same_run_id_never_runs_twice(
+    durable: Durable, ledger: Ledger, log: Path
+) -> None:
     graph = four_nodes()
     results: list[Any] = []
     for _ in range(2):
@@ -255,7 +279,9 @@ async def test_the_same_run_id_never_runs_twice(durable: Durable, ledger: Ledger
     assert await ledger.statuses("t") == ["complete", "complete"]
 
 
-async def test_the_same_run_id_resumes_what_it_left(durable: Durable, ledger: Ledger, log: Path) -> None:
+async def test_the_same_run_id_resumes_what_it_left(
+    durable: Durable, ledger: Ledger, log: Path
+) -> None:
     broken = True
 
     async def before(step: str) -> None:
@@ -334,13 +360,18 @@ async def test_a_run_of_another_thread_inside_a_node_keeps_to_itself(
     assert (await durable.threads.status("inner")).status is ThreadStatus.COMPLETE
 
 
-async def test_observers_are_told_and_a_failing_one_is_not_felt(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_observers_are_told_and_a_failing_one_is_not_felt(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
     seen: list[Event] = []
 
     def broken(event: Event) -> None:
         raise RuntimeError("observer")
 
-    async with Durable(dsn, observers=[broken, seen.append]) as durable, durable.run("t", four_nodes()) as run:
+    async with (
+        Durable(dsn, observers=[broken, seen.append]) as durable,
+        durable.run("t", four_nodes()) as run,
+    ):
         await run.ainvoke(INPUT)
     kinds = [type(event).__name__ for event in seen]
     assert kinds == ["LeaseAcquired", "AttemptStarted", "AttemptEnded", "LeaseReleased"]
@@ -348,7 +379,12 @@ async def test_observers_are_told_and_a_failing_one_is_not_felt(dsn: str, caplog
     assert isinstance(started, AttemptStarted)
     assert isinstance(finished, AttemptEnded)
     assert isinstance(released, LeaseReleased)
-    assert (started.attempt, started.resumed, finished.status, finished.error) == (1, False, RunStatus.COMPLETE, None)
+    assert (started.attempt, started.resumed, finished.status, finished.error) == (
+        1,
+        False,
+        RunStatus.COMPLETE,
+        None,
+    )
     assert released.token == 1
     assert "observer" in caplog.text
 

@@ -1,4 +1,6 @@
-"""Locks of the caller's own beside those of threads: apart from them, with the same observers and settings."""
+"""Locks of the caller's own beside those of threads: apart from them, with the same observers and
+settings.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ async def test_a_manager_works_as_its_settings_say(dsn: str) -> None:
         await lease.release()
 
 
-async def test_a_manager_reads_the_environment_as_a_durable_does(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_manager_reads_the_environment_as_a_durable_does(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIODURABLE_NAMESPACE", "prod")
     async with Durable(dsn) as durable, durable.locks.hold("a"), PostgresLockManager(dsn) as bare:
         assert await bare.try_acquire("a") is None
@@ -95,7 +99,9 @@ async def test_since_when_is_said_only_where_it_is_known(durable: Durable) -> No
     await calling
 
 
-async def test_whoever_waits_for_the_thread_around_him_is_refused_and_does_not_wait_for_ever(durable: Durable) -> None:
+async def test_whoever_waits_for_the_thread_around_him_is_refused_and_does_not_wait_for_ever(
+    durable: Durable,
+) -> None:
     async def nested(step: str) -> None:
         if step == "sort":
             async with durable.hold("t", on_busy="wait"):

@@ -82,13 +82,21 @@ def sent() -> StateGraph[Any, Any, Any, Any]:
 
 
 def nested(**options: Any) -> StateGraph[Any, Any, Any, Any]:
-    return chain(before=ok("before"), inner=chain(deep=routed().compile(**options)).compile(**options), z=ok("z"))
+    return chain(
+        before=ok("before"),
+        inner=chain(deep=routed().compile(**options)).compile(**options),
+        z=ok("z"),
+    )
 
 
-async def left_by_langgraph(dsn: str, graph: StateGraph[Any, Any, Any, Any], given: Any = INPUT) -> None:
+async def left_by_langgraph(
+    dsn: str, graph: StateGraph[Any, Any, Any, Any], given: Any = INPUT
+) -> None:
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         with pytest.raises(ValueError, match="broken"):
-            await graph.compile(checkpointer=saver).ainvoke(given, {"configurable": {"thread_id": "t"}})
+            await graph.compile(checkpointer=saver).ainvoke(
+                given, {"configurable": {"thread_id": "t"}}
+            )
 
 
 @pytest.mark.parametrize(
@@ -104,18 +112,28 @@ async def left_by_langgraph(dsn: str, graph: StateGraph[Any, Any, Any, Any], giv
 )
 @pytest.mark.parametrize("verb", ["retry", "resume"])
 async def test_a_node_whose_router_raised_runs_again_with_all_that_follows(
-    durable: Durable, dsn: str, told: list[Event], graph: Any, result: list[str], healed: tuple[str, ...], verb: str
+    durable: Durable,
+    dsn: str,
+    told: list[Event],
+    graph: Any,
+    result: list[str],
+    healed: tuple[str, ...],
+    verb: str,
 ) -> None:
     BREAKS.add("router")
     await left_by_langgraph(dsn, graph())
     BREAKS.clear()
     ran = (await getattr(durable.threads, verb)("t", graph()))["xs"]
     assert list(dict.fromkeys(ran)) == result, "a subgraph gives back what it was given, too"
-    assert [set(event.nodes) for event in told if isinstance(event, ThreadRepaired)] == [set(healed)]
+    assert [set(event.nodes) for event in told if isinstance(event, ThreadRepaired)] == [
+        set(healed)
+    ]
     assert (await durable.threads.status("t")).status == "complete"
 
 
-async def test_a_router_that_raises_under_a_lease_poisons_nothing(durable: Durable, told: list[Event]) -> None:
+async def test_a_router_that_raises_under_a_lease_poisons_nothing(
+    durable: Durable, told: list[Event]
+) -> None:
     BREAKS.add("router")
     async with durable.run("t", routed()) as run:
         with pytest.raises(ValueError, match="router"):
@@ -140,7 +158,10 @@ async def test_a_stale_fence_heals_nothing(durable: Durable, dsn: str) -> None:
     BREAKS.add("router")
     await left_by_langgraph(dsn, routed())
     async with durable.hold("t") as lease:
-        database, (token, lease_id) = services_of(durable).checkpoints.database, lease.fence.standing
+        database, (token, lease_id) = (
+            services_of(durable).checkpoints.database,
+            lease.fence.standing,
+        )
         for stale in (Fence("t", token - 1, lease_id), Fence("t", token, lease_id - 1)):
             with pytest.raises(LeaseLostError):
                 await heal(database, WriteSession(stale))
@@ -164,7 +185,9 @@ async def test_a_retry_is_one_more_attempt_of_the_same_run_and_repeats_the_faile
     assert (row["run_id"], row["attempts"], row["status"]) == (run.run_id, 3, "complete")
 
 
-async def test_retry_clears_a_quarantine_that_resume_refuses(durable: Durable, dsn: str, ledger: Ledger) -> None:
+async def test_retry_clears_a_quarantine_that_resume_refuses(
+    durable: Durable, dsn: str, ledger: Ledger
+) -> None:
     graph = chain(a=ok("a"))
     BREAKS.add("a")
     async with durable.run("t", graph) as run:
@@ -172,7 +195,8 @@ async def test_retry_clears_a_quarantine_that_resume_refuses(durable: Durable, d
             await run.ainvoke(INPUT)
     with psycopg.connect(dsn) as connection:
         connection.execute(
-            "UPDATE aiodurable_runs SET status = 'quarantined', attempts = 5, status_reason = '5 attempts'"
+            "UPDATE aiodurable_runs SET status = 'quarantined', attempts = 5, status_reason = '5"
+            " attempts'"
         )
     BREAKS.clear()
     with pytest.raises(ThreadQuarantinedError, match="retry"):
@@ -189,7 +213,9 @@ async def test_a_paused_thread_goes_on_when_retried(durable: Durable) -> None:
     assert (await durable.threads.retry("t", graph))["xs"] == ["a", "b"]
 
 
-async def test_what_cannot_be_retried_is_refused_and_stays_as_it_was(durable: Durable, ledger: Ledger) -> None:
+async def test_what_cannot_be_retried_is_refused_and_stays_as_it_was(
+    durable: Durable, ledger: Ledger
+) -> None:
     graph = chain(a=ok("a"))
     with pytest.raises(ThreadNotFoundError):
         await durable.threads.retry("nobody")

@@ -1,4 +1,6 @@
-"""What a run was accepted with is there again in the process that goes on with it; what cannot be used is refused first."""
+"""What a run was accepted with is there again in the process that goes on with it; what cannot be
+used is refused first.
+"""
 
 from __future__ import annotations
 
@@ -44,14 +46,18 @@ class Seen:
         self.broken = True
 
     def graph(self) -> StateGraph[Any, Any, Any, Any]:
-        async def node(state: Words, config: RunnableConfig, runtime: Runtime[Tenant]) -> dict[str, Any]:
+        async def node(
+            state: Words, config: RunnableConfig, runtime: Runtime[Tenant]
+        ) -> dict[str, Any]:
             self.contexts.append(runtime.context)
             self.configs.append(config)
             if self.broken:
                 raise ValueError("broken")
             return {"words": ["done"]}
 
-        return StateGraph(Words, context_schema=Tenant).add_node("node", node).add_edge(START, "node")
+        return (
+            StateGraph(Words, context_schema=Tenant).add_node("node", node).add_edge(START, "node")
+        )
 
     async def breaks(self, durable: Durable, thread_id: str = "t", **options: Any) -> None:
         async with durable.run(thread_id, self.graph()) as run:
@@ -89,7 +95,9 @@ async def test_context_and_config_are_there_again_in_another_process(
     seen.assert_as_accepted()
 
 
-async def test_what_a_resumption_is_given_goes_over_what_is_stored_for_that_call(durable: Durable, seen: Seen) -> None:
+async def test_what_a_resumption_is_given_goes_over_what_is_stored_for_that_call(
+    durable: Durable, seen: Seen
+) -> None:
     await seen.breaks(durable, config=CONFIG, context=Tenant("blue"))
     config: Any = {"configurable": {"model": "large"}, "recursion_limit": 11}
     await durable.threads.resume("t", seen.graph(), config=config, context=Tenant("red"))
@@ -104,7 +112,9 @@ async def test_an_unfinished_run_is_finished_with_its_own_config_and_not_the_new
 ) -> None:
     await seen.breaks(durable, config=CONFIG, context=Tenant("blue"))
     theirs: Any = {"configurable": {"user": {"id": "eve"}}}
-    async with durable.run("t", seen.graph(), run_id="new", config=theirs, context=Tenant("red")) as run:
+    async with durable.run(
+        "t", seen.graph(), run_id="new", config=theirs, context=Tenant("red")
+    ) as run:
         await run.ainvoke({"words": ["new"]})
     _, old, new = seen.configs
     assert old.get("configurable", {})["user"] == {"id": "bob"}
@@ -160,17 +170,30 @@ async def test_a_config_that_cannot_be_stored_is_refused_and_nothing_runs(
 async def test_a_run_id_in_the_metadata_names_the_run_as_in_langgraph(
     durable: Durable, ledger: Ledger, seen: Seen, where: str
 ) -> None:
-    """LangGraph takes a second call with it for a resumption; a turn ran twice, and the next input was swallowed."""
+    """LangGraph takes a second call with it for a resumption; a turn ran twice, and the next input
+    was swallowed.
+    """
     seen.broken = False
     named: Any = {"metadata": {"run_id": "turn-1"}}
     at_run, at_call = ({"config": named}, {}) if where == "run" else ({}, {"config": named})
     for _ in range(2):
         async with durable.run("t", seen.graph(), **at_run) as run:
-            assert (await run.ainvoke({"words": ["pay 10"]}, **at_call))["words"] == ["pay 10", "done"]
+            assert (await run.ainvoke({"words": ["pay 10"]}, **at_call))["words"] == [
+                "pay 10",
+                "done",
+            ]
     async with durable.run("t", seen.graph()) as run:
-        assert (await run.ainvoke({"words": ["hello"]}))["words"] == ["pay 10", "done", "hello", "done"]
+        assert (await run.ainvoke({"words": ["hello"]}))["words"] == [
+            "pay 10",
+            "done",
+            "hello",
+            "done",
+        ]
     rows = await ledger.rows("t")
-    assert [(row["run_id"] == "turn-1", row["status"]) for row in rows] == [(True, "complete"), (False, "complete")]
+    assert [(row["run_id"] == "turn-1", row["status"]) for row in rows] == [
+        (True, "complete"),
+        (False, "complete"),
+    ]
 
 
 async def test_two_different_run_ids_are_refused(durable: Durable, seen: Seen) -> None:
@@ -179,7 +202,9 @@ async def test_two_different_run_ids_are_refused(durable: Durable, seen: Seen) -
             pass
 
 
-async def test_a_large_input_is_serialised_off_the_loop(durable: Durable, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_large_input_is_serialised_off_the_loop(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import threading
 
     from aiodurable.runs.ledger import Ledger as RunLedger

@@ -27,7 +27,12 @@ from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until, within
 
-ACCEPTED: dict[str, Any] = {"graph": None, "input": INPUT, "context": None, "base_checkpoint_id": None}
+ACCEPTED: dict[str, Any] = {
+    "graph": None,
+    "input": INPUT,
+    "context": None,
+    "base_checkpoint_id": None,
+}
 OUTCOME: dict[str, Any] = {"error": None, "reason": None, "checkpoint_id": None}
 CHECKPOINTS = load("checkpoints")
 
@@ -49,7 +54,9 @@ async def leased(durable: Durable, thread_id: str = "t") -> Fence:
 
 
 async def given_out_again(db: asyncpg.Connection, fence: Fence) -> Fence:
-    """The token of this fence, given out again to a new holder, as after a failover that lost the first commit."""
+    """The token of this fence, given out again to a new holder, as after a failover that lost the
+    first commit.
+    """
     holder = Fence(fence.thread_id, fence.token, new_lease_id())
     update = "UPDATE aiodurable_fences SET lease_id = $1 WHERE thread_id = $2"
     await db.execute(update, holder.lease_id, fence.thread_id)
@@ -148,7 +155,9 @@ async def test_an_old_and_a_new_holder_who_write_in_one_statement_are_told_apart
     stale = await leased(durable)
     holder = await given_out_again(db, stale)
     await runs.start("R", fence=holder, closing=None, **ACCEPTED)
-    first = asyncio.create_task(finish(runs, await leased(durable, "another")))  # both wait for its answer
+    first = asyncio.create_task(
+        finish(runs, await leased(durable, "another"))
+    )  # both wait for its answer
     late, right = await asyncio.gather(finish(runs, stale), finish(runs, holder))
     assert (late, right is not None, await first) == (None, True, None)
 
@@ -174,12 +183,17 @@ async def test_a_holder_of_a_deleted_thread_begins_no_run(
 async def test_a_run_that_is_started_while_its_thread_is_being_deleted_is_not_left_behind(
     durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection, dsn: str
 ) -> None:
-    """The statement has seen the fence as it was, and waits for the row of the run before, which goes."""
+    """The statement has seen the fence as it was, and waits for the row of the run before, which
+    goes.
+    """
     links = services_of(durable).checkpoints.links
     stale = await leased(durable)
     await runs.start("R", fence=stale, closing=None, **ACCEPTED)
     watcher = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE '%runs@%'"
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name"
+        " LIKE '%runs@%'"
+    )
 
     async def tried() -> bool:
         return links.asked >= asked + 2 or await watcher.fetchval(waits)
@@ -215,7 +229,11 @@ async def test_a_fence_that_somebody_has_locked_holds_up_its_own_thread_alone(
 
 
 async def test_a_fence_that_stays_locked_is_an_error_that_says_where_to_look(
-    durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    durable: Durable,
+    runs: RunLedger,
+    ledger: Ledger,
+    db: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ledger_module, "_PATIENCE_S", 0.05)
     fence = await leased(durable)
@@ -261,9 +279,15 @@ async def test_a_call_under_such_a_lease_says_that_it_was_lost_and_leaves_the_le
 
 @pytest.mark.parametrize("happens", ["given out again", "removed"])
 async def test_a_resumption_under_such_a_lease_says_that_it_was_lost(
-    durable: Durable, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, happens: str
+    durable: Durable,
+    ledger: Ledger,
+    db: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    happens: str,
 ) -> None:
-    """It happens between the checks of a resumption and the row: no earlier statement refuses it."""
+    """It happens between the checks of a resumption and the row: no earlier statement refuses
+    it.
+    """
 
     async def broken(step: str) -> None:
         raise ValueError("broken")
@@ -311,9 +335,15 @@ async def test_an_answer_under_such_a_lease_reaches_no_question(
 
 
 async def test_cancelling_goes_on_looking_where_another_lease_came_between(
-    durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    durable: Durable,
+    runs: RunLedger,
+    ledger: Ledger,
+    db: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The run of a dead process is settled under a lease of the canceller's own, which is lost as well."""
+    """The run of a dead process is settled under a lease of the canceller's own, which is lost as
+    well.
+    """
     await runs.start("R", fence=await leased(durable), closing=None, **ACCEPTED)
     original, settled = RunLedger.settle_cancelled, list[bool]()
 

@@ -1,4 +1,6 @@
-"""The statements of a run: how few they are, that they see what they must, and that a connection may die between any two."""
+"""The statements of a run: how few they are, that they see what they must, and that a connection
+may die between any two.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,15 @@ from tests.support.ledger_view import Ledger
 from tests.support.scenario_graphs import GRAPHS
 from tests.support.waiting import wait_until
 
-KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:runs@%'"
+KILL = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE"
+    " 'aiodurable:runs@%'"
+)
 
 
-async def test_a_new_run_asks_three_times_beside_its_checkpoints_and_leaves_the_pool_alone(durable: Durable) -> None:
+async def test_a_new_run_asks_three_times_beside_its_checkpoints_and_leaves_the_pool_alone(
+    durable: Durable,
+) -> None:
     services = services_of(durable)
     links, pool = services.checkpoints.links, services.checkpoints.database.pool
     before, asked = pool.get_stats().get("requests_num", 0), links.asked
@@ -51,7 +58,9 @@ async def test_a_run_goes_on_from_what_plain_langgraph_wrote_after_the_lease_was
 
 
 @pytest.mark.parametrize("known", ["a checkpoint", "a run", "a lease"])
-async def test_a_thread_of_which_anything_is_known_is_looked_at(dsn: str, durable: Durable, known: str) -> None:
+async def test_a_thread_of_which_anything_is_known_is_looked_at(
+    dsn: str, durable: Durable, known: str
+) -> None:
     services = services_of(durable)
     wanted = ThreadStatus.NEW
     if known == "a checkpoint":
@@ -59,8 +68,15 @@ async def test_a_thread_of_which_anything_is_known_is_looked_at(dsn: str, durabl
             await four_nodes().compile(stock).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
         wanted = ThreadStatus.COMPLETE
     elif known == "a run":
-        accepted: dict[str, Any] = {"graph": "g", "input": INPUT, "context": None, "base_checkpoint_id": None}
-        await services.ledger.start("r", fence=await services.checkpoints.new_fence("t"), closing=None, **accepted)
+        accepted: dict[str, Any] = {
+            "graph": "g",
+            "input": INPUT,
+            "context": None,
+            "base_checkpoint_id": None,
+        }
+        await services.ledger.start(
+            "r", fence=await services.checkpoints.new_fence("t"), closing=None, **accepted
+        )
         with psycopg.connect(dsn) as connection:
             connection.execute("DELETE FROM aiodurable_fences")
         wanted = ThreadStatus.CRASHED
@@ -73,7 +89,9 @@ async def test_a_thread_of_which_anything_is_known_is_looked_at(dsn: str, durabl
         assert run.status is wanted
 
 
-async def test_only_the_first_read_of_a_new_thread_is_answered_without_asking(durable: Durable) -> None:
+async def test_only_the_first_read_of_a_new_thread_is_answered_without_asking(
+    durable: Durable,
+) -> None:
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
         assert (await run.ainvoke(INPUT))["words"] == [*STEPS, *STEPS]
@@ -99,7 +117,9 @@ async def test_a_connection_that_dies_between_two_statements_is_not_felt(
     assert await ledger.statuses("t") == ["complete", "complete"]
 
 
-async def test_a_run_sees_the_write_that_raising_its_token_waited_for(dsn: str, durable: Durable) -> None:
+async def test_a_run_sees_the_write_that_raising_its_token_waited_for(
+    dsn: str, durable: Durable
+) -> None:
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
     late = "f" + str(run.checkpoint.checkpoint_id)[1:]
@@ -109,7 +129,8 @@ async def test_a_run_sees_the_write_that_raising_its_token_waited_for(dsn: str, 
             return run.checkpoint.checkpoint_id
 
     waiting = (
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%aiodurable_fences%'"
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE"
+        " '%aiodurable_fences%'"
     )
     writer, watcher = [await asyncpg.connect(**parse_dsn(dsn).asyncpg) for _ in range(2)]
     async with writer.transaction():
@@ -118,8 +139,9 @@ async def test_a_run_sees_the_write_that_raising_its_token_waited_for(dsn: str, 
         entering = asyncio.create_task(enter())
         await wait_until(lambda: watcher.fetchval(waiting))
         await writer.execute(
-            "INSERT INTO checkpoints SELECT thread_id, checkpoint_ns, $1, checkpoint_id, type, checkpoint, metadata"
-            " FROM checkpoints WHERE thread_id = 't' ORDER BY checkpoint_id DESC LIMIT 1",
+            "INSERT INTO checkpoints SELECT thread_id, checkpoint_ns, $1, checkpoint_id, type,"
+            " checkpoint, metadata FROM checkpoints WHERE thread_id = 't' ORDER BY checkpoint_id"
+            " DESC LIMIT 1",
             late,
         )
     assert await entering == late
@@ -141,10 +163,14 @@ async def test_a_start_that_is_sent_again_because_its_answer_was_lost_is_one_att
         first, blank = await services.ledger.start("r", closing=None, **start)
         again, still_blank = await services.ledger.start("r", closing=RunStatus.SUPERSEDED, **start)
     assert (first.attempts, again.attempts, blank, still_blank) == (1, 1, True, True)
-    assert [(row["run_id"], row["status"], row["attempts"]) for row in await ledger.rows("t")] == [("r", "running", 1)]
+    assert [(row["run_id"], row["status"], row["attempts"]) for row in await ledger.rows("t")] == [
+        ("r", "running", 1)
+    ]
 
 
-async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_disk(dsn: str, durable: Durable) -> None:
+async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_disk(
+    dsn: str, durable: Durable
+) -> None:
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
     classified = services_of(durable).threads.classifier.arguments(["t"])
@@ -152,7 +178,11 @@ async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_di
     for statement, arguments, waits in [
         (load("runs")["complete"], (*mine, ["t"], [run.checkpoint.checkpoint_id]), "off"),
         (END, (*classified, *mine, [True]), "off"),
-        (load("runs")["finish"], (*mine, ["t"], ["paused"], [None], [None], ["drained"], [None], [True]), "on"),
+        (
+            load("runs")["finish"],
+            (*mine, ["t"], ["paused"], [None], [None], ["drained"], [None], [True]),
+            "on",
+        ),
     ]:
         link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
         await link.fetch("SET synchronous_commit = on")
@@ -175,7 +205,9 @@ async def test_a_run_that_completes_says_what_the_tables_say_and_asks_once(
     graph = GRAPHS[name](services.checkpoints.get_checkpointer())
     asked = services.checkpoints.links.asked
     async with durable.run("t", graph) as run:
-        await run.ainvoke({"xs": []} if isinstance(graph, CompiledStateGraph) else "once", durability=durability)
+        await run.ainvoke(
+            {"xs": []} if isinstance(graph, CompiledStateGraph) else "once", durability=durability
+        )
         assert services.checkpoints.links.asked - asked == 3  # the token, the new row, how it ended
         assert run.checkpoint.status is ThreadStatus.COMPLETE
         assert run.checkpoint == await services.threads.status("t", ignore_lock=True)

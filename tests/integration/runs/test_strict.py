@@ -1,4 +1,6 @@
-"""Strict msgpack is the default for what aiodurable stores: inputs, contexts, configs and answers."""
+"""Strict msgpack is the default for what aiodurable stores: inputs, contexts, configs and
+answers.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ allowed: HumanMessage Order Item Size Line Foreign NoneType Size
 
 
 @pytest.mark.parametrize("langgraph", ["", "true"])
-async def test_a_run_gets_the_classes_of_its_graph_back_and_no_other_is_stored(dsn: str, langgraph: str) -> None:
+async def test_a_run_gets_the_classes_of_its_graph_back_and_no_other_is_stored(
+    dsn: str, langgraph: str
+) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(PROGRAM),
@@ -57,7 +61,9 @@ async def test_a_run_gets_the_classes_of_its_graph_back_and_no_other_is_stored(d
     assert process.returncode == 0
     lines = out.decode().splitlines()
     refusals = [line for line in lines if line.startswith("refused:")]
-    assert [line if line not in refusals else " ".join(line.split()[:2]) for line in lines] == EXPECTED
+    assert [
+        line if line not in refusals else " ".join(line.split()[:2]) for line in lines
+    ] == EXPECTED
     for refusal in refusals:
         assert "strict_ledger_process.Foreign" in refusal
         assert "Settings(allowed_msgpack_modules=[('strict_ledger_process', 'Foreign')])" in refusal
@@ -90,17 +96,32 @@ def asking() -> StateGraph[Any, Any, Any, Any]:
 
 
 async def tampered(dsn: str, column: str, value: bytes) -> None:
-    """A run whose process died before its first checkpoint, of which somebody has changed the row."""
-    async with Durable(dsn, graphs={"g": asking()}, settings=Settings()) as durable, durable.hold("t") as lease:
+    """A run whose process died before its first checkpoint, of which somebody has changed the
+    row.
+    """
+    async with (
+        Durable(dsn, graphs={"g": asking()}, settings=Settings()) as durable,
+        durable.hold("t") as lease,
+    ):
         await services_of(durable).ledger.start(
-            "r", fence=lease.fence, graph="g", input={"answer": 1}, context=None, base_checkpoint_id=None, closing=None
+            "r",
+            fence=lease.fence,
+            graph="g",
+            input={"answer": 1},
+            context=None,
+            base_checkpoint_id=None,
+            closing=None,
         )
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        await connection.execute(f"UPDATE aiodurable_runs SET {column} = %s, {column}_type = 'msgpack'", (value,))
+        await connection.execute(
+            f"UPDATE aiodurable_runs SET {column} = %s, {column}_type = 'msgpack'", (value,)
+        )
 
 
 @pytest.mark.parametrize("column", ["input", "context", "config", "answers"])
-async def test_a_run_that_goes_on_calls_nothing_that_its_row_names(dsn: str, tmp_path: Path, column: str) -> None:
+async def test_a_run_that_goes_on_calls_nothing_that_its_row_names(
+    dsn: str, tmp_path: Path, column: str
+) -> None:
     for kind, payload in payloads(tmp_path).items():
         await tampered(dsn, column, stored({"x": payload}))
         async with Durable(dsn, graphs={"g": asking()}, settings=Settings()) as durable:
@@ -110,7 +131,9 @@ async def test_a_run_that_goes_on_calls_nothing_that_its_row_names(dsn: str, tmp
             await durable.threads.delete("t")
 
 
-async def test_an_answer_that_plain_langgraph_left_is_built_only_if_the_graph_names_its_class(dsn: str) -> None:
+async def test_an_answer_that_plain_langgraph_left_is_built_only_if_the_graph_names_its_class(
+    dsn: str,
+) -> None:
     """LangGraph keeps a bare answer beside the checkpoint before it runs anything."""
 
     async def dies(state: Any) -> Any:
@@ -147,9 +170,12 @@ class Cipher:
 
 
 @pytest.mark.parametrize(
-    "serde", [EncryptedSerializer(Cipher()), JsonPlusSerializer(pickle_fallback=True), JsonPlusSerializer()]
+    "serde",
+    [EncryptedSerializer(Cipher()), JsonPlusSerializer(pickle_fallback=True), JsonPlusSerializer()],
 )
-async def test_a_serializer_of_the_callers_is_made_strict_too(dsn: str, serde: SerializerProtocol) -> None:
+async def test_a_serializer_of_the_callers_is_made_strict_too(
+    dsn: str, serde: SerializerProtocol
+) -> None:
     async with (
         Durable(dsn, graphs={"g": asking()}, settings=Settings(), serde=serde) as durable,
         durable.run("t", "g") as run,
@@ -175,7 +201,10 @@ async def test_a_list_of_allowed_classes_holds_for_the_state_too_and_those_of_th
 
 async def test_any_class_is_stored_where_the_setting_says_so(dsn: str) -> None:
     settings = Settings(strict_msgpack=False)
-    async with Durable(dsn, graphs={"g": asking()}, settings=settings) as durable, durable.run("t", "g") as run:
+    async with (
+        Durable(dsn, graphs={"g": asking()}, settings=settings) as durable,
+        durable.run("t", "g") as run,
+    ):
         await run.ainvoke({"item": Item("tea"), "answer": Foreign("tea")})
         assert (await run.answer(Foreign("tea")))["answer"] == "Foreign"
 

@@ -1,4 +1,6 @@
-"""What a call does with a thread, on real graphs of every kind; the table cell by cell is in test_calls.py."""
+"""What a call does with a thread, on real graphs of every kind; the table cell by cell is in
+test_calls.py.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def shape(request: pytest.FixtureRequest) -> Any:
     return SHAPES[request.param]
 
 
-async def test_a_new_thread_starts_and_ends_complete(durable: Durable, ledger: Ledger, log: Path, shape: Any) -> None:
+async def test_a_new_thread_starts_and_ends_complete(
+    durable: Durable, ledger: Ledger, log: Path, shape: Any
+) -> None:
     async with durable.run("t", shape(), config=config(log)) as run:
         assert run.status is ThreadStatus.NEW
         result = await run.ainvoke(INPUT)
@@ -113,7 +117,13 @@ async def test_the_input_of_a_failed_run_again_resumes_it_at_the_failed_node(
         result = await run.ainvoke(dict(INPUT))
         assert run.resumed
     assert TOLD.removeprefix("once ") in result["told"]
-    assert [line for line in noted(log) if line in STEPS] == ["collect", "sort", "weigh", "weigh", "tell"]
+    assert [line for line in noted(log) if line in STEPS] == [
+        "collect",
+        "sort",
+        "weigh",
+        "weigh",
+        "tell",
+    ]
     [row] = await ledger.rows("t")
     assert (row["status"], row["attempts"], row["error"]) == ("complete", 2, None)
 
@@ -158,7 +168,9 @@ async def test_an_interrupted_thread_wants_an_answer_and_nothing_else(
     assert (row["status"], row["attempts"]) == ("complete", 1)
 
 
-async def test_an_answer_to_a_thread_that_asks_nothing_is_refused(durable: Durable, log: Path) -> None:
+async def test_an_answer_to_a_thread_that_asks_nothing_is_refused(
+    durable: Durable, log: Path
+) -> None:
     graph = asking()
     async with durable.run("t", graph, config=config(log)) as run:
         with pytest.raises(ThreadNotFoundError):

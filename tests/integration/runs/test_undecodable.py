@@ -1,4 +1,6 @@
-"""What a run was accepted with, and its state, come back as what they were, or not at all: never as a dict in their place."""
+"""What a run was accepted with, and its state, come back as what they were, or not at all: never as
+a dict in their place.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,8 @@ def looking(breaks: list[bool] | None = None, context: Any = None) -> Builder:
 
 
 def shop(dsn: str, graph: Any, **options: Any) -> Durable:
-    # LangGraph makes its savers' own serializer when it is imported, too early for the fixture `strict`
+    # LangGraph makes its savers' own serializer when it is imported, too early for the fixture
+    # `strict`
     options.setdefault("serde", JsonPlusSerializer())
     options.setdefault("settings", ALLOWED)
     return Durable(dsn, graphs={"shop": graph}, **options)
@@ -97,7 +100,13 @@ async def accepted(dsn: str, graph: Any, input: Any, context: Any = None) -> Non
     """A run whose process died before its first checkpoint."""
     async with shop(dsn, graph) as durable, durable.hold("t") as lease:
         await services_of(durable).ledger.start(
-            "r", fence=lease.fence, graph="shop", input=input, context=context, base_checkpoint_id=None, closing=None
+            "r",
+            fence=lease.fence,
+            graph="shop",
+            input=input,
+            context=context,
+            base_checkpoint_id=None,
+            closing=None,
         )
 
 
@@ -109,7 +118,9 @@ async def failed(dsn: str, item: Any) -> None:
 
 
 @pytest.mark.usefixtures("strict")
-async def test_an_input_of_a_class_of_the_graph_comes_back_as_one_under_strict_msgpack(dsn: str) -> None:
+async def test_an_input_of_a_class_of_the_graph_comes_back_as_one_under_strict_msgpack(
+    dsn: str,
+) -> None:
     await accepted(dsn, looking(), {"item": Item("tea")})
     async with shop(dsn, looking()) as durable:
         assert (await durable.threads.resume("t"))["seen"] == "Item"
@@ -181,7 +192,11 @@ def _module_gone(models: Any) -> None:
         (lambda models: [{"deep": models.Order("tea")}], _gone, "has no 'Order' any more"),
         (lambda models: Item(models.Order("tea")), _gone, "has no 'Order' any more"),
         (lambda models: models.Order("tea"), _module_gone, "cannot be imported"),
-        (lambda models: models.Order("tea"), _without_a_field, "unexpected keyword argument 'price'"),
+        (
+            lambda models: models.Order("tea"),
+            _without_a_field,
+            "unexpected keyword argument 'price'",
+        ),
         (lambda models: models.Size.LARGE, _without_a_member, "no member with the value 'large'"),
     ],
 )
@@ -200,7 +215,9 @@ async def test_a_state_of_which_a_class_changed_is_refused_and_stays(
     assert await ledger.rows("t") == before
 
 
-async def test_a_value_that_no_channel_reads_any_more_keeps_no_thread(dsn: str, models: types.ModuleType) -> None:
+async def test_a_value_that_no_channel_reads_any_more_keeps_no_thread(
+    dsn: str, models: types.ModuleType
+) -> None:
     class With(State, total=False):
         old: Any
 

@@ -1,4 +1,6 @@
-"""`durable.wrap(graph)`: LangGraph's calls, with LangGraph's own config, under a lease and in the ledger."""
+"""`durable.wrap(graph)`: LangGraph's calls, with LangGraph's own config, under a lease and in the
+ledger.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,12 @@ import pytest
 from langgraph.types import Command, StateUpdate
 
 from aiodurable.durable import Durable
-from aiodurable.errors import ClosedError, InvalidArgumentError, ThreadInterruptedError, WorkflowAlreadyRunningError
+from aiodurable.errors import (
+    ClosedError,
+    InvalidArgumentError,
+    ThreadInterruptedError,
+    WorkflowAlreadyRunningError,
+)
 from aiodurable.models import RunStatus, ThreadStatus
 from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes, noted
 from tests.support.waiting import within

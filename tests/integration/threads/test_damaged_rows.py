@@ -1,4 +1,6 @@
-"""One damaged thread among others: each look tells of the others what it told before, and of it what it can."""
+"""One damaged thread among others: each look tells of the others what it told before, and of it
+what it can.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,17 @@ from aiodurable.jsonable import json_text
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.threads import PruneReport, ThreadReader
-from tests.support.damaged_rows import DAMAGES, GRAPHS, KINDS, PLAIN, TABLES, Damage, damaged, keep, make
+from tests.support.damaged_rows import (
+    DAMAGES,
+    GRAPHS,
+    KINDS,
+    PLAIN,
+    TABLES,
+    Damage,
+    damaged,
+    keep,
+    make,
+)
 from tests.support.hostile_values import called
 
 LONGEST_S = 10.0
@@ -43,7 +55,9 @@ class Looks:
         self._durable = Durable(self.dsn, graphs=GRAPHS)
         self._runner.run(self._durable.open())
         self._database = self._runner.run(self._opened())
-        self._threads = ThreadReader(self._database, namespace="aiodurable", serde=JsonPlusSerializer())
+        self._threads = ThreadReader(
+            self._database, namespace="aiodurable", serde=JsonPlusSerializer()
+        )
 
     def close(self) -> None:
         self._runner.run(self._database.aclose())
@@ -61,19 +75,25 @@ class Looks:
         return self._runner.run(self._threads.status(thread_id))
 
     def would_prune(self) -> PruneReport:
-        return self._runner.run(self._durable.threads.prune(older_than=timedelta(0), status=PRUNABLE, dry_run=True))
+        return self._runner.run(
+            self._durable.threads.prune(older_than=timedelta(0), status=PRUNABLE, dry_run=True)
+        )
 
     def all(self, bad: str | None) -> dict[str, Any]:
         return self._runner.run(self._all(bad))
 
     async def _all(self, bad: str | None) -> dict[str, Any]:
-        """What is told of all threads but the bad one, which is looked at with the rest and alone."""
+        """What is told of all threads but the bad one, which is looked at with the rest and
+        alone.
+        """
         durable, threads = self._durable, self._threads
         found: dict[str, Any] = {
             "search": [thread async for thread in durable.threads.search()],
             "page": (await durable.threads.search_page(limit=100)).threads,
             "old": [thread async for thread in durable.threads.search(older_than=timedelta(0))],
-            "recent": [thread async for thread in durable.threads.search(newer_than=timedelta(hours=20))],
+            "recent": [
+                thread async for thread in durable.threads.search(newer_than=timedelta(hours=20))
+            ],
             "failed": [thread async for thread in durable.threads.search(status="failed")],
             "of a graph": [thread async for thread in durable.threads.search(graph="calls")],
             "resumable": [thread async for thread in durable.threads.search(resumable=True)],
@@ -89,7 +109,9 @@ class Looks:
         await durable.threads.count()
         pruned = await durable.threads.prune(older_than=timedelta(0), status=PRUNABLE, dry_run=True)
         assert pruned.threads >= len(KINDS) - 1 - len(pruned.unprunable)
-        await durable.threads.prune(older_than=timedelta(0), status=PRUNABLE, dry_run=True, strategy="delete")
+        await durable.threads.prune(
+            older_than=timedelta(0), status=PRUNABLE, dry_run=True, strategy="delete"
+        )
         if bad is not None:
             await self._one(bad)
         return found
@@ -144,7 +166,13 @@ def before(looks: Looks, connection: psycopg.Connection[Any]) -> dict[str, Any]:
     return looks.all(None)
 
 
-def look(looks: Looks, connection: psycopg.Connection[Any], before: dict[str, Any], bad: str, *damages: Damage) -> None:
+def look(
+    looks: Looks,
+    connection: psycopg.Connection[Any],
+    before: dict[str, Any],
+    bad: str,
+    *damages: Damage,
+) -> None:
     """At all threads, one of which is damaged."""
     began = time.perf_counter()
     with damaged(connection, bad, damages):
@@ -159,16 +187,26 @@ def look(looks: Looks, connection: psycopg.Connection[Any], before: dict[str, An
 
 def by_command(looks: Looks, bad: str) -> None:
     """The same on the command line."""
-    for arguments in (["list", "--all", "--json"], ["show", bad, "--values", "--json"], ["show", bad, "--values"]):
-        done = CliRunner().invoke(cli, arguments, env={**os.environ, "AIODURABLE_DSN": looks.dsn, "COLUMNS": "200"})
+    for arguments in (
+        ["list", "--all", "--json"],
+        ["show", bad, "--values", "--json"],
+        ["show", bad, "--values"],
+    ):
+        done = CliRunner().invoke(
+            cli, arguments, env={**os.environ, "AIODURABLE_DSN": looks.dsn, "COLUMNS": "200"}
+        )
         assert isinstance(done.exception, SystemExit | None), done.exception
         if arguments[0] == "list":
-            assert {json.loads(line)["thread_id"] for line in done.stdout.splitlines()} >= {*KINDS} - {bad}
+            assert {json.loads(line)["thread_id"] for line in done.stdout.splitlines()} >= {
+                *KINDS
+            } - {bad}
 
 
 def within(column: str, key: str, value: str) -> Damage:
     """A key of the newest checkpoint; its value as JSON."""
-    return Damage("checkpoints", 0, f"{column} = jsonb_set({column}, %s, %s::text::jsonb)", (key, value))
+    return Damage(
+        "checkpoints", 0, f"{column} = jsonb_set({column}, %s, %s::text::jsonb)", (key, value)
+    )
 
 
 def whole(column: str, value: str) -> Damage:
@@ -185,8 +223,15 @@ def of_its_run(change: str, *value: Any) -> Damage:
 
 def sends_to(node: str) -> Damage:
     """The Sends of the newest step, as old LangGraphs stored objects."""
-    send = {"lc": 2, "type": "constructor", "id": ["langgraph", "types", "Send"], "args": [node, None]}
-    return Damage("checkpoint_blobs", 0, "type = 'json', blob = %s", (json.dumps([send] * 3).encode(),))
+    send = {
+        "lc": 2,
+        "type": "constructor",
+        "id": ["langgraph", "types", "Send"],
+        "args": [node, None],
+    }
+    return Damage(
+        "checkpoint_blobs", 0, "type = 'json', blob = %s", (json.dumps([send] * 3).encode(),)
+    )
 
 
 DEEP = "[" * 2000 + "]" * 2000
@@ -194,7 +239,10 @@ FOUND = {
     "a time in words": ("finishes", within("checkpoint", "{ts}", '"some time"')),
     "a day that is none": ("finishes", within("checkpoint", "{ts}", '"2026-02-30T00:00:00+00:00"')),
     "the end of time": ("finishes", within("checkpoint", "{ts}", '"infinity"')),
-    "a year of five digits": ("finishes", within("checkpoint", "{ts}", '"20000-01-01T00:00:00+00:00"')),
+    "a year of five digits": (
+        "finishes",
+        within("checkpoint", "{ts}", '"20000-01-01T00:00:00+00:00"'),
+    ),
     "a superstep in words": ("finishes", within("metadata", "{step}", '"two"')),
     "a superstep of twenty digits": ("finishes", within("metadata", "{step}", "1" * 20)),
     "a format in words": ("finishes", within("checkpoint", "{v}", '"four"')),
@@ -202,7 +250,10 @@ FOUND = {
     "no format": ("finishes", without("checkpoint", "v")),
     "versions in a list": ("finishes", within("checkpoint", "{channel_versions}", "[1]")),
     "no versions": (PLAIN, within("checkpoint", "{channel_versions}", "null")),
-    "versions in a list, in plain LangGraph": (PLAIN, within("checkpoint", "{channel_versions}", '["x"]')),
+    "versions in a list, in plain LangGraph": (
+        PLAIN,
+        within("checkpoint", "{channel_versions}", '["x"]'),
+    ),
     "a checkpoint that is a list": ("finishes", whole("checkpoint", "[1]")),
     "a checkpoint that is a number": ("fails", whole("checkpoint", "5")),
     "metadata that are a number": ("finishes", whole("metadata", "5")),
@@ -243,7 +294,9 @@ def test_a_damaged_row_hides_no_other_thread(
 def test_of_what_cannot_be_read_nothing_is_pruned(
     found: str, looks: Looks, connection: psycopg.Connection[Any]
 ) -> None:
-    """A format that is not known may need the checkpoints before it; values are found by the versions."""
+    """A format that is not known may need the checkpoints before it; values are found by the
+    versions.
+    """
     bad, damage = FOUND[found]
     assert bad not in looks.would_prune().unprunable
     with damaged(connection, bad, [damage]):
@@ -251,7 +304,9 @@ def test_of_what_cannot_be_read_nothing_is_pruned(
 
 
 @pytest.mark.parametrize("found", ["a time in words", "a superstep in words", "no format"])
-def test_a_damaged_checkpoint_is_in_doubt(found: str, looks: Looks, connection: psycopg.Connection[Any]) -> None:
+def test_a_damaged_checkpoint_is_in_doubt(
+    found: str, looks: Looks, connection: psycopg.Connection[Any]
+) -> None:
     bad, damage = FOUND[found]
     assert looks.status(bad).doubt is None
     with damaged(connection, bad, [damage]):
@@ -267,7 +322,12 @@ def test_no_row_hides_another_thread(
     """A few in the short form; ten minutes of them with `--long`."""
     done = 0
 
-    @settings(max_examples=100 if long else 15, deadline=None, database=None, suppress_health_check=[*HealthCheck])
+    @settings(
+        max_examples=100 if long else 15,
+        deadline=None,
+        database=None,
+        suppress_health_check=[*HealthCheck],
+    )
     @given(st.sampled_from(KINDS), DAMAGES)
     def each(bad: str, damages: Sequence[Damage]) -> None:
         nonlocal done

@@ -45,7 +45,14 @@ def within(**options: Any) -> StateGraph[Any, Any, Any, Any]:
         (lambda: within(checkpointer=True), "i", ("inner", "i")),
         (lambda: within(checkpointer=True), "part", ("inner", "part", "part")),
     ],
-    ids=["root", "send", "subgraph", "send in a subgraph of a subgraph", "with a memory", "deep with a memory"],
+    ids=[
+        "root",
+        "send",
+        "subgraph",
+        "send in a subgraph of a subgraph",
+        "with a memory",
+        "deep with a memory",
+    ],
 )
 async def test_a_failure_is_followed_into_its_subgraphs(
     saver: AsyncPostgresSaver, threads: Threads, graph: Any, broken: str, path: tuple[str, ...]
@@ -89,7 +96,9 @@ class Mirror:
 
 @pytest.fixture
 async def encrypting(dsn: str) -> Any:
-    async with AsyncPostgresSaver.from_conn_string(dsn, serde=EncryptedSerializer(Mirror())) as saver:
+    async with AsyncPostgresSaver.from_conn_string(
+        dsn, serde=EncryptedSerializer(Mirror())
+    ) as saver:
         yield saver
 
 
@@ -103,7 +112,13 @@ def with_the_key(database: PsycopgPool) -> Threads:
     [("linear", "b", "failed"), ("ask", None, "interrupted"), ("sends", "part", "failed")],
 )
 async def test_what_cannot_be_read_is_said_and_hides_no_other_thread(
-    dsn: str, encrypting: Any, threads: Threads, with_the_key: Threads, graph: str, broken: str | None, status: str
+    dsn: str,
+    encrypting: Any,
+    threads: Threads,
+    with_the_key: Threads,
+    graph: str,
+    broken: str | None,
+    status: str,
 ) -> None:
     BREAKS.add(broken or "nothing")
     await Thread(dsn, encrypting, "locked", graph).start()
@@ -118,9 +133,13 @@ async def test_what_cannot_be_read_is_said_and_hides_no_other_thread(
     assert "cannot be read here" in str(told["locked"].error or told["locked"].interrupts)
 
 
-async def test_an_encrypted_cancellation_is_in_doubt(dsn: str, encrypting: Any, with_the_key: Threads) -> None:
+async def test_an_encrypted_cancellation_is_in_doubt(
+    dsn: str, encrypting: Any, with_the_key: Threads
+) -> None:
     scenario_graphs.STARTED = asyncio.Event()
-    await Thread(dsn, encrypting, "t", "fan_out_both_slow").cancelled({"xs": []}, scenario_graphs.STARTED)
+    await Thread(dsn, encrypting, "t", "fan_out_both_slow").cancelled(
+        {"xs": []}, scenario_graphs.STARTED
+    )
     told = await with_the_key.status("t")
     assert told.status == "failed"
     assert "cancellation" in (told.doubt or "")

@@ -1,7 +1,9 @@
-"""Threads that older LangGraphs left behind: format 2 by langgraph 0.2.62, format 3 by 0.3.34, format 4 by 1.2.0.
+"""Threads that older LangGraphs left behind: format 2 by langgraph 0.2.62, format 3 by 0.3.34,
+format 4 by 1.2.0.
 
-`formats/*.sql` holds the heads those versions wrote and the checkpoints before them. Of formats 2 and 3 a thread's name
-says how it stands. 1.2.0 is the oldest that this library works with; its threads are named like their scenarios.
+`formats/*.sql` holds the heads those versions wrote and the checkpoints before them. Of formats 2
+and 3 a thread's name says how it stands. 1.2.0 is the oldest that this library works with; its
+threads are named like their scenarios.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ async def test_a_thread_of_an_older_format_is_told_as_it_is_or_doubted(
     told = {thread.thread_id: thread async for thread in threads.search()}
     assert set(told) == THREADS
     wrong = {name for name, thread in told.items() if thread.status != name.rpartition("-")[2]}
-    # Before format 3 a plain edge was a channel named like its source: what follows is known to the graph alone.
+    # Before format 3 a plain edge was a channel named like its source: what follows is known to the
+    # graph alone.
     assert wrong == ({"crashed"} if version == "2" else set())
     doubted = {name for name, thread in told.items() if thread.doubt}
     assert wrong <= doubted
@@ -89,10 +92,14 @@ async def test_a_thread_of_an_older_format_is_told_as_it_is_or_doubted(
 async def test_a_thread_of_the_oldest_langgraph_is_told_as_it_is(
     dsn: str, threads: Threads, saver: AsyncPostgresSaver
 ) -> None:
-    with psycopg.connect(dsn, autocommit=True) as connection:  # the file has transactions of its own
+    with psycopg.connect(
+        dsn, autocommit=True
+    ) as connection:  # the file has transactions of its own
         connection.execute((FORMATS / "4.sql").read_bytes())
     told = {thread.thread_id: thread async for thread in threads.search()}
-    assert {name: (thread.status.value, thread.pending) for name, thread in told.items()} == OF_THE_OLDEST
+    assert {
+        name: (thread.status.value, thread.pending) for name, thread in told.items()
+    } == OF_THE_OLDEST
     assert told["node_of_a_subgraph_failed"].failed_path == ("inner", "j")
     assert [asked.value for asked in told["both_branches_ask"].interrupts] == ["b?", "c?"]
     for name, thread in told.items():

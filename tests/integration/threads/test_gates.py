@@ -1,4 +1,6 @@
-"""No gate is passed without a person: not by what looks for work, nor by a loop over what it found."""
+"""No gate is passed without a person: not by what looks for work, nor by a loop over what it
+found.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ async def after_a_gate(durable: Durable, thread_id: str) -> None:
 async def plain_at_a_gate(durable: Durable, thread_id: str) -> None:
     async with AsyncPostgresSaver.from_conn_string(durable.dsn.conninfo) as saver:
         graph = four_nodes().compile(checkpointer=saver)
-        await graph.ainvoke(INPUT, {"configurable": {"thread_id": thread_id}}, interrupt_before=["weigh"])
+        await graph.ainvoke(
+            INPUT, {"configurable": {"thread_id": thread_id}}, interrupt_before=["weigh"]
+        )
 
 
 async def cancelled(durable: Durable, thread_id: str) -> None:
@@ -105,7 +109,9 @@ async def plain_failed(durable: Durable, thread_id: str) -> None:
 async def write(durable: Durable, thread_id: str, **columns: Any) -> None:
     """What the ledger would say of a process that ended otherwise."""
     settings = ", ".join(f"{column} = %s" for column in columns)
-    async with await psycopg.AsyncConnection.connect(durable.dsn.conninfo, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(
+        durable.dsn.conninfo, autocommit=True
+    ) as connection:
         query = f"UPDATE aiodurable_runs SET {settings} WHERE thread_id = %s"
         await connection.execute(query.encode(), [*columns.values(), thread_id])
 
@@ -121,7 +127,9 @@ async def durable(dsn: str) -> AsyncIterator[Durable]:
 
 
 @pytest.mark.parametrize("make", STOPPED, ids=lambda make: make.__name__)
-async def test_what_stopped_on_purpose_is_not_found_and_not_resumed(durable: Durable, make: Make) -> None:
+async def test_what_stopped_on_purpose_is_not_found_and_not_resumed(
+    durable: Durable, make: Make
+) -> None:
     await make(durable, "t")
     before = await durable.threads.status("t")
     assert not await needs_resume("t", durable=durable)
@@ -134,7 +142,9 @@ async def test_what_stopped_on_purpose_is_not_found_and_not_resumed(durable: Dur
         assert (refused.value.reason, refused.value.pending) == (before.reason, before.pending)
 
 
-@pytest.mark.parametrize("make", [at_a_gate, plain_at_a_gate, cancelled, stream_closed], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [at_a_gate, plain_at_a_gate, cancelled, stream_closed], ids=lambda make: make.__name__
+)
 async def test_a_person_takes_a_thread_past_its_gate(durable: Durable, make: Make) -> None:
     await make(durable, "t")
     assert (await durable.threads.resume("t", four_nodes(), past_gate=True))["words"] == list(STEPS)
@@ -149,7 +159,9 @@ async def test_what_was_left_is_found_and_resumed(durable: Durable, make: Make) 
     assert [thread async for thread in durable.threads.resumable()] == []
 
 
-async def test_a_thread_that_came_to_a_gate_after_it_was_found_is_left_alone(durable: Durable) -> None:
+async def test_a_thread_that_came_to_a_gate_after_it_was_found_is_left_alone(
+    durable: Durable,
+) -> None:
     await failed(durable, "t")
     [found] = [thread async for thread in durable.threads.resumable()]
     async with durable.run("t", "story") as run:  # somebody was faster
@@ -178,17 +190,23 @@ async def test_why_a_thread_is_paused_can_be_filtered(durable: Durable) -> None:
     assert await found(doubtful=False, status="crashed") == {"crashed"}
     assert await found(resumable=True) == {"failed", "drained", "crashed"}
     assert (await durable.threads.count(resumable=True)).total == 3
-    assert (await durable.threads.search_page(reason=PauseReason.STREAM_CLOSED)).threads[0].thread_id == "stream_closed"
+    assert (await durable.threads.search_page(reason=PauseReason.STREAM_CLOSED)).threads[
+        0
+    ].thread_id == "stream_closed"
 
 
-async def test_the_loop_of_the_how_to_passes_no_gate_and_survives_a_thread_that_fails(durable: Durable) -> None:
+async def test_the_loop_of_the_how_to_passes_no_gate_and_survives_a_thread_that_fails(
+    durable: Durable,
+) -> None:
     for make in (*STOPPED, *LEFT):
         await make(durable, make.__name__)
     await plain_failed(durable, "a graph nobody knows")
     before = {thread.thread_id: thread.checkpoint_id async for thread in durable.threads.search()}
     page = (REPOSITORY / "docs" / "howto" / "find-and-resume.md").read_text()
     typed = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0]
-    code = compile(typed.replace("minutes=1", "0"), "how-to", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(
+        typed.replace("minutes=1", "0"), "how-to", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    )
     await eval(code, {})
     after = {thread.thread_id: thread async for thread in durable.threads.search()}
     assert {name for name, thread in after.items() if thread.checkpoint_id != before[name]} == {
@@ -221,10 +239,14 @@ async def test_the_worker_example_passes_no_gate(durable: Durable, worker: Any) 
     stop.set()
     await working
     after = {thread.thread_id: thread.checkpoint_id async for thread in durable.threads.search()}
-    assert {name for name in after if after[name] != before[name]} == {make.__name__ for make in LEFT}
+    assert {name for name in after if after[name] != before[name]} == {
+        make.__name__ for make in LEFT
+    }
 
 
-async def test_workers_do_not_collide_at_every_thread(dsn: str, worker: Any, tmp_path: Path) -> None:
+async def test_workers_do_not_collide_at_every_thread(
+    dsn: str, worker: Any, tmp_path: Path
+) -> None:
     """Three that walked one list in one order refused each other twice a thread."""
     broken = True
 
@@ -249,7 +271,9 @@ async def test_workers_do_not_collide_at_every_thread(dsn: str, worker: Any, tmp
 
     async with contextlib.AsyncExitStack() as stack:
         durables = [
-            await stack.enter_async_context(Told(dsn, graphs={"story": four_nodes(fail)}, observers=[observe]))
+            await stack.enter_async_context(
+                Told(dsn, graphs={"story": four_nodes(fail)}, observers=[observe])
+            )
             for _ in range(3)
         ]
         for number in range(30):

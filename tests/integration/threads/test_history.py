@@ -39,13 +39,17 @@ async def test_each_step_names_its_nodes(
     assert [step.source for step in steps] == ["loop"] * (len(nodes) - 1) + ["input"]
 
 
-async def test_it_is_langgraphs_own_history_with_times(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+async def test_it_is_langgraphs_own_history_with_times(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
     thread = Thread(dsn, saver, "thread", "linear")
     await thread.start()
     await thread.update({"xs": ["u"]}, as_node="a")
     steps, stock = await told(threads), await thread.history()
     assert [step.checkpoint_id for step in steps] == [checkpoint_id(state) for state in stock]
-    assert [step.written_at.isoformat() if step.written_at else None for step in steps] == [s.created_at for s in stock]
+    assert [step.written_at.isoformat() if step.written_at else None for step in steps] == [
+        s.created_at for s in stock
+    ]
     assert steps[0].source == "update"
     for step, parent in pairwise(steps):
         assert step.parent_id == parent.checkpoint_id
@@ -55,16 +59,26 @@ async def test_it_is_langgraphs_own_history_with_times(dsn: str, saver: AsyncPos
     assert steps[-1].duration is None
 
 
-async def test_each_checkpoint_names_who_wrote_it(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+async def test_each_checkpoint_names_who_wrote_it(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
     thread = Thread(dsn, saver, "thread", "linear")
-    own = {"aiodurable_run_id": "one", "aiodurable_graph_name": "report", "aiodurable_worker": "host:1"}
+    own = {
+        "aiodurable_run_id": "one",
+        "aiodurable_graph_name": "report",
+        "aiodurable_worker": "host:1",
+    }
     thread.config = {"configurable": {"thread_id": "thread", **own}}
     await thread.start()
     steps = await told(threads)
-    assert {(step.run_id, step.graph, step.worker) for step in steps} == {("one", "report", "host:1")}
+    assert {(step.run_id, step.graph, step.worker) for step in steps} == {
+        ("one", "report", "host:1")
+    }
 
 
-async def test_a_failed_node_led_nowhere(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+async def test_a_failed_node_led_nowhere(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
     BREAKS.add("b")
     await Thread(dsn, saver, "thread", "linear").start()
     assert [step.nodes for step in await told(threads)] == [("a",), ("__start__",), ()]

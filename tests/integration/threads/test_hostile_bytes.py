@@ -1,4 +1,6 @@
-"""What reads for those who only look, with any bytes: data comes of it, in a short time, and nothing is called."""
+"""What reads for those who only look, with any bytes: data comes of it, in a short time, and
+nothing is called.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ def strange(value: Any) -> list[Any]:
     inside: list[Any] = []
     match value:
         case dict():
-            inside = [*cast("dict[Any, Any]", value).keys(), *cast("dict[Any, Any]", value).values()]
+            inside = [
+                *cast("dict[Any, Any]", value).keys(),
+                *cast("dict[Any, Any]", value).values(),
+            ]
         case list() | tuple() | set() | frozenset():
             inside = list(cast("list[Any]", value))
         case Interrupt():
@@ -58,7 +63,12 @@ def read(stored: tuple[str, bytes]) -> None:
     json.loads(json_text(value), parse_constant=pytest.fail)
     reading = TolerantDecoder(Inert(JsonPlusSerializer()))
     assert all(type(node) is str for node in reading.sends(kind, blob))
-    asks = {"answering": None, "questions_path": ["p"], "questions_type": [kind], "questions": [blob]}
+    asks = {
+        "answering": None,
+        "questions_path": ["p"],
+        "questions_type": [kind],
+        "questions": [blob],
+    }
     list(_interrupts(asks, reading))
     commands = {"commanded": (), "commanded_sends_type": [kind], "commanded_sends": [blob]}
     assert all(type(node) is str for node in _commanded(commands, reading))
@@ -71,7 +81,9 @@ def test_any_bytes_are_read_as_data_and_call_nothing(long: bool) -> None:
     examples = 100_000 if long else 300
     slow = list[tuple[float, tuple[str, bytes]]]()
 
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(STORED)
     def each(stored: tuple[str, bytes]) -> None:
         began = time.perf_counter()
@@ -86,7 +98,9 @@ def test_any_bytes_are_read_as_data_and_call_nothing(long: bool) -> None:
 
 
 def test_objects_nested_too_deep_end_nobodys_process() -> None:
-    """Each is a call of the decoder inside a call of it, and each may hold lists as deep as it allows."""
+    """Each is a call of the decoder inside a call of it, and each may hold lists as deep as it
+    allows.
+    """
     blob = packed("deep")
     for _ in range(300):
         value: Any = ormsgpack.Ext(7, blob)

@@ -1,4 +1,5 @@
-"""Each way to look at threads, with rows that others wrote: nothing of them is run, none hides another.
+"""Each way to look at threads, with rows that others wrote: nothing of them is run, none hides
+another.
 
 A door is one entry of `DOORS`: a function that looks at all threads of a database and returns what
 it showed, in pieces. A new way to look, a page or a metric, is one entry more.
@@ -35,7 +36,9 @@ LONGEST_S = 280
 
 @dataclass(frozen=True)
 class Hostile:
-    """A database with rows that mean harm, the threads in it, and where a trace of a call would be."""
+    """A database with rows that mean harm, the threads in it, and where a trace of a call would
+    be.
+    """
 
     dsn: str
     threads: Sequence[str]
@@ -43,7 +46,9 @@ class Hostile:
 
 
 @pytest.fixture(scope="module")
-def hostile(server: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
+def hostile(
+    server: Any, template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Hostile]:
     name, traces = server.create(template), tmp_path_factory.mktemp("traces")
     dsn = server.database(name)
     yield Hostile(dsn, asyncio.run(fill(dsn, traces)), traces)
@@ -94,12 +99,22 @@ def commands(at: Hostile, *more: str) -> list[str]:
 
 
 def environment(at: Hostile) -> dict[str, str]:
-    return {**os.environ, "AIODURABLE_DSN": at.dsn, "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "200"}
+    return {
+        **os.environ,
+        "AIODURABLE_DSN": at.dsn,
+        "TERM": "dumb",
+        "NO_COLOR": "1",
+        "COLUMNS": "200",
+    }
 
 
 async def in_a_pipe(at: Hostile) -> list[str]:
     done = await asyncio.to_thread(
-        subprocess.run, commands(at, "--json"), capture_output=True, env=environment(at), check=False
+        subprocess.run,
+        commands(at, "--json"),
+        capture_output=True,
+        env=environment(at),
+        check=False,
     )
     lines = done.stdout.decode().splitlines()
     told = [json.loads(line, parse_constant=no_json) for line in lines if line.startswith("{")]
@@ -132,8 +147,12 @@ async def over_http(at: Hostile) -> list[str]:
 
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            answers = [await client.get("/threads", params={"thread_id": one}) for one in at.threads]
-            refused = [await client.post("/threads", params={"thread_id": one}) for one in at.threads]
+            answers = [
+                await client.get("/threads", params={"thread_id": one}) for one in at.threads
+            ]
+            refused = [
+                await client.post("/threads", params={"thread_id": one}) for one in at.threads
+            ]
     assert {answer.status_code for answer in answers} == {200}
     assert [answer.json()["thread_id"] for answer in answers] == list(at.threads)
     assert {answer.status_code for answer in refused} == {409}
@@ -149,7 +168,9 @@ async def in_logs_and_events(at: Hostile) -> list[str]:
     level = ours.level
     ours.setLevel(logging.DEBUG)
     try:
-        async with Durable(at.dsn, graphs=GRAPHS, observers=[lambda event: seen.append(repr(event))]) as durable:
+        async with Durable(
+            at.dsn, graphs=GRAPHS, observers=[lambda event: seen.append(repr(event))]
+        ) as durable:
             for thread_id in at.threads:
                 async with durable.hold(thread_id):
                     with suppress(AiodurableError):

@@ -29,20 +29,34 @@ NAME = "thread"
 class World:
     """One thread, its graph, its ledger."""
 
-    def __init__(self, dsn: str, saver: AsyncPostgresSaver, database: PsycopgPool, threads: Threads) -> None:
+    def __init__(
+        self, dsn: str, saver: AsyncPostgresSaver, database: PsycopgPool, threads: Threads
+    ) -> None:
         self._dsn, self._saver, self._database, self._threads = dsn, saver, database, threads
 
     def thread(self, graph: str, run_id: str | None = "one") -> Thread:
-        """Driven as a durable run does (its checkpoints carry the run_id), or as plain LangGraph does (None)."""
+        """Driven as a durable run does (its checkpoints carry the run_id), or as plain LangGraph
+        does (None).
+        """
         thread = Thread(self._dsn, self._saver, NAME, graph)
         if run_id is not None:
             thread.config = {
-                "configurable": {"thread_id": NAME, "aiodurable_run_id": run_id, "aiodurable_graph_name": graph}
+                "configurable": {
+                    "thread_id": NAME,
+                    "aiodurable_run_id": run_id,
+                    "aiodurable_graph_name": graph,
+                }
             }
         return thread
 
     async def row(
-        self, status: str, run_id: str = "one", *, input: bytes | None = b"x", base: str | None = None, **more: Any
+        self,
+        status: str,
+        run_id: str = "one",
+        *,
+        input: bytes | None = b"x",
+        base: str | None = None,
+        **more: Any,
     ) -> None:
         values: dict[str, Any] = {
             "run_id": run_id,
@@ -55,7 +69,10 @@ class World:
             **more,
         }
         slots = ", ".join(f"${n}" for n in range(1, len(values) + 1))
-        query = f"INSERT INTO aiodurable_runs ({', '.join(values)}, created_at) VALUES ({slots}, clock_timestamp())"
+        query = (
+            f"INSERT INTO aiodurable_runs ({', '.join(values)}, created_at) VALUES ({slots},"
+            " clock_timestamp())"
+        )
         await self._database.execute(query, *values.values())
 
     async def status(self, **options: Any) -> Any:
@@ -70,7 +87,7 @@ def world(dsn: str, saver: AsyncPostgresSaver, database: PsycopgPool, threads: T
     return World(dsn, saver, database, threads)
 
 
-# --- a run with no checkpoint of its own ------------------------------------------------------------------------------
+# ---- a run with no checkpoint of its own --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -85,17 +102,25 @@ def world(dsn: str, saver: AsyncPostgresSaver, database: PsycopgPool, threads: T
         ("superseded", "new"),
     ],
 )
-async def test_a_run_without_any_checkpoint_is_told_from_the_ledger(world: World, written: str, told: str) -> None:
-    await world.row(written, error="ValueError('x')", status_reason="drain", attempts=2, graph="linear")
+async def test_a_run_without_any_checkpoint_is_told_from_the_ledger(
+    world: World, written: str, told: str
+) -> None:
+    await world.row(
+        written, error="ValueError('x')", status_reason="drain", attempts=2, graph="linear"
+    )
     found = await world.status()
     assert found.status == told
     if told != "new":
         assert (found.run_id, found.attempts, found.graph) == ("one", 2, "linear")
         assert found.updated_at is not None
-    assert found.reason == ("drain" if told in ("queued", "failed", "paused", "quarantined") else None)
+    assert found.reason == (
+        "drain" if told in ("queued", "failed", "paused", "quarantined") else None
+    )
 
 
-async def test_a_run_killed_before_its_first_checkpoint_is_crashed_over_a_complete_head(world: World) -> None:
+async def test_a_run_killed_before_its_first_checkpoint_is_crashed_over_a_complete_head(
+    world: World,
+) -> None:
     await world.thread("linear").start()
     await world.row("complete")
     base = await world.head()
@@ -104,7 +129,9 @@ async def test_a_run_killed_before_its_first_checkpoint_is_crashed_over_a_comple
     assert (found.status, found.run_id) == ("crashed", "two")
 
 
-async def test_new_input_over_an_abandoned_question_is_crashed_and_not_a_question(world: World) -> None:
+async def test_new_input_over_an_abandoned_question_is_crashed_and_not_a_question(
+    world: World,
+) -> None:
     await world.thread("ask").start()
     base = await world.head()
     await world.row("superseded")
@@ -120,7 +147,7 @@ async def test_a_rejected_run_changes_nothing(world: World) -> None:
     assert (found.status, found.run_id, found.reason) == ("paused", "one", "breakpoint")
 
 
-# --- a run about the head ---------------------------------------------------------------------------------------------
+# ---- a run about the head -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,7 +160,9 @@ async def test_a_rejected_run_changes_nothing(world: World) -> None:
         ("quarantined", "quarantined"),
     ],
 )
-async def test_work_left_at_the_head_is_told_from_the_ledger(world: World, written: str, told: str) -> None:
+async def test_work_left_at_the_head_is_told_from_the_ledger(
+    world: World, written: str, told: str
+) -> None:
     await world.thread("linear").start(interrupt_before=["b"])
     await world.row(written, error="OSError('gone')", status_reason="why")
     found = await world.status()
@@ -141,24 +170,36 @@ async def test_work_left_at_the_head_is_told_from_the_ledger(world: World, writt
     assert found.error == ("OSError('gone')" if told in ("failed", "quarantined") else None)
 
 
-@pytest.mark.parametrize("written", ["running", "complete", "paused", "failed", "interrupted", "quarantined"])
-async def test_a_complete_head_is_complete_whatever_its_own_run_says(world: World, written: str) -> None:
+@pytest.mark.parametrize(
+    "written", ["running", "complete", "paused", "failed", "interrupted", "quarantined"]
+)
+async def test_a_complete_head_is_complete_whatever_its_own_run_says(
+    world: World, written: str
+) -> None:
     await world.thread("linear").start()
     await world.row(written)
     assert (await world.status()).status == "complete"
 
 
 @pytest.mark.parametrize("written", ["running", "complete", "paused", "failed", "interrupted"])
-async def test_an_error_in_the_tables_is_failed_whatever_its_own_run_says(world: World, written: str) -> None:
+async def test_an_error_in_the_tables_is_failed_whatever_its_own_run_says(
+    world: World, written: str
+) -> None:
     BREAKS.add("b")
     await world.thread("linear").start()
     await world.row(written, error="another")
     found = await world.status()
-    assert (found.status, found.failed_node, found.error) == ("failed", "b", "ValueError('b is broken')")
+    assert (found.status, found.failed_node, found.error) == (
+        "failed",
+        "b",
+        "ValueError('b is broken')",
+    )
 
 
 @pytest.mark.parametrize("written", ["running", "complete", "paused", "failed", "interrupted"])
-async def test_an_open_question_is_interrupted_whatever_its_own_run_says(world: World, written: str) -> None:
+async def test_an_open_question_is_interrupted_whatever_its_own_run_says(
+    world: World, written: str
+) -> None:
     await world.thread("ask").start()
     await world.row(written)
     found = await world.status()
@@ -170,7 +211,12 @@ async def test_quarantine_stands_over_an_error(world: World) -> None:
     await world.thread("linear").start()
     await world.row("quarantined", status_reason="5 attempts", attempts=5)
     found = await world.status()
-    assert (found.status, found.failed_node, found.reason, found.attempts) == ("quarantined", "b", "5 attempts", 5)
+    assert (found.status, found.failed_node, found.reason, found.attempts) == (
+        "quarantined",
+        "b",
+        "5 attempts",
+        5,
+    )
 
 
 async def test_a_queued_run_is_queued_over_any_head(world: World) -> None:
@@ -182,7 +228,7 @@ async def test_a_queued_run_is_queued_over_any_head(world: World) -> None:
     assert (found.status, found.run_id) == ("queued", "two")
 
 
-# --- plain LangGraph before and after ---------------------------------------------------------------------------------
+# ---- plain LangGraph before and after -----------------------------------------------------------
 
 
 async def test_plain_langgraph_that_went_on_to_the_end_makes_it_complete(world: World) -> None:
@@ -199,14 +245,18 @@ async def test_plain_langgraph_that_went_on_and_stopped_makes_it_crashed(world: 
     assert (await world.status()).status == "crashed"
 
 
-async def test_an_input_that_was_consumed_stays_consumed_when_plain_langgraph_goes_on(world: World) -> None:
+async def test_an_input_that_was_consumed_stays_consumed_when_plain_langgraph_goes_on(
+    world: World,
+) -> None:
     await world.thread("linear").start(interrupt_before=["b"])
     await world.row("running")
     await world.thread("linear", run_id=None).run()
     assert (await world.status()).status == "complete"
 
 
-@pytest.mark.parametrize(("graph", "told"), [("linear", "complete"), ("ask", "interrupted"), ("tasks", "complete")])
+@pytest.mark.parametrize(
+    ("graph", "told"), [("linear", "complete"), ("ask", "interrupted"), ("tasks", "complete")]
+)
 async def test_an_adopted_thread_killed_before_its_first_checkpoint_is_as_it_was(
     world: World, graph: str, told: str
 ) -> None:
@@ -215,26 +265,36 @@ async def test_an_adopted_thread_killed_before_its_first_checkpoint_is_as_it_was
     assert (await world.status()).status == told
 
 
-@pytest.mark.parametrize(("written", "told"), [("running", "crashed"), ("paused", "paused"), ("failed", "failed")])
-async def test_an_adopted_thread_with_work_left_is_told_from_the_ledger(world: World, written: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("written", "told"), [("running", "crashed"), ("paused", "paused"), ("failed", "failed")]
+)
+async def test_an_adopted_thread_with_work_left_is_told_from_the_ledger(
+    world: World, written: str, told: str
+) -> None:
     await world.thread("linear", run_id=None).start(interrupt_before=["b"])
     await world.row(written, input=None, base=await world.head(), error="OSError('gone')")
     assert (await world.status()).status == told
 
 
-async def test_the_graph_and_run_are_read_from_the_head_where_the_ledger_is_silent(world: World) -> None:
+async def test_the_graph_and_run_are_read_from_the_head_where_the_ledger_is_silent(
+    world: World,
+) -> None:
     await world.thread("linear").start()
     found = await world.status()
     assert (found.graph, found.run_id) == ("linear", None)
 
 
-# --- the live lock ----------------------------------------------------------------------------------------------------
+# ---- the live lock ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [NAME, "ein Faden", "線", "x" * 512, *(f"sign {n}" for n in range(6))])
+@pytest.mark.parametrize(
+    "name", [NAME, "ein Faden", "線", "x" * 512, *(f"sign {n}" for n in range(6))]
+)
 async def test_whoever_holds_the_lock_is_named(dsn: str, threads: Threads, name: str) -> None:
     key = lock_key(name, "aiodurable")
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, application_name="holder@host:1") as holder:
+    async with await psycopg.AsyncConnection.connect(
+        dsn, autocommit=True, application_name="holder@host:1"
+    ) as holder:
         await holder.execute("SELECT pg_advisory_lock(%s)", (key,))
         told = await threads.status(name)
         assert told.status == ThreadStatus.RUNNING
@@ -269,7 +329,9 @@ async def test_a_waiters_flag_and_a_lock_of_another_database_hold_nothing(
         assert (await threads.status(NAME)).status == ThreadStatus.NEW
 
 
-async def test_a_locked_thread_is_running_and_tells_what_lies_beneath(world: World, dsn: str) -> None:
+async def test_a_locked_thread_is_running_and_tells_what_lies_beneath(
+    world: World, dsn: str
+) -> None:
     BREAKS.add("b")
     await world.thread("linear").start()
     await world.row("failed")

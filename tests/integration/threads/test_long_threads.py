@@ -1,4 +1,6 @@
-"""A thread of a thousand checkpoints of subgraphs costs a statement as often as a short one, and reads in proportion."""
+"""A thread of a thousand checkpoints of subgraphs costs a statement as often as a short one, and
+reads in proportion.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +49,15 @@ def raises(state: State) -> str:
 
 @pytest.fixture
 async def wire(dsn: str) -> AsyncIterator[Proxy]:
-    """To a database with three threads, one of them long: failed, with their output stored, as plain LangGraph does it."""
+    """To a database with three threads, one of them long: failed, with their output stored, as
+    plain LangGraph does it.
+    """
     inner = StateGraph(State).add_sequence([("a", one), ("b", one)]).add_edge(START, "a").compile()
     graph = (
-        StateGraph(State).add_node("call", inner).add_edge(START, "call").add_conditional_edges("call", raises, [END])
+        StateGraph(State)
+        .add_node("call", inner)
+        .add_edge(START, "call")
+        .add_conditional_edges("call", raises, [END])
     )
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         for calls in (FIRST, SHORT, LONG):
@@ -97,7 +104,9 @@ async def test_as_much_is_sent_for_a_long_thread_as_for_a_short_one(wire: Proxy)
 
 
 @pytest.mark.parametrize("block", ["copy_checkpoint", "heal"])
-async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(wire: Proxy, dsn: str, block: str) -> None:
+async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(
+    wire: Proxy, dsn: str, block: str
+) -> None:
     statement = {**load("copy"), **load("checkpoints")}[block]
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(load("direct")["by_index"].replace("$1", "pg_backend_pid()").encode())
@@ -105,11 +114,16 @@ async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(wir
 
         def read(calls: int) -> float:
             head = connection.execute(
-                "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = %s AND checkpoint_ns = ''",
+                "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = %s AND checkpoint_ns"
+                " = ''",
                 (f"calls-{calls}",),
             ).fetchone()
             assert head is not None
-            arguments = f"'calls-{calls}', 1, 1" if block == "heal" else f"'calls-{calls}', 'copy', '{head[0]}', true"
+            arguments = (
+                f"'calls-{calls}', 1, 1"
+                if block == "heal"
+                else f"'calls-{calls}', 'copy', '{head[0]}', true"
+            )
             with connection.transaction(force_rollback=True):
                 plan = connection.execute(
                     f"EXPLAIN (ANALYZE, FORMAT json) EXECUTE it ({arguments})".encode()

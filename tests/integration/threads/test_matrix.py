@@ -1,7 +1,8 @@
-"""Every thread is told as it is: scenarios by real graphs, the truth said by hand, beside what `aget_state` says.
+"""Every thread is told as it is: scenarios by real graphs, the truth said by hand, beside what
+`aget_state` says.
 
-The threads are plain LangGraph's: no ledger, no lock, no graph at hand. Where the tables cannot know (`blind`), that is
-part of the table.
+The threads are plain LangGraph's: no ledger, no lock, no graph at hand. Where the tables cannot
+know (`blind`), that is part of the table.
 """
 
 from __future__ import annotations
@@ -20,12 +21,19 @@ from tests.support.kill_each_write import EACH_WRITE
 from tests.support.langgraph_statuses import assert_agrees, read
 from tests.support.matrix_page import PAGE, page
 from tests.support.scenario_graphs import BREAKS
-from tests.support.scenarios import SCENARIOS, Scenario, Thread, checkpoint_id, scenario, stock_status
+from tests.support.scenarios import (
+    SCENARIOS,
+    Scenario,
+    Thread,
+    checkpoint_id,
+    scenario,
+    stock_status,
+)
 
 START_AGAIN = {"xs": ["again"]}
 
 
-# --- one node after another -------------------------------------------------------------------------------------------
+# ---- one node after another ---------------------------------------------------------------------
 
 
 @scenario("linear", "new")
@@ -226,7 +234,7 @@ async def recursion_limit(t: Thread) -> None:
     await t.start(config={"recursion_limit": 1})
 
 
-# --- side by side -----------------------------------------------------------------------------------------------------
+# ---- side by side -------------------------------------------------------------------------------
 
 
 @scenario("fan_out", "complete")
@@ -327,7 +335,7 @@ async def both_questions_were_answered(t: Thread) -> None:
     await t.run(Command(resume={i.id: "yes" for i in (await t.state()).interrupts}))
 
 
-# --- Send, routers, Command -------------------------------------------------------------------------------------------
+# ---- Send, routers, Command ---------------------------------------------------------------------
 
 
 @scenario("sends", "complete")
@@ -431,7 +439,7 @@ async def commanded_from_outside(t: Thread) -> None:
     await t.run(Command(goto="b"))
 
 
-# --- deferred ---------------------------------------------------------------------------------------------------------
+# ---- deferred -----------------------------------------------------------------------------------
 
 
 @scenario("deferred", "complete")
@@ -461,7 +469,7 @@ async def deferred_join_failed(t: Thread) -> None:
     await t.start()
 
 
-# --- graphs in graphs -------------------------------------------------------------------------------------------------
+# ---- graphs in graphs ---------------------------------------------------------------------------
 
 
 @scenario("subgraph", "complete")
@@ -498,7 +506,9 @@ async def subgraph_was_answered(t: Thread) -> None:
 
 
 def asks_twice(name: str, graph: str, node: str, *questions: str, given: object = None) -> None:
-    """The second question of a subgraph, in every way there is to call one: asked, answered, and answered in the end."""
+    """The second question of a subgraph, in every way there is to call one: asked, answered, and
+    answered in the end.
+    """
     begin = {"xs": []} if given is None else given
 
     @scenario(graph, "interrupted", node, name=f"{name}_asks", questions=questions[:1])
@@ -510,7 +520,13 @@ def asks_twice(name: str, graph: str, node: str, *questions: str, given: object 
         await t.run(begin)
         await t.answer("yes")
 
-    @scenario(graph, "interrupted", node, name=f"{name}_asks_again_answered_by_id", questions=questions[1:])
+    @scenario(
+        graph,
+        "interrupted",
+        node,
+        name=f"{name}_asks_again_answered_by_id",
+        questions=questions[1:],
+    )
     async def asks_again_by_id(t: Thread) -> None:
         await t.run(begin)
         await t.answer_by_id("yes")
@@ -533,7 +549,9 @@ def asks_twice(name: str, graph: str, node: str, *questions: str, given: object 
 asks_twice("subgraph_in_two_nodes", "subgraph_asking_in_two_nodes", "inner", "q1?", "q2?")
 asks_twice("subgraph_in_one_node", "subgraph_asking_twice", "inner", "q1?", "q2?")
 asks_twice("called_subgraph", "called_subgraph_asking_twice", "inner", "q1?", "q2?")
-asks_twice("node_after_its_called_subgraph", "subgraph_called_twice_asking", "inner", "q?", "between?")
+asks_twice(
+    "node_after_its_called_subgraph", "subgraph_called_twice_asking", "inner", "q?", "between?"
+)
 asks_twice("sent_subgraph", "sent_subgraph_asking_twice", "part", "q1?", "q2?")
 asks_twice("deep_subgraph", "deep_subgraph_asking_twice", "inner", "q1?", "q2?")
 asks_twice("subgraph_with_memory", "subgraph_with_memory_asking_twice", "inner", "q1?", "q2?")
@@ -563,7 +581,7 @@ async def subgraph_commanded_its_parent(t: Thread) -> None:
     await t.start()
 
 
-# --- questions --------------------------------------------------------------------------------------------------------
+# ---- questions ----------------------------------------------------------------------------------
 
 
 @scenario("ask", "interrupted", "ask", questions=["q?"])
@@ -626,7 +644,9 @@ async def killed_when_the_second_answer_was_written(t: Thread) -> None:
 
 @scenario("ask_twice", "interrupted", "ask", questions=["q2?"])
 async def killed_when_the_same_answer_was_written_again(t: Thread) -> None:
-    """What the stock saver leaves when it commits the first answer late looks the same, and may not answer q2."""
+    """What the stock saver leaves when it commits the first answer late looks the same, and may not
+    answer q2.
+    """
     await t.start()
     await t.answer("yes")
     await t.killed(Command(resume="yes"), 0, after=True)
@@ -688,7 +708,7 @@ async def question_was_left_for_new_input(t: Thread) -> None:
     await t.answer("yes")
 
 
-# --- error handlers ---------------------------------------------------------------------------------------------------
+# ---- error handlers -----------------------------------------------------------------------------
 
 
 @scenario("handled", "complete")
@@ -706,7 +726,7 @@ async def killed_before_the_handler_ran(t: Thread) -> None:
     await t.killed({"xs": []}, 3, after=True)
 
 
-# --- functional -------------------------------------------------------------------------------------------------------
+# ---- functional ---------------------------------------------------------------------------------
 
 
 @scenario("tasks", "complete")
@@ -750,7 +770,7 @@ async def story_ended_twice(t: Thread) -> None:
     await t.run("once more")
 
 
-# --- agents -----------------------------------------------------------------------------------------------------------
+# ---- agents -------------------------------------------------------------------------------------
 
 ASK_AGENT = {"messages": [("user", "look there")]}
 
@@ -793,7 +813,7 @@ async def killed_with_a_delta_channel(t: Thread) -> None:
     await t.killed({"xs": []}, 4, after=True)
 
 
-# --- what the tables cannot tell --------------------------------------------------------------------------------------
+# ---- what the tables cannot tell ----------------------------------------------------------------
 
 
 @scenario("raw_pregel", "complete", blind="complete")
@@ -812,7 +832,7 @@ async def raw_pregel_was_killed(t: Thread) -> None:
     await t.killed({"xs": ["x"]}, 0, after=True)
 
 
-# --- changed by hand --------------------------------------------------------------------------------------------------
+# ---- changed by hand ----------------------------------------------------------------------------
 
 
 @scenario("linear", "crashed", "b")
@@ -921,7 +941,7 @@ async def deferred_was_made_by_update(t: Thread) -> None:
 SCENARIOS.extend(EACH_WRITE)
 
 
-# --- the test ---------------------------------------------------------------------------------------------------------
+# ---- the test -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -936,7 +956,9 @@ async def stock(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
 
 
 @pytest.mark.parametrize("case", SCENARIOS, ids=lambda case: case.name)
-async def test_a_thread_is_told_as_it_is(case: Scenario, dsn: str, stock: AsyncPostgresSaver, threads: Threads) -> None:
+async def test_a_thread_is_told_as_it_is(
+    case: Scenario, dsn: str, stock: AsyncPostgresSaver, threads: Threads
+) -> None:
     thread = Thread(dsn, stock, case.name, case.graph)
     await case.play(thread)
     told = await threads.status(case.name)
@@ -949,13 +971,17 @@ async def test_a_thread_is_told_as_it_is(case: Scenario, dsn: str, stock: AsyncP
     assert sorted(i.value for i in told.interrupts) == list(case.truth.questions)
     assert_agrees(told, await read(stock, case.name))
     stock_says = case.truth.stock or case.truth.status
-    assert stock_status(await thread.state()) in ((stock_says,) if isinstance(stock_says, str) else stock_says)
+    assert stock_status(await thread.state()) in (
+        (stock_says,) if isinstance(stock_says, str) else stock_says
+    )
     found = [found async for found in threads.search()]
     assert found == ([] if told.status == "new" else [told])
 
 
 def test_the_page_tells_this_matrix() -> None:
-    assert PAGE.read_text() == page(), "write it anew: python3 dev.py run python -m tests.support.matrix_page"
+    assert PAGE.read_text() == page(), (
+        "write it anew: python3 dev.py run python -m tests.support.matrix_page"
+    )
 
 
 def test_the_matrix_is_complete() -> None:

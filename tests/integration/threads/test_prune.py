@@ -37,13 +37,24 @@ async def rows(dsn: str) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         for table in TABLES:
-            query = sql.SQL("SELECT thread_id, count(*) FROM {} GROUP BY 1").format(sql.Identifier(table))
+            query = sql.SQL("SELECT thread_id, count(*) FROM {} GROUP BY 1").format(
+                sql.Identifier(table)
+            )
             for thread_id, count in await (await connection.execute(query)).fetchall():
                 found.setdefault(thread_id, {})[table] = count
     return found
 
 
-GRAPHS = ["linear", "fan_out", "sends", "subgraph", "subgraph_with_memory", "tasks_remembering", "deferred", "agent"]
+GRAPHS = [
+    "linear",
+    "fan_out",
+    "sends",
+    "subgraph",
+    "subgraph_with_memory",
+    "tasks_remembering",
+    "deferred",
+    "agent",
+]
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -67,7 +78,9 @@ async def test_a_pruned_thread_goes_on_as_if_nothing_had_happened(
         assert await pruned.run(given) == await again.run(given)
 
 
-async def test_only_the_newest_checkpoint_is_left(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+async def test_only_the_newest_checkpoint_is_left(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
     thread = Thread(dsn, saver, "thread", "subgraph")
     await thread.start()
     all_rows = await rows(dsn)
@@ -99,7 +112,10 @@ async def test_nothing_means_nothing(
     await Thread(dsn, saver, "plain", "subgraph").start()
     await Thread(dsn, saver, "leased", "linear").start()
     await database.execute("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('leased', 7)")
-    insert = "INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, status) VALUES ('one', 'leased', 0, 'complete')"
+    insert = (
+        "INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, status) VALUES ('one', 'leased',"
+        " 0, 'complete')"
+    )
     await database.execute(insert)
     told = await threads.prune(strategy="delete", older_than=NOW)
     assert (told.threads, await rows(dsn)) == (2, {})
@@ -141,10 +157,15 @@ async def test_threads_that_need_somebody_stay_unless_named(
     ]
     await Thread(dsn, saver, "asks", "ask").run(Command(resume="yes"))
     await Thread(dsn, saver, "failed", "linear").run()
-    assert [(await threads.status(name)).status for name in ("asks", "failed")] == ["complete", "complete"]
+    assert [(await threads.status(name)).status for name in ("asks", "failed")] == [
+        "complete",
+        "complete",
+    ]
 
 
-async def test_an_interrupted_subgraph_keeps_its_call(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+async def test_an_interrupted_subgraph_keeps_its_call(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
     thread = Thread(dsn, saver, "thread", "subgraph_asking")
     await thread.start()
     await threads.prune(older_than=NOW, status=["interrupted"])
@@ -159,7 +180,9 @@ async def test_age_and_graph_choose(dsn: str, saver: AsyncPostgresSaver, threads
     assert (await threads.prune(older_than=NOW)).threads == 1
 
 
-async def test_a_leased_thread_is_left_alone(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+async def test_a_leased_thread_is_left_alone(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
     await Thread(dsn, saver, "thread", "linear").start()
     async with Durable(dsn) as durable, durable.hold("thread"):
         assert (await threads.prune(strategy="delete", older_than=NOW)).rows == 0
@@ -180,7 +203,11 @@ async def test_a_thread_that_a_write_in_flight_belongs_to_is_left_alone(
 
 
 async def test_a_lease_taken_after_the_look_keeps_the_thread(
-    dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: PsycopgPool, monkeypatch: pytest.MonkeyPatch
+    dsn: str,
+    saver: AsyncPostgresSaver,
+    threads: Threads,
+    database: PsycopgPool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("known", "unknown"):
         await Thread(dsn, saver, name, "linear").start()
@@ -230,12 +257,16 @@ async def test_a_thread_with_a_delta_channel_is_refused_by_name(
     assert (await threads.prune(strategy="delete", older_than=NOW)).threads == 2
 
 
-async def test_a_killed_prune_goes_on_where_it_was(dsn: str, saver: AsyncPostgresSaver, threads: Threads) -> None:
+async def test_a_killed_prune_goes_on_where_it_was(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads
+) -> None:
     for n in range(6):
         await Thread(dsn, saver, f"thread {n}", "linear").start()
     seen: list[PruneReport] = []
     task = asyncio.create_task(
-        threads.prune(strategy="delete", older_than=NOW, batch_size=2, duty_cycle=0.01, progress=seen.append)
+        threads.prune(
+            strategy="delete", older_than=NOW, batch_size=2, duty_cycle=0.01, progress=seen.append
+        )
     )
     await wait_until(lambda: seen, what="the first batch")
     task.cancel()
@@ -293,11 +324,15 @@ async def test_threads_go_in_the_order_of_their_rows_not_of_their_ids(
 async def test_what_a_step_under_way_has_written_stays(
     dsn: str, saver: AsyncPostgresSaver, threads: Threads, database: PsycopgPool
 ) -> None:
-    """Plain LangGraph may store what a task wrote before the checkpoint that the task goes on from."""
+    """Plain LangGraph may store what a task wrote before the checkpoint that the task goes on
+    from.
+    """
     thread = Thread(dsn, saver, "thread", "linear")
     await thread.start()
     await thread.start()
-    config: Any = {"configurable": {"thread_id": "thread", "checkpoint_ns": "", "checkpoint_id": str(uuid6())}}
+    config: Any = {
+        "configurable": {"thread_id": "thread", "checkpoint_ns": "", "checkpoint_id": str(uuid6())}
+    }
     await saver.aput_writes(config, [("xs", ["under way"])], "a task")
     told = await threads.prune(older_than=NOW)
     assert told.threads == 1
@@ -314,7 +349,8 @@ async def test_ages_go_by_the_time_in_the_checkpoint_though_its_id_is_of_another
     (head,) = await database.fetch("SELECT max(checkpoint ->> 'ts') AS ts FROM checkpoints")
     written = datetime.fromisoformat(head["ts"]) - timedelta(seconds=sooner_s)
     await database.execute(
-        "UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{ts}', to_jsonb($1::text))", written.isoformat()
+        "UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{ts}', to_jsonb($1::text))",
+        written.isoformat(),
     )
     found = threads.search(status="complete", newer_than=written - timedelta(seconds=1))
     assert [thread.thread_id async for thread in found] == ["thread"]

@@ -1,4 +1,6 @@
-"""Pruning as a habit: one process of many does it, another takes over, and Postgres may go away meanwhile."""
+"""Pruning as a habit: one process of many does it, another takes over, and Postgres may go away
+meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ SOON = timedelta(milliseconds=20)
 async def pruning(durable: Durable, **options: Any) -> AsyncIterator[list[PruneReport]]:
     """Prunes in the background; gives what each round removed."""
     rounds: list[PruneReport] = []
-    task = asyncio.create_task(durable.threads.prune_every(SOON, older_than=NOW, progress=rounds.append, **options))
+    task = asyncio.create_task(
+        durable.threads.prune_every(SOON, older_than=NOW, progress=rounds.append, **options)
+    )
     try:
         yield rounds
     finally:
@@ -53,7 +57,9 @@ async def checkpoints(dsn: str) -> int:
     return row[0]
 
 
-async def test_what_becomes_old_is_pruned_round_after_round(dsn: str, saver: AsyncPostgresSaver) -> None:
+async def test_what_becomes_old_is_pruned_round_after_round(
+    dsn: str, saver: AsyncPostgresSaver
+) -> None:
     async with Durable(dsn) as durable, pruning(durable):
         for number in (1, 2):
             await Thread(dsn, saver, f"thread {number}", "linear").start()
@@ -64,7 +70,9 @@ async def test_what_becomes_old_is_pruned_round_after_round(dsn: str, saver: Asy
             await wait_until(pruned, what=f"round after thread {number}")
 
 
-async def test_one_prunes_and_another_takes_over_when_it_is_gone(dsn: str, saver: AsyncPostgresSaver) -> None:
+async def test_one_prunes_and_another_takes_over_when_it_is_gone(
+    dsn: str, saver: AsyncPostgresSaver
+) -> None:
     async with Durable(dsn) as second, Durable(dsn) as first:
         await Thread(dsn, saver, "thread", "linear").start()
         async with pruning(first) as by_first:
@@ -72,7 +80,9 @@ async def test_one_prunes_and_another_takes_over_when_it_is_gone(dsn: str, saver
             async with pruning(second) as by_second:
                 rounds = len(by_first)
                 await Thread(dsn, saver, "another", "linear").start()
-                await wait_until(lambda: len(by_first) > rounds + 2, what="some rounds of the first")
+                await wait_until(
+                    lambda: len(by_first) > rounds + 2, what="some rounds of the first"
+                )
                 assert by_second == []
                 assert await second.locks.is_locked(duty_lock("prune"))
         await Thread(dsn, saver, "a third", "linear").start()
@@ -83,14 +93,18 @@ async def test_one_prunes_and_another_takes_over_when_it_is_gone(dsn: str, saver
 
 
 async def test_it_goes_on_when_its_connections_were_killed(
-    dsn: str, saver: AsyncPostgresSaver, admin: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+    dsn: str,
+    saver: AsyncPostgresSaver,
+    admin: psycopg.Connection[Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, "aiodurable.runs.threads")
     await Thread(dsn, saver, "first", "linear").start()
     async with Durable(dsn) as durable, pruning(durable) as rounds:
         await wait_until(lambda: rounds, what="the first round")
         admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:%'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE"
+            " 'aiodurable:%'"
         )
         await wait_until(lambda: "tried again" in caplog.text, what="the loss to be told")
         seen = len(rounds)
@@ -111,21 +125,27 @@ BEGIN
 END $$;
 CREATE TRIGGER fail BEFORE DELETE ON checkpoints FOR EACH ROW EXECUTE FUNCTION fail();
 """
-"""While a code stands in the table `trouble`, no checkpoint can be deleted: Postgres raises that SQLSTATE."""
+"""While a code stands in the table `trouble`, no checkpoint can be deleted: Postgres raises that
+SQLSTATE.
+"""
 
 
 @pytest.mark.parametrize("code", ["40P01", "40001", "57014", "53100", "53200", "55P03", "58030"])
 async def test_an_error_of_postgres_that_passes_ends_no_task_group(
     dsn: str, saver: AsyncPostgresSaver, caplog: pytest.LogCaptureFixture, code: str
 ) -> None:
-    """Deadlock, serialisation failure, cancelled statement, disk full, out of memory, lock timeout, I/O error."""
+    """Deadlock, serialisation failure, cancelled statement, disk full, out of memory, lock timeout,
+    I/O error.
+    """
     await Thread(dsn, saver, "thread", "linear").start()
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         await connection.execute(TROUBLE.encode())
         await connection.execute("INSERT INTO trouble VALUES (%s)", (code,))
         async with Durable(dsn) as durable, asyncio.TaskGroup() as tasks:
             pruner = tasks.create_task(durable.threads.prune_every(SOON, older_than=NOW))
-            await wait_until(lambda: caplog.text.count("tried again") > 1, what="two failed rounds in the log")
+            await wait_until(
+                lambda: caplog.text.count("tried again") > 1, what="two failed rounds in the log"
+            )
             await connection.execute("DELETE FROM trouble")
 
             async def pruned() -> bool:
@@ -164,7 +184,9 @@ async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
 ) -> None:
     async with Durable(dsn) as durable:
         closed = asyncio.create_task(durable.threads.prune_every(SOON, older_than=NOW))
-        await wait_until(lambda: durable.locks.is_locked(duty_lock("prune")), what="the first round")
+        await wait_until(
+            lambda: durable.locks.is_locked(duty_lock("prune")), what="the first round"
+        )
     with pytest.raises(ClosedError):
         await within(10, closed, what="the pruner to end with its Durable")
     await Thread(dsn, saver, "thread", "linear").start()
@@ -174,11 +196,15 @@ async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
     async with Durable(dsn) as durable:
         with pytest.raises(ConfigurationError, match="right"):
             await within(
-                10, durable.threads.prune_every(SOON, older_than=NOW), what="the pruner to end for want of a right"
+                10,
+                durable.threads.prune_every(SOON, older_than=NOW),
+                what="the pruner to end for want of a right",
             )
 
 
-async def test_its_lock_is_not_taken_for_a_thread_that_runs(dsn: str, saver: AsyncPostgresSaver) -> None:
+async def test_its_lock_is_not_taken_for_a_thread_that_runs(
+    dsn: str, saver: AsyncPostgresSaver
+) -> None:
     await Thread(dsn, saver, "thread", "linear").start()
     async with Durable(dsn) as durable, pruning(durable) as rounds:
         await wait_until(lambda: rounds, what="the first round")
@@ -187,7 +213,11 @@ async def test_its_lock_is_not_taken_for_a_thread_that_runs(dsn: str, saver: Asy
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"interval": NOW}, {"interval": SOON, "status": ["running"]}, {"interval": SOON, "older_than": -SOON}],
+    [
+        {"interval": NOW},
+        {"interval": SOON, "status": ["running"]},
+        {"interval": SOON, "older_than": -SOON},
+    ],
     ids=str,
 )
 async def test_what_cannot_be_meant_is_refused_at_once(dsn: str, wrong: dict[str, Any]) -> None:

@@ -56,8 +56,12 @@ async def fail(step: str) -> None:
         raise Broken
 
 
-async def turn(durable: Durable, thread_id: str, run_id: str, before_step: Any = None, **options: Any) -> Any:
-    async with durable.run(thread_id, four_nodes(before_step), run_id=run_id, context={"who": "secret"}) as run:
+async def turn(
+    durable: Durable, thread_id: str, run_id: str, before_step: Any = None, **options: Any
+) -> Any:
+    async with durable.run(
+        thread_id, four_nodes(before_step), run_id=run_id, context={"who": "secret"}
+    ) as run:
         return await run.ainvoke(INPUT, **options)
 
 
@@ -66,7 +70,8 @@ async def turn(durable: Durable, thread_id: str, run_id: str, before_step: Any =
 async def test_a_run_never_starts_over_because_its_checkpoints_were_pruned(
     durable: Durable, log: Path, db: psycopg.AsyncConnection[Any], how: str, recorded: bool
 ) -> None:
-    """It stopped at a gate, a person edited its state with plain LangGraph, and the edit alone is left of the thread.
+    """It stopped at a gate, a person edited its state with plain LangGraph, and the edit alone is
+    left of the thread.
 
     Earlier versions did not record with a run's first checkpoint that its input was consumed.
     """
@@ -78,7 +83,9 @@ async def test_a_run_never_starts_over_because_its_checkpoints_were_pruned(
     if not recorded:
         await db.execute("UPDATE aiodurable_runs SET consumed = false")
     if how == "prune":
-        assert (await durable.threads.prune(older_than=NOW, status=["paused", "crashed"])).threads == 1
+        assert (
+            await durable.threads.prune(older_than=NOW, status=["paused", "crashed"])
+        ).threads == 1
     else:
         await durable.checkpointer.aprune(["t"])
     assert [step.source async for step in durable.threads.history("t")] == ["update"]
@@ -103,7 +110,9 @@ async def test_of_the_runs_of_a_thread_the_newest_stays_without_what_it_was_acce
     assert pruned.bytes > 0
     [row] = await ledger.rows("t")
     assert (row["run_id"], row["status"], row["consumed"]) == ("r2", "complete", True)
-    assert [row[name] for name in ("input", "input_type", "context", "context_type", "config")] == [None] * 5
+    assert [row[name] for name in ("input", "input_type", "context", "context_type", "config")] == [
+        None
+    ] * 5
     assert [row["input"] is None for row in await ledger.rows("young")] == [False, False]
     assert (await durable.threads.status("t")).status is ThreadStatus.COMPLETE
     assert await turn(durable, "t", "r2") == last, "the same run_id: its stored result"
@@ -127,7 +136,10 @@ async def test_old_runs_go_also_where_the_thread_is_young_or_waits_for_somebody(
 async def test_runs_of_threads_without_a_checkpoint_have_an_age_as_well(
     durable: Durable, ledger: Ledger, db: psycopg.AsyncConnection[Any]
 ) -> None:
-    insert = "INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, fencing_token, status, input_type, input)"
+    insert = (
+        "INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, fencing_token, status,"
+        " input_type, input)"
+    )
     for status in ("rejected", "superseded", "complete", "failed", "running"):
         values = f"SELECT '{status}', '{status}', 0, 1, '{status}', 'msgpack', '\\x80'"
         await db.execute(f"{insert} {values}".encode())
@@ -135,24 +147,41 @@ async def test_runs_of_threads_without_a_checkpoint_have_an_age_as_well(
     assert (await durable.threads.prune(older_than=timedelta(hours=2))).runs == 0
     told = await durable.threads.prune(older_than=timedelta(minutes=30))
     assert (told.runs, told.threads) == (3, 0)
-    assert [await ledger.statuses(name) for name in ("failed", "running")] == [["failed"], ["running"]]
-    everything: Any = {"strategy": "delete", "older_than": timedelta(minutes=30), "status": ["failed", "crashed"]}
-    assert (await durable.threads.prune(**{**everything, "older_than": timedelta(hours=2)})).threads == 0
-    assert (await durable.threads.prune(**{**everything, "status": ["failed"]}, dry_run=True)).threads == 1
+    assert [await ledger.statuses(name) for name in ("failed", "running")] == [
+        ["failed"],
+        ["running"],
+    ]
+    everything: Any = {
+        "strategy": "delete",
+        "older_than": timedelta(minutes=30),
+        "status": ["failed", "crashed"],
+    }
+    assert (
+        await durable.threads.prune(**{**everything, "older_than": timedelta(hours=2)})
+    ).threads == 0
+    assert (
+        await durable.threads.prune(**{**everything, "status": ["failed"]}, dry_run=True)
+    ).threads == 1
     assert (await durable.threads.prune(**everything, dry_run=True)).threads == 2
     assert (await durable.threads.prune(**everything)).threads == 2
     assert [found async for found in durable.threads.search()] == []
 
 
-async def test_an_age_and_a_graph_choose_among_runs(durable: Durable, db: psycopg.AsyncConnection[Any]) -> None:
+async def test_an_age_and_a_graph_choose_among_runs(
+    durable: Durable, db: psycopg.AsyncConnection[Any]
+) -> None:
     for n in range(2):
         await turn(durable, "t", f"r{n}")
-    await db.execute("UPDATE aiodurable_runs SET graph = 'mine', created_at = created_at - interval '1 hour'")
+    await db.execute(
+        "UPDATE aiodurable_runs SET graph = 'mine', created_at = created_at - interval '1 hour'"
+    )
     young = await durable.threads.prune(older_than=timedelta(minutes=30), graph="mine")
     assert young.runs == 0, "the age of a run counts from its end"
     await db.execute(AGE.encode())
     assert (await durable.threads.prune(older_than=timedelta(hours=2))).runs == 0
-    assert (await durable.threads.prune(older_than=timedelta(minutes=30), graph="another")).runs == 0
+    assert (
+        await durable.threads.prune(older_than=timedelta(minutes=30), graph="another")
+    ).runs == 0
     assert (await durable.threads.prune(older_than=timedelta(minutes=30), graph="mine")).runs == 1
 
 
@@ -178,7 +207,9 @@ async def fences(db: psycopg.AsyncConnection[Any]) -> dict[str, int]:
 async def aged(db: psycopg.AsyncConnection[Any]) -> None:
     """As if every thread that was removed had been so longer ago."""
     age_ms = round(FENCE_KEPT.total_seconds() * 1000)
-    await db.execute("UPDATE aiodurable_fences SET lease_id = lease_id + %s WHERE lease_id < 0", (age_ms,))
+    await db.execute(
+        "UPDATE aiodurable_fences SET lease_id = lease_id + %s WHERE lease_id < 0", (age_ms,)
+    )
 
 
 @pytest.mark.parametrize("strategy", ["keep_latest", "delete"])

@@ -33,7 +33,9 @@ async def zoo(dsn: str, database: PsycopgPool) -> None:
         await Thread(dsn, saver, "crashed", "linear").start(interrupt_before=["b"])
         await Thread(dsn, saver, "asking", "ask").start()
         stamped = Thread(dsn, saver, "failed", "linear")
-        stamped.config = {"configurable": {"thread_id": "failed", "aiodurable_graph_name": "linear"}}
+        stamped.config = {
+            "configurable": {"thread_id": "failed", "aiodurable_graph_name": "linear"}
+        }
         BREAKS.add("b")
         await stamped.start()
     query = """
@@ -41,7 +43,9 @@ async def zoo(dsn: str, database: PsycopgPool) -> None:
         VALUES ($1, $1, 0, $2, $3, 'bytes', '', $4, now() - $5::interval)"""
     await database.execute(query, "lost", "report", "running", None, timedelta(hours=2))
     await database.execute(query, "waiting", "report", "queued", None, timedelta(hours=2))
-    await database.execute(query, "given up", "report", "quarantined", "OSError('disk')", timedelta(hours=2))
+    await database.execute(
+        query, "given up", "report", "quarantined", "OSError('disk')", timedelta(hours=2)
+    )
 
 
 async def found(threads: Threads, **filters: Any) -> set[str]:
@@ -70,7 +74,10 @@ async def test_every_thread_is_found_once(
         ({"older_than": timedelta(hours=1)}, {"lost", "waiting", "given up"}),
         ({"newer_than": timedelta(hours=1)}, {"complete", "crashed", "asking", "failed"}),
         ({"older_than": timedelta(hours=3)}, set()),
-        ({"newer_than": timedelta(hours=3), "older_than": timedelta(hours=1)}, {"lost", "waiting", "given up"}),
+        (
+            {"newer_than": timedelta(hours=3), "older_than": timedelta(hours=1)},
+            {"lost", "waiting", "given up"},
+        ),
         ({"graph": "linear"}, {"failed"}),
         ({"graph": "report"}, {"lost", "waiting", "given up"}),
         ({"graph": "report", "status": "crashed"}, {"lost"}),
@@ -86,11 +93,16 @@ async def test_every_thread_is_found_once(
         ),
         ({"status": "running"}, set()),
         ({"holder": "anybody"}, set()),
-        ({"newer_than": timedelta(minutes=5), "status": NEEDS_ATTENTION}, {"crashed", "asking", "failed"}),
+        (
+            {"newer_than": timedelta(minutes=5), "status": NEEDS_ATTENTION},
+            {"crashed", "asking", "failed"},
+        ),
         ({"newer_than": timedelta(days=2)}, EVERYTHING),
     ],
 )
-async def test_filters_pass_what_they_say(zoo: None, threads: Threads, filters: Any, names: set[str]) -> None:
+async def test_filters_pass_what_they_say(
+    zoo: None, threads: Threads, filters: Any, names: set[str]
+) -> None:
     assert await found(threads, **filters) == names
 
 
@@ -105,7 +117,9 @@ async def test_a_limit_bounds_what_is_found(
 
 async def test_a_moment_and_an_age_mean_the_same(zoo: None, threads: Threads) -> None:
     moment = datetime.now(UTC) - timedelta(hours=1)
-    assert await found(threads, older_than=moment) == await found(threads, older_than=timedelta(hours=1))
+    assert await found(threads, older_than=moment) == await found(
+        threads, older_than=timedelta(hours=1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,12 +146,16 @@ async def test_a_moment_and_an_age_mean_the_same(zoo: None, threads: Threads) ->
     ],
     ids=str,
 )
-async def test_a_filter_that_cannot_be_meant_is_refused_at_once(threads: Threads, filters: Any) -> None:
+async def test_a_filter_that_cannot_be_meant_is_refused_at_once(
+    threads: Threads, filters: Any
+) -> None:
     with pytest.raises(InvalidArgumentError):
         threads.search(**filters)
 
 
-async def test_no_connection_is_held_between_two_pages(zoo: None, threads: Threads, database: PsycopgPool) -> None:
+async def test_no_connection_is_held_between_two_pages(
+    zoo: None, threads: Threads, database: PsycopgPool
+) -> None:
     def all_are_free() -> bool:  # the pool may be opening one more in the background
         stats = database.pool.get_stats()
         return stats["pool_size"] == stats["pool_available"]
@@ -147,7 +165,25 @@ async def test_no_connection_is_held_between_two_pages(zoo: None, threads: Threa
 
 
 async def test_threads_that_sort_strangely_are_found(dsn: str, threads: Threads) -> None:
-    names = ["a", "A", "b", " ", "~", "é", "e\u0301", "Z", "z", "線", "-1", "10", "9", "a b", "a-b", "ab", "\U0001f9f5"]
+    names = [
+        "a",
+        "A",
+        "b",
+        " ",
+        "~",
+        "é",
+        "e\u0301",
+        "Z",
+        "z",
+        "線",
+        "-1",
+        "10",
+        "9",
+        "a b",
+        "a-b",
+        "ab",
+        "\U0001f9f5",
+    ]
     async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
         for name in names:
             await Thread(dsn, saver, name, "silent").start(durability="exit")
@@ -155,8 +191,12 @@ async def test_threads_that_sort_strangely_are_found(dsn: str, threads: Threads)
     assert sorted(thread.thread_id for thread in listed) == sorted(names)
 
 
-async def test_running_threads_are_found_by_their_holder(zoo: None, dsn: str, threads: Threads) -> None:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, application_name="worker@host:7") as holder:
+async def test_running_threads_are_found_by_their_holder(
+    zoo: None, dsn: str, threads: Threads
+) -> None:
+    async with await psycopg.AsyncConnection.connect(
+        dsn, autocommit=True, application_name="worker@host:7"
+    ) as holder:
         for name in ("complete", "lost", "no thread at all"):
             await holder.execute("SELECT pg_advisory_lock(%s)", (lock_key(name, "aiodurable"),))
         assert await found(threads, status="running") == {"complete", "lost"}
@@ -167,19 +207,26 @@ async def test_running_threads_are_found_by_their_holder(zoo: None, dsn: str, th
 
 
 @pytest.mark.parametrize(
-    "filters", [{}, {"status": ["failed", "interrupted", "queued"]}, {"newer_than": timedelta(hours=3)}]
+    "filters",
+    [{}, {"status": ["failed", "interrupted", "queued"]}, {"newer_than": timedelta(hours=3)}],
 )
-async def test_pages_taken_one_by_one_are_the_whole(zoo: None, threads: Threads, filters: Any) -> None:
+async def test_pages_taken_one_by_one_are_the_whole(
+    zoo: None, threads: Threads, filters: Any
+) -> None:
     whole = [thread.thread_id async for thread in threads.search(**filters)]
     paged: list[str] = []
-    while page := [t.thread_id async for t in threads.search(**filters, after=paged[-1] if paged else None, limit=2)]:
+    while page := [
+        t.thread_id
+        async for t in threads.search(**filters, after=paged[-1] if paged else None, limit=2)
+    ]:
         paged += page
     assert paged == whole
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
 @pytest.mark.parametrize(
-    "filters", [{}, {"status": "failed"}, {"status": NEEDS_ATTENTION}, {"newer_than": timedelta(hours=3)}]
+    "filters",
+    [{}, {"status": "failed"}, {"status": NEEDS_ATTENTION}, {"newer_than": timedelta(hours=3)}],
 )
 async def test_one_page_after_the_other_is_the_whole(
     zoo: None, threads: Threads, filters: ThreadFilters, limit: int, monkeypatch: pytest.MonkeyPatch
@@ -240,21 +287,36 @@ async def test_a_prefix_is_looked_up_where_text_sorts_bytewise(
     assert await names("c", after="d") == []
     assert await names("co", after="c") == ["complete"]
     assert await names("crashed and more") == []
-    looked_at = [step.last async for step in services_of(threads).threads.search.steps(Filter.of(prefix="co"))]
+    looked_at = [
+        step.last
+        async for step in services_of(threads).threads.search.steps(Filter.of(prefix="co"))
+    ]
     (row,) = await database.fetch("SELECT 'B' < 'a' AS bytewise")
     everything = [thread.thread_id async for thread in threads.search()]
     assert looked_at == (["co", "complete", "crashed"] if row["bytewise"] else everything)
 
 
 async def test_counts_are_those_of_what_is_found(zoo: None, threads: Threads) -> None:
-    everything = {"complete": 1, "crashed": 2, "interrupted": 1, "failed": 1, "queued": 1, "quarantined": 1}
+    everything = {
+        "complete": 1,
+        "crashed": 2,
+        "interrupted": 1,
+        "failed": 1,
+        "queued": 1,
+        "quarantined": 1,
+    }
     counts = await threads.count()
     assert (counts.by_status, counts.exact, counts.total) == (everything, True, 7)
-    assert (await threads.count(status=["failed", "queued"])).by_status == {"failed": 1, "queued": 1}
+    assert (await threads.count(status=["failed", "queued"])).by_status == {
+        "failed": 1,
+        "queued": 1,
+    }
     assert (await threads.count(prefix="c")).by_status == {"complete": 1, "crashed": 1}
     assert (await threads.count(graph="linear")).by_status == {"failed": 1}
     assert (await threads.count(error="broken")).by_status == {"failed": 1}
-    assert await threads.estimate_counts() == counts  # a small table is counted, whatever was asked for
+    assert (
+        await threads.estimate_counts() == counts
+    )  # a small table is counted, whatever was asked for
 
 
 async def test_an_estimate_counts_what_is_rare_and_says_what_it_estimated(
@@ -272,11 +334,17 @@ async def test_an_estimate_counts_what_is_rare_and_says_what_it_estimated(
     assert estimate.estimated == {"complete", "crashed"}
     assert (await threads.estimate_counts(status=["failed", "queued"])).exact
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as holder:
-        await holder.execute("SELECT pg_advisory_lock(%s)", (lock_key("a lock of another kind", "aiodurable"),))
+        await holder.execute(
+            "SELECT pg_advisory_lock(%s)", (lock_key("a lock of another kind", "aiodurable"),)
+        )
         assert (await threads.estimate_counts()).estimated == {"complete", "crashed", "running"}
     monkeypatch.setattr(counts, "_RARE", 0)
     estimate = await threads.estimate_counts()
-    assert {**estimate.by_status, "crashed": 2, "quarantined": 1} == everything.by_status  # these two have no head
+    assert {
+        **estimate.by_status,
+        "crashed": 2,
+        "quarantined": 1,
+    } == everything.by_status  # these two have no head
     assert "failed" in estimate.estimated
 
 

@@ -1,4 +1,6 @@
-"""A standby can be asked for statuses. What it cannot know, who holds a lock on the primary, it says."""
+"""A standby can be asked for statuses. What it cannot know, who holds a lock on the primary, it
+says.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def servers() -> Iterator[tuple[str, str]]:
         yield both
 
 
-async def test_statuses_searches_and_histories_are_read_from_a_standby(servers: tuple[str, str]) -> None:
+async def test_statuses_searches_and_histories_are_read_from_a_standby(
+    servers: tuple[str, str],
+) -> None:
     primary, standby = servers
     done, busy = "done", "busy"
     gate = Gate("weigh")
@@ -50,9 +54,10 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(servers: 
             assert crashed.holder is None
             assert crashed.doubt is not None
             assert "standby" in crashed.doubt
-            assert [each.thread_id async for each in looker.threads.search(prefix="busy", graph=crashed.graph)] == [
-                busy
-            ]
+            assert [
+                each.thread_id
+                async for each in looker.threads.search(prefix="busy", graph=crashed.graph)
+            ] == [busy]
             assert [each async for each in looker.threads.search(status="running")] == []
             assert [each.thread_id async for each in looker.threads.search(orphaned=True)] == [busy]
             for exact in (True, False):
@@ -72,7 +77,9 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(servers: 
         await durable.checkpointer.adelete_thread(busy)
 
 
-async def test_one_that_only_looks_takes_no_lease_and_makes_no_tables(servers: tuple[str, str], empty_dsn: str) -> None:
+async def test_one_that_only_looks_takes_no_lease_and_makes_no_tables(
+    servers: tuple[str, str], empty_dsn: str
+) -> None:
     only_look = Settings(lock_connections=0)
     with pytest.raises(SchemaMismatchError, match="aiodurable migrate"):
         await Durable(empty_dsn, settings=only_look).open()
@@ -89,7 +96,9 @@ async def test_one_that_runs_is_refused_by_a_standby(servers: tuple[str, str]) -
         await Durable(servers[1], settings=Settings(auto_migrate=False)).open()
 
 
-def test_the_commands_that_look_work_at_a_standby_and_locks_says_why_not(servers: tuple[str, str]) -> None:
+def test_the_commands_that_look_work_at_a_standby_and_locks_says_why_not(
+    servers: tuple[str, str],
+) -> None:
     primary, standby = servers
 
     async def done() -> None:
@@ -98,7 +107,12 @@ def test_the_commands_that_look_work_at_a_standby_and_locks_says_why_not(servers
 
     asyncio.run(done())
     caught_up(primary, standby)
-    for command in (["status", "told"], ["show", "told", "--values"], ["list", "--status", "complete"], ["status"]):
+    for command in (
+        ["status", "told"],
+        ["show", "told", "--values"],
+        ["list", "--status", "complete"],
+        ["status"],
+    ):
         result = CliRunner().invoke(cli, [*command, "--dsn", standby])
         assert result.exit_code == 0, result.output
         assert "complete" in result.output
