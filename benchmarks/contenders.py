@@ -165,9 +165,7 @@ async def absurd(dsn: str, state_kb: int) -> AsyncIterator[Run]:
     is made again.
     """
     from absurd_sdk import AsyncAbsurd  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-    from absurdctl import (  # noqa: PLC0415
-        BUNDLED_SCHEMA_SQL,  # pyright: ignore[reportMissingImports]
-    )
+    from absurdctl import BUNDLED_SCHEMA_SQL  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     conninfo = parse_dsn(dsn).conninfo
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:

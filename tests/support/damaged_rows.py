@@ -25,7 +25,7 @@ _ORDER = {
     "checkpoints": "checkpoint_ns, checkpoint_id DESC",
     "checkpoint_writes": "checkpoint_ns, checkpoint_id DESC, task_id, idx",
     "checkpoint_blobs": "checkpoint_ns, channel, version DESC",
-    "aiodurable_runs": "token DESC, seq DESC",
+    "aiodurable_runs": "fencing_token DESC, seq DESC",
 }
 
 
@@ -135,6 +135,8 @@ class Damage:
             done = connection.execute(
                 f"{what} WHERE ctid = {row}".encode(), (*self.value, thread_id, self.offset)
             )
+        except psycopg.errors.UndefinedColumn:  # the tables have changed, and the damage has not
+            raise
         except psycopg.DatabaseError:
             return False
         return done.rowcount == 1
@@ -299,9 +301,9 @@ _TEXTS = {
     "checkpoint_blobs": ("checkpoint_ns", "channel", "version", "type"),
     "aiodurable_runs": (
         "graph",
-        "worker",
+        "attempted_by",
         "error",
-        "reason",
+        "status_reason",
         "base_checkpoint_id",
         "checkpoint_id",
         "traceback",
@@ -407,7 +409,7 @@ def _ledger() -> st.SearchStrategy[Damage]:
         *(of(column, st.none() | st.sampled_from(_TIMES), "::timestamptz") for column in _MOMENTS),
         *(
             of(column, st.sampled_from(_LIMITS))
-            for column in ("attempts", "token", "seq", "lock_key")
+            for column in ("attempts", "fencing_token", "seq", "lock_key")
         ),
         of("consumed", st.booleans()),
         of("questions_closed", st.none() | st.lists(st.none() | _TEXT, max_size=2), "::text[]"),
