@@ -86,9 +86,9 @@ def test_any_bytes_are_read_as_data_and_call_nothing(long: bool) -> None:
     )
     @given(STORED)
     def each(stored: tuple[str, bytes]) -> None:
-        began = time.perf_counter()
+        began = time.thread_time()
         read(stored)
-        if (took := time.perf_counter() - began) > LONGEST_S:
+        if (took := time.thread_time() - began) > LONGEST_S:
             slow.append((took, stored))
 
     called.clear()
