@@ -26,11 +26,11 @@ from aiodurable.postgres import schema
 from aiodurable.postgres.namespace import agree_on_namespace
 from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
+from aiodurable.runs.acquire import OnBusy, acquire_lease
 from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancellation import CHANNEL, Cancellations
 from aiodurable.runs.graphs import Graph, Graphs
 from aiodurable.runs.health import Health, health
-from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Ledger
 from aiodurable.runs.renamed_nodes import Renamed
@@ -416,7 +416,7 @@ class Durable:
         """Hold the lease of a thread without running it; no run of it can start meanwhile. Raises
         as `run` does.
         """
-        return hold(self._opened(), thread_id, on_busy=on_busy, timeout=timeout)
+        return acquire_lease(self._opened(), thread_id, on_busy=on_busy, timeout=timeout)
 
 
 def current() -> Durable | None:

@@ -16,6 +16,7 @@ from langgraph.types import Command
 from aiodurable.durable import Durable, opened
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import WorkflowCheckpoint
+from aiodurable.runs.acquire import OnBusy
 from aiodurable.runs.call_types import (
     CallOptions,
     ContextT,
@@ -26,7 +27,6 @@ from aiodurable.runs.call_types import (
 )
 from aiodurable.runs.decision import OnUnfinished
 from aiodurable.runs.graphs import Graph
-from aiodurable.runs.hold import OnBusy
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.run import DurableRun
 

@@ -400,9 +400,8 @@ class DurableSaver(Upkeep):
                     rows = await self.loop.run_in_executor(self._threads, dump)
                 else:
                     rows = dump()
-            except (
-                Exception
-            ) as error:  # serialisers raise what they like; ours is to say whose value it was
+            except Exception as error:
+                # serialisers raise what they like; ours is to say whose value it was
                 raise _unserialisable(session.thread_id, error) from error
             session.fence.check()
             write = Write(

@@ -40,9 +40,8 @@ class _Commands(click.Group):
         try:
             with _until_the_reader_leaves():
                 return super().invoke(ctx)
-        except (
-            AiodurableError
-        ) as error:  # its text says what was wanted, found and to do: no traceback adds to it
+        except AiodurableError as error:
+            # its text says what was wanted, found and to do: no traceback adds to it
             raise FailedCommand(str(error), exit_of(error)) from error
 
 

@@ -2,7 +2,7 @@
 
 The steps of a run, and the module of each:
 
-1. `hold` and `lease`: acquire the lease, a lock on the thread and a fencing token that grows. If
+1. `acquire` and `lease`: acquire the lease, a lock on the thread and a fencing token that grows. If
    the lock is lost, the lease reacquires it and compares the token: an unchanged token proves that
    nobody held the lease in between. Otherwise it revokes the fence and cancels the body.
 2. `plan`: look up the runs that a call concerns, and match its answers (`answers`) and its input

@@ -295,9 +295,8 @@ class Attempt:
         except LeaseLostError:
             if error is None:
                 raise
-        except (
-            Exception
-        ):  # whatever it is, it must not take the place of what the run itself ended with
+        except Exception:
+            # whatever it is, it must not take the place of what the run itself ended with
             _log.exception("the outcome of run %s could not be recorded", self.run_id)
         return None
 

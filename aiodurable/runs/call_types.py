@@ -10,8 +10,8 @@ from langgraph.runtime import RunControl
 from langgraph.types import All, Durability, StreamMode
 from typing_extensions import TypeVar
 
+from aiodurable.runs.acquire import OnBusy
 from aiodurable.runs.decision import OnUnfinished
-from aiodurable.runs.hold import OnBusy
 
 if TYPE_CHECKING:
     from langgraph._internal._typing import StateLike  # pyright: ignore[reportPrivateUsage]

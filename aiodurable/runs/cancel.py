@@ -9,9 +9,9 @@ import random
 
 from aiodurable.errors import InvalidArgumentError, LockTimeoutError, WorkflowAlreadyRunningError
 from aiodurable.models import ThreadStatus
+from aiodurable.runs.acquire import acquire_lease
 from aiodurable.runs.cancellation import CHANNEL
 from aiodurable.runs.decision import not_found
-from aiodurable.runs.hold import hold
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_thread_id
 
@@ -68,7 +68,7 @@ async def _settle(services: Services, thread_id: str, run_id: str) -> bool:
     it.
     """
     try:
-        async with hold(services, thread_id) as lease:
+        async with acquire_lease(services, thread_id) as lease:
             thread = await services.threads.status(thread_id, ignore_lock=True)
             if thread.status is ThreadStatus.COMPLETE:
                 return await services.ledger.heal(

@@ -131,9 +131,8 @@ def _checked(graphs: Graphs, default: BoundGraph | None, stored: _Stored) -> lis
         run, rows = stored.runs.get(thread.thread_id), stored.rows[thread.thread_id]
         try:
             problems = _problems(graphs, default, thread, run, rows)
-        except (
-            Exception
-        ) as error:  # rows that LangGraph did not write: one thread must not hide others
+        except Exception as error:
+            # rows that LangGraph did not write: one thread must not hide others
             problems = [Problem(ProblemKind.UNREADABLE, thread.thread_id, type(error).__name__)]
         found.append(ThreadCheck(thread.thread_id, thread.status, thread.graph, tuple(problems)))
     return found

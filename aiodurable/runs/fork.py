@@ -12,10 +12,10 @@ from langgraph.checkpoint.base.id import uuid6
 from aiodurable.checkpoints.copy import birth
 from aiodurable.errors import CheckpointNotFoundError, InvalidArgumentError, ThreadExistsError
 from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.acquire import acquire_lease
 from aiodurable.runs.attempt import new_run_id
 from aiodurable.runs.decision import not_found
 from aiodurable.runs.graphs import BoundGraph
-from aiodurable.runs.hold import hold
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.services import Services
 
@@ -74,7 +74,7 @@ async def fork(
 ) -> WorkflowCheckpoint:
     """Create the new thread under a lease of its own, and return its status. See `Threads.fork`."""
     checkpoint_id, in_the_step = await _find(services, source, point)
-    async with hold(services, new_thread_id or str(uuid6())) as lease:
+    async with acquire_lease(services, new_thread_id or str(uuid6())) as lease:
         thread = await services.threads.status(lease.thread_id, ignore_lock=True)
         if thread.status is not ThreadStatus.NEW:
             raise ThreadExistsError(

@@ -582,9 +582,8 @@ class Ledger:
         except InvalidArgumentError as error:
             message = f"the {what} cannot be stored: {error}"
             raise InvalidArgumentError(message, argument=what) from error
-        except (
-            Exception
-        ) as error:  # whatever the serializer or the value's own hooks raise means the same
+        except Exception as error:
+            # whatever the serializer or the value's own hooks raise means the same
             raise InvalidArgumentError(
                 f"the {what} cannot be stored, so another process could not go on with it:"
                 f" {type(error).__name__} while serialising {type(value).__name__}; pass plain"

@@ -16,6 +16,7 @@ from langgraph.types import Command, GraphOutput, StateSnapshot, StateUpdate, St
 from aiodurable.checkpoints.write_session import SESSION_KEY
 from aiodurable.errors import ResultPrunedError, RunInProgressError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.acquire import OnBusy, acquire_lease
 from aiodurable.runs.answers import STRICT_RESUME
 from aiodurable.runs.attempt import Attempt, new_run_id
 from aiodurable.runs.call import NONE_ANSWER, Call, StoredResult
@@ -31,7 +32,6 @@ from aiodurable.runs.cancellation import Cancelling
 from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
 from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result
-from aiodurable.runs.hold import OnBusy, hold
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Accepted
 from aiodurable.runs.plan import plan_call
@@ -60,7 +60,7 @@ async def run(
     run_id = named_run(run_id, config, thread_id)
     config = usable(config, thread_id)
     check_call(graph.pregel, (), context, thread_id)
-    async with hold(services, thread_id, on_busy=on_busy, timeout=timeout) as lease:
+    async with acquire_lease(services, thread_id, on_busy=on_busy, timeout=timeout) as lease:
         found = await _look(services, lease)
         durable_run = DurableRun[Any, Any, Any](
             services, graph, lease, found, run_id=run_id, config=config, context=context
@@ -545,9 +545,8 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         attempt, command = self._attempt, call.command if answers else None
         try:
             await attempt.deliver(command, answers or {}, head=self.checkpoint.checkpoint_id)
-        except (
-            Exception
-        ) as error:  # nothing was delivered: the attempt is over before its graph began
+        except Exception as error:
+            # nothing was delivered: the attempt is over before its graph began
             await self.settle(error)
             raise
         return attempt

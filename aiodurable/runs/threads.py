@@ -10,13 +10,13 @@ from langchain_core.runnables import RunnableConfig
 
 from aiodurable.errors import GraphNotRegisteredError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.acquire import OnBusy
 from aiodurable.runs.call_types import InvokeOptions
 from aiodurable.runs.cancel import cancel
 from aiodurable.runs.check import ThreadCheck, check
 from aiodurable.runs.decision import may_go_on, may_retry, not_found
 from aiodurable.runs.fork import Change, Point, fork
 from aiodurable.runs.graphs import BoundGraph, Graph
-from aiodurable.runs.hold import OnBusy
 from aiodurable.runs.pruner import prune_every
 from aiodurable.runs.run import run
 from aiodurable.runs.services import Services

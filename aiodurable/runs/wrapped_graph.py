@@ -12,6 +12,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command, GraphOutput, StateSnapshot, StateUpdate, StreamMode
 
 from aiodurable.errors import InvalidArgumentError
+from aiodurable.runs.acquire import OnBusy
 from aiodurable.runs.call_types import (
     CallOptions,
     ContextT,
@@ -22,7 +23,6 @@ from aiodurable.runs.call_types import (
 )
 from aiodurable.runs.decision import OnUnfinished
 from aiodurable.runs.graphs import Graph
-from aiodurable.runs.hold import OnBusy
 from aiodurable.runs.run import DurableRun, run
 from aiodurable.runs.services import Services
 

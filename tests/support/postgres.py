@@ -100,9 +100,8 @@ def docker_answers() -> bool:
             client.ping()
         finally:
             client.close()
-    except (
-        Exception
-    ):  # not installed, not running, not allowed: all mean that Docker does not answer
+    except Exception:
+        # not installed, not running, not allowed: all mean that Docker does not answer
         if choice == "docker":
             raise
         return False

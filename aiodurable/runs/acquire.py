@@ -1,6 +1,4 @@
-"""Taking a thread's lease: the lock first, then a larger token, and nobody is left behind when
-either fails.
-"""
+"""Acquire a thread's lease: first its lock, then a larger token. A failure releases both."""
 
 from __future__ import annotations
 
@@ -20,35 +18,34 @@ from aiodurable.runs.services import Services
 from aiodurable.shield import run_to_completion
 from aiodurable.thread_id import validate_thread_id
 
-__all__ = ["OnBusy", "hold"]
+__all__ = ["OnBusy", "acquire_lease"]
 
 OnBusy = Literal["reject", "wait"]
 
 _held: ContextVar[tuple[tuple[Services, ThreadLease], ...]] = ContextVar(
     "aiodurable held", default=()
 )
-"""The leases of the blocks around this call, also of a node's."""
+"""The leases of the blocks around this call, including those around a node."""
 
 
 @asynccontextmanager
-async def hold(
+async def acquire_lease(
     services: Services, thread_id: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
 ) -> AsyncIterator[ThreadLease]:
-    """Hold the lease of `thread_id` for the body; its loss cancels the body and surfaces as
-    `LeaseLostError`.
+    """Hold the lease of `thread_id` for the body. Losing it cancels the body with `LeaseLostError`.
 
     Args:
-        services: what takes the lock, raises the token and gets the events.
+        services: the open services.
         thread_id: the thread.
-        on_busy: "reject": at once or not at all; "wait": up to `timeout` seconds (None: as long as
-            it takes).
+        on_busy: "reject": fail at once if the thread is busy; "wait": wait for `timeout` seconds
+            (None: without a limit).
         timeout: seconds, only with "wait".
 
     Raises:
-        WorkflowAlreadyRunningError: somebody else holds it ("reject").
+        WorkflowAlreadyRunningError: another run holds it ("reject").
         LockTimeoutError: it did not become free in time ("wait").
-        InvalidArgumentError: `thread_id`, `on_busy` or `timeout` makes no sense.
-        PostgresUnavailableError: Postgres is away.
+        InvalidArgumentError: `thread_id`, `on_busy` or `timeout` is invalid.
+        PostgresUnavailableError: Postgres cannot be reached.
     """
     validate_thread_id(thread_id)
     if on_busy not in ("reject", "wait"):
@@ -79,10 +76,9 @@ async def hold(
     try:
         fence, first = await services.checkpoints.bumps(thread_id)
         lease = ThreadLease(services, lock, fence, first=first)
-    except (
-        BaseException
-    ):  # whatever happened, also a cancellation: nobody else will let this lock go
-        await run_to_completion(_let_go(services, lock))
+    except BaseException:
+        # whatever happened, also a cancellation: nobody else will let this lock go
+        await run_to_completion(_abandon(services, lock))
         raise
     waited_s = time.monotonic() - asked
     announce_release: Callable[[], None] | None = None
@@ -100,11 +96,10 @@ async def hold(
             announce_release()
 
 
-async def _let_go(services: Services, lock: Lease) -> None:
-    """Release the lock of a lease that did not come to be, once no raising of its token is under
-    way.
+async def _abandon(services: Services, lock: Lease) -> None:
+    """Release the lock of a lease that was not made, after a bump of its token in flight has ended.
 
-    A later one would make the writes of the next holder stale. Bounded by the lock itself.
+    A later bump would make the next holder's writes stale. The lock's own end bounds this.
     """
     raised = asyncio.create_task(services.checkpoints.bumps.ended(lock.name))
     lost = asyncio.create_task(lock.wait_lost())
