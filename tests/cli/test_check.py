@@ -88,6 +88,9 @@ class Basket:
     name: str
 
 
+ALLOWED = Settings(allowed_msgpack_modules=(("models_that_move", "Basket"),))
+
+
 @pytest.fixture
 async def shop(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Threads that the old code left, and the new code as a module."""
@@ -101,7 +104,7 @@ async def shop(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
     monkeypatch.setitem(sys.modules, "models_that_move", models)
     monkeypatch.setattr(Basket, "__module__", "models_that_move")
     models.Basket = Basket  # pyright: ignore[reportAttributeAccessIssue]
-    async with Durable(dsn, graphs=graphs, settings=Settings()) as durable:
+    async with Durable(dsn, graphs=graphs, settings=ALLOWED) as durable:
         for name in graphs:
             async with durable.run(f"t-{name}", name) as run:
                 with contextlib.suppress(ConnectionError):
