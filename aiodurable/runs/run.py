@@ -72,9 +72,7 @@ async def run(
 
 
 async def _look(services: Services, lease: ThreadLease) -> WorkflowCheckpoint:
-    """Where the thread stands apart from our lease. For a new one the raising of its token has
-    shown it.
-    """
+    """The thread's status, as if nobody held it. A first token proves that the thread is new."""
     if lease.first:
         return WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
     return await services.threads.status(lease.thread_id, ignore_lock=True)
@@ -149,9 +147,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         return self._addressed(self._given_config, self.run_id)
 
     def _addressed(self, config: RunnableConfig, run_id: str | None) -> RunnableConfig:
-        """The config with the coordinates, the fence, and what every checkpoint is to say of its
-        run.
-        """
+        """The config with the thread, the write session and the metadata of checkpoints."""
         own = {
             "thread_id": self.thread_id,
             "aiodurable_graph_name": self._graph.name,
