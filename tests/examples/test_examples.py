@@ -34,7 +34,7 @@ SAYS = {
     ],
     "human_in_the_loop.py": [
         "asked: Pay 12 to the baker?",
-        "refused: thread 'payment-",
+        "refused: cannot go on with thread 'payment-",
         "answered: Pay 12 to the baker? -> paid",
     ],
     "other_entries.py": [
@@ -54,7 +54,7 @@ def test_no_example_is_left_untested() -> None:
 
 def test_an_example_fits_on_a_page() -> None:
     for path in EXAMPLES.glob("*.py"):
-        assert len(path.read_text().splitlines()) < 80, path.name
+        assert len(path.read_text().splitlines()) < 90, path.name
 
 
 @pytest.mark.parametrize("name", SAYS)

@@ -99,7 +99,7 @@ def test_a_log_that_leads_elsewhere_is_in_no_error(folder: Path, secret: Path) -
     (data / "server.log").symlink_to(secret)
     with pytest.raises(AiodurableError) as raised:
         start_server(data, settings={"max_connections": "many"})
-    assert "did not start" in str(raised.value)
+    assert "cannot start" in str(raised.value)
     assert "the one secret" not in str(raised.value)
 
 

@@ -339,7 +339,7 @@ async def test_what_cannot_be_forked_is_refused_and_leaves_nothing(
     with pytest.raises(InvalidArgumentError, match="one place"):
         await durable.threads.fork("t", "copy", before="b", from_step=1)
     for name in ("taken", "t"):
-        with pytest.raises(WorkflowExecutionError, match="another name"):
+        with pytest.raises(WorkflowExecutionError, match="another thread_id"):
             await durable.threads.fork("t", name)
     async with durable.hold("copy"):
         with pytest.raises(WorkflowAlreadyRunningError):

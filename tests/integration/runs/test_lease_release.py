@@ -12,6 +12,7 @@ import pytest
 
 from aiodurable import Durable
 from aiodurable.checkpoints import AsyncCheckpointerPool
+from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ClosedError, LeaseLostError, WorkflowAlreadyRunningError
 from aiodurable.events import Event, LeaseLost
@@ -80,11 +81,11 @@ async def test_the_lock_outlives_a_raising_of_the_token_that_is_under_way(
 async def test_a_lock_is_let_go_where_the_process_closes_before_the_lease_is_had(
     durable: Durable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def closed(pool: AsyncCheckpointerPool) -> Any:
+    def closed(sessions: WriteSessions, session: WriteSession) -> Any:
         raise ClosedError("closing")
 
     with monkeypatch.context() as patched:
-        patched.setattr(AsyncCheckpointerPool, "get_checkpointer", closed)
+        patched.setattr(WriteSessions, "hold", closed)
         with pytest.raises(ClosedError):
             await hold(durable)
     assert not await is_held(durable, "t")

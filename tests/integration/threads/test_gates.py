@@ -87,12 +87,12 @@ async def failed(durable: Durable, thread_id: str) -> None:
 
 async def drained(durable: Durable, thread_id: str) -> None:
     await at_a_gate(durable, thread_id)
-    await write(durable, thread_id, reason="drained")
+    await write(durable, thread_id, status_reason="drained")
 
 
 async def crashed(durable: Durable, thread_id: str) -> None:
     await at_a_gate(durable, thread_id)
-    await write(durable, thread_id, status="running", reason=None, finished_at=None)
+    await write(durable, thread_id, status="running", status_reason=None, finished_at=None)
 
 
 async def plain_failed(durable: Durable, thread_id: str) -> None:
