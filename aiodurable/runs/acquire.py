@@ -76,8 +76,7 @@ async def acquire_lease(
     try:
         fence, first = await services.checkpoints.bumps(thread_id)
         lease = ThreadLease(services, lock, fence, first=first)
-    except BaseException:
-        # whatever happened, also a cancellation: nobody else will let this lock go
+    except BaseException:  # a cancellation too: nobody else releases this lock
         await run_to_completion(_abandon(services, lock))
         raise
     waited_s = time.monotonic() - asked

@@ -295,8 +295,7 @@ class Attempt:
         except LeaseLostError:
             if error is None:
                 raise
-        except Exception:
-            # whatever it is, it must not take the place of what the run itself ended with
+        except Exception:  # it must not replace what the run itself ended with
             _log.exception("the outcome of run %s could not be recorded", self.run_id)
         return None
 

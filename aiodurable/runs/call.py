@@ -42,23 +42,20 @@ class Call:
         return self.input is not None
 
     @property
+    def command(self) -> Command[Any] | None:
+        """Its input, if that is a `Command`."""
+        return cast("Command[Any]", self.input) if isinstance(self.input, Command) else None
+
+    @property
     def answers(self) -> bool:
         """Whether its input is a `Command` that answers."""
-        return isinstance(self.input, Command) and self._command.resume is not None
+        return self.command is not None and self.command.resume is not None
 
     @property
     def answer(self) -> Any:
         """The answer of its `Command`, which may be None."""
-        return None if self._command.resume is NONE_ANSWER else self._command.resume
-
-    @property
-    def command(self) -> Command[Any] | None:
-        """Its input, if that is a `Command`."""
-        return self._command if isinstance(self.input, Command) else None
-
-    @property
-    def _command(self) -> Command[Any]:
-        return cast("Command[Any]", self.input)
+        assert self.command is not None, "only a call that answers has an answer"
+        return None if self.command.resume is NONE_ANSWER else self.command.resume
 
 
 @dataclass(frozen=True, slots=True)

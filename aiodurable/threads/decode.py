@@ -29,8 +29,7 @@ class TolerantDecoder:
         kind = "nothing" if kind is None else kind
         try:
             return self._serde.loads_typed((kind, blob or b""))
-        except Exception:
-            # serializers raise what they like; that it cannot be read is all there is to know
+        except Exception:  # serializers raise what they like
             self.unreadable.add(kind)
             return f"(stored as {kind}, which cannot be read here)"
 
