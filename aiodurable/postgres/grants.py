@@ -37,6 +37,7 @@ _LOOK: Final[Mapping[str, str]] = {
     "aiodurable_migrations": "SELECT",
     "aiodurable_namespace": "SELECT",
     "aiodurable_runs": "SELECT",
+    "aiodurable_queues": "SELECT",
 }
 _RUN: Final[Mapping[str, str]] = {
     **_LOOK,
@@ -46,7 +47,9 @@ _RUN: Final[Mapping[str, str]] = {
     "aiodurable_namespace": "SELECT, INSERT",
     "aiodurable_runs": "SELECT, INSERT, UPDATE",
     "aiodurable_fences": "SELECT, INSERT, UPDATE",
+    "aiodurable_queues": "SELECT, INSERT, UPDATE, DELETE",
     "aiodurable_lock_tokens": "USAGE",
+    "aiodurable_run_positions": "USAGE",
 }
 _PRUNE: Final[Mapping[str, str]] = {
     **_RUN,

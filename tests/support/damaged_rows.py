@@ -25,7 +25,7 @@ _ORDER = {
     "checkpoints": "checkpoint_ns, checkpoint_id DESC",
     "checkpoint_writes": "checkpoint_ns, checkpoint_id DESC, task_id, idx",
     "checkpoint_blobs": "checkpoint_ns, channel, version DESC",
-    "aiodurable_runs": "fencing_token DESC, seq DESC",
+    "aiodurable_runs": "fencing_token DESC NULLS LAST, seq DESC",
 }
 
 

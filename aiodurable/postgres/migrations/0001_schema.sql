@@ -53,7 +53,13 @@ CREATE TABLE IF NOT EXISTS aiodurable_runs (
     failed_at           timestamptz,
     updated_at          timestamptz,
 
-    -- Of runs that wait in a queue, and what their workers go by.
+    -- Of runs that wait in a queue, and what their workers go by. claim_state says what a worker may
+    -- do with the row; NULL: it is none of a worker's business. position: the order of acceptance.
+    claim_state         text CHECK (claim_state IN ('ready', 'scheduled', 'blocked', 'limited',
+                                                    'claimed')),
+    position            bigint,
+    on_busy             text,
+    interrupted_by      text,  -- the run that was accepted to take its place
     queue               text,
     priority            integer,
     fairness_key        text,
@@ -64,6 +70,7 @@ CREATE TABLE IF NOT EXISTS aiodurable_runs (
     max_attempts        integer,
     retry_policy        jsonb,
     timeout_s           double precision,
+    start_timeout_s     double precision,  -- how long it may wait in the queue
 
     -- What the caller and its tools say of the run.
     metadata            jsonb,
@@ -76,9 +83,9 @@ CREATE UNIQUE INDEX IF NOT EXISTS aiodurable_runs_one_running_idx
     ON aiodurable_runs (thread_id)
     WHERE status = 'running';
 
--- The newest run of a thread. Tokens order them, never a clock.
+-- The newest run of a thread. Tokens order them, never a clock; those that never began come last.
 CREATE INDEX IF NOT EXISTS aiodurable_runs_thread_order_idx
-    ON aiodurable_runs (thread_id, fencing_token DESC, seq DESC, created_at DESC);
+    ON aiodurable_runs (thread_id, fencing_token DESC NULLS LAST, seq DESC, created_at DESC);
 
 -- Runs that are not over, among millions that are, by what they wait for: a search for one kind reads no other.
 CREATE INDEX IF NOT EXISTS aiodurable_runs_unfinished_status_idx
@@ -99,6 +106,65 @@ CREATE INDEX IF NOT EXISTS aiodurable_runs_drained_idx
 CREATE INDEX IF NOT EXISTS aiodurable_runs_cancelling_idx
     ON aiodurable_runs (run_id)
     WHERE status = 'running' AND cancel_requested_at IS NOT NULL;
+
+-- What a worker may claim: of each queue by priority, and in order of acceptance for each fairness
+-- key. Runs that are over stand in none of these indexes, whatever number there is.
+CREATE INDEX IF NOT EXISTS aiodurable_runs_claim_idx
+    ON aiodurable_runs (queue, priority DESC, fairness_key, position)
+    WHERE claim_state = 'ready';
+
+-- What becomes due.
+CREATE INDEX IF NOT EXISTS aiodurable_runs_scheduled_idx
+    ON aiodurable_runs (scheduled_at)
+    WHERE claim_state = 'scheduled';
+
+-- What waits for an earlier run of its thread, in order of acceptance.
+CREATE INDEX IF NOT EXISTS aiodurable_runs_blocked_idx
+    ON aiodurable_runs (thread_id, position)
+    WHERE claim_state = 'blocked';
+
+-- What waits for its queue or its concurrency key.
+CREATE INDEX IF NOT EXISTS aiodurable_runs_limited_idx
+    ON aiodurable_runs (queue, concurrency_key, position)
+    WHERE claim_state = 'limited';
+
+-- What a worker has claimed and not begun, by worker.
+CREATE INDEX IF NOT EXISTS aiodurable_runs_claimed_idx
+    ON aiodurable_runs (attempted_by)
+    WHERE claim_state = 'claimed';
+
+-- What was accepted and never began: of each thread, in order of acceptance.
+CREATE INDEX IF NOT EXISTS aiodurable_runs_queued_idx
+    ON aiodurable_runs (thread_id, position)
+    WHERE status = 'queued';
+
+-- Of each queue and concurrency key, what is at work: for their limits.
+CREATE INDEX IF NOT EXISTS aiodurable_runs_queue_running_idx
+    ON aiodurable_runs (queue, concurrency_key)
+    WHERE queue IS NOT NULL AND (status = 'running' OR claim_state = 'claimed');
+
+-- One run that is not over for each deduplication key.
+CREATE UNIQUE INDEX IF NOT EXISTS aiodurable_runs_dedup_idx
+    ON aiodurable_runs (dedup_key)
+    WHERE dedup_key IS NOT NULL
+      AND status IN ('queued', 'running', 'failed', 'paused', 'interrupted', 'quarantined');
+
+-- The order in which runs are accepted.
+CREATE SEQUENCE IF NOT EXISTS aiodurable_run_positions AS bigint;
+
+-- One row a queue that somebody has limited or paused: a queue without a row has no limits. Read by
+-- each claim, changed by hand at any time.
+CREATE TABLE IF NOT EXISTS aiodurable_queues (
+    name                text PRIMARY KEY,
+    paused              boolean NOT NULL DEFAULT false,
+    max_running         integer CHECK (max_running >= 0),
+    max_running_per_key integer CHECK (max_running_per_key >= 0),
+    rate                double precision CHECK (rate > 0),   -- runs a second; the bucket holds burst
+    burst               integer CHECK (burst >= 1),
+    tokens              double precision,
+    refilled_at         timestamptz,
+    updated_at          timestamptz NOT NULL DEFAULT pg_catalog.now()
+) WITH (fillfactor = 50);
 
 -- The namespace in which the threads of these tables are locked: one row, written by the process that opens them first.
 CREATE TABLE IF NOT EXISTS aiodurable_namespace (

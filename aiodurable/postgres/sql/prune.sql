@@ -241,7 +241,7 @@ WHERE r.ctid >= pg_catalog.format('(%s,0)', $1::bigint)::tid AND r.ctid < pg_cat
            SELECT own.run_id
            FROM aiodurable_runs own
            WHERE own.thread_id = r.thread_id AND own.status NOT IN ('rejected', 'superseded')
-           ORDER BY own.fencing_token DESC, own.seq DESC, own.created_at DESC
+           ORDER BY own.fencing_token DESC NULLS LAST, own.seq DESC, own.created_at DESC
            LIMIT 1)
        OR (SELECT true FROM checkpoints own WHERE own.thread_id = r.thread_id LIMIT 1) IS NULL)
 
@@ -258,7 +258,7 @@ WITH old AS MATERIALIZED (
                SELECT own.run_id
                FROM aiodurable_runs own
                WHERE own.thread_id = r.thread_id AND own.status NOT IN ('rejected', 'superseded')
-               ORDER BY own.fencing_token DESC, own.seq DESC, own.created_at DESC
+               ORDER BY own.fencing_token DESC NULLS LAST, own.seq DESC, own.created_at DESC
                LIMIT 1)
            OR (SELECT true FROM checkpoints own WHERE own.thread_id = r.thread_id LIMIT 1) IS NULL AS goes,
            coalesce(pg_catalog.pg_column_size(r.input), 0) + coalesce(pg_catalog.pg_column_size(r.context), 0)

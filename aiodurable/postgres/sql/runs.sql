@@ -33,7 +33,7 @@ SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.
            LIMIT 1) IS NOT NULL AS consumed
 FROM aiodurable_runs r
 WHERE r.thread_id = $1 AND r.status NOT IN ('rejected', 'superseded')
-ORDER BY r.fencing_token DESC, r.seq DESC, r.created_at DESC
+ORDER BY r.fencing_token DESC NULLS LAST, r.seq DESC, r.created_at DESC
 LIMIT 1
 
 -- name: newest_of
@@ -55,7 +55,7 @@ CROSS JOIN LATERAL (
                LIMIT 1) IS NOT NULL AS consumed
     FROM aiodurable_runs r
     WHERE r.thread_id = a.thread_id AND r.status NOT IN ('rejected', 'superseded')
-    ORDER BY r.fencing_token DESC, r.seq DESC, r.created_at DESC
+    ORDER BY r.fencing_token DESC NULLS LAST, r.seq DESC, r.created_at DESC
     LIMIT 1
 ) q
 

@@ -190,7 +190,7 @@ facts AS (
                         THEN ARRAY(SELECT k.id FROM pg_catalog.jsonb_object_keys(r.answered) AS k (id)) END AS answering
             FROM aiodurable_runs r
             WHERE r.thread_id = h.thread_id AND r.status NOT IN ('rejected', 'superseded')
-            ORDER BY r.fencing_token DESC, r.seq DESC, r.created_at DESC
+            ORDER BY r.fencing_token DESC NULLS LAST, r.seq DESC, r.created_at DESC
             LIMIT 1
         ) q
         CROSS JOIN LATERAL (
