@@ -195,7 +195,9 @@ class Durable:
             )
             serde = checkpoints.get_checkpointer().serde
             database, links = checkpoints.database, checkpoints.links
-            threads = ThreadReader(database, namespace=settings.namespace, serde=serde, links=links)
+            threads = ThreadReader(
+                database, namespace=settings.namespace, serde=serde, direct=links
+            )
             self._services = Services(
                 locks=locks,
                 checkpoints=checkpoints,

@@ -1,9 +1,9 @@
-"""Undoing what makes LangGraph take a failed task for a finished one.
+"""Removes stored output that would make LangGraph skip a failed task.
 
-A router (a conditional edge) that raises leaves its node's output stored beside the error.
-LangGraph then reads the task as finished, and a resumption skips the node, its router and all that
-would have followed (langgraph#8834). `DurableSaver` does not store such output; threads that plain
-LangGraph wrote have it. Without it the node runs again.
+If a router (a conditional edge) raises, LangGraph stores the output of its node beside the error.
+It then regards the task as finished, and a resumption skips the node, its router and everything
+after them (langgraph#8834). `DurableSaver` does not store such output, but plain LangGraph does.
+Once it is removed, the node runs again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
-__all__ = ["RepairedTask", "drop_loose_answer", "heal"]
+__all__ = ["RepairedTask", "drop_stray_answer", "heal"]
 
 _SQL = load("checkpoints")
 _ANSWERS = load("answers")
@@ -28,8 +28,8 @@ class RepairedTask:
     """A task whose output was removed.
 
     Attributes:
-        namespace: the checkpoint_ns of its graph, empty for the root.
-        path: the task's path, as LangGraph wrote it.
+        namespace: the checkpoint_ns of its graph; empty for the root.
+        path: its `task_path`.
     """
 
     namespace: str
@@ -37,17 +37,17 @@ class RepairedTask:
 
 
 async def heal(database: PsycopgPool, session: WriteSession) -> tuple[list[RepairedTask], bool]:
-    """Remove the output of the tasks of a thread's newest step that failed, in subgraphs too.
+    """Remove the output of the failed tasks of a thread's newest step, subgraphs included.
 
-    Only what one attempt wrote in one transaction is removed: output that a later attempt wrote
-    stays.
+    Removes only output that was written in the same transaction as the error: output of a later
+    attempt stays.
 
     Returns:
-        The tasks, and whether an answer of no task is stored; see `drop_loose_answer`.
+        The tasks, and whether a stray answer is stored; see `drop_stray_answer`.
 
     Raises:
-        LeaseLostError: the fence is no longer the thread's; nothing was removed.
-        PostgresUnavailableError: Postgres is away.
+        LeaseLostError: another lease has replaced this one; nothing was removed.
+        PostgresUnavailableError: Postgres cannot be reached.
     """
     fence = session.fence
     fence.check()
@@ -61,13 +61,13 @@ async def heal(database: PsycopgPool, session: WriteSession) -> tuple[list[Repai
     ]
 
 
-async def drop_loose_answer(database: PsycopgPool, session: WriteSession) -> None:
-    """Remove the answer that plain LangGraph keeps for whichever question of the newest step comes
-    next.
+async def drop_stray_answer(database: PsycopgPool, session: WriteSession) -> None:
+    """Remove the answer without an id that plain LangGraph stored for the newest step's next
+    question.
 
     Raises:
-        LeaseLostError: the fence is no longer the thread's; nothing was removed.
-        PostgresUnavailableError: Postgres is away.
+        LeaseLostError: another lease has replaced this one; nothing was removed.
+        PostgresUnavailableError: Postgres cannot be reached.
     """
     fence = session.fence
     fence.check()
@@ -75,7 +75,7 @@ async def drop_loose_answer(database: PsycopgPool, session: WriteSession) -> Non
         fence, await database.fetch_one(_ANSWERS["drop_loose"], fence.thread_id, *fence.standing)
     )
     session.forget_rows()
-    session.history.forget()  # it may be what shows the newest commit
+    session.history.forget()  # the removed row may have been the proof of the newest commit
 
 
 def _check(fence: Fence, row: Mapping[str, Any] | None) -> None:

@@ -17,7 +17,7 @@ from langgraph.errors import UnknownInterruptError, is_invalid_resume
 from langgraph.runtime import RunControl
 from langgraph.types import Command
 
-from aiodurable.checkpoints.repair import drop_loose_answer
+from aiodurable.checkpoints.repair import drop_stray_answer
 from aiodurable.checkpoints.write_session import Finished
 from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import AttemptEnded, AttemptStarted, emit
@@ -75,7 +75,7 @@ class Attempt:
         context: Any,
         config: RunnableConfig,
         answers: Mapping[str, Any] | None = None,
-        loose: bool = False,
+        has_stray_answer: bool = False,
         blank: bool = False,
     ) -> None:
         self._services = services
@@ -85,7 +85,7 @@ class Attempt:
             key: value for key, value in (answers or {}).items() if key != _BESIDE
         }
         self._beside: Mapping[str, Any] | None = (answers or {}).get(_BESIDE)
-        self.loose = loose
+        self.has_stray_answer = has_stray_answer
         self._began = time.monotonic()
         self._accepting = not resumed
         self.run_id = record.run_id
@@ -197,7 +197,7 @@ class Attempt:
             GraphChangedError: the graph does not fit what is stored; no attempt was opened.
         """
         graph = await fitted(services, lease, graph, thread, left)
-        loose = await heal_thread(services, lease)
+        has_stray_answer = await heal_thread(services, lease)
         if left is None:
             new = await cls.start(
                 services,
@@ -211,7 +211,7 @@ class Attempt:
                 seq=seq,
                 adopted=True,
             )
-            new.loose = loose
+            new.has_stray_answer = has_stray_answer
             return new
         loaded = await services.ledger.loaded(left, graph.ledger_serde)
         record = await services.ledger.retry(left.record.run_id, fence=lease.fence, seq=seq)
@@ -227,7 +227,7 @@ class Attempt:
             context=loaded.context,
             config=loaded.config,
             answers=loaded.answers,
-            loose=loose,
+            has_stray_answer=has_stray_answer,
         )
 
     async def deliver(
@@ -247,29 +247,31 @@ class Attempt:
             ConfigurationError: an answer that plain LangGraph left is of a class that the graph may
                 not build.
         """
-        if not (answers or self._answers or self._beside or self.loose):
+        if not (answers or self._answers or self._beside or self.has_stray_answer):
             return
         thread_id = self._lease.thread_id
-        asked = await self._services.threads.questions(thread_id, serde=self.graph.ledger_serde)
+        questions = await self._services.threads.questions(thread_id, serde=self.graph.ledger_serde)
         kept = (
-            dict(zip(asked.reached, asked.loose, strict=True))
-            if len(asked.reached) == len(asked.loose)
+            dict(zip(questions.answerable, questions.stray_answer, strict=True))
+            if len(questions.answerable) == len(questions.stray_answer)
             else {}
         )
-        new = {**({} if asked.spent else kept), **answers}
+        new = {**({} if questions.stray_is_used else kept), **answers}
         given = {**self._answers, **new}
-        self._answers = {key: answer for key, answer in given.items() if key in asked.reached}
-        self._beside = _what_comes_with(command, self._beside, head, asked.commanded)
+        self._answers = {
+            key: answer for key, answer in given.items() if key in questions.answerable
+        }
+        self._beside = _what_comes_with(command, self._beside, head, questions.command_writes)
         await self._services.ledger.answer(
             self.run_id,
             fence=self._lease.fence,
             new=new,
             all={**self._answers, **({_BESIDE: self._beside} if self._beside else {})},
-            closed=asked.closed_by(given),
+            closed=questions.closed_by(given),
             serde=self.graph.ledger_serde,
         )
-        if asked.loose and (asked.spent or asked.reached):
-            await drop_loose_answer(self._services.checkpoints.database, self._session)
+        if questions.stray_answer and (questions.stray_is_used or questions.answerable):
+            await drop_stray_answer(self._services.checkpoints.database, self._session)
         if self._answers or self._beside:
             beside = self._beside or {"update": None, "goto": ()}
             self.input = Command(

@@ -1,4 +1,4 @@
-"""Before a resumption: make failed tasks run again that LangGraph would skip, and report them."""
+"""Repairs a thread before a resumption: failed tasks that LangGraph would skip run again."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ async def heal_thread(services: Services, lease: ThreadLease) -> bool:
     """Repair the thread's newest superstep; see `aiodurable.checkpoints.repair`.
 
     Returns:
-        Whether plain LangGraph has stored an answer that the next interrupt of this step would
-        take.
+        Whether plain LangGraph stored an answer without an id, which the step's next interrupt
+        would use.
 
     Raises:
         LeaseLostError: the lease is gone; nothing was changed.
     """
-    healed, loose = await heal(services.checkpoints.database, lease.session)
+    healed, has_stray_answer = await heal(services.checkpoints.database, lease.session)
     if not healed:
-        return loose
+        return has_stray_answer
     nodes = tuple(map(_name, healed))
     _log.warning(
-        "thread %r: LangGraph stored output of %s beside the error and would skip the rest "
-        "(langgraph#8834); the output was removed, so that they run again",
+        "thread %r: LangGraph stored output of %s beside their error and would skip them"
+        " (langgraph#8834); the output was removed, so that they run again",
         lease.thread_id,
         ", ".join(nodes),
     )
     emit(services.observers, ThreadRepaired(lease.thread_id, nodes=nodes))
-    return loose
+    return has_stray_answer
 
 
 def _name(task: RepairedTask) -> str:

@@ -1,10 +1,10 @@
-"""Threads: what the tables say of them, without their graph.
+"""Reading and pruning threads from the tables alone, without their graph.
 
-`status` says where one thread stands and holds the rules. `search` goes through all of them, a step
-at a time; `filters` says for which. `counts` says how many there are, and `history` what one went
-through. `retention` removes what is no longer needed. `reader` holds them all.
+`status` computes the status of a thread and documents the rules. `search` scans threads in steps,
+`filters` selects among them, `counts` counts them. `history` lists the steps of one thread. `prune`
+removes old checkpoints and runs. `reader` offers all of it on one database.
 
-Nothing here takes a lease, or writes to a thread that somebody works on.
+Nothing here takes a lease, and nothing writes to a thread while a run holds it.
 """
 
 from aiodurable.models import NEEDS_ATTENTION

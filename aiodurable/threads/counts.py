@@ -1,11 +1,10 @@
-"""How many threads there are of each status: counted one by one, or estimated in a bounded time.
+"""Counts threads by status, exactly or as an estimate in bounded time.
 
-What is rare is counted either way: errors, questions and runs that are not over have partial
-indexes. The rest, complete threads and those that plain LangGraph left crashed, look alike until
-their heads are read. An estimate reads the heads that lie on some pages of `checkpoints`, chosen at
-random, and multiplies. Every page is as likely as any other and each thread has one head, so the
-result is right on average, whatever the planner's statistics say; and it is off by some hundredths,
-as the sample is of a thousand heads or more.
+Rare statuses are always counted: partial indexes cover errors, questions and unfinished runs. The
+other threads, complete ones and those that plain LangGraph left crashed, look alike until their
+heads are read. An estimate reads the heads on some random pages of `checkpoints` and extrapolates.
+All pages are equally likely and each thread has one head, so the estimate is unbiased, whatever the
+planner's statistics say. A sample of a thousand heads or more keeps the error at a few percent.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ __all__ = ["Counting", "ThreadCounts"]
 
 _SQL = load("threads")
 _PAGES = 2_000
-"""Pages in the sample; a table of no more is counted."""
+"""Pages in the sample. A table that is no larger is counted."""
 _RARE = 5_000
-"""Threads that are counted at most although an estimate was asked for."""
+"""Threads that `estimate` counts one by one, at most."""
 _UNNOTED = frozenset({ThreadStatus.COMPLETE, ThreadStatus.CRASHED})
 _LIVE = frozenset({ThreadStatus.QUEUED, ThreadStatus.RUNNING})
 
@@ -37,8 +36,8 @@ class ThreadCounts:
     """How many threads there are.
 
     Attributes:
-        by_status: threads of each status; those without any are left out.
-        estimated: the statuses whose numbers are estimates, off by some hundredths; all others were
+        by_status: threads of each status. A status without threads is left out.
+        estimated: the statuses whose numbers are estimates, off by a few percent. All others were
             counted.
     """
 
@@ -47,12 +46,12 @@ class ThreadCounts:
 
     @property
     def exact(self) -> bool:
-        """Whether all of it was counted."""
+        """Whether every number was counted."""
         return not self.estimated
 
     @property
     def total(self) -> int:
-        """Threads of all statuses that were asked for."""
+        """Threads of all requested statuses."""
         return sum(self.by_status.values())
 
 
@@ -60,9 +59,9 @@ class Counting:
     """Counts the threads of a database.
 
     Args:
-        database: where they are.
-        search: goes through them.
-        classifier: tells their statuses.
+        database: where the threads are.
+        search: finds the threads to count.
+        classifier: computes their statuses.
     """
 
     def __init__(self, database: PsycopgPool, search: Search, classifier: Classifier) -> None:
@@ -71,14 +70,14 @@ class Counting:
         self._classifier = classifier
 
     async def count(self, wanted: Filter) -> ThreadCounts:
-        """Each of the threads that pass, however many there are."""
+        """Count every thread that passes, however long it takes."""
         found: Counter[ThreadStatus] = Counter()
         async for step in self._search.steps(wanted):
             found += await self._classifier.count(step.thread_ids, wanted)
         return ThreadCounts(found)
 
     async def estimate(self, wanted: Filter) -> ThreadCounts:
-        """The same in a bounded time. Filters by status only."""
+        """Count in bounded time, with estimates where needed. Filters by status only."""
         (table,) = await self._database.fetch(_SQL["pages"])
         if table["pages"] <= _PAGES:
             return await self.count(wanted)
@@ -96,8 +95,8 @@ class Counting:
         return ThreadCounts(found + sampled, estimated)
 
     async def _estimate_all(self, wanted: Filter, pages: int) -> ThreadCounts:
-        """Where what should be rare is not: by the sample, and by the ledger what no head tells
-        of.
+        """Estimate all statuses: too many threads have a rare one to count them. The ledger gives
+        the queued and running ones, which no head shows.
         """
         sampled = await self._sample(set(), wanted, pages, wanted.statuses - _LIVE)
         (runs,) = await self._database.fetch(_SQL["live_runs"])
@@ -107,7 +106,7 @@ class Counting:
     async def _sample(
         self, counted: set[str], wanted: Filter, pages: int, statuses: frozenset[ThreadStatus]
     ) -> Counter[ThreadStatus]:
-        """The threads of these statuses beside those counted, by what a sample of them is."""
+        """Estimate the threads of these statuses that are not among `counted`."""
         share = _PAGES / pages
         rows = await self._database.fetch(_SQL["sample"], 100 * share)
         others = [row["thread_id"] for row in rows if row["thread_id"] not in counted]

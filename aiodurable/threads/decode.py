@@ -1,6 +1,4 @@
-"""Stored values, read with this process's serializer; what it cannot read is noted, for one thread
-must not hide the others.
-"""
+"""Decodes stored values and notes unreadable ones, so that one bad thread does not hide others."""
 
 from __future__ import annotations
 
@@ -13,11 +11,11 @@ __all__ = ["TolerantDecoder"]
 
 
 class TolerantDecoder:
-    """Reads the values of one thread.
+    """Decodes the values of one thread with this process's serializer.
 
     Attributes:
-        unreadable: the kinds of the values that could not be read: encrypted with a key that is not
-            here, or of a type that is not.
+        unreadable: the stored types of the values that could not be decoded: encrypted with a key,
+            or of a class, that this process does not have.
     """
 
     def __init__(self, serde: SerializerProtocol) -> None:
@@ -25,7 +23,7 @@ class TolerantDecoder:
         self.unreadable: set[str] = set()
 
     def load(self, kind: str | None, blob: bytes | None) -> Any:
-        """The value, or words that stand for it."""
+        """The value, or a text in its place where it cannot be decoded."""
         kind = "nothing" if kind is None else kind
         try:
             return self._serde.loads_typed((kind, blob or b""))
@@ -34,13 +32,13 @@ class TolerantDecoder:
             return f"(stored as {kind}, which cannot be read here)"
 
     def sends(self, kind: str | None, blob: bytes | None) -> list[str]:
-        """The nodes of a step's Sends in their order, from the stored `__pregel_tasks`; none where
-        it cannot be read.
+        """The target nodes of a step's Sends in order, from the stored `__pregel_tasks`. Empty
+        where that cannot be decoded.
         """
         stored = self.load(kind, blob) if kind is not None and blob is not None else ()
         if not isinstance(stored, list | tuple):
             return []
-        # What is no Send keeps its place: those after it are counted.
+        # An entry that is no Send keeps its index: a task path counts the entries before it.
         return [
             send.node if isinstance(send, Send) else "(unreadable)"
             for send in cast("list[Any]", stored)

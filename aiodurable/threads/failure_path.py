@@ -1,6 +1,4 @@
-"""Where in its subgraphs a thread failed: the nodes from the root graph down to the one that
-raised.
-"""
+"""Finds where a thread failed: the path of nodes from the root graph to the node that raised."""
 
 from __future__ import annotations
 
@@ -24,8 +22,8 @@ _FAILED = (ThreadStatus.FAILED, ThreadStatus.QUARANTINED)
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A task that failed, and the namespace of its graph, with a bar behind it (empty for the
-    root).
+    """A failed task. `around` is the namespace of its graph with a bar at its end; empty for the
+    root.
     """
 
     thread_id: str
@@ -36,11 +34,11 @@ class _Task:
 
 
 class Failures:
-    """Follows failures into subgraphs, a level at a time, for any number of threads together.
+    """Follows failures into subgraphs, one statement per level for any number of threads.
 
     Args:
         database: where the threads are.
-        serde: LangGraph's serializer of the saver; the targets of Sends are read with it.
+        serde: the saver's serializer; it decodes the targets of Sends.
     """
 
     def __init__(self, database: PsycopgPool, *, serde: SerializerProtocol) -> None:
@@ -48,11 +46,11 @@ class Failures:
         self._serde = serde
 
     async def paths(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-        """The path of each thread that failed, by thread_id. Where two tasks of a step failed, it
-        is the first one's.
+        """The path of each failed thread, by thread_id. Where two tasks of a step failed, it is the
+        path of the first one.
 
         Args:
-            rows: what `classify` tells of the threads.
+            rows: the rows of `classify`.
         """
         paths: dict[str, tuple[str, ...]] = {}
         tasks = [
@@ -73,7 +71,7 @@ class Failures:
         return paths
 
     async def _inside(self, tasks: Sequence[_Task]) -> list[_Task]:
-        """The failed tasks of the subgraphs that these were running."""
+        """The failed tasks in the subgraphs that these tasks ran."""
         if not tasks:
             return []
         heads = {task.thread_id: task.head_id for task in tasks}
@@ -100,9 +98,7 @@ class Failures:
 
 
 def _is_storable(name: str) -> bool:
-    """Whether a namespace can have this name in it: a stored `Send` can name what no text column
-    holds.
-    """
+    """Whether a text column can hold this name. A stored `Send` can name a node that it cannot."""
     try:
         return b"\0" not in name.encode()
     except UnicodeEncodeError:

@@ -1,6 +1,4 @@
-"""What narrows a search. Spelled out once: `ThreadFilters` is what callers write, `Filter` what was
-understood.
-"""
+"""The filters of a search: `ThreadFilters` as callers write them, `Filter` once checked."""
 
 from __future__ import annotations
 
@@ -36,49 +34,50 @@ Statuses = ThreadStatus | StatusName | Iterable[ThreadStatus | StatusName]
 
 
 class ThreadFilters(TypedDict, total=False):
-    """The filters of a search; a thread must pass all that are given, and None passes every thread.
+    """The filters of a search. A thread must pass all of them; None passes every thread.
 
-    What cannot be meant is a `InvalidArgumentError`: an unknown status, a negative age, a datetime
+    An invalid filter raises `InvalidArgumentError`: an unknown status, a negative age, a datetime
     without a time zone.
     """
 
     status: Statuses | None
     """One status or several."""
     older_than: Age | None
-    """An age, or a moment with a time zone: nothing was written since. Ages are those of the newest
-    checkpoint, by the clock of the host that wrote it; before the first one, of the run in the
-    ledger."""
+    """Only threads that were not written to since: an age, or a moment with a time zone. The age of
+    a thread is that of its newest checkpoint, by the clock of the host that wrote it; before the
+    first checkpoint it is that of the run in the ledger."""
     newer_than: Age | None
-    """An age, or a moment with a time zone: something was written since."""
+    """Only threads that were written to since: an age, or a moment with a time zone."""
     graph: str | None
-    """The name of its graph, where that is known."""
+    """The name of the thread's graph. Threads whose graph is unknown do not pass."""
     prefix: str | None
-    """How its thread_id begins."""
+    """The beginning of the thread_id."""
     error: str | None
-    """A part of the text of its error."""
+    """A part of the error's text."""
     holder: str | None
-    """A part of its holder's `application_name`, which for aiodurable's names host and process: it
-    is running. A name that a role without the right to take leases gives itself is not searched."""
+    """Only running threads whose holder's `application_name` contains this text. For aiodurable it
+    names host and process. Holders whose role has no right to take leases do not pass: they could
+    give themselves any name."""
     orphaned: bool
     """Only threads with a run whose holder is gone: the ledger says running, and nobody holds the
-    lease. They are found by a small index, however many threads there are; threads that only plain
-    LangGraph has seen are not among them."""
+    lease. A small index finds them, however many threads there are. Threads that only plain
+    LangGraph ran have no run and are not found."""
     resumable: bool
     """Only threads that may go on without a person (`WorkflowCheckpoint.resumable`), found by small
-    indexes. Of those that only plain LangGraph has seen, the failed ones: a crash leaves nothing
-    there that an index could know."""
+    indexes. Of threads that only plain LangGraph ran, this finds failed ones and misses crashed
+    ones, which no index covers."""
     reason: str | None
-    """Why it is paused or quarantined, such as a `PauseReason`."""
+    """Only threads that are paused or quarantined for this reason, such as a `PauseReason`."""
     doubtful: bool | None
-    """True: only threads with a `doubt`; False: only those without."""
+    """True: only threads with a `doubt`. False: only threads without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a search is for; None passes all.
+    """The checked filters of a search; None passes every thread.
 
     Attributes:
-        statuses: any of these.
+        statuses: the statuses that pass.
         older_than: written at this moment or before.
         newer_than: written at this moment or after.
         graph, prefix, error, holder, orphaned, resumable, reason, doubtful: as in `ThreadFilters`.
@@ -97,23 +96,23 @@ class Filter:
     doubtful: bool | None = None
 
     @classmethod
-    def of(cls, **asked: Unpack[ThreadFilters]) -> Self:
-        """Check what a caller asked for. Ages become moments once, here, so that all pages mean the
-        same.
+    def of(cls, **filters: Unpack[ThreadFilters]) -> Self:
+        """Check a caller's filters. Ages become moments here, once, so that all pages of a search
+        use the same ones.
 
         Raises:
             InvalidArgumentError: an unknown status, a negative age, a datetime without a time zone.
         """
-        statuses = _statuses(asked.get("status"))
-        if asked.get("holder") is not None:
+        statuses = _statuses(filters.get("status"))
+        if filters.get("holder") is not None:
             statuses &= {ThreadStatus.RUNNING}
-        if asked.get("orphaned"):
+        if filters.get("orphaned"):
             statuses -= {ThreadStatus.RUNNING}
-        if asked.get("resumable"):
+        if filters.get("resumable"):
             statuses &= _RESUMABLE
-        if asked.get("reason") is not None:
+        if filters.get("reason") is not None:
             statuses &= _WITH_REASON
-        rest: dict[str, Any] = {name: value for name, value in asked.items() if name != "status"}
+        rest: dict[str, Any] = {name: value for name, value in filters.items() if name != "status"}
         rest |= {name: _moment(name, rest.get(name)) for name in ("older_than", "newer_than")}
         for name in ("graph", "prefix", "error", "holder", "reason"):
             _check_type(name, rest.get(name), str)
@@ -123,8 +122,8 @@ class Filter:
 
     @property
     def in_sql(self) -> bool:
-        """Whether Postgres can check all of it: error texts may be encrypted, and the client
-        computes other parts.
+        """Whether the SQL alone decides. Error texts may be encrypted, and the client computes
+        `resumable`, `holder`, `reason` and `doubtful`.
         """
         return (
             not self.resumable
@@ -132,7 +131,7 @@ class Filter:
         )
 
     def passes(self, thread: WorkflowCheckpoint) -> bool:
-        """What Postgres did not check."""
+        """Whether a thread passes the filters that the SQL does not check."""
         if self.error is not None and self.error not in (thread.error or ""):
             return False
         if self.resumable and not thread.resumable:
@@ -148,7 +147,7 @@ class Filter:
 
 
 def check_positive(**numbers: int | None) -> None:
-    """Refuse what is no whole number, or below 1. Raises `InvalidArgumentError`."""
+    """Raise `InvalidArgumentError` unless each number is a positive int or None."""
     for name, number in numbers.items():
         _check_type(name, number, int)
         if number is not None and number < 1:
@@ -163,7 +162,7 @@ def _check_type(name: str, value: object, kind: type) -> None:
 
 
 def _statuses(status: Statuses | None) -> frozenset[ThreadStatus]:
-    """Those that a thread which is found can have: nothing is known of new ones."""
+    """The requested statuses without `new`: a search finds no thread that has no rows."""
     try:
         wanted = ThreadStatus if status is None else [status] if isinstance(status, str) else status
         return frozenset(map(ThreadStatus, wanted)) - {ThreadStatus.NEW}

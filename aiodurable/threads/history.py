@@ -1,4 +1,4 @@
-"""What a thread went through: its checkpoints, newest first, each with the nodes that led to it."""
+"""The history of a thread: its checkpoints, newest first, each with the nodes that led to it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ class ThreadStep:
 
     Attributes:
         checkpoint_id: the checkpoint.
-        parent_id: the one it came from; None for a first, and where the one before was pruned.
+        parent_id: the checkpoint before it; None for the first one, and where that was pruned.
         step: the superstep, -1 for an input.
         source: what made it: `input`, `loop`, `update` or `fork`.
-        nodes: the nodes whose output led to it, sorted; a node once for each Send. A `@task` has no
-            name in the tables and is left out.
+        nodes: the nodes whose output led to it, sorted, a node once for each Send. A `@task` is
+            left out: its name is not in the tables.
         written_at: when it was written, by the writer's clock.
-        duration: time since its parent was written: the work of its nodes, and whatever the thread
-            waited for between.
-        run_id: the run that wrote it, None where plain LangGraph did.
+        duration: time since its parent was written, including any time that the thread waited.
+        run_id: the run that wrote it; None where plain LangGraph did.
         graph: the name of its graph, where known.
-        worker: host and process that wrote it, None where plain LangGraph did.
+        worker: the host and process that wrote it; None where plain LangGraph did.
     """
 
     checkpoint_id: str
@@ -54,11 +53,11 @@ class ThreadStep:
 
 
 class History:
-    """Reads what threads went through.
+    """Reads the history of threads.
 
     Args:
         database: where the threads are.
-        serde: LangGraph's serializer of the saver; the targets of Sends are read with it.
+        serde: the saver's serializer; it decodes the targets of Sends.
     """
 
     def __init__(self, database: PsycopgPool, *, serde: SerializerProtocol) -> None:
@@ -68,22 +67,20 @@ class History:
     async def steps(
         self, thread_id: str, *, before: str | None, limit: int | None
     ) -> AsyncIterator[ThreadStep]:
-        """The steps of a thread, newest first, from the one before checkpoint `before` on, at most
-        `limit`.
-        """
-        left = limit
-        while left is None or left > 0:
-            size = _PAGE if left is None else min(left, _PAGE)
+        """At most `limit` steps of a thread, newest first, starting before checkpoint `before`."""
+        remaining = limit
+        while remaining is None or remaining > 0:
+            size = _PAGE if remaining is None else min(remaining, _PAGE)
             rows = await self._database.fetch(_SQL["history"], thread_id, before, size)
             for row in rows:
                 yield self._step(row)
             if len(rows) < size:
                 return
             before = rows[-1]["checkpoint_id"]
-            left = None if left is None else left - size
+            remaining = None if remaining is None else remaining - size
 
     async def begun(self, thread_id: str, checkpoint_id: str) -> frozenset[str]:
-        """The nodes that wrote something in the step after a checkpoint, finished or not."""
+        """The nodes that wrote anything in the step after a checkpoint, finished or not."""
         row = await self._database.fetch_one(_SQL["begun"], thread_id, checkpoint_id)
         if row is None:
             return frozenset()
@@ -110,7 +107,7 @@ class History:
 
 
 def _moment(text: str | None) -> datetime | None:
-    """A time as LangGraph stores it; None where it is none."""
+    """Parse a time as LangGraph stores it; None where it is not a time."""
     try:
         found = None if text is None else datetime.fromisoformat(text)
     except ValueError:
@@ -119,5 +116,5 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def _number(text: str | None) -> int | None:
-    """A superstep; None where it is none."""
+    """Parse a superstep; None where it is not a number."""
     return int(text) if text is not None and _STEP.fullmatch(text) else None

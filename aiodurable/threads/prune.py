@@ -1,20 +1,20 @@
-"""Removing what is no longer needed, in bounded batches that give way to live traffic.
+"""Prunes checkpoints, threads and runs, in bounded batches that give way to live traffic.
 
-A thread is looked at, then removed from under the lock of its fence row, and only if its token and
-its head are still the same: no lease was taken of it in between, so what a durable run does
-meanwhile is never touched. Plain LangGraph takes no lock; `older_than` is what keeps the two apart.
+A batch first reads the status, token and head of its threads. It then locks their fence rows and
+removes only from threads whose token and head are unchanged: nobody took a lease of these
+meanwhile, so pruning never touches the work of a durable run. Plain LangGraph takes no lock; only
+`older_than` keeps pruning away from its threads.
 
-The ledger is bounded by age: runs that are over go once they are old, all but the newest of a
-thread, of which only what it was accepted with goes. A run's input that a removed checkpoint had
-consumed counts as consumed ever after.
+Old finished runs leave the ledger. Of the newest run of a thread only its input, context and config
+are removed. If a removed checkpoint had consumed a run's input, the input still counts as consumed.
 
-A fence outlives its thread. Removing a thread raises its token, so that no holder of before is let
-in; the row itself goes `FENCE_KEPT` later, when nothing that was sent under the token can still be
-under way, if nobody holds the thread's lock. A lease of it after that starts again at token 1, with
-another lease id.
+A fence row outlives its thread. Removing a thread raises its token, so an earlier holder can no
+longer write. The row itself is removed `FENCE_KEPT` later, when no statement with the old token can
+still be in flight, provided that nobody holds the thread's lock. The next lease starts at token 1,
+with a new lease id.
 
-Stopping it at any moment is safe: each batch is one transaction, and the next call passes over what
-is done.
+Stopping at any moment is safe: each batch is one transaction, and the next call continues with what
+is left.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ _NEVER = frozenset({ThreadStatus.RUNNING, ThreadStatus.QUEUED})
 
 _LONG_S = 0.03
 _MUCH = 256 * 1024
-"""A transaction that took longer, or removed more bytes, has the next one remove half as many
-threads. A live commit waits until all that was logged before it is on disk, and the first change of
-a page after a checkpoint logs the whole page."""
+"""If a transaction takes longer than `_LONG_S` or removes more bytes than `_MUCH`, the next one
+removes half as many threads. A live commit waits until all WAL before it is on disk, and the first
+change of a page after a database checkpoint logs the whole page."""
 
 _FIRST = 10
 """Threads of the first transaction."""
 
 _PAGES = 512
-"""Pages of checkpoints gone through at once: 4 MB."""
+"""Pages of `checkpoints` that one statement scans: 4 MB."""
 
 _STEP = 1000
-"""Threads gone through at once, where they are sought by their ids."""
+"""Threads that one statement scans when it reads them by id."""
 
 FENCE_KEPT = timedelta(hours=1)
-"""How long the fence of a removed thread stays."""
+"""How long the fence row of a removed thread is kept."""
 
 BATCH_SIZE = 100
 DUTY_CYCLE = 0.5
@@ -128,8 +128,8 @@ class PruneReport:
 
 
 class _Found(NamedTuple):
-    """A thread that may go, with its token (None: no lease was ever taken) and its head (None: it
-    has no checkpoint) when it was looked at."""
+    """A thread that may be pruned, with its token (None: nobody ever took a lease) and its head
+    (None: it has no checkpoint) when its status was read."""
 
     thread_id: str
     token: int | None
@@ -162,7 +162,7 @@ class _Pace:
         self.begin()
 
     def pieces(self, thread_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-        """Of the size that is right when each is asked for."""
+        """Split the threads into batches; each has the size that is right at that moment."""
         start = 0
         while start < len(thread_ids):
             some = thread_ids[start : start + self._size]
@@ -170,7 +170,8 @@ class _Pace:
             yield some
 
     def adapt(self, removed: int) -> None:
-        """To a transaction of so many bytes. Threads differ in length by orders of magnitude."""
+        """Adapt the batch size after a transaction that removed `removed` bytes. Threads differ in
+        length by orders of magnitude."""
         much = max((time.monotonic() - self._began) / _LONG_S, removed / _MUCH)
         if much > 1:
             self._size = max(1, self._size // 2)
@@ -178,11 +179,11 @@ class _Pace:
             self._size = min(self._batch_size, self._size * 2)
 
     def begin(self) -> None:
-        """From now on time counts as work."""
+        """Start to count time as work."""
         self._began = time.monotonic()
 
     async def rest(self) -> None:
-        """Leave as much time to live traffic as the work owes it, and begin again."""
+        """Sleep long enough to keep the duty cycle, then start to count again."""
         took = time.monotonic() - self._began
         await asyncio.sleep(took * (1 - self._duty_cycle) / self._duty_cycle)
         self.begin()
@@ -192,10 +193,10 @@ class Retention:
     """Prunes the threads of a database.
 
     Args:
-        database: where they are.
-        search: goes through them.
-        classifier: tells their statuses.
-        namespace: that of the locks.
+        database: where the threads are.
+        search: finds them.
+        classifier: computes their statuses.
+        namespace: the namespace of the locks.
     """
 
     def __init__(
@@ -236,14 +237,14 @@ class Retention:
             total += forgotten
             if progress is not None:
                 progress(total)
-        async for old, gone_through in self._old(wanted, *bounds):
-            total += gone_through
+        async for old, scanned in self._old(wanted, *bounds):
+            total += scanned
             if progress is not None and not old:
                 progress(total)
             await pace.rest()
             for some in pace.pieces(old):
-                if found := await self._look(some, wanted):
-                    pace.begin()  # what the look took is what any status takes, and owes no rest
+                if found := await self._prunable(some, wanted):
+                    pace.begin()  # reading statuses is ordinary traffic and does not count as work
                     pruned, kept = await self._prune(found, kept, delete=bounds[1], dry_run=dry_run)
                     total += pruned
                     pace.adapt(pruned.bytes)
@@ -258,7 +259,7 @@ class Retention:
     async def _forget(
         self, wanted: Filter, pace: _Pace, *, dry_run: bool
     ) -> AsyncIterator[PruneReport]:
-        """Bound the ledger: runs that are over and old."""
+        """Remove old finished runs from the ledger."""
         async for run_ids in self._pages("runs", "over", wanted.older_than, wanted.graph):
             await pace.rest()
             for some in pace.pieces(run_ids):
@@ -270,7 +271,7 @@ class Retention:
                 await pace.rest()
 
     async def _sweep(self, pace: _Pace, *, everything: bool) -> None:
-        """Remove the fences of threads of which nothing else is left."""
+        """Remove the fence rows of threads that have no other rows."""
         kept_ms = round(FENCE_KEPT.total_seconds() * 1000)
         async for thread_ids in self._pages("fences", "idle_fences", kept_ms, everything):
             await pace.rest()
@@ -285,7 +286,7 @@ class Retention:
                 await pace.rest()
 
     async def _pages(self, table: str, block: str, *args: Any) -> AsyncIterator[list[str]]:
-        """What a statement finds on the pages of a table, some of them after the other."""
+        """The ids that a statement finds in each range of a table's pages."""
         (sizes,) = await self._database.fetch(_SQL["sizes"])
         for first in range(0, sizes[table], _PAGES):
             rows = await self._database.fetch(_SQL[block], first, first + _PAGES, *args)
@@ -294,20 +295,20 @@ class Retention:
     async def _old(
         self, wanted: Filter, before: str, everything: bool
     ) -> AsyncIterator[tuple[list[str], PruneReport]]:
-        """Threads that have something to prune if their statuses are those wanted, step by step."""
-        async for thread_ids, gone_through in self._go_through(wanted, before, everything):
+        """Threads that have something to prune, provided that their status matches; in steps."""
+        async for thread_ids, scanned in self._scan(wanted, before, everything):
             rows = await self._database.fetch(_SQL["with_a_past"], thread_ids, before, everything)
-            yield [row["thread_id"] for row in rows], gone_through
+            yield [row["thread_id"] for row in rows], scanned
         if everything:
             async for thread_ids in self._pages("runs", "only_in_the_ledger"):
                 yield thread_ids, PruneReport(scanned=len(thread_ids))
 
-    async def _go_through(
+    async def _scan(
         self, wanted: Filter, before: str, everything: bool
     ) -> AsyncIterator[tuple[list[str], PruneReport]]:
-        """What was written together lies together: in the order of the rows on disk a page is read,
-        logged and written once for all that goes of it. In the order of their ids each thread has
-        pages of its own."""
+        """Scan in the order of the rows on disk: threads written together share pages, so each page
+        is read, logged and written once for all its threads. In the order of thread ids it would be
+        once for each thread."""
         if self._search.is_narrow(wanted):
             async for step in self._search.steps(wanted, size=_STEP):
                 yield step.thread_ids, PruneReport(scanned=step.scanned)
@@ -323,9 +324,10 @@ class Retention:
                 PruneReport(scanned=len(rows), progress=progress),
             )
 
-    async def _look(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:
-        """Those that may go."""
-        # The tokens first: a lease taken after that shows in its token, whatever the status said.
+    async def _prunable(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:
+        """The threads whose status matches."""
+        # Read the tokens first: a lease that is taken after this changes the token, whatever status
+        # is read.
         heads_of, args = self._classifier.heads(thread_ids, wanted)
 
         async def fetch(statement: str, *args: Any) -> list[list[dict[str, Any]]]:
@@ -343,7 +345,7 @@ class Retention:
     async def _prune(
         self, found: Sequence[_Found], kept: _Kept, *, delete: bool, dry_run: bool
     ) -> tuple[PruneReport, _Kept]:
-        """Remove what may go of those found, and unlink what the transaction before has kept."""
+        """Prune these threads, and unlink the checkpoints that the previous transaction kept."""
         ids, seen, heads = map(list, zip(*found, strict=True))
         _, _, (row,), *_ = await self._database.fetch_in_turn(
             (_SQL["unhurried"], ()),
@@ -372,7 +374,7 @@ def checked(
     duty_cycle: float = DUTY_CYCLE,
     **_: Any,
 ) -> Filter:
-    """Check the options of `prune` and return the filter that they mean.
+    """Check the options of `prune` and return them as a filter.
 
     Raises:
         InvalidArgumentError: an invalid option.

@@ -1,11 +1,11 @@
-"""The questions of a thread's newest step, in subgraphs too, and which of them an answer by id
-would reach.
+"""Finds the open questions of a thread's newest step, subgraphs included, and which of them an
+answer by id reaches.
 
-A question of a subgraph is stored twice or more: with the task that asks, and with the task of each
-graph around it. They are written one after the other, so that a process may die with an outer row
-that still holds the question before. LangGraph gives an answer to *that* question to the next one
-(its tasks accept their first question's id for any later one), so an answer is delivered only where
-the innermost row has its question.
+LangGraph stores the question of a subgraph with the task that asks and again with the task of each
+enclosing graph, one row after the other. A process can die between two of these writes and leave
+the previous question in an outer row. LangGraph would deliver an answer to *that* question to the
+new one, because a task accepts the id of its first question for any later one. So an answer is
+delivered only where the innermost row holds its question.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Questions"]
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """The questions of one task that has not finished.
+    """The questions of one unfinished task.
 
     Attributes:
         around: the namespace of its graph.
@@ -34,7 +34,7 @@ class _Row:
         path: its `task_path`.
         node: its node, None for a Send.
         ids: the interrupt ids of its questions.
-        digest: of the stored row, as `md5` in SQL gives it.
+        digest: the MD5 of the stored row, as SQL's `md5` computes it.
     """
 
     around: str
@@ -45,7 +45,7 @@ class _Row:
     digest: str
 
     def holds(self, other: _Row) -> bool:
-        """Whether the other task runs in a graph, or is a `@task`, that this one has called."""
+        """Whether this task called the other one: as a `@task`, or inside a subgraph."""
         if other.around == self.around:
             return called_by(other.path, self.path)
         prefix = f"{self.around}|" if self.around else ""
@@ -59,56 +59,64 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """What a thread asks, read under its lease.
+    """The open questions of a thread, read under its lease.
 
     Attributes:
-        reached: the interrupt ids that an answer would reach.
-        loose: the answer that plain LangGraph keeps for whichever question comes next, if there is
-            one.
-        spent: whether that answer was taken already, or is older than a question that is open.
-        commanded: how many writes of a `Command` (its update, its goto) are stored that no step has
-            taken.
+        answerable: the interrupt ids that an answer would reach.
+        stray_answer: the answer without an id that plain LangGraph stored for the next question;
+            empty if there is none.
+        stray_is_used: whether a question has used that answer, or an open question is newer.
+        command_writes: how many stored writes of a `Command` (its update, its goto) no step has
+            applied yet.
     """
 
-    reached: frozenset[str]
-    loose: tuple[Any, ...]
-    spent: bool
-    commanded: int
+    answerable: frozenset[str]
+    stray_answer: tuple[Any, ...]
+    stray_is_used: bool
+    command_writes: int
     _roots: tuple[_Row, ...]
 
     @classmethod
     def of(
-        cls, row: Mapping[str, Any], *, looking: SerializerProtocol, going_on: SerializerProtocol
+        cls,
+        row: Mapping[str, Any],
+        *,
+        question_serde: SerializerProtocol,
+        answer_serde: SerializerProtocol,
     ) -> Questions:
-        """From the row of the statement `questions`: the questions are looked at, an answer goes
-        on.
+        """From a row of the statement `questions`.
+
+        Args:
+            row: the row.
+            question_serde: decodes the questions, of which only the ids are used.
+            answer_serde: decodes a stray answer, which the run will use.
         """
-        reading = TolerantDecoder(looking)
-        rows = list(_rows(row, reading))
+        decoder = TolerantDecoder(question_serde)
+        rows = list(_rows(row, decoder))
         innermost = [one for one in rows if not any(one.holds(other) for other in rows)]
         roots = tuple(one for one in rows if not one.around)
         return cls(
-            reached=_ids(roots) & _ids(innermost),
-            loose=(
+            answerable=_ids(roots) & _ids(innermost),
+            stray_answer=(
                 ()
                 if row["loose_type"] is None
-                else (going_on.loads_typed((row["loose_type"], row["loose"])),)
+                else (answer_serde.loads_typed((row["loose_type"], row["loose"])),)
             ),
-            spent=row["spent"],
-            commanded=row["commanded"],
+            stray_is_used=row["spent"],
+            command_writes=row["commanded"],
             _roots=roots,
         )
 
     def closed_by(self, ids: Collection[str]) -> list[str]:
-        """The digests of the root graph's rows that answers to these ids answer whole."""
+        """The digests of the root graph's rows whose questions these ids answer completely."""
         return [row.digest for row in self._roots if row.ids <= frozenset(ids)]
 
 
-def _rows(row: Mapping[str, Any], reading: TolerantDecoder) -> Iterator[_Row]:
+def _rows(row: Mapping[str, Any], decoder: TolerantDecoder) -> Iterator[_Row]:
     columns = [row[name] or () for name in ("namespaces", "task_ids", "paths", "types", "blobs")]
     for around, task_id, path, kind, blob in zip(*columns, strict=True):
-        asked = reading.load(kind, blob)
-        questions = asked if isinstance(asked, list | tuple) else (asked,)
+        stored = decoder.load(kind, blob)
+        questions = stored if isinstance(stored, list | tuple) else (stored,)
         ids = frozenset(question.id for question in questions if isinstance(question, Interrupt))
         digest = hashlib.md5(bytes(blob), usedforsecurity=False).hexdigest()
         yield _Row(around, task_id, path, caller_of(path), ids, digest)

@@ -1,4 +1,4 @@
-"""`ThreadReader`: everything that is read of threads, on one database."""
+"""`ThreadReader`: status, search, counts, history and pruning of the threads of one database."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ _QUESTIONS = load("answers")["questions"]
 
 
 class ThreadReader:
-    """Reads the threads of a database: any thread, also one that only plain LangGraph has written.
+    """Reads the threads of a database, also those that only plain LangGraph has written.
 
     Every method raises `PostgresUnavailableError` where Postgres cannot be reached; an iterator at
     any step.
 
     Args:
-        database: where they are; opened and closed by the caller.
-        links: to the same place, for what every run asks under its lease; None: `database` will do.
-        namespace: that of the locks.
-        serde: the serializer of the saver that wrote them; values are read without building them.
+        database: where the threads are. The caller opens and closes it.
+        direct: direct connections to the same database, for the statuses that runs read under their
+            lease; None: `database` serves these, too.
+        namespace: the namespace of the locks.
+        serde: the saver's serializer. It decodes values without building the stored objects.
     """
 
     def __init__(
@@ -45,14 +46,13 @@ class ThreadReader:
         *,
         namespace: str,
         serde: SerializerProtocol,
-        links: DirectPool | None = None,
+        direct: DirectPool | None = None,
     ) -> None:
         self._database = database
         self._serde = serde = Inert(serde)
-        self._links = links
+        self._direct = direct
         self.classifier = Classifier(database, namespace=namespace, serde=serde)
-        # Runs ask for their thread when they begin and when they end: many at once, so in one
-        # statement.
+        # Every run reads its status when it starts and ends. One statement serves many of them.
         self._seen = Batcher(partial(self._classify, ignore_lock=False), name="aiodurable statuses")
         self._without_lock = Batcher(
             partial(self._classify, ignore_lock=True), name="aiodurable statuses without locks"
@@ -67,7 +67,7 @@ class ThreadReader:
 
         Args:
             thread_id: the thread.
-            ignore_lock: the caller holds the lease itself and wants to know the status without it.
+            ignore_lock: compute the status as if nobody held the lease; for its holder.
         """
         found = await (self._without_lock if ignore_lock else self._seen)(
             validate_thread_id(thread_id)
@@ -78,21 +78,21 @@ class ThreadReader:
     async def _classify(
         self, thread_ids: Sequence[str], *, ignore_lock: bool
     ) -> dict[str, WorkflowCheckpoint]:
-        if ignore_lock and self._links is not None:
+        if ignore_lock and self._direct is not None:
             args = self.classifier.arguments(thread_ids)
             return await self.classifier.decode(
-                await self.classifier.fetch(self._links.fetch, CLASSIFY, *args)
+                await self.classifier.fetch(self._direct.fetch, CLASSIFY, *args)
             )
         found = await self.classifier.classify(thread_ids, ignore_lock=ignore_lock)
         return {checkpoint.thread_id: checkpoint for checkpoint in found}
 
     async def questions(self, thread_id: str, *, serde: SerializerProtocol) -> Questions:
-        """What the thread's newest step asks; to be called under its lease.
+        """The open questions of the thread's newest step. Call it under the thread's lease.
 
         Args:
             thread_id: the thread.
-            serde: how the run that goes on reads an answer that plain LangGraph left.
+            serde: decodes an answer that plain LangGraph left, for the run that will use it.
         """
         row = await self._database.fetch_one(_QUESTIONS, thread_id)
         assert row is not None, "an aggregate has a row"
-        return Questions.of(row, looking=self._serde, going_on=serde)
+        return Questions.of(row, question_serde=self._serde, answer_serde=serde)

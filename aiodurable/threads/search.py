@@ -1,22 +1,19 @@
-"""Going through threads, a step at a time: keyset-paged by thread_id, nothing is held between two
-steps.
+"""Searches threads in steps: keyset pages by thread_id, with nothing held between two steps.
 
-A step looks at the next threads of the narrowest index that misses none, then tells the statuses of
-those that may fit.
+A step reads the next threads of the narrowest index that misses none, and classifies those that may
+match.
 
-- Errors, questions and runs that are not over have partial indexes: a search for such statuses
-    alone looks nowhere else.
-- What may go on without a person has an index of its own for each kind, so that a worker with
-    nothing to do reads little.
-- Running and orphaned threads stand in the ledger as running. Who holds a lease without that is
-    found among all threads.
-- Checkpoint ids tell their time; a search for what was written within a day begins at the first id
-    of that time.
-- Crashed and complete threads of plain LangGraph look like any other until their head is read: all
-    are gone through.
+- Partial indexes cover errors, questions and unfinished runs: a search for these statuses alone
+    reads nothing else.
+- Each kind of resumable thread has an index of its own, so an idle worker reads little.
+- The ledger lists running and orphaned threads. If a lock is held that belongs to no running row, a
+    search for running threads scans all of them.
+- Checkpoint ids contain their time: a search for threads written within the last day starts at the
+    first id of that time.
+- Crashed and complete threads of plain LangGraph look like any other until their head is read: a
+    search for them scans all threads.
 
-So an iterator may go far between two threads that it yields. A page does not: it looks at so many
-threads and no more.
+So an iterator may scan many threads between two that it yields. A page is bounded by `max_scanned`.
 """
 
 from __future__ import annotations
@@ -38,18 +35,18 @@ _CHANNELS = {ThreadStatus.FAILED: "__error__", ThreadStatus.INTERRUPTED: "__inte
 _IN_LEDGER = frozenset(
     {ThreadStatus.FAILED, ThreadStatus.PAUSED, ThreadStatus.QUEUED, ThreadStatus.QUARANTINED},
 )
-"""Statuses that a thread has because its newest run has the same."""
+"""Statuses that a thread takes from its newest run."""
 _NOTED = _IN_LEDGER | _CHANNELS.keys()
 _RUNNING = frozenset({ThreadStatus.RUNNING})
 _SQL = load("threads")
 _STEPS = (100, 1000)
-"""Threads looked at in the first step, and at most in a later one; each is twice the one before."""
+"""Threads scanned in the first step, and in a later one at most. Each step doubles the size."""
 _RECENT = timedelta(days=1)
 _RECENT_AT_ONCE = 20_000
-"""Recent threads are sorted again for each fetch: fewer fetches, of more steps each."""
+"""Each fetch sorts the recent threads again, so one fetch serves many steps."""
 CLOCKS = timedelta(minutes=1)
-"""How far a checkpoint's id and its `ts` may lie apart; both come from the writer's clock, one
-after the other.
+"""The largest difference between a checkpoint's id and its `ts`: LangGraph reads the writer's clock
+once for each.
 """
 _GREGORIAN = datetime(1582, 10, 15, tzinfo=UTC)
 
@@ -58,9 +55,9 @@ class ThreadPage(NamedTuple):
     """One page of a search.
 
     Attributes:
-        threads: those found, by thread_id. Fewer than asked for, or none, where few of the threads
-            looked at passed.
-        after: the `after` of the next page; None: there is none.
+        threads: the matches, sorted by thread_id; fewer than `limit`, even none, where few of the
+            scanned threads passed.
+        after: the `after` of the next page; None after the last page.
     """
 
     threads: list[WorkflowCheckpoint]
@@ -68,7 +65,7 @@ class ThreadPage(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Threads that may pass a filter, out of `scanned` threads, the last of which is `last`."""
+    """Threads that may pass a filter, out of `scanned` threads that end with `last`."""
 
     thread_ids: list[str]
     scanned: int
@@ -76,24 +73,24 @@ class Step(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """Where the threads come from: a block of SQL, its bounds, and how many it gives at once (None:
-    a step's worth).
+    """The SQL block that yields threads, its bounds, and the rows per fetch (None: as many as a
+    step scans).
     """
 
     block: str
     bounds: tuple[Any, ...] = ()
     at_once: int | None = None
     held: bool | None = None
-    """Only threads whose lock is held, or only others."""
+    """True: only threads whose lock is held. False: only the others."""
 
 
 class Search:
-    """Goes through the threads of a database.
+    """Searches the threads of a database.
 
     Args:
-        database: where they are.
-        classifier: tells their statuses.
-        namespace: that of the locks.
+        database: where the threads are.
+        classifier: computes their statuses.
+        namespace: the namespace of the locks.
     """
 
     def __init__(self, database: PsycopgPool, classifier: Classifier, *, namespace: str) -> None:
@@ -106,23 +103,23 @@ class Search:
         self, wanted: Filter, *, after: str | None = None, limit: int | None = None
     ) -> AsyncIterator[WorkflowCheckpoint]:
         """The threads that pass, in the database's order of their ids."""
-        left = limit
+        remaining = limit
         async for step in self.steps(wanted, after=after):
             for thread in await self._classifier.classify(step.thread_ids, wanted):
                 yield thread
-                if left is not None and (left := left - 1) == 0:
+                if remaining is not None and (remaining := remaining - 1) == 0:
                     return
 
     async def standing(
         self, wanted: Filter, *, after: str | None = None, limit: int | None = None
     ) -> AsyncIterator[list[Standing]]:
-        """What `threads` gives, some at a time and without their details."""
-        left = limit
+        """The same threads as `threads`, in batches and without details."""
+        remaining = limit
         async for step in self.steps(wanted, after=after):
-            found = (await self._classifier.standing(step.thread_ids, wanted))[:left]
+            found = (await self._classifier.standing(step.thread_ids, wanted))[:remaining]
             if found:
                 yield found
-            if left is not None and (left := left - len(found)) == 0:
+            if remaining is not None and (remaining := remaining - len(found)) == 0:
                 return
 
     async def page(
@@ -143,7 +140,7 @@ class Search:
     async def steps(
         self, wanted: Filter, *, after: str | None = None, size: int | None = None
     ) -> AsyncIterator[Step]:
-        """All that can pass, step by step; `size`: threads looked at in each."""
+        """All threads that may pass, in steps; `size`: threads that each step scans."""
         if wanted.statuses:
             sizes = _STEPS if size is None else (size, size)
             async for step in self._steps(
@@ -152,8 +149,8 @@ class Search:
                 yield step
 
     def noted(self) -> AsyncIterator[Step]:
-        """All that stand in an index for what is rare: whatever their status, no other thread is
-        failed, interrupted, paused, queued, quarantined, or running for the ledger."""
+        """Every thread that a partial index covers. No other thread can be failed, interrupted,
+        paused, queued or quarantined, or be recorded as running."""
         return self._steps(
             _Source(
                 "threads_noted", (list(_CHANNELS.values()), [*_IN_LEDGER, ThreadStatus.RUNNING])
@@ -200,11 +197,11 @@ class Search:
 
     @staticmethod
     def is_narrow(wanted: Filter) -> bool:
-        """Whether an index for what is rare knows all of them."""
+        """Whether the partial indexes cover all threads that can pass."""
         return wanted.statuses <= _NOTED
 
     async def _source(self, wanted: Filter) -> _Source:
-        """The narrowest that misses none."""
+        """The narrowest source that misses no match."""
         if wanted.resumable:
             return _Source("threads_resumable", held=False)
         if wanted.orphaned:
@@ -227,9 +224,7 @@ class Search:
         return _Source("threads_all")
 
     async def all_held_are_in_the_ledger(self) -> bool:
-        """Whether every thread that is locked now has a running row: one that just begins has none
-        yet.
-        """
+        """Whether every locked thread has a running row. A run that just starts has none yet."""
         rows = await self._database.fetch(_SQL["held_keys_of_no_run"])
         return not any(is_thread_key(row["key"]) for row in rows)
 
@@ -247,8 +242,8 @@ class Search:
 
 
 def first_id(moment: datetime) -> str:
-    """The beginning of every UUIDv6 made at this moment: 60 bits of tenths of microseconds (RFC
-    9562, section 5.6).
+    """The common prefix of all UUIDv6 of this moment: 60 bits that count units of 100 ns (RFC 9562,
+    section 5.6).
     """
     digits = f"{(moment - _GREGORIAN) // timedelta(microseconds=1) * 10:015x}"
     return f"{digits[:8]}-{digits[8:12]}-6{digits[12:]}"

@@ -1,43 +1,41 @@
-"""Where a thread stands: LangGraph's tables first, then the ledger and the live lock where they
-know more.
+"""Computes the status of threads from LangGraph's tables, the ledger and the live locks.
 
-The rules, in order; `classify` in `postgres/sql/threads.sql` applies them, for one thread and for a
-page alike.
+`classify` in `postgres/sql/threads.sql` applies these rules in order, to one thread or to a page.
 
-1. Somebody holds the thread's lock (`pg_locks`, mode Exclusive, this database; or a row of an owner
-   found there): **running**, with its holder. A caller that holds the lock itself ignores it
-   (`ignore_lock`). On a standby no lock of the primary can be seen, and `doubt` says so.
-2. Otherwise the newest run that was accepted (rejected and superseded ones do not count) may know
-    more:
+1. Somebody holds the thread's lock (`pg_locks`, mode Exclusive, this database): **running**, with
+   its holder. The holder itself skips this rule (`ignore_lock`). A standby does not show the locks
+   of the primary; `doubt` says so.
+2. Otherwise the newest run decides where it knows more than the checkpoints. Rejected and
+   superseded runs do not count.
 
-   - it is *queued*: **queued**;
-   - its input is *fresh*: stored, and no checkpoint carries its run_id. A run whose process is gone
-     before its first checkpoint is **crashed**, whatever the checkpoints say; *failed*, *paused*
-     and *quarantined* stand as written;
-   - it is *about the head*: the head carries its run_id, or it took over a thread of plain
-     LangGraph and has written no checkpoint. Over an unfinished head *quarantined* stands; over a
-     head with work left and no error or question in the tables *paused* and *failed* stand, for
-     LangGraph writes nothing at a static breakpoint, at the recursion limit or when a drain or a
+   - The run is *queued*: **queued**.
+   - The run's input is *fresh*: stored, and no checkpoint carries its run_id. If its process died
+     before the first checkpoint, the thread is **crashed**, whatever the checkpoints say; *failed*,
+     *paused* and *quarantined* are kept.
+   - The run is *about the head*: the head carries its run_id, or the run adopted a thread of plain
+     LangGraph and has written no checkpoint. *quarantined* is kept if the head is unfinished.
+     *paused* and *failed* are kept if work is left and the tables show no error and no question:
+     LangGraph writes nothing at a static breakpoint, at the recursion limit, or when a drain or a
      lost connection ends a run.
 
-3. In all other cases the head decides, also when the ledger says complete: plain LangGraph may have
-    gone on since.
+3. Otherwise the head decides, even if the ledger says complete: plain LangGraph may have gone on
+    since.
 
-   - an error of a task that was not cancelled, not handled, and not outlived by a later success:
-       **failed**;
-   - a question of a task that has not finished and was not answered: **interrupted**;
-   - a channel that makes the next step run, or a write of `Command(goto=…)`: work is left:
-       **crashed**;
-   - a head with none of these: **complete**; no head: **new**.
+   - The error of a task that was not cancelled, not handled, and not followed by a success of the
+       same task: **failed**.
+   - The question of an unfinished task without an answer: **interrupted**.
+   - A channel that triggers a next step, or a write of `Command(goto=…)`: work is left:
+       **crashed**.
+   - A head with none of these: **complete**. No head: **new**.
 
-What one attempt of a node wrote is one transaction, and transactions are ordered: `xmin` tells an
-error from the output or the question of a later attempt, and an answer that was given to a question
-from one that an earlier question took: the question is written each time it is asked. A dump and
-restore makes them all one; then errors count as newest, and answers as taken: a person is asked
-once more, never answered for.
+One attempt of a node writes in one transaction, and `xmin` orders transactions. It tells an error
+from the output or the question of a later attempt. It also tells whether an answer belongs to a
+question or to an earlier one, because each attempt writes its question again. After a dump and
+restore all rows have one `xmin`: then errors count as newest and answers as used, so a person has
+to answer once more, and no question gets an answer that was not meant for it.
 
-Which channels those are: langgraph 1.2, `pregel/_algo.py` (`apply_writes`, `prepare_next_tasks`);
-what a task's writes say of it: `pregel/_task_status.py`.
+Sources: langgraph 1.2, `pregel/_algo.py` (`apply_writes`, `prepare_next_tasks`) for the channels,
+`pregel/_task_status.py` for the writes of a task.
 """
 
 from __future__ import annotations
@@ -73,32 +71,30 @@ _COUNT = f"SELECT status, pg_catalog.count(*) FROM ({CLASSIFY}) t GROUP BY statu
 _STANDING = f"SELECT thread_id, status, graph FROM ({CLASSIFY}) t"  # noqa: S608 - both halves are ours
 
 _DOUBTS = {
-    "old": "written by a LangGraph before 0.3: what follows a node is known to its graph alone",
+    "old": "written by a LangGraph before 0.3: only its graph knows what follows a node",
     "raw": (
-        "no StateGraph and no @entrypoint wrote it: which channels start a node is known to its"
-        " graph alone"
+        "neither a StateGraph nor an @entrypoint wrote it: only its graph knows which channels"
+        " start a node"
     ),
     "stopped": (
-        "plain LangGraph leaves the same behind at a static breakpoint, at the recursion limit and"
-        " after a drain; and it takes no lease, so that it may be at work"
+        "plain LangGraph leaves the same rows at a static breakpoint, at the recursion limit and"
+        " after a drain; it takes no lease, so it may still be running"
     ),
-    "unleased": "plain LangGraph takes no lease: its process may be at work",
-    "standby": "a standby does not see who holds a lock on the primary: its run may be at work",
+    "unleased": "plain LangGraph takes no lease: it may still be running",
+    "standby": "a standby does not show the primary's locks: its run may still be running",
     "damaged": (
-        "its newest checkpoint was written by something else than LangGraph, or changed since: its"
-        " superstep, its time or its format cannot be read"
+        "the superstep, the time or the format of its newest checkpoint cannot be read: LangGraph"
+        " did not write it, or it was changed since"
     ),
-    "cancelled": "the error is stored encrypted, and may be that of a cancellation",
+    "cancelled": "the error is stored encrypted and may come from a cancellation",
 }
 
 _MAYBE_AT_GATE = ("old", "stopped")
-"""Of those, the ones that say of unfinished work: plain LangGraph may have stopped on purpose."""
+"""The doubts with which plain LangGraph may have stopped at a gate, on purpose."""
 
 
 class Standing(NamedTuple):
-    """A thread's status and no more: no error is read for it, no question, and no subgraph that
-    failed.
-    """
+    """A thread's status without details: reading it decodes no error, question or subgraph."""
 
     thread_id: str
     status: ThreadStatus
@@ -106,12 +102,12 @@ class Standing(NamedTuple):
 
 
 class Classifier:
-    """Reads statuses. One statement for any number of threads.
+    """Computes statuses, with one statement for any number of threads.
 
     Args:
         database: where the threads are.
-        namespace: that of the locks.
-        serde: LangGraph's serializer of the saver; errors, questions and Sends are read with it.
+        namespace: the namespace of the locks.
+        serde: the saver's serializer; it decodes errors, questions and Sends.
     """
 
     def __init__(self, database: PsycopgPool, *, namespace: str, serde: SerializerProtocol) -> None:
@@ -124,10 +120,8 @@ class Classifier:
     async def classify(
         self, thread_ids: Sequence[str], wanted: Filter | None = None, *, ignore_lock: bool = False
     ) -> list[WorkflowCheckpoint]:
-        """The threads among `thread_ids` that pass, in the database's order; without a filter all
-        of them.
-
-        Threads nobody knows have the status `new`.
+        """The threads among `thread_ids` that pass the filter, in the database's order. A thread
+        without any rows has the status `new`.
         """
         if not thread_ids:
             return []
@@ -140,7 +134,7 @@ class Classifier:
         return [thread for thread in found.values() if wanted is None or wanted.passes(thread)]
 
     def arguments(self, thread_ids: Sequence[str]) -> tuple[Any, ...]:
-        """The parameters of `CLASSIFY` for all of these threads, whose locks are ignored."""
+        """The parameters of `CLASSIFY` for these threads, without a filter and ignoring locks."""
         return self._arguments(thread_ids, None, ignore_lock=True)
 
     async def count(self, thread_ids: Sequence[str], wanted: Filter) -> Counter[ThreadStatus]:
@@ -155,9 +149,7 @@ class Classifier:
         return Counter({ThreadStatus(row["status"]): row["count"] for row in rows})
 
     async def standing(self, thread_ids: Sequence[str], wanted: Filter) -> list[Standing]:
-        """What `classify` finds, for a fraction of the work; as long as Postgres can tell what
-        passes.
-        """
+        """The same threads as `classify`, without details; much cheaper if `wanted.in_sql`."""
         if not wanted.in_sql:
             return [
                 Standing(t.thread_id, t.status, t.graph)
@@ -173,10 +165,10 @@ class Classifier:
         ]
 
     async def fetch(self, fetch: Callable[..., Awaitable[T]], statement: str, *args: Any) -> T:
-        """Run a statement that has `CLASSIFY` in it, so that a row which it cannot read fails it
-        for no other thread.
+        """Run a statement that contains `CLASSIFY`. If a damaged row makes it fail, run its careful
+        form, which still classifies all other threads.
 
-        Once there was such a row, this process keeps to the careful form of the statement.
+        After the first such row this object uses only the careful form.
         """
         if not self._careful:
             try:
@@ -188,8 +180,8 @@ class Classifier:
         return await fetch(careful(statement), *args)
 
     def heads(self, thread_ids: Sequence[str], wanted: Filter) -> tuple[str, tuple[Any, ...]]:
-        """A statement, and its parameters, for the newest checkpoints of those that pass as far as
-        Postgres can tell.
+        """A statement and its parameters for the newest checkpoints of the threads that pass the
+        filters in SQL.
         """
         return _HEADS, self._arguments(thread_ids, wanted)
 
@@ -198,16 +190,16 @@ class Classifier:
     ) -> tuple[Any, ...]:
         """The parameters of `classify`."""
         keys = [lock_key(thread_id, self._namespace) for thread_id in thread_ids]
-        asked = (list(thread_ids), keys, ignore_lock)
+        threads = (list(thread_ids), keys, ignore_lock)
         if wanted is None:
-            return *asked, None, None, None, None, None
+            return *threads, None, None, None, None, None
         run_status = RunStatus.RUNNING.value if wanted.orphaned else None
         statuses = [status.value for status in wanted.statuses]
-        return *asked, statuses, wanted.older_than, wanted.newer_than, wanted.graph, run_status
+        return *threads, statuses, wanted.older_than, wanted.newer_than, wanted.graph, run_status
 
     async def decode(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, WorkflowCheckpoint]:
-        """What rows of `CLASSIFY` say, by thread_id in their order; of failed threads one more
-        statement a level says where.
+        """Decode rows of `CLASSIFY`, by thread_id in their order. Failed threads cost one more
+        statement per level of subgraphs.
         """
         paths = await self._failures.paths(rows)
         return {
@@ -266,26 +258,26 @@ def _doubt(
         doubts.append(_DOUBTS[row["doubt"]])
     if row["damaged"]:
         doubts.append(_DOUBTS["damaged"])
-    # A standby shows no locks. The ledger has a run at work as running; nothing has plain
-    # LangGraph's.
+    # A standby shows no locks. The ledger shows a durable run as running; nothing shows a run of
+    # plain LangGraph.
     if row["standby"] and (
         status is ThreadStatus.CRASHED or row["run_status"] == RunStatus.RUNNING.value
     ):
         doubts.append(_DOUBTS["standby"])
-    # The statement leaves cancellations out where it can read what they are.
+    # The statement leaves out cancellations, unless they are encrypted.
     if status is ThreadStatus.FAILED and error is not None and error.startswith("CancelledError("):
         doubts.append(_DOUBTS["cancelled"])
     if unreadable:
         doubts.append(
-            f"what is stored as {', '.join(sorted(unreadable))} cannot be read with the serializer"
-            " of this process"
+            f"values stored as {', '.join(sorted(unreadable))} cannot be decoded with the"
+            " serializer of this process"
         )
     return "; ".join(doubts) or None
 
 
 def _interrupts(row: Mapping[str, Any], reading: TolerantDecoder) -> Iterator[Any]:
-    """The open questions, each once: that of a `@task` is stored with the task, and then with the
-    function that called it.
+    """The open questions, each once. The question of a `@task` is stored with the task and again
+    with the function that called it.
     """
     seen = set[str](row["answering"] or ())
     paths: Sequence[str] = row["questions_path"] or ()
@@ -294,8 +286,8 @@ def _interrupts(row: Mapping[str, Any], reading: TolerantDecoder) -> Iterator[An
     ):
         if any(called_by(other, path) for other in paths):
             continue
-        asked = reading.load(kind, blob)
-        for question in asked if isinstance(asked, list | tuple) else (asked,):
+        stored = reading.load(kind, blob)
+        for question in stored if isinstance(stored, list | tuple) else (stored,):
             if isinstance(question, Interrupt):
                 if question.id in seen:
                     continue
@@ -304,7 +296,7 @@ def _interrupts(row: Mapping[str, Any], reading: TolerantDecoder) -> Iterator[An
 
 
 def _commanded(row: Mapping[str, Any], reading: TolerantDecoder) -> Iterator[str]:
-    """The nodes a `Command` from outside was written for."""
+    """The nodes that a stored `Command` from a caller goes to."""
     for channel in row["commanded"] or ():
         yield channel.rpartition(":")[2]
     for kind, blob in zip(
@@ -332,7 +324,7 @@ def _holder(row: Mapping[str, Any]) -> LockHolder | None:
 
 
 def _pending(row: Mapping[str, Any], sends: list[str]) -> Iterator[str]:
-    """The nodes the head's channels start, without those that have finished already."""
+    """The nodes that the head's channels trigger, without those that have already finished."""
     done: set[str] = set(row["done"] or ())
     for channel in row["triggers"] or ():
         if channel == "__pregel_tasks":
@@ -341,8 +333,8 @@ def _pending(row: Mapping[str, Any], sends: list[str]) -> Iterator[str]:
             continue
         node = channel.rpartition(":")[2]
         if channel == "__start__":
-            # An @entrypoint listens to the same channel as a StateGraph's START: its writes, and
-            # its tasks', know its name.
+            # An @entrypoint has the same trigger channel as a StateGraph's START. Only the paths of
+            # its own writes and of its tasks' writes contain its name.
             paths = done.union(row["begun"] or ())
             node = next(filter(None, map(caller_of, paths)), node)
         if pull_path(node) not in done:
