@@ -11,13 +11,14 @@ import subprocess
 import time
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from aiodurable.embedded.binaries import Programs
 from aiodurable.embedded.pidfile import log_tail, read_pid_file
 from aiodurable.embedded.private import alone_in, new_file
 from aiodurable.embedded.workdir import (
     claim,
+    left,
     new_folder,
     require_kept,
     require_reachable,
@@ -27,7 +28,10 @@ from aiodurable.embedded.workdir import (
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError
 from aiodurable.shield import run_to_completion
 
-__all__ = ["EmbeddedPostgres", "embedded_postgres"]
+__all__ = ["STOPPING_S", "EmbeddedPostgres", "embedded_postgres"]
+
+STOPPING_S: Final = 15.0
+"""Seconds that a server has to stop."""
 
 _WATCHDOG = """
 exec 3<&0
@@ -107,6 +111,7 @@ class EmbeddedPostgres:
             programs.own(root)
             with alone_in(data) as lock:
                 programs.initdb(data, lock, durable=self._durable)
+            _wait_for_former(data, programs.uid)
             options = server_options(root, durable=self._durable, settings=self._settings)
             server = [str(programs.bindir / "postgres"), "-D", str(data), *options]
             self._process = programs.popen(
@@ -136,7 +141,7 @@ class EmbeddedPostgres:
                 )
             time.sleep(0.01)
 
-    def stop(self, timeout_s: float = 15.0) -> None:
+    def stop(self, timeout_s: float = STOPPING_S) -> None:
         """Stop the server, or kill it after `timeout_s` seconds, and remove the temporary folder.
         Idempotent.
         """
@@ -161,6 +166,18 @@ class EmbeddedPostgres:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+
+def _wait_for_former(data: Path, uid: int) -> None:
+    """Wait until the server of an owner that was killed has stopped: its watchdog stops it now.
+
+    Postgres itself refuses `data` while another server runs there, and says so.
+    """
+    deadline = time.monotonic() + STOPPING_S
+    while (former := read_pid_file(data, uid)) and former.lives() and left(former.socket_folder):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

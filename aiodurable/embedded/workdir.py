@@ -20,6 +20,7 @@ from aiodurable.errors import ConfigurationError
 __all__ = [
     "SOCKET_PATH_BYTES",
     "claim",
+    "left",
     "new_folder",
     "require_kept",
     "require_reachable",
@@ -73,6 +74,23 @@ def claim(folder: Path) -> int:
     fcntl.flock(owner, fcntl.LOCK_EX)
     draft.rename(folder / _CLAIM)
     return owner
+
+
+def left(folder: Path) -> bool:
+    """Whether `folder` was made by `new_folder` and its owner is gone."""
+    if not folder.name.startswith(_PREFIX):
+        return False
+    try:
+        claimed = os.open(folder / _CLAIM, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return True  # swept already
+    try:
+        fcntl.flock(claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(claimed)
+    return True
 
 
 def sweep(parent: Path | None, programs: Programs) -> None:

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import psycopg
@@ -19,13 +21,15 @@ from aiodurable.embedded import (
     start_server,
     stop_server,
 )
+from aiodurable.embedded.server import STOPPING_S
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError
 from tests.support.waiting import wait_until, wait_until_sync
 
 OWNER = """
 import sys
 from aiodurable.embedded import EmbeddedPostgres
-print(EmbeddedPostgres(folder=sys.argv[1], durable=False).start(), flush=True)
+data = sys.argv[2] if len(sys.argv) > 2 else None
+print(EmbeddedPostgres(data, folder=sys.argv[1], durable=False).start(), flush=True)
 sys.stdin.read()
 """
 
@@ -40,9 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield Path(name)
 
 
-def owner(folder: Path) -> tuple[subprocess.Popen[str], str]:
+def owner(folder: Path, *data: Path) -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(folder)],
+        [sys.executable, "-c", OWNER, str(folder), *map(str, data)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -59,8 +63,8 @@ def answers(url: str) -> bool:
         return False
 
 
-def postmaster(folder: Path) -> int:
-    (pid_file,) = folder.glob("*/data/postmaster.pid")
+def postmaster(folder: Path, data: str = "*/data") -> int:
+    (pid_file,) = folder.glob(f"{data}/postmaster.pid")
     return int(pid_file.read_text().splitlines()[0])
 
 
@@ -162,6 +166,36 @@ def test_kept_data_is_there_at_the_next_start_also_after_kill_9(folder: Path) ->
         connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
     with EmbeddedPostgres(folder / "kept") as url, psycopg.connect(url) as connection:
         assert connection.execute("SELECT one FROM kept").fetchone() == (1,)
+
+
+def test_a_start_waits_for_the_server_of_a_killed_owner_that_is_still_stopping(
+    folder: Path,
+) -> None:
+    process, _ = owner(folder, folder / "kept")
+    former = postmaster(folder, "kept")
+    os.kill(former, signal.SIGSTOP)  # a loaded machine: it stops later than the next one starts
+    process.kill()
+    process.wait(10)
+    second = EmbeddedPostgres(folder / "kept", folder=folder)
+    with ThreadPoolExecutor(1) as thread:
+        starting = thread.submit(second.start)
+        wait({starting}, timeout=1)  # that nothing happens can only be waited for
+        os.kill(former, signal.SIGCONT)
+        url = starting.result()
+    try:
+        assert answers(url)
+        assert is_gone(former)
+    finally:
+        second.stop()
+
+
+def test_a_start_does_not_wait_for_the_server_of_an_owner_that_lives(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "kept", folder=folder) as url:
+        began = time.monotonic()
+        with pytest.raises(PostgresUnavailableError, match="Is another postmaster"):
+            EmbeddedPostgres(folder / "kept", folder=folder).start()
+        assert time.monotonic() - began < STOPPING_S
+        assert answers(url)
 
 
 def test_a_detached_server_is_started_once_found_and_stopped(folder: Path) -> None:
