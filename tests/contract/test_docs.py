@@ -66,6 +66,7 @@ async def test_the_first_example_of_the_readme_runs_as_it_is_typed(
     assert await output(await start(program)) == "{'topic': 'tides', 'text': 'All about tides'}\n"
 
 
+@pytest.mark.timeout(300)  # two interpreters, an initdb and two servers, on any machine
 async def test_the_tutorials_program_survives_being_killed(start: Start, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(
         prefix="aiodurable-tutorial-"
