@@ -34,7 +34,9 @@ from aiodurable.errors import (
     PostgresUnavailableError,
     ResultPrunedError,
     RunCancelledError,
+    RunFailedError,
     RunInProgressError,
+    RunNotFoundError,
     SchemaMismatchError,
     SessionLocksUnsupportedError,
     ThreadCompleteError,
@@ -54,6 +56,7 @@ from aiodurable.locks import (
 )
 from aiodurable.models import (
     UNFINISHED,
+    ClaimState,
     LockHolder,
     PauseReason,
     RunRecord,
@@ -61,6 +64,11 @@ from aiodurable.models import (
     StoredObject,
     ThreadStatus,
     WorkflowCheckpoint,
+)
+from aiodurable.queue import (
+    NewRun,
+    RetryPolicy,
+    Runs,
 )
 from aiodurable.runs.check import ThreadCheck
 from aiodurable.runs.graph_check import (
@@ -92,6 +100,7 @@ __all__ = [
     "AsyncCheckpointerPool",
     "CheckpointNotFoundError",
     "CircuitOpenError",
+    "ClaimState",
     "ClosedError",
     "ConfigurationError",
     "Durable",
@@ -111,6 +120,7 @@ __all__ = [
     "LockHolder",
     "LockTimeoutError",
     "LockableWorkflowMixin",
+    "NewRun",
     "NothingToAnswerError",
     "OutOfResourcesError",
     "PauseReason",
@@ -120,10 +130,14 @@ __all__ = [
     "ProblemKind",
     "PruneReport",
     "ResultPrunedError",
+    "RetryPolicy",
     "RunCancelledError",
+    "RunFailedError",
     "RunInProgressError",
+    "RunNotFoundError",
     "RunRecord",
     "RunStatus",
+    "Runs",
     "SchemaMismatchError",
     "SessionLocksUnsupportedError",
     "Settings",

@@ -26,6 +26,7 @@ from aiodurable.postgres import schema
 from aiodurable.postgres.namespace import agree_on_namespace
 from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
+from aiodurable.queue import Runs
 from aiodurable.runs.acquire import OnBusy, acquire_lease
 from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancellation import CHANNEL, Cancellations
@@ -110,6 +111,7 @@ class Durable:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._services: Services | None = None
         self._threads = Threads(self._opened)
+        self._runs = Runs(self._opened, namespace=self.settings.namespace)
 
     def looking_only(self, settings: Settings, renamed: Renamed) -> Durable:
         """One of the same database, graphs and serializer, with other settings and more renamed
@@ -293,6 +295,13 @@ class Durable:
         them.
         """
         return self._threads
+
+    @property
+    def runs(self) -> Runs:
+        """The runs of the database: accept them for workers, look at them, wait for and cancel
+        them.
+        """
+        return self._runs
 
     @property
     def locks(self) -> PostgresLockManager:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from aiodurable.models import LockHolder, ThreadStatus
+from aiodurable.models import LockHolder, RunStatus, ThreadStatus
 
 __all__ = [
     "AiodurableError",
@@ -33,7 +33,9 @@ __all__ = [
     "PostgresUnavailableError",
     "ResultPrunedError",
     "RunCancelledError",
+    "RunFailedError",
     "RunInProgressError",
+    "RunNotFoundError",
     "SchemaMismatchError",
     "SessionLocksUnsupportedError",
     "ThreadCompleteError",
@@ -344,6 +346,47 @@ class ThreadQuarantinedError(WorkflowExecutionError):
     def __init__(self, message: str, *, thread_id: str | None = None, attempts: int = 0) -> None:
         super().__init__(message, thread_id=thread_id)
         self.attempts = attempts
+
+
+class RunNotFoundError(WorkflowExecutionError, LookupError):
+    """The ledger has no run of this run_id.
+
+    Attributes:
+        run_id: the run.
+    """
+
+    def __init__(
+        self, message: str, *, thread_id: str | None = None, run_id: str | None = None
+    ) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.run_id = run_id
+
+
+class RunFailedError(WorkflowExecutionError):
+    """The run that was waited for is over without a result: it was set aside, or its input refused.
+
+    Attributes:
+        run_id: the run.
+        status: how it stands.
+        error: `repr` of the exception that ended it, where one did.
+        traceback: of that exception.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        thread_id: str | None = None,
+        run_id: str | None = None,
+        status: RunStatus | None = None,
+        error: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.run_id = run_id
+        self.status = status
+        self.error = error
+        self.traceback = traceback
 
 
 class ResultPrunedError(WorkflowExecutionError, LookupError):

@@ -5,6 +5,7 @@ outside.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -13,6 +14,7 @@ from typing import Any, Literal
 __all__ = [
     "NEEDS_ATTENTION",
     "UNFINISHED",
+    "ClaimState",
     "EarlierAttempt",
     "LockHolder",
     "PauseReason",
@@ -146,6 +148,29 @@ _PLATFORM_RUNS: dict[RunStatus, PlatformRunStatus] = {
     RunStatus.PAUSED: "interrupted",
     RunStatus.SUPERSEDED: "interrupted",
 }
+
+
+_SETTLED = (
+    RunStatus.COMPLETE,
+    RunStatus.REJECTED,
+    RunStatus.SUPERSEDED,
+    RunStatus.QUARANTINED,
+)
+
+
+class ClaimState(StrEnum):
+    """What a worker may do with a run that is in a queue."""
+
+    READY = "ready"
+    """A worker may claim it now."""
+    SCHEDULED = "scheduled"
+    """Not before its `scheduled_at`: a delay, or the backoff before another attempt."""
+    BLOCKED = "blocked"
+    """An earlier run of its thread is not over."""
+    LIMITED = "limited"
+    """Its queue, or its concurrency key, is at its limit."""
+    CLAIMED = "claimed"
+    """A worker is about to begin it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +339,21 @@ class RunRecord:
         checkpoint_id: the checkpoint at which it ended.
         traceback: of that exception.
         earlier_attempts: the attempts before the last one, of many the newest 20.
+        queue: where it was accepted to wait for a worker; None: `Durable.run` began it. Of such a
+            run, and where it is read for the sake of its thread alone, all that follows is unset.
+        claim_state: what a worker may do with it; None: nothing, it is at work, over, or waits for
+            a person.
+        priority: higher ones go first.
+        fairness_key: workers serve the keys of a queue in rotation.
+        concurrency_key: what `max_running_per_key` of its queue counts.
+        scheduled_at: not before.
+        max_attempts: how often it may be tried; None: as its retry policy or its worker says.
+        timeout_s: how long an attempt may take, in seconds.
+        start_timeout_s: how long it may wait to begin, in seconds.
+        dedup_key: at most one run that is not over has it.
+        cancel_requested_at: when somebody cancelled it.
+        metadata: what the caller says of it.
+        summary: the same in one line, for lists.
     """
 
     run_id: str
@@ -332,6 +372,24 @@ class RunRecord:
     checkpoint_id: str | None
     traceback: str | None = None
     earlier_attempts: tuple[EarlierAttempt, ...] = ()
+    queue: str | None = None
+    claim_state: ClaimState | None = None
+    priority: int = 0
+    fairness_key: str | None = None
+    concurrency_key: str | None = None
+    scheduled_at: datetime | None = None
+    max_attempts: int | None = None
+    timeout_s: float | None = None
+    start_timeout_s: float | None = None
+    dedup_key: str | None = None
+    cancel_requested_at: datetime | None = None
+    metadata: Mapping[str, Any] | None = None
+    summary: str | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is over: complete, refused, given up, or set aside."""
+        return self.status in _SETTLED
 
 
 @dataclass(frozen=True, slots=True, repr=False)

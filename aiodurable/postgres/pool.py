@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, cast
 
@@ -233,6 +233,18 @@ class PsycopgPool:
         async with self.connection() as connection, AsyncRawCursor(connection) as cursor:
             await cursor.execute(query.encode(), args)
             return cursor.rowcount
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Callable[..., Awaitable[list[dict[str, Any]]]]]:
+        """Give the body a `fetch` whose statements are all committed when it ends, or none."""
+        async with self.connection() as connection, connection.transaction():
+
+            async def fetch(query: str, *args: Any) -> list[dict[str, Any]]:
+                async with AsyncRawCursor(connection, row_factory=dict_row) as cursor:
+                    await cursor.execute(query.encode(), args)
+                    return await cursor.fetchall()
+
+            yield fetch
 
     async def fetch_in_turn(
         self, *statements: tuple[str, Sequence[Any]]

@@ -40,7 +40,7 @@ from aiodurable.runs.answers import Answered, digest_of
 from aiodurable.runs.same_input import same_input
 from aiodurable.threads.status import CLASSIFY, Classifier
 
-__all__ = ["END", "Accepted", "Ledger", "Needed", "Stored"]
+__all__ = ["END", "Accepted", "Ledger", "Needed", "Stored", "record_of"]
 
 T = TypeVar("T")
 
@@ -257,15 +257,7 @@ class Ledger:
             LeaseLostError: the fence is no longer the thread's; nothing was written.
             LockTimeoutError: another transaction kept the fence; nothing was written.
         """
-        how = serde or self._serde
-        stored = await self._off_the_loop(
-            lambda: (
-                *self._dump("input", input, how),
-                *self._dump("context", context, how),
-                *self._dump("config", config, how),
-            ),
-            heavy=looks_large((input, context, config)),
-        )
+        stored = await self.stored(input, context, config, serde)
         key = lock_key(fence.thread_id, self._namespace)
         attempt = (fence.token, fence.lease_id, self.worker, seq)
         deadline = time.monotonic() + _PATIENCE_S
@@ -283,9 +275,31 @@ class Ledger:
                 )
             )
             if row is not None:
-                return _record(row), row["blank"]
+                return record_of(row), row["blank"]
             await self._check_start(run_id, fence, deadline)
             await RUN_START.pause()
+
+    async def stored(
+        self,
+        input: Any,
+        context: Any,
+        config: Mapping[str, Any] | None,
+        serde: SerializerProtocol | None = None,
+    ) -> tuple[str | bytes | None, ...]:
+        """What a run is accepted with, as it is stored: kind and bytes of each of the three.
+
+        Raises:
+            InvalidArgumentError: as `start`.
+        """
+        how = serde or self._serde
+        return await self._off_the_loop(
+            lambda: (
+                *self._dump("input", input, how),
+                *self._dump("context", context, how),
+                *self._dump("config", config, how),
+            ),
+            heavy=looks_large((input, context, config)),
+        )
 
     async def _check_start(self, run_id: str, fence: Fence, deadline: float) -> None:
         """Raise what kept a run from being started; return where that passes."""
@@ -322,7 +336,7 @@ class Ledger:
         row = await self._database.fetch_one(_SQL["retry"], run_id, *attempt, _KEPT_ATTEMPTS)
         if row is None:
             raise await self._refusal(fence, f"go on with run {run_id!r}")
-        return _record(row)
+        return record_of(row)
 
     async def _refusal(self, fence: Fence, what: str) -> WorkflowExecutionError | LeaseLostError:
         """Why a statement under the fence found no row to change."""
@@ -607,7 +621,7 @@ class Ledger:
 
 def _accepted(row: Mapping[str, Any]) -> Accepted:
     return Accepted(
-        _record(row),
+        record_of(row),
         stored_input=(row["input_type"], row["input"]),
         stored_context=(row["context_type"], row["context"]),
         stored_config=(row["config_type"], row["config"]),
@@ -623,10 +637,13 @@ def _load(serde: SerializerProtocol, stored: Stored) -> Any:
 
 _COLUMNS: Final = {"token": "fencing_token", "worker": "attempted_by", "reason": "status_reason"}
 """Fields of a record whose columns have another name."""
+_ALWAYS: Final = tuple(RunRecord.__dataclass_fields__)[:16]
+"""Fields that each statement reads; those of a queue come after them."""
 
 
-def _record(row: Mapping[str, Any]) -> RunRecord:
-    values = {name: row[_COLUMNS.get(name, name)] for name in RunRecord.__dataclass_fields__}
+def record_of(row: Mapping[str, Any]) -> RunRecord:
+    """The record of a row; columns that a statement does not read have their defaults."""
+    values = {name: row[_COLUMNS.get(name, name)] for name in _ALWAYS}
     values["status"] = RunStatus(row["status"])
     values["earlier_attempts"] = tuple(map(_earlier, row["earlier_attempts"]))
     return RunRecord(**values)

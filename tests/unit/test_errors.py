@@ -10,7 +10,7 @@ import pytest
 
 import aiodurable
 from aiodurable import errors
-from aiodurable.models import LockHolder, ThreadStatus
+from aiodurable.models import LockHolder, RunStatus, ThreadStatus
 
 HOLDER = LockHolder(
     key=7, pid=42, application="aiodurable:lock@host:1", client="10.0.0.1", since=datetime.now(UTC)
@@ -31,6 +31,10 @@ EXAMPLES = [
     errors.AlreadyAnsweredError("no", thread_id="t", interrupt_ids=["a"], answered_at=HOLDER.since),
     errors.ResultPrunedError("no", thread_id="t", run_id="r"),
     errors.RunCancelledError("no", thread_id="t", run_id="r", requested_at=HOLDER.since),
+    errors.RunNotFoundError("no", run_id="r"),
+    errors.RunFailedError(
+        "no", thread_id="t", run_id="r", status=RunStatus.QUARANTINED, error="e", traceback="t"
+    ),
     errors.GraphChangedError(
         "no", thread_id="t", graph="new", recorded="old", missing_nodes=["pay"]
     ),

@@ -1,0 +1,9 @@
+"""Runs that are accepted now and begun by a worker: `durable.runs`, and the queues that they wait
+in.
+"""
+
+from aiodurable.queue.new_run import NewRun
+from aiodurable.queue.retry_policy import RetryPolicy
+from aiodurable.queue.service import Runs
+
+__all__ = ["NewRun", "RetryPolicy", "Runs"]

@@ -1,0 +1,46 @@
+"""Reads rows of `postgres/sql/queue.sql`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final
+
+from aiodurable.models import ClaimState, RunRecord
+from aiodurable.postgres.sql import load
+from aiodurable.runs.ledger import record_of
+
+__all__ = ["SQL", "queued_record"]
+
+_BLOCKS = load("queue")
+SQL: Final[Mapping[str, str]] = MappingProxyType(
+    {name: block.replace("{record}", _BLOCKS["record"]) for name, block in _BLOCKS.items()}
+)
+"""The blocks, with the columns of a record in them."""
+
+_SAME: Final = (
+    "queue",
+    "concurrency_key",
+    "scheduled_at",
+    "max_attempts",
+    "timeout_s",
+    "start_timeout_s",
+    "dedup_key",
+    "cancel_requested_at",
+    "summary",
+)
+
+
+def queued_record(row: Mapping[str, Any]) -> RunRecord:
+    """The record of a row, with what concerns its queue."""
+    metadata = row["metadata"]
+    return replace(
+        record_of(row),
+        **{name: row[name] for name in _SAME},
+        claim_state=None if row["claim_state"] is None else ClaimState(row["claim_state"]),
+        priority=row["priority"] or 0,
+        fairness_key=row["fairness_key"] or None,
+        metadata=json.loads(metadata) if isinstance(metadata, str) else metadata,
+    )
