@@ -18,7 +18,7 @@ from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
-from aiodurable.dsn import direct_dsn, parse_dsn
+from aiodurable.dsn import PasswordFunction, direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.events import Observer
 from aiodurable.locks import PostgresLockManager
@@ -63,6 +63,9 @@ class Durable:
     Args:
         dsn: where Postgres is; None: `AIODURABLE_DSN`, `DATABASE_URL`, or libpq's `PG*` variables,
             in this order.
+        password: a function, async or not, that returns the password of one new connection, such
+            as the access token of a managed Postgres. Called at each try to connect, to
+            `settings.lock_dsn` too. None: the password of the DSN.
         graphs: the graphs by the names under which runs are recorded: builders, compiled graphs or
             entrypoints.
         settings: how to work; None: `Settings.from_env()`.
@@ -93,6 +96,7 @@ class Durable:
         self,
         dsn: str | None = None,
         *,
+        password: PasswordFunction | None = None,
         graphs: Mapping[str, Graph] | None = None,
         settings: Settings | None = None,
         observers: Sequence[Observer] = (),
@@ -100,7 +104,7 @@ class Durable:
         renamed: Renamed | None = None,
     ) -> None:
         self.settings = settings or Settings.from_env()
-        self.dsn = parse_dsn(dsn)
+        self.dsn = parse_dsn(dsn, password=password)
         self._given = dict(graphs or {})
         self._observers = tuple(observers)
         self._serde = serde
@@ -125,6 +129,7 @@ class Durable:
         )
         return Durable(
             self.dsn.conninfo,
+            password=self.dsn.password,
             graphs=self._given,
             settings=kept,
             serde=self._serde,
@@ -169,6 +174,7 @@ class Durable:
             checkpoints = await stack.enter_async_context(
                 AsyncCheckpointerPool(
                     self.dsn.conninfo,
+                    password=self.dsn.password,
                     min_size=settings.pool_min_size,
                     max_size=settings.pool_max_size,
                     checkpoint_connections=settings.checkpoint_connections,
@@ -183,6 +189,7 @@ class Durable:
             locks = await stack.enter_async_context(
                 PostgresLockManager(
                     direct.conninfo,
+                    password=direct.password,
                     sessions=settings.lock_connections,
                     namespace=settings.namespace,
                     settings=settings,

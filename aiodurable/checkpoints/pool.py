@@ -22,7 +22,7 @@ from aiodurable.checkpoints.health import CheckpointsHealth
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.checkpoints.token_batcher import TokenBatcher
 from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
-from aiodurable.dsn import direct_dsn, parse_dsn
+from aiodurable.dsn import PasswordFunction, direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres import schema
 from aiodurable.postgres.circuit_breaker import CircuitBreaker
@@ -54,6 +54,7 @@ class AsyncCheckpointerPool:
 
     Args:
         dsn: where to; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
+        password: gives the password of each new connection; see `Durable`.
         min_size: connections for reads kept open.
         max_size: connections for reads at most.
         checkpoint_connections: connections that commit checkpoints, each opened when it is first
@@ -76,6 +77,7 @@ class AsyncCheckpointerPool:
         self,
         dsn: str | None = None,
         *,
+        password: PasswordFunction | None = None,
         min_size: int = 1,
         max_size: int = 10,
         checkpoint_connections: int = 2,
@@ -88,7 +90,7 @@ class AsyncCheckpointerPool:
             )
         self._settings = settings or Settings.from_env()
         self.database = PsycopgPool(
-            parse_dsn(dsn),
+            parse_dsn(dsn, password=password),
             min_size=min_size,
             max_size=max_size,
             connect_timeout_s=self._settings.connect_timeout_s,
@@ -296,6 +298,7 @@ _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = (
 async def create_checkpointer(
     dsn: str | None = None,
     *,
+    password: PasswordFunction | None = None,
     on_unavailable: Literal["raise", "memory"] = "raise",
     settings: Settings | None = None,
 ) -> AsyncGenerator[DurableSaver | InMemorySaver, None]:
@@ -303,6 +306,7 @@ async def create_checkpointer(
 
     Args:
         dsn: where to; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
+        password: gives the password of each new connection; see `Durable`.
         on_unavailable: "raise"; or "memory": where Postgres cannot be reached at this moment, go on
             with LangGraph's `InMemorySaver`, which forgets everything when the process ends. Said
             loudly in the log.
@@ -323,6 +327,7 @@ async def create_checkpointer(
     settings = settings or Settings.from_env()
     pool = AsyncCheckpointerPool(
         dsn,
+        password=password,
         min_size=settings.pool_min_size,
         max_size=settings.pool_max_size,
         checkpoint_connections=settings.checkpoint_connections,

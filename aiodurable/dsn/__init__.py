@@ -9,6 +9,6 @@ warning, or, if it promises safety that asyncpg cannot give, refused.
 from __future__ import annotations
 
 from aiodurable.dsn.asyncpg_options import split
-from aiodurable.dsn.parse import Dsn, direct_dsn, parse_dsn
+from aiodurable.dsn.parse import Dsn, Hidden, PasswordFunction, direct_dsn, parse_dsn
 
-__all__ = ["Dsn", "direct_dsn", "parse_dsn", "split"]
+__all__ = ["Dsn", "Hidden", "PasswordFunction", "direct_dsn", "parse_dsn", "split"]

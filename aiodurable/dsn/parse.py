@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -18,7 +18,10 @@ from aiodurable.dsn.asyncpg_options import asyncpg_options, is_dropped, refused,
 from aiodurable.dsn.libpq_files import known_options, service_options
 from aiodurable.errors import ConfigurationError
 
-__all__ = ["Dsn", "direct_dsn", "parse_dsn"]
+__all__ = ["Dsn", "Hidden", "PasswordFunction", "direct_dsn", "parse_dsn"]
+
+PasswordFunction = Callable[[], str | Awaitable[str]]
+"""Gives the password of one new connection. It may be async."""
 
 _SCHEME = re.compile(r"postgres(?:ql)?(?:\+\w+)?://")
 _SECRET = {"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
@@ -32,13 +35,13 @@ _COSMETIC = _SECRET | {
 _ENOUGH = ("host", "hostaddr", "port", "dbname", "user", "service")
 
 
-class _Hidden(str):
+class Hidden(str):
     """Text that crash reporters do not show: they print the `repr` of variables."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return "<conninfo>"
+        return "<hidden>"
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,15 @@ class Dsn:
         safe: user, host, port and database, for messages.
         identity: equal for two DSNs with the same server, database, user and session options.
         dropped: libpq options that do not apply to asyncpg's connections.
+        password: gives the password of each new connection, in place of the one above; None: that
+            one applies.
     """
 
     conninfo: str = field(repr=False)
     safe: str = field(compare=False)
     identity: tuple[tuple[str, str], ...] = field(repr=False)
     dropped: tuple[str, ...] = ()
+    password: PasswordFunction | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.safe
@@ -74,7 +80,11 @@ class Dsn:
 
 
 def parse_dsn(
-    dsn: str | None = None, *, purpose: str = "Postgres", environ: Mapping[str, str] | None = None
+    dsn: str | None = None,
+    *,
+    password: PasswordFunction | None = None,
+    purpose: str = "Postgres",
+    environ: Mapping[str, str] | None = None,
 ) -> Dsn:
     """Parse `dsn`, else `AIODURABLE_DSN`, else `DATABASE_URL`, else the `PG*` variables.
 
@@ -84,13 +94,19 @@ def parse_dsn(
 
     Args:
         dsn: the argument that the user gave, if any.
+        password: gives the password of each new connection; None: that of the DSN applies.
         purpose: what it is for, in error messages.
         environ: in place of the process's environment.
 
     Raises:
         ConfigurationError: no DSN was given, it cannot be parsed, or it asks for safety that
-            asyncpg cannot give. The message never quotes the DSN.
+            asyncpg cannot give, or `password` cannot be called. The message never quotes the DSN.
     """
+    if password is not None and not callable(password):
+        raise ConfigurationError(
+            "cannot use password: it must be a function that returns the password; a password that"
+            " never changes belongs into the DSN"
+        )
     environ = os.environ if environ is None else environ
     text, source = dsn, "the DSN"
     for name in ("AIODURABLE_DSN", "DATABASE_URL"):
@@ -116,20 +132,23 @@ def parse_dsn(
     # bytes for text.
     options["client_encoding"] = "utf8"
     return Dsn(
-        conninfo=_Hidden(make_conninfo("", **options)),
+        conninfo=Hidden(make_conninfo("", **options)),
         safe=_safe(options),
         identity=tuple(
             sorted((name, value) for name, value in options.items() if not _is_cosmetic(name))
         ),
         dropped=dropped,
+        password=password,
     )
 
 
 def direct_dsn(dsn: Dsn, lock_dsn: str | None) -> Dsn:
-    """The DSN for what needs a session of its own: `lock_dsn` if the settings name one, else `dsn`
-    itself.
+    """The DSN for what needs a session of its own: `lock_dsn` if the settings name one, with the
+    same password function, else `dsn` itself.
     """
-    return parse_dsn(lock_dsn, purpose="the locks") if lock_dsn else dsn
+    if not lock_dsn:
+        return dsn
+    return parse_dsn(lock_dsn, password=dsn.password, purpose="the locks")
 
 
 def _parse(text: str, source: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
-from aiodurable.dsn import parse_dsn
+from aiodurable.dsn import PasswordFunction, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, InvalidArgumentError
 from aiodurable.events import Observer
 from aiodurable.lock_keys import lock_key, own_lock_key
@@ -41,6 +41,7 @@ class PostgresLockManager:
     Args:
         dsn: a direct connection to the primary (not through a pooler in transaction mode); None:
             from the environment.
+        password: gives the password of each new connection; see `Durable`.
         sessions: dedicated connections on which all leases live; 0: none, only to read what others
             hold; None: `lock_connections` of `settings`.
         namespace: locks of two namespaces never meet; at most 64 bytes; None: that of `settings`.
@@ -62,6 +63,7 @@ class PostgresLockManager:
         self,
         dsn: str | None = None,
         *,
+        password: PasswordFunction | None = None,
         sessions: int | None = None,
         namespace: str | None = None,
         settings: Settings | None = None,
@@ -80,7 +82,7 @@ class PostgresLockManager:
                 f"namespace must have 1 to 64 bytes, got {len(namespace.encode())}"
             )
         self._settings = settings
-        self._dsn = parse_dsn(settings.lock_dsn if dsn is None else dsn)
+        self._dsn = parse_dsn(settings.lock_dsn if dsn is None else dsn, password=password)
         self._namespace = namespace
         self._lookup = HolderLookup(self._dsn, timeout_s=settings.connect_timeout_s)
         self._acquirer = Acquirer(self._lookup, self._closed, observers)
@@ -283,6 +285,7 @@ class PostgresLockManager:
 async def create_lock_manager_with_retry(
     dsn: str | None = None,
     *,
+    password: PasswordFunction | None = None,
     timeout: float = 30.0,
     sessions: int | None = None,
     namespace: str | None = None,
@@ -300,7 +303,12 @@ async def create_lock_manager_with_retry(
         SessionLocksUnsupportedError: the connection cannot hold session locks.
     """
     locks = PostgresLockManager(
-        dsn, sessions=sessions, namespace=namespace, settings=settings, observers=observers
+        dsn,
+        password=password,
+        sessions=sessions,
+        namespace=namespace,
+        settings=settings,
+        observers=observers,
     )
     await wait_until_ready(locks.open, wanted="a lock manager", timeout_s=timeout)
     return locks

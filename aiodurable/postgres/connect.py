@@ -15,6 +15,7 @@ import asyncpg
 from aiodurable.dsn import Dsn
 from aiodurable.postgres.errors import translate
 from aiodurable.postgres.name_resolution import ResolvingLoop
+from aiodurable.postgres.password import call_password
 
 __all__ = ["application_name", "connect_direct"]
 
@@ -47,7 +48,7 @@ async def connect_direct(
         dsn: the database.
         role: the purpose, for `application_name`.
         server_settings: parameters set at connection start.
-        timeout_s: seconds until it gives up.
+        timeout_s: seconds until it gives up; as many for the password function before.
 
     Raises:
         PostgresUnavailableError: Postgres could not be reached or refused; the driver's error is
@@ -60,7 +61,7 @@ async def connect_direct(
     }
     with translate(dsn):  # no variable holds the password: a crash reporter would show it
         connection: asyncpg.Connection = await asyncpg.connect(
-            **_for_asyncpg(dsn, settings, timeout_s)
+            **_for_asyncpg(dsn, settings, timeout_s), **await _password(dsn, timeout_s)
         )
     # asyncpg looks for its own tasks in its loop: it needs the real one, not the one that resolves
     # names.
@@ -70,7 +71,16 @@ async def connect_direct(
 
 def _for_asyncpg(dsn: Dsn, settings: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
     options = dsn.asyncpg
+    if dsn.password is not None:
+        options.pop("password", None)
     options["server_settings"] = {**options.get("server_settings", {}), **settings}
     # no limit: above 15 kB asyncpg would parse and plan each time
     options["max_cacheable_statement_size"] = 0
     return {**options, "timeout": timeout_s, "loop": ResolvingLoop(asyncio.get_running_loop())}
+
+
+async def _password(dsn: Dsn, timeout_s: float) -> dict[str, Any]:
+    if dsn.password is None:
+        return {}
+    # as a function, for asyncpg's frames show its arguments
+    return {"password": (await call_password(dsn.password, timeout_s=timeout_s)).__str__}

@@ -22,6 +22,7 @@ from aiodurable.errors import (
 
 __all__ = [
     "DRIVER_FAILURES",
+    "PasswordFunctionError",
     "is_bad_value",
     "is_disconnect",
     "is_out_of_connections",
@@ -42,6 +43,13 @@ DRIVER_FAILURES: Final = (
 """Everything that either driver raises by itself. The texts may quote stored values: log the type,
 not the text.
 """
+
+
+class PasswordFunctionError(psycopg.OperationalError):
+    """The caller's password function gave no password. Its own error, which may quote one, is only
+    the cause.
+    """
+
 
 _DISCONNECTED: Final = ("08", "57P")
 """SQLSTATE classes of a connection that is gone or refused: connection exceptions; shutdown, crash,
@@ -79,6 +87,8 @@ def is_disconnect(error: BaseException) -> bool:
 
 def is_refusal(error: BaseException | None) -> bool:
     """Whether the server is there but refuses this user, password or database: no waiting helps."""
+    if isinstance(error, PasswordFunctionError):
+        return False
     text = str(error)  # psycopg gives no SQLSTATE for what fails before there is a connection
     return (
         getattr(error, "sqlstate", None) in ("28P01", "28000", "3D000")
@@ -199,7 +209,9 @@ def to_unavailable(error: BaseException, dsn: Dsn) -> AiodurableError:
         return denied
     state: str | None = getattr(error, "sqlstate", None)
     text = str(error)
-    if is_refusal(error):
+    if isinstance(error, PasswordFunctionError):
+        advice = str(error)
+    elif is_refusal(error):
         if state == "3D000" or 'database "' in text:
             advice = "the server has no such database; create it or name another"
         else:

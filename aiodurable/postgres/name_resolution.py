@@ -1,8 +1,5 @@
-"""Resolves each host name in a thread of its own.
-
-asyncio resolves names in the loop's default executor, in which the nodes of a graph that are plain
-functions run too. A few slow ones fill it, and then no connection can be opened: lock sessions that
-ended meanwhile would not be replaced in time, and every lease would be lost.
+"""Resolves each host name in a thread of its own: asyncio does it in the loop's default executor,
+which the nodes of a graph may fill.
 """
 
 from __future__ import annotations
@@ -10,49 +7,30 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import psycopg
 
 from aiodurable.dsn import split
+from aiodurable.postgres.own_thread import in_own_thread
 
 __all__ = ["ResolvingLoop", "with_addresses"]
 
 
 async def _addresses(host: str, port: int | str) -> list[str]:
     """The addresses of `host`. Raises `OSError`."""
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[list[str]] = loop.create_future()
 
-    def settle(addresses: list[str], error: OSError | None) -> None:
-        if found.done():  # the caller was cancelled
-            return
-        if error is None:
-            found.set_result(addresses)
-        else:
-            found.set_exception(error)
-
-    def resolve() -> None:
-        addresses, failed = list[str](), None
+    def resolve() -> list[str]:
         try:
             infos = socket.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
             )
-            addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
         except UnicodeError as error:
-            failed = socket.gaierror(socket.EAI_NONAME, f"no host name: {error}")
-        except OSError as error:
-            failed = error
-        with suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(settle, addresses, failed)
+            raise socket.gaierror(socket.EAI_NONAME, f"no host name: {error}") from error
+        return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
-    # A thread of its own: a pool may be full, or broken in a forked child. A daemon: a name server
-    # that does not answer must not keep the process from ending.
-    threading.Thread(target=resolve, name=f"aiodurable resolve {host}", daemon=True).start()
-    return await found
+    return await in_own_thread(resolve, name=f"aiodurable resolve {host}")
 
 
 def _is_address(host: str) -> bool:

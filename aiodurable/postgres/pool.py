@@ -121,6 +121,7 @@ class PsycopgPool:
             "row_factory": dict_row,
         }
         options["application_name"] = application_name("pool")
+        options["password_function"] = self.dsn.password
         options |= {
             name: value for name, value in KEEPALIVES.items() if name not in self.dsn.psycopg
         }

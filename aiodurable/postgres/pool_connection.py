@@ -20,10 +20,11 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow
 from psycopg.types.json import set_json_loads
 
-from aiodurable.dsn import Dsn
+from aiodurable.dsn import Dsn, PasswordFunction
 from aiodurable.errors import ConfigurationError
 from aiodurable.postgres.errors import is_out_of_connections
 from aiodurable.postgres.name_resolution import with_addresses
+from aiodurable.postgres.password import password_option
 from aiodurable.postgres.plan_cache import PlanCache
 from aiodurable.postgres.retry import POOL_RECONNECT
 from aiodurable.postgres.sql import load
@@ -126,6 +127,12 @@ def _where(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in ("host", "hostaddr", "port") if name in options}
 
 
+async def _connect_beside(
+    conninfo: str, password: PasswordFunction | None, **options: Any
+) -> AsyncConnection[Any]:
+    return await AsyncConnection.connect(conninfo, **{**options, **await password_option(password)})
+
+
 class PoolConnection(AsyncConnection[DictRow]):
     """A connection that discards its plans when due and does not wait for ever for an answer."""
 
@@ -138,10 +145,15 @@ class PoolConnection(AsyncConnection[DictRow]):
 
     @classmethod
     async def connect(cls, conninfo: str = "", **options: Any) -> Any:
-        """As psycopg's, but it resolves host names off the event loop."""
+        """As psycopg's, but it resolves host names off the event loop, and takes a
+        `password_function`, which it calls for each connection.
+        """
+        password: PasswordFunction | None = options.pop("password_function", None)
         addresses = await with_addresses(_where({**conninfo_to_dict(conninfo), **options}))
-        connection = await super().connect(conninfo, **{**options, **addresses})
-        connection.beside = partial(AsyncConnection.connect, conninfo, **options)
+        connection = await super().connect(
+            conninfo, **{**options, **addresses}, **await password_option(password)
+        )
+        connection.beside = partial(_connect_beside, conninfo, password, **options)
         return connection
 
     async def wait(self, *args: Any, **options: Any) -> Any:

@@ -28,6 +28,7 @@ from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.postgres.connect import application_name
 from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
 from aiodurable.postgres.ownership import RELATIONS, checked, made_by
+from aiodurable.postgres.password import password_option
 from aiodurable.postgres.retry import MIGRATION_LOCK, SETUP_RACE
 from aiodurable.postgres.sql import load, migration_files
 
@@ -151,6 +152,7 @@ async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
             prepare_threshold=None,  # a pooler may lead each statement to another server connection
             row_factory=dict_row,
             application_name=application_name("schema"),
+            **await password_option(dsn.password),
         )
     except (psycopg.Error, OSError) as error:
         raise to_unavailable(error, dsn) from error

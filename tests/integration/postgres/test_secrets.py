@@ -89,7 +89,7 @@ async def test_the_pools_own_connections_show_no_password_either(server: Server,
     database = PsycopgPool(parse_dsn(dsn), min_size=0, max_size=1)
     await database.open()
     try:
-        assert repr(database.pool.conninfo) == "<conninfo>"
+        assert repr(database.pool.conninfo) == "<hidden>"
         async with database.connection() as connection:
             assert (await (await connection.execute("SELECT 1 AS one")).fetchone()) == {"one": 1}
     finally:
