@@ -1,18 +1,38 @@
-"""SQL lives in `sql/*.sql`, in named blocks: `-- name: block`, a comment that names the index, the
-statement.
+"""SQL lives in `sql/*.sql`, in named blocks with named parameters.
+
+    -- name: token
+    -- params: thread_id
+    -- aiodurable_fences_pkey.
+    SELECT f.token FROM aiodurable_fences f WHERE f.thread_id = :thread_id
+
+The order of `params` is the order in which Python passes them. A comment names the index. A line
+`-- include: block`, or `file.block` from another file, stands for the text of that block;
+`-- include if part: block` only where the caller loads that part. A block that begins with
+`-- fragment:` is for including only. Parameters are those of the block that includes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
-__all__ = ["careful", "load", "migration", "migration_files", "qualified"]
+from langgraph.checkpoint.postgres.base import BasePostgresSaver
 
-_HEAD = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+__all__ = ["careful", "load", "migration", "migration_files", "number_parameters", "qualified"]
+
+_HEAD = re.compile(r"^-- (name|fragment): (\w+)\n", re.MULTILINE)
+_PARAMS = re.compile(r"^-- params: (.*)\n", re.MULTILINE)
+_INCLUDE = re.compile(r"^ *-- include(?: if (?P<part>\w+))?: (?P<target>[\w.]+)$", re.MULTILINE)
+_TOKEN = re.compile(
+    r"""
+    '(?:[^']|'')*' | "[^"]*" | --[^\n]* | ::  # in these a colon begins no parameter
+    | (?<!\w) : ([a-z]\w*)                    # nor does that of a slice, array[from:to]
+    """,
+    re.VERBOSE,
+)
 _CALL = re.compile(r"(?<![\w.])(array_agg|convert_to|jsonb_each_text)\(")
 _EACH = re.compile(r"jsonb_each_text\((\w+ -> '\w+')\)")
 _CAST = re.compile(r"\((\w+\.\w+ ->> '\w+'::text)\)::(integer|timestamptz)")
@@ -33,11 +53,96 @@ _KEY = re.compile(r"(->>? '\w+')(?!::)")
 
 
 @cache
-def load(name: str) -> Mapping[str, str]:
-    """The blocks of `sql/<name>.sql` by name. Parameters are Postgres's own, `$1`, `$2` …"""
+def load(name: str, *parts: str) -> Mapping[str, str]:
+    """The statements of `sql/<name>.sql` by name, with Postgres's own parameters `$1`, `$2` …
+
+    Args:
+        name: the file.
+        parts: the optional parts to include.
+
+    Raises:
+        ValueError: a parameter is not declared, or is not used, or an included block is missing.
+    """
+    statements = {
+        block: _statement(name, block, frozenset(parts))
+        for block, (kind, _) in _blocks(name).items()
+        if kind == "name"
+    }
+    return MappingProxyType(statements)
+
+
+@cache
+def _blocks(name: str) -> Mapping[str, tuple[str, str]]:
+    """Kind and text of each block of a file."""
     text = files("aiodurable.postgres").joinpath("sql", f"{name}.sql").read_text("utf-8")
     _, *parts = _HEAD.split(text)
-    return MappingProxyType(dict(zip(parts[::2], map(str.strip, parts[1::2]), strict=True)))
+    kinds = zip(parts[::3], map(str.strip, parts[2::3]), strict=True)
+    return dict(zip(parts[1::3], kinds, strict=True))
+
+
+def _statement(name: str, block: str, parts: frozenset[str]) -> str:
+    """A block with its includes, whose parameters are numbered in the order of `params`."""
+    declared, text = _declared(_blocks(name)[block][1])
+    return number_parameters(
+        f"{name}.{block}", declared, _include(name, text, parts), _include(name, text, None)
+    )
+
+
+def _declared(text: str) -> tuple[list[str], str]:
+    """The parameters that a block declares, and its text without them."""
+    declared = re.findall(r"\w+", " ".join(_PARAMS.findall(text)))
+    return declared, _PARAMS.sub("", text).strip()
+
+
+def _include(name: str, text: str, parts: frozenset[str] | None) -> str:
+    """The text of a block of `name.sql` with its includes; None takes every optional part."""
+
+    def included(line: re.Match[str]) -> str:
+        part, target = line["part"], line["target"]
+        if part is not None and parts is not None and part not in parts:
+            return ""
+        if target == "langgraph.select":
+            return qualified(BasePostgresSaver.SELECT_SQL)
+        *other, block = target.split(".")
+        file = other[0] if other else name
+        if block not in _blocks(file):
+            msg = f"cannot load {name}.sql: it includes {target!r}, which is missing"
+            raise ValueError(msg)
+        return _include(file, _declared(_blocks(file)[block][1])[1], parts)
+
+    return _INCLUDE.sub(included, text)
+
+
+def number_parameters(
+    statement: str, declared: Sequence[str], text: str, whole: str | None = None
+) -> str:
+    """`text` with `$1`, `$2` … in place of `:name`, numbered in the order of `declared`.
+
+    A declared parameter of an optional part that `text` leaves out has no number.
+
+    Args:
+        statement: its name, for an error.
+        declared: the parameters, in order.
+        text: the statement.
+        whole: the statement with every optional part, which uses every declared parameter.
+    """
+    used, needed = _used(text), _used(text if whole is None else whole)
+    if undeclared := [name for name in needed if name not in declared]:
+        problem = f"it uses {', '.join(undeclared)}; declare each in its `-- params:`"
+    elif unused := [name for name in declared if name not in needed]:
+        problem = f"it declares {', '.join(unused)} and does not use them; remove them"
+    elif len(set(declared)) < len(declared):
+        problem = "it declares a parameter twice; remove one"
+    else:
+        in_order = [name for name in declared if name in used]
+        number = {name: f"${at}" for at, name in enumerate(in_order, 1)}
+        return _TOKEN.sub(lambda token: number[token[1]] if token[1] else token[0], text)
+    msg = f"cannot load the statement {statement}: {problem}"
+    raise ValueError(msg)
+
+
+def _used(text: str) -> set[str]:
+    return {token[1] for token in _TOKEN.finditer(text) if token[1]}
 
 
 def migration(name: str) -> str:

@@ -38,7 +38,7 @@ from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
 from aiodurable.runs.answers import Answered, digest_of
 from aiodurable.runs.same_input import same_input
-from aiodurable.threads.status import CLASSIFY, Classifier
+from aiodurable.threads.status import Classifier
 
 __all__ = ["END", "Accepted", "Ledger", "Needed", "Stored", "record_of"]
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 _SQL = load("runs")
 _ANSWERS = load("answers")
-END = _SQL["end"].replace("{classify}", CLASSIFY)
+END = _SQL["end"]
 """Where threads stand apart from their leases, and runs closed that the tables show complete."""
 
 Stored = tuple[str | None, bytes | None]
@@ -511,7 +511,10 @@ class Ledger:
             Whether it is written; not where a newer lease owns the thread.
         """
         return (
-            await self._database.execute(_SQL["heal"], run_id, *fence.standing, checkpoint_id) > 0
+            await self._database.execute(
+                _SQL["complete_by_tables"], run_id, *fence.standing, checkpoint_id
+            )
+            > 0
         )
 
     async def request_cancel(self, thread_id: str, *, channel: str) -> str | None:

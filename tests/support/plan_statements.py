@@ -76,7 +76,7 @@ class Statement:
 
     @property
     def sql(self) -> str:
-        sql = self.block.replace("{classify}", load("threads")["classify"])
+        sql = self.block
         parts = load("checkpoints")
         for place in ("lost", "unless_lost", "replaced", "taken", "and_lost"):
             sql = sql.replace(f"{{{place}}}", parts[f"commit_{place}"])
@@ -179,7 +179,7 @@ def _all() -> list[Statement]:
         Statement("newest", runs["newest"], (one,), 5),
         Statement("retry", runs["retry"], ("run-7-1", 1, 0, "host:1", 2, 20), 3),
         Statement("not_started", runs["not_started"], (one, "run-7-1", 1), 2),
-        Statement("heal a run", runs["heal"], ("run-7-1", 1, 0, None), 2),
+        Statement("complete_by_tables", runs["complete_by_tables"], ("run-7-1", 1, 0, None), 2),
         Statement("request_cancel", runs["request_cancel"], (one, "channel"), 1),
         Statement("cancelling", runs["cancelling"], (), 0),
         Statement("at_work", runs["at_work"], ("run-7-1",), 3001),

@@ -1,73 +1,96 @@
 -- name: answered
+-- params: thread_id
 -- aiodurable_runs_thread_order_idx. What was answered on a thread, oldest first.
 SELECT r.run_id, r.status, r.checkpoint_id, a.key AS interrupt_id, t.at AS answered_at,
        a.value ->> 'digest'::text AS digest,
        substring(a.value ->> 'token'::text FROM '^[0-9]{1,18}$')::bigint AS token
 FROM aiodurable_runs r
 CROSS JOIN LATERAL pg_catalog.jsonb_each(
-    CASE WHEN pg_catalog.jsonb_typeof(r.answered) = 'object' THEN r.answered ELSE '{}' END) AS a (key, value)
+    CASE WHEN pg_catalog.jsonb_typeof(r.answered) = 'object' THEN r.answered ELSE '{}' END)
+    AS a (key, value)
 CROSS JOIN LATERAL (
-    SELECT (pg_catalog.jsonb_path_query_first_tz(a.value, '$.at.datetime()', '{}', true) #>> '{}'::text[])
-               ::timestamptz AS at
+    SELECT (pg_catalog.jsonb_path_query_first_tz(a.value, '$.at.datetime()', '{}', true)
+            #>> '{}'::text[])::timestamptz AS at
 ) t
-WHERE r.thread_id = $1 AND r.answered <> '{}'
+WHERE r.thread_id = :thread_id AND r.answered <> '{}'
 ORDER BY r.fencing_token, r.seq, t.at
 
 -- name: answer
--- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under token $2, while the fence is
--- that of lease id $3.
+-- params: run_id, token, lease_id, interrupt_ids, digests, answers_type, answers, questions_closed
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, while the fence
+-- is that of its lease.
 UPDATE aiodurable_runs r
 SET answered = r.answered || (
-        SELECT coalesce(pg_catalog.jsonb_object_agg(a.id, pg_catalog.jsonb_build_object('at', pg_catalog.now(), 'digest', a.digest, 'token', r.fencing_token)), '{}')
-        FROM unnest($4::text[], $5::text[]) AS a (id, digest)),
-    answers_type = $6, answers = $7, questions_closed = $8
-WHERE r.run_id = $1 AND r.fencing_token = $2::bigint
+        SELECT coalesce(
+            pg_catalog.jsonb_object_agg(
+                a.id,
+                pg_catalog.jsonb_build_object(
+                    'at', pg_catalog.now(), 'digest', a.digest, 'token', r.fencing_token)),
+            '{}')
+        FROM unnest(:interrupt_ids::text[], :digests::text[]) AS a (id, digest)),
+    answers_type = :answers_type, answers = :answers, questions_closed = :questions_closed
+WHERE r.run_id = :run_id AND r.fencing_token = :token::bigint
   AND (SELECT true
        FROM aiodurable_fences f
-       WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint
+       WHERE f.thread_id = r.thread_id AND f.token = :token::bigint
+         AND f.lease_id = :lease_id::bigint
        LIMIT 1)
 RETURNING r.run_id
 
 -- name: answers_over
--- aiodurable_runs_pkey, aiodurable_fences_pkey. Under the fence, as answer. Nothing is left to deliver;
--- what LangGraph did not take after all ($4) was not answered.
+-- params: run_id, token, lease_id, interrupt_ids
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. Under the fence, as answer. Nothing is left to
+-- deliver; the interrupts whose answers LangGraph did not take after all were not answered.
 UPDATE aiodurable_runs r
-SET answers_type = NULL, answers = NULL, questions_closed = NULL, answered = r.answered - $4::text[]
-WHERE r.run_id = $1 AND r.fencing_token = $2::bigint
+SET answers_type = NULL, answers = NULL, questions_closed = NULL,
+    answered = r.answered - :interrupt_ids::text[]
+WHERE r.run_id = :run_id AND r.fencing_token = :token::bigint
   AND (SELECT true
        FROM aiodurable_fences f
-       WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint
+       WHERE f.thread_id = r.thread_id AND f.token = :token::bigint
+         AND f.lease_id = :lease_id::bigint
        LIMIT 1)
 
 -- name: questions
--- checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it; checkpoint_writes_pkey for their
--- tasks. Every question of a task that has not finished, in the root graph and in subgraphs; and the answer of no task, which
--- plain LangGraph keeps for whichever question comes next. An answer is spent if a task took one after it, or asked after it,
--- or took this very one last: the stock saver may commit it after what the task did with it.
+-- params: thread_id
+-- checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it;
+-- checkpoint_writes_pkey for their tasks. Every question of a task that has not finished, in the
+-- root graph and in subgraphs; and the answer of no task, which plain LangGraph keeps for whichever
+-- question comes next. An answer is spent if a task took one after it, or asked after it, or took
+-- this very one last: the stock saver may commit it after what the task did with it.
 WITH head AS MATERIALIZED (
-    SELECT checkpoint_id FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1
+    SELECT c.checkpoint_id
+    FROM checkpoints c
+    WHERE c.thread_id = :thread_id AND c.checkpoint_ns = ''
+    ORDER BY c.checkpoint_id DESC
+    LIMIT 1
 ), places AS MATERIALIZED (
     SELECT '' AS checkpoint_ns, checkpoint_id FROM head
     UNION ALL
     (SELECT DISTINCT ON (c.checkpoint_ns) c.checkpoint_ns, c.checkpoint_id
      FROM checkpoints c
-     WHERE c.thread_id = $1 AND c.checkpoint_ns > ''
+     WHERE c.thread_id = :thread_id AND c.checkpoint_ns > ''
        AND c.metadata -> 'parents'::text ->> ''::text = (SELECT checkpoint_id FROM head)
      ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
 ), tasks AS MATERIALIZED (
-    SELECT p.checkpoint_ns, t.task_id, t.path, t.finished, t.type, t.blob, t.asked_age, t.took_age, t.took
+    SELECT p.checkpoint_ns, t.task_id, t.path, t.finished, t.type, t.blob, t.asked_age,
+           t.took_age, t.took
     FROM places p
     CROSS JOIN LATERAL (
         SELECT w.task_id, pg_catalog.min(w.task_path) AS path,
                pg_catalog.bool_or(
-                   w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__', '__resume__')) AS finished,
+                   w.channel NOT IN ('__error__', '__error_source_node__', '__interrupt__',
+                                     '__resume__')) AS finished,
                pg_catalog.max(w.type) FILTER (WHERE w.channel = '__interrupt__') AS type,
                (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__interrupt__'))[1] AS blob,
-               pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__interrupt__') AS asked_age,
-               pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS took_age,
+               pg_catalog.min(pg_catalog.age(w.xmin))
+                   FILTER (WHERE w.channel = '__interrupt__') AS asked_age,
+               pg_catalog.min(pg_catalog.age(w.xmin))
+                   FILTER (WHERE w.channel = '__resume__') AS took_age,
                (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS took
         FROM checkpoint_writes w
-        WHERE w.thread_id = $1 AND w.checkpoint_ns = p.checkpoint_ns AND w.checkpoint_id = p.checkpoint_id
+        WHERE w.thread_id = :thread_id AND w.checkpoint_ns = p.checkpoint_ns
+          AND w.checkpoint_id = p.checkpoint_id
           AND w.task_id <> '00000000-0000-0000-0000-000000000000'
         GROUP BY w.task_id
     ) t
@@ -77,15 +100,18 @@ WITH head AS MATERIALIZED (
            pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS age,
            pg_catalog.count(*) FILTER (WHERE w.channel <> '__resume__') AS commanded
     FROM checkpoint_writes w
-    WHERE w.thread_id = $1 AND w.checkpoint_ns = '' AND w.checkpoint_id = (SELECT checkpoint_id FROM head)
+    WHERE w.thread_id = :thread_id AND w.checkpoint_ns = ''
+      AND w.checkpoint_id = (SELECT checkpoint_id FROM head)
       AND w.task_id = '00000000-0000-0000-0000-000000000000'
 )
 SELECT l.type AS loose_type, l.blob AS loose, l.commanded,
        EXISTS (SELECT 1
                FROM tasks t
                WHERE t.took_age <= l.age OR NOT t.finished AND t.asked_age <= l.age
-                  OR pg_catalog.substr(t.took, pg_catalog.octet_length(t.took)
-                                               - pg_catalog.octet_length(l.blob) + 1) = l.blob) AS spent,
+                  OR pg_catalog.substr(
+                         t.took,
+                         pg_catalog.octet_length(t.took) - pg_catalog.octet_length(l.blob) + 1)
+                     = l.blob) AS spent,
        q.namespaces, q.task_ids, q.paths, q.types, q.blobs
 FROM loose l
 CROSS JOIN (
@@ -99,17 +125,20 @@ CROSS JOIN (
 ) q
 
 -- name: drop_loose
--- aiodurable_fences_pkey; checkpoints_pkey for the thread's head and checkpoint_writes_pkey for the answer of no task.
+-- params: thread_id, token, lease_id
+-- aiodurable_fences_pkey; checkpoints_pkey for the thread's head and checkpoint_writes_pkey for the
+-- answer of no task.
 WITH fence AS MATERIALIZED (
-    SELECT token, lease_id FROM aiodurable_fences WHERE thread_id = $1 FOR SHARE
+    SELECT token, lease_id FROM aiodurable_fences WHERE thread_id = :thread_id FOR SHARE
 ), dropped AS (
     DELETE FROM checkpoint_writes w
     USING fence f
-    WHERE f.token = $2::bigint AND f.lease_id = $3::bigint AND w.thread_id = $1 AND w.checkpoint_ns = ''
+    WHERE f.token = :token::bigint AND f.lease_id = :lease_id::bigint
+      AND w.thread_id = :thread_id AND w.checkpoint_ns = ''
       AND w.checkpoint_id = (
           SELECT c.checkpoint_id
           FROM checkpoints c
-          WHERE c.thread_id = $1 AND c.checkpoint_ns = ''
+          WHERE c.thread_id = :thread_id AND c.checkpoint_ns = ''
           ORDER BY c.checkpoint_id DESC
           LIMIT 1)
       AND w.task_id = '00000000-0000-0000-0000-000000000000' AND w.channel = '__resume__'

@@ -1,47 +1,57 @@
--- name: get
--- aiodurable_runs_pkey. "consumed": as recorded; of a run whose process died before it recorded that, a checkpoint of its own
--- after its base tells (what update_state wrote under its id is none). That reads checkpoints_pkey from the base onwards, which
--- is compared as a row: by its checkpoint_id alone the index of block ranges finds it too, and reads the whole table.
-SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by, r.created_at, r.started_at, r.finished_at,
-       r.failed_at, r.error, r.status_reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
-       r.config_type, r.config, r.traceback, r.earlier_attempts,
-       r.answers_type, r.answers,
+-- fragment: stored_columns
+-- What a run was accepted with and how it stands.
+       r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by,
+       r.created_at, r.started_at, r.finished_at, r.failed_at, r.error, r.status_reason,
+       r.checkpoint_id, r.input_type, r.input, r.context_type, r.context, r.config_type, r.config,
+       r.traceback, r.earlier_attempts, r.answers_type, r.answers
+
+-- fragment: consumed
+-- As recorded. Where the process died before it recorded that, a checkpoint of the run after its
+-- base shows it; what update_state wrote under the run's id does not. That reads checkpoints_pkey
+-- from the base onwards and compares whole rows: by checkpoint_id alone, the planner may take the
+-- index of block ranges and read the whole table.
        r.consumed OR (
            SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
-             AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_checkpoint_id, ''))
-             AND c.metadata ->> 'aiodurable_run_id'::text = r.run_id AND c.metadata ->> 'source'::text IN ('input', 'loop')
+             AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id)
+                 > (r.thread_id, '', coalesce(r.base_checkpoint_id, ''))
+             AND c.metadata ->> 'aiodurable_run_id'::text = r.run_id
+             AND c.metadata ->> 'source'::text IN ('input', 'loop')
            ORDER BY c.checkpoint_id
            LIMIT 1) IS NOT NULL AS consumed
+
+-- name: get
+-- params: run_id
+-- aiodurable_runs_pkey; checkpoints_pkey for "consumed".
+SELECT
+-- include: stored_columns
+       ,
+-- include: consumed
 FROM aiodurable_runs r
-WHERE r.run_id = $1
+WHERE r.run_id = :run_id
 
 -- name: newest
--- aiodurable_runs_thread_order_idx, its first row that counts; "consumed" by checkpoints_pkey, as in get.
-SELECT r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by, r.created_at, r.started_at, r.finished_at,
-       r.failed_at, r.error, r.status_reason, r.checkpoint_id, r.input_type, r.input, r.context_type, r.context,
-       r.config_type, r.config, r.traceback, r.earlier_attempts,
-       r.answers_type, r.answers,
-       r.consumed OR (
-           SELECT true
-           FROM checkpoints c
-           WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
-             AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_checkpoint_id, ''))
-             AND c.metadata ->> 'aiodurable_run_id'::text = r.run_id AND c.metadata ->> 'source'::text IN ('input', 'loop')
-           ORDER BY c.checkpoint_id
-           LIMIT 1) IS NOT NULL AS consumed
+-- params: thread_id
+-- aiodurable_runs_thread_order_idx, its first row that counts; checkpoints_pkey for "consumed".
+SELECT
+-- include: stored_columns
+       ,
+-- include: consumed
 FROM aiodurable_runs r
-WHERE r.thread_id = $1 AND r.status NOT IN ('rejected', 'superseded')
+WHERE r.thread_id = :thread_id AND r.status NOT IN ('rejected', 'superseded')
 ORDER BY r.fencing_token DESC NULLS LAST, r.seq DESC, r.created_at DESC
 LIMIT 1
 
 -- name: newest_of
--- Of the newest runs of many threads $1 what a resumption reads: aiodurable_runs_thread_order_idx, and checkpoints_pkey for
--- "consumed", as in newest. An input that was consumed is not read any more.
-SELECT q.thread_id, q.status, q.context_type, q.context, q.config_type, q.config, q.answers_type, q.answers, q.consumed,
-       CASE WHEN NOT q.consumed THEN q.input_type END AS input_type, CASE WHEN NOT q.consumed THEN q.input END AS input
-FROM pg_catalog.unnest($1::text[]) AS a (thread_id)
+-- params: thread_ids
+-- What a resumption reads of the newest run of each thread: aiodurable_runs_thread_order_idx, and
+-- checkpoints_pkey for "consumed", as in newest. An input that was consumed is not read any more.
+SELECT q.thread_id, q.status, q.context_type, q.context, q.config_type, q.config, q.answers_type,
+       q.answers, q.consumed,
+       CASE WHEN NOT q.consumed THEN q.input_type END AS input_type,
+       CASE WHEN NOT q.consumed THEN q.input END AS input
+FROM pg_catalog.unnest(:thread_ids::text[]) AS a (thread_id)
 CROSS JOIN LATERAL (
     SELECT r.thread_id, r.status, r.input_type, r.input, r.context_type, r.context,
            r.config_type, r.config, r.answers_type, r.answers,
@@ -49,7 +59,8 @@ CROSS JOIN LATERAL (
                SELECT true
                FROM checkpoints c
                WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
-                 AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id) > (r.thread_id, '', coalesce(r.base_checkpoint_id, ''))
+                 AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id)
+                     > (r.thread_id, '', coalesce(r.base_checkpoint_id, ''))
                  AND c.metadata ->> 'aiodurable_run_id'::text = r.run_id
                ORDER BY c.checkpoint_id
                LIMIT 1) IS NOT NULL AS consumed
@@ -60,23 +71,27 @@ CROSS JOIN LATERAL (
 ) q
 
 -- name: start
--- aiodurable_fences_pkey for the fences; aiodurable_runs_thread_order_idx for what is closed first,
--- aiodurable_runs_pkey for the new rows. The fences are locked, sorted: a row that is inserted behind
--- a removal under way would stay, and be resumed. SKIP LOCKED as in commit; see not_started.
+-- params: run_ids, thread_ids, lock_keys, graphs, tokens, lease_ids, workers, seqs, input_types
+-- params: inputs, context_types, contexts, config_types, configs, base_checkpoint_ids, closings
+-- aiodurable_fences_pkey for the fences; aiodurable_runs_thread_order_idx for the runs to close;
+-- aiodurable_runs_pkey for the new rows; checkpoints_pkey for "blank".
+-- The fences are locked, sorted: a row that is inserted behind a removal under way would stay, and
+-- be resumed. SKIP LOCKED as in commit; see not_started.
 -- What an earlier attempt left running is over; a new start also gives up what failed or waits. A
 -- rejected run_id may be tried again with another input. A row with this very token is ours: the
--- answer to the statement was lost, and it is run again. checkpoints_pkey tells whether LangGraph has
--- anything to read: with LIMIT it is a look-up; as EXISTS it may be answered by hashing all
--- checkpoints there are.
+-- answer to the statement was lost, and it is run again. "blank": LangGraph has nothing to read.
+-- With LIMIT that is a look-up; as EXISTS it may be answered by hashing all checkpoints there are.
 WITH want AS MATERIALIZED (
     SELECT w.*
     FROM (
         SELECT u.*
-        FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
-                    $7::text[], $8::integer[], $9::text[], $10::bytea[], $11::text[], $12::bytea[],
-                    $13::text[], $14::bytea[], $15::text[], $16::text[])
-             AS u (run_id, thread_id, lock_key, graph, token, lease_id, worker, seq, input_type, input,
-                   context_type, context, config_type, config, base_checkpoint_id, closing)
+        FROM unnest(:run_ids::text[], :thread_ids::text[], :lock_keys::bigint[], :graphs::text[],
+                    :tokens::bigint[], :lease_ids::bigint[], :workers::text[], :seqs::integer[],
+                    :input_types::text[], :inputs::bytea[], :context_types::text[],
+                    :contexts::bytea[], :config_types::text[], :configs::bytea[],
+                    :base_checkpoint_ids::text[], :closings::text[])
+             AS u (run_id, thread_id, lock_key, graph, token, lease_id, worker, seq, input_type,
+                   input, context_type, context, config_type, config, base_checkpoint_id, closing)
         ORDER BY u.thread_id
     ) w
     CROSS JOIN LATERAL (
@@ -90,87 +105,110 @@ WITH want AS MATERIALIZED (
     UPDATE aiodurable_runs r
     SET status = w.closing, finished_at = coalesce(r.finished_at, pg_catalog.now())
     FROM want w
-    WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id AND coalesce(r.fencing_token, 0) <= w.token
-      AND (r.status = 'running' OR w.closing = 'superseded' AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
+    WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id
+      AND coalesce(r.fencing_token, 0) <= w.token
+      AND (r.status = 'running'
+           OR w.closing = 'superseded'
+              AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
     RETURNING r.run_id
 )
-INSERT INTO aiodurable_runs AS r (run_id, thread_id, lock_key, graph, status, attempts, fencing_token, attempted_by,
-                                  seq, input_type, input, context_type, context, config_type, config, base_checkpoint_id, started_at)
-SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker,
-       w.seq, w.input_type, w.input, w.context_type, w.context, w.config_type, w.config, w.base_checkpoint_id, pg_catalog.now()
+INSERT INTO aiodurable_runs AS r (
+    run_id, thread_id, lock_key, graph, status, attempts, fencing_token, attempted_by, seq,
+    input_type, input, context_type, context, config_type, config, base_checkpoint_id, started_at)
+SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker, w.seq,
+       w.input_type, w.input, w.context_type, w.context, w.config_type, w.config,
+       w.base_checkpoint_id, pg_catalog.now()
 FROM want w
-WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0  -- first those: only one run of a thread may be running
+-- Those first: only one run of a thread may be running.
+WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0
 ON CONFLICT (run_id) DO UPDATE
-SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer, graph = excluded.graph,
-    fencing_token = excluded.fencing_token, attempted_by = excluded.attempted_by, seq = excluded.seq,
-    input_type = excluded.input_type, input = excluded.input, context_type = excluded.context_type,
-    context = excluded.context, config_type = excluded.config_type, config = excluded.config,
-    base_checkpoint_id = excluded.base_checkpoint_id, started_at = excluded.started_at, consumed = false,
-    finished_at = NULL, error = NULL, traceback = NULL, status_reason = NULL, cancel_requested_at = NULL
-WHERE r.thread_id = excluded.thread_id AND (r.status = 'rejected' OR r.fencing_token = excluded.fencing_token)
-RETURNING run_id, thread_id, graph, status, attempts, fencing_token, attempted_by, created_at, started_at, finished_at, failed_at,
-          error, status_reason, checkpoint_id, traceback, earlier_attempts,
+SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer,
+    graph = excluded.graph, fencing_token = excluded.fencing_token,
+    attempted_by = excluded.attempted_by, seq = excluded.seq,
+    input_type = excluded.input_type, input = excluded.input,
+    context_type = excluded.context_type, context = excluded.context,
+    config_type = excluded.config_type, config = excluded.config,
+    base_checkpoint_id = excluded.base_checkpoint_id, started_at = excluded.started_at,
+    consumed = false, finished_at = NULL, error = NULL, traceback = NULL, status_reason = NULL,
+    cancel_requested_at = NULL
+WHERE r.thread_id = excluded.thread_id
+  AND (r.status = 'rejected' OR r.fencing_token = excluded.fencing_token)
+RETURNING run_id, thread_id, graph, status, attempts, fencing_token, attempted_by, created_at,
+          started_at, finished_at, failed_at, error, status_reason, checkpoint_id, traceback,
+          earlier_attempts,
           (SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
            LIMIT 1) IS NULL AS blank
 
 -- name: not_started
--- aiodurable_fences_pkey, aiodurable_runs_pkey. Why start left out run $2 of thread $1 under token $3:
--- what the fence holds, if anything, and whether another run has that id. Where it is neither,
--- somebody had locked the fence for the moment.
+-- params: thread_id, run_id, token
+-- aiodurable_fences_pkey, aiodurable_runs_pkey. Why start left out this run under this token: what
+-- the fence holds, if anything, and whether another run has that id. Where it is neither, somebody
+-- had locked the fence for the moment.
 SELECT f.token, f.lease_id,
        (SELECT true
         FROM aiodurable_runs r
-        WHERE r.run_id = $2
-          AND NOT (r.thread_id = $1
-                   AND (r.status = 'rejected' OR r.fencing_token IS NOT DISTINCT FROM $3::bigint))
+        WHERE r.run_id = :run_id
+          AND NOT (r.thread_id = :thread_id
+                   AND (r.status = 'rejected'
+                        OR r.fencing_token IS NOT DISTINCT FROM :token::bigint))
         LIMIT 1) IS NOT NULL AS taken
-FROM (SELECT $1::text AS thread_id) w
+FROM (SELECT :thread_id::text AS thread_id) w
 LEFT JOIN aiodurable_fences f ON f.thread_id = w.thread_id
 
 -- name: retry
--- aiodurable_runs_pkey, aiodurable_fences_pkey. Only under the fence of token $2 and lease id $3. Only
--- what crashed or failed is tried again, and keeps how it ended; a run that waited goes on with the
--- attempt it had. $6 attempts are remembered, the newest ones. A row with this very token and number
--- is ours: the answer to the statement was lost, and it is run again.
+-- params: run_id, token, lease_id, worker, seq, kept_attempts
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. Only under the fence of this lease. Only what
+-- crashed or failed is tried again, and keeps how it ended; a run that waited goes on with the
+-- attempt it had. The newest kept_attempts are remembered. A row with this very token and number is ours: the
+-- answer to the statement was lost, and it is run again.
 UPDATE aiodurable_runs r
-SET status = 'running', fencing_token = $2, attempted_by = $4, seq = $5, started_at = pg_catalog.now(),
+SET status = 'running', fencing_token = :token, attempted_by = :worker, seq = :seq,
+    started_at = pg_catalog.now(),
     attempts = r.attempts + (r.attempts = 0 OR t.again)::integer,
-    earlier_attempts = CASE WHEN t.again THEN t.earlier[greatest(1, pg_catalog.cardinality(t.earlier) - $6 + 1):]
-                            ELSE r.earlier_attempts END,
+    earlier_attempts = CASE
+        WHEN t.again
+        THEN t.earlier[greatest(1, pg_catalog.cardinality(t.earlier) - :kept_attempts + 1):]
+        ELSE r.earlier_attempts END,
     finished_at = NULL, error = NULL, traceback = NULL, status_reason = NULL, checkpoint_id = NULL,
     cancel_requested_at = NULL
 FROM (
     SELECT k.run_id,
            k.status IN ('running', 'failed', 'quarantined') AND k.attempts > 0
-           AND (k.fencing_token, k.seq) IS DISTINCT FROM ($2::bigint, $5::integer) AS again,
+           AND (k.fencing_token, k.seq) IS DISTINCT FROM (:token::bigint, :seq::integer) AS again,
            pg_catalog.array_append(k.earlier_attempts, pg_catalog.jsonb_build_object(
                'worker', k.attempted_by, 'started', k.started_at, 'ended', k.finished_at,
                'outcome', CASE k.status WHEN 'running' THEN 'crashed' ELSE k.status END,
                'error', k.error, 'traceback', k.traceback)) AS earlier
     FROM aiodurable_runs k
-    WHERE k.run_id = $1
+    WHERE k.run_id = :run_id
 ) t
-WHERE r.run_id = t.run_id AND coalesce(r.fencing_token, 0) <= $2
+WHERE r.run_id = t.run_id AND coalesce(r.fencing_token, 0) <= :token
   AND (SELECT true
        FROM aiodurable_fences f
-       WHERE f.thread_id = r.thread_id AND f.token = $2 AND f.lease_id = $3::bigint
+       WHERE f.thread_id = r.thread_id AND f.token = :token AND f.lease_id = :lease_id::bigint
        LIMIT 1)
-RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by, r.created_at, r.started_at, r.finished_at,
-          r.failed_at, r.error, r.status_reason, r.checkpoint_id, r.traceback, r.earlier_attempts
+RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by,
+          r.created_at, r.started_at, r.finished_at, r.failed_at, r.error, r.status_reason,
+          r.checkpoint_id, r.traceback, r.earlier_attempts
 
 -- name: finish
--- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, and only while the
--- fence is that of its lease. No lock on the fence: an update that a newer lease has overtaken, or a
--- removal, finds a larger token in the row, or no row.
+-- params: run_ids, tokens, lease_ids, thread_ids, statuses, errors, tracebacks, reasons,
+-- params: checkpoint_ids, consumed
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, and only while
+-- the fence is that of its lease. No lock on the fence: an update that a newer lease has overtaken,
+-- or a removal, finds a larger token in the row, or no row.
 UPDATE aiodurable_runs r
-SET status = w.status, error = w.error, traceback = w.traceback, status_reason = w.reason, checkpoint_id = w.checkpoint_id,
-    consumed = r.consumed OR w.consumed, finished_at = pg_catalog.now(),
+SET status = w.status, error = w.error, traceback = w.traceback, status_reason = w.reason,
+    checkpoint_id = w.checkpoint_id, consumed = r.consumed OR w.consumed,
+    finished_at = pg_catalog.now(),
     failed_at = CASE WHEN w.status = 'failed' THEN pg_catalog.now() ELSE r.failed_at END
-FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[],
-            $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::boolean[])
-     AS w (run_id, token, lease_id, thread_id, status, error, traceback, reason, checkpoint_id, consumed)
+FROM unnest(:run_ids::text[], :tokens::bigint[], :lease_ids::bigint[], :thread_ids::text[],
+            :statuses::text[], :errors::text[], :tracebacks::text[], :reasons::text[],
+            :checkpoint_ids::text[], :consumed::boolean[])
+     AS w (run_id, token, lease_id, thread_id, status, error, traceback, reason, checkpoint_id,
+           consumed)
 WHERE r.run_id = w.run_id AND r.thread_id = w.thread_id AND r.fencing_token = w.token
   AND (SELECT true
        FROM aiodurable_fences f
@@ -179,15 +217,17 @@ WHERE r.run_id = w.run_id AND r.thread_id = w.thread_id AND r.fencing_token = w.
 RETURNING r.run_id, r.fencing_token, w.lease_id, r.finished_at
 
 -- name: complete
--- aiodurable_runs_pkey, aiodurable_fences_pkey; checkpoints_pkey backwards and checkpoint_writes_pkey,
--- once a thread. Under the fence, as finish. $5 is a checkpoint that says itself that nothing is left
--- to do: if it is the head and no task wrote on, the thread is complete. Not waiting for the disk, as
--- in end.
+-- params: run_ids, tokens, lease_ids, thread_ids, checkpoint_ids
+-- aiodurable_runs_pkey, aiodurable_fences_pkey; checkpoints_pkey backwards and
+-- checkpoint_writes_pkey, once a thread. Under the fence, as finish. Each checkpoint says itself
+-- that nothing is left to do: if it is the head and no task wrote on, the thread is complete. Not
+-- waiting for the disk, as in end.
 UPDATE aiodurable_runs r
 SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
     checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
     answers_type = NULL, answers = NULL, questions_closed = NULL
-FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[])
+FROM unnest(:run_ids::text[], :tokens::bigint[], :lease_ids::bigint[], :thread_ids::text[],
+            :checkpoint_ids::text[])
      AS e (run_id, token, lease_id, thread_id, checkpoint_id)
 WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.fencing_token = e.token
   AND (SELECT true
@@ -203,26 +243,29 @@ WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.fencing_token = e.
   AND NOT EXISTS (
       SELECT 1
       FROM checkpoint_writes w
-      WHERE w.thread_id = e.thread_id AND w.checkpoint_ns = '' AND w.checkpoint_id = e.checkpoint_id)
+      WHERE w.thread_id = e.thread_id AND w.checkpoint_ns = ''
+        AND w.checkpoint_id = e.checkpoint_id)
   AND pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL
 RETURNING r.run_id, r.fencing_token, e.lease_id, r.finished_at
 
 -- name: end
--- In the braces comes classify: where each thread stands apart from its lock. A run that it shows
--- complete is closed at once (aiodurable_runs_pkey, aiodurable_fences_pkey), without waiting for the
--- disk: the checkpoints that make it complete are there, and a row that is lost in a crash of the
--- server is read as complete all the same.
--- The fence is that of the run's row, which is found once; by the arguments it would be looked up for each
--- of them with each thread. $9 run ids, $10 tokens, $11 lease ids, $12 whether a checkpoint has taken the
--- run's input.
+-- params: thread_ids, lock_keys, ignore_locks, statuses, older_than, newer_than, graph, run_status
+-- params: run_ids, tokens, lease_ids, consumed
+-- Where each thread stands apart from its lock, as classify. A run that it shows complete is closed
+-- at once (aiodurable_runs_pkey, aiodurable_fences_pkey), without waiting for the disk: the
+-- checkpoints that make it complete are there, and a row that is lost in a crash of the server is
+-- read as complete all the same.
+-- The fence is that of the run's row, which is found once; by the arguments it would be looked up
+-- for each of them with each thread. "consumed": a checkpoint has taken the run's input.
 WITH seen AS MATERIALIZED (
-{classify}
+-- include: threads.classify
 ), ended AS (
     UPDATE aiodurable_runs r
     SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
         checkpoint_id = s.checkpoint_id, finished_at = pg_catalog.now(),
         answers_type = NULL, answers = NULL, questions_closed = NULL
-    FROM unnest($1::text[], $9::text[], $10::bigint[], $11::bigint[], $12::boolean[])
+    FROM unnest(:thread_ids::text[], :run_ids::text[], :tokens::bigint[], :lease_ids::bigint[],
+                :consumed::boolean[])
          AS e (thread_id, run_id, token, lease_id, consumed)
     JOIN seen s ON s.thread_id = e.thread_id
     WHERE r.run_id = e.run_id AND r.fencing_token = e.token
@@ -238,49 +281,62 @@ SELECT s.*, d.run_id AS ended, d.lease_id AS ended_under, d.finished_at AS ended
 FROM seen s
 LEFT JOIN ended d ON d.thread_id = s.thread_id
 
--- name: heal
--- aiodurable_runs_pkey, aiodurable_fences_pkey. Only under the fence of token $2 and lease id $3.
+-- name: complete_by_tables
+-- params: run_id, token, lease_id, checkpoint_id
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. What the tables show complete, in the ledger too.
+-- Only under the fence of this lease.
 UPDATE aiodurable_runs r
 SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
-    checkpoint_id = $4::text, finished_at = coalesce(r.finished_at, pg_catalog.now()),
+    checkpoint_id = :checkpoint_id::text, finished_at = coalesce(r.finished_at, pg_catalog.now()),
     answers_type = NULL, answers = NULL, questions_closed = NULL
-WHERE r.run_id = $1 AND coalesce(r.fencing_token, 0) <= $2::bigint
+WHERE r.run_id = :run_id AND coalesce(r.fencing_token, 0) <= :token::bigint
   AND (SELECT true
        FROM aiodurable_fences f
-       WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint
+       WHERE f.thread_id = r.thread_id AND f.token = :token::bigint
+         AND f.lease_id = :lease_id::bigint
        LIMIT 1)
 
 -- name: fork
--- checkpoints_pkey for the checkpoint $10 of the source $9, aiodurable_runs_pkey for the run that wrote it. $11: it goes on in
--- the middle of the step after it, so that answers that step has not taken yet go along. Its
--- transaction began with lock_empty_thread, which keeps the fence that it compared.
-INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, attempts, fencing_token, attempted_by, base_checkpoint_id, status_reason,
-                             context_type, context, config_type, config, answered,
-                             answers_type, answers, questions_closed, finished_at)
-SELECT $1, $2, $3::bigint, coalesce($4::text, r.graph, c.metadata ->> 'aiodurable_graph_name'::text), 'paused', 0, $5::bigint, $6, $7, $8,
+-- params: run_id, thread_id, lock_key, graph, token, worker, base_checkpoint_id, reason,
+-- params: source_thread_id, source_checkpoint_id, in_the_step
+-- checkpoints_pkey for the source's checkpoint, aiodurable_runs_pkey for the run that wrote it.
+-- in_the_step: the copy goes on in the middle of the step after it, so that answers that step has
+-- not taken yet go along. Its transaction began with lock_empty_thread, which keeps the fence that
+-- it compared.
+INSERT INTO aiodurable_runs (
+    run_id, thread_id, lock_key, graph, status, attempts, fencing_token, attempted_by,
+    base_checkpoint_id, status_reason, context_type, context, config_type, config, answered,
+    answers_type, answers, questions_closed, finished_at)
+SELECT :run_id, :thread_id, :lock_key::bigint,
+       coalesce(:graph::text, r.graph, c.metadata ->> 'aiodurable_graph_name'::text),
+       'paused', 0, :token::bigint, :worker, :base_checkpoint_id, :reason,
        r.context_type, r.context, r.config_type, r.config,
        CASE WHEN a.here THEN r.answered ELSE '{}' END, CASE WHEN a.here THEN r.answers_type END,
-       CASE WHEN a.here THEN r.answers END, CASE WHEN a.here THEN r.questions_closed END, pg_catalog.now()
+       CASE WHEN a.here THEN r.answers END, CASE WHEN a.here THEN r.questions_closed END,
+       pg_catalog.now()
 FROM checkpoints c
 LEFT JOIN LATERAL (
-    SELECT k.graph, k.context_type, k.context, k.config_type, k.config, k.answered, k.answers_type, k.answers, k.questions_closed
+    SELECT k.graph, k.context_type, k.context, k.config_type, k.config, k.answered,
+           k.answers_type, k.answers, k.questions_closed
     FROM aiodurable_runs k
     WHERE k.run_id = c.metadata ->> 'aiodurable_run_id'::text
     LIMIT 1
 ) r ON true
-CROSS JOIN LATERAL (SELECT $11::boolean AND r.answers_type IS NOT NULL AS here) a
-WHERE c.thread_id = $9 AND c.checkpoint_ns = '' AND c.checkpoint_id = $10
+CROSS JOIN LATERAL (SELECT :in_the_step::boolean AND r.answers_type IS NOT NULL AS here) a
+WHERE c.thread_id = :source_thread_id AND c.checkpoint_ns = ''
+  AND c.checkpoint_id = :source_checkpoint_id
 RETURNING run_id
 
 -- name: request_cancel
--- aiodurable_runs_one_running_idx, by the thread $1; its process gets a notification on channel $2.
+-- params: thread_id, channel
+-- aiodurable_runs_one_running_idx, by the thread; its process gets a notification on the channel.
 WITH requested AS (
     UPDATE aiodurable_runs r
     SET cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now())
-    WHERE r.thread_id = $1 AND r.status = 'running'
+    WHERE r.thread_id = :thread_id AND r.status = 'running'
     RETURNING r.run_id
 )
-SELECT q.run_id, pg_catalog.pg_notify($2::text, q.run_id) FROM requested q
+SELECT q.run_id, pg_catalog.pg_notify(:channel::text, q.run_id) FROM requested q
 
 -- name: cancelling
 -- aiodurable_runs_cancelling_idx, whole: those whose end was requested and has not come.
@@ -289,20 +345,23 @@ FROM aiodurable_runs r
 WHERE r.status = 'running' AND r.cancel_requested_at IS NOT NULL
 
 -- name: at_work
+-- params: run_id
 -- aiodurable_runs_pkey; the view aiodurable_leases.
 SELECT r.status = 'running' AS at_work,
        EXISTS (SELECT FROM aiodurable_leases l WHERE l.key = r.lock_key) AS held
 FROM aiodurable_runs r
-WHERE r.run_id = $1
+WHERE r.run_id = :run_id
 
 -- name: settle_cancelled
--- aiodurable_runs_pkey or aiodurable_runs_one_running_idx; aiodurable_fences_pkey. Only under the fence of
--- token $2 and lease id $3.
+-- params: run_id, token, lease_id, checkpoint_id
+-- aiodurable_runs_pkey or aiodurable_runs_one_running_idx; aiodurable_fences_pkey. Only under the
+-- fence of this lease.
 UPDATE aiodurable_runs r
-SET status = 'paused', status_reason = 'cancelled', fencing_token = $2::bigint, checkpoint_id = $4::text,
-    finished_at = pg_catalog.now()
-WHERE r.run_id = $1 AND r.status = 'running' AND coalesce(r.fencing_token, 0) <= $2::bigint
+SET status = 'paused', status_reason = 'cancelled', fencing_token = :token::bigint,
+    checkpoint_id = :checkpoint_id::text, finished_at = pg_catalog.now()
+WHERE r.run_id = :run_id AND r.status = 'running' AND coalesce(r.fencing_token, 0) <= :token::bigint
   AND (SELECT true
        FROM aiodurable_fences f
-       WHERE f.thread_id = r.thread_id AND f.token = $2::bigint AND f.lease_id = $3::bigint
+       WHERE f.thread_id = r.thread_id AND f.token = :token::bigint
+         AND f.lease_id = :lease_id::bigint
        LIMIT 1)

@@ -1,4 +1,5 @@
 -- name: classify
+-- params: thread_ids, lock_keys, ignore_locks, statuses, older_than, newer_than, graph, run_status
 -- A thread: one descent of checkpoints_pkey (its head), one or two of checkpoint_writes_pkey (the head's tasks), one of
 -- aiodurable_runs_thread_order_idx (its newest run); checkpoint_blobs_pkey only for heads that update_state or a Send left.
 -- $1 thread ids, $2 their lock keys, $3 ignore the lock, $4 statuses, $5 older than, $6 newer than, $7 graph, $8 what the
@@ -17,9 +18,9 @@ WITH held AS MATERIALIZED (
     FROM pg_catalog.pg_locks l
     CROSS JOIN LATERAL (SELECT l.classid::bigint << 32 | l.objid::bigint AS key) k
     LEFT JOIN pg_catalog.pg_stat_activity s ON s.pid = l.pid
-    WHERE NOT $3::boolean AND l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
+    WHERE NOT :ignore_locks::boolean AND l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
       AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-      AND (pg_catalog.cardinality($2::bigint[]) > 1 OR k.key = ($2::bigint[])[1])
+      AND (pg_catalog.cardinality(:lock_keys::bigint[]) > 1 OR k.key = (:lock_keys::bigint[])[1])
 ),
 heads AS (
     -- A checkpoint that no LangGraph wrote fails these casts, for all threads: then `careful` of postgres/sql.py takes their
@@ -32,7 +33,7 @@ heads AS (
            -- What the loop writes lists the channels the next step can read; update_state and forks leave null there.
            pg_catalog.jsonb_typeof(h.checkpoint -> 'updated_channels'::text) IS NOT DISTINCT FROM 'array' AS by_loop
     -- Behind a SELECT the planner sees no constant: the generic plan costs the same, is kept, and planning (5 ms) is saved.
-    FROM unnest((SELECT $1::text[]), (SELECT $2::bigint[])) AS a (thread_id, lock_key)
+    FROM unnest((SELECT :thread_ids::text[]), (SELECT :lock_keys::bigint[])) AS a (thread_id, lock_key)
     LEFT JOIN LATERAL (
         SELECT c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint, c.metadata
         FROM checkpoints c
@@ -266,11 +267,11 @@ LEFT JOIN LATERAL (
       AND b.channel = '__pregel_tasks' AND b.version = v.checkpoint -> 'channel_versions'::text ->> '__pregel_tasks'::text
     LIMIT 1
 ) s ON true
-WHERE ($4::text[] IS NULL OR v.status = ANY ($4))
-  AND ($5::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) <= $5)
-  AND ($6::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) >= $6)
-  AND ($7::text IS NULL OR coalesce(v.run_graph, v.graph) = $7)
-  AND ($8::text IS NULL OR v.run_status = $8)
+WHERE (:statuses::text[] IS NULL OR v.status = ANY (:statuses))
+  AND (:older_than::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) <= :older_than)
+  AND (:newer_than::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) >= :newer_than)
+  AND (:graph::text IS NULL OR coalesce(v.run_graph, v.graph) = :graph)
+  AND (:run_status::text IS NULL OR v.run_status = :run_status)
 ORDER BY v.thread_id
 
 -- name: threads_all

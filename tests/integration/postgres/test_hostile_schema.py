@@ -62,7 +62,7 @@ def statements() -> Iterator[tuple[str, str]]:
     parts = {
         f"{{{name.removeprefix('commit_')}}}": text for name, text in load("checkpoints").items()
     }
-    parts |= {"{classify}": load("threads")["classify"], "{select}": DurableSaver.SELECT_SQL}
+    parts |= {"{select}": DurableSaver.SELECT_SQL}
     for file in sorted(
         file.name for file in files("aiodurable.postgres").joinpath("sql").iterdir()
     ):
