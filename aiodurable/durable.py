@@ -166,10 +166,10 @@ class Durable:
 
     async def _open_services(self) -> None:
         settings = self.settings
-        direct = direct_dsn(self.dsn, settings.lock_dsn)
+        lock_dsn = direct_dsn(self.dsn, settings.lock_dsn)
         await (
             schema.migrate if settings.auto_migrate and settings.lock_connections else schema.check
-        )(direct)
+        )(lock_dsn)
         async with AsyncExitStack() as stack:
             checkpoints = await stack.enter_async_context(
                 AsyncCheckpointerPool(
@@ -188,8 +188,8 @@ class Durable:
             notifier.subscribe(CHANNEL, cancellations.hurry)
             locks = await stack.enter_async_context(
                 PostgresLockManager(
-                    direct.conninfo,
-                    password=direct.password,
+                    lock_dsn.conninfo,
+                    password=lock_dsn.password,
                     sessions=settings.lock_connections,
                     namespace=settings.namespace,
                     settings=settings,
@@ -203,9 +203,9 @@ class Durable:
                 checkpoints.database, settings.namespace, declare=bool(settings.lock_connections)
             )
             serde = checkpoints.get_checkpointer().serde
-            database, links = checkpoints.database, checkpoints.links
+            database, direct = checkpoints.database, checkpoints.direct
             threads = ThreadReader(
-                database, namespace=settings.namespace, serde=serde, direct=links
+                database, namespace=settings.namespace, serde=serde, direct=direct
             )
             self._services = Services(
                 locks=locks,
@@ -213,7 +213,7 @@ class Durable:
                 threads=threads,
                 ledger=Ledger(
                     database,
-                    links,
+                    direct,
                     threads.classifier,
                     serde=serde,
                     namespace=settings.namespace,

@@ -23,7 +23,7 @@ from aiodurable.errors import CheckpointNotFoundError, ThreadExistsError
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
-__all__ = ["ThreadCopy", "birth"]
+__all__ = ["ThreadCopy", "create_thread"]
 
 _SQL = load("copy")
 
@@ -77,7 +77,7 @@ class ThreadCopy:
 
 
 @asynccontextmanager
-async def birth(
+async def create_thread(
     database: PsycopgPool, fence: Fence, *, serde: SerializerProtocol
 ) -> AsyncGenerator[ThreadCopy, None]:
     """A transaction for the thread of `fence`, which has no checkpoint yet; it is rolled back where
@@ -90,8 +90,8 @@ async def birth(
     """
     fence.check()
     async with database.connection() as connection, connection.transaction():
-        born = ThreadCopy(connection, fence.thread_id, serde)
-        found = await born.fetch_one(_SQL["lock_empty_thread"], fence.thread_id)
+        new = ThreadCopy(connection, fence.thread_id, serde)
+        found = await new.fetch_one(_SQL["lock_empty_thread"], fence.thread_id)
         standing = None if found is None else Standing(found["token"], found["lease_id"])
         if found is None or standing != fence.standing:
             raise fence.overtaken(standing)
@@ -101,4 +101,4 @@ async def birth(
                 " another thread_id",
                 thread_id=fence.thread_id,
             )
-        yield born
+        yield new

@@ -210,13 +210,13 @@ async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0
 
 
 async def bump_free(
-    links: DirectPool, thread_ids: Sequence[str]
+    direct: DirectPool, thread_ids: Sequence[str]
 ) -> dict[str, tuple[Standing, bool]]:
     """Raise the tokens of those threads whose fences nobody has locked at this moment, in one
     statement.
 
     Args:
-        links: to where the fences are. A statement that is run twice changes nothing the second
+        direct: to where the fences are. A statement that is run twice changes nothing the second
             time.
         thread_ids: the threads, each once.
 
@@ -224,7 +224,7 @@ async def bump_free(
         What the fences hold now, and whether nothing was known of the thread; see `Raised.first`.
     """
     try:
-        rows = await links.fetch(
+        rows = await direct.fetch(
             _SQL["bump_free"], list(thread_ids), [new_lease_id() for _ in thread_ids]
         )
     except (

@@ -32,7 +32,7 @@ from aiodurable.postgres.same_database import prove_same_database
 from aiodurable.settings import Settings
 from aiodurable.shield import run_to_completion
 
-__all__ = ["LINKS", "AsyncCheckpointerPool", "create_checkpointer"]
+__all__ = ["RUN_CONNECTIONS", "AsyncCheckpointerPool", "create_checkpointer"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ _SERIALISERS = 2
 """Threads for large values. More would only wait for the interpreter's lock."""
 
 
-LINKS = 2
-"""Connections for what runs ask when they begin and end. While one waits for a commit the other is
-there.
+RUN_CONNECTIONS = 2
+"""Connections for the statements with which runs begin and end. While one waits for a commit the
+other is free.
 """
 
 
@@ -65,7 +65,7 @@ class AsyncCheckpointerPool:
 
     Attributes:
         database: the pool for reads, also for other statements.
-        links: for the statements that every run needs.
+        direct: for the statements that every run needs.
         bumps: raises the tokens of threads.
         sessions: those under which this process writes leased threads.
 
@@ -96,14 +96,17 @@ class AsyncCheckpointerPool:
             connect_timeout_s=self._settings.connect_timeout_s,
             breaker=_breaker(self._settings),
         )
-        self._direct = direct_dsn(self.database.dsn, self._settings.lock_dsn)
+        self._direct_dsn = direct_dsn(self.database.dsn, self._settings.lock_dsn)
         self._writers = checkpoint_connections
         self._serde = serde
         self.sessions = WriteSessions()
-        self.links = DirectPool(
-            self._direct, role="runs", size=LINKS, timeout_s=self._settings.connect_timeout_s
+        self.direct = DirectPool(
+            self._direct_dsn,
+            role="runs",
+            size=RUN_CONNECTIONS,
+            timeout_s=self._settings.connect_timeout_s,
         )
-        self.bumps = TokenBatcher(self.database, self.links)
+        self.bumps = TokenBatcher(self.database, self.direct)
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: GroupCommitter | None = None
@@ -150,14 +153,14 @@ class AsyncCheckpointerPool:
             await self.database.open()
             try:
                 await prove_same_database(
-                    self.database, self._direct, timeout_s=self._settings.connect_timeout_s
+                    self.database, self._direct_dsn, timeout_s=self._settings.connect_timeout_s
                 )
             except BaseException:  # also when cancelled: the pool has no owner yet
                 await run_to_completion(self.database.aclose(self._settings.close_timeout_s))
                 raise
             self._loop = asyncio.get_running_loop()
             self._writer = GroupCommitter(
-                self._direct,
+                self._direct_dsn,
                 connections=self._writers,
                 connect_timeout_s=self._settings.connect_timeout_s,
             )
@@ -208,14 +211,14 @@ class AsyncCheckpointerPool:
         finally:
             if threads is not None:
                 threads.shutdown(wait=False)
-            self.links.close()
+            self.direct.close()
             await self.database.aclose(self._settings.close_timeout_s)
 
     async def setup(self) -> None:
         """Make or migrate LangGraph's tables and ours; any number of processes may at once. Raises
         as `schema.migrate`.
         """
-        await schema.migrate(self._direct)
+        await schema.migrate(self._direct_dsn)
 
     def health(self) -> CheckpointsHealth:
         """How the connections are, as this process knows it. Also before `open` and after
@@ -226,7 +229,7 @@ class AsyncCheckpointerPool:
         return CheckpointsHealth(
             healthy=self._saver is not None and circuit != "open",
             circuit=circuit,
-            retry_after_s=0.0 if breaker is None else breaker.retry_after,
+            retry_after_s=0.0 if breaker is None else breaker.retry_after_s,
             connections=stats.get("pool_size", 0),
             idle=stats.get("pool_available", 0),
             waiting=stats.get("requests_waiting", 0),
@@ -257,15 +260,15 @@ class AsyncCheckpointerPool:
     async def check_history(self, session: WriteSession) -> None:
         """Revoke the session's fence where the newest commit acknowledged under it is gone.
 
-        Asks only where `links` may lead to another server than that commit.
+        Asks only where `direct` may lead to another server than that commit.
         """
-        origins = self.links.origins
+        origins = self.direct.origins
         if session.history.mark is None or (
             origins and not any(map(session.history.unproven, origins))
         ):
             return
         statement, parameters = lost_history([session])
-        if await self.links.fetch(statement, *parameters):
+        if await self.direct.fetch(statement, *parameters):
             session.history_lost()
 
     async def token(self, thread_id: str) -> int | None:

@@ -17,7 +17,7 @@ from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
-__all__ = ["RepairedTask", "drop_stray_answer", "heal"]
+__all__ = ["RepairedTask", "drop_stray_answer", "repair_tasks"]
 
 _SQL = load("checkpoints")
 _ANSWERS = load("answers")
@@ -36,7 +36,9 @@ class RepairedTask:
     path: str
 
 
-async def heal(database: PsycopgPool, session: WriteSession) -> tuple[list[RepairedTask], bool]:
+async def repair_tasks(
+    database: PsycopgPool, session: WriteSession
+) -> tuple[list[RepairedTask], bool]:
     """Remove the output of the failed tasks of a thread's newest step, subgraphs included.
 
     Removes only output that was written in the same transaction as the error: output of a later

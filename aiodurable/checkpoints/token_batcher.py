@@ -34,12 +34,12 @@ class TokenBatcher:
 
     Args:
         database: for a fence that somebody has locked, which takes patience.
-        links: for all others.
+        direct: for all others.
     """
 
-    def __init__(self, database: PsycopgPool, links: DirectPool) -> None:
+    def __init__(self, database: PsycopgPool, direct: DirectPool) -> None:
         self._database = database
-        self._links = links
+        self._direct = direct
         self._free = Batcher(self._raise_free, name="aiodurable bumps")
         self._under_way: dict[str, asyncio.Future[None]] = {}
 
@@ -68,7 +68,7 @@ class TokenBatcher:
 
     async def _raise_free(self, thread_ids: Sequence[str]) -> dict[str, tuple[Standing, bool]]:
         with self._noted(thread_ids):
-            return await bump_free(self._links, thread_ids)
+            return await bump_free(self._direct, thread_ids)
 
     async def _raise_patiently(self, thread_id: str) -> Standing:
         async def raising() -> Standing:

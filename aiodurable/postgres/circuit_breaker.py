@@ -85,7 +85,7 @@ class CircuitBreaker:
         return "open" if self._probe is None and self._clock() < self._until else "half-open"
 
     @property
-    def retry_after(self) -> float:
+    def retry_after_s(self) -> float:
         """Seconds until the next probe; 0 if the next call would pass, and while the probe is under
         way.
         """
@@ -121,8 +121,8 @@ class CircuitBreaker:
         if self.state == "open" or self._probe is not None:
             raise CircuitOpenError(
                 f"cannot reach Postgres: it has failed for {self.away_s:.0f} s; try again in"
-                f" {self.retry_after:.1f} s",
-                retry_after_s=self.retry_after,
+                f" {self.retry_after_s:.1f} s",
+                retry_after_s=self.retry_after_s,
             )
         self._probe = call
 

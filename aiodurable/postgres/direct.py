@@ -203,11 +203,11 @@ class DirectPool:
             sent again.
 
     Attributes:
-        asked: the number of statements since the start.
+        sent: the number of statements since the start.
     """
 
     def __init__(self, dsn: Dsn, *, role: str, size: int, timeout_s: float) -> None:
-        self.asked = 0
+        self.sent = 0
         self._dsn = dsn
         self._timeout_s = timeout_s
         self._connections = [
@@ -235,7 +235,7 @@ class DirectPool:
             raise ClosedError(
                 "these connections belong to another event loop: open a Durable in each loop"
             )
-        self.asked += 1
+        self.sent += 1
         async with self._free:
             connection = self._idle.pop()
             try:

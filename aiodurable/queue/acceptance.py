@@ -45,13 +45,13 @@ class Acceptance:
         written = await self._creates(row)
         if written is not None:
             return queued_record(written)
-        found = await self._existing(self.services.checkpoints.links.fetch, [new], [row])
+        found = await self._existing(self.services.checkpoints.direct.fetch, [new], [row])
         return found[row[_RUN_ID]]
 
     async def many(self, new: Sequence[NewRun], rows: Sequence[Row]) -> list[RunRecord]:
         """Accept several runs, all or none of them."""
         if all(row[_ON_BUSY] == "enqueue" for row in rows):
-            return await self.together(self.services.checkpoints.links.fetch, new, rows)
+            return await self.together(self.services.checkpoints.direct.fetch, new, rows)
         async with self._transaction() as fetch:
             return await self.together(fetch, new, rows)
 
@@ -89,7 +89,7 @@ class Acceptance:
         return self.services.checkpoints.database.transaction()
 
     async def _create(self, rows: Sequence[Row]) -> dict[Row, Mapping[str, Any]]:
-        written = await self.services.checkpoints.links.fetch(
+        written = await self.services.checkpoints.direct.fetch(
             SQL["create"], *map(list, zip(*rows, strict=True))
         )
         by_run = {row["run_id"]: row for row in written}

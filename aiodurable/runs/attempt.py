@@ -28,7 +28,7 @@ from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Accepted
 from aiodurable.runs.outcome import Outcome, outcome_of
-from aiodurable.runs.repair import heal_thread
+from aiodurable.runs.repair import repair_thread
 from aiodurable.runs.run_config import storable_part
 from aiodurable.runs.services import Services
 
@@ -153,7 +153,7 @@ class Attempt:
             base_checkpoint_id=thread.checkpoint_id,
             closing=closing.get(thread.status, RunStatus.SUPERSEDED),
         )
-        lease.session.acknowledge(record.run_id, services.checkpoints.links.origin, sent)
+        lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)
         return cls(
             services,
             lease,
@@ -197,7 +197,7 @@ class Attempt:
             GraphChangedError: the graph does not fit what is stored; no attempt was opened.
         """
         graph = await fitted(services, lease, graph, thread, left)
-        has_stray_answer = await heal_thread(services, lease)
+        has_stray_answer = await repair_thread(services, lease)
         if left is None:
             new = await cls.start(
                 services,

@@ -71,7 +71,7 @@ async def _settle(services: Services, thread_id: str, run_id: str) -> bool:
         async with acquire_lease(services, thread_id) as lease:
             thread = await services.threads.status(thread_id, ignore_lock=True)
             if thread.status is ThreadStatus.COMPLETE:
-                return await services.ledger.heal(
+                return await services.ledger.complete_by_tables(
                     run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id
                 )
             return await services.ledger.settle_cancelled(

@@ -9,7 +9,7 @@ from typing import Any
 
 from langgraph.checkpoint.base.id import uuid6
 
-from aiodurable.checkpoints.copy import birth
+from aiodurable.checkpoints.copy import create_thread
 from aiodurable.errors import CheckpointNotFoundError, InvalidArgumentError, ThreadExistsError
 from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.acquire import acquire_lease
@@ -84,8 +84,10 @@ async def fork(
             )
         run_id = new_run_id()
         saver = services.checkpoints.get_checkpointer()
-        async with birth(services.checkpoints.database, lease.fence, serde=saver.serde) as born:
-            await born.copy(source, checkpoint_id, in_the_step=in_the_step)
+        async with create_thread(
+            services.checkpoints.database, lease.fence, serde=saver.serde
+        ) as new:
+            await new.copy(source, checkpoint_id, in_the_step=in_the_step)
             head = checkpoint_id
             if change is not None:
                 place = {
@@ -93,12 +95,12 @@ async def fork(
                     "aiodurable_run_id": run_id,
                     "aiodurable_graph_name": change.graph.name,
                 }
-                updated = await change.graph.saving_to(born.saver).aupdate_state(
+                updated = await change.graph.saving_to(new.saver).aupdate_state(
                     {"configurable": place}, change.values, change.as_node
                 )
                 head = updated["configurable"]["checkpoint_id"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
             await services.ledger.forked(
-                born.fetch_one,
+                new.fetch_one,
                 run_id,
                 fence=lease.fence,
                 graph=graph,

@@ -137,7 +137,7 @@ class Ledger:
 
     Args:
         database: where they are.
-        links: to the same place, for what every run writes.
+        direct: to the same place, for what every run writes.
         classifier: tells where a thread stands when its run ends.
         serde: the saver's serializer; inputs and contexts are stored as it writes them (encrypted,
             if it encrypts).
@@ -150,7 +150,7 @@ class Ledger:
     def __init__(
         self,
         database: PsycopgPool,
-        links: DirectPool,
+        direct: DirectPool,
         classifier: Classifier,
         *,
         serde: SerializerProtocol,
@@ -159,7 +159,7 @@ class Ledger:
         threads: Executor | None = None,
     ) -> None:
         self._database = database
-        self._links = links
+        self._direct = direct
         self._classifier = classifier
         self._serde = serde
         self._looking = Inert(serde)
@@ -503,7 +503,9 @@ class Ledger:
         outcome = (status, error, traceback, reason, checkpoint_id, consumed)
         return await self._finishes((run_id, *fence.standing, fence.thread_id, *outcome))
 
-    async def heal(self, run_id: str, *, fence: Fence, checkpoint_id: str | None) -> bool:
+    async def complete_by_tables(
+        self, run_id: str, *, fence: Fence, checkpoint_id: str | None
+    ) -> bool:
         """Write that a run is complete which the tables show complete, but whose process died
         before it could say so.
 
@@ -548,7 +550,7 @@ class Ledger:
     async def _write_starts(
         self, rows: Sequence[tuple[Any, ...]]
     ) -> dict[tuple[Any, ...], Mapping[str, Any]]:
-        written = await self._links.fetch(_SQL["start"], *map(list, zip(*rows, strict=True)))
+        written = await self._direct.fetch(_SQL["start"], *map(list, zip(*rows, strict=True)))
         by_run = {row["run_id"]: row for row in written}
         return {row: by_run[row[0]] for row in rows if row[0] in by_run}
 
@@ -557,7 +559,7 @@ class Ledger:
     ) -> dict[_End, tuple[WorkflowCheckpoint, bool]]:
         thread_ids, *rest = map(list, zip(*ends, strict=True))
         arguments = self._classifier.arguments(thread_ids)
-        rows = await self._classifier.fetch(self._links.fetch, END, *arguments, *rest)
+        rows = await self._classifier.fetch(self._direct.fetch, END, *arguments, *rest)
         threads = await self._classifier.decode(rows)
         ended = {(row["ended"], row["ended_under"]): row["ended_at"] for row in rows}
         return {
@@ -582,7 +584,7 @@ class Ledger:
     async def _write_ends(
         self, statement: str, rows: Sequence[tuple[Any, ...]]
     ) -> dict[tuple[Any, ...], datetime]:
-        written = await self._links.fetch(_SQL[statement], *map(list, zip(*rows, strict=True)))
+        written = await self._direct.fetch(_SQL[statement], *map(list, zip(*rows, strict=True)))
         ended = {
             (row["run_id"], row["fencing_token"], row["lease_id"]): row["finished_at"]
             for row in written

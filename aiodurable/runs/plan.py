@@ -163,7 +163,9 @@ async def _is_complete(
         return True
     if thread.status is not ThreadStatus.COMPLETE or thread.run_id != named.record.run_id:
         return False
-    await ledger.heal(named.record.run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id)
+    await ledger.complete_by_tables(
+        named.record.run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id
+    )
     return True
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import re
 
-from aiodurable.checkpoints.repair import RepairedTask, heal
+from aiodurable.checkpoints.repair import RepairedTask, repair_tasks
 from aiodurable.events import ThreadRepaired, emit
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.services import Services
 from aiodurable.threads.task_path import caller_of
 
-__all__ = ["heal_thread"]
+__all__ = ["repair_thread"]
 
 _log = logging.getLogger(__name__)
 _TASK_ID = re.compile(r":[^|]*")
 
 
-async def heal_thread(services: Services, lease: ThreadLease) -> bool:
+async def repair_thread(services: Services, lease: ThreadLease) -> bool:
     """Repair the thread's newest superstep; see `aiodurable.checkpoints.repair`.
 
     Returns:
@@ -27,10 +27,10 @@ async def heal_thread(services: Services, lease: ThreadLease) -> bool:
     Raises:
         LeaseLostError: the lease is gone; nothing was changed.
     """
-    healed, has_stray_answer = await heal(services.checkpoints.database, lease.session)
-    if not healed:
+    repaired, has_stray_answer = await repair_tasks(services.checkpoints.database, lease.session)
+    if not repaired:
         return has_stray_answer
-    nodes = tuple(map(_name, healed))
+    nodes = tuple(map(_name, repaired))
     _log.warning(
         "thread %r: LangGraph stored output of %s beside their error and would skip them"
         " (langgraph#8834); the output was removed, so that they run again",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from aiodurable.checkpoints.pool import LINKS
+from aiodurable.checkpoints.pool import RUN_CONNECTIONS
 from aiodurable.cli.doctor.finding import Finding, fail, ok, warn
 from aiodurable.locks.capacity import share
 from aiodurable.postgres.pool import PsycopgPool
@@ -176,7 +176,7 @@ def connections(facts: Facts, settings: Settings) -> Finding:
         settings.lock_connections
         + looking
         + settings.checkpoint_connections
-        + LINKS
+        + RUN_CONNECTIONS
         + settings.pool_max_size
     )
     reserved = facts.number("superuser_reserved_connections") + facts.number("reserved_connections")

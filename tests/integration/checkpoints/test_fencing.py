@@ -11,9 +11,9 @@ import pytest
 from langgraph.graph import START, StateGraph
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver, fences
-from aiodurable.checkpoints.copy import birth
+from aiodurable.checkpoints.copy import create_thread
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.repair import heal
+from aiodurable.checkpoints.repair import repair_tasks
 from aiodurable.checkpoints.write_session import SESSION_KEY, WriteSession
 from aiodurable.errors import (
     HistoryLostError,
@@ -123,7 +123,7 @@ async def test_every_bump_waits_for_the_disk_although_the_database_does_not(
         else:
             await fences.bump(pool.database, "t")
             await fences.bump(pool.database, "t")
-        assert await pool.links.fetch(
+        assert await pool.direct.fetch(
             "SELECT 1 WHERE current_setting('synchronous_commit') = 'off'"
         )
     assert [row[0] for row in await db.fetch("SELECT * FROM seen")] == ["on"] * (4 if first else 2)
@@ -156,14 +156,14 @@ async def test_neither_healing_nor_a_fork_nor_a_removal_goes_by_the_token_alone(
     pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection
 ) -> None:
     async def fork(fence: Fence) -> None:
-        async with birth(pool.database, fence, serde=saver.serde):
+        async with create_thread(pool.database, fence, serde=saver.serde):
             pytest.fail("entered")
 
     async def remove(fence: Fence) -> None:
         await saver.aprune(["t"], strategy="delete", config=under(fence))
 
     async def repair(fence: Fence) -> None:
-        await heal(pool.database, WriteSession(fence))
+        await repair_tasks(pool.database, WriteSession(fence))
 
     for act in (repair, fork, remove):
         old = await pool.new_fence("t")

@@ -16,7 +16,7 @@ from tests.support.checkpoint_rows import checkpoint, config, linear
 
 
 def statements(pool: AsyncCheckpointerPool) -> int:
-    return pool.database.pool.get_stats().get("requests_num", 0) + pool.links.asked
+    return pool.database.pool.get_stats().get("requests_num", 0) + pool.direct.sent
 
 
 async def test_a_hundred_bumps_at_once_take_a_few_statements(pool: AsyncCheckpointerPool) -> None:

@@ -182,21 +182,21 @@ async def test_a_role_that_has_no_connection_left_is_told_so(
     admin.execute(b"CREATE ROLE few LOGIN PASSWORD 'few'")
     few = make_conninfo(dsn, user="few", password="few")
     database = PsycopgPool(parse_dsn(few), min_size=0, max_size=1, connect_timeout_s=0.5)
-    links = DirectPool(parse_dsn(few), role="test", size=1, timeout_s=0.5)
+    direct = DirectPool(parse_dsn(few), role="test", size=1, timeout_s=0.5)
     try:
         await database.open()
         admin.execute(b"ALTER ROLE few CONNECTION LIMIT 0")
         for ask in (
             Durable(few).open,
             partial(database.fetch, "SELECT 1"),
-            partial(links.fetch, "SELECT 1"),
+            partial(direct.fetch, "SELECT 1"),
             partial(create_lock_manager_with_retry, few, timeout=0.5),
         ):
             with pytest.raises(PostgresUnavailableError, match="CONNECTION LIMIT"):
                 await ask()
     finally:
         await database.aclose()
-        links.close()
+        direct.close()
         admin.execute(b"DROP ROLE few")
 
 
@@ -248,6 +248,6 @@ async def test_each_statement_has_a_snapshot_of_its_own_whatever_the_default_iso
         [[before], _, [after]] = await waiting
         assert (before["n"], after["n"]) == (0, 1)
         await database.aclose()
-        links = DirectPool(parse_dsn(dsn), role="test", size=1, timeout_s=10)
-        assert (await links.fetch("SHOW transaction_isolation"))[0][0] == "read committed"
-        links.close()
+        direct = DirectPool(parse_dsn(dsn), role="test", size=1, timeout_s=10)
+        assert (await direct.fetch("SHOW transaction_isolation"))[0][0] == "read committed"
+        direct.close()

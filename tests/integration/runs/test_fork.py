@@ -356,19 +356,19 @@ async def test_a_fork_whose_lease_was_taken_over_leaves_nothing(
     durable: Durable, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aiodurable.errors import LeaseLostError
-    from aiodurable.runs import fork as room
+    from aiodurable.runs import fork
 
     await ran(durable, abc())
-    birth = room.birth
+    create_thread = fork.create_thread
 
     def too_late(database: Any, fence: Any, **options: Any) -> Any:
         with psycopg.connect(dsn) as connection:
             connection.execute(
                 "UPDATE aiodurable_fences SET token = token + 1 WHERE thread_id = 'copy'"
             )
-        return birth(database, fence, **options)
+        return create_thread(database, fence, **options)
 
-    monkeypatch.setattr(room, "birth", too_late)
+    monkeypatch.setattr(fork, "create_thread", too_late)
     with pytest.raises(LeaseLostError):
         await durable.threads.fork("t", "copy")
     assert not any(rows(dsn, "copy")[:4])

@@ -11,7 +11,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.repair import heal
+from aiodurable.checkpoints.repair import repair_tasks
 from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.durable import Durable
 from aiodurable.errors import (
@@ -100,7 +100,7 @@ async def left_by_langgraph(
 
 
 @pytest.mark.parametrize(
-    ("graph", "result", "healed"),
+    ("graph", "result", "repaired"),
     [
         (routed, ["a", "b"], ("a",)),
         (beside, ["a", "c", "b"], ("a",)),
@@ -117,7 +117,7 @@ async def test_a_node_whose_router_raised_runs_again_with_all_that_follows(
     told: list[Event],
     graph: Any,
     result: list[str],
-    healed: tuple[str, ...],
+    repaired: tuple[str, ...],
     verb: str,
 ) -> None:
     BREAKS.add("router")
@@ -126,7 +126,7 @@ async def test_a_node_whose_router_raised_runs_again_with_all_that_follows(
     ran = (await getattr(durable.threads, verb)("t", graph()))["xs"]
     assert list(dict.fromkeys(ran)) == result, "a subgraph gives back what it was given, too"
     assert [set(event.nodes) for event in told if isinstance(event, ThreadRepaired)] == [
-        set(healed)
+        set(repaired)
     ]
     assert (await durable.threads.status("t")).status == "complete"
 
@@ -164,9 +164,9 @@ async def test_a_stale_fence_heals_nothing(durable: Durable, dsn: str) -> None:
         )
         for stale in (Fence("t", token - 1, lease_id), Fence("t", token, lease_id - 1)):
             with pytest.raises(LeaseLostError):
-                await heal(database, WriteSession(stale))
-        tasks, _ = await heal(database, lease.session)
-        assert len(tasks) == 1, "it is still there to heal"
+                await repair_tasks(database, WriteSession(stale))
+        tasks, _ = await repair_tasks(database, lease.session)
+        assert len(tasks) == 1, "it is still there to repair"
 
 
 async def test_a_retry_is_one_more_attempt_of_the_same_run_and_repeats_the_failed_node_alone(

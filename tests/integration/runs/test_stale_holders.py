@@ -101,8 +101,8 @@ async def end(runs: RunLedger, fence: Fence) -> Any:
     return (await runs.end("R", fence=fence, consumed=True))[1] or None
 
 
-async def heal(runs: RunLedger, fence: Fence) -> Any:
-    return await runs.heal("R", fence=fence, checkpoint_id="1") or None
+async def complete_by_tables(runs: RunLedger, fence: Fence) -> Any:
+    return await runs.complete_by_tables("R", fence=fence, checkpoint_id="1") or None
 
 
 async def settle_cancelled(runs: RunLedger, fence: Fence) -> Any:
@@ -132,7 +132,9 @@ async def test_a_holder_whose_token_was_given_out_again_begins_nothing_and_close
     assert await ledger.rows("t") == before
 
 
-@pytest.mark.parametrize("write", [finish, complete, end, answers_over, heal, settle_cancelled])
+@pytest.mark.parametrize(
+    "write", [finish, complete, end, answers_over, complete_by_tables, settle_cancelled]
+)
 async def test_a_holder_whose_token_was_given_out_again_records_nothing_of_the_run(
     durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection, write: Write
 ) -> None:
@@ -186,7 +188,7 @@ async def test_a_run_that_is_started_while_its_thread_is_being_deleted_is_not_le
     """The statement has seen the fence as it was, and waits for the row of the run before, which
     goes.
     """
-    links = services_of(durable).checkpoints.links
+    direct = services_of(durable).checkpoints.direct
     stale = await leased(durable)
     await runs.start("R", fence=stale, closing=None, **ACCEPTED)
     watcher = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
@@ -196,12 +198,12 @@ async def test_a_run_that_is_started_while_its_thread_is_being_deleted_is_not_le
     )
 
     async def tried() -> bool:
-        return links.asked >= asked + 2 or await watcher.fetchval(waits)
+        return direct.sent >= sent + 2 or await watcher.fetchval(waits)
 
     async with db.transaction():
         await db.execute(CHECKPOINTS["hold_fences"], ["t"])
         await db.execute(CHECKPOINTS["delete_threads"], ["t"])
-        asked = links.asked
+        sent = direct.sent
         starting = asyncio.create_task(start(runs, stale))
         await wait_until(tried, what="the start to come upon the deletion")
         await db.execute(CHECKPOINTS["raise_removed"], ["t"])
@@ -214,13 +216,13 @@ async def test_a_run_that_is_started_while_its_thread_is_being_deleted_is_not_le
 async def test_a_fence_that_somebody_has_locked_holds_up_its_own_thread_alone(
     durable: Durable, runs: RunLedger, ledger: Ledger, db: asyncpg.Connection
 ) -> None:
-    links = services_of(durable).checkpoints.links
+    direct = services_of(durable).checkpoints.direct
     fence, other = await leased(durable), await leased(durable, "other")
     async with db.transaction():
         await db.execute(CHECKPOINTS["hold_fences"], ["t"])
-        asked = links.asked
+        sent = direct.sent
         starting = asyncio.create_task(start(runs, fence))
-        await wait_until(lambda: links.asked >= asked + 2, what="a second try")
+        await wait_until(lambda: direct.sent >= sent + 2, what="a second try")
         await within(5.0, runs.start("O", fence=other, closing=None, **ACCEPTED))
         assert not starting.done()
     record, blank = await starting

@@ -39,11 +39,11 @@ async def test_a_new_run_asks_three_times_beside_its_checkpoints_and_leaves_the_
     durable: Durable,
 ) -> None:
     services = services_of(durable)
-    links, pool = services.checkpoints.links, services.checkpoints.database.pool
-    before, asked = pool.get_stats().get("requests_num", 0), links.asked
+    direct, pool = services.checkpoints.direct, services.checkpoints.database.pool
+    before, sent = pool.get_stats().get("requests_num", 0), direct.sent
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
-    assert links.asked - asked == 3  # the token, the new row, how it ended
+    assert direct.sent - sent == 3  # the token, the new row, how it ended
     assert pool.get_stats().get("requests_num", 0) == before
 
 
@@ -203,12 +203,12 @@ async def test_a_run_that_completes_says_what_the_tables_say_and_asks_once(
 ) -> None:
     services = services_of(durable)
     graph = GRAPHS[name](services.checkpoints.get_checkpointer())
-    asked = services.checkpoints.links.asked
+    sent = services.checkpoints.direct.sent
     async with durable.run("t", graph) as run:
         await run.ainvoke(
             {"xs": []} if isinstance(graph, CompiledStateGraph) else "once", durability=durability
         )
-        assert services.checkpoints.links.asked - asked == 3  # the token, the new row, how it ended
+        assert services.checkpoints.direct.sent - sent == 3  # the token, the new row, how it ended
         assert run.checkpoint.status is ThreadStatus.COMPLETE
         assert run.checkpoint == await services.threads.status("t", ignore_lock=True)
 

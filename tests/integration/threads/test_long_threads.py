@@ -13,7 +13,7 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import END, START, StateGraph
 
-from aiodurable.checkpoints.repair import heal
+from aiodurable.checkpoints.repair import repair_tasks
 from aiodurable.durable import Durable
 from aiodurable.postgres.sql import load
 from aiodurable.settings import Settings
@@ -76,9 +76,9 @@ async def test_as_much_is_sent_for_a_long_thread_as_for_a_short_one(wire: Proxy)
         services = services_of(durable)
         saver = services.checkpoints.get_checkpointer()
 
-        async def healed(thread_id: str) -> None:
+        async def repaired(thread_id: str) -> None:
             async with durable.hold(thread_id) as lease:
-                tasks, _ = await heal(services.checkpoints.database, lease.session)
+                tasks, _ = await repair_tasks(services.checkpoints.database, lease.session)
                 assert tasks
 
         async def steps(thread_id: str) -> None:
@@ -90,7 +90,7 @@ async def test_as_much_is_sent_for_a_long_thread_as_for_a_short_one(wire: Proxy)
             durable.threads.fork,
             lambda thread_id: durable.threads.fork(thread_id, before="call"),
             lambda thread_id: saver.acopy_thread(thread_id, f"{thread_id}-copied"),
-            healed,
+            repaired,
             saver.adelete_thread,
         ]
         for verb in verbs:
