@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, Final
 
 from aiodurable.models import ClaimState, RunRecord
@@ -14,11 +13,7 @@ from aiodurable.runs.ledger import record_of
 
 __all__ = ["SQL", "queued_record"]
 
-_BLOCKS = load("queue")
-SQL: Final[Mapping[str, str]] = MappingProxyType(
-    {name: block.replace("{record}", _BLOCKS["record"]) for name, block in _BLOCKS.items()}
-)
-"""The blocks, with the columns of a record in them."""
+SQL: Final = load("queue")
 
 _SAME: Final = (
     "queue",

@@ -178,11 +178,9 @@ class Ledger:
         return None if row is None else _accepted(row)
 
     async def newest(self, thread_id: str) -> Accepted | None:
-        """The newest run of the thread that was accepted: rejected and superseded ones do not
-        count.
-        """
+        """The newest run of the thread that began: rejected and superseded ones do not count."""
         row = await self._database.fetch_one(_SQL["newest"], thread_id)
-        return None if row is None else _accepted(row)
+        return None if row is None or row["status"] == RunStatus.QUEUED else _accepted(row)
 
     async def loaded(self, accepted: Accepted, serde: SerializerProtocol) -> Loaded:
         """What `accepted` needs to go on, read with `serde`; large values off the event loop."""

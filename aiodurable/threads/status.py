@@ -8,7 +8,6 @@
 2. Otherwise the newest run decides where it knows more than the checkpoints. Rejected and
    superseded runs do not count.
 
-   - The run is *queued*: **queued**.
    - The run's input is *fresh*: stored, and no checkpoint carries its run_id. If its process died
      before the first checkpoint, the thread is **crashed**, whatever the checkpoints say; *failed*,
      *paused* and *quarantined* are kept.
@@ -26,7 +25,9 @@
    - The question of an unfinished task without an answer: **interrupted**.
    - A channel that triggers a next step, or a write of `Command(goto=…)`: work is left:
        **crashed**.
-   - A head with none of these: **complete**. No head: **new**.
+   - A head with none of these: **complete**. No head: **new**. In both cases **queued** if a run
+     waits for a worker; the thread's holder (`ignore_lock`) goes before the queue and does not see
+     it.
 
 One attempt of a node writes in one transaction, and `xmin` orders transactions. It tells an error
 from the output or the question of a later attempt. It also tells whether an answer belongs to a

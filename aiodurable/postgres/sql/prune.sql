@@ -108,6 +108,12 @@ judged AS MATERIALIZED (
     ) h
     -- Plain LangGraph takes no lock: it may have gone on.
     WHERE CASE WHEN p.head_id IS NULL THEN p.tids IS NULL ELSE h.here END
+      -- A run that was accepted meanwhile is not removed: aiodurable_runs_queued_idx.
+      AND (NOT $4::boolean
+           OR (SELECT true
+               FROM aiodurable_runs q
+               WHERE q.thread_id = p.thread_id AND q.status = 'queued'
+               LIMIT 1) IS NULL)
 ),
 gone AS MATERIALIZED (
     SELECT t.thread_id, c.tids AS checkpoint_tids, w.tids AS write_tids, b.tids AS blob_tids,

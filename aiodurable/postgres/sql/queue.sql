@@ -1,4 +1,4 @@
--- name: record
+-- fragment: record
 r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by,
 r.created_at, r.started_at, r.finished_at, r.failed_at, r.error, r.status_reason, r.checkpoint_id,
 r.traceback, r.earlier_attempts, r.queue, r.claim_state, r.position, r.priority, r.fairness_key,
@@ -6,11 +6,16 @@ r.concurrency_key, r.scheduled_at, r.max_attempts, r.timeout_s, r.start_timeout_
 r.cancel_requested_at, r.metadata, r.summary
 
 -- name: create
--- aiodurable_runs_thread_order_idx and aiodurable_runs_queued_idx once a row: whether the thread has
--- a run in front. A run that is due later is in front of nothing. What has its run_id, or is not over
--- and has its dedup_key, stays as it is, and the row is left out; so is one that $22 has rejected.
--- $15 a moment, $16 seconds from now. A worker that sleeps holds a shared lock on the letters aiod,
--- work: only then it is notified. The exclusive one is released at once.
+-- params: run_ids, thread_ids, lock_keys, graphs, input_types, inputs, context_types, contexts
+-- params: config_types, configs, queues, priorities, fairness_keys, concurrency_keys, run_ats
+-- params: afters, max_attempts, retry_policies, timeouts, start_timeouts, dedup_keys, on_busy
+-- params: metadata, summaries
+-- aiodurable_runs_thread_order_idx and aiodurable_runs_queued_idx once a row: whether the thread
+-- has a run in front. A run that is due later is in front of nothing. What has its run_id, or is
+-- not over and has its dedup_key, stays as it is, and the row is left out; so is one that on_busy
+-- rejects.
+-- run_ats are moments, afters seconds from now. A worker that sleeps holds a shared lock on the
+-- letters aiod, work: only then it is notified. The exclusive one is released at once.
 WITH given AS MATERIALIZED (
     SELECT u.run_id, u.thread_id, u.lock_key, u.graph, u.input_type, u.input, u.context_type,
            u.context, u.config_type, u.config, u.queue, u.priority, u.fairness_key,
@@ -19,11 +24,14 @@ WITH given AS MATERIALIZED (
            coalesce(pg_catalog.bool_or(NOT d.later)
                     OVER (PARTITION BY u.thread_id ORDER BY u.n
                           ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false) AS follows
-    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bytea[],
-                $7::text[], $8::bytea[], $9::text[], $10::bytea[], $11::text[], $12::integer[],
-                $13::text[], $14::text[], $15::timestamptz[], $16::double precision[],
-                $17::integer[], $18::text[], $19::double precision[], $20::double precision[],
-                $21::text[], $22::text[], $23::text[], $24::text[])
+    FROM unnest(:run_ids::text[], :thread_ids::text[], :lock_keys::bigint[], :graphs::text[],
+                :input_types::text[], :inputs::bytea[], :context_types::text[],
+                :contexts::bytea[], :config_types::text[], :configs::bytea[], :queues::text[],
+                :priorities::integer[], :fairness_keys::text[], :concurrency_keys::text[],
+                :run_ats::timestamptz[], :afters::double precision[], :max_attempts::integer[],
+                :retry_policies::text[], :timeouts::double precision[],
+                :start_timeouts::double precision[], :dedup_keys::text[], :on_busy::text[],
+                :metadata::text[], :summaries::text[])
          WITH ORDINALITY
          AS u (run_id, thread_id, lock_key, graph, input_type, input, context_type, context,
                config_type, config, queue, priority, fairness_key, concurrency_key, run_at, after_s,
@@ -71,7 +79,8 @@ created AS (
     WHERE s.on_busy <> 'reject' OR NOT s.behind
     ORDER BY s.n
     ON CONFLICT DO NOTHING
-    RETURNING {record}
+    RETURNING
+    -- include: record
 ),
 woken AS MATERIALIZED (
     SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', q.queue)) AS queues
@@ -85,14 +94,17 @@ FROM created c
 CROSS JOIN woken
 
 -- name: alone
+-- params: key
 -- No table. Until the end of the transaction: two that reject or interrupt do not pass each other.
-SELECT pg_catalog.pg_advisory_xact_lock($1::bigint)
+SELECT pg_catalog.pg_advisory_xact_lock(:key::bigint)
 
 -- name: existing
--- aiodurable_runs_pkey; aiodurable_runs_dedup_idx. The runs that keep $1 run ids and $2 dedup keys
--- from being accepted.
-SELECT {record}, r.input_type, r.input, w.n, w.run_id = r.run_id AS named
-FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w (run_id, dedup_key, n)
+-- params: run_ids, dedup_keys
+-- aiodurable_runs_pkey; aiodurable_runs_dedup_idx. The runs that keep these run ids and dedup
+-- keys from being accepted.
+SELECT r.input_type, r.input, w.n, w.run_id = r.run_id AS named,
+-- include: record
+FROM unnest(:run_ids::text[], :dedup_keys::text[]) WITH ORDINALITY AS w (run_id, dedup_key, n)
 CROSS JOIN LATERAL (
     SELECT k.run_id
     FROM aiodurable_runs k
@@ -107,29 +119,32 @@ CROSS JOIN LATERAL (
 JOIN aiodurable_runs r ON r.run_id = f.run_id
 
 -- name: get
+-- params: run_id
 -- aiodurable_runs_pkey.
-SELECT {record}
+SELECT
+-- include: record
 FROM aiodurable_runs r
-WHERE r.run_id = $1
+WHERE r.run_id = :run_id
 
 -- name: interrupt
--- aiodurable_runs_queued_idx; aiodurable_runs_one_running_idx. What thread $1 had in front of run $2
--- makes way for it: queued runs are given up, the one at work is cancelled ($3 the channel that
--- hurries it). What is due later stays.
+-- params: thread_id, run_id, channel
+-- aiodurable_runs_queued_idx; aiodurable_runs_one_running_idx. What the thread had in front of the
+-- run makes way for it: queued runs are given up, the one at work is cancelled (the channel hurries
+-- it). What is due later stays.
 WITH given_up AS (
     UPDATE aiodurable_runs r
-    SET status = 'superseded', status_reason = 'interrupted', interrupted_by = $2,
+    SET status = 'superseded', status_reason = 'interrupted', interrupted_by = :run_id,
         claim_state = NULL, finished_at = pg_catalog.now()
-    WHERE r.thread_id = $1 AND r.status = 'queued' AND r.claim_state <> 'scheduled'
-      AND r.run_id <> $2
+    WHERE r.thread_id = :thread_id AND r.status = 'queued' AND r.claim_state <> 'scheduled'
+      AND r.run_id <> :run_id
     RETURNING r.run_id
 ),
 cancelled AS (
     UPDATE aiodurable_runs r
     SET cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()),
-        interrupted_by = $2
-    WHERE r.thread_id = $1 AND r.status = 'running'
+        interrupted_by = :run_id
+    WHERE r.thread_id = :thread_id AND r.status = 'running'
     RETURNING r.run_id
 )
-SELECT c.run_id, pg_catalog.pg_notify($3::text, c.run_id)
+SELECT c.run_id, pg_catalog.pg_notify(:channel::text, c.run_id)
 FROM cancelled c

@@ -2,6 +2,7 @@
 -- params: thread_ids, lock_keys, ignore_locks, statuses, older_than, newer_than, graph, run_status
 -- A thread: one descent of checkpoints_pkey (its head), one or two of checkpoint_writes_pkey (the head's tasks), one of
 -- aiodurable_runs_thread_order_idx (its newest run); checkpoint_blobs_pkey only for heads that update_state or a Send left.
+-- Of a thread with nothing unfinished aiodurable_runs_queued_idx tells whether a run is queued behind it.
 -- $1 thread ids, $2 their lock keys, $3 ignore the lock, $4 statuses, $5 older than, $6 newer than, $7 graph, $8 what the
 -- ledger says of the newest run (nulls: any).
 WITH held AS MATERIALIZED (
@@ -205,18 +206,23 @@ facts AS (
                 ORDER BY own.checkpoint_id
                 LIMIT 1) IS NOT NULL AS consumed
         ) c
+        WHERE q.status <> 'queued'  -- then none ever began
     ) r ON true
 ),
 verdicts AS (
     SELECT f.*,
            CASE
                WHEN f.holder IS NOT NULL THEN 'running'
-               WHEN f.run_status = 'queued' THEN 'queued'
                WHEN f.fresh AND f.run_status = 'running' THEN 'crashed'
                WHEN f.fresh AND f.run_status IN ('failed', 'paused', 'quarantined') THEN f.run_status
                WHEN f.about AND f.run_status = 'quarantined' AND f.beneath NOT IN ('new', 'complete') THEN 'quarantined'
                WHEN f.about AND f.run_status IN ('failed', 'paused') AND f.beneath = 'pending' THEN f.run_status
                WHEN f.beneath = 'pending' THEN 'crashed'
+               -- Its holder looks at what is in front of the queue. LIMIT keeps it a look-up.
+               WHEN NOT :ignore_locks::boolean AND f.beneath IN ('new', 'complete') AND (
+                   SELECT true FROM aiodurable_runs q
+                   WHERE q.thread_id = f.thread_id AND q.status = 'queued'
+                   LIMIT 1) THEN 'queued'
                ELSE f.beneath
            END AS status,
            CASE
@@ -251,10 +257,12 @@ SELECT v.thread_id, v.status, v.checkpoint_id, v.step,
        v.questions_path, v.questions_type, v.questions, v.answering,
        v.checkpoint_id IS NOT NULL AND pg_catalog.num_nulls(v.step, v.written_at, v.format) > 0 AS damaged,
        v.doubt, v.lock_key, v.holder,
-       v.run_id, v.run_status, coalesce(v.run_graph, v.graph) AS graph, v.attempts, v.run_error, v.status_reason AS reason,
+       coalesce(n.run_id, v.run_id) AS run_id, coalesce(n.status, v.run_status) AS run_status,
+       coalesce(n.graph, v.run_graph, v.graph) AS graph, coalesce(n.attempts, v.attempts) AS attempts,
+       v.run_error, CASE WHEN n.run_id IS NULL THEN v.status_reason ELSE n.status_reason END AS reason,
        -- Within what Python can tell.
-       CASE WHEN coalesce(v.written_at, v.touched_at) BETWEEN '0001-02-01 00:00+00' AND '9999-12-01 00:00+00'
-            THEN coalesce(v.written_at, v.touched_at) END AS updated_at,
+       CASE WHEN coalesce(v.written_at, v.touched_at, n.created_at) BETWEEN '0001-02-01 00:00+00' AND '9999-12-01 00:00+00'
+            THEN coalesce(v.written_at, v.touched_at, n.created_at) END AS updated_at,
        CASE WHEN v.started_at BETWEEN '0001-02-01 00:00+00' AND '9999-12-01 00:00+00' THEN v.started_at END AS started_at,
        CASE WHEN v.finished_at BETWEEN '0001-02-01 00:00+00' AND '9999-12-01 00:00+00' THEN v.finished_at END AS finished_at,
        CASE WHEN v.failed_at BETWEEN '0001-02-01 00:00+00' AND '9999-12-01 00:00+00' THEN v.failed_at END AS failed_at,
@@ -267,10 +275,19 @@ LEFT JOIN LATERAL (
       AND b.channel = '__pregel_tasks' AND b.version = v.checkpoint -> 'channel_versions'::text ->> '__pregel_tasks'::text
     LIMIT 1
 ) s ON true
+-- The run that a worker begins next: aiodurable_runs_queued_idx.
+LEFT JOIN LATERAL (
+    SELECT q.run_id, q.status, q.graph, q.attempts, q.status_reason, q.created_at
+    FROM aiodurable_runs q
+    WHERE v.status = 'queued' AND q.thread_id = v.thread_id AND q.status = 'queued'
+    ORDER BY q.position
+    LIMIT 1
+) n ON true
+CROSS JOIN LATERAL (SELECT coalesce(v.written_at, v.touched_at, n.created_at) AS changed_at) u
 WHERE (:statuses::text[] IS NULL OR v.status = ANY (:statuses))
-  AND (:older_than::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) <= :older_than)
-  AND (:newer_than::timestamptz IS NULL OR coalesce(v.written_at, v.touched_at) >= :newer_than)
-  AND (:graph::text IS NULL OR coalesce(v.run_graph, v.graph) = :graph)
+  AND (:older_than::timestamptz IS NULL OR u.changed_at <= :older_than)
+  AND (:newer_than::timestamptz IS NULL OR u.changed_at >= :newer_than)
+  AND (:graph::text IS NULL OR coalesce(n.graph, v.run_graph, v.graph) = :graph)
   AND (:run_status::text IS NULL OR v.run_status = :run_status)
 ORDER BY v.thread_id
 

@@ -219,13 +219,42 @@ async def test_quarantine_stands_over_an_error(world: World) -> None:
     )
 
 
-async def test_a_queued_run_is_queued_over_any_head(world: World) -> None:
+async def test_what_is_left_in_front_of_a_queue_is_told_before_it(world: World) -> None:
     BREAKS.add("b")
     await world.thread("linear").start()
-    await world.row("failed")
+    await world.row("failed", fencing_token=1)
     await world.row("queued", "two", base=await world.head())
     found = await world.status()
-    assert (found.status, found.run_id) == ("queued", "two")
+    assert (found.status, found.run_id, found.failed_node) == ("failed", "one", "b")
+
+
+async def test_a_thread_of_plain_langgraph_that_asks_is_interrupted_whatever_is_queued(
+    world: World,
+) -> None:
+    await world.thread("ask", run_id=None).start()
+    await world.row("queued", "two", base=await world.head())
+    assert (await world.status()).status == "interrupted"
+
+
+async def test_the_next_run_of_a_complete_thread_is_told_as_queued(world: World) -> None:
+    await world.thread("linear").start()
+    await world.row("complete", fencing_token=1, attempts=1)
+    await world.row("queued", "three", position=3, graph="linear")
+    await world.row("queued", "two", position=2, graph="linear")
+    await world.row("superseded", "one and a half", position=1)
+    found = await world.status()
+    assert (found.status, found.run_id, found.attempts) == ("queued", "two", 0)
+    under_its_lease = await world.status(ignore_lock=True)
+    assert (under_its_lease.status, under_its_lease.run_id) == ("complete", "one")
+
+
+async def test_a_queued_run_is_none_of_a_thread_that_plain_langgraph_completed(
+    world: World,
+) -> None:
+    await world.thread("linear", run_id=None).start()
+    await world.row("queued", "two", base=await world.head())
+    under_its_lease = await world.status(ignore_lock=True)
+    assert (under_its_lease.status, under_its_lease.run_id) == ("complete", None)
 
 
 # ---- plain LangGraph before and after -----------------------------------------------------------
