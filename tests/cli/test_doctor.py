@@ -29,6 +29,7 @@ from aiodurable.cli.doctor.runner import examine
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.settings import Settings
+from tests.support.internals import replace_statement
 from tests.support.pgbouncer import free_port, through
 from tests.support.postgres import Server
 from tests.support.standby import standby_server
@@ -221,7 +222,7 @@ async def test_a_standby() -> None:
 
 
 async def test_a_server_that_bears_silence(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connectivity, "_SQL", {**connectivity._SQL, "fall_silent": "SELECT $1"})
+    replace_statement(monkeypatch, connectivity, "fall_silent", "SELECT $1")
     monkeypatch.setattr(connectivity, "_PATIENCE_S", 0.5)
     found = (await examined(dsn))["silence"]
     assert found.grade == "fail"
@@ -349,7 +350,7 @@ async def test_a_role_without_rights(dsn: str, empty_dsn: str, poor: str) -> Non
 
 
 async def test_a_check_that_breaks_is_a_finding(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_checks, "_SQL", {**server_checks._SQL, "facts": "SELECT 'hush' / 0"})
+    replace_statement(monkeypatch, server_checks, "facts", "SELECT 'hush' / 0")
     found = (await examined(dsn))["server"]
     assert found.grade == "fail"
     assert "hush" not in found.found

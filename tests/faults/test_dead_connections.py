@@ -17,7 +17,7 @@ from aiodurable.postgres import direct, pool_connection
 from aiodurable.postgres.direct import DirectConnection, DirectPool
 from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
-from tests.support.internals import services_of
+from tests.support.internals import replace_statement, services_of
 from tests.support.ledger_view import Ledger
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import wait_until, within
@@ -75,7 +75,7 @@ async def test_every_backend_that_was_left_is_ended_by_the_next_connection(
     wire.forget()
     link.drop()
     with monkeypatch.context() as slow:
-        slow.setattr(direct, "_SQL", {**direct._SQL, "end_left": "SELECT pg_sleep(60), $1"})
+        replace_statement(slow, direct, "end_left", "SELECT pg_sleep(60), $1")
         second = asyncio.create_task(link.fetch("SELECT 1"))
         await wait_until(
             lambda: sleeping(dsn), what="the second connection to end what the first left"

@@ -5,23 +5,30 @@ Private attributes of the library are read here alone, so that a rename there ch
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
 
 from aiodurable.checkpoints import DurableSaver, stored_values
+from aiodurable.checkpoints.encoding import Write
 from aiodurable.checkpoints.group_commit import GroupCommitter
 from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.durable import Durable
 from aiodurable.locks import Lease, PostgresLockManager
 from aiodurable.locks.acquire import Acquirer
+from aiodurable.locks.lease import Trust
 from aiodurable.locks.session import LockSession
 from aiodurable.locks.supervisor import SessionSupervisor
+from aiodurable.postgres.direct import DirectConnection
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.services import Services
 from aiodurable.runs.threads import Threads
+
+Wrapper: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def services_of(opened: Durable | Threads) -> Services:
@@ -58,9 +65,14 @@ def connection_of(session: LockSession) -> asyncpg.Connection:
     return session.statements._connection
 
 
-def trust_of(lease: Lease) -> object:
+def trust_of(lease: Lease) -> Trust:
     """The trust that all leases of one lock session share."""
     return lease._trust
+
+
+def releases_wait(session: LockSession) -> bool:
+    """Whether releases wait for the next statement of the session."""
+    return bool(session._requests.releases)
 
 
 def audit_due(session: LockSession) -> bool:
@@ -99,13 +111,47 @@ def wake(session: LockSession) -> None:
 def wrap_reading_of_prune(
     patch: pytest.MonkeyPatch,
     threads: Threads,
-    wrapper: Callable[[Callable[..., Any]], Callable[..., Any]],
+    wrapper: Wrapper,
 ) -> None:
     """Put `wrapper` around the statement by which pruning reads what it may remove, before it
     removes it.
     """
     retention = services_of(threads).threads.retention
-    patch.setattr(retention, "_look", wrapper(retention._look))
+    patch.setattr(retention, "_prunable", wrapper(retention._prunable))
+
+
+def wrap_each_try(patch: pytest.MonkeyPatch, wrapper: Wrapper) -> None:
+    """Put `wrapper` around the statement by which a waiter tries to get its lock."""
+    patch.setattr(Acquirer, "_try", wrapper(Acquirer._try))
+
+
+def reconnect_after(
+    patch: pytest.MonkeyPatch, supervisor: SessionSupervisor, event: asyncio.Event
+) -> None:
+    """The supervisor opens its next session once `event` is set."""
+    connect = supervisor._connect
+
+    async def later() -> LockSession:
+        await event.wait()
+        return await connect()
+
+    patch.setattr(supervisor, "_connect", later)
+
+
+def replace_statement(
+    patch: pytest.MonkeyPatch, module: ModuleType, name: str, statement: str
+) -> None:
+    """Let a module of the library send another statement than the block `name` of its SQL."""
+    patch.setattr(module, "_SQL", {**module._SQL, name: statement})
+
+
+def commit_by(
+    patch: pytest.MonkeyPatch,
+    committer: GroupCommitter,
+    commit: Callable[[DirectConnection, Sequence[Write]], Awaitable[list[Write]]],
+) -> None:
+    """Let `commit` stand for the statement that commits a batch; it returns what is locked."""
+    patch.setattr(committer, "_commit", commit)
 
 
 def forget_classes() -> None:

@@ -31,7 +31,27 @@ class Proxy:
         self._writers: list[asyncio.StreamWriter] = []
         self._pumps: set[asyncio.Task[None]] = set()
         self._forgotten = self._opened = 0
+        self._listener: asyncio.Server | None = None
         self.mend()
+
+    async def start(self) -> None:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._listener.sockets[0].getsockname()[1]
+        login = {
+            key: value
+            for key, value in self._target.items()
+            if key in ("user", "password", "dbname")
+        }
+        self.dsn = "postgresql://?" + urlencode(
+            {**login, "host": "127.0.0.1", "port": port}, quote_via=quote
+        )
+
+    async def aclose(self) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        pumps = list(self._pumps)
+        self.down()
+        await asyncio.gather(*pumps, return_exceptions=True)
 
     def cut(self, *directions: Direction) -> None:
         """From now on bytes vanish that way (both ways unless told otherwise), and nobody is
@@ -114,18 +134,8 @@ class Proxy:
 async def proxy(dsn: str) -> AsyncIterator[Proxy]:
     """A proxy to the server of `dsn`, for the body."""
     opened = Proxy(dsn)
-    listener = await asyncio.start_server(opened._serve, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    login = {
-        key: value for key, value in opened._target.items() if key in ("user", "password", "dbname")
-    }
-    opened.dsn = "postgresql://?" + urlencode(
-        {**login, "host": "127.0.0.1", "port": port}, quote_via=quote
-    )
+    await opened.start()
     try:
         yield opened
     finally:
-        listener.close()
-        pumps = list(opened._pumps)
-        opened.down()
-        await asyncio.gather(*pumps, return_exceptions=True)
+        await opened.aclose()

@@ -18,6 +18,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ConfigurationError
 from aiodurable.postgres.direct import DirectConnection
 from aiodurable.postgres.sql import load
+from tests.support.internals import commit_by
 from tests.support.waiting import within
 
 TOKENS = load("checkpoints")["tokens"]
@@ -120,7 +121,7 @@ async def test_a_thread_of_which_some_writes_wait_is_in_no_second_batch(
             write.succeed()
         return list(locked)
 
-    monkeypatch.setattr(writer, "_commit", commit)
+    commit_by(monkeypatch, writer, commit)
     for write in writes[:2]:
         writer.backlog.add(write)
     writer.open()

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
@@ -112,8 +113,7 @@ async def test_an_encrypted_threads_halves_fit_and_no_value_of_it_is_readable_in
             "SELECT blob FROM checkpoint_blobs UNION ALL SELECT blob FROM checkpoint_writes WHERE"
             " channel = 'words' UNION ALL SELECT input FROM aiodurable_runs"
         )
-        async with stock._cursor() as cursor:
-            await cursor.execute(columns)
-            stored = [row["blob"] for row in await cursor.fetchall()]
+        with psycopg.connect(dsn) as connection:
+            stored = [blob for (blob,) in connection.execute(columns)]
     assert len(stored) > 5
     assert not [blob for blob in stored if blob and b"rosebud" in bytes(blob)]

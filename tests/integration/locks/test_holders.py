@@ -31,6 +31,10 @@ it.
 """
 
 
+def lookups_under_way() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if task.get_name() == "aiodurable lock holders"]
+
+
 @pytest.fixture(params=TASKS)
 def tasks(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -93,14 +97,10 @@ async def test_closing_answers_who_still_asks(dsn: str, settings: Settings, task
         await locks.open()
         wire.cut()
         asking = [asyncio.create_task(locks.holders()) for _ in range(3)]
-        await wait_until(
-            lambda: locks._lookup._lookups._task is not None, what="the question to be under way"
-        )
+        await wait_until(lookups_under_way, what="the question to be under way")
         await within(5, locks.aclose(), what="the manager to close")
         answers = await within(
             5, asyncio.gather(*asking, return_exceptions=True), what="the answers"
         )
         assert [type(answer) for answer in answers] == [ClosedError] * 3
-        assert not [
-            task for task in asyncio.all_tasks() if task.get_name() == "aiodurable lock holders"
-        ]
+        assert not lookups_under_way()

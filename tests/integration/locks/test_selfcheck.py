@@ -7,8 +7,9 @@ from __future__ import annotations
 import pytest
 
 from aiodurable.errors import ConfigurationError, SessionLocksUnsupportedError
-from aiodurable.locks import PostgresLockManager, selfcheck
-from aiodurable.locks import statements as wires
+from aiodurable.locks import PostgresLockManager, selfcheck, statements
+from aiodurable.postgres import sql
+from tests.support.internals import replace_statement
 from tests.support.postgres import Server
 from tests.support.standby import standby_server
 
@@ -22,12 +23,12 @@ async def test_a_standby_is_refused() -> None:
 async def test_an_engine_whose_locks_exclude_nobody_is_refused(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = wires._SQL["probe"]
+    real = sql.load("locks")["probe"]
     probe = real.replace(
         "pg_catalog.pg_try_advisory_xact_lock($1::bigint)", "$1::bigint IS NOT NULL"
     )
     assert probe != real
-    monkeypatch.setattr(wires, "_SQL", {**wires._SQL, "probe": probe})
+    replace_statement(monkeypatch, statements, "probe", probe)
     with pytest.raises(SessionLocksUnsupportedError, match="exclude nobody"):
         await PostgresLockManager(dsn).open()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import asyncpg
@@ -13,9 +15,16 @@ from aiodurable.locks.acquire import Acquirer
 from aiodurable.locks.local_queue import HANDOFFS
 from aiodurable.locks.session import LockSession
 from aiodurable.locks.wait_flags import WaitFlags
-from tests.support.internals import acquirer_of, supervisors_of
+from tests.support.internals import (
+    acquirer_of,
+    reconnect_after,
+    supervisors_of,
+    wrap_each_try,
+)
 from tests.support.lock_view import ServerLocks
 from tests.support.waiting import wait_until, within
+
+Try: TypeAlias = Callable[..., Awaitable[Lease | None]]
 
 
 @pytest.fixture
@@ -96,22 +105,24 @@ async def test_a_bell_that_rings_as_the_refusal_arrives_is_not_missed(
     locks: PostgresLockManager, other: PostgresLockManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = await locks.acquire("a")
-    really_try = Acquirer._try
     refusals = 0
 
-    async def let_go_meanwhile(
-        self: Acquirer, session: LockSession, key: int, name: str
-    ) -> Lease | None:
-        nonlocal refusals
-        found = await really_try(self, session, key, name)
-        if found is None:
-            refusals += 1
-            if refusals == 2:  # the first is before anybody could be told
-                await lease.release()
-                self.key_waiters.wake(key)
-        return found
+    def released_meanwhile(really_try: Try) -> Try:
+        async def try_once(
+            self: Acquirer, session: LockSession, key: int, name: str
+        ) -> Lease | None:
+            nonlocal refusals
+            found = await really_try(self, session, key, name)
+            if found is None:
+                refusals += 1
+                if refusals == 2:  # the first is before anybody could be notified
+                    await lease.release()
+                    self.key_waiters.wake(key)
+            return found
 
-    monkeypatch.setattr(Acquirer, "_try", let_go_meanwhile)
+        return try_once
+
+    wrap_each_try(monkeypatch, released_meanwhile)
     await (await within(10, other.acquire("a", timeout=None))).release()
     assert refusals == 2
 
@@ -125,14 +136,16 @@ async def test_who_was_refused_sleeps_until_there_is_news(
 ) -> None:
     lease = await locks.acquire("a")
     tries = 0
-    really_try = Acquirer._try
 
-    async def counted(self: Acquirer, session: LockSession, key: int, name: str) -> Lease | None:
-        nonlocal tries
-        tries += 1
-        return await really_try(self, session, key, name)
+    def counted(really_try: Try) -> Try:
+        async def try_once(*arguments: Any) -> Lease | None:
+            nonlocal tries
+            tries += 1
+            return await really_try(*arguments)
 
-    monkeypatch.setattr(Acquirer, "_try", counted)
+        return try_once
+
+    wrap_each_try(monkeypatch, counted)
     waiting = asyncio.create_task(other.acquire("a", timeout=None))
     await wait_until(lambda: server_locks.flags() == 1)
     acquirer_of(other).key_waiters.wake_all()  # one ring, one try
@@ -237,13 +250,7 @@ async def test_a_waiter_that_moves_to_another_session_takes_its_flag_along(
     lease = await locks.acquire("a")
     keeper = supervisors_of(other)[(lease.key >> 1) % 2]
     reconnect = asyncio.Event()
-    really_connect = keeper._connect
-
-    async def connect_later() -> LockSession:
-        await reconnect.wait()
-        return await really_connect()
-
-    monkeypatch.setattr(keeper, "_connect", connect_later)
+    reconnect_after(monkeypatch, keeper, reconnect)
     assert keeper.session is not None
     server_locks.end_session_of(keeper.session.statements.pid)
     await wait_until(lambda: not other.health().healthy)

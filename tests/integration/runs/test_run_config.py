@@ -5,11 +5,13 @@ used is refused first.
 from __future__ import annotations
 
 import operator
+import threading
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 
@@ -202,25 +204,25 @@ async def test_two_different_run_ids_are_refused(durable: Durable, seen: Seen) -
             pass
 
 
-async def test_a_large_input_is_serialised_off_the_loop(
-    durable: Durable, monkeypatch: pytest.MonkeyPatch
+class Noting(JsonPlusSerializer):
+    """Notes the threads that serialise an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_main: list[bool] = []
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        if isinstance(obj, dict) and set(obj) == {"words"}:
+            self.on_main.append(threading.current_thread() is threading.main_thread())
+        return super().dumps_typed(obj)
+
+
+@pytest.mark.parametrize(("size", "on_the_loop"), [(10, True), (1_000_000, False)])
+async def test_only_a_large_input_is_serialised_off_the_loop(
+    dsn: str, size: int, on_the_loop: bool
 ) -> None:
-    import threading
-
-    from aiodurable.runs.ledger import Ledger as RunLedger
-
-    threads: list[str] = []
-    original = RunLedger._dump  # pyright: ignore[reportPrivateUsage]
-
-    def noted(self: RunLedger, what: str, value: Any, serde: Any) -> Any:
-        if what == "input":
-            threads.append(threading.current_thread().name)
-        return original(self, what, value, serde)
-
-    monkeypatch.setattr(RunLedger, "_dump", noted)
-    seen = Seen()
+    seen, serde = Seen(), Noting()
     seen.broken = False
-    for size, on_the_loop in ((10, True), (1_000_000, False)):
-        async with durable.run(f"t{size}", seen.graph()) as run:
-            await run.ainvoke({"words": ["x" * size]})
-        assert (threads[-1] == threading.main_thread().name) is on_the_loop
+    async with Durable(dsn, serde=serde) as durable, durable.run("t", seen.graph()) as run:
+        await run.ainvoke({"words": ["x" * size]})
+    assert serde.on_main[0] is on_the_loop  # the ledger stores it before the checkpoints do
