@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import operator
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -30,7 +29,14 @@ class Chat(TypedDict):
     said: Annotated[list[str], operator.add]
 
 
-slow: dict[str, threading.Event] = {}
+class Slow:
+    """An answer that takes until `go_on` is set."""
+
+    def __init__(self) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+
+slow: dict[str, Slow] = {}
 breaks: set[str] = set()
 
 
@@ -40,16 +46,16 @@ async def answer(state: Chat) -> dict[str, Any]:
         breaks.remove(last)
         raise RuntimeError("the model is away")
     if last in slow:
-        slow[last].set()
-        await asyncio.sleep(0.5)
+        slow[last].reached.set()
+        await wait_until(slow[last].go_on.is_set, what="the test to let the answer go on")
     return {"said": [f"you said {last}"]}
 
 
 def answer_in_a_thread(state: Chat) -> dict[str, Any]:
     last = state["said"][-1]
     if last in slow:
-        slow[last].set()
-        time.sleep(0.5)
+        slow[last].reached.set()
+        assert slow[last].go_on.wait(30)
     return {"said": [f"you said {last}"]}
 
 
@@ -136,12 +142,13 @@ async def test_threads_of_before_go_on_after(dsn: str) -> None:
 
 
 async def test_two_requests_at_once_do_not_both_run(dsn: str) -> None:
-    slow["slowly"] = threading.Event()
+    answering = slow["slowly"] = Slow()
     async with served(dsn, after) as client:
         first = asyncio.create_task(client.post("/chats/a?text=slowly"))
-        await wait_until(slow["slowly"].is_set, what="the first request to be at work")
+        await wait_until(answering.reached.is_set, what="the first request to be at work")
         second = await client.post("/chats/a?text=too")
         assert (second.status_code, second.json()["error"]) == (409, "WorkflowAlreadyRunningError")
+        answering.go_on.set()
         assert (await within(30, first, what="the first request")).json() == [
             "slowly",
             "you said slowly",
@@ -188,17 +195,18 @@ def test_a_flask_app_keeps_its_functions_and_its_threads(dsn: str, page: dict[st
 
 
 def test_requests_of_many_threads_run_at_once_and_those_of_one_do_not(page: dict[str, Any]) -> None:
-    slow["slowly"] = threading.Event()
+    answering = slow["slowly"] = Slow()
 
     def post(path: str) -> Any:
         return page["app"].test_client().post(path)
 
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(post, "/chats/a/slowly")
-        assert slow["slowly"].wait(30)
+        assert answering.reached.wait(30)
         assert post("/chats/a/too").status_code == 409
         others = [pool.submit(post, f"/chats/{name}/hello") for name in "bcde"]
         assert all(other.result(30).json == ["hello", "you said hello"] for other in others)
+        answering.go_on.set()
         assert first.result(30).json == ["slowly", "you said slowly"]
 
 

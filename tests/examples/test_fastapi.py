@@ -176,7 +176,7 @@ async def write(state: Report) -> dict[str, Any]:
         interrupt(math.nan)
     if state["topic"] == "slow":
         writing["monday"].set()
-        await asyncio.sleep(600)
+        await asyncio.Event().wait()  # for ever
     return {"text": f"all about {state['topic']}"}
 
 

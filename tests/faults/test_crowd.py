@@ -25,7 +25,7 @@ from tests.support.fault_times import Timetable
 from tests.support.graphs import INPUT, STEPS, four_nodes
 from tests.support.lock_view import ServerLocks
 from tests.support.restartable import How, OwnServer
-from tests.support.waiting import wait_until, within
+from tests.support.waiting import wait_until, wait_until_sync, within
 
 RUNS = 200
 THREADS = [f"thread {number}" for number in range(RUNS)]
@@ -187,6 +187,10 @@ async def test_of_freed_locks_exactly_those_that_another_process_grabbed_end_the
             assert await grabber.stdout.readline() == b"waiting\n"
             began = time.monotonic()
             assert end_sessions_of(server_locks, durable) == 2
+            # The event loop stands still meanwhile: those who wait elsewhere come first.
+            wait_until_sync(
+                lambda: resumed_elsewhere(dsn) == len(wanted), what="the other process's runs"
+            )
             finished, _ = await within(60, grabber.communicate())
             timetable.trial(grabbed_and_finished=time.monotonic() - began)
             await wait_until(
@@ -217,10 +221,15 @@ async def test_of_freed_locks_exactly_those_that_another_process_grabbed_end_the
 
 
 def end_sessions_of(server_locks: ServerLocks, durable: Durable) -> int:
-    """End this process's lock sessions, and stop it for a moment, so that whoever waits elsewhere
-    comes first.
-    """
+    """End this process's lock sessions; returns how many there were."""
     pids = [session.pid for session in durable.locks.health().sessions]
-    ended = sum(server_locks.end_session_of(pid) for pid in pids if pid is not None)
-    time.sleep(0.5)  # the event loop too
-    return ended
+    return sum(server_locks.end_session_of(pid) for pid in pids if pid is not None)
+
+
+def resumed_elsewhere(dsn: str) -> int:
+    """How many runs are at their second attempt."""
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute("SELECT count(*) FROM aiodurable_runs WHERE attempts = 2")
+        row = found.fetchone()
+    assert row is not None
+    return row[0]

@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import psycopg
 from aiodurable.embedded import find_bindir
 from aiodurable.embedded.binaries import Programs
 from aiodurable.embedded.private import alone_in
+from tests.support.waiting import wait_until_sync
 
 DEADLINE_S = 60.0
 SETTINGS = {
@@ -89,10 +89,7 @@ class Server:
 
     def wait_for(self, query: str) -> None:
         """Return when the query finds a row."""
-        until = time.monotonic() + DEADLINE_S
-        while self.ask(query) is None:
-            assert time.monotonic() < until, f"waited {DEADLINE_S:g} s for: {query}"
-            time.sleep(0.02)
+        wait_until_sync(lambda: self.ask(query) is not None, DEADLINE_S, what=query)
 
 
 @dataclass

@@ -80,7 +80,8 @@ def ordered_sends() -> Builder:
     async def part(state: dict[str, int], config: RunnableConfig) -> dict[str, Any]:
         number = state["number"]
         note(config, f"part {number}")
-        await asyncio.sleep(0.005 * (5 - number))
+        for _ in range(50 * (5 - number)):
+            await asyncio.sleep(0)
         return {"words": [f"part {number}"]}
 
     builder = StateGraph(Story).add_node("part", part).add_node("close", _word("close"))

@@ -7,13 +7,13 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 
 from aiodurable.embedded import start_server, stop_server
+from tests.support.waiting import wait_until_sync
 
 DEADLINE_S = 30.0
 
@@ -54,9 +54,9 @@ def caught_up(primary: str, standby: str) -> None:
     ):
         row = ahead.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
         assert row is not None
-        until = time.monotonic() + DEADLINE_S
-        while behind.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", row).fetchone() != (
-            True,
-        ):
-            assert time.monotonic() < until, "the standby does not follow"
-            time.sleep(0.01)
+        caught_up = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+        wait_until_sync(
+            lambda: behind.execute(caught_up, row).fetchone() == (True,),
+            DEADLINE_S,
+            what="the standby to follow",
+        )

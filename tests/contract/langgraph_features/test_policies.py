@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import psycopg
@@ -80,13 +81,16 @@ async def test_a_timeout_that_langgraph_tries_again_is_no_attempt_of_the_run(
 
 
 async def test_a_heartbeat_keeps_a_node_that_says_nothing_else(durable: Durable) -> None:
+    idle = 1.0
+
     async def node(state: Story, runtime: Runtime[Any]) -> dict[str, Any]:
-        for _ in range(8):
-            await asyncio.sleep(0.1)
+        began = time.monotonic()
+        while time.monotonic() < began + 1.5 * idle:
+            await asyncio.sleep(0)
             runtime.heartbeat()
         return {"words": ["done"]}
 
-    policy = TimeoutPolicy(idle_timeout=0.6, refresh_on="heartbeat")
+    policy = TimeoutPolicy(idle_timeout=idle, refresh_on="heartbeat")
     async with durable.run("t", single(node, timeout=policy, retry_policy=ONCE)) as run:
         assert (await run.ainvoke(EMPTY))["words"] == ["done"]
 

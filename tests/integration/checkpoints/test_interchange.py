@@ -5,7 +5,6 @@ the same thread.
 import asyncio
 import operator
 import re
-import time
 from typing import Annotated, Any, TypedDict
 
 import asyncpg
@@ -19,6 +18,7 @@ from langgraph.types import Command, Send, interrupt
 
 from aiodurable.checkpoints import DurableSaver
 from tests.support.checkpoint_rows import State, config, linear, rows
+from tests.support.waiting import wait_until_sync
 
 WRITERS = ["ours", "async", "sync"]
 
@@ -199,8 +199,7 @@ async def test_a_failed_step_is_finished_by_the_other_saver_without_its_finished
     def bad(state: State) -> State:
         ran.append("bad")
         if broken:
-            while not stored():
-                time.sleep(0.01)
+            wait_until_sync(stored, what="the sibling's writes in the table")
             raise ValueError("broken")
         return {"total": 10}
 

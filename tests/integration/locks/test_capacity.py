@@ -168,10 +168,14 @@ async def test_who_waits_for_room_in_vain_is_told_what_there_was_none_of(small: 
 
 
 async def test_many_times_as_many_waiters_as_there_is_room_all_get_their_lease(small: str) -> None:
+    crowded = asyncio.Event()
     async with PostgresLockManager(small, sessions=2) as locks:
 
         async def one(number: int) -> None:
             async with locks.hold(f"lock {number}", timeout=60):
-                await asyncio.sleep(0.01)
+                await crowded.wait()
 
-        await within(60, asyncio.gather(*(one(number) for number in range(1000))))
+        everybody = asyncio.gather(*(one(number) for number in range(1000)))
+        await wait_until(lambda: locks.health().waiting > 500, what="most to wait for room")
+        crowded.set()
+        await within(60, everybody, what="all to have had their lease")

@@ -53,7 +53,7 @@ from tests.support import loops
 from tests.support.internals import acquirer_of, supervisors_of, trust_of, wake
 from tests.support.lock_view import ServerLocks
 from tests.support.session_recorder import Books
-from tests.support.waiting import within
+from tests.support.waiting import wait_until, within
 
 NAMES = ["a", "b", "c", "d", "e", "f"]
 TOO_LONG_S = 20.0
@@ -417,19 +417,19 @@ class Locks(RuleBasedStateMachine):
         return [session for session in sessions if session is not None and session.over is None]
 
     async def _rest(self) -> None:
+        for _ in range(10):  # timers that came due while the loop stood still run first
+            await asyncio.sleep(0)
+        await wait_until(self._at_rest, TOO_LONG_S)
+
+    def _at_rest(self) -> bool:
         """All sessions are up, nothing is asked, and who waits waits for a key that is held."""
-        while True:
-            await asyncio.sleep(0.001)
-            self._collect()
-            if len(self._sessions()) < 4 or not all(session.idle for session in self._sessions()):
-                continue
-            # A lost lease keeps out only the tasks of its own process.
-            held = {
-                (lease.name, locks) for lease in self.held for locks in self._kept_out_by(lease)
-            }
-            served = all((name, locks) in held for name, locks, _ in self.waiting)
-            if served and self.server.sessions() == 4:
-                return
+        self._collect()
+        if len(self._sessions()) < 4 or not all(session.idle for session in self._sessions()):
+            return False
+        # A lost lease keeps out only the tasks of its own process.
+        held = {(lease.name, locks) for lease in self.held for locks in self._kept_out_by(lease)}
+        served = all((name, locks) in held for name, locks, _ in self.waiting)
+        return served and self.server.sessions() == 4
 
     def _kept_out_by(self, lease: Lease) -> list[PostgresLockManager]:
         return [self.manager_of[lease]] if lease.lost else list(self.managers)
@@ -443,7 +443,7 @@ class Locks(RuleBasedStateMachine):
                 for lease in self.held:
                     await lease.release()
                 self.held.clear()
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
                 self._collect()
             await self._rest()
 

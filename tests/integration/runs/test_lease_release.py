@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -223,9 +224,11 @@ async def test_a_cancelled_run_leaves_no_later_than_its_lease_although_the_netwo
         assert done, "the run waits for a dead link, and its lease is over"
         assert task.cancelled()
     async with Durable(dsn) as other:
-        for _ in range(100):
-            try:
+
+        async def is_free() -> bool:
+            with contextlib.suppress(WorkflowAlreadyRunningError):
                 await hold(other)
-                break
-            except WorkflowAlreadyRunningError:
-                await asyncio.sleep(0.1)
+                return True
+            return False
+
+        await wait_until(is_free, what="the lease to be free")

@@ -26,7 +26,7 @@ from tests.support.checkpoint_rows import write_in_flight
 from tests.support.internals import wrap_reading_of_prune
 from tests.support.scenario_graphs import BREAKS
 from tests.support.scenarios import Thread
-from tests.support.waiting import wait_until, within
+from tests.support.waiting import within
 
 NOW = timedelta(0)
 TABLES = ("checkpoints", "checkpoint_writes", "checkpoint_blobs")
@@ -263,13 +263,14 @@ async def test_a_killed_prune_goes_on_where_it_was(
     for n in range(6):
         await Thread(dsn, saver, f"thread {n}", "linear").start()
     seen: list[PruneReport] = []
+
+    def cancel(report: PruneReport) -> None:
+        seen.append(report)
+        task.cancel()
+
     task = asyncio.create_task(
-        threads.prune(
-            strategy="delete", older_than=NOW, batch_size=2, duty_cycle=0.01, progress=seen.append
-        )
+        threads.prune(strategy="delete", older_than=NOW, batch_size=2, progress=cancel)
     )
-    await wait_until(lambda: seen, what="the first batch")
-    task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert 0 < seen[-1].threads < 6

@@ -165,8 +165,8 @@ async def test_a_circuit_that_is_open_ends_no_task_group(
         assert breaker is not None
         while breaker.state == "closed":
             with contextlib.suppress(PostgresUnavailableError):
+                await asyncio.sleep(0)
                 async with breaker.call():
-                    await asyncio.sleep(0.005)
                     raise PostgresUnavailableError("away")
         await Thread(dsn, saver, "thread", "linear").start()
         pruner = tasks.create_task(durable.threads.prune_every(SOON, older_than=NOW))
