@@ -22,11 +22,12 @@ from aiodurable.checkpoints.write_session import Finished
 from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import AttemptEnded, AttemptStarted, emit
 from aiodurable.models import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.ending import DecideEnding, Ending
 from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.graph_fit import fitted
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.ledger import Accepted
+from aiodurable.runs.ledger import Accepted, record_of
 from aiodurable.runs.outcome import Outcome, outcome_of
 from aiodurable.runs.repair import repair_thread
 from aiodurable.runs.run_config import storable_part
@@ -36,7 +37,7 @@ __all__ = ["Attempt", "new_run_id"]
 
 _log = logging.getLogger(__name__)
 
-_FAILED = (RunStatus.FAILED, RunStatus.REJECTED)
+_FAILED = (RunStatus.FAILED, RunStatus.REJECTED, RunStatus.QUARANTINED)
 
 _BESIDE = "beside"
 """What came with the answers, stored among them: no interrupt id reads so."""
@@ -60,6 +61,7 @@ class Attempt:
         graph: what runs it.
         lacking: nodes that were to run when it ended, and that the graph lacks.
         control: asks the graph to stop at its next superstep.
+        decide_ending: says what becomes of the run where the attempt does not complete it.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Attempt:
         answers: Mapping[str, Any] | None = None,
         has_stray_answer: bool = False,
         blank: bool = False,
+        head: str | None = None,
     ) -> None:
         self._services = services
         self._lease = lease
@@ -95,6 +98,8 @@ class Attempt:
         self.config = config
         self.graph = graph
         self.lacking: tuple[str, ...] = ()
+        self.decide_ending: DecideEnding | None = None
+        self._head = head
         self.control = RunControl()
         self._session = lease.write_with(
             lease.session.of_attempt(untaken=None if consumed else record.run_id, blank=blank)
@@ -140,7 +145,6 @@ class Attempt:
             adopted: it goes on with work that plain LangGraph left, so there is no input.
         """
         sent = time.monotonic()
-        closing = {ThreadStatus.NEW: None, ThreadStatus.COMPLETE: RunStatus.COMPLETE}
         record, blank = await services.ledger.start(
             run_id or new_run_id(),
             fence=lease.fence,
@@ -151,7 +155,7 @@ class Attempt:
             config=storable_part(config),
             serde=graph.ledger_serde,
             base_checkpoint_id=thread.checkpoint_id,
-            closing=closing.get(thread.status, RunStatus.SUPERSEDED),
+            closing=_closing(thread),
         )
         lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)
         return cls(
@@ -165,6 +169,53 @@ class Attempt:
             input=input,
             context=context,
             config=config,
+            head=thread.checkpoint_id,
+        )
+
+    @classmethod
+    async def begin(
+        cls,
+        services: Services,
+        lease: ThreadLease,
+        thread: WorkflowCheckpoint,
+        queued: Accepted,
+        *,
+        graph: BoundGraph,
+        seq: int,
+    ) -> Self:
+        """Begin a run that was accepted before and has waited since.
+
+        Args:
+            services: what it works with.
+            lease: of the thread.
+            thread: how it stands; work that is left in it is given up.
+            queued: the run.
+            graph: what runs it.
+            seq: the number of this attempt among those under the lease.
+        """
+        loaded = await services.ledger.loaded(queued, graph.ledger_serde)
+        sent = time.monotonic()
+        row, blank = await services.ledger.queued.begin(
+            queued.record.run_id,
+            fence=lease.fence,
+            seq=seq,
+            base_checkpoint_id=thread.checkpoint_id,
+            closing=_closing(thread),
+        )
+        record = record_of(row)
+        lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)
+        return cls(
+            services,
+            lease,
+            record,
+            graph=graph,
+            blank=blank,
+            consumed=False,
+            resumed=False,
+            input=loaded.input,
+            context=loaded.context,
+            config=loaded.config,
+            head=thread.checkpoint_id,
         )
 
     @classmethod
@@ -214,7 +265,9 @@ class Attempt:
             new.has_stray_answer = has_stray_answer
             return new
         loaded = await services.ledger.loaded(left, graph.ledger_serde)
-        record = await services.ledger.retry(left.record.run_id, fence=lease.fence, seq=seq)
+        record = await services.ledger.retry(
+            left.record.run_id, fence=lease.fence, seq=seq, head=thread.checkpoint_id
+        )
         lease.session.acknowledge(record.run_id, None, time.monotonic())
         return cls(
             services,
@@ -228,6 +281,7 @@ class Attempt:
             config=loaded.config,
             answers=loaded.answers,
             has_stray_answer=has_stray_answer,
+            head=thread.checkpoint_id,
         )
 
     async def deliver(
@@ -334,6 +388,10 @@ class Attempt:
         if outcome is None:
             return thread
         raised = None if refused or outcome.status is RunStatus.COMPLETE else error
+        ending = Ending(outcome, raised)
+        if self.decide_ending is not None:
+            ending = self.decide_ending(outcome, raised, thread.checkpoint_id != self._head)
+            outcome, raised = ending.outcome, ending.error
         finished_at = await self._services.ledger.finish(
             self.run_id,
             fence=self._lease.fence,
@@ -345,6 +403,8 @@ class Attempt:
             reason=outcome.reason,
             checkpoint_id=thread.checkpoint_id,
             consumed=consumed,
+            again_after_s=ending.again_after_s,
+            failures=ending.failures,
         )
         self._announce(outcome.status, error)
         if outcome.status is RunStatus.REJECTED:  # as if it had never been
@@ -400,6 +460,17 @@ class Attempt:
         )
 
 
+def _closing(thread: WorkflowCheckpoint) -> RunStatus | None:
+    """What a start makes of the runs that the thread has left."""
+    match thread.status:
+        case ThreadStatus.NEW:
+            return None
+        case ThreadStatus.COMPLETE | ThreadStatus.QUEUED:
+            return RunStatus.COMPLETE
+        case _:
+            return RunStatus.SUPERSEDED
+
+
 def _closed(
     thread: WorkflowCheckpoint, outcome: Outcome, finished_at: datetime | None
 ) -> WorkflowCheckpoint:
@@ -415,10 +486,10 @@ def _closed(
                 finished_at=finished_at,
                 doubt=None,
             )
-        case RunStatus.FAILED:
+        case RunStatus.FAILED | RunStatus.QUARANTINED:
             return replace(
                 thread,
-                status=ThreadStatus.FAILED,
+                status=ThreadStatus(outcome.status),
                 finished_at=finished_at,
                 failed_at=finished_at,
                 doubt=None,

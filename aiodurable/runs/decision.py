@@ -54,6 +54,8 @@ class Action(Enum):
 
     START = auto()
     RESUME = auto()
+    BEGIN = auto()
+    """Begin a run that was accepted before and has waited since."""
     FINISH_FIRST = auto()
     """Resume the unfinished run to its end, then decide again."""
     RETURN = auto()

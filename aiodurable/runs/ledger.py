@@ -37,6 +37,7 @@ from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
 from aiodurable.runs.answers import Answered, digest_of
+from aiodurable.runs.queued import QueuedRuns
 from aiodurable.runs.same_input import same_input
 from aiodurable.threads.status import Classifier
 
@@ -167,6 +168,7 @@ class Ledger:
         self.worker = worker
         self._threads = threads
         # Many runs begin and end at once: in one statement each.
+        self.queued = QueuedRuns(direct, worker=worker)
         self._starts = Batcher(self._write_starts, name="aiodurable run starts")
         self._completions = Batcher(self._write_completions, name="aiodurable run completions")
         self._ends = Batcher(self._look_and_end, name="aiodurable run ends")
@@ -324,14 +326,22 @@ class Ledger:
                 thread_id=fence.thread_id,
             )
 
-    async def retry(self, run_id: str, *, fence: Fence, seq: int = 1) -> RunRecord:
+    async def retry(
+        self, run_id: str, *, fence: Fence, seq: int = 1, head: str | None = None
+    ) -> RunRecord:
         """Write that a known run is running again; one more attempt, if it had crashed or failed.
+
+        Args:
+            run_id: the run.
+            fence: of its thread.
+            seq: the number of this attempt among those under the fence, from 1.
+            head: the thread's newest checkpoint.
 
         Raises:
             LeaseLostError: the fence is no longer the thread's; nothing was written.
         """
         attempt = (*fence.standing, self.worker, seq)
-        row = await self._database.fetch_one(_SQL["retry"], run_id, *attempt, _KEPT_ATTEMPTS)
+        row = await self._database.fetch_one(_SQL["retry"], run_id, *attempt, _KEPT_ATTEMPTS, head)
         if row is None:
             raise await self._refusal(fence, f"go on with run {run_id!r}")
         return record_of(row)
@@ -491,14 +501,18 @@ class Ledger:
         reason: str | None,
         checkpoint_id: str | None,
         consumed: bool = False,
+        again_after_s: float | None = None,
+        failures: int | None = None,
     ) -> datetime | None:
-        """Write how the attempt under `fence` ended, and that its input is `consumed`, if it is.
+        """Write how the attempt under `fence` ended, and that its input is `consumed`, if it is;
+        and when a worker may claim the run again, if one may.
 
         Returns:
             When; None where a newer attempt owns the row, or a newer lease the thread: nothing was
             written then.
         """
         outcome = (status, error, traceback, reason, checkpoint_id, consumed)
+        outcome += (None if again_after_s is None else float(again_after_s), failures)
         return await self._finishes((run_id, *fence.standing, fence.thread_id, *outcome))
 
     async def complete_by_tables(

@@ -5,10 +5,10 @@ here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aiodurable.errors import InvalidArgumentError
+from aiodurable.errors import InvalidArgumentError, RunInProgressError
 from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.answers import Answered, addressed, already_left, given_before
 from aiodurable.runs.call import Call, StoredResult
@@ -26,7 +26,7 @@ class Plan:
     Attributes:
         action: the decision.
         stored: the result, for `Action.RETURN`.
-        unfinished: the run to resume; None: the unfinished work belongs to no run.
+        unfinished: the run to resume, or to begin; None: the unfinished work belongs to no run.
         answers: the new answers to deliver, by interrupt id.
     """
 
@@ -43,6 +43,12 @@ async def plan_call(
     `addressed` raise.
     """
     named = await _named(ledger, thread, call.run_id)
+    if named is not None and named.record.status is RunStatus.QUEUED:
+        return await _plan_queued(ledger, thread, call, named)
+    if thread.status is ThreadStatus.QUEUED and call.given:
+        # What waits in a queue begins after this: the lease is held here.
+        before = ThreadStatus.NEW if thread.checkpoint_id is None else ThreadStatus.COMPLETE
+        thread = replace(thread, status=before)
     unfinished = await _unfinished(ledger, thread, named)
     if call.answers:
         return await _plan_answer(ledger, lease, thread, call, named, unfinished)
@@ -77,6 +83,22 @@ async def plan_call(
     if action is Action.RETURN:
         return Plan(action, StoredResult(None, thread.interrupts))
     return Plan(action, unfinished=unfinished)
+
+
+async def _plan_queued(
+    ledger: Ledger, thread: WorkflowCheckpoint, call: Call, queued: Accepted
+) -> Plan:
+    """Begin the run that has waited, unless an earlier one is not over."""
+    await _refuse_another_input(ledger, queued, call)
+    nothing_left = (ThreadStatus.NEW, ThreadStatus.COMPLETE, ThreadStatus.QUEUED)
+    if thread.status not in nothing_left and not await ledger.queued.made_way(thread.thread_id):
+        raise RunInProgressError(
+            f"cannot begin run {queued.record.run_id!r} of thread {thread.thread_id!r}: an earlier"
+            f" run of it is not over, the thread is {thread.status}; settle that one first",
+            thread_id=thread.thread_id,
+            status=thread.status,
+        )
+    return Plan(Action.BEGIN, unfinished=queued)
 
 
 async def _plan_answer(

@@ -30,6 +30,7 @@ from aiodurable.runs.call_types import (
 )
 from aiodurable.runs.cancellation import Cancelling
 from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
+from aiodurable.runs.ending import DecideEnding
 from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result
 from aiodurable.runs.lease import ThreadLease
@@ -53,6 +54,7 @@ async def run(
     timeout: float | None = None,
     config: RunnableConfig | None = None,
     context: Any = None,
+    decide_ending: DecideEnding | None = None,
 ) -> AsyncIterator[DurableRun[Any, Any, Any]]:
     """Hold the thread for the body, and give it a `DurableRun` to start or resume it with. See
     `Durable.run`.
@@ -65,6 +67,7 @@ async def run(
         durable_run = DurableRun[Any, Any, Any](
             services, graph, lease, found, run_id=run_id, config=config, context=context
         )
+        durable_run.decide_ending = decide_ending
         try:
             yield durable_run
         finally:
@@ -130,6 +133,8 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         self._starting = False
         self._attempts = 0
         self._stale = False
+        self._draining: str | None = None
+        self.decide_ending: DecideEnding | None = None
         self.thread_id = lease.thread_id
         self.lease = lease
         self.checkpoint = found
@@ -386,6 +391,14 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         self.checkpoint = await self._services.threads.status(self.thread_id, ignore_lock=True)
         return updated
 
+    def drain(self, reason: str = "drained") -> None:
+        """Have the graph stop at its next superstep, as at a shutdown: the call raises LangGraph's
+        `GraphDrained`, and anybody may go on with the run.
+        """
+        self._draining = reason
+        if self._attempt is not None:
+            self._attempt.control.request_drain(reason)
+
     async def leave(self) -> None:
         """End a stream that the body left open, while the lease still holds, and record it as
         closed.
@@ -503,12 +516,15 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
                 return plan.action, plan.stored
             case Action.START:
                 return plan.action, await self._start(call)
+            case Action.BEGIN:
+                assert plan.unfinished is not None
+                return plan.action, await self._begin_queued(plan.unfinished)
             case Action.RESUME | Action.FINISH_FIRST:
                 return plan.action, await self._resume(plan.unfinished, call, plan.answers)
 
     async def _start(self, call: Call) -> Attempt:
         self._attempts += 1
-        self._attempt = await Attempt.start(
+        self._attempt = attempt = await Attempt.start(
             self._services,
             self.lease,
             self.checkpoint,
@@ -519,7 +535,19 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             config=call.config,
             seq=self._attempts,
         )
-        return self._attempt
+        return self._prepared(attempt)
+
+    async def _begin_queued(self, queued: Accepted) -> Attempt:
+        self._attempts += 1
+        self._attempt = attempt = await Attempt.begin(
+            self._services,
+            self.lease,
+            self.checkpoint,
+            queued,
+            graph=self._graph,
+            seq=self._attempts,
+        )
+        return self._prepared(attempt)
 
     async def _resume(
         self, left: Accepted | None, call: Call, answers: Mapping[str, Any] | None = None
@@ -528,7 +556,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         state, with a new one.
         """
         self._attempts += 1
-        self._attempt = await Attempt.resume(
+        self._attempt = attempt = await Attempt.resume(
             self._services,
             self.lease,
             self.checkpoint,
@@ -538,13 +566,20 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             config=call.config,
             seq=self._attempts,
         )
-        attempt, command = self._attempt, call.command if answers else None
+        command = call.command if answers else None
+        self._prepared(attempt)
         try:
             await attempt.deliver(command, answers or {}, head=self.checkpoint.checkpoint_id)
         except Exception as error:
             # nothing was delivered: the attempt is over before its graph began
             await self.settle(error)
             raise
+        return attempt
+
+    def _prepared(self, attempt: Attempt) -> Attempt:
+        attempt.decide_ending = self.decide_ending
+        if self._draining is not None:
+            attempt.control.request_drain(self._draining)
         return attempt
 
     def _next_id(self) -> str:

@@ -177,7 +177,7 @@ def _all() -> list[Statement]:
         Statement("copy_checkpoint", copying["copy_checkpoint"], (one, "copy", head, True), 100),
         Statement("get", runs["get"], ("run-7-0",), 12),
         Statement("newest", runs["newest"], (one,), 5),
-        Statement("retry", runs["retry"], ("run-7-1", 1, 0, "host:1", 2, 20), 3),
+        Statement("retry", runs["retry"], ("run-7-1", 1, 0, "host:1", 2, 20, head), 3),
         Statement("not_started", runs["not_started"], (one, "run-7-1", 1), 2),
         Statement("complete_by_tables", runs["complete_by_tables"], ("run-7-1", 1, 0, None), 2),
         Statement("request_cancel", runs["request_cancel"], (one, "channel"), 1),
@@ -243,7 +243,11 @@ def _all() -> list[Statement]:
             Statement(
                 f"finish {n}",
                 runs["finish"],
-                (_runs(n), [1] * n, [0] * n, ids, ["failed"] * n, *[[None] * n] * 4, [True] * n),
+                (
+                    *(_runs(n), [1] * n, [0] * n, ids, ["failed"] * n),
+                    *[[None] * n] * 4,
+                    *([True] * n, [1.0] * n, [1] * n),
+                ),
                 3 * n,
                 "link",
             ),

@@ -57,6 +57,7 @@ CREATE TABLE IF NOT EXISTS aiodurable_runs (
     -- do with the row; NULL: it is none of a worker's business. position: the order of acceptance.
     claim_state         text CHECK (claim_state IN ('ready', 'scheduled', 'blocked', 'limited',
                                                     'claimed')),
+    claimed_by          text,  -- host and process
     position            bigint,
     on_busy             text,
     interrupted_by      text,  -- the run that was accepted to take its place
@@ -71,6 +72,8 @@ CREATE TABLE IF NOT EXISTS aiodurable_runs (
     retry_policy        jsonb,
     timeout_s           double precision,
     start_timeout_s     double precision,  -- how long it may wait in the queue
+    failures            integer NOT NULL DEFAULT 0,  -- attempts in a row that failed without progress
+    attempt_base_checkpoint_id text,  -- the thread's newest when the last attempt began
 
     -- What the caller and its tools say of the run.
     metadata            jsonb,
@@ -130,7 +133,7 @@ CREATE INDEX IF NOT EXISTS aiodurable_runs_limited_idx
 
 -- What a worker has claimed and not begun, by worker.
 CREATE INDEX IF NOT EXISTS aiodurable_runs_claimed_idx
-    ON aiodurable_runs (attempted_by)
+    ON aiodurable_runs (claimed_by)
     WHERE claim_state = 'claimed';
 
 -- What was accepted and never began: of each thread, in order of acceptance.

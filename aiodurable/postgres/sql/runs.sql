@@ -103,7 +103,8 @@ WITH want AS MATERIALIZED (
     ) fence
 ), closed AS (
     UPDATE aiodurable_runs r
-    SET status = w.closing, finished_at = coalesce(r.finished_at, pg_catalog.now())
+    SET status = w.closing, claim_state = NULL,
+        finished_at = coalesce(r.finished_at, pg_catalog.now())
     FROM want w
     WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id
       AND coalesce(r.fencing_token, 0) <= w.token
@@ -158,7 +159,7 @@ FROM (SELECT :thread_id::text AS thread_id) w
 LEFT JOIN aiodurable_fences f ON f.thread_id = w.thread_id
 
 -- name: retry
--- params: run_id, token, lease_id, worker, seq, kept_attempts
+-- params: run_id, token, lease_id, worker, seq, kept_attempts, head
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only under the fence of this lease. Only what
 -- crashed or failed is tried again, and keeps how it ended; a run that waited goes on with the
 -- attempt it had. The newest kept_attempts are remembered. A row with this very token and number is ours: the
@@ -172,10 +173,12 @@ SET status = 'running', fencing_token = :token, attempted_by = :worker, seq = :s
         THEN t.earlier[greatest(1, pg_catalog.cardinality(t.earlier) - :kept_attempts + 1):]
         ELSE r.earlier_attempts END,
     finished_at = NULL, error = NULL, traceback = NULL, status_reason = NULL, checkpoint_id = NULL,
-    cancel_requested_at = NULL
+    cancel_requested_at = NULL, claim_state = NULL, scheduled_at = NULL,
+    attempt_base_checkpoint_id = :head::text
 FROM (
     SELECT k.run_id,
            k.status IN ('running', 'failed', 'quarantined') AND k.attempts > 0
+           AND k.status_reason IS DISTINCT FROM 'snoozed'
            AND (k.fencing_token, k.seq) IS DISTINCT FROM (:token::bigint, :seq::integer) AS again,
            pg_catalog.array_append(k.earlier_attempts, pg_catalog.jsonb_build_object(
                'worker', k.attempted_by, 'started', k.started_at, 'ended', k.finished_at,
@@ -195,7 +198,7 @@ RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token,
 
 -- name: finish
 -- params: run_ids, tokens, lease_ids, thread_ids, statuses, errors, tracebacks, reasons,
--- params: checkpoint_ids, consumed
+-- params: checkpoint_ids, consumed, again_after_s, failures
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, and only while
 -- the fence is that of its lease. No lock on the fence: an update that a newer lease has overtaken,
 -- or a removal, finds a larger token in the row, or no row.
@@ -203,12 +206,19 @@ UPDATE aiodurable_runs r
 SET status = w.status, error = w.error, traceback = w.traceback, status_reason = w.reason,
     checkpoint_id = w.checkpoint_id, consumed = r.consumed OR w.consumed,
     finished_at = pg_catalog.now(),
-    failed_at = CASE WHEN w.status = 'failed' THEN pg_catalog.now() ELSE r.failed_at END
+    failed_at = CASE WHEN w.status = 'failed' THEN pg_catalog.now() ELSE r.failed_at END,
+    claim_state = CASE WHEN w.again_after_s = 0 THEN 'ready'
+                       WHEN w.again_after_s > 0 THEN 'scheduled' END,
+    scheduled_at = CASE WHEN w.again_after_s > 0
+                        THEN pg_catalog.now() + pg_catalog.make_interval(secs => w.again_after_s)
+                        END,
+    failures = coalesce(w.failures, r.failures)
 FROM unnest(:run_ids::text[], :tokens::bigint[], :lease_ids::bigint[], :thread_ids::text[],
             :statuses::text[], :errors::text[], :tracebacks::text[], :reasons::text[],
-            :checkpoint_ids::text[], :consumed::boolean[])
+            :checkpoint_ids::text[], :consumed::boolean[], :again_after_s::double precision[],
+            :failures::integer[])
      AS w (run_id, token, lease_id, thread_id, status, error, traceback, reason, checkpoint_id,
-           consumed)
+           consumed, again_after_s, failures)
 WHERE r.run_id = w.run_id AND r.thread_id = w.thread_id AND r.fencing_token = w.token
   AND (SELECT true
        FROM aiodurable_fences f
@@ -288,7 +298,7 @@ LEFT JOIN ended d ON d.thread_id = s.thread_id
 UPDATE aiodurable_runs r
 SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
     checkpoint_id = :checkpoint_id::text, finished_at = coalesce(r.finished_at, pg_catalog.now()),
-    answers_type = NULL, answers = NULL, questions_closed = NULL
+    answers_type = NULL, answers = NULL, questions_closed = NULL, claim_state = NULL
 WHERE r.run_id = :run_id AND coalesce(r.fencing_token, 0) <= :token::bigint
   AND (SELECT true
        FROM aiodurable_fences f
@@ -358,7 +368,7 @@ WHERE r.run_id = :run_id
 -- fence of this lease.
 UPDATE aiodurable_runs r
 SET status = 'paused', status_reason = 'cancelled', fencing_token = :token::bigint,
-    checkpoint_id = :checkpoint_id::text, finished_at = pg_catalog.now()
+    checkpoint_id = :checkpoint_id::text, claim_state = NULL, finished_at = pg_catalog.now()
 WHERE r.run_id = :run_id AND r.status = 'running' AND coalesce(r.fencing_token, 0) <= :token::bigint
   AND (SELECT true
        FROM aiodurable_fences f

@@ -1,0 +1,113 @@
+"""Begin runs that were accepted before: the rows of a queue, seen by the run that executes one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from aiodurable.checkpoints.fences import Fence, Standing
+from aiodurable.errors import LockTimeoutError, WorkflowExecutionError
+from aiodurable.models import RunStatus
+from aiodurable.postgres.batcher import Batcher
+from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.retry import RUN_START
+from aiodurable.postgres.sql import load
+
+__all__ = ["QueuedRuns"]
+
+_SQL = load("worker")
+_PATIENCE_S: Final = 10.0
+"""Seconds for which a begin is tried while another transaction keeps the thread's fence."""
+
+
+class QueuedRuns:
+    """The rows that wait.
+
+    Args:
+        direct: to the database.
+        worker: what the rows say of who ran an attempt.
+    """
+
+    def __init__(self, direct: DirectPool, *, worker: str) -> None:
+        self._direct = direct
+        self._worker = worker
+        self._begins = Batcher(self._write_begins, name="aiodurable queued runs begun")
+
+    async def begin(
+        self,
+        run_id: str,
+        *,
+        fence: Fence,
+        seq: int,
+        base_checkpoint_id: str | None,
+        closing: RunStatus | None,
+    ) -> tuple[Mapping[str, Any], bool]:
+        """Write that a queued run is running; see `Ledger.start`.
+
+        Returns:
+            The row, and whether the thread has no checkpoint yet.
+
+        Raises:
+            LeaseLostError: the fence is no longer the thread's; nothing was written.
+            WorkflowExecutionError: the run waits no more; nothing was written.
+            LockTimeoutError: another transaction kept the fence; nothing was written.
+        """
+        asked = (run_id, fence.thread_id, *fence.standing, seq, base_checkpoint_id, closing)
+        deadline = time.monotonic() + _PATIENCE_S
+        while (row := await self._begins(asked)) is None:
+            await self._check(run_id, fence, deadline)
+            await RUN_START.pause()
+        return row, row["blank"]
+
+    async def made_way(self, thread_id: str) -> bool:
+        """Whether the thread's newest run was cancelled for the sake of another one."""
+        rows = await self._direct.fetch(_SQL["made_way"], thread_id)
+        return bool(rows and rows[0]["made_way"])
+
+    async def settle_left(
+        self,
+        run_id: str,
+        *,
+        fence: Fence,
+        status: RunStatus,
+        reason: str | None,
+        checkpoint_id: str | None,
+    ) -> None:
+        """Write how a run had stopped whose process died before it could say so."""
+        await self._direct.fetch(
+            _SQL["settle_left"], run_id, *fence.standing, status, reason, checkpoint_id
+        )
+
+    async def _check(self, run_id: str, fence: Fence, deadline: float) -> None:
+        (row,) = await self._direct.fetch(_SQL["not_begun"], fence.thread_id, run_id)
+        standing = None if row["token"] is None else Standing(row["token"], row["lease_id"])
+        if standing != fence.standing:
+            raise fence.overtaken(standing)
+        fence.check()
+        if row["status"] != RunStatus.QUEUED:
+            raise WorkflowExecutionError(
+                f"cannot begin run {run_id!r} of thread {fence.thread_id!r}: it waits no more, it"
+                f" is {row['status'] or 'gone'}; runs.get(run_id) says how it stands",
+                thread_id=fence.thread_id,
+            )
+        if time.monotonic() > deadline:
+            raise LockTimeoutError(
+                f"cannot begin run {run_id!r} of thread {fence.thread_id!r} within"
+                f" {_PATIENCE_S:g} s: another transaction has locked the thread's fence. Nothing"
+                " was written; look in pg_stat_activity for a backend that is idle in a"
+                " transaction, and end it",
+                thread_id=fence.thread_id,
+            )
+
+    async def _write_begins(
+        self, asked: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+        run_ids, threads, tokens, leases, seqs, bases, closings = map(
+            list, zip(*asked, strict=True)
+        )
+        written = await self._direct.fetch(
+            _SQL["begin"], run_ids, threads, tokens, leases, self._worker, seqs, bases, closings
+        )
+        by_run = {row["run_id"]: row for row in written}
+        return {one: by_run[one[0]] for one in asked if one[0] in by_run}

@@ -1,0 +1,90 @@
+"""A run that was accepted before is begun like any other: by its run_id, under the lease."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from langgraph.types import Command
+
+from aiodurable.durable import Durable
+from aiodurable.errors import InvalidArgumentError, RunInProgressError
+from aiodurable.models import RunStatus, ThreadStatus
+from aiodurable.settings import Settings
+from tests.support.scenario_graphs import BREAKS, asks, chain, ok
+
+INPUT: dict[str, Any] = {"xs": ["in"]}
+GRAPHS = {
+    "chain": chain(a=ok("a"), b=ok("b")),
+    "asking": chain(a=ok("a"), b=asks("which?")),
+}
+
+
+@pytest.fixture
+async def durable(dsn: str) -> AsyncIterator[Durable]:
+    async with Durable(dsn, graphs=GRAPHS, settings=Settings()) as opened:
+        yield opened
+
+
+async def test_the_run_id_of_a_waiting_run_begins_it_with_what_it_was_accepted_with(
+    durable: Durable,
+) -> None:
+    created = await durable.runs.create("t", "chain", INPUT)
+    async with durable.run("t", "chain", run_id=created.run_id) as run:
+        assert await run.ainvoke() == {"xs": ["in", "a", "b"]}
+    found = await durable.runs.get(created.run_id)
+    assert (found.status, found.attempts, found.claim_state) == (RunStatus.COMPLETE, 1, None)
+    async with durable.run("t", "chain", run_id=created.run_id) as run:
+        assert await run.ainvoke() == {"xs": ["in", "a", "b"]}, "it ran twice"
+
+
+async def test_waiting_runs_of_a_thread_go_on_from_each_other(durable: Durable) -> None:
+    first, second = [await durable.runs.create("t", "chain", INPUT) for _ in range(2)]
+    for created in (first, second):
+        async with durable.run("t", "chain", run_id=created.run_id) as run:
+            result = await run.ainvoke()
+    assert result == {"xs": ["in", "a", "b", "in", "a", "b"]}
+
+
+async def test_a_direct_run_goes_before_those_that_wait_and_gives_none_up(
+    durable: Durable,
+) -> None:
+    created = await durable.runs.create("t", "chain", INPUT)
+    async with durable.run("t", "chain") as run:
+        assert await run.ainvoke({"xs": ["direct"]}) == {"xs": ["direct", "a", "b"]}
+    assert (await durable.runs.get(created.run_id)).status is RunStatus.QUEUED
+    async with durable.run("t", "chain", run_id=created.run_id) as run:
+        assert await run.ainvoke() == {"xs": ["direct", "a", "b", "in", "a", "b"]}
+
+
+async def test_a_waiting_run_does_not_pass_a_question(durable: Durable) -> None:
+    async with durable.run("t", "asking") as run:
+        await run.ainvoke({"xs": []})
+    created = await durable.runs.create("t", "asking", INPUT)
+    async with durable.run("t", "asking", run_id=created.run_id) as run:
+        with pytest.raises(RunInProgressError, match="earlier run of it is not over"):
+            await run.ainvoke()
+    assert (await durable.threads.status("t")).status is ThreadStatus.INTERRUPTED
+    async with durable.run("t", "asking") as run:
+        assert await run.ainvoke(Command(resume="this")) == {"xs": ["a", "this"]}
+    assert (await durable.runs.get(created.run_id)).status is RunStatus.QUEUED
+
+
+async def test_a_waiting_run_is_refused_another_input(durable: Durable) -> None:
+    created = await durable.runs.create("t", "chain", INPUT)
+    async with durable.run("t", "chain", run_id=created.run_id) as run:
+        with pytest.raises(InvalidArgumentError, match="accepted with another input"):
+            await run.ainvoke({"xs": ["other"]})
+
+
+async def test_a_begun_run_that_fails_is_gone_on_with_like_any_other(durable: Durable) -> None:
+    created = await durable.runs.create("t", "chain", INPUT)
+    BREAKS.add("b")
+    async with durable.run("t", "chain", run_id=created.run_id) as run:
+        with pytest.raises(ValueError, match="b is broken"):
+            await run.ainvoke()
+    BREAKS.clear()
+    async with durable.run("t", "chain", run_id=created.run_id) as run:
+        assert await run.ainvoke() == {"xs": ["in", "a", "b"]}
+    assert (await durable.runs.get(created.run_id)).attempts == 2
