@@ -117,9 +117,9 @@ class Durable:
         self._threads = Threads(self._opened)
         self._runs = Runs(self._opened, namespace=self.settings.namespace)
 
-    def looking_only(self, settings: Settings, renamed: Renamed) -> Durable:
-        """One of the same database, graphs and serializer, with other settings and more renamed
-        nodes, not open yet.
+    def read_only(self, settings: Settings, renamed: Renamed) -> Durable:
+        """A copy, not yet open, with the same database, graphs and serializer, with other settings
+        and more renamed nodes.
         """
         kept = replace(
             settings,

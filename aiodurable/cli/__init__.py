@@ -1,8 +1,7 @@
-"""The command `aiodurable`: the only place that puts the pieces together for a person at a
-terminal.
+"""The command line `aiodurable`, one module per command.
 
-One file per command. A command's module imports click alone; what loads LangGraph (0.8 s) or a
-driver is imported when the command runs, so that `--help` and shell completion are quick.
+A command's module imports only click at the top. It imports LangGraph (0.8 s) and the drivers when
+the command runs, so that `--help` and shell completion stay fast.
 """
 
 from __future__ import annotations

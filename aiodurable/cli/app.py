@@ -1,5 +1,5 @@
-"""`--app MODULE:ATTRIBUTE`: where a command finds the graphs of an application, as web servers find
-theirs.
+"""The option `--app MODULE:ATTRIBUTE`, which names an application's graphs as web servers name an
+application.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ def app_option(**options: Any) -> Callable[[Any], Any]:
         metavar="MODULE:ATTRIBUTE",
         envvar="AIODURABLE_APP",
         help=(
-            "Your graphs: a dict of them by name, a graph, a Durable, or a function that returns"
-            " one of these. Looked for in the current folder, too. Default: AIODURABLE_APP."
+            "Your graphs: a dict of graphs by name, a graph, a Durable, or a function that returns"
+            " one of these. Imports from the current folder, too. Default: AIODURABLE_APP."
         ),
         **options,
     )
 
 
 graph_option = click.option(
-    "--graph", metavar="NAME", help="Which of them, where the ledger does not know."
+    "--graph", metavar="NAME", help="The graph of --app, if the ledger does not name it."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What `--app` named.
+    """The application that `--app` names.
 
     Attributes:
         graphs: the graphs by name.
-        graph: the only graph, where it named one.
-        durable: the `Durable`, where it named one; its DSN and settings are its own.
+        graph: the graph, if `--app` names a single one.
+        durable: the `Durable`, if `--app` names one; it has its own DSN and settings.
     """
 
     graphs: Mapping[str, Graph] = field(default_factory=dict[str, Any])
@@ -60,50 +60,53 @@ class App:
 
     @asynccontextmanager
     async def opened(self, dsn: str | None) -> AsyncIterator[Durable]:
-        """A `Durable` that knows the graphs; the tables are left as they are.
+        """Open a `Durable` with these graphs. It does not migrate the tables.
 
         Raises:
-            UsageError: a DSN, though the application's own `Durable` has one.
+            UsageError: `dsn` is given although `--app` names a `Durable`.
             SchemaMismatchError: the tables are missing, older or newer.
-            ConfigurationError, PostgresUnavailableError: as `Durable` does.
+            ConfigurationError, PostgresUnavailableError: see `Durable`.
         """
         from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph
 
-        if self.durable is not None and dsn is not None:
-            raise click.UsageError(
-                "--app names a Durable, which knows its database: leave --dsn out"
-            )
+        self._check(dsn)
         async with self.durable or Durable(
             dsn, graphs=self.graphs, settings=few_connections()
         ) as durable:
             yield durable
 
     @asynccontextmanager
-    async def looking(self, dsn: str | None, renamed: Mapping[str, Any]) -> AsyncIterator[Durable]:
-        """A `Durable` that knows the graphs and takes no lease, also at a standby. Raises as
-        `opened` does.
+    async def read_only(
+        self, dsn: str | None, renamed: Mapping[str, Any]
+    ) -> AsyncIterator[Durable]:
+        """Open a `Durable` with these graphs that takes no lease; works on a standby, too. Raises
+        the same errors as `opened`.
         """
         from aiodurable.durable import Durable  # noqa: PLC0415 - as above
 
-        if self.durable is not None and dsn is not None:
-            raise click.UsageError(
-                "--app names a Durable, which knows its database: leave --dsn out"
-            )
+        self._check(dsn)
         settings = replace(few_connections(), lock_connections=0)
-        looking = (
+        reader = (
             Durable(dsn, graphs=self.graphs, settings=settings, renamed=renamed)
             if self.durable is None
-            else self.durable.looking_only(settings, renamed)
+            else self.durable.read_only(settings, renamed)
         )
-        async with looking as durable:
+        async with reader as durable:
             yield durable
 
+    def _check(self, dsn: str | None) -> None:
+        if self.durable is not None and dsn is not None:
+            raise click.UsageError(
+                "cannot use --dsn with --app: it names a Durable, which has its own DSN; leave out"
+                " --dsn"
+            )
+
     async def graph_for(self, durable: Durable, thread_id: str, name: str | None) -> Graph | None:
-        """The graph to run a thread with: the one asked for, the only one, or None: the one the
-        ledger names.
+        """The graph to run a thread with: the one that `--graph` names, else the only one of
+        `--app`. None: the one that the ledger names.
 
         Raises:
-            UsageError: neither the command line nor the ledger names it.
+            UsageError: neither the command line nor the ledger names a graph.
         """
         if name is not None or self.graph is not None:
             return name if self.graph is None else self.graph
@@ -111,22 +114,24 @@ class App:
         if thread.status != "new" and thread.graph is None:
             known = f" (one of {', '.join(sorted(self.graphs))})" if self.graphs else ""
             raise click.UsageError(
-                f"the graph of thread {thread_id!r} is not recorded: name it with --graph{known}"
+                f"cannot run thread {thread_id!r}: the ledger does not name its graph; name it with"
+                f" --graph{known}"
             )
         return None
 
 
 async def load_app(name: str) -> App:
-    """Import what `--app` names; a function is called, and awaited if it wants to be.
+    """Import the object that `--app` names. Call it if it is a function, and await the result if it
+    is awaitable.
 
     Raises:
-        UsageError: there is no such module or attribute, or it is nothing that has graphs.
-        FailedCommand: importing the module, or calling the function, raised.
+        UsageError: the module or attribute does not exist, or has no graphs.
+        FailedCommand: importing the module or calling the function raised.
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise click.UsageError(
-            f"--app wants MODULE:ATTRIBUTE, such as my.service:graphs, got {name!r}"
+            f"--app must be MODULE:ATTRIBUTE, such as my.service:graphs, got {name!r}"
         )
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - sys.path has strings
         sys.path.insert(0, here)
@@ -136,17 +141,18 @@ async def load_app(name: str) -> App:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise _raised("importing", name, error) from error
         raise click.UsageError(
-            f"--app names module {error.name!r}, which is not to be found from {here}"
+            f"cannot load --app {name}: there is no module {error.name!r}, seen from {here}; check"
+            " the name and the folder"
         ) from error
-    except Exception as error:  # whatever an application raises when it is imported
+    except Exception as error:  # an application's module may raise anything
         raise _raised("importing", name, error) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise click.UsageError(
-                f"--app names {attribute!r}, which module {module_name!r} does not have"
+                f"cannot load --app {name}: module {module_name!r} has no attribute {attribute!r}"
             )
         found = getattr(found, part)
-    return _understood(name, await _called(name, found))
+    return _app_of(name, await _called(name, found))
 
 
 async def _called(name: str, found: Any) -> Any:
@@ -155,12 +161,12 @@ async def _called(name: str, found: Any) -> Any:
     try:
         made = found()
         return await made if inspect.isawaitable(made) else made
-    except Exception as error:  # whatever an application's factory raises
+    except Exception as error:  # an application's factory may raise anything
         raise _raised("calling", name, error) from error
 
 
 def _is_app(found: Any) -> bool:
-    from langgraph.graph import StateGraph  # noqa: PLC0415 - 0.8 s that --help need not take
+    from langgraph.graph import StateGraph  # noqa: PLC0415 - 0.8 s, which --help saves
     from langgraph.pregel import Pregel  # noqa: PLC0415 - as above
 
     from aiodurable.durable import Durable  # noqa: PLC0415 - as above
@@ -168,13 +174,13 @@ def _is_app(found: Any) -> bool:
     return isinstance(found, Durable | Mapping | Pregel | StateGraph)
 
 
-def _understood(name: str, found: Any) -> App:
+def _app_of(name: str, found: Any) -> App:
     from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph
 
     if not _is_app(found):
         raise click.UsageError(
-            "--app wants a dict of graphs by name, a graph, a Durable, or a function that returns"
-            f" one of these; {name} is {type(found).__name__}"
+            f"cannot use --app {name}: it is {type(found).__name__}; name a dict of graphs by name,"
+            " a graph, a Durable, or a function that returns one of these"
         )
     if isinstance(found, Durable):
         return App(durable=found)

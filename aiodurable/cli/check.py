@@ -1,6 +1,4 @@
-"""`aiodurable check`: what new code would do with the unfinished threads there are, before it is
-deployed.
-"""
+"""`aiodurable check`: whether new code can resume the unfinished threads, before you deploy it."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ _UNFINISHED = tuple(
 )
 
 
-@click.command(short_help="Tell which unfinished threads new code cannot go on with.")
+@click.command(short_help="List the unfinished threads that new code cannot resume.")
 @app_option(required=True)
 @click.option(
     "--rename",
@@ -41,8 +39,8 @@ _UNFINISHED = tuple(
     metavar="OLD=NEW",
     multiple=True,
     help=(
-        "A node that has another name now, as Durable(renamed=…) has it; of one graph:"
-        " GRAPH:OLD=NEW."
+        "A renamed node, as in Durable(renamed=…). For one graph only: GRAPH:OLD=NEW. May be given"
+        " several times."
     ),
 )
 @dsn_option
@@ -52,19 +50,19 @@ _UNFINISHED = tuple(
     "statuses",
     multiple=True,
     type=click.Choice(_UNFINISHED),
-    help="Only these; may be given several times. Default: all that are not complete.",
+    help="Only these; may be given several times. Default: all but complete.",
 )
 @click.option("--graph", help="Only threads of this graph.")
 @click.option("--prefix", metavar="TEXT", help="Only threads whose id begins with TEXT.")
 @click.option(
-    "--newer-than", type=Duration(), metavar="AGE", help="Touched since then: 90s, 15m, 2h, 7d."
+    "--newer-than", type=Duration(), metavar="AGE", help="Written to since: 90s, 15m, 2h, 7d."
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Check at most so many. Default: all.")
+@click.option("--limit", type=click.IntRange(min=1), help="Check at most N. Default: all.")
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="One JSON object a line: each thread with a problem, then the sums.",
+    help="One JSON object per line: each thread with a problem, then the totals.",
 )
 def check(
     app: str,
@@ -77,11 +75,10 @@ def check(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """Tell which unfinished threads the graphs of --app could not go on with, and why. For a
-    pipeline, before a deploy.
+    """List the unfinished threads that the graphs of --app cannot resume, and why. For a pipeline,
+    before a deploy.
 
-    Exit code 0: all would go on; 1: some would not. Nothing of the threads is run, and no stored
-    object is built.
+    Exit code 0: all can be resumed; 1: some cannot. Runs no node and builds no stored object.
     """
     filters: dict[str, Any] = {
         "status": statuses or None,
@@ -95,12 +92,12 @@ def check(
 
 
 def _renamed(renames: tuple[str, ...]) -> dict[str, Any]:
-    """What `Durable(renamed=…)` takes."""
+    """The options `--rename` as `Durable(renamed=…)` takes them."""
     found: dict[str, Any] = {}
     for rename in renames:
         old, equals, new = rename.partition("=")
         if not old or not equals or not new:
-            raise click.UsageError(f"--rename wants OLD=NEW or GRAPH:OLD=NEW, got {rename!r}")
+            raise click.UsageError(f"--rename must be OLD=NEW or GRAPH:OLD=NEW, got {rename!r}")
         of_graph, colon, node = old.partition(":")
         if colon:
             found.setdefault(of_graph, {})[node] = new
@@ -119,11 +116,10 @@ async def _check(
     as_json: bool,
 ) -> bool:
     found = await load_app(app)
-    # what LangGraph and the application loaded stays: not to be gone over for each few hundred
-    # threads
+    # Modules stay loaded: keep the garbage collector from scanning them every few hundred threads.
     gc.freeze()
     checked, kinds, bad = 0, Counter[str](), 0
-    async with found.looking(dsn, renamed) as durable:
+    async with found.read_only(dsn, renamed) as durable:
         async for thread in durable.threads.check(
             default_graph=found.graph, limit=limit, **filters
         ):
@@ -139,7 +135,7 @@ async def _check(
             )
         )
     else:
-        click.echo(_sums(checked, bad, kinds))
+        click.echo(_totals(checked, bad, kinds))
     return not bad
 
 
@@ -163,9 +159,9 @@ def _line(thread: ThreadCheck) -> str:
     )
 
 
-def _sums(checked: int, bad: int, kinds: Counter[str]) -> str:
+def _totals(checked: int, bad: int, kinds: Counter[str]) -> str:
     threads = "1 unfinished thread" if checked == 1 else f"{checked} unfinished threads"
     if not bad:
-        return f"{threads}: all would go on"
+        return f"{threads}: all can be resumed"
     whats = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    return f"{threads}: {bad} would not go on ({whats})"
+    return f"{threads}: {bad} cannot be resumed ({whats})"

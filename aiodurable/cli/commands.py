@@ -1,4 +1,4 @@
-"""The commands by name, and what becomes of an error."""
+"""The group `aiodurable`: its commands, and how their errors end it."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ __all__ = ["cli"]
 
 class _Commands(click.Group):
     def make_context(self, *args: Any, **options: Any) -> click.Context:
-        with _until_the_reader_leaves():
+        with _ending_at_a_broken_pipe():
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _until_the_reader_leaves():
+            with _ending_at_a_broken_pipe():
                 return super().invoke(ctx)
         except AiodurableError as error:
-            # its text says what was wanted, found and to do: no traceback adds to it
+            # Its message says what failed, why and what to do: a traceback adds nothing.
             raise FailedCommand(str(error), exit_of(error)) from error
 
 
 @contextmanager
-def _until_the_reader_leaves() -> Generator[None]:
-    """End as SIGPIPE would; click and rich would end with 1, which says that the command failed."""
+def _ending_at_a_broken_pipe() -> Generator[None]:
+    """End as SIGPIPE would. click and rich exit with 1, which means that the command failed."""
     try:
         yield
     except (BrokenPipeError, SystemExit) as error:
-        # rich's
+        # rich raises SystemExit
         if not isinstance(error, BrokenPipeError) and not isinstance(
             error.__context__, BrokenPipeError
         ):
             raise
-        # what is buffered yet is flushed at exit
+        # Python flushes its buffers at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.exceptions.Exit(Exit.PIPE) from error
 
@@ -70,7 +70,7 @@ def _until_the_reader_leaves() -> Generator[None]:
 def cli() -> None:
     """Durable LangGraph workflows on Postgres.
 
-    Postgres is found through --dsn or --dsn-file, AIODURABLE_DSN, DATABASE_URL or libpq's PG*
+    Finds Postgres through --dsn or --dsn-file, AIODURABLE_DSN, DATABASE_URL or libpq's PG*
     variables, in this order.
     """
 

@@ -1,4 +1,4 @@
-"""Which Postgres a command talks to."""
+"""The options `--dsn` and `--dsn-file`, and the `Durable` that a command opens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aiodurable.settings import Settings
 if TYPE_CHECKING:
     from aiodurable.durable import Durable
 
-__all__ = ["changing", "dsn_option", "few_connections", "is_configured", "looking"]
+__all__ = ["dsn_option", "few_connections", "is_configured", "open_read_only", "open_with_leases"]
 
 _VARIABLES = (
     "AIODURABLE_DSN",
@@ -41,7 +41,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
         text = path.read_text("utf-8").strip()
     except (OSError, ValueError) as error:
         raise click.UsageError(
-            f"--dsn-file {path} cannot be read ({type(error).__name__}): check its name and rights"
+            f"cannot read --dsn-file {path} ({type(error).__name__}): check its name and rights"
         ) from error
     if not text:
         raise click.UsageError(f"--dsn-file {path} is empty: write a DSN into it")
@@ -51,11 +51,12 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
 def _given(ctx: click.Context, _: click.Parameter, dsn: str | None) -> str | None:
     if (in_file := ctx.meta.get(_FILE)) is not None:
         if dsn is not None:
-            raise click.UsageError("--dsn and --dsn-file exclude each other")
+            raise click.UsageError("cannot use both --dsn and --dsn-file: leave one out")
         return in_file
     if dsn is not None and _PASSWORD.search(dsn):
         click.echo(
-            "ps shows the password in --dsn to every user here: use --dsn-file, or AIODURABLE_DSN",
+            "ps shows the password in --dsn to every user of this host: use --dsn-file, or"
+            " AIODURABLE_DSN",
             err=True,
         )
     return dsn
@@ -76,21 +77,19 @@ def dsn_option(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="DSN",
         callback=_given,
         help=(
-            "Where Postgres is. Default: AIODURABLE_DSN, DATABASE_URL or PG* variables. With a"
-            " password, better in a file."
+            "The DSN of Postgres. Default: AIODURABLE_DSN, DATABASE_URL or PG* variables. Put a"
+            " password into --dsn-file instead."
         ),
     )(command)
 
 
 def is_configured(dsn: str | None) -> bool:
-    """Whether somebody said where Postgres is, rightly or wrongly."""
+    """Whether an option or a variable says where Postgres is, rightly or wrongly."""
     return bool(dsn) or any(os.environ.get(name) for name in _VARIABLES)
 
 
 def few_connections() -> Settings:
-    """Those of the environment, with as few connections as can be, and the tables left as they
-    are.
-    """
+    """The settings of the environment, with as few connections as possible and no migration."""
     return replace(
         Settings.from_env(),
         auto_migrate=False,
@@ -102,13 +101,12 @@ def few_connections() -> Settings:
 
 
 @asynccontextmanager
-async def looking(dsn: str | None) -> AsyncIterator[Durable]:
-    """A `Durable` for commands that only look, also at a standby: as few connections as can be,
-    none of them for locks.
+async def open_read_only(dsn: str | None) -> AsyncIterator[Durable]:
+    """Open a `Durable` that takes no lease; works on a standby, too.
 
     Raises:
         SchemaMismatchError: the tables are missing, older or newer.
-        ConfigurationError, PostgresUnavailableError: as `Durable` does.
+        ConfigurationError, PostgresUnavailableError: see `Durable`.
     """
     from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph
 
@@ -117,9 +115,9 @@ async def looking(dsn: str | None) -> AsyncIterator[Durable]:
 
 
 @asynccontextmanager
-async def changing(dsn: str | None) -> AsyncIterator[Durable]:
-    """A `Durable` for commands that take leases: otherwise as `looking`. Raises also what opening
-    lock sessions does.
+async def open_with_leases(dsn: str | None) -> AsyncIterator[Durable]:
+    """Open a `Durable` that can take leases. Raises what `open_read_only` raises, and
+    `SessionLocksUnsupportedError`.
     """
     from aiodurable.durable import Durable  # noqa: PLC0415 - as above
 

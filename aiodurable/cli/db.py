@@ -1,4 +1,4 @@
-"""`aiodurable db`: create and check the tables, and which rights a role must be given."""
+"""`aiodurable db`: create and check the tables, and print the GRANTs of a role."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiodurable.cli.migrate import migrate
 
 __all__ = ["db"]
 
-_KINDS = ("run", "look", "prune", "migrate")
+_KINDS = ("run", "read", "prune", "migrate")
 
 
 @click.group(short_help="Create and check the tables, and print GRANTs.")
@@ -22,11 +22,11 @@ def db() -> None:
 db.add_command(migrate)
 
 
-@db.command(short_help="Whether the tables are those of this version.")
+@db.command(short_help="Check that the tables match this version.")
 @dsn_option
 def check(dsn: str | None) -> None:
-    """Whether the tables are there, are those of this version, and were made by a trusted role;
-    changes nothing.
+    """Check that the tables exist, match this version and belong to a trusted role. Changes
+    nothing.
     """
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - loads psycopg
     from aiodurable.postgres import schema  # noqa: PLC0415 - loads psycopg and LangGraph's saver
@@ -38,20 +38,20 @@ def check(dsn: str | None) -> None:
 
 @db.command
 @dsn_option
-@click.option("--role", required=True, help="Who is to be granted them.")
+@click.option("--role", required=True, help="The role to grant them to.")
 @click.option(
     "--for",
     "kind",
     type=click.Choice(_KINDS),
     default="run",
     show_default=True,
-    help="What it is to do; who prunes or deletes also runs.",
+    help="What the role does. `prune` includes `run`.",
 )
 def grants(dsn: str | None, role: str, kind: str) -> None:
-    """Print the GRANTs that a role needs, and no more; changes nothing.
+    """Print the GRANTs that a role needs, and no more. Changes nothing.
 
-    Who migrates owns what it makes. Where the tables are is looked up; before they are made, it is
-    where the search path says that they will be.
+    A role that migrates owns the tables that it creates. The GRANTs name the schema of the tables,
+    or before they exist the schema in which the search path will create them.
     """
     for statement in asyncio.run(_statements(dsn, role, kind)):
         click.echo(f"{statement};")

@@ -1,4 +1,4 @@
-"""`aiodurable delete THREAD…`: threads and all that is stored of them."""
+"""`aiodurable delete THREAD…`: delete threads with everything that is stored of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 import click
 
-from aiodurable.cli.database import changing, dsn_option
+from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.exit_codes import Exit
 from aiodurable.cli.format import quoted
 from aiodurable.errors import WorkflowAlreadyRunningError
@@ -20,8 +20,8 @@ __all__ = ["delete"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
-    """What became of each thread."""
+class _Report:
+    """The threads, by what happened to them."""
 
     deleted: list[str] = field(default_factory=list[str])
     unknown: list[str] = field(default_factory=list[str])
@@ -38,14 +38,14 @@ class _Done:
 @dsn_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def delete(thread_ids: tuple[str, ...], yes: bool, dsn: str | None, as_json: bool) -> None:
-    """Delete all that is stored of each THREAD: checkpoints, runs, inputs, contexts and errors.
+    """Delete everything that is stored of each THREAD: checkpoints, runs, inputs, contexts, errors.
 
-    Each is one transaction. A thread that somebody runs is left, and the others are deleted all the
-    same: the exit code is 4 then, and 3 where nothing was known of one.
+    Each thread is one transaction. A running thread is kept, and the others are deleted. Exit code
+    4: a thread is running; 3: a thread was not found.
     """
     threads = list(dict.fromkeys(map(validate_thread_id, thread_ids)))
     if not yes:
-        _ask(threads)
+        _confirm(threads)
     done = asyncio.run(_delete(dsn, threads))
     if as_json:
         click.echo(json_text(asdict(done)))
@@ -53,23 +53,23 @@ def delete(thread_ids: tuple[str, ...], yes: bool, dsn: str | None, as_json: boo
         for thread_id in done.deleted:
             click.echo(f"deleted {quoted(thread_id)}")
         for thread_id in done.unknown:
-            click.echo(f"nothing is known of {quoted(thread_id)}", err=True)
+            click.echo(f"not found: {quoted(thread_id)}", err=True)
         for thread_id in done.running:
-            click.echo(f"left {quoted(thread_id)}, which somebody runs", err=True)
+            click.echo(f"kept {quoted(thread_id)}: it is running", err=True)
     if done.code:
         raise click.exceptions.Exit(done.code)
 
 
-def _ask(threads: Sequence[str]) -> None:
+def _confirm(threads: Sequence[str]) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("nobody is there to ask: --yes deletes")
+        raise click.UsageError("cannot ask for confirmation without a terminal: pass --yes")
     what = f"thread {quoted(threads[0])}" if len(threads) == 1 else f"{len(threads):,} threads"
     click.confirm(f"Delete {what} for good?", abort=True, err=True)
 
 
-async def _delete(dsn: str | None, threads: Sequence[str]) -> _Done:
-    done = _Done()
-    async with changing(dsn) as durable:
+async def _delete(dsn: str | None, threads: Sequence[str]) -> _Report:
+    done = _Report()
+    async with open_with_leases(dsn) as durable:
         for thread_id in threads:
             try:
                 into = done.deleted if await durable.threads.delete(thread_id) else done.unknown

@@ -1,4 +1,4 @@
-"""Ages on the command line: `90s`, `15m`, `2h`, `7d`."""
+"""The click type of ages: `90s`, `15m`, `2h`, `7d`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Duration(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  
     def convert(
         self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None
     ) -> timedelta:
-        """The age as a timedelta; click's usage error (exit code 2) otherwise."""
+        """Parse an age as a timedelta. An invalid one is click's usage error (exit code 2)."""
         if isinstance(value, timedelta):
             return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())
         if not found:
-            self.fail(f"wanted an age such as 90s, 15m, 2h or 7d, got {value!r}", param, ctx)
+            self.fail(f"must be an age such as 90s, 15m, 2h or 7d, got {value!r}", param, ctx)
         try:
             return timedelta(**{_UNITS[found[2]]: float(found[1])})
         except OverflowError:
-            self.fail(f"{value!r} is longer than can be counted", param, ctx)
+            self.fail(f"{value!r} is too long: at most 999999999d", param, ctx)

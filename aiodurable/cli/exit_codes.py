@@ -1,4 +1,4 @@
-"""Exit codes: what a script may rely on."""
+"""The exit codes, which scripts rely on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Exit(IntEnum):
     ALREADY_RUNNING = 4
     DATABASE = 5
     PIPE = 141
-    """The reader of the output has left: a shell gives this code to a program that SIGPIPE
+    """The reader of the output has closed the pipe. Shells use this code for a program that SIGPIPE
     ended.
     """
 
@@ -52,9 +52,7 @@ def exit_of(error: AiodurableError) -> Exit:
 
 
 class FailedCommand(click.ClickException):
-    """A command that did not do what was asked; click prints the message and exits with the
-    code.
-    """
+    """The failure of a command. click prints the message and exits with the code."""
 
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
         super().__init__(lines(message))

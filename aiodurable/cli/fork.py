@@ -1,4 +1,4 @@
-"""`aiodurable fork THREAD [NEW]`: a new thread from a checkpoint of another."""
+"""`aiodurable fork THREAD [NEW]`: start a new thread from a checkpoint of another one."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ import click
 from aiodurable.cli.app import App, app_option, graph_option, load_app
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.exit_codes import FailedCommand
-from aiodurable.cli.status import tell
+from aiodurable.cli.status import print_thread
 from aiodurable.models import WorkflowCheckpoint
 
 __all__ = ["fork"]
 
 
-@click.command(short_help="Make a new thread from a checkpoint of another.")
+@click.command(short_help="Start a new thread from a checkpoint of another.")
 @click.argument("thread_id", metavar="THREAD")
 @click.argument("new_thread_id", metavar="[NEW]", required=False)
 @click.option(
-    "--before", metavar="NODE", help="Begin before the newest step in which NODE ran, or is to run."
+    "--before", metavar="NODE", help="Start before the newest step that ran, or will run, NODE."
 )
 @click.option(
     "--checkpoint",
     "checkpoint_id",
     metavar="ID",
-    help="Begin at this checkpoint; `show --json` tells them.",
+    help="Start at this checkpoint; `show --json` lists their ids.",
 )
 @click.option(
-    "--step", type=int, metavar="N", help="Begin at the newest checkpoint of this superstep."
+    "--step", type=int, metavar="N", help="Start at the newest checkpoint of this superstep."
 )
 @click.option(
     "--values",
     metavar="JSON",
-    help="Change the state: a JSON object, as for aupdate_state. Needs --app.",
+    help="Change the state: a JSON object, as in aupdate_state. Needs --app.",
 )
 @click.option(
     "--as-node",
     metavar="NODE",
-    help="The node that the values come from. Default: the one that ran last.",
+    help="The node that the values come from. Default: the node that ran last.",
 )
 @app_option()
 @graph_option
 @dsn_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: how the new thread stands.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: the new thread's status.")
 def fork(
     thread_id: str,
     new_thread_id: str | None,
@@ -59,16 +59,18 @@ def fork(
     dsn: str | None,
     as_json: bool,
 ) -> None:
-    """Make the thread NEW (default: a UUID) from a checkpoint of THREAD, by default its newest.
+    """Start the thread NEW (default: a UUID) from a checkpoint of THREAD, by default its newest.
 
-    THREAD stays as it is. Where work is left, NEW is paused until it is run: `retry` does that.
+    THREAD does not change. If work is left, NEW is paused: `retry` runs it.
     """
     places = {"checkpoint_id": checkpoint_id, "before": before, "from_step": step}
     change = {"values": _parsed(values), "as_node": as_node}
     if (values is not None or as_node is not None) and app is None:
-        raise click.UsageError("changing values needs the graph: name your graphs with --app")
+        raise click.UsageError(
+            "cannot change values without the graph: name your graphs with --app"
+        )
     thread = asyncio.run(_fork(thread_id, new_thread_id, places | change, app, graph, dsn))
-    tell(thread, as_json=as_json)
+    print_thread(thread, as_json=as_json)
 
 
 def _parsed(values: str | None) -> Any:
@@ -78,7 +80,7 @@ def _parsed(values: str | None) -> Any:
         return json.loads(values)
     except ValueError as error:
         raise click.UsageError(
-            f'--values wants JSON, such as \'{{"topic": "tides"}}\': {error}'
+            f'--values must be JSON, such as \'{{"topic": "tides"}}\': {error}'
         ) from error
 
 
@@ -99,4 +101,4 @@ async def _fork(
         try:
             return await durable.threads.fork(thread_id, new_thread_id, **options)
         except InvalidUpdateError as error:
-            raise FailedCommand(f"LangGraph refuses the values: {error}") from error
+            raise FailedCommand(f"cannot change the values: LangGraph says: {error}") from error

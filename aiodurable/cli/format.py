@@ -1,4 +1,4 @@
-"""Values as words for a terminal, which obeys any escape sequence that it gets."""
+"""Formats values for a terminal and removes control characters, which a terminal would obey."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ __all__ = ["age", "lines", "one_line", "quoted", "shell_word", "size", "took"]
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks and without control characters: an error's text may come from
-    anywhere, and a terminal obeys escape sequences.
+    """`text` with spaces in place of line breaks and control characters: anybody may have written
+    an error's text, and a terminal obeys escape sequences.
     """
     return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
 def lines(text: str) -> str:
-    """`text` with its line breaks, and without other control characters."""
+    """`text` with its line breaks but without other control characters."""
     return "\n".join(map(one_line, text.split("\n")))
 
 
 def quoted(name: str) -> str:
-    """An id or a name to show: as it is where all of it can be seen, else as bash quotes it:
+    """An id or a name for display: unchanged if all of it is visible, else quoted as in bash:
     `$'a\\x1b[2J'`.
     """
     return name if name.isprintable() and name == name.strip() else _ansi_c(name)
 
 
 def shell_word(name: str) -> str:
-    """`name` as one argument on a command line, to be copied from a terminal."""
+    """`name` as one shell argument, to be copied from a terminal."""
     return shlex.quote(name) if name.isprintable() else _ansi_c(name)
 
 
@@ -38,16 +38,16 @@ def _ansi_c(name: str) -> str:
 
 
 def _bytes(character: str) -> str:
-    """Bytes, for they mean the same in every locale; an argument that is no UTF-8 has them as lone
-    surrogates.
+    """A character as bytes, which mean the same in every locale. Python decodes arguments that are
+    not UTF-8 to lone surrogates.
     """
     errors = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", errors))
 
 
 def age(span: timedelta | None) -> str:
-    """How long ago, in its largest unit: `12 s`, `5 min`, `3 h`, `41 d`. Below zero (clocks differ)
-    is `0 s`.
+    """An age in its largest unit: `12 s`, `5 min`, `3 h`, `41 d`. A negative one, which clocks that
+    differ can give, is `0 s`.
     """
     if span is None:
         return ""
@@ -59,7 +59,7 @@ def age(span: timedelta | None) -> str:
 
 
 def took(span: timedelta | None) -> str:
-    """How long something took: `0.012 s`, `3.4 s`, and from two minutes on as `age` says it."""
+    """A duration: `0.012 s`, `3.4 s`, and from two minutes on as `age` formats it."""
     if span is None:
         return ""
     seconds = max(0.0, span.total_seconds())

@@ -1,4 +1,4 @@
-"""`aiodurable list`: the threads that need a person or a resumption."""
+"""`aiodurable list`: list the threads that need a person or a resumption."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from aiodurable.cli.database import dsn_option, looking
+from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.format import age, one_line, quoted, shell_word
 from aiodurable.cli.thread_json import thread_json
@@ -34,24 +34,24 @@ _WHAT_LENGTH = 24
         " quarantined."
     ),
 )
-@click.option("--all", "every", is_flag=True, help="Whatever their status.")
+@click.option("--all", "every", is_flag=True, help="Threads of every status.")
 @click.option("--graph", help="Only threads of this graph.")
 @click.option("--error", metavar="TEXT", help="Only threads whose error contains TEXT.")
 @click.option("--prefix", metavar="TEXT", help="Only threads whose id begins with TEXT.")
 @click.option(
     "--holder",
     metavar="TEXT",
-    help="Only threads held by TEXT: a part of host and process. Implies running.",
+    help="Only running threads whose holder (host and process) contains TEXT.",
 )
 @click.option(
     "--orphaned",
     is_flag=True,
-    help="Only runs of ours whose process is gone; quick in any database.",
+    help="Only durable runs whose process is gone; fast in any database.",
 )
 @click.option(
     "--resumable",
     is_flag=True,
-    help="Only threads that may go on without a person; quick in any database.",
+    help="Only threads that may go on without a person; fast in any database.",
 )
 @click.option(
     "--reason",
@@ -67,16 +67,16 @@ _WHAT_LENGTH = 24
     "--older-than",
     type=Duration(),
     metavar="AGE",
-    help="Untouched for this long: 90s, 15m, 2h, 7d.",
+    help="Not written to for this long: 90s, 15m, 2h, 7d.",
 )
-@click.option("--newer-than", type=Duration(), metavar="AGE", help="Touched since then.")
+@click.option("--newer-than", type=Duration(), metavar="AGE", help="Written to since.")
 @click.option(
-    "--after", metavar="THREAD", help="Only threads after this one: the last of the page before."
+    "--after", metavar="THREAD", help="Only threads after this one: the last of the previous page."
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most N threads."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def list_threads(
     dsn: str | None,
     statuses: tuple[str, ...],
@@ -95,9 +95,9 @@ def list_threads(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List the threads that need a person or a resumption, by thread id."""
+    """List the threads that need a person or a resumption, sorted by thread id."""
     if every and statuses:
-        raise click.UsageError("--all and --status exclude each other")
+        raise click.UsageError("cannot use both --all and --status: leave one out")
     filters: dict[str, Any] = {
         "older_than": older_than,
         "newer_than": newer_than,
@@ -117,7 +117,7 @@ def list_threads(
     elif found:
         _show(found)
     else:
-        click.echo("no such thread")
+        click.echo("no threads found")
     if more:
         click.echo(
             f"these are the first {limit}; the next: --after {shell_word(found[-1].thread_id)}",
@@ -129,13 +129,13 @@ async def _find(
     dsn: str | None, filters: dict[str, Any], limit: int
 ) -> tuple[list[WorkflowCheckpoint], bool]:
     """Up to `limit` threads, and whether there are more."""
-    async with looking(dsn) as durable:
+    async with open_read_only(dsn) as durable:
         found = [thread async for thread in durable.threads.search(**filters, limit=limit + 1)]
     return found[:limit], len(found) > limit
 
 
 def _show(threads: list[WorkflowCheckpoint]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
+    from rich.console import Console  # noqa: PLC0415 - 0.1 s, which --help saves
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
@@ -149,9 +149,9 @@ def _show(threads: list[WorkflowCheckpoint]) -> None:
         max(map(len, column)) + 2
         for column in zip(("thread", "status", "graph", "age"), *rows, strict=True)
     )
-    # What is left of the line, so that each thread has one; very long ids are folded, for they are
-    # there to be copied.
-    room = max(_WHAT_LENGTH, console.width - taken)
+    # The rest of the line, so that each thread has one. Long ids are folded instead of cut, because
+    # people copy them.
+    width = max(_WHAT_LENGTH, console.width - taken)
     table.add_column("thread", overflow="fold")
     table.add_column("status", no_wrap=True)
     table.add_column("graph", overflow="fold")
@@ -159,12 +159,12 @@ def _show(threads: list[WorkflowCheckpoint]) -> None:
     table.add_column("what", overflow="fold")
     for thread, row in zip(threads, rows, strict=True):
         what = one_line(_what(thread))
-        table.add_row(*map(Text, (*row, what if len(what) <= room else f"{what[: room - 1]}…")))
+        table.add_row(*map(Text, (*row, what if len(what) <= width else f"{what[: width - 1]}…")))
     console.print(table)
 
 
 def _what(thread: WorkflowCheckpoint) -> str:
-    """The one thing to know of it."""
+    """The most important fact about a thread."""
     if thread.error:
         return (
             f"{' > '.join(map(quoted, thread.failed_path))}: {thread.error}"

@@ -1,5 +1,5 @@
-"""Who holds which lock and who waits for it, according to the server; the ledger names the
-threads."""
+"""Reads which process holds which lock and which processes wait, from the server. The ledger gives
+the threads."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["ReportedLock", "process_of", "reported_locks"]
 
 @dataclass(frozen=True, slots=True)
 class ReportedLock:
-    """One lock that somebody holds or waits for.
+    """One lock that a process holds or waits for.
 
     Attributes:
         key: the advisory lock's 64 bits.
-        thread_id: the thread that a run advances under it; None for a lock of the application's
-            own, or between runs.
+        thread_id: the thread whose run holds it; None for an application's own lock, and between
+            runs.
         graph: the name of that run's graph.
-        run_since: when that run's attempt began.
-        holder: who holds it; None: it was released a moment ago, and a waiter is about to take it.
-        waiting: the lock sessions whose processes wait for it.
+        run_since: when that run's attempt started.
+        holder: the holder's lock session; None: it was just released, and a waiter will take it.
+        waiting: the lock sessions of the processes that wait for it.
     """
 
     key: int
@@ -51,9 +51,8 @@ async def reported_locks(
     [tables] = await database.fetch(sql["tables"])
     if tables["standby"]:
         raise ConfigurationError(
-            f"cannot read who holds locks at {database.dsn.safe}: it is a standby, which knows"
-            " nothing of the primary's locks. Name the primary, or add"
-            " target_session_attrs=read-write"
+            f"cannot read the locks at {database.dsn.safe}: it is a standby, which does not show"
+            " the primary's locks; name the primary, or add target_session_attrs=read-write"
         )
     found: dict[int, dict[bool, list[LockHolder]]] = {}
     for row in await database.fetch(sql["leases"], wanted):
@@ -80,7 +79,7 @@ async def reported_locks(
 def process_of(holder: LockHolder) -> str:
     """The process of a lock session: its `host:pid`, or its `application_name`.
 
-    A role that may take no leases could give itself any name, so its role is named instead.
+    A role without the right to take leases could give itself any name, so this returns its role.
     """
     if not holder.authorized:
         return f"role {holder.role}"

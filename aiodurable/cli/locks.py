@@ -1,4 +1,4 @@
-"""`aiodurable locks`: who holds which lock, and who waits for it."""
+"""`aiodurable locks`: show who holds which lock and who waits for it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ __all__ = ["locks"]
 @click.command(short_help="Show who holds which lock, and who waits.")
 @click.argument("names", metavar="[THREAD]...", nargs=-1)
 @dsn_option
-@click.option("--namespace", help="Of the THREADs. Default: AIODURABLE_NAMESPACE, else aiodurable.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--namespace", help="The namespace of the locks. Default: AIODURABLE_NAMESPACE or aiodurable."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_context
 def locks(
     ctx: click.Context,
@@ -38,11 +40,11 @@ def locks(
 ) -> None:
     """Show who holds the leases of this database, and which processes wait for one.
 
-    Names of threads, or of locks of your own, select these; the exit code is then 1 if nobody holds
-    any of them. The command needs no tables, takes no lock, and may go through a pooler.
+    Names of threads, or of your own locks, select these. Exit code 1: nobody holds any of them.
+    The command needs no tables, takes no lock, and works through a pooler.
 
-    Postgres does not record since when a lock is held. For a thread the time is that of its run;
-    for another lock it is the age of its connection, at most.
+    Postgres does not record when a lock was taken. For a thread, `for` is the age of its run; for
+    another lock it is the age of its connection, an upper bound.
     """
     namespace = Settings.from_env().namespace if namespace is None else namespace
     keys = {
@@ -57,7 +59,7 @@ def locks(
     elif found:
         _show(found, keys)
     else:
-        click.echo("nobody holds any of these" if names else "nobody holds a lock")
+        click.echo("nobody holds any of these locks" if names else "nobody holds a lock")
     if names and not any(lock.holder for lock in found):
         ctx.exit(Exit.FAILED)
 
@@ -108,7 +110,7 @@ def _who(holder: LockHolder) -> dict[str, Any]:
 
 
 def _show(found: list[ReportedLock], names: dict[int, str]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
+    from rich.console import Console  # noqa: PLC0415 - 0.1 s, which --help saves
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 

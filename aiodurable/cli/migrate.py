@@ -1,4 +1,4 @@
-"""`aiodurable migrate` and `db migrate`: create or migrate LangGraph's tables and ours."""
+"""`aiodurable migrate` and `db migrate`: create or migrate LangGraph's tables and our own."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["migrate"]
     "--print",
     "printed",
     is_flag=True,
-    help="Print the SQL for an empty database, and connect to none.",
+    help="Print the SQL for an empty database, without connecting.",
 )
 def migrate(dsn: str | None, timeout_s: float, *, printed: bool) -> None:
     """Create or migrate the tables. Safe at any time, also from many hosts at once.
 
-    Waits up to --timeout for somebody else's migration. Opening a Durable does the same, unless
-    auto_migrate=False. What --print prints may run again, but not inside a transaction: some
-    indexes are built CONCURRENTLY.
+    Waits up to --timeout for another process's migration. Opening a Durable also migrates, unless
+    auto_migrate=False. The SQL of --print may run again, but not inside a transaction: it builds
+    some indexes CONCURRENTLY.
     """
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - loads psycopg
     from aiodurable.postgres import schema  # noqa: PLC0415 - loads psycopg and LangGraph's saver
@@ -42,5 +42,5 @@ def migrate(dsn: str | None, timeout_s: float, *, printed: bool) -> None:
         return
     parsed = parse_dsn(dsn)
     applied = asyncio.run(schema.migrate(parsed, timeout_s=timeout_s))
-    done = f"{applied} step{'' if applied == 1 else 's'} applied" if applied else "it was ready"
+    done = f"{applied} step{'' if applied == 1 else 's'} applied" if applied else "nothing to do"
     click.echo(f"{parsed.safe}: schema {schema.VERSION}, {done}")

@@ -1,4 +1,4 @@
-"""`aiodurable pg`: a Postgres of one's own that stays until it is stopped."""
+"""`aiodurable pg`: start and stop a local Postgres server, from a wheel or the system."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["pg"]
 
 
 def default_data() -> Path:
-    """Where the cluster is kept by default. As root Postgres runs as another user, who cannot enter
-    /root.
+    """The default data directory. For root it is outside /root: Postgres then runs as another user,
+    who cannot enter that.
     """
     if os.name == "posix" and os.geteuid() == 0:
         return Path("/var/lib/aiodurable/postgres")
@@ -28,21 +28,21 @@ _data_option = click.option(
     envvar="AIODURABLE_PG_DATA",
     default=default_data,
     help=(
-        "The folder of its data. Default: AIODURABLE_PG_DATA, or aiodurable/postgres in your data"
+        "The data directory. Default: AIODURABLE_PG_DATA, or aiodurable/postgres in your data"
         " folder."
     ),
 )
 
 
-@click.group(short_help="A Postgres server of your own.")
+@click.group(short_help="Start and stop a local Postgres server.")
 def pg() -> None:
-    """A Postgres server of your own, from a wheel or the system's programs."""
+    """Start and stop a local Postgres server, from a wheel or the system's programs."""
 
 
 @pg.command
 @_data_option
 def start(data: Path) -> None:
-    """Start it, unless it runs, and print its URL."""
+    """Start the server, unless it is running, and print its URL."""
     from aiodurable import embedded  # noqa: PLC0415 - refuses Windows when imported
 
     url = embedded.start_server(data)
@@ -57,7 +57,7 @@ def start(data: Path) -> None:
 @pg.command
 @_data_option
 def stop(data: Path) -> None:
-    """Stop it, if it runs. Its data stay."""
+    """Stop the server, if it is running. Keeps its data."""
     from aiodurable import embedded  # noqa: PLC0415 - as above
 
     click.echo("stopped" if embedded.stop_server(data) else f"no server runs on {data}", err=True)
@@ -66,10 +66,12 @@ def stop(data: Path) -> None:
 @pg.command
 @_data_option
 def url(data: Path) -> None:
-    """Print its URL; exit code 3 if it does not run."""
+    """Print the server's URL. Exit code 3: it is not running."""
     from aiodurable import embedded  # noqa: PLC0415 - as above
 
     if found := embedded.server_url(data):
         click.echo(found)
     else:
-        raise FailedCommand(f"no server runs on {data}: aiodurable pg start", Exit.NOT_FOUND)
+        raise FailedCommand(
+            f"no server runs on {data}: start one with `aiodurable pg start`", Exit.NOT_FOUND
+        )

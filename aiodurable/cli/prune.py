@@ -1,4 +1,4 @@
-"""`aiodurable prune`: removes old checkpoints, in batches that give way to live traffic."""
+"""`aiodurable prune`: remove old checkpoints and runs, in batches that give way to live traffic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aiodurable.cli.database import changing, dsn_option
+from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.format import age, quoted, size
 from aiodurable.jsonable import json_text
@@ -29,13 +29,13 @@ _LINE_S = 5.0
 _NAMED = 5
 
 
-@click.command(short_help="Remove old checkpoints.")
+@click.command(short_help="Remove old checkpoints and runs.")
 @click.option(
     "--older-than",
     type=Duration(),
     metavar="AGE",
     required=True,
-    help="Untouched for this long: 12h, 30d.",
+    help="Not written to for this long: 12h, 30d.",
 )
 @click.option(
     "--strategy",
@@ -43,7 +43,7 @@ _NAMED = 5
     default="keep_latest",
     show_default=True,
     help=(
-        "keep_latest: keep what is needed to go on with a thread. delete: remove the thread and its"
+        "keep_latest: keep the newest checkpoint of each thread. delete: remove the thread and its"
         " runs."
     ),
 )
@@ -55,7 +55,7 @@ _NAMED = 5
     type=click.Choice(_PRUNABLE),
     default=("complete",),
     show_default=True,
-    help="Threads of these; may be given several times.",
+    help="Only these threads; may be given several times.",
 )
 @click.option("--graph", metavar="NAME", help="Only threads of this graph.")
 @click.option(
@@ -63,9 +63,9 @@ _NAMED = 5
     type=click.IntRange(1, 10_000),
     default=100,
     show_default=True,
-    help="Threads a transaction.",
+    help="Threads per transaction, at most.",
 )
-@click.option("--dry-run", is_flag=True, help="Tell what would go, remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @dsn_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -80,13 +80,13 @@ def prune(
     dsn: str | None,
     as_json: bool,
 ) -> None:
-    """Remove old checkpoints, and old runs from the ledger. Threads that are leased, or go on
-    meanwhile, are left alone.
+    """Remove old checkpoints, and old runs from the ledger. Skips threads that are leased or go on
+    meanwhile.
 
-    Stopping it at any moment is safe, and the next one begins with what is left.
+    Stopping at any moment is safe; the next call continues with what is left.
     """
     if not dry_run and not yes:
-        _ask(strategy, statuses, older_than, graph)
+        _confirm(strategy, statuses, older_than, graph)
     options: dict[str, Any] = {
         "older_than": older_than,
         "strategy": strategy,
@@ -99,33 +99,34 @@ def prune(
         return
     click.echo(f"{'would prune' if dry_run else 'pruned'} {_words(pruned)}")
     if pruned.skipped:
-        click.echo(f"{pruned.skipped:,} left alone: they were in use, or had gone on")
+        click.echo(f"{pruned.skipped:,} skipped: they were in use, or had gone on")
     if unprunable := pruned.unprunable:
         named = ", ".join(map(quoted, unprunable[:_NAMED])) + (
             ", …" if len(unprunable) > _NAMED else ""
         )
-        why = "they need their past (DeltaChannel, old format) or cannot be read"
-        click.echo(f"{len(unprunable):,} left alone: {why}: {named}")
+        why = "they need their history (DeltaChannel, old format) or cannot be read"
+        click.echo(f"{len(unprunable):,} skipped: {why}: {named}")
 
 
-def _ask(
+def _confirm(
     strategy: str, statuses: tuple[str, ...], older_than: timedelta, graph: str | None
 ) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError(
-            "nobody is there to ask: --yes prunes, --dry-run only tells what would go"
+            "cannot ask for confirmation without a terminal: pass --yes, or --dry-run to remove"
+            " nothing"
         )
     what = "all but the latest checkpoint" if strategy == "keep_latest" else "everything"
     of = f" of graph {quoted(graph)}" if graph else ""
     click.confirm(
-        f"Remove {what} of {' and '.join(statuses)} threads{of} untouched for {age(older_than)}?",
+        f"Remove {what} of {' and '.join(statuses)} threads{of} older than {age(older_than)}?",
         abort=True,
         err=True,
     )
 
 
 async def _prune(dsn: str | None, options: dict[str, Any]) -> PruneReport:
-    async with changing(dsn) as durable:
+    async with open_with_leases(dsn) as durable:
         if not sys.stderr.isatty():
             return await durable.threads.prune(**options, progress=_lines())
         with _bar() as progress:
@@ -133,13 +134,13 @@ async def _prune(dsn: str | None, options: dict[str, Any]) -> PruneReport:
 
 
 def _lines() -> Callable[[PruneReport], None]:
-    """A line now and then, for a log."""
-    said = time.monotonic()
+    """Report progress as a line now and then, for a log."""
+    printed_at = time.monotonic()
 
     def progress(pruned: PruneReport) -> None:
-        nonlocal said
-        if time.monotonic() - said >= _LINE_S:
-            said = time.monotonic()
+        nonlocal printed_at
+        if time.monotonic() - printed_at >= _LINE_S:
+            printed_at = time.monotonic()
             click.echo(f"scanned {pruned.scanned:,} threads; so far {_words(pruned)}", err=True)
 
     return progress
@@ -147,8 +148,8 @@ def _lines() -> Callable[[PruneReport], None]:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[PruneReport], None]]:
-    """A bar at the terminal."""
-    from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
+    """Report progress as a bar in the terminal."""
+    from rich.console import Console  # noqa: PLC0415 - 0.1 s, which --help saves
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
         Progress,
@@ -162,7 +163,7 @@ def _bar() -> Iterator[Callable[[PruneReport], None]]:
         TimeElapsedColumn(),
         console=Console(stderr=True),
     ) as bar:
-        task = bar.add_task("looking", total=None)
+        task = bar.add_task("scanning", total=None)
 
         def progress(pruned: PruneReport) -> None:
             known = 1 if pruned.progress else None

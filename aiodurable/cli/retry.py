@@ -1,4 +1,4 @@
-"""`aiodurable retry THREAD`: a failed or quarantined thread goes on from where it stopped."""
+"""`aiodurable retry THREAD`: resume a failed or quarantined thread."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ from aiodurable.cli.app import app_option, graph_option, load_app
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.exit_codes import FailedCommand
 from aiodurable.cli.format import one_line
-from aiodurable.cli.status import tell
+from aiodurable.cli.status import print_thread
 from aiodurable.errors import AiodurableError
 from aiodurable.models import WorkflowCheckpoint
 
 __all__ = ["retry"]
 
 
-@click.command(short_help="Run a failed or quarantined thread on.")
+@click.command(short_help="Resume a failed or quarantined thread.")
 @click.argument("thread_id", metavar="THREAD")
 @app_option(required=True)
 @graph_option
 @dsn_option
 @click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object: how the thread stands afterwards."
+    "--json", "as_json", is_flag=True, help="One JSON object: the thread's status afterwards."
 )
 def retry(thread_id: str, app: str, graph: str | None, dsn: str | None, as_json: bool) -> None:
-    """Run THREAD on, here and now, from where it stopped; also a quarantined one.
+    """Resume THREAD in this process from its last checkpoint, even if it is quarantined.
 
-    The node that failed runs again, what finished does not. Its result is not shown: `show
-    --values` does that. Exit code 1: it failed again. A complete thread and one that waits for an
-    answer are refused.
+    The failed node runs again; finished nodes do not. `show --values` prints the result. Exit code
+    1: it failed again, is complete or waits for an answer.
     """
     thread, error = asyncio.run(_retry(thread_id, app, graph, dsn))
-    tell(thread, as_json=as_json)
+    print_thread(thread, as_json=as_json)
     if error is not None:
         raise FailedCommand(f"it failed again: {type(error).__name__}: {one_line(str(error))}")
 

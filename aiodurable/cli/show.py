@@ -1,4 +1,4 @@
-"""`aiodurable show THREAD`: where a thread stands and what it went through."""
+"""`aiodurable show THREAD`: show the status and the history of a thread."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aiodurable.cli.database import dsn_option, looking
+from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.format import one_line, quoted, took
-from aiodurable.cli.status import known, tell
+from aiodurable.cli.status import checked_known, print_thread
 from aiodurable.cli.thread_json import thread_fields
 from aiodurable.errors import WorkflowExecutionError
 from aiodurable.jsonable import json_text
@@ -24,47 +24,47 @@ __all__ = ["show"]
 _INTERNAL = ("branch:", "join:", "start:", "__")
 
 
-@click.command(short_help="Show where a thread stands and what it went through.")
+@click.command(short_help="Show a thread's status and history.")
 @click.argument("thread_id", metavar="THREAD")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     default=20,
     show_default=True,
-    help="At most so many steps.",
+    help="At most N steps.",
 )
 @click.option(
-    "--values", "with_values", is_flag=True, help="Print the state, too: it may hold secrets."
+    "--values", "with_values", is_flag=True, help="Print the state, too; it may contain secrets."
 )
 @dsn_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(thread_id: str, limit: int, with_values: bool, dsn: str | None, as_json: bool) -> None:
-    """Show where THREAD stands, and its steps, newest first: which nodes, when, how long, and who
-    ran them.
+    """Show the status of THREAD and its steps, newest first: the nodes, when, how long, and which
+    process ran them.
 
-    How long counts from the checkpoint before, waiting included.
+    `took` is the time since the previous checkpoint, waiting included.
     """
-    thread, steps, values = asyncio.run(_look(thread_id, limit, with_values, dsn))
+    thread, steps, values = asyncio.run(_read(thread_id, limit, with_values, dsn))
     if as_json:
         fields = {"thread": thread_fields(thread), "steps": [_fields(step) for step in steps]}
         click.echo(json_text(fields | ({"values": values} if with_values else {})))
         return
-    tell(thread, as_json=False)
+    print_thread(thread, as_json=False)
     if steps:
         click.echo()
         _table(steps)
         if len(steps) == limit:
-            click.echo(f"these are the newest {limit}: --limit shows more", err=True)
+            click.echo(f"these are the newest {limit} steps: --limit shows more", err=True)
     if with_values:
         click.echo()
         click.echo(json_text(values, indent=2))
 
 
-async def _look(
+async def _read(
     thread_id: str, limit: int, with_values: bool, dsn: str | None
 ) -> tuple[WorkflowCheckpoint, list[ThreadStep], dict[str, Any]]:
-    async with looking(dsn) as durable:
-        thread = known(await durable.threads.status(thread_id))
+    async with open_read_only(dsn) as durable:
+        thread = checked_known(await durable.threads.status(thread_id))
         steps = [step async for step in durable.threads.history(thread_id, limit=limit)]
         return thread, steps, await _values(durable, thread_id) if with_values else {}
 
@@ -72,7 +72,7 @@ async def _look(
 async def _values(durable: Durable, thread_id: str) -> dict[str, Any]:
     """The channels of the newest checkpoint, without LangGraph's own."""
     try:
-        found = await durable.checkpointer.looking().aget_tuple(
+        found = await durable.checkpointer.inert().aget_tuple(
             {"configurable": {"thread_id": thread_id}}
         )
     except WorkflowExecutionError as error:
@@ -88,7 +88,7 @@ async def _values(durable: Durable, thread_id: str) -> dict[str, Any]:
     )
     if missing:
         click.echo(
-            f"without {', '.join(map(quoted, missing))}: empty, or only its graph can show it",
+            f"without {', '.join(map(quoted, missing))}: empty, or only its graph can read it",
             err=True,
         )
     return {name: value for name, value in stored.items() if _is_users(name) or name == "__end__"}
@@ -114,7 +114,7 @@ def _fields(step: ThreadStep) -> dict[str, Any]:
 
 
 def _table(steps: list[ThreadStep]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - 0.1 s that --help need not take
+    from rich.console import Console  # noqa: PLC0415 - 0.1 s, which --help saves
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
@@ -125,7 +125,7 @@ def _table(steps: list[ThreadStep]) -> None:
     table.add_column("took", no_wrap=True, justify="right")
     table.add_column("by", overflow="fold")
     for step in steps:
-        # START and the input are LangGraph's own steps; an update and a fork are somebody's.
+        # Steps without a node: START, an input, an update, a fork.
         nodes = ", ".join(map(quoted, step.nodes)) or f"({step.source})"
         when = f"{step.written_at:%Y-%m-%d %H:%M:%S}" if step.written_at else ""
         number = "" if step.step is None else str(step.step)

@@ -1,4 +1,4 @@
-"""`aiodurable status [THREAD]`: where one thread stands, or how many stand where."""
+"""`aiodurable status [THREAD]`: show the status of one thread, or count threads by status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aiodurable.cli.database import dsn_option, looking
+from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.exit_codes import Exit, FailedCommand
 from aiodurable.cli.format import age, one_line, quoted
 from aiodurable.cli.thread_json import thread_json
@@ -19,10 +19,10 @@ from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 if TYPE_CHECKING:
     from aiodurable.threads import ThreadCounts
 
-__all__ = ["known", "status", "tell"]
+__all__ = ["checked_known", "print_thread", "status"]
 
 
-@click.command(short_help="Show where a thread stands, or how many stand where.")
+@click.command(short_help="Show a thread's status, or count threads by status.")
 @click.argument("thread_id", metavar="[THREAD]", required=False)
 @click.option(
     "--exact", is_flag=True, help="Without THREAD: count all threads, however long it takes."
@@ -30,33 +30,32 @@ __all__ = ["known", "status", "tell"]
 @dsn_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(thread_id: str | None, exact: bool, dsn: str | None, as_json: bool) -> None:
-    """Show where THREAD stands: from the tables and the live lock, without its graph. Without
-    THREAD: how many stand where.
+    """Show the status of THREAD, from the tables and the live lock, without its graph. Without
+    THREAD: count the threads of each status.
 
-    The exit code tells whether it was found (0 or 3), not how it does: read that from the status.
-    Of a large database complete and crashed threads are estimated; it says so, and --exact counts
-    them.
+    Exit code 0: THREAD was found, whatever its status; 3: it was not. In a large database, complete
+    and crashed threads are estimated (~); --exact counts them.
     """
     if thread_id is None:
-        _tell_counts(asyncio.run(_count(dsn, exact)), as_json=as_json)
+        _print_counts(asyncio.run(_count(dsn, exact)), as_json=as_json)
     elif exact:
-        raise click.UsageError("--exact is for counts: leave THREAD out")
+        raise click.UsageError("cannot use --exact with THREAD: leave one out")
     else:
-        tell(asyncio.run(_look(thread_id, dsn)), as_json=as_json)
+        print_thread(asyncio.run(_read(thread_id, dsn)), as_json=as_json)
 
 
-def known(thread: WorkflowCheckpoint) -> WorkflowCheckpoint:
-    """The thread, if anything is known of it; else the command ends with exit code 3."""
+def checked_known(thread: WorkflowCheckpoint) -> WorkflowCheckpoint:
+    """Return the thread. If it has no rows, end the command with exit code 3."""
     if thread.status is ThreadStatus.NEW:
         raise FailedCommand(
-            f"nothing is known of thread {quoted(thread.thread_id)}: check the id and the DSN",
+            f"cannot find thread {quoted(thread.thread_id)}: check the id and the DSN",
             Exit.NOT_FOUND,
         )
     return thread
 
 
-def tell(thread: WorkflowCheckpoint, *, as_json: bool) -> None:
-    """Print where a thread stands: a line a fact, or one JSON object."""
+def print_thread(thread: WorkflowCheckpoint, *, as_json: bool) -> None:
+    """Print a thread's status: one line per field, or one JSON object."""
     if as_json:
         click.echo(thread_json(thread))
         return
@@ -64,18 +63,18 @@ def tell(thread: WorkflowCheckpoint, *, as_json: bool) -> None:
         click.echo(f"{name:<10} {one_line(value)}")
 
 
-async def _look(thread_id: str, dsn: str | None) -> WorkflowCheckpoint:
-    async with looking(dsn) as durable:
-        return known(await durable.threads.status(thread_id))
+async def _read(thread_id: str, dsn: str | None) -> WorkflowCheckpoint:
+    async with open_read_only(dsn) as durable:
+        return checked_known(await durable.threads.status(thread_id))
 
 
 async def _count(dsn: str | None, exact: bool) -> ThreadCounts:
-    async with looking(dsn) as durable:
+    async with open_read_only(dsn) as durable:
         threads = durable.threads
         return await (threads.count() if exact else threads.estimate_counts())
 
 
-def _tell_counts(counts: ThreadCounts, *, as_json: bool) -> None:
+def _print_counts(counts: ThreadCounts, *, as_json: bool) -> None:
     if as_json:
         fields = {
             "by_status": counts.by_status,

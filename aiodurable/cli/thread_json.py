@@ -1,4 +1,4 @@
-"""A thread's status as JSON: the same keys wherever a command tells of a thread."""
+"""A thread's status as JSON, with the same keys in every command."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["thread_fields", "thread_json"]
 
 
 def thread_json(thread: WorkflowCheckpoint) -> str:
-    """One object on one line; never raises, whatever the thread asks."""
+    """One object on one line. Never raises, whatever values the thread has."""
     return json_text(thread_fields(thread))
 
 
 def thread_fields(thread: WorkflowCheckpoint) -> dict[str, Any]:
-    """The fields by name. Times are ISO 8601, spans are seconds."""
+    """The fields by name. Times are ISO 8601, durations are seconds."""
     holder = thread.holder
     return {
         "thread_id": thread.thread_id,

@@ -1,6 +1,4 @@
-"""What each kind of role must be granted: printed by `aiodurable db grants`, looked for by
-`aiodurable doctor`.
-"""
+"""The rights that each kind of role needs, for `aiodurable db grants` and `aiodurable doctor`."""
 
 from __future__ import annotations
 
@@ -18,10 +16,10 @@ _SQL = load("doctor")
 
 
 class Kind(StrEnum):
-    """What a role is for."""
+    """What a role does."""
 
     RUN = "run"
-    LOOK = "look"
+    READ = "read"
     PRUNE = "prune"
     MIGRATE = "migrate"
 
@@ -29,7 +27,7 @@ class Kind(StrEnum):
 Right = tuple[str, str]
 """A table or sequence, and a privilege on it."""
 
-_LOOK: Final[Mapping[str, str]] = {
+_READ: Final[Mapping[str, str]] = {
     "checkpoints": "SELECT",
     "checkpoint_blobs": "SELECT",
     "checkpoint_writes": "SELECT",
@@ -40,7 +38,7 @@ _LOOK: Final[Mapping[str, str]] = {
     "aiodurable_queues": "SELECT",
 }
 _RUN: Final[Mapping[str, str]] = {
-    **_LOOK,
+    **_READ,
     "checkpoints": "SELECT, INSERT, UPDATE",
     "checkpoint_blobs": "SELECT, INSERT",
     "checkpoint_writes": "SELECT, INSERT, UPDATE, DELETE",
@@ -61,7 +59,7 @@ _PRUNE: Final[Mapping[str, str]] = {
 """What removes threads is a process that runs them: it needs what that needs, and DELETE."""
 
 _TABLES: Final[Mapping[Kind, Mapping[str, str]]] = {
-    Kind.LOOK: _LOOK,
+    Kind.READ: _READ,
     Kind.RUN: _RUN,
     Kind.PRUNE: _PRUNE,
     Kind.MIGRATE: {},
@@ -69,8 +67,8 @@ _TABLES: Final[Mapping[Kind, Mapping[str, str]]] = {
 
 
 def needed(kind: Kind) -> list[Right]:
-    """Privileges on tables and sequences; who migrates owns them, and is granted CREATE on their
-    schema alone.
+    """Privileges on tables and sequences. A role that migrates owns these, and needs only CREATE on
+    their schema.
     """
     return [
         (table, right) for table, rights in _TABLES[kind].items() for right in rights.split(", ")
@@ -90,7 +88,7 @@ async def statements(database: PsycopgPool, role: str, kind: Kind) -> list[str]:
     )
     if not rows:
         raise ConfigurationError(
-            f"could not tell what to grant at {database.dsn.safe}: the search path names no schema"
-            " that exists; create one, or ALTER ROLE … SET search_path"
+            f"cannot print the GRANTs for {database.dsn.safe}: the search path names no schema that"
+            " exists; create one, or ALTER ROLE … SET search_path"
         )
     return [row["statement"] for row in rows]

@@ -182,7 +182,7 @@ async def test_a_pipeline_is_told_of_each_thread_that_would_not_go_on() -> None:
             " 'models_that_move' here"
         ),
         (
-            "5 unfinished threads: 4 would not go on (1 lost question, 1 missing node, 1"
+            "5 unfinished threads: 4 cannot be resumed (1 lost question, 1 missing node, 1"
             " undecodable value, 1 unregistered graph)"
         ),
     ]
@@ -190,13 +190,13 @@ async def test_a_pipeline_is_told_of_each_thread_that_would_not_go_on() -> None:
     mended = await asyncio.to_thread(
         run, "--app", "shop_new:mended", "--rename", "order:pay=charge", "--prefix", "t-o"
     )
-    assert (mended.exit_code, mended.stdout) == (0, "1 unfinished thread: all would go on\n")
+    assert (mended.exit_code, mended.stdout) == (0, "1 unfinished thread: all can be resumed\n")
     of_one = await asyncio.to_thread(
         run, "--app", "shop_new:mended", "--rename", "pay=charge", "--status", "interrupted"
     )
-    assert (of_one.exit_code, of_one.stdout) == (0, "1 unfinished thread: all would go on\n")
+    assert (of_one.exit_code, of_one.stdout) == (0, "1 unfinished thread: all can be resumed\n")
     wrong = await asyncio.to_thread(run, "--app", "shop_new:graphs", "--rename", "pay")
-    assert (wrong.exit_code, "--rename wants" in wrong.stderr) == (2, True)
+    assert (wrong.exit_code, "--rename must be" in wrong.stderr) == (2, True)
 
 
 @pytest.mark.usefixtures("shop", "unchanged")

@@ -78,7 +78,7 @@ def each_privilege(statements: list[str]) -> Iterator[tuple[str, str]]:
             )
 
 
-async def looks(dsn: str) -> None:
+async def reads(dsn: str) -> None:
     async with Durable(
         dsn, settings=Settings(auto_migrate=False, lock_connections=0, connect_timeout_s=5)
     ) as durable:
@@ -119,7 +119,7 @@ async def migrates(dsn: str) -> None:
 
 
 DOES: dict[str, Callable[[str], Awaitable[None]]] = {
-    "look": looks,
+    "read": reads,
     "run": runs,
     "prune": runs_and_prunes,
     "migrate": migrates,
@@ -148,7 +148,7 @@ async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_t
                     "TRUNCATE checkpoints, checkpoint_blobs, checkpoint_writes, aiodurable_runs,"
                     " aiodurable_fences, aiodurable_namespace"
                 )
-            if kind == "look":
+            if kind == "read":
                 await runs_once(owner)
             if revoked:
                 connection.execute(revoked.encode())
@@ -170,31 +170,31 @@ async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_t
 
 def test_doctor_knows_what_a_role_is_for(dsn: str, admin: psycopg.Connection[Any]) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("CREATE ROLE looker LOGIN PASSWORD 'looker'")
+        connection.execute("CREATE ROLE reader LOGIN PASSWORD 'reader'")
         try:
-            looker = make_conninfo(dsn, user="looker", password="looker")
-            assert "this role lacks SELECT on checkpoints" in examined(looker, "look", 1)["rights"]
+            reader = make_conninfo(dsn, user="reader", password="reader")
+            assert "this role lacks SELECT on checkpoints" in examined(reader, "read", 1)["rights"]
             for statement in (
                 CliRunner()
-                .invoke(cli, ["db", "grants", "--dsn", dsn, "--role", "looker", "--for", "look"])
+                .invoke(cli, ["db", "grants", "--dsn", dsn, "--role", "reader", "--for", "read"])
                 .output.splitlines()
             ):
                 connection.execute(statement.encode())
             assert (
-                examined(looker, "look", 0)["rights"]
-                == "this role may do all that is needed to look"
+                examined(reader, "read", 0)["rights"]
+                == "this role has all rights that it needs to read"
             )
-            found = examined(looker, "run", 1)["rights"]
-            assert found.startswith("this role may look, not run: it lacks INSERT on checkpoints")
+            found = examined(reader, "run", 1)["rights"]
+            assert found.startswith("this role may read, not run: it lacks INSERT on checkpoints")
         finally:
-            connection.execute("DROP OWNED BY looker CASCADE; DROP ROLE looker")
+            connection.execute("DROP OWNED BY reader CASCADE; DROP ROLE reader")
 
 
 def test_doctor_warns_of_what_everybody_may(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         name = sql.Identifier(connection.info.dbname)
         connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
-        assert "may create in schema public" in examined(dsn, "run", 0)["everybody"]
+        assert "may create objects in schema public" in examined(dsn, "run", 0)["everybody"]
         connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         assert "may connect" in examined(dsn, "run", 0)["everybody"]
         connection.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))

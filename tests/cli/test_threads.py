@@ -319,7 +319,7 @@ def test_delete_removes_all_of_each_thread_and_says_what_it_left(shop: str) -> N
         assert connection.execute(runs).fetchone() == (0,)
         unknown = run("delete", "-y", "broken", "plain", "plain")
         assert (unknown.exit_code, unknown.stdout) == (3, "deleted plain\n")
-        assert "nothing is known of broken" in unknown.stderr
+        assert "not found: broken" in unknown.stderr
         connection.execute("SELECT pg_advisory_lock(%s)", (lock_key("done", "aiodurable"),))
         result = run("delete", "-y", "--json", "done", "asks", "broken")
         assert result.exit_code == 4
@@ -337,4 +337,4 @@ def test_list_goes_on_after_a_page(shop: str) -> None:
         "plain",
     ]
     assert run("list", "--all", "--prefix", "pl").stdout.splitlines()[1].startswith("plain")
-    assert run("list", "--holder", "nobody").stdout == "no such thread\n"
+    assert run("list", "--holder", "nobody").stdout == "no threads found\n"

@@ -1,4 +1,4 @@
-"""`aiodurable doctor`: how the examination looks in a terminal, and as JSON."""
+"""The command `aiodurable doctor`: prints the findings as text or as JSON."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ _INDENT = " " * 21
 _MOST_COLUMNS = 100
 
 
-@click.command(short_help="Check whether this host can work on that Postgres.")
+@click.command(short_help="Check whether this host can use that Postgres.")
 @dsn_option
 @click.option(
     "--for",
     "kind",
-    type=click.Choice(("run", "look", "prune", "migrate")),
+    type=click.Choice(("run", "read", "prune", "migrate")),
     default="run",
     show_default=True,
-    help="What this role is to do.",
+    help="What this role does.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_context
 def doctor(ctx: click.Context, dsn: str | None, kind: str, as_json: bool) -> None:
-    """Check whether this host can work on that Postgres, and say what to change.
+    """Check whether this host can use that Postgres, and say what to change.
 
-    Looks at the configuration, the ways to Postgres, locks, settings, capacity, clocks, tables and
-    rights; changes nothing. Shows no password. The exit code is 1 if something fails, 0 otherwise,
-    also with warnings.
+    Checks the configuration, the connections, locks, server settings, capacity, clocks, tables and
+    rights. Changes nothing and shows no password. Exit code 1: a check failed. Warnings do not
+    count.
     """
     findings = asyncio.run(_examine(dsn, kind, as_json))
     failed = sum(finding.grade == "fail" for finding in findings)
     warned = sum(finding.grade == "warn" for finding in findings)
     if not as_json:
-        click.echo(f"\n{len(findings)} checks: {failed} failed, {warned} to look at")
+        warnings = f"{warned} warning{'' if warned == 1 else 's'}"
+        click.echo(f"\n{len(findings)} checks: {failed} failed, {warnings}")
     if failed:
         ctx.exit(Exit.FAILED)
 

@@ -1,4 +1,4 @@
-"""What was configured, before anybody is asked."""
+"""Checks of the configuration, which need no connection."""
 
 from __future__ import annotations
 
@@ -27,13 +27,11 @@ _SHOWN = (
     "target_session_attrs",
     "timeout",
 )
-"""Options whose values may be printed. Of others the name is, for a password may hide in any of
-them.
-"""
+"""Options whose values may be printed. The value of any other option might be a secret."""
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> tuple[Settings, Finding]:
-    """The settings of the environment; the defaults where those cannot work."""
+    """The settings of the environment; the defaults if those are invalid."""
     try:
         settings = Settings.from_env(environ)
     except ConfigurationError as error:
@@ -42,15 +40,16 @@ def read_settings(environ: Mapping[str, str] | None = None) -> tuple[Settings, F
 
 
 def types(settings: Settings) -> Iterator[Finding]:
-    """Which classes a run builds of what is stored."""
+    """Which classes a run may build from stored values."""
     if settings.strict_msgpack:
-        more = ", and with those that are allowed" if settings.allowed_classes else ""
-        yield ok("ledger types", f"runs are accepted with classes of the graph's schemas{more}")
+        more = " and allowed classes" if settings.allowed_classes else ""
+        yield ok("ledger types", f"the ledger accepts classes of the graph's schemas{more}")
     else:
         yield warn(
             "ledger types",
-            "runs build any class that the ledger names: who writes into it can run code in them",
-            "unset AIODURABLE_STRICT_MSGPACK; allow classes with"
+            "runs build any class that the ledger names: a role that can write to it can run code"
+            " in them",
+            "unset AIODURABLE_STRICT_MSGPACK, and allow classes with"
             " AIODURABLE_ALLOWED_MSGPACK_MODULES",
         )
     if STRICT_MSGPACK_ENABLED:
@@ -60,40 +59,43 @@ def types(settings: Settings) -> Iterator[Finding]:
     else:
         yield warn(
             "state types",
-            "runs build any class that a checkpoint names: who writes there can run code in them",
-            "set LANGGRAPH_STRICT_MSGPACK=true for each process, after `aiodurable check` with it",
+            "runs build any class that a checkpoint names: a role that can write checkpoints can"
+            " run code in them",
+            "run `aiodurable check` with LANGGRAPH_STRICT_MSGPACK=true, then set it for every"
+            " process",
         )
 
 
 def arithmetic(settings: Settings) -> Finding:
-    """What the times add up to."""
+    """Whether the lease times fit together."""
     stops = settings.lease_ttl_s - settings.lease_safety_margin_s
     found = (
-        f"heard from every {settings.lease_heartbeat_s:g} s; a holder stops after {stops:g} s of"
-        f" silence, the server frees its locks after {settings.lease_ttl_s:g} s; a lost lock may be"
-        f" taken again for {settings.recovery_grace_s:g} s"
+        f"heartbeat every {settings.lease_heartbeat_s:g} s; without one, the holder stops after"
+        f" {stops:g} s and the server releases its locks after {settings.lease_ttl_s:g} s; a run"
+        f" may recover a lost lock for {settings.recovery_grace_s:g} s"
     )
     if settings.lease_heartbeat_s < 0.5:
         return warn(
             "settings",
             found,
-            "lease_heartbeat_s under half a second is paid by every idle lock session: raise it",
+            "raise lease_heartbeat_s: under 0.5 s, every idle lock session costs too many"
+            " statements",
         )
     if settings.recovery_grace_s > stops:
         return warn(
             "settings",
             found,
-            f"recovery_grace_s beyond {stops:g} s lets runs go on long after others may have had"
-            " their threads: lower it",
+            f"lower recovery_grace_s to {stops:g} s at most: beyond that, a run goes on although"
+            " another process may already hold its thread",
         )
     return ok("settings", found)
 
 
 def read_dsn(dsn: str | None, settings: Settings) -> tuple[Dsn | None, Dsn | None, list[Finding]]:
-    """The pool's way, the direct way, and what is to be said of both."""
+    """The DSN of the pool, the DSN of the direct connections, and findings about both."""
     findings: list[Finding] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is dropped is a finding
+        warnings.simplefilter("ignore")  # a finding reports the dropped options
         try:
             pool = parse_dsn(dsn)
         except ConfigurationError as error:
@@ -111,28 +113,28 @@ def read_dsn(dsn: str | None, settings: Settings) -> tuple[Dsn | None, Dsn | Non
 def _described(name: str, dsn: Dsn) -> Iterator[Finding]:
     try:
         asyncpg = dsn.asyncpg
-    except (OSError, ValueError) as error:  # a certificate that is not there, or is none
+    except (OSError, ValueError) as error:  # a certificate that is missing or invalid
         yield fail(
             name,
-            f"{dsn.safe}: {type(error).__name__} while its files for TLS were read",
-            "check their paths",
+            f"cannot read the TLS files of {dsn.safe}: {type(error).__name__}",
+            "check their paths and contents",
         )
         return
-    asyncpg.pop("dsn", None)  # carries the options of TLS; libpq's spelling below shows them
+    asyncpg.pop("dsn", None)  # it holds the TLS options, which psycopg's list shows
     found = f"{dsn.safe}; psycopg: {spelled(dsn.psycopg)}; asyncpg: {spelled(asyncpg)}"
     if dsn.dropped:
         yield warn(
             name,
-            f"{found}; without {', '.join(dsn.dropped)}",
-            "asyncpg knows no such option: the connections for locks and checkpoints go without;"
-            " take it out if that is right",
+            f"{found}; asyncpg ignores {', '.join(dsn.dropped)}",
+            "remove it from the DSN: the connections for locks and checkpoints, which use asyncpg,"
+            " do not have it",
         )
     else:
         yield ok(name, found)
 
 
 def spelled(options: Mapping[str, object]) -> str:
-    """Options as `name=value`, without any value that might be a secret."""
+    """Options as `name=value`, with `…` for any value that might be a secret."""
     words = [
         f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in options.items()

@@ -1,6 +1,4 @@
-"""The ways to Postgres: whether both drivers arrive, what stands in between, and whether locks hold
-there.
-"""
+"""Checks of the connections: both drivers, poolers in between, and whether locks exclude."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ _PATIENCE_S = 5.0
 
 
 async def by_psycopg(database: PsycopgPool) -> Finding:
-    """Whether the pool's way can be gone."""
+    """Whether psycopg can connect with the pool's DSN."""
     began = time.monotonic()
     try:
         await database.open()
@@ -36,7 +34,7 @@ async def by_psycopg(database: PsycopgPool) -> Finding:
 
 
 async def by_asyncpg(direct: Dsn, timeout_s: float) -> tuple[LockStatements | None, Finding]:
-    """Whether the direct way can be gone. The caller ends the connection."""
+    """Whether asyncpg can connect with the direct DSN. The caller closes the connection."""
     began = time.monotonic()
     try:
         statements = await LockStatements.open(direct, timeout_s=timeout_s)
@@ -46,7 +44,7 @@ async def by_asyncpg(direct: Dsn, timeout_s: float) -> tuple[LockStatements | No
 
 
 async def exclusion(statements: LockStatements, direct: Dsn, settings: Settings) -> Finding:
-    """Whether advisory locks taken on the direct way exclude, tried out."""
+    """Whether advisory locks on the direct connections exclude; tries it."""
     proxied = statements.announced != statements.pid
     try:
         await selfcheck.check(
@@ -55,24 +53,24 @@ async def exclusion(statements: LockStatements, direct: Dsn, settings: Settings)
     except (SessionLocksUnsupportedError, PostgresUnavailableError) as error:
         return fail("locks", str(error))
     if not proxied:
-        return ok("locks", "a direct connection, and advisory locks exclude")
+        return ok("locks", "the connection is direct, and advisory locks exclude")
     if settings.lock_allow_proxy:
-        return ok("locks", "a pooler in session mode, through which advisory locks exclude")
+        return ok("locks", "a pooler in session mode is in between; advisory locks exclude")
     return fail(
         "locks",
-        "a pooler stands in between; advisory locks exclude through it, so it is in session mode",
+        "a pooler in session mode is in between; advisory locks exclude, but nothing allows it",
         "set lock_dsn (AIODURABLE_LOCK_DSN) to a direct connection, or"
         " AIODURABLE_LOCK_ALLOW_PROXY=true",
     )
 
 
 async def pooling(database: PsycopgPool, settings: Settings) -> Finding:
-    """What stands on the pool's way, where the locks have one of their own."""
+    """Which pooler the pool's DSN leads through, where the locks have a DSN of their own."""
     async with database.connection() as connection:
         announced = connection.info.backend_pid
         row = await (await connection.execute(_SQL["backend"].encode())).fetchone()
     if row is not None and row["pid"] == announced:
-        return ok("pooling", "dsn is direct as well: lock_dsn is not needed")
+        return ok("pooling", "dsn is direct, too: lock_dsn is not needed")
     statements: LockStatements | None = None
     mode = "session"
     try:
@@ -91,15 +89,14 @@ async def pooling(database: PsycopgPool, settings: Settings) -> Finding:
             statements.terminate()
     return ok(
         "pooling",
-        f"a pooler in {mode} mode: used without prepared statements; the locks go the direct way",
+        f"a pooler in {mode} mode, used without prepared statements; locks use lock_dsn",
     )
 
 
 async def silence(direct: Dsn, settings: Settings) -> Finding:
-    """Whether the server ends a session that falls silent, tried out: that makes a lock a lease.
+    """Whether the server ends a silent session, which makes a lock a lease; tries it.
 
-    Only for a way that is direct, or a pooler's in session mode: in transaction mode the setting
-    would be somebody else's.
+    Not for a pooler in transaction mode, where the setting would reach another client.
     """
     name = "silence"
     connection = await connect_direct(direct, role="doctor", timeout_s=settings.connect_timeout_s)
@@ -117,9 +114,10 @@ async def silence(direct: Dsn, settings: Settings) -> Finding:
     except TimeoutError:
         return fail(
             name,
-            f"a session with idle_session_timeout {_SILENCE_S:g} s lived on for {_PATIENCE_S:g} s",
-            "something between here and the server speaks for silent clients, or it is no Postgres:"
-            " the locks of a host that vanished would never be freed; connect directly",
+            f"a session with idle_session_timeout {_SILENCE_S:g} s still lived after"
+            f" {_PATIENCE_S:g} s",
+            "connect directly: something in between keeps silent sessions alive, or the server is"
+            " not Postgres, so the locks of a host that vanished would never be released",
         )
     finally:
         connection.terminate()
@@ -131,21 +129,18 @@ async def silence(direct: Dsn, settings: Settings) -> Finding:
 
 
 async def same_database(database: PsycopgPool, statements: LockStatements) -> Finding:
-    """Whether both ways lead to one database: a lock taken on the one is looked for on the
-    other.
-    """
+    """Whether dsn and lock_dsn lead to the same database: a lock of one is visible to the other."""
     key = random.getrandbits(64) - (1 << 63)
     if not await statements.probe_lock(key):
-        return warn("same database", "a random lock was not to be had", "try again")
+        return warn("same database", "cannot check: somebody holds a random lock", "try again")
     try:
         [row] = await database.fetch(_SQL["sees"], key)
     finally:
         await statements.probe_unlock(key)
     if row["sees"]:
-        return ok("same database", "a lock taken through lock_dsn is seen through dsn")
+        return ok("same database", "dsn sees a lock that lock_dsn took")
     return fail(
         "same database",
-        "a lock taken through lock_dsn is not seen through dsn: they lead to two databases",
-        "let both name the same database of the same server: the lock and the fence belong"
-        " together",
+        "dsn does not see a lock that lock_dsn took: they lead to different databases",
+        "name the same database of the same server in both: locks and fences belong together",
     )

@@ -1,4 +1,4 @@
-"""What a check found."""
+"""`Finding`: the result of one check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Finding", "Grade", "fail", "ok", "warn"]
 
 
 class Grade(StrEnum):
-    """How a check ended."""
+    """The result of a check in one word."""
 
     OK = "ok"
     WARN = "warn"
@@ -18,13 +18,13 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         check: its name.
-        grade: how it ended.
-        found: what is so.
-        advice: what to do about it; None where nothing is to be done, or `found` says it.
+        grade: ok, warn or fail.
+        found: the facts.
+        advice: what to do; None where there is nothing to do, or `found` already says it.
     """
 
     check: str
@@ -34,15 +34,15 @@ class Finding:
 
 
 def ok(check: str, found: str) -> Finding:
-    """It is as it should be."""
+    """All is well."""
     return Finding(check, Grade.OK, found)
 
 
 def warn(check: str, found: str, advice: str) -> Finding:
-    """It works, but weaker or slower than it need be."""
+    """It works, but weaker or slower than it could."""
     return Finding(check, Grade.WARN, found, advice)
 
 
 def fail(check: str, found: str, advice: str | None = None) -> Finding:
-    """It does not work so."""
+    """It does not work."""
     return Finding(check, Grade.FAIL, found, advice)

@@ -1,6 +1,4 @@
-"""The order of the checks: none is asked whose question makes no sense after what was found
-before.
-"""
+"""Runs the checks in order, and skips those that make no sense after an earlier finding."""
 
 from __future__ import annotations
 
@@ -22,20 +20,18 @@ _BOUND_S = 30.0
 
 
 async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Finding]:
-    """One finding after the other, each as soon as it is known. Changes nothing, and ends in
-    bounded time.
-    """
+    """Yield each finding as soon as it is known. Changes nothing and ends in bounded time."""
     settings, finding = configuration.read_settings()
     yield finding
     for finding in configuration.types(settings):
         yield finding
-    pool_way, direct, findings = configuration.read_dsn(dsn, settings)
+    pooled, direct, findings = configuration.read_dsn(dsn, settings)
     for finding in findings:
         yield finding
-    if pool_way is None or direct is None:
+    if pooled is None or direct is None:
         return
     database = PsycopgPool(
-        pool_way, min_size=0, max_size=1, connect_timeout_s=settings.connect_timeout_s
+        pooled, min_size=0, max_size=1, connect_timeout_s=settings.connect_timeout_s
     )
     statements: LockStatements | None = None
     try:
@@ -43,18 +39,18 @@ async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Findi
         reached = by_psycopg.grade is Grade.OK
         try:
             statements, finding = await connectivity.by_asyncpg(direct, settings.connect_timeout_s)
-        except Exception as error:  # whatever it was, it is a finding
+        except Exception as error:  # any error is a finding
             finding = _unexpected("asyncpg", error)
         yield finding
         if statements is not None:
-            async for finding in _direct_way(statements, direct, settings):
+            async for finding in _locks(statements, direct, settings):
                 yield finding
         if reached:
             async for finding in _server(
-                database, statements if direct is not pool_way else None, settings, kind
+                database, statements if direct is not pooled else None, settings, kind
             ):
                 yield finding
-            if direct is not pool_way:
+            if direct is not pooled:
                 yield await _bounded("pooling", connectivity.pooling(database, settings))
     finally:
         if statements is not None:
@@ -62,7 +58,7 @@ async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Findi
         await database.aclose()
 
 
-async def _direct_way(
+async def _locks(
     statements: LockStatements, direct: Dsn, settings: Settings
 ) -> AsyncIterator[Finding]:
     yield (
@@ -75,16 +71,16 @@ async def _direct_way(
 async def _server(
     database: PsycopgPool, other: LockStatements | None, settings: Settings, kind: Kind
 ) -> AsyncIterator[Finding]:
-    """`other`: the direct way, where it is not the pool's."""
+    """Check the server. `other`: a direct connection, if it has a DSN of its own."""
     try:
         async with asyncio.timeout(_BOUND_S):
             facts = await server.facts_of(database)
-    except Exception as error:  # whatever it was, it is a finding
+    except Exception as error:  # any error is a finding
         yield _unexpected("server", error)
         return
     for check in server.CHECKS:
-        if kind is Kind.LOOK and check is server.primary:
-            continue  # who looks may do so at a standby, and read-only
+        if kind is Kind.READ and check is server.primary:
+            continue  # a reader may use a standby
         try:
             finding = check(facts, settings)
         except Exception as error:  # as above
@@ -111,9 +107,9 @@ async def _bounded(name: str, check: Awaitable[Finding]) -> Finding:
 def _unexpected(name: str, error: Exception) -> Finding:
     if isinstance(error, AiodurableError):
         return fail(name, str(error))
-    # A driver's text may quote what it was given: its class and code say enough.
+    # A driver's text may contain a secret of the DSN.
     state = getattr(error, "sqlstate", None)
     return fail(
         name,
-        f"could not be checked: {type(error).__name__}{f', SQLSTATE {state}' if state else ''}",
+        f"cannot check: {type(error).__name__}{f', SQLSTATE {state}' if state else ''}",
     )

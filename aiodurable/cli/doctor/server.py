@@ -1,4 +1,4 @@
-"""What the server says of itself: each check looks at the same facts, asked for once."""
+"""Checks of the server: one query reads the facts, each check judges some of them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _TOO_SHORT_S = {
     "idle_in_transaction_session_timeout": 10,
     "idle_session_timeout": 60,
 }
-"""Seconds below which a time limit of the role or the server cuts work that is in order. Lock
-sessions set their own.
+"""Seconds below which a time limit of the role or the server ends healthy work. Lock sessions set
+their own limits.
 """
 
 _NAMES = (
@@ -48,18 +48,18 @@ _NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One look at the server, as this role and database see it.
+    """Facts about the server, as this role and database see it.
 
     Attributes:
-        settings: by name, times in milliseconds or seconds as `pg_settings` has them; one the
-            server does not know is left out.
-        version, version_num: of the server.
+        settings: by name, times in the units of `pg_settings`; without settings that the server
+            does not know.
+        version, version_num: the server's version.
         standby: whether it is in recovery.
-        over_tcp: whether it was reached over TCP.
-        backends: how many connections it has.
-        role_limit, database_limit: connections allowed to this role and database, -1 for no limit.
-        locks: slots of its lock table in use.
-        sessions: aiodurable's lock sessions on it, of all processes and this one.
+        over_tcp: whether the connection uses TCP.
+        backends: the number of its connections.
+        role_limit, database_limit: the connection limits of this role and database; -1: none.
+        locks: the used slots of its lock table.
+        sessions: aiodurable's lock sessions on it, of all processes including this one.
     """
 
     settings: Mapping[str, str]
@@ -74,12 +74,12 @@ class Facts:
     sessions: int
 
     def number(self, name: str) -> int:
-        """A setting as a number; 0 where the server does not know it."""
+        """A setting as a number; 0 if the server does not know it."""
         return int(self.settings.get(name, "0"))
 
 
 async def facts_of(database: PsycopgPool) -> Facts:
-    """Ask for all of it."""
+    """Read all facts."""
     settings = await database.fetch(_SQL["settings"], list(_NAMES))
     [facts] = await database.fetch(_SQL["facts"])
     facts["version"] = _text(facts["version"])
@@ -87,23 +87,23 @@ async def facts_of(database: PsycopgPool) -> Facts:
 
 
 def _text(value: str | bytes) -> str:
-    """In a database of SQL_ASCII psycopg does not know what text is, and gives bytes."""
+    """Decode a text: in a database with SQL_ASCII psycopg returns bytes."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def version(facts: Facts, _: Settings) -> Finding:
-    """Postgres 14 brought `idle_session_timeout`."""
+    """At least Postgres 14, which introduced `idle_session_timeout`."""
     if facts.version_num < 140000:
         return fail(
             "version",
             f"Postgres {facts.version}",
-            "upgrade to 14 or newer: locks are refused on older ones",
+            "upgrade to 14 or newer: older versions cannot hold leases",
         )
     return ok("version", f"Postgres {facts.version}")
 
 
 def primary(facts: Facts, _: Settings) -> Finding:
-    """A standby takes no write, and its advisory locks exclude nobody on the primary."""
+    """Not a standby: it accepts no writes, and its advisory locks exclude nobody on the primary."""
     if facts.standby:
         return fail(
             "primary",
@@ -113,26 +113,26 @@ def primary(facts: Facts, _: Settings) -> Finding:
     if facts.settings["transaction_read_only"] == "on":
         return fail(
             "primary",
-            "this role or database is read-only here (default_transaction_read_only)",
+            "this role or database is read-only (default_transaction_read_only)",
             "use a role that may write, or ALTER ROLE … SET default_transaction_read_only = off",
         )
-    return ok("primary", "it takes writes")
+    return ok("primary", "it accepts writes")
 
 
 def encoding(facts: Facts, _: Settings) -> Finding:
-    """Thread ids and states are Unicode."""
+    """UTF8, because thread ids and states are Unicode."""
     found = facts.settings["server_encoding"]
     if found != "UTF8":
         return fail(
             "encoding",
-            f"the database is in {found}",
+            f"the encoding of the database is {found}",
             "create it with ENCODING 'UTF8': states are Unicode",
         )
     return ok("encoding", found)
 
 
 def durability(facts: Facts, _: Settings) -> Finding:
-    """What is acknowledged should survive a crash of the server's machine."""
+    """Acknowledged writes survive a crash of the server's machine."""
     off = [
         name
         for name in ("fsync", "full_page_writes", "synchronous_commit")
@@ -142,14 +142,14 @@ def durability(facts: Facts, _: Settings) -> Finding:
         return warn(
             "durability",
             f"{', '.join(off)} off",
-            "a crash of the server's machine may lose checkpoints that were acknowledged; switch it"
-            " on, unless for tests",
+            "switch it on, except for tests: a crash of the server's machine can lose acknowledged"
+            " checkpoints",
         )
     return ok("durability", f"fsync on, synchronous_commit {facts.settings['synchronous_commit']}")
 
 
 def timeouts(facts: Facts, _: Settings) -> Finding:
-    """Time limits of this role or the server that would cut work which is in order."""
+    """No time limit of this role or the server ends healthy work."""
     short = [
         f"{name} = {facts.number(name) / 1000:g} s"
         for name, least in _TOO_SHORT_S.items()
@@ -164,17 +164,17 @@ def timeouts(facts: Facts, _: Settings) -> Finding:
         return warn(
             "timeouts",
             ", ".join(short),
-            f"give this role at least {bounds}, with ALTER ROLE … SET; or 0: none",
+            f"raise it with ALTER ROLE … SET to at least {bounds}, or to 0, which is no limit",
         )
-    return ok("timeouts", "no time limit of this role cuts work short")
+    return ok("timeouts", "no time limit of this role ends healthy work")
 
 
 def connections(facts: Facts, settings: Settings) -> Finding:
-    """Whether the server has connections for one more process with these settings."""
-    looking = 1
+    """The server has enough connections for one more process with these settings."""
+    holder_lookup = 1
     wanted = (
         settings.lock_connections
-        + looking
+        + holder_lookup
         + settings.checkpoint_connections
         + RUN_CONNECTIONS
         + settings.pool_max_size
@@ -182,12 +182,12 @@ def connections(facts: Facts, settings: Settings) -> Finding:
     reserved = facts.number("superuser_reserved_connections") + facts.number("reserved_connections")
     most = facts.number("max_connections")
     free = max(0, most - reserved - facts.backends)
-    found = f"{facts.backends} of {most} in use, a process takes up to {wanted}"
+    found = f"{facts.backends} of {most} in use, a process opens up to {wanted}"
     limits = [limit for limit in (facts.role_limit, facts.database_limit) if limit >= 0]
     if limits and min(limits) < wanted:
         return warn(
             "connections",
-            f"{found}, but this role or database is allowed {min(limits)}",
+            f"{found}, but this role or database may have only {min(limits)}",
             "lower pool_max_size (AIODURABLE_POOL_MAX_SIZE), or raise CONNECTION LIMIT of the role"
             " or database",
         )
@@ -195,33 +195,31 @@ def connections(facts: Facts, settings: Settings) -> Finding:
         return warn(
             "connections",
             f"{found}, {free} free",
-            "lower pool_max_size (AIODURABLE_POOL_MAX_SIZE), put a pooler before dsn, or raise"
+            "lower pool_max_size (AIODURABLE_POOL_MAX_SIZE), use a pooler for dsn, or raise"
             " max_connections",
         )
     return ok("connections", found)
 
 
 def lock_table(facts: Facts, _: Settings) -> Finding:
-    """The server's lock table is one for all databases, and full it is everybody's outage."""
+    """The lock table has free slots. All databases share it: if it is full, all of them fail."""
     slots = facts.number("max_locks_per_transaction") * (
         facts.number("max_connections") + facts.number("max_prepared_transactions")
     )
     found = (
-        f"{facts.locks} of {slots} slots in use; aiodurable takes up to {slots // 2}, of which one"
-        f" more lock session would have {share(slots, facts.sessions)}"
+        f"{facts.locks} of {slots} slots in use; aiodurable uses up to {slots // 2}, and one more"
+        f" lock session could use {share(slots, facts.sessions)} of these"
     )
     advice = "raise max_locks_per_transaction and restart Postgres, or hold fewer locks at a time"
     if facts.locks >= slots * 9 // 10:
-        return fail("lock table", found, f"nearly full, which is an outage for everybody: {advice}")
+        return fail("lock table", found, f"{advice}: a full lock table stops every database")
     if facts.locks >= slots // 2:
         return warn("lock table", found, advice)
     return ok("lock table", found)
 
 
 def keepalives(facts: Facts, _: Settings) -> Finding:
-    """How long a client that vanished from the network may keep row locks on a connection of the
-    pool.
-    """
+    """The server soon notices a client that vanished, whose pool connection may hold row locks."""
     idle, limit = (
         facts.number("tcp_keepalives_idle"),
         facts.number("idle_in_transaction_session_timeout"),
@@ -231,10 +229,10 @@ def keepalives(facts: Facts, _: Settings) -> Finding:
     if idle > 900 and not limit:
         return warn(
             "keepalives",
-            f"tcp_keepalives_idle is {idle} s: a host that vanishes in a transaction keeps its row"
-            " locks that long",
+            f"tcp_keepalives_idle is {idle} s: if a host vanishes in a transaction, its row locks"
+            " stay that long",
             "set tcp_keepalives_idle = 60 on the server, or idle_in_transaction_session_timeout for"
-            " this role (1min, say)",
+            " this role, for example to 1min",
         )
     return ok("keepalives", f"tcp_keepalives_idle {idle} s; lock sessions set their own")
 
@@ -249,7 +247,7 @@ CHECKS: tuple[Callable[[Facts, Settings], Finding], ...] = (
     lock_table,
     keepalives,
 )
-"""In the order in which they are shown."""
+"""The checks in the order of their findings."""
 
 
 def _now() -> datetime:
@@ -257,10 +255,10 @@ def _now() -> datetime:
 
 
 async def clock(database: PsycopgPool, now: Callable[[], datetime] = _now) -> Finding:
-    """How far this host's clock is from the server's. Leases do not care, checkpoint ids and ages
+    """This host's clock is close to the server's. Leases do not need that; checkpoint ids and ages
     do.
     """
-    await database.fetch(_SQL["now"])  # so that connecting is not part of what is measured
+    await database.fetch(_SQL["now"])  # connects, so that the measurement does not include it
     began, before = time.monotonic(), now()
     [row] = await database.fetch(_SQL["now"])
     took = time.monotonic() - began
@@ -273,7 +271,7 @@ async def clock(database: PsycopgPool, now: Callable[[], datetime] = _now) -> Fi
         return warn(
             "clock",
             found,
-            "synchronise the clocks (NTP): ages are wrong, and a thread that moves to a slower"
-            " clock is refused until it has caught up",
+            "synchronise the clocks (NTP): ages are wrong, and a host whose clock is behind cannot"
+            " resume a thread until its clock catches up",
         )
     return ok("clock", found)

@@ -1,4 +1,4 @@
-"""The tables, and what this role may do with them."""
+"""Checks of the tables and of this role's rights."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _SQL = load("doctor")
 
 
 async def tables(dsn: Dsn, settings: Settings) -> Finding:
-    """Whether they are of the version that this library works with."""
+    """Whether the tables have the version that this library needs."""
     try:
         await schema.check(dsn)
     except SchemaMismatchError as error:
         if settings.auto_migrate and (error.found is None or error.found <= schema.VERSION):
             return warn(
                 "schema",
-                f"version {error.found or 'none'}, wanted {error.wanted}",
-                "nothing, if this role may make tables: the first Durable does; or run `aiodurable"
-                " migrate`",
+                f"version {error.found or 'none'} instead of {error.wanted}",
+                "run `aiodurable migrate`; or do nothing, if this role may create tables: the first"
+                " Durable migrates",
             )
         return fail("schema", str(error))
     except ConfigurationError as error:
@@ -37,17 +37,22 @@ async def tables(dsn: Dsn, settings: Settings) -> Finding:
 async def rights(
     database: PsycopgPool, settings: Settings, *, ready: bool, kind: Kind = Kind.RUN
 ) -> Finding:
-    """What this role may not do and must. `ready`: no table is left to be made. `kind`: what it is
-    for.
+    """Whether this role has the rights that it needs.
+
+    Args:
+        database: where the tables are.
+        settings: say whether a `Durable` migrates.
+        ready: whether all tables exist.
+        kind: what the role does.
     """
     if missing := await _missing(database, kind):
         names = ", ".join(f"{right} on {relation}" for relation, right in missing)
-        if kind is not Kind.LOOK and not await _missing(database, Kind.LOOK):
+        if kind is not Kind.READ and not await _missing(database, Kind.READ):
             return fail(
-                "rights", f"this role may look, not {kind}: it lacks {names}", _advice(kind)
+                "rights", f"this role may read, not {kind}: it lacks {names}", _advice(kind)
             )
         return fail("rights", f"this role lacks {names}", _advice(kind))
-    if kind is Kind.MIGRATE or (not ready and kind is not Kind.LOOK):
+    if kind is Kind.MIGRATE or (not ready and kind is not Kind.READ):
         [row] = await database.fetch(_SQL["may_create"])
         if row["schema"] is None:
             return fail(
@@ -58,12 +63,12 @@ async def rights(
         if not row["may"]:
             return fail(
                 "rights",
-                f"this role may not make tables in schema {row['schema']}",
-                "run `aiodurable migrate` as a role that may, and give this one rights on the"
+                f"this role may not create tables in schema {row['schema']}",
+                "run `aiodurable migrate` as a role that may, and grant this role rights on the"
                 " tables"
                 + (" (and AIODURABLE_AUTO_MIGRATE=false)" if settings.auto_migrate else ""),
             )
-    return ok("rights", f"this role may do all that is needed to {kind}")
+    return ok("rights", f"this role has all rights that it needs to {kind}")
 
 
 async def _missing(database: PsycopgPool, kind: Kind) -> list[Right]:
@@ -78,28 +83,28 @@ async def _missing(database: PsycopgPool, kind: Kind) -> list[Right]:
 
 def _advice(kind: Kind) -> str:
     return (
-        f"GRANT them: `aiodurable db grants --role ROLE --for {kind}` prints how; --for says what a"
-        " role is for"
+        f"grant them: `aiodurable db grants --role ROLE --for {kind}` prints the statements; --for"
+        " names what a role does"
     )
 
 
 async def everybody(database: PsycopgPool) -> Finding:
-    """What roles that have nothing to do with this may."""
+    """Whether unrelated roles may connect, or create objects in the search path."""
     name = "everybody"
     [row] = await database.fetch(_SQL["public"])
     if row["creates"]:
         schemas = ", ".join(row["creates"])
         return warn(
             name,
-            f"every role may create in schema {schemas}, which is in the search path",
-            f"REVOKE CREATE ON SCHEMA {schemas} FROM PUBLIC: what is made there may be taken for"
-            " what is meant",
+            f"every role may create objects in schema {schemas}, which is in the search path",
+            f"REVOKE CREATE ON SCHEMA {schemas} FROM PUBLIC: such an object can stand in for one of"
+            " ours",
         )
     if row["connects"]:
         return warn(
             name,
             "every role of the server may connect to this database, and so take locks that runs"
             " need",
-            "REVOKE CONNECT ON DATABASE … FROM PUBLIC, and grant it to those who work with it",
+            "REVOKE CONNECT ON DATABASE … FROM PUBLIC, and grant it to the roles that use it",
         )
-    return ok(name, "only roles that were granted it connect, and create in the search path")
+    return ok(name, "no unrelated role may connect, or create objects in the search path")

@@ -125,7 +125,7 @@ class Looks:
         await told(threads.status(bad, ignore_lock=True))
         await told(_listed(durable.threads.history(bad)))
         await told(threads.questions(bad, serde=JsonPlusSerializer()))
-        await told(durable.checkpointer.looking().aget_tuple({"configurable": {"thread_id": bad}}))
+        await told(durable.checkpointer.inert().aget_tuple({"configurable": {"thread_id": bad}}))
         await told(durable.threads.fork(bad, "copy"))
         for kind in KINDS:
             if kind != bad:
