@@ -43,7 +43,7 @@ def _check(name: str, text: str, where_empty: str) -> str:
         try:
             size = len(text.encode())
         except UnicodeEncodeError:
-            wrong = "must be valid Unicode, found a lone surrogate: decode it properly"
+            wrong = "must be valid Unicode, got a lone surrogate: decode it properly"
         else:
             if size > MAX_THREAD_ID_BYTES:
                 wrong = (

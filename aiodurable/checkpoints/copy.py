@@ -61,8 +61,8 @@ class ThreadCopy:
         )
         if row is None or not row["copied"]:
             raise CheckpointNotFoundError(
-                f"wanted checkpoint {checkpoint_id!r} of thread {source!r}, found none of that id: "
-                "history(thread_id) tells which there are; it may have been pruned",
+                f"cannot find checkpoint {checkpoint_id!r} of thread {source!r}: it may have been"
+                " pruned; history(thread_id) lists the checkpoints",
                 thread_id=source,
                 checkpoint_id=checkpoint_id,
             )

@@ -114,9 +114,9 @@ class Fence:
         if (why := self.revocation.why) is not None:
             return copy.copy(why)  # several callers raise it, each with a traceback of its own
         return LeaseLostError(
-            f"could not write thread {self.thread_id!r} under fencing token {self.token}: this"
-            " process has given the lease up. Nothing was written; the thread goes on from its"
-            " last checkpoint with the next call",
+            f"cannot write thread {self.thread_id!r} under fencing token {self.token}: this process"
+            " has given up the lease. Nothing was written; run the thread again, it goes on from"
+            " its last checkpoint",
             thread_id=self.thread_id,
         )
 
@@ -127,8 +127,8 @@ class Fence:
         self.revocation.deleted = True
         self.revoke(
             LeaseLostError(
-                f"could not write thread {self.thread_id!r}: it was deleted under this lease, which"
-                " ended with it. Nothing was written; to begin the thread again, run it again",
+                f"cannot write thread {self.thread_id!r}: it was deleted under this lease, which"
+                " ended with it. Nothing was written; to start the thread again, run it again",
                 thread_id=self.thread_id,
             )
         )
@@ -137,29 +137,29 @@ class Fence:
         """Revoke it, for its thread's row holds something else (None: there is no such row), and
         return the error.
         """
-        could_not = f"could not write thread {self.thread_id!r} under fencing token {self.token}: "
+        cannot = f"cannot write thread {self.thread_id!r} under fencing token {self.token}: "
         if found is None:
             error = LeaseLostError(
-                f"{could_not}its fence is gone, because the thread was removed or the server lost"
+                f"{cannot}its fence is gone, because the thread was removed or the server lost"
                 " what it had committed. Nothing was written; run the thread again",
                 thread_id=self.thread_id,
             )
         elif found.token < self.token:  # tokens only grow
             error = HistoryLostError(
-                f"{could_not}the database is back at token {found.token}, so it has lost commits (a"
+                f"{cannot}the database is back at token {found.token}, so it has lost commits (a"
                 " failover or a restored backup). Nothing was written; run the thread again, it"
                 " goes on from the checkpoint that is there",
                 thread_id=self.thread_id,
             )
         elif found.lease_id < 0:
             error = LeaseLostError(
-                f"{could_not}the thread was removed, or a part of it. Nothing was written; run it"
+                f"{cannot}the thread was removed, or a part of it. Nothing was written; run it"
                 " again to begin it again",
                 thread_id=self.thread_id,
             )
         else:
             error = LeaseLostError(
-                f"{could_not}its fence is at token {found.token} now, raised by another lease of"
+                f"{cannot}its fence is at token {found.token} now, raised by another lease of"
                 " the thread. Nothing was written; get_checkpoint_status(thread_id) says where the"
                 " thread stands",
                 thread_id=self.thread_id,
@@ -201,9 +201,9 @@ async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0
         except (LockNotAvailable, DeadlockDetected) as error:
             if time.monotonic() > deadline:
                 raise LockTimeoutError(
-                    f"wanted the fence of thread {thread_id!r} raised within {timeout_s:g} s, found"
-                    " its row locked all that time: look in pg_stat_activity for a backend that is"
-                    " idle in a transaction, and end it",
+                    f"cannot raise the fence of thread {thread_id!r} within {timeout_s:g} s:"
+                    " another transaction locks its row; look in pg_stat_activity for a backend"
+                    " that is idle in a transaction, and end it",
                     thread_id=thread_id,
                 ) from error
         await LOCKED_ROW.pause()

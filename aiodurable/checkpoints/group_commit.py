@@ -223,8 +223,8 @@ def _expire(
 
 def _closed(write: Write) -> ClosedError:
     return ClosedError(
-        f"the checkpointer pool was closed before a write of thread {write.fence.thread_id!r} was"
-        " acknowledged: keep it open for as long as graphs run",
+        f"cannot commit a write of thread {write.fence.thread_id!r}: the checkpointer pool was"
+        " closed before Postgres acknowledged it; keep the pool open while graphs run",
         thread_id=write.fence.thread_id,
     )
 
@@ -232,17 +232,17 @@ def _closed(write: Write) -> ClosedError:
 def _given_up(write: Write, error: Exception | None, cause: Exception | None) -> AiodurableError:
     match error:
         case None:
-            found = "its fence locked by another transaction"
+            why = "another transaction locked its fence"
         case OutOfResourcesError():
-            found = str(error)
+            why = str(error)
         case PostgresUnavailableError():
-            found = f"Postgres away ({error})"
+            why = f"Postgres could not be reached ({error})"
         case _:  # the driver's text may quote the state
-            found = type(error).__name__
+            why = type(error).__name__
     message = (
-        f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, found {found} until"
-        " the time for retries was over; it may or may not be there: the thread goes on from"
-        " whatever its last checkpoint is"
+        f"cannot commit a checkpoint of thread {write.fence.thread_id!r}: {why}, until the time"
+        " for retries was over. It may have been written or not; run the thread again, it goes on"
+        " from its last checkpoint"
     )
     thread_id = write.fence.thread_id
     given_up = (
@@ -259,17 +259,17 @@ def _refused(write: Write, error: Exception) -> AiodurableError:
     state = getattr(error, "sqlstate", None)
     if state is not None and not state.startswith(_UNSTORABLE):
         failed = AiodurableError(
-            f"wanted a checkpoint of thread {write.fence.thread_id!r} committed, but Postgres"
-            f" refused the statement ({type(error).__name__}, SQLSTATE {state}): check the schema"
-            " and this role's rights; nothing was written",
+            f"cannot commit a checkpoint of thread {write.fence.thread_id!r}: Postgres refused the"
+            f" statement ({type(error).__name__}, SQLSTATE {state}). Nothing was written; check the"
+            " schema and this role's rights",
             thread_id=write.fence.thread_id,
         )
         failed.__cause__ = error
         return failed
     return ConfigurationError(
-        f"the state of thread {write.fence.thread_id!r} cannot be stored: Postgres refuses one of"
-        f" its values ({type(error).__name__}{f', SQLSTATE {state}' if state else ''}; NUL"
-        " characters, characters that a database not in UTF8 lacks, NaN and values near 1 GB are"
-        " common causes); nothing of this step was written",
+        f"cannot store the state of thread {write.fence.thread_id!r}: Postgres refuses one of its"
+        f" values ({type(error).__name__}{f', SQLSTATE {state}' if state else ''}). Nothing of this"
+        " step was written; common causes are NUL characters, characters that a database not in"
+        " UTF8 lacks, NaN, and values near 1 GB",
         thread_id=write.fence.thread_id,
     )

@@ -176,7 +176,7 @@ class Upkeep(AsyncPostgresSaver):
                 )
             if not await _count(connection, "copy_thread", source_thread_id, target_thread_id):
                 raise ThreadNotFoundError(
-                    f"wanted to copy thread {source_thread_id!r}, found no checkpoint of it",
+                    f"cannot copy thread {source_thread_id!r}: it has no checkpoint; check the id",
                     thread_id=source_thread_id,
                 )
             if own is None:
@@ -298,7 +298,7 @@ def _session_in(config: RunnableConfig | None) -> WriteSession | None:
 
 def _leased(thread_id: str) -> WorkflowAlreadyRunningError:
     return WorkflowAlreadyRunningError(
-        f"could not delete, prune or overwrite thread {thread_id!r}: it is leased. Wait until its"
+        f"cannot delete, prune or overwrite thread {thread_id!r}: it is leased. Wait until its"
         " run has ended; inside of that run, pass its config",
         thread_id=thread_id,
     )

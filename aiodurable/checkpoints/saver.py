@@ -135,8 +135,8 @@ class DurableSaver(Upkeep):
                 ):
                     yield cursor
 
-    def looking(self) -> DurableSaver:
-        """This saver for somebody who only looks: it builds none of the objects that are stored."""
+    def inert(self) -> DurableSaver:
+        """A copy of this saver that reads values without building the stored objects."""
         clone = copy.copy(self)
         clone.serde = Shown(self.serde)
         return clone
@@ -436,17 +436,17 @@ def _finished(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> Finished 
 
 def _out_of_order(thread_id: str, checkpoint_id: str, parent_id: str) -> WorkflowExecutionError:
     return WorkflowExecutionError(
-        f"wanted to store checkpoint {checkpoint_id} of thread {thread_id!r}, found that it does"
-        f" not sort after its parent {parent_id}, which a host with a clock ahead of this one's"
-        " wrote: it would never be read as the newest. Synchronise the clocks, then resume the"
-        " thread; nothing was written",
+        f"cannot store checkpoint {checkpoint_id} of thread {thread_id!r}: it does not sort after"
+        f" its parent {parent_id}, which a host with a clock ahead of this one's wrote, so no"
+        " reader would take it for the newest. Nothing was written; synchronise the clocks, then"
+        " resume the thread",
         thread_id=thread_id,
     )
 
 
 def _too_large(thread_id: str, size: int) -> ConfigurationError:
     return ConfigurationError(
-        f"the state of thread {thread_id!r} cannot be stored: one step of it has {size / 1e9:.2f}"
+        f"cannot store the state of thread {thread_id!r}: one step of it has {size / 1e9:.2f}"
         f" GB, and Postgres takes no statement of more than {MOST_BYTES / 1e9:.2f}; keep large"
         " values elsewhere, and where they are in the state. Nothing of this step was written; the"
         " thread's last checkpoint stands",
@@ -491,7 +491,7 @@ def _refuse_damaged(row: DictRow) -> None:
 
 def _unserialisable(thread_id: str, error: Exception) -> ConfigurationError:
     return ConfigurationError(
-        f"the state of thread {thread_id!r} cannot be stored: {type(error).__name__} while"
+        f"cannot store the state of thread {thread_id!r}: {type(error).__name__} while"
         " serialising it; keep plain data, dataclasses, pydantic models or messages in the state,"
         " or give the pool a serde that knows your types. Nothing of this step was written; the"
         " thread's last checkpoint stands",

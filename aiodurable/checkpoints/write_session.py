@@ -91,7 +91,7 @@ class WriteSession:
         )
         self.fence.revoke(
             HistoryLostError(
-                f"could not go on with thread {self.thread_id!r}: the database has acknowledged "
+                f"cannot go on with thread {self.thread_id!r}: the database has acknowledged "
                 f"{missing} and no longer has it, so it has lost commits (a failover to a standby "
                 "that lagged behind, or a crash without synchronous_commit). Run the thread again: "
                 "it goes on from the checkpoint that is there",

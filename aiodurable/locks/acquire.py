@@ -197,15 +197,15 @@ class Acquirer:
             full = error.__cause__ and error.__cause__.__cause__
             if isinstance(full, LockCapacityError):
                 raise LockTimeoutError(
-                    f"could not acquire the lock {name!r} within {timeout:g} s: the lock table was"
+                    f"cannot acquire the lock {name!r} within {timeout:g} s: the lock table was"
                     f" full all that time. {full}",
                     thread_id=name,
                 ) from full
-            why = "it was held. Wait longer, or see locks.holders() for who has it"
+            why = "somebody held it; wait longer, or see locks.holders() for the holder"
             if not any(map(_is_up, (supervisor.session for supervisor in self.supervisors))):
-                why = "no lock session was up. Postgres is away, and is tried all the time"
+                why = "no lock session is connected; it reconnects once Postgres can be reached"
             raise LockTimeoutError(
-                f"could not acquire the lock {name!r} within {timeout:g} s: {why}", thread_id=name
+                f"cannot acquire the lock {name!r} within {timeout:g} s: {why}", thread_id=name
             ) from None
 
     async def _wait_in_process(self, key: int, name: str) -> SessionLease:

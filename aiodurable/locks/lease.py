@@ -121,9 +121,9 @@ class Lease:
     def loss(self) -> LeaseLostError:
         """The error of a lease that was lost. The lease does not know who has the lock now."""
         return LeaseLostError(
-            f"could not keep the lease of {self.name!r} (token {self.token}): its lock session "
-            "ended. What ran under it was stopped; somebody else may hold the lock now, so acquire "
-            "it again before you go on",
+            f"cannot keep the lease of {self.name!r} (token {self.token}): its lock session ended. "
+            "Its body was cancelled, and somebody else may hold the lock now; acquire it again "
+            "before you go on",
             thread_id=self.name,
         )
 

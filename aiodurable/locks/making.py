@@ -37,8 +37,8 @@ async def make_missing(connection: asyncpg.Connection, dsn: Dsn, *, setup: bool)
     while not checked(await connection.fetch(RELATIONS, *TOKENS), dsn):
         if not setup:
             raise SchemaMismatchError(
-                "wanted the sequence aiodurable_lock_tokens, found none: run `aiodurable migrate`,"
-                " or allow setup"
+                "cannot take leases: the sequence aiodurable_lock_tokens is missing; run"
+                " `aiodurable migrate`, or allow setup"
             )
         async with connection.transaction():
             if await connection.fetchval(_SQL["try_making"], MIGRATION_KEY):
@@ -47,8 +47,8 @@ async def make_missing(connection: asyncpg.Connection, dsn: Dsn, *, setup: bool)
                 return
         if time.monotonic() > until:
             raise PostgresUnavailableError(
-                f"wanted the sequence of the lock tokens made at {dsn.safe} within {WITHIN_S:g} s,"
-                " found somebody else migrating still: look for a long transaction in"
-                " pg_stat_activity, then try again"
+                f"cannot create the sequence of the lock tokens at {dsn.safe} within {WITHIN_S:g}"
+                " s: a migration is still running; look for a long transaction in pg_stat_activity,"
+                " then try again"
             )
         await MIGRATION_LOCK.pause()

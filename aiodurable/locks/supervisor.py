@@ -156,6 +156,6 @@ class SessionSupervisor:
                 quiet = time.monotonic() < warned + _WARN_EVERY_S
                 warned = warned if quiet else time.monotonic()
                 level = logging.DEBUG if quiet else logging.WARNING
-                _log.log(level, "could not reconnect a lock session, trying again: %s", error)
+                _log.log(level, "cannot reconnect a lock session, trying again: %s", error)
             failures += 1
             await SESSION_RECONNECT.pause(failures)

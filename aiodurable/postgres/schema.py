@@ -103,14 +103,13 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
                 return await _migrate(connection, dsn)
         except TimeoutError as error:
             raise PostgresUnavailableError(
-                f"wanted the schema of {dsn.safe} migrated within {timeout_s:g} s, found somebody"
-                " else at it still: look for a long transaction in pg_stat_activity, then try"
-                " again"
+                f"cannot migrate {dsn.safe} within {timeout_s:g} s: another migration is still"
+                " running; look for a long transaction in pg_stat_activity, then try again"
             ) from error
         except psycopg.errors.InsufficientPrivilege as error:
             raise ConfigurationError(
-                f"the role of {dsn.safe} may not create aiodurable's tables"
-                f" ({error.diag.message_primary}): run `aiodurable migrate` once with a role that"
+                f"cannot migrate {dsn.safe}: its role may not create aiodurable's tables"
+                f" ({error.diag.message_primary}); run `aiodurable migrate` once with a role that"
                 " may, and open with auto_migrate=False"
             ) from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
@@ -137,8 +136,8 @@ async def check(dsn: Dsn) -> None:
     _refuse_newer(ours)
     if ours != VERSION or langgraph < _LANGGRAPH:
         raise SchemaMismatchError(
-            f"wanted schema {VERSION} in {dsn.safe}, found {ours or 'none'}: "
-            "run `aiodurable migrate`, or open with auto_migrate=True",
+            f"cannot use {dsn.safe}: its schema is {ours or 'missing'} instead of {VERSION}; run"
+            " `aiodurable migrate`, or open with auto_migrate=True",
             found=ours or None,
             wanted=VERSION,
         )
@@ -207,8 +206,8 @@ async def _relations(connection: AsyncConnection[DictRow], dsn: Dsn) -> frozense
 def _refuse_newer(found: int) -> None:
     if found > VERSION:
         raise SchemaMismatchError(
-            f"wanted schema {VERSION}, found {found}: a newer aiodurable has migrated this"
-            " database; upgrade this one",
+            f"cannot use schema {found} of this database: a newer aiodurable has migrated it, and"
+            f" this one needs {VERSION}; upgrade aiodurable",
             found=found,
             wanted=VERSION,
         )

@@ -85,7 +85,7 @@ class Cancellations:
         try:
             rows = await self._database.fetch(_SQL["cancelling"])
         except (AiodurableError, *DRIVER_FAILURES) as error:  # the next poll may succeed
-            _log.debug("could not poll for requests to cancel runs: %s", type(error).__name__)
+            _log.debug("cannot poll for requests to cancel runs: %s", type(error).__name__)
             return
         for row in rows:
             if (cancel := self._runs.get(row["run_id"])) is not None:

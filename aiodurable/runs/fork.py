@@ -141,8 +141,8 @@ async def _find(services: Services, source: str, point: Point) -> tuple[str, boo
         found = await _of_step(services, source, point.from_step)
     elif (found := point.checkpoint_id or newest) is None:
         raise CheckpointNotFoundError(
-            f"wanted to fork thread {source!r}, found that its run has written no checkpoint yet:"
-            " start a new thread with the same input",
+            f"cannot fork thread {source!r}: its run has written no checkpoint yet; start a new"
+            " thread with the same input",
             thread_id=source,
         )
     return found, found == newest
@@ -160,15 +160,15 @@ async def _before(services: Services, thread: WorkflowCheckpoint, node: str) -> 
             return step.parent_id
         if node in step.nodes:
             raise CheckpointNotFoundError(
-                f"wanted the checkpoint of thread {thread.thread_id!r} before node {node!r}, found"
-                " it pruned: fork from a later one",
+                f"cannot fork thread {thread.thread_id!r} before node {node!r}: that checkpoint was"
+                " pruned; fork from a later one",
                 thread_id=thread.thread_id,
             )
         seen.update(step.nodes)
     raise CheckpointNotFoundError(
-        f"wanted a step of thread {thread.thread_id!r} in which node {node!r} ran or is to run,"
-        f" found only {', '.join(sorted(seen)) or 'none'}; of a node in a subgraph, name the node"
-        " that holds the subgraph",
+        f"cannot fork thread {thread.thread_id!r} before node {node!r}: no step of it runs that"
+        f" node, only {', '.join(sorted(seen)) or 'none'}; for a node in a subgraph, name the node"
+        " that contains the subgraph",
         thread_id=thread.thread_id,
     )
 
@@ -180,7 +180,7 @@ async def _of_step(services: Services, thread_id: str, number: int) -> str:
             return step.checkpoint_id
         newest, oldest = step.step if newest is None else newest, step.step
     raise CheckpointNotFoundError(
-        f"wanted superstep {number} of thread {thread_id!r}, found checkpoints of {oldest} to"
-        f" {newest}",
+        f"cannot fork thread {thread_id!r} at superstep {number}: it has checkpoints of supersteps"
+        f" {oldest} to {newest}; name one of these",
         thread_id=thread_id,
     )

@@ -179,7 +179,7 @@ class ThreadLease:
             )
         except Exception as error:  # unknown means lost, whatever made it unknown
             _log.exception(
-                "could not tell whether the lease of a thread is still ours: it counts as lost"
+                "cannot check whether the lease of a thread is still ours: it counts as lost"
             )
             self.fence.revoke(
                 self._unknown(
@@ -189,7 +189,7 @@ class ThreadLease:
 
     def _unknown(self, why: str) -> LeaseLostError:
         return LeaseLostError(
-            f"could not keep the lease of thread {self.thread_id!r} (token {self.token}): {why}."
+            f"cannot keep the lease of thread {self.thread_id!r} (token {self.token}): {why}."
             " Whether another process has the thread now is not known; run it again, it goes on"
             " from its last checkpoint",
             thread_id=self.thread_id,

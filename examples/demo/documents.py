@@ -55,12 +55,12 @@ def find(given: Path | None) -> list[Path]:
         )
         if not found:
             raise ConfigurationError(
-                f"wanted documents ({', '.join(sorted(_SUFFIXES))}), found none under {given}"
+                f"cannot find documents ({', '.join(sorted(_SUFFIXES))}) under {given}"
             )
         return [path.resolve() for path in found]
     with given.open("rb") as file:
         if b"\0" in file.read(8192):
-            raise ConfigurationError(f"wanted text, found something binary in {given}")
+            raise ConfigurationError(f"cannot read {given}: it is binary, not text")
     return [given.resolve()]
 
 

@@ -73,11 +73,11 @@ def test_the_projects_own_documents_are_the_default() -> None:
 
 
 def test_no_documents_and_no_text_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"wanted documents \(.*\.md"):
+    with pytest.raises(ConfigurationError, match=r"cannot find documents \(.*\.md"):
         documents.find(tmp_path)
     binary = tmp_path / "a.txt"
     binary.write_bytes(b"\x7fELF\0\0")
-    with pytest.raises(ConfigurationError, match="something binary"):
+    with pytest.raises(ConfigurationError, match="it is binary"):
         documents.find(binary)
 
 

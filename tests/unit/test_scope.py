@@ -42,7 +42,7 @@ def cancelling() -> int:
 
 async def test_the_body_is_cancelled_and_the_loss_surfaces(lease: SessionLease) -> None:
     asyncio.get_running_loop().call_soon(lease.lose)
-    with pytest.raises(LeaseLostError, match="could not keep the lease") as lost:
+    with pytest.raises(LeaseLostError, match="cannot keep the lease") as lost:
         async with cancel_on_lost(lease):
             await for_ever()
     assert lost.value.thread_id == "a"

@@ -55,7 +55,7 @@ async def test_no_checkpoint_lands_after_a_write_that_did_not(dsn: str, durable:
 
     graph = deltas(at)
     async with durable.run("t", graph) as run:
-        with pytest.raises(ConfigurationError, match="cannot be stored"):
+        with pytest.raises(ConfigurationError, match="cannot store the state"):
             await run.ainvoke(EMPTY)
     # Its input, the start, and the steps before it.
     assert await heads(dsn, "t") == 4

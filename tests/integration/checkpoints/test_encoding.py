@@ -233,7 +233,7 @@ async def test_what_postgres_refuses_from_the_stock_saver_is_refused_here_too(
     await lease("ours")
     made, versions = checkpoint(value=value)
     for thread_id, target in (("theirs", stock), ("ours", saver)):
-        with pytest.raises(Exception, match=r"json|Unicode|cannot be stored"):
+        with pytest.raises(Exception, match=r"json|Unicode|cannot store"):
             await target.aput(config(thread_id), copy.deepcopy(made), {}, versions)  # pyright: ignore[reportArgumentType]
 
 

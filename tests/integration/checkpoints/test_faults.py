@@ -269,7 +269,7 @@ async def test_an_outage_longer_than_the_patience_ends_as_unavailable(
     await hold(remote, "t")
     committer_of(saver).retry_for_s = 0.2
     wire.down()
-    with pytest.raises(PostgresUnavailableError, match="may or may not"):
+    with pytest.raises(PostgresUnavailableError, match="may have been written or not"):
         await put(saver, "t")
     wire.up()
     committer_of(saver).retry_for_s = 30.0

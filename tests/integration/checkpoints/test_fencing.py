@@ -70,7 +70,7 @@ async def test_a_revoked_fence_sends_nothing_although_its_token_still_stands(
 ) -> None:
     fence = await lease("t")
     fence.revoke()
-    with pytest.raises(LeaseLostError, match="given the lease up"):
+    with pytest.raises(LeaseLostError, match="given up the lease"):
         await put(saver, "t", value=[1])
     assert not (await rows(db, "t"))["checkpoints"]
 

@@ -271,8 +271,8 @@ async def test_an_unserialisable_state_is_told_clearly_and_loses_nothing(
     await graph.ainvoke({"topic": "tides"}, config("t"))
     before = await rows(db, "t")
     made, versions = checkpoint(value=contextlib.ExitStack())
-    with pytest.raises(ConfigurationError, match="cannot be stored"):
+    with pytest.raises(ConfigurationError, match="cannot store the state"):
         await saver.aput(config("t"), made, {}, versions)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ConfigurationError, match="cannot be stored"):
+    with pytest.raises(ConfigurationError, match="cannot store the state"):
         await saver.aput_writes(config("t", made["id"]), [("a", contextlib.ExitStack())], "task")
     assert await rows(db, "t") == before

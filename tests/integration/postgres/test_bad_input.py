@@ -93,7 +93,7 @@ async def test_a_state_that_cannot_be_stored_fails_clearly_and_the_thread_goes_o
     builder.add_edge("fine", "broken")
     async with Durable(dsn) as durable:
         async with durable.run("t", builder) as run:
-            with pytest.raises(ConfigurationError, match="state of thread 't' cannot be stored"):
+            with pytest.raises(ConfigurationError, match="cannot store the state of thread 't'"):
                 await run.ainvoke(INPUT)
         assert (await durable.threads.status("t")).status.unfinished
         bad = False
