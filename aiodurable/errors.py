@@ -1,7 +1,7 @@
-"""Every error that aiodurable raises by itself.
+"""The errors that aiodurable raises.
 
-A message says what could not be done, why, and what to do; the values are attributes too. All of
-them pickle. A node's own exception is never wrapped: it reaches the caller as it was raised.
+A message says what failed, why, and what to do; the values are attributes, too. All errors pickle.
+A node's own exception is never wrapped: it reaches the caller as the node raised it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 
 
 class AiodurableError(Exception):
-    """The root of all of them. `thread_id` is the thread it is about, or None."""
+    """The base class of all these errors. `thread_id` is the thread it is about, or None."""
 
     thread_id: str | None
 
@@ -60,15 +60,17 @@ class AiodurableError(Exception):
 
 
 class ConfigurationError(AiodurableError, ValueError):
-    """What the operator set cannot work: a DSN, a setting, a graph, a right; nothing was done."""
+    """The operator's configuration cannot work: a DSN, a setting, a graph, a right. Nothing was
+    done.
+    """
 
 
 class InvalidArgumentError(AiodurableError, ValueError):
-    """What the caller passed cannot be used: a thread_id, a filter, an option of a call; nothing
+    """The caller passed an invalid argument: a thread_id, a filter, an option of a call. Nothing
     was done.
 
     Attributes:
-        argument: the name of the argument that is wrong, where it is one.
+        argument: the name of the invalid argument; None if several together are invalid.
     """
 
     def __init__(
@@ -79,15 +81,16 @@ class InvalidArgumentError(AiodurableError, ValueError):
 
 
 class ClosedError(AiodurableError):
-    """The object was used before it was opened or after it was closed: the caller's doing."""
+    """The caller used the object before opening or after closing it."""
 
 
 class SchemaMismatchError(AiodurableError):
-    """The database's tables are newer than this library, or missing and `setup` is switched off.
+    """The database's tables are newer than this library, or are older or missing and this process
+    may not migrate.
 
     Attributes:
-        found: the version in the database, None where there is none.
-        wanted: the version this library works with.
+        found: the version in the database; None if there is none.
+        wanted: the version that this library needs.
     """
 
     def __init__(
@@ -99,18 +102,15 @@ class SchemaMismatchError(AiodurableError):
 
 
 class PostgresUnavailableError(AiodurableError):
-    """Postgres could not be reached or refused the connection: the world's doing. The driver's
-    error is the cause.
-    """
+    """Postgres cannot be reached or refuses the connection. `__cause__` is the driver's error."""
 
 
 class OutOfResourcesError(PostgresUnavailableError):
-    """Postgres, or this process, has run out of what the call needs. The driver's error is the
-    cause.
+    """Postgres or this process has run out of a resource. `__cause__` is the driver's error.
 
     Attributes:
         resource: `disk`, `memory`, `locks` (the server's lock table), `connections`, or
-            `descriptors` (this process's).
+            `descriptors` (of this process).
     """
 
     def __init__(
@@ -121,10 +121,10 @@ class OutOfResourcesError(PostgresUnavailableError):
 
 
 class CircuitOpenError(PostgresUnavailableError):
-    """Postgres failed often enough that calls are refused at once for a while.
+    """Postgres failed repeatedly, so calls fail at once for a while.
 
     Attributes:
-        retry_after_s: seconds until the next try is let through.
+        retry_after_s: seconds until a call may reach Postgres again.
     """
 
     def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
@@ -133,15 +133,15 @@ class CircuitOpenError(PostgresUnavailableError):
 
 
 class LockError(AiodurableError):
-    """A lease could not be had or kept."""
+    """A lease could not be acquired or kept."""
 
 
 class LockBusyError(LockError):
     """Somebody else holds the lock.
 
     Attributes:
-        holder: who holds it, None where that is unknown (it may be gone already).
-        since: when the holder took it, as far as Postgres knows.
+        holder: the holder; None if unknown, for example because it has released the lock.
+        since: when the holder's run started; None if unknown.
     """
 
     def __init__(
@@ -158,18 +158,18 @@ class LockBusyError(LockError):
 
 
 class WorkflowAlreadyRunningError(LockBusyError):
-    """Another run advances this thread at the moment; nothing was started."""
+    """Another run holds this thread. Nothing was started."""
 
 
 class LockTimeoutError(LockError, TimeoutError):
-    """The lock did not become free within the time given. It is not held."""
+    """The lock did not become free in time. The caller does not hold it."""
 
 
 class LeaseLostError(LockError):
-    """The lease is gone: what ran under it was cancelled and can write no checkpoint any more.
+    """The lease is gone: its body was cancelled and can no longer write checkpoints.
 
     Attributes:
-        taken_over: whether somebody else has had the lease since; None where that is not known.
+        taken_over: whether somebody else has acquired the lease since; None if unknown.
     """
 
     def __init__(
@@ -180,13 +180,13 @@ class LeaseLostError(LockError):
 
 
 class HistoryLostError(LeaseLostError):
-    """The database no longer has the last checkpoint it acknowledged: a failover lost commits.
+    """The database no longer has the last checkpoint that it acknowledged: a failover lost commits.
 
-    The run was ended, because going on would build on history that is not there; a resumption
-    begins at what there is.
+    The run was ended, because it would build on missing history. A resumption starts at the last
+    checkpoint that exists.
 
     Attributes:
-        checkpoint_id: the checkpoint that was acknowledged and is missing.
+        checkpoint_id: the acknowledged checkpoint that is missing.
     """
 
     def __init__(
@@ -202,30 +202,30 @@ class HistoryLostError(LeaseLostError):
 
 
 class LockCapacityError(LockError):
-    """One more lock would bring the server's shared lock table near its end, which would be an
-    outage for everybody.
+    """One more lock could fill the server's shared lock table, which would be an outage for all of
+    its clients.
     """
 
 
 class SessionLocksUnsupportedError(LockError, ConfigurationError):
-    """The connection cannot hold session locks: a pooler in transaction mode, a standby, or no
-    exclusion at all.
+    """The connection cannot hold session locks: it leads to a pooler in transaction mode, a standby
+    or an engine whose locks do not exclude.
     """
 
 
 class WorkflowExecutionError(AiodurableError):
-    """A workflow could not be started or resumed as asked."""
+    """A thread could not be started, resumed, answered, forked or deleted."""
 
 
 class ThreadNotFoundError(WorkflowExecutionError, LookupError):
-    """No checkpoint and no run is known for this thread, and no input was given to start it."""
+    """The thread has no checkpoint and no run, and no input was given to start it."""
 
 
 class CheckpointNotFoundError(WorkflowExecutionError, LookupError):
-    """The thread is known, but not the checkpoint of it that was asked for.
+    """The thread exists, but the requested checkpoint does not.
 
     Attributes:
-        checkpoint_id: its id, where it was asked for by that.
+        checkpoint_id: its id; None if it was requested in another way.
     """
 
     def __init__(
@@ -250,12 +250,12 @@ class ThreadInterruptedError(WorkflowExecutionError):
 
 
 class ThreadPausedError(WorkflowExecutionError):
-    """The thread stopped on purpose, at a gate or because a person cancelled it: only
-    `run.ainvoke()` goes on.
+    """The thread stopped on purpose, at a gate or because a person cancelled it. Only
+    `run.ainvoke()` without input resumes it.
 
     Attributes:
-        reason: why it is paused, as the ledger says.
-        pending: the nodes that would run next, where the tables tell.
+        reason: why it is paused, from the ledger.
+        pending: the nodes that would run next, if the tables show them.
     """
 
     def __init__(
@@ -272,12 +272,11 @@ class ThreadPausedError(WorkflowExecutionError):
 
 
 class NothingToAnswerError(WorkflowExecutionError):
-    """An answer came for a question that the thread does not ask; it was not delivered to any
-    other.
+    """The answer is for a question that is not open. It was not delivered to any question.
 
     Attributes:
-        status: the status the thread is in.
-        interrupt_ids: the questions that this answer named.
+        status: the thread's status.
+        interrupt_ids: the questions that the answer names.
     """
 
     def __init__(
@@ -294,11 +293,11 @@ class NothingToAnswerError(WorkflowExecutionError):
 
 
 class AlreadyAnsweredError(WorkflowExecutionError):
-    """The question was answered before; this answer was not delivered to any question.
+    """The question was answered before. This answer was not delivered to any question.
 
     Attributes:
-        interrupt_ids: the questions that this answer named, or was meant for.
-        answered_at: when they were answered, where that is recorded.
+        interrupt_ids: the questions that the answer names or was meant for.
+        answered_at: when they were answered, if that is recorded.
     """
 
     def __init__(
@@ -315,10 +314,10 @@ class AlreadyAnsweredError(WorkflowExecutionError):
 
 
 class RunInProgressError(WorkflowExecutionError):
-    """The thread has a run that is not finished, and this call does not go on with it.
+    """The thread has an unfinished run that this call does not resume.
 
     Attributes:
-        status: the status that the thread is in.
+        status: the thread's status.
     """
 
     def __init__(
@@ -329,18 +328,18 @@ class RunInProgressError(WorkflowExecutionError):
 
 
 class ThreadCompleteError(WorkflowExecutionError):
-    """The thread is complete: there is nothing left to try again."""
+    """The thread is complete: there is nothing to retry."""
 
 
 class ThreadExistsError(WorkflowExecutionError):
-    """A new thread cannot have this thread_id: something is known of it already."""
+    """A new thread cannot have this thread_id: a thread with checkpoints or runs has it."""
 
 
 class ThreadQuarantinedError(WorkflowExecutionError):
-    """The run failed as often as it may, and is set aside until a person retries it.
+    """The run failed too often. Only a person retries it.
 
     Attributes:
-        attempts: how often it was attempted.
+        attempts: how many attempts it had.
     """
 
     def __init__(self, message: str, *, thread_id: str | None = None, attempts: int = 0) -> None:
@@ -425,15 +424,15 @@ class RunCancelledError(WorkflowExecutionError):
 
 
 class GraphChangedError(WorkflowExecutionError):
-    """The graph given does not fit what is stored of the unfinished thread; nothing ran, and
-    nothing was dropped.
+    """The graph does not fit the stored state of the unfinished thread. Nothing ran, and nothing
+    was dropped.
 
     Attributes:
-        graph: the name of the graph that was given.
+        graph: the name of the given graph.
         recorded: the name of the graph that the run was accepted with.
-        missing_nodes: nodes that the thread needs and that the graph lacks, or that would not know
-            what they asked.
-        missing_channels: channels that start a node of the thread's step, and that nothing in the
+        missing_nodes: nodes of the thread that the graph lacks, or that could no longer match an
+            answer to their question.
+        missing_channels: channels that trigger a node of the thread's step and that nothing in the
             graph writes.
         undecodable: classes of stored values that this process cannot rebuild.
     """
@@ -458,9 +457,9 @@ class GraphChangedError(WorkflowExecutionError):
 
 
 class GraphNotRegisteredError(WorkflowExecutionError, LookupError):
-    """No graph of that name was given to `Durable(graphs=…)`."""
+    """`Durable(graphs=…)` has no graph of that name."""
 
 
 for _name in __all__:
-    # what a traceback and a pickle name is what people import
+    # tracebacks and pickles then show the name that people import
     globals()[_name].__module__ = "aiodurable"

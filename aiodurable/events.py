@@ -1,7 +1,7 @@
-"""Events: frozen values that observers are called with, for logs, metrics and traces alike.
+"""Events: frozen values for observers, which turn them into logs, metrics or traces.
 
-An observer is a plain callable. One that raises is logged, and never reaches the run (as in
-stamina's instrumentation).
+An observer is a plain callable. If it raises, the exception is logged and never reaches the run (as
+in stamina's instrumentation).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Stored values, read for somebody who only looks: no class that a row names is imported or called.
+"""Decodes stored values without importing or calling anything that a row names.
 
-LangGraph's serializer builds what a row asks for: any callable of any module, unless it is strict.
-So a person who can write into the tables would run code in each process that lists threads. Here
-plain data comes back as data, LangGraph's `Interrupt` and `Send` as such, and every other object as
-a `StoredObject`, which names its class and holds what it was made of.
+Unless it is strict, LangGraph's serializer calls any callable of any module that a row names. Then
+a person who can write into the tables could run code in each process that lists threads. `Inert`
+decodes plain data as data, LangGraph's `Interrupt` and `Send` as such, and every other object as a
+`StoredObject`, which holds the name of its class and its fields.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from aiodurable.models import StoredObject
 __all__ = ["CONSTRUCTORS", "DEEPEST", "Inert", "Shown"]
 
 DEEPEST = 50
-"""How many objects may be inside each other: each is a call of the decoder within a call of it."""
+"""How deep objects may be nested: the decoder calls itself for each level."""
 
 CONSTRUCTORS = frozenset(
     (
@@ -48,20 +48,19 @@ CONSTRUCTORS = frozenset(
         EXT_PYDANTIC_V2,
     )
 )
-"""The msgpack extensions in which LangGraph's serializer stores objects: a class, and what it is
-made of.
+"""The msgpack extensions in which LangGraph's serializer stores objects: a class and its arguments.
 """
 _JSON_VERSIONS = (1, 2)
-"""Of the envelopes in which LangChain and older LangGraphs put objects into JSON."""
+"""Versions of the envelope in which LangChain and older LangGraphs store objects as JSON."""
 
 
 class Inert(SerializerProtocol):
-    """Reads what LangGraph's serializer wrote, encrypted or not, and calls nothing that a row
-    names.
+    """A serializer that decodes values of LangGraph's serializer, encrypted or not, and calls
+    nothing that a row names.
 
     Args:
-        serde: the serializer that wrote the values. One that is not LangGraph's own is used as it
-            is: how it reads is its author's choice.
+        serde: the serializer that wrote the values. A serializer that is not LangGraph's own
+            decodes its values itself, in its author's way.
     """
 
     def __init__(self, serde: SerializerProtocol) -> None:
@@ -74,14 +73,14 @@ class Inert(SerializerProtocol):
         self._known = type(inner).loads_typed is JsonPlusSerializer.loads_typed
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """As the serializer does that wrote the values."""
+        """Encode a value with the wrapped serializer."""
         return self._written_by.dumps_typed(obj)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """The value.
+        """Decode a value.
 
         Raises:
-            Exception: it cannot be read: another key, torn bytes, a pickle.
+            Exception: it cannot be decoded: another key, damaged bytes, a pickle.
         """
         if not self._known:
             return self._written_by.loads_typed(data)
@@ -99,14 +98,14 @@ class Inert(SerializerProtocol):
             case "json":
                 return json.loads(blob, object_hook=_of_json)
             case _:
-                raise ValueError(f"stored as {kind!r}: not readable without building it")
+                raise ValueError(f"cannot read a value stored as {kind!r} without building it")
 
 
 class Shown(Inert):
-    """The same, with something to show in the place of what cannot be read."""
+    """`Inert` that never raises: a `StoredObject` stands for a value that cannot be decoded."""
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """The value, or what stands for it."""
+        """Decode a value, or return a `StoredObject` in its place."""
         try:
             return super().loads_typed(data)
         except Exception:  # serializers raise what they like
@@ -114,7 +113,7 @@ class Shown(Inert):
 
 
 class _Objects:
-    """The decoder's hook for what is no plain data; one for each value."""
+    """The hook of the msgpack decoder for extensions; one object per value."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -125,7 +124,7 @@ class _Objects:
         self._depth += 1
         try:
             return self._object(code, data)
-        except Exception:  # torn, or no object of LangGraph's; what is around it can still be shown
+        except Exception:  # damaged, or not LangGraph's: the values around it are still readable
             return StoredObject("(unreadable)", data)
         finally:
             self._depth -= 1
@@ -162,11 +161,11 @@ def _of_json(value: dict[str, Any]) -> Any:
 
 
 def _object_of(module: Any, name: Any, made_of: Any) -> Any:
-    """The object itself where it is harmless data, else what stands for it."""
+    """The object itself if it is harmless data, else a `StoredObject`."""
     try:
         if (make := _DATA.get((module, name))) is not None:
             return make(made_of)
-    except Exception:  # not what that class is made of
+    except Exception:  # the fields do not fit the class
         return StoredObject(f"{module}.{name}", made_of)
     return StoredObject(f"{module}.{name}", made_of)
 
@@ -201,4 +200,5 @@ _DATA: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("decimal", "Decimal"): Decimal,
     ("uuid", "UUID"): UUID,
 }
-"""What is built: a question's date is to stay one. These hold data, and do nothing when made."""
+"""The classes that are built, for example a date in a question. Their constructors have no effects.
+"""

@@ -1,8 +1,8 @@
-"""Any value as JSON that every reader takes: for the command line, HTTP and pages alike.
+"""Converts any value to JSON that every reader accepts, and never raises.
 
-What a thread stores is its graph's business: NaN, bytes, keys that are tuples, integers of a
-thousand digits, text that is no Unicode. One such value must not hide the threads beside it, so
-nothing here raises; what JSON does not have is shown in words.
+A graph may store anything: NaN, bytes, keys that are tuples, integers of a thousand digits, text
+that is not Unicode. One such value must not hide the threads around it. A value that JSON does not
+have becomes a string.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from aiodurable.models import StoredObject
 
 __all__ = ["json_text", "jsonable", "shown"]
 
-_DEEPEST = 100  # json itself ends at Python's recursion limit, and readers at limits of their own
-_EXACT = 2**53 - 1  # JavaScript, and with it each browser, rounds integers beyond
+_DEEPEST = 100  # json stops at Python's recursion limit, and readers have limits of their own
+_EXACT = 2**53 - 1  # JavaScript rounds larger integers
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
     """`value` as JSON text of printable ASCII characters; never raises."""
     text = json.dumps(jsonable(value), allow_nan=False, indent=indent)
-    return text.replace("\x7f", "\\u007f")  # the one control character that json leaves as it is
+    return text.replace("\x7f", "\\u007f")  # the only control character that json does not escape
 
 
 def jsonable(value: Any) -> Any:
     """`value` as None, bools, numbers, strings, lists and dicts with string keys; never raises.
 
-    Non-finite numbers become "NaN", "Infinity" and "-Infinity"; integers beyond 2**53 a string of
-    their digits (more than Python converts: hexadecimal); bytes and what else JSON does not have
-    their `repr`; keys that are no strings theirs. Dataclasses and Pydantic models become objects,
-    times ISO 8601, spans seconds; a lone surrogate is shown escaped.
+    Non-finite numbers become "NaN", "Infinity" and "-Infinity". Integers beyond 2**53 become a
+    string of their digits, or of hexadecimal ones if they have more digits than Python converts.
+    Dataclasses and Pydantic models become objects, times ISO 8601, durations seconds. Bytes, other
+    objects, and keys that are not strings become their `repr`. Lone surrogates are escaped.
     """
     return _converted(value, frozenset())
 
@@ -54,7 +54,7 @@ def _converted(value: Any, around: frozenset[int]) -> Any:
             fields_of_it = isinstance(value.made_of, dict)
             return _converted(value.made_of, around) if fields_of_it else repr(value)
         return _scalar(value) if not _holds_others(value) else _container(value, around)
-    except Exception:  # whatever the methods of a value raise
+    except Exception:  # a value's methods may raise anything
         return f"<{type(value).__name__}>"
 
 
@@ -65,7 +65,7 @@ def _holds_others(value: Any) -> bool:
 
 
 def _is_model(value: Any) -> bool:
-    """Whether it is one of Pydantic's, which this library does not need."""
+    """Whether it is a Pydantic model; tested without importing Pydantic, which is optional."""
     return hasattr(type(value), "model_fields") and callable(getattr(value, "model_dump", None))
 
 
@@ -139,5 +139,5 @@ def _text(text: str) -> str:
 def _guarded(words: Callable[[Any], str], value: Any) -> str:
     try:
         return _text(words(value))
-    except Exception:  # whatever a value's own methods raise
+    except Exception:  # a value's methods may raise anything
         return f"<{type(value).__name__}>"

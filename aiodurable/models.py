@@ -1,6 +1,4 @@
-"""The words of aiodurable as values: what a thread, a run and a lock holder look like from
-outside.
-"""
+"""The values of the public API: statuses, the records of threads and runs, lock holders."""
 
 from __future__ import annotations
 
@@ -28,51 +26,49 @@ __all__ = [
 ]
 
 PlatformThreadStatus = Literal["idle", "busy", "interrupted", "error"]
-"""`ThreadStatus` of LangGraph's own SDK (`langgraph_sdk.schema`), as LangGraph Platform reports
-it.
-"""
+"""`ThreadStatus` of LangGraph's SDK (`langgraph_sdk.schema`), as LangGraph Platform reports it."""
 
 PlatformRunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
-"""`RunStatus` of LangGraph's own SDK."""
+"""`RunStatus` of LangGraph's SDK."""
 
 
 class ThreadStatus(StrEnum):
-    """Where a thread stands, by LangGraph's tables, the ledger and the live lock."""
+    """The status of a thread, from LangGraph's tables, the ledger and the live lock."""
 
     NEW = "new"
-    """Nothing is known of it."""
+    """It has no checkpoint and no run."""
     RUNNING = "running"
-    """Somebody holds its lease now."""
+    """A process holds its lease."""
     CRASHED = "crashed"
     """Work is left, nobody holds the lease and no error was recorded: its process is gone."""
     FAILED = "failed"
-    """A node raised; a resumption tries that node again."""
+    """A node raised. A resumption runs that node again."""
     INTERRUPTED = "interrupted"
     """A node asked a question and waits for the answer."""
     PAUSED = "paused"
-    """Stopped on purpose with work left: a static breakpoint, the recursion limit, a drain, a
+    """It stopped on purpose with work left: a static breakpoint, the recursion limit, a drain, a
     cancellation.
     """
     COMPLETE = "complete"
-    """Nothing is left to do."""
+    """No work is left."""
     QUEUED = "queued"
-    """Accepted, waiting for a worker."""
+    """Its run was accepted and waits for a worker."""
     QUARANTINED = "quarantined"
-    """Failed too often to be tried again without a person."""
+    """Its run failed too often. Only a person retries it."""
 
     @property
     def unfinished(self) -> bool:
-        """Whether a call without an answer from a person would go on with it."""
+        """Whether a call that is not an answer resumes it."""
         return self in UNFINISHED
 
     @property
     def platform(self) -> PlatformThreadStatus:
-        """The same in the words of LangGraph Platform, which has four for our nine."""
+        """The same status in the four words of LangGraph Platform."""
         return _PLATFORM_THREADS[self]
 
 
 UNFINISHED = (ThreadStatus.CRASHED, ThreadStatus.FAILED, ThreadStatus.PAUSED)
-"""The statuses of threads that a call without an answer would go on with."""
+"""The statuses of threads that a call resumes unless it is an answer."""
 
 NEEDS_ATTENTION = (
     ThreadStatus.FAILED,
@@ -96,16 +92,14 @@ _PLATFORM_THREADS: dict[ThreadStatus, PlatformThreadStatus] = {
 
 
 class PauseReason(StrEnum):
-    """Why a run was paused. A `reason` may also be another text: that of a fork names its
-    source.
-    """
+    """Why a run is paused. A `reason` can be another text, too: that of a fork names its source."""
 
     BREAKPOINT = "breakpoint"
-    """At a gate: `interrupt_before` or `interrupt_after`."""
+    """It is at a gate: `interrupt_before` or `interrupt_after`."""
     RECURSION_LIMIT = "recursion limit"
-    """LangGraph's `recursion_limit` was reached."""
+    """It reached LangGraph's `recursion_limit`."""
     DRAINED = "drained"
-    """Its process asked for a stop at the next superstep, as at a shutdown; anybody may go on with
+    """Its process requested a stop at the next superstep, as at a shutdown. Any process may resume
     it.
     """
     CANCELLED = "cancelled"
@@ -115,7 +109,7 @@ class PauseReason(StrEnum):
 
 
 class RunStatus(StrEnum):
-    """What the ledger says of one run. `running` with nobody holding the lease means crashed."""
+    """The status of a run in the ledger. `running` means crashed if nobody holds the lease."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -126,13 +120,13 @@ class RunStatus(StrEnum):
     REJECTED = "rejected"
     """The graph refused the input before its first checkpoint: nothing was accepted."""
     SUPERSEDED = "superseded"
-    """Given up for a new start (`on_unfinished="restart"`)."""
+    """A new run replaced it (`on_unfinished="restart"`)."""
     QUARANTINED = "quarantined"
 
     @property
     def platform(self) -> PlatformRunStatus:
-        """The same in the words of LangGraph Platform; never `timeout`, for runs have no time
-        limit.
+        """The same status in the words of LangGraph Platform; never `timeout`, because runs have no
+        time limit.
         """
         return _PLATFORM_RUNS[self]
 
@@ -175,22 +169,22 @@ class ClaimState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """Who holds a lock, according to `pg_locks` and `pg_stat_activity`.
+    """The holder of a lock, according to `pg_locks` and `pg_stat_activity`.
 
-    Any role that may connect can take a lock and can call its connection what it likes. Only a role
-    that may take leases (USAGE on `aiodurable_lock_tokens`) is believed: see `authorized`.
+    Any role that may connect can take a lock and choose the name of its connection. Only the name
+    of a role that may take leases (USAGE on `aiodurable_lock_tokens`) is reliable: see
+    `authorized`.
 
     Attributes:
         key: the 64-bit lock key.
         pid: process id of the Postgres backend that holds it.
         application: the holder's `application_name`; aiodurable's names its host and process.
-        client: the client's address; None for a unix socket, or if the role that reads may not see
-            it.
-        since: when the holding connection was opened, where the role that reads may see it;
-            Postgres does not record when it took the lock.
-        role: the holder's role; None if it is the role that reads.
-        authorized: whether the holder's role is the role that reads, or may take leases. If not,
-            `application` is only what the holder calls itself.
+        client: the client's address; None for a unix socket, or if our role may not see it.
+        since: when the holder's connection was opened; None if our role may not see it. Postgres
+            does not record when a lock was taken.
+        role: the holder's role; None if it is our role.
+        authorized: whether the holder's role is our role, or may take leases. If not, the holder
+            chose `application` itself.
     """
 
     key: int
@@ -203,7 +197,7 @@ class LockHolder:
 
     @property
     def process(self) -> str | None:
-        """`host:pid` of the aiodurable process that holds it; None if it is not known to be one."""
+        """`host:pid` of the aiodurable process that holds it; None if it may be another program."""
         name = re.fullmatch(r"aiodurable:\w+@(.+:\d+)", self.application)
         return name[1] if name and self.authorized else None
 
@@ -224,30 +218,28 @@ class WorkflowCheckpoint:
 
     Attributes:
         thread_id: the thread.
-        status: where it stands.
-        checkpoint_id: its newest checkpoint, None before the first.
-        step: the superstep of that checkpoint (-1 is the input), None before the first.
-        pending: the nodes that would run next, sorted; empty where nothing is left or the tables
-            cannot tell.
-        failed_node: the node of the root graph that raised, or whose subgraph did, where the tables
-            can tell.
-        failed_path: that node, and after it those of its subgraphs down to the one that raised.
+        status: its status.
+        checkpoint_id: its newest checkpoint; None before the first.
+        step: the superstep of that checkpoint (-1 is the input); None before the first.
+        pending: the nodes that would run next, sorted; empty if no work is left or the tables do
+            not show it.
+        failed_node: the node of the root graph that raised, or whose subgraph did; None if the
+            tables do not show it.
+        failed_path: that node, and after it the nodes of its subgraphs down to the one that raised.
         error: the text of its error, as LangGraph stored it; never the state.
         interrupts: the open questions (LangGraph's `Interrupt` objects).
         updated_at: when the newest checkpoint was written.
-        holder: who holds the lease, None where nobody does.
-        run_id: the run the ledger knows for it, None for a thread that only plain LangGraph has
-            seen.
-        graph: the name of its graph, where known.
-        attempts: how often that run was tried.
-        started_at: when its last attempt began.
-        finished_at: when its last attempt ended; None while it runs, and where its process died.
-        failed_at: when it failed last; with `attempts`, what a backoff is computed from.
-        reason: why it is paused or quarantined, where the ledger knows; see `PauseReason`.
-        doubt: why it may stand otherwise, where the tables cannot tell for sure; None where they
-            can.
-        maybe_at_gate: whether plain LangGraph may have stopped it on purpose, of which it writes
-            nothing.
+        holder: the holder of the lease; None if nobody holds it.
+        run_id: its newest run in the ledger; None if only plain LangGraph ran it.
+        graph: the name of its graph, if known.
+        attempts: the attempts of that run.
+        started_at: when its last attempt started.
+        finished_at: when its last attempt ended; None while it runs, and if its process died.
+        failed_at: when it last failed; a backoff is computed from it and `attempts`.
+        reason: why it is paused or quarantined, if the ledger knows; see `PauseReason`.
+        doubt: why the status may be wrong; None if it is certain.
+        maybe_at_gate: whether plain LangGraph may have stopped it at a gate, which it does not
+            record.
     """
 
     thread_id: str
@@ -290,23 +282,21 @@ class WorkflowCheckpoint:
 
     @property
     def age(self) -> timedelta | None:
-        """How long ago the newest checkpoint was written, by this host's clock; None before the
-        first.
-        """
+        """The time since the newest checkpoint, by this host's clock; None before the first."""
         return None if self.updated_at is None else datetime.now(UTC) - self.updated_at
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierAttempt:
-    """An attempt of a run that was tried again.
+    """An attempt that another one followed.
 
     Attributes:
         worker: host and process.
-        started: when it began, or went on last.
-        ended: when it ended; None where its process died.
+        started: when it started, or was last resumed.
+        ended: when it ended; None if its process died.
         outcome: `failed`, `crashed` or `quarantined`.
         error: `repr` of the exception that ended it.
-        traceback: that exception's.
+        traceback: the traceback of that exception.
     """
 
     worker: str | None
@@ -322,23 +312,23 @@ class RunRecord:
     """One row of the ledger.
 
     Attributes:
-        run_id: names the run; the same run_id never runs twice.
-        thread_id: the thread it advances.
+        run_id: the run; a run_id never runs twice.
+        thread_id: its thread.
         graph: the name of its graph.
-        status: what the ledger says of it.
+        status: its status in the ledger.
         attempts: how often it was tried: once, and again after each crash or failure. Answers,
-            pauses and drains are none.
+            pauses and drains do not count.
         token: the fencing token of its last attempt.
         worker: host and process of its last attempt.
         created_at: when it was accepted.
-        started_at: when its last attempt began, or went on last.
-        finished_at: when its last attempt ended, None while it runs.
-        failed_at: when it failed last, None where it did not.
-        error: `repr` of the exception that ended it, where one did.
-        reason: why it is paused, where it is.
+        started_at: when its last attempt started, or was last resumed.
+        finished_at: when its last attempt ended; None while it runs.
+        failed_at: when it last failed; None if it never did.
+        error: `repr` of the exception that ended it; None if none did.
+        reason: why it is paused or quarantined; None otherwise.
         checkpoint_id: the checkpoint at which it ended.
-        traceback: of that exception.
-        earlier_attempts: the attempts before the last one, of many the newest 20.
+        traceback: the traceback of that exception.
+        earlier_attempts: the earlier attempts, at most the newest 20.
         queue: where it was accepted to wait for a worker; None: `Durable.run` began it. Of such a
             run, and where it is read for the sake of its thread alone, all that follows is unset.
         claim_state: what a worker may do with it; None: nothing, it is at work, over, or waits for
@@ -394,14 +384,12 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class StoredObject:
-    """An object in a question or in a state, seen from outside: what is stored of it, not built.
-
-    Reading a thread's status imports and calls nothing that its rows name. A run that goes on
-    builds the objects.
+    """An object in a question or a state, as it is stored. Only a run builds the object itself:
+    reading a thread imports and calls nothing that its rows name.
 
     Attributes:
         name: module and class.
-        made_of: its fields or arguments, as far as they are stored.
+        made_of: its stored fields or arguments.
     """
 
     name: str

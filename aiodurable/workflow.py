@@ -1,4 +1,4 @@
-"""An executor, a decorator and a mixin: each holds the same lease as `Durable.run`."""
+"""An executor, a decorator and a mixin, which hold the same lease as `Durable.run`."""
 
 from __future__ import annotations
 
@@ -37,13 +37,12 @@ T = TypeVar("T")
 
 
 class WorkflowExecutor(Generic[InputT, OutputT, ContextT]):
-    """One graph and how to run it, for code that wants a call and not a context manager.
+    """Runs one graph with single calls instead of a context manager.
 
     Args:
         graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
-        durable: which `Durable`; None: one on `dsn` for each call, else the current one.
-        dsn: where Postgres is. Opening costs a connection set-up; give `durable` where calls are
-            many.
+        durable: the `Durable` to use; None: a new one on `dsn` for each call, or the current one.
+        dsn: where Postgres is. Each call then opens connections; pass `durable` for many calls.
         on_busy: "reject" or "wait"; see `Durable.run`.
         timeout: seconds to wait at most, with "wait".
     """
@@ -94,14 +93,12 @@ class WorkflowExecutor(Generic[InputT, OutputT, ContextT]):
         on_unfinished: OnUnfinished = "resume",
         **options: Unpack[CallOptions],
     ) -> OutputT:
-        """Start the thread with `input`, or go on with what was left of it; see
-        `DurableRun.ainvoke` for the rest.
-        """
+        """Start the thread with `input`, or resume its unfinished run; see `DurableRun.ainvoke`."""
         async with self._run(thread_id, run_id=run_id, config=config, context=context) as run:
             return await run.ainvoke(input, on_unfinished=on_unfinished, **options)
 
     async def resume(self, thread_id: str, **options: Unpack[ExecuteOptions]) -> OutputT:
-        """Go on with an unfinished thread; of a complete one, return what is stored."""
+        """Resume an unfinished thread, or return the stored result of a complete one."""
         return await self.execute(thread_id, **options)
 
     async def answer(self, thread_id: str, value: Any, **options: Unpack[CallOptions]) -> OutputT:
@@ -110,7 +107,7 @@ class WorkflowExecutor(Generic[InputT, OutputT, ContextT]):
             return await run.answer(value, **options)
 
     async def status(self, thread_id: str) -> WorkflowCheckpoint:
-        """Where the thread stands; see `Threads.status`."""
+        """The thread's status; see `Threads.status`."""
         async with opened(self._durable, self._dsn) as durable:
             return await durable.threads.status(thread_id)
 
@@ -138,16 +135,14 @@ def with_workflow_lock(
     """Hold the thread's lease while an async function or method runs:
     `@with_workflow_lock("order_id")`.
 
-    Checkpoints of the thread that the `Durable`'s saver writes inside the function are fenced. The
-    lease is not re-entrant: a `durable_run` of the same thread inside is refused; call the graph
-    itself instead. Once the function has returned, a task that it left behind no longer writes
-    under the lease: await such tasks, or run graphs through `durable_run`, whose writes carry their
-    fence.
+    The `Durable`'s saver fences the checkpoints of the thread that it writes inside the function.
+    The lease is not re-entrant: a `durable_run` of the same thread inside raises; call the graph
+    itself instead. A task that outlives the function does not write under the lease: await such
+    tasks, or run graphs through `durable_run`, whose writes carry their fence.
 
     Args:
         argument: the parameter of the function that holds the thread_id.
-        durable, dsn: as for `durable_run`; None: the `Durable` that is current when the function is
-            called.
+        durable, dsn: as for `durable_run`; None: the `Durable` that is current at the call.
         on_busy, timeout: as for `Durable.run`.
 
     Raises (at decoration):
@@ -172,8 +167,8 @@ def with_workflow_lock(
             )
         if argument not in signature.parameters:
             raise ConfigurationError(
-                f"cannot lock a workflow around {name}: it has no parameter {argument!r}; name the"
-                f" one with the thread_id of its own ({', '.join(signature.parameters)})"
+                f"cannot lock a workflow around {name}: it has no parameter {argument!r}; name its"
+                f" parameter with the thread_id ({', '.join(signature.parameters)})"
             )
 
         @wraps(function)
@@ -192,11 +187,11 @@ def with_workflow_lock(
 
 
 class LockableWorkflowMixin:
-    """For classes whose instances each stand for one thread.
+    """For classes whose instances have one thread each.
 
     Attributes:
         thread_id: the thread of this object.
-        durable: which `Durable`; None: the current one.
+        durable: the `Durable` to use; None: the current one.
     """
 
     thread_id: str
@@ -206,7 +201,7 @@ class LockableWorkflowMixin:
     async def workflow_lock(
         self, *, on_busy: OnBusy = "reject", timeout: float | None = None
     ) -> AsyncIterator[ThreadLease]:
-        """Hold the thread's lease for the body; raises as `Durable.hold`."""
+        """Hold the thread's lease for the body; raises what `Durable.hold` raises."""
         async with (
             opened(self.durable) as durable,
             durable.hold(self.thread_id, on_busy=on_busy, timeout=timeout) as lease,
@@ -217,7 +212,7 @@ class LockableWorkflowMixin:
     async def workflow_run(
         self, graph: Graph, *, context: Any = None, **options: Unpack[RunOptions]
     ) -> AsyncIterator[DurableRun[Any, Any, Any]]:
-        """`Durable.run` of this object's thread."""
+        """Run `graph` on this object's thread; see `Durable.run`."""
         async with (
             opened(self.durable) as durable,
             durable.run(self.thread_id, graph, context=context, **options) as run,
@@ -225,6 +220,6 @@ class LockableWorkflowMixin:
             yield run
 
     async def workflow_status(self) -> WorkflowCheckpoint:
-        """Where this object's thread stands."""
+        """The status of this object's thread."""
         async with opened(self.durable) as durable:
             return await durable.threads.status(self.thread_id)

@@ -1,10 +1,10 @@
-"""A private Postgres for tests, for the demo, for a first try without a server.
+"""Runs a private Postgres server for tests, the demo, or a first try.
 
-The programs come from a wheel (the `embedded` extra) or from the system; nothing is installed and
-no user is created. `EmbeddedPostgres` stops when the process that owns it ends, for whatever
-reason: a shell beside Postgres reads a pipe that only the owner holds open, and stops Postgres at
-the end of the pipe. Other processes share the server by its URL. `start_server` starts a server
-that stays. Both listen on a unix socket in a folder that only their user can enter.
+The programs come from a wheel (the `embedded` extra) or from the system. Nothing is installed and
+no user is created. `EmbeddedPostgres` stops when the process that owns it ends for any reason: a
+watchdog shell reads a pipe that only the owner holds open, and stops Postgres when the pipe closes.
+Other processes share the server by its URL. `start_server` starts a server that runs until
+`stop_server`. Both listen on a unix socket in a folder that only their user can enter.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds Postgres's programs, and runs them as a user that Postgres accepts."""
+"""Finds Postgres's programs and runs them as a user that Postgres accepts."""
 
 from __future__ import annotations
 

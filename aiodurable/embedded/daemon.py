@@ -1,4 +1,4 @@
-"""A server that stays until it is stopped, for `aiodurable pg start|stop|url`."""
+"""Starts and stops a server that outlives this process, for `aiodurable pg start|stop|url`."""
 
 from __future__ import annotations
 
@@ -25,24 +25,26 @@ from aiodurable.errors import PostgresUnavailableError
 __all__ = ["server_url", "start_server", "stop_server"]
 
 _RECOVERY_S: Final = 60.0
-"""Seconds to wait for a server that listens and is not ready: it recovers from a crash."""
+"""Seconds to wait for a server that listens but is not ready, because it recovers from a crash."""
 
 _SILENT_S: Final = 10.0
-"""Seconds to wait for a process that the pid file names and that does not listen: it starts, or it
-is another one.
+"""Seconds to wait for the process in the pid file to listen. It may be starting, or be an unrelated
+process with the same id.
 """
 
 
 def start_server(data: Path | str, *, settings: Mapping[str, str] | None = None) -> str:
-    """Start a server that outlives this process, on the cluster in `data` (made if missing), and
-    return its URL.
+    """Start a server that outlives this process, unless one runs already, and return its URL.
 
-    A server that runs there already is left alone. `settings` are server settings, valid until it
-    stops. A start that was killed at any moment does not hinder the next one.
+    A start that was killed at any moment does not hinder the next one.
+
+    Args:
+        data: the cluster's folder; created if missing.
+        settings: server settings, valid until the server stops.
 
     Raises:
-        ConfigurationError: no programs, no user to run them as, or `data` holds something else;
-            Windows.
+        ConfigurationError: there are no programs, there is no user to run them as, or `data` is not
+            a cluster; Windows.
         PostgresUnavailableError: it did not start; the message has its log.
     """
     data = Path(data).resolve()
@@ -53,7 +55,7 @@ def start_server(data: Path | str, *, settings: Mapping[str, str] | None = None)
     programs.own(data)
     with alone_in(data) as lock:
         programs.initdb(data, lock, durable=True)
-    with alone_in(data):  # initdb may have put another folder in its place
+    with alone_in(data):  # initdb may have replaced the folder
         if running := _running(data, programs.uid):
             return running.url
         options = shlex.join(
@@ -69,7 +71,7 @@ def start_server(data: Path | str, *, settings: Mapping[str, str] | None = None)
 
 
 def stop_server(data: Path | str) -> bool:
-    """Stop the server on the cluster in `data`, fast; False if none runs there.
+    """Stop the server on the cluster in `data` (a fast shutdown). Returns False if none runs there.
 
     Raises:
         PostgresUnavailableError: it did not stop.
@@ -83,19 +85,19 @@ def stop_server(data: Path | str) -> bool:
     if done.returncode and server_url(data):
         raise PostgresUnavailableError(f"cannot stop Postgres in {data}:\n{done.stdout.strip()}")
     if found.socket_folder == (ours := _short_folder(data)):
-        with contextlib.suppress(OSError):  # somebody keeps a file of his own there
+        with contextlib.suppress(OSError):  # a user may keep other files there
             ours.rmdir()
     return True
 
 
 def server_url(data: Path | str) -> str | None:
-    """The URL of the server that runs on the cluster in `data`; None if none answers."""
+    """The URL of the running server on the cluster in `data`; None if none answers."""
     found = _pid_file(Path(data).resolve())
     return found.url if found and found.answers() else None
 
 
 def _pid_file(data: Path) -> PidFile | None:
-    """Of the cluster's owner: its folder is private, so that nobody else writes there."""
+    """The cluster's pid file. It must belong to the cluster's owner, who alone can write there."""
     try:
         owner = data.lstat().st_uid
     except OSError:
@@ -104,7 +106,7 @@ def _pid_file(data: Path) -> PidFile | None:
 
 
 def _running(data: Path, uid: int) -> PidFile | None:
-    """The server that runs there, once it is ready; None if there is none."""
+    """Wait until the server there is ready and return its pid file; None if there is no server."""
     began = time.monotonic()
     while (found := read_pid_file(data, uid)) and found.lives():
         answers = found.answers()
@@ -117,8 +119,8 @@ def _running(data: Path, uid: int) -> PidFile | None:
 
 
 def _socket_folder(data: Path, programs: Programs) -> Path:
-    """The data folder, which is private already; a short private one where its path is too long for
-    a socket.
+    """The data folder, which is private; or a short private folder if its path is too long for a
+    socket.
     """
     if len(os.fsencode(data / ".s.PGSQL.65535")) <= SOCKET_PATH_BYTES:
         return data

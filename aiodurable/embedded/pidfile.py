@@ -1,4 +1,4 @@
-"""What a server says of itself in its data folder."""
+"""Reads a server's pid file and log in its data folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["PidFile", "log_tail", "read_pid_file"]
 
 @dataclass(frozen=True)
 class PidFile:
-    """postmaster.pid: one fact a line, in the order of Postgres's `src/include/utils/pidfile.h`.
+    """postmaster.pid: one value per line, in the order of Postgres's `src/include/utils/pidfile.h`.
 
     Attributes:
-        pid: of the postmaster.
-        port: in the socket's name and, where it listens on TCP, there.
+        pid: the postmaster's process id.
+        port: the port, in the name of its socket and on TCP.
         socket_folder: the first of its unix socket folders.
-        ready: it accepts connections.
+        ready: whether it accepts connections.
     """
 
     pid: int
@@ -37,15 +37,15 @@ class PidFile:
         return f"postgresql://postgres@/postgres?host={folder}&port={self.port}"
 
     def answers(self) -> bool:
-        """Whether somebody listens there; the file alone may be left from before a crash."""
+        """Whether a process listens on its socket. The file itself may be older than a crash."""
         with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
             client.connect(str(self.socket_folder / f".s.PGSQL.{self.port}"))
             return True
         return False
 
     def lives(self) -> bool:
-        """Whether a process has this pid: the postmaster, unless it died and the number was
-        reused.
+        """Whether a process has this pid. It may be another one, if the postmaster died and the
+        system reused its pid.
         """
         try:
             os.kill(self.pid, 0)
@@ -57,9 +57,7 @@ class PidFile:
 
 
 def read_pid_file(data: Path, uid: int) -> PidFile | None:
-    """The pid file in `data`; None if there is none, it is half written, or it is not that of
-    `uid`'s server.
-    """
+    """The pid file in `data`; None if there is none, it is incomplete, or `uid` does not own it."""
     with contextlib.suppress(OSError, IndexError, ValueError):
         lines = [line.strip() for line in read_tail(data / "postmaster.pid", uid).splitlines()]
         return PidFile(int(lines[0]), int(lines[3]), Path(lines[4]), ready=lines[7:8] == ["ready"])

@@ -1,8 +1,7 @@
-"""Files and folders that another user may have touched: opened without following links, and
-checked.
+"""Opens and checks files and folders that another user can change, without following links.
 
-As root, Postgres runs as a service user, who owns the folders that it works in and can put links
-and pipes of any name there. So nothing in them is opened, given away or believed by its name alone.
+If we are root, Postgres runs as a service user, who owns its folders and can put links and pipes of
+any name there. So this code trusts no name in them: it opens a file, then checks what it opened.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ def new_file(path: Path) -> int:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[int]:
-    """Hold the lock of `folder` for the body, which gets the descriptor that carries it.
+    """Hold an exclusive lock on `folder` for the body, and yield the descriptor that carries it.
 
-    A child that inherits the descriptor keeps the lock until it ends, whatever becomes of us.
+    A child that inherits the descriptor keeps the lock until it ends, even if this process dies.
 
     Raises:
-        OSError: it is a link or no folder.
+        OSError: `folder` is a link or not a folder.
     """
     while True:
         opened = _open_folder(folder)
@@ -44,7 +43,7 @@ def alone_in(folder: Path) -> Iterator[int]:
                 os.close(again)
                 yield opened
                 return
-            os.close(again)  # another folder has taken the place of the one that we waited for
+            os.close(again)  # the folder was replaced while we waited for its lock
         finally:
             os.close(opened)
 
@@ -54,10 +53,10 @@ def _open_folder(path: Path) -> int:
 
 
 def give(folder: Path, uid: int, gid: int) -> None:
-    """Give a folder of ours to another user.
+    """Change the owner of our folder to another user.
 
     Raises:
-        ConfigurationError: it is a link or no folder, or belongs to a third user.
+        ConfigurationError: it is a link or not a folder, or belongs to a third user.
     """
     try:
         opened = _open_folder(folder)
@@ -79,10 +78,10 @@ def give(folder: Path, uid: int, gid: int) -> None:
 
 
 def require_private(folder: Path, uid: int) -> None:
-    """Refuse a folder that is not a folder of `uid` which nobody else can enter.
+    """Check that `folder` is a folder of `uid` that nobody else can enter.
 
     Raises:
-        ConfigurationError: with what it is instead.
+        ConfigurationError: it is not; the message says what it is.
     """
     found = folder.lstat()
     if stat.S_ISDIR(found.st_mode) and found.st_uid == uid and stat.S_IMODE(found.st_mode) == 0o700:
@@ -97,15 +96,15 @@ def read_tail(file: int | Path, uid: int) -> str:
     """The last 64 KiB of a text file that belongs to `uid` or to this process's user.
 
     Args:
-        file: a descriptor, which is trusted; or a path, which is opened without following a link.
-        uid: the user who may own it besides this process's.
+        file: a trusted descriptor; or a path, which is opened without following links.
+        uid: the user who may own it besides our own user.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or belongs to somebody else.
+        OSError: it cannot be read, is not a regular file, or belongs to somebody else.
     """
     if isinstance(file, int):
         return _tail_of(file)
-    # Without O_NONBLOCK a pipe in the file's place would hold this process for ever.
+    # Without O_NONBLOCK, opening a pipe in the file's place would block for ever.
     opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(opened)

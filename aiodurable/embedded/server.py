@@ -1,4 +1,4 @@
-"""A server that dies with its owner."""
+"""`EmbeddedPostgres`: a server that stops when its owning process ends."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ status=$?
 kill $watcher 2>/dev/null
 exit $status
 """
-"""`read` returns when the owner's end of the pipe closes, kill -9 included; SIGINT is Postgres's
-fast shutdown.
+"""`read` returns when the owner's end of the pipe closes, even by kill -9. SIGINT is the fast
+shutdown of Postgres.
 """
 
 
 class EmbeddedPostgres:
-    """A server that stops when this process ends, for whatever reason. Also a context manager that
-    gives its URL.
+    """A server that stops when this process ends, for any reason. As a context manager it yields
+    its URL.
 
     Args:
-        data: keeps the cluster in this folder; None: in a temporary one, removed with the server.
-        bindir: Postgres's programs; None: `find_bindir()`.
+        data: the folder of the cluster; None: a temporary one, removed with the server.
+        bindir: the folder of Postgres's programs; None: `find_bindir()`.
         folder: the parent of the temporary folder; None: the system's. Its path must be short.
         durable: False switches fsync off; None: durable if `data` is given.
-        settings: server settings, such as `{"max_connections": "300"}`. With `listen_addresses` it
-            listens on TCP too, where it requires a password that you set first (`ALTER ROLE`).
+        settings: server settings, such as `{"max_connections": "300"}`. With `listen_addresses` the
+            server also listens on TCP, where it requires a password: set it first (`ALTER ROLE`).
     """
 
     def __init__(
@@ -83,17 +83,18 @@ class EmbeddedPostgres:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, timeout_s: float = 60.0) -> str:
-        """Remove the folders of owners that were killed, start the server, and return its URL.
+        """Remove the folders of killed owners, start the server, and return its URL.
 
         Raises:
-            ConfigurationError: there are no programs, no user to run them as, or `data` holds
-                something else; Windows.
+            ConfigurationError: there are no programs, there is no user to run them as, or `data` is
+                not a cluster; Windows.
             PostgresUnavailableError: it did not start within `timeout_s` seconds; the message has
                 its log.
         """
         if self._process is not None:
             raise ConfigurationError(
-                "cannot start this EmbeddedPostgres again: it runs; make another, or share its URL"
+                "cannot start this EmbeddedPostgres again: it is running; share its URL, or create"
+                " another one"
             )
         if self._data is not None:
             require_kept(self._data)
@@ -102,7 +103,7 @@ class EmbeddedPostgres:
         try:
             root = self._root = new_folder(self._folder)
             self._owner = claim(root)
-            # Opened while the folder is ours: later its name may lead elsewhere.
+            # Opened while the folder is still ours: later its name may lead elsewhere.
             log = self._log = new_file(root / "log")
             data = self._data or root / "data"
             data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -118,7 +119,7 @@ class EmbeddedPostgres:
                 "/bin/sh", "-c", _WATCHDOG, "aiodurable-pg", *server, log=log
             )
             return self._wait(programs.uid, data, root, timeout_s)
-        except BaseException:  # whatever ended the start, a half-started server must not stay
+        except BaseException:  # a cancellation too: no half-started server may stay
             self.stop()
             raise
 
@@ -127,7 +128,7 @@ class EmbeddedPostgres:
         assert self._log is not None
         deadline = time.monotonic() + timeout_s
         while True:
-            # A pid file from before a crash names another socket folder.
+            # A pid file that is older than a crash names another socket folder.
             if (found := read_pid_file(data, uid)) and found.ready and found.socket_folder == root:
                 return found.url
             if self._process.poll() is not None:
@@ -184,8 +185,8 @@ def _wait_for_former(data: Path, uid: int) -> None:
 async def embedded_postgres(
     data: Path | str | None = None, **options: Any
 ) -> AsyncGenerator[str, None]:
-    """`async with embedded_postgres() as dsn:`; arguments and errors are those of
-    `EmbeddedPostgres`.
+    """`EmbeddedPostgres` for `async with embedded_postgres() as dsn:`, with the same arguments and
+    errors.
     """
     server = EmbeddedPostgres(data, **options)
     try:

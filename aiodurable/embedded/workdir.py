@@ -1,5 +1,5 @@
-"""Temporary folders with an owner: claimed by a lock that dies with it, removed by the next process
-that starts.
+"""Temporary folders with an owning process: its lock ends with it, and the next process removes the
+folder.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ __all__ = [
 ]
 
 SOCKET_PATH_BYTES = 103
-"""`sun_path` holds 104 bytes on macOS and 108 on Linux, the closing NUL included."""
+"""`sun_path` holds 104 bytes on macOS and 108 on Linux, including the final NUL."""
 
 _PREFIX = "aiodurable-pg-"
 _CLAIM = "owner.lock"
 
 
 def new_folder(parent: Path | None) -> Path:
-    """A new folder for one server, under `parent` or the system's temporary folder, that its user
-    alone can enter.
+    """Create a private folder for one server, under `parent` or the system's temporary folder.
 
     Raises:
         ConfigurationError: `parent` is too long for a socket's path.
@@ -53,8 +52,8 @@ def new_folder(parent: Path | None) -> Path:
 
 
 def parent_folder(parent: Path | None) -> Path:
-    """`parent`, else the system's temporary folder, or /tmp where that is too deep for sockets
-    (macOS's is).
+    """`parent`, else the system's temporary folder, or /tmp where that path is too long for sockets
+    (as on macOS).
     """
     if parent is not None:
         return parent
@@ -63,11 +62,10 @@ def parent_folder(parent: Path | None) -> Path:
 
 
 def claim(folder: Path) -> int:
-    """Mark `folder` as owned by this process until the returned descriptor is closed, at the latest
-    with the process.
+    """Mark `folder` as owned by this process until it closes the returned descriptor or ends.
 
-    The file is locked before it gets its name, so that a sweeper never sees a claim that nobody
-    holds.
+    The file is locked before it gets its name, so that a sweeper never sees an unlocked claim of a
+    live owner.
     """
     draft = folder / f"{_CLAIM}.draft"
     owner = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -94,13 +92,13 @@ def left(folder: Path) -> bool:
 
 
 def sweep(parent: Path | None, programs: Programs) -> None:
-    """Remove the folders of owners that are gone.
+    """Remove the folders of dead owners.
 
-    Only folders of our user, or of Postgres's user, with a claim that nobody holds: the name alone
-    proves nothing, and a folder without a claim belongs to somebody.
+    Removes only folders of our user or of Postgres's user with a claim file that nobody locks. A
+    name proves nothing, and a folder without a claim is somebody else's.
     """
     for folder in parent_folder(parent).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # another sweeper or its owner removes it right now
+        with contextlib.suppress(OSError):  # its owner or another sweeper may remove it now
             found = folder.lstat()
             if stat.S_ISDIR(found.st_mode) and found.st_uid in (programs.uid, os.geteuid()):
                 _sweep_one(folder, programs)
@@ -111,7 +109,7 @@ def _sweep_one(folder: Path, programs: Programs) -> None:
     try:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if (server := read_pid_file(folder / "data", programs.uid)) and server.answers():
-            # Its watchdog was killed too, or is stopping it at this moment.
+            # Its watchdog was killed as well, or is just stopping it.
             programs.run(
                 "pg_ctl", "stop", "-D", folder / "data", "-m", "immediate", "-w", "-t", "10"
             )
@@ -123,16 +121,16 @@ def _sweep_one(folder: Path, programs: Programs) -> None:
 
 
 def require_kept(data: Path) -> None:
-    """Refuse to keep data under the name of a temporary server's folder.
+    """Refuse a data folder under the name of a temporary server's folder.
 
     Raises:
-        ConfigurationError: a folder of the path has a name that `sweep` searches.
+        ConfigurationError: a folder of the path has a name that `sweep` would remove.
     """
     for folder in (data, *data.parents):
         if folder.name.startswith(_PREFIX):
             raise ConfigurationError(
-                f"cannot keep data in {data}: folders named {_PREFIX}… are those of temporary"
-                " servers, which are removed when their owner is gone; choose another name"
+                f"cannot keep data in {data}: aiodurable removes folders named {_PREFIX}…, which"
+                " belong to temporary servers; choose another name"
             )
 
 
@@ -141,7 +139,7 @@ def require_reachable(data: Path, programs: Programs) -> None:
     clear.
 
     Raises:
-        ConfigurationError: names the folder that the user cannot enter.
+        ConfigurationError: Postgres's user cannot enter a parent; the message names it.
     """
     if programs.user is None:
         return
