@@ -1,26 +1,23 @@
-"""Checkpoints: LangGraph's rows, byte for byte, written by many runs at once and by nobody who lost
-the right to.
+"""Writes checkpoints: LangGraph's rows, byte for byte, from many runs at once, fenced.
 
-A thread that is leased has a fence: a row with a token that every lease raises, and the lease's id.
-A write of such a thread queues up in this process; a few writer connections flush whatever waits,
-of all threads, as one statement (`writer.py`). That statement first locks the fence rows of the
-tokens it carries, FOR SHARE and in thread_id order, then writes only rows of threads whose token it
-found. So:
+A leased thread has a fence: a row with a token, which every lease raises, and the lease's id. A
+write of such a thread joins a queue of this process. A few writer connections commit the queued
+writes of all threads, each batch as one statement (`group_commit`). The statement first locks the
+fence rows of the batch, FOR SHARE and in thread_id order, and then writes only the rows of threads
+whose token matches. So:
 
-- a stale write changes nothing: it finds no row with its token, is left out of the batch alone, and
-  raises `LeaseLostError`; a bump meanwhile waits for the batch, and a batch after a bump sees the
-  new token;
-- a lone write goes at once (there is no timer), and under load batches form by themselves while a
-    commit is under way;
-- a write succeeds only after the commit, and one thread's writes keep their order: a thread is in
-  one batch at a time;
-- a connection that dies in mid-batch is replaced and the same rows are sent again: they are
-  idempotent, and the fence is checked again;
-- the first write of a run through a new connection proves that the newest row acknowledged to the
-  run is still there (`history.py`): a failover that lost commits ends the run.
+- A stale write changes nothing: its token does not match, so the statement leaves it out, and it
+  raises `LeaseLostError`. A bump waits for a running batch, and a batch after a bump sees the new
+  token.
+- A single write goes at once: there is no timer. Under load, batches form while a commit runs.
+- A write succeeds only after its commit, and the writes of a thread keep their order: a thread is
+  in one batch at a time.
+- If a connection dies during a batch, the same rows are sent again on a new one: they are
+  idempotent, and the statement checks the fence again.
+- The first write of a run through a new connection proves that the newest row acknowledged to the
+  run still exists (`history`): a failover that lost commits ends the run.
 
-A thread that nobody leased through this process goes through LangGraph's own statements, exactly as
-with the stock saver.
+Threads that this process has not leased are written with the stock saver's own statements.
 """
 
 from aiodurable.checkpoints.pool import AsyncCheckpointerPool, create_checkpointer

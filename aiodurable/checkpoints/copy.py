@@ -1,10 +1,9 @@
-"""A new thread that begins at a checkpoint of another one: what that checkpoint hangs on is copied,
-in one transaction.
+"""Creates a thread from a checkpoint of another one, in one transaction.
 
-Copied are the checkpoint and the values it refers to; of subgraphs with a memory of their own, what
-they remembered then; and, where the new thread goes on in the middle of a step, what the step's
-tasks wrote and the subgraphs they are in. The checkpoints before are left behind, except where the
-state hangs on them: a `DeltaChannel`, and formats before 4.
+It copies the checkpoint, the values that it refers to, and the state that subgraphs with a memory
+of their own had then. If the new thread goes on in the middle of a step, it also copies the writes
+of the step's tasks and their subgraphs. It copies earlier checkpoints only if the state depends on
+them: with a `DeltaChannel`, and in formats before 4.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _SQL = load("copy")
 
 
 class ThreadCopy:
-    """The transaction in which a thread comes to be: all of it is there afterwards, or nothing.
+    """The transaction that creates a thread.
 
     Attributes:
         thread_id: the new thread.
@@ -44,14 +43,13 @@ class ThreadCopy:
         self.saver = AsyncPostgresSaver(connection, serde=serde)
 
     async def copy(self, source: str, checkpoint_id: str, *, in_the_step: bool) -> None:
-        """Begin the thread at a checkpoint of `source`.
+        """Copy a checkpoint of `source` to the new thread.
 
         Args:
-            source: the thread to copy from. One snapshot of it is read, and nothing of it is
-                changed.
+            source: the thread to copy from. It is read in one snapshot and does not change.
             checkpoint_id: a checkpoint of its root graph.
-            in_the_step: go on in the middle of the step after it, with what the tasks of that step
-                wrote so far; else that step runs again.
+            in_the_step: go on in the middle of the step after it, with the writes of that step's
+                tasks; else the step runs again.
 
         Raises:
             CheckpointNotFoundError: `source` has no such checkpoint.
@@ -68,9 +66,7 @@ class ThreadCopy:
             )
 
     async def fetch_one(self, query: str, *args: Any) -> dict[str, Any] | None:
-        """Run one statement with `$1` parameters in the transaction and return its first row, if
-        any.
-        """
+        """Run a statement with `$1` parameters in the transaction and return its first row."""
         async with AsyncRawCursor(self._connection, row_factory=dict_row) as cursor:
             await cursor.execute(query.encode(), args)
             return await cursor.fetchone()
@@ -80,13 +76,13 @@ class ThreadCopy:
 async def create_thread(
     database: PsycopgPool, fence: Fence, *, serde: SerializerProtocol
 ) -> AsyncGenerator[ThreadCopy, None]:
-    """A transaction for the thread of `fence`, which has no checkpoint yet; it is rolled back where
-    the body raises.
+    """Open a transaction that creates the thread of `fence`. An exception of the body rolls it
+    back.
 
     Raises:
-        LeaseLostError: the fence is no longer the thread's.
+        LeaseLostError: another lease has replaced this one.
         ThreadExistsError: the thread has checkpoints already.
-        PostgresUnavailableError: Postgres is away.
+        PostgresUnavailableError: Postgres cannot be reached.
     """
     fence.check()
     async with database.connection() as connection, connection.transaction():
@@ -97,7 +93,7 @@ async def create_thread(
             raise fence.overtaken(standing)
         if found["occupied"]:
             raise ThreadExistsError(
-                f"cannot make thread {fence.thread_id!r}: it has checkpoints already; choose"
+                f"cannot create thread {fence.thread_id!r}: it has checkpoints already; choose"
                 " another thread_id",
                 thread_id=fence.thread_id,
             )

@@ -1,6 +1,4 @@
-"""From what LangGraph hands over to rows, and from the rows of many calls to the arrays of one
-statement.
-"""
+"""Encodes a saver's calls as rows, and the rows of many calls as the arrays of one statement."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ def _variant(**parts: str) -> str:
 
 
 def _taken(first: int) -> str:
-    """The part that records consumption, where its parameters are from number `first` on."""
+    """The part that records consumption; `first` is the number of its first parameter."""
     return _SQL["commit_taken"].replace("$41", f"${first}").replace("$42", f"${first + 1}")
 
 
@@ -59,22 +57,22 @@ _PROVING = {
 }
 
 COMMIT = _variant()
-"""What nearly every batch takes: nothing of it replaces a task's writes, or is the first checkpoint
-of a run.
+"""The statement of nearly every batch: nothing replaces a task's writes, and there is no first
+checkpoint of a run.
 """
 COMMIT_TAKING = _variant(taken=_taken(25))
-"""For a batch with the first checkpoint of a run, which has taken its input."""
+"""For a batch with the first checkpoint of a run, which has consumed its input."""
 COMMIT_REPLACING = _variant(replaced=_SQL["commit_replaced"])
 COMMIT_REPLACING_TAKING = _variant(replaced=_SQL["commit_replaced"], taken=_taken(34))
 COMMIT_PROVING = _variant(**_PROVING)
-"""For a connection that is newer than what was acknowledged: it tells of which threads that is
-gone, and writes those not.
+"""For a connection that is newer than an acknowledged commit: it reports the threads whose commit
+is gone, and does not write them.
 """
 COMMIT_PROVING_TAKING = _variant(**_PROVING, taken=_taken(41))
 
 _lost = re.sub(r"\$(\d+)", lambda number: f"${int(number[1]) - 33}", _SQL["commit_lost"])
 LOST = f"WITH {_lost.rstrip().removesuffix(',')}\nSELECT thread_id FROM lost"
-"""Of which threads what was acknowledged is gone, and nothing else."""
+"""Reports the threads whose acknowledged commit is gone, and writes nothing."""
 
 BlobRow = tuple[str, str, str, str, str, bytes | None]
 """thread_id, checkpoint_ns, channel, version, type, blob."""
@@ -90,9 +88,7 @@ WriteRow = tuple[str, str, str, str, str, int, str, str | None, bytes]
 _WriteKey = tuple[str, str, str, str, int]
 
 _ROW_BYTES: Final = 200
-"""What a row takes beside its payload: its keys, here and on the wire. A round figure; it only
-feeds bounds.
-"""
+"""The bytes of a row besides its payload, for its keys. A round figure, which only feeds bounds."""
 
 _STRICT: Final = (
     orjson.OPT_PASSTHROUGH_DATACLASS
@@ -103,25 +99,25 @@ _STRICT: Final = (
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Rows:
-    """What one call of the saver stores.
+    """The rows that one call of the saver stores.
 
     Attributes:
-        replace: whether rows of `writes` that exist are replaced rather than left alone.
-        takes: the run whose input the checkpoint takes, if it is the first one of that run.
+        replace: whether `writes` replace existing rows; else existing rows are kept.
+        consumes: the run whose input the checkpoint consumes, if it is that run's first one.
     """
 
     blobs: Sequence[BlobRow] = ()
     checkpoint: CheckpointRow | None = None
     writes: Sequence[WriteRow] = ()
     replace: bool = False
-    takes: str | None = None
+    consumes: str | None = None
 
     def count(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return len(self.blobs) + len(self.writes) + (self.checkpoint is not None)
 
     def mark(self) -> Mark:
-        """The row that shows later that all of them were committed."""
+        """The row that proves the commit of all of them."""
         if self.writes:
             _, namespace, checkpoint_id, task_id, _, idx, *_ = self.writes[-1]
             return Mark(namespace, checkpoint_id, task_id, idx)
@@ -129,7 +125,7 @@ class Rows:
         return Mark(self.checkpoint[1], self.checkpoint[2])
 
     def size(self) -> int:
-        """Bytes, roughly."""
+        """The size in bytes, roughly."""
         size = sum(len(row[5]) for row in self.blobs if row[5] is not None) + sum(
             len(row[8]) for row in self.writes
         )
@@ -139,15 +135,15 @@ class Rows:
 
 
 class Write:
-    """One call's rows on their way to Postgres.
+    """The rows of one call, with the future of their commit.
 
     Attributes:
-        session: of the run that writes.
-        fence: under which right.
-        rows: what is to be stored.
-        count, size: how many rows, and bytes, roughly.
+        session: the session of the run that writes.
+        fence: the fence of the session.
+        rows: the rows.
+        count, size: the number of rows, and of bytes, roughly.
         done: resolves after the commit.
-        deadline: monotonic time until which it is tried again.
+        deadline: the monotonic time after which it is not retried.
     """
 
     __slots__ = ("count", "deadline", "done", "fence", "rows", "session", "size")
@@ -164,8 +160,8 @@ class Write:
         self.size = rows.size()
 
     def wanted(self) -> bool:
-        """Whether it is still to be sent: not settled, its caller not gone, its fence not
-        revoked.
+        """Whether it has to be sent: it is not settled, its caller still waits, and its fence is
+        not revoked.
         """
         if self.done.done():
             return False
@@ -175,27 +171,28 @@ class Write:
         return True
 
     def succeed(self) -> None:
-        """It is committed."""
-        if self.rows.takes is not None and self.rows.takes == self.session.untaken:
-            self.session.untaken = None
+        """Settle it as committed."""
+        if self.rows.consumes is not None and self.rows.consumes == self.session.unconsumed:
+            self.session.unconsumed = None
         if not self.done.done():
             self.done.set_result(None)
 
     def fail(self, error: AiodurableError) -> None:
-        """It is not, and why."""
+        """Settle it as failed."""
         if not self.done.done():
             self.done.set_exception(error)
 
 
 def dump_json(document: Any, *, floats: Iterable[Any] | None = None) -> str:
-    """The document as the stock saver would send it: what jsonb makes of both is the same.
+    """Encode a document as the stock saver does: jsonb stores the same value.
 
-    orjson is several times faster, but writes NaN as null where Postgres would refuse it, and knows
-    no large integers or keys that are not strings. So whatever may have a NaN in it, or is refused,
-    goes through `json`.
+    orjson is several times faster, but writes NaN as null, where Postgres would refuse NaN, and
+    rejects large integers and keys that are not strings. So a document that may contain NaN, or
+    that orjson rejects, goes through `json`.
 
     Args:
-        floats: all values of the document among which there may be a NaN; None: it may be anywhere.
+        document: the document.
+        floats: all its values that may be NaN; None: any of them.
     """
     try:
         text = orjson.dumps(document, option=_STRICT)
@@ -207,9 +204,7 @@ def dump_json(document: Any, *, floats: Iterable[Any] | None = None) -> str:
 
 
 def lost_history(sessions: Iterable[WriteSession]) -> tuple[str, list[Sequence[Any]]]:
-    """The statement that tells which of these threads lack what was acknowledged, and its
-    parameters.
-    """
+    """The statement that reports the threads whose acknowledged commit is gone; its parameters."""
     return LOST, _columns([_proof(one) for one in sessions if one.history.mark is not None], 7)
 
 
@@ -223,11 +218,11 @@ def _is_finite(value: Any) -> bool:
 
 
 def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, list[Sequence[Any]]]:
-    """The statement that stores the batch, and its parameters. The writes of one thread must come
-    in their own order.
+    """The statement that stores a batch, and its parameters.
 
     Args:
-        origin: the connection it will go through, for which some threads may have to prove their
+        batch: the writes; those of one thread in their order.
+        origin: the connection that will run it, on which some threads may have to prove their
             history.
     """
     proofs: dict[str, tuple[Any, ...]] = {}
@@ -242,19 +237,19 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
         standings[fence.thread_id] = fence.standing
         if origin is not None and write.session.history.unproven(origin):
             proofs[fence.thread_id] = _proof(write.session)
-        if write.rows.takes is not None:
-            taken[write.rows.takes] = fence.thread_id
+        if write.rows.consumes is not None:
+            taken[write.rows.consumes] = fence.thread_id
         for row in write.rows.blobs:
             blobs.setdefault(row[:4], row)
         if (row := write.rows.checkpoint) is not None:
             earlier = checkpoints.get(row[:3])
-            # The stock upsert leaves the parent of an existing row alone.
+            # The stock upsert keeps the parent of an existing row.
             checkpoints[row[:3]] = row if earlier is None else (*row[:3], earlier[3], *row[4:])
         for row in write.rows.writes:
             key = (row[0], row[1], row[2], row[3], row[5])
             earlier = kept.get(key) or replaced.get(key)
             if write.rows.replace:
-                # Nor does it touch the task_path of one.
+                # It also keeps the task_path of an existing row.
                 replaced[key] = row if earlier is None else (*row[:4], earlier[4], *row[5:])
                 kept.pop(key, None)
             elif earlier is None:

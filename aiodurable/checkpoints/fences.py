@@ -1,8 +1,8 @@
 """The fence of a thread: its row in `aiodurable_fences`, which every write must match.
 
-The row holds a token, which grows with every lease, and the id of the newest lease, a random number
-drawn for it. A token that a crash or a failover undoes and gives out again, or that starts again
-after its row was removed, lets no earlier holder in.
+The row holds a token, which grows with every lease, and the newest lease's id, a random number. A
+crash, a failover or a removal of the row can make a token repeat; the id never repeats, so an
+earlier holder with the same token still cannot write.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SQL = load("checkpoints")
 
 
 class Standing(NamedTuple):
-    """What the row of a thread's fence holds: the token and the id of its newest lease, or of its
+    """The contents of a fence row: the token and the id of the newest lease, or of the thread's
     removal.
     """
 
@@ -38,13 +38,13 @@ class Standing(NamedTuple):
 
 
 class Revocation:
-    """Whether this process has given a fence up, and why. The one part of a fence that changes.
+    """Whether and why this process has given up a fence. The only part of a fence that changes.
 
     Attributes:
-        revoked: it has; nothing more is sent under the fence.
-        why: the error for what comes after; None: the lease was released.
-        deleted: it has, because the thread was deleted under this very lease.
-        on_revoked: called once, at that moment; None: nothing is.
+        revoked: whether it has. Nothing more is sent under the fence.
+        why: the error for later writes; None: the lease was released.
+        deleted: whether the thread was deleted under this very lease.
+        on_revoked: a callback for that moment, called once; None: no callback.
     """
 
     __slots__ = ("deleted", "on_revoked", "revoked", "why")
@@ -58,14 +58,14 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """The right to write one thread, as this process believes it. Postgres has the last word.
+    """The right to write one thread, as far as this process knows. Postgres decides.
 
     Attributes:
         thread_id: the thread.
-        token: what its row in `aiodurable_fences` held when the lease was acquired.
-        lease_id: the random number drawn for this lease, which that row holds too.
-        standing: both: what the row must hold for a write to be accepted.
-        revocation: whether this process has given the right up.
+        token: the token of this lease.
+        lease_id: the random number of this lease.
+        standing: both; Postgres accepts a write only if the fence row holds them.
+        revocation: whether this process has given up the right.
     """
 
     thread_id: str
@@ -80,21 +80,21 @@ class Fence:
 
     @property
     def revoked(self) -> bool:
-        """Whether this process has given the right up."""
+        """Whether this process has given up the right."""
         return self.revocation.revoked
 
     @property
     def deleted(self) -> bool:
-        """Whether it has because the thread was deleted under this very lease."""
+        """Whether the thread was deleted under this very lease."""
         return self.revocation.deleted
 
     def on_revoked(self, callback: Callable[[], None] | None) -> None:
-        """Call `callback` once when the fence is revoked, and nothing else; None: nothing."""
+        """Set the only callback for the revocation of the fence; None: no callback."""
         self.revocation.on_revoked = callback
 
     def revoke(self, why: LeaseLostError | None = None) -> None:
-        """Give the right up in this process. For good: a new lease has a new fence. The first
-        reason stands.
+        """Give up the right in this process, for good: a new lease has a new fence. Only the first
+        reason is kept.
         """
         revocation = self.revocation
         if revocation.revoked:
@@ -105,14 +105,14 @@ class Fence:
             revocation.on_revoked()
 
     def check(self) -> None:
-        """Raise `LeaseLostError` if the right was given up."""
+        """Raise `LeaseLostError` if this process has given up the right."""
         if self.revocation.revoked:
             raise self.lost()
 
     def lost(self) -> LeaseLostError:
-        """The error of whatever comes after the right was given up: why it was."""
+        """The error for a write after the right was given up."""
         if (why := self.revocation.why) is not None:
-            return copy.copy(why)  # several callers raise it, each with a traceback of its own
+            return copy.copy(why)  # each caller raises its own copy, with its own traceback
         return LeaseLostError(
             f"cannot write thread {self.thread_id!r} under fencing token {self.token}: this process"
             " has given up the lease. Nothing was written; run the thread again, it goes on from"
@@ -121,8 +121,8 @@ class Fence:
         )
 
     def delete(self) -> None:
-        """Revoke it: the thread was deleted under it, and what is written from now on would be no
-        whole thread.
+        """Revoke the fence because the thread was deleted under it: later writes would make an
+        incomplete thread.
         """
         self.revocation.deleted = True
         self.revoke(
@@ -134,8 +134,8 @@ class Fence:
         )
 
     def overtaken(self, found: Standing | None) -> LeaseLostError:
-        """Revoke it, for its thread's row holds something else (None: there is no such row), and
-        return the error.
+        """Revoke the fence because its row holds other values (None: it does not exist), and return
+        the error.
         """
         cannot = f"cannot write thread {self.thread_id!r} under fencing token {self.token}: "
         if found is None:
@@ -148,13 +148,13 @@ class Fence:
             error = HistoryLostError(
                 f"{cannot}the database is back at token {found.token}, so it has lost commits (a"
                 " failover or a restored backup). Nothing was written; run the thread again, it"
-                " goes on from the checkpoint that is there",
+                " goes on from the last checkpoint that exists",
                 thread_id=self.thread_id,
             )
         elif found.lease_id < 0:
             error = LeaseLostError(
-                f"{cannot}the thread was removed, or a part of it. Nothing was written; run it"
-                " again to begin it again",
+                f"{cannot}the thread was removed, or a part of it. Nothing was written; run the"
+                " thread again",
                 thread_id=self.thread_id,
             )
         else:
@@ -170,27 +170,25 @@ class Fence:
 
 
 def new_lease_id() -> int:
-    """A number for one lease. From the system's randomness: a seeded generator would give two
-    processes the same.
-    """
-    return secrets.randbits(62) + 1  # a row that no lease of this kind has raised holds 0
+    """Draw a lease id. Unlike a seeded generator, `secrets` never repeats it in another process."""
+    return secrets.randbits(62) + 1  # 0 means that no lease has raised the row yet
 
 
 async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0) -> Standing:
-    """Raise the thread's token, under its lock. From then on no older lease writes anything.
+    """Raise the thread's token, under its lock. Afterwards no older lease can write.
 
-    It waits for writes in flight. A client that died between taking a fence and its commit leaves a
-    backend that keeps the row and that no timeout of Postgres ends; only keepalives do. So the wait
-    is cut every second and tried again.
+    It waits for writes in flight. If a client dies between locking a fence and committing, its
+    backend keeps the row locked, and no timeout of Postgres ends it, only keepalives. So the wait
+    stops every second and starts again.
 
     Args:
         database: where the fence is.
         thread_id: the thread.
-        timeout_s: seconds until it gives up.
+        timeout_s: seconds to wait at most.
 
     Raises:
-        LockTimeoutError: somebody kept the row for `timeout_s`; the token is unchanged.
-        PostgresUnavailableError: Postgres is away.
+        LockTimeoutError: somebody locked the row for `timeout_s`; the token is unchanged.
+        PostgresUnavailableError: Postgres cannot be reached.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -212,16 +210,15 @@ async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0
 async def bump_free(
     direct: DirectPool, thread_ids: Sequence[str]
 ) -> dict[str, tuple[Standing, bool]]:
-    """Raise the tokens of those threads whose fences nobody has locked at this moment, in one
-    statement.
+    """Raise the tokens of the threads whose fences nobody has locked, in one statement.
 
     Args:
-        direct: to where the fences are. A statement that is run twice changes nothing the second
-            time.
+        direct: where the fences are. It may run the statement twice, because the second time
+            changes nothing.
         thread_ids: the threads, each once.
 
     Returns:
-        What the fences hold now, and whether nothing was known of the thread; see `Raised.first`.
+        The fences' new contents, and whether the thread is new; see `Raised.first`.
     """
     try:
         rows = await direct.fetch(
@@ -230,7 +227,7 @@ async def bump_free(
     except (
         LockNotAvailableError,
         DeadlockDetectedError,
-    ):  # somebody is making the same fence and does not commit
+    ):  # another transaction has inserted the same fence and has not committed
         return {}
     return {
         row["thread_id"]: (Standing(row["token"], row["lease_id"]), row["first"]) for row in rows
@@ -238,8 +235,8 @@ async def bump_free(
 
 
 async def read_standing(database: PsycopgPool, thread_id: str) -> Standing | None:
-    """What the thread's fence holds; None: it was never leased. Asked also while the circuit is
-    open: leases hang on it.
+    """Read the thread's fence; None: it was never leased. Reads even while the circuit is open,
+    because leases depend on it.
     """
     row = await database.fetch_one(_SQL["token"], thread_id, urgent=True)
     return None if row is None else Standing(row["token"], row["lease_id"])

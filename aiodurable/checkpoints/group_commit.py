@@ -1,5 +1,5 @@
-"""The group commit: whatever waits, of all threads, goes to Postgres as one statement, on a few
-connections.
+"""The group commit: a few connections write the queued checkpoints of all threads in batches, each
+as one statement.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 _SQL = load("checkpoints")
 
 RETRY_FOR_S: Final = 30.0
-"""Long enough for a restart or failover of Postgres; a run whose lease is lost meanwhile is
+"""Long enough for a restart or a failover of Postgres. A run that loses its lease meanwhile is
 cancelled anyway.
 """
 
@@ -41,10 +41,10 @@ _BATCH_ROWS: Final = 4000
 _BATCH_BYTES: Final = 8 << 20
 
 _REST_S: Final = 0.02
-"""Pause before a write whose fence row somebody else has locked is tried again."""
+"""Seconds to pause before retrying a write whose fence row another transaction has locked."""
 
 _TRANSIENT: Final = ("40", "53", "55P03", "57014", "25006")
-"""SQLSTATEs that pass: rolled back, out of a resource, lock not available, cancelled, read-only
+"""SQLSTATEs worth a retry: rolled back, out of a resource, lock not available, cancelled, read-only
 during a failover.
 """
 
@@ -53,17 +53,17 @@ _UNSTORABLE: Final = ("22", "23", "54")
 
 
 class GroupCommitter:
-    """Resolves each write of the backlog after its commit, or with the error that is its alone.
+    """Commits the writes of a queue, and fails a write with an error of its own.
 
     Args:
-        dsn: where to.
-        connections: how many batches may be under way at once.
-        connect_timeout_s: seconds to reach Postgres, at each try.
-        retry_for_s: seconds for which a write is tried again while Postgres is away.
+        dsn: the database.
+        connections: batches in flight at once, at most.
+        connect_timeout_s: seconds to reach Postgres, at each attempt.
+        retry_for_s: seconds to retry a write while Postgres cannot be reached.
 
     Attributes:
-        backlog: where writes are added.
-        failures: how often a batch was to be tried again, since the beginning.
+        backlog: the queue of writes.
+        failures: how often a batch had to be retried, since the start.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class GroupCommitter:
         ]
 
     async def aclose(self, timeout_s: float = 5.0) -> None:
-        """Commit what waits, then stop. What is not through after `timeout_s` seconds fails with
-        `ClosedError`. Idempotent.
+        """Commit the queued writes, then stop. Writes that are not committed after `timeout_s`
+        seconds fail with `ClosedError`. Idempotent.
         """
         self.backlog.close()
         tasks, self._tasks = self._tasks, []
@@ -119,7 +119,7 @@ class GroupCommitter:
                     return
                 except Exception:  # a writer that ends would leave its callers waiting for ever
                     _log.exception(
-                        "a checkpoint writer failed and begins again: please report this"
+                        "a checkpoint writer failed and starts again: please report this"
                     )
                 await asyncio.sleep(1.0)
         finally:
@@ -130,7 +130,7 @@ class GroupCommitter:
             locked: list[Write] = []
             try:
                 locked = await self._commit(link, batch)
-            except BaseException as error:  # whatever it is, nobody may be left waiting for ever
+            except BaseException as error:  # no caller may wait for ever
                 if not isinstance(error, asyncio.CancelledError):
                     _log.exception("a checkpoint writer failed")
                 for write in batch:
@@ -141,8 +141,8 @@ class GroupCommitter:
                 self.backlog.settled(batch, back=locked, rest_s=_REST_S)
 
     async def _commit(self, link: DirectConnection, batch: Sequence[Write]) -> list[Write]:
-        """Settle every write of the batch, except those returned: somebody has locked their fences
-        for the moment.
+        """Commit or fail every write of the batch. Returns the others: another transaction has
+        locked their fences.
         """
         locked: dict[str, list[Write]] = {}
         groups: deque[Sequence[Write]] = deque((batch,))
@@ -150,7 +150,7 @@ class GroupCommitter:
         while groups:
             group: list[Write] = []
             for write in groups.popleft():
-                if write.fence.thread_id in locked:  # what came before it waits: so must it
+                if write.fence.thread_id in locked:  # an earlier write of the thread still waits
                     locked[write.fence.thread_id].append(write)
                 elif write.wanted():
                     group.append(write)
@@ -161,11 +161,11 @@ class GroupCommitter:
                 sent = time.monotonic()
                 statement, parameters = commit(group, origin)
                 rows = await link.fetch(statement, *parameters)
-                # false: its history is gone
+                # False: its history is gone.
                 written: dict[str, bool] = {row[0]: row[1] for row in rows}
                 left_out = [write for write in group if not written.get(write.fence.thread_id)]
                 found = await self._standings(link, left_out) if left_out else {}
-            # Sorted out below: each of them ends a write, halves a group or is tried again.
+            # The code below fails a write, halves the group or retries it.
             except Exception as failed:
                 error = to_out_of_resources(failed, self._dsn) or failed
                 if (
@@ -180,7 +180,7 @@ class GroupCommitter:
                     await GROUP_COMMIT.pause(failures)
                 elif len(group) == 1:
                     group[0].fail(_refused(group[0], error))
-                else:  # Postgres does not say whose value it was
+                else:  # Postgres does not say which write has the bad value
                     middle = len(group) // 2
                     groups.extendleft((group[middle:], group[:middle]))
                 continue
@@ -255,7 +255,9 @@ def _given_up(write: Write, error: Exception | None, cause: Exception | None) ->
 
 
 def _refused(write: Write, error: Exception) -> AiodurableError:
-    """The driver's text is left out on purpose: it may quote the state."""
+    """The error of a write that Postgres refused, without the driver's text, which may quote the
+    state.
+    """
     state = getattr(error, "sqlstate", None)
     if state is not None and not state.startswith(_UNSTORABLE):
         failed = AiodurableError(

@@ -1,4 +1,4 @@
-"""How the pool, the writers and the circuit are."""
+"""The health of the pool, the writers and the circuit."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["CheckpointsHealth"]
 
 @dataclass(frozen=True, slots=True)
 class CheckpointsHealth:
-    """The ways of checkpoints, statuses and the ledger.
+    """The connections for checkpoints, statuses and the ledger.
 
     Attributes:
-        healthy: the pool is open and the circuit is not. Half-open counts as healthy: without work
-            nothing would probe.
-        circuit: `open` while statements are refused at once because Postgres keeps failing,
-            `half-open` while one is let through to see; None where `circuit_open_after_s` is 0.
-        retry_after_s: seconds until a statement is let through again; 0 where one would be now.
-        connections: of the pool, in use or idle.
-        idle: connections of the pool that nobody uses.
+        healthy: the pool is open and the circuit is not. Half-open counts as healthy, because
+            only work closes the circuit.
+        circuit: `open` while statements fail at once because Postgres keeps failing, `half-open`
+            while one statement probes it; None if `circuit_open_after_s` is 0.
+        retry_after_s: seconds until a statement may reach Postgres again; 0: now.
+        connections: the pool's connections, used and idle.
+        idle: the pool's idle connections.
         waiting: tasks that wait for a connection of the pool.
-        writes: writes of checkpoints that wait for their batch.
-        retries: how often a batch of writes had to be tried again, since the beginning.
+        writes: writes of checkpoints that wait for a batch.
+        retries: how often a batch had to be retried, since the start.
     """
 
     healthy: bool

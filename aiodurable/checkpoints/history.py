@@ -1,10 +1,10 @@
-"""What Postgres has acknowledged to a lease, so that its loss is noticed.
+"""Remembers the newest commit that Postgres acknowledged to a lease, to notice when it is lost.
 
-A failover to a standby that lags behind, or a crash under synchronous_commit = off, undoes commits
-that were acknowledged: the newest ones, for a log is cut off at its end. So where the newest commit
-of a run is there, all of them are. The next write of a run proves it, in its own statement, unless
-the server is known to be the same: the connection is that of the newest commit, or it leads to the
-same server and is older than that commit (a server that crashes ends all its connections).
+A failover to a standby that lags behind, or a crash under synchronous_commit = off, undoes
+acknowledged commits: the newest ones, because the WAL is cut off at its end. So if the newest
+commit of a run still exists, all of them do. The next write of a run proves that, in its own
+statement, unless the server is known to be the same: its connection is the one of the newest
+commit, or leads to the same server and is older than that commit (a crash ends all connections).
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ __all__ = ["History", "Mark"]
 
 
 class Mark(NamedTuple):
-    """The row that shows a commit is there: a checkpoint, what a task wrote, or a run in the
-    ledger.
-    """
+    """A row that proves a commit: of a checkpoint, of a task's write, or of a run in the ledger."""
 
     checkpoint_ns: str | None = None
     checkpoint_id: str | None = None
@@ -29,10 +27,10 @@ class Mark(NamedTuple):
 
 
 class History:
-    """What a run remembers of its newest acknowledged commit.
+    """The newest acknowledged commit of a run.
 
     Attributes:
-        mark: the row that shows it; None: nothing was acknowledged under this lease.
+        mark: the row that proves it; None: nothing was acknowledged under this lease.
     """
 
     __slots__ = ("_origin", "_sent", "mark")
@@ -43,27 +41,27 @@ class History:
         self._sent = 0.0
 
     def acknowledge(self, mark: Mark, origin: Origin | None, sent: float) -> None:
-        """A commit was acknowledged.
+        """Record an acknowledged commit.
 
         Args:
-            mark: the row that shows it.
-            origin: the connection that it went through; None: unknown.
-            sent: `time.monotonic` at which its statement was sent, or a moment before.
+            mark: the row that proves it.
+            origin: its connection; None: unknown.
+            sent: `time.monotonic()` when its statement was sent, or a moment before.
         """
         self.mark = mark
         self._origin = origin
         self._sent = sent
 
     def doubt(self) -> None:
-        """The server may have changed: the next write proves that the newest commit is there."""
+        """Make the next write prove the newest commit: the server may have changed."""
         self._origin = None
 
     def forget(self) -> None:
-        """The row that shows the newest commit was removed under the lease itself."""
+        """Forget the mark: its row was removed under this lease."""
         self.mark = None
 
     def unproven(self, origin: Origin) -> bool:
-        """Whether a write through this connection has to prove that the newest commit is there."""
+        """Whether a write through this connection has to prove the newest commit."""
         known = self._origin
         if self.mark is None or known is origin:
             return False

@@ -1,13 +1,12 @@
-"""Deleting, pruning and copying threads, never while somebody runs them.
+"""Deletes, prunes and copies threads, never while a run holds them.
 
-Each transaction locks the fences of its threads first, so that no lease of them begins until it
-commits, and refuses a thread that is leased. A thread that no lease was ever taken of gets a row to
-lock.
+Each transaction first locks the fences of its threads, so that no lease of them starts until it
+commits, and refuses a leased thread. For a thread without a fence it inserts one.
 
-Removing a thread raises its token too. A holder that is taking its lost lock again, or wakes up
-from having been frozen, holds no lock in the meantime: it is refused afterwards, because its token
-has changed. The row stays, with the time of the removal in place of a lease id, until a prune
-removes it (see `threads.retention`).
+Removing a thread also raises its token. A holder that is recovering its lost lock, or was frozen,
+may hold no lock at that moment; its token no longer matches afterwards, so it cannot write. The
+fence row stays, with the time of the removal in place of a lease id, until a prune removes it (see
+`threads.prune`).
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import TRANSACTION
 from aiodurable.postgres.sql import load, qualified
 
-__all__ = ["Upkeep"]
+__all__ = ["ThreadMaintenance"]
 
 T = TypeVar("T")
 
@@ -45,12 +44,12 @@ _SQL = load("checkpoints")
 _ATTEMPTS: Final = 10
 
 
-class Upkeep(AsyncPostgresSaver):
+class ThreadMaintenance(AsyncPostgresSaver):
     """The saver's methods that remove or copy whole threads.
 
-    A thread that is leased, by this process or another, is refused: its run would go on without
-    what was removed. The holder of the lease passes the `config` of its run,
-    which carries its write session.
+    They refuse a thread that any process has leased, because its run would go on without the
+    removed rows. The holder of the lease passes the `config` of its run, which carries its write
+    session.
     """
 
     SELECT_SQL = qualified(AsyncPostgresSaver.SELECT_SQL)
@@ -59,12 +58,12 @@ class Upkeep(AsyncPostgresSaver):
     _namespace: str
 
     async def adelete_thread(self, thread_id: str, *, config: RunnableConfig | None = None) -> None:
-        """Delete all that is stored of the thread, its runs in the ledger included.
+        """Delete everything that is stored of the thread, including its runs in the ledger.
 
         Args:
-            thread_id: the thread; one of which nothing is known is no error.
-            config: that of the caller's own run of the thread, whose lease ends with it; None:
-                nobody may hold its lease.
+            thread_id: the thread. An unknown thread is no error.
+            config: the config of the caller's own run of the thread, whose lease then ends; None:
+                nobody may hold the lease.
 
         Raises:
             WorkflowAlreadyRunningError: it is leased; nothing was deleted.
@@ -75,9 +74,7 @@ class Upkeep(AsyncPostgresSaver):
     async def remove(
         self, thread_ids: Sequence[str], *, config: RunnableConfig | None = None
     ) -> frozenset[str]:
-        """`adelete_thread` for several threads, all or none. Returns those of which anything was
-        stored.
-        """
+        """Delete all of the threads or none; see `adelete_thread`. Returns those that had rows."""
         ids = list(thread_ids)
         own = _session_in(config)
 
@@ -99,9 +96,9 @@ class Upkeep(AsyncPostgresSaver):
         strategy: str = "keep_latest",
         config: RunnableConfig | None = None,
     ) -> None:
-        """Keep the latest checkpoint of each thread ("keep_latest"), or nothing of them ("delete").
+        """Keep only the latest checkpoint of each thread ("keep_latest"), or nothing ("delete").
 
-        A run of this process may go on while its thread is pruned to the latest checkpoint.
+        "keep_latest" may prune a thread while a run of this process holds it.
 
         Args:
             thread_ids, strategy: as for the stock saver.
@@ -109,11 +106,11 @@ class Upkeep(AsyncPostgresSaver):
 
         Raises:
             TypeError, ValueError: as the stock saver.
-            NotImplementedError: "keep_latest" and one of them uses a `DeltaChannel`, whose state
-                hangs on its history.
-            WorkflowAlreadyRunningError: one of them is leased; "delete" deleted nothing then, and
-                "keep_latest" went through the threads before it.
-            LeaseLostError: this process had leased one of them and has lost the lease; as above.
+            NotImplementedError: with "keep_latest", a thread uses a `DeltaChannel`, whose state
+                depends on its history.
+            WorkflowAlreadyRunningError: a thread is leased. "delete" has deleted nothing;
+                "keep_latest" has pruned the threads before it.
+            LeaseLostError: this process has lost its lease of a thread; as above.
         """
         if isinstance(thread_ids, str):
             raise TypeError("thread_ids must be a sequence of thread IDs, not a str")
@@ -134,7 +131,7 @@ class Upkeep(AsyncPostgresSaver):
     async def _keep_latest(self, thread_id: str) -> None:
         async with self._cursor() as cursor, cursor.connection.transaction():
             statements = _keep_latest(thread_id)
-            # sets the isolation level, which must come before everything else
+            # It sets the isolation level, which must come before all other statements.
             first = next(statements)
 
             def after_the_first() -> Generator[
@@ -151,13 +148,11 @@ class Upkeep(AsyncPostgresSaver):
     async def acopy_thread(
         self, source_thread_id: str, target_thread_id: str, *, config: RunnableConfig | None = None
     ) -> None:
-        """Copy all checkpoints of a thread to one that has nothing yet.
-
-        The source's runs stay its own.
+        """Copy all checkpoints of a thread to an empty one, without the source's runs.
 
         Args:
             source_thread_id, target_thread_id: the threads.
-            config: as for `adelete_thread`, of the target; its lease goes on.
+            config: as for `adelete_thread`, for the target; its lease goes on.
 
         Raises:
             ThreadNotFoundError: the source has no checkpoint.
@@ -180,27 +175,27 @@ class Upkeep(AsyncPostgresSaver):
                     thread_id=source_thread_id,
                 )
             if own is None:
-                # The row stays: a process that waits for it to make its own would believe that
-                # nothing is known of it.
+                # Keep the fence row: a process that waits to insert its own would take the thread
+                # for a new one.
                 await _run(connection, "raise_fences", [target_thread_id])
 
     async def adelete_for_runs(
         self, run_ids: Sequence[str], *, config: RunnableConfig | None = None
     ) -> None:
-        """Delete what these runs wrote, and the runs; by LangGraph's `run_id` or a durable run's.
+        """Delete these runs and what they wrote, by LangGraph's `run_id` or a durable run's.
 
-        These are their checkpoints in all namespaces and their rows in the ledger, also the row of
-        a durable run of which no checkpoint stays. No index knows which run wrote a checkpoint: it
-        scans those of the whole database.
+        Deletes their checkpoints in all namespaces and their rows in the ledger, including the row
+        of a durable run that keeps no checkpoint. No index covers the run of a checkpoint, so this
+        scans all checkpoints of the database.
 
         Args:
-            run_ids: the runs; those that nobody knows are passed over.
-            config: that of the caller's own run of their thread, whose lease goes on; None: nobody
-                may hold its lease.
+            run_ids: the runs. Unknown runs are ignored.
+            config: the config of the caller's own run of their thread, whose lease goes on; None:
+                nobody may hold the lease.
 
         Raises:
-            NotImplementedError: later checkpoints of a thread stay and use a `DeltaChannel`: their
-                state hangs on what is to be deleted; nothing was deleted.
+            NotImplementedError: later checkpoints of a thread use a `DeltaChannel`, so their state
+                depends on deleted ones; nothing was deleted.
             WorkflowAlreadyRunningError, LeaseLostError: a thread is leased, as for
                 `adelete_thread`.
         """
@@ -233,11 +228,11 @@ class Upkeep(AsyncPostgresSaver):
         await _patiently(work)
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """`acopy_thread`, from another thread than the event loop's."""
+        """`acopy_thread` for a caller in another OS thread."""
         self._from_outside(self.acopy_thread(source_thread_id, target_thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """`adelete_for_runs`, from another thread than the event loop's."""
+        """`adelete_for_runs` for a caller in another OS thread."""
         self._from_outside(self.adelete_for_runs(run_ids))
 
     def _from_outside(self, work: Coroutine[Any, Any, None]) -> None:
@@ -248,7 +243,8 @@ class Upkeep(AsyncPostgresSaver):
         if inside:
             work.close()
             raise asyncio.InvalidStateError(
-                "called on the event loop it needs to finish: use the method with an `a` before it"
+                "cannot wait for the event loop on the loop itself: await the method with the same"
+                " name and an `a` before it"
             )
         asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
@@ -256,8 +252,8 @@ class Upkeep(AsyncPostgresSaver):
     async def _undisturbed(
         self, thread_ids: Sequence[str], *, own: WriteSession | None
     ) -> AsyncGenerator[AsyncConnection[DictRow], None]:
-        """A transaction during which no lease of these threads begins, and none is held but that of
-        `own`.
+        """Open a transaction during which nobody else holds, or can acquire, a lease of these
+        threads.
         """
         async with self._database.connection() as connection, connection.transaction():
             await _run(connection, "on_disk")
@@ -279,13 +275,13 @@ class Upkeep(AsyncPostgresSaver):
             if own is None or own.thread_id != thread_id:
                 strangers[lock_key(thread_id, self._namespace)] = thread_id
                 known = self.sessions.of(thread_id)
-                # its lock may be lost for the moment
+                # It may be recovering its lost lock, so `pg_locks` would not show it.
                 if known is not None and not known.fence.revoked:
                     raise _leased(thread_id)
                 continue
             own.fence.check()
             own.forget_rows()
-            own.history.forget()  # what shows it may be removed
+            own.history.forget()  # the row of its mark may be removed
             if (standing := standings.get(thread_id)) != own.fence.standing:
                 raise own.fence.overtaken(standing)
         for row in await _run(connection, "locked", list(strangers)):
@@ -317,9 +313,7 @@ async def _count(connection: AsyncConnection[DictRow], block: str, *args: Any) -
 
 
 async def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """A transaction fails when somebody else changes the thread at the same moment; the next try
-    sees the change.
-    """
+    """Run a transaction, and again if it fails because another one changed the thread meanwhile."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return await work()

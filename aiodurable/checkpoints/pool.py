@@ -37,40 +37,39 @@ __all__ = ["RUN_CONNECTIONS", "AsyncCheckpointerPool", "create_checkpointer"]
 _log = logging.getLogger(__name__)
 
 _SERIALISERS = 2
-"""Threads for large values. More would only wait for the interpreter's lock."""
+"""OS threads that serialise large values. More would only wait for the interpreter's lock."""
 
 
 RUN_CONNECTIONS = 2
-"""Connections for the statements with which runs begin and end. While one waits for a commit the
+"""Connections for the statements at the start and end of runs. While one waits for a commit, the
 other is free.
 """
 
 
 class AsyncCheckpointerPool:
-    """The connections and the saver of one event loop. Use it as `async with`, or `open` and
-    `aclose` it.
+    """The connections and the saver of one event loop. Use it with `async with`, or with `open` and
+    `aclose`.
 
-    Opening reaches Postgres but makes no tables: `setup` does.
+    Opening connects to Postgres but creates no tables: `setup` does.
 
     Args:
-        dsn: where to; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
+        dsn: the database; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
         password: gives the password of each new connection; see `Durable`.
-        min_size: connections for reads kept open.
-        max_size: connections for reads at most.
-        checkpoint_connections: connections that commit checkpoints, each opened when it is first
-            needed.
-        serde: how values are serialised; None: LangGraph's own way.
-        settings: for the time limits, and `lock_dsn`, the writers' way where `dsn` goes through a
+        min_size: connections for reads that stay open.
+        max_size: connections for reads, at most.
+        checkpoint_connections: connections that commit checkpoints; each opens on first use.
+        serde: the serializer of values; None: LangGraph's own.
+        settings: the time limits, and `lock_dsn`, which the writers use if `dsn` leads through a
             pooler; None: from the environment.
 
     Attributes:
-        database: the pool for reads, also for other statements.
-        direct: for the statements that every run needs.
+        database: the pool for reads and other statements.
+        direct: direct connections for the statements that every run needs.
         bumps: raises the tokens of threads.
-        sessions: those under which this process writes leased threads.
+        sessions: the write sessions of the threads that this process has leased.
 
     Raises:
-        ConfigurationError: no DSN, one that cannot be read, or sizes that make no sense.
+        ConfigurationError: there is no DSN, it is invalid, or a size is.
     """
 
     def __init__(
@@ -115,10 +114,10 @@ class AsyncCheckpointerPool:
 
     @classmethod
     async def get_or_create(cls, dsn: str | None = None, **options: Any) -> Self:
-        """The open pool of this DSN and event loop. The first call makes and opens it, with
+        """The open pool of this DSN and event loop. The first call creates and opens it, with
         `options` as for the class.
 
-        Closing it closes it for all of its users; the next call then makes a new one.
+        Closing it closes it for all of its users; the next call then creates a new one.
 
         Raises:
             PostgresUnavailableError: Postgres could not be reached or refused.
@@ -139,12 +138,12 @@ class AsyncCheckpointerPool:
         await self.aclose()
 
     async def open(self) -> None:
-        """Reach Postgres and start the writers. Idempotent.
+        """Connect to Postgres and start the writers. Idempotent.
 
         Raises:
             PostgresUnavailableError: Postgres could not be reached or refused.
             ConfigurationError: `lock_dsn` leads to another database.
-            ClosedError: it was open and has been closed, or belongs to another event loop.
+            ClosedError: it was closed, or belongs to another event loop.
         """
         async with self._opening:
             if self._loop is not None:
@@ -155,7 +154,7 @@ class AsyncCheckpointerPool:
                 await prove_same_database(
                     self.database, self._direct_dsn, timeout_s=self._settings.connect_timeout_s
                 )
-            except BaseException:  # also when cancelled: the pool has no owner yet
+            except BaseException:  # a cancellation too: the pool has no owner yet
                 await run_to_completion(self.database.aclose(self._settings.close_timeout_s))
                 raise
             self._loop = asyncio.get_running_loop()
@@ -179,24 +178,25 @@ class AsyncCheckpointerPool:
 
     @property
     def serialisers(self) -> Executor | None:
-        """The threads in which large values are serialised; None where it is not open."""
+        """The OS threads that serialise large values; None while it is not open."""
         return self._threads
 
     @property
     def closed(self) -> bool:
-        """Whether it was open and is no more. For good."""
+        """Whether it was closed, which is final."""
         return self._loop is not None and self._saver is None
 
     def _of_this_loop(self) -> None:
         if self.closed:
-            raise ClosedError("this checkpointer pool was closed: make a new one")
+            raise ClosedError("cannot open this checkpointer pool: it was closed; create a new one")
         if self._loop is not asyncio.get_running_loop():
             raise ClosedError(
-                "this checkpointer pool belongs to another event loop: open one in each loop"
+                "cannot use this checkpointer pool: it belongs to another event loop; open one in"
+                " each loop"
             )
 
     async def aclose(self) -> None:
-        """Commit what waits and close all connections, within the `close_timeout_s` of the
+        """Commit the queued writes and close all connections, within the `close_timeout_s` of the
         settings. Idempotent.
         """
         writer, self._writer = self._writer, None
@@ -215,14 +215,14 @@ class AsyncCheckpointerPool:
             await self.database.aclose(self._settings.close_timeout_s)
 
     async def setup(self) -> None:
-        """Make or migrate LangGraph's tables and ours; any number of processes may at once. Raises
-        as `schema.migrate`.
+        """Create or migrate LangGraph's tables and our own; several processes may do so at once.
+        Raises what `schema.migrate` raises.
         """
         await schema.migrate(self._direct_dsn)
 
     def health(self) -> CheckpointsHealth:
-        """How the connections are, as this process knows it. Also before `open` and after
-        `aclose`.
+        """The health of the connections, as this process knows it. Works before `open` and after
+        `aclose`, too.
         """
         breaker, stats = self.database.breaker, self.database.stats()
         circuit = None if breaker is None else breaker.state
@@ -241,26 +241,26 @@ class AsyncCheckpointerPool:
         """The saver, always the same one. Raises `ClosedError` before `open` and after `aclose`."""
         if self._saver is None:
             raise ClosedError(
-                "the checkpointer pool is not open: use it inside `async with`, or call open()"
-                " first"
+                "cannot get a checkpointer: the pool is not open; use it inside `async with`, or"
+                " call open() first"
             )
         return self._saver
 
     async def bump(self, thread_id: str) -> int:
         """Raise the fencing token of the thread, under its lock, and return it. See `fences.bump`.
 
-        What many runs ask at once goes as one statement.
+        One statement serves many concurrent calls.
         """
         return (await self.new_fence(thread_id)).token
 
     async def new_fence(self, thread_id: str) -> fences.Fence:
-        """`bump`, as the fence that writes under the new token show."""
+        """Raise the fencing token of the thread and return the fence of the new lease."""
         return (await self.bumps(thread_id)).fence
 
     async def check_history(self, session: WriteSession) -> None:
-        """Revoke the session's fence where the newest commit acknowledged under it is gone.
+        """Revoke the session's fence if its newest acknowledged commit is gone.
 
-        Asks only where `direct` may lead to another server than that commit.
+        Queries only if `direct` may lead to another server than the one of that commit.
         """
         origins = self.direct.origins
         if session.history.mark is None or (
@@ -272,14 +272,12 @@ class AsyncCheckpointerPool:
             session.history_lost()
 
     async def token(self, thread_id: str) -> int | None:
-        """The fencing token of the thread as it stands in the database; None: it was never
-        leased.
-        """
+        """The thread's fencing token in the database; None: it was never leased."""
         standing = await self.standing(thread_id)
         return None if standing is None else standing.token
 
     async def standing(self, thread_id: str) -> fences.Standing | None:
-        """What the fence of the thread holds in the database; None: it was never leased."""
+        """The thread's fence in the database; None: it was never leased."""
         return await fences.read_standing(self.database, thread_id)
 
 
@@ -305,21 +303,19 @@ async def create_checkpointer(
     on_unavailable: Literal["raise", "memory"] = "raise",
     settings: Settings | None = None,
 ) -> AsyncGenerator[DurableSaver | InMemorySaver, None]:
-    """A checkpointer for the body, its tables made: configured by `dsn` or the environment.
+    """A checkpointer for the body, with its tables created or migrated.
 
     Args:
-        dsn: where to; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
+        dsn: the database; None: `AIODURABLE_DSN`, `DATABASE_URL`, `PG*`, in this order.
         password: gives the password of each new connection; see `Durable`.
-        on_unavailable: "raise"; or "memory": where Postgres cannot be reached at this moment, go on
-            with LangGraph's `InMemorySaver`, which forgets everything when the process ends. Said
-            loudly in the log.
-        settings: `auto_migrate=False` refuses a database that is not ready instead of migrating it;
-            None: from the environment.
+        on_unavailable: "raise"; or "memory": if Postgres cannot be reached now, use LangGraph's
+            `InMemorySaver`, which loses everything when the process ends, and log that as critical.
+        settings: `auto_migrate=False` checks the tables instead of migrating them; None: from the
+            environment.
 
     Raises:
-        PostgresUnavailableError: Postgres could not be reached, and "raise".
-        ConfigurationError: no DSN, or one that cannot be read. That is no outage: "memory" does not
-            cover it.
+        PostgresUnavailableError: Postgres cannot be reached, with "raise".
+        ConfigurationError: there is no DSN, or it is invalid; with "memory", too.
         SchemaMismatchError: the tables are newer than this library, or not ready with
             `auto_migrate=False`.
     """
@@ -341,7 +337,7 @@ async def create_checkpointer(
         await pool.open()
         await (pool.setup() if settings.auto_migrate else schema.check(pool.database.dsn))
         saver = pool.get_checkpointer()
-    except BaseException as error:  # whatever it was, the connections go before it does
+    except BaseException as error:  # close the connections, also after a cancellation
         await pool.aclose()
         if on_unavailable != "memory" or not isinstance(error, PostgresUnavailableError):
             raise

@@ -1,6 +1,4 @@
-"""LangGraph's Postgres saver for all runs of a process at once: no lock around the pool, leased
-threads fenced.
-"""
+"""`DurableSaver`: LangGraph's Postgres saver for all runs of a process, with fenced writes."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ from psycopg.types.json import set_json_loads
 
 from aiodurable.checkpoints.encoding import Rows, Write, dump_json
 from aiodurable.checkpoints.group_commit import GroupCommitter
-from aiodurable.checkpoints.maintenance import Upkeep
+from aiodurable.checkpoints.maintenance import ThreadMaintenance
 from aiodurable.checkpoints.size_estimate import HEAVY_BYTES, MOST_BYTES, looks_large
 from aiodurable.checkpoints.write_session import SESSION_KEY, Finished, WriteSession, WriteSessions
 from aiodurable.errors import ClosedError, ConfigurationError, WorkflowExecutionError
@@ -51,36 +49,36 @@ from aiodurable.postgres.sql import load
 
 __all__ = ["DurableSaver"]
 
-_LATEST = load("checkpoints")["latest"].replace("{select}", Upkeep.SELECT_SQL).encode()
+_LATEST = load("checkpoints")["latest"].replace("{select}", ThreadMaintenance.SELECT_SQL).encode()
 _T = TypeVar("_T")
 _SIZES = load("checkpoints")["sizes"]
-_INNER = load("checkpoints")["inner"].replace("{select}", Upkeep.SELECT_SQL)
+_INNER = load("checkpoints")["inner"].replace("{select}", ThreadMaintenance.SELECT_SQL)
 
 _OF_A_STATE_GRAPH = ("__start__", "branch:to:")
 _STARTS_A_NODE = (*_OF_A_STATE_GRAPH, "join:", "__pregel_tasks")
-"""Channels that make the next step run, by what their names begin with."""
+"""Prefixes of the channels that trigger the next step."""
 
 _ABOUT_THE_TASK = frozenset((ERROR, "__error_source_node__", INTERRUPT, RESUME))
-"""LangGraph's `CONTROL_WRITES`: what happened to a task, as opposed to what it produced."""
+"""LangGraph's `CONTROL_WRITES`: the channels of a task's state, not of its output."""
 
 
-class DurableSaver(Upkeep):
-    """A checkpointer any number of graphs and runs may share. Made by
+class DurableSaver(ThreadMaintenance):
+    """A checkpointer that any number of graphs and runs may share; see
     `AsyncCheckpointerPool.get_checkpointer`.
 
-    A thread that this process has leased is written through the group commit, under its fence;
-    every other one exactly as `AsyncPostgresSaver` does it. The rows are the same either way, and
-    each can continue the other's threads.
+    It writes the threads that this process has leased through the group commit, under their fences,
+    and all other threads exactly as `AsyncPostgresSaver` does. The rows are the same, and each
+    saver can continue the other's threads.
 
-    On a leased thread two things differ from the stock saver. A failed task's partial output is not
-    stored beside its error: LangGraph would take the task for finished and skip the rest of it
-    (langgraph#8834). And a checkpoint whose id does not sort after its parent's is refused:
-    LangGraph reads the highest id as the newest, so it would never be found.
+    On a leased thread it differs from the stock saver in two ways. It does not store a failed
+    task's partial output beside its error: LangGraph would take the task for finished and skip the
+    rest of it (langgraph#8834). And it refuses a checkpoint whose id does not sort after its
+    parent's: LangGraph reads the highest id as the newest, so it would never read this one.
 
     Attributes:
-        sessions: those under which this process writes leased threads.
-        latest: the newest row of a thread and namespace, as the stock saver's own query gives it;
-            for `aget_tuple`.
+        sessions: the write sessions of the threads that this process has leased.
+        latest: reads the newest row of a thread and namespace with the stock saver's own query, for
+            `aget_tuple`.
     """
 
     def __init__(
@@ -94,8 +92,7 @@ class DurableSaver(Upkeep):
         serde: SerializerProtocol | None = None,
     ) -> None:
         super().__init__(database.pool, serde=serde)
-        # All of these are shared, not copied, by the clones that `with_allowlist` makes with
-        # `copy.copy`.
+        # The clones that `with_allowlist` makes with `copy.copy` share all of these.
         self.sessions = sessions
         self._database = database
         self._writer = writer
@@ -106,8 +103,8 @@ class DurableSaver(Upkeep):
         )
 
     async def setup(self) -> None:
-        """Make LangGraph's tables and ours; any number of processes may at once, unlike with the
-        stock saver.
+        """Create LangGraph's tables and our own. Several processes may do so at once, unlike with
+        the stock saver.
         """
         await schema.migrate(self._database.dsn)
 
@@ -115,8 +112,8 @@ class DurableSaver(Upkeep):
     async def _cursor(
         self, *, pipeline: bool = False
     ) -> AsyncGenerator[AsyncCursor[DictRow], None]:
-        """All statements of the stock saver get their cursor here. Its lock is for one connection;
-        a pool needs none.
+        """The cursor of all the stock saver's statements. It takes no lock: the stock saver's is
+        for a single connection.
         """
         async with self._database.connection() as connection:
             if not pipeline:
@@ -142,8 +139,8 @@ class DurableSaver(Upkeep):
         return clone
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The checkpoint the config names, or the thread's newest. The newest ones that many ask
-        for at once come together.
+        """The checkpoint that the config names, or the thread's newest. One statement reads the
+        newest ones for many concurrent calls.
         """
         if get_checkpoint_id(config):
             return await super().aget_tuple(config)
@@ -170,16 +167,15 @@ class DurableSaver(Upkeep):
         if row is None:
             return None
         _refuse_damaged(row)
-        # pending sends of an old format
+        # An old format stores the pending sends with the parent.
         if row["checkpoint"]["v"] < 4 and row["parent_checkpoint_id"]:
             return await super().aget_tuple(config)
         return await self._load_checkpoint_tuple(row)
 
     async def steps(self, session: WriteSession, *, inner: bool) -> list[DictRow]:
-        """The newest row of a thread, and with `inner` those of the subgraphs that are under way in
-        its step.
+        """The newest row of a thread and, with `inner`, those of the running subgraphs of its step.
 
-        The next `aget_tuple` in the session takes the first of them instead of asking once more.
+        The next `aget_tuple` of the session uses the first row instead of a query.
         """
         latest = self.latest((session.thread_id, ""))
         if inner:
@@ -192,16 +188,12 @@ class DurableSaver(Upkeep):
         return [head, *others.get(session.thread_id, ())]
 
     async def sizes(self, thread_ids: Sequence[str]) -> dict[str, int]:
-        """Bytes of the values that the newest checkpoints of threads refer to; threads without any
-        are left out.
-        """
+        """Bytes of the values of the threads' newest checkpoints; leaves out empty threads."""
         rows = await self._database.fetch(_SIZES, list(thread_ids))
         return {row["thread_id"]: int(row["bytes"] or 0) for row in rows}
 
     async def steps_of(self, thread_ids: Sequence[str], *, inner: bool) -> dict[str, list[DictRow]]:
-        """What `steps` gives, for many threads at once. Integers of more than 64 bits in their
-        metadata are rounded.
-        """
+        """`steps` for many threads at once. Rounds integers of more than 64 bits in metadata."""
         heads = await self._fetch_latest(
             [(thread_id, "") for thread_id in thread_ids], loads=_read_json_fast
         )
@@ -214,7 +206,7 @@ class DurableSaver(Upkeep):
         }
 
     async def in_a_thread(self, call: Callable[..., _T], *args: Any) -> _T:
-        """Run what is heavy in the saver's own threads: sync nodes can hold all of the loop's."""
+        """Run heavy work in the saver's own OS threads: sync nodes may occupy all of the loop's."""
         return await self.loop.run_in_executor(self._threads, call, *args)
 
     async def _fetch_inner(self, thread_ids: Sequence[str]) -> dict[str, list[DictRow]]:
@@ -238,8 +230,8 @@ class DurableSaver(Upkeep):
         return {(row["thread_id"], row["checkpoint_ns"]): row for row in rows}
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
-        """As the stock saver's, which always goes through the loop's default threads: sync nodes
-        can hold all of those.
+        """Decode a row, a large one in the saver's own OS threads. The stock saver always uses the
+        loop's, which sync nodes may occupy.
         """
         blobs, writes = value["channel_values"] or (), value["pending_writes"] or ()
         size = sum(len(blob[2] or b"") for blob in blobs) + sum(
@@ -277,13 +269,13 @@ class DurableSaver(Upkeep):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Store a checkpoint; returns after its commit.
+        """Store a checkpoint. Returns after its commit.
 
         Raises:
-            LeaseLostError: the thread is leased and its lease was lost; nothing was written.
+            LeaseLostError: this process has lost the lease; nothing was written.
             ConfigurationError: a value cannot be stored; nothing was written.
             WorkflowExecutionError: its id does not sort after its parent's; nothing was written.
-            PostgresUnavailableError: Postgres stayed away for longer than a restart takes.
+            PostgresUnavailableError: Postgres could not be reached for longer than a restart takes.
         """
         session = self._session_of(config)
         if session is None:
@@ -295,8 +287,8 @@ class DurableSaver(Upkeep):
         parent_id: str | None = configurable.get("checkpoint_id")
         if parent_id and checkpoint["id"] <= parent_id:
             raise _out_of_order(thread_id, checkpoint["id"], parent_id)
-        # As the stock saver splits them: scalars stay in the checkpoint, all else goes to blobs, a
-        # delta channel's snapshot too, with a true in its place.
+        # Split the values as the stock saver does: scalars stay in the checkpoint, all others
+        # become blobs. A delta channel's snapshot becomes a blob, too, with a true in its place.
         inline: dict[str, Any] = {}
         values: dict[str, Any] = {}
         for channel, value in checkpoint["channel_values"].items():
@@ -311,7 +303,7 @@ class DurableSaver(Upkeep):
             channel: str(version) for channel, version in new_versions.items() if channel in values
         }
 
-        # A change from outside (`update_state`) is no step of the run.
+        # A change of the state (`update_state`) is not a step of the run.
         advances = not namespace and metadata.get("source") in ("input", "loop")
 
         def dump() -> Rows:
@@ -324,7 +316,9 @@ class DurableSaver(Upkeep):
                 dump_json(get_serializable_checkpoint_metadata(config, metadata)),
             )
             blobs = self._dump_blobs(thread_id, namespace, values, versions)
-            return Rows(blobs=blobs, checkpoint=row, takes=session.untaken if advances else None)
+            return Rows(
+                blobs=blobs, checkpoint=row, consumes=session.unconsumed if advances else None
+            )
 
         await self._commit(session, dump, [*(values[channel] for channel in versions), inline])
         if not namespace:
@@ -344,7 +338,7 @@ class DurableSaver(Upkeep):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Store what a task wrote; returns after its commit. Raises like `aput`."""
+        """Store the writes of a task. Returns after the commit. Raises what `aput` raises."""
         session = self._session_of(config)
         if session is None:
             return await super().aput_writes(config, writes, task_id, task_path)
@@ -352,7 +346,7 @@ class DurableSaver(Upkeep):
         configurable = _configurable(config)
         if errors := [value for channel, value in writes if channel == ERROR]:
             if any(map(is_invalid_resume, errors)):
-                return None  # the answer was refused by its schema: the question is open as before
+                return None  # the question's schema refused the answer: the question stays open
             writes = [write for write in writes if write[0] in _ABOUT_THE_TASK]
         if not writes:
             return None
@@ -377,8 +371,8 @@ class DurableSaver(Upkeep):
         configurable = _configurable(config)
         thread_id = configurable["thread_id"]
         carried: WriteSession | None = configurable.get(SESSION_KEY)
-        # A graph run inside a node on a thread of its own inherits the outer configurable, session
-        # and all.
+        # A graph that a node runs on another thread inherits the outer configurable, including the
+        # session.
         return (
             carried
             if carried is not None and carried.thread_id == thread_id
@@ -390,7 +384,8 @@ class DurableSaver(Upkeep):
     ) -> None:
         if self.loop is not asyncio.get_running_loop():
             raise ClosedError(
-                "this checkpointer belongs to another event loop: open a Durable in each loop",
+                "cannot use this checkpointer: it belongs to another event loop; open a Durable in"
+                " each loop",
                 thread_id=session.thread_id,
             )
         session.blank, session.head = False, None
@@ -401,7 +396,7 @@ class DurableSaver(Upkeep):
                 else:
                     rows = dump()
             except Exception as error:
-                # serialisers raise what they like; ours is to say whose value it was
+                # Serializers may raise anything; our error names the thread.
                 raise _unserialisable(session.thread_id, error) from error
             session.fence.check()
             write = Write(
@@ -421,8 +416,8 @@ def _configurable(config: RunnableConfig) -> dict[str, Any]:
 
 
 def _finished(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> Finished | None:
-    """The checkpoint, if `classify` in sql/threads.sql calls its thread complete beyond doubt while
-    it is the head and bare.
+    """The checkpoint, if `classify` in sql/threads.sql calls a thread certainly complete that has
+    it as its head without writes.
     """
     updated = checkpoint.get("updated_channels")
     if updated is None or any(channel.startswith(_STARTS_A_NODE) for channel in updated):
@@ -455,7 +450,7 @@ def _too_large(thread_id: str, size: int) -> ConfigurationError:
 
 
 def _read_json_fast(data: str | bytes) -> Any:
-    """As `read_json`; integers of more than 64 bits are rounded."""
+    """`read_json`, but faster; rounds integers of more than 64 bits."""
     try:
         return orjson.loads(data)
     except ValueError:
@@ -463,7 +458,7 @@ def _read_json_fast(data: str | bytes) -> Any:
 
 
 def _refuse_damaged(row: DictRow) -> None:
-    """Raise unless the row has what LangGraph reads of one without checking it."""
+    """Raise if the row lacks a value that LangGraph reads without a check."""
     checkpoint, metadata = row["checkpoint"], row["metadata"]
     if not isinstance(checkpoint, dict) or not isinstance(metadata, dict):
         damaged = ["checkpoint or metadata"]

@@ -1,6 +1,4 @@
-"""Is a value so large that serialising it would hold up the event loop? A guess that costs
-microseconds.
-"""
+"""Estimates within microseconds whether serialising a value would block the event loop."""
 
 from __future__ import annotations
 
@@ -12,13 +10,11 @@ from typing import Any, Final
 __all__ = ["HEAVY_BYTES", "MOST_BYTES", "looks_large"]
 
 HEAVY_BYTES: Final = 64 << 10
-"""About where msgpack takes longer than handing the work to a thread and back does (0.1 ms)."""
+"""The size from which msgpack takes longer than a hop to another OS thread and back (0.1 ms)."""
 
 MOST_BYTES: Final = (1 << 30) - (1 << 20)
-"""Of one statement: the server ends a connection whose message has 1 GiB
-(`PQ_LARGE_MESSAGE_LIMIT`), and does not say why.
-
-The statement itself and the keys of its rows fit into the rest.
+"""The largest value in one statement: the server ends a connection without a reason if a message
+has 1 GiB (`PQ_LARGE_MESSAGE_LIMIT`). The statement and the keys of its rows fit into the rest.
 """
 
 _SAMPLE: Final = 8
@@ -26,10 +22,10 @@ _DEPTH: Final = 4
 
 
 def looks_large(values: Iterable[Any]) -> bool:
-    """Whether the values together look like more than `HEAVY_BYTES` once serialised.
+    """Whether the serialised values probably have more than `HEAVY_BYTES` together.
 
-    Containers are sampled from their beginning. A wrong guess costs a little time on the loop or a
-    thread hop, no more.
+    It samples the first items of containers. A wrong estimate only costs a little time on the loop
+    or a needless hop to another OS thread.
     """
     weight = 0
     for value in values:
@@ -53,7 +49,7 @@ def _weigh(value: Any, depth: int) -> int:
 
 
 def _weigh_other(value: Any, depth: int) -> int:
-    """What is neither plain data nor of its exact type: looked at the slow way."""
+    """The slow path: subclasses of plain types, and objects."""
     if isinstance(value, str | bytes | bytearray | memoryview):
         return len(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,5 @@
-"""The step that a thread, or a subgraph of it, stands in: what its newest checkpoint and the writes
-after it say.
-
-Nothing of what is stored is built to read this; see `stored_values`.
+"""Reads the current step of a thread or subgraph from its newest checkpoint and the writes after
+it, without building any stored object (see `stored_values`).
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ _BRANCH, _JOIN = "branch:to:", "join:"
 
 
 class StoredValue(NamedTuple):
-    """A value of a channel, as the serializer wrote it."""
+    """A serialised value of a channel."""
 
     channel: str
     kind: str
@@ -31,13 +29,13 @@ class StoredValue(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredTask:
-    """A task of the step that wrote something.
+    """A task of the step that has writes.
 
     Attributes:
-        task_id: its id, which LangGraph makes of the checkpoint, the node and the channels that
+        task_id: its id, which LangGraph derives from the checkpoint, the node and the channels that
             trigger it.
-        path: LangGraph's text of where it came from; empty in rows of an old saver.
-        waiting: it asked a question and has not finished.
+        path: its `task_path`; empty in rows of an old saver.
+        waiting: whether it has asked a question and not finished.
     """
 
     task_id: str
@@ -53,13 +51,13 @@ class StoredStep:
         namespace: LangGraph's checkpoint_ns; empty for the root graph.
         checkpoint_id: the checkpoint.
         number: its superstep.
-        format: the version of LangGraph's checkpoints that it has.
-        channels: the channels that start a node of the step, or that wait for others before they
-            do.
-        sends: the nodes of the step's Sends, in their order.
-        commanded: nodes that a `Command` from outside sends to.
-        tasks: the tasks that wrote something.
-        values: all that is read to go on.
+        format: its version of LangGraph's checkpoint format.
+        channels: the channels that trigger a node of the step, now or once other channels have
+            values, too.
+        sends: the nodes of the step's Sends, in order.
+        commanded: the nodes of a caller's `Command`.
+        tasks: the tasks that have writes.
+        values: the values that a resumption decodes.
     """
 
     namespace: str
@@ -74,7 +72,7 @@ class StoredStep:
 
     @classmethod
     def of(cls, row: Mapping[str, Any], reader: ValueReader) -> StoredStep:
-        """Read a row of the saver's own query of a checkpoint with its values and writes."""
+        """Decode a row of the saver's query for a checkpoint with its values and writes."""
         checkpoint: Mapping[str, Any] = row["checkpoint"]
         stored = [StoredValue(_text(v[0]), _text(v[1]), v[2]) for v in row["channel_values"] or ()]
         stored = [value for value in stored if value.kind != "empty"]
@@ -110,11 +108,11 @@ class StoredStep:
 def _starting(
     checkpoint: Mapping[str, Any], by_channel: Mapping[str, StoredValue], reader: ValueReader
 ) -> Iterator[str]:
-    """The channels that make the next step run, and those that will once others have come.
+    """The channels that trigger the next step, and those that will once other channels have values.
 
-    As `classify` in sql/threads.sql has it, and langgraph 1.2, `pregel/_algo.py`, for what waits
-    for others: a join of which some have arrived, and a deferred node, keep their channel's value
-    until they run.
+    The first as in `classify` in sql/threads.sql, the others as in langgraph 1.2,
+    `pregel/_algo.py`: an incomplete join and a deferred node keep their channel's value until they
+    run.
     """
     updated = checkpoint.get("updated_channels")
     for channel in updated or ():

@@ -1,9 +1,7 @@
-"""Stored values, read without building anything: which classes they hold, and whether this process
-can rebuild those.
+"""Checks, without building anything, whether this process can rebuild the objects in stored values.
 
-LangGraph's serializer never raises for a class that was moved, deleted, changed or is not allowed:
-it returns what the object was made of, a dict as a rule, or None. A call that is about to resume a
-thread checks here first.
+LangGraph's serializer does not raise if a class was moved, deleted or changed, or is not allowed:
+it returns the object's arguments, usually a dict, or None. So a resumption checks first.
 """
 
 from __future__ import annotations
@@ -39,17 +37,17 @@ from aiodurable.inert import CONSTRUCTORS, DEEPEST
 __all__ = ["SAFE", "Built", "Undecodable", "ValueReader", "classes_in", "serde_for"]
 
 SAFE: frozenset[tuple[str, ...]] = getattr(_msgpack, "SAFE_MSGPACK_TYPES", frozenset())
-"""What LangGraph rebuilds whatever is allowed."""
+"""The classes that LangGraph always rebuilds."""
 _JSON_CONSTRUCTOR = 2
 """The version of the envelope in which LangGraph stored objects before it used msgpack."""
 
 
 class Undecodable(NamedTuple):
-    """A class of which a stored value is, and that this process cannot rebuild.
+    """The class of a stored object that this process cannot rebuild.
 
     Attributes:
         name: module and class.
-        why: what is wrong, and what helps.
+        why: the reason, and what to do.
     """
 
     name: str
@@ -57,11 +55,11 @@ class Undecodable(NamedTuple):
 
 
 class Built:
-    """What a stored object is made of; nothing of it was called.
+    """The parts of a stored object, which was not built.
 
     Attributes:
         module, name: its class.
-        code: how LangGraph's serializer would build it.
+        code: the msgpack extension, which says how LangGraph's serializer would build it.
         made_of: the arguments.
     """
 
@@ -75,24 +73,24 @@ class Built:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Its class, as LangGraph's lists of allowed ones name it."""
+        """Its class, as in LangGraph's lists of allowed classes."""
         return self.module, self.name
 
     @property
     def node(self) -> str | None:
-        """Of a stored `Send`: the node it goes to."""
+        """The target node, if it is a `Send`."""
         sent = self.name == "Send" and isinstance(self.made_of, list | tuple) and self.made_of
         return str(cast("list[Any]", self.made_of)[0]) if sent else None
 
 
 class ValueReader:
-    """Reads what one serializer wrote.
+    """Reads the values of one serializer.
 
     Args:
-        serde: the serializer. Nothing is known of one that is neither LangGraph's nor its
-            encrypting one.
-        load_modules: whether a module that is not imported yet may be imported, as LangGraph does
-            when it loads a value. Otherwise it is only looked for: what is in it is not known then.
+        serde: the serializer. It checks nothing unless that is LangGraph's own, with or without
+            encryption.
+        load_modules: whether it may import modules, as LangGraph does when it loads a value.
+            Otherwise it only checks that a module exists, and does not know its contents.
     """
 
     def __init__(self, serde: SerializerProtocol, *, load_modules: bool) -> None:
@@ -105,15 +103,13 @@ class ValueReader:
         self._load_modules = load_modules
 
     def undecodable(self, values: Iterable[tuple[str, bytes | None]]) -> list[Undecodable]:
-        """The classes in these values, given as kind and bytes, that cannot be rebuilt here; each
-        once.
-        """
+        """The classes in these values (kind and bytes) that cannot be rebuilt, each once."""
         found: dict[str, Undecodable] = {}
         for kind, blob in values:
             built: list[Built] = []
             try:
                 self._read(kind, blob, built)
-            except Exception as error:  # a wrong key, torn bytes, a kind that nobody here knows
+            except Exception as error:  # a wrong key, damaged bytes, an unknown kind
                 problem = Undecodable(
                     f"(stored as {kind})", f"cannot be read: {type(error).__name__}"
                 )
@@ -121,7 +117,7 @@ class ValueReader:
             for one in built:
                 try:
                     why = self._why_not(one)
-                except Exception as error:  # a row can name what no class is called
+                except Exception as error:  # a row can contain an impossible name
                     why = f"cannot be read: {type(error).__name__}"
                 if why:
                     name = f"{one.module}.{one.name}"
@@ -129,10 +125,10 @@ class ValueReader:
         return list(found.values())
 
     def inert(self, kind: str, blob: bytes | None) -> Any:
-        """The value with a `Built` in the place of each object; None where it cannot be read."""
+        """The value with a `Built` in place of each object; None if it cannot be decoded."""
         try:
             return self._read(kind, blob, [])
-        except Exception:  # as in undecodable, which tells of it
+        except Exception:  # `undecodable` reports it
             return None
 
     def _read(self, kind: str, blob: bytes | None, built: list[Built]) -> Any:
@@ -148,7 +144,7 @@ class ValueReader:
             return ormsgpack.unpackb(data, ext_hook=_hook(built), option=ormsgpack.OPT_NON_STR_KEYS)
         if kind == "json":
             return json.loads(data, object_hook=lambda value: self._json_object(value, built))
-        # null, bytes, and pickles, whose reading raises by itself where a class is gone
+        # null, bytes, and pickles, which raise by themselves if a class is gone
         return None
 
     def _json_object(self, value: dict[str, Any], built: list[Built]) -> Any:
@@ -163,7 +159,7 @@ class ValueReader:
         return built[-1]
 
     def _why_not(self, one: Built) -> str | None:
-        """Why the object would not come back as one, or None."""
+        """Why the object cannot be rebuilt; None if it can."""
         key = one.key
         if key in SAFE:
             return None
@@ -187,11 +183,11 @@ class ValueReader:
 
 
 def serde_for(graph: Any, saver: BaseCheckpointSaver[Any]) -> SerializerProtocol:
-    """The serializer with which a graph reads what `saver` stored: the saver's, and with strict
-    msgpack the graph's types.
+    """The serializer with which a graph decodes the values of `saver`: the saver's own, which with
+    strict msgpack also allows the graph's types.
 
-    LangGraph derives those from the schemas when it compiles a graph, and gives them to the saver
-    at each call.
+    LangGraph derives these from the schemas when it compiles a graph, and passes them to the saver
+    in each call.
     """
     allowing = getattr(graph, "_apply_checkpointer_allowlist", None)
     return (saver if allowing is None else allowing(saver)).serde
@@ -211,7 +207,7 @@ def _hook(built: list[Built]) -> Callable[[int, bytes], Any]:
         nonlocal depth
         if code == EXT_NUMPY_ARRAY:
             return None
-        if depth == DEEPEST:  # each is a call of the decoder inside a call of it
+        if depth == DEEPEST:  # the decoder calls itself for each level
             raise ValueError("nested too deep")
         depth += 1
         inside = ormsgpack.unpackb(data, ext_hook=hook, option=ormsgpack.OPT_NON_STR_KEYS)
@@ -228,14 +224,14 @@ def _hook(built: list[Built]) -> Callable[[int, bytes], Any]:
 
 @lru_cache(maxsize=4096)
 def _resolve(module: str, name: str, load: bool) -> tuple[Any, str | None]:
-    """What the class is now, and why it is none. Neither: its module is there, but not imported."""
+    """The class, or why it does not exist. Neither, if its module exists but is not imported."""
     found = sys.modules.get(module)
     if found is None and not load:
         return None, None if _is_there(module) else f"there is no module {module!r} here"
     if found is None:
         try:
             found = import_module(module)
-        except Exception as error:  # whatever the module raises when it is imported
+        except Exception as error:  # a module may raise anything
             return None, f"module {module!r} cannot be imported: {type(error).__name__}"
     cls = getattr(found, name, None)
     if cls is None:
@@ -250,9 +246,7 @@ def _resolve(module: str, name: str, load: bool) -> tuple[Any, str | None]:
 
 
 def _is_there(module: str) -> bool:
-    """Whether a module can be found; unlike `importlib.util.find_spec` this imports no package
-    around it.
-    """
+    """Whether a module exists. Imports no parent package, unlike `importlib.util.find_spec`."""
     path: Any = None
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
@@ -267,9 +261,7 @@ def _is_there(module: str) -> bool:
 
 
 def _misfit(cls: Any, one: Built) -> str | None:
-    """Why the class does not take what the object was made of, as far as is known without calling
-    it.
-    """
+    """Why the class does not accept the stored arguments, as far as is known without a call."""
     if one.code == EXT_PYDANTIC_V2:
         return (
             None
@@ -302,7 +294,7 @@ def _misfit(cls: Any, one: Built) -> str | None:
         else:
             signature.bind(**cast("dict[str, Any]", one.made_of))
     except TypeError as error:
-        return f"it does not take what was stored: {error}"
+        return f"it does not accept the stored arguments: {error}"
     return None
 
 

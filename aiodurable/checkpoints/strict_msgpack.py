@@ -1,8 +1,8 @@
-"""A serializer that builds the classes it was given and no others, and that stores no others.
+"""A serializer that stores and builds only allowed classes.
 
-LangGraph's serializer builds any class that a row names. With a list of classes it is strict, but
-only where it reads: it stores an object of any class, and gives back what the object was made of.
-Here both ends refuse, so that what is stored can be read again.
+LangGraph's serializer builds any class that a row names. With a list of allowed classes it is
+strict only when it reads: it still stores an object of any class, and later returns the object's
+arguments in its place. `StrictSerializer` raises in both cases, so every stored value can be read.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from aiodurable.errors import ConfigurationError, InvalidArgumentError
 __all__ = ["ClassName", "StrictSerializer", "saver_allowing", "strict"]
 
 ClassName = tuple[str, str]
-"""The module of a class, and its name in there."""
+"""The module of a class and its name in that module."""
 
 
 class StrictSerializer(JsonPlusSerializer):
-    """LangGraph's serializer, strict where it reads and where it writes.
+    """LangGraph's serializer, but strict when it reads and when it writes.
 
     Args:
-        permissive: the serializer whose other options hold.
-        allowed: what is built and stored, beside messages, dates and the like.
+        permissive: the serializer whose other options it takes over.
+        allowed: the allowed classes, besides messages, dates and the like.
     """
 
     def __init__(self, permissive: JsonPlusSerializer, allowed: Collection[ClassName]) -> None:
@@ -42,10 +42,10 @@ class StrictSerializer(JsonPlusSerializer):
         )
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """The value as LangGraph stores it.
+        """Encode a value as LangGraph does.
 
         Raises:
-            InvalidArgumentError: it holds an object of a class that would not be built again.
+            InvalidArgumentError: it contains an object of a class that is not allowed.
         """
         kind, data = super().dumps_typed(obj)
         if kind == "msgpack" and (refused := self._refused(data)):
@@ -53,10 +53,10 @@ class StrictSerializer(JsonPlusSerializer):
         return kind, data
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """The value.
+        """Decode a value.
 
         Raises:
-            ConfigurationError: it holds an object of another class.
+            ConfigurationError: it contains an object of a class that is not allowed.
         """
         kind, blob = data
         if kind == "msgpack" and (refused := self._refused(blob)):
@@ -70,9 +70,8 @@ class StrictSerializer(JsonPlusSerializer):
 
 
 def strict(serde: SerializerProtocol, allowed: Collection[ClassName]) -> SerializerProtocol:
-    """The serializer, made strict.
-
-    One that is not LangGraph's own stays as it is: how it reads is its author's choice.
+    """A strict variant of the serializer. A serializer that is not LangGraph's own is returned as
+    it is: its author decides how it decodes.
     """
     if type(serde) is EncryptedSerializer:
         inner = strict(serde.serde, allowed)
@@ -85,7 +84,7 @@ def strict(serde: SerializerProtocol, allowed: Collection[ClassName]) -> Seriali
 def saver_allowing(
     saver: BaseCheckpointSaver[Any], allowed: Collection[ClassName]
 ) -> BaseCheckpointSaver[Any]:
-    """The saver; where its serializer is strict, one that builds these classes too."""
+    """The saver; if its serializer is strict, a saver that also builds these classes."""
     serde = saver.serde
     inner = serde.serde if isinstance(serde, EncryptedSerializer) else serde
     listed = getattr(inner, "_allowed_msgpack_modules", True)
@@ -96,7 +95,7 @@ def _message(what: str, refused: Collection[Built]) -> str:
     keys = sorted({one.key for one in refused})
     classes = ", ".join(".".join(key) for key in keys)
     return (
-        f"cannot {what} a value of {classes}: no schema of the graph names this class, so that a "
-        "run that goes on would not build it; name it in the state, input or context schema, or "
-        f"give Settings(allowed_msgpack_modules={keys!r})"
+        f"cannot {what} a value of {classes}: no schema of the graph names this class, so a resumed"
+        " run would not build it; name it in the state, input or context schema, or in"
+        f" Settings(allowed_msgpack_modules={keys!r})"
     )

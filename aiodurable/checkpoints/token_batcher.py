@@ -1,6 +1,4 @@
-"""Raising tokens for the runs of a process, many in one statement, and knowing which are under
-way.
-"""
+"""Raises the tokens of many threads in one statement, and knows which statements are in flight."""
 
 from __future__ import annotations
 
@@ -18,11 +16,11 @@ __all__ = ["Raised", "TokenBatcher"]
 
 
 class Raised(NamedTuple):
-    """A thread whose token was raised.
+    """The result of raising a thread's token.
 
     Attributes:
-        fence: that of the new lease.
-        first: nothing was known of the thread: no lease, no checkpoint, no run.
+        fence: the fence of the new lease.
+        first: whether the thread is new: it had no lease, no checkpoint and no run.
     """
 
     fence: Fence
@@ -33,20 +31,21 @@ class TokenBatcher:
     """Raises the tokens of threads under their locks.
 
     Args:
-        database: for a fence that somebody has locked, which takes patience.
-        direct: for all others.
+        database: for fences that another transaction has locked, where a statement has to wait.
+        direct: for all other fences.
     """
 
     def __init__(self, database: PsycopgPool, direct: DirectPool) -> None:
         self._database = database
         self._direct = direct
         self._free = Batcher(self._raise_free, name="aiodurable bumps")
-        self._under_way: dict[str, asyncio.Future[None]] = {}
+        self._in_flight: dict[str, asyncio.Future[None]] = {}
 
     async def __call__(self, thread_id: str) -> Raised:
-        """Raise the token of the thread, and return the fence of the new lease. Raises as `bump`.
+        """Raise the token of the thread and return the fence of the new lease. Raises what `bump`
+        raises.
 
-        A cancelled call may leave its statement under way; `ended` returns when it is not.
+        A cancelled call may leave its statement in flight; `ended` waits for it.
         """
         raised = await self._free(thread_id)
         if raised is None:
@@ -55,15 +54,15 @@ class TokenBatcher:
         return Raised(Fence(thread_id, token, lease_id), first)
 
     async def ended(self, thread_id: str) -> None:
-        """Return when no statement is under way that may raise the token of the thread.
+        """Wait until no statement is in flight that may raise the thread's token.
 
-        One that comes after its lease would make the writes of the next lease stale.
+        If one arrived after the release of its lease, it would make the next lease's writes stale.
         """
-        while (under_way := self._under_way.get(thread_id)) is not None:
-            await asyncio.wait({under_way})
+        while (in_flight := self._in_flight.get(thread_id)) is not None:
+            await asyncio.wait({in_flight})
 
     async def aclose(self) -> None:
-        """Answer nothing more. Idempotent."""
+        """Reject all further calls. Idempotent."""
         await self._free.aclose()
 
     async def _raise_free(self, thread_ids: Sequence[str]) -> dict[str, tuple[Standing, bool]]:
@@ -79,17 +78,17 @@ class TokenBatcher:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.cancel()  # it ends when the server has cancelled the statement, or answered it
+            task.cancel()  # it ends once the server has cancelled or answered the statement
             raise
 
     @contextmanager
     def _noted(self, thread_ids: Iterable[str]) -> Iterator[None]:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._under_way.update(dict.fromkeys(thread_ids, ended))
+        self._in_flight.update(dict.fromkeys(thread_ids, ended))
         try:
             yield
         finally:
             for thread_id in thread_ids:
-                if self._under_way.get(thread_id) is ended:
-                    del self._under_way[thread_id]
+                if self._in_flight.get(thread_id) is ended:
+                    del self._in_flight[thread_id]
             ended.set_result(None)

@@ -1,5 +1,5 @@
-"""The writes that wait for their commit: bounded, in order within a thread, no thread in two
-batches at once.
+"""The bounded queue of writes before their commit: it keeps the order of each thread's writes, and
+no thread is in two batches at once.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from aiodurable.errors import ClosedError
 __all__ = ["QueueLoad", "WriteQueue"]
 
 _ENTERING: Final = 8
-"""How many calls may serialise their values at once: what they produce is not counted before it is
-there.
+"""How many calls may serialise values at once. The queue cannot count their bytes until they are
+done.
 """
 
 
@@ -105,7 +105,8 @@ class WriteQueue:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise ClosedError(
-                "the checkpointer pool is closed: keep it open for as long as graphs run"
+                "cannot write a checkpoint: the checkpointer pool is closed; keep it open while"
+                " graphs run"
             )
 
     @property
@@ -223,7 +224,8 @@ class WriteQueue:
             if not admitted.done():
                 admitted.set_exception(
                     ClosedError(
-                        "the checkpointer pool was closed while a checkpoint waited for capacity"
+                        "cannot write a checkpoint: the checkpointer pool was closed while it"
+                        " waited for capacity; keep it open while graphs run"
                     )
                 )
         self._callers.clear()

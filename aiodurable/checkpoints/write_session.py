@@ -1,6 +1,4 @@
-"""What a run remembers between its writes: beside the fence, which says that it may write at
-all.
-"""
+"""The write session of a run: its fence, and the facts it remembers between writes."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ LangGraph keeps keys that begin with two underscores out of the metadata, and th
 
 
 class Finished(NamedTuple):
-    """A checkpoint of the root graph after which nothing is left to do, as its own row says it."""
+    """A checkpoint of the root graph whose own row shows that no work is left after it."""
 
     checkpoint_id: str
     step: int
@@ -32,23 +30,22 @@ class Finished(NamedTuple):
 
 
 class WriteSession:
-    """The writes of one attempt under a fence; or, before the first attempt, of its lease.
+    """The write session of one attempt, or of its lease before the first attempt.
 
     Attributes:
         fence: the right to write.
         thread_id: its thread.
-        history: what was acknowledged under the fence; the sessions of one lease share it.
-        blank: the thread was seen to have no checkpoint a moment ago: the first read of its newest
-            one need not query. Over with that read, or with the first write.
-        head: the row of the thread's newest checkpoint, where it was read a moment ago: its next
-            read need not query. Over like `blank`.
-        finished: the newest checkpoint of the root graph that was written here, if nothing is left
-            to do after it.
-        untaken: the run whose input no checkpoint has taken yet; its first one says so in the
-            ledger, in the same commit.
+        history: the newest acknowledged commit; the sessions of one lease share it.
+        blank: the thread is known to have no checkpoint, so the first read of its newest one needs
+            no query. Reset by that read and by the first write.
+        head: the row of the thread's newest checkpoint, if it was just read, so its next read needs
+            no query. Reset like `blank`.
+        finished: the newest root checkpoint that this session wrote, if no work is left after it.
+        unconsumed: the run whose input no checkpoint has consumed yet. Its first checkpoint records
+            the consumption in the ledger, in the same commit.
     """
 
-    __slots__ = ("blank", "fence", "finished", "head", "history", "thread_id", "untaken")
+    __slots__ = ("blank", "fence", "finished", "head", "history", "thread_id", "unconsumed")
 
     def __init__(self, fence: Fence, history: History | None = None) -> None:
         self.fence = fence
@@ -57,28 +54,28 @@ class WriteSession:
         self.blank = False
         self.head: Mapping[str, Any] | None = None
         self.finished: Finished | None = None
-        self.untaken: str | None = None
+        self.unconsumed: str | None = None
 
-    def of_attempt(self, *, untaken: str | None, blank: bool) -> WriteSession:
+    def of_attempt(self, *, unconsumed: str | None, blank: bool) -> WriteSession:
         """The session of the next attempt under the same fence.
 
         Args:
-            untaken, blank: see the class.
+            unconsumed, blank: see the class.
         """
         session = WriteSession(self.fence, self.history)
-        session.untaken, session.blank, session.head = untaken, blank, self.head
+        session.unconsumed, session.blank, session.head = unconsumed, blank, self.head
         return session
 
     def acknowledge(self, run_id: str, origin: Origin | None, sent: float) -> None:
-        """The ledger has the attempt of a run; see `History.acknowledge`."""
+        """Record that the ledger has the attempt of a run; see `History.acknowledge`."""
         self.history.acknowledge(Mark(run_id=run_id), origin, sent)
 
     def forget_rows(self) -> None:
-        """What was read of the thread a moment ago holds no longer."""
+        """Forget the rows that were just read: they have changed."""
         self.blank, self.head = False, None
 
     def history_lost(self) -> LeaseLostError:
-        """Revoke the fence, for the newest commit acknowledged under it is gone; the error."""
+        """Revoke the fence because its newest acknowledged commit is gone, and return the error."""
         mark = self.history.mark
         missing = (
             "the run in its ledger"
@@ -86,15 +83,15 @@ class WriteSession:
             else (
                 f"checkpoint {mark.checkpoint_id}"
                 if mark.task_id is None
-                else f"what a task wrote after checkpoint {mark.checkpoint_id}"
+                else f"a write of a task after checkpoint {mark.checkpoint_id}"
             )
         )
         self.fence.revoke(
             HistoryLostError(
                 f"cannot go on with thread {self.thread_id!r}: the database has acknowledged "
                 f"{missing} and no longer has it, so it has lost commits (a failover to a standby "
-                "that lagged behind, or a crash without synchronous_commit). Run the thread again: "
-                "it goes on from the checkpoint that is there",
+                "that lagged behind, or a crash without synchronous_commit). Run the thread again, "
+                "it goes on from the last checkpoint that exists",
                 thread_id=self.thread_id,
                 taken_over=False,
                 checkpoint_id=None if mark is None else mark.checkpoint_id,
@@ -104,30 +101,30 @@ class WriteSession:
 
 
 class WriteSessions:
-    """The sessions of this process, one a leased thread: for writes whose config carries none."""
+    """The sessions of this process, one per leased thread, for writes whose config carries none."""
 
     def __init__(self) -> None:
         self._held: dict[str, WriteSession] = {}
 
     def hold(self, session: WriteSession) -> None:
-        """Check writes of the session's thread against its fence from now on.
+        """Use this session for its thread from now on.
 
-        A newer fence takes an older one's place, and so does a newer session of the same fence.
+        It replaces a session of an older fence, or an older session of the same fence.
         """
         held = self._held.get(session.thread_id)
         if held is None or held.fence.revoked or held.fence.token <= session.fence.token:
             self._held[session.thread_id] = session
 
     def drop(self, fence: Fence) -> None:
-        """Forget the session of this very fence; one of another fence of the thread stays."""
+        """Forget the session of this very fence, but not of another fence of the thread."""
         held = self._held.get(fence.thread_id)
         if held is not None and held.fence is fence:
             del self._held[fence.thread_id]
 
     def of(self, thread_id: str) -> WriteSession | None:
-        """The session that this process holds for the thread, if any."""
+        """The session of the thread in this process, if any."""
         return self._held.get(thread_id)
 
     def all(self) -> tuple[WriteSession, ...]:
-        """All that are held."""
+        """All sessions."""
         return tuple(self._held.values())

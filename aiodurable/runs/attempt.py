@@ -102,7 +102,7 @@ class Attempt:
         self._head = head
         self.control = RunControl()
         self._session = lease.write_with(
-            lease.session.of_attempt(untaken=None if consumed else record.run_id, blank=blank)
+            lease.session.of_attempt(unconsumed=None if consumed else record.run_id, blank=blank)
         )
         emit(
             services.observers,
@@ -367,7 +367,7 @@ class Attempt:
             return thread
         if written:
             await self._services.ledger.answers_over(self.run_id, fence=self._lease.fence)
-        consumed = self._session.untaken is None
+        consumed = self._session.unconsumed is None
         thread, ended = await self._services.ledger.end(
             self.run_id, fence=self._lease.fence, consumed=consumed
         )

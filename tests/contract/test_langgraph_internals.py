@@ -237,7 +237,7 @@ def test_a_step_waits_for_its_save_by_the_name_that_graphs_without_one_are_given
 def test_pruning_yields_its_statements_the_isolation_level_first() -> None:
     statement, parameters, fetch = next(base._keep_latest("t"))
     assert statement.startswith("SET TRANSACTION ISOLATION LEVEL"), (
-        "see Upkeep._keep_latest: it fences after that statement"
+        "see ThreadMaintenance._keep_latest: it fences after that statement"
     )
     assert (tuple(parameters), fetch) == ((), False)
     assert inspect.iscoroutinefunction(base._aexecute)
