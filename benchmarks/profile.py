@@ -24,7 +24,7 @@ from asyncpg.prepared_stmt import PreparedStatement
 
 from aiodurable.checkpoints.encoding import COMMIT, COMMIT_REPLACING
 from aiodurable.postgres.sql import load
-from aiodurable.runs.ledger import END
+from aiodurable.runs.ledger_writes import END
 
 from .contenders import CONTENDERS, OURS, Run
 from .report import Row

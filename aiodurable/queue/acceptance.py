@@ -13,8 +13,8 @@ from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.caller import Fetch, transaction_of
 from aiodurable.queue.new_run import NewRun, Row
 from aiodurable.queue.records import SQL, queued_record
+from aiodurable.runs.accepted import Accepted
 from aiodurable.runs.cancellation import CHANNEL
-from aiodurable.runs.ledger import Accepted
 from aiodurable.runs.services import Services
 
 __all__ = ["Acceptance"]

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiodurable.models import ClaimState, RunRecord
 from aiodurable.postgres.sql import load
-from aiodurable.runs.ledger import record_of
+from aiodurable.runs.accepted import record_of
 
 __all__ = ["SQL", "queued_record"]
 

@@ -22,12 +22,12 @@ from aiodurable.checkpoints.write_session import Finished
 from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import AttemptEnded, AttemptStarted, emit
 from aiodurable.models import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.accepted import Accepted, record_of
 from aiodurable.runs.ending import DecideEnding, Ending
 from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.graph_fit import fitted
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.ledger import Accepted, record_of
 from aiodurable.runs.outcome import Outcome, outcome_of
 from aiodurable.runs.repair import repair_thread
 from aiodurable.runs.run_config import storable_part

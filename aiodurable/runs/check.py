@@ -16,10 +16,10 @@ from aiodurable.checkpoints.stored_step import StoredStep
 from aiodurable.checkpoints.stored_values import ValueReader
 from aiodurable.errors import GraphNotRegisteredError
 from aiodurable.models import ThreadStatus
+from aiodurable.runs.accepted import Needed
 from aiodurable.runs.graph_check import Problem, ProblemKind, fit, undecodable
 from aiodurable.runs.graph_fit import accepted_problems
 from aiodurable.runs.graphs import BoundGraph, Graphs
-from aiodurable.runs.ledger import Needed
 from aiodurable.runs.services import Services
 from aiodurable.threads import Filter, Standing, ThreadFilters
 

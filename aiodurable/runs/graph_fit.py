@@ -13,10 +13,10 @@ from aiodurable.checkpoints.size_estimate import HEAVY_BYTES
 from aiodurable.checkpoints.stored_step import StoredStep
 from aiodurable.checkpoints.stored_values import ValueReader
 from aiodurable.models import WorkflowCheckpoint
+from aiodurable.runs.accepted import Accepted, Needed
 from aiodurable.runs.graph_check import Problem, ProblemKind, fit, other_graph, refuse, undecodable
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.ledger import Accepted, Needed
 from aiodurable.runs.services import Services
 
 __all__ = ["accepted_problems", "fitted"]

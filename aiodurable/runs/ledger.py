@@ -1,27 +1,23 @@
-"""The ledger: one row a run in `aiodurable_runs`, written before its graph starts, closed when its
-attempt ends.
+"""The ledger: one row per run in `aiodurable_runs`, written before the graph starts and closed when
+an attempt ends.
 
-Only the newest attempt writes: every change shows the fencing token and the lease id it is made
-under, which the thread's fence must hold in that very statement. That at most one run of a thread
-is `running` is a constraint of the table, not a habit of this file.
+Only the newest attempt writes: every statement compares its fencing token and lease id with those
+of the thread's fence. A constraint of the table allows one `running` run per thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints.fences import Fence, Standing, read_standing
-from aiodurable.checkpoints.size_estimate import MOST_BYTES, looks_large
+from aiodurable.checkpoints.size_estimate import looks_large
 from aiodurable.errors import (
     InvalidArgumentError,
     LeaseLostError,
@@ -30,107 +26,30 @@ from aiodurable.errors import (
 )
 from aiodurable.inert import Inert
 from aiodurable.lock_keys import lock_key
-from aiodurable.models import EarlierAttempt, RunRecord, RunStatus, WorkflowCheckpoint
-from aiodurable.postgres.batcher import Batcher
+from aiodurable.models import RunRecord, RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
+from aiodurable.runs.accepted import Accepted, Loaded, Needed, accepted_of, record_of
 from aiodurable.runs.answers import Answered, digest_of
+from aiodurable.runs.ledger_writes import LedgerWrites
 from aiodurable.runs.queued import QueuedRuns
 from aiodurable.runs.same_input import same_input
+from aiodurable.runs.stored_value import dump_value, load_value
 from aiodurable.threads.status import Classifier
 
-__all__ = ["END", "Accepted", "Ledger", "Needed", "Stored", "record_of"]
+__all__ = ["Ledger"]
 
 T = TypeVar("T")
 
 _SQL = load("runs")
 _ANSWERS = load("answers")
-END = _SQL["end"]
-"""Where threads stand apart from their leases, and runs closed that the tables show complete."""
-
-Stored = tuple[str | None, bytes | None]
-"""Kind and bytes of a value, as a serializer gives them; or nothing."""
-_End = tuple[str, str, int, int, bool]
-"""thread_id, run_id, token, lease id, consumed."""
-
 _KEPT_ATTEMPTS = 20
 """How many earlier attempts a row remembers."""
 
 _PATIENCE_S = 10.0
 """Seconds for which a start is tried while another transaction keeps the thread's fence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A run as the ledger keeps it, with what is needed to go on with it.
-
-    Attributes:
-        record: the row.
-        stored_input: the input it was accepted with, as it is stored; nothing for a thread that
-            plain LangGraph began.
-        stored_context: the context it was accepted with, likewise.
-        stored_config: what of the caller's config it was accepted with, likewise.
-        stored_answers: those that LangGraph may not have stored yet, by interrupt id, likewise.
-        consumed: whether there is nothing to pass in: a checkpoint of this run exists, so that the
-            input is part of the thread, or it never had one.
-    """
-
-    record: RunRecord
-    stored_input: Stored
-    stored_context: Stored
-    stored_config: Stored
-    stored_answers: Stored
-    consumed: bool
-
-    @property
-    def needed(self) -> Needed:
-        """What a resumption reads of it."""
-        fresh = () if self.consumed else (self.stored_input,)
-        always = (self.stored_context, self.stored_config, self.stored_answers)
-        return Needed(self.record.status is RunStatus.COMPLETE, self.consumed, (*always, *fresh))
-
-    def load(self, serde: SerializerProtocol) -> Loaded:
-        """What a run that goes on needs; nobody else reads it: reading builds what the row names.
-
-        Args:
-            serde: the graph's own for the ledger, which knows the graph's classes.
-        """
-        return Loaded(
-            None if self.consumed else _load(serde, self.stored_input),
-            _load(serde, self.stored_context),
-            _load(serde, self.stored_config) or {},
-            _load(serde, self.stored_answers) or {},
-        )
-
-
-class Loaded(NamedTuple):
-    """The values that a run was accepted with, and the answers it has still to deliver.
-
-    Attributes:
-        input: None where it is part of the thread.
-    """
-
-    input: Any
-    context: Any
-    config: RunnableConfig
-    answers: Mapping[str, Any]
-
-
-class Needed(NamedTuple):
-    """What a resumption reads of a run.
-
-    Attributes:
-        complete: whether it is complete, so that nothing of it is read.
-        consumed: whether its input is part of the thread.
-        values: its context, config and undelivered answers, and its input where that is not
-            consumed.
-    """
-
-    complete: bool
-    consumed: bool
-    values: tuple[Stored, ...]
 
 
 class Ledger:
@@ -160,29 +79,23 @@ class Ledger:
         threads: Executor | None = None,
     ) -> None:
         self._database = database
-        self._direct = direct
-        self._classifier = classifier
         self._serde = serde
-        self._looking = Inert(serde)
+        self._inert = Inert(serde)
         self._namespace = namespace
         self.worker = worker
         self._threads = threads
-        # Many runs begin and end at once: in one statement each.
+        self._writes = LedgerWrites(direct, classifier)
         self.queued = QueuedRuns(direct, worker=worker)
-        self._starts = Batcher(self._write_starts, name="aiodurable run starts")
-        self._completions = Batcher(self._write_completions, name="aiodurable run completions")
-        self._ends = Batcher(self._look_and_end, name="aiodurable run ends")
-        self._finishes = Batcher(self._write_finishes, name="aiodurable run outcomes")
 
     async def get(self, run_id: str) -> Accepted | None:
         """The run of that id."""
         row = await self._database.fetch_one(_SQL["get"], run_id)
-        return None if row is None else _accepted(row)
+        return None if row is None else accepted_of(row)
 
     async def newest(self, thread_id: str) -> Accepted | None:
         """The newest run of the thread that began: rejected and superseded ones do not count."""
         row = await self._database.fetch_one(_SQL["newest"], thread_id)
-        return None if row is None or row["status"] == RunStatus.QUEUED else _accepted(row)
+        return None if row is None or row["status"] == RunStatus.QUEUED else accepted_of(row)
 
     async def loaded(self, accepted: Accepted, serde: SerializerProtocol) -> Loaded:
         """What `accepted` needs to go on, read with `serde`; large values off the event loop."""
@@ -198,9 +111,9 @@ class Ledger:
             return False
 
         def compare() -> bool:
-            dumped = self._dump("input", given, self._serde)
+            dumped = dump_value("input", given, self._serde)
             return dumped == stored or same_input(
-                _load(self._looking, stored), _load(self._looking, dumped)
+                load_value(self._inert, stored), load_value(self._inert, dumped)
             )
 
         return await self._off_the_loop(compare, heavy=looks_large((given,)))
@@ -262,7 +175,7 @@ class Ledger:
         attempt = (fence.token, fence.lease_id, self.worker, seq)
         deadline = time.monotonic() + _PATIENCE_S
         while True:
-            row = await self._starts(
+            row = await self._writes.start(
                 (
                     run_id,
                     fence.thread_id,
@@ -294,9 +207,9 @@ class Ledger:
         how = serde or self._serde
         return await self._off_the_loop(
             lambda: (
-                *self._dump("input", input, how),
-                *self._dump("context", context, how),
-                *self._dump("config", config, how),
+                *dump_value("input", input, how),
+                *dump_value("context", context, how),
+                *dump_value("config", config, how),
             ),
             heavy=looks_large((input, context, config)),
         )
@@ -370,7 +283,8 @@ class Ledger:
             When it ended; that is written, and not on disk yet: the tables tell the same. None:
             `end` can tell.
         """
-        return await self._completions((run_id, *fence.standing, fence.thread_id, checkpoint_id))
+        row = (run_id, *fence.standing, fence.thread_id, checkpoint_id)
+        return await self._writes.complete(row)
 
     async def end(
         self, run_id: str, *, fence: Fence, consumed: bool
@@ -386,7 +300,8 @@ class Ledger:
             The thread, and whether the attempt's end was written. It is not on disk yet: the tables
             tell the same.
         """
-        ended = await self._ends((fence.thread_id, run_id, fence.token, fence.lease_id, consumed))
+        row = (fence.thread_id, run_id, fence.token, fence.lease_id, consumed)
+        ended = await self._writes.end(row)
         assert ended is not None, "every thread has a status"
         return ended
 
@@ -432,7 +347,7 @@ class Ledger:
             LeaseLostError: the fence is no longer the thread's; nothing was written.
         """
         digests = [digest_of(interrupt_id, value) for interrupt_id, value in new.items()]
-        stored = self._dump("answer", dict(all), serde or self._serde)
+        stored = dump_value("answer", dict(all), serde or self._serde)
         given = (list(new), digests, *stored, list(closed))
         if (
             await self._database.fetch_one(_ANSWERS["answer"], run_id, *fence.standing, *given)
@@ -513,7 +428,7 @@ class Ledger:
         """
         outcome = (status, error, traceback, reason, checkpoint_id, consumed)
         outcome += (None if again_after_s is None else float(again_after_s), failures)
-        return await self._finishes((run_id, *fence.standing, fence.thread_id, *outcome))
+        return await self._writes.finish((run_id, *fence.standing, fence.thread_id, *outcome))
 
     async def complete_by_tables(
         self, run_id: str, *, fence: Fence, checkpoint_id: str | None
@@ -559,124 +474,9 @@ class Ledger:
             > 0
         )
 
-    async def _write_starts(
-        self, rows: Sequence[tuple[Any, ...]]
-    ) -> dict[tuple[Any, ...], Mapping[str, Any]]:
-        written = await self._direct.fetch(_SQL["start"], *map(list, zip(*rows, strict=True)))
-        by_run = {row["run_id"]: row for row in written}
-        return {row: by_run[row[0]] for row in rows if row[0] in by_run}
-
-    async def _look_and_end(
-        self, ends: Sequence[_End]
-    ) -> dict[_End, tuple[WorkflowCheckpoint, bool]]:
-        thread_ids, *rest = map(list, zip(*ends, strict=True))
-        arguments = self._classifier.arguments(thread_ids)
-        rows = await self._classifier.fetch(self._direct.fetch, END, *arguments, *rest)
-        threads = await self._classifier.decode(rows)
-        ended = {(row["ended"], row["ended_under"]): row["ended_at"] for row in rows}
-        return {
-            end: (
-                (replace(threads[end[0]], finished_at=ended[end[1], end[3]]), True)
-                if (end[1], end[3]) in ended
-                else (threads[end[0]], False)
-            )
-            for end in ends
-        }
-
-    async def _write_completions(
-        self, rows: Sequence[tuple[Any, ...]]
-    ) -> dict[tuple[Any, ...], datetime]:
-        return await self._write_ends("complete", rows)
-
-    async def _write_finishes(
-        self, rows: Sequence[tuple[Any, ...]]
-    ) -> dict[tuple[Any, ...], datetime]:
-        return await self._write_ends("finish", rows)
-
-    async def _write_ends(
-        self, statement: str, rows: Sequence[tuple[Any, ...]]
-    ) -> dict[tuple[Any, ...], datetime]:
-        written = await self._direct.fetch(_SQL[statement], *map(list, zip(*rows, strict=True)))
-        ended = {
-            (row["run_id"], row["fencing_token"], row["lease_id"]): row["finished_at"]
-            for row in written
-        }
-        return {row: ended[row[:3]] for row in rows if row[:3] in ended}
-
-    def _dump(
-        self, what: str, value: Any, serde: SerializerProtocol
-    ) -> tuple[str | None, bytes | None]:
-        if value is None:
-            return None, None
-        try:
-            stored = serde.dumps_typed(value)
-        except InvalidArgumentError as error:
-            message = f"the {what} cannot be stored: {error}"
-            raise InvalidArgumentError(message, argument=what) from error
-        except Exception as error:
-            # whatever the serializer or the value's own hooks raise means the same
-            raise InvalidArgumentError(
-                f"the {what} cannot be stored, so another process could not go on with it:"
-                f" {type(error).__name__} while serialising {type(value).__name__}; pass plain"
-                " data, dataclasses, pydantic models or messages"
-            ) from error
-        if len(stored[1]) > MOST_BYTES:
-            raise InvalidArgumentError(
-                f"the {what} cannot be stored, so another process could not go on with it: it has"
-                f" {len(stored[1]) / 1e9:.2f} GB, and Postgres takes no statement of more than"
-                f" {MOST_BYTES / 1e9:.2f}; keep large values elsewhere, and pass where they are"
-            )
-        return stored
-
     async def _off_the_loop(self, work: Callable[[], T], *, heavy: bool) -> T:
         return (
             await asyncio.get_running_loop().run_in_executor(self._threads, work)
             if heavy
             else work()
         )
-
-
-def _accepted(row: Mapping[str, Any]) -> Accepted:
-    return Accepted(
-        record_of(row),
-        stored_input=(row["input_type"], row["input"]),
-        stored_context=(row["context_type"], row["context"]),
-        stored_config=(row["config_type"], row["config"]),
-        stored_answers=(row["answers_type"], row["answers"]),
-        consumed=row["consumed"] or row["input_type"] is None,
-    )
-
-
-def _load(serde: SerializerProtocol, stored: Stored) -> Any:
-    kind, blob = stored
-    return None if kind is None or blob is None else serde.loads_typed((kind, blob))
-
-
-_COLUMNS: Final = {"token": "fencing_token", "worker": "attempted_by", "reason": "status_reason"}
-"""Fields of a record whose columns have another name."""
-_ALWAYS: Final = tuple(RunRecord.__dataclass_fields__)[:16]
-"""Fields that each statement reads; those of a queue come after them."""
-
-
-def record_of(row: Mapping[str, Any]) -> RunRecord:
-    """The record of a row; columns that a statement does not read have their defaults."""
-    values = {name: row[_COLUMNS.get(name, name)] for name in _ALWAYS}
-    values["status"] = RunStatus(row["status"])
-    values["earlier_attempts"] = tuple(map(_earlier, row["earlier_attempts"]))
-    return RunRecord(**values)
-
-
-def _earlier(stored: Any) -> EarlierAttempt:
-    """One of asyncpg is text, one of psycopg an object already."""
-    attempt: dict[str, Any] = json.loads(stored) if isinstance(stored, str) else stored
-    times = {
-        name: None if (at := attempt.get(name)) is None else datetime.fromisoformat(at)
-        for name in ("started", "ended")
-    }
-    return EarlierAttempt(
-        worker=attempt.get("worker"),
-        outcome=attempt["outcome"],
-        error=attempt.get("error"),
-        traceback=attempt.get("traceback"),
-        **times,
-    )

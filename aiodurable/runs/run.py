@@ -16,6 +16,7 @@ from langgraph.types import Command, GraphOutput, StateSnapshot, StateUpdate, St
 from aiodurable.checkpoints.write_session import SESSION_KEY
 from aiodurable.errors import ResultPrunedError, RunInProgressError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.accepted import Accepted
 from aiodurable.runs.acquire import OnBusy, acquire_lease
 from aiodurable.runs.answers import STRICT_RESUME
 from aiodurable.runs.attempt import Attempt, new_run_id
@@ -34,7 +35,6 @@ from aiodurable.runs.ending import DecideEnding
 from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.ledger import Accepted
 from aiodurable.runs.plan import plan_call
 from aiodurable.runs.run_config import check_call, merged, named_run, usable
 from aiodurable.runs.services import Services

@@ -28,7 +28,7 @@ from aiodurable.errors import (
     ThreadNotFoundError,
 )
 from aiodurable.models import ThreadStatus
-from aiodurable.runs import ledger
+from aiodurable.runs import stored_value
 from aiodurable.settings import Settings
 from tests.support.graphs import INPUT, STEPS, Story, four_nodes
 
@@ -104,7 +104,7 @@ async def test_a_state_that_cannot_be_stored_fails_clearly_and_the_thread_goes_o
 @pytest.fixture
 def small_statements(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if Postgres took no more than 100 kB, for a real gigabyte takes minutes."""
-    for module in (saver, ledger):
+    for module in (saver, stored_value):
         monkeypatch.setattr(module, "MOST_BYTES", 100_000)
 
 

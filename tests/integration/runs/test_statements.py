@@ -21,7 +21,7 @@ from aiodurable.events import AttemptStarted, Event, LeaseAcquired
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.postgres.direct import DirectConnection
 from aiodurable.postgres.sql import load
-from aiodurable.runs.ledger import END
+from aiodurable.runs.ledger_writes import END
 from tests.support.checkpoint_rows import write_in_flight
 from tests.support.graphs import INPUT, STEPS, four_nodes
 from tests.support.internals import services_of

@@ -1,0 +1,91 @@
+"""What every run writes to the ledger: its start and its end, many runs in one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from aiodurable.models import WorkflowCheckpoint
+from aiodurable.postgres.batcher import Batcher
+from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.sql import load
+from aiodurable.threads.status import Classifier
+
+__all__ = ["END", "LedgerWrites"]
+
+_SQL = load("runs")
+END = _SQL["end"]
+"""Statuses of threads, their leases ignored; closes runs that the tables show complete."""
+
+_End = tuple[str, str, int, int, bool]
+"""thread_id, run_id, token, lease id, consumed."""
+
+
+class LedgerWrites:
+    """Batches the statements that every run sends. A call takes a row of the statement's
+    parameters and returns its result; None: nothing was written.
+
+    Args:
+        direct: connections to the database.
+        classifier: reads the status of a thread whose run ends.
+
+    Attributes:
+        start: opens runs.
+        complete: closes runs whose thread stands at the given checkpoint.
+        end: reads threads' statuses and closes those runs that are complete.
+        finish: closes runs with a given outcome.
+    """
+
+    def __init__(self, direct: DirectPool, classifier: Classifier) -> None:
+        self._direct = direct
+        self._classifier = classifier
+        self.start = Batcher(self._write_starts, name="aiodurable run starts")
+        self.complete = Batcher(self._write_completions, name="aiodurable run completions")
+        self.end = Batcher(self._read_and_end, name="aiodurable run ends")
+        self.finish = Batcher(self._write_finishes, name="aiodurable run outcomes")
+
+    async def _write_starts(
+        self, rows: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+        written = await self._direct.fetch(_SQL["start"], *map(list, zip(*rows, strict=True)))
+        by_run = {row["run_id"]: row for row in written}
+        return {row: by_run[row[0]] for row in rows if row[0] in by_run}
+
+    async def _read_and_end(
+        self, ends: Sequence[_End]
+    ) -> dict[_End, tuple[WorkflowCheckpoint, bool]]:
+        thread_ids, *rest = map(list, zip(*ends, strict=True))
+        arguments = self._classifier.arguments(thread_ids)
+        rows = await self._classifier.fetch(self._direct.fetch, END, *arguments, *rest)
+        threads = await self._classifier.decode(rows)
+        ended = {(row["ended"], row["ended_under"]): row["ended_at"] for row in rows}
+        return {
+            end: (
+                (replace(threads[end[0]], finished_at=ended[end[1], end[3]]), True)
+                if (end[1], end[3]) in ended
+                else (threads[end[0]], False)
+            )
+            for end in ends
+        }
+
+    async def _write_completions(
+        self, rows: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], datetime]:
+        return await self._write_ends("complete", rows)
+
+    async def _write_finishes(
+        self, rows: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], datetime]:
+        return await self._write_ends("finish", rows)
+
+    async def _write_ends(
+        self, statement: str, rows: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], datetime]:
+        written = await self._direct.fetch(_SQL[statement], *map(list, zip(*rows, strict=True)))
+        ended = {
+            (row["run_id"], row["fencing_token"], row["lease_id"]): row["finished_at"]
+            for row in written
+        }
+        return {row: ended[row[:3]] for row in rows if row[:3] in ended}
