@@ -4,13 +4,16 @@ The server holds the locks; the holder gives them up before the server frees the
 session-level advisory lock on a 64-bit key, with a token that grows from lease to lease.
 
     PostgresLockManager     manager.py        opens, closes, acquires, reports
-      Acquirer              acquire.py        acquires, waits, releases, hands over
+      Acquirer              acquire.py        acquires and waits
+        Releaser            release.py        releases, or hands over within the process
         LocalQueue          local_queue.py    one task of this process at a time for each key
         KeyWaiters          waiters.py        wakes tasks that wait for another process
         HolderLookup        holders.py        who holds a busy lock
       SessionSupervisor     supervisor.py     connects a session, checks it, replaces it
         check               selfcheck.py      whether locks exclude on a connection
-        LockSession         session.py        leases on one connection: requests, heartbeat, audit
+        Sender              sender.py         the task that sends: batches, flags, audits
+        LockSession         session.py        leases on one connection
+          SessionClock      session_clock.py  heartbeat and deadline
           RequestQueue      requests.py       what the next statement carries
           WaitFlags         wait_flags.py     what the server knows of waiters
           LockStatements    statements.py     the connection and its SQL

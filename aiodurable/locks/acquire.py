@@ -1,5 +1,5 @@
-"""Acquiring and releasing leases: first within this process, then on the server, then by waiting
-for another process."""
+"""Acquiring leases: first within this process, then on the server, then by waiting for another
+process."""
 
 from __future__ import annotations
 
@@ -22,22 +22,18 @@ from aiodurable.locks.holders import HolderLookup
 from aiodurable.locks.lease import Lease, SessionLease
 from aiodurable.locks.lease_events import announce
 from aiodurable.locks.local_queue import LocalQueue
-from aiodurable.locks.requests import ReleaseFuture
+from aiodurable.locks.release import Releaser
 from aiodurable.locks.session import LockSession, SessionState
-from aiodurable.locks.statements import NOTIFIED
 from aiodurable.locks.supervisor import SessionSupervisor
 from aiodurable.locks.waiters import CapacityWaiters, KeyWaiters
 
 __all__ = ["Acquirer"]
 
-YIELD_S: Final = 0.005
-"""Seconds for which this process leaves a key to another one that it notified."""
-
 _OVER: Final = SessionState.OVER
 
 
 class Acquirer:
-    """Acquires and releases keys for the tasks of one process.
+    """Acquires keys for the tasks of one process.
 
     Args:
         lookup: finds the holder of a busy lock.
@@ -48,6 +44,7 @@ class Acquirer:
         queue: which task of this process may request a key.
         key_waiters: tasks that wait for another process.
         capacity_waiters: tasks that wait for a slot of the server's lock table.
+        releaser: releases what was acquired.
         supervisors: of the lock sessions.
         loop: in which the manager is open; None: it is closed.
     """
@@ -58,19 +55,18 @@ class Acquirer:
         self.queue = LocalQueue()
         self.key_waiters = KeyWaiters()
         self.capacity_waiters = CapacityWaiters()
+        self.releaser = Releaser(self.queue, self.capacity_waiters)
         self.supervisors: Sequence[SessionSupervisor] = ()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.observers = tuple(observers)
         self._lookup = lookup
         self._closed = closed
-        # Read with each release: a call would cost a percent of a pair.
-        self._capacity_events = self.capacity_waiters.events
         self._up = asyncio.Event()
 
     @property
     def waiting(self) -> int:
         """How many tasks wait for a lock."""
-        return self.queue.waiting + len(self.key_waiters) + len(self._capacity_events)
+        return self.queue.waiting + len(self.key_waiters) + len(self.capacity_waiters.events)
 
     def close(self) -> None:
         """Fail every waiter: the manager is closing."""
@@ -220,7 +216,7 @@ class Acquirer:
                 except PostgresUnavailableError:
                     pass  # that session is over, and its lock gone; the key is still entered
                 except BaseException:  # above all cancelled: the key is locked, and has no holder
-                    self.hand_over(session, key)
+                    self.releaser.hand_over(session, key)
                     raise
         try:
             return await self._wait_on_server(key, name)
@@ -297,46 +293,6 @@ class Acquirer:
                 lease.retire()
                 session.release(key)
             raise
-
-    # ---- releasing ------------------------------------------------------------------------------
-
-    def release(self, session: LockSession, lease: Lease) -> ReleaseFuture | None:
-        """Unlock the key of a lease, or hand it to the next task of this process."""
-        if session.state is not _OVER and self.queue.leave_uncontended(lease.key):  # the usual case
-            if self._capacity_events:
-                self._wake_capacity_waiter()
-            return session.release(lease.key)
-        return self.hand_over(session, lease.key)
-
-    def hand_over(self, session: LockSession, key: int) -> ReleaseFuture | None:
-        """Hand a locked key to the next task of this process, or unlock it: then the future has the
-        server's answer."""
-        if session.state is _OVER:
-            self.queue.leave(key)
-            return None
-        if self.queue.hand_off(key, session):
-            return None
-        has_waiters = self.queue.has_waiters(key)
-        if self._capacity_events:
-            self._wake_capacity_waiter()
-        answer = session.release(key)
-        if has_waiters:
-            answer.add_done_callback(lambda done: self._yield(key, done.result().get(key)))
-        else:
-            self.queue.leave(key)
-        return answer
-
-    def _wake_capacity_waiter(self) -> None:
-        # Soon: the release has to be requested before the waiter's try.
-        asyncio.get_running_loop().call_soon(self.capacity_waiters.wake_next)
-
-    def _yield(self, key: int, result: int | None) -> None:
-        """The key was handed on within this process often enough: if another process waits for it,
-        it has a moment to take it."""
-        if result == NOTIFIED:
-            asyncio.get_running_loop().call_later(YIELD_S, self.queue.leave, key)
-        else:
-            self.queue.leave(key)
 
     # ---- parts ----------------------------------------------------------------------------------
 

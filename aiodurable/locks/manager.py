@@ -92,7 +92,7 @@ class PostgresLockManager:
             SessionSupervisor(
                 self._dsn,
                 LeaseTiming.of(settings),
-                self._acquirer.release,
+                self._acquirer.releaser.release,
                 notifier=notifier if place == 0 else None,
                 up=self._acquirer.session_up,
                 connect_timeout_s=settings.connect_timeout_s,

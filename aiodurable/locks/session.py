@@ -1,40 +1,31 @@
 """A lock session: one connection on which many leases live. It never comes back once it is over.
 
-Requests that arrive in one iteration of the event loop travel as one statement. Only the task that
-runs `serve` sends; everything else is bookkeeping without an await, so nothing there can be
-cancelled: callers wait for futures of their own.
+Requests that arrive in one iteration of the event loop travel as one statement. Only the task of
+its `Sender` sends; everything here is bookkeeping without an await, so nothing can be cancelled:
+callers wait for futures of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from typing import Final
-
-import asyncpg
 
 from aiodurable.errors import PostgresUnavailableError
-from aiodurable.locks.capacity import FLAGS_OF_SHARE, beyond, full, share
+from aiodurable.locks.capacity import FLAGS_OF_SHARE
 from aiodurable.locks.fork_safety import close_in_child
-from aiodurable.locks.lease import Lease, SessionLease, Trust
+from aiodurable.locks.lease import Lease, SessionLease
 from aiodurable.locks.lease_timing import LeaseTiming
-from aiodurable.locks.requests import BATCH, AcquireRequests, Granting, ReleaseFuture, RequestQueue
-from aiodurable.locks.statements import NOT_HELD, LockStatements
+from aiodurable.locks.requests import AcquireRequests, Granting, ReleaseFuture, RequestQueue
+from aiodurable.locks.session_clock import SessionClock
+from aiodurable.locks.statements import LockStatements
 from aiodurable.locks.wait_flags import WaitFlags
-from aiodurable.postgres.errors import DRIVER_FAILURES
 
 __all__ = ["LockSession", "ReleaseLease", "SessionState"]
 
 _log = logging.getLogger(__name__)
-
-AUDIT_S: Final = 30.0
-"""Seconds between two audits, halved at random: `pg_locks` is read whole, which takes some
-milliseconds for every 10,000 locks."""
 
 ReleaseLease = Callable[["LockSession", Lease], ReleaseFuture | None]
 """Releases a lease of a session: it unlocks the key, or hands it to the next task that waits."""
@@ -62,9 +53,13 @@ class LockSession:
         over: why it ended; None while it is up or closing.
         held: its leases by key. A lease that was handed on within the process stays until its
             successor has its token.
-        trust: until when what is held here is held (`LeaseTiming`).
-        answered: `time.monotonic` of the last answer.
+        clock: until when what is held here is held.
         flags: what the server knows about this session's waiters.
+        requests: what is to be sent, or under way.
+        audit_due: the held locks are to be compared with `pg_locks`.
+        work: set when there is something to send.
+        sending: a statement is under way.
+        granting: what each of its leases gets.
         share: slots of the server's lock table that this session may use.
     """
 
@@ -81,21 +76,15 @@ class LockSession:
         self.state = SessionState.UP
         self.over: str | None = None
         self.held: dict[int, SessionLease] = {}
-        self.trust = Trust(timing.trusted_until(sent))
-        self.answered = time.monotonic()
         self.flags = WaitFlags()
         self.share = share
-        self._timing = timing
-        self._granting = Granting(self.held, partial(release, self), self.trust)
-        self._sent = sent
-        self._requests = RequestQueue()
-        self._work = asyncio.Event()
-        self._sending = self._audit_due = False
+        self.requests = RequestQueue()
+        self.audit_due = self.sending = False
+        self.work = asyncio.Event()
+        self.clock = SessionClock(timing, sent, heartbeat=self.work.set, expired=self._expired)
+        self.granting = Granting(self.held, partial(release, self), self.clock.trust)
         self._loop = asyncio.get_running_loop()
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._schedule_heartbeat()
-        self._watch_deadline()
-        self._schedule_audit()
+        self.clock.start()
         close_in_child(self)
         statements.on_close(lambda: self.lose("the connection ended"))
 
@@ -107,28 +96,33 @@ class LockSession:
         The future gives a lease, or None: somebody else holds it. If its caller has left, the key
         is unlocked again.
         """
-        return self._request(self._requests.acquires, key, name)
+        return self._request(self.requests.acquires, key, name)
 
     def renew(self, key: int, name: str) -> asyncio.Future[SessionLease | None]:
         """A new lease, with a new token, of a key that is locked here and whose last lease was
         released."""
-        return self._request(self._requests.renewals, key, name)
+        return self._request(self.requests.renewals, key, name)
 
     def release(self, key: int) -> ReleaseFuture:
         """Unlock a key. The future has the result; the key is free if the session is over or ends
         meanwhile."""
         self.held.pop(key, None)
         if self.state is _OVER:
-            return self._requests.released  # settled when the session ended
-        self._work.set()
-        return self._requests.release(key)
+            return self.requests.released  # settled when the session ended
+        self.work.set()
+        return self.requests.release(key)
 
     def set_flag(self, key: int, *, up: bool) -> None:
         """Say that somebody here waits for `key`, or no longer. Sent before the next batch."""
         if not up or len(self.flags.up) < self.share // FLAGS_OF_SHARE:
             self.flags.want(key, up=up)
         if not up:
-            self._work.set()
+            self.work.set()
+
+    def audit_soon(self) -> None:
+        """Audit before the next statement."""
+        self.audit_due = True
+        self.work.set()
 
     @property
     def is_over(self) -> bool:
@@ -138,12 +132,12 @@ class LockSession:
     @property
     def slots_used(self) -> int:
         """Slots of the server's lock table that this session uses or is about to use."""
-        return len(self.held) + self._requests.trying + len(self.flags.up)
+        return len(self.held) + self.requests.trying + len(self.flags.up)
 
     @property
     def idle(self) -> bool:
         """Whether every request has its answer."""
-        return not (self._sending or self._requests or self.flags.due or self._audit_due)
+        return not (self.sending or self.requests or self.flags.due or self.audit_due)
 
     def _request(
         self, requests: AcquireRequests, key: int, name: str
@@ -153,169 +147,36 @@ class LockSession:
             caller.set_exception(self._over_error())
         else:
             requests.add(key, name, caller)
-            self._work.set()
+            self.work.set()
         return caller
 
-    # ---- the one task that sends ----------------------------------------------------------------
+    # ---- answers --------------------------------------------------------------------------------
 
-    async def serve(self) -> None:
-        """Send requests, or a heartbeat if there are none, until the session ends or closes."""
-        try:
-            while self.state is not _OVER:
-                await self._work.wait()
-                self._work.clear()
-                if self.state is SessionState.CLOSING:
-                    return
-                self._sending = True
-                if self._audit_due:
-                    await self._audit()
-                if self.flags.due:
-                    await self._send_flags()
-                await self._send_batch()
-                self._sending = False
-                if self._requests or self.flags.due:
-                    self._work.set()
-        except BaseException as error:  # nobody may trust this session any longer, or wait for it
-            self.lose(type(error).__name__)
-            raise
-
-    async def _send_batch(self) -> None:
-        if self.state is _OVER:
-            return
-        capacity = max(0, self.share - len(self.held))
-        batch = self._requests.take(capacity, lambda: beyond(self.share))
-        if not batch and time.monotonic() < self._sent + self._timing.lease_heartbeat_s:
-            return
-        releases, acquires = batch.releases, batch.acquires.keys
-        sent = time.monotonic()
-        try:
-            answer = await self.statements.batch(releases, acquires, len(batch.renewals.keys))
-        except asyncpg.OutOfMemoryError as error:
-            # Everything that the statement locked before it failed is still locked.
-            await self._undo(releases + acquires, [])
-            batch.fail(lambda cause=error: full(cause))
-        except DRIVER_FAILURES as error:
-            self._failed(error)
-        else:
-            if not self.is_over and self._note_answer(answer.pid, sent):
-                for key in batch.settle(answer, self._granting, self.answered):
-                    self.release(key)
-                if NOT_HELD in answer.released:
-                    self.lose("a lock was not there any more when it was to be unlocked")
-        self._requests.under_way = None
-
-    async def _send_flags(self) -> None:
-        down, up = self.flags.take(BATCH)
-        if not (down or up) or self.state is _OVER:
-            return
-        sent = time.monotonic()
-        try:
-            pid, are_up = await self.statements.flags(down, up)
-        except asyncpg.OutOfMemoryError:
-            await self._undo([], down + up)
-            self.flags.settle(down, [])
-        except DRIVER_FAILURES as error:
-            self._failed(error)
-        else:
-            if not self.is_over and self._note_answer(pid, sent):
-                raised = [key for key, is_up in zip(up, are_up, strict=True) if is_up]
-                self.flags.settle(down, raised)
-
-    async def _audit(self) -> None:
-        """Compare what we believe to hold with `pg_locks`, and learn our share.
-
-        Nothing else is under way.
-        """
-        self._audit_due = False
-        self._schedule_audit()
-        believed = self.held.keys() | self._requests.to_unlock
-        sent = time.monotonic()
-        try:
-            pid, keys, slots, sessions = await self.statements.audit(len(believed))
-        except DRIVER_FAILURES as error:
-            self._failed(error)
-            return
-        if self.is_over or not self._note_answer(pid, sent):
-            return
-        self.share = share(slots, sessions)
-        if keys is None:
-            return
-        if missing := len(believed - set(keys)):
-            self.lose(
-                f"the server does not have {missing} of the {len(believed)} locks that were"
-                " believed to be held"
-            )
-            return
-        for key in set(keys) - believed:
-            _log.error(
-                "a lock session held a key that no lease in this process has; it is unlocked:"
-                " please report this"
-            )
-            self.release(key)
-
-    async def _undo(self, keys: list[int], flags: list[int]) -> None:
-        try:
-            await self.statements.undo(keys, flags)
-        except DRIVER_FAILURES as error:
-            self._failed(error)
-
-    def _note_answer(self, pid: int, sent: float) -> bool:
+    def note_answer(self, pid: int, sent: float) -> bool:
         """False: the answer came from another backend, or too late, and the session is over."""
-        now = time.monotonic()
         if pid != self.statements.pid:
             self.lose(
                 f"backend {pid} answered in place of {self.statements.pid}: a pooler or proxy moved"
                 " the connection"
             )
-        elif (
-            now >= self.trust.until
-        ):  # somebody may have seen `lost` already, which must not revert
-            self._deadline_passed(
-                f"an answer came {now - self._sent:.1f} s after the last statement that had one was"
-                " sent"
-            )
-        else:
-            self._sent = sent
-            self.answered = now
-            self.trust.until = self._timing.trusted_until(sent)
+        elif (why := self.clock.note_answer(sent)) is not None:
+            self._expired(why)
         return self.state is not _OVER
 
-    # ---- timers ---------------------------------------------------------------------------------
+    def failed(self, error: BaseException) -> None:
+        """End the session: a statement failed.
 
-    def _schedule_heartbeat(self) -> None:
-        """Send a heartbeat after a while without statements. Re-armed only when it fires, so that a
-        batch costs no timer."""
-        wait = self._sent + self._timing.lease_heartbeat_s - time.monotonic()
-        if wait <= 0:
-            self._work.set()
-            wait = self._timing.lease_heartbeat_s
-        self._timers["heartbeat"] = self._loop.call_later(wait, self._schedule_heartbeat)
-
-    def _watch_deadline(self) -> None:
-        """End the session at its deadline, also while a statement hangs."""
-        left = self.trust.until - time.monotonic()
-        if left <= 0:
-            self._deadline_passed(f"no answer for {time.monotonic() - self._sent:.1f} s")
-        else:
-            self._timers["deadline"] = self._loop.call_later(left, self._watch_deadline)
-
-    def _schedule_audit(self) -> None:
-        wait = AUDIT_S * random.uniform(0.5, 1.0)
-        self._timers["audit"] = self._loop.call_later(wait, self.audit_soon)
-
-    def audit_soon(self) -> None:
-        """Audit before the next statement."""
-        self._timers["audit"].cancel()
-        self._audit_due = True
-        self._work.set()
+        What it locked before it failed is unknown, and unknown means lost.
+        """
+        self.lose(f"{type(error).__name__}: {error}")
 
     # ---- the end --------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Have `serve` return after the statement that is under way."""
+        """Have its `Sender` return after the statement that is under way."""
         if self.state is SessionState.UP:
             self.state = SessionState.CLOSING
-        self._work.set()
+        self.work.set()
 
     def lose(self, why: str, *, cut: bool = True) -> None:
         """End the session and lose all its leases. Idempotent; `cut` also ends the connection."""
@@ -323,22 +184,20 @@ class LockSession:
             return
         self.state = _OVER
         self.over = why
-        self.trust.until = 0.0
-        for timer in self._timers.values():
-            timer.cancel()
+        self.clock.stop()
         lost = [lease for lease in self.held.values() if not lease.released]
         self.held.clear()
         self.flags = WaitFlags()
         for lease in lost:
             lease.lose()
-        self._requests.fail_all(self._over_error)
-        self._work.set()
+        self.requests.fail_all(self._over_error)
+        self.work.set()
         if cut:
             self.statements.terminate()
         level = logging.WARNING if lost else logging.INFO
         _log.log(level, "lock session over, %d leases lost: %s", len(lost), why)
 
-    def _deadline_passed(self, why: str) -> None:
+    def _expired(self, why: str) -> None:
         """Lose the session, and cut the connection after the margin.
 
         The server keeps our locks for the margin, which is the time that stopping may take. Cutting
@@ -346,11 +205,7 @@ class LockSession:
         us.
         """
         self.lose(why, cut=False)
-        self._loop.call_later(self._timing.margin_s, self.statements.terminate)
-
-    def _failed(self, error: BaseException) -> None:
-        # What a failed statement locked before it failed is unknown, and unknown means lost.
-        self.lose(f"{type(error).__name__}: {error}")
+        self.clock.after_margin(self.statements.terminate)
 
     def _over_error(self) -> PostgresUnavailableError:
         return PostgresUnavailableError(
@@ -365,5 +220,5 @@ class LockSession:
         """Lose the leases in a forked child: they are the parent's, and so is the event loop."""
         self.state = _OVER
         self.over = "this process was forked from the one that opened it"
-        self.trust.until = 0.0
+        self.clock.trust.until = 0.0
         self.held.clear()

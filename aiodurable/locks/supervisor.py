@@ -12,6 +12,7 @@ from aiodurable.dsn import Dsn
 from aiodurable.locks.capacity import share
 from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.selfcheck import check
+from aiodurable.locks.sender import Sender
 from aiodurable.locks.session import LockSession, ReleaseLease
 from aiodurable.locks.statements import LockStatements
 from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable
@@ -138,7 +139,7 @@ class SessionSupervisor:
         while True:
             self._up()
             try:
-                await session.serve()
+                await Sender(session).serve()
             except Exception:  # whatever ended the session, another one replaces it
                 _log.exception("a lock session failed unexpectedly: please report this")
             if self._closing:

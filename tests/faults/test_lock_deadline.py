@@ -110,8 +110,8 @@ async def test_the_server_frees_what_a_silent_holder_held_and_no_earlier(
     lease = await locks.acquire("a")
     session = supervisors_of(locks)[0].session
     assert session is not None
-    session._timers["heartbeat"].cancel()  # it falls silent, and the event loop runs on
-    last = session.answered
+    session.clock._timers["heartbeat"].cancel()  # it falls silent, and the event loop runs on
+    last = session.clock.answered
     lost = asyncio.create_task(lease.wait_lost())
     await lost
     stopped = time.monotonic() - last
@@ -128,9 +128,9 @@ async def test_the_server_itself_ends_a_session_that_fell_silent(
         await locks.acquire("a")
         session = supervisors_of(locks)[0].session
         assert session is not None
-        for timer in session._timers.values():
+        for timer in session.clock._timers.values():
             timer.cancel()  # neither heartbeat nor deadline
-        sent = session._sent
+        sent = session.clock._sent
         await wait_until(lambda: session.over is not None)
         assert time.monotonic() - sent >= SILENT.lease_ttl_s
         assert session.over is not None

@@ -56,7 +56,7 @@ def session_of(locks: PostgresLockManager, place: int = 0) -> LockSession:
 def session_with(locks: PostgresLockManager, lease: Lease) -> LockSession:
     """The lock session on which the lease lives."""
     sessions = [supervisor.session for supervisor in supervisors_of(locks)]
-    [session] = [one for one in sessions if one is not None and one.trust is trust_of(lease)]
+    [session] = [one for one in sessions if one is not None and one.clock.trust is trust_of(lease)]
     return session
 
 
@@ -72,12 +72,12 @@ def trust_of(lease: Lease) -> Trust:
 
 def releases_wait(session: LockSession) -> bool:
     """Whether releases wait for the next statement of the session."""
-    return bool(session._requests.releases)
+    return bool(session.requests.releases)
 
 
 def audit_due(session: LockSession) -> bool:
     """Whether the session has still to compare its leases with `pg_locks`."""
-    return session._audit_due
+    return session.audit_due
 
 
 def lock_of(lease: ThreadLease) -> Lease:
@@ -100,12 +100,12 @@ def history_origin(session: WriteSession) -> object:
 
 def stop_watching_the_deadline(session: LockSession) -> None:
     """Nothing but an answer finds out that the session's deadline is over."""
-    session._timers["deadline"].cancel()
+    session.clock._timers["deadline"].cancel()
 
 
 def wake(session: LockSession) -> None:
     """Let the task of a lock session run now."""
-    session._work.set()
+    session.work.set()
 
 
 def wrap_reading_of_prune(

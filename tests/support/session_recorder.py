@@ -100,7 +100,9 @@ class Books:
         """Whether it is trusted longer than from the sending of the last statement that was
         answered.
         """
-        return session.trust.until > self._terms.trusted_until(self._sent[id(session.statements)])
+        return session.clock.trust.until > self._terms.trusted_until(
+            self._sent[id(session.statements)]
+        )
 
     async def _timed(self, wire: LockStatements, statement: Any) -> Any:
         self._rule(id(wire) not in self._under_way, "one statement at a time")

@@ -186,7 +186,7 @@ async def test_an_unlock_that_finds_no_lock_ends_the_session(
             await lease.release()
     assert lease.lost
     assert any(other.lost for other in others)
-    assert all(other.lost == (trust_of(other) is session.trust) for other in others)
+    assert all(other.lost == (trust_of(other) is session.clock.trust) for other in others)
 
 
 async def test_another_backend_that_answers_ends_the_session(locks: PostgresLockManager) -> None:
@@ -206,7 +206,7 @@ async def test_an_answer_that_comes_after_the_deadline_is_no_good_news(
     session = session_with(locks, lease)
     await wait_until(lambda: session.idle)
     stop_watching_the_deadline(session)
-    session.trust.until = time.monotonic()
+    session.clock.trust.until = time.monotonic()
     assert lease.lost
     session.audit_soon()
     await wait_until(lambda: session.over is not None)

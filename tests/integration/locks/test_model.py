@@ -225,7 +225,7 @@ class Locks(RuleBasedStateMachine):
     def lose(self, who: int, place: int) -> None:
         session = supervisors_of(self.managers[who])[place].session
         if session is not None and session.over is None:
-            self.ended.add(session.trust)
+            self.ended.add(session.clock.trust)
             self.server.end_session_of(session.statements.pid)
 
     @rule(who=st.integers(0, 1), place=st.integers(0, 1))
@@ -234,7 +234,7 @@ class Locks(RuleBasedStateMachine):
         if session is None or session.over is not None:
             return
 
-        theirs = [lease for lease in self.held if trust_of(lease) is session.trust]
+        theirs = [lease for lease in self.held if trust_of(lease) is session.clock.trust]
 
         async def work() -> None:
             session.statements.pid += 1_000_000
@@ -250,9 +250,9 @@ class Locks(RuleBasedStateMachine):
         session = supervisors_of(self.managers[who])[place].session
         if session is None:
             return
-        session.trust.until = 0.0
+        session.clock.trust.until = 0.0
         assert all(
-            lease.lost for lease in self.held if trust_of(lease) is session.trust
+            lease.lost for lease in self.held if trust_of(lease) is session.clock.trust
         )  # invariant 7
 
         async def work() -> None:
@@ -278,7 +278,7 @@ class Locks(RuleBasedStateMachine):
                 session.share = 0
             try:
                 with patch(
-                    "aiodurable.locks.session.share", return_value=0
+                    "aiodurable.locks.sender.share", return_value=0
                 ):  # all that an audit under way learns
                     lease = await locks.try_acquire("beyond")
             except (LockCapacityError, PostgresUnavailableError):
@@ -354,7 +354,7 @@ class Locks(RuleBasedStateMachine):
         assert self.server.keys() == believed  # invariant 12
         held = {(lease.key, id(trust_of(lease))) for lease in self.held if not lease.lost}
         assert held == {
-            (key, id(session.trust)) for session in self._sessions() for key in session.held
+            (key, id(session.clock.trust)) for session in self._sessions() for key in session.held
         }
 
     # ---- invariants -----------------------------------------------------------------------------
@@ -385,7 +385,7 @@ class Locks(RuleBasedStateMachine):
         assert not self.books.wrong  # invariants 3, 5 and 11
         for session in self._sessions():
             assert not self.books.trusted_too_long(session)  # invariant 7
-            assert all(trust_of(lease) is session.trust for lease in session.held.values())
+            assert all(trust_of(lease) is session.clock.trust for lease in session.held.values())
             assert len(session.held) <= session.share  # invariant 13
 
     # ---- small parts ----------------------------------------------------------------------------

@@ -205,7 +205,7 @@ async def test_a_key_that_went_round_in_one_process_goes_to_another_that_waits_b
     """Its own are nearer to it: they hold back. Here for longer than the other needs at its
     slowest.
     """
-    monkeypatch.setattr("aiodurable.locks.acquire.YIELD_S", 60.0)
+    monkeypatch.setattr("aiodurable.locks.release.YIELD_S", 60.0)
     holders: list[str] = []
 
     async def take(who: PostgresLockManager, name: str) -> None:
