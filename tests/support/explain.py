@@ -7,18 +7,19 @@ from typing import Any
 
 
 def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The plan's node, and all beneath it."""
+    """The plan's node, and all below it."""
     yield node
     for child in node.get("Plans", ()):
         yield from nodes(child)
 
 
 def rows(plan: dict[str, Any]) -> float:
-    """With ANALYZE: rows that were looked at, and pairs of rows that were compared."""
-    return sum(map(_rows, nodes(plan)))
+    """With ANALYZE: rows that were read, and pairs of rows that were compared."""
+    return sum(map(rows_of, nodes(plan)))
 
 
-def _rows(node: dict[str, Any]) -> float:
+def rows_of(node: dict[str, Any]) -> float:
+    """The same of one node, without those below it."""
     read = node["Actual Rows"] if node["Node Type"].endswith("Scan") else 0
     return node["Actual Loops"] * (
         read + sum(node[key] for key in node if key.startswith("Rows Removed by"))
