@@ -61,6 +61,9 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # then pytest puts together what shares an expensive fixture
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if " at 0x" in item.name:  # parallel processes would not agree on the tests there are
+            raise pytest.UsageError(f"the name of a test has an address in it: {item.nodeid}")
     if (by := random_order.seed(config)) is not None:
         random_order.shuffle(items, by)
     if not config.getoption("--long"):

@@ -153,7 +153,7 @@ async def test_an_interrupting_run_takes_the_place_of_those_that_wait(durable: D
         {"max_attempts": 0},
         {"timeout": 0},
         {"start_timeout": float("inf")},
-        {"metadata": {"a": object()}},
+        {"metadata": {"a": object}},
         {"metadata": {"a": "\0"}},
         {"metadata": {"a": float("nan")}},
         {"summary": "\0"},
