@@ -85,7 +85,7 @@ class Statement:
     @property
     def comment(self) -> str:
         """What the block says of itself, and what the blocks say that are part of it."""
-        words = "\n".join(line for line in self.sql.splitlines() if line.startswith("--"))
+        words = "\n".join(line for line in self.sql.splitlines() if line.lstrip().startswith("--"))
         return words.replace("primary keys", " ".join(f"{table}_pkey" for table in TABLES[:3]))
 
 

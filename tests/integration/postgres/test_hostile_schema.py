@@ -92,7 +92,9 @@ def arguments(text: str, at: int) -> int:
     raise AssertionError(text)
 
 
-@pytest.mark.parametrize(("name", "text"), list(statements()), ids=[name for name, _ in statements()])
+@pytest.mark.parametrize(
+    ("name", "text"), list(statements()), ids=[name for name, _ in statements()]
+)
 def test_every_function_is_named_with_its_schema(name: str, text: str) -> None:
     bare = re.sub(r"'[^']*'", "''", text)
     for call in re.finditer(r"(?<![\w.])([a-z_]\w*)\(", bare):
