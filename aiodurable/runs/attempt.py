@@ -1,6 +1,4 @@
-"""One try of a run: opened in the ledger before the graph starts, closed there with how it
-ended.
-"""
+"""One attempt of a run: the ledger records its start before the graph runs, and its outcome after."""
 
 from __future__ import annotations
 
@@ -40,11 +38,12 @@ _log = logging.getLogger(__name__)
 _FAILED = (RunStatus.FAILED, RunStatus.REJECTED, RunStatus.QUARANTINED)
 
 _BESIDE = "beside"
-"""What came with the answers, stored among them: no interrupt id reads so."""
+"""The key of a command's update and goto, stored among the answers. No interrupt id looks like it.
+"""
 
 
 def new_run_id() -> str:
-    """A run_id that sorts by time."""
+    """Make a run_id. Later ones sort after earlier ones."""
     return str(uuid6())
 
 
@@ -53,14 +52,13 @@ class Attempt:
 
     Attributes:
         run_id: the run.
-        resumed: whether it goes on with work left unfinished.
-        input: what the graph is called with: the run's input until a checkpoint has consumed it,
-            then None.
-        context: the context the run was accepted with.
-        config: what of the caller's config it was accepted with.
-        graph: what runs it.
-        lacking: nodes that were to run when it ended, and that the graph lacks.
-        control: asks the graph to stop at its next superstep.
+        resumed: whether it goes on with unfinished work.
+        input: the graph's input: the run's, until a checkpoint has consumed it; then None.
+        context: the context with which the run was accepted.
+        config: the stored part of the config with which the run was accepted.
+        graph: the graph that runs it.
+        lacking: nodes that would run next and that the graph lacks.
+        control: requests the graph to stop at its next superstep.
         decide_ending: says what becomes of the run where the attempt does not complete it.
     """
 
@@ -130,19 +128,19 @@ class Attempt:
         seq: int,
         adopted: bool = False,
     ) -> Self:
-        """A new run.
+        """Accept and start a new run.
 
         Args:
-            services: what it works with.
-            lease: of the thread.
-            thread: how it stands; work that is left in it is given up.
-            graph: what runs it.
-            run_id: its name; None: a new one.
-            input: what it is accepted with.
-            context: and with which context.
-            config: and with which config, of which what another process needs is stored.
-            seq: the number of this attempt among those under the lease.
-            adopted: it goes on with work that plain LangGraph left, so there is no input.
+            services: the open services.
+            lease: the thread's lease.
+            thread: the thread. Its unfinished work is given up.
+            graph: the graph that runs it.
+            run_id: the run's id; None: a new one.
+            input: its input.
+            context: its context.
+            config: its config. The ledger stores the part that another process needs.
+            seq: the number of this attempt under the lease.
+            adopted: whether it adopts plain LangGraph's unfinished work and has no input.
         """
         sent = time.monotonic()
         record, blank = await services.ledger.start(
@@ -183,15 +181,15 @@ class Attempt:
         graph: BoundGraph,
         seq: int,
     ) -> Self:
-        """Begin a run that was accepted before and has waited since.
+        """Start a queued run.
 
         Args:
-            services: what it works with.
-            lease: of the thread.
-            thread: how it stands; work that is left in it is given up.
+            services: the open services.
+            lease: the thread's lease.
+            thread: the thread. Its unfinished work is given up.
             queued: the run.
-            graph: what runs it.
-            seq: the number of this attempt among those under the lease.
+            graph: the graph that runs it.
+            seq: the number of this attempt under the lease.
         """
         loaded = await services.ledger.loaded(queued, graph.ledger_serde)
         sent = time.monotonic()
@@ -224,32 +222,32 @@ class Attempt:
         services: Services,
         lease: ThreadLease,
         thread: WorkflowCheckpoint,
-        left: Accepted | None,
+        unfinished: Accepted | None,
         *,
         graph: BoundGraph,
         context: Any,
         config: RunnableConfig,
         seq: int,
     ) -> Self:
-        """Go on with the run that was left.
+        """Resume an unfinished run.
 
         Args:
-            services: what it works with.
-            lease: of the thread.
-            thread: how it stands.
-            left: the run; None: plain LangGraph left the work, or a change of the state, and a new
-                run adopts it.
-            graph: the graph to go on with.
-            context: what it is adopted with.
-            config: what it is adopted with.
-            seq: the number of this attempt among those under the lease.
+            services: the open services.
+            lease: the thread's lease.
+            thread: the thread.
+            unfinished: the run; None: the work is plain LangGraph's, or comes from a change of the
+                state, and a new run adopts it.
+            graph: the graph that runs it.
+            context: the context of the new run that adopts the work.
+            config: its config.
+            seq: the number of this attempt under the lease.
 
         Raises:
             GraphChangedError: the graph does not fit what is stored; no attempt was opened.
         """
-        graph = await fitted(services, lease, graph, thread, left)
+        graph = await fitted(services, lease, graph, thread, unfinished)
         has_stray_answer = await repair_thread(services, lease)
-        if left is None:
+        if unfinished is None:
             new = await cls.start(
                 services,
                 lease,
@@ -264,9 +262,9 @@ class Attempt:
             )
             new.has_stray_answer = has_stray_answer
             return new
-        loaded = await services.ledger.loaded(left, graph.ledger_serde)
+        loaded = await services.ledger.loaded(unfinished, graph.ledger_serde)
         record = await services.ledger.retry(
-            left.record.run_id, fence=lease.fence, seq=seq, head=thread.checkpoint_id
+            unfinished.record.run_id, fence=lease.fence, seq=seq, head=thread.checkpoint_id
         )
         lease.session.acknowledge(record.run_id, None, time.monotonic())
         return cls(
@@ -274,7 +272,7 @@ class Attempt:
             lease,
             record,
             graph=graph,
-            consumed=left.consumed,
+            consumed=unfinished.consumed,
             resumed=True,
             input=loaded.input,
             context=loaded.context,
@@ -287,19 +285,19 @@ class Attempt:
     async def deliver(
         self, command: Command[Any] | None, answers: Mapping[str, Any], *, head: str | None
     ) -> None:
-        """Give the graph these answers, and those that an earlier attempt could not deliver; write
-        them down first.
+        """Store these answers, then pass them to the graph, with those that an earlier attempt
+        could not deliver.
 
         Args:
-            command: what the answers came in; its update and goto are given to the graph too.
-            answers: by interrupt id; open questions all of them.
+            command: the command of the answers; the graph gets its update and goto, too.
+            answers: the answers by interrupt id; all of these questions are open.
             head: the thread's newest checkpoint.
 
         Raises:
             LeaseLostError: the lease is gone; nothing was delivered.
             InvalidArgumentError: an answer cannot be stored; nothing was written.
-            ConfigurationError: an answer that plain LangGraph left is of a class that the graph may
-                not build.
+            ConfigurationError: plain LangGraph left an answer of a class that the graph may not
+                build.
         """
         if not (answers or self._answers or self._beside or self.has_stray_answer):
             return
@@ -333,26 +331,26 @@ class Attempt:
             )
 
     async def close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
-        """Record how it ended; bounded in time, so that it can be shielded. None where that is not
-        ours to tell.
+        """Record the outcome. Bounded in time, so that it can be shielded. Returns the thread; None
+        if this attempt does not know its status.
         """
         if self._lease.over:
             return None  # the new holder of the lease records how the run ends
         try:
             return await self._close(error)
         except (PostgresUnavailableError, ClosedError):
-            # The checkpoints are committed and tell the same; only the ledger's row stays open
-            # until somebody looks.
+            # The committed checkpoints show the outcome. Only the ledger's row stays open until the
+            # next call.
             _log.warning(
-                "the outcome of run %s could not be recorded: Postgres is away or this Durable"
-                " closed",
+                "cannot record the outcome of run %s: Postgres cannot be reached or this Durable"
+                " is closed",
                 self.run_id,
             )
         except LeaseLostError:
             if error is None:
                 raise
-        except Exception:  # it must not replace what the run itself ended with
-            _log.exception("the outcome of run %s could not be recorded", self.run_id)
+        except Exception:  # it must not replace the run's own exception
+            _log.exception("cannot record the outcome of run %s", self.run_id)
         return None
 
     async def _close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
@@ -373,7 +371,7 @@ class Attempt:
         )
         await self._services.checkpoints.check_history(self._session)
         if self._lease.lost:
-            return None  # what the tables show now is not what this attempt did
+            return None  # the tables may already show another run's work
         if ended:
             self._announce(RunStatus.COMPLETE, error)
             return thread
@@ -412,8 +410,8 @@ class Attempt:
         return _closed(thread, outcome, finished_at)
 
     async def _complete(self, finished: Finished) -> WorkflowCheckpoint | None:
-        """Close it at the checkpoint that this attempt itself wrote as the last; None where
-        Postgres shows more than that.
+        """Record it as complete at the last checkpoint that it wrote. None if the thread has other
+        rows after it.
         """
         fence = self._lease.fence
         finished_at = await self._services.ledger.complete(
@@ -437,9 +435,7 @@ class Attempt:
         )
 
     def _lacking(self, thread: WorkflowCheckpoint, error: BaseException | None) -> tuple[str, ...]:
-        """The nodes that are to run next and that the graph lacks, where the graph ended without an
-        exception.
-        """
+        """The pending nodes that the graph lacks, if it ended without an exception."""
         if error is None and thread.status not in (ThreadStatus.COMPLETE, ThreadStatus.INTERRUPTED):
             self.lacking = tuple(
                 node for node in thread.pending if node not in self.graph.pregel.nodes
@@ -474,7 +470,7 @@ def _closing(thread: WorkflowCheckpoint) -> RunStatus | None:
 def _closed(
     thread: WorkflowCheckpoint, outcome: Outcome, finished_at: datetime | None
 ) -> WorkflowCheckpoint:
-    """The thread as it stands once its run is closed: it was read while that was running."""
+    """The thread after its run was closed; it was read just before."""
     if finished_at is None:
         return thread
     match outcome.status:
@@ -501,11 +497,11 @@ def _closed(
 def _what_comes_with(
     command: Command[Any] | None, stored: Mapping[str, Any] | None, head: str | None, commanded: int
 ) -> Mapping[str, Any] | None:
-    """The update and goto of a command, after those that an earlier attempt wrote down and did not
+    """The update and goto of a command, after those that an earlier attempt stored and did not
     deliver.
 
-    LangGraph stores them beside the checkpoint before it runs anything, all in one: they were
-    delivered if there are more such writes than before, or another checkpoint.
+    LangGraph stores them beside the checkpoint, in one transaction, before it runs anything. So
+    they were delivered if there are more such writes than before, or another checkpoint.
     """
     if stored is not None and (stored["at"] != head or stored.get("after", 0) < commanded):
         stored = None
@@ -519,7 +515,7 @@ def _what_comes_with(
 
 
 def _channels(update: Any) -> Sequence[tuple[str, Any]]:
-    """What an update of a command writes to which channel, as LangGraph reads it."""
+    """The channels and values that an update of a command writes, as LangGraph reads it."""
     return Command(update=update)._update_as_tuples()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 

@@ -161,7 +161,7 @@ async def test_whatever_closing_an_attempt_meets_replaces_nothing(
         else:
             assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
     assert any(
-        "could not be recorded" in record.message
+        "cannot record the outcome" in record.message
         for record in caplog.records
         if record.levelno >= logging.ERROR
     )
