@@ -1,4 +1,4 @@
-"""Accepted runs: rows of the ledger, with the stored values that a resumption decodes."""
+"""Accepted runs: rows of the ledger with the stored values that a resumption decodes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ __all__ = ["Accepted", "Loaded", "Needed", "accepted_of", "record_of"]
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A run as the ledger keeps it, with what is needed to go on with it.
+    """A run in the ledger, with the stored values that a resumption needs.
 
     Attributes:
         record: the row.
-        stored_input: the input it was accepted with, as it is stored; nothing for a thread that
-            plain LangGraph began.
-        stored_context: the context it was accepted with, likewise.
-        stored_config: what of the caller's config it was accepted with, likewise.
-        stored_answers: those that LangGraph may not have stored yet, by interrupt id, likewise.
-        consumed: whether there is nothing to pass in: a checkpoint of this run exists, so that the
-            input is part of the thread, or it never had one.
+        stored_input: its input; empty if the run adopted the work of plain LangGraph.
+        stored_context: its context.
+        stored_config: the stored part of its config.
+        stored_answers: the answers, by interrupt id, that LangGraph may not have stored yet.
+        consumed: whether the graph needs no input: a checkpoint of this run has consumed it, or it
+            has none.
     """
 
     record: RunRecord
@@ -41,17 +40,17 @@ class Accepted:
 
     @property
     def needed(self) -> Needed:
-        """What a resumption reads of it."""
+        """The values that a resumption decodes."""
         fresh = () if self.consumed else (self.stored_input,)
         always = (self.stored_context, self.stored_config, self.stored_answers)
         return Needed(self.record.status is RunStatus.COMPLETE, self.consumed, (*always, *fresh))
 
     def load(self, serde: SerializerProtocol) -> Loaded:
-        """Decode what a run that goes on needs. Decoding constructs the classes that the row names,
-        so nothing else calls it.
+        """Decode the values for a resumption. Only a resumption may call this, because it builds
+        the classes that the row names.
 
         Args:
-            serde: the graph's own for the ledger, which knows the graph's classes.
+            serde: the graph's serializer for the ledger, which allows the graph's classes.
         """
         return Loaded(
             None if self.consumed else load_value(serde, self.stored_input),
@@ -62,10 +61,10 @@ class Accepted:
 
 
 class Loaded(NamedTuple):
-    """The values that a run was accepted with, and the answers it has still to deliver.
+    """The decoded values of a run, and the answers that it has not delivered.
 
     Attributes:
-        input: None where it is part of the thread.
+        input: None if a checkpoint has consumed it.
     """
 
     input: Any
@@ -75,13 +74,12 @@ class Loaded(NamedTuple):
 
 
 class Needed(NamedTuple):
-    """What a resumption reads of a run.
+    """The values that a resumption decodes.
 
     Attributes:
-        complete: whether it is complete, so that nothing of it is read.
-        consumed: whether its input is part of the thread.
-        values: its context, config and undelivered answers, and its input where that is not
-            consumed.
+        complete: whether the run is complete, so that nothing is decoded.
+        consumed: whether a checkpoint has consumed its input.
+        values: its context, config and undelivered answers, and its input unless that is consumed.
     """
 
     complete: bool
@@ -90,7 +88,7 @@ class Needed(NamedTuple):
 
 
 def accepted_of(row: Mapping[str, Any]) -> Accepted:
-    """The run of a row that a resumption can read."""
+    """Decode a row that has all columns for a resumption."""
     return Accepted(
         record_of(row),
         stored_input=(row["input_type"], row["input"]),
@@ -102,7 +100,7 @@ def accepted_of(row: Mapping[str, Any]) -> Accepted:
 
 
 _COLUMNS: Final = {"token": "fencing_token", "worker": "attempted_by", "reason": "status_reason"}
-"""Fields of a record whose columns have another name."""
+"""The columns of a record's fields, where their names differ."""
 _ALWAYS: Final = tuple(RunRecord.__dataclass_fields__)[:16]
 """Fields that each statement reads; those of a queue come after them."""
 

@@ -1,4 +1,4 @@
-"""One attempt of a run: the ledger records its start before the graph runs, and its outcome after."""
+"""One attempt of a run: the ledger records its start before the graph runs, and then its end."""
 
 from __future__ import annotations
 

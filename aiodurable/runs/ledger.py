@@ -46,25 +46,24 @@ T = TypeVar("T")
 _SQL = load("runs")
 _ANSWERS = load("answers")
 _KEPT_ATTEMPTS = 20
-"""How many earlier attempts a row remembers."""
+"""How many earlier attempts a row keeps."""
 
 _PATIENCE_S = 10.0
-"""Seconds for which a start is tried while another transaction keeps the thread's fence."""
+"""Seconds to retry a start while another transaction locks the thread's fence."""
 
 
 class Ledger:
-    """The rows of one namespace.
+    """Reads and writes the ledger's rows.
 
     Args:
-        database: where they are.
-        direct: to the same place, for what every run writes.
-        classifier: tells where a thread stands when its run ends.
-        serde: the saver's serializer; inputs and contexts are stored as it writes them (encrypted,
-            if it encrypts).
-        namespace: that of the locks; each row keeps its thread's lock key, so that SQL can join it
-            with `aiodurable_leases`.
-        worker: what the rows say of who ran an attempt.
-        threads: where large values are serialised; None: the event loop's own.
+        database: where the ledger is.
+        direct: direct connections to the same database, for the statements of every run.
+        classifier: computes the status of a thread when its run ends.
+        serde: the saver's serializer, which encodes (and may encrypt) inputs and contexts.
+        namespace: the namespace of the locks. Each row has its thread's lock key, so that SQL can
+            join it with `aiodurable_leases`.
+        worker: host and process, recorded with each attempt.
+        threads: the OS threads that serialise large values; None: the event loop's own.
     """
 
     def __init__(
@@ -88,24 +87,22 @@ class Ledger:
         self.queued = QueuedRuns(direct, worker=worker)
 
     async def get(self, run_id: str) -> Accepted | None:
-        """The run of that id."""
+        """The run of this id."""
         row = await self._database.fetch_one(_SQL["get"], run_id)
         return None if row is None else accepted_of(row)
 
     async def newest(self, thread_id: str) -> Accepted | None:
-        """The newest run of the thread that began: rejected and superseded ones do not count."""
+        """The newest started run of the thread; rejected and superseded runs do not count."""
         row = await self._database.fetch_one(_SQL["newest"], thread_id)
         return None if row is None or row["status"] == RunStatus.QUEUED else accepted_of(row)
 
     async def loaded(self, accepted: Accepted, serde: SerializerProtocol) -> Loaded:
-        """What `accepted` needs to go on, read with `serde`; large values off the event loop."""
+        """Decode the values of a run for its resumption, large ones off the event loop."""
         blobs = tuple(blob for _, blob in (*accepted.needed.values, accepted.stored_input))
         return await self._off_the_loop(lambda: accepted.load(serde), heavy=looks_large(blobs))
 
     async def same_input(self, accepted: Accepted, given: Any) -> bool:
-        """Whether `given` is what the run was accepted with. Unknown, where that is not stored any
-        more: then it is not.
-        """
+        """Whether `given` equals the run's input; False if that is no longer stored."""
         stored = accepted.stored_input
         if stored[0] is None:
             return False
@@ -119,7 +116,7 @@ class Ledger:
         return await self._off_the_loop(compare, heavy=looks_large((given,)))
 
     async def newest_of(self, thread_ids: Sequence[str]) -> dict[str, Needed]:
-        """What is read of the newest run of each of many threads before it is gone on with."""
+        """The values that a resumption of each thread's newest run would decode, by thread_id."""
         rows = await self._database.fetch(_SQL["newest_of"], list(thread_ids))
         return {
             row["thread_id"]: Needed(
@@ -149,26 +146,26 @@ class Ledger:
         base_checkpoint_id: str | None,
         closing: RunStatus | None,
     ) -> tuple[RunRecord, bool]:
-        """Write a new run, running. What earlier runs of the thread left open is closed as
-        `closing` first, unless None.
+        """Record a new run as running.
 
         Args:
-            run_id: its name.
-            fence: of the thread.
-            graph, input, context, config: what it is accepted with.
-            seq: the number of this attempt among those under the fence, from 1.
-            serde: how they are stored: the graph's own for the ledger; None: the saver's.
+            run_id: its id.
+            fence: the thread's fence.
+            graph, input, context, config: with these it is accepted.
+            seq: the number of this attempt under the fence, from 1.
+            serde: the graph's serializer for the ledger; None: the saver's.
             base_checkpoint_id: the thread's newest checkpoint.
-            closing: see above.
+            closing: the status that an earlier, unfinished run of the thread gets; None: there is
+                none.
 
         Returns:
             The row, and whether the thread has no checkpoint yet.
 
         Raises:
-            InvalidArgumentError: input, context or config cannot be serialised, or holds a class
-                that the graph may not build again, or the run_id is taken; nothing was written.
-            LeaseLostError: the fence is no longer the thread's; nothing was written.
-            LockTimeoutError: another transaction kept the fence; nothing was written.
+            InvalidArgumentError: input, context or config cannot be serialised or contains a class
+                that the graph may not build, or the run_id is in use; nothing was written.
+            LeaseLostError: another lease has replaced this one; nothing was written.
+            LockTimeoutError: another transaction locked the fence; nothing was written.
         """
         stored = await self.stored(input, context, config, serde)
         key = lock_key(fence.thread_id, self._namespace)
@@ -199,10 +196,10 @@ class Ledger:
         config: Mapping[str, Any] | None,
         serde: SerializerProtocol | None = None,
     ) -> tuple[str | bytes | None, ...]:
-        """What a run is accepted with, as it is stored: kind and bytes of each of the three.
+        """Encode a run's input, context and config: kind and bytes of each of the three.
 
         Raises:
-            InvalidArgumentError: as `start`.
+            InvalidArgumentError: see `start`.
         """
         how = serde or self._serde
         return await self._off_the_loop(
@@ -215,24 +212,24 @@ class Ledger:
         )
 
     async def _check_start(self, run_id: str, fence: Fence, deadline: float) -> None:
-        """Raise what kept a run from being started; return where that passes."""
+        """Raise why a run could not be started; return if a retry may succeed."""
         row = await self._database.fetch_one(
             _SQL["not_started"], fence.thread_id, run_id, fence.token
         )
-        assert row is not None, "it has no table that could lack it"
+        assert row is not None, "the statement always returns a row"
         standing = None if row["token"] is None else Standing(row["token"], row["lease_id"])
         if standing != fence.standing:
             raise fence.overtaken(standing)
         if row["taken"]:
             raise InvalidArgumentError(
-                f"wanted a new run {run_id!r} of thread {fence.thread_id!r}, found that another run"
-                " has this id: a run_id names one run of one thread",
+                f"cannot start run {run_id!r} of thread {fence.thread_id!r}: another run has this"
+                " id; a run_id names one run of one thread, so use another one",
                 thread_id=fence.thread_id,
             )
         fence.check()
         if time.monotonic() > deadline:
             raise LockTimeoutError(
-                f"could not start run {run_id!r} of thread {fence.thread_id!r} within"
+                f"cannot start run {run_id!r} of thread {fence.thread_id!r} within"
                 f" {_PATIENCE_S:g} s: another transaction has locked the thread's fence, as a prune"
                 " does for a moment. Nothing was written; look in pg_stat_activity for a backend"
                 " that is idle in a transaction, and end it",
@@ -242,21 +239,21 @@ class Ledger:
     async def retry(
         self, run_id: str, *, fence: Fence, seq: int = 1, head: str | None = None
     ) -> RunRecord:
-        """Write that a known run is running again; one more attempt, if it had crashed or failed.
+        """Record that a run is running again: as one more attempt, if it had crashed or failed.
 
         Args:
             run_id: the run.
-            fence: of its thread.
-            seq: the number of this attempt among those under the fence, from 1.
+            fence: its thread's fence.
+            seq: the number of this attempt under the fence, from 1.
             head: the thread's newest checkpoint.
 
         Raises:
-            LeaseLostError: the fence is no longer the thread's; nothing was written.
+            LeaseLostError: another lease has replaced this one; nothing was written.
         """
         attempt = (*fence.standing, self.worker, seq)
         row = await self._database.fetch_one(_SQL["retry"], run_id, *attempt, _KEPT_ATTEMPTS, head)
         if row is None:
-            raise await self._refusal(fence, f"go on with run {run_id!r}")
+            raise await self._refusal(fence, f"resume run {run_id!r}")
         return record_of(row)
 
     async def _refusal(self, fence: Fence, what: str) -> WorkflowExecutionError | LeaseLostError:
@@ -265,23 +262,24 @@ class Ledger:
         if standing != fence.standing:
             return fence.overtaken(standing)
         return WorkflowExecutionError(
-            f"could not {what} of thread {fence.thread_id!r}: its row in aiodurable_runs was"
-            " removed or changed by something else than a run. Nothing was written;"
+            f"cannot {what} of thread {fence.thread_id!r}: something else than a run has removed or"
+            " changed its row in aiodurable_runs. Nothing was written;"
             " get_checkpoint_status(thread_id) says where the thread stands",
             thread_id=fence.thread_id,
         )
 
     async def complete(self, run_id: str, *, fence: Fence, checkpoint_id: str) -> datetime | None:
-        """Write the attempt under `fence` as complete, if its thread stands at this checkpoint, on
-        which nothing hangs.
+        """Record that the attempt under `fence` is complete, if this checkpoint is still the
+        thread's newest and has no writes after it.
 
         Args:
-            checkpoint_id: a checkpoint that the attempt itself wrote, with nothing left to do after
-                it.
+            run_id: the run.
+            fence: its thread's fence.
+            checkpoint_id: a checkpoint that the attempt wrote and after which no work is left.
 
         Returns:
-            When it ended; that is written, and not on disk yet: the tables tell the same. None:
-            `end` can tell.
+            When it ended. The row may not be on disk yet, but the checkpoints show the same. None:
+            nothing was recorded; `end` finds out why.
         """
         row = (run_id, *fence.standing, fence.thread_id, checkpoint_id)
         return await self._writes.complete(row)
@@ -289,16 +287,18 @@ class Ledger:
     async def end(
         self, run_id: str, *, fence: Fence, consumed: bool
     ) -> tuple[WorkflowCheckpoint, bool]:
-        """Where the thread stands under its lease; complete, and the attempt under `fence` is
-        written as complete.
+        """Read the thread's status under its lease. If it is complete, record the attempt under
+        `fence` as complete.
 
         Args:
-            consumed: whether a checkpoint has taken the run's input; else it is not complete,
-                whatever the thread is.
+            run_id: the run.
+            fence: its thread's fence.
+            consumed: whether a checkpoint has consumed the run's input. If not, the run is not
+                complete, even if the thread is.
 
         Returns:
-            The thread, and whether the attempt's end was written. It is not on disk yet: the tables
-            tell the same.
+            The thread, and whether the end was recorded. The row may not be on disk yet, but the
+            checkpoints show the same.
         """
         row = (fence.thread_id, run_id, fence.token, fence.lease_id, consumed)
         ended = await self._writes.end(row)
@@ -306,7 +306,7 @@ class Ledger:
         return ended
 
     async def answered(self, thread_id: str) -> list[Answered]:
-        """What was answered on the thread, oldest first."""
+        """The recorded answers of the thread, oldest first."""
         rows = await self._database.fetch(_ANSWERS["answered"], thread_id)
         return [
             Answered(
@@ -331,20 +331,20 @@ class Ledger:
         closed: Sequence[str],
         serde: SerializerProtocol | None = None,
     ) -> None:
-        """Write the answers that the attempt under `fence` delivers, before it does.
+        """Record the answers that the attempt under `fence` is about to deliver.
 
         Args:
             run_id: the run.
-            fence: of its thread.
-            new: those that were given just now, by interrupt id.
-            all: those, and any that an earlier attempt could not deliver.
+            fence: its thread's fence.
+            new: the new answers by interrupt id.
+            all: the new answers, and those that an earlier attempt could not deliver.
             closed: see `Questions.closed_by`.
-            serde: how they are stored, as in `start`.
+            serde: as in `start`.
 
         Raises:
-            InvalidArgumentError: an answer cannot be serialised, or holds a class that the graph
-                may not build again; nothing was written.
-            LeaseLostError: the fence is no longer the thread's; nothing was written.
+            InvalidArgumentError: an answer cannot be serialised or contains a class that the graph
+                may not build; nothing was written.
+            LeaseLostError: another lease has replaced this one; nothing was written.
         """
         digests = [digest_of(interrupt_id, value) for interrupt_id, value in new.items()]
         stored = dump_value("answer", dict(all), serde or self._serde)
@@ -358,7 +358,7 @@ class Ledger:
     async def answers_over(
         self, run_id: str, *, fence: Fence, withdrawn: Sequence[str] = ()
     ) -> None:
-        """Write that no answer is left to deliver, and that those to `withdrawn` were not taken."""
+        """Record that no answer is left to deliver, and that those to `withdrawn` were not used."""
         await self._database.execute(
             _ANSWERS["answers_over"], run_id, *fence.standing, list(withdrawn)
         )
@@ -375,21 +375,18 @@ class Ledger:
         checkpoint_id: str,
         in_the_step: bool,
     ) -> None:
-        """Write the run of a thread that begins as a copy of another's checkpoint: paused, with
-        nothing to pass in.
-
-        Its graph, unless given, and its context are those of the run that wrote the checkpoint.
+        """Record the run of a fork: paused, without input, with the context of the run that wrote
+        the checkpoint.
 
         Args:
-            fetch_one: runs a statement in the transaction in which the copy is made, and which
-                keeps the fence as it is.
-            run_id: its name.
-            fence: of the new thread.
-            graph: see above.
+            fetch_one: runs a statement in the transaction of the copy, which locks the fence.
+            run_id: its id.
+            fence: the new thread's fence.
+            graph: the name of its graph; None: that of the run that wrote the checkpoint.
             base_checkpoint_id: the new thread's newest checkpoint.
-            source, checkpoint_id: what was copied.
-            in_the_step: see `ThreadCopy.copy`; then answers that the step has not taken yet go
-                along.
+            source, checkpoint_id: the copied checkpoint.
+            in_the_step: see `ThreadCopy.copy`. Then the copy includes answers that the step has not
+                used yet.
         """
         reason = f"forked from thread {source!r} at checkpoint {checkpoint_id}"
         key = lock_key(fence.thread_id, self._namespace)
@@ -419,12 +416,12 @@ class Ledger:
         again_after_s: float | None = None,
         failures: int | None = None,
     ) -> datetime | None:
-        """Write how the attempt under `fence` ended, and that its input is `consumed`, if it is;
-        and when a worker may claim the run again, if one may.
+        """Record how the attempt under `fence` ended, whether its input is `consumed`, and when a
+        worker may claim the run again.
 
         Returns:
-            When; None where a newer attempt owns the row, or a newer lease the thread: nothing was
-            written then.
+            When it ended. None: a newer attempt or lease has replaced this one, and nothing was
+            written.
         """
         outcome = (status, error, traceback, reason, checkpoint_id, consumed)
         outcome += (None if again_after_s is None else float(again_after_s), failures)
@@ -433,11 +430,11 @@ class Ledger:
     async def complete_by_tables(
         self, run_id: str, *, fence: Fence, checkpoint_id: str | None
     ) -> bool:
-        """Write that a run is complete which the tables show complete, but whose process died
-        before it could say so.
+        """Record that a run is complete, as the checkpoints show, although its process died before
+        it could do so.
 
         Returns:
-            Whether it is written; not where a newer lease owns the thread.
+            Whether it was recorded; not if a newer lease has replaced this one.
         """
         return (
             await self._database.execute(
@@ -447,25 +444,25 @@ class Ledger:
         )
 
     async def request_cancel(self, thread_id: str, *, channel: str) -> str | None:
-        """Write that the run at work on the thread is to end, and say so on `channel`; its run_id,
-        None: there is none.
+        """Record that the thread's running run must end, and notify its process on `channel`.
+        Returns its run_id; None: no run is running.
         """
         row = await self._database.fetch_one(_SQL["request_cancel"], thread_id, channel)
         return None if row is None else row["run_id"]
 
     async def is_at_work(self, run_id: str) -> tuple[bool, bool]:
-        """Whether the run stands as running, and whether anybody holds its thread's lease."""
+        """Whether the ledger says that the run is running, and whether anybody holds its lease."""
         row = await self._database.fetch_one(_SQL["at_work"], run_id)
         return (False, False) if row is None else (row["at_work"], row["held"])
 
     async def settle_cancelled(
         self, run_id: str, *, fence: Fence, checkpoint_id: str | None
     ) -> bool:
-        """Write that a run was cancelled whose process died before it could say so.
+        """Record that a run was cancelled, although its process died before it could do so.
 
         Returns:
-            Whether it is written; not where the run has ended otherwise, or a newer lease owns the
-            thread.
+            Whether it was recorded; not if the run has ended otherwise, or a newer lease has
+            replaced this one.
         """
         return (
             await self._database.execute(

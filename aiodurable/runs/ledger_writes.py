@@ -1,4 +1,4 @@
-"""What every run writes to the ledger: its start and its end, many runs in one statement."""
+"""Writes the start and end of runs to the ledger, many runs in one statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that a run was accepted with, as the ledger stores them."""
+"""Encodes and decodes the values that the ledger stores with a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiodurable.errors import InvalidArgumentError
 __all__ = ["StoredValue", "dump_value", "load_value"]
 
 StoredValue = tuple[str | None, bytes | None]
-"""Kind and bytes of a value, as a serializer gives them; both None: there is none."""
+"""Kind and bytes of a value, from a serializer; both None: there is no value."""
 
 
 def dump_value(what: str, value: Any, serde: SerializerProtocol) -> StoredValue:
@@ -27,21 +27,19 @@ def dump_value(what: str, value: Any, serde: SerializerProtocol) -> StoredValue:
     try:
         stored = serde.dumps_typed(value)
     except InvalidArgumentError as error:
-        message = f"the {what} cannot be stored: {error}"
+        message = f"cannot store the {what}: {error}"
         raise InvalidArgumentError(message, argument=what) from error
     except Exception as error:
-        # whatever the serializer or the value's own hooks raise means the same
+        # Serializers and the hooks of values may raise anything.
         raise InvalidArgumentError(
-            f"the {what} cannot be stored, so another process could not go on with it:"
-            f" {type(error).__name__} while serialising {type(value).__name__}; pass plain"
-            " data, dataclasses, pydantic models or messages",
+            f"cannot store the {what} for another process: {type(error).__name__} while serialising"
+            f" {type(value).__name__}; pass plain data, dataclasses, pydantic models or messages",
             argument=what,
         ) from error
     if len(stored[1]) > MOST_BYTES:
         raise InvalidArgumentError(
-            f"the {what} cannot be stored, so another process could not go on with it: it has"
-            f" {len(stored[1]) / 1e9:.2f} GB, and Postgres takes no statement of more than"
-            f" {MOST_BYTES / 1e9:.2f}; keep large values elsewhere, and pass where they are",
+            f"cannot store the {what}: it has {len(stored[1]) / 1e9:.2f} GB, and a statement at"
+            f" most {MOST_BYTES / 1e9:.2f}; keep large values elsewhere, and pass a reference",
             argument=what,
         )
     return stored

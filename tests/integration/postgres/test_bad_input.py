@@ -145,7 +145,7 @@ async def test_an_input_too_large_for_a_statement_is_refused_and_nothing_is_acce
 ) -> None:
     async with Durable(dsn) as durable:
         async with durable.run("t", four_nodes()) as run:
-            with pytest.raises(InvalidArgumentError, match="the input cannot be stored"):
+            with pytest.raises(InvalidArgumentError, match="cannot store the input"):
                 await run.ainvoke({"words": [], "told": "x" * 110_000})
         assert (await durable.threads.status("t")).status is ThreadStatus.NEW
 
@@ -153,7 +153,7 @@ async def test_an_input_too_large_for_a_statement_is_refused_and_nothing_is_acce
 async def test_a_context_that_cannot_be_stored_is_refused(dsn: str) -> None:
     async with Durable(dsn) as durable:
         async with durable.run("t", four_nodes(), context={"client": lambda: None}) as run:
-            with pytest.raises(InvalidArgumentError, match="context cannot be stored"):
+            with pytest.raises(InvalidArgumentError, match="cannot store the context"):
                 await run.ainvoke(INPUT)
 
 

@@ -177,7 +177,7 @@ async def test_an_input_that_cannot_be_stored_is_refused_and_nothing_runs(
     durable: Durable, ledger: Ledger, log: Path
 ) -> None:
     async with durable.run("t", four_nodes(), config=config(log)) as run:
-        with pytest.raises(InvalidArgumentError, match="input cannot be stored"):
+        with pytest.raises(InvalidArgumentError, match="cannot store the input"):
             await run.ainvoke({"words": [lambda: None], "told": ""})
     assert await ledger.rows("t") == []
     assert noted(log) == []

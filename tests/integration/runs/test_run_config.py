@@ -162,7 +162,7 @@ async def test_a_config_that_cannot_be_stored_is_refused_and_nothing_runs(
     durable: Durable, ledger: Ledger, seen: Seen
 ) -> None:
     async with durable.run("t", seen.graph()) as run:
-        with pytest.raises(InvalidArgumentError, match="config cannot be stored"):
+        with pytest.raises(InvalidArgumentError, match="cannot store the config"):
             await run.ainvoke(INPUT, config={"configurable": {"client": lambda: None}})
     assert await ledger.rows("t") == []
     assert seen.contexts == []
