@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -34,44 +33,23 @@ __all__ = [
     "lost_history",
 ]
 
-_SQL = load("checkpoints")
+_FILE: Final = "checkpoints"
 
-
-def _variant(**parts: str) -> str:
-    sql = _SQL["commit"]
-    for place in ("lost", "unless_lost", "replaced", "taken", "and_lost"):
-        sql = sql.replace(f"{{{place}}}", parts.get(place, ""))
-    return sql
-
-
-def _taken(first: int) -> str:
-    """The part that records consumption; `first` is the number of its first parameter."""
-    return _SQL["commit_taken"].replace("$41", f"${first}").replace("$42", f"${first + 1}")
-
-
-_PROVING = {
-    "replaced": _SQL["commit_replaced"],
-    "lost": _SQL["commit_lost"],
-    "unless_lost": _SQL["commit_unless_lost"],
-    "and_lost": _SQL["commit_and_lost"],
-}
-
-COMMIT = _variant()
+COMMIT = load(_FILE)["commit"]
 """The statement of nearly every batch: nothing replaces a task's writes, and there is no first
 checkpoint of a run.
 """
-COMMIT_TAKING = _variant(taken=_taken(25))
+COMMIT_TAKING = load(_FILE, "consumed")["commit"]
 """For a batch with the first checkpoint of a run, which has consumed its input."""
-COMMIT_REPLACING = _variant(replaced=_SQL["commit_replaced"])
-COMMIT_REPLACING_TAKING = _variant(replaced=_SQL["commit_replaced"], taken=_taken(34))
-COMMIT_PROVING = _variant(**_PROVING)
+COMMIT_REPLACING = load(_FILE, "replaced")["commit"]
+COMMIT_REPLACING_TAKING = load(_FILE, "replaced", "consumed")["commit"]
+COMMIT_PROVING = load(_FILE, "replaced", "lost")["commit"]
 """For a connection that is newer than an acknowledged commit: it reports the threads whose commit
 is gone, and does not write them.
 """
-COMMIT_PROVING_TAKING = _variant(**_PROVING, taken=_taken(41))
+COMMIT_PROVING_TAKING = load(_FILE, "replaced", "lost", "consumed")["commit"]
 
-_lost = re.sub(r"\$(\d+)", lambda number: f"${int(number[1]) - 33}", _SQL["commit_lost"])
-LOST = f"WITH {_lost.rstrip().removesuffix(',')}\nSELECT thread_id FROM lost"
+LOST = load(_FILE)["lost_threads"]
 """Reports the threads whose acknowledged commit is gone, and writes nothing."""
 
 BlobRow = tuple[str, str, str, str, str, bytes | None]

@@ -193,8 +193,8 @@ async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            raising = (_SQL["bump"], ([thread_id], [new_lease_id()]))
-            _, rows = await database.fetch_in_turn((_SQL["patience"], ()), raising)
+            raising = (_SQL["raise_token"], ([thread_id], [new_lease_id()]))
+            _, rows = await database.fetch_in_turn((_SQL["short_lock_timeout"], ()), raising)
             return Standing(rows[0]["token"], rows[0]["lease_id"])
         except (LockNotAvailable, DeadlockDetected) as error:
             if time.monotonic() > deadline:
@@ -222,7 +222,9 @@ async def bump_free(
     """
     try:
         rows = await direct.fetch(
-            _SQL["bump_free"], list(thread_ids), [new_lease_id() for _ in thread_ids]
+            _SQL["raise_tokens_skip_locked"],
+            list(thread_ids),
+            [new_lease_id() for _ in thread_ids],
         )
     except (
         LockNotAvailableError,

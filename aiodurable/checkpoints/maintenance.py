@@ -141,9 +141,9 @@ class ThreadMaintenance(AsyncPostgresSaver):
 
             await cursor.execute(first[0].encode())
             await self._hold(cursor.connection, [thread_id], own=self.sessions.of(thread_id))
-            await _run(cursor.connection, "consumption_kept", [thread_id])
+            await _run(cursor.connection, "record_consumed", [thread_id])
             await _aexecute(cursor, after_the_first())
-            await _run(cursor.connection, "release_fences", [thread_id])
+            await _run(cursor.connection, "delete_unused_fences", [thread_id])
 
     async def acopy_thread(
         self, source_thread_id: str, target_thread_id: str, *, config: RunnableConfig | None = None
@@ -162,8 +162,8 @@ class ThreadMaintenance(AsyncPostgresSaver):
         """
         own = _session_in(config)
         async with self._undisturbed([target_thread_id], own=own) as connection:
-            [row] = await _run(connection, "occupied", target_thread_id)
-            if row["occupied"]:
+            [row] = await _run(connection, "has_checkpoints", target_thread_id)
+            if row["has_checkpoints"]:
                 raise ThreadExistsError(
                     f"cannot copy thread {source_thread_id!r} to {target_thread_id!r}: the target"
                     " has checkpoints already; delete it first, or choose another thread_id",
@@ -267,7 +267,7 @@ class ThreadMaintenance(AsyncPostgresSaver):
         *,
         own: WriteSession | None,
     ) -> None:
-        await _run(connection, "claim_fences", list(thread_ids))
+        await _run(connection, "insert_missing_fences", list(thread_ids))
         held = await _run(connection, "hold_fences", list(thread_ids))
         standings = {row["thread_id"]: Standing(row["token"], row["lease_id"]) for row in held}
         strangers: dict[int, str] = {}

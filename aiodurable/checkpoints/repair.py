@@ -53,7 +53,7 @@ async def repair_tasks(
     """
     fence = session.fence
     fence.check()
-    row = await database.fetch_one(_SQL["heal"], fence.thread_id, *fence.standing)
+    row = await database.fetch_one(_SQL["repair"], fence.thread_id, *fence.standing)
     assert row is not None, "an aggregate has a row"
     _check(fence, row)
     if row["namespaces"]:

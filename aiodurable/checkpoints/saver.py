@@ -49,10 +49,10 @@ from aiodurable.postgres.sql import load
 
 __all__ = ["DurableSaver"]
 
-_LATEST = load("checkpoints")["latest"].replace("{select}", ThreadMaintenance.SELECT_SQL).encode()
+_LATEST = load("checkpoints")["latest"].encode()
 _T = TypeVar("_T")
 _SIZES = load("checkpoints")["sizes"]
-_INNER = load("checkpoints")["inner"].replace("{select}", ThreadMaintenance.SELECT_SQL)
+_INNER = load("checkpoints")["inner_checkpoints"]
 
 _OF_A_STATE_GRAPH = ("__start__", "branch:to:")
 _STARTS_A_NODE = (*_OF_A_STATE_GRAPH, "join:", "__pregel_tasks")

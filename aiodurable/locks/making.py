@@ -41,7 +41,7 @@ async def make_missing(connection: asyncpg.Connection, dsn: Dsn, *, setup: bool)
                 " `aiodurable migrate`, or allow setup"
             )
         async with connection.transaction():
-            if await connection.fetchval(_SQL["try_making"], MIGRATION_KEY):
+            if await connection.fetchval(_SQL["try_migration_lock"], MIGRATION_KEY):
                 await connection.execute(_SQL["make_sequence"])
                 checked(await connection.fetch(RELATIONS, *TOKENS), dsn)
                 return

@@ -126,7 +126,9 @@ class DirectConnection:
         self._connection, self._pid = connection, connection.get_server_pid()
         try:
             if abandoned := list(self._abandoned):
-                end_left = _SQL["end_left"].replace("$1", ", ".join(map(str, abandoned)))
+                end_left = _SQL["terminate_abandoned_backends"].replace(
+                    "$1", ", ".join(map(str, abandoned))
+                )
                 # a host may revoke it from everybody
                 with suppress(asyncpg.InsufficientPrivilegeError):
                     await self._run(connection.execute(end_left))

@@ -23,7 +23,7 @@ class PlanCache:
     every ten minutes.
     """
 
-    DISCARD: Final = load("direct")["plan_anew"]
+    DISCARD: Final = load("direct")["discard_plans"]
     """The statement that discards them."""
 
     def __init__(self) -> None:

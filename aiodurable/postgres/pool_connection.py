@@ -58,7 +58,7 @@ restart or a failover is over by then."""
 
 _BY_INDEX = load("direct")["by_index"]
 _ISOLATION = load("direct")["isolation"]
-_AT_WORK = load("direct")["at_work"].replace("$1", "%s").encode()
+_IS_ACTIVE = load("direct")["is_active"].replace("$1", "%s").encode()
 _EXPECTED: Final = {"DateStyle": "ISO", "standard_conforming_strings": "on"}
 """psycopg reads times by the first, our statements need the second. PgBouncer passes both on in
 every mode.
@@ -194,7 +194,7 @@ class PoolConnection(AsyncConnection[DictRow]):
             async with asyncio.timeout(_SILENCE_S / 2), await self.beside(**here) as beside:
                 for pause_s in (_SILENCE_S / 20, 0):  # its answer may be under way
                     if (
-                        await (await beside.execute(_AT_WORK, (info.backend_pid,))).fetchone()
+                        await (await beside.execute(_IS_ACTIVE, (info.backend_pid,))).fetchone()
                         is not None
                     ):
                         return True

@@ -33,8 +33,8 @@ async def prove_same_database(database: PsycopgPool, direct: Dsn, *, timeout_s: 
     try:
         with translate(direct):
             async with connection.transaction():
-                await connection.fetch(_SQL["mark"], *keys, timeout=timeout_s)
-                seen = await database.fetch(_SQL["marked"], *keys)
+                await connection.fetch(_SQL["mark_database"], *keys, timeout=timeout_s)
+                seen = await database.fetch(_SQL["find_mark"], *keys)
     finally:
         connection.terminate()
     if not seen:

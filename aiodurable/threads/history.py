@@ -81,7 +81,7 @@ class History:
 
     async def begun(self, thread_id: str, checkpoint_id: str) -> frozenset[str]:
         """The nodes that wrote anything in the step after a checkpoint, finished or not."""
-        row = await self._database.fetch_one(_SQL["begun"], thread_id, checkpoint_id)
+        row = await self._database.fetch_one(_SQL["started_nodes"], thread_id, checkpoint_id)
         if row is None:
             return frozenset()
         sends = TolerantDecoder(self._serde).sends(row["sends_type"], row["sends"])

@@ -251,7 +251,7 @@ class Retention:
                 if progress is not None:
                     progress(total)
                 await pace.rest()
-        await self._database.fetch(_SQL["unlink"], *kept)
+        await self._database.fetch(_SQL["clear_parents"], *kept)
         if not dry_run:
             await self._sweep(pace, everything=bounds[1])
         return total
@@ -260,11 +260,12 @@ class Retention:
         self, wanted: Filter, pace: _Pace, *, dry_run: bool
     ) -> AsyncIterator[PruneReport]:
         """Remove old finished runs from the ledger."""
-        async for run_ids in self._pages("runs", "over", wanted.older_than, wanted.graph):
+        async for run_ids in self._pages("runs", "finished_runs", wanted.older_than, wanted.graph):
             await pace.rest()
             for some in pace.pieces(run_ids):
                 _, (row,) = await self._database.fetch_in_turn(
-                    (_SQL["unhurried"], ()), (_SQL["forget"], (some, wanted.older_than, dry_run))
+                    (_SQL["relaxed_commit"], ()),
+                    (_SQL["remove_finished_runs"], (some, wanted.older_than, dry_run)),
                 )
                 pace.adapt(row["bytes"])
                 yield PruneReport(runs=row["runs"], bytes=row["bytes"])
@@ -278,9 +279,9 @@ class Retention:
             for some in pace.pieces(thread_ids):
                 keys = [lock_key(thread_id, self._namespace) for thread_id in some]
                 await self._database.fetch_in_turn(
-                    (_SQL["unhurried"], ()),
-                    (_SQL["hold_idle"], (some,)),
-                    (_SQL["sweep"], (some, keys, kept_ms)),
+                    (_SQL["relaxed_commit"], ()),
+                    (_SQL["hold_idle_fences"], (some,)),
+                    (_SQL["remove_idle_fences"], (some, keys, kept_ms)),
                 )
                 pace.adapt(0)
                 await pace.rest()
@@ -297,10 +298,12 @@ class Retention:
     ) -> AsyncIterator[tuple[list[str], PruneReport]]:
         """Threads that have something to prune, provided that their status matches; in steps."""
         async for thread_ids, scanned in self._scan(wanted, before, everything):
-            rows = await self._database.fetch(_SQL["with_a_past"], thread_ids, before, everything)
+            rows = await self._database.fetch(
+                _SQL["threads_with_history"], thread_ids, before, everything
+            )
             yield [row["thread_id"] for row in rows], scanned
         if everything:
-            async for thread_ids in self._pages("runs", "only_in_the_ledger"):
+            async for thread_ids in self._pages("runs", "threads_without_checkpoint"):
                 yield thread_ids, PruneReport(scanned=len(thread_ids))
 
     async def _scan(
@@ -332,7 +335,7 @@ class Retention:
 
         async def fetch(statement: str, *args: Any) -> list[list[dict[str, Any]]]:
             return await self._database.fetch_in_turn(
-                (_SQL["unhurried"], ()), (_SQL["tokens"], (thread_ids,)), (statement, args)
+                (_SQL["relaxed_commit"], ()), (_SQL["tokens"], (thread_ids,)), (statement, args)
             )
 
         _, tokens, heads = await self._classifier.fetch(fetch, heads_of, *args)
@@ -348,11 +351,11 @@ class Retention:
         """Prune these threads, and unlink the checkpoints that the previous transaction kept."""
         ids, seen, heads = map(list, zip(*found, strict=True))
         _, _, (row,), *_ = await self._database.fetch_in_turn(
-            (_SQL["unhurried"], ()),
-            (_SQL["claim"], (ids, seen)),
+            (_SQL["relaxed_commit"], ()),
+            (_SQL["insert_missing_fences"], (ids, seen)),
             (_SQL["prune"], (ids, seen, heads, delete, dry_run)),
-            (_SQL["release"], (ids,)),
-            (_SQL["unlink"], kept),
+            (_SQL["delete_unused_fences"], (ids,)),
+            (_SQL["clear_parents"], kept),
         )
         pruned = PruneReport(
             threads=row["threads"],

@@ -153,7 +153,7 @@ class Search:
         paused, queued or quarantined, or be recorded as running."""
         return self._steps(
             _Source(
-                "threads_noted", (list(_CHANNELS.values()), [*_IN_LEDGER, ThreadStatus.RUNNING])
+                "threads_indexed", (list(_CHANNELS.values()), [*_IN_LEDGER, ThreadStatus.RUNNING])
             )
         )
 
@@ -205,11 +205,11 @@ class Search:
         if wanted.resumable:
             return _Source("threads_resumable", held=False)
         if wanted.orphaned:
-            return _Source("threads_noted", ([], ["running"]), held=False)
+            return _Source("threads_indexed", ([], ["running"]), held=False)
         if wanted.statuses == _RUNNING:
             in_ledger = await self.all_held_are_in_the_ledger()
             return (
-                _Source("threads_noted", ([], ["running"]), held=True)
+                _Source("threads_indexed", ([], ["running"]), held=True)
                 if in_ledger
                 else _Source("threads_all", held=True)
             )
@@ -217,7 +217,7 @@ class Search:
             channels = [
                 channel for status, channel in _CHANNELS.items() if status in wanted.statuses
             ]
-            return _Source("threads_noted", (channels, sorted(wanted.statuses & _IN_LEDGER)))
+            return _Source("threads_indexed", (channels, sorted(wanted.statuses & _IN_LEDGER)))
         if wanted.newer_than is not None and wanted.newer_than > datetime.now(UTC) - _RECENT:
             first = first_id(wanted.newer_than - CLOCKS)
             return _Source("threads_recent", (first, wanted.newer_than), _RECENT_AT_ONCE)

@@ -64,12 +64,9 @@ __all__ = ["CLASSIFY", "Classifier", "Standing"]
 
 T = TypeVar("T")
 
-CLASSIFY = load("threads")["classify"]
+_SQL = load("threads")
+CLASSIFY = _SQL["classify"]
 """The statement; `Classifier.arguments` has its parameters, `Classifier.decode` reads its rows."""
-
-_HEADS = f"SELECT thread_id, checkpoint_id FROM ({CLASSIFY}) t"  # noqa: S608 - both halves are ours
-_COUNT = f"SELECT status, pg_catalog.count(*) FROM ({CLASSIFY}) t GROUP BY status"  # noqa: S608 - both halves are ours
-_STANDING = f"SELECT thread_id, status, graph FROM ({CLASSIFY}) t"  # noqa: S608 - both halves are ours
 
 _DOUBTS = {
     "old": "written by a LangGraph before 0.3: only its graph knows what follows a node",
@@ -143,7 +140,11 @@ class Classifier:
         if not wanted.in_sql:
             return Counter(thread.status for thread in await self.classify(thread_ids, wanted))
         rows = (
-            await self.fetch(self._database.fetch, _COUNT, *self._arguments(thread_ids, wanted))
+            await self.fetch(
+                self._database.fetch,
+                _SQL["classified_counts"],
+                *self._arguments(thread_ids, wanted),
+            )
             if thread_ids
             else []
         )
@@ -157,7 +158,11 @@ class Classifier:
                 for t in await self.classify(thread_ids, wanted)
             ]
         rows = (
-            await self.fetch(self._database.fetch, _STANDING, *self._arguments(thread_ids, wanted))
+            await self.fetch(
+                self._database.fetch,
+                _SQL["classified_statuses"],
+                *self._arguments(thread_ids, wanted),
+            )
             if thread_ids
             else []
         )
@@ -184,7 +189,7 @@ class Classifier:
         """A statement and its parameters for the newest checkpoints of the threads that pass the
         filters in SQL.
         """
-        return _HEADS, self._arguments(thread_ids, wanted)
+        return _SQL["classified_heads"], self._arguments(thread_ids, wanted)
 
     def _arguments(
         self, thread_ids: Sequence[str], wanted: Filter | None, *, ignore_lock: bool = False
@@ -336,7 +341,7 @@ def _pending(row: Mapping[str, Any], sends: list[str]) -> Iterator[str]:
         if channel == "__start__":
             # An @entrypoint has the same trigger channel as a StateGraph's START. Only the paths of
             # its own writes and of its tasks' writes contain its name.
-            paths = done.union(row["begun"] or ())
+            paths = done.union(row["unfinished"] or ())
             node = next(filter(None, map(caller_of, paths)), node)
         if pull_path(node) not in done:
             yield node

@@ -53,7 +53,7 @@ def test_what_is_recent_is_found_by_block_ranges(
     assert not any(node["Node Type"] == "Seq Scan" for node in found)
 
 
-@pytest.mark.parametrize("block", ["threads_all", "threads_noted"])
+@pytest.mark.parametrize("block", ["threads_all", "threads_indexed"])
 def test_a_later_page_costs_what_the_first_does(crowd: psycopg.Connection[Any], block: str) -> None:
     def buffers(after: str) -> int:
         values = {"$1": f"'{after}'", "$2": "10", "$3": "'{__error__}'", "$4": "'{failed}'"}

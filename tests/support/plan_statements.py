@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from langgraph.checkpoint.postgres.base import BasePostgresSaver
-
 from aiodurable.postgres.sql import load
 
 TABLES = (
@@ -50,6 +48,8 @@ INSERT INTO aiodurable_fences (thread_id, token) SELECT 'thread-' || n, 1 FROM g
 checkpoint is the newest.
 """
 
+COMMIT_PARTS = ("lost", "replaced", "consumed")
+
 On = Literal["pool", "link", "search"]
 
 
@@ -59,8 +59,7 @@ class Statement:
 
     Attributes:
         name: of the block, and for how many threads.
-        block: with its comment, as it stands in its file.
-        sql: as it is run.
+        sql: with its comment, as it is run.
         values: the arguments.
         rows: of tables and of what is built of them, that it cannot do without.
         on: which connections run it.
@@ -68,19 +67,11 @@ class Statement:
     """
 
     name: str
-    block: str
+    sql: str
     values: Sequence[Any]
     rows: int
     on: On = "pool"
     scans: bool = False
-
-    @property
-    def sql(self) -> str:
-        sql = self.block
-        parts = load("checkpoints")
-        for place in ("lost", "unless_lost", "replaced", "taken", "and_lost"):
-            sql = sql.replace(f"{{{place}}}", parts[f"commit_{place}"])
-        return sql.replace("{select}", BasePostgresSaver.SELECT_SQL)
 
     @property
     def comment(self) -> str:
@@ -153,7 +144,8 @@ def _committed(count: int) -> tuple[Any, ...]:
 
 
 def _all() -> list[Statement]:
-    threads, checkpoints, runs, copying = map(load, ("threads", "checkpoints", "runs", "copy"))
+    threads, runs, copying = map(load, ("threads", "runs", "copy"))
+    checkpoints = load("checkpoints", *COMMIT_PARTS)
     answers = load("answers")
     retention = load("prune")
     one, head = "thread-7", _heads(7)[-1]
@@ -162,12 +154,12 @@ def _all() -> list[Statement]:
         Statement("held_keys_of_no_run", threads["held_keys_of_no_run"], (), 3000),
         Statement("live_runs", threads["live_runs"], (), 300),
         Statement("history", threads["history"], (one, None, 10), 60),
-        Statement("begun", threads["begun"], (one, head), 5),
+        Statement("started_nodes", threads["started_nodes"], (one, head), 5),
         Statement("sample", threads["sample"], (5,), 60_000),
         Statement("threads_all", threads["threads_all"], ("", 100), 200, "search"),
         Statement(
-            "threads_noted",
-            threads["threads_noted"],
+            "threads_indexed",
+            threads["threads_indexed"],
             ("", 100, ["__error__"], ["failed"]),
             1500,
             "search",
@@ -198,14 +190,16 @@ def _all() -> list[Statement]:
         Statement("questions", answers["questions"], (one,), 60),
         Statement("drop_loose", answers["drop_loose"], (one, 1, 0), 40),
         Statement("token", checkpoints["token"], (one,), 1),
-        Statement("bump", checkpoints["bump"], ([one], [7]), 1),
+        Statement("raise_token", checkpoints["raise_token"], ([one], [7]), 1),
         Statement("copy_thread", checkpoints["copy_thread"], (one, "copy"), 40),
-        Statement("occupied", checkpoints["occupied"], ("nobody",), 0),
-        Statement("heal", checkpoints["heal"], (one, 1, 0), 60),
+        Statement("has_checkpoints", checkpoints["has_checkpoints"], ("nobody",), 0),
+        Statement("repair", checkpoints["repair"], (one, 1, 0), 60),
         Statement("threads_on_pages", retention["threads_on_pages"], (0, 8, head, False), 500),
         Statement("sizes", retention["sizes"], (), 0),
-        Statement("over", retention["over"], (0, 4, "2999-01-01", None), 2500),
-        Statement("only_in_the_ledger", retention["only_in_the_ledger"], (0, 4), 500),
+        Statement("finished_runs", retention["finished_runs"], (0, 4, "2999-01-01", None), 2500),
+        Statement(
+            "threads_without_checkpoint", retention["threads_without_checkpoint"], (0, 4), 500
+        ),
         Statement("idle_fences", retention["idle_fences"], (0, 4, 3_600_000, True), 3000),
         Statement(
             "threads_of_runs", checkpoints["threads_of_runs"], (["run-7-1"],), 30_000, scans=True
@@ -218,6 +212,10 @@ def _all() -> list[Statement]:
         found += [
             Statement(f"classify {n}", threads["classify"], _asked(n), 16 * n),
             Statement(f"classify {n} of a run", threads["classify"], _asked(n), 16 * n, "link"),
+            *(
+                Statement(f"{name} {n}", threads[name], _asked(n), 17 * n)
+                for name in ("classified_heads", "classified_statuses", "classified_counts")
+            ),
             Statement(
                 f"failed_inside {n}",
                 threads["failed_inside"],
@@ -253,8 +251,15 @@ def _all() -> list[Statement]:
             ),
             Statement(f"commit {n}", checkpoints["commit"], _committed(n), 10 * n, "link"),
             Statement(
-                f"bump_free {n}",
-                checkpoints["bump_free"],
+                f"lost_threads {n}",
+                checkpoints["lost_threads"],
+                _committed(n)[33:40],
+                3 * n,
+                "link",
+            ),
+            Statement(
+                f"raise_tokens_skip_locked {n}",
+                checkpoints["raise_tokens_skip_locked"],
                 (ids + fresh, [7] * 2 * n),
                 8 * n,
                 "link",
@@ -265,12 +270,17 @@ def _all() -> list[Statement]:
             Statement(f"latest {n}", checkpoints["latest"], (ids, bare), 20 * n),
             Statement(f"sizes {n}", checkpoints["sizes"], (ids,), 20 * n),
             Statement(f"newest_of {n}", runs["newest_of"], (ids,), 20 * n),
-            Statement(f"inner {n}", checkpoints["inner"], (ids,), 20 * n),
-            Statement(f"claim_fences {n}", checkpoints["claim_fences"], (ids + fresh,), 4 * n),
-            Statement(f"release_fences {n}", checkpoints["release_fences"], (ids,), n),
+            Statement(f"inner_checkpoints {n}", checkpoints["inner_checkpoints"], (ids,), 20 * n),
+            Statement(
+                f"insert_missing_fences {n}",
+                checkpoints["insert_missing_fences"],
+                (ids + fresh,),
+                4 * n,
+            ),
+            Statement(f"delete_unused_fences {n}", checkpoints["delete_unused_fences"], (ids,), n),
             Statement(f"raise_fences {n}", checkpoints["raise_fences"], (ids,), n),
             Statement(f"raise_removed {n}", checkpoints["raise_removed"], (ids,), 3 * n),
-            Statement(f"consumption_kept {n}", checkpoints["consumption_kept"], (ids,), 30 * n),
+            Statement(f"record_consumed {n}", checkpoints["record_consumed"], (ids,), 30 * n),
             Statement(
                 f"delete_ledger_of_runs {n}",
                 checkpoints["delete_ledger_of_runs"],
@@ -280,22 +290,42 @@ def _all() -> list[Statement]:
             Statement(f"delete_threads {n}", checkpoints["delete_threads"], (ids,), 70 * n),
             Statement(f"built_on_runs {n}", checkpoints["built_on_runs"], (_runs(n), ids), 20 * n),
             Statement(f"delete_runs {n}", checkpoints["delete_runs"], (_runs(n), ids), 40 * n),
-            Statement(f"with_a_past {n}", retention["with_a_past"], (ids, head, False), 4 * n),
+            Statement(
+                f"threads_with_history {n}",
+                retention["threads_with_history"],
+                (ids, head, False),
+                4 * n,
+            ),
             Statement(f"tokens {n} to prune", retention["tokens"], (ids,), n),
-            Statement(f"claim {n}", retention["claim"], (fresh, [None] * n), n),
+            Statement(
+                f"insert_missing_fences {n} to prune",
+                retention["insert_missing_fences"],
+                (fresh, [None] * n),
+                n,
+            ),
             Statement(
                 f"prune {n}", retention["prune"], (ids, [1] * n, heads, False, False), 90 * n
             ),
             Statement(
                 f"prune {n} whole", retention["prune"], (ids, [1] * n, heads, True, False), 90 * n
             ),
-            Statement(f"release {n}", retention["release"], (ids,), n),
-            Statement(f"forget {n}", retention["forget"], (_runs(n), "2999-01-01", False), 8 * n),
-            Statement(f"hold_idle {n}", retention["hold_idle"], (ids,), n),
             Statement(
-                f"sweep {n}", retention["sweep"], (ids, list(range(1, n + 1)), 3_600_000), 8 * n
+                f"delete_unused_fences {n} to prune", retention["delete_unused_fences"], (ids,), n
             ),
-            Statement(f"unlink {n}", retention["unlink"], (ids, bare, heads), 3 * n),
+            Statement(
+                f"remove_finished_runs {n}",
+                retention["remove_finished_runs"],
+                (_runs(n), "2999-01-01", False),
+                8 * n,
+            ),
+            Statement(f"hold_idle_fences {n}", retention["hold_idle_fences"], (ids,), n),
+            Statement(
+                f"remove_idle_fences {n}",
+                retention["remove_idle_fences"],
+                (ids, list(range(1, n + 1)), 3_600_000),
+                8 * n,
+            ),
+            Statement(f"clear_parents {n}", retention["clear_parents"], (ids, bare, heads), 3 * n),
             Statement(f"orphan_parents {n}", checkpoints["orphan_parents"], (ids,), 20 * n),
             Statement(f"orphan_blobs {n}", checkpoints["orphan_blobs"], (ids,), 30 * n),
         ]

@@ -1,27 +1,33 @@
 -- name: lock_empty_thread
--- aiodurable_fences_pkey, and the primary keys of LangGraph's tables by their first column. No lease of the thread begins
--- until the transaction ends.
+-- params: thread_id
+-- aiodurable_fences_pkey, and the primary keys of LangGraph's tables by their first column. No
+-- lease of the thread begins until the transaction ends.
 SELECT f.token, f.lease_id,
-       EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)
-           OR EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread_id = $1)
-           OR EXISTS (SELECT 1 FROM checkpoint_blobs WHERE thread_id = $1) AS occupied
+       EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = :thread_id)
+           OR EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread_id = :thread_id)
+           OR EXISTS (SELECT 1 FROM checkpoint_blobs WHERE thread_id = :thread_id) AS occupied
 FROM aiodurable_fences f
-WHERE f.thread_id = $1
+WHERE f.thread_id = :thread_id
 FOR SHARE OF f
 
 -- name: copy_checkpoint
--- The primary keys of LangGraph's tables; of the root's checkpoints only those that are copied are read.
--- $1 the source, $2 the new thread, $3 a root checkpoint, $4 go on in the middle of the step after it.
+-- params: source_thread_id, thread_id, checkpoint_id, in_the_step
+-- The primary keys of LangGraph's tables; of the root's checkpoints only those that are copied are
+-- read. checkpoint_id is of the root; in_the_step: go on in the middle of the step after it.
 WITH RECURSIVE origin AS MATERIALIZED (
-    SELECT checkpoint_id FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = '' AND checkpoint_id = $3
+    SELECT c.checkpoint_id
+    FROM checkpoints c
+    WHERE c.thread_id = :source_thread_id AND c.checkpoint_ns = ''
+      AND c.checkpoint_id = :checkpoint_id
 ), inner_one AS MATERIALIZED (
     SELECT c.checkpoint_ns, c.checkpoint_id, c.metadata -> 'parents'::text ->> ''::text AS root
     FROM checkpoints c
-    WHERE c.thread_id = $1 AND c.checkpoint_ns > ''
+    WHERE c.thread_id = :source_thread_id AND c.checkpoint_ns > ''
 ), place AS MATERIALIZED (
     SELECT '' AS checkpoint_ns, checkpoint_id FROM origin
     UNION
-    -- A subgraph's call has its task's id in its namespace, after a colon; without one it has a memory, which was this.
+    -- A subgraph's call has its task's id in its namespace, after a colon; without one it has a
+    -- memory, which was this.
     (SELECT DISTINCT ON (i.checkpoint_ns) i.checkpoint_ns, i.checkpoint_id
      FROM inner_one i
      JOIN origin o ON i.checkpoint_id < o.checkpoint_id
@@ -29,90 +35,120 @@ WITH RECURSIVE origin AS MATERIALIZED (
      ORDER BY i.checkpoint_ns, i.checkpoint_id DESC)
     UNION
     -- The subgraphs that the step after it is in.
-    SELECT i.checkpoint_ns, i.checkpoint_id FROM inner_one i JOIN origin o ON i.root = o.checkpoint_id WHERE $4::boolean
+    SELECT i.checkpoint_ns, i.checkpoint_id
+    FROM inner_one i
+    JOIN origin o ON i.root = o.checkpoint_id
+    WHERE :in_the_step::boolean
 ), chain AS (
     SELECT c.checkpoint_ns, c.checkpoint_id, c.parent_checkpoint_id
     FROM place p
-    JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = p.checkpoint_ns AND c.checkpoint_id = p.checkpoint_id
+    JOIN checkpoints c
+      ON c.thread_id = :source_thread_id AND c.checkpoint_ns = p.checkpoint_ns
+     AND c.checkpoint_id = p.checkpoint_id
     UNION
     -- As in prune: these cannot stand alone.
     SELECT c.checkpoint_ns, c.checkpoint_id, c.parent_checkpoint_id
     FROM chain k
     JOIN checkpoints c
-      ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.parent_checkpoint_id
+      ON c.thread_id = :source_thread_id AND c.checkpoint_ns = k.checkpoint_ns
+        AND c.checkpoint_id = k.parent_checkpoint_id
     WHERE EXISTS (SELECT 1
                   FROM checkpoints d
-                  WHERE d.thread_id = $1
-                    AND (d.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}'::text[]
+                  WHERE d.thread_id = :source_thread_id
+                    AND (d.metadata
+                             ?| '{counters_since_delta_snapshot,delta_writes_versioned}'::text[]
                          OR substring(d.checkpoint ->> 'v'::text FROM '^[0-9]{1,9}$')::integer < 4))
 ), value AS MATERIALIZED (
     SELECT DISTINCT c.checkpoint_ns, v.channel, v.version
     FROM chain k
-    JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
+    JOIN checkpoints c
+      ON c.thread_id = :source_thread_id AND c.checkpoint_ns = k.checkpoint_ns
+     AND c.checkpoint_id = k.checkpoint_id
     CROSS JOIN LATERAL pg_catalog.jsonb_each_text(
         CASE WHEN pg_catalog.jsonb_typeof(c.checkpoint -> 'channel_versions'::text) = 'object'
              THEN c.checkpoint -> 'channel_versions'::text ELSE '{}' END) AS v (channel, version)
 ), blob AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT $2, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
+    SELECT :thread_id, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
     FROM value v
     JOIN checkpoint_blobs b
-      ON b.thread_id = $1 AND b.checkpoint_ns = v.checkpoint_ns AND b.channel = v.channel AND b.version = v.version
+      ON b.thread_id = :source_thread_id AND b.checkpoint_ns = v.checkpoint_ns
+        AND b.channel = v.channel AND b.version = v.version
 ), write AS (
     -- What tasks wrote after a checkpoint belongs to the step after it.
-    INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT $2, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.idx, w.channel, w.type, w.blob
-    -- OFFSET keeps LATERAL from becoming a join, which compares each with each where few rows are expected.
+    INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx,
+                                   channel, type, blob)
+    SELECT :thread_id, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.idx, w.channel,
+           w.type, w.blob
+    -- OFFSET keeps LATERAL from becoming a join, which compares each with each where few rows are
+    -- expected.
     FROM chain k
     CROSS JOIN LATERAL (
-        SELECT c.checkpoint_ns, c.checkpoint_id, c.task_id, c.task_path, c.idx, c.channel, c.type, c.blob, c.xmin AS xid
+        SELECT c.checkpoint_ns, c.checkpoint_id, c.task_id, c.task_path, c.idx, c.channel, c.type,
+               c.blob, c.xmin AS xid
         FROM checkpoint_writes c
-        WHERE c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
+        WHERE c.thread_id = :source_thread_id AND c.checkpoint_ns = k.checkpoint_ns
+          AND c.checkpoint_id = k.checkpoint_id
         OFFSET 0
     ) w
-    WHERE ($4::boolean OR NOT EXISTS (SELECT 1
-                                      FROM place p
-                                      WHERE p.checkpoint_ns = k.checkpoint_ns AND p.checkpoint_id = k.checkpoint_id))
-      -- Its transaction shows an error that a later attempt outlived (see classify), and all of these become one.
+    WHERE (:in_the_step::boolean
+           OR NOT EXISTS (
+               SELECT 1
+               FROM place p
+               WHERE p.checkpoint_ns = k.checkpoint_ns AND p.checkpoint_id = k.checkpoint_id))
+      -- Its transaction shows an error that a later attempt outlived (see classify), and all of
+      -- these become one.
       AND NOT (w.channel = '__error__' AND EXISTS (
           SELECT 1
           FROM checkpoint_writes n
-          WHERE n.thread_id = $1 AND n.checkpoint_ns = w.checkpoint_ns AND n.checkpoint_id = w.checkpoint_id
+          WHERE n.thread_id = :source_thread_id AND n.checkpoint_ns = w.checkpoint_ns
+            AND n.checkpoint_id = w.checkpoint_id
             AND n.task_id = w.task_id AND n.xmin <> w.xid
             AND n.channel NOT IN ('__error__', '__error_source_node__', '__resume__')))
-      -- So is an answer: a question that was answered since it was asked stays behind, and so does an answer of no task
-      -- that a task took, or that is older than a question: the copy would take the one for open, the other for unused.
+      -- So is an answer: a question that was answered since it was asked stays behind, and so does
+      -- an answer of no task that a task took, or that is older than a question: the copy would
+      -- take the one for open, the other for unused.
       AND NOT (w.channel = '__interrupt__' AND EXISTS (
           SELECT 1
           FROM checkpoint_writes n
-          WHERE n.thread_id = $1 AND n.checkpoint_ns = w.checkpoint_ns AND n.checkpoint_id = w.checkpoint_id
-            AND n.task_id = w.task_id AND n.channel = '__resume__' AND pg_catalog.age(n.xmin) < pg_catalog.age(w.xid)))
+          WHERE n.thread_id = :source_thread_id AND n.checkpoint_ns = w.checkpoint_ns
+            AND n.checkpoint_id = w.checkpoint_id
+            AND n.task_id = w.task_id AND n.channel = '__resume__'
+            AND pg_catalog.age(n.xmin) < pg_catalog.age(w.xid)))
       AND NOT (w.channel = '__interrupt__' AND EXISTS (
           SELECT 1
           FROM checkpoint_writes n
-          WHERE n.thread_id = $1 AND n.checkpoint_ns = '' AND n.checkpoint_id = $3
+          WHERE n.thread_id = :source_thread_id AND n.checkpoint_ns = ''
+            AND n.checkpoint_id = :checkpoint_id
             AND n.task_id = '00000000-0000-0000-0000-000000000000' AND n.channel = '__resume__'
             AND pg_catalog.age(n.xmin) < pg_catalog.age(w.xid)))
-      AND NOT (w.channel = '__resume__' AND w.task_id = '00000000-0000-0000-0000-000000000000' AND EXISTS (
+      AND NOT (w.channel = '__resume__' AND w.task_id = '00000000-0000-0000-0000-000000000000'
+               AND EXISTS (
           SELECT 1
           FROM place p
           JOIN checkpoint_writes n
-            ON n.thread_id = $1 AND n.checkpoint_ns = p.checkpoint_ns AND n.checkpoint_id = p.checkpoint_id
-          WHERE n.task_id <> '00000000-0000-0000-0000-000000000000' AND n.channel IN ('__interrupt__', '__resume__')
+            ON n.thread_id = :source_thread_id AND n.checkpoint_ns = p.checkpoint_ns
+              AND n.checkpoint_id = p.checkpoint_id
+          WHERE n.task_id <> '00000000-0000-0000-0000-000000000000'
+            AND n.channel IN ('__interrupt__', '__resume__')
             AND pg_catalog.age(n.xmin) <= pg_catalog.age(w.xid)))
 ), checkpoint AS (
     -- A run_id names one run of one thread: the copy is not its work.
-    INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
-    SELECT $2, c.checkpoint_ns, c.checkpoint_id,
+    INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type,
+                             checkpoint, metadata)
+    SELECT :thread_id, c.checkpoint_ns, c.checkpoint_id,
            -- Hashed: a step can have called a thousand subgraphs.
-           CASE WHEN (c.checkpoint_ns, c.parent_checkpoint_id) IN (SELECT p.checkpoint_ns, p.checkpoint_id FROM chain p)
+           CASE WHEN (c.checkpoint_ns, c.parent_checkpoint_id)
+                     IN (SELECT p.checkpoint_ns, p.checkpoint_id FROM chain p)
                 THEN c.parent_checkpoint_id END,
            c.type, c.checkpoint,
            CASE WHEN pg_catalog.jsonb_typeof(c.metadata) = 'object'
                 THEN c.metadata - 'aiodurable_run_id'::text ELSE '{}' END
-           || pg_catalog.jsonb_build_object('aiodurable_forked_from', $1::text)
+           || pg_catalog.jsonb_build_object('aiodurable_forked_from', :source_thread_id::text)
     FROM chain k
-    JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
+    JOIN checkpoints c
+      ON c.thread_id = :source_thread_id AND c.checkpoint_ns = k.checkpoint_ns
+     AND c.checkpoint_id = k.checkpoint_id
     RETURNING checkpoint_id
 )
 SELECT pg_catalog.count(*) AS copied FROM checkpoint

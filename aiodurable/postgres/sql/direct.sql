@@ -1,53 +1,67 @@
 -- name: plan_once
--- No table. The plan of a statement over arrays never depends on them, yet Postgres would plan it again each time: a third of
--- the cost of a commit. Not through a proxy ($1 is the backend that was announced at connection): there the session is
--- somebody else's in a moment. A row tells that it was done. What is read and written here counts on a snapshot for each
--- statement, whatever the database's or the role's default is. $1 is written in: the simple protocol has no parameters, and
+-- params: backend_pid
+-- No table. The plan of a statement over arrays never depends on them, yet Postgres would plan it
+-- again each time: a third of the cost of a commit. Not through a proxy (backend_pid was announced
+-- at connection): there the session is somebody else's in a moment. A row tells that it was done.
+-- What is read and written here counts on a snapshot for each statement, whatever the database's or
+-- the role's default is. backend_pid is written in: the simple protocol has no parameters, and
 -- needs no statement.
-SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', false), pg_catalog.set_config('enable_seqscan', 'off', false),
+SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', false),
+       pg_catalog.set_config('enable_seqscan', 'off', false),
        pg_catalog.set_config('jit', 'off', false),
        pg_catalog.set_config('default_transaction_isolation', 'read committed', false)
-WHERE pg_catalog.pg_backend_pid() = $1
+WHERE pg_catalog.pg_backend_pid() = :backend_pid
 
 -- name: server
 -- No table. Which server this is: a standby that was promoted began at another moment.
 SELECT pg_catalog.pg_postmaster_start_time()::text
 
--- name: plan_anew
+-- name: discard_plans
 -- No table. See postgres/plan_cache.py.
 DISCARD PLANS
 
 -- name: by_index
--- No table. For the pool. What its statements read they look up, which a planner does not know of tables that were never
--- analysed or grew since. $1 as in plan_once.
-SELECT pg_catalog.set_config('enable_seqscan', 'off', false), pg_catalog.set_config('jit', 'off', false),
+-- params: backend_pid
+-- No table. For the pool. What its statements read they look up, which a planner does not know of
+-- tables that were never analysed or grew since. backend_pid as in plan_once.
+SELECT pg_catalog.set_config('enable_seqscan', 'off', false),
+       pg_catalog.set_config('jit', 'off', false),
        pg_catalog.set_config('default_transaction_isolation', 'read committed', false)
-WHERE pg_catalog.pg_backend_pid() = $1
+WHERE pg_catalog.pg_backend_pid() = :backend_pid
 
--- name: end_left
--- No table. A backend whose connection was cut may read the statement only now, after it was sent again here: a token that is
--- raised behind the back of its lease makes the lease's own writes stale. So it is ended first. A pid may be another's by now;
--- an application_name with our host and process in it is not. $1, one pid or several, is written in, as in plan_once; behind
--- a pooler, which makes pids up, there is none. A second is for a backend that can still hear.
+-- name: terminate_abandoned_backends
+-- params: backend_pids
+-- No table. A backend whose connection was cut may read the statement only now, after it was sent
+-- again here: a token that is raised behind the back of its lease makes the lease's own writes
+-- stale. So it is ended first. A pid may be another's by now; an application_name with our host and
+-- process in it is not. backend_pids, one or several, are written in, as in plan_once; behind a
+-- pooler, which makes pids up, there is none. A second is for a backend that can still hear.
 SELECT pg_catalog.pg_terminate_backend(pid, 1000)
 FROM pg_catalog.pg_stat_activity
-WHERE pid IN ($1) AND pid <> pg_catalog.pg_backend_pid() AND application_name = pg_catalog.current_setting('application_name')
+WHERE pid IN (:backend_pids) AND pid <> pg_catalog.pg_backend_pid()
+  AND application_name = pg_catalog.current_setting('application_name')
 
--- name: at_work
+-- name: is_active
+-- params: backend_pid
 -- No table. Whether the backend of a connection that fell silent works on a statement.
-SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND state = 'active'
+SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = :backend_pid AND state = 'active'
 
--- name: mark
--- No table. A transaction's lock on two random numbers, shared like a waiter's flag: no lease ever looks like it.
-SELECT pg_catalog.pg_try_advisory_xact_lock_shared($1::integer, $2::integer)
+-- name: mark_database
+-- params: first, second
+-- No table. A transaction's lock on two random numbers, shared like a waiter's flag: no lease ever
+-- looks like it.
+SELECT pg_catalog.pg_try_advisory_xact_lock_shared(:first::integer, :second::integer)
 
--- name: marked
+-- name: find_mark
+-- params: first, second
 -- No table. Whether that lock is in this database.
 SELECT 1 FROM pg_catalog.pg_locks
 WHERE locktype = 'advisory' AND objsubid = 2 AND mode = 'ShareLock' AND granted
-  AND classid = $1::bigint::oid AND objid = $2::bigint::oid
-  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+  AND classid = :first::bigint::oid AND objid = :second::bigint::oid
+  AND database
+      = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 
 -- name: isolation
 -- No table. Who answers, and how its transactions see others.
-SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.current_setting('default_transaction_isolation') AS isolation
+SELECT pg_catalog.pg_backend_pid() AS pid,
+       pg_catalog.current_setting('default_transaction_isolation') AS isolation

@@ -1,17 +1,21 @@
 -- name: identify_backend
--- No table. The backend, before anything is configured: behind a pooler it may serve somebody else a moment later.
-SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num')::integer, pg_catalog.pg_is_in_recovery()
+-- No table. The backend, before anything is configured: behind a pooler it may serve somebody else
+-- a moment later.
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num')::integer,
+       pg_catalog.pg_is_in_recovery()
 
 -- name: configure
--- No table. With set_config, not at connection start: a pooler in session mode refuses parameters it does not know. A
--- parameter that this server does not know is left out. $1 milliseconds after which the server ends a silent session,
--- also while its own answer is under way; $2 and $3 seconds: its TCP keepalives, a second line.
+-- params: idle_timeout_ms, keepalive_idle_s, keepalive_interval_s
+-- No table. With set_config, not at connection start: a pooler in session mode refuses parameters
+-- it does not know. A parameter that this server does not know is left out. After idle_timeout_ms
+-- the server ends a silent session, also while its own answer is under way; its TCP keepalives are
+-- a second line.
 SELECT pg_catalog.set_config(v.name, v.value, false)
-FROM (VALUES ('idle_session_timeout', $1::text),
-             ('tcp_keepalives_idle', $2::text),
-             ('tcp_keepalives_interval', $3::text),
+FROM (VALUES ('idle_session_timeout', :idle_timeout_ms::text),
+             ('tcp_keepalives_idle', :keepalive_idle_s::text),
+             ('tcp_keepalives_interval', :keepalive_interval_s::text),
              ('tcp_keepalives_count', '3'),
-             ('tcp_user_timeout', $1::text),
+             ('tcp_user_timeout', :idle_timeout_ms::text),
              ('statement_timeout', '0'),
              ('transaction_timeout', '0'),
              ('lock_timeout', '0'),
@@ -19,32 +23,40 @@ FROM (VALUES ('idle_session_timeout', $1::text),
              ('default_transaction_read_only', 'off'),
              ('default_transaction_isolation', 'read committed'),
              ('synchronous_commit', CASE pg_catalog.current_setting('synchronous_commit')
-                                        WHEN 'off' THEN 'on'  -- a lock token that a crash undoes is given out twice
+                                        -- A lock token that a crash undoes is given out twice.
+                                        WHEN 'off' THEN 'on'
                                         ELSE pg_catalog.current_setting('synchronous_commit') END),
              ('jit', 'off'),
              ('plan_cache_mode', 'force_generic_plan')) AS v (name, value)
 JOIN pg_catalog.pg_settings s ON s.name = v.name
 
 -- name: probe
--- No table. $1 a key; $2 true: lock it; false: try it beside its holder, until the end of a transaction.
-SELECT CASE WHEN $2::boolean THEN pg_catalog.pg_try_advisory_lock($1::bigint)
-            ELSE pg_catalog.pg_try_advisory_xact_lock($1::bigint) END
+-- params: key, session
+-- No table. session: lock the key; otherwise try it beside its holder, until the end of a
+-- transaction.
+SELECT CASE WHEN :session::boolean THEN pg_catalog.pg_try_advisory_lock(:key::bigint)
+            ELSE pg_catalog.pg_try_advisory_xact_lock(:key::bigint) END
 
 -- name: unprobe
--- No table. $1 the key; true if it was locked here.
-SELECT pg_catalog.pg_advisory_unlock($1::bigint)
+-- params: key
+-- No table. True if the key was locked here.
+SELECT pg_catalog.pg_advisory_unlock(:key::bigint)
 
 -- name: batch
--- No table but the token sequence. $1 keys to unlock, $2 keys to try, $3 whether a key that stays locked here needs a token.
--- pg_try_advisory_lock stands in a select list over unnest and nowhere else: in WHERE the planner may call it more than once
--- for a row, and the second count survives an unlock (good_job#1735). Function scans keep the order of the array.
--- Keys are unlocked before others are tried (a one-time filter sees to it), so one batch can pass a key from lease to lease.
--- The result for each unlocked key: 0 it was not locked, 1 nobody waits, 2 somebody waits (its flag is up) and was notified.
--- The flags are probed one by one only if the marker lock (see flags) says that there are any. It is probed once, after all
--- keys are unlocked: a waiter takes it before it is refused. Our own hold does not count: we do not wait for what we hold.
--- All keys of the batch share one token. It is drawn after the last key is locked, so it is larger than every earlier one.
+-- params: unlock_keys, try_keys, needs_token
+-- No table but the token sequence. needs_token: a key that stays locked here needs a token.
+-- pg_try_advisory_lock stands in a select list over unnest and nowhere else: in WHERE the planner
+-- may call it more than once for a row, and the second count survives an unlock (good_job#1735).
+-- Function scans keep the order of the array. Keys are unlocked before others are tried (a one-time
+-- filter sees to it), so one batch can pass a key from lease to lease. The result for each unlocked
+-- key: 0 it was not locked, 1 nobody waits, 2 somebody waits (its flag is up) and was notified. The
+-- flags are probed one by one only if the marker lock (see flags) says that there are any. It is
+-- probed once, after all keys are unlocked: a waiter takes it before it is refused. Our own hold
+-- does not count: we do not wait for what we hold. All keys of the batch share one token. It is
+-- drawn after the last key is locked, so it is larger than every earlier one.
 WITH unlocked AS MATERIALIZED (
-    SELECT ARRAY(SELECT pg_catalog.pg_advisory_unlock(u.key)::integer FROM pg_catalog.unnest($1::bigint[]) AS u (key)) AS results
+    SELECT ARRAY(SELECT pg_catalog.pg_advisory_unlock(u.key)::integer
+                 FROM pg_catalog.unnest(:unlock_keys::bigint[]) AS u (key)) AS results
 ),
 no_waiters AS MATERIALIZED (
     SELECT CASE WHEN pg_catalog.cardinality(u.results) = 0 THEN true
@@ -55,86 +67,109 @@ no_waiters AS MATERIALIZED (
 ),
 released AS MATERIALIZED (
     SELECT CASE WHEN n.value THEN u.results
-                ELSE ARRAY(SELECT CASE WHEN k.result = 0 THEN 0
-                                       WHEN pg_catalog.pg_try_advisory_xact_lock((k.key >> 32)::integer,
-                                                                                 (k.key << 32 >> 32)::integer) THEN 1
-                                       ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', k.key::text)) END
-                           FROM unnest($1::bigint[], u.results) AS k (key, result)) END AS results
+                ELSE ARRAY(
+                    SELECT CASE WHEN k.result = 0 THEN 0
+                                WHEN pg_catalog.pg_try_advisory_xact_lock(
+                                         (k.key >> 32)::integer, (k.key << 32 >> 32)::integer)
+                                THEN 1
+                                ELSE (SELECT 2
+                                      FROM pg_catalog.pg_notify('aiodurable_lock', k.key::text)) END
+                    FROM unnest(:unlock_keys::bigint[], u.results) AS k (key, result)) END
+                AS results
     FROM unlocked u, no_waiters n
 ),
 tried AS MATERIALIZED (
     SELECT ARRAY(SELECT pg_catalog.pg_try_advisory_lock(u.key)
-                 FROM pg_catalog.unnest($2::bigint[]) AS u (key)
+                 FROM pg_catalog.unnest(:try_keys::bigint[]) AS u (key)
                  WHERE (SELECT r.results FROM released r) IS NOT NULL) AS locked
 )
 SELECT pg_catalog.pg_backend_pid(), r.results, t.locked,
-       CASE WHEN $3::boolean OR true = ANY (t.locked) THEN pg_catalog.nextval('aiodurable_lock_tokens'::pg_catalog.regclass) END
+       CASE WHEN :needs_token::boolean OR true = ANY (t.locked)
+            THEN pg_catalog.nextval('aiodurable_lock_tokens'::pg_catalog.regclass) END
 FROM released r, tried t
 
 -- name: acquire
+-- params: key
 -- The batch of one key to try, at a tenth of the start-up cost. No table but the token sequence.
 SELECT pg_catalog.pg_backend_pid(),
-       CASE WHEN pg_catalog.pg_try_advisory_lock($1::bigint)
+       CASE WHEN pg_catalog.pg_try_advisory_lock(:key::bigint)
             THEN pg_catalog.nextval('aiodurable_lock_tokens'::pg_catalog.regclass) END
 
 -- name: release
+-- params: key
 -- The batch of one key to unlock. No table.
 SELECT pg_catalog.pg_backend_pid(),
-       CASE WHEN NOT pg_catalog.pg_advisory_unlock($1::bigint) THEN 0
-            WHEN pg_catalog.pg_try_advisory_xact_lock(($1 >> 32)::integer, ($1 << 32 >> 32)::integer) THEN 1
-            ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', $1::text)) END
+       CASE WHEN NOT pg_catalog.pg_advisory_unlock(:key::bigint) THEN 0
+            WHEN pg_catalog.pg_try_advisory_xact_lock((:key >> 32)::integer,
+                                                      (:key << 32 >> 32)::integer) THEN 1
+            ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', :key::text)) END
 
 -- name: flags
--- No table. A waiter's flag is a shared lock on the same 64 bits in the key space of two integers: it dies with the waiter.
--- Each flag also takes one shared hold on a fixed marker lock (the letters aiod, wait), so that a releaser can tell with one
--- probe whether anybody waits. $1 flags to lower, $2 flags to raise; answers which were raised: not a flag that a releaser
--- probes in that moment, nor any while one probes the marker. The marker comes last: once it is held another hold needs no
--- slot, so undo finds it held as often as there are flags.
+-- params: lower_keys, raise_keys
+-- No table. A waiter's flag is a shared lock on the same 64 bits in the key space of two integers:
+-- it dies with the waiter. Each flag also takes one shared hold on a fixed marker lock (the letters
+-- aiod, wait), so that a releaser can tell with one probe whether anybody waits. Answers which were
+-- raised: not a flag that a releaser probes in that moment, nor any while one probes the marker.
+-- The marker comes last: once it is held another hold needs no slot, so undo finds it held as often
+-- as there are flags.
 WITH down AS MATERIALIZED (
-    SELECT CASE WHEN pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
+    SELECT CASE WHEN pg_catalog.pg_advisory_unlock_shared(
+                         (u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
                 THEN pg_catalog.pg_advisory_unlock_shared(1634299748, 2002872692) END
-    FROM pg_catalog.unnest($1::bigint[]) AS u (key)
+    FROM pg_catalog.unnest(:lower_keys::bigint[]) AS u (key)
 )
 SELECT pg_catalog.pg_backend_pid(),
-       ARRAY(SELECT CASE WHEN NOT pg_catalog.pg_try_advisory_lock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
+       ARRAY(SELECT CASE WHEN NOT pg_catalog.pg_try_advisory_lock_shared(
+                                      (u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
                          THEN false
-                         WHEN pg_catalog.pg_try_advisory_lock_shared(1634299748, 2002872692) THEN true
-                         ELSE NOT pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer) END
-             FROM pg_catalog.unnest($2::bigint[]) AS u (key)
+                         WHEN pg_catalog.pg_try_advisory_lock_shared(1634299748, 2002872692)
+                         THEN true
+                         ELSE NOT pg_catalog.pg_advisory_unlock_shared(
+                                      (u.key >> 32)::integer, (u.key << 32 >> 32)::integer) END
+             FROM pg_catalog.unnest(:raise_keys::bigint[]) AS u (key)
              WHERE (SELECT pg_catalog.count(*) FROM down) >= 0)
 
 -- name: undo
--- No table. After a statement failed (53200): what it locked before is still locked. $1 keys, $2 keys of flags.
-SELECT pg_catalog.count(pg_catalog.pg_advisory_unlock(u.key)) FROM pg_catalog.unnest($1::bigint[]) AS u (key)
+-- params: keys, flag_keys
+-- No table. After a statement failed (53200): what it locked before is still locked.
+SELECT pg_catalog.count(pg_catalog.pg_advisory_unlock(u.key))
+FROM pg_catalog.unnest(:keys::bigint[]) AS u (key)
 UNION ALL
-SELECT pg_catalog.count(CASE WHEN pg_catalog.pg_advisory_unlock_shared((u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
-                  THEN pg_catalog.pg_advisory_unlock_shared(1634299748, 2002872692) END)
-FROM pg_catalog.unnest($2::bigint[]) AS u (key)
+SELECT pg_catalog.count(
+           CASE WHEN pg_catalog.pg_advisory_unlock_shared(
+                         (u.key >> 32)::integer, (u.key << 32 >> 32)::integer)
+                THEN pg_catalog.pg_advisory_unlock_shared(1634299748, 2002872692) END)
+FROM pg_catalog.unnest(:flag_keys::bigint[]) AS u (key)
 
 -- name: release_all
 -- No table. Everything that this session holds, before it closes.
 SELECT pg_catalog.pg_advisory_unlock_all()
 
 -- name: audit
--- pg_locks, the rows of this backend (the function has no index: it reads them all), and pg_stat_activity. $1 how many
--- keys we believe to hold; the keys themselves are sent only if the number differs. Then the slots of the server's lock
--- table, which the whole cluster shares, and how many lock sessions share it: those of our own role in full, and of each
--- other role at most as many. Several applications, each with a role of its own, may share the cluster, or even the
--- database, so other roles count. But any role that may connect can open sessions under this name, so one role counts at
--- most as much as ours: however many sessions it opens, our share stays at least half of what it would be without it.
+-- params: believed
+-- pg_locks, the rows of this backend (the function has no index: it reads them all), and
+-- pg_stat_activity. The keys themselves are sent only if their number is not the one we believe to
+-- hold. Then the slots of the server's lock table, which the whole cluster shares, and how many
+-- lock sessions share it: those of our own role in full, and of each other role at most as many.
+-- Several applications, each with a role of its own, may share the cluster, or even the database,
+-- so other roles count. But any role that may connect can open sessions under this name, so one
+-- role counts at most as much as ours: however many sessions it opens, our share stays at least
+-- half of what it would be without it.
 SELECT pg_catalog.pg_backend_pid(),
-       CASE WHEN mine.held <> $1::bigint THEN mine.keys END,
+       CASE WHEN mine.held <> :believed::bigint THEN mine.keys END,
        pg_catalog.current_setting('max_locks_per_transaction')::bigint
            * (pg_catalog.current_setting('max_connections')::bigint
               + pg_catalog.current_setting('max_prepared_transactions')::bigint),
        (SELECT pg_catalog.sum(least(r.sessions, r.ours))::bigint
         FROM (SELECT pg_catalog.count(*) AS sessions,
                      pg_catalog.max(pg_catalog.count(*))
-                         FILTER (WHERE pg_catalog.pg_get_userbyid(a.usesysid) = session_user) OVER () AS ours
+                         FILTER (WHERE pg_catalog.pg_get_userbyid(a.usesysid)
+                                 = session_user) OVER () AS ours
               FROM pg_catalog.pg_stat_activity a
               WHERE a.application_name LIKE 'aiodurable:lock@%'
               GROUP BY a.usesysid) r)
-FROM (SELECT pg_catalog.count(*) AS held, pg_catalog.array_agg(l.classid::bigint << 32 | l.objid::bigint) AS keys
+FROM (SELECT pg_catalog.count(*) AS held,
+             pg_catalog.array_agg(l.classid::bigint << 32 | l.objid::bigint) AS keys
       FROM pg_catalog.pg_locks l
       WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 1
         AND l.mode = 'ExclusiveLock' AND l.granted) AS mine
@@ -143,9 +178,10 @@ FROM (SELECT pg_catalog.count(*) AS held, pg_catalog.array_agg(l.classid::bigint
 -- Catalogue only. Whether this role may draw a token.
 SELECT pg_catalog.has_sequence_privilege('aiodurable_lock_tokens', 'USAGE, UPDATE')
 
--- name: try_making
--- The migrations' lock, for a transaction. $1 its key.
-SELECT pg_catalog.pg_try_advisory_xact_lock($1)
+-- name: try_migration_lock
+-- params: key
+-- No table. The migrations' lock, until the end of the transaction.
+SELECT pg_catalog.pg_try_advisory_xact_lock(:key)
 
 -- name: make_sequence
 -- As the first migration makes it.

@@ -1,20 +1,24 @@
 -- name: relations
--- pg_class_relname_nsp_index. The catalogue alone: even to read from a relation runs code of its owner. $1 names of relations,
--- $2 of each the kinds (relkind) that it may be. A row for each that is visible on the search path; `stranger` is a role whose
--- code would run with our rights: the owner, or that of a function which a trigger or a rule calls. No stranger is this role, a
--- superuser, the owner of the database or of the relation's schema, or, unless this role is a superuser, a role of which it is
--- a member. To a superuser the owner of a schema with the superuser's name is a stranger: a role that may create schemas can put
--- one of that name before all others, by "$user".
+-- params: names, kinds
+-- pg_class_relname_nsp_index. The catalogue alone: even to read from a relation runs code of its
+-- owner. kinds: the kinds (relkind) that each may be. A row for each that is visible on the search
+-- path; `stranger` is a role whose code would run with our rights: the owner, or that of a function
+-- which a trigger or a rule calls. No stranger is this role, a superuser, the owner of the database
+-- or of the relation's schema, or, unless this role is a superuser, a role of which it is a member.
+-- To a superuser the owner of a schema with the superuser's name is a stranger: a role that may
+-- create schemas can put one of that name before all others, by "$user".
 WITH self AS (
-    SELECT r.oid, r.rolsuper AS super, r.rolname AS name FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
+    SELECT r.oid, r.rolsuper AS super, r.rolname AS name FROM pg_catalog.pg_roles r
+    WHERE r.rolname = current_user
 ),
 found AS MATERIALIZED (
     SELECT c.oid, c.relname, c.relowner, n.nspname, n.nspowner,
            pg_catalog.strpos(w.kinds, c.relkind::text) > 0 AS expected,
-           CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'v' THEN 'view'
-                          WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' WHEN 'S' THEN 'sequence'
+           CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table'
+                          WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
+                          WHEN 'f' THEN 'foreign table' WHEN 'S' THEN 'sequence'
                           WHEN 'c' THEN 'type' ELSE 'index' END AS kind
-    FROM unnest($1::text[], $2::text[]) AS w (name, kinds)
+    FROM unnest(:names::text[], :kinds::text[]) AS w (name, kinds)
     JOIN pg_catalog.pg_class c ON c.relname = w.name
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE pg_catalog.pg_table_is_visible(c.oid)
@@ -30,11 +34,13 @@ code AS (
     SELECT f.oid, p.proowner, p.oid
     FROM found f
     JOIN pg_catalog.pg_rewrite r ON r.ev_class = f.oid
-    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass::oid AND d.objid = r.oid
+    JOIN pg_catalog.pg_depend d
+      ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass::oid AND d.objid = r.oid
                                AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass::oid
     JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid
 )
-SELECT f.relname::text AS name, f.nspname::text AS schema, f.kind, f.expected, s.stranger, s.function
+SELECT f.relname::text AS name, f.nspname::text AS schema, f.kind, f.expected, s.stranger,
+       s.function
 FROM found f
 LEFT JOIN LATERAL (
     SELECT o.rolname::text AS stranger, c.function::pg_catalog.regprocedure::text AS function

@@ -162,8 +162,8 @@ LEFT JOIN aiodurable_fences f ON f.thread_id = w.thread_id
 -- params: run_id, token, lease_id, worker, seq, kept_attempts, head
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only under the fence of this lease. Only what
 -- crashed or failed is tried again, and keeps how it ended; a run that waited goes on with the
--- attempt it had. The newest kept_attempts are remembered. A row with this very token and number is ours: the
--- answer to the statement was lost, and it is run again.
+-- attempt it had. The newest kept_attempts are remembered. A row with this very token and number
+-- is ours: the answer to the statement was lost, and it is run again.
 UPDATE aiodurable_runs r
 SET status = 'running', fencing_token = :token, attempted_by = :worker, seq = :seq,
     started_at = pg_catalog.now(),

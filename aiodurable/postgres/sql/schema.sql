@@ -12,8 +12,10 @@ LIMIT 1
 SELECT v AS version FROM checkpoint_migrations ORDER BY v DESC LIMIT 1
 
 -- name: try_lock
--- Never blocks; the transaction's end lets it go, and it may sit idle for as long as building an index takes.
-SELECT pg_catalog.pg_try_advisory_xact_lock(%s) AS got, pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)
+-- Never blocks; the transaction's end lets it go, and it may sit idle for as long as building an
+-- index takes.
+SELECT pg_catalog.pg_try_advisory_xact_lock(%s) AS got,
+       pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)
 
 -- name: create_migrations
 -- Idempotent under the lock.
@@ -32,13 +34,17 @@ INSERT INTO aiodurable_migrations (version, name) VALUES (%s, %s) ON CONFLICT DO
 INSERT INTO checkpoint_migrations (v) VALUES (%s) ON CONFLICT DO NOTHING
 
 -- name: invalid_indexes
--- Catalog look-up: invalid indexes of LangGraph's tables and of the ledger, those being built at this moment excepted.
-SELECT pg_catalog.format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname) AS statement
+-- Catalog look-up: invalid indexes of LangGraph's tables and of the ledger, those being built at
+-- this moment excepted.
+SELECT pg_catalog.format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname)
+    AS statement
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE NOT i.indisvalid
   AND t.oid IN (pg_catalog.to_regclass('checkpoints'), pg_catalog.to_regclass('checkpoint_blobs'),
-                pg_catalog.to_regclass('checkpoint_writes'), pg_catalog.to_regclass('aiodurable_runs'))
-  AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid)
+                pg_catalog.to_regclass('checkpoint_writes'),
+                pg_catalog.to_regclass('aiodurable_runs'))
+  AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_progress_create_index p
+                  WHERE p.index_relid = i.indexrelid)

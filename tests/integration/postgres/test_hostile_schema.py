@@ -20,9 +20,9 @@ from langgraph.graph import END, START, StateGraph
 from psycopg import sql
 
 from aiodurable import Durable
-from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres.sql import careful, load
+from tests.support.plan_statements import COMMIT_PARTS
 
 SYNTAX = {"coalesce", "extract", "greatest", "least", "nullif", "position", "substring"}
 """Written like calls of functions, they are none, or of one in pg_catalog whatever the path is."""
@@ -58,21 +58,13 @@ UNWRITTEN = {"=", "<>", "<=", ">=", "<", ">", "~~", "!~~"}
 
 
 def statements() -> Iterator[tuple[str, str]]:
-    """Every block that can be prepared, with what comes in its braces."""
-    parts = {
-        f"{{{name.removeprefix('commit_')}}}": text for name, text in load("checkpoints").items()
-    }
-    parts |= {"{select}": DurableSaver.SELECT_SQL}
+    """Every statement that can be prepared, with all of its parts."""
     for file in sorted(
         file.name for file in files("aiodurable.postgres").joinpath("sql").iterdir()
     ):
-        for name, block in load(file.removesuffix(".sql")).items():
+        for name, block in load(file.removesuffix(".sql"), *COMMIT_PARTS).items():
             text = re.sub(r"--.*", "", block)
-            for brace, part in parts.items():
-                text = text.replace(brace, re.sub(r"--.*", "", part))
-            if name.startswith("commit_") or not re.match(
-                r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b", text
-            ):
+            if not re.match(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b", text):
                 continue
             for number in range(1, text.count("%s") + 1):
                 text = text.replace("%s", f"${number}", 1)

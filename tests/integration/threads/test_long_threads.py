@@ -103,7 +103,7 @@ async def test_as_much_is_sent_for_a_long_thread_as_for_a_short_one(wire: Proxy)
             assert long <= short + 1000
 
 
-@pytest.mark.parametrize("block", ["copy_checkpoint", "heal"])
+@pytest.mark.parametrize("block", ["copy_checkpoint", "repair"])
 async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(
     wire: Proxy, dsn: str, block: str
 ) -> None:
@@ -121,7 +121,7 @@ async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(
             assert head is not None
             arguments = (
                 f"'calls-{calls}', 1, 1"
-                if block == "heal"
+                if block == "repair"
                 else f"'calls-{calls}', 'copy', '{head[0]}', true"
             )
             with connection.transaction(force_rollback=True):
