@@ -30,6 +30,7 @@ _TOKEN = re.compile(
     r"""
     '(?:[^']|'')*' | "[^"]*" | --[^\n]* | ::  # in these a colon begins no parameter
     | (?<!\w) : ([a-z]\w*)                    # nor does that of a slice, array[from:to]
+    | \$ (\d+)
     """,
     re.VERBOSE,
 )
@@ -127,7 +128,9 @@ def number_parameters(
         whole: the statement with every optional part, which uses every declared parameter.
     """
     used, needed = _used(text), _used(text if whole is None else whole)
-    if undeclared := [name for name in needed if name not in declared]:
+    if numbers := [token[2] for token in _TOKEN.finditer(text) if token[2]]:
+        problem = f"it uses ${numbers[0]}; give the parameter a name"
+    elif undeclared := [name for name in needed if name not in declared]:
         problem = f"it uses {', '.join(undeclared)}; declare each in its `-- params:`"
     elif unused := [name for name in declared if name not in needed]:
         problem = f"it declares {', '.join(unused)} and does not use them; remove them"

@@ -75,9 +75,7 @@ async def test_every_backend_that_was_left_is_ended_by_the_next_connection(
     wire.forget()
     link.drop()
     with monkeypatch.context() as slow:
-        replace_statement(
-            slow, direct, "terminate_abandoned_backends", "SELECT pg_sleep(60), $1"
-        )
+        replace_statement(slow, direct, "terminate_abandoned_backends", "SELECT pg_sleep(60), $1")
         second = asyncio.create_task(link.fetch("SELECT 1"))
         await wait_until(
             lambda: sleeping(dsn), what="the second connection to end what the first left"

@@ -45,6 +45,11 @@ def test_a_part_that_is_left_out_takes_no_number() -> None:
     assert number_parameters("s", ["a", "b"], "SELECT :b", whole="SELECT :a, :b") == "SELECT $1"
 
 
+def test_a_parameter_without_a_name_fails() -> None:
+    with pytest.raises(ValueError, match=r"it uses \$1; give the parameter a name"):
+        number_parameters("s", [], "SELECT $1, '$2'")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_loads(name: str) -> None:
     assert load(name)

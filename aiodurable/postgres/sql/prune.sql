@@ -66,10 +66,11 @@ RETURNING thread_id
 -- params: thread_ids, tokens, head_ids, delete, dry_run
 -- All by thread_id (runs that were consumed by aiodurable_runs_pkey): aiodurable_fences_pkey,
 -- checkpoints_pkey, checkpoint_writes_pkey and checkpoint_blobs_pkey (or LangGraph's own on
--- thread_id alone), aiodurable_runs_thread_order_idx; then the rows themselves by ctid. One row a
--- thread from step to step, never a join of two sets of rows: that is planned from guesses about
--- rows per thread, and can go quadratic. tokens: when the threads were read; head_ids: null for a
--- thread without a checkpoint; delete: keep nothing; dry_run: only count what would go.
+-- thread_id alone), aiodurable_runs_thread_order_idx, aiodurable_runs_queued_idx; then the rows
+-- themselves by ctid. One row a thread from step to step, never a join of two sets of rows: that is
+-- planned from guesses about rows per thread, and can go quadratic. tokens: when the threads were
+-- read; head_ids: null for a thread without a checkpoint; delete: keep nothing; dry_run: only count
+-- what would go.
 WITH claimed AS MATERIALIZED (
     -- Under this lock no lease begins and no fenced write commits. The same token: none began since
     -- the thread was looked at. A writer at this moment is left alone.
@@ -135,7 +136,7 @@ candidates AS MATERIALIZED (
     -- Plain LangGraph takes no lock: it may have gone on.
     WHERE CASE WHEN p.head_id IS NULL THEN p.tids IS NULL ELSE h.here END
       -- A run that was accepted meanwhile is not removed: aiodurable_runs_queued_idx.
-      AND (NOT $4::boolean
+      AND (NOT :delete::boolean
            OR (SELECT true
                FROM aiodurable_runs q
                WHERE q.thread_id = p.thread_id AND q.status = 'queued'

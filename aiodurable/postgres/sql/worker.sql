@@ -72,8 +72,8 @@ LIMIT 1
 
 -- name: settle_left
 -- params: run_id, token, lease_id, status, reason, checkpoint_id
--- aiodurable_runs_pkey, aiodurable_fences_pkey. A run whose process died after the graph had stopped
--- and before the ledger said so, under the fence of this lease.
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. A run whose process died after the graph had
+-- stopped and before the ledger said so, under the fence of this lease.
 UPDATE aiodurable_runs r
 SET status = :status::text, status_reason = :reason::text, fencing_token = :token::bigint,
     checkpoint_id = :checkpoint_id::text, claim_state = NULL, finished_at = pg_catalog.now()
