@@ -45,6 +45,7 @@ from aiodurable.errors import (
     ThreadNotFoundError,
     ThreadPausedError,
     ThreadQuarantinedError,
+    WaitTimeoutError,
     WorkflowAlreadyRunningError,
     WorkflowExecutionError,
 )
@@ -68,6 +69,8 @@ from aiodurable.models import (
 from aiodurable.queue import (
     NewRun,
     RetryPolicy,
+    RunFilters,
+    RunPage,
     Runs,
 )
 from aiodurable.runs.check import ThreadCheck
@@ -133,8 +136,10 @@ __all__ = [
     "RetryPolicy",
     "RunCancelledError",
     "RunFailedError",
+    "RunFilters",
     "RunInProgressError",
     "RunNotFoundError",
+    "RunPage",
     "RunRecord",
     "RunStatus",
     "Runs",
@@ -155,6 +160,7 @@ __all__ = [
     "ThreadStatus",
     "ThreadStep",
     "Threads",
+    "WaitTimeoutError",
     "WorkflowAlreadyRunningError",
     "WorkflowCheckpoint",
     "WorkflowExecutionError",

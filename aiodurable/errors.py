@@ -44,6 +44,7 @@ __all__ = [
     "ThreadNotFoundError",
     "ThreadPausedError",
     "ThreadQuarantinedError",
+    "WaitTimeoutError",
     "WorkflowAlreadyRunningError",
     "WorkflowExecutionError",
 ]
@@ -386,6 +387,10 @@ class RunFailedError(WorkflowExecutionError):
         self.status = status
         self.error = error
         self.traceback = traceback
+
+
+class WaitTimeoutError(WorkflowExecutionError, TimeoutError):
+    """The run was not over in time; it goes on."""
 
 
 class ResultPrunedError(WorkflowExecutionError, LookupError):

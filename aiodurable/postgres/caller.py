@@ -10,6 +10,7 @@ import asyncpg
 import psycopg
 from asyncpg.pool import PoolConnectionProxy
 from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from aiodurable.dsn import Dsn
@@ -42,6 +43,8 @@ async def transaction_of(connection: Any, dsn: Dsn) -> AsyncGenerator[Fetch]:
             async with raw.transaction():
                 yield cast("Fetch", raw.fetch)
         else:
+            if not raw.autocommit and raw.info.transaction_status == TransactionStatus.IDLE:
+                await raw.execute("SELECT 1")  # or the block below would commit it
             async with raw.transaction():
                 yield _fetch_on(raw)
     except (psycopg.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

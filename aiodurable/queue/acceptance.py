@@ -50,8 +50,6 @@ class Acceptance:
 
     async def many(self, new: Sequence[NewRun], rows: Sequence[Row]) -> list[RunRecord]:
         """Accept several runs, all or none of them."""
-        if all(row[_ON_BUSY] == "enqueue" for row in rows):
-            return await self.together(self.services.checkpoints.direct.fetch, new, rows)
         async with self._transaction() as fetch:
             return await self.together(fetch, new, rows)
 

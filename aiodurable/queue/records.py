@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from aiodurable.errors import RunNotFoundError
 from aiodurable.models import ClaimState, RunRecord
 from aiodurable.postgres.sql import load
 from aiodurable.runs.accepted import record_of
 
-__all__ = ["SQL", "queued_record"]
+__all__ = ["SQL", "not_found", "queued_record"]
 
 SQL: Final = load("queue")
 
@@ -38,4 +39,12 @@ def queued_record(row: Mapping[str, Any]) -> RunRecord:
         priority=row["priority"] or 0,
         fairness_key=row["fairness_key"] or None,
         metadata=json.loads(metadata) if isinstance(metadata, str) else metadata,
+    )
+
+
+def not_found(run_id: str) -> RunNotFoundError:
+    """The error for a run that the ledger does not have."""
+    return RunNotFoundError(
+        f"cannot find run {run_id!r}: it was never accepted, or was pruned; check the id",
+        run_id=run_id,
     )

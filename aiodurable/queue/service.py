@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from itertools import islice
+from typing import Any, Final, Unpack
 
 from langchain_core.runnables import RunnableConfig
 
-from aiodurable.errors import RunNotFoundError
-from aiodurable.models import RunRecord
+from aiodurable.errors import (
+    InvalidArgumentError,
+    ThreadCompleteError,
+    ThreadInterruptedError,
+    WorkflowExecutionError,
+)
+from aiodurable.models import RunRecord, RunStatus
 from aiodurable.queue.acceptance import Acceptance
-from aiodurable.queue.new_run import DEFAULT_QUEUE, NewRun, OnBusyThread, row_of
-from aiodurable.queue.records import SQL, queued_record
+from aiodurable.queue.new_run import (
+    DEFAULT_QUEUE,
+    NewRun,
+    OnBusyThread,
+    check_seconds,
+    row_of,
+)
+from aiodurable.queue.records import SQL, not_found, queued_record
 from aiodurable.queue.retry_policy import RetryPolicy
+from aiodurable.queue.search import RunFilters, RunPage, page
+from aiodurable.queue.waiting import Waiting, is_over
+from aiodurable.runs.cancel import settled_within
+from aiodurable.runs.cancellation import CHANNEL
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_run_id
+from aiodurable.threads import check_positive
 
 __all__ = ["Runs"]
+
+list_of = list
+"""`Runs.list` hides the built-in name inside of the class."""
+
+_BATCH: Final = 500
+"""Runs in one statement."""
+_CANCELLABLE: Final = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.FAILED, RunStatus.PAUSED)
 
 
 class Runs:
@@ -36,6 +60,7 @@ class Runs:
         self._opened = opened
         self._namespace = namespace
         self._kept: Acceptance | None = None
+        self._waits: tuple[Services, Waiting] | None = None
 
     async def create(
         self,
@@ -130,6 +155,35 @@ class Runs:
         (record,) = await acceptance.on(conn, [new], [row])
         return record
 
+    async def create_many(
+        self, runs: Iterable[NewRun] | AsyncIterable[NewRun], *, conn: Any = None
+    ) -> tuple[RunRecord, ...]:
+        """Accept many runs, 500 in a transaction; with `conn` all in its own.
+
+        `runs` may be a generator: no more than those 500 are in memory at once. Where one is
+        refused, those of the transactions before it are accepted: give them run_ids, and the whole
+        call may be made again.
+
+        Args:
+            runs: what to accept. Those of one thread run in this order.
+            conn: as for `create`.
+
+        Returns:
+            The runs, in the order given.
+
+        Raises: as `create`.
+        """
+        acceptance = self._acceptance()
+        accepted = list_of[RunRecord]()
+        async for some in _batches(runs):
+            rows = [await row_of(acceptance.services, self._namespace, new) for new in some]
+            accepted += (
+                await acceptance.many(some, rows)
+                if conn is None
+                else await acceptance.on(conn, some, rows)
+            )
+        return tuple(accepted)
+
     async def get(self, run_id: str) -> RunRecord:
         """The run of that id.
 
@@ -138,16 +192,218 @@ class Runs:
             InvalidArgumentError: a run_id that cannot be stored.
         """
         validate_run_id(run_id)
-        row = await self._opened().checkpoints.database.fetch_one(SQL["get"], run_id)
-        if row is None:
-            raise RunNotFoundError(
-                f"cannot find run {run_id!r}: it was never accepted, or was pruned; check the id",
-                run_id=run_id,
+        rows = await self._opened().checkpoints.database.fetch(SQL["get"], [run_id])
+        if not rows:
+            raise not_found(run_id)
+        return queued_record(rows[0])
+
+    async def list(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 100,
+        **filters: Unpack[RunFilters],
+    ) -> RunPage:
+        """One page of the runs that pass every filter, by run_id.
+
+        A run_id that was made by this library begins with the time: the pages are then in order of
+        acceptance.
+
+        Args:
+            after: the page before's `after`; None: the first page.
+            limit: runs on the page, at most.
+            filters: see `RunFilters`: status, claim_state, thread_id, graph, queue, fairness_key,
+                concurrency_key, metadata, older_than, newer_than.
+
+        Raises:
+            InvalidArgumentError: an invalid filter, or a limit below 1.
+        """
+        check_positive(limit=limit)
+        return await page(self._opened(), filters, after=after, limit=limit)
+
+    async def wait(self, run_id: str, *, timeout: float | None = None) -> Any:
+        """Wait until a run is over, and return what its graph returned.
+
+        A run that asks returns its questions, and one at a gate its state, as `ainvoke` does.
+
+        Args:
+            run_id: the run. Its graph must be registered here: its output is read with it.
+            timeout: seconds to wait at most; None: as long as it takes.
+
+        Raises:
+            RunNotFoundError: it was never accepted.
+            WaitTimeoutError: it was not over in time; it goes on.
+            RunCancelledError: it was cancelled, or had to make way for another run.
+            RunFailedError: it failed for good, or was refused; says with what.
+            ResultPrunedError: it is complete, but its result is not stored any more.
+            GraphNotRegisteredError: this process does not have its graph; `wait_first` needs none.
+        """
+        run = await self.wait_first([run_id], timeout=timeout)
+        return await self._waiting().result(run)
+
+    async def wait_first(
+        self, run_ids: Iterable[str], *, timeout: float | None = None
+    ) -> RunRecord:
+        """Wait until one of several runs is over, and return it: of several the first of
+        `run_ids`.
+
+        Over is a run for which no worker does anything more; also one that failed or asks.
+
+        Raises:
+            RunNotFoundError: one of them was never accepted.
+            WaitTimeoutError: none was over in time.
+            InvalidArgumentError: no run_id, or a timeout that is none.
+        """
+        ids = [run_ids] if isinstance(run_ids, str) else [*run_ids]
+        check_seconds("timeout", timeout)
+        if not ids:
+            raise InvalidArgumentError("cannot wait for no run: pass run_ids", argument="run_ids")
+        return await self._waiting().first(ids, timeout)
+
+    async def cancel(
+        self, run_id: str, *, wait: bool = False, timeout: float | None = None
+    ) -> RunRecord:
+        """Cancel a run: one that waits is given up, one at work ends in whichever process.
+
+        Who waits for it gets `RunCancelledError`. What is over, at a gate, or asks stays as it is.
+
+        Args:
+            run_id: the run.
+            wait: return only when a run at work has ended and that is recorded.
+            timeout: seconds to wait at most, with `wait`.
+
+        Returns:
+            The run, as it stands now.
+
+        Raises:
+            RunNotFoundError: it was never accepted.
+            LockTimeoutError: the run did not end in time; the request stays.
+        """
+        check_seconds("timeout", timeout)
+        validate_run_id(run_id)
+        for thread_id, at_work in await self._cancel([run_id]):
+            if at_work:
+                await settled_within(self._opened(), thread_id, run_id, wait=wait, timeout=timeout)
+        return await self.get(run_id)
+
+    async def cancel_many(
+        self, *, dry_run: bool = False, **filters: Unpack[RunFilters]
+    ) -> tuple[str, ...]:
+        """Cancel all runs that pass every filter, a page at a time. Does not wait for their ends.
+
+        Args:
+            dry_run: say which would be cancelled, cancel nothing.
+            filters: see `RunFilters`; without `status` all that are not over.
+
+        Returns:
+            The run_ids of those cancelled.
+
+        Raises:
+            InvalidArgumentError: an invalid filter, or none at all.
+        """
+        if not any(value is not None for value in filters.values()):
+            raise InvalidArgumentError(
+                "cannot cancel all runs there are: pass a filter, such as status or queue"
             )
-        return queued_record(row)
+        if filters.get("status") is None:
+            filters["status"] = _CANCELLABLE
+        cancelled, after = [], None
+        while True:
+            runs, after = await self.list(after=after, limit=_BATCH, **filters)
+            ids = [run.run_id for run in runs if not is_over(run)]
+            if ids and not dry_run:
+                await self._cancel(ids)
+            cancelled += ids
+            if after is None:
+                return tuple(cancelled)
+
+    async def retry(self, run_id: str) -> RunRecord:
+        """Let a worker begin a run again that failed, was set aside, or was cancelled.
+
+        It has all its attempts again. A run that never began goes to the end of its queue; one that
+        did goes on from its last checkpoint. One that `Durable.run` began goes to the queue
+        "default".
+
+        Raises:
+            RunNotFoundError: it was never accepted.
+            ThreadCompleteError: it is complete.
+            ThreadInterruptedError: it waits for an answer.
+            InvalidArgumentError: it was given up for another run, has no graph's name, or another
+                run that is not over has its dedup_key.
+        """
+        validate_run_id(run_id)
+        direct = self._opened().checkpoints.direct
+        rows = await direct.fetch(SQL["retry"], run_id)
+        if rows:
+            run = queued_record(rows[0])
+            await direct.fetch(SQL["wake"], [run.queue])
+            return run
+        run = await self.get(run_id)
+        if run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
+            return run
+        raise _no_retry(run)
+
+    async def _cancel(self, run_ids: Sequence[str]) -> list_of[tuple[str, bool]]:
+        """Thread and whether it is at work, of each run that was cancelled."""
+        direct = self._opened().checkpoints.direct
+        rows = await direct.fetch(SQL["cancel"], run_ids, CHANNEL)
+        found = [(row["thread_id"], row["at_work"]) for row in rows]
+        if threads := sorted({thread_id for thread_id, at_work in found if not at_work}):
+            promoted = await direct.fetch(SQL["promote"], threads)
+            if queues := sorted({row["queue"] for row in promoted}):
+                await direct.fetch(SQL["wake"], queues)
+        return found
+
+    def _waiting(self) -> Waiting:
+        services = self._opened()
+        if self._waits is None or self._waits[0] is not services:
+            self._waits = (services, Waiting(services))
+        return self._waits[1]
 
     def _acceptance(self) -> Acceptance:
         services = self._opened()
         if self._kept is None or self._kept.services is not services:
             self._kept = Acceptance(services, self._namespace)
         return self._kept
+
+
+async def _batches(
+    runs: Iterable[NewRun] | AsyncIterable[NewRun],
+) -> AsyncGenerator[list[NewRun]]:
+    """At most 500 at once."""
+    if isinstance(runs, AsyncIterable):
+        some: list[NewRun] = []
+        async for new in runs:
+            some.append(new)
+            if len(some) == _BATCH:
+                yield some
+                some = []
+        if some:
+            yield some
+        return
+    left = iter(runs)
+    while some := [*islice(left, _BATCH)]:
+        yield some
+
+
+def _no_retry(run: RunRecord) -> WorkflowExecutionError | InvalidArgumentError:
+    what = f"cannot retry run {run.run_id!r} of thread {run.thread_id!r}"
+    match run.status:
+        case RunStatus.COMPLETE:
+            return ThreadCompleteError(
+                f"{what}: it is complete; create another run", thread_id=run.thread_id
+            )
+        case RunStatus.INTERRUPTED:
+            return ThreadInterruptedError(
+                f"{what}: it waits for an answer; give it with run.answer(value)",
+                thread_id=run.thread_id,
+            )
+        case _ if run.graph is None:
+            why = (
+                "its graph has no name by which a worker could find it; threads.retry runs it here"
+            )
+        case _ if run.dedup_key is not None:
+            why = f"it is {run.status}, or another run has its dedup_key by now; create another run"
+        case _:
+            why = f"it is {run.status}, and its thread has gone on; create another run"
+    return InvalidArgumentError(f"{what}: {why}", thread_id=run.thread_id, argument="run_id")

@@ -15,7 +15,7 @@ from aiodurable.runs.decision import not_found
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_thread_id
 
-__all__ = ["cancel"]
+__all__ = ["cancel", "settled_within"]
 
 _POLL_S = (0.02, 0.5)
 """Seconds between polls for the run to settle: initial and maximum."""
@@ -38,6 +38,18 @@ async def cancel(
         if (await services.threads.status(thread_id)).status is ThreadStatus.NEW:
             raise not_found(thread_id)
         return False
+    await settled_within(services, thread_id, run_id, wait=wait, timeout=timeout)
+    return True
+
+
+async def settled_within(
+    services: Services, thread_id: str, run_id: str, *, wait: bool, timeout: float | None
+) -> None:
+    """Return once a run that is to end has ended, or, without `wait`, where its process does that.
+
+    Raises:
+        LockTimeoutError: it did not end in time; the request stays.
+    """
     try:
         async with asyncio.timeout(timeout):
             await _until_settled(services, thread_id, run_id, wait=wait)
@@ -48,7 +60,6 @@ async def cancel(
             " run at its next superstep",
             thread_id=thread_id,
         ) from None
-    return True
 
 
 async def _until_settled(services: Services, thread_id: str, run_id: str, *, wait: bool) -> None:

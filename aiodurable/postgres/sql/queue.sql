@@ -119,12 +119,12 @@ CROSS JOIN LATERAL (
 JOIN aiodurable_runs r ON r.run_id = f.run_id
 
 -- name: get
--- params: run_id
+-- params: run_ids
 -- aiodurable_runs_pkey.
 SELECT
 -- include: record
 FROM aiodurable_runs r
-WHERE r.run_id = :run_id
+WHERE r.run_id = ANY (:run_ids::text[])
 
 -- name: interrupt
 -- params: thread_id, run_id, channel
@@ -148,3 +148,182 @@ cancelled AS (
 )
 SELECT c.run_id, pg_catalog.pg_notify(:channel::text, c.run_id)
 FROM cancelled c
+
+-- name: page
+-- params: after, rows, statuses, thread_id, graph, queue, claim_states, fairness_key
+-- params: concurrency_key, metadata, older_than, newer_than
+-- aiodurable_runs_pkey from the run after which the page begins; of runs that are not over
+-- aiodurable_runs_unfinished_status_idx, of a thread aiodurable_runs_thread_order_idx.
+SELECT
+-- include: record
+FROM aiodurable_runs r
+WHERE r.run_id > :after::text
+-- include if statuses: page_statuses
+-- include if unfinished: page_unfinished
+-- include if thread_id: page_thread_id
+-- include if graph: page_graph
+-- include if queue: page_queue
+-- include if claim_states: page_claim_states
+-- include if fairness_key: page_fairness_key
+-- include if concurrency_key: page_concurrency_key
+-- include if metadata: page_metadata
+-- include if older_than: page_older_than
+-- include if newer_than: page_newer_than
+ORDER BY r.run_id
+LIMIT :rows::integer
+
+-- fragment: page_statuses
+  AND r.status = ANY (:statuses::text[])
+
+-- fragment: page_unfinished
+  AND r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
+
+-- fragment: page_thread_id
+  AND r.thread_id = :thread_id::text
+
+-- fragment: page_graph
+  AND r.graph = :graph::text
+
+-- fragment: page_queue
+  AND r.queue = :queue::text
+
+-- fragment: page_claim_states
+  AND r.claim_state = ANY (:claim_states::text[])
+
+-- fragment: page_fairness_key
+  AND r.fairness_key = :fairness_key::text
+
+-- fragment: page_concurrency_key
+  AND r.concurrency_key = :concurrency_key::text
+
+-- fragment: page_metadata
+  AND r.metadata OPERATOR(pg_catalog.@>) :metadata::jsonb
+
+-- fragment: page_older_than
+  AND r.created_at <= :older_than::timestamptz
+
+-- fragment: page_newer_than
+  AND r.created_at >= :newer_than::timestamptz
+
+-- name: cancel
+-- params: run_ids, channel
+-- aiodurable_runs_pkey. A run that never began is given up; one that waits for another attempt
+-- stops where it is, for a person to go on with; one at work is to end: its process is notified
+-- on the channel. What is over, or waits for a person, stays as it is.
+WITH given_up AS (
+    UPDATE aiodurable_runs r
+    SET status = 'superseded', status_reason = 'cancelled', claim_state = NULL,
+        cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()),
+        finished_at = pg_catalog.now()
+    WHERE r.run_id = ANY (:run_ids::text[]) AND r.status = 'queued'
+    RETURNING r.run_id, r.thread_id
+),
+stopped AS (
+    UPDATE aiodurable_runs r
+    SET status = 'paused', status_reason = 'cancelled', claim_state = NULL,
+        cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()),
+        finished_at = coalesce(r.finished_at, pg_catalog.now())
+    WHERE r.run_id = ANY (:run_ids::text[]) AND r.status IN ('failed', 'paused')
+      AND r.claim_state IS NOT NULL
+    RETURNING r.run_id, r.thread_id
+),
+ending AS (
+    UPDATE aiodurable_runs r
+    SET cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()), claim_state = NULL
+    WHERE r.run_id = ANY (:run_ids::text[]) AND r.status = 'running'
+    RETURNING r.run_id, r.thread_id
+)
+SELECT g.run_id, g.thread_id, false AS at_work FROM given_up g
+UNION ALL
+SELECT s.run_id, s.thread_id, false FROM stopped s
+UNION ALL
+SELECT e.run_id, e.thread_id, n.sent IS NOT NULL
+FROM ending e
+CROSS JOIN LATERAL (SELECT pg_catalog.pg_notify(:channel::text, e.run_id)::text AS sent) n
+
+-- name: promote
+-- params: thread_ids
+-- Once a thread aiodurable_runs_blocked_idx, aiodurable_runs_queued_idx and
+-- aiodurable_runs_thread_order_idx: the next run of a thread with nothing in front of it may go.
+WITH promoted AS (
+    UPDATE aiodurable_runs r
+    SET claim_state = 'ready'
+    FROM unnest(:thread_ids::text[]) AS t (thread_id)
+    CROSS JOIN LATERAL (
+        SELECT k.run_id
+        FROM aiodurable_runs k
+        WHERE k.thread_id = t.thread_id AND k.claim_state = 'blocked'
+        ORDER BY k.position
+        LIMIT 1
+    ) n
+    WHERE r.run_id = n.run_id AND r.claim_state = 'blocked' AND r.status = 'queued'
+      AND (SELECT true
+           FROM aiodurable_runs k
+           WHERE k.thread_id = t.thread_id AND k.status = 'queued'
+             AND k.claim_state IN ('ready', 'limited', 'claimed')
+           LIMIT 1) IS NULL
+      AND coalesce((SELECT k.status
+                    FROM aiodurable_runs k
+                    WHERE k.thread_id = t.thread_id AND k.fencing_token IS NOT NULL
+                      AND k.status NOT IN ('rejected', 'superseded')
+                    ORDER BY k.fencing_token DESC NULLS LAST, k.seq DESC, k.created_at DESC
+                    LIMIT 1), 'complete') = 'complete'
+    RETURNING r.run_id, r.queue
+)
+SELECT p.run_id, p.queue FROM promoted p
+
+-- name: retry
+-- params: run_id
+-- aiodurable_runs_pkey; aiodurable_runs_dedup_idx. A run that failed, was set aside, was cancelled
+-- or was stopped may be begun by a worker again, with all the attempts it may have. One that never
+-- began goes to the end of its queue. What became of a thread of its own accord, or another run
+-- that is not over and has its dedup key, stands against it.
+UPDATE aiodurable_runs r
+SET status = CASE WHEN r.fencing_token IS NULL THEN 'queued'
+                  WHEN r.status = 'paused' THEN 'paused' ELSE 'failed' END,
+    status_reason = CASE WHEN r.status = 'paused' THEN 'drained' END,
+    claim_state = CASE WHEN r.fencing_token IS NULL AND f.behind THEN 'blocked' ELSE 'ready' END,
+    position = pg_catalog.nextval('aiodurable_run_positions'::pg_catalog.regclass),
+    queue = coalesce(r.queue, 'default'), priority = coalesce(r.priority, 0),
+    fairness_key = coalesce(r.fairness_key, ''), scheduled_at = NULL, cancel_requested_at = NULL,
+    interrupted_by = NULL,
+    earlier_attempts = CASE WHEN r.status IN ('failed', 'quarantined') AND r.attempts > 0
+                            THEN f.earlier ELSE r.earlier_attempts END,
+    attempts = CASE WHEN r.status IN ('failed', 'quarantined') THEN 0 ELSE r.attempts END,
+    finished_at = CASE WHEN r.fencing_token IS NULL THEN NULL ELSE r.finished_at END
+FROM (
+    SELECT k.run_id,
+           (SELECT true
+            FROM aiodurable_runs o
+            WHERE o.thread_id = k.thread_id AND o.run_id <> k.run_id
+              AND o.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
+            LIMIT 1) IS NOT NULL AS behind,
+           pg_catalog.array_append(k.earlier_attempts, pg_catalog.jsonb_build_object(
+               'worker', k.attempted_by, 'started', k.started_at, 'ended', k.finished_at,
+               'outcome', k.status, 'error', k.error, 'traceback', k.traceback)) AS earlier
+    FROM aiodurable_runs k
+    WHERE k.run_id = :run_id
+) f
+WHERE r.run_id = f.run_id
+  AND (r.fencing_token IS NULL AND r.status IN ('superseded', 'rejected')
+       OR r.fencing_token IS NOT NULL AND r.status IN ('failed', 'quarantined', 'paused'))
+  AND r.graph IS NOT NULL
+  AND (SELECT true
+       FROM aiodurable_runs o
+       WHERE o.dedup_key = r.dedup_key AND o.run_id <> r.run_id
+         AND o.status IN ('queued', 'running', 'failed', 'paused', 'interrupted', 'quarantined')
+       LIMIT 1) IS NULL
+RETURNING
+-- include: record
+
+-- name: wake
+-- params: queues
+-- No table. Of these queues the workers that sleep.
+SELECT w.queues
+FROM (
+    SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', q.queue)) AS queues
+    FROM unnest(:queues::text[]) AS q (queue)
+    WHERE (SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(1634299748, 2003792491)
+                       THEN NOT pg_catalog.pg_advisory_unlock(1634299748, 2003792491)
+                       ELSE true END)
+) w

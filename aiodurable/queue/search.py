@@ -1,0 +1,147 @@
+"""What narrows a list of runs, and its pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, NamedTuple, TypedDict, TypeVar
+
+from aiodurable.errors import InvalidArgumentError
+from aiodurable.models import ClaimState, RunRecord, RunStatus
+from aiodurable.postgres.sql import load
+from aiodurable.queue.records import queued_record
+from aiodurable.runs.services import Services
+from aiodurable.threads.filters import Age
+
+__all__ = ["RunFilters", "RunPage", "page"]
+
+E = TypeVar("E", bound=StrEnum)
+
+_ORDER: Final = (
+    "statuses",
+    "thread_id",
+    "graph",
+    "queue",
+    "claim_states",
+    "fairness_key",
+    "concurrency_key",
+    "metadata",
+    "older_than",
+    "newer_than",
+)
+"""The parameters of `page`, after its first two."""
+
+_UNFINISHED: Final = frozenset(
+    {
+        RunStatus.QUEUED,
+        RunStatus.RUNNING,
+        RunStatus.FAILED,
+        RunStatus.PAUSED,
+        RunStatus.QUARANTINED,
+    }
+)
+
+
+class RunFilters(TypedDict, total=False):
+    """The filters of a list of runs; a run must pass all that are given, and None passes every run.
+
+    What cannot be meant is an `InvalidArgumentError`.
+    """
+
+    status: RunStatus | str | Iterable[RunStatus | str] | None
+    """One status or several. Runs that are not over are found by an index of their own."""
+    claim_state: ClaimState | str | Iterable[ClaimState | str] | None
+    """What a worker may do with it: one state or several."""
+    thread_id: str | None
+    """The thread it advances."""
+    graph: str | None
+    """The name of its graph."""
+    queue: str | None
+    """Where it was accepted to wait."""
+    fairness_key: str | None
+    concurrency_key: str | None
+    metadata: Mapping[str, Any] | None
+    """What its metadata contains, as Postgres's `@>` compares."""
+    older_than: Age | None
+    """An age, or a moment with a time zone: it was accepted before."""
+    newer_than: Age | None
+    """An age, or a moment with a time zone: it was accepted since."""
+
+
+class RunPage(NamedTuple):
+    """One page of a list.
+
+    Attributes:
+        runs: by run_id.
+        after: the `after` of the next page; None: there is none.
+    """
+
+    runs: tuple[RunRecord, ...]
+    after: str | None
+
+
+async def page(
+    services: Services, filters: Mapping[str, Any], *, after: str | None, limit: int
+) -> RunPage:
+    """The next `limit` runs that pass."""
+    given, parts = _parameters(filters)
+    statement = load("queue", *parts)["page"]
+    rows = await services.checkpoints.database.fetch(
+        statement, after or "", limit + 1, *(given[name] for name in _ORDER if name in given)
+    )
+    runs = tuple(map(queued_record, rows[:limit]))
+    return RunPage(runs, runs[-1].run_id if len(rows) > limit else None)
+
+
+def _parameters(filters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    asked = {name: value for name, value in filters.items() if value is not None}
+    if unknown := asked.keys() - RunFilters.__annotations__.keys():
+        raise TypeError(f"there is no filter {', '.join(sorted(unknown))}")
+    parts = list[str]()
+    if (status := asked.pop("status", None)) is not None:
+        statuses = _several("status", status, RunStatus)
+        asked["statuses"] = sorted(statuses)
+        if statuses <= _UNFINISHED:
+            parts.append("unfinished")
+    if (state := asked.pop("claim_state", None)) is not None:
+        asked["claim_states"] = sorted(_several("claim_state", state, ClaimState))
+    if "metadata" in asked:
+        try:
+            asked["metadata"] = json.dumps(dict(asked["metadata"]), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"cannot search by this metadata: it is no JSON ({type(error).__name__})",
+                argument="metadata",
+            ) from error
+    for name in ("older_than", "newer_than"):
+        if name in asked:
+            asked[name] = _moment(name, asked[name])
+    for name in ("thread_id", "graph", "queue", "fairness_key", "concurrency_key", "metadata"):
+        if not isinstance(text := asked.get(name, ""), str) or "\0" in text or "\\u0000" in text:
+            raise InvalidArgumentError(
+                f"cannot search by {name}={text!r:.80}: it must be a text without NUL characters",
+                argument=name,
+            )
+    return asked, [*parts, *asked]
+
+
+def _several(name: str, value: Any, kind: type[E]) -> set[E]:
+    try:
+        return {kind(one) for one in ([value] if isinstance(value, str) else value)}
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"cannot search for {name}={value!r:.80}: choose from {', '.join(kind)}", argument=name
+        ) from error
+
+
+def _moment(name: str, value: Any) -> datetime:
+    moment = datetime.now(UTC) - value if isinstance(value, timedelta) else value
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise InvalidArgumentError(
+            f"cannot search by {name}={value!r:.80}: give a timedelta, or a datetime with a time"
+            " zone",
+            argument=name,
+        )
+    return moment

@@ -1,0 +1,129 @@
+"""Wait until runs are over, and read what came of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from aiodurable.errors import (
+    ResultPrunedError,
+    RunCancelledError,
+    RunFailedError,
+    WaitTimeoutError,
+    WorkflowExecutionError,
+)
+from aiodurable.models import PauseReason, RunRecord, RunStatus
+from aiodurable.postgres.batcher import Batcher
+from aiodurable.queue.records import SQL, not_found, queued_record
+from aiodurable.runs.graphs import stored_result
+from aiodurable.runs.services import Services
+from aiodurable.thread_id import validate_run_id
+
+__all__ = ["Waiting", "is_over"]
+
+_POLL_S: Final = (0.02, 0.5)
+"""Seconds between two looks at a run: at first, and at most."""
+
+_STOPPED: Final = (PauseReason.CANCELLED, PauseReason.STREAM_CLOSED, "interrupted")
+
+
+def is_over(run: RunRecord) -> bool:
+    """Whether nothing happens to the run unless a person does something."""
+    if run.claim_state is not None:
+        return False
+    if run.status is RunStatus.PAUSED:
+        return run.reason != PauseReason.DRAINED
+    return run.settled or run.status in (RunStatus.FAILED, RunStatus.INTERRUPTED)
+
+
+class Waiting:
+    """Looks at runs until they are over; all calls of a process share a statement.
+
+    Args:
+        services: the open services.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._look = Batcher(self._fetch, limit=500, shared=True, name="aiodurable runs waited for")
+
+    async def first(self, run_ids: Sequence[str], timeout: float | None) -> RunRecord:
+        """The first of these runs that is over.
+
+        Raises:
+            RunNotFoundError: one of them was never accepted.
+            WaitTimeoutError: none was over in time.
+        """
+        for run_id in run_ids:
+            validate_run_id(run_id)
+        wait, most = _POLL_S
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    for run_id, run in zip(
+                        run_ids, await asyncio.gather(*map(self._look, run_ids)), strict=True
+                    ):
+                        if run is None:
+                            raise not_found(run_id)
+                        if is_over(run):
+                            return run
+                    await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+                    wait = min(wait * 1.5, most)
+        except TimeoutError:
+            which = f"run {run_ids[0]!r}" if len(run_ids) == 1 else f"one of {len(run_ids)} runs"
+            raise WaitTimeoutError(
+                f"cannot wait longer for {which}: it was not over within {timeout:g} s. It goes on"
+                " all the same; runs.get(run_id) says where it stands"
+            ) from None
+
+    async def result(self, run: RunRecord) -> Any:
+        """What the graph returned; raises what keeps it from having returned anything.
+
+        Raises:
+            GraphNotRegisteredError, ResultPrunedError, RunCancelledError, RunFailedError: see
+                `Runs.wait`.
+        """
+        at_gate = run.status is RunStatus.PAUSED and run.reason == PauseReason.BREAKPOINT
+        if not (at_gate or run.status in (RunStatus.COMPLETE, RunStatus.INTERRUPTED)):
+            raise _no_result(run)
+        graph = self._services.graphs.bind(run.graph or "")
+        coordinates = {"thread_id": run.thread_id, "checkpoint_id": run.checkpoint_id}
+        snapshot = await graph.pregel.aget_state({"configurable": coordinates})
+        if snapshot.created_at is None:
+            raise ResultPrunedError(
+                f"cannot read the result of run {run.run_id!r}: its checkpoint was pruned; keep"
+                " checkpoints longer",
+                thread_id=run.thread_id,
+                run_id=run.run_id,
+            )
+        asked = snapshot.interrupts if run.status is RunStatus.INTERRUPTED else ()
+        return stored_result(graph, snapshot.values, {}, asked)
+
+    async def _fetch(self, run_ids: Sequence[str]) -> Mapping[str, RunRecord]:
+        rows = await self._services.checkpoints.database.fetch(SQL["get"], list(run_ids))
+        return {row["run_id"]: queued_record(row) for row in rows}
+
+
+def _no_result(run: RunRecord) -> WorkflowExecutionError:
+    given_up = run.status is RunStatus.SUPERSEDED
+    if run.reason in _STOPPED and (given_up or run.status is RunStatus.PAUSED):
+        return RunCancelledError(
+            f"cannot return a result of run {run.run_id!r} of thread {run.thread_id!r}: it was"
+            f" {run.reason}; runs.retry(run_id) lets it go on",
+            thread_id=run.thread_id,
+            run_id=run.run_id,
+            requested_at=run.cancel_requested_at,
+        )
+    why = run.error or run.reason
+    return RunFailedError(
+        f"cannot return a result of run {run.run_id!r} of thread {run.thread_id!r}: it is"
+        f" {run.status}{'' if why is None else f' ({why})'}; fix the cause, then call"
+        " runs.retry(run_id)",
+        thread_id=run.thread_id,
+        run_id=run.run_id,
+        status=run.status,
+        error=run.error,
+        traceback=run.traceback,
+    )

@@ -1,0 +1,137 @@
+"""`conn=`: a run is accepted with the caller's own transaction, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from aiodurable.durable import Durable
+from aiodurable.errors import InvalidArgumentError, RunInProgressError, RunNotFoundError
+from aiodurable.queue import NewRun
+
+INPUT: dict[str, Any] = {"xs": []}
+
+
+def url_of(dsn: str, driver: str) -> str:
+    found = conninfo_to_dict(dsn)
+    return (
+        f"postgresql+{driver}://{found['user']}@/{found['dbname']}"
+        f"?host={found['host']}&port={found['port']}"
+    )
+
+
+@asynccontextmanager
+async def asyncpg_in_a_transaction(dsn: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def asyncpg_of_a_pool(dsn: str) -> AsyncIterator[Any]:
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
+        async with pool.acquire() as connection, connection.transaction():
+            yield connection
+
+
+@asynccontextmanager
+async def psycopg_in_a_transaction(dsn: str) -> AsyncIterator[Any]:
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def sqlalchemy_connection(dsn: str, driver: str = "asyncpg") -> AsyncIterator[Any]:
+    sqlalchemy = pytest.importorskip("sqlalchemy.ext.asyncio")
+    engine = sqlalchemy.create_async_engine(url_of(dsn, driver))
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def sqlalchemy_on_psycopg(dsn: str) -> AsyncIterator[Any]:
+    async with sqlalchemy_connection(dsn, "psycopg") as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def sqlalchemy_session(dsn: str) -> AsyncIterator[Any]:
+    sqlalchemy = pytest.importorskip("sqlalchemy.ext.asyncio")
+    engine = sqlalchemy.create_async_engine(url_of(dsn, "asyncpg"))
+    try:
+        async with sqlalchemy.AsyncSession(engine) as session, session.begin():
+            yield session
+    finally:
+        await engine.dispose()
+
+
+KINDS = [
+    asyncpg_in_a_transaction,
+    asyncpg_of_a_pool,
+    psycopg_in_a_transaction,
+    sqlalchemy_connection,
+    sqlalchemy_on_psycopg,
+    sqlalchemy_session,
+]
+
+
+@pytest.mark.parametrize("connected", KINDS)
+async def test_a_run_is_accepted_when_the_callers_transaction_commits(
+    dsn: str, durable: Durable, connected: Any
+) -> None:
+    async with connected(dsn) as conn:
+        run = await durable.runs.create(
+            "t", "chain", INPUT, conn=conn, metadata={"a": 1}, retry_policy=None, after=0.0
+        )
+        again = await durable.runs.create("t", "chain", INPUT, conn=conn, run_id=run.run_id)
+        assert again.run_id == run.run_id
+        with pytest.raises(RunNotFoundError):
+            await durable.runs.get(run.run_id)
+    assert (await durable.runs.get(run.run_id)).metadata == {"a": 1}
+
+
+@pytest.mark.parametrize("connected", KINDS)
+async def test_a_run_of_a_transaction_that_rolls_back_was_never_accepted(
+    dsn: str, durable: Durable, connected: Any
+) -> None:
+    run = None
+    with pytest.raises(RuntimeError, match="no"):
+        async with connected(dsn) as conn:
+            (run,) = await durable.runs.create_many(
+                [NewRun(thread_id="t", graph="chain", input=INPUT)], conn=conn
+            )
+            raise RuntimeError("no")
+    assert run is not None
+    with pytest.raises(RunNotFoundError):
+        await durable.runs.get(run.run_id)
+    assert (await durable.threads.status("t")).status == "new"
+
+
+@pytest.mark.parametrize("connected", KINDS)
+async def test_a_refused_run_leaves_the_callers_transaction_usable(
+    dsn: str, durable: Durable, connected: Any
+) -> None:
+    await durable.runs.create("t", "chain", INPUT)
+    async with connected(dsn) as conn:
+        with pytest.raises(RunInProgressError):
+            await durable.runs.create("t", "chain", INPUT, on_busy="reject", conn=conn)
+        kept = await durable.runs.create("u", "chain", INPUT, conn=conn)
+    assert (await durable.runs.get(kept.run_id)).thread_id == "u"
+
+
+async def test_another_thing_than_a_connection_is_refused(dsn: str, durable: Durable) -> None:
+    with psycopg.connect(dsn) as connection:
+        with pytest.raises(InvalidArgumentError, match=r"psycopg\.Connection.*as conn"):
+            await durable.runs.create("t", "chain", INPUT, conn=connection)
