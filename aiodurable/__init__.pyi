@@ -72,6 +72,7 @@ from aiodurable.queue import (
     RunFilters,
     RunPage,
     Runs,
+    Snooze,
 )
 from aiodurable.runs.check import ThreadCheck
 from aiodurable.runs.graph_check import (
@@ -89,6 +90,10 @@ from aiodurable.threads import (
     ThreadFilters,
     ThreadPage,
     ThreadStep,
+)
+from aiodurable.worker import (
+    Worker,
+    WorkerHealth,
 )
 from aiodurable.workflow import (
     LockableWorkflowMixin,
@@ -146,6 +151,7 @@ __all__ = [
     "SchemaMismatchError",
     "SessionLocksUnsupportedError",
     "Settings",
+    "Snooze",
     "StoredObject",
     "ThreadCheck",
     "ThreadCompleteError",
@@ -161,6 +167,8 @@ __all__ = [
     "ThreadStep",
     "Threads",
     "WaitTimeoutError",
+    "Worker",
+    "WorkerHealth",
     "WorkflowAlreadyRunningError",
     "WorkflowCheckpoint",
     "WorkflowExecutionError",

@@ -26,7 +26,7 @@ from aiodurable.postgres import schema
 from aiodurable.postgres.namespace import agree_on_namespace
 from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
-from aiodurable.queue import Runs
+from aiodurable.queue import RetryPolicy, Runs
 from aiodurable.runs.acquire import OnBusy, acquire_lease
 from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancellation import CHANNEL, Cancellations
@@ -41,6 +41,7 @@ from aiodurable.runs.threads import Threads
 from aiodurable.runs.wrapped_graph import DurableGraph
 from aiodurable.settings import Settings
 from aiodurable.threads import ThreadReader
+from aiodurable.worker import Worker
 
 __all__ = [
     "Durable",
@@ -399,6 +400,44 @@ class Durable:
             timeout=timeout,
             config=config,
             context=context,
+        )
+
+    def work(
+        self,
+        queues: Sequence[str] = ("default",),
+        *,
+        concurrency: int = 10,
+        drain_timeout_s: float = 30.0,
+        retry_policy: RetryPolicy | Mapping[str, RetryPolicy] | None = None,
+    ) -> Worker:
+        """A worker that executes accepted runs: `async with durable.work() as worker: await
+        worker.run_forever()`.
+
+        It claims the runs of `durable.runs.create` whose graphs this `Durable` has, tries again
+        what failed, and goes on with runs whose process died, those of `run` too. Any number of
+        workers on any number of hosts share the work.
+
+        Args:
+            queues: those it serves.
+            concurrency: how many runs at a time.
+            drain_timeout_s: how long runs may go on to their next superstep when it stops.
+            retry_policy: when a run is tried again that was accepted without a policy of its own;
+                or by graph.
+
+        Raises:
+            InvalidArgumentError: an argument cannot be used.
+        Raises (on entering):
+            ConfigurationError: this `Durable` has no graphs by name.
+            ClosedError: it is not open.
+        """
+        return Worker(
+            self._opened,
+            direct_dsn(self.dsn, self.settings.lock_dsn),
+            queues=queues,
+            concurrency=concurrency,
+            drain_timeout_s=drain_timeout_s,
+            retry_policy=retry_policy,
+            connect_timeout_s=self.settings.connect_timeout_s,
         )
 
     @overload

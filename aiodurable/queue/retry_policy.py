@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from aiodurable.errors import InvalidArgumentError
 
-__all__ = ["RetryPolicy"]
+__all__ = ["RetryPolicy", "Snooze"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +90,15 @@ def _name(kind: type[BaseException] | str) -> str:
         if kind.__module__ == "builtins"
         else f"{kind.__module__}.{kind.__qualname__}"
     )
+
+
+class Snooze(Exception):  # noqa: N818 - no error: a node's word to its worker
+    """Raised by a node: the run goes on from this node later, and no attempt is counted.
+
+    Attributes:
+        seconds: how much later.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"to go on in {seconds:g} s")
+        self.seconds = seconds

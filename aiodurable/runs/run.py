@@ -391,6 +391,11 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         self.checkpoint = await self._services.threads.status(self.thread_id, ignore_lock=True)
         return updated
 
+    @property
+    def began(self) -> bool:
+        """Whether any attempt was begun: else nothing had to run."""
+        return self._attempts > 0
+
     def drain(self, reason: str = "drained") -> None:
         """Have the graph stop at its next superstep, as at a shutdown: the call raises LangGraph's
         `GraphDrained`, and anybody may go on with the run.

@@ -207,7 +207,8 @@ SET status = w.status, error = w.error, traceback = w.traceback, status_reason =
     checkpoint_id = w.checkpoint_id, consumed = r.consumed OR w.consumed,
     finished_at = pg_catalog.now(),
     failed_at = CASE WHEN w.status = 'failed' THEN pg_catalog.now() ELSE r.failed_at END,
-    claim_state = CASE WHEN w.again_after_s = 0::double precision THEN 'ready'
+    claim_state = CASE WHEN r.cancel_requested_at IS NOT NULL THEN NULL
+                       WHEN w.again_after_s = 0::double precision THEN 'ready'
                        WHEN w.again_after_s > 0::double precision THEN 'scheduled' END,
     scheduled_at = CASE WHEN w.again_after_s > 0::double precision
                         THEN pg_catalog.now() + pg_catalog.make_interval(secs => w.again_after_s)

@@ -83,3 +83,386 @@ WHERE r.run_id = :run_id AND r.status = 'running' AND coalesce(r.fencing_token, 
        WHERE f.thread_id = r.thread_id AND f.token = :token::bigint
          AND f.lease_id = :lease_id::bigint
        LIMIT 1)
+
+-- name: claim
+-- params: queues, cursors, graphs, worker, most, limited
+-- aiodurable_runs_claim_idx; aiodurable_queues_pkey. Up to most runs that are ready. A walk over the
+-- groups of one priority and fairness key finds each by a look at the index, those of the highest
+-- priority first, in rotation from each queue's cursor; of each group come the first in order of
+-- acceptance. It reads as much with a million runs as with ten. A queue with limits is left out,
+-- unless limited: then the caller has locked its row.
+WITH RECURSIVE open AS MATERIALIZED (
+    SELECT a.queue, a.cursor
+    FROM unnest(:queues::text[], :cursors::text[]) AS a (queue, cursor)
+    WHERE :limited::boolean OR NOT EXISTS (
+        SELECT FROM aiodurable_queues q
+        WHERE q.name = a.queue
+          AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
+               OR q.rate IS NOT NULL))
+),
+walk AS (
+    SELECT o.queue, o.cursor, g.priority, g.fairness_key, g.fairness_key <= o.cursor AS wrapped,
+           g.priority AS top, 1 AS n
+    FROM open o
+    CROSS JOIN LATERAL (
+        SELECT r.priority
+        FROM aiodurable_runs r
+        WHERE r.claim_state = 'ready' AND r.queue = o.queue
+        ORDER BY r.priority DESC
+        LIMIT 1
+    ) p
+    CROSS JOIN LATERAL (
+        (SELECT r.priority, r.fairness_key
+         FROM aiodurable_runs r
+         WHERE r.claim_state = 'ready' AND r.queue = o.queue AND r.priority = p.priority
+           AND r.fairness_key > o.cursor
+         ORDER BY r.fairness_key
+         LIMIT 1)
+        UNION ALL
+        (SELECT r.priority, r.fairness_key
+         FROM aiodurable_runs r
+         WHERE r.claim_state = 'ready' AND r.queue = o.queue AND r.priority = p.priority
+         ORDER BY r.fairness_key
+         LIMIT 1)
+        LIMIT 1
+    ) g
+    UNION ALL
+    SELECT w.queue, w.cursor, g.priority, g.fairness_key, g.wrapped, w.top, w.n + 1
+    FROM walk w
+    CROSS JOIN LATERAL (
+        (SELECT r.priority, r.fairness_key, w.wrapped
+         FROM aiodurable_runs r
+         WHERE r.claim_state = 'ready' AND r.queue = w.queue AND r.priority = w.priority
+           AND r.fairness_key > w.fairness_key
+           AND (NOT w.wrapped OR r.fairness_key <= w.cursor)
+         ORDER BY r.fairness_key
+         LIMIT 1)
+        UNION ALL
+        (SELECT r.priority, r.fairness_key, true
+         FROM aiodurable_runs r
+         WHERE NOT w.wrapped AND r.claim_state = 'ready' AND r.queue = w.queue
+           AND r.priority = w.priority AND r.fairness_key <= w.cursor
+         ORDER BY r.fairness_key
+         LIMIT 1)
+        UNION ALL
+        (SELECT l.priority, l.fairness_key, l.fairness_key <= w.cursor
+         FROM (
+             SELECT r.priority
+             FROM aiodurable_runs r
+             WHERE r.claim_state = 'ready' AND r.queue = w.queue AND r.priority < w.priority
+             ORDER BY r.priority DESC
+             LIMIT 1
+         ) p
+         CROSS JOIN LATERAL (
+             (SELECT r.priority, r.fairness_key
+              FROM aiodurable_runs r
+              WHERE r.claim_state = 'ready' AND r.queue = w.queue AND r.priority = p.priority
+                AND r.fairness_key > w.cursor
+              ORDER BY r.fairness_key
+              LIMIT 1)
+             UNION ALL
+             (SELECT r.priority, r.fairness_key
+              FROM aiodurable_runs r
+              WHERE r.claim_state = 'ready' AND r.queue = w.queue AND r.priority = p.priority
+              ORDER BY r.fairness_key
+              LIMIT 1)
+             LIMIT 1
+         ) l)
+        LIMIT 1
+    ) g
+    WHERE w.n < :most::integer
+),
+taken AS MATERIALIZED (
+    SELECT k.run_id
+    FROM walk w
+    CROSS JOIN LATERAL (
+        SELECT r.run_id
+        FROM aiodurable_runs r
+        WHERE r.claim_state = 'ready' AND r.queue = w.queue AND r.priority = w.priority
+          AND r.fairness_key = w.fairness_key AND r.graph = ANY (:graphs::text[])
+        ORDER BY r.position
+        LIMIT (SELECT pg_catalog.ceil(:most::double precision
+                                      / greatest(1, pg_catalog.count(*))::double precision)::bigint
+               FROM walk t
+               WHERE t.priority = t.top)
+        FOR UPDATE OF r SKIP LOCKED
+    ) k
+    LIMIT :most::integer
+)
+UPDATE aiodurable_runs r
+SET claim_state = 'claimed', claimed_by = :worker
+FROM taken t
+WHERE r.run_id = t.run_id AND r.claim_state = 'ready'
+RETURNING r.run_id, r.thread_id, r.graph, r.status, r.queue, r.fairness_key, r.concurrency_key,
+          r.attempts, r.failures, r.max_attempts, r.retry_policy, r.timeout_s,
+          r.status = 'queued' AND r.start_timeout_s IS NOT NULL
+          AND r.created_at + pg_catalog.make_interval(secs => r.start_timeout_s)
+              < pg_catalog.clock_timestamp() AS too_late
+
+-- name: limits
+-- params: queues
+-- aiodurable_queues_pkey. The limits there are, with their buckets refilled; their rows stay locked
+-- until the end of the transaction.
+UPDATE aiodurable_queues q
+SET tokens = CASE WHEN q.rate IS NOT NULL THEN
+                 least(coalesce(q.burst, 1)::double precision,
+                       coalesce(q.tokens, coalesce(q.burst, 1)::double precision)
+                       + q.rate * coalesce(pg_catalog.date_part(
+                             'epoch', pg_catalog.clock_timestamp() - q.refilled_at),
+                             0::double precision)) END,
+    refilled_at = pg_catalog.clock_timestamp()
+WHERE q.name = ANY (:queues::text[])
+  AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
+       OR q.rate IS NOT NULL)
+RETURNING q.name, q.paused, q.max_running, q.max_running_per_key, q.tokens
+
+-- name: spend
+-- params: queue, count
+-- aiodurable_queues_pkey.
+UPDATE aiodurable_queues q
+SET tokens = q.tokens - :count::double precision
+WHERE q.name = :queue
+RETURNING q.name
+
+-- name: at_work_of
+-- params: queue
+-- aiodurable_runs_queue_running_idx. What is at work of a queue, by concurrency key.
+SELECT r.concurrency_key, pg_catalog.count(*) AS count
+FROM aiodurable_runs r
+WHERE r.queue = :queue AND (r.status = 'running' OR r.claim_state = 'claimed')
+GROUP BY r.concurrency_key
+
+-- name: put_back
+-- params: run_ids, worker, state, after_s
+-- aiodurable_runs_pkey. Claimed runs that were not begun.
+UPDATE aiodurable_runs r
+SET claim_state = :state::text,
+    scheduled_at = CASE WHEN :after_s::double precision IS NOT NULL
+                        THEN pg_catalog.now()
+                             + pg_catalog.make_interval(secs => :after_s::double precision) END
+WHERE r.run_id = ANY (:run_ids::text[]) AND r.claim_state = 'claimed' AND r.claimed_by = :worker
+RETURNING r.run_id
+
+-- name: set_aside
+-- params: run_id, worker, reason, error, traceback
+-- aiodurable_runs_pkey. A claimed run that cannot be begun.
+UPDATE aiodurable_runs r
+SET status = 'quarantined', status_reason = :reason::text, error = :error::text,
+    traceback = :traceback::text, claim_state = NULL, finished_at = pg_catalog.now()
+WHERE r.run_id = :run_id AND r.claim_state = 'claimed' AND r.claimed_by = :worker
+
+-- name: promote
+-- params: thread_ids
+-- aiodurable_runs_blocked_idx, aiodurable_runs_thread_order_idx, aiodurable_runs_queued_idx, once a
+-- thread. The next run of each thread may begin, unless an earlier one is not over.
+UPDATE aiodurable_runs r
+SET claim_state = 'ready'
+FROM (
+    SELECT k.run_id
+    FROM (SELECT DISTINCT u.thread_id FROM pg_catalog.unnest(:thread_ids::text[]) AS u (thread_id)) a
+    CROSS JOIN LATERAL (
+        SELECT b.run_id
+        FROM aiodurable_runs b
+        WHERE b.thread_id = a.thread_id AND b.claim_state = 'blocked'
+        ORDER BY b.position
+        LIMIT 1
+    ) k
+    LEFT JOIN LATERAL (
+        SELECT b.status, b.interrupted_by
+        FROM aiodurable_runs b
+        WHERE b.thread_id = a.thread_id AND b.fencing_token IS NOT NULL
+          AND b.status NOT IN ('rejected', 'superseded')
+        ORDER BY b.fencing_token DESC NULLS LAST, b.seq DESC, b.created_at DESC
+        LIMIT 1
+    ) f ON true
+    WHERE (f.status IS NULL OR f.status = 'complete'
+           OR f.interrupted_by IS NOT NULL AND f.status <> 'running')
+      AND NOT EXISTS (
+          SELECT FROM aiodurable_runs b
+          WHERE b.thread_id = a.thread_id AND b.status = 'queued'
+            AND b.claim_state IN ('ready', 'claimed', 'limited'))
+) n
+WHERE r.run_id = n.run_id AND r.claim_state = 'blocked'
+RETURNING r.run_id
+
+-- name: promote_limited
+-- params: queue, concurrency_key
+-- aiodurable_runs_limited_idx. One of a concurrency key has ended: the next one may begin.
+UPDATE aiodurable_runs r
+SET claim_state = 'ready'
+FROM (
+    SELECT k.run_id
+    FROM aiodurable_runs k
+    WHERE k.claim_state = 'limited' AND k.queue = :queue AND k.concurrency_key = :concurrency_key
+    ORDER BY k.position
+    LIMIT 1
+    FOR UPDATE OF k SKIP LOCKED
+) n
+WHERE r.run_id = n.run_id
+
+-- name: due
+-- params: most
+-- aiodurable_runs_scheduled_idx; aiodurable_runs_thread_order_idx and aiodurable_runs_queued_idx of
+-- those that have never begun. What is due may be claimed, or waits for an earlier run.
+UPDATE aiodurable_runs r
+SET claim_state = CASE
+        WHEN r.status <> 'queued' THEN 'ready'
+        WHEN EXISTS (
+            SELECT FROM aiodurable_runs b
+            WHERE b.thread_id = r.thread_id AND b.status = 'queued' AND b.run_id <> r.run_id
+              AND b.claim_state <> 'scheduled') THEN 'blocked'
+        WHEN (SELECT b.status
+              FROM aiodurable_runs b
+              WHERE b.thread_id = r.thread_id AND b.fencing_token IS NOT NULL
+                AND b.status NOT IN ('rejected', 'superseded')
+              ORDER BY b.fencing_token DESC NULLS LAST, b.seq DESC, b.created_at DESC
+              LIMIT 1) <> 'complete' THEN 'blocked'
+        ELSE 'ready' END
+FROM (
+    SELECT k.run_id
+    FROM aiodurable_runs k
+    WHERE k.claim_state = 'scheduled' AND k.scheduled_at <= pg_catalog.now()
+    ORDER BY k.scheduled_at
+    LIMIT :most::integer
+    FOR UPDATE OF k SKIP LOCKED
+) d
+WHERE r.run_id = d.run_id
+RETURNING r.run_id
+
+-- name: next_due
+-- aiodurable_runs_scheduled_idx, its first entry. Seconds until something is due.
+SELECT pg_catalog.date_part('epoch', r.scheduled_at - pg_catalog.clock_timestamp()) AS in_s
+FROM aiodurable_runs r
+WHERE r.claim_state = 'scheduled'
+ORDER BY r.scheduled_at
+LIMIT 1
+
+-- name: blocked_threads
+-- params: after, most
+-- aiodurable_runs_blocked_idx from a cursor. Threads whose next run waits for an earlier one.
+SELECT DISTINCT t.thread_id
+FROM (
+    SELECT r.thread_id
+    FROM aiodurable_runs r
+    WHERE r.claim_state = 'blocked' AND r.thread_id > :after
+    ORDER BY r.thread_id, r.position
+    LIMIT :most::integer
+) t
+ORDER BY t.thread_id
+
+-- name: limited_keys
+-- params: most
+-- aiodurable_runs_limited_idx.
+SELECT DISTINCT t.queue, t.concurrency_key
+FROM (
+    SELECT r.queue, r.concurrency_key
+    FROM aiodurable_runs r
+    WHERE r.claim_state = 'limited'
+    LIMIT :most::integer
+) t
+
+-- name: abandoned
+-- params: worker, mine
+-- aiodurable_runs_claimed_idx; pg_stat_activity only where there is one. Claims of processes that
+-- have no connection left, and of this one, as far as it knows nothing of them.
+UPDATE aiodurable_runs r
+SET claim_state = 'ready'
+WHERE r.claim_state = 'claimed'
+  AND CASE WHEN r.claimed_by = :worker THEN r.run_id <> ALL (:mine::text[])
+           ELSE NOT EXISTS (
+               SELECT FROM pg_catalog.pg_stat_activity s
+               WHERE pg_catalog.split_part(s.application_name, '@', 2) = r.claimed_by) END
+RETURNING r.run_id
+
+-- name: orphans
+-- params: graphs, grace_s
+-- aiodurable_runs_one_running_idx or aiodurable_runs_unfinished_status_idx; the view
+-- aiodurable_leases. Runs at work whose lease nobody holds, and whether their process may live: it
+-- has a connection, or the server has not been up for long enough to tell.
+SELECT r.run_id, r.fencing_token AS token,
+       EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity s
+           WHERE pg_catalog.split_part(s.application_name, '@', 2) = r.attempted_by)
+       OR pg_catalog.pg_postmaster_start_time()
+          > pg_catalog.now() - pg_catalog.make_interval(secs => :grace_s::double precision)
+       AS may_live
+FROM aiodurable_runs r
+LEFT JOIN aiodurable_leases l ON l.key = r.lock_key
+WHERE r.status = 'running' AND l.key IS NULL AND r.claim_state IS NULL
+  AND r.graph = ANY (:graphs::text[])
+
+-- name: rescue
+-- params: run_ids, tokens, queue, max_attempts
+-- aiodurable_runs_pkey; checkpoints_pkey backwards, once a run. Runs of dead processes may be claimed
+-- again, unless they were to be cancelled, or their processes have died too often without progress.
+-- A lease of the thread since then has a larger token.
+WITH rescued AS (
+    UPDATE aiodurable_runs r
+    SET status = CASE WHEN r.cancel_requested_at IS NOT NULL THEN 'paused'
+                      WHEN n.failures >= n.most THEN 'quarantined'
+                      ELSE r.status END,
+        status_reason = CASE WHEN r.cancel_requested_at IS NOT NULL THEN 'cancelled'
+                             WHEN n.failures >= n.most THEN 'crashed'
+                             ELSE r.status_reason END,
+        error = CASE WHEN r.cancel_requested_at IS NULL AND n.failures >= n.most
+                     THEN pg_catalog.concat('its worker died ', n.failures,
+                                            ' times without progress')
+                     ELSE r.error END,
+        finished_at = CASE WHEN r.cancel_requested_at IS NOT NULL OR n.failures >= n.most
+                           THEN pg_catalog.now() END,
+        claim_state = CASE WHEN r.cancel_requested_at IS NULL AND n.failures < n.most
+                           THEN 'ready' END,
+        failures = n.failures,
+        queue = coalesce(r.queue, :queue), priority = coalesce(r.priority, 0),
+        fairness_key = coalesce(r.fairness_key, ''),
+        position = coalesce(
+            r.position,
+            pg_catalog.nextval('aiodurable_run_positions'::pg_catalog.regclass))
+    FROM (
+        SELECT w.run_id, w.token,
+               CASE WHEN h.checkpoint_id IS DISTINCT FROM
+                         coalesce(k.attempt_base_checkpoint_id, k.base_checkpoint_id) THEN 1
+                    ELSE k.failures + 1 END AS failures,
+               coalesce(k.max_attempts, (k.retry_policy ->> 'max_attempts'::text)::integer,
+                        :max_attempts::integer) AS most
+        FROM unnest(:run_ids::text[], :tokens::bigint[]) AS w (run_id, token)
+        JOIN aiodurable_runs k ON k.run_id = w.run_id
+        LEFT JOIN LATERAL (
+            SELECT c.checkpoint_id
+            FROM checkpoints c
+            WHERE c.thread_id = k.thread_id AND c.checkpoint_ns = ''
+            ORDER BY c.checkpoint_id DESC
+            LIMIT 1
+        ) h ON true
+    ) n
+    WHERE r.run_id = n.run_id AND r.status = 'running' AND r.claim_state IS NULL
+      AND r.fencing_token IS NOT DISTINCT FROM n.token
+    RETURNING r.run_id, r.thread_id, r.status, r.queue, r.claim_state
+),
+woken AS MATERIALIZED (
+    SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', q.queue)) AS queues
+    FROM (SELECT DISTINCT c.queue FROM rescued c WHERE c.claim_state = 'ready') q
+    WHERE (SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(1634299748, 2003792491)
+                       THEN NOT pg_catalog.pg_advisory_unlock(1634299748, 2003792491)
+                       ELSE true END)
+)
+SELECT c.run_id, c.thread_id, c.status
+FROM rescued c
+CROSS JOIN woken
+
+-- name: flag_up
+-- No table. The letters aiod, work, as create of queue.sql probes them.
+SELECT pg_catalog.pg_advisory_lock_shared(1634299748, 2003792491)
+
+-- name: flag_down
+-- No table.
+SELECT pg_catalog.pg_advisory_unlock_shared(1634299748, 2003792491)
+
+-- name: limited
+-- params: queues
+-- aiodurable_queues_pkey. Which queues have limits.
+SELECT q.name
+FROM aiodurable_queues q
+WHERE q.name = ANY (:queues::text[])
+  AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
+       OR q.rate IS NOT NULL)

@@ -1,0 +1,198 @@
+"""Claim runs: the rows that a worker is about to begin, and what becomes of those it does not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiodurable.models import ClaimState
+from aiodurable.postgres.batcher import Batcher
+from aiodurable.postgres.sql import load
+from aiodurable.queue.retry_policy import RetryPolicy
+from aiodurable.runs.error_text import error_text, traceback_text
+from aiodurable.runs.services import Services
+
+__all__ = ["Claimed", "Claims"]
+
+SQL: Final = load("worker")
+_MOST_DUE = 500
+"""Rows that one look at what is due, blocked or limited reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A run that this worker has claimed.
+
+    Attributes:
+        run_id, thread_id, graph, queue: of the run.
+        status: how it stood: queued, or what it goes on from.
+        concurrency_key: of the run; None: none.
+        failures: how many attempts in a row have failed without progress.
+        max_attempts: how many may; None: as its policy says.
+        policy: its own retry policy; None: the worker's.
+        timeout_s: how long an attempt may take.
+        too_late: whether it has waited longer than it may.
+    """
+
+    run_id: str
+    thread_id: str
+    graph: str
+    queue: str
+    status: str
+    concurrency_key: str | None
+    failures: int
+    max_attempts: int | None
+    policy: RetryPolicy | None
+    timeout_s: float | None
+    too_late: bool
+
+
+class Claims:
+    """The claims of one worker.
+
+    Args:
+        services: the open services.
+        queues: those it serves.
+    """
+
+    def __init__(self, services: Services, queues: Sequence[str]) -> None:
+        self._services = services
+        self._queues = tuple(queues)
+        self._graphs = [bound.name for bound in services.graphs.registered if bound.name]
+        self._cursors = dict.fromkeys(self._queues, "")
+        self._limited = set[str]()
+        self._sweep_after = ""
+        self._promotions = Batcher(self._promote, shared=True, name="aiodurable next runs")
+        self.worker = services.ledger.worker
+
+    @property
+    def graphs(self) -> list[str]:
+        """The names of the graphs that it has."""
+        return self._graphs
+
+    async def claim(self, most: int) -> list[Claimed]:
+        """Claim up to `most` runs that are ready."""
+        free = [queue for queue in self._queues if queue not in self._limited]
+        rows: list[Mapping[str, Any]] = []
+        if free:
+            rows += await self._fetch("claim", *self._claim_arguments(free, most, limited=False))
+        for queue in self._queues:
+            if queue in self._limited and len(rows) < most:
+                rows += await self._claim_limited(queue, most - len(rows))
+        for row in rows:
+            self._cursors[row["queue"]] = row["fairness_key"]
+        return [_claimed(row) for row in rows]
+
+    async def _claim_limited(self, queue: str, most: int) -> list[Mapping[str, Any]]:
+        """Claim within the limits of a queue, whose row is locked meanwhile."""
+        async with self._services.checkpoints.database.transaction() as fetch:
+            limits = await fetch(SQL["limits"], [queue])
+            if limits and limits[0]["paused"]:
+                return []
+            limit: Mapping[str, Any] = limits[0] if limits else {}
+            running = Counter[str | None]()
+            if limit.get("max_running") is not None or limit.get("max_running_per_key") is not None:
+                for row in await fetch(SQL["at_work_of"], queue):
+                    running[row["concurrency_key"]] = row["count"]
+            if limit.get("max_running") is not None:
+                most = min(most, limit["max_running"] - running.total())
+            if limit.get("tokens") is not None:
+                most = min(most, math.floor(limit["tokens"]))
+            if most < 1:
+                return []
+            rows = await fetch(SQL["claim"], *self._claim_arguments([queue], most, limited=True))
+            per_key = limit.get("max_running_per_key")
+            if per_key is not None:
+                rows, over = _within(rows, per_key, running)
+                if over:
+                    await fetch(SQL["put_back"], over, self.worker, ClaimState.LIMITED, None)
+            if rows and limit.get("tokens") is not None:
+                await fetch(SQL["spend"], queue, len(rows))
+            return list(rows)
+
+    def _claim_arguments(self, queues: list[str], most: int, *, limited: bool) -> tuple[Any, ...]:
+        cursors = [self._cursors[queue] for queue in queues]
+        return (queues, cursors, self._graphs, self.worker, most, limited)
+
+    async def put_back(
+        self, run_ids: Sequence[str], state: ClaimState | None, after_s: float | None = None
+    ) -> None:
+        """Leave claimed runs that were not begun to somebody else, or to later."""
+        await self._fetch("put_back", list(run_ids), self.worker, state, after_s)
+
+    async def set_aside(
+        self, run_id: str, *, reason: str | None, error: BaseException | None
+    ) -> None:
+        """Quarantine a claimed run that cannot be begun."""
+        texts = (None, None) if error is None else (error_text(error), traceback_text(error))
+        await self._fetch("set_aside", run_id, self.worker, reason, *texts)
+
+    async def ended(self, claimed: Claimed) -> None:
+        """Make ready what waited for this run."""
+        await self._promotions(claimed.thread_id)
+        if claimed.concurrency_key is not None:
+            await self._fetch("promote_limited", claimed.queue, claimed.concurrency_key)
+
+    async def tidy(self, mine: Sequence[str]) -> None:
+        """Make ready what is due, and what waits for nothing that is left."""
+        await self._fetch("due", _MOST_DUE)
+        limits = await self._services.checkpoints.direct.fetch(SQL["limited"], list(self._queues))
+        self._limited = {row["name"] for row in limits}
+        await self._fetch("abandoned", self.worker, list(mine))
+        blocked = await self._fetch("blocked_threads", self._sweep_after, _MOST_DUE)
+        threads = [row["thread_id"] for row in blocked]
+        self._sweep_after = threads[-1] if threads else ""
+        if threads:
+            await self._fetch("promote", threads)
+        for key in await self._fetch("limited_keys", _MOST_DUE):
+            await self._fetch("promote_limited", key["queue"], key["concurrency_key"])
+
+    async def next_due_s(self) -> float | None:
+        """Seconds until a scheduled run is due; None: there is none."""
+        rows = await self._fetch("next_due")
+        return None if not rows else rows[0]["in_s"]
+
+    async def _promote(self, thread_ids: Sequence[str]) -> dict[str, bool]:
+        await self._fetch("promote", list(thread_ids))
+        return dict.fromkeys(thread_ids, True)
+
+    async def _fetch(self, statement: str, *arguments: Any) -> list[Any]:
+        return await self._services.checkpoints.direct.fetch(SQL[statement], *arguments)
+
+
+def _within(
+    rows: Sequence[Mapping[str, Any]], per_key: int, running: Counter[str | None]
+) -> tuple[list[Any], list[str]]:
+    """The rows that their concurrency keys leave capacity for, and the run_ids of the others."""
+    kept, over = list[Any](), list[str]()
+    for row in rows:
+        key = row["concurrency_key"]
+        if key is not None and running[key] >= per_key:
+            over.append(row["run_id"])
+        else:
+            running[key] += 1
+            kept.append(row)
+    return kept, over
+
+
+def _claimed(row: Mapping[str, Any]) -> Claimed:
+    policy = row["retry_policy"]
+    if isinstance(policy, str):
+        policy = json.loads(policy)
+    return Claimed(
+        row["run_id"],
+        row["thread_id"],
+        row["graph"],
+        row["queue"],
+        row["status"],
+        row["concurrency_key"],
+        row["failures"],
+        row["max_attempts"],
+        None if policy is None else RetryPolicy.of_json(policy),
+        row["timeout_s"],
+        row["too_late"],
+    )

@@ -1,0 +1,208 @@
+"""Execute one claimed run, by the same way as `Durable.run`, and decide what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from langgraph.errors import GraphDrained
+
+from aiodurable.errors import (
+    AiodurableError,
+    ClosedError,
+    GraphChangedError,
+    LockError,
+    PostgresUnavailableError,
+    RunCancelledError,
+    RunInProgressError,
+    ThreadInterruptedError,
+    ThreadNotFoundError,
+    ThreadPausedError,
+    ThreadQuarantinedError,
+    WorkflowAlreadyRunningError,
+)
+from aiodurable.models import ClaimState, PauseReason, RunStatus, ThreadStatus
+from aiodurable.postgres.errors import DRIVER_FAILURES
+from aiodurable.queue.retry_policy import RetryPolicy, Snooze
+from aiodurable.runs.ending import Ending
+from aiodurable.runs.outcome import Outcome
+from aiodurable.runs.run import DurableRun, run
+from aiodurable.runs.services import Services
+from aiodurable.worker.claims import Claimed, Claims
+
+__all__ = ["Execution"]
+
+_log = logging.getLogger(__name__)
+
+_SOON_S, _LATER_S = 1.0, 10.0
+"""Seconds until a run is looked at again that could not be begun."""
+_FOR_A_PERSON = (
+    ThreadInterruptedError,
+    ThreadNotFoundError,
+    ThreadPausedError,
+    ThreadQuarantinedError,
+)
+
+
+class Execution:
+    """One claimed run.
+
+    Args:
+        services: the open services.
+        claims: of the worker.
+        claimed: the run.
+        policies: when a run is tried again, by graph; "" for those that are not named.
+
+    Attributes:
+        draining: whether the worker stops: the run is handed back.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        claims: Claims,
+        claimed: Claimed,
+        policies: Mapping[str, RetryPolicy],
+    ) -> None:
+        self._services = services
+        self._claims = claims
+        self.claimed = claimed
+        policy = claimed.policy or policies.get(claimed.graph) or policies[""]
+        self._policy = (
+            policy
+            if claimed.max_attempts is None
+            else replace(policy, max_attempts=claimed.max_attempts)
+        )
+        self._run: DurableRun[Any, Any, Any] | None = None
+        self._limit: asyncio.Timeout | None = None
+        self.draining = False
+
+    def drain(self) -> None:
+        """Have the graph stop at its next superstep, and hand the run back."""
+        self.draining = True
+        if self._run is not None:
+            self._run.drain()
+
+    async def execute(self) -> None:
+        """Execute the run; how it ends is in its row."""
+        try:
+            await self._begin()
+        except asyncio.CancelledError:
+            if not self.draining:
+                raise
+            await self._put_back(ClaimState.READY)
+        except Exception as error:
+            await self._not_begun(error)
+        finally:
+            await self._quietly(self._claims.ended(self.claimed))
+
+    async def _begin(self) -> None:
+        claimed = self.claimed
+        if claimed.too_late:
+            await self._claims.set_aside(claimed.run_id, reason="waited too long", error=None)
+            return
+        graph = self._services.graphs.bind(claimed.graph)
+        async with run(
+            self._services,
+            claimed.thread_id,
+            graph,
+            run_id=claimed.run_id,
+            decide_ending=self._decide,
+        ) as self._run:
+            if self.draining:
+                await self._put_back(ClaimState.READY)
+                return
+            try:
+                async with asyncio.timeout(claimed.timeout_s) as self._limit:
+                    await self._run.ainvoke()
+            finally:
+                if not self._run.began:
+                    await self._settle_left(self._run)
+
+    async def _settle_left(self, here: DurableRun[Any, Any, Any]) -> None:
+        """Say in its row that a run had stopped whose process died before it could."""
+        if (
+            here.checkpoint.status is ThreadStatus.INTERRUPTED
+            and self.claimed.status == RunStatus.RUNNING
+        ):
+            await self._services.ledger.queued.settle_left(
+                self.claimed.run_id,
+                fence=here.lease.fence,
+                status=RunStatus.INTERRUPTED,
+                reason=None,
+                checkpoint_id=here.checkpoint.checkpoint_id,
+            )
+
+    def _decide(self, outcome: Outcome, error: BaseException | None, progressed: bool) -> Ending:
+        """What becomes of the run."""
+        stopped = outcome.status is RunStatus.PAUSED and outcome.reason in (
+            PauseReason.DRAINED,
+            PauseReason.CANCELLED,
+        )
+        if stopped and self._limit is not None and self._limit.expired():
+            error = TimeoutError(
+                f"the attempt took longer than the {self.claimed.timeout_s:g} s that it may"
+            )
+            outcome = Outcome(RunStatus.FAILED, "timeout")
+        elif stopped and self.draining:
+            return Ending(Outcome(RunStatus.PAUSED, PauseReason.DRAINED), None, again_after_s=0)
+        if outcome.status is not RunStatus.FAILED:
+            return Ending(outcome, error)
+        if isinstance(error, Snooze):
+            return Ending(
+                Outcome(RunStatus.FAILED, "snoozed"), error, again_after_s=max(error.seconds, 0.001)
+            )
+        failures = 1 if progressed else self.claimed.failures + 1
+        retries = error is None or self._policy.retries(error)
+        if not retries or failures >= self._policy.max_attempts:
+            reason = outcome.reason or ("failed too often" if retries else "not retryable")
+            return Ending(Outcome(RunStatus.QUARANTINED, reason), error, failures=failures)
+        wait_s = max(self._policy.wait_s(failures), 0.001)
+        return Ending(outcome, error, again_after_s=wait_s, failures=failures)
+
+    async def _not_begun(self, error: Exception) -> None:
+        """What came out; where the attempt was begun, its row says the rest."""
+        if (self._run is not None and self._run.began) or isinstance(
+            error, RunCancelledError | GraphDrained
+        ):
+            _log.debug("run %s ended: %s", self.claimed.run_id, type(error).__name__)
+            return
+        waits = self.claimed.status == RunStatus.QUEUED
+        match error:
+            case RunInProgressError() if waits:
+                await self._put_back(ClaimState.BLOCKED)
+            case WorkflowAlreadyRunningError() if waits:
+                await self._put_back(ClaimState.BLOCKED)
+            case WorkflowAlreadyRunningError():
+                running = self.claimed.status == RunStatus.RUNNING
+                await self._put_back(None if running else ClaimState.SCHEDULED, _SOON_S)
+            case PostgresUnavailableError() | ClosedError() | LockError():
+                await self._put_back(ClaimState.SCHEDULED, _SOON_S)
+            case GraphChangedError():
+                _log.warning("%s: a worker that has the graph may do it", error)
+                await self._put_back(ClaimState.SCHEDULED, _LATER_S)
+            case _ if isinstance(error, _FOR_A_PERSON) or not waits:
+                _log.warning("run %s was left alone: %s", self.claimed.run_id, error)
+                await self._put_back(None)
+            case _:
+                level = logging.WARNING if isinstance(error, AiodurableError) else logging.ERROR
+                _log.log(level, "run %s cannot be begun: %s", self.claimed.run_id, error)
+                await self._quietly(
+                    self._claims.set_aside(
+                        self.claimed.run_id, reason="cannot be begun", error=error
+                    )
+                )
+
+    async def _put_back(self, state: ClaimState | None, after_s: float | None = None) -> None:
+        after_s = after_s if state is ClaimState.SCHEDULED else None
+        await self._quietly(self._claims.put_back([self.claimed.run_id], state, after_s))
+
+    async def _quietly(self, write: Any) -> None:
+        """Where Postgres is away, the worker's next look finds what is left to do."""
+        try:
+            await write
+        except (AiodurableError, *DRIVER_FAILURES) as error:
+            _log.debug("run %s: %s, later", self.claimed.run_id, type(error).__name__)

@@ -1,0 +1,295 @@
+"""The worker: claims runs as long as it has capacity, and stops in bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Self
+
+import anyio
+
+from aiodurable.dsn import Dsn
+from aiodurable.errors import AiodurableError, ConfigurationError, InvalidArgumentError
+from aiodurable.models import ClaimState
+from aiodurable.postgres.errors import DRIVER_FAILURES
+from aiodurable.postgres.queue_bell import QueueBell
+from aiodurable.queue.retry_policy import RetryPolicy
+from aiodurable.runs.services import Services
+from aiodurable.worker.claims import Claimed, Claims
+from aiodurable.worker.executor import Execution
+from aiodurable.worker.health import LoopLag, WorkerHealth
+from aiodurable.worker.rescuer import Rescuer
+
+__all__ = ["Worker"]
+
+_log = logging.getLogger(__name__)
+
+_POLL_S: Final = (0.8, 1.2)
+"""Seconds between two looks at the queue where nothing is announced."""
+_RESCUE_S: Final = (0.25, 0.5)
+"""Seconds between two looks for runs of dead processes."""
+_STOP_S: Final = 5.0
+"""Seconds that a statement under way may take when the worker stops."""
+
+
+class Worker:
+    """Executes accepted runs: `async with durable.work() as worker: await worker.run_forever()`.
+
+    Args:
+        opened: gives the services of the `Durable`, or raises `ClosedError`.
+        dsn: for the connection on which it sleeps, not through a pooler.
+        queues: those it serves.
+        concurrency: how many runs at a time.
+        drain_timeout_s: how long runs may go on to their next superstep when it stops.
+        retry_policy: when a run is tried again that was accepted without a policy of its own; or by
+            graph.
+        connect_timeout_s: seconds to reach Postgres.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[], Services],
+        dsn: Dsn,
+        *,
+        queues: Sequence[str],
+        concurrency: int,
+        drain_timeout_s: float,
+        retry_policy: RetryPolicy | Mapping[str, RetryPolicy] | None,
+        connect_timeout_s: float,
+    ) -> None:
+        if isinstance(queues, str) or not queues:
+            raise InvalidArgumentError(
+                f"cannot work with queues={queues!r}: name at least one, in a list",
+                argument="queues",
+            )
+        if not concurrency >= 1:
+            raise InvalidArgumentError(
+                f"cannot work with concurrency={concurrency!r}: it must be 1 or more",
+                argument="concurrency",
+            )
+        if not drain_timeout_s >= 0:
+            raise InvalidArgumentError(
+                f"cannot work with drain_timeout_s={drain_timeout_s!r}: it must be 0 or more",
+                argument="drain_timeout_s",
+            )
+        self._opened = opened
+        self.queues = tuple(dict.fromkeys(queues))
+        self.concurrency = concurrency
+        self._drain_timeout_s = drain_timeout_s
+        self._policies = (
+            {"": retry_policy or RetryPolicy()}
+            if retry_policy is None or isinstance(retry_policy, RetryPolicy)
+            else {"": RetryPolicy(), **retry_policy}
+        )
+        self._bell = QueueBell(dsn, self.queues, timeout_s=connect_timeout_s)
+        self._active: dict[asyncio.Task[None], Execution] = {}
+        self._loops: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._draining: asyncio.Task[None] | None = None
+        self._lag = LoopLag()
+        self._looked_at: float | None = None
+        self._last_look_failed = False
+
+    async def __aenter__(self) -> Self:
+        services = self._opened()
+        if not services.graphs.registered:
+            raise ConfigurationError(
+                "cannot work: this Durable has no graphs by name; open it with graphs={…}"
+            )
+        self._services = services
+        self._claims = Claims(services, self.queues)
+        self._rescuer = Rescuer(
+            services,
+            self._claims.graphs,
+            queue=self.queues[0],
+            max_attempts=self._policies[""].max_attempts,
+        )
+        self._loops = [
+            asyncio.create_task(self._claim_forever(), name="aiodurable worker claims"),
+            asyncio.create_task(self._rescue_forever(), name="aiodurable worker rescues"),
+            asyncio.create_task(self._lag.measure(), name="aiodurable worker loop lag"),
+        ]
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.drain()
+
+    async def run_forever(self, *, signals: bool = False) -> None:
+        """Work until somebody calls `drain`, from another task.
+
+        Args:
+            signals: until SIGTERM or SIGINT comes, too; the second one cancels what is still at
+                work. Only in the main thread.
+        """
+        if not signals:
+            await self._drained.wait()
+            return
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            waiting = asyncio.create_task(self._drained.wait())
+            try:
+                async for number in _until(received, waiting):
+                    if self._stopping.is_set():
+                        _log.warning("%s again: cancelling what is at work", number.name)
+                        self.cancel()
+                    else:
+                        _log.warning("%s: claiming no more, draining", number.name)
+                        self._drain_in_background()
+            finally:
+                waiting.cancel()
+
+    async def drain(self) -> None:
+        """Claim no more, have the graphs at work stop at their next superstep, and hand their runs
+        back, unless they end; bounded by `drain_timeout_s`. Idempotent.
+        """
+        await asyncio.shield(self._drain_in_background())
+
+    def cancel(self) -> None:
+        """Cancel what is at work, and hand it back; no attempt is counted."""
+        for task, execution in self._active.items():
+            execution.drain()
+            task.cancel()
+
+    def health(self) -> WorkerHealth:
+        """How it is, at once, without asking Postgres."""
+        looked = None if self._looked_at is None else time.monotonic() - self._looked_at
+        stale = looked is not None and looked > 10 * _POLL_S[1]
+        draining = self._stopping.is_set()
+        lag_s = self._lag.now_s
+        return WorkerHealth(
+            healthy=not (draining or stale or self._last_look_failed or lag_s > 1.0),
+            draining=draining,
+            running=tuple(execution.claimed.run_id for execution in self._active.values()),
+            capacity=0 if draining else self.concurrency - len(self._active),
+            queues=self.queues,
+            loop_lag_s=lag_s,
+            loop_lag_max_s=self._lag.max_s,
+            last_claim_s=looked,
+        )
+
+    def _drain_in_background(self) -> asyncio.Task[None]:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(), name="aiodurable worker drain")
+        return self._draining
+
+    async def _drain(self) -> None:
+        self._stopping.set()
+        self._bell.rung.set()
+        try:
+            if self._loops:
+                claiming, *others = self._loops
+                for loop in others:
+                    loop.cancel()
+                await asyncio.wait(self._loops, timeout=_STOP_S)
+                claiming.cancel()
+            for execution in self._active.values():
+                execution.drain()
+            if self._active:
+                await asyncio.wait(self._active, timeout=self._drain_timeout_s)
+            if self._active:
+                _log.warning(
+                    "%d runs did not reach their next superstep within %g s: cancelling them",
+                    len(self._active),
+                    self._drain_timeout_s,
+                )
+                self.cancel()
+                await asyncio.wait(self._active, timeout=_STOP_S)
+        finally:
+            await self._bell.aclose()
+            self._drained.set()
+
+    async def _claim_forever(self) -> None:
+        """One look after the other; only this task claims, so it knows what it has claimed."""
+        tidied_at = 0.0
+        while not self._stopping.is_set():
+            self._bell.rung.clear()
+            claimed: list[Claimed] = []
+            try:
+                if time.monotonic() - tidied_at >= _POLL_S[0]:
+                    mine = [execution.claimed.run_id for execution in self._active.values()]
+                    await self._claims.tidy(mine)
+                    tidied_at = time.monotonic()
+                free = self.concurrency - len(self._active)
+                if free:
+                    claimed = await self._claims.claim(free)
+                self._looked_at, self._last_look_failed = time.monotonic(), False
+            except (AiodurableError, *DRIVER_FAILURES) as error:
+                self._last_look_failed = True
+                _log.warning("a worker cannot look at its queues: %s", error)
+                await self._sleep(random.uniform(*_POLL_S))
+                continue
+            if self._stopping.is_set() and claimed:
+                await self._claims.put_back([one.run_id for one in claimed], ClaimState.READY)
+                return
+            for one in claimed:
+                self._start(one)
+            if len(self._active) >= self.concurrency:
+                await self._bell.take_down()
+                await self._sleep(random.uniform(*_POLL_S))
+            elif not claimed:
+                await self._wait_for_work()
+
+    async def _wait_for_work(self) -> None:
+        if not self._bell.up:
+            await self._bell.put_up()
+            if self._bell.up:
+                return  # look once more: what was accepted before is not announced
+        wait_s = random.uniform(*_POLL_S)
+        due_s = await _or_none(self._claims.next_due_s())
+        if due_s is not None:
+            wait_s = min(wait_s, max(due_s, 0.02))
+        await self._sleep(wait_s)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep until a run is announced, one has ended, or the worker stops."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._bell.rung.wait()
+        except TimeoutError:
+            pass
+
+    def _start(self, claimed: Claimed) -> None:
+        execution = Execution(self._services, self._claims, claimed, self._policies)
+        task = asyncio.create_task(execution.execute(), name=f"aiodurable run {claimed.run_id}")
+        self._active[task] = execution
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._active[task]
+        self._bell.rung.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a worker's run ended unexpectedly: please report this", exc_info=error)
+
+    async def _rescue_forever(self) -> None:
+        while True:
+            try:
+                if await self._rescuer.look():
+                    self._bell.rung.set()
+            except (AiodurableError, *DRIVER_FAILURES) as error:
+                _log.debug("no look for abandoned runs: %s", type(error).__name__)
+            await asyncio.sleep(random.uniform(*_RESCUE_S))
+
+
+async def _or_none(look: Awaitable[float | None]) -> float | None:
+    try:
+        return await look
+    except (AiodurableError, *DRIVER_FAILURES):
+        return None
+
+
+async def _until(
+    received: AsyncIterator[signal.Signals], over: asyncio.Task[Any]
+) -> AsyncIterator[signal.Signals]:
+    """The signals that come until `over` has ended."""
+    iterator = aiter(received)
+    while not over.done():
+        coming = asyncio.ensure_future(anext(iterator))
+        await asyncio.wait({coming, over}, return_when=asyncio.FIRST_COMPLETED)
+        if not coming.done():
+            coming.cancel()
+            return
+        yield coming.result()
