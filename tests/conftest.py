@@ -1,9 +1,11 @@
 """Real Postgres for every test that asks: a DSN from the environment, else Docker, else embedded.
 
-`AIODURABLE_TEST_DSN`   a superuser's DSN of a server to use `AIODURABLE_TEST_PG`    which Postgres
-otherwise: a major version (`15`, `18`) or, embedded, a folder of programs `AIODURABLE_TEST_DB`
-`docker` or `embedded`: only that `AIODURABLE_UVLOOP=1`   run the tests, and the processes that they
-start, on uvloop `AIODURABLE_EAGER=1`    with `asyncio.eager_task_factory` (Python 3.12 and newer)
+- `AIODURABLE_TEST_DSN`: a superuser's DSN of a server to use.
+- `AIODURABLE_TEST_PG`: which Postgres otherwise: a major version (`15`, `18`) or, embedded, a
+  folder of programs.
+- `AIODURABLE_TEST_DB`: `docker` or `embedded`: only that.
+- `AIODURABLE_UVLOOP=1`: run the tests, and the processes that they start, on uvloop.
+- `AIODURABLE_EAGER=1`: with `asyncio.eager_task_factory` (Python 3.12 and newer).
 
 Each xdist worker has a server of its own (a shared one with `AIODURABLE_TEST_DSN`), each test a
 database of its own, cloned from a template that has the schema.
@@ -31,7 +33,14 @@ from tests.support.example_programs import Start
 from tests.support.fault_times import PROPERTY, Timetable
 from tests.support.ledger_view import Ledger
 from tests.support.lock_view import ServerLocks
-from tests.support.postgres import Server, container, docker_answers, embedded, worker_name
+from tests.support.postgres import (
+    Server,
+    choose_programs,
+    container,
+    docker_answers,
+    embedded,
+    worker_name,
+)
 from tests.support.restartable import OwnServer, own_server
 from tests.support.scenario_graphs import BREAKS
 
@@ -75,6 +84,8 @@ def pytest_configure(config: pytest.Config) -> None:
     test starts and ends.
     """
     random_order.seed(config)  # before xdist's processes are started
+    if not docker_answers():
+        choose_programs()
     for which in (signal.SIGINT, getattr(signal, "SIGQUIT", signal.SIGINT)):
         if signal.getsignal(which) is signal.SIG_IGN:
             signal.signal(which, signal.SIG_DFL)

@@ -16,7 +16,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.postgres import direct, pool_connection
 from aiodurable.postgres.direct import DirectConnection, DirectPool
 from aiodurable.postgres.pool import PsycopgPool
-from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, four_nodes, run_up_to
 from tests.support.internals import replace_statement, services_of
 from tests.support.ledger_view import Ledger
 from tests.support.proxy import Proxy, proxy
@@ -102,13 +102,7 @@ async def test_a_checkpoint_whose_connection_died_silently_is_written_on_a_new_o
     durable: Durable, wire: Proxy
 ) -> None:
     gate = Gate("weigh")
-
-    async def body() -> Any:
-        async with durable.run("t", four_nodes(gate)) as run:
-            return await run.ainvoke(INPUT)
-
-    running = asyncio.create_task(body())
-    await gate.reached.wait()
+    running = await run_up_to(gate, durable)
     wire.forget()
     gate.open.set()
     assert (await within(60, running, what="the run to end"))["words"] == list(STEPS)
@@ -118,13 +112,7 @@ async def test_a_complete_run_whose_end_met_a_dead_connection_returns_its_result
     durable: Durable, wire: Proxy, dsn: str
 ) -> None:
     gate = Gate("tell")
-
-    async def body() -> Any:
-        async with durable.run("t", four_nodes(gate)) as run:
-            return await run.ainvoke(INPUT)
-
-    running = asyncio.create_task(body())
-    await gate.reached.wait()
+    running = await run_up_to(gate, durable)
     wire.forget()
     gate.open.set()
     assert (await within(60, running, what="the run to end"))["words"] == list(STEPS)
@@ -145,13 +133,7 @@ async def test_a_run_that_is_cancelled_while_its_end_is_recorded_on_a_dead_conne
     durable: Durable, wire: Proxy
 ) -> None:
     gate = Gate("weigh")
-
-    async def body() -> None:
-        async with durable.run("t", four_nodes(gate)) as run:
-            await run.ainvoke(INPUT)
-
-    running = asyncio.create_task(body())
-    await gate.reached.wait()
+    running = await run_up_to(gate, durable)
     wire.forget()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -190,13 +172,7 @@ async def test_closing_ends_the_waiting_of_a_cancelled_run_although_its_lease_la
 
 async def cancelled_behind_a_dead_wire(durable: Durable, wire: Proxy) -> asyncio.Task[None]:
     gate = Gate("weigh")
-
-    async def body() -> None:
-        async with durable.run("t", four_nodes(gate)) as run:
-            await run.ainvoke(INPUT)
-
-    running = asyncio.create_task(body())
-    await gate.reached.wait()
+    running = await run_up_to(gate, durable)
     wire.cut()
     running.cancel()
     return running

@@ -22,10 +22,11 @@ from langgraph.graph import START, StateGraph
 
 import aiodurable
 from aiodurable.durable import Durable
-from aiodurable.embedded import EmbeddedPostgres, start_server, stop_server
+from aiodurable.embedded import start_server, stop_server
 from aiodurable.errors import AiodurableError, LockCapacityError
 from aiodurable.settings import Settings
 from tests.support.internals import committer_of, services_of
+from tests.support.postgres import small_server
 
 
 class State(TypedDict, total=False):
@@ -109,14 +110,7 @@ async def test_a_full_disk_is_told_and_all_goes_on_when_there_is_room(full_disk:
 @pytest.fixture(scope="module")
 def small() -> Iterator[str]:
     """A server with few connections, and room for few locks."""
-    settings = {
-        "max_connections": "20",
-        "max_locks_per_transaction": "10",
-        "max_prepared_transactions": "0",
-    }
-    with EmbeddedPostgres(
-        durable=False, settings={**settings, "superuser_reserved_connections": "0"}
-    ) as url:
+    with small_server(superuser_reserved_connections="0") as url:
         yield url
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from aiodurable import Durable, LeaseLostError, PostgresUnavailableError, Settings, ThreadStatus
 from tests.programs import PROGRAMS
-from tests.support.graphs import INPUT, STEPS, Gate, config, four_nodes, noted
+from tests.support.graphs import INPUT, STEPS, Gate, config, four_nodes, noted, run_up_to
 from tests.support.restartable import OwnServer
 from tests.support.waiting import wait_until, within
 
@@ -27,13 +27,7 @@ async def test_a_run_whose_postgres_goes_away_ends_clearly_and_goes_on_when_it_i
 ) -> None:
     log, gate, dsn = tmp_path / "log", Gate("weigh"), await own.start()
     async with Durable(dsn, settings=Settings(recovery_grace_s=0.5, close_timeout_s=1)) as durable:
-
-        async def body() -> None:
-            async with durable.run("t", four_nodes(gate), config=config(log)) as run:
-                await run.ainvoke(INPUT)
-
-        task = asyncio.create_task(body())
-        await gate.reached.wait()
+        task = await run_up_to(gate, durable, config=config(log))
         await own.stop()
         with pytest.raises(LeaseLostError):
             await within(30, task)

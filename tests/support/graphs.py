@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import operator
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send, interrupt
+
+if TYPE_CHECKING:
+    from aiodurable import Durable
 
 STEPS = ("collect", "sort", "weigh", "tell")
 INPUT: dict[str, Any] = {"words": [], "told": ""}
@@ -74,6 +77,25 @@ def four_nodes(before_step: Any = None) -> StateGraph[Any, Any, Any, Any]:
     for one, next_one in zip((START, *STEPS), (*STEPS, END), strict=True):
         builder.add_edge(one, next_one)
     return builder
+
+
+async def run_up_to(gate: Gate, durable: Durable, **options: Any) -> asyncio.Task[Any]:
+    """Run `four_nodes` on thread "t" in a task, and return the task once the run is at the gate.
+
+    Raises what ended the run if it never gets there.
+    """
+
+    async def body() -> Any:
+        async with durable.run("t", four_nodes(gate), **options) as run:
+            return await run.ainvoke(INPUT)
+
+    task = asyncio.create_task(body())
+    reached = asyncio.create_task(gate.reached.wait())
+    await asyncio.wait({task, reached}, return_when=asyncio.FIRST_COMPLETED)
+    if not reached.done():
+        reached.cancel()
+        raise AssertionError(f"the run ended before {gate.at!r}: {await task}")
+    return task
 
 
 def four_tasks(before_step: Any = None) -> Any:

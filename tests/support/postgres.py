@@ -73,18 +73,37 @@ def _major() -> int | None:
     return int(wanted) if wanted.isdecimal() else None
 
 
+def choose_programs() -> None:
+    """Let every server that a test starts run the programs that `AIODURABLE_TEST_PG` names."""
+    from aiodurable.embedded import find_bindir
+
+    if wanted := os.environ.get("AIODURABLE_TEST_PG"):
+        bindir = Path(wanted) if "/" in wanted else find_bindir(_major())
+        os.environ["AIODURABLE_PG_BINDIR"] = str(bindir)
+
+
+@contextlib.contextmanager
+def small_server(max_connections: int = 20, **settings: str) -> Generator[str, None, None]:
+    """A server whose lock table has few slots."""
+    from aiodurable.embedded import EmbeddedPostgres
+
+    slots = {
+        "max_connections": str(max_connections),
+        "max_locks_per_transaction": "10",
+        "max_prepared_transactions": "0",
+    }
+    with EmbeddedPostgres(durable=False, settings={**slots, **settings}) as url:
+        yield url
+
+
 @contextlib.contextmanager
 def embedded() -> Generator[str, None, None]:
-    from aiodurable.embedded import EmbeddedPostgres, find_bindir
+    from aiodurable.embedded import EmbeddedPostgres
 
-    wanted = os.environ.get("AIODURABLE_TEST_PG", "")
-    bindir = Path(wanted) if "/" in wanted else find_bindir(_major())
     roomy = SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)
     roomy = roomy and shutil.disk_usage(SHARED_MEMORY).free >= 1 << 30
     folder = SHARED_MEMORY if roomy else None
-    with EmbeddedPostgres(
-        bindir=bindir, folder=folder, durable=False, settings=SERVER_SETTINGS
-    ) as url:
+    with EmbeddedPostgres(folder=folder, durable=False, settings=SERVER_SETTINGS) as url:
         yield url
 
 

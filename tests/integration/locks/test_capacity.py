@@ -10,23 +10,18 @@ from collections.abc import Iterator
 import asyncpg
 import pytest
 
-from aiodurable.embedded import EmbeddedPostgres
 from aiodurable.errors import LockCapacityError, LockTimeoutError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.capacity import share
 from tests.support.internals import connection_of, session_of
+from tests.support.postgres import small_server
 from tests.support.waiting import wait_until, within
 
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[str]:
     """A server with room for few locks."""
-    settings = {
-        "max_connections": "20",
-        "max_locks_per_transaction": "10",
-        "max_prepared_transactions": "0",
-    }
-    with EmbeddedPostgres(durable=False, settings=settings) as url:
+    with small_server() as url:
         yield url
 
 

@@ -1,16 +1,19 @@
-"""Whatever happens in whatever order, these stay true. Two managers (as good as two processes)
-against real Postgres.
+"""Whatever happens in whatever order, these stay true.
+
+Two managers (as good as two processes) against real Postgres.
 
  1  one holder of a key in all the world, as far as leases go that are not lost, and whose backend
- nobody has ended: it lets
-    its locks go a moment before its client can know (what is fenced is safe even then)
- 2  the server has a key at most once; a hidden second count would stay when all is let go 3  a key
- is released on the session that took it 4  no statement ever blocks on a lock (and none of the SQL
- could: see the second test) 5  no statement is ever cancelled 6  nothing is leaked: when all is let
- go, the server has nothing 7  a lease is trusted no longer than T − M after the last answered
- statement was sent, and not after its deadline 8  another backend that answers means that all
- leases of the session are lost 9  a full lock table (53200) fails the asking, and nothing stays of
- it
+    nobody has ended: it lets its locks go a moment before its client can know (what is fenced is
+    safe even then)
+ 2  the server has a key at most once; a hidden second count would stay when all is let go
+ 3  a key is released on the session that acquired it
+ 4  no statement ever blocks on a lock (and none of the SQL could: see the second test)
+ 5  no statement is ever cancelled
+ 6  nothing is leaked: when all is let go, the server has nothing
+ 7  a lease is trusted no longer than T − M after the last answered statement was sent, and not
+    after its deadline
+ 8  another backend that answers means that all leases of the session are lost
+ 9  a full lock table (53200) fails the request, and nothing stays of it
 10  the tokens of a name grow from lease to lease
 11  a release never waits behind a try
 12  when all is quiet, pg_locks, or the table, is what is believed to be held, session by session
@@ -42,7 +45,6 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from aiodurable.embedded import EmbeddedPostgres
 from aiodurable.errors import LockCapacityError, PostgresUnavailableError
 from aiodurable.locks import Lease, PostgresLockManager
 from aiodurable.locks.lease_timing import LeaseTiming
@@ -52,17 +54,13 @@ from aiodurable.settings import Settings
 from tests.support import loops
 from tests.support.internals import acquirer_of, supervisors_of, trust_of, wake
 from tests.support.lock_view import ServerLocks
+from tests.support.postgres import small_server
 from tests.support.session_recorder import Books
 from tests.support.waiting import wait_until, within
 
 NAMES = ["a", "b", "c", "d", "e", "f"]
 TOO_LONG_S = 20.0
 TIMES = Settings(lease_ttl_s=5, lease_heartbeat_s=1, lease_safety_margin_s=0.2, close_timeout_s=2)
-SMALL = {
-    "max_connections": "20",
-    "max_locks_per_transaction": "10",
-    "max_prepared_transactions": "0",
-}
 
 
 class Locks(RuleBasedStateMachine):
@@ -468,7 +466,7 @@ def _held(session: LockSession | None) -> list[int]:
 @pytest.fixture(scope="module")
 def small() -> Iterator[str]:
     """A server with room for few locks."""
-    with EmbeddedPostgres(durable=False, settings=SMALL) as url:
+    with small_server() as url:
         yield url
 
 

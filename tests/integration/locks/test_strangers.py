@@ -18,10 +18,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from aiodurable import Durable, PostgresLockManager
 from aiodurable.cli.commands import cli
-from aiodurable.embedded import EmbeddedPostgres
 from aiodurable.errors import WorkflowAlreadyRunningError
 from aiodurable.lock_keys import lock_key, own_lock_key
 from aiodurable.settings import Settings
+from tests.support.postgres import small_server
 
 CLAIM = "aiodurable:lock@worker-3:71"
 SLOTS = 10 * 40
@@ -43,12 +43,7 @@ def graph() -> Any:
 @pytest.fixture(scope="module")
 def small() -> Iterator[str]:
     """A server whose lock table has few slots."""
-    settings = {
-        "max_connections": "40",
-        "max_locks_per_transaction": "10",
-        "max_prepared_transactions": "0",
-    }
-    with EmbeddedPostgres(durable=False, settings=settings) as url:
+    with small_server(max_connections=40) as url:
         yield url
 
 
@@ -123,7 +118,7 @@ async def test_doctor_counts_sessions_as_a_lock_session_does(small: str) -> None
             for line in map(json.loads, told.output.splitlines())
             if line["check"] == "lock table"
         ]
-        assert f"would have {SLOTS // 2 // (3 + 3)}" in found["found"]
+        assert f"could use {SLOTS // 2 // (3 + 3)}" in found["found"]
 
 
 async def test_a_holder_of_a_role_that_may_take_no_leases_is_named_by_its_role(dsn: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiodurable import ClosedError, Durable
-from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, four_nodes, run_up_to
 from tests.support.internals import services_of
 from tests.support.waiting import wait_until
 
@@ -65,13 +65,7 @@ async def test_a_status_from_another_loop_while_one_is_under_way_is_refused(
     durable: Durable,
 ) -> None:
     gate = Gate("weigh")
-
-    async def body() -> None:
-        async with durable.run("t", four_nodes(gate)) as run:
-            await run.ainvoke(INPUT)
-
-    running = asyncio.create_task(body())
-    await gate.reached.wait()
+    running = await run_up_to(gate, durable)
     statuses = [asyncio.create_task(durable.threads.status("t")) for _ in range(20)]
     await wait_until(lambda: True)
     with pytest.raises(ClosedError, match="another event loop"):

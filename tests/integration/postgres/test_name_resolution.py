@@ -19,7 +19,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.postgres import name_resolution
 from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.pool import PsycopgPool
-from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
+from tests.support.graphs import STEPS, Gate, run_up_to
 from tests.support.lock_view import ServerLocks
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until, within
@@ -76,13 +76,7 @@ async def test_a_run_takes_its_lock_again_while_plain_functions_fill_the_default
 ) -> None:
     gate = Gate("weigh")
     async with Durable(by_name, settings=Settings(recovery_grace_s=10)) as durable:
-
-        async def body() -> Any:
-            async with durable.run("t", four_nodes(gate)) as run:
-                return await run.ainvoke(INPUT)
-
-        running = asyncio.create_task(body())
-        await gate.reached.wait()
+        running = await run_up_to(gate, durable)
         async with full_executor():
             before = server_locks.keys()
             assert server_locks.end_sessions() == 2

@@ -15,7 +15,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import PostgresUnavailableError
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.runs.ledger import Ledger as RunLedger
-from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes, run_up_to
 from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until
@@ -242,12 +242,7 @@ async def test_a_second_cancellation_does_not_leave_the_attempt_open(
         await go_on.wait()
         return await original(self, *args, **options)
 
-    async def body() -> None:
-        async with durable.run("t", four_nodes(gate)) as run:
-            await run.ainvoke(INPUT)
-
-    task = asyncio.create_task(body())
-    await gate.reached.wait()
+    task = await run_up_to(gate, durable)
     monkeypatch.setattr(RunLedger, "end", slow)
     task.cancel()
     await closing.wait()

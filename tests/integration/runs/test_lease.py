@@ -23,7 +23,7 @@ from aiodurable.events import Event, LeaseLost
 from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from tests.support.checkpoint_rows import written
-from tests.support.graphs import INPUT, STEPS, Gate, config, four_nodes, noted
+from tests.support.graphs import INPUT, STEPS, Gate, config, four_nodes, noted, run_up_to
 from tests.support.internals import lock_of
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import is_held, wait_until, within
@@ -63,13 +63,7 @@ async def test_a_busy_thread_is_refused_with_its_holder_and_since_when(
     dsn: str, durable: Durable
 ) -> None:
     gate = Gate("sort")
-
-    async def body() -> None:
-        async with durable.run("t", four_nodes(gate)) as run:
-            await run.ainvoke(INPUT)
-
-    task = asyncio.create_task(body())
-    await gate.reached.wait()
+    task = await run_up_to(gate, durable)
     async with Durable(dsn) as other:
         with pytest.raises(WorkflowAlreadyRunningError) as refused:
             async with other.run("t", four_nodes()):
@@ -148,13 +142,7 @@ async def test_without_grace_a_lost_lock_session_cancels_the_run_and_the_new_hol
         Durable(dsn, settings=strict, observers=[events.append]) as old,
         Durable(dsn, settings=strict) as new,
     ):
-
-        async def body() -> None:
-            async with old.run("t", four_nodes(gate), config=config(log)) as run:
-                await run.ainvoke(INPUT)
-
-        task = asyncio.create_task(body())
-        await gate.reached.wait()
+        task = await run_up_to(gate, old, config=config(log))
         assert await end_lock_sessions(dsn) >= 2
         with pytest.raises(LeaseLostError):
             await task
@@ -210,13 +198,7 @@ async def test_with_grace_a_lost_lock_session_is_not_felt(
 ) -> None:
     gate = Gate("weigh")
     async with Durable(dsn, settings=patient) as durable:
-
-        async def body() -> Any:
-            async with durable.run("t", four_nodes(gate), config=config(log)) as run:
-                return await run.ainvoke(INPUT)
-
-        task = asyncio.create_task(body())
-        await gate.reached.wait()
+        task = await run_up_to(gate, durable, config=config(log))
         await end_lock_sessions(dsn)
         await wait_until(lambda: is_held(durable, "t"), timeout=15)
         gate.open.set()
@@ -259,13 +241,7 @@ async def test_a_lock_that_is_had_again_is_worth_nothing_where_another_lease_had
 ) -> None:
     gate = Gate("weigh")
     async with Durable(dsn, settings=patient) as durable:
-
-        async def body() -> Any:
-            async with durable.run("t", four_nodes(gate)) as run:
-                return await run.ainvoke(INPUT)
-
-        task = asyncio.create_task(body())
-        await gate.reached.wait()
+        task = await run_up_to(gate, durable)
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
             await connection.execute("UPDATE aiodurable_fences SET lease_id = lease_id + 1")
         await end_lock_sessions(dsn)

@@ -21,7 +21,7 @@ from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.lease import Lease, SessionLease
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.settings import Settings
-from tests.support.graphs import INPUT, Gate, four_nodes
+from tests.support.graphs import Gate, run_up_to
 from tests.support.internals import lock_of
 from tests.support.proxy import proxy
 from tests.support.waiting import is_held, wait_until, within
@@ -154,13 +154,7 @@ async def test_a_recovery_compares_the_fence_only_when_it_has_the_lock_again(
         return again
 
     gate = Gate("weigh")
-
-    async def body() -> None:
-        async with durable.run("t", four_nodes(gate)) as run:
-            await run.ainvoke(INPUT)
-
-    task = asyncio.create_task(body())
-    await gate.reached.wait()
+    task = await run_up_to(gate, durable)
     monkeypatch.setattr(PostgresLockManager, "reacquire", after_another_lease)
     await _end_lock_sessions(dsn)
     with pytest.raises(LeaseLostError, match="at token 2 now") as lost:
@@ -185,13 +179,7 @@ async def test_an_error_does_not_claim_that_somebody_took_the_thread_where_nobod
         proxy(dsn) as wire,
         Durable(wire.dsn, settings=Settings(recovery_grace_s=0.5)) as durable,
     ):
-
-        async def body() -> None:
-            async with durable.run("t", four_nodes(gate)) as run:
-                await run.ainvoke(INPUT)
-
-        task = asyncio.create_task(body())
-        await gate.reached.wait()
+        task = await run_up_to(gate, durable)
         wire.down()
         with pytest.raises(LeaseLostError, match="is not known") as lost:
             await within(20, task, what="the run to hear that its lease is lost")
@@ -208,13 +196,7 @@ async def test_a_cancelled_run_leaves_no_later_than_its_lease_although_the_netwo
         lease_ttl_s=3.0, lease_heartbeat_s=0.5, lease_safety_margin_s=1.0, recovery_grace_s=60.0
     )
     async with proxy(dsn) as wire, Durable(wire.dsn, settings=settings) as durable:
-
-        async def body() -> None:
-            async with durable.run("t", four_nodes(gate)) as run:
-                await run.ainvoke(INPUT)
-
-        task = asyncio.create_task(body())
-        await gate.reached.wait()
+        task = await run_up_to(gate, durable)
         wire.cut()
         task.cancel()
         done, _ = await asyncio.wait(

@@ -22,7 +22,7 @@ from aiodurable.postgres.sql import load
 from aiodurable.runs import ledger as ledger_module
 from aiodurable.runs.attempt import Attempt
 from aiodurable.runs.ledger import Ledger as RunLedger
-from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes
+from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes, run_up_to
 from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until, within
@@ -409,13 +409,7 @@ async def test_a_run_at_work_ends_without_an_outcome_where_its_token_was_given_o
     durable: Durable, ledger: Ledger, db: asyncpg.Connection
 ) -> None:
     gate = Gate("tell")
-
-    async def body() -> Any:
-        async with durable.run("t", four_nodes(gate)) as run:
-            return await run.ainvoke(INPUT)
-
-    task = asyncio.create_task(body())
-    await gate.reached.wait()
+    task = await run_up_to(gate, durable)
     session = services_of(durable).checkpoints.sessions.of("t")
     assert session is not None
     await given_out_again(db, session.fence)
