@@ -13,10 +13,10 @@ import asyncpg
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, SessionLocksUnsupportedError
 from aiodurable.locks.lease_timing import LeaseTiming
-from aiodurable.locks.making import make_missing
 from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable, translate
 from aiodurable.postgres.notifier import Notifier, Subscriber
+from aiodurable.postgres.schema import ensure_lock_tokens
 from aiodurable.postgres.sql import load
 
 __all__ = [
@@ -119,7 +119,7 @@ class LockStatements:
                 # A pooler that resets nothing leaves the locks of the last user of this connection.
                 await self._connection.execute(_SQL["release_all"])
             await self._connection.fetch(_SQL["configure"], *timing.server_settings)
-            await make_missing(self._connection, self._dsn, setup=setup)
+            await ensure_lock_tokens(self._connection, self._dsn, setup=setup)
             # Otherwise every session would die of its first lease, and waiters would wait for ever.
             if not await self._connection.fetchval(_SQL["rights"]):
                 raise ConfigurationError(

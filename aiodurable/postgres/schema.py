@@ -11,12 +11,15 @@ leaves a transaction on one.
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from textwrap import dedent
 
+import asyncpg
 import psycopg
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg import AsyncClientCursor, AsyncConnection, AsyncRawCursor
@@ -27,12 +30,12 @@ from aiodurable.errors import ConfigurationError, PostgresUnavailableError, Sche
 from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.postgres.connect import application_name
 from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
-from aiodurable.postgres.ownership import RELATIONS, checked, made_by
+from aiodurable.postgres.ownership import RELATIONS, TOKENS, checked, made_by
 from aiodurable.postgres.password import password_option
 from aiodurable.postgres.retry import MIGRATION_LOCK, SETUP_RACE
-from aiodurable.postgres.sql import load, migration_files
+from aiodurable.postgres.sql import literal, load, migration_files
 
-__all__ = ["VERSION", "check", "migrate", "migrations", "script"]
+__all__ = ["VERSION", "check", "ensure_lock_tokens", "migrate", "migrations", "script"]
 
 _SQL = load("schema")
 _LANGGRAPH = len(AsyncPostgresSaver.MIGRATIONS) - 1
@@ -73,11 +76,10 @@ def script() -> str:
     """
     statements: list[str] = []
     for version, statement in enumerate(AsyncPostgresSaver.MIGRATIONS):
-        statements += [statement, _SQL["langgraph_applied"].replace("%s", str(version))]
+        statements += [statement, literal(_SQL["record_langgraph_migration"], version)]
     statements.append(_SQL["create_migrations"])
     for step in migrations():
-        version, name = str(step.version), step.name.replace("'", "''")
-        body = [step.sql, _SQL["applied"].replace("%s", version, 1).replace("%s", f"'{name}'", 1)]
+        body = [step.sql, literal(_SQL["record_migration"], step.version, step.name)]
         statements += ["BEGIN", *body, "COMMIT"] if step.transactional else body
     return "".join(f"{dedent(statement).strip().rstrip(';')};\n" for statement in statements)
 
@@ -143,6 +145,53 @@ async def check(dsn: Dsn) -> None:
         )
 
 
+async def ensure_lock_tokens(
+    connection: asyncpg.Connection, dsn: Dsn, *, setup: bool, timeout_s: float = 60.0
+) -> None:
+    """Create the sequence of the lock tokens if it is missing: a lock manager alone needs nothing
+    else.
+
+    Args:
+        connection: to `dsn`.
+        dsn: for messages.
+        setup: whether to create it.
+        timeout_s: seconds to wait while somebody else migrates.
+
+    Raises:
+        ConfigurationError: somebody else made a relation under its name.
+        SchemaMismatchError: it is missing and `setup` is off.
+        PostgresUnavailableError: somebody else's migration took longer than `timeout_s`.
+    """
+    until = time.monotonic() + timeout_s
+    while not checked(await connection.fetch(RELATIONS, *TOKENS), dsn):
+        if not setup:
+            raise SchemaMismatchError(
+                "cannot take leases: the sequence aiodurable_lock_tokens is missing; run"
+                " `aiodurable migrate`, or allow setup"
+            )
+        # Under the migrations' lock: IF NOT EXISTS fails where two create the same at once.
+        async with connection.transaction():
+            if await connection.fetchval(_SQL["try_lock"], MIGRATION_KEY):
+                await connection.execute(_token_sequence())
+                checked(await connection.fetch(RELATIONS, *TOKENS), dsn)
+                return
+        if time.monotonic() > until:
+            raise PostgresUnavailableError(
+                f"cannot create the sequence of the lock tokens at {dsn.safe} within"
+                f" {timeout_s:g} s: a migration is still running; look for a long transaction in"
+                " pg_stat_activity, then try again"
+            )
+        await MIGRATION_LOCK.pause()
+
+
+@cache
+def _token_sequence() -> str:
+    """The statement of the first migration that creates it."""
+    created = re.search(r"CREATE SEQUENCE [^;]* aiodurable_lock_tokens [^;]*", migrations()[0].sql)
+    assert created is not None
+    return created[0]
+
+
 async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
     try:
         return await AsyncConnection[DictRow].connect(
@@ -170,14 +219,6 @@ async def _versions(connection: AsyncConnection[DictRow], dsn: Dsn) -> tuple[int
         ours = await (await connection.execute(_SQL["version"].encode())).fetchone()
     if "checkpoint_migrations" in names:
         langgraph = await (await connection.execute(_SQL["langgraph_version"].encode())).fetchone()
-    if ours and ours["first"] != migrations()[0].name:
-        raise SchemaMismatchError(
-            f"cannot use the tables of aiodurable in {dsn.safe}: a commit before the first release"
-            ' made them, and they cannot be upgraded; remove them ("Remove it" in'
-            " docs/reference/schema.md; LangGraph's stay), then run `aiodurable migrate`",
-            found=ours["version"],
-            wanted=VERSION,
-        )
     if ours and ours["first"] != migrations()[0].name:
         raise SchemaMismatchError(
             f"cannot use the tables of aiodurable in {dsn.safe}: a commit before the first release"
@@ -253,7 +294,7 @@ async def _locked(dsn: Dsn) -> AsyncGenerator[None]:
         while True:
             async with connection.transaction():
                 row = await (
-                    await cursor.execute(_SQL["try_lock"].encode(), (MIGRATION_KEY,))
+                    await cursor.execute(literal(_SQL["try_lock"], MIGRATION_KEY).encode())
                 ).fetchone()
                 if row is not None and row["got"]:
                     yield
@@ -291,4 +332,5 @@ async def _drop_invalid_indexes(connection: AsyncConnection[DictRow]) -> None:
 async def _apply(connection: AsyncConnection[DictRow], step: Migration) -> None:
     # several statements: the simple protocol only
     await connection.execute(step.sql.encode(), prepare=False)
-    await connection.execute(_SQL["applied"].encode(), (step.version, step.name))
+    record = literal(_SQL["record_migration"], step.version, step.name)
+    await connection.execute(record.encode())

@@ -21,7 +21,14 @@ from types import MappingProxyType
 
 from langgraph.checkpoint.postgres.base import BasePostgresSaver
 
-__all__ = ["careful", "load", "migration", "migration_files", "number_parameters", "qualified"]
+__all__ = [
+    "careful",
+    "literal",
+    "load",
+    "migration_files",
+    "number_parameters",
+    "qualified",
+]
 
 _HEAD = re.compile(r"^-- (name|fragment): (\w+)\n", re.MULTILINE)
 _PARAMS = re.compile(r"^-- params: (.*)\n", re.MULTILINE)
@@ -148,17 +155,21 @@ def _used(text: str) -> set[str]:
     return {token[1] for token in _TOKEN.finditer(text) if token[1]}
 
 
-def migration(name: str) -> str:
-    """The text of `migrations/<name>.sql`."""
-    return files("aiodurable.postgres").joinpath("migrations", f"{name}.sql").read_text("utf-8")
-
-
 @cache
 def migration_files() -> Mapping[str, str]:
     """The texts of `migrations/NNNN_name.sql` by the name of the file, in order."""
     folder = files("aiodurable.postgres").joinpath("migrations")
     names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
     return MappingProxyType({name: folder.joinpath(name).read_text("utf-8") for name in names})
+
+
+def literal(statement: str, *values: int | str) -> str:
+    """The statement with its parameters written in, for a protocol that takes none."""
+    texts = [
+        str(value) if isinstance(value, int) else "'{}'".format(value.replace("'", "''"))
+        for value in values
+    ]
+    return re.sub(r"\$(\d+)", lambda number: texts[int(number[1]) - 1], statement)
 
 
 @cache

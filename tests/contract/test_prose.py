@@ -23,7 +23,7 @@ PAGES = [
 ]
 SOURCES = [
     *sorted((REPOSITORY / "aiodurable").rglob("*.py")),
-    *sorted((REPOSITORY / "aiodurable" / "postgres" / "sql").glob("*.sql")),
+    *sorted((REPOSITORY / "aiodurable" / "postgres").rglob("*.sql")),
     *sorted((REPOSITORY / "examples").rglob("*.py")),
     *sorted((REPOSITORY / "benchmarks").glob("*.py")),
     REPOSITORY / "dev.py",
@@ -89,3 +89,13 @@ def test_a_page_is_in_plain_english(page: Path) -> None:
 def test_strings_and_comments_are_in_plain_english(source: Path) -> None:
     lines = [*comments(source), *(strings(source) if source.suffix == ".py" else ())]
     assert [f"{source.name}:{line}: {text}" for line, text in lines if BANNED.search(text)] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [source for source in SOURCES if source.suffix == ".sql"],
+    ids=lambda source: source.name,
+)
+def test_a_line_of_sql_has_at_most_100_columns(source: Path) -> None:
+    lines = enumerate(source.read_text("utf-8").splitlines(), 1)
+    assert [f"{source.name}:{line}: {text}" for line, text in lines if len(text) > 100] == []

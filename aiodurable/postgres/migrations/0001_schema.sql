@@ -1,28 +1,31 @@
--- One row a thread: the fencing token that every lease of a run raises and every checkpoint write checks, and a random number
--- drawn for each lease: a token that a crash or a failover gives out twice is no lease of the first holder's. 0 is nobody's.
--- Updated in place often, read by key: space left on the page keeps the updates HOT.
+-- One row a thread: the fencing token that every lease of a run raises and every checkpoint write
+-- checks, and a random number drawn for each lease: a token that a crash or a failover gives out
+-- twice is no lease of the first holder's. 0 is nobody's. Updated in place often, read by key:
+-- space left on the page keeps the updates HOT.
 CREATE TABLE IF NOT EXISTS aiodurable_fences (
     thread_id text PRIMARY KEY,
     token     bigint NOT NULL,
     lease_id  bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 
--- The ledger: one row a run, written before its graph starts. lock_key lets SQL join it with pg_locks.
+-- The ledger: one row a run, written before its graph starts. lock_key lets SQL join it with
+-- pg_locks.
 CREATE TABLE IF NOT EXISTS aiodurable_runs (
     run_id              text PRIMARY KEY,
     thread_id           text NOT NULL,
     lock_key            bigint NOT NULL,
     graph               text,
-    status              text NOT NULL CHECK (status IN ('queued', 'running', 'complete', 'failed', 'interrupted', 'paused',
+    status              text NOT NULL CHECK (status IN ('queued', 'running', 'complete', 'failed',
+                                                        'interrupted', 'paused',
                                                         'rejected', 'superseded', 'quarantined')),
     status_reason       text,
     attempts            integer NOT NULL DEFAULT 0,
     fencing_token       bigint,  -- of the lease of its last attempt
-    seq                 integer NOT NULL DEFAULT 0,  -- of its last attempt among those under one token
+    seq                 integer NOT NULL DEFAULT 0,  -- of its last attempt under one token
     attempted_by        text,    -- host and process of its last attempt
 
-    -- What it was accepted with, by LangGraph's serializer. consumed: a checkpoint of the run has the input, which must
-    -- never be passed in again.
+    -- What it was accepted with, by LangGraph's serializer. consumed: a checkpoint of the run has
+    -- the input, which must never be passed in again.
     input_type          text,
     input               bytea,
     context_type        text,
@@ -31,20 +34,23 @@ CREATE TABLE IF NOT EXISTS aiodurable_runs (
     config              bytea,
     consumed            boolean NOT NULL DEFAULT false,
 
-    -- Answers. answered: interrupt id -> {"at", "digest", "token"}. answers: interrupt id -> answer, those that LangGraph has
-    -- not stored yet. questions_closed: md5 of each question row of the root graph that they answer whole.
+    -- Answers. answered: interrupt id -> {"at", "digest", "token"}. answers: interrupt id ->
+    -- answer, those that LangGraph has not stored yet. questions_closed: md5 of each question row
+    -- of the root graph that they answer whole.
     answered            jsonb NOT NULL DEFAULT '{}',
     answers_type        text,
     answers             bytea,
     questions_closed    text[],
 
-    -- How its last attempt ended, and one object for each earlier attempt that was tried again: worker, started, ended,
-    -- outcome, error, traceback.
+    -- How its last attempt ended, and one object for each earlier attempt that was tried again:
+    -- worker, started, ended, outcome, error, traceback.
     error               text,
     traceback           text,
     earlier_attempts    jsonb[] NOT NULL DEFAULT '{}',
 
-    base_checkpoint_id  text,  -- the thread's newest when the run was accepted: later ones that carry its run_id are its own
+    -- base_checkpoint_id: the thread's newest when the run was accepted; later ones that carry its
+    -- run_id are its own.
+    base_checkpoint_id  text,
     checkpoint_id       text,  -- the checkpoint at which it ended
     cancel_requested_at timestamptz,
     created_at          timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -53,8 +59,9 @@ CREATE TABLE IF NOT EXISTS aiodurable_runs (
     failed_at           timestamptz,
     updated_at          timestamptz,
 
-    -- Of runs that wait in a queue, and what their workers go by. claim_state says what a worker may
-    -- do with the row; NULL: it is none of a worker's business. position: the order of acceptance.
+    -- Of runs that wait in a queue, and what their workers go by. claim_state says what a worker
+    -- may do with the row; NULL: it is none of a worker's business. position: the order of
+    -- acceptance.
     claim_state         text CHECK (claim_state IN ('ready', 'scheduled', 'blocked', 'limited',
                                                     'claimed')),
     claimed_by          text,  -- host and process
@@ -72,7 +79,7 @@ CREATE TABLE IF NOT EXISTS aiodurable_runs (
     retry_policy        jsonb,
     timeout_s           double precision,
     start_timeout_s     double precision,  -- how long it may wait in the queue
-    failures            integer NOT NULL DEFAULT 0,  -- attempts in a row that failed without progress
+    failures            integer NOT NULL DEFAULT 0,  -- in a row, without progress
     attempt_base_checkpoint_id text,  -- the thread's newest when the last attempt began
 
     -- What the caller and its tools say of the run.
@@ -90,17 +97,20 @@ CREATE UNIQUE INDEX IF NOT EXISTS aiodurable_runs_one_running_idx
 CREATE INDEX IF NOT EXISTS aiodurable_runs_thread_order_idx
     ON aiodurable_runs (thread_id, fencing_token DESC NULLS LAST, seq DESC, created_at DESC);
 
--- Runs that are not over, among millions that are, by what they wait for: a search for one kind reads no other.
+-- Runs that are not over, among millions that are, by what they wait for: a search for one kind
+-- reads no other.
 CREATE INDEX IF NOT EXISTS aiodurable_runs_unfinished_status_idx
     ON aiodurable_runs (status, thread_id)
     WHERE status IN ('queued', 'running', 'failed', 'paused', 'quarantined');
 
--- Runs that are not over, by when they changed last: what has happened lately, before the first checkpoint too.
+-- Runs that are not over, by when they changed last: what has happened lately, before the first
+-- checkpoint too.
 CREATE INDEX IF NOT EXISTS aiodurable_runs_unfinished_updated_idx
     ON aiodurable_runs ((coalesce(finished_at, started_at, created_at)))
     WHERE status IN ('queued', 'running', 'failed', 'paused', 'quarantined');
 
--- Drained runs, which any worker may go on with: found without reading those that wait at gates, however many these are.
+-- Drained runs, which any worker may go on with: found without reading those that wait at gates,
+-- however many these are.
 CREATE INDEX IF NOT EXISTS aiodurable_runs_drained_idx
     ON aiodurable_runs (thread_id)
     WHERE status = 'paused' AND status_reason = 'drained';
@@ -162,14 +172,15 @@ CREATE TABLE IF NOT EXISTS aiodurable_queues (
     paused              boolean NOT NULL DEFAULT false,
     max_running         integer CHECK (max_running >= 0),
     max_running_per_key integer CHECK (max_running_per_key >= 0),
-    rate                double precision CHECK (rate > 0),   -- runs a second; the bucket holds burst
+    rate                double precision CHECK (rate > 0),   -- a second; burst at once
     burst               integer CHECK (burst >= 1),
     tokens              double precision,
     refilled_at         timestamptz,
     updated_at          timestamptz NOT NULL DEFAULT pg_catalog.now()
 ) WITH (fillfactor = 50);
 
--- The namespace in which the threads of these tables are locked: one row, written by the process that opens them first.
+-- The namespace in which the threads of these tables are locked: one row, written by the process
+-- that opens them first.
 CREATE TABLE IF NOT EXISTS aiodurable_namespace (
     only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     namespace text NOT NULL
@@ -178,10 +189,12 @@ CREATE TABLE IF NOT EXISTS aiodurable_namespace (
 -- Tokens of locks without a thread, for fencing systems outside Postgres.
 CREATE SEQUENCE IF NOT EXISTS aiodurable_lock_tokens AS bigint;
 
--- Every lease of this database: the key, and the backend that holds it. Advisory locks on one bigint (objsubid 1; classid
--- and objid are its halves).
+-- Every lease of this database: the key, and the backend that holds it. Advisory locks on one
+-- bigint (objsubid 1; classid and objid are its halves).
 CREATE OR REPLACE VIEW aiodurable_leases AS
 SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.pid
 FROM pg_catalog.pg_locks l
 WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
-  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database());
+  AND l.database
+      = (SELECT d.oid FROM pg_catalog.pg_database d
+         WHERE d.datname = pg_catalog.current_database());

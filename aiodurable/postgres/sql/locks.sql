@@ -177,12 +177,3 @@ FROM (SELECT pg_catalog.count(*) AS held,
 -- name: rights
 -- Catalogue only. Whether this role may draw a token.
 SELECT pg_catalog.has_sequence_privilege('aiodurable_lock_tokens', 'USAGE, UPDATE')
-
--- name: try_migration_lock
--- params: key
--- No table. The migrations' lock, until the end of the transaction.
-SELECT pg_catalog.pg_try_advisory_xact_lock(:key)
-
--- name: make_sequence
--- As the first migration makes it.
-CREATE SEQUENCE IF NOT EXISTS aiodurable_lock_tokens AS bigint

@@ -1,5 +1,3 @@
--- Blocks here run through psycopg's ordinary cursor, so their parameters are %s.
-
 -- name: version
 -- aiodurable_migrations_pkey, backwards; and by key the name of the first step.
 SELECT m.version, (SELECT f.name FROM aiodurable_migrations f WHERE f.version = 1) AS first
@@ -12,9 +10,10 @@ LIMIT 1
 SELECT v AS version FROM checkpoint_migrations ORDER BY v DESC LIMIT 1
 
 -- name: try_lock
+-- params: key
 -- Never blocks; the transaction's end lets it go, and it may sit idle for as long as building an
 -- index takes.
-SELECT pg_catalog.pg_try_advisory_xact_lock(%s) AS got,
+SELECT pg_catalog.pg_try_advisory_xact_lock(:key) AS got,
        pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)
 
 -- name: create_migrations
@@ -25,13 +24,15 @@ CREATE TABLE IF NOT EXISTS aiodurable_migrations (
     applied_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 )
 
--- name: applied
+-- name: record_migration
+-- params: version, name
 -- A step that ran but was killed before this line runs again: every step is idempotent.
-INSERT INTO aiodurable_migrations (version, name) VALUES (%s, %s) ON CONFLICT DO NOTHING
+INSERT INTO aiodurable_migrations (version, name) VALUES (:version, :name) ON CONFLICT DO NOTHING
 
--- name: langgraph_applied
+-- name: record_langgraph_migration
+-- params: version
 -- As LangGraph's own setup records a migration; for SQL that is printed.
-INSERT INTO checkpoint_migrations (v) VALUES (%s) ON CONFLICT DO NOTHING
+INSERT INTO checkpoint_migrations (v) VALUES (:version) ON CONFLICT DO NOTHING
 
 -- name: invalid_indexes
 -- Catalog look-up: invalid indexes of LangGraph's tables and of the ledger, those being built at
