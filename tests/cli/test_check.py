@@ -153,7 +153,7 @@ PROBLEMS = {
 
 
 @pytest.mark.usefixtures("shop", "unchanged")
-async def test_a_pipeline_is_told_of_each_thread_that_would_not_go_on() -> None:
+async def test_a_pipeline_gets_each_thread_that_cannot_be_resumed() -> None:
     found = await asyncio.to_thread(run, "--app", "shop_new:graphs", "--json")
     *lines, sums = [json.loads(line) for line in found.stdout.splitlines()]
     told = {

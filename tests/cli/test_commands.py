@@ -176,7 +176,7 @@ def test_migrate_makes_the_tables_once(empty_dsn: str) -> None:
         assert connection.execute("SELECT count(*) FROM aiodurable_runs").fetchone() == (0,)
 
 
-def test_looking_changes_nothing_in_a_database_without_tables(empty_dsn: str) -> None:
+def test_reading_changes_nothing_in_a_database_without_tables(empty_dsn: str) -> None:
     for command in (("status", "any"), ("list",)):
         result = aiodurable_(*command, "--dsn", empty_dsn)
         assert result.exit_code == 5
@@ -188,7 +188,7 @@ def test_looking_changes_nothing_in_a_database_without_tables(empty_dsn: str) ->
 
 
 @pytest.mark.parametrize("command", [("status", "any"), ("list",), ("migrate",)])
-def test_a_database_that_is_away_is_told_without_its_password(command: tuple[str, ...]) -> None:
+def test_the_error_of_an_unreachable_database_has_no_password(command: tuple[str, ...]) -> None:
     result = aiodurable_(*command, "--dsn", "postgresql://somebody:hunter2@127.0.0.1:1/nowhere")
     assert result.exit_code == 5
     assert "127.0.0.1:1" in result.stderr
@@ -380,7 +380,7 @@ def test_ages_are_read_with_their_unit(text: str, span: timedelta) -> None:
         (timedelta(days=41), "41 d"),
     ],
 )
-def test_ages_are_told_in_their_largest_unit(span: timedelta | None, words: str) -> None:
+def test_ages_are_shown_in_their_largest_unit(span: timedelta | None, words: str) -> None:
     assert age(span) == words
 
 

@@ -262,7 +262,7 @@ async def test_a_database_that_cannot_hold_unicode(server: Server, encoding: str
     assert encoding in found["encoding"].found
 
 
-async def test_no_room_for_a_process(
+async def test_too_few_connections_for_one_more_process(
     dsn: str, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 12").format(name_of(dsn)))

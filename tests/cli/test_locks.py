@@ -33,7 +33,7 @@ async def held(dsn: str, *arguments: str) -> list[dict[str, Any]]:
     ]
 
 
-async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str) -> None:
+async def test_the_lock_of_a_run_is_shown_by_its_thread_with_its_waiters(dsn: str) -> None:
     gate, settings = Gate("weigh"), Settings()
     async with (
         Durable(dsn, graphs={"words": four_nodes(gate)}, settings=settings) as durable,
@@ -69,7 +69,7 @@ async def test_a_run_is_told_by_its_thread_and_who_waits_for_it(dsn: str) -> Non
         await (await waiting).release()
 
 
-async def test_a_lock_of_an_apps_own_is_told_by_its_key_or_by_the_name_asked_for(dsn: str) -> None:
+async def test_an_apps_own_lock_is_shown_by_its_key_or_by_the_given_name(dsn: str) -> None:
     async with PostgresLockManager(dsn, namespace="mine") as manager, manager.hold("nightly"):
         [lock] = await held(dsn)
         assert (lock["thread_id"], lock["key"]) == (None, str(own_lock_key("nightly", "mine")))

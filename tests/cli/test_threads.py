@@ -150,7 +150,7 @@ def test_status_follows_a_failure_into_its_subgraph_and_says_its_doubts(shop: st
     assert "in doubt   plain LangGraph" in run("status", "plain").stdout
 
 
-def test_show_tells_the_steps_and_no_values_unless_asked(shop: str) -> None:
+def test_show_prints_the_steps_and_the_values_only_on_request(shop: str) -> None:
     result = run("show", "done")
     assert result.exit_code == 0, result.output
     assert [line.split()[:2] for line in result.stdout.splitlines()[-5:]] == [

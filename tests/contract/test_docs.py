@@ -268,7 +268,7 @@ def test_the_tree_of_errors_is_that_of_the_code() -> None:
     assert told == {(name, getattr(errors, name).__bases__[0].__name__) for name in errors.__all__}
 
 
-def test_every_setting_is_told_with_its_variable_and_default() -> None:
+def test_every_setting_is_documented_with_its_variable_and_default() -> None:
     text = (DOCS / "reference" / "settings.md").read_text()
     rows = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \| `(.*?)` \|", text, re.MULTILINE))
     assert rows == {
@@ -277,7 +277,7 @@ def test_every_setting_is_told_with_its_variable_and_default() -> None:
     }
 
 
-def test_every_variable_the_code_reads_is_told() -> None:
+def test_every_variable_that_the_code_reads_is_documented() -> None:
     text = (DOCS / "reference" / "settings.md").read_text()
     sources = [
         *(REPOSITORY / "aiodurable").rglob("*.py"),
@@ -293,7 +293,7 @@ def test_every_variable_the_code_reads_is_told() -> None:
     assert {name for name in read if name not in text} == set()
 
 
-def test_every_column_of_our_tables_is_told(dsn: str) -> None:
+def test_every_column_of_our_tables_is_documented(dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         columns = connection.execute(
             "SELECT table_name, column_name FROM information_schema.columns WHERE table_name LIKE"
@@ -307,7 +307,7 @@ def test_every_column_of_our_tables_is_told(dsn: str) -> None:
         assert told == {column for found, column in columns if found == table}, table
 
 
-def test_every_status_is_told() -> None:
+def test_every_status_is_documented() -> None:
     told = {name for cell in first_cells(DOCS / "explanation" / "status.md") for name in cell}
     assert told == set(aiodurable.ThreadStatus) | set(RunStatus)
 
@@ -325,14 +325,16 @@ def test_the_tables_of_the_platforms_words_are_those_of_the_code() -> None:
     assert rows[len(aiodurable.ThreadStatus) :] == [[str(s), s.platform] for s in RunStatus]
 
 
-def test_every_command_is_told() -> None:
+def test_every_command_is_documented() -> None:
     from aiodurable.cli.commands import cli
 
     told = {cell[0].split()[1] for cell in first_cells(DOCS / "reference" / "cli.md")}
     assert told == set(cli.commands)
 
 
-async def test_what_is_told_to_remove_us_removes_all_and_leaves_langgraph_at_work(dsn: str) -> None:
+async def test_the_documented_removal_removes_everything_and_leaves_langgraph_working(
+    dsn: str,
+) -> None:
     [statements] = [
         block for block in blocks(DOCS / "reference" / "schema.md", "sql") if "DROP" in block
     ]

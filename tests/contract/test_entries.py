@@ -197,7 +197,7 @@ async def _connect(durable: Durable) -> Any:
 
 
 @pytest.mark.parametrize("thread_id", ["", "x" * 10_240, "a\0b", 7])
-async def test_a_bad_thread_id_is_refused_at_the_door(
+async def test_a_bad_thread_id_is_refused_before_anything_runs(
     durable: Durable, entry: Entry, thread_id: Any
 ) -> None:
     with pytest.raises(InvalidArgumentError, match="thread_id"):

@@ -74,7 +74,7 @@ def buffers(connection: psycopg.Connection[Any], query: str) -> int:
 
 
 @pytest.mark.parametrize("analyzed", [True, False])
-def test_looking_for_work_where_there_is_none_reads_a_few_pages(dsn: str, analyzed: bool) -> None:
+def test_a_search_for_work_that_finds_none_reads_a_few_pages(dsn: str, analyzed: bool) -> None:
     """Among thousands of complete threads, and as many that wait at a gate."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         ClientCursor(connection).execute(CROWD.encode(), {"first": 1, "last": 3000})

@@ -78,7 +78,7 @@ async def test_an_example_says_the_same_twice_on_the_readers_database(
             assert line in printed
 
 
-async def test_the_worker_finishes_what_failed_and_stops_when_told(start: Start, dsn: str) -> None:
+async def test_the_worker_finishes_what_failed_and_stops_on_request(start: Start, dsn: str) -> None:
     worker = await start(EXAMPLES / "worker.py", dsn=dsn)
     printed = ""
     while printed.count(": now {") < 3:

@@ -13,7 +13,7 @@ PROGRAM = PROGRAMS / "checkpoint_process.py"
 
 
 @pytest.mark.parametrize("lines", [1, 40, 400])
-async def test_a_process_killed_among_its_commits_has_stored_all_it_was_told(
+async def test_a_process_killed_among_its_commits_has_stored_all_acknowledged_writes(
     lines: int, dsn: str
 ) -> None:
     process = await asyncio.create_subprocess_exec(

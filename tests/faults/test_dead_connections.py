@@ -119,7 +119,7 @@ async def test_a_complete_run_whose_end_met_a_dead_connection_returns_its_result
     assert [row["status"] for row in await Ledger(dsn).rows("t")] == [RunStatus.COMPLETE]
 
 
-async def test_a_token_that_was_asked_for_on_a_dead_connection_is_raised_once_more(
+async def test_a_token_requested_on_a_dead_connection_is_raised_once_more(
     durable: Durable, wire: Proxy
 ) -> None:
     pool = services_of(durable).checkpoints

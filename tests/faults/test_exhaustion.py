@@ -94,7 +94,9 @@ def full_disk() -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
         shutil.rmtree(folder)
 
 
-async def test_a_full_disk_is_told_and_all_goes_on_when_there_is_room(full_disk: Any) -> None:
+async def test_a_full_disk_is_an_error_that_says_so_and_all_goes_on_when_there_is_space(
+    full_disk: Any,
+) -> None:
     dsn, fill, make_room = full_disk
     async with Durable(dsn, graphs={"graph": GRAPH}, settings=FEW) as durable:
         await run(durable, "before")
@@ -128,7 +130,7 @@ async def lock_table(small: str) -> AsyncIterator[Callable[[], Awaitable[None]]]
     await connection.close()
 
 
-async def test_a_full_lock_table_is_told_by_looking_too(
+async def test_a_full_lock_table_is_an_error_of_reads_too(
     small: str, lock_table: Callable[[], Awaitable[None]]
 ) -> None:
     async with Durable(small, graphs={"graph": GRAPH}, settings=FEW) as durable:

@@ -114,7 +114,7 @@ async def test_a_forked_child_knows_that_it_holds_nothing(dsn: str) -> None:
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
-async def test_a_process_asked_to_end_lets_go_and_ends_by_the_signal(
+async def test_a_process_that_gets_sigterm_releases_its_locks_and_ends_by_the_signal(
     dsn: str, which: signal.Signals, server_locks: ServerLocks
 ) -> None:
     async with holder(dsn, "signals") as process:
@@ -138,7 +138,7 @@ def catches(process: asyncio.subprocess.Process, which: signal.Signals) -> bool:
     return bool(int(line.split()[1], 16) >> (which - 1) & 1)
 
 
-async def test_a_process_asked_to_end_in_a_partition_ends_in_bounded_time(
+async def test_a_process_that_gets_sigterm_in_a_partition_ends_in_bounded_time(
     dsn: str, timetable: Timetable
 ) -> None:
     async with proxy(dsn) as network, holder(network.dsn, "signals") as process:

@@ -60,7 +60,7 @@ async def test_a_restart_of_postgres_is_not_felt_by_a_run(own: OwnServer, tmp_pa
     assert noted(log) == list(STEPS)
 
 
-async def test_a_result_whose_recording_postgres_missed_is_still_returned_and_told_by_the_tables(
+async def test_a_result_that_postgres_could_not_record_is_still_returned_and_shown_by_the_tables(
     own: OwnServer, tmp_path: Path
 ) -> None:
     dsn = await own.start()

@@ -42,7 +42,7 @@ async def cancelled(by: list[str]) -> tuple[bool, int]:
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_run_that_was_asked_to_end_is_told_so_and_its_task_is_not_cancelled(
+async def test_a_run_with_a_cancel_request_raises_that_and_its_task_is_not_cancelled(
     times: int,
 ) -> None:
     assert await cancelled(["request"] * times) == (True, 0)

@@ -85,7 +85,7 @@ def test_a_call_does_what_the_table_says(
             assert refused.value.thread_id == "t"
 
 
-def test_whoever_names_the_run_that_asks_is_given_its_questions_again() -> None:
+def test_a_call_that_names_the_interrupted_run_gets_its_questions_again() -> None:
     assert decide(thread(S.INTERRUPTED), given=True, same=True, named=True) is Action.RETURN
     assert decide(thread(S.INTERRUPTED), given=False, named=True) is Action.RETURN
     assert decide(thread(S.INTERRUPTED), given=True, on_unfinished="restart") is Action.START

@@ -88,7 +88,7 @@ def test_an_error_names_the_variable_it_came_from() -> None:
         parse_dsn(environ={"DATABASE_URL": "nonsense"})
 
 
-def test_an_unknown_service_says_where_it_was_looked_for() -> None:
+def test_the_error_of_an_unknown_service_names_the_files_that_were_read() -> None:
     assert "/nowhere/pg_service.conf" in message("service=nope", PGSYSCONFDIR="/nowhere")
 
 

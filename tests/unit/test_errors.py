@@ -74,7 +74,7 @@ def test_errors_are_the_builtin_ones_people_catch(
     assert issubclass(error, builtin)
 
 
-def test_what_the_caller_passed_and_what_the_operator_set_are_told_apart() -> None:
+def test_errors_of_the_caller_and_of_the_operator_have_their_own_classes() -> None:
     assert not issubclass(errors.InvalidArgumentError, errors.ConfigurationError)
     assert not issubclass(errors.ConfigurationError, errors.InvalidArgumentError)
 

@@ -43,7 +43,7 @@ async def test_one_that_fails_does_not_keep_the_others_asleep() -> None:
     assert [type(told["exception"]) for told in failed] == [ZeroDivisionError]
 
 
-async def test_whoever_is_cancelled_meanwhile_hears_of_it_with_the_answer() -> None:
+async def test_a_caller_cancelled_meanwhile_is_cancelled_with_the_answer() -> None:
     release, woken = ReleaseFuture(), list[int]()
     task = asyncio.create_task(wait_for(release, 1, woken))
     await asyncio.sleep(0)

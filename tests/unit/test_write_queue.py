@@ -38,7 +38,7 @@ async def settle(turns: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_newcomer_cancelled_as_its_door_opens_hands_its_place_on() -> None:
+async def test_a_caller_cancelled_as_it_is_admitted_hands_its_capacity_on() -> None:
     queue = backlog(rows=1)
     for _ in range(20):  # more often than may enter at once
         await within(5, enter(queue, write("first")))

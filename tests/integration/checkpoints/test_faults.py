@@ -290,7 +290,7 @@ async def test_a_lease_given_up_during_an_outage_ends_its_write_at_once(
         await within(5, write, what="the write of a revoked fence to be refused")
 
 
-async def test_missing_rights_are_told_as_what_they_are(
+async def test_the_error_of_missing_rights_says_so(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
     await leased(lease, "t")
@@ -365,7 +365,7 @@ async def test_a_backlog_of_large_states_stays_within_its_bounds(
     assert backlog.load == EMPTY
 
 
-async def test_cancelled_newcomers_give_their_turn_away(
+async def test_cancelled_callers_hand_their_capacity_on(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
     threads = await leased(lease, *(f"t{n}" for n in range(300)))

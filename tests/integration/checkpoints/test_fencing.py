@@ -87,7 +87,7 @@ async def test_the_fence_in_the_config_counts_before_the_one_this_process_holds(
     await put(saver, "t", value=[3])
 
 
-async def test_two_leases_of_one_thread_in_one_batch_are_told_apart(
+async def test_two_leases_of_one_thread_in_one_batch_stay_apart(
     pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection
 ) -> None:
     old = await pool.new_fence("t")
@@ -238,7 +238,7 @@ async def test_a_bump_waits_for_writes_in_flight_and_later_ones_are_refused(
         await put(saver, "t", value=[2])
 
 
-async def test_tokens_grow_by_one_whoever_bumps_at_once(pool: AsyncCheckpointerPool) -> None:
+async def test_tokens_grow_by_one_under_concurrent_bumps(pool: AsyncCheckpointerPool) -> None:
     tokens = await asyncio.gather(*(pool.bump("t") for _ in range(30)))
     assert sorted(tokens) == list(range(1, 31))
     assert await pool.token("t") == 30

@@ -217,7 +217,7 @@ async def test_a_failed_step_is_finished_by_the_other_saver_without_its_finished
 
 
 @pytest.mark.parametrize("first", WRITERS)
-async def test_history_forks_and_updates_read_the_same_whoever_wrote(
+async def test_history_forks_and_updates_read_the_same_from_either_saver(
     first: str, dsn: str, saver: DurableSaver, lease: Any
 ) -> None:
     if first == "ours":

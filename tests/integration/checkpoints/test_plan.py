@@ -72,7 +72,7 @@ async def test_the_commit_is_planned_once_for_all_batches(
         COMMIT_PROVING_TAKING,
     ],
 )
-async def test_the_commit_looks_a_fence_up_by_its_key_also_in_an_empty_table(
+async def test_the_commit_finds_a_fence_by_its_key_also_in_an_empty_table(
     dsn: str, query: str
 ) -> None:
     link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)

@@ -170,7 +170,7 @@ async def test_get_or_create_gives_one_pool_per_dsn_and_loop(dsn: str, empty_dsn
         await other.aclose()
 
 
-async def test_a_wrong_address_is_told_at_the_door_without_the_password() -> None:
+async def test_a_wrong_address_is_an_error_at_open_without_the_password() -> None:
     with pytest.raises(PostgresUnavailableError) as caught:
         async with AsyncCheckpointerPool(NOWHERE):
             pass
@@ -190,7 +190,7 @@ async def test_create_checkpointer_makes_the_tables_and_reads_the_environment(
         assert (await graph.ainvoke({"topic": "tides"}, config("t")))["total"] == 2
 
 
-async def test_memory_is_used_only_when_asked_for_and_said_loudly(
+async def test_memory_is_used_only_on_request_and_logged_as_critical(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(PostgresUnavailableError):
@@ -263,7 +263,7 @@ async def test_an_encrypted_state_is_read_back_and_lies_encrypted_in_the_tables(
     assert (await rows(db, "t"))["checkpoint_blobs"][0][4] == "msgpack+backwards"
 
 
-async def test_an_unserialisable_state_is_told_clearly_and_loses_nothing(
+async def test_an_unserialisable_state_is_a_clear_error_and_loses_nothing(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
     await lease("t")

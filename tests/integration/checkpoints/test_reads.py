@@ -130,7 +130,7 @@ async def test_what_comes_in_during_a_question_goes_together_in_the_next() -> No
     assert asked == [(1,), (2, 0, 4), (2,)]
 
 
-async def test_an_outage_reaches_everybody_who_asked_and_closing_too() -> None:
+async def test_an_outage_reaches_every_caller_and_so_does_closing() -> None:
     away = True
 
     async def ask(keys: Sequence[int]) -> dict[int, int]:

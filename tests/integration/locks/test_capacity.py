@@ -109,7 +109,7 @@ async def test_at_the_brim_a_release_goes_through_and_a_second_unlock_finds_noth
             assert await connection.fetchval("SELECT pg_advisory_unlock($1)", lease.key) is False
 
 
-async def test_without_room_for_flags_the_tick_wakes(small: str) -> None:
+async def test_without_capacity_for_flags_the_tick_wakes(small: str) -> None:
     async with (
         PostgresLockManager(small, sessions=1) as locks,
         PostgresLockManager(small, sessions=1) as other,
@@ -133,7 +133,7 @@ def test_shares(slots: int, sessions: int, each: int) -> None:
     assert share(slots, sessions) == each
 
 
-async def test_who_waits_waits_for_room_too(small: str) -> None:
+async def test_a_waiter_also_waits_for_capacity(small: str) -> None:
     async with PostgresLockManager(small, sessions=1) as locks:
         leases = [await locks.acquire(f"lock {n}") for n in range(100)]
         waiting = [
@@ -150,7 +150,7 @@ async def test_who_waits_waits_for_room_too(small: str) -> None:
             await lease.release()
 
 
-async def test_who_waits_for_room_in_vain_is_told_what_there_was_none_of(small: str) -> None:
+async def test_a_waiter_that_times_out_without_capacity_learns_what_was_full(small: str) -> None:
     async with PostgresLockManager(small, sessions=1) as locks:
         leases = [await locks.acquire(f"lock {n}") for n in range(100)]
         with pytest.raises(LockTimeoutError, match="max_locks_per_transaction") as raised:
@@ -162,7 +162,7 @@ async def test_who_waits_for_room_in_vain_is_told_what_there_was_none_of(small: 
             pass
 
 
-async def test_many_times_as_many_waiters_as_there_is_room_all_get_their_lease(small: str) -> None:
+async def test_many_more_waiters_than_the_capacity_all_get_their_lease(small: str) -> None:
     crowded = asyncio.Event()
     async with PostgresLockManager(small, sessions=2) as locks:
 

@@ -33,7 +33,7 @@ async def test_a_session_that_ends_cancels_the_body_and_surfaces(
         assert server_locks.leases() == 1
 
 
-async def test_without_cancel_on_lost_the_body_looks_for_itself(
+async def test_without_cancel_on_lost_the_body_checks_the_lease_itself(
     locks: PostgresLockManager, server_locks: ServerLocks
 ) -> None:
     async with locks.hold("a", cancel_on_lost=False) as lease:
@@ -122,7 +122,7 @@ async def test_a_lost_lock_is_taken_again_before_anybody_who_waits_in_this_proce
     assert server_locks() == 0
 
 
-async def test_a_lost_lock_that_another_process_took_is_not_had_again_and_its_turn_stays(
+async def test_a_lost_lock_that_another_process_took_is_not_recovered_and_keeps_its_place(
     locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks
 ) -> None:
     lease = await lost(locks, server_locks)
@@ -136,7 +136,7 @@ async def test_a_lost_lock_that_another_process_took_is_not_had_again_and_its_tu
     await wait_until(lambda: server_locks() == 0)
 
 
-async def test_taking_a_lost_lock_again_can_be_cancelled_at_any_moment(
+async def test_the_recovery_of_a_lost_lock_can_be_cancelled_at_any_moment(
     locks: PostgresLockManager, server_locks: ServerLocks
 ) -> None:
     for steps in range(25):

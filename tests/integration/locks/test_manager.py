@@ -283,7 +283,7 @@ async def test_while_somebody_migrates_a_manager_makes_nothing_and_takes_what_is
     await asyncio.gather(*(locks.aclose() for locks in managers))
 
 
-async def test_without_setup_a_missing_token_sequence_is_told(empty_dsn: str) -> None:
+async def test_without_setup_a_missing_token_sequence_is_an_error(empty_dsn: str) -> None:
     with pytest.raises(SchemaMismatchError, match="aiodurable_lock_tokens"):
         await PostgresLockManager(empty_dsn, settings=Settings(auto_migrate=False)).open()
 
@@ -334,7 +334,7 @@ async def test_a_start_before_postgres_is_bounded_in_time(unused_tcp_port: int) 
     assert time.monotonic() - began < 5
 
 
-async def test_a_database_that_does_not_exist_is_told_without_waiting(dsn: str) -> None:
+async def test_a_database_that_does_not_exist_is_an_error_without_waiting(dsn: str) -> None:
     began = time.monotonic()
     with pytest.raises(PostgresUnavailableError, match="no such database"):
         await create_lock_manager_with_retry(dsn.replace("dbname=", "dbname=no_"), timeout=60)

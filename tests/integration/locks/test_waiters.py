@@ -67,7 +67,7 @@ async def test_a_thousand_waiters_cost_no_connection(
 
 
 @pytest.mark.usefixtures("no_tick")
-async def test_a_free_lock_is_told_between_the_refusal_and_the_wait_as_well(
+async def test_a_lock_freed_between_the_refusal_and_the_wait_wakes_the_waiter(
     locks: PostgresLockManager, other: PostgresLockManager
 ) -> None:
     """Two processes pass one lock to and fro on notifications alone: one that is missed would hang
@@ -86,7 +86,7 @@ async def test_a_free_lock_is_told_between_the_refusal_and_the_wait_as_well(
 
 
 @pytest.mark.usefixtures("no_tick")
-async def test_of_many_locks_let_go_at_once_the_one_that_is_waited_for_is_told(
+async def test_of_many_locks_released_at_once_the_awaited_one_wakes_its_waiter(
     locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks
 ) -> None:
     leases = [await locks.acquire(f"lock {number}") for number in range(50)]

@@ -134,7 +134,7 @@ async def _a_character_that_it_lacks_is_told(durable: Durable) -> None:
             await run.ainvoke({"words": [], "told": "\u4e2d"})
 
 
-async def test_a_read_only_database_is_told_as_such(empty_dsn: str) -> None:
+async def test_a_read_only_database_is_an_error_that_says_so(empty_dsn: str) -> None:
     await _set_read_only(empty_dsn, True)
     with pytest.raises(PostgresUnavailableError, match="read-only"):
         await Durable(empty_dsn).open()
@@ -159,7 +159,7 @@ async def test_a_read_only_database_is_told_as_such(empty_dsn: str) -> None:
     ],
     ids=["tables", "sequence"],
 )
-async def test_a_role_without_rights_is_told_which_it_lacks(
+async def test_the_error_of_a_role_without_rights_names_those_it_lacks(
     server: Server, admin: psycopg.Connection[Any], dsn: str, granted: bytes, lacking: str
 ) -> None:
     admin.execute(b"CREATE ROLE lowly LOGIN PASSWORD 'lowly'")
@@ -176,7 +176,7 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
         admin.execute(b"DROP ROLE lowly")
 
 
-async def test_a_role_that_has_no_connection_left_is_told_so(
+async def test_the_error_of_a_role_without_a_connection_left_says_so(
     admin: psycopg.Connection[Any], dsn: str
 ) -> None:
     admin.execute(b"CREATE ROLE few LOGIN PASSWORD 'few'")

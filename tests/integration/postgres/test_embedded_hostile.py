@@ -295,7 +295,7 @@ def mounted(folder: Path) -> Iterator[Path]:
 
 
 @as_root
-def test_a_temporary_folder_without_room_is_a_clear_error(
+def test_a_full_temporary_folder_is_a_clear_error(
     programs: Path, mounted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs.joinpath("postgres").write_bytes(bytes(2 << 20))

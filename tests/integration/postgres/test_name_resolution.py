@@ -127,7 +127,7 @@ async def test_of_several_hosts_and_addresses_the_first_that_answers_is_taken_by
         await database.aclose()
 
 
-async def test_a_name_that_nobody_knows_is_told_by_either_driver() -> None:
+async def test_an_unknown_host_name_is_an_error_that_says_so_with_either_driver() -> None:
     nowhere = parse_dsn("postgresql://visitor@no-such-host.invalid/visited")
     with pytest.raises(PostgresUnavailableError, match="cannot be resolved"):
         await connect_direct(nowhere, role="test")

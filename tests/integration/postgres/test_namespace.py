@@ -25,7 +25,7 @@ async def test_a_second_namespace_on_the_same_tables_is_refused(dsn: str, sessio
         await Durable(dsn, settings=THEIRS).open()
 
 
-async def test_looking_first_declares_no_namespace(dsn: str) -> None:
+async def test_reading_first_declares_no_namespace(dsn: str) -> None:
     async with Durable(dsn, settings=Settings(namespace="theirs", lock_connections=0)):
         pass
     async with Durable(dsn, settings=MINE):

@@ -26,7 +26,7 @@ def filling(dsn: str) -> str:
     return "INSERT INTO aiodurable_fences SELECT 'thread-' || n, 1 FROM generate_series(1, 3000) n"
 
 
-async def test_a_link_plans_anew(dsn: str, filling: str) -> None:
+async def test_a_direct_connection_plans_again(dsn: str, filling: str) -> None:
     link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
 
     async def by_key() -> bool:
@@ -41,7 +41,7 @@ async def test_a_link_plans_anew(dsn: str, filling: str) -> None:
     link.drop()
 
 
-async def test_the_pool_plans_anew(dsn: str, filling: str) -> None:
+async def test_the_pool_plans_again(dsn: str, filling: str) -> None:
     database = PsycopgPool(parse_dsn(dsn), max_size=1)
     await database.open()
 

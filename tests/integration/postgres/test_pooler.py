@@ -198,12 +198,12 @@ async def test_statements_are_prepared_where_no_pooler_is(pooler: str, dsn: str)
     assert prepared == [1, 0]
 
 
-async def test_locks_are_refused_through_it_and_told_what_to_set(pooler: str) -> None:
+async def test_locks_through_it_are_an_error_that_says_what_to_set(pooler: str) -> None:
     with pytest.raises(SessionLocksUnsupportedError, match="AIODURABLE_LOCK_DSN"):
         async with Durable(pooler):
             pytest.fail("opened")
 
 
-async def test_a_parameter_that_the_pooler_refuses_is_told(pooler: str) -> None:
+async def test_the_error_of_a_parameter_that_the_pooler_refuses_names_it(pooler: str) -> None:
     with pytest.raises(PostgresUnavailableError, match="ignore_startup_parameters"):
         await schema.check(parse_dsn(make_conninfo(pooler, options="-c work_mem=8MB")))

@@ -154,7 +154,7 @@ async def test_a_migration_that_somebody_else_holds_up_ends_in_time_and_blocks_n
             await schema.migrate(parse_dsn(empty_dsn), timeout_s=0.3)
 
 
-async def test_a_role_that_may_not_create_is_told_what_to_do(empty_dsn: str) -> None:
+async def test_the_error_of_a_role_that_may_not_create_says_what_to_do(empty_dsn: str) -> None:
     await run(
         empty_dsn,
         "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'reader'; EXCEPTION WHEN duplicate_object"

@@ -39,7 +39,7 @@ async def test_a_direct_run_goes_before_the_queue_and_closes_nothing_of_it(
     assert (thread.status, thread.run_id) == ("queued", waiting.run_id)
 
 
-async def test_a_failed_run_in_front_of_the_queue_is_told_and_resumed(durable: Durable) -> None:
+async def test_a_failed_run_in_front_of_the_queue_is_shown_and_resumed(durable: Durable) -> None:
     BREAKS.add("a")
     with pytest.raises(ValueError, match="broken"):
         async with durable.run("t", chain(a=ok("a"))) as run:

@@ -113,7 +113,7 @@ async def test_one_body_may_give_the_same_answer_to_one_question_after_another(
         assert (await run.answer("yes"))["xs"] == ["a", "yes", "yes"]
 
 
-async def test_an_answer_to_what_is_not_asked_is_refused(durable: Durable) -> None:
+async def test_an_answer_to_a_question_that_is_not_open_is_refused(durable: Durable) -> None:
     graph = answering("root")
     with pytest.raises(ThreadNotFoundError):
         await answers(durable, graph, "yes")

@@ -327,7 +327,7 @@ async def test_what_no_person_stopped_takes_no_input_and_goes_on_when_it_is_resu
     ] == ["a", "b", "c"]
 
 
-async def test_the_questions_come_in_the_shape_that_is_asked_for(
+async def test_the_questions_come_in_the_requested_shape(
     durable: Durable, dsn: str, work: Work
 ) -> None:
     await left(durable, work, "interrupted", dsn)

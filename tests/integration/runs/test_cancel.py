@@ -74,7 +74,7 @@ async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(
         assert (await run.ainvoke())["words"] == list(STEPS)
 
 
-async def test_the_run_of_a_killed_process_is_settled_by_whoever_cancels_it(
+async def test_the_caller_of_cancel_settles_the_run_of_a_killed_process(
     hung: Process, durable: Durable
 ) -> None:
     hung.kill()

@@ -204,7 +204,7 @@ async def test_a_fixture_whose_halves_run_in_two_contexts_installs_it_for_the_te
     assert current() is None
 
 
-async def test_another_threads_event_loop_is_told_that_the_durable_around_it_belongs_elsewhere(
+async def test_a_durable_of_another_event_loop_is_an_error_that_says_so(
     dsn: str, other_dsn: str
 ) -> None:
     async def look() -> None:

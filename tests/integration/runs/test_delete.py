@@ -176,7 +176,7 @@ async def test_a_deletion_that_has_returned_is_on_disk_whatever_the_database_wai
 
 
 @pytest.mark.parametrize("by", ["delete", "adelete_thread", "aprune"])
-async def test_whoever_passes_its_config_deletes_the_thread_under_its_own_lease_which_ends_with_it(
+async def test_a_run_that_passes_its_config_deletes_its_thread_and_ends_its_lease(
     dsn: str, durable: Durable, by: str
 ) -> None:
     saver = durable.checkpointer

@@ -311,7 +311,7 @@ async def test_a_renamed_node_that_fails_again_is_found_again_and_goes_on_by_the
         assert (await durable.threads.resume("t"))["xs"] == ["order", "pay", "ship"]
 
 
-async def test_a_renamed_node_gets_the_answer_to_what_it_asked_under_its_old_name(dsn: str) -> None:
+async def test_a_renamed_node_gets_the_answer_to_its_question_under_the_old_name(dsn: str) -> None:
     await interrupted_before(dsn, chain(order=step("order"), ask=asking("ask"), ship=step("ship")))
     graph = chain(order=step("order"), approve=asking("approve"), ship=step("ship"))
     async with (

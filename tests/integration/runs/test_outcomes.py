@@ -360,7 +360,7 @@ async def test_a_run_of_another_thread_inside_a_node_keeps_to_itself(
     assert (await durable.threads.status("inner")).status is ThreadStatus.COMPLETE
 
 
-async def test_observers_are_told_and_a_failing_one_is_not_felt(
+async def test_observers_get_events_and_a_failing_one_does_not_reach_the_run(
     dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[Event] = []

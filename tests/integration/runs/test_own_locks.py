@@ -99,7 +99,7 @@ async def test_since_when_is_said_only_where_it_is_known(durable: Durable) -> No
     await calling
 
 
-async def test_whoever_waits_for_the_thread_around_him_is_refused_and_does_not_wait_for_ever(
+async def test_waiting_for_the_thread_of_the_block_around_the_call_is_refused(
     durable: Durable,
 ) -> None:
     async def nested(step: str) -> None:

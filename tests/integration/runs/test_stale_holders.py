@@ -151,7 +151,7 @@ async def test_a_holder_whose_token_was_given_out_again_records_nothing_of_the_r
     assert await ledger.rows("t") != before
 
 
-async def test_an_old_and_a_new_holder_who_write_in_one_statement_are_told_apart(
+async def test_an_old_and_a_new_holder_that_write_in_one_statement_stay_apart(
     durable: Durable, runs: RunLedger, db: asyncpg.Connection
 ) -> None:
     stale = await leased(durable)
@@ -336,7 +336,7 @@ async def test_an_answer_under_such_a_lease_reaches_no_question(
     assert (await answered())["words"] == ["collect", "upon"]
 
 
-async def test_cancelling_goes_on_looking_where_another_lease_came_between(
+async def test_cancel_keeps_waiting_after_another_lease_came_between(
     durable: Durable,
     runs: RunLedger,
     ledger: Ledger,

@@ -58,9 +58,7 @@ async def test_a_run_goes_on_from_what_plain_langgraph_wrote_after_the_lease_was
 
 
 @pytest.mark.parametrize("known", ["a checkpoint", "a run", "a lease"])
-async def test_a_thread_of_which_anything_is_known_is_looked_at(
-    dsn: str, durable: Durable, known: str
-) -> None:
+async def test_the_status_of_a_known_thread_is_read(dsn: str, durable: Durable, known: str) -> None:
     services = services_of(durable)
     wanted = ThreadStatus.NEW
     if known == "a checkpoint":

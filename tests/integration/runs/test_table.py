@@ -128,7 +128,7 @@ async def test_the_input_of_a_failed_run_again_resumes_it_at_the_failed_node(
     assert (row["status"], row["attempts"], row["error"]) == ("complete", 2, None)
 
 
-async def test_a_failed_thread_can_be_refused_or_started_anew(
+async def test_a_failed_thread_can_be_refused_or_restarted(
     durable: Durable, ledger: Ledger, log: Path, shape: Any
 ) -> None:
     graph = shape(FailsOnce("sort"))

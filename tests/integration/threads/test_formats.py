@@ -68,7 +68,7 @@ OF_THE_OLDEST: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("version", ["2", "3"])
-async def test_a_thread_of_an_older_format_is_told_as_it_is_or_doubted(
+async def test_a_thread_of_an_older_format_has_its_true_status_or_a_doubt(
     dsn: str, threads: Threads, saver: AsyncPostgresSaver, version: str
 ) -> None:
     with psycopg.connect(dsn) as connection:
@@ -89,7 +89,7 @@ async def test_a_thread_of_an_older_format_is_told_as_it_is_or_doubted(
         assert_agrees(thread, await read(saver, name))
 
 
-async def test_a_thread_of_the_oldest_langgraph_is_told_as_it_is(
+async def test_a_thread_of_the_oldest_langgraph_has_its_true_status(
     dsn: str, threads: Threads, saver: AsyncPostgresSaver
 ) -> None:
     with psycopg.connect(

@@ -196,7 +196,7 @@ OBEYS = ("the CLI at a terminal", "logs and events")
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("door", DOORS)
-async def test_looking_runs_nothing_and_hides_nothing(door: str, hostile: Hostile) -> None:
+async def test_reading_runs_nothing_and_hides_nothing(door: str, hostile: Hostile) -> None:
     async with asyncio.timeout(LONGEST_S):
         shown = await DOORS[door](hostile)
     assert traces_in(hostile.traces) == []

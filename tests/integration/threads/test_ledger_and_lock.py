@@ -102,7 +102,7 @@ def world(dsn: str, saver: AsyncPostgresSaver, database: PsycopgPool, threads: T
         ("superseded", "new"),
     ],
 )
-async def test_a_run_without_any_checkpoint_is_told_from_the_ledger(
+async def test_the_ledger_gives_the_status_of_a_run_without_a_checkpoint(
     world: World, written: str, told: str
 ) -> None:
     await world.row(
@@ -160,7 +160,7 @@ async def test_a_rejected_run_changes_nothing(world: World) -> None:
         ("quarantined", "quarantined"),
     ],
 )
-async def test_work_left_at_the_head_is_told_from_the_ledger(
+async def test_the_ledger_gives_the_status_of_work_left_at_the_head(
     world: World, written: str, told: str
 ) -> None:
     await world.thread("linear").start(interrupt_before=["b"])
@@ -219,7 +219,7 @@ async def test_quarantine_stands_over_an_error(world: World) -> None:
     )
 
 
-async def test_what_is_left_in_front_of_a_queue_is_told_before_it(world: World) -> None:
+async def test_work_left_in_front_of_a_queue_comes_before_the_queue(world: World) -> None:
     BREAKS.add("b")
     await world.thread("linear").start()
     await world.row("failed", fencing_token=1)
@@ -236,7 +236,7 @@ async def test_a_thread_of_plain_langgraph_that_asks_is_interrupted_whatever_is_
     assert (await world.status()).status == "interrupted"
 
 
-async def test_the_next_run_of_a_complete_thread_is_told_as_queued(world: World) -> None:
+async def test_a_complete_thread_with_a_next_run_is_queued(world: World) -> None:
     await world.thread("linear").start()
     await world.row("complete", fencing_token=1, attempts=1)
     await world.row("queued", "three", position=3, graph="linear")
@@ -297,7 +297,7 @@ async def test_an_adopted_thread_killed_before_its_first_checkpoint_is_as_it_was
 @pytest.mark.parametrize(
     ("written", "told"), [("running", "crashed"), ("paused", "paused"), ("failed", "failed")]
 )
-async def test_an_adopted_thread_with_work_left_is_told_from_the_ledger(
+async def test_the_ledger_gives_the_status_of_an_adopted_thread_with_work_left(
     world: World, written: str, told: str
 ) -> None:
     await world.thread("linear", run_id=None).start(interrupt_before=["b"])
@@ -319,7 +319,7 @@ async def test_the_graph_and_run_are_read_from_the_head_where_the_ledger_is_sile
 @pytest.mark.parametrize(
     "name", [NAME, "ein Faden", "線", "x" * 512, *(f"sign {n}" for n in range(6))]
 )
-async def test_whoever_holds_the_lock_is_named(dsn: str, threads: Threads, name: str) -> None:
+async def test_the_holder_of_the_lock_is_named(dsn: str, threads: Threads, name: str) -> None:
     key = lock_key(name, "aiodurable")
     async with await psycopg.AsyncConnection.connect(
         dsn, autocommit=True, application_name="holder@host:1"
@@ -358,7 +358,7 @@ async def test_a_waiters_flag_and_a_lock_of_another_database_hold_nothing(
         assert (await threads.status(NAME)).status == ThreadStatus.NEW
 
 
-async def test_a_locked_thread_is_running_and_tells_what_lies_beneath(
+async def test_a_locked_thread_is_running_and_without_its_lock_what_its_tables_show(
     world: World, dsn: str
 ) -> None:
     BREAKS.add("b")
@@ -376,7 +376,7 @@ async def test_a_thread_id_that_cannot_be_is_refused(threads: Threads, thread_id
         await threads.status(thread_id)
 
 
-async def test_an_answer_given_by_a_run_that_died_is_not_asked_again(world: World) -> None:
+async def test_a_question_that_a_dead_run_answered_is_not_open_again(world: World) -> None:
     await world.thread("ask").start()
     await world.thread("ask").killed(Command(resume="yes"), 0, after=True)
     await world.row("running", attempts=2)

@@ -956,7 +956,7 @@ async def stock(dsn: str) -> AsyncIterator[AsyncPostgresSaver]:
 
 
 @pytest.mark.parametrize("case", SCENARIOS, ids=lambda case: case.name)
-async def test_a_thread_is_told_as_it_is(
+async def test_a_thread_has_its_true_status(
     case: Scenario, dsn: str, stock: AsyncPostgresSaver, threads: Threads
 ) -> None:
     thread = Thread(dsn, stock, case.name, case.graph)

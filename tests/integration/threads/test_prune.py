@@ -202,7 +202,7 @@ async def test_a_thread_that_a_write_in_flight_belongs_to_is_left_alone(
     await writer.close()
 
 
-async def test_a_lease_taken_after_the_look_keeps_the_thread(
+async def test_a_lease_taken_after_the_status_was_read_keeps_the_thread(
     dsn: str,
     saver: AsyncPostgresSaver,
     threads: Threads,
@@ -227,7 +227,7 @@ async def test_a_lease_taken_after_the_look_keeps_the_thread(
     assert (told.rows, told.skipped) == (0, 2)
 
 
-async def test_a_thread_that_went_on_after_the_look_is_kept(
+async def test_a_thread_that_went_on_after_its_status_was_read_is_kept(
     dsn: str, saver: AsyncPostgresSaver, threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thread = Thread(dsn, saver, "thread", "linear")

@@ -240,7 +240,7 @@ async def test_one_page_after_the_other_is_the_whole(
     assert found == [thread async for thread in threads.search(**filters)]
 
 
-async def test_a_page_looks_at_so_many_threads_and_no_more(
+async def test_a_page_scans_at_most_max_scanned_threads(
     zoo: None, threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "_STEPS", (2, 2))
@@ -272,7 +272,7 @@ async def test_orphans_are_runs_whose_holder_is_gone(
         assert (await threads.count(orphaned=True)).by_status == {"crashed": 1, "failed": 1}
 
 
-async def test_a_prefix_is_looked_up_where_text_sorts_bytewise(
+async def test_a_prefix_uses_the_index_where_text_sorts_bytewise(
     zoo: None, dsn: str, threads: Threads, database: PsycopgPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def names(prefix: str, **bounds: Any) -> list[str]:

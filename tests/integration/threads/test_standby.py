@@ -79,7 +79,7 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(
         await durable.checkpointer.adelete_thread(busy)
 
 
-async def test_one_that_only_looks_takes_no_lease_and_makes_no_tables(
+async def test_a_durable_without_lock_connections_takes_no_lease_and_makes_no_tables(
     servers: tuple[str, str], empty_dsn: str
 ) -> None:
     only_look = Settings(lock_connections=0)
@@ -98,7 +98,7 @@ async def test_one_that_runs_is_refused_by_a_standby(servers: tuple[str, str]) -
         await Durable(servers[1], settings=Settings(auto_migrate=False)).open()
 
 
-def test_the_commands_that_look_work_at_a_standby_and_locks_says_why_not(
+def test_the_reading_commands_work_on_a_standby_and_locks_says_why_not(
     servers: tuple[str, str],
 ) -> None:
     primary, standby = servers
