@@ -1,6 +1,4 @@
-"""`aiodurable check`: what a pipeline is told of the unfinished threads before a deploy, and what
-the verb gives.
-"""
+"""`aiodurable check` and `threads.check`: which unfinished threads new code cannot resume."""
 
 from __future__ import annotations
 
@@ -119,7 +117,7 @@ async def shop(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
 
 @pytest.fixture
 def unchanged(dsn: str) -> Iterator[None]:
-    """Whoever looks changes nothing."""
+    """A check changes nothing."""
 
     def rows() -> list[Any]:
         with psycopg.connect(dsn) as connection:

@@ -44,8 +44,8 @@ GRAPHS: dict[str, Any] = {
 
 @pytest.fixture
 async def owner(empty_dsn: str) -> AsyncIterator[str]:
-    """The DSN of whoever owns the tables, which have a schema of their own, in a database that is
-    not everybody's.
+    """The DSN of the owner of the tables, in a schema of their own and a database that not every
+    role may use.
     """
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         name = sql.Identifier(connection.info.dbname)

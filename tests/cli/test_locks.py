@@ -23,7 +23,7 @@ START: dict[str, Any] = {"words": [], "told": ""}
 
 
 async def locks(dsn: str, *arguments: str) -> Result:
-    """The command in a thread of its own, beside the processes it looks at."""
+    """The command in an OS thread of its own, beside the processes that it reports."""
     return await asyncio.to_thread(CliRunner().invoke, cli, ["locks", "--dsn", dsn, *arguments])
 
 

@@ -174,7 +174,7 @@ async def _is_free(durable: Durable) -> bool:
 
 
 async def test_its_checkpoints_are_fenced(durable: Durable, entry: Entry) -> None:
-    """A token that somebody raised, whoever that was, ends the writing of the one before."""
+    """A raised token ends the writes under the previous one."""
     gate = Gate("sort")
     call = asyncio.create_task(entry(durable, four_nodes(gate), "t"))
     await gate.reached.wait()

@@ -1,8 +1,7 @@
 """Each statement reads what it must, by the indexes its comment names, whatever Postgres knows of
 the tables.
 
-A plan that suits the tables of yesterday, or none at all, is slow where nobody looks: on the first
-day.
+A plan for yesterday's tables, or for empty ones, is slow on the day that nobody tests: the first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every example runs as it stands and says what its reader is told it says."""
+"""Every example runs unchanged and prints what its page promises."""
 
 from __future__ import annotations
 

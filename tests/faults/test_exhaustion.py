@@ -1,6 +1,4 @@
-"""What runs out (disk, locks, connections, descriptors) is told by an error that says so, and never
-by a driver's own.
-"""
+"""If disk, locks, connections or descriptors run out, an error of ours says so, never a driver's."""
 
 from __future__ import annotations
 
@@ -63,8 +61,8 @@ async def run(durable: Durable, thread_id: str) -> Any:
 
 @pytest.fixture
 def full_disk() -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
-    """A server whose data are on a disk of their own: its DSN, what fills the disk, and what makes
-    room.
+    """A server with its data on a disk of its own: its DSN, a function that fills the disk, and one
+    that frees it.
     """
     folder = Path(tempfile.mkdtemp(prefix="aiodurable-disk-"))
     folder.chmod(0o755)
@@ -111,7 +109,7 @@ async def test_a_full_disk_is_an_error_that_says_so_and_all_goes_on_when_there_i
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[str]:
-    """A server with few connections, and room for few locks."""
+    """A server with few connections and a small lock table."""
     with small_server(superuser_reserved_connections="0") as url:
         yield url
 

@@ -1,6 +1,4 @@
-"""A restart of Postgres frees every lock: their holders know it, and nobody else is told that all
-is well.
-"""
+"""A restart of Postgres frees every lock: their holders notice, and no health check hides it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""A process of many tasks that fight for few locks and are cancelled at random.
+"""A process of many tasks that contend for few locks and are cancelled at random.
 
-`contender_process.py DSN FOLDER TASKS SECONDS SEED`. Whoever holds a lock creates a file
-exclusively and removes it: two holders at once cannot both, whatever Postgres says. Prints what it
-counted as JSON.
+`contender_process.py DSN FOLDER TASKS SECONDS SEED`. A holder creates a file exclusively and
+removes it, which two holders at once cannot do, whatever Postgres says. Prints its counts as JSON.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 
 
 class Witness:
-    """Sees every statement of this process at the drivers' doors, and kills it with SIGKILL at the
-    n-th, from 1.
+    """Sees every statement of this process in the drivers, and kills it with SIGKILL at the n-th,
+    from 1.
 
     The statements that count are those that write, or with `kills="all"` those that read and lock
     as well. Before it is sent, or after it is answered: what Postgres has answered is committed.

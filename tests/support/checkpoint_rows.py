@@ -35,7 +35,7 @@ def config(thread_id: str, checkpoint_id: str | None = None, ns: str = "") -> Ru
 
 
 def under(fence: Fence) -> RunnableConfig:
-    """The config of whoever holds this fence."""
+    """The config of the holder of this fence."""
     return {"configurable": {SESSION_KEY: WriteSession(fence)}}
 
 

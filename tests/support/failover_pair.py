@@ -78,7 +78,7 @@ class Server:
         self.programs.run("pg_ctl", "stop", "-D", self.data, "-m", "immediate", "-w")
 
     def die(self) -> None:
-        """As if its host had failed: no session is told, nothing is written any more."""
+        """As if its host had failed: no session gets a message, and nothing is written any more."""
         pid = int((self.data / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGQUIT)
 

@@ -1,4 +1,4 @@
-"""The table of scenarios as a page of the docs. To write it anew: python3 dev.py run python -m
+"""Writes the table of scenarios as a page of the docs: python3 dev.py run python -m
 tests.support.matrix_page
 """
 
@@ -14,16 +14,16 @@ PAGE = REPOSITORY / "docs" / "reference" / "status-matrix.md"
 
 _HEAD = """# The matrix of statuses
 
-{count} threads as life leaves them, each brought about by a real graph, in plain LangGraph, and killed with SIGKILL where it
-says so. How each stands is said by hand; a test compares that with what aiodurable tells from the tables, and with what
-`aget_state` makes one believe (an error: failed; a question: interrupted; something next: crashed; else complete).
+{count} threads of plain LangGraph. Real graphs made them, and some of their processes were killed with SIGKILL. People
+wrote down the true status of each. A test compares it with the status that aiodurable computes from the tables, and with
+the one that `aget_state` suggests (an error: failed; a question: interrupted; something next: crashed; else complete).
 
-- aiodurable is right in {right}. In the other {doubted} the tables cannot tell; it says so (`doubt`).
-- `aget_state` is wrong in {wrong}, without a sign. It needs the graph.
+- aiodurable is right for {right}. For the other {doubted} the tables do not show enough, and it says so (`doubt`).
+- `aget_state` is wrong for {wrong}, without any sign. It also needs the graph.
 
-[What each status means, and the rules](../explanation/status.md).
+[The statuses and their rules](../explanation/status.md).
 
-| what happened | graph | stands | `aget_state` says | aiodurable says |
+| what happened | graph | true status | `aget_state` | aiodurable |
 |---|---|---|---|---|
 """
 
@@ -43,13 +43,13 @@ def _row(case: Scenario) -> str:
     truth = case.truth
     stands = truth.status + (f" ({', '.join(truth.pending)})" if truth.pending else "")
     stock = truth.stock or truth.status
-    told = stock if isinstance(stock, str) else " or ".join(stock)
+    suggested = stock if isinstance(stock, str) else " or ".join(stock)
     ours = truth.blind or truth.status
     cells = [
         case.name.replace("_", " "),
         case.graph.replace("_", " "),
         stands.replace("_", r"\_"),
-        told if told == truth.status else f"**{told}**",
+        suggested if suggested == truth.status else f"**{suggested}**",
         ours if ours == truth.status else f"**{ours}**, in doubt",
     ]
     return f"| {' | '.join(cells)} |\n"

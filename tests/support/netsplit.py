@@ -21,10 +21,10 @@ _OURS, _THEIRS, _NOBODY = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00
 
 
 class Network(Protocol):
-    """What can be cut. Frames and bytes vanish, and neither end is told."""
+    """The links that can be cut. Frames and bytes vanish, and neither end gets a message."""
 
     def cut(self, *directions: Direction) -> None:
-        """Both ways unless told otherwise."""
+        """Both ways by default."""
         ...
 
     def mend(self) -> None:
@@ -33,8 +33,8 @@ class Network(Protocol):
 
 
 class Partition:
-    """Attributes: `near` is the server's DSN for whoever is on its side of the cut, `far` for a
-    process on the other, which is to be started by `command`; `how` says what is cut."""
+    """Attributes: `near` is the server's DSN for a process on its side of the cut, `far` for one on
+    the other side, which `command` starts; `how` says what is cut."""
 
     def __init__(
         self, network: Network, *, near: str, far: str, command: tuple[str, ...], how: str

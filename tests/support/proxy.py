@@ -54,9 +54,7 @@ class Proxy:
         await asyncio.gather(*pumps, return_exceptions=True)
 
     def cut(self, *directions: Direction) -> None:
-        """From now on bytes vanish that way (both ways unless told otherwise), and nobody is
-        told.
-        """
+        """Make bytes vanish that way (both ways by default), without a message to either end."""
         for direction in directions or self._passes:
             self._passes[direction].clear()
 

@@ -35,8 +35,8 @@ class OwnServer:
         return await asyncio.to_thread(start_server, self._data, settings=self.settings)
 
     async def stop(self, how: How = "fast") -> None:
-        """Fast: every session is told. Immediate: as if its power failed; it recovers from its log
-        at the next start.
+        """Fast: every session gets a message. Immediate: as if its power failed; it recovers from
+        its log at the next start.
         """
         if how == "immediate":
             pid = self._data / "postmaster.pid"

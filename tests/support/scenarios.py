@@ -1,5 +1,4 @@
-"""Threads as life leaves them: each scenario brings one about with a real graph and says by hand
-how the thread stands.
+"""Scenarios: each makes a thread with a real graph and gives its true status, written by hand.
 
 `Thread` drives a graph with LangGraph's own saver, in this process or in one that is killed with
 SIGKILL at a chosen write; nothing here knows aiodurable.
@@ -30,10 +29,10 @@ FORK.set_forkserver_preload(
 
 
 class DyingSaver(AsyncPostgresSaver):
-    """LangGraph's saver in a process that is killed when its `at`-th write is about to begin, or
-    has just committed.
+    """LangGraph's saver in a process that is killed just before its `at`-th write, or just after
+    its commit.
 
-    By then all earlier writes have committed, and no later one has begun.
+    By then all earlier writes have committed, and no later one has started.
     """
 
     at: int

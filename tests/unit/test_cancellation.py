@@ -1,5 +1,5 @@
-"""Who cancelled a run: a request alone is told as one; somebody else's cancellation stays
-theirs.
+"""The source of a cancellation: only a request raises `RunCancelledError`; any other one stays
+`CancelledError`.
 """
 
 from __future__ import annotations

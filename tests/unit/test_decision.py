@@ -1,4 +1,4 @@
-"""The decision table of a durable run, line by line, and how an attempt's end is told."""
+"""The decision table of a durable run, line by line, and the outcomes of attempts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Whoever waits for the releases of a batch is woken with the others, in order, and whatever the
-others do.
-"""
+"""The waiters for the releases of a batch wake together and in order, whatever the others do."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A node's error handler takes its place: the error is over, for the run and for whoever asks how
-it stands.
-"""
+"""A node's error handler takes its place: the run goes on, and the status shows no error."""
 
 from __future__ import annotations
 

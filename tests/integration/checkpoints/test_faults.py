@@ -338,7 +338,7 @@ async def test_the_writes_of_one_thread_keep_their_order(
 async def test_a_backlog_of_large_states_stays_within_its_bounds(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    """While nothing commits, values that wait for room are not even serialised."""
+    """While nothing commits, values that wait for capacity are not even serialised."""
     serialised = 0
     dumps = saver.serde.dumps_typed
 

@@ -1,4 +1,4 @@
-"""A thread's writes need its newest token; whoever lost it changes nothing."""
+"""A write needs its thread's newest token; without it, it changes nothing."""
 
 import asyncio
 import os

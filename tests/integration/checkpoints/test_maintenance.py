@@ -125,7 +125,7 @@ async def test_a_deleted_thread_keeps_its_fence_so_that_a_zombie_stays_out(
 async def test_no_lease_begins_while_a_thread_is_being_deleted(
     pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
-    """The fence row is held until the deletion is committed: whoever starts then finds an empty
+    """The deletion locks the fence row until its commit: a run that starts then finds an empty
     thread.
     """
     saver.sessions.drop(await lease("t"))

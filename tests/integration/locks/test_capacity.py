@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until, within
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[str]:
-    """A server with room for few locks."""
+    """A server with a small lock table."""
     with small_server() as url:
         yield url
 

@@ -1,6 +1,4 @@
-"""A lock is held by one task of one process; who asks is told by whom, and how long that may
-take.
-"""
+"""One task of one process holds a lock; the others learn the holder, in bounded time."""
 
 from __future__ import annotations
 

@@ -465,7 +465,7 @@ def _held(session: LockSession | None) -> list[int]:
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[str]:
-    """A server with room for few locks."""
+    """A server with a small lock table."""
     with small_server() as url:
         yield url
 

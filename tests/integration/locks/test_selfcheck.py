@@ -1,5 +1,5 @@
-"""A connection that cannot hold session locks is refused at the door, with what to change. Poolers:
-test_pooler.
+"""Opening refuses a connection that cannot hold session locks, and says what to change. For
+poolers: test_pooler.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whatever is wrong is said at the door, clearly, without a secret, and nothing is lost."""
+"""Bad input is a clear error before anything runs, without a secret, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever may create in a schema of the search path has nothing of his run by our statements.
+"""Our statements run nothing that other roles create in a schema of the search path.
 
 Postgres prefers the function or operator whose types fit exactly, whatever schema it is in:
 `public.unnest(text[])` comes before `pg_catalog.unnest(anyarray)`. So functions are named with

@@ -16,7 +16,7 @@ INPUT = {"xs": []}
 
 
 async def every_verb(durable: Durable, thread_id: str) -> None:
-    """Starts, fails, resumes, completes and looks: each statement on our tables, at least once."""
+    """Starts, fails, resumes, completes and reads: each statement on our tables, at least once."""
     graph = GRAPHS["linear"](None)
     BREAKS.add("b")
     async with durable.run(thread_id, graph, run_id=f"{thread_id}-run") as run:

@@ -1,4 +1,4 @@
-"""The schema is made once, whoever comes first, from wherever it was left."""
+"""Concurrent migrations create the schema once, from any earlier version."""
 
 from __future__ import annotations
 

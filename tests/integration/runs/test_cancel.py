@@ -192,7 +192,7 @@ async def test_the_body_goes_on_after_its_run_was_cancelled(durable: Durable) ->
 async def test_a_cancelled_run_that_a_person_lets_go_on_is_not_cancelled_again(
     durable: Durable, ledger: Ledger
 ) -> None:
-    """Whoever looks for what was requested while it is at work finds nothing."""
+    """A poll that reads the requests at that moment finds none."""
 
     async def call(before_step: Gate, given: Any) -> Any:
         async with durable.run("t", four_nodes(before_step)) as run:

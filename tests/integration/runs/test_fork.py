@@ -140,9 +140,7 @@ async def test_a_fork_of_a_failed_thread_keeps_what_finished_beside(durable: Dur
 
 
 async def test_a_failure_that_was_mended_is_none_in_the_fork(durable: Durable, dsn: str) -> None:
-    """The error's slot is never cleared; that a later attempt outlived it is told by its
-    transaction.
-    """
+    """The error's row is never cleared; only its transaction shows that a later attempt succeeded."""
     graph = fan(ok("b"), ok("c"))
     await broken(durable, graph, "b", "c")
     BREAKS.add("c")

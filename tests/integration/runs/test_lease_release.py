@@ -1,4 +1,4 @@
-"""Taking and leaving a lease: in whatever order things end, nobody else is harmed by it."""
+"""Acquiring and releasing a lease harms nobody else, in whatever order the parts end."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BUMP_WAITS = (
 async def test_the_lock_outlives_a_raising_of_the_token_that_is_under_way(
     dsn: str, durable: Durable, db: asyncpg.Connection, known: bool
 ) -> None:
-    """Raised later, it would make the writes of whoever has the lock next stale."""
+    """A token that is raised later would make the next holder's writes stale."""
     watcher = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
     if known:
         await hold(durable)

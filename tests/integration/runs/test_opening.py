@@ -1,4 +1,4 @@
-"""Opening and closing, whoever does it and how often."""
+"""Opening and closing, by any task and any number of times."""
 
 from __future__ import annotations
 

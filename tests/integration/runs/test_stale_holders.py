@@ -1,7 +1,7 @@
 """The ledger believes only the lease that the thread's fence names: its token, and its id.
 
-A failover or a crash can undo a token and give it out again, and a removal lets tokens begin again.
-Whoever held the thread before has the same token then, and another lease id.
+A failover or a crash can undo a token and give it out again, and a removal makes tokens start
+again. An earlier holder of the thread then has the same token, but another lease id.
 """
 
 from __future__ import annotations

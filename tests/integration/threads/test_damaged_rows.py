@@ -1,5 +1,5 @@
-"""One damaged thread among others: each look tells of the others what it told before, and of it
-what it can.
+"""One damaged thread among others: every read shows the others unchanged, and of the damaged one
+what is readable.
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ class Looks:
         return self._runner.run(self._all(bad))
 
     async def _all(self, bad: str | None) -> dict[str, Any]:
-        """What is told of all threads but the bad one, which is looked at with the rest and
-        alone.
-        """
+        """The results for all threads but the bad one, which is read with the others and alone."""
         durable, threads = self._durable, self._threads
         found: dict[str, Any] = {
             "search": [thread async for thread in durable.threads.search()],

@@ -1,6 +1,4 @@
-"""No gate is passed without a person: not by what looks for work, nor by a loop over what it
-found.
-"""
+"""Nothing passes a gate without a person: no search for work, and no loop over its results."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Each way to look at threads, with rows that others wrote: nothing of them is run, none hides
-another.
+"""Every way to read threads, with hostile rows: it runs nothing of them, and none hides another.
 
-A door is one entry of `DOORS`: a function that looks at all threads of a database and returns what
-it showed, in pieces. A new way to look, a page or a metric, is one entry more.
+`READERS` has one function per way. Each reads all threads of a database and returns what it shows,
+in pieces. A new way, a page or a metric, is one more entry.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def hostile(
 
 
 async def in_python(at: Hostile) -> list[str]:
-    """Every function that looks, and a caller that is refused."""
+    """Every function that reads, and a caller that is refused."""
     shown = list[str]()
     async with Durable(at.dsn, graphs=GRAPHS) as durable:
         found = [thread async for thread in durable.threads.search()]
@@ -183,7 +182,7 @@ async def in_logs_and_events(at: Hostile) -> list[str]:
     return seen
 
 
-DOORS: dict[str, Callable[[Hostile], Awaitable[list[str]]]] = {
+READERS: dict[str, Callable[[Hostile], Awaitable[list[str]]]] = {
     "Python": in_python,
     "the CLI in a pipe": in_a_pipe,
     "the CLI at a terminal": at_a_terminal,
@@ -195,11 +194,11 @@ OBEYS = ("the CLI at a terminal", "logs and events")
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("door", DOORS)
-async def test_reading_runs_nothing_and_hides_nothing(door: str, hostile: Hostile) -> None:
+@pytest.mark.parametrize("reader", READERS)
+async def test_reading_runs_nothing_and_hides_nothing(reader: str, hostile: Hostile) -> None:
     async with asyncio.timeout(LONGEST_S):
-        shown = await DOORS[door](hostile)
+        shown = await READERS[reader](hostile)
     assert traces_in(hostile.traces) == []
     assert [text[-500:] for text in shown if "Traceback" in text] == []
-    if door in OBEYS:
+    if reader in OBEYS:
         assert {found for text in shown for found in OBEYED.findall(text)} == set()

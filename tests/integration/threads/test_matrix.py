@@ -1,8 +1,8 @@
-"""Every thread is told as it is: scenarios by real graphs, the truth said by hand, beside what
-`aget_state` says.
+"""Every thread has its true status: real graphs make the scenarios, people wrote the truth, and the
+table also has the result of `aget_state`.
 
-The threads are plain LangGraph's: no ledger, no lock, no graph at hand. Where the tables cannot
-know (`blind`), that is part of the table.
+The threads are plain LangGraph's, without ledger and lock, and the reader has no graph. Where the
+tables do not show the truth (`blind`), the table says so.
 """
 
 from __future__ import annotations
@@ -644,8 +644,8 @@ async def killed_when_the_second_answer_was_written(t: Thread) -> None:
 
 @scenario("ask_twice", "interrupted", "ask", questions=["q2?"])
 async def killed_when_the_same_answer_was_written_again(t: Thread) -> None:
-    """What the stock saver leaves when it commits the first answer late looks the same, and may not
-    answer q2.
+    """If the stock saver commits the first answer late, its rows look the same; that answer must
+    not reach q2.
     """
     await t.start()
     await t.answer("yes")
@@ -980,7 +980,7 @@ async def test_a_thread_has_its_true_status(
 
 def test_the_page_tells_this_matrix() -> None:
     assert PAGE.read_text() == page(), (
-        "write it anew: python3 dev.py run python -m tests.support.matrix_page"
+        "rebuild it: python3 dev.py run python -m tests.support.matrix_page"
     )
 
 
