@@ -5,7 +5,7 @@ what it has to read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 from aiodurable.postgres.sql import load
@@ -60,14 +60,15 @@ class Statement:
     Attributes:
         name: of the block, and for how many threads.
         sql: with its comment, as it is run.
-        values: the arguments.
-        rows: of tables and of what is built of them, that it cannot do without.
+        values: the arguments, in the order of the parameters.
+        rows: of tables and of what is built of them, that it cannot do without (`Budget`).
         on: which connections run it.
         scans: it says itself that it reads all checkpoints.
     """
 
     name: str
     sql: str
+    _: KW_ONLY
     values: Sequence[Any]
     rows: int
     on: On = "pool"
@@ -150,59 +151,93 @@ def _all() -> list[Statement]:
     retention = load("prune")
     one, head = "thread-7", _heads(7)[-1]
     found = [
-        Statement("held_keys", threads["held_keys"], (), 3000),
-        Statement("held_keys_of_no_run", threads["held_keys_of_no_run"], (), 3000),
-        Statement("live_runs", threads["live_runs"], (), 300),
-        Statement("history", threads["history"], (one, None, 10), 60),
-        Statement("started_nodes", threads["started_nodes"], (one, head), 5),
-        Statement("sample", threads["sample"], (5,), 60_000),
-        Statement("threads_all", threads["threads_all"], ("", 100), 200, "search"),
+        Statement("held_keys", threads["held_keys"], values=(), rows=3000),
+        Statement("held_keys_of_no_run", threads["held_keys_of_no_run"], values=(), rows=3000),
+        Statement("live_runs", threads["live_runs"], values=(), rows=300),
+        Statement("history", threads["history"], values=(one, None, 10), rows=60),
+        Statement("started_nodes", threads["started_nodes"], values=(one, head), rows=5),
+        Statement("sample", threads["sample"], values=(5,), rows=60_000),
+        Statement("threads_all", threads["threads_all"], values=("", 100), rows=200, on="search"),
         Statement(
             "threads_indexed",
             threads["threads_indexed"],
-            ("", 100, ["__error__"], ["failed"]),
-            1500,
-            "search",
+            values=("", 100, ["__error__"], ["failed"]),
+            rows=1500,
+            on="search",
         ),
-        Statement("threads_resumable", threads["threads_resumable"], ("", 100), 1500, "search"),
-        Statement("lock_empty_thread", copying["lock_empty_thread"], (one,), 4),
-        Statement("copy_checkpoint", copying["copy_checkpoint"], (one, "copy", head, True), 100),
-        Statement("get", runs["get"], ("run-7-0",), 12),
-        Statement("newest", runs["newest"], (one,), 5),
-        Statement("retry", runs["retry"], ("run-7-1", 1, 0, "host:1", 2, 20, head), 3),
-        Statement("not_started", runs["not_started"], (one, "run-7-1", 1), 2),
-        Statement("complete_by_tables", runs["complete_by_tables"], ("run-7-1", 1, 0, None), 2),
-        Statement("request_cancel", runs["request_cancel"], (one, "channel"), 1),
-        Statement("cancelling", runs["cancelling"], (), 0),
-        Statement("at_work", runs["at_work"], ("run-7-1",), 3001),
-        Statement("settle_cancelled", runs["settle_cancelled"], ("run-7-1", 1, 0, head), 2),
+        Statement(
+            "threads_resumable",
+            threads["threads_resumable"],
+            values=("", 100),
+            rows=1500,
+            on="search",
+        ),
+        Statement("lock_empty_thread", copying["lock_empty_thread"], values=(one,), rows=4),
+        Statement(
+            "copy_checkpoint",
+            copying["copy_checkpoint"],
+            values=(one, "copy", head, True),
+            rows=100,
+        ),
+        Statement("get", runs["get"], values=("run-7-0",), rows=12),
+        Statement("newest", runs["newest"], values=(one,), rows=5),
+        Statement("retry", runs["retry"], values=("run-7-1", 1, 0, "host:1", 2, 20, head), rows=3),
+        Statement("not_started", runs["not_started"], values=(one, "run-7-1", 1), rows=2),
+        Statement(
+            "complete_by_tables", runs["complete_by_tables"], values=("run-7-1", 1, 0, None), rows=2
+        ),
+        Statement("request_cancel", runs["request_cancel"], values=(one, "channel"), rows=1),
+        Statement("cancelling", runs["cancelling"], values=(), rows=0),
+        Statement("at_work", runs["at_work"], values=("run-7-1",), rows=3001),
+        Statement(
+            "settle_cancelled", runs["settle_cancelled"], values=("run-7-1", 1, 0, head), rows=2
+        ),
         Statement(
             "fork",
             runs["fork"],
-            ("new", "t", 1, None, 1, "host:1", head, "reason", one, head, True),
-            2,
+            values=("new", "t", 1, None, 1, "host:1", head, "reason", one, head, True),
+            rows=2,
         ),
-        Statement("answered", answers["answered"], (one,), 5),
+        Statement("answered", answers["answered"], values=(one,), rows=5),
         Statement(
-            "answer", answers["answer"], ("run-7-1", 1, 0, ["id"], ["digest"], None, None, []), 2
+            "answer",
+            answers["answer"],
+            values=("run-7-1", 1, 0, ["id"], ["digest"], None, None, []),
+            rows=2,
         ),
-        Statement("answers_over", answers["answers_over"], ("run-7-1", 1, 0, []), 2),
-        Statement("questions", answers["questions"], (one,), 60),
-        Statement("drop_loose", answers["drop_loose"], (one, 1, 0), 40),
-        Statement("token", checkpoints["token"], (one,), 1),
-        Statement("raise_token", checkpoints["raise_token"], ([one], [7]), 1),
-        Statement("copy_thread", checkpoints["copy_thread"], (one, "copy"), 40),
-        Statement("has_checkpoints", checkpoints["has_checkpoints"], ("nobody",), 0),
-        Statement("repair", checkpoints["repair"], (one, 1, 0), 60),
-        Statement("threads_on_pages", retention["threads_on_pages"], (0, 8, head, False), 500),
-        Statement("sizes", retention["sizes"], (), 0),
-        Statement("finished_runs", retention["finished_runs"], (0, 4, "2999-01-01", None), 2500),
+        Statement("answers_over", answers["answers_over"], values=("run-7-1", 1, 0, []), rows=2),
+        Statement("questions", answers["questions"], values=(one,), rows=60),
+        Statement("drop_loose", answers["drop_loose"], values=(one, 1, 0), rows=40),
+        Statement("token", checkpoints["token"], values=(one,), rows=1),
+        Statement("raise_token", checkpoints["raise_token"], values=([one], [7]), rows=1),
+        Statement("copy_thread", checkpoints["copy_thread"], values=(one, "copy"), rows=40),
+        Statement("has_checkpoints", checkpoints["has_checkpoints"], values=("nobody",), rows=0),
+        Statement("repair", checkpoints["repair"], values=(one, 1, 0), rows=60),
         Statement(
-            "threads_without_checkpoint", retention["threads_without_checkpoint"], (0, 4), 500
+            "threads_on_pages", retention["threads_on_pages"], values=(0, 8, head, False), rows=500
         ),
-        Statement("idle_fences", retention["idle_fences"], (0, 4, 3_600_000, True), 3000),
+        Statement("sizes", retention["sizes"], values=(), rows=0),
         Statement(
-            "threads_of_runs", checkpoints["threads_of_runs"], (["run-7-1"],), 30_000, scans=True
+            "finished_runs",
+            retention["finished_runs"],
+            values=(0, 4, "2999-01-01", None),
+            rows=2500,
+        ),
+        Statement(
+            "threads_without_checkpoint",
+            retention["threads_without_checkpoint"],
+            values=(0, 4),
+            rows=500,
+        ),
+        Statement(
+            "idle_fences", retention["idle_fences"], values=(0, 4, 3_600_000, True), rows=3000
+        ),
+        Statement(
+            "threads_of_runs",
+            checkpoints["threads_of_runs"],
+            values=(["run-7-1"],),
+            rows=30_000,
+            scans=True,
         ),
     ]
     for n in (1, 100):
@@ -210,124 +245,175 @@ def _all() -> list[Statement]:
         tasks, heads = ["a:1"] * n, _heads(n)
         fresh = [f"fresh-{k}" for k in range(n)]
         found += [
-            Statement(f"classify {n}", threads["classify"], _asked(n), 16 * n),
-            Statement(f"classify {n} of a run", threads["classify"], _asked(n), 16 * n, "link"),
+            Statement(f"classify {n}", threads["classify"], values=_asked(n), rows=16 * n),
+            Statement(
+                f"classify {n} of a run",
+                threads["classify"],
+                values=_asked(n),
+                rows=16 * n,
+                on="link",
+            ),
             *(
-                Statement(f"{name} {n}", threads[name], _asked(n), 17 * n)
+                Statement(f"{name} {n}", threads[name], values=_asked(n), rows=17 * n)
                 for name in ("classified_heads", "classified_statuses", "classified_counts")
             ),
             Statement(
                 f"failed_inside {n}",
                 threads["failed_inside"],
-                (ids, tasks, ["a"] * n, heads),
-                3 * n,
+                values=(ids, tasks, ["a"] * n, heads),
+                rows=3 * n,
             ),
-            Statement(f"start {n}", runs["start"], _started(n), 8 * n, "link"),
+            Statement(f"start {n}", runs["start"], values=_started(n), rows=8 * n, on="link"),
             # A hundred runs end at once at most, and are compared with each other.
             Statement(
                 f"end {n}",
                 runs["end"],
-                (*_asked(n), _runs(n), [1] * n, [0] * n, [True] * n),
-                19 * n + 2 * n * n,
-                "link",
+                values=(*_asked(n), _runs(n), [1] * n, [0] * n, [True] * n),
+                rows=19 * n + 2 * n * n,
+                on="link",
             ),
             Statement(
                 f"complete {n}",
                 runs["complete"],
-                (_runs(n), [1] * n, [0] * n, ids, heads),
-                9 * n,
-                "link",
+                values=(_runs(n), [1] * n, [0] * n, ids, heads),
+                rows=9 * n,
+                on="link",
             ),
             Statement(
                 f"finish {n}",
                 runs["finish"],
-                (
+                values=(
                     *(_runs(n), [1] * n, [0] * n, ids, ["failed"] * n),
                     *[[None] * n] * 4,
                     *([True] * n, [1.0] * n, [1] * n),
                 ),
-                3 * n,
-                "link",
+                rows=3 * n,
+                on="link",
             ),
-            Statement(f"commit {n}", checkpoints["commit"], _committed(n), 10 * n, "link"),
+            Statement(
+                f"commit {n}", checkpoints["commit"], values=_committed(n), rows=10 * n, on="link"
+            ),
             Statement(
                 f"lost_threads {n}",
                 checkpoints["lost_threads"],
-                _committed(n)[33:40],
-                3 * n,
-                "link",
+                values=_committed(n)[33:40],
+                rows=3 * n,
+                on="link",
             ),
             Statement(
                 f"raise_tokens_skip_locked {n}",
                 checkpoints["raise_tokens_skip_locked"],
-                (ids + fresh, [7] * 2 * n),
-                8 * n,
-                "link",
+                values=(ids + fresh, [7] * 2 * n),
+                rows=8 * n,
+                on="link",
             ),
-            Statement(f"tokens {n}", checkpoints["tokens"], (ids,), n, "link"),
-            Statement(f"hold_fences {n}", checkpoints["hold_fences"], (ids,), n),
-            Statement(f"locked {n}", checkpoints["locked"], (list(range(1, n + 1)),), 2 * n),
-            Statement(f"latest {n}", checkpoints["latest"], (ids, bare), 20 * n),
-            Statement(f"sizes {n}", checkpoints["sizes"], (ids,), 20 * n),
-            Statement(f"newest_of {n}", runs["newest_of"], (ids,), 20 * n),
-            Statement(f"inner_checkpoints {n}", checkpoints["inner_checkpoints"], (ids,), 20 * n),
+            Statement(f"tokens {n}", checkpoints["tokens"], values=(ids,), rows=n, on="link"),
+            Statement(f"hold_fences {n}", checkpoints["hold_fences"], values=(ids,), rows=n),
+            Statement(
+                f"locked {n}", checkpoints["locked"], values=(list(range(1, n + 1)),), rows=2 * n
+            ),
+            Statement(f"latest {n}", checkpoints["latest"], values=(ids, bare), rows=20 * n),
+            Statement(f"sizes {n}", checkpoints["sizes"], values=(ids,), rows=20 * n),
+            Statement(f"newest_of {n}", runs["newest_of"], values=(ids,), rows=20 * n),
+            Statement(
+                f"inner_checkpoints {n}",
+                checkpoints["inner_checkpoints"],
+                values=(ids,),
+                rows=20 * n,
+            ),
             Statement(
                 f"insert_missing_fences {n}",
                 checkpoints["insert_missing_fences"],
-                (ids + fresh,),
-                4 * n,
+                values=(ids + fresh,),
+                rows=4 * n,
             ),
-            Statement(f"delete_unused_fences {n}", checkpoints["delete_unused_fences"], (ids,), n),
-            Statement(f"raise_fences {n}", checkpoints["raise_fences"], (ids,), n),
-            Statement(f"raise_removed {n}", checkpoints["raise_removed"], (ids,), 3 * n),
-            Statement(f"record_consumed {n}", checkpoints["record_consumed"], (ids,), 30 * n),
+            Statement(
+                f"delete_unused_fences {n}",
+                checkpoints["delete_unused_fences"],
+                values=(ids,),
+                rows=n,
+            ),
+            Statement(f"raise_fences {n}", checkpoints["raise_fences"], values=(ids,), rows=n),
+            Statement(
+                f"raise_removed {n}", checkpoints["raise_removed"], values=(ids,), rows=3 * n
+            ),
+            Statement(
+                f"record_consumed {n}", checkpoints["record_consumed"], values=(ids,), rows=30 * n
+            ),
             Statement(
                 f"delete_ledger_of_runs {n}",
                 checkpoints["delete_ledger_of_runs"],
-                (_runs(n), ids),
-                40 * n,
+                values=(_runs(n), ids),
+                rows=40 * n,
             ),
-            Statement(f"delete_threads {n}", checkpoints["delete_threads"], (ids,), 70 * n),
-            Statement(f"built_on_runs {n}", checkpoints["built_on_runs"], (_runs(n), ids), 20 * n),
-            Statement(f"delete_runs {n}", checkpoints["delete_runs"], (_runs(n), ids), 40 * n),
+            Statement(
+                f"delete_threads {n}", checkpoints["delete_threads"], values=(ids,), rows=70 * n
+            ),
+            Statement(
+                f"built_on_runs {n}",
+                checkpoints["built_on_runs"],
+                values=(_runs(n), ids),
+                rows=20 * n,
+            ),
+            Statement(
+                f"delete_runs {n}", checkpoints["delete_runs"], values=(_runs(n), ids), rows=40 * n
+            ),
             Statement(
                 f"threads_with_history {n}",
                 retention["threads_with_history"],
-                (ids, head, False),
-                4 * n,
+                values=(ids, head, False),
+                rows=4 * n,
             ),
-            Statement(f"tokens {n} to prune", retention["tokens"], (ids,), n),
+            Statement(f"tokens {n} to prune", retention["tokens"], values=(ids,), rows=n),
             Statement(
                 f"insert_missing_fences {n} to prune",
                 retention["insert_missing_fences"],
-                (fresh, [None] * n),
-                n,
+                values=(fresh, [None] * n),
+                rows=n,
             ),
             Statement(
-                f"prune {n}", retention["prune"], (ids, [1] * n, heads, False, False), 90 * n
+                f"prune {n}",
+                retention["prune"],
+                values=(ids, [1] * n, heads, False, False),
+                rows=90 * n,
             ),
             Statement(
-                f"prune {n} whole", retention["prune"], (ids, [1] * n, heads, True, False), 90 * n
+                f"prune {n} whole",
+                retention["prune"],
+                values=(ids, [1] * n, heads, True, False),
+                rows=90 * n,
             ),
             Statement(
-                f"delete_unused_fences {n} to prune", retention["delete_unused_fences"], (ids,), n
+                f"delete_unused_fences {n} to prune",
+                retention["delete_unused_fences"],
+                values=(ids,),
+                rows=n,
             ),
             Statement(
                 f"remove_finished_runs {n}",
                 retention["remove_finished_runs"],
-                (_runs(n), "2999-01-01", False),
-                8 * n,
+                values=(_runs(n), "2999-01-01", False),
+                rows=8 * n,
             ),
-            Statement(f"hold_idle_fences {n}", retention["hold_idle_fences"], (ids,), n),
+            Statement(
+                f"hold_idle_fences {n}", retention["hold_idle_fences"], values=(ids,), rows=n
+            ),
             Statement(
                 f"remove_idle_fences {n}",
                 retention["remove_idle_fences"],
-                (ids, list(range(1, n + 1)), 3_600_000),
-                8 * n,
+                values=(ids, list(range(1, n + 1)), 3_600_000),
+                rows=8 * n,
             ),
-            Statement(f"clear_parents {n}", retention["clear_parents"], (ids, bare, heads), 3 * n),
-            Statement(f"orphan_parents {n}", checkpoints["orphan_parents"], (ids,), 20 * n),
-            Statement(f"orphan_blobs {n}", checkpoints["orphan_blobs"], (ids,), 30 * n),
+            Statement(
+                f"clear_parents {n}",
+                retention["clear_parents"],
+                values=(ids, bare, heads),
+                rows=3 * n,
+            ),
+            Statement(
+                f"orphan_parents {n}", checkpoints["orphan_parents"], values=(ids,), rows=20 * n
+            ),
+            Statement(f"orphan_blobs {n}", checkpoints["orphan_blobs"], values=(ids,), rows=30 * n),
         ]
     return found
 
