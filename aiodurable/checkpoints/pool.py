@@ -204,7 +204,7 @@ class AsyncCheckpointerPool:
         saver, self._saver = self._saver, None
         await self.bumps.aclose()
         if saver is not None:
-            await saver.latest.aclose()
+            await saver.rows.aclose()
         try:
             if writer is not None:
                 await writer.aclose(self._settings.close_timeout_s)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
-import orjson
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
@@ -22,6 +20,8 @@ from langgraph.checkpoint.base import (
     get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.postgres.base import PRUNE_STRATEGIES
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import (
     ERROR,
@@ -30,29 +30,25 @@ from langgraph.checkpoint.serde.types import (
     _DeltaSnapshot,  # pyright: ignore[reportPrivateUsage]
 )
 from langgraph.errors import is_invalid_resume
-from psycopg import AsyncCursor, AsyncRawCursor
+from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
-from psycopg.types.json import set_json_loads
 
-from aiodurable.checkpoints.encoding import Rows, Write, dump_json
+from aiodurable.checkpoints.encoding import Rows, dump_json
+from aiodurable.checkpoints.fenced_writer import FencedWriter
 from aiodurable.checkpoints.group_commit import GroupCommitter
 from aiodurable.checkpoints.maintenance import ThreadMaintenance
-from aiodurable.checkpoints.size_estimate import HEAVY_BYTES, MOST_BYTES, looks_large
+from aiodurable.checkpoints.row_reader import RowReader, refuse_damaged
+from aiodurable.checkpoints.size_estimate import HEAVY_BYTES
 from aiodurable.checkpoints.write_session import SESSION_KEY, Finished, WriteSession, WriteSessions
-from aiodurable.errors import ClosedError, ConfigurationError, WorkflowExecutionError
+from aiodurable.errors import WorkflowExecutionError
 from aiodurable.inert import Shown
 from aiodurable.postgres import schema
-from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.pool import PsycopgPool
-from aiodurable.postgres.pool_connection import read_json
-from aiodurable.postgres.sql import load
+from aiodurable.postgres.sql import qualified
 
 __all__ = ["DurableSaver"]
 
-_LATEST = load("checkpoints")["latest"].encode()
 _T = TypeVar("_T")
-_SIZES = load("checkpoints")["sizes"]
-_INNER = load("checkpoints")["inner_checkpoints"]
 
 _OF_A_STATE_GRAPH = ("__start__", "branch:to:")
 _STARTS_A_NODE = (*_OF_A_STATE_GRAPH, "join:", "__pregel_tasks")
@@ -62,7 +58,7 @@ _ABOUT_THE_TASK = frozenset((ERROR, "__error_source_node__", INTERRUPT, RESUME))
 """LangGraph's `CONTROL_WRITES`: the channels of a task's state, not of its output."""
 
 
-class DurableSaver(ThreadMaintenance):
+class DurableSaver(AsyncPostgresSaver):
     """A checkpointer that any number of graphs and runs may share; see
     `AsyncCheckpointerPool.get_checkpointer`.
 
@@ -77,36 +73,36 @@ class DurableSaver(ThreadMaintenance):
 
     Attributes:
         sessions: the write sessions of the threads that this process has leased.
-        latest: reads the newest row of a thread and namespace with the stock saver's own query, for
-            `aget_tuple`.
+        rows: reads the rows of newest checkpoints, for `aget_tuple` and for comparing a graph with
+            what is stored.
     """
+
+    SELECT_SQL = qualified(AsyncPostgresSaver.SELECT_SQL)
 
     def __init__(
         self,
-        database: PsycopgPool,
-        writer: GroupCommitter,
+        pool: PsycopgPool,
+        committer: GroupCommitter,
         sessions: WriteSessions,
         *,
         threads: Executor,
         namespace: str = "aiodurable",
         serde: SerializerProtocol | None = None,
     ) -> None:
-        super().__init__(database.pool, serde=serde)
+        super().__init__(pool.pool, serde=serde)
         # The clones that `with_allowlist` makes with `copy.copy` share all of these.
         self.sessions = sessions
-        self._database = database
-        self._writer = writer
+        self.rows = RowReader(pool)
+        self._writer = FencedWriter(committer, threads)
+        self._maintenance = ThreadMaintenance(pool, sessions, namespace)
+        self._pool = pool
         self._threads = threads
-        self._namespace = namespace
-        self.latest: Batcher[tuple[str, str], DictRow] = Batcher(
-            self._fetch_latest, name="aiodurable reads"
-        )
 
     async def setup(self) -> None:
         """Create LangGraph's tables and our own. Several processes may do so at once, unlike with
         the stock saver.
         """
-        await schema.migrate(self._database.dsn)
+        await schema.migrate(self._pool.dsn)
 
     @asynccontextmanager
     async def _cursor(
@@ -115,7 +111,7 @@ class DurableSaver(ThreadMaintenance):
         """The cursor of all the stock saver's statements. It takes no lock: the stock saver's is
         for a single connection.
         """
-        async with self._database.connection() as connection:
+        async with self._pool.connection() as connection:
             if not pipeline:
                 async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
                     yield cursor
@@ -163,71 +159,18 @@ class DurableSaver(ThreadMaintenance):
             and not namespace
         ):
             row, carried.head = dict(carried.head), None
-        row = row or await self.latest((thread_id, namespace))
+        row = row or await self.rows.latest((thread_id, namespace))
         if row is None:
             return None
-        _refuse_damaged(row)
+        refuse_damaged(row)
         # An old format stores the pending sends with the parent.
         if row["checkpoint"]["v"] < 4 and row["parent_checkpoint_id"]:
             return await super().aget_tuple(config)
         return await self._load_checkpoint_tuple(row)
 
-    async def steps(self, session: WriteSession, *, inner: bool) -> list[DictRow]:
-        """The newest row of a thread and, with `inner`, those of the running subgraphs of its step.
-
-        The next `aget_tuple` of the session uses the first row instead of a query.
-        """
-        latest = self.latest((session.thread_id, ""))
-        if inner:
-            head, others = await asyncio.gather(latest, self._fetch_inner([session.thread_id]))
-        else:
-            head, others = await latest, dict[str, list[DictRow]]()
-        if head is None:
-            return []
-        session.head = head
-        return [head, *others.get(session.thread_id, ())]
-
-    async def sizes(self, thread_ids: Sequence[str]) -> dict[str, int]:
-        """Bytes of the values of the threads' newest checkpoints; leaves out empty threads."""
-        rows = await self._database.fetch(_SIZES, list(thread_ids))
-        return {row["thread_id"]: int(row["bytes"] or 0) for row in rows}
-
-    async def steps_of(self, thread_ids: Sequence[str], *, inner: bool) -> dict[str, list[DictRow]]:
-        """`steps` for many threads at once. Rounds integers of more than 64 bits in metadata."""
-        heads = await self._fetch_latest(
-            [(thread_id, "") for thread_id in thread_ids], loads=_read_json_fast
-        )
-        others = await self._fetch_inner(thread_ids) if inner else {}
-        return {
-            thread_id: (
-                [head, *others.get(thread_id, ())] if (head := heads.get((thread_id, ""))) else []
-            )
-            for thread_id in thread_ids
-        }
-
     async def in_a_thread(self, call: Callable[..., _T], *args: Any) -> _T:
         """Run heavy work in the saver's own OS threads: sync nodes may occupy all of the loop's."""
         return await self.loop.run_in_executor(self._threads, call, *args)
-
-    async def _fetch_inner(self, thread_ids: Sequence[str]) -> dict[str, list[DictRow]]:
-        rows = await self._database.fetch(_INNER, list(thread_ids))
-        found: dict[str, list[DictRow]] = {}
-        for row in rows:
-            found.setdefault(row["thread_id"], []).append(row)
-        return found
-
-    async def _fetch_latest(
-        self, keys: Sequence[tuple[str, str]], *, loads: Callable[[str | bytes], Any] = read_json
-    ) -> dict[tuple[str, str], DictRow]:
-        async with self._database.connection() as connection:
-            cursor = AsyncRawCursor(connection, row_factory=dict_row)
-            if loads is not read_json:
-                set_json_loads(loads, cursor)
-            await cursor.execute(
-                _LATEST, ([key[0] for key in keys], [key[1] for key in keys]), binary=True
-            )
-            rows = await cursor.fetchall()
-        return {(row["thread_id"], row["checkpoint_ns"]): row for row in rows}
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         """Decode a row, a large one in the saver's own OS threads. The stock saver always uses the
@@ -320,7 +263,9 @@ class DurableSaver(ThreadMaintenance):
                 blobs=blobs, checkpoint=row, consumes=session.unconsumed if advances else None
             )
 
-        await self._commit(session, dump, [*(values[channel] for channel in versions), inline])
+        await self._writer.commit(
+            session, dump, [*(values[channel] for channel in versions), inline]
+        )
         if not namespace:
             session.finished = _finished(checkpoint, metadata)
         return {
@@ -365,7 +310,7 @@ class DurableSaver(ThreadMaintenance):
                 writes=rows, replace=all(channel in WRITES_IDX_MAP for channel, _ in writes)
             )
 
-        return await self._commit(session, dump, [value for _, value in writes])
+        return await self._writer.commit(session, dump, [value for _, value in writes])
 
     def _session_of(self, config: RunnableConfig) -> WriteSession | None:
         configurable = _configurable(config)
@@ -379,40 +324,132 @@ class DurableSaver(ThreadMaintenance):
             else self.sessions.of(thread_id)
         )
 
-    async def _commit(
-        self, session: WriteSession, dump: Callable[[], Rows], values: Sequence[Any]
+    # ---- whole threads --------------------------------------------------------------------------
+
+    async def adelete_thread(self, thread_id: str, *, config: RunnableConfig | None = None) -> None:
+        """Delete everything that is stored of the thread, including its runs in the ledger.
+
+        Args:
+            thread_id: the thread. An unknown thread is no error.
+            config: the config of the caller's own run of the thread, whose lease then ends; None:
+                nobody may hold the lease.
+
+        Raises:
+            WorkflowAlreadyRunningError: it is leased; nothing was deleted.
+            LeaseLostError: the lease of `config` was lost; nothing was deleted.
+        """
+        await self.remove([str(thread_id)], config=config)
+
+    async def remove(
+        self, thread_ids: Sequence[str], *, config: RunnableConfig | None = None
+    ) -> frozenset[str]:
+        """Delete all of the threads or none; see `adelete_thread`. Returns those that had rows."""
+        return await self._maintenance.remove(list(thread_ids), own=_session_in(config))
+
+    async def aprune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str = "keep_latest",
+        config: RunnableConfig | None = None,
     ) -> None:
-        if self.loop is not asyncio.get_running_loop():
-            raise ClosedError(
-                "cannot use this checkpointer: it belongs to another event loop; open a Durable in"
-                " each loop",
-                thread_id=session.thread_id,
+        """Keep only the latest checkpoint of each thread ("keep_latest"), or nothing ("delete").
+
+        "keep_latest" may prune a thread while a run of this process holds it.
+
+        Args:
+            thread_ids, strategy: as for the stock saver.
+            config: as for `adelete_thread`, with "delete".
+
+        Raises:
+            TypeError, ValueError: as the stock saver.
+            NotImplementedError: with "keep_latest", a thread uses a `DeltaChannel`, whose state
+                depends on its history.
+            WorkflowAlreadyRunningError: a thread is leased. "delete" has deleted nothing;
+                "keep_latest" has pruned the threads before it.
+            LeaseLostError: this process has lost its lease of a thread; as above.
+        """
+        if isinstance(thread_ids, str):
+            raise TypeError("thread_ids must be a sequence of thread IDs, not a str")
+        if strategy not in PRUNE_STRATEGIES:
+            raise ValueError(
+                f"strategy must be one of {', '.join(PRUNE_STRATEGIES)}, got {strategy!r}"
             )
-        session.blank, session.head = False, None
-        async with self._writer.backlog as backlog:
-            try:
-                if looks_large(values):
-                    rows = await self.loop.run_in_executor(self._threads, dump)
-                else:
-                    rows = dump()
-            except Exception as error:
-                # Serializers may raise anything; our error names the thread.
-                raise _unserialisable(session.thread_id, error) from error
-            session.fence.check()
-            write = Write(
-                session,
-                rows,
-                self.loop.create_future(),
-                time.monotonic() + self._writer.retry_for_s,
+        ids = [str(thread_id) for thread_id in thread_ids]
+        if strategy == "delete":
+            await self.remove(ids, config=config)
+        elif ids:
+            await self._maintenance.keep_latest(ids)
+
+    async def acopy_thread(
+        self, source_thread_id: str, target_thread_id: str, *, config: RunnableConfig | None = None
+    ) -> None:
+        """Copy all checkpoints of a thread to an empty one, without the source's runs.
+
+        Args:
+            source_thread_id, target_thread_id: the threads.
+            config: as for `adelete_thread`, for the target; its lease goes on.
+
+        Raises:
+            ThreadNotFoundError: the source has no checkpoint.
+            ThreadExistsError: the target has rows already; nothing was copied.
+            WorkflowAlreadyRunningError, LeaseLostError: the target is leased, as for
+                `adelete_thread`.
+        """
+        await self._maintenance.copy(source_thread_id, target_thread_id, own=_session_in(config))
+
+    async def adelete_for_runs(
+        self, run_ids: Sequence[str], *, config: RunnableConfig | None = None
+    ) -> None:
+        """Delete these runs and what they wrote, by LangGraph's `run_id` or a durable run's.
+
+        Deletes their checkpoints in all namespaces and their rows in the ledger, including the row
+        of a durable run that keeps no checkpoint. No index covers the run of a checkpoint, so this
+        scans all checkpoints of the database.
+
+        Args:
+            run_ids: the runs. Unknown runs are ignored.
+            config: the config of the caller's own run of their thread, whose lease goes on; None:
+                nobody may hold the lease.
+
+        Raises:
+            NotImplementedError: later checkpoints of a thread use a `DeltaChannel`, so their state
+                depends on deleted ones; nothing was deleted.
+            WorkflowAlreadyRunningError, LeaseLostError: a thread is leased, as for
+                `adelete_thread`.
+        """
+        ids = [str(run_id) for run_id in run_ids]
+        if ids:
+            await self._maintenance.delete_runs(ids, own=_session_in(config))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """`acopy_thread` for a caller in another OS thread."""
+        self._from_outside(self.acopy_thread(source_thread_id, target_thread_id))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """`adelete_for_runs` for a caller in another OS thread."""
+        self._from_outside(self.adelete_for_runs(run_ids))
+
+    def _from_outside(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            inside = asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            inside = False
+        if inside:
+            work.close()
+            raise asyncio.InvalidStateError(
+                "cannot wait for the event loop on the loop itself: await the method with the same"
+                " name and an `a` before it"
             )
-            if write.size > MOST_BYTES:
-                raise _too_large(session.thread_id, write.size)
-            backlog.add(write)
-        await write.done
+        asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
 
 def _configurable(config: RunnableConfig) -> dict[str, Any]:
     return config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
+
+
+def _session_in(config: RunnableConfig | None) -> WriteSession | None:
+    return None if config is None else config.get("configurable", {}).get(SESSION_KEY)
 
 
 def _finished(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> Finished | None:
@@ -435,60 +472,5 @@ def _out_of_order(thread_id: str, checkpoint_id: str, parent_id: str) -> Workflo
         f" its parent {parent_id}, which a host with a clock ahead of this one's wrote, so no"
         " reader would take it for the newest. Nothing was written; synchronise the clocks, then"
         " resume the thread",
-        thread_id=thread_id,
-    )
-
-
-def _too_large(thread_id: str, size: int) -> ConfigurationError:
-    return ConfigurationError(
-        f"cannot store the state of thread {thread_id!r}: one step of it has {size / 1e9:.2f}"
-        f" GB, and Postgres takes no statement of more than {MOST_BYTES / 1e9:.2f}; keep large"
-        " values elsewhere, and where they are in the state. Nothing of this step was written; the"
-        " thread's last checkpoint stands",
-        thread_id=thread_id,
-    )
-
-
-def _read_json_fast(data: str | bytes) -> Any:
-    """`read_json`, but faster; rounds integers of more than 64 bits."""
-    try:
-        return orjson.loads(data)
-    except ValueError:
-        return None
-
-
-def _refuse_damaged(row: DictRow) -> None:
-    """Raise if the row lacks a value that LangGraph reads without a check."""
-    checkpoint, metadata = row["checkpoint"], row["metadata"]
-    if not isinstance(checkpoint, dict) or not isinstance(metadata, dict):
-        damaged = ["checkpoint or metadata"]
-    else:
-        kinds: dict[str, Any] = {
-            "v": int,
-            "channel_versions": dict,
-            "versions_seen": dict,
-            "channel_values": (dict, type(None)),
-        }
-        stored = cast("dict[str, Any]", checkpoint)
-        damaged = [name for name, kind in kinds.items() if not isinstance(stored.get(name), kind)]
-    if any(blob[1] is None for blob in row["channel_values"] or ()):
-        damaged.append("a value's type")
-    if any(write[2] is None for write in row["pending_writes"] or ()):
-        damaged.append("a write's type")
-    if damaged:
-        raise WorkflowExecutionError(
-            f"cannot read checkpoint {row['checkpoint_id']!r} of thread {row['thread_id']!r}:"
-            f" {', '.join(damaged)} is not what LangGraph writes; restore the row, or delete the"
-            " thread",
-            thread_id=row["thread_id"],
-        )
-
-
-def _unserialisable(thread_id: str, error: Exception) -> ConfigurationError:
-    return ConfigurationError(
-        f"cannot store the state of thread {thread_id!r}: {type(error).__name__} while"
-        " serialising it; keep plain data, dataclasses, pydantic models or messages in the state,"
-        " or give the pool a serde that knows your types. Nothing of this step was written; the"
-        " thread's last checkpoint stands",
         thread_id=thread_id,
     )

@@ -100,7 +100,7 @@ async def _batches(
     batch: list[Standing] = []
     held = 0
     async for some in threads:
-        sizes = await saver.sizes([thread.thread_id for thread in some])
+        sizes = await saver.rows.sizes([thread.thread_id for thread in some])
         for thread in some:
             size = sizes.get(thread.thread_id, 0)
             if batch and (len(batch) == _AT_ONCE or held + size > _BYTES_AT_ONCE):
@@ -121,7 +121,7 @@ async def _read(services: Services, threads: Sequence[Standing], *, inner: bool)
         return _Stored([], {}, {})
     runs = await services.ledger.newest_of(ids)
     return _Stored(
-        threads, runs, await services.checkpoints.get_checkpointer().steps_of(ids, inner=inner)
+        threads, runs, await services.checkpoints.get_checkpointer().rows.steps_of(ids, inner=inner)
     )
 
 

@@ -49,7 +49,7 @@ async def fitted(
     fitting = graph
     if not problems and (accepted is None or accepted.consumed):
         saver = services.checkpoints.get_checkpointer()
-        rows = await saver.steps(lease.session, inner=graph.has_subgraphs)
+        rows = await saver.rows.steps(lease.session, inner=graph.has_subgraphs)
         size = sum(len(value[2] or b"") for row in rows for value in row["channel_values"] or ())
         if size > HEAVY_BYTES:
             fitting, problems = await saver.in_a_thread(_of_rows, graph, rows)

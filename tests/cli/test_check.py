@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aiodurable import Durable, PostgresUnavailableError, ProblemKind
-from aiodurable.checkpoints.saver import DurableSaver
+from aiodurable.checkpoints.row_reader import RowReader
 from aiodurable.cli.commands import cli
 from aiodurable.models import ThreadStatus
 from aiodurable.runs import check
@@ -228,25 +228,25 @@ async def test_no_more_values_are_read_at_once_than_memory_is_given_for(
     import shop_new  # pyright: ignore[reportMissingImports]
 
     read: list[list[str]] = []
-    steps_of = DurableSaver.steps_of
+    steps_of = RowReader.steps_of
 
-    async def noting(saver: DurableSaver, thread_ids: Sequence[str], **options: Any) -> Any:
+    async def noting(reader: RowReader, thread_ids: Sequence[str], **options: Any) -> Any:
         read.append(list(thread_ids))
-        return await steps_of(saver, thread_ids, **options)
+        return await steps_of(reader, thread_ids, **options)
 
-    monkeypatch.setattr(DurableSaver, "steps_of", noting)
+    monkeypatch.setattr(RowReader, "steps_of", noting)
     async with Durable(dsn, graphs=shop_new.graphs) as durable:
         checkpointer = durable.checkpointer
         threads = [thread.thread_id async for thread in durable.threads.check()]
         assert read == [threads]
-        largest, *_ = sorted((await checkpointer.sizes(threads)).values(), reverse=True)
+        largest, *_ = sorted((await checkpointer.rows.sizes(threads)).values(), reverse=True)
         for most, together in ((largest, 1), (2 * largest, 2), (1, 1)):
             read.clear()
             monkeypatch.setattr(check, "_BYTES_AT_ONCE", most)
             assert [thread.thread_id async for thread in durable.threads.check()] == threads
             assert [thread for some in read for thread in some] == threads
             assert max(map(len, read)) >= together
-            sizes = await checkpointer.sizes(threads)
+            sizes = await checkpointer.rows.sizes(threads)
             assert all(len(some) == 1 or sum(sizes[one] for one in some) <= most for some in read)
 
 
@@ -285,18 +285,18 @@ async def test_a_check_that_fails_leaves_nothing_at_work(
 
     at_work = asyncio.Event()
 
-    async def fails(saver: DurableSaver, *_: Any, **options: Any) -> Any:
+    async def fails(reader: RowReader, *_: Any, **options: Any) -> Any:
         await at_work.wait()
         raise PostgresUnavailableError("no route")
 
-    async def goes_on(saver: DurableSaver, thread_ids: Sequence[str]) -> dict[str, int]:
+    async def goes_on(reader: RowReader, thread_ids: Sequence[str]) -> dict[str, int]:
         if "t-kept" in thread_ids:
             at_work.set()
             await asyncio.Event().wait()
         return {}
 
-    monkeypatch.setattr(DurableSaver, "steps_of", fails)
-    monkeypatch.setattr(DurableSaver, "sizes", goes_on)
+    monkeypatch.setattr(RowReader, "steps_of", fails)
+    monkeypatch.setattr(RowReader, "sizes", goes_on)
     monkeypatch.setattr(search, "_STEPS", (1, 1))
     monkeypatch.setattr(check, "_AT_ONCE", 1)
     async with Durable(dsn, graphs=shop_new.graphs) as durable:

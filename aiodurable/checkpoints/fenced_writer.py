@@ -1,0 +1,95 @@
+"""Encodes what a run writes and queues it for the group commit, under the fence of its thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from aiodurable.checkpoints.encoding import Rows, Write
+from aiodurable.checkpoints.group_commit import GroupCommitter
+from aiodurable.checkpoints.size_estimate import MOST_BYTES, looks_large
+from aiodurable.checkpoints.write_session import WriteSession
+from aiodurable.errors import ClosedError, ConfigurationError
+
+__all__ = ["FencedWriter"]
+
+
+class FencedWriter:
+    """Writes for leased threads of one event loop.
+
+    Args:
+        committer: commits what is queued.
+        threads: the OS threads in which large values are encoded.
+    """
+
+    def __init__(self, committer: GroupCommitter, threads: Executor) -> None:
+        self._committer = committer
+        self._threads = threads
+        self._loop = asyncio.get_running_loop()
+
+    async def commit(
+        self, session: WriteSession, dump: Callable[[], Rows], values: Sequence[Any]
+    ) -> None:
+        """Encode rows and return after their commit.
+
+        Args:
+            session: that of the thread's lease.
+            dump: encodes the rows.
+            values: what it encodes: large ones are encoded in another OS thread.
+
+        Raises:
+            LeaseLostError: the lease was lost; nothing was written.
+            ConfigurationError: a value cannot be stored; nothing was written.
+            PostgresUnavailableError: Postgres stayed away for longer than a restart takes.
+            ClosedError: called from another event loop.
+        """
+        if self._loop is not asyncio.get_running_loop():
+            raise ClosedError(
+                "cannot use this checkpointer: it belongs to another event loop; open a Durable in"
+                " each loop",
+                thread_id=session.thread_id,
+            )
+        session.blank, session.head = False, None
+        async with self._committer.backlog as backlog:
+            try:
+                if looks_large(values):
+                    rows = await self._loop.run_in_executor(self._threads, dump)
+                else:
+                    rows = dump()
+            except Exception as error:
+                # Serializers may raise anything; our error names the thread.
+                raise _unserialisable(session.thread_id, error) from error
+            session.fence.check()
+            write = Write(
+                session,
+                rows,
+                self._loop.create_future(),
+                time.monotonic() + self._committer.retry_for_s,
+            )
+            if write.size > MOST_BYTES:
+                raise _too_large(session.thread_id, write.size)
+            backlog.add(write)
+        await write.done
+
+
+def _too_large(thread_id: str, size: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot store the state of thread {thread_id!r}: one step of it has {size / 1e9:.2f}"
+        f" GB, and Postgres takes no statement of more than {MOST_BYTES / 1e9:.2f}; keep large"
+        " values elsewhere, and where they are in the state. Nothing of this step was written; the"
+        " thread's last checkpoint stands",
+        thread_id=thread_id,
+    )
+
+
+def _unserialisable(thread_id: str, error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot store the state of thread {thread_id!r}: {type(error).__name__} while"
+        " serialising it; keep plain data, dataclasses, pydantic models or messages in the state,"
+        " or give the pool a serde that knows your types. Nothing of this step was written; the"
+        " thread's last checkpoint stands",
+        thread_id=thread_id,
+    )
