@@ -164,4 +164,4 @@ async def test_a_writer_that_fails_begins_again(
         await within(20, write.done, what="the write, once the writer has begun again")
     finally:
         await writer.aclose()
-    assert "begins again" in caplog.text
+    assert "starts again" in caplog.text
