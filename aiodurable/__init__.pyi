@@ -68,6 +68,9 @@ from aiodurable.models import (
 )
 from aiodurable.queue import (
     NewRun,
+    Queues,
+    QueueStatus,
+    ResumeReport,
     RetryPolicy,
     RunFilters,
     RunPage,
@@ -137,7 +140,10 @@ __all__ = [
     "Problem",
     "ProblemKind",
     "PruneReport",
+    "QueueStatus",
+    "Queues",
     "ResultPrunedError",
+    "ResumeReport",
     "RetryPolicy",
     "RunCancelledError",
     "RunFailedError",

@@ -26,7 +26,7 @@ from aiodurable.postgres import schema
 from aiodurable.postgres.namespace import agree_on_namespace
 from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
-from aiodurable.queue import RetryPolicy, Runs
+from aiodurable.queue import Queues, RetryPolicy, Runs
 from aiodurable.runs.acquire import OnBusy, acquire_lease
 from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancellation import CHANNEL, Cancellations
@@ -116,6 +116,7 @@ class Durable:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._services: Services | None = None
         self._threads = Threads(self._opened)
+        self._queues = Queues(self._opened)
         self._runs = Runs(self._opened, namespace=self.settings.namespace)
 
     def read_only(self, settings: Settings, renamed: Renamed) -> Durable:
@@ -310,6 +311,11 @@ class Durable:
         them.
         """
         return self._runs
+
+    @property
+    def queues(self) -> Queues:
+        """The queues of the database: look at them, pause, resume and limit them."""
+        return self._queues
 
     @property
     def locks(self) -> PostgresLockManager:

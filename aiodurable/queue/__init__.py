@@ -3,8 +3,20 @@ in.
 """
 
 from aiodurable.queue.new_run import NewRun
+from aiodurable.queue.queues import Queues, QueueStatus
+from aiodurable.queue.resume_many import ResumeReport
 from aiodurable.queue.retry_policy import RetryPolicy, Snooze
 from aiodurable.queue.search import RunFilters, RunPage
 from aiodurable.queue.service import Runs
 
-__all__ = ["NewRun", "RetryPolicy", "RunFilters", "RunPage", "Runs", "Snooze"]
+__all__ = [
+    "NewRun",
+    "QueueStatus",
+    "Queues",
+    "ResumeReport",
+    "RetryPolicy",
+    "RunFilters",
+    "RunPage",
+    "Runs",
+    "Snooze",
+]

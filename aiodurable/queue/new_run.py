@@ -21,7 +21,15 @@ from aiodurable.runs.run_config import check_call, named_run, storable_part, usa
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_thread_id
 
-__all__ = ["DEFAULT_QUEUE", "NewRun", "OnBusyThread", "Row", "check_seconds", "row_of"]
+__all__ = [
+    "DEFAULT_QUEUE",
+    "NewRun",
+    "OnBusyThread",
+    "Row",
+    "check_name",
+    "check_seconds",
+    "row_of",
+]
 
 OnBusyThread = Literal["enqueue", "reject", "interrupt", "rollback"]
 """What becomes of a run whose thread has a run that is not over."""
@@ -183,9 +191,16 @@ def _json(new: NewRun) -> str | None:
 
 
 def _text(new: NewRun, name: str, value: object) -> str:
+    return check_name(name, value, thread_id=new.thread_id)
+
+
+def check_name(name: str, value: object, *, thread_id: str | None = None) -> str:
+    """Refuse what cannot name a queue, or be a key."""
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST or "\0" in value:
-        raise _refused(
-            new, name, f"it must be a text of 1 to {_LONGEST} characters, got {value!r:.80}"
+        raise InvalidArgumentError(
+            f"cannot use {name}={value!r:.80}: it must be a text of 1 to {_LONGEST} characters",
+            thread_id=thread_id,
+            argument=name,
         )
     return value
 

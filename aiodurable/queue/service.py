@@ -25,6 +25,7 @@ from aiodurable.queue.new_run import (
     row_of,
 )
 from aiodurable.queue.records import SQL, not_found, queued_record
+from aiodurable.queue.resume_many import ResumeReport, resume_many
 from aiodurable.queue.retry_policy import RetryPolicy
 from aiodurable.queue.search import RunFilters, RunPage, page
 from aiodurable.queue.waiting import Waiting, is_over
@@ -32,8 +33,9 @@ from aiodurable.runs.cancel import settled_within
 from aiodurable.runs.cancellation import CHANNEL
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.services import Services
+from aiodurable.runs.threads import Threads
 from aiodurable.thread_id import validate_run_id
-from aiodurable.threads import check_positive
+from aiodurable.threads import ThreadFilters, check_positive
 
 __all__ = ["Runs"]
 
@@ -342,6 +344,38 @@ class Runs:
         if run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
             return run
         raise _no_retry(run)
+
+    async def resume_many(
+        self,
+        *,
+        default_graph: Graph | None = None,
+        concurrency: int = 10,
+        dry_run: bool = False,
+        limit: int | None = None,
+        **filters: Unpack[ThreadFilters],
+    ) -> ResumeReport:
+        """Resume in this process the threads that may go on without a person: crashed, failed and
+        drained ones, also those that the ledger does not know.
+
+        With `status="crashed"` also what plain LangGraph left behind where nothing in its tables
+        says so; see `Threads.resumable`. One thread's failure does not stop the others.
+
+        Args:
+            default_graph: that of threads for which none is recorded.
+            concurrency: threads at work at once.
+            dry_run: say which would be resumed, resume nothing.
+            limit: at most so many.
+            filters: see `ThreadFilters`.
+
+        Raises:
+            InvalidArgumentError: an invalid filter, or a number below 1.
+        """
+        check_positive(concurrency=concurrency, limit=limit)
+        threads = Threads(self._opened)
+        found = threads.resumable(limit=limit, **filters)
+        return await resume_many(
+            threads, found, default_graph, concurrency=concurrency, dry_run=dry_run
+        )
 
     async def _cancel(self, run_ids: Sequence[str]) -> list_of[tuple[str, bool]]:
         """Thread and whether it is at work, of each run that was cancelled."""

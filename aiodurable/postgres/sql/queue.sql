@@ -327,3 +327,78 @@ FROM (
                        THEN NOT pg_catalog.pg_advisory_unlock(1634299748, 2003792491)
                        ELSE true END)
 ) w
+
+-- name: queues
+-- No index but for counts: aiodurable_runs_claim_idx, aiodurable_runs_scheduled_idx,
+-- aiodurable_runs_blocked_idx, aiodurable_runs_limited_idx and aiodurable_runs_queue_running_idx,
+-- whole: what waits and what is at work; what is over stands in none of them.
+SELECT coalesce(n.queue, q.name) AS name, coalesce(q.paused, false) AS paused, q.max_running,
+       q.max_running_per_key, q.rate, q.burst, coalesce(n.ready, 0) AS ready,
+       coalesce(n.scheduled, 0) AS scheduled, coalesce(n.blocked, 0) AS blocked,
+       coalesce(n.limited, 0) AS limited, coalesce(n.running, 0) AS running, n.oldest_ready_at
+FROM aiodurable_queues q
+FULL JOIN (
+    SELECT w.queue, pg_catalog.sum(w.ready)::bigint AS ready,
+           pg_catalog.sum(w.scheduled)::bigint AS scheduled,
+           pg_catalog.sum(w.blocked)::bigint AS blocked,
+           pg_catalog.sum(w.limited)::bigint AS limited,
+           pg_catalog.sum(w.running)::bigint AS running,
+           pg_catalog.min(w.oldest_ready_at) AS oldest_ready_at
+    FROM (
+        SELECT r.queue, pg_catalog.count(*) AS ready, 0 AS scheduled, 0 AS blocked, 0 AS limited,
+               0 AS running, pg_catalog.min(r.created_at) AS oldest_ready_at
+        FROM aiodurable_runs r
+        WHERE r.claim_state = 'ready'
+        GROUP BY r.queue
+        UNION ALL
+        SELECT r.queue, 0, pg_catalog.count(*), 0, 0, 0, NULL
+        FROM aiodurable_runs r
+        WHERE r.claim_state = 'scheduled'
+        GROUP BY r.queue
+        UNION ALL
+        SELECT r.queue, 0, 0, pg_catalog.count(*), 0, 0, NULL
+        FROM aiodurable_runs r
+        WHERE r.claim_state = 'blocked'
+        GROUP BY r.queue
+        UNION ALL
+        SELECT r.queue, 0, 0, 0, pg_catalog.count(*), 0, NULL
+        FROM aiodurable_runs r
+        WHERE r.claim_state = 'limited'
+        GROUP BY r.queue
+        UNION ALL
+        SELECT r.queue, 0, 0, 0, 0, pg_catalog.count(*), NULL
+        FROM aiodurable_runs r
+        WHERE r.queue IS NOT NULL AND (r.status = 'running' OR r.claim_state = 'claimed')
+        GROUP BY r.queue
+    ) w
+    WHERE w.queue IS NOT NULL
+    GROUP BY w.queue
+) n ON n.queue = q.name
+ORDER BY 1
+
+-- name: pause
+-- params: name, paused
+-- aiodurable_queues_pkey.
+INSERT INTO aiodurable_queues AS q (name, paused)
+VALUES (:name, :paused)
+ON CONFLICT (name) DO UPDATE SET paused = excluded.paused, updated_at = pg_catalog.now()
+
+-- name: scale
+-- params: name, max_running, max_running_per_key, rate, burst
+-- aiodurable_queues_pkey. All limits are those given; NULL: none. A new rate begins with a full
+-- bucket.
+INSERT INTO aiodurable_queues AS q (name, max_running, max_running_per_key, rate, burst)
+VALUES (:name, :max_running::integer, :max_running_per_key::integer,
+        :rate::double precision, :burst::integer)
+ON CONFLICT (name) DO UPDATE
+SET max_running = excluded.max_running, max_running_per_key = excluded.max_running_per_key,
+    rate = excluded.rate, burst = excluded.burst, tokens = NULL, refilled_at = NULL,
+    updated_at = pg_catalog.now()
+
+-- name: unlimit
+-- params: name
+-- aiodurable_runs_limited_idx. What waited for a limit that has changed may be claimed: the next
+-- claim compares with the limits of today.
+UPDATE aiodurable_runs r
+SET claim_state = 'ready'
+WHERE r.claim_state = 'limited' AND r.queue = :name

@@ -121,7 +121,7 @@ async def test_a_list_has_what_passes_every_filter(
         {"status": "done"},
         {"claim_state": 7},
         {"older_than": datetime(2026, 1, 1)},  # noqa: DTZ001
-        {"metadata": {"a": object()}},
+        {"metadata": {"a": {1}}},
         {"queue": "\0"},
         {"limit": 0},
     ],
