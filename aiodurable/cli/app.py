@@ -17,6 +17,7 @@ import click
 
 from aiodurable.cli.database import few_connections
 from aiodurable.cli.exit_codes import FailedCommand
+from aiodurable.cli.format import quoted
 
 if TYPE_CHECKING:
     from aiodurable.durable import Durable
@@ -141,15 +142,16 @@ async def load_app(name: str) -> App:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise _raised("importing", name, error) from error
         raise click.UsageError(
-            f"cannot load --app {name}: there is no module {error.name!r}, seen from {here}; check"
-            " the name and the folder"
+            f"cannot load --app {quoted(name)}: there is no module {error.name!r}, seen from"
+            f" {here}; check the name and the folder"
         ) from error
     except Exception as error:  # an application's module may raise anything
         raise _raised("importing", name, error) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise click.UsageError(
-                f"cannot load --app {name}: module {module_name!r} has no attribute {attribute!r}"
+                f"cannot load --app {quoted(name)}: module {module_name!r} has no attribute"
+                f" {attribute!r}"
             )
         found = getattr(found, part)
     return _app_of(name, await _called(name, found))
@@ -179,8 +181,8 @@ def _app_of(name: str, found: Any) -> App:
 
     if not _is_app(found):
         raise click.UsageError(
-            f"cannot use --app {name}: it is {type(found).__name__}; name a dict of graphs by name,"
-            " a graph, a Durable, or a function that returns one of these"
+            f"cannot use --app {quoted(name)}: it is {type(found).__name__}; name a dict of graphs"
+            " by name, a graph, a Durable, or a function that returns one of these"
         )
     if isinstance(found, Durable):
         return App(durable=found)
@@ -188,4 +190,4 @@ def _app_of(name: str, found: Any) -> App:
 
 
 def _raised(doing: str, name: str, error: Exception) -> FailedCommand:
-    return FailedCommand(f"{doing} {name} raised {type(error).__name__}: {error}")
+    return FailedCommand(f"{doing} {quoted(name)} raised {type(error).__name__}: {error}")

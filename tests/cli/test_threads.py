@@ -204,7 +204,7 @@ def test_retry_takes_the_applications_own_durable(
         (("broken",), 2, "--app"),
         (("broken", "--app", "shop_for_tests"), 2, "MODULE:ATTRIBUTE"),
         (("broken", "--app", "not_there_at_all:graphs"), 2, "not_there_at_all"),
-        (("broken", "--app", "shop_for_tests:nothing"), 2, "does not have"),
+        (("broken", "--app", "shop_for_tests:nothing"), 2, "has no attribute"),
         (("broken", "--app", "shop_for_tests:number"), 2, "is int"),
         (("broken", "--app", "shop_for_tests:broken"), 1, "no such region"),
     ],

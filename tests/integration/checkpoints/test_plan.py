@@ -28,7 +28,7 @@ def batch(number: int, *, replace: bool = False, takes: str | None = None) -> tu
         checkpoint=("t", "", str(number), None, "{}", "{}"),
         writes=[("t", "", str(number), "task", "", 0, "a", "msgpack", b"x")],
         replace=replace,
-        takes=takes,
+        consumes=takes,
     )
     return commit(
         [Write(WriteSession(Fence("t", 1)), rows, asyncio.get_running_loop().create_future(), 0.0)]
