@@ -105,7 +105,7 @@ class Durable:
         renamed: Renamed | None = None,
     ) -> None:
         self.settings = settings or Settings.from_env()
-        self.dsn = parse_dsn(dsn, password=password)
+        self.dsn = parse_dsn(dsn, password=password, schema=self.settings.schema)
         self._given = dict(graphs or {})
         self._observers = tuple(observers)
         self._serde = serde
@@ -126,6 +126,7 @@ class Durable:
         kept = replace(
             settings,
             namespace=self.settings.namespace,
+            schema=self.settings.schema,
             strict_msgpack=self.settings.strict_msgpack,
             allowed_msgpack_modules=self.settings.allowed_msgpack_modules,
         )

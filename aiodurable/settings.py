@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, get_origin, get_type_hints
@@ -13,6 +14,9 @@ from typing import Any, Self, get_origin, get_type_hints
 from aiodurable.errors import ConfigurationError
 
 __all__ = ["Settings"]
+
+_NAMESPACE = "aiodurable"
+_SCHEMA = re.compile(r"(?!pg_)[A-Za-z_][A-Za-z0-9_]{0,51}")
 
 _LONGEST_S = 2_147_483
 """Postgres counts `idle_session_timeout` in milliseconds, in 31 bits."""
@@ -36,6 +40,8 @@ class Settings:
         namespace: locks of two namespaces never meet; at most 64 bytes. The same for everybody who
             uses the same tables; one of its own for each schema, where a database has several with
             aiodurable's tables.
+        schema: the schema of the tables, LangGraph's and aiodurable's; None: where the search path
+            of the role says. With it, `namespace` defaults to `aiodurable:<schema>`.
         auto_migrate: create or migrate the tables when a `Durable` opens; False: refuse a database
             that is not ready.
         lock_allow_proxy: let the locks go through a pooler in session mode, if a probe finds that
@@ -70,7 +76,8 @@ class Settings:
     """
 
     lock_dsn: str | None = None
-    namespace: str = "aiodurable"
+    namespace: str = _NAMESPACE
+    schema: str | None = None
     auto_migrate: bool = True
     lock_allow_proxy: bool = False
     lock_connections: int = 2
@@ -90,6 +97,9 @@ class Settings:
     allowed_msgpack_modules: Sequence[tuple[str, str] | type] = ()
 
     def __post_init__(self) -> None:
+        if self.schema is not None and self.namespace == _NAMESPACE:
+            # locks know the database and not the schema
+            object.__setattr__(self, "namespace", f"{_NAMESPACE}:{self.schema}")
         wrong = [*self._out_of_range(), *self._at_odds()]
         if wrong:
             raise ConfigurationError("settings cannot work: " + "; ".join(wrong))
@@ -123,7 +133,12 @@ class Settings:
             for one in self.allowed_msgpack_modules
             if _class_name(one) is None
         ]
-        if not 0 < len(self.namespace.encode()) <= 64:
+        if self.schema is not None and not _SCHEMA.fullmatch(self.schema):
+            wrong.append(
+                "schema must have 1 to 52 ASCII letters, digits and _, and not begin with pg_ or a"
+                f" digit, got {self.schema!r}"
+            )
+        elif not 0 < len(self.namespace.encode()) <= 64:
             wrong.append(f"namespace must have 1 to 64 bytes, got {len(self.namespace.encode())}")
         return wrong
 

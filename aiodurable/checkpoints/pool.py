@@ -89,7 +89,7 @@ class AsyncCheckpointerPool:
             )
         self._settings = settings or Settings.from_env()
         self.database = PsycopgPool(
-            parse_dsn(dsn, password=password),
+            parse_dsn(dsn, password=password, schema=self._settings.schema),
             min_size=min_size,
             max_size=max_size,
             connect_timeout_s=self._settings.connect_timeout_s,

@@ -8,6 +8,7 @@ import click
 
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.migrate import migrate
+from aiodurable.settings import Settings
 
 __all__ = ["db"]
 
@@ -31,7 +32,7 @@ def check(dsn: str | None) -> None:
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - loads psycopg
     from aiodurable.postgres import schema  # noqa: PLC0415 - loads psycopg and LangGraph's saver
 
-    parsed = parse_dsn(dsn)
+    parsed = parse_dsn(dsn, schema=Settings.from_env().schema)
     asyncio.run(schema.check(parsed))
     click.echo(f"{parsed.safe}: schema {schema.VERSION}")
 
@@ -62,7 +63,9 @@ async def _statements(dsn: str | None, role: str, kind: str) -> list[str]:
     from aiodurable.postgres import grants  # noqa: PLC0415 - as above
     from aiodurable.postgres.pool import PsycopgPool  # noqa: PLC0415 - as above
 
-    database = PsycopgPool(parse_dsn(dsn), min_size=0, max_size=1)
+    database = PsycopgPool(
+        parse_dsn(dsn, schema=Settings.from_env().schema), min_size=0, max_size=1
+    )
     await database.open()
     try:
         return await grants.statements(database, role, grants.Kind(kind))

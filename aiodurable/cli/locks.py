@@ -69,11 +69,12 @@ async def _read(dsn: str | None, keys: list[int] | None) -> list[ReportedLock]:
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - as above
     from aiodurable.postgres.pool import PsycopgPool  # noqa: PLC0415 - as above
 
+    settings = Settings.from_env()
     database = PsycopgPool(
-        parse_dsn(dsn),
+        parse_dsn(dsn, schema=settings.schema),
         min_size=0,
         max_size=1,
-        connect_timeout_s=Settings.from_env().connect_timeout_s,
+        connect_timeout_s=settings.connect_timeout_s,
     )
     await database.open()
     try:

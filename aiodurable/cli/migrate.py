@@ -7,6 +7,7 @@ import asyncio
 import click
 
 from aiodurable.cli.database import dsn_option
+from aiodurable.settings import Settings
 
 __all__ = ["migrate"]
 
@@ -40,7 +41,7 @@ def migrate(dsn: str | None, timeout_s: float, *, printed: bool) -> None:
     if printed:
         click.echo(schema.script(), nl=False)
         return
-    parsed = parse_dsn(dsn)
+    parsed = parse_dsn(dsn, schema=Settings.from_env().schema)
     applied = asyncio.run(schema.migrate(parsed, timeout_s=timeout_s))
     done = f"{applied} step{'' if applied == 1 else 's'} applied" if applied else "nothing to do"
     click.echo(f"{parsed.safe}: schema {schema.VERSION}, {done}")

@@ -55,6 +55,7 @@ class Dsn:
         dropped: libpq options that do not apply to asyncpg's connections.
         password: gives the password of each new connection, in place of the one above; None: that
             one applies.
+        schema: the only schema of the search path; None: the search path of the role applies.
     """
 
     conninfo: str = field(repr=False)
@@ -62,6 +63,7 @@ class Dsn:
     identity: tuple[tuple[str, str], ...] = field(repr=False)
     dropped: tuple[str, ...] = ()
     password: PasswordFunction | None = field(default=None, repr=False, compare=False)
+    schema: str | None = None
 
     def __str__(self) -> str:
         return self.safe
@@ -83,6 +85,7 @@ def parse_dsn(
     dsn: str | None = None,
     *,
     password: PasswordFunction | None = None,
+    schema: str | None = None,
     purpose: str = "Postgres",
     environ: Mapping[str, str] | None = None,
 ) -> Dsn:
@@ -95,6 +98,8 @@ def parse_dsn(
     Args:
         dsn: the argument that the user gave, if any.
         password: gives the password of each new connection; None: that of the DSN applies.
+        schema: the only schema of the search path, as `Settings.schema` checked it; None: the
+            search path of the role, or of the DSN's options.
         purpose: what it is for, in error messages.
         environ: in place of the process's environment.
 
@@ -120,6 +125,10 @@ def parse_dsn(
             " AIODURABLE_DSN, DATABASE_URL or libpq's PGHOST, PGDATABASE, PGUSER …"
         )
     options.setdefault("user", _os_user())
+    if schema is not None and (path := f'-csearch_path="{schema}"') not in options.get(
+        "options", ""
+    ):
+        options["options"] = f"{options.get('options', '')} {path}".strip()
     _check(options, source if text else "the PG* variables")
     dropped = tuple(sorted(name for name, value in options.items() if is_dropped(name, value)))
     if dropped:
@@ -139,16 +148,17 @@ def parse_dsn(
         ),
         dropped=dropped,
         password=password,
+        schema=schema,
     )
 
 
 def direct_dsn(dsn: Dsn, lock_dsn: str | None) -> Dsn:
     """The DSN for what needs a session of its own: `lock_dsn` if the settings name one, with the
-    same password function, else `dsn` itself.
+    same password function and schema, else `dsn` itself.
     """
     if not lock_dsn:
         return dsn
-    return parse_dsn(lock_dsn, password=dsn.password, purpose="the locks")
+    return parse_dsn(lock_dsn, password=dsn.password, schema=dsn.schema, purpose="the locks")
 
 
 def _parse(text: str, source: str) -> dict[str, str]:

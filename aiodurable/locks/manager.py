@@ -82,7 +82,9 @@ class PostgresLockManager:
                 f"namespace must have 1 to 64 bytes, got {len(namespace.encode())}"
             )
         self._settings = settings
-        self._dsn = parse_dsn(settings.lock_dsn if dsn is None else dsn, password=password)
+        self._dsn = parse_dsn(
+            settings.lock_dsn if dsn is None else dsn, password=password, schema=settings.schema
+        )
         self._namespace = namespace
         self._lookup = HolderLookup(self._dsn, timeout_s=settings.connect_timeout_s)
         self._acquirer = Acquirer(self._lookup, self._closed, observers)

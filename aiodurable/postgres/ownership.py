@@ -17,7 +17,7 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError
 from aiodurable.postgres.sql import load
 
-__all__ = ["RELATIONS", "TOKENS", "checked", "made_by"]
+__all__ = ["RELATIONS", "TOKENS", "checked", "made_by", "refuse_other_path"]
 
 RELATIONS: Final = load("ownership")["relations"]
 """The statement; its parameters are what `made_by` returns, its rows are what `checked` reads."""
@@ -29,6 +29,20 @@ _KINDS: Final = {"TABLE": "rp", "SEQUENCE": "S", "VIEW": "v", "INDEX": "iI"}
 
 TOKENS: Final = (["aiodurable_lock_tokens"], ["S"])
 """The parameters that stand for what a lock manager alone uses."""
+
+
+def refuse_other_path(found: str, dsn: Dsn) -> None:
+    """Refuse a session with another search path than the schema of `dsn`, if it names one.
+
+    Raises:
+        ConfigurationError: a pooler in between did not pass the option on.
+    """
+    if dsn.schema is not None and found.strip('"') != dsn.schema:
+        raise ConfigurationError(
+            f"cannot use schema {dsn.schema!r} of {dsn.safe}: the search path of the session is"
+            f" {found!r}; a pooler in between drops the option search_path: set it there, or with"
+            f' ALTER ROLE … SET search_path = "{dsn.schema}"'
+        )
 
 
 def made_by(statements: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -30,7 +30,7 @@ from aiodurable.errors import ConfigurationError, PostgresUnavailableError, Sche
 from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.postgres.connect import application_name
 from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
-from aiodurable.postgres.ownership import RELATIONS, TOKENS, checked, made_by
+from aiodurable.postgres.ownership import RELATIONS, TOKENS, checked, made_by, refuse_other_path
 from aiodurable.postgres.password import password_option
 from aiodurable.postgres.retry import MIGRATION_LOCK, SETUP_RACE
 from aiodurable.postgres.sql import literal, load, migration_files
@@ -162,6 +162,8 @@ async def ensure_lock_tokens(
         SchemaMismatchError: it is missing and `setup` is off.
         PostgresUnavailableError: somebody else's migration took longer than `timeout_s`.
     """
+    if dsn.schema is not None:
+        refuse_other_path(str(await connection.fetchval(_SQL["search_path"])), dsn)
     until = time.monotonic() + timeout_s
     while not checked(await connection.fetch(RELATIONS, *TOKENS), dsn):
         if not setup:
@@ -172,6 +174,8 @@ async def ensure_lock_tokens(
         # Under the migrations' lock: IF NOT EXISTS fails where two create the same at once.
         async with connection.transaction():
             if await connection.fetchval(_SQL["try_lock"], MIGRATION_KEY):
+                for row in await connection.fetch(_SQL["create_schema"], dsn.schema):
+                    await connection.execute(row["statement"])
                 await connection.execute(_token_sequence())
                 checked(await connection.fetch(RELATIONS, *TOKENS), dsn)
                 return
@@ -194,7 +198,7 @@ def _token_sequence() -> str:
 
 async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
     try:
-        return await AsyncConnection[DictRow].connect(
+        connection = await AsyncConnection[DictRow].connect(
             dsn.conninfo,
             autocommit=True,
             prepare_threshold=None,  # a pooler may lead each statement to another server connection
@@ -204,6 +208,15 @@ async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
         )
     except (psycopg.Error, OSError) as error:
         raise to_unavailable(error, dsn) from error
+    if dsn.schema is not None:
+        try:
+            row = await (await connection.execute(_SQL["search_path"].encode())).fetchone()
+            assert row is not None
+            refuse_other_path(row["search_path"], dsn)
+        except BaseException:
+            await connection.close()
+            raise
+    return connection
 
 
 async def _versions(connection: AsyncConnection[DictRow], dsn: Dsn) -> tuple[int, int]:
@@ -262,6 +275,10 @@ async def _migrate(connection: AsyncConnection[DictRow], dsn: Dsn) -> int:
     async with _locked(dsn):
         ours, langgraph = await _versions(connection, dsn)
         _refuse_newer(ours)
+        if dsn.schema is not None:
+            missing = await connection.execute(literal(_SQL["create_schema"], dsn.schema).encode())
+            for row in await missing.fetchall():
+                await connection.execute(row["statement"].encode())
         if langgraph < _LANGGRAPH:
             await connection.execute(AsyncPostgresSaver.MIGRATIONS[0].encode())
             await _relations(

@@ -1,7 +1,8 @@
 -- name: namespace
 -- aiodurable_namespace: one row.
 SELECT (SELECT n.namespace FROM aiodurable_namespace n) AS namespace,
-       pg_catalog.current_setting('transaction_read_only')::boolean AS read_only
+       pg_catalog.current_setting('transaction_read_only')::boolean AS read_only,
+       pg_catalog.current_setting('search_path') AS search_path
 
 -- name: declare
 -- params: namespace

@@ -1,3 +1,15 @@
+-- name: search_path
+-- No table.
+SELECT pg_catalog.current_setting('search_path') AS search_path
+
+-- name: create_schema
+-- params: name
+-- Catalog look-up. The statement that creates a schema which is missing, and no row otherwise: IF
+-- NOT EXISTS needs the right to create one where it exists, too.
+SELECT pg_catalog.format('CREATE SCHEMA %I', w.name) AS statement
+FROM (SELECT :name::text AS name) w
+WHERE (SELECT true FROM pg_catalog.pg_namespace n WHERE n.nspname = w.name) IS NULL
+
 -- name: version
 -- aiodurable_migrations_pkey, backwards; and by key the name of the first step.
 SELECT m.version, (SELECT f.name FROM aiodurable_migrations f WHERE f.version = 1) AS first
