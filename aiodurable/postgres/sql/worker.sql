@@ -86,11 +86,11 @@ WHERE r.run_id = :run_id AND r.status = 'running' AND coalesce(r.fencing_token, 
 
 -- name: claim
 -- params: queues, cursors, graphs, worker, most, limited
--- aiodurable_runs_claim_idx; aiodurable_queues_pkey. Up to most runs that are ready. A walk over the
--- groups of one priority and fairness key finds each by a look at the index, those of the highest
--- priority first, in rotation from each queue's cursor; of each group come the first in order of
--- acceptance. It reads as much with a million runs as with ten. A queue with limits is left out,
--- unless limited: then the caller has locked its row.
+-- aiodurable_runs_claim_idx; aiodurable_queues_pkey. Up to most runs that are ready. A walk over
+-- the groups of one priority and fairness key finds each by a look at the index, those of the
+-- highest priority first, in rotation from each queue's cursor; of each group come the first in
+-- order of acceptance. It reads as much with a million runs as with ten. A queue with limits is
+-- left out, unless limited: then the caller has locked its row.
 WITH RECURSIVE open AS MATERIALIZED (
     SELECT a.queue, a.cursor
     FROM unnest(:queues::text[], :cursors::text[]) AS a (queue, cursor)
@@ -259,7 +259,8 @@ UPDATE aiodurable_runs r
 SET claim_state = 'ready'
 FROM (
     SELECT k.run_id
-    FROM (SELECT DISTINCT u.thread_id FROM pg_catalog.unnest(:thread_ids::text[]) AS u (thread_id)) a
+    FROM (SELECT DISTINCT u.thread_id
+          FROM pg_catalog.unnest(:thread_ids::text[]) AS u (thread_id)) a
     CROSS JOIN LATERAL (
         SELECT b.run_id
         FROM aiodurable_runs b
@@ -393,9 +394,9 @@ WHERE r.status = 'running' AND l.key IS NULL AND r.claim_state IS NULL
 
 -- name: rescue
 -- params: run_ids, tokens, queue, max_attempts
--- aiodurable_runs_pkey; checkpoints_pkey backwards, once a run. Runs of dead processes may be claimed
--- again, unless they were to be cancelled, or their processes have died too often without progress.
--- A lease of the thread since then has a larger token.
+-- aiodurable_runs_pkey; checkpoints_pkey backwards, once a run. Runs of dead processes may be
+-- claimed again, unless they were to be cancelled, or their processes have died too often without
+-- progress. A lease of the thread since then has a larger token.
 WITH rescued AS (
     UPDATE aiodurable_runs r
     SET status = CASE WHEN r.cancel_requested_at IS NOT NULL THEN 'paused'
