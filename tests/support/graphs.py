@@ -90,12 +90,17 @@ async def run_up_to(gate: Gate, durable: Durable, **options: Any) -> asyncio.Tas
             return await run.ainvoke(INPUT)
 
     task = asyncio.create_task(body())
-    reached = asyncio.create_task(gate.reached.wait())
-    await asyncio.wait({task, reached}, return_when=asyncio.FIRST_COMPLETED)
-    if not reached.done():
-        reached.cancel()
+    if not await reached(gate, task):
         raise AssertionError(f"the run ended before {gate.at!r}: {await task}")
     return task
+
+
+async def reached(gate: Gate, task: asyncio.Task[Any]) -> bool:
+    """Wait until the run in `task` is at the gate; False if it ends before."""
+    waiting = asyncio.create_task(gate.reached.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    return gate.reached.is_set()
 
 
 def four_tasks(before_step: Any = None) -> Any:
