@@ -17,8 +17,8 @@ from aiodurable.errors import (
 from aiodurable.models import PauseReason, RunRecord, RunStatus
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.queue.records import SQL, not_found, queued_record
-from aiodurable.runs.graphs import stored_result
 from aiodurable.runs.services import Services
+from aiodurable.runs.stored_result import stored_result
 from aiodurable.thread_id import validate_run_id
 
 __all__ = ["Waiting", "is_over"]

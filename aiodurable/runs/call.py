@@ -1,4 +1,4 @@
-"""One call on a run: what the caller asks for, and what it gets when nothing has to run."""
+"""One call on a run: what the caller asks for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from langgraph.types import Command
 
 from aiodurable.runs.decision import OnUnfinished
 
-__all__ = ["NONE_ANSWER", "Call", "StoredResult"]
+__all__ = ["NONE_ANSWER", "Call"]
 
 NONE_ANSWER: Final[Any] = object()
 """Stands for the answer None, which `Command(resume=None)` cannot carry."""
@@ -56,16 +56,3 @@ class Call:
         """The answer of its `Command`, which may be None."""
         assert self.command is not None, "only a call that answers has an answer"
         return None if self.command.resume is NONE_ANSWER else self.command.resume
-
-
-@dataclass(frozen=True, slots=True)
-class StoredResult:
-    """Nothing has to run: the result is read from a checkpoint.
-
-    Attributes:
-        checkpoint_id: the checkpoint; None: the thread's newest.
-        interrupts: the questions that belong to the result.
-    """
-
-    checkpoint_id: str | None
-    interrupts: tuple[Any, ...] = ()

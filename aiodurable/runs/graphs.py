@@ -7,7 +7,7 @@ And the differences from a plain LangGraph call: a config without coordinates, a
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,11 +15,8 @@ from typing import Any, NamedTuple
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
-from langgraph.pregel._validate import validate_keys
-from langgraph.types import GraphOutput
 
 from aiodurable.checkpoints.stored_values import serde_for
 from aiodurable.checkpoints.strict_msgpack import saver_allowing, strict
@@ -29,7 +26,7 @@ from aiodurable.runs.renamed_nodes import Renamed, renamed_in
 from aiodurable.runs.unsaved_subgraphs import let_unsaved_graphs_run
 from aiodurable.settings import Settings
 
-__all__ = ["BoundGraph", "Graph", "Graphs", "stored_chunks", "stored_result", "without_coordinates"]
+__all__ = ["BoundGraph", "Graph", "Graphs", "without_coordinates"]
 
 Graph = str | StateGraph[Any, Any, Any, Any] | Pregel[Any, Any, Any, Any]
 
@@ -221,66 +218,3 @@ def without_coordinates(config: RunnableConfig, thread_id: str) -> RunnableConfi
                 thread_id=thread_id,
             )
     return config
-
-
-def stored_result(
-    graph: BoundGraph, values: Any, options: Mapping[str, Any], interrupts: Sequence[Any] = ()
-) -> Any:
-    """What `ainvoke(**options)` returned when it left this state and these interrupts.
-
-    Raises:
-        ValueError: `output_keys` names no channel of the graph, as from LangGraph.
-    """
-    keys = options.get("output_keys")
-    options = {**options, "output_keys": graph.pregel.output_channels if keys is None else keys}
-    if options.get("stream_mode", "values") != "values":
-        return list(stored_chunks(graph, values, options, interrupts))
-    output = _output(graph, values, options)
-    if options.get("version") == "v2":
-        return GraphOutput(value=output, interrupts=tuple(interrupts))
-    if not interrupts:
-        return output
-    return {**(output if isinstance(output, dict) else {}), INTERRUPT: list(interrupts)}
-
-
-def stored_chunks(
-    graph: BoundGraph, values: Any, options: Mapping[str, Any], interrupts: Sequence[Any] = ()
-) -> Iterator[Any]:
-    """What `astream(**options)` yielded last: the "values" chunk and the "updates" chunk with the
-    interrupts.
-
-    Each only if the options have that mode.
-
-    Raises:
-        ValueError: as `stored_result`.
-    """
-    modes = options.get("stream_mode") or "values"
-    output = _output(graph, values, options)
-    wanted = [modes] if isinstance(modes, str) else modes
-    if "values" in wanted:
-        yield _chunk("values", output, modes, options, interrupts=tuple(interrupts))
-    if "updates" in wanted and interrupts:
-        yield _chunk("updates", {INTERRUPT: tuple(interrupts)}, modes, options)
-
-
-def _chunk(mode: str, data: Any, modes: Any, options: Mapping[str, Any], **more: Any) -> Any:
-    if options.get("version") == "v2":
-        return {"type": mode, "ns": (), "data": data, **more}
-    if options.get("subgraphs"):
-        return ((), mode, data) if isinstance(modes, list) else ((), data)
-    return (mode, data) if isinstance(modes, list) else data
-
-
-def _output(graph: BoundGraph, values: Any, options: Mapping[str, Any]) -> Any:
-    pregel = graph.pregel
-    keys = options.get("output_keys")
-    validate_keys(keys, pregel.channels)
-    if not isinstance(values, Mapping) or isinstance(pregel.stream_channels_asis, str):
-        return values  # a graph of one channel, such as an entrypoint
-    if isinstance(keys, str):
-        return values.get(keys)
-    names = pregel.stream_channels_asis if keys is None else keys
-    output = {name: values[name] for name in names if name in values}
-    # LangGraph's coercion to the output's model or dataclass; there is no public way to it.
-    coerce = pregel._output_mapper if options.get("version") == "v2" else None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    return coerce(output) if coerce else output

@@ -12,10 +12,11 @@ from aiodurable.errors import InvalidArgumentError, RunInProgressError
 from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Accepted
 from aiodurable.runs.answers import Answered, addressed, already_left, given_before
-from aiodurable.runs.call import Call, StoredResult
+from aiodurable.runs.call import Call
 from aiodurable.runs.decision import Action, decide
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Ledger
+from aiodurable.runs.stored_result import StoredResult
 
 __all__ = ["Plan", "plan_call"]
 

@@ -1,26 +1,37 @@
-"""A durable run: take the lease, read the status, start or resume the thread, record its end,
-release.
+"""A durable run: acquire the lease, read the thread's status, start or resume it, record how it
+ended, release the lease.
+
+`run` holds the lease and reads the status. A call on its `DurableRun` passes `_begin`, which starts
+or resumes an attempt (or finds a stored result), and `_closing`, which records how it ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, Generic, Literal, Unpack, cast, overload
+from typing import Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.schema import StandardStreamEvent, StreamEvent
+from langchain_core.runnables.schema import StreamEvent
 from langgraph.types import Command, GraphOutput, StateSnapshot, StateUpdate, StreamMode
 
 from aiodurable.checkpoints.write_session import SESSION_KEY
-from aiodurable.errors import ResultPrunedError, RunInProgressError
+from aiodurable.errors import RunInProgressError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Accepted
 from aiodurable.runs.acquire import OnBusy, acquire_lease
 from aiodurable.runs.answers import STRICT_RESUME
 from aiodurable.runs.attempt import Attempt, new_run_id
-from aiodurable.runs.call import NONE_ANSWER, Call, StoredResult
+from aiodurable.runs.call import NONE_ANSWER, Call
 from aiodurable.runs.call_types import (
     CallOptions,
     ContextT,
@@ -33,14 +44,23 @@ from aiodurable.runs.cancellation import Cancelling
 from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
 from aiodurable.runs.ending import DecideEnding
 from aiodurable.runs.graph_check import ended_early
-from aiodurable.runs.graphs import BoundGraph, stored_chunks, stored_result
+from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.plan import plan_call
 from aiodurable.runs.run_config import check_call, merged, named_run, usable
 from aiodurable.runs.services import Services
+from aiodurable.runs.stored_result import (
+    StoredResult,
+    read_result,
+    stored_chunks,
+    stored_end_event,
+    stored_result,
+)
 from aiodurable.shield import run_to_completion
 
 __all__ = ["DurableRun", "run"]
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -63,7 +83,7 @@ async def run(
     config = usable(config, thread_id)
     check_call(graph.pregel, (), context, thread_id)
     async with acquire_lease(services, thread_id, on_busy=on_busy, timeout=timeout) as lease:
-        found = await _look(services, lease)
+        found = await _status(services, lease, new=lease.first)
         durable_run = DurableRun[Any, Any, Any](
             services, graph, lease, found, run_id=run_id, config=config, context=context
         )
@@ -74,9 +94,11 @@ async def run(
             await durable_run.leave()
 
 
-async def _look(services: Services, lease: ThreadLease) -> WorkflowCheckpoint:
-    """The thread's status, as if nobody held it. A first token proves that the thread is new."""
-    if lease.first:
+async def _status(
+    services: Services, lease: ThreadLease, *, new: bool = False
+) -> WorkflowCheckpoint:
+    """The thread's status, its lease ignored. `new`: a first token proves that it never ran."""
+    if new:
         return WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
     return await services.threads.status(lease.thread_id, ignore_lock=True)
 
@@ -84,19 +106,6 @@ async def _look(services: Services, lease: ThreadLease) -> WorkflowCheckpoint:
 _EVENT_FILTERS = tuple(
     f"{way}_{what}" for way in ("include", "exclude") for what in ("names", "types", "tags")
 )
-
-
-def _end_event(name: str, run_id: str, output: Any) -> StreamEvent:
-    """The event of a graph that had ended before the call."""
-    return StandardStreamEvent(
-        event="on_chain_end",
-        name=name,
-        run_id=run_id,
-        parent_ids=[],
-        tags=[],
-        metadata={},
-        data={"output": output},
-    )
 
 
 class DurableRun(Generic[InputT, OutputT, ContextT]):
@@ -238,12 +247,12 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         call = self._call(input, config, context, on_unfinished, options)
         attempt = await self._begin(call)
         if isinstance(attempt, StoredResult):
-            values, asked = await self._read(attempt)
-            return stored_result(self._graph, values, options, asked)
+            values, questions = await self._read(attempt)
+            return stored_result(self._graph, values, options, questions)
         async with self._closing(attempt):
             return await self._invoke(attempt, call)
 
-    async def astream(
+    def astream(
         self,
         input: InputT | Command[Any] | None = None,
         config: RunnableConfig | None = None,
@@ -259,26 +268,18 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         you may leave it.
         """
         own = cast("dict[str, Any]", options)
-        call = self._call(input, config, context, on_unfinished, own)
-        attempt = await self._begin(call)
-        if isinstance(attempt, StoredResult):
-            values, asked = await self._read(attempt)
-            for chunk in stored_chunks(self._graph, values, own, asked):
-                yield chunk
-            return
-        stream = attempt.graph.pregel.astream(
-            attempt.input, self._config_for(attempt, call), **self._options(attempt, call)
-        )
-        # Closed before the outcome is recorded: by then nothing of the run works any more.
-        async with (
-            self._closing(attempt) as cancelling,
-            aclosing(cast("AsyncGenerator[Any, None]", stream)) as self._stream,
-        ):
-            async for chunk in self._stream:
-                with cancelling.outside():
-                    yield chunk
 
-    async def astream_events(
+        def live(attempt: Attempt, call: Call) -> AsyncIterator[Any]:
+            return attempt.graph.pregel.astream(
+                attempt.input, self._config_for(attempt, call), **self._options(attempt, call)
+            )
+
+        def stored(values: Any, questions: Sequence[Any]) -> Iterable[Any]:
+            return stored_chunks(self._graph, values, own, questions)
+
+        return self._streamed(input, config, context, on_unfinished, own, live, stored)
+
+    def astream_events(
         self,
         input: InputT | Command[Any] | None = None,
         config: RunnableConfig | None = None,
@@ -302,27 +303,47 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         """
         own = cast("dict[str, Any]", options)
         filters = {name: own.pop(name) for name in _EVENT_FILTERS if name in own}
-        call = self._call(input, config, context, on_unfinished, own)
+
+        def live(attempt: Attempt, call: Call) -> AsyncIterator[StreamEvent]:
+            return attempt.graph.pregel.astream_events(
+                attempt.input,
+                self._config_for(attempt, call),
+                version=version,
+                **filters,
+                **self._options(attempt, call),
+            )
+
+        def stored(values: Any, questions: Sequence[Any]) -> Iterable[StreamEvent]:
+            output = stored_result(self._graph, values, own, questions)
+            return (stored_end_event(self._graph.pregel.get_name(), self.run_id, output),)
+
+        return self._streamed(input, config, context, on_unfinished, own, live, stored)
+
+    async def _streamed(
+        self,
+        input: Any,
+        config: RunnableConfig | None,
+        context: Any,
+        on_unfinished: OnUnfinished,
+        options: dict[str, Any],
+        live: Callable[[Attempt, Call], AsyncIterator[T]],
+        stored: Callable[[Any, Sequence[Any]], Iterable[T]],
+    ) -> AsyncGenerator[T, None]:
+        """One call as a stream: the chunks of its attempt, or those of a stored result."""
+        call = self._call(input, config, context, on_unfinished, options)
         attempt = await self._begin(call)
         if isinstance(attempt, StoredResult):
-            values, asked = await self._read(attempt)
-            output = stored_result(self._graph, values, own, asked)
-            yield _end_event(self._graph.pregel.get_name(), self.run_id, output)
+            for chunk in stored(*await self._read(attempt)):
+                yield chunk
             return
-        stream = attempt.graph.pregel.astream_events(
-            attempt.input,
-            self._config_for(attempt, call),
-            version=version,
-            **filters,
-            **self._options(attempt, call),
-        )
+        # Closed before the outcome is recorded: by then nothing of the run works any more.
         async with (
             self._closing(attempt) as cancelling,
-            aclosing(cast("AsyncGenerator[StreamEvent, None]", stream)) as self._stream,
+            aclosing(cast("AsyncGenerator[T, None]", live(attempt, call))) as self._stream,
         ):
-            async for event in self._stream:
+            async for chunk in self._stream:
                 with cancelling.outside():
-                    yield event
+                    yield chunk
 
     async def answer(self, value: Any, **options: Unpack[CallOptions]) -> OutputT:
         """Answer the open question of an interrupted thread and go on.
@@ -358,14 +379,9 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
 
     async def aupdate_state(self, values: Any, as_node: str | None = None) -> RunnableConfig:
         """Change the thread's state under the lease, as LangGraph's `aupdate_state` does."""
-        updated = await self._graph.pregel.aupdate_state(self._between_runs(), values, as_node)
-        self.checkpoint = await self._services.threads.status(self.thread_id, ignore_lock=True)
-        return updated
-
-    def _between_runs(self) -> RunnableConfig:
-        """The config of a change that is no step of a run that is yet to come."""
-        left = None if self.checkpoint.status is ThreadStatus.COMPLETE else self.checkpoint.run_id
-        return self._addressed(self._given_config, left)
+        return await self._change(
+            lambda config: self._graph.pregel.aupdate_state(config, values, as_node)
+        )
 
     async def aget_state_history(
         self,
@@ -387,8 +403,17 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         """Change the thread's state in several supersteps, under the lease, as LangGraph's
         `abulk_update_state` does.
         """
-        updated = await self._graph.pregel.abulk_update_state(self._between_runs(), supersteps)
-        self.checkpoint = await self._services.threads.status(self.thread_id, ignore_lock=True)
+        return await self._change(
+            lambda config: self._graph.pregel.abulk_update_state(config, supersteps)
+        )
+
+    async def _change(
+        self, update: Callable[[RunnableConfig], Awaitable[RunnableConfig]]
+    ) -> RunnableConfig:
+        """Change the state; the change belongs to the unfinished run, or to none."""
+        left = None if self.checkpoint.status is ThreadStatus.COMPLETE else self.checkpoint.run_id
+        updated = await update(self._addressed(self._given_config, left))
+        self.checkpoint = await _status(self._services, self.lease)
         return updated
 
     @property
@@ -510,10 +535,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
 
     async def _open(self, call: Call) -> tuple[Action, Attempt | StoredResult]:
         if self._stale:
-            self.checkpoint, self._stale = (
-                await self._services.threads.status(self.thread_id, ignore_lock=True),
-                False,
-            )
+            self.checkpoint, self._stale = await _status(self._services, self.lease), False
         plan = await plan_call(self._services.ledger, self.lease, self.checkpoint, call)
         match plan.action:
             case Action.RETURN:
@@ -635,23 +657,4 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             unwatch()
 
     async def _read(self, stored: StoredResult) -> tuple[Any, tuple[Any, ...]]:
-        """The state and the questions of a result, with their types: a look at the thread builds
-        none.
-        """
-        coordinates = {"thread_id": self.thread_id}
-        if (
-            stored.checkpoint_id is not None
-            and stored.checkpoint_id != self.checkpoint.checkpoint_id
-        ):
-            coordinates["checkpoint_id"] = stored.checkpoint_id
-        snapshot = await self._graph.pregel.aget_state({"configurable": coordinates})
-        if snapshot.created_at is None:
-            raise ResultPrunedError(
-                f"run {self.run_id!r} of thread {self.thread_id!r} is complete, but its checkpoint"
-                " was pruned: its result is not stored any more",
-                thread_id=self.thread_id,
-                run_id=self.run_id,
-            )
-        built: dict[Any, Any] = {asked.id: asked for asked in snapshot.interrupts}
-        asked = tuple(built.get(getattr(one, "id", None), one) for one in stored.interrupts)
-        return snapshot.values, asked
+        return await read_result(self._graph, self.checkpoint, self.run_id, stored)
