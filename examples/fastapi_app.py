@@ -1,25 +1,35 @@
-"""A web service whose work survives it: kill it in the middle of a request, start it again, ask
-again. A second request for a report in the making gets 409, not a second run.
+"""A web service whose work survives it: kill it in the middle of a request, start it again, and
+repeat the request. A second request for a report that is being written gets 409, not a second run.
 
-    python examples/fastapi_app.py [PORT] curl -X POST localhost:8000/reports/monday -H
-    'content-type: application/json' -d '{"topic": "tides"}' curl localhost:8000/reports/monday
+    python examples/fastapi_app.py [PORT]
+    curl -X POST localhost:8000/reports/monday -H 'content-type: application/json' \
+        -d '{"topic": "tides"}'
+    curl -N 'localhost:8000/reports/tuesday/events?topic=tides'
+    curl localhost:8000/threads/monday
 """
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any, TypedDict
 
 import uvicorn
 from database import database
-from fastapi import Body, FastAPI, Header
+from fastapi import Body, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from langgraph.graph import START, StateGraph
 
-from aiodurable import Durable, durable_run, get_checkpoint_status
-from aiodurable.fastapi import add_exception_handlers
+from aiodurable import Durable, DurableRun
+from aiodurable.integrations.fastapi import (
+    add_exception_handlers,
+    durable_lifespan,
+    leased,
+    server_sent_events,
+    status_router,
+)
 
 
 class Report(TypedDict):
@@ -33,7 +43,7 @@ async def research(state: Report) -> dict[str, Any]:
 
 
 async def write(state: Report) -> dict[str, Any]:
-    await asyncio.sleep(1)  # a language model takes its time
+    await asyncio.sleep(1)  # a language model is slow
     return {"text": "\n".join(state["notes"])}
 
 
@@ -42,41 +52,41 @@ report = StateGraph(Report).add_sequence([research, write]).add_edge(START, "res
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-    async with database() as dsn, Durable(dsn, graphs={"report": report}) as durable:
-        app.state.durable = (
-            durable.install()
-        )  # what the functions below use: requests are tasks of their own
+    async with (
+        database() as dsn,
+        durable_lifespan(lambda: Durable(dsn, graphs={"report": report}))(app),
+    ):
         yield
 
 
-Topic = Annotated[str, Body(embed=True)]
-Key = Annotated[str | None, Header()]
 app = FastAPI(lifespan=lifespan)
+app.include_router(status_router())
 add_exception_handlers(app)
+
+Topic = Annotated[str, Body(embed=True)]
+LeasedRun = Annotated[DurableRun[Any, Any, Any], Depends(leased("report"))]
 
 
 @app.post("/reports/{thread_id}")
-async def make(thread_id: str, topic: Topic, idempotency_key: Key = None) -> dict[str, Any]:
-    """Make the report; one that was left unfinished is finished first. The same Idempotency-Key
-    never makes it twice.
+async def make(topic: Topic, run: LeasedRun) -> dict[str, Any]:
+    """Make the report; an unfinished one is finished first. The same Idempotency-Key never makes
+    it twice.
     """
-    run_id = f"{thread_id}/{idempotency_key}" if idempotency_key else None
-    async with durable_run(thread_id, "report", run_id=run_id) as run:
-        return {"text": (await run.ainvoke({"topic": topic}))["text"], "resumed": run.resumed}
+    result = await run.ainvoke({"topic": topic})
+    return {"text": result["text"], "resumed": run.resumed}
 
 
-@app.get("/reports/{thread_id}")
-async def status(thread_id: str) -> dict[str, Any]:
-    """Where the report stands. Not the text of its error: that is for the log, not for a client."""
-    found = await get_checkpoint_status(thread_id)
-    return {"status": found.status, "pending": found.pending, "failed_node": found.failed_node}
+@app.get("/reports/{thread_id}/events", response_class=EventSourceResponse)
+async def stream(request: Request, topic: str, run: LeasedRun) -> AsyncIterator[ServerSentEvent]:
+    """The report as it is written. A browser that reconnects goes on with the same run."""
+    async for event in server_sent_events(request, run, {"topic": topic}):
+        yield event
 
 
 @app.get("/health")
 async def health() -> JSONResponse:
-    found = (
-        app.state.durable.health()
-    )  # 503 tells a load balancer that new work will not do at the moment
+    """503 makes a load balancer send new work elsewhere."""
+    found = app.state.durable.health()
     return JSONResponse(asdict(found), 200 if found.healthy else 503)
 
 

@@ -209,9 +209,11 @@ def signature(function: Any, name: str) -> str:
 
 def named(name: str) -> Any:
     found: Any = aiodurable
-    if name.startswith(("embedded.", "fastapi.")):
-        found = importlib.import_module(f"aiodurable.{name.partition('.')[0]}")
-        name = name.partition(".")[2]
+    for package in ("embedded", "integrations.fastapi"):
+        prefix = package.rpartition(".")[2] + "."
+        if name.startswith(prefix):
+            found = importlib.import_module(f"aiodurable.{package}")
+            name = name.removeprefix(prefix)
     for part in name.split("."):
         found = getattr(found, part)
     return found

@@ -18,7 +18,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import START, StateGraph
 
 from aiodurable.durable import Durable
-from aiodurable.fastapi import add_exception_handlers
+from aiodurable.integrations.fastapi import add_exception_handlers
 from aiodurable.models import ThreadStatus
 from tests.contract.test_docs import blocks
 from tests.support.example_programs import REPOSITORY

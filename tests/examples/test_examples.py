@@ -8,6 +8,8 @@ import socket
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +17,7 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import START, StateGraph
 
-from tests.support.example_programs import EXAMPLES, Start, output, read_until
+from tests.support.example_programs import EXAMPLES, REPOSITORY, Start, output, read_until
 from tests.support.waiting import wait_until
 
 SAYS = {
@@ -93,19 +95,25 @@ async def test_the_worker_finishes_what_failed_and_stops_on_request(start: Start
 class Service:
     """The FastAPI example, served by uvicorn in a process that may be killed."""
 
-    def __init__(self, start: Start, dsn: str) -> None:
+    def __init__(self, start: Start, dsn: str, program: Path = EXAMPLES / "fastapi_app.py") -> None:
         self._start = start
         self._dsn = dsn
+        self._program = program
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port: int = free.getsockname()[1]
         self.process: Process | None = None
 
-    async def up(self) -> None:
-        self.process = await self._start(
-            EXAMPLES / "fastapi_app.py", str(self._port), dsn=self._dsn
-        )
-        await read_until(self.process, "Uvicorn running")
+    async def up(self, says: str = "Uvicorn running", times: int = 1) -> None:
+        self.process = await self._start(self._program, str(self._port), dsn=self._dsn)
+        for _ in range(times):
+            await read_until(self.process, says)
+
+    async def stop(self) -> None:
+        """End it and the processes that it started."""
+        assert self.process is not None
+        self.process.terminate()
+        await self.process.communicate()
 
     async def kill(self) -> None:
         assert self.process is not None
@@ -128,7 +136,7 @@ async def service(start: Start, dsn: str) -> Service:
 
 
 async def status(client: httpx.AsyncClient, thread_id: str) -> str:
-    return (await client.get(f"/reports/{thread_id}")).json()["status"]
+    return (await client.get(f"/threads/{thread_id}")).json()["status"]
 
 
 def make(
@@ -158,10 +166,15 @@ async def test_a_request_for_a_busy_thread_gets_409_and_no_second_run(
         await wait_until(lambda: is_writing(client, dsn))
         second = await make(client)
         assert second.status_code == 409
-        assert second.json() == {
+        answer = second.json()
+        since = datetime.fromisoformat(answer.pop("holder")["since"])
+        assert since <= datetime.now(UTC)
+        assert answer == {
+            "title": "Conflict",
+            "status": 409,
+            "detail": "another run has this thread now",
             "error": "WorkflowAlreadyRunningError",
             "thread_id": "monday",
-            "detail": "another run advances this thread at the moment",
         }
         assert (await first).json() == {
             "text": "tides: note 1\ntides: note 2\ntides: note 3",
@@ -231,7 +244,7 @@ async def test_the_service_tells_no_client_the_text_of_a_nodes_error(
         with pytest.raises(ConnectionError):
             await graph.ainvoke({}, {"configurable": {"thread_id": "monday"}})
     async with service.client() as client:
-        answer = await client.get("/reports/monday")
+        answer = await client.get("/threads/monday")
         assert answer.json()["status"] == "failed"
         assert "internal" not in answer.text
 
@@ -243,3 +256,34 @@ async def test_the_same_idempotency_key_makes_a_report_once(service: Service) ->
             texts.append((await make(client, topic, **{"Idempotency-Key": key})).json()["text"][:5])
         assert texts == ["tides", "tides", "moons"]
         assert (await make(client, "moons", **{"Idempotency-Key": "a"})).status_code == 422
+
+
+async def test_two_worker_processes_run_a_thread_once_and_other_threads_at_the_same_time(
+    start: Start, dsn: str
+) -> None:
+    service = Service(start, dsn, program=REPOSITORY / "tests" / "programs" / "web_workers.py")
+    await service.up(says="Application startup complete", times=2)
+    try:
+        async with service.client() as client:
+            processes = set[int]()
+
+            async def post(thread_id: str) -> int:
+                async with service.client() as alone:  # a connection of its own
+                    answer = await alone.post(f"/reports/{thread_id}", json={"topic": "tides"})
+                    return answer.status_code
+
+            async def both() -> bool:
+                async with service.client() as alone:
+                    processes.add((await alone.get("/process")).json())
+                return len(processes) == 2
+
+            await wait_until(both)
+            first = make(client)
+            await wait_until(lambda: is_writing(client, dsn))
+            others = [post(f"t{number}") for number in range(4)]
+            same = [post("monday") for _ in range(6)]
+            codes = await asyncio.gather(*same, *others)
+            assert codes == [409] * 6 + [200] * 4
+            assert (await first).status_code == 200
+    finally:
+        await service.stop()

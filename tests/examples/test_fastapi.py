@@ -9,7 +9,8 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 import httpx
@@ -40,17 +41,17 @@ from aiodurable.errors import (
     ThreadPausedError,
     WorkflowAlreadyRunningError,
 )
-from aiodurable.fastapi import add_exception_handlers
-from aiodurable.models import ThreadStatus
+from aiodurable.integrations.fastapi import add_exception_handlers
+from aiodurable.models import LockHolder, ThreadStatus
 from tests.support.example_programs import REPOSITORY
 from tests.support.waiting import wait_until, within
 
 SECRET = "postgresql://db.internal, backend 4711"
 
 
-async def answer_to(error: Exception) -> httpx.Response:
+async def answer_to(error: Exception, *, show_holder: bool = False) -> httpx.Response:
     app = FastAPI()
-    add_exception_handlers(app)
+    add_exception_handlers(app, show_holder=show_holder)
 
     @app.get("/")
     async def fail() -> None:
@@ -86,10 +87,29 @@ async def test_an_error_is_answered_with_its_code_and_without_its_text(
 ) -> None:
     response = await answer_to(error)
     assert (response.status_code, response.headers.get("retry-after")) == (code, again)
-    assert response.json().keys() == {"error", "thread_id", "detail"}
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json().keys() == {"title", "status", "detail", "error", "thread_id"}
+    assert response.json()["status"] == code
     assert (response.json()["error"], response.json()["thread_id"]) == (type(error).__name__, "t")
     assert "internal" not in response.text
     assert "4711" not in response.text
+
+
+HOLDER = LockHolder(
+    1, 2, "aiodurable:locks@web1.internal:4711", "10.0.0.1", datetime(2026, 1, 2, tzinfo=UTC)
+)
+
+
+@pytest.mark.parametrize(("show_holder", "process"), [(False, {}), (True, "web1.internal:4711")])
+async def test_a_busy_thread_says_since_when_and_only_on_request_who_has_it(
+    show_holder: bool, process: Any
+) -> None:
+    since = datetime(2026, 3, 4, tzinfo=UTC)
+    error = WorkflowAlreadyRunningError(SECRET, thread_id="t", holder=HOLDER, since=since)
+    response = await answer_to(error, show_holder=show_holder)
+    holder = response.json()["holder"]
+    assert datetime.fromisoformat(holder.pop("since")) == since
+    assert holder == (process and {"process": process})
 
 
 async def test_a_database_that_stays_away_is_answered_with_when_to_come_back() -> None:
@@ -148,7 +168,7 @@ async def test_a_question_that_json_cannot_carry_is_shown_as_text(value: Any) ->
 
 
 def test_without_fastapi_the_import_says_what_to_install() -> None:
-    program = "import sys; sys.modules['fastapi'] = None; import aiodurable.fastapi"
+    program = "import sys; sys.modules['fastapi'] = None; import aiodurable.integrations.fastapi"
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
@@ -165,6 +185,7 @@ class Report(TypedDict):
 
 
 writing: dict[str, asyncio.Event] = {}
+allowed: dict[str, asyncio.Event] = {}
 
 
 async def outline(state: Report) -> dict[str, Any]:
@@ -176,7 +197,9 @@ async def write(state: Report) -> dict[str, Any]:
         interrupt(math.nan)
     if state["topic"] == "slow":
         writing["monday"].set()
-        await asyncio.Event().wait()  # for ever
+        await allowed["monday"].wait()
+    if state["topic"] == "broken":
+        raise ConnectionError(SECRET)
     return {"text": f"all about {state['topic']}"}
 
 
@@ -192,7 +215,7 @@ async def client(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[htt
     for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         if not block.startswith("async with"):
             exec(block, typed)
-    writing["monday"] = asyncio.Event()
+    writing["monday"], allowed["monday"] = asyncio.Event(), asyncio.Event()
     async with (
         served(typed["app"]) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
@@ -231,16 +254,91 @@ async def test_a_thread_id_that_cannot_be_stored_is_422(
         assert (await client.post(path, params={"topic": "tides"})).status_code == 422
 
 
-async def test_a_stream_is_server_sent_events(client: httpx.AsyncClient) -> None:
+def events_in(text: str) -> list[dict[str, str]]:
+    return [
+        dict(line.split(": ", 1) for line in event.splitlines() if not line.startswith(":"))
+        for event in text.strip().split("\n\n")
+    ]
+
+
+async def test_a_stream_is_server_sent_events_that_no_proxy_keeps(
+    client: httpx.AsyncClient,
+) -> None:
     response = await client.post("/reports/monday/stream", params={"topic": "tides"})
     assert response.headers["content-type"].startswith("text/event-stream")
-    events = [
-        dict(line.split(": ", 1) for line in event.splitlines())
-        for event in response.text.strip().split("\n\n")
-    ]
-    assert [event["event"] for event in events] == ["update", "update", "end"]
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["x-accel-buffering"] == "no"
+    events = events_in(response.text)
+    assert [event["event"] for event in events] == ["updates", "updates", "end"]
     assert json.loads(events[1]["data"]) == {"write": {"text": "all about tides"}}
-    assert json.loads(events[2]["data"]) == {"status": "complete"}
+    assert json.loads(events[2]["data"]) == {"status": "complete", "interrupts": []}
+    assert len({event["id"] for event in events}) == 3
+
+
+async def test_a_client_that_reconnects_goes_on_with_its_run_until_it_has_the_end(
+    client: httpx.AsyncClient,
+) -> None:
+    topic, ids = {"topic": "slow"}, list[str]()
+    async with client.stream("POST", "/reports/monday/stream", params=topic) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("id: "):
+                ids.append(line.removeprefix("id: "))
+                break
+        await within(60, writing["monday"].wait(), what="the report to be in writing")
+
+    async def paused() -> bool:
+        return (await get_checkpoint_status("monday")).status is ThreadStatus.PAUSED
+
+    await wait_until(paused)
+    left = await get_checkpoint_status("monday")
+    allowed["monday"].set()
+    again = await client.post(
+        "/reports/monday/stream", params=topic, headers={"last-event-id": ids[0]}
+    )
+    events = events_in(again.text)
+    assert [event["event"] for event in events] == ["updates", "end"]
+    assert (await get_checkpoint_status("monday")).run_id == left.run_id
+    done = await client.post(
+        "/reports/monday/stream", params=topic, headers={"last-event-id": events[-1]["id"]}
+    )
+    assert (done.status_code, done.text) == (204, "")
+
+
+async def test_a_stream_that_fails_ends_with_a_problem_without_the_errors_text(
+    client: httpx.AsyncClient,
+) -> None:
+    response = await client.post("/reports/monday/stream", params={"topic": "broken"})
+    last = events_in(response.text)[-1]
+    assert last["event"] == "problem"
+    assert json.loads(last["data"]) == {"title": "Internal Server Error", "status": 500}
+    assert last["id"].endswith(":end")
+    assert SECRET not in response.text
+
+
+async def test_the_status_route_shows_the_questions_and_not_the_error(
+    client: httpx.AsyncClient,
+) -> None:
+    missing = await client.get("/threads/monday")
+    assert (missing.status_code, missing.json()["error"]) == (404, "ThreadNotFoundError")
+    await client.post("/reports/monday", params={"topic": "ask"})
+    response = await client.get("/threads/monday")
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json()["status"] == "interrupted"
+    assert [asked["value"] for asked in response.json()["interrupts"]] == ["NaN"]
+    with suppress(httpx.HTTPError):
+        await client.post("/reports/friday", params={"topic": "broken"})
+    response = await client.get("/threads/friday")
+    assert response.json()["status"] == "failed"
+    assert SECRET not in response.text
+
+
+async def test_the_same_idempotency_key_runs_once(client: httpx.AsyncClient) -> None:
+    for topic, key, code in [("tides", "a", 200), ("tides", "a", 200), ("moons", "a", 422)]:
+        response = await client.post(
+            "/reports/monday", params={"topic": topic}, headers={"idempotency-key": key}
+        )
+        assert response.status_code == code
+    assert (await get_checkpoint_status("monday")).run_id == "monday/a"
 
 
 async def test_a_stream_of_a_busy_thread_is_409_before_its_first_byte(

@@ -1,24 +1,14 @@
-"""FastAPI: what aiodurable's errors mean over HTTP. Needs `aiodurable[fastapi]`; nothing else in
-aiodurable imports it.
-
-An app opens its `Durable` in its lifespan and installs it, which makes it the current one of all
-requests: examples/fastapi_app.py.
-"""
+"""aiodurable's errors as HTTP answers, in the form of RFC 9457 (problem+json)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
 
-try:
-    from fastapi import FastAPI, Request, status
-    from fastapi.responses import JSONResponse
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"aiodurable.fastapi needs FastAPI ({error}): pip install 'aiodurable[fastapi]'",
-        name=error.name,
-    ) from error
+from fastapi import FastAPI, Request, status
+from fastapi.responses import JSONResponse
 
 from aiodurable.errors import (
     AiodurableError,
@@ -28,6 +18,7 @@ from aiodurable.errors import (
     GraphChangedError,
     InvalidArgumentError,
     LeaseLostError,
+    LockBusyError,
     LockCapacityError,
     LockTimeoutError,
     NothingToAnswerError,
@@ -36,6 +27,7 @@ from aiodurable.errors import (
     ResultPrunedError,
     RunCancelledError,
     RunInProgressError,
+    RunNotFoundError,
     ThreadCompleteError,
     ThreadExistsError,
     ThreadInterruptedError,
@@ -46,23 +38,24 @@ from aiodurable.errors import (
 )
 from aiodurable.jsonable import jsonable
 
-__all__ = ["add_exception_handlers"]
+__all__ = ["LATER", "add_exception_handlers", "problem", "problem_response"]
 
 _CONFLICT = status.HTTP_409_CONFLICT
-_LATER = status.HTTP_503_SERVICE_UNAVAILABLE
-_ANSWERS: dict[type[AiodurableError], tuple[int, str]] = {
+LATER: Final = status.HTTP_503_SERVICE_UNAVAILABLE
+_ANSWERS: Final[Mapping[type[AiodurableError], tuple[int, str]]] = {
     InvalidArgumentError: (422, "an argument cannot be used"),
     ThreadNotFoundError: (status.HTTP_404_NOT_FOUND, "nothing is known of this thread"),
+    RunNotFoundError: (status.HTTP_404_NOT_FOUND, "nothing is known of this run"),
     CheckpointNotFoundError: (status.HTTP_404_NOT_FOUND, "this thread has no such checkpoint"),
     ResultPrunedError: (status.HTTP_410_GONE, "the result of this run is not stored any more"),
-    WorkflowAlreadyRunningError: (_CONFLICT, "another run advances this thread at the moment"),
-    LockTimeoutError: (_CONFLICT, "another run advances this thread still"),
+    WorkflowAlreadyRunningError: (_CONFLICT, "another run has this thread now"),
+    LockTimeoutError: (_CONFLICT, "another run still has this thread"),
     ThreadInterruptedError: (_CONFLICT, "this thread waits for an answer"),
     ThreadPausedError: (
         _CONFLICT,
-        "this thread was stopped on purpose and goes on only when a person says so",
+        "this thread was stopped on purpose; it resumes on request",
     ),
-    NothingToAnswerError: (_CONFLICT, "this thread asks nothing"),
+    NothingToAnswerError: (_CONFLICT, "this thread has no open question"),
     AlreadyAnsweredError: (_CONFLICT, "this question was answered before"),
     RunInProgressError: (_CONFLICT, "this thread has a run that is not finished"),
     ThreadCompleteError: (_CONFLICT, "this thread is complete"),
@@ -71,61 +64,88 @@ _ANSWERS: dict[type[AiodurableError], tuple[int, str]] = {
     RunCancelledError: (_CONFLICT, "this run was cancelled"),
     GraphChangedError: (_CONFLICT, "the graph of this thread has changed since it began"),
     LeaseLostError: (
-        _LATER,
+        LATER,
         "the run was stopped because its lease was lost; its last checkpoint is kept",
     ),
-    LockCapacityError: (_LATER, "the database's lock table is full at the moment"),
+    LockCapacityError: (LATER, "the database's lock table is full at the moment"),
     OutOfResourcesError: (
-        _LATER,
+        LATER,
         "the database, or this server, has run out of something it needs",
     ),
-    PostgresUnavailableError: (_LATER, "the database is away"),
-    CircuitOpenError: (_LATER, "the database has been away for a while"),
+    PostgresUnavailableError: (LATER, "the database is unavailable"),
+    CircuitOpenError: (LATER, "the database has been unavailable for a while"),
 }
-"""The errors a caller can cause or wait out. All others are the server's own fault and stay a 500.
+"""The errors that a client can cause or wait out. All others are the server's fault: 500.
 
 Never the error's own text: it names hosts, processes and databases, which are no business of an
 HTTP client.
 """
 
 
-def add_exception_handlers(app: FastAPI) -> None:
-    """Answer aiodurable's errors with JSON: `error` (the class), `thread_id`, `detail`.
+def add_exception_handlers(app: FastAPI, *, show_holder: bool = False) -> None:
+    """Answer aiodurable's errors with `application/problem+json`: `title`, `status`, `detail`,
+    `error` (the class) and `thread_id`.
 
-    422 for a bad argument (named by `argument`); 404 for an unknown thread; 409 for one that is
-    busy, or that waits for an answer (then with its open questions as `interrupts`: `id` and
-    `value`; what JSON does not have is shown in words); 503 with `Retry-After` (1 second, or what
-    the error says) where the same request may succeed in a moment.
+    422 for a bad argument (named by `argument`); 404 for an unknown thread, run or checkpoint; 409
+    for a thread that is busy (`holder`: `since`), or that waits for an answer (`interrupts`: the
+    open questions, `id` and `value`; values that JSON lacks are shown as text); 503 with
+    `Retry-After` where the same request may succeed later.
 
     Args:
-        app: whose handlers are added; handlers of your own for subclasses of these errors go first.
+        app: whose handlers are added; your own handlers for subclasses of these errors go first.
+        show_holder: whether `holder` has `process` too, `host:pid`: for clients inside your own
+            network.
     """
-    for kind, (code, detail) in _ANSWERS.items():
-        app.add_exception_handler(kind, _handler(code, detail))
 
-
-def _handler(code: int, detail: str) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
     async def handle(_: Request, error: Exception) -> JSONResponse:
-        thread_id = error.thread_id if isinstance(error, AiodurableError) else None
-        content: dict[str, Any] = {
-            "error": type(error).__name__,
-            "thread_id": thread_id,
-            "detail": detail,
-        }
-        match error:
-            case ThreadInterruptedError():
-                content["interrupts"] = [
-                    {"id": asked.id, "value": asked.value} for asked in error.interrupts
-                ]
-            case ThreadPausedError():
-                content |= {"reason": error.reason, "pending": list(error.pending)}
-            case InvalidArgumentError():
-                content["argument"] = error.argument
-            case _:
-                pass
-        after = math.ceil(error.retry_after_s) if isinstance(error, CircuitOpenError) else 0
-        by_itself = not isinstance(error, OutOfResourcesError) or error.resource != "disk"
-        headers = {"Retry-After": str(max(1, after))} if code == _LATER and by_itself else None
-        return JSONResponse(jsonable(content), code, headers=headers)
+        return problem_response(error, show_holder=show_holder)
 
-    return handle
+    for kind in _ANSWERS:
+        app.add_exception_handler(kind, handle)
+
+
+def problem_response(error: Exception, *, show_holder: bool = False) -> JSONResponse:
+    """The answer to an error."""
+    code, content, headers = problem(error, show_holder=show_holder)
+    return JSONResponse(content, code, headers=headers, media_type="application/problem+json")
+
+
+def problem(
+    error: Exception, *, show_holder: bool = False
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, content and headers of the answer to an error; 500 without details for one that is
+    the server's own.
+    """
+    found = next((_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS), None)
+    if found is None or not isinstance(error, AiodurableError):
+        return 500, {"title": HTTPStatus(500).phrase, "status": 500}, {}
+    code, detail = found
+    content = {
+        "title": HTTPStatus(code).phrase,
+        "status": code,
+        "detail": detail,
+        "error": type(error).__name__,
+        "thread_id": error.thread_id,
+        **_members(error, show_holder=show_holder),
+    }
+    after = math.ceil(error.retry_after_s) if isinstance(error, CircuitOpenError) else 0
+    passes = not isinstance(error, OutOfResourcesError) or error.resource != "disk"
+    headers = {"Retry-After": str(max(1, after))} if code == LATER and passes else {}
+    return code, jsonable(content), headers
+
+
+def _members(error: AiodurableError, *, show_holder: bool) -> dict[str, Any]:
+    """What a client needs to react to this kind of error."""
+    match error:
+        case ThreadInterruptedError():
+            questions = [{"id": asked.id, "value": asked.value} for asked in error.interrupts]
+            return {"interrupts": questions}
+        case ThreadPausedError():
+            return {"reason": error.reason, "pending": list(error.pending)}
+        case InvalidArgumentError():
+            return {"argument": error.argument}
+        case LockBusyError() if error.holder is not None:
+            process = {"process": error.holder.process} if show_holder else {}
+            return {"holder": {"since": error.since, **process}}
+        case _:
+            return {}

@@ -25,7 +25,7 @@ from fastapi import FastAPI
 from aiodurable.current import needs_resume
 from aiodurable.durable import Durable
 from aiodurable.errors import AiodurableError, WorkflowAlreadyRunningError
-from aiodurable.fastapi import add_exception_handlers
+from aiodurable.integrations.fastapi import add_exception_handlers
 from aiodurable.jsonable import jsonable
 from tests.support.hostile_rows import GRAPHS, OBEYED, fill, traces_in
 from tests.support.terminal import written_to_a_terminal

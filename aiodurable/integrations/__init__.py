@@ -1,0 +1,1 @@
+"""Integrations with web frameworks. Each needs an extra; nothing else in aiodurable imports it."""
