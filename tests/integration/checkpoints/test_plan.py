@@ -90,7 +90,7 @@ async def test_the_commit_finds_a_fence_by_its_key_also_in_an_empty_table(
         2 if "replaced AS" in query else 1
     )
     types += [*["text[]"] * 4, "int[]", "text[]", "bigint[]"] * ("lost AS" in query)
-    types += ["text[]"] * (2 if "taken AS" in query else 0)
+    types += ["text[]"] * (2 if "consumed AS" in query else 0)
     await link.fetch(f"PREPARE c ({', '.join(types)}) AS {query}")
     plan = "\n".join(
         row[0]
