@@ -1,4 +1,4 @@
-"""`Durable`: opens the services and runs threads. Also keeps which `Durable` is the current one."""
+"""`Durable`, the entry point: opens the services and runs threads. Also the current `Durable`."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ __all__ = [
 ]
 
 _entered: ContextVar[tuple[Durable, ...]] = ContextVar("aiodurable entered", default=())
-"""Those that this task, or the one that started it, is inside of (`async with`); the innermost
-last.
+"""The `Durable`s whose `async with` surrounds this task, or surrounded the task that started it;
+the innermost is last.
 """
 _installed: WeakKeyDictionary[asyncio.AbstractEventLoop, Durable] = WeakKeyDictionary()
 """The default of each event loop."""
@@ -64,33 +64,32 @@ class Durable:
     Args:
         dsn: where Postgres is; None: `AIODURABLE_DSN`, `DATABASE_URL`, or libpq's `PG*` variables,
             in this order.
-        password: a function, async or not, that returns the password of one new connection, such
-            as the access token of a managed Postgres. Called at each try to connect, to
-            `settings.lock_dsn` too. None: the password of the DSN.
-        graphs: the graphs by the names under which runs are recorded: builders, compiled graphs or
+        password: a function, async or not, that returns the password of a new connection, such as
+            the access token of a managed Postgres. Called for each attempt to connect, also to
+            `settings.lock_dsn`. None: the password of the DSN.
+        graphs: the graphs by the names that the ledger records: builders, compiled graphs or
             entrypoints.
-        settings: how to work; None: `Settings.from_env()`.
+        settings: the settings; None: `Settings.from_env()`.
         observers: called with every event; see `aiodurable.events`.
-        serde: how states and the inputs in the ledger are serialised, such as LangGraph's
-            `EncryptedSerializer`; None: as its stock savers do it.
-        renamed: nodes that have another name now, old names to new ones, or by graph: `{"report":
-            {"pay": "charge"}}`. Threads that stand before the old name go on with the new node; see
-            docs/howto/deploys.md.
+        serde: the serializer of states and of the inputs in the ledger, such as LangGraph's
+            `EncryptedSerializer`; None: that of LangGraph's savers.
+        renamed: renamed nodes, old names to new ones, or by graph: `{"report": {"pay": "charge"}}`.
+            Threads that would run the old node next run the new one; see docs/howto/deploys.md.
 
-    Opening makes or migrates the tables (unless `settings.auto_migrate` is False) and opens the
-    pools. Inside its `async with` it is the current one, which the free functions use: for that
-    task, and the tasks started there. For all others of the event loop, such as the requests of a
-    web server, `install` it. Closing takes at most `settings.close_timeout_s` seconds for each
-    service.
+    Opening creates or migrates the tables (unless `settings.auto_migrate` is False) and opens the
+    pools. Inside its `async with`, this is the current `Durable` of that task and the tasks that it
+    starts; the free functions use the current one. For other tasks of the event loop, such as the
+    requests of a web server, call `install`. Closing takes at most `settings.close_timeout_s`
+    seconds per service.
 
     Raises (on opening):
-        ConfigurationError: no DSN, one that cannot be read, a graph that cannot be run, or another
-            namespace than that of these tables.
-        PostgresUnavailableError: Postgres is away or refuses; with `settings.startup_timeout_s`,
-            all that time.
+        ConfigurationError: there is no DSN, it is invalid, a graph cannot be run, or the tables
+            have another namespace.
+        PostgresUnavailableError: Postgres cannot be reached or refuses the connection; with
+            `settings.startup_timeout_s`, for all that time.
         SchemaMismatchError: the tables are newer than this library, or missing with
             `auto_migrate=False`.
-        SessionLocksUnsupportedError: the connection for the locks cannot hold them.
+        SessionLocksUnsupportedError: the connection for locks cannot hold session locks.
     """
 
     def __init__(
@@ -145,16 +144,16 @@ class Durable:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        # Not ContextVar.reset(): the exit may come in another context than the entry, and not in
-        # reverse order.
+        # Not ContextVar.reset(): the exit may run in another context than the entry, and in another
+        # order.
         _entered.set(tuple(durable for durable in _entered.get() if durable is not self))
         await self.aclose()
 
     async def open(self) -> None:
-        """Open the services; see the class. Idempotent. Makes this nobody's current one: see
+        """Open the services; see the class. Idempotent. It does not become the current one: see
         `install`.
         """
-        # of two at once the second would leave the first one's services open for ever
+        # Without the lock, the second of two concurrent calls would leak the first one's services.
         async with self._opening:
             if self._stack is not None:
                 return
@@ -262,11 +261,11 @@ class Durable:
             await stack.aclose()
 
     def install(self) -> Self:
-        """Make this the default of the event loop, for every task that is in no `async with
-        Durable(…)`, until it closes.
+        """Make this the default of the event loop until it closes, for every task outside of
+        `async with Durable(…)`.
 
-        For web servers and test fixtures: their requests and tests are not tasks of the one that
-        opens the `Durable`.
+        For web servers and test fixtures, whose requests and tests run in other tasks than the one
+        that opens the `Durable`.
 
         Raises:
             ClosedError: this `Durable` is not open.
@@ -281,9 +280,8 @@ class Durable:
             )
         if _installed.setdefault(loop, self) is not self:
             raise ConfigurationError(
-                f"cannot install this Durable: that of {_installed[loop].dsn.safe} is installed in"
-                " this event loop already; close it first, or pass durable= where you mean"
-                " this one"
+                f"cannot install this Durable: that of {_installed[loop].dsn.safe} is already"
+                " installed in this event loop; close it first, or pass durable= to use this one"
             )
         return self
 
@@ -294,9 +292,7 @@ class Durable:
 
     @property
     def checkpointer(self) -> DurableSaver:
-        """The saver every graph of this `Durable` writes through; may be given to
-        `StateGraph.compile`.
-        """
+        """The saver of every graph of this `Durable`; may be passed to `StateGraph.compile`."""
         return self._opened().checkpoints.get_checkpointer()
 
     @property
@@ -308,14 +304,12 @@ class Durable:
 
     @property
     def runs(self) -> Runs:
-        """The runs of the database: accept them for workers, look at them, wait for and cancel
-        them.
-        """
+        """The runs of the database: accept them for workers, read, await and cancel them."""
         return self._runs
 
     @property
     def queues(self) -> Queues:
-        """The queues of the database: look at them, pause, resume and limit them."""
+        """The queues of the database: read, pause, resume and limit them."""
         return self._queues
 
     @property
@@ -324,7 +318,7 @@ class Durable:
         return self._opened().locks
 
     def health(self) -> Health:
-        """How this `Durable` is, as the process knows it: at once, without asking Postgres. Raises
+        """The health of this `Durable`, as the process knows it, without a query. Raises
         `ClosedError`.
         """
         return health(self._opened())
@@ -378,20 +372,20 @@ class Durable:
         Args:
             thread_id: the thread, 1 to 512 bytes in UTF-8.
             graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
-            run_id: names what is to be done; the same run_id never runs twice: it resumes, or
-                returns the stored result.
-            on_busy: "reject": at once or `WorkflowAlreadyRunningError`; "wait": until the thread is
-                free.
-            timeout: seconds to wait at most, with "wait"; None: as long as it takes.
-            config: a LangGraph config to run with (callbacks, tags, recursion_limit, configurable
-                values of your own).
-            context: the graph's run context. It is stored with the run, so that a resumption
-                elsewhere sees it.
+            run_id: the id of the run. A run_id never runs twice: the second call resumes it or
+                returns its stored result.
+            on_busy: what to do if the thread is busy: "reject" raises
+                `WorkflowAlreadyRunningError`, "wait" waits.
+            timeout: seconds to wait at most, with "wait"; None: without a limit.
+            config: a LangGraph config (callbacks, tags, recursion_limit, your own configurable
+                values).
+            context: the graph's run context. The ledger stores it, so that a resumption in another
+                process has it.
 
         Raises (on entering):
-            WorkflowAlreadyRunningError: another run advances the thread; says who and since when.
+            WorkflowAlreadyRunningError: another run holds the thread; the error names its holder.
             LockTimeoutError: the thread did not become free in time.
-            InvalidArgumentError: thread_id, run_id, config or an option cannot be used.
+            InvalidArgumentError: thread_id, run_id, config or an option is invalid.
             ConfigurationError, GraphNotRegisteredError: the graph cannot be used.
             ClosedError: this `Durable` is not open.
         Raises (out of the body):
@@ -420,19 +414,18 @@ class Durable:
         """A worker that executes accepted runs: `async with durable.work() as worker: await
         worker.run_forever()`.
 
-        It claims the runs of `durable.runs.create` whose graphs this `Durable` has, tries again
-        what failed, and goes on with runs whose process died, those of `run` too. Any number of
-        workers on any number of hosts share the work.
+        It claims the runs of `durable.runs.create` whose graphs this `Durable` has, retries failed
+        runs, and resumes runs whose process died, also those of `run`. Any number of workers on any
+        number of hosts share the work.
 
         Args:
-            queues: those it serves.
-            concurrency: how many runs at a time.
-            drain_timeout_s: how long runs may go on to their next superstep when it stops.
-            retry_policy: when a run is tried again that was accepted without a policy of its own;
-                or by graph.
+            queues: the queues that it serves.
+            concurrency: runs at a time, at most.
+            drain_timeout_s: seconds that runs get to reach their next superstep when it stops.
+            retry_policy: the policy for runs that were accepted without one; or policies by graph.
 
         Raises:
-            InvalidArgumentError: an argument cannot be used.
+            InvalidArgumentError: an argument is invalid.
         Raises (on entering):
             ConfigurationError: this `Durable` has no graphs by name.
             ClosedError: it is not open.
@@ -462,10 +455,10 @@ class Durable:
     def wrap(
         self, graph: Graph, *, on_busy: OnBusy = "reject", timeout: float | None = None
     ) -> Any:
-        """A graph whose `ainvoke`, `astream` and `aget_state` take LangGraph's own config, and run
-        durably.
+        """A graph that runs durably. Its `ainvoke`, `astream` and `aget_state` take LangGraph's own
+        config.
 
-        For an app that calls a graph already: its calls stay as they are. May be made before this
+        For an app that already calls a graph: its calls do not change. May be created before this
         `Durable` is open. See docs/howto/adopt-an-app.md.
 
         Args:
@@ -477,19 +470,19 @@ class Durable:
     def hold(
         self, thread_id: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
     ) -> AbstractAsyncContextManager[ThreadLease]:
-        """Hold the lease of a thread without running it; no run of it can start meanwhile. Raises
-        as `run` does.
+        """Hold the lease of a thread without running it, so that no run of it can start. Raises
+        what `run` raises.
         """
         return acquire_lease(self._opened(), thread_id, on_busy=on_busy, timeout=timeout)
 
 
 def current() -> Durable | None:
-    """The `Durable` whose `async with` this task was started in, the innermost; else the one
+    """The innermost `Durable` whose `async with` surrounds this task; else the one that is
     installed in the event loop.
 
     Raises:
-        ClosedError: that one is closed, or open in another event loop; another database must not
-            take its place.
+        ClosedError: that one is closed, or open in another event loop. No other one may replace it,
+            because it could lead to another database.
     """
     loop = asyncio.get_running_loop()
     entered = _entered.get()
