@@ -113,7 +113,9 @@ def test_no_value_that_may_be_a_secret_is_shown(option: str) -> None:
 # ---- the configuration --------------------------------------------------------------------------
 
 
-async def test_settings_that_break_each_other(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_settings_that_break_each_other_are_a_failure(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIODURABLE_LEASE_TTL_S", "1")
     found = (await examined(dsn))["settings"]
     assert found.grade == "fail"
@@ -123,7 +125,7 @@ async def test_settings_that_break_each_other(dsn: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "value"), [("LEASE_HEARTBEAT_S", "0.1"), ("RECOVERY_GRACE_S", "60")]
 )
-async def test_settings_that_are_unwise(
+async def test_unwise_settings_are_a_warning_that_names_them(
     dsn: str, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"AIODURABLE_{name}", value)
@@ -132,7 +134,7 @@ async def test_settings_that_are_unwise(
     assert name.lower() in str(found.advice)
 
 
-async def test_a_dsn_that_cannot_be_read() -> None:
+async def test_a_dsn_that_cannot_be_read_is_a_failure_that_hides_it() -> None:
     found = await examined("postgresql://app:se%cret@host/app")
     assert found["dsn"].grade == "fail"
     assert "cret" not in str(found["dsn"])
@@ -149,20 +151,22 @@ async def test_a_process_that_builds_what_a_row_names(monkeypatch: pytest.Monkey
     assert "unset AIODURABLE_STRICT_MSGPACK" in str(permissive.advice)
 
 
-async def test_an_option_that_asyncpg_goes_without(dsn: str) -> None:
+async def test_an_option_that_asyncpg_ignores_is_a_warning(dsn: str) -> None:
     found = (await examined(make_conninfo(dsn, keepalives_idle="30")))["dsn"]
     assert found.grade == "warn"
     assert "keepalives_idle" in found.found
 
 
-async def test_a_certificate_that_is_not_there(dsn: str) -> None:
+async def test_a_missing_certificate_is_a_failure_of_both_drivers(dsn: str) -> None:
     found = await examined(
         make_conninfo(dsn, sslmode="verify-full", sslrootcert="system", sslcert="/no/such.crt")
     )
     assert found["dsn"].grade == found["asyncpg"].grade == "fail"
 
 
-async def test_a_direct_dsn_that_cannot_be_read(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_direct_dsn_that_cannot_be_read_is_a_failure(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIODURABLE_LOCK_DSN", "nonsense")
     assert (await examined(dsn))["lock_dsn"].grade == "fail"
 
@@ -171,7 +175,9 @@ async def test_a_direct_dsn_that_cannot_be_read(dsn: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("wrong", [{"dbname": "nowhere"}, {"user": "nobody_here"}])
-async def test_a_database_or_role_that_is_not_there(dsn: str, wrong: dict[str, str]) -> None:
+async def test_a_missing_database_or_role_is_a_failure_of_both_drivers(
+    dsn: str, wrong: dict[str, str]
+) -> None:
     found = await examined(make_conninfo(dsn, **wrong))
     assert found["psycopg"].grade == found["asyncpg"].grade == "fail"
     assert "schema" not in found, "no check of a server that cannot be reached"
@@ -207,21 +213,23 @@ async def test_a_direct_way_that_needs_none_beside_it(
     assert "not needed" in (await examined(dsn))["pooling"].found
 
 
-async def test_two_ways_to_two_databases(
+async def test_a_direct_dsn_to_another_database_is_a_failure(
     dsn: str, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIODURABLE_LOCK_DSN", empty_dsn)
     assert (await examined(dsn))["same database"].grade == "fail"
 
 
-async def test_a_standby() -> None:
+async def test_a_standby_is_a_failure_that_names_target_session_attrs() -> None:
     with standby_server() as standby:
         found = await examined(standby)
     assert found["primary"].grade == found["locks"].grade == "fail"
     assert "target_session_attrs" in str(found["primary"].advice)
 
 
-async def test_a_server_that_bears_silence(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_keeps_silent_sessions_is_a_failure(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace_statement(monkeypatch, connectivity, "fall_silent", "SELECT $1")
     monkeypatch.setattr(connectivity, "_PATIENCE_S", 0.5)
     found = (await examined(dsn))["silence"]
@@ -242,7 +250,7 @@ async def test_a_server_that_bears_silence(dsn: str, monkeypatch: pytest.MonkeyP
         ("timeouts", "idle_session_timeout", "20s", "warn"),
     ],
 )
-async def test_a_setting_that_hurts(
+async def test_a_harmful_setting_of_the_server_is_a_finding_that_names_it(
     dsn: str, admin: psycopg.Connection[Any], check: str, setting: str, value: str, grade: str
 ) -> None:
     alter(admin, dsn, setting, value)
@@ -315,7 +323,9 @@ async def test_a_clock_that_is_wrong(database: PsycopgPool, seconds: int) -> Non
 # ---- tables and rights --------------------------------------------------------------------------
 
 
-async def test_tables_that_are_missing(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_tables_are_a_warning_or_a_failure_without_auto_migrate(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert (await examined(empty_dsn))["schema"].grade == "warn"
     monkeypatch.setenv("AIODURABLE_AUTO_MIGRATE", "false")
     found = (await examined(empty_dsn))["schema"]
@@ -323,7 +333,7 @@ async def test_tables_that_are_missing(empty_dsn: str, monkeypatch: pytest.Monke
     assert "aiodurable migrate" in found.found
 
 
-async def test_tables_that_are_newer(dsn: str, database: PsycopgPool) -> None:
+async def test_tables_of_a_newer_version_are_a_failure(dsn: str, database: PsycopgPool) -> None:
     await database.execute(
         "INSERT INTO aiodurable_migrations (version, name) VALUES (999, 'later')"
     )
@@ -339,7 +349,9 @@ def poor(admin: psycopg.Connection[Any]) -> Iterator[str]:
     admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
-async def test_a_role_without_rights(dsn: str, empty_dsn: str, poor: str) -> None:
+async def test_a_role_without_rights_is_a_failure_that_names_one(
+    dsn: str, empty_dsn: str, poor: str
+) -> None:
     found = await examined(make_conninfo(dsn, user=poor, password="poor"))
     assert found["rights"].grade == "fail"
     assert "INSERT on checkpoints" in found["rights"].found

@@ -143,7 +143,7 @@ async def test_a_full_lock_table_is_an_error_of_reads_too(
         assert isinstance(await raised(run(durable, "full")), LockCapacityError)
 
 
-async def test_without_a_connection_left_opening_tells(small: str) -> None:
+async def test_without_a_connection_left_opening_says_so(small: str) -> None:
     connections: list[asyncpg.Connection] = []
     try:
         with pytest.raises(asyncpg.TooManyConnectionsError):
@@ -177,7 +177,7 @@ asyncio.run(main())
 """
 
 
-def test_without_a_descriptor_left_opening_tells(dsn: str) -> None:
+def test_without_a_descriptor_left_opening_says_so(dsn: str) -> None:
     command = [sys.executable, "-c", WITHOUT_DESCRIPTORS, dsn]
     found = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     assert found.stdout.startswith("OutOfResourcesError descriptors "), found.stdout + found.stderr

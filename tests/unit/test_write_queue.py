@@ -148,7 +148,7 @@ async def test_a_batch_is_bounded_and_a_huge_write_goes_alone(
     assert seen == batches
 
 
-async def test_closing_tells_newcomers_and_hands_out_the_rest() -> None:
+async def test_closing_refuses_new_writes_and_returns_the_rest() -> None:
     queue = backlog(rows=1)
     await enter(queue, write("first"))
     second: Any = asyncio.create_task(enter(queue, write("second")))

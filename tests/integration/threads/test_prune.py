@@ -257,7 +257,7 @@ async def test_a_thread_with_a_delta_channel_is_refused_by_name(
     assert (await threads.prune(strategy="delete", older_than=NOW)).threads == 2
 
 
-async def test_a_killed_prune_goes_on_where_it_was(
+async def test_a_cancelled_prune_goes_on_where_it_was(
     dsn: str, saver: AsyncPostgresSaver, threads: Threads
 ) -> None:
     for n in range(6):
