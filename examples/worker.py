@@ -1,21 +1,18 @@
-"""A worker that finishes what others left unfinished and removes what is old, until it has to stop
-(Ctrl-C or SIGTERM).
+"""A worker: executes accepted runs, tries again what fails, goes on with what other processes left,
+and removes what is old, until it has to stop (Ctrl-C or SIGTERM).
 
-Any number of workers may do this on one database: what one of them holds is refused to the others,
-and one prunes."""
+Any number of workers may do this on one database; `aiodurable worker worker:graphs` does the same.
+"""
 
 import asyncio
-import random
-import signal
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TypedDict
 
 from database import database
 from langgraph.graph import START, StateGraph
 
-from aiodurable import AiodurableError, Durable, WorkflowCheckpoint, WorkflowExecutor, needs_resume
+from aiodurable import Durable, RetryPolicy, RunRecord
 
-MOST_ATTEMPTS, FIRST_WAIT, AT_ONCE = 5, timedelta(seconds=1), asyncio.Semaphore(10)
 troubles = {"mail server down"}
 
 
@@ -30,56 +27,44 @@ async def send_mail(state: Order) -> dict[str, bool]:
     return {"sent": True}
 
 
-order = StateGraph(Order).add_node(send_mail).add_edge(START, "send_mail")
+graphs = {"order": StateGraph(Order).add_node(send_mail).add_edge(START, "send_mail")}
 
 
-def is_due(thread: WorkflowCheckpoint) -> bool:
-    """Whether it may be tried now: 1, 2, 4… seconds after it failed, and not for ever."""
-    waited = datetime.now(UTC) - (thread.failed_at or datetime.min.replace(tzinfo=UTC))
-    return thread.attempts < MOST_ATTEMPTS and waited >= FIRST_WAIT * 2 ** (thread.attempts - 1)
+async def failed_once(durable: Durable, run_id: str) -> RunRecord:
+    while True:
+        run = await durable.runs.get(run_id)
+        if run.error is not None:
+            return run
+        await asyncio.sleep(0.05)
 
 
-async def resume(durable: Durable, thread_id: str) -> None:
-    async with AT_ONCE:
-        try:
-            if await needs_resume(thread_id, durable=durable):  # else another worker was faster
-                print(f"{thread_id}: now {await durable.threads.resume(thread_id)}", flush=True)
-        except Exception as error:  # held by another one; or a node's own: it is recorded, and tried again when it is due
-            print(f"{thread_id}: not now: {error!r}", flush=True)
-
-
-async def work(durable: Durable, stop: asyncio.Event) -> None:
-    """Resume what may go on without a person. A look costs a few pages of an index where there is
-    nothing to do.
-    """
-    stopping = asyncio.create_task(stop.wait())
-    while not stop.is_set():
-        try:
-            found = [
-                thread.thread_id async for thread in durable.threads.resumable() if is_due(thread)
-            ]
-            random.shuffle(found)  # so that many workers do not try the same ones in the same order
-            await asyncio.gather(*(resume(durable, thread_id) for thread_id in found))
-        except AiodurableError as error:  # Postgres is away
-            print(f"looking again: {error}", flush=True)
-        await asyncio.wait([stopping], timeout=FIRST_WAIT.total_seconds())
+async def take_orders(durable: Durable) -> None:
+    """What a web server would do: accept, and answer 202."""
+    orders = [
+        await durable.runs.create(f"order-{number}", "order", {"number": number})
+        for number in range(1, 4)
+    ]
+    for order in orders:  # a bad day: all of them fail at first, and wait to be tried again
+        run = await failed_once(durable, order.run_id)
+        print(f"{run.thread_id}: {run.error}, again at {run.scheduled_at:%H:%M:%S}", flush=True)
+    troubles.clear()
+    for order in orders:
+        print(f"{order.thread_id}: now {await durable.runs.wait(order.run_id)}", flush=True)
 
 
 async def main() -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with database() as dsn, Durable(dsn, graphs={"order": order}) as durable:
-        make = WorkflowExecutor("order", durable=durable).execute
-        orders = [make(f"order-{number}", {"number": number}) for number in range(1, 4)]
-        print(
-            await asyncio.gather(*orders, return_exceptions=True), flush=True
-        )  # a bad day: all of them fail
-        troubles.clear()
+    policy = RetryPolicy(max_attempts=5, initial_s=2.0)
+    async with (
+        database() as dsn,
+        Durable(dsn, graphs=graphs) as durable,
+        durable.work(concurrency=10, retry_policy=policy) as worker,
+    ):
+        ordering = asyncio.create_task(take_orders(durable))
         pruning = asyncio.create_task(
             durable.threads.prune_every(timedelta(hours=6), older_than=timedelta(days=30))
         )
-        await work(durable, stop)
+        await worker.run_forever(signals=True)
+        ordering.cancel()
         pruning.cancel()
 
 

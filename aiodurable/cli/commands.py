@@ -26,6 +26,7 @@ from aiodurable.cli.prune import prune
 from aiodurable.cli.retry import retry
 from aiodurable.cli.show import show
 from aiodurable.cli.status import status
+from aiodurable.cli.worker import worker
 from aiodurable.errors import AiodurableError
 
 __all__ = ["cli"]
@@ -90,5 +91,6 @@ for _command in (
     retry,
     show,
     status,
+    worker,
 ):
     cli.add_command(_command)

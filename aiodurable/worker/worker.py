@@ -119,6 +119,11 @@ class Worker:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.drain()
 
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The names of the graphs that it has."""
+        return tuple(bound.name for bound in self._opened().graphs.registered if bound.name)
+
     async def run_forever(self, *, signals: bool = False) -> None:
         """Work until somebody calls `drain`, from another task.
 

@@ -1,0 +1,118 @@
+"""`aiodurable worker MODULE:ATTRIBUTE`: execute accepted runs until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from aiodurable.cli.app import App, load_app
+from aiodurable.cli.database import dsn_option
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiodurable.durable import Durable
+
+__all__ = ["worker"]
+
+
+@click.command(short_help="Execute accepted runs until SIGTERM or Ctrl-C.")
+@click.argument("app", metavar="MODULE:ATTRIBUTE", envvar="AIODURABLE_APP")
+@dsn_option
+@click.option(
+    "--queue",
+    "queues",
+    metavar="NAME",
+    multiple=True,
+    default=("default",),
+    show_default=True,
+    help="A queue to serve; may be given several times.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="How many runs at a time.",
+)
+@click.option(
+    "--drain",
+    "drain_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=30.0,
+    show_default=True,
+    help="How long runs may go on to their next superstep after SIGTERM.",
+)
+@click.option(
+    "--check", is_flag=True, help="Load the graphs, reach the database, print both, and exit."
+)
+def worker(
+    app: str,
+    dsn: str | None,
+    queues: tuple[str, ...],
+    concurrency: int,
+    drain_s: float,
+    check: bool,
+) -> None:
+    """Execute the runs that were accepted for the graphs of MODULE:ATTRIBUTE: a dict of them by
+    name, a Durable, or a function that returns one of these.
+
+    The first SIGTERM or Ctrl-C drains: nothing more is claimed, graphs stop at their next
+    superstep, and their runs are handed back. The second one cancels them.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+        runner.run(_work(app, dsn, queues, concurrency, drain_s, check=check))
+
+
+async def _work(
+    app: str,
+    dsn: str | None,
+    queues: tuple[str, ...],
+    concurrency: int,
+    drain_s: float,
+    *,
+    check: bool,
+) -> None:
+    found = await load_app(app)
+    async with _opened(found, dsn) as durable:
+        working = durable.work(queues, concurrency=concurrency, drain_timeout_s=drain_s)
+        if check:
+            click.echo(f"graphs: {', '.join(working.graphs)}")
+            click.echo(f"queues: {', '.join(working.queues)}")
+            return
+        async with working:
+            click.echo(f"at work on {', '.join(working.queues)}", err=True)
+            await working.run_forever(signals=True)
+
+
+@asynccontextmanager
+async def _opened(app: App, dsn: str | None) -> AsyncIterator[Durable]:
+    """The application's `Durable`, or one with its graphs and the settings of the environment."""
+    from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph
+
+    if app.durable is not None and dsn is not None:
+        raise click.UsageError(
+            "MODULE:ATTRIBUTE names a Durable, which knows its database: leave --dsn out"
+        )
+    if app.durable is None and not app.graphs:
+        raise click.UsageError(
+            "a worker finds graphs by name: MODULE:ATTRIBUTE wants a dict of them, or a Durable"
+        )
+    async with app.durable or Durable(dsn, graphs=app.graphs) as durable:
+        yield durable
+
+
+def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed; None: asyncio's."""
+    try:
+        import uvloop  # noqa: PLC0415  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
