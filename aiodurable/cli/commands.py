@@ -23,7 +23,9 @@ from aiodurable.cli.locks import locks
 from aiodurable.cli.migrate import migrate
 from aiodurable.cli.pg import pg
 from aiodurable.cli.prune import prune
+from aiodurable.cli.queues import queues
 from aiodurable.cli.retry import retry
+from aiodurable.cli.runs import runs
 from aiodurable.cli.show import show
 from aiodurable.cli.status import status
 from aiodurable.cli.worker import worker
@@ -88,7 +90,9 @@ for _command in (
     migrate,
     pg,
     prune,
+    queues,
     retry,
+    runs,
     show,
     status,
     worker,

@@ -13,6 +13,7 @@ from aiodurable.errors import (
     ConfigurationError,
     InvalidArgumentError,
     PostgresUnavailableError,
+    RunNotFoundError,
     SchemaMismatchError,
     ThreadNotFoundError,
     WorkflowAlreadyRunningError,
@@ -39,7 +40,7 @@ class Exit(IntEnum):
 def exit_of(error: AiodurableError) -> Exit:
     """The exit code for an error."""
     match error:
-        case ThreadNotFoundError() | CheckpointNotFoundError():
+        case ThreadNotFoundError() | CheckpointNotFoundError() | RunNotFoundError():
             return Exit.NOT_FOUND
         case WorkflowAlreadyRunningError():
             return Exit.ALREADY_RUNNING
