@@ -8,7 +8,8 @@ SELECT pg_catalog.current_setting('search_path') AS search_path
 -- NOT EXISTS needs the right to create one where it exists, too.
 SELECT pg_catalog.format('CREATE SCHEMA %I', w.name) AS statement
 FROM (SELECT :name::text AS name) w
-WHERE (SELECT true FROM pg_catalog.pg_namespace n WHERE n.nspname = w.name) IS NULL
+WHERE w.name IS NOT NULL
+  AND (SELECT true FROM pg_catalog.pg_namespace n WHERE n.nspname = w.name) IS NULL
 
 -- name: version
 -- aiodurable_migrations_pkey, backwards; and by key the name of the first step.

@@ -54,6 +54,14 @@ async def test_a_lock_manager_alone_creates_its_tokens_in_the_schema(empty_dsn: 
     }
 
 
+async def test_a_lock_manager_without_a_schema_creates_its_tokens_in_the_search_path(
+    empty_dsn: str,
+) -> None:
+    async with PostgresLockManager(empty_dsn) as manager, manager.hold("t"):
+        pass
+    assert relations(empty_dsn) == {("public", "aiodurable_lock_tokens")}
+
+
 def test_the_namespace_follows_the_schema_unless_it_is_given() -> None:
     assert ONE.namespace == "aiodurable:one"
     assert Settings(schema="one", namespace="mine").namespace == "mine"
