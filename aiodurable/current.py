@@ -102,7 +102,7 @@ async def resume_workflow(
 async def get_checkpoint_status(
     thread_id: str, *, durable: Durable | None = None, dsn: str | None = None
 ) -> WorkflowCheckpoint:
-    """Where a thread stands; `new` if nothing is known of it; see `Threads.status`."""
+    """The status of a thread; `new` if it has no checkpoint and no run; see `Threads.status`."""
     async with opened(durable, dsn) as d:
         return await d.threads.status(thread_id)
 

@@ -1,5 +1,5 @@
-"""What a process opens once to write checkpoints: a pool for reads, a few writers, and the one
-saver over both.
+"""`AsyncCheckpointerPool`: a pool for reads, a few writers, and the saver that uses both. A process
+opens it once.
 """
 
 from __future__ import annotations

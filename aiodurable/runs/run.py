@@ -134,7 +134,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
     ) -> None:
         self._services = services
         self._graph = graph
-        self._asked_run_id = run_id
+        self._requested_run_id = run_id
         self._given_config = config
         self._context = context
         self._attempt: Attempt | None = None
@@ -225,13 +225,13 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             context: the graph's run context, instead of that of `Durable.run`.
             on_unfinished: "resume"; "raise": `RunInProgressError`; "restart": give the old work up,
                 an open question too, and start.
-            options: LangGraph's own for `ainvoke`; `durability` is "sync" unless asked otherwise.
+            options: LangGraph's own for `ainvoke`; `durability` is "sync" by default.
 
         Returns:
             What the graph's `ainvoke` returns.
 
         Raises:
-            ThreadNotFoundError: nothing is known of the thread and there is no input.
+            ThreadNotFoundError: the thread has no checkpoint and no run, and there is no input.
             ThreadInterruptedError: it waits for an answer; see `answer`.
             ThreadPausedError: it is at a gate, or somebody cancelled it, and this call has an
                 input: without one it goes on.
@@ -348,8 +348,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
     async def answer(self, value: Any, **options: Unpack[CallOptions]) -> OutputT:
         """Answer the open question of an interrupted thread and go on.
 
-        An answer that was given before is not given again: the call returns what came of it, or
-        goes on with its run.
+        An answer is delivered once: the same call again returns the result, or resumes the run.
 
         Args:
             value: the answer to the one open question; or a dict of interrupt ids, which answers
@@ -357,7 +356,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             options: LangGraph's own for `ainvoke`.
 
         Raises:
-            ThreadNotFoundError: nothing is known of the thread.
+            ThreadNotFoundError: the thread has no checkpoint and no run.
             NothingToAnswerError: the thread asks nothing, or not what a dict of ids names; or this
                 run was named and is over, and another one asks.
             AlreadyAnsweredError: the question was answered otherwise; or the same bare answer was
@@ -366,7 +365,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             ValidationError: pydantic's, where the question's `response_schema` refuses the answer;
                 it is still open.
         """
-        # None is an answer too, and LangGraph takes Command(resume=None) for none.
+        # None is an answer, too, but for LangGraph Command(resume=None) is none.
         return await self.ainvoke(
             Command(resume=NONE_ANSWER if value is None else value), **options
         )
@@ -468,7 +467,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         return Call(
             input,
             on_unfinished,
-            named_run(self._asked_run_id, config, self.thread_id),
+            named_run(self._requested_run_id, config, self.thread_id),
             merged(self._given_config, usable(config, self.thread_id)),
             context,
             options,

@@ -55,7 +55,7 @@ class Threads:
         """Where a thread stands.
 
         Raises:
-            ThreadNotFoundError: nothing is known of it; `status` returns `new` instead.
+            ThreadNotFoundError: it has no checkpoint and no run; `status` returns `new`.
             InvalidArgumentError: a thread_id that cannot be stored.
         """
         found = await self.status(thread_id)
@@ -66,7 +66,7 @@ class Threads:
     async def status(self, thread_id: str) -> WorkflowCheckpoint:
         """Where a thread stands, by the tables and the live lock.
 
-        `aiodurable.threads.status` has the rules. A thread of which nothing is known is `new`.
+        `aiodurable.threads.status` has the rules. A thread without checkpoints and runs is `new`.
 
         Raises:
             InvalidArgumentError: a thread_id that cannot be stored.
@@ -248,7 +248,7 @@ class Threads:
             options: LangGraph's own for `ainvoke`.
 
         Raises:
-            ThreadNotFoundError: nothing is known of the thread.
+            ThreadNotFoundError: the thread has no checkpoint and no run.
             ThreadInterruptedError: it waits for an answer.
             ThreadPausedError: it was stopped on purpose; see `past_gate`.
             ThreadQuarantinedError: it is quarantined; see `retry`.
@@ -286,7 +286,7 @@ class Threads:
             thread_id, graph, on_busy, timeout, config, context, options: as for `resume`.
 
         Raises:
-            ThreadNotFoundError: nothing is known of the thread.
+            ThreadNotFoundError: the thread has no checkpoint and no run.
             ThreadInterruptedError: it waits for an answer.
             ThreadCompleteError: it is complete.
             GraphNotRegisteredError: no graph was given and the ledger names none that is
@@ -324,7 +324,7 @@ class Threads:
             Whether there was a run at work.
 
         Raises:
-            ThreadNotFoundError: nothing is known of the thread.
+            ThreadNotFoundError: the thread has no checkpoint and no run.
             LockTimeoutError: the run did not end in time; the request stays.
             InvalidArgumentError: a thread_id that cannot be stored, or a timeout without `wait`.
         """
@@ -366,9 +366,9 @@ class Threads:
             How the new thread stands; its `thread_id` names it.
 
         Raises:
-            ThreadNotFoundError: nothing is known of the thread.
+            ThreadNotFoundError: the thread has no checkpoint and no run.
             CheckpointNotFoundError: it has no such checkpoint, or none any more.
-            ThreadExistsError: something is known of the new thread already.
+            ThreadExistsError: the new thread already has checkpoints or runs.
             WorkflowAlreadyRunningError: somebody holds the lease of the new thread.
             GraphNotRegisteredError: there are values, no graph was given, and the ledger names none
                 that is registered.
