@@ -1,0 +1,122 @@
+"""The limits of a queue hold over all its workers, and change while they work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+from langchain_core.runnables import RunnableConfig
+
+from aiodurable.durable import Durable
+from aiodurable.models import RunStatus
+from aiodurable.settings import Settings
+from tests.support.scenario_graphs import chain
+from tests.support.waiting import wait_until
+
+INPUT: dict[str, Any] = {"xs": []}
+
+
+class AtWork:
+    """What is in the node now, and at most; it waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.threads: set[str] = set()
+        self.most = 0
+
+    async def node(self, state: Any, config: RunnableConfig) -> dict[str, Any]:
+        thread = str(config.get("configurable", {})["thread_id"])
+        self.threads.add(thread)
+        self.most = max(self.most, len(self.threads))
+        try:
+            await self.open.wait()
+            await asyncio.sleep(0)
+        finally:
+            self.threads.discard(thread)
+        return {"xs": ["done"]}
+
+
+@pytest.fixture
+def at_work() -> AtWork:
+    return AtWork()
+
+
+@pytest.fixture
+async def durable(dsn: str, at_work: AtWork) -> AsyncIterator[Durable]:
+    graphs = {"held": chain(a=at_work.node)}
+    async with Durable(dsn, graphs=graphs, settings=Settings()) as opened:
+        yield opened
+
+
+def limit(dsn: str, columns: str, values: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            f"INSERT INTO aiodurable_queues (name, {columns}) VALUES ('default', {values})".encode()
+        )
+
+
+async def all_complete(durable: Durable, run_ids: list[str]) -> None:
+    for run_id in run_ids:
+        record = await durable.runs.wait_first([run_id], timeout=30)
+        assert record.status is RunStatus.COMPLETE
+
+
+async def created(durable: Durable, count: int, **options: Any) -> list[str]:
+    return [
+        (await durable.runs.create(f"t{n}", "held", INPUT, **options)).run_id for n in range(count)
+    ]
+
+
+async def test_two_workers_together_have_no_more_at_work_than_max_running(
+    durable: Durable, dsn: str, at_work: AtWork
+) -> None:
+    limit(dsn, "max_running", "2")
+    run_ids = await created(durable, 6)
+    async with durable.work(concurrency=5), durable.work(concurrency=5):
+        await wait_until(lambda: len(at_work.threads) == 2, 20)
+        at_work.open.set()
+        await all_complete(durable, run_ids)
+    assert at_work.most == 2
+
+
+async def test_of_each_concurrency_key_no_more_are_at_work_than_may(
+    durable: Durable, dsn: str, at_work: AtWork
+) -> None:
+    limit(dsn, "max_running_per_key", "1")
+    run_ids = await created(durable, 4, concurrency_key="gpu")
+    other = await durable.runs.create("other", "held", INPUT, concurrency_key="cpu")
+    async with durable.work(concurrency=5):
+        await wait_until(lambda: "other" in at_work.threads and len(at_work.threads) == 2, 20)
+        at_work.open.set()
+        await all_complete(durable, [*run_ids, other.run_id])
+    assert at_work.most == 2
+
+
+async def test_a_paused_queue_begins_nothing_until_it_is_resumed(
+    durable: Durable, dsn: str, at_work: AtWork
+) -> None:
+    limit(dsn, "paused", "true")
+    at_work.open.set()
+    run_ids = await created(durable, 2)
+    async with durable.work() as worker:
+        await wait_until(lambda: worker.health().last_claim_s is not None)
+        assert (await durable.runs.get(run_ids[0])).status is RunStatus.QUEUED
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(b"UPDATE aiodurable_queues SET paused = false")
+        await all_complete(durable, run_ids)
+
+
+async def test_a_rate_spreads_what_a_queue_begins(
+    durable: Durable, dsn: str, at_work: AtWork
+) -> None:
+    limit(dsn, "rate, burst", "2, 1")
+    at_work.open.set()
+    run_ids = await created(durable, 3)
+    loop = asyncio.get_running_loop()
+    async with durable.work():
+        began_at = loop.time()
+        await all_complete(durable, run_ids)
+        assert loop.time() - began_at > 0.9, "three at two a second, the first at once"
