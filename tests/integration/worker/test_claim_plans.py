@@ -1,0 +1,66 @@
+"""A claim reads what it takes, whatever number waits or is over."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import asyncpg
+import pytest
+
+from aiodurable.postgres.sql import load
+
+WORKER = load("worker")
+MOST_PAGES = 600
+"""Pages of a claim of ten runs; a scan of the 20,000 that wait reads thousands of index entries."""
+
+
+@pytest.fixture
+async def crowd(dsn: str) -> Any:
+    connection: Any = await asyncpg.connect(dsn)
+    await connection.execute(
+        """
+        INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, claim_state,
+                                     position, queue, priority, fairness_key)
+        SELECT 'w' || n, 'w' || n, n, 'g', 'queued', 'ready', n, 'default', n % 3, (n % 50)::text
+        FROM generate_series(1, 20000) n;
+        INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, fencing_token,
+                                     position, queue, priority, fairness_key)
+        SELECT 'd' || n, 'd' || n, n, 'g', 'complete', 1, n, 'default', 0, ''
+        FROM generate_series(1, 20000) n;
+        ANALYZE aiodurable_runs;
+        """
+    )
+    yield connection
+    await connection.close()
+
+
+async def plan(connection: Any, mode: str, statement: str, *arguments: Any) -> dict[str, Any]:
+    await connection.execute(f"SET plan_cache_mode = {mode}")
+    explained = await connection.fetchval(
+        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {WORKER[statement]}", *arguments
+    )
+    return json.loads(explained)[0]["Plan"]
+
+
+def pages(found: dict[str, Any]) -> int:
+    return found["Shared Hit Blocks"] + found["Shared Read Blocks"]
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_a_claim_reads_as_much_as_it_takes(crowd: Any, mode: str) -> None:
+    arguments = (["default"], ["25"], ["g"], "host:1", 10, False)
+    found = await plan(crowd, mode, "claim", *arguments)
+    claimed = await crowd.fetch(
+        "SELECT priority, fairness_key FROM aiodurable_runs WHERE claim_state = 'claimed'"
+    )
+    assert len(claimed) == 10
+    assert {row["priority"] for row in claimed} == {2}
+    assert len({row["fairness_key"] for row in claimed}) == 10
+    assert pages(found) < MOST_PAGES, pages(found)
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_a_look_at_an_empty_queue_reads_no_other(crowd: Any, mode: str) -> None:
+    found = await plan(crowd, mode, "claim", ["empty"], [""], ["g"], "host:1", 10, False)
+    assert pages(found) < 30, pages(found)
