@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from uuid import UUID
 
 import ormsgpack
@@ -33,7 +33,7 @@ from langgraph.types import Interrupt, Send
 
 from aiodurable.models import StoredObject
 
-__all__ = ["CONSTRUCTORS", "DEEPEST", "Inert", "Shown"]
+__all__ = ["Inert", "Shown", "Visitor", "unpack"]
 
 DEEPEST = 50
 """How deep objects may be nested: the decoder calls itself for each level."""
@@ -94,7 +94,7 @@ class Inert(SerializerProtocol):
             case "bytes" | "bytearray":
                 return bytes(blob)
             case "msgpack":
-                return _unpacked(blob, _Objects())
+                return unpack(blob, _SHOW)
             case "json":
                 return json.loads(blob, object_hook=_of_json)
             case _:
@@ -112,36 +112,67 @@ class Shown(Inert):
             return StoredObject(f"stored as {data[0]}, which cannot be read here", None)
 
 
-class _Objects:
-    """The hook of the msgpack decoder for extensions; one object per value."""
+class Visitor(Protocol):
+    """What `unpack` does with extensions."""
 
-    def __init__(self) -> None:
-        self._depth = 0
+    def made(self, code: int, module: Any, name: Any, made_of: Any) -> Any:
+        """The value in the place of an object of this class. The names may be no text."""
+        ...
 
-    def __call__(self, code: int, data: bytes) -> Any:
-        if self._depth == DEEPEST:
-            return StoredObject("(nested too deep)", data)
-        self._depth += 1
+    def other(self, code: int, data: bytes, unpack_inside: Callable[[bytes], Any]) -> Any:
+        """The value in the place of an extension that is no object."""
+        ...
+
+    def unreadable(self, data: bytes, error: Exception) -> Any:
+        """The value in the place of what cannot be decoded; it may raise."""
+        ...
+
+
+def unpack(data: bytes, visitor: Visitor) -> Any:
+    """Decode msgpack of LangGraph's serializer and call nothing that the bytes name."""
+    depth = 0
+
+    def unpack_inside(data: bytes) -> Any:
+        return ormsgpack.unpackb(data, ext_hook=hook, option=ormsgpack.OPT_NON_STR_KEYS)
+
+    def hook(code: int, data: bytes) -> Any:
+        nonlocal depth
+        if depth == DEEPEST:
+            return visitor.unreadable(data, RecursionError("nested too deep"))
+        depth += 1
         try:
-            return self._object(code, data)
-        except Exception:  # damaged, or not LangGraph's: the values around it are still readable
-            return StoredObject("(unreadable)", data)
+            if code == EXT_DELTA_SNAPSHOT:
+                return unpack_inside(data)
+            if code not in CONSTRUCTORS:
+                return visitor.other(code, data, unpack_inside)
+            module, name, made_of = unpack_inside(data)[:3]
+            return visitor.made(code, module, name, made_of)
+        except Exception as error:  # damaged, or not LangGraph's
+            return visitor.unreadable(data, error)
         finally:
-            self._depth -= 1
+            depth -= 1
 
-    def _object(self, code: int, data: bytes) -> Any:
-        if code == EXT_NUMPY_ARRAY:
-            return StoredObject("numpy.ndarray", data)
-        if code == EXT_DELTA_SNAPSHOT:
-            return _unpacked(data, self)
-        if code not in CONSTRUCTORS:
-            return StoredObject(f"(msgpack extension {code})", data)
-        module, name, made_of = _unpacked(data, self)[:3]
+    return unpack_inside(data)
+
+
+class _ShowObjects:
+    """Puts a `StoredObject` in the place of an object, unless it is harmless data."""
+
+    def made(self, code: int, module: Any, name: Any, made_of: Any) -> Any:  # noqa: ARG002
         return _object_of(module, name, made_of)
 
+    def other(self, code: int, data: bytes, unpack_inside: Callable[[bytes], Any]) -> Any:  # noqa: ARG002
+        if code == EXT_NUMPY_ARRAY:
+            return StoredObject("numpy.ndarray", data)
+        return StoredObject(f"(msgpack extension {code})", data)
 
-def _unpacked(data: bytes, hook: Callable[[int, bytes], Any]) -> Any:
-    return ormsgpack.unpackb(data, ext_hook=hook, option=ormsgpack.OPT_NON_STR_KEYS)
+    def unreadable(self, data: bytes, error: Exception) -> Any:
+        # The values around it are still readable.
+        too_deep = isinstance(error, RecursionError)
+        return StoredObject("(nested too deep)" if too_deep else "(unreadable)", data)
+
+
+_SHOW = _ShowObjects()
 
 
 def _of_json(value: dict[str, Any]) -> Any:

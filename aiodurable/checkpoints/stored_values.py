@@ -16,7 +16,6 @@ from importlib import import_module
 from importlib.machinery import PathFinder
 from typing import Any, NamedTuple, cast
 
-import ormsgpack
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde import _msgpack  # pyright: ignore[reportPrivateUsage]
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -25,14 +24,13 @@ from langgraph.checkpoint.serde.jsonplus import (
     EXT_CONSTRUCTOR_KW_ARGS,
     EXT_CONSTRUCTOR_POS_ARGS,
     EXT_CONSTRUCTOR_SINGLE_ARG,
-    EXT_DELTA_SNAPSHOT,
     EXT_NUMPY_ARRAY,
     EXT_PYDANTIC_V1,
     EXT_PYDANTIC_V2,
     JsonPlusSerializer,
 )
 
-from aiodurable.inert import CONSTRUCTORS, DEEPEST
+from aiodurable.inert import unpack
 
 __all__ = ["SAFE", "Built", "Undecodable", "ValueReader", "classes_in", "serde_for"]
 
@@ -141,7 +139,7 @@ class ValueReader:
                 raise ValueError("encrypted, and this serializer has no key")
             data = self._cipher.decrypt(cipher, data)
         if kind == "msgpack":
-            return ormsgpack.unpackb(data, ext_hook=_hook(built), option=ormsgpack.OPT_NON_STR_KEYS)
+            return unpack(data, _Collector(built))
         if kind == "json":
             return json.loads(data, object_hook=lambda value: self._json_object(value, built))
         # null, bytes, and pickles, which raise by themselves if a class is gone
@@ -196,30 +194,28 @@ def serde_for(graph: Any, saver: BaseCheckpointSaver[Any]) -> SerializerProtocol
 def classes_in(data: bytes) -> list[Built]:
     """The objects in a value that LangGraph's serializer stored as msgpack."""
     built: list[Built] = []
-    ormsgpack.unpackb(data, ext_hook=_hook(built), option=ormsgpack.OPT_NON_STR_KEYS)
+    unpack(data, _Collector(built))
     return built
 
 
-def _hook(built: list[Built]) -> Callable[[int, bytes], Any]:
-    depth = 0
+class _Collector:
+    """Collects the objects in a value, and leaves a `Built` in the place of each."""
 
-    def hook(code: int, data: bytes) -> Any:
-        nonlocal depth
-        if code == EXT_NUMPY_ARRAY:
-            return None
-        if depth == DEEPEST:  # the decoder calls itself for each level
-            raise ValueError("nested too deep")
-        depth += 1
-        inside = ormsgpack.unpackb(data, ext_hook=hook, option=ormsgpack.OPT_NON_STR_KEYS)
-        depth -= 1
-        if code == EXT_DELTA_SNAPSHOT or code not in CONSTRUCTORS:
-            return inside
-        if not isinstance(inside[0], str) or not isinstance(inside[1], str):
+    def __init__(self, built: list[Built]) -> None:
+        self._built = built
+
+    def made(self, code: int, module: Any, name: Any, made_of: Any) -> Any:
+        if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError("no object of LangGraph's")
-        built.append(Built(inside[0], inside[1], code, inside[2]))
-        return built[-1]
+        self._built.append(Built(module, name, code, made_of))
+        return self._built[-1]
 
-    return hook
+    def other(self, code: int, data: bytes, unpack_inside: Callable[[bytes], Any]) -> Any:
+        # Whatever else it is, an object in it counts.
+        return None if code == EXT_NUMPY_ARRAY else unpack_inside(data)
+
+    def unreadable(self, data: bytes, error: Exception) -> Any:  # noqa: ARG002
+        raise error
 
 
 @lru_cache(maxsize=4096)
