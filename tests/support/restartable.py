@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from aiodurable.embedded import start_server, stop_server
+from tests.support.pgbouncer import free_port
 from tests.support.waiting import wait_until
 
 How = Literal["fast", "immediate"]
@@ -29,6 +30,16 @@ class OwnServer:
         self.folder = folder
         self.settings = {"max_connections": "100"}
         self._data = folder / "data"
+
+    def require_password_over_tcp(self) -> None:
+        """From the next start on; over its socket it trusts every client."""
+        rules = self.folder / "hba"
+        rules.write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        self.settings |= {
+            "listen_addresses": "127.0.0.1",
+            "port": str(free_port()),
+            "hba_file": str(rules),
+        }
 
     async def start(self) -> str:
         """Returns the DSN, the same at every start."""

@@ -19,7 +19,6 @@ from aiodurable import Durable, PostgresLockManager, Settings, ThreadStatus
 from aiodurable.cli.commands import cli
 from aiodurable.errors import AiodurableError, PostgresUnavailableError
 from tests.support.graphs import STEPS, four_nodes
-from tests.support.pgbouncer import free_port
 from tests.support.restartable import OwnServer
 from tests.support.waiting import wait_until
 
@@ -48,13 +47,7 @@ def everything_of(error: BaseException) -> list[str]:
 @pytest.fixture
 async def asking(own: OwnServer) -> str:
     """The DSN without its password's place: `{}` is to be filled."""
-    rules = own.folder / "hba"
-    rules.write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
-    own.settings |= {
-        "listen_addresses": "127.0.0.1",
-        "port": str(free_port()),
-        "hba_file": str(rules),
-    }
+    own.require_password_over_tcp()
     socket = await own.start()
     parts = conninfo_to_dict(socket)
     with psycopg.connect(socket, autocommit=True) as connection:

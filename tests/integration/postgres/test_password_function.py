@@ -27,7 +27,6 @@ from aiodurable import (
     create_lock_manager_with_retry,
 )
 from tests.support.graphs import INPUT, STEPS, four_nodes
-from tests.support.pgbouncer import free_port
 from tests.support.restartable import OwnServer
 from tests.support.waiting import wait_until, within
 
@@ -79,13 +78,7 @@ class Role:
 
 @pytest.fixture
 async def role(own: OwnServer) -> Role:
-    rules = own.folder / "hba"
-    rules.write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
-    own.settings |= {
-        "listen_addresses": "127.0.0.1",
-        "port": str(free_port()),
-        "hba_file": str(rules),
-    }
+    own.require_password_over_tcp()
     return Role(await own.start())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from aiodurable import Durable, LeaseLostError, Settings, ThreadStatus
+from aiodurable import Durable, LeaseLostError, ThreadStatus
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.threads.prune import FENCE_KEPT
@@ -23,22 +23,6 @@ AGE = """UPDATE aiodurable_runs
          SET created_at = created_at - interval '1 hour', started_at = started_at - interval '1 hour',
              finished_at = finished_at - interval '1 hour'"""
 """As if every run were an hour older."""
-
-
-@pytest.fixture
-async def durable(dsn: str) -> AsyncIterator[Durable]:
-    async with Durable(dsn, settings=Settings()) as opened:
-        yield opened
-
-
-@pytest.fixture
-def ledger(dsn: str) -> Ledger:
-    return Ledger(dsn)
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "log"
 
 
 @pytest.fixture
