@@ -18,6 +18,7 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import START, StateGraph
 
+from aiodurable.durable import Durable
 from tests.support.example_programs import EXAMPLES, REPOSITORY, Start, output, read_until
 from tests.support.waiting import wait_until
 
@@ -260,32 +261,28 @@ async def test_the_same_idempotency_key_makes_a_report_once(service: Service) ->
         assert (await make(client, "moons", **{"Idempotency-Key": "a"})).status_code == 422
 
 
-async def test_two_worker_processes_run_a_thread_once_and_other_threads_at_the_same_time(
+@pytest.mark.timeout(600)
+async def test_two_worker_processes_refuse_a_busy_thread_and_run_others(
     start: Start, dsn: str
 ) -> None:
+    async def wait(state: dict[str, Any]) -> None:
+        pass
+
     service = Service(start, dsn, program=REPOSITORY / "tests" / "programs" / "web_workers.py")
+
+    async def post(thread_id: str) -> int:
+        async with service.client() as client:  # a connection of its own, to either process
+            answer = await client.post(f"/reports/{thread_id}", json={"topic": "tides"})
+            return answer.status_code
+
     await service.up(says="Application startup complete", times=2)
     try:
-        async with service.client() as client:
-            processes = set[int]()
-
-            async def post(thread_id: str) -> int:
-                async with service.client() as alone:  # a connection of its own
-                    answer = await alone.post(f"/reports/{thread_id}", json={"topic": "tides"})
-                    return answer.status_code
-
-            async def both() -> bool:
-                async with service.client() as alone:
-                    processes.add((await alone.get("/process")).json())
-                return len(processes) == 2
-
-            await wait_until(both)
-            first = make(client)
-            await wait_until(lambda: is_writing(client, dsn))
+        graph = StateGraph(dict).add_node("wait", wait).add_edge(START, "wait")
+        async with Durable(dsn) as durable, durable.run("monday", graph):
+            busy = [post("monday") for _ in range(6)]
             others = [post(f"t{number}") for number in range(4)]
-            same = [post("monday") for _ in range(6)]
-            codes = await asyncio.gather(*same, *others)
-            assert codes == [409] * 6 + [200] * 4
-            assert (await first).status_code == 200
+            codes = await asyncio.gather(*busy, *others)
+        assert codes == [409] * 6 + [200] * 4
+        assert await post("monday") == 200
     finally:
         await service.stop()
