@@ -248,7 +248,7 @@ CROSS JOIN LATERAL (SELECT pg_catalog.pg_notify(:channel::text, e.run_id)::text 
 WITH promoted AS (
     UPDATE aiodurable_runs r
     SET claim_state = 'ready'
-    FROM unnest(:thread_ids::text[]) AS t (thread_id)
+    FROM pg_catalog.unnest(:thread_ids::text[]) AS t (thread_id)
     CROSS JOIN LATERAL (
         SELECT k.run_id
         FROM aiodurable_runs k
@@ -322,7 +322,7 @@ RETURNING
 SELECT w.queues
 FROM (
     SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', q.queue)) AS queues
-    FROM unnest(:queues::text[]) AS q (queue)
+    FROM pg_catalog.unnest(:queues::text[]) AS q (queue)
     WHERE (SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(1634299748, 2003792491)
                        THEN NOT pg_catalog.pg_advisory_unlock(1634299748, 2003792491)
                        ELSE true END)
