@@ -18,7 +18,7 @@ from aiodurable import (
     needs_resume,
     resume_workflow,
 )
-from aiodurable.checkpoints import saver
+from aiodurable.checkpoints import fenced_writer
 from aiodurable.errors import (
     ClosedError,
     ConfigurationError,
@@ -104,7 +104,7 @@ async def test_a_state_that_cannot_be_stored_fails_clearly_and_the_thread_goes_o
 @pytest.fixture
 def small_statements(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if Postgres took no more than 100 kB, for a real gigabyte takes minutes."""
-    for module in (saver, stored_value):
+    for module in (fenced_writer, stored_value):
         monkeypatch.setattr(module, "MOST_BYTES", 100_000)
 
 
