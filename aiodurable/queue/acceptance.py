@@ -76,7 +76,7 @@ class Acceptance:
         written = await fetch(SQL["create"], *map(list, zip(*rows, strict=True)))
         records = {row["run_id"]: queued_record(row) for row in written}
         for row in rows:
-            if row[_ON_BUSY] in ("interrupt", "rollback") and row[_RUN_ID] in records:
+            if row[_ON_BUSY] == "interrupt" and row[_RUN_ID] in records:
                 await fetch(SQL["interrupt"], row[_THREAD_ID], row[_RUN_ID], CHANNEL)
         left = [(a, row) for a, row in zip(new, rows, strict=True) if row[_RUN_ID] not in records]
         if left:
