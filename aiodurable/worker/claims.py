@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -21,6 +22,9 @@ __all__ = ["Claimed", "Claims"]
 SQL: Final = load("worker")
 _MOST_DUE = 500
 """Rows that one look at what is due, blocked or limited reads."""
+_NUMBERS = itertools.count(1)
+_AT_WORK: Final = set[str]()
+"""The workers of this process: each leaves the claims of the others alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,13 @@ class Claims:
         self._limited = set[str]()
         self._sweep_after = ""
         self._promotions = Batcher(self._promote, shared=True, name="aiodurable next runs")
-        self.worker = services.ledger.worker
+        self._process = services.ledger.worker
+        self.worker = f"{self._process}#{next(_NUMBERS)}"
+        _AT_WORK.add(self.worker)
+
+    def close(self) -> None:
+        """Leave what this worker has claimed and not begun to the others."""
+        _AT_WORK.discard(self.worker)
 
     @property
     def graphs(self) -> list[str]:
@@ -142,7 +152,7 @@ class Claims:
         await self._fetch("due", _MOST_DUE)
         limits = await self._services.checkpoints.direct.fetch(SQL["limited"], list(self._queues))
         self._limited = {row["name"] for row in limits}
-        await self._fetch("abandoned", self.worker, list(mine))
+        await self._fetch("abandoned", self._process, self.worker, list(mine), list(_AT_WORK))
         blocked = await self._fetch("blocked_threads", self._sweep_after, _MOST_DUE)
         threads = [row["thread_id"] for row in blocked]
         self._sweep_after = threads[-1] if threads else ""

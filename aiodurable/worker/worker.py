@@ -94,6 +94,7 @@ class Worker:
         self._lag = LoopLag()
         self._looked_at: float | None = None
         self._last_look_failed = False
+        self._failure: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         services = self._opened()
@@ -114,6 +115,8 @@ class Worker:
             asyncio.create_task(self._rescue_forever(), name="aiodurable worker rescues"),
             asyncio.create_task(self._lag.measure(), name="aiodurable worker loop lag"),
         ]
+        for loop in self._loops:
+            loop.add_done_callback(self._loop_ended)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -130,9 +133,13 @@ class Worker:
         Args:
             signals: until SIGTERM or SIGINT comes, too; the second one cancels what is still at
                 work. Only in the main thread.
+
+        Raises:
+            Exception: a defect stopped a part of the worker; it has drained.
         """
         if not signals:
             await self._drained.wait()
+            self._raise_failure()
             return
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
             waiting = asyncio.create_task(self._drained.wait())
@@ -146,6 +153,7 @@ class Worker:
                         self._drain_in_background()
             finally:
                 waiting.cancel()
+        self._raise_failure()
 
     async def drain(self) -> None:
         """Claim no more, have the graphs at work stop at their next superstep, and hand their runs
@@ -204,6 +212,7 @@ class Worker:
                 self.cancel()
                 await asyncio.wait(self._active, timeout=_STOP_S)
         finally:
+            self._claims.close()
             await self._bell.aclose()
             self._drained.set()
 
@@ -262,6 +271,17 @@ class Worker:
         task = asyncio.create_task(execution.execute(), name=f"aiodurable run {claimed.run_id}")
         self._active[task] = execution
         task.add_done_callback(self._ended)
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """Drain where a part of the worker has failed: half of it would look alive."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("the worker's task %r failed: draining", task.get_name(), exc_info=error)
+            self._failure = error
+            self._drain_in_background()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._active[task]

@@ -363,16 +363,20 @@ FROM (
 ) t
 
 -- name: abandoned
--- params: worker, mine
+-- params: process, worker, mine, here
 -- aiodurable_runs_claimed_idx; pg_stat_activity only where there is one. Claims of processes that
--- have no connection left, and of this one, as far as it knows nothing of them.
+-- have no connection left, of workers of this process that have stopped, and of this worker, as far
+-- as it knows nothing of them.
 UPDATE aiodurable_runs r
 SET claim_state = 'ready'
 WHERE r.claim_state = 'claimed'
   AND CASE WHEN r.claimed_by = :worker THEN r.run_id <> ALL (:mine::text[])
+           WHEN pg_catalog.split_part(r.claimed_by, '#', 1) = :process
+           THEN r.claimed_by <> ALL (:here::text[])
            ELSE NOT EXISTS (
                SELECT FROM pg_catalog.pg_stat_activity s
-               WHERE pg_catalog.split_part(s.application_name, '@', 2) = r.claimed_by) END
+               WHERE pg_catalog.split_part(s.application_name, '@', 2)
+                     = pg_catalog.split_part(r.claimed_by, '#', 1)) END
 RETURNING r.run_id
 
 -- name: orphans

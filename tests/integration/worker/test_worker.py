@@ -13,6 +13,8 @@ from aiodurable.durable import Durable
 from aiodurable.models import ClaimState, RunRecord, RunStatus, ThreadStatus
 from aiodurable.queue import RetryPolicy, Snooze
 from aiodurable.settings import Settings
+from aiodurable.worker.claims import Claims
+from tests.support.internals import services_of
 from tests.support.scenario_graphs import BREAKS, asks, chain, ok
 from tests.support.waiting import wait_until
 
@@ -267,3 +269,29 @@ async def test_a_worker_leaves_other_queues_and_graphs_alone(durable: Durable, d
     async with durable.work():
         await until(durable, mine, RunStatus.COMPLETE)
     assert (await durable.runs.get(other.run_id)).claim_state is ClaimState.READY
+
+
+async def test_a_worker_leaves_the_claims_of_another_one_in_its_process_alone(
+    durable: Durable,
+) -> None:
+    await durable.runs.create("t", "chain", INPUT, run_id="r")
+    first, second = (Claims(services_of(durable), ["default"]) for _ in range(2))
+    assert [claimed.run_id for claimed in await first.claim(1)] == ["r"]
+    await second.tidy([])
+    assert (await durable.runs.get("r")).claim_state is ClaimState.CLAIMED
+    first.close()
+    await second.tidy([])
+    assert (await durable.runs.get("r")).claim_state is ClaimState.READY
+
+
+async def test_a_worker_whose_task_fails_drains_and_says_why(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise AssertionError("a defect")
+
+    monkeypatch.setattr(Claims, "tidy", fails)
+    async with durable.work() as worker:
+        with pytest.raises(AssertionError, match="a defect"):
+            await worker.run_forever()
+    assert worker.health().draining
