@@ -45,7 +45,7 @@ _RUN: Final[Mapping[str, str]] = {
     "aiodurable_namespace": "SELECT, INSERT",
     "aiodurable_runs": "SELECT, INSERT, UPDATE",
     "aiodurable_fences": "SELECT, INSERT, UPDATE",
-    "aiodurable_queues": "SELECT, INSERT, UPDATE, DELETE",
+    "aiodurable_queues": "SELECT, INSERT, UPDATE",
     "aiodurable_lock_tokens": "USAGE",
     "aiodurable_run_positions": "USAGE",
 }

@@ -37,8 +37,13 @@ def ask(state: State) -> State:
     return {"n": interrupt("how many?")}
 
 
+def count(state: State) -> State:
+    return {"n": 1}
+
+
 GRAPHS: dict[str, Any] = {
-    "ask": StateGraph(State).add_node("ask", ask).add_edge(START, "ask").add_edge("ask", END)
+    "ask": StateGraph(State).add_node("ask", ask).add_edge(START, "ask").add_edge("ask", END),
+    "count": StateGraph(State).add_node("count", count).add_edge(START, "count"),
 }
 
 
@@ -87,6 +92,7 @@ async def reads(dsn: str) -> None:
         await durable.threads.count()
         await durable.threads.estimate_counts()
         assert [step async for step in durable.threads.history("before")]
+        await durable.queues.list()
 
 
 async def runs(dsn: str) -> None:
@@ -100,6 +106,12 @@ async def runs(dsn: str) -> None:
         await durable.threads.fork("thread", "fork")
         await durable.threads.status("thread")
         [found async for found in durable.threads.search()]
+        await durable.queues.list()
+        await durable.queues.pause("mail")
+        await durable.queues.scale("default", max_running=5, rate=100.0)
+        accepted = await durable.runs.create("accepted", "count", {"n": 0})
+        async with durable.work():
+            assert (await durable.runs.wait(accepted.run_id, timeout=20))["n"] == 1
 
 
 async def prunes(dsn: str) -> None:
@@ -146,7 +158,7 @@ async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_t
             else:
                 connection.execute(
                     "TRUNCATE checkpoints, checkpoint_blobs, checkpoint_writes, aiodurable_runs,"
-                    " aiodurable_fences, aiodurable_namespace"
+                    " aiodurable_fences, aiodurable_namespace, aiodurable_queues"
                 )
             if kind == "read":
                 await runs_once(owner)
