@@ -5,13 +5,9 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
-import importlib
 import re
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,12 +16,12 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from aiodurable.current import needs_resume
 from aiodurable.durable import Durable
-from aiodurable.errors import ThreadInterruptedError, ThreadPausedError, WorkflowAlreadyRunningError
+from aiodurable.errors import ThreadInterruptedError, ThreadPausedError
 from aiodurable.events import AttemptStarted
 from aiodurable.models import PauseReason, ThreadStatus
-from tests.support.example_programs import EXAMPLES, REPOSITORY
+from tests.support.example_programs import REPOSITORY
 from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes
-from tests.support.waiting import wait_until, within
+from tests.support.waiting import within
 
 Make = Callable[[Durable, str], Awaitable[None]]
 
@@ -213,55 +209,31 @@ async def test_the_loop_of_the_how_to_passes_no_gate_and_survives_a_thread_that_
     assert all(after[make.__name__].status is ThreadStatus.COMPLETE for make in LEFT)
 
 
-@pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.delitem(sys.modules, "worker", raising=False)
-    worker = importlib.import_module("worker")
-    monkeypatch.setattr(worker, "FIRST_WAIT", timedelta(milliseconds=50))
-    monkeypatch.setattr(worker, "AT_ONCE", asyncio.Semaphore(10))
-    return worker
-
-
-async def test_the_worker_example_passes_no_gate(durable: Durable, worker: Any) -> None:
+async def test_resuming_many_passes_no_gate(durable: Durable) -> None:
     for make in (*STOPPED, *LEFT):
         await make(durable, make.__name__)
     before = {thread.thread_id: thread.checkpoint_id async for thread in durable.threads.search()}
-    stop = asyncio.Event()
-    working = asyncio.create_task(worker.work(durable, stop))
-
-    async def all_done() -> bool:
-        return not [thread async for thread in durable.threads.resumable()]
-
-    await wait_until(all_done, 60)
-    stop.set()
-    await working
+    await durable.runs.resume_many()
     after = {thread.thread_id: thread.checkpoint_id async for thread in durable.threads.search()}
     assert {name for name in after if after[name] != before[name]} == {
         make.__name__ for make in LEFT
     }
 
 
-async def test_workers_do_not_collide_at_every_thread(
-    dsn: str, worker: Any, tmp_path: Path
-) -> None:
-    """Three that walked one list in one order refused each other twice a thread."""
-    broken = True
+async def test_a_worker_touches_nothing_that_stopped_on_purpose(durable: Durable) -> None:
+    for make in STOPPED:
+        await make(durable, make.__name__)
+    before = {thread.thread_id: thread.checkpoint_id async for thread in durable.threads.search()}
+    async with durable.work() as worker:
+        created = await durable.runs.create("other", "story", INPUT)
+        await durable.runs.wait(created.run_id, timeout=60)
+        assert worker.health().healthy
+    after = {thread.thread_id: thread.checkpoint_id async for thread in durable.threads.search()}
+    assert {name for name in after if after[name] != before.get(name)} == {"other"}
 
-    async def fail(step: str) -> None:
-        if broken:
-            raise ConnectionError("down")
 
+async def test_workers_execute_each_run_once(dsn: str) -> None:
     started: list[str] = []
-    refused: list[str] = []
-
-    class Told(Durable):
-        async def resume_workflow(self, thread_id: str, *args: Any, **options: Any) -> Any:
-            try:
-                return await super().threads.resume(thread_id, *args, **options)
-            except WorkflowAlreadyRunningError:
-                refused.append(thread_id)
-                raise
 
     def observe(event: object) -> None:
         if isinstance(event, AttemptStarted):
@@ -270,25 +242,15 @@ async def test_workers_do_not_collide_at_every_thread(
     async with contextlib.AsyncExitStack() as stack:
         durables = [
             await stack.enter_async_context(
-                Told(dsn, graphs={"story": four_nodes(fail)}, observers=[observe])
+                Durable(dsn, graphs={"story": four_nodes()}, observers=[observe])
             )
             for _ in range(3)
         ]
-        for number in range(30):
-            with pytest.raises(ConnectionError):
-                async with durables[0].run(f"t{number}", "story") as run:
-                    await run.ainvoke(INPUT)
-        broken = False
-        started.clear()
-        stop = asyncio.Event()
-        working = [asyncio.create_task(worker.work(durable, stop)) for durable in durables]
-        await wait_until(lambda: len(started) >= 30, 60)
-
-        async def all_done() -> bool:
-            return not [thread async for thread in durables[0].threads.resumable()]
-
-        await wait_until(all_done, 60)
-        stop.set()
-        await asyncio.gather(*working)
+        for durable in durables:
+            await stack.enter_async_context(durable.work())
+        created = [
+            await durables[0].runs.create(f"t{number}", "story", INPUT) for number in range(30)
+        ]
+        for run in created:
+            await durables[0].runs.wait(run.run_id, timeout=60)
     assert sorted(started) == sorted(f"t{number}" for number in range(30))
-    assert len(refused) < 30
