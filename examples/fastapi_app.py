@@ -47,15 +47,12 @@ async def write(state: Report) -> dict[str, Any]:
     return {"text": "\n".join(state["notes"])}
 
 
-report = StateGraph(Report).add_sequence([research, write]).add_edge(START, "research")
+graphs = {"report": StateGraph(Report).add_sequence([research, write]).add_edge(START, "research")}
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-    async with (
-        database() as dsn,
-        durable_lifespan(lambda: Durable(dsn, graphs={"report": report}))(app),
-    ):
+    async with database() as dsn, durable_lifespan(lambda: Durable(dsn, graphs=graphs))(app):
         yield
 
 
@@ -69,9 +66,7 @@ LeasedRun = Annotated[DurableRun[Any, Any, Any], Depends(leased("report"))]
 
 @app.post("/reports/{thread_id}")
 async def make(topic: Topic, run: LeasedRun) -> dict[str, Any]:
-    """Make the report; an unfinished one is finished first. The same Idempotency-Key never makes
-    it twice.
-    """
+    """Make the report. The same Idempotency-Key never makes it twice."""
     result = await run.ainvoke({"topic": topic})
     return {"text": result["text"], "resumed": run.resumed}
 
