@@ -13,6 +13,8 @@ TESTS = Path(__file__).parents[1]
 MEANT = {
     "faults/test_failover.py": "failures at random moments, and a standby that lags by seconds",
     "programs/frozen_process.py": "a node that blocks the event loop, or does not",
+    "programs/worker_campaign.py": "kills and cancellations at random moments",
+    "programs/worker_process.py": "a step that takes time",
     "support/waiting.py": "the one that polls",
 }
 """Where time is what the test is about."""

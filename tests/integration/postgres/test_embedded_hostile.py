@@ -146,7 +146,7 @@ def test_a_sweep_leaves_a_folder_that_does_not_bear_our_mark(folder: Path, conte
 def test_data_is_not_kept_where_a_sweep_goes(folder: Path) -> None:
     data = folder / "aiodurable-pg-mydata" / "data"
     for start in (lambda: start_server(data), EmbeddedPostgres(data).start):
-        with pytest.raises(ConfigurationError, match="removed when their owner is gone"):
+        with pytest.raises(ConfigurationError, match="belong to temporary servers"):
             start()
     assert not data.parent.exists()
 

@@ -170,7 +170,7 @@ async def test_a_second_default_of_one_event_loop_is_refused_until_the_first_is_
         Durable(other_dsn, settings=LOOKS_ONLY) as second,
     ):
         first.install().install()
-        with pytest.raises(ConfigurationError, match="installed in this event loop already"):
+        with pytest.raises(ConfigurationError, match="already installed in this event loop"):
             second.install()
         await first.aclose()
         second.install()
