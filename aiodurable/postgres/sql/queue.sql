@@ -369,6 +369,7 @@ FULL JOIN (
         SELECT r.queue, 0, 0, 0, 0, pg_catalog.count(*), NULL
         FROM aiodurable_runs r
         WHERE r.queue IS NOT NULL AND (r.status = 'running' OR r.claim_state = 'claimed')
+          AND coalesce(r.claim_state, 'claimed') = 'claimed'
         GROUP BY r.queue
     ) w
     WHERE w.queue IS NOT NULL

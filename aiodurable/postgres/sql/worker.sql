@@ -226,10 +226,12 @@ RETURNING q.name
 
 -- name: at_work_of
 -- params: queue
--- aiodurable_runs_queue_running_idx. What is at work of a queue, by concurrency key.
+-- aiodurable_runs_queue_running_idx. What is at work of a queue, by concurrency key; not what a
+-- dead process has left and any worker may claim.
 SELECT r.concurrency_key, pg_catalog.count(*) AS count
 FROM aiodurable_runs r
 WHERE r.queue = :queue AND (r.status = 'running' OR r.claim_state = 'claimed')
+  AND coalesce(r.claim_state, 'claimed') = 'claimed'
 GROUP BY r.concurrency_key
 
 -- name: put_back

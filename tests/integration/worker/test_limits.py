@@ -120,3 +120,19 @@ async def test_a_rate_spreads_what_a_queue_begins(
         began_at = loop.time()
         await all_complete(durable, run_ids)
         assert loop.time() - began_at > 0.9, "three at two a second, the first at once"
+
+
+async def test_a_run_that_its_worker_left_does_not_keep_itself_from_being_claimed(
+    durable: Durable, dsn: str, at_work: AtWork
+) -> None:
+    limit(dsn, "max_running, max_running_per_key", "1, 1")
+    at_work.open.set()
+    run_ids = await created(durable, 2, concurrency_key="gpu")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        # as begun by a process that is gone
+        connection.execute(
+            b"UPDATE aiodurable_runs SET status = 'running', claim_state = NULL, attempts = 1,"
+            b" fencing_token = 0, attempted_by = 'gone:1', started_at = now() WHERE thread_id = 't0'"
+        )
+    async with durable.work():
+        await all_complete(durable, run_ids)
