@@ -141,6 +141,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         self._stream: AsyncGenerator[Any, None] | None = None
         self._starting = False
         self._attempts = 0
+        self._began = False
         self._stale = False
         self._draining: str | None = None
         self.decide_ending: DecideEnding | None = None
@@ -418,7 +419,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
     @property
     def began(self) -> bool:
         """Whether any attempt was begun: else nothing had to run."""
-        return self._attempts > 0
+        return self._began
 
     def drain(self, reason: str = "drained") -> None:
         """Have the graph stop at its next superstep, as at a shutdown: the call raises LangGraph's
@@ -603,6 +604,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         return attempt
 
     def _prepared(self, attempt: Attempt) -> Attempt:
+        self._began = True
         attempt.decide_ending = self.decide_ending
         if self._draining is not None:
             attempt.control.request_drain(self._draining)
