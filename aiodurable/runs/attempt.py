@@ -228,6 +228,7 @@ class Attempt:
         context: Any,
         config: RunnableConfig,
         seq: int,
+        claim: str | None = None,
     ) -> Self:
         """Resume an unfinished run.
 
@@ -241,6 +242,7 @@ class Attempt:
             context: the context of the new run that adopts the work.
             config: its config.
             seq: the number of this attempt under the lease.
+            claim: of the worker that has claimed the run.
 
         Raises:
             GraphChangedError: the graph does not fit what is stored; no attempt was opened.
@@ -264,7 +266,11 @@ class Attempt:
             return new
         loaded = await services.ledger.loaded(unfinished, graph.ledger_serde)
         record = await services.ledger.retry(
-            unfinished.record.run_id, fence=lease.fence, seq=seq, head=thread.checkpoint_id
+            unfinished.record.run_id,
+            fence=lease.fence,
+            seq=seq,
+            head=thread.checkpoint_id,
+            claim=claim,
         )
         lease.session.acknowledge(record.run_id, None, time.monotonic())
         return cls(

@@ -51,6 +51,9 @@ _KEPT_ATTEMPTS = 20
 _PATIENCE_S = 10.0
 """Seconds to retry a start while another transaction locks the thread's fence."""
 
+_CHANGED = "something else than a run has removed or changed its row in aiodurable_runs"
+_TAKEN_BACK = "after this worker had claimed it, it was cancelled, or somebody else took it up"
+
 
 class Ledger:
     """Reads and writes the ledger's rows.
@@ -237,7 +240,13 @@ class Ledger:
             )
 
     async def retry(
-        self, run_id: str, *, fence: Fence, seq: int = 1, head: str | None = None
+        self,
+        run_id: str,
+        *,
+        fence: Fence,
+        seq: int = 1,
+        head: str | None = None,
+        claim: str | None = None,
     ) -> RunRecord:
         """Record that a run is running again: as one more attempt, if it had crashed or failed.
 
@@ -246,24 +255,28 @@ class Ledger:
             fence: its thread's fence.
             seq: the number of this attempt under the fence, from 1.
             head: the thread's newest checkpoint.
+            claim: of the worker that has claimed it; None: nobody has to.
 
         Raises:
             LeaseLostError: another lease has replaced this one; nothing was written.
+            WorkflowExecutionError: the claim is gone; nothing was written.
         """
-        attempt = (*fence.standing, self.worker, seq)
-        row = await self._database.fetch_one(_SQL["retry"], run_id, *attempt, _KEPT_ATTEMPTS, head)
+        attempt = (*fence.standing, self.worker, seq, _KEPT_ATTEMPTS, head, claim)
+        row = await self._database.fetch_one(_SQL["retry"], run_id, *attempt)
         if row is None:
-            raise await self._refusal(fence, f"resume run {run_id!r}")
+            why = _TAKEN_BACK if claim is not None else _CHANGED
+            raise await self._refusal(fence, f"resume run {run_id!r}", why)
         return record_of(row)
 
-    async def _refusal(self, fence: Fence, what: str) -> WorkflowExecutionError | LeaseLostError:
+    async def _refusal(
+        self, fence: Fence, what: str, why: str = _CHANGED
+    ) -> WorkflowExecutionError | LeaseLostError:
         """Why a statement under the fence found no row to change."""
         standing = await read_standing(self._database, fence.thread_id)
         if standing != fence.standing:
             return fence.overtaken(standing)
         return WorkflowExecutionError(
-            f"cannot {what} of thread {fence.thread_id!r}: something else than a run has removed or"
-            " changed its row in aiodurable_runs. Nothing was written;"
+            f"cannot {what} of thread {fence.thread_id!r}: {why}. Nothing was written;"
             " get_checkpoint_status(thread_id) says where the thread stands",
             thread_id=fence.thread_id,
         )

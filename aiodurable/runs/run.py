@@ -75,6 +75,7 @@ async def run(
     config: RunnableConfig | None = None,
     context: Any = None,
     decide_ending: DecideEnding | None = None,
+    claim: str | None = None,
 ) -> AsyncIterator[DurableRun[Any, Any, Any]]:
     """Hold the thread for the body, and give it a `DurableRun` to start or resume it with. See
     `Durable.run`.
@@ -87,7 +88,7 @@ async def run(
         durable_run = DurableRun[Any, Any, Any](
             services, graph, lease, found, run_id=run_id, config=config, context=context
         )
-        durable_run.decide_ending = decide_ending
+        durable_run.decide_ending, durable_run.claim = decide_ending, claim
         try:
             yield durable_run
         finally:
@@ -145,6 +146,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         self._stale = False
         self._draining: str | None = None
         self.decide_ending: DecideEnding | None = None
+        self.claim: str | None = None
         self.thread_id = lease.thread_id
         self.lease = lease
         self.checkpoint = found
@@ -592,6 +594,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             context=call.context,
             config=call.config,
             seq=self._attempts,
+            claim=self.claim,
         )
         command = call.command if answers else None
         self._prepared(attempt)

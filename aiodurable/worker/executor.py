@@ -111,6 +111,7 @@ class Execution:
             graph,
             run_id=claimed.run_id,
             decide_ending=self._decide,
+            claim=self._claims.worker,
         ) as self._run:
             if self.draining:
                 await self._put_back(ClaimState.READY)

@@ -159,11 +159,13 @@ FROM (SELECT :thread_id::text AS thread_id) w
 LEFT JOIN aiodurable_fences f ON f.thread_id = w.thread_id
 
 -- name: retry
--- params: run_id, token, lease_id, worker, seq, kept_attempts, head
+-- params: run_id, token, lease_id, worker, seq, kept_attempts, head, claim
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only under the fence of this lease. Only what
 -- crashed or failed is tried again, and keeps how it ended; a run that waited goes on with the
 -- attempt it had. The newest kept_attempts are remembered. A row with this very token and number
--- is ours: the answer to the statement was lost, and it is run again.
+-- is ours: the answer to the statement was lost, and it is run again. claim: of the worker that
+-- goes on with it, which it has no more where somebody cancelled the run or took it up; null: a
+-- person's word, which needs none.
 UPDATE aiodurable_runs r
 SET status = 'running', fencing_token = :token, attempted_by = :worker, seq = :seq,
     started_at = pg_catalog.now(),
@@ -188,6 +190,9 @@ FROM (
     WHERE k.run_id = :run_id
 ) t
 WHERE r.run_id = t.run_id AND coalesce(r.fencing_token, 0) <= :token
+  AND (:claim::text IS NULL
+       OR r.claim_state = 'claimed' AND r.claimed_by = :claim AND r.cancel_requested_at IS NULL
+       OR r.status = 'running' AND (r.fencing_token, r.seq) = (:token::bigint, :seq::integer))
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = :token AND f.lease_id = :lease_id::bigint

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import RunRecord, RunStatus
+from aiodurable.queue import RetryPolicy
 from aiodurable.runs.ledger import Ledger
 from aiodurable.settings import Settings
-from tests.support.scenario_graphs import chain, ok
+from aiodurable.worker.claims import Claims
+from aiodurable.worker.executor import Execution
+from tests.support.internals import services_of
+from tests.support.scenario_graphs import BREAKS, chain, ok
 from tests.support.waiting import wait_until
 
 INPUT: dict[str, Any] = {"xs": ["in"]}
@@ -42,3 +47,45 @@ async def test_an_input_that_cannot_be_read_sets_the_run_aside(
     assert record is not None
     assert (record.reason, record.claim_state, record.attempts) == ("cannot be begun", None, 0)
     assert "may not build" in (record.error or "")
+
+
+async def test_a_run_that_is_cancelled_between_the_claim_and_the_attempt_stays_cancelled(
+    durable: Durable,
+) -> None:
+    await durable.runs.create("t", "chain", INPUT, run_id="r")
+    services = services_of(durable)
+    BREAKS.add("a")
+    async with durable.run("t", "chain", run_id="r") as run:
+        with pytest.raises(ValueError, match="a is broken"):
+            await run.ainvoke()
+    BREAKS.clear()
+    await durable.runs.retry("r")
+    claims = Claims(services, ["default"])
+    [claimed] = await claims.claim(1)
+    await durable.runs.cancel("r")
+    await Execution(services, claims, claimed, {"": RetryPolicy()}).execute()
+    claims.close()
+    record = await durable.runs.get("r")
+    assert (record.status, record.reason, record.attempts) == (RunStatus.PAUSED, "cancelled", 0)
+
+
+async def test_a_thread_that_is_cancelled_after_a_rescued_run_was_claimed_is_not_gone_on_with(
+    durable: Durable, dsn: str
+) -> None:
+    await durable.runs.create("t", "chain", INPUT, run_id="r")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        # as left by a process that is gone, rescued, and cancelled just now
+        connection.execute(
+            b"UPDATE aiodurable_runs SET status = 'running', attempts = 1, fencing_token = 0,"
+            b" attempted_by = 'gone:1', started_at = now()"
+        )
+    services = services_of(durable)
+    claims = Claims(services, ["default"])
+    [claimed] = await claims.claim(1)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(b"UPDATE aiodurable_runs SET cancel_requested_at = now()")
+    await Execution(services, claims, claimed, {"": RetryPolicy()}).execute()
+    claims.close()
+    async with durable.work():
+        record = await durable.runs.wait_first(["r"], timeout=10)
+    assert (record.status, record.reason) == (RunStatus.PAUSED, "cancelled")
