@@ -78,6 +78,7 @@ class Execution:
         )
         self._run: DurableRun[Any, Any, Any] | None = None
         self._limit: asyncio.Timeout | None = None
+        self._blocked = False
         self.draining = False
 
     def drain(self) -> None:
@@ -97,7 +98,8 @@ class Execution:
         except Exception as error:
             await self._not_begun(error)
         finally:
-            await self._quietly(self._claims.ended(self.claimed))
+            if not self._blocked:  # else it would be claimed again at once, and in vain
+                await self._quietly(self._claims.ended(self.claimed))
 
     async def _begin(self) -> None:
         claimed = self.claimed
@@ -173,9 +175,11 @@ class Execution:
             return
         waits = self.claimed.status == RunStatus.QUEUED
         match error:
-            case RunInProgressError() if waits:
+            case RunInProgressError() | PostgresUnavailableError() | ClosedError() if waits:
                 await self._put_back(ClaimState.BLOCKED)
-            case WorkflowAlreadyRunningError() if waits:
+            case LockError() if waits:  # never scheduled: what waits behind it would pass it
+                await self._put_back(ClaimState.BLOCKED)
+            case _ if waits and isinstance(error, _FOR_A_PERSON):
                 await self._put_back(ClaimState.BLOCKED)
             case WorkflowAlreadyRunningError():
                 running = self.claimed.status == RunStatus.RUNNING
@@ -185,7 +189,7 @@ class Execution:
             case GraphChangedError():
                 _log.warning("%s: a worker that has the graph may do it", error)
                 await self._put_back(ClaimState.SCHEDULED, _LATER_S)
-            case _ if isinstance(error, _FOR_A_PERSON) or not waits:
+            case _ if not waits:
                 _log.warning("run %s was left alone: %s", self.claimed.run_id, error)
                 await self._put_back(None)
             case _:
@@ -199,6 +203,7 @@ class Execution:
 
     async def _put_back(self, state: ClaimState | None, after_s: float | None = None) -> None:
         after_s = after_s if state is ClaimState.SCHEDULED else None
+        self._blocked = state is ClaimState.BLOCKED
         await self._quietly(self._claims.put_back([self.claimed.run_id], state, after_s))
 
     async def _quietly(self, write: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,12 +10,13 @@ import psycopg
 import pytest
 
 from aiodurable.durable import Durable
-from aiodurable.errors import ConfigurationError
+from aiodurable.errors import ConfigurationError, PostgresUnavailableError
 from aiodurable.models import RunRecord, RunStatus
 from aiodurable.queue import RetryPolicy
 from aiodurable.runs.ledger import Ledger
+from aiodurable.runs.queued import QueuedRuns
 from aiodurable.settings import Settings
-from aiodurable.worker.claims import Claims
+from aiodurable.worker.claims import Claimed, Claims
 from aiodurable.worker.executor import Execution
 from tests.support.internals import services_of
 from tests.support.scenario_graphs import BREAKS, chain, ok
@@ -89,3 +91,42 @@ async def test_a_thread_that_is_cancelled_after_a_rescued_run_was_claimed_is_not
     async with durable.work():
         record = await durable.runs.wait_first(["r"], timeout=10)
     assert (record.status, record.reason) == (RunStatus.PAUSED, "cancelled")
+
+
+async def test_a_run_whose_thread_is_held_is_not_claimed_again_and_again(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = list[str]()
+    claim = Claims.claim
+
+    async def noted(self: Claims, most: int) -> list[Claimed]:
+        found = await claim(self, most)
+        claimed.extend(one.run_id for one in found)
+        return found
+
+    monkeypatch.setattr(Claims, "claim", noted)
+    async with durable.run("t", "chain"), durable.work():
+        await durable.runs.create("t", "chain", INPUT, run_id="r")
+        await wait_until(lambda: claimed)
+        await asyncio.sleep(2)
+    assert len(claimed) <= 5, "two seconds, and one look a second"
+
+
+async def test_a_run_that_could_not_be_begun_is_not_passed_by_the_one_behind_it(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = QueuedRuns.begin
+    away = ["first"]
+
+    async def begun(self: QueuedRuns, run_id: str, **options: Any) -> Any:
+        if run_id in away:
+            away.remove(run_id)
+            raise PostgresUnavailableError("away for a moment")
+        return await begin(self, run_id, **options)
+
+    monkeypatch.setattr(QueuedRuns, "begin", begun)
+    for name in ("first", "second"):
+        await durable.runs.create("t", "chain", {"xs": [name]}, run_id=name)
+    async with durable.work():
+        result = await durable.runs.wait("second", timeout=20)
+    assert result == {"xs": ["first", "a", "second", "a"]}
