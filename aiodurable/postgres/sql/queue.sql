@@ -276,8 +276,9 @@ SELECT p.run_id, p.queue FROM promoted p
 -- params: run_id
 -- aiodurable_runs_pkey; aiodurable_runs_dedup_idx. A run that failed, was set aside, was cancelled
 -- or was stopped may be begun by a worker again, with all the attempts it may have. One that never
--- began goes to the end of its queue. What became of a thread of its own accord, or another run
--- that is not over and has its dedup key, stands against it.
+-- began goes to the end of its queue, and may wait there as long as it takes. What became of a
+-- thread of its own accord, or another run that is not over and has its dedup key, stands against
+-- it.
 UPDATE aiodurable_runs r
 SET status = CASE WHEN r.fencing_token IS NULL THEN 'queued'
                   WHEN r.status = 'paused' THEN 'paused' ELSE 'failed' END,
@@ -290,6 +291,10 @@ SET status = CASE WHEN r.fencing_token IS NULL THEN 'queued'
     earlier_attempts = CASE WHEN r.status IN ('failed', 'quarantined') AND r.attempts > 0
                             THEN f.earlier ELSE r.earlier_attempts END,
     attempts = CASE WHEN r.status IN ('failed', 'quarantined') THEN 0 ELSE r.attempts END,
+    failures = 0,
+    start_timeout_s = CASE WHEN r.fencing_token IS NOT NULL THEN r.start_timeout_s END,
+    error = CASE WHEN r.fencing_token IS NOT NULL THEN r.error END,
+    traceback = CASE WHEN r.fencing_token IS NOT NULL THEN r.traceback END,
     finished_at = CASE WHEN r.fencing_token IS NULL THEN NULL ELSE r.finished_at END
 FROM (
     SELECT k.run_id,
@@ -305,7 +310,7 @@ FROM (
     WHERE k.run_id = :run_id
 ) f
 WHERE r.run_id = f.run_id
-  AND (r.fencing_token IS NULL AND r.status IN ('superseded', 'rejected')
+  AND (r.fencing_token IS NULL AND r.status IN ('superseded', 'rejected', 'quarantined')
        OR r.fencing_token IS NOT NULL AND r.status IN ('failed', 'quarantined', 'paused'))
   AND r.graph IS NOT NULL
   AND (SELECT true
