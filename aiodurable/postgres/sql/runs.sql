@@ -206,9 +206,14 @@ RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token,
 -- params: checkpoint_ids, consumed, again_after_s, failures
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, and only while
 -- the fence is that of its lease. No lock on the fence: an update that a newer lease has overtaken,
--- or a removal, finds a larger token in the row, or no row.
+-- or a removal, finds a larger token in the row, or no row. What a worker would go on with and
+-- somebody has asked to cancel is cancelled.
 UPDATE aiodurable_runs r
-SET status = w.status, error = w.error, traceback = w.traceback, status_reason = w.reason,
+SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND w.again_after_s IS NOT NULL
+                  THEN 'paused' ELSE w.status END,
+    status_reason = CASE WHEN r.cancel_requested_at IS NOT NULL AND w.again_after_s IS NOT NULL
+                         THEN 'cancelled' ELSE w.reason END,
+    error = w.error, traceback = w.traceback,
     checkpoint_id = w.checkpoint_id, consumed = r.consumed OR w.consumed,
     finished_at = pg_catalog.now(),
     failed_at = CASE WHEN w.status = 'failed' THEN pg_catalog.now() ELSE r.failed_at END,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from aiodurable.durable import Durable
 from aiodurable.models import ClaimState, RunStatus
 from aiodurable.queue import RetryPolicy
+from aiodurable.runs.cancellation import Cancellations
 from aiodurable.settings import Settings
 from tests.support.scenario_graphs import BREAKS, chain, ok
 
@@ -43,3 +45,32 @@ async def test_a_run_that_waited_too_long_can_be_tried_again(durable: Durable) -
         again = await durable.runs.retry("r")
         assert (again.status, again.claim_state) == (RunStatus.QUEUED, ClaimState.READY)
         assert await durable.runs.wait("r", timeout=20) == {"xs": ["in", "a"]}
+
+
+async def test_a_run_that_is_cancelled_while_its_worker_stops_is_cancelled(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def held(state: Any) -> dict[str, Any]:
+        entered.set()
+        await leave.wait()
+        return {"xs": ["held"]}
+
+    async def deaf(_: object) -> None:
+        """The request has not come yet."""
+
+    monkeypatch.setattr(Cancellations, "_poll", deaf)
+    graphs = {"held": chain(held=held, b=ok("b"))}
+    async with Durable(dsn, graphs=graphs, settings=Settings()) as durable:
+        await durable.runs.create("t", "held", INPUT, run_id="r")
+        async with durable.work() as worker:
+            await asyncio.wait_for(entered.wait(), 20)
+            await durable.runs.cancel("r")
+            draining = asyncio.create_task(worker.drain())
+            await asyncio.sleep(0)
+            leave.set()
+            await draining
+        record = await durable.runs.get("r")
+    assert (record.status, record.reason) == (RunStatus.PAUSED, "cancelled")
+    assert record.claim_state is None
