@@ -78,6 +78,7 @@ class Execution:
         )
         self._run: DurableRun[Any, Any, Any] | None = None
         self._limit: asyncio.Timeout | None = None
+        self._task: asyncio.Task[Any] | None = None
         self._blocked = False
         self.draining = False
 
@@ -89,6 +90,7 @@ class Execution:
 
     async def execute(self) -> None:
         """Execute the run; how it ends is in its row."""
+        self._task = asyncio.current_task()
         try:
             await self._begin()
         except asyncio.CancelledError:
@@ -150,7 +152,7 @@ class Execution:
                 f"the attempt took longer than the {self.claimed.timeout_s:g} s that it may"
             )
             outcome = Outcome(RunStatus.FAILED, "timeout")
-        elif stopped and self.draining:
+        elif stopped and (self.draining or self._task is None or self._task.cancelling() > 0):
             return Ending(Outcome(RunStatus.PAUSED, PauseReason.DRAINED), None, again_after_s=0)
         if outcome.status is not RunStatus.FAILED:
             return Ending(outcome, error)

@@ -74,3 +74,29 @@ async def test_a_run_that_is_cancelled_while_its_worker_stops_is_cancelled(
         record = await durable.runs.get("r")
     assert (record.status, record.reason) == (RunStatus.PAUSED, "cancelled")
     assert record.claim_state is None
+
+
+async def test_a_run_whose_task_is_cancelled_by_no_request_goes_back_to_the_queue(
+    dsn: str,
+) -> None:
+    entered = asyncio.Event()
+    calls = 0
+
+    async def held(state: Any) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        entered.set()
+        if calls == 1:
+            await asyncio.Event().wait()
+        return {"xs": ["held"]}
+
+    graphs = {"held": chain(held=held)}
+    async with Durable(dsn, graphs=graphs, settings=Settings()) as durable:
+        await durable.runs.create("t", "held", INPUT, run_id="r")
+        async with durable.work():
+            await asyncio.wait_for(entered.wait(), 20)
+            for task in asyncio.all_tasks():  # as asyncio.run does at its end
+                if task.get_name() == "aiodurable run r":
+                    task.cancel()
+            record = await durable.runs.wait_first(["r"], timeout=20)
+    assert (record.status, record.reason, record.attempts) == (RunStatus.COMPLETE, None, 1)
