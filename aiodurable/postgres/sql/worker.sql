@@ -205,8 +205,8 @@ RETURNING r.run_id, r.thread_id, r.graph, r.status, r.queue, r.fairness_key, r.c
 -- until the end of the transaction.
 UPDATE aiodurable_queues q
 SET tokens = CASE WHEN q.rate IS NOT NULL THEN
-                 least(coalesce(q.burst, 1)::double precision,
-                       coalesce(q.tokens, coalesce(q.burst, 1)::double precision)
+                 least(coalesce(q.burst, greatest(1, q.rate))::double precision,
+                       coalesce(q.tokens, q.burst, greatest(1, q.rate))::double precision
                        + q.rate * coalesce(pg_catalog.date_part(
                              'epoch', pg_catalog.clock_timestamp() - q.refilled_at),
                              0::double precision)) END,

@@ -13,6 +13,8 @@ from langchain_core.runnables import RunnableConfig
 from aiodurable.durable import Durable
 from aiodurable.models import RunStatus
 from aiodurable.settings import Settings
+from aiodurable.worker.claims import Claims
+from tests.support.internals import services_of
 from tests.support.scenario_graphs import chain
 from tests.support.waiting import wait_until
 
@@ -136,3 +138,14 @@ async def test_a_run_that_its_worker_left_does_not_keep_itself_from_being_claime
         )
     async with durable.work():
         await all_complete(durable, run_ids)
+
+
+async def test_a_rate_without_a_burst_lets_one_seconds_worth_begin_at_once(
+    durable: Durable,
+) -> None:
+    await durable.queues.scale("default", rate=5)
+    await created(durable, 8)
+    claims = Claims(services_of(durable), ["default"])
+    await claims.tidy([])
+    assert len(await claims.claim(8)) == 5
+    claims.close()
