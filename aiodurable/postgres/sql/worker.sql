@@ -355,14 +355,29 @@ ORDER BY t.thread_id
 
 -- name: limited_keys
 -- params: most
--- aiodurable_runs_limited_idx.
-SELECT DISTINCT t.queue, t.concurrency_key
-FROM (
-    SELECT r.queue, r.concurrency_key
-    FROM aiodurable_runs r
-    WHERE r.claim_state = 'limited'
-    LIMIT :most::integer
-) t
+-- aiodurable_runs_limited_idx, one look a key, however many runs of it wait. A run is limited by
+-- its key: it has one.
+WITH RECURSIVE keys AS (
+    (SELECT r.queue, r.concurrency_key, 1 AS n
+     FROM aiodurable_runs r
+     WHERE r.claim_state = 'limited'
+     ORDER BY r.queue, r.concurrency_key
+     LIMIT 1)
+    UNION ALL
+    SELECT f.queue, f.concurrency_key, k.n + 1
+    FROM keys k
+    CROSS JOIN LATERAL (
+        SELECT r.queue, r.concurrency_key
+        FROM aiodurable_runs r
+        WHERE r.claim_state = 'limited'
+          AND (r.queue, r.concurrency_key) > (k.queue, k.concurrency_key)
+        ORDER BY r.queue, r.concurrency_key
+        LIMIT 1
+    ) f
+    WHERE k.n < :most::integer
+)
+SELECT k.queue, k.concurrency_key
+FROM keys k
 
 -- name: abandoned
 -- params: process, worker, mine, here

@@ -11,7 +11,7 @@ import pytest
 from langchain_core.runnables import RunnableConfig
 
 from aiodurable.durable import Durable
-from aiodurable.models import RunStatus
+from aiodurable.models import ClaimState, RunStatus
 from aiodurable.settings import Settings
 from aiodurable.worker.claims import Claims
 from tests.support.internals import services_of
@@ -149,3 +149,19 @@ async def test_a_rate_without_a_burst_lets_one_seconds_worth_begin_at_once(
     await claims.tidy([])
     assert len(await claims.claim(8)) == 5
     claims.close()
+
+
+async def test_a_look_at_what_is_limited_passes_over_the_many_of_one_key(
+    durable: Durable, dsn: str
+) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            b"INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, claim_state,"
+            b" position, queue, priority, fairness_key, concurrency_key)"
+            b" SELECT 'r' || n, 'r' || n, n, 'held', 'queued', 'limited', n, 'default', 0, '',"
+            b" CASE WHEN n = 700 THEN 'z' ELSE 'a' END FROM generate_series(1, 700) n"
+        )
+    claims = Claims(services_of(durable), ["default"])
+    await claims.tidy([])
+    claims.close()
+    assert (await durable.runs.get("r700")).claim_state is ClaimState.READY
