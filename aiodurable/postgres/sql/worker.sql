@@ -89,8 +89,9 @@ WHERE r.run_id = :run_id AND r.status = 'running' AND coalesce(r.fencing_token, 
 -- aiodurable_runs_claim_idx; aiodurable_queues_pkey. Up to most runs that are ready. A walk over
 -- the groups of one priority and fairness key finds each by a look at the index, those of the
 -- highest priority first, in rotation from each queue's cursor; of each group come the first in
--- order of acceptance. It reads as much with a million runs as with ten. A queue with limits is
--- left out, unless limited: then the caller has locked its row.
+-- order of acceptance. It reads as much with a million runs as with ten, and steps over those of
+-- other graphs. A queue with limits is left out, unless limited: then the caller has locked its
+-- row.
 WITH RECURSIVE open AS MATERIALIZED (
     SELECT a.queue, a.cursor
     FROM unnest(:queues::text[], :cursors::text[]) AS a (queue, cursor)
@@ -108,20 +109,23 @@ walk AS (
         SELECT r.priority
         FROM aiodurable_runs r
         WHERE r.claim_state = 'ready' AND r.queue = o.queue
+          AND r.graph = ANY (:graphs::text[])
         ORDER BY r.priority DESC
         LIMIT 1
     ) p
     CROSS JOIN LATERAL (
         (SELECT r.priority, r.fairness_key
          FROM aiodurable_runs r
-         WHERE r.claim_state = 'ready' AND r.queue = o.queue AND r.priority = p.priority
+         WHERE r.claim_state = 'ready' AND r.queue = o.queue
+           AND r.graph = ANY (:graphs::text[]) AND r.priority = p.priority
            AND r.fairness_key > o.cursor
          ORDER BY r.fairness_key
          LIMIT 1)
         UNION ALL
         (SELECT r.priority, r.fairness_key
          FROM aiodurable_runs r
-         WHERE r.claim_state = 'ready' AND r.queue = o.queue AND r.priority = p.priority
+         WHERE r.claim_state = 'ready' AND r.queue = o.queue
+           AND r.graph = ANY (:graphs::text[]) AND r.priority = p.priority
          ORDER BY r.fairness_key
          LIMIT 1)
         LIMIT 1
@@ -132,7 +136,8 @@ walk AS (
     CROSS JOIN LATERAL (
         (SELECT r.priority, r.fairness_key, w.wrapped
          FROM aiodurable_runs r
-         WHERE r.claim_state = 'ready' AND r.queue = w.queue AND r.priority = w.priority
+         WHERE r.claim_state = 'ready' AND r.queue = w.queue
+           AND r.graph = ANY (:graphs::text[]) AND r.priority = w.priority
            AND r.fairness_key > w.fairness_key
            AND (NOT w.wrapped OR r.fairness_key <= w.cursor)
          ORDER BY r.fairness_key
@@ -141,6 +146,7 @@ walk AS (
         (SELECT r.priority, r.fairness_key, true
          FROM aiodurable_runs r
          WHERE NOT w.wrapped AND r.claim_state = 'ready' AND r.queue = w.queue
+           AND r.graph = ANY (:graphs::text[])
            AND r.priority = w.priority AND r.fairness_key <= w.cursor
          ORDER BY r.fairness_key
          LIMIT 1)
@@ -149,21 +155,24 @@ walk AS (
          FROM (
              SELECT r.priority
              FROM aiodurable_runs r
-             WHERE r.claim_state = 'ready' AND r.queue = w.queue AND r.priority < w.priority
+             WHERE r.claim_state = 'ready' AND r.queue = w.queue
+               AND r.graph = ANY (:graphs::text[]) AND r.priority < w.priority
              ORDER BY r.priority DESC
              LIMIT 1
          ) p
          CROSS JOIN LATERAL (
              (SELECT r.priority, r.fairness_key
               FROM aiodurable_runs r
-              WHERE r.claim_state = 'ready' AND r.queue = w.queue AND r.priority = p.priority
+              WHERE r.claim_state = 'ready' AND r.queue = w.queue
+                AND r.graph = ANY (:graphs::text[]) AND r.priority = p.priority
                 AND r.fairness_key > w.cursor
               ORDER BY r.fairness_key
               LIMIT 1)
              UNION ALL
              (SELECT r.priority, r.fairness_key
               FROM aiodurable_runs r
-              WHERE r.claim_state = 'ready' AND r.queue = w.queue AND r.priority = p.priority
+              WHERE r.claim_state = 'ready' AND r.queue = w.queue
+                AND r.graph = ANY (:graphs::text[]) AND r.priority = p.priority
               ORDER BY r.fairness_key
               LIMIT 1)
              LIMIT 1

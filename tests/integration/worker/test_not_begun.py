@@ -130,3 +130,14 @@ async def test_a_run_that_could_not_be_begun_is_not_passed_by_the_one_behind_it(
     async with durable.work():
         result = await durable.runs.wait("second", timeout=20)
     assert result == {"xs": ["first", "a", "second", "a"]}
+
+
+async def test_a_run_of_a_graph_that_a_worker_lacks_keeps_no_other_waiting(
+    durable: Durable, dsn: str
+) -> None:
+    await durable.runs.create("t", "chain", INPUT, run_id="gone", priority=1)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(b"UPDATE aiodurable_runs SET graph = 'gone'")
+    await durable.runs.create("u", "chain", INPUT, run_id="r")
+    async with durable.work(concurrency=1):
+        assert await durable.runs.wait("r", timeout=5) == {"xs": ["in", "a"]}
