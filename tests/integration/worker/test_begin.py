@@ -12,6 +12,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError, RunInProgressError
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.settings import Settings
+from tests.support.internals import services_of
 from tests.support.scenario_graphs import BREAKS, asks, chain, ok
 
 INPUT: dict[str, Any] = {"xs": ["in"]}
@@ -88,3 +89,27 @@ async def test_a_begun_run_that_fails_is_gone_on_with_like_any_other(durable: Du
     async with durable.run("t", "chain", run_id=created.run_id) as run:
         assert await run.ainvoke() == {"xs": ["in", "a", "b"]}
     assert (await durable.runs.get(created.run_id)).attempts == 2
+
+
+async def test_a_run_that_made_way_and_was_gone_on_with_is_not_passed_when_it_asks(
+    durable: Durable,
+) -> None:
+    first = await durable.runs.create("t", "asking", INPUT)
+    BREAKS.add("a")
+    async with durable.run("t", "asking", run_id=first.run_id) as run:
+        with pytest.raises(ValueError, match="a is broken"):
+            await run.ainvoke()
+        # it is at work again, cancelled for the sake of another one, which is given up itself
+        database = services_of(durable).checkpoints.database
+        await database.execute(
+            "UPDATE aiodurable_runs SET status = 'paused', status_reason = 'cancelled',"
+            " interrupted_by = 'second', cancel_requested_at = now()"
+        )
+    BREAKS.clear()
+    async with durable.run("t", "asking") as run:
+        await run.ainvoke()
+    third = await durable.runs.create("t", "asking", INPUT)
+    async with durable.run("t", "asking", run_id=third.run_id) as run:
+        with pytest.raises(RunInProgressError, match="earlier run of it is not over"):
+            await run.ainvoke()
+    assert (await durable.threads.status("t")).status is ThreadStatus.INTERRUPTED
