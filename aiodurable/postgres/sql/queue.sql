@@ -209,13 +209,22 @@ LIMIT :rows::integer
 -- params: run_ids, channel
 -- aiodurable_runs_pkey. A run that never began is given up; one that waits for another attempt
 -- stops where it is, for a person to go on with; one at work is to end: its process is notified
--- on the channel. What is over, or waits for a person, stays as it is.
-WITH given_up AS (
+-- on the channel. What is over, or waits for a person, stays as it is. The rows are locked before
+-- their statuses are read: one that is begun, or ends, at this moment is not missed.
+WITH found AS MATERIALIZED (
+    SELECT k.run_id, k.status, k.claim_state
+    FROM aiodurable_runs k
+    WHERE k.run_id = ANY (:run_ids::text[])
+    ORDER BY k.run_id
+    FOR UPDATE OF k
+),
+given_up AS (
     UPDATE aiodurable_runs r
     SET status = 'superseded', status_reason = 'cancelled', claim_state = NULL,
         cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()),
         finished_at = pg_catalog.now()
-    WHERE r.run_id = ANY (:run_ids::text[]) AND r.status = 'queued'
+    FROM found k
+    WHERE r.run_id = k.run_id AND k.status = 'queued'
     RETURNING r.run_id, r.thread_id
 ),
 stopped AS (
@@ -223,14 +232,15 @@ stopped AS (
     SET status = 'paused', status_reason = 'cancelled', claim_state = NULL,
         cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()),
         finished_at = coalesce(r.finished_at, pg_catalog.now())
-    WHERE r.run_id = ANY (:run_ids::text[]) AND r.status IN ('failed', 'paused')
-      AND r.claim_state IS NOT NULL
+    FROM found k
+    WHERE r.run_id = k.run_id AND k.status IN ('failed', 'paused') AND k.claim_state IS NOT NULL
     RETURNING r.run_id, r.thread_id
 ),
 ending AS (
     UPDATE aiodurable_runs r
     SET cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()), claim_state = NULL
-    WHERE r.run_id = ANY (:run_ids::text[]) AND r.status = 'running'
+    FROM found k
+    WHERE r.run_id = k.run_id AND k.status = 'running'
     RETURNING r.run_id, r.thread_id
 )
 SELECT g.run_id, g.thread_id, false AS at_work FROM given_up g
