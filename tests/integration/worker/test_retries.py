@@ -14,6 +14,7 @@ from aiodurable.queue import RetryPolicy
 from aiodurable.runs.cancellation import Cancellations
 from aiodurable.settings import Settings
 from tests.support.scenario_graphs import BREAKS, chain, ok
+from tests.support.waiting import wait_until
 
 INPUT: dict[str, Any] = {"xs": ["in"]}
 
@@ -100,3 +101,22 @@ async def test_a_run_whose_task_is_cancelled_by_no_request_goes_back_to_the_queu
                     task.cancel()
             record = await durable.runs.wait_first(["r"], timeout=20)
     assert (record.status, record.reason, record.attempts) == (RunStatus.COMPLETE, None, 1)
+
+
+async def test_a_run_that_waits_for_another_attempt_makes_way_for_one_that_interrupts(
+    durable: Durable,
+) -> None:
+    BREAKS.add("a")
+    policy = RetryPolicy(initial_s=600, max_s=600)
+    await durable.runs.create("t", "chain", INPUT, run_id="r", retry_policy=policy)
+    async with durable.work():
+
+        async def waits() -> bool:
+            return (await durable.runs.get("r")).claim_state is ClaimState.SCHEDULED
+
+        await wait_until(waits, 20)
+        BREAKS.clear()
+        await durable.runs.create("t", "chain", {"xs": ["new"]}, run_id="s", on_busy="interrupt")
+        record = await durable.runs.wait_first(["s"], timeout=10)
+    assert record.status is RunStatus.COMPLETE
+    assert (await durable.runs.get("r")).claim_state is None
