@@ -126,6 +126,8 @@ class Execution:
             finally:
                 if not self._run.began:
                     await self._settle_left(self._run)
+            if not self._run.began:  # nothing is left to do
+                await self._put_back(None)
 
     async def _settle_left(self, here: DurableRun[Any, Any, Any]) -> None:
         """Say in its row that a run had stopped whose process died before it could."""

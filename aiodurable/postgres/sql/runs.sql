@@ -246,7 +246,7 @@ RETURNING r.run_id, r.fencing_token, w.lease_id, r.finished_at
 UPDATE aiodurable_runs r
 SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
     checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
-    answers_type = NULL, answers = NULL, questions_closed = NULL
+    answers_type = NULL, answers = NULL, questions_closed = NULL, claim_state = NULL
 FROM unnest(:run_ids::text[], :tokens::bigint[], :lease_ids::bigint[], :thread_ids::text[],
             :checkpoint_ids::text[])
      AS e (run_id, token, lease_id, thread_id, checkpoint_id)
@@ -284,7 +284,7 @@ WITH seen AS MATERIALIZED (
     UPDATE aiodurable_runs r
     SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
         checkpoint_id = s.checkpoint_id, finished_at = pg_catalog.now(),
-        answers_type = NULL, answers = NULL, questions_closed = NULL
+        answers_type = NULL, answers = NULL, questions_closed = NULL, claim_state = NULL
     FROM unnest(:thread_ids::text[], :run_ids::text[], :tokens::bigint[], :lease_ids::bigint[],
                 :consumed::boolean[])
          AS e (thread_id, run_id, token, lease_id, consumed)

@@ -141,3 +141,37 @@ async def test_a_run_of_a_graph_that_a_worker_lacks_keeps_no_other_waiting(
     await durable.runs.create("u", "chain", INPUT, run_id="r")
     async with durable.work(concurrency=1):
         assert await durable.runs.wait("r", timeout=5) == {"xs": ["in", "a"]}
+
+
+async def test_a_run_that_completes_although_it_was_taken_for_an_orphan_is_claimed_no_more(
+    dsn: str,
+) -> None:
+    async def taken_for_an_orphan(state: Any) -> dict[str, Any]:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(b"UPDATE aiodurable_runs SET claim_state = 'ready'")
+        return {"xs": ["a"]}
+
+    graphs = {"rescued": chain(a=taken_for_an_orphan)}
+    async with Durable(dsn, graphs=graphs, settings=Settings()) as durable:
+        await durable.runs.create("t", "rescued", INPUT, run_id="r")
+        async with durable.run("t", "rescued", run_id="r") as run:
+            await run.ainvoke()
+        record = await durable.runs.get("r")
+    assert (record.status, record.claim_state) == (RunStatus.COMPLETE, None)
+
+
+async def test_a_claimed_run_with_nothing_left_to_do_is_left_alone(
+    durable: Durable, dsn: str
+) -> None:
+    await durable.runs.create("t", "chain", INPUT, run_id="r")
+    async with durable.run("t", "chain", run_id="r") as run:
+        await run.ainvoke()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(b"UPDATE aiodurable_runs SET claim_state = 'ready'")
+    services = services_of(durable)
+    claims = Claims(services, ["default"])
+    [claimed] = await claims.claim(1)
+    await Execution(services, claims, claimed, {"": RetryPolicy()}).execute()
+    claims.close()
+    record = await durable.runs.get("r")
+    assert (record.status, record.claim_state) == (RunStatus.COMPLETE, None)
