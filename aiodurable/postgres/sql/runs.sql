@@ -207,7 +207,8 @@ RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token,
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, and only while
 -- the fence is that of its lease. No lock on the fence: an update that a newer lease has overtaken,
 -- or a removal, finds a larger token in the row, or no row. What a worker would go on with and
--- somebody has asked to cancel is cancelled.
+-- somebody has asked to cancel is cancelled. What came out of a queue and was
+-- drained goes back there, whoever ran it.
 UPDATE aiodurable_runs r
 SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND w.again_after_s IS NOT NULL
                   THEN 'paused' ELSE w.status END,
@@ -219,7 +220,8 @@ SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND w.again_after_s IS 
     failed_at = CASE WHEN w.status = 'failed' THEN pg_catalog.now() ELSE r.failed_at END,
     claim_state = CASE WHEN r.cancel_requested_at IS NOT NULL THEN NULL
                        WHEN w.again_after_s = 0::double precision THEN 'ready'
-                       WHEN w.again_after_s > 0::double precision THEN 'scheduled' END,
+                       WHEN w.again_after_s > 0::double precision THEN 'scheduled'
+                       WHEN w.reason = 'drained' AND r.queue IS NOT NULL THEN 'ready' END,
     scheduled_at = CASE WHEN w.again_after_s > 0::double precision
                         THEN pg_catalog.now() + pg_catalog.make_interval(secs => w.again_after_s)
                         END,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from langgraph.errors import GraphDrained
 from langgraph.types import Command
 
 from aiodurable.durable import Durable
@@ -113,3 +114,15 @@ async def test_a_run_that_made_way_and_was_gone_on_with_is_not_passed_when_it_as
         with pytest.raises(RunInProgressError, match="earlier run of it is not over"):
             await run.ainvoke()
     assert (await durable.threads.status("t")).status is ThreadStatus.INTERRUPTED
+
+
+async def test_a_run_of_a_queue_that_is_drained_where_it_was_called_goes_back_there(
+    durable: Durable,
+) -> None:
+    created = await durable.runs.create("t", "chain", INPUT)
+    async with durable.run("t", "chain", run_id=created.run_id) as run:
+        run.drain()
+        with pytest.raises(GraphDrained):
+            await run.ainvoke()
+    async with durable.work():
+        assert await durable.runs.wait(created.run_id, timeout=10) == {"xs": ["in", "a", "b"]}
