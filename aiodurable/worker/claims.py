@@ -141,6 +141,12 @@ class Claims:
         texts = (None, None) if error is None else (error_text(error), traceback_text(error))
         await self._fetch("set_aside", run_id, self.worker, reason, *texts)
 
+    async def give_back(self, mine: Sequence[str]) -> None:
+        """Leave what this worker has claimed, and knows nothing of any more, to the others: those
+        of other processes take it for at work as long as this process lives.
+        """
+        await self._fetch("abandoned", self._process, self.worker, list(mine), list(_AT_WORK))
+
     async def ended(self, claimed: Claimed) -> None:
         """Make ready what waited for this run."""
         await self._promotions(claimed.thread_id)
@@ -152,7 +158,7 @@ class Claims:
         await self._fetch("due", _MOST_DUE)
         limits = await self._services.checkpoints.direct.fetch(SQL["limited"], list(self._queues))
         self._limited = {row["name"] for row in limits}
-        await self._fetch("abandoned", self._process, self.worker, list(mine), list(_AT_WORK))
+        await self.give_back(mine)
         blocked = await self._fetch("blocked_threads", self._sweep_after, _MOST_DUE)
         threads = [row["thread_id"] for row in blocked]
         self._sweep_after = threads[-1] if threads else ""

@@ -212,9 +212,18 @@ class Worker:
                 self.cancel()
                 await asyncio.wait(self._active, timeout=_STOP_S)
         finally:
+            await self._give_back()
             self._claims.close()
             await self._bell.aclose()
             self._drained.set()
+
+    async def _give_back(self) -> None:
+        mine = [execution.claimed.run_id for execution in self._active.values()]
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await self._claims.give_back(mine)
+        except (AiodurableError, *DRIVER_FAILURES) as error:
+            _log.warning("what this worker had claimed is not given back: %s", type(error).__name__)
 
     async def _claim_forever(self) -> None:
         """One look after the other; only this task claims, so it knows what it has claimed."""

@@ -11,7 +11,7 @@ import pytest
 
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError
-from aiodurable.models import RunRecord, RunStatus
+from aiodurable.models import ClaimState, RunRecord, RunStatus
 from aiodurable.queue import RetryPolicy
 from aiodurable.runs.ledger import Ledger
 from aiodurable.runs.queued import QueuedRuns
@@ -175,3 +175,24 @@ async def test_a_claimed_run_with_nothing_left_to_do_is_left_alone(
     claims.close()
     record = await durable.runs.get("r")
     assert (record.status, record.claim_state) == (RunStatus.COMPLETE, None)
+
+
+async def test_a_worker_that_stops_leaves_nothing_claimed(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise PostgresUnavailableError("away for a moment")
+
+    asked = asyncio.Event()
+
+    async def waits(*_: object, **__: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    await durable.runs.create("t", "chain", INPUT, run_id="r")
+    monkeypatch.setattr(Claims, "put_back", away)
+    with monkeypatch.context() as patch:
+        patch.setattr(services_of(durable).locks, "acquire_thread", waits)
+        async with durable.work(drain_timeout_s=0):
+            await asyncio.wait_for(asked.wait(), 20)
+    assert (await durable.runs.get("r")).claim_state is ClaimState.READY
