@@ -181,7 +181,9 @@ def _all() -> list[Statement]:
         ),
         Statement("get", runs["get"], values=("run-7-0",), rows=12),
         Statement("newest", runs["newest"], values=(one,), rows=5),
-        Statement("retry", runs["retry"], values=("run-7-1", 1, 0, "host:1", 2, 20, head), rows=3),
+        Statement(
+            "retry", runs["retry"], values=("run-7-1", 1, 0, "host:1", 2, 20, head, None), rows=3
+        ),
         Statement("not_started", runs["not_started"], values=(one, "run-7-1", 1), rows=2),
         Statement(
             "complete_by_tables", runs["complete_by_tables"], values=("run-7-1", 1, 0, None), rows=2
