@@ -206,9 +206,8 @@ RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token,
 -- params: checkpoint_ids, consumed, again_after_s, failures
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, and only while
 -- the fence is that of its lease. No lock on the fence: an update that a newer lease has overtaken,
--- or a removal, finds a larger token in the row, or no row. What a worker would go on with and
--- somebody has asked to cancel is cancelled. What came out of a queue and was
--- drained goes back there, whoever ran it.
+-- or a removal, finds a larger token in the row, or no row. A run that is to be
+-- cancelled is not scheduled again. A drained run that came out of a queue goes back there.
 UPDATE aiodurable_runs r
 SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND w.again_after_s IS NOT NULL
                   THEN 'paused' ELSE w.status END,
