@@ -213,7 +213,7 @@ async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
             row = await (await connection.execute(_SQL["search_path"].encode())).fetchone()
             assert row is not None
             refuse_other_path(row["search_path"], dsn)
-        except BaseException:
+        except BaseException:  # cancelled too: nobody else closes it
             await connection.close()
             raise
     return connection
