@@ -78,6 +78,11 @@ from aiodurable.queue import (
     Snooze,
 )
 from aiodurable.runs.check import ThreadCheck
+from aiodurable.runs.current_run import (
+    CurrentRun,
+    current_run,
+    fencing_token,
+)
 from aiodurable.runs.graph_check import (
     Problem,
     ProblemKind,
@@ -114,6 +119,7 @@ __all__ = [
     "ClaimState",
     "ClosedError",
     "ConfigurationError",
+    "CurrentRun",
     "Durable",
     "DurableGraph",
     "DurableRun",
@@ -182,7 +188,9 @@ __all__ = [
     "create_checkpointer",
     "create_lock_manager_with_retry",
     "current_durable",
+    "current_run",
     "durable_run",
+    "fencing_token",
     "find_failed_workflows",
     "find_workflows",
     "get_checkpoint_status",

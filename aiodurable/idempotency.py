@@ -4,13 +4,15 @@ names the pair.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Any
 
 from langgraph.config import get_config
 
 from aiodurable.errors import ConfigurationError
 
-__all__ = ["idempotency_key"]
+__all__ = ["idempotency_key", "node_config"]
 
 
 def idempotency_key(name: str = "") -> str:
@@ -30,13 +32,18 @@ def idempotency_key(name: str = "") -> str:
     Raises:
         ConfigurationError: it was called outside a node or task of a graph with a thread.
     """
-    try:
-        configurable = get_config().get("configurable", {})
-    except RuntimeError:
-        configurable = {}
+    configurable = node_config()
     thread_id, task = configurable.get("thread_id"), configurable.get("checkpoint_ns")
     if not thread_id or not task:
         raise ConfigurationError(
             "idempotency_key() names a step of a running graph: call it inside a node or a task"
         )
     return blake2b("\0".join((thread_id, task, name)).encode(), digest_size=16).hexdigest()
+
+
+def node_config() -> Mapping[str, Any]:
+    """The `configurable` of the node or task that is being executed; empty outside of one."""
+    try:
+        return get_config().get("configurable", {})
+    except RuntimeError:
+        return {}

@@ -52,6 +52,7 @@ class Attempt:
 
     Attributes:
         run_id: the run.
+        number: that of the attempt, from 1.
         resumed: whether it goes on with unfinished work.
         input: the graph's input: the run's, until a checkpoint has consumed it; then None.
         context: the context with which the run was accepted.
@@ -90,6 +91,7 @@ class Attempt:
         self._began = time.monotonic()
         self._accepting = not resumed
         self.run_id = record.run_id
+        self.number = record.attempts
         self.resumed = resumed
         self.input = None if consumed else input
         self.context = context

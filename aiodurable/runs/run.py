@@ -41,6 +41,7 @@ from aiodurable.runs.call_types import (
     StreamOptions,
 )
 from aiodurable.runs.cancellation import Cancelling
+from aiodurable.runs.current_run import RUN_KEY, CurrentRun
 from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
 from aiodurable.runs.ending import DecideEnding
 from aiodurable.runs.graph_check import ended_early
@@ -161,7 +162,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         """The LangGraph config that addresses this thread under this lease, for calls on the graph
         itself.
         """
-        return self._addressed(self._given_config, self.run_id)
+        return self._within(self._addressed(self._given_config, self.run_id), self._attempt)
 
     def _addressed(self, config: RunnableConfig, run_id: str | None) -> RunnableConfig:
         """The config with the thread, the write session and the metadata of checkpoints."""
@@ -626,7 +627,20 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         )
 
     def _config_for(self, attempt: Attempt, call: Call) -> RunnableConfig:
-        return self._addressed(merged(attempt.config, call.config), attempt.run_id)
+        addressed = self._addressed(merged(attempt.config, call.config), attempt.run_id)
+        return self._within(addressed, attempt)
+
+    def _within(self, config: RunnableConfig, attempt: Attempt | None) -> RunnableConfig:
+        """The config, from which nodes learn which run executes them."""
+        current = CurrentRun(
+            self.thread_id,
+            run_id=self.run_id if attempt is None else attempt.run_id,
+            attempt=0 if attempt is None else attempt.number,
+            graph=self._graph.name,
+            worker=self._services.ledger.worker,
+            fencing_token=self.lease.token,
+        )
+        return {**config, "configurable": {**config.get("configurable", {}), RUN_KEY: current}}
 
     def _options(self, attempt: Attempt, call: Call) -> dict[str, Any]:
         context = call.context if call.context is not None else attempt.context

@@ -26,6 +26,7 @@ from aiodurable.checkpoints import saver
 from aiodurable.checkpoints.encoding import COMMIT_REPLACING
 from aiodurable.checkpoints.write_session import SESSION_KEY
 from aiodurable.dsn import parse_dsn
+from aiodurable.runs.current_run import RUN_KEY
 from aiodurable.threads import task_path
 
 PARAMETERS = {
@@ -169,7 +170,8 @@ def test_control_writes_have_slots_of_their_own() -> None:
 
 
 def test_the_fence_in_the_config_stays_out_of_the_metadata_and_the_stamps_get_in() -> None:
-    configurable: Any = {"thread_id": "t", SESSION_KEY: object(), "aiodurable_run_id": "r"}
+    own: Any = {SESSION_KEY: object(), RUN_KEY: object(), "aiodurable_run_id": "r"}
+    configurable: Any = {"thread_id": "t", **own}
     assert get_serializable_checkpoint_metadata({"configurable": configurable}, {}) == {
         "aiodurable_run_id": "r"
     }
@@ -177,7 +179,7 @@ def test_the_fence_in_the_config_stays_out_of_the_metadata_and_the_stamps_get_in
 
 def test_the_fence_in_the_config_stays_out_of_the_configs_of_streams() -> None:
     stripped = import_module("langgraph.pregel.debug").rm_pregel_keys
-    configurable: Any = {"thread_id": "t", SESSION_KEY: object()}
+    configurable: Any = {"thread_id": "t", SESSION_KEY: object(), RUN_KEY: object()}
     assert stripped({"configurable": configurable}) == {"configurable": {"thread_id": "t"}}, (
         "LangGraph strips other keys from what it streams: see SESSION_KEY in"
         " checkpoints/write_session.py"
