@@ -344,6 +344,7 @@ class RunRecord:
         cancel_requested_at: when somebody cancelled it.
         metadata: what the caller says of it.
         summary: the same in one line, for lists.
+        schedule_id: the schedule that made it.
     """
 
     run_id: str
@@ -375,6 +376,7 @@ class RunRecord:
     cancel_requested_at: datetime | None = None
     metadata: Mapping[str, Any] | None = None
     summary: str | None = None
+    schedule_id: str | None = None
 
     @property
     def settled(self) -> bool:

@@ -19,9 +19,6 @@ from aiodurable.runs.services import Services
 
 __all__ = ["Acceptance"]
 
-_RUN_ID, _THREAD_ID, _GRAPH, _DEDUP_KEY, _ON_BUSY = 0, 1, 3, 20, 21
-"""Places in a row."""
-
 
 class Acceptance:
     """Writes the rows of new runs.
@@ -38,7 +35,7 @@ class Acceptance:
 
     async def one(self, new: NewRun, row: Row) -> RunRecord:
         """Accept one run; what other calls accept at this moment goes along."""
-        if row[_ON_BUSY] != "enqueue":
+        if row.on_busy != "enqueue":
             async with self._transaction() as fetch:
                 (record,) = await self.together(fetch, [new], [row])
             return record
@@ -46,7 +43,7 @@ class Acceptance:
         if written is not None:
             return queued_record(written)
         found = await self._existing(self.services.checkpoints.direct.fetch, [new], [row])
-        return found[row[_RUN_ID]]
+        return found[row.run_id]
 
     async def many(self, new: Sequence[NewRun], rows: Sequence[Row]) -> list[RunRecord]:
         """Accept several runs, all or none of them."""
@@ -67,21 +64,28 @@ class Acceptance:
             InvalidArgumentError: one of their run_ids is that of another run.
             RunInProgressError: a thread has a run that is not over, and `on_busy` is "reject".
         """
+        records = await self.written(fetch, rows)
+        left = [(a, row) for a, row in zip(new, rows, strict=True) if row.run_id not in records]
+        if left:
+            records |= await self._existing(fetch, *map(list, zip(*left, strict=True)))
+        return [records[row.run_id] for row in rows]
+
+    async def written(self, fetch: Fetch, rows: Sequence[Row]) -> dict[str, RunRecord]:
+        """Write the rows of several runs, and return those written by run_id: not those whose
+        run_id or dedup_key there was, nor those that `on_busy` rejects.
+        """
         for key in sorted(
-            own_lock_key(f"create {row[_THREAD_ID]}", self.namespace)
+            own_lock_key(f"create {row.thread_id}", self.namespace)
             for row in rows
-            if row[_ON_BUSY] != "enqueue"
+            if row.on_busy != "enqueue"
         ):
             await fetch(SQL["alone"], key)
         written = await fetch(SQL["create"], *map(list, zip(*rows, strict=True)))
         records = {row["run_id"]: queued_record(row) for row in written}
         for row in rows:
-            if row[_ON_BUSY] == "interrupt" and row[_RUN_ID] in records:
-                await fetch(SQL["interrupt"], row[_THREAD_ID], row[_RUN_ID], CHANNEL)
-        left = [(a, row) for a, row in zip(new, rows, strict=True) if row[_RUN_ID] not in records]
-        if left:
-            records |= await self._existing(fetch, *map(list, zip(*left, strict=True)))
-        return [records[row[_RUN_ID]] for row in rows]
+            if row.on_busy == "interrupt" and row.run_id in records:
+                await fetch(SQL["interrupt"], row.thread_id, row.run_id, CHANNEL)
+        return records
 
     def _transaction(self) -> AbstractAsyncContextManager[Fetch]:
         return self.services.checkpoints.database.transaction()
@@ -91,29 +95,29 @@ class Acceptance:
             SQL["create"], *map(list, zip(*rows, strict=True))
         )
         by_run = {row["run_id"]: row for row in written}
-        return {row: by_run[row[_RUN_ID]] for row in rows if row[_RUN_ID] in by_run}
+        return {row: by_run[row.run_id] for row in rows if row.run_id in by_run}
 
     async def _existing(
         self, fetch: Fetch, new: Sequence[NewRun], rows: Sequence[Row]
     ) -> dict[str, RunRecord]:
         """The runs that are there already, by the run_ids that were to be accepted."""
         found = await fetch(
-            SQL["existing"], [row[_RUN_ID] for row in rows], [row[_DEDUP_KEY] for row in rows]
+            SQL["existing"], [row.run_id for row in rows], [row.dedup_key for row in rows]
         )
         existing = {row["n"]: row for row in found}
         records = dict[str, RunRecord]()
         for n, (a, row) in enumerate(zip(new, rows, strict=True), start=1):
             if n not in existing:
                 raise RunInProgressError(
-                    f"cannot accept a run of thread {row[_THREAD_ID]!r}: the thread has a run that"
+                    f"cannot accept a run of thread {row.thread_id!r}: the thread has a run that"
                     ' is not over, and on_busy is "reject"; wait for that one, or create with'
                     ' on_busy="enqueue"',
-                    thread_id=row[_THREAD_ID],
+                    thread_id=row.thread_id,
                 )
             record = queued_record(existing[n])
             if existing[n]["named"]:
                 await self._check_same(record, existing[n], a, row)
-            records[row[_RUN_ID]] = record
+            records[row.run_id] = record
         return records
 
     async def _check_same(
@@ -122,9 +126,9 @@ class Acceptance:
         """Refuse the run_id of another run."""
         differs = (
             "thread"
-            if record.thread_id != row[_THREAD_ID]
+            if record.thread_id != row.thread_id
             else "graph"
-            if record.graph != row[_GRAPH]
+            if record.graph != row.graph
             else None
         )
         if differs is None and stored["input_type"] is not None:
@@ -137,9 +141,9 @@ class Acceptance:
                 differs = "input"
         if differs is not None:
             raise InvalidArgumentError(
-                f"cannot accept run {record.run_id!r} of thread {row[_THREAD_ID]!r}: a run of this"
+                f"cannot accept run {record.run_id!r} of thread {row.thread_id!r}: a run of this"
                 f" run_id was accepted with another {differs}; a run_id names one run, so use"
                 " another one",
-                thread_id=row[_THREAD_ID],
+                thread_id=row.thread_id,
                 argument="run_id",
             )

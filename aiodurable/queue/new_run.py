@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
@@ -37,8 +37,35 @@ DEFAULT_QUEUE: Final = "default"
 _LONGEST: Final = 200
 """Characters of a queue's name or of a key: they stand in indexes."""
 
-Row = tuple[Any, ...]
-"""The parameters of `create` for one run."""
+
+class Row(NamedTuple):
+    """The parameters of `create` for one run, in their order."""
+
+    run_id: str
+    thread_id: str
+    lock_key: int
+    graph: str
+    input_type: str | None
+    input: bytes | None
+    context_type: str | None
+    context: bytes | None
+    config_type: str | None
+    config: bytes | None
+    queue: str
+    priority: int
+    fairness_key: str
+    concurrency_key: str | None
+    run_at: datetime | None
+    after_s: float | None
+    max_attempts: int | None
+    retry_policy: str | None
+    timeout_s: float | None
+    start_timeout_s: float | None
+    dedup_key: str | None
+    on_busy: str
+    metadata: str | None
+    summary: str | None
+    schedule_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +120,7 @@ async def row_of(services: Services, namespace: str, new: NewRun) -> Row:
         None if bound is None else bound.ledger_serde,
     )
     after_s = new.after.total_seconds() if isinstance(new.after, timedelta) else new.after
-    return (
+    return Row(
         named_run(new.run_id, new.config, thread_id) or new_run_id(),
         thread_id,
         lock_key(thread_id, namespace),

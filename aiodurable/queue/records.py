@@ -26,6 +26,7 @@ _SAME: Final = (
     "dedup_key",
     "cancel_requested_at",
     "summary",
+    "schedule_id",
 )
 
 

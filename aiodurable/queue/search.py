@@ -27,11 +27,22 @@ _ORDER: Final = (
     "claim_states",
     "fairness_key",
     "concurrency_key",
+    "schedule_id",
     "metadata",
     "older_than",
     "newer_than",
 )
 """The parameters of `page`, after its first two."""
+
+_TEXTS: Final = (
+    "thread_id",
+    "graph",
+    "queue",
+    "fairness_key",
+    "concurrency_key",
+    "schedule_id",
+    "metadata",
+)
 
 _UNFINISHED: Final = frozenset(
     {
@@ -62,6 +73,8 @@ class RunFilters(TypedDict, total=False):
     """Where it was accepted to wait."""
     fairness_key: str | None
     concurrency_key: str | None
+    schedule_id: str | None
+    """The schedule that made it."""
     metadata: Mapping[str, Any] | None
     """What its metadata contains, as Postgres's `@>` compares."""
     older_than: Age | None
@@ -118,7 +131,7 @@ def _parameters(filters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     for name in ("older_than", "newer_than"):
         if name in asked:
             asked[name] = _moment(name, asked[name])
-    for name in ("thread_id", "graph", "queue", "fairness_key", "concurrency_key", "metadata"):
+    for name in _TEXTS:
         if not isinstance(text := asked.get(name, ""), str) or "\0" in text or "\\u0000" in text:
             raise InvalidArgumentError(
                 f"cannot search by {name}={text!r:.80}: it must be a text without NUL characters",

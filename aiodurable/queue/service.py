@@ -215,7 +215,7 @@ class Runs:
             after: the page before's `after`; None: the first page.
             limit: runs on the page, at most.
             filters: see `RunFilters`: status, claim_state, thread_id, graph, queue, fairness_key,
-                concurrency_key, metadata, older_than, newer_than.
+                concurrency_key, schedule_id, metadata, older_than, newer_than.
 
         Raises:
             InvalidArgumentError: an invalid filter, or a limit below 1.

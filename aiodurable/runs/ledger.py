@@ -198,7 +198,7 @@ class Ledger:
         context: Any,
         config: Mapping[str, Any] | None,
         serde: SerializerProtocol | None = None,
-    ) -> tuple[str | bytes | None, ...]:
+    ) -> tuple[str | None, bytes | None, str | None, bytes | None, str | None, bytes | None]:
         """Encode a run's input, context and config: kind and bytes of each of the three.
 
         Raises:

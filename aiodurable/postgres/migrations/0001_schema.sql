@@ -73,7 +73,7 @@ CREATE TABLE IF NOT EXISTS aiodurable_runs (
     fairness_key        text,
     concurrency_key     text,
     scheduled_at        timestamptz,
-    schedule_id         text,
+    schedule_id         text,    -- the schedule that made it
     dedup_key           text,
     max_attempts        integer,
     retry_policy        jsonb,
@@ -155,6 +155,12 @@ CREATE INDEX IF NOT EXISTS aiodurable_runs_queued_idx
 CREATE INDEX IF NOT EXISTS aiodurable_runs_queue_running_idx
     ON aiodurable_runs (queue, concurrency_key)
     WHERE queue IS NOT NULL AND (status = 'running' OR claim_state = 'claimed');
+
+-- The runs of a schedule, by their slots: slots' run_ids begin with their time. Runs of no schedule
+-- are not in it.
+CREATE INDEX IF NOT EXISTS aiodurable_runs_schedule_idx
+    ON aiodurable_runs (schedule_id, run_id)
+    WHERE schedule_id IS NOT NULL;
 
 -- One run that is not over for each deduplication key.
 CREATE UNIQUE INDEX IF NOT EXISTS aiodurable_runs_dedup_idx

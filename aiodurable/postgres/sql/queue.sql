@@ -3,13 +3,13 @@ r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempt
 r.created_at, r.started_at, r.finished_at, r.failed_at, r.error, r.status_reason, r.checkpoint_id,
 r.traceback, r.earlier_attempts, r.queue, r.claim_state, r.position, r.priority, r.fairness_key,
 r.concurrency_key, r.scheduled_at, r.max_attempts, r.timeout_s, r.start_timeout_s, r.dedup_key,
-r.cancel_requested_at, r.metadata, r.summary
+r.cancel_requested_at, r.metadata, r.summary, r.schedule_id
 
 -- name: create
 -- params: run_ids, thread_ids, lock_keys, graphs, input_types, inputs, context_types, contexts
 -- params: config_types, configs, queues, priorities, fairness_keys, concurrency_keys, run_ats
 -- params: afters, max_attempts, retry_policies, timeouts, start_timeouts, dedup_keys, on_busy
--- params: metadata, summaries
+-- params: metadata, summaries, schedule_ids
 -- aiodurable_runs_thread_order_idx and aiodurable_runs_queued_idx once a row: whether the thread
 -- has a run in front. A run that is due later is in front of nothing. What has its run_id, or is
 -- not over and has its dedup_key, stays as it is, and the row is left out; so is one that on_busy
@@ -20,7 +20,8 @@ WITH given AS MATERIALIZED (
     SELECT u.run_id, u.thread_id, u.lock_key, u.graph, u.input_type, u.input, u.context_type,
            u.context, u.config_type, u.config, u.queue, u.priority, u.fairness_key,
            u.concurrency_key, d.due, d.later, u.max_attempts, u.retry_policy, u.timeout_s,
-           u.start_timeout_s, u.dedup_key, u.on_busy, u.metadata, u.summary, u.n,
+           u.start_timeout_s, u.dedup_key, u.on_busy, u.metadata, u.summary,
+           u.schedule_id, u.n,
            coalesce(pg_catalog.bool_or(NOT d.later)
                     OVER (PARTITION BY u.thread_id ORDER BY u.n
                           ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false) AS follows
@@ -31,12 +32,12 @@ WITH given AS MATERIALIZED (
                 :run_ats::timestamptz[], :afters::double precision[], :max_attempts::integer[],
                 :retry_policies::text[], :timeouts::double precision[],
                 :start_timeouts::double precision[], :dedup_keys::text[], :on_busy::text[],
-                :metadata::text[], :summaries::text[])
+                :metadata::text[], :summaries::text[], :schedule_ids::text[])
          WITH ORDINALITY
          AS u (run_id, thread_id, lock_key, graph, input_type, input, context_type, context,
                config_type, config, queue, priority, fairness_key, concurrency_key, run_at, after_s,
                max_attempts, retry_policy, timeout_s, start_timeout_s, dedup_key, on_busy, metadata,
-               summary, n)
+               summary, schedule_id, n)
     CROSS JOIN LATERAL (
         SELECT t.due, coalesce(t.due > pg_catalog.clock_timestamp(), false) AS later
         FROM (SELECT CASE WHEN u.after_s IS NULL THEN u.run_at
@@ -67,14 +68,14 @@ created AS (
         run_id, thread_id, lock_key, graph, status, input_type, input, context_type, context,
         config_type, config, claim_state, position, on_busy, queue, priority, fairness_key,
         concurrency_key, scheduled_at, max_attempts, retry_policy, timeout_s, start_timeout_s,
-        dedup_key, metadata, summary)
+        dedup_key, metadata, summary, schedule_id)
     SELECT s.run_id, s.thread_id, s.lock_key, s.graph, 'queued', s.input_type, s.input,
            s.context_type, s.context, s.config_type, s.config,
            CASE WHEN s.later THEN 'scheduled' WHEN s.behind THEN 'blocked' ELSE 'ready' END,
            pg_catalog.nextval('aiodurable_run_positions'::pg_catalog.regclass), s.on_busy, s.queue,
            s.priority, s.fairness_key, s.concurrency_key, s.due, s.max_attempts,
            s.retry_policy::jsonb, s.timeout_s, s.start_timeout_s, s.dedup_key, s.metadata::jsonb,
-           s.summary
+           s.summary, s.schedule_id
     FROM stood s
     WHERE s.on_busy <> 'reject' OR NOT s.behind
     ORDER BY s.n
@@ -170,9 +171,10 @@ FROM cancelled c
 
 -- name: page
 -- params: after, rows, statuses, thread_id, graph, queue, claim_states, fairness_key
--- params: concurrency_key, metadata, older_than, newer_than
+-- params: concurrency_key, schedule_id, metadata, older_than, newer_than
 -- aiodurable_runs_pkey from the run after which the page begins; of runs that are not over
--- aiodurable_runs_unfinished_status_idx, of a thread aiodurable_runs_thread_order_idx.
+-- aiodurable_runs_unfinished_status_idx, of a thread aiodurable_runs_thread_order_idx,
+-- of a schedule aiodurable_runs_schedule_idx.
 SELECT
 -- include: record
 FROM aiodurable_runs r
@@ -185,6 +187,7 @@ WHERE r.run_id > :after::text
 -- include if claim_states: page_claim_states
 -- include if fairness_key: page_fairness_key
 -- include if concurrency_key: page_concurrency_key
+-- include if schedule_id: page_schedule_id
 -- include if metadata: page_metadata
 -- include if older_than: page_older_than
 -- include if newer_than: page_newer_than
@@ -214,6 +217,9 @@ LIMIT :rows::integer
 
 -- fragment: page_concurrency_key
   AND r.concurrency_key = :concurrency_key::text
+
+-- fragment: page_schedule_id
+  AND r.schedule_id = :schedule_id::text
 
 -- fragment: page_metadata
   AND r.metadata OPERATOR(pg_catalog.@>) :metadata::jsonb
