@@ -8,8 +8,9 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from aiodurable.errors import ConfigurationError
 
@@ -20,6 +21,12 @@ _SCHEMA = re.compile(r"(?!pg_)[A-Za-z_][A-Za-z0-9_]{0,51}")
 
 _LONGEST_S = 2_147_483
 """Postgres counts `idle_session_timeout` in milliseconds, in 31 bits."""
+
+
+class _DefaultNamespace(str):
+    """A namespace that nobody gave: it follows the schema, also through `dataclasses.replace`."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,8 @@ class Settings:
             `shop.orders.Order,shop.orders.Size`.
     """
 
-    lock_dsn: str | None = None
-    namespace: str = _NAMESPACE
+    lock_dsn: str | None = field(default=None, repr=False)  # it may hold a password
+    namespace: str = _DefaultNamespace(_NAMESPACE)
     schema: str | None = None
     auto_migrate: bool = True
     lock_allow_proxy: bool = False
@@ -97,12 +104,27 @@ class Settings:
     allowed_msgpack_modules: Sequence[tuple[str, str] | type] = ()
 
     def __post_init__(self) -> None:
-        if self.schema is not None and self.namespace == _NAMESPACE:
+        if isinstance(self.namespace, _DefaultNamespace):
             # locks know the database and not the schema
-            object.__setattr__(self, "namespace", f"{_NAMESPACE}:{self.schema}")
-        wrong = [*self._out_of_range(), *self._at_odds()]
+            name = _NAMESPACE if self.schema is None else f"{_NAMESPACE}:{self.schema}"
+            object.__setattr__(self, "namespace", _DefaultNamespace(name))
+        wrong = self._of_another_kind() or [*self._out_of_range(), *self._at_odds()]
         if wrong:
             raise ConfigurationError("settings cannot work: " + "; ".join(wrong))
+        modules = tuple(self.allowed_msgpack_modules)
+        object.__setattr__(self, "allowed_msgpack_modules", modules)
+
+    def _of_another_kind(self) -> list[str]:
+        """What the environment cannot give, and a caller without a type checker can. It does not
+        show the value, which may be a DSN.
+        """
+        wrong: list[str] = []
+        for each in dataclasses.fields(self):
+            value: object = getattr(self, each.name)
+            kinds, wanted = _KINDS.get(str(each.type), _CLASSES)
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                wrong.append(f"{each.name} must be {wanted}, got {type(value).__name__}")
+        return wrong
 
     def _out_of_range(self) -> list[str]:
         wrong = [
@@ -116,10 +138,10 @@ class Settings:
             if getattr(self, name) < least
         ]
         wrong += [
-            f"{field.name} must be seconds, 0 or more, got {getattr(self, field.name)}"
-            for field in dataclasses.fields(self)
+            f"{each.name} must be seconds, 0 or more, got {getattr(self, each.name)}"
+            for each in dataclasses.fields(self)
             # `not >=` also refuses nan
-            if field.name.endswith("_s") and not getattr(self, field.name) >= 0
+            if each.name.endswith("_s") and not getattr(self, each.name) >= 0
         ]
         wrong += [
             f"{name} must be more than 0 and at most {_LONGEST_S:,} seconds, got"
@@ -138,8 +160,13 @@ class Settings:
                 "schema must have 1 to 52 ASCII letters, digits and _, and not begin with pg_ or a"
                 f" digit, got {self.schema!r}"
             )
-        elif not 0 < len(self.namespace.encode()) <= 64:
-            wrong.append(f"namespace must have 1 to 64 bytes, got {len(self.namespace.encode())}")
+        elif not 0 < (size := len(self.namespace.encode("utf-8", "replace"))) <= 64:
+            wrong.append(f"namespace must have 1 to 64 bytes, got {size}")
+        elif not self.namespace.isprintable():
+            wrong.append(
+                "namespace must have printable characters only, which Postgres can store, got"
+                f" {self.namespace!r}"
+            )
         return wrong
 
     def _at_odds(self) -> list[str]:
@@ -178,11 +205,21 @@ class Settings:
         environ = os.environ if environ is None else environ
         types = get_type_hints(cls)
         found: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            name = f"AIODURABLE_{field.name.upper()}"
+        for each in dataclasses.fields(cls):
+            name = f"AIODURABLE_{each.name.upper()}"
             if (text := environ.get(name)) is not None:
-                found[field.name] = _parse(name, text, types[field.name])
+                found[each.name] = _parse(name, text, types[each.name])
         return cls(**found)
+
+
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "bool": ((bool,), "True or False"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "seconds"),
+    "str": ((str,), "text"),
+    "str | None": ((str, NoneType), "text or None"),
+}
+_CLASSES = (list, tuple, set, frozenset), "a sequence of classes"
 
 
 def _class_name(given: Any) -> tuple[str, str] | None:
@@ -208,6 +245,8 @@ def _parse(name: str, text: str, kind: Any) -> Any:
         if text.lower() in ("0", "false", "no", "off"):
             return False
         raise ConfigurationError(f"{name} must be true or false, got {text!r}")
+    if NoneType in get_args(kind):
+        return text or None  # a deployment often leaves a variable empty
     if kind in (int, float):
         try:
             return kind(text)

@@ -4,7 +4,9 @@ work.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import pytest
 
@@ -127,3 +129,55 @@ def test_a_holder_stops_before_any_of_the_servers_clocks_frees_its_lease(ttl: fl
     trusted = terms.trusted_until(sent=0)
     assert trusted < silence_ms / 1000
     assert trusted < idle + 3 * interval
+
+
+def test_a_namespace_that_nobody_gave_follows_the_schema_and_a_given_one_stays() -> None:
+    one = Settings(schema="one")
+    assert dataclasses.replace(one, schema="other").namespace == "aiodurable:other"
+    assert dataclasses.replace(one, schema=None) == Settings()
+    assert Settings(schema="one", namespace="aiodurable").namespace == "aiodurable"
+    given = Settings(namespace="mine")
+    assert dataclasses.replace(given, schema="one").namespace == "mine"
+
+
+@pytest.mark.parametrize("name", ["AIODURABLE_SCHEMA", "AIODURABLE_LOCK_DSN"])
+def test_an_empty_variable_is_one_that_is_not_set(name: str) -> None:
+    assert Settings.from_env({name: ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lease_ttl_s": None},
+        {"lease_ttl_s": "20"},
+        {"lock_connections": "2"},
+        {"lock_connections": True},
+        {"pool_max_size": 2.5},
+        {"auto_migrate": "no"},
+        {"namespace": None},
+        {"schema": 5},
+        {"lock_dsn": b"postgresql://ann:secret@host/db"},
+        {"allowed_msgpack_modules": "shop.orders.Order"},
+    ],
+    ids=str,
+)
+def test_a_value_of_another_kind_is_named_and_not_shown(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ConfigurationError, match=f"{name} must be") as refused:
+        Settings(**wrong)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("namespace", ["a\0b", "\ud800", "a\nb"], ids=ascii)
+def test_a_namespace_that_postgres_cannot_store_is_refused(namespace: str) -> None:
+    with pytest.raises(ConfigurationError, match="namespace must have"):
+        Settings(namespace=namespace)
+
+
+def test_settings_from_the_environment_can_be_a_key() -> None:
+    text = {"AIODURABLE_ALLOWED_MSGPACK_MODULES": "shop.orders.Order"}
+    assert {Settings.from_env(text): 1}[Settings.from_env(text)] == 1
+
+
+def test_a_password_in_the_dsn_of_the_locks_is_not_shown() -> None:
+    assert "secret" not in repr(Settings(lock_dsn="postgresql://ann:secret@host/db"))
