@@ -114,8 +114,8 @@ class AsyncCheckpointerPool:
 
     @classmethod
     async def get_or_create(cls, dsn: str | None = None, **options: Any) -> Self:
-        """The open pool of this DSN and event loop. The first call creates and opens it, with
-        `options` as for the class.
+        """The open pool of this DSN, schema and event loop. The first call creates and opens it,
+        with `options` as for the class.
 
         Closing it closes it for all of its users; the next call then creates a new one.
 
@@ -123,10 +123,11 @@ class AsyncCheckpointerPool:
             PostgresUnavailableError: Postgres could not be reached or refused.
         """
         known = _pools.setdefault(asyncio.get_running_loop(), {})
-        identity = (cls, parse_dsn(dsn).identity)
+        new = cls(dsn, **options)  # not open yet; its DSN has the schema of the settings
+        identity = (cls, new.database.dsn.identity)
         pool = known.get(identity)
         if pool is None or pool.closed:
-            pool = known[identity] = cls(dsn, **options)
+            pool = known[identity] = new
         await pool.open()
         return pool
 

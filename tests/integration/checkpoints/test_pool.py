@@ -144,6 +144,21 @@ async def test_what_waits_at_closing_is_committed_before_the_end(
     assert len((await rows(db, "t"))["checkpoints"]) == 2
 
 
+async def test_get_or_create_gives_a_pool_of_its_own_to_each_schema(empty_dsn: str) -> None:
+    one, other = [
+        await AsyncCheckpointerPool.get_or_create(empty_dsn, settings=Settings(schema=schema))
+        for schema in ("one", "other")
+    ]
+    async with one, other:
+        again = await AsyncCheckpointerPool.get_or_create(
+            empty_dsn, settings=Settings(schema="one")
+        )
+        assert again is one
+        assert one is not other
+        paths = [await pool.database.fetch("SHOW search_path") for pool in (one, other)]
+        assert paths == [[{"search_path": '"one"'}], [{"search_path": '"other"'}]]
+
+
 async def test_get_or_create_gives_one_pool_per_dsn_and_loop(dsn: str, empty_dsn: str) -> None:
     first, second = await asyncio.gather(
         AsyncCheckpointerPool.get_or_create(dsn), AsyncCheckpointerPool.get_or_create(dsn)
