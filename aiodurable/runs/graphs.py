@@ -28,7 +28,8 @@ from aiodurable.settings import Settings
 
 __all__ = ["BoundGraph", "Graph", "Graphs", "without_coordinates"]
 
-Graph = str | StateGraph[Any, Any, Any, Any] | Pregel[Any, Any, Any, Any]
+_AnyGraph = StateGraph[Any, Any, Any, Any] | Pregel[Any, Any, Any, Any]
+Graph = str | _AnyGraph
 
 _UNNAMED = "LangGraph"
 """The name `StateGraph.compile` gives to an unnamed graph."""
@@ -106,7 +107,7 @@ class Graphs:
         self._renamed = dict(renamed or {})
         self._attach = lru_cache(maxsize=128)(self._attach_once)
         self._registered = {
-            name: self._bound(name, self._attach(graph)) for name, graph in registered.items()
+            name: self._bound(name, self._attached(graph)) for name, graph in registered.items()
         }
         self._names = {id(graph): name for name, graph in registered.items()}
 
@@ -132,14 +133,22 @@ class Graphs:
                     f"cannot find graph {graph!r}: registered are {known}; pass"
                     f" Durable(graphs={{{graph!r}: …}})"
                 ) from None
-        attached = self._attach(graph)
+        attached = self._attached(graph)
         own_name = None if attached.pregel.name == _UNNAMED else attached.pregel.name
         return self._bound(self._names.get(id(graph), own_name), attached)
 
     def _bound(self, name: str | None, attached: _Attached) -> BoundGraph:
         return BoundGraph(name, *attached, renamed_in(self._renamed, name))
 
-    def _attach_once(self, graph: Graph) -> _Attached:
+    def _attached(self, graph: Any) -> _Attached:
+        if not isinstance(graph, StateGraph | Pregel):
+            raise ConfigurationError(
+                f"cannot run a {type(graph).__name__}: pass a registered name, a StateGraph, a"
+                " compiled graph or an @entrypoint"
+            )
+        return self._attach(graph)
+
+    def _attach_once(self, graph: _AnyGraph) -> _Attached:
         pregel = self._saving(graph)
         allowed = graph_classes(pregel) | self._settings.allowed_classes
         saver = saver_allowing(self._saver, allowed)
@@ -149,18 +158,13 @@ class Graphs:
             return _Attached(pregel, saver, strict(saver.serde, allowed))
         return _Attached(pregel, saver, serde_for(pregel, saver))
 
-    def _saving(self, graph: Graph) -> Pregel[Any, Any, Any, Any]:
+    def _saving(self, graph: _AnyGraph) -> Pregel[Any, Any, Any, Any]:
         if isinstance(graph, StateGraph):
             try:
                 return graph.compile(checkpointer=self._saver)
             except ValueError as error:
                 raise ConfigurationError(f"cannot compile the graph: {error}") from error
-        if isinstance(graph, Pregel):
-            return self._fit(graph)
-        raise ConfigurationError(
-            f"cannot run a {type(graph).__name__}: pass a registered name, a StateGraph, a compiled"
-            " graph or an @entrypoint"
-        )
+        return self._fit(graph)
 
     def _fit(self, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
         if graph.checkpointer is self._saver:

@@ -19,6 +19,7 @@ from langgraph.types import interrupt
 
 from aiodurable.durable import Durable
 from aiodurable.errors import (
+    ConfigurationError,
     InvalidArgumentError,
     ThreadInterruptedError,
     ThreadNotFoundError,
@@ -364,3 +365,9 @@ async def test_a_message_that_langgraph_has_given_an_id_is_still_the_same_input(
         result = await run.ainvoke(given)
         assert run.resumed
     assert [message.content for message in result["messages"]] == ["hi", "hello"]
+
+
+@pytest.mark.parametrize("graph", [{"report": 1}, ["report"], None, len], ids=repr)
+async def test_what_is_no_graph_is_refused_by_its_type(durable: Durable, graph: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"cannot run a {type(graph).__name__}"):
+        durable.run("t", graph)
