@@ -380,10 +380,12 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             {"configurable": {"thread_id": self.thread_id}}, subgraphs=subgraphs
         )
 
-    async def aupdate_state(self, values: Any, as_node: str | None = None) -> RunnableConfig:
+    async def aupdate_state(
+        self, values: Any, as_node: str | None = None, task_id: str | None = None
+    ) -> RunnableConfig:
         """Change the thread's state under the lease, as LangGraph's `aupdate_state` does."""
         return await self._change(
-            lambda config: self._graph.pregel.aupdate_state(config, values, as_node)
+            lambda config: self._graph.pregel.aupdate_state(config, values, as_node, task_id)
         )
 
     async def aget_state_history(

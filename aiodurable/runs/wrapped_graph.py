@@ -25,6 +25,7 @@ from aiodurable.runs.decision import OnUnfinished
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.run import DurableRun, run
 from aiodurable.runs.services import Services
+from aiodurable.thread_id import validate_thread_id
 
 __all__ = ["DurableGraph"]
 
@@ -145,7 +146,12 @@ class DurableGraph(Generic[InputT, OutputT, ContextT]):
                 yield event
 
     async def aget_state(self, config: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
-        """LangGraph's `aget_state`: no lease is needed to read."""
+        """LangGraph's `aget_state`: no lease is needed to read.
+
+        Raises:
+            InvalidArgumentError: the config names no thread.
+        """
+        _split(config)
         return await self.graph.aget_state(config, subgraphs=subgraphs)
 
     def aget_state_history(
@@ -156,15 +162,24 @@ class DurableGraph(Generic[InputT, OutputT, ContextT]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[StateSnapshot]:
-        """LangGraph's `aget_state_history`: no lease is needed to read."""
+        """LangGraph's `aget_state_history`: no lease is needed to read.
+
+        Raises:
+            InvalidArgumentError: the config names no thread; at the call, not at the first step.
+        """
+        _split(config)
         return self.graph.aget_state_history(config, filter=filter, before=before, limit=limit)
 
     async def aupdate_state(
-        self, config: RunnableConfig, values: Any, as_node: str | None = None
+        self,
+        config: RunnableConfig,
+        values: Any,
+        as_node: str | None = None,
+        task_id: str | None = None,
     ) -> RunnableConfig:
         """LangGraph's `aupdate_state`, under the thread's lease; raises as `ainvoke`."""
         async with self._run(config) as run:
-            return await run.aupdate_state(values, as_node)
+            return await run.aupdate_state(values, as_node, task_id)
 
     async def abulk_update_state(
         self, config: RunnableConfig, supersteps: Sequence[Sequence[StateUpdate]]
@@ -188,7 +203,7 @@ def _split(config: RunnableConfig) -> tuple[str, RunnableConfig]:
     """The thread that a config names, and the rest of the config.
 
     Raises:
-        InvalidArgumentError: it names none.
+        InvalidArgumentError: it names none, or one that cannot be stored.
     """
     configurable: Any = config.get("configurable") if isinstance(config, Mapping) else None  # pyright: ignore[reportUnnecessaryIsInstance]
     named = configurable.get("thread_id") if isinstance(configurable, Mapping) else None
@@ -203,4 +218,5 @@ def _split(config: RunnableConfig) -> tuple[str, RunnableConfig]:
         for key, value in cast("Mapping[str, Any]", configurable).items()
         if key != "thread_id"
     }
-    return str(named), {**config, "configurable": rest}  # LangGraph takes a UUID or a number too
+    thread_id = validate_thread_id(str(named))  # LangGraph takes a UUID or a number too
+    return thread_id, {**config, "configurable": rest}

@@ -96,9 +96,32 @@ async def test_states_are_read_and_changed_as_with_langgraph(durable: Durable) -
     "config", [{}, {"configurable": {}}, {"configurable": {"thread_id": None}}, None, "t"], ids=str
 )
 async def test_a_config_without_a_thread_is_refused(durable: Durable, config: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match="thread_id") as refused:
-        await durable.wrap(four_nodes()).ainvoke(INPUT, config)
-    assert refused.value.argument == "config"
+    graph = durable.wrap(four_nodes())
+    for call in (
+        lambda: graph.ainvoke(INPUT, config),
+        lambda: graph.aupdate_state(config, INPUT),
+        lambda: graph.aget_state(config),
+    ):
+        with pytest.raises(InvalidArgumentError, match="thread_id") as refused:
+            await call()
+        assert refused.value.argument == "config"
+    with pytest.raises(InvalidArgumentError, match="thread_id"):
+        graph.aget_state_history(config)
+
+
+async def test_a_thread_that_cannot_be_stored_is_refused_when_it_is_read_too(
+    durable: Durable,
+) -> None:
+    graph = durable.wrap(four_nodes())
+    with pytest.raises(InvalidArgumentError, match="NUL"):
+        await graph.aget_state(of("a\0b"))
+
+
+async def test_an_update_can_name_the_task_that_it_stands_for(durable: Durable) -> None:
+    graph = durable.wrap(four_nodes())
+    await graph.ainvoke(INPUT, of("t"))
+    updated = await graph.aupdate_state(of("t"), {"words": ["one"]}, "tell", str(uuid.uuid4()))
+    assert (await graph.aget_state(updated)).values["words"] == [*STEPS, "one"]
 
 
 async def test_a_config_of_an_old_checkpoint_is_refused_and_a_fork_named(durable: Durable) -> None:
