@@ -112,7 +112,6 @@ class Durable:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._stack: AsyncExitStack | None = None
         self._opening = asyncio.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._services: Services | None = None
         self._threads = Threads(self._opened)
         self._queues = Queues(self._opened)
@@ -152,11 +151,16 @@ class Durable:
     async def open(self) -> None:
         """Open the services; see the class. Idempotent. It does not become the current one: see
         `install`.
+
+        Raises:
+            ClosedError: it is open in another event loop, and that one is not closed.
         """
         # Without the lock, the second of two concurrent calls would leak the first one's services.
         async with self._opening:
-            if self._stack is not None:
+            self._refuse_other_loop("open")
+            if self.is_open:
                 return
+            await self.aclose()  # what was open in a loop that is closed
             if self.settings.startup_timeout_s:
                 await wait_until_ready(
                     self._open_services,
@@ -234,7 +238,6 @@ class Durable:
             )
             self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
-            self._loop = asyncio.get_running_loop()
 
     async def aclose(self) -> None:
         """Close the services. Idempotent; bounded in time. Closing releases the leases that are
@@ -244,21 +247,27 @@ class Durable:
             ClosedError: it is open in another event loop, and that one is not closed; it stays open
                 there.
         """
-        if (
-            self._loop is not None
-            and self._loop is not asyncio.get_running_loop()
-            and not self._loop.is_closed()
-        ):
-            raise ClosedError(
-                "cannot close this Durable: it was opened in another event loop; close it there"
-            )
-        self._loop = None
+        self._refuse_other_loop("close")
         stack, self._stack = self._stack, None
         self._services = None
         if self.loop is not None and _installed.get(self.loop) is self:
             del _installed[self.loop]
-        if stack is not None:
+        if stack is None:
+            return
+        if self.loop is not None and self.loop.is_closed():
+            # Nothing of it can be awaited any more. Its sockets close when they are collected.
+            stack.pop_all()
+        else:
             await stack.aclose()
+
+    def _refuse_other_loop(self, verb: str) -> None:
+        if self._services is None or self.loop is None or self.loop.is_closed():
+            return
+        if self.loop is not asyncio.get_running_loop():
+            raise ClosedError(
+                f"cannot {verb} this Durable: it is open in another event loop; close it there, and"
+                " open one in each loop"
+            )
 
     def install(self) -> Self:
         """Make this the default of the event loop until it closes, for every task outside of

@@ -73,3 +73,27 @@ async def test_a_status_from_another_loop_while_one_is_under_way_is_refused(
     await asyncio.gather(*statuses)
     gate.open.set()
     await running
+
+
+async def test_opening_in_another_loop_is_refused_and_does_no_harm(durable: Durable) -> None:
+    async def enter() -> None:
+        async with durable:
+            pass
+
+    for call in (durable.open, enter):
+        with pytest.raises(ClosedError, match="cannot open"):
+            await in_another_loop(call)
+    async with durable.run("t", four_nodes()) as run:
+        assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
+
+
+async def test_what_a_closed_loop_left_open_opens_again_in_this_one(dsn: str) -> None:
+    durable = Durable(dsn)
+    await in_another_loop(durable.open)
+    async with durable:
+        assert durable.is_open
+        async with durable.run("t", four_nodes()) as run:
+            assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
+    assert not durable.is_open
+    await in_another_loop(durable.open)
+    await durable.aclose()
