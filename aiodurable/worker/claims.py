@@ -14,7 +14,6 @@ from aiodurable.models import ClaimState
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.sql import load
 from aiodurable.queue.retry_policy import RetryPolicy
-from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.services import Services
 
 __all__ = ["Claimed", "Claims"]
@@ -39,6 +38,7 @@ class Claimed:
         max_attempts: how many may; None: as its policy says.
         policy: its own retry policy; None: the worker's.
         timeout_s: how long an attempt may take.
+        base_checkpoint_id: the thread's newest checkpoint when its last attempt began.
         too_late: whether it has waited longer than it may.
     """
 
@@ -52,6 +52,7 @@ class Claimed:
     max_attempts: int | None
     policy: RetryPolicy | None
     timeout_s: float | None
+    base_checkpoint_id: str | None
     too_late: bool
 
 
@@ -135,11 +136,15 @@ class Claims:
         await self._fetch("put_back", list(run_ids), self.worker, state, after_s)
 
     async def set_aside(
-        self, run_id: str, *, reason: str | None, error: BaseException | None
+        self,
+        run_id: str,
+        *,
+        reason: str | None,
+        error: str | None = None,
+        traceback: str | None = None,
     ) -> None:
-        """Quarantine a claimed run that cannot be begun."""
-        texts = (None, None) if error is None else (error_text(error), traceback_text(error))
-        await self._fetch("set_aside", run_id, self.worker, reason, *texts)
+        """Quarantine a claimed run that cannot be begun, or whose processes died too often."""
+        await self._fetch("set_aside", run_id, self.worker, reason, error, traceback)
 
     async def give_back(self, mine: Sequence[str]) -> None:
         """Leave what this worker has claimed, and knows nothing of any more, to the others: those
@@ -210,5 +215,6 @@ def _claimed(row: Mapping[str, Any]) -> Claimed:
         row["max_attempts"],
         None if policy is None else RetryPolicy.of_json(policy),
         row["timeout_s"],
+        row["base_checkpoint_id"],
         row["too_late"],
     )

@@ -24,14 +24,17 @@ from aiodurable.errors import (
     ThreadQuarantinedError,
     WorkflowAlreadyRunningError,
 )
-from aiodurable.models import ClaimState, PauseReason, RunStatus, ThreadStatus
+from aiodurable.models import ClaimState, PauseReason, RunStatus
 from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.queue.retry_policy import RetryPolicy, Snooze
 from aiodurable.runs.ending import Ending
+from aiodurable.runs.error_text import error_text, traceback_text
+from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.outcome import Outcome
 from aiodurable.runs.run import DurableRun, run
 from aiodurable.runs.services import Services
 from aiodurable.worker.claims import Claimed, Claims
+from aiodurable.worker.left_run import outcome_of_left
 
 __all__ = ["Execution"]
 
@@ -106,7 +109,7 @@ class Execution:
     async def _begin(self) -> None:
         claimed = self.claimed
         if claimed.too_late:
-            await self._claims.set_aside(claimed.run_id, reason="waited too long", error=None)
+            await self._claims.set_aside(claimed.run_id, reason="waited too long")
             return
         graph = self._services.graphs.bind(claimed.graph)
         async with run(
@@ -120,28 +123,36 @@ class Execution:
             if self.draining:
                 await self._put_back(ClaimState.READY)
                 return
-            try:
-                async with asyncio.timeout(claimed.timeout_s) as self._limit:
-                    await self._run.ainvoke()
-            finally:
-                if not self._run.began:
-                    await self._settle_left(self._run)
+            if claimed.status == RunStatus.RUNNING and await self._settled(self._run, graph):
+                return
+            async with asyncio.timeout(claimed.timeout_s) as self._limit:
+                await self._run.ainvoke()
             if not self._run.began:  # nothing is left to do
                 await self._put_back(None)
 
-    async def _settle_left(self, here: DurableRun[Any, Any, Any]) -> None:
-        """Say in its row that a run had stopped whose process died before it could."""
-        if (
-            here.checkpoint.status is ThreadStatus.INTERRUPTED
-            and self.claimed.status == RunStatus.RUNNING
-        ):
+    async def _settled(self, here: DurableRun[Any, Any, Any], graph: BoundGraph) -> bool:
+        """Whether a run that its process left had stopped before; then its row says so now."""
+        failures = self.claimed.failures
+        outcome = await outcome_of_left(
+            here.checkpoint,
+            graph,
+            base_checkpoint_id=self.claimed.base_checkpoint_id,
+            died=failures >= self._policy.max_attempts,
+        )
+        if outcome is None:
+            return False
+        if outcome.status is RunStatus.QUARANTINED:
+            error = f"its process died {failures} times without progress"
+            await self._claims.set_aside(self.claimed.run_id, reason=outcome.reason, error=error)
+        else:
             await self._services.ledger.queued.settle_left(
                 self.claimed.run_id,
                 fence=here.lease.fence,
-                status=RunStatus.INTERRUPTED,
-                reason=None,
+                status=outcome.status,
+                reason=outcome.reason,
                 checkpoint_id=here.checkpoint.checkpoint_id,
             )
+        return True
 
     def _decide(self, outcome: Outcome, error: BaseException | None, progressed: bool) -> Ending:
         """What becomes of the run."""
@@ -201,7 +212,10 @@ class Execution:
                 _log.log(level, "run %s cannot be begun: %s", self.claimed.run_id, error)
                 await self._quietly(
                     self._claims.set_aside(
-                        self.claimed.run_id, reason="cannot be begun", error=error
+                        self.claimed.run_id,
+                        reason="cannot be begun",
+                        error=error_text(error),
+                        traceback=traceback_text(error),
                     )
                 )
 

@@ -21,16 +21,12 @@ class Rescuer:
         services: the open services.
         graphs: names of the graphs whose runs it rescues.
         queue: where a run goes that `Durable.run` began.
-        max_attempts: how often a run's process may die without progress.
     """
 
-    def __init__(
-        self, services: Services, graphs: Sequence[str], *, queue: str, max_attempts: int
-    ) -> None:
+    def __init__(self, services: Services, graphs: Sequence[str], *, queue: str) -> None:
         self._services = services
         self._graphs = list(graphs)
         self._queue = queue
-        self._max_attempts = max_attempts
         self._seen: dict[tuple[str, int | None], float] = {}
 
     async def look(self) -> int:
@@ -53,9 +49,7 @@ class Rescuer:
         if not lost:
             return 0
         run_ids, tokens = [key[0] for key in lost], [key[1] for key in lost]
-        rescued = await direct.fetch(
-            SQL["rescue"], run_ids, tokens, self._queue, self._max_attempts
-        )
+        rescued = await direct.fetch(SQL["rescue"], run_ids, tokens, self._queue)
         for row in rescued:
             _log.info("run %s of thread %r was left by its process: %s", *row.values())
         return len(rescued)

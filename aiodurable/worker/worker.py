@@ -104,12 +104,7 @@ class Worker:
             )
         self._services = services
         self._claims = Claims(services, self.queues)
-        self._rescuer = Rescuer(
-            services,
-            self._claims.graphs,
-            queue=self.queues[0],
-            max_attempts=self._policies[""].max_attempts,
-        )
+        self._rescuer = Rescuer(services, self._claims.graphs, queue=self.queues[0])
         self._loops = [
             asyncio.create_task(self._claim_forever(), name="aiodurable worker claims"),
             asyncio.create_task(self._rescue_forever(), name="aiodurable worker rescues"),

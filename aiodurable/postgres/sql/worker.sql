@@ -204,6 +204,7 @@ FROM taken t
 WHERE r.run_id = t.run_id AND r.claim_state = 'ready'
 RETURNING r.run_id, r.thread_id, r.graph, r.status, r.queue, r.fairness_key, r.concurrency_key,
           r.attempts, r.failures, r.max_attempts, r.retry_policy, r.timeout_s,
+          coalesce(r.attempt_base_checkpoint_id, r.base_checkpoint_id) AS base_checkpoint_id,
           r.status = 'queued' AND r.start_timeout_s IS NOT NULL
           AND r.created_at + pg_catalog.make_interval(secs => r.start_timeout_s)
               < pg_catalog.clock_timestamp() AS too_late
@@ -256,7 +257,7 @@ RETURNING r.run_id
 
 -- name: set_aside
 -- params: run_id, worker, reason, error, traceback
--- aiodurable_runs_pkey. A claimed run that cannot be begun.
+-- aiodurable_runs_pkey. A claimed run that cannot be begun, or whose processes died too often.
 UPDATE aiodurable_runs r
 SET status = 'quarantined', status_reason = :reason::text, error = :error::text,
     traceback = :traceback::text, claim_state = NULL, finished_at = pg_catalog.now()
@@ -423,39 +424,26 @@ WHERE r.status = 'running' AND l.key IS NULL AND r.claim_state IS NULL
   AND r.graph = ANY (:graphs::text[])
 
 -- name: rescue
--- params: run_ids, tokens, queue, max_attempts
+-- params: run_ids, tokens, queue
 -- aiodurable_runs_pkey; checkpoints_pkey backwards, once a run. Runs of dead processes may be
--- claimed again, unless they were to be cancelled, or their processes have died too often without
--- progress. A lease of the thread since then has a larger token.
+-- claimed again, unless they were to be cancelled: who claims one sees whether it had stopped, or
+-- has failed too often. A lease of the thread since then has a larger token.
 WITH rescued AS (
     UPDATE aiodurable_runs r
-    SET status = CASE WHEN r.cancel_requested_at IS NOT NULL THEN 'paused'
-                      WHEN n.failures >= n.most THEN 'quarantined'
-                      ELSE r.status END,
-        status_reason = CASE WHEN r.cancel_requested_at IS NOT NULL THEN 'cancelled'
-                             WHEN n.failures >= n.most THEN 'crashed'
-                             ELSE r.status_reason END,
-        error = CASE WHEN r.cancel_requested_at IS NULL AND n.failures >= n.most
-                     THEN pg_catalog.concat('its worker died ', n.failures,
-                                            ' times without progress')
-                     ELSE r.error END,
-        finished_at = CASE WHEN r.cancel_requested_at IS NOT NULL OR n.failures >= n.most
-                           THEN pg_catalog.now() END,
-        claim_state = CASE WHEN r.cancel_requested_at IS NULL AND n.failures < n.most
-                           THEN 'ready' END,
-        failures = n.failures,
+    SET status = CASE WHEN n.cancelled THEN 'paused' ELSE r.status END,
+        status_reason = CASE WHEN n.cancelled THEN 'cancelled' ELSE r.status_reason END,
+        finished_at = CASE WHEN n.cancelled THEN pg_catalog.now() END,
+        claim_state = CASE WHEN NOT n.cancelled THEN 'ready' END,
+        failures = CASE WHEN n.progressed THEN 1 ELSE r.failures + 1 END,
         queue = coalesce(r.queue, :queue), priority = coalesce(r.priority, 0),
         fairness_key = coalesce(r.fairness_key, ''),
         position = coalesce(
             r.position,
             pg_catalog.nextval('aiodurable_run_positions'::pg_catalog.regclass))
     FROM (
-        SELECT w.run_id, w.token,
-               CASE WHEN h.checkpoint_id IS DISTINCT FROM
-                         coalesce(k.attempt_base_checkpoint_id, k.base_checkpoint_id) THEN 1
-                    ELSE k.failures + 1 END AS failures,
-               coalesce(k.max_attempts, (k.retry_policy ->> 'max_attempts'::text)::integer,
-                        :max_attempts::integer) AS most
+        SELECT w.run_id, w.token, k.cancel_requested_at IS NOT NULL AS cancelled,
+               h.checkpoint_id IS DISTINCT FROM
+                   coalesce(k.attempt_base_checkpoint_id, k.base_checkpoint_id) AS progressed
         FROM unnest(:run_ids::text[], :tokens::bigint[]) AS w (run_id, token)
         JOIN aiodurable_runs k ON k.run_id = w.run_id
         LEFT JOIN LATERAL (
@@ -468,6 +456,7 @@ WITH rescued AS (
     ) n
     WHERE r.run_id = n.run_id AND r.status = 'running' AND r.claim_state IS NULL
       AND r.fencing_token IS NOT DISTINCT FROM n.token
+      AND r.cancel_requested_at IS NOT NULL = n.cancelled
     RETURNING r.run_id, r.thread_id, r.status, r.queue, r.claim_state
 ),
 woken AS MATERIALIZED (
