@@ -113,7 +113,7 @@ async def stock(
         yield run
 
 
-def _for_sqlalchemy(dsn: str) -> str:
+def for_sqlalchemy(dsn: str) -> str:
     """With everything but the login in the query, where a socket's folder is understood."""
     place = {name: str(value) for name, value in conninfo_to_dict(parse_dsn(dsn).conninfo).items()}
     login = ":".join(
@@ -128,7 +128,7 @@ async def dbos(dsn: str, state_kb: int) -> AsyncIterator[Run]:
     from dbos import DBOS, SetWorkflowID  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     text = words(state_kb)
-    url = _for_sqlalchemy(dsn)
+    url = for_sqlalchemy(dsn)
     await asyncio.to_thread(
         DBOS, config={"name": "bench", "system_database_url": url, "log_level": "ERROR"}
     )
