@@ -91,7 +91,7 @@ class Ledger:
 
     async def get(self, run_id: str) -> Accepted | None:
         """The run of this id."""
-        row = await self._database.fetch_one(_SQL["get"], run_id)
+        row = await self._writes.get(run_id)
         return None if row is None else accepted_of(row)
 
     async def newest(self, thread_id: str) -> Accepted | None:

@@ -1,4 +1,4 @@
-"""Writes the start and end of runs to the ledger, many runs in one statement."""
+"""Reads runs and writes their start and end, many runs in one statement."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class LedgerWrites:
         classifier: reads the status of a thread whose run ends.
 
     Attributes:
+        get: reads what runs were accepted with, by run_id.
         start: opens runs.
         complete: closes runs whose thread stands at the given checkpoint.
         end: reads threads' statuses and closes those runs that are complete.
@@ -41,10 +42,15 @@ class LedgerWrites:
     def __init__(self, direct: DirectPool, classifier: Classifier) -> None:
         self._direct = direct
         self._classifier = classifier
+        self.get = Batcher(self._read, shared=True, name="aiodurable run reads")
         self.start = Batcher(self._write_starts, name="aiodurable run starts")
         self.complete = Batcher(self._write_completions, name="aiodurable run completions")
         self.end = Batcher(self._read_and_end, name="aiodurable run ends")
         self.finish = Batcher(self._write_finishes, name="aiodurable run outcomes")
+
+    async def _read(self, run_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        rows = await self._direct.fetch(_SQL["get"], list(run_ids))
+        return {row["run_id"]: row for row in rows}
 
     async def _write_starts(
         self, rows: Sequence[tuple[Any, ...]]

@@ -179,7 +179,7 @@ def _all() -> list[Statement]:
             values=(one, "copy", head, True),
             rows=100,
         ),
-        Statement("get", runs["get"], values=("run-7-0",), rows=12),
+        Statement("get", runs["get"], values=(["run-7-0"],), rows=12),
         Statement("newest", runs["newest"], values=(one,), rows=5),
         Statement(
             "retry", runs["retry"], values=("run-7-1", 1, 0, "host:1", 2, 20, head, None), rows=3

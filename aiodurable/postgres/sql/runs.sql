@@ -22,14 +22,14 @@
            LIMIT 1) IS NOT NULL AS consumed
 
 -- name: get
--- params: run_id
+-- params: run_ids
 -- aiodurable_runs_pkey; checkpoints_pkey for "consumed".
 SELECT
 -- include: stored_columns
        ,
 -- include: consumed
 FROM aiodurable_runs r
-WHERE r.run_id = :run_id
+WHERE r.run_id = ANY (:run_ids::text[])
 
 -- name: newest
 -- params: thread_id
