@@ -22,6 +22,7 @@ from types import MappingProxyType
 from langgraph.checkpoint.postgres.base import BasePostgresSaver
 
 __all__ = [
+    "blocks_of",
     "careful",
     "literal",
     "load",
@@ -33,6 +34,10 @@ __all__ = [
 _HEAD = re.compile(r"^-- (name|fragment): (\w+)\n", re.MULTILINE)
 _PARAMS = re.compile(r"^-- params: (.*)\n", re.MULTILINE)
 _INCLUDE = re.compile(r"^ *-- include(?: if (?P<part>\w+))?: (?P<target>[\w.]+)$", re.MULTILINE)
+_UNREAD = re.compile(
+    r"^ *-- *(?:name|fragment|params|include(?: if [^:\n]*)?) *:.*", re.MULTILINE | re.IGNORECASE
+)
+"""A line that is meant for the loader and written in another way than it reads."""
 _TOKEN = re.compile(
     r"""
     '(?:[^']|'')*' | "[^"]*" | --[^\n]* | ::  # in these a colon begins no parameter
@@ -69,8 +74,13 @@ def load(name: str, *parts: str) -> Mapping[str, str]:
         parts: the optional parts to include.
 
     Raises:
-        ValueError: a parameter is not declared, or is not used, or an included block is missing.
+        ValueError: a parameter is not declared, or is not used, or an included block or a part is
+            missing, or `blocks_of` refuses the file.
     """
+    known = {line["part"] for _, text in _blocks(name).values() for line in _INCLUDE.finditer(text)}
+    if unknown := set(parts) - known:
+        msg = f"cannot load {name}.sql: it has no part {', '.join(sorted(unknown))}"
+        raise ValueError(msg)
     statements = {
         block: _statement(name, block, frozenset(parts))
         for block, (kind, _) in _blocks(name).items()
@@ -81,11 +91,32 @@ def load(name: str, *parts: str) -> Mapping[str, str]:
 
 @cache
 def _blocks(name: str) -> Mapping[str, tuple[str, str]]:
-    """Kind and text of each block of a file."""
-    text = files("aiodurable.postgres").joinpath("sql", f"{name}.sql").read_text("utf-8")
-    _, *parts = _HEAD.split(text)
-    kinds = zip(parts[::3], map(str.strip, parts[2::3]), strict=True)
-    return dict(zip(parts[1::3], kinds, strict=True))
+    file = files("aiodurable.postgres").joinpath("sql", f"{name}.sql")
+    return blocks_of(name, file.read_text("utf-8"))
+
+
+def blocks_of(name: str, text: str) -> Mapping[str, tuple[str, str]]:
+    """Kind and text of each block of `name.sql`, whose text is given.
+
+    Raises:
+        ValueError: text before the first block, two blocks of a name, or a line that looks like a
+            directive and is none: as a comment it would be lost without a word.
+    """
+    before, *parts = _HEAD.split(text)
+    names = parts[1::3]
+    unread = _UNREAD.search(_INCLUDE.sub("", _PARAMS.sub("", _HEAD.sub("", text))))
+    twice = {block for block in names if names.count(block) > 1}
+    if before.strip():
+        problem = "its text begins before its first block"
+    elif unread is not None:
+        problem = f"it cannot read {unread[0].strip()!r}"
+    elif twice:
+        problem = f"it has two blocks {', '.join(sorted(twice))}"
+    else:
+        kinds = zip(parts[::3], map(str.strip, parts[2::3]), strict=True)
+        return dict(zip(names, kinds, strict=True))
+    msg = f"cannot load {name}.sql: {problem}"
+    raise ValueError(msg)
 
 
 def _statement(name: str, block: str, parts: frozenset[str]) -> str:

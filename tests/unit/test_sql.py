@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 
-from aiodurable.postgres.sql import load, number_parameters
+from aiodurable.postgres.sql import blocks_of, load, number_parameters
 
 FILES = sorted(
     file.name.removesuffix(".sql")
@@ -48,6 +48,28 @@ def test_a_part_that_is_left_out_takes_no_number() -> None:
 def test_a_parameter_without_a_name_fails() -> None:
     with pytest.raises(ValueError, match=r"it uses \$1; give the parameter a name"):
         number_parameters("s", [], "SELECT $1, '$2'")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("-- name: a\nSELECT 1\n-- name: a\nSELECT 2", "it has two blocks a"),
+        ("SELECT 1\n-- name: a\nSELECT 2", "its text begins before its first block"),
+        ("-- name: a\nSELECT 1\n-- name: b :many\nSELECT 2", "it cannot read '-- name: b :many'"),
+        ("-- name: a\n--params: x\nSELECT 1", "it cannot read '--params: x'"),
+        ("-- name: a\nSELECT 1\n-- include: other-part", "it cannot read '-- include: other-part'"),
+        ("-- name: a\nSELECT 1\n -- Include if x: b", "it cannot read '-- Include if x: b'"),
+    ],
+    ids=["two of a name", "before the first", "more in a name", "no space", "hyphen", "capital"],
+)
+def test_a_line_for_the_loader_is_never_lost_as_a_comment(text: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot load f.sql: {problem}"):
+        blocks_of("f", text)
+
+
+def test_a_part_that_no_block_has_fails() -> None:
+    with pytest.raises(ValueError, match="it has no part statsues"):
+        load("queue", "statsues")
 
 
 @pytest.mark.parametrize("name", FILES)
