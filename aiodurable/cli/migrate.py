@@ -33,15 +33,16 @@ def migrate(dsn: str | None, timeout_s: float, *, printed: bool) -> None:
 
     Waits up to --timeout for another process's migration. Opening a Durable also migrates, unless
     auto_migrate=False. The SQL of --print may run again, but not inside a transaction: it builds
-    some indexes CONCURRENTLY.
+    some indexes CONCURRENTLY. With AIODURABLE_SCHEMA both create and fill that schema.
     """
     from aiodurable.dsn import parse_dsn  # noqa: PLC0415 - loads psycopg
     from aiodurable.postgres import schema  # noqa: PLC0415 - loads psycopg and LangGraph's saver
 
+    into = Settings.from_env().schema
     if printed:
-        click.echo(schema.script(), nl=False)
+        click.echo(schema.script(into), nl=False)
         return
-    parsed = parse_dsn(dsn, schema=Settings.from_env().schema)
+    parsed = parse_dsn(dsn, schema=into)
     applied = asyncio.run(schema.migrate(parsed, timeout_s=timeout_s))
     done = f"{applied} step{'' if applied == 1 else 's'} applied" if applied else "nothing to do"
     click.echo(f"{parsed.safe}: schema {schema.VERSION}, {done}")

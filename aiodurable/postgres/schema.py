@@ -70,11 +70,17 @@ VERSION: int = migrations()[-1].version
 """The schema this library works with."""
 
 
-def script() -> str:
+def script(into: str | None = None) -> str:
     """LangGraph's migrations and ours as SQL for an empty database; it may run again, and not
     inside a transaction.
+
+    Args:
+        into: the schema that it creates, and the search path of its session; None: the search path
+            of the role.
     """
     statements: list[str] = []
+    if into is not None:
+        statements = [f'CREATE SCHEMA IF NOT EXISTS "{into}"', f'SET search_path TO "{into}"']
     for version, statement in enumerate(AsyncPostgresSaver.MIGRATIONS):
         statements += [statement, literal(_SQL["record_langgraph_migration"], version)]
     statements.append(_SQL["create_migrations"])

@@ -167,6 +167,14 @@ def test_db_check_says_whether_the_tables_are_there_and_print_connects_to_no_dat
     assert aiodurable_("db", "check", "--dsn", empty_dsn).stdout.endswith("schema 3\n")
 
 
+def test_the_printed_sql_fills_the_schema_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AIODURABLE_SCHEMA", "one")
+    printed = aiodurable_("db", "migrate", "--print").stdout
+    assert printed.startswith('CREATE SCHEMA IF NOT EXISTS "one";\nSET search_path TO "one";\n')
+
+
 def test_migrate_makes_the_tables_once(empty_dsn: str) -> None:
     first, again = (aiodurable_("migrate", "--dsn", empty_dsn) for _ in range(2))
     assert first.exit_code == again.exit_code == 0
