@@ -5,7 +5,6 @@ never meet.
 from __future__ import annotations
 
 from aiodurable.errors import ConfigurationError
-from aiodurable.postgres.ownership import refuse_other_path
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
@@ -23,11 +22,10 @@ async def agree_on_namespace(database: PsycopgPool, namespace: str, *, declare: 
         declare: write it if the tables name none yet, unless the database is read-only.
 
     Raises:
-        ConfigurationError: the tables name another one, or a pooler drops the schema of the DSN.
+        ConfigurationError: the tables name another one.
     """
     found = await database.fetch_one(_SQL["namespace"])
     assert found is not None, "a row without tables"
-    refuse_other_path(found["search_path"], database.dsn)
     if found["namespace"] is None and declare and not found["read_only"]:
         await database.execute(_SQL["declare"], namespace)
         found = await database.fetch_one(_SQL["namespace"])

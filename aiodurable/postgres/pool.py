@@ -22,7 +22,7 @@ from aiodurable.postgres.pool_connection import (
     PoolConnection,
     configure,
     persistent,
-    refuse_other_isolation,
+    refuse_other_session,
 )
 
 __all__ = ["PsycopgPool"]
@@ -110,7 +110,8 @@ class PsycopgPool:
         Raises:
             PostgresUnavailableError: Postgres could not be reached or refused; the driver's error
                 is the cause.
-            ConfigurationError: a pooler stands in between whose sessions are not READ COMMITTED.
+            ConfigurationError: a pooler stands in between whose sessions are not READ COMMITTED, or
+                do not have the schema of the settings.
         """
         if self._pool is not None and not self._pool.closed:
             return
@@ -128,8 +129,10 @@ class PsycopgPool:
         with translate(self.dsn):
             async with asyncio.timeout(self._timeout_s):
                 probe = await PoolConnection.connect(self.dsn.conninfo, **options)
-                await refuse_other_isolation(probe, self.dsn)
-                await probe.close()
+                try:
+                    await refuse_other_session(probe, self.dsn)
+                finally:
+                    await probe.close()
         pool = AsyncConnectionPool(
             self.dsn.conninfo,
             connection_class=persistent(lambda: self._closing, self._tried),

@@ -24,6 +24,7 @@ from aiodurable.dsn import Dsn, PasswordFunction
 from aiodurable.errors import ConfigurationError
 from aiodurable.postgres.errors import is_out_of_connections
 from aiodurable.postgres.name_resolution import with_addresses
+from aiodurable.postgres.ownership import refuse_other_path
 from aiodurable.postgres.password import password_option
 from aiodurable.postgres.plan_cache import PlanCache
 from aiodurable.postgres.retry import POOL_RECONNECT
@@ -35,7 +36,7 @@ __all__ = [
     "configure",
     "persistent",
     "read_json",
-    "refuse_other_isolation",
+    "refuse_other_session",
 ]
 
 _SILENCE_S = 20.0
@@ -57,7 +58,7 @@ _RETRY_FOR_S: Final = 60.0
 restart or a failover is over by then."""
 
 _BY_INDEX = load("direct")["by_index"]
-_ISOLATION = load("direct")["isolation"]
+_SESSION = load("direct")["session"]
 _IS_ACTIVE = load("direct")["is_active"].replace("$1", "%s").encode()
 _EXPECTED: Final = {"DateStyle": "ISO", "standard_conforming_strings": "on"}
 """psycopg reads times by the first, our statements need the second. PgBouncer passes both on in
@@ -104,17 +105,19 @@ def _note_farewell(farewells: list[str], notice: psycopg.errors.Diagnostic) -> N
         farewells.append(state)
 
 
-async def refuse_other_isolation(connection: AsyncConnection[DictRow], dsn: Dsn) -> None:
-    """Refuse a pooler whose sessions are not READ COMMITTED.
+async def refuse_other_session(connection: AsyncConnection[DictRow], dsn: Dsn) -> None:
+    """Refuse a pooler whose sessions are not READ COMMITTED, or have another search path than the
+    schema of `dsn`.
 
     Each of our statements needs a snapshot of its own, and a pooler's sessions are not ours to set
     (`by_index`).
 
     Raises:
-        ConfigurationError: they have another isolation level.
+        ConfigurationError: they have another isolation level, or another search path.
     """
-    found = await (await connection.execute(_ISOLATION.encode())).fetchone()
+    found = await (await connection.execute(_SESSION.encode())).fetchone()
     assert found is not None
+    refuse_other_path(found["search_path"], dsn)
     if found["pid"] != connection.info.backend_pid and found["isolation"] != "read committed":
         raise ConfigurationError(
             f"cannot use {dsn.safe}: default_transaction_isolation is {found['isolation']} there,"

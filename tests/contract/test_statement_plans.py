@@ -36,7 +36,7 @@ READ_NO_TABLE = {
     "by_index",
     "terminate_abandoned_backends",
     "is_active",
-    "isolation",
+    "session",
     "mark_database",
     "find_mark",
     "on_disk",

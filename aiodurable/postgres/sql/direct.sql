@@ -61,7 +61,8 @@ WHERE locktype = 'advisory' AND objsubid = 2 AND mode = 'ShareLock' AND granted
   AND database
       = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 
--- name: isolation
--- No table. Who answers, and how its transactions see others.
+-- name: session
+-- No table. Who answers, how its transactions see others, and where it finds the tables.
 SELECT pg_catalog.pg_backend_pid() AS pid,
-       pg_catalog.current_setting('default_transaction_isolation') AS isolation
+       pg_catalog.current_setting('default_transaction_isolation') AS isolation,
+       pg_catalog.current_setting('search_path') AS search_path

@@ -1,8 +1,7 @@
 -- name: namespace
 -- aiodurable_namespace: one row.
 SELECT (SELECT n.namespace FROM aiodurable_namespace n) AS namespace,
-       pg_catalog.current_setting('transaction_read_only')::boolean AS read_only,
-       pg_catalog.current_setting('search_path') AS search_path
+       pg_catalog.current_setting('transaction_read_only')::boolean AS read_only
 
 -- name: declare
 -- params: namespace

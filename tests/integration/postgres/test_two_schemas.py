@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 
 import psycopg
 import pytest
 
-from aiodurable import Durable, PostgresLockManager, Settings
+from aiodurable import AsyncCheckpointerPool, Durable, PostgresLockManager, Settings
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ConfigurationError, RunNotFoundError
 from aiodurable.models import ThreadStatus
 from aiodurable.postgres.ownership import refuse_other_path
+from tests.support.pgbouncer import through
 from tests.support.scenario_graphs import chain, ok
 
 ONE, OTHER = Settings(schema="one"), Settings(schema="Other")
@@ -80,3 +83,18 @@ def test_a_session_whose_pooler_drops_the_schema_is_refused() -> None:
     refuse_other_path("one", dsn)
     with pytest.raises(ConfigurationError, match="drops the option search_path"):
         refuse_other_path('"$user", public', dsn)
+
+
+async def test_a_pool_alone_whose_pooler_drops_the_schema_is_refused_and_closed(
+    empty_dsn: str,
+) -> None:
+    settings = Settings(schema="one", lock_dsn=empty_dsn)
+    dropped = "options,extra_float_digits"
+    with through("session", empty_dsn, ignore_startup_parameters=dropped) as pooler:
+        pool = AsyncCheckpointerPool(pooler, settings=settings)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", ResourceWarning)
+            with pytest.raises(ConfigurationError, match="drops the option search_path"):
+                await pool.open()
+            gc.collect()
+        assert [str(each.message) for each in warned if "still open" in str(each.message)] == []
