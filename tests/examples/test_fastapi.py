@@ -42,6 +42,7 @@ from aiodurable.errors import (
     WorkflowAlreadyRunningError,
 )
 from aiodurable.integrations.fastapi import add_exception_handlers
+from aiodurable.integrations.fastapi.leased import run_of_key
 from aiodurable.models import LockHolder, ThreadStatus
 from tests.support.example_programs import REPOSITORY
 from tests.support.waiting import wait_until, within
@@ -373,3 +374,47 @@ async def test_a_client_that_leaves_a_stream_cancels_the_run_and_frees_the_threa
         return (await get_checkpoint_status("monday")).status is ThreadStatus.PAUSED
 
     await wait_until(paused)
+
+
+async def test_an_event_of_another_stream_does_not_hide_the_idempotency_key(
+    client: httpx.AsyncClient,
+) -> None:
+    keyed = {"idempotency-key": "k", "last-event-id": "17"}
+    for _ in range(2):
+        response = await client.post(
+            "/reports/monday/stream", params={"topic": "tides"}, headers=keyed
+        )
+        assert events_in(response.text)[-1]["event"] == "end"
+    assert (await get_checkpoint_status("monday")).run_id == "monday/k"
+
+
+@pytest.mark.parametrize("run_id", ["tuesday/k", "chosen"])
+async def test_a_client_names_no_run_by_an_event_that_it_never_got(
+    client: httpx.AsyncClient, run_id: str
+) -> None:
+    await client.post("/reports/tuesday", params={"topic": "x"}, headers={"idempotency-key": "k"})
+    chosen = {"last-event-id": f"{run_id}:3"}
+    path, topic = "/reports/monday/stream", {"topic": "tides"}
+    refused = await client.post(path, params=topic, headers=chosen)
+    assert (refused.status_code, refused.json()["error"]) == (404, "RunNotFoundError")
+    assert (await get_checkpoint_status("monday")).status is ThreadStatus.NEW
+
+
+async def test_a_stream_that_ended_before_its_run_was_accepted_starts_one(
+    client: httpx.AsyncClient,
+) -> None:
+    before_first = {"last-event-id": "1f0b-never-accepted:0"}
+    response = await client.post(
+        "/reports/monday/stream", params={"topic": "tides"}, headers=before_first
+    )
+    assert events_in(response.text)[-1]["event"] == "end"
+    assert (await get_checkpoint_status("monday")).run_id != "1f0b-never-accepted"
+
+
+def test_the_keys_of_two_threads_never_name_one_run() -> None:
+    named = {
+        run_of_key(thread_id, key)
+        for thread_id, key in [("a", "b/c"), ("a/b", "c"), ("a%2Fb", "c")]
+    }
+    assert len(named) == 3
+    assert run_of_key("monday", "k") == "monday/k"
