@@ -149,7 +149,7 @@ def test_no_statement_is_left_out() -> None:
     rest = {
         name
         for file in FILES
-        for name, statement in load(file, *COMMIT_PARTS).items()
+        for name, statement in load(file, *(COMMIT_PARTS if file == "checkpoints" else ())).items()
         if statement not in tested
     }
     assert rest == READ_NO_TABLE | TESTED_ELSEWHERE
