@@ -383,9 +383,7 @@ class Runs:
         rows = await direct.fetch(SQL["cancel"], run_ids, CHANNEL)
         found = [(row["thread_id"], row["at_work"]) for row in rows]
         if threads := sorted({thread_id for thread_id, at_work in found if not at_work}):
-            promoted = await direct.fetch(SQL["promote"], threads)
-            if queues := sorted({row["queue"] for row in promoted}):
-                await direct.fetch(SQL["wake"], queues)
+            await self._opened().ledger.queued.promote(threads)
         return found
 
     def _waiting(self) -> Waiting:

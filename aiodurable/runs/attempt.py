@@ -182,6 +182,7 @@ class Attempt:
         *,
         graph: BoundGraph,
         seq: int,
+        claim: str | None = None,
     ) -> Self:
         """Start a queued run.
 
@@ -192,6 +193,7 @@ class Attempt:
             queued: the run.
             graph: the graph that runs it.
             seq: the number of this attempt under the lease.
+            claim: of the worker that has claimed the run.
         """
         loaded = await services.ledger.loaded(queued, graph.ledger_serde)
         sent = time.monotonic()
@@ -201,6 +203,7 @@ class Attempt:
             seq=seq,
             base_checkpoint_id=thread.checkpoint_id,
             closing=_closing(thread),
+            claim=claim,
         )
         record = record_of(row)
         lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)

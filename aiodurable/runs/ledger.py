@@ -318,6 +318,14 @@ class Ledger:
         assert ended is not None, "every thread has a status"
         return ended
 
+    def is_awaited(self, thread_id: str) -> bool:
+        """Whether a run of the thread has completed here for which a queued one waits; says so
+        once.
+        """
+        awaited = thread_id in self._writes.awaited
+        self._writes.awaited.discard(thread_id)
+        return awaited
+
     async def answered(self, thread_id: str) -> list[Answered]:
         """The recorded answers of the thread, oldest first."""
         rows = await self._database.fetch(_ANSWERS["answered"], thread_id)

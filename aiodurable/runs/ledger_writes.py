@@ -37,12 +37,14 @@ class LedgerWrites:
         complete: closes runs whose thread stands at the given checkpoint.
         end: reads threads' statuses and closes those runs that are complete.
         finish: closes runs with a given outcome.
+        awaited: threads whose run was closed as complete, and for which a queued run waits.
     """
 
     def __init__(self, direct: DirectPool, classifier: Classifier) -> None:
         self._direct = direct
         self._classifier = classifier
         self.get = Batcher(self._read, shared=True, name="aiodurable run reads")
+        self.awaited = set[str]()
         self.start = Batcher(self._write_starts, name="aiodurable run starts")
         self.complete = Batcher(self._write_completions, name="aiodurable run completions")
         self.end = Batcher(self._read_and_end, name="aiodurable run ends")
@@ -67,6 +69,7 @@ class LedgerWrites:
         rows = await self._classifier.fetch(self._direct.fetch, END, *arguments, *rest)
         threads = await self._classifier.decode(rows)
         ended = {(row["ended"], row["ended_under"]): row["ended_at"] for row in rows}
+        self.awaited.update(row["thread_id"] for row in rows if row["awaited"])
         return {
             end: (
                 (replace(threads[end[0]], finished_at=ended[end[1], end[3]]), True)
@@ -94,4 +97,6 @@ class LedgerWrites:
             (row["run_id"], row["fencing_token"], row["lease_id"]): row["finished_at"]
             for row in written
         }
+        if statement == "complete":
+            self.awaited.update(row["thread_id"] for row in written if row["awaited"])
         return {row: ended[row[:3]] for row in rows if row[:3] in ended}

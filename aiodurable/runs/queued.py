@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aiodurable.checkpoints.fences import Fence, Standing
-from aiodurable.errors import LockTimeoutError, WorkflowExecutionError
-from aiodurable.models import RunStatus
+from aiodurable.errors import LockTimeoutError, RunInProgressError, WorkflowExecutionError
+from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.retry import RUN_START
@@ -42,6 +42,7 @@ class QueuedRuns:
         seq: int,
         base_checkpoint_id: str | None,
         closing: RunStatus | None,
+        claim: str | None = None,
     ) -> tuple[Mapping[str, Any], bool]:
         """Write that a queued run is running; see `Ledger.start`.
 
@@ -50,13 +51,15 @@ class QueuedRuns:
 
         Raises:
             LeaseLostError: the fence is no longer the thread's; nothing was written.
-            WorkflowExecutionError: the run waits no more; nothing was written.
+            RunInProgressError: an earlier run of the thread waits; only with `claim`.
+            WorkflowExecutionError: the run waits no more, or the claim is gone; nothing was
+                written.
             LockTimeoutError: another transaction kept the fence; nothing was written.
         """
-        asked = (run_id, fence.thread_id, *fence.standing, seq, base_checkpoint_id, closing)
+        asked = (run_id, fence.thread_id, *fence.standing, seq, base_checkpoint_id, closing, claim)
         deadline = time.monotonic() + _PATIENCE_S
         while (row := await self._begins(asked)) is None:
-            await self._check(run_id, fence, deadline)
+            await self._check(run_id, fence, claim, deadline)
             await RUN_START.pause()
         return row, row["blank"]
 
@@ -64,6 +67,10 @@ class QueuedRuns:
         """Whether the thread's newest run was cancelled for the sake of another one."""
         rows = await self._direct.fetch(_SQL["made_way"], thread_id)
         return bool(rows and rows[0]["made_way"])
+
+    async def promote(self, thread_ids: Sequence[str]) -> None:
+        """Let the next run of each thread begin, unless an earlier one is not over."""
+        await self._direct.fetch(_SQL["promote"], list(thread_ids))
 
     async def settle_left(
         self,
@@ -79,8 +86,8 @@ class QueuedRuns:
             _SQL["settle_left"], run_id, *fence.standing, status, reason, checkpoint_id
         )
 
-    async def _check(self, run_id: str, fence: Fence, deadline: float) -> None:
-        (row,) = await self._direct.fetch(_SQL["not_begun"], fence.thread_id, run_id)
+    async def _check(self, run_id: str, fence: Fence, claim: str | None, deadline: float) -> None:
+        (row,) = await self._direct.fetch(_SQL["not_begun"], fence.thread_id, run_id, claim)
         standing = None if row["token"] is None else Standing(row["token"], row["lease_id"])
         if standing != fence.standing:
             raise fence.overtaken(standing)
@@ -90,6 +97,19 @@ class QueuedRuns:
                 f"cannot begin run {run_id!r} of thread {fence.thread_id!r}: it waits no more, it"
                 f" is {row['status'] or 'gone'}; runs.get(run_id) says how it stands",
                 thread_id=fence.thread_id,
+            )
+        if claim is not None and not row["claimed"]:
+            raise WorkflowExecutionError(
+                f"cannot begin run {run_id!r} of thread {fence.thread_id!r}: this worker's claim"
+                " was given to another one, which begins it",
+                thread_id=fence.thread_id,
+            )
+        if claim is not None and row["earlier"] is not None:
+            raise RunInProgressError(
+                f"cannot begin run {run_id!r} of thread {fence.thread_id!r}: run"
+                f" {row['earlier']!r} was accepted before it, and has not begun",
+                thread_id=fence.thread_id,
+                status=ThreadStatus.QUEUED,
             )
         if time.monotonic() > deadline:
             raise LockTimeoutError(
@@ -103,11 +123,9 @@ class QueuedRuns:
     async def _write_begins(
         self, asked: Sequence[tuple[Any, ...]]
     ) -> dict[tuple[Any, ...], Mapping[str, Any]]:
-        run_ids, threads, tokens, leases, seqs, bases, closings = map(
-            list, zip(*asked, strict=True)
-        )
+        run_ids, threads, tokens, leases, *rest = map(list, zip(*asked, strict=True))
         written = await self._direct.fetch(
-            _SQL["begin"], run_ids, threads, tokens, leases, self._worker, seqs, bases, closings
+            _SQL["begin"], run_ids, threads, tokens, leases, self._worker, *rest
         )
         by_run = {row["run_id"]: row for row in written}
         return {one: by_run[one[0]] for one in asked if one[0] in by_run}

@@ -25,8 +25,9 @@ from langchain_core.runnables.schema import StreamEvent
 from langgraph.types import Command, GraphOutput, StateSnapshot, StateUpdate, StreamMode
 
 from aiodurable.checkpoints.write_session import SESSION_KEY
-from aiodurable.errors import RunInProgressError
+from aiodurable.errors import AiodurableError, RunInProgressError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.runs.accepted import Accepted
 from aiodurable.runs.acquire import OnBusy, acquire_lease
 from aiodurable.runs.answers import STRICT_RESUME
@@ -84,16 +85,21 @@ async def run(
     run_id = named_run(run_id, config, thread_id)
     config = usable(config, thread_id)
     check_call(graph.pregel, (), context, thread_id)
-    async with acquire_lease(services, thread_id, on_busy=on_busy, timeout=timeout) as lease:
-        found = await _status(services, lease, new=lease.first)
-        durable_run = DurableRun[Any, Any, Any](
-            services, graph, lease, found, run_id=run_id, config=config, context=context
-        )
-        durable_run.decide_ending, durable_run.claim = decide_ending, claim
-        try:
-            yield durable_run
-        finally:
-            await durable_run.leave()
+    try:
+        async with acquire_lease(services, thread_id, on_busy=on_busy, timeout=timeout) as lease:
+            found = await _status(services, lease, new=lease.first)
+            durable_run = DurableRun[Any, Any, Any](
+                services, graph, lease, found, run_id=run_id, config=config, context=context
+            )
+            durable_run.decide_ending, durable_run.claim = decide_ending, claim
+            try:
+                yield durable_run
+            finally:
+                await durable_run.leave()
+    finally:
+        if services.ledger.is_awaited(thread_id) and claim is None:  # else its worker does it
+            with suppress(AiodurableError, *DRIVER_FAILURES):  # else a worker finds it later
+                await services.ledger.queued.promote([thread_id])
 
 
 async def _status(
@@ -578,6 +584,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             queued,
             graph=self._graph,
             seq=self._attempts,
+            claim=self.claim,
         )
         return self._prepared(attempt)
 

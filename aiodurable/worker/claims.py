@@ -19,8 +19,16 @@ from aiodurable.runs.services import Services
 __all__ = ["Claimed", "Claims"]
 
 SQL: Final = load("worker")
-_MOST_DUE = 500
-"""Rows that one look at what is due, blocked or limited reads."""
+_MOST_DUE: Final = 500
+"""Rows that one look at what is due or limited reads."""
+_MOST_BLOCKED: Final = 2000
+"""Threads of which one look sees whether their next run may begin."""
+_MOST_LIMITED: Final = 2000
+"""Rows of one key without capacity that one statement sets aside."""
+_MOST_CLAIMED_S: Final = 60.0
+"""Seconds after which a claim that has begun nothing is free for others. A worker begins at once
+what it claims; what it then begins without a claim is refused.
+"""
 _NUMBERS = itertools.count(1)
 _AT_WORK: Final = set[str]()
 """The workers of this process: each leaves the claims of the others alone."""
@@ -70,8 +78,11 @@ class Claims:
         self._graphs = [bound.name for bound in services.graphs.registered if bound.name]
         self._cursors = dict.fromkeys(self._queues, "")
         self._limited = set[str]()
-        self._sweep_after = ""
+        self._blocked_after = ""
+        self._limited_after = ("", "")
+        self._put_back = set[str]()
         self._promotions = Batcher(self._promote, shared=True, name="aiodurable next runs")
+        self._keys = Batcher(self._promote_keys, shared=True, name="aiodurable limited runs")
         self._process = services.ledger.worker
         self.worker = f"{self._process}#{next(_NUMBERS)}"
         _AT_WORK.add(self.worker)
@@ -92,18 +103,24 @@ class Claims:
         if free:
             rows += await self._fetch("claim", *self._claim_arguments(free, most, limited=False))
         for queue in self._queues:
-            if queue in self._limited and len(rows) < most:
-                rows += await self._claim_limited(queue, most - len(rows))
+            more = queue in self._limited
+            while more and len(rows) < most:
+                claimed, more = await self._claim_limited(queue, most - len(rows))
+                rows += claimed
         for row in rows:
             self._cursors[row["queue"]] = row["fairness_key"]
         return [_claimed(row) for row in rows]
 
-    async def _claim_limited(self, queue: str, most: int) -> list[Mapping[str, Any]]:
-        """Claim within the limits of a queue, whose row is locked meanwhile."""
+    async def _claim_limited(self, queue: str, most: int) -> tuple[list[Mapping[str, Any]], bool]:
+        """Claim within the limits of a queue, whose row is locked meanwhile.
+
+        Returns:
+            The rows, and whether keys without capacity stood before others: these come next.
+        """
         async with self._services.checkpoints.database.transaction() as fetch:
             limits = await fetch(SQL["limits"], [queue])
             if limits and limits[0]["paused"]:
-                return []
+                return [], False
             limit: Mapping[str, Any] = limits[0] if limits else {}
             running = Counter[str | None]()
             if limit.get("max_running") is not None or limit.get("max_running_per_key") is not None:
@@ -114,26 +131,32 @@ class Claims:
             if limit.get("tokens") is not None:
                 most = min(most, math.floor(limit["tokens"]))
             if most < 1:
-                return []
+                return [], False
             rows = await fetch(SQL["claim"], *self._claim_arguments([queue], most, limited=True))
-            per_key = limit.get("max_running_per_key")
+            per_key, over = limit.get("max_running_per_key"), list[Mapping[str, Any]]()
             if per_key is not None:
                 rows, over = _within(rows, per_key, running)
                 if over:
-                    await fetch(SQL["put_back"], over, self.worker, ClaimState.LIMITED, None)
+                    run_ids = [row["run_id"] for row in over]
+                    await fetch(SQL["put_back"], run_ids, self.worker, ClaimState.LIMITED, None)
+                    full = sorted({row["concurrency_key"] for row in over})
+                    await fetch(SQL["limit_full"], queue, full, _MOST_LIMITED)
             if rows and limit.get("tokens") is not None:
                 await fetch(SQL["spend"], queue, len(rows))
-            return list(rows)
+            return list(rows), bool(over)
 
     def _claim_arguments(self, queues: list[str], most: int, *, limited: bool) -> tuple[Any, ...]:
         cursors = [self._cursors[queue] for queue in queues]
         return (queues, cursors, self._graphs, self.worker, most, limited)
 
     async def put_back(
-        self, run_ids: Sequence[str], state: ClaimState | None, after_s: float | None = None
+        self, claimed: Sequence[Claimed], state: ClaimState | None, after_s: float | None = None
     ) -> None:
         """Leave claimed runs that were not begun to somebody else, or to later."""
-        await self._fetch("put_back", list(run_ids), self.worker, state, after_s)
+        run_ids = [one.run_id for one in claimed]
+        await self._fetch("put_back", run_ids, self.worker, state, after_s)
+        if state is ClaimState.BLOCKED:
+            self._put_back.update(one.thread_id for one in claimed)
 
     async def set_aside(
         self,
@@ -150,13 +173,15 @@ class Claims:
         """Leave what this worker has claimed, and knows nothing of any more, to the others: those
         of other processes take it for at work as long as this process lives.
         """
-        await self._fetch("abandoned", self._process, self.worker, list(mine), list(_AT_WORK))
+        await self._fetch(
+            "abandoned", self._process, self.worker, list(mine), list(_AT_WORK), _MOST_CLAIMED_S
+        )
 
     async def ended(self, claimed: Claimed) -> None:
         """Make ready what waited for this run."""
         await self._promotions(claimed.thread_id)
         if claimed.concurrency_key is not None:
-            await self._fetch("promote_limited", claimed.queue, claimed.concurrency_key)
+            await self._keys((claimed.queue, claimed.concurrency_key))
 
     async def tidy(self, mine: Sequence[str]) -> None:
         """Make ready what is due, and what waits for nothing that is left."""
@@ -164,13 +189,27 @@ class Claims:
         limits = await self._services.checkpoints.direct.fetch(SQL["limited"], list(self._queues))
         self._limited = {row["name"] for row in limits}
         await self.give_back(mine)
-        blocked = await self._fetch("blocked_threads", self._sweep_after, _MOST_DUE)
-        threads = [row["thread_id"] for row in blocked]
-        self._sweep_after = threads[-1] if threads else ""
-        if threads:
-            await self._fetch("promote", threads)
-        for key in await self._fetch("limited_keys", _MOST_DUE):
-            await self._fetch("promote_limited", key["queue"], key["concurrency_key"])
+        await self._promote_blocked()
+        after, self._limited_after = self._limited_after, ("", "")
+        if keys := await self._fetch("limited_keys", *after, _MOST_DUE):
+            found = [(key["queue"], key["concurrency_key"]) for key in keys]
+            self._limited_after = found[-1] if len(found) == _MOST_DUE else ("", "")
+            await self._promote_keys(found)
+
+    async def _promote_blocked(self) -> None:
+        """Look again at what this worker could not begin, and at the next threads of all."""
+        put_back, self._put_back = self._put_back, set[str]()
+        try:
+            rows = await self._fetch("blocked_threads", self._blocked_after, _MOST_BLOCKED)
+            threads = [row["thread_id"] for row in rows]
+            if threads or put_back:
+                await self._services.ledger.queued.promote(
+                    [*put_back.difference(threads), *threads]
+                )
+        except BaseException:
+            self._put_back |= put_back
+            raise
+        self._blocked_after = threads[-1] if len(threads) == _MOST_BLOCKED else ""
 
     async def next_due_s(self) -> float | None:
         """Seconds until a scheduled run is due; None: there is none."""
@@ -178,8 +217,12 @@ class Claims:
         return None if not rows else rows[0]["in_s"]
 
     async def _promote(self, thread_ids: Sequence[str]) -> dict[str, bool]:
-        await self._fetch("promote", list(thread_ids))
+        await self._services.ledger.queued.promote(thread_ids)
         return dict.fromkeys(thread_ids, True)
+
+    async def _promote_keys(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
+        await self._fetch("promote_limited", *map(list, zip(*keys, strict=True)))
+        return dict.fromkeys(keys, True)
 
     async def _fetch(self, statement: str, *arguments: Any) -> list[Any]:
         return await self._services.checkpoints.direct.fetch(SQL[statement], *arguments)
@@ -187,13 +230,13 @@ class Claims:
 
 def _within(
     rows: Sequence[Mapping[str, Any]], per_key: int, running: Counter[str | None]
-) -> tuple[list[Any], list[str]]:
-    """The rows that their concurrency keys leave capacity for, and the run_ids of the others."""
-    kept, over = list[Any](), list[str]()
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The rows that their concurrency keys leave capacity for, and the others."""
+    kept, over = list[Mapping[str, Any]](), list[Mapping[str, Any]]()
     for row in rows:
         key = row["concurrency_key"]
         if key is not None and running[key] >= per_key:
-            over.append(row["run_id"])
+            over.append(row)
         else:
             running[key] += 1
             kept.append(row)

@@ -222,7 +222,7 @@ class Execution:
     async def _put_back(self, state: ClaimState | None, after_s: float | None = None) -> None:
         after_s = after_s if state is ClaimState.SCHEDULED else None
         self._blocked = state is ClaimState.BLOCKED
-        await self._quietly(self._claims.put_back([self.claimed.run_id], state, after_s))
+        await self._quietly(self._claims.put_back([self.claimed], state, after_s))
 
     async def _quietly(self, write: Any) -> None:
         """Where Postgres is away, the worker's next look finds what is left to do."""

@@ -241,7 +241,7 @@ class Worker:
                 await self._sleep(random.uniform(*_POLL_S))
                 continue
             if self._stopping.is_set() and claimed:
-                await self._claims.put_back([one.run_id for one in claimed], ClaimState.READY)
+                await self._claims.put_back(claimed, ClaimState.READY)
                 return
             for one in claimed:
                 self._start(one)

@@ -65,6 +65,7 @@ CREATE TABLE IF NOT EXISTS aiodurable_runs (
     claim_state         text CHECK (claim_state IN ('ready', 'scheduled', 'blocked', 'limited',
                                                     'claimed')),
     claimed_by          text,  -- host and process
+    claimed_at          timestamptz,
     position            bigint,
     on_busy             text,
     interrupted_by      text,  -- the run that was accepted to take its place
@@ -125,6 +126,11 @@ CREATE INDEX IF NOT EXISTS aiodurable_runs_cancelling_idx
 CREATE INDEX IF NOT EXISTS aiodurable_runs_claim_idx
     ON aiodurable_runs (queue, priority DESC, fairness_key, position)
     WHERE claim_state = 'ready';
+
+-- The same by concurrency key: what waits with a key that has no capacity left.
+CREATE INDEX IF NOT EXISTS aiodurable_runs_ready_key_idx
+    ON aiodurable_runs (queue, concurrency_key)
+    WHERE claim_state = 'ready' AND concurrency_key IS NOT NULL;
 
 -- What becomes due.
 CREATE INDEX IF NOT EXISTS aiodurable_runs_scheduled_idx

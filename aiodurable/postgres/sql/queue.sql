@@ -276,37 +276,6 @@ SELECT e.run_id, e.thread_id, n.sent IS NOT NULL
 FROM ending e
 CROSS JOIN LATERAL (SELECT pg_catalog.pg_notify(:channel::text, e.run_id)::text AS sent) n
 
--- name: promote
--- params: thread_ids
--- Once a thread aiodurable_runs_blocked_idx, aiodurable_runs_queued_idx and
--- aiodurable_runs_thread_order_idx: the next run of a thread with nothing in front of it may go.
-WITH promoted AS (
-    UPDATE aiodurable_runs r
-    SET claim_state = 'ready'
-    FROM pg_catalog.unnest(:thread_ids::text[]) AS t (thread_id)
-    CROSS JOIN LATERAL (
-        SELECT k.run_id
-        FROM aiodurable_runs k
-        WHERE k.thread_id = t.thread_id AND k.claim_state = 'blocked'
-        ORDER BY k.position
-        LIMIT 1
-    ) n
-    WHERE r.run_id = n.run_id AND r.claim_state = 'blocked' AND r.status = 'queued'
-      AND (SELECT true
-           FROM aiodurable_runs k
-           WHERE k.thread_id = t.thread_id AND k.status = 'queued'
-             AND k.claim_state IN ('ready', 'limited', 'claimed')
-           LIMIT 1) IS NULL
-      AND coalesce((SELECT k.status
-                    FROM aiodurable_runs k
-                    WHERE k.thread_id = t.thread_id AND k.fencing_token IS NOT NULL
-                      AND k.status NOT IN ('rejected', 'superseded')
-                    ORDER BY k.fencing_token DESC NULLS LAST, k.seq DESC, k.created_at DESC
-                    LIMIT 1), 'complete') = 'complete'
-    RETURNING r.run_id, r.queue
-)
-SELECT p.run_id, p.queue FROM promoted p
-
 -- name: retry
 -- params: run_id
 -- aiodurable_runs_pkey; aiodurable_runs_dedup_idx. A run that failed, was set aside, was cancelled

@@ -238,6 +238,13 @@ WHERE r.run_id = w.run_id AND r.thread_id = w.thread_id AND r.fencing_token = w.
        LIMIT 1)
 RETURNING r.run_id, r.fencing_token, w.lease_id, r.finished_at
 
+-- fragment: awaited
+-- Whether a queued run waits for this one: aiodurable_runs_blocked_idx, most often empty.
+          (SELECT true
+           FROM aiodurable_runs b
+           WHERE b.thread_id = r.thread_id AND b.claim_state = 'blocked'
+           LIMIT 1) AS awaited
+
 -- name: complete
 -- params: run_ids, tokens, lease_ids, thread_ids, checkpoint_ids
 -- aiodurable_runs_pkey, aiodurable_fences_pkey; checkpoints_pkey backwards and
@@ -268,7 +275,8 @@ WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.fencing_token = e.
       WHERE w.thread_id = e.thread_id AND w.checkpoint_ns = ''
         AND w.checkpoint_id = e.checkpoint_id)
   AND pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL
-RETURNING r.run_id, r.fencing_token, e.lease_id, r.finished_at
+RETURNING r.run_id, r.fencing_token, e.lease_id, r.finished_at, r.thread_id,
+-- include: awaited
 
 -- name: end
 -- params: thread_ids, lock_keys, ignore_locks, statuses, older_than, newer_than, graph, run_status
@@ -297,9 +305,10 @@ WITH seen AS MATERIALIZED (
            WHERE f.thread_id = r.thread_id AND f.token = e.token AND f.lease_id = e.lease_id
            LIMIT 1)
       AND pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL
-    RETURNING r.thread_id, r.run_id, e.lease_id, r.finished_at
+    RETURNING r.thread_id, r.run_id, e.lease_id, r.finished_at,
+-- include: awaited
 )
-SELECT s.*, d.run_id AS ended, d.lease_id AS ended_under, d.finished_at AS ended_at
+SELECT s.*, d.run_id AS ended, d.lease_id AS ended_under, d.finished_at AS ended_at, d.awaited
 FROM seen s
 LEFT JOIN ended d ON d.thread_id = s.thread_id
 

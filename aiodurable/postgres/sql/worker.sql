@@ -1,17 +1,21 @@
 -- name: begin
 -- params: run_ids, thread_ids, tokens, lease_ids, worker, seqs, base_checkpoint_ids, closings
+-- params: claims
 -- Runs that were accepted and never began are begun: as start of runs.sql, on a row that is there.
 -- aiodurable_fences_pkey for the fences, aiodurable_runs_thread_order_idx for what is closed first,
--- aiodurable_runs_pkey for the rows, checkpoints_pkey for what LangGraph has to read.
+-- aiodurable_runs_pkey for the rows, checkpoints_pkey for what LangGraph has to read,
+-- aiodurable_runs_queued_idx for the order of a thread.
 -- A row with this very token is ours: the answer to the statement was lost, and it is run again.
+-- claims: of the worker that begins it, which it has no more where somebody freed the claim; such a
+-- run does not pass an earlier one of its thread. Null: a person's word, which needs no claim.
 WITH want AS MATERIALIZED (
     SELECT w.*
     FROM (
         SELECT u.*
         FROM unnest(:run_ids::text[], :thread_ids::text[], :tokens::bigint[],
                     :lease_ids::bigint[], :seqs::integer[], :base_checkpoint_ids::text[],
-                    :closings::text[])
-             AS u (run_id, thread_id, token, lease_id, seq, base_checkpoint_id, closing)
+                    :closings::text[], :claims::text[])
+             AS u (run_id, thread_id, token, lease_id, seq, base_checkpoint_id, closing, claim)
         ORDER BY u.thread_id
     ) w
     CROSS JOIN LATERAL (
@@ -42,7 +46,15 @@ SET status = 'running', attempts = 1, fencing_token = w.token, seq = w.seq,
 FROM want w
 WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0  -- first those: a thread has one running run
   AND r.run_id = w.run_id AND r.thread_id = w.thread_id
-  AND (r.status = 'queued' OR r.status = 'running' AND r.fencing_token = w.token)
+  AND (r.status = 'running' AND r.fencing_token = w.token
+       OR r.status = 'queued'
+          AND (w.claim IS NULL
+               OR r.claim_state = 'claimed' AND r.claimed_by = w.claim
+                  AND (SELECT true
+                       FROM aiodurable_runs b
+                       WHERE b.thread_id = r.thread_id AND b.status = 'queued'
+                         AND b.position < r.position AND b.claim_state <> 'scheduled'
+                       LIMIT 1) IS NULL))
 RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by,
           r.created_at, r.started_at, r.finished_at, r.failed_at, r.error, r.status_reason,
           r.checkpoint_id, r.traceback, r.earlier_attempts,
@@ -52,12 +64,20 @@ RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token,
            LIMIT 1) IS NULL AS blank
 
 -- name: not_begun
--- params: thread_id, run_id
--- aiodurable_fences_pkey, aiodurable_runs_pkey. Why begin left a run out.
-SELECT f.token, f.lease_id,
-       (SELECT r.status FROM aiodurable_runs r WHERE r.run_id = :run_id) AS status
+-- params: thread_id, run_id, claim
+-- aiodurable_fences_pkey, aiodurable_runs_pkey, aiodurable_runs_queued_idx. Why begin left a run
+-- out.
+SELECT f.token, f.lease_id, r.status,
+       r.claim_state = 'claimed' AND r.claimed_by = :claim::text AS claimed,
+       (SELECT b.run_id
+        FROM aiodurable_runs b
+        WHERE b.thread_id = w.thread_id AND b.status = 'queued' AND b.position < r.position
+          AND b.claim_state <> 'scheduled'
+        ORDER BY b.position
+        LIMIT 1) AS earlier
 FROM (SELECT :thread_id::text AS thread_id) w
 LEFT JOIN aiodurable_fences f ON f.thread_id = w.thread_id
+LEFT JOIN aiodurable_runs r ON r.run_id = :run_id
 
 -- name: made_way
 -- params: thread_id
@@ -199,7 +219,7 @@ taken AS MATERIALIZED (
     LIMIT :most::integer
 )
 UPDATE aiodurable_runs r
-SET claim_state = 'claimed', claimed_by = :worker
+SET claim_state = 'claimed', claimed_by = :worker, claimed_at = pg_catalog.now()
 FROM taken t
 WHERE r.run_id = t.run_id AND r.claim_state = 'ready'
 RETURNING r.run_id, r.thread_id, r.graph, r.status, r.queue, r.fairness_key, r.concurrency_key,
@@ -244,6 +264,28 @@ WHERE r.queue = :queue AND (r.status = 'running' OR r.claim_state = 'claimed')
   AND coalesce(r.claim_state, 'claimed') = 'claimed'
 GROUP BY r.concurrency_key
 
+-- name: limit_full
+-- params: queue, concurrency_keys, most
+-- aiodurable_runs_ready_key_idx, once a key. What is ready of keys that have no capacity left waits
+-- for it, rather than keep other keys from being claimed.
+WITH found AS MATERIALIZED (
+    SELECT k.run_id
+    FROM pg_catalog.unnest(:concurrency_keys::text[]) AS w (concurrency_key)
+    CROSS JOIN LATERAL (
+        SELECT r.run_id
+        FROM aiodurable_runs r
+        WHERE r.claim_state = 'ready' AND r.queue = :queue::text
+          AND r.concurrency_key = w.concurrency_key
+        LIMIT :most::integer
+        FOR UPDATE OF r SKIP LOCKED
+    ) k
+)
+UPDATE aiodurable_runs r
+SET claim_state = 'limited'
+FROM found f
+WHERE r.run_id = f.run_id AND r.claim_state = 'ready'
+RETURNING r.run_id
+
 -- name: put_back
 -- params: run_ids, worker, state, after_s
 -- aiodurable_runs_pkey. Claimed runs that were not begun.
@@ -266,10 +308,9 @@ WHERE r.run_id = :run_id AND r.claim_state = 'claimed' AND r.claimed_by = :worke
 -- name: promote
 -- params: thread_ids
 -- aiodurable_runs_blocked_idx, aiodurable_runs_thread_order_idx, aiodurable_runs_queued_idx, once a
--- thread. The next run of each thread may begin, unless an earlier one is not over.
-UPDATE aiodurable_runs r
-SET claim_state = 'ready'
-FROM (
+-- thread. The next run of each thread may begin, unless an earlier one is not over. Workers that
+-- sleep are notified, as by create.
+WITH next AS MATERIALIZED (
     SELECT k.run_id
     FROM (SELECT DISTINCT u.thread_id
           FROM pg_catalog.unnest(:thread_ids::text[]) AS u (thread_id)) a
@@ -290,36 +331,80 @@ FROM (
     ) f ON true
     WHERE (f.status IS NULL OR f.status = 'complete'
            OR f.interrupted_by IS NOT NULL AND f.status <> 'running')
-      AND NOT EXISTS (
-          SELECT FROM aiodurable_runs b
-          WHERE b.thread_id = a.thread_id AND b.status = 'queued'
-            AND b.claim_state IN ('ready', 'claimed', 'limited'))
-) n
-WHERE r.run_id = n.run_id AND r.claim_state = 'blocked'
-RETURNING r.run_id
+      AND (SELECT true
+           FROM aiodurable_runs b
+           WHERE b.thread_id = a.thread_id AND b.status = 'queued'
+             AND b.claim_state IN ('ready', 'claimed', 'limited')
+           LIMIT 1) IS NULL
+),
+promoted AS (
+    UPDATE aiodurable_runs r
+    SET claim_state = 'ready'
+    FROM next n
+    WHERE r.run_id = n.run_id AND r.claim_state = 'blocked'
+    RETURNING r.run_id, r.queue
+),
+woken AS MATERIALIZED (
+    SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', q.queue)) AS queues
+    FROM (SELECT DISTINCT p.queue FROM promoted p) q
+    WHERE (SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(1634299748, 2003792491)
+                       THEN NOT pg_catalog.pg_advisory_unlock(1634299748, 2003792491)
+                       ELSE true END)
+)
+SELECT p.run_id
+FROM promoted p
+CROSS JOIN woken
 
 -- name: promote_limited
--- params: queue, concurrency_key
--- aiodurable_runs_limited_idx. One of a concurrency key has ended: the next one may begin.
+-- params: queues, concurrency_keys
+-- aiodurable_queues_pkey, aiodurable_runs_queue_running_idx, aiodurable_runs_ready_key_idx and
+-- aiodurable_runs_limited_idx, once a key. As many runs of each key as it has capacity for, a
+-- hundred at most, may begin.
+WITH found AS MATERIALIZED (
+    SELECT k.run_id
+    FROM unnest(:queues::text[], :concurrency_keys::text[])
+         AS w (queue, concurrency_key)
+    LEFT JOIN aiodurable_queues q ON q.name = w.queue
+    CROSS JOIN LATERAL (
+        SELECT r.run_id
+        FROM aiodurable_runs r
+        WHERE r.claim_state = 'limited' AND r.queue = w.queue
+          AND r.concurrency_key = w.concurrency_key
+        ORDER BY r.position
+        LIMIT (
+            SELECT greatest(0, least(100, coalesce(q.max_running_per_key, 100))
+                               - pg_catalog.count(*))
+            FROM (
+                (SELECT
+                 FROM aiodurable_runs o
+                 WHERE o.queue = w.queue AND o.concurrency_key = w.concurrency_key
+                   AND (o.status = 'running' OR o.claim_state = 'claimed')
+                   AND coalesce(o.claim_state, 'claimed') = 'claimed'
+                 LIMIT 100)
+                UNION ALL
+                (SELECT
+                 FROM aiodurable_runs o
+                 WHERE o.claim_state = 'ready' AND o.queue = w.queue
+                   AND o.concurrency_key = w.concurrency_key
+                 LIMIT 100)
+            ) u)
+        FOR UPDATE OF r SKIP LOCKED
+    ) k
+)
 UPDATE aiodurable_runs r
 SET claim_state = 'ready'
-FROM (
-    SELECT k.run_id
-    FROM aiodurable_runs k
-    WHERE k.claim_state = 'limited' AND k.queue = :queue AND k.concurrency_key = :concurrency_key
-    ORDER BY k.position
-    LIMIT 1
-    FOR UPDATE OF k SKIP LOCKED
-) n
-WHERE r.run_id = n.run_id
+FROM found f
+WHERE r.run_id = f.run_id AND r.claim_state = 'limited'
 
 -- name: due
 -- params: most
 -- aiodurable_runs_scheduled_idx; aiodurable_runs_thread_order_idx and aiodurable_runs_queued_idx of
--- those that have never begun. What is due may be claimed, or waits for an earlier run.
+-- those that have never begun. What is due may be claimed, or waits for an earlier run: of those
+-- of a thread that are due together for the one that was accepted first.
 UPDATE aiodurable_runs r
 SET claim_state = CASE
         WHEN r.status <> 'queued' THEN 'ready'
+        WHEN d.earlier > 0 THEN 'blocked'
         WHEN EXISTS (
             SELECT FROM aiodurable_runs b
             WHERE b.thread_id = r.thread_id AND b.status = 'queued' AND b.run_id <> r.run_id
@@ -332,12 +417,18 @@ SET claim_state = CASE
               LIMIT 1) <> 'complete' THEN 'blocked'
         ELSE 'ready' END
 FROM (
-    SELECT k.run_id
-    FROM aiodurable_runs k
-    WHERE k.claim_state = 'scheduled' AND k.scheduled_at <= pg_catalog.now()
-    ORDER BY k.scheduled_at
-    LIMIT :most::integer
-    FOR UPDATE OF k SKIP LOCKED
+    SELECT k.run_id,
+           pg_catalog.row_number()
+               OVER (PARTITION BY k.thread_id, k.status = 'queued' ORDER BY k.position) - 1
+               AS earlier
+    FROM (
+        SELECT k.run_id, k.thread_id, k.status, k.position
+        FROM aiodurable_runs k
+        WHERE k.claim_state = 'scheduled' AND k.scheduled_at <= pg_catalog.now()
+        ORDER BY k.scheduled_at
+        LIMIT :most::integer
+        FOR UPDATE OF k SKIP LOCKED
+    ) k
 ) d
 WHERE r.run_id = d.run_id
 RETURNING r.run_id
@@ -352,25 +443,37 @@ LIMIT 1
 
 -- name: blocked_threads
 -- params: after, most
--- aiodurable_runs_blocked_idx from a cursor. Threads whose next run waits for an earlier one.
-SELECT DISTINCT t.thread_id
-FROM (
-    SELECT r.thread_id
-    FROM aiodurable_runs r
-    WHERE r.claim_state = 'blocked' AND r.thread_id > :after
-    ORDER BY r.thread_id, r.position
-    LIMIT :most::integer
-) t
-ORDER BY t.thread_id
+-- aiodurable_runs_blocked_idx from a cursor, one look a thread, however many runs of it wait.
+WITH RECURSIVE threads AS (
+    (SELECT r.thread_id, 1 AS n
+     FROM aiodurable_runs r
+     WHERE r.claim_state = 'blocked' AND r.thread_id > :after
+     ORDER BY r.thread_id
+     LIMIT 1)
+    UNION ALL
+    SELECT f.thread_id, t.n + 1
+    FROM threads t
+    CROSS JOIN LATERAL (
+        SELECT r.thread_id
+        FROM aiodurable_runs r
+        WHERE r.claim_state = 'blocked' AND r.thread_id > t.thread_id
+        ORDER BY r.thread_id
+        LIMIT 1
+    ) f
+    WHERE t.n < :most::integer
+)
+SELECT t.thread_id
+FROM threads t
 
 -- name: limited_keys
--- params: most
--- aiodurable_runs_limited_idx, one look a key, however many runs of it wait. A run is limited by
--- its key: it has one.
+-- params: after_queue, after_key, most
+-- aiodurable_runs_limited_idx from a cursor, one look a key, however many runs of it wait. A run is
+-- limited by its key: it has one.
 WITH RECURSIVE keys AS (
     (SELECT r.queue, r.concurrency_key, 1 AS n
      FROM aiodurable_runs r
      WHERE r.claim_state = 'limited'
+       AND (r.queue, r.concurrency_key) > (:after_queue::text, :after_key::text)
      ORDER BY r.queue, r.concurrency_key
      LIMIT 1)
     UNION ALL
@@ -390,20 +493,22 @@ SELECT k.queue, k.concurrency_key
 FROM keys k
 
 -- name: abandoned
--- params: process, worker, mine, here
+-- params: process, worker, mine, here, most_s
 -- aiodurable_runs_claimed_idx; pg_stat_activity only where there is one. Claims of processes that
--- have no connection left, of workers of this process that have stopped, and of this worker, as far
--- as it knows nothing of them.
+-- have no connection left, or that have begun nothing for most_s; of workers of this process that
+-- have stopped; and of this worker, as far as it knows nothing of them.
 UPDATE aiodurable_runs r
 SET claim_state = 'ready'
 WHERE r.claim_state = 'claimed'
   AND CASE WHEN r.claimed_by = :worker THEN r.run_id <> ALL (:mine::text[])
            WHEN pg_catalog.split_part(r.claimed_by, '#', 1) = :process
            THEN r.claimed_by <> ALL (:here::text[])
-           ELSE NOT EXISTS (
-               SELECT FROM pg_catalog.pg_stat_activity s
-               WHERE pg_catalog.split_part(s.application_name, '@', 2)
-                     = pg_catalog.split_part(r.claimed_by, '#', 1)) END
+           ELSE r.claimed_at < pg_catalog.now()
+                               - pg_catalog.make_interval(secs => :most_s::double precision)
+                OR NOT EXISTS (
+                    SELECT FROM pg_catalog.pg_stat_activity s
+                    WHERE pg_catalog.split_part(s.application_name, '@', 2)
+                          = pg_catalog.split_part(r.claimed_by, '#', 1)) END
 RETURNING r.run_id
 
 -- name: orphans

@@ -165,3 +165,65 @@ async def test_a_look_at_what_is_limited_passes_over_the_many_of_one_key(
     await claims.tidy([])
     claims.close()
     assert (await durable.runs.get("r700")).claim_state is ClaimState.READY
+
+
+def many_ready(dsn: str, count: int, key: str) -> None:
+    """Ready runs of one concurrency key, and behind them one of the key z."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            b"INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, claim_state,"
+            b" position, queue, priority, fairness_key, concurrency_key)"
+            b" SELECT 'r' || n, 'r' || n, n, 'held', 'queued', 'ready', n, 'default', 0, '',"
+            b" CASE WHEN n = %(count)s THEN 'z' ELSE %(key)s END"
+            b" FROM generate_series(1, %(count)s) n",
+            {"count": count, "key": key},
+        )
+
+
+async def test_the_many_of_a_full_key_do_not_hold_back_the_run_behind_them(
+    durable: Durable, dsn: str
+) -> None:
+    await durable.queues.scale("default", max_running_per_key=1)
+    many_ready(dsn, 300, "a")
+    claims = Claims(services_of(durable), ["default"])
+    await claims.tidy([])
+    claimed = await claims.claim(10)
+    claims.close()
+    assert [one.run_id for one in claimed] == ["r1", "r300"]
+
+
+async def test_a_look_makes_no_more_runs_of_a_key_ready_than_it_has_capacity_for(
+    durable: Durable, dsn: str
+) -> None:
+    await durable.queues.scale("default", max_running_per_key=3)
+    many_ready(dsn, 20, "a")
+    claims = Claims(services_of(durable), ["default"])
+    await claims.tidy([])
+    assert len(await claims.claim(10)) == 4
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            b"UPDATE aiodurable_runs SET status = 'complete', claim_state = NULL"
+            b" WHERE run_id IN ('r1', 'r2')"
+        )
+    for _ in range(2):
+        await claims.tidy([f"r{n}" for n in range(1, 21)])
+    claims.close()
+    ready = (await durable.runs.list(claim_state="ready")).runs
+    assert sorted(run.run_id for run in ready) == ["r4", "r5"]
+
+
+async def test_looks_at_what_is_limited_come_to_every_key(durable: Durable, dsn: str) -> None:
+    await durable.queues.scale("default", max_running_per_key=1)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            b"INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, claim_state,"
+            b" position, queue, priority, fairness_key, concurrency_key)"
+            b" SELECT 'r' || n || s, 'r' || n || s, n, 'held', 'queued', s, n, 'default', 0, '',"
+            b" to_char(n, '0000') FROM generate_series(1, 700) n,"
+            b" unnest(ARRAY['limited', 'claimed']) s WHERE s = 'limited' OR n < 700"
+        )
+    claims = Claims(services_of(durable), ["default"])
+    for _ in range(2):
+        await claims.tidy([])
+    claims.close()
+    assert (await durable.runs.get("r700limited")).claim_state is ClaimState.READY
