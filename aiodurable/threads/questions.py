@@ -23,6 +23,8 @@ from aiodurable.threads.task_path import called_by, caller_of
 
 __all__ = ["Questions"]
 
+_TEXTS = ("namespaces", "task_ids", "paths", "types")
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -35,6 +37,8 @@ class _Row:
         node: its node, None for a Send.
         ids: the interrupt ids of its questions.
         digest: the MD5 of the stored row, as SQL's `md5` computes it.
+        taken: whether the task has stored an answer since. LangGraph would deliver another one to
+            the task's next question.
     """
 
     around: str
@@ -43,6 +47,7 @@ class _Row:
     node: str | None
     ids: frozenset[str]
     digest: str
+    taken: bool
 
     def holds(self, other: _Row) -> bool:
         """Whether this task called the other one: as a `@task`, or inside a subgraph."""
@@ -96,7 +101,7 @@ class Questions:
         innermost = [one for one in rows if not any(one.holds(other) for other in rows)]
         roots = tuple(one for one in rows if not one.around)
         return cls(
-            answerable=_ids(roots) & _ids(innermost),
+            answerable=_ids(roots) & _ids([one for one in innermost if not one.taken]),
             stray_answer=(
                 ()
                 if row["loose_type"] is None
@@ -113,13 +118,13 @@ class Questions:
 
 
 def _rows(row: Mapping[str, Any], decoder: TolerantDecoder) -> Iterator[_Row]:
-    columns = [row[name] or () for name in ("namespaces", "task_ids", "paths", "types", "blobs")]
-    for around, task_id, path, kind, blob in zip(*columns, strict=True):
+    columns = [row[name] or () for name in (*_TEXTS, "blobs", "taken")]
+    for around, task_id, path, kind, blob, taken in zip(*columns, strict=True):
         stored = decoder.load(kind, blob)
         questions = stored if isinstance(stored, list | tuple) else (stored,)
         ids = frozenset(question.id for question in questions if isinstance(question, Interrupt))
         digest = hashlib.md5(bytes(blob), usedforsecurity=False).hexdigest()
-        yield _Row(around, task_id, path, caller_of(path), ids, digest)
+        yield _Row(around, task_id, path, caller_of(path), ids, digest, taken)
 
 
 def _ids(rows: Sequence[_Row]) -> frozenset[str]:

@@ -56,8 +56,9 @@ WHERE r.run_id = :run_id AND r.fencing_token = :token::bigint
 -- checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it;
 -- checkpoint_writes_pkey for their tasks. Every question of a task that has not finished, in the
 -- root graph and in subgraphs; and the answer of no task, which plain LangGraph keeps for whichever
--- question comes next. An answer is spent if a task took one after it, or asked after it, or took
--- this very one last: the stock saver may commit it after what the task did with it.
+-- question comes next. A question was taken if its task has stored an answer since: it failed after
+-- that. An answer is spent if a task took one after it, or asked after it, or took this very one
+-- last: the stock saver may commit it after what the task did with it.
 WITH head AS MATERIALIZED (
     SELECT c.checkpoint_id
     FROM checkpoints c
@@ -112,14 +113,16 @@ SELECT l.type AS loose_type, l.blob AS loose, l.commanded,
                          t.took,
                          pg_catalog.octet_length(t.took) - pg_catalog.octet_length(l.blob) + 1)
                      = l.blob) AS spent,
-       q.namespaces, q.task_ids, q.paths, q.types, q.blobs
+       q.namespaces, q.task_ids, q.paths, q.types, q.blobs, q.taken
 FROM loose l
 CROSS JOIN (
     SELECT pg_catalog.array_agg(t.checkpoint_ns ORDER BY t.checkpoint_ns, t.path) AS namespaces,
            pg_catalog.array_agg(t.task_id ORDER BY t.checkpoint_ns, t.path) AS task_ids,
            pg_catalog.array_agg(t.path ORDER BY t.checkpoint_ns, t.path) AS paths,
            pg_catalog.array_agg(t.type ORDER BY t.checkpoint_ns, t.path) AS types,
-           pg_catalog.array_agg(t.blob ORDER BY t.checkpoint_ns, t.path) AS blobs
+           pg_catalog.array_agg(t.blob ORDER BY t.checkpoint_ns, t.path) AS blobs,
+           pg_catalog.array_agg(coalesce(t.took_age < t.asked_age, false)
+                                ORDER BY t.checkpoint_ns, t.path) AS taken
     FROM tasks t
     WHERE t.blob IS NOT NULL AND NOT t.finished
 ) q

@@ -229,6 +229,32 @@ async def test_an_answer_that_a_failing_node_did_not_come_to_is_kept_for_its_ret
     assert (await durable.threads.retry("t", graph))["xs"] == ["yes"]
 
 
+@pytest.mark.parametrize("inside", [False, True])
+async def test_an_answer_that_a_node_took_before_it_failed_never_reaches_its_next_question(
+    durable: Durable, inside: bool
+) -> None:
+    """LangGraph has stored it; it would deliver it a second time, to whichever question is next."""
+    broken = True
+
+    async def node(state: Any) -> dict[str, Any]:
+        first = interrupt("first?")
+        if broken:
+            raise ZeroDivisionError
+        return {"xs": [first, interrupt("second?")]}
+
+    graph = chain(node=node)
+    if inside:
+        graph = chain(outer=graph.compile())
+    question = await starts(durable, graph)
+    with pytest.raises(ZeroDivisionError):
+        await answers(durable, graph, {question: "yes"})
+    broken = False
+    async with durable.run("t", graph) as run:
+        await run.ainvoke()
+    assert await asked(durable) == ["second?"]
+    assert (await answers(durable, graph, "no"))["xs"] == ["yes", "no"]
+
+
 async def test_a_cancelled_answer_is_kept(durable: Durable) -> None:
     reached = asyncio.Event()
 
