@@ -83,6 +83,12 @@ from aiodurable.runs.current_run import (
     current_run,
     fencing_token,
 )
+from aiodurable.runs.effect import effect, effect_sync
+from aiodurable.runs.effect_steps import (
+    NOT_DONE,
+    EffectAnswer,
+    NotDone,
+)
 from aiodurable.runs.graph_check import (
     Problem,
     ProblemKind,
@@ -110,6 +116,7 @@ from aiodurable.workflow import (
 )
 
 __all__ = [
+    "NOT_DONE",
     "UNFINISHED",
     "AiodurableError",
     "AlreadyAnsweredError",
@@ -124,6 +131,7 @@ __all__ = [
     "DurableGraph",
     "DurableRun",
     "DurableSaver",
+    "EffectAnswer",
     "GraphChangedError",
     "GraphNotRegisteredError",
     "Health",
@@ -138,6 +146,7 @@ __all__ = [
     "LockTimeoutError",
     "LockableWorkflowMixin",
     "NewRun",
+    "NotDone",
     "NothingToAnswerError",
     "OutOfResourcesError",
     "PauseReason",
@@ -190,6 +199,8 @@ __all__ = [
     "current_durable",
     "current_run",
     "durable_run",
+    "effect",
+    "effect_sync",
     "fencing_token",
     "find_failed_workflows",
     "find_workflows",

@@ -96,6 +96,7 @@ class ThreadMaintenance:
             await self._hold(cursor.connection, [thread_id], own=self._sessions.of(thread_id))
             await _run(cursor.connection, "record_consumed", [thread_id])
             await _aexecute(cursor, after_the_first())
+            await _run(cursor.connection, "remove_past_effects", thread_id)
             await _run(cursor.connection, "delete_unused_fences", [thread_id])
 
     async def copy(self, source: str, target: str, *, own: WriteSession | None) -> None:
@@ -131,6 +132,7 @@ class ThreadMaintenance:
                 if built_on:
                     async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
                         await _aexecute(cursor, _refuse_delta_threads(built_on))
+                await _run(connection, "delete_effects_of_runs", ids, threads)
                 await _run(connection, "delete_ledger_of_runs", ids, threads)
                 await _run(connection, "delete_runs", ids, threads)
                 await _run(connection, "orphan_parents", threads)

@@ -45,6 +45,7 @@ _RUN: Final[Mapping[str, str]] = {
     "aiodurable_namespace": "SELECT, INSERT",
     "aiodurable_runs": "SELECT, INSERT, UPDATE",
     "aiodurable_fences": "SELECT, INSERT, UPDATE",
+    "aiodurable_effects": "SELECT, INSERT, UPDATE",
     "aiodurable_queues": "SELECT, INSERT, UPDATE",
     "aiodurable_lock_tokens": "USAGE",
     "aiodurable_run_positions": "USAGE",
@@ -55,6 +56,7 @@ _PRUNE: Final[Mapping[str, str]] = {
     "checkpoint_blobs": "SELECT, INSERT, DELETE",
     "aiodurable_runs": "SELECT, INSERT, UPDATE, DELETE",
     "aiodurable_fences": "SELECT, INSERT, UPDATE, DELETE",
+    "aiodurable_effects": "SELECT, INSERT, UPDATE, DELETE",
 }
 """What removes threads is a process that runs them: it needs what that needs, and DELETE."""
 

@@ -33,6 +33,7 @@ from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
 from aiodurable.runs.accepted import Accepted, Loaded, Needed, accepted_of, record_of
 from aiodurable.runs.answers import Answered, digest_of
+from aiodurable.runs.effect_rows import EffectRows
 from aiodurable.runs.ledger_writes import LedgerWrites
 from aiodurable.runs.queued import QueuedRuns
 from aiodurable.runs.same_input import same_input
@@ -88,6 +89,7 @@ class Ledger:
         self._threads = threads
         self._writes = LedgerWrites(direct, classifier)
         self.queued = QueuedRuns(direct, worker=worker)
+        self.effects = EffectRows(database, direct, worker=worker)
 
     async def get(self, run_id: str) -> Accepted | None:
         """The run of this id."""

@@ -44,6 +44,7 @@ from aiodurable.runs.call_types import (
 from aiodurable.runs.cancellation import Cancelling
 from aiodurable.runs.current_run import RUN_KEY, CurrentRun
 from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
+from aiodurable.runs.effect_steps import EFFECTS_KEY, Effects
 from aiodurable.runs.ending import DecideEnding
 from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph
@@ -149,6 +150,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         self._stream: AsyncGenerator[Any, None] | None = None
         self._starting = False
         self._attempts = 0
+        self._loop = asyncio.get_running_loop()
         self._began = False
         self._stale = False
         self._draining: str | None = None
@@ -649,7 +651,15 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             worker=self._services.ledger.worker,
             fencing_token=self.lease.token,
         )
-        return {**config, "configurable": {**config.get("configurable", {}), RUN_KEY: current}}
+        effects = Effects(
+            self._services.ledger.effects,
+            self.lease.fence,
+            current.run_id,
+            self._graph.ledger_serde,
+            self._loop,
+        )
+        inside = {RUN_KEY: current, EFFECTS_KEY: effects}
+        return {**config, "configurable": {**config.get("configurable", {}), **inside}}
 
     def _options(self, attempt: Attempt, call: Call) -> dict[str, Any]:
         context = call.context if call.context is not None else attempt.context

@@ -17,7 +17,7 @@ from langgraph.types import Command, interrupt
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from aiodurable import Durable
+from aiodurable import Durable, effect
 from aiodurable.cli.commands import cli
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import AiodurableError
@@ -33,7 +33,12 @@ class State(TypedDict, total=False):
     n: int
 
 
-def ask(state: State) -> State:
+async def nothing() -> None:
+    pass
+
+
+async def ask(state: State) -> State:
+    await effect("nothing", nothing)
     return {"n": interrupt("how many?")}
 
 
@@ -158,7 +163,7 @@ async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_t
             else:
                 connection.execute(
                     "TRUNCATE checkpoints, checkpoint_blobs, checkpoint_writes, aiodurable_runs,"
-                    " aiodurable_fences, aiodurable_namespace, aiodurable_queues"
+                    " aiodurable_fences, aiodurable_namespace, aiodurable_queues, aiodurable_effects"
                 )
             if kind == "read":
                 await runs_once(owner)

@@ -16,6 +16,7 @@ TABLES = (
     "checkpoint_blobs",
     "aiodurable_runs",
     "aiodurable_fences",
+    "aiodurable_effects",
 )
 
 CROWD = """
@@ -42,6 +43,11 @@ SELECT 'run-' || n || '-' || k, 'thread-' || n, n, 1, k, CASE WHEN n %% 10 = 0 A
 FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 1) k;
 
 INSERT INTO aiodurable_fences (thread_id, token) SELECT 'thread-' || n, 1 FROM generate_series(%(first)s::int, %(last)s::int) n;
+
+INSERT INTO aiodurable_effects (thread_id, task, name, state, begin_id, run_id, begun_by, checkpoint_id)
+SELECT 'thread-' || n, 'node:' || k, 'charge', 'begun', n, 'run-' || n || '-0', 'host:1',
+       lpad(to_hex(n), 8, '0') || '-0000-6000-8000-00000000000' || k
+FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 9) k;
 
 """
 """Threads of ten checkpoints and two runs, one in ten failed. Of every second one a run of no
@@ -148,7 +154,7 @@ def _all() -> list[Statement]:
     threads, runs, copying = map(load, ("threads", "runs", "copy"))
     checkpoints = load("checkpoints", *COMMIT_PARTS)
     answers = load("answers")
-    retention = load("prune")
+    retention, effects = load("prune"), load("effects")
     one, head = "thread-7", _heads(7)[-1]
     found = [
         Statement("held_keys", threads["held_keys"], values=(), rows=3000),
@@ -213,6 +219,9 @@ def _all() -> list[Statement]:
         Statement("token", checkpoints["token"], values=(one,), rows=1),
         Statement("raise_token", checkpoints["raise_token"], values=([one], [7]), rows=1),
         Statement("copy_thread", checkpoints["copy_thread"], values=(one, "copy"), rows=40),
+        Statement(
+            "remove_past_effects", checkpoints["remove_past_effects"], values=(one,), rows=40
+        ),
         Statement("has_checkpoints", checkpoints["has_checkpoints"], values=("nobody",), rows=0),
         Statement("repair", checkpoints["repair"], values=(one, 1, 0), rows=60),
         Statement(
@@ -293,6 +302,28 @@ def _all() -> list[Statement]:
                 on="link",
             ),
             Statement(
+                f"begin {n} effects",
+                effects["begin"],
+                values=(
+                    *(ids, [1] * n, [0] * n, ["node:1"] * n, ["charge"] * n),
+                    *(list(range(1, n + 1)), [None] * n, [None] * n, _runs(n), ["host:1"] * n),
+                    heads,
+                ),
+                rows=6 * n + 2 * n * n,
+                on="link",
+            ),
+            Statement(
+                f"finish {n} effects",
+                effects["finish"],
+                values=(
+                    *(ids, [1] * n, [0] * n, ["node:1"] * n, ["charge"] * n),
+                    *(list(range(1, n + 1)), ["done"] * n, [None] * n),
+                    *(["msgpack"] * n, [b"\xa1a"] * n),
+                ),
+                rows=4 * n,
+                on="link",
+            ),
+            Statement(
                 f"commit {n}", checkpoints["commit"], values=_committed(n), rows=10 * n, on="link"
             ),
             Statement(
@@ -347,6 +378,12 @@ def _all() -> list[Statement]:
                 checkpoints["delete_ledger_of_runs"],
                 values=(_runs(n), ids),
                 rows=40 * n,
+            ),
+            Statement(
+                f"delete_effects_of_runs {n}",
+                checkpoints["delete_effects_of_runs"],
+                values=(_runs(n), ids),
+                rows=20 * n,
             ),
             Statement(
                 f"delete_threads {n}", checkpoints["delete_threads"], values=(ids,), rows=70 * n

@@ -191,6 +191,26 @@ CREATE TABLE IF NOT EXISTS aiodurable_queues (
     updated_at          timestamptz NOT NULL DEFAULT pg_catalog.now()
 ) WITH (fillfactor = 50);
 
+-- Side effects of nodes: one row for each effect(name) of a task, written under the fence before
+-- the side effect, and with its result after it. A row that stays at 'begun' says that nobody knows
+-- whether it happened. The rows of a task are read again only until its step is over.
+CREATE TABLE IF NOT EXISTS aiodurable_effects (
+    thread_id     text NOT NULL,
+    task          text NOT NULL,  -- checkpoint_ns of the task
+    name          text NOT NULL,
+    state         text NOT NULL CHECK (state IN ('begun', 'done', 'not_done')),
+    begin_id      bigint NOT NULL,  -- a random number, drawn for each time it begins
+    run_id        text NOT NULL,
+    begun_by      text NOT NULL,  -- host and process
+    checkpoint_id text NOT NULL,  -- of the root graph: the step that the task belongs to
+    answers       integer NOT NULL DEFAULT 0,  -- what people have said of it so far
+    result_type   text,  -- NULL of one that is done: its result is not stored
+    result        bytea,
+    begun_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    ended_at      timestamptz,
+    PRIMARY KEY (thread_id, task, name)
+) WITH (fillfactor = 70);
+
 -- The namespace in which the threads of these tables are locked: one row, written by the process
 -- that opens them first.
 CREATE TABLE IF NOT EXISTS aiodurable_namespace (

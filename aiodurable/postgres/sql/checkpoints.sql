@@ -226,15 +226,16 @@ WHERE thread_id = ANY (:thread_ids::text[]) AND token > 0
 
 -- name: delete_threads
 -- params: thread_ids
--- The primary keys, by their first column, and aiodurable_runs_thread_order_idx. Returns the
--- threads of which there was anything.
+-- The primary keys, by their first column, aiodurable_effects_pkey likewise, and
+-- aiodurable_runs_thread_order_idx. Returns the threads of which there was anything.
 WITH c AS (DELETE FROM checkpoints WHERE thread_id = ANY (:thread_ids::text[]) RETURNING thread_id),
      b AS (DELETE FROM checkpoint_blobs WHERE thread_id = ANY (:thread_ids::text[])
            RETURNING thread_id),
      w AS (DELETE FROM checkpoint_writes WHERE thread_id = ANY (:thread_ids::text[])
            RETURNING thread_id),
      r AS (DELETE FROM aiodurable_runs WHERE thread_id = ANY (:thread_ids::text[])
-           RETURNING thread_id)
+           RETURNING thread_id),
+     e AS (DELETE FROM aiodurable_effects WHERE thread_id = ANY (:thread_ids::text[]))
 SELECT thread_id FROM c
 UNION SELECT thread_id FROM b
 UNION SELECT thread_id FROM w
@@ -315,6 +316,25 @@ WHERE stays.thread_id = ANY (:thread_ids::text[])
        WHERE goes.thread_id = stays.thread_id AND goes.checkpoint_ns = stays.checkpoint_ns
          AND goes.checkpoint_id = stays.parent_checkpoint_id
        LIMIT 1)
+
+-- name: remove_past_effects
+-- params: thread_id
+-- aiodurable_effects_pkey by its first column; checkpoints_pkey for the head. The effects of steps
+-- before the thread's newest checkpoint: no task of these runs again.
+DELETE FROM aiodurable_effects e
+WHERE e.thread_id = :thread_id
+  AND e.checkpoint_id < (
+      SELECT c.checkpoint_id
+      FROM checkpoints c
+      WHERE c.thread_id = :thread_id AND c.checkpoint_ns = ''
+      ORDER BY c.checkpoint_id DESC
+      LIMIT 1)
+
+-- name: delete_effects_of_runs
+-- params: run_ids, thread_ids
+-- aiodurable_effects_pkey by its first column.
+DELETE FROM aiodurable_effects e
+WHERE e.thread_id = ANY (:thread_ids::text[]) AND e.run_id = ANY (:run_ids::text[])
 
 -- name: delete_ledger_of_runs
 -- params: run_ids, thread_ids

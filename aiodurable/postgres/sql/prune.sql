@@ -66,11 +66,11 @@ RETURNING thread_id
 -- params: thread_ids, tokens, head_ids, delete, dry_run
 -- All by thread_id (runs that were consumed by aiodurable_runs_pkey): aiodurable_fences_pkey,
 -- checkpoints_pkey, checkpoint_writes_pkey and checkpoint_blobs_pkey (or LangGraph's own on
--- thread_id alone), aiodurable_runs_thread_order_idx, aiodurable_runs_queued_idx; then the rows
--- themselves by ctid. One row a thread from step to step, never a join of two sets of rows: that is
--- planned from guesses about rows per thread, and can go quadratic. tokens: when the threads were
--- read; head_ids: null for a thread without a checkpoint; delete: keep nothing; dry_run: only count
--- what would go.
+-- thread_id alone), aiodurable_runs_thread_order_idx, aiodurable_runs_queued_idx,
+-- aiodurable_effects_pkey; then the rows themselves by ctid. One row a thread from step to step,
+-- never a join of two sets of rows: that is planned from guesses about rows per thread, and can go
+-- quadratic. tokens: when the threads were read; head_ids: null for a thread without a checkpoint;
+-- delete: keep nothing; dry_run: only count what would go.
 WITH claimed AS MATERIALIZED (
     -- Under this lock no lease begins and no fenced write commits. The same token: none began since
     -- the thread was looked at. A writer at this moment is left alone.
@@ -144,6 +144,7 @@ candidates AS MATERIALIZED (
 ),
 deletable AS MATERIALIZED (
     SELECT t.thread_id, c.tids AS checkpoint_tids, w.tids AS write_tids, b.tids AS blob_tids,
+           e.tids AS effect_tids,
            coalesce(pg_catalog.cardinality(c.tids), 0) + coalesce(pg_catalog.cardinality(w.tids), 0)
            + coalesce(pg_catalog.cardinality(b.tids), 0) AS rows,
            coalesce(c.bytes, 0) + coalesce(w.bytes, 0) + coalesce(b.bytes, 0) AS bytes
@@ -170,6 +171,12 @@ deletable AS MATERIALIZED (
         WHERE b.thread_id = t.thread_id
           AND t.kept -> b.checkpoint_ns -> 'versions'::text ->> b.channel IS DISTINCT FROM b.version
     ) b
+    CROSS JOIN LATERAL (
+        -- No task of a step that is over runs again.
+        SELECT pg_catalog.array_agg(e.ctid) AS tids
+        FROM aiodurable_effects e
+        WHERE e.thread_id = t.thread_id AND (:delete::boolean OR e.checkpoint_id < t.head_id)
+    ) e
     WHERE NOT t.refused
 ),
 no_checkpoint AS (
@@ -190,6 +197,11 @@ no_blob AS (
 no_run AS (
     DELETE FROM aiodurable_runs r USING deletable g
     WHERE NOT :dry_run::boolean AND :delete::boolean AND r.thread_id = g.thread_id
+),
+no_effect AS (
+    DELETE FROM aiodurable_effects
+    WHERE ctid = ANY (ARRAY (
+        SELECT pg_catalog.unnest(g.effect_tids) FROM deletable g WHERE NOT :dry_run::boolean))
 ),
 no_holder AS (
     -- A holder that takes a lost lock again, or wakes up after it was frozen, holds none at this

@@ -63,6 +63,7 @@ async def assert_whole(dsn: str) -> None:
         "checkpoint_writes",
         "aiodurable_runs",
         "aiodurable_fences",
+        "aiodurable_effects",
     } <= tables
 
 

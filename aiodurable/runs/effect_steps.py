@@ -1,0 +1,415 @@
+"""What `effect` does, step by step, for async and for sync nodes alike.
+
+A generator that says what is to be done next: something on the event loop, or one of the caller's
+functions. `effect` and `effect_sync` differ only in how they do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Generic, TypeVar
+
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.errors import GraphBubbleUp
+from langgraph.runtime import get_runtime
+from langgraph.types import interrupt
+
+from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.size_estimate import looks_large
+from aiodurable.errors import (
+    ConfigurationError,
+    InvalidArgumentError,
+    WorkflowExecutionError,
+)
+from aiodurable.idempotency import node_config
+from aiodurable.runs.effect_rows import EffectKey, EffectRow, EffectRows, EffectState
+from aiodurable.runs.stored_value import StoredValue, dump_value, load_value
+
+__all__ = [
+    "EFFECTS_KEY",
+    "NOT_DONE",
+    "Call",
+    "Effect",
+    "EffectAnswer",
+    "Effects",
+    "NeverRan",
+    "NotDone",
+    "OnLoop",
+    "Step",
+    "checked",
+    "current_effects",
+]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+EFFECTS_KEY: Final = "__pregel_aiodurable_effects"
+"""Where a run puts its `Effects` in `config["configurable"]`. As with `SESSION_KEY`, LangGraph
+neither stores nor streams it.
+"""
+
+_LONGEST_NAME: Final = 200
+
+
+class NotDone(Enum):
+    """The type of `NOT_DONE`, which `reconcile` returns where a side effect did not happen."""
+
+    NOT_DONE = "not done"
+
+
+NOT_DONE: Final = NotDone.NOT_DONE
+
+
+@dataclass(frozen=True)
+class EffectAnswer:
+    """A person's answer about a side effect of which nobody knows whether it happened.
+
+    Attributes:
+        done: whether it happened.
+        result: what it returned, if it did.
+    """
+
+    done: bool
+    result: Any = None
+
+
+class NeverRan(Exception):  # noqa: N818  # a signal between a driver and the steps
+    """The caller's function cannot have had its side effect. Its cause is the error to raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnLoop:
+    """Run this on the event loop; `to_the_end`: whatever arrives meanwhile."""
+
+    work: Callable[[], Coroutine[Any, Any, Any]]
+    to_the_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call the caller's function."""
+
+    function: Callable[[], Any]
+
+
+Step = OnLoop | Call
+
+
+@dataclass(slots=True)
+class Effects:
+    """The effects of one call of a graph.
+
+    Attributes:
+        rows: their rows.
+        fence: the fence of the thread.
+        run_id: the run.
+        serde: the serializer for results.
+        loop: the event loop of the run.
+        used: the names that tasks have used: of each try of a task, each once.
+    """
+
+    rows: EffectRows
+    fence: Fence
+    run_id: str
+    serde: SerializerProtocol
+    loop: asyncio.AbstractEventLoop
+    used: set[tuple[str, int, str]] = field(default_factory=set[tuple[str, int, str]])
+
+    def named(self, name: str, config: Mapping[str, Any]) -> EffectKey:
+        """The effect of this name of the task that is being executed.
+
+        Raises:
+            ConfigurationError: it belongs to another thread than the run.
+        """
+        thread_id = config.get("thread_id")
+        if thread_id != self.fence.thread_id:
+            raise ConfigurationError(
+                f"cannot run effect {name!r}: its graph runs on thread {thread_id!r}, and the run"
+                f" that calls it holds the lease of thread {self.fence.thread_id!r}; call that"
+                " graph through Durable.run"
+            )
+        runtime = get_runtime().execution_info
+        here = runtime.checkpoint_id if runtime is not None else ""
+        root: Mapping[str, str] = config.get("checkpoint_map") or {}
+        return EffectKey(config["checkpoint_ns"], name, root.get("", here))
+
+    @contextmanager
+    def using(self, key: EffectKey) -> Iterator[None]:
+        """Refuse a name that this try of the task has used already: the second side effect would be
+        skipped. One that failed may be tried again.
+
+        Raises:
+            InvalidArgumentError: it is used.
+        """
+        info = get_runtime().execution_info
+        this = (key.task, 0 if info is None else info.node_attempt, key.name)
+        if this in self.used:
+            raise InvalidArgumentError(
+                f"cannot run effect {key.name!r} twice in one task of thread"
+                f" {self.fence.thread_id!r}: the second one would get the result of the first; name"
+                " each by what tells them apart, as the id of a tool call or of an order",
+                thread_id=self.fence.thread_id,
+                argument="name",
+            )
+        self.used.add(this)
+        try:
+            yield
+        except BaseException:
+            self.used.discard(this)
+            raise
+
+    async def store(
+        self, key: EffectKey, begin_id: int, value: Any, answers: int | None = None
+    ) -> None:
+        """Record that an effect is done, with its result.
+
+        Raises:
+            InvalidArgumentError: the result cannot be stored; it is recorded as done all the same.
+        """
+
+        def dump() -> StoredValue:
+            # in a list: a serializer has no bytes for None
+            return dump_value("result", [value], self.serde)
+
+        refused: InvalidArgumentError | None = None
+        stored: StoredValue = (None, None)
+        try:
+            stored = await self._off_the_loop(dump) if looks_large((value,)) else dump()
+        except InvalidArgumentError as error:
+            refused = error
+        await self.rows.finish(
+            key,
+            fence=self.fence,
+            begin_id=begin_id,
+            state=EffectState.DONE,
+            answers=answers,
+            result=stored,
+        )
+        if refused is not None:
+            raise InvalidArgumentError(
+                f"cannot keep the result of effect {key.name!r} of thread"
+                f" {self.fence.thread_id!r}: {refused}. The side effect has been run and is"
+                " recorded as done, without a result: it never runs again. Return plain data, and"
+                " let reconcile= find the result of this one; without it a person is asked",
+                thread_id=self.fence.thread_id,
+                argument="do",
+            ) from refused
+
+    async def stored(self, key: EffectKey, result: StoredValue) -> Any:
+        """Decode a stored result.
+
+        Raises:
+            ConfigurationError: this process cannot decode it.
+        """
+
+        def load() -> Any:
+            [value] = load_value(self.serde, result)
+            return value
+
+        try:
+            return await self._off_the_loop(load) if looks_large(result) else load()
+        except Exception as error:  # serializers raise what they like
+            raise ConfigurationError(
+                f"cannot read the result of effect {key.name!r} of thread"
+                f" {self.fence.thread_id!r}: {type(error).__name__}; its class has moved, or the"
+                " graph's schemas do not name it any more"
+            ) from error
+
+    async def _off_the_loop(self, work: Callable[[], T]) -> T:
+        return await self.loop.run_in_executor(None, work)
+
+
+class Effect(Generic[T]):
+    """One call of `effect`.
+
+    Args:
+        effects: those of the call.
+        key: the effect.
+        do: has the side effect.
+        reconcile: finds out whether it happened; None: a person does.
+        not_done: exceptions of `do` that mean that it did not happen.
+    """
+
+    def __init__(
+        self,
+        effects: Effects,
+        key: EffectKey,
+        do: Callable[[], Any],
+        *,
+        reconcile: Callable[[], Any] | None,
+        not_done: tuple[type[Exception], ...],
+    ) -> None:
+        self._effects = effects
+        self._key = key
+        self._do = do
+        self._reconcile = reconcile
+        self._not_done = not_done
+        self._thread_id = effects.fence.thread_id
+
+    def steps(self) -> Generator[Step, Any, T]:
+        """What to do, one step after the other. Returns the result of the side effect."""
+        row: EffectRow = yield self._begin()
+        for _ in range(row.answers):
+            # LangGraph counts the questions of a task: each answer of before has its place, or the
+            # next question of this task would get it.
+            self._ask(row)
+        if row.begins:
+            return (yield from self._run(row.begin_id))
+        if row.state is EffectState.DONE and row.result[0] is not None:
+            return (yield OnLoop(lambda: self._effects.stored(self._key, row.result)))
+        _log.warning(
+            "effect %r of thread %r: %s",
+            self._key.name,
+            self._thread_id,
+            "done, its result is not stored"
+            if row.state is EffectState.DONE
+            else "begun, and nobody knows whether it happened",
+        )
+        if self._reconcile is not None:
+            try:
+                found: T | NotDone = yield Call(self._reconcile)
+            except NeverRan as error:
+                raise error.__cause__ or error from None
+            if not isinstance(found, NotDone):
+                yield self._store(row, found)
+                return found
+            again = self._begin(row)
+        else:
+            answer = self._ask(row)
+            if answer.done:
+                yield self._store(row, answer.result, row.answers + 1)
+                return answer.result
+            again = self._begin(row, row.answers + 1)
+        if row.state is EffectState.DONE:
+            raise WorkflowExecutionError(
+                f"cannot run effect {self._key.name!r} of thread {self._thread_id!r}: it is"
+                " recorded as done, without its result, and somebody says that it is not done;"
+                " say what it returned",
+                thread_id=self._thread_id,
+            )
+        begun: EffectRow = yield again
+        if not begun.begins:
+            raise WorkflowExecutionError(
+                f"cannot run effect {self._key.name!r} of thread {self._thread_id!r}: something"
+                " else than this run has changed its row in aiodurable_effects. It was not run",
+                thread_id=self._thread_id,
+            )
+        return (yield from self._run(begun.begin_id))
+
+    def _run(self, begin_id: int) -> Generator[Step, Any, T]:
+        try:
+            value: T = yield Call(self._do)
+        except NeverRan as error:
+            yield from self._forget(begin_id)
+            raise error.__cause__ or error from None
+        except self._not_done:
+            yield from self._forget(begin_id)
+            raise
+        except GraphBubbleUp as error:
+            # Its answer would go to the question that this effect asks when it is called again.
+            raise InvalidArgumentError(
+                f"cannot interrupt inside effect {self._key.name!r} of thread"
+                f" {self._thread_id!r}: ask first, and call effect after that. It is not known"
+                " whether this one happened",
+                thread_id=self._thread_id,
+                argument="do",
+            ) from error
+        yield OnLoop(lambda: self._effects.store(self._key, begin_id, value), to_the_end=True)
+        return value
+
+    def _forget(self, begin_id: int) -> Generator[Step, Any, None]:
+        """Record that it did not happen. Its own exception goes first, whatever comes of that."""
+        try:
+            yield OnLoop(
+                lambda: self._effects.rows.finish(
+                    self._key,
+                    fence=self._effects.fence,
+                    begin_id=begin_id,
+                    state=EffectState.NOT_DONE,
+                ),
+                to_the_end=True,
+            )
+        except Exception as error:
+            _log.warning(
+                "cannot record that effect %r of thread %r did not happen: %s",
+                self._key.name,
+                self._thread_id,
+                type(error).__name__,
+            )
+
+    def _begin(self, unknown: EffectRow | None = None, answers: int | None = None) -> OnLoop:
+        return OnLoop(
+            lambda: self._effects.rows.begin(
+                self._key,
+                fence=self._effects.fence,
+                run_id=self._effects.run_id,
+                replaced=None if unknown is None else unknown.begin_id,
+                answers=answers,
+            )
+        )
+
+    def _store(self, row: EffectRow, value: Any, answers: int | None = None) -> OnLoop:
+        return OnLoop(
+            lambda: self._effects.store(self._key, row.begin_id, value, answers), to_the_end=True
+        )
+
+    def _ask(self, row: EffectRow) -> EffectAnswer:
+        began = None if row.begun_at is None else row.begun_at.isoformat(timespec="seconds")
+        name = self._key.name
+        question = (
+            f"effect {name!r} is done, but its result was not stored. What did it return?"
+            ' Answer {"done": true, "result": …}'
+            if row.state is EffectState.DONE
+            else f"effect {name!r} began at {began} and nobody knows whether it happened. Did it?"
+            ' Answer {"done": true, "result": …}, or {"done": false}: then it runs again'
+        )
+        return interrupt(
+            {"effect": name, "task": self._key.task, "begun_at": began, "question": question},
+            response_schema=EffectAnswer,
+        )
+
+
+def current_effects(what: str) -> tuple[Effects, Mapping[str, Any]]:
+    """The effects of the run that executes this node, and the node's config.
+
+    Raises:
+        ConfigurationError: it was called outside a node or task of a run.
+    """
+    config = node_config()
+    effects: Effects | None = config.get(EFFECTS_KEY)
+    if effects is None or not config.get("checkpoint_ns"):
+        raise ConfigurationError(
+            f"cannot run {what}: it belongs to a step of a run; call it inside a node or a task of"
+            " a graph that runs through Durable.run or a worker"
+        )
+    return effects, config
+
+
+def checked(
+    name: str, not_done: type[Exception] | tuple[type[Exception], ...]
+) -> tuple[type[Exception], ...]:
+    """The exceptions as a tuple.
+
+    Raises:
+        InvalidArgumentError: the name or an exception cannot be used.
+    """
+    if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME or "\0" in name:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all type-checked
+        raise InvalidArgumentError(
+            f"cannot run an effect: its name must be a text of 1 to {_LONGEST_NAME} characters"
+            f" without NUL, got {type(name).__name__}",
+            argument="name",
+        )
+    classes = not_done if isinstance(not_done, tuple) else (not_done,)
+    for each in classes:
+        if not (isinstance(each, type) and issubclass(each, Exception)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidArgumentError(
+                f"cannot run effect {name!r}: not_done takes classes of exceptions, got {each!r}",
+                argument="not_done",
+            )
+    return classes
