@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, TypedDict, get_args
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
@@ -23,6 +23,7 @@ from aiodurable.thread_id import validate_thread_id
 
 __all__ = [
     "DEFAULT_QUEUE",
+    "CreateOptions",
     "NewRun",
     "OnBusyThread",
     "Row",
@@ -92,6 +93,28 @@ class NewRun:
     config: RunnableConfig | None = None
     metadata: Mapping[str, Any] | None = None
     summary: str | None = None
+
+
+class CreateOptions(TypedDict, total=False):
+    """The options of `Runs.create` whose types do not depend on the graph."""
+
+    run_id: str | None
+    on_busy: OnBusyThread
+    run_at: datetime | None
+    after: float | timedelta | None
+    priority: int
+    fairness_key: str | None
+    concurrency_key: str | None
+    queue: str
+    max_attempts: int | None
+    retry_policy: RetryPolicy | None
+    timeout: float | None
+    start_timeout: float | None
+    dedup_key: str | None
+    config: RunnableConfig | None
+    metadata: Mapping[str, Any] | None
+    summary: str | None
+    conn: Any
 
 
 async def row_of(services: Services, namespace: str, new: NewRun) -> Row:

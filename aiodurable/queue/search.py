@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, TypedDict, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypedDict, TypeVar
 
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.models import ClaimState, RunRecord, RunStatus
@@ -55,15 +55,31 @@ _UNFINISHED: Final = frozenset(
 )
 
 
+RunStatusName = Literal[
+    "queued",
+    "running",
+    "complete",
+    "failed",
+    "interrupted",
+    "paused",
+    "rejected",
+    "superseded",
+    "quarantined",
+]
+"""The text of a `RunStatus`."""
+ClaimStateName = Literal["ready", "scheduled", "blocked", "limited", "claimed"]
+"""The text of a `ClaimState`."""
+
+
 class RunFilters(TypedDict, total=False):
     """The filters of a list of runs; a run must pass all that are given, and None passes every run.
 
     What cannot be meant is an `InvalidArgumentError`.
     """
 
-    status: RunStatus | str | Iterable[RunStatus | str] | None
+    status: RunStatus | RunStatusName | Iterable[RunStatus | RunStatusName] | None
     """One status or several. Runs that are not over are found by an index of their own."""
-    claim_state: ClaimState | str | Iterable[ClaimState | str] | None
+    claim_state: ClaimState | ClaimStateName | Iterable[ClaimState | ClaimStateName] | None
     """What a worker may do with it: one state or several."""
     thread_id: str | None
     """The thread it advances."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, Final, Unpack
+from typing import Any, Final, Unpack, overload
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
+from langgraph.types import Command
 
 from aiodurable.errors import (
     InvalidArgumentError,
@@ -19,6 +22,7 @@ from aiodurable.models import RunRecord, RunStatus
 from aiodurable.queue.acceptance import Acceptance
 from aiodurable.queue.new_run import (
     DEFAULT_QUEUE,
+    CreateOptions,
     NewRun,
     OnBusyThread,
     check_seconds,
@@ -29,6 +33,7 @@ from aiodurable.queue.resume_many import ResumeReport, resume_many
 from aiodurable.queue.retry_policy import RetryPolicy
 from aiodurable.queue.search import RunFilters, RunPage, page
 from aiodurable.queue.waiting import Waiting, is_over
+from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancel import settled_within
 from aiodurable.runs.cancellation import CHANNEL
 from aiodurable.runs.graphs import Graph
@@ -64,6 +69,26 @@ class Runs:
         self._kept: Acceptance | None = None
         self._waits: tuple[Services, Waiting] | None = None
 
+    @overload
+    async def create(
+        self,
+        thread_id: str,
+        graph: StateGraph[Any, ContextT, InputT, Any] | Pregel[Any, ContextT, InputT, Any],
+        input: InputT | Command[Any],
+        *,
+        context: ContextT | None = None,
+        **options: Unpack[CreateOptions],
+    ) -> RunRecord: ...
+    @overload
+    async def create(
+        self,
+        thread_id: str,
+        graph: str,
+        input: Any,
+        *,
+        context: Any = None,
+        **options: Unpack[CreateOptions],
+    ) -> RunRecord: ...
     async def create(
         self,
         thread_id: str,
@@ -223,13 +248,29 @@ class Runs:
         check_positive(limit=limit)
         return await page(self._opened(), filters, after=after, limit=limit)
 
-    async def wait(self, run_id: str, *, timeout: float | None = None) -> Any:
+    @overload
+    async def wait(
+        self,
+        run_id: str,
+        graph: StateGraph[Any, Any, Any, OutputT] | Pregel[Any, Any, Any, OutputT],
+        *,
+        timeout: float | None = None,
+    ) -> OutputT: ...
+    @overload
+    async def wait(
+        self, run_id: str, graph: str | None = None, *, timeout: float | None = None
+    ) -> Any: ...
+    async def wait(
+        self, run_id: str, graph: Graph | None = None, *, timeout: float | None = None
+    ) -> Any:
         """Wait until a run is over, and return what its graph returned.
 
         A run that asks returns its questions, and one at a gate its state, as `ainvoke` does.
 
         Args:
-            run_id: the run. Its graph must be registered here: its output is read with it.
+            run_id: the run.
+            graph: its graph, with which its output is read; None: the one that is registered here
+                under the name that the run was accepted with.
             timeout: seconds to wait at most; None: as long as it takes.
 
         Raises:
@@ -239,9 +280,11 @@ class Runs:
             RunFailedError: it failed for good, or was refused; says with what.
             ResultPrunedError: it is complete, but its result is not stored any more.
             GraphNotRegisteredError: this process does not have its graph; `wait_first` needs none.
+            InvalidArgumentError: the run was accepted for a graph of another name.
         """
+        bound = None if graph is None else self._opened().graphs.bind(graph)
         run = await self.wait_first([run_id], timeout=timeout)
-        return await self._waiting().result(run)
+        return await self._waiting().result(run, bound)
 
     async def wait_first(
         self, run_ids: Iterable[str], *, timeout: float | None = None

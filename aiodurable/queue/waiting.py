@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aiodurable.errors import (
+    InvalidArgumentError,
     ResultPrunedError,
     RunCancelledError,
     RunFailedError,
@@ -17,6 +18,7 @@ from aiodurable.errors import (
 from aiodurable.models import PauseReason, RunRecord, RunStatus
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.queue.records import SQL, not_found, queued_record
+from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.services import Services
 from aiodurable.runs.stored_result import stored_result
 from aiodurable.thread_id import validate_run_id
@@ -78,17 +80,29 @@ class Waiting:
                 " all the same; runs.get(run_id) says where it stands"
             ) from None
 
-    async def result(self, run: RunRecord) -> Any:
+    async def result(self, run: RunRecord, graph: BoundGraph | None = None) -> Any:
         """What the graph returned; raises what keeps it from having returned anything.
 
+        Args:
+            run: the run, which is over.
+            graph: reads its output; None: the one that is registered under its name.
+
         Raises:
-            GraphNotRegisteredError, ResultPrunedError, RunCancelledError, RunFailedError: see
-                `Runs.wait`.
+            GraphNotRegisteredError, InvalidArgumentError, ResultPrunedError, RunCancelledError,
+            RunFailedError: see `Runs.wait`.
         """
         at_gate = run.status is RunStatus.PAUSED and run.reason == PauseReason.BREAKPOINT
         if not (at_gate or run.status in (RunStatus.COMPLETE, RunStatus.INTERRUPTED)):
             raise _no_result(run)
-        graph = self._services.graphs.bind(run.graph or "")
+        if graph is None:
+            graph = self._services.graphs.bind(run.graph or "")
+        elif None not in (graph.name, run.graph) and graph.name != run.graph:
+            raise InvalidArgumentError(
+                f"cannot read the result of run {run.run_id!r} with graph {graph.name!r}: it was"
+                f" accepted for graph {run.graph!r}; pass that one",
+                thread_id=run.thread_id,
+                argument="graph",
+            )
         coordinates = {"thread_id": run.thread_id, "checkpoint_id": run.checkpoint_id}
         snapshot = await graph.pregel.aget_state({"configurable": coordinates})
         if snapshot.created_at is None:

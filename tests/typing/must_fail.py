@@ -6,6 +6,8 @@ from must_pass import builder, charge
 
 from aiodurable import (
     Durable,
+    NewRun,
+    RetryPolicy,
     WorkflowExecutor,
     durable_run,
     find_failed_workflows,
@@ -48,6 +50,33 @@ async def wrong_statuses(durable: Durable) -> None:
     durable.threads.search(status="failde")  # error
     durable.threads.search(stauts="failed")  # error
     find_failed_workflows(status=["failed", "chrashed"])  # error
+
+
+async def wrong_runs(durable: Durable) -> None:
+    await durable.runs.create("t", builder, {"topc": "tides"})  # error
+    await durable.runs.create("t", builder, {"topic": "tides"}, context={"nmae": "red"})  # error
+    await durable.runs.create("t", builder, {"topic": "tides"}, prioriti=1)  # error
+    await durable.runs.create("t", "report", {}, on_busy="wait")  # error
+    await durable.runs.create("t", "report")  # error
+    await durable.runs.create_many([NewRun(thread_id="t", graph="report")])  # error
+    NewRun(thread_id="t", graph="report", input={}, quue="slow")  # error
+    print((await durable.runs.wait("r", builder))["txet"])  # error
+    await durable.runs.wait(["r"])  # error
+
+
+async def wrong_run_filters(durable: Durable) -> None:
+    await durable.runs.list(claim_state="redy")  # error
+    await durable.runs.list(status="don")  # error
+    await durable.runs.list(statuss="failed")  # error
+    await durable.runs.cancel_many(qeue="slow")  # error
+
+
+async def wrong_workers(durable: Durable) -> None:
+    durable.work(concurency=5)  # error
+    durable.work(retry_policy={"report": 3})  # error
+    RetryPolicy(attempts=3)  # error
+    RetryPolicy(non_retryable=[ValueError])  # error
+    await durable.queues.scale("slow", max_runing=2)  # error
 
 
 async def wrong_order(durable: Durable) -> None:

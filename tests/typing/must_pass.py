@@ -2,17 +2,27 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, TypedDict, assert_type
 
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, GraphOutput
 
 from aiodurable import (
+    ClaimState,
     Durable,
     DurableGraph,
     DurableRun,
     LockableWorkflowMixin,
+    NewRun,
+    QueueStatus,
+    RetryPolicy,
+    RunPage,
+    RunRecord,
+    RunStatus,
+    Snooze,
     ThreadStatus,
+    Worker,
     WorkflowCheckpoint,
     WorkflowExecutor,
     durable_run,
@@ -106,6 +116,62 @@ async def threads_are_found_by_status(durable: Durable) -> None:
     assert_type(await get_checkpoint_status("t"), WorkflowCheckpoint)
     counts = await durable.threads.count(status="failed")
     assert_type(counts.total, int)
+
+
+async def a_run_is_accepted_with_the_types_of_its_graph(durable: Durable) -> None:
+    policy = RetryPolicy(max_attempts=5, initial_s=1, non_retryable=(ValueError, "shop.Refused"))
+    run = await durable.runs.create(
+        "t",
+        builder,
+        {"topic": "tides"},
+        context={"name": "red"},
+        on_busy="enqueue",
+        after=timedelta(minutes=1),
+        retry_policy=policy,
+        metadata={"tenant": "red"},
+    )
+    assert_type(run, RunRecord)
+    assert_type(run.claim_state, ClaimState | None)
+    assert_type(await durable.runs.create("t", "report", {"anything": 1}, after=5), RunRecord)
+    new = [NewRun(thread_id=f"t{at}", graph="report", input={}, priority=at) for at in range(3)]
+    assert_type(await durable.runs.create_many(new), tuple[RunRecord, ...])
+    assert_type(await durable.runs.create_many(each for each in new), tuple[RunRecord, ...])
+
+
+async def a_result_has_the_type_of_the_graph_that_reads_it(durable: Durable) -> None:
+    assert_type(await durable.runs.wait("r", builder, timeout=5), Report)
+    assert_type(await durable.runs.wait("r", compiled), Report)
+    assert_type(await durable.runs.wait("r"), Any)
+    assert_type(await durable.runs.wait("r", "report"), Any)
+    assert_type(await durable.runs.wait_first(["r", "s"], timeout=5), RunRecord)
+
+
+async def runs_are_found_by_their_filters(durable: Durable) -> None:
+    page = await durable.runs.list(
+        status=["queued", RunStatus.RUNNING],
+        claim_state=ClaimState.READY,
+        queue="slow",
+        metadata={"tenant": "red"},
+        older_than=timedelta(days=1),
+    )
+    assert_type(page, RunPage)
+    runs, after = page
+    assert_type(runs, tuple[RunRecord, ...])
+    await durable.runs.list(status="failed", after=after, limit=10)
+    assert_type(await durable.runs.cancel_many(queue="slow", dry_run=True), tuple[str, ...])
+    assert_type(await durable.runs.cancel("r", wait=True, timeout=5), RunRecord)
+    await durable.runs.resume_many(concurrency=5, graph="report")
+
+
+async def a_worker_serves_queues(durable: Durable) -> None:
+    policies = {"report": RetryPolicy(max_attempts=2)}
+    async with durable.work(["slow", "default"], concurrency=5, retry_policy=policies) as worker:
+        assert_type(worker, Worker)
+        assert_type(worker.health().healthy, bool)
+        await worker.run_forever()
+    await durable.queues.scale("slow", max_running=2, rate=0.5, burst=1)
+    assert_type(await durable.queues.list(), tuple[QueueStatus, ...])
+    raise Snooze(60)
 
 
 @with_workflow_lock("order_id")

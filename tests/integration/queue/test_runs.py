@@ -196,6 +196,15 @@ async def test_a_result_that_was_pruned_or_whose_graph_is_unknown_raises(
         await durable.runs.wait("r")
 
 
+async def test_a_result_is_read_with_the_graph_that_is_given(durable: Durable, dsn: str) -> None:
+    async with durable.run("t", "chain", run_id="r") as run:
+        await run.ainvoke(INPUT)
+    async with Durable(dsn, graphs={"asking": asking()}) as thin:
+        assert await thin.runs.wait("r", chain(a=ok("a")), timeout=10) == {"xs": ["a"]}
+        with pytest.raises(InvalidArgumentError, match="accepted for graph 'chain'"):
+            await thin.runs.wait("r", "asking", timeout=10)
+
+
 async def test_a_cancelled_run_never_begins_and_the_next_of_its_thread_may(
     durable: Durable,
 ) -> None:
