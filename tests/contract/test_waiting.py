@@ -13,8 +13,11 @@ TESTS = Path(__file__).parents[1]
 MEANT = {
     "faults/test_failover.py": "failures at random moments, and a standby that lags by seconds",
     "programs/frozen_process.py": "a node that blocks the event loop, or does not",
-    "programs/worker_campaign.py": "kills and cancellations at random moments",
+    "programs/campaign_creator.py": "cancellations at random moments",
+    "programs/worker_campaign.py": "kills at random moments, for minutes",
     "programs/worker_process.py": "a step that takes time",
+    "support/campaign_effects.py": "a side effect that waits for Postgres",
+    "support/campaign_faults.py": "faults at random moments",
     "support/waiting.py": "the one that polls",
 }
 """Where time is what the test is about."""
