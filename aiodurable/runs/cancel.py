@@ -17,7 +17,7 @@ from aiodurable.thread_id import validate_thread_id
 
 __all__ = ["cancel", "settled_within"]
 
-_POLL_S = (0.02, 0.5)
+_POLL_S = (0.01, 0.5)
 """Seconds between polls for the run to settle: initial and maximum."""
 
 
@@ -55,9 +55,9 @@ async def settled_within(
             await _until_settled(services, thread_id, run_id, wait=wait)
     except TimeoutError:
         raise LockTimeoutError(
-            f"cannot settle run {run_id!r} of thread {thread_id!r} within {timeout:g} s: a node"
-            " swallows the cancellation, or its process is frozen. The request stands and ends the"
-            " run at its next superstep",
+            f"cannot settle run {run_id!r} of thread {thread_id!r} within {timeout:g} s: its"
+            " process is frozen, or a node blocks its event loop. The request stands; it ends the"
+            " run when the process wakes, or its lease expires",
             thread_id=thread_id,
         ) from None
 
@@ -71,7 +71,7 @@ async def _until_settled(services: Services, thread_id: str, run_id: str, *, wai
         if not held and await _settle(services, thread_id, run_id):
             return
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(pause * 1.5, most)
+        pause = min(pause * 1.2, most)
 
 
 async def _settle(services: Services, thread_id: str, run_id: str) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from datetime import datetime
 from typing import Any, Final
 
@@ -21,11 +21,19 @@ from aiodurable.errors import AiodurableError, RunCancelledError
 from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
+from aiodurable.shield import run_to_completion
 
 __all__ = ["CHANNEL", "Cancellations", "Cancelling"]
 
 CHANNEL: Final = "aiodurable_cancel"
 """The NOTIFY channel for cancel requests; the payload is the run_id."""
+
+PATIENCE_S: Final = 0.04
+"""Seconds that a node may take to end once it is cancelled; then its run ends without it."""
+
+_HOPS: Final = 50
+"""Iterations of the event loop that a cancellation may take on its way out of a graph, however slow
+the machine is."""
 
 _SQL = load("runs")
 _log = logging.getLogger(__name__)
@@ -96,14 +104,32 @@ class Cancelling:
     """Cancels the task that runs an attempt, and knows afterwards whether that ended the attempt.
 
     It counts cancellations as `asyncio.timeout` does. A node that swallows the cancellation is
-    cancelled again at every poll, and its graph stops at the next superstep.
+    cancelled again at every poll, and its graph stops at the next superstep; its run does not wait
+    for it.
+
+    Args:
+        control: of the attempt.
+        run_id, thread_id: of its run.
+        abandon: records the run as cancelled and gives its lease up, so that what the node still
+            writes is refused.
     """
 
-    def __init__(self, control: RunControl, *, run_id: str, thread_id: str) -> None:
+    def __init__(
+        self,
+        control: RunControl,
+        *,
+        run_id: str,
+        thread_id: str,
+        abandon: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
         self._control = control
         self._run_id, self._thread_id = run_id, thread_id
+        self._abandon = abandon
         self._requested_at: datetime | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self._abandoning: asyncio.Task[None] | None = None
+        self._ended = self._abandoned = False
         self._cancelling = self._fired = 0
         self.enter()
 
@@ -119,6 +145,42 @@ class Cancelling:
         if self._task is not None:
             self._fired += 1
             self._task.cancel(f"run {self._run_id!r} was cancelled")
+            if self._patience is None:
+                loop = asyncio.get_running_loop()
+                self._patience = loop.call_later(PATIENCE_S, self._out_of_patience)
+
+    def _out_of_patience(self) -> None:
+        if self._task is not None:
+            self._abandoning = asyncio.create_task(
+                self._go_on_without(), name=f"aiodurable run {self._run_id} cancelled"
+            )
+
+    async def _go_on_without(self) -> None:
+        for _ in range(_HOPS):
+            await asyncio.sleep(0)
+        if self._ended or self._task is None:
+            return
+        self._abandoned = True
+        _log.warning(
+            "run %r of thread %r was cancelled, and its node goes on: what that writes is refused",
+            self._run_id,
+            self._thread_id,
+        )
+        await self._abandon()
+
+    @property
+    def requested(self) -> bool:
+        """Whether the attempt was to end."""
+        return self._requested_at is not None
+
+    async def ended(self) -> bool:
+        """Say that the graph has ended. Whether its run had ended without it."""
+        self._ended = True
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._abandoning is not None:
+            await run_to_completion(_over(self._abandoning))
+        return self._abandoned
 
     @contextlib.contextmanager
     def outside(self) -> Generator[None, None, None]:
@@ -138,6 +200,8 @@ class Cancelling:
         self._task = None
         if self._requested_at is None:
             return False
+        if self._abandoned:
+            return alone
         return isinstance(error, GraphDrained | RunCancelledError) or (
             isinstance(error, asyncio.CancelledError) and alone
         )
@@ -161,3 +225,9 @@ class Cancelling:
             self._task.uncancel()
         self._fired = 0
         return self._task.cancelling() <= self._cancelling
+
+
+async def _over(task: asyncio.Task[None]) -> None:
+    """Wait for a task, and raise what it raised."""
+    await asyncio.wait({task})
+    task.result()

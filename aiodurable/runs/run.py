@@ -442,6 +442,13 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         if self._attempt is not None:
             self._attempt.control.request_drain(reason)
 
+    async def abandon(self) -> None:
+        """Record the attempt as cancelled while a node of it goes on, and give the lease up: what
+        the node still writes is refused.
+        """
+        await self.settle(asyncio.CancelledError())
+        await self.lease.release()
+
     async def leave(self) -> None:
         """End a stream that the body left open, while the lease still holds, and record it as
         closed.
@@ -673,12 +680,19 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
     @asynccontextmanager
     async def _closing(self, attempt: Attempt) -> AsyncIterator[Cancelling]:
         unwatch = self.lease.on_lost(lambda: attempt.control.request_drain("lease lost"))
-        cancelling = Cancelling(attempt.control, run_id=attempt.run_id, thread_id=self.thread_id)
+        cancelling = Cancelling(
+            attempt.control,
+            run_id=attempt.run_id,
+            thread_id=self.thread_id,
+            abandon=self.abandon,
+        )
         self._services.cancellations.add(attempt.run_id, cancelling.request)
         try:
             yield cancelling
         except BaseException as error:  # every way out is an outcome
             self._services.cancellations.remove(attempt.run_id)
+            if cancelling.requested:
+                await cancelling.ended()
             if cancelling.leave(error):
                 await self.settle(asyncio.CancelledError())
                 raise cancelling.error from error
@@ -686,7 +700,10 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             raise
         else:
             self._services.cancellations.remove(attempt.run_id)
+            abandoned = cancelling.requested and await cancelling.ended()
             cancelling.leave(None)
+            if abandoned:
+                raise cancelling.error
             await self.settle()
             if attempt.lacking:
                 raise ended_early(self.thread_id, attempt.graph.name, attempt.lacking)

@@ -16,6 +16,10 @@ from aiodurable.runs.cancellation import Cancelling
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+async def nobody() -> None:
+    """No node goes on here."""
+
+
 async def cancelled(by: list[str]) -> tuple[bool, int]:
     """Whether the request is what ended it, and how many cancellations the task still has; all in
     one turn of the loop.
@@ -23,7 +27,7 @@ async def cancelled(by: list[str]) -> tuple[bool, int]:
     began: asyncio.Future[Cancelling] = asyncio.get_running_loop().create_future()
 
     async def attempt() -> tuple[bool, int]:
-        cancelling = Cancelling(RunControl(), run_id="r", thread_id="t")
+        cancelling = Cancelling(RunControl(), run_id="r", thread_id="t", abandon=nobody)
         began.set_result(cancelling)
         try:
             await asyncio.Event().wait()
