@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -68,7 +69,11 @@ def worker(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
-        runner.run(_work(app, dsn, queues, concurrency, drain_s, check=check))
+        left = runner.run(_work(app, dsn, queues, concurrency, drain_s, check=check))
+        if left:  # asyncio would wait for them, and nothing of theirs is waited for
+            click.echo(f"ending although nodes of {left} handed-back runs go on", err=True)
+            logging.shutdown()
+            os._exit(1)
 
 
 async def _work(
@@ -79,17 +84,19 @@ async def _work(
     drain_s: float,
     *,
     check: bool,
-) -> None:
+) -> int:
+    """Work; of how many runs a node swallows its cancellation."""
     found = await load_app(app)
     async with _opened(found, dsn) as durable:
         working = durable.work(queues, concurrency=concurrency, drain_timeout_s=drain_s)
         if check:
             click.echo(f"graphs: {', '.join(working.graphs)}")
             click.echo(f"queues: {', '.join(working.queues)}")
-            return
+            return 0
         async with working:
             click.echo(f"at work on {', '.join(working.queues)}", err=True)
             await working.run_forever(signals=True)
+        return len(working.health().running)
 
 
 @asynccontextmanager

@@ -47,6 +47,7 @@ class Claimed:
         policy: its own retry policy; None: the worker's.
         timeout_s: how long an attempt may take.
         base_checkpoint_id: the thread's newest checkpoint when its last attempt began.
+        beside_others: whether its last process died with other runs at work.
         too_late: whether it has waited longer than it may.
     """
 
@@ -61,6 +62,7 @@ class Claimed:
     policy: RetryPolicy | None
     timeout_s: float | None
     base_checkpoint_id: str | None
+    beside_others: bool
     too_late: bool
 
 
@@ -259,5 +261,6 @@ def _claimed(row: Mapping[str, Any]) -> Claimed:
         None if policy is None else RetryPolicy.of_json(policy),
         row["timeout_s"],
         row["base_checkpoint_id"],
+        row["beside_others"],
         row["too_late"],
     )

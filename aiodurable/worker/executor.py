@@ -36,7 +36,7 @@ from aiodurable.runs.services import Services
 from aiodurable.worker.claims import Claimed, Claims
 from aiodurable.worker.left_run import outcome_of_left
 
-__all__ = ["Execution"]
+__all__ = ["Execution", "died_too_often", "policy_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,20 @@ _FOR_A_PERSON = (
     ThreadPausedError,
     ThreadQuarantinedError,
 )
+
+
+def policy_of(claimed: Claimed, policies: Mapping[str, RetryPolicy]) -> RetryPolicy:
+    """When a claimed run is tried again: as it was accepted, else as its worker says."""
+    policy = claimed.policy or policies.get(claimed.graph) or policies[""]
+    if claimed.max_attempts is None:
+        return policy
+    return replace(policy, max_attempts=claimed.max_attempts)
+
+
+def died_too_often(claimed: Claimed, policy: RetryPolicy) -> bool:
+    """Whether its process has died as often as it may, the last time with nothing else at work."""
+    alone = policy.max_attempts == 1 or not claimed.beside_others
+    return alone and claimed.failures >= policy.max_attempts
 
 
 class Execution:
@@ -73,23 +87,34 @@ class Execution:
         self._services = services
         self._claims = claims
         self.claimed = claimed
-        policy = claimed.policy or policies.get(claimed.graph) or policies[""]
-        self._policy = (
-            policy
-            if claimed.max_attempts is None
-            else replace(policy, max_attempts=claimed.max_attempts)
-        )
+        self._policy = policy_of(claimed, policies)
         self._run: DurableRun[Any, Any, Any] | None = None
         self._limit: asyncio.Timeout | None = None
         self._task: asyncio.Task[Any] | None = None
         self._blocked = False
         self.draining = False
 
+    @property
+    def progressed(self) -> bool:
+        """Whether a checkpoint was written that was not there before."""
+        here = self._run
+        mark = None if here is None else here.lease.session.history.mark
+        if here is None or mark is None:
+            return False
+        return mark.checkpoint_id not in (None, here.checkpoint.checkpoint_id)
+
     def drain(self) -> None:
         """Have the graph stop at its next superstep, and hand the run back."""
         self.draining = True
         if self._run is not None:
             self._run.drain()
+
+    async def abandon(self) -> None:
+        """Hand the run back while a node of it swallows its cancellation: what that still writes is
+        refused.
+        """
+        if self._run is not None and self._run.began:
+            await self._run.abandon()
 
     async def execute(self) -> None:
         """Execute the run; how it ends is in its row."""
@@ -137,7 +162,7 @@ class Execution:
             here.checkpoint,
             graph,
             base_checkpoint_id=self.claimed.base_checkpoint_id,
-            died=failures >= self._policy.max_attempts,
+            died=died_too_often(self.claimed, self._policy),
         )
         if outcome is None:
             return False

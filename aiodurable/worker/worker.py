@@ -23,6 +23,7 @@ from aiodurable.worker.claims import Claimed, Claims
 from aiodurable.worker.executor import Execution
 from aiodurable.worker.health import LoopLag, WorkerHealth
 from aiodurable.worker.rescuer import Rescuer
+from aiodurable.worker.suspects import Suspects
 
 __all__ = ["Worker"]
 
@@ -34,6 +35,8 @@ _RESCUE_S: Final = (0.25, 0.5)
 """Seconds between two looks for runs of dead processes."""
 _STOP_S: Final = 5.0
 """Seconds that a statement under way may take when the worker stops."""
+_CANCELLED_S: Final = 2.0
+"""Seconds that nodes may take to end when they are cancelled."""
 
 
 class Worker:
@@ -90,6 +93,7 @@ class Worker:
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._lag = LoopLag()
         self._looked_at: float | None = None
@@ -105,6 +109,7 @@ class Worker:
         self._services = services
         self._claims = Claims(services, self.queues)
         self._rescuer = Rescuer(services, self._claims.graphs, queue=self.queues[0])
+        self._suspects = Suspects(self._claims, self._policies)
         self._loops = [
             asyncio.create_task(self._claim_forever(), name="aiodurable worker claims"),
             asyncio.create_task(self._rescue_forever(), name="aiodurable worker rescues"),
@@ -158,6 +163,7 @@ class Worker:
 
     def cancel(self) -> None:
         """Cancel what is at work, and hand it back; no attempt is counted."""
+        self._hurried.set()
         for task, execution in self._active.items():
             execution.drain()
             task.cancel()
@@ -196,29 +202,62 @@ class Worker:
                 claiming.cancel()
             for execution in self._active.values():
                 execution.drain()
+            await self._ended_within(self._drain_timeout_s)
             if self._active:
-                await asyncio.wait(self._active, timeout=self._drain_timeout_s)
+                if not self._hurried.is_set():
+                    _log.warning(
+                        "%d runs did not reach their next superstep within %g s: cancelling them",
+                        len(self._active),
+                        self._drain_timeout_s,
+                    )
+                self.cancel()
+                await asyncio.wait(self._active, timeout=_CANCELLED_S)
             if self._active:
                 _log.warning(
-                    "%d runs did not reach their next superstep within %g s: cancelling them",
+                    "nodes of %d runs swallow their cancellation: handing the runs back; what the"
+                    " nodes still write is refused",
                     len(self._active),
-                    self._drain_timeout_s,
                 )
-                self.cancel()
-                await asyncio.wait(self._active, timeout=_STOP_S)
+                left = [asyncio.create_task(run.abandon()) for run in self._active.values()]
+                await asyncio.wait(left, timeout=_STOP_S)
         finally:
             await self._give_back()
             self._claims.close()
             await self._bell.aclose()
             self._drained.set()
 
+    async def _ended_within(self, seconds: float) -> None:
+        """Wait until all runs have ended, but no longer than that, or until they are cancelled."""
+        if not self._active:
+            return
+        waits = {
+            asyncio.create_task(asyncio.wait(self._active)),
+            asyncio.create_task(self._hurried.wait()),
+        }
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
     async def _give_back(self) -> None:
-        mine = [execution.claimed.run_id for execution in self._active.values()]
         try:
             async with asyncio.timeout(_STOP_S):
-                await self._claims.give_back(mine)
+                await self._suspects.give_back()
+                await self._claims.give_back(self._mine())
         except (AiodurableError, *DRIVER_FAILURES) as error:
             _log.warning("what this worker had claimed is not given back: %s", type(error).__name__)
+
+    def _mine(self) -> list[str]:
+        """The runs that this worker knows of."""
+        at_work = [execution.claimed.run_id for execution in self._active.values()]
+        return at_work + self._suspects.mine
+
+    def _free(self) -> int:
+        """How many runs may be claimed."""
+        if self._suspects.busy_with(self._active.values()):
+            return 0
+        return self.concurrency - len(self._active)
 
     async def _claim_forever(self) -> None:
         """One look after the other; only this task claims, so it knows what it has claimed."""
@@ -228,24 +267,24 @@ class Worker:
             claimed: list[Claimed] = []
             try:
                 if time.monotonic() - tidied_at >= _POLL_S[0]:
-                    mine = [execution.claimed.run_id for execution in self._active.values()]
-                    await self._claims.tidy(mine)
+                    await self._claims.tidy(self._mine())
                     tidied_at = time.monotonic()
-                free = self.concurrency - len(self._active)
+                free = self._free()
                 if free:
                     claimed = await self._claims.claim(free)
+                begun = await self._suspects.admit(claimed, self._active.values())
                 self._looked_at, self._last_look_failed = time.monotonic(), False
             except (AiodurableError, *DRIVER_FAILURES) as error:
                 self._last_look_failed = True
                 _log.warning("a worker cannot look at its queues: %s", error)
                 await self._sleep(random.uniform(*_POLL_S))
                 continue
-            if self._stopping.is_set() and claimed:
-                await self._claims.put_back(claimed, ClaimState.READY)
+            if self._stopping.is_set() and begun:
+                await self._claims.put_back(begun, ClaimState.READY)
                 return
-            for one in claimed:
+            for one in begun:
                 self._start(one)
-            if len(self._active) >= self.concurrency:
+            if not self._free():
                 await self._bell.take_down()
                 await self._sleep(random.uniform(*_POLL_S))
             elif not claimed:

@@ -225,6 +225,7 @@ WHERE r.run_id = t.run_id AND r.claim_state = 'ready'
 RETURNING r.run_id, r.thread_id, r.graph, r.status, r.queue, r.fairness_key, r.concurrency_key,
           r.attempts, r.failures, r.max_attempts, r.retry_policy, r.timeout_s,
           coalesce(r.attempt_base_checkpoint_id, r.base_checkpoint_id) AS base_checkpoint_id,
+          r.status = 'running' AND r.status_reason IS NOT NULL AS beside_others,
           r.status = 'queued' AND r.start_timeout_s IS NOT NULL
           AND r.created_at + pg_catalog.make_interval(secs => r.start_timeout_s)
               < pg_catalog.clock_timestamp() AS too_late
@@ -532,11 +533,15 @@ WHERE r.status = 'running' AND l.key IS NULL AND r.claim_state IS NULL
 -- params: run_ids, tokens, queue
 -- aiodurable_runs_pkey; checkpoints_pkey backwards, once a run. Runs of dead processes may be
 -- claimed again, unless they were to be cancelled: who claims one sees whether it had stopped, or
--- has failed too often. A lease of the thread since then has a larger token.
+-- has failed too often. Of one that has failed before it is said whether it was alone in its
+-- process: another run may have been the cause. A lease of the thread since then has a larger
+-- token.
 WITH rescued AS (
     UPDATE aiodurable_runs r
     SET status = CASE WHEN n.cancelled THEN 'paused' ELSE r.status END,
-        status_reason = CASE WHEN n.cancelled THEN 'cancelled' ELSE r.status_reason END,
+        status_reason = CASE WHEN n.cancelled THEN 'cancelled'
+                             WHEN NOT n.progressed AND n.beside_others THEN 'died beside others'
+                             END,
         finished_at = CASE WHEN n.cancelled THEN pg_catalog.now() END,
         claim_state = CASE WHEN NOT n.cancelled THEN 'ready' END,
         failures = CASE WHEN n.progressed THEN 1 ELSE r.failures + 1 END,
@@ -548,7 +553,11 @@ WITH rescued AS (
     FROM (
         SELECT w.run_id, w.token, k.cancel_requested_at IS NOT NULL AS cancelled,
                h.checkpoint_id IS DISTINCT FROM
-                   coalesce(k.attempt_base_checkpoint_id, k.base_checkpoint_id) AS progressed
+                   coalesce(k.attempt_base_checkpoint_id, k.base_checkpoint_id) AS progressed,
+               k.failures > 0 AND EXISTS (
+                   SELECT FROM aiodurable_runs o
+                   WHERE o.status = 'running' AND o.attempted_by = k.attempted_by
+                     AND o.run_id <> k.run_id) AS beside_others
         FROM unnest(:run_ids::text[], :tokens::bigint[]) AS w (run_id, token)
         JOIN aiodurable_runs k ON k.run_id = w.run_id
         LEFT JOIN LATERAL (
