@@ -15,6 +15,7 @@ MEANT = {
     "programs/frozen_process.py": "a node that blocks the event loop, or does not",
     "programs/campaign_creator.py": "cancellations at random moments",
     "programs/worker_campaign.py": "kills at random moments, for minutes",
+    "programs/worker_soak.py": "a look at a count, which a poll every 10 ms would load",
     "programs/worker_process.py": "a step that takes time",
     "support/campaign_effects.py": "a side effect that waits for Postgres",
     "support/campaign_faults.py": "faults at random moments",
