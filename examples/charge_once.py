@@ -1,4 +1,4 @@
-"""A node runs at least once; a side effect with an idempotency key happens once.
+"""A node runs at least once; its effect is never run twice, also where the bank knows no keys.
 
 Run it: python examples/charge_once.py
 """
@@ -10,38 +10,44 @@ from uuid import uuid4
 from database import database
 from langgraph.graph import START, StateGraph
 
-from aiodurable import Durable, idempotency_key
+from aiodurable import NOT_DONE, Durable, NotDone, effect
 
 
 class Bank:
-    """Like every payment service: a key it has seen gets the first answer again."""
+    """Charges as often as it gets a request, and can list what it has charged for."""
 
     def __init__(self) -> None:
-        self.requests = 0
-        self.charges: dict[str, int] = {}
+        self.charges: list[str] = []
 
-    async def charge(self, key: str, amount: int) -> str:
-        self.requests += 1
-        self.charges.setdefault(key, amount)
-        return f"receipt {key[:8]}"
+    async def charge(self, order: str) -> str:
+        self.charges.append(order)
+        if len(self.charges) == 1:
+            raise ConnectionResetError("the answer was lost")  # or the process dies here
+        return f"receipt {len(self.charges)}"
+
+    async def receipt_of(self, order: str) -> str | None:
+        return f"receipt {self.charges.index(order) + 1}" if order in self.charges else None
 
 
 bank = Bank()
 
 
 class Purchase(TypedDict):
-    amount: int
+    order: str
     receipt: str
 
 
-async def charge(state: Purchase) -> dict[str, str]:
-    receipt = await bank.charge(idempotency_key(), state["amount"])
-    if bank.requests == 1:
-        raise ConnectionResetError("the answer was lost on its way")  # or the process dies here
-    return {"receipt": receipt}
+async def pay(state: Purchase) -> dict[str, str]:
+    async def charge() -> str:
+        return await bank.charge(state["order"])
+
+    async def look() -> str | NotDone:
+        return await bank.receipt_of(state["order"]) or NOT_DONE
+
+    return {"receipt": await effect("charge", charge, reconcile=look)}
 
 
-purchase = StateGraph(Purchase).add_node(charge).add_edge(START, "charge")
+purchase = StateGraph(Purchase).add_node(pay).add_edge(START, "pay")
 
 
 async def main() -> None:
@@ -49,11 +55,11 @@ async def main() -> None:
         thread_id = f"purchase-{uuid4()}"
         try:
             async with durable.run(thread_id, "purchase") as run:
-                await run.ainvoke({"amount": 30})
+                await run.ainvoke({"order": "tea"})
         except ConnectionResetError as error:
             print("failed:", error)
         result = await durable.threads.resume(thread_id)
-        print(f"{result['receipt']}: {bank.requests} requests, {len(bank.charges)} charge")
+        print(f"{result['receipt']}: {len(bank.charges)} charge")
 
 
 if __name__ == "__main__":

@@ -399,15 +399,17 @@ def checked(
     Raises:
         InvalidArgumentError: the name or an exception cannot be used.
     """
-    if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME or "\0" in name:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all type-checked
+    given: Any = name  # callers are not all type-checked
+    if not isinstance(given, str) or not 0 < len(given) <= _LONGEST_NAME or "\0" in given:
         raise InvalidArgumentError(
             f"cannot run an effect: its name must be a text of 1 to {_LONGEST_NAME} characters"
             f" without NUL, got {type(name).__name__}",
             argument="name",
         )
     classes = not_done if isinstance(not_done, tuple) else (not_done,)
+    each: Any
     for each in classes:
-        if not (isinstance(each, type) and issubclass(each, Exception)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not (isinstance(each, type) and issubclass(each, Exception)):
             raise InvalidArgumentError(
                 f"cannot run effect {name!r}: not_done takes classes of exceptions, got {each!r}",
                 argument="not_done",

@@ -30,7 +30,7 @@ SAYS = {
         "threads: 3 complete\n",
         "pruning would free ",
     ],
-    "charge_once.py": ["failed: the answer was lost", "2 requests, 1 charge\n"],
+    "charge_once.py": ["failed: the answer was lost", "receipt 1: 1 charge\n"],
     "functional_api.py": [
         "status: failed",
         "resumed: published 12",

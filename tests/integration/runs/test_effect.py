@@ -81,8 +81,8 @@ def bank() -> Bank:
 
 
 async def rows(dsn: str) -> list[dict[str, Any]]:
-    async with await psycopg.AsyncConnection.connect(dsn, row_factory=dict_row) as connection:
-        found = await connection.execute(
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        found = await connection.cursor(row_factory=dict_row).execute(
             "SELECT thread_id, name, state, answers, result_type, run_id FROM aiodurable_effects"
             " ORDER BY thread_id, name, task"
         )
