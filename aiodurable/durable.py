@@ -26,7 +26,7 @@ from aiodurable.postgres import schema
 from aiodurable.postgres.namespace import agree_on_namespace
 from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
-from aiodurable.queue import Queues, RetryPolicy, Runs
+from aiodurable.queue import Queues, RetryPolicy, Runs, Schedules
 from aiodurable.runs.acquire import OnBusy, acquire_lease
 from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancellation import CHANNEL, Cancellations
@@ -116,6 +116,7 @@ class Durable:
         self._threads = Threads(self._opened)
         self._queues = Queues(self._opened)
         self._runs = Runs(self._opened, namespace=self.settings.namespace)
+        self._schedules = Schedules(self._opened, namespace=self.settings.namespace)
 
     def read_only(self, settings: Settings, renamed: Renamed) -> Durable:
         """A copy, not yet open, with the same database, graphs and serializer, with other settings
@@ -317,6 +318,11 @@ class Durable:
         return self._runs
 
     @property
+    def schedules(self) -> Schedules:
+        """The schedules of the database: create, read, pause, trigger, backfill and delete them."""
+        return self._schedules
+
+    @property
     def queues(self) -> Queues:
         """The queues of the database: read, pause, resume and limit them."""
         return self._queues
@@ -447,6 +453,7 @@ class Durable:
             drain_timeout_s=drain_timeout_s,
             retry_policy=retry_policy,
             connect_timeout_s=self.settings.connect_timeout_s,
+            namespace=self.settings.namespace,
         )
 
     @overload

@@ -36,6 +36,7 @@ __all__ = [
     "RunFailedError",
     "RunInProgressError",
     "RunNotFoundError",
+    "ScheduleNotFoundError",
     "SchemaMismatchError",
     "SessionLocksUnsupportedError",
     "ThreadCompleteError",
@@ -360,6 +361,20 @@ class RunNotFoundError(WorkflowExecutionError, LookupError):
     ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.run_id = run_id
+
+
+class ScheduleNotFoundError(AiodurableError, LookupError):
+    """There is no schedule of this schedule_id.
+
+    Attributes:
+        schedule_id: the schedule.
+    """
+
+    def __init__(
+        self, message: str, *, thread_id: str | None = None, schedule_id: str | None = None
+    ) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.schedule_id = schedule_id
 
 
 class RunFailedError(WorkflowExecutionError):

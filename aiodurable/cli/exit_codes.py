@@ -14,6 +14,7 @@ from aiodurable.errors import (
     InvalidArgumentError,
     PostgresUnavailableError,
     RunNotFoundError,
+    ScheduleNotFoundError,
     SchemaMismatchError,
     ThreadNotFoundError,
     WorkflowAlreadyRunningError,
@@ -40,7 +41,12 @@ class Exit(IntEnum):
 def exit_of(error: AiodurableError) -> Exit:
     """The exit code for an error."""
     match error:
-        case ThreadNotFoundError() | CheckpointNotFoundError() | RunNotFoundError():
+        case (
+            ThreadNotFoundError()
+            | CheckpointNotFoundError()
+            | RunNotFoundError()
+            | ScheduleNotFoundError()
+        ):
             return Exit.NOT_FOUND
         case WorkflowAlreadyRunningError():
             return Exit.ALREADY_RUNNING

@@ -36,6 +36,7 @@ _READ: Final[Mapping[str, str]] = {
     "aiodurable_namespace": "SELECT",
     "aiodurable_runs": "SELECT",
     "aiodurable_queues": "SELECT",
+    "aiodurable_schedules": "SELECT",
 }
 _RUN: Final[Mapping[str, str]] = {
     **_READ,
@@ -47,6 +48,7 @@ _RUN: Final[Mapping[str, str]] = {
     "aiodurable_fences": "SELECT, INSERT, UPDATE",
     "aiodurable_effects": "SELECT, INSERT, UPDATE",
     "aiodurable_queues": "SELECT, INSERT, UPDATE",
+    "aiodurable_schedules": "SELECT, INSERT, UPDATE, DELETE",
     "aiodurable_lock_tokens": "USAGE",
     "aiodurable_run_positions": "USAGE",
 }

@@ -37,7 +37,7 @@ from aiodurable.runs.effect_rows import EffectRows
 from aiodurable.runs.ledger_writes import LedgerWrites
 from aiodurable.runs.queued import QueuedRuns
 from aiodurable.runs.same_input import same_input
-from aiodurable.runs.stored_value import dump_value, load_value
+from aiodurable.runs.stored_value import StoredValue, dump_value, load_value
 from aiodurable.threads.status import Classifier
 
 __all__ = ["Ledger"]
@@ -119,6 +119,13 @@ class Ledger:
             )
 
         return await self._off_the_loop(compare, heavy=looks_large((given,)))
+
+    async def same_stored(self, one: StoredValue, other: StoredValue) -> bool:
+        """Whether two stored values are equal, however they are encoded or encrypted."""
+        return one == other or await self._off_the_loop(
+            lambda: same_input(load_value(self._inert, one), load_value(self._inert, other)),
+            heavy=True,
+        )
 
     async def newest_of(self, thread_ids: Sequence[str]) -> dict[str, Needed]:
         """The values that a resumption of each thread's newest run would decode, by thread_id."""

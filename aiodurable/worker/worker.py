@@ -23,6 +23,7 @@ from aiodurable.worker.claims import Claimed, Claims
 from aiodurable.worker.executor import Execution
 from aiodurable.worker.health import LoopLag, WorkerHealth
 from aiodurable.worker.rescuer import Rescuer
+from aiodurable.worker.scheduler import Scheduler
 from aiodurable.worker.suspects import Suspects
 
 __all__ = ["Worker"]
@@ -51,6 +52,7 @@ class Worker:
         retry_policy: when a run is tried again that was accepted without a policy of its own; or by
             graph.
         connect_timeout_s: seconds to reach Postgres.
+        namespace: that of the locks.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Worker:
         drain_timeout_s: float,
         retry_policy: RetryPolicy | Mapping[str, RetryPolicy] | None,
         connect_timeout_s: float,
+        namespace: str,
     ) -> None:
         if isinstance(queues, str) or not queues:
             raise InvalidArgumentError(
@@ -80,6 +83,7 @@ class Worker:
                 argument="drain_timeout_s",
             )
         self._opened = opened
+        self._namespace = namespace
         self.queues = tuple(dict.fromkeys(queues))
         self.concurrency = concurrency
         self._drain_timeout_s = drain_timeout_s
@@ -113,6 +117,10 @@ class Worker:
         self._loops = [
             asyncio.create_task(self._claim_forever(), name="aiodurable worker claims"),
             asyncio.create_task(self._rescue_forever(), name="aiodurable worker rescues"),
+            asyncio.create_task(
+                Scheduler(services, self._namespace).run_forever(),
+                name="aiodurable worker schedules",
+            ),
             asyncio.create_task(self._lag.measure(), name="aiodurable worker loop lag"),
         ]
         for loop in self._loops:

@@ -98,6 +98,7 @@ async def reads(dsn: str) -> None:
         await durable.threads.estimate_counts()
         assert [step async for step in durable.threads.history("before")]
         await durable.queues.list()
+        await durable.schedules.list()
 
 
 async def runs(dsn: str) -> None:
@@ -114,6 +115,9 @@ async def runs(dsn: str) -> None:
         await durable.queues.list()
         await durable.queues.pause("mail")
         await durable.queues.scale("default", max_running=5, rate=100.0)
+        await durable.schedules.create("s", "count", {"n": 0}, cron="@yearly")
+        await durable.schedules.pause("s")
+        await durable.schedules.delete("s")
         accepted = await durable.runs.create("accepted", "count", {"n": 0})
         async with durable.work():
             assert (await durable.runs.wait(accepted.run_id, timeout=20))["n"] == 1
@@ -163,7 +167,8 @@ async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_t
             else:
                 connection.execute(
                     "TRUNCATE checkpoints, checkpoint_blobs, checkpoint_writes, aiodurable_runs,"
-                    " aiodurable_fences, aiodurable_namespace, aiodurable_queues, aiodurable_effects"
+                    " aiodurable_fences, aiodurable_namespace, aiodurable_queues, aiodurable_effects,"
+                    " aiodurable_schedules"
                 )
             if kind == "read":
                 await runs_once(owner)

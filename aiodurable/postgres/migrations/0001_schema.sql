@@ -211,6 +211,66 @@ CREATE TABLE IF NOT EXISTS aiodurable_effects (
     PRIMARY KEY (thread_id, task, name)
 ) WITH (fillfactor = 70);
 
+-- One row a schedule: when it fires, what each of its runs is accepted with, and where it stands.
+-- Its row moves to the next slot in the transaction that accepts the run of this one.
+CREATE TABLE IF NOT EXISTS aiodurable_schedules (
+    schedule_id      text PRIMARY KEY,
+    graph            text NOT NULL,
+    thread_id        text,  -- NULL: each slot has a thread of its own
+
+    -- When: one of cron, every_s and once_at.
+    cron             text,
+    time_zone        text NOT NULL,
+    every_s          double precision,
+    once_at          timestamptz,
+    anchor_at        timestamptz NOT NULL,  -- what intervals are aligned to
+    starts_at        timestamptz,
+    ends_at          timestamptz,
+    jitter_s         double precision NOT NULL,
+    catch_up_s       double precision NOT NULL,
+    catch_up_all     boolean NOT NULL,
+
+    -- What a run is accepted with; see aiodurable_runs.
+    input_type       text,
+    input            bytea,
+    context_type     text,
+    context          bytea,
+    config_type      text,
+    config           bytea,
+    on_busy          text NOT NULL,
+    queue            text NOT NULL,
+    priority         integer NOT NULL,
+    fairness_key     text NOT NULL,
+    concurrency_key  text,
+    max_attempts     integer,
+    retry_policy     jsonb,
+    timeout_s        double precision,
+    start_timeout_s  double precision,
+    metadata         jsonb,
+    summary          text,
+
+    -- Where it stands. next_at: when the next slot is due, which is later than the slot by its
+    -- jitter; NULL: it has ended.
+    pause_on_failure integer CHECK (pause_on_failure >= 1),
+    paused_at        timestamptz,
+    resumed_at       timestamptz,
+    note             text,  -- why it was paused or resumed
+    next_slot_at     timestamptz,
+    next_at          timestamptz,
+    last_slot_at     timestamptz,
+    failures         integer NOT NULL DEFAULT 0,  -- in a row, where it pauses on failure
+    fired            bigint NOT NULL DEFAULT 0,
+    skipped          bigint NOT NULL DEFAULT 0,
+    created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    updated_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    CHECK (pg_catalog.num_nonnulls(cron, every_s, once_at) = 1)
+) WITH (fillfactor = 70);
+
+-- What is due next.
+CREATE INDEX IF NOT EXISTS aiodurable_schedules_next_idx
+    ON aiodurable_schedules (next_at)
+    WHERE paused_at IS NULL AND next_at IS NOT NULL;
+
 -- The namespace in which the threads of these tables are locked: one row, written by the process
 -- that opens them first.
 CREATE TABLE IF NOT EXISTS aiodurable_namespace (

@@ -1,0 +1,165 @@
+"""Fires the schedules: each slot once, whichever workers look, and however many.
+
+There is no leader. Each worker looks for what is due; the rows of what it fires are locked, another
+worker passes them over, and the run is accepted in the transaction that moves the schedule to its
+next slot. So a worker that is frozen or killed meanwhile delays nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import takewhile
+from typing import Any, Final, NoReturn
+
+from aiodurable.errors import AiodurableError, InvalidArgumentError
+from aiodurable.models import RunStatus
+from aiodurable.postgres.errors import DRIVER_FAILURES
+from aiodurable.queue.acceptance import Acceptance
+from aiodurable.queue.new_run import Row
+from aiodurable.queue.schedule_records import SQL, slot_row, timetable_of
+from aiodurable.queue.slots import Firing, due_at, firing
+from aiodurable.runs.services import Services
+
+__all__ = ["Scheduler"]
+
+_log = logging.getLogger(__name__)
+
+_POLL_S: Final = (0.8, 1.0)
+"""Seconds between two looks where nothing is due sooner: a schedule that is new is seen by then."""
+_AGAIN_S: Final = (0.02, 0.1)
+"""The same where another worker fires what is due."""
+_MOST: Final = 100
+"""Schedules in one transaction."""
+
+
+class Scheduler:
+    """Looks for what is due, and accepts its runs.
+
+    Args:
+        services: the open services.
+        namespace: that of the locks.
+        now: the time to go by; None: that of Postgres. For tests.
+    """
+
+    def __init__(self, services: Services, namespace: str, *, now: datetime | None = None) -> None:
+        self._services = services
+        self._namespace = namespace
+        self._acceptance = Acceptance(services, namespace)
+        self.now = now
+
+    async def run_forever(self) -> NoReturn:
+        """Look again and again, until cancelled."""
+        while True:
+            wait_s = random.uniform(*_POLL_S)
+            try:
+                due_s = await self.next_due_s()
+                if due_s is not None and due_s <= 0:
+                    fired = await self.fire()
+                    wait_s = 0 if fired else random.uniform(*_AGAIN_S)
+                elif due_s is not None:
+                    wait_s = min(wait_s, due_s)
+            except (AiodurableError, *DRIVER_FAILURES) as error:
+                _log.warning("schedules are looked at again later: %s", type(error).__name__)
+            await asyncio.sleep(wait_s)
+
+    async def next_due_s(self) -> float | None:
+        """Seconds until something is due; None: there is no slot to come."""
+        rows = await self._services.checkpoints.direct.fetch(SQL["next_due"], self.now)
+        return rows[0]["in_s"] if rows else None
+
+    async def fire(self) -> int:
+        """Fire what is due and no other worker fires at this moment; how many schedules that were.
+        At most a hundred.
+        """
+        async with self._services.checkpoints.database.transaction() as fetch:
+            due = await fetch(SQL["due"], self.now, _MOST)
+            if not due:
+                return 0
+            steps = await asyncio.to_thread(lambda: [_step(row) for row in due])
+            rows = [
+                slot_row(row, slot, self._namespace)
+                for row, step in zip(due, steps, strict=True)
+                for slot in step.firing.slots
+            ]
+            written = await self._acceptance.written(fetch, rows) if rows else {}
+            moved = [
+                _moved(row, step, rows, written.keys())
+                for row, step in zip(due, steps, strict=True)
+            ]
+            advanced = await fetch(SQL["advance"], *map(list, zip(*moved, strict=True)))
+        for row, step in zip(due, steps, strict=True):
+            if step.note is not None:
+                _log.warning("schedule %r is paused: %s", row["schedule_id"], step.note)
+        return len(advanced)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What becomes of a schedule that is due.
+
+    Attributes:
+        firing: its slots.
+        failures: how many of its runs in a row have failed.
+        note: why it pauses; None: it does not.
+    """
+
+    firing: Firing
+    failures: int
+    note: str | None
+
+
+def _step(row: Mapping[str, Any]) -> _Step:
+    slot = row["next_slot_at"]
+    outcomes = row["outcomes"] or ()
+    failures = sum(1 for _ in takewhile(lambda status: status != RunStatus.COMPLETE, outcomes))
+    if row["pause_on_failure"] is not None and failures >= row["pause_on_failure"]:
+        runs = "its last run has" if failures == 1 else f"its last {failures} runs have"
+        return _Step(Firing((), 0, slot), failures, f"{runs} failed")
+    timetable = timetable_of(row)
+    try:
+        timetable.check()
+        found = firing(
+            row["schedule_id"],
+            timetable,
+            slot,
+            row["now"],
+            jitter=timedelta(seconds=row["jitter_s"]),
+            catch_up=timedelta(seconds=row["catch_up_s"]),
+            catch_up_all=row["catch_up_all"],
+        )
+    except Exception as error:  # of one schedule, such as no such time zone here: the others fire
+        why = str(error) if isinstance(error, InvalidArgumentError) else type(error).__name__
+        return _Step(Firing((), 0, slot), failures, f"its next slot cannot be computed: {why}")
+    return _Step(found, failures, None)
+
+
+def _moved(
+    row: Mapping[str, Any], step: _Step, rows: Sequence[Row], written: Any
+) -> tuple[Any, ...]:
+    """The parameters of `advance` for one schedule. A slot whose run was there already, or whose
+    thread was busy, counts as skipped.
+    """
+    schedule_id, found = row["schedule_id"], step.firing
+    fired = sum(new.schedule_id == schedule_id and new.run_id in written for new in rows)
+    due = (
+        None
+        if found.next_slot is None
+        else due_at(schedule_id, found.next_slot, timedelta(seconds=row["jitter_s"]))
+    )
+    return (
+        schedule_id,
+        row["next_slot_at"],
+        found.next_slot,
+        due,
+        found.slots[-1] if found.slots else None,
+        fired,
+        found.skipped + len(found.slots) - fired,
+        step.failures,
+        step.note is not None,
+        step.note,
+    )
