@@ -349,12 +349,8 @@ class ThreadQuarantinedError(WorkflowExecutionError):
         self.attempts = attempts
 
 
-class RunNotFoundError(WorkflowExecutionError, LookupError):
-    """The ledger has no run of this run_id.
-
-    Attributes:
-        run_id: the run.
-    """
+class _OneRunError(WorkflowExecutionError):
+    """An error that is about one run."""
 
     def __init__(
         self, message: str, *, thread_id: str | None = None, run_id: str | None = None
@@ -377,7 +373,15 @@ class ScheduleNotFoundError(AiodurableError, LookupError):
         self.schedule_id = schedule_id
 
 
-class RunFailedError(WorkflowExecutionError):
+class RunNotFoundError(_OneRunError, LookupError):
+    """The ledger has no run of this run_id.
+
+    Attributes:
+        run_id: the run.
+    """
+
+
+class RunFailedError(_OneRunError):
     """The run that was waited for is over without a result: it was set aside, or its input refused.
 
     Attributes:
@@ -397,8 +401,7 @@ class RunFailedError(WorkflowExecutionError):
         error: str | None = None,
         traceback: str | None = None,
     ) -> None:
-        super().__init__(message, thread_id=thread_id)
-        self.run_id = run_id
+        super().__init__(message, thread_id=thread_id, run_id=run_id)
         self.status = status
         self.error = error
         self.traceback = traceback
@@ -408,21 +411,15 @@ class WaitTimeoutError(WorkflowExecutionError, TimeoutError):
     """The run was not over in time; it goes on."""
 
 
-class ResultPrunedError(WorkflowExecutionError, LookupError):
+class ResultPrunedError(_OneRunError, LookupError):
     """The run is complete, but the checkpoint that held its result was pruned.
 
     Attributes:
         run_id: the run.
     """
 
-    def __init__(
-        self, message: str, *, thread_id: str | None = None, run_id: str | None = None
-    ) -> None:
-        super().__init__(message, thread_id=thread_id)
-        self.run_id = run_id
 
-
-class RunCancelledError(WorkflowExecutionError):
+class RunCancelledError(_OneRunError):
     """Somebody cancelled the run (`durable.threads.cancel`); its thread is paused.
 
     Attributes:
@@ -438,8 +435,7 @@ class RunCancelledError(WorkflowExecutionError):
         run_id: str | None = None,
         requested_at: datetime | None = None,
     ) -> None:
-        super().__init__(message, thread_id=thread_id)
-        self.run_id = run_id
+        super().__init__(message, thread_id=thread_id, run_id=run_id)
         self.requested_at = requested_at
 
 
