@@ -40,8 +40,7 @@ def list_queues(dsn: str | None, as_json: bool) -> None:
 @dsn_option
 def pause(dsn: str | None, queue: str) -> None:
     """Begin no run of QUEUE any more, in any worker. Runs at work go on."""
-    asyncio.run(_call(dsn, "pause", queue))
-    click.echo(f"paused: {quoted(queue)}")
+    _change("pause", dsn, queue)
 
 
 @queues.command(short_help="Begin the runs of a paused queue again.")
@@ -49,8 +48,7 @@ def pause(dsn: str | None, queue: str) -> None:
 @dsn_option
 def resume(dsn: str | None, queue: str) -> None:
     """Begin the runs of QUEUE again."""
-    asyncio.run(_call(dsn, "resume", queue))
-    click.echo(f"resumed: {quoted(queue)}")
+    _change("resume", dsn, queue)
 
 
 @queues.command(short_help="Set the limits of a queue.")
@@ -62,8 +60,12 @@ def resume(dsn: str | None, queue: str) -> None:
 @dsn_option
 def scale(dsn: str | None, queue: str, **limits: Any) -> None:
     """Set all limits of QUEUE, for all workers together; a limit that is left out is removed."""
-    asyncio.run(_call(dsn, "scale", queue, **limits))
-    click.echo(f"scaled: {quoted(queue)}")
+    _change("scale", dsn, queue, **limits)
+
+
+def _change(verb: str, dsn: str | None, queue: str, **limits: Any) -> None:
+    asyncio.run(_call(dsn, verb, queue, **limits))
+    click.echo(f"{verb.removesuffix('e')}ed: {quoted(queue)}")
 
 
 async def _call(dsn: str | None, method: str, *args: Any, **options: Any) -> Any:
