@@ -16,12 +16,11 @@ from typing import Any, TypeVar
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from aiodurable.checkpoints.fences import Fence, Standing, read_standing
+from aiodurable.checkpoints.fences import Fence, read_standing
 from aiodurable.checkpoints.size_estimate import looks_large
 from aiodurable.errors import (
     InvalidArgumentError,
     LeaseLostError,
-    LockTimeoutError,
     WorkflowExecutionError,
 )
 from aiodurable.inert import Inert
@@ -34,7 +33,7 @@ from aiodurable.postgres.sql import load
 from aiodurable.runs.accepted import Accepted, Loaded, Needed, accepted_of, record_of
 from aiodurable.runs.answers import Answered, digest_of
 from aiodurable.runs.effect_rows import EffectRows
-from aiodurable.runs.ledger_writes import LedgerWrites
+from aiodurable.runs.ledger_writes import PATIENCE_S, LedgerWrites, check_fence, check_patience
 from aiodurable.runs.queued import QueuedRuns
 from aiodurable.runs.same_input import same_input
 from aiodurable.runs.stored_value import StoredValue, dump_value, load_value
@@ -48,9 +47,6 @@ _SQL = load("runs")
 _ANSWERS = load("answers")
 _KEPT_ATTEMPTS = 20
 """How many earlier attempts a row keeps."""
-
-_PATIENCE_S = 10.0
-"""Seconds to retry a start while another transaction locks the thread's fence."""
 
 _CHANGED = "something else than a run has removed or changed its row in aiodurable_runs"
 _TAKEN_BACK = "after this worker had claimed it, it was cancelled, or somebody else took it up"
@@ -182,7 +178,7 @@ class Ledger:
         stored = await self.stored(input, context, config, serde)
         key = lock_key(fence.thread_id, self._namespace)
         attempt = (fence.token, fence.lease_id, self.worker, seq)
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             row = await self._writes.start(
                 (
@@ -229,24 +225,14 @@ class Ledger:
             _SQL["not_started"], fence.thread_id, run_id, fence.token
         )
         assert row is not None, "the statement always returns a row"
-        standing = None if row["token"] is None else Standing(row["token"], row["lease_id"])
-        if standing != fence.standing:
-            raise fence.overtaken(standing)
+        check_fence(fence, row)
         if row["taken"]:
             raise InvalidArgumentError(
                 f"cannot start run {run_id!r} of thread {fence.thread_id!r}: another run has this"
                 " id; a run_id names one run of one thread, so use another one",
                 thread_id=fence.thread_id,
             )
-        fence.check()
-        if time.monotonic() > deadline:
-            raise LockTimeoutError(
-                f"cannot start run {run_id!r} of thread {fence.thread_id!r} within"
-                f" {_PATIENCE_S:g} s: another transaction has locked the thread's fence, as a prune"
-                " does for a moment. Nothing was written; look in pg_stat_activity for a backend"
-                " that is idle in a transaction, and end it",
-                thread_id=fence.thread_id,
-            )
+        check_patience(deadline, f"start run {run_id!r}", fence)
 
     async def retry(
         self,

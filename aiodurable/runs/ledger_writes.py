@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
+from aiodurable.checkpoints.fences import Fence, Standing
+from aiodurable.errors import LockTimeoutError
 from aiodurable.models import WorkflowCheckpoint
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.sql import load
 from aiodurable.threads.status import Classifier
 
-__all__ = ["END", "LedgerWrites"]
+__all__ = ["END", "PATIENCE_S", "LedgerWrites", "check_fence", "check_patience"]
 
 _SQL = load("runs")
 END = _SQL["end"]
 """Statuses of threads, their leases ignored; closes runs that the tables show complete."""
 
+PATIENCE_S: Final = 10.0
+"""Seconds for which a start is tried while another transaction locks the thread's fence."""
+
 _End = tuple[str, str, int, int, bool]
 """thread_id, run_id, token, lease id, consumed."""
+
+
+def check_fence(fence: Fence, row: Mapping[str, Any]) -> None:
+    """Raise `LeaseLostError` unless `row`, the thread's fence in the database, is `fence`."""
+    standing = None if row["token"] is None else Standing(row["token"], row["lease_id"])
+    if standing != fence.standing:
+        raise fence.overtaken(standing)
+    fence.check()
+
+
+def check_patience(deadline: float, what: str, fence: Fence) -> None:
+    """Raise `LockTimeoutError` after `deadline`, a `time.monotonic`; `what` is a verb with its
+    object.
+    """
+    if time.monotonic() > deadline:
+        raise LockTimeoutError(
+            f"cannot {what} of thread {fence.thread_id!r} within {PATIENCE_S:g} s: another"
+            " transaction has locked the thread's fence, as a prune does for a moment. Nothing was"
+            " written; look in pg_stat_activity for a backend that is idle in a transaction, and"
+            " end it",
+            thread_id=fence.thread_id,
+        )
 
 
 class LedgerWrites:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-from aiodurable.checkpoints.fences import Fence, Standing
-from aiodurable.errors import LockTimeoutError, RunInProgressError, WorkflowExecutionError
+from aiodurable.checkpoints.fences import Fence
+from aiodurable.errors import RunInProgressError, WorkflowExecutionError
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
+from aiodurable.runs.ledger_writes import PATIENCE_S, check_fence, check_patience
 
 __all__ = ["QueuedRuns"]
 
 _SQL = load("worker")
-_PATIENCE_S: Final = 10.0
-"""Seconds for which a begin is tried while another transaction keeps the thread's fence."""
 
 
 class QueuedRuns:
@@ -57,7 +56,7 @@ class QueuedRuns:
             LockTimeoutError: another transaction kept the fence; nothing was written.
         """
         asked = (run_id, fence.thread_id, *fence.standing, seq, base_checkpoint_id, closing, claim)
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while (row := await self._begins(asked)) is None:
             await self._check(run_id, fence, claim, deadline)
             await RUN_START.pause()
@@ -88,10 +87,7 @@ class QueuedRuns:
 
     async def _check(self, run_id: str, fence: Fence, claim: str | None, deadline: float) -> None:
         (row,) = await self._direct.fetch(_SQL["not_begun"], fence.thread_id, run_id, claim)
-        standing = None if row["token"] is None else Standing(row["token"], row["lease_id"])
-        if standing != fence.standing:
-            raise fence.overtaken(standing)
-        fence.check()
+        check_fence(fence, row)
         if row["status"] != RunStatus.QUEUED:
             raise WorkflowExecutionError(
                 f"cannot begin run {run_id!r} of thread {fence.thread_id!r}: it waits no more, it"
@@ -111,14 +107,7 @@ class QueuedRuns:
                 thread_id=fence.thread_id,
                 status=ThreadStatus.QUEUED,
             )
-        if time.monotonic() > deadline:
-            raise LockTimeoutError(
-                f"cannot begin run {run_id!r} of thread {fence.thread_id!r} within"
-                f" {_PATIENCE_S:g} s: another transaction has locked the thread's fence. Nothing"
-                " was written; look in pg_stat_activity for a backend that is idle in a"
-                " transaction, and end it",
-                thread_id=fence.thread_id,
-            )
+        check_patience(deadline, f"begin run {run_id!r}", fence)
 
     async def _write_begins(
         self, asked: Sequence[tuple[Any, ...]]
