@@ -58,9 +58,8 @@ async def repair_tasks(
     _check(fence, row)
     if row["namespaces"]:
         session.forget_rows()
-    return [RepairedTask(*task) for task in zip(row["namespaces"], row["paths"], strict=True)], row[
-        "loose"
-    ]
+    repaired = zip(row["namespaces"], row["paths"], strict=True)
+    return [RepairedTask(*task) for task in repaired], row["has_stray_answer"]
 
 
 async def drop_stray_answer(database: PsycopgPool, session: WriteSession) -> None:
@@ -74,7 +73,8 @@ async def drop_stray_answer(database: PsycopgPool, session: WriteSession) -> Non
     fence = session.fence
     fence.check()
     _check(
-        fence, await database.fetch_one(_ANSWERS["drop_loose"], fence.thread_id, *fence.standing)
+        fence,
+        await database.fetch_one(_ANSWERS["drop_stray_answer"], fence.thread_id, *fence.standing),
     )
     session.forget_rows()
     session.history.forget()  # the removed row may have been the proof of the newest commit

@@ -104,8 +104,8 @@ class Questions:
             answerable=_ids(roots) & _ids([one for one in innermost if not one.taken]),
             stray_answer=(
                 ()
-                if row["loose_type"] is None
-                else (answer_serde.loads_typed((row["loose_type"], row["loose"])),)
+                if row["stray_type"] is None
+                else (answer_serde.loads_typed((row["stray_type"], row["stray"])),)
             ),
             stray_is_used=row["spent"],
             command_writes=row["commanded"],

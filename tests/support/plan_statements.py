@@ -215,7 +215,7 @@ def _all() -> list[Statement]:
         ),
         Statement("answers_over", answers["answers_over"], values=("run-7-1", 1, 0, []), rows=2),
         Statement("questions", answers["questions"], values=(one,), rows=60),
-        Statement("drop_loose", answers["drop_loose"], values=(one, 1, 0), rows=40),
+        Statement("drop_stray_answer", answers["drop_stray_answer"], values=(one, 1, 0), rows=40),
         Statement("token", checkpoints["token"], values=(one,), rows=1),
         Statement("raise_token", checkpoints["raise_token"], values=([one], [7]), rows=1),
         Statement("copy_thread", checkpoints["copy_thread"], values=(one, "copy"), rows=40),

@@ -75,7 +75,7 @@ WITH head AS MATERIALIZED (
      ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
 ), tasks AS MATERIALIZED (
     SELECT p.checkpoint_ns, t.task_id, t.path, t.finished, t.type, t.blob, t.asked_age,
-           t.took_age, t.took
+           t.answered_age, t.answer
     FROM places p
     CROSS JOIN LATERAL (
         SELECT w.task_id, pg_catalog.min(w.task_path) AS path,
@@ -87,15 +87,15 @@ WITH head AS MATERIALIZED (
                pg_catalog.min(pg_catalog.age(w.xmin))
                    FILTER (WHERE w.channel = '__interrupt__') AS asked_age,
                pg_catalog.min(pg_catalog.age(w.xmin))
-                   FILTER (WHERE w.channel = '__resume__') AS took_age,
-               (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS took
+                   FILTER (WHERE w.channel = '__resume__') AS answered_age,
+               (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS answer
         FROM checkpoint_writes w
         WHERE w.thread_id = :thread_id AND w.checkpoint_ns = p.checkpoint_ns
           AND w.checkpoint_id = p.checkpoint_id
           AND w.task_id <> '00000000-0000-0000-0000-000000000000'
         GROUP BY w.task_id
     ) t
-), loose AS MATERIALIZED (
+), stray AS MATERIALIZED (
     SELECT pg_catalog.max(w.type) FILTER (WHERE w.channel = '__resume__') AS type,
            (pg_catalog.array_agg(w.blob) FILTER (WHERE w.channel = '__resume__'))[1] AS blob,
            pg_catalog.min(pg_catalog.age(w.xmin)) FILTER (WHERE w.channel = '__resume__') AS age,
@@ -105,29 +105,29 @@ WITH head AS MATERIALIZED (
       AND w.checkpoint_id = (SELECT checkpoint_id FROM head)
       AND w.task_id = '00000000-0000-0000-0000-000000000000'
 )
-SELECT l.type AS loose_type, l.blob AS loose, l.commanded,
+SELECT l.type AS stray_type, l.blob AS stray, l.commanded,
        EXISTS (SELECT 1
                FROM tasks t
-               WHERE t.took_age <= l.age OR NOT t.finished AND t.asked_age <= l.age
+               WHERE t.answered_age <= l.age OR NOT t.finished AND t.asked_age <= l.age
                   OR pg_catalog.substr(
-                         t.took,
-                         pg_catalog.octet_length(t.took) - pg_catalog.octet_length(l.blob) + 1)
+                         t.answer,
+                         pg_catalog.octet_length(t.answer) - pg_catalog.octet_length(l.blob) + 1)
                      = l.blob) AS spent,
        q.namespaces, q.task_ids, q.paths, q.types, q.blobs, q.taken
-FROM loose l
+FROM stray l
 CROSS JOIN (
     SELECT pg_catalog.array_agg(t.checkpoint_ns ORDER BY t.checkpoint_ns, t.path) AS namespaces,
            pg_catalog.array_agg(t.task_id ORDER BY t.checkpoint_ns, t.path) AS task_ids,
            pg_catalog.array_agg(t.path ORDER BY t.checkpoint_ns, t.path) AS paths,
            pg_catalog.array_agg(t.type ORDER BY t.checkpoint_ns, t.path) AS types,
            pg_catalog.array_agg(t.blob ORDER BY t.checkpoint_ns, t.path) AS blobs,
-           pg_catalog.array_agg(coalesce(t.took_age < t.asked_age, false)
+           pg_catalog.array_agg(coalesce(t.answered_age < t.asked_age, false)
                                 ORDER BY t.checkpoint_ns, t.path) AS taken
     FROM tasks t
     WHERE t.blob IS NOT NULL AND NOT t.finished
 ) q
 
--- name: drop_loose
+-- name: drop_stray_answer
 -- params: thread_id, token, lease_id
 -- aiodurable_fences_pkey; checkpoints_pkey for the thread's head and checkpoint_writes_pkey for the
 -- answer of no task.

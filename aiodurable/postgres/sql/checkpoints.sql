@@ -586,5 +586,5 @@ SELECT (SELECT token FROM fence) AS token, (SELECT lease_id FROM fence) AS lease
         WHERE w.thread_id = :thread_id AND w.checkpoint_ns = ''
           AND w.checkpoint_id = (SELECT checkpoint_id FROM head)
           AND w.task_id = '00000000-0000-0000-0000-000000000000' AND w.channel = '__resume__'
-        LIMIT 1) IS NOT NULL AS loose
+        LIMIT 1) IS NOT NULL AS has_stray_answer
 FROM failed_after_output p
