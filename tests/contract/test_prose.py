@@ -1,4 +1,6 @@
-"""The prose is plain English: a short list of words that docs and docstrings do without."""
+"""The prose is plain English: a short list of words that docs, docstrings and comments do
+without. A test's data may have them.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +30,7 @@ SOURCES = [
     *sorted((REPOSITORY / "benchmarks").glob("*.py")),
     REPOSITORY / "dev.py",
 ]
+TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 
 
 def prose(page: Path) -> Iterator[tuple[int, str]]:
@@ -66,6 +69,16 @@ def strings(module: Path) -> Iterator[tuple[int, str]]:
                 pass
 
 
+def docstrings(module: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a module's docstrings."""
+    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        match getattr(node, "body", None):
+            case [ast.Expr(ast.Constant(value=str(text), lineno=first)), *_]:
+                yield from enumerate(re.sub(r"`[^`]*`", "", text).splitlines(), first)
+            case _:
+                pass
+
+
 def test_the_check_sees_a_banned_word_in_prose_and_leaves_code_alone(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text(
         "It is `told`.\n```\nroom\n```\nWhoever [waits](door.md) is fine.\n"
@@ -76,6 +89,7 @@ def test_the_check_sees_a_banned_word_in_prose_and_leaves_code_alone(tmp_path: P
     )
     assert [line for line, text in strings(module) if BANNED.search(text)] == [3]
     assert [line for line, text in comments(module) if BANNED.search(text)] == [4]
+    assert [line for line, text in docstrings(module) if BANNED.search(text)] == [3]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
@@ -89,6 +103,12 @@ def test_a_page_is_in_plain_english(page: Path) -> None:
 def test_strings_and_comments_are_in_plain_english(source: Path) -> None:
     lines = [*comments(source), *(strings(source) if source.suffix == ".py" else ())]
     assert [f"{source.name}:{line}: {text}" for line, text in lines if BANNED.search(text)] == []
+
+
+@pytest.mark.parametrize("test", TESTS, ids=lambda test: str(test.relative_to(REPOSITORY)))
+def test_a_test_describes_itself_in_plain_english(test: Path) -> None:
+    lines = [*comments(test), *docstrings(test)]
+    assert [f"{test.name}:{line}: {text}" for line, text in lines if BANNED.search(text)] == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A process that accepts runs is killed: what it was told is accepted is there, and no part of
+"""A process that accepts runs is killed: what it has seen accepted is there, and no part of
 anything else.
 """
 

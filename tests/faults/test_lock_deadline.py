@@ -88,7 +88,7 @@ async def test_a_blocked_event_loop_finds_its_lease_lost_when_it_comes_back(
         while not lease.lost:  # a body that computes and never awaits
             assert time.monotonic() - began < 10
         lost = time.monotonic() - began
-        assert server_locks.leases() == 1  # the server has not let go yet
+        assert server_locks.leases() == 1  # the server has not freed the lock yet
         timetable.trial(lost_by_its_own_clock=lost)
         assert lost <= SILENT.lease_ttl_s - SILENT.lease_safety_margin_s + 0.1
         with pytest.raises(LeaseLostError):

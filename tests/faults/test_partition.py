@@ -1,4 +1,4 @@
-"""The holder stops before the server lets go, in every trial: whatever the network does, and in
+"""The holder stops before the server frees its lock, in every trial: whatever the network does, and in
 whichever direction.
 """
 

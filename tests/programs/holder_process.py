@@ -68,7 +68,7 @@ async def main(dsn: str, how: str) -> None:
         if how == "fork":
             child = os.fork()
             if child == 0:
-                os.closerange(0, 3)  # whoever started us waits for these to close
+                os.closerange(0, 3)  # the process that started us waits for these to close
                 signal.pause()
                 os._exit(0)
             say(child)

@@ -1,5 +1,5 @@
 """A TCP proxy before Postgres, whose wires can be cut: silently in each direction, or so that both
-ends hear of it; or whose connections are forgotten, as a NAT or a load balancer forgets them."""
+ends learn it; or whose connections are forgotten, as a NAT or a load balancer forgets them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Proxy:
             passes.set()
 
     def forget(self) -> None:
-        """Lose whatever is sent on the connections that are open now; neither end hears of it, new
+        """Lose whatever is sent on the connections that are open now; neither end learns it, new
         ones work.
         """
         self._forgotten = self._opened

@@ -34,7 +34,7 @@ async def test_after_32_handoffs_the_lock_goes_back_to_postgres_although_tasks_h
     )
     assert turns.has_waiters(KEY)
     turns.leave(KEY)
-    assert await tasks[32] is None  # whoever comes next asks Postgres, and may be refused
+    assert await tasks[32] is None  # the next one asks Postgres, and may be refused
     for number in range(33, 65):  # and once it has the lock, it begins again
         assert turns.hand_off(KEY, SESSION)
         assert await tasks[number] is SESSION

@@ -147,7 +147,7 @@ async def test_a_connection_killed_in_mid_batch_loses_nothing(
 async def test_a_commit_whose_answer_never_came_is_sent_again_and_stands_once(
     dsn: str, db: asyncpg.Connection
 ) -> None:
-    """The wire is cut after the server has committed and before the writer hears of it."""
+    """The wire is cut after the server has committed and before the writer gets the answer."""
     async with (
         proxy(dsn) as wire,
         AsyncCheckpointerPool(wire.dsn, checkpoint_connections=1) as pool,

@@ -1,4 +1,4 @@
-"""A lock that may be gone is gone: the holder hears of it, and stops before the server gives it
+"""A lock that may be gone is gone: the holder learns it, and stops before the server gives it
 away.
 """
 
@@ -173,7 +173,7 @@ async def test_only_a_lost_lock_can_be_taken_again(
 async def test_an_unlock_that_finds_no_lock_ends_the_session(
     locks: PostgresLockManager, server_locks: ServerLocks
 ) -> None:
-    """Somebody let go of a lock behind our back: nothing that this session believes to hold can be
+    """Somebody freed a lock of this session: nothing that the session believes to hold can be
     trusted.
     """
     others = [await locks.acquire(f"lock {n}") for n in range(8)]

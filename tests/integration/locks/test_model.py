@@ -5,11 +5,11 @@ Two managers (as good as two processes) against real Postgres.
  1  one holder of a key in all the world, as far as leases go that are not lost, and whose backend
     nobody has ended: it lets its locks go a moment before its client can know (what is fenced is
     safe even then)
- 2  the server has a key at most once; a hidden second count would stay when all is let go
+ 2  the server has a key at most once; a hidden second count would stay when all is released
  3  a key is released on the session that acquired it
  4  no statement ever blocks on a lock (and none of the SQL could: see the second test)
  5  no statement is ever cancelled
- 6  nothing is leaked: when all is let go, the server has nothing
+ 6  nothing is leaked: when all is released, the server has nothing
  7  a lease is trusted no longer than T − M after the last answered statement was sent, and not
     after its deadline
  8  another backend that answers means that all leases of the session are lost

@@ -22,7 +22,7 @@ INPUT: dict[str, Any] = {"xs": []}
 
 
 class AtWork:
-    """What is in the node now, and at most; it waits until it is let go."""
+    """What is in the node now, and at most; it waits until the test opens it."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The runs of one thread begin in order of acceptance, whoever claims them, and none waits long for
+"""The runs of one thread begin in order of acceptance, whichever worker claims them, and none waits long for
 one that is over.
 """
 

@@ -1,4 +1,4 @@
-"""Workers fire schedules: each slot once, whoever looks, and whatever the clock says."""
+"""Workers fire schedules: each slot once, in any process, and whatever the clock says."""
 
 from __future__ import annotations
 

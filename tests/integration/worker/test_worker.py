@@ -23,7 +23,7 @@ RETRY_SOON = RetryPolicy(max_attempts=3, initial_s=0.05, max_s=0.2)
 
 
 class Gates:
-    """Nodes that wait until they are let go, and note what is at work."""
+    """Nodes that wait until the test opens them, and note what is at work."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
