@@ -63,14 +63,14 @@ class Contest:
     async def measure(self, name: str, workers: int, options: argparse.Namespace) -> dict[str, Any]:
         queue = QUEUES[name]
         async with (
-            self._processes(name, workers, options.concurrency) as processes,
+            worker_processes(name, self._dsn, workers, options.concurrency) as processes,
             queue.creating(self._dsn) as create,
         ):
             await self._settle(queue, create, processes, 20 * workers)
-            cpu_s = sum(map(_cpu_s, processes))
+            before = sum(map(cpu_s, processes))
             with Meter(self._server) as meter:
                 created_s = await self._settle(queue, create, processes, options.runs)
-            cpu_s = sum(map(_cpu_s, processes)) - cpu_s + meter.client_s
+            client_s = sum(map(cpu_s, processes)) - before + meter.client_s
             took = []
             for _ in range(options.latencies):
                 began = time.perf_counter()
@@ -80,7 +80,7 @@ class Contest:
         return {
             "runs_per_s": options.runs / meter.seconds,
             "created_per_s": math.nan if name == DIRECT else options.runs / created_s,
-            "client_cpu_ms": cpu_s * 1000 / options.runs,
+            "client_cpu_ms": client_s * 1000 / options.runs,
             "server_cpu_ms": meter.server_s * 1000 / options.runs,
             "latency_p50_ms": statistics.median(took) if took else math.nan,
             "latency_p99_ms": took[int(len(took) * 0.99)] if took else math.nan,
@@ -114,40 +114,42 @@ class Contest:
     async def _settled(self, queue: Queue) -> int:
         return await self._admin.fetchval(queue.settled) or 0
 
-    @asynccontextmanager
-    async def _processes(
-        self, name: str, number: int, concurrency: int
-    ) -> AsyncIterator[list[asyncio.subprocess.Process]]:
-        command = ("-m", "benchmarks.queues", name, self._dsn, str(concurrency))
-        processes = [
-            await asyncio.create_subprocess_exec(
-                sys.executable,
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                limit=2**24,
-            )
-            for _ in range(number)
-        ]
-        try:
-            for process in processes:
-                assert process.stdout is not None
-                if await process.stdout.readline() != b"ready\n":
-                    raise SystemExit(f"a worker of {name} did not start")
-            yield processes
-        finally:
-            for process in processes:
-                assert process.stdin is not None
-                process.stdin.close()
-            for process in processes:
-                try:
-                    await asyncio.wait_for(process.wait(), 15)
-                except TimeoutError:
-                    process.kill()
-                    await process.wait()
+
+@asynccontextmanager
+async def worker_processes(
+    name: str, dsn: str, number: int, concurrency: int
+) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    """So many processes of a contender, ready to work."""
+    command = ("-m", "benchmarks.queues", name, dsn, str(concurrency))
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=2**24,
+        )
+        for _ in range(number)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            if await process.stdout.readline() != b"ready\n":
+                raise SystemExit(f"a worker of {name} did not start")
+        yield processes
+    finally:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in processes:
+            try:
+                await asyncio.wait_for(process.wait(), 15)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
 
 
-def _cpu_s(process: asyncio.subprocess.Process) -> float:
+def cpu_s(process: asyncio.subprocess.Process) -> float:
     """CPU seconds of a worker process so far (`utime`, `stime` of proc_pid_stat(5))."""
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
