@@ -69,7 +69,7 @@ async def claims(durable: Durable, looks: int) -> dict[str, float]:
             found = await mine.claim(10)
             if number >= 0:
                 took.append((time.perf_counter() - began) * 1000)
-            await mine.put_back([one.run_id for one in found], ClaimState.READY)
+            await mine.put_back(found, ClaimState.READY)
     finally:
         mine.close()
     took.sort()

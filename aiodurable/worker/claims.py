@@ -16,7 +16,7 @@ from aiodurable.postgres.sql import load
 from aiodurable.queue.retry_policy import RetryPolicy
 from aiodurable.runs.services import Services
 
-__all__ = ["Claimed", "Claims"]
+__all__ = ["Claimed", "Claims", "Signs"]
 
 SQL: Final = load("worker")
 _MOST_DUE: Final = 500
@@ -64,6 +64,28 @@ class Claimed:
     base_checkpoint_id: str | None
     beside_others: bool
     too_late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What there is to do.
+
+    Attributes:
+        ready: whether a run may be claimed.
+        due_s: seconds until the next one is due; None: none is scheduled.
+        untidy: whether any waits for its thread or its limit, or for the worker that claimed it.
+        running: whether any is at work, here or elsewhere.
+    """
+
+    ready: bool
+    due_s: float | None
+    untidy: bool
+    running: bool
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a scheduled run is due."""
+        return self.due_s is not None and self.due_s <= 0
 
 
 class Claims:
@@ -185,11 +207,9 @@ class Claims:
         if claimed.concurrency_key is not None:
             await self._keys((claimed.queue, claimed.concurrency_key))
 
-    async def tidy(self, mine: Sequence[str]) -> None:
-        """Make ready what is due, and what waits for nothing that is left."""
+    async def tidy(self, mine: Sequence[str]) -> Signs:
+        """Make ready what is due, and what waits for nothing that is left; what is to do then."""
         await self._fetch("due", _MOST_DUE)
-        limits = await self._services.checkpoints.direct.fetch(SQL["limited"], list(self._queues))
-        self._limited = {row["name"] for row in limits}
         await self.give_back(mine)
         await self._promote_blocked()
         after, self._limited_after = self._limited_after, ("", "")
@@ -197,6 +217,7 @@ class Claims:
             found = [(key["queue"], key["concurrency_key"]) for key in keys]
             self._limited_after = found[-1] if len(found) == _MOST_DUE else ("", "")
             await self._promote_keys(found)
+        return await self.signs()
 
     async def _promote_blocked(self) -> None:
         """Look again at what this worker could not begin, and at the next threads of all."""
@@ -213,10 +234,11 @@ class Claims:
             raise
         self._blocked_after = threads[-1] if len(threads) == _MOST_BLOCKED else ""
 
-    async def next_due_s(self) -> float | None:
-        """Seconds until a scheduled run is due; None: there is none."""
-        rows = await self._fetch("next_due")
-        return None if not rows else rows[0]["in_s"]
+    async def signs(self) -> Signs:
+        """What there is to do."""
+        (row,) = await self._fetch("signs", list(self._queues))
+        self._limited = set(row["limited_queues"])
+        return Signs(row["ready"], row["due_s"], row["untidy"], row["running"])
 
     async def _promote(self, thread_ids: Sequence[str]) -> dict[str, bool]:
         await self._services.ledger.queued.promote(thread_ids)

@@ -26,7 +26,7 @@ class WorkerHealth:
         queues: those it serves.
         loop_lag_s: how late the event loop is, now: what runs in it and does not await.
         loop_lag_max_s: the same, at most in the last minute.
-        last_claim_s: seconds since it last looked at the queue; None: it has not yet.
+        last_claim_s: seconds since it last claimed, or found nothing to; None: it has not yet.
     """
 
     healthy: bool

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Self
 
 import anyio
@@ -19,7 +20,7 @@ from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.postgres.queue_bell import QueueBell
 from aiodurable.queue.retry_policy import RetryPolicy
 from aiodurable.runs.services import Services
-from aiodurable.worker.claims import Claimed, Claims
+from aiodurable.worker.claims import Claimed, Claims, Signs
 from aiodurable.worker.executor import Execution
 from aiodurable.worker.health import LoopLag, WorkerHealth
 from aiodurable.worker.rescuer import Rescuer
@@ -30,10 +31,12 @@ __all__ = ["Worker"]
 
 _log = logging.getLogger(__name__)
 
-_POLL_S: Final = (0.8, 1.2)
-"""Seconds between two looks at the queue where nothing is announced."""
-_RESCUE_S: Final = (0.25, 0.5)
-"""Seconds between two looks for runs of dead processes."""
+_LOOK_S: Final = (0.25, 0.5)
+"""Seconds between two looks at what there is to do, runs of dead processes included."""
+_TIDY_S: Final = 0.8
+"""Seconds after a claim, or after waiting runs were looked at, until the next without news."""
+_POLL_S: Final = (4.0, 6.0)
+"""Seconds between two claims without any sign that there is something to claim."""
 _STOP_S: Final = 5.0
 """Seconds that a statement under way may take when the worker stops."""
 _CANCELLED_S: Final = 2.0
@@ -100,8 +103,10 @@ class Worker:
         self._hurried = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._lag = LoopLag()
+        self._signs: Signs | None = None
+        self._claimed_at = self._tidied_at = -math.inf
         self._looked_at: float | None = None
-        self._last_look_failed = False
+        self._look_failed = self._claim_failed = False
         self._failure: BaseException | None = None
 
     async def __aenter__(self) -> Self:
@@ -116,7 +121,7 @@ class Worker:
         self._suspects = Suspects(self._claims, self._policies)
         self._loops = [
             asyncio.create_task(self._claim_forever(), name="aiodurable worker claims"),
-            asyncio.create_task(self._rescue_forever(), name="aiodurable worker rescues"),
+            asyncio.create_task(self._look_forever(), name="aiodurable worker looks"),
             asyncio.create_task(
                 Scheduler(services, self._namespace).run_forever(),
                 name="aiodurable worker schedules",
@@ -178,19 +183,21 @@ class Worker:
 
     def health(self) -> WorkerHealth:
         """How it is, at once, without asking Postgres."""
-        looked = None if self._looked_at is None else time.monotonic() - self._looked_at
-        stale = looked is not None and looked > 10 * _POLL_S[1]
+        now = time.monotonic()
+        stale = self._looked_at is not None and now - self._looked_at > 20 * _LOOK_S[1]
         draining = self._stopping.is_set()
         lag_s = self._lag.now_s
         return WorkerHealth(
-            healthy=not (draining or stale or self._last_look_failed or lag_s > 1.0),
+            healthy=not (
+                draining or stale or self._look_failed or self._claim_failed or lag_s > 1.0
+            ),
             draining=draining,
             running=tuple(execution.claimed.run_id for execution in self._active.values()),
             capacity=0 if draining else self.concurrency - len(self._active),
             queues=self.queues,
             loop_lag_s=lag_s,
             loop_lag_max_s=self._lag.max_s,
-            last_claim_s=looked,
+            last_claim_s=None if math.isinf(self._claimed_at) else now - self._claimed_at,
         )
 
     def _drain_in_background(self) -> asyncio.Task[None]:
@@ -268,24 +275,21 @@ class Worker:
         return self.concurrency - len(self._active)
 
     async def _claim_forever(self) -> None:
-        """One look after the other; only this task claims, so it knows what it has claimed."""
-        tidied_at = 0.0
+        """One claim after the other; only this task claims, so it knows what it has claimed."""
         while not self._stopping.is_set():
             self._bell.rung.clear()
             claimed: list[Claimed] = []
             try:
-                if time.monotonic() - tidied_at >= _POLL_S[0]:
-                    await self._claims.tidy(self._mine())
-                    tidied_at = time.monotonic()
+                await self._tidy()
                 free = self._free()
                 if free:
                     claimed = await self._claims.claim(free)
                 begun = await self._suspects.admit(claimed, self._active.values())
-                self._looked_at, self._last_look_failed = time.monotonic(), False
+                self._claimed_at, self._claim_failed = time.monotonic(), False
             except (AiodurableError, *DRIVER_FAILURES) as error:
-                self._last_look_failed = True
+                self._claim_failed = True
                 _log.warning("a worker cannot look at its queues: %s", error)
-                await self._sleep(random.uniform(*_POLL_S))
+                await self._sleep(_TIDY_S)
                 continue
             if self._stopping.is_set() and begun:
                 await self._claims.put_back(begun, ClaimState.READY)
@@ -303,11 +307,15 @@ class Worker:
             await self._bell.put_up()
             if self._bell.up:
                 return  # look once more: what was accepted before is not announced
-        wait_s = random.uniform(*_POLL_S)
-        due_s = await _or_none(self._claims.next_due_s())
-        if due_s is not None:
-            wait_s = min(wait_s, max(due_s, 0.02))
-        await self._sleep(wait_s)
+        await self._sleep(random.uniform(*_POLL_S))
+
+    async def _tidy(self) -> None:
+        """Make ready what has become so, where there is a sign of it."""
+        signs = self._signs
+        late = time.monotonic() - self._tidied_at >= _TIDY_S
+        if signs is None or signs.is_due or (signs.untidy and late):
+            self._signs = await self._claims.tidy(self._mine())
+            self._tidied_at = time.monotonic()
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep until a run is announced, one has ended, or the worker stops."""
@@ -340,21 +348,27 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a worker's run ended unexpectedly: please report this", exc_info=error)
 
-    async def _rescue_forever(self) -> None:
+    async def _look_forever(self) -> None:
+        """See what there is to do: one statement each time where that is nothing."""
         while True:
+            wait_s = random.uniform(*_LOOK_S)
             try:
-                if await self._rescuer.look():
+                self._signs = signs = await self._claims.signs()
+                self._looked_at, self._look_failed = time.monotonic(), False
+                if signs.running and await self._rescuer.look():
                     self._bell.rung.set()
+                if signs.is_due or (self._has_waited() and (signs.ready or signs.untidy)):
+                    self._bell.rung.set()
+                if signs.due_s is not None:
+                    wait_s = min(wait_s, max(signs.due_s, 0.02))
             except (AiodurableError, *DRIVER_FAILURES) as error:
-                _log.debug("no look for abandoned runs: %s", type(error).__name__)
-            await asyncio.sleep(random.uniform(*_RESCUE_S))
+                self._look_failed = True
+                _log.debug("a worker cannot look for what to do: %s", type(error).__name__)
+            await asyncio.sleep(wait_s)
 
-
-async def _or_none(look: Awaitable[float | None]) -> float | None:
-    try:
-        return await look
-    except (AiodurableError, *DRIVER_FAILURES):
-        return None
+    def _has_waited(self) -> bool:
+        """Whether the last claim is so long ago that what it left is worth another one."""
+        return time.monotonic() - self._claimed_at >= _TIDY_S
 
 
 async def _until(

@@ -434,13 +434,29 @@ FROM (
 WHERE r.run_id = d.run_id
 RETURNING r.run_id
 
--- name: next_due
--- aiodurable_runs_scheduled_idx, its first entry. Seconds until something is due.
-SELECT pg_catalog.date_part('epoch', r.scheduled_at - pg_catalog.clock_timestamp()) AS in_s
-FROM aiodurable_runs r
-WHERE r.claim_state = 'scheduled'
-ORDER BY r.scheduled_at
-LIMIT 1
+-- name: signs
+-- params: queues
+-- The first entry of aiodurable_runs_claim_idx of each queue, _scheduled_idx, _blocked_idx,
+-- _limited_idx, _claimed_idx and _unfinished_status_idx; aiodurable_queues_pkey. What a worker has
+-- to do: it is all that one without work sends.
+SELECT EXISTS (
+           SELECT FROM aiodurable_runs r
+           WHERE r.claim_state = 'ready' AND r.queue = ANY (:queues::text[])) AS ready,
+       (SELECT pg_catalog.date_part('epoch', r.scheduled_at - pg_catalog.clock_timestamp())
+        FROM aiodurable_runs r
+        WHERE r.claim_state = 'scheduled'
+        ORDER BY r.scheduled_at
+        LIMIT 1) AS due_s,
+       EXISTS (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'blocked')
+       OR EXISTS (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'limited')
+       OR EXISTS (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'claimed') AS untidy,
+       EXISTS (SELECT FROM aiodurable_runs r WHERE r.status = 'running') AS running,
+       ARRAY (
+           SELECT q.name
+           FROM aiodurable_queues q
+           WHERE q.name = ANY (:queues::text[])
+             AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
+                  OR q.rate IS NOT NULL)) AS limited_queues
 
 -- name: blocked_threads
 -- params: after, most
@@ -591,12 +607,3 @@ SELECT pg_catalog.pg_advisory_lock_shared(1634299748, 2003792491)
 -- name: flag_down
 -- No table.
 SELECT pg_catalog.pg_advisory_unlock_shared(1634299748, 2003792491)
-
--- name: limited
--- params: queues
--- aiodurable_queues_pkey. Which queues have limits.
-SELECT q.name
-FROM aiodurable_queues q
-WHERE q.name = ANY (:queues::text[])
-  AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
-       OR q.rate IS NOT NULL)

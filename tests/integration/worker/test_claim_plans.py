@@ -64,3 +64,14 @@ async def test_a_claim_reads_as_much_as_it_takes(crowd: Any, mode: str) -> None:
 async def test_a_look_at_an_empty_queue_reads_no_other(crowd: Any, mode: str) -> None:
     found = await plan(crowd, mode, "claim", ["empty"], [""], ["g"], "host:1", 10, False)
     assert pages(found) < 30, pages(found)
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_an_idle_worker_reads_a_few_pages_a_look(crowd: Any, mode: str) -> None:
+    await crowd.execute(
+        "UPDATE aiodurable_runs SET claim_state = 'scheduled', scheduled_at = now() + '1 day'"
+        " WHERE run_id LIKE 'w%'"
+    )
+    await crowd.execute("VACUUM ANALYZE aiodurable_runs")
+    found = await plan(crowd, mode, "signs", ["default", "other"])
+    assert pages(found) < 60, pages(found)
