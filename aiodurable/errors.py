@@ -36,6 +36,7 @@ __all__ = [
     "RunFailedError",
     "RunInProgressError",
     "RunNotFoundError",
+    "RunTimeoutError",
     "ScheduleNotFoundError",
     "SchemaMismatchError",
     "SessionLocksUnsupportedError",
@@ -405,6 +406,10 @@ class RunFailedError(_OneRunError):
         self.status = status
         self.error = error
         self.traceback = traceback
+
+
+class RunTimeoutError(WorkflowExecutionError, TimeoutError):
+    """An attempt of a run took longer than its `timeout`. It counts as a failed attempt."""
 
 
 class WaitTimeoutError(WorkflowExecutionError, TimeoutError):

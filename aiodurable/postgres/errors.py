@@ -27,6 +27,7 @@ __all__ = [
     "is_disconnect",
     "is_out_of_connections",
     "is_refusal",
+    "is_transient",
     "to_denied",
     "to_out_of_resources",
     "to_unavailable",
@@ -83,6 +84,15 @@ def is_disconnect(error: BaseException) -> bool:
     if state is not None:
         return state.startswith(_DISCONNECTED)
     return isinstance(error, _BROKEN)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same statement may succeed later: a deadlock, a conflict, a lock or a resource
+    that another one has, an operator's word, a server that is gone.
+    """
+    state: str | None = getattr(error, "sqlstate", None)
+    passing = state is not None and state.startswith(("40", "53", "55", "57"))
+    return passing or (isinstance(error, DRIVER_FAILURES) and is_disconnect(error))
 
 
 def is_refusal(error: BaseException | None) -> bool:

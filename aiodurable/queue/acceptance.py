@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Final
 
 from aiodurable.errors import InvalidArgumentError, RunInProgressError
 from aiodurable.lock_keys import own_lock_key
@@ -18,6 +18,9 @@ from aiodurable.runs.cancellation import CHANNEL
 from aiodurable.runs.services import Services
 
 __all__ = ["Acceptance"]
+
+_TRIES: Final = 5
+"""A dedup_key is free again when its run ends, maybe between two statements."""
 
 
 class Acceptance:
@@ -39,11 +42,14 @@ class Acceptance:
             async with self._transaction() as fetch:
                 (record,) = await self.together(fetch, [new], [row])
             return record
-        written = await self._creates(row)
-        if written is not None:
-            return queued_record(written)
-        found = await self._existing(self.services.checkpoints.direct.fetch, [new], [row])
-        return found[row.run_id]
+        for _ in range(_TRIES):
+            written = await self._creates(row)
+            if written is not None:
+                return queued_record(written)
+            found = await self._existing(self.services.checkpoints.direct.fetch, [new], [row])
+            if row.run_id in found:
+                return found[row.run_id]
+        raise _refused(row)
 
     async def many(self, new: Sequence[NewRun], rows: Sequence[Row]) -> list[RunRecord]:
         """Accept several runs, all or none of them."""
@@ -64,11 +70,16 @@ class Acceptance:
             InvalidArgumentError: one of their run_ids is that of another run.
             RunInProgressError: a thread has a run that is not over, and `on_busy` is "reject".
         """
-        records = await self.written(fetch, rows)
-        left = [(a, row) for a, row in zip(new, rows, strict=True) if row.run_id not in records]
-        if left:
-            records |= await self._existing(fetch, *map(list, zip(*left, strict=True)))
-        return [records[row.run_id] for row in rows]
+        records, left = dict[str, RunRecord](), list(zip(new, rows, strict=True))
+        for _ in range(_TRIES):
+            records |= await self.written(fetch, [row for _, row in left])
+            left = [(a, row) for a, row in left if row.run_id not in records]
+            if left:
+                records |= await self._existing(fetch, *map(list, zip(*left, strict=True)))
+                left = [(a, row) for a, row in left if row.run_id not in records]
+            if not left:
+                return [records[row.run_id] for row in rows]
+        raise _refused(left[0][1])
 
     async def written(self, fetch: Fetch, rows: Sequence[Row]) -> dict[str, RunRecord]:
         """Write the rows of several runs, and return those written by run_id: not those whose
@@ -100,7 +111,9 @@ class Acceptance:
     async def _existing(
         self, fetch: Fetch, new: Sequence[NewRun], rows: Sequence[Row]
     ) -> dict[str, RunRecord]:
-        """The runs that are there already, by the run_ids that were to be accepted."""
+        """The runs that are there already, by the run_ids that were to be accepted. Not one whose
+        dedup_key was that of a run which has ended since: it can be accepted now.
+        """
         found = await fetch(
             SQL["existing"], [row.run_id for row in rows], [row.dedup_key for row in rows]
         )
@@ -108,12 +121,9 @@ class Acceptance:
         records = dict[str, RunRecord]()
         for n, (a, row) in enumerate(zip(new, rows, strict=True), start=1):
             if n not in existing:
-                raise RunInProgressError(
-                    f"cannot accept a run of thread {row.thread_id!r}: the thread has a run that"
-                    ' is not over, and on_busy is "reject"; wait for that one, or create with'
-                    ' on_busy="enqueue"',
-                    thread_id=row.thread_id,
-                )
+                if row.on_busy == "reject":
+                    raise _refused(row)
+                continue
             record = queued_record(existing[n])
             if existing[n]["named"]:
                 await self._check_same(record, existing[n], a, row)
@@ -147,3 +157,14 @@ class Acceptance:
                 thread_id=row.thread_id,
                 argument="run_id",
             )
+
+
+def _refused(row: Row) -> RunInProgressError:
+    what = f"cannot accept a run of thread {row.thread_id!r}: "
+    why = (
+        'the thread has a run that is not over, and on_busy is "reject"; wait for that one, or'
+        ' create with on_busy="enqueue"'
+        if row.on_busy == "reject"
+        else "runs with its dedup_key come and go; try again"
+    )
+    return RunInProgressError(what + why, thread_id=row.thread_id)

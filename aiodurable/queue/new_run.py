@@ -14,9 +14,9 @@ from langgraph.types import Command
 
 from aiodurable.errors import GraphNotRegisteredError, InvalidArgumentError
 from aiodurable.lock_keys import lock_key
-from aiodurable.queue.retry_policy import RetryPolicy
 from aiodurable.runs.attempt import new_run_id
 from aiodurable.runs.graphs import BoundGraph, Graph
+from aiodurable.runs.retry_policy import RetryPolicy
 from aiodurable.runs.run_config import check_call, named_run, storable_part, usable
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_thread_id

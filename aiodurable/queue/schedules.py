@@ -24,7 +24,6 @@ from aiodurable.queue.new_run import (
 )
 from aiodurable.queue.records import SQL as RUNS
 from aiodurable.queue.records import queued_record
-from aiodurable.queue.retry_policy import RetryPolicy
 from aiodurable.queue.schedule_definitions import (
     Definition,
     check_note,
@@ -47,6 +46,7 @@ from aiodurable.queue.schedule_records import (
 from aiodurable.queue.slots import LEAST_CATCH_UP_S, Timetable, slot_run_id, slot_thread_id
 from aiodurable.runs.attempt import new_run_id
 from aiodurable.runs.graphs import Graph
+from aiodurable.runs.retry_policy import RetryPolicy
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_run_id
 from aiodurable.threads import check_positive

@@ -30,13 +30,13 @@ from aiodurable.queue.new_run import (
 )
 from aiodurable.queue.records import SQL, not_found, queued_record
 from aiodurable.queue.resume_many import ResumeReport, resume_many
-from aiodurable.queue.retry_policy import RetryPolicy
 from aiodurable.queue.search import RunFilters, RunPage, page
 from aiodurable.queue.waiting import Waiting, is_over
 from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancel import settled_within
 from aiodurable.runs.cancellation import CHANNEL
 from aiodurable.runs.graphs import Graph
+from aiodurable.runs.retry_policy import RetryPolicy
 from aiodurable.runs.services import Services
 from aiodurable.runs.threads import Threads
 from aiodurable.thread_id import validate_run_id

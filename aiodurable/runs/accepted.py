@@ -12,6 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.models import EarlierAttempt, RunRecord, RunStatus
+from aiodurable.runs.retry_policy import Retries
 from aiodurable.runs.stored_value import StoredValue, load_value
 
 __all__ = ["Accepted", "Loaded", "Needed", "accepted_of", "record_of"]
@@ -29,6 +30,7 @@ class Accepted:
         stored_answers: the answers, by interrupt id, that LangGraph may not have stored yet.
         consumed: whether the graph needs no input: a checkpoint of this run has consumed it, or it
             has none.
+        retries: what becomes of it where it fails; None: it is not a queue's.
     """
 
     record: RunRecord
@@ -37,6 +39,7 @@ class Accepted:
     stored_config: StoredValue
     stored_answers: StoredValue
     consumed: bool
+    retries: Retries | None = None
 
     @property
     def needed(self) -> Needed:
@@ -96,6 +99,7 @@ def accepted_of(row: Mapping[str, Any]) -> Accepted:
         stored_config=(row["config_type"], row["config"]),
         stored_answers=(row["answers_type"], row["answers"]),
         consumed=row["consumed"] or row["input_type"] is None,
+        retries=Retries.of_row(row),
     )
 
 

@@ -50,6 +50,7 @@ from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.plan import plan_call
+from aiodurable.runs.retry_policy import Retries
 from aiodurable.runs.run_config import check_call, merged, named_run, usable
 from aiodurable.runs.services import Services
 from aiodurable.runs.stored_result import (
@@ -595,7 +596,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             seq=self._attempts,
             claim=self.claim,
         )
-        return self._prepared(attempt)
+        return self._prepared(attempt, queued.retries)
 
     async def _resume(
         self, left: Accepted | None, call: Call, answers: Mapping[str, Any] | None = None
@@ -616,7 +617,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             claim=self.claim,
         )
         command = call.command if answers else None
-        self._prepared(attempt)
+        self._prepared(attempt, None if left is None else left.retries)
         try:
             await attempt.deliver(command, answers or {}, head=self.checkpoint.checkpoint_id)
         except Exception as error:
@@ -625,9 +626,11 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             raise
         return attempt
 
-    def _prepared(self, attempt: Attempt) -> Attempt:
+    def _prepared(self, attempt: Attempt, retries: Retries | None = None) -> Attempt:
         self._began = True
         attempt.decide_ending = self.decide_ending
+        if attempt.decide_ending is None and retries is not None:
+            attempt.decide_ending = retries.after
         if self._draining is not None:
             attempt.control.request_drain(self._draining)
         return attempt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Final
 from aiodurable.models import ClaimState
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.sql import load
-from aiodurable.queue.retry_policy import RetryPolicy
+from aiodurable.runs.retry_policy import RetryPolicy, stored_policy
 from aiodurable.runs.services import Services
 
 __all__ = ["Claimed", "Claims", "Signs"]
@@ -268,9 +267,6 @@ def _within(
 
 
 def _claimed(row: Mapping[str, Any]) -> Claimed:
-    policy = row["retry_policy"]
-    if isinstance(policy, str):
-        policy = json.loads(policy)
     return Claimed(
         row["run_id"],
         row["thread_id"],
@@ -280,7 +276,7 @@ def _claimed(row: Mapping[str, Any]) -> Claimed:
         row["concurrency_key"],
         row["failures"],
         row["max_attempts"],
-        None if policy is None else RetryPolicy.of_json(policy),
+        stored_policy(row["retry_policy"]),
         row["timeout_s"],
         row["base_checkpoint_id"],
         row["beside_others"],

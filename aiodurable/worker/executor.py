@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from langgraph.errors import GraphDrained
@@ -18,19 +17,21 @@ from aiodurable.errors import (
     PostgresUnavailableError,
     RunCancelledError,
     RunInProgressError,
+    RunTimeoutError,
     ThreadInterruptedError,
     ThreadNotFoundError,
     ThreadPausedError,
     ThreadQuarantinedError,
     WorkflowAlreadyRunningError,
+    WorkflowExecutionError,
 )
 from aiodurable.models import ClaimState, PauseReason, RunStatus
-from aiodurable.postgres.errors import DRIVER_FAILURES
-from aiodurable.queue.retry_policy import RetryPolicy, Snooze
+from aiodurable.postgres.errors import DRIVER_FAILURES, is_transient
 from aiodurable.runs.ending import Ending
 from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.outcome import Outcome
+from aiodurable.runs.retry_policy import Retries, RetryPolicy, limited
 from aiodurable.runs.run import DurableRun, run
 from aiodurable.runs.services import Services
 from aiodurable.worker.claims import Claimed, Claims
@@ -53,9 +54,7 @@ _FOR_A_PERSON = (
 def policy_of(claimed: Claimed, policies: Mapping[str, RetryPolicy]) -> RetryPolicy:
     """When a claimed run is tried again: as it was accepted, else as its worker says."""
     policy = claimed.policy or policies.get(claimed.graph) or policies[""]
-    if claimed.max_attempts is None:
-        return policy
-    return replace(policy, max_attempts=claimed.max_attempts)
+    return limited(policy, claimed.max_attempts)
 
 
 def died_too_often(claimed: Claimed, policy: RetryPolicy) -> bool:
@@ -87,7 +86,7 @@ class Execution:
         self._services = services
         self._claims = claims
         self.claimed = claimed
-        self._policy = policy_of(claimed, policies)
+        self._retries = Retries(policy_of(claimed, policies), claimed.failures)
         self._run: DurableRun[Any, Any, Any] | None = None
         self._limit: asyncio.Timeout | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -162,7 +161,7 @@ class Execution:
             here.checkpoint,
             graph,
             base_checkpoint_id=self.claimed.base_checkpoint_id,
-            died=died_too_often(self.claimed, self._policy),
+            died=died_too_often(self.claimed, self._retries.policy),
         )
         if outcome is None:
             return False
@@ -186,25 +185,16 @@ class Execution:
             PauseReason.CANCELLED,
         )
         if stopped and self._limit is not None and self._limit.expired():
-            error = TimeoutError(
-                f"the attempt took longer than the {self.claimed.timeout_s:g} s that it may"
+            error = RunTimeoutError(
+                f"cannot finish run {self.claimed.run_id!r} of thread {self.claimed.thread_id!r}:"
+                f" the attempt took longer than the {self.claimed.timeout_s:g} s that it may;"
+                " accept runs with a longer timeout, or split what its nodes do",
+                thread_id=self.claimed.thread_id,
             )
             outcome = Outcome(RunStatus.FAILED, "timeout")
         elif stopped and (self.draining or self._task is None or self._task.cancelling() > 0):
             return Ending(Outcome(RunStatus.PAUSED, PauseReason.DRAINED), None, again_after_s=0)
-        if outcome.status is not RunStatus.FAILED:
-            return Ending(outcome, error)
-        if isinstance(error, Snooze):
-            return Ending(
-                Outcome(RunStatus.FAILED, "snoozed"), error, again_after_s=max(error.seconds, 0.001)
-            )
-        failures = 1 if progressed else self.claimed.failures + 1
-        retries = error is None or self._policy.retries(error)
-        if not retries or failures >= self._policy.max_attempts:
-            reason = outcome.reason or ("failed too often" if retries else "not retryable")
-            return Ending(Outcome(RunStatus.QUARANTINED, reason), error, failures=failures)
-        wait_s = max(self._policy.wait_s(failures), 0.001)
-        return Ending(outcome, error, again_after_s=wait_s, failures=failures)
+        return self._retries.after(outcome, error, progressed)
 
     async def _not_begun(self, error: Exception) -> None:
         """What came out; where the attempt was begun, its row says the rest."""
@@ -215,26 +205,27 @@ class Execution:
             return
         waits = self.claimed.status == RunStatus.QUEUED
         match error:
-            case RunInProgressError() | PostgresUnavailableError() | ClosedError() if waits:
+            # Never scheduled: what waits behind it would pass it.
+            case RunInProgressError() | WorkflowAlreadyRunningError() if waits:
                 await self._put_back(ClaimState.BLOCKED)
-            case LockError() if waits:  # never scheduled: what waits behind it would pass it
-                await self._put_back(ClaimState.BLOCKED)
-            case _ if waits and isinstance(error, _FOR_A_PERSON):
+            case _ if waits and (_passes(error) or isinstance(error, _FOR_A_PERSON)):
                 await self._put_back(ClaimState.BLOCKED)
             case WorkflowAlreadyRunningError():
                 running = self.claimed.status == RunStatus.RUNNING
                 await self._put_back(None if running else ClaimState.SCHEDULED, _SOON_S)
-            case PostgresUnavailableError() | ClosedError() | LockError():
+            case _ if _passes(error):
                 await self._put_back(ClaimState.SCHEDULED, _SOON_S)
             case GraphChangedError():
                 _log.warning("%s: a worker that has the graph may do it", error)
                 await self._put_back(ClaimState.SCHEDULED, _LATER_S)
-            case _ if not waits:
+            case WorkflowExecutionError() if not waits:  # its thread says what it waits for
                 _log.warning("run %s was left alone: %s", self.claimed.run_id, error)
                 await self._put_back(None)
             case _:
                 level = logging.WARNING if isinstance(error, AiodurableError) else logging.ERROR
-                _log.log(level, "run %s cannot be begun: %s", self.claimed.run_id, error)
+                _log.log(
+                    level, "run %s cannot be begun: %s", self.claimed.run_id, error_text(error)
+                )
                 await self._quietly(
                     self._claims.set_aside(
                         self.claimed.run_id,
@@ -255,3 +246,9 @@ class Execution:
             await write
         except (AiodurableError, *DRIVER_FAILURES) as error:
             _log.debug("run %s: %s, later", self.claimed.run_id, type(error).__name__)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether nothing is wrong with the run: Postgres or the lease cannot be had at this moment."""
+    passing = isinstance(error, PostgresUnavailableError | ClosedError | LockError)
+    return passing or is_transient(error)

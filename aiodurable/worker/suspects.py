@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from aiodurable.models import ClaimState, RunStatus
-from aiodurable.queue.retry_policy import RetryPolicy
+from aiodurable.runs.retry_policy import RetryPolicy
 from aiodurable.worker.claims import Claimed, Claims
 from aiodurable.worker.executor import Execution, died_too_often, policy_of
 

@@ -18,7 +18,7 @@ from aiodurable.errors import AiodurableError, ConfigurationError, InvalidArgume
 from aiodurable.models import ClaimState
 from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.postgres.queue_bell import QueueBell
-from aiodurable.queue.retry_policy import RetryPolicy
+from aiodurable.runs.retry_policy import RetryPolicy
 from aiodurable.runs.services import Services
 from aiodurable.worker.claims import Claimed, Claims, Signs
 from aiodurable.worker.executor import Execution

@@ -315,6 +315,7 @@ ORDER BY v.thread_id
                    CASE WHEN x.cancelled THEN 'paused' ELSE r.status END AS status,
                    CASE WHEN x.cancelled THEN 'cancelled' ELSE r.status_reason END AS status_reason,
                    r.consumed, r.started_at, r.finished_at, r.failed_at,
+                   r.fencing_token IS NOT NULL OR r.started_at IS NOT NULL AS began,
                    coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at,
                    r.questions_closed,
                    CASE WHEN r.answers_type IS NOT NULL
@@ -345,7 +346,14 @@ ORDER BY v.thread_id
                        ORDER BY own.checkpoint_id
                        LIMIT 1) IS NOT NULL AS consumed
         ) c
-        WHERE q.status <> 'queued'  -- then none ever began
+        -- Then none ever began: a run that was set aside before it did is in front of nothing.
+        WHERE q.status <> 'queued'
+          AND (q.status <> 'quarantined' OR q.began
+               OR NOT :ignore_locks::boolean AND (
+                   SELECT true
+                   FROM aiodurable_runs k
+                   WHERE k.thread_id = h.thread_id AND k.status = 'queued'
+                   LIMIT 1) IS NULL)
 
 -- fragment: verdicts
     -- table_status: what the tables of LangGraph say; status: with the lock and the newest run.

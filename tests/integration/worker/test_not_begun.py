@@ -7,12 +7,13 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
 
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError
-from aiodurable.models import ClaimState, RunRecord, RunStatus
+from aiodurable.models import ClaimState, RunRecord, RunStatus, ThreadStatus
 from aiodurable.queue import RetryPolicy
 from aiodurable.runs.ledger import Ledger
 from aiodurable.runs.queued import QueuedRuns
@@ -196,3 +197,89 @@ async def test_a_worker_that_stops_leaves_nothing_claimed(
         async with durable.work(drain_timeout_s=0):
             await asyncio.wait_for(asked.wait(), 20)
     assert (await durable.runs.get("r")).claim_state is ClaimState.READY
+
+
+class Deadlock(asyncpg.DeadlockDetectedError):
+    """As Postgres ends one of two transactions."""
+
+
+@pytest.mark.parametrize("left", ["queued", "drained", "failed"])
+async def test_a_deadlock_where_a_run_begins_costs_it_nothing(
+    durable: Durable, dsn: str, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    deadlocks = [Deadlock("deadlock detected")]
+    where, name = (QueuedRuns, "begin") if left == "queued" else (Ledger, "retry")
+    write = getattr(where, name)
+
+    async def once(*arguments: Any, **options: Any) -> Any:
+        if deadlocks:
+            raise deadlocks.pop()
+        return await write(*arguments, **options)
+
+    await durable.runs.create("t", "chain", INPUT, run_id="r")
+    if left != "queued":
+        BREAKS.add("a")
+        async with durable.run("t", "chain", run_id="r") as run:
+            with pytest.raises(ValueError, match="a is broken"):
+                await run.ainvoke()
+        BREAKS.clear()
+        status = b"'paused', status_reason = 'drained'" if left == "drained" else b"'failed'"
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(
+                b"UPDATE aiodurable_runs SET claim_state = 'ready', status = " + status
+            )
+    monkeypatch.setattr(where, name, once)
+    async with durable.work():
+        record = await durable.runs.wait_first(["r"], timeout=20)
+    assert not deadlocks
+    assert record.status is RunStatus.COMPLETE
+
+
+async def test_a_defect_where_a_drained_run_begins_sets_it_aside_for_all_to_see(
+    durable: Durable, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(*_: object) -> None:
+        raise ConfigurationError("a class that the graph may not build")
+
+    await durable.runs.create("t", "chain", INPUT, run_id="r")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            b"UPDATE aiodurable_runs SET claim_state = 'ready', status = 'paused', attempts = 1,"
+            b" status_reason = 'drained', fencing_token = 0, started_at = now()"
+        )
+    monkeypatch.setattr(Ledger, "loaded", refuses)
+    async with durable.work():
+        record = await wait_until(
+            lambda: _with_status(durable, RunStatus.QUARANTINED), 20, what="quarantined"
+        )
+    assert record
+    assert (await durable.runs.get("r")).reason == "cannot be begun"
+
+
+async def _with_status(durable: Durable, status: RunStatus) -> bool:
+    return (await durable.runs.get("r")).status is status
+
+
+async def test_a_run_that_was_set_aside_before_it_began_is_in_front_of_nothing(
+    durable: Durable, dsn: str
+) -> None:
+    await durable.runs.create("t", "chain", INPUT, run_id="later", after=3600)
+    await durable.runs.create("t", "chain", {"xs": ["late"]}, run_id="late", start_timeout=0.001)
+    async with durable.work():
+        assert (await durable.runs.wait_first(["late"], timeout=20)).reason == "waited too long"
+        assert (await durable.threads.get("t")).status is ThreadStatus.QUEUED
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(
+                b"UPDATE aiodurable_runs SET scheduled_at = now() WHERE run_id = 'later'"
+            )
+        assert await durable.runs.wait("later", timeout=20) == {"xs": ["in", "a"]}
+    assert (await durable.runs.get("late")).status is RunStatus.QUARANTINED
+
+
+async def test_a_thread_whose_only_run_was_set_aside_before_it_began_says_so(
+    durable: Durable,
+) -> None:
+    await durable.runs.create("t", "chain", INPUT, run_id="late", start_timeout=0.001)
+    async with durable.work():
+        await durable.runs.wait_first(["late"], timeout=20)
+    assert (await durable.threads.get("t")).status is ThreadStatus.QUARANTINED

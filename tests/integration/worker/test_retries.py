@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -120,3 +121,64 @@ async def test_a_run_that_waits_for_another_attempt_makes_way_for_one_that_inter
         record = await durable.runs.wait_first(["s"], timeout=10)
     assert record.status is RunStatus.COMPLETE
     assert (await durable.runs.get("r")).claim_state is None
+
+
+async def test_a_queued_run_that_fails_where_it_is_called_is_tried_again_by_its_policy(
+    durable: Durable,
+) -> None:
+    BREAKS.add("a")
+    policy = RetryPolicy(max_attempts=3, initial_s=0.01)
+    await durable.runs.create("t", "chain", INPUT, run_id="r", retry_policy=policy)
+    async with durable.run("t", "chain", run_id="r") as run:
+        with pytest.raises(ValueError, match="a is broken"):
+            await run.ainvoke()
+    record = await durable.runs.get("r")
+    assert (record.status, record.claim_state) == (RunStatus.FAILED, ClaimState.SCHEDULED)
+    BREAKS.clear()
+    async with durable.work():
+        assert await durable.runs.wait("r", timeout=20) == {"xs": ["in", "a"]}
+
+
+async def test_a_queued_run_that_fails_where_it_is_called_has_no_more_attempts_than_it_may(
+    durable: Durable,
+) -> None:
+    BREAKS.add("a")
+    await durable.runs.create("t", "chain", INPUT, run_id="r", max_attempts=1)
+    async with durable.run("t", "chain", run_id="r") as run:
+        with pytest.raises(ValueError, match="a is broken"):
+            await run.ainvoke()
+    BREAKS.clear()
+    record = await durable.runs.get("r")
+    assert (record.status, record.reason) == (RunStatus.QUARANTINED, "failed too often")
+
+
+async def test_an_exception_may_say_when_its_run_is_tried_again(durable: Durable) -> None:
+    BREAKS.add("a")
+    policy = RetryPolicy(delay=lambda error: 3600.0 if isinstance(error, ValueError) else None)
+    await durable.runs.create("t", "chain", INPUT, run_id="r")
+    async with durable.work(retry_policy=policy):
+        record = await wait_until(lambda: _scheduled(durable), 20)
+    BREAKS.clear()
+    assert record
+    at = (await durable.runs.get("r")).scheduled_at
+    assert at is not None
+    assert (at - datetime.now(UTC)).total_seconds() > 3000
+
+
+async def _scheduled(durable: Durable) -> bool:
+    return (await durable.runs.get("r")).claim_state is ClaimState.SCHEDULED
+
+
+async def test_an_attempt_that_took_too_long_is_recorded_as_such(
+    durable: Durable, dsn: str
+) -> None:
+    async def slow(state: Any) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {"xs": []}
+
+    async with Durable(dsn, graphs={"slow": chain(a=slow)}, settings=Settings()) as opened:
+        await opened.runs.create("t", "slow", INPUT, run_id="r", timeout=0.05, max_attempts=1)
+        async with opened.work():
+            record = await opened.runs.wait_first(["r"], timeout=20)
+    assert (record.status, record.reason) == (RunStatus.QUARANTINED, "timeout")
+    assert (record.error or "").startswith("RunTimeoutError(")
