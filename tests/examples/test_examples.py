@@ -41,6 +41,12 @@ SAYS = {
         "refused: cannot go on with thread 'payment-",
         "answered: Pay 12 to the baker? -> paid",
     ],
+    "accept_runs.py": [
+        "accepted: queued; a second delivery made no run: True\n",
+        "finished: All about tides\n",
+        "finished: All about moons\n",
+        "finished: All about stars\n",
+    ],
     "other_entries.py": [
         "executor: {'n': 2}",
         "decorator: closing the books; a run was refused: WorkflowAlreadyRunningError",
@@ -48,7 +54,7 @@ SAYS = {
         "status: complete",
     ],
 }
-WITH_TESTS_OF_THEIR_OWN = {"fastapi_app.py", "worker.py"}
+WITH_TESTS_OF_THEIR_OWN = {"fastapi_app.py", "fastapi_service.py", "worker.py"}
 
 
 def test_no_example_is_left_untested() -> None:

@@ -1,5 +1,5 @@
-"""FastAPI: open a `Durable` with the app, hold a thread's lease for a request, stream a run, and
-answer errors as problem+json. Needs `aiodurable[fastapi]`.
+"""FastAPI: open a `Durable` with the app, hold a thread's lease for a request, stream a run, accept
+a run for a worker, and answer errors as problem+json. Needs `aiodurable[fastapi]`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from aiodurable.integrations.fastapi.accepted import accepting, run_router
 from aiodurable.integrations.fastapi.events import server_sent_events
 from aiodurable.integrations.fastapi.leased import leased
 from aiodurable.integrations.fastapi.lifespan import durable_lifespan
@@ -20,9 +21,11 @@ from aiodurable.integrations.fastapi.problems import add_exception_handlers
 from aiodurable.integrations.fastapi.routes import status_router
 
 __all__ = [
+    "accepting",
     "add_exception_handlers",
     "durable_lifespan",
     "leased",
+    "run_router",
     "server_sent_events",
     "status_router",
 ]

@@ -26,6 +26,7 @@ from aiodurable.errors import (
     PostgresUnavailableError,
     ResultPrunedError,
     RunCancelledError,
+    RunFailedError,
     RunInProgressError,
     RunNotFoundError,
     ScheduleNotFoundError,
@@ -35,6 +36,7 @@ from aiodurable.errors import (
     ThreadNotFoundError,
     ThreadPausedError,
     ThreadQuarantinedError,
+    WaitTimeoutError,
     WorkflowAlreadyRunningError,
 )
 from aiodurable.jsonable import jsonable
@@ -64,6 +66,11 @@ _ANSWERS: Final[Mapping[type[AiodurableError], tuple[int, str]]] = {
     ThreadExistsError: (_CONFLICT, "this thread exists already"),
     ThreadQuarantinedError: (_CONFLICT, "this thread failed too often and is set aside"),
     RunCancelledError: (_CONFLICT, "this run was cancelled"),
+    RunFailedError: (status.HTTP_500_INTERNAL_SERVER_ERROR, "this run failed for good"),
+    WaitTimeoutError: (
+        status.HTTP_504_GATEWAY_TIMEOUT,
+        "the run was not over in time; it goes on",
+    ),
     GraphChangedError: (_CONFLICT, "the graph of this thread has changed since it began"),
     LeaseLostError: (
         LATER,
@@ -132,7 +139,8 @@ def problem(
     }
     after = math.ceil(error.retry_after_s) if isinstance(error, CircuitOpenError) else 0
     passes = not isinstance(error, OutOfResourcesError) or error.resource != "disk"
-    headers = {"Retry-After": str(max(1, after))} if code == LATER and passes else {}
+    later = code in (LATER, status.HTTP_504_GATEWAY_TIMEOUT)
+    headers = {"Retry-After": str(max(1, after))} if later and passes else {}
     return code, jsonable(content), headers
 
 
@@ -144,6 +152,10 @@ def _members(error: AiodurableError, *, show_holder: bool) -> dict[str, Any]:
             return {"interrupts": questions}
         case ThreadPausedError():
             return {"reason": error.reason, "pending": list(error.pending)}
+        case RunFailedError():
+            return {"run_id": error.run_id, "run_status": error.status}
+        case RunNotFoundError() | RunCancelledError() | ResultPrunedError():
+            return {"run_id": error.run_id}
         case InvalidArgumentError():
             return {"argument": error.argument}
         case LockBusyError() if error.holder is not None:
