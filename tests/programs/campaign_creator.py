@@ -24,6 +24,8 @@ from tests.support import loops
 
 CANCELLED_SHARE = 0.05
 SHARES = 2
+MOST_ATTEMPTS = 10
+"""A step that needs Postgres fails while it restarts."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ async def create(durable: Durable, share: list[Planned]) -> None:
                         *(one.thread_id, "steps", _input(one)),
                         run_id=one.run_id,
                         priority=_priority(one),
+                        max_attempts=MOST_ATTEMPTS,
                     )
                 )
             await _insist(lambda some=some[5:]: durable.runs.create_many(_many(some)))
@@ -81,6 +84,7 @@ def _many(some: list[Planned]) -> Iterator[NewRun]:
             input=_input(one),
             run_id=one.run_id,
             priority=_priority(one),
+            max_attempts=MOST_ATTEMPTS,
         )
 
 

@@ -19,11 +19,9 @@ from typing import Annotated, Any, TypedDict
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 
-from aiodurable import Durable, Settings
-from aiodurable.checkpoints.write_session import SESSION_KEY
+from aiodurable import Durable, Settings, current_run
 from tests.support import loops
 from tests.support.campaign_effects import Effects, NoEffects
 
@@ -60,34 +58,32 @@ def graphs(log: str, effects: Effects | None = None) -> dict[str, Any]:
     """Four steps that take `pause` seconds each; and what does its worker harm."""
     has_effect = effects or NoEffects()
 
-    def begun(step: str, config: RunnableConfig) -> str:
+    def begun(step: str) -> str:
         """Write a line; what the step leaves in the state's marks."""
-        own: Any = config.get("configurable", {})
-        token = own[SESSION_KEY].fence.token
-        line = f"{time.time()} {os.getpid()} {own['thread_id']} {step}"
-        line = f"{line} {own['aiodurable_run_id']} {token}\n"
+        run = current_run()
+        token = run.fencing_token
+        line = f"{time.time()} {os.getpid()} {run.thread_id} {step} {run.run_id} {token}\n"
         with Path(log).open("a", encoding="utf-8") as file:
             file.write(line)
         return f"{step} {token} {os.getpid()}"
 
     def step(name: str) -> Any:
-        async def node(state: Work, config: RunnableConfig) -> dict[str, Any]:
-            mark = begun(name, config)
+        async def node(state: Work) -> dict[str, Any]:
+            mark = begun(name)
             await asyncio.sleep(state["pause"])
-            own: Any = config.get("configurable", {})
-            await has_effect.once(own["aiodurable_run_id"], name)
+            await has_effect.once(current_run().run_id, name)
             return {"words": [name], "marks": [mark]}
 
         return node
 
-    async def poison(state: Work, config: RunnableConfig) -> dict[str, Any]:
-        begun("poison", config)
+    async def poison(state: Work) -> dict[str, Any]:
+        begun("poison")
         os.kill(os.getpid(), 9)
         return {}
 
-    async def stubborn(state: Work, config: RunnableConfig) -> dict[str, Any]:
+    async def stubborn(state: Work) -> dict[str, Any]:
         """Swallows every cancellation for `pause` seconds."""
-        mark = begun("stubborn", config)
+        mark = begun("stubborn")
         until = time.monotonic() + state["pause"]
         while (left := until - time.monotonic()) > 0:
             try:
@@ -96,9 +92,9 @@ def graphs(log: str, effects: Effects | None = None) -> dict[str, Any]:
                 continue
         return {"words": ["stubborn"], "marks": [mark]}
 
-    async def blocking(state: Work, config: RunnableConfig) -> dict[str, Any]:
+    async def blocking(state: Work) -> dict[str, Any]:
         """Blocks the event loop for `pause` seconds."""
-        mark = begun("blocking", config)
+        mark = begun("blocking")
         time.sleep(state["pause"])  # noqa: ASYNC251 - that is what it is for
         return {"words": ["blocking"], "marks": [mark]}
 

@@ -58,7 +58,7 @@ class Tables:
             await connection.close()
         found = [*self._runs(runs), *self._effects(runs, effects)]
         for thread_id, line in lines.items():
-            found += _line(thread_id, line)
+            found += wrong_line(thread_id, line)
         if leases or unsettled:
             found.append(f"{leases} leases and {unsettled} runs are left without a worker")
         return found + await self._states(durable, runs)
@@ -107,15 +107,15 @@ class Tables:
             wanted = [word for one in planned for word in (f"<{one.number}>", *STEPS)]
             if values.get("words") != wanted:
                 found.append(f"thread {thread_id} holds {values.get('words')}, not {wanted}")
-            found.extend(_tokens(thread_id, values.get("marks", ())))
+            found.extend(wrong_tokens(thread_id, values.get("marks", ())))
 
         await asyncio.gather(*(look(*thread) for thread in threads.items()))
         return found
 
 
-def _line(thread_id: str, line: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Each checkpoint follows the one before it, the runs follow each other, and so do the workers
-    of a run: who has been followed by another one comes back only as a new attempt.
+def wrong_line(thread_id: str, line: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Each checkpoint follows the one before it, and each run the one before it: two attempts that
+    wrote at once would have forked the line.
     """
     for before, after in zip([None, *line], line, strict=False):
         parent = None if before is None else before["checkpoint_id"]
@@ -126,7 +126,7 @@ def _line(thread_id: str, line: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"thread {thread_id}: its runs interleave: {in_order}"
 
 
-def _tokens(thread_id: str, marks: Sequence[str]) -> Iterator[str]:
+def wrong_tokens(thread_id: str, marks: Sequence[str]) -> Iterator[str]:
     """Fencing tokens rise along the line, and each belongs to one worker."""
     tokens = [int(mark.split()[1]) for mark in marks]
     if tokens != sorted(tokens):
