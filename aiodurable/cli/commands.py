@@ -26,6 +26,7 @@ from aiodurable.cli.prune import prune
 from aiodurable.cli.queues import queues
 from aiodurable.cli.retry import retry
 from aiodurable.cli.runs import runs
+from aiodurable.cli.schedules import schedules
 from aiodurable.cli.show import show
 from aiodurable.cli.status import status
 from aiodurable.cli.worker import worker
@@ -93,6 +94,7 @@ for _command in (
     queues,
     retry,
     runs,
+    schedules,
     show,
     status,
     worker,

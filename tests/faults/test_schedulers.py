@@ -56,6 +56,7 @@ async def test_a_process_that_is_killed_at_any_statement_leaves_each_slot_one_ru
         first = each.next_slot_at
         assert first is not None
         looking = Scheduler(services_of(durable), durable.settings.namespace)
+        nth = 0
         for nth in count(1):
             slot: datetime = first + (nth - 1) * HOUR
             parent.stdin.write(f"{slot.isoformat()} {when} {nth}\n".encode())

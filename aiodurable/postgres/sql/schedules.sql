@@ -165,7 +165,7 @@ LEFT JOIN LATERAL (
         FROM (
             SELECT n.run_id, n.status, n.claim_state, n.created_at
             FROM aiodurable_runs n
-            WHERE n.schedule_id = s.schedule_id
+            WHERE s.pause_on_failure IS NOT NULL AND n.schedule_id = s.schedule_id
             ORDER BY n.run_id DESC
             LIMIT 200
         ) r
@@ -174,7 +174,7 @@ LEFT JOIN LATERAL (
         ORDER BY r.run_id DESC
         LIMIT s.pause_on_failure
     ) k
-) o ON s.pause_on_failure IS NOT NULL
+) o ON true
 
 -- name: advance
 -- params: schedule_ids, slots, next_slots, next_ats, last_slots, fired, skipped, failures, paused
