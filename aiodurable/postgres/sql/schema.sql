@@ -2,6 +2,11 @@
 -- No table.
 SELECT pg_catalog.current_setting('search_path') AS search_path
 
+-- name: use_search_path
+-- params: search_path
+-- No table. Until the end of the transaction.
+SELECT pg_catalog.set_config('search_path', :search_path, true)
+
 -- name: create_schema
 -- params: name
 -- Catalog look-up. The statement that creates a schema which is missing, and no row otherwise: IF

@@ -9,11 +9,14 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
+from asyncpg.pool import PoolConnectionProxy
 from psycopg.conninfo import conninfo_to_dict
 
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError, RunInProgressError, RunNotFoundError
 from aiodurable.queue import NewRun
+from aiodurable.settings import Settings
+from tests.support.scenario_graphs import chain, ok
 
 INPUT: dict[str, Any] = {"xs": []}
 
@@ -131,7 +134,49 @@ async def test_a_refused_run_leaves_the_callers_transaction_usable(
     assert (await durable.runs.get(kept.run_id)).thread_id == "u"
 
 
+async def path_of(connection: Any) -> Any:
+    """The search path of any of these connections."""
+    show = "SHOW search_path"
+    if isinstance(connection, asyncpg.Connection | PoolConnectionProxy):
+        return await connection.fetchval(show)
+    if isinstance(connection, psycopg.AsyncConnection):
+        row = await (await connection.execute(show)).fetchone()
+        return row and row[0]
+    if hasattr(connection, "get_bind"):  # a session of SQLAlchemy
+        connection = await connection.connection()
+    return (await connection.exec_driver_sql(show)).scalar()
+
+
+@pytest.mark.parametrize("connected", KINDS)
+async def test_a_run_is_accepted_in_the_schema_of_the_durable_whatever_the_callers_path_is(
+    dsn: str, durable: Durable, connected: Any
+) -> None:
+    graphs = {"chain": chain(a=ok("a"))}
+    async with Durable(dsn, graphs=graphs, settings=Settings(schema="tenant")) as tenant:
+        await tenant.runs.create("t", "chain", INPUT)
+        async with connected(dsn) as conn:
+            before = await path_of(conn)
+            run = await tenant.runs.create("t", "chain", INPUT, conn=conn)
+            assert await path_of(conn) == before
+            with pytest.raises(RunInProgressError):
+                await tenant.runs.create("t", "chain", INPUT, on_busy="reject", conn=conn)
+            assert await path_of(conn) == before
+        assert (await tenant.runs.get(run.run_id)).thread_id == "t"
+    with pytest.raises(RunNotFoundError):
+        await durable.runs.get(run.run_id)
+
+
 async def test_another_thing_than_a_connection_is_refused(dsn: str, durable: Durable) -> None:
     with psycopg.connect(dsn) as connection:
         with pytest.raises(InvalidArgumentError, match=r"psycopg\.Connection.*as conn"):
             await durable.runs.create("t", "chain", INPUT, conn=connection)
+
+
+@pytest.mark.parametrize("connected", [asyncpg_in_a_transaction, psycopg_in_a_transaction])
+async def test_a_connection_that_finds_no_tables_is_refused(
+    empty_dsn: str, durable: Durable, connected: Any
+) -> None:
+    async with connected(empty_dsn) as conn:
+        with pytest.raises(InvalidArgumentError, match="finds no tables") as refused:
+            await durable.runs.create("t", "chain", INPUT, conn=conn)
+    assert refused.value.argument == "conn"
