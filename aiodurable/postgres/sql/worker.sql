@@ -437,20 +437,47 @@ RETURNING r.run_id
 -- name: signs
 -- params: queues
 -- The first entry of aiodurable_runs_claim_idx of each queue, _scheduled_idx, _blocked_idx,
--- _limited_idx, _claimed_idx and _unfinished_status_idx; aiodurable_queues_pkey. What a worker has
+-- _limited_idx, _claimed_idx and _one_running_idx; aiodurable_queues_pkey. What a worker has
 -- to do: it is all that one without work sends.
-SELECT EXISTS (
-           SELECT FROM aiodurable_runs r
-           WHERE r.claim_state = 'ready' AND r.queue = ANY (:queues::text[])) AS ready,
+-- With ORDER BY each is a look at the first entry; as EXISTS it may read the table, and end where
+-- the first of what it seeks happens to be.
+SELECT (SELECT true
+        FROM pg_catalog.unnest(:queues::text[]) AS w (queue)
+        CROSS JOIN LATERAL (
+            SELECT r.position
+            FROM aiodurable_runs r
+            WHERE r.claim_state = 'ready' AND r.queue = w.queue
+            ORDER BY r.priority DESC, r.fairness_key, r.position
+            LIMIT 1
+        ) k
+        LIMIT 1) IS NOT NULL AS ready,
        (SELECT pg_catalog.date_part('epoch', r.scheduled_at - pg_catalog.clock_timestamp())
         FROM aiodurable_runs r
         WHERE r.claim_state = 'scheduled'
         ORDER BY r.scheduled_at
         LIMIT 1) AS due_s,
-       EXISTS (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'blocked')
-       OR EXISTS (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'limited')
-       OR EXISTS (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'claimed') AS untidy,
-       EXISTS (SELECT FROM aiodurable_runs r WHERE r.status = 'running') AS running,
+       coalesce(
+           (SELECT true
+            FROM aiodurable_runs r
+            WHERE r.claim_state = 'blocked'
+            ORDER BY r.thread_id, r.position
+            LIMIT 1),
+           (SELECT true
+            FROM aiodurable_runs r
+            WHERE r.claim_state = 'limited'
+            ORDER BY r.queue, r.concurrency_key, r.position
+            LIMIT 1),
+           (SELECT true
+            FROM aiodurable_runs r
+            WHERE r.claim_state = 'claimed'
+            ORDER BY r.claimed_by
+            LIMIT 1),
+           false) AS untidy,
+       (SELECT true
+        FROM aiodurable_runs r
+        WHERE r.status = 'running'
+        ORDER BY r.thread_id
+        LIMIT 1) IS NOT NULL AS running,
        ARRAY (
            SELECT q.name
            FROM aiodurable_queues q

@@ -28,6 +28,17 @@ async def crowd(dsn: str) -> Any:
                                      position, queue, priority, fairness_key)
         SELECT 'd' || n, 'd' || n, n, 'g', 'complete', 1, n, 'default', 0, ''
         FROM generate_series(1, 20000) n;
+        INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, claim_state,
+                                     position, queue, priority, fairness_key, concurrency_key,
+                                     scheduled_at)
+        SELECT c.state || n, c.state || n, n, 'g', 'queued', c.state, n, 'later', 0, '',
+               'k' || n % 20, now() + interval '1 h'
+        FROM generate_series(1, 3000) n,
+             unnest(ARRAY['scheduled', 'blocked', 'limited', 'ready']) AS c (state);
+        INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, fencing_token)
+        SELECT 'i' || n, 'blocked' || n, n, 'g',
+               CASE WHEN n % 2 = 0 THEN 'interrupted' ELSE 'complete' END, 1
+        FROM generate_series(1, 3000) n;
         ANALYZE aiodurable_runs;
         """
     )
@@ -75,3 +86,49 @@ async def test_an_idle_worker_reads_a_few_pages_a_look(crowd: Any, mode: str) ->
     await crowd.execute("VACUUM ANALYZE aiodurable_runs")
     found = await plan(crowd, mode, "signs", ["default", "other"])
     assert pages(found) < 60, pages(found)
+
+
+IDLE = {
+    "due": (500,),
+    "signs": (["empty"],),
+    "abandoned": ("host:1", "host:1#1", [], ["host:1#1"], 60.0),
+    "orphans": (["g"], 10.0),
+    "limits": (["empty"],),
+    "at_work_of": ("empty",),
+}
+"""What a worker sends that has nothing to do, although much waits in other queues."""
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("statement", IDLE)
+async def test_a_worker_with_nothing_to_do_reads_nothing_of_what_waits(
+    crowd: Any, statement: str, mode: str
+) -> None:
+    found = await plan(crowd, mode, statement, *IDLE[statement])
+    assert pages(found) < 30, pages(found)
+
+
+SOME = [f"blocked{n}" for n in range(1, 21)]
+READS: dict[str, tuple[tuple[Any, ...], int]] = {
+    "blocked_threads": (("", 20), 120),
+    "limited_keys": (("", "", 20), 120),
+    "promote": ((SOME,), 700),
+    "promote_limited": ((["later"] * 2, ["k1", "k2"]), 3000),
+    "limit_full": (("later", ["k1", "k2"], 10), 800),
+    "put_back": (([f"ready{n}" for n in range(1, 21)], "host:1", "ready", None), 200),
+    "set_aside": (("ready1", "host:1", None, None, None), 20),
+    "not_begun": (("blocked1", "blocked1", None), 30),
+    "made_way": (("blocked1",), 20),
+    "rescue": (([f"i{n}" for n in range(1, 21)], [1] * 20, "default"), 300),
+}
+"""What a statement about twenty threads, or two keys, may read: pages."""
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("statement", READS)
+async def test_a_statement_of_a_worker_reads_what_it_is_about(
+    crowd: Any, statement: str, mode: str
+) -> None:
+    arguments, most = READS[statement]
+    found = await plan(crowd, mode, statement, *arguments)
+    assert pages(found) < most, pages(found)
