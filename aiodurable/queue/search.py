@@ -1,4 +1,4 @@
-"""What narrows a list of runs, and its pages."""
+"""The filters of a list of runs, and its pages."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ ClaimStateName = Literal["ready", "scheduled", "blocked", "limited", "claimed"]
 class RunFilters(TypedDict, total=False):
     """The filters of a list of runs; a run must pass all that are given, and None passes every run.
 
-    What cannot be meant is an `InvalidArgumentError`.
+    An invalid value raises `InvalidArgumentError`.
     """
 
     status: RunStatus | RunStatusName | Iterable[RunStatus | RunStatusName] | None
@@ -88,7 +88,9 @@ class RunFilters(TypedDict, total=False):
     queue: str | None
     """Where it was accepted to wait."""
     fairness_key: str | None
+    """The key of the rotation in which workers serve its queue."""
     concurrency_key: str | None
+    """The key that `max_running_per_key` of its queue counts."""
     schedule_id: str | None
     """The schedule that made it."""
     metadata: Mapping[str, Any] | None

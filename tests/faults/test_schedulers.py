@@ -1,4 +1,4 @@
-"""Whoever fires the schedules may die or freeze at any moment: each slot has one run."""
+"""The process that fires the schedules may die or freeze at any moment: each slot has one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run that is not over for each dedup_key, whoever accepts it at the same moment."""
+"""One run that is not over for each dedup_key, whatever process accepts it."""
 
 from __future__ import annotations
 
