@@ -66,6 +66,17 @@ async def test_the_first_example_of_the_readme_runs_as_it_is_typed(
     assert await output(await start(program)) == "{'topic': 'tides', 'text': 'All about tides'}\n"
 
 
+async def test_the_program_of_the_page_on_schedules_runs_as_it_is_typed(
+    start: Start, tmp_path: Path, dsn: str
+) -> None:
+    program = tmp_path / "schedules.py"
+    program.write_text(blocks(DOCS / "howto" / "schedules.md")[0])
+    lines = (await output(await start(program, dsn=dsn))).splitlines()
+    assert [line.partition(":")[0] for line in lines[:3]] == ["next"] * 3
+    assert lines[3] == "{'region': 'north', 'report': 'the report of north'}"
+    assert lines[4].endswith(" slots of the last two days")
+
+
 @pytest.mark.timeout(300)  # two interpreters, an initdb and two servers, on any machine
 async def test_the_tutorials_program_survives_being_killed(start: Start, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(

@@ -47,6 +47,12 @@ SAYS = {
         "finished: All about moons\n",
         "finished: All about stars\n",
     ],
+    "schedule.py": [
+        "nightly: next at 02:30 in Europe/Berlin\n",
+        "triggered: all is well in the north\n",
+        "backfilled: ",
+        "often: 2 slots have fired\n",
+    ],
     "other_entries.py": [
         "executor: {'n': 2}",
         "decorator: closing the books; a run was refused: WorkflowAlreadyRunningError",
