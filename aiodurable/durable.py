@@ -27,7 +27,8 @@ from aiodurable.postgres.namespace import agree_on_namespace
 from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
 from aiodurable.queue import Queues, RetryPolicy, Runs, Schedules
-from aiodurable.runs.acquire import OnBusy, acquire_lease
+from aiodurable.runs.acquire import acquire_lease
+from aiodurable.runs.busy import OnBusy
 from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancellation import CHANNEL, Cancellations
 from aiodurable.runs.graphs import Graph, Graphs
@@ -390,8 +391,11 @@ class Durable:
             run_id: the id of the run. A run_id never runs twice: the second call resumes it or
                 returns its stored result.
             on_busy: what to do if the thread is busy: "reject" raises
-                `WorkflowAlreadyRunningError`, "wait" waits.
-            timeout: seconds to wait at most, with "wait"; None: without a limit.
+                `WorkflowAlreadyRunningError`; "wait" waits for the lease; "enqueue" waits until the
+                runs that were accepted before have begun, then for the lease; "interrupt" cancels
+                the run at work, gives up what waits or is left unfinished, and starts its input
+                after what that wrote; "rollback" removes what it wrote, too.
+            timeout: seconds to wait at most, not with "reject"; None: without a limit.
             config: a LangGraph config (callbacks, tags, recursion_limit, your own configurable
                 values).
             context: the graph's run context. The ledger stores it, so that a resumption in another
@@ -400,6 +404,7 @@ class Durable:
         Raises (on entering):
             WorkflowAlreadyRunningError: another run holds the thread; the error names its holder.
             LockTimeoutError: the thread did not become free in time.
+            WorkflowExecutionError: what an earlier run wrote cannot be removed ("rollback").
             InvalidArgumentError: thread_id, run_id, config or an option is invalid.
             ConfigurationError, GraphNotRegisteredError: the graph cannot be used.
             ClosedError: this `Durable` is not open.

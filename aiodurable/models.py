@@ -120,7 +120,9 @@ class RunStatus(StrEnum):
     REJECTED = "rejected"
     """The graph refused the input before its first checkpoint: nothing was accepted."""
     SUPERSEDED = "superseded"
-    """A new run replaced it (`on_unfinished="restart"`)."""
+    """A new run replaced it (`on_unfinished="restart"`, or `on_busy`), or it was cancelled before
+    it began.
+    """
     QUARANTINED = "quarantined"
 
     @property
@@ -325,7 +327,7 @@ class RunRecord:
         finished_at: when its last attempt ended; None while it runs.
         failed_at: when it last failed; None if it never did.
         error: `repr` of the exception that ended it; None if none did.
-        reason: why it is paused or quarantined; None otherwise.
+        reason: why it is paused, quarantined or superseded; None otherwise.
         checkpoint_id: the checkpoint at which it ended.
         traceback: the traceback of that exception.
         earlier_attempts: the earlier attempts, at most the newest 20.

@@ -16,7 +16,7 @@ from langgraph.types import Command
 from aiodurable.durable import Durable, opened
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import WorkflowCheckpoint
-from aiodurable.runs.acquire import OnBusy
+from aiodurable.runs.busy import OnBusy
 from aiodurable.runs.call_types import (
     CallOptions,
     ContextT,
@@ -43,7 +43,7 @@ class WorkflowExecutor(Generic[InputT, OutputT, ContextT]):
         graph: a registered name, a `StateGraph`, a compiled graph, or an `@entrypoint`.
         durable: the `Durable` to use; None: a new one on `dsn` for each call, or the current one.
         dsn: where Postgres is. Each call then opens connections; pass `durable` for many calls.
-        on_busy: "reject" or "wait"; see `Durable.run`.
+        on_busy: see `Durable.run`.
         timeout: seconds to wait at most, with "wait".
     """
 

@@ -11,7 +11,7 @@ fence row stays, with the time of the removal in place of a lease id, until a pr
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -26,7 +26,13 @@ from psycopg.rows import DictRow, dict_row
 
 from aiodurable.checkpoints.fences import Standing
 from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
-from aiodurable.errors import ThreadExistsError, ThreadNotFoundError, WorkflowAlreadyRunningError
+from aiodurable.errors import (
+    CheckpointNotFoundError,
+    ThreadExistsError,
+    ThreadNotFoundError,
+    WorkflowAlreadyRunningError,
+    WorkflowExecutionError,
+)
 from aiodurable.lock_keys import lock_key
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import TRANSACTION
@@ -37,6 +43,7 @@ __all__ = ["ThreadMaintenance"]
 T = TypeVar("T")
 
 _SQL = load("checkpoints")
+_BUSY = load("busy")
 _ATTEMPTS: Final = 10
 
 
@@ -65,8 +72,8 @@ class ThreadMaintenance:
 
         async def work() -> frozenset[str]:
             async with self._undisturbed(ids, own=own) as connection:
-                removed = await _run(connection, "delete_threads", ids)
-                await _run(connection, "raise_removed", ids)
+                removed = await _run(connection, _SQL["delete_threads"], ids)
+                await _run(connection, _SQL["raise_removed"], ids)
                 return frozenset(row["thread_id"] for row in removed)
 
         removed = await _patiently(work)
@@ -94,15 +101,15 @@ class ThreadMaintenance:
 
             await cursor.execute(first[0].encode())
             await self._hold(cursor.connection, [thread_id], own=self._sessions.of(thread_id))
-            await _run(cursor.connection, "record_consumed", [thread_id])
+            await _run(cursor.connection, _SQL["record_consumed"], [thread_id])
             await _aexecute(cursor, after_the_first())
-            await _run(cursor.connection, "remove_past_effects", thread_id)
-            await _run(cursor.connection, "delete_unused_fences", [thread_id])
+            await _run(cursor.connection, _SQL["remove_past_effects"], thread_id)
+            await _run(cursor.connection, _SQL["delete_unused_fences"], [thread_id])
 
     async def copy(self, source: str, target: str, *, own: WriteSession | None) -> None:
         """Copy all checkpoints of a thread to an empty one."""
         async with self._undisturbed([target], own=own) as connection:
-            [row] = await _run(connection, "has_checkpoints", target)
+            [row] = await _run(connection, _SQL["has_checkpoints"], target)
             if row["has_checkpoints"]:
                 raise ThreadExistsError(
                     f"cannot copy thread {source!r} to {target!r}: the target"
@@ -117,7 +124,7 @@ class ThreadMaintenance:
             if own is None:
                 # Keep the fence row: a process that waits to insert its own would take the thread
                 # for a new one.
-                await _run(connection, "raise_fences", [target])
+                await _run(connection, _SQL["raise_fences"], [target])
 
     async def delete_runs(self, ids: Sequence[str], *, own: WriteSession | None) -> None:
         """Delete runs and what they wrote."""
@@ -127,22 +134,52 @@ class ThreadMaintenance:
             async with self._undisturbed(threads, own=own) as connection:
                 built_on = [
                     row["thread_id"]
-                    for row in await _run(connection, "built_on_runs", ids, threads)
+                    for row in await _run(connection, _SQL["built_on_runs"], ids, threads)
                 ]
                 if built_on:
                     async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
                         await _aexecute(cursor, _refuse_delta_threads(built_on))
-                await _run(connection, "delete_effects_of_runs", ids, threads)
-                await _run(connection, "delete_ledger_of_runs", ids, threads)
-                await _run(connection, "delete_runs", ids, threads)
-                await _run(connection, "orphan_parents", threads)
-                await _run(connection, "orphan_blobs", threads)
+                await _run(connection, _SQL["delete_effects_of_runs"], ids, threads)
+                await _run(connection, _SQL["delete_ledger_of_runs"], ids, threads)
+                await _run(connection, _SQL["delete_runs"], ids, threads)
+                await _run(connection, _SQL["orphan_parents"], threads)
+                await _run(connection, _SQL["orphan_blobs"], threads)
                 others = [
                     thread_id for thread_id in threads if own is None or thread_id != own.thread_id
                 ]
-                await _run(connection, "raise_removed", others)
+                await _run(connection, _SQL["raise_removed"], others)
 
         await _patiently(work)
+
+    async def roll_back(self, run_id: str, base: str | None, *, own: WriteSession) -> None:
+        """Remove what a run wrote after the checkpoint that its thread had when it began, and
+        record the run as superseded.
+        """
+        thread_id = own.thread_id
+
+        async def work() -> Mapping[str, bool]:
+            async with self._undisturbed([thread_id], own=own) as connection:
+                [line] = await _run(connection, _BUSY["off_the_line"], thread_id, base)
+                statement = "keep" if line["gone"] or line["branched"] else "roll_back"
+                given = (run_id,) if statement == "keep" else (thread_id, run_id, base)
+                await _run(connection, _BUSY[statement], *given)
+                return line
+
+        line = await _patiently(work)
+        what = f"cannot roll back run {run_id!r} of thread {thread_id!r}: "
+        instead = '; use on_busy="interrupt", which goes on from what it wrote'
+        if line["gone"]:
+            raise CheckpointNotFoundError(
+                f"{what}the checkpoint that the thread had when it began was removed{instead}",
+                thread_id=thread_id,
+                checkpoint_id=base,
+            )
+        if line["branched"]:
+            raise WorkflowExecutionError(
+                f"{what}the thread has later checkpoints that do not come from the one it had when"
+                f" the run began{instead}",
+                thread_id=thread_id,
+            )
 
     @asynccontextmanager
     async def _cursor(self) -> AsyncGenerator[AsyncCursor[DictRow], None]:
@@ -160,7 +197,7 @@ class ThreadMaintenance:
         threads.
         """
         async with self._pool.connection() as connection, connection.transaction():
-            await _run(connection, "on_disk")
+            await _run(connection, _SQL["on_disk"])
             await self._hold(connection, thread_ids, own=own)
             yield connection
 
@@ -171,8 +208,8 @@ class ThreadMaintenance:
         *,
         own: WriteSession | None,
     ) -> None:
-        await _run(connection, "insert_missing_fences", list(thread_ids))
-        held = await _run(connection, "hold_fences", list(thread_ids))
+        await _run(connection, _SQL["insert_missing_fences"], list(thread_ids))
+        held = await _run(connection, _SQL["hold_fences"], list(thread_ids))
         standings = {row["thread_id"]: Standing(row["token"], row["lease_id"]) for row in held}
         strangers: dict[int, str] = {}
         for thread_id in thread_ids:
@@ -188,7 +225,7 @@ class ThreadMaintenance:
             own.history.forget()  # the row of its mark may be removed
             if (standing := standings.get(thread_id)) != own.fence.standing:
                 raise own.fence.overtaken(standing)
-        for row in await _run(connection, "locked", list(strangers)):
+        for row in await _run(connection, _SQL["locked"], list(strangers)):
             raise _leased(strangers[row["key"]])
 
 
@@ -200,9 +237,9 @@ def _leased(thread_id: str) -> WorkflowAlreadyRunningError:
     )
 
 
-async def _run(connection: AsyncConnection[DictRow], block: str, *args: Any) -> list[DictRow]:
+async def _run(connection: AsyncConnection[DictRow], statement: str, *args: Any) -> list[DictRow]:
     async with AsyncRawCursor(connection, row_factory=dict_row) as cursor:
-        await cursor.execute(_SQL[block].encode(), args)
+        await cursor.execute(statement.encode(), args)
         return await cursor.fetchall() if cursor.description else []
 
 

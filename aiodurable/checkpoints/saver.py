@@ -346,6 +346,16 @@ class DurableSaver(AsyncPostgresSaver):
         """Delete all of the threads or none; see `adelete_thread`. Returns those that had rows."""
         return await self._maintenance.remove(list(thread_ids), own=_session_in(config))
 
+    async def roll_back(self, run_id: str, base: str | None, *, session: WriteSession) -> None:
+        """Remove what a run wrote; see `aiodurable.runs.rollback`.
+
+        Args:
+            run_id: the run, whose thread is that of the session.
+            base: the thread's newest checkpoint when the run began; None: it had none.
+            session: that of the thread's lease.
+        """
+        await self._maintenance.roll_back(run_id, base, own=session)
+
     async def aprune(
         self,
         thread_ids: Sequence[str],

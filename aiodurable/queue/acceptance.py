@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Final
 
 from aiodurable.errors import InvalidArgumentError, RunInProgressError
 from aiodurable.lock_keys import own_lock_key
-from aiodurable.models import RunRecord
+from aiodurable.models import ClaimState, RunRecord
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.caller import Fetch, transaction_of
 from aiodurable.queue.new_run import NewRun, Row
 from aiodurable.queue.records import SQL, queued_record
 from aiodurable.runs.accepted import Accepted
-from aiodurable.runs.cancellation import CHANNEL
+from aiodurable.runs.busy import INTERRUPTING, interrupt
 from aiodurable.runs.services import Services
 
 __all__ = ["Acceptance"]
@@ -93,10 +94,27 @@ class Acceptance:
             await fetch(SQL["alone"], key)
         written = await fetch(SQL["create"], *map(list, zip(*rows, strict=True)))
         records = {row["run_id"]: queued_record(row) for row in written}
-        for row in rows:
-            if row.on_busy == "interrupt" and row.run_id in records:
-                await fetch(SQL["interrupt"], row.thread_id, row.run_id, CHANNEL)
+        await self._interrupt(fetch, rows, records)
         return records
+
+    async def _interrupt(
+        self, fetch: Fetch, rows: Sequence[Row], records: dict[str, RunRecord]
+    ) -> None:
+        """Have what the threads have in front make way for the runs that interrupt it. Those that
+        are due later do so when they are due.
+        """
+        threads = set[str]()
+        for row in rows:
+            record = records.get(row.run_id)
+            if row.on_busy not in INTERRUPTING or record is None:
+                continue
+            if record.claim_state is not ClaimState.SCHEDULED:
+                await interrupt(fetch, record.thread_id, record.run_id, row.on_busy)
+                threads.add(record.thread_id)
+        if threads:
+            promoted = await self.services.ledger.queued.promote(sorted(threads), fetch=fetch)
+            for run_id in promoted & records.keys():
+                records[run_id] = replace(records[run_id], claim_state=ClaimState.READY)
 
     def _transaction(self) -> AbstractAsyncContextManager[Fetch]:
         return self.services.checkpoints.database.transaction()

@@ -32,7 +32,7 @@ __all__ = [
     "row_of",
 ]
 
-OnBusyThread = Literal["enqueue", "reject", "interrupt"]
+OnBusyThread = Literal["enqueue", "reject", "interrupt", "rollback"]
 """What becomes of a run whose thread has a run that is not over."""
 DEFAULT_QUEUE: Final = "default"
 _LONGEST: Final = 200

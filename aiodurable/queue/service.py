@@ -123,8 +123,10 @@ class Runs:
             run_id: names the run; the same one again returns the run there is.
             on_busy: where the thread has a run that is not over: "enqueue": after it, in order of
                 acceptance; "reject": refuse; "interrupt": cancel what is at work, keep what it
-                wrote, and go on from there. Runs that wait in the queue are given up then, those
-                that are due later are not.
+                wrote, and go on from there; "rollback": cancel it, and remove what it wrote. Runs
+                that wait in the queue are given up by these two, and so is an open question or a
+                gate; runs that are due later are not. One that is due later does this when it is
+                due.
             run_at: not before this moment.
             after: not before so many seconds from now, instead.
             priority: higher ones go first.

@@ -28,7 +28,7 @@ __all__ = ["Waiting", "is_over"]
 _POLL_S: Final = (0.02, 0.5)
 """Seconds between two looks at a run: at first, and at most."""
 
-_STOPPED: Final = (PauseReason.CANCELLED, PauseReason.STREAM_CLOSED, "interrupted")
+_STOPPED: Final = (PauseReason.CANCELLED, PauseReason.STREAM_CLOSED, "interrupted", "rolled back")
 
 
 def is_over(run: RunRecord) -> bool:
@@ -123,9 +123,11 @@ class Waiting:
 def _no_result(run: RunRecord) -> WorkflowExecutionError:
     given_up = run.status is RunStatus.SUPERSEDED
     if run.reason in _STOPPED and (given_up or run.status is RunStatus.PAUSED):
+        began = run.token is not None
+        again = "create another run" if given_up and began else "runs.retry(run_id) lets it go on"
         return RunCancelledError(
             f"cannot return a result of run {run.run_id!r} of thread {run.thread_id!r}: it was"
-            f" {run.reason}; runs.retry(run_id) lets it go on",
+            f" {run.reason}; {again}",
             thread_id=run.thread_id,
             run_id=run.run_id,
             requested_at=run.cancel_requested_at,

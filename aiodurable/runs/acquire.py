@@ -7,20 +7,22 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import get_args
+
+from langgraph.checkpoint.base.id import uuid6
 
 from aiodurable.errors import InvalidArgumentError, LockBusyError, WorkflowAlreadyRunningError
 from aiodurable.locks import Lease, cancel_on_lost
 from aiodurable.locks.lease_events import announce
 from aiodurable.models import RunStatus
+from aiodurable.runs.busy import INTERRUPTING, OnBusy, interrupting, wait_in_line
 from aiodurable.runs.lease import ThreadLease
+from aiodurable.runs.rollback import roll_back
 from aiodurable.runs.services import Services
 from aiodurable.shield import run_to_completion
 from aiodurable.thread_id import validate_thread_id
 
 __all__ = ["OnBusy", "acquire_lease"]
-
-OnBusy = Literal["reject", "wait"]
 
 _held: ContextVar[tuple[tuple[Services, ThreadLease], ...]] = ContextVar(
     "aiodurable held", default=()
@@ -30,40 +32,47 @@ _held: ContextVar[tuple[tuple[Services, ThreadLease], ...]] = ContextVar(
 
 @asynccontextmanager
 async def acquire_lease(
-    services: Services, thread_id: str, *, on_busy: OnBusy = "reject", timeout: float | None = None
+    services: Services,
+    thread_id: str,
+    *,
+    on_busy: OnBusy = "reject",
+    timeout: float | None = None,
+    run_id: str | None = None,
 ) -> AsyncIterator[ThreadLease]:
     """Hold the lease of `thread_id` for the body. Losing it cancels the body with `LeaseLostError`.
 
     Args:
         services: the open services.
         thread_id: the thread.
-        on_busy: "reject": fail at once if the thread is busy; "wait": wait for `timeout` seconds
-            (None: without a limit).
-        timeout: seconds, only with "wait".
+        on_busy: see `Durable.run`.
+        timeout: seconds to wait at most (None: without a limit); not with "reject".
+        run_id: the run for which it is held: it neither waits for itself nor interrupts itself.
 
     Raises:
         WorkflowAlreadyRunningError: another run holds it ("reject").
-        LockTimeoutError: it did not become free in time ("wait").
+        LockTimeoutError: it did not become free in time.
+        WorkflowExecutionError: what an earlier run wrote cannot be removed ("rollback").
         InvalidArgumentError: `thread_id`, `on_busy` or `timeout` is invalid.
         PostgresUnavailableError: Postgres cannot be reached.
     """
     validate_thread_id(thread_id)
-    if on_busy not in ("reject", "wait"):
+    if on_busy not in get_args(OnBusy):
+        choices = ", ".join(map(repr, get_args(OnBusy)))
         raise InvalidArgumentError(
-            f'on_busy must be "reject" or "wait", got {on_busy!r}', argument="on_busy"
+            f"cannot use on_busy={on_busy!r}: choose from {choices}", argument="on_busy"
         )
     if timeout is not None and not timeout >= 0:
         raise InvalidArgumentError(
             f"timeout must be seconds, 0 or more, got {timeout}", argument="timeout"
         )
-    if timeout is not None and on_busy != "wait":
+    if timeout is not None and on_busy == "reject":
         raise InvalidArgumentError(
             f'timeout={timeout} has no meaning with on_busy="reject", which does not wait: pass'
             ' on_busy="wait" too',
             argument="timeout",
         )
     held = _held.get()
-    if on_busy == "wait" and any(
+    if on_busy != "reject" and any(
         at is services and lease.thread_id == thread_id and not lease.lost for at, lease in held
     ):
         raise WorkflowAlreadyRunningError(
@@ -72,7 +81,8 @@ async def acquire_lease(
             thread_id=thread_id,
         )
     asked = time.monotonic()
-    lock = await _lock(services, thread_id, timeout=0 if on_busy == "reject" else timeout)
+    run_id = run_id or str(uuid6())
+    lock = await _lock_when_free(services, thread_id, run_id, on_busy, timeout)
     try:
         fence, first = await services.checkpoints.bumps(thread_id)
         lease = ThreadLease(services, lock, fence, first=first)
@@ -85,6 +95,8 @@ async def acquire_lease(
     try:
         announce_release = announce(services.observers, lease, waited_s=waited_s)
         async with cancel_on_lost(lease):
+            if on_busy == "rollback":
+                await roll_back(services, lease)
             yield lease
     finally:
         # Not ContextVar.reset(): a generator may be closed in another context than the one it was
@@ -108,6 +120,23 @@ async def _abandon(services: Services, lock: Lease) -> None:
         raised.cancel()
         lost.cancel()
         await lock.release()
+
+
+async def _lock_when_free(
+    services: Services, thread_id: str, run_id: str, on_busy: OnBusy, timeout: float | None
+) -> Lease:
+    """The thread's lock, after what `on_busy` does about those that have it or wait for it."""
+    if on_busy == "reject":
+        return await _lock(services, thread_id, timeout=0)
+    if on_busy in INTERRUPTING:
+        async with interrupting(services, thread_id, run_id, on_busy):
+            return await _lock(services, thread_id, timeout=timeout)
+    if on_busy == "enqueue":
+        began = time.monotonic()
+        await wait_in_line(services, thread_id, run_id, timeout=timeout)
+        if timeout is not None:
+            timeout = max(0.0, timeout - (time.monotonic() - began))
+    return await _lock(services, thread_id, timeout=timeout)
 
 
 async def _lock(services: Services, thread_id: str, *, timeout: float | None) -> Lease:

@@ -27,6 +27,7 @@ class Call:
         config: its config; a resumption merges what the run was accepted with.
         context: its context.
         options: LangGraph's own options.
+        takes_over: whether its input takes the place of what the thread had left (`on_busy`).
     """
 
     input: Any
@@ -35,6 +36,7 @@ class Call:
     config: RunnableConfig
     context: Any
     options: dict[str, Any]
+    takes_over: bool = False
 
     @property
     def given(self) -> bool:

@@ -10,7 +10,7 @@ from langgraph.runtime import RunControl
 from langgraph.types import All, Durability, StreamMode
 from typing_extensions import TypeVar
 
-from aiodurable.runs.acquire import OnBusy
+from aiodurable.runs.busy import OnBusy
 from aiodurable.runs.decision import OnUnfinished
 
 if TYPE_CHECKING:

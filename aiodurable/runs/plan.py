@@ -30,12 +30,14 @@ class Plan:
         stored: the result, for `Action.RETURN`.
         unfinished: the run to resume, or to begin; None: the unfinished work belongs to no run.
         answers: the new answers to deliver, by interrupt id.
+        rolls_back: whether what the thread's unfinished run wrote is removed first.
     """
 
     action: Action
     stored: StoredResult | None = None
     unfinished: Accepted | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rolls_back: bool = False
 
 
 async def plan_call(
@@ -65,10 +67,13 @@ async def plan_call(
         and named.record.run_id == unfinished.record.run_id
     )
     same_input = False
+    on_unfinished = call.on_unfinished
+    if call.takes_over and call.given and not same_run and on_unfinished == "resume":
+        on_unfinished = "restart"
     if (
         call.given
         and unfinished is not None
-        and call.on_unfinished != "restart"
+        and on_unfinished != "restart"
         and (same_run or call.run_id is None)
     ):
         same_input = await ledger.same_input(unfinished, call.input)
@@ -80,7 +85,7 @@ async def plan_call(
         given=call.given,
         same=same_input,
         named=same_run,
-        on_unfinished=call.on_unfinished,
+        on_unfinished=on_unfinished,
     )
     if action is Action.RETURN:
         return Plan(action, StoredResult(None, thread.interrupts))
@@ -92,15 +97,19 @@ async def _plan_queued(
 ) -> Plan:
     """Begin the run that has waited, unless an earlier one is not over."""
     await _refuse_another_input(ledger, queued, call)
-    nothing_left = (ThreadStatus.NEW, ThreadStatus.COMPLETE, ThreadStatus.QUEUED)
-    if thread.status not in nothing_left and not await ledger.queued.made_way(thread.thread_id):
+    if thread.status in (ThreadStatus.NEW, ThreadStatus.COMPLETE, ThreadStatus.QUEUED):
+        return Plan(Action.BEGIN, unfinished=queued)
+    left = await ledger.queued.left(thread.thread_id, queued.record.run_id)
+    if not left.passable:
         raise RunInProgressError(
             f"cannot begin run {queued.record.run_id!r} of thread {thread.thread_id!r}: an earlier"
             f" run of it is not over, the thread is {thread.status}; settle that one first",
             thread_id=thread.thread_id,
             status=thread.status,
         )
-    return Plan(Action.BEGIN, unfinished=queued)
+    return Plan(
+        Action.BEGIN, unfinished=queued, rolls_back=left.unfinished and bool(left.roll_back)
+    )
 
 
 async def _plan_answer(

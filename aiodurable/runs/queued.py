@@ -4,20 +4,57 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.errors import RunInProgressError, WorkflowExecutionError
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.postgres.batcher import Batcher
+from aiodurable.postgres.caller import Fetch
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
 from aiodurable.runs.ledger_writes import PATIENCE_S, check_fence, check_patience
 
-__all__ = ["QueuedRuns"]
+__all__ = ["Left", "QueuedRuns"]
 
 _SQL = load("worker")
+_BUSY = load("busy")
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The newest run of a thread that began, as one sees it that is to begin after it.
+
+    Attributes:
+        on_busy: what the run that is to begin was accepted with.
+        run_id, status: of the newest run; None: none began.
+        base_checkpoint_id: the thread's newest checkpoint when that run began.
+        made_way: whether another run is to take its place.
+        roll_back: whether what it wrote is to be removed before that.
+    """
+
+    on_busy: str | None
+    run_id: str | None
+    status: str | None
+    base_checkpoint_id: str | None
+    made_way: bool | None
+    roll_back: bool | None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether that run is not over."""
+        return self.run_id is not None and self.status != RunStatus.COMPLETE
+
+    @property
+    def passable(self) -> bool:
+        """Whether the run may begin although the thread has unfinished work: it takes the place of
+        that run, or the work belongs to no run.
+        """
+        if self.unfinished:
+            return bool(self.made_way)
+        return self.on_busy in ("interrupt", "rollback")
 
 
 class QueuedRuns:
@@ -62,14 +99,22 @@ class QueuedRuns:
             await RUN_START.pause()
         return row, row["blank"]
 
-    async def made_way(self, thread_id: str) -> bool:
-        """Whether the thread's newest run was cancelled for the sake of another one."""
-        rows = await self._direct.fetch(_SQL["made_way"], thread_id)
-        return bool(rows and rows[0]["made_way"])
+    async def left(self, thread_id: str, run_id: str | None = None) -> Left:
+        """What the thread has left, for a run that is to begin on it."""
+        (row,) = await self._direct.fetch(_BUSY["left"], thread_id, run_id)
+        return Left(**row)
 
-    async def promote(self, thread_ids: Sequence[str]) -> None:
-        """Let the next run of each thread begin, unless an earlier one is not over."""
-        await self._direct.fetch(_SQL["promote"], list(thread_ids))
+    async def promote(
+        self, thread_ids: Sequence[str], *, fetch: Fetch | None = None
+    ) -> frozenset[str]:
+        """Let the next run of each thread begin, unless an earlier one is not over; the run_ids.
+
+        Args:
+            thread_ids: the threads.
+            fetch: runs the statement in a transaction of the caller's; None: in one of its own.
+        """
+        rows = await (fetch or self._direct.fetch)(_SQL["promote"], list(thread_ids))
+        return frozenset(row["run_id"] for row in rows)
 
     async def settle_left(
         self,

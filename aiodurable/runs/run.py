@@ -29,9 +29,10 @@ from aiodurable.errors import AiodurableError, RunInProgressError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.runs.accepted import Accepted
-from aiodurable.runs.acquire import OnBusy, acquire_lease
+from aiodurable.runs.acquire import acquire_lease
 from aiodurable.runs.answers import STRICT_RESUME
 from aiodurable.runs.attempt import Attempt, new_run_id
+from aiodurable.runs.busy import INTERRUPTING, OnBusy
 from aiodurable.runs.call import NONE_ANSWER, Call
 from aiodurable.runs.call_types import (
     CallOptions,
@@ -51,6 +52,7 @@ from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.plan import plan_call
 from aiodurable.runs.retry_policy import Retries
+from aiodurable.runs.rollback import roll_back
 from aiodurable.runs.run_config import check_call, merged, named_run, usable
 from aiodurable.runs.services import Services
 from aiodurable.runs.stored_result import (
@@ -87,11 +89,19 @@ async def run(
     run_id = named_run(run_id, config, thread_id)
     config = usable(config, thread_id)
     check_call(graph.pregel, (), context, thread_id)
+    fresh_id = new_run_id()
     try:
-        async with acquire_lease(services, thread_id, on_busy=on_busy, timeout=timeout) as lease:
+        async with acquire_lease(
+            services, thread_id, on_busy=on_busy, timeout=timeout, run_id=run_id or fresh_id
+        ) as lease:
             found = await _status(services, lease, new=lease.first)
             durable_run = DurableRun[Any, Any, Any](
-                services, graph, lease, found, run_id=run_id, config=config, context=context
+                *(services, graph, lease, found),
+                run_id=run_id,
+                fresh_id=fresh_id,
+                config=config,
+                context=context,
+                takes_over=on_busy in INTERRUPTING,
             )
             durable_run.decide_ending, durable_run.claim = decide_ending, claim
             try:
@@ -139,8 +149,10 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         found: WorkflowCheckpoint,
         *,
         run_id: str | None,
+        fresh_id: str,
         config: RunnableConfig,
         context: Any,
+        takes_over: bool = False,
     ) -> None:
         self._services = services
         self._graph = graph
@@ -163,8 +175,9 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         self.status = found.status
         self.resumed = False
         left = None if found.status in (ThreadStatus.NEW, ThreadStatus.COMPLETE) else found.run_id
-        self._fresh_id: str | None = new_run_id()
-        self.run_id: str = run_id or left or self._fresh_id
+        self._fresh_id: str | None = fresh_id
+        self._takes_over = takes_over
+        self.run_id: str = run_id or left or fresh_id
 
     @property
     def config(self) -> RunnableConfig:
@@ -493,6 +506,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             merged(self._given_config, usable(config, self.thread_id)),
             context,
             options,
+            takes_over=self._takes_over and not self._began,
         )
 
     async def _begin(self, call: Call) -> Attempt | StoredResult:
@@ -566,6 +580,9 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
                 return plan.action, await self._start(call)
             case Action.BEGIN:
                 assert plan.unfinished is not None
+                if plan.rolls_back:
+                    await roll_back(self._services, self.lease)
+                    self.checkpoint = await _status(self._services, self.lease)
                 return plan.action, await self._begin_queued(plan.unfinished)
             case Action.RESUME | Action.FINISH_FIRST:
                 return plan.action, await self._resume(plan.unfinished, call, plan.answers)

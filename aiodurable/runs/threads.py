@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 
 from aiodurable.errors import GraphNotRegisteredError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
-from aiodurable.runs.acquire import OnBusy
+from aiodurable.runs.busy import OnBusy
 from aiodurable.runs.call_types import InvokeOptions
 from aiodurable.runs.cancel import cancel
 from aiodurable.runs.check import ThreadCheck, check

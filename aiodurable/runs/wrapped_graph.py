@@ -12,7 +12,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command, GraphOutput, StateSnapshot, StateUpdate, StreamMode
 
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.runs.acquire import OnBusy
+from aiodurable.runs.busy import OnBusy
 from aiodurable.runs.call_types import (
     CallOptions,
     ContextT,

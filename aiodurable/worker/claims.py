@@ -12,6 +12,7 @@ from typing import Any, Final
 from aiodurable.models import ClaimState
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.sql import load
+from aiodurable.runs.busy import interrupt
 from aiodurable.runs.retry_policy import RetryPolicy, stored_policy
 from aiodurable.runs.services import Services
 
@@ -208,7 +209,9 @@ class Claims:
 
     async def tidy(self, mine: Sequence[str]) -> Signs:
         """Make ready what is due, and what waits for nothing that is left; what is to do then."""
-        await self._fetch("due", _MOST_DUE)
+        for run in await self._fetch("due", _MOST_DUE):
+            if run["claim_state"] == ClaimState.SCHEDULED:
+                await self._interrupt_for(run)
         await self.give_back(mine)
         await self._promote_blocked()
         after, self._limited_after = self._limited_after, ("", "")
@@ -238,6 +241,14 @@ class Claims:
         (row,) = await self._fetch("signs", list(self._queues))
         self._limited = set(row["limited_queues"])
         return Signs(row["ready"], row["due_s"], row["untidy"], row["running"])
+
+    async def _interrupt_for(self, run: Mapping[str, Any]) -> None:
+        """Have what its thread has left make way for a run that was to be due by now, unless
+        another worker has done so.
+        """
+        async with self._services.checkpoints.database.transaction() as fetch:
+            if await fetch(SQL["interrupts_now"], run["run_id"]):
+                await interrupt(fetch, run["thread_id"], run["run_id"], run["on_busy"])
 
     async def _promote(self, thread_ids: Sequence[str]) -> dict[str, bool]:
         await self._services.ledger.queued.promote(thread_ids)

@@ -26,7 +26,10 @@ KNOWN = {
     "one thread": "they were when there was one thread",
     "no table": "none ever was, and plans were made while there was nothing in them, and are kept",
 }
-FILES = ("threads", "runs", "checkpoints", "copy", "direct", "prune", "answers", "effects")
+FILES = (
+    *("threads", "runs", "checkpoints", "copy", "direct", "prune", "answers", "effects"),
+    "busy",
+)
 READ_NO_TABLE = {
     "without_seqscan",
     "bytewise",

@@ -153,7 +153,7 @@ def _committed(count: int) -> tuple[Any, ...]:
 def _all() -> list[Statement]:
     threads, runs, copying = map(load, ("threads", "runs", "copy"))
     checkpoints = load("checkpoints", *COMMIT_PARTS)
-    answers = load("answers")
+    answers, busy = load("answers"), load("busy")
     retention, effects = load("prune"), load("effects")
     one, head = "thread-7", _heads(7)[-1]
     found = [
@@ -205,6 +205,21 @@ def _all() -> list[Statement]:
             runs["fork"],
             values=("new", "t", 1, None, 1, "host:1", head, "reason", one, head, True),
             rows=2,
+        ),
+        Statement("interrupt", busy["interrupt"], values=(one, "new", "channel", True), rows=8),
+        Statement(
+            "interrupt_again",
+            busy["interrupt_again"],
+            values=(one, "new", 1, "channel", True),
+            rows=1,
+        ),
+        Statement("left", busy["left"], values=(one, "run-7-1"), rows=3),
+        Statement("place", busy["place"], values=(one, "run-7-1"), rows=2),
+        Statement("waits_before", busy["waits_before"], values=(one, 7, "run-7-1"), rows=1),
+        Statement("off_the_line", busy["off_the_line"], values=(one, _heads(7, "4")[-1]), rows=10),
+        Statement("keep", busy["keep"], values=("run-7-1",), rows=1),
+        Statement(
+            "roll_back", busy["roll_back"], values=(one, "run-7-1", _heads(7, "4")[-1]), rows=120
         ),
         Statement("answered", answers["answered"], values=(one,), rows=5),
         Statement(

@@ -11,7 +11,7 @@ from fastapi import Header, HTTPException
 from aiodurable.current import current_durable, durable_run
 from aiodurable.errors import RunNotFoundError
 from aiodurable.models import ThreadStatus
-from aiodurable.runs.acquire import OnBusy
+from aiodurable.runs.busy import OnBusy
 from aiodurable.runs.decision import interrupted
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.run import DurableRun

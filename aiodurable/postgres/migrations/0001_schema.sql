@@ -69,6 +69,7 @@ CREATE TABLE IF NOT EXISTS aiodurable_runs (
     position            bigint,
     on_busy             text,
     interrupted_by      text,  -- the run that was accepted to take its place
+    roll_back           boolean NOT NULL DEFAULT false,  -- then what it wrote is to be removed
     queue               text,
     priority            integer,
     fairness_key        text,

@@ -127,48 +127,6 @@ SELECT
 FROM aiodurable_runs r
 WHERE r.run_id = ANY (:run_ids::text[])
 
--- name: interrupt
--- params: thread_id, run_id, channel
--- aiodurable_runs_unfinished_status_idx or aiodurable_runs_thread_order_idx. What the thread had in
--- front of the run makes way for it: queued runs are given up, one that waits for another attempt
--- has none, the one at work is cancelled (the channel hurries it). What is due later stays. The
--- rows are locked first, as in cancel; in the order in which begin of worker.sql takes them.
-WITH found AS MATERIALIZED (
-    SELECT k.run_id, k.status, k.claim_state
-    FROM aiodurable_runs k
-    WHERE k.thread_id = :thread_id AND k.run_id <> :run_id
-      AND k.status IN ('queued', 'running', 'failed', 'paused')
-    ORDER BY k.fencing_token NULLS LAST, k.position
-    FOR UPDATE OF k
-),
-given_up AS (
-    UPDATE aiodurable_runs r
-    SET status = 'superseded', status_reason = 'interrupted', interrupted_by = :run_id,
-        claim_state = NULL, finished_at = pg_catalog.now()
-    FROM found k
-    WHERE r.run_id = k.run_id AND k.status = 'queued' AND k.claim_state <> 'scheduled'
-    RETURNING r.run_id
-),
-stopped AS (
-    UPDATE aiodurable_runs r
-    SET status = 'paused', status_reason = 'cancelled', claim_state = NULL,
-        cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()),
-        interrupted_by = :run_id, finished_at = coalesce(r.finished_at, pg_catalog.now())
-    FROM found k
-    WHERE r.run_id = k.run_id AND k.status IN ('failed', 'paused') AND k.claim_state IS NOT NULL
-    RETURNING r.run_id
-),
-cancelled AS (
-    UPDATE aiodurable_runs r
-    SET cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()),
-        interrupted_by = :run_id
-    FROM found k
-    WHERE r.run_id = k.run_id AND k.status = 'running'
-    RETURNING r.run_id
-)
-SELECT c.run_id, pg_catalog.pg_notify(:channel::text, c.run_id)
-FROM cancelled c
-
 -- name: page
 -- params: after, rows, statuses, thread_id, graph, queue, claim_states, fairness_key
 -- params: concurrency_key, schedule_id, metadata, older_than, newer_than
@@ -291,7 +249,7 @@ SET status = CASE WHEN r.fencing_token IS NULL THEN 'queued'
     position = pg_catalog.nextval('aiodurable_run_positions'::pg_catalog.regclass),
     queue = coalesce(r.queue, 'default'), priority = coalesce(r.priority, 0),
     fairness_key = coalesce(r.fairness_key, ''), scheduled_at = NULL, cancel_requested_at = NULL,
-    interrupted_by = NULL,
+    interrupted_by = NULL, roll_back = false,
     earlier_attempts = CASE WHEN r.status IN ('failed', 'quarantined') AND r.attempts > 0
                             THEN f.earlier ELSE r.earlier_attempts END,
     attempts = CASE WHEN r.status IN ('failed', 'quarantined') THEN 0 ELSE r.attempts END,

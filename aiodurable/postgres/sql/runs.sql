@@ -176,7 +176,8 @@ SET status = 'running', fencing_token = :token, attempted_by = :worker, seq = :s
         THEN t.earlier[greatest(1, pg_catalog.cardinality(t.earlier) - :kept_attempts + 1):]
         ELSE r.earlier_attempts END,
     finished_at = NULL, error = NULL, traceback = NULL, status_reason = NULL, checkpoint_id = NULL,
-    cancel_requested_at = NULL, interrupted_by = NULL, claim_state = NULL, scheduled_at = NULL,
+    cancel_requested_at = NULL, interrupted_by = NULL, roll_back = false, claim_state = NULL,
+    scheduled_at = NULL,
     attempt_base_checkpoint_id = :head::text
 FROM (
     SELECT k.run_id,

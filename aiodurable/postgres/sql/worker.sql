@@ -29,6 +29,8 @@ WITH want AS MATERIALIZED (
 closed AS (
     UPDATE aiodurable_runs r
     SET status = w.closing, claim_state = NULL,
+        status_reason = CASE WHEN w.closing = 'superseded' AND r.interrupted_by IS NOT NULL
+                             THEN 'interrupted' ELSE r.status_reason END,
         finished_at = coalesce(r.finished_at, pg_catalog.now())
     FROM want w
     WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id
@@ -78,17 +80,6 @@ SELECT f.token, f.lease_id, r.status,
 FROM (SELECT :thread_id::text AS thread_id) w
 LEFT JOIN aiodurable_fences f ON f.thread_id = w.thread_id
 LEFT JOIN aiodurable_runs r ON r.run_id = :run_id
-
--- name: made_way
--- params: thread_id
--- aiodurable_runs_thread_order_idx. Whether the thread's newest run that began was cancelled for
--- the sake of another one.
-SELECT r.interrupted_by IS NOT NULL AND r.status <> 'running' AS made_way
-FROM aiodurable_runs r
-WHERE r.thread_id = :thread_id AND r.fencing_token IS NOT NULL
-  AND r.status NOT IN ('rejected', 'superseded')
-ORDER BY r.fencing_token DESC NULLS LAST, r.seq DESC, r.created_at DESC
-LIMIT 1
 
 -- name: settle_left
 -- params: run_id, token, lease_id, status, reason, checkpoint_id
@@ -401,10 +392,12 @@ WHERE r.run_id = f.run_id AND r.claim_state = 'limited'
 -- params: most
 -- aiodurable_runs_scheduled_idx; aiodurable_runs_thread_order_idx and aiodurable_runs_queued_idx of
 -- those that have never begun. What is due may be claimed, or waits for an earlier run: of those
--- of a thread that are due together for the one that was accepted first.
+-- of a thread that are due together for the one that was accepted first. One before which others
+-- make way is left as it is, for interrupts_now.
 UPDATE aiodurable_runs r
 SET claim_state = CASE
         WHEN r.status <> 'queued' THEN 'ready'
+        WHEN r.on_busy IN ('interrupt', 'rollback') THEN 'scheduled'
         WHEN d.earlier > 0 THEN 'blocked'
         WHEN EXISTS (
             SELECT FROM aiodurable_runs b
@@ -432,6 +425,14 @@ FROM (
     ) k
 ) d
 WHERE r.run_id = d.run_id
+RETURNING r.run_id, r.thread_id, r.on_busy, r.claim_state
+
+-- name: interrupts_now
+-- params: run_id
+-- aiodurable_runs_pkey. A run before which others make way, and which is due: it waits for them.
+UPDATE aiodurable_runs r
+SET claim_state = 'blocked'
+WHERE r.run_id = :run_id AND r.claim_state = 'scheduled' AND r.status = 'queued'
 RETURNING r.run_id
 
 -- name: signs

@@ -141,7 +141,6 @@ async def test_an_interrupting_run_takes_the_place_of_those_that_wait(durable: D
     "wrong",
     [
         {"on_busy": "wait"},
-        {"on_busy": "rollback"},
         {"run_at": datetime(2100, 1, 1)},  # noqa: DTZ001
         {"run_at": datetime(2100, 1, 1, tzinfo=UTC), "after": 1},
         {"after": -1},

@@ -1,0 +1,120 @@
+"""What a call does with a busy thread: wait behind the runs that were accepted before it, or have
+them make way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Final, Literal, TypeAlias
+
+from aiodurable.errors import LockTimeoutError, PostgresUnavailableError
+from aiodurable.postgres.caller import Fetch
+from aiodurable.postgres.sql import load
+from aiodurable.runs.cancellation import CHANNEL
+from aiodurable.runs.services import Services
+
+__all__ = [
+    "INTERRUPTING",
+    "OnBusy",
+    "interrupt",
+    "interrupting",
+    "wait_in_line",
+]
+
+OnBusy: TypeAlias = Literal["reject", "wait", "enqueue", "interrupt", "rollback"]
+"""What a call does where its thread is busy."""
+
+INTERRUPTING: Final = ("interrupt", "rollback")
+"""With these, what the thread has left makes way."""
+
+_SQL: Final = load("busy")
+_POLL_S: Final = (0.02, 0.5)
+"""Seconds between two looks at the queue: at first, and at most."""
+_AGAIN_S: Final = 0.5
+"""Seconds after which the run at work is cancelled again: it may have begun since."""
+
+
+async def interrupt(fetch: Fetch, thread_id: str, run_id: str, on_busy: str) -> int | None:
+    """Have what the thread has left make way for `run_id`: what waits is given up, what is at work
+    is cancelled.
+
+    Args:
+        fetch: runs a statement.
+        thread_id: the thread.
+        run_id: the run that takes its place.
+        on_busy: "interrupt"; or "rollback": what it wrote is to be removed.
+
+    Returns:
+        The token of the thread's lease at that moment; None: it never had one.
+    """
+    (row,) = await fetch(_SQL["interrupt"], thread_id, run_id, CHANNEL, on_busy == "rollback")
+    return row["token"]
+
+
+@asynccontextmanager
+async def interrupting(
+    services: Services, thread_id: str, run_id: str, on_busy: OnBusy
+) -> AsyncGenerator[None]:
+    """Have what the thread has left make way for `run_id`, and cancel what is at work for as long
+    as the body waits for it.
+
+    Args:
+        services: the open services.
+        thread_id: the thread.
+        run_id: the run that takes its place.
+        on_busy: "interrupt" or "rollback".
+    """
+    fetch = services.checkpoints.database.fetch
+    token = await interrupt(fetch, thread_id, run_id, on_busy)
+
+    async def again() -> None:
+        while token is not None:
+            await asyncio.sleep(_AGAIN_S)
+            with suppress(PostgresUnavailableError):
+                await fetch(
+                    *(_SQL["interrupt_again"], thread_id, run_id, token, CHANNEL),
+                    on_busy == "rollback",
+                )
+
+    task = asyncio.create_task(again(), name=f"aiodurable interrupt {thread_id}")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def wait_in_line(
+    services: Services, thread_id: str, run_id: str, *, timeout: float | None
+) -> None:
+    """Wait until no run waits any more that was accepted for the thread before this call.
+
+    Args:
+        services: the open services.
+        thread_id: the thread.
+        run_id: the run of the call, which does not wait for itself.
+        timeout: seconds to wait at most; None: without a limit.
+
+    Raises:
+        LockTimeoutError: a run still waited then.
+    """
+    direct = services.checkpoints.direct
+    (place,) = await direct.fetch(_SQL["place"], thread_id, run_id)
+    if place["position"] is None:
+        return
+    wait, most = _POLL_S
+    try:
+        async with asyncio.timeout(timeout):
+            while await direct.fetch(_SQL["waits_before"], thread_id, place["position"], run_id):
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+                wait = min(wait * 1.5, most)
+    except TimeoutError:
+        raise LockTimeoutError(
+            f"cannot begin on thread {thread_id!r} within {timeout:g} s: runs that were accepted"
+            " before this call still wait; see that a worker serves their queue and that the"
+            ' thread waits for nobody, or call with on_busy="wait", which does not wait for them',
+            thread_id=thread_id,
+        ) from None

@@ -1,0 +1,35 @@
+"""Roll a thread back to where it stood before a run that was given up: as if it had never been."""
+
+from __future__ import annotations
+
+import logging
+
+from aiodurable.runs.lease import ThreadLease
+from aiodurable.runs.services import Services
+
+__all__ = ["roll_back"]
+
+_log = logging.getLogger(__name__)
+
+
+async def roll_back(services: Services, lease: ThreadLease) -> bool:
+    """Remove what the thread's unfinished run wrote, if that was requested. Idempotent, and in one
+    transaction under the lease: the run's checkpoints, their values and writes, those of its
+    subgraphs too; its row in the ledger is superseded ("rolled back").
+
+    Returns:
+        Whether there was such a run.
+
+    Raises:
+        CheckpointNotFoundError: the checkpoint that the thread had when the run began is gone.
+        WorkflowExecutionError: a later one does not come from it. In both cases nothing was
+            removed, and whatever comes next goes on from what the run wrote.
+        LeaseLostError: the lease is gone; nothing was removed.
+    """
+    left = await services.ledger.queued.left(lease.thread_id)
+    if left.run_id is None or not (left.roll_back and left.unfinished):
+        return False
+    saver = services.checkpoints.get_checkpointer()
+    await saver.roll_back(left.run_id, left.base_checkpoint_id, session=lease.session)
+    _log.info("run %s of thread %r was rolled back", left.run_id, lease.thread_id)
+    return True
