@@ -1,0 +1,61 @@
+"""Watch every statement that this process sends: for tests that end a process at one of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+import asyncpg
+import psycopg
+from asyncpg.prepared_stmt import PreparedStatement
+
+__all__ = ["watch_statements"]
+
+_METHODS: Final = {
+    asyncpg.Connection: ("execute", "executemany", "fetch", "fetchrow", "fetchval"),
+    PreparedStatement: ("executemany", "fetch", "fetchrow", "fetchval"),
+    psycopg.AsyncCursor: ("execute", "executemany"),
+}
+
+
+def watch_statements(sending: Callable[[str], Callable[[], None]]) -> None:
+    """Call `sending` before each statement, and what it returns after the answer, until the process
+    ends.
+
+    It sees both drivers, also the connections of the application itself.
+    """
+    for kind, methods in _METHODS.items():
+        for method in methods:
+            setattr(kind, method, _watched(getattr(kind, method), sending))
+    for method in ("execute", "executemany"):
+        setattr(psycopg.Cursor, method, _watched_sync(getattr(psycopg.Cursor, method), sending))
+
+
+def _watched(original: Any, sending: Callable[[str], Callable[[], None]]) -> Any:
+    @functools.wraps(original)
+    async def statement(driver: Any, *args: Any, **kwargs: Any) -> Any:
+        answered = sending(_text(driver, args))
+        result = await original(driver, *args, **kwargs)
+        answered()
+        return result
+
+    return statement
+
+
+def _watched_sync(original: Any, sending: Callable[[str], Callable[[], None]]) -> Any:
+    @functools.wraps(original)
+    def statement(driver: Any, *args: Any, **kwargs: Any) -> Any:
+        answered = sending(_text(driver, args))
+        result = original(driver, *args, **kwargs)
+        answered()
+        return result
+
+    return statement
+
+
+def _text(driver: Any, args: tuple[Any, ...]) -> str:
+    if isinstance(driver, PreparedStatement):
+        return driver.get_query()
+    query = args[0] if args else ""
+    return query.decode() if isinstance(query, bytes) else str(query)
