@@ -29,3 +29,7 @@ def test_the_wheel_holds_every_file_of_the_library_and_no_other(tmp_path: Path) 
         path.relative_to(REPOSITORY).as_posix() for path in files if "__pycache__" not in path.parts
     }
     assert names == expected
+    (entries,) = (name for name in zipfile.ZipFile(wheel).namelist() if "entry_points" in name)
+    assert "[pytest11]\naiodurable = aiodurable.pytest_plugin" in (
+        zipfile.ZipFile(wheel).read(entries).decode()
+    )
