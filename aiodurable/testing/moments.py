@@ -154,6 +154,8 @@ class Moments(BaseCallbackHandler):
             return
         task = kwargs["metadata"]["langgraph_checkpoint_ns"]
         path = node_path(task)
+        if path.endswith("__start__"):  # LangGraph's own, where the first edge is conditional
+            return
         self._nodes[path] += 1
         self._at_work[run_id] = path, self._nodes[path]
         self._reached(Moment("node", "before", self._nodes[path], path))

@@ -81,7 +81,7 @@ async def test_a_question_without_an_answer_is_an_error(dsn: str) -> None:
         (graphs.gated, INPUT, {"plan", "send"}),
         (graphs.nested, INPUT, {"outer", "outer/plan", "outer/charge", "last"}),
         (graphs.fan_out, INPUT, {"part"}),
-        (graphs.functional, 4, {"functional", "functional/doubled"}),
+        (graphs.functional, 4, {"functional"}),
     ],
     ids=["gate", "subgraph", "send", "functional"],
 )
@@ -169,11 +169,10 @@ def _local() -> Any:
     ("graph", "message"),
     [
         (_local(), "is inside of another function"),
-        (graphs.ordering(), "does not pickle"),
         ("service", "name it as 'module:attribute'"),
         (1, "cannot run a int in another process"),
     ],
-    ids=["local", "local-graph", "no-attribute", "no-graph"],
+    ids=["local", "no-attribute", "no-graph"],
 )
 async def test_a_graph_that_another_process_cannot_have_is_refused(
     graph: Any, message: str
