@@ -1,5 +1,3 @@
--- For aiodurable.testing: these read all that waits, however much there is.
-
 -- name: earliest_due_now
 -- params: queues, graphs, with_scheduled, with_retries, except
 -- aiodurable_runs_scheduled_idx. What is due first of what waits for its time: due now. A run that
