@@ -65,7 +65,8 @@ async def test_under_faults_of_all_kinds_every_run_is_settled_none_lost_or_doubl
 ) -> None:
     own.settings["max_connections"] = "200"
     dsn = await own.start()
-    report = await campaign(dsn, log, seed=1, runs=10_000 if long else 300, server=own)
+    runs, pace = (10_000, 1) if long else (200, 2)
+    report = await campaign(dsn, log, seed=1, runs=runs, pace=pace, server=own)
     print(report)
     assert report.wrong == []
     assert report.statuses[RunStatus.COMPLETE] > 0

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from aiodurable.durable import Durable
 from tests.programs import PROGRAMS
 from tests.programs.campaign_creator import SHARES, plan
-from tests.programs.worker_process import graphs
+from tests.programs.worker_process import SHORT, graphs
 from tests.support import loops
 from tests.support.campaign_checks import Tables
 from tests.support.campaign_effects import TABLE
@@ -38,6 +38,7 @@ from tests.support.waiting import wait_until
 from tests.support.workers import Line, Workers, is_alive, workers
 
 WORKERS = 3
+SETTINGS = {**SHORT, "recovery_grace_s": 3.0}
 _GONE_WITHIN_S = 30.0
 
 
@@ -96,7 +97,9 @@ async def campaign(
     await ask(dsn, TABLE)
     limit_s = (120 + runs / 5) * pace if settle_s is None else settle_s
     async with AsyncExitStack() as stack:
-        started = await stack.enter_async_context(workers(dsn, log, effects=True))
+        started = await stack.enter_async_context(
+            workers(dsn, log, effects=True, settings=SETTINGS)
+        )
         for _ in range(WORKERS):
             await started.start()
         faults = Faults(dsn, started, random.Random(seed), server, runs, pace)

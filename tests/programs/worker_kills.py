@@ -29,7 +29,7 @@ from tests.support import loops
 from tests.support.netsplit import Network, partitioned
 from tests.support.restartable import OwnServer, own_server
 from tests.support.waiting import wait_until
-from tests.support.workers import Workers, workers
+from tests.support.workers import Line, Workers, workers
 
 How = Literal["kill", "stop", "partition"]
 _DAY_S = 86_400
@@ -93,6 +93,8 @@ async def measure(
         for _ in range(trials):
             one = one_by_one.kill() if how == "kill" else one_by_one.freeze()
             times.seconds.append(await one)
+            if len(times.seconds) % 20 == 0:
+                print(times, file=sys.stderr)
         times.wrong += one_by_one.wrong
     return times
 
@@ -125,9 +127,17 @@ class Trials:
         thread_id, run_id, victim = await self._begun()
         self._ending.end(victim)
         ended_at = time.time()
-        after = await self._ending.first_line(thread_id, not_of=victim)
+
+        async def elsewhere() -> list[Line] | bool:
+            lines = [line for line in self._ending.lines() if line.thread_id == thread_id]
+            others = [line for line in lines if line.pid != victim]
+            return others or (await self._durable.runs.get(run_id)).settled
+
+        others = await wait_until(elsewhere, 120, what=f"{thread_id} elsewhere")
         await self._complete(thread_id, run_id)
-        return after.at - ended_at
+        if isinstance(others, bool):  # it was complete before its worker was killed
+            return await self.kill()
+        return others[0].at - ended_at
 
     async def freeze(self) -> float:
         """Stop the only worker, or cut its network: seconds to the next step in one that comes.
@@ -166,7 +176,7 @@ class Trials:
     async def _begun(self) -> tuple[str, str, int]:
         """Thread, run and worker of a run at work."""
         thread_id = f"probe-{next(self._numbers)}"
-        run = await self._durable.runs.create(thread_id, "steps", {"words": [], "pause": 0.3})
+        run = await self._durable.runs.create(thread_id, "steps", {"words": [], "pause": 0.8})
         return thread_id, run.run_id, (await self._ending.first_line(thread_id)).pid
 
     async def _complete(self, thread_id: str, run_id: str) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import operator
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ def graphs(log: str, effects: Effects | None = None) -> dict[str, Any]:
 
     async def poison(state: Work) -> dict[str, Any]:
         begun("poison")
-        os.kill(os.getpid(), 9)
+        os.kill(os.getpid(), signal.SIGKILL)
         return {}
 
     async def stubborn(state: Work) -> dict[str, Any]:
@@ -131,17 +132,17 @@ async def work(order: Order) -> None:
 
 
 def main(defaults: str) -> None:
+    children = list[int]()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
             loops.run(work(Order(**(json.loads(defaults) | json.loads(line)))))
             os._exit(0)
+        children.append(child)
         print(child, flush=True)
-    while True:
-        try:
-            os.wait()
-        except ChildProcessError:
-            return
+    for child in children:  # none was waited for: their process ids are still theirs
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,10 @@ async def test_cancelled_at_every_turn_of_the_loop_nothing_stays_locked(
     async def try_at(steps: int) -> bool:
         was_running = await cancelled_after(steps, body(locks))
         await settled(locks)
-        assert server_locks() == 0, f"cancelled after {steps} turns"
+        assert server_locks() == 0, (
+            f"cancelled after {steps} turns: {server_locks.leases()} leases,"
+            f" {server_locks.flags()} flags; {locks.health()}"
+        )
         return was_running
 
     # How many turns a trip to Postgres takes varies: every number of them comes up in some of the
