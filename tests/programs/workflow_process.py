@@ -30,6 +30,7 @@ from langgraph.types import Command
 
 from aiodurable import Durable, DurableRun, DurableSaver, ThreadStatus
 from tests.support import loops
+from tests.support.effect_graphs import paying
 from tests.support.feature_graphs import FEATURES, answer_to
 from tests.support.graphs import asking, fan_out, four_nodes, four_tasks, nested, note, side_by_side
 
@@ -40,6 +41,7 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     "fan-out": (side_by_side, {"words": ["once"], "told": ""}),
     "send": (fan_out, {"parts": [], "total": 0}),
     "interrupt": (asking, {"words": ["once"], "told": ""}),
+    "effects": (paying, {"words": ["once"], "told": ""}),
     **{name: (build, start) for name, (build, start, _) in FEATURES.items()},
 }
 
