@@ -16,12 +16,14 @@ import pytest
 from aiodurable import Durable, ThreadStatus
 from tests.programs import PROGRAMS
 from tests.support.checkpoint_rows import written
+from tests.support.effect_graphs import bank_of, one_payment
 from tests.support.fault_times import Timetable
-from tests.support.graphs import STEPS, four_nodes
+from tests.support.graphs import STEPS, four_nodes, noted
 from tests.support.ledger_view import Ledger
 from tests.support.lock_holder import SHORT, said
 
 FROZEN = PROGRAMS / "frozen_process.py"
+FROZEN_EFFECT = PROGRAMS / "frozen_effect_process.py"
 
 
 @pytest.mark.parametrize("how", ["blocked", "stopped"])
@@ -59,3 +61,34 @@ async def test_a_holder_that_wakes_up_after_another_took_over_writes_nothing(
         await process.wait()
     [row] = await ledger.rows("t")
     assert (row["status"], row["attempts"], row["fencing_token"]) == ("complete", 2, 2)
+
+
+@pytest.mark.parametrize("moment", ["begin", "finish"])
+async def test_a_process_that_wakes_up_neither_begins_nor_finishes_a_side_effect(
+    dsn: str, moment: str, tmp_path: Path
+) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(FROZEN_EFFECT), dsn, str(log), str(go), moment),
+        stdout=subprocess.PIPE,
+    )
+
+    async def nothing(place: str) -> None:
+        pass
+
+    try:
+        assert await said(process) == "reached"
+        process.send_signal(signal.SIGSTOP)
+        async with Durable(dsn, settings=SHORT) as durable:
+            graph = one_payment(nothing)
+            async with durable.run("t", graph, on_busy="wait", timeout=30) as run:
+                assert (await run.ainvoke())["words"] == ["receipt of pay"]
+            go.touch()
+            process.send_signal(signal.SIGCONT)
+            assert (await said(process)).startswith("LeaseLostError: ")
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+    assert noted(bank_of(log)) == ["pay"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from langgraph.graph import START, StateGraph
 from aiodurable import NOT_DONE, NotDone, effect, effect_sync
 from tests.support.graphs import Story, note, noted
 
-__all__ = ["bank_of", "paying"]
+__all__ = ["bank_of", "one_payment", "paying"]
 
 
 def bank_of(log: str | Path) -> Path:
@@ -63,3 +64,20 @@ def paying() -> StateGraph[Any, Any, Any, Any]:
     builder = StateGraph(Story).add_node(pay).add_node(mail).add_node(ship)
     builder.add_edge(START, "pay").add_edge(START, "mail")
     return builder.add_edge(["pay", "mail"], "ship")
+
+
+def one_payment(at: Callable[[str], Awaitable[None]]) -> StateGraph[Any, Any, Any, Any]:
+    """One node with one effect; `at` is called before it begins and before it finishes."""
+
+    async def pay(state: Story, config: RunnableConfig) -> dict[str, Any]:
+        bank = Bank(config, "pay")
+
+        async def do() -> str:
+            receipt = bank.charge()
+            await at("finish")
+            return receipt
+
+        await at("begin")
+        return {"words": [await effect("charge", do, reconcile=bank.alook)]}
+
+    return StateGraph(Story).add_node("pay", pay).add_edge(START, "pay")
