@@ -89,6 +89,14 @@ from aiodurable.runs.current_run import (
     current_run,
     fencing_token,
 )
+from aiodurable.runs.durable_time import (
+    sleep,
+    sleep_sync,
+    sleep_until,
+    sleep_until_sync,
+    wait_for,
+    wait_for_sync,
+)
 from aiodurable.runs.effect import effect, effect_sync
 from aiodurable.runs.effect_steps import (
     NOT_DONE,
@@ -111,6 +119,7 @@ from aiodurable.threads import (
     ThreadPage,
     ThreadStep,
 )
+from aiodurable.waits import Wait
 from aiodurable.worker import (
     Worker,
     WorkerHealth,
@@ -199,6 +208,7 @@ __all__ = [
     "ThreadStatus",
     "ThreadStep",
     "Threads",
+    "Wait",
     "WaitTimeoutError",
     "Worker",
     "WorkerHealth",
@@ -220,5 +230,11 @@ __all__ = [
     "idempotency_key",
     "needs_resume",
     "resume_workflow",
+    "sleep",
+    "sleep_sync",
+    "sleep_until",
+    "sleep_until_sync",
+    "wait_for",
+    "wait_for_sync",
     "with_workflow_lock",
 ]

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
+from aiodurable.waits import Wait
+
 __all__ = [
     "NEEDS_ATTENTION",
     "UNFINISHED",
@@ -47,7 +49,7 @@ class ThreadStatus(StrEnum):
     """A node asked a question and waits for the answer."""
     PAUSED = "paused"
     """It stopped on purpose with work left: a static breakpoint, the recursion limit, a drain, a
-    cancellation.
+    cancellation; or it sleeps, or waits for a signal.
     """
     COMPLETE = "complete"
     """No work is left."""
@@ -106,6 +108,10 @@ class PauseReason(StrEnum):
     """The call was cancelled."""
     STREAM_CLOSED = "stream closed"
     """The caller left the stream early."""
+    SLEEPING = "sleeping"
+    """It sleeps, and a worker goes on with it when that is due."""
+    WAITING = "waiting"
+    """It waits for a signal; a worker goes on with it when that comes, or at the timeout."""
 
 
 class RunStatus(StrEnum):
@@ -230,6 +236,7 @@ class WorkflowCheckpoint:
         failed_path: that node, and after it the nodes of its subgraphs down to the one that raised.
         error: the text of its error, as LangGraph stored it; never the state.
         interrupts: the open questions (LangGraph's `Interrupt` objects).
+        waits: what it sleeps or waits for, beside them; a person answers none of it.
         updated_at: when the newest checkpoint was written.
         holder: the holder of the lease; None if nobody holds it.
         run_id: its newest run in the ledger; None if only plain LangGraph ran it.
@@ -264,6 +271,7 @@ class WorkflowCheckpoint:
     reason: str | None = None
     doubt: str | None = None
     maybe_at_gate: bool = False
+    waits: tuple[Wait, ...] = ()
 
     @property
     def resumable(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiodurable.errors import InvalidArgumentError
 
-__all__ = ["MAX_THREAD_ID_BYTES", "validate_run_id", "validate_thread_id"]
+__all__ = ["MAX_THREAD_ID_BYTES", "validate_run_id", "validate_signal_id", "validate_thread_id"]
 
 MAX_THREAD_ID_BYTES = 512
 """A thread_id is part of three primary keys; Postgres refuses index rows over 2704 bytes, and only
@@ -29,6 +29,11 @@ def validate_run_id(run_id: str) -> str:
     It is copied into every checkpoint of the run.
     """
     return _check("run_id", run_id, "leave it out to have one made")
+
+
+def validate_signal_id(signal_id: str) -> str:
+    """Return `signal_id` if it can name a signal; raises as `validate_thread_id` does."""
+    return _check("signal_id", signal_id, "leave it out where a signal is sent once")
 
 
 def _check(name: str, text: str, where_empty: str) -> str:

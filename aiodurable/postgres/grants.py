@@ -37,6 +37,7 @@ _READ: Final[Mapping[str, str]] = {
     "aiodurable_runs": "SELECT",
     "aiodurable_queues": "SELECT",
     "aiodurable_schedules": "SELECT",
+    "aiodurable_signals": "SELECT",
 }
 _RUN: Final[Mapping[str, str]] = {
     **_READ,
@@ -49,6 +50,7 @@ _RUN: Final[Mapping[str, str]] = {
     "aiodurable_effects": "SELECT, INSERT, UPDATE",
     "aiodurable_queues": "SELECT, INSERT, UPDATE",
     "aiodurable_schedules": "SELECT, INSERT, UPDATE, DELETE",
+    "aiodurable_signals": "SELECT, INSERT, UPDATE, DELETE",
     "aiodurable_lock_tokens": "USAGE",
     "aiodurable_run_positions": "USAGE",
 }

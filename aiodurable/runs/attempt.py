@@ -19,8 +19,15 @@ from aiodurable.checkpoints.repair import drop_stray_answer
 from aiodurable.checkpoints.write_session import Finished
 from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import AttemptEnded, AttemptStarted, emit
-from aiodurable.models import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import (
+    PauseReason,
+    RunRecord,
+    RunStatus,
+    ThreadStatus,
+    WorkflowCheckpoint,
+)
 from aiodurable.runs.accepted import Accepted, record_of
+from aiodurable.runs.durable_time import AttemptClock
 from aiodurable.runs.ending import DecideEnding, Ending
 from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.graph_fit import fitted
@@ -30,6 +37,8 @@ from aiodurable.runs.outcome import Outcome, outcome_of
 from aiodurable.runs.repair import repair_thread
 from aiodurable.runs.run_config import storable_part
 from aiodurable.runs.services import Services
+from aiodurable.runs.signals import Due, Sleep
+from aiodurable.waits import Wait
 
 __all__ = ["Attempt", "new_run_id"]
 
@@ -60,6 +69,7 @@ class Attempt:
         graph: the graph that runs it.
         lacking: nodes that would run next and that the graph lacks.
         control: requests the graph to stop at its next superstep.
+        clock: by which its nodes sleep.
         decide_ending: says what becomes of the run where the attempt does not complete it.
     """
 
@@ -101,6 +111,7 @@ class Attempt:
         self.decide_ending: DecideEnding | None = None
         self._head = head
         self.control = RunControl()
+        self.clock = AttemptClock(record.started_at, self._began)
         self._session = lease.write_with(
             lease.session.of_attempt(unconsumed=None if consumed else record.run_id, blank=blank)
         )
@@ -294,7 +305,13 @@ class Attempt:
         )
 
     async def deliver(
-        self, command: Command[Any] | None, answers: Mapping[str, Any], *, head: str | None
+        self,
+        command: Command[Any] | None,
+        answers: Mapping[str, Any],
+        *,
+        head: str | None,
+        waits: Sequence[Wait] = (),
+        due: Due | None = None,
     ) -> None:
         """Store these answers, then pass them to the graph, with those that an earlier attempt
         could not deliver.
@@ -303,6 +320,8 @@ class Attempt:
             command: the command of the answers; the graph gets its update and goto, too.
             answers: the answers by interrupt id; all of these questions are open.
             head: the thread's newest checkpoint.
+            waits: what the thread sleeps or waits for.
+            due: which of that is over.
 
         Raises:
             LeaseLostError: the lease is gone; nothing was delivered.
@@ -310,7 +329,9 @@ class Attempt:
             ConfigurationError: plain LangGraph left an answer of a class that the graph may not
                 build.
         """
-        if not (answers or self._answers or self._beside or self.has_stray_answer):
+        self.clock.open = {wait.id: wait for wait in waits}
+        over = due is not None and due.ended
+        if not (answers or over or self._answers or self._beside or self.has_stray_answer):
             return
         thread_id = self._lease.thread_id
         questions = await self._services.threads.questions(thread_id, serde=self.graph.ledger_serde)
@@ -319,7 +340,8 @@ class Attempt:
             if len(questions.answerable) == len(questions.stray_answer)
             else {}
         )
-        new = {**({} if questions.stray_is_used else kept), **answers}
+        ended = {} if due is None else due.answers(questions.answerable, self.graph.ledger_serde)
+        new = {**({} if questions.stray_is_used else kept), **ended, **answers}
         given = {**self._answers, **new}
         self._answers = {
             key: answer for key, answer in given.items() if key in questions.answerable
@@ -332,7 +354,9 @@ class Attempt:
             all={**self._answers, **({_BESIDE: self._beside} if self._beside else {})},
             closed=questions.closed_by(given),
             serde=self.graph.ledger_serde,
+            signals=((), ()) if due is None else due.taken(ended),
         )
+        self.clock.open = {wait.id: wait for wait in waits if wait.id not in self._answers}
         if questions.stray_answer and (questions.stray_is_used or questions.answerable):
             await drop_stray_answer(self._services.checkpoints.database, self._session)
         if self._answers or self._beside:
@@ -414,6 +438,7 @@ class Attempt:
             consumed=consumed,
             again_after_s=ending.again_after_s,
             failures=ending.failures,
+            sleep=Sleep.of(thread.waits) if thread.waits and _waits(outcome) else None,
         )
         self._announce(outcome.status, error)
         if outcome.status is RunStatus.REJECTED:  # as if it had never been
@@ -465,6 +490,14 @@ class Attempt:
                 error=None if error is None else type(error).__name__,
             ),
         )
+
+
+def _waits(outcome: Outcome) -> bool:
+    """Whether the attempt ended only until what its thread waits for."""
+    return outcome.status is RunStatus.INTERRUPTED or (
+        outcome.status is RunStatus.PAUSED
+        and outcome.reason in (PauseReason.SLEEPING, PauseReason.WAITING)
+    )
 
 
 def _closing(thread: WorkflowCheckpoint) -> RunStatus | None:

@@ -34,6 +34,8 @@ async def cancel(
             argument="timeout",
         )
     run_id = await services.ledger.request_cancel(thread_id, channel=CHANNEL)
+    if run_id is None and await services.ledger.signals.stop(thread_id) is not None:
+        return True
     if run_id is None:
         if (await services.threads.status(thread_id)).status is ThreadStatus.NEW:
             raise not_found(thread_id)

@@ -6,6 +6,7 @@ Pure.
 | new | start | `ThreadNotFoundError` |
 | complete | start (a new turn) | return what is stored |
 | crashed, failed, drained | its own: resume; another: finish that run, then start this | resume |
+| asleep, waits for a signal | `ThreadPausedError` until due; then as crashed | the same |
 | paused otherwise | `ThreadPausedError` | resume |
 | interrupted | the same run_id: its result so far; else `ThreadInterruptedError` | the same |
 | quarantined | `ThreadQuarantinedError` | `ThreadQuarantinedError` |
@@ -31,16 +32,19 @@ from aiodurable.errors import (
     ThreadQuarantinedError,
 )
 from aiodurable.models import PauseReason, ThreadStatus, WorkflowCheckpoint
+from aiodurable.waits import first_due
 
 __all__ = [
     "Action",
     "OnUnfinished",
+    "asleep",
     "decide",
     "interrupted",
     "may_go_on",
     "may_retry",
     "not_found",
     "paused",
+    "sleeping",
 ]
 
 OnUnfinished = Literal["resume", "raise", "restart", "retry"]
@@ -67,6 +71,7 @@ def decide(
     given: bool,
     same: bool = False,
     named: bool = False,
+    due: bool = False,
     on_unfinished: OnUnfinished = "resume",
 ) -> Action:
     """What a call does with `thread`, read under its lease.
@@ -76,6 +81,7 @@ def decide(
         given: whether the call has an input.
         same: whether that input is the unfinished run's: a retry.
         named: whether the call's run_id is the unfinished run's.
+        due: whether a sleep or a wait of the thread is over.
         on_unfinished: see above.
 
     Raises:
@@ -100,14 +106,20 @@ def decide(
             )
         return Action.START
     if thread.status is ThreadStatus.INTERRUPTED:
+        if due and (same or not given) and on_unfinished != "raise":
+            return Action.RESUME
         if named and on_unfinished != "raise":
             return Action.RETURN
         raise interrupted(thread)
-    return _unfinished(thread, given=given, same=same, on_unfinished=on_unfinished)
+    if not due and asleep(thread) and on_unfinished != "raise":
+        if named:
+            return Action.RETURN
+        raise sleeping(thread)
+    return _unfinished(thread, given=given, same=same, due=due, on_unfinished=on_unfinished)
 
 
 def _unfinished(
-    thread: WorkflowCheckpoint, *, given: bool, same: bool, on_unfinished: OnUnfinished
+    thread: WorkflowCheckpoint, *, given: bool, same: bool, due: bool, on_unfinished: OnUnfinished
 ) -> Action:
     if thread.status is ThreadStatus.QUARANTINED and on_unfinished != "retry":
         raise ThreadQuarantinedError(
@@ -127,7 +139,8 @@ def _unfinished(
         )
     if not given:
         return Action.RESUME
-    if (thread.status is ThreadStatus.PAUSED and not thread.resumable) or thread.maybe_at_gate:
+    goes_on = thread.resumable or (due and asleep(thread))
+    if (thread.status is ThreadStatus.PAUSED and not goes_on) or thread.maybe_at_gate:
         raise paused(thread)
     return Action.RESUME if same else Action.FINISH_FIRST
 
@@ -143,6 +156,30 @@ def paused(thread: WorkflowCheckpoint) -> ThreadPausedError:
     return ThreadPausedError(
         f"cannot give thread {thread.thread_id!r} another input: it is stopped{at} ({why});"
         ' run.ainvoke() without input goes on, on_unfinished="restart" gives the work up',
+        thread_id=thread.thread_id,
+        reason=thread.reason,
+        pending=thread.pending,
+    )
+
+
+def asleep(thread: WorkflowCheckpoint) -> bool:
+    """Whether the thread does nothing but sleep, or wait for signals."""
+    reasons = (PauseReason.SLEEPING, PauseReason.WAITING)
+    return thread.status is ThreadStatus.PAUSED and thread.reason in reasons
+
+
+def sleeping(thread: WorkflowCheckpoint) -> ThreadPausedError:
+    """The error for a thread that goes on by itself, later."""
+    names = sorted({wait.name for wait in thread.waits if wait.name is not None})
+    until = first_due(thread.waits)
+    what = [
+        *([f"waits for signal {', '.join(map(repr, names))}"] if names else ["sleeps"]),
+        *([f"until {until.isoformat(timespec='seconds')}"] if until is not None else []),
+    ]
+    return ThreadPausedError(
+        f"cannot go on with thread {thread.thread_id!r}: it {' '.join(what)}. A worker goes on with"
+        " it then, and run.ainvoke() too; threads.signal(thread_id, name, value) sends a signal,"
+        ' on_unfinished="restart" with an input gives the work up',
         thread_id=thread.thread_id,
         reason=thread.reason,
         pending=thread.pending,

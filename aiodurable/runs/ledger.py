@@ -36,6 +36,7 @@ from aiodurable.runs.effect_rows import EffectRows
 from aiodurable.runs.ledger_writes import PATIENCE_S, LedgerWrites, check_fence, check_patience
 from aiodurable.runs.queued import QueuedRuns
 from aiodurable.runs.same_input import same_input
+from aiodurable.runs.signals import Signals, Sleep
 from aiodurable.runs.stored_value import StoredValue, dump_value, load_value
 from aiodurable.threads.status import Classifier
 
@@ -86,6 +87,7 @@ class Ledger:
         self._writes = LedgerWrites(direct, classifier)
         self.queued = QueuedRuns(direct, worker=worker)
         self.effects = EffectRows(database, direct, worker=worker)
+        self.signals = Signals(direct, serde)
 
     async def get(self, run_id: str) -> Accepted | None:
         """The run of this id."""
@@ -346,6 +348,7 @@ class Ledger:
         all: Mapping[str, Any],
         closed: Sequence[str],
         serde: SerializerProtocol | None = None,
+        signals: tuple[Sequence[str], Sequence[int]] = ((), ()),
     ) -> None:
         """Record the answers that the attempt under `fence` is about to deliver.
 
@@ -356,6 +359,7 @@ class Ledger:
             all: the new answers, and those that an earlier attempt could not deliver.
             closed: see `Questions.closed_by`.
             serde: as in `start`.
+            signals: names and positions of the signals among them, which leave the mailbox.
 
         Raises:
             InvalidArgumentError: an answer cannot be serialised or contains a class that the graph
@@ -364,9 +368,13 @@ class Ledger:
         """
         digests = [digest_of(interrupt_id, value) for interrupt_id, value in new.items()]
         stored = dump_value("answer", dict(all), serde or self._serde)
-        given = (list(new), digests, *stored, list(closed))
+        given: tuple[Any, ...] = (list(new), digests, *stored, list(closed))
+        statement = "answer"
+        if signals[0]:
+            statement = "answer_with_signals"
+            given += (fence.thread_id, *map(list, signals))
         if (
-            await self._database.fetch_one(_ANSWERS["answer"], run_id, *fence.standing, *given)
+            await self._database.fetch_one(_ANSWERS[statement], run_id, *fence.standing, *given)
             is None
         ):
             raise await self._refusal(fence, f"store an answer to run {run_id!r}")
@@ -431,9 +439,10 @@ class Ledger:
         consumed: bool = False,
         again_after_s: float | None = None,
         failures: int | None = None,
+        sleep: Sleep | None = None,
     ) -> datetime | None:
         """Record how the attempt under `fence` ended, whether its input is `consumed`, and when a
-        worker may claim the run again.
+        worker may claim the run again: where it is to be tried again, or sleeps.
 
         Returns:
             When it ended. None: a newer attempt or lease has replaced this one, and nothing was
@@ -441,6 +450,7 @@ class Ledger:
         """
         outcome = (status, error, traceback, reason, checkpoint_id, consumed)
         outcome += (None if again_after_s is None else float(again_after_s), failures)
+        outcome += (None, None) if sleep is None else (sleep.waiting_for, sleep.due)
         return await self._writes.finish((run_id, *fence.standing, fence.thread_id, *outcome))
 
     async def complete_by_tables(

@@ -10,6 +10,7 @@ from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError,
 
 from aiodurable.errors import PostgresUnavailableError
 from aiodurable.models import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.threads.status import pause_reason
 
 __all__ = ["Outcome", "outcome_of"]
 
@@ -59,6 +60,8 @@ def outcome_of(
             return Outcome(RunStatus.INTERRUPTED)
         case ThreadStatus.FAILED if consumed:
             return Outcome(RunStatus.FAILED)
+        case ThreadStatus.PAUSED if consumed and error is None and thread.waits:
+            return Outcome(RunStatus.PAUSED, pause_reason(thread.waits))
         case _:
             pass
     match error:

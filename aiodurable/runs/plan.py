@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from langgraph.types import Interrupt
+
 from aiodurable.errors import InvalidArgumentError, RunInProgressError
 from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Accepted
@@ -16,7 +18,9 @@ from aiodurable.runs.call import Call
 from aiodurable.runs.decision import Action, decide
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Ledger
+from aiodurable.runs.signals import Due
 from aiodurable.runs.stored_result import StoredResult
+from aiodurable.waits import payload_of
 
 __all__ = ["Plan", "plan_call"]
 
@@ -31,6 +35,7 @@ class Plan:
         unfinished: the run to resume, or to begin; None: the unfinished work belongs to no run.
         answers: the new answers to deliver, by interrupt id.
         rolls_back: whether what the thread's unfinished run wrote is removed first.
+        due: what the thread has slept or waited for long enough.
     """
 
     action: Action
@@ -38,6 +43,7 @@ class Plan:
     unfinished: Accepted | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     rolls_back: bool = False
+    due: Due | None = None
 
 
 async def plan_call(
@@ -80,16 +86,25 @@ async def plan_call(
         if same_run and not same_input:
             await _refuse_another_input(ledger, unfinished, call)
             same_input = True  # the input it was accepted with is no longer stored
+    due = await ledger.signals.due(thread.thread_id, thread.waits) if thread.waits else None
+    left = unfinished is not None and unfinished.stored_answers[0] is not None
     action = decide(
         thread,
         given=call.given,
         same=same_input,
         named=same_run,
+        due=due is not None and (bool(due.ended) or left),
         on_unfinished=on_unfinished,
     )
     if action is Action.RETURN:
-        return Plan(action, StoredResult(None, thread.interrupts))
-    return Plan(action, unfinished=unfinished)
+        return Plan(action, StoredResult(None, _asked(thread)))
+    return Plan(action, unfinished=unfinished, due=due)
+
+
+def _asked(thread: WorkflowCheckpoint) -> tuple[Any, ...]:
+    """What LangGraph returned at the interrupts of this thread, sleeps included."""
+    sleeps = (Interrupt(payload_of(one.name, one.until), one.id) for one in thread.waits)
+    return (*thread.interrupts, *sleeps)
 
 
 async def _plan_queued(
@@ -145,7 +160,7 @@ def _result_of_repeated(
         return StoredResult(given.checkpoint_id)
     if given.run_id == thread.run_id:
         if thread.status in (ThreadStatus.COMPLETE, ThreadStatus.INTERRUPTED):
-            return StoredResult(None, thread.interrupts)
+            return StoredResult(None, _asked(thread))
         if thread.status in (ThreadStatus.CRASHED, ThreadStatus.FAILED):
             return None
     raise already_left(thread, given)

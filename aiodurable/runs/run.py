@@ -14,7 +14,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
-    Mapping,
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -45,12 +44,13 @@ from aiodurable.runs.call_types import (
 from aiodurable.runs.cancellation import Cancelling
 from aiodurable.runs.current_run import RUN_KEY, CurrentRun
 from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
+from aiodurable.runs.durable_time import CLOCK_KEY
 from aiodurable.runs.effect_steps import EFFECTS_KEY, Effects
 from aiodurable.runs.ending import DecideEnding
 from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.plan import plan_call
+from aiodurable.runs.plan import Plan, plan_call
 from aiodurable.runs.retry_policy import Retries
 from aiodurable.runs.rollback import roll_back
 from aiodurable.runs.run_config import check_call, merged, named_run, usable
@@ -585,7 +585,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
                     self.checkpoint = await _status(self._services, self.lease)
                 return plan.action, await self._begin_queued(plan.unfinished)
             case Action.RESUME | Action.FINISH_FIRST:
-                return plan.action, await self._resume(plan.unfinished, call, plan.answers)
+                return plan.action, await self._resume(plan, call)
 
     async def _start(self, call: Call) -> Attempt:
         self._attempts += 1
@@ -615,9 +615,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         )
         return self._prepared(attempt, queued.retries)
 
-    async def _resume(
-        self, left: Accepted | None, call: Call, answers: Mapping[str, Any] | None = None
-    ) -> Attempt:
+    async def _resume(self, plan: Plan, call: Call) -> Attempt:
         """Go on with the run that was left; of work that plain LangGraph left, or a change of the
         state, with a new one.
         """
@@ -626,17 +624,24 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             self._services,
             self.lease,
             self.checkpoint,
-            left,
+            plan.unfinished,
             graph=self._graph,
             context=call.context,
             config=call.config,
             seq=self._attempts,
             claim=self.claim,
         )
-        command = call.command if answers else None
+        left = plan.unfinished
+        command = call.command if plan.answers else None
         self._prepared(attempt, None if left is None else left.retries)
         try:
-            await attempt.deliver(command, answers or {}, head=self.checkpoint.checkpoint_id)
+            await attempt.deliver(
+                command,
+                plan.answers,
+                head=self.checkpoint.checkpoint_id,
+                waits=self.checkpoint.waits,
+                due=plan.due,
+            )
         except Exception as error:
             # nothing was delivered: the attempt is over before its graph began
             await self.settle(error)
@@ -685,7 +690,9 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             self._graph.ledger_serde,
             self._loop,
         )
-        inside = {RUN_KEY: current, EFFECTS_KEY: effects}
+        inside: dict[str, Any] = {RUN_KEY: current, EFFECTS_KEY: effects}
+        if attempt is not None:
+            inside[CLOCK_KEY] = attempt.clock
         return {**config, "configurable": {**config.get("configurable", {}), **inside}}
 
     def _options(self, attempt: Attempt, call: Call) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from langchain_core.runnables import RunnableConfig
 
 from aiodurable.errors import GraphNotRegisteredError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.caller import transaction_of
 from aiodurable.runs.busy import OnBusy
 from aiodurable.runs.call_types import InvokeOptions
 from aiodurable.runs.cancel import cancel
@@ -20,7 +21,8 @@ from aiodurable.runs.graphs import BoundGraph, Graph
 from aiodurable.runs.pruner import prune_every
 from aiodurable.runs.run import run
 from aiodurable.runs.services import Services
-from aiodurable.thread_id import validate_thread_id
+from aiodurable.runs.signals import signal_name
+from aiodurable.thread_id import validate_signal_id, validate_thread_id
 from aiodurable.threads import (
     Filter,
     PruneOptions,
@@ -329,6 +331,44 @@ class Threads:
             InvalidArgumentError: a thread_id that cannot be stored, or a timeout without `wait`.
         """
         return await cancel(self._opened(), thread_id, wait=wait, timeout=timeout)
+
+    async def signal(
+        self,
+        thread_id: str,
+        name: str,
+        value: Any = None,
+        *,
+        signal_id: str | None = None,
+        conn: Any = None,
+    ) -> bool:
+        """Send a signal to a thread: a node takes it with `wait_for(name)`, the oldest first.
+
+        One that nobody waits for is kept until somebody does, also for a thread that does not exist
+        yet. It is committed when this returns, or with the transaction of `conn`.
+
+        Args:
+            thread_id: the thread.
+            name: 1 to 200 printable characters.
+            value: what `wait_for` returns.
+            signal_id: of a sender that may send it twice: the second one is none.
+            conn: a connection of the caller's, as for `Runs.create`.
+
+        Returns:
+            Whether it was new; not where one with this `signal_id` came before.
+
+        Raises:
+            InvalidArgumentError: a thread_id, a name or a value that cannot be stored.
+        """
+        services = self._opened()
+        validate_thread_id(thread_id)
+        signal_name(name, thread_id)
+        if signal_id is not None:
+            validate_signal_id(signal_id)
+        signals = services.ledger.signals
+        if conn is None:
+            return await signals.send(thread_id, name, value, signal_id=signal_id, fetch=None)
+        async with transaction_of(conn, services.checkpoints.database.dsn) as fetch:
+            return await signals.send(thread_id, name, value, signal_id=signal_id, fetch=fetch)
 
     async def fork(
         self,

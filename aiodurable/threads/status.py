@@ -22,7 +22,8 @@
 
    - The error of a task that was not cancelled, not handled, and not followed by a success of the
        same task: **failed**.
-   - The question of an unfinished task without an answer: **interrupted**.
+   - The question of an unfinished task without an answer: **interrupted**. Where all that is open
+     is sleeps and waits for signals, nobody has to answer: *paused*, as the ledger says.
    - A channel that triggers a next step, or a write of `Command(goto=…)`: work is left:
        **crashed**.
    - A head with none of these: **complete**. No head: **new**. In both cases **queued** if a run
@@ -42,7 +43,7 @@ Sources: langgraph 1.2, `pregel/_algo.py` (`apply_writes`, `prepare_next_tasks`)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
@@ -51,7 +52,7 @@ from langgraph.types import Interrupt, Send
 
 from aiodurable.jsonable import shown
 from aiodurable.lock_keys import lock_key
-from aiodurable.models import LockHolder, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import LockHolder, PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.errors import is_bad_value
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import careful, load
@@ -59,8 +60,9 @@ from aiodurable.threads.decode import TolerantDecoder
 from aiodurable.threads.failure_path import Failures
 from aiodurable.threads.filters import Filter
 from aiodurable.threads.task_path import called_by, caller_of, node_of, pull_path, send_index
+from aiodurable.waits import Wait, wait_of
 
-__all__ = ["CLASSIFY", "Classifier", "Standing"]
+__all__ = ["CLASSIFY", "Classifier", "Standing", "pause_reason"]
 
 T = TypeVar("T")
 
@@ -231,7 +233,13 @@ class Classifier:
         ):
             error = row["run_error"]
         pending = tuple(sorted((*_pending(row, sends), *_commanded(row, reading))))
-        interrupts = tuple(_interrupts(row, reading))
+        waits, interrupts = _waits_and_questions(_interrupts(row, reading))
+        reason = row["reason"] if from_ledger else None
+        if status is ThreadStatus.INTERRUPTED and waits and not interrupts:
+            # the run is at work, or its process died before the ledger said so
+            paused = row["run_status"] == RunStatus.PAUSED
+            status = ThreadStatus.PAUSED
+            reason = row["reason"] if paused and row["reason"] else pause_reason(waits)
         return WorkflowCheckpoint(
             thread_id=row["thread_id"],
             status=status,
@@ -250,9 +258,10 @@ class Classifier:
             started_at=row["started_at"],
             finished_at=row["finished_at"],
             failed_at=row["failed_at"],
-            reason=row["reason"] if from_ledger else None,
+            reason=reason,
             doubt=_doubt(row, status, error, reading.unreadable),
             maybe_at_gate=status is ThreadStatus.CRASHED and row["doubt"] in _MAYBE_AT_GATE,
+            waits=waits,
         )
 
 
@@ -299,6 +308,24 @@ def _interrupts(row: Mapping[str, Any], reading: TolerantDecoder) -> Iterator[An
                     continue
                 seen.add(question.id)
             yield question
+
+
+def _waits_and_questions(asked: Iterable[Any]) -> tuple[tuple[Wait, ...], tuple[Any, ...]]:
+    """What a node sleeps or waits for, and the questions that are a person's."""
+    waits, questions = list[Wait](), list[Any]()
+    for one in asked:
+        wait = wait_of(one.id, one.value) if isinstance(one, Interrupt) else None
+        if wait is None:
+            questions.append(one)
+        else:
+            waits.append(wait)
+    return tuple(waits), tuple(questions)
+
+
+def pause_reason(waits: Sequence[Wait]) -> PauseReason:
+    """Why a thread with these waits, and without a question, is paused."""
+    named = any(wait.name is not None for wait in waits)
+    return PauseReason.WAITING if named else PauseReason.SLEEPING
 
 
 def _commanded(row: Mapping[str, Any], reading: TolerantDecoder) -> Iterator[str]:

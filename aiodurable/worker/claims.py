@@ -212,6 +212,7 @@ class Claims:
         for run in await self._fetch("due", _MOST_DUE):
             if run["claim_state"] == ClaimState.SCHEDULED:
                 await self._interrupt_for(run)
+        await self._services.ledger.signals.wake_unheard()
         await self.give_back(mine)
         await self._promote_blocked()
         after, self._limited_after = self._limited_after, ("", "")

@@ -25,8 +25,9 @@ from aiodurable.errors import (
     WorkflowAlreadyRunningError,
     WorkflowExecutionError,
 )
-from aiodurable.models import ClaimState, PauseReason, RunStatus
+from aiodurable.models import ClaimState, PauseReason, RunStatus, ThreadStatus
 from aiodurable.postgres.errors import DRIVER_FAILURES, is_transient
+from aiodurable.runs.decision import asleep
 from aiodurable.runs.ending import Ending
 from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.graphs import BoundGraph
@@ -34,6 +35,7 @@ from aiodurable.runs.outcome import Outcome
 from aiodurable.runs.retry_policy import Retries, RetryPolicy, limited
 from aiodurable.runs.run import DurableRun, run
 from aiodurable.runs.services import Services
+from aiodurable.runs.signals import Sleep
 from aiodurable.worker.claims import Claimed, Claims
 from aiodurable.worker.left_run import outcome_of_left
 
@@ -151,11 +153,30 @@ class Execution:
                 return
             async with asyncio.timeout(claimed.timeout_s) as self._limit:
                 await self._run.ainvoke()
-            if not self._run.began:  # nothing is left to do
+            # else nothing is left to do, or not yet
+            if not self._run.began and not await self._sleeps_on(self._run):
                 await self._put_back(None)
+
+    async def _sleeps_on(self, here: DurableRun[Any, Any, Any]) -> bool:
+        """Whether the run sleeps, or waits for a signal, and is not due; then its row says so."""
+        thread = here.checkpoint
+        if not (thread.waits and (thread.interrupts or asleep(thread))):
+            return False
+        await self._services.ledger.signals.sleep_on(
+            self.claimed.run_id,
+            fence=here.lease.fence,
+            status=RunStatus.INTERRUPTED if thread.interrupts else RunStatus.PAUSED,
+            reason=thread.reason,
+            checkpoint_id=thread.checkpoint_id,
+            sleep=Sleep.of(thread.waits),
+            worker=self._claims.worker,
+        )
+        return True
 
     async def _settled(self, here: DurableRun[Any, Any, Any], graph: BoundGraph) -> bool:
         """Whether a run that its process left had stopped before; then its row says so now."""
+        if here.checkpoint.waits and here.checkpoint.status is ThreadStatus.INTERRUPTED:
+            return False  # what it sleeps for may be due
         failures = self.claimed.failures
         outcome = await outcome_of_left(
             here.checkpoint,

@@ -28,7 +28,7 @@ KNOWN = {
 }
 FILES = (
     *("threads", "runs", "checkpoints", "copy", "direct", "prune", "answers", "effects"),
-    "busy",
+    *("busy", "signals"),
 )
 READ_NO_TABLE = {
     "without_seqscan",

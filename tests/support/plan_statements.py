@@ -17,6 +17,7 @@ TABLES = (
     "aiodurable_runs",
     "aiodurable_fences",
     "aiodurable_effects",
+    "aiodurable_signals",
 )
 
 CROWD = """
@@ -41,6 +42,9 @@ ON CONFLICT DO NOTHING;
 INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, fencing_token, seq, status)
 SELECT 'run-' || n || '-' || k, 'thread-' || n, n, 1, k, CASE WHEN n %% 10 = 0 AND k = 1 THEN 'failed' ELSE 'complete' END
 FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 1) k;
+
+INSERT INTO aiodurable_signals (thread_id, name, signal_id)
+SELECT 'thread-' || n, 'payment', 'sent' FROM generate_series(%(first)s::int, %(last)s::int) n;
 
 INSERT INTO aiodurable_fences (thread_id, token) SELECT 'thread-' || n, 1 FROM generate_series(%(first)s::int, %(last)s::int) n;
 
@@ -154,7 +158,7 @@ def _all() -> list[Statement]:
     threads, runs, copying = map(load, ("threads", "runs", "copy"))
     checkpoints = load("checkpoints", *COMMIT_PARTS)
     answers, busy = load("answers"), load("busy")
-    retention, effects = load("prune"), load("effects")
+    retention, effects, signals = load("prune"), load("effects"), load("signals")
     one, head = "thread-7", _heads(7)[-1]
     found = [
         Statement("held_keys", threads["held_keys"], values=(), rows=3000),
@@ -228,6 +232,28 @@ def _all() -> list[Statement]:
             values=("run-7-1", 1, 0, ["id"], ["digest"], None, None, []),
             rows=2,
         ),
+        Statement(
+            "answer_with_signals",
+            answers["answer_with_signals"],
+            values=(
+                *("run-7-1", 1, 0, ["id"], ["digest"], None, None, []),
+                *(one, ["payment"], [7]),
+            ),
+            rows=4,
+        ),
+        Statement(
+            "send", signals["send"], values=(one, "payment", "once", None, None), rows=4, on="link"
+        ),
+        Statement("mailbox", signals["mailbox"], values=(one, ["payment"]), rows=2, on="link"),
+        Statement(
+            "sleep_on",
+            signals["sleep_on"],
+            values=("run-7-1", 1, 0, "paused", "waiting", head, "payment", None, "host:1"),
+            rows=4,
+            on="link",
+        ),
+        Statement("stop", signals["stop"], values=(one,), rows=2, on="link"),
+        Statement("unheard", signals["unheard"], values=(600.0, 20), rows=80, on="link"),
         Statement("answers_over", answers["answers_over"], values=("run-7-1", 1, 0, []), rows=2),
         Statement("questions", answers["questions"], values=(one,), rows=60),
         Statement("drop_stray_answer", answers["drop_stray_answer"], values=(one, 1, 0), rows=40),
@@ -311,9 +337,20 @@ def _all() -> list[Statement]:
                 values=(
                     *(_runs(n), [1] * n, [0] * n, ids, ["failed"] * n),
                     *[[None] * n] * 4,
-                    *([True] * n, [1.0] * n, [1] * n),
+                    *([True] * n, [1.0] * n, [1] * n, [None] * n, [None] * n),
                 ),
                 rows=3 * n,
+                on="link",
+            ),
+            Statement(
+                f"finish {n} asleep",
+                runs["finish"],
+                values=(
+                    *(_runs(n), [1] * n, [0] * n, ids, ["paused"] * n),
+                    *[[None] * n] * 4,
+                    *([True] * n, [None] * n, [None] * n, ["payment"] * n, [None] * n),
+                ),
+                rows=4 * n,
                 on="link",
             ),
             Statement(

@@ -83,6 +83,8 @@ CREATE TABLE IF NOT EXISTS aiodurable_runs (
     start_timeout_s     double precision,  -- how long it may wait in the queue
     failures            integer NOT NULL DEFAULT 0,  -- in a row, without progress
     attempt_base_checkpoint_id text,  -- the thread's newest when the last attempt began
+    waiting_for         text[],  -- the signals that it waits for; none: it sleeps; NULL: neither
+    signalled           boolean NOT NULL DEFAULT false,  -- since its last attempt ended
 
     -- What the caller and its tools say of the run.
     metadata            jsonb,
@@ -271,6 +273,35 @@ CREATE TABLE IF NOT EXISTS aiodurable_schedules (
 CREATE INDEX IF NOT EXISTS aiodurable_schedules_next_idx
     ON aiodurable_schedules (next_at)
     WHERE paused_at IS NULL AND next_at IS NOT NULL;
+
+-- The mailbox of each thread: one row a signal, first in, first out for each name. One that a run
+-- has taken is removed; one with a signal_id stays without its value, so that it comes once.
+CREATE TABLE IF NOT EXISTS aiodurable_signals (
+    thread_id   text NOT NULL,
+    name        text NOT NULL,
+    position    bigint GENERATED ALWAYS AS IDENTITY,
+    signal_id   text,
+    value_type  text,
+    value       bytea,
+    created_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    taken_at    timestamptz,
+    PRIMARY KEY (thread_id, name, position)
+);
+
+-- What no run has taken: of each name, in order; and the newest of all. The second one is for
+-- nothing but a search by time: not NULL is what only such a search implies.
+CREATE INDEX IF NOT EXISTS aiodurable_signals_open_idx
+    ON aiodurable_signals (thread_id, name, position)
+    WHERE taken_at IS NULL;
+
+CREATE INDEX IF NOT EXISTS aiodurable_signals_created_idx
+    ON aiodurable_signals (created_at)
+    WHERE taken_at IS NULL AND created_at IS NOT NULL;
+
+-- Who sends a signal twice sends it once.
+CREATE UNIQUE INDEX IF NOT EXISTS aiodurable_signals_once_idx
+    ON aiodurable_signals (thread_id, signal_id)
+    WHERE signal_id IS NOT NULL;
 
 -- The namespace in which the threads of these tables are locked: one row, written by the process
 -- that opens them first.

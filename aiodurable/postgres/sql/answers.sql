@@ -15,10 +15,7 @@ CROSS JOIN LATERAL (
 WHERE r.thread_id = :thread_id AND r.answered <> '{}'
 ORDER BY r.fencing_token, r.seq, t.at
 
--- name: answer
--- params: run_id, token, lease_id, interrupt_ids, digests, answers_type, answers, questions_closed
--- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, while the fence
--- is that of its lease.
+-- fragment: stored_answers
 UPDATE aiodurable_runs r
 SET answered = r.answered || (
         SELECT coalesce(
@@ -36,6 +33,36 @@ WHERE r.run_id = :run_id AND r.fencing_token = :token::bigint
          AND f.lease_id = :lease_id::bigint
        LIMIT 1)
 RETURNING r.run_id
+
+-- name: answer
+-- params: run_id, token, lease_id, interrupt_ids, digests, answers_type, answers, questions_closed
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, while the fence
+-- is that of its lease.
+-- include: stored_answers
+
+-- name: answer_with_signals
+-- params: run_id, token, lease_id, interrupt_ids, digests, answers_type, answers, questions_closed
+-- params: thread_id, names, positions
+-- aiodurable_runs_pkey and aiodurable_fences_pkey, as answer; aiodurable_signals_pkey. The signals
+-- that are among the answers leave the mailbox as the ledger gets them: each comes to one run,
+-- once. Of one with an id the id stays.
+WITH answered AS (
+-- include: stored_answers
+),
+noted AS (
+    UPDATE aiodurable_signals s
+    SET taken_at = pg_catalog.now(), value_type = NULL, value = NULL
+    FROM unnest(:names::text[], :positions::bigint[]) AS t (name, position)
+    WHERE EXISTS (SELECT FROM answered) AND s.thread_id = :thread_id AND s.name = t.name
+      AND s.position = t.position AND s.signal_id IS NOT NULL
+),
+removed AS (
+    DELETE FROM aiodurable_signals s
+    USING unnest(:names::text[], :positions::bigint[]) AS t (name, position)
+    WHERE EXISTS (SELECT FROM answered) AND s.thread_id = :thread_id AND s.name = t.name
+      AND s.position = t.position AND s.signal_id IS NULL
+)
+SELECT a.run_id FROM answered a
 
 -- name: answers_over
 -- params: run_id, token, lease_id, interrupt_ids

@@ -226,8 +226,9 @@ WHERE thread_id = ANY (:thread_ids::text[]) AND token > 0
 
 -- name: delete_threads
 -- params: thread_ids
--- The primary keys, by their first column, aiodurable_effects_pkey likewise, and
--- aiodurable_runs_thread_order_idx. Returns the threads of which there was anything.
+-- The primary keys, by their first column, aiodurable_effects_pkey likewise,
+-- aiodurable_signals_pkey or aiodurable_signals_once_idx, and aiodurable_runs_thread_order_idx.
+-- Returns the threads of which there was anything.
 WITH c AS (DELETE FROM checkpoints WHERE thread_id = ANY (:thread_ids::text[]) RETURNING thread_id),
      b AS (DELETE FROM checkpoint_blobs WHERE thread_id = ANY (:thread_ids::text[])
            RETURNING thread_id),
@@ -235,11 +236,14 @@ WITH c AS (DELETE FROM checkpoints WHERE thread_id = ANY (:thread_ids::text[]) R
            RETURNING thread_id),
      r AS (DELETE FROM aiodurable_runs WHERE thread_id = ANY (:thread_ids::text[])
            RETURNING thread_id),
-     e AS (DELETE FROM aiodurable_effects WHERE thread_id = ANY (:thread_ids::text[]))
+     e AS (DELETE FROM aiodurable_effects WHERE thread_id = ANY (:thread_ids::text[])),
+     s AS (DELETE FROM aiodurable_signals WHERE thread_id = ANY (:thread_ids::text[])
+           RETURNING thread_id)
 SELECT thread_id FROM c
 UNION SELECT thread_id FROM b
 UNION SELECT thread_id FROM w
 UNION SELECT thread_id FROM r
+UNION SELECT thread_id FROM s
 
 -- name: record_consumed
 -- params: thread_ids

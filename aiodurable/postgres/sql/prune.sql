@@ -203,6 +203,11 @@ no_effect AS (
     WHERE ctid = ANY (ARRAY (
         SELECT pg_catalog.unnest(g.effect_tids) FROM deletable g WHERE NOT :dry_run::boolean))
 ),
+no_signal AS (
+    -- aiodurable_signals_pkey, by its first column.
+    DELETE FROM aiodurable_signals s USING deletable g
+    WHERE NOT :dry_run::boolean AND :delete::boolean AND s.thread_id = g.thread_id
+),
 no_holder AS (
     -- A holder that takes a lost lock again, or wakes up after it was frozen, holds none at this
     -- moment: its token changes. As raise_removed of checkpoints.sql.

@@ -177,8 +177,7 @@ SET status = 'running', fencing_token = :token, attempted_by = :worker, seq = :s
         ELSE r.earlier_attempts END,
     finished_at = NULL, error = NULL, traceback = NULL, status_reason = NULL, checkpoint_id = NULL,
     cancel_requested_at = NULL, interrupted_by = NULL, roll_back = false, claim_state = NULL,
-    scheduled_at = NULL,
-    attempt_base_checkpoint_id = :head::text
+    scheduled_at = NULL, waiting_for = NULL, attempt_base_checkpoint_id = :head::text
 FROM (
     SELECT k.run_id,
            k.status IN ('running', 'failed', 'quarantined') AND k.attempts > 0
@@ -203,18 +202,32 @@ RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token,
           r.created_at, r.started_at, r.finished_at, r.failed_at, r.error, r.status_reason,
           r.checkpoint_id, r.traceback, r.earlier_attempts
 
+-- fragment: next_claim
+-- What a worker may do with a run that sleeps or waits: a signal may have come since it looked. The
+-- row says so where the two meet, as both change it; a signal from before the run is looked up.
+CASE WHEN w.waiting_for <> ''
+          AND (r.signalled
+               OR (SELECT true
+                   FROM aiodurable_signals s
+                   WHERE s.thread_id = r.thread_id AND s.taken_at IS NULL
+                     AND s.name = ANY (pg_catalog.string_to_array(w.waiting_for, E'\n'))
+                   LIMIT 1))
+     THEN 'ready' ELSE 'scheduled' END
+
 -- name: finish
 -- params: run_ids, tokens, lease_ids, thread_ids, statuses, errors, tracebacks, reasons,
--- params: checkpoint_ids, consumed, again_after_s, failures
+-- params: checkpoint_ids, consumed, again_after_s, failures, waiting_for, due
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, and only while
 -- the fence is that of its lease. No lock on the fence: an update that a newer lease has overtaken,
 -- or a removal, finds a larger token in the row, or no row. A run that is to be
 -- cancelled is not scheduled again. A drained run that came out of a queue goes back there.
+-- waiting_for: the signals that a run waits for, one a line; empty: it sleeps. A worker goes on
+-- with it, also where no queue had it: aiodurable_signals_open_idx.
 UPDATE aiodurable_runs r
-SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND w.again_after_s IS NOT NULL
-                  THEN 'paused' ELSE w.status END,
-    status_reason = CASE WHEN r.cancel_requested_at IS NOT NULL AND w.again_after_s IS NOT NULL
-                         THEN 'cancelled' ELSE w.reason END,
+SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND t.again THEN 'paused'
+                  ELSE w.status END,
+    status_reason = CASE WHEN r.cancel_requested_at IS NOT NULL AND t.again THEN 'cancelled'
+                         ELSE w.reason END,
     error = w.error, traceback = w.traceback,
     checkpoint_id = w.checkpoint_id, consumed = r.consumed OR w.consumed,
     finished_at = pg_catalog.now(),
@@ -222,17 +235,31 @@ SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND w.again_after_s IS 
     claim_state = CASE WHEN r.cancel_requested_at IS NOT NULL THEN NULL
                        WHEN w.again_after_s = 0::double precision THEN 'ready'
                        WHEN w.again_after_s > 0::double precision THEN 'scheduled'
+                       WHEN w.waiting_for IS NOT NULL THEN
+-- include: next_claim
                        WHEN w.reason = 'drained' AND r.queue IS NOT NULL THEN 'ready' END,
     scheduled_at = CASE WHEN w.again_after_s > 0::double precision
                         THEN pg_catalog.now() + pg_catalog.make_interval(secs => w.again_after_s)
-                        END,
-    failures = coalesce(w.failures, r.failures)
+                        ELSE w.due END,
+    failures = coalesce(w.failures, r.failures),
+    waiting_for = pg_catalog.string_to_array(w.waiting_for, E'\n'), signalled = false,
+    queue = CASE WHEN w.waiting_for IS NULL THEN r.queue ELSE coalesce(r.queue, 'default') END,
+    priority = CASE WHEN w.waiting_for IS NULL THEN r.priority ELSE coalesce(r.priority, 0) END,
+    fairness_key = CASE WHEN w.waiting_for IS NULL THEN r.fairness_key
+                        ELSE coalesce(r.fairness_key, '') END,
+    position = CASE WHEN w.waiting_for IS NULL THEN r.position
+                    ELSE coalesce(
+                        r.position,
+                        pg_catalog.nextval('aiodurable_run_positions'::pg_catalog.regclass)) END
 FROM unnest(:run_ids::text[], :tokens::bigint[], :lease_ids::bigint[], :thread_ids::text[],
             :statuses::text[], :errors::text[], :tracebacks::text[], :reasons::text[],
             :checkpoint_ids::text[], :consumed::boolean[], :again_after_s::double precision[],
-            :failures::integer[])
+            :failures::integer[], :waiting_for::text[], :due::timestamptz[])
      AS w (run_id, token, lease_id, thread_id, status, error, traceback, reason, checkpoint_id,
-           consumed, again_after_s, failures)
+           consumed, again_after_s, failures, waiting_for, due)
+CROSS JOIN LATERAL (
+    SELECT w.again_after_s IS NOT NULL OR w.status = 'paused' AND w.waiting_for IS NOT NULL AS again
+) t
 WHERE r.run_id = w.run_id AND r.thread_id = w.thread_id AND r.fencing_token = w.token
   AND (SELECT true
        FROM aiodurable_fences f

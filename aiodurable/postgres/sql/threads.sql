@@ -29,7 +29,7 @@ facts AS (
            w.questions_path, w.questions_type, w.questions, r.run_id, r.status AS run_status,
            r.graph AS run_graph, r.attempts, r.error AS run_error, r.status_reason, r.touched_at,
            r.started_at, r.finished_at, r.failed_at, r.input_pending, r.of_head,
-           r.questions_closed, r.answering
+           r.questions_closed, r.answering, r.sleeps
     FROM heads h
     LEFT JOIN LATERAL (
 -- include: triggers
@@ -317,7 +317,7 @@ ORDER BY v.thread_id
                    r.consumed, r.started_at, r.finished_at, r.failed_at,
                    r.fencing_token IS NOT NULL OR r.started_at IS NOT NULL AS began,
                    coalesce(r.finished_at, r.started_at, r.created_at) AS touched_at,
-                   r.questions_closed,
+                   r.questions_closed, r.waiting_for IS NOT NULL AS sleeps,
                    CASE WHEN r.answers_type IS NOT NULL
                              AND pg_catalog.jsonb_typeof(r.answered) = 'object'
                         THEN ARRAY(SELECT k.id
@@ -370,6 +370,10 @@ ORDER BY v.thread_id
                WHEN f.of_head AND f.run_status IN ('failed', 'paused')
                     AND f.table_status = 'pending'
                THEN f.run_status
+               -- What is open, nobody has to answer: a node sleeps, or waits for a signal.
+               WHEN f.of_head AND f.run_status = 'paused' AND f.sleeps
+                    AND f.table_status = 'interrupted'
+               THEN 'paused'
                WHEN f.table_status = 'pending' THEN 'crashed'
                -- Its holder looks at what is in front of the queue. LIMIT keeps it a look-up.
                WHEN NOT :ignore_locks::boolean AND f.table_status IN ('new', 'complete') AND (

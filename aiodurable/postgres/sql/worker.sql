@@ -438,8 +438,9 @@ RETURNING r.run_id
 -- name: signs
 -- params: queues
 -- The first entry of aiodurable_runs_claim_idx of each queue, _scheduled_idx, _blocked_idx,
--- _limited_idx, _claimed_idx and _one_running_idx; aiodurable_queues_pkey. What a worker has
--- to do: it is all that one without work sends.
+-- _limited_idx, _claimed_idx and _one_running_idx; aiodurable_queues_pkey; the last of
+-- aiodurable_signals_created_idx, for unheard of signals.sql. What a worker has to do: it is all
+-- that one without work sends.
 -- With ORDER BY each is a look at the first entry; as EXISTS it may read the table, and end where
 -- the first of what it seeks happens to be.
 SELECT (SELECT true
@@ -472,6 +473,12 @@ SELECT (SELECT true
             FROM aiodurable_runs r
             WHERE r.claim_state = 'claimed'
             ORDER BY r.claimed_by
+            LIMIT 1),
+           (SELECT true
+            FROM aiodurable_signals s
+            WHERE s.taken_at IS NULL
+              AND s.created_at > pg_catalog.now() - pg_catalog.make_interval(mins => 10)
+            ORDER BY s.created_at DESC
             LIMIT 1),
            false) AS untidy,
        (SELECT true

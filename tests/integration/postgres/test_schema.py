@@ -64,6 +64,7 @@ async def assert_whole(dsn: str) -> None:
         "aiodurable_runs",
         "aiodurable_fences",
         "aiodurable_effects",
+        "aiodurable_signals",
     } <= tables
 
 

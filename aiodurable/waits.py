@@ -1,0 +1,92 @@
+"""Waits: what a node sleeps or waits for, as LangGraph stores it in place of a question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, cast
+
+__all__ = [
+    "Wait",
+    "first_due",
+    "payload_of",
+    "signal_answer",
+    "signal_value",
+    "timeout_answer",
+    "wait_of",
+    "woken_answer",
+]
+
+_KIND: Final = "aiodurable"
+"""The key of a payload or an answer by which it is known as ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a node sleeps or waits for. Nobody has to answer it.
+
+    Attributes:
+        id: of LangGraph's interrupt.
+        name: the signal that it waits for; None: it sleeps.
+        until: when it wakes or its wait times out; None: never.
+    """
+
+    id: str
+    name: str | None
+    until: datetime | None
+
+
+def payload_of(name: str | None, until: datetime | None) -> dict[str, Any]:
+    """The value of the interrupt that stands for a sleep, or for a wait for a signal."""
+    at = None if until is None else until.isoformat()
+    if name is None:
+        return {_KIND: "sleep", "until": at}
+    return {_KIND: "wait", "name": name, "until": at}
+
+
+def wait_of(interrupt_id: str, value: Any) -> Wait | None:
+    """The wait that an interrupt of this value stands for; None: it is a person's question."""
+    if not isinstance(value, Mapping):
+        return None
+    payload = cast("Mapping[str, Any]", value)
+    name, until = payload.get("name"), payload.get("until")
+    if payload.get(_KIND) not in ("sleep", "wait"):
+        return None
+    try:
+        at = None if until is None else datetime.fromisoformat(until)
+    except (TypeError, ValueError):
+        return None
+    if at is not None and at.tzinfo is None:
+        return None
+    if payload[_KIND] == "sleep":
+        return None if at is None else Wait(interrupt_id, None, at)
+    return Wait(interrupt_id, name, at) if isinstance(name, str) else None
+
+
+def first_due(waits: Iterable[Wait]) -> datetime | None:
+    """When the first of them is due; None: no time ends any."""
+    return min((wait.until for wait in waits if wait.until is not None), default=None)
+
+
+def woken_answer() -> dict[str, Any]:
+    """The answer to a sleep that is due."""
+    return {_KIND: "woken"}
+
+
+def timeout_answer() -> dict[str, Any]:
+    """The answer to a wait that no signal has come for in time."""
+    return {_KIND: "timeout"}
+
+
+def signal_answer(value: Any) -> dict[str, Any]:
+    """The answer to a wait: the value of its signal."""
+    return {_KIND: "signal", "value": value}
+
+
+def signal_value(answer: Any) -> tuple[bool, Any]:
+    """Whether a signal came, and its value. What somebody gave through plain LangGraph is one."""
+    if isinstance(answer, Mapping) and _KIND in answer:
+        given = cast("Mapping[str, Any]", answer)
+        return given[_KIND] == "signal", given.get("value")
+    return True, answer
