@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -27,6 +27,7 @@ from aiodurable import idempotency
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import ThreadStatus
+from aiodurable.runs import effect_steps
 from aiodurable.runs.run import DurableRun
 from aiodurable.testing.graph_reference import GraphReference, load_graph, load_module
 from aiodurable.testing.moments import Journal, Moment, Moments
@@ -216,13 +217,18 @@ def _with_callback(config: RunnableConfig | None, moments: Moments) -> RunnableC
 
 
 def _watch_keys(moments: Moments) -> None:
-    """Note each use of an idempotency key."""
-    original = idempotency.get_config
+    """Note each use of an idempotency key, and each effect."""
+    digest, config_of = idempotency.blake2b, effect_steps.node_config
 
-    def get_config() -> RunnableConfig:
-        config = original()
-        if task := config.get("configurable", {}).get("checkpoint_ns"):
+    def blake2b(data: bytes, **options: Any) -> Any:
+        moments.note_key(data.split(b"\0")[1].decode())
+        return digest(data, **options)
+
+    def node_config() -> Mapping[str, Any]:
+        config = config_of()
+        if task := config.get("checkpoint_ns"):
             moments.note_key(task)
         return config
 
-    idempotency.get_config = get_config
+    idempotency.blake2b = blake2b  # pyright: ignore[reportAttributeAccessIssue]
+    effect_steps.node_config = node_config

@@ -14,7 +14,7 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.types import Send, interrupt
 
-from aiodurable import idempotency_key
+from aiodurable import current_run, idempotency_key
 
 
 class Order(TypedDict, total=False):
@@ -30,6 +30,7 @@ def _line(*nodes: Any) -> StateGraph[Any, Any, Any, Any]:
 
 
 async def plan(state: Order) -> Order:
+    assert current_run().thread_id  # which is no idempotency key
     return {"steps": ["plan"]}
 
 
