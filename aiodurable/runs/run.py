@@ -21,6 +21,7 @@ from typing import Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.schema import StreamEvent
+from langgraph.constants import START
 from langgraph.types import Command, GraphOutput, StateSnapshot, StateUpdate, StreamMode
 
 from aiodurable.checkpoints.write_session import SESSION_KEY
@@ -62,6 +63,7 @@ from aiodurable.runs.stored_result import (
     stored_end_event,
     stored_result,
 )
+from aiodurable.runs.tool_calls import UNFINISHED_CALL, results_of_open_calls
 from aiodurable.shield import run_to_completion
 
 __all__ = ["DurableRun", "run"]
@@ -409,6 +411,24 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         return await self._change(
             lambda config: self._graph.pregel.aupdate_state(config, values, as_node, task_id)
         )
+
+    async def repair_tool_calls(self, text: str = UNFINISHED_CALL) -> int:
+        """Give each open tool call of the last turn a `ToolMessage`, as a step of its own, before
+        the next input: without one every provider refuses the chat.
+
+        For a chat that was interrupted or cancelled. It is what the tool has returned, or else an
+        error. Nothing is left to do the second time. Not for messages of subgraphs.
+
+        Args:
+            text: what the error says.
+
+        Returns:
+            How many calls had no result in the chat.
+        """
+        found = results_of_open_calls(await self.aget_state(), text)
+        if found:
+            await self.aupdate_state(found, START)
+        return sum(map(len, found.values()))
 
     async def aget_state_history(
         self,
