@@ -76,6 +76,8 @@ class Durable:
             `EncryptedSerializer`; None: that of LangGraph's savers.
         renamed: renamed nodes, old names to new ones, or by graph: `{"report": {"pay": "charge"}}`.
             Threads that would run the old node next run the new one; see docs/howto/deploys.md.
+        retry_policies: by graph, when its runs are tried again that were accepted without a policy
+            of their own; see docs/howto/workers.md.
 
     Opening creates or migrates the tables (unless `settings.auto_migrate` is False) and opens the
     pools. Inside its `async with`, this is the current `Durable` of that task and the tasks that it
@@ -103,6 +105,7 @@ class Durable:
         observers: Sequence[Observer] = (),
         serde: SerializerProtocol | None = None,
         renamed: Renamed | None = None,
+        retry_policies: Mapping[str, RetryPolicy] | None = None,
     ) -> None:
         self.settings = settings or Settings.from_env()
         self.dsn = parse_dsn(dsn, password=password, schema=self.settings.schema)
@@ -110,6 +113,7 @@ class Durable:
         self._observers = tuple(observers)
         self._serde = serde
         self._renamed: dict[str, Any] = dict(renamed or {})
+        self._retry_policies = _policies(retry_policies or {}, self._given)
         self.loop: asyncio.AbstractEventLoop | None = None
         self._stack: AsyncExitStack | None = None
         self._opening = asyncio.Lock()
@@ -137,6 +141,7 @@ class Durable:
             settings=kept,
             serde=self._serde,
             renamed={**self._renamed, **renamed},
+            retry_policies=self._retry_policies,
         )
 
     async def __aenter__(self) -> Self:
@@ -237,6 +242,7 @@ class Durable:
                 ),
                 recovery_grace_s=settings.recovery_grace_s,
                 observers=self._observers,
+                retry_policies=self._retry_policies,
             )
             self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
@@ -553,3 +559,19 @@ def no_durable() -> ConfigurationError:
         " (`async with Durable(dsn)`), install one (`durable.install()`), pass `durable=`, or pass"
         " `dsn=`"
     )
+
+
+def _policies(
+    given: Mapping[str, RetryPolicy], graphs: Mapping[str, Graph]
+) -> Mapping[str, RetryPolicy]:
+    for name, policy in given.items():
+        if name not in graphs:
+            raise ConfigurationError(
+                f"cannot retry runs of graph {name!r}: graphs={{…}} has none of that name"
+            )
+        if not isinstance(policy, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                f"cannot retry runs of graph {name!r} by {type(policy).__name__}: pass a"
+                " RetryPolicy of aiodurable"
+            )
+    return dict(given)

@@ -126,18 +126,29 @@ class Retries:
     Attributes:
         policy: when it is tried again.
         failures: how many attempts in a row have failed before this one.
+        max_attempts: its own number of attempts; None: that of the policy.
+        own: whether it was accepted with a policy.
     """
 
     policy: RetryPolicy
     failures: int
+    max_attempts: int | None = None
+    own: bool = True
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Self | None:
         """Those of a run that was accepted for workers; None: it was not."""
         if row["queue"] is None:
             return None
-        policy = stored_policy(row["retry_policy"]) or RetryPolicy()
-        return cls(limited(policy, row["max_attempts"]), row["failures"])
+        policy, most = stored_policy(row["retry_policy"]), row["max_attempts"]
+        kept = limited(policy or RetryPolicy(), most)
+        return cls(kept, row["failures"], most, own=policy is not None)
+
+    def or_by(self, policy: RetryPolicy | None) -> Retries:
+        """The same by `policy`, that of its graph, if it was accepted with none."""
+        if self.own or policy is None:
+            return self
+        return replace(self, policy=limited(policy, self.max_attempts))
 
     def after(self, outcome: Outcome, error: BaseException | None, progressed: bool) -> Ending:
         """How the run ends after this attempt; see `DecideEnding`."""

@@ -672,7 +672,8 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
         self._began = True
         attempt.decide_ending = self.decide_ending
         if attempt.decide_ending is None and retries is not None:
-            attempt.decide_ending = retries.after
+            policy = self._services.retry_policies.get(self._graph.name or "")
+            attempt.decide_ending = retries.or_by(policy).after
         if self._draining is not None:
             attempt.control.request_drain(self._draining)
         return attempt

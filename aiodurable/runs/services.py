@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aiodurable.checkpoints import AsyncCheckpointerPool
@@ -11,6 +11,7 @@ from aiodurable.locks import PostgresLockManager
 from aiodurable.runs.cancellation import Cancellations
 from aiodurable.runs.graphs import Graphs
 from aiodurable.runs.ledger import Ledger
+from aiodurable.runs.retry_policy import RetryPolicy
 from aiodurable.threads import ThreadReader
 
 __all__ = ["Services"]
@@ -25,6 +26,7 @@ class Services:
         recovery_grace_s: seconds within which a lost lock may be reacquired before its lease counts
             as lost; 0: a lost lock is a lost lease.
         observers: called with every event.
+        retry_policies: by graph, for runs that were accepted without a policy.
     """
 
     locks: PostgresLockManager
@@ -35,3 +37,4 @@ class Services:
     graphs: Graphs
     recovery_grace_s: float
     observers: Sequence[Observer]
+    retry_policies: Mapping[str, RetryPolicy]

@@ -90,10 +90,10 @@ class Worker:
         self.queues = tuple(dict.fromkeys(queues))
         self.concurrency = concurrency
         self._drain_timeout_s = drain_timeout_s
-        self._policies = (
-            {"": retry_policy or RetryPolicy()}
-            if retry_policy is None or isinstance(retry_policy, RetryPolicy)
-            else {"": RetryPolicy(), **retry_policy}
+        self._given_policies = (
+            {"": retry_policy}
+            if isinstance(retry_policy, RetryPolicy)
+            else dict(retry_policy or {})
         )
         self._bell = QueueBell(dsn, self.queues, timeout_s=connect_timeout_s)
         self._active: dict[asyncio.Task[None], Execution] = {}
@@ -116,6 +116,9 @@ class Worker:
                 "cannot work: this Durable has no graphs by name; open it with graphs={…}"
             )
         self._services = services
+        # A policy for all its runs stands before those of the Durable.
+        of_graphs = {} if "" in self._given_policies else services.retry_policies
+        self._policies = {"": RetryPolicy(), **of_graphs, **self._given_policies}
         self._claims = Claims(services, self.queues)
         self._rescuer = Rescuer(services, self._claims.graphs, queue=self.queues[0])
         self._suspects = Suspects(self._claims, self._policies)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from aiodurable.durable import Durable
+from aiodurable.errors import ConfigurationError
 from aiodurable.models import ClaimState, RunStatus
 from aiodurable.queue import RetryPolicy
 from aiodurable.runs.cancellation import Cancellations
@@ -182,3 +183,29 @@ async def test_an_attempt_that_took_too_long_is_recorded_as_such(
             record = await opened.runs.wait_first(["r"], timeout=20)
     assert (record.status, record.reason) == (RunStatus.QUARANTINED, "timeout")
     assert (record.error or "").startswith("RunTimeoutError(")
+
+
+async def test_the_policy_of_a_graph_holds_where_its_runs_are_called_and_where_a_worker_has_them(
+    dsn: str,
+) -> None:
+    BREAKS.add("a")
+    graphs = {"chain": chain(a=ok("a"))}
+    once = {"chain": RetryPolicy(max_attempts=1)}
+    async with Durable(dsn, graphs=graphs, settings=Settings(), retry_policies=once) as durable:
+        await durable.runs.create("t", "chain", INPUT, run_id="called")
+        async with durable.run("t", "chain", run_id="called") as run:
+            with pytest.raises(ValueError, match="a is broken"):
+                await run.ainvoke()
+        called = await durable.runs.get("called")
+        await durable.runs.create("u", "chain", INPUT, run_id="worked")
+        async with durable.work():
+            worked = await durable.runs.wait_first(["worked"], timeout=20)
+    BREAKS.clear()
+    for record in (called, worked):
+        assert (record.status, record.attempts) == (RunStatus.QUARANTINED, 1)
+
+
+@pytest.mark.parametrize("policies", [{"gone": RetryPolicy()}, {"chain": "twice"}])
+def test_a_policy_of_no_graph_or_of_another_kind_is_refused(policies: Any) -> None:
+    with pytest.raises(ConfigurationError, match="cannot retry runs of graph"):
+        Durable("postgresql://x", graphs={"chain": chain(a=ok("a"))}, retry_policies=policies)
