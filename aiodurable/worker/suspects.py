@@ -15,6 +15,7 @@ __all__ = ["Suspects"]
 
 _PASSES: Final = 5
 """How often a worker that has other runs leaves a suspect to one that has none."""
+_REMEMBERED: Final = 1000
 _PASS_S: Final = 1.0
 """Seconds until it looks at it again."""
 
@@ -65,6 +66,8 @@ class Suspects:
             await self._pass(suspects[1:])
             return suspects[:1]
         left = list[Claimed]()
+        if len(self._passed) > _REMEMBERED:  # of those that other workers have executed
+            self._passed.clear()
         for one in suspects:
             self._passed[one.run_id] += 1
             if self._next is None and self._passed[one.run_id] > _PASSES:
