@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, TypedDict
@@ -246,14 +245,3 @@ async def test_a_filter_that_does_not_exist_is_an_error_of_its_own(durable: Dura
     for check in (assert_created, refute_created):
         with pytest.raises(TypeError, match="no filter nothing"):
             await check(durable, nothing=1)  # pyright: ignore[reportArgumentType]
-
-
-async def test_a_drain_that_is_cancelled_gives_back_what_it_had_claimed(durable: Durable) -> None:
-    await durable.runs.create("t", "work", {})
-    draining = asyncio.create_task(drain_queue(durable))
-    await asyncio.sleep(0)
-    draining.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await draining
-    await drain_queue(durable)
-    await assert_created(durable, thread_id="t", status="complete")
