@@ -13,6 +13,7 @@ TESTS = Path(__file__).parents[1]
 MEANT = {
     "faults/test_failover.py": "failures at random moments, and a standby that lags by seconds",
     "integration/worker/test_durable_time.py": "what a node sleeps of a run that holds nothing",
+    "programs/frozen_effect_process.py": "a node that blocks the event loop, or does not",
     "programs/frozen_process.py": "a node that blocks the event loop, or does not",
     "programs/campaign_creator.py": "cancellations at random moments",
     "programs/worker_campaign.py": "kills at random moments, for minutes",
