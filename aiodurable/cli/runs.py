@@ -39,7 +39,7 @@ def runs() -> None:
 @click.option("--after", type=Duration(), metavar="AGE", help="Not before: 90s, 15m, 2h, 7d.")
 @click.option(
     "--on-busy",
-    type=click.Choice(("enqueue", "reject", "interrupt")),
+    type=click.Choice(("enqueue", "reject", "interrupt", "rollback")),
     default="enqueue",
     show_default=True,
     help="If the thread has a run that is not over.",
