@@ -116,7 +116,7 @@ async def _dbos_tables(dsn: str) -> None:
 
 @asynccontextmanager
 async def _dbos_creates(dsn: str) -> AsyncIterator[Create]:
-    from dbos import DBOSClient  # noqa: PLC0415
+    from dbos import DBOSClient  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     client = await asyncio.to_thread(DBOSClient, system_database_url=for_sqlalchemy(dsn))
 
@@ -144,7 +144,7 @@ async def _dbos_creates(dsn: str) -> AsyncIterator[Create]:
 
 @asynccontextmanager
 async def _dbos(dsn: str, concurrency: int) -> AsyncIterator[None]:
-    from dbos import DBOS  # noqa: PLC0415
+    from dbos import DBOS  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     text = words(0)
     await asyncio.to_thread(
@@ -179,7 +179,7 @@ async def _dbos(dsn: str, concurrency: int) -> AsyncIterator[None]:
 
 
 def _procrastinate_app(dsn: str) -> Any:
-    from procrastinate import App, PsycopgConnector  # noqa: PLC0415
+    from procrastinate import App, PsycopgConnector  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     return App(connector=PsycopgConnector(conninfo=parse_dsn(dsn).conninfo, max_size=10))
 
@@ -219,7 +219,7 @@ async def _procrastinate_creates(dsn: str) -> AsyncIterator[Create]:
 async def _procrastinate(dsn: str, concurrency: int) -> AsyncIterator[None]:
     async with stock(dsn, 0) as run, _procrastinate_app(dsn).open_async() as app:
 
-        @app.task(name="four", queue=_QUEUE)
+        @app.task(name="four", queue=_QUEUE)  # pyright: ignore[reportUntypedFunctionDecorator]
         async def four(thread_id: str) -> None:
             await run(thread_id)
 
@@ -234,7 +234,7 @@ async def _procrastinate(dsn: str, concurrency: int) -> AsyncIterator[None]:
 
 
 async def _pgqueuer_tables(dsn: str) -> None:
-    from pgqueuer import Queries  # noqa: PLC0415
+    from pgqueuer import Queries  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
     try:
@@ -247,7 +247,7 @@ async def _pgqueuer_tables(dsn: str) -> None:
 
 @asynccontextmanager
 async def _pgqueuer_creates(dsn: str) -> AsyncIterator[Create]:
-    from pgqueuer import Queries  # noqa: PLC0415
+    from pgqueuer import Queries  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
     queries = Queries.from_asyncpg_connection(connection)
@@ -269,13 +269,13 @@ async def _pgqueuer_creates(dsn: str) -> AsyncIterator[Create]:
 async def _pgqueuer(dsn: str, concurrency: int) -> AsyncIterator[None]:
     from datetime import timedelta  # noqa: PLC0415
 
-    from pgqueuer import PgQueuer  # noqa: PLC0415
+    from pgqueuer import PgQueuer  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
     queuer = PgQueuer.from_asyncpg_connection(connection)
     async with stock(dsn, 0) as run:
 
-        @queuer.entrypoint("four")
+        @queuer.entrypoint("four")  # pyright: ignore[reportUntypedFunctionDecorator]
         async def four(job: Any) -> None:
             await run(job.payload.decode())
 
@@ -290,13 +290,13 @@ async def _pgqueuer(dsn: str, concurrency: int) -> AsyncIterator[None]:
 
 
 def _absurd_client(dsn: str) -> Any:
-    from absurd_sdk import AsyncAbsurd  # noqa: PLC0415
+    from absurd_sdk import AsyncAbsurd  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     return AsyncAbsurd(parse_dsn(dsn).conninfo, queue_name=_QUEUE)
 
 
 async def _absurd_tables(dsn: str) -> None:
-    from absurdctl import BUNDLED_SCHEMA_SQL  # noqa: PLC0415
+    from absurdctl import BUNDLED_SCHEMA_SQL  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     conninfo = parse_dsn(dsn).conninfo
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
