@@ -37,7 +37,6 @@ _READ: Final[Mapping[str, str]] = {
     "aiodurable_runs": "SELECT",
     "aiodurable_queues": "SELECT",
     "aiodurable_schedules": "SELECT",
-    "aiodurable_signals": "SELECT",
 }
 _RUN: Final[Mapping[str, str]] = {
     **_READ,

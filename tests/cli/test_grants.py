@@ -17,7 +17,7 @@ from langgraph.types import Command, interrupt
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from aiodurable import Durable, effect
+from aiodurable import Durable, effect, wait_for
 from aiodurable.cli.commands import cli
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import AiodurableError
@@ -42,6 +42,10 @@ async def ask(state: State) -> State:
     return {"n": interrupt("how many?")}
 
 
+async def waits(state: State) -> State:
+    return {"n": await wait_for("number")}
+
+
 def count(state: State) -> State:
     return {"n": 1}
 
@@ -49,6 +53,7 @@ def count(state: State) -> State:
 GRAPHS: dict[str, Any] = {
     "ask": StateGraph(State).add_node("ask", ask).add_edge(START, "ask").add_edge("ask", END),
     "count": StateGraph(State).add_node("count", count).add_edge(START, "count"),
+    "waits": StateGraph(State).add_node("waits", waits).add_edge(START, "waits"),
 }
 
 
@@ -109,6 +114,10 @@ async def runs(dsn: str) -> None:
             await run.ainvoke({})
         async with durable.run("thread", "ask") as run:
             assert (await run.ainvoke(Command(resume=3)))["n"] == 3
+        await durable.threads.signal("waiting", "number", 7, signal_id="once")
+        async with durable.run("waiting", "waits") as run:
+            await run.ainvoke({})
+            assert (await run.ainvoke())["n"] == 7
         await durable.threads.fork("thread", "fork")
         await durable.threads.status("thread")
         [found async for found in durable.threads.search()]
@@ -168,7 +177,7 @@ async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_t
                 connection.execute(
                     "TRUNCATE checkpoints, checkpoint_blobs, checkpoint_writes, aiodurable_runs,"
                     " aiodurable_fences, aiodurable_namespace, aiodurable_queues, aiodurable_effects,"
-                    " aiodurable_schedules"
+                    " aiodurable_schedules, aiodurable_signals"
                 )
             if kind == "read":
                 await runs_once(owner)
