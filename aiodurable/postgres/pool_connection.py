@@ -60,9 +60,10 @@ restart or a failover is over by then."""
 _BY_INDEX = load("direct")["by_index"]
 _SESSION = load("direct")["session"]
 _IS_ACTIVE = load("direct")["is_active"].replace("$1", "%s").encode()
-_EXPECTED: Final = {"DateStyle": "ISO", "standard_conforming_strings": "on"}
-"""psycopg reads times by the first, our statements need the second. PgBouncer passes both on in
-every mode.
+_EXPECTED: Final = {"DateStyle": "ISO", "standard_conforming_strings": "on", "TimeZone": "UTC"}
+"""psycopg reads times by the first, our statements need the second. With the third, the times that
+it reads are in UTC: in a zone with daylight saving time, Python's differences, sums and comparisons
+are those of the wall clock. PgBouncer passes all of them on in every mode.
 """
 
 

@@ -271,3 +271,22 @@ async def test_thousands_are_due_at_once_and_several_workers_fire_each_once(
             [slot],
         )
         assert await found.fetchone() == (2000,)
+
+
+async def test_slots_are_the_same_where_the_database_has_daylight_saving_time(dsn: str) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
+        await admin.execute(
+            f"ALTER DATABASE \"{admin.info.dbname}\" SET timezone TO 'Europe/Berlin'".encode()
+        )
+    async with Durable(dsn, graphs={"chain": chain(a=ok("a"))}) as durable:
+        winter, summer = datetime(2040, 1, 1, tzinfo=UTC), datetime(2040, 7, 1, tzinfo=UTC)
+        await durable.schedules.create("s", "chain", INPUT, every=60, starts_at=winter)
+        await fire_at(durable, summer)
+        assert (await schedule(durable)).next_slot_at == summer + MINUTE
+        [run] = await runs(durable)
+        assert run.run_id == slot_run_id("s", summer)
+        # the hour that comes twice: its second half is later than its first
+        first = datetime(2040, 10, 28, 0, 30, tzinfo=UTC)
+        await durable.schedules.create("twice", "chain", INPUT, at=first)
+        await fire_at(durable, first + timedelta(minutes=40))
+        assert len(await runs(durable, "twice")) == 1
