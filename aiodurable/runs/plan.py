@@ -15,7 +15,7 @@ from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Accepted
 from aiodurable.runs.answers import Answered, addressed, already_left, given_before
 from aiodurable.runs.call import Call
-from aiodurable.runs.decision import Action, decide
+from aiodurable.runs.decision import Action, asleep, decide
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Ledger
 from aiodurable.runs.signals import Due
@@ -159,7 +159,8 @@ def _result_of_repeated(
     if given.run_status is RunStatus.COMPLETE:
         return StoredResult(given.checkpoint_id)
     if given.run_id == thread.run_id:
-        if thread.status in (ThreadStatus.COMPLETE, ThreadStatus.INTERRUPTED):
+        over = thread.status in (ThreadStatus.COMPLETE, ThreadStatus.INTERRUPTED)
+        if over or asleep(thread):
             return StoredResult(None, _asked(thread))
         if thread.status in (ThreadStatus.CRASHED, ThreadStatus.FAILED):
             return None
