@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import uuid4
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
@@ -26,6 +27,8 @@ _MOST_CHARACTERS: Final = 200
 _RECENT_S: Final = 600.0
 """How long a caller's transaction may send a signal, and its run still hears it at once."""
 _MOST: Final = 500
+_OWN_ID: Final = "aiodurable:"
+"""How the signal_id of a signal begins that its sender gave none."""
 _FAR: Final = datetime.max.replace(tzinfo=UTC)
 
 
@@ -133,9 +136,13 @@ class Signals:
             InvalidArgumentError: the value cannot be serialised; nothing was written.
         """
         stored = dump_value("value", value, self._serde)
-        run = fetch or self._direct.fetch
-        rows = await run(_SQL["send"], thread_id, name, signal_id, *stored)
-        return rows[0]["new"]
+        if fetch is not None:
+            rows = await fetch(_SQL["send"], thread_id, name, signal_id, *stored, True)
+            return rows[0]["new"]
+        # a statement whose connection dies is sent again: without an id it would be two signals
+        once = f"{_OWN_ID}{uuid4()}" if signal_id is None else signal_id
+        rows = await self._direct.fetch(_SQL["send"], thread_id, name, once, *stored, False)
+        return signal_id is None or rows[0]["new"]
 
     async def due(self, thread_id: str, waits: Sequence[Wait]) -> Due:
         """Which of these waits are over by now, by the clock of Postgres. Reads only."""

@@ -242,7 +242,11 @@ def _all() -> list[Statement]:
             rows=4,
         ),
         Statement(
-            "send", signals["send"], values=(one, "payment", "once", None, None), rows=4, on="link"
+            "send",
+            signals["send"],
+            values=(one, "payment", "once", None, None, False),
+            rows=4,
+            on="link",
         ),
         Statement("mailbox", signals["mailbox"], values=(one, ["payment"]), rows=2, on="link"),
         Statement(

@@ -275,7 +275,8 @@ CREATE INDEX IF NOT EXISTS aiodurable_schedules_next_idx
     WHERE paused_at IS NULL AND next_at IS NOT NULL;
 
 -- The mailbox of each thread: one row a signal, first in, first out for each name. One that a run
--- has taken is removed; one with a signal_id stays without its value, so that it comes once.
+-- has taken is removed; one with a signal_id stays without its value, so that it comes once. That
+-- is every one that was sent outside of a transaction of its sender's.
 CREATE TABLE IF NOT EXISTS aiodurable_signals (
     thread_id   text NOT NULL,
     name        text NOT NULL,

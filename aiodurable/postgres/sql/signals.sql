@@ -1,9 +1,11 @@
 -- name: send
--- params: thread_id, name, signal_id, value_type, value
+-- params: thread_id, name, signal_id, value_type, value, of_caller
 -- aiodurable_signals_once_idx; aiodurable_runs_thread_order_idx and aiodurable_runs_pkey for the
 -- thread's newest run. A signal that came before is not sent again. A run that waits for it may be
 -- claimed at once; one at work finds in its row that a signal has come: both change the row, so
 -- neither misses the other. Workers that sleep are notified, as by create of queue.sql.
+-- of_caller: in a transaction of the caller's, which may stay open. It locks the row of no run at
+-- work: the ends of all runs of that process would wait for it. See unheard.
 WITH sent AS (
     INSERT INTO aiodurable_signals AS s (thread_id, name, signal_id, value_type, value)
     VALUES (:thread_id, :name, :signal_id::text, :value_type::text, :value::bytea)
@@ -26,6 +28,7 @@ rung AS (
     FROM newest n
     WHERE EXISTS (SELECT FROM sent) AND r.run_id = n.run_id
       AND r.status IN ('running', 'paused', 'interrupted')
+      AND (NOT :of_caller::boolean OR r.claim_state = 'scheduled')
     RETURNING r.queue, r.claim_state
 ),
 woken AS MATERIALIZED (
@@ -104,27 +107,32 @@ RETURNING r.run_id
 -- aiodurable_signals_created_idx backwards; aiodurable_runs_thread_order_idx once a signal, and
 -- aiodurable_runs_pkey. Its || '' keeps it from reading all that is scheduled. A signal and a wait
 -- of which neither saw the other, because the signal's transaction was open for as long as the run
--- took to come to wait.
+-- took to come to wait. A row that another sender's transaction has locked comes later.
 UPDATE aiodurable_runs r
 SET claim_state = 'ready'
-WHERE r.claim_state || '' = 'scheduled' AND r.run_id = ANY (ARRAY (
-    SELECT n.run_id
-    FROM (
-        SELECT s.thread_id, s.name
-        FROM aiodurable_signals s
-        WHERE s.taken_at IS NULL
-          AND s.created_at > pg_catalog.now()
-                             - pg_catalog.make_interval(secs => :recent_s::double precision)
-        ORDER BY s.created_at DESC
-        LIMIT :most::integer
-    ) s
-    CROSS JOIN LATERAL (
-        SELECT k.run_id, k.claim_state, k.waiting_for
-        FROM aiodurable_runs k
-        WHERE k.thread_id = s.thread_id AND k.fencing_token IS NOT NULL
-          AND k.status NOT IN ('rejected', 'superseded')
-        ORDER BY k.fencing_token DESC NULLS LAST, k.seq DESC, k.created_at DESC
-        LIMIT 1
-    ) n
-    WHERE n.claim_state = 'scheduled' AND s.name = ANY (n.waiting_for)))
+WHERE r.run_id = ANY (ARRAY (
+    SELECT l.run_id
+    FROM aiodurable_runs l
+    WHERE l.claim_state || '' = 'scheduled' AND l.run_id = ANY (ARRAY (
+        SELECT n.run_id
+        FROM (
+            SELECT s.thread_id, s.name
+            FROM aiodurable_signals s
+            WHERE s.taken_at IS NULL
+              AND s.created_at > pg_catalog.now()
+                                 - pg_catalog.make_interval(secs => :recent_s::double precision)
+            ORDER BY s.created_at DESC
+            LIMIT :most::integer
+        ) s
+        CROSS JOIN LATERAL (
+            SELECT k.run_id, k.claim_state, k.waiting_for
+            FROM aiodurable_runs k
+            WHERE k.thread_id = s.thread_id AND k.fencing_token IS NOT NULL
+              AND k.status NOT IN ('rejected', 'superseded')
+            ORDER BY k.fencing_token DESC NULLS LAST, k.seq DESC, k.created_at DESC
+            LIMIT 1
+        ) n
+        WHERE n.claim_state = 'scheduled' AND s.name = ANY (n.waiting_for)))
+    FOR UPDATE OF l SKIP LOCKED))
+  AND r.claim_state || '' = 'scheduled'
 RETURNING r.run_id

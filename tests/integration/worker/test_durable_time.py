@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,6 +35,7 @@ class Nodes:
         self.seen: list[str] = []
         self.nap_s = NAP_S
         self.timeout: float | None = None
+        self.at_work, self.released = asyncio.Event(), asyncio.Event()
 
     async def naps(self, state: Any) -> dict[str, Any]:
         self.seen.append("naps")
@@ -52,6 +54,12 @@ class Nodes:
         await sleep_until(datetime.now(UTC))
         return {"xs": ["slept twice"]}
 
+    async def naps_twice_long(self, state: Any) -> dict[str, Any]:
+        await sleep(self.nap_s)
+        self.seen.append("second")
+        await sleep(3600)
+        return {"xs": ["slept twice"]}
+
     def naps_in_a_thread(self, state: Any) -> dict[str, Any]:
         sleep_sync(self.nap_s)
         return {"xs": [f"slept, {wait_for_sync('coin')}"]}
@@ -62,6 +70,20 @@ class Nodes:
         except WaitTimeoutError:
             value = "nothing"
         return {"xs": [f"got {value}"]}
+
+    async def works(self, state: Any) -> dict[str, Any]:
+        self.at_work.set()
+        await self.released.wait()
+        return {"xs": ["worked"]}
+
+    async def naps_then_asks(self, state: Any) -> dict[str, Any]:
+        await sleep(self.nap_s)
+        return {"xs": [f"answered {interrupt('which?')}"]}
+
+    async def asks_then_naps(self, state: Any) -> dict[str, Any]:
+        answer = interrupt("which?")
+        await sleep(self.nap_s)
+        return {"xs": [f"slept on {answer}"]}
 
     async def asks(self, state: Any) -> dict[str, Any]:
         return {"xs": [f"answered {interrupt('which?')}"]}
@@ -85,9 +107,14 @@ async def durable(dsn: str, nodes: Nodes) -> AsyncIterator[Durable]:
     graphs: dict[str, Any] = {
         "naps": chain(a=ok("a"), naps=nodes.naps, b=ok("b")),
         "twice": chain(twice=nodes.naps_twice),
+        "twice long": chain(twice=nodes.naps_twice_long),
         "sync": chain(naps=nodes.naps_in_a_thread),
         "waits": chain(a=ok("a"), waits=nodes.waits),
         "parallel": parallel,
+        "works": chain(works=nodes.works),
+        "naps then asks": chain(one=nodes.naps_then_asks),
+        "asks then naps": chain(one=nodes.asks_then_naps),
+        "subgraph": chain(inner=chain(naps=nodes.naps, waits=nodes.waits).compile()),
     }
     async with Durable(dsn, graphs=graphs) as opened:
         yield opened
@@ -320,3 +347,143 @@ async def test_what_cannot_be_slept_is_refused(durable: Durable, nodes: Nodes) -
     for name in ("", "a\nb", "x" * 201, 7):
         with pytest.raises(InvalidArgumentError):
             await durable.threads.signal("t", name, 1)  # type: ignore[arg-type]
+
+
+async def test_a_senders_open_transaction_keeps_no_run_from_its_end(
+    durable: Durable, nodes: Nodes, dsn: str
+) -> None:
+    import asyncpg
+
+    conn = await asyncpg.connect(dsn)
+    try:
+        async with durable.run("t", "works") as run:
+            call = asyncio.create_task(run.ainvoke(INPUT))
+            await nodes.at_work.wait()
+            async with conn.transaction():
+                assert await durable.threads.signal("t", "payment", 1, conn=conn)
+                nodes.released.set()
+                async with asyncio.timeout(10):
+                    assert await call == {"xs": ["in", "worked"]}
+    finally:
+        await conn.close()
+
+
+async def test_a_signal_is_sent_once_though_the_answer_to_its_statement_was_lost(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiodurable.postgres.direct import DirectConnection
+    from aiodurable.runs.signals import _SQL  # type: ignore[attr-defined]
+
+    fetch, lost = DirectConnection.fetch, 0
+
+    async def loses(connection: DirectConnection, query: str, *args: Any) -> Any:
+        nonlocal lost
+        rows = await fetch(connection, query, *args)
+        if query == _SQL["send"] and not lost:
+            lost += 1
+            connection.drop()
+            raise ConnectionResetError
+        return rows
+
+    monkeypatch.setattr(DirectConnection, "fetch", loses)
+    assert await durable.threads.signal("t", "payment", "heads")
+    assert lost
+    async with durable.run("t", "waits") as run:
+        assert (await run.ainvoke(INPUT))["xs"][-1] == "a"
+        assert (await run.ainvoke())["xs"][-1] == "got heads"
+    async with durable.run("t", "waits") as run:
+        await run.ainvoke(INPUT)
+        with pytest.raises(ThreadPausedError, match="waits for signal 'payment'"):
+            await run.ainvoke()
+
+
+async def test_a_node_that_sleeps_and_then_asks_takes_the_answer_for_its_question(
+    durable: Durable,
+) -> None:
+    async with durable.work():
+        created = await durable.runs.create("t", "naps then asks", INPUT)
+
+        async def asked() -> bool:
+            return (await durable.threads.status("t")).status is ThreadStatus.INTERRUPTED
+
+        await wait_until(asked, 20)
+        async with durable.run("t", "naps then asks", on_busy="wait") as run:
+            assert (await run.answer("this"))["xs"] == ["in", "answered this"]
+        assert (await durable.runs.get(created.run_id)).status is RunStatus.COMPLETE
+
+
+async def test_an_answer_that_comes_again_while_the_node_sleeps_has_its_result_so_far(
+    durable: Durable, nodes: Nodes
+) -> None:
+    async with durable.run("t", "asks then naps") as run:
+        await run.ainvoke(INPUT)
+        first = await run.answer("that")
+    async with durable.run("t", "asks then naps") as run:
+        again = await run.answer("that")
+    assert first["xs"] == again["xs"] == ["in"]
+    async with durable.work():
+        result = await durable.runs.wait(run.run_id, timeout=20)
+    assert result["xs"] == ["in", "slept on that"]
+
+
+async def test_nodes_of_a_subgraph_sleep_and_wait(durable: Durable) -> None:
+    async with durable.work():
+        created = await durable.runs.create("t", "subgraph", INPUT)
+
+        async def waits() -> bool:
+            return (await durable.threads.status("t")).reason == PauseReason.WAITING
+
+        await wait_until(waits, 20)
+        assert await durable.threads.signal("t", "payment", 7)
+        result = await durable.runs.wait(created.run_id, timeout=20)
+    assert result["xs"][-2:] == ["slept", "got 7"]
+
+
+async def test_a_second_sleep_is_not_cut_short_by_a_retry_after_a_cancellation(
+    durable: Durable, nodes: Nodes
+) -> None:
+    async with durable.work():
+        created = await durable.runs.create("t", "twice long", INPUT)
+
+        async def second() -> bool:
+            record = await durable.runs.get(created.run_id)
+            return "second" in nodes.seen and record.claim_state is ClaimState.SCHEDULED
+
+        await wait_until(second, 20)
+        slept = await durable.runs.get(created.run_id)
+        await durable.runs.cancel(created.run_id)
+        await durable.runs.retry(created.run_id)
+        again = await asleep(durable, created.run_id)
+    assert again.scheduled_at == slept.scheduled_at
+
+
+async def test_a_crash_in_the_second_sleep_neither_ends_nor_moves_it(
+    durable: Durable, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiodurable.runs.attempt import Attempt
+
+    close, dies = Attempt.close, False
+
+    async def dying(attempt: Attempt, error: BaseException | None) -> Any:
+        return None if dies else await close(attempt, error)
+
+    monkeypatch.setattr(Attempt, "close", dying)
+    async with durable.run("t", "twice long") as run:
+        await run.ainvoke(INPUT)
+    (wait,) = (await durable.threads.status("t")).waits
+
+    async def due() -> bool:
+        assert wait.until is not None
+        return datetime.now(UTC) > wait.until + timedelta(milliseconds=50)
+
+    await wait_until(due, 20)
+    dies = True
+    async with durable.run("t", "twice long") as run:
+        await run.ainvoke()
+    dies = False
+    (second,) = (await durable.threads.status("t")).waits
+    async with durable.work():
+        slept = await asleep(durable, run.run_id)
+    assert slept.scheduled_at == second.until
+    assert second.until is not None
+    assert second.until > datetime.now(UTC) + timedelta(minutes=30)
