@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from aiodurable.models import ThreadStatus
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.services import Services
 
@@ -17,6 +18,8 @@ async def roll_back(services: Services, lease: ThreadLease) -> bool:
     transaction under the lease: the run's checkpoints, their values and writes, those of its
     subgraphs too; its row in the ledger is superseded ("rolled back").
 
+    A run that the tables show complete is complete, whatever its row has lost, and stays.
+
     Returns:
         Whether there was such a run.
 
@@ -28,6 +31,12 @@ async def roll_back(services: Services, lease: ThreadLease) -> bool:
     """
     left = await services.ledger.queued.left(lease.thread_id)
     if left.run_id is None or not (left.roll_back and left.unfinished):
+        return False
+    thread = await services.threads.status(lease.thread_id, ignore_lock=True)
+    if thread.status is ThreadStatus.COMPLETE and thread.run_id == left.run_id:
+        await services.ledger.complete_by_tables(
+            left.run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id
+        )
         return False
     saver = services.checkpoints.get_checkpointer()
     await saver.roll_back(left.run_id, left.base_checkpoint_id, session=lease.session)

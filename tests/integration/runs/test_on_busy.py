@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+import psycopg
 import pytest
 
 from aiodurable.durable import Durable
@@ -214,6 +215,21 @@ async def test_a_rollback_past_a_branch_of_the_thread_is_refused_and_removes_not
         async with durable.run("t", "chain", on_busy="rollback"):
             pass
     assert stored(dsn) == found
+
+
+async def test_a_rollback_keeps_what_a_complete_run_wrote_whose_row_lost_its_end(
+    dsn: str, durable: Durable
+) -> None:
+    async with durable.run("t", "chain", run_id="old") as run:
+        await run.ainvoke(INPUT)
+    with psycopg.connect(dsn) as connection:  # that write does not wait for the disk
+        connection.execute(
+            "UPDATE aiodurable_runs SET status = 'running', consumed = false, checkpoint_id = NULL,"
+            " finished_at = NULL WHERE run_id = 'old'"
+        )
+    async with durable.run("t", "chain", on_busy="rollback") as run:
+        assert await run.ainvoke(NEW) == {"xs": ["in", "a", "b", "new", "a", "b"]}
+    assert (await durable.runs.get("old")).status is RunStatus.COMPLETE
 
 
 async def test_a_cancellation_by_a_person_is_passed_only_by_a_call_that_interrupts(
