@@ -31,6 +31,9 @@ CHANNEL: Final = "aiodurable_cancel"
 PATIENCE_S: Final = 0.04
 """Seconds that a node may take to end once it is cancelled; then its run ends without it."""
 
+AGAIN_S: Final = 5.0
+"""Seconds until a node that has outlived its run is cancelled again."""
+
 _HOPS: Final = 50
 """Iterations of the event loop that a cancellation may take on its way out of a graph, however slow
 the machine is."""
@@ -90,13 +93,15 @@ class Cancellations:
                 await self._poll()
 
     async def _poll(self) -> None:
+        asked = dict(self._runs)  # a request from before an attempt is not for that one
         try:
             rows = await self._database.fetch(_SQL["cancelling"])
         except (AiodurableError, *DRIVER_FAILURES) as error:  # the next poll may succeed
             _log.debug("cannot poll for requests to cancel runs: %s", type(error).__name__)
             return
         for row in rows:
-            if (cancel := self._runs.get(row["run_id"])) is not None:
+            cancel = self._runs.get(row["run_id"])
+            if cancel is not None and cancel is asked.get(row["run_id"]):
                 cancel(row["cancel_requested_at"])
 
 
@@ -104,8 +109,8 @@ class Cancelling:
     """Cancels the task that runs an attempt, and knows afterwards whether that ended the attempt.
 
     It counts cancellations as `asyncio.timeout` does. A node that swallows the cancellation is
-    cancelled again at every poll, and its graph stops at the next superstep; its run does not wait
-    for it.
+    cancelled again at every poll, and every few seconds once its run has ended; its graph stops
+    at the next superstep. Its run does not wait for it.
 
     Args:
         control: of the attempt.
@@ -166,7 +171,15 @@ class Cancelling:
             self._run_id,
             self._thread_id,
         )
+        self._patience = asyncio.get_running_loop().call_later(AGAIN_S, self._once_more)
         await self._abandon()
+
+    def _once_more(self) -> None:
+        """Cancel the node that goes on without its run: no look at the ledger shows it any more."""
+        self._patience = asyncio.get_running_loop().call_later(AGAIN_S, self._once_more)
+        if self._task is not None:
+            self._fired += 1
+            self._task.cancel(f"run {self._run_id!r} was cancelled")
 
     @property
     def requested(self) -> bool:

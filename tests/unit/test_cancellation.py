@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from langgraph.runtime import RunControl
 
-from aiodurable.runs.cancellation import Cancelling
+from aiodurable.postgres.pool import PsycopgPool
+from aiodurable.runs.cancellation import Cancellations, Cancelling
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -59,3 +60,58 @@ async def test_a_cancellation_of_somebody_else_beside_a_request_reaches_the_call
     by: list[str],
 ) -> None:
     assert await cancelled(by) == (False, 1)
+
+
+async def test_a_request_that_was_read_before_a_run_went_on_does_not_end_it_again() -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+    cancelled, looks = list[str](), list[datetime]()
+
+    class Database:
+        async def fetch(self, statement: Any) -> list[dict[str, Any]]:
+            del statement
+            looks.append(NOW)
+            asked.set()
+            if len(looks) > 1:
+                await asyncio.Event().wait()
+            await answer.wait()
+            return [{"run_id": "r", "cancel_requested_at": NOW}]
+
+    cancellations = Cancellations(cast("PsycopgPool", Database()), every_s=60)
+    cancellations.add("r", lambda at: cancelled.append("the attempt that was cancelled"))
+    try:
+        cancellations.hurry("r")
+        await asyncio.wait_for(asked.wait(), 5)
+        cancellations.remove("r")
+        cancellations.add("r", lambda at: cancelled.append("the one that goes on"))
+        asked.clear()
+        answer.set()
+        cancellations.hurry("r")
+        await asyncio.wait_for(asked.wait(), 5)
+        assert cancelled == []
+    finally:
+        await cancellations.aclose()
+
+
+async def test_a_node_that_swallows_its_cancellation_is_cancelled_again_after_its_run_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aiodurable.runs.cancellation.AGAIN_S", 0.01, raising=False)
+    abandoned = asyncio.Event()
+
+    async def abandon() -> None:
+        abandoned.set()
+
+    cancelling = Cancelling(RunControl(), run_id="r", thread_id="t", abandon=abandon)
+    cancelling.request(NOW)
+    try:
+        await abandoned.wait()
+    except asyncio.CancelledError:
+        await abandoned.wait()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(5):
+            await asyncio.Event().wait()
+    assert await cancelling.ended()
+    assert cancelling.leave(None)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
