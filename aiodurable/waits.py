@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 __all__ = [
@@ -55,13 +55,16 @@ def wait_of(interrupt_id: str, value: Any) -> Wait | None:
         return None
     try:
         at = None if until is None else datetime.fromisoformat(until)
-    except (TypeError, ValueError):
-        return None
-    if at is not None and at.tzinfo is None:
+        if at is not None:
+            if at.tzinfo is None:
+                return None
+            at = at.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         return None
     if payload[_KIND] == "sleep":
         return None if at is None else Wait(interrupt_id, None, at)
-    return Wait(interrupt_id, name, at) if isinstance(name, str) else None
+    # a graph may ask what a stranger has sent: it must not fail the statement for other runs
+    return Wait(interrupt_id, name, at) if isinstance(name, str) and name.isprintable() else None
 
 
 def first_due(waits: Iterable[Wait]) -> datetime | None:

@@ -125,7 +125,13 @@ def sleep_until_sync(when: datetime) -> None:
             " datetime.now(UTC) + timedelta(days=1)",
             argument="when",
         )
-    _suspend(clock, None, when.astimezone(UTC))
+    try:
+        until = when.astimezone(UTC)
+    except OverflowError:
+        raise InvalidArgumentError(
+            f"cannot sleep until {when!r}: in UTC its year is not 1 to 9999", argument="when"
+        ) from None
+    _suspend(clock, None, until)
 
 
 def wait_for_sync(name: str, timeout: float | None = None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -35,6 +35,7 @@ class Nodes:
         self.seen: list[str] = []
         self.nap_s = NAP_S
         self.timeout: float | None = None
+        self.question: Any = None
         self.at_work, self.released = asyncio.Event(), asyncio.Event()
 
     async def naps(self, state: Any) -> dict[str, Any]:
@@ -85,6 +86,13 @@ class Nodes:
         await sleep(self.nap_s)
         return {"xs": [f"slept on {answer}"]}
 
+    async def naps_until_ever(self, state: Any) -> dict[str, Any]:
+        await sleep_until(datetime.max.replace(tzinfo=timezone(-timedelta(hours=1))))
+        return {"xs": []}
+
+    async def asks_anything(self, state: Any) -> dict[str, Any]:
+        return {"xs": [interrupt(self.question)]}
+
     async def asks(self, state: Any) -> dict[str, Any]:
         return {"xs": [f"answered {interrupt('which?')}"]}
 
@@ -114,6 +122,8 @@ async def durable(dsn: str, nodes: Nodes) -> AsyncIterator[Durable]:
         "works": chain(works=nodes.works),
         "naps then asks": chain(one=nodes.naps_then_asks),
         "asks then naps": chain(one=nodes.asks_then_naps),
+        "until": chain(one=nodes.naps_until_ever),
+        "asks anything": chain(one=nodes.asks_anything),
         "subgraph": chain(inner=chain(naps=nodes.naps, waits=nodes.waits).compile()),
     }
     async with Durable(dsn, graphs=graphs) as opened:
@@ -487,3 +497,23 @@ async def test_a_crash_in_the_second_sleep_neither_ends_nor_moves_it(
     assert slept.scheduled_at == second.until
     assert second.until is not None
     assert second.until > datetime.now(UTC) + timedelta(minutes=30)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"aiodurable": "wait", "name": "a\0b", "until": None},
+        {"aiodurable": "sleep", "until": "9999-12-31T23:59:59-14:00"},
+    ],
+)
+async def test_a_question_that_cannot_be_a_wait_is_a_persons(
+    durable: Durable, nodes: Nodes, question: Any
+) -> None:
+    nodes.question = question
+    async with durable.run("t", "asks anything") as run:
+        await run.ainvoke(INPUT)
+    assert (await durable.runs.get(run.run_id)).status is RunStatus.INTERRUPTED
+    with pytest.raises(InvalidArgumentError):
+        nodes.question = None
+        async with durable.run("u", "until") as run:
+            await run.ainvoke(INPUT)
