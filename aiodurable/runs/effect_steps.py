@@ -55,6 +55,8 @@ neither stores nor streams it.
 """
 
 _LONGEST_NAME: Final = 200
+_ANSWER_S: Final = 0.5
+"""Seconds for which a cancelled effect waits to hear whether its row was written."""
 
 
 class NotDone(Enum):
@@ -254,7 +256,7 @@ class Effect(Generic[T]):
 
     def steps(self) -> Generator[Step, Any, T]:
         """What to do, one step after the other. Returns the result of the side effect."""
-        row: EffectRow = yield self._begin()
+        row = yield from self._begin()
         for _ in range(row.answers):
             # LangGraph counts the questions of a task: each answer of before has its place, or the
             # next question of this task would get it.
@@ -279,13 +281,13 @@ class Effect(Generic[T]):
             if not isinstance(found, NotDone):
                 yield self._store(row, found)
                 return found
-            again = self._begin(row)
+            answers = None
         else:
             answer = self._ask(row)
             if answer.done:
                 yield self._store(row, answer.result, row.answers + 1)
                 return answer.result
-            again = self._begin(row, row.answers + 1)
+            answers = row.answers + 1
         if row.state is EffectState.DONE:
             raise WorkflowExecutionError(
                 f"cannot run effect {self._key.name!r} of thread {self._thread_id!r}: it is"
@@ -293,7 +295,7 @@ class Effect(Generic[T]):
                 " say what it returned",
                 thread_id=self._thread_id,
             )
-        begun: EffectRow = yield again
+        begun = yield from self._begin(row, answers)
         if not begun.begins:
             raise WorkflowExecutionError(
                 f"cannot run effect {self._key.name!r} of thread {self._thread_id!r}: something"
@@ -343,16 +345,38 @@ class Effect(Generic[T]):
                 type(error).__name__,
             )
 
-    def _begin(self, unknown: EffectRow | None = None, answers: int | None = None) -> OnLoop:
-        return OnLoop(
-            lambda: self._effects.rows.begin(
+    def _begin(
+        self, unknown: EffectRow | None = None, answers: int | None = None
+    ) -> Generator[Step, Any, EffectRow]:
+        """Write that it begins. One that is cancelled meanwhile did not happen."""
+        written = list[EffectRow]()
+
+        async def begin() -> None:
+            work = self._effects.rows.begin(
                 self._key,
                 fence=self._effects.fence,
                 run_id=self._effects.run_id,
                 replaced=None if unknown is None else unknown.begin_id,
                 answers=answers,
             )
-        )
+            task = asyncio.ensure_future(work)
+            try:
+                written.append(await asyncio.shield(task))
+            except asyncio.CancelledError:
+                done, _ = await asyncio.wait({task}, timeout=_ANSWER_S)  # not for a dead link
+                if done and not task.cancelled() and task.exception() is None:
+                    written.append(task.result())
+                raise
+            finally:
+                task.cancel()
+
+        try:
+            yield OnLoop(begin)
+        except BaseException:
+            if written and written[0].begins:
+                yield from self._forget(written[0].begin_id)
+            raise
+        return written[0]
 
     def _store(self, row: EffectRow, value: Any, answers: int | None = None) -> OnLoop:
         return OnLoop(

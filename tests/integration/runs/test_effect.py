@@ -25,6 +25,7 @@ from aiodurable import (
 )
 from tests.support.feature_graphs import AT_ONCE, EMPTY
 from tests.support.graphs import Story
+from tests.support.internals import services_of
 
 
 class Bank:
@@ -443,6 +444,34 @@ async def test_a_cancellation_leaves_it_unknown(durable: Durable, dsn: str) -> N
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await states(dsn) == ["begun"]
+
+
+async def test_a_cancellation_while_its_row_is_written_means_that_it_did_not_happen(
+    durable: Durable, dsn: str, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    effects = services_of(durable).ledger.effects
+    begin, written, go_on = effects.begin, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        row = await begin(*arguments, **options)
+        written.set()
+        await go_on.wait()
+        return row
+
+    monkeypatch.setattr(effects, "begin", slow)
+
+    async def node(state: Story) -> dict[str, Any]:
+        first = asyncio.ensure_future(effect("charge", bank.acharge))
+        await written.wait()
+        first.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert (bank.charges, await states(dsn)) == (0, ["not_done"])
+        return {"words": [await effect("charge", bank.acharge)]}
+
+    async with durable.run("t", single(node)) as run:
+        assert (await run.ainvoke(EMPTY))["words"] == ["receipt 1"]
 
 
 async def test_a_question_inside_an_effect_is_refused(durable: Durable, dsn: str) -> None:
