@@ -43,8 +43,8 @@ INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, fencing_token, seq, st
 SELECT 'run-' || n || '-' || k, 'thread-' || n, n, 1, k, CASE WHEN n %% 10 = 0 AND k = 1 THEN 'failed' ELSE 'complete' END
 FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 1) k;
 
-INSERT INTO aiodurable_signals (thread_id, name, signal_id)
-SELECT 'thread-' || n, 'payment', 'sent' FROM generate_series(%(first)s::int, %(last)s::int) n;
+INSERT INTO aiodurable_signals (thread_id, name, position, signal_id)
+SELECT 'thread-' || n, 'payment', n, 'sent' FROM generate_series(%(first)s::int, %(last)s::int) n;
 
 INSERT INTO aiodurable_fences (thread_id, token) SELECT 'thread-' || n, 1 FROM generate_series(%(first)s::int, %(last)s::int) n;
 

@@ -177,7 +177,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS aiodurable_runs_dedup_idx
     WHERE dedup_key IS NOT NULL
       AND status IN ('queued', 'running', 'failed', 'paused', 'interrupted', 'quarantined');
 
--- The order in which runs are accepted.
+-- The order in which runs and signals are accepted.
 CREATE SEQUENCE IF NOT EXISTS aiodurable_run_positions AS bigint;
 
 -- One row a queue that somebody has limited or paused: a queue without a row has no limits. Read by
@@ -280,7 +280,7 @@ CREATE INDEX IF NOT EXISTS aiodurable_schedules_next_idx
 CREATE TABLE IF NOT EXISTS aiodurable_signals (
     thread_id   text NOT NULL,
     name        text NOT NULL,
-    position    bigint GENERATED ALWAYS AS IDENTITY,
+    position    bigint NOT NULL,
     signal_id   text,
     value_type  text,
     value       bytea,

@@ -7,8 +7,10 @@
 -- of_caller: in a transaction of the caller's, which may stay open. It locks the row of no run at
 -- work: the ends of all runs of that process would wait for it. See unheard.
 WITH sent AS (
-    INSERT INTO aiodurable_signals AS s (thread_id, name, signal_id, value_type, value)
-    VALUES (:thread_id, :name, :signal_id::text, :value_type::text, :value::bytea)
+    INSERT INTO aiodurable_signals AS s (thread_id, name, position, signal_id, value_type, value)
+    VALUES (:thread_id, :name,
+            pg_catalog.nextval('aiodurable_run_positions'::pg_catalog.regclass),
+            :signal_id::text, :value_type::text, :value::bytea)
     ON CONFLICT (thread_id, signal_id) WHERE signal_id IS NOT NULL DO NOTHING
     RETURNING s.position
 ),

@@ -62,7 +62,8 @@ def statements() -> Iterator[tuple[str, str]]:
     for file in sorted(
         file.name for file in files("aiodurable.postgres").joinpath("sql").iterdir()
     ):
-        for name, block in load(file.removesuffix(".sql"), *COMMIT_PARTS).items():
+        parts = COMMIT_PARTS if file == "checkpoints.sql" else ()
+        for name, block in load(file.removesuffix(".sql"), *parts).items():
             text = re.sub(r"--.*", "", block)
             if not re.match(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b", text):
                 continue

@@ -36,7 +36,7 @@ CALLS: dict[str, Call] = {
     "a checkpoint by its id": lambda durable: durable.checkpointer.aget_tuple(
         {"configurable": {"thread_id": "t", "checkpoint_id": "1"}}
     ),
-    "run": lambda durable: services_of(durable).ledger.get("r"),
+    "run": lambda durable: services_of(durable).ledger.newest("t"),
 }
 
 

@@ -237,7 +237,7 @@ async def test_a_fence_that_stays_locked_is_an_error_that_says_where_to_look(
     db: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ledger_module, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(ledger_module, "PATIENCE_S", 0.05)
     fence = await leased(durable)
     async with db.transaction():
         await db.execute(CHECKPOINTS["hold_fences"], ["t"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import psycopg
@@ -60,6 +61,12 @@ def anyio_backend():
 pytestmark = pytest.mark.timeout(300)  # a pytest of its own, and often a server
 
 
+_PLUGIN = (
+    () if entry_points(group="pytest11", name="aiodurable") else ("-p", "aiodurable.pytest_plugin")
+)
+"""An installation that is older than the entry point does not load it by itself."""
+
+
 def run_pytest(folder: Path, *arguments: str, ini: str = "") -> tuple[int, str]:
     """The exit code and output of a pytest that knows nothing of this project's own."""
     (folder / "pytest.ini").write_text(f"[pytest]\naddopts = --strict-markers\n{ini}")
@@ -67,7 +74,7 @@ def run_pytest(folder: Path, *arguments: str, ini: str = "") -> tuple[int, str]:
         name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "AIO"))
     }
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "aiodurable.pytest_plugin", "-q", *arguments],
+        [sys.executable, "-m", "pytest", *_PLUGIN, "-q", *arguments],
         cwd=folder,
         env={**environment, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

@@ -118,7 +118,6 @@ READS: dict[str, tuple[tuple[Any, ...], int]] = {
     "put_back": (([f"ready{n}" for n in range(1, 21)], "host:1", "ready", None), 200),
     "set_aside": (("ready1", "host:1", None, None, None), 20),
     "not_begun": (("blocked1", "blocked1", None), 30),
-    "made_way": (("blocked1",), 20),
     "rescue": (([f"i{n}" for n in range(1, 21)], [1] * 20, "default"), 300),
 }
 """What a statement about twenty threads, or two keys, may read: pages."""
