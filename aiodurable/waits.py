@@ -63,7 +63,7 @@ def wait_of(interrupt_id: str, value: Any) -> Wait | None:
         return None
     if payload[_KIND] == "sleep":
         return None if at is None else Wait(interrupt_id, None, at)
-    # a graph may ask what a stranger has sent: it must not fail the statement for other runs
+    # a graph may ask what a stranger has sent: Postgres must be able to store the name
     return Wait(interrupt_id, name, at) if isinstance(name, str) and name.isprintable() else None
 
 
