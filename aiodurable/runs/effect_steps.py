@@ -162,7 +162,7 @@ class Effects:
         self.used.add(this)
         try:
             yield
-        except BaseException:
+        except BaseException:  # a cancellation too: the name may be used again
             self.used.discard(this)
             raise
 
@@ -372,7 +372,7 @@ class Effect(Generic[T]):
 
         try:
             yield OnLoop(begin)
-        except BaseException:
+        except BaseException:  # a cancellation too: it has begun, and did not happen
             if written and written[0].begins:
                 yield from self._forget(written[0].begin_id)
             raise

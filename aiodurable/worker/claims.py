@@ -232,7 +232,7 @@ class Claims:
                 await self._services.ledger.queued.promote(
                     [*put_back.difference(threads), *threads]
                 )
-        except BaseException:
+        except BaseException:  # a cancellation too: they are looked at next time
             self._put_back |= put_back
             raise
         self._blocked_after = threads[-1] if len(threads) == _MOST_BLOCKED else ""

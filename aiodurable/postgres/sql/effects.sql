@@ -20,13 +20,7 @@ WITH want AS MATERIALIZED (
                    worker, checkpoint_id)
         ORDER BY u.thread_id
     ) w
-    CROSS JOIN LATERAL (
-        SELECT f.thread_id
-        FROM aiodurable_fences f
-        WHERE f.thread_id = w.thread_id AND f.token = w.token AND f.lease_id = w.lease_id
-        LIMIT 1
-        FOR SHARE OF f SKIP LOCKED
-    ) fence
+    -- include: runs.locked_fence
     WHERE (SELECT pg_catalog.set_config('synchronous_commit',
                              CASE pg_catalog.current_setting('synchronous_commit')
                                  WHEN 'off' THEN 'on'
@@ -84,13 +78,7 @@ WITH want AS MATERIALIZED (
                    result)
         ORDER BY u.thread_id
     ) w
-    CROSS JOIN LATERAL (
-        SELECT f.thread_id
-        FROM aiodurable_fences f
-        WHERE f.thread_id = w.thread_id AND f.token = w.token AND f.lease_id = w.lease_id
-        LIMIT 1
-        FOR SHARE OF f SKIP LOCKED
-    ) fence
+    -- include: runs.locked_fence
 )
 UPDATE aiodurable_effects e
 SET state = w.state, answers = coalesce(w.answers, e.answers), result_type = w.result_type,

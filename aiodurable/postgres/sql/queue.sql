@@ -5,6 +5,13 @@ r.traceback, r.earlier_attempts, r.queue, r.claim_state, r.position, r.priority,
 r.concurrency_key, r.scheduled_at, r.max_attempts, r.timeout_s, r.start_timeout_s, r.dedup_key,
 r.cancel_requested_at, r.metadata, r.summary, r.schedule_id
 
+-- fragment: a_worker_sleeps
+-- A worker that sleeps holds a shared lock on the letters aiod, work: only then it is notified. The
+-- exclusive one is released at once.
+(SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(1634299748, 2003792491)
+             THEN NOT pg_catalog.pg_advisory_unlock(1634299748, 2003792491)
+             ELSE true END)
+
 -- name: create
 -- params: run_ids, thread_ids, lock_keys, graphs, input_types, inputs, context_types, contexts
 -- params: config_types, configs, queues, priorities, fairness_keys, concurrency_keys, run_ats
@@ -14,8 +21,7 @@ r.cancel_requested_at, r.metadata, r.summary, r.schedule_id
 -- has a run in front. A run that is due later is in front of nothing. What has its run_id, or is
 -- not over and has its dedup_key, stays as it is, and the row is left out; so is one that on_busy
 -- rejects.
--- run_ats are moments, afters seconds from now. A worker that sleeps holds a shared lock on the
--- letters aiod, work: only then it is notified. The exclusive one is released at once.
+-- run_ats are moments, afters seconds from now.
 WITH given AS MATERIALIZED (
     SELECT u.run_id, u.thread_id, u.lock_key, u.graph, u.input_type, u.input, u.context_type,
            u.context, u.config_type, u.config, u.queue, u.priority, u.fairness_key,
@@ -86,9 +92,8 @@ created AS (
 woken AS MATERIALIZED (
     SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', q.queue)) AS queues
     FROM (SELECT DISTINCT c.queue FROM created c WHERE c.claim_state = 'ready') q
-    WHERE (SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(1634299748, 2003792491)
-                       THEN NOT pg_catalog.pg_advisory_unlock(1634299748, 2003792491)
-                       ELSE true END)
+    WHERE
+    -- include: a_worker_sleeps
 )
 SELECT c.*
 FROM created c
@@ -290,9 +295,8 @@ SELECT w.queues
 FROM (
     SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', q.queue)) AS queues
     FROM pg_catalog.unnest(:queues::text[]) AS q (queue)
-    WHERE (SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(1634299748, 2003792491)
-                       THEN NOT pg_catalog.pg_advisory_unlock(1634299748, 2003792491)
-                       ELSE true END)
+    WHERE
+    -- include: a_worker_sleeps
 ) w
 
 -- name: queues

@@ -22,6 +22,17 @@
            ORDER BY c.checkpoint_id
            LIMIT 1) IS NOT NULL AS consumed
 
+-- fragment: locked_fence
+-- The fence of w, if it is that of its lease still; no other lease raises it until the end of the
+-- transaction.
+    CROSS JOIN LATERAL (
+        SELECT f.thread_id
+        FROM aiodurable_fences f
+        WHERE f.thread_id = w.thread_id AND f.token = w.token AND f.lease_id = w.lease_id
+        LIMIT 1
+        FOR SHARE OF f SKIP LOCKED
+    ) fence
+
 -- name: get
 -- params: run_ids
 -- aiodurable_runs_pkey; checkpoints_pkey for "consumed".
@@ -95,13 +106,7 @@ WITH want AS MATERIALIZED (
                    input, context_type, context, config_type, config, base_checkpoint_id, closing)
         ORDER BY u.thread_id
     ) w
-    CROSS JOIN LATERAL (
-        SELECT f.thread_id
-        FROM aiodurable_fences f
-        WHERE f.thread_id = w.thread_id AND f.token = w.token AND f.lease_id = w.lease_id
-        LIMIT 1
-        FOR SHARE OF f SKIP LOCKED
-    ) fence
+    -- include: locked_fence
 ), closed AS (
     UPDATE aiodurable_runs r
     SET status = w.closing, claim_state = NULL,

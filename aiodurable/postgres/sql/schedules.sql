@@ -9,6 +9,14 @@ s.created_at, s.updated_at
 -- fragment: stored
 s.input_type, s.input, s.context_type, s.context, s.config_type, s.config
 
+-- fragment: whole
+SELECT coalesce(:now::timestamptz, pg_catalog.now()) AS now,
+-- include: stored
+,
+-- include: record
+FROM aiodurable_schedules s
+WHERE s.schedule_id = :schedule_id
+
 -- name: clock
 -- params: now
 -- No table. The time that decides what is due; `now` is for tests.
@@ -71,22 +79,12 @@ WHERE s.schedule_id = :schedule_id
 -- name: get_whole
 -- params: schedule_id, now
 -- aiodurable_schedules_pkey. With what its runs are accepted with.
-SELECT coalesce(:now::timestamptz, pg_catalog.now()) AS now,
--- include: stored
-,
--- include: record
-FROM aiodurable_schedules s
-WHERE s.schedule_id = :schedule_id
+-- include: whole
 
 -- name: lock
 -- params: schedule_id, now
 -- aiodurable_schedules_pkey. The same, and nobody fires or changes it meanwhile.
-SELECT coalesce(:now::timestamptz, pg_catalog.now()) AS now,
--- include: stored
-,
--- include: record
-FROM aiodurable_schedules s
-WHERE s.schedule_id = :schedule_id
+-- include: whole
 FOR UPDATE OF s
 
 -- name: page

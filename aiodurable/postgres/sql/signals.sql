@@ -37,9 +37,8 @@ woken AS MATERIALIZED (
     SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', g.queue)) AS queues
     FROM rung g
     WHERE g.claim_state = 'ready'
-      AND (SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(1634299748, 2003792491)
-                       THEN NOT pg_catalog.pg_advisory_unlock(1634299748, 2003792491)
-                       ELSE true END)
+      AND
+      -- include: queue.a_worker_sleeps
 )
 SELECT (SELECT true FROM sent) IS NOT NULL AS new
 FROM woken

@@ -18,13 +18,7 @@ WITH want AS MATERIALIZED (
              AS u (run_id, thread_id, token, lease_id, seq, base_checkpoint_id, closing, claim)
         ORDER BY u.thread_id
     ) w
-    CROSS JOIN LATERAL (
-        SELECT f.thread_id
-        FROM aiodurable_fences f
-        WHERE f.thread_id = w.thread_id AND f.token = w.token AND f.lease_id = w.lease_id
-        LIMIT 1
-        FOR SHARE OF f SKIP LOCKED
-    ) fence
+    -- include: runs.locked_fence
 ),
 closed AS (
     UPDATE aiodurable_runs r
@@ -339,9 +333,8 @@ promoted AS (
 woken AS MATERIALIZED (
     SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', q.queue)) AS queues
     FROM (SELECT DISTINCT p.queue FROM promoted p) q
-    WHERE (SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(1634299748, 2003792491)
-                       THEN NOT pg_catalog.pg_advisory_unlock(1634299748, 2003792491)
-                       ELSE true END)
+    WHERE
+    -- include: queue.a_worker_sleeps
 )
 SELECT p.run_id
 FROM promoted p
@@ -627,9 +620,8 @@ WITH rescued AS (
 woken AS MATERIALIZED (
     SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', q.queue)) AS queues
     FROM (SELECT DISTINCT c.queue FROM rescued c WHERE c.claim_state = 'ready') q
-    WHERE (SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(1634299748, 2003792491)
-                       THEN NOT pg_catalog.pg_advisory_unlock(1634299748, 2003792491)
-                       ELSE true END)
+    WHERE
+    -- include: queue.a_worker_sleeps
 )
 SELECT c.run_id, c.thread_id, c.status
 FROM rescued c
