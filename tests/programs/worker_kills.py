@@ -8,6 +8,7 @@ all in their node. Settings are the defaults unless `--short`.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import statistics
@@ -47,7 +48,7 @@ class Times:
     def __str__(self) -> str:
         ordered = sorted(self.seconds)
         p50 = statistics.median(ordered)
-        p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+        p99 = ordered[math.ceil(len(ordered) * 0.99) - 1]
         load = " ".join(f"{each:.1f}" for each in os.getloadavg())
         return (
             f"{len(ordered)} trials: p50 {p50:.3f} s, p99 {p99:.3f} s, worst {ordered[-1]:.3f} s,"
