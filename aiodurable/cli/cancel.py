@@ -1,4 +1,4 @@
-"""`aiodurable cancel THREAD`: end the running run of a thread, in any process."""
+"""`aiodurable threads cancel THREAD`: end the running run of a thread, in any process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["cancel"]
 
 
-@click.command(short_help="End the running run of a thread.")
+@click.command
 @click.argument("thread_id", metavar="THREAD")
 @dsn_option
 @click.option("--wait", is_flag=True, help="Wait until the run has ended.")

@@ -31,7 +31,7 @@ _UNFINISHED = tuple(
 )
 
 
-@click.command(short_help="List the unfinished threads that new code cannot resume.")
+@click.command
 @app_option(required=True)
 @click.option(
     "--rename",

@@ -1,4 +1,8 @@
-"""The group `aiodurable`: its commands, and how their errors end it."""
+"""The group `aiodurable`: its commands, and how their errors end it.
+
+A new command is one line here: its name, its place and its line of help. Its module is imported
+when it is used, so `--help` takes no longer with every command more.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +10,44 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import click
 
-from aiodurable.cli.cancel import cancel
-from aiodurable.cli.check import check
-from aiodurable.cli.db import db
-from aiodurable.cli.delete import delete
-from aiodurable.cli.doctor.command import doctor
-from aiodurable.cli.exit_codes import Exit, FailedCommand, exit_of
-from aiodurable.cli.fork import fork
-from aiodurable.cli.listing import list_threads
-from aiodurable.cli.locks import locks
-from aiodurable.cli.migrate import migrate
-from aiodurable.cli.pg import pg
-from aiodurable.cli.prune import prune
-from aiodurable.cli.queues import queues
-from aiodurable.cli.retry import retry
-from aiodurable.cli.runs import runs
-from aiodurable.cli.schedules import schedules
-from aiodurable.cli.show import show
-from aiodurable.cli.status import status
-from aiodurable.cli.worker import worker
-from aiodurable.errors import AiodurableError
+from aiodurable.cli.lazy_group import LazyGroup
 
-__all__ = ["cli"]
+__all__ = ["cli", "threads"]
+
+_STATUS = ("status:status", "Show a thread's status, or count threads by status.")
+
+_THREADS = {
+    "answer": ("answer:answer", "Answer the questions of a thread."),
+    "cancel": ("cancel:cancel", "End the running run of a thread."),
+    "delete": ("delete:delete", "Delete threads and their runs."),
+    "fork": ("fork:fork", "Start a new thread from a checkpoint of another."),
+    "list": ("listing:list_threads", "List the threads that need attention."),
+    "prune": ("prune:prune", "Remove old checkpoints and runs."),
+    "resume": ("resume:resume", "Go on with an unfinished thread."),
+    "retry": ("retry:retry", "Try a failed or quarantined thread again."),
+    "show": ("show:show", "Show a thread's status and history."),
+    "status": _STATUS,
+}
+_COMMANDS = {
+    "check": ("check:check", "List the unfinished threads that new code cannot resume."),
+    "db": ("db:db", "Create and check the tables, and print GRANTs."),
+    "doctor": ("doctor.command:doctor", "Check whether this host can use that Postgres."),
+    "locks": ("locks:locks", "Show who holds which lock, and who waits."),
+    "pg": ("pg:pg", "Start and stop a local Postgres server."),
+    "queues": ("queues:queues", "Show, pause, resume and limit queues."),
+    "runs": ("runs:runs", "Accept runs for workers, look at them, cancel and retry them."),
+    "schedules": ("schedules:schedules", "Create, show, pause, trigger and backfill schedules."),
+    "status": _STATUS,
+    "threads": ("commands:threads", "Read threads, go on with them, fork and remove them."),
+    "worker": ("worker:worker", "Execute accepted runs until SIGTERM or Ctrl-C."),
+}
 
 
-class _Commands(click.Group):
+class _Commands(LazyGroup):
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         with _ending_at_a_broken_pipe():
             return super().make_context(*args, **options)
@@ -44,7 +56,12 @@ class _Commands(click.Group):
         try:
             with _ending_at_a_broken_pipe():
                 return super().invoke(ctx)
-        except AiodurableError as error:
+        except Exception as error:
+            from aiodurable.cli.exit_codes import FailedCommand, exit_of  # noqa: PLC0415 - for --help
+            from aiodurable.errors import AiodurableError  # noqa: PLC0415 - as above
+
+            if not isinstance(error, AiodurableError):
+                raise
             # Its message says what failed, why and what to do: a traceback adds nothing.
             raise FailedCommand(str(error), exit_of(error)) from error
 
@@ -60,6 +77,8 @@ def _ending_at_a_broken_pipe() -> Generator[None]:
             error.__context__, BrokenPipeError
         ):
             raise
+        from aiodurable.cli.exit_codes import Exit  # noqa: PLC0415 - for --help
+
         # Python flushes its buffers at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.exceptions.Exit(Exit.PIPE) from error
@@ -67,10 +86,11 @@ def _ending_at_a_broken_pipe() -> Generator[None]:
 
 @click.group(
     cls=_Commands,
+    lazy=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 already running, 5 database.",
 )
-@click.version_option(version("aiodurable"), prog_name="aiodurable")
+@click.version_option(package_name="aiodurable", prog_name="aiodurable")
 def cli() -> None:
     """Durable LangGraph workflows on Postgres.
 
@@ -79,24 +99,6 @@ def cli() -> None:
     """
 
 
-for _command in (
-    cancel,
-    check,
-    db,
-    delete,
-    doctor,
-    fork,
-    list_threads,
-    locks,
-    migrate,
-    pg,
-    prune,
-    queues,
-    retry,
-    runs,
-    schedules,
-    show,
-    status,
-    worker,
-):
-    cli.add_command(_command)
+@click.group(cls=LazyGroup, lazy=_THREADS)
+def threads() -> None:
+    """Read threads, go on with them, fork and remove them."""

@@ -15,7 +15,7 @@ __all__ = ["db"]
 _KINDS = ("run", "read", "prune", "migrate")
 
 
-@click.group(short_help="Create and check the tables, and print GRANTs.")
+@click.group
 def db() -> None:
     """Create and check the tables, and print the GRANTs that a role needs."""
 

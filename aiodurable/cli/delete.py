@@ -1,4 +1,4 @@
-"""`aiodurable delete THREAD…`: delete threads with everything that is stored of them."""
+"""`aiodurable threads delete THREAD…`: delete threads with everything that is stored of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Report:
         return Exit.ALREADY_RUNNING if self.running else Exit.NOT_FOUND if self.unknown else Exit.OK
 
 
-@click.command(short_help="Delete threads and their runs.")
+@click.command
 @click.argument("thread_ids", metavar="THREAD...", nargs=-1, required=True)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @dsn_option

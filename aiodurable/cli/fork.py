@@ -1,4 +1,4 @@
-"""`aiodurable fork THREAD [NEW]`: start a new thread from a checkpoint of another one."""
+"""`aiodurable threads fork THREAD [NEW]`: start a new thread from a checkpoint of another one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aiodurable.models import WorkflowCheckpoint
 __all__ = ["fork"]
 
 
-@click.command(short_help="Start a new thread from a checkpoint of another.")
+@click.command
 @click.argument("thread_id", metavar="THREAD")
 @click.argument("new_thread_id", metavar="[NEW]", required=False)
 @click.option(
@@ -27,7 +27,7 @@ __all__ = ["fork"]
     "--checkpoint",
     "checkpoint_id",
     metavar="ID",
-    help="Start at this checkpoint; `show --json` lists their ids.",
+    help="Start at this checkpoint; `threads show --json` lists their ids.",
 )
 @click.option(
     "--step", type=int, metavar="N", help="Start at the newest checkpoint of this superstep."
@@ -61,7 +61,7 @@ def fork(
 ) -> None:
     """Start the thread NEW (default: a UUID) from a checkpoint of THREAD, by default its newest.
 
-    THREAD does not change. If work is left, NEW is paused: `retry` runs it.
+    THREAD does not change. If work is left, NEW is paused: `threads retry` runs it.
     """
     places = {"checkpoint_id": checkpoint_id, "before": before, "from_step": step}
     change = {"values": _parsed(values), "as_node": as_node}

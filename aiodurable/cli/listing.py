@@ -1,4 +1,4 @@
-"""`aiodurable list`: list the threads that need a person or a resumption."""
+"""`aiodurable threads list`: list the threads that need a person or a resumption."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KNOWN = tuple(status.value for status in ThreadStatus if status is not ThreadSt
 _WHAT_LENGTH = 24
 
 
-@click.command("list", short_help="List the threads that need attention.")
+@click.command("list")
 @dsn_option
 @click.option(
     "-s",

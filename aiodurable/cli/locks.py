@@ -1,4 +1,4 @@
-"""`aiodurable locks`: show who holds which lock and who waits for it."""
+"""`aiodurable locks list`: show who holds which lock and who waits for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["locks"]
 
 
-@click.command(short_help="Show who holds which lock, and who waits.")
+@click.group
+def locks() -> None:
+    """The locks that keep every thread to one writer, and your own ones."""
+
+
+@locks.command("list", short_help="Show who holds which lock, and who waits.")
 @click.argument("names", metavar="[THREAD]...", nargs=-1)
 @dsn_option
 @click.option(
@@ -31,7 +36,7 @@ __all__ = ["locks"]
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_context
-def locks(
+def list_locks(
     ctx: click.Context,
     names: tuple[str, ...],
     dsn: str | None,

@@ -1,4 +1,4 @@
-"""`aiodurable migrate` and `db migrate`: create or migrate LangGraph's tables and our own."""
+"""`aiodurable db migrate`: create or migrate LangGraph's tables and our own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiodurable.settings import Settings
 __all__ = ["migrate"]
 
 
-@click.command(short_help="Create or migrate the tables.")
+@click.command
 @dsn_option
 @click.option(
     "--timeout",

@@ -34,7 +34,7 @@ _data_option = click.option(
 )
 
 
-@click.group(short_help="Start and stop a local Postgres server.")
+@click.group
 def pg() -> None:
     """Start and stop a local Postgres server, from a wheel or the system's programs."""
 

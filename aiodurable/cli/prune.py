@@ -1,4 +1,6 @@
-"""`aiodurable prune`: remove old checkpoints and runs, in batches that give way to live traffic."""
+"""`aiodurable threads prune`: remove old checkpoints and runs, in batches that give way to live
+traffic.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ _LINE_S = 5.0
 _NAMED = 5
 
 
-@click.command(short_help="Remove old checkpoints and runs.")
+@click.command
 @click.option(
     "--older-than",
     type=Duration(),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["queues"]
 
 
-@click.group(short_help="Show, pause, resume and limit queues.")
+@click.group
 def queues() -> None:
     """The queues in which runs wait for workers."""
 

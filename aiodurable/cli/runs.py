@@ -24,7 +24,7 @@ __all__ = ["runs"]
 _json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 
 
-@click.group(short_help="Accept runs for workers, look at them, cancel and retry them.")
+@click.group
 def runs() -> None:
     """Runs that workers begin, and those that `durable.run` began."""
 

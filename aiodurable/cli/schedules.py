@@ -41,7 +41,7 @@ class _Moment(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  #
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
-@click.group(short_help="Create, show, pause, trigger and backfill schedules.")
+@click.group
 def schedules() -> None:
     """The schedules, whose runs workers accept at their times."""
 

@@ -1,4 +1,4 @@
-"""`aiodurable show THREAD`: show the status and the history of a thread."""
+"""`aiodurable threads show THREAD`: show the status and the history of a thread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["show"]
 _INTERNAL = ("branch:", "join:", "start:", "__")
 
 
-@click.command(short_help="Show a thread's status and history.")
+@click.command
 @click.argument("thread_id", metavar="THREAD")
 @click.option(
     "--limit",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["checked_known", "print_thread", "status"]
 
 
-@click.command(short_help="Show a thread's status, or count threads by status.")
+@click.command
 @click.argument("thread_id", metavar="[THREAD]", required=False)
 @click.option(
     "--exact", is_flag=True, help="Without THREAD: count all threads, however long it takes."

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["worker"]
 
 
-@click.command(short_help="Execute accepted runs until SIGTERM or Ctrl-C.")
+@click.command
 @click.argument("app", metavar="MODULE:ATTRIBUTE", envvar="AIODURABLE_APP")
 @dsn_option
 @click.option(

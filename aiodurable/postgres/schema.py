@@ -117,8 +117,8 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
         except psycopg.errors.InsufficientPrivilege as error:
             raise ConfigurationError(
                 f"cannot migrate {dsn.safe}: its role may not create aiodurable's tables"
-                f" ({error.diag.message_primary}); run `aiodurable migrate` once with a role that"
-                " may, and open with auto_migrate=False"
+                f" ({error.diag.message_primary}); run `aiodurable db migrate` once with a role"
+                " that may, and open with auto_migrate=False"
             ) from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
             raise to_unavailable(error, dsn) from error
@@ -145,7 +145,7 @@ async def check(dsn: Dsn) -> None:
     if ours != VERSION or langgraph < _LANGGRAPH:
         raise SchemaMismatchError(
             f"cannot use {dsn.safe}: its schema is {ours or 'missing'} instead of {VERSION}; run"
-            " `aiodurable migrate`, or open with auto_migrate=True",
+            " `aiodurable db migrate`, or open with auto_migrate=True",
             found=ours or None,
             wanted=VERSION,
         )
@@ -175,7 +175,7 @@ async def ensure_lock_tokens(
         if not setup:
             raise SchemaMismatchError(
                 "cannot take leases: the sequence aiodurable_lock_tokens is missing; run"
-                " `aiodurable migrate`, or allow setup"
+                " `aiodurable db migrate`, or allow setup"
             )
         # Under the migrations' lock: IF NOT EXISTS fails where two create the same at once.
         async with connection.transaction():
@@ -242,7 +242,7 @@ async def _versions(connection: AsyncConnection[DictRow], dsn: Dsn) -> tuple[int
         raise SchemaMismatchError(
             f"cannot use the tables of aiodurable in {dsn.safe}: a commit before the first release"
             ' made them, and they cannot be upgraded; remove them ("Remove it" in'
-            " docs/reference/schema.md; LangGraph's stay), then run `aiodurable migrate`",
+            " docs/reference/schema.md; LangGraph's stay), then run `aiodurable db migrate`",
             found=ours["version"],
             wanted=VERSION,
         )

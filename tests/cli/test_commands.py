@@ -8,16 +8,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-import aiodurable
 from aiodurable.cli.commands import cli
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.exit_codes import Exit, exit_of
@@ -35,9 +35,6 @@ from aiodurable.errors import (
     WorkflowAlreadyRunningError,
 )
 from tests.support.graphs import asking, four_nodes
-
-PACKAGE = Path(aiodurable.__file__).parent
-
 
 pytestmark = pytest.mark.usefixtures("no_database_by_accident")
 
@@ -83,45 +80,83 @@ def threads(dsn: str) -> str:
 
 
 def test_help_names_every_command_and_the_exit_codes() -> None:
-    result = aiodurable_("--help")
-    assert result.exit_code == 0
-    for word in (
-        "check",
-        "delete",
-        "fork",
-        "migrate",
-        "prune",
-        "retry",
-        "show",
-        "status",
-        "4 already running",
+    for group, *words in (
+        ((), "check", "db", "doctor", "locks", "runs", "threads", "worker", "4 already running"),
+        (("threads",), "answer", "delete", "fork", "list", "prune", "resume", "retry", "show"),
+        (("db",), "migrate"),
     ):
-        assert word in result.stdout
+        result = aiodurable_(*group, "--help")
+        assert result.exit_code == 0
+        assert [word for word in words if word not in result.stdout] == []
 
 
-WITHOUT_FRONT_DOOR = f"""
-import sys, types
-package = types.ModuleType("aiodurable")  # its __init__ loads LangGraph; what is tested here is the command's own share
-package.__path__ = [{str(PACKAGE)!r}]
-sys.modules["aiodurable"] = package
+HELP_AND_WHAT_IT_LOADED = """
+import sys
+from aiodurable.cli import main
+sys.argv[1:] = sys.argv[1:] + ["--help"]
+try:
+    main()
+finally:
+    print("loaded:", *sys.modules, file=sys.stderr)
 """
 
 
-def test_help_loads_neither_langgraph_nor_a_driver_nor_rich() -> None:
-    program = f"""{WITHOUT_FRONT_DOOR}
-from aiodurable.cli.commands import cli
-cli(["--help"], standalone_mode=False)
-print("loaded:", sorted({{"asyncpg", "langchain_core", "langgraph", "psycopg", "rich"}} & set(sys.modules)))
-"""
+@pytest.mark.parametrize("group", [(), ("threads",)])
+def test_help_loads_no_command_and_nothing_that_only_commands_need(group: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", HELP_AND_WHAT_IT_LOADED, *group],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stdout.splitlines()[-1] == "loaded: []"
+    assert "Commands:" in done.stdout
+    loaded = done.stderr.split()
+    assert {name for name in loaded if name.startswith("aiodurable")} == {
+        "aiodurable",
+        "aiodurable.cli",
+        "aiodurable.cli.commands",
+        "aiodurable.cli.lazy_group",
+    }
+    dear = {"asyncio", "asyncpg", "importlib.metadata", "langchain_core", "langgraph", "psycopg"}
+    assert {*dear, "rich", "ssl"} & set(loaded) == set()
+
+
+def every_command(
+    group: click.Group = cli, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """The commands by their words, groups without theirs."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_every_command_that_help_names_can_be_imported_and_has_help_of_its_own() -> None:
+    commands = dict(every_command())
+    assert len(commands) > 30
+    for path, command in commands.items():
+        assert command.name == path[-1], path
+        assert command.help, path
+        assert aiodurable_(*path, "--help").exit_code == 0, path
+
+
+def test_a_short_spelling_is_the_same_command() -> None:
+    commands = dict(every_command())
+    short = [path for path in commands if len(path) == 1 and ("threads", *path) in commands]
+    assert ("status",) in short
+    assert all(commands[path] is commands["threads", *path] for path in short)
+
+
+def test_a_misspelt_command_is_a_usage_error() -> None:
+    result = aiodurable_("threads", "lst")
+    assert result.exit_code == 2
+    assert "No such command 'lst'" in result.stderr
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_its_extra_the_command_says_what_to_install(missing: str) -> None:
-    program = f"""{WITHOUT_FRONT_DOOR}
+    program = f"""
 import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *args: None if name == {missing!r} else found(name, *args)
@@ -176,7 +211,7 @@ def test_the_printed_sql_fills_the_schema_of_the_environment(
 
 
 def test_migrate_makes_the_tables_once(empty_dsn: str) -> None:
-    first, again = (aiodurable_("migrate", "--dsn", empty_dsn) for _ in range(2))
+    first, again = (aiodurable_("db", "migrate", "--dsn", empty_dsn) for _ in range(2))
     assert first.exit_code == again.exit_code == 0
     assert "steps applied" in first.stdout
     assert "nothing to do" in again.stdout
@@ -185,17 +220,17 @@ def test_migrate_makes_the_tables_once(empty_dsn: str) -> None:
 
 
 def test_reading_changes_nothing_in_a_database_without_tables(empty_dsn: str) -> None:
-    for command in (("status", "any"), ("list",)):
+    for command in (("status", "any"), ("threads", "list")):
         result = aiodurable_(*command, "--dsn", empty_dsn)
         assert result.exit_code == 5
-        assert "aiodurable migrate" in result.stderr
+        assert "aiodurable db migrate" in result.stderr
     with psycopg.connect(empty_dsn) as connection:
         assert connection.execute(
             "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
         ).fetchone() == (0,)
 
 
-@pytest.mark.parametrize("command", [("status", "any"), ("list",), ("migrate",)])
+@pytest.mark.parametrize("command", [("status", "any"), ("threads", "list"), ("db", "migrate")])
 def test_the_error_of_an_unreachable_database_has_no_password(command: tuple[str, ...]) -> None:
     result = aiodurable_(*command, "--dsn", "postgresql://somebody:hunter2@127.0.0.1:1/nowhere")
     assert result.exit_code == 5
@@ -205,9 +240,9 @@ def test_the_error_of_an_unreachable_database_has_no_password(command: tuple[str
 
 def test_with_json_an_error_is_text_on_stderr_and_stdout_stays_empty(dsn: str) -> None:
     for arguments, code in (
-        (("list", "--json", "--dsn", "postgresql://127.0.0.1:1/nowhere"), Exit.DATABASE),
+        (("threads", "list", "--json", "--dsn", "postgresql://127.0.0.1:1/nowhere"), Exit.DATABASE),
         (("status", "nobody", "--json", "--dsn", dsn), Exit.NOT_FOUND),
-        (("list", "--json", "--status", "nonsense", "--dsn", dsn), Exit.USAGE),
+        (("threads", "list", "--json", "--status", "nonsense", "--dsn", dsn), Exit.USAGE),
     ):
         result = aiodurable_(*arguments)
         assert (result.exit_code, result.stdout) == (code, "")
@@ -216,7 +251,13 @@ def test_with_json_an_error_is_text_on_stderr_and_stdout_stays_empty(dsn: str) -
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGPIPE")
 @pytest.mark.parametrize(
-    "command", [("list", "--all", "--json"), ("list", "--all"), ("doctor", "--json"), ("--help",)]
+    "command",
+    [
+        ("threads", "list", "--all", "--json"),
+        ("threads", "list", "--all"),
+        ("doctor", "--json"),
+        ("--help",),
+    ],
 )
 def test_who_leaves_before_the_end_of_the_output_hears_of_no_error(
     threads: str, command: tuple[str, ...]
@@ -236,7 +277,7 @@ def test_who_leaves_before_the_end_of_the_output_hears_of_no_error(
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
 
 
-@pytest.mark.parametrize("command", [("status", "any"), ("list",), ("migrate",)])
+@pytest.mark.parametrize("command", [("status", "any"), ("threads", "list"), ("db", "migrate")])
 def test_no_database_at_all_is_a_usage_error_that_tells_the_ways(command: tuple[str, ...]) -> None:
     result = aiodurable_(*command)
     assert result.exit_code == 2
@@ -284,7 +325,7 @@ def test_status_finds_the_database_in_the_environment(
 
 
 def test_list_shows_what_needs_attention(threads: str) -> None:
-    result = aiodurable_("list", "--dsn", threads)
+    result = aiodurable_("threads", "list", "--dsn", threads)
     assert result.exit_code == 0, result.output
     heading, *rows = result.stdout.splitlines()
     assert heading.split() == ["thread", "status", "graph", "age", "what"]
@@ -296,7 +337,7 @@ def test_list_shows_what_needs_attention(threads: str) -> None:
 
 
 def listed(*arguments: str) -> list[str]:
-    result = aiodurable_("list", "--json", *arguments)
+    result = aiodurable_("threads", "list", "--json", *arguments)
     assert result.exit_code == 0, result.output
     return [json.loads(line)["thread_id"] for line in result.stdout.splitlines()]
 
@@ -319,11 +360,11 @@ def test_list_filters(threads: str, filters: tuple[str, ...], found: list[str]) 
 
 
 def test_list_says_when_there_is_more(threads: str) -> None:
-    result = aiodurable_("list", "--dsn", threads, "--limit", "1")
+    result = aiodurable_("threads", "list", "--dsn", threads, "--limit", "1")
     assert "broken" in result.stdout
     assert "waiting" not in result.stdout
     assert "--after broken" in result.stderr
-    assert "--after" not in aiodurable_("list", "--dsn", threads, "--limit", "2").stderr
+    assert "--after" not in aiodurable_("threads", "list", "--dsn", threads, "--limit", "2").stderr
 
 
 @pytest.mark.parametrize(
@@ -336,7 +377,7 @@ def test_list_says_when_there_is_more(threads: str) -> None:
     ],
 )
 def test_list_refuses_what_makes_no_sense(arguments: tuple[str, ...]) -> None:
-    assert aiodurable_("list", *arguments).exit_code == 2
+    assert aiodurable_("threads", "list", *arguments).exit_code == 2
 
 
 def test_pg_starts_tells_its_url_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

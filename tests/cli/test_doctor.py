@@ -330,7 +330,7 @@ async def test_missing_tables_are_a_warning_or_a_failure_without_auto_migrate(
     monkeypatch.setenv("AIODURABLE_AUTO_MIGRATE", "false")
     found = (await examined(empty_dsn))["schema"]
     assert found.grade == "fail"
-    assert "aiodurable migrate" in found.found
+    assert "aiodurable db migrate" in found.found
 
 
 async def test_tables_of_a_newer_version_are_a_failure(dsn: str, database: PsycopgPool) -> None:

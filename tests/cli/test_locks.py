@@ -1,4 +1,4 @@
-"""`aiodurable locks` tells who holds what, and who waits, from outside their processes."""
+"""`aiodurable locks list` tells who holds what, and who waits, from outside their processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ START: dict[str, Any] = {"words": [], "told": ""}
 
 async def locks(dsn: str, *arguments: str) -> Result:
     """The command in an OS thread of its own, beside the processes that it reports."""
-    return await asyncio.to_thread(CliRunner().invoke, cli, ["locks", "--dsn", dsn, *arguments])
+    return await asyncio.to_thread(
+        CliRunner().invoke, cli, ["locks", "list", "--dsn", dsn, *arguments]
+    )
 
 
 async def held(dsn: str, *arguments: str) -> list[dict[str, Any]]:

@@ -123,21 +123,24 @@ def in_a_pipe(dsn: str, *arguments: str, stderr: int = subprocess.STDOUT) -> str
 
 
 COMMANDS = {
-    "list": ("list",),
-    "list, a page": ("list", "--limit", "2"),
-    "list as JSON": ("list", "--json"),
+    "list": (
+        "threads",
+        "list",
+    ),
+    "list, a page": ("threads", "list", "--limit", "2"),
+    "list as JSON": ("threads", "list", "--json"),
     "status": ("status", CLEARS),
     "status as JSON": ("status", CLEARS, "--json"),
-    "show": ("show", COPIES, "--values"),
-    "show as JSON": ("show", COPIES, "--values", "--json"),
-    "a failed one": ("show", "failed"),
-    "locks": ("locks", CLEARS, TURNS),
-    "cancel": ("cancel", CLEARS),
-    "delete": ("delete", "--yes", "nobody" + CLEARS),
+    "show": ("threads", "show", COPIES, "--values"),
+    "show as JSON": ("threads", "show", COPIES, "--values", "--json"),
+    "a failed one": ("threads", "show", "failed"),
+    "locks": ("locks", "list", CLEARS, TURNS),
+    "cancel": ("threads", "cancel", CLEARS),
+    "delete": ("threads", "delete", "--yes", "nobody" + CLEARS),
     "unknown": ("status", "nobody" + COPIES),
-    "prune": ("prune", "--dry-run", "--older-than", "0s", "--graph", CLEARS),
-    "retry": ("retry", CLEARS, "--app", "no_such_module:" + COPIES),
-    "fork": ("fork", CLEARS, "--before", COPIES),
+    "prune": ("threads", "prune", "--dry-run", "--older-than", "0s", "--graph", CLEARS),
+    "retry": ("threads", "retry", CLEARS, "--app", "no_such_module:" + COPIES),
+    "fork": ("threads", "fork", CLEARS, "--before", COPIES),
 }
 
 
@@ -149,7 +152,9 @@ def test_no_command_writes_what_a_terminal_obeys(hostile: str) -> None:
 
 
 def test_the_hint_for_the_next_page_is_a_word_that_bash_reads_back(hostile: str) -> None:
-    page, word = in_a_pipe(hostile, "list", "--limit", "2").rstrip("\n").split("--after ")
+    page, word = (
+        in_a_pipe(hostile, "threads", "list", "--limit", "2").rstrip("\n").split("--after ")
+    )
     argument = subprocess.run(
         ["bash", "-c", f"printf %s {word}"], capture_output=True, check=True
     ).stdout.decode()
@@ -189,7 +194,7 @@ def lines_of(dsn: str, *arguments: str) -> list[Any]:
 
 
 def test_a_question_that_json_cannot_carry_hides_no_other_thread(hostile: str) -> None:
-    found = lines_of(hostile, "list", "--json")
+    found = lines_of(hostile, "threads", "list", "--json")
     assert {thread["thread_id"] for thread in found} == {*HOSTILE, "failed"}
     [question] = found[0]["interrupts"]
     assert question["value"]["('a', 1)"] == "NaN"
@@ -197,7 +202,7 @@ def test_a_question_that_json_cannot_carry_hides_no_other_thread(hostile: str) -
 
 
 def test_show_and_status_give_json_for_any_state(hostile: str) -> None:
-    [shown] = lines_of(hostile, "show", COPIES, "--values", "--json")
+    [shown] = lines_of(hostile, "threads", "show", COPIES, "--values", "--json")
     assert shown["values"]["chan\x1b]0;owned\x07nel"] == 2
     [status] = lines_of(hostile, "status", COPIES, "--json")
     assert status["thread_id"] == COPIES

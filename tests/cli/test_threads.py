@@ -151,7 +151,7 @@ def test_status_follows_a_failure_into_its_subgraph_and_says_its_doubts(shop: st
 
 
 def test_show_prints_the_steps_and_the_values_only_on_request(shop: str) -> None:
-    result = run("show", "done")
+    result = run("threads", "show", "done")
     assert result.exit_code == 0, result.output
     assert [line.split()[:2] for line in result.stdout.splitlines()[-5:]] == [
         ["3", "ship"],
@@ -162,26 +162,26 @@ def test_show_prints_the_steps_and_the_values_only_on_request(shop: str) -> None
     ]
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "hunter2" not in result.output
-    assert "hunter2" in run("show", "done", "--values").stdout
-    assert run("show", "nobody").exit_code == 3
-    shown = printed("show", "done", "--limit", "2")
+    assert "hunter2" in run("threads", "show", "done", "--values").stdout
+    assert run("threads", "show", "nobody").exit_code == 3
+    shown = printed("threads", "show", "done", "--limit", "2")
     assert [step["nodes"] for step in shown["steps"]] == [["ship"], ["pay"]]
     assert shown["steps"][0]["duration_s"] > 0
     assert "values" not in shown
-    assert printed("show", "done", "--values")["values"]["secret"] == "hunter2"
+    assert printed("threads", "show", "done", "--values")["values"]["secret"] == "hunter2"
 
 
 @pytest.mark.parametrize("app", ["graphs", "made", "made_slowly"])
 def test_retry_runs_a_failed_thread_on(shop: str, app: str) -> None:
-    thread = printed("retry", "broken", "--app", f"shop_for_tests:{app}")
+    thread = printed("threads", "retry", "broken", "--app", f"shop_for_tests:{app}")
     assert (thread["status"], thread["attempts"]) == ("complete", 2)
 
 
 def test_retry_of_what_fails_again_says_so(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BREAK", "charge")
-    result = run("retry", "broken", *APP_OPTION)
+    result = run("threads", "retry", "broken", *APP_OPTION)
     assert result.exit_code == 1
-    assert "it failed again: ConnectionError: charge has no route" in result.stderr
+    assert "it failed: ConnectionError: charge has no route" in result.stderr
     assert "2 attempts" in result.stdout
 
 
@@ -190,8 +190,8 @@ def test_retry_takes_the_applications_own_durable(
 ) -> None:
     monkeypatch.setenv("THE_APPS_OWN", shop)
     monkeypatch.setenv("AIODURABLE_APP", "shop_for_tests:own")
-    assert run("retry", "broken", "--dsn", shop).exit_code == 2
-    assert printed("retry", "broken")["status"] == "complete"
+    assert run("threads", "retry", "broken", "--dsn", shop).exit_code == 2
+    assert printed("threads", "retry", "broken")["status"] == "complete"
 
 
 @pytest.mark.parametrize(
@@ -212,35 +212,51 @@ def test_retry_takes_the_applications_own_durable(
 def test_retry_refuses_with_the_right_code(
     shop: str, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
-    result = run("retry", *arguments)
+    result = run("threads", "retry", *arguments)
     assert (result.exit_code, says in result.stderr) == (code, True), result.output
 
 
 def test_retry_takes_a_graph_by_name_or_alone_where_the_ledger_knows_none(shop: str) -> None:
-    assert printed("fork", "plain", "plain-2")["graph"] is None
-    assert printed("retry", "plain", *APP_OPTION, "--graph", "order")["status"] == "complete"
-    assert printed("retry", "plain-2", "--app", "shop_for_tests:order")["status"] == "complete"
+    assert printed("threads", "fork", "plain", "plain-2")["graph"] is None
+    assert (
+        printed("threads", "retry", "plain", *APP_OPTION, "--graph", "order")["status"]
+        == "complete"
+    )
+    assert (
+        printed("threads", "retry", "plain-2", "--app", "shop_for_tests:order")["status"]
+        == "complete"
+    )
 
 
 def test_a_thread_that_is_held_is_already_running(shop: str) -> None:
     with psycopg.connect(shop, autocommit=True) as holder:
         holder.execute("SELECT pg_advisory_lock(%s)", [lock_key("broken", "aiodurable")])
-        assert run("retry", "broken", *APP_OPTION).exit_code == 4
+        assert run("threads", "retry", "broken", *APP_OPTION).exit_code == 4
 
 
 def test_fork_makes_a_paused_thread_that_retry_runs(shop: str) -> None:
-    thread = printed("fork", "done", "copy", "--before", "ship")
+    thread = printed("threads", "fork", "done", "copy", "--before", "ship")
     assert (thread["thread_id"], thread["status"], thread["pending"]) == (
         "copy",
         "paused",
         ["ship"],
     )
     assert "forked from thread 'done'" in thread["reason"]
-    assert printed("retry", "copy", *APP_OPTION)["status"] == "complete"
+    assert printed("threads", "retry", "copy", *APP_OPTION)["status"] == "complete"
     changed = printed(
-        "fork", "done", "--before", "ship", "--values", '{"secret": "swordfish"}', *APP_OPTION
+        "threads",
+        "fork",
+        "done",
+        "--before",
+        "ship",
+        "--values",
+        '{"secret": "swordfish"}',
+        *APP_OPTION,
     )
-    assert printed("show", changed["thread_id"], "--values")["values"]["secret"] == "swordfish"
+    assert (
+        printed("threads", "show", changed["thread_id"], "--values")["values"]["secret"]
+        == "swordfish"
+    )
 
 
 @pytest.mark.parametrize(
@@ -258,26 +274,30 @@ def test_fork_makes_a_paused_thread_that_retry_runs(shop: str) -> None:
     ],
 )
 def test_fork_refuses_with_the_right_code(shop: str, arguments: tuple[str, ...], code: int) -> None:
-    result = run("fork", *arguments)
+    result = run("threads", "fork", *arguments)
     assert result.exit_code == code, result.output
     assert run("status", "x").exit_code == 3, "nothing was made"
 
 
 def test_prune_wants_an_age_and_a_yes(shop: str) -> None:
-    assert run("prune", "--yes").exit_code == 2
-    refused = run("prune", "--older-than", "0s")
+    assert run("threads", "prune", "--yes").exit_code == 2
+    refused = run("threads", "prune", "--older-than", "0s")
     assert refused.exit_code == 2
     assert "--yes" in refused.stderr
-    assert len(printed("show", "done")["steps"]) == 5
+    assert len(printed("threads", "show", "done")["steps"]) == 5
 
 
 def test_prune_tells_what_it_removed(shop: str) -> None:
-    would = printed("prune", "--older-than", "0s", "--dry-run")
+    would = printed("threads", "prune", "--older-than", "0s", "--dry-run")
     assert (would["threads"], would["dry_run"]) == (1, True)
-    assert printed("prune", "--older-than", "0s", "--yes") == {**would, "dry_run": False}
-    assert len(printed("show", "done")["steps"]) == 1
-    assert run("prune", "--older-than", "30d", "-y").stdout == "pruned 0 threads, 0 rows, 0 B\n"
+    assert printed("threads", "prune", "--older-than", "0s", "--yes") == {**would, "dry_run": False}
+    assert len(printed("threads", "show", "done")["steps"]) == 1
+    assert (
+        run("threads", "prune", "--older-than", "30d", "-y").stdout
+        == "pruned 0 threads, 0 rows, 0 B\n"
+    )
     gone = printed(
+        "threads",
         "prune",
         "--older-than",
         "0s",
@@ -294,9 +314,9 @@ def test_prune_tells_what_it_removed(shop: str) -> None:
 
 
 def test_delete_wants_a_yes_and_a_thread_that_can_be(shop: str) -> None:
-    assert run("delete").exit_code == 2
-    assert run("delete", "--yes", "done", "").exit_code == 2
-    refused = run("delete", "done")
+    assert run("threads", "delete").exit_code == 2
+    assert run("threads", "delete", "--yes", "done", "").exit_code == 2
+    refused = run("threads", "delete", "done")
     assert refused.exit_code == 2
     assert "--yes" in refused.stderr
     assert run("status", "done").exit_code == 0
@@ -304,24 +324,24 @@ def test_delete_wants_a_yes_and_a_thread_that_can_be(shop: str) -> None:
 
 def test_delete_asks_at_a_terminal(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
-    kept = run("delete", "done", input="n\n")
+    kept = run("threads", "delete", "done", input="n\n")
     assert "Delete thread done for good?" in kept.stderr
     assert (kept.exit_code, run("status", "done").exit_code) == (1, 0)
-    assert run("delete", "done", input="y\n").exit_code == 0
+    assert run("threads", "delete", "done", input="y\n").exit_code == 0
     assert run("status", "done").exit_code == 3
 
 
 def test_delete_removes_all_of_each_thread_and_says_what_it_left(shop: str) -> None:
-    assert run("delete", "-y", "broken").stdout == "deleted broken\n"
-    assert run("retry", "broken", *APP_OPTION).exit_code == 3
+    assert run("threads", "delete", "-y", "broken").stdout == "deleted broken\n"
+    assert run("threads", "retry", "broken", *APP_OPTION).exit_code == 3
     with psycopg.connect(shop, autocommit=True) as connection:
         runs = "SELECT count(*) FROM aiodurable_runs WHERE thread_id = 'broken'"
         assert connection.execute(runs).fetchone() == (0,)
-        unknown = run("delete", "-y", "broken", "plain", "plain")
+        unknown = run("threads", "delete", "-y", "broken", "plain", "plain")
         assert (unknown.exit_code, unknown.stdout) == (3, "deleted plain\n")
         assert "not found: broken" in unknown.stderr
         connection.execute("SELECT pg_advisory_lock(%s)", (lock_key("done", "aiodurable"),))
-        result = run("delete", "-y", "--json", "done", "asks", "broken")
+        result = run("threads", "delete", "-y", "--json", "done", "asks", "broken")
         assert result.exit_code == 4
         done = {"deleted": ["asks"], "unknown": ["broken"], "running": ["done"]}
         assert json.loads(result.stdout) == done
@@ -329,12 +349,14 @@ def test_delete_removes_all_of_each_thread_and_says_what_it_left(shop: str) -> N
 
 
 def test_list_goes_on_after_a_page(shop: str) -> None:
-    first = run("list", "--all", "--limit", "2")
+    first = run("threads", "list", "--all", "--limit", "2")
     assert "--after broken" in first.stderr
-    second = run("list", "--all", "--after", "broken", "--json")
+    second = run("threads", "list", "--all", "--after", "broken", "--json")
     assert [json.loads(line)["thread_id"] for line in second.stdout.splitlines()] == [
         "done",
         "plain",
     ]
-    assert run("list", "--all", "--prefix", "pl").stdout.splitlines()[1].startswith("plain")
-    assert run("list", "--holder", "nobody").stdout == "no threads found\n"
+    assert (
+        run("threads", "list", "--all", "--prefix", "pl").stdout.splitlines()[1].startswith("plain")
+    )
+    assert run("threads", "list", "--holder", "nobody").stdout == "no threads found\n"

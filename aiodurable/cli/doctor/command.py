@@ -25,7 +25,7 @@ _INDENT = " " * 21
 _MOST_COLUMNS = 100
 
 
-@click.command(short_help="Check whether this host can use that Postgres.")
+@click.command
 @dsn_option
 @click.option(
     "--for",

@@ -25,8 +25,8 @@ async def tables(dsn: Dsn, settings: Settings) -> Finding:
             return warn(
                 "schema",
                 f"version {error.found or 'none'} instead of {error.wanted}",
-                "run `aiodurable migrate`; or do nothing, if this role may create tables: the first"
-                " Durable migrates",
+                "run `aiodurable db migrate`; or do nothing, if this role may create tables: the"
+                " first Durable migrates",
             )
         return fail("schema", str(error))
     except ConfigurationError as error:
@@ -64,7 +64,7 @@ async def rights(
             return fail(
                 "rights",
                 f"this role may not create tables in schema {row['schema']}",
-                "run `aiodurable migrate` as a role that may, and grant this role rights on the"
+                "run `aiodurable db migrate` as a role that may, and grant this role rights on the"
                 " tables"
                 + (" (and AIODURABLE_AUTO_MIGRATE=false)" if settings.auto_migrate else ""),
             )

@@ -165,12 +165,12 @@ async def test_the_command_shows_the_role_and_not_the_claim(dsn: str, names: lis
         )
         await session.execute("SELECT pg_advisory_lock_shared(%s, %s)", halves(key))
         shown = await asyncio.to_thread(
-            CliRunner().invoke, cli, ["locks", "--dsn", dsn, *names], terminal_width=200
+            CliRunner().invoke, cli, ["locks", "list", "--dsn", dsn, *names], terminal_width=200
         )
         assert "worker-3" not in shown.output
         assert "".join(shown.output.split()).count(name) == 2
         told = await asyncio.to_thread(
-            CliRunner().invoke, cli, ["locks", "--dsn", dsn, "--json", *names]
+            CliRunner().invoke, cli, ["locks", "list", "--dsn", dsn, "--json", *names]
         )
         [held] = [
             line

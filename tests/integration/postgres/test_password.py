@@ -109,17 +109,17 @@ async def test_the_commands_show_no_password(asking: str, password: str) -> None
     dsn = asking.format(quote(password, safe=""))
     told: list[str] = []
     for command in (
-        ["migrate"],
+        ["db", "migrate"],
         ["doctor"],
         ["doctor", "--json"],
         ["status"],
-        ["list"],
-        ["locks"],
-        ["show", "t"],
+        ["threads", "list"],
+        ["locks", "list"],
+        ["threads", "show", "t"],
     ):
         result = await asyncio.to_thread(CliRunner().invoke, cli, [*command, "--dsn", dsn])
         told.append(result.output)
-        if password == PASSWORD and command != ["show", "t"]:
+        if password == PASSWORD and command != ["threads", "show", "t"]:
             assert result.exit_code == 0, (command, result.output)
     assert all(told)
     assert hidden(*told)

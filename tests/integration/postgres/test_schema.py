@@ -142,7 +142,7 @@ async def test_tables_of_before_the_first_release_are_refused_and_left_alone(dsn
 
 
 async def test_check_refuses_an_empty_database_without_changing_it(empty_dsn: str) -> None:
-    with pytest.raises(SchemaMismatchError, match="aiodurable migrate"):
+    with pytest.raises(SchemaMismatchError, match="aiodurable db migrate"):
         await schema.check(parse_dsn(empty_dsn))
     assert await rows(empty_dsn, "SELECT 1 FROM pg_class WHERE relname LIKE 'aiodurable%'") == []
 
@@ -162,7 +162,7 @@ async def test_the_error_of_a_role_that_may_not_create_says_what_to_do(empty_dsn
         "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'reader'; EXCEPTION WHEN duplicate_object"
         " THEN NULL; END $$; REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     )
-    with pytest.raises(ConfigurationError, match="aiodurable migrate"):
+    with pytest.raises(ConfigurationError, match="aiodurable db migrate"):
         await schema.migrate(parse_dsn(make_conninfo(empty_dsn, user="reader", password="reader")))
 
 

@@ -107,10 +107,12 @@ async def test_a_process_that_dies_after_the_request_leaves_a_cancelled_thread(
 
 async def test_a_command_ends_it_too(hung: Process, dsn: str) -> None:
     result = await asyncio.to_thread(
-        CliRunner().invoke, cli, ["cancel", "t", "--wait", "--dsn", dsn]
+        CliRunner().invoke, cli, ["threads", "cancel", "t", "--wait", "--dsn", dsn]
     )
     assert (result.exit_code, result.stdout) == (0, "cancelled: t\n")
-    again = await asyncio.to_thread(CliRunner().invoke, cli, ["cancel", "t", "--dsn", dsn])
+    again = await asyncio.to_thread(
+        CliRunner().invoke, cli, ["threads", "cancel", "t", "--dsn", dsn]
+    )
     assert again.exit_code == 1
 
 

@@ -186,15 +186,15 @@ def look(
 def by_command(looks: Looks, bad: str) -> None:
     """The same on the command line."""
     for arguments in (
-        ["list", "--all", "--json"],
-        ["show", bad, "--values", "--json"],
-        ["show", bad, "--values"],
+        ["threads", "list", "--all", "--json"],
+        ["threads", "show", bad, "--values", "--json"],
+        ["threads", "show", bad, "--values"],
     ):
         done = CliRunner().invoke(
             cli, arguments, env={**os.environ, "AIODURABLE_DSN": looks.dsn, "COLUMNS": "200"}
         )
         assert isinstance(done.exception, SystemExit | None), done.exception
-        if arguments[0] == "list":
+        if arguments[1] == "list":
             assert {json.loads(line)["thread_id"] for line in done.stdout.splitlines()} >= {
                 *KINDS
             } - {bad}

@@ -91,9 +91,14 @@ for arguments in json.loads(sys.argv[1]):
 
 def commands(at: Hostile, *more: str) -> list[str]:
     """A program that runs each command: importing LangGraph takes longer than any of them."""
-    each = [["list", *more], ["locks"], *(["status", thread, *more] for thread in at.threads[::4])]
-    each += [["show", thread, "--values", *more] for thread in at.threads if "long" not in thread]
-    each += [["prune", "--dry-run", "--older-than", "0s"]]
+    each = [["threads", "list", *more], ["locks", "list"]]
+    each += [["status", thread, *more] for thread in at.threads[::4]]
+    each += [
+        ["threads", "show", thread, "--values", *more]
+        for thread in at.threads
+        if "long" not in thread
+    ]
+    each += [["threads", "prune", "--dry-run", "--older-than", "0s"]]
     return [sys.executable, "-c", EACH, json.dumps(each)]
 
 

@@ -83,7 +83,7 @@ async def test_a_durable_without_lock_connections_takes_no_lease_and_makes_no_ta
     servers: tuple[str, str], empty_dsn: str
 ) -> None:
     only_look = Settings(lock_connections=0)
-    with pytest.raises(SchemaMismatchError, match="aiodurable migrate"):
+    with pytest.raises(SchemaMismatchError, match="aiodurable db migrate"):
         await Durable(empty_dsn, settings=only_look).open()
     async with Durable(servers[1], settings=only_look) as looker:
         assert looker.health().healthy
@@ -111,13 +111,13 @@ def test_the_reading_commands_work_on_a_standby_and_locks_says_why_not(
     caught_up(primary, standby)
     for command in (
         ["status", "told"],
-        ["show", "told", "--values"],
-        ["list", "--status", "complete"],
+        ["threads", "show", "told", "--values"],
+        ["threads", "list", "--status", "complete"],
         ["status"],
     ):
         result = CliRunner().invoke(cli, [*command, "--dsn", standby])
         assert result.exit_code == 0, result.output
         assert "complete" in result.output
-    result = CliRunner().invoke(cli, ["locks", "--dsn", standby])
+    result = CliRunner().invoke(cli, ["locks", "list", "--dsn", standby])
     assert result.exit_code != 0
     assert "it is a standby" in result.output
