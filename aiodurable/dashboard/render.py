@@ -1,0 +1,141 @@
+"""Makes HTML of a `Page`: one Jinja2 environment, autoescape always on, and what its templates use.
+
+The filters for people: `visible` for names and one-line texts, `lines` for tracebacks, `moment` for
+times, `since` for ages, `duration` for seconds, `number` for counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from aiodurable.dashboard.context import Context, Page
+from aiodurable.dashboard.navigation import PAGES
+from aiodurable.dashboard.visible import visible, visible_lines
+
+__all__ = ["STATIC", "duration", "rendered", "rendered_block"]
+
+STATIC = Path(__file__).parent / "static"
+LIVE_BLOCK = "live"
+"""The block of a page that a stream sends again, and that a filter replaces."""
+
+
+def rendered(context: Context, page: Page) -> str:
+    """The whole page."""
+    return _environment().get_template(page.template).render(_values(context, page))
+
+
+def rendered_block(context: Context, page: Page, block: str = LIVE_BLOCK) -> str:
+    """One block of the page; without that block, nothing."""
+    template = _environment().get_template(page.template)
+    made = template.new_context(_values(context, page))
+    if block not in template.blocks:
+        return ""
+    return "".join(template.blocks[block](made))
+
+
+def duration(seconds: float | timedelta | None) -> str:
+    """A length of time in its two largest units: `3 d 4 h`, `2 min 5 s`, `820 ms`."""
+    if seconds is None:
+        return "–"
+    left = seconds.total_seconds() if isinstance(seconds, timedelta) else float(seconds)
+    sign, left = ("−", -left) if left < 0 else ("", left)
+    if left < 1:
+        return f"{sign}{left * 1000:.0f} ms"
+    if left < 10:
+        return f"{sign}{left:.1f} s"
+    parts: list[str] = []
+    whole = round(left)
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, whole = divmod(whole, size)
+        if count:
+            parts.append(f"{count} {unit}")
+        elif parts:
+            break
+        if len(parts) == 2:
+            break
+    return sign + " ".join(parts)
+
+
+def _values(context: Context, page: Page) -> dict[str, Any]:
+    return {
+        "context": context,
+        "url": context.url,
+        "here": context.here,
+        "static": lambda name: context.url(f"/static/{name}", v=_version(name)),
+        "navigation": PAGES,
+        "title": context.options.title,
+        "read_only": context.options.read_only,
+        **page.values,
+    }
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("aiodurable.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalised,
+    )
+    environment.filters |= {
+        "visible": visible,
+        "lines": visible_lines,
+        "moment": _moment,
+        "since": _since,
+        "duration": duration,
+        "number": _number,
+    }
+    # Not an import in base.html: a block that is rendered alone would not have it.
+    environment.globals["parts"] = environment.get_template("parts.html").module
+    return environment
+
+
+def _finalised(value: Any) -> Any:
+    """None is a dash wherever a template prints it; every text shows its hidden characters."""
+    if value is None:
+        return "–"
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible_lines(value)
+    return value
+
+
+def _moment(at: datetime | None) -> Markup | str:
+    """A time that the browser writes in its own time zone; without scripts it is UTC."""
+    if at is None:
+        return "–"
+    utc = at.astimezone(UTC)
+    text = f"{utc:%Y-%m-%d %H:%M:%S} UTC"
+    return Markup('<time datetime="{}">{}</time>').format(utc.isoformat(), text)
+
+
+def _since(at: datetime | None) -> Markup | str:
+    """A time that the browser writes as an age and keeps current. The page itself has the moment:
+    an age would be another page each second.
+    """
+    if at is None:
+        return "–"
+    utc = at.astimezone(UTC)
+    text = f"{utc:%Y-%m-%d %H:%M:%S} UTC"
+    return Markup('<time datetime="{}" data-ago>{}</time>').format(utc.isoformat(), text)
+
+
+def _number(count: float | None) -> str:
+    """A count with thin spaces between thousands."""
+    if count is None:
+        return "–"
+    return f"{count:,}".replace(",", "\u202f") if isinstance(count, int) else f"{count:,.1f}"
+
+
+@cache
+def _version(name: str) -> str:
+    """A part of the file's digest, so that browsers may keep it for ever."""
+    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
