@@ -10,6 +10,7 @@ import click
 from aiodurable.cli.app import app_option, graph_option
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.run_here import run_here
+from aiodurable.cli.thread_argument import thread_argument
 
 if TYPE_CHECKING:
     from aiodurable.durable import Durable
@@ -19,7 +20,7 @@ __all__ = ["answer"]
 
 
 @click.command
-@click.argument("thread_id", metavar="THREAD")
+@thread_argument
 @click.argument("given", metavar="ANSWER")
 @click.option(
     "--question",

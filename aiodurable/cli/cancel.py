@@ -11,6 +11,7 @@ from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.exit_codes import Exit
 from aiodurable.cli.format import quoted
+from aiodurable.cli.thread_argument import thread_argument
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -19,7 +20,7 @@ __all__ = ["cancel"]
 
 
 @click.command
-@click.argument("thread_id", metavar="THREAD")
+@thread_argument
 @dsn_option
 @click.option("--wait", is_flag=True, help="Wait until the run has ended.")
 @click.option("--timeout", type=Duration(), metavar="AGE", help="With --wait: wait this long.")

@@ -28,12 +28,14 @@ _THREADS = {
     "list": ("listing:list_threads", "List the threads that need attention."),
     "prune": ("prune:prune", "Remove old checkpoints and runs."),
     "resume": ("resume:resume", "Go on with an unfinished thread."),
+    "resume-many": ("resume_many:resume_many", "Resume the threads that need no person."),
     "retry": ("retry:retry", "Try a failed or quarantined thread again."),
     "show": ("show:show", "Show a thread's status and history."),
     "status": _STATUS,
 }
 _COMMANDS = {
     "check": ("check:check", "List the unfinished threads that new code cannot resume."),
+    "completion": ("completion:completion", "Print the script of completion in a shell."),
     "db": ("db:db", "Create and check the tables, and print GRANTs."),
     "doctor": ("doctor.command:doctor", "Check whether this host can use that Postgres."),
     "locks": ("locks:locks", "Show who holds which lock, and who waits."),
@@ -49,21 +51,43 @@ _COMMANDS = {
 
 class _Commands(LazyGroup):
     def make_context(self, *args: Any, **options: Any) -> click.Context:
-        with _ending_at_a_broken_pipe():
+        with _ending_at_a_broken_pipe(), _printable():
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            with _ending_at_a_broken_pipe():
-                return super().invoke(ctx)
-        except Exception as error:
-            from aiodurable.cli.exit_codes import FailedCommand, exit_of  # noqa: PLC0415 - for --help
-            from aiodurable.errors import AiodurableError  # noqa: PLC0415 - as above
+        with _ending_at_a_broken_pipe(), _printable(), _ending_with_a_code():
+            return super().invoke(ctx)
 
-            if not isinstance(error, AiodurableError):
-                raise
-            # Its message says what failed, why and what to do: a traceback adds nothing.
-            raise FailedCommand(str(error), exit_of(error)) from error
+
+@contextmanager
+def _ending_with_a_code() -> Generator[None]:
+    """End without a traceback where the library refuses: its message says what failed, why and what
+    to do.
+    """
+    try:
+        yield
+    except Exception as error:
+        from aiodurable.cli.exit_codes import FailedCommand, exit_of  # noqa: PLC0415 - for --help
+        from aiodurable.errors import AiodurableError  # noqa: PLC0415 - as above
+
+        if not isinstance(error, AiodurableError):
+            raise
+        raise FailedCommand(str(error), exit_of(error)) from error
+
+
+@contextmanager
+def _printable() -> Generator[None]:
+    """Remove what a terminal obeys from click's own errors, which repeat what was typed or
+    pasted.
+    """
+    try:
+        yield
+    except click.ClickException as error:
+        from aiodurable.cli.format import lines  # noqa: PLC0415 - for --help
+
+        shown = lines(error.format_message())
+        error.format_message = lambda: shown
+        raise
 
 
 @contextmanager

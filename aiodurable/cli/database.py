@@ -53,7 +53,7 @@ def _given(ctx: click.Context, _: click.Parameter, dsn: str | None) -> str | Non
         if dsn is not None:
             raise click.UsageError("cannot use both --dsn and --dsn-file: leave one out")
         return in_file
-    if dsn is not None and _PASSWORD.search(dsn):
+    if dsn is not None and not ctx.resilient_parsing and _PASSWORD.search(dsn):
         click.echo(
             "ps shows the password in --dsn to every user of this host: use --dsn-file, or"
             " AIODURABLE_DSN",

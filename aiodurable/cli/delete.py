@@ -12,6 +12,7 @@ import click
 from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.exit_codes import Exit
 from aiodurable.cli.format import quoted
+from aiodurable.cli.thread_argument import ThreadId
 from aiodurable.errors import WorkflowAlreadyRunningError
 from aiodurable.jsonable import json_text
 from aiodurable.thread_id import validate_thread_id
@@ -33,7 +34,7 @@ class _Report:
 
 
 @click.command
-@click.argument("thread_ids", metavar="THREAD...", nargs=-1, required=True)
+@click.argument("thread_ids", metavar="THREAD...", nargs=-1, required=True, type=ThreadId())
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @dsn_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")

@@ -12,13 +12,14 @@ from aiodurable.cli.app import App, app_option, graph_option, load_app
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.exit_codes import FailedCommand
 from aiodurable.cli.status import print_thread
+from aiodurable.cli.thread_argument import thread_argument
 from aiodurable.models import WorkflowCheckpoint
 
 __all__ = ["fork"]
 
 
 @click.command
-@click.argument("thread_id", metavar="THREAD")
+@thread_argument
 @click.argument("new_thread_id", metavar="[NEW]", required=False)
 @click.option(
     "--before", metavar="NODE", help="Start before the newest step that ran, or will run, NODE."

@@ -11,6 +11,7 @@ import click
 from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.format import age, one_line, quoted, shell_word
+from aiodurable.cli.table import Column, print_table, terminal_width, wide_option
 from aiodurable.cli.thread_json import thread_json
 from aiodurable.jsonable import shown
 from aiodurable.models import NEEDS_ATTENTION, ThreadStatus, WorkflowCheckpoint
@@ -76,6 +77,7 @@ _WHAT_LENGTH = 24
 @click.option(
     "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most N threads."
 )
+@wide_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def list_threads(
     dsn: str | None,
@@ -93,6 +95,7 @@ def list_threads(
     newer_than: timedelta | None,
     after: str | None,
     limit: int,
+    wide: bool,
     as_json: bool,
 ) -> None:
     """List the threads that need a person or a resumption, sorted by thread id."""
@@ -115,7 +118,7 @@ def list_threads(
         for thread in found:
             click.echo(thread_json(thread))
     elif found:
-        _show(found)
+        _show(found, wide=wide)
     else:
         click.echo("no threads found")
     if more:
@@ -134,33 +137,38 @@ async def _find(
     return found[:limit], len(found) > limit
 
 
-def _show(threads: list[WorkflowCheckpoint]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - 0.1 s, which --help saves
-    from rich.table import Table  # noqa: PLC0415 - as above
-    from rich.text import Text  # noqa: PLC0415 - as above
-
-    console = Console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def _show(threads: list[WorkflowCheckpoint], *, wide: bool) -> None:
+    columns = [
+        Column("thread", folds=True),
+        Column("status"),
+        Column("graph", folds=True),
+        Column("age", right=True),
+    ]
     rows = [
-        (quoted(thread.thread_id), thread.status, quoted(thread.graph or ""), age(thread.age))
+        (quoted(thread.thread_id), str(thread.status), quoted(thread.graph or ""), age(thread.age))
         for thread in threads
     ]
+    if wide:
+        columns += [Column("step", right=True), Column("attempts", right=True), Column("run")]
+        rows = [(*row, *_more(thread)) for thread, row in zip(threads, rows, strict=True)]
     taken = sum(
         max(map(len, column)) + 2
-        for column in zip(("thread", "status", "graph", "age"), *rows, strict=True)
+        for column in zip([column.heading for column in columns], *rows, strict=True)
     )
-    # The rest of the line, so that each thread has one. Long ids are folded instead of cut, because
-    # people copy them.
-    width = max(_WHAT_LENGTH, console.width - taken)
-    table.add_column("thread", overflow="fold")
-    table.add_column("status", no_wrap=True)
-    table.add_column("graph", overflow="fold")
-    table.add_column("age", no_wrap=True, justify="right")
-    table.add_column("what", overflow="fold")
-    for thread, row in zip(threads, rows, strict=True):
-        what = one_line(_what(thread))
-        table.add_row(*map(Text, (*row, what if len(what) <= width else f"{what[: width - 1]}…")))
-    console.print(table)
+    # The rest of the line, so that each thread has one.
+    left = None if wide else max(_WHAT_LENGTH, terminal_width() - taken)
+    whats = [one_line(_what(thread)) for thread in threads]
+    cut = [w if left is None or len(w) <= left else f"{w[: left - 1]}…" for w in whats]
+    print_table(
+        [*columns, Column("what", folds=True)],
+        [(*row, what) for row, what in zip(rows, cut, strict=True)],
+        wide=wide,
+    )
+
+
+def _more(thread: WorkflowCheckpoint) -> tuple[str, ...]:
+    step = "" if thread.step is None else str(thread.step)
+    return step, str(thread.attempts or ""), quoted(thread.run_id or "")
 
 
 def _what(thread: WorkflowCheckpoint) -> str:

@@ -11,6 +11,8 @@ import click
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.exit_codes import Exit
 from aiodurable.cli.format import age, one_line, quoted
+from aiodurable.cli.table import Column, print_table, wide_option
+from aiodurable.cli.thread_argument import ThreadId
 from aiodurable.jsonable import json_text
 from aiodurable.lock_keys import lock_key, own_lock_key
 from aiodurable.settings import Settings
@@ -29,11 +31,12 @@ def locks() -> None:
 
 
 @locks.command("list", short_help="Show who holds which lock, and who waits.")
-@click.argument("names", metavar="[THREAD]...", nargs=-1)
+@click.argument("names", metavar="[THREAD]...", nargs=-1, type=ThreadId())
 @dsn_option
 @click.option(
     "--namespace", help="The namespace of the locks. Default: AIODURABLE_NAMESPACE or aiodurable."
 )
+@wide_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_context
 def list_locks(
@@ -41,6 +44,7 @@ def list_locks(
     names: tuple[str, ...],
     dsn: str | None,
     namespace: str | None,
+    wide: bool,
     as_json: bool,
 ) -> None:
     """Show who holds the leases of this database, and which processes wait for one.
@@ -62,7 +66,7 @@ def list_locks(
         for lock in found:
             click.echo(_json(lock, keys.get(lock.key)))
     elif found:
-        _show(found, keys)
+        _show(found, keys, wide=wide)
     else:
         click.echo("nobody holds any of these locks" if names else "nobody holds a lock")
     if names and not any(lock.holder for lock in found):
@@ -115,32 +119,32 @@ def _who(holder: LockHolder) -> dict[str, Any]:
     }
 
 
-def _show(found: list[ReportedLock], names: dict[int, str]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - 0.1 s, which --help saves
-    from rich.table import Table  # noqa: PLC0415 - as above
-    from rich.text import Text  # noqa: PLC0415 - as above
+def _show(found: list[ReportedLock], names: dict[int, str], *, wide: bool) -> None:
+    columns = [
+        Column("thread or key", folds=True),
+        Column("held by", folds=True),
+        Column("backend", right=True),
+        Column("for", right=True),
+        Column("waiting", folds=True),
+    ]
+    columns += [Column("graph"), Column("key")] if wide else []
+    print_table(columns, [_cells(lock, names, wide=wide) for lock in found], wide=wide)
 
+
+def _cells(lock: ReportedLock, names: dict[int, str], *, wide: bool) -> tuple[str, ...]:
     from aiodurable.cli.lock_report import process_of  # noqa: PLC0415 - loads psycopg
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("thread or key", overflow="fold")
-    table.add_column("held by", overflow="fold")
-    table.add_column("backend", no_wrap=True, justify="right")
-    table.add_column("for", no_wrap=True, justify="right")
-    table.add_column("waiting", overflow="fold")
-    for lock in found:
-        held_by = "" if lock.holder is None else process_of(lock.holder)
-        if lock.holder is not None and lock.holder.client:
-            held_by += f" ({lock.holder.client})"
-        cells = (
-            quoted(names.get(lock.key) or lock.thread_id or str(lock.key)),
-            one_line(held_by),
-            "" if lock.holder is None else str(lock.holder.pid),
-            _held_for(lock),
-            one_line(", ".join(map(process_of, lock.waiting))),
-        )
-        table.add_row(*map(Text, cells))
-    Console().print(table)
+    held_by = "" if lock.holder is None else process_of(lock.holder)
+    if lock.holder is not None and lock.holder.client:
+        held_by += f" ({lock.holder.client})"
+    cells = (
+        quoted(names.get(lock.key) or lock.thread_id or str(lock.key)),
+        one_line(held_by),
+        "" if lock.holder is None else str(lock.holder.pid),
+        _held_for(lock),
+        one_line(", ".join(map(process_of, lock.waiting))),
+    )
+    return (*cells, quoted(lock.graph or ""), str(lock.key)) if wide else cells
 
 
 def _held_for(lock: ReportedLock) -> str:

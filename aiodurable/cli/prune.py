@@ -6,9 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,7 @@ import click
 from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.format import age, quoted, size
+from aiodurable.cli.progress import shown_progress
 from aiodurable.jsonable import json_text
 from aiodurable.models import ThreadStatus
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["prune"]
 
 _PRUNABLE = tuple(s.value for s in ThreadStatus if s.value not in ("new", "running", "queued"))
-_LINE_S = 5.0
 _NAMED = 5
 
 
@@ -129,50 +126,12 @@ def _confirm(
 
 async def _prune(dsn: str | None, options: dict[str, Any]) -> PruneReport:
     async with open_with_leases(dsn) as durable:
-        if not sys.stderr.isatty():
-            return await durable.threads.prune(**options, progress=_lines())
-        with _bar() as progress:
-            return await durable.threads.prune(**options, progress=progress)
+        with shown_progress() as progress:
 
+            def report(pruned: PruneReport) -> None:
+                progress(f"{pruned.scanned:,} scanned, {_words(pruned)}", pruned.progress or None)
 
-def _lines() -> Callable[[PruneReport], None]:
-    """Report progress as a line now and then, for a log."""
-    printed_at = time.monotonic()
-
-    def progress(pruned: PruneReport) -> None:
-        nonlocal printed_at
-        if time.monotonic() - printed_at >= _LINE_S:
-            printed_at = time.monotonic()
-            click.echo(f"scanned {pruned.scanned:,} threads; so far {_words(pruned)}", err=True)
-
-    return progress
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[PruneReport], None]]:
-    """Report progress as a bar in the terminal."""
-    from rich.console import Console  # noqa: PLC0415 - 0.1 s, which --help saves
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-
-    with Progress(
-        BarColumn(bar_width=20),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task("scanning", total=None)
-
-        def progress(pruned: PruneReport) -> None:
-            known = 1 if pruned.progress else None
-            bar.update(task, total=known, completed=pruned.progress, description=_words(pruned))
-
-        yield progress
-        bar.update(task, total=1, completed=1)
+            return await durable.threads.prune(**options, progress=report)
 
 
 def _words(pruned: PruneReport) -> str:

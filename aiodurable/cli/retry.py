@@ -9,6 +9,7 @@ import click
 from aiodurable.cli.app import app_option, graph_option
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.run_here import run_here
+from aiodurable.cli.thread_argument import thread_argument
 
 if TYPE_CHECKING:
     from aiodurable.durable import Durable
@@ -18,7 +19,7 @@ __all__ = ["retry"]
 
 
 @click.command
-@click.argument("thread_id", metavar="THREAD")
+@thread_argument
 @app_option(required=True)
 @graph_option
 @dsn_option

@@ -12,10 +12,12 @@ from typing import Any
 import click
 
 from aiodurable.cli.app import app_option, load_app
+from aiodurable.cli.create_many import create_many
 from aiodurable.cli.database import dsn_option, open_read_only, open_with_leases
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.exit_codes import FailedCommand
 from aiodurable.cli.format import lines, one_line, quoted, shell_word
+from aiodurable.cli.thread_argument import thread_argument
 from aiodurable.jsonable import json_text
 from aiodurable.models import ClaimState, RunRecord, RunStatus
 
@@ -29,8 +31,11 @@ def runs() -> None:
     """Runs that workers begin, and those that `durable.run` began."""
 
 
+runs.add_command(create_many)
+
+
 @runs.command(short_help="Accept a run.")
-@click.argument("thread_id", metavar="THREAD")
+@thread_argument
 @click.argument("graph")
 @click.option("--input", "given", required=True, metavar="JSON", help="The graph's input.")
 @click.option("--run-id", metavar="ID", help="Names the run: the same again is the same run.")

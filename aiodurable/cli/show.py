@@ -10,6 +10,8 @@ import click
 from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.format import one_line, quoted, took
 from aiodurable.cli.status import checked_known, print_thread
+from aiodurable.cli.table import Column, print_table, wide_option
+from aiodurable.cli.thread_argument import thread_argument
 from aiodurable.cli.thread_json import thread_fields
 from aiodurable.errors import WorkflowExecutionError
 from aiodurable.jsonable import json_text
@@ -25,7 +27,7 @@ _INTERNAL = ("branch:", "join:", "start:", "__")
 
 
 @click.command
-@click.argument("thread_id", metavar="THREAD")
+@thread_argument
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -36,9 +38,12 @@ _INTERNAL = ("branch:", "join:", "start:", "__")
 @click.option(
     "--values", "with_values", is_flag=True, help="Print the state, too; it may contain secrets."
 )
+@wide_option
 @dsn_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def show(thread_id: str, limit: int, with_values: bool, dsn: str | None, as_json: bool) -> None:
+def show(
+    thread_id: str, limit: int, with_values: bool, wide: bool, dsn: str | None, as_json: bool
+) -> None:
     """Show the status of THREAD and its steps, newest first: the nodes, when, how long, and which
     process ran them.
 
@@ -52,7 +57,7 @@ def show(thread_id: str, limit: int, with_values: bool, dsn: str | None, as_json
     print_thread(thread, as_json=False)
     if steps:
         click.echo()
-        _table(steps)
+        _table(steps, wide=wide)
         if len(steps) == limit:
             click.echo(f"these are the newest {limit} steps: --limit shows more", err=True)
     if with_values:
@@ -113,23 +118,25 @@ def _fields(step: ThreadStep) -> dict[str, Any]:
     }
 
 
-def _table(steps: list[ThreadStep]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - 0.1 s, which --help saves
-    from rich.table import Table  # noqa: PLC0415 - as above
-    from rich.text import Text  # noqa: PLC0415 - as above
+def _table(steps: list[ThreadStep], *, wide: bool) -> None:
+    columns = [
+        Column("step", right=True),
+        Column("nodes", folds=True),
+        Column("written (UTC)"),
+        Column("took", right=True),
+        Column("by", folds=True),
+    ]
+    columns += [Column("checkpoint"), Column("run")] if wide else []
+    print_table(columns, [_cells(step, wide=wide) for step in steps], wide=wide)
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("nodes", overflow="fold")
-    table.add_column("written (UTC)", no_wrap=True)
-    table.add_column("took", no_wrap=True, justify="right")
-    table.add_column("by", overflow="fold")
-    for step in steps:
+
+def _cells(step: ThreadStep, *, wide: bool) -> tuple[str, ...]:
+    cells = (
+        "" if step.step is None else str(step.step),
         # Steps without a node: START, an input, an update, a fork.
-        nodes = ", ".join(map(quoted, step.nodes)) or f"({step.source})"
-        when = f"{step.written_at:%Y-%m-%d %H:%M:%S}" if step.written_at else ""
-        number = "" if step.step is None else str(step.step)
-        table.add_row(
-            *map(Text, (number, nodes, when, took(step.duration), one_line(step.worker or "")))
-        )
-    Console().print(table)
+        ", ".join(map(quoted, step.nodes)) or f"({step.source})",
+        f"{step.written_at:%Y-%m-%d %H:%M:%S}" if step.written_at else "",
+        took(step.duration),
+        one_line(step.worker or ""),
+    )
+    return (*cells, quoted(step.checkpoint_id), quoted(step.run_id or "")) if wide else cells

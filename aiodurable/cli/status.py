@@ -12,6 +12,7 @@ import click
 from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.exit_codes import Exit, FailedCommand
 from aiodurable.cli.format import age, one_line, quoted
+from aiodurable.cli.thread_argument import ThreadId
 from aiodurable.cli.thread_json import thread_json
 from aiodurable.jsonable import shown
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
@@ -23,7 +24,7 @@ __all__ = ["checked_known", "print_thread", "status"]
 
 
 @click.command
-@click.argument("thread_id", metavar="[THREAD]", required=False)
+@click.argument("thread_id", metavar="[THREAD]", required=False, type=ThreadId())
 @click.option(
     "--exact", is_flag=True, help="Without THREAD: count all threads, however long it takes."
 )

@@ -19,8 +19,6 @@ from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
-from langgraph.checkpoint.postgres.base import BasePostgresSaver
-
 __all__ = [
     "blocks_of",
     "careful",
@@ -141,6 +139,10 @@ def _include(name: str, text: str, parts: frozenset[str] | None) -> str:
         if part is not None and parts is not None and part not in parts:
             return ""
         if target == "langgraph.select":
+            from langgraph.checkpoint.postgres.base import (  # noqa: PLC0415 - 0.6 s, for few files
+                BasePostgresSaver,
+            )
+
             return qualified(BasePostgresSaver.SELECT_SQL)
         *other, block = target.split(".")
         file = other[0] if other else name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from aiodurable.models import WorkflowCheckpoint
@@ -33,6 +33,7 @@ async def resume_many(
     *,
     concurrency: int,
     dry_run: bool,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ResumeReport:
     """See `Runs.resume_many`."""
     resumed, failed = list[str](), dict[str, Exception]()
@@ -49,6 +50,8 @@ async def resume_many(
             resumed.append(thread_id)
         finally:
             free.release()
+            if progress is not None:
+                progress(len(resumed), len(failed))
 
     async with asyncio.TaskGroup() as group:
         async for thread in found:

@@ -397,6 +397,7 @@ class Runs:
         concurrency: int = 10,
         dry_run: bool = False,
         limit: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
         **filters: Unpack[ThreadFilters],
     ) -> ResumeReport:
         """Resume in this process the threads that may go on without a person: crashed, failed and
@@ -410,6 +411,7 @@ class Runs:
             concurrency: threads at work at once.
             dry_run: say which would be resumed, resume nothing.
             limit: at most so many.
+            progress: called after each thread with how many were resumed, and how many failed.
             filters: see `ThreadFilters`.
 
         Raises:
@@ -419,7 +421,12 @@ class Runs:
         threads = Threads(self._opened)
         found = threads.resumable(limit=limit, **filters)
         return await resume_many(
-            threads, found, default_graph, concurrency=concurrency, dry_run=dry_run
+            threads,
+            found,
+            default_graph,
+            concurrency=concurrency,
+            dry_run=dry_run,
+            progress=progress,
         )
 
     async def _cancel(self, run_ids: Sequence[str]) -> list_of[tuple[str, bool]]:

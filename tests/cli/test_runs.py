@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,3 +53,31 @@ def test_a_queue_is_listed_paused_resumed_and_limited(dsn: str) -> None:
     found = json.loads(aiodurable(dsn, "queues", "list", "--json").stdout)
     assert (found["paused"], found["ready"], found["max_running"]) == (False, 1, 2)
     assert aiodurable(dsn, "queues", "scale", "slow", "--rate", "0").exit_code == 2
+
+
+def test_create_many_accepts_a_file_once_and_says_which_line_is_wrong(
+    dsn: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "runs.jsonl"
+    runs = [{"thread_id": f"t{n}", "graph": "g", "input": n, "run_id": f"r{n}"} for n in range(501)]
+    file.write_text("\n\n".join(map(json.dumps, runs)) + "\n")
+    assert aiodurable(dsn, "runs", "create-many", str(file)).stdout == "501 runs accepted\n"
+    assert aiodurable(dsn, "runs", "create-many", str(file)).stdout == "501 runs accepted\n"
+    found = aiodurable(dsn, "runs", "list", "--limit", "1000").stdout.splitlines()
+    assert len(found) == 501
+    for wrong, says in (
+        ("{", "line 2: it is no JSON"),
+        ('{"thread_id": "new", "graph": "g"}', "it must be an object with graph, input, thread_id"),
+        ('{"thread_id": "new", "graph": "g", "input": 1, "quue": "x"}', "unknown 'quue'"),
+        (
+            '{"thread_id": "new", "graph": "g", "input": 1, "priority": "x"}',
+            "priority cannot be str",
+        ),
+        ('{"thread_id": "new", "graph": "g", "input": null}', "it has no input"),
+    ):
+        file.write_text(json.dumps({**runs[0], "run_id": "late"}) + f"\n{wrong}\n")
+        refused = aiodurable(dsn, "runs", "create-many", str(file))
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert says in refused.stderr
+        assert "no run of the lines 1 to 2 was accepted" in refused.stderr
+    assert aiodurable(dsn, "runs", "show", "late").exit_code == 3

@@ -313,6 +313,69 @@ def test_prune_tells_what_it_removed(shop: str) -> None:
     assert run("status", "broken").exit_code == 3
 
 
+def test_resume_goes_on_and_leaves_alone_what_asks_or_stopped_on_purpose(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BREAK", "charge")
+    failed = run("threads", "resume", "broken", *APP_OPTION)
+    assert (failed.exit_code, "it failed: ConnectionError" in failed.stderr) == (1, True)
+    monkeypatch.delenv("BREAK")
+    thread = printed("threads", "resume", "broken", *APP_OPTION)
+    assert (thread["status"], thread["attempts"]) == ("complete", 3)
+    assert printed("threads", "resume", "broken", *APP_OPTION)["attempts"] == 3
+    assert run("threads", "resume", "asks", *APP_OPTION).exit_code == 1
+    assert run("threads", "resume", "nobody", *APP_OPTION).exit_code == 3
+    gate = ("threads", "resume", "plain", *APP_OPTION, "--graph", "order")
+    assert run(*gate).exit_code == 1
+    assert printed(*gate, "--past-gate")["status"] == "complete"
+
+
+def test_answer_goes_on_with_the_answer_and_a_second_one_is_refused(shop: str) -> None:
+    [question] = printed("status", "asks")["interrupts"]
+    to = ("threads", "answer", "asks")
+    assert run(*to, "yes", *APP_OPTION).exit_code == 2, "not JSON"
+    assert run(*to, '"yes"', "--question", "another", *APP_OPTION).exit_code == 1
+    thread = printed(*to, "yes", "--text", "--question", question["id"], *APP_OPTION)
+    assert thread["status"] == "complete"
+    assert printed("threads", "show", "asks", "--values")["values"]["xs"] == ["check", "yes"]
+    again = printed(*to, '"yes"', "--question", question["id"], *APP_OPTION)
+    assert again["checkpoint_id"] == thread["checkpoint_id"]
+    other = run(*to, '"no"', "--question", question["id"], *APP_OPTION)
+    assert (other.exit_code, "it has another answer" in other.stderr) == (1, True)
+    assert run("threads", "answer", "nobody", "1", *APP_OPTION).exit_code == 3
+    assert run("threads", "answer", "broken", "1", *APP_OPTION).exit_code == 1
+
+
+def test_resume_many_goes_on_with_what_needs_no_person_and_says_what_failed(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = ("threads", "resume-many", *APP_OPTION)
+    refused = run(*many)
+    assert (refused.exit_code, "--yes" in refused.stderr) == (2, True)
+    would = run(*many, "--dry-run")
+    assert would.stdout == "would resume broken\n1 would be resumed, 0 failed\n"
+    monkeypatch.setenv("BREAK", "charge")
+    failed = run(*many, "--yes")
+    assert (failed.exit_code, failed.stdout) == (1, "0 resumed, 1 failed\n")
+    assert failed.stderr == "broken: ConnectionError: charge has no route\n"
+    monkeypatch.delenv("BREAK")
+    assert run(*many, "--yes", "--prefix", "x").stdout == "0 resumed, 0 failed\n"
+    assert printed(*many, "--yes") == {"dry_run": False, "resumed": ["broken"], "failed": {}}
+    assert printed("status", "asks")["status"] == "interrupted"
+
+
+def test_wide_prints_a_row_in_a_line_with_more_columns(shop: str) -> None:
+    listed = run("threads", "list", "--wide").stdout.splitlines()
+    assert listed[0].split() == [
+        *("thread", "status", "graph", "age", "step", "attempts", "run", "what"),
+    ]
+    assert [line.split()[0] for line in listed[1:]] == ["asks", "broken"]
+    assert "charge has no route" in listed[2]
+    shown = run("threads", "show", "done", "--wide").stdout.splitlines()
+    assert sum(printed("status", "done")["run_id"] in line for line in shown) == 6
+    assert run("locks", "list", "--wide").stdout == "nobody holds a lock\n"
+
+
 def test_delete_wants_a_yes_and_a_thread_that_can_be(shop: str) -> None:
     assert run("threads", "delete").exit_code == 2
     assert run("threads", "delete", "--yes", "done", "").exit_code == 2

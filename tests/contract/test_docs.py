@@ -357,7 +357,7 @@ def test_every_command_is_documented() -> None:
     told: set[str] = set()
     for first, *siblings in first_cells(DOCS / "reference" / "cli.md"):
         if first.startswith("aiodurable "):
-            words = re.findall(r" ([a-z]+)(?![^ ])", first.partition(" --")[0])
+            words = re.findall(r" ([a-z-]+)(?![^ ])", first.partition(" --")[0])
             told |= {" ".join(words), *(" ".join([*words[:-1], name]) for name in siblings)}
     short = {"threads status"}
     assert told | short == set(command_paths(cli))

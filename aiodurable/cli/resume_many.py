@@ -1,0 +1,141 @@
+"""`aiodurable threads resume-many`: resume the threads that may go on without a person."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aiodurable.cli.app import app_option, load_app
+from aiodurable.cli.database import dsn_option
+from aiodurable.cli.durations import Duration
+from aiodurable.cli.exit_codes import Exit
+from aiodurable.cli.format import one_line, quoted
+from aiodurable.cli.progress import shown_progress
+from aiodurable.jsonable import json_text
+from aiodurable.models import ThreadStatus
+
+if TYPE_CHECKING:
+    from aiodurable.queue import ResumeReport
+
+__all__ = ["resume_many"]
+
+_RESUMABLE = tuple(s.value for s in (ThreadStatus.CRASHED, ThreadStatus.FAILED))
+
+
+@click.command("resume-many")
+@app_option(required=True)
+@click.option(
+    "--default-graph", metavar="NAME", help="The graph of threads for which none is recorded."
+)
+@click.option(
+    "-s",
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(_RESUMABLE),
+    help="Only these; crashed: also what plain LangGraph left behind. Default: all that may go on.",
+)
+@click.option("--graph", metavar="NAME", help="Only threads of this graph.")
+@click.option("--error", metavar="TEXT", help="Only threads whose error contains TEXT.")
+@click.option("--prefix", metavar="TEXT", help="Only threads whose id begins with TEXT.")
+@click.option(
+    "--older-than",
+    type=Duration(),
+    metavar="AGE",
+    help="Not written to for this long: 90s, 15m, 2h, 7d.",
+)
+@click.option("--newer-than", type=Duration(), metavar="AGE", help="Written to since.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most N threads. Default: all.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="How many threads at a time.",
+)
+@click.option("--dry-run", is_flag=True, help="List the threads; resume none.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@dsn_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def resume_many(
+    app: str,
+    default_graph: str | None,
+    statuses: tuple[str, ...],
+    graph: str | None,
+    error: str | None,
+    prefix: str | None,
+    older_than: timedelta | None,
+    newer_than: timedelta | None,
+    limit: int | None,
+    concurrency: int,
+    dry_run: bool,
+    yes: bool,
+    dsn: str | None,
+    as_json: bool,
+) -> None:
+    """Resume in this process the threads that may go on without a person: crashed, failed and
+    drained ones. Leaves alone what asks, what was stopped on purpose, and what is quarantined.
+
+    Stopping at any moment is safe; the next call continues with what is left. Exit code 1: a thread
+    failed again.
+    """
+    if not dry_run and not yes:
+        _confirm()
+    filters = {
+        "status": statuses or None,
+        "graph": graph,
+        "error": error,
+        "prefix": prefix,
+        "older_than": older_than,
+        "newer_than": newer_than,
+    }
+    options = {"concurrency": concurrency, "dry_run": dry_run, "limit": limit}
+    report = asyncio.run(_resume(app, dsn, default_graph, {**filters, **options}))
+    if as_json:
+        failed = {name: f"{type(e).__name__}: {e}" for name, e in report.failed.items()}
+        click.echo(json_text({"dry_run": dry_run, "resumed": report.resumed, "failed": failed}))
+    else:
+        _print(report, dry_run=dry_run)
+    if report.failed:
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            "cannot ask for confirmation without a terminal: pass --yes, or --dry-run to resume"
+            " nothing"
+        )
+    click.confirm("Resume every thread that passes the filters, here?", abort=True, err=True)
+
+
+async def _resume(
+    name: str, dsn: str | None, default_graph: str | None, options: dict[str, Any]
+) -> ResumeReport:
+    app = await load_app(name)
+    default = app.graph if default_graph is None else default_graph
+    async with app.opened(dsn) as durable:
+        with shown_progress() as progress:
+            return await durable.runs.resume_many(
+                default_graph=default,
+                progress=lambda resumed, failed: progress(
+                    f"{resumed:,} resumed, {failed:,} failed"
+                ),
+                **options,
+            )
+
+
+def _print(report: ResumeReport, *, dry_run: bool) -> None:
+    if dry_run:
+        for thread_id in report.resumed:
+            click.echo(f"would resume {quoted(thread_id)}")
+    for thread_id, error in sorted(report.failed.items()):
+        click.echo(f"{quoted(thread_id)}: {type(error).__name__}: {one_line(str(error))}", err=True)
+    click.echo(
+        f"{len(report.resumed):,} {'would be resumed' if dry_run else 'resumed'},"
+        f" {len(report.failed):,} failed"
+    )
