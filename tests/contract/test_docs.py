@@ -26,6 +26,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 import aiodurable
 from aiodurable import errors, events
 from aiodurable.models import RunStatus
+from tests.support import commands_page
 from tests.support.example_programs import REPOSITORY, Start, output, read_until
 
 README = REPOSITORY / "README.md"
@@ -361,6 +362,12 @@ def test_every_command_is_documented() -> None:
             told |= {" ".join(words), *(" ".join([*words[:-1], name]) for name in siblings)}
     short = {"threads status"}
     assert told | short == set(command_paths(cli))
+
+
+def test_the_page_of_commands_is_that_of_the_code() -> None:
+    assert commands_page.PAGE.read_text() == commands_page.page(), (
+        "rebuild it: python3 dev.py run python -m tests.support.commands_page"
+    )
 
 
 async def test_the_documented_removal_removes_everything_and_leaves_langgraph_working(
