@@ -335,6 +335,12 @@ class Durable:
         return self._queues
 
     @property
+    def graphs(self) -> Mapping[str, Pregel[Any, Any, Any, Any]]:
+        """The registered graphs by name, compiled and bound to the saver."""
+        registered = self._opened().graphs.registered
+        return {bound.name: bound.pregel for bound in registered if bound.name is not None}
+
+    @property
     def locks(self) -> PostgresLockManager:
         """The lock manager, for locks of your own."""
         return self._opened().locks

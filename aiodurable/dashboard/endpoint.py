@@ -36,6 +36,12 @@ _STATUS: tuple[tuple[type[AiodurableError], HTTPStatus], ...] = (
     (ConfigurationError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (PostgresUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
+_HEADINGS = {
+    HTTPStatus.NOT_FOUND: "Not found",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Not possible",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer",
+    HTTPStatus.CONFLICT: "Not now",
+}
 
 
 def endpoint(view: View, *, of_thread: bool = False) -> Callable[[Request], Awaitable[Response]]:
@@ -55,7 +61,7 @@ def endpoint(view: View, *, of_thread: bool = False) -> Callable[[Request], Awai
         found = await _answer(context, view, of_thread=of_thread)
         if isinstance(found, Response):
             return found
-        part = request.headers.get("hx-request") == "true" and found.status < 400
+        part = request.headers.get("hx-request") == "true"
         html = rendered_block(context, found) if part else rendered(context, found)
         return HTMLResponse(html, found.status, headers={"Vary": "HX-Request"})
 
@@ -91,7 +97,7 @@ async def _answer(context: Context, view: View, *, of_thread: bool) -> Page | Re
         status = next(
             (status for kind, status in _STATUS if isinstance(error, kind)), HTTPStatus.CONFLICT
         )
-        return Page("error.html", {"heading": status.phrase, "message": str(error)}, status)
+        return Page("error.html", {"heading": _HEADINGS[status], "message": str(error)}, status)
 
 
 def refused_page(refused: Refused) -> Page:

@@ -1,7 +1,9 @@
 """Makes HTML of a `Page`: one Jinja2 environment, autoescape always on, and what its templates use.
 
 The filters for people: `visible` for names and one-line texts, `lines` for tracebacks, `moment` for
-times, `since` for ages, `duration` for seconds, `number` for counts.
+times, `since` for ages, `duration` for seconds, `number` for counts. `exact` is for attributes that
+are sent back: without it, a hidden character becomes its code in whatever a template prints. A form
+about one thread names it in its action, because browsers change line ends in fields.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from aiodurable.dashboard.context import Context, Page
 from aiodurable.dashboard.navigation import PAGES
@@ -88,6 +90,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "visible": visible,
+        "exact": _exact,
         "lines": visible_lines,
         "moment": _moment,
         "since": _since,
@@ -95,7 +98,8 @@ def _environment() -> Environment:
         "number": _number,
     }
     # Not an import in base.html: a block that is rendered alone would not have it.
-    environment.globals["parts"] = environment.get_template("parts.html").module
+    for name in ("parts", "state_parts"):
+        environment.globals[name] = environment.get_template(f"{name}.html").module
     return environment
 
 
@@ -106,6 +110,12 @@ def _finalised(value: Any) -> Any:
     if isinstance(value, str) and not isinstance(value, Markup):
         return visible_lines(value)
     return value
+
+
+def _exact(text: str) -> Markup:
+    """A text as it is, for attributes that are sent or copied, not seen."""
+    escaped = str(escape(text)).replace("\r", "&#13;").replace("\n", "&#10;")
+    return Markup(escaped)  # noqa: S704 - escaped the line before
 
 
 def _moment(at: datetime | None) -> Markup | str:
