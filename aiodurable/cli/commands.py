@@ -36,6 +36,7 @@ _THREADS = {
 _COMMANDS = {
     "check": ("check:check", "List the unfinished threads that new code cannot resume."),
     "completion": ("completion:completion", "Print the script of completion in a shell."),
+    "dashboard": ("dashboard:dashboard", "Serve the dashboard on this machine."),
     "db": ("db:db", "Create and check the tables, and print GRANTs."),
     "doctor": ("doctor.command:doctor", "Check whether this host can use that Postgres."),
     "locks": ("locks:locks", "Show who holds which lock, and who waits."),

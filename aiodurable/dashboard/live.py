@@ -14,13 +14,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.responses import StreamingResponse
 
-__all__ = ["stream"]
+__all__ = ["events", "rest_after", "stream"]
 
 _SHORTEST_REST_S = 1.0
 _LONGEST_REST_S = 60.0
 _SHARE = 0.02
 _LONGEST_S = 30.0
-_RETRY_MS = 1000
 
 
 def stream(render: Callable[[], Awaitable[str | None]]) -> StreamingResponse:
@@ -28,14 +27,19 @@ def stream(render: Callable[[], Awaitable[str | None]]) -> StreamingResponse:
     `render` returns None.
     """
     return StreamingResponse(
-        _events(render),
+        events(render),
         media_type="text/event-stream",
         headers={"X-Accel-Buffering": "no"},
     )
 
 
-async def _events(render: Callable[[], Awaitable[str | None]]) -> AsyncIterator[str]:
-    yield f"retry: {_RETRY_MS}\n\n"
+def rest_after(rendering_s: float) -> float:
+    """Seconds until the next rendering."""
+    return min(max(rendering_s / _SHARE, _SHORTEST_REST_S), _LONGEST_REST_S)
+
+
+async def events(render: Callable[[], Awaitable[str | None]]) -> AsyncIterator[str]:
+    """The lines of a stream; see `stream`."""
     sent: str | None = None
     ends_at = time.monotonic() + _LONGEST_S
     while True:
@@ -48,8 +52,10 @@ async def _events(render: Callable[[], Awaitable[str | None]]) -> AsyncIterator[
         yield ": same\n\n" if html == sent else _event(html)
         sent = html
         ended = time.monotonic()
-        rest_s = min(max((ended - began) / _SHARE, _SHORTEST_REST_S), _LONGEST_REST_S)
-        if ended + rest_s > ends_at and ended > ends_at - _LONGEST_S / 2:
+        rest_s = rest_after(ended - began)
+        if ended + rest_s >= ends_at:
+            # The next stream renders at once: the browser rests before it opens that.
+            yield f"retry: {round(rest_s * 1000)}\n\n"
             return
         await asyncio.sleep(rest_s)
 
