@@ -182,12 +182,11 @@ def _function(name: str) -> Any:
 
 
 def _need_libraries() -> None:
-    try:
-        import uvicorn  # noqa: F401, PLC0415
-
-        import aiodurable.dashboard  # noqa: F401, PLC0415
-    except ModuleNotFoundError as error:
-        raise FailedCommand(
-            f"cannot serve the dashboard: {error.name} is missing; pip install"
-            " 'aiodurable[dashboard]'"
-        ) from error
+    for needed in ("uvicorn", "aiodurable.dashboard"):
+        try:
+            import_module(needed)
+        except ModuleNotFoundError as error:
+            raise FailedCommand(
+                f"cannot serve the dashboard: {error.name} is missing; pip install"
+                " 'aiodurable[dashboard]'"
+            ) from error

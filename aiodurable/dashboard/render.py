@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,16 @@ def _values(context: Context, page: Page) -> dict[str, Any]:
         "context": context,
         "url": context.url,
         "here": context.here,
-        "static": lambda name: context.url(f"/static/{name}", v=_version(name)),
+        "static": partial(_static, context),
         "navigation": PAGES,
         "title": context.options.title,
         "read_only": context.options.read_only,
         **page.values,
     }
+
+
+def _static(context: Context, name: str) -> str:
+    return context.url(f"/static/{name}", v=_version(name))
 
 
 @cache
@@ -98,8 +102,10 @@ def _environment() -> Environment:
         "number": _number,
     }
     # Not an import in base.html: a block that is rendered alone would not have it.
-    for name in ("parts", "state_parts"):
-        environment.globals[name] = environment.get_template(f"{name}.html").module
+    parts: dict[str, Any] = {
+        name: environment.get_template(f"{name}.html").module for name in ("parts", "state_parts")
+    }
+    environment.globals.update(parts)
     return environment
 
 

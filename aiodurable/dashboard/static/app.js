@@ -128,7 +128,7 @@
   });
   async function copy(button) {
     try {
-      await navigator.clipboard.writeText(button.dataset.copy);
+      await navigator.clipboard.writeText(decodeURIComponent(button.dataset.copy));
       button.dataset.copied = "";
       setTimeout(() => delete button.dataset.copied, 1500);
     } catch {

@@ -1,0 +1,46 @@
+"""A stream sends what changed, rests in proportion to what a page costs, and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from aiodurable.dashboard import live
+
+
+@pytest.fixture
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "rest_after", lambda _: 0.0)
+
+
+async def test_a_stream_sends_what_differs_and_ends_with_its_page(no_rest: None) -> None:
+    pages: Iterator[str | None] = iter(["<p>one\n</p>", "<p>one\n</p>", "<p>two</p>", None])
+
+    async def render() -> str | None:
+        return next(pages)
+
+    assert [line async for line in live.events(render)] == [
+        "event: page\ndata: <p>one\ndata: </p>\n\n",
+        ": same\n\n",
+        "event: page\ndata: <p>two</p>\n\n",
+        "event: end\ndata:\n\n",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rendering_s", "rest_s"), [(0.0, 1.0), (0.01, 1.0), (0.1, 5.0), (0.5, 25.0), (9.0, 60.0)]
+)
+def test_an_open_page_costs_two_percent_at_most(rendering_s: float, rest_s: float) -> None:
+    assert live.rest_after(rendering_s) == pytest.approx(rest_s)
+
+
+async def test_a_costly_page_ends_its_stream_and_lets_the_browser_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "rest_after", lambda _: 45.0)
+
+    async def render() -> str:
+        return "<p></p>"
+
+    assert [line async for line in live.events(render)][-1] == "retry: 45000\n\n"
