@@ -147,7 +147,7 @@ COMMANDS = {
     "resume": ("threads", "resume", CLEARS, "--app", "no_such_module:" + COPIES),
     "answer": ("threads", "answer", CLEARS, COPIES, "--app", "no_such_module:x"),
     "resume many": ("threads", "resume-many", "--app", "no_such_module:" + COPIES, "--yes"),
-    "create": ("runs", "create", CLEARS, COPIES, "--input", "1", "--run-id", "x" + COPIES),
+    "create": ("runs", "create", "new" + CLEARS, COPIES, "--input", "1", "--run-id", "x" + COPIES),
     "create, refused": ("runs", "create", CLEARS, "graph", "--input", COPIES),
     "create many": ("runs", "create-many", "no such file" + COPIES),
     "runs": ("runs", "list"),

@@ -357,7 +357,7 @@ def test_resume_many_goes_on_with_what_needs_no_person_and_says_what_failed(
     monkeypatch.setenv("BREAK", "charge")
     failed = run(*many, "--yes")
     assert (failed.exit_code, failed.stdout) == (1, "0 resumed, 1 failed\n")
-    assert failed.stderr == "broken: ConnectionError: charge has no route\n"
+    assert "broken: ConnectionError: charge has no route\n" in failed.stderr
     monkeypatch.delenv("BREAK")
     assert run(*many, "--yes", "--prefix", "x").stdout == "0 resumed, 0 failed\n"
     assert printed(*many, "--yes") == {"dry_run": False, "resumed": ["broken"], "failed": {}}
