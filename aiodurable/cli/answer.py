@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from aiodurable.runs.graphs import Graph
 
 __all__ = ["answer"]
+
+_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @click.command
@@ -51,6 +54,11 @@ def answer(
     the one that is open. Exit code 1: nothing is asked, the question has another answer, or a node
     failed.
     """
+    if interrupt_id is not None and not _ID.fullmatch(interrupt_id):
+        # The library would take the dict for an answer that happens to be one.
+        raise click.UsageError(
+            f"--question must be the id of a question, 32 hexadecimal digits, got {interrupt_id!r}"
+        )
     value = given if text else _parsed(given)
     value = value if interrupt_id is None else {interrupt_id: value}
 

@@ -67,6 +67,8 @@ def _ending_with_a_code() -> Generator[None]:
     """
     try:
         yield
+    except (click.ClickException, click.Abort, click.exceptions.Exit):
+        raise
     except Exception as error:
         from aiodurable.cli.exit_codes import FailedCommand, exit_of  # noqa: PLC0415 - for --help
         from aiodurable.errors import AiodurableError  # noqa: PLC0415 - as above

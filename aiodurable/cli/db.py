@@ -7,6 +7,7 @@ import asyncio
 import click
 
 from aiodurable.cli.database import dsn_option
+from aiodurable.cli.format import quoted
 from aiodurable.cli.migrate import migrate
 from aiodurable.settings import Settings
 
@@ -54,6 +55,10 @@ def grants(dsn: str | None, role: str, kind: str) -> None:
     A role that migrates owns the tables that it creates. The GRANTs name the schema of the tables,
     or before they exist the schema in which the search path will create them.
     """
+    if not role.isprintable():
+        raise click.UsageError(
+            f"cannot print GRANTs to role {quoted(role)}: a terminal would obey its name; rename it"
+        )
     for statement in asyncio.run(_statements(dsn, role, kind)):
         click.echo(f"{statement};")
 

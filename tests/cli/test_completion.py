@@ -35,7 +35,7 @@ def completed(*words: str, dsn: str | None = None, **more: str) -> list[str]:
         check=True,
     )
     assert done.stderr == ""
-    return [item.partition(",")[2] for item in done.stdout.splitlines()]
+    return [item.partition(",")[2] for item in done.stdout.split()]
 
 
 @pytest.fixture

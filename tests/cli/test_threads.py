@@ -334,7 +334,8 @@ def test_answer_goes_on_with_the_answer_and_a_second_one_is_refused(shop: str) -
     [question] = printed("status", "asks")["interrupts"]
     to = ("threads", "answer", "asks")
     assert run(*to, "yes", *APP_OPTION).exit_code == 2, "not JSON"
-    assert run(*to, '"yes"', "--question", "another", *APP_OPTION).exit_code == 1
+    assert run(*to, '"yes"', "--question", "another", *APP_OPTION).exit_code == 2
+    assert run(*to, '"yes"', "--question", "0" * 32, *APP_OPTION).exit_code == 1
     thread = printed(*to, "yes", "--text", "--question", question["id"], *APP_OPTION)
     assert thread["status"] == "complete"
     assert printed("threads", "show", "asks", "--values")["values"]["xs"] == ["check", "yes"]
@@ -369,7 +370,7 @@ def test_wide_prints_a_row_in_a_line_with_more_columns(shop: str) -> None:
     assert listed[0].split() == [
         *("thread", "status", "graph", "age", "step", "attempts", "run", "what"),
     ]
-    assert [line.split()[0] for line in listed[1:]] == ["asks", "broken"]
+    assert [line.split()[0] for line in listed[1:]] == ["asks", "broken", "plain"]
     assert "charge has no route" in listed[2]
     shown = run("threads", "show", "done", "--wide").stdout.splitlines()
     assert sum(printed("status", "done")["run_id"] in line for line in shown) == 6
