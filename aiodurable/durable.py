@@ -21,6 +21,7 @@ from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.dsn import PasswordFunction, direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.events import Observer
+from aiodurable.insights import Insights
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres import schema
 from aiodurable.postgres.namespace import agree_on_namespace
@@ -122,6 +123,7 @@ class Durable:
         self._queues = Queues(self._opened)
         self._runs = Runs(self._opened, namespace=self.settings.namespace)
         self._schedules = Schedules(self._opened, namespace=self.settings.namespace)
+        self._insights = Insights(self._opened)
 
     def read_only(self, settings: Settings, renamed: Renamed) -> Durable:
         """A copy, not yet open, with the same database, graphs and serializer, with other settings
@@ -333,6 +335,11 @@ class Durable:
     def queues(self) -> Queues:
         """The queues of the database: read, pause, resume and limit them."""
         return self._queues
+
+    @property
+    def insights(self) -> Insights:
+        """What the database is doing, in numbers, and what people did to it."""
+        return self._insights
 
     @property
     def graphs(self) -> Mapping[str, Pregel[Any, Any, Any, Any]]:

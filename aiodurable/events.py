@@ -20,6 +20,7 @@ __all__ = [
     "LeaseLost",
     "LeaseReleased",
     "Observer",
+    "OperatorActed",
     "ThreadRepaired",
     "emit",
 ]
@@ -96,6 +97,22 @@ class AttemptEnded(Event):
     status: RunStatus
     duration_s: float
     error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorActed(Event):
+    """Somebody did something by the dashboard or the command line, and it is in the audit.
+
+    Attributes:
+        thread_id: the thread; empty if it was about several, or none.
+        actor: who.
+        action: what, such as "threads.cancel".
+        run_id: the run, if it was about one.
+    """
+
+    actor: str
+    action: str
+    run_id: str | None = None
 
 
 Observer = Callable[[Event], None]

@@ -37,6 +37,9 @@ _READ: Final[Mapping[str, str]] = {
     "aiodurable_runs": "SELECT",
     "aiodurable_queues": "SELECT",
     "aiodurable_schedules": "SELECT",
+    "aiodurable_workers": "SELECT",
+    "aiodurable_status_history": "SELECT",
+    "aiodurable_audit": "SELECT",
 }
 _RUN: Final[Mapping[str, str]] = {
     **_READ,
@@ -50,6 +53,9 @@ _RUN: Final[Mapping[str, str]] = {
     "aiodurable_queues": "SELECT, INSERT, UPDATE",
     "aiodurable_schedules": "SELECT, INSERT, UPDATE, DELETE",
     "aiodurable_signals": "SELECT, INSERT, UPDATE, DELETE",
+    "aiodurable_workers": "SELECT, INSERT, UPDATE, DELETE",
+    "aiodurable_status_history": "SELECT, INSERT, UPDATE, DELETE",
+    "aiodurable_audit": "SELECT, INSERT, DELETE",
     "aiodurable_lock_tokens": "USAGE",
     "aiodurable_run_positions": "USAGE",
 }

@@ -107,6 +107,11 @@ CREATE INDEX IF NOT EXISTS aiodurable_runs_unfinished_status_idx
     ON aiodurable_runs (status, thread_id)
     WHERE status IN ('queued', 'running', 'failed', 'paused', 'quarantined');
 
+-- The newest runs that ended, whatever number there is: how many, and how long they took.
+CREATE INDEX IF NOT EXISTS aiodurable_runs_finished_idx
+    ON aiodurable_runs (finished_at)
+    WHERE finished_at IS NOT NULL;
+
 -- Runs that are not over, by when they changed last: what has happened lately, before the first
 -- checkpoint too.
 CREATE INDEX IF NOT EXISTS aiodurable_runs_unfinished_updated_idx
@@ -177,7 +182,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS aiodurable_runs_dedup_idx
     WHERE dedup_key IS NOT NULL
       AND status IN ('queued', 'running', 'failed', 'paused', 'interrupted', 'quarantined');
 
--- The order in which runs and signals are accepted.
+-- The order in which runs and signals are accepted, and audit records are written.
 CREATE SEQUENCE IF NOT EXISTS aiodurable_run_positions AS bigint;
 
 -- One row a queue that somebody has limited or paused: a queue without a row has no limits. Read by
@@ -303,6 +308,52 @@ CREATE INDEX IF NOT EXISTS aiodurable_signals_created_idx
 CREATE UNIQUE INDEX IF NOT EXISTS aiodurable_signals_once_idx
     ON aiodurable_signals (thread_id, signal_id)
     WHERE signal_id IS NOT NULL;
+
+-- One row a worker: what it says of itself each ten seconds. It removes its row at its end; the row
+-- of one that died stays for some minutes.
+CREATE TABLE IF NOT EXISTS aiodurable_workers (
+    worker         text PRIMARY KEY,  -- host, process and number, as in claimed_by
+    hostname       text NOT NULL,
+    pid            integer NOT NULL,
+    version        text NOT NULL,
+    queues         text[] NOT NULL,
+    graphs         text[] NOT NULL,
+    concurrency    integer NOT NULL,
+    running        integer NOT NULL,
+    loop_lag_s     double precision NOT NULL,
+    loop_lag_max_s double precision NOT NULL,
+    draining       boolean NOT NULL,
+    started_at     timestamptz NOT NULL,
+    seen_at        timestamptz NOT NULL DEFAULT pg_catalog.now()
+) WITH (fillfactor = 50);
+
+-- One row each five minutes of the last day, written by the worker that is first: how many threads
+-- and runs there were. Numbers by their names, as JSON objects. NULL: not counted yet.
+CREATE TABLE IF NOT EXISTS aiodurable_status_history (
+    at        timestamptz PRIMARY KEY,  -- the begin of the five minutes
+    taken_at  timestamptz,
+    by_status jsonb,  -- threads by status
+    estimated text[],  -- the statuses that were estimated
+    queued    jsonb,  -- runs in queues by claim_state
+    ended     jsonb,  -- runs that ended in the ended_s seconds before, by status
+    ended_s   double precision
+);
+
+-- What people did by the dashboard and the command line. It has no foreign key: it says who deleted
+-- a thread, too.
+CREATE TABLE IF NOT EXISTS aiodurable_audit (
+    id        bigint PRIMARY KEY,
+    at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    actor     text NOT NULL,
+    action    text NOT NULL,
+    thread_id text,
+    run_id    text,
+    details   jsonb NOT NULL DEFAULT '{}'
+);
+
+CREATE INDEX IF NOT EXISTS aiodurable_audit_thread_idx
+    ON aiodurable_audit (thread_id, id)
+    WHERE thread_id IS NOT NULL;
 
 -- The namespace in which the threads of these tables are locked: one row, written by the process
 -- that opens them first.

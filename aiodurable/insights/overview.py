@@ -1,0 +1,66 @@
+"""All of a database at once; the threads are counted no more often than a reader needs it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+
+from aiodurable.insights.models import Overview
+from aiodurable.insights.queues import MOST, oldest_ready, queue_names
+from aiodurable.insights.sessions import workers
+from aiodurable.models import ClaimState, ThreadStatus
+from aiodurable.postgres.sql import load
+from aiodurable.runs.services import Services
+from aiodurable.threads import Filter, ThreadCounts
+
+__all__ = ["CountedThreads", "overview"]
+
+_SQL = load("insights")
+
+
+class CountedThreads:
+    """The threads by status, as this process counted them last."""
+
+    def __init__(self) -> None:
+        self._counting = asyncio.Lock()
+        self._counted: tuple[datetime, ThreadCounts] | None = None
+
+    async def get(
+        self, services: Services, now: datetime, max_age_s: float
+    ) -> tuple[datetime, ThreadCounts]:
+        """When they were counted, and how many there were. One call counts for all that wait."""
+        async with self._counting:
+            kept = self._counted
+            if kept is None or now - kept[0] >= timedelta(seconds=max_age_s):
+                counts = await services.threads.counts.estimate(Filter.of(status=None))
+                self._counted = kept = (now, counts)
+            return kept
+
+
+async def overview(services: Services, threads: CountedThreads, *, max_age_s: float) -> Overview:
+    """See `Insights.overview`."""
+    database = services.checkpoints.database
+    (now,) = await database.fetch(_SQL["leases_held"])
+    depth = {row["state"]: row["count"] for row in await database.fetch(_SQL["depth"], MOST)}
+    names = [row["name"] for row in await queue_names(database)]
+    oldest = await oldest_ready(database, names)
+    registered = await workers(database)
+    threads_at, counts = await threads.get(services, now["at"], max_age_s)
+    alive = [worker for worker in registered if worker.alive is not False]
+    runs = {state: depth[state] for state in ClaimState if depth[state]}
+    return Overview(
+        at=now["at"],
+        threads=counts,
+        threads_at=threads_at,
+        runs=runs,
+        runs_capped=max(runs.values(), default=0) >= MOST,
+        oldest_ready_age_s=max(oldest.values(), default=None),
+        running=depth["running"],
+        quarantined=depth["quarantined"],
+        failed=depth["failed"],
+        open_questions=counts.by_status.get(ThreadStatus.INTERRUPTED, 0),
+        workers=len(registered),
+        workers_alive=(None if any(one.alive is None for one in registered) else len(alive)),
+        slots=sum(worker.concurrency for worker in alive if not worker.draining),
+        leases=now["leases"],
+    )
