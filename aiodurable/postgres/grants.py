@@ -40,6 +40,7 @@ _READ: Final[Mapping[str, str]] = {
     "aiodurable_workers": "SELECT",
     "aiodurable_status_history": "SELECT",
     "aiodurable_audit": "SELECT",
+    "aiodurable_leases": "SELECT",
 }
 _RUN: Final[Mapping[str, str]] = {
     **_READ,

@@ -23,6 +23,7 @@ from aiodurable.runs.services import Services
 from aiodurable.worker.claims import Claimed, Claims, Signs
 from aiodurable.worker.executor import Execution
 from aiodurable.worker.health import LoopLag, WorkerHealth
+from aiodurable.worker.registration import Registration
 from aiodurable.worker.rescuer import Rescuer
 from aiodurable.worker.scheduler import Scheduler
 from aiodurable.worker.suspects import Suspects
@@ -122,6 +123,9 @@ class Worker:
         self._claims = Claims(services, self.queues)
         self._rescuer = Rescuer(services, self._claims.graphs, queue=self.queues[0])
         self._suspects = Suspects(self._claims, self._policies)
+        self._registration = Registration(
+            services, self._claims, concurrency=self.concurrency, health=self.health
+        )
         self._loops = [
             asyncio.create_task(self._claim_forever(), name="aiodurable worker claims"),
             asyncio.create_task(self._look_forever(), name="aiodurable worker looks"),
@@ -133,6 +137,7 @@ class Worker:
         ]
         for loop in self._loops:
             loop.add_done_callback(self._loop_ended)
+        self._registration.start()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -211,6 +216,7 @@ class Worker:
     async def _drain(self) -> None:
         self._stopping.set()
         self._bell.rung.set()
+        self._registration.hurry()
         try:
             if self._loops:
                 claiming, *others = self._loops
@@ -241,6 +247,7 @@ class Worker:
         finally:
             await self._give_back()
             self._claims.close()
+            await self._registration.aclose()
             await self._bell.aclose()
             self._drained.set()
 

@@ -23,6 +23,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.errors import AiodurableError
 from aiodurable.postgres import schema
 from aiodurable.settings import Settings
+from tests.support.waiting import wait_until
 
 ROLE = 'the "app"'
 SCHEMA = 'Our "tables"'
@@ -104,6 +105,9 @@ async def reads(dsn: str) -> None:
         assert [step async for step in durable.threads.history("before")]
         await durable.queues.list()
         await durable.schedules.list()
+        await durable.insights.overview()
+        await durable.insights.history()
+        await durable.insights.audit()
 
 
 async def runs(dsn: str) -> None:
@@ -130,6 +134,9 @@ async def runs(dsn: str) -> None:
         accepted = await durable.runs.create("accepted", "count", {"n": 0})
         async with durable.work():
             assert (await durable.runs.wait(accepted.run_id, timeout=20))["n"] == 1
+            await wait_until(durable.insights.history, 5, what="a sample of a worker")
+        assert await durable.insights.workers() == []
+        await durable.insights.record("somebody", "test")
 
 
 async def prunes(dsn: str) -> None:
@@ -177,7 +184,8 @@ async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_t
                 connection.execute(
                     "TRUNCATE checkpoints, checkpoint_blobs, checkpoint_writes, aiodurable_runs,"
                     " aiodurable_fences, aiodurable_namespace, aiodurable_queues, aiodurable_effects,"
-                    " aiodurable_schedules, aiodurable_signals"
+                    " aiodurable_schedules, aiodurable_signals, aiodurable_workers,"
+                    " aiodurable_status_history, aiodurable_audit"
                 )
             if kind == "read":
                 await runs_once(owner)

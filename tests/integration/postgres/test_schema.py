@@ -65,6 +65,9 @@ async def assert_whole(dsn: str) -> None:
         "aiodurable_fences",
         "aiodurable_effects",
         "aiodurable_signals",
+        "aiodurable_workers",
+        "aiodurable_status_history",
+        "aiodurable_audit",
     } <= tables
 
 
