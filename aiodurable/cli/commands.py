@@ -40,6 +40,7 @@ _COMMANDS = {
     "db": ("db:db", "Create and check the tables, and print GRANTs."),
     "doctor": ("doctor.command:doctor", "Check whether this host can use that Postgres."),
     "locks": ("locks:locks", "Show who holds which lock, and who waits."),
+    "mcp": ("mcp:mcp", "Let an assistant read why a thread is stuck."),
     "pg": ("pg:pg", "Start and stop a local Postgres server."),
     "queues": ("queues:queues", "Show, pause, resume and limit queues."),
     "runs": ("runs:runs", "Accept runs for workers, look at them, cancel and retry them."),

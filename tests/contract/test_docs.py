@@ -222,7 +222,7 @@ def signature(function: Any, name: str) -> str:
 
 def named(name: str) -> Any:
     found: Any = aiodurable
-    for package in ("dashboard", "embedded", "integrations.fastapi", "testing"):
+    for package in ("dashboard", "embedded", "integrations.fastapi", "integrations.mcp", "testing"):
         prefix = package.rpartition(".")[2] + "."
         if name.startswith(prefix):
             found = importlib.import_module(f"aiodurable.{package}")

@@ -17,7 +17,7 @@ PACKAGE = Path(aiodurable.__file__).parent
 PROJECT: dict[str, Any] = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))[
     "project"
 ]
-RUNTIME = ("cli", "embedded", "fastapi")
+RUNTIME = ("cli", "embedded", "fastapi", "mcp")
 MODULES = {
     "langgraph-checkpoint-postgres": "langgraph.checkpoint.postgres",
     "psycopg-pool": "psycopg_pool",
