@@ -31,6 +31,7 @@ _THREADS = {
     "resume-many": ("resume_many:resume_many", "Resume the threads that need no person."),
     "retry": ("retry:retry", "Try a failed or quarantined thread again."),
     "show": ("show:show", "Show a thread's status and history."),
+    "signal": ("signal:signal", "Send a signal that a node waits for."),
     "status": _STATUS,
 }
 _COMMANDS = {

@@ -41,6 +41,13 @@ SAYS = {
         "refused: cannot go on with thread 'payment-",
         "answered: Pay 12 to the baker? -> paid",
     ],
+    "approval.py": [
+        "waiting for approval\n",
+        "refused, as nobody answered: paid 0\n",
+        "answered: True\n",
+        "answered: False\n",
+        "approved by Ada: paid 120\n",
+    ],
     "accept_runs.py": [
         "accepted: queued; a second delivery made no run: True\n",
         "finished: All about tides\n",
