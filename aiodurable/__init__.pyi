@@ -134,6 +134,7 @@ from aiodurable.settings import Settings
 from aiodurable.threads import (
     PruneReport,
     ThreadCounts,
+    ThreadEffect,
     ThreadFilters,
     ThreadPage,
     ThreadStep,
@@ -232,6 +233,7 @@ __all__ = [
     "ThreadCheck",
     "ThreadCompleteError",
     "ThreadCounts",
+    "ThreadEffect",
     "ThreadExistsError",
     "ThreadFilters",
     "ThreadInterruptedError",

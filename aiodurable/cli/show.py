@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +20,7 @@ from aiodurable.models import WorkflowCheckpoint
 
 if TYPE_CHECKING:
     from aiodurable.durable import Durable
-    from aiodurable.threads import ThreadStep
+    from aiodurable.threads import ThreadEffect, ThreadStep
 
 __all__ = ["show"]
 
@@ -47,11 +48,16 @@ def show(
     """Show the status of THREAD and its steps, newest first: the nodes, when, how long, and which
     process ran them.
 
-    `took` is the time since the previous checkpoint, waiting included.
+    `took` is the time since the previous checkpoint, waiting included. Then the side effects that
+    its nodes recorded, without their results.
     """
-    thread, steps, values = asyncio.run(_read(thread_id, limit, with_values, dsn))
+    thread, steps, effects, values = asyncio.run(_read(thread_id, limit, with_values, dsn))
     if as_json:
-        fields = {"thread": thread_fields(thread), "steps": [_fields(step) for step in steps]}
+        fields = {
+            "thread": thread_fields(thread),
+            "steps": [_fields(step) for step in steps],
+            "effects": [_fields_of(effect) for effect in effects],
+        }
         click.echo(json_text(fields | ({"values": values} if with_values else {})))
         return
     print_thread(thread, as_json=False)
@@ -60,6 +66,9 @@ def show(
         _table(steps, wide=wide)
         if len(steps) == limit:
             click.echo(f"these are the newest {limit} steps: --limit shows more", err=True)
+    if effects:
+        click.echo()
+        _effects_table(effects, wide=wide)
     if with_values:
         click.echo()
         click.echo(json_text(values, indent=2))
@@ -67,11 +76,12 @@ def show(
 
 async def _read(
     thread_id: str, limit: int, with_values: bool, dsn: str | None
-) -> tuple[WorkflowCheckpoint, list[ThreadStep], dict[str, Any]]:
+) -> tuple[WorkflowCheckpoint, list[ThreadStep], Sequence[ThreadEffect], dict[str, Any]]:
     async with open_read_only(dsn) as durable:
         thread = checked_known(await durable.threads.status(thread_id))
         steps = [step async for step in durable.threads.history(thread_id, limit=limit)]
-        return thread, steps, await _values(durable, thread_id) if with_values else {}
+        effects = await durable.threads.effects(thread_id, limit=limit)
+        return thread, steps, effects, await _values(durable, thread_id) if with_values else {}
 
 
 async def _values(durable: Durable, thread_id: str) -> dict[str, Any]:
@@ -116,6 +126,41 @@ def _fields(step: ThreadStep) -> dict[str, Any]:
         "graph": step.graph,
         "worker": step.worker,
     }
+
+
+def _fields_of(effect: ThreadEffect) -> dict[str, Any]:
+    return {
+        "name": effect.name,
+        "state": effect.state,
+        "task": effect.task,
+        "run_id": effect.run_id,
+        "begun_by": effect.begun_by,
+        "begun_at": effect.begun_at.isoformat(),
+        "ended_at": effect.ended_at and effect.ended_at.isoformat(),
+    }
+
+
+def _effects_table(effects: Sequence[ThreadEffect], *, wide: bool) -> None:
+    columns = [
+        Column("effect", folds=True),
+        Column("state"),
+        Column("begun (UTC)"),
+        Column("ended (UTC)"),
+        Column("by", folds=True),
+    ]
+    columns += [Column("task"), Column("run")] if wide else []
+    print_table(columns, [_effect_cells(one, wide=wide) for one in effects], wide=wide)
+
+
+def _effect_cells(effect: ThreadEffect, *, wide: bool) -> tuple[str, ...]:
+    cells = (
+        quoted(effect.name),
+        effect.state.replace("_", " "),
+        f"{effect.begun_at:%Y-%m-%d %H:%M:%S}",
+        f"{effect.ended_at:%Y-%m-%d %H:%M:%S}" if effect.ended_at else "",
+        one_line(effect.begun_by),
+    )
+    return (*cells, quoted(effect.task), quoted(effect.run_id)) if wide else cells
 
 
 def _table(steps: list[ThreadStep], *, wide: bool) -> None:

@@ -35,6 +35,7 @@ _READ: Final[Mapping[str, str]] = {
     "aiodurable_migrations": "SELECT",
     "aiodurable_namespace": "SELECT",
     "aiodurable_runs": "SELECT",
+    "aiodurable_effects": "SELECT",
     "aiodurable_queues": "SELECT",
     "aiodurable_schedules": "SELECT",
     "aiodurable_workers": "SELECT",

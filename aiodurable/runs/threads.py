@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NoReturn, Unpack
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from aiodurable.errors import GraphNotRegisteredError
+from aiodurable.errors import GraphNotRegisteredError, InvalidArgumentError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.caller import transaction_of
 from aiodurable.runs.busy import OnBusy
@@ -28,6 +30,7 @@ from aiodurable.threads import (
     PruneOptions,
     PruneReport,
     ThreadCounts,
+    ThreadEffect,
     ThreadFilters,
     ThreadPage,
     ThreadStep,
@@ -222,6 +225,21 @@ class Threads:
         history = self._opened().threads.history
         return history.steps(validate_thread_id(thread_id), before=before, limit=limit)
 
+    async def effects(self, thread_id: str, *, limit: int = 100) -> tuple[ThreadEffect, ...]:
+        """The side effects of a thread's nodes (`effect(name)`), newest first, without results.
+
+        Pruning removes those of steps that are over.
+
+        Args:
+            thread_id: the thread; one nobody knows has none.
+            limit: at most so many.
+
+        Raises:
+            InvalidArgumentError: a thread_id that cannot be stored, or a limit below 1.
+        """
+        check_positive(limit=limit)
+        return await self._opened().threads.effects(thread_id, limit=limit)
+
     async def resume(
         self,
         thread_id: str,
@@ -244,7 +262,8 @@ class Threads:
         Args:
             thread_id: the thread.
             graph: its graph; None: the one the ledger knows it by, which must be registered here.
-            on_busy, timeout: as for `Durable.run`.
+            on_busy, timeout: as for `Durable.run`; not "rollback", which would remove what is to go
+                on.
             past_gate: a person has decided: go on also with a thread that was stopped on purpose.
             config, context: over what the run was accepted with, which is there again.
             options: LangGraph's own for `ainvoke`.
@@ -258,7 +277,7 @@ class Threads:
                 registered.
             WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `Durable.run`.
         """
-        bound = await self._graph_of(thread_id, graph, verb="resume")
+        bound = await self._graph_to_go_on(thread_id, graph, on_busy, verb="resume")
         async with run(
             self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout
         ) as resumed:
@@ -296,7 +315,7 @@ class Threads:
             WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `Durable.run`.
             Exception: a node's own, if it fails again.
         """
-        bound = await self._graph_of(thread_id, graph, verb="retry")
+        bound = await self._graph_to_go_on(thread_id, graph, on_busy, verb="retry")
         async with run(
             self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout
         ) as retried:
@@ -349,7 +368,8 @@ class Threads:
         Args:
             thread_id: the thread.
             name: 1 to 200 printable characters.
-            value: what `wait_for` returns.
+            value: what `wait_for` returns. Where the thread's graph is registered here it must be
+                able to build it; elsewhere plain data is safe: `wait_for` raises where it cannot.
             signal_id: of a sender that may send it twice: the second one is none.
             conn: a connection of the caller's, as for `Runs.create`.
 
@@ -357,18 +377,32 @@ class Threads:
             Whether it was new; not where one with this `signal_id` came before.
 
         Raises:
-            InvalidArgumentError: a thread_id, a name or a value that cannot be stored.
+            InvalidArgumentError: a thread_id, a name or a value that cannot be stored, or a value
+                of a class that the thread's graph may not build; nothing was sent.
         """
         services = self._opened()
         validate_thread_id(thread_id)
         signal_name(name, thread_id)
         if signal_id is not None:
             validate_signal_id(signal_id)
-        signals = services.ledger.signals
+        send = partial(
+            services.ledger.signals.send,
+            *(thread_id, name, value),
+            signal_id=signal_id,
+            graphs_serde=partial(self._reading, thread_id),
+        )
         if conn is None:
-            return await signals.send(thread_id, name, value, signal_id=signal_id, fetch=None)
+            return await send(fetch=None)
         async with transaction_of(conn, services.checkpoints.database.dsn) as fetch:
-            return await signals.send(thread_id, name, value, signal_id=signal_id, fetch=fetch)
+            return await send(fetch=fetch)
+
+    async def _reading(self, thread_id: str) -> SerializerProtocol | None:
+        """The serializer with which the thread's graph reads; None: its graph is not known here."""
+        newest = await self._opened().ledger.newest(thread_id)
+        name = None if newest is None else newest.record.graph
+        if name is None or all(graph.name != name for graph in self._opened().graphs.registered):
+            return None
+        return self._opened().graphs.bind(name).ledger_serde
 
     async def fork(
         self,
@@ -513,6 +547,18 @@ class Threads:
             ClosedError: this `Durable` was closed meanwhile.
         """
         await prune_every(self._opened, self.prune, interval, **options)
+
+    async def _graph_to_go_on(
+        self, thread_id: str, given: Graph | None, on_busy: str, *, verb: str
+    ) -> BoundGraph:
+        if on_busy == "rollback":
+            raise InvalidArgumentError(
+                f'cannot {verb} thread {thread_id!r} with on_busy="rollback": that removes what is'
+                ' to go on; use "wait" or "interrupt", or start another run with Durable.run',
+                thread_id=thread_id,
+                argument="on_busy",
+            )
+        return await self._graph_of(thread_id, given, verb=verb)
 
     async def _graph_of(self, thread_id: str, given: Graph | None, *, verb: str) -> BoundGraph:
         if given is not None:

@@ -1,14 +1,16 @@
 """Reading and pruning threads from the tables alone, without their graph.
 
 `status` computes the status of a thread and documents the rules. `search` scans threads in steps,
-`filters` selects among them, `counts` counts them. `history` lists the steps of one thread. `prune`
-removes old checkpoints and runs. `reader` offers all of it on one database.
+`filters` selects among them, `counts` counts them. `history` lists the steps of one thread,
+`effects` its side effects. `prune` removes old checkpoints and runs. `reader` offers all of it on
+one database.
 
 Nothing here takes a lease, and nothing writes to a thread while a run holds it.
 """
 
 from aiodurable.models import NEEDS_ATTENTION
 from aiodurable.threads.counts import ThreadCounts
+from aiodurable.threads.effects import ThreadEffect
 from aiodurable.threads.filters import Filter, ThreadFilters, check_positive
 from aiodurable.threads.history import ThreadStep
 from aiodurable.threads.prune import PruneOptions, PruneReport
@@ -23,6 +25,7 @@ __all__ = [
     "PruneReport",
     "Standing",
     "ThreadCounts",
+    "ThreadEffect",
     "ThreadFilters",
     "ThreadPage",
     "ThreadReader",

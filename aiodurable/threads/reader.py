@@ -15,6 +15,7 @@ from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.thread_id import validate_thread_id
 from aiodurable.threads.counts import Counting
+from aiodurable.threads.effects import ThreadEffect, read_effects
 from aiodurable.threads.history import History
 from aiodurable.threads.prune import Retention
 from aiodurable.threads.questions import Questions
@@ -85,6 +86,10 @@ class ThreadReader:
             )
         found = await self.classifier.classify(thread_ids, ignore_lock=ignore_lock)
         return {checkpoint.thread_id: checkpoint for checkpoint in found}
+
+    async def effects(self, thread_id: str, *, limit: int) -> tuple[ThreadEffect, ...]:
+        """See `aiodurable.runs.threads.Threads.effects`."""
+        return await read_effects(self._database, validate_thread_id(thread_id), limit=limit)
 
     async def questions(self, thread_id: str, *, serde: SerializerProtocol) -> Questions:
         """The open questions of the thread's newest step. Call it under the thread's lease.

@@ -424,3 +424,42 @@ def test_list_goes_on_after_a_page(shop: str) -> None:
         run("threads", "list", "--all", "--prefix", "pl").stdout.splitlines()[1].startswith("plain")
     )
     assert run("threads", "list", "--holder", "nobody").stdout == "no threads found\n"
+
+
+def test_signal_sends_json_once_and_refuses_what_is_none(shop: str) -> None:
+    for says in ("sent", "was sent before"):
+        result = run("threads", "signal", "new", "approval", '{"ok": true}', "--id", "form-1")
+        assert result.exit_code == 0, result.output
+        assert result.stdout == f"{says}: approval to new\n"
+    assert run("threads", "signal", "new", "approval").exit_code == 0
+    refused = run("threads", "signal", "new", "approval", "yes")
+    assert refused.exit_code == 2
+    assert "VALUE must be JSON" in refused.stderr
+    with psycopg.connect(shop) as connection:
+        sent = connection.execute("SELECT name, value FROM aiodurable_signals ORDER BY position")
+        values = [(name, value is None) for name, value in sent]
+    assert values == [("approval", False), ("approval", True)]
+
+
+def test_show_lists_the_side_effects_and_not_their_results(shop: str) -> None:
+    with psycopg.connect(shop, autocommit=True) as connection:
+        connection.execute(
+            """
+            INSERT INTO aiodurable_effects (thread_id, task, name, state, begin_id, run_id,
+                                            begun_by, checkpoint_id, result_type, result, ended_at)
+            VALUES ('done', 'pay:1', 'charge', 'done', 1, 'r', 'host:1', '1', 'msgpack',
+                    decode('a161', 'hex'), now()),
+                   ('done', 'pay:1', 'mail', 'begun', 2, 'r', 'host:1', '1', NULL, NULL, NULL)
+            """
+        )
+    shown = run("threads", "show", "done")
+    assert shown.exit_code == 0, shown.output
+    words = [line.split()[:2] for line in shown.stdout.splitlines()]
+    assert ["charge", "done"] in words
+    assert ["mail", "begun"] in words
+    effects = printed("threads", "show", "done")["effects"]
+    assert {effect["name"]: effect["state"] for effect in effects} == {
+        "charge": "done",
+        "mail": "begun",
+    }
+    assert all("result" not in effect for effect in effects)

@@ -237,7 +237,7 @@ def _all() -> list[Statement]:
             answers["answer_with_signals"],
             values=(
                 *("run-7-1", 1, 0, ["id"], ["digest"], None, None, []),
-                *(one, ["payment"], [7]),
+                *(one, ["payment"], [7], [False]),
             ),
             rows=4,
         ),
@@ -258,7 +258,12 @@ def _all() -> list[Statement]:
         ),
         Statement("stop", signals["stop"], values=(one,), rows=2, on="link"),
         Statement("unheard", signals["unheard"], values=(600.0, 20), rows=80, on="link"),
-        Statement("answers_over", answers["answers_over"], values=("run-7-1", 1, 0, []), rows=2),
+        Statement(
+            "answers_over",
+            answers["answers_over"],
+            values=("run-7-1", 1, 0, [], None, None),
+            rows=2,
+        ),
         Statement("questions", answers["questions"], values=(one,), rows=60),
         Statement("drop_stray_answer", answers["drop_stray_answer"], values=(one, 1, 0), rows=40),
         Statement("token", checkpoints["token"], values=(one,), rows=1),
@@ -284,6 +289,9 @@ def _all() -> list[Statement]:
             retention["threads_without_checkpoint"],
             values=(0, 4),
             rows=500,
+        ),
+        Statement(
+            "stray_signals", retention["stray_signals"], values=(0, 4, "2999-01-01"), rows=1500
         ),
         Statement(
             "idle_fences", retention["idle_fences"], values=(0, 4, 3_600_000, True), rows=3000
@@ -358,6 +366,9 @@ def _all() -> list[Statement]:
                 on="link",
             ),
             Statement(
+                f"effects of a thread {n}", effects["of_thread"], values=(ids[-1], 10), rows=30
+            ),
+            Statement(
                 f"begin {n} effects",
                 effects["begin"],
                 values=(
@@ -414,6 +425,12 @@ def _all() -> list[Statement]:
                 f"insert_missing_fences {n}",
                 checkpoints["insert_missing_fences"],
                 values=(ids + fresh,),
+                rows=4 * n,
+            ),
+            Statement(
+                f"remove_stray_signals {n}",
+                retention["remove_stray_signals"],
+                values=(ids, "2999-01-01"),
                 rows=4 * n,
             ),
             Statement(

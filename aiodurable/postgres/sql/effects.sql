@@ -87,3 +87,13 @@ FROM want w
 WHERE e.thread_id = w.thread_id AND e.task = w.task AND e.name = w.name
   AND e.begin_id = w.begin_id AND (e.state <> 'done' OR w.state = 'done')
 RETURNING e.begin_id
+
+-- name: of_thread
+-- params: thread_id, most
+-- aiodurable_effects_pkey by its first column. The newest side effects of a thread, without their
+-- results.
+SELECT e.name, e.task, e.state, e.run_id, e.begun_by, e.checkpoint_id, e.begun_at, e.ended_at
+FROM aiodurable_effects e
+WHERE e.thread_id = :thread_id
+ORDER BY e.begun_at DESC, e.task, e.name
+LIMIT :most::integer
