@@ -10,10 +10,13 @@ from typing import Any, Final, cast
 __all__ = [
     "Wait",
     "first_due",
+    "is_of_a_wait",
     "payload_of",
     "signal_answer",
     "signal_value",
     "timeout_answer",
+    "unreadable_answer",
+    "unreadable_signal",
     "wait_of",
     "woken_answer",
 ]
@@ -87,9 +90,26 @@ def signal_answer(value: Any) -> dict[str, Any]:
     return {_KIND: "signal", "value": value}
 
 
+def unreadable_answer(why: str) -> dict[str, Any]:
+    """The answer to a wait whose signal came with a value that the graph cannot read."""
+    return {_KIND: "unreadable", "why": why}
+
+
+def unreadable_signal(answer: Any) -> str | None:
+    """Why the value of the signal cannot be read; None: it can, or none came."""
+    if is_of_a_wait(answer) and answer[_KIND] == "unreadable":
+        return str(answer.get("why"))
+    return None
+
+
+def is_of_a_wait(answer: Any) -> bool:
+    """Whether this is the answer to a sleep or a wait, and no person's."""
+    return isinstance(answer, Mapping) and _KIND in answer
+
+
 def signal_value(answer: Any) -> tuple[bool, Any]:
     """Whether a signal came, and its value. What somebody gave through plain LangGraph is one."""
-    if isinstance(answer, Mapping) and _KIND in answer:
+    if is_of_a_wait(answer):
         given = cast("Mapping[str, Any]", answer)
         return given[_KIND] == "signal", given.get("value")
     return True, answer

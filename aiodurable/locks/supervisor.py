@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Final
 
 from aiodurable.dsn import Dsn
+from aiodurable.errors import PostgresUnavailableError
 from aiodurable.locks.capacity import share
 from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.locks.selfcheck import check
 from aiodurable.locks.sender import Sender
 from aiodurable.locks.session import LockSession, ReleaseLease
 from aiodurable.locks.statements import LockStatements
-from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable
+from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable, was_ended
 from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.retry import SESSION_RECONNECT
 
@@ -25,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 _WARN_EVERY_S: Final = 30.0
 """Seconds between two warnings that Postgres is away; tries in between are logged as DEBUG."""
+
+_MOST_ENDED: Final = 5
+"""Connections that may be ended by the server before the first session is up."""
 
 _CUT_ENDS_WITHIN_S: Final = 0.1
 """Seconds within which the task of a session whose connection was cut ends by itself."""
@@ -78,9 +82,20 @@ class SessionSupervisor:
         self.reconnects = 0
 
     async def open(self) -> None:
-        """Connect the first session, or raise why it cannot be connected."""
+        """Connect the first session, or raise why it cannot be connected. A connection that ends
+        before it is a session, as somebody ends the backend, is replaced.
+        """
         self._closing = False
-        self.session = await self._connect()
+        failures = 0
+        while True:
+            try:
+                self.session = await self._connect()
+                break
+            except PostgresUnavailableError as error:
+                failures += 1
+                if failures == _MOST_ENDED or not was_ended(error.__cause__):
+                    raise
+                await SESSION_RECONNECT.pause(failures)
         self._task = asyncio.create_task(
             self._supervise(self.session), name="aiodurable lock session"
         )

@@ -32,6 +32,7 @@ __all__ = [
     "to_out_of_resources",
     "to_unavailable",
     "translate",
+    "was_ended",
 ]
 
 DRIVER_FAILURES: Final = (
@@ -84,6 +85,14 @@ def is_disconnect(error: BaseException) -> bool:
     if state is not None:
         return state.startswith(_DISCONNECTED)
     return isinstance(error, _BROKEN)
+
+
+def was_ended(error: BaseException | None) -> bool:
+    """Whether the server had accepted the connection and then ended it: an administrator's word,
+    or a crash. Not where it cannot be reached, or is not ready.
+    """
+    ended = ("57P01", "57P02", "08003", "08006")
+    return getattr(error, "sqlstate", None) in ended
 
 
 def is_transient(error: BaseException) -> bool:

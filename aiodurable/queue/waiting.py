@@ -29,6 +29,8 @@ _POLL_S: Final = (0.02, 0.5)
 """Seconds between two looks at a run: at first, and at most."""
 
 _STOPPED: Final = (PauseReason.CANCELLED, PauseReason.STREAM_CLOSED, "interrupted", "rolled back")
+_STOPPABLE: Final = (RunStatus.SUPERSEDED, RunStatus.PAUSED, RunStatus.INTERRUPTED)
+_ASLEEP: Final = (PauseReason.SLEEPING, PauseReason.WAITING)
 
 
 def is_over(run: RunRecord) -> bool:
@@ -92,7 +94,8 @@ class Waiting:
             RunFailedError: see `Runs.wait`.
         """
         at_gate = run.status is RunStatus.PAUSED and run.reason == PauseReason.BREAKPOINT
-        if not (at_gate or run.status in (RunStatus.COMPLETE, RunStatus.INTERRUPTED)):
+        asks = run.status is RunStatus.INTERRUPTED and run.reason != PauseReason.CANCELLED
+        if not (at_gate or asks or run.status is RunStatus.COMPLETE):
             raise _no_result(run)
         if graph is None:
             graph = self._services.graphs.bind(run.graph or "")
@@ -122,9 +125,13 @@ class Waiting:
 
 def _no_result(run: RunRecord) -> WorkflowExecutionError:
     given_up = run.status is RunStatus.SUPERSEDED
-    if run.reason in _STOPPED and (given_up or run.status is RunStatus.PAUSED):
-        began = run.token is not None
-        again = "create another run" if given_up and began else "runs.retry(run_id) lets it go on"
+    for_another = given_up and (run.reason or "").startswith("given up for run ")
+    if for_another or (run.reason in _STOPPED and run.status in _STOPPABLE):
+        again = "runs.retry(run_id) lets it go on"
+        if given_up and run.token is not None:
+            again = "create another run"
+        elif run.status is RunStatus.INTERRUPTED:
+            again = "an answer lets it go on"
         return RunCancelledError(
             f"cannot return a result of run {run.run_id!r} of thread {run.thread_id!r}: it was"
             f" {run.reason}; {again}",
@@ -133,10 +140,15 @@ def _no_result(run: RunRecord) -> WorkflowExecutionError:
             requested_at=run.cancel_requested_at,
         )
     why = run.error or run.reason
+    what_to_do = "fix the cause, then call runs.retry(run_id)"
+    if run.status is RunStatus.PAUSED and run.reason in _ASLEEP:
+        what_to_do = (
+            "its graph has no name by which a worker could find it; a call goes on with it when it"
+            " is due"
+        )
     return RunFailedError(
         f"cannot return a result of run {run.run_id!r} of thread {run.thread_id!r}: it is"
-        f" {run.status}{'' if why is None else f' ({why})'}; fix the cause, then call"
-        " runs.retry(run_id)",
+        f" {run.status}{'' if why is None else f' ({why})'}; {what_to_do}",
         thread_id=run.thread_id,
         run_id=run.run_id,
         status=run.status,

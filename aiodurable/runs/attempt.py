@@ -38,13 +38,16 @@ from aiodurable.runs.repair import repair_thread
 from aiodurable.runs.run_config import storable_part
 from aiodurable.runs.services import Services
 from aiodurable.runs.signals import Due, Sleep
-from aiodurable.waits import Wait
+from aiodurable.waits import Wait, is_of_a_wait
 
 __all__ = ["Attempt", "new_run_id"]
 
 _log = logging.getLogger(__name__)
 
 _FAILED = (RunStatus.FAILED, RunStatus.REJECTED, RunStatus.QUARANTINED)
+
+_DELIVERED_AFTER_S = 0.2
+"""Seconds until a worker delivers a signal that an attempt could not."""
 
 _BESIDE = "beside"
 """The key of a command's update and goto, stored among the answers. No interrupt id looks like it.
@@ -354,7 +357,7 @@ class Attempt:
             all={**self._answers, **({_BESIDE: self._beside} if self._beside else {})},
             closed=questions.closed_by(given),
             serde=self.graph.ledger_serde,
-            signals=((), ()) if due is None else due.taken(ended),
+            signals=None if due is None else due.taken(ended),
         )
         self.clock.open = {wait.id: wait for wait in waits if wait.id not in self._answers}
         if questions.stray_answer and (questions.stray_is_used or questions.answerable):
@@ -396,10 +399,17 @@ class Attempt:
         over = error is None or refused
         written = over and bool(self._answers or self._beside)
         delivered, self._answers = (self._answers, {}) if over else ({}, self._answers)
+        kept, withdrawn = await self._not_used(delivered) if refused else ({}, ())
         if error is None and finished is not None and (thread := await self._complete(finished)):
             return thread
         if written:
-            await self._services.ledger.answers_over(self.run_id, fence=self._lease.fence)
+            await self._services.ledger.answers_over(
+                self.run_id,
+                fence=self._lease.fence,
+                withdrawn=withdrawn,
+                kept=kept,
+                serde=self.graph.ledger_serde,
+            )
         consumed = self._session.unconsumed is None
         thread, ended = await self._services.ledger.end(
             self.run_id, fence=self._lease.fence, consumed=consumed
@@ -412,7 +422,11 @@ class Attempt:
             return thread
         if again := [asked.id for asked in thread.interrupts if asked.id in delivered]:
             await self._services.ledger.answers_over(
-                self.run_id, fence=self._lease.fence, withdrawn=again
+                self.run_id,
+                fence=self._lease.fence,
+                withdrawn=again,
+                kept=kept,
+                serde=self.graph.ledger_serde,
             )
         lacking = self._lacking(thread, error)
         outcome = outcome_of(
@@ -425,6 +439,10 @@ class Attempt:
         if self.decide_ending is not None:
             ending = self.decide_ending(outcome, raised, thread.checkpoint_id != self._head)
             outcome, raised = ending.outcome, ending.error
+        again_after_s = ending.again_after_s
+        if (kept or _of_waits(self._answers)) and outcome.status is RunStatus.INTERRUPTED:
+            # signals that have left the mailbox: a worker delivers them
+            again_after_s = None if self.graph.name is None else _DELIVERED_AFTER_S
         finished_at = await self._services.ledger.finish(
             self.run_id,
             fence=self._lease.fence,
@@ -436,14 +454,37 @@ class Attempt:
             reason=outcome.reason,
             checkpoint_id=thread.checkpoint_id,
             consumed=consumed,
-            again_after_s=ending.again_after_s,
+            again_after_s=again_after_s,
             failures=ending.failures,
             sleep=Sleep.of(thread.waits) if thread.waits and _waits(outcome) else None,
         )
+        if thread.waits and _waits(outcome) and self.graph.name is None:
+            _log.warning(
+                "run %s of thread %r sleeps, and no worker goes on with it, as its graph has no"
+                " name: register it with Durable(graphs=…), or call the run again when it is due",
+                self.run_id,
+                self._lease.thread_id,
+            )
         self._announce(outcome.status, error)
         if outcome.status is RunStatus.REJECTED:  # as if it had never been
             return await self._services.threads.status(self._lease.thread_id, ignore_lock=True)
         return _closed(thread, outcome, finished_at)
+
+    async def _not_used(
+        self, delivered: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], Sequence[str]]:
+        """Of answers that LangGraph refused together: those to sleeps and waits, which are kept
+        where a person's answer was the wrong one, as the signals have left the mailbox; and the
+        questions that are still open.
+        """
+        waits = _of_waits(delivered)
+        if not waits or len(waits) == len(delivered):
+            return {}, ()
+        questions = await self._services.threads.questions(
+            self._lease.thread_id, serde=self.graph.ledger_serde
+        )
+        left = set(questions.answerable).intersection(delivered)
+        return {key: waits[key] for key in left & waits.keys()}, [*(left - waits.keys())]
 
     async def _complete(self, finished: Finished) -> WorkflowCheckpoint | None:
         """Record it as complete at the last checkpoint that it wrote. None if the thread has other
@@ -490,6 +531,10 @@ class Attempt:
                 error=None if error is None else type(error).__name__,
             ),
         )
+
+
+def _of_waits(answers: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: answer for key, answer in answers.items() if is_of_a_wait(answer)}
 
 
 def _waits(outcome: Outcome) -> bool:

@@ -102,7 +102,10 @@ class Cancellations:
         for row in rows:
             cancel = self._runs.get(row["run_id"])
             if cancel is not None and cancel is asked.get(row["run_id"]):
-                cancel(row["cancel_requested_at"])
+                try:
+                    cancel(row["cancel_requested_at"])
+                except Exception:  # the other runs are cancelled all the same
+                    _log.exception("cannot cancel run %r: please report this", row["run_id"])
 
 
 class Cancelling:

@@ -19,7 +19,7 @@ from langgraph.types import Interrupt, interrupt
 from aiodurable.errors import ConfigurationError, InvalidArgumentError, WaitTimeoutError
 from aiodurable.idempotency import node_config
 from aiodurable.runs.signals import signal_name
-from aiodurable.waits import Wait, payload_of, signal_value
+from aiodurable.waits import Wait, payload_of, signal_value, unreadable_signal
 
 __all__ = [
     "CLOCK_KEY",
@@ -104,7 +104,7 @@ async def wait_for(name: str, timeout: float | None = None) -> Any:
 
     Raises:
         WaitTimeoutError: no signal came in time; a `TimeoutError`.
-        ConfigurationError: see `sleep`.
+        ConfigurationError: see `sleep`; or the signal came with a value that the graph cannot read.
         InvalidArgumentError: no such name or timeout.
     """
     return wait_for_sync(name, timeout)
@@ -139,7 +139,14 @@ def wait_for_sync(name: str, timeout: float | None = None) -> Any:
     clock = _clock("wait_for()")
     signal_name(name)
     until = None if timeout is None else clock.now() + _duration("timeout", timeout)
-    came, value = signal_value(_suspend(clock, name, until))
+    answer = _suspend(clock, name, until)
+    if (why := unreadable_signal(answer)) is not None:
+        raise ConfigurationError(
+            f"cannot take signal {name!r}: its value cannot be read: {why}. It was set aside, and"
+            " the next wait takes the next signal; have it sent again as plain data, or with a"
+            " class that the graph may build"
+        )
+    came, value = signal_value(answer)
     if not came:
         raise WaitTimeoutError(
             f"cannot wait longer for signal {name!r}: none came in time; catch this where the graph"

@@ -36,7 +36,7 @@ from aiodurable.runs.effect_rows import EffectRows
 from aiodurable.runs.ledger_writes import PATIENCE_S, LedgerWrites, check_fence, check_patience
 from aiodurable.runs.queued import QueuedRuns
 from aiodurable.runs.same_input import same_input
-from aiodurable.runs.signals import Signals, Sleep
+from aiodurable.runs.signals import Signals, Sleep, TakenSignals
 from aiodurable.runs.stored_value import StoredValue, dump_value, load_value
 from aiodurable.threads.status import Classifier
 
@@ -348,7 +348,7 @@ class Ledger:
         all: Mapping[str, Any],
         closed: Sequence[str],
         serde: SerializerProtocol | None = None,
-        signals: tuple[Sequence[str], Sequence[int]] = ((), ()),
+        signals: TakenSignals | None = None,
     ) -> None:
         """Record the answers that the attempt under `fence` is about to deliver.
 
@@ -359,7 +359,7 @@ class Ledger:
             all: the new answers, and those that an earlier attempt could not deliver.
             closed: see `Questions.closed_by`.
             serde: as in `start`.
-            signals: names and positions of the signals among them, which leave the mailbox.
+            signals: those among them, which leave the mailbox.
 
         Raises:
             InvalidArgumentError: an answer cannot be serialised or contains a class that the graph
@@ -370,7 +370,7 @@ class Ledger:
         stored = dump_value("answer", dict(all), serde or self._serde)
         given: tuple[Any, ...] = (list(new), digests, *stored, list(closed))
         statement = "answer"
-        if signals[0]:
+        if signals is not None and signals.names:
             statement = "answer_with_signals"
             given += (fence.thread_id, *map(list, signals))
         if (
@@ -380,11 +380,20 @@ class Ledger:
             raise await self._refusal(fence, f"store an answer to run {run_id!r}")
 
     async def answers_over(
-        self, run_id: str, *, fence: Fence, withdrawn: Sequence[str] = ()
+        self,
+        run_id: str,
+        *,
+        fence: Fence,
+        withdrawn: Sequence[str] = (),
+        kept: Mapping[str, Any] | None = None,
+        serde: SerializerProtocol | None = None,
     ) -> None:
-        """Record that no answer is left to deliver, and that those to `withdrawn` were not used."""
+        """Record that no answer is left to deliver but those of `kept`, and that those to
+        `withdrawn` were not used.
+        """
+        left = dump_value("answer", dict(kept) if kept else None, serde or self._serde)
         await self._database.execute(
-            _ANSWERS["answers_over"], run_id, *fence.standing, list(withdrawn)
+            _ANSWERS["answers_over"], run_id, *fence.standing, list(withdrawn), *left
         )
 
     async def forked(

@@ -88,12 +88,14 @@ async def plan_call(
             same_input = True  # the input it was accepted with is no longer stored
     due = await ledger.signals.due(thread.thread_id, thread.waits) if thread.waits else None
     left = unfinished is not None and unfinished.stored_answers[0] is not None
+    goes_on = same_run and not call.given
     action = decide(
         thread,
         given=call.given,
         same=same_input,
         named=same_run,
-        due=due is not None and (bool(due.ended) or left),
+        # an attempt could not deliver what it had stored: the row says which waits that ended
+        due=(due is not None and bool(due.ended)) or (left and (bool(thread.waits) or goes_on)),
         on_unfinished=on_unfinished,
     )
     if action is Action.RETURN:

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.errors import InvalidArgumentError
+from aiodurable.checkpoints.stored_values import SAFE, classes_in
+from aiodurable.errors import AiodurableError, InvalidArgumentError
 from aiodurable.models import RunStatus
 from aiodurable.postgres.caller import Fetch
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.sql import load
 from aiodurable.runs.stored_value import StoredValue, dump_value, load_value
-from aiodurable.waits import Wait, first_due, signal_answer, timeout_answer, woken_answer
+from aiodurable.waits import (
+    Wait,
+    first_due,
+    signal_answer,
+    timeout_answer,
+    unreadable_answer,
+    unreadable_signal,
+    woken_answer,
+)
 
-__all__ = ["Due", "Signals", "Sleep", "signal_name"]
+__all__ = ["Due", "Signals", "Sleep", "TakenSignals", "signal_name"]
 
 _SQL: Final = load("signals")
 _MOST_CHARACTERS: Final = 200
@@ -76,6 +85,19 @@ class _Signal:
     stored: StoredValue
 
 
+class TakenSignals(NamedTuple):
+    """Signals that leave the mailbox.
+
+    Attributes:
+        names, positions: of each.
+        set_aside: whether its value stays in its row, as nobody could read it.
+    """
+
+    names: Sequence[str] = ()
+    positions: Sequence[int] = ()
+    set_aside: Sequence[bool] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """The waits that are over, and how each one ended.
@@ -89,7 +111,7 @@ class Due:
     def answers(self, ids: Collection[str], serde: SerializerProtocol) -> dict[str, Any]:
         """The answers to the waits of these ids, with their signals decoded."""
         return {
-            key: signal_answer(load_value(serde, end.stored))
+            key: _answer_of(end, serde)
             if isinstance(end, _Signal)
             else timeout_answer()
             if end
@@ -98,12 +120,26 @@ class Due:
             if key in ids
         }
 
-    def taken(self, ids: Collection[str]) -> tuple[list[str], list[int]]:
-        """Names and positions of the signals that these waits take out of the mailbox."""
+    def taken(self, answers: Mapping[str, Any]) -> TakenSignals:
+        """The signals that these answers take out of the mailbox."""
         signals = [
-            end for key, end in self.ended.items() if key in ids and isinstance(end, _Signal)
+            (end, unreadable_signal(answers[key]) is not None)
+            for key, end in self.ended.items()
+            if key in answers and isinstance(end, _Signal)
         ]
-        return [one.name for one in signals], [one.position for one in signals]
+        return TakenSignals(
+            [one.name for one, _ in signals],
+            [one.position for one, _ in signals],
+            [aside for _, aside in signals],
+        )
+
+
+def _answer_of(signal: _Signal, serde: SerializerProtocol) -> dict[str, Any]:
+    try:
+        return signal_answer(load_value(serde, signal.stored))
+    except Exception as error:  # a class that is gone or not allowed, damaged bytes, a wrong key
+        known = isinstance(error, AiodurableError)
+        return unreadable_answer(str(error) if known else type(error).__name__)
 
 
 class Signals:
@@ -126,16 +162,26 @@ class Signals:
         *,
         signal_id: str | None,
         fetch: Fetch | None,
+        graphs_serde: Callable[[], Awaitable[SerializerProtocol | None]],
     ) -> bool:
         """Put a signal into the mailbox, and let a run that waits for it go on.
+
+        Args:
+            thread_id, name, value, signal_id: see `Threads.signal`.
+            fetch: runs a statement in a transaction of the caller's; None: in one of its own.
+            graphs_serde: the serializer with which the thread's graph reads the value, if that is
+                known; called where the value is more than plain data.
 
         Returns:
             Whether it is new; not where one with this `signal_id` came before.
 
         Raises:
-            InvalidArgumentError: the value cannot be serialised; nothing was written.
+            InvalidArgumentError: the value cannot be serialised, or the graph may not build it;
+                nothing was written.
         """
         stored = dump_value("value", value, self._serde)
+        if not _is_plain(stored) and (serde := await graphs_serde()) is not None:
+            dump_value("value", value, serde)
         if fetch is not None:
             rows = await fetch(_SQL["send"], thread_id, name, signal_id, *stored, True)
             return rows[0]["new"]
@@ -185,3 +231,11 @@ class Signals:
     async def wake_unheard(self) -> None:
         """Make ready what waits for a signal that is there: neither saw the other."""
         await self._direct.fetch(_SQL["unheard"], _RECENT_S, _MOST)
+
+
+def _is_plain(stored: StoredValue) -> bool:
+    """Whether every graph can read the value."""
+    kind, data = stored
+    if kind != "msgpack" or data is None:
+        return kind in (None, "null", "bytes")
+    return all(one.key in SAFE for one in classes_in(data))

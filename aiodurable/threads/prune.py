@@ -13,6 +13,8 @@ longer write. The row itself is removed `FENCE_KEPT` later, when no statement wi
 still be in flight, provided that nobody holds the thread's lock. The next lease starts at token 1,
 with a new lease id.
 
+Old signals to threads of which nothing is known are removed, by either strategy.
+
 Stopping at any moment is safe: each batch is one transaction, and the next call continues with what
 is left.
 """
@@ -253,6 +255,8 @@ class Retention:
                 await pace.rest()
         await self._database.fetch(_SQL["clear_parents"], *kept)
         if not dry_run:
+            if graph is None:
+                await self._remove_stray_signals(wanted, pace)
             await self._sweep(pace, everything=bounds[1])
         return total
 
@@ -269,6 +273,18 @@ class Retention:
                 )
                 pace.adapt(row["bytes"])
                 yield PruneReport(runs=row["runs"], bytes=row["bytes"])
+                await pace.rest()
+
+    async def _remove_stray_signals(self, wanted: Filter, pace: _Pace) -> None:
+        """Remove old signals that were sent to threads that do not exist."""
+        async for thread_ids in self._pages("signals", "stray_signals", wanted.older_than):
+            await pace.rest()
+            for some in pace.pieces(thread_ids):
+                await self._database.fetch_in_turn(
+                    (_SQL["relaxed_commit"], ()),
+                    (_SQL["remove_stray_signals"], (some, wanted.older_than)),
+                )
+                pace.adapt(0)
                 await pace.rest()
 
     async def _sweep(self, pace: _Pace, *, everything: bool) -> None:

@@ -175,12 +175,15 @@ class Claims:
 
     async def put_back(
         self, claimed: Sequence[Claimed], state: ClaimState | None, after_s: float | None = None
-    ) -> None:
-        """Leave claimed runs that were not begun to somebody else, or to later."""
+    ) -> bool:
+        """Leave claimed runs that were not begun to somebody else, or to later. Whether any was
+        still claimed: none was cancelled, or given to another worker.
+        """
         run_ids = [one.run_id for one in claimed]
-        await self._fetch("put_back", run_ids, self.worker, state, after_s)
+        left = await self._fetch("put_back", run_ids, self.worker, state, after_s)
         if state is ClaimState.BLOCKED:
             self._put_back.update(one.thread_id for one in claimed)
+        return bool(left)
 
     async def set_aside(
         self,
@@ -189,9 +192,11 @@ class Claims:
         reason: str | None,
         error: str | None = None,
         traceback: str | None = None,
-    ) -> None:
-        """Quarantine a claimed run that cannot be begun, or whose processes died too often."""
-        await self._fetch("set_aside", run_id, self.worker, reason, error, traceback)
+    ) -> bool:
+        """Quarantine a claimed run that cannot be begun, or whose processes died too often. Whether
+        it was still claimed.
+        """
+        return bool(await self._fetch("set_aside", run_id, self.worker, reason, error, traceback))
 
     async def give_back(self, mine: Sequence[str]) -> None:
         """Leave what this worker has claimed, and knows nothing of any more, to the others: those

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
 
 from langgraph.errors import GraphDrained
 
@@ -40,6 +40,8 @@ from aiodurable.worker.claims import Claimed, Claims
 from aiodurable.worker.left_run import outcome_of_left
 
 __all__ = ["Execution", "died_too_often", "policy_of"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -237,36 +239,40 @@ class Execution:
             case _ if _passes(error):
                 await self._put_back(ClaimState.SCHEDULED, _SOON_S)
             case GraphChangedError():
-                _log.warning("%s: a worker that has the graph may do it", error)
-                await self._put_back(ClaimState.SCHEDULED, _LATER_S)
+                if await self._put_back(ClaimState.SCHEDULED, _LATER_S):
+                    _log.warning("%s: a worker that has the graph may do it", error)
             case WorkflowExecutionError() if not waits:  # its thread says what it waits for
-                _log.warning("run %s was left alone: %s", self.claimed.run_id, error)
-                await self._put_back(None)
+                if await self._put_back(None):
+                    _log.warning("run %s was left alone: %s", self.claimed.run_id, error)
             case _:
                 level = logging.WARNING if isinstance(error, AiodurableError) else logging.ERROR
-                _log.log(
-                    level, "run %s cannot be begun: %s", self.claimed.run_id, error_text(error)
-                )
-                await self._quietly(
+                text = error_text(error)
+                aside = await self._quietly(
                     self._claims.set_aside(
                         self.claimed.run_id,
                         reason="cannot be begun",
-                        error=error_text(error),
+                        error=text,
                         traceback=traceback_text(error),
                     )
                 )
+                if aside is not False:  # else somebody has cancelled it, or another worker has it
+                    _log.log(level, "run %s cannot be begun: %s", self.claimed.run_id, text)
 
-    async def _put_back(self, state: ClaimState | None, after_s: float | None = None) -> None:
+    async def _put_back(
+        self, state: ClaimState | None, after_s: float | None = None
+    ) -> bool | None:
+        """Whether the run was still claimed; None: not known."""
         after_s = after_s if state is ClaimState.SCHEDULED else None
         self._blocked = state is ClaimState.BLOCKED
-        await self._quietly(self._claims.put_back([self.claimed], state, after_s))
+        return await self._quietly(self._claims.put_back([self.claimed], state, after_s))
 
-    async def _quietly(self, write: Any) -> None:
+    async def _quietly(self, write: Awaitable[T]) -> T | None:
         """Where Postgres is away, the worker's next look finds what is left to do."""
         try:
-            await write
+            return await write
         except (AiodurableError, *DRIVER_FAILURES) as error:
             _log.debug("run %s: %s, later", self.claimed.run_id, type(error).__name__)
+            return None
 
 
 def _passes(error: Exception) -> bool:

@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 _LOOK_S: Final = (0.25, 0.5)
 """Seconds between two looks at what there is to do, runs of dead processes included."""
+_SOONEST_S: Final = 0.02
+"""Seconds between two looks, at least."""
 _TIDY_S: Final = 0.8
 """Seconds after a claim, or after waiting runs were looked at, until the next without news."""
 _POLL_S: Final = (4.0, 6.0)
@@ -360,6 +362,7 @@ class Worker:
 
     async def _look_forever(self) -> None:
         """See what there is to do: one statement each time where that is nothing."""
+        soon_s = _SOONEST_S
         while True:
             wait_s = random.uniform(*_LOOK_S)
             try:
@@ -369,8 +372,10 @@ class Worker:
                     self._bell.rung.set()
                 if signs.is_due or (self._has_waited() and (signs.ready or signs.untidy)):
                     self._bell.rung.set()
+                # what is due and stays so has been locked by somebody: look less and less often
+                soon_s = min(soon_s * 2, _LOOK_S[1]) if signs.is_due else _SOONEST_S
                 if signs.due_s is not None:
-                    wait_s = min(wait_s, max(signs.due_s, 0.02))
+                    wait_s = min(wait_s, max(signs.due_s, soon_s))
             except (AiodurableError, *DRIVER_FAILURES) as error:
                 self._look_failed = True
                 _log.debug("a worker cannot look for what to do: %s", type(error).__name__)

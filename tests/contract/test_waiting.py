@@ -12,6 +12,7 @@ TESTS = Path(__file__).parents[1]
 
 MEANT = {
     "faults/test_failover.py": "failures at random moments, and a standby that lags by seconds",
+    "integration/worker/test_asleep.py": "what a node sleeps of a run that holds nothing",
     "integration/worker/test_durable_time.py": "what a node sleeps of a run that holds nothing",
     "programs/frozen_effect_process.py": "a node that blocks the event loop, or does not",
     "programs/frozen_process.py": "a node that blocks the event loop, or does not",

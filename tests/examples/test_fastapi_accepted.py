@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, TypedDict
 
 import httpx
+import psycopg
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse
@@ -229,3 +230,19 @@ async def test_the_service_is_killed_and_its_next_process_finishes_what_was_acce
         again = await client.post("/reports/monday", json={"topic": "tides"}, headers=key)
         assert (again.status_code, again.json()["status"]) == (202, "complete")
     await service.stop()
+
+
+async def test_a_result_that_is_not_there_has_an_answer_of_its_own(
+    client: httpx.AsyncClient, dsn: str
+) -> None:
+    place = (await client.post("/reports/monday?topic=tides")).headers["location"]
+    await client.get(place, params={"wait": 30})
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("UPDATE aiodurable_runs SET graph = 'of another service'")
+        found = await client.get(place)
+        assert (found.status_code, found.json()["status"]) == (200, "complete")
+        assert "result" not in found.json()
+        connection.execute("UPDATE aiodurable_runs SET graph = 'report'")
+        connection.execute("DELETE FROM checkpoints")
+    pruned = await client.get(place)
+    assert (pruned.status_code, pruned.json()["error"]) == (410, "ResultPrunedError")

@@ -115,3 +115,24 @@ async def test_a_node_that_swallows_its_cancellation_is_cancelled_again_after_it
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
+
+
+async def test_a_run_that_cannot_be_cancelled_keeps_no_other_from_its_cancellation() -> None:
+    class Database:
+        async def fetch(self, statement: Any) -> list[dict[str, Any]]:
+            del statement
+            return [{"run_id": name, "cancel_requested_at": NOW} for name in ("broken", "r")]
+
+    cancelled = asyncio.Queue[datetime]()
+
+    def breaks(at: datetime) -> None:
+        raise RuntimeError("a defect")
+
+    cancellations = Cancellations(cast("PsycopgPool", Database()), every_s=0.01)
+    cancellations.add("broken", breaks)
+    cancellations.add("r", cancelled.put_nowait)
+    try:
+        for _ in range(2):
+            await asyncio.wait_for(cancelled.get(), 5)
+    finally:
+        await cancellations.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -13,7 +14,12 @@ from fastapi.responses import JSONResponse
 from starlette.routing import NoMatchFound
 
 from aiodurable.current import current_durable
-from aiodurable.errors import RunNotFoundError, WaitTimeoutError
+from aiodurable.errors import (
+    GraphNotRegisteredError,
+    ResultPrunedError,
+    RunNotFoundError,
+    WaitTimeoutError,
+)
 from aiodurable.integrations.fastapi.leased import run_of_key
 from aiodurable.integrations.fastapi.problems import problem_response
 from aiodurable.jsonable import jsonable
@@ -23,6 +29,8 @@ from aiodurable.queue.waiting import is_over
 from aiodurable.runs.graphs import Graph
 
 __all__ = ["accepting", "run_router"]
+
+_log = logging.getLogger(__name__)
 
 _STATUS_ROUTE: Final = "aiodurable_run_status"
 _LONGEST_WAIT_S: Final = 30.0
@@ -76,7 +84,9 @@ def run_router(*, prefix: str = "/runs", results: bool = False) -> APIRouter:
 
     Args:
         prefix: of the path.
-        results: whether a complete run has its `result`, what the graph returned.
+        results: whether a complete run has its `result`, what the graph returned. It has none
+            where this process does not have its graph, which is logged; 410 where the result was
+            pruned.
     """
     router = APIRouter(prefix=prefix)
 
@@ -95,7 +105,12 @@ def run_router(*, prefix: str = "/runs", results: bool = False) -> APIRouter:
         except RunNotFoundError as error:
             return problem_response(error)
         if results and run.status is RunStatus.COMPLETE:
-            return _answer(run, 200, {}, result=await runs.wait(run_id))
+            try:
+                return _answer(run, 200, {}, result=await runs.wait(run_id))
+            except ResultPrunedError as error:
+                return problem_response(error)
+            except GraphNotRegisteredError as error:
+                _log.warning("run %r is shown without its result: %s", run_id, error)
         return _answer(run, 200, {})
 
     return router

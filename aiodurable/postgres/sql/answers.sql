@@ -42,34 +42,39 @@ RETURNING r.run_id
 
 -- name: answer_with_signals
 -- params: run_id, token, lease_id, interrupt_ids, digests, answers_type, answers, questions_closed
--- params: thread_id, names, positions
+-- params: thread_id, names, positions, set_aside
 -- aiodurable_runs_pkey and aiodurable_fences_pkey, as answer; aiodurable_signals_pkey. The signals
 -- that are among the answers leave the mailbox as the ledger gets them: each comes to one run,
--- once. Of one with an id the id stays.
+-- once. Of one with an id the id stays; of one that the graph could not read (set_aside) all of it.
 WITH answered AS (
 -- include: stored_answers
 ),
 noted AS (
     UPDATE aiodurable_signals s
-    SET taken_at = pg_catalog.now(), value_type = NULL, value = NULL
-    FROM unnest(:names::text[], :positions::bigint[]) AS t (name, position)
+    SET taken_at = pg_catalog.now(),
+        value_type = CASE WHEN t.set_aside THEN s.value_type END,
+        value = CASE WHEN t.set_aside THEN s.value END
+    FROM unnest(:names::text[], :positions::bigint[], :set_aside::boolean[])
+         AS t (name, position, set_aside)
     WHERE EXISTS (SELECT FROM answered) AND s.thread_id = :thread_id AND s.name = t.name
-      AND s.position = t.position AND s.signal_id IS NOT NULL
+      AND s.position = t.position AND (t.set_aside OR s.signal_id IS NOT NULL)
 ),
 removed AS (
     DELETE FROM aiodurable_signals s
-    USING unnest(:names::text[], :positions::bigint[]) AS t (name, position)
+    USING unnest(:names::text[], :positions::bigint[], :set_aside::boolean[])
+          AS t (name, position, set_aside)
     WHERE EXISTS (SELECT FROM answered) AND s.thread_id = :thread_id AND s.name = t.name
-      AND s.position = t.position AND s.signal_id IS NULL
+      AND s.position = t.position AND s.signal_id IS NULL AND NOT t.set_aside
 )
 SELECT a.run_id FROM answered a
 
 -- name: answers_over
--- params: run_id, token, lease_id, interrupt_ids
+-- params: run_id, token, lease_id, interrupt_ids, answers_type, answers
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Under the fence, as answer. Nothing is left to
--- deliver; the interrupts whose answers LangGraph did not take after all were not answered.
+-- deliver but these answers; the interrupts whose answers LangGraph did not take after all were not
+-- answered.
 UPDATE aiodurable_runs r
-SET answers_type = NULL, answers = NULL, questions_closed = NULL,
+SET answers_type = :answers_type::text, answers = :answers::bytea, questions_closed = NULL,
     answered = r.answered - :interrupt_ids::text[]
 WHERE r.run_id = :run_id AND r.fencing_token = :token::bigint
   AND (SELECT true

@@ -147,11 +147,12 @@ WHERE r.run_id = :run_id
 
 -- name: roll_back
 -- params: thread_id, run_id, base_checkpoint_id
--- checkpoints_pkey, checkpoint_writes_pkey and checkpoint_blobs_pkey, by their first column;
--- aiodurable_runs_pkey. What was written after the base goes, in all namespaces, and so does a
--- command that was stored beside the base. A value that a removed checkpoint has from one that
--- stays is that one's: the parents of the first removed ones tell which. The run is over.
--- `|| ''` hides the ids from the index of block ranges, by which the whole table would be read.
+-- checkpoints_pkey, checkpoint_writes_pkey, checkpoint_blobs_pkey and aiodurable_effects_pkey, by
+-- their first column; aiodurable_runs_pkey. What was written after the base goes, in all
+-- namespaces, and so does a command that was stored beside the base. A value that a removed
+-- checkpoint has from one that stays is that one's: the parents of the first removed ones tell
+-- which. The run is over. `|| ''` hides the ids from the index of block ranges, by which the whole
+-- table would be read.
 WITH gone AS (
     DELETE FROM checkpoints c
     WHERE c.thread_id = :thread_id AND c.checkpoint_id || '' > coalesce(:base_checkpoint_id, '')
@@ -192,6 +193,10 @@ blobs AS (
     USING value v
     WHERE b.thread_id = :thread_id AND b.checkpoint_ns = v.checkpoint_ns
       AND b.channel = v.channel AND b.version = v.version
+),
+effects AS (
+    DELETE FROM aiodurable_effects e
+    WHERE e.thread_id = :thread_id AND e.run_id = :run_id
 )
 UPDATE aiodurable_runs r
 SET status = 'superseded', status_reason = 'rolled back', claim_state = NULL,

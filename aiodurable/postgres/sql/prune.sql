@@ -294,7 +294,9 @@ RETURNING thread_id
 SELECT pg_catalog.pg_relation_size('aiodurable_runs'::pg_catalog.regclass)
            / pg_catalog.current_setting('block_size')::integer AS runs,
        pg_catalog.pg_relation_size('aiodurable_fences'::pg_catalog.regclass)
-           / pg_catalog.current_setting('block_size')::integer AS fences
+           / pg_catalog.current_setting('block_size')::integer AS fences,
+       pg_catalog.pg_relation_size('aiodurable_signals'::pg_catalog.regclass)
+           / pg_catalog.current_setting('block_size')::integer AS signals
 
 -- name: finished_runs
 -- params: first_page, end_page, older_than, graph
@@ -437,3 +439,29 @@ noted AS (
     WHERE thread_id = ANY (ARRAY (SELECT i.thread_id FROM idle i WHERE i.lease_id >= 0))
 )
 SELECT pg_catalog.count(*) AS removed FROM deletable
+
+-- name: stray_signals
+-- params: first_page, end_page, older_than
+-- TID range scan of aiodurable_signals; once a thread aiodurable_runs_thread_order_idx and
+-- checkpoints_pkey. Threads of which nothing is known but signals on the pages that were sent
+-- before older_than.
+SELECT t.thread_id
+FROM (
+    SELECT DISTINCT s.thread_id
+    FROM aiodurable_signals s
+    WHERE s.ctid >= pg_catalog.format('(%s,0)', :first_page::bigint)::tid
+      AND s.ctid < pg_catalog.format('(%s,0)', :end_page::bigint)::tid
+      AND s.created_at < :older_than::timestamptz
+) t
+WHERE (SELECT true FROM aiodurable_runs own WHERE own.thread_id = t.thread_id LIMIT 1) IS NULL
+  AND (SELECT true FROM checkpoints own WHERE own.thread_id = t.thread_id LIMIT 1) IS NULL
+
+-- name: remove_stray_signals
+-- params: thread_ids, older_than
+-- aiodurable_signals_pkey by its first column; once a row as in stray_signals. A run that begins at
+-- this moment comes after the removal.
+DELETE FROM aiodurable_signals s
+WHERE s.thread_id = ANY (:thread_ids::text[]) AND s.created_at < :older_than::timestamptz
+  AND (SELECT true FROM aiodurable_runs own WHERE own.thread_id = s.thread_id LIMIT 1) IS NULL
+  AND (SELECT true FROM checkpoints own WHERE own.thread_id = s.thread_id LIMIT 1) IS NULL
+RETURNING s.thread_id

@@ -197,10 +197,14 @@ LIMIT :rows::integer
 -- params: run_ids, channel
 -- aiodurable_runs_pkey. A run that never began is given up; one that waits for another attempt
 -- stops where it is, for a person to go on with; one at work is to end: its process is notified
--- on the channel. What is over, or waits for a person, stays as it is. The rows are locked before
--- their statuses are read: one that is begun, or ends, at this moment is not missed.
+-- on the channel. What is over, or waits for a person, stays as it is; of what sleeps beside a
+-- question only the question stays. The rows are locked before their statuses are read: one that is
+-- begun, or ends, at this moment is not missed.
 WITH found AS MATERIALIZED (
-    SELECT k.run_id, k.status, k.claim_state
+    SELECT k.run_id, k.status, k.claim_state,
+           k.claim_state IS NOT NULL
+           OR k.graph IS NULL AND k.waiting_for IS NOT NULL AND k.cancel_requested_at IS NULL
+               AS goes_on
     FROM aiodurable_runs k
     WHERE k.run_id = ANY (:run_ids::text[])
     ORDER BY k.run_id
@@ -217,11 +221,12 @@ given_up AS (
 ),
 stopped AS (
     UPDATE aiodurable_runs r
-    SET status = 'paused', status_reason = 'cancelled', claim_state = NULL,
+    SET status = CASE WHEN k.status = 'interrupted' THEN k.status ELSE 'paused' END,
+        status_reason = 'cancelled', claim_state = NULL,
         cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()),
         finished_at = coalesce(r.finished_at, pg_catalog.now())
     FROM found k
-    WHERE r.run_id = k.run_id AND k.status IN ('failed', 'paused') AND k.claim_state IS NOT NULL
+    WHERE r.run_id = k.run_id AND k.status IN ('failed', 'paused', 'interrupted') AND k.goes_on
     RETURNING r.run_id, r.thread_id
 ),
 ending AS (

@@ -110,6 +110,9 @@ WITH want AS MATERIALIZED (
 ), closed AS (
     UPDATE aiodurable_runs r
     SET status = w.closing, claim_state = NULL,
+        status_reason = CASE WHEN w.closing <> 'superseded' THEN r.status_reason
+                             WHEN r.interrupted_by IS NOT NULL THEN 'interrupted'
+                             ELSE 'given up for run ' || w.run_id END,
         finished_at = coalesce(r.finished_at, pg_catalog.now())
     FROM want w
     WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id
@@ -227,11 +230,13 @@ CASE WHEN w.waiting_for <> ''
 -- or a removal, finds a larger token in the row, or no row. A run that is to be
 -- cancelled is not scheduled again. A drained run that came out of a queue goes back there.
 -- waiting_for: the signals that a run waits for, one a line; empty: it sleeps. A worker goes on
--- with it, also where no queue had it: aiodurable_signals_open_idx.
+-- with it, also where no queue had it (aiodurable_signals_open_idx); a call does where its graph
+-- has no name, by which a worker could find it.
 UPDATE aiodurable_runs r
 SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND t.again THEN 'paused'
                   ELSE w.status END,
-    status_reason = CASE WHEN r.cancel_requested_at IS NOT NULL AND t.again THEN 'cancelled'
+    status_reason = CASE WHEN r.cancel_requested_at IS NOT NULL
+                              AND (t.again OR w.waiting_for IS NOT NULL) THEN 'cancelled'
                          ELSE w.reason END,
     error = w.error, traceback = w.traceback,
     checkpoint_id = w.checkpoint_id, consumed = r.consumed OR w.consumed,
@@ -240,7 +245,7 @@ SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND t.again THEN 'pause
     claim_state = CASE WHEN r.cancel_requested_at IS NOT NULL THEN NULL
                        WHEN w.again_after_s = 0::double precision THEN 'ready'
                        WHEN w.again_after_s > 0::double precision THEN 'scheduled'
-                       WHEN w.waiting_for IS NOT NULL THEN
+                       WHEN w.waiting_for IS NOT NULL AND r.graph IS NOT NULL THEN
 -- include: next_claim
                        WHEN w.reason = 'drained' AND r.queue IS NOT NULL THEN 'ready' END,
     scheduled_at = CASE WHEN w.again_after_s > 0::double precision

@@ -68,7 +68,8 @@ ORDER BY s.name, s.position
 -- aiodurable_runs_pkey, aiodurable_fences_pkey; aiodurable_signals_open_idx. A run that is not due
 -- yet: a worker claimed it too early, or its process died before the ledger said that it sleeps.
 UPDATE aiodurable_runs r
-SET status = CASE WHEN r.cancel_requested_at IS NOT NULL THEN 'paused' ELSE :status::text END,
+SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND :status::text <> 'interrupted'
+                  THEN 'paused' ELSE :status::text END,
     status_reason = CASE WHEN r.cancel_requested_at IS NOT NULL THEN 'cancelled'
                          ELSE :reason::text END,
     fencing_token = :token::bigint, checkpoint_id = :checkpoint_id::text,
@@ -94,13 +95,15 @@ WHERE r.run_id = :run_id AND coalesce(r.fencing_token, 0) <= :token::bigint
 
 -- name: stop
 -- params: thread_id
--- aiodurable_runs_unfinished_status_idx or aiodurable_runs_thread_order_idx. A run that sleeps or
--- waits is cancelled at once: no process has it.
+-- aiodurable_runs_thread_order_idx. A run that sleeps or waits is cancelled at once: no process has
+-- it. A question that is open beside that stays open. No worker has claimed what has no graph's
+-- name.
 UPDATE aiodurable_runs r
 SET status_reason = 'cancelled', claim_state = NULL,
     cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now())
-WHERE r.thread_id = :thread_id AND r.status = 'paused' AND r.claim_state IS NOT NULL
+WHERE r.thread_id = :thread_id AND r.status IN ('paused', 'interrupted')
   AND r.waiting_for IS NOT NULL
+  AND (r.claim_state IS NOT NULL OR r.graph IS NULL AND r.cancel_requested_at IS NULL)
 RETURNING r.run_id
 
 -- name: unheard

@@ -290,6 +290,7 @@ UPDATE aiodurable_runs r
 SET status = 'quarantined', status_reason = :reason::text, error = :error::text,
     traceback = :traceback::text, claim_state = NULL, finished_at = pg_catalog.now()
 WHERE r.run_id = :run_id AND r.claim_state = 'claimed' AND r.claimed_by = :worker
+RETURNING r.run_id
 
 -- name: promote
 -- params: thread_ids

@@ -24,6 +24,7 @@ from aiodurable.errors import (
 from aiodurable.events import Event, LeaseAcquired, LeaseLost, LeaseReleased
 from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.locks import Lease, PostgresLockManager, create_lock_manager_with_retry
+from aiodurable.locks.statements import LockStatements
 from aiodurable.postgres import schema
 from aiodurable.settings import Settings
 from tests.support.lock_view import ServerLocks
@@ -361,3 +362,24 @@ async def test_the_locks_of_each_kind_spread_over_the_sessions(
     assert len(held) == 2
     assert min(held) > 10
     await asyncio.gather(*(lease.release() for lease in leases))
+
+
+async def test_a_connection_that_is_ended_while_it_becomes_the_session_is_replaced(
+    dsn: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, ended = LockStatements.prepare, list[int]()
+
+    async def ends(statements: LockStatements, *args: Any, **more: Any) -> None:
+        if len(ended) < most:
+            ended.append(statements.pid)
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                connection.execute("SELECT pg_terminate_backend(%s)", (statements.pid,))
+        await prepare(statements, *args, **more)
+
+    monkeypatch.setattr(LockStatements, "prepare", ends)
+    most = 2
+    async with PostgresLockManager(dsn, settings=settings) as locks, locks.hold("a"):
+        assert len(ended) == most
+    most = 100
+    with pytest.raises(PostgresUnavailableError):
+        await PostgresLockManager(dsn, settings=settings).open()

@@ -21,6 +21,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import (
     ConfigurationError,
     InvalidArgumentError,
+    RunCancelledError,
     ThreadInterruptedError,
     ThreadNotFoundError,
     ThreadPausedError,
@@ -271,6 +272,8 @@ async def test_restart_gives_the_unfinished_run_up_also_one_that_asks(
     assert result["word"] == "b"
     assert work.ran == ["first b", "second b"]
     assert sorted(await ledger.statuses("t")) == ["complete", "superseded"]
+    with pytest.raises(RunCancelledError, match=f"given up for run {run.run_id}"):
+        await durable.runs.wait("A of t")
     async with durable.run("t", work.graph(), run_id="A of t") as run:
         with pytest.raises(InvalidArgumentError, match="given up"):
             await run.ainvoke(A)

@@ -259,3 +259,30 @@ async def test_an_unknown_way_is_refused_with_the_ways_there_are(durable: Durabl
     with pytest.raises(InvalidArgumentError, match="'enqueue', 'interrupt', 'rollback'"):
         async with durable.run("t", "chain", on_busy="later"):  # pyright: ignore[reportArgumentType]
             pass
+
+
+@pytest.mark.parametrize("verb", ["resume", "retry"])
+async def test_what_is_to_go_on_is_not_rolled_back(durable: Durable, verb: str) -> None:
+    async with durable.run("t", "failing", run_id="old") as run:
+        with suppress(ValueError):
+            await run.ainvoke(INPUT)
+    with pytest.raises(InvalidArgumentError, match="that removes what is to go on"):
+        await getattr(durable.threads, verb)("t", on_busy="rollback")
+    assert (await durable.runs.get("old")).status is RunStatus.FAILED
+
+
+async def test_a_rollback_removes_the_rows_of_the_runs_effects(durable: Durable, dsn: str) -> None:
+    async with durable.run("t", "asking", run_id="old") as run:
+        await run.ainvoke(INPUT)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            """
+            INSERT INTO aiodurable_effects (thread_id, task, name, state, begin_id, run_id,
+                                            begun_by, checkpoint_id)
+            VALUES ('t', 'b:1', 'charge', 'done', 1, 'old', 'host:1', '1'),
+                   ('t', 'b:2', 'charge', 'done', 2, 'before', 'host:1', '1')
+            """
+        )
+        async with durable.run("t", "chain", on_busy="rollback"):
+            left = connection.execute("SELECT run_id FROM aiodurable_effects").fetchall()
+    assert left == [("before",)]

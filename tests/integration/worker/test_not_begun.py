@@ -283,3 +283,28 @@ async def test_a_thread_whose_only_run_was_set_aside_before_it_began_says_so(
     async with durable.work():
         await durable.runs.wait_first(["late"], timeout=20)
     assert (await durable.threads.get("t")).status is ThreadStatus.QUARANTINED
+
+
+@pytest.mark.parametrize("began", [False, True], ids=["queued", "failed"])
+async def test_a_run_that_is_cancelled_before_its_attempt_is_no_cause_for_a_warning(
+    durable: Durable, caplog: pytest.LogCaptureFixture, *, began: bool
+) -> None:
+    await durable.runs.create("t", "chain", INPUT, run_id="r")
+    if began:
+        BREAKS.add("a")
+        async with durable.run("t", "chain", run_id="r") as run:
+            with pytest.raises(ValueError, match="a is broken"):
+                await run.ainvoke()
+        BREAKS.clear()
+        await durable.runs.retry("r")
+    services = services_of(durable)
+    claims = Claims(services, ["default"])
+    [claimed] = await claims.claim(1)
+    await durable.runs.cancel("r")
+    with caplog.at_level("WARNING"):
+        await Execution(services, claims, claimed, {"": RetryPolicy()}).execute()
+    claims.close()
+    assert "cannot be begun" not in caplog.text
+    assert "was left alone" not in caplog.text
+    record = await durable.runs.get("r")
+    assert record.status is (RunStatus.PAUSED if began else RunStatus.SUPERSEDED)
