@@ -68,7 +68,7 @@ def answer(
         async with durable.run(thread_id, graph) as run:
             return await run.answer(value)
 
-    run_here(thread_id, app, graph, dsn, answered, as_json=as_json)
+    run_here(thread_id, app, graph, dsn, answered, action="threads.answer", as_json=as_json)
 
 
 def _parsed(given: str) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aiodurable.cli.audit import record
 from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.exit_codes import Exit
@@ -44,4 +45,7 @@ def cancel(
 
 async def _cancel(thread_id: str, dsn: str | None, wait: bool, timeout: float | None) -> bool:
     async with open_with_leases(dsn) as durable:
-        return await durable.threads.cancel(thread_id, wait=wait, timeout=timeout)
+        cancelled = await durable.threads.cancel(thread_id, wait=wait, timeout=timeout)
+        if cancelled:
+            await record(durable, "threads.cancel", thread_id=thread_id)
+        return cancelled

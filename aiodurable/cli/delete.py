@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 import click
 
+from aiodurable.cli.audit import record
 from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.exit_codes import Exit
 from aiodurable.cli.format import quoted
@@ -77,4 +78,6 @@ async def _delete(dsn: str | None, threads: Sequence[str]) -> _Report:
             except WorkflowAlreadyRunningError:
                 into = done.running
             into.append(thread_id)
+            if into is done.deleted:
+                await record(durable, "threads.delete", thread_id=thread_id)
     return done

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from aiodurable.cli.app import App, app_option, graph_option, load_app
+from aiodurable.cli.audit import record
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.exit_codes import FailedCommand
 from aiodurable.cli.status import print_thread
@@ -100,6 +101,8 @@ async def _fork(
         if app is not None:
             options["graph"] = await found.graph_for(durable, thread_id, graph)
         try:
-            return await durable.threads.fork(thread_id, new_thread_id, **options)
+            forked = await durable.threads.fork(thread_id, new_thread_id, **options)
         except InvalidUpdateError as error:
             raise FailedCommand(f"cannot change the values: LangGraph says: {error}") from error
+        await record(durable, "threads.fork", thread_id=thread_id, new=forked.thread_id)
+        return forked

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aiodurable.cli.audit import record
 from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.format import age, quoted, size
@@ -131,7 +132,10 @@ async def _prune(dsn: str | None, options: dict[str, Any]) -> PruneReport:
             def report(pruned: PruneReport) -> None:
                 progress(f"{pruned.scanned:,} scanned, {_words(pruned)}", pruned.progress or None)
 
-            return await durable.threads.prune(**options, progress=report)
+            pruned = await durable.threads.prune(**options, progress=report)
+        if not options["dry_run"]:
+            await record(durable, "threads.prune", threads=pruned.threads, runs=pruned.runs)
+        return pruned
 
 
 def _words(pruned: PruneReport) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aiodurable.cli.audit import record
 from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.format import quoted
 from aiodurable.jsonable import json_text
@@ -70,7 +71,10 @@ def _change(verb: str, dsn: str | None, queue: str, **limits: Any) -> None:
 
 async def _call(dsn: str | None, method: str, *args: Any, **options: Any) -> Any:
     async with open_read_only(dsn) as durable:
-        return await getattr(durable.queues, method)(*args, **options)
+        found = await getattr(durable.queues, method)(*args, **options)
+        if method != "list":
+            await record(durable, f"queues.{method}", queue=args[0], **options)
+        return found
 
 
 def _line(queue: QueueStatus) -> str:

@@ -43,4 +43,4 @@ def resume(
     async def on(durable: Durable, graph: Graph | None) -> Any:
         return await durable.threads.resume(thread_id, graph, past_gate=past_gate)
 
-    run_here(thread_id, app, graph, dsn, on, as_json=as_json)
+    run_here(thread_id, app, graph, dsn, on, action="threads.resume", as_json=as_json)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiodurable.cli.app import app_option, load_app
+from aiodurable.cli.audit import record
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.exit_codes import Exit
@@ -120,13 +121,17 @@ async def _resume(
     default = app.graph if default_graph is None else default_graph
     async with app.opened(dsn) as durable:
         with shown_progress() as progress:
-            return await durable.runs.resume_many(
+            report = await durable.runs.resume_many(
                 default_graph=default,
                 progress=lambda resumed, failed: progress(
                     f"{resumed:,} resumed, {failed:,} failed"
                 ),
                 **options,
             )
+        if not options["dry_run"]:
+            counts = {"resumed": len(report.resumed), "failed": len(report.failed)}
+            await record(durable, "threads.resume_many", **counts)
+        return report
 
 
 def _print(report: ResumeReport, *, dry_run: bool) -> None:

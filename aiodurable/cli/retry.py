@@ -36,4 +36,4 @@ def retry(thread_id: str, app: str, graph: str | None, dsn: str | None, as_json:
     async def again(durable: Durable, graph: Graph | None) -> Any:
         return await durable.threads.retry(thread_id, graph)
 
-    run_here(thread_id, app, graph, dsn, again, as_json=as_json)
+    run_here(thread_id, app, graph, dsn, again, action="threads.retry", as_json=as_json)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiodurable.cli.app import load_app
+from aiodurable.cli.audit import record
 from aiodurable.cli.exit_codes import FailedCommand
 from aiodurable.cli.format import one_line
 from aiodurable.cli.status import print_thread
@@ -29,16 +30,17 @@ def run_here(
     dsn: str | None,
     go_on: Callable[[Durable, Graph | None], Awaitable[Any]],
     *,
+    action: str,
     as_json: bool,
 ) -> None:
     """Call `go_on` with the `Durable` of `--app` and the thread's graph (None: the one that the
-    ledger names), and print how the thread stands afterwards.
+    ledger names), record it as `action`, and print how the thread stands afterwards.
 
     Raises:
         FailedCommand: a node failed.
         AiodurableError: the library refused, before or after.
     """
-    thread, error = asyncio.run(_run(thread_id, app, graph, dsn, go_on))
+    thread, error = asyncio.run(_run(thread_id, app, graph, dsn, go_on, action))
     print_thread(thread, as_json=as_json)
     if error is not None:
         raise FailedCommand(f"it failed: {type(error).__name__}: {one_line(str(error))}")
@@ -50,6 +52,7 @@ async def _run(
     graph: str | None,
     dsn: str | None,
     go_on: Callable[[Durable, Graph | None], Awaitable[Any]],
+    action: str,
 ) -> tuple[WorkflowCheckpoint, Exception | None]:
     found = await load_app(app)
     async with found.opened(dsn) as durable:
@@ -60,4 +63,5 @@ async def _run(
             raise
         except Exception as error:  # a node's own
             failure = error
+        await record(durable, action, thread_id=thread_id)
         return await durable.threads.status(thread_id), failure

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from aiodurable.cli.app import app_option, load_app
+from aiodurable.cli.audit import record
 from aiodurable.cli.create_many import create_many
 from aiodurable.cli.database import dsn_option, open_read_only, open_with_leases
 from aiodurable.cli.durations import Duration
@@ -168,7 +169,9 @@ def cancel(
 
     async def cancelled() -> RunRecord:
         async with open_with_leases(dsn) as durable:
-            return await durable.runs.cancel(run_id, wait=until, timeout=seconds)
+            run = await durable.runs.cancel(run_id, wait=until, timeout=seconds)
+            await record(durable, "runs.cancel", thread_id=run.thread_id, run_id=run_id)
+            return run
 
     _print(asyncio.run(cancelled()), as_json=as_json)
 
@@ -182,7 +185,9 @@ def retry(dsn: str | None, run_id: str, as_json: bool) -> None:
 
     async def again() -> RunRecord:
         async with open_read_only(dsn) as durable:
-            return await durable.runs.retry(run_id)
+            run = await durable.runs.retry(run_id)
+            await record(durable, "runs.retry", thread_id=run.thread_id, run_id=run_id)
+            return run
 
     _print(asyncio.run(again()), as_json=as_json)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aiodurable.cli.audit import record
 from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.format import one_line, quoted, shell_word
@@ -187,7 +188,11 @@ def delete(dsn: str | None, schedule_id: str) -> None:
 
 async def _call(dsn: str | None, method: str, *args: Any, **options: Any) -> Any:
     async with open_read_only(dsn) as durable:
-        return await getattr(durable.schedules, method)(*args, **options)
+        found = await getattr(durable.schedules, method)(*args, **options)
+        if method != "list" and not options.get("dry_run"):
+            schedule_id = args[0] if args else options["schedule_id"]
+            await record(durable, f"schedules.{method}", schedule=schedule_id)
+        return found
 
 
 def _print(schedule: Schedule, *, as_json: bool) -> None:

@@ -365,6 +365,46 @@ def test_resume_many_goes_on_with_what_needs_no_person_and_says_what_failed(
     assert printed("status", "asks")["status"] == "interrupted"
 
 
+def audited(dsn: str) -> list[tuple[str, str | None]]:
+    with psycopg.connect(dsn) as connection:
+        rows = connection.execute(
+            "SELECT action, thread_id, actor FROM aiodurable_audit ORDER BY id"
+        ).fetchall()
+    assert all(actor.startswith("cli:") for *_, actor in rows)
+    return [(action, thread_id) for action, thread_id, _ in rows]
+
+
+def test_what_a_person_changes_is_audited_and_what_they_read_is_not(shop: str) -> None:
+    for command in (
+        ("threads", "list"),
+        ("threads", "show", "done"),
+        ("threads", "prune", "--older-than", "0s", "--dry-run"),
+        ("threads", "resume-many", *APP_OPTION, "--dry-run"),
+        ("threads", "delete", "-y", "nobody"),
+    ):
+        run(*command)
+    assert audited(shop) == []
+    for command in (
+        ("threads", "retry", "broken", *APP_OPTION),
+        ("threads", "answer", "asks", "yes", "--text", *APP_OPTION),
+        ("threads", "fork", "done", "copy", "--before", "ship"),
+        ("threads", "resume-many", *APP_OPTION, "--yes"),
+        ("threads", "delete", "-y", "done"),
+        ("threads", "prune", "--older-than", "0s", "-y"),
+        ("queues", "pause", "mail"),
+    ):
+        assert run(*command).exit_code == 0, command
+    assert audited(shop) == [
+        ("threads.retry", "broken"),
+        ("threads.answer", "asks"),
+        ("threads.fork", "done"),
+        ("threads.resume_many", None),
+        ("threads.delete", "done"),
+        ("threads.prune", None),
+        ("queues.pause", None),
+    ]
+
+
 def test_wide_prints_a_row_in_a_line_with_more_columns(shop: str) -> None:
     listed = run("threads", "list", "--wide").stdout.splitlines()
     assert listed[0].split() == [
