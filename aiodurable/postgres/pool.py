@@ -250,6 +250,21 @@ class PsycopgPool:
 
             yield fetch
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Callable[..., Awaitable[list[dict[str, Any]]]]]:
+        """Give the body a `fetch` whose statements all see the tables as they are at its first one,
+        and cannot write.
+        """
+        async with self.connection() as connection, connection.transaction():
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+            async def fetch(query: str, *args: Any) -> list[dict[str, Any]]:
+                async with AsyncRawCursor(connection, row_factory=dict_row) as cursor:
+                    await cursor.execute(query.encode(), args)
+                    return await cursor.fetchall()
+
+            yield fetch
+
     async def fetch_in_turn(
         self, *statements: tuple[str, Sequence[Any]]
     ) -> list[list[dict[str, Any]]]:

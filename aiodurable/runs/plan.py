@@ -22,7 +22,7 @@ from aiodurable.runs.signals import Due
 from aiodurable.runs.stored_result import StoredResult
 from aiodurable.waits import payload_of
 
-__all__ = ["Plan", "plan_call"]
+__all__ = ["Plan", "in_front_of_queue", "plan_call"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,7 @@ async def plan_call(
     named = await _named(ledger, thread, call.run_id)
     if named is not None and named.record.status is RunStatus.QUEUED:
         return await _plan_queued(ledger, thread, call, named)
-    if thread.status is ThreadStatus.QUEUED and call.given:
-        # What waits in a queue begins after this: the lease is held here.
-        before = ThreadStatus.NEW if thread.checkpoint_id is None else ThreadStatus.COMPLETE
-        thread = replace(thread, status=before)
+    thread = in_front_of_queue(thread, given=call.given)
     unfinished = await _unfinished(ledger, thread, named)
     if call.answers:
         return await _plan_answer(ledger, lease, thread, call, named, unfinished)
@@ -101,6 +98,14 @@ async def plan_call(
     if action is Action.RETURN:
         return Plan(action, StoredResult(None, _asked(thread)))
     return Plan(action, unfinished=unfinished, due=due)
+
+
+def in_front_of_queue(thread: WorkflowCheckpoint, *, given: bool) -> WorkflowCheckpoint:
+    """The thread as a call with an input sees it: what waits in a queue begins after the call."""
+    if thread.status is not ThreadStatus.QUEUED or not given:
+        return thread
+    before = ThreadStatus.NEW if thread.checkpoint_id is None else ThreadStatus.COMPLETE
+    return replace(thread, status=before)
 
 
 def _asked(thread: WorkflowCheckpoint) -> tuple[Any, ...]:

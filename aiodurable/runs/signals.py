@@ -190,10 +190,18 @@ class Signals:
         rows = await self._direct.fetch(_SQL["send"], thread_id, name, once, *stored, False)
         return signal_id is None or rows[0]["new"]
 
-    async def due(self, thread_id: str, waits: Sequence[Wait]) -> Due:
-        """Which of these waits are over by now, by the clock of Postgres. Reads only."""
+    async def due(
+        self, thread_id: str, waits: Sequence[Wait], *, fetch: Fetch | None = None
+    ) -> Due:
+        """Which of these waits are over by now, by the clock of Postgres. Reads only.
+
+        Args:
+            thread_id: the thread.
+            waits: those of its run.
+            fetch: runs the statement in a transaction of the caller's; None: in one of its own.
+        """
         names = [wait.name for wait in waits if wait.name is not None]
-        rows = await self._direct.fetch(_SQL["mailbox"], thread_id, names)
+        rows = await (fetch or self._direct.fetch)(_SQL["mailbox"], thread_id, names)
         now = rows[0]["at"]
         mailbox = defaultdict[str, deque[_Signal]](deque)
         for row in rows:

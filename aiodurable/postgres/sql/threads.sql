@@ -66,7 +66,7 @@ SELECT v.thread_id, v.status, v.checkpoint_id, v.step, v.triggers, v.commanded,
             THEN v.finished_at END AS finished_at,
        CASE WHEN v.failed_at BETWEEN '0001-02-01 00:00+00' AND '9999-12-01 00:00+00'
             THEN v.failed_at END AS failed_at,
-       s.type AS sends_type, s.blob AS sends, pg_catalog.pg_is_in_recovery() AS standby
+       s.type AS sends_type, s.blob AS sends, pg_catalog.pg_is_in_recovery() AS standby, v.rule
 FROM verdicts v
 LEFT JOIN LATERAL (
     SELECT b.type, b.blob
@@ -356,33 +356,18 @@ ORDER BY v.thread_id
                    LIMIT 1) IS NULL)
 
 -- fragment: verdicts
-    -- table_status: what the tables of LangGraph say; status: with the lock and the newest run.
-    -- doubt: why the tables alone may be wrong.
+    -- table_status: what the tables of LangGraph say; status: with the lock and the newest run, by
+    -- the first rule that applies (`aiodurable.threads.why` has its words). doubt: why the tables
+    -- alone may be wrong.
     SELECT f.*,
-           CASE
-               WHEN f.holder IS NOT NULL THEN 'running'
-               WHEN f.input_pending AND f.run_status = 'running' THEN 'crashed'
-               WHEN f.input_pending AND f.run_status IN ('failed', 'paused', 'quarantined')
-               THEN f.run_status
-               WHEN f.of_head AND f.run_status = 'quarantined'
-                    AND f.table_status NOT IN ('new', 'complete')
-               THEN 'quarantined'
-               WHEN f.of_head AND f.run_status IN ('failed', 'paused')
-                    AND f.table_status = 'pending'
-               THEN f.run_status
-               -- What is open, nobody has to answer: a node sleeps, or waits for a signal.
-               WHEN f.of_head AND f.run_status = 'paused' AND f.sleeps
-                    AND f.table_status = 'interrupted'
-               THEN 'paused'
-               WHEN f.table_status = 'pending' THEN 'crashed'
-               -- Its holder looks at what is in front of the queue. LIMIT keeps it a look-up.
-               WHEN NOT :ignore_locks::boolean AND f.table_status IN ('new', 'complete') AND (
-                   SELECT true
-                   FROM aiodurable_runs q
-                   WHERE q.thread_id = f.thread_id AND q.status = 'queued'
-                   LIMIT 1)
-               THEN 'queued'
-               ELSE f.table_status
+           CASE f.rule
+               WHEN 'lock_held' THEN 'running'
+               WHEN 'input_lost' THEN 'crashed'
+               WHEN 'work_left' THEN 'crashed'
+               WHEN 'run_asleep' THEN 'paused'
+               WHEN 'run_queued' THEN 'queued'
+               WHEN 'tables' THEN f.table_status
+               ELSE f.run_status
            END AS status,
            CASE
                WHEN f.holder IS NOT NULL OR f.input_pending
@@ -405,20 +390,48 @@ ORDER BY v.thread_id
                WHEN f.table_status = 'pending' AND f.of_head IS NOT true THEN 'unleased'
            END AS doubt
     FROM (
-        SELECT x.*, (SELECT l.by_key -> x.lock_key::text FROM held l) AS holder,
-               CASE WHEN x.checkpoint_id IS NULL THEN 'new'
-                    WHEN x.failed THEN 'failed'
-                    -- Answered in the ledger, and LangGraph has not stored the answers yet.
-                    WHEN x.waiting AND x.questions_closed IS NOT NULL AND NOT EXISTS (
-                        SELECT 1
-                        FROM pg_catalog.unnest(x.questions) AS q (blob)
-                        WHERE pg_catalog.md5(q.blob) <> ALL (x.questions_closed))
-                    THEN 'pending'
-                    WHEN x.waiting THEN 'interrupted'
-                    WHEN coalesce(x.triggers, x.commanded, x.commanded_sends_type) IS NOT NULL
-                    THEN 'pending'
-                    ELSE 'complete' END AS table_status
-        FROM facts x
+        SELECT y.*,
+               CASE
+                   WHEN y.holder IS NOT NULL THEN 'lock_held'
+                   WHEN y.input_pending AND y.run_status = 'running' THEN 'input_lost'
+                   WHEN y.input_pending AND y.run_status IN ('failed', 'paused', 'quarantined')
+                   THEN 'input_kept'
+                   WHEN y.of_head AND y.run_status = 'quarantined'
+                        AND y.table_status NOT IN ('new', 'complete')
+                   THEN 'run_quarantined'
+                   WHEN y.of_head AND y.run_status IN ('failed', 'paused')
+                        AND y.table_status = 'pending'
+                   THEN 'run_ended'
+                   -- What is open, nobody has to answer: a node sleeps, or waits for a signal.
+                   WHEN y.of_head AND y.run_status = 'paused' AND y.sleeps
+                        AND y.table_status = 'interrupted'
+                   THEN 'run_asleep'
+                   WHEN y.table_status = 'pending' THEN 'work_left'
+                   -- Its holder looks at what is in front of the queue. LIMIT keeps it a look-up.
+                   WHEN NOT :ignore_locks::boolean AND y.table_status IN ('new', 'complete') AND (
+                       SELECT true
+                       FROM aiodurable_runs q
+                       WHERE q.thread_id = y.thread_id AND q.status = 'queued'
+                       LIMIT 1)
+                   THEN 'run_queued'
+                   ELSE 'tables'
+               END AS rule
+        FROM (
+            SELECT x.*, (SELECT l.by_key -> x.lock_key::text FROM held l) AS holder,
+                   CASE WHEN x.checkpoint_id IS NULL THEN 'new'
+                        WHEN x.failed THEN 'failed'
+                        -- Answered in the ledger, and LangGraph has not stored the answers yet.
+                        WHEN x.waiting AND x.questions_closed IS NOT NULL AND NOT EXISTS (
+                            SELECT 1
+                            FROM pg_catalog.unnest(x.questions) AS q (blob)
+                            WHERE pg_catalog.md5(q.blob) <> ALL (x.questions_closed))
+                        THEN 'pending'
+                        WHEN x.waiting THEN 'interrupted'
+                        WHEN coalesce(x.triggers, x.commanded, x.commanded_sends_type) IS NOT NULL
+                        THEN 'pending'
+                        ELSE 'complete' END AS table_status
+            FROM facts x
+        ) y
     ) f
 
 -- name: classified_heads

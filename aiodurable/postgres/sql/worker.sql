@@ -220,17 +220,22 @@ RETURNING r.run_id, r.thread_id, r.graph, r.status, r.queue, r.fairness_key, r.c
 -- aiodurable_queues_pkey. The limits there are, with their buckets refilled; their rows stay locked
 -- until the end of the transaction.
 UPDATE aiodurable_queues q
-SET tokens = CASE WHEN q.rate IS NOT NULL THEN
-                 least(coalesce(q.burst, greatest(1, q.rate))::double precision,
-                       coalesce(q.tokens, q.burst, greatest(1, q.rate))::double precision
-                       + q.rate * coalesce(pg_catalog.date_part(
-                             'epoch', pg_catalog.clock_timestamp() - q.refilled_at),
-                             0::double precision)) END,
+SET tokens =
+-- include: refilled
+    ,
     refilled_at = pg_catalog.clock_timestamp()
 WHERE q.name = ANY (:queues::text[])
   AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
        OR q.rate IS NOT NULL)
 RETURNING q.name, q.paused, q.max_running, q.max_running_per_key, q.tokens
+
+-- fragment: refilled
+             CASE WHEN q.rate IS NOT NULL THEN
+                 least(coalesce(q.burst, greatest(1, q.rate))::double precision,
+                       coalesce(q.tokens, q.burst, greatest(1, q.rate))::double precision
+                       + q.rate * coalesce(pg_catalog.date_part(
+                             'epoch', pg_catalog.clock_timestamp() - q.refilled_at),
+                             0::double precision)) END
 
 -- name: spend
 -- params: queue, count
@@ -309,20 +314,10 @@ WITH next AS MATERIALIZED (
         LIMIT 1
     ) k
     LEFT JOIN LATERAL (
-        SELECT b.status, b.interrupted_by
-        FROM aiodurable_runs b
-        WHERE b.thread_id = a.thread_id AND b.fencing_token IS NOT NULL
-          AND b.status NOT IN ('rejected', 'superseded')
-        ORDER BY b.fencing_token DESC NULLS LAST, b.seq DESC, b.created_at DESC
-        LIMIT 1
+-- include: last_begun
     ) f ON true
-    WHERE (f.status IS NULL OR f.status = 'complete'
-           OR f.interrupted_by IS NOT NULL AND f.status <> 'running')
-      AND (SELECT true
-           FROM aiodurable_runs b
-           WHERE b.thread_id = a.thread_id AND b.status = 'queued'
-             AND b.claim_state IN ('ready', 'claimed', 'limited')
-           LIMIT 1) IS NULL
+    WHERE
+-- include: nothing_in_front
 ),
 promoted AS (
     UPDATE aiodurable_runs r
@@ -340,6 +335,23 @@ woken AS MATERIALIZED (
 SELECT p.run_id
 FROM promoted p
 CROSS JOIN woken
+
+-- fragment: last_begun
+        SELECT b.run_id, b.status, b.interrupted_by
+        FROM aiodurable_runs b
+        WHERE b.thread_id = a.thread_id AND b.fencing_token IS NOT NULL
+          AND b.status NOT IN ('rejected', 'superseded')
+        ORDER BY b.fencing_token DESC NULLS LAST, b.seq DESC, b.created_at DESC
+        LIMIT 1
+
+-- fragment: nothing_in_front
+          (f.status IS NULL OR f.status = 'complete'
+           OR f.interrupted_by IS NOT NULL AND f.status <> 'running')
+      AND (SELECT true
+           FROM aiodurable_runs b
+           WHERE b.thread_id = a.thread_id AND b.status = 'queued'
+             AND b.claim_state IN ('ready', 'claimed', 'limited')
+           LIMIT 1) IS NULL
 
 -- name: promote_limited
 -- params: queues, concurrency_keys
@@ -549,13 +561,18 @@ WHERE r.claim_state = 'claimed'
   AND CASE WHEN r.claimed_by = :worker THEN r.run_id <> ALL (:mine::text[])
            WHEN pg_catalog.split_part(r.claimed_by, '#', 1) = :process
            THEN r.claimed_by <> ALL (:here::text[])
-           ELSE r.claimed_at < pg_catalog.now()
+           ELSE
+-- include: claim_is_void
+           END
+RETURNING r.run_id
+
+-- fragment: claim_is_void
+                r.claimed_at < pg_catalog.now()
                                - pg_catalog.make_interval(secs => :most_s::double precision)
                 OR NOT EXISTS (
                     SELECT FROM pg_catalog.pg_stat_activity s
                     WHERE pg_catalog.split_part(s.application_name, '@', 2)
-                          = pg_catalog.split_part(r.claimed_by, '#', 1)) END
-RETURNING r.run_id
+                          = pg_catalog.split_part(r.claimed_by, '#', 1))
 
 -- name: orphans
 -- params: graphs, grace_s
@@ -563,16 +580,19 @@ RETURNING r.run_id
 -- aiodurable_leases. Runs at work whose lease nobody holds, and whether their process may live: it
 -- has a connection, or the server has not been up for long enough to tell.
 SELECT r.run_id, r.fencing_token AS token,
-       EXISTS (
-           SELECT FROM pg_catalog.pg_stat_activity s
-           WHERE pg_catalog.split_part(s.application_name, '@', 2) = r.attempted_by)
-       OR pg_catalog.pg_postmaster_start_time()
-          > pg_catalog.now() - pg_catalog.make_interval(secs => :grace_s::double precision)
+-- include: may_live
        AS may_live
 FROM aiodurable_runs r
 LEFT JOIN aiodurable_leases l ON l.key = r.lock_key
 WHERE r.status = 'running' AND l.key IS NULL AND r.claim_state IS NULL
   AND r.graph = ANY (:graphs::text[])
+
+-- fragment: may_live
+       EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity s
+           WHERE pg_catalog.split_part(s.application_name, '@', 2) = r.attempted_by)
+       OR pg_catalog.pg_postmaster_start_time()
+          > pg_catalog.now() - pg_catalog.make_interval(secs => :grace_s::double precision)
 
 -- name: rescue
 -- params: run_ids, tokens, queue
