@@ -129,6 +129,15 @@ from aiodurable.runs.graph_check import (
 from aiodurable.runs.health import Health
 from aiodurable.runs.run import DurableRun
 from aiodurable.runs.threads import Threads
+from aiodurable.runs.why import (
+    NextStep,
+    QueueFacts,
+    RunFacts,
+    Why,
+    WhyAction,
+    WhyFacts,
+    WhyRule,
+)
 from aiodurable.runs.wrapped_graph import DurableGraph
 from aiodurable.settings import Settings
 from aiodurable.threads import (
@@ -188,6 +197,7 @@ __all__ = [
     "LockTimeoutError",
     "LockableWorkflowMixin",
     "NewRun",
+    "NextStep",
     "NotDone",
     "NothingToAnswerError",
     "OutOfResourcesError",
@@ -200,6 +210,7 @@ __all__ = [
     "ProblemKind",
     "Prunable",
     "PruneReport",
+    "QueueFacts",
     "QueueInsight",
     "QueueStatus",
     "Queues",
@@ -207,6 +218,7 @@ __all__ = [
     "ResumeReport",
     "RetryPolicy",
     "RunCancelledError",
+    "RunFacts",
     "RunFailedError",
     "RunFilters",
     "RunInProgressError",
@@ -247,6 +259,10 @@ __all__ = [
     "Throughput",
     "Wait",
     "WaitTimeoutError",
+    "Why",
+    "WhyAction",
+    "WhyFacts",
+    "WhyRule",
     "Worker",
     "WorkerHealth",
     "WorkerInsight",

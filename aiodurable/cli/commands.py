@@ -20,6 +20,8 @@ __all__ = ["cli", "threads"]
 
 _STATUS = ("status:status", "Show a thread's status, or count threads by status.")
 
+_WHY = ("why:why", "Say why a thread stands as it does, and what happens next.")
+
 _THREADS = {
     "answer": ("answer:answer", "Answer the questions of a thread."),
     "cancel": ("cancel:cancel", "End the running run of a thread."),
@@ -33,6 +35,7 @@ _THREADS = {
     "show": ("show:show", "Show a thread's status and history."),
     "signal": ("signal:signal", "Send a signal that a node waits for."),
     "status": _STATUS,
+    "why": _WHY,
 }
 _COMMANDS = {
     "check": ("check:check", "List the unfinished threads that new code cannot resume."),
@@ -48,6 +51,7 @@ _COMMANDS = {
     "schedules": ("schedules:schedules", "Create, show, pause, trigger and backfill schedules."),
     "status": _STATUS,
     "threads": ("commands:threads", "Read threads, go on with them, fork and remove them."),
+    "why": _WHY,
     "worker": ("worker:worker", "Execute accepted runs until SIGTERM or Ctrl-C."),
 }
 

@@ -24,6 +24,7 @@ from aiodurable.runs.pruner import prune_every
 from aiodurable.runs.run import run
 from aiodurable.runs.services import Services
 from aiodurable.runs.signals import signal_name
+from aiodurable.runs.why import Why, why
 from aiodurable.thread_id import validate_signal_id, validate_thread_id
 from aiodurable.threads import (
     Filter,
@@ -77,6 +78,18 @@ class Threads:
             InvalidArgumentError: a thread_id that cannot be stored.
         """
         return await self._opened().threads.status(thread_id)
+
+    async def why(self, thread_id: str) -> Why:
+        """Why a thread stands as it does, and what happens next: which rule decided its status,
+        what a call, a worker or a schedule will do with it and when, and what a person can do.
+
+        Reads only, in one snapshot, also on a standby; needs no graph. `str(…)` of it is a
+        paragraph without states, questions and errors.
+
+        Raises:
+            InvalidArgumentError: a thread_id that cannot be stored.
+        """
+        return await why(self._opened(), thread_id)
 
     def search(
         self,

@@ -62,7 +62,7 @@ from aiodurable.threads.filters import Filter
 from aiodurable.threads.task_path import called_by, caller_of, node_of, pull_path, send_index
 from aiodurable.waits import Wait, wait_of
 
-__all__ = ["CLASSIFY", "Classifier", "Explained", "Standing", "pause_reason"]
+__all__ = ["CLASSIFY", "Classifier", "Standing", "pause_reason"]
 
 T = TypeVar("T")
 
@@ -93,37 +93,12 @@ _MAYBE_AT_GATE = ("old", "stopped")
 """The doubts with which plain LangGraph may have stopped at a gate, on purpose."""
 
 
-_OF_TABLES = {
-    ThreadStatus.NEW: "nothing_stored",
-    ThreadStatus.FAILED: "node_raised",
-    ThreadStatus.INTERRUPTED: "question_open",
-    ThreadStatus.COMPLETE: "no_work_left",
-}
-"""The rule by which LangGraph's tables alone decide, by the status that follows."""
-
-
 class Standing(NamedTuple):
     """A thread's status without details: reading it decodes no error, question or subgraph."""
 
     thread_id: str
     status: ThreadStatus
     graph: str | None
-
-
-class Explained(NamedTuple):
-    """A thread's status, and what decided it.
-
-    Attributes:
-        status: the status.
-        rule: a key of `aiodurable.threads.rules.RULES`.
-        done: the paths of the head's tasks that have finished.
-        run_status: what the ledger says of its newest run; None: it has none.
-    """
-
-    status: WorkflowCheckpoint
-    rule: str
-    done: tuple[str, ...]
-    run_status: str | None
 
 
 class Classifier:
@@ -158,33 +133,9 @@ class Classifier:
         found = await self.decode(rows)
         return [thread for thread in found.values() if wanted is None or wanted.passes(thread)]
 
-    async def explain(
-        self,
-        thread_id: str,
-        fetch: Callable[..., Awaitable[Sequence[Mapping[str, Any]]]],
-        *,
-        ignore_lock: bool = False,
-    ) -> Explained:
-        """One thread's status, and the rule of `classify` that decided it.
-
-        Args:
-            thread_id: the thread.
-            fetch: runs the statement.
-            ignore_lock: compute the status as if nobody held the lease; for its holder.
-        """
-        args = self._arguments([thread_id], None, ignore_lock=ignore_lock)
-        (row,) = await self.fetch(fetch, CLASSIFY, *args)
-        (status,) = (await self.decode([row])).values()
-        rule = row["rule"]
-        if rule == "tables":
-            rule = _OF_TABLES[row["status"]]
-        if status.status != row["status"]:  # a question is none: see _decode_row
-            rule = "run_asleep"
-        return Explained(status, rule, tuple(row["done"] or ()), row["run_status"])
-
-    def arguments(self, thread_ids: Sequence[str]) -> tuple[Any, ...]:
-        """The parameters of `CLASSIFY` for these threads, without a filter and ignoring locks."""
-        return self._arguments(thread_ids, None, ignore_lock=True)
+    def arguments(self, thread_ids: Sequence[str], *, ignore_lock: bool = True) -> tuple[Any, ...]:
+        """The parameters of `CLASSIFY` for these threads, without a filter."""
+        return self._arguments(thread_ids, None, ignore_lock=ignore_lock)
 
     async def count(self, thread_ids: Sequence[str], wanted: Filter) -> Counter[ThreadStatus]:
         """How many of `thread_ids` pass, by status."""

@@ -15,6 +15,7 @@ from aiodurable.postgres.sql import load
 from aiodurable.runs.busy import interrupt
 from aiodurable.runs.retry_policy import RetryPolicy, stored_policy
 from aiodurable.runs.services import Services
+from aiodurable.runs.why.facts import MOST_CLAIMED_S
 
 __all__ = ["Claimed", "Claims", "Signs"]
 
@@ -25,10 +26,6 @@ _MOST_BLOCKED: Final = 2000
 """Threads of which one look sees whether their next run may begin."""
 _MOST_LIMITED: Final = 2000
 """Rows of one key without capacity that one statement sets aside."""
-_MOST_CLAIMED_S: Final = 60.0
-"""Seconds after which a claim that has begun nothing is free for others. A worker begins at once
-what it claims; what it then begins without a claim is refused.
-"""
 _NUMBERS = itertools.count(1)
 _AT_WORK: Final = set[str]()
 """The workers of this process: each leaves the claims of the others alone."""
@@ -203,7 +200,7 @@ class Claims:
         of other processes take it for at work as long as this process lives.
         """
         await self._fetch(
-            "abandoned", self._process, self.worker, list(mine), list(_AT_WORK), _MOST_CLAIMED_S
+            "abandoned", self._process, self.worker, list(mine), list(_AT_WORK), MOST_CLAIMED_S
         )
 
     async def ended(self, claimed: Claimed) -> None:

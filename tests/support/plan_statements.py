@@ -159,12 +159,15 @@ def _all() -> list[Statement]:
     checkpoints = load("checkpoints", *COMMIT_PARTS)
     answers, busy = load("answers"), load("busy")
     retention, effects, signals = load("prune"), load("effects"), load("signals")
+    why = load("why")
     one, head = "thread-7", _heads(7)[-1]
     found = [
         Statement("held_keys", threads["held_keys"], values=(), rows=3000),
         Statement("held_keys_of_no_run", threads["held_keys_of_no_run"], values=(), rows=3000),
         Statement("live_runs", threads["live_runs"], values=(), rows=300),
         Statement("history", threads["history"], values=(one, None, 10), rows=60),
+        Statement("why thread", why["thread"], values=(one,), rows=60),
+        Statement("why runs", why["runs"], values=(one, 10.0, 60.0, 10), rows=120),
         Statement("started_nodes", threads["started_nodes"], values=(one, head), rows=5),
         Statement("sample", threads["sample"], values=(5,), rows=60_000),
         Statement("threads_all", threads["threads_all"], values=("", 100), rows=200, on="search"),

@@ -357,8 +357,8 @@ ORDER BY v.thread_id
 
 -- fragment: verdicts
     -- table_status: what the tables of LangGraph say; status: with the lock and the newest run, by
-    -- the first rule that applies (`aiodurable.threads.why` has its words). doubt: why the tables
-    -- alone may be wrong.
+    -- the first rule that applies (aiodurable.threads.rules has their words). doubt: why the
+    -- tables alone may be wrong.
     SELECT f.*,
            CASE f.rule
                WHEN 'lock_held' THEN 'running'
