@@ -8,7 +8,8 @@ python3-pip is enough.
     [PYTEST_ARGS]   the same on the Postgres whose programs are there python3 dev.py langgraph-suite
     [PYTEST_ARGS]   LangGraph's own async tests through our saver python3 dev.py lint
     lint, format, types, import contracts and prose: all, then the verdict python3 dev.py package
-    build the wheel and import it in an environment of its own python3 dev.py run COMMAND…
+    build the wheel and import it in an environment of its own python3 dev.py screenshots [FOLDER]
+    pictures of the dashboard (needs chromium) python3 dev.py run COMMAND…
     anything else with everything installed, such as `run aiodurable --help` python3 dev.py lowest
     [PYTEST_ARGS]    the tests with the oldest versions that the bounds admit (needs uv) python3
     dev.py lock                    write constraints.txt with today's versions (needs uv)
@@ -46,6 +47,9 @@ def main(command: str = "", *arguments: str) -> int:
         "langgraph-suite": lambda: langgraph_suite(*arguments),
         "lint": lint,
         "package": package,
+        "screenshots": lambda: call(
+            environment("test", "lint"), "-m", "tests.browser.screenshots", *arguments
+        ),
         "run": lambda: run(*arguments),
         "lowest": lambda: lowest(*arguments),
         "lock": lock,

@@ -39,9 +39,15 @@
     return parts.filter(Boolean).join(" · ");
   }
 
-  function layout(data) {
+  // From left to right where that fits, as people read; else from top to bottom.
+  function layout(data, width) {
+    const wide = ranked(data, "LR");
+    return wide.graph().width <= 1.2 * width ? wide : ranked(data, "TB");
+  }
+
+  function ranked(data, rankdir) {
     const graph = new dagre.graphlib.Graph({ compound: true, multigraph: true });
-    graph.setGraph({ rankdir: "TB", nodesep: 28, ranksep: 34, marginx: 12, marginy: 12 });
+    graph.setGraph({ rankdir, nodesep: 28, ranksep: rankdir === "LR" ? 44 : 34, marginx: 12, marginy: 12 });
     graph.setDefaultEdgeLabel(() => ({}));
     for (const group of data.groups) graph.setNode(group.id, { group });
     for (const node of data.nodes) {
@@ -96,7 +102,7 @@
 
   function draw(element) {
     const data = JSON.parse(element.dataset.graph);
-    const graph = layout(data);
+    const graph = layout(data, element.clientWidth);
     const { width, height } = graph.graph();
     const states = Object.fromEntries(data.nodes.map((node) => [node.id, node.state]));
     const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "graph-drawing" });
@@ -133,5 +139,13 @@
     if (focused) element.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
   }
   document.addEventListener("aiodurable:drawn", redraw);
+  let resized = 0;
+  addEventListener("resize", () => {
+    clearTimeout(resized);
+    resized = setTimeout(() => {
+      laidOut = "";
+      redraw();
+    }, 200);
+  });
   redraw();
 })();

@@ -1,0 +1,120 @@
+"""A database with threads of every kind, as a service that writes reports would have them."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Annotated, Any, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
+
+from aiodurable import Durable, sleep
+
+__all__ = ["GRAPHS", "fill"]
+
+
+class Report(TypedDict, total=False):
+    topic: str
+    sources: Annotated[list[str], operator.add]
+    text: str
+    words: int
+    pause: float
+    breaks: str
+
+
+def research() -> Any:
+    async def search(state: Report) -> Report:
+        await asyncio.sleep(state.get("pause", 0))
+        return {"sources": [f"archive of {state['topic']}", "survey 2026"]}
+
+    async def rank(state: Report) -> Report:
+        if state.get("breaks") == "rank":
+            raise TimeoutError(f"the ranking service gave no answer about {state['topic']}")
+        return {"words": len(state.get("sources", []))}
+
+    builder = StateGraph(Report)
+    builder.add_node("search", search)
+    builder.add_node("rank", rank)
+    builder.add_edge(START, "search")
+    builder.add_edge("search", "rank")
+    return builder.compile()
+
+
+def report() -> StateGraph[Any, Any, Any, Any]:
+    async def plan(state: Report) -> Report:
+        await asyncio.sleep(state.get("pause", 0))
+        return {"text": f"# {state['topic']}"}
+
+    async def write(state: Report) -> Report:
+        await asyncio.sleep(state.get("pause", 0))
+        if state.get("breaks") == "write":
+            raise ValueError(f"no words about {state['topic']!r}")
+        return {"text": f"# {state['topic']}\n\nAll about {state['topic']}.", "words": 4}
+
+    async def review(state: Report) -> Report:
+        if state.get("breaks") == "ask":
+            interrupt({"question": f"Publish the report about {state['topic']}?"})
+        return {"words": 5}
+
+    async def wait(state: Report) -> Report:
+        if state.get("breaks") == "sleep":
+            await sleep(8 * 3600)
+        return {}
+
+    async def publish(state: Report) -> Report:
+        await asyncio.sleep(state.get("pause", 0))
+        return {"text": state["text"] + "\n\nPublished."}
+
+    builder = StateGraph(Report)
+    for name, node in (
+        ("plan", plan),
+        ("research", research()),
+        ("write", write),
+        ("review", review),
+        ("wait", wait),
+        ("publish", publish),
+    ):
+        builder.add_node(name, node)
+    builder.add_edge(START, "plan")
+    builder.add_edge("plan", "research")
+    builder.add_edge("research", "write")
+    builder.add_edge("write", "review")
+    builder.add_conditional_edges(
+        "review",
+        lambda state: "short" if state.get("words", 0) < 3 else "ready",
+        {"short": "write", "ready": "wait"},
+    )
+    builder.add_edge("wait", "publish")
+    builder.add_edge("publish", END)
+    return builder
+
+
+GRAPHS: dict[str, Any] = {"report": report()}
+TOPICS = ("tides", "moons", "glaciers", "reefs", "storms", "deltas", "dunes", "springs")
+
+
+async def fill(durable: Durable) -> None:
+    """Threads of many statuses; `durable` has `GRAPHS`."""
+
+    async def run(thread_id: str, **state: Any) -> None:
+        async with durable.run(thread_id, "report") as running:
+            with suppress(TimeoutError, ValueError):
+                await running.ainvoke({"topic": thread_id.partition("/")[2], **state})
+
+    for month in ("2026-09", "2026-10", "2026-11"):
+        for topic in TOPICS:
+            await run(f"{month}/{topic}", pause=0.002)
+    await run("2026-12/tides", breaks="rank", pause=0.02)
+    await run("2026-12/tides")
+    await run("2026-12/reefs", breaks="write")
+    await run("2026-12/moons", breaks="ask", pause=0.01)
+    await run("2026-12/dunes", breaks="ask")
+    await run("2026-12/storms", breaks="sleep")
+    for topic in ("glaciers", "deltas", "springs"):
+        await durable.runs.create(f"2026-12/{topic}", "report", {"topic": topic})
+    await durable.runs.create(
+        "2027-01/tides", "report", {"topic": "tides"}, after=timedelta(hours=3)
+    )

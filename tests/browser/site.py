@@ -1,0 +1,103 @@
+"""The dashboard as people meet it: a real server, a real browser, and what that browser complains
+about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import uvicorn
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from aiodurable.dashboard import dashboard
+from aiodurable.durable import Durable
+from tests.support.waiting import wait_until
+
+CHROMIUM = os.environ.get("AIODURABLE_CHROMIUM") or shutil.which("chromium")
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@dataclass
+class Site:
+    """A dashboard and the browser that looks at it.
+
+    Attributes:
+        address: where it is served.
+        browser: Chromium.
+        complaints: errors of scripts, and what the console said as an error or a warning: a
+            refused script or style is one.
+    """
+
+    address: str
+    browser: Browser
+    complaints: list[str] = field(default_factory=list[str])
+
+    async def tab(
+        self,
+        path: str = "/",
+        *,
+        scheme: Literal["light", "dark"] = "light",
+        width: int = 1280,
+        **options: Any,
+    ) -> Page:
+        """Open a page in a browser without cookies."""
+        context: BrowserContext = await self.browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, locale="en-GB", **options
+        )
+        page = await context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
+        page.on(
+            "console",
+            lambda message: (
+                self.complaints.append(f"{page.url}: {message.text}")
+                if message.type in ("error", "warning")
+                else None
+            ),
+        )
+        await page.goto(f"{self.address}{path}")
+        return page
+
+
+@asynccontextmanager
+async def served(durable: Durable, **options: Any) -> AsyncIterator[str]:
+    """The address of a dashboard, for the body."""
+    app = dashboard(durable, **{"authorize": lambda *_: True, **options})
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=2)
+    )
+    serving = asyncio.create_task(server.serve())
+    try:
+        await wait_until(lambda: server.started or serving.done(), what="the server to start")
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@asynccontextmanager
+async def looked_at(address: str) -> AsyncIterator[Site]:
+    """A browser on that address, for the body."""
+    assert CHROMIUM is not None
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*_ARGUMENTS])
+        try:
+            yield Site(address, browser)
+        finally:
+            await browser.close()

@@ -1,0 +1,60 @@
+"""A page that is open follows a run in another process, also when that process is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+from playwright.async_api import expect
+
+from aiodurable.durable import Durable
+from tests.browser.site import looked_at, served
+from tests.programs.worker_process import graphs
+from tests.support.workers import workers
+
+
+async def test_a_page_follows_a_run_whose_worker_is_killed(dsn: str, log: Path) -> None:
+    async with (
+        Durable(dsn, graphs=graphs(str(log))) as durable,
+        served(durable) as address,
+        looked_at(address) as site,
+        workers(dsn, log) as started,
+    ):
+        await durable.runs.create("t", "steps", {"words": [], "marks": [], "pause": 3.0})
+        tab = await site.tab("/thread?id=t")
+        status = tab.locator(".standing .status")
+        await expect(status).to_contain_text("queued")
+        await expect(tab.locator("#live-state")).to_have_text("live")
+        first = await started.start()
+        await expect(status).to_contain_text("running", timeout=60_000)
+        await expect(tab.locator("[data-node=collect]")).to_have_class(re.compile("node-running"))
+        await expect(tab.locator("[data-node=collect]")).to_have_class(
+            re.compile("node-done"), timeout=60_000
+        )
+        started.end(first)
+        await expect(status).to_contain_text("crashed", timeout=60_000)
+        await started.start()
+        await expect(status).to_contain_text("complete", timeout=120_000)
+        await expect(tab.locator(".attempts > li")).to_have_count(2)
+        assert site.complaints == []
+
+
+async def test_a_hidden_tab_closes_its_stream(reports: Durable) -> None:
+    async with served(reports) as address, looked_at(address) as site:
+        tab = await site.tab("/threads")
+        await expect(tab.locator("#live-state")).to_have_text("live")
+        ended = asyncio.Event()
+        tab.on("requestfailed", lambda request: ended.set() if "live=1" in request.url else None)
+        tab.on("requestfinished", lambda request: ended.set() if "live=1" in request.url else None)
+        await tab.evaluate(
+            "Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )
+        async with asyncio.timeout(20):
+            await ended.wait()
+        async with tab.expect_request(lambda request: "live=1" in request.url):
+            await tab.evaluate(
+                "Object.defineProperty(document, 'hidden', {value: false, configurable: true});"
+                "document.dispatchEvent(new Event('visibilitychange'))"
+            )

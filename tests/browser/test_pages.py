@@ -1,0 +1,134 @@
+"""Every page in a real browser: it loads, says nothing to the console, and works by keyboard."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from playwright.async_api import expect
+
+from aiodurable.dashboard.navigation import PAGES
+from aiodurable.durable import Durable
+from tests.browser.site import AXE, Site, looked_at, served
+
+THREAD = "/thread?id=2026-12/tides"
+ALL = [
+    "/",
+    "/threads",
+    "/threads?q=status:failed",
+    "/threads?q=older:soon",
+    THREAD,
+    f"{THREAD}&open=research",
+    "/thread?id=2026-12/moons",
+    "/thread?id=nothing",
+]
+
+
+@pytest.mark.parametrize("width", [1280, 380])
+async def test_every_page_fits_and_axe_finds_nothing_serious(site: Site, width: int) -> None:
+    for scheme in ("light", "dark"):
+        for path in [*ALL, *(link.path for link in PAGES if link.path not in ALL)]:
+            # axe comes from a test, past the policy of the page; a test below is about that policy.
+            tab = await site.tab(path, scheme=scheme, width=width, bypass_csp=True)  # type: ignore[arg-type]
+            await expect(tab.locator("h1").first).to_be_visible()
+            wide: int = await tab.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, path
+            await tab.add_script_tag(path=AXE)
+            found: Any = await tab.evaluate("axe.run()")
+            serious = [
+                (path, scheme, one["id"], one["nodes"][0]["html"][:200])
+                for one in found["violations"]
+                if one["impact"] in ("serious", "critical")
+            ]
+            assert serious == []
+            await tab.context.close()
+    site.complaints[:] = [one for one in site.complaints if "404" not in one]
+
+
+async def test_no_page_breaks_its_policy(site: Site) -> None:
+    for path in ALL:
+        tab = await site.tab(path)
+        await expect(tab.locator("h1").first).to_be_visible()
+        await tab.context.close()
+    site.complaints[:] = [one for one in site.complaints if "404" not in one]
+
+
+async def test_a_filter_is_in_the_address_and_back_undoes_it(site: Site) -> None:
+    tab = await site.tab("/threads")
+    rows = tab.locator(".rows tbody tr")
+    await expect(rows.first).to_be_visible()
+    everything = await rows.count()
+    await tab.keyboard.press("/")
+    await tab.keyboard.type("status:failed")
+    await tab.keyboard.press("Enter")
+    await expect(rows).to_have_count(2)
+    assert "q=status%3Afailed" in tab.url
+    shared = await site.tab(tab.url.removeprefix(site.address))
+    await expect(shared.locator(".rows tbody tr")).to_have_count(2)
+    await tab.go_back()
+    await expect(rows).to_have_count(everything)
+
+
+async def test_the_graph_shows_where_a_thread_failed_and_opens_subgraphs(site: Site) -> None:
+    tab = await site.tab(THREAD)
+    node = tab.locator("[data-node=research]")
+    await expect(node).to_have_class(re.compile("node-failed"))
+    await expect(tab.locator("[data-node=plan]")).to_have_class(re.compile("node-done"))
+    await node.get_by_role("link").click()
+    await expect(tab.locator("[data-node='research:rank']")).to_have_class(
+        re.compile("node-failed")
+    )
+    await tab.get_by_role("link", name="Close research").click()
+    await expect(tab.locator("[data-node=research]")).to_be_visible()
+
+
+async def test_states_open_when_somebody_opens_them(site: Site) -> None:
+    tab = await site.tab("/thread?id=2026-11/reefs")
+    state = tab.locator("#state")
+    await expect(state).to_contain_text("hidden until you open one")
+    assert "All about reefs" not in await tab.content()
+    await tab.get_by_role("link", name="changes").first.click()
+    await expect(state).to_contain_text("Published.")
+    await tab.get_by_role("link", name="state", exact=True).first.click()
+    await expect(state).to_contain_text("archive of reefs")
+
+
+async def test_keys_open_pages_and_walk_rows(site: Site) -> None:
+    tab = await site.tab("/")
+    await expect(tab.locator("h1")).to_have_text("Overview")
+    await tab.keyboard.press("g")
+    await tab.keyboard.press("t")
+    await expect(tab.locator("h1")).to_have_text("Threads")
+    await tab.keyboard.press("j")
+    await tab.keyboard.press("j")
+    await tab.keyboard.press("k")
+    await tab.keyboard.press("Enter")
+    await expect(tab.locator("h1")).to_contain_text("2026-09/deltas")
+    await tab.keyboard.press("?")
+    await expect(tab.locator("#help")).to_be_visible()
+    await tab.keyboard.press("Escape")
+    await expect(tab.locator("#help")).to_be_hidden()
+
+
+async def test_the_chosen_colours_stay(site: Site) -> None:
+    tab = await site.tab("/threads")
+    await tab.get_by_role("button", name="Change the colours").click()
+    await tab.goto(f"{site.address}/")
+    assert await tab.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+async def test_times_are_in_the_zone_of_the_viewer(site: Site) -> None:
+    shown: list[str] = []
+    for zone in ("Asia/Tokyo", "America/New_York"):
+        tab = await site.tab("/thread?id=2026-11/reefs", timezone_id=zone)
+        written = tab.locator(".timeline time").first
+        await expect(written).not_to_contain_text("UTC")
+        shown.append(await written.inner_text())
+    assert shown[0] != shown[1]
+
+
+async def test_a_closed_dashboard_says_so(reports: Durable) -> None:
+    async with served(reports, authorize=None) as address, looked_at(address) as site:
+        tab = await site.tab("/")
+        await expect(tab.locator("main")).to_contain_text("This dashboard is closed")
