@@ -93,6 +93,15 @@
   document.addEventListener("visibilitychange", open);
   document.addEventListener("htmx:after:swap", drawn);
   addEventListener("pageshow", open);
+
+  // Back to an address that a filter replaced: its page is read again.
+  let shown = location.pathname + location.search;
+  document.addEventListener("htmx:after:history:push", () => {
+    shown = location.pathname + location.search;
+  });
+  addEventListener("popstate", () => {
+    if (location.pathname + location.search !== shown) location.reload();
+  });
   addEventListener("pagehide", close);
 
   // --- colours
