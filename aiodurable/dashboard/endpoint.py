@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from aiodurable.dashboard.authorization import Refused
 from aiodurable.dashboard.context import Context, Page, View
-from aiodurable.dashboard.live import stream
+from aiodurable.dashboard.live import EventStream
 from aiodurable.dashboard.options import Options
 from aiodurable.dashboard.render import rendered, rendered_block
 from aiodurable.errors import (
@@ -81,7 +81,7 @@ async def _followed(context: Context, view: View, *, of_thread: bool) -> Respons
     except Refused as refused:
         page = refused_page(refused)
         return HTMLResponse(rendered(context, page), page.status)
-    return stream(render)
+    return EventStream(render)
 
 
 async def _answer(context: Context, view: View, *, of_thread: bool) -> Page | Response:

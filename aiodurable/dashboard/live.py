@@ -12,25 +12,46 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from starlette.responses import StreamingResponse
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-__all__ = ["events", "rest_after", "stream"]
+__all__ = ["EventStream", "events", "rest_after"]
 
 _SHORTEST_REST_S = 1.0
 _LONGEST_REST_S = 60.0
 _SHARE = 0.02
 _LONGEST_S = 30.0
 
+Render = Callable[[], Awaitable[str | None]]
+"""Makes the block; None: the page is no more."""
 
-def stream(render: Callable[[], Awaitable[str | None]]) -> StreamingResponse:
+
+class EventStream(Response):
     """Server-sent events with what `render` returns, each time that it is different; it ends when
-    `render` returns None.
+    `render` returns None, and when the browser is gone.
+
+    It looks whether the browser is there between two renderings, and cancels none: a cancelled
+    query costs its connection.
     """
-    return StreamingResponse(
-        events(render),
-        media_type="text/event-stream",
-        headers={"X-Accel-Buffering": "no"},
-    )
+
+    media_type = "text/event-stream"
+
+    def __init__(self, render: Render) -> None:
+        super().__init__(headers={"X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._render = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send the events."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        gone = asyncio.create_task(_gone(receive), name="aiodurable dashboard: browser")
+        try:
+            async for text in events(self._render, gone):
+                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            gone.cancel()
+            await asyncio.wait([gone])
 
 
 def rest_after(rendering_s: float) -> float:
@@ -38,17 +59,17 @@ def rest_after(rendering_s: float) -> float:
     return min(max(rendering_s / _SHARE, _SHORTEST_REST_S), _LONGEST_REST_S)
 
 
-async def events(render: Callable[[], Awaitable[str | None]]) -> AsyncIterator[str]:
-    """The lines of a stream; see `stream`."""
+async def events(render: Render, gone: asyncio.Future[None]) -> AsyncIterator[str]:
+    """The events, until `gone` is done."""
     sent: str | None = None
     ends_at = time.monotonic() + _LONGEST_S
-    while True:
+    while not gone.done():
         began = time.monotonic()
         html = await render()
         if html is None:
             yield "event: end\ndata:\n\n"
             return
-        # A comment where nothing changed: a browser that is gone is seen.
+        # A comment where nothing changed, so that proxies keep the stream open.
         yield ": same\n\n" if html == sent else _event(html)
         sent = html
         ended = time.monotonic()
@@ -57,7 +78,12 @@ async def events(render: Callable[[], Awaitable[str | None]]) -> AsyncIterator[s
             # The next stream renders at once: the browser rests before it opens that.
             yield f"retry: {round(rest_s * 1000)}\n\n"
             return
-        await asyncio.sleep(rest_s)
+        await asyncio.wait([gone], timeout=rest_s)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _event(html: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -20,7 +21,7 @@ async def test_a_stream_sends_what_differs_and_ends_with_its_page(no_rest: None)
     async def render() -> str | None:
         return next(pages)
 
-    assert [line async for line in live.events(render)] == [
+    assert [line async for line in live.events(render, asyncio.Future())] == [
         "event: page\ndata: <p>one\ndata: </p>\n\n",
         ": same\n\n",
         "event: page\ndata: <p>two</p>\n\n",
@@ -43,4 +44,14 @@ async def test_a_costly_page_ends_its_stream_and_lets_the_browser_rest(
     async def render() -> str:
         return "<p></p>"
 
-    assert [line async for line in live.events(render)][-1] == "retry: 45000\n\n"
+    assert [line async for line in live.events(render, asyncio.Future())][-1] == "retry: 45000\n\n"
+
+
+async def test_a_stream_ends_when_the_browser_is_gone(no_rest: None) -> None:
+    gone = asyncio.Future[None]()
+
+    async def render() -> str:
+        gone.set_result(None)
+        return "<p></p>"
+
+    assert len([line async for line in live.events(render, gone)]) == 1

@@ -79,10 +79,9 @@
     return text;
   }
 
-  function linked(item, text, ...children) {
+  function linked(item, ...children) {
     if (!item.link) return make("g", {}, ...children);
-    const link = make("a", { href: item.link, class: "graph-link", "aria-label": text }, ...children);
-    return link;
+    return make("a", { href: item.link, class: "graph-link", "data-of": item.id }, ...children);
   }
 
   function drawNode(box) {
@@ -97,7 +96,7 @@
     parts.push(label);
     if (marks[state] && !small) parts.push(make("text", { x: x - width / 2 + 15, y: y + 4.5, class: "node-mark" }, marks[state]));
     if (lines && !small) parts.push(make("text", { x: marks[state] ? x + 8 : x, y: y + 13, class: "node-note" }, lines));
-    return make("g", { class: `graph-node node-${state} kind-${node.kind}`, "data-node": node.id }, linked(node, `Open ${visible(node.label)}`, ...parts));
+    return make("g", { class: `graph-node node-${state} kind-${node.kind}`, "data-node": node.id }, linked(node, ...parts));
   }
 
   function draw(element) {
@@ -112,7 +111,7 @@
       if (!box) continue;
       svg.append(make("g", { class: "graph-group" },
         make("rect", { x: box.x - box.width / 2, y: box.y - box.height / 2, width: box.width, height: box.height, rx: 10 }),
-        linked(group, `Close ${visible(group.label)}`, make("text", { x: box.x - box.width / 2 + 8, y: box.y - box.height / 2 + 14, class: "group-label" }, `${short(group.label)} −`))));
+        linked(group, make("text", { x: box.x - box.width / 2 + 8, y: box.y - box.height / 2 + 14, class: "group-label" }, `${short(group.label)} −`))));
     }
     for (const key of graph.edges()) {
       const found = graph.edge(key);
@@ -129,14 +128,14 @@
     if (!element || !element.dataset.graph) return;
     if (element.dataset.graph === laidOut && element.firstElementChild) return;
     laidOut = element.dataset.graph;
-    const focused = element.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
+    const focused = element.contains(document.activeElement) && document.activeElement.dataset.of;
     try {
       draw(element);
     } catch (error) {
       element.replaceChildren(document.createTextNode("This graph cannot be drawn."));
       console.warn("graph:", error);
     }
-    if (focused) element.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
+    if (focused) element.querySelector(`[data-of="${CSS.escape(focused)}"]`)?.focus();
   }
   document.addEventListener("aiodurable:drawn", redraw);
   let resized = 0;
