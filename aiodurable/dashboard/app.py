@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from aiodurable.dashboard.authorization import Authorize
+from aiodurable.dashboard.background import Background
 from aiodurable.dashboard.context import Context, Page
 from aiodurable.dashboard.endpoint import endpoint
 from aiodurable.dashboard.options import Actor, Options, Redact
@@ -68,6 +69,7 @@ def dashboard(
         exception_handlers={404: _not_found, 405: _not_found, Exception: _failed},
     )
     app.state.options = options
+    app.state.background = Background()
     return app
 
 

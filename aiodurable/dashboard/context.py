@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
@@ -12,6 +12,8 @@ from starlette.responses import Response
 
 from aiodurable.dashboard import authorization
 from aiodurable.dashboard.authorization import Action, Refused
+from aiodurable.dashboard.background import Background
+from aiodurable.dashboard.forms import Session
 from aiodurable.dashboard.options import Options
 from aiodurable.dashboard.security import prefix_of
 from aiodurable.durable import Durable
@@ -40,17 +42,25 @@ class Context:
     Attributes:
         request: the request.
         options: what the application gave the dashboard.
+        prefix: the path below which a browser reaches the dashboard, without a slash at its end.
+        session: which forms are ours.
     """
 
     def __init__(self, request: Request, options: Options) -> None:
         self.request = request
         self.options = options
-        self._prefix = prefix_of(request.scope)
+        self.prefix = prefix_of(request.scope)
+        self.session = Session(request)
 
     @property
     def durable(self) -> Durable:
         """Where the threads are."""
         return self.options.durable
+
+    @property
+    def background(self) -> Background:
+        """The runs that people began here."""
+        return cast("Background", self.request.app.state.background)
 
     def query(self, name: str) -> str | None:
         """A parameter of the URL, without the space around it; None if it is missing or empty."""
@@ -61,7 +71,7 @@ class Context:
         """A link to a page of the dashboard: `url("/thread", id=thread_id)`."""
         given = {name: value for name, value in query.items() if value is not None}
         encoded = f"?{urlencode(given, quote_via=quote)}" if given else ""
-        return f"{self._prefix}{path}{encoded}"
+        return f"{self.prefix}{path}{encoded}"
 
     def here(self, **changed: str | int | None) -> str:
         """A link to this page with some parameters changed; None removes one."""

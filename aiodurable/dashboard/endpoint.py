@@ -63,7 +63,10 @@ def endpoint(view: View, *, of_thread: bool = False) -> Callable[[Request], Awai
             return found
         part = request.headers.get("hx-request") == "true"
         html = rendered_block(context, found) if part else rendered(context, found)
-        return HTMLResponse(html, found.status, headers={"Vary": "HX-Request"})
+        response = HTMLResponse(html, found.status, headers={"Vary": "HX-Request"})
+        if not part and not context.options.read_only:
+            context.session.keep(response, request, context.prefix or "/")
+        return response
 
     return answer
 

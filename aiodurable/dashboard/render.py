@@ -74,6 +74,8 @@ def _values(context: Context, page: Page) -> dict[str, Any]:
         "navigation": PAGES,
         "title": context.options.title,
         "read_only": context.options.read_only,
+        "flash": context.session.flash,
+        "form_token": context.session.token,
         **page.values,
     }
 
@@ -103,7 +105,8 @@ def _environment() -> Environment:
     }
     # Not an import in base.html: a block that is rendered alone would not have it.
     parts: dict[str, Any] = {
-        name: environment.get_template(f"{name}.html").module for name in ("parts", "state_parts")
+        name: environment.get_template(f"{name}.html").module
+        for name in ("parts", "state_parts", "operations")
     }
     environment.globals.update(parts)
     return environment

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aiodurable.dashboard.actions.links import links, thread_links
 from aiodurable.dashboard.context import Context, Page
 from aiodurable.dashboard.thread_graph import Drawing, Progress, drawing_of, progress_of
 from aiodurable.dashboard.timeline import attempts_of, rows_of
@@ -44,6 +45,8 @@ async def show(context: Context) -> Page:
         "graph_data": None if drawing is None else json_text(_linked(context, drawing, opened)),
         "missing": missing,
         "outline": _outline(progress),
+        "actions": await thread_links(context, thread),
+        "may_fork": bool(await links(context, "fork", id=thread_id)),
         "may_see_state": await context.allowed("view_state", thread_id),
         "next_nodes": [] if thread.status is ThreadStatus.COMPLETE else thread.pending,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from aiodurable.dashboard.actions.links import links
+from aiodurable.dashboard.actions.on_many_threads import BULK
 from aiodurable.dashboard.context import Context, Page
 from aiodurable.dashboard.thread_query import (
     QUALIFIERS,
@@ -42,6 +44,7 @@ async def show(context: Context) -> Page:
             "after": after,
             "found": found,
             "invalid": invalid,
+            "bulk": await links(context, *BULK, q=query) if query and not invalid else [],
             "chips": [
                 (
                     status,

@@ -1,0 +1,169 @@
+"""One action on all threads that a search finds, at most 1,000: first shown, then done to those
+that were shown and stand as they did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+from aiodurable.dashboard.actions.act import Act, Confirmation, Form, Outcome
+from aiodurable.dashboard.actions.actor import actor_of
+from aiodurable.dashboard.actions.on_threads import cancelled, retried
+from aiodurable.dashboard.authorization import Action
+from aiodurable.dashboard.context import Context
+from aiodurable.dashboard.thread_query import filters_of
+from aiodurable.errors import AiodurableError, InvalidArgumentError
+
+__all__ = ["BULK", "CAP"]
+
+CAP = 1_000
+"""Threads of one bulk action, at most."""
+_SHOWN = 20
+_SCANNED = 100_000
+_AT_ONCE = 8
+
+_Deed = Callable[[Context, str], Awaitable[object]]
+
+
+async def _resumed(context: Context, thread_id: str) -> object:
+    return await context.durable.threads.resume(thread_id)
+
+
+async def _deleted(context: Context, thread_id: str) -> object:
+    return await context.durable.threads.delete(thread_id)
+
+
+def _back(context: Context) -> str:
+    return context.url("/threads", q=context.query("q"))
+
+
+async def _confirm(right: Action, label: str, context: Context) -> Confirmation:
+    cap = _cap(context)
+    found = await context.durable.threads.search_page(
+        limit=cap, max_scanned=_SCANNED, **filters_of(context.query("q"))
+    )
+    shown = {
+        thread.thread_id: thread.checkpoint_id
+        for thread in found.threads
+        if await context.allowed(right, thread.thread_id)
+    }
+    denied = len(found.threads) - len(shown)
+    notes = [
+        f"You may not {right} {denied} more that match." if denied else "",
+        "More may match than are in this selection: repeat it for those." if found.after else "",
+    ]
+    text, seal = context.session.sealed(shown)
+    return Confirmation(
+        heading=f"{label} {len(shown)} threads?",
+        button=f"{label} {len(shown)} threads",
+        back=_back(context),
+        text="Nothing was done yet. It is done to exactly these; one that has gone on since is left"
+        " alone.",
+        facts=[("Search", context.query("q") or "all threads")],
+        hidden=[("selection", text), ("seal", seal)],
+        listed=list(shown)[:_SHOWN],
+        more=max(0, len(shown) - _SHOWN),
+        note=" ".join(filter(None, notes)),
+        dangerous=right == "delete",
+        possible=bool(shown),
+    )
+
+
+def _cap(context: Context) -> int:
+    text = context.query("cap") or str(CAP)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= CAP:
+        raise InvalidArgumentError(
+            f"cannot use a cap of {text[:20]!r}: write a number from 1 to {CAP}", argument="cap"
+        )
+    return int(text)
+
+
+def _selection(context: Context, form: Form) -> Mapping[str, str | None]:
+    return context.session.unsealed(form.get("selection", ""), form.get("seal", ""))
+
+
+async def _perform(
+    right: Action, recorded: str, deed: _Deed, context: Context, form: Form
+) -> Outcome:
+    selection = _selection(context, form)
+    work = _each(context, right, recorded, deed, selection)
+    if right == "resume":  # it runs the graphs, which may take hours
+        how = await context.background.begin(f"the resumption of {len(selection)} threads", work)
+        return Outcome(f"Resuming {len(selection)} threads: {how}.", _back(context))
+    failed = await work
+    done = len(selection) - len(failed)
+    said = f"Done to {done} of {len(selection)} threads."
+    return Outcome(said, _back(context), "bad" if failed else "good", sorted(failed.items()))
+
+
+async def _each(
+    context: Context,
+    right: Action,
+    recorded: str,
+    deed: _Deed,
+    selection: Mapping[str, str | None],
+) -> dict[str, str]:
+    """Do it to each; why it was not done, by thread."""
+    failed: dict[str, str] = {}
+    free = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(thread_id: str, shown: str | None) -> None:
+        async with free:
+            try:
+                failed.update(await _one(context, right, recorded, deed, (thread_id, shown)))
+            except AiodurableError as error:
+                failed[thread_id] = str(error)
+            except Exception as error:  # a node's own: its text may have parts of a state
+                failed[thread_id] = f"it ended with {type(error).__name__}"
+
+    async with asyncio.TaskGroup() as group:
+        for thread_id, shown in selection.items():
+            group.create_task(one(thread_id, shown))
+    return failed
+
+
+async def _one(
+    context: Context, right: Action, recorded: str, deed: _Deed, of: tuple[str, str | None]
+) -> dict[str, str]:
+    thread_id, shown = of
+    if not await context.allowed(right, thread_id):
+        return {thread_id: "you may not do this to it"}
+    thread = await context.durable.threads.status(thread_id)
+    if thread.checkpoint_id != shown:
+        return {thread_id: "it has gone on since it was shown"}
+    await context.durable.insights.record(
+        actor_of(context), recorded, thread_id=thread_id, details={"bulk": True}
+    )
+    await deed(context, thread_id)
+    return {}
+
+
+def _details(context: Context, form: Form) -> dict[str, Any]:
+    return {
+        "search": (context.query("q") or "")[:1_000],
+        "threads": len(_selection(context, form)),
+    }
+
+
+def _act(right: Action, label: str, deed: _Deed) -> Act:
+    recorded = f"threads.{right}"
+    return Act(
+        f"{recorded}_many",
+        right,
+        label,
+        partial(_confirm, right, label),
+        partial(_perform, right, recorded, deed),
+        _details,
+        of_thread=False,
+    )
+
+
+BULK: Mapping[str, Act] = {
+    "resume_many": _act("resume", "Resume", _resumed),
+    "retry_many": _act("retry", "Retry", retried),
+    "cancel_many": _act("cancel", "Cancel", cancelled),
+    "delete_many": _act("delete", "Delete", _deleted),
+}

@@ -1,0 +1,50 @@
+"""The open questions of a thread, as far as this person may see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aiodurable.dashboard.context import Context
+from aiodurable.dashboard.state_tree import Branch, redacted, tree_of
+from aiodurable.models import WorkflowCheckpoint
+
+__all__ = ["Question", "questions_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An open question.
+
+    Attributes:
+        interrupt_id: what an answer names.
+        seen: whether this person may see the question.
+        tree: the question, redacted at the path `("question", …)`; None: hidden.
+        schema: JSON Schema of its answer; None: it has none, or is hidden.
+    """
+
+    interrupt_id: str
+    seen: bool
+    tree: Branch | None = None
+    schema: Any = None
+
+
+async def questions_of(context: Context, thread: WorkflowCheckpoint) -> list[Question]:
+    """The questions that a person can answer."""
+    seen = await context.allowed("view_state", thread.thread_id)
+    ids = [str(interrupt.id) for interrupt in thread.interrupts]
+    if not seen:
+        return [Question(interrupt_id, seen=False) for interrupt_id in ids]
+    redact, path = context.options.redact, ("question",)
+
+    def shown() -> list[Branch]:
+        return [
+            tree_of(path, redacted(path, interrupt.value, redact), redact)
+            for interrupt in thread.interrupts
+        ]
+
+    trees = await context.durable.checkpointer.in_a_thread(shown)
+    return [
+        Question(interrupt_id, True, tree, getattr(interrupt, "response_schema", None))
+        for interrupt_id, tree, interrupt in zip(ids, trees, thread.interrupts, strict=True)
+    ]
