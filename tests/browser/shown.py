@@ -6,7 +6,7 @@ import asyncio
 import operator
 from contextlib import suppress
 from datetime import timedelta
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Required, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
@@ -17,20 +17,20 @@ __all__ = ["GRAPHS", "fill"]
 
 
 class Report(TypedDict, total=False):
-    topic: str
+    topic: Required[str]
     sources: Annotated[list[str], operator.add]
-    text: str
+    text: Required[str]
     words: int
     pause: float
     breaks: str
 
 
 def research() -> Any:
-    async def search(state: Report) -> Report:
+    async def search(state: Report) -> Any:
         await asyncio.sleep(state.get("pause", 0))
         return {"sources": [f"archive of {state['topic']}", "survey 2026"]}
 
-    async def rank(state: Report) -> Report:
+    async def rank(state: Report) -> Any:
         if state.get("breaks") == "rank":
             raise TimeoutError(f"the ranking service gave no answer about {state['topic']}")
         return {"words": len(state.get("sources", []))}
@@ -44,27 +44,27 @@ def research() -> Any:
 
 
 def report() -> StateGraph[Any, Any, Any, Any]:
-    async def plan(state: Report) -> Report:
+    async def plan(state: Report) -> Any:
         await asyncio.sleep(state.get("pause", 0))
         return {"text": f"# {state['topic']}"}
 
-    async def write(state: Report) -> Report:
+    async def write(state: Report) -> Any:
         await asyncio.sleep(state.get("pause", 0))
         if state.get("breaks") == "write":
             raise ValueError(f"no words about {state['topic']!r}")
         return {"text": f"# {state['topic']}\n\nAll about {state['topic']}.", "words": 4}
 
-    async def review(state: Report) -> Report:
+    async def review(state: Report) -> Any:
         if state.get("breaks") == "ask":
             interrupt({"question": f"Publish the report about {state['topic']}?"})
         return {"words": 5}
 
-    async def wait(state: Report) -> Report:
+    async def wait(state: Report) -> Any:
         if state.get("breaks") == "sleep":
             await sleep(8 * 3600)
         return {}
 
-    async def publish(state: Report) -> Report:
+    async def publish(state: Report) -> Any:
         await asyncio.sleep(state.get("pause", 0))
         return {"text": state["text"] + "\n\nPublished."}
 

@@ -77,6 +77,7 @@ async def test_the_graph_shows_where_a_thread_failed_and_opens_subgraphs(site: S
     node = tab.locator("[data-node=research]")
     await expect(node).to_have_class(re.compile("node-failed"))
     await expect(tab.locator("[data-node=plan]")).to_have_class(re.compile("node-done"))
+    await expect(tab.locator(".why")).to_contain_text("no later attempt outlived")
     await node.locator("a").click()
     await expect(tab.locator("[data-node='research:rank']")).to_have_class(
         re.compile("node-failed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -41,7 +41,7 @@ async def show(context: Context) -> Page:
             "counts": now.threads,
             "statuses": [status for status in ThreadStatus if status is not ThreadStatus.NEW],
             "attention": NEEDS_ATTENTION,
-            "threads_chart": _chart(history, _DRAWN, lambda sample: sample.by_status),
+            "threads_chart": _chart(history, _DRAWN, _by_status),
             "ended_chart": _chart(history, _ENDED, _per_minute),
             "throughput": throughput,
             "ended": [
@@ -61,13 +61,21 @@ def _ago(now: datetime, seconds: float | None) -> datetime | None:
     return (now - timedelta(seconds=seconds)).replace(microsecond=0)
 
 
+def _by_status(sample: StatusSample) -> Mapping[Any, int]:
+    return sample.by_status
+
+
 def _per_minute(sample: StatusSample) -> Mapping[Any, float]:
     if not sample.ended_s:
         return {}
     return {status: round(count * 60 / sample.ended_s, 3) for status, count in sample.ended.items()}
 
 
-def _chart(history: Sequence[StatusSample], names: Sequence[Any], values: Any) -> str | None:
+def _chart(
+    history: Sequence[StatusSample],
+    names: Sequence[Any],
+    values: Callable[[StatusSample], Mapping[Any, float]],
+) -> str | None:
     """What the browser draws: moments in seconds, and a line for each name that is ever there."""
     if len(history) < 2:
         return None

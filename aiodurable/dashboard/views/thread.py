@@ -25,7 +25,10 @@ async def show(context: Context) -> Page:
     commas; `graph`, a registered graph for a thread whose graph is not recorded.
     """
     durable, thread_id = context.durable, context.request.query_params.get("id", "")
-    thread = await durable.threads.get(thread_id)
+    why = await durable.threads.why(thread_id)
+    if why.status.status is ThreadStatus.NEW:
+        await durable.threads.get(thread_id)  # raises that there is no such thread
+    thread = why.status
     before = context.query("before")
     steps = [step async for step in durable.threads.history(thread_id, before=before, limit=_STEPS)]
     run = await _run_of(context, thread)
@@ -36,6 +39,7 @@ async def show(context: Context) -> Page:
     values: dict[str, Any] = {
         "section": "/threads",
         "thread": thread,
+        "why": why,
         "run": run,
         "attempts": attempts,
         "rows": rows_of(steps, attempts),
