@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from aiodurable.cli.audit import record
 from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.format import quoted
 from aiodurable.cli.thread_argument import thread_argument
@@ -43,4 +44,7 @@ async def _send(
     thread_id: str, name: str, value: Any, signal_id: str | None, dsn: str | None
 ) -> bool:
     async with open_with_leases(dsn) as durable:
-        return await durable.threads.signal(thread_id, name, value, signal_id=signal_id)
+        sent = await durable.threads.signal(thread_id, name, value, signal_id=signal_id)
+        if sent:
+            await record(durable, "threads.signal", thread_id=thread_id, name=name)
+        return sent

@@ -21,12 +21,12 @@ from aiodurable.durable import Durable
 
 SECRET = "hunter2"
 TOOLS = {
-    *("overview", "list_threads", "thread", "failed_runs"),
+    *("overview", "list_threads", "thread", "why", "failed_runs"),
     *("queues", "workers", "schedules", "database"),
 }
 
 
-class State(TypedDict, total=False):
+class State(TypedDict):
     text: str
 
 
@@ -99,6 +99,7 @@ async def everything(client: Client) -> dict[str, Any]:
     found["list_threads"] = await read(client, "list_threads")
     for thread_id in ("done", "broken", "asks", "waits"):
         found[f"thread {thread_id}"] = await read(client, "thread", thread_id=thread_id)
+        found[f"why {thread_id}"] = await read(client, "why", thread_id=thread_id)
     return found
 
 
@@ -130,6 +131,9 @@ async def test_it_says_what_failed_what_waits_and_why(filled: str) -> None:
     assert said["thread done"]["steps"][0]["nodes"] == ["check"]
     assert said["queues"]["queues"][0]["name"] == "default"
     assert "nightly" in json.dumps(said["schedules"])
+    assert said["why broken"]["status"]["status"] == "failed"
+    for part in ("rule", "facts", "next", "actions"):
+        assert said["why broken"][part], part
 
 
 async def test_no_state_question_input_or_error_text_leaves_unless_allowed(filled: str) -> None:

@@ -391,6 +391,7 @@ def test_what_a_person_changes_is_audited_and_what_they_read_is_not(shop: str) -
         ("threads", "resume-many", *APP_OPTION, "--yes"),
         ("threads", "delete", "-y", "done"),
         ("threads", "prune", "--older-than", "0s", "-y"),
+        ("threads", "signal", "asks", "paid", "1"),
         ("queues", "pause", "mail"),
     ):
         assert run(*command).exit_code == 0, command
@@ -401,6 +402,7 @@ def test_what_a_person_changes_is_audited_and_what_they_read_is_not(shop: str) -
         ("threads.resume_many", None),
         ("threads.delete", "done"),
         ("threads.prune", None),
+        ("threads.signal", "asks"),
         ("queues.pause", None),
     ]
 
