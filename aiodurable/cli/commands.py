@@ -49,8 +49,10 @@ _COMMANDS = {
     "queues": ("queues:queues", "Show, pause, resume and limit queues."),
     "runs": ("runs:runs", "Accept runs for workers, look at them, cancel and retry them."),
     "schedules": ("schedules:schedules", "Create, show, pause, trigger and backfill schedules."),
+    "stats": ("stats:stats", "Show what runs, waits and fails, in numbers."),
     "status": _STATUS,
     "threads": ("commands:threads", "Read threads, go on with them, fork and remove them."),
+    "top": ("top:top", "Show what runs, waits and fails, live."),
     "why": _WHY,
     "worker": ("worker:worker", "Execute accepted runs until SIGTERM or Ctrl-C."),
 }

@@ -114,7 +114,8 @@ class Throughput:
         }
 
 
-class Percentiles(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Percentiles:
     """Of a sample, in seconds."""
 
     p50_s: float
@@ -248,7 +249,8 @@ class LockSession:
     leases: int
 
 
-class ScheduleRun(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ScheduleRun:
     """A run of a schedule.
 
     Attributes:

@@ -37,14 +37,15 @@ async def queues(database: PsycopgPool) -> list[QueueInsight]:
     found: list[QueueInsight] = []
     for row in names:
         name, capped = row["name"], row.pop("capped")
-        states = {
-            state: of[name].get(state, 0) for state in ("ready", "limited", "claimed", "running")
-        }
+        states = of[name]
         found.append(
             QueueInsight(
                 **row,
-                **states,
-                capped=capped or max(states.values()) >= MOST,
+                ready=states.get("ready", 0),
+                limited=states.get("limited", 0),
+                claimed=states.get("claimed", 0),
+                running=states.get("running", 0),
+                capped=capped or max(states.values(), default=0) >= MOST,
                 oldest_ready_age_s=oldest.get(name),
                 keys=tuple(keys[name]),
             )

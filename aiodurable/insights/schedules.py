@@ -27,9 +27,7 @@ async def schedules(database: PsycopgPool, *, limit: int, after: str) -> list[Sc
     ids = [row["schedule_id"] for row in rows]
     last: defaultdict[str, list[ScheduleRun]] = defaultdict(list)
     for run in await database.fetch(_SQL["last_slots"], ids, _TIMES):
-        last[run.pop("schedule_id")].append(
-            ScheduleRun(**{**run, "status": RunStatus(run["status"])})
-        )
+        last[run.pop("schedule_id")].append(ScheduleRun(status=RunStatus(run.pop("status")), **run))
     return [
         ScheduleInsight(schedule_of(row), _next_times(row), tuple(last[row["schedule_id"]]))
         for row in rows

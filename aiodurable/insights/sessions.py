@@ -19,7 +19,7 @@ async def workers(database: PsycopgPool) -> list[WorkerInsight]:
     """See `Insights.workers`."""
     rows = await database.fetch(_SQL["workers"], _MOST)
     return [
-        WorkerInsight(**{**row, "queues": tuple(row["queues"]), "graphs": tuple(row["graphs"])})
+        WorkerInsight(queues=tuple(row.pop("queues")), graphs=tuple(row.pop("graphs")), **row)
         for row in rows
     ]
 
