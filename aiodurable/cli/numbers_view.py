@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["unreachable", "view"]
 
 _MOST: Final = 10_000
+_LEAST_CAP: Final = 500
 _ROWS: Final = 20
 _BAD: Final = {"failed", "crashed", "quarantined"}
 
@@ -121,7 +122,7 @@ def _queues(shown: Numbers) -> Table | None:
             (
                 quoted(queue.name) + (" (paused)" if queue.paused else ""),
                 *(
-                    f"{count:,}{'+' if count >= _MOST else ''}"
+                    f"{count:,}{'+' if queue.capped and count >= _LEAST_CAP else ''}"
                     for count in (
                         *(queue.ready, queue.running, queue.claimed, queue.scheduled),
                         *(queue.blocked, queue.limited),

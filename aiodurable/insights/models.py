@@ -38,7 +38,8 @@ class Overview:
     Attributes:
         at: when it was read.
         threads: threads by status, estimated where there are many.
-        threads_at: when they were counted.
+        threads_at: when they were counted: of a large database by the worker that took the newest
+            sample, at most about five minutes ago.
         runs: runs in queues by claim state; a state without runs is left out.
         runs_capped: whether a number of `runs` is a lower bound: counting stops at 10,000 a state.
         oldest_ready_age_s: seconds since the oldest run that is ready was accepted; None: none is.
@@ -46,7 +47,8 @@ class Overview:
             that nobody has rescued yet.
         quarantined: quarantined runs, counted up to 10,000.
         failed: failed runs, those that will be tried again too, counted up to 10,000.
-        open_questions: threads that wait for a person's answer.
+        open_questions: runs that wait for a person's answer, counted up to 10,000; without threads
+            of plain LangGraph, which `threads` counts.
         workers: workers that are registered.
         workers_alive: those whose process has a connection; None on a standby, which cannot tell.
         slots: runs that these may have at work at once.
@@ -167,7 +169,8 @@ class QueueInsight:
         max_running, max_running_per_key, rate, burst: its limits; None: no limit.
         ready, scheduled, blocked, limited, claimed, running: its runs by state; `running` without
             those that are only claimed.
-        capped: whether one of these is a lower bound: counting stops at 10,000.
+        capped: whether one of these is a lower bound: counting stops at 5,000 of a state and queue,
+            earlier where there are more than two queues, and never below 500.
         oldest_ready_age_s: seconds since the oldest run that is ready was accepted; None: none is.
         keys: at most 20 keys under pressure, those with the most waiting runs first.
     """

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import Final
 
 from aiodurable.insights.models import Overview
 from aiodurable.insights.queues import MOST, oldest_ready, queue_names
 from aiodurable.insights.sessions import workers
-from aiodurable.models import ClaimState, ThreadStatus
+from aiodurable.insights.throughput import history
+from aiodurable.models import ClaimState
 from aiodurable.postgres.sql import load
 from aiodurable.runs.services import Services
 from aiodurable.threads import Filter, ThreadCounts
@@ -16,10 +18,16 @@ from aiodurable.threads import Filter, ThreadCounts
 __all__ = ["CountedThreads", "overview"]
 
 _SQL = load("insights")
+_PAGES: Final = 200
+_RARE: Final = 500
+"""A tenth of what `threads.estimate_counts` reads: a page that is open counts again and again."""
+_MANY: Final = 5_000
+"""Threads of which the newest sample is good enough."""
+_FRESH_H: Final = 1 / 6
 
 
 class CountedThreads:
-    """The threads by status, as this process counted them last."""
+    """The threads by status, as they were counted last."""
 
     def __init__(self) -> None:
         self._counting = asyncio.Lock()
@@ -31,10 +39,25 @@ class CountedThreads:
         """When they were counted, and how many there were. One call counts for all that wait."""
         async with self._counting:
             kept = self._counted
-            if kept is None or now - kept[0] >= timedelta(seconds=max_age_s):
-                counts = await services.threads.counts.estimate(Filter.of(status=None))
-                self._counted = kept = (now, counts)
+            if kept is not None and now - kept[0] < timedelta(seconds=max_age_s):
+                return kept
+            kept = await _sampled(services) if max_age_s else None
+            if kept is None:
+                counts = await services.threads.counts.estimate(
+                    Filter.of(status=None), pages=_PAGES, rare=_RARE
+                )
+                kept = (now, counts)
+            self._counted = kept
             return kept
+
+
+async def _sampled(services: Services) -> tuple[datetime, ThreadCounts] | None:
+    """The newest sample of the workers, if counting as many threads again would cost too much."""
+    samples = await history(services.checkpoints.database, hours=_FRESH_H)
+    if not samples:
+        return None
+    counts = ThreadCounts(samples[-1].by_status, samples[-1].estimated)
+    return (samples[-1].at, counts) if counts.total >= _MANY else None
 
 
 async def overview(services: Services, threads: CountedThreads, *, max_age_s: float) -> Overview:
@@ -58,7 +81,7 @@ async def overview(services: Services, threads: CountedThreads, *, max_age_s: fl
         running=depth["running"],
         quarantined=depth["quarantined"],
         failed=depth["failed"],
-        open_questions=counts.by_status.get(ThreadStatus.INTERRUPTED, 0),
+        open_questions=depth["interrupted"],
         workers=len(registered),
         workers_alive=(None if any(one.alive is None for one in registered) else len(alive)),
         slots=sum(worker.concurrency for worker in alive if not worker.draining),

@@ -14,7 +14,10 @@ __all__ = ["MOST", "oldest_ready", "queue_names", "queues"]
 
 _SQL = load("insights")
 MOST: Final = 10_000
-"""Runs of one state that are counted."""
+"""Runs of one state that are counted by their indexes alone."""
+_MOST_OF_ONE: Final = 5_000
+_MOST_OF_ALL: Final = 10_000
+"""Rows of one state that are read for their keys: of one queue, and of all."""
 _MOST_KEYS: Final = 20
 _MOST_GROUPS: Final = 200
 """Fairness keys whose first run is looked at."""
@@ -26,7 +29,8 @@ async def queues(database: PsycopgPool) -> list[QueueInsight]:
     of: dict[str, dict[str, int]] = defaultdict(dict)
     keys: dict[str, list[KeyPressure]] = defaultdict(list)
     all_of_them = [row["name"] for row in names]
-    for row in await database.fetch(_SQL["pressure"], all_of_them, MOST, _MOST_KEYS):
+    most = max(500, min(_MOST_OF_ONE, _MOST_OF_ALL // max(1, len(names))))
+    for row in await database.fetch(_SQL["pressure"], all_of_them, most, _MOST_KEYS):
         if row["kind"] == "state":
             of[row["queue"]][row["key"]] = row["waiting"]
         else:
@@ -45,7 +49,7 @@ async def queues(database: PsycopgPool) -> list[QueueInsight]:
                 limited=states.get("limited", 0),
                 claimed=states.get("claimed", 0),
                 running=states.get("running", 0),
-                capped=capped or max(states.values(), default=0) >= MOST,
+                capped=capped or max(states.values(), default=0) >= most,
                 oldest_ready_age_s=oldest.get(name),
                 keys=tuple(keys[name]),
             )

@@ -76,38 +76,48 @@ class Counting:
             found += await self._classifier.count(step.thread_ids, wanted)
         return ThreadCounts(found)
 
-    async def estimate(self, wanted: Filter) -> ThreadCounts:
-        """Count in bounded time, with estimates where needed. Filters by status only."""
+    async def estimate(
+        self, wanted: Filter, *, pages: int = _PAGES, rare: int = _RARE
+    ) -> ThreadCounts:
+        """Count in bounded time, with estimates where needed. Filters by status only.
+
+        Args:
+            wanted: which threads.
+            pages: pages in the sample; a tenth of them costs a tenth, and errs three times as much.
+            rare: threads of rare statuses that are counted one by one, at most.
+        """
         (table,) = await self._database.fetch(_SQL["pages"])
-        if table["pages"] <= _PAGES:
+        if table["pages"] <= pages:
             return await self.count(wanted)
+        share = pages / table["pages"]
         found: Counter[ThreadStatus] = Counter()
         noted: set[str] = set()
         async for step in self._search.noted():
             noted.update(step.thread_ids)
-            if len(noted) > _RARE:
-                return await self._estimate_all(wanted, table["pages"])
+            if len(noted) > rare:
+                return await self._estimate_all(wanted, share)
             found += await self._classifier.count(step.thread_ids, wanted)
-        sampled = await self._sample(noted, wanted, table["pages"], _UNNOTED)
+        sampled = await self._sample(noted, wanted, share, _UNNOTED)
         estimated = wanted.statuses & _UNNOTED
         if not await self._search.all_held_are_in_the_ledger():
             estimated |= wanted.statuses & {ThreadStatus.RUNNING}
         return ThreadCounts(found + sampled, estimated)
 
-    async def _estimate_all(self, wanted: Filter, pages: int) -> ThreadCounts:
+    async def _estimate_all(self, wanted: Filter, share: float) -> ThreadCounts:
         """Estimate all statuses: too many threads have a rare one to count them. The ledger gives
         the queued and running ones, which no head shows.
         """
-        sampled = await self._sample(set(), wanted, pages, wanted.statuses - _LIVE)
+        sampled = await self._sample(set(), wanted, share, wanted.statuses - _LIVE)
         (runs,) = await self._database.fetch(_SQL["live_runs"])
         live = Counter({status: runs[status] for status in wanted.statuses & _LIVE})
         return ThreadCounts(sampled + live, wanted.statuses)
 
     async def _sample(
-        self, counted: set[str], wanted: Filter, pages: int, statuses: frozenset[ThreadStatus]
+        self, counted: set[str], wanted: Filter, share: float, statuses: frozenset[ThreadStatus]
     ) -> Counter[ThreadStatus]:
-        """Estimate the threads of these statuses that are not among `counted`."""
-        share = _PAGES / pages
+        """Estimate the threads of these statuses that are not among `counted`, from a share of the
+        pages.
+        """
         rows = await self._database.fetch(_SQL["sample"], 100 * share)
         others = [row["thread_id"] for row in rows if row["thread_id"] not in counted]
         found: Counter[ThreadStatus] = Counter()

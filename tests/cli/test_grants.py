@@ -22,11 +22,14 @@ from aiodurable.cli.commands import cli
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import AiodurableError
 from aiodurable.postgres import schema
+from aiodurable.postgres.sql import load
 from aiodurable.settings import Settings
-from tests.support.waiting import wait_until
+from aiodurable.worker.history import Sampler
+from tests.support.internals import services_of
 
 ROLE = 'the "app"'
 SCHEMA = 'Our "tables"'
+REGISTERED = ("w", "host", 7, "1", ["q"], ["g"], 5, 0, 0.0, 0.0, False, 1.0)
 PATH = "-c search_path=" + re.sub(r"([\\ ])", r"\\\1", '"Our ""tables"""')
 
 
@@ -132,10 +135,12 @@ async def runs(dsn: str) -> None:
         await durable.schedules.pause("s")
         await durable.schedules.delete("s")
         accepted = await durable.runs.create("accepted", "count", {"n": 0})
+        # A worker would only log that it may not: no run depends on it.
+        services = services_of(durable)
+        await services.checkpoints.direct.fetch(load("insights")["register"], *REGISTERED)
+        assert await Sampler(services).sample()
         async with durable.work():
             assert (await durable.runs.wait(accepted.run_id, timeout=20))["n"] == 1
-            await wait_until(durable.insights.history, 5, what="a sample of a worker")
-        assert await durable.insights.workers() == []
         await durable.insights.record("somebody", "test")
 
 

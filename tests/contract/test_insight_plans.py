@@ -40,7 +40,7 @@ async def crowd(dsn: str) -> AsyncIterator[Any]:
         FROM generate_series(1, {CROWD}) n;
         INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, queue)
         SELECT 'w' || n, 'w' || n, n, 'g',
-               (ARRAY['running', 'failed', 'quarantined'])[1 + n % 3], 'queue-' || n % 5
+               (ARRAY['running', 'failed', 'quarantined', 'interrupted'])[1 + n % 4], 'queue-' || n % 5
         FROM generate_series(1, {CROWD}) n;
         INSERT INTO aiodurable_schedules (
             schedule_id, graph, every_s, time_zone, anchor_at, jitter_s, catch_up_s, catch_up_all,
@@ -48,7 +48,7 @@ async def crowd(dsn: str) -> AsyncIterator[Any]:
         SELECT 's' || n, 'g', 60, 'UTC', now(), 0, 10, false, 'enqueue', 'default', 0, ''
         FROM generate_series(0, {CROWD}) n;
         INSERT INTO aiodurable_audit (id, actor, action, thread_id)
-        SELECT n, 'a', 'b', 't' || n % 1000 FROM generate_series(1, {CROWD}) n;
+        SELECT 1000000 + n, 'a', 'b', 't' || n % 1000 FROM generate_series(1, {CROWD}) n;
         INSERT INTO aiodurable_status_history (at, taken_at)
         SELECT now() - n * interval '5 minutes', now() - n * interval '5 minutes'
         FROM generate_series(1, 300) n;
@@ -66,7 +66,7 @@ async def crowd(dsn: str) -> AsyncIterator[Any]:
 @pytest.mark.parametrize(
     ("statement", "arguments", "most"),
     [
-        ("depth", (100,), 400),
+        ("depth", (100,), 900),
         ("ended", (1e6, 100), 100),
         ("ended", (60.0, 20_000), 60),
         ("latencies", (1e6, 100), 100),
@@ -82,7 +82,7 @@ async def crowd(dsn: str) -> AsyncIterator[Any]:
         ("history", (3600.0,), 15),
         ("tidy", (600.0, 7_776_000.0, 100), 210),
         ("audit", (None, None, 10), 10),
-        ("audit", (10_000, None, 10), 10),
+        ("audit", (1_010_000, None, 10), 10),
         ("audit", (None, "t7", 10), 10),
         ("audit", (None, NOBODY, 10), 0),
         ("record", ("me", "test", None, None, "{}"), 1),

@@ -107,6 +107,11 @@ CREATE INDEX IF NOT EXISTS aiodurable_runs_unfinished_status_idx
     ON aiodurable_runs (status, thread_id)
     WHERE status IN ('queued', 'running', 'failed', 'paused', 'quarantined');
 
+-- Runs that wait for a person's answer, among millions that are over.
+CREATE INDEX IF NOT EXISTS aiodurable_runs_interrupted_idx
+    ON aiodurable_runs (thread_id)
+    WHERE status = 'interrupted';
+
 -- The newest runs that ended, whatever number there is: how many, and how long they took.
 CREATE INDEX IF NOT EXISTS aiodurable_runs_finished_idx
     ON aiodurable_runs (finished_at)

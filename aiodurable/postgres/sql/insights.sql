@@ -1,8 +1,9 @@
 -- name: depth
 -- params: most
 -- Of each claim state its own index (aiodurable_runs_claim_idx, _scheduled_idx, _blocked_idx,
--- _limited_idx, _claimed_idx), of the statuses aiodurable_runs_one_running_idx and
--- aiodurable_runs_unfinished_status_idx, each up to most entries. What waits and what is at work.
+-- _limited_idx, _claimed_idx), of the statuses aiodurable_runs_one_running_idx,
+-- aiodurable_runs_interrupted_idx and aiodurable_runs_unfinished_status_idx, each up to most
+-- entries. What waits and what is at work.
 SELECT s.state, s.count
 FROM (
     SELECT 'ready' AS state, pg_catalog.count(*) AS count
@@ -28,6 +29,9 @@ FROM (
     UNION ALL
     SELECT 'quarantined', pg_catalog.count(*)
     FROM (SELECT FROM aiodurable_runs r WHERE r.status = 'quarantined' LIMIT :most::integer) k
+    UNION ALL
+    SELECT 'interrupted', pg_catalog.count(*)
+    FROM (SELECT FROM aiodurable_runs r WHERE r.status = 'interrupted' LIMIT :most::integer) k
 ) s
 
 -- name: ended

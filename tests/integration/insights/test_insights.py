@@ -102,6 +102,25 @@ async def test_threads_are_counted_no_more_often_than_requested(durable: Durable
     assert fresh.threads.total == 1
 
 
+async def test_many_threads_are_those_of_the_newest_sample(durable: Durable, dsn: str) -> None:
+    sample = (
+        "INSERT INTO aiodurable_status_history VALUES (now() - interval '{} minutes',"
+        """ now() - interval '{} minutes', '{{"complete": {}}}', '{{complete}}', '{{}}', '{{}}', 1)"""
+    )
+    _execute(dsn, sample.format(8, 8, 7_000))
+    _execute(dsn, sample.format(4, 4, 9_000))
+
+    sampled = await durable.insights.overview()
+    counted = await durable.insights.overview(max_age_s=0)
+
+    assert sampled.threads.by_status == {ThreadStatus.COMPLETE: 9_000}
+    assert sampled.threads.estimated == {ThreadStatus.COMPLETE}
+    assert sampled.at - sampled.threads_at == pytest.approx(
+        timedelta(minutes=4), abs=timedelta(minutes=1)
+    )
+    assert counted.threads.total == 0
+
+
 async def test_throughput_and_latencies_are_of_the_runs_that_ended(durable: Durable) -> None:
     for thread in ("a", "b", "c"):
         async with durable.run(thread, "chain") as run:
