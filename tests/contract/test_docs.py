@@ -79,6 +79,15 @@ async def test_the_program_of_the_page_on_schedules_runs_as_it_is_typed(
     assert lines[4].endswith(" slots of the last two days")
 
 
+async def test_the_program_of_the_page_on_insights_prints_what_the_page_shows(
+    start: Start, tmp_path: Path, dsn: str
+) -> None:
+    page = DOCS / "howto" / "insights.md"
+    program = tmp_path / "insights.py"
+    program.write_text(blocks(page)[0])
+    assert await output(await start(program, dsn=dsn)) == blocks(page, language="")[0]
+
+
 @pytest.mark.timeout(300)  # two interpreters, an initdb and two servers, on any machine
 async def test_the_tutorials_program_survives_being_killed(start: Start, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(
