@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.postgres.sql import load
 from aiodurable.queue.records import SQL
+from aiodurable.queue.schedule_records import SQL as SCHEDULES
+from aiodurable.runs.services import Services
 from aiodurable.testing.services import services_of
+from aiodurable.testing.sleepers import let_sleepers_pass
+from aiodurable.worker.scheduler import Scheduler
 
 __all__ = ["advance"]
 
 _SQL: Final = load("testing")
+_MOMENT: Final = timedelta(milliseconds=1)
+_AHEAD: Final = WeakKeyDictionary[Durable, timedelta]()
+"""How much time has passed for the schedules."""
 
 
 async def advance(durable: Durable, by: float | timedelta) -> int:
-    """Let time pass for all runs that wait: their times become earlier by so many seconds.
+    """Let time pass for all runs that wait or sleep: their times become earlier by so many seconds;
+    schedules fire the slots of that time, each once.
 
     What is due then may be executed by `drain_queue`; workers are notified. The clocks of Python
     and Postgres stay as they are, and so do runs at work.
 
     Args:
-        durable: on the database of the test; other tests' runs in it are moved, too.
+        durable: on the database of the test; other tests' runs in it are moved, too. Of schedules
+            it remembers how far it has got.
         by: seconds, or a timedelta; greater than 0.
 
     Returns:
@@ -39,8 +49,30 @@ async def advance(durable: Durable, by: float | timedelta) -> int:
             f"cannot let {by!r} seconds pass: it must be greater than 0, and at most 1e10",
             argument="by",
         )
-    direct = services_of(durable).checkpoints.direct
+    services = services_of(durable)
+    direct = services.checkpoints.direct
     moved = await direct.fetch(_SQL["advance"], float(seconds))
+    for thread_id in sorted({row["thread_id"] for row in moved if row["sleeps"]}):
+        await let_sleepers_pass(services, thread_id, timedelta(seconds=seconds))
+    before = _AHEAD.get(durable, timedelta())
+    _AHEAD[durable] = before + timedelta(seconds=seconds)
+    (clock,) = await direct.fetch(SCHEDULES["clock"], None)
+    begin: datetime = clock["now"] + before
+    namespace = durable.settings.namespace
+    await _fire(services, namespace, begin, begin + timedelta(seconds=seconds))
     if queues := sorted({row["queue"] for row in moved if row["queue"] is not None}):
         await direct.fetch(SQL["wake"], queues)
     return sum(row["scheduled"] for row in moved)
+
+
+async def _fire(services: Services, namespace: str, begin: datetime, end: datetime) -> None:
+    """Fire the slots of this time one after the other, as workers would have done."""
+    scheduler = Scheduler(services, namespace, now=begin)
+    now = begin
+    while (due_s := await scheduler.next_due_s()) is not None:
+        now += timedelta(seconds=max(0.0, due_s)) + _MOMENT
+        if now > end + _MOMENT:
+            return
+        scheduler.now = now
+        if not await scheduler.fire():
+            return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from aiodurable.durable import Durable
@@ -13,12 +14,14 @@ from aiodurable.models import ClaimState, RunRecord, RunStatus
 from aiodurable.postgres.sql import load
 from aiodurable.queue import RetryPolicy
 from aiodurable.testing.services import services_of
+from aiodurable.testing.sleepers import let_sleepers_pass
 from aiodurable.worker.claims import Claimed, Claims
 from aiodurable.worker.executor import Execution
 
 __all__ = ["DrainReport", "drain_queue"]
 
 _SQL: Final = load("testing")
+_MOMENT_S: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ async def drain_queue(
     Args:
         durable: has the graphs by name.
         queues: those to drain.
-        with_scheduled: also what is due later, the earliest first, as if it were due now.
+        with_scheduled: also what is due later or sleeps, the earliest first, as if it were due now.
         with_retries: also the retries of what failed, without their waits: until each run is
             complete or quarantined.
         limit: attempts, at most.
@@ -103,6 +106,10 @@ async def drain_queue(
                 due = await services.checkpoints.direct.fetch(_SQL["earliest_due_now"], *arguments)
                 if not due:
                     return DrainReport(tuple(executed), limit_reached=False)
+                for row in due:
+                    if row["passed_s"] is not None:
+                        slept = timedelta(seconds=row["passed_s"] + _MOMENT_S)
+                        await let_sleepers_pass(services, row["thread_id"], slept)
                 continue
             run_id = claimed[0].run_id
             if run_id in left:

@@ -10,7 +10,16 @@ import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
-from aiodurable import Durable, InvalidArgumentError, RetryPolicy, RunStatus, Snooze
+from aiodurable import (
+    Durable,
+    InvalidArgumentError,
+    RetryPolicy,
+    RunStatus,
+    Snooze,
+    WaitTimeoutError,
+    sleep,
+    wait_for,
+)
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import ClaimState
 from aiodurable.testing import advance, assert_created, drain_queue, refute_created
@@ -59,7 +68,29 @@ async def ask(state: Order) -> Order:
     return {"done": bool(interrupt("sure?"))}
 
 
-GRAPHS = {node.__name__: one_node(node) for node in (work, fail_twice, fail, snooze_once, ask)}
+async def nap(state: Order) -> Order:
+    await sleep(3600)
+    CALLS.append(1)
+    await sleep(7200)
+    return {"done": True}
+
+
+async def wait(state: Order) -> Order:
+    try:
+        await wait_for("never", timeout=86400)
+    except WaitTimeoutError:
+        return {"done": True}
+    return {"done": False}
+
+
+async def wait_for_ever(state: Order) -> Order:
+    return {"done": await wait_for("word")}
+
+
+GRAPHS = {
+    node.__name__: one_node(node)
+    for node in (work, fail_twice, fail, snooze_once, ask, nap, wait, wait_for_ever)
+}
 
 
 @pytest.fixture
@@ -245,3 +276,40 @@ async def test_a_filter_that_does_not_exist_is_an_error_of_its_own(durable: Dura
     for check in (assert_created, refute_created):
         with pytest.raises(TypeError, match="no filter nothing"):
             await check(durable, nothing=1)  # pyright: ignore[reportArgumentType]
+
+
+async def test_time_passes_for_what_nodes_sleep_and_wait_for(durable: Durable) -> None:
+    nap = await durable.runs.create("t", "nap", {})
+    waits = await durable.runs.create("u", "wait", {})
+    assert dict((await drain_queue(durable)).counts) == {"paused": 2}
+    await advance(durable, 3590)
+    assert len(await drain_queue(durable)) == 0
+    await advance(durable, 11)
+    assert dict((await drain_queue(durable)).counts) == {"paused": 1}
+    assert CALLS == [1]
+    await advance(durable, 7201)
+    assert dict((await drain_queue(durable)).counts) == {"complete": 1}
+    await advance(durable, timedelta(days=1))
+    assert dict((await drain_queue(durable)).counts) == {"complete": 1}
+    for run in (nap, waits):
+        assert (await durable.runs.wait(run.run_id))["done"]
+
+
+async def test_a_drain_with_what_is_scheduled_sleeps_for_nothing_and_waits_for_no_signal(
+    durable: Durable,
+) -> None:
+    for thread_id, graph in (("t", "nap"), ("u", "wait"), ("v", "wait_for_ever")):
+        await durable.runs.create(thread_id, graph, {})
+    report = await drain_queue(durable, with_scheduled=True)
+    assert dict(report.counts) == {"paused": 4, "complete": 2}
+    assert not report.limit_reached
+    await durable.threads.signal("v", "word", True)
+    assert dict((await drain_queue(durable)).counts) == {"complete": 1}
+
+
+async def test_schedules_fire_the_slots_of_the_time_that_passes_each_once(durable: Durable) -> None:
+    await durable.schedules.create("often", "work", {"order": 7}, every=timedelta(hours=1))
+    for hours in (3, 2):
+        await advance(durable, timedelta(hours=hours))
+        assert dict((await drain_queue(durable)).counts) == {"complete": hours}
+    assert (await durable.schedules.get("often")).fired == 5
