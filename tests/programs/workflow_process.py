@@ -33,6 +33,8 @@ from tests.support import loops
 from tests.support.effect_graphs import paying
 from tests.support.feature_graphs import FEATURES, answer_to
 from tests.support.graphs import asking, fan_out, four_nodes, four_tasks, nested, note, side_by_side
+from tests.support.sleeping_graph import SIGNAL, sleeping
+from tests.support.waiting import wait_until
 
 SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     "linear": (four_nodes, {"words": ["once"], "told": ""}),
@@ -42,6 +44,7 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     "send": (fan_out, {"parts": [], "total": 0}),
     "interrupt": (asking, {"words": ["once"], "told": ""}),
     "effects": (paying, {"words": ["once"], "told": ""}),
+    "sleeping": (sleeping, {"words": ["once"], "told": ""}),
     **{name: (build, start) for name, (build, start, _) in FEATURES.items()},
 }
 
@@ -115,25 +118,36 @@ class Witness:
 
 async def work(job: dict[str, Any]) -> Any:
     """Start or resume the thread, whichever it takes, and answer each question: a second process is
-    given the same.
+    given the same. What sleeps is gone on with when it is due, and gets its signal.
     """
     build, start = SHAPES[job["shape"]]
     config: Any = {"configurable": {"log": job["log"]}}
     thread: str = job["thread"]
     graph = build(Path(f"{job['log']}.cache")) if job["shape"] == "cached" else build()
+    sleeps = job["shape"] == "sleeping"
     async with (
-        Durable(job["dsn"]) as durable,
+        Durable(job["dsn"], graphs={"sleeping": graph} if sleeps else None) as durable,
         durable.run(
             thread, graph, run_id=f"{thread}-run", on_busy="wait", timeout=30, config=config
         ) as run,
     ):
+        if sleeps:
+            await durable.threads.signal(thread, SIGNAL, "heads", signal_id="once")
         if run.status is ThreadStatus.INTERRUPTED:
             result = await answered(run, job, run.checkpoint.interrupts)
         else:
             result = await run.ainvoke(start)
         while questions := result.get("__interrupt__"):
-            result = await answered(run, job, questions)
+            if sleeps:
+                result = await wait_until(lambda: woken(run), 30)
+            else:
+                result = await answered(run, job, questions)
         return result
+
+
+async def woken(run: DurableRun) -> Any:
+    result = await run.ainvoke()
+    return None if result.get("__interrupt__") else result
 
 
 async def answered(run: DurableRun, job: dict[str, Any], questions: Any) -> Any:

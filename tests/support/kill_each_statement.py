@@ -105,6 +105,7 @@ async def killed_everywhere(
                 ThreadStatus.NEW,
                 ThreadStatus.CRASHED,
                 ThreadStatus.INTERRUPTED,
+                ThreadStatus.PAUSED,
                 ThreadStatus.COMPLETE,
             )
             code, result = await processes.run(dsn, thread, shape, log)
