@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Self, overload
+from typing import Any, Final, Self, overload
 from weakref import WeakKeyDictionary
 
 from langchain_core.runnables import RunnableConfig
@@ -20,7 +21,7 @@ from langgraph.pregel import Pregel
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.dsn import PasswordFunction, direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError
-from aiodurable.events import Observer
+from aiodurable.events import Observer, ObserverThread, prepared
 from aiodurable.insights import Insights
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres import schema
@@ -60,6 +61,10 @@ _installed: WeakKeyDictionary[asyncio.AbstractEventLoop, Durable] = WeakKeyDicti
 """The default of each event loop."""
 
 
+_OBSERVERS_S: Final = 1.0
+"""How long closing waits for observers."""
+
+
 class Durable:
     """Durable LangGraph runs on one Postgres: `async with Durable(dsn, graphs={…}) as durable`.
 
@@ -72,7 +77,8 @@ class Durable:
         graphs: the graphs by the names that the ledger records: builders, compiled graphs or
             entrypoints.
         settings: the settings; None: `Settings.from_env()`.
-        observers: called with every event; see `aiodurable.events`.
+        observers: called with every event, in threads of their own unless they are inline; see
+            `aiodurable.events`.
         serde: the serializer of states and of the inputs in the ledger, such as LangGraph's
             `EncryptedSerializer`; None: that of LangGraph's savers.
         renamed: renamed nodes, old names to new ones, or by graph: `{"report": {"pay": "charge"}}`.
@@ -111,7 +117,7 @@ class Durable:
         self.settings = settings or Settings.from_env()
         self.dsn = parse_dsn(dsn, password=password, schema=self.settings.schema)
         self._given = dict(graphs or {})
-        self._observers = tuple(observers)
+        self._observers = prepared(observers)
         self._serde = serde
         self._renamed: dict[str, Any] = dict(renamed or {})
         self._retry_policies = _policies(retry_policies or {}, self._given)
@@ -195,6 +201,7 @@ class Durable:
                     checkpoint_connections=settings.checkpoint_connections,
                     serde=self._serde,
                     settings=settings,
+                    observers=self._observers,
                 )
             )
             cancellations = Cancellations(checkpoints.database, every_s=settings.lease_heartbeat_s)
@@ -269,6 +276,26 @@ class Durable:
             stack.pop_all()
         else:
             await stack.aclose()
+            await self._observed()
+
+    async def _observed(self) -> None:
+        """Wait until the observers have seen every event, or for a second."""
+        threads = [one for one in self._observers if isinstance(one, ObserverThread)]
+        until = time.monotonic() + _OBSERVERS_S
+        while not all(one.idle for one in threads) and time.monotonic() < until:  # noqa: ASYNC110 - of threads
+            await asyncio.sleep(0.01)
+
+    def observe(self, observer: Observer) -> None:
+        """Add an observer, before this is opened.
+
+        Raises:
+            ConfigurationError: it is open.
+        """
+        if self._services is not None:
+            raise ConfigurationError(
+                "cannot add an observer: this Durable is open; add it before, or pass observers="
+            )
+        self._observers += prepared((observer,))
 
     def _refuse_other_loop(self, verb: str) -> None:
         if self._services is None or self.loop is None or self.loop.is_closed():

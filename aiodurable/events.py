@@ -1,31 +1,57 @@
 """Events: frozen values for observers, which turn them into logs, metrics or traces.
 
-An observer is a plain callable. If it raises, the exception is logged and never reaches the run (as
-in stamina's instrumentation).
+An observer is a plain callable. It runs in a thread of its own, so that one that blocks or hangs
+reaches no run; what it does not keep up with is dropped and counted. One that never blocks may be
+marked as `inline`: the event loop calls it at once, in the task of the run. What an observer raises
+is logged and never reaches the run. Without observers, nothing of this costs anything.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 from aiodurable.models import RunStatus
 
 __all__ = [
     "AttemptEnded",
     "AttemptStarted",
+    "BatchCommitted",
+    "CircuitChanged",
     "Event",
     "LeaseAcquired",
     "LeaseLost",
     "LeaseReleased",
+    "LoopLagMeasured",
     "Observer",
+    "ObserverThread",
     "OperatorActed",
+    "ProcessEvent",
+    "RunClaimed",
+    "RunRescued",
     "ThreadRepaired",
+    "ThreadsPruned",
+    "WriteRefused",
     "emit",
+    "inline",
+    "prepared",
+    "traceparent",
 ]
 
 _log = logging.getLogger(__name__)
+
+_MOST_EVENTS: Final = 10_000
+"""Events that wait for an observer, at most."""
+_NAP_S: Final = 0.02
+_NAPS: Final = 50
+"""How long its thread sleeps between two looks, and how many in vain until it ends."""
+_SLOW_S: Final = 0.05
+"""How long an inline observer may keep the event loop without a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +101,14 @@ class AttemptStarted(Event):
     Attributes:
         attempt: counts from 1.
         resumed: whether it goes on with unfinished work.
+        traceparent: the trace context in which the run was accepted, as W3C writes it.
     """
 
     run_id: str
     graph: str | None
     attempt: int
     resumed: bool
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +118,8 @@ class AttemptEnded(Event):
     Attributes:
         duration_s: seconds.
         error: the name of the exception's type, never its text.
+        attempt: counts from 1.
+        exception: the exception itself, for its traceback. Its text may quote a state.
     """
 
     run_id: str
@@ -97,6 +127,8 @@ class AttemptEnded(Event):
     status: RunStatus
     duration_s: float
     error: str | None
+    attempt: int = 0
+    exception: BaseException | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +147,231 @@ class OperatorActed(Event):
     run_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RunClaimed(Event):
+    """A worker claimed a run that it is about to begin, or to go on with.
+
+    Attributes:
+        waited_s: seconds since it was accepted, or since it was due if that is later; None where
+            its process left it, or a person goes on with it.
+    """
+
+    run_id: str
+    graph: str
+    queue: str
+    waited_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRescued(Event):
+    """A worker found a run whose process is gone, and made it ready."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRefused(Event):
+    """Postgres refused a checkpoint of a lease that another one has replaced."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEvent(Event):
+    """Something happened to a process, not to one thread: its thread_id is empty."""
+
+    thread_id: str = field(default="", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCommitted(ProcessEvent):
+    """A batch of checkpoints was committed by one statement.
+
+    Attributes:
+        thread_ids: whose they are.
+        writes: how many writes it had.
+        duration_s: seconds from sending the statement to its answer.
+    """
+
+    thread_ids: tuple[str, ...]
+    writes: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitChanged(ProcessEvent):
+    """The circuit to Postgres opened, lets a probe through, or closed.
+
+    Attributes:
+        state: "open", "half-open" or "closed".
+    """
+
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadsPruned(ProcessEvent):
+    """A prune ended.
+
+    Attributes:
+        threads: threads of which something was removed.
+        rows: rows removed from LangGraph's tables.
+        runs: rows removed from the ledger.
+        duration_s: seconds.
+    """
+
+    threads: int
+    rows: int
+    runs: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLagMeasured(ProcessEvent):
+    """A worker measured how late its event loop is, four times a second.
+
+    Attributes:
+        lag_s: seconds.
+    """
+
+    lag_s: float
+
+
 Observer = Callable[[Event], None]
+_Observer = TypeVar("_Observer", bound=Observer)
+
+
+def inline(observer: _Observer) -> Observer:
+    """The same observer, for the event loop to call at once. It must not block: a run waits for
+    it.
+    """
+    return _Inline(observer)
+
+
+class _Inline:
+    inline = True
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def __call__(self, event: Event) -> None:
+        self._observer(event)
+
+    def __repr__(self) -> str:
+        return repr(self._observer)
+
+
+class ObserverThread:
+    """Calls an observer in a thread of its own, in the order of the events.
+
+    The thread starts with an event and ends after a second without any.
+
+    Args:
+        observer: the observer.
+
+    Attributes:
+        dropped: events that it did not get, because 10,000 waited for it.
+    """
+
+    inline = True
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._events = deque[Event]()
+        self._lock = threading.Lock()
+        self._running = False
+        self._busy = False
+        self.dropped = 0
+
+    def __call__(self, event: Event) -> None:
+        """Hand an event over; at once."""
+        with self._lock:
+            if len(self._events) >= _MOST_EVENTS:
+                self.dropped += 1
+                if self.dropped == 1:
+                    _log.warning(
+                        "observer %r does not keep up: %d events wait for it, more are dropped",
+                        self._observer,
+                        _MOST_EVENTS,
+                    )
+                return
+            self._events.append(event)
+            if self._running:
+                return
+            self._running = True
+        threading.Thread(target=self._serve, name="aiodurable observer", daemon=True).start()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has seen every event."""
+        return not self._events and not self._busy
+
+    def _serve(self) -> None:
+        naps = 0
+        while True:
+            with self._lock:
+                events = tuple(self._events)
+                self._busy = bool(events)
+                self._events.clear()
+                if not events and naps >= _NAPS:
+                    self._running = False
+                    return
+            for event in events:
+                _call(self._observer, event)
+            self._busy = False
+            naps = 0 if events else naps + 1
+            time.sleep(_NAP_S)
+
+
+def prepared(observers: Sequence[Observer]) -> tuple[Observer, ...]:
+    """The observers as `emit` calls them: those that are not inline in threads of their own."""
+    return tuple(
+        observer if getattr(observer, "inline", False) else ObserverThread(observer)
+        for observer in observers
+    )
 
 
 def emit(observers: Sequence[Observer], event: Event) -> None:
-    """Call every observer; log one that raises."""
+    """Call every observer; log one that raises, and warn of one that takes long, once."""
     for observer in observers:
+        began = time.perf_counter()
+        _call(observer, event)
+        if (took_s := time.perf_counter() - began) > _SLOW_S:
+            _warn_of_slow(observer, took_s)
+
+
+def traceparent(observers: Sequence[Observer], graph: str | None) -> str | None:
+    """The trace context in which a run of this graph is accepted, as W3C writes it: that of the
+    first observer that has one to give.
+    """
+    for observer in observers:
+        provide = getattr(observer, "traceparent", None)
+        if provide is None:
+            continue
         try:
-            observer(event)
+            return provide(graph)
         except Exception:  # an observer must never reach the run
-            _log.exception("observer %r failed on %s", observer, type(event).__name__)
+            _log.exception("observer %r gives no trace context", observer)
+    return None
+
+
+def _call(observer: Observer, event: Event) -> None:
+    try:
+        observer(event)
+    except Exception:  # an observer must never reach the run
+        _log.exception("observer %r failed on %s", observer, type(event).__name__)
+
+
+_slow = set[int]()
+
+
+def _warn_of_slow(observer: Observer, took_s: float) -> None:
+    if id(observer) in _slow:
+        return
+    _slow.add(id(observer))
+    _log.warning(
+        "observer %r kept the event loop for %.2f s, and every run waited for it: leave out"
+        " inline(), so that it gets a thread of its own",
+        observer,
+        took_s,
+    )

@@ -355,6 +355,8 @@ class RunRecord:
         metadata: what the caller says of it.
         summary: the same in one line, for lists.
         schedule_id: the schedule that made it.
+        traceparent: the trace context in which it was accepted, as W3C writes it; only of a run
+            whose attempt just began.
     """
 
     run_id: str
@@ -387,6 +389,7 @@ class RunRecord:
     metadata: Mapping[str, Any] | None = None
     summary: str | None = None
     schedule_id: str | None = None
+    traceparent: str | None = None
 
     @property
     def settled(self) -> bool:

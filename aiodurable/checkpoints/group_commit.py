@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiodurable.checkpoints.encoding import Write, commit
@@ -22,6 +22,7 @@ from aiodurable.errors import (
     OutOfResourcesError,
     PostgresUnavailableError,
 )
+from aiodurable.events import BatchCommitted, Observer, WriteRefused, emit
 from aiodurable.postgres.direct import DirectConnection
 from aiodurable.postgres.errors import is_disconnect, to_out_of_resources
 from aiodurable.postgres.retry import GROUP_COMMIT
@@ -60,6 +61,7 @@ class GroupCommitter:
         connections: batches in flight at once, at most.
         connect_timeout_s: seconds to reach Postgres, at each attempt.
         retry_for_s: seconds to retry a write while Postgres cannot be reached.
+        observers: are sent what is committed and what is refused.
 
     Attributes:
         backlog: the queue of writes.
@@ -73,7 +75,9 @@ class GroupCommitter:
         connections: int = 2,
         connect_timeout_s: float = 10.0,
         retry_for_s: float = RETRY_FOR_S,
+        observers: Sequence[Observer] = (),
     ) -> None:
+        self._observers = observers
         self._dsn = dsn
         self._connections = connections
         self._connect_timeout_s = connect_timeout_s
@@ -161,6 +165,7 @@ class GroupCommitter:
                 sent = time.monotonic()
                 statement, parameters = commit(group, origin)
                 rows = await link.fetch(statement, *parameters)
+                took_s = time.monotonic() - sent
                 # False: its history is gone.
                 written: dict[str, bool] = {row[0]: row[1] for row in rows}
                 left_out = [write for write in group if not written.get(write.fence.thread_id)]
@@ -185,6 +190,8 @@ class GroupCommitter:
                     groups.extendleft((group[middle:], group[:middle]))
                 continue
             failures = 0
+            if self._observers:
+                self._announce(group, written, found, took_s)
             for write in group:
                 thread_id, fence = write.fence.thread_id, write.fence
                 if written.get(thread_id):
@@ -199,6 +206,25 @@ class GroupCommitter:
         still = [write for writes in locked.values() for write in writes]
         _expire(still, None)
         return still
+
+    def _announce(
+        self,
+        group: Sequence[Write],
+        written: Mapping[str, bool],
+        found: Mapping[str, Standing],
+        took_s: float,
+    ) -> None:
+        done = [write.fence.thread_id for write in group if written.get(write.fence.thread_id)]
+        if done:
+            threads = tuple(dict.fromkeys(done))
+            emit(
+                self._observers,
+                BatchCommitted(thread_ids=threads, writes=len(done), duration_s=took_s),
+            )
+        for write in group:
+            fence = write.fence
+            if not written.get(fence.thread_id) and found.get(fence.thread_id) != fence.standing:
+                emit(self._observers, WriteRefused(fence.thread_id, token=fence.token))
 
     async def _standings(
         self, link: DirectConnection, left_out: Sequence[Write]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Self
@@ -24,8 +24,9 @@ from aiodurable.checkpoints.token_batcher import TokenBatcher
 from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
 from aiodurable.dsn import PasswordFunction, direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
+from aiodurable.events import CircuitChanged, Observer, emit, prepared
 from aiodurable.postgres import schema
-from aiodurable.postgres.circuit_breaker import CircuitBreaker
+from aiodurable.postgres.circuit_breaker import CircuitBreaker, State
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.same_database import prove_same_database
@@ -61,6 +62,8 @@ class AsyncCheckpointerPool:
         serde: the serializer of values; None: LangGraph's own.
         settings: the time limits, and `lock_dsn`, which the writers use if `dsn` leads through a
             pooler; None: from the environment.
+        observers: are sent an event for each batch, each refused write and each change of the
+            circuit.
 
     Attributes:
         database: the pool for reads and other statements.
@@ -82,6 +85,7 @@ class AsyncCheckpointerPool:
         checkpoint_connections: int = 2,
         serde: SerializerProtocol | None = None,
         settings: Settings | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         if checkpoint_connections < 1:
             raise ConfigurationError(
@@ -95,6 +99,9 @@ class AsyncCheckpointerPool:
             connect_timeout_s=self._settings.connect_timeout_s,
             breaker=_breaker(self._settings),
         )
+        self._observers = prepared(observers)
+        if self._observers and self.database.breaker is not None:
+            self.database.breaker.on_change = self._circuit_changed
         self._direct_dsn = direct_dsn(self.database.dsn, self._settings.lock_dsn)
         self._writers = checkpoint_connections
         self._serde = serde
@@ -163,6 +170,7 @@ class AsyncCheckpointerPool:
                 self._direct_dsn,
                 connections=self._writers,
                 connect_timeout_s=self._settings.connect_timeout_s,
+                observers=self._observers,
             )
             self._writer.open()
             self._threads = ThreadPoolExecutor(
@@ -220,6 +228,9 @@ class AsyncCheckpointerPool:
         Raises what `schema.migrate` raises.
         """
         await schema.migrate(self._direct_dsn)
+
+    def _circuit_changed(self, state: State) -> None:
+        emit(self._observers, CircuitChanged(state=state))
 
     def health(self) -> CheckpointsHealth:
         """The health of the connections, as this process knows it. Works before `open` and after

@@ -13,6 +13,7 @@ import click
 
 from aiodurable.cli.app import App, load_app
 from aiodurable.cli.database import dsn_option
+from aiodurable.cli.worker_pages import Pages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,6 +52,25 @@ __all__ = ["worker"]
     help="How long runs may go on to their next superstep after SIGTERM.",
 )
 @click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve /metrics for Prometheus, of this process and of the database; 0: a free port.",
+)
+@click.option(
+    "--health-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve /livez and /readyz; may be the same port.",
+)
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where these are served. Nothing there is secret, and nobody is authenticated.",
+)
+@click.option(
     "--check", is_flag=True, help="Load the graphs, reach the database, print both, and exit."
 )
 def worker(
@@ -59,6 +79,9 @@ def worker(
     queues: tuple[str, ...],
     concurrency: int,
     drain_s: float,
+    metrics_port: int | None,
+    health_port: int | None,
+    host: str,
     check: bool,
 ) -> None:
     """Execute the runs that were accepted for the graphs of MODULE:ATTRIBUTE: a dict of them by
@@ -68,8 +91,9 @@ def worker(
     superstep, and their runs are handed back. The second one cancels them.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    pages = Pages(host, metrics_port, health_port)
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
-        left = runner.run(_work(app, dsn, queues, concurrency, drain_s, check=check))
+        left = runner.run(_work(app, dsn, queues, concurrency, drain_s, pages, check=check))
         if left:  # asyncio would wait for them, and nothing of theirs is waited for
             click.echo(f"ending although nodes of {left} handed-back runs go on", err=True)
             logging.shutdown()
@@ -82,25 +106,26 @@ async def _work(
     queues: tuple[str, ...],
     concurrency: int,
     drain_s: float,
+    pages: Pages,
     *,
     check: bool,
 ) -> int:
     """Work; of how many runs a node swallows its cancellation."""
     found = await load_app(app)
-    async with _opened(found, dsn) as durable:
+    async with _opened(found, dsn, pages) as durable:
         working = durable.work(queues, concurrency=concurrency, drain_timeout_s=drain_s)
         if check:
             click.echo(f"graphs: {', '.join(working.graphs)}")
             click.echo(f"queues: {', '.join(working.queues)}")
             return 0
-        async with working:
+        async with working, pages.served(durable, working):
             click.echo(f"at work on {', '.join(working.queues)}", err=True)
             await working.run_forever(signals=True)
         return len(working.health().running)
 
 
 @asynccontextmanager
-async def _opened(app: App, dsn: str | None) -> AsyncIterator[Durable]:
+async def _opened(app: App, dsn: str | None, pages: Pages) -> AsyncIterator[Durable]:
     """The application's `Durable`, or one with its graphs and the settings of the environment."""
     from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph
 
@@ -112,7 +137,9 @@ async def _opened(app: App, dsn: str | None) -> AsyncIterator[Durable]:
         raise click.UsageError(
             "a worker finds graphs by name: MODULE:ATTRIBUTE wants a dict of them, or a Durable"
         )
-    async with app.durable or Durable(dsn, graphs=app.graphs) as durable:
+    durable = app.durable or Durable(dsn, graphs=app.graphs)
+    pages.observe(durable)
+    async with durable:
         yield durable
 
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from aiodurable.dsn import PasswordFunction, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, InvalidArgumentError
-from aiodurable.events import Observer
+from aiodurable.events import Observer, prepared
 from aiodurable.lock_keys import lock_key, own_lock_key
 from aiodurable.locks.acquire import Acquirer
 from aiodurable.locks.health import LocksHealth, health
@@ -87,7 +87,7 @@ class PostgresLockManager:
         )
         self._namespace = namespace
         self._lookup = HolderLookup(self._dsn, timeout_s=settings.connect_timeout_s)
-        self._acquirer = Acquirer(self._lookup, self._closed, observers)
+        self._acquirer = Acquirer(self._lookup, self._closed, prepared(observers))
         notifier = notifier or Notifier()
         notifier.subscribe(RELEASES, for_keys(self._acquirer.key_waiters.wake))
         self._supervisors = [

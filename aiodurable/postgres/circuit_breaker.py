@@ -43,6 +43,9 @@ class CircuitBreaker:
         on: the errors that count.
         clock: seconds, monotonic.
 
+    Attributes:
+        on_change: called with the state whenever that changes; None: nobody is.
+
     Raises:
         ConfigurationError: an argument is out of range.
     """
@@ -76,6 +79,7 @@ class CircuitBreaker:
         self._opened = 0  # times in a row; 0: closed
         self._until = 0.0
         self._probe: _Call | None = None
+        self.on_change: Callable[[State], None] | None = None
 
     @property
     def state(self) -> State:
@@ -125,6 +129,7 @@ class CircuitBreaker:
                 retry_after_s=self.retry_after_s,
             )
         self._probe = call
+        self._changed("half-open")
 
     def leave(self, call: _Call, error: BaseException | None) -> None:
         """Count how a call ended."""
@@ -134,8 +139,11 @@ class CircuitBreaker:
         if not was_probe and not call.urgent and self.state != "closed":
             return  # it began before the circuit opened, and says nothing about now
         if error is None:
+            was_open = self._opened > 0
             self._failures = self._opened = 0
             self._away_since = None
+            if was_open:
+                self._changed("closed")
         elif isinstance(error, self._on):
             self._failed()
             if call.urgent and self.state != "closed":
@@ -158,6 +166,11 @@ class CircuitBreaker:
         pause = min(self._max_pause_s, self._pause_s * 2**self._opened)
         self._opened += 1
         self._until = self._clock() + pause * random.uniform(0.5, 1.0)
+        self._changed("open")
+
+    def _changed(self, state: State) -> None:
+        if self.on_change is not None:
+            self.on_change(state)
 
 
 class _Call(AbstractAsyncContextManager[None]):

@@ -13,6 +13,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
 from aiodurable.errors import GraphNotRegisteredError, InvalidArgumentError
+from aiodurable.events import traceparent
 from aiodurable.lock_keys import lock_key
 from aiodurable.runs.attempt import new_run_id
 from aiodurable.runs.graphs import BoundGraph, Graph
@@ -67,6 +68,7 @@ class Row(NamedTuple):
     metadata: str | None
     summary: str | None
     schedule_id: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +165,7 @@ async def row_of(services: Services, namespace: str, new: NewRun) -> Row:
         new.on_busy,
         _json(new),
         new.summary,
+        traceparent=traceparent(services.observers, name) if services.observers else None,
     )
 
 

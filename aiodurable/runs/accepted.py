@@ -114,7 +114,7 @@ def record_of(row: Mapping[str, Any]) -> RunRecord:
     values = {name: row[_COLUMNS.get(name, name)] for name in _ALWAYS}
     values["status"] = RunStatus(row["status"])
     values["earlier_attempts"] = tuple(map(_earlier, row["earlier_attempts"]))
-    return RunRecord(**values)
+    return RunRecord(**values, traceparent=row.get("traceparent"))
 
 
 def _earlier(stored: Any) -> EarlierAttempt:

@@ -18,7 +18,7 @@ from langgraph.types import Command
 from aiodurable.checkpoints.repair import drop_stray_answer
 from aiodurable.checkpoints.write_session import Finished
 from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
-from aiodurable.events import AttemptEnded, AttemptStarted, emit
+from aiodurable.events import AttemptEnded, AttemptStarted, emit, traceparent
 from aiodurable.models import (
     PauseReason,
     RunRecord,
@@ -118,16 +118,18 @@ class Attempt:
         self._session = lease.write_with(
             lease.session.of_attempt(unconsumed=None if consumed else record.run_id, blank=blank)
         )
-        emit(
-            services.observers,
-            AttemptStarted(
-                record.thread_id,
-                run_id=record.run_id,
-                graph=record.graph,
-                attempt=record.attempts,
-                resumed=self.resumed,
-            ),
-        )
+        if services.observers:
+            emit(
+                services.observers,
+                AttemptStarted(
+                    record.thread_id,
+                    run_id=record.run_id,
+                    graph=record.graph,
+                    attempt=record.attempts,
+                    resumed=self.resumed,
+                    traceparent=record.traceparent,
+                ),
+            )
 
     @classmethod
     async def start(
@@ -170,6 +172,7 @@ class Attempt:
             serde=graph.ledger_serde,
             base_checkpoint_id=thread.checkpoint_id,
             closing=_closing(thread),
+            traceparent=traceparent(services.observers, graph.name) if services.observers else None,
         )
         lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)
         return cls(
@@ -520,6 +523,8 @@ class Attempt:
         return self.lacking
 
     def _announce(self, status: RunStatus, error: BaseException | None) -> None:
+        if not self._services.observers:
+            return
         emit(
             self._services.observers,
             AttemptEnded(
@@ -529,6 +534,8 @@ class Attempt:
                 status=status,
                 duration_s=time.monotonic() - self._began,
                 error=None if error is None else type(error).__name__,
+                attempt=self.number,
+                exception=error,
             ),
         )
 

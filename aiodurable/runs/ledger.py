@@ -155,6 +155,7 @@ class Ledger:
         serde: SerializerProtocol | None = None,
         base_checkpoint_id: str | None,
         closing: RunStatus | None,
+        traceparent: str | None = None,
     ) -> tuple[RunRecord, bool]:
         """Record a new run as running.
 
@@ -167,6 +168,7 @@ class Ledger:
             base_checkpoint_id: the thread's newest checkpoint.
             closing: the status that an earlier, unfinished run of the thread gets; None: there is
                 none.
+            traceparent: the trace context of the call.
 
         Returns:
             The row, and whether the thread has no checkpoint yet.
@@ -192,6 +194,7 @@ class Ledger:
                     *stored,
                     base_checkpoint_id,
                     closing,
+                    traceparent,
                 )
             )
             if row is not None:

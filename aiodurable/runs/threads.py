@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -11,6 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.errors import GraphNotRegisteredError, InvalidArgumentError
+from aiodurable.events import ThreadsPruned, emit
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.caller import transaction_of
 from aiodurable.runs.busy import OnBusy
@@ -531,7 +533,8 @@ class Threads:
             InvalidArgumentError: an invalid argument; nothing was removed.
             PostgresUnavailableError: earlier batches stay removed.
         """
-        return await self._opened().threads.retention.prune(
+        services, began = self._opened(), time.monotonic()
+        report = await services.threads.retention.prune(
             strategy=strategy,
             older_than=older_than,
             status=status,
@@ -541,6 +544,17 @@ class Threads:
             dry_run=dry_run,
             progress=progress,
         )
+        if services.observers and not dry_run:
+            emit(
+                services.observers,
+                ThreadsPruned(
+                    threads=report.threads,
+                    rows=report.rows,
+                    runs=report.runs,
+                    duration_s=time.monotonic() - began,
+                ),
+            )
+        return report
 
     async def prune_every(self, interval: timedelta, **options: Unpack[PruneOptions]) -> NoReturn:
         """Prune now, and again every `interval`, until cancelled. Any number of processes may: one

@@ -46,6 +46,7 @@ class Claimed:
         base_checkpoint_id: the thread's newest checkpoint when its last attempt began.
         beside_others: whether its last process died with other runs at work.
         too_late: whether it has waited longer than it may.
+        waited_s: seconds since it was accepted or due; None: it did not wait for a worker.
     """
 
     run_id: str
@@ -61,6 +62,7 @@ class Claimed:
     base_checkpoint_id: str | None
     beside_others: bool
     too_late: bool
+    waited_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,4 +297,5 @@ def _claimed(row: Mapping[str, Any]) -> Claimed:
         row["base_checkpoint_id"],
         row["beside_others"],
         row["too_late"],
+        row["waited_s"],
     )

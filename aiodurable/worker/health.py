@@ -6,7 +6,10 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from aiodurable.events import LoopLagMeasured, Observer, emit
 
 __all__ = ["LoopLag", "WorkerHealth"]
 
@@ -57,13 +60,15 @@ class LoopLag:
         """At most, in the last minute."""
         return max(self._lags, default=0.0)
 
-    async def measure(self) -> None:
-        """Measure until cancelled."""
+    async def measure(self, observers: Sequence[Observer] = ()) -> None:
+        """Measure until cancelled, and send the observers what was measured."""
         while True:
             self._due = time.monotonic() + _EVERY_S
             await asyncio.sleep(_EVERY_S)
             lag = max(0.0, time.monotonic() - self._due)
             self._lags.append(lag)
+            if observers:
+                emit(observers, LoopLagMeasured(lag_s=lag))
             if lag > _WARN_S:
                 _log.warning(
                     "the event loop of this worker was blocked for %.1f s: something in a node"

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from aiodurable.events import RunRescued, emit
 from aiodurable.runs.services import Services
 from aiodurable.worker.claims import SQL
 
@@ -52,4 +53,6 @@ class Rescuer:
         rescued = await direct.fetch(SQL["rescue"], run_ids, tokens, self._queue)
         for row in rescued:
             _log.info("run %s of thread %r was left by its process: %s", *row.values())
+            if self._services.observers:
+                emit(self._services.observers, RunRescued(row["thread_id"], run_id=row["run_id"]))
         return len(rescued)

@@ -15,6 +15,7 @@ import anyio
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError, ConfigurationError, InvalidArgumentError
+from aiodurable.events import RunClaimed, emit
 from aiodurable.models import ClaimState
 from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.postgres.queue_bell import QueueBell
@@ -135,7 +136,9 @@ class Worker:
                 Scheduler(services, self._namespace).run_forever(),
                 name="aiodurable worker schedules",
             ),
-            asyncio.create_task(self._lag.measure(), name="aiodurable worker loop lag"),
+            asyncio.create_task(
+                self._lag.measure(services.observers), name="aiodurable worker loop lag"
+            ),
         ]
         for loop in self._loops:
             loop.add_done_callback(self._loop_ended)
@@ -190,6 +193,11 @@ class Worker:
         for task, execution in self._active.items():
             execution.drain()
             task.cancel()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a defect stopped a part of it."""
+        return self._failure is not None
 
     def health(self) -> WorkerHealth:
         """How it is, at once, without asking Postgres."""
@@ -338,6 +346,17 @@ class Worker:
             pass
 
     def _start(self, claimed: Claimed) -> None:
+        if self._services.observers:
+            emit(
+                self._services.observers,
+                RunClaimed(
+                    claimed.thread_id,
+                    run_id=claimed.run_id,
+                    graph=claimed.graph,
+                    queue=claimed.queue,
+                    waited_s=claimed.waited_s,
+                ),
+            )
         execution = Execution(self._services, self._claims, claimed, self._policies)
         task = asyncio.create_task(execution.execute(), name=f"aiodurable run {claimed.run_id}")
         self._active[task] = execution

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from aiodurable.durable import Durable
-from aiodurable.events import AttemptEnded, AttemptStarted, Event
+from aiodurable.events import AttemptEnded, AttemptStarted, Event, inline
 from examples.demo.job import Job
 from examples.demo.log import Entry
 from examples.demo.workflow import NAME, report_workflow
@@ -76,7 +76,7 @@ class _Leave:
 
 async def _run(job: Job, leave: _Leave) -> None:
     graphs = {NAME: report_workflow(leave.step)}
-    async with Durable(job["dsn"], graphs=graphs, observers=(_say_event,)) as durable:
+    async with Durable(job["dsn"], graphs=graphs, observers=(inline(_say_event),)) as durable:
         _say(Entry("ready"))
         await leave.taken()
         _say(Entry("waiting"))

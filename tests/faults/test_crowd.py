@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from aiodurable import Durable, LeaseLostError, Settings
-from aiodurable.events import Event, LeaseLost
+from aiodurable.events import Event, LeaseLost, inline
 from tests.programs import PROGRAMS
 from tests.support.fault_times import Timetable
 from tests.support.graphs import INPUT, STEPS, four_nodes
@@ -173,7 +173,7 @@ async def test_of_freed_locks_exactly_those_that_another_process_grabbed_end_the
             lost.append(event.thread_id)
 
     async with Durable(
-        dsn, settings=Settings(recovery_grace_s=60), observers=[note_lost]
+        dsn, settings=Settings(recovery_grace_s=60), observers=[inline(note_lost)]
     ) as durable:
         crowd = Crowd(durable, tmp_path, stubborn=True)
         tasks = crowd.start()

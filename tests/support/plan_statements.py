@@ -126,6 +126,7 @@ def _started(count: int) -> tuple[Any, ...]:
         *stored,
         each(None),
         each("superseded"),
+        each(None),
     )
 
 

@@ -16,7 +16,7 @@ r.cancel_requested_at, r.metadata, r.summary, r.schedule_id
 -- params: run_ids, thread_ids, lock_keys, graphs, input_types, inputs, context_types, contexts
 -- params: config_types, configs, queues, priorities, fairness_keys, concurrency_keys, run_ats
 -- params: afters, max_attempts, retry_policies, timeouts, start_timeouts, dedup_keys, on_busy
--- params: metadata, summaries, schedule_ids
+-- params: metadata, summaries, schedule_ids, traceparents
 -- aiodurable_runs_thread_order_idx and aiodurable_runs_queued_idx once a row: whether the thread
 -- has a run in front. A run that is due later is in front of nothing. What has its run_id, or is
 -- not over and has its dedup_key, stays as it is, and the row is left out; so is one that on_busy
@@ -27,7 +27,7 @@ WITH given AS MATERIALIZED (
            u.context, u.config_type, u.config, u.queue, u.priority, u.fairness_key,
            u.concurrency_key, d.due, d.later, u.max_attempts, u.retry_policy, u.timeout_s,
            u.start_timeout_s, u.dedup_key, u.on_busy, u.metadata, u.summary,
-           u.schedule_id, u.n,
+           u.schedule_id, u.traceparent, u.n,
            coalesce(pg_catalog.bool_or(NOT d.later)
                     OVER (PARTITION BY u.thread_id ORDER BY u.n
                           ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false) AS follows
@@ -38,12 +38,13 @@ WITH given AS MATERIALIZED (
                 :run_ats::timestamptz[], :afters::double precision[], :max_attempts::integer[],
                 :retry_policies::text[], :timeouts::double precision[],
                 :start_timeouts::double precision[], :dedup_keys::text[], :on_busy::text[],
-                :metadata::text[], :summaries::text[], :schedule_ids::text[])
+                :metadata::text[], :summaries::text[], :schedule_ids::text[],
+                :traceparents::text[])
          WITH ORDINALITY
          AS u (run_id, thread_id, lock_key, graph, input_type, input, context_type, context,
                config_type, config, queue, priority, fairness_key, concurrency_key, run_at, after_s,
                max_attempts, retry_policy, timeout_s, start_timeout_s, dedup_key, on_busy, metadata,
-               summary, schedule_id, n)
+               summary, schedule_id, traceparent, n)
     CROSS JOIN LATERAL (
         SELECT t.due, coalesce(t.due > pg_catalog.clock_timestamp(), false) AS later
         FROM (SELECT CASE WHEN u.after_s IS NULL THEN u.run_at
@@ -74,14 +75,14 @@ created AS (
         run_id, thread_id, lock_key, graph, status, input_type, input, context_type, context,
         config_type, config, claim_state, position, on_busy, queue, priority, fairness_key,
         concurrency_key, scheduled_at, max_attempts, retry_policy, timeout_s, start_timeout_s,
-        dedup_key, metadata, summary, schedule_id)
+        dedup_key, metadata, summary, schedule_id, traceparent)
     SELECT s.run_id, s.thread_id, s.lock_key, s.graph, 'queued', s.input_type, s.input,
            s.context_type, s.context, s.config_type, s.config,
            CASE WHEN s.later THEN 'scheduled' WHEN s.behind THEN 'blocked' ELSE 'ready' END,
            pg_catalog.nextval('aiodurable_run_positions'::pg_catalog.regclass), s.on_busy, s.queue,
            s.priority, s.fairness_key, s.concurrency_key, s.due, s.max_attempts,
            s.retry_policy::jsonb, s.timeout_s, s.start_timeout_s, s.dedup_key, s.metadata::jsonb,
-           s.summary, s.schedule_id
+           s.summary, s.schedule_id, s.traceparent
     FROM stood s
     WHERE s.on_busy <> 'reject' OR NOT s.behind
     ORDER BY s.n

@@ -85,6 +85,7 @@ CROSS JOIN LATERAL (
 -- name: start
 -- params: run_ids, thread_ids, lock_keys, graphs, tokens, lease_ids, workers, seqs, input_types
 -- params: inputs, context_types, contexts, config_types, configs, base_checkpoint_ids, closings
+-- params: traceparents
 -- aiodurable_fences_pkey for the fences; aiodurable_runs_thread_order_idx for the runs to close;
 -- aiodurable_runs_pkey for the new rows; checkpoints_pkey for "blank".
 -- The fences are locked, sorted: a row that is inserted behind a removal under way would stay, and
@@ -101,9 +102,10 @@ WITH want AS MATERIALIZED (
                     :tokens::bigint[], :lease_ids::bigint[], :workers::text[], :seqs::integer[],
                     :input_types::text[], :inputs::bytea[], :context_types::text[],
                     :contexts::bytea[], :config_types::text[], :configs::bytea[],
-                    :base_checkpoint_ids::text[], :closings::text[])
+                    :base_checkpoint_ids::text[], :closings::text[], :traceparents::text[])
              AS u (run_id, thread_id, lock_key, graph, token, lease_id, worker, seq, input_type,
-                   input, context_type, context, config_type, config, base_checkpoint_id, closing)
+                   input, context_type, context, config_type, config, base_checkpoint_id, closing,
+                   traceparent)
         ORDER BY u.thread_id
     ) w
     -- include: locked_fence
@@ -124,10 +126,11 @@ WITH want AS MATERIALIZED (
 )
 INSERT INTO aiodurable_runs AS r (
     run_id, thread_id, lock_key, graph, status, attempts, fencing_token, attempted_by, seq,
-    input_type, input, context_type, context, config_type, config, base_checkpoint_id, started_at)
+    input_type, input, context_type, context, config_type, config, base_checkpoint_id, traceparent,
+    started_at)
 SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker, w.seq,
        w.input_type, w.input, w.context_type, w.context, w.config_type, w.config,
-       w.base_checkpoint_id, pg_catalog.now()
+       w.base_checkpoint_id, w.traceparent, pg_catalog.now()
 FROM want w
 -- Those first: only one run of a thread may be running.
 WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0
@@ -138,14 +141,15 @@ SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer
     input_type = excluded.input_type, input = excluded.input,
     context_type = excluded.context_type, context = excluded.context,
     config_type = excluded.config_type, config = excluded.config,
-    base_checkpoint_id = excluded.base_checkpoint_id, started_at = excluded.started_at,
+    base_checkpoint_id = excluded.base_checkpoint_id, traceparent = excluded.traceparent,
+    started_at = excluded.started_at,
     consumed = false, finished_at = NULL, error = NULL, traceback = NULL, status_reason = NULL,
     cancel_requested_at = NULL
 WHERE r.thread_id = excluded.thread_id
   AND (r.status = 'rejected' OR r.fencing_token = excluded.fencing_token)
 RETURNING run_id, thread_id, graph, status, attempts, fencing_token, attempted_by, created_at,
           started_at, finished_at, failed_at, error, status_reason, checkpoint_id, traceback,
-          earlier_attempts,
+          earlier_attempts, traceparent,
           (SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
@@ -208,7 +212,7 @@ WHERE r.run_id = t.run_id AND coalesce(r.fencing_token, 0) <= :token
        LIMIT 1)
 RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by,
           r.created_at, r.started_at, r.finished_at, r.failed_at, r.error, r.status_reason,
-          r.checkpoint_id, r.traceback, r.earlier_attempts
+          r.checkpoint_id, r.traceback, r.earlier_attempts, r.traceparent
 
 -- fragment: next_claim
 -- What a worker may do with a run that sleeps or waits: a signal may have come since it looked. The

@@ -53,7 +53,7 @@ WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0  -- first those: a thread ha
                        LIMIT 1) IS NULL))
 RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by,
           r.created_at, r.started_at, r.finished_at, r.failed_at, r.error, r.status_reason,
-          r.checkpoint_id, r.traceback, r.earlier_attempts,
+          r.checkpoint_id, r.traceback, r.earlier_attempts, r.traceparent,
           (SELECT true
            FROM checkpoints c
            WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
@@ -213,7 +213,10 @@ RETURNING r.run_id, r.thread_id, r.graph, r.status, r.queue, r.fairness_key, r.c
           r.status = 'running' AND r.status_reason IS NOT NULL AS beside_others,
           r.status = 'queued' AND r.start_timeout_s IS NOT NULL
           AND r.created_at + pg_catalog.make_interval(secs => r.start_timeout_s)
-              < pg_catalog.clock_timestamp() AS too_late
+              < pg_catalog.clock_timestamp() AS too_late,
+          pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - CASE
+              WHEN r.status = 'queued' THEN greatest(r.created_at, r.scheduled_at)
+              WHEN r.status <> 'running' THEN r.scheduled_at END) AS waited_s
 
 -- name: limits
 -- params: queues

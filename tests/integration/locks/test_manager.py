@@ -21,7 +21,7 @@ from aiodurable.errors import (
     PostgresUnavailableError,
     SchemaMismatchError,
 )
-from aiodurable.events import Event, LeaseAcquired, LeaseLost, LeaseReleased
+from aiodurable.events import Event, LeaseAcquired, LeaseLost, LeaseReleased, inline
 from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.locks import Lease, PostgresLockManager, create_lock_manager_with_retry
 from aiodurable.locks.statements import LockStatements
@@ -306,7 +306,9 @@ async def test_observers_hear_of_every_lease(
     dsn: str, settings: Settings, server_locks: ServerLocks
 ) -> None:
     heard: list[Event] = []
-    async with PostgresLockManager(dsn, settings=settings, observers=[heard.append]) as locks:
+    async with PostgresLockManager(
+        dsn, settings=settings, observers=[inline(heard.append)]
+    ) as locks:
         async with locks.hold("a"):
             pass
         lease = await locks.acquire("b")

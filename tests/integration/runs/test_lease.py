@@ -19,7 +19,7 @@ from aiodurable.errors import (
     LockTimeoutError,
     WorkflowAlreadyRunningError,
 )
-from aiodurable.events import Event, LeaseLost
+from aiodurable.events import Event, LeaseLost, inline
 from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
 from tests.support.checkpoint_rows import written
@@ -139,7 +139,7 @@ async def test_without_grace_a_lost_lock_session_cancels_the_run_and_the_new_hol
     gate = Gate("weigh")
     events: list[Event] = []
     async with (
-        Durable(dsn, settings=strict, observers=[events.append]) as old,
+        Durable(dsn, settings=strict, observers=[inline(events.append)]) as old,
         Durable(dsn, settings=strict) as new,
     ):
         task = await run_up_to(gate, old, config=config(log))

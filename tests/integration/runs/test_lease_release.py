@@ -16,7 +16,7 @@ from aiodurable.checkpoints import AsyncCheckpointerPool
 from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ClosedError, LeaseLostError, WorkflowAlreadyRunningError
-from aiodurable.events import Event, LeaseLost
+from aiodurable.events import Event, LeaseLost, inline
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.lease import Lease, SessionLease
 from aiodurable.runs.lease import ThreadLease
@@ -124,7 +124,7 @@ async def test_a_session_that_ends_as_its_lease_is_let_go_is_no_loss(
         lock.lose()  # what is to be called then is due in the next turn of the loop
         await release(lease)
 
-    async with Durable(dsn, observers=[events.append]) as durable:
+    async with Durable(dsn, observers=[inline(events.append)]) as durable:
         with monkeypatch.context() as patched:
             patched.setattr(ThreadLease, "release", as_the_session_ends)
             await hold(durable)

@@ -14,7 +14,14 @@ from langgraph.runtime import RunControl
 
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError, WorkflowExecutionError
-from aiodurable.events import AttemptEnded, AttemptStarted, Event, LeaseReleased
+from aiodurable.events import (
+    AttemptEnded,
+    AttemptStarted,
+    BatchCommitted,
+    Event,
+    LeaseReleased,
+    inline,
+)
 from aiodurable.models import RunStatus, ThreadStatus
 from tests.support.graphs import INPUT, STEPS, Story, asking, config, fan_out, four_nodes, noted
 from tests.support.ledger_view import Ledger
@@ -369,13 +376,17 @@ async def test_observers_get_events_and_a_failing_one_does_not_reach_the_run(
         raise RuntimeError("observer")
 
     async with (
-        Durable(dsn, observers=[broken, seen.append]) as durable,
+        Durable(dsn, observers=[inline(broken), inline(seen.append)]) as durable,
         durable.run("t", four_nodes()) as run,
     ):
         await run.ainvoke(INPUT)
-    kinds = [type(event).__name__ for event in seen]
+    batches = [event for event in seen if isinstance(event, BatchCommitted)]
+    assert batches
+    assert {event.thread_ids for event in batches} == {("t",)}
+    others = [event for event in seen if not isinstance(event, BatchCommitted)]
+    kinds = [type(event).__name__ for event in others]
     assert kinds == ["LeaseAcquired", "AttemptStarted", "AttemptEnded", "LeaseReleased"]
-    started, finished, released = seen[1:]
+    started, finished, released = others[1:]
     assert isinstance(started, AttemptStarted)
     assert isinstance(finished, AttemptEnded)
     assert isinstance(released, LeaseReleased)

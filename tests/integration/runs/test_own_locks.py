@@ -11,7 +11,7 @@ import pytest
 
 from aiodurable.durable import Durable
 from aiodurable.errors import WorkflowAlreadyRunningError
-from aiodurable.events import Event, LeaseAcquired, LeaseReleased
+from aiodurable.events import Event, LeaseAcquired, LeaseReleased, inline
 from aiodurable.locks import PostgresLockManager
 from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
@@ -31,7 +31,7 @@ async def test_a_lock_named_like_a_thread_is_not_that_threads(dsn: str, durable:
 
 async def test_observers_hear_of_locks_of_ones_own_and_of_each_lease_once(dsn: str) -> None:
     heard: list[Event] = []
-    async with Durable(dsn, observers=[heard.append]) as durable:
+    async with Durable(dsn, observers=[inline(heard.append)]) as durable:
         async with durable.locks.hold("mine"):
             pass
         async with durable.hold("t"):

@@ -22,7 +22,7 @@ from aiodurable.errors import (
     ThreadQuarantinedError,
     WorkflowAlreadyRunningError,
 )
-from aiodurable.events import Event, ThreadRepaired
+from aiodurable.events import Event, ThreadRepaired, inline
 from tests.support.graphs import asking
 from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
@@ -38,7 +38,7 @@ def told() -> list[Event]:
 
 @pytest.fixture
 async def durable(dsn: str, told: list[Event]) -> Any:
-    async with Durable(dsn, observers=[told.append]) as opened:
+    async with Durable(dsn, observers=[inline(told.append)]) as opened:
         yield opened
 
 

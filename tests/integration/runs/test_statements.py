@@ -17,7 +17,7 @@ from langgraph.graph.state import CompiledStateGraph
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
-from aiodurable.events import AttemptStarted, Event, LeaseAcquired
+from aiodurable.events import AttemptStarted, Event, LeaseAcquired, inline
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.postgres.direct import DirectConnection
 from aiodurable.postgres.sql import load
@@ -107,7 +107,7 @@ async def test_a_connection_that_dies_between_two_statements_is_not_felt(
             with psycopg.connect(dsn, autocommit=True) as connection:
                 killed.append(len(connection.execute(KILL).fetchall()))
 
-    async with Durable(dsn, observers=[kill]) as durable:
+    async with Durable(dsn, observers=[inline(kill)]) as durable:
         for turn in (1, 2):
             async with durable.run("t", four_nodes()) as run:
                 assert (await run.ainvoke(INPUT))["words"] == [*STEPS] * turn

@@ -17,7 +17,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from aiodurable.current import needs_resume
 from aiodurable.durable import Durable
 from aiodurable.errors import ThreadInterruptedError, ThreadPausedError
-from aiodurable.events import AttemptStarted
+from aiodurable.events import AttemptStarted, inline
 from aiodurable.models import PauseReason, ThreadStatus
 from tests.support.example_programs import REPOSITORY
 from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes
@@ -242,7 +242,7 @@ async def test_workers_execute_each_run_once(dsn: str) -> None:
     async with contextlib.AsyncExitStack() as stack:
         durables = [
             await stack.enter_async_context(
-                Durable(dsn, graphs={"story": four_nodes()}, observers=[observe])
+                Durable(dsn, graphs={"story": four_nodes()}, observers=[inline(observe)])
             )
             for _ in range(3)
         ]

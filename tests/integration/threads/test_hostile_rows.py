@@ -25,6 +25,7 @@ from fastapi import FastAPI
 from aiodurable.current import needs_resume
 from aiodurable.durable import Durable
 from aiodurable.errors import AiodurableError, WorkflowAlreadyRunningError
+from aiodurable.events import inline
 from aiodurable.integrations.fastapi import add_exception_handlers
 from aiodurable.jsonable import jsonable
 from tests.support.hostile_rows import GRAPHS, OBEYED, fill, traces_in
@@ -173,7 +174,7 @@ async def in_logs_and_events(at: Hostile) -> list[str]:
     ours.setLevel(logging.DEBUG)
     try:
         async with Durable(
-            at.dsn, graphs=GRAPHS, observers=[lambda event: seen.append(repr(event))]
+            at.dsn, graphs=GRAPHS, observers=[inline(lambda event: seen.append(repr(event)))]
         ) as durable:
             for thread_id in at.threads:
                 async with durable.hold(thread_id):

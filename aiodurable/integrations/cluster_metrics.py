@@ -1,0 +1,185 @@
+"""The metrics of the database, read by SQL: any one process can serve them for all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from aiodurable.durable import Durable
+from aiodurable.errors import AiodurableError
+from aiodurable.insights import Latencies, Overview, QueueInsight
+from aiodurable.integrations.labels import Labels
+from aiodurable.integrations.process_metrics import Metric
+
+__all__ = ["CLUSTER_METRICS", "ClusterReader", "Sample", "samples"]
+
+_log = logging.getLogger(__name__)
+_READ_S: Final = 10.0
+"""How long reading may take."""
+_QUEUES: Final = 100
+"""Queues with time series of their own; the others share one."""
+
+Sample = tuple[str, tuple[str, ...], float]
+"""The name of a metric, the values of its labels, and its value."""
+
+CLUSTER_METRICS: Final = (
+    Metric("aiodurable_threads", "gauge", "Threads by status; estimated where many.", ("status",)),
+    Metric("aiodurable_running_runs", "gauge", "Runs at work by the ledger, up to 10,000."),
+    Metric("aiodurable_quarantined_runs", "gauge", "Quarantined runs, up to 10,000."),
+    Metric("aiodurable_failed_runs", "gauge", "Failed runs, those tried again too, up to 10,000."),
+    Metric("aiodurable_open_questions", "gauge", "Threads that wait for the answer of a person."),
+    Metric("aiodurable_leases", "gauge", "Leases held, of all processes."),
+    Metric("aiodurable_workers", "gauge", "Workers that are registered."),
+    Metric("aiodurable_workers_alive", "gauge", "Workers whose process has a connection."),
+    Metric("aiodurable_worker_slots", "gauge", "Runs that live workers may have at work at once."),
+    Metric(
+        "aiodurable_queue_runs",
+        "gauge",
+        "Runs of a queue by what they wait for, or claimed or running; up to 10,000 each.",
+        ("queue", "state"),
+    ),
+    Metric(
+        "aiodurable_queue_oldest_ready_seconds",
+        "gauge",
+        "Seconds since the oldest ready run of a queue was accepted; 0: none is ready.",
+        ("queue",),
+    ),
+    Metric("aiodurable_queue_paused", "gauge", "1 while a queue is paused.", ("queue",)),
+    Metric(
+        "aiodurable_recent_wait_seconds",
+        "gauge",
+        "Quantiles of the wait from acceptance to the start, of runs that ended in the last hour.",
+        ("graph", "quantile"),
+    ),
+    Metric(
+        "aiodurable_recent_run_seconds",
+        "gauge",
+        "Quantiles of the last attempt's duration, of runs that ended in the last hour.",
+        ("graph", "quantile"),
+    ),
+    Metric("aiodurable_cluster_age_seconds", "gauge", "How old these numbers of the database are."),
+    Metric("aiodurable_cluster_up", "gauge", "1 where the last reading of the database worked."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    at: float
+    overview: Overview
+    queues: list[QueueInsight]
+    latencies: list[Latencies]
+
+
+class ClusterReader:
+    """Reads the numbers at most once per `every_s` seconds, whatever number of scrapes share them;
+    where Postgres fails, the old ones stay, and say how old they are.
+
+    Args:
+        durable: an open `Durable`; one that only looks will do.
+        every_s: seconds.
+    """
+
+    def __init__(self, durable: Durable, *, every_s: float) -> None:
+        self._durable = durable
+        self._every_s = every_s
+        self._lock = asyncio.Lock()
+        self._read: _Read | None = None
+        self._tried = float("-inf")
+        self._up = False
+
+    async def samples(self) -> list[Sample]:
+        """What there is to show now."""
+        async with self._lock:
+            if time.monotonic() - self._tried >= self._every_s:
+                self._up = await self._refresh()
+                self._tried = time.monotonic()
+        found: list[Sample] = [("aiodurable_cluster_up", (), float(self._up))]
+        if self._read is not None:
+            age_s = time.monotonic() - self._read.at
+            found.append(("aiodurable_cluster_age_seconds", (), age_s))
+            graphs = self._durable.graphs if self._durable.is_open else {}
+            found += samples(
+                self._read.overview, self._read.queues, self._read.latencies, graphs or None
+            )
+        return found
+
+    async def _refresh(self) -> bool:
+        insights = self._durable.insights
+        try:
+            async with asyncio.timeout(_READ_S):
+                self._read = _Read(
+                    at=time.monotonic(),
+                    overview=await insights.overview(),
+                    queues=await insights.queues(),
+                    latencies=await insights.latencies(),
+                )
+        except (AiodurableError, TimeoutError) as error:
+            _log.warning("the metrics of the database are not read: %s", type(error).__name__)
+            return False
+        return True
+
+
+def samples(
+    overview: Overview,
+    queues: list[QueueInsight],
+    latencies: list[Latencies],
+    graphs: Collection[str] | None = None,
+) -> list[Sample]:
+    """The values of what was read.
+
+    Args:
+        overview, queues, latencies: of `durable.insights`.
+        graphs: the names of graphs that may be labels; None: the first 100.
+    """
+    found: list[Sample] = [
+        ("aiodurable_threads", (status.value,), count)
+        for status, count in overview.threads.by_status.items()
+    ]
+    for name, value in (
+        ("aiodurable_running_runs", overview.running),
+        ("aiodurable_quarantined_runs", overview.quarantined),
+        ("aiodurable_failed_runs", overview.failed),
+        ("aiodurable_open_questions", overview.open_questions),
+        ("aiodurable_leases", overview.leases),
+        ("aiodurable_workers", overview.workers),
+        ("aiodurable_workers_alive", overview.workers_alive),
+        ("aiodurable_worker_slots", overview.slots),
+    ):
+        if value is not None:
+            found.append((name, (), value))
+    found += _of_queues(queues)
+    label = Labels(graphs)
+    seen = set[str]()
+    for one in latencies:
+        graph = label(one.graph)
+        if graph in seen:
+            continue  # quantiles of two graphs have no sum
+        seen.add(graph)
+        for name, quantiles in (
+            ("aiodurable_recent_wait_seconds", one.wait),
+            ("aiodurable_recent_run_seconds", one.run),
+        ):
+            for quantile, value in zip(("0.5", "0.95", "0.99"), quantiles or (), strict=False):
+                found.append((name, (graph, quantile), value))
+    return found
+
+
+def _of_queues(queues: list[QueueInsight]) -> list[Sample]:
+    """Counts, ages and pauses by queue; of queues that share a label, the sum and the worst."""
+    label = Labels(most=_QUEUES)
+    runs, oldest, paused = dict[tuple[str, str], int](), dict[str, float](), dict[str, float]()
+    for queue in queues:
+        name = label(queue.name)
+        for state in ("ready", "scheduled", "blocked", "limited", "claimed", "running"):
+            runs[name, state] = runs.get((name, state), 0) + getattr(queue, state)
+        oldest[name] = max(oldest.get(name, 0.0), queue.oldest_ready_age_s or 0.0)
+        paused[name] = max(paused.get(name, 0.0), float(queue.paused))
+    return [
+        *(("aiodurable_queue_runs", key, value) for key, value in runs.items()),
+        *(("aiodurable_queue_oldest_ready_seconds", (n,), value) for n, value in oldest.items()),
+        *(("aiodurable_queue_paused", (n,), value) for n, value in paused.items()),
+    ]

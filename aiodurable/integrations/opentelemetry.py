@@ -1,0 +1,277 @@
+"""OpenTelemetry: an observer that makes spans and metrics by its API. Install
+`aiodurable[opentelemetry]`, and an SDK that exports them.
+
+- `create_run {graph}`: a run was accepted outside of any span. Inside of one, that span takes its
+  place.
+- `invoke_workflow {graph}`: a process advances a run; a child of the span in which the run was
+  accepted, whatever process that was. A later attempt is also linked to it.
+- `attempt {n}`: one attempt; the spans of what its nodes do are its children.
+- `lease`: how long a thread was held for it.
+- `commit_checkpoints`: a batch, linked to the runs whose checkpoints it has.
+
+The thread's id is in spans (`gen_ai.conversation.id`), never in a metric.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from aiodurable.events import (
+    AttemptEnded,
+    AttemptStarted,
+    BatchCommitted,
+    Event,
+    LeaseAcquired,
+    LeaseLost,
+    LeaseReleased,
+)
+from aiodurable.integrations.process_metrics import PROCESS_METRICS, ProcessMetrics
+from aiodurable.models import RunStatus
+
+__all__ = ["OpenTelemetryObserver"]
+
+_W3C: Final = TraceContextTextMapPropagator()
+_BAD: Final = (RunStatus.FAILED, RunStatus.QUARANTINED, RunStatus.REJECTED)
+_MOST_LINKS: Final = 64
+_MOST_LEASES: Final = 20_000
+"""Leases that are remembered for their spans; the oldest are forgotten."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A lease, and the context of the run that it is for."""
+
+    at_ns: int
+    waited_s: float
+    context: Context | None = None
+    lost: bool = False
+
+
+@dataclass(slots=True)
+class _AtWork:
+    """A run at work here."""
+
+    run: Span
+    attempt: Span
+    before: Context
+    inside: Context
+
+
+class OpenTelemetryObserver:
+    """Traces runs, and counts what happens: `Durable(…, observers=[OpenTelemetryObserver()])`.
+
+    It is inline: the spans that nodes start are children of their attempt's.
+
+    Args:
+        tracer_provider, meter_provider: None: the global ones.
+        graphs: names of graphs that may be attributes of metrics; None: the first 100.
+        leases, batches: whether these get spans, too.
+    """
+
+    inline = True
+
+    def __init__(
+        self,
+        *,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+        graphs: Collection[str] | None = None,
+        leases: bool = True,
+        batches: bool = True,
+    ) -> None:
+        self._tracer = trace.get_tracer("aiodurable", tracer_provider=tracer_provider)
+        self._leases, self._batches = leases, batches
+        self._held = OrderedDict[tuple[str, int], _Held]()
+        self._newest = dict[str, tuple[str, int]]()
+        self._at_work = dict[str, _AtWork]()
+        """By thread: one run of a thread is at work at a time."""
+        meter = metrics.get_meter("aiodurable", meter_provider=meter_provider)
+        self._change = {metric.name: _made(meter, metric) for metric in PROCESS_METRICS}
+        self._labels = {metric.name: metric.labels for metric in PROCESS_METRICS}
+        self._count = ProcessMetrics(self._changed, graphs)
+
+    def traceparent(self, graph: str | None) -> str | None:
+        """The context in which a run is accepted now, for its row in the ledger."""
+        carrier = dict[str, str]()
+        if trace.get_current_span().get_span_context().is_valid:
+            _W3C.inject(carrier)
+        else:
+            with self._tracer.start_as_current_span(
+                f"create_run {graph or ''}".rstrip(), kind=SpanKind.PRODUCER
+            ):
+                _W3C.inject(carrier)
+        return carrier.get("traceparent")
+
+    def __call__(self, event: Event) -> None:
+        """Trace and count one event."""
+        self._count(event)
+        match event:
+            case LeaseAcquired():
+                self._acquired(event)
+            case LeaseLost():
+                held = self._held.get((event.thread_id, event.token))
+                if held is not None:
+                    held.lost = True
+            case LeaseReleased():
+                self._released(event)
+            case AttemptStarted():
+                self._started(event)
+            case AttemptEnded():
+                self._ended(event)
+            case BatchCommitted() if self._batches:
+                self._committed(event)
+            case _:
+                pass
+
+    def _started(self, event: AttemptStarted) -> None:
+        accepted = (
+            Context()
+            if event.traceparent is None
+            else _W3C.extract({"traceparent": event.traceparent}, context=Context())
+        )
+        origin = trace.get_current_span(accepted).get_span_context()
+        here = otel_context.get_current()
+        caller = trace.get_current_span(here).get_span_context()
+        # A call inside of a span of the same trace is that span's child; all else is the child of
+        # the span in which the run was accepted.
+        inside = caller.is_valid and (not origin.is_valid or caller.trace_id == origin.trace_id)
+        links = [Link(origin, {"aiodurable.link": "accepted"})] if origin.is_valid else []
+        if caller.is_valid and not inside:
+            links.append(Link(caller, {"aiodurable.link": "caller"}))
+        name = event.graph or ""
+        attributes = {
+            "gen_ai.operation.name": "invoke_workflow",
+            "gen_ai.conversation.id": event.thread_id,
+            "aiodurable.run_id": event.run_id,
+            "aiodurable.resumed": event.resumed,
+        }
+        if name:
+            attributes["gen_ai.workflow.name"] = name
+        run = self._tracer.start_span(
+            f"invoke_workflow {name}".rstrip(),
+            context=here if inside else accepted,
+            kind=SpanKind.INTERNAL,
+            attributes=attributes,
+            links=links if event.attempt > 1 or event.resumed else links[1:],
+        )
+        within = trace.set_span_in_context(run, here)
+        attempt = self._tracer.start_span(
+            f"attempt {event.attempt}",
+            context=within,
+            attributes={"aiodurable.attempt": event.attempt, "aiodurable.run_id": event.run_id},
+        )
+        current = trace.set_span_in_context(attempt, here)
+        otel_context.attach(current)
+        self._end(event.thread_id)
+        self._at_work[event.thread_id] = _AtWork(run, attempt, here, current)
+        held = self._held.get(self._newest.get(event.thread_id, ("", 0)))
+        if held is not None:
+            held.context = within
+
+    def _ended(self, event: AttemptEnded) -> None:
+        work = self._at_work.pop(event.thread_id, None)
+        if work is None:
+            return
+        for span in (work.attempt, work.run):
+            span.set_attribute("aiodurable.status", event.status.value)
+            if event.error is not None:
+                span.set_attribute("error.type", event.error)
+            if event.status in _BAD:
+                # The type alone: the text of an exception may quote a state.
+                span.set_status(Status(StatusCode.ERROR, event.error))
+            span.end()
+        # No detach(): an attempt may end in another task than it began in.
+        if otel_context.get_current() is work.inside:
+            otel_context.attach(work.before)
+
+    def _acquired(self, event: LeaseAcquired) -> None:
+        if not self._leases:
+            return
+        key = (event.thread_id, event.token)
+        self._held[key] = _Held(time.time_ns(), event.waited_s)
+        self._newest[event.thread_id] = key
+        while len(self._held) > _MOST_LEASES:
+            old, _ = self._held.popitem(last=False)
+            self._forget(old)
+
+    def _released(self, event: LeaseReleased) -> None:
+        key = (event.thread_id, event.token)
+        held = self._held.pop(key, None)
+        self._forget(key)
+        if held is None:
+            return
+        span = self._tracer.start_span(
+            "lease",
+            context=held.context or Context(),
+            start_time=held.at_ns - round(held.waited_s * 1e9),
+            attributes={
+                "gen_ai.conversation.id": event.thread_id,
+                "aiodurable.fencing_token": event.token,
+                "aiodurable.waited_s": held.waited_s,
+                "aiodurable.lost": held.lost,
+            },
+        )
+        if held.lost:
+            span.set_status(Status(StatusCode.ERROR, "lost"))
+        span.end()
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        if self._newest.get(key[0]) == key:
+            del self._newest[key[0]]
+        # What an attempt that lost its lease left open: its new holder says how the run ends.
+        self._end(key[0])
+
+    def _end(self, thread_id: str) -> None:
+        work = self._at_work.pop(thread_id, None)
+        if work is not None:
+            work.attempt.end()
+            work.run.end()
+
+    def _committed(self, event: BatchCommitted) -> None:
+        threads = set(event.thread_ids)
+        links = [
+            Link(work.attempt.get_span_context())
+            for thread_id in threads
+            if (work := self._at_work.get(thread_id)) is not None
+        ]
+        end_ns = time.time_ns()
+        span = self._tracer.start_span(
+            "commit_checkpoints",
+            context=Context(),
+            kind=SpanKind.CLIENT,
+            start_time=end_ns - round(event.duration_s * 1e9),
+            links=links[:_MOST_LINKS],
+            attributes={
+                "db.system.name": "postgresql",
+                "aiodurable.batch.threads": len(threads),
+                "aiodurable.batch.writes": event.writes,
+            },
+        )
+        span.end(end_ns)
+
+    def _changed(self, name: str, number: float, *labels: str) -> None:
+        self._change[name](number, dict(zip(self._labels[name], labels, strict=True)))
+
+
+def _made(meter: metrics.Meter, metric: Any) -> Any:
+    name = metric.name.removesuffix("_total").replace("aiodurable_", "aiodurable.", 1)
+    unit = "s" if name.endswith("_seconds") else "1"
+    match metric.kind:
+        case "counter":
+            return meter.create_counter(name, unit, metric.help).add
+        case "gauge":
+            return meter.create_gauge(name, unit, metric.help).set
+        case _:
+            return meter.create_histogram(
+                name, unit, metric.help, explicit_bucket_boundaries_advisory=metric.buckets
+            ).record

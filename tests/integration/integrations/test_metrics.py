@@ -1,0 +1,267 @@
+"""The metrics say what happened, with bounded labels, and cost no run anything when they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+import pytest
+from langgraph.graph import END, START, StateGraph
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from aiodurable import Durable
+from aiodurable.errors import ConfigurationError, InvalidArgumentError
+from aiodurable.events import (
+    AttemptEnded,
+    Event,
+    LeaseAcquired,
+    ObserverThread,
+    RunClaimed,
+    emit,
+    inline,
+    prepared,
+)
+from aiodurable.integrations.health import health_app, liveness, readiness
+from aiodurable.integrations.labels import Labels
+from aiodurable.integrations.logging import JsonFormatter, LoggingObserver
+from aiodurable.integrations.prometheus import PrometheusObserver, metrics_app
+from aiodurable.integrations.small_server import serving
+from tests.support.waiting import wait_until
+
+INPUT = {"count": 1}
+
+
+def chain() -> Any:
+    async def add(state: Any) -> Any:
+        return {"count": state["count"] + 1}
+
+    graph = StateGraph(dict).add_node("one", add).add_node("two", add)
+    return graph.add_edge(START, "one").add_edge("one", "two").add_edge("two", END)
+
+
+def values(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def get(app: Any, path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    await app({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
+    return sent[0]["status"], sent[1]["body"].decode()
+
+
+async def test_a_worker_s_run_is_in_the_metrics_of_its_process_and_of_the_database(
+    dsn: str,
+) -> None:
+    observer = PrometheusObserver()
+    async with Durable(dsn, graphs={"story": chain()}, observers=[observer]) as durable:
+        run = await durable.runs.create("thread-secret", "story", INPUT)
+        app = metrics_app(durable, observer=observer, every_s=0)
+        async with durable.work() as worker:
+            await durable.runs.wait(run.run_id)
+            await wait_until(lambda: not worker.health().running)
+            status, text = await get(app)
+        assert status == 200
+        found = values(text)
+        attempts = (("graph", "story"), ("status", "complete"))
+        assert found["aiodurable_attempts_total", attempts] == 1
+        queue = (("queue", "default"),)
+        assert found["aiodurable_schedule_to_start_seconds_count", queue] == 1
+        assert 0 <= found["aiodurable_schedule_to_start_seconds_sum", queue] < 60
+        assert found["aiodurable_batch_writes_count", ()] >= 1
+        assert found["aiodurable_lease_wait_seconds_count", ()] >= 1
+        assert found["aiodurable_circuit_open", ()] == 0
+        assert found["aiodurable_threads", (("status", "complete"),)] == 1
+        assert found["aiodurable_cluster_up", ()] == 1
+        assert found["aiodurable_workers", ()] == 1
+        assert "thread-secret" not in text
+        assert run.run_id not in text
+
+
+async def test_scrapes_share_what_was_read_and_survive_an_outage(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Durable(dsn, graphs={"story": chain()}) as durable:
+        reads = 0
+        overview = durable.insights.overview
+
+        async def counted() -> Any:
+            nonlocal reads
+            reads += 1
+            if reads > 1:
+                raise TimeoutError
+            return await overview()
+
+        monkeypatch.setattr(durable.insights, "overview", counted)
+        app = metrics_app(durable, every_s=1000)
+        await asyncio.gather(*(get(app) for _ in range(5)))
+        assert reads == 1
+        app = metrics_app(durable, every_s=0)
+        assert values((await get(app))[1])["aiodurable_cluster_up", ()] == 0
+
+
+def test_labels_are_bounded_and_names_that_are_not_known_share_one() -> None:
+    observer = PrometheusObserver(graphs={"known"})
+    for n in range(300):
+        observer(RunClaimed(f"t{n}", run_id="r", graph="known", queue=f"q{n}", waited_s=0.1))
+    text = asyncio.run(get(metrics_app(observer=observer)))[1]
+    queues = {
+        dict(labels)["queue"]
+        for name, labels in values(text)
+        if name == "aiodurable_schedule_to_start_seconds_count"
+    }
+    assert len(queues) == 101
+    assert "other" in queues
+    label = Labels({"known"})
+    assert [label("known"), label("other one"), label(None)] == ["known", "other", ""]
+
+
+async def test_an_observer_that_hangs_or_raises_reaches_no_run(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    let_go = threading.Event()
+    seen: list[Event] = []
+
+    def hangs(event: Event) -> None:
+        let_go.wait(60)
+
+    def raises(event: Event) -> None:
+        raise ValueError("of the observer")
+
+    try:
+        async with Durable(dsn, observers=[hangs, raises, seen.append]) as durable:
+            async with durable.run("thread-1", chain()) as run:
+                await asyncio.wait_for(run.ainvoke(INPUT), 20)
+            await wait_until(lambda: any(isinstance(event, AttemptEnded) for event in seen))
+    finally:
+        let_go.set()
+    assert "of the observer" in caplog.text
+
+
+def test_a_slow_inline_observer_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    released = threading.Event()
+
+    def slow(event: Event) -> None:
+        released.wait(0.06)
+
+    observers = prepared([inline(slow)])
+    for _ in range(2):
+        emit(observers, LeaseAcquired("t", token=1, waited_s=0))
+    assert caplog.text.count("kept the event loop") == 1
+
+
+def test_what_an_observer_does_not_keep_up_with_is_dropped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    let_go, entered = threading.Event(), threading.Event()
+
+    def hangs(event: Event) -> None:
+        entered.set()
+        let_go.wait(60)
+
+    thread = ObserverThread(hangs)
+    event = LeaseAcquired("t", token=1, waited_s=0)
+    thread(event)
+    assert entered.wait(30)
+    for _ in range(10_005):
+        thread(event)
+    let_go.set()
+    assert thread.dropped == 5
+    assert caplog.text.count("does not keep up") == 1
+
+
+async def test_an_observer_is_added_before_a_durable_opens(dsn: str) -> None:
+    durable = Durable(dsn)
+    seen: list[Event] = []
+    durable.observe(inline(seen.append))
+    async with durable:
+        async with durable.hold("thread-1"):
+            pass
+        with pytest.raises(ConfigurationError, match="is open"):
+            durable.observe(seen.append)
+    assert any(isinstance(event, LeaseAcquired) for event in seen)
+
+
+def test_metrics_of_nothing_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="cannot serve metrics"):
+        metrics_app()
+    PrometheusObserver(CollectorRegistry())
+
+
+async def test_probes_say_whether_a_process_lives_and_whether_it_is_ready(dsn: str) -> None:
+    durable = Durable(dsn, graphs={"story": chain()})
+    assert not liveness(durable).ok
+    assert not readiness(durable).ok
+    async with durable, durable.work() as worker:
+        app = health_app(durable, worker)
+        await wait_until(lambda: readiness(durable, worker).ok)
+        assert (await get(app, "/livez"))[0] == 200
+        status, text = await get(app, "/below/any/path/readyz")
+        assert (status, '"ok": true' in text) == (200, True)
+        assert "postgres" not in text
+        await worker.drain()
+        assert (await get(app, "/readyz"))[0] == 503
+        assert (await get(app, "/livez"))[0] == 200
+        assert (await get(app, "/other"))[0] == 404
+
+
+async def test_the_small_server_answers_and_refuses(dsn: str) -> None:
+    observer = PrometheusObserver()
+
+    async def request(port: int, text: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(text)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async with serving({"/metrics": metrics_app(observer=observer)}, port=0) as port:
+        found = await request(port, b"GET /metrics?x=1 HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert found.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"aiodurable_circuit_open 0.0" in found
+        assert b" 404 " in await request(port, b"GET /secret HTTP/1.1\r\n\r\n")
+        assert b" 405 " in await request(port, b"POST /metrics HTTP/1.1\r\n\r\n")
+        assert await request(port, b"x" * 40_000) == b""
+        with pytest.raises(ConfigurationError, match="choose another port"):
+            async with serving({}, port=port):
+                pass
+
+
+async def test_a_failed_run_is_logged_with_its_traceback_and_without_its_text(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(state: Any) -> Any:
+        raise ValueError(f"SECRET {state}")
+
+    graph = StateGraph(dict).add_node("broken", broken)
+    graph.add_edge(START, "broken").add_edge("broken", END)
+    caplog.set_level(logging.INFO, "aiodurable.events")
+    async with Durable(
+        dsn, graphs={"broken": graph}, observers=[inline(LoggingObserver())]
+    ) as durable:
+        with pytest.raises(ValueError, match="SECRET"):
+            async with durable.run("t\nforged line", "broken") as run:
+                await run.ainvoke({"a": 1})
+    records = [r for r in caplog.records if r.name == "aiodurable.events"]
+    (failed,) = [r for r in records if r.levelno == logging.ERROR]
+    assert "in broken" in failed.getMessage()
+    assert "ValueError" in failed.getMessage()
+    assert "SECRET" not in failed.getMessage()
+    assert "\nforged" not in failed.getMessage()
+    line = JsonFormatter().format(failed)
+    assert "SECRET" not in line
+    assert '"event": "AttemptEnded"' in line
+    assert "\n" not in line
