@@ -1,0 +1,223 @@
+"""Traces: the spans of a run lead back to the call that accepted it, whatever process runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import psycopg
+from langgraph.graph import END, START, StateGraph
+from opentelemetry import trace
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+from aiodurable import Durable, RetryPolicy
+from aiodurable.integrations.opentelemetry import OpenTelemetryObserver
+from aiodurable.integrations.process_metrics import PROCESS_METRICS
+from tests.support.waiting import wait_until
+
+
+class Traced:
+    """A `Durable`'s observer, with what it has sent."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider()
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.reader = InMemoryMetricReader()
+        self.observer = OpenTelemetryObserver(
+            tracer_provider=self.provider, meter_provider=MeterProvider([self.reader])
+        )
+        self.tracer = self.provider.get_tracer("the app")
+
+    def spans(self, name: str) -> list[Any]:
+        return [span for span in self.exporter.get_finished_spans() if span.name == name]
+
+
+def graph(node: Any) -> Any:
+    return StateGraph(dict).add_node("node", node).add_edge(START, "node").add_edge("node", END)
+
+
+async def test_a_worker_s_spans_are_in_the_trace_of_whoever_accepted_the_run(dsn: str) -> None:
+    creator, worker = Traced(), Traced()
+
+    async def node(state: Any) -> Any:
+        with worker.tracer.start_as_current_span("of the node"):
+            return {"done": True}
+
+    async with Durable(dsn, graphs={"story": graph(node)}, observers=[creator.observer]) as one:
+        with creator.tracer.start_as_current_span("the request") as request:
+            run = await one.runs.create("thread-1", "story", {"a": 1})
+    async with (
+        Durable(dsn, graphs={"story": graph(node)}, observers=[worker.observer]) as two,
+        two.work(),
+    ):
+        await two.runs.wait(run.run_id)
+        await wait_until(lambda: worker.spans("lease"))
+    trace_id = request.get_span_context().trace_id
+    (invoked,) = worker.spans("invoke_workflow story")
+    assert invoked.context.trace_id == trace_id
+    assert invoked.parent.span_id == request.get_span_context().span_id
+    assert invoked.attributes["gen_ai.operation.name"] == "invoke_workflow"
+    assert invoked.attributes["gen_ai.workflow.name"] == "story"
+    assert invoked.attributes["gen_ai.conversation.id"] == "thread-1"
+    (attempt,) = worker.spans("attempt 1")
+    assert attempt.parent.span_id == invoked.context.span_id
+    (of_node,) = worker.spans("of the node")
+    assert of_node.parent.span_id == attempt.context.span_id
+    (lease,) = worker.spans("lease")
+    assert lease.context.trace_id == trace_id
+    linked = {
+        link.context.span_id for batch in worker.spans("commit_checkpoints") for link in batch.links
+    }
+    assert attempt.context.span_id in linked
+
+
+async def test_attempts_are_linked_to_where_the_run_was_accepted_and_share_its_trace(
+    dsn: str,
+) -> None:
+    traced, calls = Traced(), 0
+
+    async def node(state: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ValueError(f"SECRET {state}")
+        return {"done": True}
+
+    async with Durable(dsn, graphs={"story": graph(node)}, observers=[traced.observer]) as durable:
+        policy = RetryPolicy(max_attempts=2, initial_s=0.01)
+        run = await durable.runs.create("thread-1", "story", {"a": 1}, retry_policy=policy)
+        async with durable.work():
+            await durable.runs.wait(run.run_id)
+            await wait_until(lambda: len(traced.spans("invoke_workflow story")) == 2)
+    (accepted,) = traced.spans("create_run story")
+    first, second = traced.spans("invoke_workflow story")
+    assert {first.context.trace_id, second.context.trace_id} == {accepted.context.trace_id}
+    assert first.status.status_code is StatusCode.ERROR
+    assert second.status.status_code is not StatusCode.ERROR
+    assert not first.links
+    assert [link.context.span_id for link in second.links] == [accepted.context.span_id]
+    assert [len(traced.spans(f"attempt {n}")) for n in (1, 2)] == [1, 1]
+    assert "SECRET" not in "".join(span.to_json() for span in traced.exporter.get_finished_spans())
+    async with await psycopg.AsyncConnection.connect(dsn) as conn:
+        rows = await conn.execute("SELECT traceparent FROM aiodurable_runs")
+        (stored,) = (row[0] for row in await rows.fetchall())
+    assert f"{accepted.context.trace_id:032x}" in stored
+
+
+async def test_a_direct_run_is_a_child_of_its_caller_which_it_leaves_current(dsn: str) -> None:
+    traced = Traced()
+
+    async def node(state: Any) -> Any:
+        return {"done": True}
+
+    async with Durable(dsn, observers=[traced.observer]) as durable:
+        with traced.tracer.start_as_current_span("the request") as request:
+            async with durable.run("thread-1", graph(node)) as run:
+                await run.ainvoke({"a": 1})
+            assert trace.get_current_span() is request
+    (invoked,) = traced.spans("invoke_workflow LangGraph")
+    assert invoked.parent.span_id == request.get_span_context().span_id
+
+
+async def test_the_metrics_are_those_of_prometheus_without_a_thread_s_id(dsn: str) -> None:
+    traced = Traced()
+
+    async def node(state: Any) -> Any:
+        return {"done": True}
+
+    async with Durable(dsn, graphs={"story": graph(node)}, observers=[traced.observer]) as durable:
+        async with durable.run("thread-1", "story") as run:
+            await run.ainvoke({"a": 1})
+    data = traced.reader.get_metrics_data()
+    assert data is not None
+    found = {
+        metric.name for r in data.resource_metrics for s in r.scope_metrics for metric in s.metrics
+    }
+    known = {m.name.removesuffix("_total").replace("_", ".", 1) for m in PROCESS_METRICS}
+    assert "aiodurable.attempts" in found
+    assert found <= known
+    assert "thread-1" not in data.to_json()
+
+
+class Received:
+    """What a collector got by OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        self.metrics: list[str] = []
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, Received]]:
+    """A real server in the place of a collector, which decodes the protobuf that it gets."""
+    received = Received()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.path == "/v1/traces":
+                spans = ExportTraceServiceRequest.FromString(body)
+                for resource in spans.resource_spans:
+                    for scope in resource.scope_spans:
+                        received.spans += scope.spans
+            elif self.path == "/v1/metrics":
+                sent = ExportMetricsServiceRequest.FromString(body)
+                for of in sent.resource_metrics:
+                    for scope in of.scope_metrics:
+                        received.metrics += [metric.name for metric in scope.metrics]
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", received
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+async def test_a_worker_process_sends_the_trace_of_a_run_to_a_collector(dsn: str) -> None:
+    creator = Traced()
+
+    async def node(state: Any) -> Any:
+        return {"done": True}
+
+    with collector() as (url, received):
+        async with Durable(dsn, graphs={"story": graph(node)}, observers=[creator.observer]) as one:
+            with creator.tracer.start_as_current_span("the request") as request:
+                run = await one.runs.create("thread-1", "story", {"a": 1})
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tests.programs.traced_worker", dsn, url
+            )
+            try:
+                await one.runs.wait(run.run_id)
+            finally:
+                process.terminate()
+                await asyncio.wait_for(process.wait(), 60)
+    trace_id = request.get_span_context().trace_id.to_bytes(16, "big")
+    ours = [span for span in received.spans if span.trace_id == trace_id]
+    assert {span.name for span in ours} == {"invoke_workflow story", "attempt 1", "lease"}
+    (invoked,) = (span for span in ours if span.name.startswith("invoke"))
+    assert invoked.parent_span_id == request.get_span_context().span_id.to_bytes(8, "big")
+    assert {"aiodurable.attempts", "aiodurable.batch_commit_seconds"} <= set(received.metrics)
