@@ -148,6 +148,8 @@ from aiodurable.threads import (
     ThreadPage,
     ThreadStep,
 )
+from aiodurable.threads.findings import Finding
+from aiodurable.threads.verify import VerifyProgress
 from aiodurable.waits import Wait
 from aiodurable.worker import (
     Worker,
@@ -179,6 +181,7 @@ __all__ = [
     "DurableRun",
     "DurableSaver",
     "EffectAnswer",
+    "Finding",
     "GraphChangedError",
     "GraphNotRegisteredError",
     "Health",
@@ -257,6 +260,7 @@ __all__ = [
     "ThreadStep",
     "Threads",
     "Throughput",
+    "VerifyProgress",
     "Wait",
     "WaitTimeoutError",
     "Why",

@@ -53,6 +53,7 @@ _COMMANDS = {
     "status": _STATUS,
     "threads": ("commands:threads", "Read threads, go on with them, fork and remove them."),
     "top": ("top:top", "Show what runs, waits and fails, live."),
+    "verify": ("verify:verify", "Check that what is stored is what must be."),
     "why": _WHY,
     "worker": ("worker:worker", "Execute accepted runs until SIGTERM or Ctrl-C."),
 }

@@ -40,7 +40,9 @@ from aiodurable.threads import (
     check_positive,
 )
 from aiodurable.threads.filters import Statuses
+from aiodurable.threads.findings import Finding
 from aiodurable.threads.prune import BATCH_SIZE, DUTY_CYCLE, PruneStrategy
+from aiodurable.threads.verify import VerifyProgress, verify
 
 __all__ = ["Threads"]
 
@@ -92,6 +94,53 @@ class Threads:
             InvalidArgumentError: a thread_id that cannot be stored.
         """
         return await why(self._opened(), thread_id)
+
+    def verify(
+        self,
+        *,
+        after: str | None = None,
+        limit: int | None = None,
+        batch_size: int = 500,
+        threads_per_second: float | None = None,
+        recheck_s: float = 2.0,
+        progress: Callable[[VerifyProgress], None] | None = None,
+    ) -> AsyncIterator[Finding]:
+        """Compare what is stored with what must be, and give what must not be: forked lines, gaps,
+        values, tokens and results that are lost, runs that no worker goes on with.
+
+        Only reads, also on a standby: a batch of threads at a time, each in a READ ONLY transaction
+        of one snapshot. What is found is looked at again before it is given.
+
+        Args:
+            after: only threads whose id comes after this one, as the database sorts text.
+            limit: at most so many threads; then without the schedules.
+            batch_size: threads of one transaction.
+            threads_per_second: no more than so many; None: as fast as Postgres answers.
+            recheck_s: seconds until a finding that a running process may be about to end is looked
+                at again.
+            progress: called after each batch.
+
+        Returns:
+            The findings, by thread_id; those about schedules last.
+
+        Raises:
+            InvalidArgumentError: a number out of range; at the call, not at the first step.
+        """
+        check_positive(limit=limit, batch_size=batch_size)
+        for name, value in (("threads_per_second", threads_per_second), ("recheck_s", recheck_s)):
+            if value is not None and not value >= (0 if name == "recheck_s" else 1e-3):
+                raise InvalidArgumentError(
+                    f"cannot verify with {name}={value!r}: it must be more than 0", argument=name
+                )
+        return verify(
+            self._opened().checkpoints.database,
+            after=after,
+            limit=limit,
+            batch_size=batch_size,
+            threads_per_second=threads_per_second,
+            recheck_s=recheck_s,
+            progress=progress,
+        )
 
     def search(
         self,

@@ -160,13 +160,19 @@ def _all() -> list[Statement]:
     checkpoints = load("checkpoints", *COMMIT_PARTS)
     answers, busy = load("answers"), load("busy")
     retention, effects, signals = load("prune"), load("effects"), load("signals")
-    why = load("why")
+    why, verify = load("why"), load("verify")
     one, head = "thread-7", _heads(7)[-1]
     found = [
         Statement("held_keys", threads["held_keys"], values=(), rows=3000),
         Statement("held_keys_of_no_run", threads["held_keys_of_no_run"], values=(), rows=3000),
         Statement("live_runs", threads["live_runs"], values=(), rows=300),
         Statement("history", threads["history"], values=(one, None, 10), rows=60),
+        Statement("verify page", verify["page"], values=("", 100), rows=600),
+        Statement("verify lines", verify["lines"], values=(_ids(100),), rows=12_000),
+        Statement("verify values", verify["values"], values=(_ids(100),), rows=5_000),
+        Statement("verify rows", verify["rows"], values=(_ids(100),), rows=6_000),
+        Statement("verify ledger", verify["ledger"], values=(_ids(100),), rows=2_500),
+        Statement("verify stuck", verify["stuck"], values=(_ids(100), 60.0, 60.0), rows=500),
         Statement("why thread", why["thread"], values=(one,), rows=60),
         Statement("why runs", why["runs"], values=(one, 10.0, 60.0, 10), rows=120),
         Statement("started_nodes", threads["started_nodes"], values=(one, head), rows=5),
