@@ -129,8 +129,8 @@ async def _resume(
                 **options,
             )
         if not options["dry_run"]:
-            counts = {"resumed": len(report.resumed), "failed": len(report.failed)}
-            await record(durable, "threads.resume_many", **counts)
+            resumed, failed = len(report.resumed), len(report.failed)
+            await record(durable, "threads.resume_many", resumed=resumed, failed=failed)
         return report
 
 
