@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from langgraph.types import Interrupt
+
 from aiodurable.dashboard.context import Context
 from aiodurable.dashboard.state_tree import Branch, redacted, tree_of
 from aiodurable.models import WorkflowCheckpoint
@@ -30,21 +32,21 @@ class Question:
 
 
 async def questions_of(context: Context, thread: WorkflowCheckpoint) -> list[Question]:
-    """The questions that a person can answer."""
+    """The questions that a person can answer: not one whose row is damaged, which has no id."""
     seen = await context.allowed("view_state", thread.thread_id)
-    ids = [str(interrupt.id) for interrupt in thread.interrupts]
+    asked = [one for one in thread.interrupts if isinstance(one, Interrupt)]
+    ids = [str(interrupt.id) for interrupt in asked]
     if not seen:
         return [Question(interrupt_id, seen=False) for interrupt_id in ids]
     redact, path = context.options.redact, ("question",)
 
     def shown() -> list[Branch]:
         return [
-            tree_of(path, redacted(path, interrupt.value, redact), redact)
-            for interrupt in thread.interrupts
+            tree_of(path, redacted(path, interrupt.value, redact), redact) for interrupt in asked
         ]
 
     trees = await context.durable.checkpointer.in_a_thread(shown)
     return [
         Question(interrupt_id, True, tree, getattr(interrupt, "response_schema", None))
-        for interrupt_id, tree, interrupt in zip(ids, trees, thread.interrupts, strict=True)
+        for interrupt_id, tree, interrupt in zip(ids, trees, asked, strict=True)
     ]

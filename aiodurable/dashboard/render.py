@@ -151,7 +151,8 @@ def _number(count: float | None) -> str:
     """A count with thin spaces between thousands."""
     if count is None:
         return "–"
-    return f"{count:,}".replace(",", "\u202f") if isinstance(count, int) else f"{count:,.1f}"
+    digits = 0 if isinstance(count, int) else 1 if abs(count) >= 1 else 3
+    return f"{count:,.{digits}f}".replace(",", "\u202f")
 
 
 @cache

@@ -32,9 +32,9 @@ async def reports(dsn: str) -> AsyncIterator[Durable]:
 
 
 @pytest.fixture
-async def site(reports: Durable) -> AsyncIterator[Site]:
+async def site(reports: Durable, dsn: str) -> AsyncIterator[Site]:
     """The dashboard of a filled database; the browser must have nothing to complain about."""
-    await fill(reports)
+    await fill(reports, dsn)
     async with served(reports, read_only=False) as address, looked_at(address) as site:
         yield site
         assert site.complaints == []

@@ -1,4 +1,4 @@
-"""Writes pictures of the dashboard: python3 dev.py screenshots [FOLDER]
+"""Writes pictures of the dashboard: python3 dev.py screenshots [FOLDER [PAGE…]]
 
 Light, dark and narrow ones of each page, from a database of its own that is filled first.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiodurable.durable import Durable
@@ -32,12 +33,12 @@ PAGES = {
 LOOKS = {"light": ("light", 1280), "dark": ("dark", 1280), "narrow": ("light", 380)}
 
 
-async def main(folder: Path) -> None:
-    """Write all pictures into `folder`."""
+async def main(folder: Path, names: Sequence[str]) -> None:
+    """Write the pictures of these pages, or of all, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with EmbeddedPostgres() as url:
         async with Durable(url, graphs=GRAPHS) as durable:
-            await fill(durable)
+            await fill(durable, url)
             async with (
                 served(durable, read_only=False) as address,
                 looked_at(address) as site,
@@ -45,6 +46,8 @@ async def main(folder: Path) -> None:
             ):
                 for look, (scheme, width) in LOOKS.items():
                     for name, path in PAGES.items():
+                        if names and name not in names:
+                            continue
                         tab = await site.tab(path, scheme=scheme, width=width)  # type: ignore[arg-type]
                         await tab.wait_for_load_state("load")
                         if name == "state":
@@ -57,4 +60,4 @@ async def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER))
+    asyncio.run(main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER, sys.argv[2:]))

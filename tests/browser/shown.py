@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import operator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated, Any, Required, TypedDict
 
+import psycopg
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
@@ -96,8 +99,9 @@ GRAPHS: dict[str, Any] = {"report": report()}
 TOPICS = ("tides", "moons", "glaciers", "reefs", "storms", "deltas", "dunes", "springs")
 
 
-async def fill(durable: Durable) -> None:
-    """Threads of many statuses; `durable` has `GRAPHS`."""
+async def fill(durable: Durable, dsn: str) -> None:
+    """Threads of many statuses, and samples of a day; `durable` has `GRAPHS`."""
+    await asyncio.to_thread(_samples, dsn)
 
     async def run(thread_id: str, **state: Any) -> None:
         async with durable.run(thread_id, "report") as running:
@@ -118,3 +122,28 @@ async def fill(durable: Durable) -> None:
     await durable.runs.create(
         "2027-01/tides", "report", {"topic": "tides"}, after=timedelta(hours=3)
     )
+
+
+def _samples(dsn: str) -> None:
+    """A day as workers would have written it, with a bad hour."""
+    rows = list[tuple[Any, ...]]()
+    for index in range(287):
+        wave = math.sin(index / 23) + 1
+        bad = 1 if 150 < index < 165 else 0
+        statuses = {
+            "running": 6 + round(5 * wave),
+            "queued": 3 + round(9 * wave) + 25 * bad,
+            "failed": 1 + index // 90 + 14 * bad,
+            "interrupted": 2 + index // 120,
+            "complete": 1000 + 11 * index,
+        }
+        ended = {"complete": 40 + round(30 * wave) - 30 * bad, "failed": 1 + 18 * bad}
+        minutes = 5 * (287 - index)
+        rows.append((minutes, minutes, json.dumps(statuses), json.dumps(ended)))
+    with psycopg.connect(dsn, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO aiodurable_status_history (at, taken_at, by_status, estimated, queued,"
+            " ended, ended_s) VALUES (now() - make_interval(mins => %s),"
+            " now() - make_interval(mins => %s), %s, '{}', '{}', %s, 300)",
+            rows,
+        )

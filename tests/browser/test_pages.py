@@ -86,6 +86,15 @@ async def test_the_graph_shows_where_a_thread_failed_and_opens_subgraphs(site: S
     await expect(tab.locator("[data-node=research]")).to_be_visible()
 
 
+async def test_the_last_day_is_drawn_and_follows_the_colours(site: Site) -> None:
+    tab = await site.tab("/")
+    for chart in ("#threads-chart", "#ended-chart"):
+        await expect(tab.locator(f"{chart} canvas")).to_be_visible()
+        await expect(tab.locator(f"{chart} .u-legend")).to_contain_text("failed")
+    await tab.get_by_role("button", name="Change the colours").click()
+    await expect(tab.locator("#threads-chart canvas")).to_have_count(1)
+
+
 async def test_states_open_when_somebody_opens_them(site: Site) -> None:
     tab = await site.tab("/thread?id=2026-11/reefs")
     state = tab.locator("#state")

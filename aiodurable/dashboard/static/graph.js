@@ -111,7 +111,7 @@
       if (!box) continue;
       svg.append(make("g", { class: "graph-group" },
         make("rect", { x: box.x - box.width / 2, y: box.y - box.height / 2, width: box.width, height: box.height, rx: 10 }),
-        linked(group, make("text", { x: box.x - box.width / 2 + 8, y: box.y - box.height / 2 + 14, class: "group-label" }, `${short(group.label)} −`))));
+        linked(group, make("text", { x: box.x - box.width / 2 + 2, y: box.y - box.height / 2 - 5, class: "group-label" }, `${short(group.label)} −`))));
     }
     for (const key of graph.edges()) {
       const found = graph.edge(key);

@@ -23,6 +23,7 @@ import pytest
 from fastapi import FastAPI
 
 from aiodurable.current import needs_resume
+from aiodurable.dashboard import dashboard
 from aiodurable.durable import Durable
 from aiodurable.errors import AiodurableError, WorkflowAlreadyRunningError
 from aiodurable.events import inline
@@ -164,6 +165,27 @@ async def over_http(at: Hostile) -> list[str]:
     return [answer.text for answer in (*answers, *refused)]
 
 
+async def in_the_dashboard(at: Hostile) -> list[str]:
+    async with Durable(at.dsn, graphs=GRAPHS) as durable:
+        app = dashboard(durable, authorize=lambda *_: True)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            lists = [await client.get(page) for page in ("/", "/threads", "/runs", "/questions")]
+            pages = [await client.get("/thread", params={"id": one}) for one in at.threads]
+            states = list[httpx.Response]()
+            for one in at.threads:
+                head = (await durable.threads.status(one)).checkpoint_id
+                query = {"id": one, "checkpoint": head, "to": head}
+                states += [
+                    await client.get(f"/thread/{part}", params=query)
+                    for part in ("state", "diff", "value")
+                ]
+    assert {answer.status_code for answer in (*lists, *pages)} == {200}
+    assert {answer.status_code for answer in states} <= {200, 409, 422}
+    # The word heads what the ledger stores of an attempt; a page that raised has status 500.
+    return [answer.text.replace("Traceback", "") for answer in (*lists, *pages, *states)]
+
+
 async def in_logs_and_events(at: Hostile) -> list[str]:
     seen = list[str]()
     records = logging.Handler()
@@ -193,10 +215,11 @@ READERS: dict[str, Callable[[Hostile], Awaitable[list[str]]]] = {
     "the CLI in a pipe": in_a_pipe,
     "the CLI at a terminal": at_a_terminal,
     "HTTP": over_http,
+    "the dashboard": in_the_dashboard,
     "logs and events": in_logs_and_events,
 }
-OBEYS = ("the CLI at a terminal", "logs and events")
-"""Where text reaches a terminal as it is."""
+OBEYS = ("the CLI at a terminal", "logs and events", "the dashboard")
+"""Where text reaches a terminal, or a browser, as it is."""
 
 
 @pytest.mark.timeout(300)
