@@ -14,6 +14,8 @@ MEANT = {
     "faults/test_failover.py": "failures at random moments, and a standby that lags by seconds",
     "integration/worker/test_asleep.py": "what a node sleeps of a run that holds nothing",
     "integration/worker/test_durable_time.py": "what a node sleeps of a run that holds nothing",
+    "integration/testing/test_drain.py": "sleeps of runs, through which time passes without waiting",
+    "support/sleeping_graph.py": "what a node sleeps of a run that holds nothing",
     "programs/frozen_effect_process.py": "a node that blocks the event loop, or does not",
     "programs/frozen_process.py": "a node that blocks the event loop, or does not",
     "programs/campaign_creator.py": "cancellations at random moments",

@@ -10,7 +10,7 @@ import pytest
 
 from aiodurable.postgres.sql import load
 
-WORKER = load("worker")
+WORKER, QUEUE = load("worker"), load("queue")
 MOST_PAGES = 600
 """Pages of a claim of ten runs; a scan of the 20,000 that wait reads thousands of index entries."""
 
@@ -39,7 +39,9 @@ async def crowd(dsn: str) -> Any:
         SELECT 'i' || n, 'blocked' || n, n, 'g',
                CASE WHEN n % 2 = 0 THEN 'interrupted' ELSE 'complete' END, 1
         FROM generate_series(1, 3000) n;
-        ANALYZE aiodurable_runs;
+        INSERT INTO aiodurable_fences (thread_id, token)
+        SELECT 'ready' || n, 1 FROM generate_series(1, 3000) n;
+        ANALYZE aiodurable_runs, aiodurable_fences;
         """
     )
     yield connection
@@ -48,8 +50,9 @@ async def crowd(dsn: str) -> Any:
 
 async def plan(connection: Any, mode: str, statement: str, *arguments: Any) -> dict[str, Any]:
     await connection.execute(f"SET plan_cache_mode = {mode}")
+    sql = WORKER.get(statement) or QUEUE[statement]
     explained = await connection.fetchval(
-        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {WORKER[statement]}", *arguments
+        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {sql}", *arguments
     )
     return json.loads(explained)[0]["Plan"]
 
@@ -119,8 +122,39 @@ READS: dict[str, tuple[tuple[Any, ...], int]] = {
     "set_aside": (("ready1", "host:1", None, None, None), 20),
     "not_begun": (("blocked1", "blocked1", None), 30),
     "rescue": (([f"i{n}" for n in range(1, 21)], [1] * 20, "default"), 300),
+    "begin": (
+        (
+            *([f"ready{n}" for n in range(1, 21)], [f"ready{n}" for n in range(1, 21)]),
+            *([1] * 20, [0] * 20, "host:1", [1] * 20, [None] * 20, ["superseded"] * 20),
+            [None] * 20,
+        ),
+        900,
+    ),
+    "settle_left": (("d1", 1, 0, "paused", "breakpoint", None), 20),
+    "spend": (("later", 1), 20),
+    "create": (
+        (
+            *(["new"], ["blocked1"], [1], ["g"], [None], [None], [None], [None], [None], [None]),
+            *(["default"], [0], [""], [None], [None], [None], [None], [None], [None], [None]),
+            *([None], ["enqueue"], [None], [None], [None]),
+        ),
+        60,
+    ),
+    "existing": ((["w1"], [None]), 30),
+    "get": (([f"w{n}" for n in range(1, 21)],), 100),
+    "cancel": (([f"w{n}" for n in range(1, 21)], "channel"), 800),
+    "retry": (("i2",), 60),
+    "pause": (("later", True), 30),
+    "scale": (("later", 1, 1, 1.0, 1), 30),
+    "unlimit": (("empty",), 30),
 }
 """What a statement about twenty threads, or two keys, may read: pages."""
+
+
+def test_no_statement_of_a_queue_is_left_out() -> None:
+    whole = {"queues", "page"}  # what waits in all queues; as its filters say
+    no_table = {"alone", "wake"}
+    assert QUEUE.keys() - READS.keys() == whole | no_table
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
