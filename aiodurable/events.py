@@ -38,6 +38,7 @@ __all__ = [
     "ThreadsPruned",
     "WriteRefused",
     "emit",
+    "enter",
     "inline",
     "prepared",
     "traceparent",
@@ -353,6 +354,24 @@ def traceparent(observers: Sequence[Observer], graph: str | None) -> str | None:
         except Exception:  # an observer must never reach the run
             _log.exception("observer %r gives no trace context", observer)
     return None
+
+
+def enter(observers: Sequence[Observer], thread_id: str) -> Sequence[Callable[[], None]]:
+    """Have observers see what this task does from now on as part of the thread's attempt.
+
+    Returns:
+        What is to be called at its end.
+    """
+    leaving = list[Callable[[], None]]()
+    for observer in observers:
+        begin = getattr(observer, "enter", None)
+        if begin is None:
+            continue
+        try:
+            leaving.append(begin(thread_id))
+        except Exception:  # an observer must never reach the run
+            _log.exception("observer %r failed on the start of an attempt", observer)
+    return leaving
 
 
 def _call(observer: Observer, event: Event) -> None:

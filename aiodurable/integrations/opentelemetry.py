@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,8 +63,6 @@ class _AtWork:
 
     run: Span
     attempt: Span
-    before: Context
-    inside: Context
 
 
 class OpenTelemetryObserver:
@@ -111,6 +109,22 @@ class OpenTelemetryObserver:
             ):
                 _W3C.inject(carrier)
         return carrier.get("traceparent")
+
+    def enter(self, thread_id: str) -> Callable[[], None]:
+        """Make the span of the thread's attempt the current one, until the result is called."""
+        work = self._at_work.get(thread_id)
+        if work is None:
+            return _nothing
+        before = otel_context.get_current()
+        inside = trace.set_span_in_context(work.attempt, before)
+        otel_context.attach(inside)
+
+        def leave() -> None:
+            # No detach(): a stream may be closed in another context than it began in.
+            if otel_context.get_current() is inside:
+                otel_context.attach(before)
+
+        return leave
 
     def __call__(self, event: Event) -> None:
         """Trace and count one event."""
@@ -170,10 +184,8 @@ class OpenTelemetryObserver:
             context=within,
             attributes={"aiodurable.attempt": event.attempt, "aiodurable.run_id": event.run_id},
         )
-        current = trace.set_span_in_context(attempt, here)
-        otel_context.attach(current)
         self._end(event.thread_id)
-        self._at_work[event.thread_id] = _AtWork(run, attempt, here, current)
+        self._at_work[event.thread_id] = _AtWork(run, attempt)
         held = self._held.get(self._newest.get(event.thread_id, ("", 0)))
         if held is not None:
             held.context = within
@@ -190,9 +202,6 @@ class OpenTelemetryObserver:
                 # The type alone: the text of an exception may quote a state.
                 span.set_status(Status(StatusCode.ERROR, event.error))
             span.end()
-        # No detach(): an attempt may end in another task than it began in.
-        if otel_context.get_current() is work.inside:
-            otel_context.attach(work.before)
 
     def _acquired(self, event: LeaseAcquired) -> None:
         if not self._leases:
@@ -261,6 +270,10 @@ class OpenTelemetryObserver:
 
     def _changed(self, name: str, number: float, *labels: str) -> None:
         self._change[name](number, dict(zip(self._labels[name], labels, strict=True)))
+
+
+def _nothing() -> None:
+    return
 
 
 def _made(meter: metrics.Meter, metric: Any) -> Any:

@@ -26,6 +26,7 @@ from langgraph.types import Command, GraphOutput, StateSnapshot, StateUpdate, St
 
 from aiodurable.checkpoints.write_session import SESSION_KEY
 from aiodurable.errors import AiodurableError, RunInProgressError
+from aiodurable.events import enter
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.runs.accepted import Accepted
@@ -735,6 +736,7 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
             abandon=self.abandon,
         )
         self._services.cancellations.add(attempt.run_id, cancelling.request)
+        leaving = enter(self._services.observers, self.thread_id)
         try:
             yield cancelling
         except BaseException as error:  # every way out is an outcome
@@ -757,6 +759,8 @@ class DurableRun(Generic[InputT, OutputT, ContextT]):
                 raise ended_early(self.thread_id, attempt.graph.name, attempt.lacking)
         finally:
             unwatch()
+            for leave in leaving:
+                leave()
 
     async def _read(self, stored: StoredResult) -> tuple[Any, tuple[Any, ...]]:
         return await read_result(self._graph, self.checkpoint, self.run_id, stored)
