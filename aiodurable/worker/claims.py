@@ -72,12 +72,14 @@ class Signs:
     Attributes:
         ready: whether a run may be claimed.
         due_s: seconds until the next one is due; None: none is scheduled.
+        slot_due_s: seconds until the next slot of a schedule is due; None: there is none.
         untidy: whether any waits for its thread or its limit, or for the worker that claimed it.
         running: whether any is at work, here or elsewhere.
     """
 
     ready: bool
     due_s: float | None
+    slot_due_s: float | None
     untidy: bool
     running: bool
 
@@ -245,7 +247,7 @@ class Claims:
         """What there is to do."""
         (row,) = await self._fetch("signs", list(self._queues))
         self._limited = set(row["limited_queues"])
-        return Signs(row["ready"], row["due_s"], row["untidy"], row["running"])
+        return Signs(row["ready"], row["due_s"], row["slot_due_s"], row["untidy"], row["running"])
 
     async def _interrupt_for(self, run: Mapping[str, Any]) -> None:
         """Have what its thread has left make way for a run that was to be due by now, unless

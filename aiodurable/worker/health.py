@@ -14,7 +14,7 @@ from aiodurable.events import LoopLagMeasured, Observer, emit
 __all__ = ["LoopLag", "WorkerHealth"]
 
 _log = logging.getLogger(__name__)
-_EVERY_S, _KEPT, _WARN_S = 0.25, 240, 1.0
+_EVERY_S, _KEPT, _WARN_S = 1.0, 60, 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,21 +28,20 @@ __all__ = ["Scheduler"]
 
 _log = logging.getLogger(__name__)
 
-_POLL_S: Final = (0.8, 1.0)
-"""Seconds between two looks where nothing is due sooner: a schedule that is new is seen by then."""
-_AGAIN_S: Final = (0.02, 0.1)
-"""The same where another worker fires what is due."""
 _MOST: Final = 100
 """Schedules in one transaction."""
 
 
 class Scheduler:
-    """Looks for what is due, and accepts its runs.
+    """Accepts the runs of what is due.
 
     Args:
         services: the open services.
         namespace: that of the locks.
         now: the time to go by; None: that of Postgres. For tests.
+
+    Attributes:
+        due: set it where a slot is due.
     """
 
     def __init__(self, services: Services, namespace: str, *, now: datetime | None = None) -> None:
@@ -51,26 +49,18 @@ class Scheduler:
         self._namespace = namespace
         self._acceptance = Acceptance(services, namespace)
         self.now = now
+        self.due = asyncio.Event()
 
     async def run_forever(self) -> NoReturn:
-        """Look again and again, until cancelled."""
+        """Fire whenever something is due, until cancelled."""
         while True:
-            wait_s = random.uniform(*_POLL_S)
+            await self.due.wait()
+            self.due.clear()
             try:
-                due_s = await self.next_due_s()
-                if due_s is not None and due_s <= 0:
-                    fired = await self.fire()
-                    wait_s = 0 if fired else random.uniform(*_AGAIN_S)
-                elif due_s is not None:
-                    wait_s = min(wait_s, due_s)
+                while await self.fire():
+                    pass
             except (AiodurableError, *DRIVER_FAILURES) as error:
                 _log.warning("schedules are looked at again later: %s", type(error).__name__)
-            await asyncio.sleep(wait_s)
-
-    async def next_due_s(self) -> float | None:
-        """Seconds until something is due; None: there is no slot to come."""
-        rows = await self._services.checkpoints.direct.fetch(SQL["next_due"], self.now)
-        return rows[0]["in_s"] if rows else None
 
     async def fire(self) -> int:
         """Fire what is due and no other worker fires at this moment; how many schedules that were.

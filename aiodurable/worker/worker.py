@@ -129,13 +129,11 @@ class Worker:
         self._registration = Registration(
             services, self._claims, concurrency=self.concurrency, health=self.health
         )
+        self._scheduler = Scheduler(services, self._namespace)
         self._loops = [
             asyncio.create_task(self._claim_forever(), name="aiodurable worker claims"),
             asyncio.create_task(self._look_forever(), name="aiodurable worker looks"),
-            asyncio.create_task(
-                Scheduler(services, self._namespace).run_forever(),
-                name="aiodurable worker schedules",
-            ),
+            asyncio.create_task(self._scheduler.run_forever(), name="aiodurable worker schedules"),
             asyncio.create_task(
                 self._lag.measure(services.observers), name="aiodurable worker loop lag"
             ),
@@ -395,6 +393,10 @@ class Worker:
                 soon_s = min(soon_s * 2, _LOOK_S[1]) if signs.is_due else _SOONEST_S
                 if signs.due_s is not None:
                     wait_s = min(wait_s, max(signs.due_s, soon_s))
+                if signs.slot_due_s is not None and signs.slot_due_s <= 0:
+                    self._scheduler.due.set()
+                elif signs.slot_due_s is not None:
+                    wait_s = min(wait_s, signs.slot_due_s)
             except (AiodurableError, *DRIVER_FAILURES) as error:
                 self._look_failed = True
                 _log.debug("a worker cannot look for what to do: %s", type(error).__name__)

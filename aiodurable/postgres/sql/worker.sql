@@ -447,9 +447,9 @@ RETURNING r.run_id
 -- name: signs
 -- params: queues
 -- The first entry of aiodurable_runs_claim_idx of each queue, _scheduled_idx, _blocked_idx,
--- _limited_idx, _claimed_idx and _one_running_idx; aiodurable_queues_pkey; the last of
--- aiodurable_signals_created_idx, for unheard of signals.sql. What a worker has to do: it is all
--- that one without work sends.
+-- _limited_idx, _claimed_idx and _one_running_idx, and of aiodurable_schedules_next_idx;
+-- aiodurable_queues_pkey; the last of aiodurable_signals_created_idx, for unheard of signals.sql.
+-- What a worker has to do: it is all that one without work sends.
 -- With ORDER BY each is a look at the first entry; as EXISTS it may read the table, and end where
 -- the first of what it seeks happens to be.
 SELECT (SELECT true
@@ -467,6 +467,11 @@ SELECT (SELECT true
         WHERE r.claim_state = 'scheduled'
         ORDER BY r.scheduled_at
         LIMIT 1) AS due_s,
+       (SELECT pg_catalog.date_part('epoch', s.next_at - pg_catalog.clock_timestamp())
+        FROM aiodurable_schedules s
+        WHERE s.paused_at IS NULL AND s.next_at IS NOT NULL
+        ORDER BY s.next_at
+        LIMIT 1) AS slot_due_s,
        coalesce(
            (SELECT true
             FROM aiodurable_runs r
