@@ -213,9 +213,14 @@ class Claims:
         if claimed.concurrency_key is not None:
             await self._keys((claimed.queue, claimed.concurrency_key))
 
-    async def tidy(self, mine: Sequence[str]) -> Signs:
-        """Make ready what is due, and what waits for nothing that is left; what is to do then."""
-        for run in await self._fetch("due", _MOST_DUE):
+    async def tidy(self, mine: Sequence[str], *, free: int = _MOST_DUE) -> Signs:
+        """Make ready what is due, and what waits for nothing that is left; what is to do then.
+
+        Args:
+            mine: the runs that this worker knows of.
+            free: how many it may begin: others are woken for the rest.
+        """
+        for run in await self._fetch("due", _MOST_DUE, free):
             if run["claim_state"] == ClaimState.SCHEDULED:
                 await self._interrupt_for(run)
         await self._services.ledger.signals.wake_unheard()

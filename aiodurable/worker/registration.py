@@ -18,12 +18,15 @@ from aiodurable.runs.services import Services
 from aiodurable.worker.claims import Claims
 from aiodurable.worker.health import WorkerHealth
 from aiodurable.worker.history import Sampler
+from aiodurable.worker.pace import LookPace
 
 __all__ = ["Registration"]
 
 _SQL = load("insights")
 _log = logging.getLogger(__name__)
 _EVERY_S: Final = (9.5, 10.5)
+_UNSEEN_S: Final = 25.0
+"""Seconds after which another worker's row is that of a dead one."""
 _REMOVAL_S: Final = 2.0
 
 
@@ -36,6 +39,7 @@ class Registration:
         claims: the worker's, which have its name.
         concurrency: how many runs it has at work, at most.
         health: says how it is.
+        pace: hears of the workers beside it.
     """
 
     def __init__(
@@ -45,12 +49,14 @@ class Registration:
         *,
         concurrency: int,
         health: Callable[[], WorkerHealth],
+        pace: LookPace,
     ) -> None:
         self._services = services
         self._worker = claims.worker
         self._graphs = claims.graphs
         self._concurrency = concurrency
         self._health = health
+        self._pace = pace
         self._started = time.monotonic()
         self._version = version("aiodurable")
         self._sampler = Sampler(services)
@@ -95,7 +101,7 @@ class Registration:
     async def _write(self) -> None:
         health = self._health()
         host, _, pid = self._worker.partition("#")[0].rpartition(":")
-        await self._services.checkpoints.direct.fetch(
+        (row,) = await self._services.checkpoints.direct.fetch(
             _SQL["register"],
             self._worker,
             host,
@@ -109,7 +115,9 @@ class Registration:
             health.loop_lag_max_s,
             health.draining,
             time.monotonic() - self._started,
+            _UNSEEN_S,
         )
+        self._pace.share(*row["others"])
 
 
 def _log_defect(task: asyncio.Task[NoReturn]) -> None:

@@ -24,6 +24,7 @@ from aiodurable.runs.services import Services
 from aiodurable.worker.claims import Claimed, Claims, Signs
 from aiodurable.worker.executor import Execution
 from aiodurable.worker.health import LoopLag, WorkerHealth
+from aiodurable.worker.pace import LookPace
 from aiodurable.worker.registration import Registration
 from aiodurable.worker.rescuer import Rescuer
 from aiodurable.worker.scheduler import Scheduler
@@ -33,10 +34,10 @@ __all__ = ["Worker"]
 
 _log = logging.getLogger(__name__)
 
-_LOOK_S: Final = (0.25, 0.5)
-"""Seconds between two looks at what there is to do, runs of dead processes included."""
-_SOONEST_S: Final = 0.02
-"""Seconds between two looks, at least."""
+_SOONEST_S: Final = (0.02, 0.5)
+"""Seconds between two looks where something is due, at least; and where it stays so, at most."""
+_STALE_S: Final = 10.0
+"""Seconds without a look after which something is wrong."""
 _TIDY_S: Final = 0.8
 """Seconds after a claim, or after waiting runs were looked at, until the next without news."""
 _POLL_S: Final = (4.0, 6.0)
@@ -107,6 +108,7 @@ class Worker:
         self._hurried = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._lag = LoopLag()
+        self._pace = LookPace()
         self._signs: Signs | None = None
         self._claimed_at = self._tidied_at = -math.inf
         self._looked_at: float | None = None
@@ -127,7 +129,11 @@ class Worker:
         self._rescuer = Rescuer(services, self._claims.graphs, queue=self.queues[0])
         self._suspects = Suspects(self._claims, self._policies)
         self._registration = Registration(
-            services, self._claims, concurrency=self.concurrency, health=self.health
+            services,
+            self._claims,
+            concurrency=self.concurrency,
+            health=self.health,
+            pace=self._pace,
         )
         self._scheduler = Scheduler(services, self._namespace)
         self._loops = [
@@ -200,7 +206,7 @@ class Worker:
     def health(self) -> WorkerHealth:
         """How it is, at once, without asking Postgres."""
         now = time.monotonic()
-        stale = self._looked_at is not None and now - self._looked_at > 20 * _LOOK_S[1]
+        stale = self._looked_at is not None and now - self._looked_at > _STALE_S
         draining = self._stopping.is_set()
         lag_s = self._lag.now_s
         return WorkerHealth(
@@ -332,7 +338,7 @@ class Worker:
         signs = self._signs
         late = time.monotonic() - self._tidied_at >= _TIDY_S
         if signs is None or signs.is_due or (signs.untidy and late):
-            self._signs = await self._claims.tidy(self._mine())
+            self._signs = await self._claims.tidy(self._mine(), free=self._free())
             self._tidied_at = time.monotonic()
 
     async def _sleep(self, seconds: float) -> None:
@@ -379,9 +385,9 @@ class Worker:
 
     async def _look_forever(self) -> None:
         """See what there is to do: one statement each time where that is nothing."""
-        soon_s = _SOONEST_S
+        soon_s = _SOONEST_S[0]
         while True:
-            wait_s = random.uniform(*_LOOK_S)
+            wait_s = self._pace.wait_s()
             try:
                 self._signs = signs = await self._claims.signs()
                 self._looked_at, self._look_failed = time.monotonic(), False
@@ -390,7 +396,7 @@ class Worker:
                 if signs.is_due or (self._has_waited() and (signs.ready or signs.untidy)):
                     self._bell.rung.set()
                 # what is due and stays so has been locked by somebody: look less and less often
-                soon_s = min(soon_s * 2, _LOOK_S[1]) if signs.is_due else _SOONEST_S
+                soon_s = min(soon_s * 2, _SOONEST_S[1]) if signs.is_due else _SOONEST_S[0]
                 if signs.due_s is not None:
                     wait_s = min(wait_s, max(signs.due_s, soon_s))
                 if signs.slot_due_s is not None and signs.slot_due_s <= 0:

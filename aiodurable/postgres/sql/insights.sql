@@ -390,8 +390,9 @@ FROM (
 
 -- name: register
 -- params: worker, hostname, pid, version, queues, graphs, concurrency, running, loop_lag_s
--- params: loop_lag_max_s, draining, age_s
--- aiodurable_workers_pkey. What a worker says of itself.
+-- params: loop_lag_max_s, draining, age_s, unseen_s
+-- aiodurable_workers_pkey; the table, whose rows are workers. What a worker says of itself; how many
+-- others have its queues and graphs, and how many of these come before it by name.
 INSERT INTO aiodurable_workers AS w (
     worker, hostname, pid, version, queues, graphs, concurrency, running, loop_lag_s,
     loop_lag_max_s, draining, started_at)
@@ -405,6 +406,14 @@ SET hostname = excluded.hostname, pid = excluded.pid, version = excluded.version
     running = excluded.running, loop_lag_s = excluded.loop_lag_s,
     loop_lag_max_s = excluded.loop_lag_max_s, draining = excluded.draining,
     started_at = excluded.started_at, seen_at = pg_catalog.now()
+RETURNING (SELECT ARRAY[pg_catalog.count(*) FILTER (WHERE o.worker < w.worker),
+                        pg_catalog.count(*)]
+           FROM aiodurable_workers o
+           WHERE o.worker <> w.worker AND o.queues = w.queues AND o.graphs = w.graphs
+             AND NOT o.draining
+             AND o.seen_at > pg_catalog.now()
+                             - pg_catalog.make_interval(secs => :unseen_s::double precision)
+          ) AS others
 
 -- name: unregister
 -- params: worker

@@ -398,43 +398,58 @@ FROM found f
 WHERE r.run_id = f.run_id AND r.claim_state = 'limited'
 
 -- name: due
--- params: most
+-- params: most, free
 -- aiodurable_runs_scheduled_idx; aiodurable_runs_thread_order_idx and aiodurable_runs_queued_idx of
 -- those that have never begun. What is due may be claimed, or waits for an earlier run: of those
 -- of a thread that are due together for the one that was accepted first. One before which others
--- make way is left as it is, for interrupts_now.
-UPDATE aiodurable_runs r
-SET claim_state = CASE
-        WHEN r.status <> 'queued' THEN 'ready'
-        WHEN r.on_busy IN ('interrupt', 'rollback') THEN 'scheduled'
-        WHEN d.earlier > 0 THEN 'blocked'
-        WHEN EXISTS (
-            SELECT FROM aiodurable_runs b
-            WHERE b.thread_id = r.thread_id AND b.status = 'queued' AND b.run_id <> r.run_id
-              AND b.claim_state <> 'scheduled') THEN 'blocked'
-        WHEN (SELECT b.status
-              FROM aiodurable_runs b
-              WHERE b.thread_id = r.thread_id AND b.fencing_token IS NOT NULL
-                AND b.status NOT IN ('rejected', 'superseded')
-              ORDER BY b.fencing_token DESC NULLS LAST, b.seq DESC, b.created_at DESC
-              LIMIT 1) <> 'complete' THEN 'blocked'
-        ELSE 'ready' END
-FROM (
-    SELECT k.run_id,
-           pg_catalog.row_number()
-               OVER (PARTITION BY k.thread_id, k.status = 'queued' ORDER BY k.position) - 1
-               AS earlier
+-- make way is left as it is, for interrupts_now. Workers that sleep are notified, as by create, where
+-- more is ready than the worker that sends this may begin.
+WITH due AS (
+    UPDATE aiodurable_runs r
+    SET claim_state = CASE
+            WHEN r.status <> 'queued' THEN 'ready'
+            WHEN r.on_busy IN ('interrupt', 'rollback') THEN 'scheduled'
+            WHEN d.earlier > 0 THEN 'blocked'
+            WHEN EXISTS (
+                SELECT FROM aiodurable_runs b
+                WHERE b.thread_id = r.thread_id AND b.status = 'queued' AND b.run_id <> r.run_id
+                  AND b.claim_state <> 'scheduled') THEN 'blocked'
+            WHEN (SELECT b.status
+                  FROM aiodurable_runs b
+                  WHERE b.thread_id = r.thread_id AND b.fencing_token IS NOT NULL
+                    AND b.status NOT IN ('rejected', 'superseded')
+                  ORDER BY b.fencing_token DESC NULLS LAST, b.seq DESC, b.created_at DESC
+                  LIMIT 1) <> 'complete' THEN 'blocked'
+            ELSE 'ready' END
     FROM (
-        SELECT k.run_id, k.thread_id, k.status, k.position
-        FROM aiodurable_runs k
-        WHERE k.claim_state = 'scheduled' AND k.scheduled_at <= pg_catalog.now()
-        ORDER BY k.scheduled_at
-        LIMIT :most::integer
-        FOR UPDATE OF k SKIP LOCKED
-    ) k
-) d
-WHERE r.run_id = d.run_id
-RETURNING r.run_id, r.thread_id, r.on_busy, r.claim_state
+        SELECT k.run_id,
+               pg_catalog.row_number()
+                   OVER (PARTITION BY k.thread_id, k.status = 'queued' ORDER BY k.position) - 1
+                   AS earlier
+        FROM (
+            SELECT k.run_id, k.thread_id, k.status, k.position
+            FROM aiodurable_runs k
+            WHERE k.claim_state = 'scheduled' AND k.scheduled_at <= pg_catalog.now()
+            ORDER BY k.scheduled_at
+            LIMIT :most::integer
+            FOR UPDATE OF k SKIP LOCKED
+        ) k
+    ) d
+    WHERE r.run_id = d.run_id
+    RETURNING r.run_id, r.thread_id, r.queue, r.on_busy, r.claim_state
+),
+woken AS MATERIALIZED (
+    SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', q.queue)) AS queues
+    FROM (SELECT d.queue, pg_catalog.sum(pg_catalog.count(*)) OVER () AS ready
+          FROM due d
+          WHERE d.claim_state = 'ready'
+          GROUP BY d.queue) q
+    WHERE q.ready > :free::integer AND
+    -- include: queue.a_worker_sleeps
+)
+SELECT d.run_id, d.thread_id, d.on_busy, d.claim_state
+FROM due d
+CROSS JOIN woken
 
 -- name: interrupts_now
 -- params: run_id
