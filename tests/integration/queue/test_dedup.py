@@ -26,7 +26,9 @@ async def test_creates_with_one_dedup_key_at_the_same_moment_accept_one_run(dsn:
         for attempt in range(5):
             runs = await asyncio.gather(
                 *(
-                    durable.runs.create(f"t{n}", "chain", INPUT, dedup_key=f"k{attempt}", **options)
+                    durable.runs.create(
+                        f"t{attempt}-{n}", "chain", INPUT, dedup_key=f"k{attempt}", **options
+                    )
                     for n, durable in enumerate((one, other) * 4)
                     for options in ({}, {"on_busy": "reject"})
                 )
