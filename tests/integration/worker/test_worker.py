@@ -287,7 +287,7 @@ async def test_a_worker_leaves_the_claims_of_another_one_in_its_process_alone(
 async def test_a_worker_whose_task_fails_drains_and_says_why(
     durable: Durable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fails(*_: object) -> None:
+    async def fails(*_: object, **__: Any) -> None:
         raise AssertionError("a defect")
 
     monkeypatch.setattr(Claims, "tidy", fails)
