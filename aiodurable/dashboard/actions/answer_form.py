@@ -84,7 +84,9 @@ def _properties(schema: Any) -> dict[str, _Schema] | None:
 
 def _needed(schema: Any) -> frozenset[str]:
     needed: Any = schema.get("required")
-    return frozenset(needed) if isinstance(needed, list) else frozenset()
+    if not isinstance(needed, list):
+        return frozenset()
+    return frozenset(name for name in cast("list[Any]", needed) if isinstance(name, str))
 
 
 def _scalar(given: Any, root: Any) -> _Schema | None:
@@ -94,18 +96,20 @@ def _scalar(given: Any, root: Any) -> _Schema | None:
     schema = cast("dict[str, Any]", given)
     reference = schema.get("$ref")
     if isinstance(reference, str):  # an enum, as pydantic writes it
-        defined = root.get("$defs") if isinstance(root, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        name = reference.removeprefix("#/$defs/")
-        inner: Any = (
-            cast("dict[str, Any]", defined).get(name) if isinstance(defined, dict) else None
-        )
-        return None if inner is None or "$ref" in inner else _scalar(inner, root)
+        inner = _defined(root, reference.removeprefix("#/$defs/"))
+        return None if isinstance(inner, dict) and "$ref" in inner else _scalar(inner, root)
     choices = schema.get("enum")
     if isinstance(choices, list):
         known = cast("list[Any]", choices)
         simple = known and all(isinstance(one, str | int | float | bool) for one in known)
         return schema if simple and len(known) <= _MOST_PROPERTIES * 10 else None
-    return schema if schema.get("type") in _KINDS else None
+    kind = schema.get("type")
+    return schema if isinstance(kind, str) and kind in _KINDS else None
+
+
+def _defined(root: Any, name: str) -> Any:
+    defined: Any = cast("dict[str, Any]", root).get("$defs") if isinstance(root, dict) else None
+    return cast("dict[str, Any]", defined).get(name) if isinstance(defined, dict) else None
 
 
 def _field(name: str, label: str, schema: _Schema, *, required: bool) -> Field:
@@ -117,12 +121,19 @@ def _field(name: str, label: str, schema: _Schema, *, required: bool) -> Field:
         name,
         title if isinstance(title, str) and title else label,
         "choice" if choices else _KINDS[schema["type"]],
-        "" if default is None else default if isinstance(default, str) else json.dumps(default),
+        _written(default, quoted=bool(choices)),
         choices,
         # An empty text is an answer.
         required=required and (bool(choices) or schema.get("type") != "string"),
         help=explained if isinstance(explained, str) else "",
     )
+
+
+def _written(default: Any, *, quoted: bool) -> str:
+    """A default as its field has it."""
+    if isinstance(default, str):
+        return json.dumps(default) if quoted else default
+    return json.dumps(default) if isinstance(default, bool | int | float) else ""
 
 
 def _choices(schema: _Schema) -> Sequence[tuple[str, str]]:

@@ -1,0 +1,113 @@
+"""One action on many threads: what is confirmed is what was shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiodurable import Durable, Settings
+from aiodurable.dashboard.actions.on_many_threads import CAP
+from tests.dashboard.acting import ORIGIN, act, fail, failing, form_of, next_page
+from tests.dashboard.conftest import Opened
+
+
+@pytest.fixture
+async def durable(dsn: str) -> Any:
+    async with Durable(dsn, graphs={"failing": failing()}, settings=Settings()) as opened:
+        yield opened
+
+
+async def test_the_dry_run_shows_what_the_confirmation_does(
+    opened: Opened, durable: Durable
+) -> None:
+    for number in range(23):
+        await fail(durable, f"t{number:02}")
+    client = opened(read_only=False)
+    query = {"q": "status:failed"}
+    page = await client.get("/act/delete_many", params=query)
+    assert "Delete 23 threads?" in page.text
+    assert page.text.count('<li class="id">') == 20
+    assert "and 3 more" in page.text
+    assert (await durable.threads.count(status="failed")).total == 23
+    await fail(durable, "later")  # it matches, but nobody saw it
+    async with durable.run("t03", "failing") as run:
+        with pytest.raises(ValueError, match="broken"):
+            await run.ainvoke({"word": "again"}, on_unfinished="restart")
+    answer = await client.post(
+        "/act/delete_many", params=query, data=form_of(page.text), headers=ORIGIN
+    )
+    assert answer.status_code == 200
+    assert "Done to 22 of 23 threads" in answer.text
+    assert "t03" in answer.text
+    assert "it has gone on since it was shown" in answer.text
+    left = [thread.thread_id async for thread in durable.threads.search()]
+    assert left == ["later", "t03"]
+    audit = (await durable.insights.audit()).records
+    assert sum(record.action == "threads.delete" for record in audit) == 22
+    assert audit[-1].action == "threads.delete_many"
+    assert audit[-1].details == {"search": "status:failed", "threads": 23}
+
+
+async def test_a_selection_that_was_not_shown_is_refused(opened: Opened, durable: Durable) -> None:
+    await fail(durable, "one")
+    await fail(durable, "two")
+    client, other = opened(read_only=False), opened(read_only=False)
+    query = {"q": "one"}
+    form = form_of((await client.get("/act/delete_many", params=query)).text)
+    wide = form_of((await client.get("/act/delete_many", params={"q": "status:failed"})).text)
+    foreign = form_of((await other.get("/act/delete_many", params=query)).text)
+    for sent in (
+        {**form, "selection": wide["selection"]},
+        {**form, "seal": foreign["seal"]},
+        {"token": form["token"]},
+    ):
+        answer = await client.post("/act/delete_many", params=query, data=sent, headers=ORIGIN)
+        assert answer.status_code == 422
+    assert (await durable.threads.count()).total == 2
+
+
+async def test_threads_that_a_person_may_not_touch_are_left_out_and_checked_again(
+    opened: Opened, durable: Durable
+) -> None:
+    for thread_id in ("mine", "theirs", "was mine"):
+        await fail(durable, thread_id)
+    owned = {"mine", "was mine", None}
+
+    def authorize(request: Any, action: str, thread: str | None) -> bool:
+        return action != "retry" or thread in owned
+
+    client = opened(read_only=False, authorize=authorize)
+    page = await client.get("/act/retry_many", params={"q": "status:failed"})
+    assert "Retry 2 threads?" in page.text
+    assert "You may not retry 1 more that match" in page.text
+    owned.discard("was mine")
+    answer = await client.post(
+        "/act/retry_many", params={"q": "status:failed"}, data=form_of(page.text), headers=ORIGIN
+    )
+    assert "you may not do this to it" in answer.text
+    ready = (await durable.runs.list(status="failed", claim_state="ready")).runs
+    assert [run.thread_id for run in ready] == ["mine"]
+
+
+async def test_a_cap_bounds_it_and_says_that_more_may_match(
+    opened: Opened, durable: Durable
+) -> None:
+    for number in range(3):
+        await fail(durable, f"t{number}")
+    client = opened(read_only=False)
+    page = await client.get("/act/cancel_many", params={"q": "status:failed", "cap": "2"})
+    assert "Cancel 2 threads?" in page.text
+    assert "More may match" in page.text
+    for cap in ("0", str(CAP + 1), "x", "٣", "9" * 5_000):
+        bad = await client.get("/act/cancel_many", params={"q": "status:failed", "cap": cap})
+        assert bad.status_code == 422
+
+
+async def test_many_are_resumed_here(opened: Opened, durable: Durable) -> None:
+    await fail(durable, "a")
+    await fail(durable, "b")
+    client = opened(read_only=False)
+    await next_page(client, await act(client, "resume_many", q="status:failed"))
+    for thread_id in ("a", "b"):
+        assert (await durable.threads.get(thread_id)).attempts == 2
