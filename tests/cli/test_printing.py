@@ -144,6 +144,8 @@ COMMANDS = {
     "why": ("why", CLEARS),
     "why as JSON": ("why", CLEARS, "--json"),
     "why, unknown": ("threads", "why", "nobody" + COPIES),
+    "verify": ("verify",),
+    "verify as JSON": ("verify", "--json"),
     "signal": ("threads", "signal", "new" + CLEARS, "paid", "1"),
     "signal, refused": ("threads", "signal", CLEARS, "paid" + COPIES, "1"),
     "list, wide": ("threads", "list", "--all", "--wide"),
