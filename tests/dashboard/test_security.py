@@ -150,7 +150,9 @@ async def test_every_answer_has_the_headers(opened: Opened, durable: Durable) ->
 async def test_no_page_has_a_script_or_a_style_of_its_own(opened: Opened, durable: Durable) -> None:
     await run(durable, "one")
     for page in PAGES:
-        html = (await opened().get(page)).text
+        answer = await opened().get(page)
+        assert answer.status_code == (404 if page == "/nothing-here" else 200)
+        html = answer.text
         assert re.findall(r"<script(?![^>]*\bsrc=)", html) == []
         assert re.findall(r"<style|\sstyle=|\son[a-z]+=|javascript:", html) == []
 
