@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final
 
 from aiodurable.models import RunStatus
 
@@ -239,10 +239,9 @@ class LoopLagMeasured(ProcessEvent):
 
 
 Observer = Callable[[Event], None]
-_Observer = TypeVar("_Observer", bound=Observer)
 
 
-def inline(observer: _Observer) -> Observer:
+def inline(observer: Observer) -> Observer:
     """The same observer, for the event loop to call at once. It must not block: a run waits for
     it.
     """

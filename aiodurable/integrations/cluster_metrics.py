@@ -163,8 +163,10 @@ def samples(
             ("aiodurable_recent_wait_seconds", one.wait),
             ("aiodurable_recent_run_seconds", one.run),
         ):
-            for quantile, value in zip(("0.5", "0.95", "0.99"), quantiles or (), strict=False):
-                found.append((name, (graph, quantile), value))
+            if quantiles is not None:
+                found.append((name, (graph, "0.5"), quantiles.p50_s))
+                found.append((name, (graph, "0.95"), quantiles.p95_s))
+                found.append((name, (graph, "0.99"), quantiles.p99_s))
     return found
 
 

@@ -1,5 +1,5 @@
 """A small HTTP/1.1 server for probes and scrapes of a worker: GET and HEAD, one answer a
-connection. Whoever has a web server already mounts the ASGI apps there.
+connection. A process with a web server of its own mounts the ASGI apps there.
 """
 
 from __future__ import annotations

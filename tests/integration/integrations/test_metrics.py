@@ -87,6 +87,9 @@ async def test_a_worker_s_run_is_in_the_metrics_of_its_process_and_of_the_databa
         assert found["aiodurable_threads", (("status", "complete"),)] == 1
         assert found["aiodurable_cluster_up", ()] == 1
         assert found["aiodurable_workers", ()] == 1
+        quantile = (("graph", "story"), ("quantile", "0.95"))
+        assert found["aiodurable_recent_run_seconds", quantile] >= 0
+        assert found["aiodurable_recent_wait_seconds", quantile] >= 0
         assert "thread-secret" not in text
         assert run.run_id not in text
 

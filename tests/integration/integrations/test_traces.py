@@ -132,6 +132,7 @@ async def test_a_direct_run_is_a_child_of_its_caller_which_it_leaves_current(dsn
             assert trace.get_current_span() is request
     spans = traced.exporter.get_finished_spans()
     (invoked,) = (span for span in spans if span.name.startswith("invoke_workflow"))
+    assert invoked.parent is not None
     assert invoked.parent.span_id == request.get_span_context().span_id
 
 
