@@ -7,11 +7,13 @@ import signal
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from aiodurable.durable import Durable
 from aiodurable.models import RunStatus
 from tests.support.graphs import INPUT
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_database_by_accident")
 
@@ -59,3 +61,34 @@ async def test_check_says_which_graphs_and_queues_a_worker_would_serve(
     printed, errors = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, errors.decode()
     assert printed.decode().splitlines() == ["graphs: steps", "queues: mail"]
+
+
+async def test_a_worker_serves_its_metrics_and_probes_where_it_says(
+    app: str, dsn: str, tmp_path: Path
+) -> None:
+    process = await started(app, dsn, tmp_path, "--metrics-port", "0", "--health-port", "0")
+    assert process.stderr is not None
+    addresses = dict[str, str]()
+    while len(addresses) < 3:
+        line = (await asyncio.wait_for(process.stderr.readline(), 60)).decode()
+        assert line
+        if line.startswith("serving http://"):
+            address = line.removeprefix("serving ").strip()
+            addresses[address.rpartition("/")[2]] = address
+    assert addresses.keys() == {"metrics", "livez", "readyz"}
+    assert all(address.startswith("http://127.0.0.1:") for address in addresses.values())
+    async with Durable(dsn) as durable, httpx.AsyncClient(timeout=30) as client:
+        created = await durable.runs.create("t", "steps", INPUT)
+        await durable.runs.wait_first([created.run_id], timeout=60)
+
+        async def counted() -> bool:
+            text = (await client.get(addresses["metrics"])).text
+            return 'aiodurable_attempts_total{graph="steps",status="complete"} 1.0' in text
+
+        await wait_until(counted)
+        assert (await client.get(addresses["livez"])).json()["ok"] is True
+        ready = await client.get(addresses["readyz"])
+        assert (ready.status_code, ready.json()["worker"]) == (200, True)
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
