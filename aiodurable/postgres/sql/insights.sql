@@ -3,35 +3,45 @@
 -- Of each claim state its own index (aiodurable_runs_claim_idx, _scheduled_idx, _blocked_idx,
 -- _limited_idx, _claimed_idx), of the statuses aiodurable_runs_one_running_idx,
 -- aiodurable_runs_interrupted_idx and aiodurable_runs_unfinished_status_idx, each up to most
--- entries. What waits and what is at work.
+-- entries. What waits and what is at work. The order is that of the index: without it, a bitmap may
+-- read all entries before the limit ends it.
 SELECT s.state, s.count
 FROM (
     SELECT 'ready' AS state, pg_catalog.count(*) AS count
-    FROM (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'ready' LIMIT :most::integer) k
+    FROM (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'ready'
+          ORDER BY r.queue LIMIT :most::integer) k
     UNION ALL
     SELECT 'scheduled', pg_catalog.count(*)
-    FROM (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'scheduled' LIMIT :most::integer) k
+    FROM (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'scheduled'
+          ORDER BY r.scheduled_at LIMIT :most::integer) k
     UNION ALL
     SELECT 'blocked', pg_catalog.count(*)
-    FROM (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'blocked' LIMIT :most::integer) k
+    FROM (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'blocked'
+          ORDER BY r.thread_id, r.position LIMIT :most::integer) k
     UNION ALL
     SELECT 'limited', pg_catalog.count(*)
-    FROM (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'limited' LIMIT :most::integer) k
+    FROM (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'limited'
+          ORDER BY r.queue, r.concurrency_key LIMIT :most::integer) k
     UNION ALL
     SELECT 'claimed', pg_catalog.count(*)
-    FROM (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'claimed' LIMIT :most::integer) k
+    FROM (SELECT FROM aiodurable_runs r WHERE r.claim_state = 'claimed'
+          ORDER BY r.claimed_by LIMIT :most::integer) k
     UNION ALL
     SELECT 'running', pg_catalog.count(*)
-    FROM (SELECT FROM aiodurable_runs r WHERE r.status = 'running' LIMIT :most::integer) k
+    FROM (SELECT FROM aiodurable_runs r WHERE r.status = 'running'
+          ORDER BY r.thread_id LIMIT :most::integer) k
     UNION ALL
     SELECT 'failed', pg_catalog.count(*)
-    FROM (SELECT FROM aiodurable_runs r WHERE r.status = 'failed' LIMIT :most::integer) k
+    FROM (SELECT FROM aiodurable_runs r WHERE r.status = 'failed'
+          ORDER BY r.thread_id LIMIT :most::integer) k
     UNION ALL
     SELECT 'quarantined', pg_catalog.count(*)
-    FROM (SELECT FROM aiodurable_runs r WHERE r.status = 'quarantined' LIMIT :most::integer) k
+    FROM (SELECT FROM aiodurable_runs r WHERE r.status = 'quarantined'
+          ORDER BY r.thread_id LIMIT :most::integer) k
     UNION ALL
     SELECT 'interrupted', pg_catalog.count(*)
-    FROM (SELECT FROM aiodurable_runs r WHERE r.status = 'interrupted' LIMIT :most::integer) k
+    FROM (SELECT FROM aiodurable_runs r WHERE r.status = 'interrupted'
+          ORDER BY r.thread_id LIMIT :most::integer) k
 ) s
 
 -- name: ended
@@ -71,10 +81,10 @@ FROM (
     FROM aiodurable_runs r
     WHERE r.finished_at > pg_catalog.now()
                           - pg_catalog.make_interval(secs => :seconds::double precision)
-      AND r.started_at <= r.finished_at
     ORDER BY r.finished_at DESC
     LIMIT :most::integer
 ) k
+WHERE k.run_s >= 0::double precision
 GROUP BY k.graph
 ORDER BY 1
 
@@ -176,8 +186,9 @@ ORDER BY 1
 -- name: pressure
 -- params: queues, most, most_keys
 -- aiodurable_runs_claim_idx, _limited_idx and _queue_running_idx, up to most entries of each queue.
--- What is ready, limited and at work in each queue, by state and by key. What a dead process has
--- left and any worker may claim is ready, and not at work.
+-- The order is that of the index, as in depth. What is ready, limited and at work in each queue, by
+-- state and by key. What a dead process has left and any worker may claim is ready, and not at
+-- work.
 WITH rows AS MATERIALIZED (
     SELECT w.queue, k.state, k.fairness_key, k.concurrency_key
     FROM pg_catalog.unnest(:queues::text[]) AS w (queue)
@@ -185,18 +196,22 @@ WITH rows AS MATERIALIZED (
         (SELECT 'ready' AS state, r.fairness_key, r.concurrency_key
          FROM aiodurable_runs r
          WHERE r.claim_state = 'ready' AND r.queue = w.queue
+         ORDER BY r.priority DESC, r.fairness_key, r.position
          LIMIT :most::integer)
         UNION ALL
         (SELECT 'limited', r.fairness_key, r.concurrency_key
          FROM aiodurable_runs r
          WHERE r.claim_state = 'limited' AND r.queue = w.queue
+         ORDER BY r.concurrency_key, r.position
          LIMIT :most::integer)
         UNION ALL
-        (SELECT coalesce(r.claim_state, 'running'), r.fairness_key, r.concurrency_key
-         FROM aiodurable_runs r
-         WHERE r.queue = w.queue AND (r.status = 'running' OR r.claim_state = 'claimed')
-           AND coalesce(r.claim_state, 'claimed') = 'claimed'
-         LIMIT :most::integer)
+        SELECT coalesce(o.claim_state, 'running'), o.fairness_key, o.concurrency_key
+        FROM (SELECT r.claim_state, r.fairness_key, r.concurrency_key
+              FROM aiodurable_runs r
+              WHERE r.queue = w.queue AND (r.status = 'running' OR r.claim_state = 'claimed')
+              ORDER BY r.concurrency_key
+              LIMIT :most::integer) o
+        WHERE coalesce(o.claim_state, 'claimed') = 'claimed'
     ) k
 ),
 keys AS (
