@@ -67,7 +67,7 @@ KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
         ),
         "runs_tied": _Kind(
             "another run of the thread has the same token and number:",
-            "which of them is the newest cannot be told",
+            "nothing says which of them is the newest",
             "find out which one came later by its checkpoints, and raise its seq",
         ),
         "two_running": _Kind(

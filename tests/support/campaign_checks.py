@@ -61,6 +61,9 @@ class Tables:
             found += wrong_line(thread_id, line)
         if leases or unsettled:
             found.append(f"{leases} leases and {unsettled} runs are left without a worker")
+        found += [
+            f"verify: thread {one.thread_id}: {one.what}" async for one in durable.threads.verify()
+        ]
         return found + await self._states(durable, runs)
 
     def _runs(self, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -18,5 +18,7 @@ def reading(
 ) -> Threads:
     """Threads that can be read, counted and pruned; nothing can be run."""
     reader = ThreadReader(database, namespace=namespace, serde=serde or JsonPlusSerializer())
-    services: Any = SimpleNamespace(threads=reader)
+    services: Any = SimpleNamespace(
+        threads=reader, checkpoints=SimpleNamespace(database=database), recovery_grace_s=10.0
+    )
     return Threads(lambda: services)

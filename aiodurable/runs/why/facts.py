@@ -76,8 +76,9 @@ async def read(services: Services, thread_id: str) -> Found:
         called = await explain(classifier, thread_id, fetch, ignore_lock=True)
         seen = await _runs(fetch, thread_id, services.recovery_grace_s)
         waits = called.status.waits
-        signals = services.ledger.signals
-        due = await signals.due(thread_id, waits, fetch=fetch) if waits else None
+        due = None
+        if waits:
+            due = await services.ledger.signals.due(thread_id, waits, fetch=fetch)
         waiting = [one.facts for one in seen if one.facts.claim_state is not None]
         queues = await _queues(fetch, waiting)
         made_by = sorted({one.facts.schedule_id for one in seen if one.facts.schedule_id})

@@ -976,6 +976,12 @@ async def test_a_thread_has_its_true_status(
     )
     found = [found async for found in threads.search()]
     assert found == ([] if told.status == "new" else [told])
+    why = await threads.why(case.name)
+    assert why.status == told
+    assert str(why)
+    # "exit" and "async" of plain LangGraph may leave writes whose checkpoint never came.
+    kinds = {one.kind async for one in threads.verify(recheck_s=0)}
+    assert kinds <= {"writes_of_no_checkpoint"}
 
 
 def test_the_page_tells_this_matrix() -> None:

@@ -54,6 +54,10 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(
             assert crashed.holder is None
             assert crashed.doubt is not None
             assert "standby" in crashed.doubt
+            why = await looker.threads.why(busy)
+            assert (why.status, why.facts.standby) == (crashed, True)
+            assert "A standby does not show its lock" in str(why)
+            assert [one async for one in looker.threads.verify(recheck_s=0)] == []
             assert [
                 each.thread_id
                 async for each in looker.threads.search(prefix="busy", graph=crashed.graph)
