@@ -106,6 +106,7 @@ async def reads(dsn: str) -> None:
         await durable.threads.count()
         await durable.threads.estimate_counts()
         assert [step async for step in durable.threads.history("before")]
+        await durable.threads.effects("before")
         await durable.queues.list()
         await durable.schedules.list()
         await durable.insights.overview()
