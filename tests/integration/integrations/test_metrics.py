@@ -158,7 +158,7 @@ def test_a_slow_inline_observer_is_named_once(caplog: pytest.LogCaptureFixture) 
     released = threading.Event()
 
     def slow(event: Event) -> None:
-        released.wait(0.06)
+        released.wait(0.12)
 
     observers = prepared([inline(slow)])
     for _ in range(2):
