@@ -129,6 +129,7 @@ async def runs(dsn: str) -> None:
         await durable.threads.fork("thread", "fork")
         await durable.threads.status("thread")
         [found async for found in durable.threads.search()]
+        await durable.insights.overview()
         await durable.queues.list()
         await durable.queues.pause("mail")
         await durable.queues.scale("default", max_running=5, rate=100.0)
