@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from playwright.async_api import expect
 
+from aiodurable.dashboard.actions.all_acts import ACTS
 from aiodurable.durable import Durable
 from tests.browser.shown import fill
-from tests.browser.site import Site, looked_at, served
+from tests.browser.site import AXE, Site, looked_at, served
 from tests.support.waiting import wait_until
 
 
@@ -86,3 +87,29 @@ async def test_who_may_not_act_sees_no_button_and_is_refused(
         await tab.goto(f"{address}/act/delete?id=2026-12/reefs")
         await expect(tab.locator("main")).to_contain_text(said)
         assert await tab.locator("form[method=post]").count() == 0
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("width", [1280, 380])
+async def test_every_page_of_an_action_fits_and_axe_finds_nothing_serious(
+    site: Site, reports: Durable, width: int
+) -> None:
+    thread = await reports.threads.get("2026-12/moons")
+    question = thread.interrupts[0].id
+    query = (
+        f"id=2026-12/moons&question={question}&run={thread.run_id}&queue=default&q=status:failed"
+    )
+    for name in ACTS:
+        if name.endswith("_schedule"):
+            continue
+        tab = await site.tab(f"/act/{name}?{query}", width=width, bypass_csp=True)
+        await expect(tab.locator("h1")).to_be_visible()
+        assert await tab.evaluate("document.documentElement.scrollWidth") <= width, name
+        await tab.add_script_tag(path=AXE)
+        found: Any = await tab.evaluate("axe.run()")
+        assert [
+            (name, one["id"], one["nodes"][0]["html"][:200])
+            for one in found["violations"]
+            if one["impact"] in ("serious", "critical")
+        ] == []
+        await tab.context.close()
