@@ -29,7 +29,7 @@ from tests.support.internals import services_of
 
 ROLE = 'the "app"'
 SCHEMA = 'Our "tables"'
-REGISTERED = ("w", "host", 7, "1", ["q"], ["g"], 5, 0, 0.0, 0.0, False, 1.0)
+REGISTERED = ("w", "host", 7, "1", ["q"], ["g"], 5, 0, 0.0, 0.0, False, 1.0, 5.0)
 PATH = "-c search_path=" + re.sub(r"([\\ ])", r"\\\1", '"Our ""tables"""')
 
 
