@@ -229,7 +229,7 @@ class ThreadsPruned(ProcessEvent):
 
 @dataclass(frozen=True, slots=True)
 class LoopLagMeasured(ProcessEvent):
-    """A worker measured how late its event loop is, four times a second.
+    """A worker measured how late its event loop is, once a second.
 
     Attributes:
         lag_s: seconds.
