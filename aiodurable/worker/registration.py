@@ -39,7 +39,7 @@ class Registration:
         claims: the worker's, which have its name.
         concurrency: how many runs it has at work, at most.
         health: says how it is.
-        pace: hears of the workers beside it.
+        pace: takes the number of workers beside it.
     """
 
     def __init__(

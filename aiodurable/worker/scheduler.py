@@ -62,6 +62,11 @@ class Scheduler:
             except (AiodurableError, *DRIVER_FAILURES) as error:
                 _log.warning("schedules are looked at again later: %s", type(error).__name__)
 
+    async def next_due_s(self) -> float | None:
+        """Seconds until something is due; None: there is no slot to come."""
+        rows = await self._services.checkpoints.direct.fetch(SQL["next_due"], self.now)
+        return rows[0]["in_s"] if rows else None
+
     async def fire(self) -> int:
         """Fire what is due and no other worker fires at this moment; how many schedules that were.
         At most a hundred.

@@ -50,6 +50,7 @@ def pages(explained: str) -> int:
 @pytest.mark.parametrize(
     ("statement", "arguments", "most"),
     [
+        ("next_due", (None,), 10),
         ("due", (datetime(2020, 1, 1, tzinfo=UTC), 100), 10),
         ("due", (NOW, 100), 150),
         ("get", ("s8",), 10),

@@ -406,8 +406,8 @@ FROM (
 -- name: register
 -- params: worker, hostname, pid, version, queues, graphs, concurrency, running, loop_lag_s
 -- params: loop_lag_max_s, draining, age_s, unseen_s
--- aiodurable_workers_pkey; the table, whose rows are workers. What a worker says of itself; how many
--- others have its queues and graphs, and how many of these come before it by name.
+-- aiodurable_workers_pkey; the table, whose rows are workers. What a worker says of itself; how
+-- many others have its queues and graphs, and how many of these come before it by name.
 INSERT INTO aiodurable_workers AS w (
     worker, hostname, pid, version, queues, graphs, concurrency, running, loop_lag_s,
     loop_lag_max_s, draining, started_at)

@@ -126,6 +126,16 @@ DELETE FROM aiodurable_schedules s
 WHERE s.schedule_id = :schedule_id
 RETURNING s.schedule_id
 
+-- name: next_due
+-- params: now
+-- aiodurable_schedules_next_idx, its first entry. Seconds until something is due.
+SELECT pg_catalog.date_part('epoch', s.next_at - coalesce(:now::timestamptz,
+                                                          pg_catalog.clock_timestamp())) AS in_s
+FROM aiodurable_schedules s
+WHERE s.paused_at IS NULL AND s.next_at IS NOT NULL
+ORDER BY s.next_at
+LIMIT 1
+
 -- name: due
 -- params: now, most
 -- aiodurable_schedules_next_idx; aiodurable_runs_schedule_idx backwards, once for each that pauses

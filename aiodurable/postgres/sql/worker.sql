@@ -402,8 +402,8 @@ WHERE r.run_id = f.run_id AND r.claim_state = 'limited'
 -- aiodurable_runs_scheduled_idx; aiodurable_runs_thread_order_idx and aiodurable_runs_queued_idx of
 -- those that have never begun. What is due may be claimed, or waits for an earlier run: of those
 -- of a thread that are due together for the one that was accepted first. One before which others
--- make way is left as it is, for interrupts_now. Workers that sleep are notified, as by create, where
--- more is ready than the worker that sends this may begin.
+-- make way is left as it is, for interrupts_now. Workers that sleep are notified, as by create,
+-- where more is ready than the worker that sends this may begin.
 WITH due AS (
     UPDATE aiodurable_runs r
     SET claim_state = CASE
