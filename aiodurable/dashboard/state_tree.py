@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import islice
 from typing import Any, cast
+
+from langgraph.types import Send
 
 from aiodurable.dashboard.options import Redact
 from aiodurable.jsonable import jsonable
@@ -93,9 +95,9 @@ def whole(path: tuple[str | int, ...], value: Any, redact: Redact | None) -> Any
         (key, whole((*path, key), redacted((*path, key), item, redact), redact))
         for key, item in items
     ]
-    if isinstance(value, Mapping | StoredObject):
-        return {str(key): item for key, item in kept}
-    return [item for _, item in kept]
+    if isinstance(value, Sequence | set | frozenset):
+        return [item for _, item in kept]
+    return {str(key): item for key, item in kept}
 
 
 def tree_of(path: tuple[str | int, ...], value: Any, redact: Redact | None) -> Branch:
@@ -138,10 +140,26 @@ def _items(value: Any) -> Sequence[tuple[str | int, Any]] | None:
     if isinstance(value, Mapping):
         mapping = cast("Mapping[Any, Any]", value)
         return [(key if isinstance(key, str) else repr(key), held) for key, held in mapping.items()]
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview):
         return list(enumerate(cast("Sequence[Any]", value)))
     if isinstance(value, set | frozenset):
         return list(enumerate(sorted(cast("Iterable[Any]", value), key=repr)))
+    return None if isinstance(value, type) else _fields(value)
+
+
+def _fields(value: Any) -> Sequence[tuple[str, Any]] | None:
+    """What an object holds that was built after all: one of LangGraph's own, or what a serializer
+    of the application returns. Its text would show what `redact` hides.
+    """
+    if isinstance(value, Send):
+        return [("node", value.node), ("arg", value.arg)]
+    try:
+        if is_dataclass(value):
+            return [(field.name, getattr(value, field.name)) for field in fields(value)]
+        if hasattr(type(value), "model_fields"):  # a Pydantic model
+            return list(cast("Mapping[str, Any]", value.model_dump()).items())
+    except Exception:  # a value's methods may raise anything
+        return None
     return None
 
 
@@ -152,8 +170,10 @@ def _kind(value: Any, count: int) -> str:
         else "object"
         if isinstance(value, Mapping)
         else "list"
-        if isinstance(value, list | tuple)
+        if isinstance(value, Sequence)
         else "set"
+        if isinstance(value, set | frozenset)
+        else type(value).__name__
     )
     return f"{name} of {count}"
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import deque
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import pytest
 from langgraph.graph import START, StateGraph
+from langgraph.types import Interrupt, Send
+from pydantic import BaseModel
 
+from aiodurable.dashboard.state_diff import changes
+from aiodurable.dashboard.state_tree import find, tree_of, whole
 from aiodurable.durable import Durable
 from tests.dashboard.conftest import Opened
 
@@ -114,6 +120,45 @@ async def test_nobody_looks_into_what_redact_replaced(opened: Opened, durable: D
     assert "hunter" not in diff.text
 
 
+@dataclass
+class Login:
+    user: str
+    password: str
+
+
+class LoginModel(BaseModel):
+    user: str
+    password: str
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Send("ada", {"password": "hunter-1"}),
+        Interrupt({"user": "ada", "password": "hunter-1"}, id="1"),
+        Login("ada", "hunter-1"),
+        LoginModel(user="ada", password="hunter-1"),
+        deque([{"user": "ada", "password": "hunter-1"}]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_an_object_holds_is_redacted(value: Any) -> None:
+    def redact(path: tuple[str | int, ...], value: Any) -> Any:
+        return "•••" if path[-1] == "password" else value
+
+    state = {"held": value}
+    shown = (
+        tree_of((), state, redact),
+        whole((), state, redact),
+        whole(("held",), find(state, ["held"], redact), redact),
+        changes({}, state, redact),
+    )
+    for one in shown:
+        assert "ada" in str(one)
+        assert "•••" in str(one)
+        assert "hunter" not in str(one)
+
+
 @pytest.mark.parametrize("page", ["state", "value", "diff"])
 async def test_a_redact_that_raises_hides(opened: Opened, durable: Durable, page: str) -> None:
     first, second = await stored(durable, {"text": "hunter-1"}, {"text": "hunter-2"})
@@ -139,11 +184,14 @@ async def test_changes_name_each_place_once(opened: Opened, durable: Durable) ->
     assert "<code>number" not in page.text
 
 
-@pytest.mark.parametrize("path", ["{", "[[]]", '{"a": 1}', "[" * 5_000, '["nothing"]', "[0]"])
+@pytest.mark.parametrize(
+    "path",
+    ["{", "[[]]", '{"a": 1}', "[" * 5_000, '["nothing"]', "[0]", '["items", true]'],
+)
 async def test_a_path_that_leads_nowhere_is_a_clear_error(
     opened: Opened, durable: Durable, path: str
 ) -> None:
-    (checkpoint,) = await stored(durable, {"text": "a"})
+    (checkpoint,) = await stored(durable, {"text": "a", "items": ["b", "c"]})
     query = {"id": "t", "checkpoint": checkpoint, "path": path}
     assert (await opened().get("/thread/state", params=query)).status_code == 422
 

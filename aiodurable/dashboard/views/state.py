@@ -106,7 +106,8 @@ def _path(context: Context) -> tuple[str | int, ...]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list) or not all(
-        isinstance(part, str | int) for part in cast("list[Any]", found)
+        isinstance(part, str | int) and not isinstance(part, bool)  # true finds what 1 does
+        for part in cast("list[Any]", found)
     ):
         raise InvalidArgumentError(
             "cannot show that part of a state: path= is no list of keys; open it from the state",
