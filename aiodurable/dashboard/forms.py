@@ -61,13 +61,13 @@ class Session:
         given = form.get("token", "").encode("utf-8", "replace")
         return not self.began and hmac.compare_digest(given, self.token.encode())
 
-    def sealed(self, shown: Mapping[str, str | None]) -> tuple[str, str]:
-        """Thread ids and their checkpoints for a form, and a seal: what comes back was shown."""
+    def sealed(self, shown: Mapping[str, str]) -> tuple[str, str]:
+        """Thread ids and how they stood, for a form, and a seal: what comes back was shown."""
         text = base64.urlsafe_b64encode(json.dumps(dict(shown)).encode()).decode()
         return text, self._digest(b"ids " + text.encode())
 
-    def unsealed(self, text: str, seal: str) -> dict[str, str | None]:
-        """The thread ids and their checkpoints.
+    def unsealed(self, text: str, seal: str) -> dict[str, str]:
+        """The thread ids and how they stood.
 
         Raises:
             InvalidArgumentError: the list is not the one that was shown.
@@ -78,7 +78,7 @@ class Session:
                 "cannot do this: the selection is not the one that was shown; make it again",
                 argument="selection",
             )
-        return cast("dict[str, str | None]", json.loads(base64.urlsafe_b64decode(text)))
+        return cast("dict[str, str]", json.loads(base64.urlsafe_b64decode(text)))
 
     @property
     def flash(self) -> Flash | None:

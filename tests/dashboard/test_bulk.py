@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from langgraph.graph import START, StateGraph
 
 from aiodurable import Durable, Settings
 from aiodurable.dashboard.actions.on_many_threads import CAP
-from tests.dashboard.acting import ORIGIN, act, fail, failing, form_of, next_page
+from aiodurable.errors import RunCancelledError
+from tests.dashboard.acting import ORIGIN, Words, act, fail, failing, form_of, next_page
 from tests.dashboard.conftest import Opened
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -99,9 +103,62 @@ async def test_a_cap_bounds_it_and_says_that_more_may_match(
     page = await client.get("/act/cancel_many", params={"q": "status:failed", "cap": "2"})
     assert "Cancel 2 threads?" in page.text
     assert "More may match" in page.text
-    for cap in ("0", str(CAP + 1), "x", "٣", "9" * 5_000):
+    for cap in ("0", str(CAP + 1), "x", "٣", "9" * 5_000, "0" * 9 + "9999"):
         bad = await client.get("/act/cancel_many", params={"q": "status:failed", "cap": cap})
         assert bad.status_code == 422
+
+
+async def test_what_was_accepted_since_is_not_deleted(opened: Opened, dsn: str) -> None:
+    graphs = {"healing": failing(heal=[True])}
+    async with Durable(dsn, graphs=graphs, settings=Settings()) as durable:
+        async with durable.run("t", "healing") as run:
+            await run.ainvoke({"word": ""})
+        client = opened(of=durable, read_only=False)
+        query = {"q": "status:complete"}
+        form = form_of((await client.get("/act/delete_many", params=query)).text)
+        accepted = await durable.runs.create("t", "healing", {"word": "next"})
+        answer = await client.post("/act/delete_many", params=query, data=form, headers=ORIGIN)
+        assert "it has gone on since it was shown" in answer.text
+        assert (await durable.runs.get(accepted.run_id)).claim_state == "ready"
+
+
+async def test_a_run_at_work_is_cancelled_though_it_has_gone_on(opened: Opened, dsn: str) -> None:
+    gate = asyncio.Event()
+    async with Durable(dsn, graphs={"two": two_nodes(gate)}, settings=Settings()) as durable:
+        working = asyncio.create_task(run_two(durable))
+
+        async def at(node: str) -> bool:
+            return (await durable.threads.status("t")).pending == (node,)
+
+        await wait_until(lambda: at("first"), what="the first node")
+        client = opened(of=durable, read_only=False)
+        query = {"q": "status:running"}
+        form = form_of((await client.get("/act/cancel_many", params=query)).text)
+        gate.set()
+        await wait_until(lambda: at("second"), what="the second node")
+        answer = await client.post("/act/cancel_many", params=query, data=form, headers=ORIGIN)
+        assert "Done to 1 of 1 threads" in await next_page(client, answer)
+        with pytest.raises(RunCancelledError):
+            await working
+
+
+def two_nodes(gate: asyncio.Event) -> Any:
+    """A graph whose first node waits for the gate, and whose second one does not end."""
+
+    async def first(state: Words) -> Any:
+        await gate.wait()
+        return {"word": "first"}
+
+    async def second(state: Words) -> Any:
+        await asyncio.Event().wait()
+
+    builder = StateGraph(Words).add_node("first", first).add_node("second", second)
+    return builder.add_edge(START, "first").add_edge("first", "second").compile(name="two")
+
+
+async def run_two(durable: Durable) -> None:
+    async with durable.run("t", "two") as run:
+        await run.ainvoke({"word": ""})
 
 
 async def test_many_are_resumed_here(opened: Opened, durable: Durable) -> None:

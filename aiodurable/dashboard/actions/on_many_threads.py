@@ -16,6 +16,7 @@ from aiodurable.dashboard.authorization import Action
 from aiodurable.dashboard.context import Context
 from aiodurable.dashboard.thread_query import filters_of
 from aiodurable.errors import AiodurableError, InvalidArgumentError
+from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 
 __all__ = ["BULK", "CAP"]
 
@@ -24,6 +25,7 @@ CAP = 1_000
 _SHOWN = 20
 _SCANNED = 100_000
 _AT_ONCE = 8
+_AT_WORK = frozenset({ThreadStatus.QUEUED, ThreadStatus.RUNNING})
 
 _Deed = Callable[[Context, str], Awaitable[object]]
 
@@ -46,7 +48,7 @@ async def _confirm(right: Action, label: str, context: Context) -> Confirmation:
         limit=cap, max_scanned=_SCANNED, **filters_of(context.query("q"))
     )
     shown = {
-        thread.thread_id: thread.checkpoint_id
+        thread.thread_id: _mark(right, thread)
         for thread in found.threads
         if await context.allowed(right, thread.thread_id)
     }
@@ -72,16 +74,28 @@ async def _confirm(right: Action, label: str, context: Context) -> Confirmation:
     )
 
 
+def _mark(right: Action, thread: WorkflowCheckpoint) -> str:
+    """What a thread has in common with how it was shown, as long as it has not gone on.
+
+    An input that was accepted since, and no worker has begun, has no checkpoint yet. A run that is
+    to be cancelled is expected to write some.
+    """
+    if right == "cancel":
+        standing = "at work" if thread.status in _AT_WORK else thread.status.value
+        return f"{thread.run_id} {standing}"
+    return f"{thread.checkpoint_id} {thread.run_id} {thread.status.value} {thread.attempts}"
+
+
 def _cap(context: Context) -> int:
     text = context.query("cap") or str(CAP)
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= CAP:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= CAP:
         raise InvalidArgumentError(
             f"cannot use a cap of {text[:20]!r}: write a number from 1 to {CAP}", argument="cap"
         )
     return int(text)
 
 
-def _selection(context: Context, form: Form) -> Mapping[str, str | None]:
+def _selection(context: Context, form: Form) -> Mapping[str, str]:
     return context.session.unsealed(form.get("selection", ""), form.get("seal", ""))
 
 
@@ -104,13 +118,13 @@ async def _each(
     right: Action,
     recorded: str,
     deed: _Deed,
-    selection: Mapping[str, str | None],
+    selection: Mapping[str, str],
 ) -> dict[str, str]:
     """Do it to each; why it was not done, by thread."""
     failed: dict[str, str] = {}
     free = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(thread_id: str, shown: str | None) -> None:
+    async def one(thread_id: str, shown: str) -> None:
         async with free:
             try:
                 failed.update(await _one(context, right, recorded, deed, (thread_id, shown)))
@@ -126,13 +140,13 @@ async def _each(
 
 
 async def _one(
-    context: Context, right: Action, recorded: str, deed: _Deed, of: tuple[str, str | None]
+    context: Context, right: Action, recorded: str, deed: _Deed, of: tuple[str, str]
 ) -> dict[str, str]:
     thread_id, shown = of
     if not await context.allowed(right, thread_id):
         return {thread_id: "you may not do this to it"}
     thread = await context.durable.threads.status(thread_id)
-    if thread.checkpoint_id != shown:
+    if _mark(right, thread) != shown:
         return {thread_id: "it has gone on since it was shown"}
     await context.durable.insights.record(
         actor_of(context), recorded, thread_id=thread_id, details={"bulk": True}
