@@ -170,6 +170,24 @@ async def test_fork_makes_another_thread(opened: Opened, durable: Durable) -> No
     assert (await durable.insights.audit()).records[0].details["refused"] == "ThreadExistsError"
 
 
+async def test_a_fork_needs_its_right_on_the_new_thread_as_well(
+    opened: Opened, durable: Durable
+) -> None:
+    await fail(durable, "ada/t")
+
+    def authorize(request: Any, action: str, thread: str | None) -> bool:
+        return thread is None or thread.startswith("ada/")
+
+    client = opened(authorize=authorize, read_only=False)
+    refused = await act(client, "fork", {"new_id": "bob/t"}, id="ada/t")
+    assert refused.status_code == 403
+    assert str((await durable.threads.status("bob/t")).status) == "new"
+    assert (await durable.insights.audit()).records[0].details["refused"] == "Refused"
+    made = await act(client, "fork", {"new_id": "ada/copy"}, id="ada/t")
+    assert made.status_code == 303
+    assert (await durable.threads.get("ada/copy")).graph == "failing"
+
+
 async def test_cancel_ends_what_waits_in_a_queue(opened: Opened, durable: Durable) -> None:
     run = await durable.runs.create("t", "failing", {"word": ""})
     client = opened(read_only=False)

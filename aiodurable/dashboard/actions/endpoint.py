@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from aiodurable.dashboard.actions.act import Act, Form, Outcome
 from aiodurable.dashboard.actions.actor import actor_of
+from aiodurable.dashboard.authorization import Refused
 from aiodurable.dashboard.context import Context, Page, View
 from aiodurable.dashboard.forms import read_form
 from aiodurable.errors import AiodurableError
@@ -50,7 +51,7 @@ async def _done(context: Context, act: Act, form: Form, thread_id: str | None) -
     await _record(context, act, thread_id, details)
     try:
         outcome = await act.perform(context, form)
-    except AiodurableError as error:
+    except (AiodurableError, Refused) as error:
         await _record(context, act, thread_id, {**details, "refused": type(error).__name__})
         raise
     if outcome.listed:

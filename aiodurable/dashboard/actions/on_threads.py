@@ -96,9 +96,12 @@ async def _confirm_fork(context: Context) -> Confirmation:
 
 
 async def _fork(context: Context, form: Form) -> Outcome:
+    new_id = form.get("new_id", "") or None
+    if new_id is not None:  # whose threads are told by their ids may not make others'
+        await context.require("fork", new_id)
     new = await context.durable.threads.fork(
         required(context, "id"),
-        form.get("new_id", "") or None,
+        new_id,
         checkpoint_id=context.query("checkpoint"),
     )
     return Outcome("Forked: this is the new thread.", _page(context, new.thread_id))
