@@ -19,13 +19,13 @@ class Words(TypedDict):
     word: str
 
 
-def failing(*, heal: list[bool] | None = None) -> Any:
+def failing(*, heal: list[bool] | None = None, name: str = "failing") -> Any:
     def node(state: Words) -> Any:
         if heal:
             return {"word": "healed"}
         raise ValueError("a broken word")
 
-    return StateGraph(Words).add_node("node", node).add_edge(START, "node").compile(name="failing")
+    return StateGraph(Words).add_node("node", node).add_edge(START, "node").compile(name=name)
 
 
 def asking(value: Any = "Really?", **options: Any) -> Any:

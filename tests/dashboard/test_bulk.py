@@ -9,6 +9,7 @@ import pytest
 from langgraph.graph import START, StateGraph
 
 from aiodurable import Durable, Settings
+from aiodurable.dashboard import background
 from aiodurable.dashboard.actions.on_many_threads import CAP
 from aiodurable.errors import RunCancelledError
 from tests.dashboard.acting import ORIGIN, Words, act, fail, failing, form_of, next_page
@@ -161,10 +162,32 @@ async def run_two(durable: Durable) -> None:
         await run.ainvoke({"word": ""})
 
 
-async def test_many_are_resumed_here(opened: Opened, durable: Durable) -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page is answered when all has ended, on a slow machine, too."""
+    monkeypatch.setattr(background, "_LOOKED_AT_S", 30.0)
+
+
+async def test_many_are_resumed_here(opened: Opened, durable: Durable, patient: None) -> None:
     await fail(durable, "a")
     await fail(durable, "b")
     client = opened(read_only=False)
-    await next_page(client, await act(client, "resume_many", q="status:failed"))
+    answer = await act(client, "resume_many", q="status:failed")
+    assert answer.status_code == 200
+    assert answer.text.count("it ended with ValueError") == 2
     for thread_id in ("a", "b"):
         assert (await durable.threads.get(thread_id)).attempts == 2
+
+
+async def test_a_resumption_of_many_says_what_was_refused(
+    opened: Opened, durable: Durable, caplog: pytest.LogCaptureFixture, patient: None
+) -> None:
+    await fail(durable, "registered")
+    await fail(durable, "not registered", failing(name="elsewhere"))
+    client = opened(read_only=False)
+    answer = await act(client, "resume_many", q="status:failed not")
+    assert answer.status_code == 200
+    assert "notice-bad" in answer.text
+    assert "not registered" in answer.text
+    assert "elsewhere" in answer.text
+    assert "not done to 1 of 1 threads" in caplog.text

@@ -5,6 +5,7 @@ that were shown and stand as they did.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 
 __all__ = ["BULK", "CAP"]
 
+_log = logging.getLogger(__name__)
 CAP = 1_000
 """Threads of one bulk action, at most."""
 _SHOWN = 20
@@ -103,13 +105,14 @@ async def _perform(
     right: Action, recorded: str, deed: _Deed, context: Context, form: Form
 ) -> Outcome:
     selection = _selection(context, form)
-    work = _each(context, right, recorded, deed, selection)
+    failed: dict[str, str] = {}
+    work = _each(context, right, recorded, deed, selection, failed)
     if right == "resume":  # it runs the graphs, which may take hours
         how = await context.background.begin(f"the resumption of {len(selection)} threads", work)
-        return Outcome(f"Resuming {len(selection)} threads: {how}.", _back(context))
-    failed = await work
-    done = len(selection) - len(failed)
-    said = f"Done to {done} of {len(selection)} threads."
+        said = f"Resuming {len(selection)} threads: {how}."
+    else:
+        await work
+        said = f"Done to {len(selection) - len(failed)} of {len(selection)} threads."
     return Outcome(said, _back(context), "bad" if failed else "good", sorted(failed.items()))
 
 
@@ -119,9 +122,9 @@ async def _each(
     recorded: str,
     deed: _Deed,
     selection: Mapping[str, str],
-) -> dict[str, str]:
-    """Do it to each; why it was not done, by thread."""
-    failed: dict[str, str] = {}
+    failed: dict[str, str],
+) -> None:
+    """Do it to each, and write down why it was not done, by thread."""
     free = asyncio.Semaphore(_AT_ONCE)
 
     async def one(thread_id: str, shown: str) -> None:
@@ -136,7 +139,10 @@ async def _each(
     async with asyncio.TaskGroup() as group:
         for thread_id, shown in selection.items():
             group.create_task(one(thread_id, shown))
-    return failed
+    if failed:  # its page may have been answered before
+        _log.warning(
+            "dashboard: %s: not done to %d of %d threads", recorded, len(failed), len(selection)
+        )
 
 
 async def _one(
