@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from aiodurable.dashboard.authorization import Refused
 from aiodurable.dashboard.context import Context, Page, View
-from aiodurable.dashboard.live import EventStream
+from aiodurable.dashboard.live import Away, EventStream
 from aiodurable.dashboard.options import Options
 from aiodurable.dashboard.render import rendered, rendered_block
 from aiodurable.errors import (
@@ -74,7 +74,11 @@ def endpoint(view: View, *, of_thread: bool = False) -> Callable[[Request], Awai
 async def _followed(context: Context, view: View, *, of_thread: bool) -> Response:
     async def render() -> str | None:
         found = await _answer(context, view, of_thread=of_thread)
-        if isinstance(found, Response) or found.status >= 400:
+        if isinstance(found, Response):
+            return None
+        if found.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            raise Away
+        if found.status >= 400:
             return None
         return rendered_block(context, found)
 

@@ -15,15 +15,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-__all__ = ["EventStream", "events", "rest_after"]
+__all__ = ["Away", "EventStream", "events", "rest_after"]
 
 _SHORTEST_REST_S = 1.0
 _LONGEST_REST_S = 60.0
 _SHARE = 0.02
 _LONGEST_S = 30.0
+_AWAY_S = 5
 
 Render = Callable[[], Awaitable[str | None]]
-"""Makes the block; None: the page is no more."""
+"""Makes the block; None: the page is no more. May raise `Away`."""
+
+
+class Away(Exception):  # noqa: N818 - not a failure of the page
+    """The database does not answer at the moment."""
 
 
 class EventStream(Response):
@@ -65,7 +70,12 @@ async def events(render: Render, gone: asyncio.Future[None]) -> AsyncIterator[st
     ends_at = time.monotonic() + _LONGEST_S
     while not gone.done():
         began = time.monotonic()
-        html = await render()
+        try:
+            html = await render()
+        except Away:
+            # Not the end: who watches a failover wants to see what comes after it.
+            yield f"event: away\ndata:\nretry: {_AWAY_S * 1000}\n\n"
+            return
         if html is None:
             yield "event: end\ndata:\n\n"
             return

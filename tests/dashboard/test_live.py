@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from aiodurable.dashboard import live
+from aiodurable.errors import PostgresUnavailableError
+from tests.dashboard.conftest import Opened
 
 
 @pytest.fixture
@@ -27,6 +30,16 @@ async def test_a_stream_sends_what_differs_and_ends_with_its_page(no_rest: None)
         "event: page\ndata: <p>two</p>\n\n",
         "event: end\ndata:\n\n",
     ]
+
+
+async def test_a_stream_goes_on_after_the_database_was_away(opened: Opened) -> None:
+    class Unreachable:
+        def __getattr__(self, name: str) -> Any:
+            raise PostgresUnavailableError("cannot reach Postgres")
+
+    answer = await opened(of=Unreachable()).get("/threads?live=1")
+    assert answer.status_code == 200
+    assert answer.text == "event: away\ndata:\nretry: 5000\n\n"
 
 
 @pytest.mark.parametrize(

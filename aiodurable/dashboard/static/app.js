@@ -60,8 +60,12 @@
     address.searchParams.set("live", "1");
     streamed = location.href;
     stream = new EventSource(address);
-    stream.addEventListener("open", () => say("live", "good"));
-    stream.addEventListener("page", (event) => replace(event.data));
+    stream.addEventListener("page", (event) => {
+      say("live", "good");
+      replace(event.data);
+    });
+    // The server ends the stream, and the browser opens another one a little later.
+    stream.addEventListener("away", () => say("no database", "bad"));
     stream.addEventListener("end", () => {
       close();
       say("stopped", "bad");
