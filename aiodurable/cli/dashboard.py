@@ -23,7 +23,7 @@ from aiodurable.cli.format import quoted
 if TYPE_CHECKING:
     from aiodurable.durable import Durable
 
-__all__ = ["dashboard"]
+__all__ = ["dashboard", "served_app"]
 
 
 @click.command(short_help="Serve the dashboard on this machine.")
@@ -104,9 +104,9 @@ async def _serve(
     may = None if authorize is None else _function(authorize)
     listening = _listen(host, port)
     with listening:
-        address = listening.getsockname()
+        bound = listening.getsockname()[1]
         async with _opened(loaded, dsn, writable=writable) as durable:
-            served, path = _app(durable, writable, states, may, allowed_hosts, host, address[1])
+            served, path = served_app(durable, writable, states, may, allowed_hosts, host, bound)
             config = uvicorn.Config(
                 served,
                 log_level="warning",
@@ -115,12 +115,11 @@ async def _serve(
                 lifespan="off",
                 timeout_graceful_shutdown=2,
             )
-            name = f"[{host}]" if ":" in host else host
-            click.echo(f"the dashboard is at http://{name}:{address[1]}{path}")
+            click.echo(f"the dashboard is at http://{_in_address(host)}:{bound}{path}")
             await uvicorn.Server(config).serve(sockets=[listening])
 
 
-def _app(
+def served_app(
     durable: Durable,
     writable: bool,
     states: bool,
@@ -132,13 +131,26 @@ def _app(
     """The ASGI app, and the path to open first."""
     from aiodurable.dashboard import dashboard as application  # noqa: PLC0415 - an extra
     from aiodurable.dashboard.local import LocalDashboard  # noqa: PLC0415 - as above
+    from aiodurable.dashboard.security import LOOPBACK  # noqa: PLC0415 - as above
 
+    listened = _in_address(host)
     if may is None:
-        local = LocalDashboard(durable, writable=writable, states=states, port=port)
+        local = LocalDashboard(durable, writable=writable, states=states, host=listened, port=port)
         return local.app, local.login
-    hosts = None if _is_loopback(host) and not allowed_hosts else (*allowed_hosts, host)
-    served = application(durable, authorize=may, read_only=not writable, allowed_hosts=hosts)
+    own = (*LOOPBACK, listened) if _is_loopback(host) and not allowed_hosts else (listened,)
+    served = application(
+        durable, authorize=may, read_only=not writable, allowed_hosts=(*allowed_hosts, *own)
+    )
     return served, "/"
+
+
+def _in_address(host: str) -> str:
+    """A host as addresses and the Host header have it."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return f"[{address}]" if address.version == 6 else str(address)
 
 
 def _opened(app: App, dsn: str | None, *, writable: bool) -> AbstractAsyncContextManager[Durable]:

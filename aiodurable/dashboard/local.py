@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aiodurable.dashboard.app import dashboard
 from aiodurable.dashboard.authorization import Action
-from aiodurable.dashboard.security import HEADERS
+from aiodurable.dashboard.security import HEADERS, LOOPBACK
 from aiodurable.durable import Durable
 
 __all__ = ["LocalDashboard"]
@@ -39,6 +39,7 @@ class LocalDashboard:
         durable: the database.
         writable: whether it has actions.
         states: whether it shows states and questions.
+        host: the host in its address: `127.0.0.1`, `[::1]`, or another name of this machine.
         port: the port it is served at: cookies do not know one, so the cookie's name has it.
 
     Attributes:
@@ -46,12 +47,19 @@ class LocalDashboard:
         login: the path and query of the address that signs in.
     """
 
-    def __init__(self, durable: Durable, *, writable: bool, states: bool, port: int) -> None:
+    def __init__(
+        self, durable: Durable, *, writable: bool, states: bool, host: str, port: int
+    ) -> None:
         self._token = secrets.token_urlsafe(32)
         self._session = secrets.token_urlsafe(32)
         self._cookie = f"aiodurable_{port}"
         self._states = states
-        inner = dashboard(durable, authorize=self._authorize, read_only=not writable)
+        inner = dashboard(
+            durable,
+            authorize=self._authorize,
+            read_only=not writable,
+            allowed_hosts=(*LOOPBACK, host),
+        )
         self.app = Starlette(
             routes=[
                 Route("/login", self._sign_in),
