@@ -284,6 +284,8 @@ async def test_a_prune_is_counted_before_it_is_done(opened: Opened, durable: Dur
     )
     await next_page(client, answer)
     assert str((await durable.threads.status("t")).status) == "new"
+    elsewhere = {"days": "0", "strategy": "delete", "before": "2026-01-01T12:00:00-12:00"}
+    assert "2026-01-02 00:00:00 UTC" in (await client.get("/act/prune", params=elsewhere)).text
     for days in ("x", "nan", "-1", "1e999"):
         bad = await client.get("/act/prune", params={"days": days, "strategy": "delete"})
         assert bad.status_code == 422

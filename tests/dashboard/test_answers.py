@@ -148,6 +148,7 @@ def test_a_single_value_is_read_as_its_schema_says() -> None:
 
     assert answer_of({"type": "string"}, {"value": ""}) == ""
     assert answer_of({"type": "number"}, {"value": " 1.5 "}) == 1.5
+    assert answer_of({"type": "integer"}, {"value": "9" * 400}) == int("9" * 400)
     assert answer_of({"enum": [Colour.RED.value, 3, True]}, {"value": "3"}) == 3
     for schema, text in (
         ({"type": "number"}, "nan"),

@@ -175,7 +175,7 @@ def _number(
         number = kind(text.strip())
     except ValueError:
         _refuse(label, wanted)
-    if not math.isfinite(number):
+    if isinstance(number, float) and not math.isfinite(number):
         _refuse(label, wanted)
     least, most = schema.get("minimum"), schema.get("maximum")
     if isinstance(least, int | float) and number < least:

@@ -98,7 +98,8 @@ def _before(context: Context) -> datetime:
     try:
         if (moment := context.query("before")) is not None:
             found = datetime.fromisoformat(moment)
-            return found if found.tzinfo else found.replace(tzinfo=UTC)
+            # The page says UTC, whatever the address says.
+            return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
         days = float(context.query("days") or "")
         if math.isfinite(days) and days >= 0:
             return datetime.now(UTC) - timedelta(days=days)
