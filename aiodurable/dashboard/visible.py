@@ -31,14 +31,15 @@ def visible_lines(text: object) -> str:
 def _escaped(text: str, *, kept: frozenset[str]) -> str:
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        character
-        if character.isprintable() or character in kept or character in _JOINERS
-        else _code(character)
-        if unicodedata.category(character) in _HIDDEN
-        else character
-        for character in text
-    )
+    # By its different characters, which are few: a state has megabytes, and this runs in the loop.
+    hidden = {ord(one): _code(one) for one in set(text) - kept if _is_hidden(one)}
+    return text.translate(hidden) if hidden else text
+
+
+def _is_hidden(character: str) -> bool:
+    if character.isprintable() or character in _JOINERS:
+        return False
+    return unicodedata.category(character) in _HIDDEN
 
 
 def _code(character: str) -> str:

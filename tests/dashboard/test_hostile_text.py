@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from typing import Any, TypedDict
 from urllib.parse import quote
 
 import pytest
 from langgraph.graph import START, StateGraph
 
-from aiodurable.dashboard.visible import visible
+from aiodurable.dashboard.visible import visible, visible_lines
 from aiodurable.durable import Durable
 from tests.dashboard.conftest import Opened
 
 MARKUP = "<img src=x onerror=alert(1)>"
 HIDDEN = "\x1b[2J\u202egnp.exe\u2066\u200b\x07\u2028"
+HIDDEN_KINDS = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 IDS = (
     MARKUP,
     f"{MARKUP}{HIDDEN}",
@@ -95,3 +97,26 @@ def test_hidden_characters_become_codes_and_text_stays() -> None:
     assert visible("naïve 日本 👩\u200d💻 \u202e\x00\x7f\u2028") == (
         "naïve 日本 👩\u200d💻 \\u202e\\x00\\x7f\\u2028"
     )
+
+
+def test_every_character_is_shown_or_is_its_code() -> None:
+    everything = "".join(map(chr, range(0x110000)))
+    for shown, kept in ((visible(everything), ""), (visible_lines(everything), "\n\t")):
+        left = {one for one in shown if unicodedata.category(one) in HIDDEN_KINDS}
+        assert left == {*kept, "\u200c", "\u200d"}
+        for code in ("\\x00", "\\x7f", "\\xad", "\\u202e", "\\u2028", "\\ud800", "\\U000e0001"):
+            assert code in shown
+
+
+def test_a_long_text_is_read_a_few_times_not_a_character_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def category(character: str) -> str:
+        asked.append(character)
+        return unicodedata.category(character)
+
+    monkeypatch.setattr("aiodurable.dashboard.visible._is_hidden", lambda one: bool(category(one)))
+    visible_lines("a long line\x1b\n" * 100_000)
+    assert len(asked) < 20
