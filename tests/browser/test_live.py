@@ -58,3 +58,19 @@ async def test_a_hidden_tab_closes_its_stream(reports: Durable) -> None:
                 "Object.defineProperty(document, 'hidden', {value: false, configurable: true});"
                 "document.dispatchEvent(new Event('visibilitychange'))"
             )
+
+
+async def test_what_comes_while_text_is_selected_is_shown_afterwards(reports: Durable) -> None:
+    await reports.runs.create("first", "report", {"topic": "tides"})
+    async with served(reports) as address, looked_at(address) as site:
+        tab = await site.tab("/threads")
+        state, rows = tab.locator("#live-state"), tab.locator("#live tbody tr")
+        await expect(state).to_have_text("live")
+        await tab.evaluate("getSelection().selectAllChildren(document.querySelector('tbody'))")
+        await reports.runs.create("second", "report", {"topic": "tides"})
+        await expect(state).to_have_text("paused", timeout=60_000)
+        assert await rows.count() == 1
+        await tab.evaluate("getSelection().removeAllRanges()")
+        await expect(rows).to_have_count(2, timeout=60_000)
+        await expect(state).to_have_text("live")
+        assert site.complaints == []

@@ -42,6 +42,7 @@
   // --- the stream of this page: open while the tab is seen, never while somebody fills in a form
   let stream = null;
   let streamed = "";
+  let late = null; // what came while somebody selected text, typed or had a dialog open there
   const state = find("#live-state");
   function say(text, kind) {
     state.hidden = false;
@@ -59,14 +60,16 @@
     address.hash = "";
     address.searchParams.set("live", "1");
     streamed = location.href;
+    late = null;
     stream = new EventSource(address);
-    stream.addEventListener("page", (event) => {
-      say("live", "good");
-      replace(event.data);
-    });
+    stream.addEventListener("page", (event) => replace(event.data));
     // The server ends the stream, and the browser opens another one a little later.
-    stream.addEventListener("away", () => say("no database", "bad"));
+    stream.addEventListener("away", () => {
+      late = null;
+      say("no database", "bad");
+    });
     stream.addEventListener("end", () => {
+      late = null;
       close();
       say("stopped", "bad");
     });
@@ -83,7 +86,13 @@
   }
   async function replace(html) {
     const live = find("#live");
-    if (!live || busy(live)) return;
+    if (!live) return;
+    late = busy(live) ? html : null;
+    if (late !== null) {
+      say("paused", "bad"); // the server sends it once: it is shown when nobody is busy any more
+      return;
+    }
+    say("live", "good");
     // Times are written before anything is shown, so that none of them flickers.
     const parsed = new DOMParser().parseFromString(html, "text/html");
     times(parsed);
@@ -206,7 +215,9 @@
   }
 
   setInterval(() => {
-    if (!document.hidden) times();
+    if (document.hidden) return;
+    times();
+    if (late !== null) replace(late);
   }, 1000);
   drawn();
   window.aiodurable = { root, find, all, age, times };
