@@ -216,6 +216,24 @@ async def test_the_audit_names_who_the_application_names(opened: Opened, durable
     assert "\x1b" not in page
 
 
+@pytest.mark.parametrize(
+    ("name", "recorded"),
+    [
+        ("Ada\u00a0L", "Ada L"),
+        ("\u0645\u06cc\u200c\u0646", "\u0645\u06cc\u0646"),
+        ("\u200d", "unknown"),
+    ],
+)
+async def test_any_name_of_a_person_can_be_recorded(
+    opened: Opened, durable: Durable, name: str, recorded: str
+) -> None:
+    await fail(durable, "t")
+    client = opened(read_only=False, actor=lambda request: name)
+    assert (await act(client, "delete", id="t")).status_code == 303
+    (record,) = (await durable.insights.audit()).records
+    assert record.actor == recorded
+
+
 async def test_a_run_is_retried_and_cancelled_only_as_one_of_its_thread(
     opened: Opened, durable: Durable
 ) -> None:

@@ -14,4 +14,7 @@ def actor_of(context: Context) -> str:
     """Who sent this request, as the application or the connection says."""
     name = context.options.actor and context.options.actor(context.request)
     client = context.request.client
-    return visible(name or (client.host if client else "") or "unknown")[:_LONGEST]
+    shown = visible(name or (client.host if client else "") or "unknown")
+    # A no-break space or a joiner is part of some names, and the audit stores neither.
+    plain = "".join(one if one.isprintable() else " " if one.isspace() else "" for one in shown)
+    return plain[:_LONGEST] or "unknown"
