@@ -8,7 +8,7 @@ from typing import Any
 from langgraph.types import Interrupt
 
 from aiodurable.dashboard.context import Context
-from aiodurable.dashboard.state_tree import Branch, redacted, tree_of
+from aiodurable.dashboard.state_tree import Branch, Trees, redacted
 from aiodurable.models import WorkflowCheckpoint
 
 __all__ = ["Question", "questions_of"]
@@ -31,8 +31,16 @@ class Question:
     schema: Any = None
 
 
-async def questions_of(context: Context, thread: WorkflowCheckpoint) -> list[Question]:
-    """The questions that a person can answer: not one whose row is damaged, which has no id."""
+async def questions_of(
+    context: Context, thread: WorkflowCheckpoint, *, branches: int = 1_500
+) -> list[Question]:
+    """The questions that a person can answer: not one whose row is damaged, which has no id.
+
+    Args:
+        context: the request.
+        thread: whose questions.
+        branches: how much of all of them is shown.
+    """
     seen = await context.allowed("view_state", thread.thread_id)
     asked = [one for one in thread.interrupts if isinstance(one, Interrupt)]
     ids = [str(interrupt.id) for interrupt in asked]
@@ -41,9 +49,8 @@ async def questions_of(context: Context, thread: WorkflowCheckpoint) -> list[Que
     redact, path = context.options.redact, ("question",)
 
     def shown() -> list[Branch]:
-        return [
-            tree_of(path, redacted(path, interrupt.value, redact), redact) for interrupt in asked
-        ]
+        trees = Trees(redact, branches=branches)
+        return [trees.of(path, redacted(path, interrupt.value, redact)) for interrupt in asked]
 
     trees = await context.durable.checkpointer.in_a_thread(shown)
     return [

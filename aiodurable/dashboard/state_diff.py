@@ -12,12 +12,14 @@ from itertools import islice
 from typing import Any, Literal, cast
 
 from aiodurable.dashboard.options import Redact
-from aiodurable.dashboard.state_tree import Branch, redacted, tree_of
+from aiodurable.dashboard.state_tree import Branch, Trees, redacted
 from aiodurable.models import StoredObject
 
 __all__ = ["Change", "changes"]
 
 _MOST = 200
+_MOST_BRANCHES = 3_000
+"""Of the values of all changes."""
 _DEEPEST = 20
 _Path = tuple[str | int, ...]
 
@@ -50,13 +52,12 @@ def changes(
     before: Mapping[str, Any], after: Mapping[str, Any], redact: Redact | None
 ) -> tuple[list[Change], bool]:
     """The changes from one state to another, and whether there are more than these."""
-    found = list(islice(_compared((), before, after, redact, 0), _MOST + 1))
+    trees = Trees(redact, branches=_MOST_BRANCHES)
+    found = list(islice(_compared((), before, after, trees, 0), _MOST + 1))
     return found[:_MOST], len(found) > _MOST
 
 
-def _compared(
-    path: _Path, before: Any, after: Any, redact: Redact | None, depth: int
-) -> Iterator[Change]:
+def _compared(path: _Path, before: Any, after: Any, trees: Trees, depth: int) -> Iterator[Change]:
     if type(before) is type(after) and before == after:
         return
     if depth < _DEEPEST:
@@ -65,42 +66,42 @@ def _compared(
                 path,
                 cast("Mapping[Any, Any]", before),
                 cast("Mapping[Any, Any]", after),
-                redact,
+                trees,
                 depth,
             )
             return
         if isinstance(before, StoredObject) and isinstance(after, StoredObject):
             same_class = before.name == after.name
             if same_class and isinstance(before.made_of, Mapping | list):
-                yield from _compared(path, before.made_of, after.made_of, redact, depth + 1)
+                yield from _compared(path, before.made_of, after.made_of, trees, depth + 1)
                 return
         if isinstance(before, list) and isinstance(after, list):
             yield from _lists(
-                path, cast("list[Any]", before), cast("list[Any]", after), redact, depth
+                path, cast("list[Any]", before), cast("list[Any]", after), trees, depth
             )
             return
-    yield Change(path, "changed", _shown(path, before, redact), _shown(path, after, redact))
+    yield Change(path, "changed", _shown(path, before, trees), _shown(path, after, trees))
 
 
 def _mappings(
     path: _Path,
     before: Mapping[Any, Any],
     after: Mapping[Any, Any],
-    redact: Redact | None,
+    trees: Trees,
     depth: int,
 ) -> Iterator[Change]:
     for key in dict.fromkeys([*before, *after]):
         inner = (*path, key if isinstance(key, str) else repr(key))
         if key not in after:
-            yield Change(inner, "removed", _shown(inner, before[key], redact), None)
+            yield Change(inner, "removed", _shown(inner, before[key], trees), None)
         elif key not in before:
-            yield Change(inner, "added", None, _shown(inner, after[key], redact))
+            yield Change(inner, "added", None, _shown(inner, after[key], trees))
         else:
-            yield from _hidden_or_compared(inner, before[key], after[key], redact, depth)
+            yield from _hidden_or_compared(inner, before[key], after[key], trees, depth)
 
 
 def _lists(
-    path: _Path, before: list[Any], after: list[Any], redact: Redact | None, depth: int
+    path: _Path, before: list[Any], after: list[Any], trees: Trees, depth: int
 ) -> Iterator[Change]:
     shorter = min(len(before), len(after))
     first = 0
@@ -113,31 +114,31 @@ def _lists(
     for offset in range(max(len(gone), len(come))):
         inner = (*path, first + offset)
         if offset >= len(come):
-            yield Change(inner, "removed", _shown(inner, gone[offset], redact), None)
+            yield Change(inner, "removed", _shown(inner, gone[offset], trees), None)
         elif offset >= len(gone):
-            yield Change(inner, "added", None, _shown(inner, come[offset], redact))
+            yield Change(inner, "added", None, _shown(inner, come[offset], trees))
         else:
-            yield from _hidden_or_compared(inner, gone[offset], come[offset], redact, depth)
+            yield from _hidden_or_compared(inner, gone[offset], come[offset], trees, depth)
 
 
 def _hidden_or_compared(
-    path: _Path, before: Any, after: Any, redact: Redact | None, depth: int
+    path: _Path, before: Any, after: Any, trees: Trees, depth: int
 ) -> Iterator[Change]:
     """A container that `redact` replaces is not looked into."""
     if _same(before, after):
         return
-    if redact is not None:
-        shown = redacted(path, before, redact), redacted(path, after, redact)
+    if trees.redact is not None:
+        shown = redacted(path, before, trees.redact), redacted(path, after, trees.redact)
         if shown[0] is not before or shown[1] is not after:
-            kept = [tree_of(path, value, redact) for value in shown]
+            kept = [trees.of(path, value) for value in shown]
             yield Change(path, "changed", kept[0], kept[1])
             return
-    yield from _compared(path, before, after, redact, depth + 1)
+    yield from _compared(path, before, after, trees, depth + 1)
 
 
 def _same(before: Any, after: Any) -> bool:
     return type(before) is type(after) and bool(before == after)
 
 
-def _shown(path: _Path, value: Any, redact: Redact | None) -> Branch:
-    return tree_of(path, redacted(path, value, redact), redact)
+def _shown(path: _Path, value: Any, trees: Trees) -> Branch:
+    return trees.of(path, redacted(path, value, trees.redact))

@@ -14,7 +14,7 @@ from aiodurable.dashboard.options import Redact
 from aiodurable.jsonable import jsonable
 from aiodurable.models import StoredObject
 
-__all__ = ["HIDDEN", "Branch", "channels_of", "find", "redacted", "tree_of"]
+__all__ = ["HIDDEN", "Branch", "Trees", "channels_of", "find", "redacted", "tree_of", "whole"]
 
 HIDDEN = "(hidden: redact raised)"
 _INTERNAL = ("branch:", "join:", "start:", "__")
@@ -102,15 +102,30 @@ def whole(path: tuple[str | int, ...], value: Any, redact: Redact | None) -> Any
 
 def tree_of(path: tuple[str | int, ...], value: Any, redact: Redact | None) -> Branch:
     """The tree of a value, which is redacted itself; what it holds is redacted here."""
-    return _Trees(redact).branch(path, value, depth=0)
+    return Trees(redact).of(path, value)
 
 
-class _Trees:
-    def __init__(self, redact: Redact | None) -> None:
-        self._redact = redact
-        self._left = _MOST_BRANCHES
+class Trees:
+    """Trees of values for one page, which all together have a bounded number of branches: a page
+    is rendered in the loop of the application.
 
-    def branch(self, path: tuple[str | int, ...], value: Any, *, depth: int) -> Branch:
+    Args:
+        redact: the application's.
+        branches: as many are shown at most; more are counted as cut. A value itself always is one.
+
+    Attributes:
+        redact: the application's.
+    """
+
+    def __init__(self, redact: Redact | None, *, branches: int = _MOST_BRANCHES) -> None:
+        self.redact = redact
+        self._left = branches
+
+    def of(self, path: tuple[str | int, ...], value: Any) -> Branch:
+        """The tree of a value, which is redacted itself; what it holds is redacted here."""
+        return self._branch(path, value, depth=0)
+
+    def _branch(self, path: tuple[str | int, ...], value: Any, *, depth: int) -> Branch:
         self._left -= 1
         key = "" if not path else str(path[-1])
         items = _items(value)
@@ -127,7 +142,7 @@ class _Trees:
                 break
             inner = (*path, part)
             children.append(
-                self.branch(inner, redacted(inner, held, self._redact), depth=depth + 1)
+                self._branch(inner, redacted(inner, held, self.redact), depth=depth + 1)
             )
         return Branch(path, key, kind, None, tuple(children), cut=len(items) - len(children))
 

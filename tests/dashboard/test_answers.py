@@ -85,6 +85,18 @@ async def test_a_question_is_seen_only_with_view_state_and_redacted(
     assert "onerror" not in hidden
 
 
+async def test_a_large_question_is_cut_in_the_inbox(opened: Opened, dsn: str) -> None:
+    graphs = {"asking": asking([[*range(90)] for _ in range(90)])}
+    async with Durable(dsn, graphs=graphs, settings=Settings()) as durable:
+        question = await ask(durable, "t")
+        client = opened(of=durable, read_only=False)
+        inbox = (await client.get("/questions")).text
+        assert 100 < inbox.count("value-number") < 300
+        assert "more: open the state" in inbox
+        page = (await client.get("/act/answer", params={"id": "t", "question": question})).text
+        assert 1_000 < page.count("value-number") < 2_000
+
+
 async def test_a_schema_makes_the_form_and_what_does_not_fit_is_refused(
     opened: Opened, durable: Durable
 ) -> None:

@@ -184,6 +184,19 @@ async def test_changes_name_each_place_once(opened: Opened, durable: Durable) ->
     assert "<code>number" not in page.text
 
 
+def test_many_large_changes_make_a_page_of_bounded_size() -> None:
+    after = [0, *([[*range(90)]] for _ in range(500))]
+    found, more = changes({"items": [0]}, {"items": after}, None)
+    assert (len(found), more) == (200, True)
+    assert sum(branches(change.after) for change in found) < 3_500
+    assert found[-1].after is not None
+    assert found[-1].after.cut == 1  # the page says that there is more
+
+
+def branches(tree: Any) -> int:
+    return 1 + sum(map(branches, tree.children))
+
+
 @pytest.mark.parametrize(
     "path",
     ["{", "[[]]", '{"a": 1}', "[" * 5_000, '["nothing"]', "[0]", '["items", true]'],

@@ -12,6 +12,8 @@ __all__ = ["show"]
 
 _LIMIT = 25
 _SCANNED = 5_000
+_BRANCHES = 200
+"""Of the questions of one thread in the list; the page of an answer shows more."""
 
 
 async def show(context: Context) -> Page:
@@ -33,6 +35,6 @@ async def show(context: Context) -> Page:
             await links(context, "answer", id=thread.thread_id, question=question.interrupt_id),
         )
         for thread in found.threads
-        for question in await questions_of(context, thread)
+        for question in await questions_of(context, thread, branches=_BRANCHES)
     ]
     return Page("questions.html", {"asked": asked, "after": after, "found": found, "only": only})
