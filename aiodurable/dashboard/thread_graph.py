@@ -20,6 +20,8 @@ __all__ = ["Drawing", "Progress", "drawing_of", "progress_of"]
 
 _SEPARATOR = ":"
 _MOST_NODES = 300
+_MOST_EDGES = 1_000
+"""A router that does not say where it leads has an edge to each node."""
 _WAITING = frozenset({ThreadStatus.INTERRUPTED, ThreadStatus.PAUSED})
 
 
@@ -124,6 +126,8 @@ def drawing_of(
         edges.setdefault(
             ends, {"from": ends[0], "to": ends[1], "label": label, "conditional": edge.conditional}
         )
+    if len(edges) > _MOST_EDGES:
+        return Drawing((), (), (), f"The graph has {len(edges)} edges: too many to draw.")
     groups = sorted(subgraphs & set(opened))
     return Drawing(
         nodes=[_node(identity, progress, closed=identity in subgraphs) for identity in shown],
