@@ -107,6 +107,7 @@ async def reads(dsn: str) -> None:
         await durable.threads.estimate_counts()
         assert [step async for step in durable.threads.history("before")]
         await durable.threads.effects("before")
+        await durable.threads.why("before")
         await durable.queues.list()
         await durable.schedules.list()
         await durable.insights.overview()
