@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -25,6 +23,7 @@ from aiodurable.events import Observer, ObserverThread, prepared
 from aiodurable.insights import Insights
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres import schema
+from aiodurable.postgres.connect import process_name
 from aiodurable.postgres.namespace import agree_on_namespace
 from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
@@ -239,7 +238,7 @@ class Durable:
                     threads.classifier,
                     serde=serde,
                     namespace=settings.namespace,
-                    worker=f"{socket.gethostname()}:{os.getpid()}",
+                    worker=process_name(),
                     threads=checkpoints.serialisers,
                 ),
                 cancellations=cancellations,

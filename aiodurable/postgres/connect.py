@@ -5,10 +5,12 @@ any pool.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import re
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
@@ -17,20 +19,28 @@ from aiodurable.postgres.errors import translate
 from aiodurable.postgres.name_resolution import ResolvingLoop
 from aiodurable.postgres.password import call_password
 
-__all__ = ["application_name", "connect_direct"]
+__all__ = ["application_name", "connect_direct", "process_name"]
+
+_MOST: Final = 63 - len("aiodurable:completion@")
+"""Characters of a process's name: with the longest role it fits into Postgres's 63 bytes."""
+
+
+def process_name() -> str:
+    """`host:pid`, as the tables and `pg_stat_activity` alike have it: a process is taken for dead
+    where they differ. A host's name that is too long, or that Postgres would change, is cut, and
+    told from others by a digest: names of pods differ at their end.
+    """
+    host, tail = socket.gethostname(), f":{os.getpid()}"
+    shown = re.sub(r"[^A-Za-z0-9._-]", "-", host)
+    if shown != host or len(shown) > _MOST - len(tail):
+        digest = "-" + hashlib.sha256(host.encode(errors="surrogateescape")).hexdigest()[:8]
+        shown = shown[: _MOST - len(tail) - len(digest)] + digest
+    return shown + tail
 
 
 def application_name(role: str) -> str:
-    """What `pg_stat_activity` shows of a connection: role, host and process, cut to Postgres's 63
-    bytes.
-    """
-    tail = f":{os.getpid()}"
-    return (
-        f"aiodurable:{role}@{socket.gethostname()}".encode()[: 63 - len(tail)].decode(
-            errors="ignore"
-        )
-        + tail
-    )
+    """What `pg_stat_activity` shows of a connection: role, host and process."""
+    return f"aiodurable:{role}@{process_name()}"
 
 
 async def connect_direct(

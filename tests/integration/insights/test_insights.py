@@ -248,6 +248,19 @@ async def test_a_worker_whose_process_is_gone_is_not_alive(durable: Durable, dsn
     assert (overview.workers, overview.workers_alive, overview.slots) == (1, 0, 0)
 
 
+async def test_a_worker_on_a_host_with_a_long_name_is_alive(
+    dsn: str, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = "shop-worker-production-eu-west-7d9f8b6c5d-abcde"
+    monkeypatch.setattr(socket, "gethostname", lambda: pod)
+    async with (
+        Durable(dsn, graphs={"held": chain(held=held.node)}) as durable,
+        durable.work(),
+    ):
+        (seen,) = await wait_until(durable.insights.workers, what="a registered worker")
+    assert seen.alive is True
+
+
 async def test_workers_take_one_sample_and_remove_what_is_old(durable: Durable, dsn: str) -> None:
     async with durable.run("done", "chain") as run:
         await run.ainvoke(INPUT)
