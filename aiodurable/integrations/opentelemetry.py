@@ -59,10 +59,11 @@ class _Held:
 
 @dataclass(slots=True)
 class _AtWork:
-    """A run at work here."""
+    """A run at work here, and the lease that it has."""
 
     run: Span
     attempt: Span
+    lease: tuple[str, int] | None
 
 
 class OpenTelemetryObserver:
@@ -185,8 +186,9 @@ class OpenTelemetryObserver:
             attributes={"aiodurable.attempt": event.attempt, "aiodurable.run_id": event.run_id},
         )
         self._end(event.thread_id)
-        self._at_work[event.thread_id] = _AtWork(run, attempt)
-        held = self._held.get(self._newest.get(event.thread_id, ("", 0)))
+        lease = self._newest.get(event.thread_id)
+        self._at_work[event.thread_id] = _AtWork(run, attempt, lease)
+        held = None if lease is None else self._held.get(lease)
         if held is not None:
             held.context = within
 
@@ -204,8 +206,6 @@ class OpenTelemetryObserver:
             span.end()
 
     def _acquired(self, event: LeaseAcquired) -> None:
-        if not self._leases:
-            return
         key = (event.thread_id, event.token)
         self._held[key] = _Held(time.time_ns(), event.waited_s)
         self._newest[event.thread_id] = key
@@ -217,7 +217,12 @@ class OpenTelemetryObserver:
         key = (event.thread_id, event.token)
         held = self._held.pop(key, None)
         self._forget(key)
-        if held is None:
+        work = self._at_work.get(event.thread_id)
+        if work is not None and work.lease == key:
+            # What an attempt that lost its lease left open: its new holder says how the run ends.
+            # A lock of the caller's own may have the thread's name.
+            self._end(event.thread_id)
+        if held is None or not self._leases:
             return
         span = self._tracer.start_span(
             "lease",
@@ -237,8 +242,6 @@ class OpenTelemetryObserver:
     def _forget(self, key: tuple[str, int]) -> None:
         if self._newest.get(key[0]) == key:
             del self._newest[key[0]]
-        # What an attempt that lost its lease left open: its new holder says how the run ends.
-        self._end(key[0])
 
     def _end(self, thread_id: str) -> None:
         work = self._at_work.pop(thread_id, None)

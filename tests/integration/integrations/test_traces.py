@@ -136,6 +136,25 @@ async def test_a_direct_run_is_a_child_of_its_caller_which_it_leaves_current(dsn
     assert invoked.parent.span_id == request.get_span_context().span_id
 
 
+async def test_a_lock_with_the_thread_s_name_ends_no_span_of_its_run(dsn: str) -> None:
+    traced, open_spans = Traced(), list[bool]()
+
+    async with Durable(dsn, observers=[traced.observer]) as durable:
+
+        async def node(state: Any) -> Any:
+            async with durable.locks.hold("thread-1"):
+                pass
+            open_spans.append(trace.get_current_span().is_recording())
+            return {"done": True}
+
+        async with durable.run("thread-1", graph(node)) as run:
+            await run.ainvoke({"a": 1})
+    assert open_spans == [True]
+    (attempt,) = traced.spans("attempt 1")
+    assert attempt.attributes["aiodurable.status"] == "complete"
+    assert len(traced.spans("lease")) == 2
+
+
 async def test_the_metrics_are_those_of_prometheus_without_a_thread_s_id(dsn: str) -> None:
     traced = Traced()
 
