@@ -51,6 +51,12 @@ def test_every_metric_that_is_shown_or_alerts_exists(source: str) -> None:
     assert named_in(text) <= series()
 
 
+def test_a_rule_fires_where_no_process_is_left_to_serve_a_number() -> None:
+    rules = (GRAFANA / "alerts.yaml").read_text()
+    found = re.findall(r"expr: absent\((aiodurable_\w+)\)$", rules, re.MULTILINE)
+    assert found == ["aiodurable_cluster_up"]
+
+
 def test_the_dashboard_shows_every_metric() -> None:
     shown = "\n".join(expressions())
     assert [name for name in METRICS if name not in shown] == []
