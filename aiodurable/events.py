@@ -279,14 +279,16 @@ class ObserverThread:
         self._observer = observer
         self._events = deque[Event]()
         self._lock = threading.Lock()
-        self._running = False
+        self._thread: threading.Thread | None = None
         self._busy = False
         self.dropped = 0
 
     def __call__(self, event: Event) -> None:
         """Hand an event over; at once."""
         with self._lock:
-            if len(self._events) >= _MOST_EVENTS:
+            if len(self._events) < _MOST_EVENTS:
+                self._events.append(event)
+            else:
                 self.dropped += 1
                 if self.dropped == 1:
                     _log.warning(
@@ -294,12 +296,12 @@ class ObserverThread:
                         self._observer,
                         _MOST_EVENTS,
                     )
+            # It may be gone without a word: after a fork, or where the observer called sys.exit().
+            if self._thread is not None and self._thread.is_alive():
                 return
-            self._events.append(event)
-            if self._running:
-                return
-            self._running = True
-        threading.Thread(target=self._serve, name="aiodurable observer", daemon=True).start()
+            thread = threading.Thread(target=self._serve, name="aiodurable observer", daemon=True)
+            thread.start()  # what cannot be started now is tried again with the next event
+            self._thread = thread
 
     @property
     def idle(self) -> bool:
@@ -314,7 +316,7 @@ class ObserverThread:
                 self._busy = bool(events)
                 self._events.clear()
                 if not events and naps >= _NAPS:
-                    self._running = False
+                    self._thread = None
                     return
             for event in events:
                 _call(self._observer, event)

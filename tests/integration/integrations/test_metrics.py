@@ -186,6 +186,37 @@ def test_what_an_observer_does_not_keep_up_with_is_dropped(
     assert caplog.text.count("does not keep up") == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_observer_s_thread_that_could_not_start_or_has_ended_starts_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, again = list[Event](), threading.Event()
+
+    def observer(event: Event) -> None:
+        seen.append(event)
+        if len(seen) == 1:
+            raise SystemExit
+        again.set()
+
+    def fails(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    observers = prepared([observer])
+    event = LeaseAcquired("t", token=1, waited_s=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fails)
+        emit(observers, event)
+    emit(observers, event)
+    (thread,) = observers
+    assert isinstance(thread, ObserverThread)
+    for _ in range(3000):
+        if seen and not any(one.name == "aiodurable observer" for one in threading.enumerate()):
+            break
+        threading.Event().wait(0.01)
+    emit(observers, event)
+    assert again.wait(30)
+
+
 async def test_an_observer_is_added_before_a_durable_opens(dsn: str) -> None:
     durable = Durable(dsn)
     seen: list[Event] = []
