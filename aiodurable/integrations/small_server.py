@@ -50,7 +50,8 @@ async def serving(
         try:
             await _answer(apps, reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # a client that says nothing, or went away
+            # A client that says nothing, reads nothing, or went away: close() would wait for it.
+            writer.transport.abort()
         except Exception:
             _log.exception("a request for metrics or health failed")
         finally:

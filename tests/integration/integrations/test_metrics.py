@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from aiodurable.events import (
     inline,
     prepared,
 )
+from aiodurable.integrations import small_server
+from aiodurable.integrations.asgi import respond
 from aiodurable.integrations.health import health_app, liveness, readiness
 from aiodurable.integrations.labels import Labels
 from aiodurable.integrations.logging import JsonFormatter, LoggingObserver
@@ -272,6 +275,27 @@ async def test_the_small_server_answers_and_refuses(dsn: str) -> None:
         with pytest.raises(ConfigurationError, match="choose another port"):
             async with serving({}, port=port):
                 pass
+
+
+async def test_the_small_server_leaves_a_client_that_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(small_server, "_ANSWER_S", 0.2)
+    most = 50_000_000
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await respond(send, scope, 200, b"x" * most)
+
+    async with serving({"/large": large}, port=0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
+        writer.write(b"GET /large HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(1.5)
+        read = 0
+        with suppress(ConnectionError):
+            while text := await reader.read(1_000_000):
+                read += len(text)
+        writer.close()
+    assert read < most
 
 
 async def test_a_failed_run_is_logged_with_its_traceback_and_without_its_text(
