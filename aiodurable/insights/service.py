@@ -51,7 +51,7 @@ class Insights:
 
     def __init__(self, opened: Callable[[], Services]) -> None:
         self._opened = opened
-        self._threads = CountedThreads()
+        self._threads: tuple[Services, CountedThreads] | None = None
 
     async def overview(self, *, max_age_s: float = 30.0) -> Overview:
         """All of the database at once.
@@ -65,7 +65,11 @@ class Insights:
             InvalidArgumentError: a negative age.
         """
         _check("max_age_s", max_age_s, least=0)
-        return await overview(self._opened(), self._threads, max_age_s=max_age_s)
+        services = self._opened()
+        # Opened again, it may be in another event loop: what counted before is of no use.
+        if self._threads is None or self._threads[0] is not services:
+            self._threads = (services, CountedThreads())
+        return await overview(services, self._threads[1], max_age_s=max_age_s)
 
     async def history(self, hours: float = 24) -> list[StatusSample]:
         """The samples of the last hours, oldest first. Workers take one each five minutes, and keep

@@ -102,6 +102,17 @@ async def test_threads_are_counted_no_more_often_than_requested(durable: Durable
     assert fresh.threads.total == 1
 
 
+def test_threads_are_counted_in_one_event_loop_after_the_other(dsn: str) -> None:
+    durable = Durable(dsn)
+
+    async def looks() -> None:
+        async with durable:
+            await asyncio.gather(*(durable.insights.overview(max_age_s=0) for _ in range(4)))
+
+    asyncio.run(looks())
+    asyncio.run(looks())
+
+
 async def test_many_threads_are_those_of_the_newest_sample(durable: Durable, dsn: str) -> None:
     sample = (
         "INSERT INTO aiodurable_status_history VALUES (now() - interval '{} minutes',"
