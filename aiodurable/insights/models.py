@@ -42,7 +42,8 @@ class Overview:
             sample, at most about five minutes ago.
         runs: runs in queues by claim state; a state without runs is left out.
         runs_capped: whether a number of `runs` is a lower bound: counting stops at 10,000 a state.
-        oldest_ready_age_s: seconds since the oldest run that is ready was accepted; None: none is.
+        oldest_ready_age_s: seconds since the oldest run that is ready was accepted, or was due if
+            that is later; None: none is.
         running: runs at work by the ledger, counted up to 10,000; with those whose process died and
             that nobody has rescued yet.
         quarantined: quarantined runs, counted up to 10,000.
@@ -171,7 +172,8 @@ class QueueInsight:
             those that are only claimed.
         capped: whether one of these is a lower bound: counting stops at 5,000 of a state and queue,
             earlier where there are more than two queues, and never below 500.
-        oldest_ready_age_s: seconds since the oldest run that is ready was accepted; None: none is.
+        oldest_ready_age_s: seconds since the oldest run that is ready was accepted, or was due if
+            that is later; None: none is.
         keys: at most 20 keys under pressure, those with the most waiting runs first.
     """
 

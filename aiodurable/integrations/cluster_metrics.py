@@ -45,7 +45,7 @@ CLUSTER_METRICS: Final = (
     Metric(
         "aiodurable_queue_oldest_ready_seconds",
         "gauge",
-        "Seconds since the oldest ready run of a queue was accepted; 0: none is ready.",
+        "Seconds since the oldest ready run of a queue was accepted or due; 0: none is ready.",
         ("queue",),
     ),
     Metric("aiodurable_queue_paused", "gauge", "1 while a queue is paused.", ("queue",)),

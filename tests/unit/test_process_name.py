@@ -1,4 +1,4 @@
-"""A process has one name, in the tables and at the server: where they differ it is taken for dead."""
+"""A process has one name in the tables and at the server; where they differ, it is taken for dead."""
 
 from __future__ import annotations
 

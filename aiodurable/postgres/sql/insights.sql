@@ -246,29 +246,30 @@ UNION ALL
 -- name: oldest_ready
 -- params: queues, most
 -- aiodurable_runs_claim_idx, one look a group of one priority and fairness key, up to most groups a
--- queue. The first of each group in order of acceptance is the oldest of it.
+-- queue. The first of each group in order of acceptance stands for it; one that was accepted for
+-- later, or is tried again, has waited since it was due.
 WITH RECURSIVE walk AS (
-    SELECT w.queue, h.priority, h.fairness_key, h.created_at, 1 AS n
+    SELECT w.queue, h.priority, h.fairness_key, h.since, 1 AS n
     FROM pg_catalog.unnest(:queues::text[]) AS w (queue)
     CROSS JOIN LATERAL (
-        SELECT r.priority, r.fairness_key, r.created_at
+        SELECT r.priority, r.fairness_key, greatest(r.created_at, r.scheduled_at) AS since
         FROM aiodurable_runs r
         WHERE r.claim_state = 'ready' AND r.queue = w.queue
         ORDER BY r.priority DESC, r.fairness_key, r.position
         LIMIT 1
     ) h
     UNION ALL
-    SELECT w.queue, h.priority, h.fairness_key, h.created_at, w.n + 1
+    SELECT w.queue, h.priority, h.fairness_key, h.since, w.n + 1
     FROM walk w
     CROSS JOIN LATERAL (
-        (SELECT r.priority, r.fairness_key, r.created_at
+        (SELECT r.priority, r.fairness_key, greatest(r.created_at, r.scheduled_at) AS since
          FROM aiodurable_runs r
          WHERE r.claim_state = 'ready' AND r.queue = w.queue AND r.priority = w.priority
            AND r.fairness_key > w.fairness_key
          ORDER BY r.fairness_key, r.position
          LIMIT 1)
         UNION ALL
-        (SELECT r.priority, r.fairness_key, r.created_at
+        (SELECT r.priority, r.fairness_key, greatest(r.created_at, r.scheduled_at) AS since
          FROM aiodurable_runs r
          WHERE r.claim_state = 'ready' AND r.queue = w.queue AND r.priority < w.priority
          ORDER BY r.priority DESC, r.fairness_key, r.position
@@ -279,7 +280,7 @@ WITH RECURSIVE walk AS (
 )
 SELECT w.queue,
        greatest(0, pg_catalog.date_part(
-           'epoch', pg_catalog.clock_timestamp() - pg_catalog.min(w.created_at))) AS age_s
+           'epoch', pg_catalog.clock_timestamp() - pg_catalog.min(w.since))) AS age_s
 FROM walk w
 GROUP BY w.queue
 

@@ -210,6 +210,22 @@ async def test_the_oldest_run_is_found_behind_many_fairness_keys(
     assert queue.oldest_ready_age_s == pytest.approx(3600, abs=60)
 
 
+async def test_a_run_that_was_accepted_for_later_is_as_old_as_it_is_due(
+    durable: Durable, dsn: str
+) -> None:
+    await durable.runs.create("later", "chain", INPUT, after=3600)
+    _execute(
+        dsn,
+        "UPDATE aiodurable_runs SET claim_state = 'ready', scheduled_at = now(),"
+        " created_at = now() - interval '1 hour'",
+    )
+
+    (queue,) = await durable.insights.queues()
+
+    assert queue.oldest_ready_age_s == pytest.approx(0, abs=60)
+    assert (await durable.insights.overview()).oldest_ready_age_s == pytest.approx(0, abs=60)
+
+
 async def test_a_worker_is_listed_while_it_works_and_gone_at_its_end(
     durable: Durable, held: Held
 ) -> None:
