@@ -20,6 +20,13 @@ _log = logging.getLogger(__name__)
 _REQUEST_S: Final = 5.0
 _ANSWER_S: Final = 30.0
 _MOST_CONNECTIONS: Final = 20
+_GIVEN_UP: Final = (
+    TimeoutError,
+    OSError,
+    asyncio.CancelledError,  # of the task of this connection, which ends here
+    asyncio.IncompleteReadError,
+    asyncio.LimitOverrunError,
+)
 
 
 @asynccontextmanager
@@ -38,24 +45,27 @@ async def serving(
     Raises:
         ConfigurationError: the port cannot be had.
     """
-    busy = set[asyncio.Task[None]]()
+    busy = dict[asyncio.Task[None], None]()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         if len(busy) >= _MOST_CONNECTIONS:
-            writer.close()
-            return
-        busy.add(task)
+            # The oldest makes way, which has had its time: a probe gets its answer whoever else is
+            # connected and says nothing.
+            oldest = next(iter(busy))
+            del busy[oldest]
+            oldest.cancel()
+        busy[task] = None
         try:
             await _answer(apps, reader, writer)
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except _GIVEN_UP:
             # A client that says nothing, reads nothing, or went away: close() would wait for it.
             writer.transport.abort()
         except Exception:
             _log.exception("a request for metrics or health failed")
         finally:
-            busy.discard(task)
+            busy.pop(task, None)
             writer.close()
 
     try:

@@ -277,6 +277,20 @@ async def test_the_small_server_answers_and_refuses(dsn: str) -> None:
                 pass
 
 
+async def test_a_probe_is_answered_whoever_else_is_connected_and_says_nothing() -> None:
+    async def probe(scope: Any, receive: Any, send: Any) -> None:
+        await respond(send, scope, 200, b"ok")
+
+    async with serving({"/livez": probe}, port=0) as port:
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(30)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /livez HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert [await one.read() for one, _ in silent[:10]] == [b""] * 10
+        for _, one in (*silent, (reader, writer)):
+            one.close()
+
+
 async def test_the_small_server_leaves_a_client_that_reads_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
