@@ -113,10 +113,11 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage().partition("\n")[0],
+            "message": record.getMessage(),
         }
         found = getattr(record, "aiodurable", None)
         if isinstance(found, Mapping):
+            line["message"] = line["message"].partition("\n")[0]  # the traceback is a field
             line |= found
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

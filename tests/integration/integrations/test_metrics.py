@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 from contextlib import suppress
@@ -336,4 +337,11 @@ async def test_a_failed_run_is_logged_with_its_traceback_and_without_its_text(
     line = JsonFormatter().format(failed)
     assert "SECRET" not in line
     assert '"event": "AttemptEnded"' in line
+    assert "\n" not in line
+
+
+def test_a_message_of_several_lines_is_whole_in_one_line_of_json() -> None:
+    record = logging.LogRecord("app", logging.INFO, "f", 1, "first\n%s", ("second",), None)
+    line = JsonFormatter().format(record)
+    assert json.loads(line)["message"] == "first\nsecond"
     assert "\n" not in line
