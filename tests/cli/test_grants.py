@@ -107,7 +107,8 @@ async def reads(dsn: str) -> None:
         await durable.threads.estimate_counts()
         assert [step async for step in durable.threads.history("before")]
         await durable.threads.effects("before")
-        await durable.threads.why("before")
+        assert (await durable.threads.why("before")).facts.token
+        assert [found async for found in durable.threads.verify(recheck_s=0)] == []
         await durable.queues.list()
         await durable.schedules.list()
         await durable.insights.overview()
