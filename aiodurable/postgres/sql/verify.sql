@@ -259,19 +259,25 @@ CROSS JOIN LATERAL (
     )
     UNION ALL
     SELECT 'limited_stuck'
-    WHERE r.claim_state = 'limited' AND (
-        SELECT pg_catalog.count(*) + (
-                   SELECT pg_catalog.count(*)
-                   FROM aiodurable_runs o
-                   WHERE o.claim_state = 'ready' AND o.queue = r.queue
-                     AND o.concurrency_key = r.concurrency_key)
-        FROM aiodurable_runs o
-        WHERE o.queue = r.queue AND o.concurrency_key = r.concurrency_key
-          AND (o.status = 'running' OR o.claim_state = 'claimed')
-          AND coalesce(o.claim_state, 'claimed') = 'claimed')
-        < coalesce((SELECT q.max_running_per_key
-                    FROM aiodurable_queues q
-                    WHERE q.name = r.queue), 100)
+    WHERE r.claim_state = 'limited' AND coalesce((
+        -- As promote_limited of worker.sql counts them: no more than the key may have.
+        SELECT (SELECT pg_catalog.count(*)
+                FROM (
+                    (SELECT
+                     FROM aiodurable_runs o
+                     WHERE o.queue = r.queue AND o.concurrency_key = r.concurrency_key
+                       AND (o.status = 'running' OR o.claim_state = 'claimed')
+                       AND coalesce(o.claim_state, 'claimed') = 'claimed'
+                     LIMIT q.max_running_per_key)
+                    UNION ALL
+                    (SELECT
+                     FROM aiodurable_runs o
+                     WHERE o.claim_state = 'ready' AND o.queue = r.queue
+                       AND o.concurrency_key = r.concurrency_key
+                     LIMIT q.max_running_per_key)
+                ) u) < q.max_running_per_key
+        FROM aiodurable_queues q
+        WHERE q.name = r.queue AND q.max_running_per_key IS NOT NULL), true)
     UNION ALL
     SELECT 'scheduled_stuck'
     WHERE r.claim_state = 'scheduled'

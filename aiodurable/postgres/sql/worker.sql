@@ -360,7 +360,7 @@ CROSS JOIN woken
 -- params: queues, concurrency_keys
 -- aiodurable_queues_pkey, aiodurable_runs_queue_running_idx, aiodurable_runs_ready_key_idx and
 -- aiodurable_runs_limited_idx, once a key. As many runs of each key as it has capacity for, a
--- hundred at most, may begin.
+-- hundred at a time, may begin. No more are counted than the key may have.
 WITH found AS MATERIALIZED (
     SELECT k.run_id
     FROM unnest(:queues::text[], :concurrency_keys::text[])
@@ -373,21 +373,21 @@ WITH found AS MATERIALIZED (
           AND r.concurrency_key = w.concurrency_key
         ORDER BY r.position
         LIMIT (
-            SELECT greatest(0, least(100, coalesce(q.max_running_per_key, 100))
-                               - pg_catalog.count(*))
+            SELECT greatest(0, least(100, coalesce(
+                q.max_running_per_key - pg_catalog.count(*), 100)))
             FROM (
                 (SELECT
                  FROM aiodurable_runs o
                  WHERE o.queue = w.queue AND o.concurrency_key = w.concurrency_key
                    AND (o.status = 'running' OR o.claim_state = 'claimed')
                    AND coalesce(o.claim_state, 'claimed') = 'claimed'
-                 LIMIT 100)
+                 LIMIT coalesce(q.max_running_per_key, 0))
                 UNION ALL
                 (SELECT
                  FROM aiodurable_runs o
                  WHERE o.claim_state = 'ready' AND o.queue = w.queue
                    AND o.concurrency_key = w.concurrency_key
-                 LIMIT 100)
+                 LIMIT coalesce(q.max_running_per_key, 0))
             ) u)
         FOR UPDATE OF r SKIP LOCKED
     ) k

@@ -212,6 +212,26 @@ async def test_a_look_makes_no_more_runs_of_a_key_ready_than_it_has_capacity_for
     assert sorted(run.run_id for run in ready) == ["r4", "r5"]
 
 
+@pytest.mark.parametrize(("most", "ready"), [(150, 30), (None, 50)])
+async def test_a_key_may_have_more_than_a_hundred_runs_at_work(
+    durable: Durable, dsn: str, most: int | None, ready: int
+) -> None:
+    await durable.queues.scale("default", max_running_per_key=most)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            b"INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, claim_state,"
+            b" position, queue, priority, fairness_key, concurrency_key)"
+            b" SELECT 'r' || n, 'r' || n, n, 'held', CASE WHEN n <= 120 THEN 'running' ELSE"
+            b" 'queued' END, CASE WHEN n > 120 THEN 'limited' END, n, 'default', 0, '', 'a'"
+            b" FROM generate_series(1, 170) n"
+        )
+    claims = Claims(services_of(durable), ["default"])
+    for _ in range(2):
+        await claims.tidy([])
+    claims.close()
+    assert len((await durable.runs.list(claim_state="ready")).runs) == ready
+
+
 async def test_looks_at_what_is_limited_come_to_every_key(durable: Durable, dsn: str) -> None:
     await durable.queues.scale("default", max_running_per_key=1)
     with psycopg.connect(dsn, autocommit=True) as connection:
