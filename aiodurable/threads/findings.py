@@ -53,7 +53,8 @@ KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
             "writes belong to a checkpoint that is not there:",
             "what these tasks did is never used; a run of plain LangGraph with durability"
             ' "async" or "exit" that was killed leaves them, or a checkpoint was removed',
-            "nothing if the thread is as it should be; delete the rows of checkpoint_writes",
+            "nothing if the thread is as it should be; else delete the checkpoint_writes of this"
+            " checkpoint_id, and no others",
         ),
         "rows_of_no_thread": _Kind(
             "rows of a thread that has no checkpoint and no run are left in",

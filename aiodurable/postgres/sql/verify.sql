@@ -144,7 +144,8 @@ WHERE NOT m.inline ? v.channel
 SELECT a.thread_id, x.kind, x.place
 FROM unnest((SELECT :thread_ids::text[])) AS a (thread_id)
 CROSS JOIN LATERAL (
-    SELECT EXISTS (SELECT FROM checkpoints c WHERE c.thread_id = a.thread_id) AS stored
+    SELECT EXISTS (SELECT FROM checkpoints c WHERE c.thread_id = a.thread_id)
+           OR EXISTS (SELECT FROM aiodurable_runs r WHERE r.thread_id = a.thread_id) AS known
 ) s
 CROSS JOIN LATERAL (
     SELECT 'writes_of_no_checkpoint' AS kind,
@@ -159,11 +160,10 @@ CROSS JOIN LATERAL (
            LIMIT 1) IS NULL
     UNION ALL
     SELECT 'rows_of_no_thread', 'checkpoint_blobs'
-    WHERE NOT s.stored AND EXISTS (SELECT FROM checkpoint_blobs b WHERE b.thread_id = a.thread_id)
+    WHERE NOT s.known AND EXISTS (SELECT FROM checkpoint_blobs b WHERE b.thread_id = a.thread_id)
     UNION ALL
     SELECT 'rows_of_no_thread', 'aiodurable_effects'
-    WHERE NOT s.stored AND EXISTS (SELECT FROM aiodurable_effects e WHERE e.thread_id = a.thread_id)
-      AND NOT EXISTS (SELECT FROM aiodurable_runs r WHERE r.thread_id = a.thread_id)
+    WHERE NOT s.known AND EXISTS (SELECT FROM aiodurable_effects e WHERE e.thread_id = a.thread_id)
 ) x
 
 -- name: ledger

@@ -200,6 +200,14 @@ async def test_a_planted_corruption_is_found_by_its_kind(
     assert first.what_to_do
 
 
+async def test_rows_beside_an_accepted_run_are_no_finding_that_tells_to_delete_its_thread(
+    durable: Durable, dsn: str
+) -> None:
+    write(dsn, *PLANTED["rows_of_no_thread"])
+    await durable.runs.create("z", "chain", INPUT)
+    assert await verified(durable) == []
+
+
 STUCK: dict[str, str] = {
     "claim_stuck": DEAD_CLAIM,
     "blocked_stuck": "claim_state = 'blocked'",
