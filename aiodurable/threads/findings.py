@@ -25,9 +25,11 @@ KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
     {
         "forked_line": _Kind(
             "two checkpoints follow the same one:",
-            "two processes ran the thread at the same time; the newest line is what goes on, the"
-            " other one's work is lost to it",
-            f"compare both lines with threads.history; {_FORK}",
+            "two processes ran the thread at the same time, or somebody gave an older checkpoint a"
+            " new input, as LangGraph allows; the newest line is what goes on, the other one's work"
+            " is lost to it",
+            "nothing if that was on purpose; else compare both lines with threads.history;"
+            f" {_FORK}",
         ),
         "missing_parent": _Kind(
             "a checkpoint names a parent that is not there:",

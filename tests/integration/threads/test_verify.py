@@ -265,6 +265,21 @@ async def test_a_change_of_the_past_that_langgraph_marks_is_no_finding(
     assert await verified(durable) == []
 
 
+async def test_an_input_given_to_an_older_checkpoint_is_not_taken_for_two_processes(
+    durable: Durable, dsn: str
+) -> None:
+    async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
+        graph = chain(a=ok("a"), b=ok("b")).compile(checkpointer=saver)
+        config: Any = {"configurable": {"thread_id": "t"}}
+        await graph.ainvoke(INPUT, config)
+        past = [state async for state in graph.aget_state_history(config)][1]
+        await graph.ainvoke({"xs": ["instead"]}, past.config)
+    (found,) = await verified(durable)
+    assert found.kind == "forked_line"  # the tables do not tell why
+    assert "somebody gave an older checkpoint a new input" in found.why_it_matters
+    assert found.what_to_do.startswith("nothing if that was on purpose")
+
+
 async def test_it_goes_on_after_a_thread_and_stops_at_a_limit(durable: Durable, dsn: str) -> None:
     for n in range(4):
         async with durable.run(f"t{n}", "chain") as run:
