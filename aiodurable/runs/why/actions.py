@@ -23,7 +23,7 @@ def actions(found: Found) -> tuple[WhyAction, ...]:
 
 
 def _of_thread(found: Found) -> Iterator[WhyAction]:
-    thread, name = found.thread.status, _word(found.thread.status.thread_id)
+    thread, name = found.thread.status, found.thread.status.thread_id
     match thread.status:
         case ThreadStatus.NEW | ThreadStatus.QUEUED:
             return
@@ -35,7 +35,7 @@ def _of_thread(found: Found) -> Iterator[WhyAction]:
             yield WhyAction(
                 name="answer",
                 sentence="Answer its questions",
-                command=f"{_COMMAND} answer {name} ANSWER {_APP}",
+                command=_typed(f"{_COMMAND} answer", name, more="ANSWER", options=_APP),
             )
         case ThreadStatus.QUARANTINED:
             yield _retry(name)
@@ -52,7 +52,7 @@ def _of_thread(found: Found) -> Iterator[WhyAction]:
         yield WhyAction(
             name="fork",
             sentence="Start a new thread from one of its checkpoints",
-            command=f"{_COMMAND} fork {name} NEW_THREAD",
+            command=_typed(f"{_COMMAND} fork", name, more="NEW_THREAD"),
         )
 
 
@@ -63,12 +63,12 @@ def _resume(found: Found, name: str) -> WhyAction:
         return WhyAction(
             name="resume",
             sentence="Go on although it was stopped on purpose",
-            command=f"{_COMMAND} resume {name} --past-gate {_APP}",
+            command=_typed(f"{_COMMAND} resume", name, options=f"--past-gate {_APP}"),
         )
     return WhyAction(
         name="resume",
         sentence="Go on from its newest checkpoint, in this process",
-        command=f"{_COMMAND} resume {name} {_APP}",
+        command=_typed(f"{_COMMAND} resume", name, options=_APP),
     )
 
 
@@ -76,7 +76,7 @@ def _retry(name: str) -> WhyAction:
     return WhyAction(
         name="retry",
         sentence="Try it again in this process, when the cause is mended",
-        command=f"{_COMMAND} retry {name} {_APP}",
+        command=_typed(f"{_COMMAND} retry", name, options=_APP),
     )
 
 
@@ -85,44 +85,41 @@ def _of_asleep(found: Found, name: str) -> Iterator[WhyAction]:
         yield WhyAction(
             name="resume",
             sentence="Go on in this process: it is due",
-            command=f"{_COMMAND} resume {name} {_APP}",
+            command=_typed(f"{_COMMAND} resume", name, options=_APP),
         )
     for signal in dict.fromkeys(filter(None, found.facts.waits)):
         yield WhyAction(
             name="signal",
-            sentence=f"Send signal {signal!r}, in Python",
-            command=(
-                f"await durable.threads.signal({found.thread.status.thread_id!r}, {signal!r},"
-                " VALUE)"
-            ),
+            sentence=f"Send signal {signal!r}",
+            command=_typed(f"{_COMMAND} signal", name, signal, more="VALUE"),
         )
     yield _cancel(name, "Give up the sleep or the wait")
 
 
 def _cancel(name: str, sentence: str) -> WhyAction:
-    return WhyAction(name="cancel", sentence=sentence, command=f"{_COMMAND} cancel {name}")
+    return WhyAction(name="cancel", sentence=sentence, command=_typed(f"{_COMMAND} cancel", name))
 
 
 def _of_runs(found: Found) -> Iterator[WhyAction]:
     for seen in found.runs:
-        run, word = seen.facts, _word(seen.facts.run_id)
+        run = seen.facts
         if run.status is RunStatus.QUEUED:
             yield WhyAction(
                 name="cancel",
                 sentence=f"Give up run {run.run_id!r}, which has not begun",
-                command=f"aiodurable runs cancel {word}",
+                command=_typed("aiodurable runs cancel", run.run_id),
             )
         if run.queue is not None and run.status in (RunStatus.FAILED, RunStatus.QUARANTINED):
             yield WhyAction(
                 name="retry",
                 sentence=f"Give run {run.run_id!r} to the workers again, with all its attempts",
-                command=f"aiodurable runs retry {word}",
+                command=_typed("aiodurable runs retry", run.run_id),
             )
     for queue in dict.fromkeys(one.name for one in found.facts.queues if one.paused):
         yield WhyAction(
             name="resume_queue",
             sentence=f"Let workers begin runs of queue {queue!r} again",
-            command=f"aiodurable queues resume {_word(queue)}",
+            command=_typed("aiodurable queues resume", queue),
         )
     waits = [one.facts for one in _ready(found)]
     if waits and not found.facts.workers:
@@ -137,6 +134,15 @@ def _of_runs(found: Found) -> Iterator[WhyAction]:
 def _ready(found: Found) -> list[SeenRun]:
     """The runs that wait for nothing but a worker."""
     return [one for one in found.runs if one.facts.claim_state is ClaimState.READY]
+
+
+def _typed(command: str, *names: str, more: str = "", options: str = "") -> str:
+    """A command with names from the database. One that begins with a dash is no option."""
+    words = " ".join([*map(_word, names), *([more] if more else [])])
+    dashed = any(name.startswith("-") for name in names)
+    return " ".join(
+        filter(None, (command, options, "--", words) if dashed else (command, words, options))
+    )
 
 
 def _word(text: str) -> str:

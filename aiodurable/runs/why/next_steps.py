@@ -139,7 +139,7 @@ def _of_ready(found: Found, run: SeenRun) -> NextStep:
             when=wait[0],
         )
     if run.too_late and facts.status is RunStatus.QUEUED:
-        sentence = f"{begins.capitalize()} sets it aside: it has waited longer than it may"
+        sentence = f"A{begins[1:]} sets it aside: it has waited longer than it may"
         return NextStep(by="worker", what="set_aside", run_id=facts.run_id, sentence=sentence)
     return NextStep(
         by="worker",

@@ -372,7 +372,7 @@ async def test_a_waiter_is_resumed_by_its_signal(durable: Durable) -> None:
             None,
             "when signal 'payment' is sent",
         )
-        assert "signal" in [action.name for action in found.actions]
+        assert "aiodurable threads signal t payment VALUE" in str(found)
         await durable.threads.signal("t", "payment", 5)
         assert await durable.runs.wait("r", timeout=20) == {"xs": ["in", "5"]}
 
@@ -412,6 +412,27 @@ async def test_the_schedule_of_a_thread_says_when_it_fires(durable: Durable) -> 
     found = await checked(durable, "t")
     (fires,) = (one for one in found.next if one.by == "schedule")
     assert (fires.what, fires.at) == ("accept", (await durable.schedules.get("s")).next_at)
+
+
+async def test_a_name_that_looks_like_an_option_is_none_in_a_command(durable: Durable) -> None:
+    async with durable.run("--all", "gate") as run:
+        await run.ainvoke(INPUT)
+    await durable.runs.create("--all", "chain", INPUT, run_id="--wait")
+    assert [action.command for action in (await durable.threads.why("--all")).actions] == [
+        "aiodurable threads resume --past-gate --app MODULE:ATTRIBUTE -- --all",
+        "aiodurable threads fork -- --all NEW_THREAD",
+        "aiodurable runs cancel -- --wait",
+    ]
+
+
+async def test_a_run_that_waited_too_long_is_named_with_its_queue_as_it_is_written(
+    durable: Durable,
+) -> None:
+    await durable.runs.create("t", "chain", INPUT, queue="Mail", start_timeout=0.01)
+    await asyncio.sleep(0.05)
+    found = await durable.threads.why("t")
+    assert step(found, "worker") == "set_aside"
+    assert "queue 'Mail'" in str(found)
 
 
 async def test_a_thread_id_that_cannot_be_stored_is_refused(durable: Durable) -> None:
