@@ -235,8 +235,8 @@ CROSS JOIN LATERAL (
 -- params: thread_ids, most_s, late_s
 -- aiodurable_runs_thread_order_idx, once a thread, and for runs that wait aiodurable_queues_pkey,
 -- aiodurable_runs_queued_idx, aiodurable_runs_queue_running_idx and aiodurable_runs_ready_key_idx;
--- pg_stat_activity. What a worker should have changed, and none has, by the conditions of
--- worker.sql. Without a worker nothing is stuck: it waits for one.
+-- aiodurable_workers and pg_stat_activity. What a worker should have changed, and none has, by the
+-- conditions of worker.sql. Without a worker nothing is stuck: it waits for one.
 SELECT a.thread_id, x.kind, r.run_id AS place
 FROM unnest((SELECT :thread_ids::text[])) AS a (thread_id)
 CROSS JOIN LATERAL (
@@ -284,27 +284,31 @@ CROSS JOIN LATERAL (
       AND r.scheduled_at < pg_catalog.now()
                            - pg_catalog.make_interval(secs => :late_s::double precision)
 ) x
-WHERE (SELECT true
-       FROM pg_catalog.pg_stat_activity s
-       WHERE s.application_name LIKE 'aiodurable:worker@%'
-         AND s.datname = pg_catalog.current_database()
+WHERE
+-- include: a_worker_lives
+
+-- fragment: a_worker_lives
+      -- Another schema of the database has workers of its own. A standby sees no connection.
+      (SELECT true
+       FROM aiodurable_workers w
+       JOIN pg_catalog.pg_stat_activity s
+         ON pg_catalog.split_part(s.application_name, '@', 2)
+            = pg_catalog.split_part(w.worker, '#', 1)
+        AND s.datname = pg_catalog.current_database()
        LIMIT 1)
 
 -- name: schedules
 -- params: after, most, late_s
--- aiodurable_schedules_pkey from a cursor; pg_stat_activity. Schedules that will never fire again
--- although they have not ended, and those that should have fired.
+-- aiodurable_schedules_pkey from a cursor; aiodurable_workers and pg_stat_activity. Schedules that
+-- will never fire again although they have not ended, and those that should have fired.
 SELECT s.schedule_id,
        CASE WHEN s.paused_at IS NOT NULL THEN NULL
             WHEN s.next_at IS NULL AND s.ends_at IS NULL AND s.once_at IS NULL
             THEN 'schedule_without_next'
             WHEN s.next_at < pg_catalog.now()
                              - pg_catalog.make_interval(secs => :late_s::double precision)
-                 AND (SELECT true
-                      FROM pg_catalog.pg_stat_activity p
-                      WHERE p.application_name LIKE 'aiodurable:worker@%'
-                        AND p.datname = pg_catalog.current_database()
-                      LIMIT 1)
+                 AND
+-- include: a_worker_lives
             THEN 'schedule_stuck' END AS kind
 FROM aiodurable_schedules s
 WHERE s.schedule_id > :after::text

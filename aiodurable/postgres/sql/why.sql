@@ -98,8 +98,9 @@ LEFT JOIN aiodurable_queues q ON q.name = w.name
 -- name: thread
 -- params: thread_id
 -- aiodurable_fences_pkey; aiodurable_signals_open_idx and aiodurable_effects_pkey, a hundred rows
--- at most; pg_stat_activity. The time, the fence, the mailbox, side effects of which nobody knows
--- whether they happened, and the workers that have slept at some time.
+-- at most; aiodurable_workers, a row a worker, and pg_stat_activity. The time, the fence, the
+-- mailbox, side effects of which nobody knows whether they happened, and the workers that live, or
+-- that a standby has seen within a minute.
 SELECT pg_catalog.clock_timestamp() AS at, pg_catalog.pg_is_in_recovery() AS standby,
        f.token, f.lease_id,
        ARRAY (
@@ -117,10 +118,16 @@ SELECT pg_catalog.clock_timestamp() AS at, pg_catalog.pg_is_in_recovery() AS sta
            WHERE e.thread_id = a.thread_id AND e.state = 'begun'
            ORDER BY e.task, e.name
            LIMIT 100) AS effects,
-       (SELECT pg_catalog.count(*)
-        FROM pg_catalog.pg_stat_activity s
-        WHERE s.application_name LIKE 'aiodurable:worker@%'
-          AND s.datname = pg_catalog.current_database()) AS workers
+       (SELECT pg_catalog.count(DISTINCT w.worker)
+        FROM aiodurable_workers w
+        LEFT JOIN pg_catalog.pg_stat_activity s
+          ON pg_catalog.split_part(s.application_name, '@', 2)
+             = pg_catalog.split_part(w.worker, '#', 1)
+         AND s.datname = pg_catalog.current_database()
+        WHERE s.pid IS NOT NULL
+           OR pg_catalog.pg_is_in_recovery()
+              AND w.seen_at > pg_catalog.clock_timestamp()
+                              - pg_catalog.make_interval(mins => 1)) AS workers
 FROM (SELECT :thread_id::text AS thread_id) a
 LEFT JOIN aiodurable_fences f ON f.thread_id = a.thread_id
 

@@ -111,8 +111,8 @@ class WhyFacts:
         queues: the queues in which runs of the thread wait.
         signals: the names of signals that no run has taken, of the first hundred.
         effects: the side effects of which nobody knows whether they happened.
-        workers: connections of workers to this database. A worker that has never been without work
-            has none.
+        workers: workers of these tables that are connected; read from a standby, those that were
+            seen within a minute.
     """
 
     at: datetime

@@ -20,6 +20,10 @@ from aiodurable.threads.findings import KINDS
 from tests.support.scenario_graphs import BREAKS, asks, chain, ok
 
 INPUT: dict[str, Any] = {"xs": ["in"]}
+WORKER = (
+    "INSERT INTO aiodurable_workers VALUES ('host:1#1', 'host', 1, '1', '{default}', '{chain}', 5,"
+    " 0, 0, 0, false, now())"
+)
 DEAD_CLAIM = "claim_state = 'claimed', claimed_by = 'gone:1#1', claimed_at = now()"
 
 
@@ -223,7 +227,9 @@ async def test_what_a_worker_should_have_changed_is_stuck_only_where_there_is_on
     await durable.runs.create("t", "chain", INPUT, run_id="r")
     write(dsn, f"UPDATE aiodurable_runs SET {STUCK[kind]}")
     assert await verified(durable) == []
-    with psycopg.connect(dsn, application_name="aiodurable:worker@host:1"):  # one that is frozen
+    with psycopg.connect(dsn, application_name="aiodurable:worker@host:1"):
+        assert await verified(durable) == []  # a worker of the tables in another schema
+        write(dsn, WORKER)  # one that is frozen
         assert [(one.kind, one.place) for one in await verified(durable)] == [(kind, "r")]
     async with durable.work():
         await durable.runs.wait("r", timeout=20)

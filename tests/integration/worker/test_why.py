@@ -435,6 +435,22 @@ async def test_a_run_that_waited_too_long_is_named_with_its_queue_as_it_is_writt
     assert "queue 'Mail'" in str(found)
 
 
+async def test_a_worker_that_was_never_without_work_is_seen(durable: Durable, held: Held) -> None:
+    await durable.runs.create("t1", "held", INPUT, run_id="r1")
+    async with durable.work(concurrency=1):
+        await held.entered.wait()
+        await durable.runs.create("t2", "chain", INPUT, run_id="r2")
+
+        async def seen() -> bool:
+            return (await durable.threads.why("t2")).facts.workers == 1
+
+        await wait_until(seen)
+        found = await durable.threads.why("t2")
+        assert "no worker is seen" not in str(found)
+        assert "start_worker" not in [action.name for action in found.actions]
+        held.open.set()
+
+
 async def test_a_thread_id_that_cannot_be_stored_is_refused(durable: Durable) -> None:
     with pytest.raises(InvalidArgumentError):
         await durable.threads.why("")
