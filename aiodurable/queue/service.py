@@ -220,9 +220,17 @@ class Runs:
                 writing = asyncio.create_task(
                     acceptance.many(some, rows), name="aiodurable create_many"
                 )
-        finally:  # what stands before a run that is refused is accepted
             if writing is not None:
                 accepted += await writing
+        except Exception:  # what stands before a run that is refused is accepted
+            if writing is not None:
+                await writing
+            raise
+        except BaseException:  # a cancellation does not wait for Postgres
+            if writing is not None:
+                writing.cancel()
+                await asyncio.wait([writing])
+            raise
         return tuple(accepted)
 
     async def _rows(self, services: Services, some: Sequence[NewRun]) -> list_of[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,6 +26,7 @@ from aiodurable.models import ClaimState, RunStatus
 from aiodurable.queue import NewRun
 from tests.support.graphs import asking
 from tests.support.scenario_graphs import BREAKS, chain, ok
+from tests.support.waiting import wait_until
 
 INPUT: dict[str, Any] = {"xs": []}
 
@@ -51,6 +52,38 @@ async def test_thousands_are_accepted_in_order_from_a_generator(durable: Durable
             yield new(f"t{n % 700}", run_id=f"{n:05}")
 
     assert await durable.runs.create_many(again()) == runs
+
+
+async def test_a_cancelled_call_does_not_wait_for_what_it_writes(
+    durable: Durable, dsn: str
+) -> None:
+    async def runs() -> AsyncIterator[NewRun]:
+        for n in range(500):
+            yield new(f"t{n}")
+        await asyncio.Event().wait()
+
+    with psycopg.connect(dsn) as locking, psycopg.connect(dsn, autocommit=True) as looking:
+        locking.execute("LOCK TABLE aiodurable_runs IN EXCLUSIVE MODE")
+        call = asyncio.create_task(durable.runs.create_many(runs()))
+        waits = (
+            b"SELECT FROM pg_locks l"
+            b" WHERE l.relation = 'aiodurable_runs'::regclass AND NOT l.granted"
+        )
+        await wait_until(lambda: looking.execute(waits).fetchone() is not None)
+        call.cancel()
+        done, _ = await asyncio.wait([call], timeout=5)
+    assert done == {call}
+    assert call.cancelled()
+
+
+async def test_a_run_before_one_that_is_refused_is_accepted(durable: Durable) -> None:
+    def runs() -> Iterator[NewRun]:
+        yield from (new(f"t{n}", run_id=f"r{n}") for n in range(500))
+        yield new("\0")
+
+    with pytest.raises(InvalidArgumentError):
+        await durable.runs.create_many(runs())
+    assert (await durable.runs.get("r499")).status is RunStatus.QUEUED
 
 
 async def test_no_run_is_accepted_of_no_run(durable: Durable) -> None:
