@@ -13,7 +13,7 @@ SELECT r.run_id, r.graph, r.status, r.status_reason, r.attempts, r.failures, r.m
        r.start_timeout_s IS NOT NULL
            AND r.created_at + pg_catalog.make_interval(secs => r.start_timeout_s)
                < pg_catalog.clock_timestamp() AS too_late,
-       EXISTS (
+       pg_catalog.pg_is_in_recovery() OR EXISTS (
            SELECT FROM pg_catalog.pg_stat_activity s
            WHERE pg_catalog.split_part(s.application_name, '@', 2) = r.attempted_by)
            AS process_seen,
@@ -22,7 +22,7 @@ SELECT r.run_id, r.graph, r.status, r.status_reason, r.attempts, r.failures, r.m
        ) AS process_left,
        (
 -- include: worker.claim_is_void
-       ) AS claim_void,
+       ) AND NOT pg_catalog.pg_is_in_recovery() AS claim_void,
        f.run_id AS last_run_id, f.status AS last_status,
        (
 -- include: worker.nothing_in_front

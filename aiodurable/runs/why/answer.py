@@ -27,7 +27,8 @@ class RunFacts:
         max_attempts: how often it may be tried; None: as its policy says.
         token: the fencing token of its last attempt; None: it never began.
         worker: host and process of its last attempt.
-        process_seen: whether that process has a connection to this database.
+        process_seen: whether that process has a connection to this database; true where a standby
+            is read, which does not know.
         created_at, started_at, finished_at, failed_at: see `RunRecord`.
         cancel_requested_at: when somebody cancelled it.
         claim_state: what a worker may do with it; None: nothing.

@@ -36,6 +36,8 @@ def _of_calls(found: Found) -> Iterator[NextStep]:
     for given in (False, True):
         name = "run.ainvoke(input)" if given else "run.ainvoke()"
         what, says = _of_call(found, given=given)
+        if found.facts.standby:
+            says += ", unless somebody holds the lock on the primary"
         yield NextStep(
             by="call_with_input" if given else "call", what=what, sentence=f"{name} {says}"
         )
@@ -96,11 +98,14 @@ def _of_running(found: Found, run: SeenRun) -> NextStep:
         if cancelled
         else f"lets a worker that has graph {facts.graph!r} resume it"
     )
-    when = (
-        f"{found.grace_s:g} s after it was first seen without a lock: its process may take it again"
-        if run.process_left
-        else "at the next look of a worker, within a second"
-    )
+    when = "at the next look of a worker, within a second"
+    if found.facts.standby:
+        when = "if its process is gone, which a standby does not know"
+    elif run.process_left:
+        when = (
+            f"{found.grace_s:g} s after it was first seen without a lock: its process may take it"
+            " again"
+        )
     return NextStep(
         by="rescuer",
         what="close" if cancelled else "rescue",

@@ -57,6 +57,8 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(
             why = await looker.threads.why(busy)
             assert (why.status, why.facts.standby) == (crashed, True)
             assert "A standby does not show its lock" in str(why)
+            assert "which has no connection" not in str(why)
+            assert "unless somebody holds the lock on the primary" in str(why)
             assert [one async for one in looker.threads.verify(recheck_s=0)] == []
             assert [
                 each.thread_id
