@@ -106,11 +106,11 @@ async def explain(
     Args:
         classifier: of the database.
         thread_id: the thread.
-        fetch: runs the statement.
+        fetch: runs the statement, in a transaction; where a damaged row ends that, try again.
         ignore_lock: compute the status as if nobody held the lease; for its holder.
     """
     args = classifier.arguments([thread_id], ignore_lock=ignore_lock)
-    (row,) = await classifier.fetch(fetch, CLASSIFY, *args)
+    (row,) = await classifier.fetch(fetch, CLASSIFY, *args, in_transaction=True)
     (status,) = (await classifier.decode([row])).values()
     rule = _OF_TABLES[row["status"]] if row["rule"] == "tables" else row["rule"]
     if status.status != row["status"]:  # what is open is a wait, as its value shows

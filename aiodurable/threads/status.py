@@ -172,11 +172,18 @@ class Classifier:
             Standing(row["thread_id"], ThreadStatus(row["status"]), row["graph"]) for row in rows
         ]
 
-    async def fetch(self, fetch: Callable[..., Awaitable[T]], statement: str, *args: Any) -> T:
+    async def fetch(
+        self,
+        fetch: Callable[..., Awaitable[T]],
+        statement: str,
+        *args: Any,
+        in_transaction: bool = False,
+    ) -> T:
         """Run a statement that contains `CLASSIFY`. If a damaged row makes it fail, run its careful
         form, which still classifies all other threads.
 
-        After the first such row this object uses only the careful form.
+        After the first such row this object uses only the careful form. In a transaction, which
+        such a row ends, it raises instead: try again in another one.
         """
         if not self._careful:
             try:
@@ -185,6 +192,8 @@ class Classifier:
                 if not is_bad_value(error):
                     raise
                 self._careful = True
+                if in_transaction:
+                    raise
         return await fetch(careful(statement), *args)
 
     def heads(self, thread_ids: Sequence[str], wanted: Filter) -> tuple[str, tuple[Any, ...]]:

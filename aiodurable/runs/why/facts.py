@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aiodurable.models import ClaimState, RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.caller import Fetch
+from aiodurable.postgres.errors import is_bad_value
 from aiodurable.postgres.sql import load
 from aiodurable.runs.services import Services
 from aiodurable.runs.why.answer import QueueFacts, RunFacts, WhyFacts
@@ -69,6 +70,15 @@ class Found:
 
 async def read(services: Services, thread_id: str) -> Found:
     """Read a thread."""
+    try:
+        return await _read(services, thread_id)
+    except Exception as error:
+        if not is_bad_value(error):
+            raise
+    return await _read(services, thread_id)  # the classifier is careful from now on
+
+
+async def _read(services: Services, thread_id: str) -> Found:
     classifier = services.threads.classifier
     async with services.checkpoints.database.snapshot() as fetch:
         (row,) = await fetch(_SQL["thread"], thread_id)

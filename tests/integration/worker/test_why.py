@@ -451,6 +451,15 @@ async def test_a_worker_that_was_never_without_work_is_seen(durable: Durable, he
         held.open.set()
 
 
+async def test_a_thread_with_a_damaged_checkpoint_is_explained(durable: Durable, dsn: str) -> None:
+    async with durable.run("t", "gate") as run:
+        await run.ainvoke(INPUT)
+    write(dsn, """UPDATE checkpoints SET metadata = metadata || '{"step": "x"}'""")
+    found = await durable.threads.why("t")
+    assert found.facts.step is None
+    assert "cannot be read" in str(found)
+
+
 async def test_a_thread_id_that_cannot_be_stored_is_refused(durable: Durable) -> None:
     with pytest.raises(InvalidArgumentError):
         await durable.threads.why("")
