@@ -51,8 +51,8 @@ async def serving(
         task = asyncio.current_task()
         assert task is not None
         if len(busy) >= _MOST_CONNECTIONS:
-            # The oldest makes way, which has had its time: a probe gets its answer whoever else is
-            # connected and says nothing.
+            # The oldest makes way, which has had its time: a probe gets its answer beside clients
+            # that connect and say nothing.
             oldest = next(iter(busy))
             del busy[oldest]
             oldest.cancel()

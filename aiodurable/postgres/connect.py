@@ -28,7 +28,7 @@ _MOST: Final = 63 - len("aiodurable:completion@")
 def process_name() -> str:
     """`host:pid`, as the tables and `pg_stat_activity` alike have it: a process is taken for dead
     where they differ. A host's name that is too long, or that Postgres would change, is cut, and
-    told from others by a digest: names of pods differ at their end.
+    kept apart by a digest: names of pods differ at their end.
     """
     host, tail = socket.gethostname(), f":{os.getpid()}"
     shown = re.sub(r"[^A-Za-z0-9._-]", "-", host)

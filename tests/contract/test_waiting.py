@@ -26,6 +26,7 @@ MEANT = {
     "support/campaign_effects.py": "a side effect that waits for Postgres",
     "support/campaign_faults.py": "faults at random moments",
     "support/waiting.py": "the one that polls",
+    "integration/integrations/test_metrics.py": "a client that reads nothing for a while",
 }
 """Where time is what the test is about."""
 

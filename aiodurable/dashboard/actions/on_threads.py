@@ -97,7 +97,7 @@ async def _confirm_fork(context: Context) -> Confirmation:
 
 async def _fork(context: Context, form: Form) -> Outcome:
     new_id = form.get("new_id", "") or None
-    if new_id is not None:  # whose threads are told by their ids may not make others'
+    if new_id is not None:  # who may act on some ids alone makes no other thread
         await context.require("fork", new_id)
     new = await context.durable.threads.fork(
         required(context, "id"),

@@ -429,10 +429,12 @@ async def test_a_run_that_waited_too_long_is_named_with_its_queue_as_it_is_writt
     durable: Durable,
 ) -> None:
     await durable.runs.create("t", "chain", INPUT, queue="Mail", start_timeout=0.01)
-    await asyncio.sleep(0.05)
-    found = await durable.threads.why("t")
-    assert step(found, "worker") == "set_aside"
-    assert "queue 'Mail'" in str(found)
+
+    async def too_late() -> Why | None:
+        found = await durable.threads.why("t")
+        return found if step(found, "worker") == "set_aside" else None
+
+    assert "queue 'Mail'" in str(await wait_until(too_late))
 
 
 async def test_a_worker_that_was_never_without_work_is_seen(durable: Durable, held: Held) -> None:
