@@ -77,15 +77,17 @@ class Counting:
         return ThreadCounts(found)
 
     async def estimate(
-        self, wanted: Filter, *, pages: int = _PAGES, rare: int = _RARE
+        self, wanted: Filter, *, pages: int | None = None, rare: int | None = None
     ) -> ThreadCounts:
         """Count in bounded time, with estimates where needed. Filters by status only.
 
         Args:
             wanted: which threads.
             pages: pages in the sample; a tenth of them costs a tenth, and errs three times as much.
-            rare: threads of rare statuses that are counted one by one, at most.
+                None: 2,000.
+            rare: threads of rare statuses that are counted one by one, at most. None: 5,000.
         """
+        pages, rare = _PAGES if pages is None else pages, _RARE if rare is None else rare
         (table,) = await self._database.fetch(_SQL["pages"])
         if table["pages"] <= pages:
             return await self.count(wanted)

@@ -6,15 +6,22 @@ import asyncio
 import re
 from pathlib import Path
 
+import pytest
 from playwright.async_api import expect
 
+from aiodurable.dashboard import live
 from aiodurable.durable import Durable
 from tests.browser.site import looked_at, served
 from tests.programs.worker_process import graphs
 from tests.support.workers import workers
 
 
-async def test_a_page_follows_a_run_whose_worker_is_killed(dsn: str, log: Path) -> None:
+async def test_a_page_follows_a_run_whose_worker_is_killed(
+    dsn: str, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        live, "_SHARE", 1.0
+    )  # on a busy machine it would rest for longer than a step
     async with (
         Durable(dsn, graphs=graphs(str(log))) as durable,
         served(durable) as address,

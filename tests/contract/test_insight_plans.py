@@ -17,7 +17,7 @@ INSIGHTS = load("insights")
 CROWD = 20_000
 NOBODY = "thread-of-nobody"
 QUEUES = [f"queue-{n}" for n in range(5)]
-WORKER = ("w", "host", 7, "1", ["q"], ["g"], 5, 0, 0.0, 0.0, False, 1.0)
+WORKER = ("w", "host", 7, "1", ["q"], ["g"], 5, 0, 0.0, 0.0, False, 1.0, 25.0)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ async def crowd(dsn: str) -> AsyncIterator[Any]:
         ("unregister", ("w",), 1),
         ("take_slot", (300.0, 90_000.0), 5),
         ("write_sample", (datetime(2026, 1, 1, tzinfo=UTC), "{}", [], "{}", "{}", 1.0), 1),
-        ("history", (3600.0,), 15),
+        ("history", (3600.0,), 40),
         ("tidy", (600.0, 7_776_000.0, 100), 210),
         ("audit", (None, None, 10), 10),
         ("audit", (1_010_000, None, 10), 10),

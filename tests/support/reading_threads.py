@@ -19,6 +19,9 @@ def reading(
     """Threads that can be read, counted and pruned; nothing can be run."""
     reader = ThreadReader(database, namespace=namespace, serde=serde or JsonPlusSerializer())
     services: Any = SimpleNamespace(
-        threads=reader, checkpoints=SimpleNamespace(database=database), recovery_grace_s=10.0
+        threads=reader,
+        checkpoints=SimpleNamespace(database=database),
+        recovery_grace_s=10.0,
+        observers=(),
     )
     return Threads(lambda: services)

@@ -400,13 +400,13 @@ WHERE c.thread_id = ANY (:thread_ids::text[]) AND c.parent_checkpoint_id IS NOT 
 -- checkpoints_pkey and checkpoint_blobs_pkey, by their first column.
 DELETE FROM checkpoint_blobs b
 WHERE b.thread_id = ANY (:thread_ids::text[])
-  AND NOT EXISTS (
-      SELECT FROM checkpoints c
+  AND (b.thread_id, b.checkpoint_ns, b.channel, b.version) NOT IN (
+      SELECT c.thread_id, c.checkpoint_ns, v.key, v.value
+      FROM checkpoints c
       CROSS JOIN LATERAL pg_catalog.jsonb_each_text(
           CASE WHEN pg_catalog.jsonb_typeof(c.checkpoint -> 'channel_versions'::text) = 'object'
                THEN c.checkpoint -> 'channel_versions'::text ELSE '{}' END) v
-      WHERE c.thread_id = ANY (:thread_ids::text[]) AND c.thread_id = b.thread_id
-        AND c.checkpoint_ns = b.checkpoint_ns AND v.key = b.channel AND v.value = b.version)
+      WHERE c.thread_id = ANY (:thread_ids::text[]) AND v.value IS NOT NULL)
 
 -- name: raise_tokens_skip_locked
 -- params: thread_ids, lease_ids

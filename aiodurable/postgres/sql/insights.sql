@@ -162,8 +162,9 @@ blocked AS (
 )
 SELECT n.queue AS name, coalesce(q.paused, false) AS paused, q.max_running, q.max_running_per_key,
        q.rate, q.burst, coalesce(s.count, 0) AS scheduled, coalesce(b.count, 0) AS blocked,
-       coalesce((SELECT pg_catalog.sum(a.count) FROM scheduled a) >= :most::integer
-                OR (SELECT pg_catalog.sum(a.count) FROM blocked a) >= :most::integer, false)
+       coalesce((SELECT pg_catalog.sum(a.count) FROM scheduled a) >= :most::integer::numeric
+                OR (SELECT pg_catalog.sum(a.count) FROM blocked a) >= :most::integer::numeric,
+                false)
        AS capped
 FROM (
     SELECT w.queue FROM ready w
@@ -425,7 +426,9 @@ SET hostname = excluded.hostname, pid = excluded.pid, version = excluded.version
 RETURNING (SELECT ARRAY[pg_catalog.count(*) FILTER (WHERE o.worker < w.worker),
                         pg_catalog.count(*)]
            FROM aiodurable_workers o
-           WHERE o.worker <> w.worker AND o.queues = w.queues AND o.graphs = w.graphs
+           WHERE o.worker <> w.worker
+             AND pg_catalog.to_jsonb(o.queues) = pg_catalog.to_jsonb(w.queues)
+             AND pg_catalog.to_jsonb(o.graphs) = pg_catalog.to_jsonb(w.graphs)
              AND NOT o.draining
              AND o.seen_at > pg_catalog.now()
                              - pg_catalog.make_interval(secs => :unseen_s::double precision)

@@ -29,7 +29,7 @@ SELECT t.thread_id FROM t WHERE t.n > 0 AND t.thread_id IS NOT NULL ORDER BY t.n
 -- on purpose. A parent that is gone is no finding where prune removed all before it: then the
 -- oldest checkpoint names it, and needs nothing of it.
 SELECT a.thread_id, x.kind, x.place
-FROM unnest((SELECT :thread_ids::text[])) AS a (thread_id)
+FROM pg_catalog.unnest((SELECT :thread_ids::text[])) AS a (thread_id)
 CROSS JOIN LATERAL (
     WITH line AS MATERIALIZED (
         SELECT c.checkpoint_ns AS ns, c.checkpoint_id AS id, c.parent_checkpoint_id AS parent_id,
@@ -97,7 +97,7 @@ CROSS JOIN LATERAL (
 -- LangGraph's own are emptied silently, and those of a DeltaChannel have a value now and then.
 SELECT a.thread_id, 'missing_value' AS kind,
        pg_catalog.concat_ws(' ', nullif(h.checkpoint_ns, ''), h.checkpoint_id, v.channel) AS place
-FROM unnest((SELECT :thread_ids::text[])) AS a (thread_id)
+FROM pg_catalog.unnest((SELECT :thread_ids::text[])) AS a (thread_id)
 CROSS JOIN LATERAL (
     SELECT DISTINCT ON (c.checkpoint_ns) c.checkpoint_ns, c.checkpoint_id
     FROM checkpoints c
@@ -142,7 +142,7 @@ WHERE NOT m.inline ? v.channel
 -- checkpoint_writes_pkey, checkpoints_pkey, checkpoint_blobs_pkey, aiodurable_effects_pkey and
 -- aiodurable_runs_thread_order_idx. Rows that belong to nothing.
 SELECT a.thread_id, x.kind, x.place
-FROM unnest((SELECT :thread_ids::text[])) AS a (thread_id)
+FROM pg_catalog.unnest((SELECT :thread_ids::text[])) AS a (thread_id)
 CROSS JOIN LATERAL (
     SELECT EXISTS (SELECT FROM checkpoints c WHERE c.thread_id = a.thread_id)
            OR EXISTS (SELECT FROM aiodurable_runs r WHERE r.thread_id = a.thread_id) AS known
@@ -172,7 +172,7 @@ CROSS JOIN LATERAL (
 -- a run; aiodurable_runs_dedup_idx for runs with a deduplication key. What the ledger says, and the
 -- tables do not.
 SELECT a.thread_id, x.kind, x.place
-FROM unnest((SELECT :thread_ids::text[])) AS a (thread_id)
+FROM pg_catalog.unnest((SELECT :thread_ids::text[])) AS a (thread_id)
 LEFT JOIN aiodurable_fences f ON f.thread_id = a.thread_id
 LEFT JOIN LATERAL (
     SELECT c.checkpoint_id AS oldest_id
@@ -238,7 +238,7 @@ CROSS JOIN LATERAL (
 -- aiodurable_workers and pg_stat_activity. What a worker should have changed, and none has, by the
 -- conditions of worker.sql. Without a worker nothing is stuck: it waits for one.
 SELECT a.thread_id, x.kind, r.run_id AS place
-FROM unnest((SELECT :thread_ids::text[])) AS a (thread_id)
+FROM pg_catalog.unnest((SELECT :thread_ids::text[])) AS a (thread_id)
 CROSS JOIN LATERAL (
     SELECT k.*
     FROM aiodurable_runs k

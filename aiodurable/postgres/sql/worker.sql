@@ -444,7 +444,7 @@ woken AS MATERIALIZED (
           FROM due d
           WHERE d.claim_state = 'ready'
           GROUP BY d.queue) q
-    WHERE q.ready > :free::integer AND
+    WHERE q.ready > :free::integer::numeric AND
     -- include: queue.a_worker_sleeps
 )
 SELECT d.run_id, d.thread_id, d.on_busy, d.claim_state

@@ -162,11 +162,13 @@ async def test_a_migration_that_somebody_else_holds_up_ends_in_time_and_blocks_n
 async def test_the_error_of_a_role_that_may_not_create_says_what_to_do(empty_dsn: str) -> None:
     await run(
         empty_dsn,
-        "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'reader'; EXCEPTION WHEN duplicate_object"
+        "DO $$ BEGIN CREATE ROLE no_creator LOGIN PASSWORD 'no_creator'; EXCEPTION WHEN duplicate_object"
         " THEN NULL; END $$; REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     )
     with pytest.raises(ConfigurationError, match="aiodurable db migrate"):
-        await schema.migrate(parse_dsn(make_conninfo(empty_dsn, user="reader", password="reader")))
+        await schema.migrate(
+            parse_dsn(make_conninfo(empty_dsn, user="no_creator", password="no_creator"))
+        )
 
 
 def test_every_migration_is_numbered_once() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import os
 import subprocess
 import sys
@@ -183,7 +184,8 @@ async def in_the_dashboard(at: Hostile) -> list[str]:
     assert {answer.status_code for answer in (*lists, *pages)} == {200}
     assert {answer.status_code for answer in states} <= {200, 409, 422}
     # The word heads what the ledger stores of an attempt; a page that raised has status 500.
-    return [answer.text.replace("Traceback", "") for answer in (*lists, *pages, *states)]
+    texts = [answer.text.replace("Traceback", "") for answer in (*lists, *pages, *states)]
+    return [re.sub("[\u2013\u203a\u202f]", "", text) for text in texts]  # the pages' own
 
 
 async def in_logs_and_events(at: Hostile) -> list[str]:

@@ -136,7 +136,7 @@ READS: dict[str, tuple[tuple[Any, ...], int]] = {
         (
             *(["new"], ["blocked1"], [1], ["g"], [None], [None], [None], [None], [None], [None]),
             *(["default"], [0], [""], [None], [None], [None], [None], [None], [None], [None]),
-            *([None], ["enqueue"], [None], [None], [None]),
+            *([None], ["enqueue"], [None], [None], [None], [None]),
         ),
         60,
     ),
