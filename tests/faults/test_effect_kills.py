@@ -19,12 +19,14 @@ async def processes() -> AsyncIterator[Processes]:
         yield parent
 
 
-@pytest.mark.timeout(300 if KILLS == "writes" else 1200)
+@pytest.mark.timeout(1200 if KILLS == "all" else 300)
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_side_effect_happens_once_wherever_its_process_is_killed(
     dsn: str, processes: Processes, when: str, tmp_path: Path
 ) -> None:
-    killed = await killed_everywhere(dsn, processes, "effects", when, tmp_path)
+    killed = await killed_everywhere(
+        dsn, processes, "effects", when, tmp_path, kills="all" if KILLS == "all" else "writes"
+    )
     of_effects = {text for text in killed.at if "aiodurable_effects" in text}
     assert len(of_effects) == 2, "it was killed at the beginning and at the end of an effect"
     banks = [each for each in tmp_path.iterdir() if each.name.endswith(".bank")]

@@ -22,12 +22,14 @@ async def processes() -> AsyncIterator[Processes]:
         yield parent
 
 
-@pytest.mark.timeout(300 if KILLS == "writes" else 1200)
+@pytest.mark.timeout(1200 if KILLS == "all" else 300)
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_sleep_and_a_signal_end_once_wherever_the_process_is_killed(
     dsn: str, processes: Processes, when: str, tmp_path: Path
 ) -> None:
-    killed = await killed_everywhere(dsn, processes, "sleeping", when, tmp_path)
+    killed = await killed_everywhere(
+        dsn, processes, "sleeping", when, tmp_path, kills="all" if KILLS == "all" else "writes"
+    )
     assert killed.result["told"] == "once slept heads"
     for what in (
         "waiting_for = pg_catalog.string_to_array",

@@ -1,5 +1,5 @@
-"""kill -9 after every write of graphs that use what LangGraph offers: each ends as if nothing had
-happened.
+"""kill -9 after writes of graphs that use what LangGraph offers: each ends as if nothing had
+happened. Which writes: see tests/faults/test_kill.py.
 """
 
 from __future__ import annotations
