@@ -21,7 +21,7 @@ __all__ = ["Drawing", "Progress", "drawing_of", "progress_of"]
 _SEPARATOR = ":"
 _MOST_NODES = 300
 _MOST_EDGES = 1_000
-"""A router that does not say where it leads has an edge to each node."""
+"""Routers that may lead to each node have as many edges as the square of their number."""
 _WAITING = frozenset({ThreadStatus.INTERRUPTED, ThreadStatus.PAUSED})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 
 from aiodurable.dashboard.thread_graph import Progress, drawing_of
 
@@ -16,11 +16,12 @@ class State(TypedDict):
 
 
 def routers(count: int) -> Any:
-    """Each node may lead to each other."""
+    """Each node may lead to each, and to the end."""
     builder = StateGraph(State)
-    for number in range(count):
-        builder.add_node(f"n{number}", lambda state: state)
-        builder.add_conditional_edges(f"n{number}", lambda state: "n0")
+    names = [f"n{number}" for number in range(count)]
+    for name in names:
+        builder.add_node(name, lambda state: state)
+        builder.add_conditional_edges(name, lambda state: "n0", [*names, END])
     return builder.add_edge(START, "n0").compile()
 
 
