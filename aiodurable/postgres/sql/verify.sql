@@ -235,8 +235,8 @@ CROSS JOIN LATERAL (
 -- params: thread_ids, most_s, late_s
 -- aiodurable_runs_thread_order_idx, once a thread, and for runs that wait aiodurable_queues_pkey,
 -- aiodurable_runs_queued_idx, aiodurable_runs_queue_running_idx and aiodurable_runs_ready_key_idx;
--- aiodurable_workers and pg_stat_activity. What a worker should have changed, and none has, by the
--- conditions of worker.sql. Without a worker nothing is stuck: it waits for one.
+-- aiodurable_workers_pkey and pg_stat_activity. What a worker should have changed, and none has, by
+-- the conditions of worker.sql. Without a worker nothing is stuck: it waits for one.
 SELECT a.thread_id, x.kind, r.run_id AS place
 FROM pg_catalog.unnest((SELECT :thread_ids::text[])) AS a (thread_id)
 CROSS JOIN LATERAL (

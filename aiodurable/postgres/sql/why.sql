@@ -98,7 +98,7 @@ LEFT JOIN aiodurable_queues q ON q.name = w.name
 -- name: thread
 -- params: thread_id
 -- aiodurable_fences_pkey; aiodurable_signals_open_idx and aiodurable_effects_pkey, a hundred rows
--- at most; aiodurable_workers, a row a worker, and pg_stat_activity. The time, the fence, the
+-- at most; aiodurable_workers_pkey, a row a worker, and pg_stat_activity. The time, the fence, the
 -- mailbox, side effects of which nobody knows whether they happened, and the workers that live, or
 -- that a standby has seen within a minute.
 SELECT pg_catalog.clock_timestamp() AS at, pg_catalog.pg_is_in_recovery() AS standby,
