@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from aiodurable.waits import Wait
 
 __all__ = [
+    "MOST_CLAIMED_S",
     "NEEDS_ATTENTION",
     "UNFINISHED",
     "ClaimState",
@@ -173,6 +174,12 @@ class ClaimState(StrEnum):
     """Its queue, or its concurrency key, is at its limit."""
     CLAIMED = "claimed"
     """A worker is about to begin it."""
+
+
+MOST_CLAIMED_S: Final = 60.0
+"""Seconds after which a claim that has begun nothing is free for other workers. A worker begins at
+once what it claims; what it then begins without a claim is refused.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import asyncpg
 import psycopg
 from asyncpg.pool import PoolConnectionProxy
-from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
-from psycopg.rows import dict_row
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
+from aiodurable.postgres.fetch import Fetch, fetch_on
 from aiodurable.postgres.sql import load
 
-__all__ = ["Fetch", "transaction_of"]
+__all__ = ["transaction_of"]
 
 _SQL = load("schema")
 _NO_TABLES = ("42P01", "42883")
 """A table, and a function, that is not there."""
-
-Fetch: TypeAlias = Callable[..., Awaitable[Sequence[Mapping[str, Any]]]]
-"""Runs one statement with `$1` parameters and returns its rows."""
 
 
 @asynccontextmanager
@@ -53,7 +50,7 @@ async def transaction_of(connection: Any, dsn: Dsn) -> AsyncGenerator[Fetch]:
             if not raw.autocommit and raw.info.transaction_status == TransactionStatus.IDLE:
                 await raw.execute("SELECT 1")  # or the block below would commit it
             async with raw.transaction():
-                fetch = _fetch_on(raw)
+                fetch = fetch_on(raw)
                 async with _in_schema(fetch, dsn.schema):
                     yield fetch
     except (psycopg.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
@@ -82,15 +79,6 @@ async def _in_schema(fetch: Fetch, schema: str | None) -> AsyncGenerator[None]:
     await fetch(_SQL["use_search_path"], f'"{schema}"')
     yield
     await fetch(_SQL["use_search_path"], found["search_path"])
-
-
-def _fetch_on(connection: AsyncConnection[Any]) -> Fetch:
-    async def fetch(query: str, *args: Any) -> Sequence[Mapping[str, Any]]:
-        async with AsyncRawCursor(connection, row_factory=dict_row) as cursor:
-            await cursor.execute(query.encode(), args)
-            return await cursor.fetchall()
-
-    return fetch
 
 
 async def _driver_connection(connection: Any) -> asyncpg.Connection | AsyncConnection[Any]:

@@ -17,6 +17,7 @@ from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.postgres.circuit_breaker import CircuitBreaker
 from aiodurable.postgres.connect import application_name
 from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable, translate
+from aiodurable.postgres.fetch import fetch_on
 from aiodurable.postgres.pool_connection import (
     KEEPALIVES,
     PoolConnection,
@@ -242,13 +243,7 @@ class PsycopgPool:
     async def transaction(self) -> AsyncIterator[Callable[..., Awaitable[list[dict[str, Any]]]]]:
         """Give the body a `fetch` whose statements are all committed when it ends, or none."""
         async with self.connection() as connection, connection.transaction():
-
-            async def fetch(query: str, *args: Any) -> list[dict[str, Any]]:
-                async with AsyncRawCursor(connection, row_factory=dict_row) as cursor:
-                    await cursor.execute(query.encode(), args)
-                    return await cursor.fetchall()
-
-            yield fetch
+            yield fetch_on(connection)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Callable[..., Awaitable[list[dict[str, Any]]]]]:
@@ -257,13 +252,7 @@ class PsycopgPool:
         """
         async with self.connection() as connection, connection.transaction():
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-
-            async def fetch(query: str, *args: Any) -> list[dict[str, Any]]:
-                async with AsyncRawCursor(connection, row_factory=dict_row) as cursor:
-                    await cursor.execute(query.encode(), args)
-                    return await cursor.fetchall()
-
-            yield fetch
+            yield fetch_on(connection)
 
     async def fetch_in_turn(
         self, *statements: tuple[str, Sequence[Any]]

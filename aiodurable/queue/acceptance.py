@@ -11,7 +11,8 @@ from aiodurable.errors import InvalidArgumentError, RunInProgressError
 from aiodurable.lock_keys import own_lock_key
 from aiodurable.models import ClaimState, RunRecord
 from aiodurable.postgres.batcher import Batcher
-from aiodurable.postgres.caller import Fetch, transaction_of
+from aiodurable.postgres.caller import transaction_of
+from aiodurable.postgres.fetch import Fetch
 from aiodurable.queue.new_run import NewRun, Row
 from aiodurable.queue.records import SQL, queued_record
 from aiodurable.runs.accepted import Accepted

@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableConfig
 
 from aiodurable.errors import InvalidArgumentError, RunInProgressError
 from aiodurable.models import RunRecord
-from aiodurable.postgres.caller import Fetch
+from aiodurable.postgres.fetch import Fetch
 from aiodurable.queue.acceptance import Acceptance
 from aiodurable.queue.new_run import (
     DEFAULT_QUEUE,

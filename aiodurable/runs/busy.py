@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal, TypeAlias
 
 from aiodurable.errors import LockTimeoutError, PostgresUnavailableError
-from aiodurable.postgres.caller import Fetch
+from aiodurable.postgres.fetch import Fetch
 from aiodurable.postgres.sql import load
 from aiodurable.runs.cancellation import CHANNEL
 from aiodurable.runs.services import Services

@@ -11,8 +11,8 @@ from aiodurable.checkpoints.fences import Fence
 from aiodurable.errors import RunInProgressError, WorkflowExecutionError
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.postgres.batcher import Batcher
-from aiodurable.postgres.caller import Fetch
 from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.fetch import Fetch
 from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
 from aiodurable.runs.ledger_writes import PATIENCE_S, check_fence, check_patience

@@ -15,8 +15,8 @@ from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.stored_values import SAFE, classes_in
 from aiodurable.errors import AiodurableError, InvalidArgumentError
 from aiodurable.models import RunStatus
-from aiodurable.postgres.caller import Fetch
 from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.fetch import Fetch
 from aiodurable.postgres.sql import load
 from aiodurable.runs.stored_value import StoredValue, dump_value, load_value
 from aiodurable.waits import (

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
-from aiodurable.postgres.caller import Fetch
+from aiodurable.postgres.fetch import Fetch
 from aiodurable.threads.status import CLASSIFY, Classifier
 
 __all__ = ["RULES", "Explained", "WhyRule", "explain"]

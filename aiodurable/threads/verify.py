@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from aiodurable.postgres.caller import Fetch
+from aiodurable.models import MOST_CLAIMED_S
+from aiodurable.postgres.fetch import Fetch
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.threads.findings import PASSING, Finding, finding_of
@@ -22,7 +23,6 @@ __all__ = ["VerifyProgress", "verify"]
 
 _SQL: Final = load("verify")
 _BY_THREAD: Final = ("lines", "values", "rows", "ledger")
-_MOST_CLAIMED_S: Final = 60.0
 _LATE_S: Final = 60.0
 
 
@@ -91,7 +91,7 @@ async def _of_threads(fetch: Fetch, thread_ids: Sequence[str]) -> set[Finding]:
     if not thread_ids:
         return set()
     rows = [row for name in _BY_THREAD for row in await fetch(_SQL[name], thread_ids)]
-    rows += await fetch(_SQL["stuck"], thread_ids, _MOST_CLAIMED_S, _LATE_S)
+    rows += await fetch(_SQL["stuck"], thread_ids, MOST_CLAIMED_S, _LATE_S)
     return {finding_of(row["kind"], row["thread_id"], row["place"]) for row in rows}
 
 

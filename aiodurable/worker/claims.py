@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aiodurable.models import ClaimState
+from aiodurable.models import MOST_CLAIMED_S, ClaimState
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.sql import load
 from aiodurable.runs.busy import interrupt
 from aiodurable.runs.retry_policy import RetryPolicy, stored_policy
 from aiodurable.runs.services import Services
-from aiodurable.runs.why.facts import MOST_CLAIMED_S
 
 __all__ = ["Claimed", "Claims", "Signs"]
 

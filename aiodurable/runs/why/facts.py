@@ -7,20 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from aiodurable.models import ClaimState, RunStatus, WorkflowCheckpoint
-from aiodurable.postgres.caller import Fetch
+from aiodurable.models import MOST_CLAIMED_S, ClaimState, RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.errors import is_bad_value
+from aiodurable.postgres.fetch import Fetch
 from aiodurable.postgres.sql import load
 from aiodurable.runs.services import Services
 from aiodurable.runs.why.answer import QueueFacts, RunFacts, WhyFacts
 from aiodurable.threads.rules import Explained, explain
 
-__all__ = ["MOST_CLAIMED_S", "Found", "SeenRun", "read"]
+__all__ = ["Found", "SeenRun", "read"]
 
-MOST_CLAIMED_S: Final = 60.0
-"""Seconds after which a claim that has begun nothing is free for other workers. A worker begins at
-once what it claims; what it then begins without a claim is refused.
-"""
 _SQL: Final = load("why")
 _MOST_RUNS: Final = 10
 
