@@ -41,6 +41,7 @@ from tests.support.postgres import (
     embedded,
     worker_name,
 )
+from tests.support.processes import Processes, started
 from tests.support.restartable import OwnServer, own_server
 from tests.support.scenario_graphs import BREAKS
 
@@ -174,6 +175,13 @@ async def own() -> AsyncIterator[OwnServer]:
     """A Postgres of this test alone; not started yet."""
     async with own_server() as server:
         yield server
+
+
+@pytest.fixture
+async def processes() -> AsyncIterator[Processes]:
+    """Real processes that run a thread, and may be killed at one of their statements."""
+    async with started() as parent:
+        yield parent
 
 
 @pytest.fixture

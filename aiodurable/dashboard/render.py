@@ -127,24 +127,20 @@ def _exact(text: str) -> Markup:
     return Markup(escaped)  # noqa: S704 - escaped the line before
 
 
-def _moment(at: datetime | None) -> Markup | str:
+def _moment(at: datetime | None, attribute: str = "") -> Markup | str:
     """A time that the browser writes in its own time zone; without scripts it is UTC."""
     if at is None:
         return "–"
     utc = at.astimezone(UTC)
     text = f"{utc:%Y-%m-%d %H:%M:%S} UTC"
-    return Markup('<time datetime="{}">{}</time>').format(utc.isoformat(), text)
+    return Markup('<time datetime="{}"{}>{}</time>').format(utc.isoformat(), attribute, text)
 
 
 def _since(at: datetime | None) -> Markup | str:
     """A time that the browser writes as an age and keeps current. The page itself has the moment:
     an age would be another page each second.
     """
-    if at is None:
-        return "–"
-    utc = at.astimezone(UTC)
-    text = f"{utc:%Y-%m-%d %H:%M:%S} UTC"
-    return Markup('<time datetime="{}" data-ago>{}</time>').format(utc.isoformat(), text)
+    return _moment(at, " data-ago")
 
 
 def _number(count: float | None) -> str:

@@ -39,7 +39,7 @@ class Overview:
         at: when it was read.
         threads: threads by status, estimated where there are many.
         threads_at: when they were counted: of a large database by the worker that took the newest
-            sample, at most about five minutes ago.
+            sample, at most about ten minutes ago.
         runs: runs in queues by claim state; a state without runs is left out.
         runs_capped: whether a number of `runs` is a lower bound: counting stops at 10,000 a state.
         oldest_ready_age_s: seconds since the oldest run that is ready was accepted, or was due if

@@ -39,7 +39,7 @@ CLUSTER_METRICS: Final = (
     Metric(
         "aiodurable_queue_runs",
         "gauge",
-        "Runs of a queue by what they wait for, or claimed or running; up to 10,000 each.",
+        "Runs of a queue by what they wait for, or claimed or running; counted to some thousands.",
         ("queue", "state"),
     ),
     Metric(

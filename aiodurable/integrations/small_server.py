@@ -62,7 +62,7 @@ async def serving(
         except _GIVEN_UP:
             # A client that says nothing, reads nothing, or went away: close() would wait for it.
             writer.transport.abort()
-        except Exception:
+        except Exception:  # of one answer: the next request is served
             _log.exception("a request for metrics or health failed")
         finally:
             busy.pop(task, None)

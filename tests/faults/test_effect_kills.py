@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,7 @@ import pytest
 from tests.support.effect_graphs import bank_of
 from tests.support.graphs import noted
 from tests.support.kill_each_statement import KILLS, killed_everywhere
-from tests.support.processes import Processes, started
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    async with started() as parent:
-        yield parent
+from tests.support.processes import Processes
 
 
 @pytest.mark.timeout(1200 if KILLS == "all" else 300)

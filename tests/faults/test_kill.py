@@ -7,19 +7,12 @@ statement, those that read and those that lock as well.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.kill_each_statement import KILLS, killed_everywhere
-from tests.support.processes import Processes, started
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    async with started() as parent:
-        yield parent
+from tests.support.processes import Processes
 
 
 @pytest.mark.timeout(1200 if KILLS == "all" else 300)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,10 @@ import pytest
 
 from aiodurable import ClaimState, Durable
 from tests.support.kill_each_statement import KILLS, killed_everywhere
-from tests.support.processes import Processes, started
+from tests.support.processes import Processes
 from tests.support.restartable import How, OwnServer
 from tests.support.sleeping_graph import SIGNAL, sleeping
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    async with started() as parent:
-        yield parent
 
 
 @pytest.mark.timeout(1200 if KILLS == "all" else 300)

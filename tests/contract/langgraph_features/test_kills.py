@@ -4,20 +4,13 @@ happened. Which writes: see tests/faults/test_kill.py.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.feature_graphs import FEATURES
 from tests.support.kill_each_statement import killed_everywhere
-from tests.support.processes import Processes, started
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    async with started() as parent:
-        yield parent
+from tests.support.processes import Processes
 
 
 @pytest.mark.timeout(600)
