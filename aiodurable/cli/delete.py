@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import click
 
 from aiodurable.cli.audit import record
+from aiodurable.cli.confirm import confirm
 from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.exit_codes import Exit
 from aiodurable.cli.format import quoted
@@ -63,10 +63,8 @@ def delete(thread_ids: tuple[str, ...], yes: bool, dsn: str | None, as_json: boo
 
 
 def _confirm(threads: Sequence[str]) -> None:
-    if not sys.stdin.isatty():
-        raise click.UsageError("cannot ask for confirmation without a terminal: pass --yes")
     what = f"thread {quoted(threads[0])}" if len(threads) == 1 else f"{len(threads):,} threads"
-    click.confirm(f"Delete {what} for good?", abort=True, err=True)
+    confirm(f"Delete {what} for good?")
 
 
 async def _delete(dsn: str | None, threads: Sequence[str]) -> _Report:

@@ -5,7 +5,6 @@ traffic.
 from __future__ import annotations
 
 import asyncio
-import sys
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiodurable.cli.audit import record
+from aiodurable.cli.confirm import confirm
 from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.format import age, quoted, size
@@ -111,17 +111,11 @@ def prune(
 def _confirm(
     strategy: str, statuses: tuple[str, ...], older_than: timedelta, graph: str | None
 ) -> None:
-    if not sys.stdin.isatty():
-        raise click.UsageError(
-            "cannot ask for confirmation without a terminal: pass --yes, or --dry-run to remove"
-            " nothing"
-        )
     what = "all but the latest checkpoint" if strategy == "keep_latest" else "everything"
     of = f" of graph {quoted(graph)}" if graph else ""
-    click.confirm(
+    confirm(
         f"Remove {what} of {' and '.join(statuses)} threads{of} older than {age(older_than)}?",
-        abort=True,
-        err=True,
+        otherwise=", or --dry-run to remove nothing",
     )
 
 

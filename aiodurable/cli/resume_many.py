@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 
 from aiodurable.cli.app import app_option, load_app
 from aiodurable.cli.audit import record
+from aiodurable.cli.confirm import confirm
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.exit_codes import Exit
@@ -85,7 +85,10 @@ def resume_many(
     failed again.
     """
     if not dry_run and not yes:
-        _confirm()
+        confirm(
+            "Resume every thread that passes the filters, here?",
+            otherwise=", or --dry-run to resume nothing",
+        )
     filters = {
         "status": statuses or None,
         "graph": graph,
@@ -103,15 +106,6 @@ def resume_many(
         _print(report, dry_run=dry_run)
     if report.failed:
         raise click.exceptions.Exit(Exit.FAILED)
-
-
-def _confirm() -> None:
-    if not sys.stdin.isatty():
-        raise click.UsageError(
-            "cannot ask for confirmation without a terminal: pass --yes, or --dry-run to resume"
-            " nothing"
-        )
-    click.confirm("Resume every thread that passes the filters, here?", abort=True, err=True)
 
 
 async def _resume(
