@@ -260,24 +260,13 @@ CROSS JOIN LATERAL (
     UNION ALL
     SELECT 'limited_stuck'
     WHERE r.claim_state = 'limited' AND coalesce((
-        -- As promote_limited of worker.sql counts them: no more than the key may have.
         SELECT (SELECT pg_catalog.count(*)
                 FROM (
-                    (SELECT
-                     FROM aiodurable_runs o
-                     WHERE o.queue = r.queue AND o.concurrency_key = r.concurrency_key
-                       AND (o.status = 'running' OR o.claim_state = 'claimed')
-                       AND coalesce(o.claim_state, 'claimed') = 'claimed'
-                     LIMIT q.max_running_per_key)
-                    UNION ALL
-                    (SELECT
-                     FROM aiodurable_runs o
-                     WHERE o.claim_state = 'ready' AND o.queue = r.queue
-                       AND o.concurrency_key = r.concurrency_key
-                     LIMIT q.max_running_per_key)
+-- include: worker.begun_of_key
                 ) u) < q.max_running_per_key
-        FROM aiodurable_queues q
-        WHERE q.name = r.queue AND q.max_running_per_key IS NOT NULL), true)
+        FROM (SELECT r.queue, r.concurrency_key) w
+        JOIN aiodurable_queues q ON q.name = w.queue
+        WHERE q.max_running_per_key IS NOT NULL), true)
     UNION ALL
     SELECT 'scheduled_stuck'
     WHERE r.claim_state = 'scheduled'

@@ -356,6 +356,21 @@ CROSS JOIN woken
              AND b.claim_state IN ('ready', 'claimed', 'limited')
            LIMIT 1) IS NULL
 
+-- fragment: begun_of_key
+-- What a key has at work or ready, no more of either than it may have.
+                (SELECT
+                 FROM aiodurable_runs o
+                 WHERE o.queue = w.queue AND o.concurrency_key = w.concurrency_key
+                   AND (o.status = 'running' OR o.claim_state = 'claimed')
+                   AND coalesce(o.claim_state, 'claimed') = 'claimed'
+                 LIMIT coalesce(q.max_running_per_key, 0))
+                UNION ALL
+                (SELECT
+                 FROM aiodurable_runs o
+                 WHERE o.claim_state = 'ready' AND o.queue = w.queue
+                   AND o.concurrency_key = w.concurrency_key
+                 LIMIT coalesce(q.max_running_per_key, 0))
+
 -- name: promote_limited
 -- params: queues, concurrency_keys
 -- aiodurable_queues_pkey, aiodurable_runs_queue_running_idx, aiodurable_runs_ready_key_idx and
@@ -376,18 +391,7 @@ WITH found AS MATERIALIZED (
             SELECT greatest(0, least(100, coalesce(
                 q.max_running_per_key - pg_catalog.count(*), 100)))
             FROM (
-                (SELECT
-                 FROM aiodurable_runs o
-                 WHERE o.queue = w.queue AND o.concurrency_key = w.concurrency_key
-                   AND (o.status = 'running' OR o.claim_state = 'claimed')
-                   AND coalesce(o.claim_state, 'claimed') = 'claimed'
-                 LIMIT coalesce(q.max_running_per_key, 0))
-                UNION ALL
-                (SELECT
-                 FROM aiodurable_runs o
-                 WHERE o.claim_state = 'ready' AND o.queue = w.queue
-                   AND o.concurrency_key = w.concurrency_key
-                 LIMIT coalesce(q.max_running_per_key, 0))
+-- include: begun_of_key
             ) u)
         FOR UPDATE OF r SKIP LOCKED
     ) k
