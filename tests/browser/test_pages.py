@@ -112,11 +112,13 @@ async def test_keys_open_pages_and_walk_rows(site: Site) -> None:
     await tab.keyboard.press("g")
     await tab.keyboard.press("t")
     await expect(tab.locator("h1")).to_have_text("Threads")
+    await tab.wait_for_load_state()  # a heading is there before the script that reads the keys
     await tab.keyboard.press("j")
     await tab.keyboard.press("j")
     await tab.keyboard.press("k")
     await tab.keyboard.press("Enter")
     await expect(tab.locator("h1")).to_contain_text("2026-09/deltas")
+    await tab.wait_for_load_state()
     await tab.keyboard.press("?")
     await expect(tab.locator("#help")).to_be_visible()
     await tab.keyboard.press("Escape")
