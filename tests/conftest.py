@@ -147,18 +147,16 @@ def template(server: Server) -> Iterator[str]:
 
 @pytest.fixture
 def dsn(server: Server, template: str) -> Iterator[str]:
-    """A fresh database with LangGraph's tables and ours."""
-    name = server.create(template)
-    yield server.database(name)
-    server.drop(name)
+    """A fresh database with LangGraph's tables and ours, and what a module's `template` adds."""
+    with server.clone(template) as name:
+        yield server.database(name)
 
 
 @pytest.fixture
 def empty_dsn(server: Server) -> Iterator[str]:
     """A fresh database without tables."""
-    name = server.create()
-    yield server.database(name)
-    server.drop(name)
+    with server.clone() as name:
+        yield server.database(name)
 
 
 @pytest.fixture

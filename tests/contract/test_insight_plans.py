@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,52 +12,56 @@ import pytest
 
 from aiodurable.postgres.sql import load
 from tests.support.explain import nodes, rows_of
+from tests.support.postgres import Server
 
 INSIGHTS = load("insights")
 CROWD = 20_000
 NOBODY = "thread-of-nobody"
 QUEUES = [f"queue-{n}" for n in range(5)]
 WORKER = ("w", "host", 7, "1", ["q"], ["g"], 5, 0, 0.0, 0.0, False, 1.0, 25.0)
+FILL = f"""
+INSERT INTO aiodurable_runs (
+    run_id, thread_id, lock_key, graph, status, schedule_id, started_at, finished_at)
+SELECT 'r' || n, 'r' || n, n, 'g', 'complete', 's' || n % 10, now(),
+       now() - n * interval '1 second'
+FROM generate_series(1, {CROWD}) n;
+INSERT INTO aiodurable_runs (
+    run_id, thread_id, lock_key, graph, status, claim_state, position, queue, priority,
+    fairness_key, concurrency_key, scheduled_at)
+SELECT 'q' || n, 'q' || n, n, 'g', 'queued',
+       (ARRAY['ready', 'scheduled', 'blocked', 'limited'])[1 + n % 4], n, 'queue-' || n % 5,
+       n % 3, 'tenant-' || n % 100, 'key-' || n % 100, now()
+FROM generate_series(1, {CROWD}) n;
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, queue)
+SELECT 'w' || n, 'w' || n, n, 'g',
+       (ARRAY['running', 'failed', 'quarantined', 'interrupted'])[1 + n % 4], 'queue-' || n % 5
+FROM generate_series(1, {CROWD}) n;
+INSERT INTO aiodurable_schedules (
+    schedule_id, graph, every_s, time_zone, anchor_at, jitter_s, catch_up_s, catch_up_all,
+    on_busy, queue, priority, fairness_key)
+SELECT 's' || n, 'g', 60, 'UTC', now(), 0, 10, false, 'enqueue', 'default', 0, ''
+FROM generate_series(0, {CROWD}) n;
+INSERT INTO aiodurable_audit (id, actor, action, thread_id)
+SELECT 1000000 + n, 'a', 'b', 't' || n % 1000 FROM generate_series(1, {CROWD}) n;
+INSERT INTO aiodurable_status_history (at, taken_at)
+SELECT now() - n * interval '5 minutes', now() - n * interval '5 minutes'
+FROM generate_series(1, 300) n;
+ANALYZE aiodurable_runs, aiodurable_schedules, aiodurable_audit, aiodurable_status_history,
+        aiodurable_workers;
+"""
+
+
+@pytest.fixture(scope="module")
+def template(server: Server, template: str) -> Iterator[str]:
+    """A database with a crowd in it, to be cloned for each test."""
+    with server.clone(template, FILL) as name:
+        yield name
 
 
 @pytest.fixture
 async def crowd(dsn: str) -> AsyncIterator[Any]:
     connection: Any = await asyncpg.connect(dsn)
     await connection.execute("SELECT set_config('enable_seqscan', 'off', false)")
-    await connection.execute(
-        f"""
-        INSERT INTO aiodurable_runs (
-            run_id, thread_id, lock_key, graph, status, schedule_id, started_at, finished_at)
-        SELECT 'r' || n, 'r' || n, n, 'g', 'complete', 's' || n % 10, now(),
-               now() - n * interval '1 second'
-        FROM generate_series(1, {CROWD}) n;
-        INSERT INTO aiodurable_runs (
-            run_id, thread_id, lock_key, graph, status, claim_state, position, queue, priority,
-            fairness_key, concurrency_key, scheduled_at)
-        SELECT 'q' || n, 'q' || n, n, 'g', 'queued',
-               (ARRAY['ready', 'scheduled', 'blocked', 'limited'])[1 + n % 4], n, 'queue-' || n % 5,
-               n % 3, 'tenant-' || n % 100, 'key-' || n % 100, now()
-        FROM generate_series(1, {CROWD}) n;
-        INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, queue)
-        SELECT 'w' || n, 'w' || n, n, 'g',
-               (ARRAY['running', 'failed', 'quarantined', 'interrupted'])[1 + n % 4], 'queue-' || n % 5
-        FROM generate_series(1, {CROWD}) n;
-        INSERT INTO aiodurable_schedules (
-            schedule_id, graph, every_s, time_zone, anchor_at, jitter_s, catch_up_s, catch_up_all,
-            on_busy, queue, priority, fairness_key)
-        SELECT 's' || n, 'g', 60, 'UTC', now(), 0, 10, false, 'enqueue', 'default', 0, ''
-        FROM generate_series(0, {CROWD}) n;
-        INSERT INTO aiodurable_audit (id, actor, action, thread_id)
-        SELECT 1000000 + n, 'a', 'b', 't' || n % 1000 FROM generate_series(1, {CROWD}) n;
-        INSERT INTO aiodurable_status_history (at, taken_at)
-        SELECT now() - n * interval '5 minutes', now() - n * interval '5 minutes'
-        FROM generate_series(1, 300) n;
-        """
-    )
-    await connection.execute(
-        "ANALYZE aiodurable_runs, aiodurable_schedules, aiodurable_audit,"
-        " aiodurable_status_history, aiodurable_workers"
-    )
     yield connection
     await connection.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,33 +11,39 @@ import asyncpg
 import pytest
 
 from aiodurable.postgres.sql import load
+from tests.support.postgres import Server
 
 SCHEDULES = load("schedules")
 CROWD = 20_000
 NOW = datetime(2026, 1, 1, 0, 0, 9, tzinfo=UTC)
 """Ten schedules are due by then, one of which pauses on failure; of 20,000 in all."""
+FILL = f"""
+INSERT INTO aiodurable_schedules (
+    schedule_id, graph, cron, time_zone, anchor_at, jitter_s, catch_up_s, catch_up_all,
+    on_busy, queue, priority, fairness_key, next_slot_at, next_at, paused_at,
+    pause_on_failure)
+SELECT 's' || n, 'g', '@daily', 'UTC', now(), 0, 10, false, 'enqueue', 'default', 0, '',
+       t.at, t.at, CASE WHEN n % 2 = 1 THEN now() END, CASE WHEN n = 8 THEN 3 END
+FROM generate_series(0, {2 * CROWD}) n,
+     LATERAL (SELECT '2026-01-01Z'::timestamptz + n / 2 * interval '1 second' AS at) t;
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, schedule_id)
+SELECT 'r' || n, 'r' || n, n, 'g', 'complete', 's' || n % 10
+FROM generate_series(1, {CROWD}) n;
+ANALYZE aiodurable_schedules;
+ANALYZE aiodurable_runs;
+"""
+
+
+@pytest.fixture(scope="module")
+def template(server: Server, template: str) -> Iterator[str]:
+    """A database with a crowd in it, to be cloned for each test."""
+    with server.clone(template, FILL) as name:
+        yield name
 
 
 @pytest.fixture
-async def crowd(dsn: str) -> Any:
+async def crowd(dsn: str) -> AsyncIterator[Any]:
     connection: Any = await asyncpg.connect(dsn)
-    await connection.execute(
-        f"""
-        INSERT INTO aiodurable_schedules (
-            schedule_id, graph, cron, time_zone, anchor_at, jitter_s, catch_up_s, catch_up_all,
-            on_busy, queue, priority, fairness_key, next_slot_at, next_at, paused_at,
-            pause_on_failure)
-        SELECT 's' || n, 'g', '@daily', 'UTC', now(), 0, 10, false, 'enqueue', 'default', 0, '',
-               t.at, t.at, CASE WHEN n % 2 = 1 THEN now() END, CASE WHEN n = 8 THEN 3 END
-        FROM generate_series(0, {2 * CROWD}) n,
-             LATERAL (SELECT '2026-01-01Z'::timestamptz + n / 2 * interval '1 second' AS at) t;
-        INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, schedule_id)
-        SELECT 'r' || n, 'r' || n, n, 'g', 'complete', 's' || n % 10
-        FROM generate_series(1, {CROWD}) n;
-        ANALYZE aiodurable_schedules;
-        ANALYZE aiodurable_runs;
-        """
-    )
     yield connection
     await connection.close()
 

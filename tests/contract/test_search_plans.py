@@ -15,16 +15,25 @@ from psycopg import ClientCursor
 from aiodurable.postgres.sql import load
 from tests.support.explain import nodes
 from tests.support.plan_statements import CROWD, TABLES
+from tests.support.postgres import Server
 
 BLOCKS = load("threads")
+
+
+@pytest.fixture(scope="module")
+def template(server: Server, template: str) -> Iterator[str]:
+    """A database with a crowd in it, to be cloned for each test."""
+    with server.clone(template) as name:
+        with psycopg.connect(server.database(name), autocommit=True) as connection:
+            ClientCursor(connection).execute(CROWD.encode(), {"first": 1, "last": 3000})
+            for table in TABLES:
+                connection.execute(f"VACUUM ANALYZE {table}".encode())
+        yield name
 
 
 @pytest.fixture
 def crowd(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(dsn, autocommit=True) as connection:
-        ClientCursor(connection).execute(CROWD.encode(), {"first": 1, "last": 3000})
-        for table in TABLES:
-            connection.execute(f"VACUUM ANALYZE {table}".encode())
         yield connection
 
 
@@ -74,31 +83,25 @@ def buffers(connection: psycopg.Connection[Any], query: str) -> int:
 
 
 @pytest.mark.parametrize("analyzed", [True, False])
-def test_a_search_for_work_that_finds_none_reads_a_few_pages(dsn: str, analyzed: bool) -> None:
+def test_a_search_for_work_that_finds_none_reads_a_few_pages(
+    crowd: psycopg.Connection[Any], analyzed: bool
+) -> None:
     """Among thousands of complete threads, and as many that wait at a gate."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        ClientCursor(connection).execute(CROWD.encode(), {"first": 1, "last": 3000})
-        connection.execute(
-            "UPDATE checkpoint_writes SET channel = 'xs' WHERE channel = '__error__'"
-        )
-        connection.execute("UPDATE aiodurable_runs SET status = 'complete'")
-        connection.execute(
-            "UPDATE aiodurable_runs SET status = 'paused', status_reason = 'breakpoint' WHERE seq ="
-            " 1 AND lock_key % 2 = 0"
-        )
-        for table in TABLES:
-            connection.execute(f"VACUUM ANALYZE {table}".encode())
-        if not analyzed:
-            connection.execute(
-                "DELETE FROM pg_statistic WHERE starelid = 'aiodurable_runs'::regclass"
-            )
-        connection.execute(BLOCKS["without_seqscan"].replace("true)", "false)").encode())
-        query = BLOCKS["threads_resumable"].replace("$1", "''").replace("$2", "100")
-        buffers(connection, query)  # the catalogue's pages
-        assert buffers(connection, query) <= 20
-        connection.execute(
-            "UPDATE aiodurable_runs SET status_reason = 'drained' WHERE run_id = 'run-8-1'"
-        )
-        connection.execute("UPDATE aiodurable_runs SET status = 'failed' WHERE run_id = 'run-9-1'")
-        found = connection.execute(query.encode()).fetchall()
-        assert [thread_id for thread_id, fits in found if fits] == ["thread-8", "thread-9"]
+    crowd.execute("UPDATE checkpoint_writes SET channel = 'xs' WHERE channel = '__error__'")
+    crowd.execute("UPDATE aiodurable_runs SET status = 'complete'")
+    crowd.execute(
+        "UPDATE aiodurable_runs SET status = 'paused', status_reason = 'breakpoint' WHERE seq ="
+        " 1 AND lock_key % 2 = 0"
+    )
+    for table in TABLES:
+        crowd.execute(f"VACUUM ANALYZE {table}".encode())
+    if not analyzed:
+        crowd.execute("DELETE FROM pg_statistic WHERE starelid = 'aiodurable_runs'::regclass")
+    crowd.execute(BLOCKS["without_seqscan"].replace("true)", "false)").encode())
+    query = BLOCKS["threads_resumable"].replace("$1", "''").replace("$2", "100")
+    buffers(crowd, query)  # the catalogue's pages
+    assert buffers(crowd, query) <= 20
+    crowd.execute("UPDATE aiodurable_runs SET status_reason = 'drained' WHERE run_id = 'run-8-1'")
+    crowd.execute("UPDATE aiodurable_runs SET status = 'failed' WHERE run_id = 'run-9-1'")
+    found = crowd.execute(query.encode()).fetchall()
+    assert [thread_id for thread_id, fits in found if fits] == ["thread-8", "thread-9"]

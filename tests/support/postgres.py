@@ -57,6 +57,18 @@ class Server:
         self.execute(create + copy)
         return name
 
+    @contextlib.contextmanager
+    def clone(self, template: str = "template0", fill: str = "") -> Generator[str, None, None]:
+        """The name of a new database in which the statements of `fill` were run, for the body."""
+        name = self.create(template)
+        try:
+            if fill:
+                with psycopg.connect(self.database(name), autocommit=True) as connection:
+                    connection.execute(fill.encode())
+            yield name
+        finally:
+            self.drop(name)
+
     def drop(self, name: str) -> None:
         # FORCE: a connection that a test leaks is that test's failure, not the next one's.
         self.execute(

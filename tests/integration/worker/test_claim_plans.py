@@ -3,47 +3,54 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
 import pytest
 
 from aiodurable.postgres.sql import load
+from tests.support.postgres import Server
 
 WORKER, QUEUE = load("worker"), load("queue")
 MOST_PAGES = 600
 """Pages of a claim of ten runs; a scan of the 20,000 that wait reads thousands of index entries."""
+FILL = """
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, claim_state,
+                             position, queue, priority, fairness_key)
+SELECT 'w' || n, 'w' || n, n, 'g', 'queued', 'ready', n, 'default', n % 3, (n % 50)::text
+FROM generate_series(1, 20000) n;
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, fencing_token,
+                             position, queue, priority, fairness_key)
+SELECT 'd' || n, 'd' || n, n, 'g', 'complete', 1, n, 'default', 0, ''
+FROM generate_series(1, 20000) n;
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, claim_state,
+                             position, queue, priority, fairness_key, concurrency_key,
+                             scheduled_at)
+SELECT c.state || n, c.state || n, n, 'g', 'queued', c.state, n, 'later', 0, '',
+       'k' || n % 20, now() + interval '1 h'
+FROM generate_series(1, 3000) n,
+     unnest(ARRAY['scheduled', 'blocked', 'limited', 'ready']) AS c (state);
+INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, fencing_token)
+SELECT 'i' || n, 'blocked' || n, n, 'g',
+       CASE WHEN n % 2 = 0 THEN 'interrupted' ELSE 'complete' END, 1
+FROM generate_series(1, 3000) n;
+INSERT INTO aiodurable_fences (thread_id, token)
+SELECT 'ready' || n, 1 FROM generate_series(1, 3000) n;
+ANALYZE aiodurable_runs, aiodurable_fences;
+"""
+
+
+@pytest.fixture(scope="module")
+def template(server: Server, template: str) -> Iterator[str]:
+    """A database with a crowd in it, to be cloned for each test."""
+    with server.clone(template, FILL) as name:
+        yield name
 
 
 @pytest.fixture
-async def crowd(dsn: str) -> Any:
+async def crowd(dsn: str) -> AsyncIterator[Any]:
     connection: Any = await asyncpg.connect(dsn)
-    await connection.execute(
-        """
-        INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, claim_state,
-                                     position, queue, priority, fairness_key)
-        SELECT 'w' || n, 'w' || n, n, 'g', 'queued', 'ready', n, 'default', n % 3, (n % 50)::text
-        FROM generate_series(1, 20000) n;
-        INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, fencing_token,
-                                     position, queue, priority, fairness_key)
-        SELECT 'd' || n, 'd' || n, n, 'g', 'complete', 1, n, 'default', 0, ''
-        FROM generate_series(1, 20000) n;
-        INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, claim_state,
-                                     position, queue, priority, fairness_key, concurrency_key,
-                                     scheduled_at)
-        SELECT c.state || n, c.state || n, n, 'g', 'queued', c.state, n, 'later', 0, '',
-               'k' || n % 20, now() + interval '1 h'
-        FROM generate_series(1, 3000) n,
-             unnest(ARRAY['scheduled', 'blocked', 'limited', 'ready']) AS c (state);
-        INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, graph, status, fencing_token)
-        SELECT 'i' || n, 'blocked' || n, n, 'g',
-               CASE WHEN n % 2 = 0 THEN 'interrupted' ELSE 'complete' END, 1
-        FROM generate_series(1, 3000) n;
-        INSERT INTO aiodurable_fences (thread_id, token)
-        SELECT 'ready' || n, 1 FROM generate_series(1, 3000) n;
-        ANALYZE aiodurable_runs, aiodurable_fences;
-        """
-    )
     yield connection
     await connection.close()
 
