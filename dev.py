@@ -2,17 +2,24 @@
 """Install into `.venv` what is needed, then do it. Needs Python 3.11 and uv, venv or pip: Debian's
 python3-pip is enough.
 
-    python3 dev.py demo [FILE_OR_FOLDER]   the demo python3 dev.py bench NAME [ARGS]       a
-    benchmark: checkpoints, locks, memory, soak or status python3 dev.py test [PYTEST_ARGS]      the
-    tests, on two or more processes unless -n says otherwise python3 dev.py test --postgres BINDIR
-    [PYTEST_ARGS]   the same on the Postgres whose programs are there python3 dev.py langgraph-suite
-    [PYTEST_ARGS]   LangGraph's own async tests through our saver python3 dev.py lint
-    lint, format, types, import contracts and prose: all, then the verdict python3 dev.py package
-    build the wheel and import it in an environment of its own python3 dev.py screenshots [FOLDER]
-    pictures of the dashboard (needs chromium) python3 dev.py run COMMAND…
-    anything else with everything installed, such as `run aiodurable --help` python3 dev.py lowest
-    [PYTEST_ARGS]    the tests with the oldest versions that the bounds admit (needs uv) python3
-    dev.py lock                    write constraints.txt with today's versions (needs uv)
+    python3 dev.py demo [FILE_OR_FOLDER]   the demo
+    python3 dev.py bench NAME [ARGS]       a benchmark: checkpoints, locks, memory, soak or status
+    python3 dev.py test [PYTEST_ARGS]      the tests, on two or more processes unless -n says
+                                           otherwise
+    python3 dev.py test --postgres BINDIR [PYTEST_ARGS]
+                                           the same on the Postgres whose programs are there
+    python3 dev.py langgraph-suite [PYTEST_ARGS]
+                                           LangGraph's own async tests through our saver
+    python3 dev.py lint                    lint, format, types, import contracts and prose: all,
+                                           then the verdict
+    python3 dev.py package                 build the wheel and import it in an environment of its
+                                           own
+    python3 dev.py screenshots [FOLDER]    pictures of the dashboard (needs chromium)
+    python3 dev.py run COMMAND…            anything else with everything installed, such as
+                                           `run aiodurable --help`
+    python3 dev.py lowest [PYTEST_ARGS]    the tests with the oldest versions that the bounds admit
+                                           (needs uv)
+    python3 dev.py lock                    write constraints.txt with today's versions (needs uv)
 
 constraints.txt has the versions that were tested; without hashes, for pip refuses those beside an
 editable install.
