@@ -41,6 +41,8 @@ SELECT :prefix || n, :prefix || n, n, 'four', :status, :claim_state,
        :finished_at
 FROM generate_series(1, :rows) n
 """
+_KNOWN_S = 15.0
+"""Seconds until each worker knows how many others there are, and shares its looks with them."""
 
 
 async def fill(admin: asyncpg.Connection, *, settled: bool, rows: int, keys: int) -> None:
@@ -89,7 +91,7 @@ async def creates(durable: Durable, runs: int) -> float:
 async def idle(dsn: str, server: ServerCpu, workers: int, seconds: float) -> dict[str, float]:
     """Per cent of a core that workers of an empty queue take together, on either side."""
     async with worker_processes(OURS, dsn, workers, 10) as processes:
-        await asyncio.sleep(3)
+        await asyncio.sleep(_KNOWN_S)
         before = sum(map(cpu_s, processes))
         with Meter(server) as meter:
             await asyncio.sleep(seconds)
