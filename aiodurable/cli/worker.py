@@ -118,7 +118,9 @@ async def _work(
             click.echo(f"graphs: {', '.join(working.graphs)}")
             click.echo(f"queues: {', '.join(working.queues)}")
             return 0
-        async with working, pages.served(durable, working):
+        # The pages come first: a port that is taken ends the command before anything is claimed.
+        # They go last, so that probes see the worker drain.
+        async with pages.served(durable, working), working:
             click.echo(f"at work on {', '.join(working.queues)}", err=True)
             await working.run_forever(signals=True)
         return len(working.health().running)

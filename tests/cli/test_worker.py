@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from aiodurable.durable import Durable
@@ -92,3 +94,22 @@ async def test_a_worker_serves_its_metrics_and_probes_where_it_says(
     process.send_signal(signal.SIGTERM)
     await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0
+
+
+async def test_a_worker_whose_port_is_taken_ends_before_it_claims_anything(
+    app: str, dsn: str, tmp_path: Path
+) -> None:
+    async with Durable(dsn) as durable:
+        await durable.runs.create("t", "steps", INPUT)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = await started(
+            app, dsn, tmp_path, "--health-port", str(port), "--host", "localhost"
+        )
+        _, printed = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode not in (0, 1)
+    assert f"cannot serve metrics or health on localhost:{port}" in printed.decode()
+    assert "choose another port" in printed.decode()
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute("SELECT claim_state, claimed_at FROM aiodurable_runs").fetchall()
+    assert found == [("ready", None)]
