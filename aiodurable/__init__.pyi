@@ -108,6 +108,7 @@ from aiodurable.runs.current_run import (
     current_run,
     fencing_token,
 )
+from aiodurable.runs.durable_run import DurableRun
 from aiodurable.runs.durable_time import (
     sleep,
     sleep_sync,
@@ -127,7 +128,6 @@ from aiodurable.runs.graph_check import (
     ProblemKind,
 )
 from aiodurable.runs.health import Health
-from aiodurable.runs.run import DurableRun
 from aiodurable.runs.threads import Threads
 from aiodurable.runs.why import (
     NextStep,

@@ -16,8 +16,8 @@ from langgraph.pregel import Pregel
 from aiodurable.durable import Durable, current, no_durable, opened
 from aiodurable.models import WorkflowCheckpoint
 from aiodurable.runs.call_types import ContextT, InputT, OutputT, ResumeOptions, RunOptions
+from aiodurable.runs.durable_run import DurableRun
 from aiodurable.runs.graphs import Graph
-from aiodurable.runs.run import DurableRun
 from aiodurable.threads import ThreadFilters
 
 __all__ = [

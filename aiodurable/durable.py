@@ -32,12 +32,13 @@ from aiodurable.runs.acquire import acquire_lease
 from aiodurable.runs.busy import OnBusy
 from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancellation import CHANNEL, Cancellations
+from aiodurable.runs.durable_run import DurableRun
 from aiodurable.runs.graphs import Graph, Graphs
 from aiodurable.runs.health import Health, health
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Ledger
 from aiodurable.runs.renamed_nodes import Renamed
-from aiodurable.runs.run import DurableRun, run
+from aiodurable.runs.run import run
 from aiodurable.runs.services import Services
 from aiodurable.runs.threads import Threads
 from aiodurable.runs.wrapped_graph import DurableGraph

@@ -26,9 +26,9 @@ from aiodurable.runs.call_types import (
     RunOptions,
 )
 from aiodurable.runs.decision import OnUnfinished
+from aiodurable.runs.durable_run import DurableRun
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.run import DurableRun
 
 __all__ = ["LockableWorkflowMixin", "WorkflowExecutor", "with_workflow_lock"]
 

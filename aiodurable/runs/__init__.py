@@ -13,8 +13,9 @@ The steps of a run, and the module of each:
 4. `attempt` and `ledger`: write the run's row before its graph starts, and close it after.
    `ledger_writes` sends these statements for many runs at once, `accepted` reads rows,
    `stored_value` encodes what a run was accepted with. `outcome` says how the attempt ended.
-5. `run`: the order of these steps, and the calls on a run. `stored_result`: what a call returns
-   when nothing has to run.
+5. `run`: the order of these steps. `durable_run` has the calls on a run, `held_thread` begins and
+   ends the attempt of each, `attempt_config` makes its config. `stored_result`: what a call
+   returns when nothing has to run.
 
 Beside them: `threads` (`durable.threads`), `fork`, `cancel`, `check`, `pruner`, and `leader`, which
 gives a duty to one process of many. `graphs` binds a graph to the saver; `services` are what a run

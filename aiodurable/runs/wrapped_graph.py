@@ -22,8 +22,9 @@ from aiodurable.runs.call_types import (
     StreamOptions,
 )
 from aiodurable.runs.decision import OnUnfinished
+from aiodurable.runs.durable_run import DurableRun
 from aiodurable.runs.graphs import Graph
-from aiodurable.runs.run import DurableRun, run
+from aiodurable.runs.run import run
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_thread_id
 

@@ -28,7 +28,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import ThreadStatus
 from aiodurable.runs import effect_steps
-from aiodurable.runs.run import DurableRun
+from aiodurable.runs.durable_run import DurableRun
 from aiodurable.testing.graph_reference import GraphReference, load_graph, load_module
 from aiodurable.testing.moments import Journal, Moment, Moments
 

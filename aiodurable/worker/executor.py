@@ -28,12 +28,13 @@ from aiodurable.errors import (
 from aiodurable.models import ClaimState, PauseReason, RunStatus, ThreadStatus
 from aiodurable.postgres.errors import DRIVER_FAILURES, is_transient
 from aiodurable.runs.decision import asleep
+from aiodurable.runs.durable_run import DurableRun
 from aiodurable.runs.ending import Ending
 from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.outcome import Outcome
 from aiodurable.runs.retry_policy import Retries, RetryPolicy, limited
-from aiodurable.runs.run import DurableRun, run
+from aiodurable.runs.run import run
 from aiodurable.runs.services import Services
 from aiodurable.runs.signals import Sleep
 from aiodurable.worker.claims import Claimed, Claims

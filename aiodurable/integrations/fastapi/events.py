@@ -15,7 +15,7 @@ from aiodurable.integrations.fastapi.leased import ENDED, event_id, run_of
 from aiodurable.integrations.fastapi.problems import LATER, problem
 from aiodurable.jsonable import jsonable
 from aiodurable.models import PauseReason, ThreadStatus
-from aiodurable.runs.run import DurableRun
+from aiodurable.runs.durable_run import DurableRun
 
 __all__ = ["server_sent_events"]
 

@@ -13,8 +13,8 @@ from aiodurable.errors import RunNotFoundError
 from aiodurable.models import ThreadStatus
 from aiodurable.runs.busy import OnBusy
 from aiodurable.runs.decision import interrupted
+from aiodurable.runs.durable_run import DurableRun
 from aiodurable.runs.graphs import Graph
-from aiodurable.runs.run import DurableRun
 
 __all__ = ["ENDED", "event_id", "leased", "run_of", "run_of_key"]
 

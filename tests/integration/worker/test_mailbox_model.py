@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from aiodurable import Durable, WaitTimeoutError, wait_for
-from aiodurable.runs.run import DurableRun
+from aiodurable.runs.durable_run import DurableRun
 from tests.support import loops
 from tests.support.scenario_graphs import chain
 from tests.support.waiting import within

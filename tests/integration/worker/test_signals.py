@@ -20,8 +20,8 @@ from aiodurable import wait_for
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, InvalidArgumentError
 from aiodurable.models import ClaimState, RunStatus
+from aiodurable.runs.durable_run import DurableRun
 from aiodurable.runs.ledger import Ledger
-from aiodurable.runs.run import DurableRun
 from tests.support.scenario_graphs import State, chain, ok
 from tests.support.waiting import wait_until
 

@@ -1,0 +1,360 @@
+"""A thread under its lease: starts or resumes its attempts, and records how each one ended.
+
+A call passes `_begin`, which starts or resumes an attempt (or finds a stored result), and
+`_closing`, which records how it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+
+from aiodurable.errors import RunInProgressError
+from aiodurable.events import enter
+from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.runs.accepted import Accepted
+from aiodurable.runs.attempt import Attempt, new_run_id
+from aiodurable.runs.attempt_config import AttemptConfig, options_of
+from aiodurable.runs.call import Call
+from aiodurable.runs.cancellation import Cancelling
+from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
+from aiodurable.runs.ending import DecideEnding
+from aiodurable.runs.graph_check import ended_early
+from aiodurable.runs.graphs import BoundGraph
+from aiodurable.runs.lease import ThreadLease
+from aiodurable.runs.plan import Plan, plan_call
+from aiodurable.runs.retry_policy import Retries
+from aiodurable.runs.rollback import roll_back
+from aiodurable.runs.run_config import check_call, merged, named_run, usable
+from aiodurable.runs.services import Services
+from aiodurable.runs.stored_result import StoredResult, read_result
+from aiodurable.shield import run_to_completion
+
+__all__ = ["HeldThread", "status_under"]
+
+
+async def status_under(
+    services: Services, lease: ThreadLease, *, new: bool = False
+) -> WorkflowCheckpoint:
+    """The thread's status, its lease ignored. `new`: a first token proves that it never ran."""
+    if new:
+        return WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
+    return await services.threads.status(lease.thread_id, ignore_lock=True)
+
+
+class HeldThread:
+    """A thread under its lease, and its attempts there: one at a time. `DurableRun` makes the
+    graph's calls on it.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        graph: BoundGraph,
+        lease: ThreadLease,
+        found: WorkflowCheckpoint,
+        *,
+        run_id: str | None,
+        fresh_id: str,
+        config: RunnableConfig,
+        context: Any,
+        takes_over: bool = False,
+    ) -> None:
+        self._services = services
+        self._graph = graph
+        self._requested_run_id = run_id
+        self._given_config = config
+        self._context = context
+        self._attempt: Attempt | None = None
+        self._stream: AsyncGenerator[Any, None] | None = None
+        self._starting = False
+        self._attempts = 0
+        self._configs = AttemptConfig(services, graph, lease)
+        self._began = False
+        self._stale = False
+        self._draining: str | None = None
+        self.decide_ending: DecideEnding | None = None
+        self.claim: str | None = None
+        self.thread_id = lease.thread_id
+        self.lease = lease
+        self.checkpoint = found
+        self.status = found.status
+        self.resumed = False
+        left = None if found.status in (ThreadStatus.NEW, ThreadStatus.COMPLETE) else found.run_id
+        self._fresh_id: str | None = fresh_id
+        self._takes_over = takes_over
+        self.run_id: str = run_id or left or fresh_id
+
+    @property
+    def began(self) -> bool:
+        """Whether any attempt was begun: else nothing had to run."""
+        return self._began
+
+    def drain(self, reason: str = "drained") -> None:
+        """Have the graph stop at its next superstep, as at a shutdown: the call raises LangGraph's
+        `GraphDrained`, and anybody may go on with the run.
+        """
+        self._draining = reason
+        if self._attempt is not None:
+            self._attempt.control.request_drain(reason)
+
+    async def abandon(self) -> None:
+        """Record the attempt as cancelled while a node of it goes on, and give the lease up: what
+        the node still writes is refused.
+        """
+        await self.settle(asyncio.CancelledError())
+        await self.lease.release()
+
+    async def leave(self) -> None:
+        """End a stream that the body left open, while the lease still holds, and record it as
+        closed.
+        """
+        try:
+            if self._stream is not None:
+                # another task waits for its next chunk, and is refused from now on
+                with suppress(RuntimeError):
+                    await self._stream.aclose()
+        finally:
+            await self.settle(GeneratorExit())
+
+    async def settle(self, error: BaseException | None = None) -> None:
+        """Record how an attempt that is still open ended; called after each call and when the body
+        is left.
+        """
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            closing = attempt.close(error)
+            if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+                # who leaves does not wait for a dead link
+                closing = self.lease.while_locked(closing)
+            thread = await run_to_completion(closing)
+            self.checkpoint, self._stale = thread or self.checkpoint, thread is None
+
+    def _call(
+        self,
+        input: Any,
+        config: RunnableConfig | None,
+        context: Any,
+        on_unfinished: OnUnfinished,
+        options: dict[str, Any],
+    ) -> Call:
+        """The call, checked before anything is written."""
+        context = self._context if context is None else context
+        check_call(self._graph.pregel, options, context, self.thread_id)
+        return Call(
+            input,
+            on_unfinished,
+            named_run(self._requested_run_id, config, self.thread_id),
+            merged(self._given_config, usable(config, self.thread_id)),
+            context,
+            options,
+            takes_over=self._takes_over and not self._began,
+        )
+
+    async def _begin(self, call: Call) -> Attempt | StoredResult:
+        """Decide, and write the ledger; another run that was left unfinished comes first."""
+        while True:
+            action, begun = await self._step(call)
+            if action is not Action.FINISH_FIRST:
+                break
+            assert isinstance(begun, Attempt)
+            await self._finish(begun)
+        self.resumed = isinstance(begun, Attempt) and begun.resumed
+        if isinstance(begun, Attempt):
+            self.run_id = begun.run_id
+        return begun
+
+    async def _step(self, call: Call) -> tuple[Action, Attempt | StoredResult]:
+        if self._starting or self._attempt is not None:
+            raise RunInProgressError(
+                f"cannot call the run of thread {self.thread_id!r}: it is in the middle of another"
+                " call; await that one first",
+                thread_id=self.thread_id,
+                status=ThreadStatus.RUNNING,
+            )
+        self.lease.check()
+        self._starting = True
+        try:
+            # To the end: a row that is written although its caller was cancelled must be closed
+            # again.
+            return await run_to_completion(self._open(call))
+        except asyncio.CancelledError as error:
+            await self.settle(error)
+            raise
+        finally:
+            self._starting = False
+
+    async def _finish(self, attempt: Attempt) -> None:
+        """Run the unfinished run to its end, with what it was accepted with and nothing of this
+        call.
+
+        Raises:
+            ThreadInterruptedError, ThreadPausedError: it asks, or has come to a gate.
+            Exception: what it raises.
+        """
+        own = Call(None, "resume", attempt.run_id, {}, None, {})
+        async with self._closing(attempt):
+            await self._invoke(attempt, own)
+        match self.checkpoint.status:
+            case ThreadStatus.COMPLETE:
+                return
+            case ThreadStatus.INTERRUPTED:
+                raise interrupted(self.checkpoint)
+            case ThreadStatus.PAUSED:
+                raise paused(self.checkpoint)
+            case status:
+                raise RunInProgressError(
+                    f"cannot give thread {self.thread_id!r} another input: the run that was left is"
+                    f" still {status}; resume that one by itself",
+                    thread_id=self.thread_id,
+                    status=status,
+                )
+
+    async def _open(self, call: Call) -> tuple[Action, Attempt | StoredResult]:
+        if self._stale:
+            self.checkpoint, self._stale = await status_under(self._services, self.lease), False
+        plan = await plan_call(self._services.ledger, self.lease, self.checkpoint, call)
+        match plan.action:
+            case Action.RETURN:
+                assert plan.stored is not None
+                return plan.action, plan.stored
+            case Action.START:
+                return plan.action, await self._start(call)
+            case Action.BEGIN:
+                assert plan.unfinished is not None
+                if plan.rolls_back:
+                    await roll_back(self._services, self.lease)
+                    self.checkpoint = await status_under(self._services, self.lease)
+                return plan.action, await self._begin_queued(plan.unfinished)
+            case Action.RESUME | Action.FINISH_FIRST:
+                return plan.action, await self._resume(plan, call)
+
+    async def _start(self, call: Call) -> Attempt:
+        self._attempts += 1
+        self._attempt = attempt = await Attempt.start(
+            self._services,
+            self.lease,
+            self.checkpoint,
+            graph=self._graph,
+            run_id=call.run_id or self._next_id(),
+            input=call.input,
+            context=call.context,
+            config=call.config,
+            seq=self._attempts,
+        )
+        return self._prepared(attempt)
+
+    async def _begin_queued(self, queued: Accepted) -> Attempt:
+        self._attempts += 1
+        self._attempt = attempt = await Attempt.begin(
+            self._services,
+            self.lease,
+            self.checkpoint,
+            queued,
+            graph=self._graph,
+            seq=self._attempts,
+            claim=self.claim,
+        )
+        return self._prepared(attempt, queued.retries)
+
+    async def _resume(self, plan: Plan, call: Call) -> Attempt:
+        """Go on with the run that was left; of work that plain LangGraph left, or a change of the
+        state, with a new one.
+        """
+        self._attempts += 1
+        self._attempt = attempt = await Attempt.resume(
+            self._services,
+            self.lease,
+            self.checkpoint,
+            plan.unfinished,
+            graph=self._graph,
+            context=call.context,
+            config=call.config,
+            seq=self._attempts,
+            claim=self.claim,
+        )
+        left = plan.unfinished
+        command = call.command if plan.answers else None
+        self._prepared(attempt, None if left is None else left.retries)
+        try:
+            await attempt.deliver(
+                command,
+                plan.answers,
+                head=self.checkpoint.checkpoint_id,
+                waits=self.checkpoint.waits,
+                due=plan.due,
+            )
+        except Exception as error:
+            # nothing was delivered: the attempt is over before its graph began
+            await self.settle(error)
+            raise
+        return attempt
+
+    def _prepared(self, attempt: Attempt, retries: Retries | None = None) -> Attempt:
+        self._began = True
+        attempt.decide_ending = self.decide_ending
+        if attempt.decide_ending is None and retries is not None:
+            policy = self._services.retry_policies.get(self._graph.name or "")
+            attempt.decide_ending = retries.or_by(policy).after
+        if self._draining is not None:
+            attempt.control.request_drain(self._draining)
+        return attempt
+
+    def _next_id(self) -> str:
+        """For a run that is started: the id that was known at entry, and another one each time
+        after that.
+        """
+        fresh, self._fresh_id = self._fresh_id, None
+        return fresh or new_run_id()
+
+    async def _invoke(self, attempt: Attempt, call: Call) -> Any:
+        return await attempt.graph.pregel.ainvoke(
+            attempt.input, self._config_for(attempt, call), **options_of(attempt, call)
+        )
+
+    def _config_for(self, attempt: Attempt, call: Call) -> RunnableConfig:
+        addressed = self._configs.addressed(merged(attempt.config, call.config), attempt.run_id)
+        return self._configs.within(addressed, self.run_id, attempt)
+
+    @asynccontextmanager
+    async def _closing(self, attempt: Attempt) -> AsyncIterator[Cancelling]:
+        unwatch = self.lease.on_lost(lambda: attempt.control.request_drain("lease lost"))
+        cancelling = Cancelling(
+            attempt.control,
+            run_id=attempt.run_id,
+            thread_id=self.thread_id,
+            abandon=self.abandon,
+        )
+        self._services.cancellations.add(attempt.run_id, cancelling.request)
+        leaving = enter(self._services.observers, self.thread_id)
+        try:
+            yield cancelling
+        except BaseException as error:  # every way out is an outcome
+            self._services.cancellations.remove(attempt.run_id)
+            if cancelling.requested:
+                await cancelling.ended()
+            if cancelling.leave(error):
+                await self.settle(asyncio.CancelledError())
+                raise cancelling.error from error
+            await self.settle(error)
+            raise
+        else:
+            self._services.cancellations.remove(attempt.run_id)
+            abandoned = cancelling.requested and await cancelling.ended()
+            cancelling.leave(None)
+            if abandoned:
+                raise cancelling.error
+            await self.settle()
+            if attempt.lacking:
+                raise ended_early(self.thread_id, attempt.graph.name, attempt.lacking)
+        finally:
+            unwatch()
+            for leave in leaving:
+                leave()
+
+    async def _read(self, stored: StoredResult) -> tuple[Any, tuple[Any, ...]]:
+        return await read_result(self._graph, self.checkpoint, self.run_id, stored)
