@@ -353,7 +353,7 @@ class Attempt:
             key: answer for key, answer in given.items() if key in questions.answerable
         }
         self._beside = _what_comes_with(command, self._beside, head, questions.command_writes)
-        await self._services.ledger.answer(
+        await self._services.ledger.answers.store(
             self.run_id,
             fence=self._lease.fence,
             new=new,
@@ -406,7 +406,7 @@ class Attempt:
         if error is None and finished is not None and (thread := await self._complete(finished)):
             return thread
         if written:
-            await self._services.ledger.answers_over(
+            await self._services.ledger.answers.over(
                 self.run_id,
                 fence=self._lease.fence,
                 withdrawn=withdrawn,
@@ -424,7 +424,7 @@ class Attempt:
             self._announce(RunStatus.COMPLETE, error)
             return thread
         if again := [asked.id for asked in thread.interrupts if asked.id in delivered]:
-            await self._services.ledger.answers_over(
+            await self._services.ledger.answers.over(
                 self.run_id,
                 fence=self._lease.fence,
                 withdrawn=again,

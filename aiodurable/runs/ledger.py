@@ -16,13 +16,9 @@ from typing import Any, TypeVar
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from aiodurable.checkpoints.fences import Fence, read_standing
+from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.size_estimate import looks_large
-from aiodurable.errors import (
-    InvalidArgumentError,
-    LeaseLostError,
-    WorkflowExecutionError,
-)
+from aiodurable.errors import InvalidArgumentError
 from aiodurable.inert import Inert
 from aiodurable.lock_keys import lock_key
 from aiodurable.models import RunRecord, RunStatus, WorkflowCheckpoint
@@ -31,12 +27,18 @@ from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
 from aiodurable.runs.accepted import Accepted, Loaded, Needed, accepted_of, record_of
-from aiodurable.runs.answers import Answered, digest_of
+from aiodurable.runs.answer_rows import AnswerRows
 from aiodurable.runs.effect_rows import EffectRows
-from aiodurable.runs.ledger_writes import PATIENCE_S, LedgerWrites, check_fence, check_patience
+from aiodurable.runs.ledger_writes import (
+    PATIENCE_S,
+    LedgerWrites,
+    check_fence,
+    check_patience,
+    refusal,
+)
 from aiodurable.runs.queued import QueuedRuns
 from aiodurable.runs.same_input import same_input
-from aiodurable.runs.signals import Signals, Sleep, TakenSignals
+from aiodurable.runs.signals import Signals, Sleep
 from aiodurable.runs.stored_value import StoredValue, dump_value, load_value
 from aiodurable.threads.status import Classifier
 
@@ -45,11 +47,9 @@ __all__ = ["Ledger"]
 T = TypeVar("T")
 
 _SQL = load("runs")
-_ANSWERS = load("answers")
 _KEPT_ATTEMPTS = 20
 """How many earlier attempts a row keeps."""
 
-_CHANGED = "something else than a run has removed or changed its row in aiodurable_runs"
 _TAKEN_BACK = "after this worker had claimed it, it was cancelled, or somebody else took it up"
 
 
@@ -86,6 +86,7 @@ class Ledger:
         self._threads = threads
         self._writes = LedgerWrites(direct, classifier)
         self.queued = QueuedRuns(direct, worker=worker)
+        self.answers = AnswerRows(database, serde)
         self.effects = EffectRows(database, direct, worker=worker)
         self.signals = Signals(direct, serde)
 
@@ -264,22 +265,9 @@ class Ledger:
         attempt = (*fence.standing, self.worker, seq, _KEPT_ATTEMPTS, head, claim)
         row = await self._database.fetch_one(_SQL["retry"], run_id, *attempt)
         if row is None:
-            why = _TAKEN_BACK if claim is not None else _CHANGED
-            raise await self._refusal(fence, f"resume run {run_id!r}", why)
+            why = _TAKEN_BACK if claim is not None else None
+            raise await refusal(self._database, fence, f"resume run {run_id!r}", why)
         return record_of(row)
-
-    async def _refusal(
-        self, fence: Fence, what: str, why: str = _CHANGED
-    ) -> WorkflowExecutionError | LeaseLostError:
-        """Why a statement under the fence found no row to change."""
-        standing = await read_standing(self._database, fence.thread_id)
-        if standing != fence.standing:
-            return fence.overtaken(standing)
-        return WorkflowExecutionError(
-            f"cannot {what} of thread {fence.thread_id!r}: {why}. Nothing was written;"
-            " get_checkpoint_status(thread_id) says where the thread stands",
-            thread_id=fence.thread_id,
-        )
 
     async def complete(self, run_id: str, *, fence: Fence, checkpoint_id: str) -> datetime | None:
         """Record that the attempt under `fence` is complete, if this checkpoint is still the
@@ -325,79 +313,6 @@ class Ledger:
         awaited = thread_id in self._writes.awaited
         self._writes.awaited.discard(thread_id)
         return awaited
-
-    async def answered(self, thread_id: str) -> list[Answered]:
-        """The recorded answers of the thread, oldest first."""
-        rows = await self._database.fetch(_ANSWERS["answered"], thread_id)
-        return [
-            Answered(
-                row["interrupt_id"],
-                row["answered_at"],
-                row["digest"],
-                row["token"],
-                row["run_id"],
-                RunStatus(row["status"]),
-                row["checkpoint_id"],
-            )
-            for row in rows
-        ]
-
-    async def answer(
-        self,
-        run_id: str,
-        *,
-        fence: Fence,
-        new: Mapping[str, Any],
-        all: Mapping[str, Any],
-        closed: Sequence[str],
-        serde: SerializerProtocol | None = None,
-        signals: TakenSignals | None = None,
-    ) -> None:
-        """Record the answers that the attempt under `fence` is about to deliver.
-
-        Args:
-            run_id: the run.
-            fence: its thread's fence.
-            new: the new answers by interrupt id.
-            all: the new answers, and those that an earlier attempt could not deliver.
-            closed: see `Questions.closed_by`.
-            serde: as in `start`.
-            signals: those among them, which leave the mailbox.
-
-        Raises:
-            InvalidArgumentError: an answer cannot be serialised or contains a class that the graph
-                may not build; nothing was written.
-            LeaseLostError: another lease has replaced this one; nothing was written.
-        """
-        digests = [digest_of(interrupt_id, value) for interrupt_id, value in new.items()]
-        stored = dump_value("answer", dict(all), serde or self._serde)
-        given: tuple[Any, ...] = (list(new), digests, *stored, list(closed))
-        statement = "answer"
-        if signals is not None and signals.names:
-            statement = "answer_with_signals"
-            given += (fence.thread_id, *map(list, signals))
-        if (
-            await self._database.fetch_one(_ANSWERS[statement], run_id, *fence.standing, *given)
-            is None
-        ):
-            raise await self._refusal(fence, f"store an answer to run {run_id!r}")
-
-    async def answers_over(
-        self,
-        run_id: str,
-        *,
-        fence: Fence,
-        withdrawn: Sequence[str] = (),
-        kept: Mapping[str, Any] | None = None,
-        serde: SerializerProtocol | None = None,
-    ) -> None:
-        """Record that no answer is left to deliver but those of `kept`, and that those to
-        `withdrawn` were not used.
-        """
-        left = dump_value("answer", dict(kept) if kept else None, serde or self._serde)
-        await self._database.execute(
-            _ANSWERS["answers_over"], run_id, *fence.standing, list(withdrawn), *left
-        )
 
     async def forked(
         self,

@@ -8,15 +8,16 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from aiodurable.checkpoints.fences import Fence, Standing
-from aiodurable.errors import LockTimeoutError
+from aiodurable.checkpoints.fences import Fence, Standing, read_standing
+from aiodurable.errors import LeaseLostError, LockTimeoutError, WorkflowExecutionError
 from aiodurable.models import WorkflowCheckpoint
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.threads.status import Classifier
 
-__all__ = ["END", "PATIENCE_S", "LedgerWrites", "check_fence", "check_patience"]
+__all__ = ["END", "PATIENCE_S", "LedgerWrites", "check_fence", "check_patience", "refusal"]
 
 _SQL = load("runs")
 END = _SQL["end"]
@@ -24,6 +25,8 @@ END = _SQL["end"]
 
 PATIENCE_S: Final = 10.0
 """Seconds for which a start is tried while another transaction locks the thread's fence."""
+
+_CHANGED = "something else than a run has removed or changed its row in aiodurable_runs"
 
 _End = tuple[str, str, int, int, bool]
 """thread_id, run_id, token, lease id, consumed."""
@@ -49,6 +52,27 @@ def check_patience(deadline: float, what: str, fence: Fence) -> None:
             " end it",
             thread_id=fence.thread_id,
         )
+
+
+async def refusal(
+    database: PsycopgPool, fence: Fence, what: str, why: str | None = None
+) -> WorkflowExecutionError | LeaseLostError:
+    """The error of a statement under the fence that found no row to change.
+
+    Args:
+        database: where the ledger is.
+        fence: the thread's fence.
+        what: what could not be done: a verb with its object.
+        why: why not, where the fence still stands; None: somebody else changed the row.
+    """
+    standing = await read_standing(database, fence.thread_id)
+    if standing != fence.standing:
+        return fence.overtaken(standing)
+    return WorkflowExecutionError(
+        f"cannot {what} of thread {fence.thread_id!r}: {why or _CHANGED}. Nothing was written;"
+        " get_checkpoint_status(thread_id) says where the thread stands",
+        thread_id=fence.thread_id,
+    )
 
 
 class LedgerWrites:

@@ -142,7 +142,7 @@ async def _plan_answer(
     named: Accepted | None,
     unfinished: Accepted | None,
 ) -> Plan:
-    answered, over = await ledger.answered(thread.thread_id), None
+    answered, over = await ledger.answers.read(thread.thread_id), None
     if named is not None and (
         unfinished is None or unfinished.record.run_id != named.record.run_id
     ):

@@ -19,7 +19,7 @@ from aiodurable.errors import (
     PostgresUnavailableError,
     ThreadNotFoundError,
 )
-from aiodurable.runs.ledger import Ledger as RunLedger
+from aiodurable.runs.answer_rows import AnswerRows
 from tests.programs.answering_process import SHAPES, answering
 from tests.support.ledger_view import Ledger
 from tests.support.scenario_graphs import asks, chain, fan, ok
@@ -135,14 +135,14 @@ async def test_what_came_with_an_answer_that_was_not_delivered_is_not_replaced_b
 ) -> None:
     graph = fan(asks("b?"), asks("c?"))
     ids = await starts(durable, graph)
-    original = RunLedger.answer
+    original = AnswerRows.store
 
-    async def cut(self: RunLedger, run_id: str, **options: Any) -> None:
+    async def cut(self: AnswerRows, run_id: str, **options: Any) -> None:
         await original(self, run_id, **options)
         raise PostgresUnavailableError("cut")
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunLedger, "answer", cut)
+        patched.setattr(AnswerRows, "store", cut)
         with pytest.raises(PostgresUnavailableError):
             await commands(durable, graph, Command(resume={ids["b?"]: "B"}, update={"xs": ["u1"]}))
     assert await open_questions(durable) == {"c?": ids["c?"]}

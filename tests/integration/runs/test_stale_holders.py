@@ -20,6 +20,7 @@ from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutE
 from aiodurable.models import RunStatus
 from aiodurable.postgres.sql import load
 from aiodurable.runs import ledger as ledger_module
+from aiodurable.runs.answer_rows import AnswerRows
 from aiodurable.runs.attempt import Attempt
 from aiodurable.runs.ledger import Ledger as RunLedger
 from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes, run_up_to
@@ -82,11 +83,13 @@ async def retry(runs: RunLedger, fence: Fence) -> Any:
 
 
 async def answer(runs: RunLedger, fence: Fence) -> Any:
-    return await runs.answer("R", fence=fence, new={"id": 1}, all={"id": 1}, closed=["digest"])
+    return await runs.answers.store(
+        "R", fence=fence, new={"id": 1}, all={"id": 1}, closed=["digest"]
+    )
 
 
 async def answers_over(runs: RunLedger, fence: Fence) -> Any:
-    await runs.answers_over("R", fence=fence, withdrawn=["asked"])
+    await runs.answers.over("R", fence=fence, withdrawn=["asked"])
 
 
 async def finish(runs: RunLedger, fence: Fence) -> Any:
@@ -141,7 +144,7 @@ async def test_a_holder_whose_token_was_given_out_again_records_nothing_of_the_r
     stale = await leased(durable)
     holder = await given_out_again(db, stale)
     await runs.start("R", fence=holder, closing=None, **ACCEPTED)
-    await runs.answer("R", fence=holder, new={"asked": 1}, all={"asked": 1}, closed=[])
+    await runs.answers.store("R", fence=holder, new={"asked": 1}, all={"asked": 1}, closed=[])
     await db.execute(COMPLETE)
     before = await ledger.rows("t")
     assert await write(runs, stale) is None
@@ -317,9 +320,9 @@ async def test_an_answer_under_such_a_lease_reaches_no_question(
 ) -> None:
     async with durable.run("t", asking()) as run:
         await run.ainvoke(INPUT)
-    original = RunLedger.answer
+    original = AnswerRows.store
 
-    async def late(self: RunLedger, run_id: str, **options: Any) -> Any:
+    async def late(self: AnswerRows, run_id: str, **options: Any) -> Any:
         await given_out_again(db, options["fence"])
         return await original(self, run_id, **options)
 
@@ -328,7 +331,7 @@ async def test_an_answer_under_such_a_lease_reaches_no_question(
             return await run.answer("upon")
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunLedger, "answer", late)
+        patched.setattr(AnswerRows, "store", late)
         with pytest.raises(LeaseLostError):
             await answered()
     [row] = await ledger.rows("t")

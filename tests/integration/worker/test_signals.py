@@ -20,8 +20,8 @@ from aiodurable import wait_for
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, InvalidArgumentError
 from aiodurable.models import ClaimState, RunStatus
+from aiodurable.runs.answer_rows import AnswerRows
 from aiodurable.runs.durable_run import DurableRun
-from aiodurable.runs.ledger import Ledger
 from tests.support.scenario_graphs import State, chain, ok
 from tests.support.waiting import wait_until
 
@@ -97,7 +97,7 @@ async def test_a_signal_that_was_taken_survives_an_answer_that_is_refused(
     async with durable.run("t", "both") as run:
         await run.ainvoke(INPUT)
     assert await durable.threads.signal("t", "coin", "heads")
-    store = Ledger.answer
+    store = AnswerRows.store
 
     async def refuses(*_: Any) -> None:
         raise UnknownInterruptError("before any node runs", reason="not_pending")
@@ -106,11 +106,11 @@ async def test_a_signal_that_was_taken_survives_an_answer_that_is_refused(
         await store(*args, **more)
         raise ConnectionError("the process dies here")
 
-    monkeypatch.setattr(Ledger, "answer", dies_after)
+    monkeypatch.setattr(AnswerRows, "store", dies_after)
     async with durable.run("t", "both") as run:
         with pytest.raises(ConnectionError):
             await run.ainvoke()
-    monkeypatch.setattr(Ledger, "answer", store)
+    monkeypatch.setattr(AnswerRows, "store", store)
     assert (await durable.runs.get(run.run_id)).claim_state is ClaimState.SCHEDULED
     with monkeypatch.context() as patched:
         patched.setattr(DurableRun, "_invoke", refuses)
