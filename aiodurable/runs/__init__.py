@@ -11,9 +11,9 @@ The steps of a run, and the module of each:
    superstep; `renamed_nodes` gives it its old names. `repair` makes failed tasks run again that
    LangGraph would skip.
 4. `attempt` and `ledger`: write the run's row before its graph starts, and close it after.
-   `ledger_writes` sends these statements for many runs at once, `answer_rows` those of answers,
-   `accepted` reads rows, `stored_value` encodes what a run was accepted
-   with. `outcome` says how the attempt ended.
+   `ledger_writes` sends these statements for many runs at once, `accepted` reads rows,
+   `stored_value` encodes what a run was accepted with. `answer_delivery` passes answers to the
+   graph, once `answer_rows` has stored them. `outcome` says how the attempt ended.
 5. `run`: the order of these steps. `durable_run` has the calls on a run, `held_thread` begins and
    ends the attempt of each, `attempt_config` makes its config. `stored_result`: what a call
    returns when nothing has to run.

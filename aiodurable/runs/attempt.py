@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime
 from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
@@ -15,30 +13,24 @@ from langgraph.errors import UnknownInterruptError, is_invalid_resume
 from langgraph.runtime import RunControl
 from langgraph.types import Command
 
-from aiodurable.checkpoints.repair import drop_stray_answer
 from aiodurable.checkpoints.write_session import Finished
 from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import AttemptEnded, AttemptStarted, emit, traceparent
-from aiodurable.models import (
-    PauseReason,
-    RunRecord,
-    RunStatus,
-    ThreadStatus,
-    WorkflowCheckpoint,
-)
+from aiodurable.models import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Accepted, record_of
+from aiodurable.runs.answer_delivery import AnswerDelivery, of_waits
 from aiodurable.runs.durable_time import AttemptClock
 from aiodurable.runs.ending import DecideEnding, Ending
 from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.graph_fit import fitted
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.outcome import Outcome, outcome_of
+from aiodurable.runs.outcome import closed, outcome_of
 from aiodurable.runs.repair import repair_thread
 from aiodurable.runs.run_config import storable_part
 from aiodurable.runs.services import Services
 from aiodurable.runs.signals import Due, Sleep
-from aiodurable.waits import Wait, is_of_a_wait
+from aiodurable.waits import Wait
 
 __all__ = ["Attempt", "new_run_id"]
 
@@ -48,10 +40,6 @@ _FAILED = (RunStatus.FAILED, RunStatus.REJECTED, RunStatus.QUARANTINED)
 
 _DELIVERED_AFTER_S = 0.2
 """Seconds until a worker delivers a signal that an attempt could not."""
-
-_BESIDE = "beside"
-"""The key of a command's update and goto, stored among the answers. No interrupt id looks like it.
-"""
 
 
 def new_run_id() -> str:
@@ -96,11 +84,9 @@ class Attempt:
         self._services = services
         self._lease = lease
         self._record = record
-        self._answers: Mapping[str, Any] = {
-            key: value for key, value in (answers or {}).items() if key != _BESIDE
-        }
-        self._beside: Mapping[str, Any] | None = (answers or {}).get(_BESIDE)
-        self.has_stray_answer = has_stray_answer
+        self._delivery = AnswerDelivery(
+            services, lease, record.run_id, graph, answers, has_stray_answer=has_stray_answer
+        )
         self._began = time.monotonic()
         self._accepting = not resumed
         self.run_id = record.run_id
@@ -145,6 +131,7 @@ class Attempt:
         config: RunnableConfig,
         seq: int,
         adopted: bool = False,
+        has_stray_answer: bool = False,
     ) -> Self:
         """Accept and start a new run.
 
@@ -159,6 +146,7 @@ class Attempt:
             config: its config. The ledger stores the part that another process needs.
             seq: the number of this attempt under the lease.
             adopted: whether it adopts plain LangGraph's unfinished work and has no input.
+            has_stray_answer: whether plain LangGraph left an answer beside the checkpoint.
         """
         sent = time.monotonic()
         record, blank = await services.ledger.start(
@@ -186,6 +174,7 @@ class Attempt:
             input=input,
             context=context,
             config=config,
+            has_stray_answer=has_stray_answer,
             head=thread.checkpoint_id,
         )
 
@@ -272,7 +261,7 @@ class Attempt:
         graph = await fitted(services, lease, graph, thread, unfinished)
         has_stray_answer = await repair_thread(services, lease)
         if unfinished is None:
-            new = await cls.start(
+            return await cls.start(
                 services,
                 lease,
                 thread,
@@ -283,9 +272,8 @@ class Attempt:
                 config=config,
                 seq=seq,
                 adopted=True,
+                has_stray_answer=has_stray_answer,
             )
-            new.has_stray_answer = has_stray_answer
-            return new
         loaded = await services.ledger.loaded(unfinished, graph.ledger_serde)
         record = await services.ledger.retry(
             unfinished.record.run_id,
@@ -337,39 +325,12 @@ class Attempt:
         """
         self.clock.open = {wait.id: wait for wait in waits}
         over = due is not None and due.ended
-        if not (answers or over or self._answers or self._beside or self.has_stray_answer):
+        if not (answers or over or self._delivery.waiting):
             return
-        thread_id = self._lease.thread_id
-        questions = await self._services.threads.questions(thread_id, serde=self.graph.ledger_serde)
-        kept = (
-            dict(zip(questions.answerable, questions.stray_answer, strict=True))
-            if len(questions.answerable) == len(questions.stray_answer)
-            else {}
-        )
-        ended = {} if due is None else due.answers(questions.answerable, self.graph.ledger_serde)
-        new = {**({} if questions.stray_is_used else kept), **ended, **answers}
-        given = {**self._answers, **new}
-        self._answers = {
-            key: answer for key, answer in given.items() if key in questions.answerable
-        }
-        self._beside = _what_comes_with(command, self._beside, head, questions.command_writes)
-        await self._services.ledger.answers.store(
-            self.run_id,
-            fence=self._lease.fence,
-            new=new,
-            all={**self._answers, **({_BESIDE: self._beside} if self._beside else {})},
-            closed=questions.closed_by(given),
-            serde=self.graph.ledger_serde,
-            signals=None if due is None else due.taken(ended),
-        )
-        self.clock.open = {wait.id: wait for wait in waits if wait.id not in self._answers}
-        if questions.stray_answer and (questions.stray_is_used or questions.answerable):
-            await drop_stray_answer(self._services.checkpoints.database, self._session)
-        if self._answers or self._beside:
-            beside = self._beside or {"update": None, "goto": ()}
-            self.input = Command(
-                update=beside["update"], goto=beside["goto"], resume=self._answers or None
-            )
+        given = await self._delivery.store(command, answers, head=head, due=due)
+        self.clock.open = {wait.id: wait for wait in waits if wait.id not in self._delivery.answers}
+        if given is not None:
+            self.input = given
 
     async def close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
         """Record the outcome. Bounded in time, so that it can be shielded. Returns the thread; None
@@ -400,9 +361,10 @@ class Attempt:
             is_invalid_resume(error) or isinstance(error, UnknownInterruptError)
         )
         over = error is None or refused
-        written = over and bool(self._answers or self._beside)
-        delivered, self._answers = (self._answers, {}) if over else ({}, self._answers)
-        kept, withdrawn = await self._not_used(delivered) if refused else ({}, ())
+        delivery = self._delivery
+        written = over and bool(delivery.answers or delivery.beside)
+        delivered, delivery.answers = (delivery.answers, {}) if over else ({}, delivery.answers)
+        kept, withdrawn = await delivery.not_used(delivered) if refused else ({}, ())
         if error is None and finished is not None and (thread := await self._complete(finished)):
             return thread
         if written:
@@ -443,7 +405,7 @@ class Attempt:
             ending = self.decide_ending(outcome, raised, thread.checkpoint_id != self._head)
             outcome, raised = ending.outcome, ending.error
         again_after_s = ending.again_after_s
-        if (kept or _of_waits(self._answers)) and outcome.status is RunStatus.INTERRUPTED:
+        if (kept or of_waits(delivery.answers)) and outcome.status is RunStatus.INTERRUPTED:
             # signals that have left the mailbox: a worker delivers them
             again_after_s = None if self.graph.name is None else _DELIVERED_AFTER_S
         finished_at = await self._services.ledger.finish(
@@ -459,9 +421,9 @@ class Attempt:
             consumed=consumed,
             again_after_s=again_after_s,
             failures=ending.failures,
-            sleep=Sleep.of(thread.waits) if thread.waits and _waits(outcome) else None,
+            sleep=Sleep.of(thread.waits) if thread.waits and outcome.waits else None,
         )
-        if thread.waits and _waits(outcome) and self.graph.name is None:
+        if thread.waits and outcome.waits and self.graph.name is None:
             _log.warning(
                 "run %s of thread %r sleeps, and no worker goes on with it, as its graph has no"
                 " name: register it with Durable(graphs=…), or call the run again when it is due",
@@ -471,23 +433,7 @@ class Attempt:
         self._announce(outcome.status, error)
         if outcome.status is RunStatus.REJECTED:  # as if it had never been
             return await self._services.threads.status(self._lease.thread_id, ignore_lock=True)
-        return _closed(thread, outcome, finished_at)
-
-    async def _not_used(
-        self, delivered: Mapping[str, Any]
-    ) -> tuple[Mapping[str, Any], Sequence[str]]:
-        """Of answers that LangGraph refused together: those to sleeps and waits, which are kept
-        where a person's answer was the wrong one, as the signals have left the mailbox; and the
-        questions that are still open.
-        """
-        waits = _of_waits(delivered)
-        if not waits or len(waits) == len(delivered):
-            return {}, ()
-        questions = await self._services.threads.questions(
-            self._lease.thread_id, serde=self.graph.ledger_serde
-        )
-        left = set(questions.answerable).intersection(delivered)
-        return {key: waits[key] for key in left & waits.keys()}, [*(left - waits.keys())]
+        return closed(thread, outcome, finished_at)
 
     async def _complete(self, finished: Finished) -> WorkflowCheckpoint | None:
         """Record it as complete at the last checkpoint that it wrote. None if the thread has other
@@ -540,18 +486,6 @@ class Attempt:
         )
 
 
-def _of_waits(answers: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {key: answer for key, answer in answers.items() if is_of_a_wait(answer)}
-
-
-def _waits(outcome: Outcome) -> bool:
-    """Whether the attempt ended only until what its thread waits for."""
-    return outcome.status is RunStatus.INTERRUPTED or (
-        outcome.status is RunStatus.PAUSED
-        and outcome.reason in (PauseReason.SLEEPING, PauseReason.WAITING)
-    )
-
-
 def _closing(thread: WorkflowCheckpoint) -> RunStatus | None:
     """What a start makes of the runs that the thread has left."""
     match thread.status:
@@ -561,59 +495,3 @@ def _closing(thread: WorkflowCheckpoint) -> RunStatus | None:
             return RunStatus.COMPLETE
         case _:
             return RunStatus.SUPERSEDED
-
-
-def _closed(
-    thread: WorkflowCheckpoint, outcome: Outcome, finished_at: datetime | None
-) -> WorkflowCheckpoint:
-    """The thread after its run was closed; it was read just before."""
-    if finished_at is None:
-        return thread
-    match outcome.status:
-        case RunStatus.PAUSED:
-            return replace(
-                thread,
-                status=ThreadStatus.PAUSED,
-                reason=outcome.reason,
-                finished_at=finished_at,
-                doubt=None,
-            )
-        case RunStatus.FAILED | RunStatus.QUARANTINED:
-            return replace(
-                thread,
-                status=ThreadStatus(outcome.status),
-                finished_at=finished_at,
-                failed_at=finished_at,
-                doubt=None,
-            )
-        case _:
-            return replace(thread, finished_at=finished_at)
-
-
-def _what_comes_with(
-    command: Command[Any] | None, stored: Mapping[str, Any] | None, head: str | None, commanded: int
-) -> Mapping[str, Any] | None:
-    """The update and goto of a command, after those that an earlier attempt stored and did not
-    deliver.
-
-    LangGraph stores them beside the checkpoint, in one transaction, before it runs anything. So
-    they were delivered if there are more such writes than before, or another checkpoint.
-    """
-    if stored is not None and (stored["at"] != head or stored.get("after", 0) < commanded):
-        stored = None
-    if command is None or not (command.update is not None or command.goto):
-        return stored
-    update, goto = command.update, command.goto
-    if stored is not None:
-        update = [*_channels(stored["update"]), *_channels(update)]
-        goto = [*_targets(stored["goto"]), *_targets(goto)]
-    return {"update": update, "goto": goto, "at": head, "after": commanded}
-
-
-def _channels(update: Any) -> Sequence[tuple[str, Any]]:
-    """The channels and values that an update of a command writes, as LangGraph reads it."""
-    return Command(update=update)._update_as_tuples()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-
-
-def _targets(goto: Any) -> Sequence[Any]:
-    return goto if isinstance(goto, list | tuple) else (goto,)

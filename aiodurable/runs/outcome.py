@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError, InvalidUpdateError
 
@@ -12,7 +13,7 @@ from aiodurable.errors import PostgresUnavailableError
 from aiodurable.models import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.threads.status import pause_reason
 
-__all__ = ["Outcome", "outcome_of"]
+__all__ = ["Outcome", "closed", "outcome_of"]
 
 _OF_THE_INPUT = (ValueError, TypeError, LookupError, EmptyInputError, InvalidUpdateError)
 """What LangGraph or a state schema raises for a bad input before the first checkpoint."""
@@ -24,6 +25,14 @@ class Outcome:
 
     status: RunStatus
     reason: str | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the attempt ended only until what its thread waits for."""
+        return self.status is RunStatus.INTERRUPTED or (
+            self.status is RunStatus.PAUSED
+            and self.reason in (PauseReason.SLEEPING, PauseReason.WAITING)
+        )
 
 
 def outcome_of(
@@ -82,3 +91,30 @@ def outcome_of(
         case _:
             rejects = accepting and not consumed and isinstance(error, _OF_THE_INPUT)
             return Outcome(RunStatus.REJECTED if rejects else RunStatus.FAILED)
+
+
+def closed(
+    thread: WorkflowCheckpoint, outcome: Outcome, finished_at: datetime | None
+) -> WorkflowCheckpoint:
+    """The thread after its run was closed; it was read just before."""
+    if finished_at is None:
+        return thread
+    match outcome.status:
+        case RunStatus.PAUSED:
+            return replace(
+                thread,
+                status=ThreadStatus.PAUSED,
+                reason=outcome.reason,
+                finished_at=finished_at,
+                doubt=None,
+            )
+        case RunStatus.FAILED | RunStatus.QUARANTINED:
+            return replace(
+                thread,
+                status=ThreadStatus(outcome.status),
+                finished_at=finished_at,
+                failed_at=finished_at,
+                doubt=None,
+            )
+        case _:
+            return replace(thread, finished_at=finished_at)
