@@ -18,9 +18,9 @@ The steps of a run, and the module of each:
    ends the attempt of each, `attempt_config` makes its config. `stored_result`: what a call
    returns when nothing has to run.
 
-Beside them: `threads` (`durable.threads`), `fork`, `cancel`, `check`, `pruner`, and `leader`, which
-gives a duty to one process of many. `graphs` binds a graph to the saver; `services` are what a run
-uses.
+Beside them: `threads` and `thread_reads` (`durable.threads`), `fork`, `cancel`, `check`, `pruner`,
+and `leader`, which gives a duty to one process of many. `graphs` binds a graph to the saver;
+`services` are what a run uses.
 
 A *run* is one accepted input on a thread until it completes; an *attempt* is one try of it. A run
 keeps its run_id through crashes, failures and interrupts. Every checkpoint it writes has that id in
