@@ -115,7 +115,12 @@ class Durable:
         retry_policies: Mapping[str, RetryPolicy] | None = None,
     ) -> None:
         self.settings = settings or Settings.from_env()
-        self.dsn = parse_dsn(dsn, password=password, schema=self.settings.schema)
+        self.dsn = parse_dsn(
+            dsn,
+            password=password,
+            schema=self.settings.schema,
+            compression=self.settings.compression,
+        )
         self._given = dict(graphs or {})
         self._observers = prepared(observers)
         self._serde = serde

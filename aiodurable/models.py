@@ -16,6 +16,7 @@ __all__ = [
     "NEEDS_ATTENTION",
     "UNFINISHED",
     "ClaimState",
+    "Compression",
     "EarlierAttempt",
     "LockHolder",
     "PauseReason",
@@ -27,6 +28,11 @@ __all__ = [
     "ThreadStatus",
     "WorkflowCheckpoint",
 ]
+
+Compression = Literal["auto", "lz4", "pglz"]
+"""How the server compresses the large values that a connection writes; "auto": with lz4, unless it
+was built without, or an administrator chose a method.
+"""
 
 PlatformThreadStatus = Literal["idle", "busy", "interrupted", "error"]
 """`ThreadStatus` of LangGraph's SDK (`langgraph_sdk.schema`), as LangGraph Platform reports it."""

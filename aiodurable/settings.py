@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from aiodurable.errors import ConfigurationError
+from aiodurable.models import Compression
 
 __all__ = ["Settings"]
 
@@ -56,6 +57,10 @@ class Settings:
         lock_connections: dedicated connections on which all leases live; 0: none. Such a `Durable`
             only looks, makes no tables, and may look at a standby.
         checkpoint_connections: dedicated connections that commit checkpoints.
+        compression: how the server compresses values of more than about 2 kB, of states and
+            inputs: "auto" is lz4, unless the server was built without it, or its configuration, the
+            database, the role or the DSN's options choose a method; "lz4" and "pglz" go before
+            those. A column with a method of its own keeps it.
         pool_min_size: connections the pool keeps open for reads.
         pool_max_size: connections the pool opens at most.
         connect_timeout_s: seconds to reach Postgres before `PostgresUnavailableError`.
@@ -89,6 +94,7 @@ class Settings:
     lock_allow_proxy: bool = False
     lock_connections: int = 2
     checkpoint_connections: int = 2
+    compression: Compression = "auto"
     pool_min_size: int = 1
     pool_max_size: int = 10
     connect_timeout_s: float = 10.0
@@ -155,6 +161,8 @@ class Settings:
             for one in self.allowed_msgpack_modules
             if _class_name(one) is None
         ]
+        if self.compression not in (known := get_args(Compression)):
+            wrong.append(f"compression must be one of {', '.join(known)}, got {self.compression!r}")
         if self.schema is not None and not _SCHEMA.fullmatch(self.schema):
             wrong.append(
                 "schema must have 1 to 52 ASCII letters, digits and _, and not begin with pg_ or a"
@@ -217,6 +225,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
     "float": ((int, float), "seconds"),
     "str": ((str,), "text"),
+    "Compression": ((str,), "text"),
     "str | None": ((str, NoneType), "text or None"),
 }
 _CLASSES = (list, tuple, set, frozenset), "a sequence of classes"

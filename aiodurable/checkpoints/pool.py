@@ -93,7 +93,12 @@ class AsyncCheckpointerPool:
             )
         self._settings = settings or Settings.from_env()
         self.database = PsycopgPool(
-            parse_dsn(dsn, password=password, schema=self._settings.schema),
+            parse_dsn(
+                dsn,
+                password=password,
+                schema=self._settings.schema,
+                compression=self._settings.compression,
+            ),
             min_size=min_size,
             max_size=max_size,
             connect_timeout_s=self._settings.connect_timeout_s,

@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from aiodurable.dsn.asyncpg_options import asyncpg_options, is_dropped, refused, split
 from aiodurable.dsn.libpq_files import known_options, service_options
 from aiodurable.errors import ConfigurationError
+from aiodurable.models import Compression
 
 __all__ = ["Dsn", "Hidden", "PasswordFunction", "direct_dsn", "parse_dsn"]
 
@@ -56,6 +57,7 @@ class Dsn:
         password: gives the password of each new connection, in place of the one above; None: that
             one applies.
         schema: the only schema of the search path; None: the search path of the role applies.
+        compression: of large values that its connections write.
     """
 
     conninfo: str = field(repr=False)
@@ -64,6 +66,7 @@ class Dsn:
     dropped: tuple[str, ...] = ()
     password: PasswordFunction | None = field(default=None, repr=False, compare=False)
     schema: str | None = None
+    compression: Compression = "auto"
 
     def __str__(self) -> str:
         return self.safe
@@ -86,6 +89,7 @@ def parse_dsn(
     *,
     password: PasswordFunction | None = None,
     schema: str | None = None,
+    compression: Compression = "auto",
     purpose: str = "Postgres",
     environ: Mapping[str, str] | None = None,
 ) -> Dsn:
@@ -100,6 +104,7 @@ def parse_dsn(
         password: gives the password of each new connection; None: that of the DSN applies.
         schema: the only schema of the search path, as `Settings.schema` checked it; None: the
             search path of the role, or of the DSN's options.
+        compression: of large values that its connections write.
         purpose: what it is for, in error messages.
         environ: in place of the process's environment.
 
@@ -149,16 +154,23 @@ def parse_dsn(
         dropped=dropped,
         password=password,
         schema=schema,
+        compression=compression,
     )
 
 
 def direct_dsn(dsn: Dsn, lock_dsn: str | None) -> Dsn:
     """The DSN for what needs a session of its own: `lock_dsn` if the settings name one, with the
-    same password function and schema, else `dsn` itself.
+    same password function, schema and compression, else `dsn` itself.
     """
     if not lock_dsn:
         return dsn
-    return parse_dsn(lock_dsn, password=dsn.password, schema=dsn.schema, purpose="the locks")
+    return parse_dsn(
+        lock_dsn,
+        password=dsn.password,
+        schema=dsn.schema,
+        compression=dsn.compression,
+        purpose="the locks",
+    )
 
 
 def _parse(text: str, source: str) -> dict[str, str]:

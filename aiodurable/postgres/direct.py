@@ -133,7 +133,11 @@ class DirectConnection:
                 with suppress(asyncpg.InsufficientPrivilegeError):
                     await self._run(connection.execute(end_left))
                 self._abandoned.difference_update(abandoned)
-            plan_once = _SQL["plan_once"].replace("$1", str(self._pid))
+            plan_once = (
+                _SQL["plan_once"]
+                .replace("$1", str(self._pid))
+                .replace("$2", f"'{self._dsn.compression}'")
+            )
             self._proxied = await self._run(connection.execute(plan_once)) == "SELECT 0"
             server = None if self._proxied else await self._run(connection.fetchval(_SQL["server"]))
             if self._on_connect is not None:

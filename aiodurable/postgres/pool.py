@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 import psycopg
@@ -141,7 +142,7 @@ class PsycopgPool:
             min_size=self._sizes[0],
             max_size=self._sizes[1],
             timeout=self._timeout_s,
-            configure=configure,
+            configure=partial(configure, compression=self.dsn.compression),
             # of our connections, which the pool's type does not know
             check=cast("Any", PoolConnection.check),
             open=False,

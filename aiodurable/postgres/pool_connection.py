@@ -22,6 +22,7 @@ from psycopg.types.json import set_json_loads
 
 from aiodurable.dsn import Dsn, PasswordFunction
 from aiodurable.errors import ConfigurationError
+from aiodurable.models import Compression
 from aiodurable.postgres.errors import is_out_of_connections
 from aiodurable.postgres.name_resolution import with_addresses
 from aiodurable.postgres.ownership import refuse_other_path
@@ -77,25 +78,26 @@ def read_json(data: str | bytes) -> Any:
         return None
 
 
-async def configure(connection: AsyncConnection[DictRow]) -> None:
+async def configure(connection: AsyncConnection[DictRow], compression: Compression) -> None:
     """Set up a new connection of the pool."""
     set_json_loads(read_json, connection)
     for name, wanted in _EXPECTED.items():
         if not (connection.info.parameter_status(name) or wanted).startswith(wanted):
             await connection.execute(f"SET {name} TO {wanted}".encode())
-    await _prepare_where_statements_stay(connection)
+    await _prepare_where_statements_stay(connection, compression)
 
 
-async def _prepare_where_statements_stay(connection: AsyncConnection[DictRow]) -> None:
+async def _prepare_where_statements_stay(
+    connection: AsyncConnection[DictRow], compression: Compression
+) -> None:
     """Prepare statements and plan them for index look-ups, except through a pooler: there each may
     reach another backend.
 
     A pooler gives itself away: it announces another backend than the one that answers (PgBouncer
     invents process ids).
     """
-    stays = await connection.execute(
-        _BY_INDEX.replace("$1", str(connection.info.backend_pid)).encode()
-    )
+    by_index = _BY_INDEX.replace("$1", str(connection.info.backend_pid))
+    stays = await connection.execute(by_index.replace("$2", f"'{compression}'").encode())
     connection.prepare_threshold = 0 if stays.rowcount else None
 
 

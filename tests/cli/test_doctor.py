@@ -282,6 +282,28 @@ async def test_too_few_connections_for_one_more_process(
     assert "free" in (await examined(dsn))["connections"].found
 
 
+async def test_how_large_values_are_compressed(
+    dsn: str, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = (await examined(dsn))["compression"]
+    if "built without" in fresh.found:
+        assert fresh.grade == "warn"
+    else:
+        assert fresh == Finding("compression", Grade.OK, "large values are compressed with lz4")
+        alter(admin, dsn, "default_toast_compression", "pglz")
+        chosen = (await examined(dsn))["compression"]
+        assert (chosen.grade, "AIODURABLE_COMPRESSION" in str(chosen.advice)) == ("warn", True)
+        monkeypatch.setenv("AIODURABLE_COMPRESSION", "lz4")
+        assert "with lz4" in (await examined(dsn))["compression"].found
+    monkeypatch.setenv("AIODURABLE_COMPRESSION", "pglz")
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute(b"ALTER TABLE checkpoint_blobs ALTER COLUMN blob SET STORAGE EXTERNAL")
+        owner.execute(b"ALTER TABLE checkpoint_writes ALTER COLUMN blob SET COMPRESSION pglz")
+    found = (await examined(dsn))["compression"]
+    assert found.grade == "ok"
+    assert "checkpoint_blobs.blob none, checkpoint_writes.blob pglz" in found.found
+
+
 async def test_a_lock_table_that_fills_up(dsn: str, database: PsycopgPool) -> None:
     facts = await server_checks.facts_of(database)
     slots = facts.number("max_locks_per_transaction") * facts.number("max_connections")

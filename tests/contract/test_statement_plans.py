@@ -61,7 +61,9 @@ class Session:
     def __init__(self, dsn: str, on: str) -> None:
         self._connection = psycopg.connect(dsn, autocommit=True, prepare_threshold=None)
         file, block = SESSIONS[on]
-        self._settings = load(file)[block].replace("$1", "pg_backend_pid()").encode()
+        self._settings = (
+            load(file)[block].replace("$1", "pg_backend_pid()").replace("$2", "'auto'").encode()
+        )
         self._names = {
             name: f"s{n}" for n, name in enumerate(STATEMENTS) if STATEMENTS[name].on == on
         }

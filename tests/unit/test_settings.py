@@ -32,6 +32,12 @@ def test_every_field_can_come_from_the_environment() -> None:
     )
 
 
+def test_a_method_of_compression_that_nobody_knows_is_refused() -> None:
+    assert Settings.from_env({"AIODURABLE_COMPRESSION": "lz4"}).compression == "lz4"
+    with pytest.raises(ConfigurationError, match="auto, lz4, pglz, got 'zstd'"):
+        Settings.from_env({"AIODURABLE_COMPRESSION": "zstd"})
+
+
 def test_an_empty_environment_gives_the_defaults() -> None:
     assert Settings.from_env({}) == Settings()
 

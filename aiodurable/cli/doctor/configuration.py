@@ -97,7 +97,7 @@ def read_dsn(dsn: str | None, settings: Settings) -> tuple[Dsn | None, Dsn | Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a finding reports the dropped options
         try:
-            pool = parse_dsn(dsn, schema=settings.schema)
+            pool = parse_dsn(dsn, schema=settings.schema, compression=settings.compression)
         except ConfigurationError as error:
             return None, None, [fail("dsn", str(error))]
         findings.extend(_described("dsn", pool))

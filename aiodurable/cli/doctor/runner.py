@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 
-from aiodurable.cli.doctor import configuration, connectivity, server, tables
+from aiodurable.cli.doctor import configuration, connectivity, server, tables, values
 from aiodurable.cli.doctor.finding import Finding, Grade, fail
 from aiodurable.dsn import Dsn
 from aiodurable.errors import AiodurableError
@@ -45,6 +45,7 @@ async def examine(dsn: str | None, kind: Kind = Kind.RUN) -> AsyncIterator[Findi
         if statements is not None:
             async for finding in _locks(statements, direct, settings):
                 yield finding
+            yield await _bounded("compression", values.compression(direct, settings))
         if reached:
             async for finding in _server(
                 database, statements if direct is not pooled else None, settings, kind

@@ -1,15 +1,16 @@
 -- name: plan_once
--- params: backend_pid
+-- params: backend_pid, compression
 -- No table. The plan of a statement over arrays never depends on them, yet Postgres would plan it
 -- again each time: a third of the cost of a commit. Not through a proxy (backend_pid was announced
 -- at connection): there the session is somebody else's in a moment. A row tells that it was done.
 -- What is read and written here counts on a snapshot for each statement, whatever the database's or
--- the role's default is. backend_pid is written in: the simple protocol has no parameters, and
--- needs no statement.
+-- the role's default is. Both parameters are written in: the simple protocol has none, and needs no
+-- statement.
 SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', false),
        pg_catalog.set_config('enable_seqscan', 'off', false),
        pg_catalog.set_config('jit', 'off', false),
-       pg_catalog.set_config('default_transaction_isolation', 'read committed', false)
+       pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+-- include: compress_large_values
 WHERE pg_catalog.pg_backend_pid() = :backend_pid
 
 -- name: server
@@ -21,13 +22,25 @@ SELECT pg_catalog.pg_postmaster_start_time()::text
 DISCARD PLANS
 
 -- name: by_index
--- params: backend_pid
+-- params: backend_pid, compression
 -- No table. For the pool. What its statements read they look up, which a planner does not know of
--- tables that were never analysed or grew since. backend_pid as in plan_once.
+-- tables that were never analysed or grew since. Parameters as in plan_once.
 SELECT pg_catalog.set_config('enable_seqscan', 'off', false),
        pg_catalog.set_config('jit', 'off', false),
-       pg_catalog.set_config('default_transaction_isolation', 'read committed', false)
+       pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+-- include: compress_large_values
 WHERE pg_catalog.pg_backend_pid() = :backend_pid
+
+-- fragment: compress_large_values
+-- pg_settings, whose enumvals say what the server was built with: a failed SET would end a
+-- transaction and stand in the server's log. 'auto' is lz4 where nobody chose, in a file or for a
+-- database, role or connection. It holds for columns that were given no method of their own.
+       (SELECT pg_catalog.set_config(s.name, w.method, false)
+        FROM pg_catalog.pg_settings s
+        CROSS JOIN (SELECT CASE :compression::text WHEN 'auto' THEN 'lz4'
+                               ELSE :compression::text END) AS w (method)
+        WHERE s.name = 'default_toast_compression' AND w.method = ANY (s.enumvals)
+          AND (s.source = 'default' OR :compression::text <> 'auto')) AS compression
 
 -- name: terminate_abandoned_backends
 -- params: backend_pids

@@ -27,6 +27,24 @@ SELECT pg_catalog.clock_timestamp() AS now
 -- pg_settings, by name; numbers are in the unit beside them.
 SELECT name, setting, unit FROM pg_catalog.pg_settings WHERE name = ANY (:names::text[])
 
+-- name: compression
+-- pg_settings. How this session has large values compressed, and whether lz4 is there.
+SELECT setting AS method, 'lz4' = ANY (enumvals) AS has_lz4
+FROM pg_catalog.pg_settings
+WHERE name = 'default_toast_compression'
+
+-- name: own_compression
+-- params: relations
+-- Catalogues. Columns of these relations that do not follow the session.
+SELECT want.relation || '.' || a.attname AS name,
+       CASE WHEN a.attstorage IN ('e', 'p') THEN 'none' WHEN a.attcompression = 'l' THEN 'lz4'
+           ELSE 'pglz' END AS method
+FROM unnest(:relations::text[]) AS want (relation)
+JOIN pg_catalog.pg_attribute a
+  ON a.attrelid = pg_catalog.to_regclass(want.relation) AND a.attnum > 0 AND a.attlen = -1
+WHERE a.attcompression <> '' OR a.attstorage IN ('e', 'p')
+ORDER BY 1
+
 -- name: facts
 -- pg_locks, pg_stat_database, pg_stat_activity and catalogues; -1 where no limit is set on the role
 -- or the database. Lock sessions are counted as a lock session of this role counts them (locks.sql,

@@ -109,7 +109,12 @@ async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(
 ) -> None:
     statement = {**load("copy"), **load("checkpoints")}[block]
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(load("direct")["by_index"].replace("$1", "pg_backend_pid()").encode())
+        connection.execute(
+            load("direct")["by_index"]
+            .replace("$1", "pg_backend_pid()")
+            .replace("$2", "'auto'")
+            .encode()
+        )
         connection.execute(f"PREPARE it AS {statement}".encode())
 
         def read(calls: int) -> float:
