@@ -11,12 +11,17 @@ Measured = dict[str, list[Figures]]
 
 
 async def in_turns(
-    contenders: Mapping[str, Callable[[], Awaitable[Figures]]], rounds: int, *, warm_up: int = 1
+    contenders: Mapping[str, Callable[[], Awaitable[Figures]]],
+    rounds: int,
+    *,
+    warm_up: int = 1,
+    after_round: Callable[[Measured], object] | None = None,
 ) -> Measured:
     """Each contender once a round; every second round backwards, so that nobody always comes after
     the same one.
 
-    The first `warm_up` rounds are run and forgotten.
+    The first `warm_up` rounds are run and forgotten. After each that counts, `after_round` gets
+    what was measured so far, to save it: a benchmark that is cut short then leaves a result.
     """
     measured: Measured = {name: [] for name in contenders}
     for number in range(-warm_up, rounds):
@@ -25,6 +30,8 @@ async def in_turns(
             figures = await measure()
             if number >= 0:
                 measured[name].append(figures)
+        if number >= 0 and after_round:
+            after_round(measured)
     return measured
 
 

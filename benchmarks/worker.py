@@ -5,6 +5,10 @@ The contenders follow each other, round by round; a ratio is the median of the r
 round. Each one's workers are started and warmed up before they are measured, and stopped after.
 Throughput: all runs are accepted at once. Latency: an idle worker, one run after the other.
 Postgres syncs each commit.
+
+Throughput is per second, so a slow contender gets fewer runs: as many as it settles in `--seconds`
+by the pace of its first hundred, at most `--runs`. The table says how many. The JSON is written
+after each round.
 """
 
 from __future__ import annotations
@@ -35,12 +39,13 @@ from .machine import describe, in_words
 from .meter import Meter, ServerCpu
 from .queues import DIRECT, OURS, QUEUES, Create, Queue
 from .report import parser, save, table
-from .rounds import in_turns, medians, ratio
+from .rounds import Measured, in_turns, medians, ratio
 
 PEERS = ("dbos", "procrastinate", "pgqueuer", "absurd-sdk")
 HEADS = {
     "workers": "workers",
     "contender": "contender",
+    "runs": "runs",
     "runs_per_s": "runs/s",
     "ratio": "ours ×",
     "created_per_s": "created/s",
@@ -52,6 +57,8 @@ HEADS = {
 _TARGETS = {"DBOS": 4.0, "Procrastinate, stock saver": 3.0, DIRECT: 0.8}
 """How many times a contender's throughput ours is to be."""
 _SETTLED_WITHIN_S = 120.0
+_PACED_BY = 100
+"""Runs by which a contender's pace is found; no round has fewer, unless `--runs` says so."""
 
 
 class Contest:
@@ -59,6 +66,8 @@ class Contest:
 
     def __init__(self, dsn: str, admin: asyncpg.Connection, server: ServerCpu) -> None:
         self._dsn, self._admin, self._server = dsn, admin, server
+        self._runs: dict[tuple[str, int], int] = {}
+        """Of a round, by contender and number of workers: the same in each of its rounds."""
 
     async def measure(self, name: str, workers: int, options: argparse.Namespace) -> dict[str, Any]:
         queue = QUEUES[name]
@@ -67,9 +76,16 @@ class Contest:
             queue.creating(self._dsn) as create,
         ):
             await self._settle(queue, create, processes, 20 * workers)
+            if (runs := self._runs.get((name, workers))) is None:
+                paced_by = min(_PACED_BY, options.runs)
+                began = time.perf_counter()
+                await self._settle(queue, create, processes, paced_by)
+                pace = paced_by / (time.perf_counter() - began)
+                runs = min(options.runs, max(paced_by, round(pace * options.seconds)))
+                self._runs[name, workers] = runs
             before = sum(map(cpu_s, processes))
             with Meter(self._server) as meter:
-                created_s = await self._settle(queue, create, processes, options.runs)
+                created_s = await self._settle(queue, create, processes, runs)
             client_s = sum(map(cpu_s, processes)) - before + meter.client_s
             took = []
             for _ in range(options.latencies):
@@ -78,10 +94,11 @@ class Contest:
                 took.append((time.perf_counter() - began) * 1000)
         took.sort()
         return {
-            "runs_per_s": options.runs / meter.seconds,
-            "created_per_s": math.nan if name == DIRECT else options.runs / created_s,
-            "client_cpu_ms": client_s * 1000 / options.runs,
-            "server_cpu_ms": meter.server_s * 1000 / options.runs,
+            "runs": runs,
+            "runs_per_s": runs / meter.seconds,
+            "created_per_s": math.nan if name == DIRECT else runs / created_s,
+            "client_cpu_ms": client_s * 1000 / runs,
+            "server_cpu_ms": meter.server_s * 1000 / runs,
             "latency_p50_ms": statistics.median(took) if took else math.nan,
             "latency_p99_ms": took[int(len(took) * 0.99)] if took else math.nan,
         }
@@ -176,34 +193,57 @@ async def run(options: argparse.Namespace) -> None:
         admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
         stack.push_async_callback(admin.close)
         contest = Contest(dsn, admin, await ServerCpu.of(admin))
-        machine = describe(await admin.fetchval("SHOW server_version"), PEERS)
-        rows: list[dict[str, Any]] = []
+        report = Report(describe(await admin.fetchval("SHOW server_version"), PEERS), options)
         for workers in options.workers:
             measures = {name: partial(contest.measure, name, workers, options) for name in names}
-            seen = await in_turns(measures, options.rounds, warm_up=0)
-            here = [
-                {
-                    "workers": workers,
-                    "contender": name,
-                    **medians(figures),
-                    "ratio": ratio(seen[OURS], figures, "runs_per_s"),
-                }
-                for name, figures in seen.items()
-            ]
-            print(table(here, HEADS), end="\n\n", flush=True)
-            rows += here
-            if options.json:
-                save(
-                    options.json,
-                    machine,
-                    rows,
-                    targets=judge(rows),
-                    concurrency=options.concurrency,
-                )
-    if targets := judge(rows):
-        print(table(targets, {name: name for name in targets[0]}))
-    if options.svg:
-        options.svg.write_text(chart(rows, machine), "utf-8")
+            await in_turns(
+                measures, options.rounds, warm_up=0, after_round=partial(report.add, workers)
+            )
+            report.show(workers)
+        report.finish()
+
+
+class Report:
+    """The rows so far: those of the rounds that have ended."""
+
+    def __init__(self, machine: dict[str, Any], options: argparse.Namespace) -> None:
+        self._machine, self._options = machine, options
+        self._rows: dict[int, list[dict[str, Any]]] = {}
+
+    def add(self, workers: int, seen: Measured) -> None:
+        """Replace the rows of this number of workers by those of its rounds so far."""
+        self._rows[workers] = [
+            {
+                "workers": workers,
+                "contender": name,
+                "rounds": len(figures),
+                **medians(figures),
+                "runs": int(figures[0]["runs"]),
+                "ratio": ratio(seen[OURS], figures, "runs_per_s"),
+            }
+            for name, figures in seen.items()
+        ]
+        if self._options.json:
+            save(
+                self._options.json,
+                self._machine,
+                self._all,
+                targets=judge(self._all),
+                concurrency=self._options.concurrency,
+            )
+
+    def show(self, workers: int) -> None:
+        print(table(self._rows[workers], HEADS), end="\n\n", flush=True)
+
+    def finish(self) -> None:
+        if targets := judge(self._all):
+            print(table(targets, {name: name for name in targets[0]}))
+        if self._options.svg:
+            self._options.svg.write_text(chart(self._all, self._machine), "utf-8")
+
+    @property
+    def _all(self) -> list[dict[str, Any]]:
+        return [row for rows in self._rows.values() for row in rows]
 
 
 def judge(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -244,8 +284,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     options.add_argument("--concurrency", type=int, default=50, help="runs at once in a worker")
-    options.add_argument("--runs", type=int, default=1000, help="in each round")
-    options.add_argument("--latencies", type=int, default=30, help="runs one by one in each round")
+    options.add_argument("--runs", type=int, default=1000, help="in each round, at most")
+    options.add_argument(
+        "--seconds", type=float, default=4, help="that a contender's runs of a round may take"
+    )
+    options.add_argument("--latencies", type=int, default=30, help="runs one by one, a round")
     options.add_argument("--contenders", nargs="+", default=list(QUEUES), choices=list(QUEUES))
     given = options.parse_args(argv)
     if OURS not in given.contenders:
