@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("backlog", "checkpoints", "locks", "memory", "soak", "status", "worker")
+NAMES = ("backlog", "checkpoints", "compare", "locks", "memory", "soak", "status", "worker")
 
 
 def main(name: str = "", *arguments: str) -> None:

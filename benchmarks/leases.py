@@ -11,13 +11,14 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from random import uniform
 from typing import Any
 
 import asyncpg
 
 from aiodurable.locks import PostgresLockManager
+
+from .meter import on_cpu
 
 MANY = 10_000
 IDLE = 5_000
@@ -81,11 +82,11 @@ async def _holders(admin: asyncpg.Connection, count: int) -> Sequence[int]:
 
 
 def _on_cpu(pid: int) -> float:
-    """Seconds, to the nanosecond; NaN where the system does not tell (proc_pid_schedstat,
-    Linux).
-    """
-    path = Path(f"/proc/{pid}/schedstat")
-    return int(path.read_text("utf-8").split()[0]) / 1e9 if path.exists() else float("nan")
+    """Seconds; NaN where the system does not tell."""
+    try:
+        return on_cpu(pid)
+    except OSError:
+        return float("nan")
 
 
 # ---- from process to process --------------------------------------------------------------------

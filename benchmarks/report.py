@@ -17,8 +17,10 @@ from .chart import short
 Row = Mapping[str, Any]
 
 
-def parser(description: str | None, name: str) -> argparse.ArgumentParser:
-    """With the options that every benchmark has: `--json FILE`, `--svg FILE`, `--quick`."""
+def parser(description: str | None, name: str, *, svg: bool = True) -> argparse.ArgumentParser:
+    """With the options that every benchmark has: `--json FILE`, `--quick`; with `svg` also `--svg
+    FILE`.
+    """
     made = argparse.ArgumentParser(
         f"python -m benchmarks {name}",
         description=description,
@@ -35,7 +37,8 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
         metavar="FILE",
         help="save the figures and the machine's description here",
     )
-    made.add_argument("--svg", type=Path, metavar="FILE", help="save a chart here")
+    if svg:
+        made.add_argument("--svg", type=Path, metavar="FILE", help="save a chart here")
     return made
 
 

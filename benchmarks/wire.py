@@ -2,7 +2,7 @@
 CPU.
 
 python -m benchmarks.wire SOCKET_OR_HOST PORT DELAY_MS: prints the port it listens on, then forwards
-until stdin ends.
+until stdin ends. For each line on stdin it prints how many round trips there were so far.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,19 +42,28 @@ class DelayLine:
         self._travelling: deque[tuple[float, socket.socket, bytes]] = deque()
         self._arrived: dict[socket.socket, bytes] = {}
         """What a socket could not take at once."""
+        self._clients: set[socket.socket] = set()
+        self._asking: set[socket.socket] = set()
+        """The clients that have sent something since they last received."""
+        self._round_trips = 0
 
-    def forward_until_readable(self, end: TextIO) -> None:
-        """Blocks. Pieces are kept without bound: what travels is what was sent within the delay."""
+    def forward_until_end(self, requests: TextIO) -> None:
+        """Blocks until `requests` ends. Pieces are kept without bound: what travels is what was
+        sent within the delay.
+        """
         while True:
             wait = max(0.0, self._travelling[0][0] - time.monotonic()) if self._travelling else None
             readable: list[Any]
             readable, writable, _ = select.select(
-                [self._listener, end, *self._reading], list(self._arrived), [], wait
+                [self._listener, requests, *self._reading], list(self._arrived), [], wait
             )
             now = time.monotonic()
             for ready in readable:
-                if ready is end:
-                    return
+                if ready is requests:
+                    if not requests.readline():
+                        return
+                    print(self._round_trips, flush=True)
+                    continue
                 self._accept() if ready is self._listener else self._receive(ready, now)
             for ready in writable:
                 self._send(ready, b"")
@@ -75,12 +85,18 @@ class DelayLine:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._peer[one] = other
             self._reading.add(one)
+        self._clients.add(client)
 
     def _receive(self, source: socket.socket, now: float) -> None:
         try:
             piece = source.recv(1 << 20)
         except OSError:
             piece = b""
+        if source not in self._clients:
+            self._asking.discard(self._peer[source])
+        elif source not in self._asking:
+            self._asking.add(source)
+            self._round_trips += 1
         self._travelling.append((now + self._delay_s, self._peer[source], piece))
         if not piece:
             self._reading.discard(source)
@@ -101,6 +117,8 @@ class DelayLine:
             del self._peer[one]
             self._reading.discard(one)
             self._arrived.pop(one, None)
+            self._clients.discard(one)
+            self._asking.discard(one)
             one.close()
 
 
@@ -117,15 +135,29 @@ def main(host: str, port: str, delay_ms: str) -> None:
 
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         print(listener.getsockname()[1], flush=True)
-        DelayLine(listener, upstream, float(delay_ms) / 1000 / 2).forward_until_readable(sys.stdin)
+        DelayLine(listener, upstream, float(delay_ms) / 1000 / 2).forward_until_end(sys.stdin)
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """A running wire; `dsn` leads through it."""
+
+    dsn: str
+    _process: asyncio.subprocess.Process
+
+    async def round_trips(self) -> int:
+        """How many there were so far on all connections: pieces of a client that follow a piece of
+        the server, whatever the driver.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"\n")
+        return int(await self._process.stdout.readline())
 
 
 @asynccontextmanager
-async def delayed(dsn: str, delay_ms: float) -> AsyncGenerator[str, None]:
-    """The DSN with `delay_ms` milliseconds added to each round trip; 0: the DSN itself."""
-    if not delay_ms:
-        yield dsn
-        return
+async def wire(dsn: str, delay_ms: float = 0) -> AsyncGenerator[Wire, None]:
+    """A wire to that server, with `delay_ms` milliseconds added to each round trip."""
     target = parse_dsn(dsn).asyncpg
     host, port = (
         value[0] if isinstance(value, list) else value for value in (target["host"], target["port"])
@@ -138,11 +170,21 @@ async def delayed(dsn: str, delay_ms: float) -> AsyncGenerator[str, None]:
         listening = int(await process.stdout.readline())
         password = target.get("password")
         login = f"{target['user']}:{password}" if password else target["user"]
-        yield f"postgresql://{login}@127.0.0.1:{listening}/{target['database']}"
+        yield Wire(f"postgresql://{login}@127.0.0.1:{listening}/{target['database']}", process)
     finally:
         assert process.stdin is not None
         process.stdin.close()
         await process.wait()
+
+
+@asynccontextmanager
+async def delayed(dsn: str, delay_ms: float) -> AsyncGenerator[str, None]:
+    """The DSN with `delay_ms` milliseconds added to each round trip; 0: the DSN itself."""
+    if not delay_ms:
+        yield dsn
+        return
+    async with wire(dsn, delay_ms) as added:
+        yield added.dsn
 
 
 async def round_trip_ms(dsn: str, times: int = 200) -> float:

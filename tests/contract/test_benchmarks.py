@@ -4,20 +4,27 @@ it has measured.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import NAMES
-from benchmarks.rounds import Figures, in_turns
+from benchmarks.compare import rows
+from benchmarks.rounds import Figures, Spread, in_turns, spread
 from tests.support.example_programs import REPOSITORY
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_gets_every_argument_that_follows_its_name(name: str) -> None:
-    command = [sys.executable, "-m", "benchmarks", name, "--help"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = benchmark(name, "--help")
     assert done.returncode == 0, done.stderr
     assert f"usage: python -m benchmarks {name}" in done.stdout
 
@@ -34,3 +41,56 @@ async def test_each_round_that_counts_is_reported_as_soon_as_it_ends() -> None:
         {"one": measure}, 2, warm_up=1, after_round=lambda seen: reported.append([*seen["one"]])
     )
     assert reported == [[{"number": 1}], [{"number": 1}, {"number": 2}]]
+
+
+# ---- compare ------------------------------------------------------------------------------------
+
+in_a_repository = pytest.mark.skipif(
+    not (REPOSITORY / ".git").exists(), reason="the sources here are not a git repository"
+)
+
+
+@in_a_repository
+def test_a_commit_is_compared_with_this_checkout_on_one_server(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = benchmark(
+        *("compare", "HEAD", "--only", "locks", "--rounds", "1", "--scale", "0.02"),
+        *("--json", str(report)),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(report.read_text())
+    figures = {
+        row["figure"]: row for row in found["figures"] if row["scenario"] == "locks, one task"
+    }
+    assert figures["round trips"]["base"] == figures["round trips"]["this"] == 2  # lock, unlock
+    assert figures["Python calls"]["base"] > 20
+    assert figures["client CPU µs"]["verdict"] == "fewer than 5 rounds"
+    assert found["machine"]["cores"] > 0
+    assert found["load_before"] >= 0
+    head = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(head, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert found["commits"]["base"] == commit.stdout.strip()
+
+
+@in_a_repository
+def test_a_commit_that_is_not_there_is_refused_by_its_name() -> None:
+    done = benchmark("compare", "no-such-branch")
+    assert done.returncode == 1
+    assert done.stderr.startswith("cannot compare with 'no-such-branch': ")
+
+
+def test_a_difference_is_resolved_only_where_the_spread_of_pairs_leaves_one_out() -> None:
+    base: list[Figures] = [{"wall_us": 100.0, "client_cpu_us": 100.0, "wal_bytes": 8.0}] * 6
+    this: list[Figures] = [
+        {"wall_us": 100.0 + noise, "client_cpu_us": 130.0 + noise, "wal_bytes": 8.0}
+        for noise in (-9, -4, 1, 2, 5, 8)
+    ]
+    verdicts = {row["figure"]: row["verdict"] for row in rows("s", {"base": base, "this": this})}
+    assert verdicts == {"µs": "not resolved", "client CPU µs": "**more**", "WAL bytes": "same"}
+
+
+def test_the_spread_leaves_out_as_many_as_a_median_may_miss_once_in_twenty_times() -> None:
+    assert spread([3, 1, 2]) == Spread(2, 1, 3)
+    assert spread([5, 1, 9, 2, 8, 3]) == Spread(4, 1, 9)
+    assert spread(range(9)) == Spread(4, 1, 7)
+    assert spread(range(20)) == Spread(9.5, 5, 14)
