@@ -5,7 +5,17 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("backlog", "checkpoints", "compare", "locks", "memory", "soak", "status", "worker")
+NAMES = (
+    "backlog",
+    "checkpoints",
+    "compare",
+    "locks",
+    "memory",
+    "processes",
+    "soak",
+    "status",
+    "worker",
+)
 
 
 def main(name: str = "", *arguments: str) -> None:

@@ -43,7 +43,7 @@ async def child(module: str, what: str, *, cwd: Path | None = None) -> AsyncGene
     """`python -m module`, for the body. `what` names it in an error."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, cwd=cwd, stdin=pipe, stdout=pipe
+        sys.executable, "-m", module, cwd=cwd, stdin=pipe, stdout=pipe, limit=2**24
     )
     try:
         yield Child(process, what)

@@ -1,10 +1,12 @@
-"""So many runs, so many at a time."""
+"""So many runs, or runs for so long, so many at a time."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 import uuid
+from collections.abc import Iterable
 
 from .contenders import Run
 from .meter import Meter, ServerCpu
@@ -12,7 +14,21 @@ from .meter import Meter, ServerCpu
 
 async def crowd(run: Run, runs: int, concurrency: int) -> list[float]:
     """Milliseconds of each run, sorted."""
-    left = iter(range(runs))
+    return await _crowd(run, range(runs), concurrency)
+
+
+async def crowd_for(run: Run, seconds: float, concurrency: int) -> list[float]:
+    """The same for as many runs as begin within so many seconds."""
+    end = time.perf_counter() + seconds
+    return await _crowd(
+        run,
+        itertools.takewhile(lambda _: time.perf_counter() < end, itertools.count()),
+        concurrency,
+    )
+
+
+async def _crowd(run: Run, numbers: Iterable[int], concurrency: int) -> list[float]:
+    left = iter(numbers)
     took: list[float] = []
 
     async def caller() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.__main__ import NAMES
 from benchmarks.compare import rows
+from benchmarks.processes import where_it_stops
 from benchmarks.rounds import Figures, Spread, in_turns, spread
 from tests.support.example_programs import REPOSITORY
 
@@ -94,3 +95,39 @@ def test_the_spread_leaves_out_as_many_as_a_median_may_miss_once_in_twenty_times
     assert spread([5, 1, 9, 2, 8, 3]) == Spread(4, 1, 9)
     assert spread(range(9)) == Spread(4, 1, 7)
     assert spread(range(20)) == Spread(9.5, 5, 14)
+
+
+# ---- processes ----------------------------------------------------------------------------------
+
+
+def test_processes_that_run_at_once_share_the_costs_of_a_run(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = benchmark(
+        *("processes", "--processes", "1", "2", "--rounds", "1", "--seconds", "0.2"),
+        *("--state-kb", "0", "--json", str(report)),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(report.read_text())
+    one, two = found["figures"]
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert two["connections"] == 2 * one["connections"]
+    for row in (one, two):
+        assert row["runs_per_s"] > 0
+        assert 0 < row["commits"] < 20  # four nodes: the stock saver takes a dozen
+        assert row["wal_kb"] > 5
+        assert row["wal_syncs"] > 0
+        assert row["notifications"] == 0  # nobody waits for a lock or sleeps on a queue
+    assert found["says"][0].startswith("0 kB: ")
+    assert {row["processes"] for row in found["waits"]} == {1, 2}
+
+
+def test_the_number_of_processes_is_named_from_which_on_more_of_them_gain_little() -> None:
+    def row(processes: int, runs_per_s: float) -> dict[str, float]:
+        return {"processes": processes, "state_kb": 0, "runs_per_s": runs_per_s, "busy_cores": 0.1}
+
+    waits = [{"processes": 2, "what": "IO: WalSync"}]
+    flat = where_it_stops([row(1, 100), row(2, 180), row(4, 190)], waits)
+    assert flat.startswith("0 kB: more processes than 2 gain less than a tenth")
+    assert flat.endswith("most often seen so: IO: WalSync.")
+    rising = where_it_stops([row(1, 100), row(2, 180)], waits)
+    assert rising.startswith("0 kB: up to 2 processes each step gains more than a tenth")
