@@ -1,7 +1,8 @@
 """What holds for every request and response, before a page is looked for.
 
 - The Host header names a host of ours: a page of somebody else's whose name resolves to this
-    machine (DNS rebinding) gets nothing.
+    machine (DNS rebinding) gets nothing. What is no host at all is refused under `*`, too:
+    Starlette raises where it makes an address of it.
 - A request that may change something comes from a page of ours: its Origin is this host. A browser
     sends one with every POST; what sends none must at least be marked `same-origin` by the browser.
 - The content security policy allows what this host serves and nothing inline, and no other site may
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from ipaddress import IPv6Address
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -36,9 +37,11 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+_LAST_PORT = 65_535
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _PORT = re.compile(r":\d+\Z")
+_HOST = re.compile(r"(?:[a-z0-9._~-]+|\[(?P<address>[0-9a-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?")
 
 
 class Security:
@@ -78,7 +81,7 @@ class Security:
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
-        if not self._known(_PORT.sub("", host)):
+        if not _is_host(host) or not self._known(_PORT.sub("", host)):
             return PlainTextResponse(
                 "The Host header of this request is none of the dashboard's. The application that"
                 " serves it can allow it: dashboard(…, allowed_hosts=[…]).\n",
@@ -90,7 +93,7 @@ class Security:
         same = (
             headers.get("sec-fetch-site") == "same-origin"
             if origin is None
-            else urlsplit(origin).netloc.lower() == host
+            else origin.lower() in (f"http://{host}", f"https://{host}")
         )
         if same:
             return None
@@ -105,6 +108,17 @@ class Security:
             known in ("*", host) or (known.startswith("*.") and host.endswith(known[1:]))
             for known in self._hosts
         )
+
+
+def _is_host(text: str) -> bool:
+    """Whether a Host header is a name or an address, with or without a port."""
+    found = _HOST.fullmatch(text)
+    if found is None or int(found["port"] or 0) > _LAST_PORT:
+        return False
+    try:
+        return found["address"] is None or IPv6Address(found["address"]).version == 6
+    except ValueError:
+        return False
 
 
 def prefix_of(scope: Scope) -> str:

@@ -91,6 +91,34 @@ async def test_a_request_for_another_host_gets_nothing(opened: Opened, host: str
     assert "allowed_hosts" in answer.text
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "[",
+        "[::1",
+        "[::1]x",
+        "[:::]",
+        "a]b",
+        "localhost:x",
+        "localhost:99999",
+        "a b",
+        "a/b",
+        "a@b",
+        "",
+    ],
+)
+@pytest.mark.parametrize("hosts", [["*"], None], ids=["any host", "this machine"])
+async def test_what_is_no_name_of_a_host_is_refused_and_is_no_failure(
+    opened: Opened, host: str, hosts: list[str] | None
+) -> None:
+    client = opened(allowed_hosts=hosts, read_only=False)
+    for path in ("/threads", "/threads/", "/act/delete?id=t"):
+        answer = await client.get(path, headers={"host": host})
+        assert answer.status_code == 400, (path, answer.text)
+        origin = {"host": host, "origin": f"http://{host}"}
+        assert (await client.post(path, headers=origin)).status_code == 400
+
+
 async def test_named_hosts_are_served_with_any_port(opened: Opened) -> None:
     client = opened(allowed_hosts=["ops.example.com", "*.inside.example"])
     for host in ("ops.example.com", "OPS.example.com:8443", "a.inside.example"):
@@ -104,6 +132,13 @@ async def test_named_hosts_are_served_with_any_port(opened: Opened) -> None:
     [
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
+        {"origin": "http://localhost]"},
+        {"origin": "http://[::1"},
+        {"origin": "http://localhost:port"},
+        {"origin": "//localhost"},
+        {"origin": "http://\u2100localhost".encode("utf-8")},
+        {"origin": ""},
         {"origin": "http://localhost:9"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
@@ -113,7 +148,7 @@ async def test_named_hosts_are_served_with_any_port(opened: Opened) -> None:
 )
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 async def test_a_change_from_another_page_is_refused(
-    opened: Opened, method: str, headers: dict[str, str]
+    opened: Opened, method: str, headers: dict[str, str | bytes]
 ) -> None:
     answer = await opened(read_only=False).request(method, "/threads", headers=headers)
     assert answer.status_code == 403
