@@ -20,9 +20,12 @@ from uuid import UUID
 
 from aiodurable.models import StoredObject
 
-__all__ = ["json_text", "jsonable", "shown"]
+__all__ = ["DEEPEST", "json_text", "jsonable", "shown"]
 
-_DEEPEST = 100  # json stops at Python's recursion limit, and readers have limits of their own
+DEEPEST = 100
+"""Containers around a value, at most: json stops at Python's recursion limit, and readers have
+limits of their own.
+"""
 _EXACT = 2**53 - 1  # JavaScript rounds larger integers
 
 
@@ -73,7 +76,7 @@ def _container(value: Any, around: frozenset[int]) -> Any:
     kind = type(value).__name__
     if id(value) in around:
         return f"<{kind} that contains itself>"
-    if len(around) >= _DEEPEST:
+    if len(around) >= DEEPEST:
         return f"<{kind}, nested too deep>"
     around |= {id(value)}
     if isinstance(value, list | tuple | set | frozenset):

@@ -11,7 +11,7 @@ from typing import Any, cast
 from langgraph.types import Send
 
 from aiodurable.dashboard.options import Redact
-from aiodurable.jsonable import jsonable
+from aiodurable.jsonable import DEEPEST, jsonable
 from aiodurable.models import StoredObject
 
 __all__ = ["HIDDEN", "Branch", "Trees", "channels_of", "find", "redacted", "tree_of", "whole"]
@@ -86,13 +86,19 @@ def redacted(path: tuple[str | int, ...], value: Any, redact: Redact | None) -> 
         return HIDDEN
 
 
-def whole(path: tuple[str | int, ...], value: Any, redact: Redact | None) -> Any:
-    """The value and all that it holds, redacted, as JSON has it; `value` itself is redacted."""
-    items = _items(value)
-    if items is None or redact is None:
+def whole(path: tuple[str | int, ...], value: Any, redact: Redact | None, *, depth: int = 0) -> Any:
+    """The value and all that it holds, redacted, as JSON has it; `value` itself is redacted, and
+    `depth` containers are around it.
+    """
+    if redact is None or (items := _items(value)) is None:
         return jsonable(value)
+    if depth >= DEEPEST:  # as `jsonable` ends, before Python's stack does
+        return f"<{type(value).__name__}, nested too deep>"
     kept = [
-        (key, whole((*path, key), redacted((*path, key), item, redact), redact))
+        (
+            key,
+            whole((*path, key), redacted((*path, key), item, redact), redact, depth=depth + 1),
+        )
         for key, item in items
     ]
     if isinstance(value, Sequence | set | frozenset):

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from aiodurable.dashboard.state_diff import changes
 from aiodurable.dashboard.state_tree import find, tree_of, whole
 from aiodurable.durable import Durable
+from aiodurable.jsonable import json_text
 from tests.dashboard.conftest import Opened
 
 HUGE = 2**63 - 25
@@ -105,6 +106,41 @@ async def test_redacted_values_are_on_no_page_and_in_no_download(
     assert all("hunter" not in page.text for page in pages)
     assert all("seen-2" in page.text for page in pages[:4])
     assert ("inner", "password") in paths
+
+
+async def test_a_deep_value_of_5_mb_is_redacted_in_its_download(
+    opened: Opened, durable: Durable
+) -> None:
+    deep: Any = {"password": "hunter-deepest"}
+    for level in range(80):
+        deep = {"in": deep, "password": f"hunter-{level}"} if level % 2 else [deep, level]
+    many = [{"name": "ada", "card": {"password": f"hunter-{n}"}} for n in range(20_000)]
+    inner = {"deep": deep, "large": "x" * 4_000_000}
+    (checkpoint,) = await stored(durable, {"inner": inner, "items": many})
+
+    def redact(path: tuple[str | int, ...], value: Any) -> Any:
+        return "•••" if path[-1] == "password" else value
+
+    query = {"id": "t", "checkpoint": checkpoint}
+    client = opened(redact=redact)
+    for path in ([], ["inner"], ["inner", "deep"], ["items"], ["items", 19_999]):
+        got = await client.get("/thread/value", params={**query, "path": json.dumps(path)})
+        assert got.status_code == 200
+        assert "hunter" not in got.text
+        assert "•••" in json.dumps(got.json(), ensure_ascii=False)
+    whole = (await client.get("/thread/value", params=query)).json()
+    assert whole["inner"]["large"] == inner["large"]
+    assert len(whole["items"]) == 20_000
+
+
+@pytest.mark.parametrize("redact", [None, lambda path, value: value], ids=["no", "yes"])
+def test_what_is_nested_deeper_than_readers_go_is_cut(redact: Any) -> None:
+    deep: Any = "bottom"
+    for _ in range(5_000):
+        deep = [deep]
+    text = json_text(whole((), {"deep": deep}, redact))
+    assert "<list, nested too deep>" in text
+    assert "bottom" not in text
 
 
 async def test_nobody_looks_into_what_redact_replaced(opened: Opened, durable: Durable) -> None:
