@@ -14,7 +14,7 @@ from aiodurable.errors import AiodurableError
 if TYPE_CHECKING:
     from aiodurable.durable import Durable
 
-__all__ = ["record"]
+__all__ = ["local_actor", "record"]
 
 
 async def record(
@@ -28,16 +28,16 @@ async def record(
     """Record what this person has just done. If that fails, say so: what was done stays done."""
     try:
         await durable.insights.record(
-            _actor(), action, thread_id=thread_id, run_id=run_id, details=details
+            local_actor("cli"), action, thread_id=thread_id, run_id=run_id, details=details
         )
     except AiodurableError as error:
         click.echo(f"done, but not recorded in the audit: {one_line(str(error))}", err=True)
 
 
-def _actor() -> str:
-    """The user of this host, who the database cannot know."""
+def local_actor(through: str) -> str:
+    """The user of this host, whom the database cannot know, and through what they act."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
         user = "somebody"
-    return one_line(f"cli:{user}@{socket.gethostname()}")[:200]
+    return one_line(f"{through}:{user}@{socket.gethostname()}")[:200]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiodurable.cli.app import App, app_option, load_app
+from aiodurable.cli.audit import local_actor
 from aiodurable.cli.database import dsn_option
 from aiodurable.cli.exit_codes import FailedCommand
 from aiodurable.cli.format import quoted
@@ -135,7 +136,14 @@ def served_app(
 
     listened = _in_address(host)
     if may is None:
-        local = LocalDashboard(durable, writable=writable, states=states, host=listened, port=port)
+        local = LocalDashboard(
+            durable,
+            writable=writable,
+            states=states,
+            host=listened,
+            port=port,
+            actor=local_actor("dashboard"),
+        )
         return local.app, local.login
     own = (*LOOPBACK, listened) if _is_loopback(host) and not allowed_hosts else (listened,)
     served = application(

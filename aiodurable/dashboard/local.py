@@ -41,6 +41,8 @@ class LocalDashboard:
         states: whether it shows states and questions.
         host: the host in its address: `127.0.0.1`, `[::1]`, or another name of this machine.
         port: the port it is served at: cookies do not know one, so the cookie's name has it.
+        actor: who is in the audit: the user of this machine, for everybody who has the token; the
+            address of the client would be that of this machine.
 
     Attributes:
         app: the ASGI app.
@@ -48,7 +50,14 @@ class LocalDashboard:
     """
 
     def __init__(
-        self, durable: Durable, *, writable: bool, states: bool, host: str, port: int
+        self,
+        durable: Durable,
+        *,
+        writable: bool,
+        states: bool,
+        host: str,
+        port: int,
+        actor: str,
     ) -> None:
         self._token = secrets.token_urlsafe(32)
         self._session = secrets.token_urlsafe(32)
@@ -59,6 +68,7 @@ class LocalDashboard:
             authorize=self._authorize,
             read_only=not writable,
             allowed_hosts=(*LOOPBACK, host),
+            actor=lambda _: actor,
         )
         self.app = Starlette(
             routes=[

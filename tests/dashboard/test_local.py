@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
 from typing import Any
 
 import httpx
@@ -12,12 +14,12 @@ from aiodurable.cli.commands import cli
 from aiodurable.cli.dashboard import served_app
 from aiodurable.dashboard.local import LocalDashboard
 from aiodurable.durable import Durable
-from tests.dashboard.acting import fail, failing
+from tests.dashboard.acting import fail, failing, form_of
 
 
 def local(durable: Durable, host: str = "127.0.0.1", **options: bool) -> LocalDashboard:
     given: Any = {"writable": False, "states": False, **options}
-    return LocalDashboard(durable, host=host, port=8321, **given)
+    return LocalDashboard(durable, host=host, port=8321, actor="somebody", **given)
 
 
 def browser(app: Any, host: str = "127.0.0.1") -> httpx.AsyncClient:
@@ -73,6 +75,20 @@ async def test_states_and_actions_are_there_when_they_are_asked_for(
         ):
             answer = await client.get(path, params=query, headers=sent)
             assert answer.status_code == (200 if allowed else 403)
+
+
+async def test_the_audit_names_the_user_of_this_machine(durable: Durable) -> None:
+    await fail(durable, "t", failing())
+    app, login = served_app(durable, True, False, None, (), "127.0.0.1", 8321)
+    async with browser(app) as client:
+        await client.get(login)
+        query = {"id": "t"}
+        form = form_of((await client.get("/act/delete", params=query)).text)
+        origin = {"origin": "http://127.0.0.1:8321"}
+        done = await client.post("/act/delete", params=query, data=form, headers=origin)
+        assert done.status_code == 303, done.text
+    (record,) = (await durable.insights.audit()).records
+    assert record.actor == f"dashboard:{getpass.getuser()}@{socket.gethostname()}"
 
 
 @pytest.mark.parametrize(
