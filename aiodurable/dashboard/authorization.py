@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from starlette.requests import Request
 
-__all__ = ["ACTIONS", "READS", "Action", "Authorize", "Refused", "check"]
+__all__ = ["ACTIONS", "READS", "Action", "Authorize", "Reason", "Refused", "refusal"]
 
 Action = Literal[
     "view",
@@ -38,8 +38,11 @@ Authorize = Callable[[Request, Action, str | None], bool | Awaitable[bool]]
 """`authorize(request, action, thread)`: whether the person who sent this request may do this.
 
 `thread` is a thread_id; None: the action is of no single thread, such as a list or a queue. It is
-called for each request and each action, also when a form is saved.
+called once for each request, action and thread, also when a form is saved.
 """
+
+Reason = Literal["closed", "read-only", "denied"]
+"""Why something is refused; `closed`: there is no `authorize`."""
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a failure
@@ -47,30 +50,30 @@ class Refused(Exception):  # noqa: N818 - an answer, not a failure
 
     Attributes:
         action: what was refused.
-        reason: `closed` (there is no `authorize`), `read-only`, or `denied`.
+        reason: why.
     """
 
-    def __init__(self, action: Action, reason: Literal["closed", "read-only", "denied"]) -> None:
+    def __init__(self, action: Action, reason: Reason) -> None:
         super().__init__(action, reason)
         self.action = action
         self.reason = reason
 
 
-async def check(
+async def refusal(
     authorize: Authorize | None,
     request: Request,
     action: Action,
     thread: str | None,
     *,
     read_only: bool,
-) -> None:
-    """Raise `Refused` unless this request may do this."""
+) -> Reason | None:
+    """Why this request may not do this; None: it may."""
     if authorize is None:
-        raise Refused(action, "closed")
+        return "closed"
     if read_only and action not in READS:
-        raise Refused(action, "read-only")
+        return "read-only"
     answer = authorize(request, action, thread)
     if inspect.isawaitable(answer):
         answer = await answer
-    if answer is not True:  # a coroutine function called by a wrapper, a truthy object: not a yes
-        raise Refused(action, "denied")
+    # Not a coroutine function called by a wrapper, nor a truthy object: these are not a yes.
+    return None if answer is True else "denied"

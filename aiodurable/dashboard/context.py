@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aiodurable.dashboard import authorization
-from aiodurable.dashboard.authorization import Action, Refused
+from aiodurable.dashboard.authorization import Action, Reason, Refused
 from aiodurable.dashboard.background import Background
 from aiodurable.dashboard.forms import Session
 from aiodurable.dashboard.options import Options
@@ -51,6 +51,7 @@ class Context:
         self.options = options
         self.prefix = prefix_of(request.scope)
         self.session = Session(request)
+        self._decided: dict[tuple[Action, str | None], Reason | None] = {}
 
     @property
     def durable(self) -> Durable:
@@ -86,11 +87,18 @@ class Context:
         return str(scope["path"]).removeprefix(str(scope.get("root_path", ""))) or "/"
 
     async def require(self, action: Action, thread: str | None = None) -> None:
-        """Raise `Refused` unless this person may do this."""
-        options = self.options
-        await authorization.check(
-            options.authorize, self.request, action, thread, read_only=options.read_only
-        )
+        """Raise `Refused` unless this person may do this.
+
+        It is decided once in a request: what a page shows and what it does have the same answer.
+        """
+        key = (action, thread)
+        if key not in self._decided:
+            options = self.options
+            self._decided[key] = await authorization.refusal(
+                options.authorize, self.request, action, thread, read_only=options.read_only
+            )
+        if (reason := self._decided[key]) is not None:
+            raise Refused(action, reason)
 
     async def allowed(self, action: Action, thread: str | None = None) -> bool:
         """Whether this person may do this."""
@@ -99,6 +107,14 @@ class Context:
         except Refused:
             return False
         return True
+
+    def again(self) -> Context:
+        """The same request and session, of which nothing is decided yet: a stream is a page after
+        the other, and ends when a right was taken away.
+        """
+        anew = Context(self.request, self.options)
+        anew.session = self.session
+        return anew
 
 
 View = Callable[[Context], Awaitable[Page | Response]]

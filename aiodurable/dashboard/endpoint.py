@@ -73,14 +73,15 @@ def endpoint(view: View, *, of_thread: bool = False) -> Callable[[Request], Awai
 
 async def _followed(context: Context, view: View, *, of_thread: bool) -> Response:
     async def render() -> str | None:
-        found = await _answer(context, view, of_thread=of_thread)
+        now = context.again()
+        found = await _answer(now, view, of_thread=of_thread)
         if isinstance(found, Response):
             return None
         if found.status == HTTPStatus.SERVICE_UNAVAILABLE:
             raise Away
         if found.status >= 400:
             return None
-        return rendered_block(context, found)
+        return rendered_block(now, found)
 
     try:
         # A refusal is an answer with a status; a stream has begun with 200.

@@ -55,6 +55,43 @@ async def test_a_thread_action_needs_its_right_on_its_thread_also_when_it_is_sen
     assert await recorded(durable) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [
+        *((name, {"id": "t"}) for name in THREAD_ACTS),
+        ("answer", {"id": "q", "question": ""}),
+        ("delete_many", {"q": "status:failed"}),
+        ("pause_queue", {"queue": "mail"}),
+    ],
+    ids=str,
+)
+async def test_a_right_is_decided_once_in_a_request_with_one_answer(
+    opened: Opened, durable: Durable, name: str, query: dict[str, str]
+) -> None:
+    await fail(durable, "t")
+    question = await ask(durable, "q")
+    asked: list[tuple[str, str | None]] = []
+
+    def authorize(request: Any, action: str, thread: str | None) -> bool:
+        asked.append((action, thread))
+        return asked.count((action, thread)) == 1  # another answer, if it were asked again
+
+    query = query | ({"question": question} if "question" in query else {})
+    client = opened(authorize=authorize, read_only=False)
+    page = await client.get(f"/act/{name}", params=query)
+    assert page.status_code == 200
+    assert len(asked) == len(set(asked))
+    asked.clear()
+    sent = form_of(page.text) | {"new_id": "copy", "json": "1"}
+    done = await client.post(f"/act/{name}", params=query, data=sent, headers=ORIGIN)
+    assert done.status_code in (303, 422), done.text  # a failed thread has no run to cancel
+    assert len(asked) == len(set(asked))
+    assert (ACTS[name].right, query.get("id")) in asked
+    asked.clear()
+    assert (await client.get("/thread", params={"id": "q"})).status_code == 200
+    assert len(asked) == len(set(asked))
+
+
 @pytest.mark.parametrize("name", sorted(ACTS))
 async def test_every_action_is_refused_where_the_dashboard_is_read_only(
     opened: Opened, durable: Durable, name: str

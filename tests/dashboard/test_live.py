@@ -68,3 +68,18 @@ async def test_a_stream_ends_when_the_browser_is_gone(no_rest: None) -> None:
         return "<p></p>"
 
     assert len([line async for line in live.events(render, gone)]) == 1
+
+
+async def test_a_stream_ends_when_the_right_was_taken_away(
+    opened: Opened, no_rest: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_LONGEST_S", 5.0)
+    asked: list[str] = []
+
+    def authorize(request: Any, action: str, thread: str | None) -> bool:
+        asked.append(action)
+        return asked.count("view") < 4
+
+    answer = await opened(authorize=authorize).get("/threads?live=1")
+    assert answer.text.endswith("event: end\ndata:\n\n")
+    assert asked.count("view") == 4
