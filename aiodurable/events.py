@@ -345,16 +345,21 @@ def emit(observers: Sequence[Observer], event: Event) -> None:
             _warn_of_slow(observer, took_s)
 
 
-def traceparent(observers: Sequence[Observer], graph: str | None) -> str | None:
+def traceparent(observers: Sequence[Observer], graph: str | None, *beginning: str) -> str | None:
     """The trace context in which a run of this graph is accepted, as W3C writes it: that of the
     first observer that has one to give.
+
+    Args:
+        observers: the observers.
+        graph: the run's graph.
+        beginning: the thread, if the run begins in this process as soon as it is accepted.
     """
     for observer in observers:
         provide = getattr(observer, "traceparent", None)
         if provide is None:
             continue
         try:
-            return provide(graph)
+            return provide(graph, *beginning)
         except Exception:  # an observer must never reach the run
             _log.exception("observer %r gives no trace context", observer)
     return None

@@ -1,14 +1,15 @@
 """OpenTelemetry: an observer that makes spans and metrics by its API. Install
 `aiodurable[opentelemetry]`, and an SDK that exports them.
 
-- `create_run {graph}`: a run was accepted outside of any span. Inside of one, that span takes its
-  place.
+- `create_run {graph}`: a run was accepted outside of any span, for a worker. Inside of one, that
+  span takes its place.
 - `invoke_workflow {graph}`: a process advances a run; a child of the span in which the run was
   accepted, whatever process that was. A later attempt is also linked to it.
 - `attempt {n}`: one attempt; the spans of what its nodes do are its children.
 - `lease`: how long a thread was held for it.
 - `commit_checkpoints`: a batch, linked to the runs whose checkpoints it has.
 
+Where the SDK's sampler leaves a run out, its attempt and its lease are left out without asking.
 The thread's id is in spans (`gen_ai.conversation.id`), never in a metric.
 """
 
@@ -18,12 +19,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from aiodurable.events import (
@@ -35,12 +36,14 @@ from aiodurable.events import (
     LeaseLost,
     LeaseReleased,
 )
-from aiodurable.integrations.process_metrics import PROCESS_METRICS, ProcessMetrics
+from aiodurable.integrations.opentelemetry_metrics import Instruments
+from aiodurable.integrations.process_metrics import ProcessMetrics
 from aiodurable.models import RunStatus
 
 __all__ = ["OpenTelemetryObserver"]
 
 _W3C: Final = TraceContextTextMapPropagator()
+_NO_PARENT: Final = Context()
 _BAD: Final = (RunStatus.FAILED, RunStatus.QUARANTINED, RunStatus.REJECTED)
 _MOST_LINKS: Final = 64
 _MOST_LEASES: Final = 20_000
@@ -54,6 +57,7 @@ class _Held:
     at_ns: int
     waited_s: float
     context: Context | None = None
+    sampled: bool = True
     lost: bool = False
 
 
@@ -94,22 +98,34 @@ class OpenTelemetryObserver:
         self._newest = dict[str, tuple[str, int]]()
         self._at_work = dict[str, _AtWork]()
         """By thread: one run of a thread is at work at a time."""
+        self._begun = dict[str, Span]()
+        """By thread: spans of runs that are being accepted, to begin here."""
         meter = metrics.get_meter("aiodurable", meter_provider=meter_provider)
-        self._change = {metric.name: _made(meter, metric) for metric in PROCESS_METRICS}
-        self._labels = {metric.name: metric.labels for metric in PROCESS_METRICS}
-        self._count = ProcessMetrics(self._changed, graphs)
+        self._count = ProcessMetrics(Instruments(meter).change, graphs)
 
-    def traceparent(self, graph: str | None) -> str | None:
-        """The context in which a run is accepted now, for its row in the ledger."""
-        carrier = dict[str, str]()
-        if trace.get_current_span().get_span_context().is_valid:
-            _W3C.inject(carrier)
+    def traceparent(self, graph: str | None, thread_id: str | None = None) -> str | None:
+        """The context in which a run is accepted now, for its row in the ledger.
+
+        Args:
+            graph: the run's graph.
+            thread_id: the thread, if the run begins here at once: its own span then takes the place
+                of `create_run`.
+        """
+        current = trace.get_current_span().get_span_context()
+        if current.is_valid:
+            return _header(current)
+        if thread_id is None:
+            span = self._tracer.start_span(
+                _named("create_run", graph), context=_NO_PARENT, kind=SpanKind.PRODUCER
+            )
+            span.end()
         else:
-            with self._tracer.start_as_current_span(
-                f"create_run {graph or ''}".rstrip(), kind=SpanKind.PRODUCER
-            ):
-                _W3C.inject(carrier)
-        return carrier.get("traceparent")
+            attributes = _attributes(thread_id, graph)
+            span = self._tracer.start_span(
+                _named("invoke_workflow", graph), context=_NO_PARENT, attributes=attributes
+            )
+            self._begun[thread_id] = span
+        return _header(span.get_span_context())
 
     def enter(self, thread_id: str) -> Callable[[], None]:
         """Make the span of the thread's attempt the current one, until the result is called."""
@@ -149,10 +165,38 @@ class OpenTelemetryObserver:
                 pass
 
     def _started(self, event: AttemptStarted) -> None:
+        run = self._begun.pop(event.thread_id, None)
+        if run is not None and _header(run.get_span_context()) == event.traceparent:
+            run.set_attribute("aiodurable.run_id", event.run_id)
+            run.set_attribute("aiodurable.resumed", event.resumed)
+        else:
+            run = self._invoked(event)
+        within = trace.set_span_in_context(run)
+        # Where the run is not sampled, what it consists of is not, either.
+        attempt = run
+        if run.is_recording():
+            attempt = self._tracer.start_span(
+                f"attempt {event.attempt}",
+                context=within,
+                attributes={
+                    "aiodurable.attempt": event.attempt,
+                    "aiodurable.run_id": event.run_id,
+                },
+            )
+        self._end(event.thread_id)
+        lease = self._newest.get(event.thread_id)
+        self._at_work[event.thread_id] = _AtWork(run, attempt, lease)
+        held = None if lease is None else self._held.get(lease)
+        if held is not None:
+            held.context = within
+            held.sampled = run.is_recording()
+
+    def _invoked(self, event: AttemptStarted) -> Span:
+        """The span of a run that was accepted before."""
         accepted = (
-            Context()
+            _NO_PARENT
             if event.traceparent is None
-            else _W3C.extract({"traceparent": event.traceparent}, context=Context())
+            else _W3C.extract({"traceparent": event.traceparent}, context=_NO_PARENT)
         )
         origin = trace.get_current_span(accepted).get_span_context()
         here = otel_context.get_current()
@@ -160,43 +204,29 @@ class OpenTelemetryObserver:
         # A call inside of a span of the same trace is that span's child; all else is the child of
         # the span in which the run was accepted.
         inside = caller.is_valid and (not origin.is_valid or caller.trace_id == origin.trace_id)
-        links = [Link(origin, {"aiodurable.link": "accepted"})] if origin.is_valid else []
+        links = list[Link]()
+        if origin.is_valid and (event.attempt > 1 or event.resumed):
+            links.append(Link(origin, {"aiodurable.link": "accepted"}))
         if caller.is_valid and not inside:
             links.append(Link(caller, {"aiodurable.link": "caller"}))
-        name = event.graph or ""
-        attributes = {
-            "gen_ai.operation.name": "invoke_workflow",
-            "gen_ai.conversation.id": event.thread_id,
-            "aiodurable.run_id": event.run_id,
-            "aiodurable.resumed": event.resumed,
-        }
-        if name:
-            attributes["gen_ai.workflow.name"] = name
-        run = self._tracer.start_span(
-            f"invoke_workflow {name}".rstrip(),
+        return self._tracer.start_span(
+            _named("invoke_workflow", event.graph),
             context=here if inside else accepted,
-            kind=SpanKind.INTERNAL,
-            attributes=attributes,
-            links=links if event.attempt > 1 or event.resumed else links[1:],
+            attributes={
+                **_attributes(event.thread_id, event.graph),
+                "aiodurable.run_id": event.run_id,
+                "aiodurable.resumed": event.resumed,
+            },
+            links=links,
         )
-        within = trace.set_span_in_context(run, here)
-        attempt = self._tracer.start_span(
-            f"attempt {event.attempt}",
-            context=within,
-            attributes={"aiodurable.attempt": event.attempt, "aiodurable.run_id": event.run_id},
-        )
-        self._end(event.thread_id)
-        lease = self._newest.get(event.thread_id)
-        self._at_work[event.thread_id] = _AtWork(run, attempt, lease)
-        held = None if lease is None else self._held.get(lease)
-        if held is not None:
-            held.context = within
 
     def _ended(self, event: AttemptEnded) -> None:
         work = self._at_work.pop(event.thread_id, None)
         if work is None:
             return
         for span in (work.attempt, work.run):
+            if not span.is_recording():
+                continue
             span.set_attribute("aiodurable.status", event.status.value)
             if event.error is not None:
                 span.set_attribute("error.type", event.error)
@@ -217,16 +247,17 @@ class OpenTelemetryObserver:
         key = (event.thread_id, event.token)
         held = self._held.pop(key, None)
         self._forget(key)
+        self._begun.pop(event.thread_id, None)
         work = self._at_work.get(event.thread_id)
         if work is not None and work.lease == key:
             # What an attempt that lost its lease left open: its new holder says how the run ends.
             # A lock of the caller's own may have the thread's name.
             self._end(event.thread_id)
-        if held is None or not self._leases:
+        if held is None or not self._leases or not held.sampled:
             return
         span = self._tracer.start_span(
             "lease",
-            context=held.context or Context(),
+            context=held.context or _NO_PARENT,
             start_time=held.at_ns - round(held.waited_s * 1e9),
             attributes={
                 "gen_ai.conversation.id": event.thread_id,
@@ -259,7 +290,7 @@ class OpenTelemetryObserver:
         end_ns = time.time_ns()
         span = self._tracer.start_span(
             "commit_checkpoints",
-            context=Context(),
+            context=_NO_PARENT,
             kind=SpanKind.CLIENT,
             start_time=end_ns - round(event.duration_s * 1e9),
             links=links[:_MOST_LINKS],
@@ -271,23 +302,23 @@ class OpenTelemetryObserver:
         )
         span.end(end_ns)
 
-    def _changed(self, name: str, number: float, *labels: str) -> None:
-        self._change[name](number, dict(zip(self._labels[name], labels, strict=True)))
-
 
 def _nothing() -> None:
     return
 
 
-def _made(meter: metrics.Meter, metric: Any) -> Any:
-    name = metric.name.removesuffix("_total").replace("aiodurable_", "aiodurable.", 1)
-    unit = "s" if name.endswith("_seconds") else "1"
-    match metric.kind:
-        case "counter":
-            return meter.create_counter(name, unit, metric.help).add
-        case "gauge":
-            return meter.create_gauge(name, unit, metric.help).set
-        case _:
-            return meter.create_histogram(
-                name, unit, metric.help, explicit_bucket_boundaries_advisory=metric.buckets
-            ).record
+def _header(context: SpanContext) -> str:
+    """The context as W3C writes it."""
+    flags = context.trace_flags
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"
+
+
+def _named(what: str, graph: str | None) -> str:
+    return f"{what} {graph}" if graph else what
+
+
+def _attributes(thread_id: str, graph: str | None) -> dict[str, str]:
+    found = {"gen_ai.operation.name": "invoke_workflow", "gen_ai.conversation.id": thread_id}
+    if graph:
+        found["gen_ai.workflow.name"] = graph
+    return found

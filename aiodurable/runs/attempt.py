@@ -160,7 +160,11 @@ class Attempt:
             serde=graph.ledger_serde,
             base_checkpoint_id=thread.checkpoint_id,
             closing=_closing(thread),
-            traceparent=traceparent(services.observers, graph.name) if services.observers else None,
+            traceparent=(
+                traceparent(services.observers, graph.name, lease.fence.thread_id)
+                if services.observers
+                else None
+            ),
         )
         lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)
         return cls(

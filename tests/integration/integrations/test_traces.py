@@ -7,10 +7,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import psycopg
+import pytest
 from langgraph.graph import END, START, StateGraph
 from opentelemetry import trace
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -22,20 +24,30 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import StatusCode
 
 from aiodurable import Durable, RetryPolicy
+from aiodurable.events import (
+    AttemptEnded,
+    AttemptStarted,
+    BatchCommitted,
+    LeaseAcquired,
+    LeaseReleased,
+    emit,
+)
 from aiodurable.integrations.opentelemetry import OpenTelemetryObserver
 from aiodurable.integrations.process_metrics import PROCESS_METRICS
+from aiodurable.models import RunStatus
 from tests.support.waiting import wait_until
 
 
 class Traced:
     """A `Durable`'s observer, with what it has sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
         self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider()
+        self.provider = TracerProvider(sampler)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.reader = InMemoryMetricReader()
         self.observer = OpenTelemetryObserver(
@@ -134,6 +146,97 @@ async def test_a_direct_run_is_a_child_of_its_caller_which_it_leaves_current(dsn
     (invoked,) = (span for span in spans if span.name.startswith("invoke_workflow"))
     assert invoked.parent is not None
     assert invoked.parent.span_id == request.get_span_context().span_id
+
+
+async def test_the_span_of_a_direct_run_is_where_its_later_attempts_lead_back_to(dsn: str) -> None:
+    traced, calls = Traced(), 0
+
+    async def node(state: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ValueError("the first call")
+        return {"done": True}
+
+    async with Durable(dsn, observers=[traced.observer]) as durable:
+        with pytest.raises(ValueError, match="the first call"):
+            async with durable.run("thread-1", graph(node)) as run:
+                await run.ainvoke({"a": 1})
+        async with durable.run("thread-1", graph(node)) as run:
+            await run.ainvoke()
+    spans: list[Any] = list(traced.exporter.get_finished_spans())
+    first, second = (span for span in spans if span.name.startswith("invoke_workflow"))
+    assert not [span for span in spans if span.name.startswith("create_run")]
+    assert first.parent is None
+    assert first.attributes["aiodurable.run_id"] == second.attributes["aiodurable.run_id"]
+    assert first.attributes["gen_ai.conversation.id"] == "thread-1"
+    assert (first.attributes["aiodurable.resumed"], second.attributes["aiodurable.resumed"]) == (
+        False,
+        True,
+    )
+    assert second.context.trace_id == first.context.trace_id
+    assert [link.context.span_id for link in second.links] == [first.context.span_id]
+
+
+async def test_a_run_that_is_not_sampled_has_no_span_and_neither_has_its_node(dsn: str) -> None:
+    traced, contexts = Traced(ALWAYS_OFF), list[Any]()
+
+    async def node(state: Any) -> Any:
+        contexts.append(trace.get_current_span().get_span_context())
+        return {"done": True}
+
+    async with Durable(dsn, observers=[traced.observer]) as durable:
+        async with durable.run("thread-1", graph(node)) as run:
+            await run.ainvoke({"a": 1})
+    (context,) = contexts
+    assert context.is_valid
+    assert not context.trace_flags.sampled
+    assert not traced.exporter.get_finished_spans()
+
+
+EVENTS = (
+    LeaseAcquired("thread-1", token=1, waited_s=0.001),
+    AttemptStarted("thread-1", run_id="run-1", graph="story", attempt=1, resumed=False),
+    BatchCommitted(("thread-1",), writes=5, duration_s=0.002),
+    AttemptEnded(
+        "thread-1",
+        run_id="run-1",
+        graph="story",
+        status=RunStatus.COMPLETE,
+        duration_s=0.01,
+        error=None,
+        attempt=1,
+    ),
+    LeaseReleased("thread-1", token=1, held_s=0.01),
+)
+
+
+@pytest.mark.parametrize(("sampler", "most"), [(ALWAYS_ON, 800), (ALWAYS_OFF, 420)])
+def test_a_run_costs_the_observer_a_bounded_number_of_calls(sampler: Sampler, most: int) -> None:
+    provider = TracerProvider(sampler)
+    observer = OpenTelemetryObserver(
+        tracer_provider=provider, meter_provider=MeterProvider([InMemoryMetricReader()])
+    )
+
+    def run() -> None:
+        accepted = observer.traceparent("story", "thread-1")
+        for event in EVENTS:
+            begins = isinstance(event, AttemptStarted)
+            emit((observer,), replace(event, traceparent=accepted) if begins else event)
+
+    run()  # the first makes the series of the metrics
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    assert calls <= most
 
 
 async def test_a_lock_with_the_thread_s_name_ends_no_span_of_its_run(dsn: str) -> None:
