@@ -100,10 +100,12 @@ def test(*arguments: str) -> int:
 
 
 def in_parallel(arguments: Iterable[str]) -> list[str]:
-    """Processes for pytest: one a core, at most four, for each has a Postgres of its own."""
+    """Processes for pytest: two a core, for half of a test's time is waiting; at most eight, for each
+    has a Postgres of its own.
+    """
     if any(re.match(r"-n|--numprocesses|--pdb|-s$", argument) for argument in arguments):
         return []
-    return ["-n", str(max(2, min(4, os.cpu_count() or 2))), "--dist", "worksteal"]
+    return ["-n", str(min(8, 2 * (os.cpu_count() or 1))), "--dist", "worksteal"]
 
 
 def langgraph_suite(*arguments: str) -> int:
