@@ -44,6 +44,7 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     "send": (fan_out, {"parts": [], "total": 0}),
     "interrupt": (asking, {"words": ["once"], "told": ""}),
     "effects": (paying, {"words": ["once"], "told": ""}),
+    "rollback": (four_nodes, {"words": ["once"], "told": ""}),
     "sleeping": (sleeping, {"words": ["once"], "told": ""}),
     **{name: (build, start) for name, (build, start, _) in FEATURES.items()},
 }
@@ -125,10 +126,11 @@ async def work(job: dict[str, Any]) -> Any:
     thread: str = job["thread"]
     graph = build(Path(f"{job['log']}.cache")) if job["shape"] == "cached" else build()
     sleeps = job["shape"] == "sleeping"
+    on_busy = "rollback" if job["shape"] == "rollback" else "wait"
     async with (
         Durable(job["dsn"], graphs={"sleeping": graph} if sleeps else None) as durable,
         durable.run(
-            thread, graph, run_id=f"{thread}-run", on_busy="wait", timeout=30, config=config
+            thread, graph, run_id=f"{thread}-run", on_busy=on_busy, timeout=30, config=config
         ) as run,
     ):
         if sleeps:
