@@ -19,9 +19,10 @@ from langgraph.pregel import Pregel
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.dsn import PasswordFunction, direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError
-from aiodurable.events import Observer, ObserverThread, prepared
+from aiodurable.events import Observer
 from aiodurable.insights import Insights
 from aiodurable.locks import PostgresLockManager
+from aiodurable.observers import ObserverThread, prepared
 from aiodurable.postgres import schema
 from aiodurable.postgres.connect import process_name
 from aiodurable.postgres.namespace import agree_on_namespace

@@ -9,9 +9,7 @@ is logged and never reaches the run. Without observers, nothing of this costs an
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,7 +27,6 @@ __all__ = [
     "LeaseReleased",
     "LoopLagMeasured",
     "Observer",
-    "ObserverThread",
     "OperatorActed",
     "ProcessEvent",
     "RunClaimed",
@@ -37,20 +34,15 @@ __all__ = [
     "ThreadRepaired",
     "ThreadsPruned",
     "WriteRefused",
+    "call",
     "emit",
     "enter",
     "inline",
-    "prepared",
     "traceparent",
 ]
 
 _log = logging.getLogger(__name__)
 
-_MOST_EVENTS: Final = 10_000
-"""Events that wait for an observer, at most."""
-_NAP_S: Final = 0.02
-_NAPS: Final = 50
-"""How long its thread sleeps between two looks, and how many in vain until it ends."""
 _SLOW_S: Final = 0.1
 """How long an observer marked by `inline()` may keep the event loop without a warning."""
 
@@ -261,86 +253,14 @@ class _Inline:
         return repr(self._observer)
 
 
-class ObserverThread:
-    """Calls an observer in a thread of its own, in the order of the events.
-
-    The thread starts with an event and ends after a second without any.
-
-    Args:
-        observer: the observer.
-
-    Attributes:
-        dropped: events that it did not get, because 10,000 waited for it.
-    """
-
-    inline = True
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-        self._events = deque[Event]()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._busy = False
-        self.dropped = 0
-
-    def __call__(self, event: Event) -> None:
-        """Hand an event over; at once."""
-        with self._lock:
-            if len(self._events) < _MOST_EVENTS:
-                self._events.append(event)
-            else:
-                self.dropped += 1
-                if self.dropped == 1:
-                    _log.warning(
-                        "observer %r does not keep up: %d events wait for it, more are dropped",
-                        self._observer,
-                        _MOST_EVENTS,
-                    )
-            # It may be gone without a word: after a fork, or where the observer called sys.exit().
-            if self._thread is not None and self._thread.is_alive():
-                return
-            thread = threading.Thread(target=self._serve, name="aiodurable observer", daemon=True)
-            thread.start()  # what cannot be started now is tried again with the next event
-            self._thread = thread
-
-    @property
-    def idle(self) -> bool:
-        """Whether it has seen every event."""
-        return not self._events and not self._busy
-
-    def _serve(self) -> None:
-        naps = 0
-        while True:
-            with self._lock:
-                events = tuple(self._events)
-                self._busy = bool(events)
-                self._events.clear()
-                if not events and naps >= _NAPS:
-                    self._thread = None
-                    return
-            for event in events:
-                _call(self._observer, event)
-            self._busy = False
-            naps = 0 if events else naps + 1
-            time.sleep(_NAP_S)
-
-
-def prepared(observers: Sequence[Observer]) -> tuple[Observer, ...]:
-    """The observers as `emit` calls them: those that are not inline in threads of their own."""
-    return tuple(
-        observer if getattr(observer, "inline", False) else ObserverThread(observer)
-        for observer in observers
-    )
-
-
 def emit(observers: Sequence[Observer], event: Event) -> None:
     """Call every observer; log one that raises, and warn of one that takes long, once."""
     for observer in observers:
         if not isinstance(observer, _Inline):
-            _call(observer, event)
+            call(observer, event)
             continue
         began = time.perf_counter()
-        _call(observer, event)
+        call(observer, event)
         if (took_s := time.perf_counter() - began) > _SLOW_S:
             _warn_of_slow(observer, took_s)
 
@@ -383,7 +303,8 @@ def enter(observers: Sequence[Observer], thread_id: str) -> Sequence[Callable[[]
     return leaving
 
 
-def _call(observer: Observer, event: Event) -> None:
+def call(observer: Observer, event: Event) -> None:
+    """Call an observer; log what it raises."""
     try:
         observer(event)
     except Exception:  # an observer must never reach the run

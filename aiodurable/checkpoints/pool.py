@@ -24,7 +24,8 @@ from aiodurable.checkpoints.token_batcher import TokenBatcher
 from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
 from aiodurable.dsn import PasswordFunction, direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
-from aiodurable.events import CircuitChanged, Observer, emit, prepared
+from aiodurable.events import CircuitChanged, Observer, emit
+from aiodurable.observers import prepared
 from aiodurable.postgres import schema
 from aiodurable.postgres.circuit_breaker import CircuitBreaker, State
 from aiodurable.postgres.direct import DirectPool

@@ -10,7 +10,7 @@ from typing import Self
 
 from aiodurable.dsn import PasswordFunction, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, InvalidArgumentError
-from aiodurable.events import Observer, prepared
+from aiodurable.events import Observer
 from aiodurable.lock_keys import lock_key, own_lock_key
 from aiodurable.locks.acquire import Acquirer
 from aiodurable.locks.health import LocksHealth, health
@@ -21,6 +21,7 @@ from aiodurable.locks.scope import HeldLock
 from aiodurable.locks.statements import RELEASES, for_keys
 from aiodurable.locks.supervisor import SessionSupervisor
 from aiodurable.models import LockHolder
+from aiodurable.observers import prepared
 from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
 from aiodurable.settings import Settings

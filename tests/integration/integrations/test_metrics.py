@@ -14,17 +14,15 @@ from langgraph.graph import END, START, StateGraph
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from aiodurable import Durable
+from aiodurable import Durable, observers
 from aiodurable.errors import ConfigurationError, InvalidArgumentError
 from aiodurable.events import (
     AttemptEnded,
     Event,
     LeaseAcquired,
-    ObserverThread,
     RunClaimed,
     emit,
     inline,
-    prepared,
 )
 from aiodurable.integrations import small_server
 from aiodurable.integrations.asgi import respond
@@ -33,6 +31,7 @@ from aiodurable.integrations.labels import Labels
 from aiodurable.integrations.logging import JsonFormatter, LoggingObserver
 from aiodurable.integrations.prometheus import PrometheusObserver, metrics_app
 from aiodurable.integrations.small_server import serving
+from aiodurable.observers import ObserverThread, prepared
 from tests.support.waiting import wait_until
 
 INPUT = {"count": 1}
@@ -164,9 +163,9 @@ def test_a_slow_inline_observer_is_named_once(caplog: pytest.LogCaptureFixture) 
     def slow(event: Event) -> None:
         released.wait(0.12)
 
-    observers = prepared([inline(slow)])
+    called = prepared([inline(slow)])
     for _ in range(2):
-        emit(observers, LeaseAcquired("t", token=1, waited_s=0))
+        emit(called, LeaseAcquired("t", token=1, waited_s=0))
     assert caplog.text.count("kept the event loop") == 1
 
 
@@ -190,6 +189,34 @@ def test_what_an_observer_does_not_keep_up_with_is_dropped(
     assert caplog.text.count("does not keep up") == 1
 
 
+def test_the_warning_of_an_observer_that_hangs_names_its_frames_and_comes_once_an_event(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observers, "_HANGS_S", 0.0)
+    let_go, entered = threading.Event(), threading.Event()
+
+    def waits_for_a_socket(secret: str) -> None:
+        entered.set()
+        let_go.wait(60)
+
+    def hangs(event: Event) -> None:
+        waits_for_a_socket("SECRET")
+
+    thread = ObserverThread(hangs)
+    event = LeaseAcquired("t", token=1, waited_s=0)
+    thread(event)
+    assert entered.wait(30)
+    thread(event)
+    thread(event)
+    let_go.set()
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert "has been at one event for" in message
+    assert message.index("waits_for_a_socket (") < message.index("hangs (")
+    assert "test_metrics.py:" in message
+    assert "SECRET" not in message
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_observer_s_thread_that_could_not_start_or_has_ended_starts_again(
     monkeypatch: pytest.MonkeyPatch,
@@ -205,19 +232,19 @@ def test_an_observer_s_thread_that_could_not_start_or_has_ended_starts_again(
     def fails(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    observers = prepared([observer])
+    called = prepared([observer])
     event = LeaseAcquired("t", token=1, waited_s=0)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", fails)
-        emit(observers, event)
-    emit(observers, event)
-    (thread,) = observers
+        emit(called, event)
+    emit(called, event)
+    (thread,) = called
     assert isinstance(thread, ObserverThread)
     for _ in range(3000):
         if seen and not any(one.name == "aiodurable observer" for one in threading.enumerate()):
             break
         threading.Event().wait(0.01)
-    emit(observers, event)
+    emit(called, event)
     assert again.wait(30)
 
 
