@@ -3,7 +3,7 @@
 python3-pip is enough.
 
     python3 dev.py demo [FILE_OR_FOLDER]   the demo
-    python3 dev.py bench NAME [ARGS]       a benchmark: checkpoints, locks, memory, soak or status
+    python3 dev.py bench NAME [ARGS]       a benchmark: compare, checkpoints, locks, worker, all …
     python3 dev.py test [PYTEST_ARGS]      the tests, on two or more processes unless -n says
                                            otherwise
     python3 dev.py test --postgres BINDIR [PYTEST_ARGS]

@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--contender", default=OURS, choices=list(CONTENDERS))
     given = options.parse_args(argv)
     if given.quick:
-        given.rounds, given.seconds, given.state_kb = 1, 2.0, [0]
+        given.processes, given.rounds, given.seconds, given.state_kb = [1, 2], 1, 1.0, [0]
     asyncio.run(run(given))
 
 

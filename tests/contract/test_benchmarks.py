@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import NAMES
+from benchmarks.all import FIGURES, PAGES
 from benchmarks.compare import rows
 from benchmarks.processes import where_it_stops
 from benchmarks.rounds import Figures, Spread, in_turns, spread
+from benchmarks.tables import RESULTS, fill
 from tests.support.example_programs import REPOSITORY
 
 
@@ -131,3 +133,29 @@ def test_the_number_of_processes_is_named_from_which_on_more_of_them_gain_little
     assert flat.endswith("most often seen so: IO: WalSync.")
     rising = where_it_stops([row(1, 100), row(2, 180)], waits)
     assert rising.startswith("0 kB: up to 2 processes each step gains more than a tenth")
+
+
+# ---- all ----------------------------------------------------------------------------------------
+
+
+def test_one_command_measures_saves_and_writes_the_tables_of_a_page(tmp_path: Path) -> None:
+    done = benchmark("all", "--only", "processes", "--quick", "--into", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / FIGURES.name).read_text()
+    measured = json.loads((tmp_path / "processes.json").read_text())
+    assert measured["says"][0] in page
+    assert "Processes on one database, 50 runs at once in each:" in page
+    assert "Not measured yet: `python -m benchmarks all --only locks`." in page
+    assert fill(page, tmp_path) == page
+
+
+def test_quick_figures_are_not_published() -> None:
+    done = benchmark("all", "--quick")
+    assert done.returncode == 2
+    assert "give --into FOLDER" in done.stderr
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.name)
+def test_the_tables_of_a_page_are_those_that_are_saved(page: Path) -> None:
+    text = page.read_text()
+    assert fill(text, RESULTS) == text, "write it again: python -m benchmarks all --render"
