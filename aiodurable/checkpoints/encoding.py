@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Final
 
@@ -80,36 +80,46 @@ class Rows:
     """The rows that one call of the saver stores.
 
     Attributes:
+        checkpoints: its checkpoint, if it is one; before it one that was held back for it.
         replace: whether `writes` replace existing rows; else existing rows are kept.
-        consumes: the run whose input the checkpoint consumes, if it is that run's first one.
+        consumes: the run whose input a checkpoint consumes, if it is that run's first one.
     """
 
     blobs: Sequence[BlobRow] = ()
-    checkpoint: CheckpointRow | None = None
+    checkpoints: Sequence[CheckpointRow] = ()
     writes: Sequence[WriteRow] = ()
     replace: bool = False
     consumes: str | None = None
 
     def count(self) -> int:
         """The number of rows."""
-        return len(self.blobs) + len(self.writes) + (self.checkpoint is not None)
+        return len(self.blobs) + len(self.writes) + len(self.checkpoints)
 
     def mark(self) -> Mark:
         """The row that proves the commit of all of them."""
         if self.writes:
             _, namespace, checkpoint_id, task_id, _, idx, *_ = self.writes[-1]
             return Mark(namespace, checkpoint_id, task_id, idx)
-        assert self.checkpoint is not None, "a call of the saver stores one or the other"
-        return Mark(self.checkpoint[1], self.checkpoint[2])
+        assert self.checkpoints, "a call of the saver stores one or the other"
+        return Mark(self.checkpoints[-1][1], self.checkpoints[-1][2])
 
     def size(self) -> int:
         """The size in bytes, roughly."""
-        size = sum(len(row[5]) for row in self.blobs if row[5] is not None) + sum(
-            len(row[8]) for row in self.writes
+        return (
+            sum(len(row[5]) for row in self.blobs if row[5] is not None)
+            + sum(len(row[4]) + len(row[5]) for row in self.checkpoints)
+            + sum(len(row[8]) for row in self.writes)
+            + _ROW_BYTES * self.count()
         )
-        if self.checkpoint is not None:
-            size += len(self.checkpoint[4]) + len(self.checkpoint[5])
-        return size + _ROW_BYTES * self.count()
+
+    def after(self, held: Rows) -> Rows:
+        """These rows and, before them, a checkpoint that was held back."""
+        return replace(
+            self,
+            blobs=(*held.blobs, *self.blobs),
+            checkpoints=(*held.checkpoints, *self.checkpoints),
+            consumes=held.consumes or self.consumes,
+        )
 
 
 class Write:
@@ -219,7 +229,7 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
             taken[write.rows.consumes] = fence.thread_id
         for row in write.rows.blobs:
             blobs.setdefault(row[:4], row)
-        if (row := write.rows.checkpoint) is not None:
+        for row in write.rows.checkpoints:
             earlier = checkpoints.get(row[:3])
             # The stock upsert keeps the parent of an existing row.
             checkpoints[row[:3]] = row if earlier is None else (*row[:3], earlier[3], *row[4:])

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Final
 
 from aiodurable.checkpoints.encoding import Rows, Write
 from aiodurable.checkpoints.group_commit import GroupCommitter
@@ -15,6 +15,12 @@ from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.errors import ClosedError, ConfigurationError
 
 __all__ = ["FencedWriter"]
+
+
+_HELD_BYTES: Final = 8192
+"""The largest checkpoint that is held back: the bounds of the queue do not count it, and any number
+of runs may each have one.
+"""
 
 
 class FencedWriter:
@@ -31,7 +37,12 @@ class FencedWriter:
         self._loop = asyncio.get_running_loop()
 
     async def commit(
-        self, session: WriteSession, dump: Callable[[], Rows], values: Sequence[Any]
+        self,
+        session: WriteSession,
+        dump: Callable[[], Rows],
+        values: Sequence[Any],
+        *,
+        hold: bool = False,
     ) -> None:
         """Encode rows and return after their commit.
 
@@ -39,6 +50,8 @@ class FencedWriter:
             session: that of the thread's lease.
             dump: encodes the rows.
             values: what it encodes: large ones are encoded in another OS thread.
+            hold: hold them back for the next write of the session, unless they are large; then
+                this returns at once.
 
         Raises:
             LeaseLostError: the lease was lost; nothing was written.
@@ -63,6 +76,13 @@ class FencedWriter:
                 # Serializers may raise anything; our error names the thread.
                 raise _unserialisable(session.thread_id, error) from error
             session.fence.check()
+            if session.held is not None:
+                rows, session.held = rows.after(session.held), None
+            elif hold and rows.size() <= _HELD_BYTES:
+                session.held = rows
+                return
+            elif not rows.count():  # a flush, and another write has taken what was held
+                return
             write = Write(
                 session,
                 rows,

@@ -212,7 +212,8 @@ class DurableSaver(AsyncPostgresSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Store a checkpoint. Returns after its commit.
+        """Store a checkpoint. Returns after its commit; that of a run's input may go with the next
+        write (`WriteSession.holds_input`).
 
         Raises:
             LeaseLostError: this process has lost the lease; nothing was written.
@@ -260,11 +261,19 @@ class DurableSaver(AsyncPostgresSaver):
             )
             blobs = self._dump_blobs(thread_id, namespace, values, versions)
             return Rows(
-                blobs=blobs, checkpoint=row, consumes=session.unconsumed if advances else None
+                blobs=blobs, checkpoints=(row,), consumes=session.unconsumed if advances else None
             )
 
         await self._writer.commit(
-            session, dump, [*(values[channel] for channel in versions), inline]
+            session,
+            dump,
+            [*(values[channel] for channel in versions), inline],
+            hold=(
+                session.holds_input
+                and session.unconsumed is not None
+                and not namespace
+                and metadata.get("source") == "input"
+            ),
         )
         if not namespace:
             session.finished = _finished(checkpoint, metadata)
@@ -311,6 +320,13 @@ class DurableSaver(AsyncPostgresSaver):
             )
 
         return await self._writer.commit(session, dump, [value for _, value in writes])
+
+    async def flush(self, session: WriteSession) -> None:
+        """Store the checkpoint that was held back for a write that did not come. Raises what
+        `aput` raises.
+        """
+        if session.held is not None:
+            await self._writer.commit(session, Rows, ())
 
     def _session_of(self, config: RunnableConfig) -> WriteSession | None:
         configurable = _configurable(config)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.history import History, Mark
 from aiodurable.errors import HistoryLostError, LeaseLostError
 from aiodurable.postgres.direct import Origin
+
+if TYPE_CHECKING:
+    from aiodurable.checkpoints.encoding import Rows
 
 __all__ = ["SESSION_KEY", "Finished", "WriteSession", "WriteSessions"]
 
@@ -43,9 +46,23 @@ class WriteSession:
         finished: the newest root checkpoint that this session wrote, if no work is left after it.
         unconsumed: the run whose input no checkpoint has consumed yet. Its first checkpoint records
             the consumption in the ledger, in the same commit.
+        holds_input: no code of the user runs between the checkpoint of an input and the next write,
+            and the ledger has the input: that checkpoint waits in `held` for the next write and
+            goes with it, which spares a commit.
+        held: the rows that wait.
     """
 
-    __slots__ = ("blank", "fence", "finished", "head", "history", "thread_id", "unconsumed")
+    __slots__ = (
+        "blank",
+        "fence",
+        "finished",
+        "head",
+        "held",
+        "history",
+        "holds_input",
+        "thread_id",
+        "unconsumed",
+    )
 
     def __init__(self, fence: Fence, history: History | None = None) -> None:
         self.fence = fence
@@ -55,15 +72,20 @@ class WriteSession:
         self.head: Mapping[str, Any] | None = None
         self.finished: Finished | None = None
         self.unconsumed: str | None = None
+        self.holds_input = False
+        self.held: Rows | None = None
 
-    def of_attempt(self, *, unconsumed: str | None, blank: bool) -> WriteSession:
+    def of_attempt(
+        self, *, unconsumed: str | None, blank: bool, holds_input: bool = False
+    ) -> WriteSession:
         """The session of the next attempt under the same fence.
 
         Args:
-            unconsumed, blank: see the class.
+            unconsumed, blank, holds_input: see the class.
         """
         session = WriteSession(self.fence, self.history)
         session.unconsumed, session.blank, session.head = unconsumed, blank, self.head
+        session.holds_input = holds_input
         return session
 
     def acknowledge(self, run_id: str, origin: Origin | None, sent: float) -> None:

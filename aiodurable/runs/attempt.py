@@ -102,7 +102,11 @@ class Attempt:
         self.control = RunControl()
         self.clock = AttemptClock(record.started_at, self._began)
         self._session = lease.write_with(
-            lease.session.of_attempt(unconsumed=None if consumed else record.run_id, blank=blank)
+            lease.session.of_attempt(
+                unconsumed=None if consumed else record.run_id,
+                blank=blank,
+                holds_input=graph.starts_without_code,
+            )
         )
         if services.observers:
             emit(
@@ -360,6 +364,8 @@ class Attempt:
         return None
 
     async def _close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
+        if self._session.held is not None:  # its graph stopped before its first step
+            await self._services.checkpoints.get_checkpointer().flush(self._session)
         finished = self._session.finished
         refused = error is not None and (
             is_invalid_resume(error) or isinstance(error, UnknownInterruptError)

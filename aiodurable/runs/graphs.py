@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.graph import StateGraph
+from langgraph.graph import START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 
 from aiodurable.checkpoints.stored_values import serde_for
@@ -62,6 +63,15 @@ class BoundGraph:
     def has_subgraphs(self) -> bool:
         """Whether one of its nodes declares a subgraph."""
         return any(node.subgraphs for node in self.pregel.nodes.values())
+
+    @property
+    def starts_without_code(self) -> bool:
+        """Whether no code of the user runs between the input and the first node: an entry that
+        nobody chooses.
+        """
+        return isinstance(self.pregel, CompiledStateGraph) and not self.pregel.builder.branches.get(
+            START
+        )
 
     def replaced_by(self, pregel: Pregel[Any, Any, Any, Any]) -> BoundGraph:
         """The same graph with another compiled form."""

@@ -39,7 +39,10 @@ def refused(fence: Fence) -> Write:
     """A write that Postgres refuses: the batch it is in is halved."""
     row = (fence.thread_id, "", "c", None, '{"a": "\\u0000"}', "{}")
     return Write(
-        WriteSession(fence), Rows(checkpoint=row), asyncio.get_running_loop().create_future(), 1e12
+        WriteSession(fence),
+        Rows(checkpoints=[row]),
+        asyncio.get_running_loop().create_future(),
+        1e12,
     )
 
 

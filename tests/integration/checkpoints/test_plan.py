@@ -25,7 +25,7 @@ from aiodurable.postgres.direct import DirectConnection
 def batch(number: int, *, replace: bool = False, takes: str | None = None) -> tuple[str, list[Any]]:
     rows = Rows(
         blobs=[("t", "", "a", str(number), "msgpack", b"x")],
-        checkpoint=("t", "", str(number), None, "{}", "{}"),
+        checkpoints=[("t", "", str(number), None, "{}", "{}")],
         writes=[("t", "", str(number), "task", "", 0, "a", "msgpack", b"x")],
         replace=replace,
         consumes=takes,

@@ -136,6 +136,7 @@ async def test_a_first_checkpoint_that_is_refused_takes_no_input(
     put = DurableSaver.aput
 
     async def after_another_lease(saver: DurableSaver, *args: Any) -> Any:
+        patched.undo()
         async with AsyncCheckpointerPool(dsn) as other:
             await other.bump("t")
         return await put(saver, *args)
