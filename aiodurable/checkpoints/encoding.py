@@ -20,6 +20,7 @@ from aiodurable.postgres.sql import load
 
 __all__ = [
     "COMMIT",
+    "COMMIT_ENDING",
     "COMMIT_PROVING",
     "COMMIT_REPLACING",
     "LOST",
@@ -41,6 +42,9 @@ checkpoint of a run.
 """
 COMMIT_TAKING = load(_FILE, "consumed")["commit"]
 """For a batch with the first checkpoint of a run, which has consumed its input."""
+COMMIT_ENDING = load(_FILE, "ended")["commit"]
+"""For a batch with the last checkpoint of a run, which completes it."""
+COMMIT_TAKING_ENDING = load(_FILE, "consumed", "ended")["commit"]
 COMMIT_REPLACING = load(_FILE, "replaced")["commit"]
 COMMIT_REPLACING_TAKING = load(_FILE, "replaced", "consumed")["commit"]
 COMMIT_PROVING = load(_FILE, "replaced", "lost")["commit"]
@@ -83,6 +87,7 @@ class Rows:
         checkpoints: its checkpoint, if it is one; before it one that was held back for it.
         replace: whether `writes` replace existing rows; else existing rows are kept.
         consumes: the run whose input a checkpoint consumes, if it is that run's first one.
+        ends: the run of which the newest checkpoint shows that nothing is left to do.
     """
 
     blobs: Sequence[BlobRow] = ()
@@ -90,6 +95,7 @@ class Rows:
     writes: Sequence[WriteRow] = ()
     replace: bool = False
     consumes: str | None = None
+    ends: str | None = None
 
     def count(self) -> int:
         """The number of rows."""
@@ -220,6 +226,7 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
     kept: dict[_WriteKey, WriteRow] = {}
     replaced: dict[_WriteKey, WriteRow] = {}
     taken: dict[str, str] = {}
+    ended: dict[str, tuple[str, str, int, str]] = {}
     for write in batch:
         fence = write.fence
         standings[fence.thread_id] = fence.standing
@@ -227,6 +234,8 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
             proofs[fence.thread_id] = _proof(write.session)
         if write.rows.consumes is not None:
             taken[write.rows.consumes] = fence.thread_id
+        if (run_id := write.rows.ends) is not None:
+            ended[run_id] = run_id, fence.thread_id, fence.token, write.rows.checkpoints[-1][2]
         for row in write.rows.blobs:
             blobs.setdefault(row[:4], row)
         for row in write.rows.checkpoints:
@@ -257,11 +266,18 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
         parameters += _columns(proofs.values(), 7)
     if taken:
         parameters += [list(taken), list(taken.values())]
+    # One row is never updated twice by a statement. In the rare batches a run does not end: it does
+    # when its attempt is closed.
+    ending = ended.keys().isdisjoint(taken) and not (replaced or proofs) and ended
+    if ending:
+        parameters += _columns(ended.values(), 4)
     plain, taking = (
         (COMMIT_PROVING, COMMIT_PROVING_TAKING)
         if proofs
         else (COMMIT_REPLACING, COMMIT_REPLACING_TAKING)
         if replaced
+        else (COMMIT_ENDING, COMMIT_TAKING_ENDING)
+        if ending
         else (COMMIT, COMMIT_TAKING)
     )
     return (taking if taken else plain), parameters

@@ -9,11 +9,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
 from aiodurable.checkpoints.encoding import Write, commit
 from aiodurable.checkpoints.fences import Standing
 from aiodurable.checkpoints.write_queue import WriteQueue
+from aiodurable.checkpoints.write_session import Completed
 from aiodurable.dsn import Dsn
 from aiodurable.errors import (
     AiodurableError,
@@ -168,6 +170,11 @@ class GroupCommitter:
                 took_s = time.monotonic() - sent
                 # False: its history is gone.
                 written: dict[str, bool] = {row[0]: row[1] for row in rows}
+                ends: dict[str, tuple[datetime, bool]] = {
+                    row[0]: (row[2], bool(row[3]))
+                    for row in rows
+                    if len(row) > 2 and row[2] is not None
+                }
                 left_out = [write for write in group if not written.get(write.fence.thread_id)]
                 found = await self._standings(link, left_out) if left_out else {}
             # The code below fails a write, halves the group or retries it.
@@ -196,6 +203,8 @@ class GroupCommitter:
                 thread_id, fence = write.fence.thread_id, write.fence
                 if written.get(thread_id):
                     write.session.history.acknowledge(write.rows.mark(), origin, sent)
+                    if write.rows.ends is not None and (end := ends.get(thread_id)):
+                        write.session.completed = Completed(write.rows.checkpoints[-1][2], *end)
                     write.succeed()
                 elif (standing := found.get(thread_id)) != fence.standing:
                     write.fail(fence.overtaken(standing))

@@ -46,12 +46,12 @@ from aiodurable.postgres import schema
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import qualified
 
-__all__ = ["DurableSaver"]
+__all__ = ["STARTS_A_NODE", "DurableSaver"]
 
 _T = TypeVar("_T")
 
 _OF_A_STATE_GRAPH = ("__start__", "branch:to:")
-_STARTS_A_NODE = (*_OF_A_STATE_GRAPH, "join:", "__pregel_tasks")
+STARTS_A_NODE = (*_OF_A_STATE_GRAPH, "join:", "__pregel_tasks")
 """Prefixes of the channels that trigger the next step."""
 
 _ABOUT_THE_TASK = frozenset((ERROR, "__error_source_node__", INTERRUPT, RESUME))
@@ -249,6 +249,7 @@ class DurableSaver(AsyncPostgresSaver):
 
         # A change of the state (`update_state`) is not a step of the run.
         advances = not namespace and metadata.get("source") in ("input", "loop")
+        finished = None if namespace else _finished(checkpoint, metadata)
 
         def dump() -> Rows:
             row = (
@@ -260,8 +261,12 @@ class DurableSaver(AsyncPostgresSaver):
                 dump_json(get_serializable_checkpoint_metadata(config, metadata)),
             )
             blobs = self._dump_blobs(thread_id, namespace, values, versions)
+            taken = session.unconsumed
             return Rows(
-                blobs=blobs, checkpoints=(row,), consumes=session.unconsumed if advances else None
+                blobs=blobs,
+                checkpoints=(row,),
+                consumes=taken if advances else None,
+                ends=session.completes if advances and finished and taken is None else None,
             )
 
         await self._writer.commit(
@@ -276,7 +281,7 @@ class DurableSaver(AsyncPostgresSaver):
             ),
         )
         if not namespace:
-            session.finished = _finished(checkpoint, metadata)
+            session.finished = finished
         return {
             "configurable": {
                 "thread_id": thread_id,
@@ -483,7 +488,7 @@ def _finished(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> Finished 
     it as its head without writes.
     """
     updated = checkpoint.get("updated_channels")
-    if updated is None or any(channel.startswith(_STARTS_A_NODE) for channel in updated):
+    if updated is None or any(channel.startswith(STARTS_A_NODE) for channel in updated):
         return None
     if not any(channel.startswith(_OF_A_STATE_GRAPH) for channel in checkpoint["channel_versions"]):
         return None

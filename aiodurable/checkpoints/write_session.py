@@ -14,7 +14,7 @@ from aiodurable.postgres.direct import Origin
 if TYPE_CHECKING:
     from aiodurable.checkpoints.encoding import Rows
 
-__all__ = ["SESSION_KEY", "Finished", "WriteSession", "WriteSessions"]
+__all__ = ["SESSION_KEY", "Completed", "Finished", "WriteSession", "WriteSessions"]
 
 SESSION_KEY = "__pregel_aiodurable_session"
 """Where a run puts its `WriteSession` in `config["configurable"]`.
@@ -30,6 +30,20 @@ class Finished(NamedTuple):
     checkpoint_id: str
     step: int
     written_at: datetime
+
+
+class Completed(NamedTuple):
+    """The end of a run that was committed together with its last checkpoint.
+
+    Attributes:
+        checkpoint_id: that checkpoint.
+        finished_at: when.
+        awaited: whether a queued run waited for it.
+    """
+
+    checkpoint_id: str
+    finished_at: datetime
+    awaited: bool
 
 
 class WriteSession:
@@ -50,10 +64,15 @@ class WriteSession:
             and the ledger has the input: that checkpoint waits in `held` for the next write and
             goes with it, which spares a commit.
         held: the rows that wait.
+        completes: the run that is complete with a checkpoint after which no work is left. None:
+            such a checkpoint may be one in the middle of the run, or there is no run.
+        completed: the end of that run, if its last checkpoint has recorded it.
     """
 
     __slots__ = (
         "blank",
+        "completed",
+        "completes",
         "fence",
         "finished",
         "head",
@@ -74,18 +93,25 @@ class WriteSession:
         self.unconsumed: str | None = None
         self.holds_input = False
         self.held: Rows | None = None
+        self.completes: str | None = None
+        self.completed: Completed | None = None
 
     def of_attempt(
-        self, *, unconsumed: str | None, blank: bool, holds_input: bool = False
+        self,
+        *,
+        unconsumed: str | None,
+        blank: bool,
+        holds_input: bool = False,
+        completes: str | None = None,
     ) -> WriteSession:
         """The session of the next attempt under the same fence.
 
         Args:
-            unconsumed, blank, holds_input: see the class.
+            unconsumed, blank, holds_input, completes: see the class.
         """
         session = WriteSession(self.fence, self.history)
         session.unconsumed, session.blank, session.head = unconsumed, blank, self.head
-        session.holds_input = holds_input
+        session.holds_input, session.completes = holds_input, completes
         return session
 
     def acknowledge(self, run_id: str, origin: Origin | None, sent: float) -> None:

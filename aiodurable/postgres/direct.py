@@ -87,7 +87,8 @@ class DirectConnection:
     @property
     def origin(self) -> Origin | None:
         """The server of the current connection; None while there is none."""
-        return self._origin
+        connection = self._connection
+        return None if connection is None or connection.is_closed() else self._origin
 
     async def ready(self) -> Origin:
         """Connect if necessary, and return the server on which the next statement will run.

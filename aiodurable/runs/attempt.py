@@ -106,6 +106,7 @@ class Attempt:
                 unconsumed=None if consumed else record.run_id,
                 blank=blank,
                 holds_input=graph.starts_without_code,
+                completes=record.run_id if graph.tells_its_end else None,
             )
         )
         if services.observers:
@@ -450,10 +451,14 @@ class Attempt:
         rows after it.
         """
         fence = self._lease.fence
-        finished_at = await self._services.ledger.complete(
-            self.run_id, fence=fence, checkpoint_id=finished.checkpoint_id
-        )
+        finished_at = self._services.ledger.completed(self._session, finished)
         if finished_at is None:
+            finished_at = await self._services.ledger.complete(
+                self.run_id, fence=fence, checkpoint_id=finished.checkpoint_id
+            )
+        else:  # a failover may have lost it since
+            await self._services.checkpoints.check_history(self._session)
+        if finished_at is None or self._lease.lost:
             return None
         self._announce(RunStatus.COMPLETE, None)
         return WorkflowCheckpoint(

@@ -19,6 +19,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 
+from aiodurable.checkpoints.saver import STARTS_A_NODE
 from aiodurable.checkpoints.stored_values import serde_for
 from aiodurable.checkpoints.strict_msgpack import saver_allowing, strict
 from aiodurable.errors import ConfigurationError, GraphNotRegisteredError, InvalidArgumentError
@@ -71,6 +72,17 @@ class BoundGraph:
         """
         return isinstance(self.pregel, CompiledStateGraph) and not self.pregel.builder.branches.get(
             START
+        )
+
+    @property
+    def tells_its_end(self) -> bool:
+        """Whether a checkpoint says if its graph goes on: by the names of the channels that start
+        its nodes (`STARTS_A_NODE`).
+        """
+        return all(
+            trigger.startswith(STARTS_A_NODE)
+            for node in self.pregel.nodes.values()
+            for trigger in node.triggers
         )
 
     def replaced_by(self, pregel: Pregel[Any, Any, Any, Any]) -> BoundGraph:

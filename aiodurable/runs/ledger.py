@@ -18,6 +18,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.size_estimate import looks_large
+from aiodurable.checkpoints.write_session import Finished, WriteSession
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.inert import Inert
 from aiodurable.lock_keys import lock_key
@@ -268,6 +269,15 @@ class Ledger:
             why = _TAKEN_BACK if claim is not None else None
             raise await refusal(self._database, fence, f"resume run {run_id!r}", why)
         return record_of(row)
+
+    def completed(self, session: WriteSession, finished: Finished) -> datetime | None:
+        """When the run of this session ended, if its last checkpoint has recorded that."""
+        end = session.completed
+        if end is None or end.checkpoint_id != finished.checkpoint_id:
+            return None
+        if end.awaited:
+            self._writes.awaited.add(session.thread_id)
+        return end.finished_at
 
     async def complete(self, run_id: str, *, fence: Fence, checkpoint_id: str) -> datetime | None:
         """Record that the attempt under `fence` is complete, if this checkpoint is still the

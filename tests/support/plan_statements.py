@@ -58,7 +58,7 @@ FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 9) k;
 checkpoint is the newest.
 """
 
-COMMIT_PARTS = ("lost", "replaced", "consumed")
+COMMIT_PARTS = ("lost", "replaced", "consumed", "ended")
 
 On = Literal["pool", "link", "search"]
 
@@ -99,8 +99,8 @@ def _heads(count: int, last: str = "9") -> list[str]:
     return [f"{n:08x}-0000-6000-8000-00000000000{last}" for n in range(1, count + 1)]
 
 
-def _runs(count: int) -> list[str]:
-    return [f"run-{n}-1" for n in range(1, count + 1)]
+def _runs(count: int, which: int = 1) -> list[str]:
+    return [f"run-{n}-{which}" for n in range(1, count + 1)]
 
 
 def _asked(count: int) -> tuple[Any, ...]:
@@ -152,6 +152,10 @@ def _committed(count: int) -> tuple[Any, ...]:
         *proved,
         _runs(count),
         _ids(count),
+        _runs(count, 0),
+        _ids(count),
+        [*range(1, count + 1)],
+        _heads(count, "b"),
     )
 
 

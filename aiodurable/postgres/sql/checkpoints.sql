@@ -7,7 +7,8 @@
 -- params: replaced_namespaces, replaced_checkpoint_ids, replaced_task_ids, replaced_task_paths
 -- params: replaced_idxs, replaced_channels, replaced_types, replaced_writes, proven_thread_ids
 -- params: proven_namespaces, proven_checkpoint_ids, proven_task_ids, proven_idxs, proven_run_ids
--- params: proven_tokens, consumed_run_ids, consumed_thread_ids
+-- params: proven_tokens, consumed_run_ids, consumed_thread_ids, ended_run_ids, ended_thread_ids
+-- params: ended_tokens, ended_checkpoint_ids
 -- aiodurable_fences_pkey for the fence; the primary keys of LangGraph's tables for the conflicts.
 -- Both sides sorted: no deadlocks. SKIP LOCKED: a fence that is being raised, or that a dead
 -- client's backend still holds, never holds the others up. Of several rows with one key the caller
@@ -55,7 +56,11 @@ fence AS MATERIALIZED (
 )
 -- include if replaced: replaced
 -- include if consumed: consumed
-SELECT thread_id, true AS written FROM fence
+-- include if ended: ended
+SELECT fence.thread_id, true AS written
+-- include if ended: ended_columns
+FROM fence
+-- include if ended: ended_join
 -- include if lost: and_lost
 
 -- fragment: lost
@@ -138,6 +143,41 @@ SELECT thread_id, false FROM lost
     FROM unnest(:consumed_run_ids::text[], :consumed_thread_ids::text[]) AS w (run_id, thread_id)
     WHERE r.run_id = w.run_id AND w.thread_id IN (SELECT thread_id FROM fence)
 )
+
+-- fragment: ended
+-- aiodurable_runs_pkey; checkpoints_pkey backwards and checkpoint_writes_pkey, once a thread. For a
+-- batch with a checkpoint after which nothing of its run is left to do: the run is complete with
+-- the commit of that checkpoint, by the rule of runs.complete. This snapshot does not have the
+-- checkpoint yet, unless the answer was lost and the statement runs again.
+, ended AS (
+    UPDATE aiodurable_runs r
+    SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
+        checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
+        answers_type = NULL, answers = NULL, questions_closed = NULL, claim_state = NULL
+    FROM unnest(:ended_run_ids::text[], :ended_thread_ids::text[], :ended_tokens::bigint[],
+                :ended_checkpoint_ids::text[])
+         AS e (run_id, thread_id, token, checkpoint_id)
+    WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.fencing_token = e.token
+      AND e.thread_id IN (SELECT thread_id FROM fence)
+      AND coalesce((SELECT c.checkpoint_id
+                    FROM checkpoints c
+                    WHERE c.thread_id = e.thread_id AND c.checkpoint_ns = ''
+                    ORDER BY c.checkpoint_id DESC
+                    LIMIT 1), '') <= e.checkpoint_id
+      AND (SELECT true
+           FROM checkpoint_writes w
+           WHERE w.thread_id = e.thread_id AND w.checkpoint_ns = ''
+             AND w.checkpoint_id = e.checkpoint_id
+           LIMIT 1) IS NULL
+    RETURNING r.thread_id, r.finished_at,
+-- include: runs.awaited
+)
+
+-- fragment: ended_columns
+, ended.finished_at, ended.awaited
+
+-- fragment: ended_join
+LEFT JOIN ended ON ended.thread_id = fence.thread_id
 
 -- name: tokens
 -- params: thread_ids

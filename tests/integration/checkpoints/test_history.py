@@ -11,12 +11,12 @@ import asyncpg
 import pytest
 
 from aiodurable import Durable, ThreadStatus
-from aiodurable.checkpoints import DurableSaver
+from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.checkpoints.encoding import COMMIT_PROVING
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.history import Mark
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.errors import HistoryLostError
-from aiodurable.runs.ledger import Ledger
 from tests.support.checkpoint_rows import checkpoint, config, rows
 from tests.support.graphs import INPUT, STEPS, Gate, four_nodes, noted
 from tests.support.internals import history_origin, services_of
@@ -202,15 +202,18 @@ async def test_an_end_that_the_database_does_not_have_is_not_recorded(
     durable: Durable, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last checkpoint is lost between its acknowledgement and the end of the run."""
-    complete = Ledger.complete
+    check = AsyncCheckpointerPool.check_history
 
-    async def after_a_failover(ledger: Ledger, *args: Any, **options: Any) -> Any:
+    async def after_a_failover(pool: AsyncCheckpointerPool, session: WriteSession) -> None:
+        patched.undo()
         await lose_newest_step(db)
+        await db.execute("UPDATE aiodurable_runs SET status = 'running'")  # of the same commit
         await end_connections(db, "runs", "writer")
-        return await complete(ledger, *args, **options)
+        await wait_until(lambda: not pool.direct.origins, what="the end of the connections")
+        await check(pool, session)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "complete", after_a_failover)
+        patched.setattr(AsyncCheckpointerPool, "check_history", after_a_failover)
         with pytest.raises(HistoryLostError):
             async with durable.run("t", four_nodes()) as run:
                 await run.ainvoke(INPUT)

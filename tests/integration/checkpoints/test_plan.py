@@ -7,11 +7,13 @@ import pytest
 
 from aiodurable.checkpoints.encoding import (
     COMMIT,
+    COMMIT_ENDING,
     COMMIT_PROVING,
     COMMIT_PROVING_TAKING,
     COMMIT_REPLACING,
     COMMIT_REPLACING_TAKING,
     COMMIT_TAKING,
+    COMMIT_TAKING_ENDING,
     Rows,
     Write,
     commit,
@@ -22,13 +24,16 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.direct import DirectConnection
 
 
-def batch(number: int, *, replace: bool = False, takes: str | None = None) -> tuple[str, list[Any]]:
+def batch(
+    number: int, *, replace: bool = False, takes: str | None = None, ends: str | None = None
+) -> tuple[str, list[Any]]:
     rows = Rows(
         blobs=[("t", "", "a", str(number), "msgpack", b"x")],
         checkpoints=[("t", "", str(number), None, "{}", "{}")],
         writes=[("t", "", str(number), "task", "", 0, "a", "msgpack", b"x")],
         replace=replace,
         consumes=takes,
+        ends=ends,
     )
     return commit(
         [Write(WriteSession(Fence("t", 1)), rows, asyncio.get_running_loop().create_future(), 0.0)]
@@ -36,21 +41,25 @@ def batch(number: int, *, replace: bool = False, takes: str | None = None) -> tu
 
 
 @pytest.mark.parametrize(
-    ("replace", "takes", "expected"),
+    ("replace", "takes", "ends", "expected"),
     [
-        (False, None, COMMIT),
-        (True, None, COMMIT_REPLACING),
-        (False, "run", COMMIT_TAKING),
-        (True, "run", COMMIT_REPLACING_TAKING),
+        (False, None, None, COMMIT),
+        (True, None, None, COMMIT_REPLACING),
+        (False, "run", None, COMMIT_TAKING),
+        (True, "run", None, COMMIT_REPLACING_TAKING),
+        (False, None, "run", COMMIT_ENDING),
+        (False, "run", "other", COMMIT_TAKING_ENDING),
+        (False, "run", "run", COMMIT_TAKING),
+        (True, None, "run", COMMIT_REPLACING),
     ],
 )
 async def test_the_commit_is_planned_once_for_all_batches(
-    dsn: str, replace: bool, takes: str | None, expected: str
+    dsn: str, replace: bool, takes: str | None, ends: str | None, expected: str
 ) -> None:
     link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
     await link.fetch("INSERT INTO aiodurable_fences (thread_id, token) VALUES ('t', 1)")
     for number in range(10):
-        statement, parameters = batch(number, replace=replace, takes=takes)
+        statement, parameters = batch(number, replace=replace, takes=takes, ends=ends)
         assert statement == expected
         assert [row[0] for row in await link.fetch(statement, *parameters)] == ["t"]
     [plans] = await link.fetch(
@@ -66,6 +75,8 @@ async def test_the_commit_is_planned_once_for_all_batches(
     [
         COMMIT,
         COMMIT_TAKING,
+        COMMIT_ENDING,
+        COMMIT_TAKING_ENDING,
         COMMIT_REPLACING,
         COMMIT_REPLACING_TAKING,
         COMMIT_PROVING,
@@ -91,6 +102,7 @@ async def test_the_commit_finds_a_fence_by_its_key_also_in_an_empty_table(
     )
     types += [*["text[]"] * 4, "int[]", "text[]", "bigint[]"] * ("lost AS" in query)
     types += ["text[]"] * (2 if "consumed AS" in query else 0)
+    types += ["text[]", "text[]", "bigint[]", "text[]"] * (" ended AS" in query)
     await link.fetch(f"PREPARE c ({', '.join(types)}) AS {query}")
     plan = "\n".join(
         row[0]

@@ -149,10 +149,10 @@ async def test_whatever_closing_an_attempt_meets_replaces_nothing(
         if status == "fails":
             raise ValueError("mine")
 
-    async def wrong(*_: Any, **__: Any) -> Any:
+    def wrong(*_: Any, **__: Any) -> Any:
         raise RuntimeError("the ledger's own")
 
-    for name in ("complete", "end", "finish"):
+    for name in ("completed", "complete", "end", "finish"):
         monkeypatch.setattr(RunLedger, name, wrong)
     async with durable.run("t", four_nodes(node)) as run:
         if status == "fails":
@@ -170,12 +170,12 @@ async def test_whatever_closing_an_attempt_meets_replaces_nothing(
 async def test_a_call_after_one_that_could_not_be_recorded_sees_where_the_thread_stands(
     durable: Durable, ledger: Ledger
 ) -> None:
-    async def away(*_: Any, **__: Any) -> Any:
+    def away(*_: Any, **__: Any) -> Any:
         raise PostgresUnavailableError("away")
 
     async with durable.run("t", four_nodes()) as run:
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("complete", "end", "finish"):
+            for name in ("completed", "complete", "end", "finish"):
                 patch.setattr(RunLedger, name, away)
             first = await run.ainvoke(INPUT)
         assert await run.ainvoke() == first

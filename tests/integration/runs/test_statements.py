@@ -14,7 +14,9 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph.state import CompiledStateGraph
 
+from aiodurable.checkpoints import group_commit
 from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.write_session import Completed
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
 from aiodurable.events import AttemptStarted, Event, LeaseAcquired, inline
@@ -35,7 +37,7 @@ KILL = (
 )
 
 
-async def test_a_new_run_asks_three_times_beside_its_checkpoints_and_leaves_the_pool_alone(
+async def test_a_new_run_asks_twice_beside_its_checkpoints_and_leaves_the_pool_alone(
     durable: Durable,
 ) -> None:
     services = services_of(durable)
@@ -43,7 +45,7 @@ async def test_a_new_run_asks_three_times_beside_its_checkpoints_and_leaves_the_
     before, sent = pool.get_stats().get("requests_num", 0), direct.sent
     async with durable.run("t", four_nodes()) as run:
         await run.ainvoke(INPUT)
-    assert direct.sent - sent == 3  # the token, the new row, how it ended
+    assert direct.sent - sent == 2  # the token, the new row
     assert pool.get_stats().get("requests_num", 0) == before
 
 
@@ -196,9 +198,16 @@ STOPS = re.compile("slow|^ask|_asks?$|asking|raises|raw_pregel")
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 @pytest.mark.parametrize("name", [name for name in GRAPHS if not STOPS.search(name)])
-async def test_a_run_that_completes_says_what_the_tables_say_and_asks_once(
-    durable: Durable, name: str, durability: Any
+async def test_a_run_that_completes_says_what_the_tables_say_and_asks_at_most_once(
+    durable: Durable, name: str, durability: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ends: list[str] = []
+
+    def completed(checkpoint_id: str, *end: Any) -> Completed:
+        ends.append(checkpoint_id)
+        return Completed(checkpoint_id, *end)
+
+    monkeypatch.setattr(group_commit, "Completed", completed)
     services = services_of(durable)
     graph = GRAPHS[name](services.checkpoints.get_checkpointer())
     sent = services.checkpoints.direct.sent
@@ -206,9 +215,20 @@ async def test_a_run_that_completes_says_what_the_tables_say_and_asks_once(
         await run.ainvoke(
             {"xs": []} if isinstance(graph, CompiledStateGraph) else "once", durability=durability
         )
-        assert services.checkpoints.direct.sent - sent == 3  # the token, the new row, how it ended
+        # the token, the new row, and how it ended where its last checkpoint has not said so
+        assert services.checkpoints.direct.sent - sent == 3 - len(ends)
         assert run.checkpoint.status is ThreadStatus.COMPLETE
+        assert ends in ([], [run.checkpoint.checkpoint_id])  # none in the middle of the run
         assert run.checkpoint == await services.threads.status("t", ignore_lock=True)
+
+
+async def test_a_graph_whose_channels_have_names_of_their_own_does_not_tell_its_end(
+    durable: Durable,
+) -> None:
+    graphs = services_of(durable).graphs
+    saver = services_of(durable).checkpoints.get_checkpointer()
+    assert not graphs.bind(GRAPHS["raw_pregel"](saver)).tells_its_end
+    assert graphs.bind(GRAPHS["linear"](saver)).tells_its_end
 
 
 ONE_MORE_HEAD = """
