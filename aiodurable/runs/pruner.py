@@ -14,7 +14,7 @@ from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.runs.leader import leadership
 from aiodurable.runs.services import Services
 from aiodurable.threads import PruneOptions, PruneReport
-from aiodurable.threads.prune import checked
+from aiodurable.threads.prune_options import checked
 
 __all__ = ["prune_every"]
 

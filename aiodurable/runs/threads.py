@@ -28,7 +28,7 @@ from aiodurable.runs.thread_reads import ThreadReads
 from aiodurable.thread_id import validate_signal_id, validate_thread_id
 from aiodurable.threads import PruneOptions, PruneReport
 from aiodurable.threads.filters import Statuses
-from aiodurable.threads.prune import BATCH_SIZE, DUTY_CYCLE, PruneStrategy
+from aiodurable.threads.prune_options import BATCH_SIZE, DUTY_CYCLE, PruneStrategy
 
 __all__ = ["Threads"]
 

@@ -21,45 +21,24 @@ is left.
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple, Required, TypedDict
+from typing import Any, NamedTuple
 
-from aiodurable.errors import InvalidArgumentError
 from aiodurable.lock_keys import lock_key
-from aiodurable.models import ThreadStatus
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.threads.filters import Age, Filter, Statuses
+from aiodurable.threads.prune_options import PruneReport, PruneStrategy, checked
+from aiodurable.threads.prune_pace import Pace
 from aiodurable.threads.search import CLOCKS, Search, first_id
 from aiodurable.threads.status import Classifier
 
-__all__ = [
-    "BATCH_SIZE",
-    "DUTY_CYCLE",
-    "FENCE_KEPT",
-    "PruneOptions",
-    "PruneReport",
-    "PruneStrategy",
-    "Retention",
-    "checked",
-]
+__all__ = ["FENCE_KEPT", "Retention"]
 
 _SQL = load("prune")
 _TABLE = load("threads")["pages"]
-_NEVER = frozenset({ThreadStatus.RUNNING, ThreadStatus.QUEUED})
 
-_LONG_S = 0.03
-_MUCH = 256 * 1024
-"""If a transaction takes longer than `_LONG_S` or removes more bytes than `_MUCH`, the next one
-removes half as many threads. A live commit waits until all WAL before it is on disk, and the first
-change of a page after a database checkpoint logs the whole page."""
-
-_FIRST = 10
-"""Threads of the first transaction."""
 
 _PAGES = 512
 """Pages of `checkpoints` that one statement scans: 4 MB."""
@@ -69,64 +48,6 @@ _STEP = 1000
 
 FENCE_KEPT = timedelta(hours=1)
 """How long the fence row of a removed thread is kept."""
-
-BATCH_SIZE = 100
-DUTY_CYCLE = 0.5
-
-PruneStrategy = Literal["keep_latest", "delete"]
-
-
-class PruneOptions(TypedDict, total=False):
-    """The arguments of `Threads.prune`."""
-
-    strategy: PruneStrategy
-    older_than: Required[Age]
-    status: Statuses
-    graph: str | None
-    batch_size: int
-    duty_cycle: float
-    dry_run: bool
-    progress: Callable[[PruneReport], None] | None
-
-
-@dataclass(frozen=True, slots=True)
-class PruneReport:
-    """What was removed, or would be.
-
-    Attributes:
-        scanned: threads scanned. A thread whose rows are spread over several page ranges is counted
-            once per range.
-        threads: threads of which something was removed.
-        rows: rows removed from LangGraph's three tables.
-        runs: ledger rows removed because of their age. Those removed with their thread do not
-            count.
-        bytes: size of the removed values as stored. New rows can use the space after a vacuum.
-        skipped: threads left alone because they were in use, or had gone on since they were read.
-        unprunable: threads whose newest checkpoint cannot stand alone: it has a DeltaChannel, a
-            format before LangGraph 0.5, or a format or values that cannot be read.
-        progress: the part of the database that was scanned, 0 to 1; 0 while it is unknown.
-    """
-
-    scanned: int = 0
-    threads: int = 0
-    rows: int = 0
-    runs: int = 0
-    bytes: int = 0
-    skipped: int = 0
-    unprunable: tuple[str, ...] = ()
-    progress: float = 0.0
-
-    def __add__(self, other: PruneReport) -> PruneReport:
-        return PruneReport(
-            scanned=self.scanned + other.scanned,
-            threads=self.threads + other.threads,
-            rows=self.rows + other.rows,
-            runs=self.runs + other.runs,
-            bytes=self.bytes + other.bytes,
-            skipped=self.skipped + other.skipped,
-            unprunable=self.unprunable + other.unprunable,
-            progress=max(self.progress, other.progress),
-        )
 
 
 class _Found(NamedTuple):
@@ -147,48 +68,6 @@ class _Kept(NamedTuple):
 
 
 _NONE_KEPT = _Kept([], [], [])
-
-
-class _Pace:
-    """How many threads a transaction removes, and how long live traffic is left alone after it.
-
-    Args:
-        batch_size: threads per transaction, at most.
-        duty_cycle: the part of the time spent working.
-    """
-
-    def __init__(self, batch_size: int, duty_cycle: float) -> None:
-        self._batch_size = batch_size
-        self._duty_cycle = duty_cycle
-        self._size = min(batch_size, _FIRST)
-        self.begin()
-
-    def pieces(self, thread_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-        """Split the threads into batches; each has the size that is right at that moment."""
-        start = 0
-        while start < len(thread_ids):
-            some = thread_ids[start : start + self._size]
-            start += len(some)
-            yield some
-
-    def adapt(self, removed: int) -> None:
-        """Adapt the batch size after a transaction that removed `removed` bytes. Threads differ in
-        length by orders of magnitude."""
-        much = max((time.monotonic() - self._began) / _LONG_S, removed / _MUCH)
-        if much > 1:
-            self._size = max(1, self._size // 2)
-        elif much < 1 / 2:
-            self._size = min(self._batch_size, self._size * 2)
-
-    def begin(self) -> None:
-        """Start to count time as work."""
-        self._began = time.monotonic()
-
-    async def rest(self) -> None:
-        """Sleep long enough to keep the duty cycle, then start to count again."""
-        took = time.monotonic() - self._began
-        await asyncio.sleep(took * (1 - self._duty_cycle) / self._duty_cycle)
-        self.begin()
 
 
 class Retention:
@@ -234,7 +113,7 @@ class Retention:
         bounds = (first_id(wanted.older_than + CLOCKS), strategy == "delete")
         total = PruneReport()
         kept = _NONE_KEPT
-        pace = _Pace(batch_size, duty_cycle)
+        pace = Pace(batch_size, duty_cycle)
         async for forgotten in self._forget(wanted, pace, dry_run=dry_run):
             total += forgotten
             if progress is not None:
@@ -261,7 +140,7 @@ class Retention:
         return total
 
     async def _forget(
-        self, wanted: Filter, pace: _Pace, *, dry_run: bool
+        self, wanted: Filter, pace: Pace, *, dry_run: bool
     ) -> AsyncIterator[PruneReport]:
         """Remove old finished runs from the ledger."""
         async for run_ids in self._pages("runs", "finished_runs", wanted.older_than, wanted.graph):
@@ -275,7 +154,7 @@ class Retention:
                 yield PruneReport(runs=row["runs"], bytes=row["bytes"])
                 await pace.rest()
 
-    async def _remove_stray_signals(self, wanted: Filter, pace: _Pace) -> None:
+    async def _remove_stray_signals(self, wanted: Filter, pace: Pace) -> None:
         """Remove old signals that were sent to threads that do not exist."""
         async for thread_ids in self._pages("signals", "stray_signals", wanted.older_than):
             await pace.rest()
@@ -287,7 +166,7 @@ class Retention:
                 pace.adapt(0)
                 await pace.rest()
 
-    async def _sweep(self, pace: _Pace, *, everything: bool) -> None:
+    async def _sweep(self, pace: Pace, *, everything: bool) -> None:
         """Remove the fence rows of threads that have no other rows."""
         kept_ms = round(FENCE_KEPT.total_seconds() * 1000)
         async for thread_ids in self._pages("fences", "idle_fences", kept_ms, everything):
@@ -381,40 +260,3 @@ class Retention:
             unprunable=tuple(row["refused"]),
         )
         return pruned, _Kept(row["kept_threads"], row["kept_namespaces"], row["kept_ids"])
-
-
-def checked(
-    *,
-    strategy: PruneStrategy = "keep_latest",
-    older_than: Age,
-    status: Statuses = (ThreadStatus.COMPLETE,),
-    graph: str | None = None,
-    batch_size: int = BATCH_SIZE,
-    duty_cycle: float = DUTY_CYCLE,
-    **_: Any,
-) -> Filter:
-    """Check the options of `prune` and return them as a filter.
-
-    Raises:
-        InvalidArgumentError: an invalid option.
-    """
-    if strategy not in ("keep_latest", "delete"):
-        raise InvalidArgumentError(
-            f'strategy must be "keep_latest" or "delete", got {strategy!r}', argument="strategy"
-        )
-    if not 1 <= batch_size <= 10_000:
-        raise InvalidArgumentError(
-            f"batch_size must be 1 to 10000 threads, got {batch_size}", argument="batch_size"
-        )
-    if not 0 < duty_cycle <= 1:
-        raise InvalidArgumentError(
-            f"duty_cycle must be above 0 and at most 1, got {duty_cycle}: 0.5 works half of the"
-            " time",
-            argument="duty_cycle",
-        )
-    wanted = Filter.of(status=status, older_than=older_than, graph=graph)
-    if never := wanted.statuses & _NEVER:
-        raise InvalidArgumentError(
-            f"threads that are {', '.join(sorted(never))} cannot be pruned: they are about to write"
-        )
-    return wanted
