@@ -16,35 +16,29 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
-from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
+from aiodurable.checkpoints import DurableSaver
 from aiodurable.dsn import PasswordFunction, direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.events import Observer
 from aiodurable.insights import Insights
 from aiodurable.locks import PostgresLockManager
 from aiodurable.observers import ObserverThread, prepared
-from aiodurable.postgres import schema
-from aiodurable.postgres.connect import process_name
-from aiodurable.postgres.namespace import agree_on_namespace
-from aiodurable.postgres.notifier import Notifier
 from aiodurable.postgres.startup import wait_until_ready
 from aiodurable.queue import Queues, RetryPolicy, Runs, Schedules
 from aiodurable.runs.acquire import acquire_lease
 from aiodurable.runs.busy import OnBusy
 from aiodurable.runs.call_types import ContextT, InputT, OutputT
-from aiodurable.runs.cancellation import CHANNEL, Cancellations
 from aiodurable.runs.durable_run import DurableRun
-from aiodurable.runs.graphs import Graph, Graphs
+from aiodurable.runs.graphs import Graph
 from aiodurable.runs.health import Health, health
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.ledger import Ledger
+from aiodurable.runs.open_services import open_services
 from aiodurable.runs.renamed_nodes import Renamed
 from aiodurable.runs.run import run
 from aiodurable.runs.services import Services
 from aiodurable.runs.threads import Threads
 from aiodurable.runs.wrapped_graph import DurableGraph
 from aiodurable.settings import Settings
-from aiodurable.threads import ThreadReader
 from aiodurable.worker import Worker
 
 __all__ = [
@@ -192,71 +186,15 @@ class Durable:
                 await self._open_services()
 
     async def _open_services(self) -> None:
-        settings = self.settings
-        lock_dsn = direct_dsn(self.dsn, settings.lock_dsn)
-        await (
-            schema.migrate if settings.auto_migrate and settings.lock_connections else schema.check
-        )(lock_dsn)
         async with AsyncExitStack() as stack:
-            checkpoints = await stack.enter_async_context(
-                AsyncCheckpointerPool(
-                    self.dsn.conninfo,
-                    password=self.dsn.password,
-                    min_size=settings.pool_min_size,
-                    max_size=settings.pool_max_size,
-                    checkpoint_connections=settings.checkpoint_connections,
-                    serde=self._serde,
-                    settings=settings,
-                    observers=self._observers,
-                )
-            )
-            cancellations = Cancellations(checkpoints.database, every_s=settings.lease_heartbeat_s)
-            stack.push_async_callback(cancellations.aclose)
-            notifier = Notifier()
-            notifier.subscribe(CHANNEL, cancellations.hurry)
-            locks = await stack.enter_async_context(
-                PostgresLockManager(
-                    lock_dsn.conninfo,
-                    password=lock_dsn.password,
-                    sessions=settings.lock_connections,
-                    namespace=settings.namespace,
-                    settings=settings,
-                    observers=self._observers,
-                    allow_proxy=settings.lock_allow_proxy,
-                    notifier=notifier,
-                )
-            )
-            # After the locks, which refuse a standby for what it is: this one writes.
-            await agree_on_namespace(
-                checkpoints.database, settings.namespace, declare=bool(settings.lock_connections)
-            )
-            serde = checkpoints.get_checkpointer().serde
-            database, direct = checkpoints.database, checkpoints.direct
-            threads = ThreadReader(
-                database, namespace=settings.namespace, serde=serde, direct=direct
-            )
-            self._services = Services(
-                locks=locks,
-                checkpoints=checkpoints,
-                threads=threads,
-                ledger=Ledger(
-                    database,
-                    direct,
-                    threads.classifier,
-                    serde=serde,
-                    namespace=settings.namespace,
-                    worker=process_name(),
-                    threads=checkpoints.serialisers,
-                ),
-                cancellations=cancellations,
-                graphs=Graphs(
-                    self._given,
-                    checkpoints.get_checkpointer(),
-                    renamed=self._renamed,
-                    settings=settings,
-                ),
-                recovery_grace_s=settings.recovery_grace_s,
+            self._services = await open_services(
+                stack,
+                self.dsn,
+                self.settings,
+                graphs=self._given,
                 observers=self._observers,
+                serde=self._serde,
+                renamed=self._renamed,
                 retry_policies=self._retry_policies,
             )
             self.loop = asyncio.get_running_loop()

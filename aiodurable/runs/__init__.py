@@ -20,7 +20,7 @@ The steps of a run, and the module of each:
 
 Beside them: `threads` and `thread_reads` (`durable.threads`), `fork`, `cancel`, `check`, `pruner`,
 and `leader`, which gives a duty to one process of many. `graphs` binds a graph to the saver;
-`services` are what a run uses.
+`services` are what a run uses, and `open_services` opens them.
 
 A *run* is one accepted input on a thread until it completes; an *attempt* is one try of it. A run
 keeps its run_id through crashes, failures and interrupts. Every checkpoint it writes has that id in
