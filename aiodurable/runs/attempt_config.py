@@ -13,9 +13,9 @@ from aiodurable.checkpoints.write_session import SESSION_KEY
 from aiodurable.runs.answers import STRICT_RESUME
 from aiodurable.runs.attempt import Attempt
 from aiodurable.runs.call import Call
+from aiodurable.runs.current_effects import EFFECTS_KEY, Effects
 from aiodurable.runs.current_run import RUN_KEY, CurrentRun
 from aiodurable.runs.durable_time import CLOCK_KEY
-from aiodurable.runs.effect_steps import EFFECTS_KEY, Effects
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.services import Services

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeVar, cast
 
 from aiodurable.errors import ClosedError, ConfigurationError, InvalidArgumentError
+from aiodurable.runs.current_effects import current_effects
 from aiodurable.runs.effect_steps import (
     Call,
     Effect,
@@ -17,7 +18,6 @@ from aiodurable.runs.effect_steps import (
     OnLoop,
     Step,
     checked,
-    current_effects,
 )
 from aiodurable.shield import run_to_completion
 

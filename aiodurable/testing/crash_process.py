@@ -27,7 +27,7 @@ from aiodurable import idempotency
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import ThreadStatus
-from aiodurable.runs import effect_steps
+from aiodurable.runs import current_effects
 from aiodurable.runs.durable_run import DurableRun
 from aiodurable.testing.graph_reference import GraphReference, load_graph, load_module
 from aiodurable.testing.moments import Journal, Moment, Moments
@@ -218,7 +218,7 @@ def _with_callback(config: RunnableConfig | None, moments: Moments) -> RunnableC
 
 def _watch_keys(moments: Moments) -> None:
     """Note each use of an idempotency key, and each effect."""
-    digest, config_of = idempotency.blake2b, effect_steps.node_config
+    digest, config_of = idempotency.blake2b, current_effects.node_config
 
     def blake2b(data: bytes, **options: Any) -> Any:
         moments.note_key(data.split(b"\0")[1].decode())
@@ -231,4 +231,4 @@ def _watch_keys(moments: Moments) -> None:
         return config
 
     idempotency.blake2b = blake2b  # pyright: ignore[reportAttributeAccessIssue]
-    effect_steps.node_config = node_config
+    current_effects.node_config = node_config
