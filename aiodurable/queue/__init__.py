@@ -5,10 +5,10 @@ in.
 from aiodurable.queue.new_run import NewRun
 from aiodurable.queue.queues import Queues, QueueStatus
 from aiodurable.queue.resume_many import ResumeReport
+from aiodurable.queue.runs import Runs
 from aiodurable.queue.schedule_records import Schedule, SchedulePage, SlotRun
 from aiodurable.queue.schedules import Schedules
 from aiodurable.queue.search import RunFilters, RunPage
-from aiodurable.queue.service import Runs
 from aiodurable.runs.retry_policy import RetryPolicy, Snooze
 
 __all__ = [

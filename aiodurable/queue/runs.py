@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any, Final, Unpack, overload
 
 from langchain_core.runnables import RunnableConfig
@@ -15,23 +13,21 @@ from langgraph.types import Command
 
 from aiodurable.errors import (
     InvalidArgumentError,
-    ThreadCompleteError,
-    ThreadInterruptedError,
-    WorkflowExecutionError,
 )
 from aiodurable.models import RunRecord, RunStatus
 from aiodurable.queue.acceptance import Acceptance
+from aiodurable.queue.create_many import BATCH, create_many
 from aiodurable.queue.new_run import (
     DEFAULT_QUEUE,
     CreateOptions,
     NewRun,
     OnBusyThread,
-    Row,
     check_seconds,
     row_of,
 )
 from aiodurable.queue.records import SQL, not_found, queued_record
 from aiodurable.queue.resume_many import ResumeReport, resume_many
+from aiodurable.queue.retry import begin_again, no_retry
 from aiodurable.queue.search import RunFilters, RunPage, page
 from aiodurable.queue.waiting import Waiting, is_over
 from aiodurable.runs.call_types import ContextT, InputT, OutputT
@@ -49,10 +45,6 @@ __all__ = ["Runs"]
 list_of = list
 """`Runs.list` hides the built-in name inside of the class."""
 
-_BATCH: Final = 500
-"""Runs in one statement."""
-_AT_A_TIME: Final = 25
-"""Rows that are prepared before others have the event loop: some 2 ms."""
 _CANCELLABLE: Final = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.FAILED, RunStatus.PAUSED)
 
 
@@ -206,41 +198,7 @@ class Runs:
 
         Raises: as `create`.
         """
-        acceptance = self._acceptance()
-        accepted = list_of[RunRecord]()
-        writing: asyncio.Task[list_of[RunRecord]] | None = None
-        try:
-            async for some in _batches(runs):
-                rows = await self._rows(acceptance.services, some)
-                if conn is not None:
-                    accepted += await acceptance.on(conn, some, rows)
-                    continue
-                if writing is not None:
-                    accepted += await writing
-                writing = asyncio.create_task(
-                    acceptance.many(some, rows), name="aiodurable create_many"
-                )
-            if writing is not None:
-                accepted += await writing
-        except Exception:  # what stands before a run that is refused is accepted
-            if writing is not None:
-                await writing
-            raise
-        except BaseException:  # a cancellation does not wait for Postgres
-            if writing is not None:
-                writing.cancel()
-                await asyncio.wait([writing])
-            raise
-        return tuple(accepted)
-
-    async def _rows(self, services: Services, some: Sequence[NewRun]) -> list_of[Row]:
-        """Their rows; between them the loop serves others."""
-        rows = list_of[Row]()
-        for new in some:
-            rows.append(await row_of(services, self._namespace, new))
-            if len(rows) % _AT_A_TIME == 0:
-                await asyncio.sleep(0)
-        return rows
+        return await create_many(self._acceptance(), runs, conn=conn)
 
     async def get(self, run_id: str) -> RunRecord:
         """The run of that id.
@@ -385,7 +343,7 @@ class Runs:
             filters["status"] = _CANCELLABLE
         cancelled, after = [], None
         while True:
-            runs, after = await self.list(after=after, limit=_BATCH, **filters)
+            runs, after = await self.list(after=after, limit=BATCH, **filters)
             ids = [run.run_id for run in runs if not is_over(run)]
             if ids and not dry_run:
                 await self._cancel(ids)
@@ -408,16 +366,12 @@ class Runs:
                 run that is not over has its dedup_key.
         """
         validate_run_id(run_id)
-        direct = self._opened().checkpoints.direct
-        rows = await direct.fetch(SQL["retry"], run_id)
-        if rows:
-            run = queued_record(rows[0])
-            await direct.fetch(SQL["wake"], [run.queue])
+        if (run := await begin_again(self._opened(), run_id)) is not None:
             return run
         run = await self.get(run_id)
         if run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
             return run
-        raise _no_retry(run)
+        raise no_retry(run)
 
     async def resume_many(
         self,
@@ -478,45 +432,3 @@ class Runs:
         if self._kept is None or self._kept.services is not services:
             self._kept = Acceptance(services, self._namespace)
         return self._kept
-
-
-async def _batches(
-    runs: Iterable[NewRun] | AsyncIterable[NewRun],
-) -> AsyncGenerator[list[NewRun]]:
-    """At most 500 at once."""
-    if isinstance(runs, AsyncIterable):
-        some: list[NewRun] = []
-        async for new in runs:
-            some.append(new)
-            if len(some) == _BATCH:
-                yield some
-                some = []
-        if some:
-            yield some
-        return
-    left = iter(runs)
-    while some := [*islice(left, _BATCH)]:
-        yield some
-
-
-def _no_retry(run: RunRecord) -> WorkflowExecutionError | InvalidArgumentError:
-    what = f"cannot retry run {run.run_id!r} of thread {run.thread_id!r}"
-    match run.status:
-        case RunStatus.COMPLETE:
-            return ThreadCompleteError(
-                f"{what}: it is complete; create another run", thread_id=run.thread_id
-            )
-        case RunStatus.INTERRUPTED:
-            return ThreadInterruptedError(
-                f"{what}: it waits for an answer; give it with run.answer(value)",
-                thread_id=run.thread_id,
-            )
-        case _ if run.graph is None:
-            why = (
-                "its graph has no name by which a worker could find it; threads.retry runs it here"
-            )
-        case _ if run.dedup_key is not None:
-            why = f"it is {run.status}, or another run has its dedup_key by now; create another run"
-        case _:
-            why = f"it is {run.status}, and its thread has gone on; create another run"
-    return InvalidArgumentError(f"{what}: {why}", thread_id=run.thread_id, argument="run_id")
