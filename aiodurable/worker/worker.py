@@ -27,6 +27,7 @@ from aiodurable.worker.health import LoopLag, WorkerHealth
 from aiodurable.worker.pace import LookPace
 from aiodurable.worker.registration import Registration
 from aiodurable.worker.rescuer import Rescuer
+from aiodurable.worker.runs_at_work import STOP_S, RunsAtWork
 from aiodurable.worker.scheduler import Scheduler
 from aiodurable.worker.suspects import Suspects
 
@@ -42,10 +43,6 @@ _TIDY_S: Final = 0.8
 """Seconds after a claim, or after waiting runs were looked at, until the next without news."""
 _POLL_S: Final = (4.0, 6.0)
 """Seconds between two claims without any sign that there is something to claim."""
-_STOP_S: Final = 5.0
-"""Seconds that a statement under way may take when the worker stops."""
-_CANCELLED_S: Final = 2.0
-"""Seconds that nodes may take to end when they are cancelled."""
 
 
 class Worker:
@@ -101,11 +98,10 @@ class Worker:
             else dict(retry_policy or {})
         )
         self._bell = QueueBell(dsn, self.queues, timeout_s=connect_timeout_s)
-        self._active: dict[asyncio.Task[None], Execution] = {}
+        self._at_work = RunsAtWork(self._bell.rung.set)
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()
-        self._hurried = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._lag = LoopLag()
         self._pace = LookPace()
@@ -193,10 +189,7 @@ class Worker:
 
     def cancel(self) -> None:
         """Cancel what is at work, and hand it back; no attempt is counted."""
-        self._hurried.set()
-        for task, execution in self._active.items():
-            execution.drain()
-            task.cancel()
+        self._at_work.cancel()
 
     @property
     def failed(self) -> bool:
@@ -214,8 +207,8 @@ class Worker:
                 draining or stale or self._look_failed or self._claim_failed or lag_s > 1.0
             ),
             draining=draining,
-            running=tuple(execution.claimed.run_id for execution in self._active.values()),
-            capacity=0 if draining else self.concurrency - len(self._active),
+            running=tuple(self._at_work.run_ids),
+            capacity=0 if draining else self.concurrency - len(self._at_work),
             queues=self.queues,
             loop_lag_s=lag_s,
             loop_lag_max_s=self._lag.max_s,
@@ -236,28 +229,9 @@ class Worker:
                 claiming, *others = self._loops
                 for loop in others:
                     loop.cancel()
-                await asyncio.wait(self._loops, timeout=_STOP_S)
+                await asyncio.wait(self._loops, timeout=STOP_S)
                 claiming.cancel()
-            for execution in self._active.values():
-                execution.drain()
-            await self._ended_within(self._drain_timeout_s)
-            if self._active:
-                if not self._hurried.is_set():
-                    _log.warning(
-                        "%d runs did not reach their next superstep within %g s: cancelling them",
-                        len(self._active),
-                        self._drain_timeout_s,
-                    )
-                self.cancel()
-                await asyncio.wait(self._active, timeout=_CANCELLED_S)
-            if self._active:
-                _log.warning(
-                    "nodes of %d runs swallow their cancellation: handing the runs back; what the"
-                    " nodes still write is refused",
-                    len(self._active),
-                )
-                left = [asyncio.create_task(run.abandon()) for run in self._active.values()]
-                await asyncio.wait(left, timeout=_STOP_S)
+            await self._at_work.drain(self._drain_timeout_s)
         finally:
             await self._give_back()
             self._claims.close()
@@ -265,23 +239,9 @@ class Worker:
             await self._bell.aclose()
             self._drained.set()
 
-    async def _ended_within(self, seconds: float) -> None:
-        """Wait until all runs have ended, but no longer than that, or until they are cancelled."""
-        if not self._active:
-            return
-        waits = {
-            asyncio.create_task(asyncio.wait(self._active)),
-            asyncio.create_task(self._hurried.wait()),
-        }
-        try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-
     async def _give_back(self) -> None:
         try:
-            async with asyncio.timeout(_STOP_S):
+            async with asyncio.timeout(STOP_S):
                 await self._suspects.give_back()
                 await self._claims.give_back(self._mine())
         except (AiodurableError, *DRIVER_FAILURES) as error:
@@ -289,14 +249,13 @@ class Worker:
 
     def _mine(self) -> list[str]:
         """The runs that this worker knows of."""
-        at_work = [execution.claimed.run_id for execution in self._active.values()]
-        return at_work + self._suspects.mine
+        return self._at_work.run_ids + self._suspects.mine
 
     def _free(self) -> int:
         """How many runs may be claimed."""
-        if self._suspects.busy_with(self._active.values()):
+        if self._suspects.busy_with(self._at_work.executions):
             return 0
-        return self.concurrency - len(self._active)
+        return self.concurrency - len(self._at_work)
 
     async def _claim_forever(self) -> None:
         """One claim after the other; only this task claims, so it knows what it has claimed."""
@@ -308,7 +267,7 @@ class Worker:
                 free = self._free()
                 if free:
                     claimed = await self._claims.claim(free)
-                begun = await self._suspects.admit(claimed, self._active.values())
+                begun = await self._suspects.admit(claimed, self._at_work.executions)
                 self._claimed_at, self._claim_failed = time.monotonic(), False
             except (AiodurableError, *DRIVER_FAILURES) as error:
                 self._claim_failed = True
@@ -361,10 +320,7 @@ class Worker:
                     waited_s=claimed.waited_s,
                 ),
             )
-        execution = Execution(self._services, self._claims, claimed, self._policies)
-        task = asyncio.create_task(execution.execute(), name=f"aiodurable run {claimed.run_id}")
-        self._active[task] = execution
-        task.add_done_callback(self._ended)
+        self._at_work.begin(Execution(self._services, self._claims, claimed, self._policies))
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         """Drain where a part of the worker has failed: half of it would look alive."""
@@ -376,12 +332,6 @@ class Worker:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._active[task]
-        self._bell.rung.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a worker's run ended unexpectedly: please report this", exc_info=error)
 
     async def _look_forever(self) -> None:
         """See what there is to do: one statement each time where that is nothing."""
