@@ -52,10 +52,10 @@ class AnswerDelivery:
         self._run_id = run_id
         self._graph = graph
         self._has_stray_answer = has_stray_answer
-        self.answers: Mapping[str, Any] = {
-            key: value for key, value in (stored or {}).items() if key != _BESIDE
-        }
-        self.beside: Mapping[str, Any] | None = (stored or {}).get(_BESIDE)
+        self.answers: Mapping[str, Any] = (
+            {key: value for key, value in stored.items() if key != _BESIDE} if stored else {}
+        )
+        self.beside: Mapping[str, Any] | None = stored.get(_BESIDE) if stored else None
 
     @property
     def waiting(self) -> bool:

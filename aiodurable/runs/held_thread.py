@@ -37,12 +37,8 @@ from aiodurable.shield import run_to_completion
 __all__ = ["HeldThread", "status_under"]
 
 
-async def status_under(
-    services: Services, lease: ThreadLease, *, new: bool = False
-) -> WorkflowCheckpoint:
-    """The thread's status, its lease ignored. `new`: a first token proves that it never ran."""
-    if new:
-        return WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
+async def status_under(services: Services, lease: ThreadLease) -> WorkflowCheckpoint:
+    """The thread's status, its lease ignored."""
     return await services.threads.status(lease.thread_id, ignore_lock=True)
 
 

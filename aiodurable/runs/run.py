@@ -11,6 +11,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from aiodurable.errors import AiodurableError
+from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.runs.acquire import acquire_lease
 from aiodurable.runs.attempt import new_run_id
@@ -50,7 +51,11 @@ async def run(
         async with acquire_lease(
             services, thread_id, on_busy=on_busy, timeout=timeout, run_id=run_id or fresh_id
         ) as lease:
-            found = await status_under(services, lease, new=lease.first)
+            found = (
+                WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
+                if lease.first  # a first token proves that it never ran
+                else await status_under(services, lease)
+            )
             durable_run = DurableRun[Any, Any, Any](
                 *(services, graph, lease, found),
                 run_id=run_id,
