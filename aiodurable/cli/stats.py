@@ -63,11 +63,12 @@ def stats(dsn: str | None, minutes: float, as_json: bool) -> None:
 
 async def numbers(insights: Insights, minutes: float) -> Numbers:
     """Read all of them."""
+    overview, queues = await insights.overview_and_queues()
     return Numbers(
-        await insights.overview(),
+        overview,
         await insights.throughput(minutes),
         await insights.latencies(minutes),
-        await insights.queues(),
+        queues,
         await insights.workers(),
     )
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from aiodurable.insights.models import Overview
-from aiodurable.insights.queues import MOST, oldest_ready, queue_names
+from aiodurable.insights.queues import MOST, Waiting
 from aiodurable.insights.sessions import workers
 from aiodurable.insights.throughput import history
 from aiodurable.models import ClaimState
@@ -60,13 +60,13 @@ async def _sampled(services: Services) -> tuple[datetime, ThreadCounts] | None:
     return (samples[-1].at, counts) if counts.total >= _MANY else None
 
 
-async def overview(services: Services, threads: CountedThreads, *, max_age_s: float) -> Overview:
+async def overview(
+    services: Services, threads: CountedThreads, found: Waiting, *, max_age_s: float
+) -> Overview:
     """See `Insights.overview`."""
     database = services.checkpoints.database
     (now,) = await database.fetch(_SQL["leases_held"])
     depth = {row["state"]: row["count"] for row in await database.fetch(_SQL["depth"], MOST)}
-    names = [row["name"] for row in await queue_names(database)]
-    oldest = await oldest_ready(database, names)
     registered = await workers(database)
     threads_at, counts = await threads.get(services, now["at"], max_age_s)
     alive = [worker for worker in registered if worker.alive is not False]
@@ -77,7 +77,7 @@ async def overview(services: Services, threads: CountedThreads, *, max_age_s: fl
         threads_at=threads_at,
         runs=runs,
         runs_capped=max(runs.values(), default=0) >= MOST,
-        oldest_ready_age_s=max(oldest.values(), default=None),
+        oldest_ready_age_s=max(found.oldest.values(), default=None),
         running=depth["running"],
         quarantined=depth["quarantined"],
         failed=depth["failed"],

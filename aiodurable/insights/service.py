@@ -24,7 +24,7 @@ from aiodurable.insights.models import (
     WorkerInsight,
 )
 from aiodurable.insights.overview import CountedThreads, overview
-from aiodurable.insights.queues import queues
+from aiodurable.insights.queues import Waiting, queues, waiting
 from aiodurable.insights.schedules import schedules
 from aiodurable.insights.sessions import lock_sessions, workers
 from aiodurable.insights.throughput import history, latencies, throughput
@@ -66,10 +66,29 @@ class Insights:
         """
         _check("max_age_s", max_age_s, least=0)
         services = self._opened()
+        found = await waiting(services.checkpoints.database)
+        return await self._overview(services, found, max_age_s)
+
+    async def overview_and_queues(
+        self, *, max_age_s: float = 30.0
+    ) -> tuple[Overview, list[QueueInsight]]:
+        """Both of them, by fewer statements than one after the other. See `overview`, `queues`.
+
+        Raises:
+            InvalidArgumentError: a negative age.
+        """
+        _check("max_age_s", max_age_s, least=0)
+        services = self._opened()
+        database = services.checkpoints.database
+        found = await waiting(database)
+        now = await self._overview(services, found, max_age_s)
+        return now, await queues(database, found)
+
+    async def _overview(self, services: Services, found: Waiting, max_age_s: float) -> Overview:
         # Opened again, it may be in another event loop: what counted before is of no use.
         if self._threads is None or self._threads[0] is not services:
             self._threads = (services, CountedThreads())
-        return await overview(services, self._threads[1], max_age_s=max_age_s)
+        return await overview(services, self._threads[1], found, max_age_s=max_age_s)
 
     async def history(self, hours: float = 24) -> list[StatusSample]:
         """The samples of the last hours, oldest first. Workers take one each five minutes, and keep
@@ -104,7 +123,8 @@ class Insights:
         """The queues by name: what waits in each, for how long, and for which keys. Counting stops
         at 5,000 of a state and queue, earlier where there are many queues.
         """
-        return await queues(self._opened().checkpoints.database)
+        database = self._opened().checkpoints.database
+        return await queues(database, await waiting(database))
 
     async def workers(self) -> list[WorkerInsight]:
         """The workers by name, at most 1,000. One that died is listed for some minutes, as not

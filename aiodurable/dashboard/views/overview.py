@@ -25,12 +25,11 @@ _MINUTES = 60
 async def show(context: Context) -> Page:
     """Answer `/`."""
     insights = context.durable.insights
-    now, history, throughput, latencies, queues = await asyncio.gather(
-        insights.overview(),
+    (now, queues), history, throughput, latencies = await asyncio.gather(
+        insights.overview_and_queues(),
         insights.history(hours=24),
         insights.throughput(minutes=_MINUTES),
         insights.latencies(minutes=_MINUTES),
-        insights.queues(),
     )
     return Page(
         "overview.html",
