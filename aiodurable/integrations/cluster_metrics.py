@@ -18,10 +18,15 @@ from aiodurable.integrations.process_metrics import Metric
 __all__ = ["CLUSTER_METRICS", "ClusterReader", "Sample", "samples"]
 
 _log = logging.getLogger(__name__)
-_READ_S: Final = 10.0
-"""How long reading may take."""
+_READ_S: Final = 5.0
+"""How long reading may take: Prometheus gives a scrape up after 10 seconds, and with it what this
+process has counted.
+"""
+_STALE_S: Final = 300.0
+"""How old the numbers may be. Nobody takes an hour-old number for one of now if it is not there."""
 _QUEUES: Final = 100
 """Queues with time series of their own; the others share one."""
+_STATES: Final = ("ready", "scheduled", "blocked", "limited", "claimed", "running")
 
 Sample = tuple[str, tuple[str, ...], float]
 """The name of a metric, the values of its labels, and its value."""
@@ -76,7 +81,11 @@ class _Read:
 
 class ClusterReader:
     """Reads the numbers at most once per `every_s` seconds, whatever number of scrapes share them;
-    where Postgres fails, the old ones stay, and say how old they are.
+    where Postgres fails or does not answer, the old ones stay for five minutes, and say how old
+    they are.
+
+    A queue that has no run any more and no limit is 0 as long as this process runs: a gauge that
+    vanishes scales nothing down.
 
     Args:
         durable: an open `Durable`; one that only looks will do.
@@ -88,6 +97,8 @@ class ClusterReader:
         self._every_s = every_s
         self._lock = asyncio.Lock()
         self._read: _Read | None = None
+        self._queues = set[str]()
+        """The queues that were seen, as many as have time series of their own."""
         self._tried = float("-inf")
         self._up = False
 
@@ -101,22 +112,25 @@ class ClusterReader:
         if self._read is not None:
             age_s = time.monotonic() - self._read.at
             found.append(("aiodurable_cluster_age_seconds", (), age_s))
-            graphs = self._durable.graphs if self._durable.is_open else {}
-            found += samples(
-                self._read.overview, self._read.queues, self._read.latencies, graphs or None
-            )
+            if age_s <= max(_STALE_S, 2 * self._every_s):
+                found += self._shown(self._read)
         return found
+
+    def _shown(self, read: _Read) -> list[Sample]:
+        names = {queue.name for queue in read.queues}
+        self._queues |= set(sorted(names - self._queues)[: _QUEUES - len(self._queues)])
+        graphs = self._durable.graphs if self._durable.is_open else {}
+        return samples(
+            read.overview, read.queues, read.latencies, graphs or None, self._queues - names
+        )
 
     async def _refresh(self) -> bool:
         insights = self._durable.insights
         try:
             async with asyncio.timeout(_READ_S):
-                self._read = _Read(
-                    at=time.monotonic(),
-                    overview=await insights.overview(),
-                    queues=await insights.queues(),
-                    latencies=await insights.latencies(),
-                )
+                at = time.monotonic()
+                overview, queues = await insights.overview_and_queues()
+                self._read = _Read(at, overview, queues, await insights.latencies())
         except (AiodurableError, TimeoutError) as error:
             _log.warning("the metrics of the database are not read: %s", type(error).__name__)
             return False
@@ -128,12 +142,14 @@ def samples(
     queues: list[QueueInsight],
     latencies: list[Latencies],
     graphs: Collection[str] | None = None,
+    idle: Collection[str] = (),
 ) -> list[Sample]:
     """The values of what was read.
 
     Args:
         overview, queues, latencies: of `durable.insights`.
         graphs: the names of graphs that may be labels; None: the first 100.
+        idle: the names of queues that had runs before, and have none now.
     """
     found: list[Sample] = [
         ("aiodurable_threads", (status.value,), count)
@@ -151,7 +167,7 @@ def samples(
     ):
         if value is not None:
             found.append((name, (), value))
-    found += _of_queues(queues)
+    found += _of_queues(queues, idle)
     label = Labels(graphs)
     seen = set[str]()
     for one in latencies:
@@ -170,16 +186,21 @@ def samples(
     return found
 
 
-def _of_queues(queues: list[QueueInsight]) -> list[Sample]:
+def _of_queues(queues: list[QueueInsight], idle: Collection[str]) -> list[Sample]:
     """Counts, ages and pauses by queue; of queues that share a label, the sum and the worst."""
     label = Labels(most=_QUEUES)
     runs, oldest, paused = dict[tuple[str, str], int](), dict[str, float](), dict[str, float]()
     for queue in queues:
         name = label(queue.name)
-        for state in ("ready", "scheduled", "blocked", "limited", "claimed", "running"):
+        for state in _STATES:
             runs[name, state] = runs.get((name, state), 0) + getattr(queue, state)
         oldest[name] = max(oldest.get(name, 0.0), queue.oldest_ready_age_s or 0.0)
         paused[name] = max(paused.get(name, 0.0), float(queue.paused))
+    for name in map(label, sorted(idle)):
+        for state in _STATES:
+            runs.setdefault((name, state), 0)
+        oldest.setdefault(name, 0.0)
+        paused.setdefault(name, 0.0)
     return [
         *(("aiodurable_queue_runs", key, value) for key, value in runs.items()),
         *(("aiodurable_queue_oldest_ready_seconds", (n,), value) for n, value in oldest.items()),

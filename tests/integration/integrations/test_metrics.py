@@ -6,9 +6,11 @@ import asyncio
 import json
 import logging
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import psycopg
 import pytest
 from langgraph.graph import END, START, StateGraph
 from prometheus_client import CollectorRegistry
@@ -24,7 +26,7 @@ from aiodurable.events import (
     emit,
     inline,
 )
-from aiodurable.integrations import small_server
+from aiodurable.integrations import cluster_metrics, small_server
 from aiodurable.integrations.asgi import respond
 from aiodurable.integrations.health import health_app, liveness, readiness
 from aiodurable.integrations.labels import Labels
@@ -32,9 +34,17 @@ from aiodurable.integrations.logging import JsonFormatter, LoggingObserver
 from aiodurable.integrations.prometheus import PrometheusObserver, metrics_app
 from aiodurable.integrations.small_server import serving
 from aiodurable.observers import ObserverThread, prepared
+from aiodurable.postgres.pool import PsycopgPool
 from tests.support.waiting import wait_until
 
 INPUT = {"count": 1}
+
+
+@pytest.fixture
+def admin_of(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection beside the tested ones, to their database."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
 
 
 def chain() -> Any:
@@ -102,7 +112,7 @@ async def test_scrapes_share_what_was_read_and_survive_an_outage(
 ) -> None:
     async with Durable(dsn, graphs={"story": chain()}) as durable:
         reads = 0
-        overview = durable.insights.overview
+        overview = durable.insights.overview_and_queues
 
         async def counted() -> Any:
             nonlocal reads
@@ -111,12 +121,71 @@ async def test_scrapes_share_what_was_read_and_survive_an_outage(
                 raise TimeoutError
             return await overview()
 
-        monkeypatch.setattr(durable.insights, "overview", counted)
+        monkeypatch.setattr(durable.insights, "overview_and_queues", counted)
         app = metrics_app(durable, every_s=1000)
         await asyncio.gather(*(get(app) for _ in range(5)))
         assert reads == 1
         app = metrics_app(durable, every_s=0)
         assert values((await get(app))[1])["aiodurable_cluster_up", ()] == 0
+
+
+async def test_a_scrape_sends_no_statement_twice(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = list[str]()
+    fetch = PsycopgPool.fetch
+
+    async def counted(self: PsycopgPool, statement: str, *params: Any) -> Any:
+        sent.append(statement)
+        return await fetch(self, statement, *params)
+
+    async with Durable(dsn, graphs={"story": chain()}) as durable:
+        await durable.runs.create("thread-1", "story", INPUT)
+        monkeypatch.setattr(PsycopgPool, "fetch", counted)
+        status, text = await get(metrics_app(durable, every_s=0))
+    assert status == 200
+    ready = (("queue", "default"), ("state", "ready"))
+    assert values(text)["aiodurable_queue_runs", ready] == 1
+    assert sent
+    assert len(set(sent)) == len(sent)
+
+
+async def test_numbers_that_cannot_be_read_are_marked_and_then_left_out(
+    dsn: str, admin_of: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observer = PrometheusObserver()
+    async with Durable(dsn, graphs={"story": chain()}, observers=[observer]) as durable:
+        app = metrics_app(durable, observer=observer, every_s=0)
+        before = values((await get(app))[1])
+        assert before["aiodurable_cluster_up", ()] == 1
+        monkeypatch.setattr(cluster_metrics, "_READ_S", 0.3)
+        with admin_of.transaction():
+            admin_of.execute("LOCK TABLE aiodurable_runs IN ACCESS EXCLUSIVE MODE")
+            hung = values((await asyncio.wait_for(get(app), 30))[1])
+            monkeypatch.setattr(cluster_metrics, "_STALE_S", 0.0)
+            stale = values((await asyncio.wait_for(get(app), 30))[1])
+        again = values((await get(app))[1])
+    running = ("aiodurable_running_runs", ())
+    assert hung["aiodurable_cluster_up", ()] == 0
+    assert hung["aiodurable_cluster_age_seconds", ()] >= 0.3
+    assert hung[running] == 0
+    assert stale["aiodurable_cluster_up", ()] == 0
+    assert stale["aiodurable_cluster_age_seconds", ()] > hung["aiodurable_cluster_age_seconds", ()]
+    assert running not in stale
+    assert stale["aiodurable_circuit_open", ()] == 0
+    assert again["aiodurable_cluster_up", ()] == 1
+
+
+async def test_a_queue_that_has_become_empty_is_at_0(dsn: str) -> None:
+    async with Durable(dsn, graphs={"story": chain()}) as durable:
+        run = await durable.runs.create("thread-1", "story", INPUT, queue="mail")
+        app = metrics_app(durable, every_s=0)
+        full = values((await get(app))[1])
+        await durable.runs.cancel(run.run_id)
+        empty = values((await get(app))[1])
+    ready = ("aiodurable_queue_runs", (("queue", "mail"), ("state", "ready")))
+    assert full[ready] == 1
+    assert empty[ready] == 0
+    assert empty["aiodurable_queue_oldest_ready_seconds", (("queue", "mail"),)] == 0
+    assert empty["aiodurable_queue_paused", (("queue", "mail"),)] == 0
 
 
 def test_labels_are_bounded_and_names_that_are_not_known_share_one() -> None:
