@@ -52,6 +52,16 @@ __all__ = ["worker"]
     help="How long runs may go on to their next superstep after SIGTERM.",
 )
 @click.option(
+    "--startup-timeout",
+    "startup_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    envvar="AIODURABLE_STARTUP_TIMEOUT_S",
+    default=60.0,
+    show_default=True,
+    help="How long to wait for a Postgres that is not ready; 0: not at all.",
+)
+@click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
     metavar="PORT",
@@ -79,6 +89,7 @@ def worker(
     queues: tuple[str, ...],
     concurrency: int,
     drain_s: float,
+    startup_s: float,
     metrics_port: int | None,
     health_port: int | None,
     host: str,
@@ -93,7 +104,8 @@ def worker(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     pages = Pages(host, metrics_port, health_port)
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
-        left = runner.run(_work(app, dsn, queues, concurrency, drain_s, pages, check=check))
+        wait_s = 0.0 if check else startup_s
+        left = runner.run(_work(app, dsn, queues, concurrency, drain_s, wait_s, pages, check=check))
         if left:  # asyncio would wait for them, and nothing of theirs is waited for
             click.echo(f"ending although nodes of {left} handed-back runs go on", err=True)
             logging.shutdown()
@@ -106,13 +118,14 @@ async def _work(
     queues: tuple[str, ...],
     concurrency: int,
     drain_s: float,
+    startup_s: float,
     pages: Pages,
     *,
     check: bool,
 ) -> int:
     """Work; of how many runs a node swallows its cancellation."""
     found = await load_app(app)
-    async with _opened(found, dsn, pages) as durable:
+    async with _opened(found, dsn, pages, startup_s) as durable:
         working = durable.work(queues, concurrency=concurrency, drain_timeout_s=drain_s)
         if check:
             click.echo(f"graphs: {', '.join(working.graphs)}")
@@ -127,9 +140,15 @@ async def _work(
 
 
 @asynccontextmanager
-async def _opened(app: App, dsn: str | None, pages: Pages) -> AsyncIterator[Durable]:
-    """The application's `Durable`, or one with its graphs and the settings of the environment."""
+async def _opened(
+    app: App, dsn: str | None, pages: Pages, startup_s: float
+) -> AsyncIterator[Durable]:
+    """The application's `Durable`, or one with its graphs and the settings of the environment. A
+    Postgres that is not ready is waited for, as long as the Durable's own settings say, or else
+    `startup_s`.
+    """
     from aiodurable.durable import Durable  # noqa: PLC0415 - loads LangGraph
+    from aiodurable.postgres.startup import wait_until_ready  # noqa: PLC0415 - as above
 
     if app.durable is not None and dsn is not None:
         raise click.UsageError(
@@ -141,6 +160,8 @@ async def _opened(app: App, dsn: str | None, pages: Pages) -> AsyncIterator[Dura
         )
     durable = app.durable or Durable(dsn, graphs=app.graphs)
     pages.observe(durable)
+    if startup_s and not durable.settings.startup_timeout_s:
+        await wait_until_ready(durable.open, wanted="a Durable", timeout_s=startup_s)
     async with durable:
         yield durable
 

@@ -15,6 +15,7 @@ import pytest
 from aiodurable.durable import Durable
 from aiodurable.models import RunStatus
 from tests.support.graphs import INPUT
+from tests.support.restartable import OwnServer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_database_by_accident")
@@ -113,3 +114,33 @@ async def test_a_worker_whose_port_is_taken_ends_before_it_claims_anything(
     with psycopg.connect(dsn) as connection:
         found = connection.execute("SELECT claim_state, claimed_at FROM aiodurable_runs").fetchall()
     assert found == [("ready", None)]
+
+
+async def test_a_worker_waits_for_a_postgres_that_is_not_ready(
+    app: str, own: OwnServer, tmp_path: Path
+) -> None:
+    dsn = await own.start()
+    await own.stop()
+    process = await started(app, dsn, tmp_path)
+    assert process.stderr is not None
+    line = b""
+    while b"retry_scheduled" not in line:
+        line = await asyncio.wait_for(process.stderr.readline(), 60)
+        assert line, "it ended, and tried once"
+    assert await own.start() == dsn
+    while b"at work on default" not in line:
+        line = await asyncio.wait_for(process.stderr.readline(), 60)
+        assert line
+    process.kill()
+    await process.wait()
+
+
+async def test_a_worker_gives_up_a_postgres_that_does_not_come(
+    app: str, own: OwnServer, tmp_path: Path
+) -> None:
+    dsn = await own.start()
+    await own.stop()
+    process = await started(app, dsn, tmp_path, "--startup-timeout", "0.5")
+    _, printed = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode not in (0, 1)
+    assert "cannot open a Durable within 0.5 s" in printed.decode()
