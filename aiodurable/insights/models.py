@@ -133,7 +133,8 @@ class Latencies:
     Attributes:
         graph: the name of the graph.
         count: the runs in the sample: the newest that ended, at most 5,000 of all graphs together.
-        wait: from acceptance to the start, of runs with one attempt; None: there was none.
+        wait: from acceptance, or from when it was due, to the start, of runs with one attempt;
+            None: there was none.
         run: from the start of the last attempt to its end.
     """
 

@@ -254,6 +254,9 @@ SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND t.again THEN 'pause
                        WHEN w.reason = 'drained' AND r.queue IS NOT NULL THEN 'ready' END,
     scheduled_at = CASE WHEN w.again_after_s > 0::double precision
                         THEN pg_catalog.now() + pg_catalog.make_interval(secs => w.again_after_s)
+                        WHEN w.again_after_s IS NULL AND w.waiting_for IS NULL
+                             AND w.reason IS DISTINCT FROM 'drained'
+                        THEN r.scheduled_at  -- it goes on nowhere, and says when it was due
                         ELSE w.due END,
     failures = coalesce(w.failures, r.failures),
     waiting_for = pg_catalog.string_to_array(w.waiting_for, E'\n'), signalled = false,

@@ -38,7 +38,7 @@ UPDATE aiodurable_runs r
 SET status = 'running', attempts = 1, fencing_token = w.token, seq = w.seq,
     attempted_by = :worker, base_checkpoint_id = w.base_checkpoint_id,
     attempt_base_checkpoint_id = w.base_checkpoint_id, started_at = pg_catalog.now(),
-    claim_state = NULL, scheduled_at = NULL
+    claim_state = NULL  -- scheduled_at stays: since then it has waited
 FROM want w
 WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0  -- first those: a thread has one running run
   AND r.run_id = w.run_id AND r.thread_id = w.thread_id
@@ -282,12 +282,13 @@ RETURNING r.run_id
 
 -- name: put_back
 -- params: run_ids, worker, state, after_s
--- aiodurable_runs_pkey. Claimed runs that were not begun.
+-- aiodurable_runs_pkey. Claimed runs that were not begun. One that never was keeps when it was due.
 UPDATE aiodurable_runs r
 SET claim_state = :state::text,
     scheduled_at = CASE WHEN :after_s::double precision IS NOT NULL
                         THEN pg_catalog.now()
-                             + pg_catalog.make_interval(secs => :after_s::double precision) END
+                             + pg_catalog.make_interval(secs => :after_s::double precision)
+                        WHEN r.status = 'queued' THEN r.scheduled_at END
 WHERE r.run_id = ANY (:run_ids::text[]) AND r.claim_state = 'claimed' AND r.claimed_by = :worker
 RETURNING r.run_id
 

@@ -167,6 +167,23 @@ async def test_a_run_that_was_answered_days_later_did_not_wait_for_its_start(
     assert seen.wait is None
 
 
+@pytest.mark.parametrize("graph", ["chain", "breaking"])
+async def test_a_run_has_waited_since_it_was_due(durable: Durable, dsn: str, graph: str) -> None:
+    BREAKS.update({"b"} if graph == "breaking" else ())
+    await durable.runs.create("later", graph, INPUT, after=3600, run_id="r", max_attempts=1)
+    _execute(
+        dsn,
+        "UPDATE aiodurable_runs SET scheduled_at = now(), created_at = now() - interval '1 hour'",
+    )
+    async with durable.work():
+        assert (await durable.runs.wait_first(["r"], timeout=30)).finished_at is not None
+
+    (seen,) = await durable.insights.latencies()
+
+    assert seen.wait is not None
+    assert seen.wait.p99_s < 60
+
+
 async def test_queues_show_their_depth_their_keys_and_their_limits(durable: Durable) -> None:
     for number in range(5):
         await durable.runs.create(
