@@ -94,6 +94,10 @@ class Claims:
     Args:
         services: the open services.
         queues: those it serves.
+
+    Attributes:
+        token_due_s: seconds from the last claim until a queue that had spent its rate may begin
+            another run; None: no rate kept that claim from anything.
     """
 
     def __init__(self, services: Services, queues: Sequence[str]) -> None:
@@ -105,6 +109,7 @@ class Claims:
         self._blocked_after = ""
         self._limited_after = ("", "")
         self._put_back = set[str]()
+        self.token_due_s: float | None = None
         self._promotions = Batcher(self._promote, shared=True, name="aiodurable next runs")
         self._keys = Batcher(self._promote_keys, shared=True, name="aiodurable limited runs")
         self._process = services.ledger.worker
@@ -122,6 +127,7 @@ class Claims:
 
     async def claim(self, most: int) -> list[Claimed]:
         """Claim up to `most` runs that are ready."""
+        self.token_due_s = None
         free = [queue for queue in self._queues if queue not in self._limited]
         rows: list[Mapping[str, Any]] = []
         if free:
@@ -154,6 +160,9 @@ class Claims:
                 most = min(most, limit["max_running"] - running.total())
             if limit.get("tokens") is not None:
                 most = min(most, math.floor(limit["tokens"]))
+                if limit["tokens"] < 1:
+                    due_s = (1 - limit["tokens"]) / limit["rate"]
+                    self.token_due_s = min(due_s, self.token_due_s or due_s)
             if most < 1:
                 return [], False
             rows = await fetch(SQL["claim"], *self._claim_arguments([queue], most, limited=True))

@@ -230,7 +230,7 @@ SET tokens =
 WHERE q.name = ANY (:queues::text[])
   AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
        OR q.rate IS NOT NULL)
-RETURNING q.name, q.paused, q.max_running, q.max_running_per_key, q.tokens
+RETURNING q.name, q.paused, q.max_running, q.max_running_per_key, q.tokens, q.rate
 
 -- fragment: refilled
              CASE WHEN q.rate IS NOT NULL THEN

@@ -124,6 +124,18 @@ async def test_a_rate_spreads_what_a_queue_begins(
         assert loop.time() - began_at > 0.9, "three at two a second, the first at once"
 
 
+async def test_a_worker_wakes_when_the_next_run_of_a_rate_may_begin(
+    durable: Durable, dsn: str, at_work: AtWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiodurable.worker.worker._POLL_S", (3600.0, 3600.0))
+    limit(dsn, "rate, burst", "2, 1")
+    at_work.open.set()
+    async with durable.work() as worker:
+        # no look of its own finds them
+        monkeypatch.setattr(worker, "_has_waited", lambda: False)
+        await all_complete(durable, await created(durable, 3))
+
+
 async def test_a_run_that_its_worker_left_does_not_keep_itself_from_being_claimed(
     durable: Durable, dsn: str, at_work: AtWork
 ) -> None:
