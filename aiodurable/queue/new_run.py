@@ -15,10 +15,9 @@ from langgraph.types import Command
 from aiodurable.errors import GraphNotRegisteredError, InvalidArgumentError
 from aiodurable.events import traceparent
 from aiodurable.lock_keys import lock_key
-from aiodurable.runs.attempt import new_run_id
 from aiodurable.runs.graphs import BoundGraph, Graph
 from aiodurable.runs.retry_policy import RetryPolicy
-from aiodurable.runs.run_config import check_call, named_run, storable_part, usable
+from aiodurable.runs.run_config import check_call, named_run, new_run_id, storable_part, usable
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_thread_id
 

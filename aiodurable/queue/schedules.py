@@ -44,9 +44,9 @@ from aiodurable.queue.schedule_records import (
     timetable_of,
 )
 from aiodurable.queue.slots import LEAST_CATCH_UP_S, Timetable, slot_run_id, slot_thread_id
-from aiodurable.runs.attempt import new_run_id
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.retry_policy import RetryPolicy
+from aiodurable.runs.run_config import new_run_id
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_run_id
 from aiodurable.threads import check_positive

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base.id import uuid6
 from langgraph.errors import UnknownInterruptError, is_invalid_resume
 from langgraph.runtime import RunControl
 from langgraph.types import Command
@@ -25,14 +24,14 @@ from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.graph_fit import fitted
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.outcome import closed, outcome_of
+from aiodurable.runs.outcome import closed, closing, outcome_of
 from aiodurable.runs.repair import repair_thread
-from aiodurable.runs.run_config import storable_part
+from aiodurable.runs.run_config import new_run_id, storable_part
 from aiodurable.runs.services import Services
 from aiodurable.runs.signals import Due, Sleep
 from aiodurable.waits import Wait
 
-__all__ = ["Attempt", "new_run_id"]
+__all__ = ["Attempt"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,11 +39,6 @@ _FAILED = (RunStatus.FAILED, RunStatus.REJECTED, RunStatus.QUARANTINED)
 
 _DELIVERED_AFTER_S = 0.2
 """Seconds until a worker delivers a signal that an attempt could not."""
-
-
-def new_run_id() -> str:
-    """Make a run_id. Later ones sort after earlier ones."""
-    return str(uuid6())
 
 
 class Attempt:
@@ -164,7 +158,7 @@ class Attempt:
             config=storable_part(config),
             serde=graph.ledger_serde,
             base_checkpoint_id=thread.checkpoint_id,
-            closing=_closing(thread),
+            closing=closing(thread),
             traceparent=(
                 traceparent(services.observers, graph.name, lease.fence.thread_id)
                 if services.observers
@@ -217,7 +211,7 @@ class Attempt:
             fence=lease.fence,
             seq=seq,
             base_checkpoint_id=thread.checkpoint_id,
-            closing=_closing(thread),
+            closing=closing(thread),
             claim=claim,
         )
         record = record_of(row)
@@ -499,14 +493,3 @@ class Attempt:
                 exception=error,
             ),
         )
-
-
-def _closing(thread: WorkflowCheckpoint) -> RunStatus | None:
-    """What a start makes of the runs that the thread has left."""
-    match thread.status:
-        case ThreadStatus.NEW:
-            return None
-        case ThreadStatus.COMPLETE | ThreadStatus.QUEUED:
-            return RunStatus.COMPLETE
-        case _:
-            return RunStatus.SUPERSEDED

@@ -13,10 +13,10 @@ from aiodurable.checkpoints.copy import create_thread
 from aiodurable.errors import CheckpointNotFoundError, InvalidArgumentError, ThreadExistsError
 from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.acquire import acquire_lease
-from aiodurable.runs.attempt import new_run_id
 from aiodurable.runs.decision import not_found
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
+from aiodurable.runs.run_config import new_run_id
 from aiodurable.runs.services import Services
 
 __all__ = ["Change", "Point", "fork"]

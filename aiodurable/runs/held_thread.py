@@ -17,7 +17,7 @@ from aiodurable.errors import RunInProgressError
 from aiodurable.events import enter
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Accepted
-from aiodurable.runs.attempt import Attempt, new_run_id
+from aiodurable.runs.attempt import Attempt
 from aiodurable.runs.attempt_config import AttemptConfig, options_of
 from aiodurable.runs.call import Call
 from aiodurable.runs.cancellation import Cancelling
@@ -29,7 +29,7 @@ from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.plan import Plan, plan_call
 from aiodurable.runs.retry_policy import Retries
 from aiodurable.runs.rollback import roll_back
-from aiodurable.runs.run_config import check_call, merged, named_run, usable
+from aiodurable.runs.run_config import check_call, merged, named_run, new_run_id, usable
 from aiodurable.runs.services import Services
 from aiodurable.runs.stored_result import StoredResult, read_result
 from aiodurable.shield import run_to_completion

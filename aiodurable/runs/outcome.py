@@ -13,7 +13,7 @@ from aiodurable.errors import PostgresUnavailableError
 from aiodurable.models import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.threads.status import pause_reason
 
-__all__ = ["Outcome", "closed", "outcome_of"]
+__all__ = ["Outcome", "closed", "closing", "outcome_of"]
 
 _OF_THE_INPUT = (ValueError, TypeError, LookupError, EmptyInputError, InvalidUpdateError)
 """What LangGraph or a state schema raises for a bad input before the first checkpoint."""
@@ -91,6 +91,17 @@ def outcome_of(
         case _:
             rejects = accepting and not consumed and isinstance(error, _OF_THE_INPUT)
             return Outcome(RunStatus.REJECTED if rejects else RunStatus.FAILED)
+
+
+def closing(thread: WorkflowCheckpoint) -> RunStatus | None:
+    """What a start makes of the runs that the thread has left."""
+    match thread.status:
+        case ThreadStatus.NEW:
+            return None
+        case ThreadStatus.COMPLETE | ThreadStatus.QUEUED:
+            return RunStatus.COMPLETE
+        case _:
+            return RunStatus.SUPERSEDED
 
 
 def closed(

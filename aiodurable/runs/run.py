@@ -14,13 +14,12 @@ from aiodurable.errors import AiodurableError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.runs.acquire import acquire_lease
-from aiodurable.runs.attempt import new_run_id
 from aiodurable.runs.busy import INTERRUPTING, OnBusy
 from aiodurable.runs.durable_run import DurableRun
 from aiodurable.runs.ending import DecideEnding
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.held_thread import status_under
-from aiodurable.runs.run_config import check_call, named_run, usable
+from aiodurable.runs.run_config import check_call, named_run, new_run_id, usable
 from aiodurable.runs.services import Services
 
 __all__ = ["run"]

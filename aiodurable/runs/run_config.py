@@ -1,5 +1,5 @@
-"""A call's LangGraph config and context: validated before anything is written, and what of it is
-stored.
+"""A call's run_id, LangGraph config and context: validated before anything is written, and what of
+it is stored.
 """
 
 from __future__ import annotations
@@ -10,16 +10,22 @@ from functools import lru_cache
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base.id import uuid6
 from langgraph.pregel import Pregel
 
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.runs.graphs import without_coordinates
 from aiodurable.thread_id import validate_run_id
 
-__all__ = ["check_call", "merged", "named_run", "storable_part", "usable"]
+__all__ = ["check_call", "merged", "named_run", "new_run_id", "storable_part", "usable"]
 
 _STORED = ("tags", "metadata", "recursion_limit", "max_concurrency")
 _OURS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
+
+
+def new_run_id() -> str:
+    """Make a run_id. Later ones sort after earlier ones."""
+    return str(uuid6())
 
 
 def usable(config: RunnableConfig | None, thread_id: str) -> RunnableConfig:
