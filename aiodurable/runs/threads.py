@@ -25,6 +25,7 @@ from aiodurable.runs.pruner import prune_every
 from aiodurable.runs.run import run
 from aiodurable.runs.signals import signal_name
 from aiodurable.runs.thread_reads import ThreadReads
+from aiodurable.runs.unchanged import delete_unchanged, require_unchanged
 from aiodurable.thread_id import validate_signal_id, validate_thread_id
 from aiodurable.threads import PruneOptions, PruneReport
 from aiodurable.threads.filters import Statuses
@@ -52,6 +53,7 @@ class Threads(ThreadReads):
         on_busy: OnBusy = "reject",
         timeout: float | None = None,
         past_gate: bool = False,
+        expected: WorkflowCheckpoint | None = None,
         config: RunnableConfig | None = None,
         context: Any = None,
         **options: Unpack[InvokeOptions],
@@ -69,6 +71,8 @@ class Threads(ThreadReads):
             on_busy, timeout: as for `Durable.run`; not "rollback", which would remove what is to go
                 on.
             past_gate: a person has decided: go on also with a thread that was stopped on purpose.
+            expected: how the thread stood when somebody decided to go on with it; it is compared
+                under the lease.
             config, context: over what the run was accepted with, which is there again.
             options: LangGraph's own for `ainvoke`.
 
@@ -79,12 +83,14 @@ class Threads(ThreadReads):
             ThreadQuarantinedError: it is quarantined; see `retry`.
             GraphNotRegisteredError: no graph was given and the ledger names none that is
                 registered.
+            WorkflowExecutionError: it is not as `expected` any more.
             WorkflowAlreadyRunningError, LockTimeoutError, LeaseLostError: as for `Durable.run`.
         """
         bound = await self._graph_to_go_on(thread_id, graph, on_busy, verb="resume")
         async with run(
             self._opened(), thread_id, bound, on_busy=on_busy, timeout=timeout
         ) as resumed:
+            require_unchanged(resumed.checkpoint, expected, verb="resume")
             if not past_gate:
                 may_go_on(resumed.checkpoint)
             own: dict[str, Any] = {**options}
@@ -263,7 +269,13 @@ class Threads(ThreadReads):
         name = None if bound is None else bound.name
         return await fork(services, thread_id, new_thread_id, point, graph=name, change=change)
 
-    async def delete(self, thread_id: str, *, config: RunnableConfig | None = None) -> bool:
+    async def delete(
+        self,
+        thread_id: str,
+        *,
+        config: RunnableConfig | None = None,
+        expected: WorkflowCheckpoint | None = None,
+    ) -> bool:
         """Delete all that is stored of a thread: checkpoints, writes, and its runs with their
         inputs, contexts and errors.
 
@@ -275,17 +287,31 @@ class Threads(ThreadReads):
             config: inside of a run of the thread, that run's (`run.config`): the thread is deleted
                 under its lease, which ends with it. None: nobody may hold the thread's lease, in
                 this process or another.
+            expected: how the thread stood when somebody decided to delete it, as `status` or a
+                search returned it. It is compared under the thread's lease: an input that is
+                accepted in the moment between that and the deletion is deleted, too.
 
         Returns:
             Whether anything was known of it.
 
         Raises:
+            WorkflowExecutionError: it is not as `expected` any more; nothing was deleted.
             WorkflowAlreadyRunningError: somebody runs or holds it; nothing was deleted.
             LeaseLostError: the lease of `config` was lost; nothing was deleted.
             ConfigurationError: a thread_id that cannot be stored.
         """
+        validate_thread_id(thread_id)
+        if expected is not None:
+            if config is not None or expected.thread_id != thread_id:
+                raise InvalidArgumentError(
+                    f"cannot delete thread {thread_id!r} as expected: pass how this thread stood,"
+                    " and no config, under whose lease nobody else can change it",
+                    thread_id=thread_id,
+                    argument="expected",
+                )
+            return await delete_unchanged(self._opened(), expected)
         saver = self._opened().checkpoints.get_checkpointer()
-        return bool(await saver.remove([validate_thread_id(thread_id)], config=config))
+        return bool(await saver.remove([thread_id], config=config))
 
     async def prune(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -121,6 +122,37 @@ async def test_what_was_accepted_since_is_not_deleted(opened: Opened, dsn: str) 
         answer = await client.post("/act/delete_many", params=query, data=form, headers=ORIGIN)
         assert "it has gone on since it was shown" in answer.text
         assert (await durable.runs.get(accepted.run_id)).claim_state == "ready"
+
+
+@pytest.mark.parametrize("name", ["delete", "resume"])
+async def test_a_thread_that_goes_on_after_it_was_compared_is_left_alone(
+    opened: Opened, durable: Durable, dsn: str, patient: None, name: str
+) -> None:
+    await fail(durable, "t")
+    acted: list[str] = []
+
+    def actor(request: Any) -> str:
+        """Its second record is that of the thread, which was compared just before."""
+        acted.append("ada")
+        if len(acted) == 2:
+            elsewhere = threading.Thread(target=asyncio.run, args=(another_turn(dsn),))
+            elsewhere.start()
+            elsewhere.join()
+        return "ada"
+
+    client = opened(read_only=False, actor=actor)
+    answer = await act(client, f"{name}_many", q="status:failed")
+    assert len(acted) == 2
+    assert (await durable.threads.get("t")).status == "complete"
+    assert "it has gone on since it was read" in answer.text
+
+
+async def another_turn(dsn: str) -> None:
+    """What another process does to the thread."""
+    graphs = {"failing": failing(heal=[True])}
+    async with Durable(dsn, graphs=graphs, settings=Settings()) as durable:
+        async with durable.run("t", "failing") as run:
+            await run.ainvoke({"word": "another"}, on_unfinished="restart")
 
 
 async def test_a_run_at_work_is_cancelled_though_it_has_gone_on(opened: Opened, dsn: str) -> None:

@@ -29,15 +29,16 @@ _SCANNED = 100_000
 _AT_ONCE = 8
 _AT_WORK = frozenset({ThreadStatus.QUEUED, ThreadStatus.RUNNING})
 
-_Deed = Callable[[Context, str], Awaitable[object]]
+_Deed = Callable[[Context, WorkflowCheckpoint], Awaitable[object]]
+"""Does it to a thread that stands as it was shown, or to the run that it had then, or raises."""
 
 
-async def _resumed(context: Context, thread_id: str) -> object:
-    return await context.durable.threads.resume(thread_id)
+async def _resumed(context: Context, thread: WorkflowCheckpoint) -> object:
+    return await context.durable.threads.resume(thread.thread_id, expected=thread)
 
 
-async def _deleted(context: Context, thread_id: str) -> object:
-    return await context.durable.threads.delete(thread_id)
+async def _deleted(context: Context, thread: WorkflowCheckpoint) -> object:
+    return await context.durable.threads.delete(thread.thread_id, expected=thread)
 
 
 def _back(context: Context) -> str:
@@ -157,7 +158,7 @@ async def _one(
     await context.durable.insights.record(
         actor_of(context), recorded, thread_id=thread_id, details={"bulk": True}
     )
-    await deed(context, thread_id)
+    await deed(context, thread)
     return {}
 
 

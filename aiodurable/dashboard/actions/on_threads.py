@@ -65,9 +65,9 @@ async def _confirm_retry(context: Context) -> Confirmation:
     )
 
 
-async def retried(context: Context, thread_id: str) -> str:
-    """Retry a thread, and say how that stands."""
-    thread = await context.durable.threads.get(thread_id)
+async def retried(context: Context, thread: WorkflowCheckpoint) -> str:
+    """Retry the run that a thread had when it was read, and say how that stands."""
+    thread_id = thread.thread_id
     if thread.run_id is not None and thread.graph is not None:
         await context.durable.runs.retry(thread.run_id)
         return "a worker begins it"
@@ -77,8 +77,8 @@ async def retried(context: Context, thread_id: str) -> str:
 
 
 async def _retry(context: Context, form: Form) -> Outcome:  # noqa: ARG001
-    thread_id = required(context, "id")
-    return Outcome(f"Retried: {await retried(context, thread_id)}.", _page(context))
+    thread = await context.durable.threads.get(required(context, "id"))
+    return Outcome(f"Retried: {await retried(context, thread)}.", _page(context))
 
 
 async def _confirm_fork(context: Context) -> Confirmation:
@@ -117,22 +117,21 @@ async def _confirm_cancel(context: Context) -> Confirmation:
 
 
 async def _cancel(context: Context, form: Form) -> Outcome:  # noqa: ARG001
-    return Outcome(await cancelled(context, required(context, "id")), _page(context))
+    thread = await context.durable.threads.get(required(context, "id"))
+    await cancelled(context, thread)
+    return Outcome("Its run was cancelled.", _page(context))
 
 
-async def cancelled(context: Context, thread_id: str) -> str:
-    """Cancel what a thread has at work or in a queue, and say what that was."""
-    if await context.durable.threads.cancel(thread_id):
-        return "Its run was requested to end."
-    thread = await context.durable.threads.get(thread_id)
+async def cancelled(context: Context, thread: WorkflowCheckpoint) -> None:
+    """Cancel the run that a thread had at work or in a queue when it was read."""
     if thread.run_id is not None:
         run = await context.durable.runs.cancel(thread.run_id)
         if run.cancel_requested_at is not None or run.reason == "cancelled":
-            return "Its run was cancelled."
+            return
     raise InvalidArgumentError(
-        f"cannot cancel thread {thread_id!r}: it is {thread.status}, and no run of it is at work or"
-        " waits in a queue",
-        thread_id=thread_id,
+        f"cannot cancel thread {thread.thread_id!r}: it is {thread.status}, and no run of it is at"
+        " work or waits in a queue",
+        thread_id=thread.thread_id,
         argument="id",
     )
 
