@@ -8,7 +8,9 @@ from typing import Any
 from langgraph.types import Interrupt
 
 from aiodurable.dashboard.context import Context
-from aiodurable.dashboard.state_tree import Branch, Trees, redacted
+from aiodurable.dashboard.options import Redact
+from aiodurable.dashboard.state_tree import Branch, Trees, redacted, whole
+from aiodurable.jsonable import jsonable
 from aiodurable.models import WorkflowCheckpoint
 
 __all__ = ["Question", "questions_of"]
@@ -22,7 +24,8 @@ class Question:
         interrupt_id: what an answer names.
         seen: whether this person may see the question.
         tree: the question, redacted at the path `("question", …)`; None: hidden.
-        schema: JSON Schema of its answer; None: it has none, or is hidden.
+        schema: JSON Schema of its answer; None: it has none, or is hidden. One of which `redact`
+            replaces anything is hidden as a whole: a choice that it replaced would be an answer.
     """
 
     interrupt_id: str
@@ -43,17 +46,26 @@ async def questions_of(
     """
     seen = await context.allowed("view_state", thread.thread_id)
     asked = [one for one in thread.interrupts if isinstance(one, Interrupt)]
-    ids = [str(interrupt.id) for interrupt in asked]
     if not seen:
-        return [Question(interrupt_id, seen=False) for interrupt_id in ids]
+        return [Question(str(interrupt.id), seen=False) for interrupt in asked]
     redact, path = context.options.redact, ("question",)
 
-    def shown() -> list[Branch]:
+    def shown() -> list[Question]:
         trees = Trees(redact, branches=branches)
-        return [trees.of(path, redacted(path, interrupt.value, redact)) for interrupt in asked]
+        return [
+            Question(
+                str(interrupt.id),
+                True,
+                trees.of(path, redacted(path, interrupt.value, redact)),
+                _schema(getattr(interrupt, "response_schema", None), redact),
+            )
+            for interrupt in asked
+        ]
 
-    trees = await context.durable.checkpointer.in_a_thread(shown)
-    return [
-        Question(interrupt_id, True, tree, getattr(interrupt, "response_schema", None))
-        for interrupt_id, tree, interrupt in zip(ids, trees, asked, strict=True)
-    ]
+    return await context.durable.checkpointer.in_a_thread(shown)
+
+
+def _schema(schema: Any, redact: Redact | None) -> Any:
+    path = ("response_schema",)
+    shown = whole(path, redacted(path, schema, redact), redact)
+    return schema if shown == jsonable(schema) else None

@@ -85,6 +85,32 @@ async def test_a_question_is_seen_only_with_view_state_and_redacted(
     assert "onerror" not in hidden
 
 
+async def test_a_schema_with_what_is_redacted_is_on_no_page_and_in_no_answer(
+    opened: Opened, durable: Durable
+) -> None:
+    question = await ask(durable, "t", "review")
+    paths: list[tuple[str | int, ...]] = []
+
+    def redact(path: tuple[str | int, ...], value: Any) -> Any:
+        paths.append(path)
+        return "•••" if value == "red" else value
+
+    query = {"id": "t", "question": question}
+    client = opened(read_only=False, redact=redact)
+    page = (await client.get("/act/answer", params=query)).text
+    assert ("response_schema", "$defs", "Colour", "enum", 0) in paths
+    assert "red&#34;" not in page
+    assert ">red<" not in page
+    assert 'name="json"' in page
+    assert 'name="value.0"' not in page
+    await next_page(client, await act(client, "answer", {"json": '{"approve": true}'}, **query))
+    assert str((await durable.threads.get("t")).status) == "complete"
+    unchanged = opened(read_only=False, redact=lambda path, value: value)
+    question = await ask(durable, "u", "review")
+    page = (await unchanged.get("/act/answer", params={"id": "u", "question": question})).text
+    assert 'name="value.0"' in page
+
+
 async def test_a_large_question_is_cut_in_the_inbox(opened: Opened, dsn: str) -> None:
     graphs = {"asking": asking([[*range(90)] for _ in range(90)])}
     async with Durable(dsn, graphs=graphs, settings=Settings()) as durable:
