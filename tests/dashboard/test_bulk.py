@@ -142,9 +142,15 @@ async def test_a_thread_that_goes_on_after_it_was_compared_is_left_alone(
 
     client = opened(read_only=False, actor=actor)
     answer = await act(client, f"{name}_many", q="status:failed")
-    assert len(acted) == 2
     assert (await durable.threads.get("t")).status == "complete"
     assert "it has gone on since it was read" in answer.text
+    refused, done, many = (await durable.insights.audit()).records
+    assert (done.action, many.action) == (f"threads.{name}", f"threads.{name}_many")
+    assert refused.details == {
+        "bulk": True,
+        "refused": "WorkflowExecutionError",
+        "of_record": done.id,
+    }
 
 
 async def another_turn(dsn: str) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from starlette.responses import RedirectResponse, Response
 
 from aiodurable.dashboard.actions.act import Act, Form, Outcome
-from aiodurable.dashboard.actions.actor import actor_of
-from aiodurable.dashboard.authorization import Refused
+from aiodurable.dashboard.actions.audited import audited
 from aiodurable.dashboard.context import Context, Page, View
 from aiodurable.dashboard.forms import read_form
-from aiodurable.errors import AiodurableError
 
 __all__ = ["view_of"]
 
@@ -46,14 +41,14 @@ def _stale() -> Page:
 
 
 async def _done(context: Context, act: Act, form: Form, thread_id: str | None) -> Page | Response:
-    details = act.details(context, form)
-    # Recorded before it is done: nothing happens that is not in the audit.
-    await _record(context, act, thread_id, details)
-    try:
+    async with audited(
+        context,
+        act.recorded,
+        thread_id=thread_id,
+        run_id=context.request.query_params.get("run") if act.of_thread else None,
+        details=act.details(context, form),
+    ):
         outcome = await act.perform(context, form)
-    except (AiodurableError, Refused) as error:
-        await _record(context, act, thread_id, {**details, "refused": type(error).__name__})
-        raise
     if outcome.listed:
         return Page("acted.html", {"outcome": outcome})
     return _next(context, outcome)
@@ -63,15 +58,3 @@ def _next(context: Context, outcome: Outcome) -> Response:
     response = RedirectResponse(outcome.path, _SEE_OTHER)
     context.session.leave(response, (outcome.kind, outcome.said), context.prefix or "/")
     return response
-
-
-async def _record(
-    context: Context, act: Act, thread_id: str | None, details: Mapping[str, Any]
-) -> None:
-    await context.durable.insights.record(
-        actor_of(context),
-        act.recorded,
-        thread_id=thread_id,
-        run_id=context.request.query_params.get("run") if act.of_thread else None,
-        details=details,
-    )

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from aiodurable.dashboard.actions.act import Act, Confirmation, Form, Outcome
-from aiodurable.dashboard.actions.actor import actor_of
+from aiodurable.dashboard.actions.audited import audited
 from aiodurable.dashboard.actions.on_threads import cancelled, retried
 from aiodurable.dashboard.authorization import Action
 from aiodurable.dashboard.context import Context
@@ -155,10 +155,8 @@ async def _one(
     thread = await context.durable.threads.status(thread_id)
     if _mark(right, thread) != shown:
         return {thread_id: "it has gone on since it was shown"}
-    await context.durable.insights.record(
-        actor_of(context), recorded, thread_id=thread_id, details={"bulk": True}
-    )
-    await deed(context, thread)
+    async with audited(context, recorded, thread_id=thread_id, details={"bulk": True}):
+        await deed(context, thread)
     return {}
 
 
