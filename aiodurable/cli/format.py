@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from datetime import timedelta
 
-__all__ = ["age", "lines", "one_line", "quoted", "shell_word", "size", "took"]
+__all__ = ["age", "lines", "one_line", "quoted", "shell_word", "took"]
 
 
 def one_line(text: str) -> str:
@@ -66,13 +66,3 @@ def took(span: timedelta | None) -> str:
     return (
         age(span) if seconds >= 120 else f"{seconds:.3f} s" if seconds < 1 else f"{seconds:.1f} s"
     )
-
-
-def size(count: int) -> str:
-    """Bytes in the largest decimal unit: `512 B`, `3.4 MB`."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aiodurable.byte_size import byte_size
 from aiodurable.cli.audit import record
 from aiodurable.cli.confirm import confirm
 from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.durations import Duration
-from aiodurable.cli.format import age, quoted, size
+from aiodurable.cli.format import age, quoted
 from aiodurable.cli.progress import shown_progress
 from aiodurable.jsonable import json_text
 from aiodurable.models import ThreadStatus
@@ -134,4 +135,4 @@ async def _prune(dsn: str | None, options: dict[str, Any]) -> PruneReport:
 
 def _words(pruned: PruneReport) -> str:
     runs = f", {pruned.runs:,} runs of the ledger" if pruned.runs else ""
-    return f"{pruned.threads:,} threads, {pruned.rows:,} rows{runs}, {size(pruned.bytes)}"
+    return f"{pruned.threads:,} threads, {pruned.rows:,} rows{runs}, {byte_size(pruned.bytes)}"

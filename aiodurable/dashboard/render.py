@@ -1,9 +1,10 @@
 """Makes HTML of a `Page`: one Jinja2 environment, autoescape always on, and what its templates use.
 
 The filters for people: `visible` for names and one-line texts, `lines` for tracebacks, `moment` for
-times, `since` for ages, `duration` for seconds, `number` for counts. `exact` is for attributes that
-are sent back: without it, a hidden character becomes its code in whatever a template prints. A form
-about one thread names it in its action, because browsers change line ends in fields.
+times, `since` for ages, `duration` for seconds, `number` for counts, `size` for bytes. `exact` is
+for attributes that are sent back: without it, a hidden character becomes its code in whatever a
+template prints. A form about one thread names it in its action, because browsers change line ends
+in fields.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from aiodurable.byte_size import byte_size
 from aiodurable.dashboard.context import Context, Page
 from aiodurable.dashboard.navigation import PAGES
 from aiodurable.dashboard.visible import visible, visible_lines
@@ -102,6 +104,7 @@ def _environment() -> Environment:
         "since": _since,
         "duration": duration,
         "number": _number,
+        "size": byte_size,
     }
     # Not an import in base.html: a block that is rendered alone would not have it.
     parts: dict[str, Any] = {

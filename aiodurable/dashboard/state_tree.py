@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from langgraph.types import Send
 
+from aiodurable.byte_size import byte_size
 from aiodurable.dashboard.options import Redact
 from aiodurable.jsonable import DEEPEST, jsonable
 from aiodurable.models import StoredObject
@@ -212,7 +213,7 @@ def _leaf(value: Any) -> tuple[str, str]:
             return "text", value
         case bytes() | bytearray():
             text = repr(bytes(value[:_SHORT]))
-            return f"{len(value)} bytes", text if len(value) <= _SHORT else f"{text}…"
+            return f"bytes, {byte_size(len(value))}", text if len(value) <= _SHORT else f"{text}…"
         case _:
             kind = repr(value) if isinstance(value, StoredObject) else type(value).__name__
             return kind.strip("<>"), str(jsonable(value))
