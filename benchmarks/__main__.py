@@ -10,6 +10,7 @@ NAMES = (
     "backlog",
     "checkpoints",
     "compare",
+    "dashboard",
     "locks",
     "memory",
     "processes",

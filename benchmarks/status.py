@@ -214,7 +214,7 @@ async def prune(dsn: str, count: int, *, rounds: int, seconds: float) -> Row:
             rounds,
             warm_up=1,
         )
-    await _forget_live(dsn)
+    await forget_live(dsn)
     row: Row = {
         f"{name}_{key}": value
         for name, figures in found.items()
@@ -226,7 +226,7 @@ async def prune(dsn: str, count: int, *, rounds: int, seconds: float) -> Row:
     return row
 
 
-async def _forget_live(dsn: str) -> None:
+async def forget_live(dsn: str) -> None:
     """A kept crowd is to be the same the next time, but for what was pruned."""
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         for name in (
