@@ -31,7 +31,11 @@ from aiodurable.threads.status import Classifier, Standing
 
 __all__ = ["CLOCKS", "Search", "Step", "ThreadPage", "first_id"]
 
-_CHANNELS = {ThreadStatus.FAILED: "__error__", ThreadStatus.INTERRUPTED: "__interrupt__"}
+_ERROR = "__error__"
+"""Where LangGraph stores errors. Only these threads have an error, and those whose newest run
+failed or was quarantined before the first checkpoint.
+"""
+_CHANNELS = {ThreadStatus.FAILED: _ERROR, ThreadStatus.INTERRUPTED: "__interrupt__"}
 _IN_LEDGER = frozenset(
     {ThreadStatus.FAILED, ThreadStatus.PAUSED, ThreadStatus.QUEUED, ThreadStatus.QUARANTINED},
 )
@@ -206,6 +210,8 @@ class Search:
             return _Source("threads_resumable", held=False)
         if wanted.orphaned:
             return _Source("threads_indexed", ([], ["running"]), held=False)
+        if wanted.error is not None:
+            return _Source("threads_indexed", ([_ERROR], ["failed", "quarantined"]))
         if wanted.statuses == _RUNNING:
             in_ledger = await self.all_held_are_in_the_ledger()
             return (

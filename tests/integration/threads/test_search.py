@@ -115,6 +115,15 @@ async def test_a_limit_bounds_what_is_found(
     assert len([t async for t in threads.search(limit=limit, error="broken")]) == 1
 
 
+async def test_an_error_is_searched_among_threads_that_have_one(
+    zoo: None, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_STEPS", (1, 1))
+    found, _ = await threads.search_page(error="broken", limit=5, max_scanned=2)
+    assert [thread.status for thread in found] == ["failed"]
+    assert {thread.error for thread in found} == {"ValueError('b is broken')"}
+
+
 async def test_a_moment_and_an_age_mean_the_same(zoo: None, threads: Threads) -> None:
     moment = datetime.now(UTC) - timedelta(hours=1)
     assert await found(threads, older_than=moment) == await found(
