@@ -5,7 +5,7 @@ how processes add up.
     python -m benchmarks all --quick --into FOLDER  a try, about ten minutes
 
 Each benchmark is a process of its own, on a server of its own. Its JSON and chart go to
-`benchmarks/results`, and its tables into the marked blocks of `docs/benchmarks`; with `--into` both
+`benchmarks/results`, and its tables into the marked blocks of the docs; with `--into` both
 go to that folder, and nothing else changes. What one of them has measured is kept if another one
 fails.
 """
@@ -21,8 +21,8 @@ from pathlib import Path
 
 from .tables import RESULTS, fill
 
-PAGES = Path(__file__).parent.parent / "docs" / "benchmarks"
-FIGURES = PAGES / "figures.md"
+DOCS = Path(__file__).parent.parent / "docs"
+FIGURES = DOCS / "benchmarks" / "figures.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def write_pages(into: Path | None) -> None:
     if into:
         (into / FIGURES.name).write_text(fill(FIGURES.read_text("utf-8"), into), "utf-8")
         return
-    for page in PAGES.glob("*.md"):
+    for page in DOCS.rglob("*.md"):
         before = page.read_text("utf-8")
         if (after := fill(before, RESULTS)) != before:
             page.write_text(after, "utf-8")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+BUSY_LOAD = 0.5
+"""Load a core, before a benchmark begins, from which on the machine counts as busy."""
 PACKAGES = ("langgraph", "langgraph-checkpoint-postgres", "psycopg", "asyncpg")
 
 
@@ -30,6 +32,11 @@ def describe(server_version: str, packages: Iterable[str] = ()) -> dict[str, Any
         "postgres": server_version.partition(" ")[0],
         **{name: _version(name) for name in (*PACKAGES, *packages)},
     }
+
+
+def busy(machine: Mapping[str, Any], load: float) -> bool:
+    """Whether other work would take part in the figures."""
+    return load > BUSY_LOAD * machine["cores"]
 
 
 def in_words(machine: dict[str, Any], *packages: str) -> str:

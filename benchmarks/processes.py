@@ -24,7 +24,7 @@ from aiodurable.embedded import embedded_postgres
 from .activity import Activity
 from .child import Child, child, serve
 from .contenders import CONTENDERS, OURS, Run
-from .machine import describe
+from .machine import busy, describe
 from .meter import Meter, ServerCpu
 from .report import parser, save, table
 from .rounds import Figures, Measured, in_turns, medians, ratio
@@ -155,10 +155,18 @@ def _target(
     return {"target": what, "wanted": wanted, "measured": f"{measured:.2f}×", "met": met}
 
 
-def where_it_stops(rows: Sequence[Mapping[str, Any]], waits: Sequence[Mapping[str, Any]]) -> str:
+def where_it_stops(
+    rows: Sequence[Mapping[str, Any]], waits: Sequence[Mapping[str, Any]], *, quiet: bool = True
+) -> str:
     """From which number of processes on more of them add less than a tenth, and what is in the
-    way there.
+    way there. Beside other work it cannot be said: runs a second are then what that left over.
     """
+    if not quiet:
+        return (
+            f"{rows[0]['state_kb']} kB: the machine was busy with other work, so runs a second say"
+            " nothing of where more processes stop to help; CPU, WAL, commits and syncs are of a"
+            " run."
+        )
     best = max(row["runs_per_s"] for row in rows)
     stop = next(row for row in rows if row["runs_per_s"] >= best / 1.1)
     number, cores = stop["processes"], os.cpu_count() or 1
@@ -239,7 +247,7 @@ async def run(options: argparse.Namespace) -> None:
                 after_round=partial(report, fleet, state_kb),
             )
             here, waits = rows_of(seen, state_kb), waits_of(fleet)
-            says.append(where_it_stops(here, waits))
+            says.append(where_it_stops(here, waits, quiet=not busy(machine, load)))
             report(fleet, state_kb, seen)
             rows += here
             every_wait += [{"state_kb": state_kb, **row} for row in waits]

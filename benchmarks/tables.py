@@ -14,12 +14,11 @@ from typing import Any
 
 from . import checkpoints, locks, processes, status, worker
 from .chart import short
-from .machine import in_words
+from .contenders import NODES
+from .machine import busy, in_words
 from .report import table
 
 RESULTS = Path(__file__).parent / "results"
-BUSY_LOAD = 0.5
-"""Load a core before a benchmark from which on its page says that the machine was not quiet."""
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 Report = Mapping[str, Any]
@@ -34,11 +33,14 @@ def fill(page: str, results: Path) -> str:
 
 def rendered(name: str, results: Path) -> str:
     """The tables of one benchmark, with what they were measured on."""
-    path = results / f"{name}.json"
+    source = "processes" if name == "capacity" else name
+    path = results / f"{source}.json"
     if not path.exists():
-        return f"Not measured yet: `python -m benchmarks all --only {name}`."
+        return f"Not measured yet: `python -m benchmarks all --only {source}`."
     report = json.loads(path.read_text("utf-8"))
     parts = [_measured(report), *TABLES[name](report)]
+    if name == "capacity":
+        return "\n\n".join(parts)
     if targets := report.get("targets"):
         parts += ["What was aimed at:", table(targets, {head: head for head in targets[0]})]
     if lacking := report.get("not_measured"):
@@ -51,8 +53,9 @@ def _measured(report: Report) -> str:
     known = {"cpu", "cores", "memory_gib", "system", "python", "postgres"}
     says = in_words(machine, *(name for name in machine if name not in known))
     load = report.get("load_before", 0)
-    busy = load > BUSY_LOAD * machine["cores"]
-    noted = f" **The machine was not quiet: load {load:.1f} before it began.**" if busy else ""
+    noted = ""
+    if busy(machine, load):
+        noted = f" **The machine was not quiet: load {load:.1f} before it began.**"
     return f"Measured on {report['measured'][:10]}: {machine['cpu']}, {says}.{noted}"
 
 
@@ -134,10 +137,47 @@ def _processes(report: Report) -> Iterator[str]:
     yield " ".join(report["says"])
 
 
+CORES, BUSY_PART, WAL_MB_S = 16, 0.7, 200
+"""Of the server on paper: how much of its CPU runs may take, and what its disk syncs a second."""
+CAPACITY_HEADS = {
+    "state_kb": "state, kB",
+    "server_cpu_ms": "server CPU a run, ms",
+    "wal_kb": "WAL a run, kB",
+    "by_cpu": f"runs/s by {CORES} cores at {BUSY_PART:.0%}",
+    "by_wal": f"runs/s by {WAL_MB_S} MB/s of WAL",
+    "runs_per_s": "so runs/s",
+    "nodes_per_s": "nodes/s",
+    "client_cores": "cores for the workers",
+}
+
+
+def _capacity(report: Report) -> Iterator[str]:
+    """What a larger server would carry, by the costs of a run where most were done a second."""
+    found: list[Report] = []
+    for state_kb in sorted({row["state_kb"] for row in report["figures"]}):
+        here = [row for row in report["figures"] if row["state_kb"] == state_kb]
+        row = max(here, key=lambda row: row["runs_per_s"])
+        by_cpu = CORES * BUSY_PART / (row["server_cpu_ms"] / 1000)
+        by_wal = WAL_MB_S * 1000 / row["wal_kb"]
+        runs_per_s = min(by_cpu, by_wal)
+        found.append(
+            {
+                **row,
+                "by_cpu": by_cpu,
+                "by_wal": by_wal,
+                "runs_per_s": runs_per_s,
+                "nodes_per_s": len(NODES) * runs_per_s,
+                "client_cores": runs_per_s * row["client_cpu_ms"] / 1000,
+            }
+        )
+    yield table(found, CAPACITY_HEADS)
+
+
 TABLES: Mapping[str, Callable[[Report], Iterator[str]]] = {
     "checkpoints": _checkpoints,
     "locks": _locks,
     "status": _status,
     "worker": _worker,
     "processes": _processes,
+    "capacity": _capacity,
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import NAMES
-from benchmarks.all import FIGURES, PAGES
+from benchmarks.all import DOCS, FIGURES
 from benchmarks.compare import rows
 from benchmarks.processes import where_it_stops
 from benchmarks.rounds import Figures, Spread, in_turns, spread
@@ -131,6 +131,8 @@ def test_the_number_of_processes_is_named_from_which_on_more_of_them_gain_little
     flat = where_it_stops([row(1, 100), row(2, 180), row(4, 190)], waits)
     assert flat.startswith("0 kB: more processes than 2 gain less than a tenth")
     assert flat.endswith("most often seen so: IO: WalSync.")
+    beside = where_it_stops([row(1, 100), row(2, 180)], waits, quiet=False)
+    assert "the machine was busy with other work" in beside
     rising = where_it_stops([row(1, 100), row(2, 180)], waits)
     assert rising.startswith("0 kB: up to 2 processes each step gains more than a tenth")
 
@@ -155,7 +157,18 @@ def test_quick_figures_are_not_published() -> None:
     assert "give --into FOLDER" in done.stderr
 
 
-@pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [FIGURES, DOCS / "explanation" / "capacity.md"], ids=lambda page: page.name
+)
 def test_the_tables_of_a_page_are_those_that_are_saved(page: Path) -> None:
     text = page.read_text()
+    assert "<!-- figures: processes -->" in text or "<!-- figures: capacity -->" in text
     assert fill(text, RESULTS) == text, "write it again: python -m benchmarks all --render"
+
+
+def test_a_page_says_that_the_machine_was_busy(tmp_path: Path) -> None:
+    report = json.loads((RESULTS / "processes.json").read_text())
+    mark = "<!-- figures: processes -->\n<!-- end of figures -->"
+    for load, busy in ((0.1, False), (9.5 * report["machine"]["cores"], True)):
+        (tmp_path / "processes.json").write_text(json.dumps({**report, "load_before": load}))
+        assert ("**The machine was not quiet: load" in fill(mark, tmp_path)) == busy
