@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -80,6 +80,9 @@ class Durable:
             Threads that would run the old node next run the new one; see docs/howto/deploys.md.
         retry_policies: by graph, when its runs are tried again that were accepted without a policy
             of their own; see docs/howto/workers.md.
+        repair_tool_calls: names of graphs that are chats: before a worker begins a run of one, each
+            tool call that an interrupted or cancelled run left open gets a `ToolMessage`, as
+            `DurableRun.repair_tool_calls` gives it.
 
     Opening creates or migrates the tables (unless `settings.auto_migrate` is False) and opens the
     pools. Inside its `async with`, this is the current `Durable` of that task and the tasks that it
@@ -108,6 +111,7 @@ class Durable:
         serde: SerializerProtocol | None = None,
         renamed: Renamed | None = None,
         retry_policies: Mapping[str, RetryPolicy] | None = None,
+        repair_tool_calls: Collection[str] = (),
     ) -> None:
         self.settings = settings or Settings.from_env()
         self.dsn = parse_dsn(
@@ -121,6 +125,7 @@ class Durable:
         self._serde = serde
         self._renamed: dict[str, Any] = dict(renamed or {})
         self._retry_policies = _policies(retry_policies or {}, self._given)
+        self._chats = _chats(repair_tool_calls, self._given)
         self.loop: asyncio.AbstractEventLoop | None = None
         self._stack: AsyncExitStack | None = None
         self._opening = asyncio.Lock()
@@ -150,6 +155,7 @@ class Durable:
             serde=self._serde,
             renamed={**self._renamed, **renamed},
             retry_policies=self._retry_policies,
+            repair_tool_calls=self._chats,
         )
 
     async def __aenter__(self) -> Self:
@@ -196,6 +202,7 @@ class Durable:
                 serde=self._serde,
                 renamed=self._renamed,
                 retry_policies=self._retry_policies,
+                repair_tool_calls=self._chats,
             )
             self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
@@ -559,3 +566,12 @@ def _policies(
                 " RetryPolicy of aiodurable"
             )
     return dict(given)
+
+
+def _chats(given: Collection[str], graphs: Mapping[str, Graph]) -> frozenset[str]:
+    names = {given} if isinstance(given, str) else set(given)
+    if unknown := sorted(names.difference(graphs)):
+        raise ConfigurationError(
+            f"cannot repair tool calls of graph {unknown[0]!r}: graphs={{…}} has none of that name"
+        )
+    return frozenset(names)

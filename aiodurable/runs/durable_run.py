@@ -300,6 +300,12 @@ class DurableRun(HeldThread, Generic[InputT, OutputT, ContextT]):
             await self.aupdate_state(found, START)
         return sum(map(len, found.values()))
 
+    async def _prepare(self) -> None:
+        # claim: a worker begins it; who calls `run` decides that for himself
+        chats = self._services.repair_tool_calls
+        if self.claim is not None and self._graph.name in chats and self.checkpoint.checkpoint_id:
+            await self.repair_tool_calls()
+
     async def aget_state_history(
         self,
         *,

@@ -225,9 +225,13 @@ class HeldThread:
                 if plan.rolls_back:
                     await roll_back(self._services, self.lease)
                     self.checkpoint = await status_under(self._services, self.lease)
+                await self._prepare()
                 return plan.action, await self._begin_queued(plan.unfinished)
             case Action.RESUME | Action.FINISH_FIRST:
                 return plan.action, await self._resume(plan, call)
+
+    async def _prepare(self) -> None:
+        """Do with the thread what an accepted run needs before it begins."""
 
     async def _start(self, call: Call) -> Attempt:
         self._attempts += 1

@@ -37,6 +37,7 @@ async def open_services(
     serde: SerializerProtocol | None,
     renamed: Mapping[str, Any],
     retry_policies: Mapping[str, RetryPolicy],
+    repair_tool_calls: frozenset[str],
 ) -> Services:
     """Check or migrate the tables, then open the services.
 
@@ -49,6 +50,7 @@ async def open_services(
         serde: the serializer of states; None: that of LangGraph's savers.
         renamed: renamed nodes.
         retry_policies: by graph.
+        repair_tool_calls: names of graphs.
 
     Raises: what opening a `Durable` raises.
     """
@@ -114,4 +116,5 @@ async def open_services(
         recovery_grace_s=settings.recovery_grace_s,
         observers=observers,
         retry_policies=retry_policies,
+        repair_tool_calls=repair_tool_calls,
     )

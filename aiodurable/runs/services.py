@@ -27,6 +27,7 @@ class Services:
             as lost; 0: a lost lock is a lost lease.
         observers: called with every event.
         retry_policies: by graph, for runs that were accepted without a policy.
+        repair_tool_calls: graphs whose open tool calls get a result before a worker begins a run.
     """
 
     locks: PostgresLockManager
@@ -38,3 +39,4 @@ class Services:
     recovery_grace_s: float
     observers: Sequence[Observer]
     retry_policies: Mapping[str, RetryPolicy]
+    repair_tool_calls: frozenset[str]

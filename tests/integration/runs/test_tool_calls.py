@@ -11,7 +11,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Send
 
 from aiodurable.durable import Durable
-from aiodurable.errors import RunCancelledError
+from aiodurable.errors import ConfigurationError, RunCancelledError
 from tests.support.waiting import wait_until
 
 
@@ -73,3 +73,31 @@ async def test_each_open_tool_call_of_an_interrupted_chat_gets_one_result(
     assert [message.type for message in result["messages"]] == (
         ["human", "ai", "tool", "tool", "human", "ai"]
     )
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["interrupted", "cancelled"])
+@pytest.mark.parametrize("repaired", [True, False])
+async def test_a_worker_closes_the_open_tool_calls_of_a_chat_where_that_is_wanted(
+    dsn: str, repaired: bool, cancelled: bool
+) -> None:
+    begun = asyncio.Event()
+    chats = {"repair_tool_calls": ["chat"]} if repaired else {}
+    async with Durable(dsn, graphs={"chat": chat(begun)}, **chats) as durable, durable.work():
+        first = await durable.runs.create("t", "chat", {"messages": [HumanMessage("hello")]})
+        await asyncio.wait_for(begun.wait(), 20)
+        if cancelled:
+            await durable.runs.cancel(first.run_id, wait=True)
+        again = {"messages": [HumanMessage("again")]}
+        second = await durable.runs.create("t", "chat", again, on_busy="interrupt")
+        result = await durable.runs.wait(second.run_id, timeout=20)
+        history = [step async for step in durable.threads.history("t")]
+    closed = ["tool", "tool"] if repaired else []
+    assert [message.type for message in result["messages"]] == (
+        ["human", "ai", *closed, "human", "ai"]
+    )
+    assert ("update" in {step.source for step in history}) is repaired
+
+
+def test_tool_calls_of_a_graph_that_is_not_there_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="cannot repair tool calls of graph 'gone'"):
+        Durable("postgresql://x", graphs={}, repair_tool_calls=["gone"])
