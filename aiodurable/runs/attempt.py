@@ -23,6 +23,7 @@ from aiodurable.runs.ending import DecideEnding, Ending
 from aiodurable.runs.error_text import error_text, traceback_text
 from aiodurable.runs.graph_fit import fitted
 from aiodurable.runs.graphs import BoundGraph
+from aiodurable.runs.head_read import reading_head
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.outcome import closed, closing, outcome_of
 from aiodurable.runs.repair import repair_thread
@@ -148,23 +149,24 @@ class Attempt:
             has_stray_answer: whether plain LangGraph left an answer beside the checkpoint.
         """
         sent = time.monotonic()
-        record, blank = await services.ledger.start(
-            run_id or new_run_id(),
-            fence=lease.fence,
-            graph=graph.name,
-            seq=seq,
-            input=input,
-            context=context,
-            config=storable_part(config),
-            serde=graph.ledger_serde,
-            base_checkpoint_id=thread.checkpoint_id,
-            closing=closing(thread),
-            traceparent=(
-                traceparent(services.observers, graph.name, lease.fence.thread_id)
-                if services.observers
-                else None
-            ),
-        )
+        async with reading_head(services, lease, thread):
+            record, blank = await services.ledger.start(
+                run_id or new_run_id(),
+                fence=lease.fence,
+                graph=graph.name,
+                seq=seq,
+                input=input,
+                context=context,
+                config=storable_part(config),
+                serde=graph.ledger_serde,
+                base_checkpoint_id=thread.checkpoint_id,
+                closing=closing(thread),
+                traceparent=(
+                    traceparent(services.observers, graph.name, lease.fence.thread_id)
+                    if services.observers
+                    else None
+                ),
+            )
         lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)
         return cls(
             services,
@@ -206,14 +208,15 @@ class Attempt:
         """
         loaded = await services.ledger.loaded(queued, graph.ledger_serde)
         sent = time.monotonic()
-        row, blank = await services.ledger.queued.begin(
-            queued.record.run_id,
-            fence=lease.fence,
-            seq=seq,
-            base_checkpoint_id=thread.checkpoint_id,
-            closing=closing(thread),
-            claim=claim,
-        )
+        async with reading_head(services, lease, thread):
+            row, blank = await services.ledger.queued.begin(
+                queued.record.run_id,
+                fence=lease.fence,
+                seq=seq,
+                base_checkpoint_id=thread.checkpoint_id,
+                closing=closing(thread),
+                claim=claim,
+            )
         record = record_of(row)
         lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)
         return cls(

@@ -16,9 +16,11 @@ from langgraph.graph.state import CompiledStateGraph
 
 from aiodurable.checkpoints import group_commit
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.write_session import Completed
+from aiodurable.checkpoints.row_reader import RowReader
+from aiodurable.checkpoints.write_session import Completed, WriteSession
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
+from aiodurable.errors import PostgresUnavailableError
 from aiodurable.events import AttemptStarted, Event, LeaseAcquired, inline
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.postgres.direct import DirectConnection
@@ -56,6 +58,35 @@ async def test_a_run_goes_on_from_what_plain_langgraph_wrote_after_the_lease_was
         assert run.status is ThreadStatus.NEW
         async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
             await four_nodes().compile(stock).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
+        assert (await run.ainvoke(INPUT))["words"] == [*STEPS, *STEPS]
+
+
+async def test_a_later_turn_goes_on_from_what_plain_langgraph_wrote_after_its_status_was_read(
+    dsn: str, durable: Durable
+) -> None:
+    async with durable.run("t", four_nodes()) as run:
+        await run.ainvoke(INPUT)
+    async with durable.run("t", four_nodes()) as run:
+        assert run.status is ThreadStatus.COMPLETE
+        async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
+            await four_nodes().compile(stock).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
+        assert (await run.ainvoke(INPUT))["words"] == [*STEPS, *STEPS, *STEPS]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_read_beside_the_row_that_fails_or_hangs_is_left_to_the_graph(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    async with durable.run("t", four_nodes()) as run:
+        await run.ainvoke(INPUT)
+
+    async def steps(rows: RowReader, session: WriteSession, *, inner: bool) -> Any:
+        if fails:
+            raise PostgresUnavailableError("away")
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(RowReader, "steps", steps)
+    async with durable.run("t", four_nodes()) as run:
         assert (await run.ainvoke(INPUT))["words"] == [*STEPS, *STEPS]
 
 
