@@ -4,37 +4,81 @@ fail.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
 
 from aiodurable.durable import Durable
 from aiodurable.settings import Settings
 from tests.browser.shown import GRAPHS, fill
-from tests.browser.site import CHROMIUM, Site, looked_at, served
+from tests.browser.site import CHROMIUM, Site, chromium, looked_at, served
+from tests.support.postgres import Server
 
 _WANTED = os.environ.get("AIODURABLE_BROWSER") == "1"
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests here use one browser, so all run on its event loop."""
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
 @pytest.fixture(autouse=True)
-def chromium() -> None:
+def has_chromium() -> None:
     if CHROMIUM is None and not _WANTED:
         pytest.skip("no chromium on this machine: apt-get install chromium")
     assert CHROMIUM is not None, "AIODURABLE_BROWSER=1, and there is no chromium"
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One browser for all tests: what a page keeps in it is of one tab alone."""
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def filled(server: Server, template: str) -> Iterator[str]:
+    """The name of a database that `fill` has filled, to be cloned."""
+
+    async def fill_it(dsn: str) -> None:
+        async with Durable(dsn, graphs=GRAPHS, settings=Settings()) as durable:
+            await fill(durable, dsn)
+
+    with server.clone(template) as name:
+        with ThreadPoolExecutor(1) as thread:  # a loop of its own
+            thread.submit(asyncio.run, fill_it(server.database(name))).result()
+        yield name
+
+
 @pytest.fixture
+def dsn(server: Server, filled: str) -> Iterator[str]:
+    """A fresh database with threads of every kind."""
+    with server.clone(filled) as name:
+        yield server.database(name)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def reports(dsn: str) -> AsyncIterator[Durable]:
     """A `Durable` with the graphs of `shown`."""
     async with Durable(dsn, graphs=GRAPHS, settings=Settings()) as durable:
         yield durable
 
 
-@pytest.fixture
-async def site(reports: Durable, dsn: str) -> AsyncIterator[Site]:
+@pytest_asyncio.fixture(loop_scope="session")
+async def site(reports: Durable, browser: Browser) -> AsyncIterator[Site]:
     """The dashboard of a filled database; the browser must have nothing to complain about."""
-    await fill(reports, dsn)
-    async with served(reports, read_only=False) as address, looked_at(address) as site:
+    async with (
+        served(reports, read_only=False) as address,
+        looked_at(address, browser) as site,
+    ):
         yield site
         assert site.complaints == []

@@ -8,7 +8,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -42,11 +42,13 @@ class Site:
         browser: Chromium.
         complaints: errors of scripts, and what the console said as an error or a warning: a
             refused script or style is one.
+        contexts: those that were opened.
     """
 
     address: str
     browser: Browser
     complaints: list[str] = field(default_factory=list[str])
+    contexts: list[BrowserContext] = field(default_factory=list[BrowserContext])
 
     async def tab(
         self,
@@ -60,6 +62,7 @@ class Site:
         context: BrowserContext = await self.browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, locale="en-GB", **options
         )
+        self.contexts.append(context)
         page = await context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
@@ -73,6 +76,20 @@ class Site:
         )
         await page.goto(f"{self.address}{path}")
         return page
+
+
+async def serious(tab: Page) -> list[tuple[str, str]]:
+    """What axe finds that keeps people from using the page: the rule, and the first element.
+
+    The tab was opened with `bypass_csp`: axe comes from a test, past the policy of the page.
+    """
+    await tab.add_script_tag(path=AXE)
+    # Of what is good, nothing is asked: to describe it takes longer than to find it.
+    found: Any = await tab.evaluate(
+        "axe.run({resultTypes: ['violations']}).then(found => found.violations.filter("
+        "one => ['serious', 'critical'].includes(one.impact)))"
+    )
+    return [(one["id"], one["nodes"][0]["html"][:200]) for one in found]
 
 
 @asynccontextmanager
@@ -92,12 +109,24 @@ async def served(durable: Durable, **options: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def looked_at(address: str) -> AsyncIterator[Site]:
-    """A browser on that address, for the body."""
+async def chromium() -> AsyncIterator[Browser]:
+    """A browser, for the body."""
     assert CHROMIUM is not None
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*_ARGUMENTS])
         try:
-            yield Site(address, browser)
+            yield browser
         finally:
             await browser.close()
+
+
+@asynccontextmanager
+async def looked_at(address: str, browser: Browser | None = None) -> AsyncIterator[Site]:
+    """A browser on that address, for the body; without `browser`, one of its own."""
+    async with AsyncExitStack() as stack:
+        site = Site(address, browser or await stack.enter_async_context(chromium()))
+        try:
+            yield site
+        finally:
+            for context in site.contexts:
+                await context.close()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from aiodurable.dashboard.actions.all_acts import ACTS
 from aiodurable.durable import Durable
-from tests.browser.shown import fill
-from tests.browser.site import AXE, Site, looked_at, served
+from tests.browser.site import Site, looked_at, serious, served
 from tests.support.waiting import wait_until
 
 
@@ -77,10 +76,9 @@ async def test_a_queue_is_paused(site: Site, reports: Durable) -> None:
     ],
 )
 async def test_who_may_not_act_sees_no_button_and_is_refused(
-    reports: Durable, dsn: str, options: Any, said: str
+    reports: Durable, browser: Browser, options: Any, said: str
 ) -> None:
-    await fill(reports, dsn)
-    async with served(reports, **options) as address, looked_at(address) as site:
+    async with served(reports, **options) as address, looked_at(address, browser) as site:
         tab = await site.tab("/thread?id=2026-12/reefs")
         await expect(tab.locator("h1")).to_contain_text("2026-12/reefs")
         assert await tab.locator("a[href*='/act/']").count() == 0
@@ -99,17 +97,11 @@ async def test_every_page_of_an_action_fits_and_axe_finds_nothing_serious(
     query = (
         f"id=2026-12/moons&question={question}&run={thread.run_id}&queue=default&q=status:failed"
     )
+    tab = await site.tab(width=width, bypass_csp=True)
     for name in ACTS:
         if name.endswith("_schedule"):
             continue
-        tab = await site.tab(f"/act/{name}?{query}", width=width, bypass_csp=True)
+        await tab.goto(f"{site.address}/act/{name}?{query}")
         await expect(tab.locator("h1")).to_be_visible()
         assert await tab.evaluate("document.documentElement.scrollWidth") <= width, name
-        await tab.add_script_tag(path=AXE)
-        found: Any = await tab.evaluate("axe.run()")
-        assert [
-            (name, one["id"], one["nodes"][0]["html"][:200])
-            for one in found["violations"]
-            if one["impact"] in ("serious", "critical")
-        ] == []
-        await tab.context.close()
+        assert (name, await serious(tab)) == (name, [])

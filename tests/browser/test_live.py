@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from aiodurable.dashboard import live
 from aiodurable.durable import Durable
@@ -16,8 +16,14 @@ from tests.programs.worker_process import graphs
 from tests.support.workers import workers
 
 
+@pytest.fixture
+def filled(template: str) -> str:
+    """No threads but those of the test."""
+    return template
+
+
 async def test_a_page_follows_a_run_whose_worker_is_killed(
-    dsn: str, log: Path, monkeypatch: pytest.MonkeyPatch
+    dsn: str, log: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         live, "_SHARE", 1.0
@@ -25,7 +31,7 @@ async def test_a_page_follows_a_run_whose_worker_is_killed(
     async with (
         Durable(dsn, graphs=graphs(str(log))) as durable,
         served(durable) as address,
-        looked_at(address) as site,
+        looked_at(address, browser) as site,
         workers(dsn, log) as started,
     ):
         await durable.runs.create("t", "steps", {"words": [], "marks": [], "pause": 3.0})
@@ -47,8 +53,8 @@ async def test_a_page_follows_a_run_whose_worker_is_killed(
         assert site.complaints == []
 
 
-async def test_a_hidden_tab_closes_its_stream(reports: Durable) -> None:
-    async with served(reports) as address, looked_at(address) as site:
+async def test_a_hidden_tab_closes_its_stream(reports: Durable, browser: Browser) -> None:
+    async with served(reports) as address, looked_at(address, browser) as site:
         tab = await site.tab("/threads")
         await expect(tab.locator("#live-state")).to_have_text("live")
         ended = asyncio.Event()
@@ -67,9 +73,11 @@ async def test_a_hidden_tab_closes_its_stream(reports: Durable) -> None:
             )
 
 
-async def test_what_comes_while_text_is_selected_is_shown_afterwards(reports: Durable) -> None:
+async def test_what_comes_while_text_is_selected_is_shown_afterwards(
+    reports: Durable, browser: Browser
+) -> None:
     await reports.runs.create("first", "report", {"topic": "tides"})
-    async with served(reports) as address, looked_at(address) as site:
+    async with served(reports) as address, looked_at(address, browser) as site:
         tab = await site.tab("/threads")
         state, rows = tab.locator("#live-state"), tab.locator("#live tbody tr")
         await expect(state).to_have_text("live")

@@ -6,11 +6,11 @@ import re
 from typing import Any
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from aiodurable.dashboard.navigation import PAGES
 from aiodurable.durable import Durable
-from tests.browser.site import AXE, Site, looked_at, served
+from tests.browser.site import Site, looked_at, serious, served
 
 THREAD = "/thread?id=2026-12/tides"
 ALL = [
@@ -30,21 +30,13 @@ ALL = [
 async def test_every_page_fits_and_axe_finds_nothing_serious(
     site: Site, scheme: Any, width: int
 ) -> None:
+    tab = await site.tab(scheme=scheme, width=width, bypass_csp=True)
     for path in [*ALL, *(link.path for link in PAGES if link.path not in ALL)]:
-        # axe comes from a test, past the policy of the page; a test below is about that policy.
-        tab = await site.tab(path, scheme=scheme, width=width, bypass_csp=True)
+        await tab.goto(f"{site.address}{path}")
         await expect(tab.locator("h1").first).to_be_visible()
         wide: int = await tab.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, path
-        await tab.add_script_tag(path=AXE)
-        found: Any = await tab.evaluate("axe.run()")
-        serious = [
-            (path, one["id"], one["nodes"][0]["html"][:200])
-            for one in found["violations"]
-            if one["impact"] in ("serious", "critical")
-        ]
-        assert serious == []
-        await tab.context.close()
+        assert (path, await serious(tab)) == (path, [])
     site.complaints[:] = [one for one in site.complaints if "404" not in one]
 
 
@@ -142,7 +134,7 @@ async def test_times_are_in_the_zone_of_the_viewer(site: Site) -> None:
     assert shown[0] != shown[1]
 
 
-async def test_a_closed_dashboard_says_so(reports: Durable) -> None:
-    async with served(reports, authorize=None) as address, looked_at(address) as site:
+async def test_a_closed_dashboard_says_so(reports: Durable, browser: Browser) -> None:
+    async with served(reports, authorize=None) as address, looked_at(address, browser) as site:
         tab = await site.tab("/")
         await expect(tab.locator("main")).to_contain_text("This dashboard is closed")
