@@ -13,6 +13,7 @@ from typing import Any
 
 from langgraph.pregel import Pregel
 
+from aiodurable.dashboard.subgraph_progress import Inside
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.threads import ThreadStep
 
@@ -22,6 +23,7 @@ _SEPARATOR = ":"
 _MOST_NODES = 300
 _MOST_EDGES = 1_000
 """Routers that may lead to each node have as many edges as the square of their number."""
+_UNREAD = Inside()
 _WAITING = frozenset({ThreadStatus.INTERRUPTED, ThreadStatus.PAUSED})
 
 
@@ -63,8 +65,16 @@ class Drawing:
         return {"nodes": self.nodes, "edges": self.edges, "groups": self.groups}
 
 
-def progress_of(thread: WorkflowCheckpoint, steps: Iterable[ThreadStep]) -> Progress:
-    """How far the nodes of the root graph are in the thread's newest run."""
+def progress_of(
+    thread: WorkflowCheckpoint, steps: Iterable[ThreadStep], inside: Inside = _UNREAD
+) -> Progress:
+    """How far the nodes are in the thread's newest run.
+
+    Args:
+        thread: the thread.
+        steps: its steps, newest first.
+        inside: what is known of the nodes in the subgraphs that are under way.
+    """
     counts: Counter[str] = Counter()
     seconds: dict[str, float] = {}
     for step in steps:
@@ -86,6 +96,7 @@ def progress_of(thread: WorkflowCheckpoint, steps: Iterable[ThreadStep]) -> Prog
     )
     if thread.status is not ThreadStatus.COMPLETE:
         states |= dict.fromkeys(thread.pending, state)
+        states |= dict.fromkeys(inside.done, "done") | dict.fromkeys(inside.following, state)
     if thread.failed_node is not None and thread.status is not ThreadStatus.RUNNING:
         states[thread.failed_node] = "failed"
         for depth in range(2, len(thread.failed_path) + 1):
@@ -165,7 +176,7 @@ def _node(identity: str, progress: Progress, *, closed: bool) -> dict[str, Any]:
 def _state(identity: str, progress: Progress) -> str:
     if identity in progress.states:
         return progress.states[identity]
-    # The steps of a subgraph are not read: what is done around a node is done inside it.
+    # Only subgraphs under way are read: what is done around a node is done inside it.
     around = _around(identity)
     return "done" if around and progress.states.get(around) == "done" else "idle"
 

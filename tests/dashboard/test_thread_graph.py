@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
+from html import unescape
 from typing import Any, TypedDict
 
+import pytest
 from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
 
+from aiodurable import Durable, Settings
+from aiodurable.dashboard.subgraph_progress import Inside, inside_of
 from aiodurable.dashboard.thread_graph import Progress, drawing_of
+from tests.dashboard.conftest import Opened
 
 UNTOUCHED = Progress({}, {}, {})
 
@@ -37,3 +46,61 @@ def test_a_graph_with_more_edges_than_a_browser_lays_out_is_not_drawn() -> None:
     assert drawn.note is not None
     assert "too many to draw" in drawn.note
     assert (drawn.nodes, drawn.edges) == ((), ())
+
+
+def nested(last: Any) -> Any:
+    """A graph with a subgraph in a subgraph, whose last node is given."""
+    inner = StateGraph(State).add_node("search", done).add_node("rank", last)
+    inner.add_edge(START, "search").add_edge("search", "rank")
+    middle = StateGraph(State).add_node("plan", done).add_node("look", inner.compile())
+    middle.add_node("write", done)
+    middle.add_edge(START, "plan").add_edge("plan", "look").add_edge("look", "write")
+    outer = StateGraph(State).add_node("research", middle.compile()).add_edge(START, "research")
+    return outer.compile(name="nested")
+
+
+async def done(state: State) -> dict[str, str]:
+    return {"text": "done"}
+
+
+async def fails(state: State) -> dict[str, str]:
+    raise ValueError("broken")
+
+
+async def asks(state: State) -> dict[str, str]:
+    return {"text": interrupt("may I?")}
+
+
+@pytest.mark.parametrize(("last", "state"), [(fails, "failed"), (asks, "waiting")])
+async def test_the_nodes_of_opened_subgraphs_stand_as_they_do(
+    opened: Opened, dsn: str, last: Any, state: str
+) -> None:
+    graphs = {"nested": nested(last)}
+    async with Durable(dsn, graphs=graphs, settings=Settings()) as durable:
+        async with durable.run("t", "nested") as run:
+            with contextlib.suppress(ValueError):
+                await run.ainvoke({"text": ""})
+        client = opened(of=durable)
+        page = (await client.get("/thread?id=t&open=research,research:look")).text
+        (data,) = re.findall(r'data-graph="([^"]*)"', page)
+        states = {node["id"]: node["state"] for node in json.loads(unescape(data))["nodes"]}
+        assert states["research:plan"] == "done"
+        assert states["research:look:search"] == "done"
+        assert states["research:look:rank"] == state
+        assert states["research:write"] == "idle"
+        closed = (await client.get("/thread?id=t")).text
+        (data,) = re.findall(r'data-graph="([^"]*)"', closed)
+        (research,) = (
+            node for node in json.loads(unescape(data))["nodes"] if node["id"] == "research"
+        )
+        assert research["state"] == state
+
+
+def test_a_damaged_checkpoint_of_a_subgraph_says_nothing() -> None:
+    rows: list[dict[str, Any]] = [
+        {"checkpoint_ns": "", "checkpoint": {"versions_seen": {"root": {}}}},
+        {"checkpoint_ns": "a:1", "checkpoint": None},
+        {"checkpoint_ns": "a:1", "checkpoint": {"versions_seen": 3, "updated_channels": None}},
+        {"checkpoint_ns": "a:1|b:2", "checkpoint": {"versions_seen": {"c": None, "__start__": {}}}},
+    ]
+    assert inside_of(rows) == Inside(frozenset({"a:b:c"}))

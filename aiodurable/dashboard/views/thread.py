@@ -7,6 +7,7 @@ from typing import Any
 
 from aiodurable.dashboard.actions.links import links, thread_links
 from aiodurable.dashboard.context import Context, Page
+from aiodurable.dashboard.subgraph_progress import Inside, inside_of
 from aiodurable.dashboard.thread_graph import Drawing, Progress, drawing_of, progress_of
 from aiodurable.dashboard.timeline import attempts_of, rows_of
 from aiodurable.errors import RunNotFoundError
@@ -34,7 +35,7 @@ async def show(context: Context) -> Page:
     run = await _run_of(context, thread)
     attempts = [] if run is None else attempts_of(run)
     opened = [name for name in (context.query("open") or "").split(",") if name]
-    progress = progress_of(thread, steps)
+    progress = progress_of(thread, steps, await _inside(context, thread, opened))
     drawing, missing = _drawn(context, thread, progress, opened)
     values: dict[str, Any] = {
         "section": "/threads",
@@ -64,6 +65,15 @@ async def _run_of(context: Context, thread: WorkflowCheckpoint) -> RunRecord | N
         return await context.durable.runs.get(thread.run_id)
     except RunNotFoundError:  # pruned or deleted since
         return None
+
+
+async def _inside(context: Context, thread: WorkflowCheckpoint, opened: Sequence[str]) -> Inside:
+    """How far the subgraphs under way are; read only where one is opened."""
+    if not opened or thread.status is ThreadStatus.COMPLETE:
+        return Inside()
+    thread_id = thread.thread_id
+    rows = await context.durable.checkpointer.rows.steps_of([thread_id], inner=True)
+    return inside_of(rows[thread_id])
 
 
 def _drawn(
