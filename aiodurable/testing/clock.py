@@ -20,6 +20,8 @@ __all__ = ["advance"]
 
 _SQL: Final = load("testing")
 _MOMENT: Final = timedelta(milliseconds=1)
+_MOST: Final = 10_000
+"""How often schedules fire in one call."""
 _AHEAD: Final = WeakKeyDictionary[Durable, timedelta]()
 """How much time has passed for the schedules."""
 
@@ -40,7 +42,9 @@ async def advance(durable: Durable, by: float | timedelta) -> int:
         How many runs wait for a time that was moved.
 
     Raises:
-        InvalidArgumentError: `by` is 0 or less, or too long.
+        InvalidArgumentError: `by` is 0 or less, or too long. So it is where schedules would fire
+            more than 10,000 times: then the times of runs were moved, and of the schedules the time
+            until the last of these.
         ClosedError: the `Durable` is not open.
     """
     seconds = by.total_seconds() if isinstance(by, timedelta) else by
@@ -55,24 +59,38 @@ async def advance(durable: Durable, by: float | timedelta) -> int:
     for thread_id in sorted({row["thread_id"] for row in moved if row["sleeps"]}):
         await let_sleepers_pass(services, thread_id, timedelta(seconds=seconds))
     before = _AHEAD.get(durable, timedelta())
-    _AHEAD[durable] = before + timedelta(seconds=seconds)
     (clock,) = await direct.fetch(SCHEDULES["clock"], None)
     begin: datetime = clock["now"] + before
-    namespace = durable.settings.namespace
-    await _fire(services, namespace, begin, begin + timedelta(seconds=seconds))
+    end = begin + timedelta(seconds=seconds)
+    reached = await _fire(services, durable.settings.namespace, begin, end)
+    _AHEAD[durable] = before + (reached - begin)
+    if reached < end:
+        raise InvalidArgumentError(
+            f"cannot let {by!r} seconds pass for the schedules: they fired {_MOST:,} times in the"
+            f" first {reached - begin}; advance by less, or pause those that fire often",
+            argument="by",
+        )
     if queues := sorted({row["queue"] for row in moved if row["queue"] is not None}):
         await direct.fetch(SQL["wake"], queues)
     return sum(row["scheduled"] for row in moved)
 
 
-async def _fire(services: Services, namespace: str, begin: datetime, end: datetime) -> None:
-    """Fire the slots of this time one after the other, as workers would have done."""
+async def _fire(services: Services, namespace: str, begin: datetime, end: datetime) -> datetime:
+    """Fire the slots of this time one after the other, as workers would have done, up to `_MOST`.
+
+    Returns:
+        How far that is: `end`, if there were no more of them.
+    """
     scheduler = Scheduler(services, namespace, now=begin)
     now = begin
-    while (due_s := await scheduler.next_due_s()) is not None:
-        now += timedelta(seconds=max(0.0, due_s)) + _MOMENT
-        if now > end + _MOMENT:
-            return
-        scheduler.now = now
+    for _ in range(_MOST):
+        due_s = await scheduler.next_due_s()
+        if due_s is None:
+            return end
+        at = now + timedelta(seconds=max(0.0, due_s)) + _MOMENT
+        if at > end + _MOMENT:
+            return end
+        now = scheduler.now = at
         if not await scheduler.fire():
-            return
+            return end
+    return min(now, end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, TypedDict
@@ -22,7 +23,7 @@ from aiodurable import (
 )
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import ClaimState
-from aiodurable.testing import advance, assert_created, drain_queue, refute_created
+from aiodurable.testing import advance, assert_created, clock, drain_queue, refute_created
 
 
 class Order(TypedDict, total=False):
@@ -312,4 +313,17 @@ async def test_schedules_fire_the_slots_of_the_time_that_passes_each_once(durabl
     for hours in (3, 2):
         await advance(durable, timedelta(hours=hours))
         assert dict((await drain_queue(durable)).counts) == {"complete": hours}
+    assert (await durable.schedules.get("often")).fired == 5
+
+
+async def test_schedules_that_fire_too_often_for_the_time_that_passes_are_refused(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "_MOST", 3)
+    await durable.schedules.create("often", "work", {"order": 7}, every=timedelta(hours=1))
+    with pytest.raises(InvalidArgumentError, match="fired 3 times") as refused:
+        await asyncio.wait_for(advance(durable, 1e10), 60)
+    assert refused.value.argument == "by"
+    assert (await durable.schedules.get("often")).fired == 3
+    await advance(durable, timedelta(hours=2))
     assert (await durable.schedules.get("often")).fired == 5
