@@ -20,6 +20,12 @@ _FORK: Final = "threads.fork(thread_id, checkpoint_id=…) makes a thread of the
 _WORKER: Final = (
     "see the logs of the workers: one of them should have done this within seconds; restart one"
 )
+_RAISE: Final = (
+    "INSERT INTO aiodurable_fences (thread_id, token)"
+    " SELECT thread_id, max(fencing_token) FROM aiodurable_runs WHERE thread_id = '…'"
+    " GROUP BY thread_id ON CONFLICT (thread_id) DO UPDATE"
+    " SET token = greatest(aiodurable_fences.token, excluded.token), lease_id = 0"
+)
 
 KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
     {
@@ -66,7 +72,7 @@ KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
         "token_beyond_fence": _Kind(
             "a run has a larger token than the fence of its thread:",
             "the fence was lost or set back: a writer of the past may not be refused",
-            "stop what runs the thread, and raise token in aiodurable_fences to that of the run",
+            f"raise it: {_RAISE}; a run at work there loses its lease, and is resumed",
         ),
         "runs_tied": _Kind(
             "another run of the thread has the same token and number:",

@@ -286,6 +286,25 @@ async def test_an_input_given_to_an_older_checkpoint_is_not_taken_for_two_proces
     assert found.what_to_do.startswith("nothing if that was on purpose")
 
 
+@pytest.mark.parametrize(
+    "damage", ["UPDATE aiodurable_fences SET token = 0", "DELETE FROM aiodurable_fences"]
+)
+async def test_the_statement_that_raises_a_fence_mends_it(
+    durable: Durable, dsn: str, damage: str
+) -> None:
+    for _ in range(2):
+        async with durable.run("t", "chain") as run:
+            await run.ainvoke(INPUT)
+    write(dsn, damage)
+    advice = (await verified(durable))[0].what_to_do
+    statement = advice.partition(": ")[2].partition(";")[0]
+    write(dsn, statement.replace("…", "t"))
+    assert await verified(durable) == []
+    async with durable.run("t", "chain") as run:
+        await run.ainvoke(INPUT)
+    assert await verified(durable) == []
+
+
 async def test_it_goes_on_after_a_thread_and_stops_at_a_limit(durable: Durable, dsn: str) -> None:
     for n in range(4):
         async with durable.run(f"t{n}", "chain") as run:
