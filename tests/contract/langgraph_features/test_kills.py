@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aiodurable import Durable, Settings
 from tests.support.feature_graphs import FEATURES
 from tests.support.kill_each_statement import killed_everywhere
 from tests.support.processes import Processes
@@ -20,3 +21,5 @@ async def test_a_kill_after_any_write_changes_nothing(
 ) -> None:
     killed = await killed_everywhere(dsn, processes, shape, "after", tmp_path)
     assert killed.result["words"] == FEATURES[shape][2]
+    async with Durable(dsn, settings=Settings(lock_connections=0)) as looks:
+        assert [found async for found in looks.threads.verify()] == []
