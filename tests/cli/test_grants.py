@@ -21,6 +21,7 @@ from aiodurable import Durable, effect, wait_for
 from aiodurable.cli.commands import cli
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import AiodurableError
+from aiodurable.integrations.cluster_metrics import ClusterReader
 from aiodurable.postgres import schema
 from aiodurable.postgres.sql import load
 from aiodurable.settings import Settings
@@ -111,9 +112,21 @@ async def reads(dsn: str) -> None:
         assert [found async for found in durable.threads.verify(recheck_s=0)] == []
         await durable.queues.list()
         await durable.schedules.list()
-        await durable.insights.overview()
+        await durable.insights.overview_and_queues()
         await durable.insights.history()
+        await durable.insights.throughput()
+        await durable.insights.latencies()
+        await durable.insights.workers()
+        await durable.insights.lock_sessions()
+        await durable.insights.schedules()
+        await durable.insights.database()
         await durable.insights.audit()
+        assert dict(await _metrics(durable))["aiodurable_cluster_up"] == 1
+
+
+async def _metrics(durable: Durable) -> list[tuple[str, float]]:
+    reader = ClusterReader(durable, every_s=0)
+    return [(name, value) for name, _, value in await reader.samples()]
 
 
 async def runs(dsn: str) -> None:

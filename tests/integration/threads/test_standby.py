@@ -36,7 +36,7 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(
     done, busy = "done", "busy"
     gate = Gate("weigh")
     only_look = Settings(lock_connections=0)
-    async with Durable(primary, settings=Settings()) as durable:
+    async with Durable(primary, graphs={"words": four_nodes()}) as durable:
         async with durable.run(done, four_nodes()) as run:
             await run.ainvoke(START)
 
@@ -46,6 +46,7 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(
 
         working = asyncio.create_task(work())
         await gate.reached.wait()
+        await durable.runs.create("accepted", "words", START)
         await asyncio.to_thread(caught_up, primary, standby)
         async with Durable(standby, settings=only_look) as looker:
             complete, crashed = [await looker.threads.status(thread) for thread in (done, busy)]
@@ -72,6 +73,15 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(
             ):
                 assert counted.by_status[ThreadStatus.CRASHED] == 1
             assert len([step async for step in looker.threads.history(done)]) > len(STEPS)
+            overview, queues = await looker.insights.overview_and_queues(max_age_s=0)
+            assert overview.threads.by_status[ThreadStatus.COMPLETE] == 1
+            assert (overview.running, overview.runs) == (1, {"ready": 1})
+            assert (overview.leases, overview.workers_alive) == (None, 0)
+            assert [(queue.name, queue.ready) for queue in queues] == [("default", 1)]
+            assert await looker.insights.lock_sessions() == []
+            assert (await looker.insights.database()).standby
+            assert (await looker.insights.throughput()).ended == {"complete": 1}
+            assert [one.graph for one in await looker.insights.latencies()] == [complete.graph]
             stored = await looker.checkpointer.aget_tuple({"configurable": {"thread_id": done}})
             assert stored is not None
             assert stored.checkpoint["channel_values"]["words"] == list(STEPS)
