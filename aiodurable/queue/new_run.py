@@ -26,6 +26,7 @@ __all__ = [
     "CreateOptions",
     "NewRun",
     "OnBusyThread",
+    "QueueOptions",
     "Row",
     "check_name",
     "check_seconds",
@@ -96,13 +97,10 @@ class NewRun:
     summary: str | None = None
 
 
-class CreateOptions(TypedDict, total=False):
-    """The options of `Runs.create` whose types do not depend on the graph."""
+class QueueOptions(TypedDict, total=False):
+    """How workers execute a run: the options of `Runs.create` that `Schedules.create` has, too."""
 
-    run_id: str | None
     on_busy: OnBusyThread
-    run_at: datetime | None
-    after: float | timedelta | None
     priority: int
     fairness_key: str | None
     concurrency_key: str | None
@@ -111,10 +109,18 @@ class CreateOptions(TypedDict, total=False):
     retry_policy: RetryPolicy | None
     timeout: float | None
     start_timeout: float | None
-    dedup_key: str | None
     config: RunnableConfig | None
     metadata: Mapping[str, Any] | None
     summary: str | None
+
+
+class CreateOptions(QueueOptions, total=False):
+    """The options of `Runs.create` whose types do not depend on the graph."""
+
+    run_id: str | None
+    run_at: datetime | None
+    after: float | timedelta | None
+    dedup_key: str | None
     conn: Any
 
 

@@ -6,19 +6,16 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Unpack
 from zoneinfo import ZoneInfo
-
-from langchain_core.runnables import RunnableConfig
 
 from aiodurable.errors import InvalidArgumentError, RunInProgressError
 from aiodurable.models import RunRecord
 from aiodurable.postgres.fetch import Fetch
 from aiodurable.queue.acceptance import Acceptance
 from aiodurable.queue.new_run import (
-    DEFAULT_QUEUE,
     NewRun,
-    OnBusyThread,
+    QueueOptions,
     check_name,
     row_of,
 )
@@ -45,7 +42,6 @@ from aiodurable.queue.schedule_records import (
 )
 from aiodurable.queue.slots import LEAST_CATCH_UP_S, Timetable, slot_run_id, slot_thread_id
 from aiodurable.runs.graphs import Graph
-from aiodurable.runs.retry_policy import RetryPolicy
 from aiodurable.runs.run_config import new_run_id
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import validate_run_id
@@ -88,21 +84,10 @@ class Schedules:
         catch_up_all: bool = False,
         starts_at: datetime | None = None,
         ends_at: datetime | None = None,
-        on_busy: OnBusyThread = "enqueue",
-        queue: str = DEFAULT_QUEUE,
-        priority: int = 0,
-        fairness_key: str | None = None,
-        concurrency_key: str | None = None,
-        max_attempts: int | None = None,
-        retry_policy: RetryPolicy | None = None,
-        timeout: float | None = None,
-        start_timeout: float | None = None,
         pause_on_failure: bool | int = False,
         context: Any = None,
-        config: RunnableConfig | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        summary: str | None = None,
         replace: bool = False,
+        **options: Unpack[QueueOptions],
     ) -> Schedule:
         """Create a schedule. The same definition again is the same schedule, and changes nothing.
 
@@ -122,20 +107,23 @@ class Schedules:
             catch_up: seconds within which a slot that was missed still fires; 10 or more. A day.
             catch_up_all: of several missed slots, whether each of these fires, or only the last.
             starts_at, ends_at: no slot is earlier, or later.
-            on_busy: where the thread has a run that is not over: as for `Runs.create`; with
-                "reject" the slot is skipped.
-            queue, priority, fairness_key, concurrency_key, max_attempts, retry_policy, timeout,
-                start_timeout, context, config, metadata, summary: as for `Runs.create`.
             pause_on_failure: pause after so many failed or quarantined runs in a row; True: one.
+            context: as for `Runs.create`.
             replace: give an existing schedule of another definition this one. Its counts stay, and
                 so does that it is paused.
+            options: on_busy, queue, priority, fairness_key, concurrency_key, max_attempts,
+                retry_policy, timeout, start_timeout, config, metadata, summary: as for
+                `Runs.create`; with on_busy="reject" the slot of a busy thread is skipped.
 
         Raises:
+            TypeError: an option is none of these.
             InvalidArgumentError: an argument cannot be used, no slot is left, or there is a
                 schedule of this id with another definition; nothing was written.
             GraphNotRegisteredError: this `Durable` has graphs, and none of that name.
         """
         check_name("schedule_id", schedule_id)
+        if unknown := sorted(options.keys() - QueueOptions.__annotations__.keys()):
+            raise TypeError(f"create() got an unexpected keyword argument {unknown[0]!r}")
         timetable = Timetable(
             cron=cron,
             time_zone=time_zone,
@@ -155,19 +143,8 @@ class Schedules:
                 graph=graph,
                 input=input,
                 run_id=slot_run_id(schedule_id, datetime.now(UTC)),
-                on_busy=on_busy,
-                priority=priority,
-                fairness_key=fairness_key,
-                concurrency_key=concurrency_key,
-                queue=queue,
-                max_attempts=max_attempts,
-                retry_policy=retry_policy,
-                timeout=timeout,
-                start_timeout=start_timeout,
                 context=context,
-                config=config,
-                metadata=metadata,
-                summary=summary,
+                **options,
             ),
         )
         values: dict[str, Any] = {

@@ -290,3 +290,11 @@ async def test_two_processes_that_create_the_same_schedule_have_one(
 
     made = await asyncio.gather(*(created(durable, every=3600) for _ in range(8)))
     assert set(map(repr, made)) == {repr(made[0])}
+
+
+@pytest.mark.parametrize("option", ["dedup_key", "run_at", "conn", "prio"])
+async def test_an_option_that_only_a_single_run_has_or_none_is_refused(
+    durable: Durable, option: str
+) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+        await durable.schedules.create("s", "chain", INPUT, every=60, **{option: "x"})
