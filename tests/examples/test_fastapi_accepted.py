@@ -28,6 +28,7 @@ from aiodurable.integrations.fastapi import (
     durable_lifespan,
     run_router,
 )
+from aiodurable.queue import Runs
 from tests.examples.test_examples import NOTES, Service
 from tests.support.example_programs import EXAMPLES, Start
 from tests.support.waiting import wait_until
@@ -246,3 +247,20 @@ async def test_a_result_that_is_not_there_has_an_answer_of_its_own(
         connection.execute("DELETE FROM checkpoints")
     pruned = await client.get(place)
     assert (pruned.status_code, pruned.json()["error"]) == (410, "ResultPrunedError")
+
+
+async def test_a_run_that_is_removed_while_its_result_is_read_is_404(
+    client: httpx.AsyncClient, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = (await client.post("/reports/monday?topic=tides")).headers["location"]
+    await client.get(place, params={"wait": 30})
+    wait = Runs.wait
+
+    async def removed(runs: Runs, run_id: str) -> Any:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("DELETE FROM aiodurable_runs")
+        return await wait(runs, run_id)
+
+    monkeypatch.setattr(Runs, "wait", removed)
+    gone = await client.get(place)
+    assert (gone.status_code, gone.json()["error"]) == (404, "RunNotFoundError")

@@ -107,7 +107,7 @@ def run_router(*, prefix: str = "/runs", results: bool = False) -> APIRouter:
         if results and run.status is RunStatus.COMPLETE:
             try:
                 return _answer(run, 200, {}, result=await runs.wait(run_id))
-            except ResultPrunedError as error:
+            except (ResultPrunedError, RunNotFoundError) as error:  # pruned since it was read
                 return problem_response(error)
             except GraphNotRegisteredError as error:
                 _log.warning("run %r is shown without its result: %s", run_id, error)
