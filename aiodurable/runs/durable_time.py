@@ -143,8 +143,9 @@ def wait_for_sync(name: str, timeout: float | None = None) -> Any:
     if (why := unreadable_signal(answer)) is not None:
         raise ConfigurationError(
             f"cannot take signal {name!r}: its value cannot be read: {why}. It was set aside, and"
-            " the next wait takes the next signal; have it sent again as plain data, or with a"
-            " class that the graph may build"
+            " the next wait takes the next signal: catch this and wait again. Where the graph does"
+            " not, each attempt of the run ends here; give it up, and have the signal sent as plain"
+            " data, or with a class that the graph may build"
         )
     came, value = signal_value(answer)
     if not came:
