@@ -61,6 +61,9 @@ class Settings:
             inputs: "auto" is lz4, unless the server was built without it, or its configuration, the
             database, the role or the DSN's options choose a method; "lz4" and "pglz" go before
             those. A column with a method of its own keeps it.
+        keep_step_writes: keep what each task returned, beside the state that came of it; False:
+            where a step ended in one go, only the state: half the WAL of large states, and a
+            history without nodes and results.
         pool_min_size: connections the pool keeps open for reads.
         pool_max_size: connections the pool opens at most.
         connect_timeout_s: seconds to reach Postgres before `PostgresUnavailableError`.
@@ -95,6 +98,7 @@ class Settings:
     lock_connections: int = 2
     checkpoint_connections: int = 2
     compression: Compression = "auto"
+    keep_step_writes: bool = True
     pool_min_size: int = 1
     pool_max_size: int = 10
     connect_timeout_s: float = 10.0

@@ -88,6 +88,8 @@ class Rows:
         replace: whether `writes` replace existing rows; else existing rows are kept.
         consumes: the run whose input a checkpoint consumes, if it is that run's first one.
         ends: the run of which the newest checkpoint shows that nothing is left to do.
+        completes_step: whether nobody reads what the tasks of the step before the newest checkpoint
+            wrote, once that is there: writes in the same batch are left out.
     """
 
     blobs: Sequence[BlobRow] = ()
@@ -96,6 +98,7 @@ class Rows:
     replace: bool = False
     consumes: str | None = None
     ends: str | None = None
+    completes_step: bool = False
 
     def count(self) -> int:
         """The number of rows."""
@@ -227,6 +230,7 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
     replaced: dict[_WriteKey, WriteRow] = {}
     taken: dict[str, str] = {}
     ended: dict[str, tuple[str, str, int, str]] = {}
+    completed: set[tuple[str, str, str | None]] = set()
     for write in batch:
         fence = write.fence
         standings[fence.thread_id] = fence.standing
@@ -242,6 +246,9 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
             earlier = checkpoints.get(row[:3])
             # The stock upsert keeps the parent of an existing row.
             checkpoints[row[:3]] = row if earlier is None else (*row[:3], earlier[3], *row[4:])
+        if write.rows.completes_step:
+            thread_id, namespace, _, parent_id, *_ = write.rows.checkpoints[-1]
+            completed.add((thread_id, namespace, parent_id))
         for row in write.rows.writes:
             key = (row[0], row[1], row[2], row[3], row[5])
             earlier = kept.get(key) or replaced.get(key)
@@ -251,6 +258,8 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
                 kept.pop(key, None)
             elif earlier is None:
                 kept[key] = row
+    if completed:
+        kept = {key: row for key, row in kept.items() if row[:3] not in completed}
     ordered = sorted(standings)
     parameters: list[Sequence[Any]] = [
         ordered,

@@ -189,6 +189,7 @@ class AsyncCheckpointerPool:
                 threads=self._threads,
                 namespace=self._settings.namespace,
                 serde=self._serde,
+                keep_step_writes=self._settings.keep_step_writes,
             )
 
     @property

@@ -54,6 +54,9 @@ _OF_A_STATE_GRAPH = ("__start__", "branch:to:")
 STARTS_A_NODE = (*_OF_A_STATE_GRAPH, "join:", "__pregel_tasks")
 """Prefixes of the channels that trigger the next step."""
 
+_DELTA = ("counters_since_delta_snapshot", "delta_writes_versioned")
+"""What the metadata of a checkpoint has whose state depends on the writes before it."""
+
 _ABOUT_THE_TASK = frozenset((ERROR, "__error_source_node__", INTERRUPT, RESUME))
 """LangGraph's `CONTROL_WRITES`: the channels of a task's state, not of its output."""
 
@@ -70,6 +73,10 @@ class DurableSaver(AsyncPostgresSaver):
     task's partial output beside its error: LangGraph would take the task for finished and skip the
     rest of it (langgraph#8834). And it refuses a checkpoint whose id does not sort after its
     parent's: LangGraph reads the highest id as the newest, so it would never read this one.
+
+    Without `keep_step_writes` it leaves out what the tasks of a step returned, where that is in one
+    batch with the checkpoint that came of it, and the step had no error, question or answer: a
+    reader of an older checkpoint finds it as a crash before these writes would have left it.
 
     Attributes:
         sessions: the write sessions of the threads that this process has leased.
@@ -88,6 +95,7 @@ class DurableSaver(AsyncPostgresSaver):
         threads: Executor,
         namespace: str = "aiodurable",
         serde: SerializerProtocol | None = None,
+        keep_step_writes: bool = True,
     ) -> None:
         super().__init__(pool.pool, serde=serde)
         # The clones that `with_allowlist` makes with `copy.copy` share all of these.
@@ -97,6 +105,7 @@ class DurableSaver(AsyncPostgresSaver):
         self._maintenance = ThreadMaintenance(pool, sessions, namespace)
         self._pool = pool
         self._threads = threads
+        self._keep_step_writes = keep_step_writes
 
     async def setup(self) -> None:
         """Create LangGraph's tables and our own. Several processes may do so at once, unlike with
@@ -250,6 +259,13 @@ class DurableSaver(AsyncPostgresSaver):
         # A change of the state (`update_state`) is not a step of the run.
         advances = not namespace and metadata.get("source") in ("input", "loop")
         finished = None if namespace else _finished(checkpoint, metadata)
+        smooth = session.begin_step(namespace, checkpoint["id"], parent_id)
+        completes_step = (
+            smooth
+            and not self._keep_step_writes
+            and metadata.get("source") == "loop"
+            and not any(name in metadata for name in _DELTA)
+        )
 
         def dump() -> Rows:
             row = (
@@ -267,6 +283,7 @@ class DurableSaver(AsyncPostgresSaver):
                 checkpoints=(row,),
                 consumes=taken if advances else None,
                 ends=session.completes if advances and finished and taken is None else None,
+                completes_step=completes_step,
             )
 
         await self._writer.commit(
@@ -310,11 +327,14 @@ class DurableSaver(AsyncPostgresSaver):
         if not writes:
             return None
         thread_id: str = configurable["thread_id"]
+        namespace: str = configurable["checkpoint_ns"]
+        if any(channel in _ABOUT_THE_TASK for channel, _ in writes):
+            session.disturb_step(namespace)
 
         def dump() -> Rows:
             rows = self._dump_writes(
                 thread_id,
-                configurable["checkpoint_ns"],
+                namespace,
                 configurable["checkpoint_id"],
                 task_id,
                 task_path,

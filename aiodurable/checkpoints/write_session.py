@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.history import History, Mark
@@ -22,6 +22,9 @@ SESSION_KEY = "__pregel_aiodurable_session"
 LangGraph keeps keys that begin with two underscores out of the metadata, and those that begin with
 `__pregel_` out of the configs that it streams.
 """
+
+
+_MOST_NAMESPACES: Final = 1000
 
 
 class Finished(NamedTuple):
@@ -70,6 +73,7 @@ class WriteSession:
     """
 
     __slots__ = (
+        "_smooth",
         "blank",
         "completed",
         "completes",
@@ -95,6 +99,23 @@ class WriteSession:
         self.held: Rows | None = None
         self.completes: str | None = None
         self.completed: Completed | None = None
+        self._smooth: dict[str, str] = {}
+
+    def begin_step(self, namespace: str, checkpoint_id: str, parent_id: str | None) -> bool:
+        """Note the checkpoint after which a step begins.
+
+        Returns whether the step before it, after `parent_id`, began in this session and had no
+        error, question or answer. Of any other step somebody may have read the writes.
+        """
+        smooth = parent_id is not None and self._smooth.get(namespace) == parent_id
+        if len(self._smooth) >= _MOST_NAMESPACES:  # a subgraph has one for each of its calls
+            self._smooth.clear()
+        self._smooth[namespace] = checkpoint_id
+        return smooth
+
+    def disturb_step(self, namespace: str) -> None:
+        """Note an error, a question or an answer in the step of this namespace."""
+        self._smooth.pop(namespace, None)
 
     def of_attempt(
         self,
