@@ -10,11 +10,13 @@
 -- As recorded. Where the process died before it recorded that, a checkpoint of the run after its
 -- base shows it; what update_state wrote under the run's id does not. That reads checkpoints_pkey
 -- from the base onwards and compares whole rows: by checkpoint_id alone, the planner may take the
--- index of block ranges and read the whole table.
+-- index of block ranges and read the whole table. A run that never began has no token and no base:
+-- it would read the thread's whole history.
        r.consumed OR (
            SELECT true
            FROM checkpoints c
-           WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
+           WHERE r.fencing_token IS NOT NULL
+             AND c.thread_id = r.thread_id AND c.checkpoint_ns = ''
              AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id)
                  > (r.thread_id, '', coalesce(r.base_checkpoint_id, ''))
              AND c.metadata ->> 'aiodurable_run_id'::text = r.run_id
@@ -70,7 +72,8 @@ CROSS JOIN LATERAL (
            r.input_type IS NULL OR r.consumed OR (
                SELECT true
                FROM checkpoints c
-               WHERE c.thread_id = r.thread_id AND c.checkpoint_ns = ''
+               WHERE r.fencing_token IS NOT NULL
+                 AND c.thread_id = r.thread_id AND c.checkpoint_ns = ''
                  AND (c.thread_id, c.checkpoint_ns, c.checkpoint_id)
                      > (r.thread_id, '', coalesce(r.base_checkpoint_id, ''))
                  AND c.metadata ->> 'aiodurable_run_id'::text = r.run_id
