@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import psycopg
 import pytest
 from playwright.async_api import Browser, expect
 
@@ -76,6 +77,17 @@ async def test_the_graph_shows_where_a_thread_failed_and_opens_subgraphs(site: S
     )
     await tab.locator(".graph-group a").click()
     await expect(tab.locator("[data-node=research]")).to_be_visible()
+
+
+async def test_the_graph_shows_a_step_that_takes_more_than_a_minute(site: Site, dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{ts}',"
+            " to_jsonb((checkpoint->>'ts')::timestamptz - interval '3 hours'))"
+            " WHERE thread_id = '2026-11/reefs' AND (metadata->>'step')::int < 1"
+        )
+    tab = await site.tab("/thread?id=2026-11/reefs")
+    await expect(tab.locator("[data-node=plan]")).to_contain_text("3 h")
 
 
 async def test_the_last_day_is_drawn_and_follows_the_colours(site: Site) -> None:

@@ -219,6 +219,6 @@
     times();
     if (late !== null) replace(late);
   }, 1000);
-  drawn();
   window.aiodurable = { root, find, all, age, times };
+  drawn();
 })();
