@@ -18,8 +18,8 @@ from aiodurable.threads import ThreadPage
 __all__ = ["show"]
 
 _LIMIT = 50
-_SCANNED = 2_000
-"""Threads that one page reads at most, in about 150 ms: a rare match among a million takes several
+_SCANNED = 1_500
+"""Threads that one page reads at most, in four steps: a rare match among a million takes several
 pages.
 """
 
