@@ -68,6 +68,12 @@ class Context:
         value = self.request.query_params.get(name, "").strip().replace("\0", "")
         return value or None
 
+    def exact(self, name: str) -> str | None:
+        """An id in the URL with its spaces, but without NUL, which no id has and Postgres refuses;
+        None if it is missing or empty.
+        """
+        return self.request.query_params.get(name, "").replace("\0", "") or None
+
     def url(self, path: str, /, **query: str | int | None) -> str:
         """A link to a page of the dashboard: `url("/thread", id=thread_id)`."""
         given = {name: value for name, value in query.items() if value is not None}

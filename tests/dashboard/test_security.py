@@ -188,6 +188,14 @@ async def test_no_page_has_a_script_or_a_style_of_its_own(opened: Opened, durabl
         assert re.findall(r"<style|\sstyle=|\son[a-z]+=|javascript:", html) == []
 
 
+@pytest.mark.parametrize("text", ["%00", "a%00b", "%ED%A0%80", "%FF", "9" * 5_000])
+@pytest.mark.parametrize("page", ["threads", "runs", "questions", "quarantine", "schedules"])
+async def test_a_page_after_what_no_id_is_can_be_shown(
+    opened: Opened, page: str, text: str
+) -> None:
+    assert (await opened().get(f"/{page}?after={text}")).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("mounted", "forwarded", "prefix"),
     [

@@ -13,7 +13,7 @@ _LIMIT = 50
 
 async def show(context: Context) -> Page:
     """Answer `/quarantine?after=…`."""
-    after = context.request.query_params.get("after") or None
+    after = context.exact("after")
     found = await context.durable.runs.list(after=after, limit=_LIMIT, status=RunStatus.QUARANTINED)
     return Page(
         "quarantine.html",

@@ -19,7 +19,7 @@ _BRANCHES = 200
 async def show(context: Context) -> Page:
     """Answer `/questions?thread=…&after=…`."""
     only = context.request.query_params.get("thread") or None
-    after = context.request.query_params.get("after") or None
+    after = context.exact("after")
     if only is not None:
         await context.require("view", only)
         one = await context.durable.threads.get(only)

@@ -28,7 +28,7 @@ _AGES = (("older", "older_than"), ("newer", "newer_than"))
 async def show(context: Context) -> Page:
     """Answer `/runs?status=…&state=…&queue=…&after=…`."""
     invalid, found = None, RunPage((), None)
-    after = context.request.query_params.get("after") or None
+    after = context.exact("after")
     try:
         found = await context.durable.runs.list(after=after, limit=_LIMIT, **_filters(context))
     except InvalidArgumentError as error:

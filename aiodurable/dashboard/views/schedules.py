@@ -18,7 +18,7 @@ _LIMIT = 50
 
 async def show(context: Context) -> Page:
     """Answer `/schedules?after=…`."""
-    after = context.request.query_params.get("after") or None
+    after = context.exact("after")
     found = await context.durable.insights.schedules(limit=_LIMIT + 1, after=after)
     rows = [
         (

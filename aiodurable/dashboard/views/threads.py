@@ -27,7 +27,7 @@ pages.
 async def show(context: Context) -> Page:
     """Answer `/threads?q=…&after=…`."""
     query = context.query("q")
-    after = context.request.query_params.get("after") or None
+    after = context.exact("after")
     invalid = None
     found = ThreadPage([], None)
     chosen = frozenset[ThreadStatus]()
