@@ -185,12 +185,13 @@ async def run(options: argparse.Namespace) -> None:
             if about.part not in options.only:
                 continue
             units = max(1, round(about.units * options.scale))
-            for counts, rounds in ((False, options.rounds), (True, min(FEWEST, options.rounds))):
+            for counts in (True,) if options.counted else (False, True):
+                rounds = min(FEWEST, options.rounds) if counts else options.rounds
                 turns = {
                     name: partial(one.measure, scenario, units, counts=counts)
                     for name, one in sides.items()
                 }
-                found += rows(scenario, await in_turns(turns, rounds, warm_up=not counts))
+                found += rows(scenario, await in_turns(turns, rounds, warm_up=int(not counts)))
             print(
                 table([row for row in found if row["scenario"] == scenario], HEADS),
                 "\n",
@@ -216,6 +217,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--rounds", type=int, default=10, help="of each scenario on each side")
     options.add_argument(
         "--scale", type=float, default=1, help="times the runs and pairs of a round"
+    )
+    options.add_argument(
+        "--counted",
+        action="store_true",
+        help="only round trips and Python calls, for a busy machine",
     )
     given = options.parse_args(argv)
     if given.rounds < 1:

@@ -22,7 +22,7 @@ import aiodurable
 from aiodurable import Durable
 from aiodurable.dsn import parse_dsn
 from aiodurable.locks import PostgresLockManager
-from aiodurable.queue.new_run import NewRun
+from aiodurable.queue import NewRun
 
 from .child import serve
 from .contenders import CONTENDERS, OURS, four_nodes

@@ -16,6 +16,7 @@ from benchmarks.all import DOCS, FIGURES
 from benchmarks.compare import rows
 from benchmarks.processes import where_it_stops
 from benchmarks.rounds import Figures, Spread, in_turns, spread
+from benchmarks.side import SCENARIOS
 from benchmarks.tables import RESULTS, fill
 from tests.support.example_programs import REPOSITORY
 
@@ -46,6 +47,18 @@ async def test_each_round_that_counts_is_reported_as_soon_as_it_ends() -> None:
     assert reported == [[{"number": 1}], [{"number": 1}, {"number": 2}]]
 
 
+def test_a_contender_that_is_slow_for_its_time_gets_fewer_runs(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = benchmark(
+        *("worker", "--contenders", "aiodurable", "--workers", "1", "--rounds", "1"),
+        *("--runs", "400", "--seconds", "0.01", "--latencies", "1", "--json", str(report)),
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(report.read_text())["figures"]
+    assert (row["contender"], row["runs"], row["rounds"]) == ("aiodurable", 100, 1)
+    assert row["runs_per_s"] > 0
+
+
 # ---- compare ------------------------------------------------------------------------------------
 
 in_a_repository = pytest.mark.skipif(
@@ -73,6 +86,19 @@ def test_a_commit_is_compared_with_this_checkout_on_one_server(tmp_path: Path) -
     head = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(head, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert found["commits"]["base"] == commit.stdout.strip()
+
+
+@in_a_repository
+def test_a_busy_machine_can_count_without_timing(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = benchmark(
+        *("compare", "HEAD", "--counted", "--only", "worker", "--rounds", "1"),
+        *("--scale", "0.02", "--json", str(report)),
+    )
+    assert done.returncode == 0, done.stderr
+    found = {(row["scenario"], row["figure"]) for row in json.loads(report.read_text())["figures"]}
+    (worker,) = (name for name, scenario in SCENARIOS.items() if scenario.part == "worker")
+    assert found == {(worker, "round trips"), (worker, "Python calls")}
 
 
 @in_a_repository
