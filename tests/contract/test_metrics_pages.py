@@ -21,6 +21,38 @@ REPOSITORY = Path(__file__).parents[2]
 GRAFANA = REPOSITORY / "grafana"
 METRICS = {metric.name: metric for metric in (*PROCESS_METRICS, *CLUSTER_METRICS)}
 
+TOP: dict[str, type] = {
+    "annotations": dict,
+    "description": str,
+    "editable": bool,
+    "graphTooltip": int,
+    "links": list,
+    "panels": list,
+    "refresh": str,
+    "schemaVersion": int,
+    "tags": list,
+    "templating": dict,
+    "time": dict,
+    "timepicker": dict,
+    "timezone": str,
+    "title": str,
+    "uid": str,
+    "version": int,
+}
+PANEL = {
+    "collapsed",
+    "datasource",
+    "description",
+    "fieldConfig",
+    "gridPos",
+    "id",
+    "options",
+    "panels",
+    "targets",
+    "title",
+    "type",
+}
+
 
 def series() -> set[str]:
     found = set[str]()
@@ -85,6 +117,51 @@ def test_the_dashboard_has_what_grafana_needs_of_each_panel() -> None:
             refs = [target["refId"] for target in panel["targets"]]
             assert len(set(refs)) == len(refs)
             assert panel["datasource"]["uid"] == "${datasource}"
+
+
+def test_the_dashboard_keeps_the_rules_of_grafana_s_schema() -> None:
+    """The parts of Grafana's `dashboard_kind.cue` that this dashboard uses, with their values."""
+    found = dashboard()
+    assert set(found) <= {*TOP, "id"}
+    assert {key: type(found[key]) for key in TOP} == TOP
+    assert found["schemaVersion"] >= 36
+    assert found["graphTooltip"] in (0, 1, 2)
+    assert re.fullmatch(r"\d+[smh]", found["refresh"])
+    for variable in found["templating"]["list"]:
+        assert variable["type"] == "datasource"
+        assert (variable["hide"], variable["refresh"]) in {
+            (h, r) for h in (0, 1, 2) for r in (1, 2)
+        }
+    cells = set[tuple[int, int]]()
+    for panel in found["panels"]:
+        assert set(panel) <= PANEL, panel["title"]
+        assert panel["type"] in ("row", "stat", "timeseries")
+        at = panel["gridPos"]
+        assert all(type(at[key]) is int for key in ("h", "w", "x", "y"))
+        mine = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert mine
+        assert not mine & cells, f"{panel['title']} covers another panel"
+        cells |= mine
+        if panel["type"] == "row":
+            continue
+        assert panel["fieldConfig"]["overrides"] == []
+        assert panel["fieldConfig"]["defaults"]["unit"] in ("short", "s", "ops")
+        for target in panel["targets"]:
+            assert set(target) <= {
+                "datasource",
+                "expr",
+                "legendFormat",
+                "refId",
+                "format",
+                "instant",
+            }
+            assert re.fullmatch("[A-Z]", target["refId"])
+            assert target["datasource"] == panel["datasource"]
+            assert target["datasource"]["type"] == "prometheus"
 
 
 def test_the_page_of_metrics_is_what_the_code_has() -> None:
