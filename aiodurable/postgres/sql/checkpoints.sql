@@ -115,7 +115,9 @@ WHERE f.thread_id <> ALL (ARRAY (SELECT l.thread_id FROM lost l))
 
 -- fragment: and_lost
 UNION ALL
-SELECT thread_id, false FROM lost
+SELECT thread_id, false
+-- include if ended: no_end
+FROM lost
 
 -- fragment: replaced
 -- checkpoint_writes_pkey. For a batch with errors, questions or answers; without this part a lone
@@ -175,6 +177,9 @@ SELECT thread_id, false FROM lost
 
 -- fragment: ended_columns
 , ended.finished_at, ended.awaited
+
+-- fragment: no_end
+, NULL::timestamptz, NULL::boolean
 
 -- fragment: ended_join
 LEFT JOIN ended ON ended.thread_id = fence.thread_id
