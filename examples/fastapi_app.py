@@ -8,19 +8,18 @@ repeat the request. A second request for a report that is being written gets 409
     curl localhost:8000/threads/monday
 """
 
-import asyncio
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import uvicorn
 from database import database
 from fastapi import Body, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from langgraph.graph import START, StateGraph
+from reports import graphs
 
 from aiodurable import Durable, DurableRun
 from aiodurable.integrations.fastapi import (
@@ -30,24 +29,6 @@ from aiodurable.integrations.fastapi import (
     server_sent_events,
     status_router,
 )
-
-
-class Report(TypedDict):
-    topic: str
-    notes: list[str]
-    text: str
-
-
-async def research(state: Report) -> dict[str, Any]:
-    return {"notes": [f"{state['topic']}: note {number}" for number in range(1, 4)]}
-
-
-async def write(state: Report) -> dict[str, Any]:
-    await asyncio.sleep(1)  # a language model is slow
-    return {"text": "\n".join(state["notes"])}
-
-
-graphs = {"report": StateGraph(Report).add_sequence([research, write]).add_edge(START, "research")}
 
 
 @asynccontextmanager

@@ -7,17 +7,16 @@ process does the work. Kill the process in the middle of it, start it again, and
     curl 'localhost:8000/runs/monday/1?wait=10'
 """
 
-import asyncio
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import uvicorn
 from database import database
 from fastapi import Body, Depends, FastAPI
 from fastapi.responses import JSONResponse
-from langgraph.graph import START, StateGraph
+from reports import graphs
 
 from aiodurable import Durable
 from aiodurable.integrations.fastapi import (
@@ -27,24 +26,6 @@ from aiodurable.integrations.fastapi import (
     run_router,
     status_router,
 )
-
-
-class Report(TypedDict):
-    topic: str
-    notes: list[str]
-    text: str
-
-
-async def research(state: Report) -> dict[str, Any]:
-    return {"notes": [f"{state['topic']}: note {number}" for number in range(1, 4)]}
-
-
-async def write(state: Report) -> dict[str, Any]:
-    await asyncio.sleep(1)  # a language model is slow
-    return {"text": "\n".join(state["notes"])}
-
-
-graphs = {"report": StateGraph(Report).add_sequence([research, write]).add_edge(START, "research")}
 
 
 @asynccontextmanager
