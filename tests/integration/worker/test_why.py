@@ -42,7 +42,7 @@ class Held:
 
 
 async def naps(state: Any) -> dict[str, Any]:
-    await sleep_until(datetime.now(UTC) + timedelta(seconds=0.5))
+    await sleep_until(datetime.now(UTC) + timedelta(seconds=3))
     return {"xs": ["slept"]}
 
 
