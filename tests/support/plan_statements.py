@@ -58,7 +58,9 @@ FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 9) k;
 checkpoint is the newest.
 """
 
-COMMIT_PARTS = ("lost", "replaced", "consumed", "ended")
+COMMIT_PARTS = ("lost", "replaced", "consumed")
+ENDING_PARTS = ("consumed", "ended")
+"""Of a batch in which runs end: in none of these is a commit proved or replaced."""
 
 On = Literal["pool", "link", "search"]
 
@@ -162,6 +164,7 @@ def _committed(count: int) -> tuple[Any, ...]:
 def _all() -> list[Statement]:
     threads, runs, copying = map(load, ("threads", "runs", "copy"))
     checkpoints = load("checkpoints", *COMMIT_PARTS)
+    ending = load("checkpoints", *ENDING_PARTS)
     answers, busy = load("answers"), load("busy")
     retention, effects, signals = load("prune"), load("effects"), load("signals")
     why, verify = load("why"), load("verify")
@@ -405,7 +408,18 @@ def _all() -> list[Statement]:
                 on="link",
             ),
             Statement(
-                f"commit {n}", checkpoints["commit"], values=_committed(n), rows=10 * n, on="link"
+                f"commit {n}",
+                checkpoints["commit"],
+                values=_committed(n)[:-4],
+                rows=10 * n,
+                on="link",
+            ),
+            Statement(
+                f"commit {n} that ends runs",
+                ending["commit"],
+                values=_committed(n)[:24] + _committed(n)[40:],
+                rows=10 * n,
+                on="link",
             ),
             Statement(
                 f"lost_threads {n}",

@@ -150,7 +150,8 @@ FROM lost
 -- aiodurable_runs_pkey; checkpoints_pkey backwards and checkpoint_writes_pkey, once a thread. For a
 -- batch with a checkpoint after which nothing of its run is left to do: the run is complete with
 -- the commit of that checkpoint, by the rule of runs.complete. This snapshot does not have the
--- checkpoint yet, unless the answer was lost and the statement runs again.
+-- checkpoint yet, unless the answer was lost and the statement runs again. The order of its
+-- writes keeps the planner from LangGraph's index of thread_id, which reads all of the thread.
 , ended AS (
     UPDATE aiodurable_runs r
     SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
@@ -170,6 +171,7 @@ FROM lost
            FROM checkpoint_writes w
            WHERE w.thread_id = e.thread_id AND w.checkpoint_ns = ''
              AND w.checkpoint_id = e.checkpoint_id
+           ORDER BY w.task_id, w.idx
            LIMIT 1) IS NULL
     RETURNING r.thread_id, r.finished_at,
 -- include: runs.awaited
