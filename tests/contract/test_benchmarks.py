@@ -26,6 +26,9 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
+starts_processes = pytest.mark.timeout(300)  # each imports LangGraph; seconds on a quiet machine
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_gets_every_argument_that_follows_its_name(name: str) -> None:
     done = benchmark(name, "--help")
@@ -47,6 +50,7 @@ async def test_each_round_that_counts_is_reported_as_soon_as_it_ends() -> None:
     assert reported == [[{"number": 1}], [{"number": 1}, {"number": 2}]]
 
 
+@starts_processes
 def test_a_contender_that_is_slow_for_its_time_gets_fewer_runs(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = benchmark(
@@ -67,6 +71,7 @@ in_a_repository = pytest.mark.skipif(
 
 
 @in_a_repository
+@starts_processes
 def test_a_commit_is_compared_with_this_checkout_on_one_server(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = benchmark(
@@ -89,6 +94,7 @@ def test_a_commit_is_compared_with_this_checkout_on_one_server(tmp_path: Path) -
 
 
 @in_a_repository
+@starts_processes
 def test_a_busy_machine_can_count_without_timing(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = benchmark(
@@ -128,6 +134,7 @@ def test_the_spread_leaves_out_as_many_as_a_median_may_miss_once_in_twenty_times
 # ---- processes ----------------------------------------------------------------------------------
 
 
+@starts_processes
 def test_processes_that_run_at_once_share_the_costs_of_a_run(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = benchmark(
@@ -166,6 +173,7 @@ def test_the_number_of_processes_is_named_from_which_on_more_of_them_gain_little
 # ---- all ----------------------------------------------------------------------------------------
 
 
+@starts_processes
 def test_one_command_measures_saves_and_writes_the_tables_of_a_page(tmp_path: Path) -> None:
     done = benchmark("all", "--only", "processes", "--quick", "--into", str(tmp_path))
     assert done.returncode == 0, done.stderr
