@@ -206,7 +206,9 @@ class Effects(RuleBasedStateMachine):
             try:
                 async with self.durable.run(self.thread, "pays") as run:
                     if answer is not None:
-                        result = await run.answer(answer)
+                        # By its id: a person may say the same to two questions.
+                        [question] = run.checkpoint.interrupts
+                        result = await run.answer({question.id: answer})
                     elif run.status is ThreadStatus.NEW:
                         result = await run.ainvoke(START_WITH)
                     else:
