@@ -36,12 +36,12 @@ WHERE name = 'default_toast_compression'
 -- name: own_compression
 -- params: relations
 -- Catalogues. Columns of these relations that do not follow the session.
-SELECT want.relation || '.' || a.attname AS name,
+SELECT want.relation || '.' || a.attname::text AS name,
        CASE WHEN a.attstorage IN ('e', 'p') THEN 'none' WHEN a.attcompression = 'l' THEN 'lz4'
            ELSE 'pglz' END AS method
-FROM unnest(:relations::text[]) AS want (relation)
+FROM pg_catalog.unnest(:relations::text[]) AS want (relation)
 JOIN pg_catalog.pg_attribute a
-  ON a.attrelid = pg_catalog.to_regclass(want.relation) AND a.attnum > 0 AND a.attlen = -1
+  ON a.attrelid = pg_catalog.to_regclass(want.relation)::oid AND a.attnum > 0 AND a.attlen = -1
 WHERE a.attcompression <> '' OR a.attstorage IN ('e', 'p')
 ORDER BY 1
 
