@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
+import signal
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -99,13 +101,18 @@ def worker(
     name, a Durable, or a function that returns one of these.
 
     The first SIGTERM or Ctrl-C drains: nothing more is claimed, graphs stop at their next
-    superstep, and their runs are handed back. The second one cancels them.
+    superstep, and their runs are handed back. The second one cancels them. One that comes before
+    anything is claimed ends the command.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     pages = Pages(host, metrics_port, health_port)
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
         wait_s = 0.0 if check else startup_s
-        left = runner.run(_work(app, dsn, queues, concurrency, drain_s, wait_s, pages, check=check))
+        left = 0
+        with suppress(asyncio.CancelledError):  # by SIGTERM, before it was at work
+            left = runner.run(
+                _work(app, dsn, queues, concurrency, drain_s, wait_s, pages, check=check)
+            )
         if left:  # asyncio would wait for them, and nothing of theirs is waited for
             click.echo(f"ending although nodes of {left} handed-back runs go on", err=True)
             logging.shutdown()
@@ -124,6 +131,12 @@ async def _work(
     check: bool,
 ) -> int:
     """Work; of how many runs a node swallows its cancellation."""
+    loop, starting = asyncio.get_running_loop(), asyncio.current_task()
+    assert starting is not None
+    if not check:
+        # The first process of a container ignores a SIGTERM that it does not handle, and would
+        # begin to work after it.
+        loop.add_signal_handler(signal.SIGTERM, starting.cancel)
     found = await load_app(app)
     async with _opened(found, dsn, pages, startup_s) as durable:
         working = durable.work(queues, concurrency=concurrency, drain_timeout_s=drain_s)
@@ -134,7 +147,9 @@ async def _work(
         # The pages come first: a port that is taken ends the command before anything is claimed.
         # They go last, so that probes see the worker drain.
         async with pages.served(durable, working), working:
-            click.echo(f"at work on {', '.join(working.queues)}", err=True)
+            # Printed once run_forever handles the signals: who reads it may send one at once.
+            at_work = f"at work on {', '.join(working.queues)}"
+            loop.call_soon(functools.partial(click.echo, at_work, err=True))
             await working.run_forever(signals=True)
         return len(working.health().running)
 

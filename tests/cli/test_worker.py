@@ -43,6 +43,15 @@ async def started(app: str, dsn: str, folder: Path, *options: str) -> asyncio.su
     )
 
 
+async def line_with(words: bytes, process: asyncio.subprocess.Process) -> None:
+    """Return once the process has printed a line with these words."""
+    assert process.stderr is not None
+    line = b""
+    while words not in line:
+        line = await asyncio.wait_for(process.stderr.readline(), 60)
+        assert line, f"it ended, and never printed {words!r}"
+
+
 async def test_the_command_executes_accepted_runs_until_sigterm(
     app: str, dsn: str, tmp_path: Path
 ) -> None:
@@ -51,6 +60,17 @@ async def test_the_command_executes_accepted_runs_until_sigterm(
         created = await durable.runs.create("t", "steps", INPUT)
         record = await durable.runs.wait_first([created.run_id], timeout=60)
         assert record.status is RunStatus.COMPLETE
+    process.send_signal(signal.SIGTERM)
+    _, printed = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0, printed.decode()
+    assert "draining" in printed.decode()
+
+
+async def test_a_worker_that_says_it_is_at_work_drains_on_a_sigterm(
+    app: str, dsn: str, tmp_path: Path
+) -> None:
+    process = await started(app, dsn, tmp_path)
+    await line_with(b"at work on default", process)
     process.send_signal(signal.SIGTERM)
     _, printed = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0, printed.decode()
@@ -122,17 +142,24 @@ async def test_a_worker_waits_for_a_postgres_that_is_not_ready(
     dsn = await own.start()
     await own.stop()
     process = await started(app, dsn, tmp_path)
-    assert process.stderr is not None
-    line = b""
-    while b"retry_scheduled" not in line:
-        line = await asyncio.wait_for(process.stderr.readline(), 60)
-        assert line, "it ended, and tried once"
+    await line_with(b"retry_scheduled", process)
     assert await own.start() == dsn
-    while b"at work on default" not in line:
-        line = await asyncio.wait_for(process.stderr.readline(), 60)
-        assert line
+    await line_with(b"at work on default", process)
     process.kill()
     await process.wait()
+
+
+async def test_a_sigterm_ends_a_worker_that_waits_for_postgres(
+    app: str, own: OwnServer, tmp_path: Path
+) -> None:
+    dsn = await own.start()
+    await own.stop()
+    process = await started(app, dsn, tmp_path)
+    await line_with(b"retry_scheduled", process)
+    process.send_signal(signal.SIGTERM)
+    _, printed = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0, printed.decode()
+    assert "Traceback" not in printed.decode()
 
 
 async def test_a_worker_gives_up_a_postgres_that_does_not_come(
