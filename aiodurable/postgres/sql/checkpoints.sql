@@ -151,17 +151,17 @@ FROM lost
 -- batch with a checkpoint after which nothing of its run is left to do: the run is complete with
 -- the commit of that checkpoint, by the rule of runs.complete. This snapshot does not have the
 -- checkpoint yet, unless the answer was lost and the statement runs again. The order of its
--- writes keeps the planner from LangGraph's index of thread_id, which reads all of the thread.
-, ended AS (
-    UPDATE aiodurable_runs r
-    SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
-        checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
-        answers_type = NULL, answers = NULL, questions_closed = NULL, claim_state = NULL
+-- writes keeps the planner from LangGraph's index of thread_id, which reads all of the thread. A
+-- row that somebody's transaction has locked is left to runs.complete: the batch has the writes of
+-- other threads.
+, ending AS MATERIALIZED (
+    SELECT r.run_id, e.checkpoint_id
     FROM unnest(:ended_run_ids::text[], :ended_thread_ids::text[], :ended_tokens::bigint[],
                 :ended_checkpoint_ids::text[])
          AS e (run_id, thread_id, token, checkpoint_id)
-    WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.fencing_token = e.token
-      AND e.thread_id IN (SELECT thread_id FROM fence)
+    JOIN aiodurable_runs r
+      ON r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.fencing_token = e.token
+    WHERE e.thread_id IN (SELECT thread_id FROM fence)
       AND coalesce((SELECT c.checkpoint_id
                     FROM checkpoints c
                     WHERE c.thread_id = e.thread_id AND c.checkpoint_ns = ''
@@ -173,6 +173,14 @@ FROM lost
              AND w.checkpoint_id = e.checkpoint_id
            ORDER BY w.task_id, w.idx
            LIMIT 1) IS NULL
+    FOR NO KEY UPDATE OF r SKIP LOCKED
+), ended AS (
+    UPDATE aiodurable_runs r
+    SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
+        checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
+        answers_type = NULL, answers = NULL, questions_closed = NULL, claim_state = NULL
+    FROM ending e
+    WHERE r.run_id = e.run_id
     RETURNING r.thread_id, r.finished_at,
 -- include: runs.awaited
 )
