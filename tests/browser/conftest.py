@@ -31,8 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
-@pytest.fixture(autouse=True)
 def has_chromium() -> None:
+    """Skip, or fail where a browser is a must."""
     if CHROMIUM is None and not _WANTED:
         pytest.skip("no chromium on this machine: apt-get install chromium")
     assert CHROMIUM is not None, "AIODURABLE_BROWSER=1, and there is no chromium"
@@ -41,6 +41,7 @@ def has_chromium() -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     """One browser for all tests: what a page keeps in it is of one tab alone."""
+    has_chromium()
     async with chromium() as browser:
         yield browser
 

@@ -154,7 +154,7 @@ async def test_a_waiter_that_times_out_without_capacity_learns_what_was_full(sma
     async with PostgresLockManager(small, sessions=1) as locks:
         leases = [await locks.acquire(f"lock {n}") for n in range(100)]
         with pytest.raises(LockTimeoutError, match="max_locks_per_transaction") as raised:
-            await locks.acquire("one more", timeout=0.3)
+            await locks.acquire("one more", timeout=1)
         assert isinstance(raised.value.__cause__, LockCapacityError)
         assert locks.health().waiting == 0
         await leases.pop().release()

@@ -74,7 +74,7 @@ async def test_statuses_searches_and_histories_are_read_from_a_standby(
                 assert counted.by_status[ThreadStatus.CRASHED] == 1
             assert len([step async for step in looker.threads.history(done)]) > len(STEPS)
             overview, queues = await looker.insights.overview_and_queues(max_age_s=0)
-            assert overview.threads.by_status[ThreadStatus.COMPLETE] == 1
+            assert overview.threads.by_status[ThreadStatus.COMPLETE] >= 1  # an estimate
             assert (overview.running, overview.runs) == (1, {"ready": 1})
             assert (overview.leases, overview.workers_alive) == (None, 0)
             assert [(queue.name, queue.ready) for queue in queues] == [("default", 1)]
