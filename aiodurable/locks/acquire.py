@@ -273,16 +273,16 @@ class Acquirer:
         except LockCapacityError as error:
             refused = error
         with self.capacity_waiters.waiting() as wake:
-            while True:
-                try:
+            try:
+                while True:
                     await wake.wait()
-                except asyncio.CancelledError as cancelled:
-                    raise cancelled from refused  # a timeout reports it
-                wake.clear()
-                try:
-                    return await self._try(session, key, name)
-                except LockCapacityError as error:
-                    refused = error
+                    wake.clear()
+                    try:
+                        return await self._try(session, key, name)
+                    except LockCapacityError as error:
+                        refused = error
+            except asyncio.CancelledError as cancelled:
+                raise cancelled from refused  # a timeout reports it
 
     async def _try(self, session: LockSession, key: int, name: str) -> SessionLease | None:
         request = session.acquire(key, name)
