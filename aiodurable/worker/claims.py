@@ -171,7 +171,9 @@ class Claims:
                 rows, over = _within(rows, per_key, running)
                 if over:
                     run_ids = [row["run_id"] for row in over]
-                    await fetch(SQL["put_back"], run_ids, self.worker, ClaimState.LIMITED, None)
+                    await fetch(
+                        SQL["put_back"], run_ids, self.worker, ClaimState.LIMITED, None, None
+                    )
                     full = sorted({row["concurrency_key"] for row in over})
                     await fetch(SQL["limit_full"], queue, full, _MOST_LIMITED)
             if rows and limit.get("tokens") is not None:
@@ -183,13 +185,24 @@ class Claims:
         return (queues, cursors, self._graphs, self.worker, most, limited)
 
     async def put_back(
-        self, claimed: Sequence[Claimed], state: ClaimState | None, after_s: float | None = None
+        self,
+        claimed: Sequence[Claimed],
+        state: ClaimState | None,
+        after_s: float | None = None,
+        *,
+        misfit: str | None = None,
     ) -> bool:
         """Leave claimed runs that were not begun to somebody else, or to later. Whether any was
         still claimed: none was cancelled, or given to another worker.
+
+        Args:
+            claimed: the runs.
+            state: what a worker may do with them then; None: nothing.
+            after_s: seconds until they are due; None: they are not scheduled.
+            misfit: how the graph does not fit them, for their rows; None: that is not why.
         """
         run_ids = [one.run_id for one in claimed]
-        left = await self._fetch("put_back", run_ids, self.worker, state, after_s)
+        left = await self._fetch("put_back", run_ids, self.worker, state, after_s, misfit)
         if state is ClaimState.BLOCKED:
             self._put_back.update(one.thread_id for one in claimed)
         return bool(left)

@@ -240,7 +240,8 @@ class Execution:
             case _ if _passes(error):
                 await self._put_back(ClaimState.SCHEDULED, _SOON_S)
             case GraphChangedError():
-                if await self._put_back(ClaimState.SCHEDULED, _LATER_S):
+                misfit = error_text(error)
+                if await self._put_back(ClaimState.SCHEDULED, _LATER_S, misfit):
                     _log.warning("%s: a worker that has the graph may do it", error)
             case WorkflowExecutionError() if not waits:  # its thread says what it waits for
                 if await self._put_back(None):
@@ -260,12 +261,14 @@ class Execution:
                     _log.log(level, "run %s cannot be begun: %s", self.claimed.run_id, text)
 
     async def _put_back(
-        self, state: ClaimState | None, after_s: float | None = None
+        self, state: ClaimState | None, after_s: float | None = None, misfit: str | None = None
     ) -> bool | None:
         """Whether the run was still claimed; None: not known."""
         after_s = after_s if state is ClaimState.SCHEDULED else None
         self._blocked = state is ClaimState.BLOCKED
-        return await self._quietly(self._claims.put_back([self.claimed], state, after_s))
+        return await self._quietly(
+            self._claims.put_back([self.claimed], state, after_s, misfit=misfit)
+        )
 
     async def _quietly(self, write: Awaitable[T]) -> T | None:
         """Where Postgres is away, the worker's next look finds what is left to do."""

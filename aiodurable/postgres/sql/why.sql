@@ -10,6 +10,8 @@ SELECT r.run_id, r.graph, r.status, r.status_reason, r.attempts, r.failures, r.m
        r.checkpoint_id, r.cancel_requested_at, r.claim_state, r.claimed_by, r.claimed_at, r.queue,
        r.priority, r.fairness_key, r.concurrency_key, r.scheduled_at, r.schedule_id, r.on_busy,
        r.interrupted_by, r.waiting_for, r.start_timeout_s,
+       coalesce(r.status_reason = 'graph changed' OR r.error LIKE 'GraphChangedError(%', false)
+           AS graph_changed,
        r.start_timeout_s IS NOT NULL
            AND r.created_at + pg_catalog.make_interval(secs => r.start_timeout_s)
                < pg_catalog.clock_timestamp() AS too_late,

@@ -38,7 +38,8 @@ UPDATE aiodurable_runs r
 SET status = 'running', attempts = 1, fencing_token = w.token, seq = w.seq,
     attempted_by = :worker, base_checkpoint_id = w.base_checkpoint_id,
     attempt_base_checkpoint_id = w.base_checkpoint_id, started_at = pg_catalog.now(),
-    claim_state = NULL  -- scheduled_at stays: since then it has waited
+    claim_state = NULL, status_reason = NULL, error = NULL
+    -- scheduled_at stays: since then it has waited
 FROM want w
 WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0  -- first those: a thread has one running run
   AND r.run_id = w.run_id AND r.thread_id = w.thread_id
@@ -210,7 +211,8 @@ WHERE r.run_id = t.run_id AND r.claim_state = 'ready'
 RETURNING r.run_id, r.thread_id, r.graph, r.status, r.queue, r.fairness_key, r.concurrency_key,
           r.attempts, r.failures, r.max_attempts, r.retry_policy, r.timeout_s,
           coalesce(r.attempt_base_checkpoint_id, r.base_checkpoint_id) AS base_checkpoint_id,
-          r.status = 'running' AND r.status_reason IS NOT NULL AS beside_others,
+          r.status = 'running' AND r.status_reason IS NOT DISTINCT FROM 'died beside others'
+              AS beside_others,
           r.status = 'queued' AND r.start_timeout_s IS NOT NULL
           AND r.created_at + pg_catalog.make_interval(secs => r.start_timeout_s)
               < pg_catalog.clock_timestamp() AS too_late,
@@ -281,10 +283,16 @@ WHERE r.run_id = f.run_id AND r.claim_state = 'ready'
 RETURNING r.run_id
 
 -- name: put_back
--- params: run_ids, worker, state, after_s
+-- params: run_ids, worker, state, after_s, misfit
 -- aiodurable_runs_pkey. Claimed runs that were not begun. One that never was keeps when it was due.
+-- misfit: how the worker's graph does not fit them; null: it does, or is not known to. What the row
+-- says of an attempt stays: others decide by it.
 UPDATE aiodurable_runs r
 SET claim_state = :state::text,
+    status_reason = CASE WHEN :misfit::text IS NULL THEN r.status_reason
+                         ELSE coalesce(r.status_reason, 'graph changed') END,
+    error = CASE WHEN r.status IN ('queued', 'paused', 'interrupted')
+                 THEN coalesce(:misfit::text, r.error) ELSE r.error END,
     scheduled_at = CASE WHEN :after_s::double precision IS NOT NULL
                         THEN pg_catalog.now()
                              + pg_catalog.make_interval(secs => :after_s::double precision)

@@ -37,6 +37,7 @@ class RunFacts:
         waiting_for: the signals that it waits for; None: it does not sleep.
         behind: the run that it waits for; None: none.
         on_busy: what it does to what the thread has left.
+        graph_changed: whether the graph of the worker that claimed it last did not fit it.
     """
 
     run_id: str
@@ -65,6 +66,7 @@ class RunFacts:
     waiting_for: tuple[str, ...] | None
     behind: str | None
     on_busy: str | None
+    graph_changed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

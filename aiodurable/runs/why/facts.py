@@ -159,6 +159,7 @@ def _seen(row: Mapping[str, Any]) -> SeenRun:
         waiting_for=None if row["waiting_for"] is None else tuple(row["waiting_for"]),
         behind=behind if state is ClaimState.BLOCKED and behind != row["run_id"] else None,
         on_busy=row["on_busy"],
+        graph_changed=row["graph_changed"],
     )
     return SeenRun(
         facts,

@@ -236,6 +236,16 @@ def _of_claimed(found: Found, run: SeenRun) -> NextStep:
 def _of_scheduled(found: Found, run: SeenRun) -> NextStep:
     facts = run.facts
     verb = "begin" if facts.token is None else "resume"
+    if facts.graph_changed:
+        return NextStep(
+            by="worker",
+            what=verb,
+            run_id=facts.run_id,
+            sentence=f"A worker {verb}s it, if its version of graph {facts.graph!r} fits:"
+            " no worker that has claimed it so far has one",
+            at=facts.scheduled_at,
+            when=None if found.facts.workers else f"when a worker looks{_unseen(found)}",
+        )
     if facts.waiting_for:
         names = ", ".join(map(repr, facts.waiting_for))
         sentence, when = "A worker resumes it", f"when signal {names} is sent"

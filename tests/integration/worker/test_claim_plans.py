@@ -125,7 +125,7 @@ READS: dict[str, tuple[tuple[Any, ...], int]] = {
     "promote": ((SOME,), 700),
     "promote_limited": ((["later"] * 2, ["k1", "k2"]), 6000),  # which makes 200 runs ready
     "limit_full": (("later", ["k1", "k2"], 10), 800),
-    "put_back": (([f"ready{n}" for n in range(1, 21)], "host:1", "ready", None), 200),
+    "put_back": (([f"ready{n}" for n in range(1, 21)], "host:1", "ready", None, None), 200),
     "set_aside": (("ready1", "host:1", None, None, None), 20),
     "not_begun": (("blocked1", "blocked1", None), 30),
     "rescue": (([f"i{n}" for n in range(1, 21)], [1] * 20, "default"), 300),

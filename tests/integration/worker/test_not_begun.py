@@ -11,6 +11,7 @@ import asyncpg
 import psycopg
 import pytest
 
+from aiodurable import sleep
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError
 from aiodurable.models import ClaimState, RunRecord, RunStatus, ThreadStatus
@@ -142,6 +143,53 @@ async def test_a_run_of_a_graph_that_a_worker_lacks_keeps_no_other_waiting(
     await durable.runs.create("u", "chain", INPUT, run_id="r")
     async with durable.work(concurrency=1):
         assert await durable.runs.wait("r", timeout=5) == {"xs": ["in", "a"]}
+
+
+async def naps(state: Any) -> dict[str, Any]:
+    await sleep(0.01)
+    return {"xs": ["slept"]}
+
+
+@pytest.mark.parametrize("kind", ["asleep", "failed"])
+async def test_a_run_that_waits_for_a_worker_with_its_version_of_the_graph_says_so(
+    dsn: str, kind: str
+) -> None:
+    BREAKS.update({"b"} if kind == "failed" else ())
+    old = chain(a=ok("a"), b=naps if kind == "asleep" else ok("b"))
+    policy = RetryPolicy(initial_s=0.01)
+    async with Durable(dsn, graphs={"chain": old}, retry_policies={"chain": policy}) as before:
+        await before.runs.create("t", "chain", INPUT, run_id="r")
+        services = services_of(before)
+        claims = Claims(services, ["default"])
+        [claimed] = await claims.claim(1)
+        await Execution(services, claims, claimed, {"": policy}).execute()
+        claims.close()
+    BREAKS.clear()
+
+    async def put_back() -> RunRecord | None:
+        record = await after.runs.get("r")
+        said = f"{record.reason} {record.error}"
+        return record if "graph changed" in said or "GraphChangedError" in said else None
+
+    async with Durable(dsn, graphs={"chain": chain(a=ok("a"))}) as after:
+        async with after.work():
+            record = await wait_until(put_back, 20)
+        why = await after.threads.why("t")
+    assert record is not None
+    if kind == "asleep":
+        assert (record.status, record.reason) == (RunStatus.PAUSED, "sleeping")
+        assert "GraphChangedError" in (record.error or "")
+    else:
+        assert (record.status, record.reason) == (RunStatus.FAILED, "graph changed")
+        assert "b is broken" in (record.error or ""), "what the attempt said stays"
+    assert "if its version of graph 'chain' fits" in str(why)
+
+    async with Durable(dsn, graphs={"chain": old}) as again:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(b"UPDATE aiodurable_runs SET scheduled_at = now()")
+        async with again.work():
+            record = await again.runs.wait_first(["r"], timeout=20)
+    assert (record.status, record.reason, record.error) == (RunStatus.COMPLETE, None, None)
 
 
 async def test_a_run_that_completes_although_it_was_taken_for_an_orphan_is_claimed_no_more(
