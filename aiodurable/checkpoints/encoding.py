@@ -231,6 +231,7 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
     taken: dict[str, str] = {}
     ended: dict[str, tuple[str, str, int, str]] = {}
     completed: set[tuple[str, str, str | None]] = set()
+    late: set[_WriteKey] = set()
     for write in batch:
         fence = write.fence
         standings[fence.thread_id] = fence.standing
@@ -258,8 +259,10 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
                 kept.pop(key, None)
             elif earlier is None:
                 kept[key] = row
+                if row[:3] in completed:  # it proves this commit (`Rows.mark`)
+                    late.add(key)
     if completed:
-        kept = {key: row for key, row in kept.items() if row[:3] not in completed}
+        kept = {key: row for key, row in kept.items() if row[:3] not in completed or key in late}
     ordered = sorted(standings)
     parameters: list[Sequence[Any]] = [
         ordered,

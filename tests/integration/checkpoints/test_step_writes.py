@@ -168,6 +168,24 @@ async def test_a_task_beside_a_slow_one_is_stored_before_its_step_ends(
         assert sorted((await running)["xs"]) == ["a", "slow", "z"]
 
 
+async def test_a_result_that_comes_after_its_state_is_stored(lean: Durable, writes: Writes) -> None:
+    """It took longer to encode. It is the newest commit, which the next write may have to prove."""
+    saver = lean.checkpointer
+    loop: Any = {"source": "loop", "step": 0}
+    async with lean.hold("t") as lease:
+        (before, _), (after, versions) = checkpoint(), checkpoint(xs=["a"])
+        after["id"] = str(uuid6())
+        here = await saver.aput(config("t"), before, loop, {})
+        await asyncio.gather(
+            saver.aput(here, after, loop, versions),
+            saver.aput_writes(here, [("xs", ["a"])], "task"),
+        )
+        lease.session.history.doubt()
+        (newest, _) = checkpoint()
+        await saver.aput(config("t", after["id"]), newest, loop, {})
+    assert await writes("t") == {"xs"}
+
+
 async def test_a_run_that_is_killed_after_each_write_goes_on(
     dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
