@@ -48,6 +48,10 @@ RULES: Final[Mapping[str, str]] = MappingProxyType(
             "The newest checkpoint is unfinished and is that of a quarantined run, so the thread is"
             " quarantined."
         ),
+        "run_cancelled": (
+            "The newest checkpoint has the error of a run that somebody cancelled before it was"
+            " tried again, so the thread is paused."
+        ),
         "run_ended": (
             "Work is left at the newest checkpoint, without an error and without a question there,"
             " so the ledger says how its run ended."

@@ -365,6 +365,7 @@ ORDER BY v.thread_id
                WHEN 'input_lost' THEN 'crashed'
                WHEN 'work_left' THEN 'crashed'
                WHEN 'run_asleep' THEN 'paused'
+               WHEN 'run_cancelled' THEN 'paused'
                WHEN 'run_queued' THEN 'queued'
                WHEN 'tables' THEN f.table_status
                ELSE f.run_status
@@ -399,6 +400,10 @@ ORDER BY v.thread_id
                    WHEN y.of_head AND y.run_status = 'quarantined'
                         AND y.table_status NOT IN ('new', 'complete')
                    THEN 'run_quarantined'
+                   -- A person's word stands above the error of an earlier attempt.
+                   WHEN y.of_head AND y.run_status = 'paused' AND y.status_reason = 'cancelled'
+                        AND y.table_status = 'failed'
+                   THEN 'run_cancelled'
                    WHEN y.of_head AND y.run_status IN ('failed', 'paused')
                         AND y.table_status = 'pending'
                    THEN 'run_ended'
