@@ -268,15 +268,15 @@ class Worker:
                 if free:
                     claimed = await self._claims.claim(free)
                 begun = await self._suspects.admit(claimed, self._at_work.executions)
+                if self._stopping.is_set() and begun:
+                    await self._claims.put_back(begun, ClaimState.READY)
+                    return
                 self._claimed_at, self._claim_failed = time.monotonic(), False
             except (AiodurableError, *DRIVER_FAILURES) as error:
                 self._claim_failed = True
                 _log.warning("a worker cannot look at its queues: %s", error)
                 await self._sleep(_TIDY_S)
                 continue
-            if self._stopping.is_set() and begun:
-                await self._claims.put_back(begun, ClaimState.READY)
-                return
             for one in begun:
                 self._start(one)
             if not self._free():

@@ -192,6 +192,36 @@ async def test_a_run_that_waits_for_a_worker_with_its_version_of_the_graph_says_
     assert (record.status, record.reason, record.error) == (RunStatus.COMPLETE, None, None)
 
 
+async def test_a_worker_stops_well_where_postgres_goes_away_after_its_last_claim(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, put_back = Claims.claim, Claims.put_back
+    draining = list[asyncio.Task[None]]()
+    worker = durable.work()
+
+    async def last_claim(self: Claims, most: int) -> list[Claimed]:
+        claimed = await claim(self, most)
+        if claimed:
+            draining.append(asyncio.create_task(worker.drain()))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        return claimed
+
+    async def away(self: Claims, *given: Any, **options: Any) -> bool:
+        monkeypatch.setattr(Claims, "put_back", put_back)
+        raise PostgresUnavailableError("away for a moment")
+
+    monkeypatch.setattr(Claims, "claim", last_claim)
+    monkeypatch.setattr(Claims, "put_back", away)
+    await durable.runs.create("t", "chain", INPUT, run_id="r")
+    async with worker:
+        await worker.run_forever()
+    await asyncio.gather(*draining)
+    assert not worker.failed
+    record = await durable.runs.get("r")
+    assert (record.status, record.claim_state) == (RunStatus.QUEUED, ClaimState.READY)
+
+
 async def test_a_run_that_completes_although_it_was_taken_for_an_orphan_is_claimed_no_more(
     dsn: str,
 ) -> None:
