@@ -91,6 +91,28 @@ async def test_a_value_that_the_graph_cannot_read_is_an_error_once_and_is_set_as
     assert kept == [("first", True), ("second", False)]
 
 
+async def test_a_run_that_an_unreadable_signal_ended_goes_on_once_its_node_waits_again(
+    dsn: str,
+) -> None:
+    async def takes_one(state: Any) -> dict[str, Any]:
+        return {"xs": [str(await wait_for("coin"))]}
+
+    async with Durable(dsn, graphs={"waits": chain(waits=takes_one)}) as old, old.work():
+        await old.runs.create("t", "waits", INPUT, run_id="r", max_attempts=1)
+        async with Durable(dsn) as foreign:
+            await foreign.threads.signal("t", "coin", Foreign(7))
+        for _ in range(2):
+            record = await old.runs.wait_first(["r"], timeout=20)
+            assert record.status is RunStatus.QUARANTINED
+            await old.threads.signal("t", "coin", "heads", signal_id="good")
+            await old.runs.retry("r")  # gets the same answer
+        assert (await old.runs.wait_first(["r"], timeout=20)).status is RunStatus.QUARANTINED
+    async with Durable(dsn, graphs={"waits": chain(waits=waits)}) as deployed, deployed.work():
+        await deployed.runs.retry("r")
+        result = await deployed.runs.wait("r", timeout=20)
+    assert result == {"xs": ["in", "unreadable True, then heads"]}
+
+
 async def test_a_signal_that_was_taken_survives_an_answer_that_is_refused(
     durable: Durable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
