@@ -59,7 +59,7 @@ async def drain_queue(
     runs accept.
 
     It claims and executes them as a worker does, with limits, priorities and retry policies, and
-    waits for nothing.
+    waits for nothing. It fires no schedule: `advance` does.
 
     Args:
         durable: has the graphs by name.
