@@ -64,9 +64,10 @@ class Cancellations:
         if self._task is None:
             self._task = asyncio.create_task(self._poll_forever(), name="aiodurable cancellations")
 
-    def remove(self, run_id: str) -> None:
-        """Unregister a run."""
-        self._runs.pop(run_id, None)
+    def remove(self, run_id: str, cancel: Callable[[datetime], None]) -> None:
+        """Unregister a run; not a later attempt of it, where a node has outlived this one."""
+        if self._runs.get(run_id) == cancel:
+            del self._runs[run_id]
 
     def hurry(self, run_id: str) -> None:
         """Poll now, if the run is active here."""

@@ -334,7 +334,7 @@ class HeldThread:
         try:
             yield cancelling
         except BaseException as error:  # every way out is an outcome
-            self._services.cancellations.remove(attempt.run_id)
+            self._services.cancellations.remove(attempt.run_id, cancelling.request)
             if cancelling.requested:
                 await cancelling.ended()
             if cancelling.leave(error):
@@ -343,7 +343,7 @@ class HeldThread:
             await self.settle(error)
             raise
         else:
-            self._services.cancellations.remove(attempt.run_id)
+            self._services.cancellations.remove(attempt.run_id, cancelling.request)
             abandoned = cancelling.requested and await cancelling.ended()
             cancelling.leave(None)
             if abandoned:

@@ -77,17 +77,44 @@ async def test_a_request_that_was_read_before_a_run_went_on_does_not_end_it_agai
             return [{"run_id": "r", "cancel_requested_at": NOW}]
 
     cancellations = Cancellations(cast("PsycopgPool", Database()), every_s=60)
-    cancellations.add("r", lambda at: cancelled.append("the attempt that was cancelled"))
+
+    def first(at: datetime) -> None:
+        cancelled.append("the attempt that was cancelled")
+
+    cancellations.add("r", first)
     try:
         cancellations.hurry("r")
         await asyncio.wait_for(asked.wait(), 5)
-        cancellations.remove("r")
+        cancellations.remove("r", first)
         cancellations.add("r", lambda at: cancelled.append("the one that goes on"))
         asked.clear()
         answer.set()
         cancellations.hurry("r")
         await asyncio.wait_for(asked.wait(), 5)
         assert cancelled == []
+    finally:
+        await cancellations.aclose()
+
+
+async def test_the_end_of_a_node_that_outlived_its_attempt_leaves_the_next_one_cancellable() -> (
+    None
+):
+    cancelled = asyncio.Event()
+
+    class Database:
+        async def fetch(self, statement: Any) -> list[dict[str, Any]]:
+            del statement
+            return [{"run_id": "r", "cancel_requested_at": NOW}]
+
+    def outlived(at: datetime) -> None:
+        raise AssertionError("that attempt is over")
+
+    cancellations = Cancellations(cast("PsycopgPool", Database()), every_s=0.01)
+    cancellations.add("r", outlived)
+    cancellations.add("r", lambda at: cancelled.set())
+    cancellations.remove("r", outlived)
+    try:
+        await asyncio.wait_for(cancelled.wait(), 5)
     finally:
         await cancellations.aclose()
 
