@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
 
 from langgraph.errors import GraphDrained
 
@@ -40,12 +41,14 @@ from aiodurable.runs.signals import Sleep
 from aiodurable.worker.claims import Claimed, Claims
 from aiodurable.worker.left_run import outcome_of_left
 
-__all__ = ["Execution", "died_too_often", "policy_of"]
+__all__ = ["CANCELLED_S", "Execution", "died_too_often", "policy_of"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+CANCELLED_S: Final = 2.0
+"""Seconds that nodes may take to end when they are cancelled."""
 _SOON_S, _LATER_S = 1.0, 10.0
 """Seconds until a run is looked at again that could not be begun."""
 _FOR_A_PERSON = (
@@ -154,11 +157,38 @@ class Execution:
                 return
             if claimed.status == RunStatus.RUNNING and await self._settled(self._run, graph):
                 return
-            async with asyncio.timeout(claimed.timeout_s) as self._limit:
+            async with self._abandoned_late(self._run), asyncio.timeout(claimed.timeout_s) as limit:
+                self._limit = limit
                 await self._run.ainvoke()
             # else nothing is left to do, or not yet
             if not self._run.began and not await self._sleeps_on(self._run):
                 await self._put_back(None)
+
+    @asynccontextmanager
+    async def _abandoned_late(self, here: DurableRun[Any, Any, Any]) -> AsyncIterator[None]:
+        """End the attempt although a node swallows the cancellation with which its time is up."""
+        if self.claimed.timeout_s is None:
+            yield
+            return
+        abandoning = list[asyncio.Task[None]]()
+
+        def abandon() -> None:
+            _log.warning(
+                "the attempt of run %r took too long, and its node goes on: what that writes is"
+                " refused",
+                self.claimed.run_id,
+            )
+            here.drain()
+            abandoning.append(asyncio.create_task(self.abandon()))
+
+        wait_s = self.claimed.timeout_s + CANCELLED_S
+        late = asyncio.get_running_loop().call_later(wait_s, abandon)
+        try:
+            yield
+        finally:
+            late.cancel()
+            if abandoning:
+                await asyncio.wait(abandoning)
 
     async def _sleeps_on(self, here: DurableRun[Any, Any, Any]) -> bool:
         """Whether the run sleeps, or waits for a signal, and is not due; then its row says so."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Final
 
-from aiodurable.worker.executor import Execution
+from aiodurable.worker.executor import CANCELLED_S, Execution
 
 __all__ = ["STOP_S", "RunsAtWork"]
 
@@ -15,8 +15,6 @@ _log = logging.getLogger(__name__)
 
 STOP_S: Final = 5.0
 """Seconds that a statement under way may take when the worker stops."""
-_CANCELLED_S: Final = 2.0
-"""Seconds that nodes may take to end when they are cancelled."""
 
 
 class RunsAtWork:
@@ -73,7 +71,7 @@ class RunsAtWork:
                     timeout_s,
                 )
             self.cancel()
-            await asyncio.wait(self._active, timeout=_CANCELLED_S)
+            await asyncio.wait(self._active, timeout=CANCELLED_S)
         if self._active:
             _log.warning(
                 "nodes of %d runs swallow their cancellation: handing the runs back; what the"

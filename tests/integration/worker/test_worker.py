@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -240,6 +241,34 @@ async def test_an_attempt_that_takes_longer_than_it_may_is_failed(
     async with durable.work():
         record = await until(durable, created, RunStatus.QUARANTINED)
     assert "TimeoutError" in (record.error or "")
+
+
+async def test_an_attempt_that_takes_too_long_ends_although_its_node_swallows_that(
+    dsn: str,
+) -> None:
+    calls, let_go = list[int](), asyncio.Event()
+
+    async def stubborn(state: Any) -> dict[str, Any]:
+        calls.append(call := len(calls) + 1)
+        while call == 1 and not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+        return {"xs": [f"call {call}"]}
+
+    async with Durable(dsn, graphs={"stubborn": chain(a=stubborn)}) as durable:
+        await durable.runs.create(
+            "t", "stubborn", INPUT, run_id="r", timeout=0.3, retry_policy=RETRY_SOON
+        )
+        try:
+            async with durable.work():
+                result = await durable.runs.wait("r", timeout=20)
+                let_go.set()
+        finally:
+            let_go.set()
+        record = await durable.runs.get("r")
+        assert result == await durable.runs.wait("r") == {"xs": ["in", "call 2"]}
+    assert record.attempts == 2
+    assert "RunTimeoutError" in (record.earlier_attempts[0].error or "")
 
 
 async def test_a_run_that_waited_too_long_is_not_begun(durable: Durable, gates: Gates) -> None:
