@@ -152,11 +152,12 @@ class Retries:
 
     def after(self, outcome: Outcome, error: BaseException | None, progressed: bool) -> Ending:
         """How the run ends after this attempt; see `DecideEnding`."""
+        so_far = 0 if progressed else None
         if outcome.status is not RunStatus.FAILED:
-            return Ending(outcome, error)
+            return Ending(outcome, error, failures=so_far)
         if isinstance(error, Snooze):
-            again_after_s = max(error.seconds, 0.001)
-            return Ending(Outcome(RunStatus.FAILED, "snoozed"), error, again_after_s=again_after_s)
+            outcome, wait_s = Outcome(RunStatus.FAILED, "snoozed"), max(error.seconds, 0.001)
+            return Ending(outcome, error, again_after_s=wait_s, failures=so_far)
         failures = 1 if progressed else self.failures + 1
         retries = error is None or self.policy.retries(error)
         if not retries or failures >= self.policy.max_attempts:

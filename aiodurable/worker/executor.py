@@ -247,7 +247,8 @@ class Execution:
             )
             outcome = Outcome(RunStatus.FAILED, "timeout")
         elif stopped and (self.draining or self._task is None or self._task.cancelling() > 0):
-            return Ending(Outcome(RunStatus.PAUSED, PauseReason.DRAINED), None, again_after_s=0)
+            drained = Outcome(RunStatus.PAUSED, PauseReason.DRAINED)
+            return Ending(drained, None, again_after_s=0, failures=0 if progressed else None)
         return self._retries.after(outcome, error, progressed)
 
     async def _not_begun(self, error: Exception) -> None:

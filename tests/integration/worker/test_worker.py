@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from langchain_core.runnables import RunnableConfig
 
+from aiodurable import sleep
 from aiodurable.durable import Durable
 from aiodurable.models import ClaimState, RunRecord, RunStatus, ThreadStatus
 from aiodurable.queue import RetryPolicy, Snooze
@@ -269,6 +271,35 @@ async def test_an_attempt_that_takes_too_long_ends_although_its_node_swallows_th
         assert result == await durable.runs.wait("r") == {"xs": ["in", "call 2"]}
     assert record.attempts == 2
     assert "RunTimeoutError" in (record.earlier_attempts[0].error or "")
+
+
+@pytest.mark.parametrize("how", ["snoozes", "sleeps"])
+async def test_failures_before_progress_count_no_more_after_the_run_has_waited(
+    dsn: str, how: str
+) -> None:
+    calls = Counter[str]()
+
+    async def once_broken(state: Any) -> dict[str, Any]:
+        calls["a"] += 1
+        if calls["a"] == 1:
+            raise ValueError("a is broken")
+        return {"xs": ["a"]}
+
+    async def waits_and_breaks(state: Any) -> dict[str, Any]:
+        calls["b"] += 1
+        if how == "sleeps":
+            await sleep(0.01)
+        elif calls["b"] == 1:
+            raise Snooze(0.01)
+        if calls["b"] == 2:
+            raise ValueError("b is broken")
+        return {"xs": ["b"]}
+
+    policy = RetryPolicy(max_attempts=2, initial_s=0.05)
+    async with Durable(dsn, graphs={"g": chain(a=once_broken, b=waits_and_breaks)}) as durable:
+        await durable.runs.create("t", "g", INPUT, run_id="r", retry_policy=policy)
+        async with durable.work():
+            assert await durable.runs.wait("r", timeout=20) == {"xs": ["in", "a", "b"]}
 
 
 async def test_a_run_that_waited_too_long_is_not_begun(durable: Durable, gates: Gates) -> None:
