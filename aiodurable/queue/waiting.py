@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from aiodurable.errors import (
@@ -15,7 +16,7 @@ from aiodurable.errors import (
     WaitTimeoutError,
     WorkflowExecutionError,
 )
-from aiodurable.models import PauseReason, RunRecord, RunStatus
+from aiodurable.models import PauseReason, RunRecord, RunStatus, ThreadStatus
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.queue.records import SQL, not_found, queued_record
 from aiodurable.runs.graphs import BoundGraph
@@ -27,6 +28,11 @@ __all__ = ["Waiting", "is_over"]
 
 _POLL_S: Final = (0.02, 0.5)
 """Seconds between two looks at a run: at first, and at most."""
+
+_LEAVES_S: Final = 1.0
+"""Seconds that the process of a run that was waited for may hold its thread on: as long as somebody
+takes for the last chunk of a stream.
+"""
 
 _STOPPED: Final = (PauseReason.CANCELLED, PauseReason.STREAM_CLOSED, "interrupted", "rolled back")
 _STOPPABLE: Final = (RunStatus.SUPERSEDED, RunStatus.PAUSED, RunStatus.INTERRUPTED)
@@ -62,25 +68,47 @@ class Waiting:
         """
         for run_id in run_ids:
             validate_run_id(run_id)
-        wait, most = _POLL_S
+        limit = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    for run_id, run in zip(
-                        run_ids, await asyncio.gather(*map(self._look, run_ids)), strict=True
-                    ):
-                        if run is None:
-                            raise not_found(run_id)
-                        if is_over(run):
-                            return run
-                    await asyncio.sleep(wait * random.uniform(0.5, 1.0))
-                    wait = min(wait * 1.5, most)
+            async with limit:
+                run, waited = await self._first_over(run_ids)
         except TimeoutError:
             which = f"run {run_ids[0]!r}" if len(run_ids) == 1 else f"one of {len(run_ids)} runs"
             raise WaitTimeoutError(
                 f"cannot wait longer for {which}: it was not over within {timeout:g} s. It goes on"
                 " all the same; runs.get(run_id) says where it stands"
             ) from None
+        if waited and run.status is RunStatus.COMPLETE:
+            await self._left(run, until=limit.when())
+        return run
+
+    async def _first_over(self, run_ids: Sequence[str]) -> tuple[RunRecord, bool]:
+        """The first that is over, and whether that had to be waited for."""
+        (wait, most), waited = _POLL_S, False
+        while True:
+            found = await asyncio.gather(*map(self._look, run_ids))
+            for run_id, run in zip(run_ids, found, strict=True):
+                if run is None:
+                    raise not_found(run_id)
+                if is_over(run):
+                    return run, waited
+            waited = True
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+            wait = min(wait * 1.5, most)
+
+    async def _left(self, run: RunRecord, *, until: float | None) -> None:
+        """Wait a moment, and no longer than `until`, for the process of a complete run to let its
+        thread go: its last checkpoint completes it, and the lease ends after that. A caller that
+        has the result already would find the thread busy.
+        """
+        soon = asyncio.get_running_loop().time() + _LEAVES_S
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(soon if until is None else min(soon, until)):
+                while True:
+                    thread = await self._services.threads.status(run.thread_id)
+                    if thread.status is not ThreadStatus.RUNNING or thread.run_id != run.run_id:
+                        return
+                    await asyncio.sleep(_POLL_S[0] * random.uniform(0.5, 1.0))
 
     async def result(self, run: RunRecord, graph: BoundGraph | None = None) -> Any:
         """What the graph returned; raises what keeps it from having returned anything.

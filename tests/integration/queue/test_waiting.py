@@ -1,0 +1,44 @@
+"""A caller that waited for a run finds its thread free."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aiodurable.durable import Durable
+from aiodurable.runs.lease import ThreadLease
+from aiodurable.settings import Settings
+from tests.support.graphs import INPUT, Gate, four_nodes
+from tests.support.ledger_view import Ledger
+from tests.support.waiting import is_held, wait_until
+
+let_go = ThreadLease.release
+
+
+async def test_a_wait_lasts_until_the_process_of_the_run_has_left_the_thread(
+    dsn: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, may_leave = Gate("tell"), asyncio.Event()
+
+    async def late(lease: ThreadLease) -> None:
+        await may_leave.wait()
+        await let_go(lease)
+
+    monkeypatch.setattr(ThreadLease, "release", late)
+    async with Durable(dsn, settings=Settings(), graphs={"four": four_nodes(gate)}) as durable:
+        async with durable.work():
+            run = await durable.runs.create("t", "four", INPUT)
+            await gate.reached.wait()
+            waiting = asyncio.create_task(durable.runs.wait(run.run_id))
+            gate.open.set()
+
+            async def complete() -> bool:
+                return await ledger.statuses("t") == ["complete"]
+
+            await wait_until(complete)
+            done, _ = await asyncio.wait({waiting}, timeout=0.6)
+            assert not done
+            may_leave.set()
+            assert (await waiting)["told"] == "collect sort weigh tell"
+            assert not await is_held(durable, "t")
