@@ -232,7 +232,7 @@ class Signals:
         await self._direct.fetch(_SQL["sleep_on"], run_id, *fence.standing, *outcome)
 
     async def stop(self, thread_id: str) -> str | None:
-        """Cancel the run of a thread that sleeps or waits; its run_id, if there is one."""
+        """Cancel a run that sleeps, waits or is to be tried again; its run_id, if there is one."""
         rows = await self._direct.fetch(_SQL["stop"], thread_id)
         return rows[0]["run_id"] if rows else None
 

@@ -144,7 +144,8 @@ class Threads(ThreadReads):
         Its node is cancelled, and its caller gets `RunCancelledError`. A node that swallows the
         cancellation is cancelled again each heartbeat, and its run ends at the next superstep.
         Where the process is gone, the run is closed here. Only a person goes on with it afterwards:
-        `run.ainvoke()`, `retry`.
+        `run.ainvoke()`, `retry`. So it is with a run that sleeps, waits for a signal, or is to be
+        tried again; runs that have not begun stay in their queue.
 
         Args:
             thread_id: the thread.
@@ -152,7 +153,7 @@ class Threads(ThreadReads):
             timeout: seconds to wait at most, with `wait`; None: as long as it takes.
 
         Returns:
-            Whether there was a run at work.
+            Whether there was such a run.
 
         Raises:
             ThreadNotFoundError: the thread has no checkpoint and no run.

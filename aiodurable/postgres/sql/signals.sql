@@ -95,15 +95,16 @@ WHERE r.run_id = :run_id AND coalesce(r.fencing_token, 0) <= :token::bigint
 
 -- name: stop
 -- params: thread_id
--- aiodurable_runs_thread_order_idx. A run that sleeps or waits is cancelled at once: no process has
--- it. A question that is open beside that stays open. No worker has claimed what has no graph's
--- name.
+-- aiodurable_runs_thread_order_idx. A run that sleeps, waits, or is to be tried again is cancelled
+-- at once: no process has it. A question that is open beside that stays open. No worker has claimed
+-- what has no graph's name.
 UPDATE aiodurable_runs r
-SET status_reason = 'cancelled', claim_state = NULL,
+SET status = CASE WHEN r.status = 'failed' THEN 'paused' ELSE r.status END,
+    status_reason = 'cancelled', claim_state = NULL,
     cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now())
-WHERE r.thread_id = :thread_id AND r.status IN ('paused', 'interrupted')
-  AND r.waiting_for IS NOT NULL
-  AND (r.claim_state IS NOT NULL OR r.graph IS NULL AND r.cancel_requested_at IS NULL)
+WHERE r.thread_id = :thread_id AND r.status IN ('failed', 'paused', 'interrupted')
+  AND (r.claim_state IS NOT NULL
+       OR r.waiting_for IS NOT NULL AND r.graph IS NULL AND r.cancel_requested_at IS NULL)
 RETURNING r.run_id
 
 -- name: unheard

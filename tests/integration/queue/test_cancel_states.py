@@ -77,6 +77,25 @@ async def durable(dsn: str, gate: Gate) -> AsyncIterator[Durable]:
         yield opened
 
 
+async def test_a_threads_cancellation_meets_a_run_that_waits_for_its_retry(
+    durable: Durable,
+) -> None:
+    BREAKS.add("b")
+    policy = RetryPolicy(initial_s=3600)
+    await durable.runs.create("t", "chain", INPUT, run_id="r", retry_policy=policy)
+
+    async def failed() -> bool:
+        return (await durable.runs.get("r")).status is RunStatus.FAILED
+
+    async with durable.work():
+        await wait_until(failed, 20)
+    assert await durable.threads.cancel("t", wait=True)
+    assert not await durable.threads.cancel("t")
+    record = await durable.runs.get("r")
+    assert (record.status, record.reason) == (RunStatus.PAUSED, "cancelled")
+    assert record.claim_state is None
+
+
 @pytest.mark.parametrize("state", STATES)
 async def test_only_a_person_goes_on_with_a_run_that_was_cancelled(
     durable: Durable, gate: Gate, state: str
