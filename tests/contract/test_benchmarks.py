@@ -145,7 +145,7 @@ def test_processes_that_run_at_once_share_the_costs_of_a_run(tmp_path: Path) -> 
     found = json.loads(report.read_text())
     one, two = found["figures"]
     assert (one["processes"], two["processes"]) == (1, 2)
-    assert two["connections"] == 2 * one["connections"]
+    assert one["connections"] < two["connections"] <= 2 * one["connections"]
     for row in (one, two):
         assert row["runs_per_s"] > 0
         assert 0 < row["commits"] < 20  # four nodes: the stock saver takes a dozen

@@ -12,6 +12,9 @@ TESTS = Path(__file__).parents[1]
 
 MEANT = {
     "faults/test_failover.py": "failures at random moments, and a standby that lags by seconds",
+    "integration/queue/test_cancel_states.py": "what a node sleeps of a run that holds nothing",
+    "integration/worker/test_not_begun.py": "what a node sleeps of a run that holds nothing",
+    "integration/worker/test_worker.py": "what a node sleeps of a run that holds nothing",
     "integration/worker/test_asleep.py": "what a node sleeps of a run that holds nothing",
     "integration/worker/test_durable_time.py": "what a node sleeps of a run that holds nothing",
     "integration/testing/test_drain.py": "sleeps of runs, through which time passes without waiting",

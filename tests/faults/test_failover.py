@@ -93,12 +93,21 @@ async def one_failover(servers: Pair) -> Counter[str]:
     """Returns how the callers' runs ended."""
     await migrate(parse_dsn(servers.dsn))
     async with Durable(servers.dsn, graphs={"ten": ten_steps()}) as durable:
-        callers = [asyncio.create_task(call(durable, f"t{number}")) for number in range(RUNS)]
+        have: set[int] = set()
+
+        async def call(number: int) -> Any:
+            async with durable.run(f"t{number}", "ten") as run:
+                result = await run.ainvoke(INPUT)
+                have.add(number)
+                return result
+
+        callers = [asyncio.create_task(call(number)) for number in range(RUNS)]
         await asyncio.sleep(random.uniform(0.5, 1.0))
         await asyncio.to_thread(servers.cut)
         await asyncio.sleep(LAG_S)
-        # Who had his result before the primary died cannot hear that it was lost with it.
-        before = {number for number, caller in enumerate(callers) if caller.done()}
+        # Who had his result before the primary died cannot hear that it was lost with it. Until it
+        # is dead this event loop stands still.
+        before = have.copy()
         servers.primary.die()
         await asyncio.to_thread(servers.promote)
         results = await within(
@@ -117,11 +126,6 @@ async def one_failover(servers: Pair) -> Counter[str]:
     return Counter(
         type(result).__name__ if isinstance(result, Exception) else "result" for result in results
     )
-
-
-async def call(durable: Durable, thread_id: str) -> Any:
-    async with durable.run(thread_id, "ten") as run:
-        return await run.ainvoke(INPUT)
 
 
 async def finish(durable: Durable, thread_id: str, status: ThreadStatus) -> None:

@@ -78,9 +78,12 @@ class Server:
         self.programs.run("pg_ctl", "stop", "-D", self.data, "-m", "immediate", "-w")
 
     def die(self) -> None:
-        """As if its host had failed: no session gets a message, and nothing is written any more."""
-        pid = int((self.data / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGQUIT)
+        """As if its host had failed: no session gets a message, and nothing is written any more.
+        Returns when the last backend has ended, until which it may still acknowledge a commit.
+        """
+        running = self.data / "postmaster.pid"
+        os.kill(int(running.read_text().split()[0]), signal.SIGQUIT)
+        wait_until_sync(lambda: not running.exists(), DEADLINE_S, what="the primary to end")
 
     def ask(self, query: str) -> tuple[object, ...] | None:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
