@@ -259,10 +259,9 @@ class DurableSaver(AsyncPostgresSaver):
         # A change of the state (`update_state`) is not a step of the run.
         advances = not namespace and metadata.get("source") in ("input", "loop")
         finished = None if namespace else _finished(checkpoint, metadata)
-        smooth = session.begin_step(namespace, checkpoint["id"], parent_id)
         completes_step = (
-            smooth
-            and not self._keep_step_writes
+            not self._keep_step_writes
+            and session.begin_step(namespace, checkpoint["id"], parent_id)
             and metadata.get("source") == "loop"
             and not any(name in metadata for name in _DELTA)
         )
@@ -328,7 +327,7 @@ class DurableSaver(AsyncPostgresSaver):
             return None
         thread_id: str = configurable["thread_id"]
         namespace: str = configurable["checkpoint_ns"]
-        if any(channel in _ABOUT_THE_TASK for channel, _ in writes):
+        if not self._keep_step_writes and any(channel in _ABOUT_THE_TASK for channel, _ in writes):
             session.disturb_step(namespace)
 
         def dump() -> Rows:
