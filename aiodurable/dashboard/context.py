@@ -118,9 +118,9 @@ class Context:
         """The same request and session, of which nothing is decided yet: a stream is a page after
         the other, and ends when a right was taken away.
         """
-        anew = Context(self.request, self.options)
-        anew.session = self.session
-        return anew
+        context = Context(self.request, self.options)
+        context.session = self.session
+        return context
 
 
 View = Callable[[Context], Awaitable[Page | Response]]
