@@ -176,9 +176,8 @@ FROM lost
     FOR NO KEY UPDATE OF r SKIP LOCKED
 ), ended AS (
     UPDATE aiodurable_runs r
-    SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
-        checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
-        answers_type = NULL, answers = NULL, questions_closed = NULL, claim_state = NULL
+    SET checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
+-- include: runs.completed
     FROM ending e
     WHERE r.run_id = e.run_id
     RETURNING r.thread_id, r.finished_at,

@@ -301,9 +301,8 @@ RETURNING r.run_id, r.fencing_token, w.lease_id, r.finished_at
 -- that nothing is left to do: if it is the head and no task wrote on, the thread is complete. Not
 -- waiting for the disk, as in end.
 UPDATE aiodurable_runs r
-SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
-    checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
-    answers_type = NULL, answers = NULL, questions_closed = NULL, claim_state = NULL
+SET checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
+-- include: completed
 FROM unnest(:run_ids::text[], :tokens::bigint[], :lease_ids::bigint[], :thread_ids::text[],
             :checkpoint_ids::text[])
      AS e (run_id, token, lease_id, thread_id, checkpoint_id)
@@ -340,9 +339,8 @@ WITH seen AS MATERIALIZED (
 -- include: threads.classify
 ), ended AS (
     UPDATE aiodurable_runs r
-    SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
-        checkpoint_id = s.checkpoint_id, finished_at = pg_catalog.now(),
-        answers_type = NULL, answers = NULL, questions_closed = NULL, claim_state = NULL
+    SET checkpoint_id = s.checkpoint_id, finished_at = pg_catalog.now(),
+-- include: completed
     FROM unnest(:thread_ids::text[], :run_ids::text[], :tokens::bigint[], :lease_ids::bigint[],
                 :consumed::boolean[])
          AS e (thread_id, run_id, token, lease_id, consumed)
@@ -361,14 +359,17 @@ SELECT s.*, d.run_id AS ended, d.lease_id AS ended_under, d.finished_at AS ended
 FROM seen s
 LEFT JOIN ended d ON d.thread_id = s.thread_id
 
+-- fragment: completed
+    status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
+    answers_type = NULL, answers = NULL, questions_closed = NULL, claim_state = NULL
+
 -- name: complete_by_tables
 -- params: run_id, token, lease_id, checkpoint_id
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. What the tables show complete, in the ledger too.
 -- Only under the fence of this lease.
 UPDATE aiodurable_runs r
-SET status = 'complete', consumed = true, error = NULL, traceback = NULL, status_reason = NULL,
-    checkpoint_id = :checkpoint_id::text, finished_at = coalesce(r.finished_at, pg_catalog.now()),
-    answers_type = NULL, answers = NULL, questions_closed = NULL, claim_state = NULL
+SET checkpoint_id = :checkpoint_id::text, finished_at = coalesce(r.finished_at, pg_catalog.now()),
+-- include: completed
 WHERE r.run_id = :run_id AND coalesce(r.fencing_token, 0) <= :token::bigint
   AND (SELECT true
        FROM aiodurable_fences f
