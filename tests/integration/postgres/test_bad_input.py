@@ -31,6 +31,7 @@ from aiodurable.models import ThreadStatus
 from aiodurable.runs import stored_value
 from aiodurable.settings import Settings
 from tests.support.graphs import INPUT, STEPS, Story, four_nodes
+from tests.support.waiting import wait_until
 
 SECRET = "hunter2-very-secret"
 
@@ -69,9 +70,12 @@ async def test_a_bad_graph_is_refused_when_it_is_registered_and_nothing_stays_op
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND"
         " application_name LIKE 'aiodurable:%'"
     )
-    async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        row = await (await connection.execute(query)).fetchone()
-    assert row == (0,)
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+
+        async def nothing_open() -> bool:
+            return await (await connection.execute(query)).fetchone() == (0,)
+
+        await wait_until(nothing_open)
 
 
 async def test_a_state_that_cannot_be_stored_fails_clearly_and_the_thread_goes_on_from_before(
