@@ -17,12 +17,14 @@ from psycopg.conninfo import conninfo_to_dict
 
 from aiodurable import (
     Durable,
+    InvalidArgumentError,
     LeaseLostError,
     PruneReport,
     Settings,
     ThreadNotFoundError,
     ThreadStatus,
     WorkflowAlreadyRunningError,
+    WorkflowExecutionError,
 )
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.write_session import WriteSession
@@ -341,3 +343,35 @@ async def test_a_lease_that_ended_by_a_removal_says_so(durable: Durable) -> None
     removed = fence.overtaken(await services_of(durable).checkpoints.standing("t"))
     assert "removed" in str(removed)
     assert not removed.taken_over, "nobody has it"
+
+
+async def test_a_thread_is_deleted_only_as_it_was_expected(durable: Durable, dsn: str) -> None:
+    async with durable.run("t", four_nodes()) as run:
+        await run.ainvoke(INPUT)
+    seen = await durable.threads.status("t")
+    async with durable.run("t", four_nodes()) as run:
+        await run.ainvoke(INPUT)
+    before = await stored(dsn)
+
+    with pytest.raises(WorkflowExecutionError, match="it has gone on since it was read"):
+        await durable.threads.delete("t", expected=seen)
+
+    assert await stored(dsn) == before
+    assert await durable.threads.delete("t", expected=await durable.threads.status("t"))
+    assert not any((await stored(dsn)).values())
+
+
+async def test_what_is_expected_of_another_thread_or_beside_a_config_is_refused(
+    durable: Durable, dsn: str
+) -> None:
+    async with durable.run("t", four_nodes()) as run:
+        await run.ainvoke(INPUT)
+        before = await stored(dsn)
+
+        with pytest.raises(InvalidArgumentError, match="under whose lease nobody else") as beside:
+            await durable.threads.delete("t", expected=run.checkpoint, config=run.config)
+        with pytest.raises(InvalidArgumentError, match="pass how this thread stood") as other:
+            await durable.threads.delete("another", expected=run.checkpoint)
+
+    assert (beside.value.argument, other.value.argument) == ("expected", "expected")
+    assert await stored(dsn) == before
