@@ -22,7 +22,7 @@ from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
 from aiodurable.postgres.plan_cache import PlanCache
 from aiodurable.postgres.retry import STATEMENT
-from aiodurable.postgres.sql import load
+from aiodurable.postgres.sql import literal, load
 
 __all__ = ["DirectConnection", "DirectPool", "Origin"]
 
@@ -134,11 +134,7 @@ class DirectConnection:
                 with suppress(asyncpg.InsufficientPrivilegeError):
                     await self._run(connection.execute(end_left))
                 self._abandoned.difference_update(abandoned)
-            plan_once = (
-                _SQL["plan_once"]
-                .replace("$1", str(self._pid))
-                .replace("$2", f"'{self._dsn.compression}'")
-            )
+            plan_once = literal(_SQL["plan_once"], self._pid, self._dsn.compression)
             self._proxied = await self._run(connection.execute(plan_once)) == "SELECT 0"
             server = None if self._proxied else await self._run(connection.fetchval(_SQL["server"]))
             if self._on_connect is not None:

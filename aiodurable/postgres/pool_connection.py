@@ -29,7 +29,7 @@ from aiodurable.postgres.ownership import refuse_other_path
 from aiodurable.postgres.password import password_option
 from aiodurable.postgres.plan_cache import PlanCache
 from aiodurable.postgres.retry import POOL_RECONNECT
-from aiodurable.postgres.sql import load
+from aiodurable.postgres.sql import literal, load
 
 __all__ = [
     "KEEPALIVES",
@@ -96,8 +96,8 @@ async def _prepare_where_statements_stay(
     A pooler gives itself away: it announces another backend than the one that answers (PgBouncer
     invents process ids).
     """
-    by_index = _BY_INDEX.replace("$1", str(connection.info.backend_pid))
-    stays = await connection.execute(by_index.replace("$2", f"'{compression}'").encode())
+    by_index = literal(_BY_INDEX, connection.info.backend_pid, compression)
+    stays = await connection.execute(by_index.encode())
     connection.prepare_threshold = 0 if stays.rowcount else None
 
 
