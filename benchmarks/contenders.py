@@ -41,7 +41,13 @@ class State(TypedDict, total=False):
 
 
 def words(state_kb: int) -> list[str]:
-    """So many kB that compress to about a half, as prose does; 0: a few words."""
+    """So many kB of random hexadecimal digits, as strings of 1 kB; 0: a few words.
+
+    No method of Postgres makes them smaller: pglz and lz4 look for what comes again, and only a
+    code of four bits a digit, which neither has, would halve them. So what stands in the WAL is
+    what was sent, and the time of compressing is that of a search in vain. Prose is stored as 0.58
+    (pglz) or 0.68 (lz4) of its size.
+    """
     return [Random(number).randbytes(512).hex() for number in range(state_kb)] or [
         "a few words of state"
     ]
