@@ -130,29 +130,38 @@ class Visitor(Protocol):
 
 def unpack(data: bytes, visitor: Visitor) -> Any:
     """Decode msgpack of LangGraph's serializer and call nothing that the bytes name."""
-    depth = 0
+    return _Unpacking(visitor).inside(data)
 
-    def unpack_inside(data: bytes) -> Any:
-        return ormsgpack.unpackb(data, ext_hook=hook, option=ormsgpack.OPT_NON_STR_KEYS)
 
-    def hook(code: int, data: bytes) -> Any:
-        nonlocal depth
-        if depth == DEEPEST:
-            return visitor.unreadable(data, RecursionError("nested too deep"))
-        depth += 1
+class _Unpacking:
+    """The decoding of one value. Not closures, whose cycles the garbage collector would have to
+    find: strict msgpack decodes each value that is stored.
+    """
+
+    __slots__ = ("_depth", "_visitor")
+
+    def __init__(self, visitor: Visitor) -> None:
+        self._visitor = visitor
+        self._depth = 0
+
+    def inside(self, data: bytes) -> Any:
+        return ormsgpack.unpackb(data, ext_hook=self._hook, option=ormsgpack.OPT_NON_STR_KEYS)
+
+    def _hook(self, code: int, data: bytes) -> Any:
+        if self._depth == DEEPEST:
+            return self._visitor.unreadable(data, RecursionError("nested too deep"))
+        self._depth += 1
         try:
             if code == EXT_DELTA_SNAPSHOT:
-                return unpack_inside(data)
+                return self.inside(data)
             if code not in CONSTRUCTORS:
-                return visitor.other(code, data, unpack_inside)
-            module, name, made_of = unpack_inside(data)[:3]
-            return visitor.made(code, module, name, made_of)
+                return self._visitor.other(code, data, self.inside)
+            module, name, made_of = self.inside(data)[:3]
+            return self._visitor.made(code, module, name, made_of)
         except Exception as error:  # damaged, or not LangGraph's
-            return visitor.unreadable(data, error)
+            return self._visitor.unreadable(data, error)
         finally:
-            depth -= 1
-
-    return unpack_inside(data)
+            self._depth -= 1
 
 
 class _ShowObjects:

@@ -59,7 +59,7 @@ class ThreadLease:
         self.session = WriteSession(fence)
         self._sessions.hold(self.session)
         fence.on_revoked(self._lose)
-        self._unwatch = lock.on_lost(self._lock_lost)
+        self._unwatch: Callable[[], None] | None = lock.on_lost(self._lock_lost)
 
     @property
     def name(self) -> str:
@@ -145,7 +145,9 @@ class ThreadLease:
         """
         self._releasing = True
         self._callbacks.clear()
-        self._unwatch()
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None  # their cycle would be left to the garbage collector
         self.fence.on_revoked(None)
         if self._recovery is not None:
             self._recovery.cancel()
