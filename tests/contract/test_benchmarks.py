@@ -145,8 +145,10 @@ def test_processes_that_run_at_once_share_the_costs_of_a_run(tmp_path: Path) -> 
     found = json.loads(report.read_text())
     one, two = found["figures"]
     assert (one["processes"], two["processes"]) == (1, 2)
-    assert one["connections"] < two["connections"] <= 2 * one["connections"]
     for row in (one, two):
+        # From the start two lock sessions and one connection of the pool. Of two writers and two
+        # connections for the statements of runs, each connects when a statement finds no idle one.
+        assert 3 <= row["connections"] / row["processes"] <= 7
         assert row["runs_per_s"] > 0
         assert 0 < row["commits"] < 20  # four nodes: the stock saver takes a dozen
         assert row["wal_kb"] > 5
