@@ -14,9 +14,9 @@ from aiodurable.postgres.pool import PsycopgPool
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until_sync
 
-OURS = (
-    "application_name LIKE 'aiodurable:pool@%' AND datname = current_database() AND pid <>"
-    " pg_backend_pid()"
+END_OURS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE"
+    " 'aiodurable:pool@%' AND datname = current_database() AND pid <> pg_backend_pid()"
 )
 
 
@@ -34,17 +34,9 @@ async def test_a_backend_that_was_killed_while_idle_is_not_felt(
     with psycopg.connect(dsn, autocommit=True) as connection:
         for _ in range(3):
             assert await database.fetch("SELECT 1 AS n") == [{"n": 1}]
-            connection.execute(
-                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}".encode()
-            )
-            # Without a turn of the event loop: the pool has no time to find out by itself.
-            wait_until_sync(
-                lambda: (
-                    not connection.execute(
-                        f"SELECT pid FROM pg_stat_activity WHERE {OURS}".encode()
-                    ).fetchall()
-                )
-            )
+            # Without a turn of the event loop: the pool has no time to find out by itself. Again and
+            # again: a connection that the pool was opening meanwhile is listed later.
+            wait_until_sync(lambda: not connection.execute(END_OURS.encode()).fetchall())
 
 
 async def test_a_statement_is_all_that_is_sent(dsn: str) -> None:
