@@ -123,8 +123,8 @@ async def test_a_raised_fence_waits_a_second_and_leaves_no_setting_behind(
 
             async def tries() -> list[dict[str, Any]]:
                 return await direct.database.fetch(
-                    "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE"
-                    " '%aiodurable_fences%'"
+                    "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND wait_event_type = 'Lock' AND query LIKE '%aiodurable_fences%'"
                 )
 
             await wait_until(tries, what="the bump to wait for the row")

@@ -162,8 +162,8 @@ async def test_what_is_made_while_a_migration_waits_is_refused_too(
 
     def waits() -> bool:
         query = (
-            "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:schema%' AND"
-            " query LIKE '%try_adv%'"
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name LIKE 'aiodurable:schema%' AND query LIKE '%try_adv%'"
         )
         return bool(superuser.execute(query).fetchall())
 

@@ -16,7 +16,8 @@ from tests.support.scenario_graphs import chain, ok
 from tests.support.waiting import wait_until
 
 WAITING = (
-    b"SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%given_up%'"
+    b"SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+    b" AND wait_event_type = 'Lock' AND query LIKE '%given_up%'"
 )
 
 

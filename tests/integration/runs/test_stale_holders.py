@@ -196,8 +196,8 @@ async def test_a_run_that_is_started_while_its_thread_is_being_deleted_is_not_le
     await runs.start("R", fence=stale, closing=None, **ACCEPTED)
     watcher = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
     waits = (
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name"
-        " LIKE '%runs@%'"
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event_type = 'Lock' AND application_name LIKE '%runs@%'"
     )
 
     async def tried() -> bool:

@@ -35,7 +35,7 @@ from tests.support.waiting import wait_until
 
 KILL = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE"
-    " 'aiodurable:runs@%'"
+    " 'aiodurable:runs@%' AND datname = current_database()"
 )
 
 
@@ -160,8 +160,8 @@ async def test_a_run_sees_the_write_that_raising_its_token_waited_for(
             return run.checkpoint.checkpoint_id
 
     waiting = (
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE"
-        " '%aiodurable_fences%'"
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event_type = 'Lock' AND query LIKE '%aiodurable_fences%'"
     )
     writer, watcher = [await asyncpg.connect(**parse_dsn(dsn).asyncpg) for _ in range(2)]
     async with writer.transaction():

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from psycopg.conninfo import conninfo_to_dict
 
 from aiodurable import (
     ClosedError,
@@ -103,8 +104,9 @@ async def test_it_goes_on_when_its_connections_were_killed(
     async with Durable(dsn) as durable, pruning(durable) as rounds:
         await wait_until(lambda: rounds, what="the first round")
         admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE"
-            " 'aiodurable:%'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            " AND application_name LIKE 'aiodurable:%%'",
+            (conninfo_to_dict(dsn)["dbname"],),
         )
         await wait_until(lambda: "tried again" in caplog.text, what="the loss to be told")
         seen = len(rounds)
