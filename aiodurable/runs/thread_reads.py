@@ -177,9 +177,8 @@ class ThreadReads:
         Args:
             after: the page before's `after`; None: the first page.
             limit: threads on the page, at most.
-            max_scanned: threads to read, at most, rounded up to a step of up to 1000. A page that
-                reached it may be short or empty without being the last: the last one's `after` is
-                None.
+            max_scanned: threads to read, at most. A page that reached it may be short or empty
+                without being the last: the last one's `after` is None.
             filters: see `ThreadFilters`. Give every page the same; ages as moments.
 
         Raises:

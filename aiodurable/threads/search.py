@@ -9,7 +9,7 @@ match.
 - The ledger lists running and orphaned threads. If a lock is held that belongs to no running row, a
     search for running threads scans all of them.
 - Checkpoint ids contain their time: a search for threads written within the last day starts at the
-    first id of that time.
+    first id of that time; a page does so where there are at most 100,000 of them.
 - Crashed and complete threads of plain LangGraph look like any other until their head is read: a
     search for them scans all threads.
 
@@ -18,6 +18,7 @@ So an iterator may scan many threads between two that it yields. A page is bound
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -48,6 +49,10 @@ _STEPS = (100, 1000)
 _RECENT = timedelta(days=1)
 _RECENT_AT_ONCE = 20_000
 """Each fetch sorts the recent threads again, so one fetch serves many steps."""
+_RECENT_OF_A_PAGE = 100_000
+"""Recent checkpoints, at most, that a page of a search sorts: 20 ms. Where there are more, it scans
+all threads in their order, of which many are recent.
+"""
 CLOCKS = timedelta(minutes=1)
 """The largest difference between a checkpoint's id and its `ts`: LangGraph reads the writer's clock
 once for each.
@@ -132,7 +137,7 @@ class Search:
         """The next `limit` threads that pass, or fewer after `max_scanned` threads were scanned."""
         found: list[WorkflowCheckpoint] = []
         scanned = 0
-        async for step in self.steps(wanted, after=after):
+        async for step in self.steps(wanted, after=after, max_scanned=max_scanned):
             found += await self._classifier.classify(step.thread_ids, wanted)
             if len(found) > limit:
                 return ThreadPage(found[:limit], found[limit - 1].thread_id)
@@ -142,13 +147,26 @@ class Search:
         return ThreadPage(found, None)
 
     async def steps(
-        self, wanted: Filter, *, after: str | None = None, size: int | None = None
+        self,
+        wanted: Filter,
+        *,
+        after: str | None = None,
+        size: int | None = None,
+        max_scanned: int | None = None,
     ) -> AsyncIterator[Step]:
-        """All threads that may pass, in steps; `size`: threads that each step scans."""
+        """All threads that may pass, in steps.
+
+        Args:
+            wanted: the filters.
+            after: only threads after this one.
+            size: threads that each step scans.
+            max_scanned: threads after which the caller stops: no step goes beyond it.
+        """
         if wanted.statuses:
             sizes = _STEPS if size is None else (size, size)
+            source = await self._source(wanted, bounded=max_scanned is not None)
             async for step in self._steps(
-                await self._source(wanted), after or "", wanted.prefix or "", sizes
+                source, after or "", wanted.prefix or "", sizes, max_scanned
             ):
                 yield step
 
@@ -167,13 +185,21 @@ class Search:
         last: str = "",
         prefix: str = "",
         sizes: tuple[int, int] | None = None,
+        max_scanned: int | None = None,
     ) -> AsyncIterator[Step]:
         size, most = sizes or _STEPS
+        left = max_scanned or sys.maxsize
         contiguous = bool(prefix) and await self._sorts_bytewise()
         if contiguous and last < prefix:
             last = prefix
             yield Step([prefix], 1, prefix)
-        while rows := await self._fetch(source, last, source.at_once or size):
+            left -= 1
+        while left > 0 and (
+            rows := await self._fetch(source, last, min(source.at_once or size, left))
+        ):
+            if rows[0]["thread_id"] is None:  # too many are recent to be read for a page
+                source = _Source("threads_all")
+                continue
             for start in range(0, len(rows), size):
                 some = rows[start : start + size]
                 last = some[-1]["thread_id"]
@@ -192,6 +218,7 @@ class Search:
                 yield Step(fitting, len(some), last)
                 if contiguous and not last.startswith(prefix):
                     return
+            left -= len(rows)
             size = min(size * 2, most)
 
     async def _fetch(self, source: _Source, last: str, size: int) -> list[dict[str, Any]]:
@@ -204,8 +231,13 @@ class Search:
         """Whether the partial indexes cover all threads that can pass."""
         return wanted.statuses <= _NOTED
 
-    async def _source(self, wanted: Filter) -> _Source:
-        """The narrowest source that misses no match."""
+    async def _source(self, wanted: Filter, *, bounded: bool) -> _Source:
+        """The narrowest source that misses no match.
+
+        Args:
+            wanted: the filters.
+            bounded: a page reads it: one fetch must not read whatever there is.
+        """
         if wanted.resumable:
             return _Source("threads_resumable", held=False)
         if wanted.orphaned:
@@ -226,7 +258,8 @@ class Search:
             return _Source("threads_indexed", (channels, sorted(wanted.statuses & _IN_LEDGER)))
         if wanted.newer_than is not None and wanted.newer_than > datetime.now(UTC) - _RECENT:
             first = first_id(wanted.newer_than - CLOCKS)
-            return _Source("threads_recent", (first, wanted.newer_than), _RECENT_AT_ONCE)
+            most = _RECENT_OF_A_PAGE if bounded else None
+            return _Source("threads_recent", (first, wanted.newer_than, most), _RECENT_AT_ONCE)
         return _Source("threads_all")
 
     async def all_held_are_in_the_ledger(self) -> bool:

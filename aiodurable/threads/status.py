@@ -44,6 +44,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
@@ -130,8 +131,7 @@ class Classifier:
             CLASSIFY,
             *self._arguments(thread_ids, wanted, ignore_lock=ignore_lock),
         )
-        found = await self.decode(rows)
-        return [thread for thread in found.values() if wanted is None or wanted.passes(thread)]
+        return [*(await self.decode(rows, wanted)).values()]
 
     def arguments(self, thread_ids: Sequence[str], *, ignore_lock: bool = True) -> tuple[Any, ...]:
         """The parameters of `CLASSIFY` for these threads, without a filter."""
@@ -214,18 +214,26 @@ class Classifier:
         statuses = [status.value for status in wanted.statuses]
         return *threads, statuses, wanted.older_than, wanted.newer_than, wanted.graph, run_status
 
-    async def decode(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, WorkflowCheckpoint]:
-        """Decode rows of `CLASSIFY`, by thread_id in their order. Failed threads cost one more
-        statement per level of subgraphs.
+    async def decode(
+        self, rows: Sequence[Mapping[str, Any]], wanted: Filter | None = None
+    ) -> dict[str, WorkflowCheckpoint]:
+        """Decode rows of `CLASSIFY`, by thread_id in their order, and leave out those that do not
+        pass. Of the others, failed threads cost one more statement per level of subgraphs.
         """
-        paths = await self._failures.paths(rows)
+        decoded = [(row, self._decode_row(row)) for row in rows]
+        passed = [
+            (row, thread) for row, thread in decoded if wanted is None or wanted.passes(thread)
+        ]
+        paths = await self._failures.paths([row for row, _ in passed])
         return {
-            row["thread_id"]: self._decode_row(row, paths.get(row["thread_id"], ())) for row in rows
+            thread.thread_id: replace(thread, failed_path=paths[thread.thread_id])
+            if thread.thread_id in paths
+            else thread
+            for _, thread in passed
         }
 
-    def _decode_row(
-        self, row: Mapping[str, Any], failed_path: tuple[str, ...]
-    ) -> WorkflowCheckpoint:
+    def _decode_row(self, row: Mapping[str, Any]) -> WorkflowCheckpoint:
+        """Without `failed_path`."""
         reading = TolerantDecoder(self._serde)
         status = ThreadStatus(row["status"])
         sends = reading.sends(row["sends_type"], row["sends"])
@@ -256,7 +264,7 @@ class Classifier:
             step=row["step"],
             pending=pending,
             failed_node=None if row["error_path"] is None else node_of(row["error_path"], sends),
-            failed_path=failed_path,
+            failed_path=(),
             error=error,
             interrupts=interrupts,
             updated_at=row["updated_at"],

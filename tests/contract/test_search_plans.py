@@ -39,8 +39,9 @@ def crowd(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize("analyzed", [True, False])
+@pytest.mark.parametrize("most", ["NULL", "100000"])
 def test_what_is_recent_is_found_by_block_ranges(
-    crowd: psycopg.Connection[Any], mode: str, analyzed: bool
+    crowd: psycopg.Connection[Any], mode: str, analyzed: bool, most: str
 ) -> None:
     """Also right after a bulk load, and by a plan that does not know the bounds."""
     if not analyzed:
@@ -53,7 +54,7 @@ def test_what_is_recent_is_found_by_block_ranges(
         crowd.execute(BLOCKS["without_seqscan"].encode())
         crowd.execute(f"SET LOCAL plan_cache_mode = {mode}".encode())
         row = crowd.execute(
-            b"EXPLAIN (FORMAT json) EXECUTE it ('', 100, '00000bb0', '2026-01-01')"
+            f"EXPLAIN (FORMAT json) EXECUTE it ('', 100, '00000bb0', '2026-01-01', {most})".encode()
         ).fetchone()
     assert row is not None
     found = list(nodes(row[0][0]["Plan"]))

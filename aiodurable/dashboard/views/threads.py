@@ -18,10 +18,8 @@ from aiodurable.threads import ThreadPage
 __all__ = ["show"]
 
 _LIMIT = 50
-_SCANNED = 1_500
-"""Threads that one page reads at most, in four steps: a rare match among a million takes several
-pages.
-"""
+_SCANNED = 1_000
+"""Threads that one page reads at most: a rare match among a million takes several pages."""
 
 
 async def show(context: Context) -> Page:
@@ -46,6 +44,7 @@ async def show(context: Context) -> Page:
             "after": after,
             "found": found,
             "invalid": invalid,
+            "searched": _SCANNED if found.after and len(found.threads) < _LIMIT else None,
             "bulk": await links(context, *BULK, q=query) if query and not invalid else [],
             "chips": [
                 (

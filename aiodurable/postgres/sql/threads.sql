@@ -596,23 +596,30 @@ WHERE t.n > 0 AND t.thread_id IS NOT NULL
 ORDER BY t.n
 
 -- name: threads_recent
--- params: after_thread_id, page_size, newer_than_id, newer_than
+-- params: after_thread_id, page_size, newer_than_id, newer_than, most
 -- aiodurable_checkpoints_id_brin (BRIN: rows lie in the order of their time) from newer_than_id
 -- onwards, and aiodurable_runs_unfinished_updated_idx for runs without a checkpoint, from
 -- newer_than onwards. A plan that knows neither the bounds nor what lies in the table guesses a
 -- third of all rows. The ctid, which is in no index, keeps it from reading all of checkpoints_pkey
 -- then, and without_seqscan, run before it in the same transaction, from reading all of
--- checkpoints.
+-- checkpoints. Where `most` checkpoints are as new, or more, the first row is null: what is found
+-- is not all. A null `most` bounds nothing.
 WITH recent AS MATERIALIZED (
-    SELECT c.thread_id
-    FROM checkpoints c
-    WHERE c.checkpoint_id >= :newer_than_id::text AND c.checkpoint_ns = ''
-      AND c.thread_id || '' > :after_thread_id::text
+    SELECT c.thread_id, pg_catalog.count(*) AS checkpoints
+    FROM (SELECT k.thread_id, k.ctid
+          FROM checkpoints k
+          WHERE k.checkpoint_id >= :newer_than_id::text AND k.checkpoint_ns = ''
+            AND k.thread_id || '' > :after_thread_id::text
+          LIMIT :most::bigint) c
     GROUP BY c.thread_id
     HAVING pg_catalog.min(c.ctid) IS NOT NULL
 )
 SELECT u.thread_id, true AS fits
-FROM (SELECT c.thread_id
+FROM (SELECT NULL::text AS thread_id
+      FROM (SELECT pg_catalog.sum(c.checkpoints) AS checkpoints FROM recent c) s
+      WHERE s.checkpoints >= :most
+      UNION
+      SELECT c.thread_id
       FROM recent c
       UNION
       SELECT r.thread_id
@@ -620,7 +627,7 @@ FROM (SELECT c.thread_id
       WHERE r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
         AND r.thread_id || '' > :after_thread_id::text
         AND coalesce(r.finished_at, r.started_at, r.created_at) >= :newer_than::timestamptz) u
-ORDER BY u.thread_id
+ORDER BY u.thread_id NULLS FIRST
 LIMIT :page_size::integer
 
 -- name: without_seqscan

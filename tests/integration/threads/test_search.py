@@ -18,6 +18,7 @@ from aiodurable.runs.threads import Threads
 from aiodurable.threads import NEEDS_ATTENTION, ThreadFilters, counts, search
 from aiodurable.threads.filters import Filter
 from tests.support.internals import services_of
+from tests.support.round_trips import round_trips
 from tests.support.scenario_graphs import BREAKS
 from tests.support.scenarios import Thread
 from tests.support.waiting import wait_until
@@ -122,6 +123,20 @@ async def test_an_error_is_searched_among_threads_that_have_one(
     found, _ = await threads.search_page(error="broken", limit=5, max_scanned=2)
     assert [thread.status for thread in found] == ["failed"]
     assert {thread.error for thread in found} == {"ValueError('b is broken')"}
+
+
+async def test_a_search_looks_into_subgraphs_of_threads_that_it_finds_alone(
+    zoo: None, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await threads.search_page(error="broken")  # the connection is open
+    with round_trips(monkeypatch) as trips:
+        found, _ = await threads.search_page(error="nowhere")
+        missed = len(trips)
+        trips.clear()
+        (failed,), _ = await threads.search_page(error="broken")
+        assert len(trips) == missed + 1
+    assert not found
+    assert failed.failed_path == ("b",)
 
 
 async def test_a_moment_and_an_age_mean_the_same(zoo: None, threads: Threads) -> None:
@@ -249,10 +264,7 @@ async def test_one_page_after_the_other_is_the_whole(
     assert found == [thread async for thread in threads.search(**filters)]
 
 
-async def test_a_page_scans_at_most_max_scanned_threads(
-    zoo: None, threads: Threads, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search, "_STEPS", (2, 2))
+async def test_a_page_scans_at_most_max_scanned_threads(zoo: None, threads: Threads) -> None:
     pages: list[list[str]] = []
     after: str | None = None
     while True:
@@ -262,6 +274,20 @@ async def test_a_page_scans_at_most_max_scanned_threads(
             break
     assert len(pages) > len(EVERYTHING) // 2
     assert [name for page in pages for name in page] == sorted(["crashed", "lost"])
+
+
+async def test_a_page_of_recent_threads_is_bounded_and_misses_none(
+    zoo: None, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recent = ThreadFilters(newer_than=timedelta(minutes=5))
+    with round_trips(monkeypatch) as trips:
+        few = await threads.search_page(**recent)
+        by_time = len(trips)
+        monkeypatch.setattr(search, "_RECENT_OF_A_PAGE", 3)
+        trips.clear()
+        assert await threads.search_page(**recent) == few
+        assert len(trips) > by_time, "it scanned all threads instead"
+    assert few.threads
 
 
 async def test_orphans_are_runs_whose_holder_is_gone(

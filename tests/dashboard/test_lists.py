@@ -1,0 +1,33 @@
+"""Lists of threads and runs: a page reads a bounded number of them, and says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiodurable import Durable
+from aiodurable.dashboard.views import threads
+from tests.dashboard.acting import fail, failing
+from tests.dashboard.conftest import Opened
+
+
+@pytest.fixture
+async def durable(dsn: str) -> Any:
+    async with Durable(dsn, graphs={"failing": failing()}) as opened:
+        yield opened
+
+
+async def test_a_search_that_found_little_says_how_much_it_read(
+    opened: Opened, durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_SCANNED", 2)
+    for number in range(3):
+        await fail(durable, f"t{number}")
+    client = opened()
+    page = (await client.get("/threads", params={"q": "error:nowhere"})).text
+    assert "None matches so far." in page
+    assert "This page searched 2 threads" in page
+    last = (await client.get("/threads", params={"q": "error:nowhere", "after": "t1"})).text
+    assert "No thread matches." in last
+    assert "This page searched" not in last
