@@ -75,7 +75,7 @@ class FencedWriter:
             except Exception as error:
                 # Serializers may raise anything; our error names the thread.
                 raise _unserialisable(session.thread_id, error) from error
-            session.fence.check()
+            session.check()
             if session.held is not None:
                 rows, session.held = rows.after(session.held), None
             elif hold and rows.size() <= _HELD_BYTES:
@@ -93,6 +93,10 @@ class FencedWriter:
                 raise _too_large(session.thread_id, write.size)
             backlog.add(write)
         await write.done
+
+    async def settle(self, session: WriteSession) -> None:
+        """Return once no write of the session's thread is queued or on its way."""
+        await self._committer.backlog.settle(session.thread_id)
 
 
 def _too_large(thread_id: str, size: int) -> ConfigurationError:

@@ -233,7 +233,7 @@ class DurableSaver(AsyncPostgresSaver):
         session = self._session_of(config)
         if session is None:
             return await super().aput(config, checkpoint, metadata, new_versions)
-        session.fence.check()
+        session.check()
         configurable = _configurable(config)
         thread_id: str = configurable["thread_id"]
         namespace: str = configurable["checkpoint_ns"]
@@ -317,7 +317,7 @@ class DurableSaver(AsyncPostgresSaver):
         session = self._session_of(config)
         if session is None:
             return await super().aput_writes(config, writes, task_id, task_path)
-        session.fence.check()
+        session.check()
         configurable = _configurable(config)
         if errors := [value for channel, value in writes if channel == ERROR]:
             if any(map(is_invalid_resume, errors)):
@@ -351,6 +351,10 @@ class DurableSaver(AsyncPostgresSaver):
         """
         if session.held is not None:
             await self._writer.commit(session, Rows, ())
+
+    async def settle(self, session: WriteSession) -> None:
+        """Return once Postgres has answered all that was written to the session's thread."""
+        await self._writer.settle(session)
 
     def _session_of(self, config: RunnableConfig) -> WriteSession | None:
         configurable = _configurable(config)

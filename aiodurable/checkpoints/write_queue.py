@@ -63,6 +63,7 @@ class WriteQueue:
         self._waiting: dict[str, deque[Write]] = {}
         self._ready: deque[str] = deque()  # threads with something waiting and nothing under way
         self._under_way: set[str] = set()
+        self._settling: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._closed = False
 
@@ -181,6 +182,13 @@ class WriteQueue:
                 break  # full, or a second fence of the thread, which needs a batch of its own
         return batch
 
+    async def settle(self, thread_id: str) -> None:
+        """Return once no write of the thread is accepted and not settled."""
+        while thread_id in self._under_way or thread_id in self._waiting:
+            changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._settling.append(changed)
+            await changed
+
     def settled(
         self, batch: Sequence[Write], *, back: Sequence[Write] = (), rest_s: float = 0.0
     ) -> None:
@@ -213,6 +221,14 @@ class WriteQueue:
                 self._ready.append(thread_id)
         if self._ready or self._closed:
             self._wake.set()
+        self._recheck()
+
+    def _recheck(self) -> None:
+        """Let those look again that wait for the writes of a thread."""
+        settling, self._settling = self._settling, []
+        for changed in settling:
+            if not changed.done():
+                changed.set_result(None)
 
     def close(self) -> None:
         """Accept nothing more: fail the callers that wait. `take` still returns the accepted
@@ -235,4 +251,5 @@ class WriteQueue:
         left = [write for waiting in self._waiting.values() for write in waiting]
         self._waiting.clear()
         self._ready.clear()
+        self._recheck()
         return left

@@ -70,11 +70,13 @@ class WriteSession:
         completes: the run that is complete with a checkpoint after which no work is left. None:
             such a checkpoint may be one in the middle of the run, or there is no run.
         completed: the end of that run, if its last checkpoint has recorded it.
+        closed: its attempt is over before its graph is: what that still writes is refused.
     """
 
     __slots__ = (
         "_smooth",
         "blank",
+        "closed",
         "completed",
         "completes",
         "fence",
@@ -99,7 +101,19 @@ class WriteSession:
         self.held: Rows | None = None
         self.completes: str | None = None
         self.completed: Completed | None = None
+        self.closed = False
         self._smooth: dict[str, str] = {}
+
+    def check(self) -> None:
+        """Raise `LeaseLostError` if nothing may be written through it any more."""
+        self.fence.check()
+        if self.closed:
+            raise LeaseLostError(
+                f"cannot write thread {self.thread_id!r}: the attempt that writes is over, because"
+                " it was cancelled or its stream was closed. Nothing was written; run the thread"
+                " again, it goes on from its last checkpoint",
+                thread_id=self.thread_id,
+            )
 
     def begin_step(self, namespace: str, checkpoint_id: str, parent_id: str | None) -> bool:
         """Note the checkpoint after which a step begins.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
@@ -37,6 +39,9 @@ __all__ = ["Attempt"]
 _log = logging.getLogger(__name__)
 
 _FAILED = (RunStatus.FAILED, RunStatus.REJECTED, RunStatus.QUARANTINED)
+
+_WRITTEN_WITHIN_S = 1.0
+"""Seconds that an attempt which is cancelled waits for the answer to what it has written."""
 
 _DELIVERED_AFTER_S = 0.2
 """Seconds until a worker delivers a signal that an attempt could not."""
@@ -364,6 +369,8 @@ class Attempt:
     async def _close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
         if self._session.held is not None:  # its graph stopped before its first step
             await self._services.checkpoints.get_checkpointer().flush(self._session)
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            await self._stop_writing()
         finished = self._session.finished
         refused = error is not None and (
             is_invalid_resume(error) or isinstance(error, UnknownInterruptError)
@@ -438,10 +445,27 @@ class Attempt:
                 self.run_id,
                 self._lease.thread_id,
             )
+        if finished_at is None:  # its last checkpoint has ended it since, or it is another's now
+            thread, ended = await self._services.ledger.end(
+                self.run_id, fence=self._lease.fence, consumed=self._session.unconsumed is None
+            )
+            if ended:
+                self._announce(RunStatus.COMPLETE, error)
+                return thread
         self._announce(outcome.status, error)
         if outcome.status is RunStatus.REJECTED:  # as if it had never been
             return await self._services.threads.status(self._lease.thread_id, ignore_lock=True)
         return closed(thread, outcome, finished_at)
+
+    async def _stop_writing(self) -> None:
+        """Refuse what the graph writes from now on, and wait for what it has sent: how the attempt
+        ended is read after that.
+        """
+        self._session.closed = True
+        self._lease.write_with(self._session.of_attempt(unconsumed=None, blank=False))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_WRITTEN_WITHIN_S):
+                await self._services.checkpoints.get_checkpointer().settle(self._session)
 
     async def _complete(self, finished: Finished) -> WorkflowCheckpoint | None:
         """Record it as complete at the last checkpoint that it wrote. None if the thread has other

@@ -165,3 +165,19 @@ async def test_closing_refuses_new_writes_and_returns_the_rest() -> None:
     assert not waiting.done()
     queue.settled(batch)
     assert await waiting == []
+
+
+async def test_settling_a_thread_waits_for_its_writes_and_for_no_others() -> None:
+    queue = backlog(rows=100)
+    for thread in ("other", "t", "t"):
+        await enter(queue, write(thread))
+    await within(5, queue.settle("unknown"))
+    settling = asyncio.create_task(queue.settle("t"))
+    batch = await queue.take()
+    await settle()
+    assert not settling.done()
+    queue.settled(batch, back=[one for one in batch if one.fence.thread_id == "t"][:1])
+    await settle()
+    assert not settling.done()
+    queue.settled(await queue.take())
+    await within(5, settling)

@@ -234,8 +234,10 @@ CASE WHEN w.waiting_for <> ''
 -- params: checkpoint_ids, consumed, again_after_s, failures, waiting_for, due
 -- aiodurable_runs_pkey, aiodurable_fences_pkey. Only the attempt under this token, and only while
 -- the fence is that of its lease. No lock on the fence: an update that a newer lease has overtaken,
--- or a removal, finds a larger token in the row, or no row. A run that is to be
--- cancelled is not scheduled again. A drained run that came out of a queue goes back there.
+-- or a removal, finds a larger token in the row, or no row. An end that a later checkpoint has
+-- recorded stays (ended of checkpoints.sql): the attempt was cancelled while that was written. A
+-- run that is to be cancelled is not scheduled again. A drained run that came out of a queue goes
+-- back there.
 -- waiting_for: the signals that a run waits for, one a line; empty: it sleeps. A worker goes on
 -- with it, also where no queue had it (aiodurable_signals_open_idx); a call does where its graph
 -- has no name, by which a worker could find it.
@@ -281,6 +283,8 @@ CROSS JOIN LATERAL (
     SELECT w.again_after_s IS NOT NULL OR w.status = 'paused' AND w.waiting_for IS NOT NULL AS again
 ) t
 WHERE r.run_id = w.run_id AND r.thread_id = w.thread_id AND r.fencing_token = w.token
+  AND (r.status <> 'complete' OR r.checkpoint_id IS NULL
+       OR r.checkpoint_id <= coalesce(w.checkpoint_id, ''))
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = w.thread_id AND f.token = w.token AND f.lease_id = w.lease_id

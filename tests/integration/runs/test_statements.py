@@ -211,7 +211,11 @@ async def test_only_an_end_that_the_tables_tell_as_well_does_not_wait_for_the_di
         (END, (*classified, *mine, [True]), "off"),
         (
             load("runs")["finish"],
-            (*mine, ["t"], ["paused"], *([None],) * 2, ["drained"], [None], [True], *([None],) * 4),
+            (
+                *mine,
+                *(["t"], ["paused"], [None], [None], ["drained"], [run.checkpoint.checkpoint_id]),
+                *([True], *([None],) * 4),
+            ),
             "on",
         ),
     ]:
