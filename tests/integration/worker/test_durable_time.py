@@ -26,6 +26,9 @@ from tests.support.waiting import wait_until
 
 INPUT: dict[str, Any] = {"xs": ["in"]}
 NAP_S = 0.4
+"""Of tests that wait for its end."""
+LONG_NAP_S = 2.0
+"""Of those that look at the run before its end, on a machine that may stand still for a second."""
 
 
 class Nodes:
@@ -141,6 +144,7 @@ async def asleep(durable: Durable, run_id: str) -> RunRecord:
 async def test_a_run_that_sleeps_holds_nothing_and_goes_on_when_it_is_due(
     durable: Durable, nodes: Nodes
 ) -> None:
+    nodes.nap_s = LONG_NAP_S
     async with durable.work():
         created = await durable.runs.create("t", "naps", INPUT)
         slept = await asleep(durable, created.run_id)
@@ -219,6 +223,7 @@ async def test_a_wait_times_out(durable: Durable, nodes: Nodes) -> None:
 async def test_of_parallel_sleeps_each_is_due_at_its_own_time_beside_a_question(
     durable: Durable, nodes: Nodes
 ) -> None:
+    nodes.nap_s = LONG_NAP_S / 2
     async with durable.work():
         created = await durable.runs.create("t", "parallel", INPUT)
         first = await asleep(durable, created.run_id)
@@ -242,7 +247,10 @@ async def test_of_parallel_sleeps_each_is_due_at_its_own_time_beside_a_question(
     assert sorted(result["xs"]) == ["answered that", "in", "slept", "slept long"]
 
 
-async def test_a_direct_run_that_sleeps_goes_on_with_a_worker(durable: Durable) -> None:
+async def test_a_direct_run_that_sleeps_goes_on_with_a_worker(
+    durable: Durable, nodes: Nodes
+) -> None:
+    nodes.nap_s = LONG_NAP_S
     async with durable.run("t", "naps") as run:
         result = await run.ainvoke(INPUT)
         assert result["xs"] == ["in", "a"]
@@ -425,6 +433,7 @@ async def test_a_node_that_sleeps_and_then_asks_takes_the_answer_for_its_questio
 async def test_an_answer_that_comes_again_while_the_node_sleeps_has_its_result_so_far(
     durable: Durable, nodes: Nodes
 ) -> None:
+    nodes.nap_s = LONG_NAP_S
     async with durable.run("t", "asks then naps") as run:
         await run.ainvoke(INPUT)
         first = await run.answer("that")

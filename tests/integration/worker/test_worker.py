@@ -34,6 +34,7 @@ class Gates:
         self.most = 0
         self.order: list[str] = []
         self.snoozes = 1
+        self.breaks = 1
 
     async def held(self, state: Any, config: RunnableConfig) -> dict[str, Any]:
         thread = str(config.get("configurable", {})["thread_id"])
@@ -45,6 +46,12 @@ class Gates:
         finally:
             self.at_work.discard(thread)
         return {"xs": ["held"]}
+
+    async def breaks_once(self, state: Any) -> dict[str, Any]:
+        if self.breaks:
+            self.breaks -= 1
+            raise ValueError("broken once")
+        return {"xs": ["mended"]}
 
     async def snoozes_once(self, state: Any) -> dict[str, Any]:
         if self.snoozes:
@@ -64,6 +71,7 @@ async def durable(dsn: str, gates: Gates) -> AsyncIterator[Durable]:
         "chain": chain(a=ok("a"), b=ok("b")),
         "asking": chain(a=ok("a"), b=asks("which?")),
         "held": chain(a=ok("a"), held=gates.held, b=ok("b")),
+        "mended": chain(a=gates.breaks_once, b=ok("b")),
         "snoozing": chain(a=ok("a"), b=gates.snoozes_once),
     }
     async with Durable(dsn, graphs=graphs, settings=Settings()) as opened:
@@ -133,15 +141,20 @@ async def test_what_fails_is_tried_again_after_a_wait_and_then_set_aside(
 
 
 async def test_a_failing_run_that_is_mended_completes(durable: Durable) -> None:
-    BREAKS.add("b")
     created = await durable.runs.create(
-        "t", "chain", INPUT, retry_policy=RetryPolicy(max_attempts=9, initial_s=0.3, factor=1)
+        "t", "mended", INPUT, retry_policy=RetryPolicy(max_attempts=9, initial_s=0.05)
     )
     async with durable.work():
-        record = await until(durable, created, RunStatus.FAILED)
-        assert record.claim_state is ClaimState.SCHEDULED
-        BREAKS.clear()
         assert (await until(durable, created, RunStatus.COMPLETE)).attempts == 2
+
+
+async def test_a_run_that_failed_is_scheduled_for_its_next_attempt(durable: Durable) -> None:
+    BREAKS.add("b")
+    policy = RetryPolicy(max_attempts=2, initial_s=600)
+    created = await durable.runs.create("t", "chain", INPUT, retry_policy=policy)
+    async with durable.work():
+        record = await until(durable, created, RunStatus.FAILED)
+    assert (record.claim_state, record.attempts) == (ClaimState.SCHEDULED, 1)
 
 
 async def test_an_exception_that_is_not_retryable_sets_the_run_aside_at_once(
@@ -156,22 +169,10 @@ async def test_an_exception_that_is_not_retryable_sets_the_run_aside_at_once(
 
 
 async def test_progress_begins_the_count_of_failures_again(durable: Durable) -> None:
-    BREAKS.update({"a", "b"})
-    created = await durable.runs.create("t", "chain", INPUT)
-    policy = RetryPolicy(max_attempts=2, initial_s=0.4, factor=1, jitter=0)
-    async with durable.work(retry_policy=policy):
-        await until(durable, created, RunStatus.FAILED)
-        BREAKS.discard("a")  # the next one fails at b, which is progress, and is tried again
-        await wait_until(lambda: _attempts(durable, created, 2))
-        assert (await until(durable, created, RunStatus.FAILED, RunStatus.QUARANTINED)).status is (
-            RunStatus.FAILED
-        )
+    BREAKS.add("b")  # the second attempt fails there, which is progress, and a third one follows
+    created = await durable.runs.create("t", "mended", INPUT)
+    async with durable.work(retry_policy=RetryPolicy(max_attempts=2, initial_s=0.05)):
         assert (await until(durable, created, RunStatus.QUARANTINED)).attempts == 3
-
-
-async def _attempts(durable: Durable, created: RunRecord, least: int) -> bool:
-    record = await durable.runs.get(created.run_id)
-    return record.attempts >= least and record.status is not RunStatus.RUNNING
 
 
 async def test_a_snooze_is_no_attempt(durable: Durable, gates: Gates) -> None:
