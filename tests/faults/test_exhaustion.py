@@ -24,7 +24,7 @@ from aiodurable.embedded import start_server, stop_server
 from aiodurable.errors import AiodurableError, LockCapacityError
 from aiodurable.settings import Settings
 from tests.support.internals import committer_of, services_of
-from tests.support.postgres import small_server
+from tests.support.postgres import left_alone, small_server
 
 
 class State(TypedDict, total=False):
@@ -108,10 +108,16 @@ async def test_a_full_disk_is_an_error_that_says_so_and_all_goes_on_when_there_i
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[str]:
+def small_of_all() -> Iterator[str]:
     """A server with few connections and a small lock table."""
     with small_server(superuser_reserved_connections="0") as url:
         yield url
+
+
+@pytest.fixture
+def small(small_of_all: str) -> str:
+    """The same, without what the test before had open."""
+    return left_alone(small_of_all)
 
 
 @pytest.fixture

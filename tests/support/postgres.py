@@ -14,6 +14,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from tests.support.waiting import wait_until_sync
+
 SERVER_SETTINGS = {"max_connections": "300", "max_prepared_transactions": "0"}
 SHARED_MEMORY = Path("/dev/shm")
 IMAGE = "postgres"
@@ -106,6 +108,15 @@ def small_server(max_connections: int = 20, **settings: str) -> Generator[str, N
     }
     with EmbeddedPostgres(durable=False, settings={**slots, **settings}) as url:
         yield url
+
+
+def left_alone(dsn: str) -> str:
+    """`dsn`, once its server lists no other client: it does so for a moment after one is gone."""
+    others = "SELECT FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> %s"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        own = (connection.info.backend_pid,)
+        wait_until_sync(lambda: not connection.execute(others, own).fetchall(), what="no client")
+    return dsn
 
 
 @contextlib.contextmanager

@@ -14,15 +14,21 @@ from aiodurable.errors import LockCapacityError, LockTimeoutError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.capacity import share
 from tests.support.internals import connection_of, session_of
-from tests.support.postgres import small_server
+from tests.support.postgres import left_alone, small_server
 from tests.support.waiting import wait_until, within
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[str]:
+def small_of_all() -> Iterator[str]:
     """A server with a small lock table."""
     with small_server() as url:
         yield url
+
+
+@pytest.fixture
+def small(small_of_all: str) -> str:
+    """The same, without what the test before had open."""
+    return left_alone(small_of_all)
 
 
 async def locked(connection: asyncpg.Connection) -> int:

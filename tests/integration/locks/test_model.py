@@ -54,7 +54,7 @@ from aiodurable.settings import Settings
 from tests.support import loops
 from tests.support.internals import acquirer_of, supervisors_of, trust_of, wake
 from tests.support.lock_view import ServerLocks
-from tests.support.postgres import small_server
+from tests.support.postgres import left_alone, small_server
 from tests.support.session_recorder import Books
 from tests.support.waiting import wait_until, within
 
@@ -464,10 +464,16 @@ def _held(session: LockSession | None) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[str]:
+def small_of_all() -> Iterator[str]:
     """A server with a small lock table."""
     with small_server() as url:
         yield url
+
+
+@pytest.fixture
+def small(small_of_all: str) -> str:
+    """The same, without what the test before had open."""
+    return left_alone(small_of_all)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from aiodurable.cli.commands import cli
 from aiodurable.errors import WorkflowAlreadyRunningError
 from aiodurable.lock_keys import lock_key, own_lock_key
 from aiodurable.settings import Settings
-from tests.support.postgres import small_server
+from tests.support.postgres import left_alone, small_server
 
 CLAIM = "aiodurable:lock@worker-3:71"
 SLOTS = 10 * 40
@@ -41,10 +41,16 @@ def graph() -> Any:
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[str]:
+def small_of_all() -> Iterator[str]:
     """A server whose lock table has few slots."""
     with small_server(max_connections=40) as url:
         yield url
+
+
+@pytest.fixture
+def small(small_of_all: str) -> str:
+    """The same, without what the test before had open."""
+    return left_alone(small_of_all)
 
 
 @asynccontextmanager
