@@ -12,16 +12,18 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 
 from aiodurable.durable import Durable
 from aiodurable.settings import Settings
 from tests.browser.shown import GRAPHS, fill
 from tests.browser.site import CHROMIUM, Site, chromium, looked_at, served
 from tests.support.postgres import Server
+from tests.support.waiting import LIMIT_S
 
 _WANTED = os.environ.get("AIODURABLE_BROWSER") == "1"
 _HERE = Path(__file__).parent
+expect.set_options(timeout=1000 * LIMIT_S)  # by default five seconds
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

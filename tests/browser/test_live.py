@@ -34,7 +34,7 @@ async def test_a_page_follows_a_run_whose_worker_is_killed(
         looked_at(address, browser) as site,
         workers(dsn, log) as started,
     ):
-        await durable.runs.create("t", "steps", {"words": [], "marks": [], "pause": 3.0})
+        await durable.runs.create("t", "steps", {"words": [], "marks": [], "pause": 5.0})
         tab = await site.tab("/thread?id=t")
         status = tab.locator(".standing .status")
         await expect(status).to_contain_text("queued")

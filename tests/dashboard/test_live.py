@@ -11,6 +11,7 @@ import pytest
 from aiodurable.dashboard import live
 from aiodurable.errors import PostgresUnavailableError
 from tests.dashboard.conftest import Opened
+from tests.support.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ async def test_a_stream_ends_when_the_browser_is_gone(no_rest: None) -> None:
 async def test_a_stream_ends_when_the_right_was_taken_away(
     opened: Opened, no_rest: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_LONGEST_S", 5.0)
+    monkeypatch.setattr(live, "_LONGEST_S", LIMIT_S)
     asked: list[str] = []
 
     def authorize(request: Any, action: str, thread: str | None) -> bool:
