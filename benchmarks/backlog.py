@@ -46,9 +46,11 @@ _KNOWN_S = 15.0
 
 
 async def fill(admin: asyncpg.Connection, *, settled: bool, rows: int, keys: int) -> None:
-    """Insert so many runs of so many fairness keys, with three priorities."""
+    """Insert so many runs of so many fairness keys, with three priorities. By their ids, as those
+    that the library makes, what waits is newer than what is settled.
+    """
     values = {
-        "prefix": "'settled-'" if settled else "'queued-'",
+        "prefix": "'settled-'" if settled else "'waiting-'",
         "status": "'complete'" if settled else "'queued'",
         "claim_state": "NULL" if settled else "'ready'",
         "finished_at": "now()" if settled else "NULL",

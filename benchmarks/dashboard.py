@@ -252,7 +252,7 @@ async def queued(admin: asyncpg.Connection, runs: int) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await admin.execute("DELETE FROM aiodurable_runs WHERE thread_id LIKE 'queued-%'")
+        await admin.execute("DELETE FROM aiodurable_runs WHERE thread_id LIKE 'waiting-%'")
 
 
 def everybody(request: Any, action: str, thread: str | None) -> bool:  # noqa: ARG001

@@ -28,7 +28,7 @@ from aiodurable.queue.new_run import (
 from aiodurable.queue.records import SQL, not_found, queued_record
 from aiodurable.queue.resume_many import ResumeReport, resume_many
 from aiodurable.queue.retry import begin_again, no_retry
-from aiodurable.queue.search import RunFilters, RunPage, page
+from aiodurable.queue.search import RunFilters, RunPage, newest, page
 from aiodurable.queue.waiting import Waiting, is_over
 from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancel import settled_within
@@ -236,6 +236,34 @@ class Runs:
         """
         check_positive(limit=limit)
         return await page(self._opened(), filters, after=after, limit=limit)
+
+    async def newest(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 100,
+        max_scanned: int = 10_000,
+        **filters: Unpack[RunFilters],
+    ) -> RunPage:
+        """One page of the runs that pass every filter, from the greatest run_id downwards, in a
+        bounded time.
+
+        A run_id that was made by this library begins with the time: the newest runs come first.
+
+        Args:
+            after: the page before's `after`; None: the first page.
+            limit: runs on the page, at most.
+            max_scanned: runs to read, at most, where no index has the filters'. A page that reached
+                it may be short or empty without being the last: the last one's `after` is None.
+            filters: as for `list`.
+
+        Raises:
+            InvalidArgumentError: an invalid filter, or a number below 1.
+        """
+        check_positive(limit=limit, max_scanned=max_scanned)
+        return await newest(
+            self._opened(), filters, after=after, limit=limit, max_scanned=max_scanned
+        )
 
     @overload
     async def wait(

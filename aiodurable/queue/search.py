@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple, TypedDict, TypeVar
 
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.models import ClaimState, RunRecord, RunStatus
+from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
-from aiodurable.queue.records import queued_record
+from aiodurable.queue.records import SQL, queued_record
 from aiodurable.runs.services import Services
 from aiodurable.threads.filters import Age
 
-__all__ = ["RunFilters", "RunPage", "page"]
+__all__ = ["RunFilters", "RunPage", "newest", "page"]
 
 E = TypeVar("E", bound=StrEnum)
+
+_FEW: Final = 5_000
+"""Runs that are not over, or wait in a queue: so many are read and sorted, where a filter is about
+these alone.
+"""
 
 _ORDER: Final = (
     "statuses",
@@ -32,7 +38,7 @@ _ORDER: Final = (
     "older_than",
     "newer_than",
 )
-"""The parameters of `page`, after its first two."""
+"""The parameters of `page` after its first two, and of `newest` after its first three."""
 
 _TEXTS: Final = (
     "thread_id",
@@ -105,7 +111,7 @@ class RunPage(NamedTuple):
     """One page of a list.
 
     Attributes:
-        runs: by run_id.
+        runs: by run_id; of `Runs.newest` the greatest first.
         after: the `after` of the next page; None: there is none.
     """
 
@@ -124,6 +130,53 @@ async def page(
     )
     runs = tuple(map(queued_record, rows[:limit]))
     return RunPage(runs, runs[-1].run_id if len(rows) > limit else None)
+
+
+async def newest(
+    services: Services,
+    filters: Mapping[str, Any],
+    *,
+    after: str | None,
+    limit: int,
+    max_scanned: int,
+) -> RunPage:
+    """The same from the greatest run_id downwards, out of `max_scanned` runs at most."""
+    database = services.checkpoints.database
+    given, parts = _parameters(filters)
+    bounds = {} if after is None else {"after": after}
+    reads = await _narrow(database, given, parts)
+    if not reads:
+        statement = load("queue", *bounds)["oldest_scanned"]
+        if edge := await database.fetch(statement, max_scanned, *bounds.values()):
+            bounds["oldest"] = edge[0]["run_id"]
+    asked = [part for part in parts if part != "unfinished"]
+    rows = await database.fetch(
+        load("queue", *bounds, *asked, *(reads or ("walk",)))["newest"],
+        limit + 1,
+        *bounds.values(),
+        *(given[name] for name in _ORDER if name in given),
+    )
+    runs = tuple(map(queued_record, rows[:limit]))
+    return RunPage(runs, runs[-1].run_id if len(rows) > limit else bounds.get("oldest"))
+
+
+async def _narrow(
+    database: PsycopgPool, given: Mapping[str, Any], parts: Sequence[str]
+) -> tuple[str, ...]:
+    """The parts of `newest` with which it reads an index of all that may pass; none where these are
+    too many, or there is no such index.
+    """
+    if "thread_id" in given:
+        return ("few",)
+    if "schedule_id" in given:
+        return ("walk",)
+    if "unfinished" in parts:
+        (found,) = await database.fetch(SQL["few_unfinished"], given["statuses"], _FEW)
+        return ("unfinished", "few") if found["few"] else ()
+    if "claim_states" in given:
+        (found,) = await database.fetch(SQL["few_waiting"], _FEW)
+        return ("waiting", "few") if found["few"] else ()
+    return ()
 
 
 def _parameters(filters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from aiodurable import Durable
-from aiodurable.dashboard.views import threads
+from aiodurable.dashboard.views import runs, threads
+from aiodurable.queue import NewRun
 from tests.dashboard.acting import fail, failing
 from tests.dashboard.conftest import Opened
 
@@ -31,3 +32,22 @@ async def test_a_search_that_found_little_says_how_much_it_read(
     last = (await client.get("/threads", params={"q": "error:nowhere", "after": "t1"})).text
     assert "No thread matches." in last
     assert "This page searched" not in last
+
+
+async def test_the_newest_runs_come_first_and_a_page_says_how_much_it_read(
+    opened: Opened, durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await durable.runs.create_many(
+        NewRun(thread_id=f"t{n}", graph="failing", input={"word": "a"}, run_id=f"r{n}")
+        for n in range(4)
+    )
+    client = opened()
+    page = (await client.get("/runs")).text
+    places = [page.index(f">r{n}<") for n in (3, 2, 1, 0)]
+    assert places == sorted(places)
+    assert "The newest first" in page
+    monkeypatch.setattr(runs, "_SCANNED", 3)
+    page = (await client.get("/runs", params={"queue": "nobody's"})).text
+    assert "None matches so far." in page
+    assert "This page searched 3 runs" in page
+    assert "/runs?queue=nobody%27s&amp;after=r1" in page

@@ -14,7 +14,9 @@ _LIMIT = 50
 async def show(context: Context) -> Page:
     """Answer `/quarantine?after=…`."""
     after = context.exact("after")
-    found = await context.durable.runs.list(after=after, limit=_LIMIT, status=RunStatus.QUARANTINED)
+    found = await context.durable.runs.newest(
+        after=after, limit=_LIMIT, status=RunStatus.QUARANTINED
+    )
     return Page(
         "quarantine.html",
         {

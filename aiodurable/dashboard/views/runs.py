@@ -13,6 +13,8 @@ from aiodurable.queue import RunFilters, RunPage
 __all__ = ["show"]
 
 _LIMIT = 50
+_SCANNED = 10_000
+"""Runs that one page reads at most."""
 _TEXTS = (
     ("queue", "Queue"),
     ("graph", "Graph"),
@@ -30,7 +32,9 @@ async def show(context: Context) -> Page:
     invalid, found = None, RunPage((), None)
     after = context.exact("after")
     try:
-        found = await context.durable.runs.list(after=after, limit=_LIMIT, **_filters(context))
+        found = await context.durable.runs.newest(
+            after=after, limit=_LIMIT, max_scanned=_SCANNED, **_filters(context)
+        )
     except InvalidArgumentError as error:
         invalid = str(error)
     return Page(
@@ -39,6 +43,7 @@ async def show(context: Context) -> Page:
             "found": found,
             "after": after,
             "invalid": invalid,
+            "searched": _SCANNED if found.after and len(found.runs) < _LIMIT else None,
             "status": context.query("status"),
             "state": context.query("state"),
             "statuses": list(RunStatus),

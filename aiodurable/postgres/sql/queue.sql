@@ -158,6 +158,97 @@ WHERE r.run_id > :after::text
 ORDER BY r.run_id
 LIMIT :rows::integer
 
+-- name: newest
+-- params: rows, after, oldest, statuses, thread_id, graph, queue, claim_states, fairness_key
+-- params: concurrency_key, schedule_id, metadata, older_than, newer_than
+-- aiodurable_runs_pkey backwards, down to `oldest`. Where few are read instead and sorted:
+-- aiodurable_runs_unfinished_status_idx, the indexes of each claim_state, or
+-- aiodurable_runs_thread_order_idx; ordered by an expression, the planner has no other way. Of a
+-- schedule aiodurable_runs_schedule_idx backwards.
+SELECT
+-- include: record
+FROM aiodurable_runs r
+WHERE r.run_id IS NOT NULL
+-- include if after: newest_after
+-- include if oldest: newest_oldest
+-- include if statuses: page_statuses
+-- include if unfinished: page_unfinished
+-- include if waiting: newest_waiting
+-- include if thread_id: page_thread_id
+-- include if graph: page_graph
+-- include if queue: page_queue
+-- include if claim_states: page_claim_states
+-- include if fairness_key: page_fairness_key
+-- include if concurrency_key: page_concurrency_key
+-- include if schedule_id: page_schedule_id
+-- include if metadata: page_metadata
+-- include if older_than: page_older_than
+-- include if newer_than: page_newer_than
+-- include if few: newest_of_few
+-- include if walk: newest_in_order
+LIMIT :rows::integer
+
+-- fragment: newest_after
+  AND r.run_id < :after::text
+
+-- fragment: newest_oldest
+  AND r.run_id >= :oldest::text
+
+-- fragment: newest_waiting
+  AND (r.claim_state = 'ready' OR r.claim_state = 'scheduled' OR r.claim_state = 'blocked'
+       OR r.claim_state = 'limited' OR r.claim_state = 'claimed')
+
+-- fragment: newest_of_few
+ORDER BY r.run_id || '' DESC
+
+-- fragment: newest_in_order
+ORDER BY r.run_id DESC
+
+-- name: oldest_scanned
+-- params: most, after
+-- aiodurable_runs_pkey backwards, `most` entries. The run with which a scan of so many ends; none
+-- where it reads all that there are.
+SELECT r.run_id
+FROM aiodurable_runs r
+WHERE r.run_id IS NOT NULL
+-- include if after: newest_after
+ORDER BY r.run_id DESC
+OFFSET :most::integer - 1
+LIMIT 1
+
+-- name: few_unfinished
+-- params: statuses, most
+-- aiodurable_runs_unfinished_status_idx, of each status at most so many entries: in its order,
+-- they are not all read to be counted.
+SELECT pg_catalog.count(*) <= :most::integer AS few
+FROM pg_catalog.unnest(:statuses::text[]) AS w (status)
+CROSS JOIN LATERAL (
+    SELECT r.thread_id
+    FROM aiodurable_runs r
+    WHERE r.status = w.status
+      AND r.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
+    ORDER BY r.thread_id
+    LIMIT :most::integer + 1
+) k
+
+-- name: few_waiting
+-- params: most
+-- The index of each claim_state: aiodurable_runs_claim_idx, aiodurable_runs_scheduled_idx,
+-- aiodurable_runs_blocked_idx, aiodurable_runs_limited_idx, aiodurable_runs_claimed_idx; of all
+-- together at most so many entries.
+SELECT pg_catalog.count(*) <= :most::integer AS few
+FROM (SELECT w.claim_state
+      FROM (SELECT r.claim_state FROM aiodurable_runs r WHERE r.claim_state = 'ready'
+            UNION ALL
+            SELECT r.claim_state FROM aiodurable_runs r WHERE r.claim_state = 'scheduled'
+            UNION ALL
+            SELECT r.claim_state FROM aiodurable_runs r WHERE r.claim_state = 'blocked'
+            UNION ALL
+            SELECT r.claim_state FROM aiodurable_runs r WHERE r.claim_state = 'limited'
+            UNION ALL
+            SELECT r.claim_state FROM aiodurable_runs r WHERE r.claim_state = 'claimed') w
+      LIMIT :most::integer + 1) k
+
 -- fragment: page_statuses
   AND r.status = ANY (:statuses::text[])
 

@@ -23,7 +23,7 @@ from aiodurable.errors import (
     WaitTimeoutError,
 )
 from aiodurable.models import ClaimState, RunStatus
-from aiodurable.queue import NewRun
+from aiodurable.queue import NewRun, RunFilters, search
 from tests.support.graphs import asking
 from tests.support.scenario_graphs import BREAKS, chain, ok
 from tests.support.waiting import wait_until
@@ -133,7 +133,7 @@ async def test_pages_of_a_list_have_each_run_once(durable: Durable) -> None:
     ids=str,
 )
 async def test_a_list_has_what_passes_every_filter(
-    durable: Durable, filters: dict[str, Any], found: str
+    durable: Durable, filters: dict[str, Any], found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await durable.runs.create_many(
         [
@@ -146,6 +146,40 @@ async def test_a_list_has_what_passes_every_filter(
         await run.ainvoke(INPUT)
     runs, after = await durable.runs.list(**filters)
     assert ("".join(run.run_id for run in runs), after) == (found, None)
+    runs, after = await durable.runs.newest(**filters)
+    assert ("".join(run.run_id for run in runs), after) == (found[::-1], None)
+    monkeypatch.setattr(search, "_FEW", 1)  # more match than are read at once
+    runs, after = await durable.runs.newest(**filters)
+    assert ("".join(run.run_id for run in runs), after) == (found[::-1], None)
+
+
+@pytest.mark.parametrize("filters", [{}, {"status": "queued"}, {"claim_state": "ready"}], ids=str)
+async def test_the_newest_come_first_a_page_at_a_time(
+    durable: Durable, filters: RunFilters
+) -> None:
+    await durable.runs.create_many(new(f"t{n}", run_id=f"r{n:02}") for n in range(25))
+    found, after = list[str](), None
+    while True:
+        runs, after = await durable.runs.newest(after=after, limit=10, **filters)
+        found += [run.run_id for run in runs]
+        if after is None:
+            break
+    assert found == [f"r{n:02}" for n in reversed(range(25))]
+
+
+async def test_a_page_of_the_newest_reads_so_many_and_says_where_it_stopped(
+    durable: Durable,
+) -> None:
+    await durable.runs.create_many(
+        new(f"t{n}", run_id=f"r{n}", queue="rare" if n == 2 else "default") for n in range(9)
+    )
+    pages, after = list[tuple[list[str], str | None]](), None
+    while True:
+        runs, after = await durable.runs.newest(after=after, max_scanned=4, queue="rare")
+        pages.append(([run.run_id for run in runs], after))
+        if after is None:
+            break
+    assert pages == [([], "r5"), (["r2"], "r1"), ([], None)]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +199,8 @@ async def test_a_filter_that_cannot_be_meant_is_refused(
 ) -> None:
     with pytest.raises(InvalidArgumentError):
         await durable.runs.list(**wrong)
+    with pytest.raises(InvalidArgumentError):
+        await durable.runs.newest(**wrong)
 
 
 async def test_who_waits_gets_what_the_graph_returned(durable: Durable) -> None:
