@@ -13,6 +13,13 @@ FROM pg_locks l
 JOIN pg_database d ON d.oid = l.database
 WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND d.datname = %s
 """
+WAITING = """
+SELECT count(*)
+FROM pg_locks l
+JOIN pg_stat_activity s USING (pid)
+WHERE NOT l.granted AND s.datname = current_database()
+"""
+"""How many statements of this database wait for a lock."""
 
 
 class ServerLocks:

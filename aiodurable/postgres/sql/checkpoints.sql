@@ -138,12 +138,24 @@ FROM lost
 
 -- fragment: consumed
 -- aiodurable_runs_pkey. For a batch with the first checkpoint of a run: it has taken the run's
--- input, which must never be passed in again.
-, consumed AS (
-    UPDATE aiodurable_runs r
-    SET consumed = true
+-- input, which must never be passed in again. A row that somebody's transaction has locked is left
+-- as it is, for the batch has the writes of other threads: the checkpoint itself shows the same
+-- (consumed of runs.sql), and the end of the attempt says it in the row.
+, consuming AS MATERIALIZED (
+    SELECT r.run_id
     FROM unnest(:consumed_run_ids::text[], :consumed_thread_ids::text[]) AS w (run_id, thread_id)
-    WHERE r.run_id = w.run_id AND w.thread_id IN (SELECT thread_id FROM fence)
+    CROSS JOIN LATERAL (
+        SELECT k.run_id
+        FROM aiodurable_runs k
+        WHERE k.run_id = w.run_id
+        LIMIT 1
+        FOR NO KEY UPDATE OF k SKIP LOCKED
+    ) r
+    WHERE w.thread_id IN (SELECT thread_id FROM fence)
+), consumed AS (
+    UPDATE aiodurable_runs
+    SET consumed = true
+    WHERE run_id = ANY (ARRAY (SELECT c.run_id FROM consuming c))
 )
 
 -- fragment: ended

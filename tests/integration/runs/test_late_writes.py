@@ -18,6 +18,7 @@ from aiodurable.events import AttemptEnded
 from aiodurable.runs import attempt
 from tests.support.graphs import INPUT, Gate, four_nodes
 from tests.support.ledger_view import Ledger
+from tests.support.lock_view import WAITING
 from tests.support.waiting import wait_until, within
 
 HELD = """
@@ -35,9 +36,6 @@ BEHIND_THE_ROW = HELD.format(
     "INSERT ON checkpoints FOR EACH ROW WHEN ((NEW.metadata ->> 'step')::int = 4)"
 )
 """The last checkpoint waits for a lock before, or after, its statement has locked the run's row."""
-
-WAITING = """SELECT count(*) FROM pg_locks l JOIN pg_stat_activity s USING (pid)
-             WHERE NOT l.granted AND s.datname = current_database()"""
 
 
 @asynccontextmanager
