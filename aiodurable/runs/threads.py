@@ -339,9 +339,9 @@ class Threads(ThreadReads):
                 threads that wait for somebody are removed only when named here; running and queued
                 ones never.
             graph: only threads of this graph.
-            batch_size: threads removed in one transaction, at most: fewer where they take longer
-                than 30 ms, or hold more than 256 kB.
-            duty_cycle: the part of the time spent removing; the rest is left to live traffic.
+            batch_size: threads removed in one transaction, at most: fewer where they hold more
+                than 2000 rows or 1 MB, or take longer than 100 ms.
+            duty_cycle: the part of the time spent working; the rest is left to live traffic.
             dry_run: tell what would be removed, remove nothing.
             progress: called after each batch with what was removed so far.
 

@@ -46,6 +46,9 @@ _PAGES = 512
 _STEP = 1000
 """Threads that one statement scans when it reads them by id."""
 
+_READ = 200
+"""Threads whose status one statement reads, at most. The statement itself costs as much as 12."""
+
 FENCE_KEPT = timedelta(hours=1)
 """How long the fence row of a removed thread is kept."""
 
@@ -114,6 +117,7 @@ class Retention:
         total = PruneReport()
         kept = _NONE_KEPT
         pace = Pace(batch_size, duty_cycle)
+        reading = Pace(_READ, duty_cycle)
         async for forgotten in self._forget(wanted, pace, dry_run=dry_run):
             total += forgotten
             if progress is not None:
@@ -123,15 +127,21 @@ class Retention:
             if progress is not None and not old:
                 progress(total)
             await pace.rest()
-            for some in pace.pieces(old):
-                if found := await self._prunable(some, wanted):
-                    pace.begin()  # reading statuses is ordinary traffic and does not count as work
-                    pruned, kept = await self._prune(found, kept, delete=bounds[1], dry_run=dry_run)
-                    total += pruned
-                    pace.adapt(pruned.bytes)
-                if progress is not None:
+            for some in reading.pieces(old):
+                reading.begin()
+                found = await self._prunable(some, wanted)
+                if progress is not None and not found:
                     progress(total)
-                await pace.rest()
+                reading.adapt()
+                await reading.rest()
+                pace.begin()
+                for batch in pace.pieces(found):
+                    pruned, kept = await self._prune(batch, kept, delete=bounds[1], dry_run=dry_run)
+                    total += pruned
+                    pace.adapt(rows=pruned.rows, removed=pruned.bytes)
+                    if progress is not None:
+                        progress(total)
+                    await pace.rest()
         await self._database.fetch(_SQL["clear_parents"], *kept)
         if not dry_run:
             if graph is None:
@@ -150,7 +160,7 @@ class Retention:
                     (_SQL["relaxed_commit"], ()),
                     (_SQL["remove_finished_runs"], (some, wanted.older_than, dry_run)),
                 )
-                pace.adapt(row["bytes"])
+                pace.adapt(rows=row["runs"], removed=row["bytes"])
                 yield PruneReport(runs=row["runs"], bytes=row["bytes"])
                 await pace.rest()
 
@@ -163,7 +173,7 @@ class Retention:
                     (_SQL["relaxed_commit"], ()),
                     (_SQL["remove_stray_signals"], (some, wanted.older_than)),
                 )
-                pace.adapt(0)
+                pace.adapt()
                 await pace.rest()
 
     async def _sweep(self, pace: Pace, *, everything: bool) -> None:
@@ -178,7 +188,7 @@ class Retention:
                     (_SQL["hold_idle_fences"], (some,)),
                     (_SQL["remove_idle_fences"], (some, keys, kept_ms)),
                 )
-                pace.adapt(0)
+                pace.adapt()
                 await pace.rest()
 
     async def _pages(self, table: str, block: str, *args: Any) -> AsyncIterator[list[str]]:
@@ -223,7 +233,7 @@ class Retention:
             )
 
     async def _prunable(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:
-        """The threads whose status matches."""
+        """The threads whose status matches, in the given order."""
         # Read the tokens first: a lease that is taken after this changes the token, whatever status
         # is read.
         heads_of, args = self._classifier.heads(thread_ids, wanted)
@@ -235,9 +245,11 @@ class Retention:
 
         _, tokens, heads = await self._classifier.fetch(fetch, heads_of, *args)
         known = {row["thread_id"]: row["token"] for row in tokens}
+        head_of = {row["thread_id"]: row["checkpoint_id"] for row in heads}
         return [
-            _Found(row["thread_id"], known.get(row["thread_id"]), row["checkpoint_id"])
-            for row in heads
+            _Found(thread_id, known.get(thread_id), head_of[thread_id])
+            for thread_id in thread_ids
+            if thread_id in head_of
         ]
 
     async def _prune(
@@ -245,11 +257,12 @@ class Retention:
     ) -> tuple[PruneReport, _Kept]:
         """Prune these threads, and unlink the checkpoints that the previous transaction kept."""
         ids, seen, heads = map(list, zip(*found, strict=True))
+        unleased = [thread.thread_id for thread in found if not thread.token]
         _, _, (row,), *_ = await self._database.fetch_in_turn(
             (_SQL["relaxed_commit"], ()),
             (_SQL["insert_missing_fences"], (ids, seen)),
             (_SQL["prune"], (ids, seen, heads, delete, dry_run)),
-            (_SQL["delete_unused_fences"], (ids,)),
+            (_SQL["delete_unused_fences"], (unleased,)),
             (_SQL["clear_parents"], kept),
         )
         pruned = PruneReport(

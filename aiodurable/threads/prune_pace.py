@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 __all__ = ["Pace"]
 
-_LONG_S = 0.03
-_MUCH = 256 * 1024
-"""If a transaction takes longer than `_LONG_S` or removes more bytes than `_MUCH`, the next one
-removes half as many threads. A live commit waits until all WAL before it is on disk, and the first
-change of a page after a database checkpoint logs the whole page."""
+T = TypeVar("T")
+
+_ROWS = 2000
+_BYTES = 1024 * 1024
+_LONG_S = 0.1
+"""What a transaction removes at most, and how long it takes: a live commit waits until all WAL
+before it is on disk, and the first change of a page after a database checkpoint logs the whole
+page. 2000 rows keep a core of the server busy for some 7 ms. They take longer where others want the
+core too; fewer would not help there, for a transaction costs as much as 20 threads of its own. The
+rest after it gets longer instead."""
 
 _FIRST = 10
 """Threads of the first transaction."""
@@ -30,24 +36,24 @@ class Pace:
         self._batch_size = batch_size
         self._duty_cycle = duty_cycle
         self._size = min(batch_size, _FIRST)
+        self._taken = self._size
         self.begin()
 
-    def pieces(self, thread_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    def pieces(self, threads: Sequence[T]) -> Iterator[Sequence[T]]:
         """Split the threads into batches; each has the size that is right at that moment."""
         start = 0
-        while start < len(thread_ids):
-            some = thread_ids[start : start + self._size]
+        while start < len(threads):
+            some = threads[start : start + self._size]
             start += len(some)
+            self._taken = len(some)
             yield some
 
-    def adapt(self, removed: int) -> None:
-        """Adapt the batch size after a transaction that removed `removed` bytes. Threads differ in
-        length by orders of magnitude."""
-        much = max((time.monotonic() - self._began) / _LONG_S, removed / _MUCH)
-        if much > 1:
-            self._size = max(1, self._size // 2)
-        elif much < 1 / 2:
-            self._size = min(self._batch_size, self._size * 2)
+    def adapt(self, *, rows: int = 0, removed: int = 0) -> None:
+        """Adapt the batch size after a transaction that removed `rows` rows of `removed` bytes.
+        Threads differ in length by orders of magnitude."""
+        much = max((time.monotonic() - self._began) / _LONG_S, removed / _BYTES, rows / _ROWS)
+        fits = int(self._taken / max(much, 1e-9))
+        self._size = max(1, min(fits, self._size * 2, self._batch_size))
 
     def begin(self) -> None:
         """Start to count time as work."""

@@ -1,9 +1,9 @@
 -- name: threads_on_pages
 -- params: first_page, end_page, older_than_id, delete
 -- TID range scan of checkpoints. Threads with a checkpoint older than older_than_id on the pages,
--- in the order of their rows. Unless all is deleted only those of which a page shows that they have
--- a history: what was pruned before has one checkpoint, without a parent, and is passed over at a
--- glance.
+-- in the order of their last rows: what is kept finds space on its page once the rows beside it
+-- went. Unless all is deleted only those of which a page shows that they have a history: what was
+-- pruned before has one checkpoint, without a parent, and is passed over at a glance.
 SELECT c.thread_id
 FROM checkpoints c
 WHERE c.ctid >= pg_catalog.format('(%s,0)', :first_page::bigint)::tid
@@ -12,7 +12,7 @@ WHERE c.ctid >= pg_catalog.format('(%s,0)', :first_page::bigint)::tid
 GROUP BY c.thread_id
 HAVING :delete::boolean OR pg_catalog.count(*) > 1
    OR pg_catalog.bool_or(c.parent_checkpoint_id IS NOT NULL)
-ORDER BY pg_catalog.min(c.ctid)
+ORDER BY pg_catalog.max(c.ctid)
 
 -- name: threads_with_history
 -- params: thread_ids, older_than_id, delete

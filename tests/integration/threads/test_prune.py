@@ -301,25 +301,25 @@ async def test_what_a_killed_prune_left_half_done_the_next_one_finishes(
         assert {parent for (parent,) in await parents.fetchall()} == {None}
 
 
-async def test_threads_go_in_the_order_of_their_rows_not_of_their_ids(
+async def test_threads_go_in_the_order_of_their_last_rows_not_of_their_ids(
     dsn: str, saver: AsyncPostgresSaver, threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = ["d", "b", "c", "a"]
-    for name in written:
+    for name in ("d", "b", "c", "a", "b"):
         await Thread(dsn, saver, name, "linear").start()
     seen: list[str] = []
 
     def noted(read: Callable[..., Any]) -> Callable[..., Any]:
-        async def read_and_note(thread_ids: Any, wanted: Any) -> Any:
-            seen.extend(thread_ids)
-            return await read(thread_ids, wanted)
+        async def read_and_note(*args: Any) -> Any:
+            found = await read(*args)
+            seen.extend(thread.thread_id for thread in found)
+            return found
 
         return read_and_note
 
     wrap_reading_of_prune(monkeypatch, threads, noted)
     told = await threads.prune(older_than=NOW, batch_size=1)
     assert told.threads == 4
-    assert (seen, told.progress) == (written, 1.0)
+    assert (seen, told.progress) == (["d", "c", "a", "b"], 1.0)
 
 
 async def test_what_a_step_under_way_has_written_stays(
