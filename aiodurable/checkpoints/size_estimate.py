@@ -27,25 +27,25 @@ def looks_large(values: Iterable[Any]) -> bool:
     It samples the first items of containers. A wrong estimate only costs a little time on the loop
     or a needless hop to another OS thread.
     """
+    return _weigh(values, _DEPTH) > HEAVY_BYTES
+
+
+def _weigh(values: Iterable[Any], depth: int) -> int:
+    """One call for all the items of a container: every write of every run is weighed."""
     weight = 0
     for value in values:
-        weight += _weigh(value, _DEPTH)
-        if weight > HEAVY_BYTES:
-            return True
-    return False
-
-
-def _weigh(value: Any, depth: int) -> int:
-    kind = type(value)
-    if kind is str or kind is bytes:
-        return len(value)
-    if kind is int or value is None or kind is float or kind is bool:
-        return 8
-    if kind is list or kind is tuple:
-        return _sample(value, len(value), depth)
-    if kind is dict:
-        return _sample(value.values(), len(value), depth)
-    return _weigh_other(value, depth)
+        kind = type(value)
+        if kind is str or kind is bytes:
+            weight += len(value)
+        elif kind is int or value is None or kind is float or kind is bool:
+            weight += 8
+        elif kind is list or kind is tuple:
+            weight += _sample(value, len(value), depth)
+        elif kind is dict:
+            weight += _sample(value.values(), len(value), depth)
+        else:
+            weight += _weigh_other(value, depth)
+    return weight
 
 
 def _weigh_other(value: Any, depth: int) -> int:
@@ -66,7 +66,6 @@ def _weigh_other(value: Any, depth: int) -> int:
 def _sample(values: Iterable[Any], count: int, depth: int) -> int:
     if not count or not depth:
         return 16 * count
-    seen = min(count, _SAMPLE)
-    return (
-        sum(_weigh(value, depth - 1) for value in islice(values, seen)) * count // seen + 4 * count
-    )
+    if count <= _SAMPLE:
+        return _weigh(values, depth - 1) + 4 * count
+    return _weigh(islice(values, _SAMPLE), depth - 1) * count // _SAMPLE + 4 * count
