@@ -29,6 +29,7 @@ from aiodurable.postgres.direct import DirectConnection
 from aiodurable.postgres.errors import is_disconnect, to_out_of_resources
 from aiodurable.postgres.retry import GROUP_COMMIT
 from aiodurable.postgres.sql import load
+from aiodurable.postgres.text_columns import as_texts
 
 __all__ = ["RETRY_FOR_S", "GroupCommitter"]
 
@@ -165,7 +166,7 @@ class GroupCommitter:
             try:
                 origin = await link.ready()
                 sent = time.monotonic()
-                statement, parameters = commit(group, origin)
+                statement, parameters = as_texts(*commit(group, origin))
                 rows = await link.fetch(statement, *parameters)
                 took_s = time.monotonic() - sent
                 # False: its history is gone.

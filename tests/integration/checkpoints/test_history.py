@@ -17,6 +17,7 @@ from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.history import Mark
 from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.errors import HistoryLostError
+from aiodurable.postgres.text_columns import over_texts
 from tests.support.checkpoint_rows import checkpoint, config, rows
 from tests.support.graphs import INPUT, STEPS, Gate, four_nodes, noted
 from tests.support.internals import history_origin, services_of
@@ -130,7 +131,7 @@ async def test_what_was_acknowledged_is_proved_once_for_each_connection(
 
     async def counted(link: DirectConnection, query: str, *args: Any) -> Any:
         nonlocal proofs
-        proofs += query == COMMIT_PROVING
+        proofs += query == over_texts(COMMIT_PROVING)[0]
         return await fetch(link, query, *args)
 
     monkeypatch.setattr(DirectConnection, "fetch", counted)

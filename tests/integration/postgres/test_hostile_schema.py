@@ -22,6 +22,7 @@ from psycopg import sql
 from aiodurable import Durable
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres.sql import careful, load
+from aiodurable.postgres.text_columns import over_texts
 from tests.support.plan_statements import COMMIT_PARTS
 
 SYNTAX = {"coalesce", "extract", "greatest", "least", "nullif", "position", "substring"}
@@ -70,6 +71,8 @@ def statements() -> Iterator[tuple[str, str]]:
             for number in range(1, text.count("%s") + 1):
                 text = text.replace("%s", f"${number}", 1)
             yield f"{file.removesuffix('.sql')}_{name}", text
+            if (file, name) == ("checkpoints.sql", "commit"):
+                yield f"{file.removesuffix('.sql')}_{name}_over_texts", over_texts(text)[0]
             if careful(text) != text:
                 yield f"{file.removesuffix('.sql')}_{name}_careful", careful(text)
 

@@ -1,0 +1,61 @@
+"""Sends a column of texts as one text.
+
+asyncpg encodes an array element by element, and checks the class of each one in Python: 0.2 µs. A
+row of LangGraph's tables is texts but for one or two columns, so that was a tenth of what a small
+run costs this library. Joined, they cost 0.02 µs each, and the server reads them in half the time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final, cast
+
+__all__ = ["as_texts", "over_texts"]
+
+_ARRAY = re.compile(r"\$(\d+)::(text|jsonb)\[\]")
+_BETWEEN: Final = "\x1f"
+_NULL: Final = "\x1e"
+_MOST: Final = 1 << 20
+"""The longest joined text. Longer ones would be copied once more, and their elements are few."""
+
+
+def as_texts(statement: str, parameters: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """The statement with one text in place of each array of texts, `$1::text[]` or `$1::jsonb[]`,
+    and its parameters; both as they are if an element has a separator in it.
+    """
+    joining, columns = over_texts(statement)
+    given = list(parameters)
+    for at in columns:
+        column: Sequence[str | None] = parameters[at]
+        if not column:
+            given[at] = None
+            continue
+        nulls = 0
+        try:
+            text = _BETWEEN.join(cast("Sequence[str]", column))
+        except TypeError:
+            nulls = column.count(None)
+            text = _BETWEEN.join([_NULL if one is None else one for one in column])
+        if (
+            len(text) > _MOST
+            or text.count(_BETWEEN) != len(column) - 1
+            or ((nulls or _NULL in text) and text.count(_NULL) != nulls)
+        ):
+            return statement, parameters
+        # One more at the front, which is cut off again: nothing at all would be no element.
+        given[at] = _BETWEEN + text
+    return joining, given
+
+
+@cache
+def over_texts(statement: str) -> tuple[str, Sequence[int]]:
+    """The statement over texts, and the positions of these parameters, from 0."""
+    columns = sorted({int(array[1]) - 1 for array in _ARRAY.finditer(statement)})
+    return _ARRAY.sub(_split, statement), columns
+
+
+def _split(array: re.Match[str]) -> str:
+    texts = f"(pg_catalog.string_to_array(${array[1]}::text, E'\\x1f', E'\\x1e'))[2:]"
+    return texts if array[2] == "text" else f"({texts})::jsonb[]"
