@@ -392,17 +392,25 @@ SELECT pg_catalog.pg_database_size(pg_catalog.current_database()) AS bytes,
 
 -- name: prunable
 -- params: percent, before
--- Some pages of checkpoints, chosen at random; checkpoints_pkey, one look a row. What is older than
--- an id, and whether a later checkpoint follows it.
-SELECT pg_catalog.count(*) FILTER (WHERE k.followed) AS checkpoints,
-       pg_catalog.count(*) FILTER (WHERE NOT k.followed AND k.checkpoint_ns = '') AS threads
+-- Some pages of checkpoints, chosen at random; checkpoints_pkey, one look a thread on them. What is
+-- older than an id, and whether a later checkpoint follows it: only the last one of a thread can be
+-- its newest.
+SELECT coalesce(pg_catalog.sum(k.checkpoints - k.newest::integer), 0)::bigint AS checkpoints,
+       pg_catalog.count(*) FILTER (WHERE k.newest AND k.checkpoint_ns = '') AS threads
 FROM (
-    SELECT c.checkpoint_ns,
-           EXISTS (SELECT FROM checkpoints n
-                   WHERE n.thread_id = c.thread_id AND n.checkpoint_ns = c.checkpoint_ns
-                     AND n.checkpoint_id > c.checkpoint_id) AS followed
-    FROM checkpoints c TABLESAMPLE SYSTEM (:percent::real)
-    WHERE c.checkpoint_id < :before
+    SELECT s.checkpoint_ns, s.checkpoints,
+           (SELECT true
+            FROM checkpoints n
+            WHERE n.thread_id = s.thread_id AND n.checkpoint_ns = s.checkpoint_ns
+              AND n.checkpoint_id > s.last
+            LIMIT 1) IS NULL AS newest
+    FROM (
+        SELECT c.thread_id, c.checkpoint_ns, pg_catalog.count(*) AS checkpoints,
+               pg_catalog.max(c.checkpoint_id) AS last
+        FROM checkpoints c TABLESAMPLE SYSTEM (:percent::real)
+        WHERE c.checkpoint_id < :before
+        GROUP BY c.thread_id, c.checkpoint_ns
+    ) s
 ) k
 
 -- name: register
