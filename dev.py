@@ -218,7 +218,14 @@ def environment(*extras: str) -> Path:
         PYPROJECT.read_bytes() + CONSTRAINTS.read_bytes() + sys.version.encode()
     ).hexdigest()
     stamps = [folder / f".installed-{extra}" for extra in extras]
-    if not all(stamp.exists() and stamp.read_text() == wanted for stamp in stamps):
+    if all(stamp.exists() and stamp.read_text() == wanted for stamp in stamps):
+        return interpreter(folder)
+    if interpreter(folder).exists() and installer_of(interpreter(folder)) is None:
+        print(
+            f"dev.py: neither uv nor pip is here: going on with what is installed in {folder}",
+            file=sys.stderr,
+        )
+    else:
         print(f"dev.py: installing {', '.join(extras)} into {folder}", file=sys.stderr)
         python = make_environment(folder)
         install(python, "-c", CONSTRAINTS, "-e", f"{HERE}[{','.join(extras)}]")
@@ -253,17 +260,23 @@ def of_this_python(folder: Path) -> bool:
 
 
 def install(python: Path, *arguments: str | Path) -> None:
-    """`pip install` into the environment of `python`: by uv, by its own pip, or by ours."""
+    """`pip install` into the environment of `python`."""
+    if (installer := installer_of(python)) is None:
+        sys.exit(
+            f"dev.py: cannot install into {python}: neither uv nor pip is here; install one of them"
+        )
+    check_call(*installer, *arguments)
+
+
+def installer_of(python: Path) -> tuple[str | Path, ...] | None:
+    """What installs into the environment of `python`: uv, its own pip, or ours; None: nothing."""
     if uv := shutil.which("uv"):
-        return check_call(uv, "pip", "install", "-q", "--python", python, *arguments)
-    own = (
-        subprocess.run(
-            [python, "-m", "pip", "--version"], capture_output=True, check=False
-        ).returncode
-        == 0
-    )
-    pip = (python, "-m", "pip") if own else (sys.executable, "-m", "pip", "--python", python)
-    return check_call(*pip, "install", "-q", "--disable-pip-version-check", *arguments)
+        return uv, "pip", "install", "-q", "--python", python
+    for pip in ((python, "-m", "pip"), (sys.executable, "-m", "pip", "--python", python)):
+        tried = subprocess.run([*pip[:3], "--version"], capture_output=True, check=False)
+        if tried.returncode == 0:
+            return *pip, "install", "-q", "--disable-pip-version-check"
+    return None
 
 
 def interpreter(folder: Path) -> Path:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
+import venv
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +40,19 @@ def test_how_many_processes_test_is_the_callers_to_say(given: list[str]) -> None
     in_parallel = runpy.run_path(str(PROGRAM))["in_parallel"]
     assert in_parallel(given) == []
     assert in_parallel(["-k", "name", "tests/unit"])[0] == "-n"
+
+
+def test_without_pip_it_goes_on_with_what_is_installed(tmp_path: Path) -> None:
+    for name in ("dev.py", "pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    venv.create(tmp_path / ".venv", with_pip=False)
+    python = tmp_path / ".venv" / "bin" / "python"
+    done = subprocess.run(
+        [str(python), str(tmp_path / "dev.py"), "run", "python", "-c", "print('it runs')"],
+        env=os.environ | {"PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "it runs\n"), done.stderr
+    assert "neither uv nor pip is here" in done.stderr
