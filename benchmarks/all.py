@@ -1,7 +1,7 @@
-"""All tables by one command: what a run, a lock, a status and a queue cost against their peers, and
-how processes add up.
+"""All tables by one command: what a run, a lock, a status and a queue cost against their peers, how
+processes add up, and what the dashboard costs beside a million threads.
 
-    python -m benchmarks all                        the published figures, about an hour and a half
+    python -m benchmarks all                        the published figures, about two hours
     python -m benchmarks all --quick --into FOLDER  a try, about ten minutes
 
 Each benchmark is a process of its own, on a server of its own. Its JSON and chart go to
@@ -44,6 +44,7 @@ PARTS: Mapping[str, Part] = {
     "status": Part(45, arguments=("--threads", "10000", "100000", "1000000")),
     "worker": Part(10),
     "processes": Part(5, charted=False),
+    "dashboard": Part(35, charted=False, arguments=("--threads", "1000000")),
 }
 
 

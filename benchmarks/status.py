@@ -100,8 +100,12 @@ async def crowd(dsn: str, threads: int, *, keep: bool) -> AsyncIterator[str]:
             await admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
         ).fetchone()
         if there is None:
-            await admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-            await make(own, threads)
+            # Under another name until it is whole: a build that was interrupted is never measured.
+            part, whole = sql.Identifier(f"{name}_part"), sql.Identifier(name)
+            await admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(part))
+            await admin.execute(sql.SQL("CREATE DATABASE {}").format(part))
+            await make(make_conninfo(dsn, dbname=f"{name}_part"), threads)
+            await admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(part, whole))
         await schema.migrate(parse_dsn(own), timeout_s=3600)
         try:
             yield own

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import checkpoints, locks, processes, status, worker
+from . import checkpoints, dashboard, locks, processes, status, worker
 from .chart import short
 from .contenders import NODES
 from .machine import busy, in_words
@@ -137,6 +137,17 @@ def _processes(report: Report) -> Iterator[str]:
     yield " ".join(report["says"])
 
 
+def _dashboard(report: Report) -> Iterator[str]:
+    yield (
+        f"Pages beside {report['threads']:,} threads and {report['queued']:,} queued runs, each"
+        f" {report['requests']} times, one after the other; `…` stands for another one each time:"
+    )
+    yield table(report["figures"], dashboard.HEADS)
+    if opened := report["opened"]:
+        yield "What a page that stays open costs Postgres:"
+        yield table(opened, dashboard.OPEN_HEADS)
+
+
 CORES, BUSY_PART, WAL_MB_S = 16, 0.7, 200
 """Of the server on paper: how much of its CPU runs may take, and what its disk syncs a second."""
 CAPACITY_HEADS = {
@@ -179,5 +190,6 @@ TABLES: Mapping[str, Callable[[Report], Iterator[str]]] = {
     "status": _status,
     "worker": _worker,
     "processes": _processes,
+    "dashboard": _dashboard,
     "capacity": _capacity,
 }

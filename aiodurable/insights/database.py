@@ -15,8 +15,9 @@ __all__ = ["database_health"]
 _SQL = load("insights")
 _PAGES: Final = load("threads")["pages"]
 _SAMPLED: Final = 150
-"""Pages of checkpoints that are read, as wide apart as may be: of a share of a half, the estimate is
-off by a twelfth."""
+"""Pages of checkpoints that are read. All rows of one are of about the same time: of a share of a
+half, the estimate is off by a twelfth.
+"""
 
 
 async def database_health(database: PsycopgPool, *, older_than: timedelta) -> DatabaseHealth:
