@@ -31,6 +31,10 @@ CHANNEL: Final = "aiodurable_cancel"
 PATIENCE_S: Final = 0.04
 """Seconds that a node may take to end once it is cancelled; then its run ends without it."""
 
+HELD_BACK_S: Final = 2.0
+"""Seconds that the consumer of a stream may take for a chunk once its run is cancelled; then the
+run ends without it. A client that hangs never asks for the next one."""
+
 AGAIN_S: Final = 5.0
 """Seconds until a node that has outlived its run is cancelled again."""
 
@@ -114,13 +118,13 @@ class Cancelling:
 
     It counts cancellations as `asyncio.timeout` does. A node that swallows the cancellation is
     cancelled again at every poll, and every few seconds once its run has ended; its graph stops
-    at the next superstep. Its run does not wait for it.
+    at the next superstep. Its run does not wait for it, nor for the consumer of a stream.
 
     Args:
         control: of the attempt.
         run_id, thread_id: of its run.
         abandon: records the run as cancelled and gives its lease up, so that what the node still
-            writes is refused.
+            writes is refused; then it closes a stream that its consumer holds back.
     """
 
     def __init__(
@@ -154,12 +158,12 @@ class Cancelling:
         if self._task is not None:
             self._fired += 1
             self._task.cancel(f"run {self._run_id!r} was cancelled")
-            if self._patience is None:
-                loop = asyncio.get_running_loop()
-                self._patience = loop.call_later(PATIENCE_S, self._out_of_patience)
+        if self._patience is None and not self._ended:
+            wait_s = HELD_BACK_S if self._task is None else PATIENCE_S
+            self._patience = asyncio.get_running_loop().call_later(wait_s, self._out_of_patience)
 
     def _out_of_patience(self) -> None:
-        if self._task is not None:
+        if not self._ended:
             self._abandoning = asyncio.create_task(
                 self._go_on_without(), name=f"aiodurable run {self._run_id} cancelled"
             )
@@ -167,13 +171,16 @@ class Cancelling:
     async def _go_on_without(self) -> None:
         for _ in range(_HOPS):
             await asyncio.sleep(0)
-        if self._ended or self._task is None:
+        if self._ended:
             return
         self._abandoned = True
         _log.warning(
-            "run %r of thread %r was cancelled, and its node goes on: what that writes is refused",
+            "run %r of thread %r was cancelled, and %s: what it still writes is refused",
             self._run_id,
             self._thread_id,
+            "the consumer of its stream holds it back"
+            if self._task is None
+            else "its node goes on",
         )
         self._patience = asyncio.get_running_loop().call_later(AGAIN_S, self._once_more)
         await self._abandon()

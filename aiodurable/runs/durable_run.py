@@ -240,8 +240,12 @@ class DurableRun(HeldThread, Generic[InputT, OutputT, ContextT]):
             aclosing(cast("AsyncGenerator[T, None]", live(attempt, call))) as self._stream,
         ):
             async for chunk in self._stream:
-                with cancelling.outside():
-                    yield chunk
+                try:
+                    with cancelling.outside():
+                        yield chunk
+                except BaseException:
+                    await cancelling.ended()  # it may be closing the stream
+                    raise
 
     async def answer(self, value: Any, **options: Unpack[CallOptions]) -> OutputT:
         """Answer the open question of an interrupted thread and go on.

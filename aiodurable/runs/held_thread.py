@@ -99,23 +99,27 @@ class HeldThread:
             self._attempt.control.request_drain(reason)
 
     async def abandon(self) -> None:
-        """Record the attempt as cancelled while a node of it goes on, and give the lease up: what
-        the node still writes is refused.
+        """Record the attempt as cancelled while a node of it goes on, or the consumer of its stream
+        holds that back, and give the lease up: what it still writes is refused.
         """
         await self.settle(asyncio.CancelledError())
         await self.lease.release()
+        await self._close_stream()
 
     async def leave(self) -> None:
         """End a stream that the body left open, while the lease still holds, and record it as
         closed.
         """
         try:
-            if self._stream is not None:
-                # another task waits for its next chunk, and is refused from now on
-                with suppress(RuntimeError):
-                    await self._stream.aclose()
+            await self._close_stream()
         finally:
             await self.settle(GeneratorExit())
+
+    async def _close_stream(self) -> None:
+        if self._stream is not None:
+            # another task waits for its next chunk, and is refused from now on
+            with suppress(RuntimeError):
+                await self._stream.aclose()
 
     async def settle(self, error: BaseException | None = None) -> None:
         """Record how an attempt that is still open ended; called after each call and when the body

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 from click.testing import CliRunner
+from langgraph.config import get_stream_writer
 
 from aiodurable.cli.commands import cli
 from aiodurable.current import needs_resume
@@ -25,6 +26,7 @@ from aiodurable.errors import (
     ThreadPausedError,
 )
 from aiodurable.models import PauseReason, ThreadStatus
+from aiodurable.runs import cancellation
 from aiodurable.settings import Settings
 from tests.programs import PROGRAMS
 from tests.support.checkpoint_rows import written
@@ -225,6 +227,40 @@ async def test_a_stream_that_its_consumer_holds_back_is_cancelled_too(durable: D
             async for _ in stream:
                 assert await durable.threads.cancel("t")
     assert (await durable.threads.status("t")).reason == PauseReason.CANCELLED
+
+
+async def test_a_consumer_that_reads_no_more_does_not_keep_the_thread_of_a_cancelled_run(
+    durable: Durable, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellation, "HELD_BACK_S", 0.1)
+    holds, goes_on, node_ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def tell_and_hang(step: str) -> None:
+        get_stream_writer()(step)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            node_ended.set()
+
+    async def read() -> None:
+        async with (
+            durable.run("t", four_nodes(tell_and_hang)) as run,
+            aclosing(run.astream(INPUT, stream_mode="custom")) as stream,
+        ):
+            async for _ in stream:
+                holds.set()
+                await goes_on.wait()
+
+    reading = asyncio.create_task(read())
+    await within(60, holds.wait(), what="the first chunk")
+    async with durable.run("t", four_nodes(), on_busy="interrupt", timeout=20) as run:
+        assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
+    assert [row["status"] for row in await ledger.rows("t")] == ["superseded", "complete"]
+    await within(20, node_ended.wait(), what="the end of the node")
+    goes_on.set()
+    with pytest.raises(RunCancelledError):
+        await within(20, reading, what="the end of the stream")
+    assert await ledger.statuses("t") == ["superseded", "complete"]
 
 
 async def test_where_nothing_is_at_work_nothing_is_cancelled(durable: Durable) -> None:
