@@ -272,7 +272,7 @@ def traceparent(observers: Sequence[Observer], graph: str | None, *beginning: st
     Args:
         observers: the observers.
         graph: the run's graph.
-        beginning: the thread, if the run begins in this process as soon as it is accepted.
+        beginning: the thread and the run, if that begins in this process as soon as it is accepted.
     """
     for observer in observers:
         provide = getattr(observer, "traceparent", None)

@@ -9,7 +9,9 @@
 - `lease`: how long a thread was held for it.
 - `commit_checkpoints`: a batch, linked to the runs whose checkpoints it has.
 
-Where the SDK's sampler leaves a run out, its attempt and its lease are left out without asking.
+The last three are details, for so many runs a second: a process that begins more than that gives
+the others their `invoke_workflow` alone, so that the cost is bounded. Where the SDK's sampler
+leaves a run out, its details are left out without asking.
 The thread's id is in spans (`gen_ai.conversation.id`), never in a metric.
 """
 
@@ -19,7 +21,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
@@ -36,6 +38,7 @@ from aiodurable.events import (
     LeaseLost,
     LeaseReleased,
 )
+from aiodurable.integrations.allowance import Allowance
 from aiodurable.integrations.opentelemetry_metrics import Instruments
 from aiodurable.integrations.process_metrics import ProcessMetrics
 from aiodurable.models import RunStatus
@@ -57,7 +60,8 @@ class _Held:
     at_ns: int
     waited_s: float
     context: Context | None = None
-    sampled: bool = True
+    detailed: bool | None = None
+    """None: no run says so; it may be a lock of the caller's own."""
     lost: bool = False
 
 
@@ -67,7 +71,14 @@ class _AtWork:
 
     run: Span
     attempt: Span
+    """The run's own where the run has no details."""
     lease: tuple[str, int] | None
+    detailed: bool
+
+    def end(self) -> None:
+        if self.detailed:
+            self.attempt.end()
+        self.run.end()
 
 
 class OpenTelemetryObserver:
@@ -79,6 +90,8 @@ class OpenTelemetryObserver:
         tracer_provider, meter_provider: None: the global ones.
         graphs: names of graphs that may be attributes of metrics; None: the first 100.
         leases, batches: whether these get spans, too.
+        detailed_per_s: runs a second, of those that are sampled, whose attempt, lease and batches
+            get spans of their own; `math.inf`: all, 0: none. Bursts of a second's worth are.
     """
 
     inline = True
@@ -91,41 +104,56 @@ class OpenTelemetryObserver:
         graphs: Collection[str] | None = None,
         leases: bool = True,
         batches: bool = True,
+        detailed_per_s: float = 20.0,
     ) -> None:
         self._tracer = trace.get_tracer("aiodurable", tracer_provider=tracer_provider)
-        self._leases, self._batches = leases, batches
+        self._leases = leases
         self._held = OrderedDict[tuple[str, int], _Held]()
         self._newest = dict[str, tuple[str, int]]()
         self._at_work = dict[str, _AtWork]()
         """By thread: one run of a thread is at work at a time."""
-        self._begun = dict[str, Span]()
-        """By thread: spans of runs that are being accepted, to begin here."""
+        self._begun = dict[str, tuple[Span, str]]()
+        """By thread: spans of runs that are being accepted, to begin here, and their headers."""
+        self._details = Allowance(detailed_per_s)
         meter = metrics.get_meter("aiodurable", meter_provider=meter_provider)
         self._count = ProcessMetrics(Instruments(meter).change, graphs)
+        self._trace: dict[type[Event], Callable[[Any], None]] = {
+            LeaseAcquired: self._acquired,
+            LeaseLost: self._lost,
+            LeaseReleased: self._released,
+            AttemptStarted: self._started,
+            AttemptEnded: self._ended,
+        }
+        if batches:
+            self._trace[BatchCommitted] = self._committed
 
-    def traceparent(self, graph: str | None, thread_id: str | None = None) -> str | None:
+    def traceparent(
+        self, graph: str | None, thread_id: str | None = None, run_id: str | None = None
+    ) -> str | None:
         """The context in which a run is accepted now, for its row in the ledger.
 
         Args:
             graph: the run's graph.
-            thread_id: the thread, if the run begins here at once: its own span then takes the place
+            thread_id, run_id: of a run that begins here at once: its own span then takes the place
                 of `create_run`.
         """
         current = trace.get_current_span().get_span_context()
         if current.is_valid:
             return _header(current)
-        if thread_id is None:
+        if thread_id is None or run_id is None:
             span = self._tracer.start_span(
                 _named("create_run", graph), context=_NO_PARENT, kind=SpanKind.PRODUCER
             )
             span.end()
-        else:
-            attributes = _attributes(thread_id, graph)
-            span = self._tracer.start_span(
-                _named("invoke_workflow", graph), context=_NO_PARENT, attributes=attributes
-            )
-            self._begun[thread_id] = span
-        return _header(span.get_span_context())
+            return _header(span.get_span_context())
+        span = self._tracer.start_span(
+            _named("invoke_workflow", graph),
+            context=_NO_PARENT,
+            attributes=_attributes(thread_id, run_id, graph),
+        )
+        header = _header(span.get_span_context())
+        self._begun[thread_id] = span, header
+        return header
 
     def enter(self, thread_id: str) -> Callable[[], None]:
         """Make the span of the thread's attempt the current one, until the result is called."""
@@ -146,35 +174,20 @@ class OpenTelemetryObserver:
     def __call__(self, event: Event) -> None:
         """Trace and count one event."""
         self._count(event)
-        match event:
-            case LeaseAcquired():
-                self._acquired(event)
-            case LeaseLost():
-                held = self._held.get((event.thread_id, event.token))
-                if held is not None:
-                    held.lost = True
-            case LeaseReleased():
-                self._released(event)
-            case AttemptStarted():
-                self._started(event)
-            case AttemptEnded():
-                self._ended(event)
-            case BatchCommitted() if self._batches:
-                self._committed(event)
-            case _:
-                pass
+        trace_it = self._trace.get(type(event))
+        if trace_it is not None:
+            trace_it(event)
 
     def _started(self, event: AttemptStarted) -> None:
-        run = self._begun.pop(event.thread_id, None)
-        if run is not None and _header(run.get_span_context()) == event.traceparent:
-            run.set_attribute("aiodurable.run_id", event.run_id)
-            run.set_attribute("aiodurable.resumed", event.resumed)
-        else:
+        run, header = self._begun.pop(event.thread_id, (None, None))
+        if run is None or header != event.traceparent:
             run = self._invoked(event)
-        within = trace.set_span_in_context(run)
-        # Where the run is not sampled, what it consists of is not, either.
+        elif event.resumed:  # what plain LangGraph left is accepted and gone on with at once
+            run.set_attribute("aiodurable.resumed", True)
+        detailed = run.is_recording() and self._details.take()
+        within = trace.set_span_in_context(run) if detailed else None
         attempt = run
-        if run.is_recording():
+        if detailed:
             attempt = self._tracer.start_span(
                 f"attempt {event.attempt}",
                 context=within,
@@ -185,11 +198,10 @@ class OpenTelemetryObserver:
             )
         self._end(event.thread_id)
         lease = self._newest.get(event.thread_id)
-        self._at_work[event.thread_id] = _AtWork(run, attempt, lease)
+        self._at_work[event.thread_id] = _AtWork(run, attempt, lease, detailed)
         held = None if lease is None else self._held.get(lease)
         if held is not None:
-            held.context = within
-            held.sampled = run.is_recording()
+            held.context, held.detailed = within, detailed
 
     def _invoked(self, event: AttemptStarted) -> Span:
         """The span of a run that was accepted before."""
@@ -212,11 +224,9 @@ class OpenTelemetryObserver:
         return self._tracer.start_span(
             _named("invoke_workflow", event.graph),
             context=here if inside else accepted,
-            attributes={
-                **_attributes(event.thread_id, event.graph),
-                "aiodurable.run_id": event.run_id,
-                "aiodurable.resumed": event.resumed,
-            },
+            attributes=_attributes(
+                event.thread_id, event.run_id, event.graph, event.attempt, resumed=event.resumed
+            ),
             links=links,
         )
 
@@ -224,16 +234,16 @@ class OpenTelemetryObserver:
         work = self._at_work.pop(event.thread_id, None)
         if work is None:
             return
-        for span in (work.attempt, work.run):
-            if not span.is_recording():
-                continue
+        if not work.run.is_recording():
+            return
+        for span in (work.run, work.attempt) if work.detailed else (work.run,):
             span.set_attribute("aiodurable.status", event.status.value)
             if event.error is not None:
                 span.set_attribute("error.type", event.error)
             if event.status in _BAD:
                 # The type alone: the text of an exception may quote a state.
                 span.set_status(Status(StatusCode.ERROR, event.error))
-            span.end()
+        work.end()
 
     def _acquired(self, event: LeaseAcquired) -> None:
         key = (event.thread_id, event.token)
@@ -243,17 +253,23 @@ class OpenTelemetryObserver:
             old, _ = self._held.popitem(last=False)
             self._forget(old)
 
+    def _lost(self, event: LeaseLost) -> None:
+        held = self._held.get((event.thread_id, event.token))
+        if held is not None:
+            held.lost = True
+
     def _released(self, event: LeaseReleased) -> None:
         key = (event.thread_id, event.token)
         held = self._held.pop(key, None)
         self._forget(key)
-        self._begun.pop(event.thread_id, None)
         work = self._at_work.get(event.thread_id)
         if work is not None and work.lease == key:
             # What an attempt that lost its lease left open: its new holder says how the run ends.
             # A lock of the caller's own may have the thread's name.
             self._end(event.thread_id)
-        if held is None or not self._leases or not held.sampled:
+        if held is None or not self._leases:
+            return
+        if not (self._details.take() if held.detailed is None else held.detailed):
             return
         span = self._tracer.start_span(
             "lease",
@@ -277,16 +293,16 @@ class OpenTelemetryObserver:
     def _end(self, thread_id: str) -> None:
         work = self._at_work.pop(thread_id, None)
         if work is not None:
-            work.attempt.end()
-            work.run.end()
+            work.end()
 
     def _committed(self, event: BatchCommitted) -> None:
-        threads = set(event.thread_ids)
         links = [
             Link(work.attempt.get_span_context())
-            for thread_id in threads
-            if (work := self._at_work.get(thread_id)) is not None
+            for thread_id in event.thread_ids
+            if (work := self._at_work.get(thread_id)) is not None and work.detailed
         ]
+        if not links:
+            return
         end_ns = time.time_ns()
         span = self._tracer.start_span(
             "commit_checkpoints",
@@ -296,7 +312,7 @@ class OpenTelemetryObserver:
             links=links[:_MOST_LINKS],
             attributes={
                 "db.system.name": "postgresql",
-                "aiodurable.batch.threads": len(threads),
+                "aiodurable.batch.threads": len(event.thread_ids),
                 "aiodurable.batch.writes": event.writes,
             },
         )
@@ -317,8 +333,17 @@ def _named(what: str, graph: str | None) -> str:
     return f"{what} {graph}" if graph else what
 
 
-def _attributes(thread_id: str, graph: str | None) -> dict[str, str]:
-    found = {"gen_ai.operation.name": "invoke_workflow", "gen_ai.conversation.id": thread_id}
+def _attributes(
+    thread_id: str, run_id: str, graph: str | None, attempt: int = 1, *, resumed: bool = False
+) -> dict[str, str | int]:
+    """A run's, all at once: the SDK takes as long for the first as for ten more."""
+    found: dict[str, str | int] = {
+        "gen_ai.operation.name": "invoke_workflow",
+        "gen_ai.conversation.id": thread_id,
+        "aiodurable.run_id": run_id,
+        "aiodurable.attempt": attempt,
+        "aiodurable.resumed": resumed,
+    }
     if graph:
         found["gen_ai.workflow.name"] = graph
     return found

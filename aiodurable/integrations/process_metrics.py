@@ -168,49 +168,70 @@ class ProcessMetrics:
         self._graphs = Labels(graphs)
         self._queues = Labels()
         self._held = 0
+        self._on: dict[type[Event], Callable[[Any], None]] = {
+            AttemptStarted: self._started,
+            AttemptEnded: self._ended,
+            RunClaimed: self._claimed,
+            LeaseAcquired: self._acquired,
+            LeaseReleased: self._released,
+            BatchCommitted: self._committed,
+            LoopLagMeasured: self._lagged,
+            CircuitChanged: self._circuit,
+            ThreadsPruned: self._pruned,
+            **dict.fromkeys(_COUNTED, self._counted),
+        }
         change("aiodurable_circuit_open", 0.0)
         change("aiodurable_process_leases_held", 0)
 
     def __call__(self, event: Event) -> None:
         """Count one event."""
-        change = self._change
-        match event:
-            case AttemptStarted():
-                resumed = "true" if event.resumed else "false"
-                graph = self._graphs(event.graph)
-                change("aiodurable_attempts_started_total", 1, graph, resumed)
-            case AttemptEnded():
-                graph = self._graphs(event.graph)
-                change("aiodurable_attempts_total", 1, graph, event.status.value)
-                change("aiodurable_attempt_duration_seconds", event.duration_s, graph)
-            case RunClaimed():
-                if event.waited_s is not None:
-                    waited_s = max(0.0, event.waited_s)
-                    queue = self._queues(event.queue)
-                    change("aiodurable_schedule_to_start_seconds", waited_s, queue)
-            case LeaseAcquired():
-                self._held += 1
-                change("aiodurable_process_leases_held", self._held)
-                change("aiodurable_lease_wait_seconds", event.waited_s)
-            case LeaseReleased():
-                self._held = max(0, self._held - 1)
-                change("aiodurable_process_leases_held", self._held)
-            case BatchCommitted():
-                change("aiodurable_batch_writes", event.writes)
-                change("aiodurable_batch_commit_seconds", event.duration_s)
-            case LoopLagMeasured():
-                change("aiodurable_loop_lag_seconds", event.lag_s)
-            case CircuitChanged():
-                change("aiodurable_circuit_open", _CIRCUIT[event.state])
-                change("aiodurable_circuit_changes_total", 1, event.state)
-            case ThreadsPruned():
-                change("aiodurable_pruned_threads_total", event.threads)
-                change("aiodurable_pruned_rows_total", event.rows)
-                change("aiodurable_pruned_runs_total", event.runs)
-            case _ if (name := _COUNTED.get(type(event))) is not None:
-                change(name, 1)
-            case _:
-                pass
+        count = self._on.get(type(event))
+        if count is not None:
+            count(event)
+
+    def _started(self, event: AttemptStarted) -> None:
+        resumed = "true" if event.resumed else "false"
+        self._change("aiodurable_attempts_started_total", 1, self._graphs(event.graph), resumed)
+
+    def _ended(self, event: AttemptEnded) -> None:
+        graph = self._graphs(event.graph)
+        self._change("aiodurable_attempts_total", 1, graph, event.status.value)
+        self._change("aiodurable_attempt_duration_seconds", event.duration_s, graph)
+
+    def _claimed(self, event: RunClaimed) -> None:
+        if event.waited_s is not None:
+            waited_s = max(0.0, event.waited_s)
+            self._change(
+                "aiodurable_schedule_to_start_seconds", waited_s, self._queues(event.queue)
+            )
+
+    def _acquired(self, event: LeaseAcquired) -> None:
+        self._held += 1
+        self._change("aiodurable_process_leases_held", self._held)
+        self._change("aiodurable_lease_wait_seconds", event.waited_s)
+
+    def _released(self, _: LeaseReleased) -> None:
+        self._held = max(0, self._held - 1)
+        self._change("aiodurable_process_leases_held", self._held)
+
+    def _committed(self, event: BatchCommitted) -> None:
+        self._change("aiodurable_batch_writes", event.writes)
+        self._change("aiodurable_batch_commit_seconds", event.duration_s)
+
+    def _lagged(self, event: LoopLagMeasured) -> None:
+        self._change("aiodurable_loop_lag_seconds", event.lag_s)
+
+    def _circuit(self, event: CircuitChanged) -> None:
+        self._change("aiodurable_circuit_open", _CIRCUIT[event.state])
+        self._change("aiodurable_circuit_changes_total", 1, event.state)
+
+    def _pruned(self, event: ThreadsPruned) -> None:
+        self._change("aiodurable_pruned_threads_total", event.threads)
+        self._change("aiodurable_pruned_rows_total", event.rows)
+        self._change("aiodurable_pruned_runs_total", event.runs)
+
+    def _counted(self, event: Event) -> None:
+        self._change(_COUNTED[type(event)], 1)
 
 
 _COUNTED: Final[dict[type[Event], str]] = {

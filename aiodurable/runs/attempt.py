@@ -154,9 +154,10 @@ class Attempt:
             has_stray_answer: whether plain LangGraph left an answer beside the checkpoint.
         """
         sent = time.monotonic()
+        run_id = run_id or new_run_id()
         async with reading_head(services, lease, thread):
             record, blank = await services.ledger.start(
-                run_id or new_run_id(),
+                run_id,
                 fence=lease.fence,
                 graph=graph.name,
                 seq=seq,
@@ -167,7 +168,7 @@ class Attempt:
                 base_checkpoint_id=thread.checkpoint_id,
                 closing=closing(thread),
                 traceparent=(
-                    traceparent(services.observers, graph.name, lease.fence.thread_id)
+                    traceparent(services.observers, graph.name, lease.fence.thread_id, run_id)
                     if services.observers
                     else None
                 ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import threading
 from collections.abc import Iterator
@@ -45,13 +46,13 @@ from tests.support.waiting import wait_until
 class Traced:
     """A `Durable`'s observer, with what it has sent."""
 
-    def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
+    def __init__(self, sampler: Sampler = ALWAYS_ON, **options: Any) -> None:
         self.exporter = InMemorySpanExporter()
         self.provider = TracerProvider(sampler)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.reader = InMemoryMetricReader()
         self.observer = OpenTelemetryObserver(
-            tracer_provider=self.provider, meter_provider=MeterProvider([self.reader])
+            tracer_provider=self.provider, meter_provider=MeterProvider([self.reader]), **options
         )
         self.tracer = self.provider.get_tracer("the app")
 
@@ -194,6 +195,35 @@ async def test_a_run_that_is_not_sampled_has_no_span_and_neither_has_its_node(ds
     assert not traced.exporter.get_finished_spans()
 
 
+async def test_runs_beyond_those_that_are_detailed_have_one_span_each(dsn: str) -> None:
+    traced = Traced(detailed_per_s=0.001)  # its bucket holds one, and gets no other in time
+
+    async def node(state: Any) -> Any:
+        with traced.tracer.start_as_current_span("of the node"):
+            return {"done": True}
+
+    async with Durable(dsn, graphs={"story": graph(node)}, observers=[traced.observer]) as durable:
+        for thread_id in ("thread-1", "thread-2"):
+            async with durable.run(thread_id, "story") as run:
+                await run.ainvoke({"a": 1})
+    spans: list[Any] = list(traced.exporter.get_finished_spans())
+    first, second = traced.spans("invoke_workflow story")
+    of = {
+        one: {span.name for span in spans if span.context.trace_id == one.context.trace_id}
+        for one in (first, second)
+    }
+    assert of[first] == {"invoke_workflow story", "attempt 1", "lease", "of the node"}
+    assert of[second] == {"invoke_workflow story", "of the node"}
+    assert traced.spans("of the node")[1].parent.span_id == second.context.span_id
+    for run_span in (first, second):
+        assert run_span.attributes["aiodurable.attempt"] == 1
+        assert run_span.attributes["aiodurable.status"] == "complete"
+    linked = [
+        link.context.span_id for batch in traced.spans("commit_checkpoints") for link in batch.links
+    ]
+    assert set(linked) == {span.context.span_id for span in traced.spans("attempt 1")}
+
+
 EVENTS = (
     LeaseAcquired("thread-1", token=1, waited_s=0.001),
     AttemptStarted("thread-1", run_id="run-1", graph="story", attempt=1, resumed=False),
@@ -211,15 +241,17 @@ EVENTS = (
 )
 
 
-@pytest.mark.parametrize(("sampler", "most"), [(ALWAYS_ON, 800), (ALWAYS_OFF, 420)])
-def test_a_run_costs_the_observer_a_bounded_number_of_calls(sampler: Sampler, most: int) -> None:
-    provider = TracerProvider(sampler)
-    observer = OpenTelemetryObserver(
-        tracer_provider=provider, meter_provider=MeterProvider([InMemoryMetricReader()])
-    )
+@pytest.mark.parametrize(
+    ("sampler", "detailed_per_s", "most"),
+    [(ALWAYS_ON, math.inf, 800), (ALWAYS_ON, 0, 420), (ALWAYS_OFF, math.inf, 300)],
+)
+def test_a_run_costs_the_observer_a_bounded_number_of_calls(
+    sampler: Sampler, detailed_per_s: float, most: int
+) -> None:
+    observer = Traced(sampler, detailed_per_s=detailed_per_s).observer
 
     def run() -> None:
-        accepted = observer.traceparent("story", "thread-1")
+        accepted = observer.traceparent("story", "thread-1", "run-1")
         for event in EVENTS:
             begins = isinstance(event, AttemptStarted)
             emit((observer,), replace(event, traceparent=accepted) if begins else event)
