@@ -30,6 +30,7 @@ __all__ = [
     "OperatorActed",
     "ProcessEvent",
     "RunClaimed",
+    "RunNotAccepted",
     "RunRescued",
     "ThreadRepaired",
     "ThreadsPruned",
@@ -85,6 +86,19 @@ class ThreadRepaired(Event):
     """
 
     nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunNotAccepted(Event):
+    """A run that was to begin at once could not be accepted: the ledger has nothing of it, unless
+    its commit's answer was lost.
+
+    Attributes:
+        error: the name of the exception's type, never its text.
+    """
+
+    graph: str | None
+    error: str
 
 
 @dataclass(frozen=True, slots=True)

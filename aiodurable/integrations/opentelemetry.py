@@ -37,6 +37,7 @@ from aiodurable.events import (
     LeaseAcquired,
     LeaseLost,
     LeaseReleased,
+    RunNotAccepted,
 )
 from aiodurable.integrations.allowance import Allowance
 from aiodurable.integrations.opentelemetry_metrics import Instruments
@@ -121,6 +122,7 @@ class OpenTelemetryObserver:
             LeaseAcquired: self._acquired,
             LeaseLost: self._lost,
             LeaseReleased: self._released,
+            RunNotAccepted: self._not_accepted,
             AttemptStarted: self._started,
             AttemptEnded: self._ended,
         }
@@ -177,6 +179,14 @@ class OpenTelemetryObserver:
         trace_it = self._trace.get(type(event))
         if trace_it is not None:
             trace_it(event)
+
+    def _not_accepted(self, event: RunNotAccepted) -> None:
+        begun = self._begun.pop(event.thread_id, None)
+        if begun is not None and begun[0].is_recording():
+            span, _ = begun
+            span.set_attribute("error.type", event.error)
+            span.set_status(Status(StatusCode.ERROR, event.error))
+            span.end()
 
     def _started(self, event: AttemptStarted) -> None:
         run, header = self._begun.pop(event.thread_id, (None, None))

@@ -16,7 +16,7 @@ from langgraph.types import Command
 
 from aiodurable.checkpoints.write_session import Finished
 from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
-from aiodurable.events import AttemptEnded, AttemptStarted, emit, traceparent
+from aiodurable.events import AttemptEnded, AttemptStarted, RunNotAccepted, emit, traceparent
 from aiodurable.models import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Accepted, record_of
 from aiodurable.runs.answer_delivery import AnswerDelivery, of_waits
@@ -155,24 +155,32 @@ class Attempt:
         """
         sent = time.monotonic()
         run_id = run_id or new_run_id()
-        async with reading_head(services, lease, thread):
-            record, blank = await services.ledger.start(
-                run_id,
-                fence=lease.fence,
-                graph=graph.name,
-                seq=seq,
-                input=input,
-                context=context,
-                config=storable_part(config),
-                serde=graph.ledger_serde,
-                base_checkpoint_id=thread.checkpoint_id,
-                closing=closing(thread),
-                traceparent=(
-                    traceparent(services.observers, graph.name, lease.fence.thread_id, run_id)
-                    if services.observers
-                    else None
-                ),
-            )
+        try:
+            async with reading_head(services, lease, thread):
+                record, blank = await services.ledger.start(
+                    run_id,
+                    fence=lease.fence,
+                    graph=graph.name,
+                    seq=seq,
+                    input=input,
+                    context=context,
+                    config=storable_part(config),
+                    serde=graph.ledger_serde,
+                    base_checkpoint_id=thread.checkpoint_id,
+                    closing=closing(thread),
+                    traceparent=(
+                        traceparent(services.observers, graph.name, lease.fence.thread_id, run_id)
+                        if services.observers
+                        else None
+                    ),
+                )
+        except BaseException as error:
+            if services.observers:
+                not_accepted = RunNotAccepted(
+                    lease.fence.thread_id, graph=graph.name, error=type(error).__name__
+                )
+                emit(services.observers, not_accepted)
+            raise
         lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)
         return cls(
             services,

@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import StatusCode
 
 from aiodurable import Durable, RetryPolicy
+from aiodurable.errors import InvalidArgumentError
 from aiodurable.events import (
     AttemptEnded,
     AttemptStarted,
@@ -222,6 +223,31 @@ async def test_runs_beyond_those_that_are_detailed_have_one_span_each(dsn: str) 
         link.context.span_id for batch in traced.spans("commit_checkpoints") for link in batch.links
     ]
     assert set(linked) == {span.context.span_id for span in traced.spans("attempt 1")}
+
+
+class Unstorable:
+    def __repr__(self) -> str:
+        return "SECRET"
+
+
+async def test_the_span_of_a_run_that_is_not_accepted_ends_with_the_error(dsn: str) -> None:
+    traced = Traced()
+
+    async def node(state: Any) -> Any:
+        return {"done": True}
+
+    async with Durable(dsn, graphs={"story": graph(node)}, observers=[traced.observer]) as durable:
+        with pytest.raises(InvalidArgumentError) as refused:
+            async with durable.run("thread-1", "story") as run:
+                await run.ainvoke({"a": Unstorable()})
+        async with durable.run("thread-1", "story") as run:
+            await run.ainvoke({"a": 1})
+    first, second = traced.spans("invoke_workflow story")
+    assert first.attributes["error.type"] == type(refused.value).__name__
+    assert first.status.status_code is StatusCode.ERROR
+    assert second.status.status_code is StatusCode.UNSET
+    assert first.context.trace_id != second.context.trace_id
+    assert "SECRET" not in first.to_json()
 
 
 EVENTS = (
