@@ -13,6 +13,7 @@ NAMES = (
     "dashboard",
     "locks",
     "memory",
+    "observers",
     "processes",
     "soak",
     "status",
