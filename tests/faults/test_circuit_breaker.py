@@ -23,13 +23,13 @@ from aiodurable import (
     ThreadStatus,
 )
 from tests.support.graphs import Gate, four_nodes
+from tests.support.internals import services_of
 from tests.support.restartable import OwnServer, own_server
 from tests.support.waiting import wait_until, within
 
 START: dict[str, Any] = {"words": [], "told": ""}
-CONNECT_S = 0.5
 QUICK = Settings(
-    connect_timeout_s=CONNECT_S,
+    connect_timeout_s=0.5,
     circuit_open_after_s=1.0,
     circuit_probe_interval_s=30.0,
     recovery_grace_s=30.0,
@@ -63,14 +63,14 @@ async def test_calls_fail_at_once_while_postgres_stays_away_and_work_when_it_is_
         assert 0 < error.retry_after_s <= 30
         health = durable.health()
         assert (health.healthy, health.checkpoints.circuit) == (False, "open")
-        began = time.monotonic()
+        stats = services_of(durable).checkpoints.database.pool.get_stats
+        before = stats().get("requests_num", 0)
         answers = await asyncio.gather(
             *(durable.threads.status(f"t{n}") for n in range(50)), return_exceptions=True
         )
         kinds = Counter(type(answer).__name__ for answer in answers)
         assert kinds["CircuitOpenError"] >= 49, kinds  # one may be the probe
-        if kinds["CircuitOpenError"] == 50:
-            assert time.monotonic() - began < CONNECT_S
+        assert stats().get("requests_num", 0) - before <= 50 - kinds["CircuitOpenError"]
         await own.start()
 
         async def works() -> bool:
@@ -168,7 +168,7 @@ async def test_a_refused_database_is_not_waited_for(dsn: str) -> None:
     nowhere = make_conninfo(dsn, dbname="nowhere")
     opening = Durable(nowhere, settings=Settings(startup_timeout_s=60)).open()
     with pytest.raises(PostgresUnavailableError, match="no such database"):
-        await within(10, opening, what="the refusal")
+        await within(30, opening, what="the refusal")
 
 
 async def test_calls_one_after_the_other_fail_soon_and_little_is_logged_while_postgres_is_known_to_be_away(

@@ -29,7 +29,7 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(dsn: str, timetable:
                 await wait_until(lambda: locks.health().waiting == 1)
                 process.kill()
                 killed = time.monotonic()
-                lease = await within(10, waiting)
+                lease = await within(30, waiting)
                 taken = time.monotonic() - killed
                 timetable.trial(taken_over=taken)
                 assert taken < SHORT.lease_ttl_s
@@ -72,9 +72,9 @@ async def test_an_ended_backend_is_known_to_its_holder(
             lease.on_lost(lambda told_at=told_at: told_at.append(time.monotonic()))
             ended = time.monotonic()
             server_locks.end_session_of(holding.pid)
-            taken = await within(10, waiting)
+            taken = await within(30, waiting)
             freed = time.monotonic() - ended
-            await within(10, lease.wait_lost())
+            await within(30, lease.wait_lost())
             timetable.trial(taken_over=freed, holder_knew=told_at[0] - ended)
             await lease.release()
             await taken.release()
@@ -122,8 +122,8 @@ async def test_a_process_that_gets_sigterm_releases_its_locks_and_ends_by_the_si
         began = time.monotonic()
         process.send_signal(which)
         assert {await said(process), await said(process)} == {"lost", "closed"}
-        code = await within(10, process.wait())
-        assert time.monotonic() - began < SHORT.close_timeout_s + 2
+        code = await within(30, process.wait())
+        assert time.monotonic() - began < SHORT.close_timeout_s + 5
         assert code == -which
         assert server_locks() == 0
 
@@ -145,10 +145,10 @@ async def test_a_process_that_gets_sigterm_in_a_partition_ends_in_bounded_time(
         network.cut()
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        code = await within(15, process.wait())
+        code = await within(30, process.wait())
         timetable.trial(ended=time.monotonic() - began)
         assert code == -signal.SIGTERM
-        assert time.monotonic() - began < SHORT.close_timeout_s + 2
+        assert time.monotonic() - began < SHORT.close_timeout_s + 5
 
 
 async def test_a_second_signal_ends_a_process_that_is_still_closing(dsn: str) -> None:
@@ -159,7 +159,7 @@ async def test_a_second_signal_ends_a_process_that_is_still_closing(dsn: str) ->
         await wait_until(lambda: not catches(process, signal.SIGTERM))
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
-        assert b"closed" not in await within(15, process.stdout.read())
+        assert b"closed" not in await within(30, process.stdout.read())
         assert await process.wait() == -signal.SIGTERM
 
 
@@ -173,7 +173,7 @@ async def test_a_process_that_forgets_to_close_ends_without_hanging(
             network.cut()
         assert process.stdin is not None
         process.stdin.write(b"\n")
-        code = await within(15, process.wait())
+        code = await within(30, process.wait())
         assert code == (0 if how == "leave" else 3)
         network.mend()
         await wait_until(lambda: server_locks() == 0)

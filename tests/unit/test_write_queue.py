@@ -41,7 +41,7 @@ async def settle(turns: int = 5) -> None:
 async def test_a_caller_cancelled_as_it_is_admitted_hands_its_capacity_on() -> None:
     queue = backlog(rows=1)
     for _ in range(20):  # more often than may enter at once
-        await within(5, enter(queue, write("first")))
+        await within(30, enter(queue, write("first")))
         second = asyncio.create_task(enter(queue, write("second")))
         await settle()
         [first] = await queue.take()
@@ -57,7 +57,7 @@ async def test_a_failing_newcomer_hands_its_place_on() -> None:
         with pytest.raises(ValueError, match="cannot"):
             async with queue:
                 raise ValueError("cannot be serialised")
-    await within(5, enter(queue, write("t")))
+    await within(30, enter(queue, write("t")))
 
 
 async def test_newcomers_enter_in_the_order_they_came() -> None:
@@ -67,7 +67,7 @@ async def test_newcomers_enter_in_the_order_they_came() -> None:
     await settle()
     seen: list[str] = []
     while len(seen) < 6:
-        batch = await within(5, queue.take())
+        batch = await within(30, queue.take())
         seen += [item.fence.thread_id for item in batch]
         queue.settled(batch)
         await settle()
@@ -142,7 +142,7 @@ async def test_a_batch_is_bounded_and_a_huge_write_goes_alone(
         queue.add(write(f"t{number}", size=size))
     seen: list[int] = []
     while len(seen) < len(batches):
-        batch = await within(5, queue.take())
+        batch = await within(30, queue.take())
         queue.settled(batch)
         seen.append(len(batch))
     assert seen == batches
@@ -171,7 +171,7 @@ async def test_settling_a_thread_waits_for_its_writes_and_for_no_others() -> Non
     queue = backlog(rows=100)
     for thread in ("other", "t", "t"):
         await enter(queue, write(thread))
-    await within(5, queue.settle("unknown"))
+    await within(30, queue.settle("unknown"))
     settling = asyncio.create_task(queue.settle("t"))
     batch = await queue.take()
     await settle()
@@ -180,4 +180,4 @@ async def test_settling_a_thread_waits_for_its_writes_and_for_no_others() -> Non
     await settle()
     assert not settling.done()
     queue.settled(await queue.take())
-    await within(5, settling)
+    await within(30, settling)

@@ -287,7 +287,7 @@ async def test_a_lease_given_up_during_an_outage_ends_its_write_at_once(
     await wait_until(lambda: committer_of(saver).failures >= 1)
     fence.revoke()
     with pytest.raises(LeaseLostError):
-        await within(5, write, what="the write of a revoked fence to be refused")
+        await within(30, write, what="the write of a revoked fence to be refused")
 
 
 async def test_the_error_of_missing_rights_says_so(

@@ -130,10 +130,10 @@ async def test_a_thread_of_which_some_writes_wait_is_in_no_second_batch(
     writer.open()
     try:
         await within(
-            10, asyncio.gather(*(write.done for write in writes[:3])), what="the first three writes"
+            30, asyncio.gather(*(write.done for write in writes[:3])), what="the first three writes"
         )
         writer.backlog.add(writes[3])
-        await within(10, writes[3].done, what="the write that came last")
+        await within(30, writes[3].done, what="the write that came last")
         assert order == writes
         writers = [
             task

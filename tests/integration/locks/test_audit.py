@@ -26,7 +26,7 @@ async def test_a_lock_that_the_server_does_not_have_is_noticed(locks: PostgresLo
     await wait_until(lambda: session.idle)
     await take_away(session, lease.key)
     session.audit_soon()
-    await within(5, lease.wait_lost())
+    await within(30, lease.wait_lost())
     assert neighbour.lost
     assert session.over is not None
     assert "1 of the 2 locks" in session.over

@@ -129,7 +129,7 @@ async def test_without_capacity_for_flags_the_tick_wakes(small: str) -> None:
         await wait_until(lambda: session.idle)
         assert not session.flags.up
         await lease.release()
-        await (await within(10, waiting)).release()
+        await (await within(30, waiting)).release()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ async def test_a_waiter_also_waits_for_capacity(small: str) -> None:
             await locks.acquire("at once")
         for _ in range(3):
             await leases.pop().release()
-        for lease in await within(10, asyncio.gather(*waiting)):
+        for lease in await within(30, asyncio.gather(*waiting)):
             await lease.release()
         for lease in leases:
             await lease.release()

@@ -28,7 +28,7 @@ async def test_a_session_that_ends_cancels_the_body_and_surfaces(
     with pytest.raises(LeaseLostError):
         async with locks.hold("a"):
             assert server_locks.end_sessions() == 2
-            await within(10, asyncio.Event().wait(), what="the body to be cancelled")
+            await within(30, asyncio.Event().wait(), what="the body to be cancelled")
     async with locks.hold("a", timeout=10):  # another session takes its place
         assert server_locks.leases() == 1
 
@@ -38,7 +38,7 @@ async def test_without_cancel_on_lost_the_body_checks_the_lease_itself(
 ) -> None:
     async with locks.hold("a", cancel_on_lost=False) as lease:
         server_locks.end_sessions()
-        await within(10, lease.wait_lost(), what="the holder to hear of it")
+        await within(30, lease.wait_lost(), what="the holder to hear of it")
         assert lease.lost
         with pytest.raises(LeaseLostError, match="somebody else may hold"):
             lease.check()
@@ -87,7 +87,7 @@ async def test_a_lost_name_is_not_taken_again_in_this_process_before_the_loser_h
     cleaned.set()
     with pytest.raises(LeaseLostError):
         await first
-    await within(10, second, what="the next one to have the lock")
+    await within(30, second, what="the next one to have the lock")
     assert order == ["loser out", "next in"]
 
 
@@ -95,7 +95,7 @@ async def lost(locks: PostgresLockManager, server_locks: ServerLocks, name: str 
     """A lease whose session was ended, while others are up again."""
     lease = await locks.acquire(name)
     server_locks.end_sessions()
-    await within(10, lease.wait_lost(), what="the holder to hear of it")
+    await within(30, lease.wait_lost(), what="the holder to hear of it")
     await wait_until(lambda: locks.health().healthy)
     return lease
 
@@ -107,7 +107,7 @@ async def test_a_lost_lock_is_taken_again_before_anybody_who_waits_in_this_proce
     waiting = asyncio.create_task(locks.acquire("a", timeout=None))
     await wait_until(lambda: locks.health().waiting == 1)
     server_locks.end_sessions()
-    await within(10, lease.wait_lost(), what="the holder to hear of it")
+    await within(30, lease.wait_lost(), what="the holder to hear of it")
     await wait_until(lambda: locks.health().healthy)
     assert await locks.try_acquire("a") is None
     again = await locks.reacquire(lease)
@@ -118,7 +118,7 @@ async def test_a_lost_lock_is_taken_again_before_anybody_who_waits_in_this_proce
     assert not waiting.done()
     assert server_locks.leases() == 1
     await again.release()
-    await (await within(10, waiting, what="the one who waits to have the lock")).release()
+    await (await within(30, waiting, what="the one who waits to have the lock")).release()
     assert server_locks() == 0
 
 
@@ -132,7 +132,7 @@ async def test_a_lost_lock_that_another_process_took_is_not_recovered_and_keeps_
     await taken.release()
     assert not waiting.done()
     await lease.release()
-    await (await within(10, waiting, what="the one who waits to have the lock")).release()
+    await (await within(30, waiting, what="the one who waits to have the lock")).release()
     await wait_until(lambda: server_locks() == 0)
 
 

@@ -114,7 +114,7 @@ async def test_a_wait_ends_with_its_time(
             with pytest.raises(LockTimeoutError) as missed:
                 async with asking.hold("a", timeout=0.1):
                     pytest.fail("entered")
-            assert 0.1 <= time.monotonic() - began < 2
+            assert 0.1 <= time.monotonic() - began < 10
             assert isinstance(missed.value, TimeoutError)
         await wait_until(lambda: server_locks.flags() == 0)
     assert server_locks() == 0
@@ -192,7 +192,7 @@ async def test_a_closed_manager_says_so_and_its_leases_are_lost(
     await locks.aclose()
     await locks.aclose()
     assert lease.lost
-    await within(5, lease.wait_lost())
+    await within(30, lease.wait_lost())
     await lease.release()
     assert {type(error) for error in await asyncio.gather(*waiters, return_exceptions=True)} == {
         ClosedError
@@ -313,7 +313,7 @@ async def test_observers_hear_of_every_lease(
             pass
         lease = await locks.acquire("b")
         server_locks.end_sessions()
-        await within(5, lease.wait_lost())
+        await within(30, lease.wait_lost())
         await wait_until(lambda: len(heard) == 4)
         await lease.release()
     assert [type(event) for event in heard] == [
@@ -332,7 +332,7 @@ async def test_a_start_before_postgres_is_bounded_in_time(unused_tcp_port: int) 
         await create_lock_manager_with_retry(
             f"postgresql://127.0.0.1:{unused_tcp_port}/x", timeout=0.5
         )
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 async def test_a_database_that_does_not_exist_is_an_error_without_waiting(dsn: str) -> None:

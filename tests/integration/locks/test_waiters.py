@@ -96,7 +96,7 @@ async def test_of_many_locks_released_at_once_the_awaited_one_wakes_its_waiter(
     await wait_until(lambda: server_locks.flags() == 2)
     await asyncio.gather(*(lease.release() for lease in leases))
     for task in waiting:
-        await (await within(10, task)).release()
+        await (await within(30, task)).release()
     await wait_until(lambda: server_locks() == 0)
 
 
@@ -123,7 +123,7 @@ async def test_a_bell_that_rings_as_the_refusal_arrives_is_not_missed(
         return try_once
 
     wrap_each_try(monkeypatch, released_meanwhile)
-    await (await within(10, other.acquire("a", timeout=None))).release()
+    await (await within(30, other.acquire("a", timeout=None))).release()
     assert refusals == 2
 
 
@@ -153,7 +153,7 @@ async def test_who_was_refused_sleeps_until_there_is_news(
         async with other.hold("b"):
             pass
     await lease.release()
-    await (await within(10, waiting)).release()
+    await (await within(30, waiting)).release()
     assert tries - 20 <= 5
 
 
@@ -237,7 +237,7 @@ async def test_after_a_lost_session_flags_and_the_ear_are_there_again(
     await wait_until(lambda: all(session is not None and session.over for session in sessions))
     await wait_until(lambda: server_locks.flags() == 1 and other.health().healthy)
     await lease.release()
-    await (await within(10, waiting)).release()
+    await (await within(30, waiting)).release()
     await wait_until(lambda: server_locks() == 0)
 
 
@@ -260,7 +260,7 @@ async def test_a_waiter_that_moves_to_another_session_takes_its_flag_along(
     await wait_until(lambda: keeper.session is not None and lease.key in keeper.session.flags.up)
     await wait_until(lambda: server_locks.flags() == 1)
     await lease.release()
-    await (await within(10, waiting)).release()
+    await (await within(30, waiting)).release()
     await wait_until(lambda: server_locks() == 0)
 
 

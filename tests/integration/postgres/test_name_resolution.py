@@ -55,7 +55,7 @@ async def test_a_direct_connection_is_opened_by_name_while_the_default_executor_
     by_name: str, full: None
 ) -> None:
     connection = await within(
-        10, connect_direct(parse_dsn(by_name), role="test"), what="a connection"
+        30, connect_direct(parse_dsn(by_name), role="test"), what="a connection"
     )
     assert await connection.fetchval("SELECT 1") == 1
     await connection.close()
@@ -65,8 +65,8 @@ async def test_the_pool_opens_connections_by_name_while_the_default_executor_is_
     by_name: str, full: None
 ) -> None:
     database = PsycopgPool(parse_dsn(by_name), min_size=2, max_size=2)
-    await within(10, database.open(), what="the pool")
-    assert await within(10, database.fetch("SELECT 1 AS n"), what="an answer") == [{"n": 1}]
+    await within(30, database.open(), what="the pool")
+    assert await within(30, database.fetch("SELECT 1 AS n"), what="an answer") == [{"n": 1}]
     await wait_until(lambda: database.stats()["pool_size"] == 2, what="the pool to grow")
     await database.aclose()
 

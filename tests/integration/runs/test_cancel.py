@@ -59,7 +59,7 @@ async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(
     hung: Process, durable: Durable
 ) -> None:
     assert await within(
-        4, durable.threads.cancel("t", wait=True), what="the end, before a heartbeat: by NOTIFY"
+        30, durable.threads.cancel("t", wait=True), what="the end, before a heartbeat: by NOTIFY"
     )
     thread = await durable.threads.status("t")
     assert (thread.status, thread.reason, thread.pending) == (

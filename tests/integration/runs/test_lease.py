@@ -246,4 +246,4 @@ async def test_a_lock_that_is_had_again_is_worth_nothing_where_another_lease_had
             await connection.execute("UPDATE aiodurable_fences SET lease_id = lease_id + 1")
         await end_lock_sessions(dsn)
         with pytest.raises(LeaseLostError):
-            await within(15, task, what="the run to hear that its lease is lost")
+            await within(30, task, what="the run to hear that its lease is lost")

@@ -92,7 +92,7 @@ async def test_an_outer_timeout_surfaces_as_timeout(
     gate = Gate("sort")
     with pytest.raises(TimeoutError):
         async with (
-            asyncio.timeout(5),
+            asyncio.timeout(60),
             durable.run("t", four_nodes(gate), config=config(log)) as run,
         ):
             running = asyncio.timeout(None)

@@ -190,7 +190,7 @@ async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
             lambda: durable.locks.is_locked(duty_lock("prune")), what="the first round"
         )
     with pytest.raises(ClosedError):
-        await within(10, closed, what="the pruner to end with its Durable")
+        await within(30, closed, what="the pruner to end with its Durable")
     await Thread(dsn, saver, "thread", "linear").start()
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         await connection.execute(TROUBLE.encode())

@@ -380,7 +380,7 @@ async def test_a_senders_open_transaction_keeps_no_run_from_its_end(
             async with conn.transaction():
                 assert await durable.threads.signal("t", "payment", 1, conn=conn)
                 nodes.released.set()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     assert await call == {"xs": ["in", "worked"]}
     finally:
         await conn.close()

@@ -48,7 +48,7 @@ async def test_an_input_that_cannot_be_read_sets_the_run_aside(
         return record if record.status is RunStatus.QUARANTINED else None
 
     async with durable.work():
-        record = await wait_until(set_aside, 5)
+        record = await wait_until(set_aside)
     assert record is not None
     assert (record.reason, record.claim_state, record.attempts) == ("cannot be begun", None, 0)
     assert "may not build" in (record.error or "")

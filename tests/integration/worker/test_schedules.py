@@ -69,7 +69,7 @@ async def settled(durable: Durable, run_id: str, status: str) -> None:
 
 
 async def test_a_worker_runs_what_is_due(durable: Durable) -> None:
-    at = datetime.now(UTC) + timedelta(seconds=0.5)
+    at = datetime.now(UTC) + timedelta(seconds=2)
     await durable.schedules.create("once", "chain", INPUT, at=at)
     await durable.schedules.create("often", "chain", INPUT, every=1)
     async with durable.work():
