@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from aiodurable.durable import Durable
+from aiodurable.models import RunRecord
+from aiodurable.queue.records import queued_record
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.settings import Settings
 from tests.support.graphs import INPUT, Gate, four_nodes
@@ -19,18 +22,25 @@ let_go = ThreadLease.release
 async def test_a_wait_lasts_until_the_process_of_the_run_has_left_the_thread(
     dsn: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, may_leave = Gate("tell"), asyncio.Event()
+    gate, looked, may_leave = Gate("tell"), asyncio.Event(), asyncio.Event()
+
+    def noted(row: Any) -> RunRecord:
+        looked.set()
+        return queued_record(row)
 
     async def late(lease: ThreadLease) -> None:
         await may_leave.wait()
         await let_go(lease)
 
     monkeypatch.setattr(ThreadLease, "release", late)
+    monkeypatch.setattr("aiodurable.queue.waiting.queued_record", noted)
+    monkeypatch.setattr("aiodurable.queue.waiting._LEAVES_S", 60.0)
     async with Durable(dsn, settings=Settings(), graphs={"four": four_nodes(gate)}) as durable:
         async with durable.work():
             run = await durable.runs.create("t", "four", INPUT)
             await gate.reached.wait()
             waiting = asyncio.create_task(durable.runs.wait(run.run_id))
+            await looked.wait()  # a call that finds the run complete at once does not wait
             gate.open.set()
 
             async def complete() -> bool:
