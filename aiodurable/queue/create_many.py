@@ -42,11 +42,11 @@ async def create_many(
         if writing is not None:
             await writing
         raise
-    except BaseException:  # a cancellation does not wait for Postgres
+    finally:
         if writing is not None:
-            writing.cancel()
-            await asyncio.wait([writing])
-        raise
+            writing.cancel()  # a cancellation waits for no answer; nothing where it is done
+            # unlike asyncio.wait, a second cancellation ends this only once the task has ended
+            await asyncio.gather(writing, return_exceptions=True)
     return tuple(accepted)
 
 

@@ -54,12 +54,15 @@ async def test_thousands_are_accepted_in_order_from_a_generator(durable: Durable
     assert await durable.runs.create_many(again()) == runs
 
 
-async def test_a_cancelled_call_does_not_wait_for_what_it_writes(
-    durable: Durable, dsn: str
+@pytest.mark.parametrize("refused", [False, True], ids=["more to come", "one refused"])
+async def test_a_cancelled_call_does_not_wait_for_what_it_writes_and_leaves_no_task(
+    durable: Durable, dsn: str, refused: bool
 ) -> None:
     async def runs() -> AsyncIterator[NewRun]:
         for n in range(500):
             yield new(f"t{n}")
+        if refused:
+            yield new("\0")
         await asyncio.Event().wait()
 
     with psycopg.connect(dsn) as locking, psycopg.connect(dsn, autocommit=True) as looking:
@@ -71,7 +74,10 @@ async def test_a_cancelled_call_does_not_wait_for_what_it_writes(
         )
         await wait_until(lambda: looking.execute(waits).fetchone() is not None)
         call.cancel()
+        await asyncio.sleep(0)
+        call.cancel()
         done, _ = await asyncio.wait([call], timeout=30)
+        assert "aiodurable create_many" not in {task.get_name() for task in asyncio.all_tasks()}
     assert done == {call}
     assert call.cancelled()
 
