@@ -25,6 +25,16 @@ from tests.support.graphs import four_nodes
 graphs = {"steps": four_nodes()}
 """
 
+FROZEN_APP = """
+import gc
+from tests.support.graphs import four_nodes
+
+async def frozen(step):
+    assert gc.get_freeze_count() > 10_000, "the collector goes through all that was imported"
+
+graphs = {"steps": four_nodes(frozen)}
+"""
+
 
 @pytest.fixture
 def app(tmp_path: Path) -> str:
@@ -75,6 +85,19 @@ async def test_a_worker_that_says_it_is_at_work_drains_on_a_sigterm(
     _, printed = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0, printed.decode()
     assert "draining" in printed.decode()
+
+
+async def test_the_garbage_collector_passes_by_what_a_worker_has_imported(
+    dsn: str, tmp_path: Path
+) -> None:
+    (tmp_path / "frozen_app.py").write_text(FROZEN_APP, encoding="utf-8")
+    process = await started("frozen_app:graphs", dsn, tmp_path)
+    async with Durable(dsn) as durable:
+        created = await durable.runs.create("t", "steps", INPUT, max_attempts=1)
+        record = await durable.runs.wait_first([created.run_id], timeout=60)
+        assert record.status is RunStatus.COMPLETE
+    process.terminate()
+    await asyncio.wait_for(process.communicate(), 30)
 
 
 async def test_check_says_which_graphs_and_queues_a_worker_would_serve(
