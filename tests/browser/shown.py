@@ -100,8 +100,12 @@ TOPICS = ("tides", "moons", "glaciers", "reefs", "storms", "deltas", "dunes", "s
 
 
 async def fill(durable: Durable, dsn: str) -> None:
-    """Threads of many statuses, and samples of a day; `durable` has `GRAPHS`."""
+    """Threads of many statuses, schedules, records of what people did, and samples of a day;
+    `durable` has `GRAPHS`.
+    """
     await asyncio.to_thread(_samples, dsn)
+    await _work(durable)
+    await _act(durable)
 
     async def run(thread_id: str, **state: Any) -> None:
         async with durable.run(thread_id, "report") as running:
@@ -124,10 +128,55 @@ async def fill(durable: Durable, dsn: str) -> None:
     )
 
 
+async def _work(durable: Durable) -> None:
+    """What a worker has done: runs of schedules, and one that failed too often."""
+    await durable.schedules.create(
+        "weekday-briefing", "report", {"topic": "storms"}, cron="30 6 * * 1-5",
+        time_zone="Europe/Berlin", thread_id="briefing",
+    )  # fmt: skip
+    await durable.schedules.create(
+        "reef-survey", "report", {"topic": "reefs"}, every=timedelta(hours=6), pause_on_failure=3
+    )
+    await durable.schedules.create(
+        "monthly-atlas", "report", {"topic": "deltas"}, cron="0 4 1 * *", thread_id="atlas"
+    )
+    await durable.schedules.pause("monthly-atlas", note="the archive moves until Friday (ada)")
+    accepted = [await durable.schedules.trigger("weekday-briefing", run_id="briefing-1")]
+    accepted += [
+        await durable.runs.create(
+            "2026-12/quakes",
+            "report",
+            {"topic": "quakes", "breaks": "write"},
+            max_attempts=1,
+            run_id="quakes-1",
+        )
+    ]
+    async with durable.work():
+        for run in accepted:
+            await durable.runs.wait_first([run.run_id], timeout=60)
+
+
+async def _act(durable: Durable) -> None:
+    """What people have done, as the dashboard records it."""
+    ada, ben = "dashboard:ada@ops-1", "dashboard:ben@laptop"
+    record = durable.insights.record
+    await record(ada, "queues.pause", details={"queue": "default"})
+    await record(ada, "queues.resume", details={"queue": "default"})
+    await record(ben, "threads.retry_many", details={"search": "status:failed", "threads": 2})
+    for thread in ("2026-11/storms", "2026-11/dunes"):
+        await record(ben, "threads.retry", thread_id=thread, details={"bulk": True})
+    await record(ben, "schedules.pause", details={"schedule": "monthly-atlas"})
+    refused = await record(ada, "runs.retry", run_id="quakes-1")
+    await record(
+        ada, "runs.retry", run_id="quakes-1", details={"refused": "ThreadCompleteError", "of_record": refused.id}
+    )  # fmt: skip
+    await record("cli:ada@ops-1", "threads.cancel", thread_id="2026-10/dunes")
+
+
 def _samples(dsn: str) -> None:
     """A day as workers would have written it, with a bad hour."""
     rows = list[tuple[Any, ...]]()
-    for index in range(287):
+    for index in range(288):
         wave = math.sin(index / 23) + 1
         bad = 1 if 150 < index < 165 else 0
         statuses = {
@@ -143,7 +192,7 @@ def _samples(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection, connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO aiodurable_status_history (at, taken_at, by_status, estimated, queued,"
-            " ended, ended_s) VALUES (now() - make_interval(mins => %s),"
+            " ended, ended_s) VALUES (date_bin('5 min', now(), 'epoch') - make_interval(mins => %s),"
             " now() - make_interval(mins => %s), %s, '{}', '{}', %s, 300)",
             rows,
         )

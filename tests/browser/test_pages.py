@@ -41,6 +41,15 @@ async def test_every_page_fits_and_axe_finds_nothing_serious(
     site.complaints[:] = [one for one in site.complaints if "404" not in one]
 
 
+async def test_a_narrow_screen_shows_which_page_is_open_and_whole_names(site: Site) -> None:
+    tab = await site.tab("/database", width=380)
+    await expect(tab.locator(".side [aria-current]")).to_be_in_viewport(ratio=1)
+    lines: int = await tab.locator("tbody th code").first.evaluate(
+        "element => element.getClientRects().length"
+    )
+    assert lines == 1
+
+
 async def test_no_page_breaks_its_policy(site: Site) -> None:
     for path in ALL:
         tab = await site.tab(path)

@@ -219,6 +219,8 @@
     times();
     if (late !== null) replace(late);
   }, 1000);
+  // On a narrow screen the pages are a row that scrolls: the open one may be beyond its edge.
+  find(".side [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   window.aiodurable = { root, find, all, age, times };
   drawn();
 })();
