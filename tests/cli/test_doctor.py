@@ -30,7 +30,8 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.settings import Settings
 from tests.support.internals import replace_statement
-from tests.support.pgbouncer import free_port, through
+from tests.support.pgbouncer import through
+from tests.support.ports import free_port
 from tests.support.postgres import Server
 from tests.support.standby import standby_server
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-import socket
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from langgraph.graph import START, StateGraph
 
 from aiodurable.durable import Durable
 from tests.support.example_programs import EXAMPLES, REPOSITORY, Start, output, read_until
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 SAYS = {
@@ -121,9 +121,7 @@ class Service:
         self._start = start
         self._dsn = dsn
         self._program = program
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port: int = free.getsockname()[1]
+        self._port = free_port()
         self.process: Process | None = None
 
     async def up(self, says: str = "Uvicorn running", times: int = 1) -> None:

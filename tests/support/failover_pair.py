@@ -9,7 +9,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import psycopg
 from aiodurable.embedded import find_bindir
 from aiodurable.embedded.binaries import Programs
 from aiodurable.embedded.private import alone_in
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until_sync
 
 DEADLINE_S = 60.0
@@ -151,8 +151,8 @@ def pair(folder: Path, *, synchronous: bool) -> Iterator[Pair]:
     place = Path(tempfile.mkdtemp(dir=folder))
     programs.own(place)
     settings = {"synchronous_standby_names": "*"} if synchronous else {}
-    primary = Server(programs, place / "primary", _free_port(), settings)
-    standby = Server(programs, place / "standby", _free_port())
+    primary = Server(programs, place / "primary", free_port(), settings)
+    standby = Server(programs, place / "standby", free_port())
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, place, ignore_errors=True)
         shutil.copytree(folder / "seed", primary.data)
@@ -175,9 +175,3 @@ def pair(folder: Path, *, synchronous: bool) -> Iterator[Pair]:
             f" '{state}'"
         )
         yield Pair(primary, standby)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

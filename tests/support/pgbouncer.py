@@ -19,6 +19,7 @@ from typing import Literal
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until_sync
 
 PROGRAM = (
@@ -26,12 +27,6 @@ PROGRAM = (
     or shutil.which("pgbouncer")
     or shutil.which("pgbouncer", path="/usr/sbin")
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 Mode = Literal["session", "transaction"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from aiodurable.embedded import start_server, stop_server
-from tests.support.pgbouncer import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 How = Literal["fast", "immediate"]

@@ -28,6 +28,7 @@ from aiodurable.locks.statements import LockStatements
 from aiodurable.postgres import schema
 from aiodurable.settings import Settings
 from tests.support.lock_view import ServerLocks
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until, within
 
 
@@ -326,12 +327,10 @@ async def test_observers_hear_of_every_lease(
     assert {event.thread_id for event in heard} == {"a", "b"}
 
 
-async def test_a_start_before_postgres_is_bounded_in_time(unused_tcp_port: int) -> None:
+async def test_a_start_before_postgres_is_bounded_in_time() -> None:
     began = time.monotonic()
     with pytest.raises(PostgresUnavailableError):
-        await create_lock_manager_with_retry(
-            f"postgresql://127.0.0.1:{unused_tcp_port}/x", timeout=0.5
-        )
+        await create_lock_manager_with_retry(f"postgresql://127.0.0.1:{free_port()}/x", timeout=0.5)
     assert time.monotonic() - began < 20
 
 

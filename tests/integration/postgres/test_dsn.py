@@ -5,7 +5,6 @@ both.
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import warnings
@@ -22,6 +21,7 @@ from psycopg.rows import dict_row
 
 from aiodurable.dsn import Dsn, parse_dsn
 from aiodurable.embedded import EmbeddedPostgres
+from tests.support.ports import free_port
 
 PASSWORD = "s3cret/@:% é"
 QUOTED = "s3cret%2F%40%3A%25%20%C3%A9"
@@ -77,12 +77,6 @@ def tls(secured: Secured) -> Secured:
             " openssl"
         )
     return secured
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def bindir_with_tls() -> Path | None:

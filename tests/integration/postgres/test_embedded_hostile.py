@@ -19,7 +19,7 @@ from aiodurable.embedded.binaries import Programs, copy_for_all
 from aiodurable.embedded.pidfile import log_tail, read_pid_file
 from aiodurable.embedded.private import give
 from aiodurable.errors import AiodurableError, ConfigurationError
-from tests.support.pgbouncer import free_port
+from tests.support.ports import free_port
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as somebody else")
 
