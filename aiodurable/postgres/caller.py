@@ -7,14 +7,19 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import asyncpg
-import psycopg
 from asyncpg.pool import PoolConnectionProxy
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import InvalidArgumentError
-from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
+from aiodurable.errors import AiodurableError, InvalidArgumentError, WorkflowExecutionError
+from aiodurable.postgres.errors import (
+    DRIVER_FAILURES,
+    is_disconnect,
+    is_transient,
+    to_denied,
+    to_unavailable,
+)
 from aiodurable.postgres.fetch import Fetch, fetch_on
 from aiodurable.postgres.sql import load
 
@@ -23,6 +28,8 @@ __all__ = ["transaction_of"]
 _SQL = load("schema")
 _NO_TABLES = ("42P01", "42883")
 """A table, and a function, that is not there."""
+_FAILED_BEFORE = "25P02"
+"""The transaction ends with a rollback only."""
 
 
 @asynccontextmanager
@@ -36,10 +43,12 @@ async def transaction_of(connection: Any, dsn: Dsn) -> AsyncGenerator[Fetch]:
         dsn: what errors call the database; its schema, where it names one, has the tables.
 
     Raises:
-        InvalidArgumentError: it is something else, or finds no tables of aiodurable.
+        InvalidArgumentError: it is something else, finds no tables of aiodurable, or refuses the
+            statement, as in a transaction that has failed before.
+        WorkflowExecutionError: another transaction is in the way; the caller's has to be repeated.
         PostgresUnavailableError: the connection is dead.
     """
-    raw = await _driver_connection(connection)
+    raw = await _driver_connection(connection, dsn)
     try:
         if isinstance(raw, asyncpg.Connection | PoolConnectionProxy):
             async with raw.transaction():
@@ -53,18 +62,53 @@ async def transaction_of(connection: Any, dsn: Dsn) -> AsyncGenerator[Fetch]:
                 fetch = fetch_on(raw)
                 async with _in_schema(fetch, dsn.schema):
                     yield fetch
-    except (psycopg.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        if (denied := to_denied(error, dsn)) is not None:
-            raise denied from error
-        if is_disconnect(error):
-            raise to_unavailable(error, dsn) from error
-        if getattr(error, "sqlstate", None) in _NO_TABLES:
-            raise InvalidArgumentError(
-                f"cannot use conn: it finds no tables of aiodurable; connect it to {dsn.safe}, with"
-                " a search path that leads to them",
-                argument="conn",
-            ) from error
-        raise
+    except DRIVER_FAILURES as error:
+        raise _refused(error, dsn, dead=_is_closed(raw)) from error
+
+
+def _refused(error: BaseException, dsn: Dsn, *, dead: bool) -> AiodurableError:
+    """The error that says what a failure on the caller's connection means, without the driver's
+    text, which may quote values.
+
+    Args:
+        error: the driver's.
+        dsn: the database.
+        dead: whether the connection is closed. A driver says it by the same class as that somebody
+            else uses the connection.
+    """
+    state: str | None = getattr(error, "sqlstate", None)
+    if (denied := to_denied(error, dsn)) is not None:
+        return denied
+    if is_disconnect(error) and (dead or state is not None):
+        return to_unavailable(error, dsn)
+    what = f"{type(error).__name__}{'' if state is None else f', SQLSTATE {state}'}"
+    if state is not None and is_transient(error):
+        return WorkflowExecutionError(
+            f"cannot write in the transaction of conn: another one is in its way ({what}). Roll"
+            " yours back, and repeat the whole of it"
+        )
+    if state in _NO_TABLES:
+        why = (
+            f"it finds no tables of aiodurable; connect it to {dsn.safe}, with a search path that"
+            " leads to them"
+        )
+    elif state == _FAILED_BEFORE:
+        why = "its transaction has failed before; roll that back, and repeat the whole of it"
+    else:
+        why = (
+            f"a statement failed on it ({what}); the cause is the driver's error. Let no other task"
+            " use it meanwhile, and pass one that can write to the tables of aiodurable"
+        )
+    return InvalidArgumentError(f"cannot use conn: {why}", argument="conn")
+
+
+def _is_closed(raw: Any) -> bool:
+    if isinstance(raw, AsyncConnection):
+        return raw.closed
+    try:
+        return raw.is_closed()
+    except asyncpg.InterfaceError:  # a pool has it again
+        return False
 
 
 @asynccontextmanager
@@ -81,14 +125,20 @@ async def _in_schema(fetch: Fetch, schema: str | None) -> AsyncGenerator[None]:
     await fetch(_SQL["use_search_path"], found["search_path"])
 
 
-async def _driver_connection(connection: Any) -> asyncpg.Connection | AsyncConnection[Any]:
+async def _driver_connection(
+    connection: Any, dsn: Dsn
+) -> asyncpg.Connection | AsyncConnection[Any]:
     """The driver's own, in the transaction that the caller is in."""
     if type(connection).__module__.startswith("sqlalchemy."):
-        if hasattr(connection, "get_bind"):  # a session
-            connection = await connection.connection()
-        # SQLAlchemy begins a transaction of asyncpg's with its own first statement
-        await connection.exec_driver_sql("SELECT 1")
-        connection = (await connection.get_raw_connection()).driver_connection
+        try:
+            if hasattr(connection, "get_bind"):  # a session
+                connection = await connection.connection()
+            # SQLAlchemy begins a transaction of asyncpg's with its own first statement
+            await connection.exec_driver_sql("SELECT 1")
+            connection = (await connection.get_raw_connection()).driver_connection
+        except Exception as error:  # its own errors: aiodurable does not depend on it
+            dead = bool(getattr(error, "connection_invalidated", False))
+            raise _refused(getattr(error, "orig", None) or error, dsn, dead=dead) from error
     if isinstance(connection, asyncpg.Connection | PoolConnectionProxy | AsyncConnection):
         return cast("Any", connection)
     raise InvalidArgumentError(

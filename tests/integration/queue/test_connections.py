@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -13,10 +14,18 @@ from asyncpg.pool import PoolConnectionProxy
 from psycopg.conninfo import conninfo_to_dict
 
 from aiodurable.durable import Durable
-from aiodurable.errors import InvalidArgumentError, RunInProgressError, RunNotFoundError
+from aiodurable.errors import (
+    InvalidArgumentError,
+    PostgresUnavailableError,
+    RunInProgressError,
+    RunNotFoundError,
+    WorkflowExecutionError,
+)
 from aiodurable.queue import NewRun
 from aiodurable.settings import Settings
+from tests.support.lock_view import WAITING
 from tests.support.scenario_graphs import chain, ok
+from tests.support.waiting import wait_until
 
 INPUT: dict[str, Any] = {"xs": []}
 
@@ -170,6 +179,85 @@ async def test_another_thing_than_a_connection_is_refused(dsn: str, durable: Dur
     with psycopg.connect(dsn) as connection:
         with pytest.raises(InvalidArgumentError, match=r"psycopg\.Connection.*as conn"):
             await durable.runs.create("t", "chain", INPUT, conn=connection)
+
+
+async def run_on(connection: Any, statement: str) -> Any:
+    """Run a statement on any of these connections."""
+    if hasattr(connection, "get_bind"):  # a session of SQLAlchemy
+        connection = await connection.connection()
+    if hasattr(connection, "exec_driver_sql"):
+        return await connection.exec_driver_sql(statement)
+    return await connection.execute(statement)
+
+
+@pytest.mark.parametrize("connected", KINDS)
+@pytest.mark.parametrize(
+    ("state", "error", "says"),
+    [
+        ("40001", WorkflowExecutionError, "repeat the whole of it"),
+        ("55P03", WorkflowExecutionError, "repeat the whole of it"),
+        ("23505", InvalidArgumentError, "a statement failed on it"),
+    ],
+)
+async def test_what_postgres_refuses_in_the_callers_transaction_is_an_error_of_ours(
+    dsn: str, durable: Durable, connected: Any, state: str, error: type[Exception], says: str
+) -> None:
+    raising = f"""
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE 'the secret' USING ERRCODE = '{state}'; END $$;
+    CREATE TRIGGER refuse BEFORE INSERT ON aiodurable_runs EXECUTE FUNCTION refuse();
+    """
+    with psycopg.connect(dsn) as connection:
+        connection.execute(raising.encode())
+    async with connected(dsn) as conn:
+        with pytest.raises(error, match=says) as refused:
+            await durable.runs.create("t", "chain", INPUT, conn=conn)
+        await run_on(conn, "SELECT 1")
+    assert state in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert getattr(refused.value.__cause__, "sqlstate", None) == state
+
+
+@pytest.mark.parametrize("connected", KINDS)
+async def test_a_transaction_that_has_failed_before_is_refused(
+    dsn: str, durable: Durable, connected: Any
+) -> None:
+    async with connected(dsn) as conn:
+        with pytest.raises(Exception, match="division by zero"):
+            await run_on(conn, "SELECT 1 / 0")
+        with pytest.raises(InvalidArgumentError, match="roll that back"):
+            await durable.runs.create("t", "chain", INPUT, conn=conn)
+        await run_on(conn, "ROLLBACK")
+
+
+@pytest.mark.parametrize("connected", KINDS)
+async def test_a_connection_whose_backend_is_gone_is_unavailable(
+    dsn: str, durable: Durable, connected: Any, admin: psycopg.Connection[Any]
+) -> None:
+    found: BaseException | None = None
+    with suppress(Exception):  # some raise when they are left, too
+        async with connected(dsn) as conn:
+            await run_on(conn, "SET application_name = 'the caller'")
+            admin.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE application_name = 'the caller'"
+            )
+            try:
+                await durable.runs.create("t", "chain", INPUT, conn=conn)
+            except Exception as error:
+                found = error
+    assert isinstance(found, PostgresUnavailableError)
+
+
+async def test_a_connection_that_another_task_uses_is_refused(dsn: str, durable: Durable) -> None:
+    async with asyncpg_in_a_transaction(dsn) as conn, asyncpg_in_a_transaction(dsn) as other:
+        await other.execute("SELECT pg_advisory_xact_lock(7)")
+        using = asyncio.create_task(conn.execute("SELECT pg_advisory_xact_lock(7)"))
+        await wait_until(lambda: other.fetchval(WAITING), what="the other task's statement")
+        with pytest.raises(InvalidArgumentError, match="Let no other task use it"):
+            await durable.runs.create("t", "chain", INPUT, conn=conn)
+        await other.execute("ROLLBACK")
+        await using
 
 
 @pytest.mark.parametrize("connected", [asyncpg_in_a_transaction, psycopg_in_a_transaction])
