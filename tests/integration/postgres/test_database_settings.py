@@ -181,8 +181,8 @@ async def test_the_error_of_a_role_without_a_connection_left_says_so(
 ) -> None:
     admin.execute(b"CREATE ROLE few LOGIN PASSWORD 'few'")
     few = make_conninfo(dsn, user="few", password="few")
-    database = PsycopgPool(parse_dsn(few), min_size=0, max_size=1, connect_timeout_s=0.5)
-    direct = DirectPool(parse_dsn(few), role="test", size=1, timeout_s=0.5)
+    database = PsycopgPool(parse_dsn(few), min_size=0, max_size=1, connect_timeout_s=1.0)
+    direct = DirectPool(parse_dsn(few), role="test", size=1, timeout_s=1.0)
     try:
         await database.open()
         admin.execute(b"ALTER ROLE few CONNECTION LIMIT 0")
@@ -190,7 +190,7 @@ async def test_the_error_of_a_role_without_a_connection_left_says_so(
             Durable(few).open,
             partial(database.fetch, "SELECT 1"),
             partial(direct.fetch, "SELECT 1"),
-            partial(create_lock_manager_with_retry, few, timeout=0.5),
+            partial(create_lock_manager_with_retry, few, timeout=1.0),
         ):
             with pytest.raises(PostgresUnavailableError, match="CONNECTION LIMIT"):
                 await ask()

@@ -142,7 +142,7 @@ async def test_a_run_of_a_graph_that_a_worker_lacks_keeps_no_other_waiting(
         connection.execute(b"UPDATE aiodurable_runs SET graph = 'gone'")
     await durable.runs.create("u", "chain", INPUT, run_id="r")
     async with durable.work(concurrency=1):
-        assert await durable.runs.wait("r", timeout=5) == {"xs": ["in", "a"]}
+        assert await durable.runs.wait("r", timeout=20) == {"xs": ["in", "a"]}
 
 
 async def naps(state: Any) -> dict[str, Any]:

@@ -153,7 +153,7 @@ async def test_what_a_worker_begins_is_predicted_for_a_ready_run(durable: Durabl
 
 
 async def test_a_scheduled_run_begins_at_its_time(durable: Durable) -> None:
-    await durable.runs.create("t", "chain", INPUT, run_id="r", after=0.5)
+    await durable.runs.create("t", "chain", INPUT, run_id="r", after=2)
     found = await checked(durable, "t")
     (begins,) = (one for one in found.next if one.by == "worker")
     assert begins.at is not None

@@ -260,7 +260,7 @@ async def test_an_attempt_that_takes_too_long_ends_although_its_node_swallows_th
 
     async with Durable(dsn, graphs={"stubborn": chain(a=stubborn)}) as durable:
         await durable.runs.create(
-            "t", "stubborn", INPUT, run_id="r", timeout=0.3, retry_policy=RETRY_SOON
+            "t", "stubborn", INPUT, run_id="r", timeout=1.5, retry_policy=RETRY_SOON
         )
         try:
             async with durable.work():
