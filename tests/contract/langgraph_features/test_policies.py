@@ -32,7 +32,7 @@ def single(node: Any, **policies: Any) -> StateGraph[Any, Any, Any, Any]:
 
 @pytest.mark.parametrize(
     "policy",
-    [TimeoutPolicy(run_timeout=0.05), TimeoutPolicy(idle_timeout=0.05)],
+    [TimeoutPolicy(run_timeout=0.5), TimeoutPolicy(idle_timeout=0.5)],
     ids=["run", "idle"],
 )
 async def test_a_node_that_takes_too_long_fails_its_run_and_is_run_again(
@@ -72,7 +72,7 @@ async def test_a_timeout_that_langgraph_tries_again_is_no_attempt_of_the_run(
 
     retry = RetryPolicy(initial_interval=0.001, jitter=False)
     async with durable.run(
-        "t", single(node, timeout=TimeoutPolicy(run_timeout=0.05), retry_policy=retry)
+        "t", single(node, timeout=TimeoutPolicy(run_timeout=0.5), retry_policy=retry)
     ) as run:
         assert (await run.ainvoke(EMPTY))["words"] == ["done"]
     assert calls == [1, 2]

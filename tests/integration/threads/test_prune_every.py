@@ -161,7 +161,8 @@ async def test_an_error_of_postgres_that_passes_ends_no_task_group(
 async def test_a_circuit_that_is_open_ends_no_task_group(
     dsn: str, saver: AsyncPostgresSaver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = Settings(circuit_open_after_s=0.01, circuit_probe_interval_s=0.5)
+    await Thread(dsn, saver, "thread", "linear").start()
+    settings = Settings(circuit_open_after_s=0.01, circuit_probe_interval_s=2.0)
     async with Durable(dsn, settings=settings) as durable, asyncio.TaskGroup() as tasks:
         breaker = services_of(durable).checkpoints.database.breaker
         assert breaker is not None
@@ -170,7 +171,6 @@ async def test_a_circuit_that_is_open_ends_no_task_group(
                 await asyncio.sleep(0)
                 async with breaker.call():
                     raise PostgresUnavailableError("away")
-        await Thread(dsn, saver, "thread", "linear").start()
         pruner = tasks.create_task(durable.threads.prune_every(SOON, older_than=NOW))
         await wait_until(lambda: "tried again" in caplog.text, what="the open circuit in the log")
 
@@ -198,7 +198,7 @@ async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
     async with Durable(dsn) as durable:
         with pytest.raises(ConfigurationError, match="right"):
             await within(
-                10,
+                30,
                 durable.threads.prune_every(SOON, older_than=NOW),
                 what="the pruner to end for want of a right",
             )
