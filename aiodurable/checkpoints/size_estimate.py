@@ -1,4 +1,9 @@
-"""Estimates within microseconds whether serialising a value would block the event loop."""
+"""Estimates within microseconds whether serialising a value would block the event loop.
+
+A hop to another OS thread and back costs 12 to 60 µs of CPU, and spares the loop nothing before
+`sys.getswitchinterval()`, 5 ms, if the thread keeps the GIL for so long. Msgpack copies 100 kB of
+text in 3 µs; an object, which LangGraph's serializer takes apart in Python, costs it 1.3 to 9 µs.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,14 @@ from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Any, Final
 
-__all__ = ["HEAVY_BYTES", "MOST_BYTES", "looks_large"]
+__all__ = ["HEAVY_BYTES", "MOST_BYTES", "looks_large", "stored_large"]
 
 HEAVY_BYTES: Final = 64 << 10
-"""The size from which msgpack takes longer than a hop to another OS thread and back (0.1 ms)."""
+"""The size from which stored bytes, which may be of many small objects, are decoded elsewhere."""
+
+_HEAVY_WEIGHT: Final = 256 << 10
+_OBJECT: Final = 4 << 10
+"""What an object weighs besides its fields: 64 of them are heavy, which take 0.1 to 0.6 ms."""
 
 MOST_BYTES: Final = (1 << 30) - (1 << 20)
 """The largest value in one statement: the server ends a connection without a reason if a message
@@ -22,12 +31,17 @@ _DEPTH: Final = 4
 
 
 def looks_large(values: Iterable[Any]) -> bool:
-    """Whether the serialised values probably have more than `HEAVY_BYTES` together.
+    """Whether values probably are of more than 256 kB together, or of more than 64 objects.
 
     It samples the first items of containers. A wrong estimate only costs a little time on the loop
     or a needless hop to another OS thread.
     """
-    return _weigh(values, _DEPTH) > HEAVY_BYTES
+    return _weigh(values, _DEPTH) > _HEAVY_WEIGHT
+
+
+def stored_large(blobs: Iterable[bytes | None]) -> bool:
+    """Whether stored values have more than `HEAVY_BYTES` together."""
+    return sum(len(blob) for blob in blobs if blob is not None) > HEAVY_BYTES
 
 
 def _weigh(values: Iterable[Any], depth: int) -> int:
@@ -60,7 +74,7 @@ def _weigh_other(value: Any, depth: int) -> int:
     if isinstance(size, int):
         return size
     fields = getattr(value, "__dict__", None)
-    return 64 + (_sample(fields.values(), len(fields), depth) if fields else 0)
+    return _OBJECT + (_sample(fields.values(), len(fields), depth) if fields else 0)
 
 
 def _sample(values: Iterable[Any], count: int, depth: int) -> int:

@@ -12,7 +12,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.runtime import get_runtime
 
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.size_estimate import looks_large
+from aiodurable.checkpoints.size_estimate import looks_large, stored_large
 from aiodurable.errors import ConfigurationError, InvalidArgumentError
 from aiodurable.idempotency import node_config
 from aiodurable.runs.effect_rows import EffectKey, EffectRows, EffectState
@@ -140,7 +140,7 @@ class Effects:
             return value
 
         try:
-            return await self._off_the_loop(load) if looks_large(result) else load()
+            return await self._off_the_loop(load) if stored_large(result[1:]) else load()
         except Exception as error:  # serializers raise what they like
             raise ConfigurationError(
                 f"cannot read the result of effect {key.name!r} of thread"

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.checkpoints.size_estimate import looks_large
+from aiodurable.checkpoints.size_estimate import looks_large, stored_large
 from aiodurable.checkpoints.write_session import Finished, WriteSession
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.inert import Inert
@@ -104,7 +104,7 @@ class Ledger:
     async def loaded(self, accepted: Accepted, serde: SerializerProtocol) -> Loaded:
         """Decode the values of a run for its resumption, large ones off the event loop."""
         blobs = tuple(blob for _, blob in (*accepted.needed.values, accepted.stored_input))
-        return await self._off_the_loop(lambda: accepted.load(serde), heavy=looks_large(blobs))
+        return await self._off_the_loop(lambda: accepted.load(serde), heavy=stored_large(blobs))
 
     async def same_input(self, accepted: Accepted, given: Any) -> bool:
         """Whether `given` equals the run's input; False if that is no longer stored."""
