@@ -103,7 +103,7 @@ def test_a_server_stops_when_its_owner_is_killed(folder: Path, how: signal.Signa
     server = postmaster(folder)
     with psycopg.connect(url):  # a client that stays does not keep the server
         process.send_signal(how)
-        process.wait(10)
+        process.wait(30)
         wait_until_sync(lambda: is_gone(server), what="Postgres to stop after its owner")
 
 
@@ -112,7 +112,7 @@ def test_the_next_start_sweeps_what_a_killed_owner_left(folder: Path) -> None:
     (left,) = folder.iterdir()
     server = postmaster(folder)
     process.kill()
-    process.wait(10)
+    process.wait(30)
     wait_until_sync(lambda: is_gone(server))
     assert left.exists()
     with EmbeddedPostgres(folder=folder, durable=False):
@@ -127,7 +127,7 @@ def test_a_sweep_stops_a_server_whose_watchdog_was_killed_with_its_owner(folder:
         if shell != server:
             os.kill(shell, signal.SIGKILL)
     process.kill()
-    process.wait(10)
+    process.wait(30)
     assert answers(url), "nobody is left who could have stopped it"
     with EmbeddedPostgres(folder=folder, durable=False):
         assert is_gone(server)
@@ -146,7 +146,7 @@ def test_a_sweep_leaves_live_owners_alone(folder: Path) -> None:
         assert len(list(folder.iterdir())) == 2
     assert process.stdin
     process.stdin.close()
-    process.wait(10)
+    process.wait(30)
 
 
 def test_another_process_shares_a_server_by_its_dsn(folder: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_start_waits_for_the_server_of_a_killed_owner_that_is_still_stopping(
     former = postmaster(folder, "kept")
     os.kill(former, signal.SIGSTOP)  # a loaded machine: it stops later than the next one starts
     process.kill()
-    process.wait(10)
+    process.wait(30)
     second = EmbeddedPostgres(folder / "kept", folder=folder)
     with ThreadPoolExecutor(1) as thread:
         starting = thread.submit(second.start)
