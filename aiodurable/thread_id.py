@@ -1,10 +1,19 @@
-"""What a thread_id and a run_id must be, so that Postgres and LangGraph can hold them."""
+"""What a thread_id, a run_id and other texts must be, so that Postgres and LangGraph can hold
+them.
+"""
 
 from __future__ import annotations
 
 from aiodurable.errors import InvalidArgumentError
 
-__all__ = ["MAX_THREAD_ID_BYTES", "validate_run_id", "validate_signal_id", "validate_thread_id"]
+__all__ = [
+    "MAX_THREAD_ID_BYTES",
+    "is_storable",
+    "validate_run_id",
+    "validate_signal_id",
+    "validate_text",
+    "validate_thread_id",
+]
 
 MAX_THREAD_ID_BYTES = 512
 """A thread_id is part of three primary keys; Postgres refuses index rows over 2704 bytes, and only
@@ -34,6 +43,32 @@ def validate_run_id(run_id: str) -> str:
 def validate_signal_id(signal_id: str) -> str:
     """Return `signal_id` if it can name a signal; raises as `validate_thread_id` does."""
     return _check("signal_id", signal_id, "leave it out where a signal is sent once")
+
+
+def is_storable(text: str) -> bool:
+    """Whether a Postgres text column can hold it: no NUL character, no lone surrogate."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def validate_text(**texts: str | None) -> None:
+    """Refuse a text with which Postgres cannot compare anything; None passes.
+
+    Raises:
+        InvalidArgumentError: it is no string, or not one that a text column can hold.
+    """
+    for name, text in texts.items():
+        if text is not None and not (
+            isinstance(text, str)  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all type-checked
+            and is_storable(text)
+        ):
+            raise InvalidArgumentError(
+                f"cannot use {name}={text!r:.80}: it must be a text without NUL characters and"
+                " lone surrogates",
+                argument=name,
+            )
 
 
 def _check(name: str, text: str, where_empty: str) -> str:

@@ -37,6 +37,7 @@ from aiodurable.lock_keys import lock_key
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import TRANSACTION
 from aiodurable.postgres.sql import load
+from aiodurable.thread_id import validate_text
 
 __all__ = ["ThreadMaintenance"]
 
@@ -69,6 +70,8 @@ class ThreadMaintenance:
 
     async def remove(self, ids: Sequence[str], *, own: WriteSession | None) -> frozenset[str]:
         """Delete all of the threads or none. Returns those that had rows."""
+        for thread_id in ids:
+            validate_text(thread_id=thread_id)
 
         async def work() -> frozenset[str]:
             async with self._undisturbed(ids, own=own) as connection:
@@ -83,6 +86,8 @@ class ThreadMaintenance:
 
     async def keep_latest(self, ids: Sequence[str]) -> None:
         """Delete all checkpoints of the threads but the newest of each, a thread at a time."""
+        for thread_id in ids:
+            validate_text(thread_id=thread_id)
         async with self._cursor() as cursor:
             await _aexecute(cursor, _refuse_delta_threads(ids))
         for thread_id in ids:
@@ -108,6 +113,7 @@ class ThreadMaintenance:
 
     async def copy(self, source: str, target: str, *, own: WriteSession | None) -> None:
         """Copy all checkpoints of a thread to an empty one."""
+        validate_text(source_thread_id=source, target_thread_id=target)
         async with self._undisturbed([target], own=own) as connection:
             [row] = await _run(connection, _SQL["has_checkpoints"], target)
             if row["has_checkpoints"]:
@@ -128,6 +134,8 @@ class ThreadMaintenance:
 
     async def delete_runs(self, ids: Sequence[str], *, own: WriteSession | None) -> None:
         """Delete runs and what they wrote."""
+        for run_id in ids:
+            validate_text(run_id=run_id)
         threads = [row["thread_id"] for row in await self._pool.fetch(_SQL["threads_of_runs"], ids)]
 
         async def work() -> None:

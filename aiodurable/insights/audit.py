@@ -29,11 +29,12 @@ def action_name(action: str) -> str:
 def stored_details(details: Mapping[str, Any]) -> str:
     """The details as JSON, if they can be stored."""
     try:
-        text = json.dumps(dict(details), allow_nan=False)
+        text = json.dumps(dict(details), allow_nan=False, ensure_ascii=False)
+        text.encode()  # a lone surrogate is a ValueError
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(
-            f"cannot record details: they are no JSON ({error}); pass texts, numbers, lists and"
-            " mappings",
+            f"cannot record details: they are no JSON ({type(error).__name__}); pass texts,"
+            " numbers, lists and mappings",
             argument="details",
         ) from error
     if len(text) > _LONGEST_DETAILS or "\\u0000" in text:

@@ -30,7 +30,7 @@ from aiodurable.insights.sessions import lock_sessions, workers
 from aiodurable.insights.throughput import history, latencies, throughput
 from aiodurable.postgres.sql import load
 from aiodurable.runs.services import Services
-from aiodurable.thread_id import validate_run_id, validate_thread_id
+from aiodurable.thread_id import validate_run_id, validate_text, validate_thread_id
 from aiodurable.threads import check_positive
 
 __all__ = ["Insights"]
@@ -151,6 +151,7 @@ class Insights:
             InvalidArgumentError: a limit below 1.
         """
         check_positive(limit=limit)
+        validate_text(after=after)
         database = self._opened().checkpoints.database
         return await schedules(database, limit=limit, after=after or "")
 

@@ -19,7 +19,7 @@ from aiodurable.runs.graphs import BoundGraph, Graph
 from aiodurable.runs.retry_policy import RetryPolicy
 from aiodurable.runs.run_config import check_call, named_run, new_run_id, storable_part, usable
 from aiodurable.runs.services import Services
-from aiodurable.thread_id import validate_thread_id
+from aiodurable.thread_id import is_storable, validate_thread_id
 
 __all__ = [
     "DEFAULT_QUEUE",
@@ -200,8 +200,10 @@ def _check(new: NewRun) -> None:
     for name in ("fairness_key", "concurrency_key", "dedup_key"):
         if getattr(new, name) is not None:
             _text(new, name, getattr(new, name))
-    if new.summary is not None and "\0" in new.summary:
-        raise _refused(new, "summary", "Postgres cannot store a NUL character; remove it")
+    if new.summary is not None and not is_storable(new.summary):
+        raise _refused(
+            new, "summary", "Postgres cannot store a NUL character or a lone surrogate; remove it"
+        )
     if not isinstance(new.priority, int) or not -(2**31) <= new.priority < 2**31:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _refused(new, "priority", f"it must be a whole number of 32 bits, got {new.priority}")
     if new.max_attempts is not None and not 1 <= new.max_attempts < 2**31:
@@ -238,7 +240,8 @@ def _json(new: NewRun) -> str | None:
     if new.metadata is None:
         return None
     try:
-        text = json.dumps(dict(new.metadata), allow_nan=False)
+        text = json.dumps(dict(new.metadata), allow_nan=False, ensure_ascii=False)
+        text.encode()  # a lone surrogate is a ValueError
     except (TypeError, ValueError, RecursionError) as error:
         raise _refused(
             new, "metadata", f"it is no JSON ({type(error).__name__}); pass plain data"
@@ -254,7 +257,7 @@ def _text(new: NewRun, name: str, value: object) -> str:
 
 def check_name(name: str, value: object, *, thread_id: str | None = None) -> str:
     """Refuse what cannot name a queue, or be a key."""
-    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST or "\0" in value:
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST or not is_storable(value):
         raise InvalidArgumentError(
             f"cannot use {name}={value!r:.80}: it must be a text of 1 to {_LONGEST} characters",
             thread_id=thread_id,

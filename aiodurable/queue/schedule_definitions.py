@@ -13,6 +13,7 @@ from aiodurable.queue.new_run import check_seconds
 from aiodurable.queue.schedule_records import SQL, Schedule, schedule_of, timetable_of
 from aiodurable.queue.slots import Timetable, due_at
 from aiodurable.runs.services import Services
+from aiodurable.thread_id import is_storable
 
 __all__ = ["Definition", "check_note", "duration", "first_after", "most_failures", "write"]
 
@@ -170,7 +171,7 @@ def most_failures(pause_on_failure: bool | int) -> int | None:
 
 def check_note(note: str | None) -> None:
     """Refuse what cannot be stored as a note."""
-    if note is not None and (len(note) > _LONGEST_NOTE or "\0" in note):
+    if note is not None and (len(note) > _LONGEST_NOTE or not is_storable(note)):
         raise InvalidArgumentError(
             f"cannot use the note: it must have at most {_LONGEST_NOTE} characters, and no NUL",
             argument="note",

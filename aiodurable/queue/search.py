@@ -14,6 +14,7 @@ from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.queue.records import SQL, queued_record
 from aiodurable.runs.services import Services
+from aiodurable.thread_id import validate_text
 from aiodurable.threads.filters import Age
 
 __all__ = ["RunFilters", "RunPage", "newest", "page"]
@@ -124,6 +125,7 @@ async def page(
 ) -> RunPage:
     """The next `limit` runs that pass."""
     given, parts = _parameters(filters)
+    validate_text(after=after)
     statement = load("queue", *parts)["page"]
     rows = await services.checkpoints.database.fetch(
         statement, after or "", limit + 1, *(given[name] for name in _ORDER if name in given)
@@ -143,6 +145,7 @@ async def newest(
     """The same from the greatest run_id downwards, out of `max_scanned` runs at most."""
     database = services.checkpoints.database
     given, parts = _parameters(filters)
+    validate_text(after=after)
     bounds = {} if after is None else {"after": after}
     reads = await _narrow(database, given, parts)
     if not reads:
@@ -193,7 +196,9 @@ def _parameters(filters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         asked["claim_states"] = sorted(_several("claim_state", state, ClaimState))
     if "metadata" in asked:
         try:
-            asked["metadata"] = json.dumps(dict(asked["metadata"]), allow_nan=False)
+            asked["metadata"] = json.dumps(
+                dict(asked["metadata"]), allow_nan=False, ensure_ascii=False
+            )
         except (TypeError, ValueError) as error:
             raise InvalidArgumentError(
                 f"cannot search by this metadata: it is no JSON ({type(error).__name__})",
@@ -203,11 +208,12 @@ def _parameters(filters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if name in asked:
             asked[name] = _moment(name, asked[name])
     for name in _TEXTS:
-        if not isinstance(text := asked.get(name, ""), str) or "\0" in text or "\\u0000" in text:
-            raise InvalidArgumentError(
-                f"cannot search by {name}={text!r:.80}: it must be a text without NUL characters",
-                argument=name,
-            )
+        validate_text(**{name: asked.get(name)})
+    if "\\u0000" in asked.get("metadata", ""):
+        raise InvalidArgumentError(
+            "cannot search by this metadata: it has a NUL character, which Postgres cannot store",
+            argument="metadata",
+        )
     return asked, [*parts, *asked]
 
 

@@ -22,6 +22,7 @@ from aiodurable.errors import (
 )
 from aiodurable.runs.current_effects import Effects
 from aiodurable.runs.effect_rows import EffectKey, EffectRow, EffectState
+from aiodurable.thread_id import is_storable
 
 __all__ = [
     "NOT_DONE",
@@ -270,10 +271,10 @@ def checked(
         InvalidArgumentError: the name or an exception cannot be used.
     """
     given: Any = name  # callers are not all type-checked
-    if not isinstance(given, str) or not 0 < len(given) <= _LONGEST_NAME or "\0" in given:
+    if not isinstance(given, str) or not 0 < len(given) <= _LONGEST_NAME or not is_storable(given):
         raise InvalidArgumentError(
             f"cannot run an effect: its name must be a text of 1 to {_LONGEST_NAME} characters"
-            f" without NUL, got {type(name).__name__}",
+            f" without NUL and lone surrogates, got {type(name).__name__}",
             argument="name",
         )
     classes = not_done if isinstance(not_done, tuple) else (not_done,)

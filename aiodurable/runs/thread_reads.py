@@ -12,7 +12,7 @@ from aiodurable.runs.decision import not_found
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.services import Services
 from aiodurable.runs.why import Why, why
-from aiodurable.thread_id import validate_thread_id
+from aiodurable.thread_id import validate_text, validate_thread_id
 from aiodurable.threads import (
     Filter,
     ThreadCounts,
@@ -105,6 +105,7 @@ class ThreadReads:
             InvalidArgumentError: a number out of range; at the call, not at the first step.
         """
         check_positive(limit=limit, batch_size=batch_size)
+        validate_text(after=after)
         for name, value in (("threads_per_second", threads_per_second), ("recheck_s", recheck_s)):
             if value is not None and not value >= (0 if name == "recheck_s" else 1e-3):
                 raise InvalidArgumentError(
@@ -144,6 +145,7 @@ class ThreadReads:
                 first step.
         """
         check_positive(limit=limit)
+        validate_text(after=after)
         return self._opened().threads.search.threads(Filter.of(**filters), after=after, limit=limit)
 
     def resumable(
@@ -185,6 +187,7 @@ class ThreadReads:
             InvalidArgumentError: an invalid filter, or a number below 1.
         """
         check_positive(limit=limit, max_scanned=max_scanned)
+        validate_text(after=after)
         search = self._opened().threads.search
         return await search.page(
             Filter.of(**filters), after=after, limit=limit, max_scanned=max_scanned
@@ -244,6 +247,7 @@ class ThreadReads:
         """
         services = self._opened()
         check_positive(limit=limit)
+        validate_text(after=after)
         default = None if default_graph is None else services.graphs.bind(default_graph)
         return check(services, default=default, after=after, limit=limit, filters=filters)
 
@@ -263,6 +267,7 @@ class ThreadReads:
                 not at the first step.
         """
         check_positive(limit=limit)
+        validate_text(before=before)
         history = self._opened().threads.history
         return history.steps(validate_thread_id(thread_id), before=before, limit=limit)
 

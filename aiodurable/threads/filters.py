@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.thread_id import validate_text
 
 __all__ = ["Age", "Filter", "Statuses", "ThreadFilters", "check_positive"]
 
@@ -37,7 +38,7 @@ class ThreadFilters(TypedDict, total=False):
     """The filters of a search. A thread must pass all of them; None passes every thread.
 
     An invalid filter raises `InvalidArgumentError`: an unknown status, a negative age, a datetime
-    without a time zone.
+    without a time zone, a text with a NUL character.
     """
 
     status: Statuses | None
@@ -115,7 +116,7 @@ class Filter:
         rest: dict[str, Any] = {name: value for name, value in filters.items() if name != "status"}
         rest |= {name: _moment(name, rest.get(name)) for name in ("older_than", "newer_than")}
         for name in ("graph", "prefix", "error", "holder", "reason"):
-            _check_type(name, rest.get(name), str)
+            validate_text(**{name: rest.get(name)})
         for name in ("orphaned", "resumable", "doubtful"):
             _check_type(name, rest.get(name), bool)
         return cls(statuses, **rest)  # a misspelt filter is a TypeError here
