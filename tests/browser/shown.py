@@ -8,15 +8,23 @@ import math
 import operator
 from contextlib import suppress
 from datetime import timedelta
-from typing import Annotated, Any, Required, TypedDict
+from typing import Annotated, Any, Literal, Required, TypedDict
 
 import psycopg
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
+from pydantic import BaseModel
 
 from aiodurable import Durable, sleep
 
 __all__ = ["GRAPHS", "fill"]
+
+
+class Length(BaseModel):
+    """What an answer has to be: the inbox makes a form of it."""
+
+    words: int
+    style: Literal["plain", "ornate"]
 
 
 class Report(TypedDict, total=False):
@@ -60,6 +68,8 @@ def report() -> StateGraph[Any, Any, Any, Any]:
     async def review(state: Report) -> Any:
         if state.get("breaks") == "ask":
             interrupt({"question": f"Publish the report about {state['topic']}?"})
+        if state.get("breaks") == "form":
+            interrupt("Which length?", response_schema=Length)
         return {"words": 5}
 
     async def wait(state: Report) -> Any:

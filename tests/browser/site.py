@@ -95,7 +95,15 @@ async def serious(tab: Page) -> list[tuple[str, str]]:
 @asynccontextmanager
 async def served(durable: Durable, **options: Any) -> AsyncIterator[str]:
     """The address of a dashboard, for the body."""
-    app = dashboard(durable, **{"authorize": lambda *_: True, **options})
+    async with listening(
+        dashboard(durable, **{"authorize": lambda *_: True, **options})
+    ) as address:
+        yield address
+
+
+@asynccontextmanager
+async def listening(app: Any) -> AsyncIterator[str]:
+    """The address of an app, for the body."""
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=2)
     )

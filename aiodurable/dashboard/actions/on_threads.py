@@ -119,7 +119,9 @@ async def _confirm_cancel(context: Context) -> Confirmation:
 async def _cancel(context: Context, form: Form) -> Outcome:  # noqa: ARG001
     thread = await context.durable.threads.get(required(context, "id"))
     await cancelled(context, thread)
-    return Outcome("Its run was cancelled.", _page(context))
+    known = thread.checkpoint_id is not None  # otherwise nothing is left to see but the run
+    page = _page(context) if known else context.url("/run", id=thread.run_id)
+    return Outcome("Its run was cancelled.", page)
 
 
 async def cancelled(context: Context, thread: WorkflowCheckpoint) -> None:
