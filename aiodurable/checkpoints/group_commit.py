@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -64,6 +64,7 @@ class GroupCommitter:
         connections: batches in flight at once, at most.
         connect_timeout_s: seconds to reach Postgres, at each attempt.
         retry_for_s: seconds to retry a write while Postgres cannot be reached.
+        leased: how many threads this process has leased; None: unknown.
         observers: are sent what is committed and what is refused.
 
     Attributes:
@@ -78,6 +79,7 @@ class GroupCommitter:
         connections: int = 2,
         connect_timeout_s: float = 10.0,
         retry_for_s: float = RETRY_FOR_S,
+        leased: Callable[[], int] | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
         self._observers = observers
@@ -90,6 +92,7 @@ class GroupCommitter:
             batch_bytes=_BATCH_BYTES,
             rows=4 * _BATCH_ROWS,
             bytes_=4 * _BATCH_BYTES,
+            leased=leased,
         )
         self.failures = 0
         self._tasks: list[asyncio.Task[None]] = []

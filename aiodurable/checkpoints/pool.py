@@ -176,6 +176,7 @@ class AsyncCheckpointerPool:
                 self._direct_dsn,
                 connections=self._writers,
                 connect_timeout_s=self._settings.connect_timeout_s,
+                leased=self.sessions.__len__,
                 observers=self._observers,
             )
             self._writer.open()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -18,6 +18,11 @@ __all__ = ["QueueLoad", "WriteQueue"]
 _ENTERING: Final = 8
 """How many calls may serialise values at once. The queue cannot count their bytes until they are
 done.
+"""
+
+_SMALL: Final = 12
+"""Threads that one batch may carry however few are leased: where a handful of runs is under way,
+two statements cost the client more than the wait for one.
 """
 
 
@@ -51,9 +56,21 @@ class WriteQueue:
     Args:
         batch_rows, batch_bytes: the largest batch; a larger single write goes alone.
         rows, bytes_: how much may be accepted and not yet settled before new callers wait.
+        leased: how many threads this process has leased; None: unknown. A batch carries two thirds
+            of them at most. Without that bound all runs end up in the same batch: then the process
+            idles while Postgres commits, and Postgres while the runs go on.
     """
 
-    def __init__(self, *, batch_rows: int, batch_bytes: int, rows: int, bytes_: int) -> None:
+    def __init__(
+        self,
+        *,
+        batch_rows: int,
+        batch_bytes: int,
+        rows: int,
+        bytes_: int,
+        leased: Callable[[], int] | None = None,
+    ) -> None:
+        self._leased = leased
         self._batch_rows = batch_rows
         self._batch_bytes = batch_bytes
         self.max_rows = rows
@@ -160,7 +177,7 @@ class WriteQueue:
             await self._wake.wait()
         batch: list[Write] = []
         rows = size = 0
-        for _ in range(len(self._ready)):
+        for _ in range(min(len(self._ready), self._most_threads())):
             thread_id = self._ready[0]
             waiting = self._waiting[thread_id]
             standing = waiting[0].fence.standing
@@ -188,6 +205,11 @@ class WriteQueue:
             changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._settling.append(changed)
             await changed
+
+    def _most_threads(self) -> int:
+        if self._leased is None:
+            return len(self._ready)
+        return max(_SMALL, self._leased() * 2 // 3)
 
     def settled(
         self, batch: Sequence[Write], *, back: Sequence[Write] = (), rest_s: float = 0.0

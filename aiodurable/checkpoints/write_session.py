@@ -208,6 +208,9 @@ class WriteSessions:
         """The session of the thread in this process, if any."""
         return self._held.get(thread_id)
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def all(self) -> tuple[WriteSession, ...]:
         """All sessions."""
         return tuple(self._held.values())

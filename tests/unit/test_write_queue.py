@@ -22,7 +22,7 @@ def write(thread: str, token: int = 1, size: int = 100) -> Write:
     )
 
 
-def backlog(**bounds: int) -> WriteQueue:
+def backlog(**bounds: Any) -> WriteQueue:
     return WriteQueue(
         **{"batch_rows": 10, "batch_bytes": 10_000, "rows": 5, "bytes_": 100_000, **bounds}
     )
@@ -181,3 +181,20 @@ async def test_settling_a_thread_waits_for_its_writes_and_for_no_others() -> Non
     assert not settling.done()
     queue.settled(await queue.take())
     await within(30, settling)
+
+
+async def test_no_batch_carries_all_threads_of_a_crowd() -> None:
+    queue = backlog(batch_rows=100, rows=100, leased=lambda: 30)
+    threads = [f"thread {number}" for number in range(30)]
+    for thread in threads:
+        await enter(queue, write(thread))
+    first, second = await within(5, queue.take()), await within(5, queue.take())
+    assert [item.fence.thread_id for item in first] == threads[:20]
+    assert [item.fence.thread_id for item in second] == threads[20:]
+
+
+async def test_a_few_threads_share_a_batch() -> None:
+    queue = backlog(leased=lambda: 3)
+    for thread in ("a", "b", "c"):
+        await enter(queue, write(thread))
+    assert len(await within(5, queue.take())) == 3
