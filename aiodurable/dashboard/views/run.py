@@ -20,6 +20,8 @@ async def show(context: Context) -> Page:
         {
             "section": "/runs",
             "run": run,
+            "graph_changed": run.reason == "graph changed"
+            or (run.error or "").startswith("GraphChangedError("),
             "attempts": attempts_of(run),
             "links": await run_links(context, run),
             "waited_s": None

@@ -241,8 +241,9 @@ def _of_scheduled(found: Found, run: SeenRun) -> NextStep:
             by="worker",
             what=verb,
             run_id=facts.run_id,
-            sentence=f"A worker {verb}s it, if its version of graph {facts.graph!r} fits:"
-            " no worker that has claimed it so far has one",
+            sentence=f"The graph changed: a worker {verb}s it, if its version of graph"
+            f" {facts.graph!r} fits. No worker that has claimed it so far has one; aiodurable check"
+            " says what does not fit",
             at=facts.scheduled_at,
             when=None if found.facts.workers else f"when a worker looks{_unseen(found)}",
         )

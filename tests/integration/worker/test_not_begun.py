@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
+import httpx
 import psycopg
 import pytest
 
 from aiodurable import sleep
+from aiodurable.dashboard import dashboard
 from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError
 from aiodurable.models import ClaimState, RunRecord, RunStatus, ThreadStatus
@@ -150,6 +152,15 @@ async def naps(state: Any) -> dict[str, Any]:
     return {"xs": ["slept"]}
 
 
+async def page_of(durable: Durable, path: str) -> str:
+    """A page of the dashboard."""
+    app = dashboard(durable, authorize=lambda *_: True)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://localhost"
+    ) as client:
+        return (await client.get(path)).text
+
+
 @pytest.mark.parametrize("kind", ["asleep", "failed"])
 async def test_a_run_that_waits_for_a_worker_with_its_version_of_the_graph_says_so(
     dsn: str, kind: str
@@ -175,6 +186,7 @@ async def test_a_run_that_waits_for_a_worker_with_its_version_of_the_graph_says_
         async with after.work():
             record = await wait_until(put_back, 20)
         why = await after.threads.why("t")
+        pages = [await page_of(after, path) for path in ("/thread?id=t", "/run?id=r")]
     assert record is not None
     if kind == "asleep":
         assert (record.status, record.reason) == (RunStatus.PAUSED, "sleeping")
@@ -183,6 +195,9 @@ async def test_a_run_that_waits_for_a_worker_with_its_version_of_the_graph_says_
         assert (record.status, record.reason) == (RunStatus.FAILED, "graph changed")
         assert "b is broken" in (record.error or ""), "what the attempt said stays"
     assert "if its version of graph 'chain' fits" in str(why)
+    for text in (str(why), *pages):
+        assert "The graph changed" in text
+        assert "aiodurable check" in text, "it says what to do"
 
     async with Durable(dsn, graphs={"chain": old}) as again:
         with psycopg.connect(dsn, autocommit=True) as connection:
