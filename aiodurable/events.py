@@ -305,7 +305,7 @@ def enter(observers: Sequence[Observer], thread_id: str) -> Sequence[Callable[[]
     Returns:
         What is to be called at its end.
     """
-    leaving = list[Callable[[], None]]()
+    leaving: list[Callable[[], None]] = []
     for observer in observers:
         begin = getattr(observer, "enter", None)
         if begin is None:

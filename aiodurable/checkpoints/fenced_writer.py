@@ -77,12 +77,13 @@ class FencedWriter:
                 raise _unserialisable(session.thread_id, error) from error
             session.check()
             if session.held is not None:
-                rows, session.held = rows.after(session.held), None
+                rows.follow(session.held)
+                session.held = None
             elif hold and rows.size() <= _HELD_BYTES:
                 session.held = rows
                 return
-            elif not rows.count():  # a flush, and another write has taken what was held
-                return
+            elif not (rows.checkpoints or rows.writes):
+                return  # a flush, and another write has taken what was held
             write = Write(
                 session,
                 rows,

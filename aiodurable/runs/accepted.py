@@ -103,15 +103,16 @@ def accepted_of(row: Mapping[str, Any]) -> Accepted:
     )
 
 
-_COLUMNS: Final = {"token": "fencing_token", "worker": "attempted_by", "reason": "status_reason"}
-"""The columns of a record's fields, where their names differ."""
-_ALWAYS: Final = tuple(RunRecord.__dataclass_fields__)[:16]
-"""Fields that each statement reads; those of a queue come after them."""
+_RENAMED: Final = {"token": "fencing_token", "worker": "attempted_by", "reason": "status_reason"}
+_COLUMNS: Final = {
+    name: _RENAMED.get(name, name) for name in tuple(RunRecord.__dataclass_fields__)[:16]
+}
+"""The columns of the fields that each statement reads; those of a queue come after them."""
 
 
 def record_of(row: Mapping[str, Any]) -> RunRecord:
     """The record of a row; columns that a statement does not read have their defaults."""
-    values = {name: row[_COLUMNS.get(name, name)] for name in _ALWAYS}
+    values = {name: row[column] for name, column in _COLUMNS.items()}
     values["status"] = RunStatus(row["status"])
     values["earlier_attempts"] = tuple(map(_earlier, row["earlier_attempts"]))
     return RunRecord(**values, traceparent=row.get("traceparent"))

@@ -55,7 +55,7 @@ async def run(
                 if lease.first  # a first token proves that it never ran
                 else await status_under(services, lease)
             )
-            durable_run = DurableRun[Any, Any, Any](
+            durable_run: DurableRun[Any, Any, Any] = DurableRun(
                 *(services, graph, lease, found),
                 run_id=run_id,
                 fresh_id=fresh_id,

@@ -132,9 +132,9 @@ def check_call(
             argument=unknown[0],
         )
     schema: Any = graph.context_schema
-    # other schemas take any dict
-    built = hasattr(schema, "__dataclass_fields__") or hasattr(schema, "model_validate")
-    if isinstance(context, dict) and built:
+    if isinstance(context, dict) and (  # other schemas take any dict
+        hasattr(schema, "__dataclass_fields__") or hasattr(schema, "model_validate")
+    ):
         try:
             schema(**context)
         except Exception as error:  # a schema's hooks may raise anything
