@@ -277,15 +277,21 @@ class AsyncCheckpointerPool:
         """Raise the fencing token of the thread and return the fence of the new lease."""
         return (await self.bumps(thread_id)).fence
 
+    def has_history(self, session: WriteSession) -> bool:
+        """Whether the session's newest acknowledged commit is certainly there: `direct` leads to
+        the server of that commit.
+        """
+        origins = self.direct.origins
+        return session.history.mark is None or (
+            bool(origins) and not any(map(session.history.unproven, origins))
+        )
+
     async def check_history(self, session: WriteSession) -> None:
         """Revoke the session's fence if its newest acknowledged commit is gone.
 
         Queries only if `direct` may lead to another server than the one of that commit.
         """
-        origins = self.direct.origins
-        if session.history.mark is None or (
-            origins and not any(map(session.history.unproven, origins))
-        ):
+        if self.has_history(session):
             return
         statement, parameters = lost_history([session])
         if await self.direct.fetch(statement, *parameters):

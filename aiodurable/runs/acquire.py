@@ -24,6 +24,8 @@ from aiodurable.thread_id import validate_thread_id
 
 __all__ = ["OnBusy", "acquire_lease"]
 
+_CHOICES = get_args(OnBusy)
+
 _held: ContextVar[tuple[tuple[Services, ThreadLease], ...]] = ContextVar(
     "aiodurable held", default=()
 )
@@ -56,8 +58,8 @@ async def acquire_lease(
         PostgresUnavailableError: Postgres cannot be reached.
     """
     validate_thread_id(thread_id)
-    if on_busy not in get_args(OnBusy):
-        choices = ", ".join(map(repr, get_args(OnBusy)))
+    if on_busy not in _CHOICES:
+        choices = ", ".join(map(repr, _CHOICES))
         raise InvalidArgumentError(
             f"cannot use on_busy={on_busy!r}: choose from {choices}", argument="on_busy"
         )
@@ -102,7 +104,7 @@ async def acquire_lease(
         # Not ContextVar.reset(): a generator may be closed in another context than the one it was
         # begun in.
         _held.set(tuple(other for other in _held.get() if other[1] is not lease))
-        await run_to_completion(lease.release())
+        await lease.release()
         if announce_release is not None:
             announce_release()
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
@@ -352,6 +353,18 @@ class Attempt:
         if given is not None:
             self.input = given
 
+    def recorded(self) -> WorkflowCheckpoint | None:
+        """The thread, if the commit of the run's last checkpoint has recorded its end too, and is
+        certainly there: then `close` would wait for nothing.
+        """
+        session, services = self._session, self._services
+        if self._lease.over or session.held is not None or session.finished is None:
+            return None
+        finished_at = services.ledger.completed(session, session.finished)
+        if finished_at is None or not services.checkpoints.has_history(session):
+            return None
+        return self._completed(session.finished, finished_at)
+
     async def close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
         """Record the outcome. Bounded in time, so that it can be shielded. Returns the thread; None
         if this attempt does not know its status.
@@ -490,9 +503,12 @@ class Attempt:
             await self._services.checkpoints.check_history(self._session)
         if finished_at is None or self._lease.lost:
             return None
+        return self._completed(finished, finished_at)
+
+    def _completed(self, finished: Finished, finished_at: datetime) -> WorkflowCheckpoint:
         self._announce(RunStatus.COMPLETE, None)
         return WorkflowCheckpoint(
-            fence.thread_id,
+            self._lease.thread_id,
             ThreadStatus.COMPLETE,
             finished.checkpoint_id,
             finished.step,

@@ -126,7 +126,11 @@ class HeldThread:
         is left.
         """
         attempt, self._attempt = self._attempt, None
-        if attempt is not None:
+        if attempt is None:
+            return
+        if error is None and (ended := attempt.recorded()) is not None:
+            self.checkpoint, self._stale = ended, False
+        else:
             closing = attempt.close(error)
             if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
                 # who leaves does not wait for a dead link

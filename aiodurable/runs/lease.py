@@ -25,6 +25,7 @@ from aiodurable.errors import (
 from aiodurable.locks import Lease
 from aiodurable.postgres.retry import LEASE_RECOVERY
 from aiodurable.runs.services import Services
+from aiodurable.shield import run_to_completion
 
 __all__ = ["ThreadLease"]
 
@@ -141,7 +142,7 @@ class ThreadLease:
 
     async def release(self) -> None:
         """Release it. Idempotent. The fence is revoked first: what still runs of the body can write
-        nothing more.
+        nothing more. A cancellation that arrives meanwhile is raised once it is released.
         """
         self._releasing = True
         self._callbacks.clear()
@@ -149,12 +150,14 @@ class ThreadLease:
             self._unwatch()
             self._unwatch = None  # their cycle would be left to the garbage collector
         self.fence.on_revoked(None)
-        if self._recovery is not None:
-            self._recovery.cancel()
-            await asyncio.wait({self._recovery})
-        self.fence.revoke()
-        self._sessions.drop(self.fence)
-        await self._lock.release()
+        try:
+            if self._recovery is not None:
+                self._recovery.cancel()
+                await run_to_completion(asyncio.wait({self._recovery}))
+        finally:
+            self.fence.revoke()
+            self._sessions.drop(self.fence)
+            await self._lock.release()  # to its end, without a task that shields it
 
     def _lock_lost(self) -> None:
         if self._releasing:

@@ -112,6 +112,29 @@ async def test_the_fence_is_revoked_before_the_lock_is_let_go(
     assert released == [True]
 
 
+async def test_who_is_cancelled_while_the_lock_is_let_go_leaves_when_that_is_done(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = Lease.release
+    answered: list[bool] = []
+
+    async def as_it_is_cancelled(lock: Lease) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.get_loop().call_soon(task.cancel)
+        try:
+            await release(lock)
+        finally:
+            answered.append(not await is_held(durable, "t"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Lease, "release", as_it_is_cancelled)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(hold(durable))
+    assert answered == [True]
+    await hold(durable)
+
+
 async def test_a_session_that_ends_as_its_lease_is_let_go_is_no_loss(
     dsn: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
