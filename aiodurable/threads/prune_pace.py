@@ -51,8 +51,10 @@ class Pace:
     def adapt(self, *, rows: int = 0, removed: int = 0) -> None:
         """Adapt the batch size after a transaction that removed `rows` rows of `removed` bytes.
         Threads differ in length by orders of magnitude."""
-        much = max((time.monotonic() - self._began) / _LONG_S, removed / _BYTES, rows / _ROWS)
-        fits = int(self._taken / max(much, 1e-9))
+        much = max(rows / _ROWS, removed / _BYTES)
+        fits = int(self._taken / much) if much else self._batch_size
+        if time.monotonic() - self._began > _LONG_S:
+            fits = min(fits, self._size // 2)
         self._size = max(1, min(fits, self._size * 2, self._batch_size))
 
     def begin(self) -> None:
