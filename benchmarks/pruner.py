@@ -30,7 +30,9 @@ __all__ = ["pruner"]
 
 
 @asynccontextmanager
-async def pruner(dsn: str, count: int) -> AsyncIterator[Callable[[str, float], Awaitable[float]]]:
+async def pruner(
+    dsn: str, count: int, duty_cycle: float
+) -> AsyncIterator[Callable[[str, float], Awaitable[float]]]:
     """Such a process, ready: what is yielded has "ours" or "stock" prune for so many seconds, and
     tells threads a second.
     """
@@ -50,14 +52,14 @@ async def pruner(dsn: str, count: int) -> AsyncIterator[Callable[[str, float], A
         return float(await told(f"{who} {seconds}"))
 
     try:
-        await told(json.dumps({"dsn": dsn, "count": count}))
+        await told(json.dumps({"dsn": dsn, "count": count, "duty_cycle": duty_cycle}))
         yield prune
     finally:
         into.close()
         await process.wait()
 
 
-async def ours(durable: Durable, seconds: float) -> float:
+async def ours(durable: Durable, duty_cycle: float, seconds: float) -> float:
     """From the first thread that is pruned on: in a kept crowd it first passes over what was pruned
     before.
     """
@@ -69,7 +71,9 @@ async def ours(durable: Durable, seconds: float) -> float:
 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await durable.threads.prune(older_than=timedelta(days=15), progress=told)
+            await durable.threads.prune(
+                older_than=timedelta(days=15), duty_cycle=duty_cycle, progress=told
+            )
     if len(seen) < 2:
         return float("nan")  # nothing is left to prune
     (began, first), (ended, last) = seen[0], seen[-1]
@@ -85,7 +89,7 @@ async def one_by_one(saver: AsyncPostgresSaver, old: list[str], seconds: float) 
     return done / (time.perf_counter() - began) if done else float("nan")
 
 
-async def serve(dsn: str, count: int) -> None:
+async def serve(dsn: str, count: int, duty_cycle: float) -> None:
     """Answer line by line."""
     old = [
         thread_name(number) for number in range(count // 2, count) if template(number) == "complete"
@@ -100,7 +104,7 @@ async def serve(dsn: str, count: int) -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):
             who, seconds = line.split()
             work = (
-                ours(durable, float(seconds))
+                ours(durable, duty_cycle, float(seconds))
                 if who == "ours"
                 else one_by_one(saver, old, float(seconds))
             )

@@ -36,6 +36,7 @@ from aiodurable.embedded import embedded_postgres
 from aiodurable.postgres import schema
 from aiodurable.threads import NEEDS_ATTENTION
 from aiodurable.threads.filters import StatusName
+from aiodurable.threads.prune_options import DUTY_CYCLE
 
 from .chart import Bar, Group, bar_chart
 from .crowd import ends, graph, make, thread_name
@@ -192,13 +193,13 @@ async def ask(dsn: str, count: int, *, exactly: bool) -> Row:
         }
 
 
-async def prune(dsn: str, count: int, *, rounds: int, seconds: float) -> Row:
+async def prune(dsn: str, count: int, *, rounds: int, seconds: float, duty_cycle: float) -> Row:
     """Threads a second and what live runs feel: beside our pruning, beside LangGraph's, beside
     none.
     """
     async with (
         Durable(dsn, graphs={"crowd": graph(ends)}) as durable,
-        pruner(dsn, count) as prune_for,
+        pruner(dsn, count, duty_cycle) as prune_for,
     ):
 
         def beside(work: Callable[[], Awaitable[float]]) -> Callable[[], Awaitable[Figures]]:
@@ -386,7 +387,15 @@ async def run(given: argparse.Namespace) -> None:
                     else min(given.seconds, count / PRUNED_PER_S / 2 / (given.rounds + 1))
                 )
                 if seconds >= SHORTEST_S:
-                    row.update(await prune(own, count, rounds=given.rounds, seconds=seconds))
+                    row.update(
+                        await prune(
+                            own,
+                            count,
+                            rounds=given.rounds,
+                            seconds=seconds,
+                            duty_cycle=given.duty_cycle,
+                        )
+                    )
             rows.append(row)
             print(
                 table(
@@ -422,6 +431,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--rounds", type=int, default=3, help="of pruning beside live runs")
     options.add_argument(
         "--seconds", type=float, default=15.0, help="of each of its turns, at most"
+    )
+    options.add_argument(
+        "--duty-cycle", type=float, default=DUTY_CYCLE, help="the part of the time it prunes"
     )
     asyncio.run(run(options.parse_args(argv)))
 
