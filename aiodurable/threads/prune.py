@@ -257,14 +257,19 @@ class Retention:
     ) -> tuple[PruneReport, _Kept]:
         """Prune these threads, and unlink the checkpoints that the previous transaction kept."""
         ids, seen, heads = map(list, zip(*found, strict=True))
-        unleased = [thread.thread_id for thread in found if not thread.token]
-        _, _, (row,), *_ = await self._database.fetch_in_turn(
+        unleased = [thread.thread_id for thread in found if thread.token is None]
+        lock, unlock = (
+            [(_SQL[block], (unleased,))] if unleased else []
+            for block in ("insert_missing_fences", "delete_unused_fences")
+        )
+        answers = await self._database.fetch_in_turn(
             (_SQL["relaxed_commit"], ()),
-            (_SQL["insert_missing_fences"], (ids, seen)),
+            *lock,
             (_SQL["prune"], (ids, seen, heads, delete, dry_run)),
-            (_SQL["delete_unused_fences"], (unleased,)),
+            *unlock,
             (_SQL["clear_parents"], kept),
         )
+        (row,) = answers[1 + len(lock)]
         pruned = PruneReport(
             threads=row["threads"],
             rows=row["rows"],

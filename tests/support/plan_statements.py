@@ -508,7 +508,7 @@ def _all() -> list[Statement]:
             Statement(
                 f"insert_missing_fences {n} to prune",
                 retention["insert_missing_fences"],
-                values=(fresh, [None] * n),
+                values=(fresh,),
                 rows=n,
             ),
             Statement(

@@ -51,13 +51,12 @@ SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
        pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true)
 
 -- name: insert_missing_fences
--- params: thread_ids, tokens
--- aiodurable_fences_pkey. A thread that no lease was ever taken of gets a row to lock, for this
+-- params: thread_ids
+-- aiodurable_fences_pkey. Threads that no lease was ever taken of get a row to lock, for this
 -- transaction.
 INSERT INTO aiodurable_fences (thread_id, token)
 SELECT t.thread_id, 0
-FROM unnest(:thread_ids::text[], :tokens::bigint[]) AS t (thread_id, token)
-WHERE t.token IS NULL
+FROM pg_catalog.unnest((SELECT :thread_ids::text[])) AS t (thread_id)
 ORDER BY t.thread_id
 ON CONFLICT DO NOTHING
 RETURNING thread_id
@@ -98,8 +97,14 @@ present AS MATERIALIZED (
                pg_catalog.bool_or(
                    k.metadata ?| '{counters_since_delta_snapshot,delta_writes_versioned}'::text[])
                    AS delta
-        FROM checkpoints k
-        WHERE k.thread_id = c.thread_id
+        FROM (
+            -- Ordered, so that the planner takes checkpoints_pkey: its page was read for the head,
+            -- and in LangGraph's index on thread_id alone each thread is on another page.
+            SELECT n.ctid, n.checkpoint_ns, n.checkpoint_id, n.checkpoint, n.metadata
+            FROM checkpoints n
+            WHERE n.thread_id = c.thread_id
+            ORDER BY n.checkpoint_ns, n.checkpoint_id
+        ) k
     ) k
 ),
 candidates AS MATERIALIZED (
