@@ -41,20 +41,26 @@ _FILE: Final = "checkpoints"
 
 COMMIT = load(_FILE)["commit"]
 """The statement of nearly every batch: nothing replaces a task's writes, and there is no first
-checkpoint of a run.
+checkpoint of a run. A row that is there already fails it.
 """
 COMMIT_TAKING = load(_FILE, "consumed")["commit"]
 """For a batch with the first checkpoint of a run, which has consumed its input."""
 COMMIT_ENDING = load(_FILE, "ended")["commit"]
 """For a batch with the last checkpoint of a run, which completes it."""
 COMMIT_TAKING_ENDING = load(_FILE, "consumed", "ended")["commit"]
-COMMIT_REPLACING = load(_FILE, "replaced")["commit"]
-COMMIT_REPLACING_TAKING = load(_FILE, "replaced", "consumed")["commit"]
-COMMIT_PROVING = load(_FILE, "replaced", "lost")["commit"]
+COMMIT_REPLACING = load(_FILE, "again", "replaced")["commit"]
+COMMIT_REPLACING_TAKING = load(_FILE, "again", "replaced", "consumed")["commit"]
+COMMIT_PROVING = load(_FILE, "again", "replaced", "lost")["commit"]
 """For a connection that is newer than an acknowledged commit: it reports the threads whose commit
 is gone, and does not write them.
 """
-COMMIT_PROVING_TAKING = load(_FILE, "replaced", "lost", "consumed")["commit"]
+COMMIT_PROVING_TAKING = load(_FILE, "again", "replaced", "lost", "consumed")["commit"]
+
+_AGAIN: Final = {
+    load(_FILE, *parts)["commit"]: load(_FILE, "again", *parts)["commit"]
+    for parts in ((), ("consumed",), ("ended",), ("consumed", "ended"))
+}
+"""For each statement that a row fails which is there already, the one that it does not fail."""
 
 LOST = load(_FILE)["lost_threads"]
 """Reports the threads whose acknowledged commit is gone, and writes nothing."""
@@ -217,13 +223,17 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or isfinite(value)
 
 
-def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, list[Sequence[Any]]]:
+def commit(
+    batch: Iterable[Write], origin: Origin | None = None, *, again: bool = False
+) -> tuple[str, list[Sequence[Any]]]:
     """The statement that stores a batch, and its parameters.
 
     Args:
         batch: the writes; those of one thread in their order.
         origin: the connection that will run it, on which some threads may have to prove their
             history.
+        again: rows may be there already: the statement keeps or replaces them, as the stock saver's
+            does, and does not fail with `unique_violation`.
     """
     proofs: dict[str, tuple[Any, ...]] = {}
     standings: dict[str, Standing] = {}
@@ -295,7 +305,8 @@ def commit(batch: Iterable[Write], origin: Origin | None = None) -> tuple[str, l
         if ending
         else (COMMIT, COMMIT_TAKING)
     )
-    return (taking if taken else plain), parameters
+    statement = taking if taken else plain
+    return (_AGAIN.get(statement, statement) if again else statement), parameters
 
 
 def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:

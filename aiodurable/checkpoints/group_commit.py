@@ -52,6 +52,8 @@ _TRANSIENT: Final = ("40", "53", "55P03", "57014", "25006")
 during a failover.
 """
 
+_UNIQUE_VIOLATION: Final = "23505"
+
 _UNSTORABLE: Final = ("22", "23", "54")
 """SQLSTATE classes that blame a value: data exception, integrity, program limit."""
 
@@ -157,6 +159,7 @@ class GroupCommitter:
         locked: dict[str, list[Write]] = {}
         groups: deque[Sequence[Write]] = deque((batch,))
         failures = 0
+        again = False
         while groups:
             group: list[Write] = []
             for write in groups.popleft():
@@ -169,7 +172,7 @@ class GroupCommitter:
             try:
                 origin = await link.ready()
                 sent = time.monotonic()
-                statement, parameters = as_texts(*commit(group, origin))
+                statement, parameters = as_texts(*commit(group, origin, again=again))
                 rows = await link.fetch(statement, *parameters)
                 took_s = time.monotonic() - sent
                 # False: its history is gone.
@@ -194,6 +197,9 @@ class GroupCommitter:
                     _expire(group, error, failed)
                     groups.appendleft(group)
                     await GROUP_COMMIT.pause(failures)
+                elif not again and getattr(error, "sqlstate", None) == _UNIQUE_VIOLATION:
+                    again = True  # a lost answer, or a step that was stored by halves before
+                    groups.appendleft(group)
                 elif len(group) == 1:
                     group[0].fail(_refused(group[0], error))
                 else:  # Postgres does not say which write has the bad value

@@ -2,6 +2,7 @@
 
 import asyncio
 import operator
+from random import random
 from typing import Annotated, Any, TypedDict
 
 import asyncpg
@@ -40,10 +41,12 @@ def under(fence: Fence) -> RunnableConfig:
 
 
 def checkpoint(**values: Any) -> tuple[Checkpoint, dict[str, str]]:
-    """A checkpoint with these channel values, and their versions."""
+    """A checkpoint with these channel values, and their versions: like LangGraph's, no two are
+    equal.
+    """
     made = empty_checkpoint()
     made["id"] = str(uuid6())
-    versions: dict[str, Any] = dict.fromkeys(values, f"{1:032}.{0.5:016}")
+    versions: dict[str, Any] = dict.fromkeys(values, f"{1:032}.{random():016}")
     made["channel_values"] = values
     made["channel_versions"] = versions
     return made, versions

@@ -58,7 +58,7 @@ FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 9) k;
 checkpoint is the newest.
 """
 
-COMMIT_PARTS = ("lost", "replaced", "consumed")
+COMMIT_PARTS = ("again", "lost", "replaced", "consumed")
 ENDING_PARTS = ("consumed", "ended")
 """Of a batch in which runs end: in none of these is a commit proved or replaced."""
 

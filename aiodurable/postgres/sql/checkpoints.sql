@@ -10,6 +10,9 @@
 -- params: proven_tokens, consumed_run_ids, consumed_thread_ids, ended_run_ids, ended_thread_ids
 -- params: ended_tokens, ended_checkpoint_ids
 -- aiodurable_fences_pkey for the fence; the primary keys of LangGraph's tables for the conflicts.
+-- Under a fence hardly a row is ever there already, so the part `again`, which asks the keys before
+-- it inserts, runs only where one was: it takes a tenth more of the server's time, and a WAL record
+-- more for each row.
 -- Both sides sorted: no deadlocks. SKIP LOCKED: a fence that is being raised, or that a dead
 -- client's backend still holds, never holds the others up. Of several rows with one key the caller
 -- sends one: a key may appear once in one ON CONFLICT DO UPDATE.
@@ -31,7 +34,7 @@ fence AS MATERIALIZED (
                 :blob_versions::text[], :blob_types::text[], :blobs::bytea[])
         AS r (thread_id, checkpoint_ns, channel, version, type, blob)
     WHERE r.thread_id IN (SELECT thread_id FROM fence)
-    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+-- include if again: blob_again
 ), heads AS (
     INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
                              checkpoint, metadata)
@@ -41,8 +44,7 @@ fence AS MATERIALIZED (
                 :metadata::jsonb[])
         AS r (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     WHERE r.thread_id IN (SELECT thread_id FROM fence)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
+-- include if again: checkpoint_again
 ), kept AS (
     INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx,
                                    channel, type, blob)
@@ -52,7 +54,7 @@ fence AS MATERIALIZED (
                 :write_channels::text[], :write_types::text[], :writes::bytea[])
         AS r (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     WHERE r.thread_id IN (SELECT thread_id FROM fence)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
+-- include if again: write_again
 )
 -- include if replaced: replaced
 -- include if consumed: consumed
@@ -62,6 +64,16 @@ SELECT fence.thread_id, true AS written
 FROM fence
 -- include if ended: ended_join
 -- include if lost: and_lost
+
+-- fragment: blob_again
+    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+
+-- fragment: checkpoint_again
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
+
+-- fragment: write_again
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
 
 -- fragment: lost
 -- The primary keys of LangGraph's tables and aiodurable_runs_pkey. Threads whose newest

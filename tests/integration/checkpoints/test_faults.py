@@ -132,6 +132,33 @@ async def test_a_stale_token_fails_its_own_write_alone(
             assert await heads(db, thread) == [result]
 
 
+async def test_rows_that_are_there_already_fail_nothing_of_their_batch(
+    saver: DurableSaver, db: asyncpg.Connection, lease: Any
+) -> None:
+    """They end as with the stock saver: the checkpoint is the newer one, what a task wrote stays."""
+    threads = await leased(lease, *(f"t{n}" for n in range(5)))
+    made, versions = checkpoint(value=(1,))
+    await saver.aput(config("t2"), made, {"step": 1}, versions)
+    await saver.aput_writes(config("t2", made["id"]), [("a", "first")], "task")
+
+    async def again() -> None:
+        await saver.aput(config("t2"), made, {"step": 2}, versions)
+        await saver.aput_writes(config("t2", made["id"]), [("a", "second")], "task")
+
+    async with tables_locked(db):
+        others = asyncio.gather(*(put(saver, thread) for thread in threads if thread != "t2"))
+        repeated = asyncio.create_task(again())
+        await wait_until(lambda: writers_waiting(db))
+    for thread, made_id in zip([t for t in threads if t != "t2"], await others, strict=True):
+        assert await heads(db, thread) == [made_id]
+    await repeated
+    assert committer_of(saver).failures == 0
+    found = await saver.aget_tuple(config("t2"))
+    assert found is not None
+    assert found.metadata.get("step") == 2
+    assert found.pending_writes == [("task", "a", "first")]
+
+
 async def test_a_connection_killed_in_mid_batch_loses_nothing(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
