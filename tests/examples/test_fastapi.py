@@ -219,7 +219,7 @@ async def client(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[htt
     writing["monday"], allowed["monday"] = asyncio.Event(), asyncio.Event()
     async with (
         served(typed["app"]) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
         yield client
 
