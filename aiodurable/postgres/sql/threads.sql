@@ -616,8 +616,8 @@ WITH recent AS MATERIALIZED (
 )
 SELECT u.thread_id, true AS fits
 FROM (SELECT NULL::text AS thread_id
-      FROM (SELECT pg_catalog.sum(c.checkpoints) AS checkpoints FROM recent c) s
-      WHERE s.checkpoints >= :most
+      FROM (SELECT pg_catalog.sum(c.checkpoints)::bigint AS checkpoints FROM recent c) s
+      WHERE s.checkpoints >= :most::bigint
       UNION
       SELECT c.thread_id
       FROM recent c
