@@ -24,6 +24,7 @@ _SQL = load("checkpoints")
 _LATEST = _SQL["latest"].encode()
 _SIZES = _SQL["sizes"]
 _INNER = _SQL["inner_checkpoints"]
+_PROGRESS = _SQL["inner_progress"]
 
 
 class RowReader:
@@ -76,6 +77,15 @@ class RowReader:
             )
             for thread_id in thread_ids
         }
+
+    async def inner_progress(
+        self, thread_id: str, known_ids: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Of the subgraphs that are under way in the newest step of a thread: `checkpoint_ns`,
+        `checkpoint_id`, the nodes that their newest checkpoint has `seen`, and the channels that it
+        `updated`. No value of a state is read, and nothing of the checkpoints in `known_ids`.
+        """
+        return await self._pool.fetch(_PROGRESS, thread_id, list(known_ids))
 
     async def _fetch_inner(self, thread_ids: Sequence[str]) -> dict[str, list[DictRow]]:
         rows = await self._pool.fetch(_INNER, list(thread_ids))

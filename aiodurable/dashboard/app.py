@@ -20,6 +20,7 @@ from aiodurable.dashboard.options import Actor, Options, Redact
 from aiodurable.dashboard.render import STATIC
 from aiodurable.dashboard.routes import routes
 from aiodurable.dashboard.security import HEADERS, LOOPBACK, Security
+from aiodurable.dashboard.subgraph_progress import SubgraphProgress
 from aiodurable.durable import Durable
 
 __all__ = ["dashboard"]
@@ -70,6 +71,7 @@ def dashboard(
     )
     app.state.options = options
     app.state.background = Background()
+    app.state.subgraphs = SubgraphProgress()
     return app
 
 

@@ -16,6 +16,7 @@ from aiodurable.dashboard.background import Background
 from aiodurable.dashboard.forms import Session
 from aiodurable.dashboard.options import Options
 from aiodurable.dashboard.security import prefix_of
+from aiodurable.dashboard.subgraph_progress import SubgraphProgress
 from aiodurable.durable import Durable
 
 __all__ = ["Context", "Page", "View"]
@@ -62,6 +63,11 @@ class Context:
     def background(self) -> Background:
         """The runs that people began here."""
         return cast("Background", self.request.app.state.background)
+
+    @property
+    def subgraphs(self) -> SubgraphProgress:
+        """How far subgraphs are, read once for each of their checkpoints."""
+        return cast("SubgraphProgress", self.request.app.state.subgraphs)
 
     def query(self, name: str) -> str | None:
         """A parameter of the URL, without the space around it; None if it is missing or empty."""

@@ -1,18 +1,23 @@
 """How far the nodes inside subgraphs are, by the newest checkpoints of those that are under way.
 
 A checkpoint says what each node that is done has seen, and which channels its step updated: a
-node's trigger among these makes that node the next one. No value is decoded.
+node's trigger among these makes that node the next one. No value is decoded, and no checkpoint is
+read twice: a page that follows a run asks every second, and an inner state may have megabytes.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final
 
-__all__ = ["Inside", "inside_of"]
+from aiodurable.checkpoints.row_reader import RowReader
+
+__all__ = ["Inside", "SubgraphProgress"]
 
 _TRIGGER = "branch:to:"
+_MOST_KNOWN: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +33,42 @@ class Inside:
     following: frozenset[str] = frozenset()
 
 
-def inside_of(rows: Iterable[Mapping[str, Any]]) -> Inside:
-    """What the rows of inner checkpoints say; a row that is damaged says nothing."""
-    done, following = set[str](), set[str]()
-    for row in rows:
-        namespace, checkpoint = row["checkpoint_ns"], row["checkpoint"]
-        if not namespace or not isinstance(checkpoint, dict):
-            continue
-        stored = cast("dict[str, Any]", checkpoint)
-        # `research:TASK|rank:TASK`: a node and its task, from the outside to the inside.
-        around = ":".join(part.partition(":")[0] for part in str(namespace).split("|"))
-        done |= {f"{around}:{node}" for node in _texts(stored, "versions_seen")}
-        following |= {
+class SubgraphProgress:
+    """Reads how far subgraphs are, and remembers what the newest thousand checkpoints said."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str, str], Inside] = OrderedDict()
+
+    async def of(self, thread_id: str, rows: RowReader) -> Inside:
+        """How far the subgraphs of a thread's newest step are; a damaged row says nothing."""
+        known = {key: said for key, said in self._known.items() if key[0] == thread_id}
+        found = await rows.inner_progress(thread_id, [key[2] for key in known])
+        for row in found:
+            key = (thread_id, row["checkpoint_ns"], row["checkpoint_id"])
+            self._known[key] = known[key] = known.get(key) or _inside(row)
+            self._known.move_to_end(key)
+        while len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
+        said = [known[thread_id, row["checkpoint_ns"], row["checkpoint_id"]] for row in found]
+        return Inside(
+            frozenset().union(*(one.done for one in said)),
+            frozenset().union(*(one.following for one in said)),
+        )
+
+
+def _inside(row: Mapping[str, Any]) -> Inside:
+    # `research:TASK|rank:TASK`: a node and its task, from the outside to the inside.
+    around = ":".join(part.partition(":")[0] for part in row["checkpoint_ns"].split("|"))
+    return Inside(
+        frozenset(f"{around}:{node}" for node in _own(row["seen"])),
+        frozenset(
             f"{around}:{channel.removeprefix(_TRIGGER)}"
-            for channel in _texts(stored, "updated_channels")
+            for channel in _own(row["updated"])
             if channel.startswith(_TRIGGER)
-        }
-    return Inside(frozenset(done), frozenset(following))
+        ),
+    )
 
 
-def _texts(held: Mapping[str, Any], name: str) -> list[str]:
-    """The keys or items that are names of the graph's own."""
-    found = held.get(name)
-    if not isinstance(found, Mapping | list):
-        return []
-    items = cast("Iterable[Any]", found)
-    return [one for one in items if isinstance(one, str) and not one.startswith("__")]
+def _own(names: Iterable[str] | None) -> list[str]:
+    """The names that are the graph's own."""
+    return [name for name in names or () if not name.startswith("__")]

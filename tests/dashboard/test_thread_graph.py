@@ -8,12 +8,13 @@ import re
 from html import unescape
 from typing import Any, TypedDict
 
+import psycopg
 import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 from aiodurable import Durable, Settings
-from aiodurable.dashboard.subgraph_progress import Inside, inside_of
+from aiodurable.checkpoints.row_reader import RowReader
 from aiodurable.dashboard.thread_graph import Progress, drawing_of
 from tests.dashboard.conftest import Opened
 
@@ -96,11 +97,46 @@ async def test_the_nodes_of_opened_subgraphs_stand_as_they_do(
         assert research["state"] == state
 
 
-def test_a_damaged_checkpoint_of_a_subgraph_says_nothing() -> None:
-    rows: list[dict[str, Any]] = [
-        {"checkpoint_ns": "", "checkpoint": {"versions_seen": {"root": {}}}},
-        {"checkpoint_ns": "a:1", "checkpoint": None},
-        {"checkpoint_ns": "a:1", "checkpoint": {"versions_seen": 3, "updated_channels": None}},
-        {"checkpoint_ns": "a:1|b:2", "checkpoint": {"versions_seen": {"c": None, "__start__": {}}}},
-    ]
-    assert inside_of(rows) == Inside(frozenset({"a:b:c"}))
+async def test_a_checkpoint_of_a_subgraph_is_read_once(
+    opened: Opened, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is followed asks every second, and an inner state may have megabytes."""
+    read = list[list[Any]]()
+    original = RowReader.inner_progress
+
+    async def inner_progress(reader: RowReader, *asked: Any) -> Any:
+        rows = await original(reader, *asked)
+        read.append(sorted(row["checkpoint_ns"] for row in rows if row["seen"] is not None))
+        return rows
+
+    monkeypatch.setattr(RowReader, "inner_progress", inner_progress)
+    async with Durable(dsn, graphs={"nested": nested(asks)}, settings=Settings()) as durable:
+        async with durable.run("t", "nested") as run:
+            await run.ainvoke({"text": ""})
+        client = opened(of=durable)
+        address = "/thread?id=t&open=research,research:look"
+        first, second = (await client.get(address)).text, (await client.get(address)).text
+    assert [len(names) for names in read] == [2, 0]
+    graph = re.compile(r'data-graph="([^"]*)"')
+    assert graph.findall(first) == graph.findall(second) != []
+
+
+@pytest.mark.parametrize("damaged", ['{"versions_seen": 3, "updated_channels": null}', "7"])
+async def test_a_damaged_checkpoint_of_a_subgraph_says_nothing(
+    opened: Opened, dsn: str, damaged: str
+) -> None:
+    async with Durable(dsn, graphs={"nested": nested(asks)}, settings=Settings()) as durable:
+        async with durable.run("t", "nested") as run:
+            await run.ainvoke({"text": ""})
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(
+                "UPDATE checkpoints SET checkpoint = %s WHERE checkpoint_ns LIKE 'research%%'"
+                " AND checkpoint_ns NOT LIKE '%%|%%'",
+                (damaged,),
+            )
+        page = await opened(of=durable).get("/thread?id=t&open=research,research:look")
+    assert page.status_code == 200
+    (data,) = re.findall(r'data-graph="([^"]*)"', page.text)
+    states = {node["id"]: node["state"] for node in json.loads(unescape(data))["nodes"]}
+    assert states["research:plan"] == "idle"
+    assert states["research:look:search"] == "done"

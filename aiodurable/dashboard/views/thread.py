@@ -7,7 +7,7 @@ from typing import Any
 
 from aiodurable.dashboard.actions.links import links, thread_links
 from aiodurable.dashboard.context import Context, Page
-from aiodurable.dashboard.subgraph_progress import Inside, inside_of
+from aiodurable.dashboard.subgraph_progress import Inside
 from aiodurable.dashboard.thread_graph import Drawing, Progress, drawing_of, progress_of
 from aiodurable.dashboard.timeline import attempts_of, rows_of
 from aiodurable.errors import RunNotFoundError
@@ -71,9 +71,7 @@ async def _inside(context: Context, thread: WorkflowCheckpoint, opened: Sequence
     """How far the subgraphs under way are; read only where one is opened."""
     if not opened or thread.status is ThreadStatus.COMPLETE:
         return Inside()
-    thread_id = thread.thread_id
-    rows = await context.durable.checkpointer.rows.steps_of([thread_id], inner=True)
-    return inside_of(rows[thread_id])
+    return await context.subgraphs.of(thread.thread_id, context.durable.checkpointer.rows)
 
 
 def _drawn(

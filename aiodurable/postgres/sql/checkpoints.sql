@@ -615,6 +615,53 @@ CROSS JOIN LATERAL (
 ) AS newest
 WHERE p.checkpoint_ns > '' AND n.root = h.checkpoint_id
 
+-- name: inner_progress
+-- params: thread_id, known_ids
+-- The newest checkpoints of the subgraphs that are under way in the newest step of a thread: the
+-- nodes that each has seen, and the channels that its step updated, no values. checkpoints_pkey as
+-- in inner_checkpoints; of a checkpoint that is known nothing is unpacked.
+WITH RECURSIVE head AS MATERIALIZED (
+    SELECT c.checkpoint_id
+    FROM checkpoints c
+    WHERE c.thread_id = :thread_id AND c.checkpoint_ns = ''
+    ORDER BY c.checkpoint_id DESC
+    LIMIT 1
+), places AS (
+    SELECT ''::text AS checkpoint_ns
+    UNION ALL
+    SELECT (SELECT c.checkpoint_ns
+            FROM checkpoints c
+            WHERE c.thread_id = :thread_id AND c.checkpoint_ns > p.checkpoint_ns
+            ORDER BY c.checkpoint_ns
+            LIMIT 1)
+    FROM places p
+    WHERE p.checkpoint_ns IS NOT NULL
+)
+SELECT p.checkpoint_ns, n.checkpoint_id, u.seen, u.updated
+FROM places p
+CROSS JOIN head h
+CROSS JOIN LATERAL (
+    SELECT k.checkpoint_id, k.checkpoint, k.metadata -> 'parents'::text ->> ''::text AS root
+    FROM checkpoints k
+    WHERE k.thread_id = :thread_id AND k.checkpoint_ns = p.checkpoint_ns
+    ORDER BY k.checkpoint_id DESC
+    LIMIT 1
+) n
+LEFT JOIN LATERAL (
+    SELECT CASE WHEN pg_catalog.jsonb_typeof(n.checkpoint -> 'versions_seen'::text) = 'object'
+                THEN ARRAY(SELECT k.node
+                           FROM pg_catalog.jsonb_object_keys(
+                                    n.checkpoint -> 'versions_seen'::text) AS k (node))
+                END AS seen,
+           CASE WHEN pg_catalog.jsonb_typeof(n.checkpoint -> 'updated_channels'::text) = 'array'
+                THEN ARRAY(SELECT k.channel
+                           FROM pg_catalog.jsonb_array_elements_text(
+                                    n.checkpoint -> 'updated_channels'::text) AS k (channel))
+                END AS updated
+    WHERE n.checkpoint_id <> ALL (:known_ids::text[])
+) u ON true
+WHERE p.checkpoint_ns > '' AND n.root = h.checkpoint_id
+
 -- name: repair
 -- params: thread_id, token, lease_id
 -- aiodurable_fences_pkey; checkpoints_pkey for the thread's head, and for the heads of the
