@@ -1,13 +1,13 @@
-"""What observers cost a run: CPU of the process with each of them attached, against none.
+"""What observers cost a run: CPU time, in µs, and its share of a run without any.
 
-Two figures. `calls`: the calls that runs make to an observer are recorded once and made again, many
-times, alone; this is exact, and flattering, for nothing else uses the processor's caches. `runs`:
-whole runs, a block of one observer after a block without any, in turns; a difference of two large
-numbers, so shown with where the true median lies with a probability of 95 %. `nothing again` is a
-second `Durable` without observers: what it differs by is what this way of measuring does not see.
+Each call that a run makes to an observer is timed where it is made, between the run's own work: it
+finds the processor's caches as a run leaves them. What is timed is the CPU time of the event loop's
+thread, so a busy machine changes it little; what timing itself takes is subtracted, by an observer
+that does nothing. Other threads are counted too: OpenTelemetry's own hands the spans to an exporter
+that drops them, for how they leave the process is the exporter's doing.
 
-The CPU of all threads counts, so that of OpenTelemetry's own thread for export, too, which here
-hands the spans to an exporter that drops them: how they leave the process is the exporter's doing.
+"none again" is the CPU of whole runs without observers, a second time: what two measurements of the
+same differ by.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import asyncio
 import gc
 import math
 import os
+import statistics
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import Context, copy_context
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -35,27 +34,22 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from aiodurable import Durable
 from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import embedded_postgres
-from aiodurable.events import AttemptStarted, Event, Observer
+from aiodurable.events import Event, Observer
 from aiodurable.integrations.opentelemetry import OpenTelemetryObserver
 from aiodurable.integrations.prometheus import PrometheusObserver
 
-from .contenders import Run, four_nodes
+from .contenders import four_nodes
 from .machine import describe
 from .report import Row, parser, save, table
-from .rounds import Figures, Measured, in_turns, spread
+from .rounds import Figures, in_turns, medians
 from .runs import crowd
 
 AT_ONCE = 50
-RECORDED = 500
-NOTHING, AGAIN, CALLS = "nothing", "nothing again", "calls: "
+NONE, AGAIN, SILENT = "none", "none again", "one that does nothing"
 HEADS = {
     "observer": "observer",
-    "calls_us": "calls, µs a run",
-    "calls_share": "% of a run",
-    "run_us": "runs, µs a run",
-    "low_us": "from",
-    "high_us": "to",
-    "run_share": "% of a run",
+    "us": "µs a run",
+    "share": "% of a run",
 }
 
 
@@ -77,41 +71,13 @@ def traced(sampler: Sampler = ALWAYS_ON, **options: Any) -> OpenTelemetryObserve
     )
 
 
-OBSERVERS: dict[str, Callable[[], Observer]] = {
-    "Prometheus": PrometheusObserver,
-    "OpenTelemetry, not sampled": partial(traced, ALWAYS_OFF),
-    "OpenTelemetry": traced,
-    "OpenTelemetry, one span a run": partial(traced, detailed_per_s=0),
-    "OpenTelemetry, all in detail": partial(traced, detailed_per_s=math.inf),
-}
-
-
-class Recorder:
-    """Notes the calls that an observer gets, with the context in which it gets them."""
-
-    inline = True
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, Any]] = []
-
-    def __call__(self, event: Event) -> None:
-        self.calls.append(("event", event))
-
-    def traceparent(self, *given: str | None) -> None:
-        self.calls.append(("traceparent", given))
-
-    def enter(self, thread_id: str) -> Callable[[], None]:
-        self.calls.append(("enter", thread_id))
-        return lambda: self.calls.append(("leave", thread_id))
-
-
 class Silent:
     """Gets the calls and does nothing."""
 
     def __call__(self, event: Event) -> None:
         pass
 
-    def traceparent(self, *given: str | None) -> None:
+    def traceparent(self, *run: str | None) -> None:
         pass
 
     def enter(self, thread_id: str) -> Callable[[], None]:  # noqa: ARG002
@@ -122,70 +88,69 @@ def _nothing() -> None:
     pass
 
 
-def replay(calls: Sequence[tuple[str, Any]], observer: Any) -> None:
-    """Make the same calls again."""
-    contexts = dict[str, Context]()
-    accepted = dict[str, str | None]()
-    leaving = dict[str, Callable[[], None]]()
-    provide, enter = getattr(observer, "traceparent", None), getattr(observer, "enter", None)
-    for kind, given in calls:
-        if kind == "event":
-            event = given
-            if type(event) is AttemptStarted and provide is not None:
-                event = replace(event, traceparent=accepted[event.thread_id])
-            observer(event)
-        elif kind == "traceparent" and provide is not None:
-            accepted[given[1]] = provide(*given)
-        elif kind == "enter" and enter is not None:
-            contexts[given] = copy_context()
-            leaving[given] = contexts[given].run(enter, given)
-        elif kind == "leave" and enter is not None:
-            contexts[given].run(leaving[given])
+OBSERVERS: dict[str, Callable[[], Any]] = {
+    SILENT: Silent,
+    "Prometheus": PrometheusObserver,
+    "OpenTelemetry, not sampled": partial(traced, ALWAYS_OFF),
+    "OpenTelemetry, one span a run": partial(traced, detailed_per_s=0),
+    "OpenTelemetry": traced,
+    "OpenTelemetry, all in detail": partial(traced, detailed_per_s=math.inf),
+}
 
 
-async def calls_us(calls: Sequence[tuple[str, Any]], observer: Any) -> Figures:
-    """CPU of a run's calls, in µs."""
-    gc.collect()
-    began = time.process_time()
-    replay(calls, observer)
-    return {"us": (time.process_time() - began) * 1e6 / RECORDED}
+class Timed:
+    """An observer, and the CPU time of the calls that it gets.
+
+    Attributes:
+        us: so far.
+    """
+
+    inline = True
+
+    def __init__(self, observer: Any) -> None:
+        self._observer = observer
+        self.us = 0.0
+        for name in ("traceparent", "enter"):
+            if hasattr(observer, name):
+                setattr(self, name, self._timed(getattr(observer, name)))
+
+    def __call__(self, event: Event) -> None:
+        began = time.thread_time_ns()
+        self._observer(event)
+        self.us += (time.thread_time_ns() - began) / 1000
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            began = time.thread_time_ns()
+            found = call(*arguments)
+            self.us += (time.thread_time_ns() - began) / 1000
+            return self._timed(found) if callable(found) else found
+
+        return timed
 
 
-@asynccontextmanager
-async def four(dsn: str, observers: Sequence[Observer]) -> AsyncGenerator[Run, None]:
-    """Runs of four nodes that do nothing, with these observers."""
+async def block(dsn: str, make: Callable[[], Any] | None, runs: int) -> Figures:
+    """µs of CPU for a run: of the whole process, of all threads but this one, and of the calls."""
+    timed = None if make is None else Timed(make())
+    observers: Sequence[Observer] = () if timed is None else (timed,)
     async with Durable(dsn, graphs={"four": four_nodes(0)}, observers=observers) as durable:
 
         async def run(thread_id: str) -> Any:
             async with durable.run(thread_id, "four") as opened:
                 return await opened.ainvoke({"count": 0})
 
-        await crowd(run, 2 * AT_ONCE, AT_ONCE)
-        yield run
-
-
-async def recorded(dsn: str, runs: int) -> Sequence[tuple[str, Any]]:
-    """The calls that so many runs make."""
-    recorder = Recorder()
-    async with four(dsn, [recorder]) as run:
-        recorder.calls.clear()
+        await crowd(run, AT_ONCE, AT_ONCE)
+        gc.collect()
+        before = 0.0 if timed is None else timed.us
+        process, thread = time.process_time(), time.thread_time()
         await crowd(run, runs, AT_ONCE)
-    return recorder.calls
-
-
-async def block_us(run: Run, runs: int) -> Figures:
-    """CPU of the process for a run, in µs."""
-    gc.collect()
-    began = time.process_time()
-    await crowd(run, runs, AT_ONCE)
-    return {"us": (time.process_time() - began) * 1e6 / runs}
-
-
-def more(measured: Measured, name: str, than: str) -> list[float]:
-    """How many µs more than the other, round by round."""
-    return [
-        one["us"] - other["us"] for one, other in zip(measured[name], measured[than], strict=True)
-    ]
+        process, thread = time.process_time() - process, time.thread_time() - thread
+        called = 0.0 if timed is None else timed.us - before
+    return {
+        "run": process * 1e6 / runs,
+        "others": (process - thread) * 1e6 / runs,
+        "called": called / runs,
+    }
 
 
 async def run(options: argparse.Namespace) -> None:
@@ -193,37 +158,24 @@ async def run(options: argparse.Namespace) -> None:
         dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(
             embedded_postgres(durable=False)
         )
-        calls = await recorded(dsn, RECORDED)
-        blocks = dict[str, Callable[[], Awaitable[Figures]]]()
-        for name, make in {NOTHING: None, AGAIN: None, **OBSERVERS}.items():
-            observers = () if make is None else (make(),)
-            opened = await stack.enter_async_context(four(dsn, observers))
-            blocks[name] = partial(block_us, opened, options.runs)
-        for name, make in {NOTHING: Silent, **OBSERVERS}.items():
-            blocks[CALLS + name] = partial(calls_us, calls, make())
+        blocks = {
+            name: partial(block, dsn, make, options.runs)
+            for name, make in {NONE: None, AGAIN: None, **OBSERVERS}.items()
+        }
         measured = await in_turns(blocks, options.rounds)
         admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
         stack.push_async_callback(admin.close)
         machine = describe(await admin.fetchval("SHOW server_version"))
-    base = [one["us"] for one in measured[NOTHING]]
-    rows: list[Row] = []
-    for name in (AGAIN, *OBSERVERS):
-        whole = more(measured, name, NOTHING)
-        row = {
-            "observer": name,
-            "run_share": spread([100 * us / of for us, of in zip(whole, base, strict=True)]).median,
-            "run_us": spread(whole).median,
-            "low_us": spread(whole).low,
-            "high_us": spread(whole).high,
-        }
-        if name != AGAIN:
-            alone = more(measured, CALLS + name, CALLS + NOTHING)
-            row["calls_us"] = spread(alone).median
-            row["calls_share"] = spread(
-                [100 * us / of for us, of in zip(alone, base, strict=True)]
-            ).median
-        rows.append(row)
-    each = spread(base).median
+    found = {name: medians(rounds) for name, rounds in measured.items()}
+    each = statistics.median([found[NONE]["run"], found[AGAIN]["run"]])
+    us = {AGAIN: found[AGAIN]["run"] - found[NONE]["run"]} | {
+        name: sum(found[name][part] - found[SILENT][part] for part in ("called", "others"))
+        for name in OBSERVERS
+        if name != SILENT
+    }
+    rows: list[Row] = [
+        {"observer": name, "us": spent, "share": 100 * spent / each} for name, spent in us.items()
+    ]
     print(f"a run without observers: {each:,.0f} µs of CPU\n\n{table(rows, HEADS)}")
     if options.json:
         save(options.json, machine, rows, run_us=each, rounds=options.rounds, runs=options.runs)
@@ -231,11 +183,11 @@ async def run(options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser(__doc__, "observers", svg=False)
-    options.add_argument("--runs", type=int, default=200, help="of a block")
-    options.add_argument("--rounds", type=int, default=30, help="blocks of each observer")
+    options.add_argument("--runs", type=int, default=400, help="of a block")
+    options.add_argument("--rounds", type=int, default=9, help="blocks of each observer")
     given = options.parse_args(argv)
     if given.quick:
-        given.runs, given.rounds = 50, 7
+        given.runs, given.rounds = 150, 3
     asyncio.run(run(given))
 
 

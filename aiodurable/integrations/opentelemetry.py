@@ -117,7 +117,7 @@ class OpenTelemetryObserver:
         """By thread: spans of runs that are being accepted, to begin here, and their headers."""
         self._details = Allowance(detailed_per_s)
         meter = metrics.get_meter("aiodurable", meter_provider=meter_provider)
-        self._count = ProcessMetrics(Instruments(meter).change, graphs)
+        self._count = ProcessMetrics(Instruments(meter).bind, graphs)
         self._trace: dict[type[Event], Callable[[Any], None]] = {
             LeaseAcquired: self._acquired,
             LeaseLost: self._lost,

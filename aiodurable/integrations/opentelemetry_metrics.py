@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from aiodurable.integrations.process_metrics import PROCESS_METRICS, Metric
+from aiodurable.integrations.process_metrics import Change, Metric
 
 __all__ = ["Instruments"]
 
 _Labels = tuple[str, ...]
+_Attributes = dict[str, str] | None
 _MOST_KEPT: Final = 250
 """Values of histograms that are kept, at most: recording them takes about a millisecond."""
 
 
 class Instruments:
-    """An instrument for each of `PROCESS_METRICS`.
+    """Makes an instrument for each metric.
 
     Counters and gauges are numbers here, which the SDK reads when it exports: the API of its
     synchronous ones costs a run five times as much. Histograms have no such form: their values are
@@ -30,67 +32,74 @@ class Instruments:
     """
 
     def __init__(self, meter: Meter) -> None:
+        self._meter = meter
         self._lock = threading.Lock()
         """Two event loops may share an observer."""
-        self._totals = dict[str, dict[_Labels, float]]()
-        self._latest = dict[str, dict[_Labels, float]]()
-        self._record = dict[str, Callable[..., None]]()
-        self._kept = list[tuple[Callable[..., None], float, dict[str, str] | None]]()
-        self._attributes = dict[tuple[str, _Labels], dict[str, str]]()
-        self._names: Final = {metric.name: metric.labels for metric in PROCESS_METRICS}
-        for metric in PROCESS_METRICS:
-            self._make(meter, metric)
+        self._kept = deque[tuple[Callable[..., None], float, _Attributes]]()
 
-    def change(self, name: str, number: float, *labels: str) -> None:
-        """Add to a counter, set a gauge, or record a value in a histogram."""
-        if (record := self._record.get(name)) is not None:
-            self._kept.append((record, number, self._attributes_of(name, labels)))
-            if len(self._kept) >= _MOST_KEPT:
-                self._record_kept()
-            return
-        with self._lock:
-            if (totals := self._totals.get(name)) is not None:
-                totals[labels] = totals.get(labels, 0.0) + number
-            else:
-                self._latest[name][labels] = number
-
-    def _record_kept(self) -> None:
-        with self._lock:
-            kept, self._kept = self._kept, []
-        for record, number, attributes in kept:
-            record(number, attributes)
-
-    def _attributes_of(self, name: str, labels: _Labels) -> dict[str, str] | None:
-        if not labels:
-            return None  # an empty one costs the SDK more
-        found = self._attributes.get((name, labels))
-        if found is None:
-            found = dict(zip(self._names[name], labels, strict=True))
-            self._attributes[name, labels] = found
-        return found
-
-    def _make(self, meter: Meter, metric: Metric) -> None:
+    def bind(self, metric: Metric) -> Change:
+        """What adds to a counter, sets a gauge, or records a value in a histogram."""
         name = metric.name.removesuffix("_total").replace("aiodurable_", "aiodurable.", 1)
         unit = "s" if name.endswith("_seconds") else "1"
+        attributes_of = _attributes_by(metric.labels)
         if metric.kind == "histogram":
-            self._record[metric.name] = meter.create_histogram(
+            record = self._meter.create_histogram(
                 name, unit, metric.help, explicit_bucket_boundaries_advisory=metric.buckets
             ).record
-            return
-        values = dict[_Labels, float]()
+            return self._keeping(record, attributes_of)
+        lock, values = self._lock, dict[_Labels, float]()
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             self._record_kept()  # the SDK calls this before it reads its histograms
-            with self._lock:
+            with lock:
                 now = list(values.items())
-            return [
-                Observation(value, self._attributes_of(metric.name, labels))
-                for labels, value in now
-            ]
+            return [Observation(value, attributes_of(labels)) for labels, value in now]
+
+        def add(number: float, *labels: str) -> None:
+            with lock:
+                values[labels] = values.get(labels, 0.0) + number
+
+        def set_to(number: float, *labels: str) -> None:
+            with lock:
+                values[labels] = number
 
         if metric.kind == "counter":
-            self._totals[metric.name] = values
-            meter.create_observable_counter(name, [observe], unit, metric.help)
-        else:
-            self._latest[metric.name] = values
-            meter.create_observable_gauge(name, [observe], unit, metric.help)
+            self._meter.create_observable_counter(name, [observe], unit, metric.help)
+            return add
+        self._meter.create_observable_gauge(name, [observe], unit, metric.help)
+        return set_to
+
+    def _keeping(
+        self, record: Callable[..., None], attributes_of: Callable[[_Labels], _Attributes]
+    ) -> Change:
+        kept = self._kept
+
+        def keep(number: float, *labels: str) -> None:
+            kept.append((record, number, attributes_of(labels) if labels else None))
+            if len(kept) >= _MOST_KEPT:
+                self._record_kept()
+
+        return keep
+
+    def _record_kept(self) -> None:
+        for _ in range(len(self._kept)):
+            try:
+                record, number, attributes = self._kept.popleft()
+            except IndexError:  # another thread records them, too
+                return
+            record(number, attributes)
+
+
+def _attributes_by(names: _Labels) -> Callable[[_Labels], _Attributes]:
+    """Gives the attributes for labels: the same dict each time, and none where an empty one would
+    cost the SDK more.
+    """
+    known = dict[_Labels, dict[str, str]]()
+
+    def attributes_of(labels: _Labels) -> _Attributes:
+        found = known.get(labels)
+        if found is None and labels:
+            found = known[labels] = dict(zip(names, labels, strict=True))
+        return found
+
+    return attributes_of

@@ -151,23 +151,37 @@ PROCESS_METRICS: Final = (
     ),
 )
 
-Change = Callable[..., Any]
+Change = Callable[..., object]
+"""Changes a metric: a number, and the values of its labels. A counter grows by the number, a
+histogram observes it, a gauge is set to it."""
 
 
 class ProcessMetrics:
     """Changes metrics as events come.
 
     Args:
-        change: changes a metric: its name, a number, and the values of its labels. A counter grows
-            by the number, a histogram observes it, a gauge is set to it.
+        bind: gives what changes a metric.
         graphs: the names of graphs that may be labels; None: the first 100.
     """
 
-    def __init__(self, change: Change, graphs: Collection[str] | None = None) -> None:
+    def __init__(
+        self, bind: Callable[[Metric], Change], graphs: Collection[str] | None = None
+    ) -> None:
+        change = {
+            metric.name.removeprefix("aiodurable_"): bind(metric) for metric in PROCESS_METRICS
+        }
         self._change = change
         self._graphs = Labels(graphs)
         self._queues = Labels()
         self._held = 0
+        # Those that every run changes are found without looking them up.
+        self._leases_held = change["process_leases_held"]
+        self._lease_wait = change["lease_wait_seconds"]
+        self._attempts_started = change["attempts_started_total"]
+        self._attempts = change["attempts_total"]
+        self._attempt_duration = change["attempt_duration_seconds"]
+        self._batch_writes = change["batch_writes"]
+        self._batch_commit = change["batch_commit_seconds"]
         self._on: dict[type[Event], Callable[[Any], None]] = {
             AttemptStarted: self._started,
             AttemptEnded: self._ended,
@@ -180,8 +194,8 @@ class ProcessMetrics:
             ThreadsPruned: self._pruned,
             **dict.fromkeys(_COUNTED, self._counted),
         }
-        change("aiodurable_circuit_open", 0.0)
-        change("aiodurable_process_leases_held", 0)
+        change["circuit_open"](0.0)
+        self._leases_held(0)
 
     def __call__(self, event: Event) -> None:
         """Count one event."""
@@ -190,54 +204,51 @@ class ProcessMetrics:
             count(event)
 
     def _started(self, event: AttemptStarted) -> None:
-        resumed = "true" if event.resumed else "false"
-        self._change("aiodurable_attempts_started_total", 1, self._graphs(event.graph), resumed)
+        self._attempts_started(1, self._graphs(event.graph), "true" if event.resumed else "false")
 
     def _ended(self, event: AttemptEnded) -> None:
         graph = self._graphs(event.graph)
-        self._change("aiodurable_attempts_total", 1, graph, event.status.value)
-        self._change("aiodurable_attempt_duration_seconds", event.duration_s, graph)
+        self._attempts(1, graph, event.status.value)
+        self._attempt_duration(event.duration_s, graph)
 
     def _claimed(self, event: RunClaimed) -> None:
         if event.waited_s is not None:
             waited_s = max(0.0, event.waited_s)
-            self._change(
-                "aiodurable_schedule_to_start_seconds", waited_s, self._queues(event.queue)
-            )
+            self._change["schedule_to_start_seconds"](waited_s, self._queues(event.queue))
 
     def _acquired(self, event: LeaseAcquired) -> None:
         self._held += 1
-        self._change("aiodurable_process_leases_held", self._held)
-        self._change("aiodurable_lease_wait_seconds", event.waited_s)
+        self._leases_held(self._held)
+        self._lease_wait(event.waited_s)
 
     def _released(self, _: LeaseReleased) -> None:
         self._held = max(0, self._held - 1)
-        self._change("aiodurable_process_leases_held", self._held)
+        self._leases_held(self._held)
 
     def _committed(self, event: BatchCommitted) -> None:
-        self._change("aiodurable_batch_writes", event.writes)
-        self._change("aiodurable_batch_commit_seconds", event.duration_s)
+        self._batch_writes(event.writes)
+        self._batch_commit(event.duration_s)
 
     def _lagged(self, event: LoopLagMeasured) -> None:
-        self._change("aiodurable_loop_lag_seconds", event.lag_s)
+        self._change["loop_lag_seconds"](event.lag_s)
 
     def _circuit(self, event: CircuitChanged) -> None:
-        self._change("aiodurable_circuit_open", _CIRCUIT[event.state])
-        self._change("aiodurable_circuit_changes_total", 1, event.state)
+        self._change["circuit_open"](_CIRCUIT[event.state])
+        self._change["circuit_changes_total"](1, event.state)
 
     def _pruned(self, event: ThreadsPruned) -> None:
-        self._change("aiodurable_pruned_threads_total", event.threads)
-        self._change("aiodurable_pruned_rows_total", event.rows)
-        self._change("aiodurable_pruned_runs_total", event.runs)
+        self._change["pruned_threads_total"](event.threads)
+        self._change["pruned_rows_total"](event.rows)
+        self._change["pruned_runs_total"](event.runs)
 
     def _counted(self, event: Event) -> None:
-        self._change(_COUNTED[type(event)], 1)
+        self._change[_COUNTED[type(event)]](1)
 
 
 _COUNTED: Final[dict[type[Event], str]] = {
-    LeaseLost: "aiodurable_leases_lost_total",
-    WriteRefused: "aiodurable_writes_refused_total",
-    RunRescued: "aiodurable_orphans_rescued_total",
-    ThreadRepaired: "aiodurable_threads_repaired_total",
-    OperatorActed: "aiodurable_operator_actions_total",
+    LeaseLost: "leases_lost_total",
+    WriteRefused: "writes_refused_total",
+    RunRescued: "orphans_rescued_total",
+    ThreadRepaired: "threads_repaired_total",
+    OperatorActed: "operator_actions_total",
 }

@@ -4,8 +4,7 @@ metrics of the database. Install `aiodurable[prometheus]`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -16,7 +15,8 @@ from aiodurable.errors import InvalidArgumentError
 from aiodurable.events import Event
 from aiodurable.integrations.asgi import App, Receive, Scope, Send, respond, serve_lifespan
 from aiodurable.integrations.cluster_metrics import CLUSTER_METRICS, ClusterReader, Sample
-from aiodurable.integrations.process_metrics import PROCESS_METRICS, ProcessMetrics
+from aiodurable.integrations.process_metrics import Change, ProcessMetrics
+from aiodurable.integrations.process_metrics import Metric as ProcessMetric
 
 __all__ = ["PrometheusObserver", "metrics_app"]
 
@@ -43,34 +43,29 @@ class PrometheusObserver:
         graphs: Collection[str] | None = None,
     ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
-        self._metrics: dict[str, Any] = {
-            metric.name: _made(metric, self.registry) for metric in PROCESS_METRICS
-        }
-        self._series: dict[tuple[str, tuple[str, ...]], Any] = {}
-        self._count = ProcessMetrics(self._change, graphs)
+        self._count = ProcessMetrics(self._bind, graphs)
 
     def __call__(self, event: Event) -> None:
         """Count one event."""
         self._count(event)
 
-    def _change(self, name: str, number: float, *labels: str) -> None:
-        change = self._series.get((name, labels))
-        if change is None:
-            metric = self._metrics[name]
-            series = metric.labels(*labels) if labels else metric
-            change = getattr(
-                series,
-                "inc"
-                if isinstance(metric, Counter)
-                else "set"
-                if isinstance(metric, Gauge)
-                else "observe",
-            )
-            self._series[name, labels] = change
-        change(number)
+    def _bind(self, metric: ProcessMetric) -> Change:
+        made = _made(metric, self.registry)
+        name = {Counter: "inc", Gauge: "set", Histogram: "observe"}[type(made)]
+        if not metric.labels:
+            return getattr(made, name)
+        series = dict[tuple[str, ...], Callable[[float], None]]()
+
+        def change(number: float, *labels: str) -> None:
+            of_labels = series.get(labels)
+            if of_labels is None:
+                of_labels = series[labels] = getattr(made.labels(*labels), name)
+            of_labels(number)
+
+        return change
 
 
-def _made(metric: Any, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+def _made(metric: ProcessMetric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
     match metric.kind:
         case "counter":
             return Counter(metric.name, metric.help, metric.labels, registry=registry)
