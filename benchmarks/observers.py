@@ -3,7 +3,8 @@
 Each call that a run makes to an observer is timed where it is made, between the run's own work: it
 finds the processor's caches as a run leaves them. What is timed is the CPU time of the event loop's
 thread, so a busy machine changes it little; what timing itself takes is subtracted, by an observer
-that does nothing. Other threads are counted too: OpenTelemetry's own hands the spans to an exporter
+that does nothing, and garbage is not collected meanwhile, for that falls on whoever allocates next.
+Other threads are counted too: OpenTelemetry's own hands the spans to an exporter
 that drops them, for how they leave the process is the exporter's doing.
 
 "none again" is the CPU of whole runs without observers, a second time: what two measurements of the
@@ -141,10 +142,12 @@ async def block(dsn: str, make: Callable[[], Any] | None, runs: int) -> Figures:
 
         await crowd(run, AT_ONCE, AT_ONCE)
         gc.collect()
+        gc.disable()
         before = 0.0 if timed is None else timed.us
         process, thread = time.process_time(), time.thread_time()
         await crowd(run, runs, AT_ONCE)
         process, thread = time.process_time() - process, time.thread_time() - thread
+        gc.enable()
         called = 0.0 if timed is None else timed.us - before
     return {
         "run": process * 1e6 / runs,

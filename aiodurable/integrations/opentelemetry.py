@@ -105,7 +105,7 @@ class OpenTelemetryObserver:
         graphs: Collection[str] | None = None,
         leases: bool = True,
         batches: bool = True,
-        detailed_per_s: float = 20.0,
+        detailed_per_s: float = 10.0,
     ) -> None:
         self._tracer = trace.get_tracer("aiodurable", tracer_provider=tracer_provider)
         self._leases = leases
