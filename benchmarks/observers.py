@@ -3,7 +3,7 @@
 Each call that a run makes to an observer is timed where it is made, between the run's own work: it
 finds the processor's caches as a run leaves them. What is timed is the CPU time of the event loop's
 thread, so a busy machine changes it little; what timing itself takes is subtracted, by an observer
-that does nothing, and garbage is not collected meanwhile, for that falls on whoever allocates next.
+that does nothing. Garbage is not collected meanwhile: its cost would fall on any call.
 Other threads are counted too: OpenTelemetry's own hands the spans to an exporter
 that drops them, for how they leave the process is the exporter's doing.
 
