@@ -81,7 +81,8 @@ class WriteQueue:
         self._ready: deque[str] = deque()  # threads with something waiting and nothing under way
         self._under_way: set[str] = set()
         self._settling: list[asyncio.Future[None]] = []
-        self._wake = asyncio.Event()
+        self._writers: list[asyncio.Future[None]] = []  # idle ones, the last to serve at the end
+        self._woken = 0
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -162,19 +163,20 @@ class WriteQueue:
         self._waiting[thread_id] = deque((write,))
         if thread_id not in self._under_way:
             self._ready.append(thread_id)
-            self._wake.set()
+            self._wake()
 
     async def take(self) -> list[Write]:
         """The next batch: of each thread its oldest writes under one fence.
 
-        Waits until there is one. Empty: the queue is closed and all writes are settled.
+        Waits until there is one. Empty: the queue is closed and all writes are settled. Of several
+        idle writers the last to serve gets it: what its backend needs is still in a cache. A lone
+        run has all its commits on one connection.
         """
         while not self._ready:
             if self._closed and not self._waiting and not self._under_way:
-                self._wake.set()
+                self._wake()
                 return []
-            self._wake.clear()
-            await self._wake.wait()
+            await self._idle()
         batch: list[Write] = []
         rows = size = 0
         for _ in range(min(len(self._ready), self._most_threads())):
@@ -197,7 +199,29 @@ class WriteQueue:
                     del self._waiting[thread_id]
             if waiting:
                 break  # full, or a second fence of the thread, which needs a batch of its own
+        if self._ready:
+            self._wake()
         return batch
+
+    async def _idle(self) -> None:
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writers.append(waiting)
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if not waiting.cancelled():  # woken in the same moment: the next one gets the batch
+                self._woken -= 1
+                self._wake()
+            raise
+        self._woken -= 1
+
+    def _wake(self) -> None:
+        """Wake one writer, which wakes the next if it leaves something; all, once it is closed."""
+        while self._writers and (self._closed or not self._woken):
+            writer = self._writers.pop()
+            if not writer.done():
+                writer.set_result(None)
+                self._woken += 1
 
     async def settle(self, thread_id: str) -> None:
         """Return once no write of the thread is accepted and not settled."""
@@ -242,7 +266,7 @@ class WriteQueue:
             if thread_id in self._waiting:
                 self._ready.append(thread_id)
         if self._ready or self._closed:
-            self._wake.set()
+            self._wake()
         self._recheck()
 
     def _recheck(self) -> None:
@@ -257,7 +281,7 @@ class WriteQueue:
         writes.
         """
         self._closed = True
-        self._wake.set()
+        self._wake()
         for admitted in self._callers:
             if not admitted.done():
                 admitted.set_exception(

@@ -198,3 +198,36 @@ async def test_a_few_threads_share_a_batch() -> None:
     for thread in ("a", "b", "c"):
         await enter(queue, write(thread))
     assert len(await within(5, queue.take())) == 3
+
+
+async def test_the_writer_that_served_last_gets_the_next_batch() -> None:
+    queue = backlog()
+    takers = [asyncio.create_task(queue.take()) for _ in range(3)]
+    await settle()
+    await enter(queue, write("t"))
+    await settle()
+    assert [taker.done() for taker in takers] == [False, False, True]
+    queue.close()
+    queue.settled(takers[2].result())
+    assert [len(batch) for batch in await within(5, asyncio.gather(*takers))] == [0, 0, 1]
+
+
+async def test_a_writer_cancelled_as_it_is_woken_hands_the_batch_on() -> None:
+    queue = backlog()
+    first, second = (asyncio.create_task(queue.take()) for _ in range(2))
+    await settle()
+    await enter(queue, write("t"))  # wakes the second …
+    second.cancel()  # … which never takes it
+    assert len(await within(5, first)) == 1
+    with pytest.raises(asyncio.CancelledError):
+        await second
+
+
+async def test_a_writer_that_leaves_some_wakes_the_next() -> None:
+    queue = backlog(batch_rows=2)
+    takers = [asyncio.create_task(queue.take()) for _ in range(3)]
+    await settle()
+    for thread in ("a", "b", "c", "d", "e"):
+        await enter(queue, write(thread))
+    taken = await within(5, asyncio.gather(*takers))
+    assert sorted(len(batch) for batch in taken) == [1, 2, 2]
