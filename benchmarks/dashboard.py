@@ -8,7 +8,7 @@ where it is about one. An open page is followed as a browser follows it, at rest
 runs at a steady pace; the latter in turns with the runs alone. The database is that of
 `python -m benchmarks status`, which `--keep` leaves on the server of AIODURABLE_DSN, and the queued
 runs are inserted by SQL and removed again. Server CPU is that of Postgres and all its processes.
-A million threads take a quarter of an hour to make, and another one to measure.
+A million threads take up to half an hour to make, and a quarter of one to measure.
 """
 
 from __future__ import annotations

@@ -114,8 +114,8 @@ async def fill(durable: Durable, dsn: str) -> None:
     `durable` has `GRAPHS`.
     """
     await asyncio.to_thread(_samples, dsn)
-    await _work(durable)
-    await _act(durable)
+    quarantined = await _work(durable)
+    await _act(durable, quarantined)
 
     async def run(thread_id: str, **state: Any) -> None:
         async with durable.run(thread_id, "report") as running:
@@ -138,8 +138,10 @@ async def fill(durable: Durable, dsn: str) -> None:
     )
 
 
-async def _work(durable: Durable) -> None:
-    """What a worker has done: runs of schedules, and one that failed too often."""
+async def _work(durable: Durable) -> str:
+    """What a worker has done: a run of a schedule, and one that failed too often, whose run_id is
+    returned.
+    """
     await durable.schedules.create(
         "weekday-briefing", "report", {"topic": "storms"}, cron="30 6 * * 1-5",
         time_zone="Europe/Berlin", thread_id="briefing",
@@ -151,22 +153,22 @@ async def _work(durable: Durable) -> None:
         "monthly-atlas", "report", {"topic": "deltas"}, cron="0 4 1 * *", thread_id="atlas"
     )
     await durable.schedules.pause("monthly-atlas", note="the archive moves until Friday (ada)")
-    accepted = [await durable.schedules.trigger("weekday-briefing", run_id="briefing-1")]
+    accepted = [await durable.schedules.trigger("weekday-briefing")]
     accepted += [
         await durable.runs.create(
             "2026-12/quakes",
             "report",
             {"topic": "quakes", "breaks": "write"},
             max_attempts=1,
-            run_id="quakes-1",
         )
     ]
     async with durable.work():
         for run in accepted:
             await durable.runs.wait_first([run.run_id], timeout=60)
+    return accepted[-1].run_id
 
 
-async def _act(durable: Durable) -> None:
+async def _act(durable: Durable, quarantined: str) -> None:
     """What people have done, as the dashboard records it."""
     ada, ben = "dashboard:ada@ops-1", "dashboard:ben@laptop"
     record = durable.insights.record
@@ -176,9 +178,9 @@ async def _act(durable: Durable) -> None:
     for thread in ("2026-11/storms", "2026-11/dunes"):
         await record(ben, "threads.retry", thread_id=thread, details={"bulk": True})
     await record(ben, "schedules.pause", details={"schedule": "monthly-atlas"})
-    refused = await record(ada, "runs.retry", run_id="quakes-1")
+    refused = await record(ada, "runs.retry", run_id=quarantined)
     await record(
-        ada, "runs.retry", run_id="quakes-1", details={"refused": "ThreadCompleteError", "of_record": refused.id}
+        ada, "runs.retry", run_id=quarantined, details={"refused": "ThreadCompleteError", "of_record": refused.id}
     )  # fmt: skip
     await record("cli:ada@ops-1", "threads.cancel", thread_id="2026-10/dunes")
 

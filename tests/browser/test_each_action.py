@@ -64,9 +64,11 @@ async def test_a_step_of_the_timeline_is_forked(site: Site, reports: Durable) ->
 
 async def test_a_run_is_retried_and_cancelled(site: Site, reports: Durable) -> None:
     tab = await site.tab()
-    await act(tab, site, "/run?id=quakes-1", "Retry", "A worker begins it again")
-    await act(tab, site, "/run?id=quakes-1", "Cancel", "Cancelled")
-    run = await reports.runs.get("quakes-1")
+    ((run,), _) = await reports.runs.newest(status="quarantined")
+    page = f"/run?id={run.run_id}"
+    await act(tab, site, page, "Retry", "A worker begins it again")
+    await act(tab, site, page, "Cancel", "Cancelled")
+    run = await reports.runs.get(run.run_id)
     assert (run.status, run.reason) == (RunStatus.PAUSED, "cancelled")
 
 

@@ -19,6 +19,7 @@ ALL = [
     "/threads",
     "/threads?q=status:failed",
     "/threads?q=older:soon",
+    "/runs?fairness_key=acme",
     THREAD,
     f"{THREAD}&open=research",
     "/thread?id=2026-12/moons",
@@ -72,6 +73,16 @@ async def test_a_filter_is_in_the_address_and_back_undoes_it(site: Site) -> None
     await expect(shared.locator(".rows tbody tr")).to_have_count(2)
     await tab.go_back()
     await expect(rows).to_have_count(everything)
+
+
+async def test_a_filter_of_runs_that_is_in_use_is_shown(site: Site) -> None:
+    tab = await site.tab("/runs")
+    await expect(tab.get_by_label("Thread", exact=True)).to_be_hidden()
+    await tab.get_by_text("More filters").click()
+    await tab.get_by_label("Thread", exact=True).fill("2026-12/tides")
+    await tab.get_by_role("button", name="Filter").click()
+    await expect(tab.locator(".rows tbody tr")).to_have_count(1)
+    await expect(tab.get_by_label("Thread", exact=True)).to_have_value("2026-12/tides")
 
 
 async def test_the_graph_shows_where_a_thread_failed_and_opens_subgraphs(site: Site) -> None:
