@@ -79,7 +79,7 @@ of lock slots.
 """
 
 LOCKED_ROW: Final = Backoff(0.05, 0.05, jitter=0.8)
-"""A row of fences that another transaction has locked."""
+"""A row of a fence, or of a run, that another transaction has locked."""
 
 RUN_START: Final = Backoff(0.02, 0.02)
 """The start of a run whose fence another transaction has locked."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiodurable.checkpoints.fences import Fence, Standing, read_standing
 from aiodurable.errors import LeaseLostError, LockTimeoutError, WorkflowExecutionError
-from aiodurable.models import WorkflowCheckpoint
+from aiodurable.models import RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.pool import PsycopgPool
+from aiodurable.postgres.retry import LOCKED_ROW
 from aiodurable.postgres.sql import load
 from aiodurable.threads.status import Classifier
 
@@ -27,6 +28,9 @@ PATIENCE_S: Final = 10.0
 """Seconds for which a start is tried while another transaction locks the thread's fence."""
 
 _CHANGED = "something else than a run has removed or changed its row in aiodurable_runs"
+
+_LOCKED: Final = datetime.min.replace(tzinfo=UTC)
+"""Instead of the time of an end: the row was locked."""
 
 _End = tuple[str, str, int, int, bool]
 """thread_id, run_id, token, lease id, consumed."""
@@ -88,7 +92,6 @@ class LedgerWrites:
         start: opens runs.
         complete: closes runs whose thread stands at the given checkpoint.
         end: reads threads' statuses and closes those runs that are complete.
-        finish: closes runs with a given outcome.
         awaited: threads whose run was closed as complete, and for which a queued run waits.
     """
 
@@ -100,7 +103,26 @@ class LedgerWrites:
         self.start = Batcher(self._write_starts, name="aiodurable run starts")
         self.complete = Batcher(self._write_completions, name="aiodurable run completions")
         self.end = Batcher(self._read_and_end, name="aiodurable run ends")
-        self.finish = Batcher(self._write_finishes, name="aiodurable run outcomes")
+        self._finish = Batcher(self._write_finishes, name="aiodurable run outcomes")
+
+    async def finish(self, row: tuple[Any, ...]) -> datetime | None:
+        """Close a run with a given outcome; when it ended. Waits while somebody's transaction has
+        locked its row, and nobody else's end does.
+
+        Raises:
+            LockTimeoutError: it was locked for `PATIENCE_S`.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while (found := await self._finish(row)) is _LOCKED:
+            if time.monotonic() > deadline:
+                raise LockTimeoutError(
+                    f"cannot record the end of run {row[0]!r} within {PATIENCE_S:g} s: another"
+                    " transaction has locked its row; look in pg_stat_activity for a backend that"
+                    " is idle in a transaction, and end it",
+                    thread_id=row[3],
+                )
+            await LOCKED_ROW.pause()
+        return found
 
     async def _read(self, run_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         rows = await self._direct.fetch(_SQL["get"], list(run_ids))
@@ -139,7 +161,16 @@ class LedgerWrites:
     async def _write_finishes(
         self, rows: Sequence[tuple[Any, ...]]
     ) -> dict[tuple[Any, ...], datetime]:
-        return await self._write_ends("finish", rows)
+        ended = await self._write_ends("finish", rows)
+        self.awaited.update(row[3] for row in ended if row[4] == RunStatus.COMPLETE)
+        if left := [row for row in rows if row not in ended]:
+            of_each = [(*row[:3], row[8]) for row in left]
+            found = await self._direct.fetch(
+                _SQL["unfinished"], *map(list, zip(*of_each, strict=True))
+            )
+            locked = {tuple(row.values()) for row in found}
+            ended |= {row: _LOCKED for row in left if row[:3] in locked}
+        return ended
 
     async def _write_ends(
         self, statement: str, rows: Sequence[tuple[Any, ...]]

@@ -373,6 +373,13 @@ def _all() -> list[Statement]:
                 on="link",
             ),
             Statement(
+                f"unfinished {n}",
+                runs["unfinished"],
+                values=(_runs(n), [1] * n, [0] * n, heads),
+                rows=3 * n,
+                on="link",
+            ),
+            Statement(
                 f"finish {n} asleep",
                 runs["finish"],
                 values=(

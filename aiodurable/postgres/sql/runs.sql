@@ -229,6 +229,46 @@ CASE WHEN w.waiting_for <> ''
                    LIMIT 1))
      THEN 'ready' ELSE 'scheduled' END
 
+-- fragment: free_rows
+-- aiodurable_runs_pkey. The rows of these runs that nobody's transaction has locked: the ends of
+-- others do not wait for it.
+WITH free AS MATERIALIZED (
+    SELECT k.run_id
+    FROM pg_catalog.unnest(:run_ids::text[]) AS u (run_id)
+    CROSS JOIN LATERAL (
+        SELECT l.run_id
+        FROM aiodurable_runs l
+        WHERE l.run_id = u.run_id
+        LIMIT 1
+        FOR NO KEY UPDATE OF l SKIP LOCKED
+    ) k
+)
+
+-- fragment: no_later_end
+  AND (r.status <> 'complete' OR r.checkpoint_id IS NULL
+       OR r.checkpoint_id <= coalesce(w.checkpoint_id, ''))
+
+-- name: unfinished
+-- params: run_ids, tokens, lease_ids, checkpoint_ids
+-- aiodurable_runs_pkey, aiodurable_fences_pkey. Of the rows that finish left out those that are
+-- this attempt's still: somebody had locked them.
+SELECT r.run_id, r.fencing_token, w.lease_id
+FROM unnest(:run_ids::text[], :tokens::bigint[], :lease_ids::bigint[],
+            :checkpoint_ids::text[])
+     AS w (run_id, token, lease_id, checkpoint_id)
+CROSS JOIN LATERAL (
+    SELECT k.run_id, k.thread_id, k.fencing_token, k.status, k.checkpoint_id
+    FROM aiodurable_runs k
+    WHERE k.run_id = w.run_id
+    LIMIT 1
+) r
+WHERE r.fencing_token = w.token
+-- include: no_later_end
+  AND (SELECT true
+       FROM aiodurable_fences f
+       WHERE f.thread_id = r.thread_id AND f.token = w.token AND f.lease_id = w.lease_id
+       LIMIT 1)
+
 -- name: finish
 -- params: run_ids, tokens, lease_ids, thread_ids, statuses, errors, tracebacks, reasons,
 -- params: checkpoint_ids, consumed, again_after_s, failures, waiting_for, due
@@ -241,6 +281,7 @@ CASE WHEN w.waiting_for <> ''
 -- waiting_for: the signals that a run waits for, one a line; empty: it sleeps. A worker goes on
 -- with it, also where no queue had it (aiodurable_signals_open_idx); a call does where its graph
 -- has no name, by which a worker could find it.
+-- include: free_rows
 UPDATE aiodurable_runs r
 SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND t.again THEN 'paused'
                   ELSE w.status END,
@@ -283,8 +324,8 @@ CROSS JOIN LATERAL (
     SELECT w.again_after_s IS NOT NULL OR w.status = 'paused' AND w.waiting_for IS NOT NULL AS again
 ) t
 WHERE r.run_id = w.run_id AND r.thread_id = w.thread_id AND r.fencing_token = w.token
-  AND (r.status <> 'complete' OR r.checkpoint_id IS NULL
-       OR r.checkpoint_id <= coalesce(w.checkpoint_id, ''))
+  AND w.run_id = ANY (ARRAY (SELECT k.run_id FROM free k))
+-- include: no_later_end
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = w.thread_id AND f.token = w.token AND f.lease_id = w.lease_id
@@ -303,7 +344,8 @@ RETURNING r.run_id, r.fencing_token, w.lease_id, r.finished_at
 -- aiodurable_runs_pkey, aiodurable_fences_pkey; checkpoints_pkey backwards and
 -- checkpoint_writes_pkey, once a thread. Under the fence, as finish. Each checkpoint says itself
 -- that nothing is left to do: if it is the head and no task wrote on, the thread is complete. Not
--- waiting for the disk, as in end.
+-- waiting for the disk, as in end. A row that is locked is left to finish.
+-- include: free_rows
 UPDATE aiodurable_runs r
 SET checkpoint_id = e.checkpoint_id, finished_at = pg_catalog.now(),
 -- include: completed
@@ -311,6 +353,7 @@ FROM unnest(:run_ids::text[], :tokens::bigint[], :lease_ids::bigint[], :thread_i
             :checkpoint_ids::text[])
      AS e (run_id, token, lease_id, thread_id, checkpoint_id)
 WHERE r.run_id = e.run_id AND r.thread_id = e.thread_id AND r.fencing_token = e.token
+  AND e.run_id = ANY (ARRAY (SELECT k.run_id FROM free k))
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = e.thread_id AND f.token = e.token AND f.lease_id = e.lease_id
@@ -338,9 +381,21 @@ RETURNING r.run_id, r.fencing_token, e.lease_id, r.finished_at, r.thread_id,
 -- checkpoints that make it complete are there, and a row that is lost in a crash of the server is
 -- read as complete all the same.
 -- The fence is that of the run's row, which is found once; by the arguments it would be looked up
--- for each of them with each thread. "consumed": a checkpoint has taken the run's input.
+-- for each of them with each thread. "consumed": a checkpoint has taken the run's input. A row that
+-- is locked is left to finish.
 WITH seen AS MATERIALIZED (
 -- include: threads.classify
+), free AS MATERIALIZED (
+    SELECT k.run_id
+    FROM unnest(:thread_ids::text[], :run_ids::text[]) AS u (thread_id, run_id)
+    JOIN seen s ON s.thread_id = u.thread_id AND s.status = 'complete'
+    CROSS JOIN LATERAL (
+        SELECT l.run_id
+        FROM aiodurable_runs l
+        WHERE l.run_id = u.run_id
+        LIMIT 1
+        FOR NO KEY UPDATE OF l SKIP LOCKED
+    ) k
 ), ended AS (
     UPDATE aiodurable_runs r
     SET checkpoint_id = s.checkpoint_id, finished_at = pg_catalog.now(),
@@ -351,6 +406,7 @@ WITH seen AS MATERIALIZED (
     JOIN seen s ON s.thread_id = e.thread_id
     WHERE r.run_id = e.run_id AND r.fencing_token = e.token
       AND s.status = 'complete' AND e.consumed
+      AND e.run_id = ANY (ARRAY (SELECT k.run_id FROM free k))
       AND (SELECT true
            FROM aiodurable_fences f
            WHERE f.thread_id = r.thread_id AND f.token = e.token AND f.lease_id = e.lease_id

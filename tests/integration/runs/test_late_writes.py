@@ -17,6 +17,7 @@ from aiodurable.errors import LeaseLostError
 from aiodurable.events import AttemptEnded
 from aiodurable.runs import attempt
 from tests.support.graphs import INPUT, Gate, four_nodes
+from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.lock_view import WAITING
 from tests.support.waiting import wait_until, within
@@ -41,9 +42,9 @@ BEHIND_THE_ROW = HELD.format(
 @asynccontextmanager
 async def last_checkpoint_held(
     dsn: str, seen: list[Any], trigger: str
-) -> AsyncGenerator[tuple[asyncio.Task[Any], asyncpg.Connection]]:
-    """A run whose last checkpoint is on its way and waits, and the connection that can unlock it
-    by `pg_advisory_unlock_all`.
+) -> AsyncGenerator[tuple[asyncio.Task[Any], asyncpg.Connection, Durable]]:
+    """A run whose last checkpoint is on its way and waits, the connection that can unlock it by
+    `pg_advisory_unlock_all`, and where it runs.
     """
     gate = Gate("tell")
     connection = await asyncpg.connect(dsn)
@@ -60,7 +61,7 @@ async def last_checkpoint_held(
             await connection.execute("SELECT pg_advisory_lock(7, 7)")
             gate.open.set()
             await wait_until(lambda: connection.fetchval(WAITING), what="the last checkpoint")
-            yield task, connection
+            yield task, connection, durable
     finally:
         await connection.close()
 
@@ -84,7 +85,7 @@ async def test_a_run_that_is_cancelled_while_its_last_checkpoint_is_written_is_c
 ) -> None:
     monkeypatch.setattr(attempt, "_WRITTEN_WITHIN_S", 30.0)
     seen: list[Any] = []
-    async with last_checkpoint_held(dsn, seen, BEFORE_THE_ROW) as (task, connection):
+    async with last_checkpoint_held(dsn, seen, BEFORE_THE_ROW) as (task, connection, _):
         await cancel_twice(task)
         await asyncio.wait({task}, timeout=0.5)  # for an end that does not wait for it
         await connection.execute("SELECT pg_advisory_unlock_all()")
@@ -97,18 +98,19 @@ async def test_an_outcome_does_not_replace_the_end_that_a_slow_last_checkpoint_h
 ) -> None:
     monkeypatch.setattr(attempt, "_WRITTEN_WITHIN_S", 0.0)
     seen: list[Any] = []
-    async with last_checkpoint_held(dsn, seen, BEHIND_THE_ROW) as (task, connection):
+    async with last_checkpoint_held(dsn, seen, BEHIND_THE_ROW) as (task, connection, there):
         await cancel_twice(task)
-        await wait_until(
-            lambda: has(connection, 2), what="the end of the attempt, which waits for the row"
-        )
+        await tried_in_vain(there)
         await connection.execute("SELECT pg_advisory_unlock_all()")
         await asyncio.wait({task})
     await assert_complete(seen, durable, ledger)
 
 
-async def has(connection: asyncpg.Connection, waiting: int) -> bool:
-    return await connection.fetchval(WAITING) == waiting
+async def tried_in_vain(durable: Durable) -> None:
+    """Wait until an attempt has read how it ended, and found its row locked more than once."""
+    direct = services_of(durable).checkpoints.direct
+    sent = direct.sent
+    await wait_until(lambda: direct.sent >= sent + 5, what="the end of the attempt")
 
 
 async def test_a_node_that_goes_on_without_its_run_writes_nothing_while_that_ends(
@@ -124,7 +126,7 @@ async def test_a_node_that_goes_on_without_its_run_writes_nothing_while_that_end
             async with connection.transaction():
                 await connection.execute("SELECT FROM aiodurable_runs FOR UPDATE")
                 abandoning = asyncio.create_task(run.abandon())
-                await wait_until(lambda: has(connection, 1), what="the end, which waits")
+                await tried_in_vain(durable)
                 gate.open.set()
                 with pytest.raises(LeaseLostError, match="the attempt that writes is over"):
                     await going_on

@@ -5,11 +5,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from typing import Any
 
 import asyncpg
+import pytest
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
 
 from aiodurable.durable import Durable
-from tests.support.graphs import Gate, run_up_to
+from tests.support.graphs import Gate, Story, run_up_to
 from tests.support.ledger_view import Ledger
 from tests.support.lock_view import WAITING
 from tests.support.waiting import wait_until, within
@@ -60,3 +65,60 @@ async def test_a_last_checkpoint_does_not_wait_for_the_row_that_it_ends(
     finally:
         await connection.close()
     assert await ledger.statuses("t") == ["complete"]
+
+
+WRITTEN = "SELECT count(*) FROM checkpoint_writes WHERE thread_id = 'locked'"
+
+
+@pytest.mark.parametrize("ends", ["failed", "complete", "interrupted"])
+async def test_the_end_of_a_run_does_not_wait_for_the_row_of_another_one(
+    dsn: str, durable: Durable, ledger: Ledger, ends: str
+) -> None:
+    gates = {thread_id: Gate("ends") for thread_id in ("locked", "other")}
+
+    async def run(thread_id: str) -> None:
+        with suppress(Broken):
+            async with durable.run(thread_id, ending(ends, gates[thread_id])) as here:
+                await here.ainvoke({"words": [], "told": ""})
+
+    running = {thread_id: asyncio.create_task(run(thread_id)) for thread_id in gates}
+    connection = await asyncpg.connect(dsn)
+    try:
+        for gate in gates.values():
+            await within(30, gate.reached.wait(), what="the node")
+        async with connection.transaction():
+            lock = "SELECT FROM aiodurable_runs WHERE thread_id = 'locked' FOR UPDATE"
+            await connection.execute(lock)
+            gates["locked"].open.set()
+            await wait_until(lambda: connection.fetchval(WRITTEN), what="the first end")
+            gates["other"].open.set()
+            await within(15, running["other"], what="the other end")
+            assert await ledger.statuses("other") == [ends]
+            assert await ledger.statuses("locked") == ["running"]
+        await within(30, running["locked"], what="the first end")
+        assert await ledger.statuses("locked") == [ends]
+    finally:
+        await connection.close()
+
+
+class Broken(Exception):
+    pass
+
+
+def ending(how: str, gate: Gate) -> StateGraph[Any, Any, Any, Any]:
+    """A graph of one node that ends in this way, behind a gate; no checkpoint completes it alone,
+    for its last step has an error that was handled, or an answer.
+    """
+
+    async def ends(state: Story) -> dict[str, Any]:
+        await gate("ends")
+        if how == "failed":
+            raise Broken
+        if how == "interrupted":
+            interrupt("well?")
+        return {"words": ["ends"]}
+
+    builder = StateGraph(Story)
+    builder.add_node("ends", ends)
+    builder.add_edge(START, "ends")
+    return builder
