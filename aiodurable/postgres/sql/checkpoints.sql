@@ -154,16 +154,10 @@ FROM lost
 -- as it is, for the batch has the writes of other threads: the checkpoint itself shows the same
 -- (consumed of runs.sql), and the end of the attempt says it in the row.
 , consuming AS MATERIALIZED (
-    SELECT r.run_id
-    FROM unnest(:consumed_run_ids::text[], :consumed_thread_ids::text[]) AS w (run_id, thread_id)
-    CROSS JOIN LATERAL (
-        SELECT k.run_id
-        FROM aiodurable_runs k
-        WHERE k.run_id = w.run_id
-        LIMIT 1
-        FOR NO KEY UPDATE OF k SKIP LOCKED
-    ) r
-    WHERE w.thread_id IN (SELECT thread_id FROM fence)
+    SELECT k.run_id
+    FROM unnest(:consumed_run_ids::text[], :consumed_thread_ids::text[]) AS u (run_id, thread_id)
+-- include: runs.free_row
+    WHERE u.thread_id IN (SELECT thread_id FROM fence)
 ), consumed AS (
     UPDATE aiodurable_runs
     SET consumed = true

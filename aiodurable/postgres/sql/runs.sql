@@ -229,12 +229,9 @@ CASE WHEN w.waiting_for <> ''
                    LIMIT 1))
      THEN 'ready' ELSE 'scheduled' END
 
--- fragment: free_rows
--- aiodurable_runs_pkey. The rows of these runs that nobody's transaction has locked: the ends of
--- others do not wait for it.
-WITH free AS MATERIALIZED (
-    SELECT k.run_id
-    FROM pg_catalog.unnest(:run_ids::text[]) AS u (run_id)
+-- fragment: free_row
+-- aiodurable_runs_pkey. The row of u, if nobody's transaction has locked it: the statement is about
+-- other runs, too, which do not wait for that.
     CROSS JOIN LATERAL (
         SELECT l.run_id
         FROM aiodurable_runs l
@@ -242,6 +239,13 @@ WITH free AS MATERIALIZED (
         LIMIT 1
         FOR NO KEY UPDATE OF l SKIP LOCKED
     ) k
+
+-- fragment: free_rows
+-- aiodurable_runs_pkey.
+WITH free AS MATERIALIZED (
+    SELECT k.run_id
+    FROM pg_catalog.unnest(:run_ids::text[]) AS u (run_id)
+-- include: free_row
 )
 
 -- fragment: no_later_end
@@ -389,13 +393,7 @@ WITH seen AS MATERIALIZED (
     SELECT k.run_id
     FROM unnest(:thread_ids::text[], :run_ids::text[]) AS u (thread_id, run_id)
     JOIN seen s ON s.thread_id = u.thread_id AND s.status = 'complete'
-    CROSS JOIN LATERAL (
-        SELECT l.run_id
-        FROM aiodurable_runs l
-        WHERE l.run_id = u.run_id
-        LIMIT 1
-        FOR NO KEY UPDATE OF l SKIP LOCKED
-    ) k
+-- include: free_row
 ), ended AS (
     UPDATE aiodurable_runs r
     SET checkpoint_id = s.checkpoint_id, finished_at = pg_catalog.now(),
