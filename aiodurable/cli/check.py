@@ -6,16 +6,15 @@ import asyncio
 import gc
 import json
 from collections import Counter
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aiodurable.cli.app import app_option, load_app
 from aiodurable.cli.database import dsn_option
-from aiodurable.cli.durations import Duration
 from aiodurable.cli.exit_codes import Exit
 from aiodurable.cli.format import one_line, quoted
+from aiodurable.cli.thread_filters import status_option, thread_filters
 from aiodurable.jsonable import json_text
 from aiodurable.models import ThreadStatus
 
@@ -44,19 +43,8 @@ _UNFINISHED = tuple(
     ),
 )
 @dsn_option
-@click.option(
-    "-s",
-    "--status",
-    "statuses",
-    multiple=True,
-    type=click.Choice(_UNFINISHED),
-    help="Only these; may be given several times. Default: all but complete.",
-)
-@click.option("--graph", help="Only threads of this graph.")
-@click.option("--prefix", metavar="TEXT", help="Only threads whose id begins with TEXT.")
-@click.option(
-    "--newer-than", type=Duration(), metavar="AGE", help="Written to since: 90s, 15m, 2h, 7d."
-)
+@status_option(_UNFINISHED, "Only these; may be given several times. Default: all but complete.")
+@thread_filters("graph", "prefix", "newer_than")
 @click.option("--limit", type=click.IntRange(min=1), help="Check at most N. Default: all.")
 @click.option(
     "--json",
@@ -69,9 +57,7 @@ def check(
     renames: tuple[str, ...],
     dsn: str | None,
     statuses: tuple[str, ...],
-    graph: str | None,
-    prefix: str | None,
-    newer_than: timedelta | None,
+    filters: dict[str, Any],
     limit: int | None,
     as_json: bool,
 ) -> None:
@@ -80,12 +66,7 @@ def check(
 
     Exit code 0: all can be resumed; 1: some cannot. Runs no node and builds no stored object.
     """
-    filters: dict[str, Any] = {
-        "status": statuses or None,
-        "graph": graph,
-        "prefix": prefix,
-        "newer_than": newer_than,
-    }
+    filters["status"] = statuses or None
     ok = asyncio.run(_check(app, _renamed(renames), dsn, filters, limit, as_json=as_json))
     if not ok:
         raise click.exceptions.Exit(Exit.FAILED)

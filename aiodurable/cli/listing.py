@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import Any
 
 import click
 
 from aiodurable.cli.database import dsn_option, open_read_only
-from aiodurable.cli.durations import Duration
 from aiodurable.cli.format import age, one_line, quoted, shell_word
 from aiodurable.cli.table import Column, print_table, terminal_width, wide_option
+from aiodurable.cli.thread_filters import status_option, thread_filters
 from aiodurable.cli.thread_json import thread_json
 from aiodurable.jsonable import shown
 from aiodurable.models import NEEDS_ATTENTION, ThreadStatus, WorkflowCheckpoint
@@ -24,21 +23,12 @@ _WHAT_LENGTH = 24
 
 @click.command("list")
 @dsn_option
-@click.option(
-    "-s",
-    "--status",
-    "statuses",
-    multiple=True,
-    type=click.Choice(_KNOWN),
-    help=(
-        "Only these; may be given several times. Default: failed, crashed, interrupted,"
-        " quarantined."
-    ),
+@status_option(
+    _KNOWN,
+    "Only these; may be given several times. Default: failed, crashed, interrupted, quarantined.",
 )
 @click.option("--all", "every", is_flag=True, help="Threads of every status.")
-@click.option("--graph", help="Only threads of this graph.")
-@click.option("--error", metavar="TEXT", help="Only threads whose error contains TEXT.")
-@click.option("--prefix", metavar="TEXT", help="Only threads whose id begins with TEXT.")
+@thread_filters("graph", "error", "prefix", "older_than", "newer_than")
 @click.option(
     "--holder",
     metavar="TEXT",
@@ -65,13 +55,6 @@ _WHAT_LENGTH = 24
     help="Only threads whose status is in doubt, or only the others.",
 )
 @click.option(
-    "--older-than",
-    type=Duration(),
-    metavar="AGE",
-    help="Not written to for this long: 90s, 15m, 2h, 7d.",
-)
-@click.option("--newer-than", type=Duration(), metavar="AGE", help="Written to since.")
-@click.option(
     "--after", metavar="THREAD", help="Only threads after this one: the last of the previous page."
 )
 @click.option(
@@ -83,16 +66,12 @@ def list_threads(
     dsn: str | None,
     statuses: tuple[str, ...],
     every: bool,
-    graph: str | None,
-    error: str | None,
-    prefix: str | None,
+    filters: dict[str, Any],
     holder: str | None,
     orphaned: bool,
     resumable: bool,
     reason: str | None,
     doubtful: bool | None,
-    older_than: timedelta | None,
-    newer_than: timedelta | None,
     after: str | None,
     limit: int,
     wide: bool,
@@ -101,13 +80,7 @@ def list_threads(
     """List the threads that need a person or a resumption, sorted by thread id."""
     if every and statuses:
         raise click.UsageError("cannot use both --all and --status: leave one out")
-    filters: dict[str, Any] = {
-        "older_than": older_than,
-        "newer_than": newer_than,
-        "graph": graph,
-        "error": error,
-    }
-    filters |= {"prefix": prefix, "holder": holder, "orphaned": orphaned, "after": after}
+    filters |= {"holder": holder, "orphaned": orphaned, "after": after}
     filters |= {"resumable": resumable, "reason": reason, "doubtful": doubtful}
     if every or resumable or reason is not None or holder is not None:
         filters["status"] = None

@@ -18,6 +18,7 @@ from aiodurable.cli.database import dsn_option, open_with_leases
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.format import age, quoted
 from aiodurable.cli.progress import shown_progress
+from aiodurable.cli.thread_filters import status_option, thread_filters
 from aiodurable.jsonable import json_text
 from aiodurable.models import ThreadStatus
 
@@ -48,17 +49,8 @@ _NAMED = 5
         " runs."
     ),
 )
-@click.option(
-    "-s",
-    "--status",
-    "statuses",
-    multiple=True,
-    type=click.Choice(_PRUNABLE),
-    default=("complete",),
-    show_default=True,
-    help="Only these threads; may be given several times.",
-)
-@click.option("--graph", metavar="NAME", help="Only threads of this graph.")
+@status_option(_PRUNABLE, "Only these threads; may be given several times.", default=("complete",))
+@thread_filters("graph")
 @click.option(
     "--batch-size",
     type=click.IntRange(1, 10_000),
@@ -74,7 +66,7 @@ def prune(
     older_than: timedelta,
     strategy: str,
     statuses: tuple[str, ...],
-    graph: str | None,
+    filters: dict[str, Any],
     batch_size: int,
     dry_run: bool,
     yes: bool,
@@ -87,12 +79,12 @@ def prune(
     Stopping at any moment is safe; the next call continues with what is left.
     """
     if not dry_run and not yes:
-        _confirm(strategy, statuses, older_than, graph)
+        _confirm(strategy, statuses, older_than, filters["graph"])
     options: dict[str, Any] = {
         "older_than": older_than,
         "strategy": strategy,
         "status": statuses,
-        "graph": graph,
+        **filters,
     }
     pruned = asyncio.run(_prune(dsn, {**options, "batch_size": batch_size, "dry_run": dry_run}))
     if as_json:

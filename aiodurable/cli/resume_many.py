@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,10 +11,10 @@ from aiodurable.cli.app import app_option, load_app
 from aiodurable.cli.audit import record
 from aiodurable.cli.confirm import confirm
 from aiodurable.cli.database import dsn_option
-from aiodurable.cli.durations import Duration
 from aiodurable.cli.exit_codes import Exit
 from aiodurable.cli.format import one_line, quoted
 from aiodurable.cli.progress import shown_progress
+from aiodurable.cli.thread_filters import status_option, thread_filters
 from aiodurable.jsonable import json_text
 from aiodurable.models import ThreadStatus
 
@@ -32,24 +31,11 @@ _RESUMABLE = tuple(s.value for s in (ThreadStatus.CRASHED, ThreadStatus.FAILED))
 @click.option(
     "--default-graph", metavar="NAME", help="The graph of threads for which none is recorded."
 )
-@click.option(
-    "-s",
-    "--status",
-    "statuses",
-    multiple=True,
-    type=click.Choice(_RESUMABLE),
-    help="Only these; crashed: also what plain LangGraph left behind. Default: all that may go on.",
+@status_option(
+    _RESUMABLE,
+    "Only these; crashed: also what plain LangGraph left behind. Default: all that may go on.",
 )
-@click.option("--graph", metavar="NAME", help="Only threads of this graph.")
-@click.option("--error", metavar="TEXT", help="Only threads whose error contains TEXT.")
-@click.option("--prefix", metavar="TEXT", help="Only threads whose id begins with TEXT.")
-@click.option(
-    "--older-than",
-    type=Duration(),
-    metavar="AGE",
-    help="Not written to for this long: 90s, 15m, 2h, 7d.",
-)
-@click.option("--newer-than", type=Duration(), metavar="AGE", help="Written to since.")
+@thread_filters("graph", "error", "prefix", "older_than", "newer_than")
 @click.option("--limit", type=click.IntRange(min=1), help="At most N threads. Default: all.")
 @click.option(
     "--concurrency",
@@ -66,11 +52,7 @@ def resume_many(
     app: str,
     default_graph: str | None,
     statuses: tuple[str, ...],
-    graph: str | None,
-    error: str | None,
-    prefix: str | None,
-    older_than: timedelta | None,
-    newer_than: timedelta | None,
+    filters: dict[str, Any],
     limit: int | None,
     concurrency: int,
     dry_run: bool,
@@ -89,14 +71,7 @@ def resume_many(
             "Resume every thread that passes the filters, here?",
             otherwise=", or --dry-run to resume nothing",
         )
-    filters = {
-        "status": statuses or None,
-        "graph": graph,
-        "error": error,
-        "prefix": prefix,
-        "older_than": older_than,
-        "newer_than": newer_than,
-    }
+    filters["status"] = statuses or None
     options = {"concurrency": concurrency, "dry_run": dry_run, "limit": limit}
     report = asyncio.run(_resume(app, dsn, default_graph, {**filters, **options}))
     if as_json:
