@@ -1,5 +1,8 @@
 """How much a prune removes at once, by what it removed before."""
 
+import pytest
+
+from aiodurable.threads import prune_pace
 from aiodurable.threads.prune_pace import Pace
 
 
@@ -34,3 +37,12 @@ def test_the_remainder_of_a_step_does_not_shrink_the_next_batch() -> None:
     pace = Pace(100, 1.0)
     assert sizes(pace, [20] * 200) == [10, 20, 40, 80, 50]
     assert sizes(pace, [20] * 200) == [100, 100]
+
+
+def test_transactions_that_take_too_long_get_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = Pace(100, 1.0)
+    assert sizes(pace, [10] * 70) == [10, 20, 40]
+    with monkeypatch.context() as patch:
+        patch.setattr(prune_pace, "_LONG_S", 0.0)
+        assert sizes(pace, [10] * 130) == [80, 40, 10]
+    assert sizes(pace, [10] * 60) == [10, 20, 30]
