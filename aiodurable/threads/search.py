@@ -46,6 +46,10 @@ _RUNNING = frozenset({ThreadStatus.RUNNING})
 _SQL = load("threads")
 _STEPS = (100, 1000)
 """Threads scanned in the first step, and in a later one at most. Each step doubles the size."""
+_SMALLEST_STEP = 50
+"""The first step of a page scans a fifth more threads than fit, for most may pass; not fewer than
+so many.
+"""
 _RECENT = timedelta(days=1)
 _RECENT_AT_ONCE = 20_000
 """Each fetch sorts the recent threads again, so one fetch serves many steps."""
@@ -137,7 +141,8 @@ class Search:
         """The next `limit` threads that pass, or fewer after `max_scanned` threads were scanned."""
         found: list[WorkflowCheckpoint] = []
         scanned = 0
-        async for step in self.steps(wanted, after=after, max_scanned=max_scanned):
+        first = max(limit * 6 // 5, _SMALLEST_STEP)
+        async for step in self.steps(wanted, after=after, first=first, max_scanned=max_scanned):
             found += await self._classifier.classify(step.thread_ids, wanted)
             if len(found) > limit:
                 return ThreadPage(found[:limit], found[limit - 1].thread_id)
@@ -152,6 +157,7 @@ class Search:
         *,
         after: str | None = None,
         size: int | None = None,
+        first: int | None = None,
         max_scanned: int | None = None,
     ) -> AsyncIterator[Step]:
         """All threads that may pass, in steps.
@@ -160,10 +166,13 @@ class Search:
             wanted: the filters.
             after: only threads after this one.
             size: threads that each step scans.
+            first: instead, threads that the first step scans at most.
             max_scanned: threads after which the caller stops: no step goes beyond it.
         """
         if wanted.statuses:
             sizes = _STEPS if size is None else (size, size)
+            if first is not None:
+                sizes = (min(first, sizes[0]), sizes[1])
             source = await self._source(wanted, bounded=max_scanned is not None)
             async for step in self._steps(
                 source, after or "", wanted.prefix or "", sizes, max_scanned

@@ -17,6 +17,7 @@ from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.runs.threads import Threads
 from aiodurable.threads import NEEDS_ATTENTION, ThreadFilters, counts, search
 from aiodurable.threads.filters import Filter
+from aiodurable.threads.status import Classifier
 from tests.support.internals import services_of
 from tests.support.round_trips import round_trips
 from tests.support.scenario_graphs import BREAKS
@@ -274,6 +275,23 @@ async def test_a_page_scans_at_most_max_scanned_threads(zoo: None, threads: Thre
             break
     assert len(pages) > len(EVERYTHING) // 2
     assert [name for page in pages for name in page] == sorted(["crashed", "lost"])
+
+
+async def test_a_page_reads_few_more_threads_than_fit_on_it(
+    zoo: None, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_SMALLEST_STEP", 1)
+    read = list[int]()
+    original = Classifier.classify
+
+    async def classify(it: Classifier, thread_ids: Any, *args: Any) -> Any:
+        read.append(len(thread_ids))
+        return await original(it, thread_ids, *args)
+
+    monkeypatch.setattr(Classifier, "classify", classify)
+    found, _ = await threads.search_page(limit=5)
+    assert len(found) == 5
+    assert read == [6], "not all seven"
 
 
 async def test_a_page_of_recent_threads_is_bounded_and_misses_none(
