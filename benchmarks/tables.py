@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import checkpoints, dashboard, locks, processes, status, worker
+from . import aging, checkpoints, dashboard, locks, processes, status, worker
 from .chart import short
 from .contenders import NODES
 from .machine import busy, in_words
@@ -148,6 +148,11 @@ def _dashboard(report: Report) -> Iterator[str]:
         yield table(opened, dashboard.OPEN_HEADS)
 
 
+def _aging(report: Report) -> Iterator[str]:
+    yield "A turn of a chat in a thread of so many checkpoints, with a state of so many kB:"
+    yield table(report["figures"], aging.HEADS)
+
+
 CORES, BUSY_PART, WAL_MB_S = 16, 0.7, 200
 """Of the server on paper: how much of its CPU runs may take, and what its disk syncs a second."""
 CAPACITY_HEADS = {
@@ -191,5 +196,6 @@ TABLES: Mapping[str, Callable[[Report], Iterator[str]]] = {
     "worker": _worker,
     "processes": _processes,
     "dashboard": _dashboard,
+    "aging": _aging,
     "capacity": _capacity,
 }
