@@ -93,8 +93,9 @@ OBSERVERS: dict[str, Callable[[], Any]] = {
     SILENT: Silent,
     "Prometheus": PrometheusObserver,
     "OpenTelemetry, not sampled": partial(traced, ALWAYS_OFF),
+    "OpenTelemetry, not sampled, no metrics": partial(traced, ALWAYS_OFF, metrics=False),
     "OpenTelemetry, one span a run": partial(traced, detailed_per_s=0),
-    "OpenTelemetry": traced,
+    "OpenTelemetry, one span a run, no metrics": partial(traced, detailed_per_s=0, metrics=False),
     "OpenTelemetry, all in detail": partial(traced, detailed_per_s=math.inf),
 }
 

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -90,6 +91,7 @@ class OpenTelemetryObserver:
     Args:
         tracer_provider, meter_provider: None: the global ones.
         graphs: names of graphs that may be attributes of metrics; None: the first 100.
+        metrics: whether it counts, too; not, where Prometheus does.
         leases, batches: whether these get spans, too.
         detailed_per_s: runs a second, of those that are sampled, whose attempt, lease and batches
             get spans of their own; `math.inf`: all, 0: none. Bursts of a second's worth are.
@@ -101,8 +103,9 @@ class OpenTelemetryObserver:
         self,
         *,
         tracer_provider: trace.TracerProvider | None = None,
-        meter_provider: metrics.MeterProvider | None = None,
+        meter_provider: MeterProvider | None = None,
         graphs: Collection[str] | None = None,
+        metrics: bool = True,
         leases: bool = True,
         batches: bool = True,
         detailed_per_s: float = 10.0,
@@ -116,8 +119,10 @@ class OpenTelemetryObserver:
         self._begun = dict[str, tuple[Span, str]]()
         """By thread: spans of runs that are being accepted, to begin here, and their headers."""
         self._details = Allowance(detailed_per_s)
-        meter = metrics.get_meter("aiodurable", meter_provider=meter_provider)
-        self._count = ProcessMetrics(Instruments(meter).bind, graphs)
+        self._count: Callable[[Event], None] | None = None
+        if metrics:
+            meter = get_meter("aiodurable", meter_provider=meter_provider)
+            self._count = ProcessMetrics(Instruments(meter).bind, graphs)
         self._trace: dict[type[Event], Callable[[Any], None]] = {
             LeaseAcquired: self._acquired,
             LeaseLost: self._lost,
@@ -175,7 +180,8 @@ class OpenTelemetryObserver:
 
     def __call__(self, event: Event) -> None:
         """Trace and count one event."""
-        self._count(event)
+        if self._count is not None:
+            self._count(event)
         trace_it = self._trace.get(type(event))
         if trace_it is not None:
             trace_it(event)
