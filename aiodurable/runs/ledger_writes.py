@@ -25,7 +25,8 @@ END = _SQL["end"]
 """Statuses of threads, their leases ignored; closes runs that the tables show complete."""
 
 PATIENCE_S: Final = 10.0
-"""Seconds for which a start is tried while another transaction locks the thread's fence."""
+"""Seconds for which a start is tried while another transaction locks the thread's fence, or a run
+that the start closes."""
 
 _CHANGED = "something else than a run has removed or changed its row in aiodurable_runs"
 
@@ -51,7 +52,7 @@ def check_patience(deadline: float, what: str, fence: Fence) -> None:
     if time.monotonic() > deadline:
         raise LockTimeoutError(
             f"cannot {what} of thread {fence.thread_id!r} within {PATIENCE_S:g} s: another"
-            " transaction has locked the thread's fence, as a prune does for a moment. Nothing was"
+            " transaction has locked the thread's fence or a run of it. Nothing was"
             " written; look in pg_stat_activity for a backend that is idle in a transaction, and"
             " end it",
             thread_id=fence.thread_id,

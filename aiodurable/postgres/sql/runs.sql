@@ -90,10 +90,11 @@ CROSS JOIN LATERAL (
 -- params: inputs, context_types, contexts, config_types, configs, base_checkpoint_ids, closings
 -- params: traceparents
 -- aiodurable_fences_pkey for the fences; aiodurable_runs_thread_order_idx for the runs to close;
--- aiodurable_runs_pkey for the new rows; checkpoints_pkey for "blank".
+-- aiodurable_runs_pkey for their locks and the new rows; checkpoints_pkey for "blank".
 -- The fences are locked, sorted: a row that is inserted behind a removal under way would stay, and
 -- be resumed. SKIP LOCKED as in commit; see not_started.
--- What an earlier attempt left running is over; a new start also gives up what failed or waits. A
+-- What an earlier attempt left running is over; a new start also gives up what failed or waits. One
+-- of these that somebody's transaction has locked holds up the start of its own thread alone. A
 -- rejected run_id may be tried again with another input. A row with this very token is ours: the
 -- answer to the statement was lost, and it is run again. "blank": LangGraph has nothing to read.
 -- With LIMIT that is a look-up; as EXISTS it may be answered by hashing all checkpoints there are.
@@ -112,6 +113,26 @@ WITH want AS MATERIALIZED (
         ORDER BY u.thread_id
     ) w
     -- include: locked_fence
+), earlier AS MATERIALIZED (
+    SELECT r.run_id, w.thread_id, k.run_id IS NULL AS locked
+    FROM want w
+    JOIN aiodurable_runs r
+      ON w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id
+     AND coalesce(r.fencing_token, 0) <= w.token
+     AND (r.status = 'running'
+          OR w.closing = 'superseded'
+             AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
+    LEFT JOIN LATERAL (
+        SELECT l.run_id
+        FROM aiodurable_runs l
+        WHERE l.run_id = r.run_id
+        LIMIT 1
+        FOR NO KEY UPDATE OF l SKIP LOCKED
+    ) k ON true
+), free AS MATERIALIZED (
+    SELECT w.*
+    FROM want w
+    WHERE w.thread_id NOT IN (SELECT e.thread_id FROM earlier e WHERE e.locked)
 ), closed AS (
     UPDATE aiodurable_runs r
     SET status = w.closing, claim_state = NULL,
@@ -119,12 +140,8 @@ WITH want AS MATERIALIZED (
                              WHEN r.interrupted_by IS NOT NULL THEN 'interrupted'
                              ELSE 'given up for run ' || w.run_id END,
         finished_at = coalesce(r.finished_at, pg_catalog.now())
-    FROM want w
-    WHERE w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id
-      AND coalesce(r.fencing_token, 0) <= w.token
-      AND (r.status = 'running'
-           OR w.closing = 'superseded'
-              AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
+    FROM free w
+    WHERE r.thread_id = w.thread_id AND r.run_id = ANY (ARRAY(SELECT e.run_id FROM earlier e))
     RETURNING r.run_id
 )
 INSERT INTO aiodurable_runs AS r (
@@ -134,7 +151,7 @@ INSERT INTO aiodurable_runs AS r (
 SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker, w.seq,
        w.input_type, w.input, w.context_type, w.context, w.config_type, w.config,
        w.base_checkpoint_id, w.traceparent, pg_catalog.now()
-FROM want w
+FROM free w
 -- Those first: only one run of a thread may be running.
 WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0
 ON CONFLICT (run_id) DO UPDATE
@@ -162,7 +179,7 @@ RETURNING run_id, thread_id, graph, status, attempts, fencing_token, attempted_b
 -- params: thread_id, run_id, token
 -- aiodurable_fences_pkey, aiodurable_runs_pkey. Why start left out this run under this token: what
 -- the fence holds, if anything, and whether another run has that id. Where it is neither, somebody
--- had locked the fence for the moment.
+-- had locked the fence, or an earlier run, for the moment.
 SELECT f.token, f.lease_id,
        (SELECT true
         FROM aiodurable_runs r

@@ -14,7 +14,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
 from aiodurable.durable import Durable
-from tests.support.graphs import Gate, Story, run_up_to
+from tests.support.graphs import INPUT, Gate, Story, four_nodes, run_up_to
 from tests.support.ledger_view import Ledger
 from tests.support.lock_view import WAITING
 from tests.support.waiting import wait_until, within
@@ -99,6 +99,40 @@ async def test_the_end_of_a_run_does_not_wait_for_the_row_of_another_one(
         assert await ledger.statuses("locked") == [ends]
     finally:
         await connection.close()
+
+
+async def test_the_start_of_a_run_does_not_wait_for_the_earlier_run_of_another_thread(
+    dsn: str, durable: Durable, ledger: Ledger
+) -> None:
+    fails, goes = Gate("nowhere"), four_nodes()
+    with pytest.raises(Broken):
+        async with durable.run("locked", ending("failed", fails)) as here:
+            await here.ainvoke({"words": [], "told": ""})
+
+    async def restart() -> None:
+        async with durable.run("locked", goes) as here:
+            await here.ainvoke(INPUT, on_unfinished="restart")
+
+    token = "SELECT token FROM aiodurable_fences WHERE thread_id = 'locked'"
+    connection = await asyncpg.connect(dsn)
+    try:
+        before = await connection.fetchval(token)
+        async with connection.transaction():
+            await connection.execute("SELECT FROM aiodurable_runs FOR UPDATE")
+            restarting = asyncio.create_task(restart())
+
+            async def is_leased() -> bool:
+                return await connection.fetchval(token) > before
+
+            await wait_until(is_leased, what="the lease of the locked one")
+            for number in range(3):
+                async with durable.run(f"other-{number}", goes) as here:
+                    await within(15, here.ainvoke(INPUT), what="another thread's run")
+            assert await ledger.statuses("locked") == ["failed"]
+        await within(30, restarting, what="the run that waited")
+    finally:
+        await connection.close()
+    assert sorted(await ledger.statuses("locked")) == ["complete", "superseded"]
 
 
 class Broken(Exception):
