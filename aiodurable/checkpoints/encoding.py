@@ -272,6 +272,8 @@ def commit(
                 kept.pop(key, None)
             elif earlier is None:
                 kept[key] = row
+                if row[5] < 0:  # an answer beside an output: an earlier one stands in its place
+                    again = True
                 if row[:3] in completed:  # it proves this commit (`Rows.mark`)
                     late.add(key)
     if completed:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import asyncpg
 import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
@@ -15,6 +17,7 @@ from aiodurable.models import ThreadStatus
 from tests.support.feature_graphs import EMPTY, answer_to, two_questions
 from tests.support.graphs import Story
 from tests.support.ledger_view import Ledger
+from tests.support.waiting import wait_until
 
 
 def shown(interrupts: Any) -> list[tuple[str, Any]]:
@@ -53,6 +56,52 @@ async def test_a_retried_node_gets_the_answers_that_it_had(
     assert result["words"] == ["first!", "second!", "close"]
     [row] = await ledger.rows("t")
     assert (row["status"], row["attempts"]) == ("complete", 1)
+
+
+STORED = "SELECT count(*) FROM checkpoint_writes WHERE channel = 'words' AND idx > 1"
+ROLLED_BACK = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+ALONE = "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
+
+
+async def test_answers_of_several_questions_fail_no_statement(dsn: str) -> None:
+    """What a task was answered before is stored already: a plain insert would put an error into the
+    server's log, and write all of its batch twice.
+    """
+
+    async def ask(state: Story) -> dict[str, Any]:
+        return {"words": [interrupt("a"), interrupt("b")]}
+
+    async def ask_later(state: Story) -> dict[str, Any]:
+        words = [interrupt("c"), interrupt("d")]
+        await wait_until(lambda: db.fetchval(STORED), what="what the other node returned")
+        return {"words": words}
+
+    builder = StateGraph(Story).add_node("ask", ask).add_node("ask_later", ask_later)
+    for name in ("ask", "ask_later"):
+        builder.add_edge(START, name).add_edge(name, END)
+
+    async def answered(durable: Durable) -> None:
+        async with durable.run("t", builder) as run:
+            result = await run.ainvoke(EMPTY)
+            while questions := result.get("__interrupt__"):
+                result = await run.answer({each.id: each.value for each in questions})
+        assert result["words"] == ["a", "b", "c", "d"]
+
+    async def nothing(durable: Durable) -> None:
+        pass
+
+    async def rolled_back(body: Callable[[Durable], Awaitable[None]]) -> int:
+        before = await db.fetchval(ROLLED_BACK)
+        async with Durable(dsn) as durable:
+            await body(durable)
+        await wait_until(lambda: db.fetchval(ALONE), what="the backends to count what they did")
+        return await db.fetchval(ROLLED_BACK) - before
+
+    db = await asyncpg.connect(dsn)
+    try:
+        assert await rolled_back(answered) == await rolled_back(nothing)
+    finally:
+        await db.close()
 
 
 class Decision(BaseModel):
