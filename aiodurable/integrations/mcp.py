@@ -168,7 +168,7 @@ class _Tools:
         threads = self._durable.threads
         found = await threads.get(thread_id)
         history = [step async for step in threads.history(thread_id, limit=steps)]
-        runs, after = await self._durable.runs.list(thread_id=thread_id, limit=50)
+        runs, after = await self._durable.runs.newest(thread_id=thread_id, limit=50)
         return {
             "thread": self._thread(found),
             "steps": history,

@@ -164,6 +164,15 @@ async def test_pages_are_bounded_and_go_on(filled: str) -> None:
             assert "limit" in await refused(client, "list_threads", limit=limit)
 
 
+async def test_of_a_thread_with_many_runs_it_says_the_newest(filled: str) -> None:
+    async with Durable(filled, graphs=GRAPHS) as durable:
+        accepted = [await durable.runs.create("waits", "passing", {"text": "x"}) for _ in range(50)]
+    async with served(filled) as client:
+        said = await read(client, "thread", thread_id="waits")
+    assert [run["run_id"] for run in said["runs"]] == [run.run_id for run in reversed(accepted)]
+    assert said["runs_after"] == accepted[0].run_id
+
+
 async def test_what_the_library_refuses_the_model_can_read(filled: str) -> None:
     async with served(filled) as client:
         assert "cannot find thread" in await refused(client, "thread", thread_id="nobody")
