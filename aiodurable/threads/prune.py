@@ -43,6 +43,9 @@ _TABLE = load("threads")["pages"]
 _PAGES = 512
 """Pages of `checkpoints` that one statement scans: 4 MB."""
 
+_ALL_PAGES = (0, 2**32 - 1)
+"""Postgres numbers pages with 32 bits; the last number stands for none."""
+
 _STEP = 1000
 """Threads that one statement scans when it reads them by id."""
 
@@ -202,9 +205,9 @@ class Retention:
         self, wanted: Filter, before: str, everything: bool
     ) -> AsyncIterator[tuple[list[str], PruneReport]]:
         """Threads that have something to prune, provided that their status matches; in steps."""
-        async for thread_ids, scanned in self._scan(wanted, before, everything):
+        async for thread_ids, scanned, pages in self._scan(wanted, before, everything):
             rows = await self._database.fetch(
-                _SQL["threads_with_history"], thread_ids, before, everything
+                _SQL["threads_with_history"], thread_ids, before, everything, *pages
             )
             yield [row["thread_id"] for row in rows], scanned
         if everything:
@@ -213,23 +216,23 @@ class Retention:
 
     async def _scan(
         self, wanted: Filter, before: str, everything: bool
-    ) -> AsyncIterator[tuple[list[str], PruneReport]]:
+    ) -> AsyncIterator[tuple[list[str], PruneReport, tuple[int, int]]]:
         """Scan in the order of the rows on disk: threads written together share pages, so each page
         is read, logged and written once for all its threads. In the order of thread ids it would be
         once for each thread."""
         if self._search.is_narrow(wanted):
             async for step in self._search.steps(wanted, size=_STEP):
-                yield step.thread_ids, PruneReport(scanned=step.scanned)
+                yield step.thread_ids, PruneReport(scanned=step.scanned), _ALL_PAGES
             return
         (table,) = await self._database.fetch(_TABLE)
         for first in range(0, table["pages"], _PAGES):
-            rows = await self._database.fetch(
-                _SQL["threads_on_pages"], first, first + _PAGES, before, everything
-            )
+            pages = (first, first + _PAGES)
+            rows = await self._database.fetch(_SQL["threads_on_pages"], *pages, before, everything)
             progress = min((first + _PAGES) / table["pages"], 1.0)
             yield (
                 [row["thread_id"] for row in rows],
                 PruneReport(scanned=len(rows), progress=progress),
+                pages,
             )
 
     async def _prunable(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:

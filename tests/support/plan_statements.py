@@ -509,7 +509,7 @@ def _all() -> list[Statement]:
             Statement(
                 f"threads_with_history {n}",
                 retention["threads_with_history"],
-                values=(ids, head, False),
+                values=(ids, head, False, 0, 2**32 - 1),
                 rows=4 * n,
             ),
             Statement(f"tokens {n} to prune", retention["tokens"], values=(ids,), rows=n),

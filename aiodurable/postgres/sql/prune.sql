@@ -15,20 +15,25 @@ HAVING :delete::boolean OR pg_catalog.count(*) > 1
 ORDER BY pg_catalog.max(c.ctid)
 
 -- name: threads_with_history
--- params: thread_ids, older_than_id, delete
+-- params: thread_ids, older_than_id, delete, first_page, end_page
 -- checkpoints_pkey, three descents a thread. The threads whose head is older than older_than_id
 -- and, unless all is deleted, not their only checkpoint, or naming a parent yet, which a prune that
--- died has not unlinked.
+-- died has not unlinked. Of threads whose rows lie on the pages of several steps those whose head
+-- is on these: each is counted, and refused, once. A head that names no parent may not show on its
+-- own page that it has a history.
 SELECT a.thread_id
 FROM pg_catalog.unnest((SELECT :thread_ids::text[])) AS a (thread_id)
 CROSS JOIN LATERAL (
-    SELECT c.checkpoint_id, c.parent_checkpoint_id
+    SELECT c.checkpoint_id, c.parent_checkpoint_id, c.ctid
     FROM checkpoints c
     WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ''
     ORDER BY c.checkpoint_id DESC
     LIMIT 1
 ) h
 WHERE h.checkpoint_id < :older_than_id::text
+  AND (h.ctid >= pg_catalog.format('(%s,0)', :first_page::bigint)::tid
+       AND h.ctid < pg_catalog.format('(%s,0)', :end_page::bigint)::tid
+       OR NOT :delete::boolean AND h.parent_checkpoint_id IS NULL)
   AND (:delete::boolean
        OR h.parent_checkpoint_id IS NOT NULL
        OR EXISTS (SELECT 1

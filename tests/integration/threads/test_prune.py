@@ -21,7 +21,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.runs.threads import Threads
-from aiodurable.threads import PruneReport
+from aiodurable.threads import PruneReport, prune
 from tests.support.checkpoint_rows import write_in_flight
 from tests.support.internals import wrap_reading_of_prune
 from tests.support.scenario_graphs import BREAKS
@@ -135,6 +135,20 @@ async def test_a_dry_run_tells_the_same_and_removes_nothing(
         told = await threads.prune(strategy=strategy, older_than=NOW, dry_run=True)
         assert (await rows(dsn), told.threads) == (before, 3)
         assert await threads.prune(strategy=strategy, older_than=NOW) == told
+
+
+async def test_a_dry_run_counts_a_thread_once_though_its_rows_lie_far_apart(
+    dsn: str, saver: AsyncPostgresSaver, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune, "_PAGES", 1)
+    for strategy in ("keep_latest", "delete"):
+        for _ in range(12):
+            for name in ("a", "b", "c"):
+                await Thread(dsn, saver, name, "linear").start()
+        told = await threads.prune(strategy=strategy, older_than=NOW, dry_run=True)
+        assert told.scanned > 3, "or no thread lies on several pages"
+        done = await threads.prune(strategy=strategy, older_than=NOW)
+        assert (told.threads, told.rows, told.bytes) == (3, done.rows, done.bytes)
 
 
 async def test_threads_that_need_somebody_stay_unless_named(
