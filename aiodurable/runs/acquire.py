@@ -104,9 +104,11 @@ async def acquire_lease(
         # Not ContextVar.reset(): a generator may be closed in another context than the one it was
         # begun in.
         _held.set(tuple(other for other in _held.get() if other[1] is not lease))
-        await lease.release()
-        if announce_release is not None:
-            announce_release()
+        try:
+            await lease.release()
+        finally:  # also where a cancellation comes with the answer
+            if announce_release is not None:
+                announce_release()
 
 
 async def _abandon(services: Services, lock: Lease) -> None:

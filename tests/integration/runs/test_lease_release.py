@@ -16,7 +16,7 @@ from aiodurable.checkpoints import AsyncCheckpointerPool
 from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import ClosedError, LeaseLostError, WorkflowAlreadyRunningError
-from aiodurable.events import Event, LeaseLost, inline
+from aiodurable.events import Event, LeaseAcquired, LeaseLost, LeaseReleased, inline
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.lease import Lease, SessionLease
 from aiodurable.runs.lease import ThreadLease
@@ -134,6 +134,26 @@ async def test_who_is_cancelled_while_the_lock_is_let_go_leaves_when_that_is_don
             await asyncio.create_task(hold(durable))
     assert answered == [True]
     await hold(durable)
+
+
+async def test_a_lease_that_is_let_go_by_somebody_who_is_cancelled_counts_as_released(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    release = ThreadLease.release
+
+    async def as_it_is_cancelled(lease: ThreadLease) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.get_loop().call_soon(task.cancel)
+        await release(lease)
+
+    monkeypatch.setattr(ThreadLease, "release", as_it_is_cancelled)
+    async with Durable(dsn, observers=[inline(events.append)]) as durable:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(hold(durable))
+    kinds = [type(event) for event in events if event.thread_id == "t"]
+    assert kinds == [LeaseAcquired, LeaseReleased]
 
 
 async def test_a_session_that_ends_as_its_lease_is_let_go_is_no_loss(
