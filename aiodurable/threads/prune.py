@@ -52,6 +52,10 @@ _STEP = 1000
 _READ = 200
 """Threads whose status one statement reads, at most. The statement itself costs as much as 12."""
 
+_CHECKPOINTS = 1000
+"""Checkpoints of the threads of a transaction, at most, unless one thread has more. `Pace` knows
+only how long the threads before were."""
+
 FENCE_KEPT = timedelta(hours=1)
 """How long the fence row of a removed thread is kept."""
 
@@ -139,9 +143,11 @@ class Retention:
                 await reading.rest()
                 pace.begin()
                 for batch in pace.pieces(found):
-                    pruned, kept = await self._prune(batch, kept, delete=bounds[1], dry_run=dry_run)
+                    taken, pruned, kept = await self._prune(
+                        batch, kept, delete=bounds[1], dry_run=dry_run
+                    )
                     total += pruned
-                    pace.adapt(rows=pruned.rows, removed=pruned.bytes)
+                    pace.adapt(taken, rows=pruned.rows, removed=pruned.bytes)
                     if progress is not None:
                         progress(total)
                     await pace.rest()
@@ -257,8 +263,10 @@ class Retention:
 
     async def _prune(
         self, found: Sequence[_Found], kept: _Kept, *, delete: bool, dry_run: bool
-    ) -> tuple[PruneReport, _Kept]:
-        """Prune these threads, and unlink the checkpoints that the previous transaction kept."""
+    ) -> tuple[int, PruneReport, _Kept]:
+        """Prune as many of these threads as a transaction may, the first ones, and unlink the
+        checkpoints that the previous transaction kept. Returns how many these were, too.
+        """
         ids, seen, heads = map(list, zip(*found, strict=True))
         unleased = [thread.thread_id for thread in found if thread.token is None]
         lock, unlock = (
@@ -268,7 +276,7 @@ class Retention:
         answers = await self._database.fetch_in_turn(
             (_SQL["relaxed_commit"], ()),
             *lock,
-            (_SQL["prune"], (ids, seen, heads, delete, dry_run)),
+            (_SQL["prune"], (ids, seen, heads, delete, dry_run, _CHECKPOINTS)),
             *unlock,
             (_SQL["clear_parents"], kept),
         )
@@ -280,4 +288,5 @@ class Retention:
             skipped=row["busy"],
             unprunable=tuple(row["refused"]),
         )
-        return pruned, _Kept(row["kept_threads"], row["kept_namespaces"], row["kept_ids"])
+        after = _Kept(row["kept_threads"], row["kept_namespaces"], row["kept_ids"])
+        return row["taken"], pruned, after

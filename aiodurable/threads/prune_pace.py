@@ -44,13 +44,21 @@ class Pace:
         start = 0
         while start < len(threads):
             some = threads[start : start + self._size]
-            start += len(some)
             self._taken = len(some)
             yield some
+            start += self._taken
 
-    def adapt(self, *, rows: int = 0, removed: int = 0) -> None:
+    def adapt(self, taken: int | None = None, *, rows: int = 0, removed: int = 0) -> None:
         """Adapt the batch size after a transaction that removed `rows` rows of `removed` bytes.
-        Threads differ in length by orders of magnitude."""
+        Threads differ in length by orders of magnitude.
+
+        Args:
+            taken: threads of the batch that it had, the first ones; the others are the next
+                batch's. None: all.
+            rows, removed: what it removed.
+        """
+        if taken is not None:
+            self._taken = taken
         much = max(rows / _ROWS, removed / _BYTES)
         fits = int(self._taken / much) if much else self._batch_size
         if time.monotonic() - self._began > _LONG_S:

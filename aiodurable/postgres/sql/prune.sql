@@ -67,21 +67,39 @@ ON CONFLICT DO NOTHING
 RETURNING thread_id
 
 -- name: prune
--- params: thread_ids, tokens, head_ids, delete, dry_run
+-- params: thread_ids, tokens, head_ids, delete, dry_run, most
 -- All by thread_id (runs that were consumed by aiodurable_runs_pkey): aiodurable_fences_pkey,
 -- checkpoints_pkey, checkpoint_writes_pkey and checkpoint_blobs_pkey (or LangGraph's own on
 -- thread_id alone), aiodurable_runs_thread_order_idx, aiodurable_runs_queued_idx,
 -- aiodurable_effects_pkey; then the rows themselves by ctid. One row a thread from step to step,
 -- never a join of two sets of rows: that is planned from guesses about rows per thread, and can go
 -- quadratic. tokens: when the threads were read; head_ids: null for a thread without a checkpoint;
--- delete: keep nothing; dry_run: only count what would go.
-WITH claimed AS MATERIALIZED (
+-- delete: keep nothing; dry_run: only count what would go. Of the threads only the first so many
+-- that have `most` checkpoints or fewer together, but one at least; they are "taken".
+WITH taken AS MATERIALIZED (
+    -- A lease of any of them waits for all of them, and threads differ in length by orders of
+    -- magnitude.
+    SELECT t.thread_id, t.token, t.head_id
+    FROM (SELECT u.thread_id, u.token, u.head_id, u.place,
+                 pg_catalog.sum(k.checkpoints) OVER (ORDER BY u.place) AS so_far
+          FROM unnest(:thread_ids::text[], :tokens::bigint[], :head_ids::text[])
+              WITH ORDINALITY AS u (thread_id, token, head_id, place)
+          CROSS JOIN LATERAL (
+              SELECT pg_catalog.count(*) AS checkpoints
+              FROM (SELECT n.checkpoint_id
+                    FROM checkpoints n
+                    WHERE n.thread_id = u.thread_id
+                    ORDER BY n.checkpoint_ns, n.checkpoint_id
+                    LIMIT :most::integer + 1) n
+          ) k) t
+    WHERE t.place = 1 OR t.so_far <= :most::integer
+),
+claimed AS MATERIALIZED (
     -- Under this lock no lease begins and no fenced write commits. The same token: none began since
     -- the thread was looked at. A writer at this moment is left alone.
     SELECT t.thread_id, t.head_id
     FROM aiodurable_fences f
-    JOIN unnest(:thread_ids::text[], :tokens::bigint[], :head_ids::text[])
-        AS t (thread_id, token, head_id) ON t.thread_id = f.thread_id
+    JOIN taken t ON t.thread_id = f.thread_id
     WHERE f.token = coalesce(t.token, 0)
     ORDER BY f.thread_id
     FOR UPDATE OF f SKIP LOCKED
@@ -261,7 +279,8 @@ SELECT pg_catalog.count(*) FILTER (WHERE :delete::boolean OR g.rows > 0) AS thre
        coalesce(pg_catalog.sum(g.bytes), 0)::bigint AS bytes,
        coalesce((SELECT pg_catalog.array_agg(t.thread_id ORDER BY t.thread_id) FROM candidates t
                  WHERE t.refused), '{}') AS refused,
-       pg_catalog.cardinality(:thread_ids::text[]) - (SELECT pg_catalog.count(*) FROM candidates)
+       (SELECT pg_catalog.count(*) FROM taken) AS taken,
+       (SELECT pg_catalog.count(*) FROM taken) - (SELECT pg_catalog.count(*) FROM candidates)
            AS busy,
        coalesce((SELECT pg_catalog.array_agg(k.thread_id) FROM kept k), '{}') AS kept_threads,
        coalesce((SELECT pg_catalog.array_agg(k.checkpoint_ns) FROM kept k), '{}')

@@ -151,6 +151,28 @@ async def test_a_dry_run_counts_a_thread_once_though_its_rows_lie_far_apart(
         assert (told.threads, told.rows, told.bytes) == (3, done.rows, done.bytes)
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_transaction_has_one_long_thread_or_several_short_ones(
+    dsn: str,
+    saver: AsyncPostgresSaver,
+    threads: Threads,
+    monkeypatch: pytest.MonkeyPatch,
+    dry_run: bool,
+) -> None:
+    """A lease waits for the whole transaction that prunes its thread."""
+    for name in ("long 1", "short 1", "short 2", "long 2", "short 3", "long 3"):
+        for _ in range(3 if name.startswith("long") else 1):
+            await Thread(dsn, saver, name, "linear").start()
+    per_call = (await rows(dsn))["short 1"]["checkpoints"]
+    monkeypatch.setattr(prune, "_CHECKPOINTS", 2 * per_call)
+    so_far: list[int] = []
+    told = await threads.prune(
+        older_than=NOW, dry_run=dry_run, progress=lambda report: so_far.append(report.threads)
+    )
+    assert (told.threads, told.skipped) == (6, 0)
+    assert {*so_far} - {0} == {1, 3, 4, 5, 6}
+
+
 async def test_threads_that_need_somebody_stay_unless_named(
     dsn: str, saver: AsyncPostgresSaver, threads: Threads
 ) -> None:
