@@ -34,9 +34,14 @@ def looks_large(values: Iterable[Any]) -> bool:
     """Whether values probably are of more than 256 kB together, or of more than 64 objects.
 
     It samples the first items of containers. A wrong estimate only costs a little time on the loop
-    or a needless hop to another OS thread.
+    or a needless hop to another OS thread. A value that cannot be weighed is large: an attribute
+    that raises, or a container that another thread changes meanwhile, may not matter to the
+    serializer.
     """
-    return _weigh(values, _DEPTH) > _HEAVY_WEIGHT
+    try:
+        return _weigh(values, _DEPTH) > _HEAVY_WEIGHT
+    except Exception:  # the code of a user's class may raise anything
+        return True
 
 
 def stored_large(blobs: Iterable[bytes | None]) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from aiodurable.checkpoints.size_estimate import HEAVY_BYTES, looks_large, stored_large
 
@@ -19,6 +21,15 @@ class Tide:
 @dataclass(slots=True)
 class Wave:
     height: float = 0.5
+
+
+@dataclass
+class Chart:
+    path: Path
+
+    @property
+    def nbytes(self) -> int:
+        return self.path.stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -53,6 +64,13 @@ def test_much_text_is_large_and_so_are_many_small_objects(value: Any) -> None:
 def test_several_values_are_large_together() -> None:
     assert not looks_large(("x" * 200_000,))
     assert looks_large(("x" * 200_000, "y" * 200_000))
+
+
+def test_a_value_that_cannot_be_weighed_can_be_stored() -> None:
+    chart = Chart(Path("no such file"))
+    assert looks_large((chart,))
+    serde = JsonPlusSerializer()
+    assert serde.loads_typed(serde.dumps_typed(chart)) == chart
 
 
 def test_stored_values_count_by_their_bytes() -> None:
