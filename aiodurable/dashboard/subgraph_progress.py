@@ -69,6 +69,6 @@ def _inside(row: Mapping[str, Any]) -> Inside:
     )
 
 
-def _own(names: Iterable[str] | None) -> list[str]:
-    """The names that are the graph's own."""
-    return [name for name in names or () if not name.startswith("__")]
+def _own(names: Iterable[str | None] | None) -> list[str]:
+    """The names that are the graph's own; a damaged row may have a null among them."""
+    return [name for name in names or () if name is not None and not name.startswith("__")]

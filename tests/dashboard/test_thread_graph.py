@@ -121,7 +121,10 @@ async def test_a_checkpoint_of_a_subgraph_is_read_once(
     assert graph.findall(first) == graph.findall(second) != []
 
 
-@pytest.mark.parametrize("damaged", ['{"versions_seen": 3, "updated_channels": null}', "7"])
+@pytest.mark.parametrize(
+    "damaged",
+    ['{"versions_seen": 3, "updated_channels": null}', '{"updated_channels": [null, 3, {}]}', "7"],
+)
 async def test_a_damaged_checkpoint_of_a_subgraph_says_nothing(
     opened: Opened, dsn: str, damaged: str
 ) -> None:
