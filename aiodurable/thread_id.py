@@ -4,10 +4,13 @@ them.
 
 from __future__ import annotations
 
+import re
+
 from aiodurable.errors import InvalidArgumentError
 
 __all__ = [
     "MAX_THREAD_ID_BYTES",
+    "has_nul",
     "is_storable",
     "validate_run_id",
     "validate_signal_id",
@@ -43,6 +46,16 @@ def validate_run_id(run_id: str) -> str:
 def validate_signal_id(signal_id: str) -> str:
     """Return `signal_id` if it can name a signal; raises as `validate_thread_id` does."""
     return _check("signal_id", signal_id, "leave it out where a signal is sent once")
+
+
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def has_nul(json_text: str) -> bool:
+    """Whether a text in this JSON has a NUL character, which jsonb cannot hold. A backslash before
+    `u0000` that is itself escaped begins no escape.
+    """
+    return _NUL.search(json_text) is not None
 
 
 def is_storable(text: str) -> bool:

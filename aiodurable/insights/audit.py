@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.insights.models import AuditRecord
+from aiodurable.thread_id import has_nul
 
 __all__ = ["action_name", "actor_name", "audit_record", "stored_details"]
 
@@ -37,7 +38,7 @@ def stored_details(details: Mapping[str, Any]) -> str:
             " numbers, lists and mappings",
             argument="details",
         ) from error
-    if len(text) > _LONGEST_DETAILS or "\\u0000" in text:
+    if len(text) > _LONGEST_DETAILS or has_nul(text):
         raise InvalidArgumentError(
             f"cannot record details: as JSON they have {len(text)} characters, at most"
             f" {_LONGEST_DETAILS} and no NUL are stored; record ids and numbers, no states",

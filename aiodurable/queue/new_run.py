@@ -19,7 +19,7 @@ from aiodurable.runs.graphs import BoundGraph, Graph
 from aiodurable.runs.retry_policy import RetryPolicy
 from aiodurable.runs.run_config import check_call, named_run, new_run_id, storable_part, usable
 from aiodurable.runs.services import Services
-from aiodurable.thread_id import is_storable, validate_thread_id
+from aiodurable.thread_id import has_nul, is_storable, validate_thread_id
 
 __all__ = [
     "DEFAULT_QUEUE",
@@ -246,7 +246,7 @@ def _json(new: NewRun) -> str | None:
         raise _refused(
             new, "metadata", f"it is no JSON ({type(error).__name__}); pass plain data"
         ) from error
-    if "\\u0000" in text:
+    if has_nul(text):
         raise _refused(new, "metadata", "Postgres cannot store a NUL character; remove it")
     return text
 

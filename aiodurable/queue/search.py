@@ -14,7 +14,7 @@ from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.queue.records import SQL, queued_record
 from aiodurable.runs.services import Services
-from aiodurable.thread_id import validate_text
+from aiodurable.thread_id import has_nul, validate_text
 from aiodurable.threads.filters import Age
 
 __all__ = ["RunFilters", "RunPage", "newest", "page"]
@@ -209,7 +209,7 @@ def _parameters(filters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             asked[name] = _moment(name, asked[name])
     for name in _TEXTS:
         validate_text(**{name: asked.get(name)})
-    if "\\u0000" in asked.get("metadata", ""):
+    if has_nul(asked.get("metadata", "")):
         raise InvalidArgumentError(
             "cannot search by this metadata: it has a NUL character, which Postgres cannot store",
             argument="metadata",

@@ -335,6 +335,27 @@ async def test_an_interrupting_run_cancels_the_run_at_work(durable: Durable) -> 
         await working
 
 
+@pytest.mark.parametrize(
+    ("text", "storable"),
+    [("\\u0000", True), ("\\\\u0000", True), ("\0", False), ("\\\0", False), ("é\U0001f600", True)],
+    ids=ascii,
+)
+async def test_metadata_has_any_text_but_a_nul_character(
+    durable: Durable, text: str, storable: bool
+) -> None:
+    """A path such as `C:\\u0000` has none: its backslash begins no escape of JSON's."""
+    metadata = {text: [text]}
+    if storable:
+        run = await durable.runs.create("t", "chain", INPUT, metadata=metadata)
+        assert (await durable.runs.list(metadata=metadata)).runs[0].metadata == metadata
+        assert run.metadata == metadata
+        return
+    with pytest.raises(InvalidArgumentError, match="NUL"):
+        await durable.runs.create("t", "chain", INPUT, metadata=metadata)
+    with pytest.raises(InvalidArgumentError, match="NUL"):
+        await durable.runs.list(metadata=metadata)
+
+
 async def test_many_are_cancelled_by_a_filter_and_a_dry_run_cancels_none(
     durable: Durable,
 ) -> None:
