@@ -8,6 +8,7 @@ connection is replaced when a statement finds it dead.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -32,6 +33,11 @@ _SQL = load("direct")
 
 _STATEMENT_S: Final = 20.0
 """Seconds without an answer after which a connection counts as dead, whatever TCP believes."""
+
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Of psycopg's pool (`pool_connection.KEEPALIVES`), where the system has them. A spare connection
+may be idle for hours: a NAT must not forget it, or the next statement on it waits in vain.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,6 +131,7 @@ class DirectConnection:
         )
         self.drop()  # one that closed by itself may have left its backend as well
         self._connection, self._pid = connection, connection.get_server_pid()
+        _keep_alive(connection)
         try:
             if abandoned := list(self._abandoned):
                 end_left = _SQL["terminate_abandoned_backends"].replace(
@@ -190,6 +197,18 @@ class DirectConnection:
         if connection is not None:
             self._abandoned.add(self._pid)
             connection.terminate()
+
+
+def _keep_alive(connection: asyncpg.Connection) -> None:
+    transport: asyncio.Transport = connection._transport  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    wire = transport.get_extra_info("socket")
+    if wire is None or wire.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    with suppress(OSError):  # it has closed already: its first statement says so
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if (option := getattr(socket, name, None)) is not None:
+                wire.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class DirectPool:

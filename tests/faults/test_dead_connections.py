@@ -5,6 +5,7 @@ new connection.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -24,7 +25,7 @@ from aiodurable.postgres import direct, pool_connection
 from aiodurable.postgres.direct import DirectConnection, DirectPool
 from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import INPUT, STEPS, Gate, four_nodes, reached, run_up_to
-from tests.support.internals import replace_statement, services_of
+from tests.support.internals import replace_statement, services_of, socket_of
 from tests.support.ledger_view import Ledger
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import wait_until, within
@@ -61,6 +62,17 @@ async def backends(dsn: str, role: str) -> set[int]:
             row[0]
             for row in await (await connection.execute(query, (f"aiodurable:{role}@%",))).fetchall()
         }
+
+
+async def test_a_spare_connection_stays_known_to_what_is_in_between(wire: Proxy) -> None:
+    """The last writer to serve gets the next batch, so the other one may be idle for hours."""
+    connection = DirectConnection(parse_dsn(wire.dsn), role="test", connect_timeout_s=10.0)
+    await connection.fetch("SELECT 1")
+    used = socket_of(connection)
+    assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 20
+    connection.drop()
 
 
 async def test_a_statement_that_gets_no_answer_is_sent_again_on_a_new_connection(

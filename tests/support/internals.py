@@ -53,6 +53,12 @@ def session_of(locks: PostgresLockManager, place: int = 0) -> LockSession:
     return session
 
 
+def socket_of(connection: DirectConnection) -> Any:
+    """The socket of a direct connection, which must be open."""
+    assert connection._connection is not None
+    return connection._connection._transport.get_extra_info("socket")
+
+
 def session_with(locks: PostgresLockManager, lease: Lease) -> LockSession:
     """The lock session on which the lease lives."""
     sessions = [supervisor.session for supervisor in supervisors_of(locks)]
