@@ -26,7 +26,7 @@ from typing import Any, Final
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import MeterProvider, get_meter
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -41,7 +41,7 @@ from aiodurable.events import (
     RunNotAccepted,
 )
 from aiodurable.integrations.allowance import Allowance
-from aiodurable.integrations.opentelemetry_metrics import Instruments
+from aiodurable.integrations.opentelemetry_metrics import instruments_of
 from aiodurable.integrations.process_metrics import ProcessMetrics
 from aiodurable.models import RunStatus
 
@@ -86,7 +86,8 @@ class _AtWork:
 class OpenTelemetryObserver:
     """Traces runs, and counts what happens: `Durable(…, observers=[OpenTelemetryObserver()])`.
 
-    It is inline: the spans that nodes start are children of their attempt's.
+    It is inline: the spans that nodes start are children of their attempt's. It knows runs by their
+    threads: give each `Durable` one of its own.
 
     Args:
         tracer_provider, meter_provider: None: the global ones.
@@ -121,8 +122,7 @@ class OpenTelemetryObserver:
         self._details = Allowance(detailed_per_s)
         self._count: Callable[[Event], None] | None = None
         if metrics:
-            meter = get_meter("aiodurable", meter_provider=meter_provider)
-            self._count = ProcessMetrics(Instruments(meter).bind, graphs)
+            self._count = ProcessMetrics(instruments_of(meter_provider).bind, graphs)
         self._trace: dict[type[Event], Callable[[Any], None]] = {
             LeaseAcquired: self._acquired,
             LeaseLost: self._lost,

@@ -6,17 +6,46 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
+from weakref import WeakKeyDictionary, WeakSet
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Meter,
+    MeterProvider,
+    Observation,
+    get_meter_provider,
+)
 
 from aiodurable.integrations.process_metrics import Change, Metric
 
-__all__ = ["Instruments"]
+__all__ = ["Instruments", "instruments_of"]
 
 _Labels = tuple[str, ...]
 _Attributes = dict[str, str] | None
 _MOST_KEPT: Final = 250
 """Values of histograms that are kept, at most: recording them takes about a millisecond."""
+_SUMMED: Final = frozenset({"aiodurable_process_leases_held"})
+"""Gauges that several observers add up to; of the others the greatest counts."""
+
+
+def instruments_of(provider: MeterProvider | None) -> Instruments:
+    """The instruments of a provider (None: the global one), the same for every observer: the SDK
+    takes the callback of the first instrument of a name, and drops those of others.
+    """
+    if provider is None:
+        provider = get_meter_provider()
+    with _LOCK:
+        found = _OF.get(provider)
+        if found is None:
+            found = _OF[provider] = Instruments(provider.get_meter("aiodurable"))
+        return found
+
+
+class _Values(dict[_Labels, float]):
+    """What one observer has set a gauge to; it counts for as long as the observer is there."""
+
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]  # by identity
+    __eq__ = object.__eq__
 
 
 class Instruments:
@@ -36,18 +65,22 @@ class Instruments:
         self._lock = threading.Lock()
         """Two event loops may share an observer."""
         self._kept = deque[tuple[Callable[..., None], float, _Attributes]]()
+        self._made = dict[str, Change]()
+        """What changes the counters and histograms."""
+        self._gauges = dict[str, WeakSet[_Values]]()
 
     def bind(self, metric: Metric) -> Change:
         """What adds to a counter, sets a gauge, or records a value in a histogram."""
-        name = metric.name.removesuffix("_total").replace("aiodurable_", "aiodurable.", 1)
-        unit = "s" if name.endswith("_seconds") else "1"
-        attributes_of = _attributes_by(metric.labels)
-        if metric.kind == "histogram":
-            record = self._meter.create_histogram(
-                name, unit, metric.help, explicit_bucket_boundaries_advisory=metric.buckets
-            ).record
-            return self._keeping(record, attributes_of)
-        lock, values = self._lock, dict[_Labels, float]()
+        if metric.kind == "gauge":
+            return self._setting(metric)
+        with self._lock:
+            if metric.name not in self._made:
+                counts = metric.kind == "counter"
+                self._made[metric.name] = self._adding(metric) if counts else self._keeping(metric)
+            return self._made[metric.name]
+
+    def _adding(self, metric: Metric) -> Change:
+        lock, values, attributes_of = self._lock, dict[_Labels, float](), _attributes_by(metric)
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             self._record_kept()  # the SDK calls this before it reads its histograms
@@ -59,20 +92,43 @@ class Instruments:
             with lock:
                 values[labels] = values.get(labels, 0.0) + number
 
+        self._meter.create_observable_counter(_name(metric), [observe], _unit(metric), metric.help)
+        return add
+
+    def _setting(self, metric: Metric) -> Change:
+        lock, own, attributes_of = self._lock, _Values(), _attributes_by(metric)
+        together = sum if metric.name in _SUMMED else max
+        with lock:
+            known = metric.name in self._gauges
+            every = self._gauges.setdefault(metric.name, WeakSet())
+            every.add(own)
+
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            now = dict[_Labels, list[float]]()
+            with lock:
+                for values in every:
+                    for labels, value in values.items():
+                        now.setdefault(labels, []).append(value)
+            return [Observation(together(some), attributes_of(at)) for at, some in now.items()]
+
         def set_to(number: float, *labels: str) -> None:
             with lock:
-                values[labels] = number
+                own[labels] = number
 
-        if metric.kind == "counter":
-            self._meter.create_observable_counter(name, [observe], unit, metric.help)
-            return add
-        self._meter.create_observable_gauge(name, [observe], unit, metric.help)
+        if not known:
+            self._meter.create_observable_gauge(
+                _name(metric), [observe], _unit(metric), metric.help
+            )
         return set_to
 
-    def _keeping(
-        self, record: Callable[..., None], attributes_of: Callable[[_Labels], _Attributes]
-    ) -> Change:
-        kept = self._kept
+    def _keeping(self, metric: Metric) -> Change:
+        kept, attributes_of = self._kept, _attributes_by(metric)
+        record = self._meter.create_histogram(
+            _name(metric),
+            _unit(metric),
+            metric.help,
+            explicit_bucket_boundaries_advisory=metric.buckets,
+        ).record
 
         def keep(number: float, *labels: str) -> None:
             kept.append((record, number, attributes_of(labels) if labels else None))
@@ -90,7 +146,15 @@ class Instruments:
             record(number, attributes)
 
 
-def _attributes_by(names: _Labels) -> Callable[[_Labels], _Attributes]:
+def _name(metric: Metric) -> str:
+    return metric.name.removesuffix("_total").replace("aiodurable_", "aiodurable.", 1)
+
+
+def _unit(metric: Metric) -> str:
+    return "s" if metric.name.endswith("_seconds") else "1"
+
+
+def _attributes_by(metric: Metric) -> Callable[[_Labels], _Attributes]:
     """Gives the attributes for labels: the same dict each time, and none where an empty one would
     cost the SDK more.
     """
@@ -99,7 +163,11 @@ def _attributes_by(names: _Labels) -> Callable[[_Labels], _Attributes]:
     def attributes_of(labels: _Labels) -> _Attributes:
         found = known.get(labels)
         if found is None and labels:
-            found = known[labels] = dict(zip(names, labels, strict=True))
+            found = known[labels] = dict(zip(metric.labels, labels, strict=True))
         return found
 
     return attributes_of
+
+
+_LOCK: Final = threading.Lock()
+_OF: Final = WeakKeyDictionary[MeterProvider, Instruments]()

@@ -35,6 +35,7 @@ from aiodurable.events import (
     AttemptEnded,
     AttemptStarted,
     BatchCommitted,
+    CircuitChanged,
     LeaseAcquired,
     LeaseReleased,
     emit,
@@ -350,6 +351,40 @@ async def test_it_may_trace_alone_where_another_observer_counts(dsn: str) -> Non
             await run.ainvoke({"a": 1})
     assert traced.reader.get_metrics_data() is None
     assert traced.spans("invoke_workflow story")
+
+
+def test_two_observers_of_a_process_add_up() -> None:
+    """Two `Durable`, each with its own: the SDK drops what a second instrument of a name says."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    one, two = (OpenTelemetryObserver(meter_provider=provider) for _ in range(2))
+    for observer in (one, two):
+        for event in EVENTS[:-1]:
+            observer(event)
+    two(CircuitChanged("open"))
+
+    def values() -> dict[str, Any]:
+        data = reader.get_metrics_data()
+        assert data is not None
+        return {
+            metric.name.removeprefix("aiodurable."): [
+                getattr(point, "value", getattr(point, "count", None))
+                for point in metric.data.data_points
+            ]
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    found = values()
+    assert found["attempts_started"] == [2]
+    assert found["attempt_duration_seconds"] == [2]
+    assert found["process_leases_held"] == [2]
+    assert found["circuit_open"] == [1]
+    del two, observer
+    gc.collect()
+    found = values()
+    assert (found["attempts_started"], found["process_leases_held"]) == ([2], [1])
 
 
 class Received:
