@@ -11,6 +11,7 @@ from langgraph.graph import START, StateGraph
 
 from aiodurable import Durable, Settings
 from aiodurable.dashboard import background
+from aiodurable.dashboard.actions import on_many_threads
 from aiodurable.dashboard.actions.on_many_threads import CAP
 from aiodurable.errors import RunCancelledError
 from tests.dashboard.acting import ORIGIN, Words, act, fail, failing, form_of, next_page
@@ -108,6 +109,18 @@ async def test_a_cap_bounds_it_and_says_that_more_may_match(
     for cap in ("0", str(CAP + 1), "x", "٣", "9" * 5_000, "0" * 9 + "9999"):
         bad = await client.get("/act/cancel_many", params={"q": "status:failed", "cap": cap})
         assert bad.status_code == 422
+
+
+async def test_where_none_is_found_within_the_bound_it_does_not_say_to_repeat(
+    opened: Opened, durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        await fail(durable, f"t{number}")
+    monkeypatch.setattr(on_many_threads, "_SCANNED", 2)
+    page = await opened(read_only=False).get("/act/delete_many", params={"q": "status:complete"})
+    assert "There is nothing to do." in page.text
+    assert "narrow the search" in page.text
+    assert "repeat it for those" not in page.text
 
 
 async def test_what_was_accepted_since_is_not_deleted(opened: Opened, dsn: str) -> None:

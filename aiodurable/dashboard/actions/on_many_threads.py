@@ -56,9 +56,15 @@ async def _confirm(right: Action, label: str, context: Context) -> Confirmation:
         if await context.allowed(right, thread.thread_id)
     }
     denied = len(found.threads) - len(shown)
+    more = (
+        "More may match than are in this selection: repeat it for those."
+        if shown
+        else "More may match beyond those that were searched, and repeating finds the same: narrow"
+        " the search."
+    )
     notes = [
         f"You may not {right} {denied} more that match." if denied else "",
-        "More may match than are in this selection: repeat it for those." if found.after else "",
+        more if found.after else "",
     ]
     text, seal = context.session.sealed(shown)
     return Confirmation(
