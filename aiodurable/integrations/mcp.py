@@ -149,7 +149,9 @@ class _Tools:
         after: After = None,
         limit: Limit = 50,
     ) -> dict[str, Any]:
-        """The threads that pass the filters, by id."""
+        """The threads that pass the filters, by id. A page reads 10,000 threads at most: it may be
+        short, even empty, and others may match. None is left only where `after` is null.
+        """
         page = await self._durable.threads.search_page(
             status=tuple(status) if status else NEEDS_ATTENTION,
             graph=graph,

@@ -160,6 +160,8 @@ async def test_pages_are_bounded_and_go_on(filled: str) -> None:
         assert found == ["asks", "broken", "done", "waits"]
         assert len(first["threads"]) == 3
         assert (await read(client, "schedules", limit=1))["after"] is None
+        (listing,) = [t for t in (await client.list_tools()).tools if t.name == "list_threads"]
+        assert "may be short, even empty" in " ".join((listing.description or "").split())
         for limit in (0, 201):
             assert "limit" in await refused(client, "list_threads", limit=limit)
 
