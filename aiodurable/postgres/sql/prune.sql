@@ -92,7 +92,7 @@ WITH taken AS MATERIALIZED (
                     ORDER BY n.checkpoint_ns, n.checkpoint_id
                     LIMIT :most::integer + 1) n
           ) k) t
-    WHERE t.place = 1 OR t.so_far <= :most::integer
+    WHERE t.place = 1 OR t.so_far <= :most::integer::numeric
 ),
 claimed AS MATERIALIZED (
     -- Under this lock no lease begins and no fenced write commits. The same token: none began since
