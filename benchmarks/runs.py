@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import time
 import uuid
@@ -42,7 +43,13 @@ async def _crowd(run: Run, numbers: Iterable[int], concurrency: int) -> list[flo
 
 
 async def measure(run: Run, server: ServerCpu, runs: int, concurrency: int) -> dict[str, float]:
-    """Runs a second, latencies, and the CPU of both sides a run."""
+    """Runs a second, latencies, and the CPU of both sides a run.
+
+    What the process has loaded and the others have left is kept out of the garbage collector: one
+    full collection through it takes as long as a hundred runs, and falls to whoever is at work.
+    """
+    gc.collect()
+    gc.freeze()
     with Meter(server) as meter:
         took = await crowd(run, runs, concurrency)
     return {
