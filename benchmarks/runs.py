@@ -45,8 +45,8 @@ async def _crowd(run: Run, numbers: Iterable[int], concurrency: int) -> list[flo
 async def measure(run: Run, server: ServerCpu, runs: int, concurrency: int) -> dict[str, float]:
     """Runs a second, latencies, and the CPU of both sides a run.
 
-    What the process has loaded and the others have left is kept out of the garbage collector: one
-    full collection through it takes as long as a hundred runs, and falls to whoever is at work.
+    What the process has loaded and the others have left is kept out of the garbage collector: a
+    full collection through it takes as long as a hundred runs.
     """
     gc.collect()
     gc.freeze()
