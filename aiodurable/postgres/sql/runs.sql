@@ -114,7 +114,7 @@ WITH want AS MATERIALIZED (
     ) w
     -- include: locked_fence
 ), earlier AS MATERIALIZED (
-    SELECT r.run_id, w.thread_id, k.run_id IS NULL AS locked
+    SELECT r.run_id, w.thread_id, w.closing, w.run_id AS closed_by, k.run_id IS NULL AS locked
     FROM want w
     JOIN aiodurable_runs r
       ON w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id
@@ -135,13 +135,15 @@ WITH want AS MATERIALIZED (
     WHERE w.thread_id NOT IN (SELECT e.thread_id FROM earlier e WHERE e.locked)
 ), closed AS (
     UPDATE aiodurable_runs r
-    SET status = w.closing, claim_state = NULL,
-        status_reason = CASE WHEN w.closing <> 'superseded' THEN r.status_reason
+    SET status = e.closing, claim_state = NULL,
+        status_reason = CASE WHEN e.closing <> 'superseded' THEN r.status_reason
                              WHEN r.interrupted_by IS NOT NULL THEN 'interrupted'
-                             ELSE 'given up for run ' || w.run_id END,
+                             ELSE 'given up for run ' || e.closed_by END,
         finished_at = coalesce(r.finished_at, pg_catalog.now())
-    FROM free w
-    WHERE r.thread_id = w.thread_id AND r.run_id = ANY (ARRAY(SELECT e.run_id FROM earlier e))
+    FROM earlier e
+    -- The array as well: for a join alone the whole index may be read.
+    WHERE r.run_id = e.run_id AND r.run_id = ANY (ARRAY(SELECT o.run_id FROM earlier o))
+      AND e.thread_id IN (SELECT f.thread_id FROM free f)
     RETURNING r.run_id
 )
 INSERT INTO aiodurable_runs AS r (
