@@ -156,7 +156,9 @@ FROM lost
 , consuming AS MATERIALIZED (
     SELECT k.run_id
     FROM unnest(:consumed_run_ids::text[], :consumed_thread_ids::text[]) AS u (run_id, thread_id)
--- include: runs.free_row
+    CROSS JOIN LATERAL (
+    -- include: runs.free_row
+    ) k
     WHERE u.thread_id IN (SELECT thread_id FROM fence)
 ), consumed AS (
     UPDATE aiodurable_runs

@@ -114,20 +114,16 @@ WITH want AS MATERIALIZED (
     ) w
     -- include: locked_fence
 ), earlier AS MATERIALIZED (
-    SELECT r.run_id, w.thread_id, w.closing, w.run_id AS closed_by, k.run_id IS NULL AS locked
+    SELECT u.run_id, w.thread_id, w.closing, w.run_id AS closed_by, k.run_id IS NULL AS locked
     FROM want w
-    JOIN aiodurable_runs r
-      ON w.closing IS NOT NULL AND r.thread_id = w.thread_id AND r.run_id <> w.run_id
-     AND coalesce(r.fencing_token, 0) <= w.token
-     AND (r.status = 'running'
+    JOIN aiodurable_runs u
+      ON w.closing IS NOT NULL AND u.thread_id = w.thread_id AND u.run_id <> w.run_id
+     AND coalesce(u.fencing_token, 0) <= w.token
+     AND (u.status = 'running'
           OR w.closing = 'superseded'
-             AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
+             AND u.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
     LEFT JOIN LATERAL (
-        SELECT l.run_id
-        FROM aiodurable_runs l
-        WHERE l.run_id = r.run_id
-        LIMIT 1
-        FOR NO KEY UPDATE OF l SKIP LOCKED
+    -- include: free_row
     ) k ON true
 ), free AS MATERIALIZED (
     SELECT w.*
@@ -251,20 +247,20 @@ CASE WHEN w.waiting_for <> ''
 -- fragment: free_row
 -- aiodurable_runs_pkey. The row of u, if nobody's transaction has locked it: the statement is about
 -- other runs, too, which do not wait for that.
-    CROSS JOIN LATERAL (
         SELECT l.run_id
         FROM aiodurable_runs l
         WHERE l.run_id = u.run_id
         LIMIT 1
         FOR NO KEY UPDATE OF l SKIP LOCKED
-    ) k
 
 -- fragment: free_rows
 -- aiodurable_runs_pkey.
 WITH free AS MATERIALIZED (
     SELECT k.run_id
     FROM pg_catalog.unnest(:run_ids::text[]) AS u (run_id)
--- include: free_row
+    CROSS JOIN LATERAL (
+    -- include: free_row
+    ) k
 )
 
 -- fragment: no_later_end
@@ -412,7 +408,9 @@ WITH seen AS MATERIALIZED (
     SELECT k.run_id
     FROM unnest(:thread_ids::text[], :run_ids::text[]) AS u (thread_id, run_id)
     JOIN seen s ON s.thread_id = u.thread_id AND s.status = 'complete'
--- include: free_row
+    CROSS JOIN LATERAL (
+    -- include: free_row
+    ) k
 ), ended AS (
     UPDATE aiodurable_runs r
     SET checkpoint_id = s.checkpoint_id, finished_at = pg_catalog.now(),
