@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
 
@@ -211,6 +212,14 @@ async def durable(dsn: str) -> AsyncIterator[Durable]:
     """An open `Durable` on a fresh database."""
     async with Durable(dsn, settings=Settings()) as opened:
         yield opened
+
+
+@pytest.fixture
+async def crowd(dsn: str) -> AsyncIterator[Any]:
+    """A connection to a fresh database, among the rows that a module's `template` adds."""
+    connection: Any = await asyncpg.connect(dsn)
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import asyncpg
 import pytest
 
 from aiodurable.postgres.sql import load
@@ -59,11 +58,9 @@ def template(server: Server, template: str) -> Iterator[str]:
 
 
 @pytest.fixture
-async def crowd(dsn: str) -> AsyncIterator[Any]:
-    connection: Any = await asyncpg.connect(dsn)
-    await connection.execute("SELECT set_config('enable_seqscan', 'off', false)")
-    yield connection
-    await connection.close()
+async def crowd(crowd: Any) -> Any:
+    await crowd.execute("SELECT set_config('enable_seqscan', 'off', false)")
+    return crowd
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import asyncpg
 import pytest
 
 from aiodurable.postgres.sql import load
@@ -27,13 +26,6 @@ def template(server: Server, template: str) -> Iterator[str]:
     """A database with a crowd in it, to be cloned for each test."""
     with server.clone(template, FILL + RARE) as name:
         yield name
-
-
-@pytest.fixture
-async def crowd(dsn: str) -> AsyncIterator[Any]:
-    connection: Any = await asyncpg.connect(dsn)
-    yield connection
-    await connection.close()
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
