@@ -125,10 +125,10 @@ WITH want AS MATERIALIZED (
     LEFT JOIN LATERAL (
     -- include: free_row
     ) k ON true
-), free AS MATERIALIZED (
-    SELECT w.*
-    FROM want w
-    WHERE w.thread_id NOT IN (SELECT e.thread_id FROM earlier e WHERE e.locked)
+), held_up AS MATERIALIZED (
+    SELECT e.thread_id
+    FROM earlier e
+    WHERE e.locked
 ), closed AS (
     UPDATE aiodurable_runs r
     SET status = e.closing, claim_state = NULL,
@@ -139,7 +139,7 @@ WITH want AS MATERIALIZED (
     FROM earlier e
     -- The array as well: for a join alone the whole index may be read.
     WHERE r.run_id = e.run_id AND r.run_id = ANY (ARRAY(SELECT o.run_id FROM earlier o))
-      AND e.thread_id IN (SELECT f.thread_id FROM free f)
+      AND e.thread_id NOT IN (SELECT h.thread_id FROM held_up h)
     RETURNING r.run_id
 )
 INSERT INTO aiodurable_runs AS r (
@@ -149,9 +149,10 @@ INSERT INTO aiodurable_runs AS r (
 SELECT w.run_id, w.thread_id, w.lock_key, w.graph, 'running', 1, w.token, w.worker, w.seq,
        w.input_type, w.input, w.context_type, w.context, w.config_type, w.config,
        w.base_checkpoint_id, w.traceparent, pg_catalog.now()
-FROM free w
+FROM want w
 -- Those first: only one run of a thread may be running.
 WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0
+  AND w.thread_id NOT IN (SELECT h.thread_id FROM held_up h)
 ON CONFLICT (run_id) DO UPDATE
 SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer,
     graph = excluded.graph, fencing_token = excluded.fencing_token,
@@ -342,7 +343,8 @@ FROM unnest(:run_ids::text[], :tokens::bigint[], :lease_ids::bigint[], :thread_i
 CROSS JOIN LATERAL (
     SELECT w.again_after_s IS NOT NULL OR w.status = 'paused' AND w.waiting_for IS NOT NULL AS again
 ) t
-WHERE r.run_id = w.run_id AND r.thread_id = w.thread_id AND r.fencing_token = w.token
+-- By run_id alone: all of a thread's runs may be read by the other.
+WHERE r.run_id = w.run_id AND r.thread_id || '' = w.thread_id AND r.fencing_token = w.token
   AND w.run_id = ANY (ARRAY (SELECT k.run_id FROM free k))
 -- include: no_later_end
   AND (SELECT true
